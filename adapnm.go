@@ -1,0 +1,90 @@
+package pnm
+
+import "math"
+
+// AdaPNM is the adaptive form of [PNM] (the paper's Algorithm 3, the authors' class AdaPNM): the difference of the two
+// momenta is divided by the root of an average of squared gradients, as in Adam. As in PNM, a constant gradient moves a
+// parameter by LR/√γ a step in the long run; coming from AdamW, that is 0.447 of the step at the same LR and Beta0 = 1.
+type AdaPNM struct {
+	LR          float64 // η, the learning rate: finite, ≥ 0; default 0.001
+	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
+	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
+	Beta0       float64 // β0, the weight of the negative momentum: any finite number; default 1. Called betas[2] by the authors
+	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0; default 1e-8
+	WeightDecay float64 // λ: finite, ≥ 0; default 0. The authors use 5e-4/LR with decoupled decay
+	Decoupled   bool    // decay shrinks the parameter by η·λ (default), or else joins the gradient as λ·p (L2)
+	AMSGrad     bool    // divide by the root of the largest average so far; default true
+	Maximize    bool    // ascend instead of descend; default false
+
+	// ExactBias divides by 1−β1^(2⌈t/2⌉), the weight that the momentum updated at step t has really given out. The
+	// authors' 1−β1^t (default) is the same on even steps and smaller on odd ones: with the defaults the first step is
+	// then 1.70·LR instead of 0.89·LR.
+	ExactBias bool
+}
+
+// NewAdaPNM returns an AdaPNM with the authors' defaults.
+func NewAdaPNM() AdaPNM {
+	return AdaPNM{LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Beta0: 1, Eps: 1e-8, Decoupled: true, AMSGrad: true}
+}
+
+// UpdateAdaPNM performs step t of rule r on one tensor. All slices have the same length n (n = 0 is a legal no-op) and
+// share no memory; maxExpAvgSq is nil if r.AMSGrad is off. params, the momentum that is due (expAvg on odd t, negExpAvg
+// on even t), expAvgSq and maxExpAvgSq are updated in place, grads and the other momentum are only read. The caller
+// zeroes the state before the first step, counts t from 1 and adds one at every call on the same tensor; one that gets
+// no gradient in some step keeps its count.
+//
+// A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
+// *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.
+func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq []T) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	if err := checkStep(t); err != nil {
+		return err
+	}
+	if !r.AMSGrad && len(maxExpAvgSq) != 0 {
+		return &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", len(maxExpAvgSq), 0}
+	}
+	b := buffers[T]{p: params, g: grads, s: [maxSlots][]T{expAvg, negExpAvg, expAvgSq, maxExpAvgSq}}
+	return updateOne(r.form(), t, r.scalars(t), &b)
+}
+
+// Validate implements [Rule]. The legal ranges are those in the comments of the fields.
+func (r AdaPNM) Validate() error {
+	return validate("AdaPNM",
+		hyperparameter{"LR", r.LR, nonNegative},
+		hyperparameter{"Beta1", r.Beta1, unit},
+		hyperparameter{"Beta2", r.Beta2, unit},
+		hyperparameter{"Beta0", r.Beta0, finite},
+		hyperparameter{"Eps", r.Eps, nonNegative},
+		hyperparameter{"WeightDecay", r.WeightDecay, nonNegative},
+	)
+}
+
+func (r AdaPNM) form() form {
+	if r.AMSGrad {
+		return formAdaPNMAMSGrad
+	}
+	return formAdaPNM
+}
+
+func (r AdaPNM) withLR(lr float64) Rule { r.LR = lr; return r }
+
+func (r AdaPNM) scalars(t int) scalars[float64] {
+	c := newScalars(r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+	c.beta1 = r.Beta1 * r.Beta1
+	c.alpha1 = 1 - float64(r.Beta1*r.Beta1)
+	c.beta2 = r.Beta2
+	c.alpha2 = 1 - r.Beta2
+	n := t
+	if r.ExactBias {
+		n += t % 2 // 2⌈t/2⌉
+	}
+	correction := emaMass(r.Beta1, n)
+	c.k1, c.k2 = noiseWeights(r.LR, r.Beta0)
+	c.k1 /= correction
+	c.k2 /= correction
+	c.r = 1 / math.Sqrt(emaMass(r.Beta2, t))
+	c.eps = r.Eps
+	return c
+}

@@ -1,0 +1,110 @@
+package pnm
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"testing"
+)
+
+// recording is testdata/bits.json: hashes of trajectories that NumPy computed, see testdata/bits.py.
+type recording struct {
+	N     int
+	Cases []recordedCase
+}
+
+type recordedCase struct {
+	PNM    *PNM
+	AdaPNM *AdaPNM
+	Dtype  string
+	Seed   uint64
+	SHA256 map[int]string // by step
+}
+
+func (c recordedCase) rule() Rule {
+	if c.PNM != nil {
+		return *c.PNM
+	}
+	return *c.AdaPNM
+}
+
+// Every architecture, compiler and way in gives the bits that NumPy gives.
+func TestRecordedBits(t *testing.T) {
+	data, err := os.ReadFile("testdata/bits.json")
+	wantNoError(t, err)
+	var rec recording
+	wantNoError(t, json.Unmarshal(data, &rec))
+	for i, c := range rec.Cases {
+		t.Run(fmt.Sprintf("%d/%T/%s", i, c.rule(), c.Dtype), func(t *testing.T) {
+			switch c.Dtype {
+			case "float32":
+				replayBits[float32](t, c, rec.N)
+			case "float64":
+				replayBits[float64](t, c, rec.N)
+			default:
+				t.Fatalf("unknown dtype %q", c.Dtype)
+			}
+		})
+	}
+	if len(rec.Cases) == 0 {
+		t.Fatal("nothing is recorded")
+	}
+}
+
+func replayBits[T Float](t *testing.T, c recordedCase, n int) {
+	r := c.rule()
+	p, q := lcg[T](c.Seed, n), lcg[T](c.Seed, n)
+	state := newState[T](r, n)
+	opt, err := NewOptimizer(Group[T]{r, [][]T{q}})
+	wantNoError(t, err)
+
+	seen := 0
+	for step := 1; seen < len(c.SHA256); step++ {
+		g := lcg[T](c.Seed+uint64(step), n)
+		wantNoError(t, updateSlices(r, step, p, g, state))
+		wantNoError(t, opt.Step([][]T{g}))
+		want, ok := c.SHA256[step]
+		if !ok {
+			continue
+		}
+		seen++
+		bytes := littleEndian(nil, p)
+		for _, s := range state {
+			bytes = littleEndian(bytes, s)
+		}
+		if sum := sha256.Sum256(bytes); hex.EncodeToString(sum[:]) != want {
+			t.Fatalf("the bits at step %d are not NumPy's; p[0] = %x", step, p[0])
+		}
+		wantSame(t, "params by the optimizer", q, p)
+	}
+}
+
+// The control for TestRecordedBits: where the compiler fuses multiplications with additions, it does fuse the plain
+// expression, so that only the conversions in the reference keep its bits.
+func TestConversionStopsFusion(t *testing.T) {
+	x := 1 + 0x1p-12
+	if got := protected32(float32(x), float32(x), -float32(x*x)); got != 0 {
+		t.Errorf("float32(x*y)+z was fused: %g", got)
+	}
+	if got := protected64(1+0x1p-27, 1+0x1p-27, -(1 + 0x1p-26)); got != 0 {
+		t.Errorf("float64(x*y)+z was fused: %g", got)
+	}
+	fused := plain32(float32(x), float32(x), -float32(x*x)) != 0 && plain64(1+0x1p-27, 1+0x1p-27, -(1+0x1p-26)) != 0
+	if fused != compilerFuses {
+		t.Errorf("x*y+z fused: %v, expected on this architecture: %v", fused, compilerFuses)
+	}
+}
+
+//go:noinline
+func plain32(x, y, z float32) float32 { return x*y + z }
+
+//go:noinline
+func plain64(x, y, z float64) float64 { return x*y + z }
+
+//go:noinline
+func protected32(x, y, z float32) float32 { return float32(x*y) + z }
+
+//go:noinline
+func protected64(x, y, z float64) float64 { return float64(x*y) + z }

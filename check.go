@@ -1,0 +1,96 @@
+package pnm
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+	"unsafe"
+)
+
+func checkStep(t int) error {
+	if t < 1 {
+		return &StepError{t}
+	}
+	return nil
+}
+
+// checkBuffers reports a slice of a drop-in call that differs from the parameters in length, or shares memory with another.
+func checkBuffers[T Float](f form, b *buffers[T]) error {
+	all := [2 + maxSlots][]T{b.p, b.g}
+	used := all[:2+copy(all[2:], b.s[:len(forms[f].slots)])]
+	for i, s := range used {
+		if len(s) != len(b.p) {
+			return &LengthError{-1, argument(f, i), len(s), len(b.p)}
+		}
+	}
+	for i, s := range used {
+		for j, q := range used[:i] {
+			if n := shared[T](spanOf(s), spanOf(q)); n > 0 {
+				return &OverlapError{-1, -1, argument(f, j), argument(f, i), n}
+			}
+		}
+	}
+	return nil
+}
+
+// argument names the i-th slice of a drop-in call in an error.
+func argument(f form, i int) string {
+	if i < 2 {
+		return [...]string{"params", "grads"}[i]
+	}
+	return forms[f].slots[i-2]
+}
+
+// A span is a range of addresses, and the tensor whose slice lies there.
+type span struct {
+	lo, hi uintptr
+	tensor int
+}
+
+func spanOf[T Float](s []T) span {
+	lo := uintptr(unsafe.Pointer(unsafe.SliceData(s)))
+	return span{lo: lo, hi: lo + uintptr(len(s))*unsafe.Sizeof(*new(T))}
+}
+
+// shared returns how many elements two spans have in common.
+func shared[T Float](a, b span) int {
+	lo, hi := max(a.lo, b.lo), min(a.hi, b.hi)
+	if lo >= hi {
+		return 0
+	}
+	return int((hi - lo) / unsafe.Sizeof(*new(T)))
+}
+
+// A regions is a set of disjoint spans in order of address.
+type regions []span
+
+// with returns the regions and the spans of more tensors, numbered from first, or an *OverlapError if any two share
+// memory. The receiver stays as it is.
+func with[T Float](r regions, first int, tensors [][]T) (regions, error) {
+	all := slices.Grow(slices.Clone(r), len(tensors))
+	for i, s := range tensors {
+		if len(s) > 0 {
+			sp := spanOf(s)
+			sp.tensor = first + i
+			all = append(all, sp)
+		}
+	}
+	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(a.lo, b.lo) })
+	for i := 1; i < len(all); i++ {
+		a, b := all[i-1], all[i]
+		if n := shared[T](a, b); n > 0 {
+			return nil, &OverlapError{min(a.tensor, b.tensor), max(a.tensor, b.tensor), "params", "params", n}
+		}
+	}
+	return all, nil
+}
+
+// overlapping returns the first of the regions that shares memory with s, and how many elements: 0 if none does.
+func overlapping[T Float](r regions, s []T) (first span, n int) {
+	q := spanOf(s)
+	i := sort.Search(len(r), func(i int) bool { return r[i].hi > q.lo })
+	if i == len(r) {
+		return span{}, 0
+	}
+	return r[i], shared[T](r[i], q)
+}

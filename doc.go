@@ -1,0 +1,39 @@
+// Package pnm performs the optimizer step of a training loop on the CPU: given parameters, gradients and optimizer
+// state in memory, it updates them in place, fused into one pass over memory. Its rules are Positive-Negative Momentum
+// ([PNM], [AdaPNM]: Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182).
+//
+// There are two ways in. A trainer that keeps its own memory calls [UpdatePNM] or [UpdateAdaPNM] on its slices with the
+// number of the step: these allocate nothing and keep nothing. A trainer that wants the state kept for it builds an
+// [Optimizer] over its parameters.
+//
+// # The update
+//
+// One step t = 1, 2, … of one parameter p with gradient g, learning rate η (LR), weight decay λ and γ = (1+β0)² + β0²:
+//
+//	g = ±g                        minus to maximize
+//	g = g + λ·p                   if decay is coupled (L2)
+//	m = β1²·m + (1−β1²)·g         m is buffer A on odd t, buffer B on even t; n is the other one
+//	u = (k1·m − k2·n)             k1 = η(1+β0)/√γ, k2 = η·β0/√γ
+//	p = (1 − η·λ)·p − u           the factor is 1 if decay is coupled
+//
+// AdaPNM divides k1 and k2 by 1−β1^t (by 1−β1^(2⌈t/2⌉) with ExactBias), and u by √w/√(1−β2^t) + ε, where
+//
+//	v = β2·v + (1−β2)·g²
+//	w = vmax = max(vmax, v) with AMSGrad, else v
+//
+// # The numerical contract
+//
+//  1. Every operation of the update is one IEEE-754 operation in the element type, rounded to nearest even, in the order
+//     that update_generic.go shows: no fused multiply-add, no reassociation, no flush-to-zero, no approximate reciprocals.
+//     The coefficients (k1, 1−β1², …) are computed once per step in float64 and rounded once to the element type. NumPy in
+//     the same type, operation by operation, gives the same bits.
+//  2. The result is the same, bit for bit, on every architecture, for any way of cutting a tensor into pieces, any
+//     alignment and any position of an element in its slice. Only the payload and the sign of a NaN are exempt.
+//  3. NaN and ±Inf in a gradient reach the state and the parameters, and max(vmax, v) never loses a NaN.
+//  4. Anything reduced over elements accumulates in float64, in fixed blocks and a fixed tree. (No call of this version
+//     reduces; this rule binds those that will, such as the gradient norm.)
+//  5. Element types narrower than float32 round to nearest even or, where asked for, stochastically from a counter, never
+//     from shared random state. (This version has float32 and float64 only; this rule binds those that will come.)
+//  6. A step either validates all its inputs and runs, or returns an error and has written nothing. The gradient is an
+//     input and is never written.
+package pnm

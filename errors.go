@@ -1,0 +1,83 @@
+package pnm
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A HyperparameterError reports a field of a rule that is out of its legal range.
+type HyperparameterError struct {
+	Rule  string  // "PNM", "AdaPNM"
+	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large
+	Value float64 // the offending value
+	Legal string  // the legal range: "in [0, 1)"
+}
+
+func (e *HyperparameterError) Error() string {
+	return fmt.Sprintf("pnm: %s.%s is %v, must be %s", e.Rule, e.Field, e.Value, e.Legal)
+}
+
+// A StepError reports a step number below 1. Steps are counted from 1, for each tensor on its own.
+type StepError struct {
+	Step int
+}
+
+func (e *StepError) Error() string {
+	return fmt.Sprintf("pnm: step is %d, must be ≥ 1", e.Step)
+}
+
+// A LengthError reports a slice whose length differs from that of the parameters it belongs to, or, with Arg "gradients"
+// or "tensor states", a list whose length differs from the number of tensors.
+type LengthError struct {
+	Tensor int    // index of the tensor in its optimizer; -1 in a drop-in call or for a list
+	Arg    string // the slice: "grads", "exp_avg", …
+	Len    int    // its length
+	Want   int    // the length that it should have
+}
+
+func (e *LengthError) Error() string {
+	return fmt.Sprintf("pnm: %slength of %s is %d, must be %d", of(e.Tensor), e.Arg, e.Len, e.Want)
+}
+
+// An OverlapError reports two slices that share memory.
+type OverlapError struct {
+	Tensor, OtherTensor int    // indices of the tensors in their optimizer; -1 in a drop-in call
+	Arg, OtherArg       string // the two slices: "params", "exp_avg", …
+	Elements            int    // how many elements they share
+}
+
+func (e *OverlapError) Error() string {
+	return fmt.Sprintf("pnm: %s%s and %s%s share %d elements in memory",
+		of(e.Tensor), e.Arg, of(e.OtherTensor), e.OtherArg, e.Elements)
+}
+
+// A StateError reports an imported state that does not fit its tensor.
+type StateError struct {
+	Tensor  int    // index of the tensor in its optimizer
+	Name    string // the official name of the entry: "step", "exp_avg", …
+	Problem string
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("pnm: %sstate %q %s", of(e.Tensor), e.Name, e.Problem)
+}
+
+// A GroupError reports an error in a parameter group of an optimizer.
+type GroupError struct {
+	Group int // index of the group
+	Err   error
+}
+
+func (e *GroupError) Error() string {
+	return fmt.Sprintf("pnm: group %d: %s", e.Group, strings.TrimPrefix(e.Err.Error(), "pnm: "))
+}
+
+func (e *GroupError) Unwrap() error { return e.Err }
+
+// of names a tensor in front of what is said of it.
+func of(tensor int) string {
+	if tensor < 0 {
+		return ""
+	}
+	return fmt.Sprintf("tensor %d: ", tensor)
+}

@@ -1,0 +1,3 @@
+module github.com/posneg/pnm
+
+go 1.26.0

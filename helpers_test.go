@@ -1,0 +1,109 @@
+package pnm
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// lcg returns n inputs as the golden and the recorded files define them: multiples of 2⁻²³ in [−1, 1).
+func lcg[T Float](seed uint64, n int) []T {
+	out := make([]T, n)
+	for i := range out {
+		seed = seed*6364136223846793005 + 1442695040888963407
+		out[i] = T(float64(seed>>40)/(1<<23) - 1)
+	}
+	return out
+}
+
+// updateSlices is the drop-in call of whatever rule r is; state holds the buffers in the order of the call.
+func updateSlices[T Float](r Rule, t int, p, g []T, state [][]T) error {
+	state = append(slices.Clone(state), nil, nil) // the optional ones
+	switch r := r.(type) {
+	case PNM:
+		return UpdatePNM(r, t, p, g, state[0], state[1])
+	case AdaPNM:
+		return UpdateAdaPNM(r, t, p, g, state[0], state[1], state[2], state[3])
+	}
+	panic(fmt.Sprintf("no drop-in call for %T", r))
+}
+
+// newState returns zeroed buffers for a tensor of n elements.
+func newState[T Float](r Rule, n int) [][]T {
+	s := make([][]T, len(forms[r.form()].slots))
+	for i := range s {
+		s[i] = make([]T, n)
+	}
+	return s
+}
+
+// sampleRules has each form at its defaults and with every option turned around.
+func sampleRules() []Rule {
+	coupled := NewPNM(0.3)
+	coupled.Decoupled, coupled.WeightDecay, coupled.Maximize, coupled.Beta0 = false, 0.01, true, -0.7
+	noAMSGrad := NewAdaPNM()
+	noAMSGrad.AMSGrad, noAMSGrad.WeightDecay = false, 0.5
+	exact := NewAdaPNM()
+	exact.ExactBias, exact.Decoupled, exact.WeightDecay, exact.Maximize, exact.Beta0 = true, false, 0.02, true, 2
+	return []Rule{NewPNM(0.5), coupled, NewAdaPNM(), noAMSGrad, exact}
+}
+
+func randomRule(rng *rand.Rand) Rule {
+	decay := []float64{0, 0, 0.01, 0.5}[rng.IntN(4)]
+	switch beta0 := 4*rng.Float64() - 2; rng.IntN(2) {
+	case 0:
+		return PNM{math.Exp(8*rng.Float64() - 7), rng.Float64(), beta0, decay, rng.IntN(2) == 0, rng.IntN(2) == 0}
+	default:
+		beta2 := 1 - math.Exp(-9*rng.Float64())
+		return AdaPNM{math.Exp(8*rng.Float64() - 9), rng.Float64(), beta2, beta0, math.Exp(-20 * rng.Float64()), decay,
+			rng.IntN(2) == 0, rng.IntN(2) == 0, rng.IntN(2) == 0, rng.IntN(2) == 0}
+	}
+}
+
+// specials are the values at which an implementation is most likely to differ.
+func specials[T Float]() []T {
+	smallest, greatest := math.SmallestNonzeroFloat64, math.MaxFloat64
+	if T(smallest) == 0 {
+		smallest, greatest = math.SmallestNonzeroFloat32, math.MaxFloat32
+	}
+	least, largest := T(smallest), T(greatest)
+	inf, negZero := T(math.Inf(1)), T(math.Copysign(0, -1))
+	return []T{0, negZero, 1, -1, least, -least, 12345 * least, largest, -largest, sqrt(largest), inf, -inf, T(math.NaN())}
+}
+
+// littleEndian appends s as little-endian IEEE-754 bytes.
+func littleEndian[T Float](b []byte, s []T) []byte {
+	b, err := binary.Append(b, binary.LittleEndian, s)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// sameBits reports whether a and b are the same number, bit for bit, or both NaN.
+func sameBits[T Float](a, b T) bool {
+	return a == b && math.Signbit(float64(a)) == math.Signbit(float64(b)) || a != a && b != b
+}
+
+// wantSame fails the test at the first element that differs.
+func wantSame[T Float](t *testing.T, what string, got, want []T) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d elements, want %d", what, len(got), len(want))
+	}
+	for i := range got {
+		if !sameBits(got[i], want[i]) {
+			t.Fatalf("%s[%d] = %x, want %x", what, i, got[i], want[i])
+		}
+	}
+}
+
+func wantNoError(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

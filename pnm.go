@@ -1,0 +1,62 @@
+package pnm
+
+// PNM is Positive-Negative Momentum (the paper's Algorithm 2, the authors' class PNM): SGD with two momenta, updated on
+// alternate steps, whose weighted difference is the direction of the step. Beta0 sets how much gradient noise the
+// difference carries: its variance grows with γ = (1+β0)² + β0², and the step is divided by √γ, so that a constant
+// gradient moves a parameter by LR/√γ a step.
+//
+// LR has no default, as in the authors' code. Theirs is 1.0 where torch's SGD with momentum 0.9 has 0.1: torch's buffer
+// has gain 1/(1−momentum) = 10, an average such as this one has gain 1.
+type PNM struct {
+	LR          float64 // η, the learning rate: finite, ≥ 0
+	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
+	Beta0       float64 // β0, the weight of the negative momentum: any finite number; default 1. Called betas[1] by the authors
+	WeightDecay float64 // λ: finite, ≥ 0; default 0
+	Decoupled   bool    // decay shrinks the parameter by η·λ (default), or else joins the gradient as λ·p (L2)
+	Maximize    bool    // ascend instead of descend; default false
+}
+
+// NewPNM returns a PNM with learning rate lr and the authors' defaults.
+func NewPNM(lr float64) PNM {
+	return PNM{LR: lr, Beta1: 0.9, Beta0: 1, Decoupled: true}
+}
+
+// UpdatePNM performs step t of rule r on one tensor. All slices have the same length n (n = 0 is a legal no-op) and
+// share no memory. params and the momentum that is due (posMomentum on odd t, negMomentum on even t) are updated in
+// place, grads and the other momentum are only read. The caller zeroes both momenta before the first step, counts t from
+// 1 and adds one at every call on the same tensor; one that gets no gradient in some step keeps its count.
+//
+// A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
+// *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.
+func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []T) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	if err := checkStep(t); err != nil {
+		return err
+	}
+	b := buffers[T]{p: params, g: grads, s: [maxSlots][]T{posMomentum, negMomentum}}
+	return updateOne(r.form(), t, r.scalars(t), &b)
+}
+
+// Validate implements [Rule]. The legal ranges are those in the comments of the fields.
+func (r PNM) Validate() error {
+	return validate("PNM",
+		hyperparameter{"LR", r.LR, nonNegative},
+		hyperparameter{"Beta1", r.Beta1, unit},
+		hyperparameter{"Beta0", r.Beta0, finite},
+		hyperparameter{"WeightDecay", r.WeightDecay, nonNegative},
+	)
+}
+
+func (r PNM) form() form { return formPNM }
+
+func (r PNM) withLR(lr float64) Rule { r.LR = lr; return r }
+
+func (r PNM) scalars(int) scalars[float64] {
+	c := newScalars(r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+	c.beta1 = r.Beta1 * r.Beta1
+	c.alpha1 = 1 - float64(r.Beta1*r.Beta1)
+	c.k1, c.k2 = noiseWeights(r.LR, r.Beta0)
+	return c
+}

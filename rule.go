@@ -1,0 +1,144 @@
+package pnm
+
+import (
+	"fmt"
+	"math"
+)
+
+// A Rule is an update rule with its hyperparameters: [PNM] or [AdaPNM]. Rules are plain values; copying one copies all
+// of it, and a field set to zero means zero. The constructors fill the defaults.
+type Rule interface {
+	// Validate returns nil, or a *HyperparameterError that names the first field out of its range.
+	Validate() error
+
+	// form tells which equations the rule's options select.
+	form() form
+	// scalars computes the coefficients of step t ≥ 1.
+	scalars(t int) scalars[float64]
+	withLR(lr float64) Rule
+}
+
+// scalars are the coefficients of the update equations for one step. A rule computes them in float64; round brings them
+// to the element type. Fields that a rule does not use stay zero.
+type scalars[T Float] struct {
+	gs     T // factor on the gradient: 1, or −1 to maximize
+	l2     T // λ if decay is coupled, else 0
+	keep   T // 1 − η·λ if decay is decoupled, else 1
+	beta1  T // β1²
+	alpha1 T // 1 − β1²
+	beta2  T // β2
+	alpha2 T // 1 − β2
+	k1, k2 T // weights of the two momenta, with the step size and the bias correction in them
+	r      T // 1/√(1−β2^t)
+	eps    T // ε
+}
+
+// newScalars returns the coefficients that mean the same in every rule: the gradient's sign and weight decay.
+//
+// Here and below, float64(…) around a product keeps the compiler from fusing it into an FMA, which would give other bits
+// on some architectures.
+func newScalars(lr, lambda float64, decoupled, maximize bool) scalars[float64] {
+	c := scalars[float64]{gs: 1, keep: 1}
+	if maximize {
+		c.gs = -1
+	}
+	if decoupled {
+		c.keep = 1 - float64(lr*lambda)
+	} else {
+		c.l2 = lambda
+	}
+	return c
+}
+
+// noiseWeights returns k1 = η(1+β0)/√γ and k2 = η·β0/√γ with γ = (1+β0)² + β0².
+func noiseWeights(lr, beta0 float64) (k1, k2 float64) {
+	a, b := 1+beta0, beta0
+	if math.Abs(b) > 0x1p500 { // γ would overflow; a power of two leaves the ratios as they are
+		a, b = a*0x1p-600, b*0x1p-600
+	}
+	norm := math.Sqrt(float64(a*a) + float64(b*b))
+	return lr * a / norm, lr * b / norm
+}
+
+// emaMass returns 1 − βⁿ, the total weight that an exponential moving average has given out after n ≥ 1 updates.
+//
+// math.Pow would not do: it has assembly of its own on some architectures, and other bits there. Here βⁿ is carried as
+// hi + lo with lo below half an ulp of hi, so that hi ends as the correctly rounded power (the error before the last
+// rounding is about n·2⁻¹⁰⁴).
+func emaMass(beta float64, n int) float64 {
+	if float64(n)*(1-beta) > 45 {
+		return 1 // βⁿ ≤ exp(−n(1−β)) < 2⁻⁶⁴
+	}
+	hi, lo := 1.0, 0.0
+	bh, bl := beta, 0.0
+	for ; ; n >>= 1 {
+		if n&1 != 0 {
+			hi, lo = mulPair(hi, lo, bh, bl)
+		}
+		if n == 1 {
+			return 1 - hi
+		}
+		bh, bl = mulPair(bh, bl, bh, bl)
+	}
+}
+
+// mulPair multiplies ah+al by bh+bl; hi of the result is that product rounded to float64, lo what the rounding lost.
+func mulPair(ah, al, bh, bl float64) (hi, lo float64) {
+	p := float64(ah * bh)
+	e := math.FMA(ah, bh, -p) + (float64(ah*bl) + float64(al*bh)) // the first term is the exact error of p
+	hi = p + e
+	return hi, e - (hi - p)
+}
+
+// round rounds the coefficients to the element type. It fails, naming the hyperparameter at fault, where one of them
+// is not finite there: the step would fill the parameters with NaN.
+func round[T Float](rule string, c scalars[float64]) (scalars[T], error) {
+	out := scalars[T]{
+		gs: T(c.gs), l2: T(c.l2), keep: T(c.keep),
+		beta1: T(c.beta1), alpha1: T(c.alpha1),
+		beta2: T(c.beta2), alpha2: T(c.alpha2),
+		k1: T(c.k1), k2: T(c.k2), r: T(c.r), eps: T(c.eps),
+	}
+	for _, k := range [...]struct {
+		field string
+		value T
+		exact float64
+	}{
+		{"LR", out.k1, c.k1}, {"LR", out.k2, c.k2}, {"LR·WeightDecay", out.keep, c.keep},
+		{"WeightDecay", out.l2, c.l2}, {"Eps", out.eps, c.eps},
+	} {
+		if k.value-k.value != 0 { // ±Inf or NaN
+			legal := fmt.Sprintf("small enough for its coefficient to be finite in %T", k.value)
+			return out, &HyperparameterError{rule, k.field, k.exact, legal}
+		}
+	}
+	return out, nil
+}
+
+// A hyperparameter is a field of a rule, as Validate sees it.
+type hyperparameter struct {
+	field string
+	value float64
+	legal interval
+}
+
+// An interval is a range of legal values, borders included.
+type interval struct {
+	lo, hi float64
+	text   string
+}
+
+var (
+	finite      = interval{-math.MaxFloat64, math.MaxFloat64, "finite"}
+	nonNegative = interval{0, math.MaxFloat64, "finite and ≥ 0"}
+	unit        = interval{0, 1 - 0x1p-53, "in [0, 1)"}
+)
+
+func validate(rule string, fields ...hyperparameter) error {
+	for _, h := range fields {
+		if !(h.legal.lo <= h.value && h.value <= h.legal.hi) { // also true of a NaN
+			return &HyperparameterError{rule, h.field, h.value, h.legal.text}
+		}
+	}
+	return nil
+}

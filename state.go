@@ -1,0 +1,92 @@
+package pnm
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// A TensorState is the state of one tensor, with the names that the authors' implementation uses in state_dict()["state"].
+type TensorState[T Float] struct {
+	// Step is the number of steps done ("step"). Its parity tells which of the two momenta is due next, so it must be
+	// saved and restored together with them.
+	Step int
+
+	// Buffers holds, with as many elements as the tensor has,
+	//
+	//	PNM:    pos_momentum, neg_momentum
+	//	AdaPNM: exp_avg, neg_exp_avg, exp_avg_sq and, with AMSGrad, max_exp_avg_sq
+	//
+	// It may be empty if Step is 0: the authors' code creates the state of a tensor at its first step.
+	Buffers map[string][]T
+}
+
+// State returns a copy of the state of all tensors, in the optimizer's order. Together with the parameters and the rules
+// it is all that a later run needs to continue with the same bits, see [Optimizer.SetState].
+func (o *Optimizer[T]) State() []TensorState[T] {
+	states := make([]TensorState[T], len(o.tensors))
+	for i := range o.tensors {
+		t := &o.tensors[i]
+		states[i] = TensorState[T]{t.step, make(map[string][]T)}
+		for k, name := range o.slots(t) {
+			states[i].Buffers[name] = slices.Clone(t.s[k])
+		}
+	}
+	return states
+}
+
+// SetState replaces the state of all tensors by a copy of states, one for each tensor in the optimizer's order. A list of
+// the wrong length or a buffer of the wrong length gives a *LengthError; a name that is missing or unknown, or a step
+// below 0, a *StateError. The optimizer is then as it was.
+func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
+	if len(states) != len(o.tensors) {
+		return &LengthError{-1, "tensor states", len(states), len(o.tensors)}
+	}
+	for i, s := range states {
+		if err := o.checkState(i, s); err != nil {
+			return err
+		}
+	}
+	for i, s := range states {
+		t := &o.tensors[i]
+		t.step = s.Step
+		for k, name := range o.slots(t) {
+			if len(s.Buffers) == 0 {
+				clear(t.s[k])
+			}
+			copy(t.s[k], s.Buffers[name])
+		}
+	}
+	return nil
+}
+
+// checkState reports a state that does not fit tensor i.
+func (o *Optimizer[T]) checkState(i int, s TensorState[T]) error {
+	if s.Step < 0 {
+		return &StateError{i, "step", fmt.Sprintf("is %d, must be ≥ 0", s.Step)}
+	}
+	if len(s.Buffers) == 0 && s.Step == 0 {
+		return nil
+	}
+	t := &o.tensors[i]
+	slots := o.slots(t)
+	for _, name := range slices.Sorted(maps.Keys(s.Buffers)) {
+		if !slices.Contains(slots, name) {
+			return &StateError{i, name, "is unknown, the rule's state is " + strings.Join(slots, ", ")}
+		}
+	}
+	for _, name := range slots {
+		b, ok := s.Buffers[name]
+		if !ok {
+			return &StateError{i, name, "is missing"}
+		}
+		if len(b) != len(t.p) {
+			return &LengthError{i, name, len(b), len(t.p)}
+		}
+	}
+	return nil
+}
+
+// slots returns the official names of a tensor's state buffers.
+func (o *Optimizer[T]) slots(t *tensor[T]) []string { return forms[o.groups[t.group].form()].slots }

@@ -1,0 +1,61 @@
+package pnm
+
+import "math"
+
+// Float is an element type of parameters, gradients and state.
+type Float interface{ float32 | float64 }
+
+// maxSlots is the largest number of state buffers of any rule.
+const maxSlots = 4
+
+// buffers are the slices of one tensor, all of the same length.
+type buffers[T Float] struct {
+	p, g []T           // parameters and gradients
+	s    [maxSlots][]T // state, in the order of the form's slots; unused ones are nil
+}
+
+// The loops below are the reference: the order and the rounding of their operations define the bits that every other
+// implementation must give. T(…) around each product stops the compiler from fusing it with the sum that follows; the
+// language promises that for an explicit conversion, and for nothing less.
+//
+// In each, m is the momentum that is updated at this step and n the other one.
+
+func pnmGeneric[T Float](c *scalars[T], p, g, m, n []T) {
+	g, m, n = g[:len(p)], m[:len(p)], n[:len(p)]
+	for i := range p {
+		d := T(c.gs * g[i])
+		d = d + T(c.l2*p[i])
+		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
+		u := T(c.k1*m[i]) - T(c.k2*n[i])
+		p[i] = T(c.keep*p[i]) - u
+	}
+}
+
+func adapnmGeneric[T Float](c *scalars[T], p, g, m, n, v []T) {
+	g, m, n, v = g[:len(p)], m[:len(p)], n[:len(p)], v[:len(p)]
+	for i := range p {
+		d := T(c.gs * g[i])
+		d = d + T(c.l2*p[i])
+		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
+		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
+		u := (T(c.k1*m[i]) - T(c.k2*n[i])) / (T(sqrt(v[i])*c.r) + c.eps)
+		p[i] = T(c.keep*p[i]) - u
+	}
+}
+
+func adapnmAMSGradGeneric[T Float](c *scalars[T], p, g, m, n, v, x []T) {
+	g, m, n, v, x = g[:len(p)], m[:len(p)], n[:len(p)], v[:len(p)], x[:len(p)]
+	for i := range p {
+		d := T(c.gs * g[i])
+		d = d + T(c.l2*p[i])
+		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
+		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
+		x[i] = max(x[i], v[i]) // the built-in: NaN if either is NaN, +0 of two zeros
+		u := (T(c.k1*m[i]) - T(c.k2*n[i])) / (T(sqrt(x[i])*c.r) + c.eps)
+		p[i] = T(c.keep*p[i]) - u
+	}
+}
+
+// sqrt is the square root in T, correctly rounded: float64 has more than twice float32's digits and two to spare, so that
+// rounding the float64 root to float32 rounds the exact root.
+func sqrt[T Float](x T) T { return T(math.Sqrt(float64(x))) }
