@@ -1,6 +1,9 @@
 package pnm
 
-import "math"
+import (
+	"cmp"
+	"math"
+)
 
 // AdaPNM is the adaptive form of [PNM] (the paper's Algorithm 3, the authors' class AdaPNM): the difference of the two
 // momenta is divided by the root of an average of squared gradients, as in Adam. As in PNM, a constant gradient moves a
@@ -51,13 +54,13 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.
 func (r AdaPNM) Validate() error {
-	return validate("AdaPNM",
-		hyperparameter{"LR", r.LR, nonNegative},
-		hyperparameter{"Beta1", r.Beta1, unit},
-		hyperparameter{"Beta2", r.Beta2, unit},
-		hyperparameter{"Beta0", r.Beta0, finite},
-		hyperparameter{"Eps", r.Eps, nonNegative},
-		hyperparameter{"WeightDecay", r.WeightDecay, nonNegative},
+	return cmp.Or(
+		nonNegative.check("AdaPNM", "LR", r.LR),
+		unit.check("AdaPNM", "Beta1", r.Beta1),
+		unit.check("AdaPNM", "Beta2", r.Beta2),
+		finite.check("AdaPNM", "Beta0", r.Beta0),
+		nonNegative.check("AdaPNM", "Eps", r.Eps),
+		nonNegative.check("AdaPNM", "WeightDecay", r.WeightDecay),
 	)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // A Group is a list of tensors that share a rule.
@@ -134,7 +135,8 @@ func (o *Optimizer[T]) SetRule(group int, r Rule) error {
 		return err
 	}
 	if old := o.groups[group].form(); r.form() != old {
-		return &GroupError{group, fmt.Errorf("its state is %v, the new rule's would be %v", forms[old].slots, forms[r.form()].slots)}
+		return &GroupError{group, fmt.Errorf("its state is %s; the new rule's would be %s",
+			strings.Join(forms[old].slots, ", "), strings.Join(forms[r.form()].slots, ", "))}
 	}
 	o.groups[group] = r
 	return nil

@@ -1,5 +1,7 @@
 package pnm
 
+import "cmp"
+
 // PNM is Positive-Negative Momentum (the paper's Algorithm 2, the authors' class PNM): SGD with two momenta, updated on
 // alternate steps, whose weighted difference is the direction of the step. Beta0 sets how much gradient noise the
 // difference carries: its variance grows with γ = (1+β0)² + β0², and the step is divided by √γ, so that a constant
@@ -41,11 +43,11 @@ func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.
 func (r PNM) Validate() error {
-	return validate("PNM",
-		hyperparameter{"LR", r.LR, nonNegative},
-		hyperparameter{"Beta1", r.Beta1, unit},
-		hyperparameter{"Beta0", r.Beta0, finite},
-		hyperparameter{"WeightDecay", r.WeightDecay, nonNegative},
+	return cmp.Or(
+		nonNegative.check("PNM", "LR", r.LR),
+		unit.check("PNM", "Beta1", r.Beta1),
+		finite.check("PNM", "Beta0", r.Beta0),
+		nonNegative.check("PNM", "WeightDecay", r.WeightDecay),
 	)
 }
 

@@ -99,30 +99,25 @@ func round[T Float](rule string, c scalars[float64]) (scalars[T], error) {
 		beta2: T(c.beta2), alpha2: T(c.alpha2),
 		k1: T(c.k1), k2: T(c.k2), r: T(c.r), eps: T(c.eps),
 	}
-	for _, k := range [...]struct {
-		field string
-		value T
-		exact float64
-	}{
-		{"LR", out.k1, c.k1}, {"LR", out.k2, c.k2}, {"LR·WeightDecay", out.keep, c.keep},
-		{"WeightDecay", out.l2, c.l2}, {"Eps", out.eps, c.eps},
-	} {
-		if k.value-k.value != 0 { // ±Inf or NaN
-			legal := fmt.Sprintf("small enough for its coefficient to be finite in %T", k.value)
-			return out, &HyperparameterError{rule, k.field, k.exact, legal}
-		}
+	// x−x is 0 for a finite x, and NaN for the others.
+	if (out.k1-out.k1)+(out.k2-out.k2)+(out.keep-out.keep)+(out.l2-out.l2)+(out.eps-out.eps) == 0 {
+		return out, nil
 	}
-	return out, nil
+	e := &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %T", out.eps)}
+	switch {
+	case out.k1-out.k1 != 0:
+		e.Field, e.Value = "LR", c.k1
+	case out.k2-out.k2 != 0:
+		e.Field, e.Value = "LR", c.k2
+	case out.keep-out.keep != 0:
+		e.Field, e.Value = "LR·WeightDecay", c.keep
+	case out.l2-out.l2 != 0:
+		e.Field, e.Value = "WeightDecay", c.l2
+	}
+	return out, e
 }
 
-// A hyperparameter is a field of a rule, as Validate sees it.
-type hyperparameter struct {
-	field string
-	value float64
-	legal interval
-}
-
-// An interval is a range of legal values, borders included.
+// An interval is a range of legal values of a hyperparameter, borders included.
 type interval struct {
 	lo, hi float64
 	text   string
@@ -134,11 +129,10 @@ var (
 	unit        = interval{0, 1 - 0x1p-53, "in [0, 1)"}
 )
 
-func validate(rule string, fields ...hyperparameter) error {
-	for _, h := range fields {
-		if !(h.legal.lo <= h.value && h.value <= h.legal.hi) { // also true of a NaN
-			return &HyperparameterError{rule, h.field, h.value, h.legal.text}
-		}
+// check returns nil, or the *HyperparameterError that field is not in the interval; a NaN is in none.
+func (i *interval) check(rule, field string, value float64) error {
+	if i.lo <= value && value <= i.hi {
+		return nil
 	}
-	return nil
+	return &HyperparameterError{rule, field, value, i.text}
 }

@@ -1,0 +1,162 @@
+package pnm_test
+
+import (
+	"bytes"
+	"encoding/gob"
+	"errors"
+	"fmt"
+
+	"github.com/posneg/pnm"
+)
+
+// The examples minimize f(w) = ½·Σ (w_i − target_i)², whose gradient is w − target.
+var target = []float32{3, -2}
+
+func gradient(g, w []float32) []float32 {
+	for i := range w {
+		g[i] = w[i] - target[i]
+	}
+	return g
+}
+
+// A trainer that keeps its own memory calls the update on its slices. It owns the state, and it counts the steps.
+func ExampleUpdatePNM() {
+	w, g := []float32{0, 0}, make([]float32, 2)
+	pos, neg := make([]float32, 2), make([]float32, 2) // zero before the first step
+
+	rule := pnm.NewPNM(0.5)
+	for step := 1; step <= 200; step++ {
+		if err := pnm.UpdatePNM(rule, step, w, gradient(g, w), pos, neg); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Printf("%.3f\n", w)
+	// Output: [3.000 -2.000]
+}
+
+func ExampleUpdateAdaPNM() {
+	w, g := []float32{0, 0}, make([]float32, 2)
+	state := make([]float32, 8) // any memory will do: four buffers of two elements
+
+	rule := pnm.NewAdaPNM()
+	rule.LR = 0.05
+	for step := 1; step <= 1000; step++ {
+		err := pnm.UpdateAdaPNM(rule, step, w, gradient(g, w), state[0:2], state[2:4], state[4:6], state[6:8])
+		if err != nil {
+			panic(err)
+		}
+	}
+	fmt.Printf("%.3f\n", w)
+	// Output: [3.000 -2.000]
+}
+
+// An optimizer keeps the state. Its Step gets one gradient for each tensor.
+func ExampleOptimizer() {
+	w, g := []float32{0, 0}, make([]float32, 2)
+	opt, err := pnm.NewOptimizer(pnm.Group[float32]{Rule: pnm.NewPNM(0.5), Params: [][]float32{w}})
+	if err != nil {
+		panic(err)
+	}
+	for range 200 {
+		if err := opt.Step([][]float32{gradient(g, w)}); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Printf("%.3f\n", w)
+	// Output: [3.000 -2.000]
+}
+
+// Groups have rules of their own: here, no weight decay on the biases. Tensors are numbered in the order of the groups.
+// The learning rate changes between steps, and a tensor without a gradient is skipped.
+func ExampleOptimizer_groups() {
+	weights1, weights2 := make([]float32, 6), make([]float32, 3)
+	bias1, bias2 := make([]float32, 2), make([]float32, 1)
+
+	decayed := pnm.NewAdaPNM()
+	decayed.WeightDecay = 0.5
+	opt, err := pnm.NewOptimizer(
+		pnm.Group[float32]{Rule: decayed, Params: [][]float32{weights1, weights2}},
+		pnm.Group[float32]{Rule: pnm.NewAdaPNM(), Params: [][]float32{bias1, bias2}},
+	)
+	if err != nil {
+		panic(err)
+	}
+	for step := range 10 {
+		if step == 8 {
+			if err := opt.SetLR(1e-4); err != nil { // of all groups; SetLR(1e-4, 1) would be the second one's
+				panic(err)
+			}
+		}
+		grads := [][]float32{make([]float32, 6), make([]float32, 3), make([]float32, 2), nil} // bias2 has none
+		if err := opt.Step(grads); err != nil {
+			panic(err)
+		}
+	}
+	for i, s := range opt.State() {
+		fmt.Println("tensor", i, "has done", s.Step, "steps")
+	}
+	// Output:
+	// tensor 0 has done 10 steps
+	// tensor 1 has done 10 steps
+	// tensor 2 has done 10 steps
+	// tensor 3 has done 0 steps
+}
+
+// A run is saved with its parameters and its state, under the official names; what is resumed continues with the same
+// bits as what was not.
+func ExampleOptimizer_SetState() {
+	type checkpoint struct {
+		Params []float32
+		State  []pnm.TensorState[float32]
+	}
+	train := func(opt *pnm.Optimizer[float32], w []float32, steps int) {
+		g := make([]float32, len(w))
+		for range steps {
+			if err := opt.Step([][]float32{gradient(g, w)}); err != nil {
+				panic(err)
+			}
+		}
+	}
+	start := func(w []float32) *pnm.Optimizer[float32] {
+		opt, err := pnm.NewOptimizer(pnm.Group[float32]{Rule: pnm.NewPNM(0.5), Params: [][]float32{w}})
+		if err != nil {
+			panic(err)
+		}
+		return opt
+	}
+
+	w := []float32{0, 0}
+	opt := start(w)
+	train(opt, w, 7)
+	var file bytes.Buffer
+	if err := gob.NewEncoder(&file).Encode(checkpoint{w, opt.State()}); err != nil {
+		panic(err)
+	}
+	train(opt, w, 5)
+
+	var saved checkpoint
+	if err := gob.NewDecoder(&file).Decode(&saved); err != nil {
+		panic(err)
+	}
+	resumed := start(saved.Params)
+	if err := resumed.SetState(saved.State); err != nil {
+		panic(err)
+	}
+	train(resumed, saved.Params, 5)
+	fmt.Println(saved.Params[0] == w[0] && saved.Params[1] == w[1])
+	// Output: true
+}
+
+// Errors tell what was wrong, with the numbers, and nothing has been written.
+func ExampleLengthError() {
+	w, g := make([]float32, 4), make([]float32, 3)
+	err := pnm.UpdatePNM(pnm.NewPNM(0.5), 1, w, g, make([]float32, 4), make([]float32, 4))
+	fmt.Println(err)
+	var length *pnm.LengthError
+	if errors.As(err, &length) {
+		fmt.Println(length.Want-length.Len, "missing")
+	}
+	// Output:
+	// pnm: length of grads is 3, must be 4
+	// 1 missing
+}

@@ -1,0 +1,258 @@
+package pnm
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+)
+
+const goldenFile = "testdata/golden.json"
+
+var golden = flag.String("golden", "", "replay this `file` of trajectories, as "+goldenFile+", and print the largest error of each case")
+
+// goldenLimit is how far a parameter may be from the recorded one, in eps of its type, see goldenError.
+const goldenLimit = 16
+
+type goldenCase struct {
+	Name         string
+	Rule         string
+	Dtype        string
+	N, Steps     int
+	Seed         uint64
+	Hyper        json.RawMessage
+	LRs          []float64                  // one for each step; null: hyper's
+	GradScale    float64                    `json:"grad_scale"`
+	SkippedSteps []int                      `json:"skipped_steps"`          // from 0: the gradient is None
+	Params       [][]hexFloat               `json:"params_after_each_step"` // null: not recorded
+	FinalState   map[string]json.RawMessage `json:"final_state"`
+}
+
+// A hexFloat is a number written as a string, "-0x1.8p-3".
+type hexFloat float64
+
+func (h *hexFloat) UnmarshalText(text []byte) error {
+	x, err := strconv.ParseFloat(string(text), 64)
+	*h = hexFloat(x)
+	return err
+}
+
+// rule translates the hyperparameters of the authors' constructor. ok is false if this package does not have the rule.
+func (c goldenCase) rule() (r Rule, ok bool, err error) {
+	h := struct {
+		LR          *float64
+		Betas       []float64
+		Eps         *float64
+		WeightDecay *float64 `json:"weight_decay"`
+		Decoupled   *bool
+		AMSGrad     *bool
+		Maximize    *bool
+	}{}
+	dec := json.NewDecoder(bytes.NewReader(c.Hyper))
+	dec.DisallowUnknownFields() // an option that is not replayed must not pass for one that is
+	decode := func(betas ...*float64) error {
+		if err := dec.Decode(&h); err != nil {
+			return err
+		}
+		if h.Betas != nil && len(h.Betas) != len(betas) {
+			return fmt.Errorf("%d betas, want %d", len(h.Betas), len(betas))
+		}
+		for i, b := range h.Betas {
+			*betas[i] = b
+		}
+		return nil
+	}
+	switch c.Rule {
+	case "pnm":
+		r := NewPNM(math.NaN()) // no default
+		err = decode(&r.Beta1, &r.Beta0)
+		set(&r.LR, h.LR)
+		set(&r.WeightDecay, h.WeightDecay)
+		set(&r.Decoupled, h.Decoupled)
+		set(&r.Maximize, h.Maximize)
+		if h.Eps != nil || h.AMSGrad != nil {
+			err = fmt.Errorf("pnm has no eps and no amsgrad: %s", c.Hyper)
+		}
+		return r, true, err
+	case "adapnm":
+		r := NewAdaPNM()
+		err = decode(&r.Beta1, &r.Beta2, &r.Beta0)
+		set(&r.LR, h.LR)
+		set(&r.Eps, h.Eps)
+		set(&r.WeightDecay, h.WeightDecay)
+		set(&r.Decoupled, h.Decoupled)
+		set(&r.AMSGrad, h.AMSGrad)
+		set(&r.Maximize, h.Maximize)
+		return r, true, err
+	}
+	return nil, false, nil
+}
+
+func set[V any](field *V, value *V) {
+	if value != nil {
+		*field = *value
+	}
+}
+
+// TestGolden replays the trajectories of the authors' implementation; with -golden=FILE (or -v) it prints case by case.
+func TestGolden(t *testing.T) {
+	ran := 0
+	report := func(format string, a ...any) {
+		if *golden != "" || testing.Verbose() {
+			fmt.Printf(format, a...)
+		}
+	}
+	for _, c := range readGolden(t, cmp.Or(*golden, goldenFile)) {
+		name := c.Name + "/" + c.Dtype
+		r, ok, err := c.rule()
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if !ok {
+			report("%-36s not run: this package has no rule %q\n", name, c.Rule)
+			continue
+		}
+		ran++
+		t.Run(name, func(t *testing.T) {
+			var worst float64
+			var step int
+			switch c.Dtype {
+			case "float32":
+				worst, step, _ = replay[float32](t, c, r)
+			case "float64":
+				worst, step, _ = replay[float64](t, c, r)
+			default:
+				t.Fatalf("unknown dtype %q", c.Dtype)
+			}
+			report("%-36s largest error %5.2f eps, at step %d of %d\n", name, worst, step, c.Steps)
+			if !(worst <= goldenLimit) { // a NaN fails, too
+				t.Errorf("largest error is %.2f eps at step %d, the limit is %d", worst, step, goldenLimit)
+			}
+		})
+	}
+	if ran == 0 {
+		t.Error("no case was run")
+	}
+}
+
+// The exported state has the official names and values.
+func TestStateIsTheAuthors(t *testing.T) {
+	ran := 0
+	for _, c := range readGolden(t, goldenFile) {
+		if r, ok, _ := c.rule(); ok && c.FinalState != nil {
+			ran++
+			t.Run(c.Name+"/"+c.Dtype, func(t *testing.T) {
+				if c.Dtype == "float32" {
+					compareState[float32](t, c, r)
+				} else {
+					compareState[float64](t, c, r)
+				}
+			})
+		}
+	}
+	if ran == 0 {
+		t.Error("no case was run")
+	}
+}
+
+func readGolden(t *testing.T, file string) []goldenCase {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	wantNoError(t, err)
+	var content struct{ Cases []goldenCase }
+	wantNoError(t, json.Unmarshal(data, &content))
+	return content.Cases
+}
+
+// replay runs a case through an optimizer and returns the largest error of a parameter, the step (from 1) where it was,
+// and the state at the end.
+func replay[T Float](t *testing.T, c goldenCase, r Rule) (worst float64, at int, final TensorState[T]) {
+	t.Helper()
+	if len(c.Params) != c.Steps || len(c.LRs) > 0 && len(c.LRs) != c.Steps {
+		t.Fatalf("%d steps, but %d entries of parameters and %d of learning rates", c.Steps, len(c.Params), len(c.LRs))
+	}
+	if len(c.LRs) > 0 {
+		r = r.withLR(c.LRs[0])
+	}
+	p := lcg[T](c.Seed, c.N)
+	opt, err := NewOptimizer(Group[T]{r, [][]T{p}})
+	wantNoError(t, err)
+	for s, want := range c.Params {
+		if len(c.LRs) > 0 {
+			wantNoError(t, opt.SetLR(c.LRs[s]))
+		}
+		g := lcg[T](c.Seed+1000+uint64(s), c.N)
+		for i := range g {
+			g[i] *= T(c.GradScale)
+		}
+		if slices.Contains(c.SkippedSteps, s) {
+			g = nil
+		}
+		wantNoError(t, opt.Step([][]T{g}))
+		if want == nil {
+			continue
+		}
+		if err := goldenError(t, p, want); !(err <= worst) && worst == worst { // a NaN stays
+			worst, at = err, s+1
+		}
+	}
+	return worst, at, opt.State()[0]
+}
+
+// goldenError is the largest difference in eps of T, relative to the expected value or, where that is smaller, to 5 % of
+// the larger of 1 and the largest expected value.
+func goldenError[T Float](t *testing.T, got []T, want []hexFloat) (worst float64) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d values, %d are expected", len(got), len(want))
+	}
+	scale := 1.0
+	for _, w := range want {
+		scale = max(scale, math.Abs(float64(w)))
+	}
+	for i, w := range want {
+		d := math.Abs(float64(got[i])-float64(w)) / max(math.Abs(float64(w)), 0.05*scale)
+		worst = max(worst, d)
+	}
+	return worst / float64(eps[T]())
+}
+
+// eps is the distance from 1 to the next larger number in T.
+func eps[T Float]() T {
+	e := T(1)
+	for 1+e/2 > 1 {
+		e /= 2
+	}
+	return e
+}
+
+func compareState[T Float](t *testing.T, c goldenCase, r Rule) {
+	_, _, state := replay[T](t, c, r)
+	if len(c.FinalState) != 1+len(state.Buffers) {
+		t.Errorf("%d entries of state, the authors have %d", 1+len(state.Buffers), len(c.FinalState))
+	}
+	for name, data := range c.FinalState {
+		if name == "step" {
+			if string(data) != fmt.Sprint(state.Step) {
+				t.Errorf("step is %d, the authors' is %s", state.Step, data)
+			}
+			continue
+		}
+		var want []hexFloat
+		wantNoError(t, json.Unmarshal(data, &want))
+		got, ok := state.Buffers[name]
+		if !ok {
+			t.Fatalf("no buffer %q", name)
+		}
+		if err := goldenError(t, got, want); !(err <= goldenLimit) {
+			t.Errorf("%s: largest error is %.2f eps, the limit is %d", name, err, goldenLimit)
+		}
+	}
+}

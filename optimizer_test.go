@@ -1,0 +1,217 @@
+package pnm
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+)
+
+// A run is an optimizer over three tensors in two groups, and the gradients that it gets.
+type run[T Float] struct {
+	params [][]T
+	opt    *Optimizer[T]
+}
+
+func newRun[T Float](t *testing.T, a, b Rule) *run[T] {
+	t.Helper()
+	r := &run[T]{params: [][]T{lcg[T](1, 33), lcg[T](2, 5), lcg[T](3, 16)}}
+	opt, err := NewOptimizer(Group[T]{a, r.params[:2]}, Group[T]{b, r.params[2:]})
+	wantNoError(t, err)
+	r.opt = opt
+	return r
+}
+
+// grads returns the gradients of a step; tensor 1 has none at every third step.
+func (r *run[T]) grads(step int) [][]T {
+	g := make([][]T, len(r.params))
+	for i, p := range r.params {
+		g[i] = lcg[T](uint64(100*step+i), len(p))
+	}
+	if step%3 == 0 {
+		g[1] = nil
+	}
+	return g
+}
+
+func (r *run[T]) steps(t *testing.T, from, to int) {
+	t.Helper()
+	for step := from; step <= to; step++ {
+		wantNoError(t, r.opt.Step(r.grads(step)))
+	}
+}
+
+func (r *run[T]) wantSame(t *testing.T, what string, as *run[T]) {
+	t.Helper()
+	for i := range r.params {
+		wantSame(t, fmt.Sprintf("%s, tensor %d", what, i), r.params[i], as.params[i])
+	}
+	a, b := r.opt.State(), as.opt.State()
+	for i := range a {
+		if a[i].Step != b[i].Step {
+			t.Fatalf("%s, tensor %d: step is %d, want %d", what, i, a[i].Step, b[i].Step)
+		}
+		for name := range b[i].Buffers {
+			wantSame(t, fmt.Sprintf("%s, tensor %d: %s", what, i, name), a[i].Buffers[name], b[i].Buffers[name])
+		}
+	}
+}
+
+// An optimizer does to each tensor what the drop-in call does, with the tensor's own rule, learning rate and count of
+// steps. A tensor without a gradient is skipped.
+func TestOptimizerIsTheDropInCall(t *testing.T) {
+	for _, a := range sampleRules() {
+		for _, b := range sampleRules() {
+			r := newRun[float32](t, a, b)
+			rules := []Rule{a, a, b}
+			var want [][]float32
+			var state [][][]float32
+			counts := make([]int, 3)
+			for i, p := range r.params {
+				want = append(want, slices.Clone(p))
+				state = append(state, newState[float32](rules[i], len(p)))
+			}
+			for step := 1; step <= 12; step++ {
+				if step == 5 { // another learning rate for all
+					wantNoError(t, r.opt.SetLR(0.01))
+					for i := range rules {
+						rules[i] = rules[i].withLR(0.01)
+					}
+				}
+				if step == 8 { // for one group
+					wantNoError(t, r.opt.SetLR(0.02, 1))
+					rules[2] = rules[2].withLR(0.02)
+				}
+				grads := r.grads(step)
+				wantNoError(t, r.opt.Step(grads))
+				for i, g := range grads {
+					if g != nil {
+						counts[i]++
+						wantNoError(t, updateSlices(rules[i], counts[i], want[i], g, state[i]))
+					}
+				}
+			}
+			states := r.opt.State()
+			for i := range want {
+				what := fmt.Sprintf("%T and %T, tensor %d", a, b, i)
+				wantSame(t, what, r.params[i], want[i])
+				if states[i].Step != counts[i] {
+					t.Errorf("%s: step is %d, want %d", what, states[i].Step, counts[i])
+				}
+				for k, name := range forms[rules[i].form()].slots {
+					wantSame(t, what+": "+name, states[i].Buffers[name], state[i][k])
+				}
+			}
+		}
+	}
+}
+
+// A run that is saved and resumed at any step, odd or even, gives the bits of one that was not.
+func TestResume(t *testing.T) {
+	const end = 9
+	for _, r := range sampleRules() {
+		whole := newRun[float64](t, r, NewAdaPNM())
+		whole.steps(t, 1, end)
+		for at := range end + 1 {
+			first := newRun[float64](t, r, NewAdaPNM())
+			first.steps(t, 1, at)
+			saved := first.opt.State()
+
+			second := newRun[float64](t, r, NewAdaPNM())
+			second.steps(t, 1, 3) // something that the restored state must replace
+			for i := range second.params {
+				copy(second.params[i], first.params[i])
+			}
+			wantNoError(t, second.opt.SetState(saved))
+			first.steps(t, at+1, end) // must change neither what was saved nor what was restored
+			second.steps(t, at+1, end)
+			what := fmt.Sprintf("%T saved at step %d", r, at)
+			first.wantSame(t, what+", continued", whole)
+			second.wantSame(t, what+", resumed", whole)
+
+			wantNoError(t, second.opt.SetState(saved))
+			copies := second.opt.State()
+			for i := range saved {
+				for name := range saved[i].Buffers {
+					wantSame(t, what+": the saved "+name, copies[i].Buffers[name], saved[i].Buffers[name])
+				}
+			}
+		}
+	}
+}
+
+// A state without buffers at step 0, as the authors' code has it before a tensor's first step, is a fresh one.
+func TestResumeFresh(t *testing.T) {
+	used, fresh := newRun[float32](t, NewPNM(0.1), NewAdaPNM()), newRun[float32](t, NewPNM(0.1), NewAdaPNM())
+	used.steps(t, 1, 4)
+	wantNoError(t, used.opt.SetState(make([]TensorState[float32], 3)))
+	for i := range used.params {
+		copy(used.params[i], fresh.params[i])
+	}
+	used.steps(t, 1, 4)
+	fresh.steps(t, 1, 4)
+	used.wantSame(t, "after the reset", fresh)
+}
+
+// A rule's options may change between steps, and a group may come later.
+func TestGroupsChange(t *testing.T) {
+	a, b := newRun[float32](t, NewPNM(0.1), NewAdaPNM()), newRun[float32](t, NewPNM(0.1), NewAdaPNM())
+	decayed := NewPNM(0.2)
+	decayed.WeightDecay, decayed.Beta0 = 0.1, 0.5
+	wantNoError(t, a.opt.SetRule(0, decayed))
+	a.steps(t, 1, 4)
+	c := newRun[float32](t, decayed, NewAdaPNM())
+	c.steps(t, 1, 4)
+	a.wantSame(t, "after SetRule", c)
+
+	b.steps(t, 1, 2)
+	late, fresh := lcg[float32](9, 12), lcg[float32](9, 12)
+	wantNoError(t, b.opt.AddGroup(Group[float32]{NewPNM(0.3), [][]float32{late}}))
+	if b.opt.Groups() != 3 || b.opt.Tensors() != 4 || b.opt.Rule(2) != Rule(NewPNM(0.3)) || b.opt.Rule(3) != nil || b.opt.Rule(-1) != nil {
+		t.Errorf("%d groups, %d tensors", b.opt.Groups(), b.opt.Tensors())
+	}
+	other, err := NewOptimizer(Group[float32]{NewPNM(0.3), [][]float32{fresh}})
+	wantNoError(t, err)
+	for step := 3; step <= 5; step++ {
+		g := lcg[float32](uint64(step), 12)
+		wantNoError(t, b.opt.Step(append(b.grads(step), g)))
+		wantNoError(t, other.Step([][]float32{g}))
+	}
+	wantSame(t, "the late tensor", late, fresh)
+}
+
+// Optimizers that run at the same time do not know of each other.
+func TestOptimizersAreIndependent(t *testing.T) {
+	want := newRun[float64](t, NewPNM(0.1), NewAdaPNM())
+	want.steps(t, 1, 50)
+	var wg sync.WaitGroup
+	runs := make([]*run[float64], 8)
+	for i := range runs {
+		runs[i] = newRun[float64](t, NewPNM(0.1), NewAdaPNM())
+		wg.Go(func() { runs[i].steps(t, 1, 50) })
+	}
+	wg.Wait()
+	for _, r := range runs {
+		r.wantSame(t, "beside others", want)
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	none := func(what string, f func() error) {
+		t.Helper()
+		if n := testing.AllocsPerRun(100, func() { wantNoError(t, f()) }); n != 0 {
+			t.Errorf("%s allocates %v times", what, n)
+		}
+	}
+	x := make([]float32, 96)
+	pnm, adapnm := NewPNM(0.1), NewAdaPNM()
+	step := 0
+	none("UpdatePNM", func() error { step++; return UpdatePNM(pnm, step, x[:16], x[16:32], x[32:48], x[48:64]) })
+	none("UpdateAdaPNM", func() error {
+		step++
+		return UpdateAdaPNM(adapnm, step, x[:16], x[16:32], x[32:48], x[48:64], x[64:80], x[80:96])
+	})
+	r := newRun[float64](t, pnm, adapnm)
+	grads := r.grads(1)
+	none("Step", func() error { return r.opt.Step(grads) })
+}

@@ -1,0 +1,244 @@
+package pnm
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// The facts of this file are exact properties of the rules. The tolerances are rounding errors of float64.
+
+// trajectory runs steps of r on one float64 parameter, with the gradient grad(p, t), and returns the parameter after each.
+func trajectory(t *testing.T, r Rule, p0 float64, steps int, grad func(p float64, t int) float64) []float64 {
+	t.Helper()
+	p, g, state := []float64{p0}, []float64{0}, newState[float64](r, 1)
+	out := make([]float64, steps)
+	for i := range out {
+		g[0] = grad(p[0], i+1)
+		wantNoError(t, updateSlices(r, i+1, p, g, state))
+		out[i] = p[0]
+	}
+	return out
+}
+
+func noise(t int) float64 { return lcg[float64](uint64(t), 3)[2] }
+
+func wantClose(t *testing.T, what string, got, want, relative float64) {
+	t.Helper()
+	if !(math.Abs(got-want) <= relative*math.Abs(want)) {
+		t.Errorf("%s: got %.17g, want %.17g within %g", what, got, want, relative)
+	}
+}
+
+// With β0 = −β1/(1+β1) PNM is heavy ball in its averaging form, v = β1·v + (1−β1)·g, p = p − η'·v, with
+// η' = η/√γ, the factor by which PNM normalizes its step.
+func TestHeavyBallIdentity(t *testing.T) {
+	for _, beta1 := range []float64{0, 0.5, 0.9, 0.99} {
+		r := NewPNM(0.1)
+		r.Beta1, r.Beta0 = beta1, -beta1/(1+beta1)
+		gamma := (1+r.Beta0)*(1+r.Beta0) + r.Beta0*r.Beta0
+		curved := func(p float64, t int) float64 { return p + noise(t) }
+		p, v := 1.0, 0.0
+		for i, got := range trajectory(t, r, 1, 500, curved) {
+			v = beta1*v + (1-beta1)*curved(p, i+1)
+			p -= r.LR / math.Sqrt(gamma) * v
+			if !(math.Abs(got-p) < 1e-13) {
+				t.Fatalf("β1 = %g, step %d: PNM is at %.17g, heavy ball at %.17g", beta1, i+1, got, p)
+			}
+		}
+	}
+}
+
+// On a quadratic with curvature L PNM is stable iff η·L < 2√(γ/(2γ−1)), whatever β1.
+func TestStabilityLimit(t *testing.T) {
+	const L = 3.0
+	for _, beta1 := range []float64{0, 0.5, 0.9, 0.99} {
+		steps := int(12_000 / (1 - beta1*beta1)) // near the limit p changes as slowly as the momenta
+		for _, beta0 := range []float64{0, 0.5, 1, 2} {
+			gamma := (1+beta0)*(1+beta0) + beta0*beta0
+			limit := 2 * math.Sqrt(gamma/(2*gamma-1)) / L
+			end := func(lr float64) float64 {
+				r := NewPNM(lr)
+				r.Beta1, r.Beta0 = beta1, beta0
+				ps := trajectory(t, r, 1, steps, func(p float64, _ int) float64 {
+					return L * max(-1e100, min(p, 1e100)) // bounded, so that a run that diverges stays finite
+				})
+				return math.Abs(ps[len(ps)-1])
+			}
+			if p := end(0.99 * limit); !(p < 1e-3) {
+				t.Errorf("β1 = %g, β0 = %g: 1 %% below the limit of stability p goes from 1 to %g", beta1, beta0, p)
+			}
+			if p := end(1.01 * limit); !(p > 1e3) {
+				t.Errorf("β1 = %g, β0 = %g: 1 %% above the limit of stability p goes from 1 to %g", beta1, beta0, p)
+			}
+		}
+	}
+}
+
+// With β0 = 0 the negative momentum has no weight: two averages take turns, each over every second gradient.
+func TestBeta0Zero(t *testing.T) {
+	r := NewPNM(0.1)
+	r.Beta0 = 0
+	p, m := 1.0, [2]float64{}
+	for i, got := range trajectory(t, r, 1, 100, func(_ float64, t int) float64 { return noise(t) }) {
+		k := i % 2
+		m[k] = float64(r.Beta1*r.Beta1*m[k]) + float64((1-float64(r.Beta1*r.Beta1))*noise(i+1))
+		p -= float64(r.LR * m[k])
+		if got != p {
+			t.Fatalf("step %d: %.17g, want %.17g", i+1, got, p)
+		}
+	}
+}
+
+// stepSizes returns how far a constant gradient moves the parameter down at each step, in units of the learning rate.
+func stepSizes(t *testing.T, r Rule, lr float64, steps int) []float64 {
+	const g = 0.5
+	out := make([]float64, steps)
+	last := 0.0
+	for i, p := range trajectory(t, r, 0, steps, func(float64, int) float64 { return g }) {
+		out[i] = (last - p) / lr
+		if _, ok := r.(PNM); ok {
+			out[i] /= g
+		}
+		last = p
+	}
+	return out
+}
+
+// The first steps under a constant gradient, and what they tend to: 1/√γ = 0.447.
+func TestFirstSteps(t *testing.T) {
+	const n = 4000
+	gamma := math.Sqrt(5)
+	adapnm := NewAdaPNM()
+	adapnm.Eps = 0
+	exact := adapnm
+	exact.ExactBias = true
+	for _, c := range []struct {
+		name string
+		rule Rule
+		lr   float64
+		want []float64
+	}{
+		// The masses of the momenta are 0.19 after one update, 0.3439 after two.
+		{"PNM", NewPNM(1), 1, []float64{2 * 0.19 / gamma, (2*0.19 - 0.19) / gamma, (2*0.3439 - 0.19) / gamma}},
+		// The authors divide by 0.1, 0.19, 0.271: 1.699, 0.447, 0.822.
+		{"AdaPNM", adapnm, adapnm.LR, []float64{2 * 0.19 / 0.1 / gamma, 1 / gamma, (2*0.3439 - 0.19) / 0.271 / gamma}},
+		// The exact correction divides by 0.19, 0.19, 0.3439: 0.894, 0.447, …
+		{"ExactBias", exact, exact.LR, []float64{2 / gamma, 1 / gamma, (2 - 0.19/0.3439) / gamma}},
+	} {
+		got := stepSizes(t, c.rule, c.lr, n)
+		for i, w := range c.want {
+			wantClose(t, fmt.Sprintf("%s, step %d", c.name, i+1), got[i], w, 1e-12)
+		}
+		wantClose(t, c.name+", in the end", got[n-1], 1/gamma, 1e-9)
+	}
+}
+
+// ExactBias differs from the authors' correction on odd steps only: there by the mass that 1−β1^t misses.
+func TestExactBias(t *testing.T) {
+	official, exact := NewAdaPNM(), NewAdaPNM()
+	exact.ExactBias = true
+	for n := 1; n < 200; n++ {
+		a, b := official.scalars(n), exact.scalars(n)
+		ratio := 1.0
+		if n%2 == 1 {
+			ratio = (1 - math.Pow(0.9, float64(n))) / (1 - math.Pow(0.9, float64(n+1)))
+		}
+		wantClose(t, fmt.Sprintf("k1 at step %d", n), b.k1, ratio*a.k1, 1e-13)
+		wantClose(t, fmt.Sprintf("k2 at step %d", n), b.k2, ratio*a.k2, 1e-13)
+	}
+}
+
+// Decay alone, without gradients: decoupled decay shrinks a parameter by 1−ηλ a step; coupled decay acts as a gradient λ·p.
+func TestDecay(t *testing.T) {
+	none := func(float64, int) float64 { return 0 }
+	for _, r := range sampleRules() {
+		var decoupled, coupled, gradient Rule
+		var keep float64
+		switch r := r.(type) {
+		case PNM:
+			r.WeightDecay, r.Maximize = 0.1, false
+			r.Decoupled = true
+			decoupled, keep = r, 1-r.LR*0.1
+			r.Decoupled = false
+			coupled = r
+			r.WeightDecay = 0
+			gradient = r
+		case AdaPNM:
+			r.WeightDecay, r.Maximize = 0.1, false
+			r.Decoupled = true
+			decoupled, keep = r, 1-r.LR*0.1
+			r.Decoupled = false
+			coupled = r
+			r.WeightDecay = 0
+			gradient = r
+		}
+		want := 1.0
+		for i, got := range trajectory(t, decoupled, 1, 20, none) {
+			want *= keep
+			wantClose(t, fmt.Sprintf("%+v, step %d", decoupled, i+1), got, want, 1e-14)
+		}
+		by := trajectory(t, gradient, 1, 20, func(p float64, _ int) float64 { return 0.1 * p })
+		for i, got := range trajectory(t, coupled, 1, 20, none) {
+			if got != by[i] {
+				t.Fatalf("%+v, step %d: %g, but as a gradient %g", coupled, i+1, got, by[i])
+			}
+		}
+	}
+}
+
+// Maximizing is minimizing with the gradient's sign turned, to the bit.
+func TestMaximize(t *testing.T) {
+	for _, r := range sampleRules() {
+		var down, up Rule
+		switch r := r.(type) {
+		case PNM:
+			r.Maximize = false
+			down = r
+			r.Maximize = true
+			up = r
+		case AdaPNM:
+			r.Maximize = false
+			down = r
+			r.Maximize = true
+			up = r
+		}
+		a := trajectory(t, down, 1, 50, func(_ float64, t int) float64 { return noise(t) })
+		b := trajectory(t, up, 1, 50, func(_ float64, t int) float64 { return -noise(t) })
+		wantSame(t, fmt.Sprintf("%+v", up), b, a)
+	}
+}
+
+// 1−βⁿ is correctly rounded: its power is the float64 nearest to the exact one.
+func TestEMAMass(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	check := func(beta float64, n int) {
+		t.Helper()
+		if got, want := emaMass(beta, n), 1-power(beta, n); got != want {
+			t.Errorf("1 − %v^%d is %v, want %v", beta, n, got, want)
+		}
+	}
+	for _, beta := range []float64{0, math.SmallestNonzeroFloat64, 1e-200, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 1 - 1e-9, 1 - 0x1p-53} {
+		for n := 1; n <= 300; n++ {
+			check(beta, n)
+		}
+		for range 300 {
+			check(beta, 1+rng.IntN(1<<rng.IntN(31)))
+		}
+	}
+	for range 3000 {
+		check(1-math.Exp(-20*rng.Float64()), 1+rng.IntN(100_000))
+	}
+	check(0.999, math.MaxInt)
+}
+
+// β0 may be any finite number: only the ratio of the weights to √γ counts, which tends to η/√2 and never overflows.
+func TestHugeBeta0(t *testing.T) {
+	for _, beta0 := range []float64{1e100, 1e155, 1e300, -math.MaxFloat64, math.MaxFloat64} {
+		k1, k2 := noiseWeights(0.5, beta0)
+		want := math.Copysign(0.5/math.Sqrt2, beta0)
+		wantClose(t, fmt.Sprintf("k1 at β0 = %g", beta0), k1, want, 1e-15)
+		wantClose(t, fmt.Sprintf("k2 at β0 = %g", beta0), k2, want, 1e-15)
+	}
+}
