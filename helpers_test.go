@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"testing"
 )
 
@@ -21,12 +20,13 @@ func lcg[T Float](seed uint64, n int) []T {
 
 // updateSlices is the drop-in call of whatever rule r is; state holds the buffers in the order of the call.
 func updateSlices[T Float](r Rule, t int, p, g []T, state [][]T) error {
-	state = append(slices.Clone(state), nil, nil) // the optional ones
+	var s [maxSlots][]T
+	copy(s[:], state)
 	switch r := r.(type) {
 	case PNM:
-		return UpdatePNM(r, t, p, g, state[0], state[1])
+		return UpdatePNM(r, t, p, g, s[0], s[1])
 	case AdaPNM:
-		return UpdateAdaPNM(r, t, p, g, state[0], state[1], state[2], state[3])
+		return UpdateAdaPNM(r, t, p, g, s[0], s[1], s[2], s[3])
 	}
 	panic(fmt.Sprintf("no drop-in call for %T", r))
 }
