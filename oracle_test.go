@@ -212,7 +212,7 @@ func FuzzUpdate(f *testing.F) {
 			r = AdaPNM{lr, beta1, beta2, beta0, eps, decay, option(0), option(2), option(1), option(3)}
 		}
 		// The oracle's γ overflows before the engine's, and its powers of large steps take too long.
-		comparable := math.Abs(beta0) < 0x1p500 && step < 1<<40
+		comparable := math.Abs(beta0) < 0x1p500 && int64(step) < 1<<40
 		fuzzOne[float32](t, r, step, data, comparable)
 		fuzzOne[float64](t, r, step, data, comparable)
 	})
