@@ -36,18 +36,20 @@ func TestRecordedBits(t *testing.T) {
 	wantNoError(t, err)
 	var rec recording
 	wantNoError(t, json.Unmarshal(data, &rec))
-	for i, c := range rec.Cases {
-		t.Run(fmt.Sprintf("%d/%T/%s", i, c.rule(), c.Dtype), func(t *testing.T) {
-			switch c.Dtype {
-			case "float32":
-				replayBits[float32](t, c, rec.N)
-			case "float64":
-				replayBits[float64](t, c, rec.N)
-			default:
-				t.Fatalf("unknown dtype %q", c.Dtype)
-			}
-		})
-	}
+	perTier(t, func(t *testing.T) {
+		for i, c := range rec.Cases {
+			t.Run(fmt.Sprintf("%d/%T/%s", i, c.rule(), c.Dtype), func(t *testing.T) {
+				switch c.Dtype {
+				case "float32":
+					replayBits[float32](t, c, rec.N)
+				case "float64":
+					replayBits[float64](t, c, rec.N)
+				default:
+					t.Fatalf("unknown dtype %q", c.Dtype)
+				}
+			})
+		}
+	})
 	if len(rec.Cases) == 0 {
 		t.Fatal("nothing is recorded")
 	}

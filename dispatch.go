@@ -1,5 +1,14 @@
 package pnm
 
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+//go:generate go run ./gen -out update_amd64.s -stubs update_amd64.go -pkg pnm
+
 // A form is one set of update equations, over one set of state buffers.
 type form uint8
 
@@ -21,24 +30,92 @@ var forms = [...]struct {
 	formAdaPNMAMSGrad: {"AdaPNM", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, true},
 }
 
+// A tier is an implementation of all forms, for CPUs with certain instructions.
+type tier string
+
+const (
+	generic tier = "generic" // plain Go
+	avx2    tier = "avx2"
+	avx512  tier = "avx512" // F, DQ, BW, VL
+)
+
+// active is the tier that runs; errISA is set if the environment asks for one that cannot.
+var active, errISA = choose(os.Getenv("PNM_ISA"), tiers())
+
+// choose returns the tier that pin names or, if it is empty, the last and best of the available ones.
+func choose(pin string, available []tier) (tier, error) {
+	if pin == "" {
+		return available[len(available)-1], nil
+	}
+	if slices.Contains(available, tier(pin)) {
+		return tier(pin), nil
+	}
+	names := make([]string, len(available))
+	for i, t := range available {
+		names[i] = string(t)
+	}
+	return generic, &ISAError{pin, names}
+}
+
+// ISA returns the name of the implementation that runs: "generic", "avx2" or "avx512". It is the best one that the CPU,
+// the operating system and the build (-tags purego leaves only generic) allow, unless the environment variable PNM_ISA
+// names another. All of them give the same bits.
+//
+// If PNM_ISA names one that is unknown or not available, every update and every optimizer returns an *ISAError.
+func ISA() string { return string(active) }
+
+// An ISAError reports that the environment variable PNM_ISA names an implementation that is unknown or that this machine
+// or build does not have.
+type ISAError struct {
+	Pin       string   // the value of PNM_ISA
+	Available []string // what it could be
+}
+
+func (e *ISAError) Error() string {
+	return fmt.Sprintf("pnm: PNM_ISA is %q, but must be one of those that this machine and build have: %s, or empty for the last of them",
+		e.Pin, strings.Join(e.Available, ", "))
+}
+
+// maxCall is how many elements one call into assembly updates at most. Assembly cannot be preempted, and a garbage
+// collection waits for it: on slow memory this many elements of six streams take some 100 µs.
+const maxCall = 16 << 10
+
+// streams are the slices of a tensor, by their role at one step: m is the momentum that is updated, n the other one.
+type streams[T Float] struct{ p, g, m, n, v, x []T }
+
 // update performs step t on buffers that have been checked.
 func update[T Float](f form, t int, c *scalars[T], b *buffers[T]) {
-	m, n := b.s[0], b.s[1]
+	s := streams[T]{b.p, b.g, b.s[0], b.s[1], b.s[2], b.s[3]}
 	if forms[f].alternates && t%2 == 0 {
-		m, n = n, m
+		s.m, s.n = s.n, s.m
 	}
+	if active == generic {
+		updateGeneric(f, c, &s)
+		return
+	}
+	raceAnnotate(&s)
+	for lo := 0; lo < len(s.p); lo += maxCall {
+		updateAssembly(f, c, &s, lo, min(maxCall, len(s.p)-lo))
+	}
+}
+
+// updateGeneric runs the reference.
+func updateGeneric[T Float](f form, c *scalars[T], s *streams[T]) {
 	switch f {
 	case formPNM:
-		pnmGeneric(c, b.p, b.g, m, n)
+		pnmGeneric(c, s.p, s.g, s.m, s.n)
 	case formAdaPNM:
-		adapnmGeneric(c, b.p, b.g, m, n, b.s[2])
+		adapnmGeneric(c, s.p, s.g, s.m, s.n, s.v)
 	case formAdaPNMAMSGrad:
-		adapnmAMSGradGeneric(c, b.p, b.g, m, n, b.s[2], b.s[3])
+		adapnmAMSGradGeneric(c, s.p, s.g, s.m, s.n, s.v, s.x)
 	}
 }
 
 // updateOne checks the slices of a tensor that a caller brings, and performs step t of a rule on it.
 func updateOne[T Float](f form, t int, exact scalars[float64], b *buffers[T]) error {
+	if errISA != nil {
+		return errISA
+	}
 	c, err := round[T](forms[f].rule, exact)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"unsafe"
 )
 
 // lcg returns n inputs as the golden and the recorded files define them: multiples of 2⁻²³ in [−1, 1).
@@ -30,6 +31,8 @@ func updateSlices[T Float](r Rule, t int, p, g []T, state [][]T) error {
 	}
 	panic(fmt.Sprintf("no drop-in call for %T", r))
 }
+
+func sizeOf[T Float]() int { return int(unsafe.Sizeof(*new(T))) }
 
 // newState returns zeroed buffers for a tensor of n elements.
 func newState[T Float](r Rule, n int) [][]T {

@@ -181,6 +181,9 @@ func coefficients[T Float](r Rule, t int) (scalars[T], error) {
 
 // checkRule reports a rule that group i cannot run.
 func checkRule[T Float](i int, r Rule) error {
+	if errISA != nil {
+		return errISA
+	}
 	if r == nil {
 		return &GroupError{i, errors.New("Rule is nil")}
 	}

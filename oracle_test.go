@@ -190,13 +190,15 @@ func differRandom[T Float](t *testing.T, rng *rand.Rand, rules []Rule) {
 
 // The engine agrees with the oracle bit for bit on random hyperparameters, steps, special values and bit patterns.
 func TestOracle(t *testing.T) {
-	rng := rand.New(rand.NewPCG(3, 4))
-	rules := sampleRules()
-	for range 200 {
-		rules = append(rules, randomRule(rng))
-	}
-	differRandom[float32](t, rng, rules)
-	differRandom[float64](t, rng, rules)
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(3, 4))
+		rules := sampleRules()
+		for range 200 {
+			rules = append(rules, randomRule(rng))
+		}
+		differRandom[float32](t, rng, rules)
+		differRandom[float64](t, rng, rules)
+	})
 }
 
 // FuzzUpdate holds the engine against the oracle on whatever the fuzzer makes up: hyperparameters, legal or not, a step,

@@ -1,0 +1,63 @@
+// Package asm describes the amd64 kernels once, in avo: a loop skeleton parametrised by element type and ISA, and for each
+// rule a body that reads like its equations. Package main in ../gen prints them as Go assembly.
+package asm
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// Scalars are the fields of the engine's scalars, in order: where a kernel finds its coefficients.
+var Scalars = []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"}
+
+// A Kernel is one assembly function for each element type and ISA: its body updates one vector of each stream.
+type Kernel struct {
+	Name     string
+	Args     []string // its arguments, pointers to elements: c, where the coefficients are, and streams
+	Streams  []string // those that it uses
+	Writes   []string // those of them that it writes
+	Scalars  []string // the coefficients that it uses
+	Prefetch int      // how far in front of its loads it prefetches, in bytes; 0: it does not
+	Body     func(*Vector)
+	Doc      string // what it does, to follow its name
+}
+
+const (
+	// Unroll is how many vectors a pass through the main loop updates.
+	Unroll = 2
+
+	// ahead is how far the rules prefetch, in bytes. docs/performance.md has the measurements.
+	ahead = 2048
+
+	cacheLine = 64
+)
+
+// A Type is an element type and its instructions.
+type Type struct {
+	Name, goName string
+	size         int // bytes
+
+	vmovu, vmova, vadd, vsub, vmul, vdiv, vmax, vsqrt, vcmp, vbroadcast func(...Op)
+	vor                                                                 func(...Op)
+	vmaskmov, vmovuZ                                                    func(Op, Op, Op)
+}
+
+var (
+	Float32 = Type{"F32", "float32", 4, VMOVUPS, VMOVAPS, VADDPS, VSUBPS, VMULPS, VDIVPS, VMAXPS, VSQRTPS, VCMPPS, VBROADCASTSS,
+		VORPS, VMASKMOVPS, VMOVUPS_Z}
+	Float64 = Type{"F64", "float64", 8, VMOVUPD, VMOVAPD, VADDPD, VSUBPD, VMULPD, VDIVPD, VMAXPD, VSQRTPD, VCMPPD, VBROADCASTSD,
+		VORPD, VMASKMOVPD, VMOVUPD_Z}
+)
+
+// An ISA is an instruction set with its vector registers.
+type ISA struct {
+	Name  string
+	width int // bytes of a vector
+	vec   func() reg.VecVirtual
+}
+
+var (
+	AVX2   = ISA{"AVX2", 32, YMM}
+	AVX512 = ISA{"AVX512", 64, ZMM}
+)

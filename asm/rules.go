@@ -1,0 +1,101 @@
+package asm
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+)
+
+// Rules are the kernels of the update rules: one for each form, with the operations of update_generic.go in their order.
+var Rules = []Kernel{
+	{
+		Name:     "pnm",
+		Args:     []string{"c", "p", "grad", "m", "n"},
+		Streams:  []string{"p", "grad", "m", "n"},
+		Writes:   []string{"p", "m"},
+		Scalars:  []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "k2"},
+		Prefetch: ahead,
+		Body: func(v *Vector) {
+			p, g := gradient(v)
+			m := momentum(v, g)
+			u := difference(v, m)
+			step(v, p, u)
+		},
+		Doc: "works like pnmGeneric",
+	},
+	{
+		Name:     "adapnm",
+		Args:     []string{"c", "p", "grad", "m", "n", "v"},
+		Streams:  []string{"p", "grad", "m", "n", "v"},
+		Writes:   []string{"p", "m", "v"},
+		Scalars:  []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"},
+		Prefetch: ahead,
+		Body: func(v *Vector) {
+			p, g := gradient(v)
+			m := momentum(v, g)
+			w := secondMoment(v, g)
+			u := v.Div(difference(v, m), denominator(v, w))
+			step(v, p, u)
+		},
+		Doc: "works like adapnmGeneric",
+	},
+	{
+		Name:     "adapnmAMSGrad",
+		Args:     []string{"c", "p", "grad", "m", "n", "v", "x"},
+		Streams:  []string{"p", "grad", "m", "n", "v", "x"},
+		Writes:   []string{"p", "m", "v", "x"},
+		Scalars:  []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"},
+		Prefetch: ahead,
+		Body: func(v *Vector) {
+			p, g := gradient(v)
+			m := momentum(v, g)
+			w := largest(v, secondMoment(v, g))
+			u := v.Div(difference(v, m), denominator(v, w))
+			step(v, p, u)
+		},
+		Doc: "works like adapnmAMSGradGeneric",
+	},
+}
+
+func gradient(v *Vector) (p, g Op) {
+	Comment("g = gs·g")
+	g = v.Mul(v.C("gs"), v.In("grad"))
+	Comment("g = g + l2·p")
+	p = v.Load("p")
+	return p, v.Add(g, v.Mul(v.C("l2"), p))
+}
+
+func momentum(v *Vector, g Op) Op {
+	Comment("m = β1²·m + (1−β1²)·g")
+	m := v.Add(v.Mul(v.C("beta1"), v.In("m")), v.Mul(v.C("alpha1"), g))
+	v.Store(m, "m")
+	return m
+}
+
+func secondMoment(v *Vector, g Op) Op {
+	Comment("v = β2·v + (1−β2)·(g·g)")
+	w := v.Add(v.Mul(v.C("beta2"), v.In("v")), v.Mul(v.C("alpha2"), v.Mul(g, g)))
+	v.Store(w, "v")
+	return w
+}
+
+func largest(v *Vector, w Op) Op {
+	Comment("w = x = max(x, v)")
+	x := v.Max(v.Load("x"), w)
+	v.Store(x, "x")
+	return x
+}
+
+func difference(v *Vector, m Op) Op {
+	Comment("u = k1·m − k2·n")
+	return v.Sub(v.Mul(v.C("k1"), m), v.Mul(v.C("k2"), v.In("n")))
+}
+
+func denominator(v *Vector, w Op) Op {
+	Comment("√w·r + ε, by which u is divided")
+	return v.Add(v.Mul(v.Sqrt(w), v.C("r")), v.C("eps"))
+}
+
+func step(v *Vector, p, u Op) {
+	Comment("p = keep·p − u")
+	v.Store(v.Sub(v.Mul(v.C("keep"), p), u), "p")
+}

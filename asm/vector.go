@@ -1,0 +1,135 @@
+package asm
+
+import (
+	"sync"
+
+	"github.com/mmcloughlin/avo/attr"
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// A Vector is one vector of each stream at the current offset, as a body sees it. In the rest of a slice only the first
+// lanes exist: the others read as zero and are not written.
+type Vector struct {
+	Type
+	ISA
+	streams map[string]reg.Register
+	scalars map[string]reg.VecVirtual
+	offset  reg.Register // of the pass through the loop, in bytes
+	disp    int          // of the vector within the pass
+
+	kmask reg.Register // AVX-512: the lanes that exist
+	ymask reg.Register // AVX2: the address of a vector with their sign bits set
+}
+
+// maskFirst makes only the first n lanes exist; 0 < n < lanes.
+func (v *Vector) maskFirst(n reg.Register) {
+	if v.ISA.Name == AVX512.Name {
+		Comment("mask = 1<<n − 1")
+		bits := GP64()
+		MOVQ(n, reg.RCX)
+		MOVQ(U32(1), bits)
+		SHLQ(reg.CL, bits)
+		DECQ(bits)
+		v.kmask = K()
+		KMOVW(bits.As32(), v.kmask)
+		return
+	}
+	Comment("mask = n lanes of ones, then zeros: a window into the table")
+	v.ymask = GP64()
+	LEAQ(tailMask().Offset(v.width), v.ymask)
+	if v.size == 8 {
+		SHLQ(U8(3), n)
+	} else {
+		SHLQ(U8(2), n)
+	}
+	SUBQ(n, v.ymask)
+}
+
+// tailMask is a table in the program's read-only data: a vector of ones, followed by one of zeros.
+var tailMask = sync.OnceValue(func() Mem {
+	table := GLOBL("tailMask", attr.RODATA|attr.NOPTR)
+	for i := range 2 * AVX2.width / 8 {
+		value := U64(0)
+		if 8*i < AVX2.width {
+			value = ^value
+		}
+		DATA(8*i, value)
+	}
+	return table
+})
+
+func (v *Vector) mem(stream string) Mem {
+	return Mem{Base: v.streams[stream], Index: v.offset, Scale: 1, Disp: v.disp}
+}
+
+// Load returns a stream's vector in a register.
+func (v *Vector) Load(stream string) Op {
+	Commentf("load %s", stream)
+	x := v.vec()
+	switch {
+	case v.kmask != nil:
+		v.vmovuZ(v.mem(stream), v.kmask, x)
+	case v.ymask != nil:
+		VMOVUPS(Mem{Base: v.ymask}, x)
+		v.vmaskmov(v.mem(stream), x, x)
+	default:
+		v.vmovu(v.mem(stream), x)
+	}
+	return x
+}
+
+// In returns a stream's vector for use in one instruction.
+func (v *Vector) In(stream string) Op {
+	if v.kmask != nil || v.ymask != nil {
+		return v.Load(stream)
+	}
+	return v.mem(stream)
+}
+
+// Store writes a vector back.
+func (v *Vector) Store(x Op, stream string) {
+	Commentf("store %s", stream)
+	switch {
+	case v.kmask != nil:
+		v.vmovu(x, v.kmask, v.mem(stream))
+	case v.ymask != nil:
+		mask := v.vec()
+		VMOVUPS(Mem{Base: v.ymask}, mask)
+		v.vmaskmov(x, mask, v.mem(stream))
+	default:
+		v.vmovu(x, v.mem(stream))
+	}
+}
+
+// C returns a coefficient, in all lanes.
+func (v *Vector) C(name string) Op { return v.scalars[name] }
+
+// Go's operand order: the last operand is the destination, the one before it the first source; a − b is VSUB b, a, dst.
+
+func (v *Vector) Mul(a, b Op) Op { return v.op(v.vmul, b, a) }
+func (v *Vector) Add(a, b Op) Op { return v.op(v.vadd, b, a) }
+func (v *Vector) Sub(a, b Op) Op { return v.op(v.vsub, b, a) }
+func (v *Vector) Div(a, b Op) Op { return v.op(v.vdiv, b, a) }
+func (v *Vector) Sqrt(a Op) Op   { return v.op(v.vsqrt, a) }
+
+// Max returns max(a, b) for a b that is not −0: NaN if either is NaN.
+func (v *Vector) Max(a, b Op) Op {
+	const unordered = 3
+	m := v.op(v.vmax, b, a) // b, if either is NaN or both are zero
+	if v.ISA.Name == AVX512.Name {
+		nan := K()
+		v.vcmp(U8(unordered), a, a, nan)
+		v.vmova(a, nan, m)
+		return m
+	}
+	nan := v.op(v.vcmp, U8(unordered), a, a)
+	return v.op(v.vor, nan, m) // all ones is a NaN
+}
+
+func (v *Vector) op(instruction func(...Op), sources ...Op) Op {
+	x := v.vec()
+	instruction(append(sources, x)...)
+	return x
+}

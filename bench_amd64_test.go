@@ -1,0 +1,93 @@
+//go:build !purego
+
+package pnm
+
+import "unsafe"
+
+// A bare is a kernel as benchmarks call it.
+type bare[T Float] func(c, p, g, m, n, v, x *T, count int)
+
+// The yardsticks by tier and form: the streams of the rules without arithmetic, and the rules without prefetch.
+var (
+	limitKernels = map[tier][3]bare[float32]{
+		avx2:   {pnmLimitF32AVX2, adapnmLimitF32AVX2, adapnmAMSGradLimitF32AVX2},
+		avx512: {pnmLimitF32AVX512, adapnmLimitF32AVX512, adapnmAMSGradLimitF32AVX512},
+	}
+	plainKernels = map[tier][3]bare[float32]{
+		avx2:   {pnmPlainF32AVX2, adapnmPlainF32AVX2, adapnmAMSGradPlainF32AVX2},
+		avx512: {pnmPlainF32AVX512, adapnmPlainF32AVX512, adapnmAMSGradPlainF32AVX512},
+	}
+	dividers = map[tier]struct {
+		f32 bare[float32]
+		f64 bare[float64]
+	}{
+		avx2:   {dividerF32AVX2, dividerF64AVX2},
+		avx512: {dividerF32AVX512, dividerF64AVX512},
+	}
+)
+
+// yardsticks returns what a tier is measured against. The reference is measured against the streams of the best tier.
+func yardsticks[T Float](q *problem[T], t tier) []yardstick {
+	available := tiers()
+	best := available[len(available)-1]
+	if best == generic {
+		return nil
+	}
+	f := q.rule.form()
+	s := streams[T]{q.p, q.g, q.s[0], q.s[1], nil, nil}
+	switch f {
+	case formAdaPNM:
+		s.v = q.s[2]
+	case formAdaPNMAMSGrad:
+		s.v, s.x = q.s[2], q.s[3]
+	}
+	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
+	limit := func(t tier) yardstick {
+		return yardstick{"of-limit", func() { call(limitKernels[t][f], nil, &raw) }}
+	}
+	if t == generic {
+		return []yardstick{limit(best)}
+	}
+
+	all := []yardstick{limit(t)}
+	if f != formPNM {
+		all = append(all, yardstick{"of-divider", func() {
+			switch s := any(&s).(type) {
+			case *streams[float32]:
+				call(dividers[t].f32, nil, s)
+			case *streams[float64]:
+				call(dividers[t].f64, nil, s)
+			}
+		}})
+	}
+	c, err := coefficients[T](q.rule, 1000)
+	if err != nil {
+		panic(err)
+	}
+	if s, ok := any(&s).(*streams[float32]); ok {
+		c := &any(&c).(*scalars[float32]).gs
+		all = append(all, yardstick{"times-plain", func() { call(plainKernels[t][f], c, s) }})
+	}
+	if len(q.p) > maxCall {
+		all = append(all, yardstick{"times-unbounded", func() { updateAssembly(f, &c, &s, 0, len(q.p)) }})
+	}
+	return all
+}
+
+// call runs a kernel over all elements, maxCall at a time.
+func call[T Float](kernel bare[T], c *T, s *streams[T]) {
+	at := func(x []T, i int) *T {
+		if x == nil {
+			return nil
+		}
+		return &x[i]
+	}
+	for i := 0; i < len(s.p); i += maxCall {
+		kernel(c, at(s.p, i), at(s.g, i), at(s.m, i), at(s.n, i), at(s.v, i), at(s.x, i), min(maxCall, len(s.p)-i))
+	}
+}
+
+// asFloat32 is the same memory as float32 elements.
+func asFloat32[T Float](x []T) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(x))), len(x)*sizeOf[T]()/4)
+}

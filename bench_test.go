@@ -1,0 +1,141 @@
+package pnm
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A yardstick is something that a step is measured against, in turn with it: the same streams without arithmetic, say.
+type yardstick struct {
+	unit string // of the metric: the yardstick's time divided by the step's
+	run  func()
+}
+
+// inTurn times a step and its yardsticks in turn, in batches that are long enough for the clock. It reports the median
+// time of a step and, for each yardstick, the median over the turns of its time divided by the step's.
+func inTurn(b *testing.B, params, bytes int, step func(), yardsticks []yardstick) {
+	runs := []func(){step}
+	for _, y := range yardsticks {
+		runs = append(runs, y.run)
+	}
+	for _, f := range runs { // twice, so that both momenta have been written
+		f()
+		f()
+	}
+	start := time.Now()
+	step()
+	batch := 1 + int(50*time.Microsecond/max(time.Since(start), time.Nanosecond))
+	times := make([][]float64, len(runs)) // of one call, in ns
+	for b.Loop() {
+		for i, f := range runs {
+			start := time.Now()
+			for range batch {
+				f()
+			}
+			times[i] = append(times[i], float64(time.Since(start).Nanoseconds())/float64(batch))
+		}
+	}
+	for i, y := range yardsticks {
+		ratios := make([]float64, len(times[0]))
+		for k := range ratios {
+			ratios[k] = times[i+1][k] / times[0][k]
+		}
+		b.ReportMetric(median(ratios), y.unit)
+	}
+	ns := median(times[0])
+	b.ReportMetric(ns, "ns/op")
+	b.ReportMetric(ns/float64(params), "ns/param")
+	b.ReportMetric(float64(bytes)/float64(params), "B/param")
+	b.ReportMetric(float64(bytes)/ns*1e3, "MB/s")
+}
+
+func median(x []float64) float64 {
+	x = slices.Sorted(slices.Values(x))
+	return x[len(x)/2]
+}
+
+// benchRules has each form once.
+func benchRules() (rules []Rule, names []string) {
+	plain := NewAdaPNM()
+	plain.AMSGrad = false
+	return []Rule{NewPNM(1e-3), plain, NewAdaPNM()}, []string{"PNM", "AdaPNM-plain", "AdaPNM"}
+}
+
+// A problem is a tensor with its gradient and state.
+type problem[T Float] struct {
+	rule Rule
+	step int
+	p, g []T
+	s    [][]T
+}
+
+func newProblem[T Float](r Rule, n int) *problem[T] {
+	q := &problem[T]{rule: r, p: lcg[T](1, n), g: lcg[T](2, n), s: newState[T](r, n)}
+	runtime.GC() // not in the middle of a measurement
+	return q
+}
+
+// update is one step by the drop-in call. The count starts where the bias corrections still cost something.
+func (q *problem[T]) update() {
+	q.step++
+	if err := updateSlices(q.rule, 1000+q.step, q.p, q.g, q.s); err != nil {
+		panic(err)
+	}
+}
+
+// bytes is what a step reads and writes.
+func (q *problem[T]) bytes() int {
+	const momentum = 1 // of the two only one is written
+	reads, writes := 2+len(q.s), 1+len(q.s)-momentum
+	return (reads + writes) * len(q.p) * sizeOf[T]()
+}
+
+// BenchmarkStep runs each rule, type and tier in L1, L2, L3 and memory, by the drop-in call, beside its yardsticks.
+func BenchmarkStep(b *testing.B) {
+	for _, size := range []struct {
+		name string
+		n    int // float32 elements: of AdaPNM's six streams, 24, 384 and 6,144 KiB; in memory 1.5 GiB of traffic and more
+	}{{"1Ki", 1 << 10}, {"16Ki", 16 << 10}, {"256Ki", 256 << 10}, {"64Mi", 64 << 20}} {
+		rules, names := benchRules()
+		for i, r := range rules {
+			for _, tier := range tiers() {
+				b.Run(fmt.Sprintf("rule=%s/type=float32/isa=%s/n=%s", names[i], tier, size.name), func(b *testing.B) {
+					benchStep[float32](b, r, tier, size.n)
+				})
+				b.Run(fmt.Sprintf("rule=%s/type=float64/isa=%s/n=%s", names[i], tier, halved(size.name)), func(b *testing.B) {
+					benchStep[float64](b, r, tier, size.n/2)
+				})
+			}
+		}
+	}
+}
+
+func halved(name string) string {
+	return map[string]string{"1Ki": "512", "16Ki": "8Ki", "256Ki": "128Ki", "64Mi": "32Mi"}[name]
+}
+
+func benchStep[T Float](b *testing.B, r Rule, tier tier, n int) {
+	useTier(b, tier)
+	q := newProblem[T](r, n)
+	inTurn(b, n, q.bytes(), q.update, yardsticks(q, tier))
+}
+
+// BenchmarkSmall is the fixed cost of the drop-in call: a step of 16 elements.
+func BenchmarkSmall(b *testing.B) {
+	rules, names := benchRules()
+	for i, r := range rules {
+		for _, n := range []int{1, 16} {
+			b.Run(fmt.Sprintf("rule=%s/n=%d", strings.ReplaceAll(names[i], " ", ""), n), func(b *testing.B) {
+				b.ReportAllocs()
+				q := newProblem[float32](r, n)
+				for b.Loop() {
+					q.update()
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,81 @@
+//go:build !purego
+
+package pnm
+
+import (
+	"runtime"
+
+	"github.com/klauspost/cpuid/v2"
+)
+
+// tiers returns the tiers that this machine has, the best one last. cpuid reports AVX and AVX-512 only where the
+// operating system saves their registers.
+func tiers() []tier {
+	t := []tier{generic}
+	if cpuid.CPU.Supports(cpuid.AVX, cpuid.AVX2) {
+		t = append(t, avx2)
+		// On darwin a signal may clobber opmasks and the upper halves of registers (golang.org/issue/49233).
+		if cpuid.CPU.Supports(cpuid.AVX512F, cpuid.AVX512DQ, cpuid.AVX512BW, cpuid.AVX512VL) && runtime.GOOS != "darwin" {
+			t = append(t, avx512)
+		}
+	}
+	return t
+}
+
+// updateAssembly updates the elements lo … lo+n−1 by the kernels of the active tier, which is not generic; n > 0.
+func updateAssembly[T Float](f form, c *scalars[T], s *streams[T], lo, n int) {
+	switch c := any(c).(type) {
+	case *scalars[float32]:
+		updateF32(f, &c.gs, any(s).(*streams[float32]), lo, n)
+	case *scalars[float64]:
+		updateF64(f, &c.gs, any(s).(*streams[float64]), lo, n)
+	}
+}
+
+func updateF32(f form, c *float32, s *streams[float32], i, n int) {
+	wide := active == avx512
+	switch f {
+	case formPNM:
+		if wide {
+			pnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n)
+		} else {
+			pnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n)
+		}
+	case formAdaPNM:
+		if wide {
+			adapnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n)
+		} else {
+			adapnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n)
+		}
+	case formAdaPNMAMSGrad:
+		if wide {
+			adapnmAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n)
+		} else {
+			adapnmAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n)
+		}
+	}
+}
+
+func updateF64(f form, c *float64, s *streams[float64], i, n int) {
+	wide := active == avx512
+	switch f {
+	case formPNM:
+		if wide {
+			pnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n)
+		} else {
+			pnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n)
+		}
+	case formAdaPNM:
+		if wide {
+			adapnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n)
+		} else {
+			adapnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n)
+		}
+	case formAdaPNMAMSGrad:
+		if wide {
+			adapnmAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n)
+		} else {
+			adapnmAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n)
+		}
+	}
+}

@@ -1,0 +1,9 @@
+//go:build !amd64 || purego
+
+package pnm
+
+func tiers() []tier { return []tier{generic} }
+
+func updateAssembly[T Float](form, *scalars[T], *streams[T], int, int) {
+	panic("unreachable: there is no tier with assembly")
+}

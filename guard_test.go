@@ -1,0 +1,54 @@
+//go:build unix
+
+package pnm
+
+import (
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"unsafe"
+)
+
+// guarded returns memory of one page between two pages that must not be touched, as elements.
+func guarded[T Float](t *testing.T) []T {
+	t.Helper()
+	page := syscall.Getpagesize()
+	pages, err := syscall.Mmap(-1, 0, 3*page, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	wantNoError(t, err)
+	t.Cleanup(func() { syscall.Munmap(pages) })
+	for _, guard := range [][]byte{pages[:page], pages[2*page:]} {
+		wantNoError(t, syscall.Mprotect(guard, syscall.PROT_NONE))
+	}
+	return unsafe.Slice((*T)(unsafe.Pointer(&pages[page])), page/sizeOf[T]())
+}
+
+func testGuards[T Float](t *testing.T, rng *rand.Rand) {
+	var pages [2 + maxSlots][]T
+	for i := range pages {
+		pages[i] = guarded[T](t)
+	}
+	for _, r := range sampleRules() {
+		for n := range blocks[T]() + 1 {
+			for _, atEnd := range []bool{false, true} {
+				next := 0
+				sameAsReference(t, rng, r, 1+n%2, n, func(n int) []T {
+					s := pages[next]
+					next++
+					if atEnd {
+						return s[len(s)-n:]
+					}
+					return s[:n:n]
+				})
+			}
+		}
+	}
+}
+
+// Nothing before the first or behind the last element is read or written: there would be a fault.
+func TestGuardPages(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(11, 12))
+		testGuards[float32](t, rng)
+		testGuards[float64](t, rng)
+	})
+}

@@ -1,0 +1,35 @@
+//go:build race
+
+package pnm
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Two goroutines that update overlapping ranges are a data race, and the race detector must see it in every tier. It ends
+// the program, so that the race runs in a child.
+func TestRaceIsSeen(t *testing.T) {
+	if os.Getenv("PNM_TEST_RACE") != "" {
+		x := make([]float32, 400)
+		var wg sync.WaitGroup
+		for i := range 2 {
+			wg.Go(func() {
+				UpdatePNM(NewPNM(1), 1, x[50*i:50*i+100], x[200:300][:100], make([]float32, 100), make([]float32, 100))
+			})
+		}
+		wg.Wait()
+		return
+	}
+	for _, tier := range tiers() {
+		child := exec.Command(os.Args[0], "-test.run=^TestRaceIsSeen$")
+		child.Env = append(os.Environ(), "PNM_TEST_RACE=1", "PNM_TEST_REQUIRE=", "PNM_ISA="+string(tier))
+		out, err := child.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "DATA RACE") {
+			t.Errorf("%s: the race was not seen (%v): %s", tier, err, out)
+		}
+	}
+}

@@ -1,0 +1,213 @@
+package pnm
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/posneg/pnm/asm"
+)
+
+// ran are the tiers that a test has run on.
+var ran = map[tier]bool{}
+
+// perTier runs a test once on each tier that this machine has.
+func perTier(t *testing.T, test func(t *testing.T)) {
+	for _, tier := range tiers() {
+		t.Run("isa="+string(tier), func(t *testing.T) {
+			useTier(t, tier)
+			test(t)
+			ran[tier] = true
+		})
+	}
+}
+
+// useTier makes a tier the active one until the test ends.
+func useTier(t testing.TB, tier tier) {
+	saved := active
+	active = tier
+	t.Cleanup(func() { active = saved })
+}
+
+// With PNM_TEST_REQUIRE=avx512,avx2 the tests fail where one of these did not run.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for name := range strings.SplitSeq(os.Getenv("PNM_TEST_REQUIRE"), ",") {
+		if name != "" && !ran[tier(name)] {
+			fmt.Printf("FAIL: PNM_TEST_REQUIRE asks for %s, which no test ran on; this machine has %v\n", name, tiers())
+			code = max(code, 1)
+		}
+	}
+	os.Exit(code)
+}
+
+func TestChooseTier(t *testing.T) {
+	if got, err := choose("", []tier{generic, avx2, avx512}); got != avx512 || err != nil {
+		t.Errorf("the best tier is %s, %v", got, err)
+	}
+	if got, err := choose("generic", []tier{generic, avx2}); got != generic || err != nil {
+		t.Errorf("pinned to generic: %s, %v", got, err)
+	}
+	for _, pin := range []string{"avx512", "AVX2", "sse9"} {
+		got, err := choose(pin, []tier{generic, avx2})
+		if want := (&ISAError{pin, []string{"generic", "avx2"}}); got != generic || !reflect.DeepEqual(err, error(want)) {
+			t.Errorf("pinned to %s: %s, %v", pin, got, err)
+		}
+	}
+	if want := os.Getenv("PNM_TEST_EXPECT"); want != "" && ISA() != want {
+		t.Errorf("detection picked %s, this machine should get %s", ISA(), want)
+	}
+	t.Logf("this machine has %v and runs %s", tiers(), ISA())
+}
+
+// A pin that cannot be had is reported by every way in, and nothing is written.
+func TestBadPinIsReported(t *testing.T) {
+	saved := errISA
+	defer func() { errISA = saved }()
+	_, errISA = choose("sse9", []tier{generic})
+	refuse(t, []refusal{
+		{"drop-in", func(x []float32) error { return UpdatePNM(NewPNM(1), 1, x[:8], x[8:16], x[16:24], x[24:32]) }, errISA, `PNM_ISA is "sse9"`},
+		{"optimizer", func(x []float32) error { _, err := NewOptimizer(Group[float32]{NewPNM(1), [][]float32{x}}); return err }, errISA, "generic"},
+	})
+}
+
+// memory makes a slice for one stream, in a place that the test chooses.
+type memory[T Float] func(n int) []T
+
+// sameAsReference runs a form on streams filled with specials and random bits, by the active tier and by the reference.
+func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int, place memory[T]) {
+	t.Helper()
+	f := r.form()
+	c, err := coefficients[T](r, step)
+	wantNoError(t, err)
+	var got, want buffers[T]
+	fill := func(got, want *[]T) {
+		*want = random[T](rng, n)
+		*got = place(n)
+		copy(*got, *want)
+	}
+	fill(&got.p, &want.p)
+	fill(&got.g, &want.g)
+	for i := range forms[f].slots {
+		fill(&got.s[i], &want.s[i])
+	}
+	update(f, step, &c, &got)
+	tier := active
+	active = generic
+	update(f, step, &c, &want)
+	active = tier
+
+	what := fmt.Sprintf("%s, %T, %d elements, step %d: ", forms[f].rule, *new(T), n, step)
+	wantSame(t, what+"params", got.p, want.p)
+	wantSame(t, what+"grads", got.g, want.g)
+	for i, name := range forms[f].slots {
+		wantSame(t, what+name, got.s[i], want.s[i])
+	}
+}
+
+// blocks is 4 passes of the widest unrolled loop.
+func blocks[T Float]() int { return 4 * asm.Unroll * 64 / sizeOf[T]() }
+
+func testAlignments[T Float](t *testing.T, rng *rand.Rand) {
+	for _, r := range sampleRules() {
+		for n := range blocks[T]() + 1 {
+			sameAsReference(t, rng, r, 1+n%5, n, func(n int) []T {
+				at := rng.IntN(64 / sizeOf[T]())
+				return make([]T, at+n)[at:]
+			})
+		}
+	}
+}
+
+// Every tier gives the bits of the reference, for all lengths up to four blocks, at all alignments.
+func TestTiersAgree(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(5, 6))
+		testAlignments[float32](t, rng)
+		testAlignments[float64](t, rng)
+	})
+}
+
+// A call into assembly ends after maxCall elements; the borders between calls leave no trace.
+func TestLongTensor(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(7, 8))
+		for _, n := range []int{maxCall - 1, maxCall, maxCall + 1, 2*maxCall + 77} {
+			sameAsReference(t, rng, NewAdaPNM(), 3, n, func(n int) []float32 { return make([]float32, n) })
+		}
+	})
+}
+
+// An element's bits do not depend on where in a slice it is, or how the slice is cut.
+func TestCutAnywhere(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(9, 10))
+		for _, r := range sampleRules() {
+			const n = 150
+			p, g, state := random[float32](rng, n), random[float32](rng, n), newState[float32](r, n)
+			q, cut := slices.Clone(p), newState[float32](r, n)
+			for step := 1; step <= 3; step++ {
+				wantNoError(t, updateSlices(r, step, p, g, state))
+				for lo := 0; lo < n; {
+					hi := min(n, lo+rng.IntN(40))
+					part := make([][]float32, len(cut))
+					for k := range cut {
+						part[k] = cut[k][lo:hi]
+					}
+					wantNoError(t, updateSlices(r, step, q[lo:hi], g[lo:hi], part))
+					lo = hi
+				}
+			}
+			wantSame(t, fmt.Sprintf("%+v", r), q, p)
+		}
+	})
+}
+
+// What the Go side and the assembly must agree on.
+func TestScalarsLayout(t *testing.T) {
+	layout := reflect.TypeFor[scalars[float32]]()
+	var names []string
+	for i := range layout.NumField() {
+		names = append(names, layout.Field(i).Name)
+		if layout.Field(i).Offset != uintptr(4*i) {
+			t.Errorf("%s is at offset %d", names[i], layout.Field(i).Offset)
+		}
+	}
+	if !slices.Equal(names, asm.Scalars) {
+		t.Errorf("the fields of scalars are %v, the assembly takes them to be %v", names, asm.Scalars)
+	}
+}
+
+// The assembly holds no fused operation, and the AVX2 kernels nothing that needs AVX-512: the generator does not know
+// which registers an AVX2 machine has.
+func TestAssemblyText(t *testing.T) {
+	text, err := os.ReadFile("update_amd64.s")
+	wantNoError(t, err)
+	fused := regexp.MustCompile(`\bVFN?M(ADD|SUB)`)
+	wide := regexp.MustCompile(`\b([XYZ](1[6-9]|2[0-9]|3[01])|Z[0-9]+|K[0-7])\b`)
+	functions := strings.Split(string(text), "\nTEXT ·")[1:]
+	if want := 2 * (2*len(asm.Rules) + len(asm.Yardsticks(asm.Float32)) + len(asm.Yardsticks(asm.Float64))); len(functions) != want {
+		t.Errorf("%d functions, want %d", len(functions), want)
+	}
+	for _, f := range functions {
+		head, body, _ := strings.Cut(f, "\n")
+		name, _, _ := strings.Cut(head, "(SB)")
+		if !strings.Contains(head, ", NOSPLIT, $0-") {
+			t.Errorf("%s", head)
+		}
+		if got := fused.FindString(body); got != "" {
+			t.Errorf("%s uses %s", name, got)
+		}
+		if got := wide.FindString(body); got != "" == strings.HasSuffix(name, "AVX2") {
+			t.Errorf("%s uses the AVX-512 registers %q", name, got)
+		}
+		if !regexp.MustCompile(`VZEROUPPER\s+RET\s`).MatchString(body) || strings.Count(body, "RET") != 1 {
+			t.Errorf("%s does not end with VZEROUPPER and RET", name)
+		}
+	}
+}
