@@ -1,9 +1,6 @@
 package pnm
 
-import (
-	"cmp"
-	"math"
-)
+import "math"
 
 // AdaPNM is the adaptive form of [PNM] (the paper's Algorithm 3, the authors' class AdaPNM): the difference of the two
 // momenta is divided by the root of an average of squared gradients, as in Adam. As in PNM, a constant gradient moves a
@@ -54,7 +51,7 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.
 func (r AdaPNM) Validate() error {
-	return cmp.Or(
+	return firstError(
 		nonNegative.check("AdaPNM", "LR", r.LR),
 		unit.check("AdaPNM", "Beta1", r.Beta1),
 		unit.check("AdaPNM", "Beta2", r.Beta2),

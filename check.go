@@ -23,10 +23,12 @@ func checkBuffers[T Float](f form, b *buffers[T]) error {
 			return &LengthError{-1, argument(f, i), len(s), len(b.p)}
 		}
 	}
+	var spans [len(all)]span
 	for i, s := range used {
-		for j, q := range used[:i] {
-			if n := shared[T](spanOf(s), spanOf(q)); n > 0 {
-				return &OverlapError{-1, -1, argument(f, j), argument(f, i), n}
+		spans[i] = spanOf(s)
+		for j := range i {
+			if spans[j].lo < spans[i].hi && spans[i].lo < spans[j].hi && len(s) > 0 {
+				return &OverlapError{-1, -1, argument(f, j), argument(f, i), shared[T](spans[i], spans[j])}
 			}
 		}
 	}

@@ -116,8 +116,8 @@ func updateOne[T Float](f form, t int, exact scalars[float64], b *buffers[T]) er
 	if errISA != nil {
 		return errISA
 	}
-	c, err := round[T](forms[f].rule, exact)
-	if err != nil {
+	var c scalars[T]
+	if err := round(forms[f].rule, &exact, &c); err != nil {
 		return err
 	}
 	if err := checkBuffers(f, b); err != nil {

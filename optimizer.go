@@ -172,11 +172,13 @@ func (o *Optimizer[T]) checkGroup(i int) error {
 }
 
 // coefficients returns the coefficients of step t, in the element type.
-func coefficients[T Float](r Rule, t int) (scalars[T], error) {
+func coefficients[T Float](r Rule, t int) (c scalars[T], err error) {
 	if err := checkStep(t); err != nil {
-		return scalars[T]{}, err
+		return c, err
 	}
-	return round[T](forms[r.form()].rule, r.scalars(t))
+	exact := r.scalars(t)
+	err = round(forms[r.form()].rule, &exact, &c)
+	return c, err
 }
 
 // checkRule reports a rule that group i cannot run.

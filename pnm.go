@@ -1,7 +1,5 @@
 package pnm
 
-import "cmp"
-
 // PNM is Positive-Negative Momentum (the paper's Algorithm 2, the authors' class PNM): SGD with two momenta, updated on
 // alternate steps, whose weighted difference is the direction of the step. Beta0 sets how much gradient noise the
 // difference carries: its variance grows with γ = (1+β0)² + β0², and the step is divided by √γ, so that a constant
@@ -43,7 +41,7 @@ func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.
 func (r PNM) Validate() error {
-	return cmp.Or(
+	return firstError(
 		nonNegative.check("PNM", "LR", r.LR),
 		unit.check("PNM", "Beta1", r.Beta1),
 		finite.check("PNM", "Beta0", r.Beta0),

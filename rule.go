@@ -92,8 +92,8 @@ func mulPair(ah, al, bh, bl float64) (hi, lo float64) {
 
 // round rounds the coefficients to the element type. It fails, naming the hyperparameter at fault, where one of them
 // is not finite there: the step would fill the parameters with NaN.
-func round[T Float](rule string, c scalars[float64]) (scalars[T], error) {
-	out := scalars[T]{
+func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
+	*out = scalars[T]{
 		gs: T(c.gs), l2: T(c.l2), keep: T(c.keep),
 		beta1: T(c.beta1), alpha1: T(c.alpha1),
 		beta2: T(c.beta2), alpha2: T(c.alpha2),
@@ -101,7 +101,7 @@ func round[T Float](rule string, c scalars[float64]) (scalars[T], error) {
 	}
 	// x−x is 0 for a finite x, and NaN for the others.
 	if (out.k1-out.k1)+(out.k2-out.k2)+(out.keep-out.keep)+(out.l2-out.l2)+(out.eps-out.eps) == 0 {
-		return out, nil
+		return nil
 	}
 	e := &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %T", out.eps)}
 	switch {
@@ -114,7 +114,7 @@ func round[T Float](rule string, c scalars[float64]) (scalars[T], error) {
 	case out.l2-out.l2 != 0:
 		e.Field, e.Value = "WeightDecay", c.l2
 	}
-	return out, e
+	return e
 }
 
 // An interval is a range of legal values of a hyperparameter, borders included.
@@ -134,5 +134,18 @@ func (i *interval) check(rule, field string, value float64) error {
 	if i.lo <= value && value <= i.hi {
 		return nil
 	}
+	return i.outside(rule, field, value) // apart, so that check is inlined
+}
+
+func (i *interval) outside(rule, field string, value float64) error {
 	return &HyperparameterError{rule, field, value, i.text}
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
