@@ -5,17 +5,13 @@ package pnm
 import "unsafe"
 
 // A bare is a kernel as benchmarks call it.
-type bare[T Float] func(c, p, g, m, n, v, x *T, count int)
+type bare[T Float] func(c, p, g, m, n, v, x *T, count, ahead int)
 
-// The yardsticks by tier and form: the streams of the rules without arithmetic, and the rules without prefetch.
+// The yardsticks by tier: for each form its streams without arithmetic; square root and division without streams.
 var (
 	limitKernels = map[tier][3]bare[float32]{
 		avx2:   {pnmLimitF32AVX2, adapnmLimitF32AVX2, adapnmAMSGradLimitF32AVX2},
 		avx512: {pnmLimitF32AVX512, adapnmLimitF32AVX512, adapnmAMSGradLimitF32AVX512},
-	}
-	plainKernels = map[tier][3]bare[float32]{
-		avx2:   {pnmPlainF32AVX2, adapnmPlainF32AVX2, adapnmAMSGradPlainF32AVX2},
-		avx512: {pnmPlainF32AVX512, adapnmPlainF32AVX512, adapnmAMSGradPlainF32AVX512},
 	}
 	dividers = map[tier]struct {
 		f32 bare[float32]
@@ -42,8 +38,12 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 		s.v, s.x = q.s[2], q.s[3]
 	}
 	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
+	ahead := 0
+	if traffic[T](f, len(q.p)) > lastLevelCache {
+		ahead = prefetchAhead
+	}
 	limit := func(t tier) yardstick {
-		return yardstick{"of-limit", func() { call(limitKernels[t][f], nil, &raw) }}
+		return yardstick{"of-limit", func() { call(limitKernels[t][f], &raw, ahead) }}
 	}
 	if t == generic {
 		return []yardstick{limit(best)}
@@ -54,9 +54,9 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 		all = append(all, yardstick{"of-divider", func() {
 			switch s := any(&s).(type) {
 			case *streams[float32]:
-				call(dividers[t].f32, nil, s)
+				call(dividers[t].f32, s, 0)
 			case *streams[float64]:
-				call(dividers[t].f64, nil, s)
+				call(dividers[t].f64, s, 0)
 			}
 		}})
 	}
@@ -64,18 +64,26 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	if err != nil {
 		panic(err)
 	}
-	if s, ok := any(&s).(*streams[float32]); ok {
-		c := &any(&c).(*scalars[float32]).gs
-		all = append(all, yardstick{"times-plain", func() { call(plainKernels[t][f], c, s) }})
+	kernel := func(ahead, most int) func() {
+		return func() {
+			for lo := 0; lo < len(q.p); lo += most {
+				updateAssembly(f, &c, &s, lo, min(most, len(q.p)-lo), ahead)
+			}
+		}
 	}
+	other, unit := prefetchAhead, "with-prefetch" // what the step does not do
+	if ahead > 0 {
+		other, unit = 0, "without-prefetch"
+	}
+	all = append(all, yardstick{unit, kernel(other, maxCall)})
 	if len(q.p) > maxCall {
-		all = append(all, yardstick{"times-unbounded", func() { updateAssembly(f, &c, &s, 0, len(q.p)) }})
+		all = append(all, yardstick{"unbounded-call", kernel(ahead, len(q.p))})
 	}
 	return all
 }
 
 // call runs a kernel over all elements, maxCall at a time.
-func call[T Float](kernel bare[T], c *T, s *streams[T]) {
+func call[T Float](kernel bare[T], s *streams[T], ahead int) {
 	at := func(x []T, i int) *T {
 		if x == nil {
 			return nil
@@ -83,7 +91,7 @@ func call[T Float](kernel bare[T], c *T, s *streams[T]) {
 		return &x[i]
 	}
 	for i := 0; i < len(s.p); i += maxCall {
-		kernel(c, at(s.p, i), at(s.g, i), at(s.m, i), at(s.n, i), at(s.v, i), at(s.x, i), min(maxCall, len(s.p)-i))
+		kernel(nil, at(s.p, i), at(s.g, i), at(s.m, i), at(s.n, i), at(s.v, i), at(s.x, i), min(maxCall, len(s.p)-i), ahead)
 	}
 }
 

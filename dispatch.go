@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unsafe"
 )
 
 //go:generate go run ./gen -out update_amd64.s -stubs update_amd64.go -pkg pnm
@@ -83,8 +84,18 @@ const maxCall = 16 << 10
 // streams are the slices of a tensor, by their role at one step: m is the momentum that is updated, n the other one.
 type streams[T Float] struct{ p, g, m, n, v, x []T }
 
-// update performs step t on buffers that have been checked.
-func update[T Float](f form, t int, c *scalars[T], b *buffers[T]) {
+// prefetchAhead is how far in front of its loads a kernel prefetches where the data comes from memory, in bytes. See
+// docs/performance.md for what was measured.
+const prefetchAhead = 2048
+
+// traffic is how many bytes of memory a step of a tensor touches.
+func traffic[T Float](f form, n int) int {
+	return n * (2 + len(forms[f].slots)) * int(unsafe.Sizeof(*new(T)))
+}
+
+// update performs step t on buffers that have been checked. working is how much memory is touched from one step of the
+// caller's to the next: what fits the caches is found there and need not be prefetched.
+func update[T Float](f form, t int, c *scalars[T], b *buffers[T], working int) {
 	s := streams[T]{b.p, b.g, b.s[0], b.s[1], b.s[2], b.s[3]}
 	if forms[f].alternates && t%2 == 0 {
 		s.m, s.n = s.n, s.m
@@ -94,8 +105,12 @@ func update[T Float](f form, t int, c *scalars[T], b *buffers[T]) {
 		return
 	}
 	raceAnnotate(&s)
+	ahead := 0
+	if working > lastLevelCache {
+		ahead = prefetchAhead
+	}
 	for lo := 0; lo < len(s.p); lo += maxCall {
-		updateAssembly(f, c, &s, lo, min(maxCall, len(s.p)-lo))
+		updateAssembly(f, c, &s, lo, min(maxCall, len(s.p)-lo), ahead)
 	}
 }
 
@@ -123,6 +138,6 @@ func updateOne[T Float](f form, t int, exact scalars[float64], b *buffers[T]) er
 	if err := checkBuffers(f, b); err != nil {
 		return err
 	}
-	update(f, t, &c, b)
+	update(f, t, &c, b, traffic[T](f, len(b.p)))
 	return nil
 }

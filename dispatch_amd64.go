@@ -22,60 +22,69 @@ func tiers() []tier {
 	return t
 }
 
-// updateAssembly updates the elements lo … lo+n−1 by the kernels of the active tier, which is not generic; n > 0.
-func updateAssembly[T Float](f form, c *scalars[T], s *streams[T], lo, n int) {
+// lastLevelCache is the size of the largest cache in bytes; 32 MiB if it is unknown.
+var lastLevelCache = func() int {
+	if size := max(cpuid.CPU.Cache.L2, cpuid.CPU.Cache.L3); size > 0 {
+		return size
+	}
+	return 32 << 20
+}()
+
+// updateAssembly updates the elements lo … lo+n−1 by the kernels of the active tier, which is not generic; n > 0. It
+// prefetches ahead bytes in front of its loads, or not if ahead is 0.
+func updateAssembly[T Float](f form, c *scalars[T], s *streams[T], lo, n, ahead int) {
 	switch c := any(c).(type) {
 	case *scalars[float32]:
-		updateF32(f, &c.gs, any(s).(*streams[float32]), lo, n)
+		updateF32(f, &c.gs, any(s).(*streams[float32]), lo, n, ahead)
 	case *scalars[float64]:
-		updateF64(f, &c.gs, any(s).(*streams[float64]), lo, n)
+		updateF64(f, &c.gs, any(s).(*streams[float64]), lo, n, ahead)
 	}
 }
 
-func updateF32(f form, c *float32, s *streams[float32], i, n int) {
+func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
 	wide := active == avx512
 	switch f {
 	case formPNM:
 		if wide {
-			pnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n)
+			pnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
 		} else {
-			pnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n)
+			pnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
 		}
 	case formAdaPNM:
 		if wide {
-			adapnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n)
+			adapnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
 		} else {
-			adapnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n)
+			adapnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
 		}
 	case formAdaPNMAMSGrad:
 		if wide {
-			adapnmAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n)
+			adapnmAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
 		} else {
-			adapnmAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n)
+			adapnmAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
 		}
 	}
 }
 
-func updateF64(f form, c *float64, s *streams[float64], i, n int) {
+func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
 	wide := active == avx512
 	switch f {
 	case formPNM:
 		if wide {
-			pnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n)
+			pnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
 		} else {
-			pnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n)
+			pnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
 		}
 	case formAdaPNM:
 		if wide {
-			adapnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n)
+			adapnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
 		} else {
-			adapnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n)
+			adapnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
 		}
 	case formAdaPNMAMSGrad:
 		if wide {
-			adapnmAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n)
+			adapnmAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
 		} else {
-			adapnmAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n)
+			adapnmAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
 		}
 	}
 }

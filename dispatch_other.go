@@ -2,8 +2,10 @@
 
 package pnm
 
+const lastLevelCache = 0
+
 func tiers() []tier { return []tier{generic} }
 
-func updateAssembly[T Float](form, *scalars[T], *streams[T], int, int) {
+func updateAssembly[T Float](form, *scalars[T], *streams[T], int, int, int) {
 	panic("unreachable: there is no tier with assembly")
 }

@@ -21,6 +21,7 @@ type Optimizer[T Float] struct {
 	groups  []Rule
 	tensors []tensor[T]
 	params  regions // where all the parameters lie
+	traffic int     // of one step, in bytes
 }
 
 // A tensor is one tensor's slices and count of steps.
@@ -62,6 +63,7 @@ func (o *Optimizer[T]) AddGroup(g Group[T]) error {
 			t.s[i] = make([]T, len(p))
 		}
 		o.tensors = append(o.tensors, t)
+		o.traffic += traffic[T](f, len(p))
 	}
 	o.groups = append(o.groups, g.Rule)
 	return nil
@@ -106,7 +108,7 @@ func (o *Optimizer[T]) Step(grads [][]T) error {
 		t := &o.tensors[i]
 		t.step++
 		t.g = g
-		update(o.groups[t.group].form(), t.step, &t.c, &t.buffers)
+		update(o.groups[t.group].form(), t.step, &t.c, &t.buffers, o.traffic)
 		t.g = nil
 	}
 	return nil

@@ -96,10 +96,10 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 	for i := range forms[f].slots {
 		fill(&got.s[i], &want.s[i])
 	}
-	update(f, step, &c, &got)
+	update(f, step, &c, &got, rng.IntN(2)*(lastLevelCache+1)) // with prefetch, or without
 	tier := active
 	active = generic
-	update(f, step, &c, &want)
+	update(f, step, &c, &want, 0)
 	active = tier
 
 	what := fmt.Sprintf("%s, %T, %d elements, step %d: ", forms[f].rule, *new(T), n, step)

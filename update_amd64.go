@@ -7,139 +7,109 @@ package pnm
 // pnmF32AVX2 works like pnmGeneric.
 //
 //go:noescape
-func pnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, count int)
+func pnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, count int, ahead int)
 
 // adapnmF32AVX2 works like adapnmGeneric.
 //
 //go:noescape
-func adapnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int)
+func adapnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int, ahead int)
 
 // adapnmAMSGradF32AVX2 works like adapnmAMSGradGeneric.
 //
 //go:noescape
-func adapnmAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func adapnmAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // dividerF32AVX2 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
-func dividerF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func dividerF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // pnmLimitF32AVX2 reads and writes the memory that pnm does, and changes nothing.
 //
 //go:noescape
-func pnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-
-// pnmPlainF32AVX2 works like the kernel without Plain in its name, which prefetches.
-//
-//go:noescape
-func pnmPlainF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func pnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // adapnmLimitF32AVX2 reads and writes the memory that adapnm does, and changes nothing.
 //
 //go:noescape
-func adapnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-
-// adapnmPlainF32AVX2 works like the kernel without Plain in its name, which prefetches.
-//
-//go:noescape
-func adapnmPlainF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func adapnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // adapnmAMSGradLimitF32AVX2 reads and writes the memory that adapnmAMSGrad does, and changes nothing.
 //
 //go:noescape
-func adapnmAMSGradLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-
-// adapnmAMSGradPlainF32AVX2 works like the kernel without Plain in its name, which prefetches.
-//
-//go:noescape
-func adapnmAMSGradPlainF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func adapnmAMSGradLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // pnmF64AVX2 works like pnmGeneric.
 //
 //go:noescape
-func pnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, count int)
+func pnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, count int, ahead int)
 
 // adapnmF64AVX2 works like adapnmGeneric.
 //
 //go:noescape
-func adapnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int)
+func adapnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int, ahead int)
 
 // adapnmAMSGradF64AVX2 works like adapnmAMSGradGeneric.
 //
 //go:noescape
-func adapnmAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int)
+func adapnmAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 
 // dividerF64AVX2 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
-func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int)
+func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 
 // pnmF32AVX512 works like pnmGeneric.
 //
 //go:noescape
-func pnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, count int)
+func pnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, count int, ahead int)
 
 // adapnmF32AVX512 works like adapnmGeneric.
 //
 //go:noescape
-func adapnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int)
+func adapnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int, ahead int)
 
 // adapnmAMSGradF32AVX512 works like adapnmAMSGradGeneric.
 //
 //go:noescape
-func adapnmAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func adapnmAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // dividerF32AVX512 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
-func dividerF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func dividerF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // pnmLimitF32AVX512 reads and writes the memory that pnm does, and changes nothing.
 //
 //go:noescape
-func pnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-
-// pnmPlainF32AVX512 works like the kernel without Plain in its name, which prefetches.
-//
-//go:noescape
-func pnmPlainF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func pnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // adapnmLimitF32AVX512 reads and writes the memory that adapnm does, and changes nothing.
 //
 //go:noescape
-func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-
-// adapnmPlainF32AVX512 works like the kernel without Plain in its name, which prefetches.
-//
-//go:noescape
-func adapnmPlainF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // adapnmAMSGradLimitF32AVX512 reads and writes the memory that adapnmAMSGrad does, and changes nothing.
 //
 //go:noescape
-func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-
-// adapnmAMSGradPlainF32AVX512 works like the kernel without Plain in its name, which prefetches.
-//
-//go:noescape
-func adapnmAMSGradPlainF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // pnmF64AVX512 works like pnmGeneric.
 //
 //go:noescape
-func pnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, count int)
+func pnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, count int, ahead int)
 
 // adapnmF64AVX512 works like adapnmGeneric.
 //
 //go:noescape
-func adapnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int)
+func adapnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int, ahead int)
 
 // adapnmAMSGradF64AVX512 works like adapnmAMSGradGeneric.
 //
 //go:noescape
-func adapnmAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int)
+func adapnmAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 
 // dividerF64AVX512 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
-func dividerF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int)
+func dividerF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)

@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func pnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, count int)
+// func pnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, count int, ahead int)
 // Requires: AVX, MMX+
-TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-48
+TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-56
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -34,32 +34,35 @@ TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-48
 	MOVQ         m+24(FP), DX
 	MOVQ         n+32(FP), BX
 	MOVQ         count+40(FP), SI
-	XORQ         DI, DI
+	MOVQ         ahead+48(FP), DI
+	XORQ         R8, R8
+	TESTQ        DI, DI
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
-	VMULPS (CX)(DI*1), Y0, Y7
+	VMULPS (CX)(R8*1), Y0, Y7
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(DI*1), Y8
+	VMOVUPS (AX)(R8*1), Y8
 	VMULPS  Y8, Y1, Y9
 	VADDPS  Y9, Y7, Y7
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(DI*1), Y3, Y9
+	VMULPS (DX)(R8*1), Y3, Y9
 	VMULPS Y7, Y4, Y7
 	VADDPS Y7, Y9, Y7
 
 	// store m
-	VMOVUPS Y7, (DX)(DI*1)
+	VMOVUPS Y7, (DX)(R8*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y7, Y5, Y7
-	VMULPS (BX)(DI*1), Y6, Y9
+	VMULPS (BX)(R8*1), Y6, Y9
 	VSUBPS Y9, Y7, Y7
 
 	// p = keep·p − u
@@ -67,28 +70,28 @@ unrolled:
 	VSUBPS Y7, Y8, Y7
 
 	// store p
-	VMOVUPS Y7, (AX)(DI*1)
+	VMOVUPS Y7, (AX)(R8*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(DI*1), Y0, Y7
+	VMULPS 32(CX)(R8*1), Y0, Y7
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS 32(AX)(DI*1), Y8
+	VMOVUPS 32(AX)(R8*1), Y8
 	VMULPS  Y8, Y1, Y9
 	VADDPS  Y9, Y7, Y7
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(DI*1), Y3, Y9
+	VMULPS 32(DX)(R8*1), Y3, Y9
 	VMULPS Y7, Y4, Y7
 	VADDPS Y7, Y9, Y7
 
 	// store m
-	VMOVUPS Y7, 32(DX)(DI*1)
+	VMOVUPS Y7, 32(DX)(R8*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y7, Y5, Y7
-	VMULPS 32(BX)(DI*1), Y6, Y9
+	VMULPS 32(BX)(R8*1), Y6, Y9
 	VSUBPS Y9, Y7, Y7
 
 	// p = keep·p − u
@@ -96,44 +99,112 @@ unrolled:
 	VSUBPS Y7, Y8, Y7
 
 	// store p
-	VMOVUPS Y7, 32(AX)(DI*1)
+	VMOVUPS Y7, 32(AX)(R8*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(DI*1)
-	PREFETCHT1 2048(CX)(DI*1)
-	PREFETCHT1 2048(DX)(DI*1)
-	PREFETCHT1 2048(BX)(DI*1)
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, R8
 	ADDQ       $0x00000040, DI
 
-enter:
+enterAhead:
 	SUBQ $0x00000010, SI
-	JGE  unrolled
-	ADDQ $0x00000010, SI
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// g = gs·g
+	VMULPS (CX)(R8*1), Y0, Y7
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(R8*1), Y8
+	VMULPS  Y8, Y1, Y9
+	VADDPS  Y9, Y7, Y7
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS (DX)(R8*1), Y3, Y9
+	VMULPS Y7, Y4, Y7
+	VADDPS Y7, Y9, Y7
+
+	// store m
+	VMOVUPS Y7, (DX)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y7, Y5, Y7
+	VMULPS (BX)(R8*1), Y6, Y9
+	VSUBPS Y9, Y7, Y7
+
+	// p = keep·p − u
+	VMULPS Y8, Y2, Y8
+	VSUBPS Y7, Y8, Y7
+
+	// store p
+	VMOVUPS Y7, (AX)(R8*1)
+
+	// g = gs·g
+	VMULPS 32(CX)(R8*1), Y0, Y7
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(AX)(R8*1), Y8
+	VMULPS  Y8, Y1, Y9
+	VADDPS  Y9, Y7, Y7
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS 32(DX)(R8*1), Y3, Y9
+	VMULPS Y7, Y4, Y7
+	VADDPS Y7, Y9, Y7
+
+	// store m
+	VMOVUPS Y7, 32(DX)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y7, Y5, Y7
+	VMULPS 32(BX)(R8*1), Y6, Y9
+	VSUBPS Y9, Y7, Y7
+
+	// p = keep·p − u
+	VMULPS Y8, Y2, Y8
+	VSUBPS Y7, Y8, Y7
+
+	// store p
+	VMOVUPS Y7, 32(AX)(R8*1)
+	ADDQ    $0x00000040, R8
+
+enterPlain:
+	SUBQ $0x00000010, SI
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000010, SI
+	JMP  enterSingle
 
 single:
 	// g = gs·g
-	VMULPS (CX)(DI*1), Y0, Y7
+	VMULPS (CX)(R8*1), Y0, Y7
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(DI*1), Y8
+	VMOVUPS (AX)(R8*1), Y8
 	VMULPS  Y8, Y1, Y9
 	VADDPS  Y9, Y7, Y7
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(DI*1), Y3, Y9
+	VMULPS (DX)(R8*1), Y3, Y9
 	VMULPS Y7, Y4, Y7
 	VADDPS Y7, Y9, Y7
 
 	// store m
-	VMOVUPS Y7, (DX)(DI*1)
+	VMOVUPS Y7, (DX)(R8*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y7, Y5, Y7
-	VMULPS (BX)(DI*1), Y6, Y9
+	VMULPS (BX)(R8*1), Y6, Y9
 	VSUBPS Y9, Y7, Y7
 
 	// p = keep·p − u
@@ -141,10 +212,10 @@ single:
 	VSUBPS Y7, Y8, Y7
 
 	// store p
-	VMOVUPS Y7, (AX)(DI*1)
-	ADDQ    $0x00000020, DI
+	VMOVUPS Y7, (AX)(R8*1)
+	ADDQ    $0x00000020, R8
 
-one:
+enterSingle:
 	SUBQ $0x00000008, SI
 	JGE  single
 	ADDQ $0x00000008, SI
@@ -152,41 +223,41 @@ one:
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
+	LEAQ tailMask<>+32(SB), DI
 	SHLQ $0x02, SI
-	SUBQ SI, R8
+	SUBQ SI, DI
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R8), Y7
-	VMASKMOVPS (CX)(DI*1), Y7, Y7
+	VMOVUPS    (DI), Y7
+	VMASKMOVPS (CX)(R8*1), Y7, Y7
 	VMULPS     Y7, Y0, Y0
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS    (R8), Y7
-	VMASKMOVPS (AX)(DI*1), Y7, Y7
+	VMOVUPS    (DI), Y7
+	VMASKMOVPS (AX)(R8*1), Y7, Y7
 	VMULPS     Y7, Y1, Y1
 	VADDPS     Y1, Y0, Y0
 
 	// m = β1²·m + (1−β1²)·g
 	// load m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS (DX)(DI*1), Y1, Y1
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS (DX)(R8*1), Y1, Y1
 	VMULPS     Y1, Y3, Y1
 	VMULPS     Y0, Y4, Y0
 	VADDPS     Y0, Y1, Y0
 
 	// store m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (DX)(DI*1)
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R8*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y0, Y5, Y0
 
 	// load n
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS (BX)(DI*1), Y1, Y1
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS (BX)(R8*1), Y1, Y1
 	VMULPS     Y1, Y6, Y1
 	VSUBPS     Y1, Y0, Y0
 
@@ -195,8 +266,8 @@ one:
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (AX)(DI*1)
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (AX)(R8*1)
 
 done:
 	VZEROUPPER
@@ -212,9 +283,9 @@ DATA tailMask<>+48(SB)/8, $0x0000000000000000
 DATA tailMask<>+56(SB)/8, $0x0000000000000000
 GLOBL tailMask<>(SB), RODATA|NOPTR, $64
 
-// func adapnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int)
+// func adapnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int, ahead int)
 // Requires: AVX, MMX+
-TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-56
+TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-64
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -255,289 +326,15 @@ TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+32(FP), BX
 	MOVQ         v+40(FP), SI
 	MOVQ         count+48(FP), DI
-	XORQ         R8, R8
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R8*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (DX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R8*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (SI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R8*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (AX)(R8*1)
-
-	// g = gs·g
-	VMULPS 32(CX)(R8*1), Y0, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 32(AX)(R8*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R8*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, 32(DX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 32(SI)(R8*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, 32(SI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS 32(BX)(R8*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, 32(AX)(R8*1)
-
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R8*1)
-	PREFETCHT1 2048(CX)(R8*1)
-	PREFETCHT1 2048(DX)(R8*1)
-	PREFETCHT1 2048(BX)(R8*1)
-	PREFETCHT1 2048(SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ $0x00000010, DI
-	JGE  unrolled
-	ADDQ $0x00000010, DI
-
-	// one vector at a time
-	JMP one
-
-single:
-	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R8*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (DX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R8*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (SI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R8*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (AX)(R8*1)
-	ADDQ    $0x00000020, R8
-
-one:
-	SUBQ $0x00000008, DI
-	JGE  single
-	ADDQ $0x00000008, DI
-	JZ   done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x02, DI
-	SUBQ DI, R9
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (R9), Y11
-	VMASKMOVPS (CX)(R8*1), Y11, Y11
-	VMULPS     Y11, Y0, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (R9), Y11
-	VMASKMOVPS (AX)(R8*1), Y11, Y11
-	VMULPS     Y11, Y1, Y1
-	VADDPS     Y1, Y0, Y0
-
-	// m = β1²·m + (1−β1²)·g
-	// load m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS (DX)(R8*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y3
-	VADDPS     Y3, Y1, Y1
-
-	// store m
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y1, Y3, (DX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	// load v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS (SI)(R8*1), Y3, Y3
-	VMULPS     Y3, Y5, Y3
-	VMULPS     Y0, Y0, Y0
-	VMULPS     Y0, Y6, Y0
-	VADDPS     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y0, Y3, (SI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y1, Y7, Y1
-
-	// load n
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS (BX)(R8*1), Y3, Y3
-	VMULPS     Y3, Y8, Y3
-	VSUBPS     Y3, Y1, Y1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y0, Y0
-	VMULPS  Y9, Y0, Y0
-	VADDPS  Y10, Y0, Y0
-	VDIVPS  Y0, Y1, Y0
-
-	// p = keep·p − u
-	VMULPS Y11, Y2, Y1
-	VSUBPS Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R8*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX, MMX+
-TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
-	// keep
-	VBROADCASTSS 8(AX), Y2
-
-	// beta1
-	VBROADCASTSS 12(AX), Y3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y4
-
-	// beta2
-	VBROADCASTSS 20(AX), Y5
-
-	// alpha2
-	VBROADCASTSS 24(AX), Y6
-
-	// k1
-	VBROADCASTSS 28(AX), Y7
-
-	// k2
-	VBROADCASTSS 32(AX), Y8
-
-	// r
-	VBROADCASTSS 36(AX), Y9
-
-	// eps
-	VBROADCASTSS 40(AX), Y10
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         v+40(FP), SI
-	MOVQ         x+48(FP), DI
-	MOVQ         count+56(FP), R8
+	MOVQ         ahead+56(FP), R8
 	XORQ         R9, R9
+	TESTQ        R8, R8
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
 	VMULPS (CX)(R9*1), Y0, Y11
 
@@ -563,16 +360,6 @@ unrolled:
 
 	// store v
 	VMOVUPS Y11, (SI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (DI)(R9*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, (DI)(R9*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
@@ -618,16 +405,6 @@ unrolled:
 	// store v
 	VMOVUPS Y11, 32(SI)(R9*1)
 
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS 32(DI)(R9*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, 32(DI)(R9*1)
-
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
 	VMULPS 32(BX)(R9*1), Y8, Y14
@@ -646,22 +423,119 @@ unrolled:
 	// store p
 	VMOVUPS Y11, 32(AX)(R9*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R9*1)
-	PREFETCHT1 2048(CX)(R9*1)
-	PREFETCHT1 2048(DX)(R9*1)
-	PREFETCHT1 2048(BX)(R9*1)
-	PREFETCHT1 2048(SI)(R9*1)
-	PREFETCHT1 2048(DI)(R9*1)
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
 	ADDQ       $0x00000040, R9
+	ADDQ       $0x00000040, R8
 
-enter:
-	SUBQ $0x00000010, R8
-	JGE  unrolled
-	ADDQ $0x00000010, R8
+enterAhead:
+	SUBQ $0x00000010, DI
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// g = gs·g
+	VMULPS (CX)(R9*1), Y0, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(R9*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS (DX)(R9*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (DX)(R9*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPS (SI)(R9*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (SI)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y13, Y7, Y13
+	VMULPS (BX)(R9*1), Y8, Y14
+	VSUBPS Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y9, Y11, Y11
+	VADDPS  Y10, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (AX)(R9*1)
+
+	// g = gs·g
+	VMULPS 32(CX)(R9*1), Y0, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(AX)(R9*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS 32(DX)(R9*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, 32(DX)(R9*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPS 32(SI)(R9*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, 32(SI)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y13, Y7, Y13
+	VMULPS 32(BX)(R9*1), Y8, Y14
+	VSUBPS Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y9, Y11, Y11
+	VADDPS  Y10, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, 32(AX)(R9*1)
+	ADDQ    $0x00000040, R9
+
+enterPlain:
+	SUBQ $0x00000010, DI
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000010, DI
+	JMP  enterSingle
 
 single:
 	// g = gs·g
@@ -690,16 +564,6 @@ single:
 	// store v
 	VMOVUPS Y11, (SI)(R9*1)
 
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (DI)(R9*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, (DI)(R9*1)
-
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
 	VMULPS (BX)(R9*1), Y8, Y14
@@ -719,46 +583,46 @@ single:
 	VMOVUPS Y11, (AX)(R9*1)
 	ADDQ    $0x00000020, R9
 
-one:
-	SUBQ $0x00000008, R8
+enterSingle:
+	SUBQ $0x00000008, DI
 	JGE  single
-	ADDQ $0x00000008, R8
+	ADDQ $0x00000008, DI
 	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R10
-	SHLQ $0x02, R8
-	SUBQ R8, R10
+	LEAQ tailMask<>+32(SB), R8
+	SHLQ $0x02, DI
+	SUBQ DI, R8
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R10), Y11
+	VMOVUPS    (R8), Y11
 	VMASKMOVPS (CX)(R9*1), Y11, Y11
 	VMULPS     Y11, Y0, Y0
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS    (R10), Y11
+	VMOVUPS    (R8), Y11
 	VMASKMOVPS (AX)(R9*1), Y11, Y11
 	VMULPS     Y11, Y1, Y1
 	VADDPS     Y1, Y0, Y0
 
 	// m = β1²·m + (1−β1²)·g
 	// load m
-	VMOVUPS    (R10), Y1
+	VMOVUPS    (R8), Y1
 	VMASKMOVPS (DX)(R9*1), Y1, Y1
 	VMULPS     Y1, Y3, Y1
 	VMULPS     Y0, Y4, Y3
 	VADDPS     Y3, Y1, Y1
 
 	// store m
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (R8), Y3
 	VMASKMOVPS Y1, Y3, (DX)(R9*1)
 
 	// v = β2·v + (1−β2)·(g·g)
 	// load v
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (R8), Y3
 	VMASKMOVPS (SI)(R9*1), Y3, Y3
 	VMULPS     Y3, Y5, Y3
 	VMULPS     Y0, Y0, Y0
@@ -766,26 +630,14 @@ one:
 	VADDPS     Y0, Y3, Y0
 
 	// store v
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (R8), Y3
 	VMASKMOVPS Y0, Y3, (SI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS (DI)(R9*1), Y3, Y3
-	VMAXPS     Y0, Y3, Y0
-	VCMPPS     $0x03, Y3, Y3, Y3
-	VORPS      Y3, Y0, Y0
-
-	// store x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS Y0, Y3, (DI)(R9*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y1, Y7, Y1
 
 	// load n
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (R8), Y3
 	VMASKMOVPS (BX)(R9*1), Y3, Y3
 	VMULPS     Y3, Y8, Y3
 	VSUBPS     Y3, Y1, Y1
@@ -801,545 +653,16 @@ one:
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R10), Y1
+	VMOVUPS    (R8), Y1
 	VMASKMOVPS Y0, Y1, (AX)(R9*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func dividerF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX
-TEXT ·dividerF32AVX2(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ count+56(FP), CX
-	XORQ DX, DX
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// load p
-	VMOVUPS (AX)(DX*1), Y0
-	VSQRTPS Y0, Y1
-	VDIVPS  Y1, Y0, Y0
-
-	// load p
-	VMOVUPS 32(AX)(DX*1), Y0
-	VSQRTPS Y0, Y1
-	VDIVPS  Y1, Y0, Y0
-	ADDQ    $0x00000040, DX
-
-enter:
-	SUBQ $0x00000010, CX
-	JGE  unrolled
-	ADDQ $0x00000010, CX
-
-	// one vector at a time
-	JMP one
-
-single:
-	// load p
-	VMOVUPS (AX)(DX*1), Y0
-	VSQRTPS Y0, Y1
-	VDIVPS  Y1, Y0, Y0
-	ADDQ    $0x00000020, DX
-
-one:
-	SUBQ $0x00000008, CX
-	JGE  single
-	ADDQ $0x00000008, CX
-	JZ   done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), BX
-	SHLQ $0x02, CX
-	SUBQ CX, BX
-
-	// load p
-	VMOVUPS    (BX), Y0
-	VMASKMOVPS (AX)(DX*1), Y0, Y0
-	VSQRTPS    Y0, Y1
-	VDIVPS     Y1, Y0, Y0
-
-done:
-	VZEROUPPER
-	RET
-
-// func pnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+// func adapnmAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
-TEXT ·pnmLimitF32AVX2(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ n+32(FP), BX
-	MOVQ count+56(FP), SI
-	XORQ DI, DI
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// load p
-	VMOVUPS (AX)(DI*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (CX)(DI*1), Y0
-
-	// load m
-	VMOVUPS (DX)(DI*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(DI*1)
-
-	// load n
-	VMOVUPS (BX)(DI*1), Y0
-
-	// load p
-	VMOVUPS 32(AX)(DI*1), Y0
-
-	// store p
-	VMOVUPS Y0, 32(AX)(DI*1)
-
-	// load grad
-	VMOVUPS 32(CX)(DI*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(DI*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(DI*1)
-
-	// load n
-	VMOVUPS 32(BX)(DI*1), Y0
-
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(DI*1)
-	PREFETCHT1 2048(CX)(DI*1)
-	PREFETCHT1 2048(DX)(DI*1)
-	PREFETCHT1 2048(BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ $0x00000010, SI
-	JGE  unrolled
-	ADDQ $0x00000010, SI
-
-	// one vector at a time
-	JMP one
-
-single:
-	// load p
-	VMOVUPS (AX)(DI*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (CX)(DI*1), Y0
-
-	// load m
-	VMOVUPS (DX)(DI*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(DI*1)
-
-	// load n
-	VMOVUPS (BX)(DI*1), Y0
-	ADDQ    $0x00000020, DI
-
-one:
-	SUBQ $0x00000008, SI
-	JGE  single
-	ADDQ $0x00000008, SI
-	JZ   done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x02, SI
-	SUBQ SI, R8
-
-	// load p
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (AX)(DI*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (CX)(DI*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (DX)(DI*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (DX)(DI*1)
-
-	// load n
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (BX)(DI*1), Y0, Y0
-
-done:
-	VZEROUPPER
-	RET
-
-// func pnmPlainF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX
-TEXT ·pnmPlainF32AVX2(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
-	// keep
-	VBROADCASTSS 8(AX), Y2
-
-	// beta1
-	VBROADCASTSS 12(AX), Y3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y4
-
-	// k1
-	VBROADCASTSS 28(AX), Y5
-
-	// k2
-	VBROADCASTSS 32(AX), Y6
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         count+56(FP), SI
-	XORQ         DI, DI
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// g = gs·g
-	VMULPS (CX)(DI*1), Y0, Y7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Y8
-	VMULPS  Y8, Y1, Y9
-	VADDPS  Y9, Y7, Y7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(DI*1), Y3, Y9
-	VMULPS Y7, Y4, Y7
-	VADDPS Y7, Y9, Y7
-
-	// store m
-	VMOVUPS Y7, (DX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y7, Y5, Y7
-	VMULPS (BX)(DI*1), Y6, Y9
-	VSUBPS Y9, Y7, Y7
-
-	// p = keep·p − u
-	VMULPS Y8, Y2, Y8
-	VSUBPS Y7, Y8, Y7
-
-	// store p
-	VMOVUPS Y7, (AX)(DI*1)
-
-	// g = gs·g
-	VMULPS 32(CX)(DI*1), Y0, Y7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 32(AX)(DI*1), Y8
-	VMULPS  Y8, Y1, Y9
-	VADDPS  Y9, Y7, Y7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(DI*1), Y3, Y9
-	VMULPS Y7, Y4, Y7
-	VADDPS Y7, Y9, Y7
-
-	// store m
-	VMOVUPS Y7, 32(DX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y7, Y5, Y7
-	VMULPS 32(BX)(DI*1), Y6, Y9
-	VSUBPS Y9, Y7, Y7
-
-	// p = keep·p − u
-	VMULPS Y8, Y2, Y8
-	VSUBPS Y7, Y8, Y7
-
-	// store p
-	VMOVUPS Y7, 32(AX)(DI*1)
-	ADDQ    $0x00000040, DI
-
-enter:
-	SUBQ $0x00000010, SI
-	JGE  unrolled
-	ADDQ $0x00000010, SI
-
-	// one vector at a time
-	JMP one
-
-single:
-	// g = gs·g
-	VMULPS (CX)(DI*1), Y0, Y7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Y8
-	VMULPS  Y8, Y1, Y9
-	VADDPS  Y9, Y7, Y7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(DI*1), Y3, Y9
-	VMULPS Y7, Y4, Y7
-	VADDPS Y7, Y9, Y7
-
-	// store m
-	VMOVUPS Y7, (DX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y7, Y5, Y7
-	VMULPS (BX)(DI*1), Y6, Y9
-	VSUBPS Y9, Y7, Y7
-
-	// p = keep·p − u
-	VMULPS Y8, Y2, Y8
-	VSUBPS Y7, Y8, Y7
-
-	// store p
-	VMOVUPS Y7, (AX)(DI*1)
-	ADDQ    $0x00000020, DI
-
-one:
-	SUBQ $0x00000008, SI
-	JGE  single
-	ADDQ $0x00000008, SI
-	JZ   done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x02, SI
-	SUBQ SI, R8
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (R8), Y7
-	VMASKMOVPS (CX)(DI*1), Y7, Y7
-	VMULPS     Y7, Y0, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (R8), Y7
-	VMASKMOVPS (AX)(DI*1), Y7, Y7
-	VMULPS     Y7, Y1, Y1
-	VADDPS     Y1, Y0, Y0
-
-	// m = β1²·m + (1−β1²)·g
-	// load m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS (DX)(DI*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y0
-	VADDPS     Y0, Y1, Y0
-
-	// store m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (DX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y0, Y5, Y0
-
-	// load n
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS (BX)(DI*1), Y1, Y1
-	VMULPS     Y1, Y6, Y1
-	VSUBPS     Y1, Y0, Y0
-
-	// p = keep·p − u
-	VMULPS Y7, Y2, Y1
-	VSUBPS Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (AX)(DI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX, MMX+
-TEXT ·adapnmLimitF32AVX2(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ n+32(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ count+56(FP), DI
-	XORQ R8, R8
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// load p
-	VMOVUPS (AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R8*1)
-
-	// load n
-	VMOVUPS (BX)(R8*1), Y0
-
-	// load v
-	VMOVUPS (SI)(R8*1), Y0
-
-	// store v
-	VMOVUPS Y0, (SI)(R8*1)
-
-	// load p
-	VMOVUPS 32(AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, 32(AX)(R8*1)
-
-	// load grad
-	VMOVUPS 32(CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(R8*1)
-
-	// load n
-	VMOVUPS 32(BX)(R8*1), Y0
-
-	// load v
-	VMOVUPS 32(SI)(R8*1), Y0
-
-	// store v
-	VMOVUPS Y0, 32(SI)(R8*1)
-
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R8*1)
-	PREFETCHT1 2048(CX)(R8*1)
-	PREFETCHT1 2048(DX)(R8*1)
-	PREFETCHT1 2048(BX)(R8*1)
-	PREFETCHT1 2048(SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ $0x00000010, DI
-	JGE  unrolled
-	ADDQ $0x00000010, DI
-
-	// one vector at a time
-	JMP one
-
-single:
-	// load p
-	VMOVUPS (AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R8*1)
-
-	// load n
-	VMOVUPS (BX)(R8*1), Y0
-
-	// load v
-	VMOVUPS (SI)(R8*1), Y0
-
-	// store v
-	VMOVUPS Y0, (SI)(R8*1)
-	ADDQ    $0x00000020, R8
-
-one:
-	SUBQ $0x00000008, DI
-	JGE  single
-	ADDQ $0x00000008, DI
-	JZ   done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x02, DI
-	SUBQ DI, R9
-
-	// load p
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (AX)(R8*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (CX)(R8*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (DX)(R8*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R8*1)
-
-	// load n
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (BX)(R8*1), Y0, Y0
-
-	// load v
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (SI)(R8*1), Y0, Y0
-
-	// store v
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (SI)(R8*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmPlainF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX
-TEXT ·adapnmPlainF32AVX2(SB), NOSPLIT, $0-64
+TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-72
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -1379,42 +702,181 @@ TEXT ·adapnmPlainF32AVX2(SB), NOSPLIT, $0-64
 	MOVQ         m+24(FP), DX
 	MOVQ         n+32(FP), BX
 	MOVQ         v+40(FP), SI
-	MOVQ         count+56(FP), DI
-	XORQ         R8, R8
+	MOVQ         x+48(FP), DI
+	MOVQ         count+56(FP), R8
+	MOVQ         ahead+64(FP), R9
+	XORQ         R10, R10
+	TESTQ        R9, R9
+	JZ           enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (CX)(R10*1), Y0, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(R10*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS (DX)(R10*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (DX)(R10*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPS (SI)(R10*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (DI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y13, Y7, Y13
+	VMULPS (BX)(R10*1), Y8, Y14
+	VSUBPS Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y9, Y11, Y11
+	VADDPS  Y10, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (AX)(R10*1)
+
+	// g = gs·g
+	VMULPS 32(CX)(R10*1), Y0, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(AX)(R10*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS 32(DX)(R10*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, 32(DX)(R10*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPS 32(SI)(R10*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, 32(SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS 32(DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, 32(DI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y13, Y7, Y13
+	VMULPS 32(BX)(R10*1), Y8, Y14
+	VSUBPS Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y9, Y11, Y11
+	VADDPS  Y10, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, 32(AX)(R10*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R10
+	ADDQ       $0x00000040, R9
+
+enterAhead:
+	SUBQ $0x00000010, R8
+	JGE  ahead
+	JMP  last
 
 	// 2 vectors at a time
-	JMP enter
-
-unrolled:
+plain:
 	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y11
+	VMULPS (CX)(R10*1), Y0, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R8*1), Y12
+	VMOVUPS (AX)(R10*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R8*1), Y3, Y13
+	VMULPS (DX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (DX)(R8*1)
+	VMOVUPS Y13, (DX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R8*1), Y5, Y14
+	VMULPS (SI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R8*1)
+	VMOVUPS Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R8*1), Y8, Y14
+	VMULPS (BX)(R10*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -1428,37 +890,47 @@ unrolled:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (AX)(R8*1)
+	VMOVUPS Y11, (AX)(R10*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(R8*1), Y0, Y11
+	VMULPS 32(CX)(R10*1), Y0, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS 32(AX)(R8*1), Y12
+	VMOVUPS 32(AX)(R10*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R8*1), Y3, Y13
+	VMULPS 32(DX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, 32(DX)(R8*1)
+	VMOVUPS Y13, 32(DX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 32(SI)(R8*1), Y5, Y14
+	VMULPS 32(SI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, 32(SI)(R8*1)
+	VMOVUPS Y11, 32(SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS 32(DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, 32(DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS 32(BX)(R8*1), Y8, Y14
+	VMULPS 32(BX)(R10*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -1472,47 +944,58 @@ unrolled:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, 32(AX)(R8*1)
-	ADDQ    $0x00000040, R8
+	VMOVUPS Y11, 32(AX)(R10*1)
+	ADDQ    $0x00000040, R10
 
-enter:
-	SUBQ $0x00000010, DI
-	JGE  unrolled
-	ADDQ $0x00000010, DI
+enterPlain:
+	SUBQ $0x00000010, R8
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000010, R8
+	JMP  enterSingle
 
 single:
 	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y11
+	VMULPS (CX)(R10*1), Y0, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R8*1), Y12
+	VMOVUPS (AX)(R10*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R8*1), Y3, Y13
+	VMULPS (DX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (DX)(R8*1)
+	VMOVUPS Y13, (DX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R8*1), Y5, Y14
+	VMULPS (SI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R8*1)
+	VMOVUPS Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R8*1), Y8, Y14
+	VMULPS (BX)(R10*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -1526,50 +1009,50 @@ single:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (AX)(R8*1)
-	ADDQ    $0x00000020, R8
+	VMOVUPS Y11, (AX)(R10*1)
+	ADDQ    $0x00000020, R10
 
-one:
-	SUBQ $0x00000008, DI
+enterSingle:
+	SUBQ $0x00000008, R8
 	JGE  single
-	ADDQ $0x00000008, DI
+	ADDQ $0x00000008, R8
 	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
 	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x02, DI
-	SUBQ DI, R9
+	SHLQ $0x02, R8
+	SUBQ R8, R9
 
 	// g = gs·g
 	// load grad
 	VMOVUPS    (R9), Y11
-	VMASKMOVPS (CX)(R8*1), Y11, Y11
+	VMASKMOVPS (CX)(R10*1), Y11, Y11
 	VMULPS     Y11, Y0, Y0
 
 	// g = g + l2·p
 	// load p
 	VMOVUPS    (R9), Y11
-	VMASKMOVPS (AX)(R8*1), Y11, Y11
+	VMASKMOVPS (AX)(R10*1), Y11, Y11
 	VMULPS     Y11, Y1, Y1
 	VADDPS     Y1, Y0, Y0
 
 	// m = β1²·m + (1−β1²)·g
 	// load m
 	VMOVUPS    (R9), Y1
-	VMASKMOVPS (DX)(R8*1), Y1, Y1
+	VMASKMOVPS (DX)(R10*1), Y1, Y1
 	VMULPS     Y1, Y3, Y1
 	VMULPS     Y0, Y4, Y3
 	VADDPS     Y3, Y1, Y1
 
 	// store m
 	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y1, Y3, (DX)(R8*1)
+	VMASKMOVPS Y1, Y3, (DX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
 	// load v
 	VMOVUPS    (R9), Y3
-	VMASKMOVPS (SI)(R8*1), Y3, Y3
+	VMASKMOVPS (SI)(R10*1), Y3, Y3
 	VMULPS     Y3, Y5, Y3
 	VMULPS     Y0, Y0, Y0
 	VMULPS     Y0, Y6, Y0
@@ -1577,14 +1060,26 @@ one:
 
 	// store v
 	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y0, Y3, (SI)(R8*1)
+	VMASKMOVPS Y0, Y3, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS (DI)(R10*1), Y3, Y3
+	VMAXPS     Y0, Y3, Y0
+	VCMPPS     $0x03, Y3, Y3, Y3
+	VORPS      Y3, Y0, Y0
+
+	// store x
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS Y0, Y3, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y1, Y7, Y1
 
 	// load n
 	VMOVUPS    (R9), Y3
-	VMASKMOVPS (BX)(R8*1), Y3, Y3
+	VMASKMOVPS (BX)(R10*1), Y3, Y3
 	VMULPS     Y3, Y8, Y3
 	VSUBPS     Y3, Y1, Y1
 
@@ -1600,28 +1095,289 @@ one:
 
 	// store p
 	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R8*1)
+	VMASKMOVPS Y0, Y1, (AX)(R10*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func adapnmAMSGradLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+// func dividerF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
-TEXT ·adapnmAMSGradLimitF32AVX2(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ n+32(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ x+48(FP), DI
-	MOVQ count+56(FP), R8
-	XORQ R9, R9
+TEXT ·dividerF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), DX
+	XORQ  BX, BX
+	TESTQ DX, DX
+	JZ    enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(BX*1), Y0
+	VSQRTPS Y0, Y1
+	VDIVPS  Y1, Y0, Y0
+
+	// load p
+	VMOVUPS 32(AX)(BX*1), Y0
+	VSQRTPS Y0, Y1
+	VDIVPS  Y1, Y0, Y0
+
+	// prefetch
+	PREFETCHT1 (AX)(DX*1)
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000040, DX
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
 
 	// 2 vectors at a time
-	JMP enter
+plain:
+	// load p
+	VMOVUPS (AX)(BX*1), Y0
+	VSQRTPS Y0, Y1
+	VDIVPS  Y1, Y0, Y0
 
-unrolled:
+	// load p
+	VMOVUPS 32(AX)(BX*1), Y0
+	VSQRTPS Y0, Y1
+	VDIVPS  Y1, Y0, Y0
+	ADDQ    $0x00000040, BX
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+	// one vector at a time
+last:
+	ADDQ $0x00000010, CX
+	JMP  enterSingle
+
+single:
+	// load p
+	VMOVUPS (AX)(BX*1), Y0
+	VSQRTPS Y0, Y1
+	VDIVPS  Y1, Y0, Y0
+	ADDQ    $0x00000020, BX
+
+enterSingle:
+	SUBQ $0x00000008, CX
+	JGE  single
+	ADDQ $0x00000008, CX
+	JZ   done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), DX
+	SHLQ $0x02, CX
+	SUBQ CX, DX
+
+	// load p
+	VMOVUPS    (DX), Y0
+	VMASKMOVPS (AX)(BX*1), Y0, Y0
+	VSQRTPS    Y0, Y1
+	VDIVPS     Y1, Y0, Y0
+
+done:
+	VZEROUPPER
+	RET
+
+// func pnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·pnmLimitF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  count+56(FP), SI
+	MOVQ  ahead+64(FP), DI
+	XORQ  R8, R8
+	TESTQ DI, DI
+	JZ    enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R8*1)
+
+	// load n
+	VMOVUPS (BX)(R8*1), Y0
+
+	// load p
+	VMOVUPS 32(AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(R8*1)
+
+	// load grad
+	VMOVUPS 32(CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(R8*1)
+
+	// load n
+	VMOVUPS 32(BX)(R8*1), Y0
+
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, R8
+	ADDQ       $0x00000040, DI
+
+enterAhead:
+	SUBQ $0x00000010, SI
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// load p
+	VMOVUPS (AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R8*1)
+
+	// load n
+	VMOVUPS (BX)(R8*1), Y0
+
+	// load p
+	VMOVUPS 32(AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(R8*1)
+
+	// load grad
+	VMOVUPS 32(CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(R8*1)
+
+	// load n
+	VMOVUPS 32(BX)(R8*1), Y0
+	ADDQ    $0x00000040, R8
+
+enterPlain:
+	SUBQ $0x00000010, SI
+	JGE  plain
+
+	// one vector at a time
+last:
+	ADDQ $0x00000010, SI
+	JMP  enterSingle
+
+single:
+	// load p
+	VMOVUPS (AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R8*1)
+
+	// load n
+	VMOVUPS (BX)(R8*1), Y0
+	ADDQ    $0x00000020, R8
+
+enterSingle:
+	SUBQ $0x00000008, SI
+	JGE  single
+	ADDQ $0x00000008, SI
+	JZ   done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), DI
+	SHLQ $0x02, SI
+	SUBQ SI, DI
+
+	// load p
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (AX)(R8*1), Y0, Y0
+
+	// store p
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (CX)(R8*1), Y0, Y0
+
+	// load m
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (DX)(R8*1), Y0, Y0
+
+	// store m
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R8*1)
+
+	// load n
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (BX)(R8*1), Y0, Y0
+
+done:
+	VZEROUPPER
+	RET
+
+// func adapnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adapnmLimitF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  v+40(FP), SI
+	MOVQ  count+56(FP), DI
+	MOVQ  ahead+64(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JZ    enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
 	// load p
 	VMOVUPS (AX)(R9*1), Y0
 
@@ -1645,12 +1401,6 @@ unrolled:
 
 	// store v
 	VMOVUPS Y0, (SI)(R9*1)
-
-	// load x
-	VMOVUPS (DI)(R9*1), Y0
-
-	// store x
-	VMOVUPS Y0, (DI)(R9*1)
 
 	// load p
 	VMOVUPS 32(AX)(R9*1), Y0
@@ -1676,28 +1426,79 @@ unrolled:
 	// store v
 	VMOVUPS Y0, 32(SI)(R9*1)
 
-	// load x
-	VMOVUPS 32(DI)(R9*1), Y0
-
-	// store x
-	VMOVUPS Y0, 32(DI)(R9*1)
-
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R9*1)
-	PREFETCHT1 2048(CX)(R9*1)
-	PREFETCHT1 2048(DX)(R9*1)
-	PREFETCHT1 2048(BX)(R9*1)
-	PREFETCHT1 2048(SI)(R9*1)
-	PREFETCHT1 2048(DI)(R9*1)
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
 	ADDQ       $0x00000040, R9
+	ADDQ       $0x00000040, R8
 
-enter:
-	SUBQ $0x00000010, R8
-	JGE  unrolled
-	ADDQ $0x00000010, R8
+enterAhead:
+	SUBQ $0x00000010, DI
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// load p
+	VMOVUPS (AX)(R9*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R9*1)
+
+	// load grad
+	VMOVUPS (CX)(R9*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R9*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R9*1)
+
+	// load n
+	VMOVUPS (BX)(R9*1), Y0
+
+	// load v
+	VMOVUPS (SI)(R9*1), Y0
+
+	// store v
+	VMOVUPS Y0, (SI)(R9*1)
+
+	// load p
+	VMOVUPS 32(AX)(R9*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(R9*1)
+
+	// load grad
+	VMOVUPS 32(CX)(R9*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(R9*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(R9*1)
+
+	// load n
+	VMOVUPS 32(BX)(R9*1), Y0
+
+	// load v
+	VMOVUPS 32(SI)(R9*1), Y0
+
+	// store v
+	VMOVUPS Y0, 32(SI)(R9*1)
+	ADDQ    $0x00000040, R9
+
+enterPlain:
+	SUBQ $0x00000010, DI
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000010, DI
+	JMP  enterSingle
 
 single:
 	// load p
@@ -1723,294 +1524,255 @@ single:
 
 	// store v
 	VMOVUPS Y0, (SI)(R9*1)
-
-	// load x
-	VMOVUPS (DI)(R9*1), Y0
-
-	// store x
-	VMOVUPS Y0, (DI)(R9*1)
 	ADDQ    $0x00000020, R9
 
-one:
-	SUBQ $0x00000008, R8
+enterSingle:
+	SUBQ $0x00000008, DI
 	JGE  single
-	ADDQ $0x00000008, R8
+	ADDQ $0x00000008, DI
 	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R10
-	SHLQ $0x02, R8
-	SUBQ R8, R10
+	LEAQ tailMask<>+32(SB), R8
+	SHLQ $0x02, DI
+	SUBQ DI, R8
 
 	// load p
-	VMOVUPS    (R10), Y0
+	VMOVUPS    (R8), Y0
 	VMASKMOVPS (AX)(R9*1), Y0, Y0
 
 	// store p
-	VMOVUPS    (R10), Y1
+	VMOVUPS    (R8), Y1
 	VMASKMOVPS Y0, Y1, (AX)(R9*1)
 
 	// load grad
-	VMOVUPS    (R10), Y0
+	VMOVUPS    (R8), Y0
 	VMASKMOVPS (CX)(R9*1), Y0, Y0
 
 	// load m
-	VMOVUPS    (R10), Y0
+	VMOVUPS    (R8), Y0
 	VMASKMOVPS (DX)(R9*1), Y0, Y0
 
 	// store m
-	VMOVUPS    (R10), Y1
+	VMOVUPS    (R8), Y1
 	VMASKMOVPS Y0, Y1, (DX)(R9*1)
 
 	// load n
-	VMOVUPS    (R10), Y0
+	VMOVUPS    (R8), Y0
 	VMASKMOVPS (BX)(R9*1), Y0, Y0
 
 	// load v
-	VMOVUPS    (R10), Y0
+	VMOVUPS    (R8), Y0
 	VMASKMOVPS (SI)(R9*1), Y0, Y0
 
 	// store v
-	VMOVUPS    (R10), Y1
+	VMOVUPS    (R8), Y1
 	VMASKMOVPS Y0, Y1, (SI)(R9*1)
-
-	// load x
-	VMOVUPS    (R10), Y0
-	VMASKMOVPS (DI)(R9*1), Y0, Y0
-
-	// store x
-	VMOVUPS    (R10), Y1
-	VMASKMOVPS Y0, Y1, (DI)(R9*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func adapnmAMSGradPlainF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX
-TEXT ·adapnmAMSGradPlainF32AVX2(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
+// func adapnmAMSGradLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adapnmAMSGradLimitF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  v+40(FP), SI
+	MOVQ  x+48(FP), DI
+	MOVQ  count+56(FP), R8
+	MOVQ  ahead+64(FP), R9
+	XORQ  R10, R10
+	TESTQ R9, R9
+	JZ    enterPlain
 
-	// gs
-	VBROADCASTSS (AX), Y0
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
+ahead:
+	// load p
+	VMOVUPS (AX)(R10*1), Y0
 
-	// keep
-	VBROADCASTSS 8(AX), Y2
+	// store p
+	VMOVUPS Y0, (AX)(R10*1)
 
-	// beta1
-	VBROADCASTSS 12(AX), Y3
+	// load grad
+	VMOVUPS (CX)(R10*1), Y0
 
-	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	// load m
+	VMOVUPS (DX)(R10*1), Y0
 
-	// beta2
-	VBROADCASTSS 20(AX), Y5
+	// store m
+	VMOVUPS Y0, (DX)(R10*1)
 
-	// alpha2
-	VBROADCASTSS 24(AX), Y6
+	// load n
+	VMOVUPS (BX)(R10*1), Y0
 
-	// k1
-	VBROADCASTSS 28(AX), Y7
+	// load v
+	VMOVUPS (SI)(R10*1), Y0
 
-	// k2
-	VBROADCASTSS 32(AX), Y8
+	// store v
+	VMOVUPS Y0, (SI)(R10*1)
 
-	// r
-	VBROADCASTSS 36(AX), Y9
+	// load x
+	VMOVUPS (DI)(R10*1), Y0
 
-	// eps
-	VBROADCASTSS 40(AX), Y10
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         v+40(FP), SI
-	MOVQ         x+48(FP), DI
-	MOVQ         count+56(FP), R8
-	XORQ         R9, R9
+	// store x
+	VMOVUPS Y0, (DI)(R10*1)
+
+	// load p
+	VMOVUPS 32(AX)(R10*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(R10*1)
+
+	// load grad
+	VMOVUPS 32(CX)(R10*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(R10*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(R10*1)
+
+	// load n
+	VMOVUPS 32(BX)(R10*1), Y0
+
+	// load v
+	VMOVUPS 32(SI)(R10*1), Y0
+
+	// store v
+	VMOVUPS Y0, 32(SI)(R10*1)
+
+	// load x
+	VMOVUPS 32(DI)(R10*1), Y0
+
+	// store x
+	VMOVUPS Y0, 32(DI)(R10*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R10
+	ADDQ       $0x00000040, R9
+
+enterAhead:
+	SUBQ $0x00000010, R8
+	JGE  ahead
+	JMP  last
 
 	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// g = gs·g
-	VMULPS (CX)(R9*1), Y0, Y11
-
-	// g = g + l2·p
+plain:
 	// load p
-	VMOVUPS (AX)(R9*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R9*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (DX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R9*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (SI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (DI)(R9*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, (DI)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R9*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
+	VMOVUPS (AX)(R10*1), Y0
 
 	// store p
-	VMOVUPS Y11, (AX)(R9*1)
+	VMOVUPS Y0, (AX)(R10*1)
 
-	// g = gs·g
-	VMULPS 32(CX)(R9*1), Y0, Y11
+	// load grad
+	VMOVUPS (CX)(R10*1), Y0
 
-	// g = g + l2·p
-	// load p
-	VMOVUPS 32(AX)(R9*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R9*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
+	// load m
+	VMOVUPS (DX)(R10*1), Y0
 
 	// store m
-	VMOVUPS Y13, 32(DX)(R9*1)
+	VMOVUPS Y0, (DX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 32(SI)(R9*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
+	// load n
+	VMOVUPS (BX)(R10*1), Y0
+
+	// load v
+	VMOVUPS (SI)(R10*1), Y0
 
 	// store v
-	VMOVUPS Y11, 32(SI)(R9*1)
+	VMOVUPS Y0, (SI)(R10*1)
 
-	// w = x = max(x, v)
 	// load x
-	VMOVUPS 32(DI)(R9*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
+	VMOVUPS (DI)(R10*1), Y0
 
 	// store x
-	VMOVUPS Y11, 32(DI)(R9*1)
+	VMOVUPS Y0, (DI)(R10*1)
 
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS 32(BX)(R9*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
+	// load p
+	VMOVUPS 32(AX)(R10*1), Y0
 
 	// store p
-	VMOVUPS Y11, 32(AX)(R9*1)
-	ADDQ    $0x00000040, R9
+	VMOVUPS Y0, 32(AX)(R10*1)
 
-enter:
+	// load grad
+	VMOVUPS 32(CX)(R10*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(R10*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(R10*1)
+
+	// load n
+	VMOVUPS 32(BX)(R10*1), Y0
+
+	// load v
+	VMOVUPS 32(SI)(R10*1), Y0
+
+	// store v
+	VMOVUPS Y0, 32(SI)(R10*1)
+
+	// load x
+	VMOVUPS 32(DI)(R10*1), Y0
+
+	// store x
+	VMOVUPS Y0, 32(DI)(R10*1)
+	ADDQ    $0x00000040, R10
+
+enterPlain:
 	SUBQ $0x00000010, R8
-	JGE  unrolled
-	ADDQ $0x00000010, R8
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000010, R8
+	JMP  enterSingle
 
 single:
-	// g = gs·g
-	VMULPS (CX)(R9*1), Y0, Y11
-
-	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R9*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R9*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (DX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R9*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (SI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (DI)(R9*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, (DI)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R9*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
+	VMOVUPS (AX)(R10*1), Y0
 
 	// store p
-	VMOVUPS Y11, (AX)(R9*1)
-	ADDQ    $0x00000020, R9
+	VMOVUPS Y0, (AX)(R10*1)
 
-one:
+	// load grad
+	VMOVUPS (CX)(R10*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R10*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R10*1)
+
+	// load n
+	VMOVUPS (BX)(R10*1), Y0
+
+	// load v
+	VMOVUPS (SI)(R10*1), Y0
+
+	// store v
+	VMOVUPS Y0, (SI)(R10*1)
+
+	// load x
+	VMOVUPS (DI)(R10*1), Y0
+
+	// store x
+	VMOVUPS Y0, (DI)(R10*1)
+	ADDQ    $0x00000020, R10
+
+enterSingle:
 	SUBQ $0x00000008, R8
 	JGE  single
 	ADDQ $0x00000008, R8
@@ -2018,90 +1780,57 @@ one:
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R10
+	LEAQ tailMask<>+32(SB), R9
 	SHLQ $0x02, R8
-	SUBQ R8, R10
+	SUBQ R8, R9
 
-	// g = gs·g
-	// load grad
-	VMOVUPS    (R10), Y11
-	VMASKMOVPS (CX)(R9*1), Y11, Y11
-	VMULPS     Y11, Y0, Y0
-
-	// g = g + l2·p
 	// load p
-	VMOVUPS    (R10), Y11
-	VMASKMOVPS (AX)(R9*1), Y11, Y11
-	VMULPS     Y11, Y1, Y1
-	VADDPS     Y1, Y0, Y0
-
-	// m = β1²·m + (1−β1²)·g
-	// load m
-	VMOVUPS    (R10), Y1
-	VMASKMOVPS (DX)(R9*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y3
-	VADDPS     Y3, Y1, Y1
-
-	// store m
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS Y1, Y3, (DX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	// load v
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS (SI)(R9*1), Y3, Y3
-	VMULPS     Y3, Y5, Y3
-	VMULPS     Y0, Y0, Y0
-	VMULPS     Y0, Y6, Y0
-	VADDPS     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS Y0, Y3, (SI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS (DI)(R9*1), Y3, Y3
-	VMAXPS     Y0, Y3, Y0
-	VCMPPS     $0x03, Y3, Y3, Y3
-	VORPS      Y3, Y0, Y0
-
-	// store x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS Y0, Y3, (DI)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y1, Y7, Y1
-
-	// load n
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS (BX)(R9*1), Y3, Y3
-	VMULPS     Y3, Y8, Y3
-	VSUBPS     Y3, Y1, Y1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y0, Y0
-	VMULPS  Y9, Y0, Y0
-	VADDPS  Y10, Y0, Y0
-	VDIVPS  Y0, Y1, Y0
-
-	// p = keep·p − u
-	VMULPS Y11, Y2, Y1
-	VSUBPS Y0, Y1, Y0
+	VMOVUPS    (R9), Y0
+	VMASKMOVPS (AX)(R10*1), Y0, Y0
 
 	// store p
-	VMOVUPS    (R10), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R9*1)
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS Y0, Y1, (AX)(R10*1)
+
+	// load grad
+	VMOVUPS    (R9), Y0
+	VMASKMOVPS (CX)(R10*1), Y0, Y0
+
+	// load m
+	VMOVUPS    (R9), Y0
+	VMASKMOVPS (DX)(R10*1), Y0, Y0
+
+	// store m
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R10*1)
+
+	// load n
+	VMOVUPS    (R9), Y0
+	VMASKMOVPS (BX)(R10*1), Y0, Y0
+
+	// load v
+	VMOVUPS    (R9), Y0
+	VMASKMOVPS (SI)(R10*1), Y0, Y0
+
+	// store v
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS Y0, Y1, (SI)(R10*1)
+
+	// load x
+	VMOVUPS    (R9), Y0
+	VMASKMOVPS (DI)(R10*1), Y0, Y0
+
+	// store x
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS Y0, Y1, (DI)(R10*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func pnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, count int)
+// func pnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, count int, ahead int)
 // Requires: AVX, MMX+
-TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-48
+TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-56
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -2129,32 +1858,35 @@ TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-48
 	MOVQ         m+24(FP), DX
 	MOVQ         n+32(FP), BX
 	MOVQ         count+40(FP), SI
-	XORQ         DI, DI
+	MOVQ         ahead+48(FP), DI
+	XORQ         R8, R8
+	TESTQ        DI, DI
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
-	VMULPD (CX)(DI*1), Y0, Y7
+	VMULPD (CX)(R8*1), Y0, Y7
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(DI*1), Y8
+	VMOVUPD (AX)(R8*1), Y8
 	VMULPD  Y8, Y1, Y9
 	VADDPD  Y9, Y7, Y7
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(DI*1), Y3, Y9
+	VMULPD (DX)(R8*1), Y3, Y9
 	VMULPD Y7, Y4, Y7
 	VADDPD Y7, Y9, Y7
 
 	// store m
-	VMOVUPD Y7, (DX)(DI*1)
+	VMOVUPD Y7, (DX)(R8*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y7, Y5, Y7
-	VMULPD (BX)(DI*1), Y6, Y9
+	VMULPD (BX)(R8*1), Y6, Y9
 	VSUBPD Y9, Y7, Y7
 
 	// p = keep·p − u
@@ -2162,28 +1894,28 @@ unrolled:
 	VSUBPD Y7, Y8, Y7
 
 	// store p
-	VMOVUPD Y7, (AX)(DI*1)
+	VMOVUPD Y7, (AX)(R8*1)
 
 	// g = gs·g
-	VMULPD 32(CX)(DI*1), Y0, Y7
+	VMULPD 32(CX)(R8*1), Y0, Y7
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD 32(AX)(DI*1), Y8
+	VMOVUPD 32(AX)(R8*1), Y8
 	VMULPD  Y8, Y1, Y9
 	VADDPD  Y9, Y7, Y7
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(DX)(DI*1), Y3, Y9
+	VMULPD 32(DX)(R8*1), Y3, Y9
 	VMULPD Y7, Y4, Y7
 	VADDPD Y7, Y9, Y7
 
 	// store m
-	VMOVUPD Y7, 32(DX)(DI*1)
+	VMOVUPD Y7, 32(DX)(R8*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y7, Y5, Y7
-	VMULPD 32(BX)(DI*1), Y6, Y9
+	VMULPD 32(BX)(R8*1), Y6, Y9
 	VSUBPD Y9, Y7, Y7
 
 	// p = keep·p − u
@@ -2191,44 +1923,112 @@ unrolled:
 	VSUBPD Y7, Y8, Y7
 
 	// store p
-	VMOVUPD Y7, 32(AX)(DI*1)
+	VMOVUPD Y7, 32(AX)(R8*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(DI*1)
-	PREFETCHT1 2048(CX)(DI*1)
-	PREFETCHT1 2048(DX)(DI*1)
-	PREFETCHT1 2048(BX)(DI*1)
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, R8
 	ADDQ       $0x00000040, DI
 
-enter:
+enterAhead:
 	SUBQ $0x00000008, SI
-	JGE  unrolled
-	ADDQ $0x00000008, SI
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// g = gs·g
+	VMULPD (CX)(R8*1), Y0, Y7
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(R8*1), Y8
+	VMULPD  Y8, Y1, Y9
+	VADDPD  Y9, Y7, Y7
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD (DX)(R8*1), Y3, Y9
+	VMULPD Y7, Y4, Y7
+	VADDPD Y7, Y9, Y7
+
+	// store m
+	VMOVUPD Y7, (DX)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y7, Y5, Y7
+	VMULPD (BX)(R8*1), Y6, Y9
+	VSUBPD Y9, Y7, Y7
+
+	// p = keep·p − u
+	VMULPD Y8, Y2, Y8
+	VSUBPD Y7, Y8, Y7
+
+	// store p
+	VMOVUPD Y7, (AX)(R8*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(R8*1), Y0, Y7
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(AX)(R8*1), Y8
+	VMULPD  Y8, Y1, Y9
+	VADDPD  Y9, Y7, Y7
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD 32(DX)(R8*1), Y3, Y9
+	VMULPD Y7, Y4, Y7
+	VADDPD Y7, Y9, Y7
+
+	// store m
+	VMOVUPD Y7, 32(DX)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y7, Y5, Y7
+	VMULPD 32(BX)(R8*1), Y6, Y9
+	VSUBPD Y9, Y7, Y7
+
+	// p = keep·p − u
+	VMULPD Y8, Y2, Y8
+	VSUBPD Y7, Y8, Y7
+
+	// store p
+	VMOVUPD Y7, 32(AX)(R8*1)
+	ADDQ    $0x00000040, R8
+
+enterPlain:
+	SUBQ $0x00000008, SI
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000008, SI
+	JMP  enterSingle
 
 single:
 	// g = gs·g
-	VMULPD (CX)(DI*1), Y0, Y7
+	VMULPD (CX)(R8*1), Y0, Y7
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(DI*1), Y8
+	VMOVUPD (AX)(R8*1), Y8
 	VMULPD  Y8, Y1, Y9
 	VADDPD  Y9, Y7, Y7
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(DI*1), Y3, Y9
+	VMULPD (DX)(R8*1), Y3, Y9
 	VMULPD Y7, Y4, Y7
 	VADDPD Y7, Y9, Y7
 
 	// store m
-	VMOVUPD Y7, (DX)(DI*1)
+	VMOVUPD Y7, (DX)(R8*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y7, Y5, Y7
-	VMULPD (BX)(DI*1), Y6, Y9
+	VMULPD (BX)(R8*1), Y6, Y9
 	VSUBPD Y9, Y7, Y7
 
 	// p = keep·p − u
@@ -2236,10 +2036,10 @@ single:
 	VSUBPD Y7, Y8, Y7
 
 	// store p
-	VMOVUPD Y7, (AX)(DI*1)
-	ADDQ    $0x00000020, DI
+	VMOVUPD Y7, (AX)(R8*1)
+	ADDQ    $0x00000020, R8
 
-one:
+enterSingle:
 	SUBQ $0x00000004, SI
 	JGE  single
 	ADDQ $0x00000004, SI
@@ -2247,41 +2047,41 @@ one:
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
+	LEAQ tailMask<>+32(SB), DI
 	SHLQ $0x03, SI
-	SUBQ SI, R8
+	SUBQ SI, DI
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R8), Y7
-	VMASKMOVPD (CX)(DI*1), Y7, Y7
+	VMOVUPS    (DI), Y7
+	VMASKMOVPD (CX)(R8*1), Y7, Y7
 	VMULPD     Y7, Y0, Y0
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS    (R8), Y7
-	VMASKMOVPD (AX)(DI*1), Y7, Y7
+	VMOVUPS    (DI), Y7
+	VMASKMOVPD (AX)(R8*1), Y7, Y7
 	VMULPD     Y7, Y1, Y1
 	VADDPD     Y1, Y0, Y0
 
 	// m = β1²·m + (1−β1²)·g
 	// load m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPD (DX)(DI*1), Y1, Y1
+	VMOVUPS    (DI), Y1
+	VMASKMOVPD (DX)(R8*1), Y1, Y1
 	VMULPD     Y1, Y3, Y1
 	VMULPD     Y0, Y4, Y0
 	VADDPD     Y0, Y1, Y0
 
 	// store m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPD Y0, Y1, (DX)(DI*1)
+	VMOVUPS    (DI), Y1
+	VMASKMOVPD Y0, Y1, (DX)(R8*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y0, Y5, Y0
 
 	// load n
-	VMOVUPS    (R8), Y1
-	VMASKMOVPD (BX)(DI*1), Y1, Y1
+	VMOVUPS    (DI), Y1
+	VMASKMOVPD (BX)(R8*1), Y1, Y1
 	VMULPD     Y1, Y6, Y1
 	VSUBPD     Y1, Y0, Y0
 
@@ -2290,16 +2090,16 @@ one:
 	VSUBPD Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPD Y0, Y1, (AX)(DI*1)
+	VMOVUPS    (DI), Y1
+	VMASKMOVPD Y0, Y1, (AX)(R8*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func adapnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int)
+// func adapnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int, ahead int)
 // Requires: AVX, MMX+
-TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-56
+TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-64
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -2340,289 +2140,15 @@ TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-56
 	MOVQ         n+32(FP), BX
 	MOVQ         v+40(FP), SI
 	MOVQ         count+48(FP), DI
-	XORQ         R8, R8
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// g = gs·g
-	VMULPD (CX)(R8*1), Y0, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R8*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R8*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (DX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (SI)(R8*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (SI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD (BX)(R8*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (AX)(R8*1)
-
-	// g = gs·g
-	VMULPD 32(CX)(R8*1), Y0, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(AX)(R8*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(DX)(R8*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(DX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 32(SI)(R8*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(SI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD 32(BX)(R8*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(AX)(R8*1)
-
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R8*1)
-	PREFETCHT1 2048(CX)(R8*1)
-	PREFETCHT1 2048(DX)(R8*1)
-	PREFETCHT1 2048(BX)(R8*1)
-	PREFETCHT1 2048(SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ $0x00000008, DI
-	JGE  unrolled
-	ADDQ $0x00000008, DI
-
-	// one vector at a time
-	JMP one
-
-single:
-	// g = gs·g
-	VMULPD (CX)(R8*1), Y0, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R8*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R8*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (DX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (SI)(R8*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (SI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD (BX)(R8*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (AX)(R8*1)
-	ADDQ    $0x00000020, R8
-
-one:
-	SUBQ $0x00000004, DI
-	JGE  single
-	ADDQ $0x00000004, DI
-	JZ   done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x03, DI
-	SUBQ DI, R9
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (R9), Y11
-	VMASKMOVPD (CX)(R8*1), Y11, Y11
-	VMULPD     Y11, Y0, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (R9), Y11
-	VMASKMOVPD (AX)(R8*1), Y11, Y11
-	VMULPD     Y11, Y1, Y1
-	VADDPD     Y1, Y0, Y0
-
-	// m = β1²·m + (1−β1²)·g
-	// load m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPD (DX)(R8*1), Y1, Y1
-	VMULPD     Y1, Y3, Y1
-	VMULPD     Y0, Y4, Y3
-	VADDPD     Y3, Y1, Y1
-
-	// store m
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y1, Y3, (DX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	// load v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD (SI)(R8*1), Y3, Y3
-	VMULPD     Y3, Y5, Y3
-	VMULPD     Y0, Y0, Y0
-	VMULPD     Y0, Y6, Y0
-	VADDPD     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y0, Y3, (SI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y1, Y7, Y1
-
-	// load n
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD (BX)(R8*1), Y3, Y3
-	VMULPD     Y3, Y8, Y3
-	VSUBPD     Y3, Y1, Y1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y0, Y0
-	VMULPD  Y9, Y0, Y0
-	VADDPD  Y10, Y0, Y0
-	VDIVPD  Y0, Y1, Y0
-
-	// p = keep·p − u
-	VMULPD Y11, Y2, Y1
-	VSUBPD Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPD Y0, Y1, (AX)(R8*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int)
-// Requires: AVX, MMX+
-TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Y0
-
-	// l2
-	VBROADCASTSD 8(AX), Y1
-
-	// keep
-	VBROADCASTSD 16(AX), Y2
-
-	// beta1
-	VBROADCASTSD 24(AX), Y3
-
-	// alpha1
-	VBROADCASTSD 32(AX), Y4
-
-	// beta2
-	VBROADCASTSD 40(AX), Y5
-
-	// alpha2
-	VBROADCASTSD 48(AX), Y6
-
-	// k1
-	VBROADCASTSD 56(AX), Y7
-
-	// k2
-	VBROADCASTSD 64(AX), Y8
-
-	// r
-	VBROADCASTSD 72(AX), Y9
-
-	// eps
-	VBROADCASTSD 80(AX), Y10
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         v+40(FP), SI
-	MOVQ         x+48(FP), DI
-	MOVQ         count+56(FP), R8
+	MOVQ         ahead+56(FP), R8
 	XORQ         R9, R9
+	TESTQ        R8, R8
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
 	VMULPD (CX)(R9*1), Y0, Y11
 
@@ -2648,16 +2174,6 @@ unrolled:
 
 	// store v
 	VMOVUPD Y11, (SI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (DI)(R9*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, (DI)(R9*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
@@ -2703,16 +2219,6 @@ unrolled:
 	// store v
 	VMOVUPD Y11, 32(SI)(R9*1)
 
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD 32(DI)(R9*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, 32(DI)(R9*1)
-
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
 	VMULPD 32(BX)(R9*1), Y8, Y14
@@ -2731,22 +2237,119 @@ unrolled:
 	// store p
 	VMOVUPD Y11, 32(AX)(R9*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R9*1)
-	PREFETCHT1 2048(CX)(R9*1)
-	PREFETCHT1 2048(DX)(R9*1)
-	PREFETCHT1 2048(BX)(R9*1)
-	PREFETCHT1 2048(SI)(R9*1)
-	PREFETCHT1 2048(DI)(R9*1)
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
 	ADDQ       $0x00000040, R9
+	ADDQ       $0x00000040, R8
 
-enter:
-	SUBQ $0x00000008, R8
-	JGE  unrolled
-	ADDQ $0x00000008, R8
+enterAhead:
+	SUBQ $0x00000008, DI
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// g = gs·g
+	VMULPD (CX)(R9*1), Y0, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(R9*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD (DX)(R9*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (DX)(R9*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD (SI)(R9*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y7, Y13
+	VMULPD (BX)(R9*1), Y8, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y9, Y11, Y11
+	VADDPD  Y10, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (AX)(R9*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(R9*1), Y0, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(AX)(R9*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD 32(DX)(R9*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(DX)(R9*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD 32(SI)(R9*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(SI)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y7, Y13
+	VMULPD 32(BX)(R9*1), Y8, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y9, Y11, Y11
+	VADDPD  Y10, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(AX)(R9*1)
+	ADDQ    $0x00000040, R9
+
+enterPlain:
+	SUBQ $0x00000008, DI
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000008, DI
+	JMP  enterSingle
 
 single:
 	// g = gs·g
@@ -2775,16 +2378,6 @@ single:
 	// store v
 	VMOVUPD Y11, (SI)(R9*1)
 
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (DI)(R9*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, (DI)(R9*1)
-
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
 	VMULPD (BX)(R9*1), Y8, Y14
@@ -2804,46 +2397,46 @@ single:
 	VMOVUPD Y11, (AX)(R9*1)
 	ADDQ    $0x00000020, R9
 
-one:
-	SUBQ $0x00000004, R8
+enterSingle:
+	SUBQ $0x00000004, DI
 	JGE  single
-	ADDQ $0x00000004, R8
+	ADDQ $0x00000004, DI
 	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R10
-	SHLQ $0x03, R8
-	SUBQ R8, R10
+	LEAQ tailMask<>+32(SB), R8
+	SHLQ $0x03, DI
+	SUBQ DI, R8
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R10), Y11
+	VMOVUPS    (R8), Y11
 	VMASKMOVPD (CX)(R9*1), Y11, Y11
 	VMULPD     Y11, Y0, Y0
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS    (R10), Y11
+	VMOVUPS    (R8), Y11
 	VMASKMOVPD (AX)(R9*1), Y11, Y11
 	VMULPD     Y11, Y1, Y1
 	VADDPD     Y1, Y0, Y0
 
 	// m = β1²·m + (1−β1²)·g
 	// load m
-	VMOVUPS    (R10), Y1
+	VMOVUPS    (R8), Y1
 	VMASKMOVPD (DX)(R9*1), Y1, Y1
 	VMULPD     Y1, Y3, Y1
 	VMULPD     Y0, Y4, Y3
 	VADDPD     Y3, Y1, Y1
 
 	// store m
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (R8), Y3
 	VMASKMOVPD Y1, Y3, (DX)(R9*1)
 
 	// v = β2·v + (1−β2)·(g·g)
 	// load v
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (R8), Y3
 	VMASKMOVPD (SI)(R9*1), Y3, Y3
 	VMULPD     Y3, Y5, Y3
 	VMULPD     Y0, Y0, Y0
@@ -2851,26 +2444,14 @@ one:
 	VADDPD     Y0, Y3, Y0
 
 	// store v
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (R8), Y3
 	VMASKMOVPD Y0, Y3, (SI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD (DI)(R9*1), Y3, Y3
-	VMAXPD     Y0, Y3, Y0
-	VCMPPD     $0x03, Y3, Y3, Y3
-	VORPD      Y3, Y0, Y0
-
-	// store x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD Y0, Y3, (DI)(R9*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y1, Y7, Y1
 
 	// load n
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (R8), Y3
 	VMASKMOVPD (BX)(R9*1), Y3, Y3
 	VMULPD     Y3, Y8, Y3
 	VSUBPD     Y3, Y1, Y1
@@ -2886,51 +2467,518 @@ one:
 	VSUBPD Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R10), Y1
+	VMOVUPS    (R8), Y1
 	VMASKMOVPD Y0, Y1, (AX)(R9*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int)
-// Requires: AVX
-TEXT ·dividerF64AVX2(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ count+56(FP), CX
-	XORQ DX, DX
+// func adapnmAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-72
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// l2
+	VBROADCASTSD 8(AX), Y1
+
+	// keep
+	VBROADCASTSD 16(AX), Y2
+
+	// beta1
+	VBROADCASTSD 24(AX), Y3
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y4
+
+	// beta2
+	VBROADCASTSD 40(AX), Y5
+
+	// alpha2
+	VBROADCASTSD 48(AX), Y6
+
+	// k1
+	VBROADCASTSD 56(AX), Y7
+
+	// k2
+	VBROADCASTSD 64(AX), Y8
+
+	// r
+	VBROADCASTSD 72(AX), Y9
+
+	// eps
+	VBROADCASTSD 80(AX), Y10
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         m+24(FP), DX
+	MOVQ         n+32(FP), BX
+	MOVQ         v+40(FP), SI
+	MOVQ         x+48(FP), DI
+	MOVQ         count+56(FP), R8
+	MOVQ         ahead+64(FP), R9
+	XORQ         R10, R10
+	TESTQ        R9, R9
+	JZ           enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (CX)(R10*1), Y0, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD (DX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (DX)(R10*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD (SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, (DI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y7, Y13
+	VMULPD (BX)(R10*1), Y8, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y9, Y11, Y11
+	VADDPD  Y10, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (AX)(R10*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(R10*1), Y0, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(AX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD 32(DX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(DX)(R10*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD 32(SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD 32(DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, 32(DI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y7, Y13
+	VMULPD 32(BX)(R10*1), Y8, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y9, Y11, Y11
+	VADDPD  Y10, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(AX)(R10*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R10
+	ADDQ       $0x00000040, R9
+
+enterAhead:
+	SUBQ $0x00000008, R8
+	JGE  ahead
+	JMP  last
 
 	// 2 vectors at a time
-	JMP enter
+plain:
+	// g = gs·g
+	VMULPD (CX)(R10*1), Y0, Y11
 
-unrolled:
+	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(DX*1), Y0
-	VSQRTPD Y0, Y1
-	VDIVPD  Y1, Y0, Y0
+	VMOVUPD (AX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
 
+	// m = β1²·m + (1−β1²)·g
+	VMULPD (DX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (DX)(R10*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD (SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, (DI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y7, Y13
+	VMULPD (BX)(R10*1), Y8, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y9, Y11, Y11
+	VADDPD  Y10, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (AX)(R10*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(R10*1), Y0, Y11
+
+	// g = g + l2·p
 	// load p
-	VMOVUPD 32(AX)(DX*1), Y0
-	VSQRTPD Y0, Y1
-	VDIVPD  Y1, Y0, Y0
-	ADDQ    $0x00000040, DX
+	VMOVUPD 32(AX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
 
-enter:
-	SUBQ $0x00000008, CX
-	JGE  unrolled
-	ADDQ $0x00000008, CX
+	// m = β1²·m + (1−β1²)·g
+	VMULPD 32(DX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(DX)(R10*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD 32(SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD 32(DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, 32(DI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y7, Y13
+	VMULPD 32(BX)(R10*1), Y8, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y9, Y11, Y11
+	VADDPD  Y10, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(AX)(R10*1)
+	ADDQ    $0x00000040, R10
+
+enterPlain:
+	SUBQ $0x00000008, R8
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000008, R8
+	JMP  enterSingle
+
+single:
+	// g = gs·g
+	VMULPD (CX)(R10*1), Y0, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD (DX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (DX)(R10*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD (SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, (DI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y7, Y13
+	VMULPD (BX)(R10*1), Y8, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y9, Y11, Y11
+	VADDPD  Y10, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (AX)(R10*1)
+	ADDQ    $0x00000020, R10
+
+enterSingle:
+	SUBQ $0x00000004, R8
+	JGE  single
+	ADDQ $0x00000004, R8
+	JZ   done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R9
+	SHLQ $0x03, R8
+	SUBQ R8, R9
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R9), Y11
+	VMASKMOVPD (CX)(R10*1), Y11, Y11
+	VMULPD     Y11, Y0, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (R9), Y11
+	VMASKMOVPD (AX)(R10*1), Y11, Y11
+	VMULPD     Y11, Y1, Y1
+	VADDPD     Y1, Y0, Y0
+
+	// m = β1²·m + (1−β1²)·g
+	// load m
+	VMOVUPS    (R9), Y1
+	VMASKMOVPD (DX)(R10*1), Y1, Y1
+	VMULPD     Y1, Y3, Y1
+	VMULPD     Y0, Y4, Y3
+	VADDPD     Y3, Y1, Y1
+
+	// store m
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD Y1, Y3, (DX)(R10*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	// load v
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD (SI)(R10*1), Y3, Y3
+	VMULPD     Y3, Y5, Y3
+	VMULPD     Y0, Y0, Y0
+	VMULPD     Y0, Y6, Y0
+	VADDPD     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD Y0, Y3, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD (DI)(R10*1), Y3, Y3
+	VMAXPD     Y0, Y3, Y0
+	VCMPPD     $0x03, Y3, Y3, Y3
+	VORPD      Y3, Y0, Y0
+
+	// store x
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD Y0, Y3, (DI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y1, Y7, Y1
+
+	// load n
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD (BX)(R10*1), Y3, Y3
+	VMULPD     Y3, Y8, Y3
+	VSUBPD     Y3, Y1, Y1
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y0, Y0
+	VMULPD  Y9, Y0, Y0
+	VADDPD  Y10, Y0, Y0
+	VDIVPD  Y0, Y1, Y0
+
+	// p = keep·p − u
+	VMULPD Y11, Y2, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R9), Y1
+	VMASKMOVPD Y0, Y1, (AX)(R10*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·dividerF64AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), DX
+	XORQ  BX, BX
+	TESTQ DX, DX
+	JZ    enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPD (AX)(BX*1), Y0
+	VSQRTPD Y0, Y1
+	VDIVPD  Y1, Y0, Y0
+
+	// load p
+	VMOVUPD 32(AX)(BX*1), Y0
+	VSQRTPD Y0, Y1
+	VDIVPD  Y1, Y0, Y0
+
+	// prefetch
+	PREFETCHT1 (AX)(DX*1)
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000040, DX
+
+enterAhead:
+	SUBQ $0x00000008, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// load p
+	VMOVUPD (AX)(BX*1), Y0
+	VSQRTPD Y0, Y1
+	VDIVPD  Y1, Y0, Y0
+
+	// load p
+	VMOVUPD 32(AX)(BX*1), Y0
+	VSQRTPD Y0, Y1
+	VDIVPD  Y1, Y0, Y0
+	ADDQ    $0x00000040, BX
+
+enterPlain:
+	SUBQ $0x00000008, CX
+	JGE  plain
+
+	// one vector at a time
+last:
+	ADDQ $0x00000008, CX
+	JMP  enterSingle
 
 single:
 	// load p
-	VMOVUPD (AX)(DX*1), Y0
+	VMOVUPD (AX)(BX*1), Y0
 	VSQRTPD Y0, Y1
 	VDIVPD  Y1, Y0, Y0
-	ADDQ    $0x00000020, DX
+	ADDQ    $0x00000020, BX
 
-one:
+enterSingle:
 	SUBQ $0x00000004, CX
 	JGE  single
 	ADDQ $0x00000004, CX
@@ -2938,13 +2986,13 @@ one:
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), BX
+	LEAQ tailMask<>+32(SB), DX
 	SHLQ $0x03, CX
-	SUBQ CX, BX
+	SUBQ CX, DX
 
 	// load p
-	VMOVUPS    (BX), Y0
-	VMASKMOVPD (AX)(DX*1), Y0, Y0
+	VMOVUPS    (DX), Y0
+	VMASKMOVPD (AX)(BX*1), Y0, Y0
 	VSQRTPD    Y0, Y1
 	VDIVPD     Y1, Y0, Y0
 
@@ -2952,9 +3000,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func pnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, count int)
+// func pnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-48
+TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -2982,12 +3030,15 @@ TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-48
 	MOVQ         m+24(FP), BX
 	MOVQ         n+32(FP), SI
 	MOVQ         count+40(FP), CX
+	MOVQ         ahead+48(FP), R8
 	XORQ         DI, DI
+	TESTQ        R8, R8
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
 	VMULPS (DX)(DI*1), Z0, Z7
 
@@ -3046,24 +3097,92 @@ unrolled:
 	// store p
 	VMOVUPS Z7, 64(AX)(DI*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(DI*1)
-	PREFETCHT1 2048(DX)(DI*1)
-	PREFETCHT1 2048(BX)(DI*1)
-	PREFETCHT1 2048(SI)(DI*1)
-	PREFETCHT1 2112(AX)(DI*1)
-	PREFETCHT1 2112(DX)(DI*1)
-	PREFETCHT1 2112(BX)(DI*1)
-	PREFETCHT1 2112(SI)(DI*1)
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	PREFETCHT1 64(AX)(R8*1)
+	PREFETCHT1 64(DX)(R8*1)
+	PREFETCHT1 64(BX)(R8*1)
+	PREFETCHT1 64(SI)(R8*1)
 	ADDQ       $0x00000080, DI
+	ADDQ       $0x00000080, R8
 
-enter:
+enterAhead:
 	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// g = gs·g
+	VMULPS (DX)(DI*1), Z0, Z7
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(DI*1), Z8
+	VMULPS  Z8, Z1, Z9
+	VADDPS  Z9, Z7, Z7
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS (BX)(DI*1), Z3, Z9
+	VMULPS Z7, Z4, Z7
+	VADDPS Z7, Z9, Z7
+
+	// store m
+	VMOVUPS Z7, (BX)(DI*1)
+
+	// u = k1·m − k2·n
+	VMULPS Z7, Z5, Z7
+	VMULPS (SI)(DI*1), Z6, Z9
+	VSUBPS Z9, Z7, Z7
+
+	// p = keep·p − u
+	VMULPS Z8, Z2, Z8
+	VSUBPS Z7, Z8, Z7
+
+	// store p
+	VMOVUPS Z7, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPS 64(DX)(DI*1), Z0, Z7
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 64(AX)(DI*1), Z8
+	VMULPS  Z8, Z1, Z9
+	VADDPS  Z9, Z7, Z7
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS 64(BX)(DI*1), Z3, Z9
+	VMULPS Z7, Z4, Z7
+	VADDPS Z7, Z9, Z7
+
+	// store m
+	VMOVUPS Z7, 64(BX)(DI*1)
+
+	// u = k1·m − k2·n
+	VMULPS Z7, Z5, Z7
+	VMULPS 64(SI)(DI*1), Z6, Z9
+	VSUBPS Z9, Z7, Z7
+
+	// p = keep·p − u
+	VMULPS Z8, Z2, Z8
+	VSUBPS Z7, Z8, Z7
+
+	// store p
+	VMOVUPS Z7, 64(AX)(DI*1)
+	ADDQ    $0x00000080, DI
+
+enterPlain:
+	SUBQ $0x00000020, CX
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000020, CX
+	JMP  enterSingle
 
 single:
 	// g = gs·g
@@ -3096,7 +3215,7 @@ single:
 	VMOVUPS Z7, (AX)(DI*1)
 	ADDQ    $0x00000040, DI
 
-one:
+enterSingle:
 	SUBQ $0x00000010, CX
 	JGE  single
 	ADDQ $0x00000010, CX
@@ -3149,9 +3268,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func adapnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int)
+// func adapnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-56
+TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-64
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -3192,12 +3311,15 @@ TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+32(FP), SI
 	MOVQ         v+40(FP), DI
 	MOVQ         count+48(FP), CX
+	MOVQ         ahead+56(FP), R9
 	XORQ         R8, R8
+	TESTQ        R9, R9
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
 	VMULPS (DX)(R8*1), Z0, Z11
 
@@ -3286,26 +3408,124 @@ unrolled:
 	// store p
 	VMOVUPS Z11, 64(AX)(R8*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R8*1)
-	PREFETCHT1 2048(DX)(R8*1)
-	PREFETCHT1 2048(BX)(R8*1)
-	PREFETCHT1 2048(SI)(R8*1)
-	PREFETCHT1 2048(DI)(R8*1)
-	PREFETCHT1 2112(AX)(R8*1)
-	PREFETCHT1 2112(DX)(R8*1)
-	PREFETCHT1 2112(BX)(R8*1)
-	PREFETCHT1 2112(SI)(R8*1)
-	PREFETCHT1 2112(DI)(R8*1)
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	PREFETCHT1 64(AX)(R9*1)
+	PREFETCHT1 64(DX)(R9*1)
+	PREFETCHT1 64(BX)(R9*1)
+	PREFETCHT1 64(SI)(R9*1)
+	PREFETCHT1 64(DI)(R9*1)
 	ADDQ       $0x00000080, R8
+	ADDQ       $0x00000080, R9
 
-enter:
+enterAhead:
 	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// g = gs·g
+	VMULPS (DX)(R8*1), Z0, Z11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(R8*1), Z12
+	VMULPS  Z12, Z1, Z13
+	VADDPS  Z13, Z11, Z11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS (BX)(R8*1), Z3, Z13
+	VMULPS Z11, Z4, Z14
+	VADDPS Z14, Z13, Z13
+
+	// store m
+	VMOVUPS Z13, (BX)(R8*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPS (DI)(R8*1), Z5, Z14
+	VMULPS Z11, Z11, Z11
+	VMULPS Z11, Z6, Z11
+	VADDPS Z11, Z14, Z11
+
+	// store v
+	VMOVUPS Z11, (DI)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPS Z13, Z7, Z13
+	VMULPS (SI)(R8*1), Z8, Z14
+	VSUBPS Z14, Z13, Z13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z10, Z11, Z11
+	VDIVPS  Z11, Z13, Z11
+
+	// p = keep·p − u
+	VMULPS Z12, Z2, Z12
+	VSUBPS Z11, Z12, Z11
+
+	// store p
+	VMOVUPS Z11, (AX)(R8*1)
+
+	// g = gs·g
+	VMULPS 64(DX)(R8*1), Z0, Z11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 64(AX)(R8*1), Z12
+	VMULPS  Z12, Z1, Z13
+	VADDPS  Z13, Z11, Z11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPS 64(BX)(R8*1), Z3, Z13
+	VMULPS Z11, Z4, Z14
+	VADDPS Z14, Z13, Z13
+
+	// store m
+	VMOVUPS Z13, 64(BX)(R8*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPS 64(DI)(R8*1), Z5, Z14
+	VMULPS Z11, Z11, Z11
+	VMULPS Z11, Z6, Z11
+	VADDPS Z11, Z14, Z11
+
+	// store v
+	VMOVUPS Z11, 64(DI)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPS Z13, Z7, Z13
+	VMULPS 64(SI)(R8*1), Z8, Z14
+	VSUBPS Z14, Z13, Z13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z10, Z11, Z11
+	VDIVPS  Z11, Z13, Z11
+
+	// p = keep·p − u
+	VMULPS Z12, Z2, Z12
+	VSUBPS Z11, Z12, Z11
+
+	// store p
+	VMOVUPS Z11, 64(AX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enterPlain:
+	SUBQ $0x00000020, CX
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000020, CX
+	JMP  enterSingle
 
 single:
 	// g = gs·g
@@ -3353,7 +3573,7 @@ single:
 	VMOVUPS Z11, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
 
-one:
+enterSingle:
 	SUBQ $0x00000010, CX
 	JGE  single
 	ADDQ $0x00000010, CX
@@ -3423,9 +3643,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func adapnmAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
+// func adapnmAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-64
+TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -3467,12 +3687,15 @@ TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-64
 	MOVQ         v+40(FP), DI
 	MOVQ         x+48(FP), R8
 	MOVQ         count+56(FP), CX
+	MOVQ         ahead+64(FP), R10
 	XORQ         R9, R9
+	TESTQ        R10, R10
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
 	VMULPS (DX)(R9*1), Z0, Z11
 
@@ -3581,1176 +3804,29 @@ unrolled:
 	// store p
 	VMOVUPS Z11, 64(AX)(R9*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R9*1)
-	PREFETCHT1 2048(DX)(R9*1)
-	PREFETCHT1 2048(BX)(R9*1)
-	PREFETCHT1 2048(SI)(R9*1)
-	PREFETCHT1 2048(DI)(R9*1)
-	PREFETCHT1 2048(R8)(R9*1)
-	PREFETCHT1 2112(AX)(R9*1)
-	PREFETCHT1 2112(DX)(R9*1)
-	PREFETCHT1 2112(BX)(R9*1)
-	PREFETCHT1 2112(SI)(R9*1)
-	PREFETCHT1 2112(DI)(R9*1)
-	PREFETCHT1 2112(R8)(R9*1)
+	// prefetch
+	PREFETCHT1 (AX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	PREFETCHT1 64(AX)(R10*1)
+	PREFETCHT1 64(DX)(R10*1)
+	PREFETCHT1 64(BX)(R10*1)
+	PREFETCHT1 64(SI)(R10*1)
+	PREFETCHT1 64(DI)(R10*1)
+	PREFETCHT1 64(R8)(R10*1)
 	ADDQ       $0x00000080, R9
+	ADDQ       $0x00000080, R10
 
-enter:
+enterAhead:
 	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
-
-	// one vector at a time
-	JMP one
-
-single:
-	// g = gs·g
-	VMULPS (DX)(R9*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R9*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R9*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, (BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R9*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, (DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R8)(R9*1), Z14
-	VMAXPS  Z11, Z14, Z11
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z11
-
-	// store x
-	VMOVUPS Z11, (R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS (SI)(R9*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, (AX)(R9*1)
-	ADDQ    $0x00000040, R9
-
-one:
-	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R10
-	SHLQ  CL, R10
-	DECQ  R10
-	KMOVW R10, K1
-
-	// g = gs·g
-	// load grad
-	VMOVUPS.Z (DX)(R9*1), K1, Z11
-	VMULPS    Z11, Z0, Z0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(R9*1), K1, Z11
-	VMULPS    Z11, Z1, Z1
-	VADDPS    Z1, Z0, Z0
-
-	// m = β1²·m + (1−β1²)·g
-	// load m
-	VMOVUPS.Z (BX)(R9*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z3
-	VADDPS    Z3, Z1, Z1
-
-	// store m
-	VMOVUPS Z1, K1, (BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	// load v
-	VMOVUPS.Z (DI)(R9*1), K1, Z3
-	VMULPS    Z3, Z5, Z3
-	VMULPS    Z0, Z0, Z0
-	VMULPS    Z0, Z6, Z0
-	VADDPS    Z0, Z3, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS.Z (R8)(R9*1), K1, Z3
-	VMAXPS    Z0, Z3, Z0
-	VCMPPS    $0x03, Z3, Z3, K2
-	VMOVAPS   Z3, K2, Z0
-
-	// store x
-	VMOVUPS Z0, K1, (R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z1, Z7, Z1
-
-	// load n
-	VMOVUPS.Z (SI)(R9*1), K1, Z3
-	VMULPS    Z3, Z8, Z3
-	VSUBPS    Z3, Z1, Z1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z0, Z0
-	VMULPS  Z9, Z0, Z0
-	VADDPS  Z10, Z0, Z0
-	VDIVPS  Z0, Z1, Z0
-
-	// p = keep·p − u
-	VMULPS Z11, Z2, Z1
-	VSUBPS Z0, Z1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(R9*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func dividerF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX, AVX512F
-TEXT ·dividerF32AVX512(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ count+56(FP), CX
-	XORQ DX, DX
+	JGE  ahead
+	JMP  last
 
 	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// load p
-	VMOVUPS (AX)(DX*1), Z0
-	VSQRTPS Z0, Z1
-	VDIVPS  Z1, Z0, Z0
-
-	// load p
-	VMOVUPS 64(AX)(DX*1), Z0
-	VSQRTPS Z0, Z1
-	VDIVPS  Z1, Z0, Z0
-	ADDQ    $0x00000080, DX
-
-enter:
-	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
-
-	// one vector at a time
-	JMP one
-
-single:
-	// load p
-	VMOVUPS (AX)(DX*1), Z0
-	VSQRTPS Z0, Z1
-	VDIVPS  Z1, Z0, Z0
-	ADDQ    $0x00000040, DX
-
-one:
-	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, BX
-	SHLQ  CL, BX
-	DECQ  BX
-	KMOVW BX, K1
-
-	// load p
-	VMOVUPS.Z (AX)(DX*1), K1, Z0
-	VSQRTPS   Z0, Z1
-	VDIVPS    Z1, Z0, Z0
-
-done:
-	VZEROUPPER
-	RET
-
-// func pnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·pnmLimitF32AVX512(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ count+56(FP), CX
-	XORQ DI, DI
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// load p
-	VMOVUPS (AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (DX)(DI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(DI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(DI*1)
-
-	// load n
-	VMOVUPS (SI)(DI*1), Z0
-
-	// load p
-	VMOVUPS 64(AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, 64(AX)(DI*1)
-
-	// load grad
-	VMOVUPS 64(DX)(DI*1), Z0
-
-	// load m
-	VMOVUPS 64(BX)(DI*1), Z0
-
-	// store m
-	VMOVUPS Z0, 64(BX)(DI*1)
-
-	// load n
-	VMOVUPS 64(SI)(DI*1), Z0
-
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(DI*1)
-	PREFETCHT1 2048(DX)(DI*1)
-	PREFETCHT1 2048(BX)(DI*1)
-	PREFETCHT1 2048(SI)(DI*1)
-	PREFETCHT1 2112(AX)(DI*1)
-	PREFETCHT1 2112(DX)(DI*1)
-	PREFETCHT1 2112(BX)(DI*1)
-	PREFETCHT1 2112(SI)(DI*1)
-	ADDQ       $0x00000080, DI
-
-enter:
-	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
-
-	// one vector at a time
-	JMP one
-
-single:
-	// load p
-	VMOVUPS (AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (DX)(DI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(DI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(DI*1)
-
-	// load n
-	VMOVUPS (SI)(DI*1), Z0
-	ADDQ    $0x00000040, DI
-
-one:
-	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R8
-	SHLQ  CL, R8
-	DECQ  R8
-	KMOVW R8, K1
-
-	// load p
-	VMOVUPS.Z (AX)(DI*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(DI*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(DI*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(DI*1)
-
-	// load n
-	VMOVUPS.Z (SI)(DI*1), K1, Z0
-
-done:
-	VZEROUPPER
-	RET
-
-// func pnmPlainF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX, AVX512F
-TEXT ·pnmPlainF32AVX512(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Z0
-
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
-	// keep
-	VBROADCASTSS 8(AX), Z2
-
-	// beta1
-	VBROADCASTSS 12(AX), Z3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Z4
-
-	// k1
-	VBROADCASTSS 28(AX), Z5
-
-	// k2
-	VBROADCASTSS 32(AX), Z6
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         count+56(FP), CX
-	XORQ         DI, DI
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// g = gs·g
-	VMULPS (DX)(DI*1), Z0, Z7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Z8
-	VMULPS  Z8, Z1, Z9
-	VADDPS  Z9, Z7, Z7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(DI*1), Z3, Z9
-	VMULPS Z7, Z4, Z7
-	VADDPS Z7, Z9, Z7
-
-	// store m
-	VMOVUPS Z7, (BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z7, Z5, Z7
-	VMULPS (SI)(DI*1), Z6, Z9
-	VSUBPS Z9, Z7, Z7
-
-	// p = keep·p − u
-	VMULPS Z8, Z2, Z8
-	VSUBPS Z7, Z8, Z7
-
-	// store p
-	VMOVUPS Z7, (AX)(DI*1)
-
-	// g = gs·g
-	VMULPS 64(DX)(DI*1), Z0, Z7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 64(AX)(DI*1), Z8
-	VMULPS  Z8, Z1, Z9
-	VADDPS  Z9, Z7, Z7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 64(BX)(DI*1), Z3, Z9
-	VMULPS Z7, Z4, Z7
-	VADDPS Z7, Z9, Z7
-
-	// store m
-	VMOVUPS Z7, 64(BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z7, Z5, Z7
-	VMULPS 64(SI)(DI*1), Z6, Z9
-	VSUBPS Z9, Z7, Z7
-
-	// p = keep·p − u
-	VMULPS Z8, Z2, Z8
-	VSUBPS Z7, Z8, Z7
-
-	// store p
-	VMOVUPS Z7, 64(AX)(DI*1)
-	ADDQ    $0x00000080, DI
-
-enter:
-	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
-
-	// one vector at a time
-	JMP one
-
-single:
-	// g = gs·g
-	VMULPS (DX)(DI*1), Z0, Z7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Z8
-	VMULPS  Z8, Z1, Z9
-	VADDPS  Z9, Z7, Z7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(DI*1), Z3, Z9
-	VMULPS Z7, Z4, Z7
-	VADDPS Z7, Z9, Z7
-
-	// store m
-	VMOVUPS Z7, (BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z7, Z5, Z7
-	VMULPS (SI)(DI*1), Z6, Z9
-	VSUBPS Z9, Z7, Z7
-
-	// p = keep·p − u
-	VMULPS Z8, Z2, Z8
-	VSUBPS Z7, Z8, Z7
-
-	// store p
-	VMOVUPS Z7, (AX)(DI*1)
-	ADDQ    $0x00000040, DI
-
-one:
-	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R8
-	SHLQ  CL, R8
-	DECQ  R8
-	KMOVW R8, K1
-
-	// g = gs·g
-	// load grad
-	VMOVUPS.Z (DX)(DI*1), K1, Z7
-	VMULPS    Z7, Z0, Z0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(DI*1), K1, Z7
-	VMULPS    Z7, Z1, Z1
-	VADDPS    Z1, Z0, Z0
-
-	// m = β1²·m + (1−β1²)·g
-	// load m
-	VMOVUPS.Z (BX)(DI*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z0
-	VADDPS    Z0, Z1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z0, Z5, Z0
-
-	// load n
-	VMOVUPS.Z (SI)(DI*1), K1, Z1
-	VMULPS    Z1, Z6, Z1
-	VSUBPS    Z1, Z0, Z0
-
-	// p = keep·p − u
-	VMULPS Z7, Z2, Z1
-	VSUBPS Z0, Z1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(DI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmLimitF32AVX512(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ v+40(FP), DI
-	MOVQ count+56(FP), CX
-	XORQ R8, R8
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// load p
-	VMOVUPS (AX)(R8*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (DX)(R8*1), Z0
-
-	// load m
-	VMOVUPS (BX)(R8*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(R8*1)
-
-	// load n
-	VMOVUPS (SI)(R8*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R8*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R8*1)
-
-	// load p
-	VMOVUPS 64(AX)(R8*1), Z0
-
-	// store p
-	VMOVUPS Z0, 64(AX)(R8*1)
-
-	// load grad
-	VMOVUPS 64(DX)(R8*1), Z0
-
-	// load m
-	VMOVUPS 64(BX)(R8*1), Z0
-
-	// store m
-	VMOVUPS Z0, 64(BX)(R8*1)
-
-	// load n
-	VMOVUPS 64(SI)(R8*1), Z0
-
-	// load v
-	VMOVUPS 64(DI)(R8*1), Z0
-
-	// store v
-	VMOVUPS Z0, 64(DI)(R8*1)
-
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R8*1)
-	PREFETCHT1 2048(DX)(R8*1)
-	PREFETCHT1 2048(BX)(R8*1)
-	PREFETCHT1 2048(SI)(R8*1)
-	PREFETCHT1 2048(DI)(R8*1)
-	PREFETCHT1 2112(AX)(R8*1)
-	PREFETCHT1 2112(DX)(R8*1)
-	PREFETCHT1 2112(BX)(R8*1)
-	PREFETCHT1 2112(SI)(R8*1)
-	PREFETCHT1 2112(DI)(R8*1)
-	ADDQ       $0x00000080, R8
-
-enter:
-	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
-
-	// one vector at a time
-	JMP one
-
-single:
-	// load p
-	VMOVUPS (AX)(R8*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (DX)(R8*1), Z0
-
-	// load m
-	VMOVUPS (BX)(R8*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(R8*1)
-
-	// load n
-	VMOVUPS (SI)(R8*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R8*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R8*1)
-	ADDQ    $0x00000040, R8
-
-one:
-	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R9
-	SHLQ  CL, R9
-	DECQ  R9
-	KMOVW R9, K1
-
-	// load p
-	VMOVUPS.Z (AX)(R8*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(R8*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(R8*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(R8*1)
-
-	// load n
-	VMOVUPS.Z (SI)(R8*1), K1, Z0
-
-	// load v
-	VMOVUPS.Z (DI)(R8*1), K1, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (DI)(R8*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmPlainF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX, AVX512F
-TEXT ·adapnmPlainF32AVX512(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Z0
-
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
-	// keep
-	VBROADCASTSS 8(AX), Z2
-
-	// beta1
-	VBROADCASTSS 12(AX), Z3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Z4
-
-	// beta2
-	VBROADCASTSS 20(AX), Z5
-
-	// alpha2
-	VBROADCASTSS 24(AX), Z6
-
-	// k1
-	VBROADCASTSS 28(AX), Z7
-
-	// k2
-	VBROADCASTSS 32(AX), Z8
-
-	// r
-	VBROADCASTSS 36(AX), Z9
-
-	// eps
-	VBROADCASTSS 40(AX), Z10
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         count+56(FP), CX
-	XORQ         R8, R8
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// g = gs·g
-	VMULPS (DX)(R8*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R8*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, (BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R8*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, (DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS (SI)(R8*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, (AX)(R8*1)
-
-	// g = gs·g
-	VMULPS 64(DX)(R8*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 64(AX)(R8*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 64(BX)(R8*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, 64(BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 64(DI)(R8*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, 64(DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS 64(SI)(R8*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, 64(AX)(R8*1)
-	ADDQ    $0x00000080, R8
-
-enter:
-	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
-
-	// one vector at a time
-	JMP one
-
-single:
-	// g = gs·g
-	VMULPS (DX)(R8*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R8*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, (BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R8*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, (DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS (SI)(R8*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, (AX)(R8*1)
-	ADDQ    $0x00000040, R8
-
-one:
-	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R9
-	SHLQ  CL, R9
-	DECQ  R9
-	KMOVW R9, K1
-
-	// g = gs·g
-	// load grad
-	VMOVUPS.Z (DX)(R8*1), K1, Z11
-	VMULPS    Z11, Z0, Z0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(R8*1), K1, Z11
-	VMULPS    Z11, Z1, Z1
-	VADDPS    Z1, Z0, Z0
-
-	// m = β1²·m + (1−β1²)·g
-	// load m
-	VMOVUPS.Z (BX)(R8*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z3
-	VADDPS    Z3, Z1, Z1
-
-	// store m
-	VMOVUPS Z1, K1, (BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	// load v
-	VMOVUPS.Z (DI)(R8*1), K1, Z3
-	VMULPS    Z3, Z5, Z3
-	VMULPS    Z0, Z0, Z0
-	VMULPS    Z0, Z6, Z0
-	VADDPS    Z0, Z3, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z1, Z7, Z1
-
-	// load n
-	VMOVUPS.Z (SI)(R8*1), K1, Z3
-	VMULPS    Z3, Z8, Z3
-	VSUBPS    Z3, Z1, Z1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z0, Z0
-	VMULPS  Z9, Z0, Z0
-	VADDPS  Z10, Z0, Z0
-	VDIVPS  Z0, Z1, Z0
-
-	// p = keep·p − u
-	VMULPS Z11, Z2, Z1
-	VSUBPS Z0, Z1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(R8*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmAMSGradLimitF32AVX512(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ v+40(FP), DI
-	MOVQ x+48(FP), R8
-	MOVQ count+56(FP), CX
-	XORQ R9, R9
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
-	// load p
-	VMOVUPS (AX)(R9*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS (DX)(R9*1), Z0
-
-	// load m
-	VMOVUPS (BX)(R9*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(R9*1)
-
-	// load n
-	VMOVUPS (SI)(R9*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R9*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R9*1)
-
-	// load x
-	VMOVUPS (R8)(R9*1), Z0
-
-	// store x
-	VMOVUPS Z0, (R8)(R9*1)
-
-	// load p
-	VMOVUPS 64(AX)(R9*1), Z0
-
-	// store p
-	VMOVUPS Z0, 64(AX)(R9*1)
-
-	// load grad
-	VMOVUPS 64(DX)(R9*1), Z0
-
-	// load m
-	VMOVUPS 64(BX)(R9*1), Z0
-
-	// store m
-	VMOVUPS Z0, 64(BX)(R9*1)
-
-	// load n
-	VMOVUPS 64(SI)(R9*1), Z0
-
-	// load v
-	VMOVUPS 64(DI)(R9*1), Z0
-
-	// store v
-	VMOVUPS Z0, 64(DI)(R9*1)
-
-	// load x
-	VMOVUPS 64(R8)(R9*1), Z0
-
-	// store x
-	VMOVUPS Z0, 64(R8)(R9*1)
-
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R9*1)
-	PREFETCHT1 2048(DX)(R9*1)
-	PREFETCHT1 2048(BX)(R9*1)
-	PREFETCHT1 2048(SI)(R9*1)
-	PREFETCHT1 2048(DI)(R9*1)
-	PREFETCHT1 2048(R8)(R9*1)
-	PREFETCHT1 2112(AX)(R9*1)
-	PREFETCHT1 2112(DX)(R9*1)
-	PREFETCHT1 2112(BX)(R9*1)
-	PREFETCHT1 2112(SI)(R9*1)
-	PREFETCHT1 2112(DI)(R9*1)
-	PREFETCHT1 2112(R8)(R9*1)
-	ADDQ       $0x00000080, R9
-
-enter:
-	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
-
-	// one vector at a time
-	JMP one
-
-single:
-	// load p
-	VMOVUPS (AX)(R9*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS (DX)(R9*1), Z0
-
-	// load m
-	VMOVUPS (BX)(R9*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(R9*1)
-
-	// load n
-	VMOVUPS (SI)(R9*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R9*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R9*1)
-
-	// load x
-	VMOVUPS (R8)(R9*1), Z0
-
-	// store x
-	VMOVUPS Z0, (R8)(R9*1)
-	ADDQ    $0x00000040, R9
-
-one:
-	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R10
-	SHLQ  CL, R10
-	DECQ  R10
-	KMOVW R10, K1
-
-	// load p
-	VMOVUPS.Z (AX)(R9*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(R9*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(R9*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(R9*1)
-
-	// load n
-	VMOVUPS.Z (SI)(R9*1), K1, Z0
-
-	// load v
-	VMOVUPS.Z (DI)(R9*1), K1, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (DI)(R9*1)
-
-	// load x
-	VMOVUPS.Z (R8)(R9*1), K1, Z0
-
-	// store x
-	VMOVUPS Z0, K1, (R8)(R9*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmAMSGradPlainF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int)
-// Requires: AVX, AVX512F
-TEXT ·adapnmAMSGradPlainF32AVX512(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Z0
-
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
-	// keep
-	VBROADCASTSS 8(AX), Z2
-
-	// beta1
-	VBROADCASTSS 12(AX), Z3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Z4
-
-	// beta2
-	VBROADCASTSS 20(AX), Z5
-
-	// alpha2
-	VBROADCASTSS 24(AX), Z6
-
-	// k1
-	VBROADCASTSS 28(AX), Z7
-
-	// k2
-	VBROADCASTSS 32(AX), Z8
-
-	// r
-	VBROADCASTSS 36(AX), Z9
-
-	// eps
-	VBROADCASTSS 40(AX), Z10
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         x+48(FP), R8
-	MOVQ         count+56(FP), CX
-	XORQ         R9, R9
-
-	// 2 vectors at a time
-	JMP enter
-
-unrolled:
+plain:
 	// g = gs·g
 	VMULPS (DX)(R9*1), Z0, Z11
 
@@ -4860,13 +3936,14 @@ unrolled:
 	VMOVUPS Z11, 64(AX)(R9*1)
 	ADDQ    $0x00000080, R9
 
-enter:
+enterPlain:
 	SUBQ $0x00000020, CX
-	JGE  unrolled
-	ADDQ $0x00000020, CX
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000020, CX
+	JMP  enterSingle
 
 single:
 	// g = gs·g
@@ -4924,7 +4001,7 @@ single:
 	VMOVUPS Z11, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
 
-one:
+enterSingle:
 	SUBQ $0x00000010, CX
 	JGE  single
 	ADDQ $0x00000010, CX
@@ -5004,9 +4081,731 @@ done:
 	VZEROUPPER
 	RET
 
-// func pnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, count int)
+// func dividerF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-48
+TEXT ·dividerF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), BX
+	XORQ  DX, DX
+	TESTQ BX, BX
+	JZ    enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(DX*1), Z0
+	VSQRTPS Z0, Z1
+	VDIVPS  Z1, Z0, Z0
+
+	// load p
+	VMOVUPS 64(AX)(DX*1), Z0
+	VSQRTPS Z0, Z1
+	VDIVPS  Z1, Z0, Z0
+
+	// prefetch
+	PREFETCHT1 (AX)(BX*1)
+	PREFETCHT1 64(AX)(BX*1)
+	ADDQ       $0x00000080, DX
+	ADDQ       $0x00000080, BX
+
+enterAhead:
+	SUBQ $0x00000020, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// load p
+	VMOVUPS (AX)(DX*1), Z0
+	VSQRTPS Z0, Z1
+	VDIVPS  Z1, Z0, Z0
+
+	// load p
+	VMOVUPS 64(AX)(DX*1), Z0
+	VSQRTPS Z0, Z1
+	VDIVPS  Z1, Z0, Z0
+	ADDQ    $0x00000080, DX
+
+enterPlain:
+	SUBQ $0x00000020, CX
+	JGE  plain
+
+	// one vector at a time
+last:
+	ADDQ $0x00000020, CX
+	JMP  enterSingle
+
+single:
+	// load p
+	VMOVUPS (AX)(DX*1), Z0
+	VSQRTPS Z0, Z1
+	VDIVPS  Z1, Z0, Z0
+	ADDQ    $0x00000040, DX
+
+enterSingle:
+	SUBQ $0x00000010, CX
+	JGE  single
+	ADDQ $0x00000010, CX
+	JZ   done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, BX
+	SHLQ  CL, BX
+	DECQ  BX
+	KMOVW BX, K1
+
+	// load p
+	VMOVUPS.Z (AX)(DX*1), K1, Z0
+	VSQRTPS   Z0, Z1
+	VDIVPS    Z1, Z0, Z0
+
+done:
+	VZEROUPPER
+	RET
+
+// func pnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·pnmLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), DX
+	MOVQ  m+24(FP), BX
+	MOVQ  n+32(FP), SI
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), R8
+	XORQ  DI, DI
+	TESTQ R8, R8
+	JZ    enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (DX)(DI*1), Z0
+
+	// load m
+	VMOVUPS (BX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(DI*1)
+
+	// load n
+	VMOVUPS (SI)(DI*1), Z0
+
+	// load p
+	VMOVUPS 64(AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, 64(AX)(DI*1)
+
+	// load grad
+	VMOVUPS 64(DX)(DI*1), Z0
+
+	// load m
+	VMOVUPS 64(BX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, 64(BX)(DI*1)
+
+	// load n
+	VMOVUPS 64(SI)(DI*1), Z0
+
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	PREFETCHT1 64(AX)(R8*1)
+	PREFETCHT1 64(DX)(R8*1)
+	PREFETCHT1 64(BX)(R8*1)
+	PREFETCHT1 64(SI)(R8*1)
+	ADDQ       $0x00000080, DI
+	ADDQ       $0x00000080, R8
+
+enterAhead:
+	SUBQ $0x00000020, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// load p
+	VMOVUPS (AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (DX)(DI*1), Z0
+
+	// load m
+	VMOVUPS (BX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(DI*1)
+
+	// load n
+	VMOVUPS (SI)(DI*1), Z0
+
+	// load p
+	VMOVUPS 64(AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, 64(AX)(DI*1)
+
+	// load grad
+	VMOVUPS 64(DX)(DI*1), Z0
+
+	// load m
+	VMOVUPS 64(BX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, 64(BX)(DI*1)
+
+	// load n
+	VMOVUPS 64(SI)(DI*1), Z0
+	ADDQ    $0x00000080, DI
+
+enterPlain:
+	SUBQ $0x00000020, CX
+	JGE  plain
+
+	// one vector at a time
+last:
+	ADDQ $0x00000020, CX
+	JMP  enterSingle
+
+single:
+	// load p
+	VMOVUPS (AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (DX)(DI*1), Z0
+
+	// load m
+	VMOVUPS (BX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(DI*1)
+
+	// load n
+	VMOVUPS (SI)(DI*1), Z0
+	ADDQ    $0x00000040, DI
+
+enterSingle:
+	SUBQ $0x00000010, CX
+	JGE  single
+	ADDQ $0x00000010, CX
+	JZ   done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R8
+	SHLQ  CL, R8
+	DECQ  R8
+	KMOVW R8, K1
+
+	// load p
+	VMOVUPS.Z (AX)(DI*1), K1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS.Z (DX)(DI*1), K1, Z0
+
+	// load m
+	VMOVUPS.Z (BX)(DI*1), K1, Z0
+
+	// store m
+	VMOVUPS Z0, K1, (BX)(DI*1)
+
+	// load n
+	VMOVUPS.Z (SI)(DI*1), K1, Z0
+
+done:
+	VZEROUPPER
+	RET
+
+// func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adapnmLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), DX
+	MOVQ  m+24(FP), BX
+	MOVQ  n+32(FP), SI
+	MOVQ  v+40(FP), DI
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), R9
+	XORQ  R8, R8
+	TESTQ R9, R9
+	JZ    enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(R8*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (DX)(R8*1), Z0
+
+	// load m
+	VMOVUPS (BX)(R8*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(R8*1)
+
+	// load n
+	VMOVUPS (SI)(R8*1), Z0
+
+	// load v
+	VMOVUPS (DI)(R8*1), Z0
+
+	// store v
+	VMOVUPS Z0, (DI)(R8*1)
+
+	// load p
+	VMOVUPS 64(AX)(R8*1), Z0
+
+	// store p
+	VMOVUPS Z0, 64(AX)(R8*1)
+
+	// load grad
+	VMOVUPS 64(DX)(R8*1), Z0
+
+	// load m
+	VMOVUPS 64(BX)(R8*1), Z0
+
+	// store m
+	VMOVUPS Z0, 64(BX)(R8*1)
+
+	// load n
+	VMOVUPS 64(SI)(R8*1), Z0
+
+	// load v
+	VMOVUPS 64(DI)(R8*1), Z0
+
+	// store v
+	VMOVUPS Z0, 64(DI)(R8*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	PREFETCHT1 64(AX)(R9*1)
+	PREFETCHT1 64(DX)(R9*1)
+	PREFETCHT1 64(BX)(R9*1)
+	PREFETCHT1 64(SI)(R9*1)
+	PREFETCHT1 64(DI)(R9*1)
+	ADDQ       $0x00000080, R8
+	ADDQ       $0x00000080, R9
+
+enterAhead:
+	SUBQ $0x00000020, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// load p
+	VMOVUPS (AX)(R8*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (DX)(R8*1), Z0
+
+	// load m
+	VMOVUPS (BX)(R8*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(R8*1)
+
+	// load n
+	VMOVUPS (SI)(R8*1), Z0
+
+	// load v
+	VMOVUPS (DI)(R8*1), Z0
+
+	// store v
+	VMOVUPS Z0, (DI)(R8*1)
+
+	// load p
+	VMOVUPS 64(AX)(R8*1), Z0
+
+	// store p
+	VMOVUPS Z0, 64(AX)(R8*1)
+
+	// load grad
+	VMOVUPS 64(DX)(R8*1), Z0
+
+	// load m
+	VMOVUPS 64(BX)(R8*1), Z0
+
+	// store m
+	VMOVUPS Z0, 64(BX)(R8*1)
+
+	// load n
+	VMOVUPS 64(SI)(R8*1), Z0
+
+	// load v
+	VMOVUPS 64(DI)(R8*1), Z0
+
+	// store v
+	VMOVUPS Z0, 64(DI)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enterPlain:
+	SUBQ $0x00000020, CX
+	JGE  plain
+
+	// one vector at a time
+last:
+	ADDQ $0x00000020, CX
+	JMP  enterSingle
+
+single:
+	// load p
+	VMOVUPS (AX)(R8*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (DX)(R8*1), Z0
+
+	// load m
+	VMOVUPS (BX)(R8*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(R8*1)
+
+	// load n
+	VMOVUPS (SI)(R8*1), Z0
+
+	// load v
+	VMOVUPS (DI)(R8*1), Z0
+
+	// store v
+	VMOVUPS Z0, (DI)(R8*1)
+	ADDQ    $0x00000040, R8
+
+enterSingle:
+	SUBQ $0x00000010, CX
+	JGE  single
+	ADDQ $0x00000010, CX
+	JZ   done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R9
+	SHLQ  CL, R9
+	DECQ  R9
+	KMOVW R9, K1
+
+	// load p
+	VMOVUPS.Z (AX)(R8*1), K1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS.Z (DX)(R8*1), K1, Z0
+
+	// load m
+	VMOVUPS.Z (BX)(R8*1), K1, Z0
+
+	// store m
+	VMOVUPS Z0, K1, (BX)(R8*1)
+
+	// load n
+	VMOVUPS.Z (SI)(R8*1), K1, Z0
+
+	// load v
+	VMOVUPS.Z (DI)(R8*1), K1, Z0
+
+	// store v
+	VMOVUPS Z0, K1, (DI)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adapnmAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), DX
+	MOVQ  m+24(FP), BX
+	MOVQ  n+32(FP), SI
+	MOVQ  v+40(FP), DI
+	MOVQ  x+48(FP), R8
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), R10
+	XORQ  R9, R9
+	TESTQ R10, R10
+	JZ    enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(R9*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R9*1)
+
+	// load grad
+	VMOVUPS (DX)(R9*1), Z0
+
+	// load m
+	VMOVUPS (BX)(R9*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(R9*1)
+
+	// load n
+	VMOVUPS (SI)(R9*1), Z0
+
+	// load v
+	VMOVUPS (DI)(R9*1), Z0
+
+	// store v
+	VMOVUPS Z0, (DI)(R9*1)
+
+	// load x
+	VMOVUPS (R8)(R9*1), Z0
+
+	// store x
+	VMOVUPS Z0, (R8)(R9*1)
+
+	// load p
+	VMOVUPS 64(AX)(R9*1), Z0
+
+	// store p
+	VMOVUPS Z0, 64(AX)(R9*1)
+
+	// load grad
+	VMOVUPS 64(DX)(R9*1), Z0
+
+	// load m
+	VMOVUPS 64(BX)(R9*1), Z0
+
+	// store m
+	VMOVUPS Z0, 64(BX)(R9*1)
+
+	// load n
+	VMOVUPS 64(SI)(R9*1), Z0
+
+	// load v
+	VMOVUPS 64(DI)(R9*1), Z0
+
+	// store v
+	VMOVUPS Z0, 64(DI)(R9*1)
+
+	// load x
+	VMOVUPS 64(R8)(R9*1), Z0
+
+	// store x
+	VMOVUPS Z0, 64(R8)(R9*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	PREFETCHT1 64(AX)(R10*1)
+	PREFETCHT1 64(DX)(R10*1)
+	PREFETCHT1 64(BX)(R10*1)
+	PREFETCHT1 64(SI)(R10*1)
+	PREFETCHT1 64(DI)(R10*1)
+	PREFETCHT1 64(R8)(R10*1)
+	ADDQ       $0x00000080, R9
+	ADDQ       $0x00000080, R10
+
+enterAhead:
+	SUBQ $0x00000020, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// load p
+	VMOVUPS (AX)(R9*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R9*1)
+
+	// load grad
+	VMOVUPS (DX)(R9*1), Z0
+
+	// load m
+	VMOVUPS (BX)(R9*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(R9*1)
+
+	// load n
+	VMOVUPS (SI)(R9*1), Z0
+
+	// load v
+	VMOVUPS (DI)(R9*1), Z0
+
+	// store v
+	VMOVUPS Z0, (DI)(R9*1)
+
+	// load x
+	VMOVUPS (R8)(R9*1), Z0
+
+	// store x
+	VMOVUPS Z0, (R8)(R9*1)
+
+	// load p
+	VMOVUPS 64(AX)(R9*1), Z0
+
+	// store p
+	VMOVUPS Z0, 64(AX)(R9*1)
+
+	// load grad
+	VMOVUPS 64(DX)(R9*1), Z0
+
+	// load m
+	VMOVUPS 64(BX)(R9*1), Z0
+
+	// store m
+	VMOVUPS Z0, 64(BX)(R9*1)
+
+	// load n
+	VMOVUPS 64(SI)(R9*1), Z0
+
+	// load v
+	VMOVUPS 64(DI)(R9*1), Z0
+
+	// store v
+	VMOVUPS Z0, 64(DI)(R9*1)
+
+	// load x
+	VMOVUPS 64(R8)(R9*1), Z0
+
+	// store x
+	VMOVUPS Z0, 64(R8)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enterPlain:
+	SUBQ $0x00000020, CX
+	JGE  plain
+
+	// one vector at a time
+last:
+	ADDQ $0x00000020, CX
+	JMP  enterSingle
+
+single:
+	// load p
+	VMOVUPS (AX)(R9*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R9*1)
+
+	// load grad
+	VMOVUPS (DX)(R9*1), Z0
+
+	// load m
+	VMOVUPS (BX)(R9*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(R9*1)
+
+	// load n
+	VMOVUPS (SI)(R9*1), Z0
+
+	// load v
+	VMOVUPS (DI)(R9*1), Z0
+
+	// store v
+	VMOVUPS Z0, (DI)(R9*1)
+
+	// load x
+	VMOVUPS (R8)(R9*1), Z0
+
+	// store x
+	VMOVUPS Z0, (R8)(R9*1)
+	ADDQ    $0x00000040, R9
+
+enterSingle:
+	SUBQ $0x00000010, CX
+	JGE  single
+	ADDQ $0x00000010, CX
+	JZ   done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R10
+	SHLQ  CL, R10
+	DECQ  R10
+	KMOVW R10, K1
+
+	// load p
+	VMOVUPS.Z (AX)(R9*1), K1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(R9*1)
+
+	// load grad
+	VMOVUPS.Z (DX)(R9*1), K1, Z0
+
+	// load m
+	VMOVUPS.Z (BX)(R9*1), K1, Z0
+
+	// store m
+	VMOVUPS Z0, K1, (BX)(R9*1)
+
+	// load n
+	VMOVUPS.Z (SI)(R9*1), K1, Z0
+
+	// load v
+	VMOVUPS.Z (DI)(R9*1), K1, Z0
+
+	// store v
+	VMOVUPS Z0, K1, (DI)(R9*1)
+
+	// load x
+	VMOVUPS.Z (R8)(R9*1), K1, Z0
+
+	// store x
+	VMOVUPS Z0, K1, (R8)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func pnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-56
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -5034,12 +4833,15 @@ TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-48
 	MOVQ         m+24(FP), BX
 	MOVQ         n+32(FP), SI
 	MOVQ         count+40(FP), CX
+	MOVQ         ahead+48(FP), R8
 	XORQ         DI, DI
+	TESTQ        R8, R8
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
 	VMULPD (DX)(DI*1), Z0, Z7
 
@@ -5098,24 +4900,92 @@ unrolled:
 	// store p
 	VMOVUPD Z7, 64(AX)(DI*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(DI*1)
-	PREFETCHT1 2048(DX)(DI*1)
-	PREFETCHT1 2048(BX)(DI*1)
-	PREFETCHT1 2048(SI)(DI*1)
-	PREFETCHT1 2112(AX)(DI*1)
-	PREFETCHT1 2112(DX)(DI*1)
-	PREFETCHT1 2112(BX)(DI*1)
-	PREFETCHT1 2112(SI)(DI*1)
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	PREFETCHT1 64(AX)(R8*1)
+	PREFETCHT1 64(DX)(R8*1)
+	PREFETCHT1 64(BX)(R8*1)
+	PREFETCHT1 64(SI)(R8*1)
 	ADDQ       $0x00000080, DI
+	ADDQ       $0x00000080, R8
 
-enter:
+enterAhead:
 	SUBQ $0x00000010, CX
-	JGE  unrolled
-	ADDQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(DI*1), Z0, Z7
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(DI*1), Z8
+	VMULPD  Z8, Z1, Z9
+	VADDPD  Z9, Z7, Z7
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD (BX)(DI*1), Z3, Z9
+	VMULPD Z7, Z4, Z7
+	VADDPD Z7, Z9, Z7
+
+	// store m
+	VMOVUPD Z7, (BX)(DI*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z7, Z5, Z7
+	VMULPD (SI)(DI*1), Z6, Z9
+	VSUBPD Z9, Z7, Z7
+
+	// p = keep·p − u
+	VMULPD Z8, Z2, Z8
+	VSUBPD Z7, Z8, Z7
+
+	// store p
+	VMOVUPD Z7, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPD 64(DX)(DI*1), Z0, Z7
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 64(AX)(DI*1), Z8
+	VMULPD  Z8, Z1, Z9
+	VADDPD  Z9, Z7, Z7
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD 64(BX)(DI*1), Z3, Z9
+	VMULPD Z7, Z4, Z7
+	VADDPD Z7, Z9, Z7
+
+	// store m
+	VMOVUPD Z7, 64(BX)(DI*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z7, Z5, Z7
+	VMULPD 64(SI)(DI*1), Z6, Z9
+	VSUBPD Z9, Z7, Z7
+
+	// p = keep·p − u
+	VMULPD Z8, Z2, Z8
+	VSUBPD Z7, Z8, Z7
+
+	// store p
+	VMOVUPD Z7, 64(AX)(DI*1)
+	ADDQ    $0x00000080, DI
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000010, CX
+	JMP  enterSingle
 
 single:
 	// g = gs·g
@@ -5148,7 +5018,7 @@ single:
 	VMOVUPD Z7, (AX)(DI*1)
 	ADDQ    $0x00000040, DI
 
-one:
+enterSingle:
 	SUBQ $0x00000008, CX
 	JGE  single
 	ADDQ $0x00000008, CX
@@ -5201,9 +5071,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func adapnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int)
+// func adapnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-56
+TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-64
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -5244,12 +5114,15 @@ TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+32(FP), SI
 	MOVQ         v+40(FP), DI
 	MOVQ         count+48(FP), CX
+	MOVQ         ahead+56(FP), R9
 	XORQ         R8, R8
+	TESTQ        R9, R9
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
 	VMULPD (DX)(R8*1), Z0, Z11
 
@@ -5338,26 +5211,124 @@ unrolled:
 	// store p
 	VMOVUPD Z11, 64(AX)(R8*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R8*1)
-	PREFETCHT1 2048(DX)(R8*1)
-	PREFETCHT1 2048(BX)(R8*1)
-	PREFETCHT1 2048(SI)(R8*1)
-	PREFETCHT1 2048(DI)(R8*1)
-	PREFETCHT1 2112(AX)(R8*1)
-	PREFETCHT1 2112(DX)(R8*1)
-	PREFETCHT1 2112(BX)(R8*1)
-	PREFETCHT1 2112(SI)(R8*1)
-	PREFETCHT1 2112(DI)(R8*1)
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	PREFETCHT1 64(AX)(R9*1)
+	PREFETCHT1 64(DX)(R9*1)
+	PREFETCHT1 64(BX)(R9*1)
+	PREFETCHT1 64(SI)(R9*1)
+	PREFETCHT1 64(DI)(R9*1)
 	ADDQ       $0x00000080, R8
+	ADDQ       $0x00000080, R9
 
-enter:
+enterAhead:
 	SUBQ $0x00000010, CX
-	JGE  unrolled
-	ADDQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(R8*1), Z0, Z11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(R8*1), Z12
+	VMULPD  Z12, Z1, Z13
+	VADDPD  Z13, Z11, Z11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD (BX)(R8*1), Z3, Z13
+	VMULPD Z11, Z4, Z14
+	VADDPD Z14, Z13, Z13
+
+	// store m
+	VMOVUPD Z13, (BX)(R8*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD (DI)(R8*1), Z5, Z14
+	VMULPD Z11, Z11, Z11
+	VMULPD Z11, Z6, Z11
+	VADDPD Z11, Z14, Z11
+
+	// store v
+	VMOVUPD Z11, (DI)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z13, Z7, Z13
+	VMULPD (SI)(R8*1), Z8, Z14
+	VSUBPD Z14, Z13, Z13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z11, Z11
+	VMULPD  Z9, Z11, Z11
+	VADDPD  Z10, Z11, Z11
+	VDIVPD  Z11, Z13, Z11
+
+	// p = keep·p − u
+	VMULPD Z12, Z2, Z12
+	VSUBPD Z11, Z12, Z11
+
+	// store p
+	VMOVUPD Z11, (AX)(R8*1)
+
+	// g = gs·g
+	VMULPD 64(DX)(R8*1), Z0, Z11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 64(AX)(R8*1), Z12
+	VMULPD  Z12, Z1, Z13
+	VADDPD  Z13, Z11, Z11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD 64(BX)(R8*1), Z3, Z13
+	VMULPD Z11, Z4, Z14
+	VADDPD Z14, Z13, Z13
+
+	// store m
+	VMOVUPD Z13, 64(BX)(R8*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD 64(DI)(R8*1), Z5, Z14
+	VMULPD Z11, Z11, Z11
+	VMULPD Z11, Z6, Z11
+	VADDPD Z11, Z14, Z11
+
+	// store v
+	VMOVUPD Z11, 64(DI)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z13, Z7, Z13
+	VMULPD 64(SI)(R8*1), Z8, Z14
+	VSUBPD Z14, Z13, Z13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z11, Z11
+	VMULPD  Z9, Z11, Z11
+	VADDPD  Z10, Z11, Z11
+	VDIVPD  Z11, Z13, Z11
+
+	// p = keep·p − u
+	VMULPD Z12, Z2, Z12
+	VSUBPD Z11, Z12, Z11
+
+	// store p
+	VMOVUPD Z11, 64(AX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000010, CX
+	JMP  enterSingle
 
 single:
 	// g = gs·g
@@ -5405,7 +5376,7 @@ single:
 	VMOVUPD Z11, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
 
-one:
+enterSingle:
 	SUBQ $0x00000008, CX
 	JGE  single
 	ADDQ $0x00000008, CX
@@ -5475,9 +5446,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func adapnmAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int)
+// func adapnmAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-64
+TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-72
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -5519,12 +5490,15 @@ TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-64
 	MOVQ         v+40(FP), DI
 	MOVQ         x+48(FP), R8
 	MOVQ         count+56(FP), CX
+	MOVQ         ahead+64(FP), R10
 	XORQ         R9, R9
+	TESTQ        R10, R10
+	JZ           enterPlain
 
-	// 2 vectors at a time
-	JMP enter
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
 
-unrolled:
+ahead:
 	// g = gs·g
 	VMULPD (DX)(R9*1), Z0, Z11
 
@@ -5633,28 +5607,146 @@ unrolled:
 	// store p
 	VMOVUPD Z11, 64(AX)(R9*1)
 
-	// prefetch 2048 bytes ahead
-	PREFETCHT1 2048(AX)(R9*1)
-	PREFETCHT1 2048(DX)(R9*1)
-	PREFETCHT1 2048(BX)(R9*1)
-	PREFETCHT1 2048(SI)(R9*1)
-	PREFETCHT1 2048(DI)(R9*1)
-	PREFETCHT1 2048(R8)(R9*1)
-	PREFETCHT1 2112(AX)(R9*1)
-	PREFETCHT1 2112(DX)(R9*1)
-	PREFETCHT1 2112(BX)(R9*1)
-	PREFETCHT1 2112(SI)(R9*1)
-	PREFETCHT1 2112(DI)(R9*1)
-	PREFETCHT1 2112(R8)(R9*1)
+	// prefetch
+	PREFETCHT1 (AX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	PREFETCHT1 64(AX)(R10*1)
+	PREFETCHT1 64(DX)(R10*1)
+	PREFETCHT1 64(BX)(R10*1)
+	PREFETCHT1 64(SI)(R10*1)
+	PREFETCHT1 64(DI)(R10*1)
+	PREFETCHT1 64(R8)(R10*1)
 	ADDQ       $0x00000080, R9
+	ADDQ       $0x00000080, R10
 
-enter:
+enterAhead:
 	SUBQ $0x00000010, CX
-	JGE  unrolled
-	ADDQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// 2 vectors at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(R9*1), Z0, Z11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(R9*1), Z12
+	VMULPD  Z12, Z1, Z13
+	VADDPD  Z13, Z11, Z11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD (BX)(R9*1), Z3, Z13
+	VMULPD Z11, Z4, Z14
+	VADDPD Z14, Z13, Z13
+
+	// store m
+	VMOVUPD Z13, (BX)(R9*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD (DI)(R9*1), Z5, Z14
+	VMULPD Z11, Z11, Z11
+	VMULPD Z11, Z6, Z11
+	VADDPD Z11, Z14, Z11
+
+	// store v
+	VMOVUPD Z11, (DI)(R9*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (R8)(R9*1), Z14
+	VMAXPD  Z11, Z14, Z11
+	VCMPPD  $0x03, Z14, Z14, K1
+	VMOVAPD Z14, K1, Z11
+
+	// store x
+	VMOVUPD Z11, (R8)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z13, Z7, Z13
+	VMULPD (SI)(R9*1), Z8, Z14
+	VSUBPD Z14, Z13, Z13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z11, Z11
+	VMULPD  Z9, Z11, Z11
+	VADDPD  Z10, Z11, Z11
+	VDIVPD  Z11, Z13, Z11
+
+	// p = keep·p − u
+	VMULPD Z12, Z2, Z12
+	VSUBPD Z11, Z12, Z11
+
+	// store p
+	VMOVUPD Z11, (AX)(R9*1)
+
+	// g = gs·g
+	VMULPD 64(DX)(R9*1), Z0, Z11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 64(AX)(R9*1), Z12
+	VMULPD  Z12, Z1, Z13
+	VADDPD  Z13, Z11, Z11
+
+	// m = β1²·m + (1−β1²)·g
+	VMULPD 64(BX)(R9*1), Z3, Z13
+	VMULPD Z11, Z4, Z14
+	VADDPD Z14, Z13, Z13
+
+	// store m
+	VMOVUPD Z13, 64(BX)(R9*1)
+
+	// v = β2·v + (1−β2)·(g·g)
+	VMULPD 64(DI)(R9*1), Z5, Z14
+	VMULPD Z11, Z11, Z11
+	VMULPD Z11, Z6, Z11
+	VADDPD Z11, Z14, Z11
+
+	// store v
+	VMOVUPD Z11, 64(DI)(R9*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD 64(R8)(R9*1), Z14
+	VMAXPD  Z11, Z14, Z11
+	VCMPPD  $0x03, Z14, Z14, K1
+	VMOVAPD Z14, K1, Z11
+
+	// store x
+	VMOVUPD Z11, 64(R8)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z13, Z7, Z13
+	VMULPD 64(SI)(R9*1), Z8, Z14
+	VSUBPD Z14, Z13, Z13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z11, Z11
+	VMULPD  Z9, Z11, Z11
+	VADDPD  Z10, Z11, Z11
+	VDIVPD  Z11, Z13, Z11
+
+	// p = keep·p − u
+	VMULPD Z12, Z2, Z12
+	VSUBPD Z11, Z12, Z11
+
+	// store p
+	VMOVUPD Z11, 64(AX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000010, CX
+	JMP  enterSingle
 
 single:
 	// g = gs·g
@@ -5712,7 +5804,7 @@ single:
 	VMOVUPD Z11, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
 
-one:
+enterSingle:
 	SUBQ $0x00000008, CX
 	JGE  single
 	ADDQ $0x00000008, CX
@@ -5792,17 +5884,43 @@ done:
 	VZEROUPPER
 	RET
 
-// func dividerF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int)
-// Requires: AVX, AVX512F
-TEXT ·dividerF64AVX512(SB), NOSPLIT, $0-64
-	MOVQ p+8(FP), AX
-	MOVQ count+56(FP), CX
-	XORQ DX, DX
+// func dividerF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·dividerF64AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), BX
+	XORQ  DX, DX
+	TESTQ BX, BX
+	JZ    enterPlain
+
+	// 2 vectors at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPD (AX)(DX*1), Z0
+	VSQRTPD Z0, Z1
+	VDIVPD  Z1, Z0, Z0
+
+	// load p
+	VMOVUPD 64(AX)(DX*1), Z0
+	VSQRTPD Z0, Z1
+	VDIVPD  Z1, Z0, Z0
+
+	// prefetch
+	PREFETCHT1 (AX)(BX*1)
+	PREFETCHT1 64(AX)(BX*1)
+	ADDQ       $0x00000080, DX
+	ADDQ       $0x00000080, BX
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
 
 	// 2 vectors at a time
-	JMP enter
-
-unrolled:
+plain:
 	// load p
 	VMOVUPD (AX)(DX*1), Z0
 	VSQRTPD Z0, Z1
@@ -5814,13 +5932,14 @@ unrolled:
 	VDIVPD  Z1, Z0, Z0
 	ADDQ    $0x00000080, DX
 
-enter:
+enterPlain:
 	SUBQ $0x00000010, CX
-	JGE  unrolled
-	ADDQ $0x00000010, CX
+	JGE  plain
 
 	// one vector at a time
-	JMP one
+last:
+	ADDQ $0x00000010, CX
+	JMP  enterSingle
 
 single:
 	// load p
@@ -5829,7 +5948,7 @@ single:
 	VDIVPD  Z1, Z0, Z0
 	ADDQ    $0x00000040, DX
 
-one:
+enterSingle:
 	SUBQ $0x00000008, CX
 	JGE  single
 	ADDQ $0x00000008, CX

@@ -13,24 +13,20 @@ var Scalars = []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2",
 
 // A Kernel is one assembly function for each element type and ISA: its body updates one vector of each stream.
 type Kernel struct {
-	Name     string
-	Args     []string // its arguments, pointers to elements: c, where the coefficients are, and streams
-	Streams  []string // those that it uses
-	Writes   []string // those of them that it writes
-	Scalars  []string // the coefficients that it uses
-	Prefetch int      // how far in front of its loads it prefetches, in bytes; 0: it does not
-	Body     func(*Vector)
-	Doc      string // what it does, to follow its name
+	Name    string
+	Args    []string // its arguments, pointers to elements: c, where the coefficients are, and streams
+	Streams []string // those that it uses
+	Writes  []string // those of them that it writes
+	Scalars []string // the coefficients that it uses
+	Body    func(*Vector)
+	Doc     string // what it does, to follow its name
 }
 
 const (
 	// Unroll is how many vectors a pass through the main loop updates.
 	Unroll = 2
 
-	// ahead is how far the rules prefetch, in bytes. docs/performance.md has the measurements.
-	ahead = 2048
-
-	cacheLine = 64
+	cacheLine = 64 // bytes
 )
 
 // A Type is an element type and its instructions.

@@ -12,14 +12,17 @@ import (
 
 // Emit emits the function of a kernel for one element type and ISA:
 //
-//	func name(c, p, grad, … *T, count int)
+//	func name(c, p, grad, … *T, count, ahead int)
 //
 // It runs the body over count elements of each stream: Unroll vectors at a time, then one at a time, then the rest under a
-// mask. All three use the same instructions for the arithmetic, so that an element's bits do not depend on its position.
+// mask. All use the same instructions for the arithmetic, so that an element's bits do not depend on its position. If
+// ahead is not 0, it prefetches each stream that many bytes in front of its loads.
 func (k Kernel) Emit(t Type, isa ISA) {
-	TEXT(k.Name+t.Name+isa.Name, attr.NOSPLIT, fmt.Sprintf("func(%s *%s, count int)", strings.Join(k.Args, ", "), t.goName))
+	name := k.Name + t.Name + isa.Name
+	TEXT(name, attr.NOSPLIT, fmt.Sprintf("func(%s *%s, count, ahead int)", strings.Join(k.Args, ", "), t.goName))
 	Pragma("noescape")
-	Doc(k.Name + t.Name + isa.Name + " " + k.Doc + ".")
+	Doc(name + " " + k.Doc + ".")
+
 	v := &Vector{Type: t, ISA: isa, streams: map[string]reg.Register{}, scalars: map[string]reg.VecVirtual{}}
 	if len(k.Scalars) > 0 {
 		c := Load(Param("c"), GP64())
@@ -32,39 +35,54 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	for _, name := range k.Streams {
 		v.streams[name] = Load(Param(name), GP64())
 	}
-	n := Load(Param("count"), GP64())
+	n, front := Load(Param("count"), GP64()), Load(Param("ahead"), GP64())
 	v.offset = GP64()
 	XORQ(v.offset, v.offset)
 	lanes := isa.width / t.size
 
-	Commentf("%d vectors at a time", Unroll)
-	JMP(LabelRef("enter"))
-	Label("unrolled")
-	for i := range Unroll {
-		v.disp = i * isa.width
-		k.Body(v)
+	unrolled := func() {
+		for i := range Unroll {
+			v.disp = i * isa.width
+			k.Body(v)
+		}
+		v.disp = 0
 	}
-	if k.Prefetch > 0 {
-		Commentf("prefetch %d bytes ahead", k.Prefetch)
-		for at := 0; at < Unroll*isa.width; at += cacheLine {
-			for _, name := range k.Streams {
-				PREFETCHT1(Mem{Base: v.streams[name], Index: v.offset, Scale: 1, Disp: k.Prefetch + at})
-			}
+
+	TESTQ(front, front)
+	JZ(LabelRef("enterPlain"))
+	Commentf("%d vectors at a time, with prefetch", Unroll)
+	JMP(LabelRef("enterAhead"))
+	Label("ahead")
+	unrolled()
+	Comment("prefetch")
+	for at := 0; at < Unroll*isa.width; at += cacheLine {
+		for _, name := range k.Streams {
+			PREFETCHT1(Mem{Base: v.streams[name], Index: front, Scale: 1, Disp: at})
 		}
 	}
 	ADDQ(U32(Unroll*isa.width), v.offset)
-	Label("enter")
+	ADDQ(U32(Unroll*isa.width), front)
+	Label("enterAhead")
 	SUBQ(U32(Unroll*lanes), n)
-	JGE(LabelRef("unrolled"))
-	ADDQ(U32(Unroll*lanes), n)
+	JGE(LabelRef("ahead"))
+	JMP(LabelRef("last"))
+
+	Commentf("%d vectors at a time", Unroll)
+	Label("plain")
+	unrolled()
+	ADDQ(U32(Unroll*isa.width), v.offset)
+	Label("enterPlain")
+	SUBQ(U32(Unroll*lanes), n)
+	JGE(LabelRef("plain"))
 
 	Comment("one vector at a time")
-	v.disp = 0
-	JMP(LabelRef("one"))
+	Label("last")
+	ADDQ(U32(Unroll*lanes), n)
+	JMP(LabelRef("enterSingle"))
 	Label("single")
 	k.Body(v)
 	ADDQ(U32(isa.width), v.offset)
-	Label("one")
+	Label("enterSingle")
 	SUBQ(U32(lanes), n)
 	JGE(LabelRef("single"))
 	ADDQ(U32(lanes), n)

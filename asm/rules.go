@@ -8,12 +8,11 @@ import (
 // Rules are the kernels of the update rules: one for each form, with the operations of update_generic.go in their order.
 var Rules = []Kernel{
 	{
-		Name:     "pnm",
-		Args:     []string{"c", "p", "grad", "m", "n"},
-		Streams:  []string{"p", "grad", "m", "n"},
-		Writes:   []string{"p", "m"},
-		Scalars:  []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "k2"},
-		Prefetch: ahead,
+		Name:    "pnm",
+		Args:    []string{"c", "p", "grad", "m", "n"},
+		Streams: []string{"p", "grad", "m", "n"},
+		Writes:  []string{"p", "m"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "k2"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -23,12 +22,11 @@ var Rules = []Kernel{
 		Doc: "works like pnmGeneric",
 	},
 	{
-		Name:     "adapnm",
-		Args:     []string{"c", "p", "grad", "m", "n", "v"},
-		Streams:  []string{"p", "grad", "m", "n", "v"},
-		Writes:   []string{"p", "m", "v"},
-		Scalars:  []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"},
-		Prefetch: ahead,
+		Name:    "adapnm",
+		Args:    []string{"c", "p", "grad", "m", "n", "v"},
+		Streams: []string{"p", "grad", "m", "n", "v"},
+		Writes:  []string{"p", "m", "v"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -39,12 +37,11 @@ var Rules = []Kernel{
 		Doc: "works like adapnmGeneric",
 	},
 	{
-		Name:     "adapnmAMSGrad",
-		Args:     []string{"c", "p", "grad", "m", "n", "v", "x"},
-		Streams:  []string{"p", "grad", "m", "n", "v", "x"},
-		Writes:   []string{"p", "m", "v", "x"},
-		Scalars:  []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"},
-		Prefetch: ahead,
+		Name:    "adapnmAMSGrad",
+		Args:    []string{"c", "p", "grad", "m", "n", "v", "x"},
+		Streams: []string{"p", "grad", "m", "n", "v", "x"},
+		Writes:  []string{"p", "m", "v", "x"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)

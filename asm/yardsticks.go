@@ -8,7 +8,7 @@ func Yardsticks(t Type) []Kernel {
 	all := []Kernel{divider}
 	if t.Name == Float32.Name {
 		for _, rule := range Rules {
-			all = append(all, limit(rule), withoutPrefetch(rule))
+			all = append(all, limit(rule))
 		}
 	}
 	return all
@@ -21,10 +21,9 @@ var anyStreams = []string{"p", "grad", "m", "n", "v", "x"}
 // bytes and not numbers, the one for float32 serves for all types.
 func limit(rule Kernel) Kernel {
 	return Kernel{
-		Name:     rule.Name + "Limit",
-		Args:     append([]string{"c"}, anyStreams...),
-		Streams:  rule.Streams,
-		Prefetch: rule.Prefetch,
+		Name:    rule.Name + "Limit",
+		Args:    append([]string{"c"}, anyStreams...),
+		Streams: rule.Streams,
 		Body: func(v *Vector) {
 			for _, name := range rule.Streams {
 				if x := v.Load(name); slices.Contains(rule.Writes, name) {
@@ -34,15 +33,6 @@ func limit(rule Kernel) Kernel {
 		},
 		Doc: "reads and writes the memory that " + rule.Name + " does, and changes nothing",
 	}
-}
-
-// withoutPrefetch is a rule as it would be without software prefetch.
-func withoutPrefetch(rule Kernel) Kernel {
-	rule.Name += "Plain"
-	rule.Args = append([]string{"c"}, anyStreams...)
-	rule.Prefetch = 0
-	rule.Doc = "works like the kernel without Plain in its name, which prefetches"
-	return rule
 }
 
 // divider does what of an element of AdaPNM needs the divider, a square root and a division, and no more.
