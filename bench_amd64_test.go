@@ -30,13 +30,7 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 		return nil
 	}
 	f := q.rule.form()
-	s := streams[T]{q.p, q.g, q.s[0], q.s[1], nil, nil}
-	switch f {
-	case formAdaPNM:
-		s.v = q.s[2]
-	case formAdaPNMAMSGrad:
-		s.v, s.x = q.s[2], q.s[3]
-	}
+	s, c := q.roles()
 	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
 	ahead := 0
 	if traffic[T](f, len(q.p)) > lastLevelCache {
@@ -59,10 +53,6 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 				call(dividers[t].f64, s, 0)
 			}
 		}})
-	}
-	c, err := coefficients[T](q.rule, 1000)
-	if err != nil {
-		panic(err)
 	}
 	kernel := func(ahead, most int) func() {
 		return func() {

@@ -72,8 +72,15 @@ type problem[T Float] struct {
 	s    [][]T
 }
 
+// newProblem places all slices at different offsets within a page, as the optimizer does its state and as a caller should;
+// see docs/performance.md for what equal offsets cost.
 func newProblem[T Float](r Rule, n int) *problem[T] {
-	q := &problem[T]{rule: r, p: lcg[T](1, n), g: lcg[T](2, n), s: newState[T](r, n)}
+	q := &problem[T]{rule: r, p: staggered[T](4, n), g: staggered[T](5, n)}
+	copy(q.p, lcg[T](1, n))
+	copy(q.g, lcg[T](2, n))
+	for i := range forms[r.form()].slots {
+		q.s = append(q.s, staggered[T](i, n))
+	}
 	runtime.GC() // not in the middle of a measurement
 	return q
 }
@@ -84,6 +91,22 @@ func (q *problem[T]) update() {
 	if err := updateSlices(q.rule, 1000+q.step, q.p, q.g, q.s); err != nil {
 		panic(err)
 	}
+}
+
+// roles returns the slices by their role at an odd step, and the coefficients of one.
+func (q *problem[T]) roles() (streams[T], scalars[T]) {
+	s := streams[T]{p: q.p, g: q.g, m: q.s[0], n: q.s[1]}
+	if len(q.s) > 2 {
+		s.v = q.s[2]
+	}
+	if len(q.s) > 3 {
+		s.x = q.s[3]
+	}
+	c, err := coefficients[T](q.rule, 1001)
+	if err != nil {
+		panic(err)
+	}
+	return s, c
 }
 
 // bytes is what a step reads and writes.
@@ -149,5 +172,29 @@ func BenchmarkSmall(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkPrefetch runs the kernels in memory with prefetch at several distances, in bytes, beside the same without.
+func BenchmarkPrefetch(b *testing.B) {
+	rules, names := benchRules()
+	for i, r := range rules {
+		for _, ahead := range []int{512, 1024, 2048, 4096, 8192} {
+			b.Run(fmt.Sprintf("rule=%s/isa=%s/ahead=%d", names[i], active, ahead), func(b *testing.B) {
+				if active == generic {
+					b.Skip("the reference does not prefetch")
+				}
+				q := newProblem[float32](r, 64<<20)
+				s, c := q.roles()
+				run := func(ahead int) func() {
+					return func() {
+						for lo := 0; lo < len(q.p); lo += maxCall {
+							updateAssembly(r.form(), &c, &s, lo, min(maxCall, len(q.p)-lo), ahead)
+						}
+					}
+				}
+				inTurn(b, len(q.p), q.bytes(), run(ahead), []yardstick{{"without-prefetch", run(0)}})
+			})
+		}
 	}
 }

@@ -110,8 +110,8 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 	}
 }
 
-// blocks is 4 passes of the widest unrolled loop.
-func blocks[T Float]() int { return 4 * asm.Unroll * 64 / sizeOf[T]() }
+// blocks is how many elements four passes of the main loop take.
+func blocks[T Float]() int { return 4 * asm.Pass / sizeOf[T]() }
 
 func testAlignments[T Float](t *testing.T, rng *rand.Rand) {
 	for _, r := range sampleRules() {

@@ -39,7 +39,7 @@ TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-56
 	TESTQ        DI, DI
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -114,7 +114,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// g = gs·g
 	VMULPS (CX)(R8*1), Y0, Y7
@@ -179,12 +179,13 @@ enterPlain:
 	SUBQ $0x00000010, SI
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000010, SI
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// g = gs·g
 	VMULPS (CX)(R8*1), Y0, Y7
 
@@ -215,11 +216,12 @@ single:
 	VMOVUPS Y7, (AX)(R8*1)
 	ADDQ    $0x00000020, R8
 
-enterSingle:
-	SUBQ $0x00000008, SI
-	JGE  single
-	ADDQ $0x00000008, SI
-	JZ   done
+enterVector:
+	SUBQ  $0x00000008, SI
+	JGE   vector
+	ADDQ  $0x00000008, SI
+	TESTQ SI, SI
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -331,7 +333,7 @@ TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-64
 	TESTQ        R8, R8
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -437,7 +439,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// g = gs·g
 	VMULPS (CX)(R9*1), Y0, Y11
@@ -532,12 +534,13 @@ enterPlain:
 	SUBQ $0x00000010, DI
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000010, DI
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// g = gs·g
 	VMULPS (CX)(R9*1), Y0, Y11
 
@@ -583,11 +586,12 @@ single:
 	VMOVUPS Y11, (AX)(R9*1)
 	ADDQ    $0x00000020, R9
 
-enterSingle:
-	SUBQ $0x00000008, DI
-	JGE  single
-	ADDQ $0x00000008, DI
-	JZ   done
+enterVector:
+	SUBQ  $0x00000008, DI
+	JGE   vector
+	ADDQ  $0x00000008, DI
+	TESTQ DI, DI
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -709,7 +713,7 @@ TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-72
 	TESTQ        R9, R9
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -836,7 +840,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// g = gs·g
 	VMULPS (CX)(R10*1), Y0, Y11
@@ -951,12 +955,13 @@ enterPlain:
 	SUBQ $0x00000010, R8
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000010, R8
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// g = gs·g
 	VMULPS (CX)(R10*1), Y0, Y11
 
@@ -1012,11 +1017,12 @@ single:
 	VMOVUPS Y11, (AX)(R10*1)
 	ADDQ    $0x00000020, R10
 
-enterSingle:
-	SUBQ $0x00000008, R8
-	JGE  single
-	ADDQ $0x00000008, R8
-	JZ   done
+enterVector:
+	SUBQ  $0x00000008, R8
+	JGE   vector
+	ADDQ  $0x00000008, R8
+	TESTQ R8, R8
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -1111,7 +1117,7 @@ TEXT ·dividerF32AVX2(SB), NOSPLIT, $0-72
 	TESTQ DX, DX
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -1135,7 +1141,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// load p
 	VMOVUPS (AX)(BX*1), Y0
@@ -1152,23 +1158,25 @@ enterPlain:
 	SUBQ $0x00000010, CX
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000010, CX
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// load p
 	VMOVUPS (AX)(BX*1), Y0
 	VSQRTPS Y0, Y1
 	VDIVPS  Y1, Y0, Y0
 	ADDQ    $0x00000020, BX
 
-enterSingle:
-	SUBQ $0x00000008, CX
-	JGE  single
-	ADDQ $0x00000008, CX
-	JZ   done
+enterVector:
+	SUBQ  $0x00000008, CX
+	JGE   vector
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -1199,7 +1207,7 @@ TEXT ·pnmLimitF32AVX2(SB), NOSPLIT, $0-72
 	TESTQ DI, DI
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -1252,7 +1260,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// load p
 	VMOVUPS (AX)(R8*1), Y0
@@ -1295,12 +1303,13 @@ enterPlain:
 	SUBQ $0x00000010, SI
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000010, SI
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// load p
 	VMOVUPS (AX)(R8*1), Y0
 
@@ -1320,11 +1329,12 @@ single:
 	VMOVUPS (BX)(R8*1), Y0
 	ADDQ    $0x00000020, R8
 
-enterSingle:
-	SUBQ $0x00000008, SI
-	JGE  single
-	ADDQ $0x00000008, SI
-	JZ   done
+enterVector:
+	SUBQ  $0x00000008, SI
+	JGE   vector
+	ADDQ  $0x00000008, SI
+	TESTQ SI, SI
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -1374,7 +1384,7 @@ TEXT ·adapnmLimitF32AVX2(SB), NOSPLIT, $0-72
 	TESTQ R8, R8
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -1440,7 +1450,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// load p
 	VMOVUPS (AX)(R9*1), Y0
@@ -1495,12 +1505,13 @@ enterPlain:
 	SUBQ $0x00000010, DI
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000010, DI
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// load p
 	VMOVUPS (AX)(R9*1), Y0
 
@@ -1526,11 +1537,12 @@ single:
 	VMOVUPS Y0, (SI)(R9*1)
 	ADDQ    $0x00000020, R9
 
-enterSingle:
-	SUBQ $0x00000008, DI
-	JGE  single
-	ADDQ $0x00000008, DI
-	JZ   done
+enterVector:
+	SUBQ  $0x00000008, DI
+	JGE   vector
+	ADDQ  $0x00000008, DI
+	TESTQ DI, DI
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -1589,7 +1601,7 @@ TEXT ·adapnmAMSGradLimitF32AVX2(SB), NOSPLIT, $0-72
 	TESTQ R9, R9
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -1668,7 +1680,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// load p
 	VMOVUPS (AX)(R10*1), Y0
@@ -1735,12 +1747,13 @@ enterPlain:
 	SUBQ $0x00000010, R8
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000010, R8
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// load p
 	VMOVUPS (AX)(R10*1), Y0
 
@@ -1772,11 +1785,12 @@ single:
 	VMOVUPS Y0, (DI)(R10*1)
 	ADDQ    $0x00000020, R10
 
-enterSingle:
-	SUBQ $0x00000008, R8
-	JGE  single
-	ADDQ $0x00000008, R8
-	JZ   done
+enterVector:
+	SUBQ  $0x00000008, R8
+	JGE   vector
+	ADDQ  $0x00000008, R8
+	TESTQ R8, R8
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -1863,7 +1877,7 @@ TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-56
 	TESTQ        DI, DI
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -1938,7 +1952,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// g = gs·g
 	VMULPD (CX)(R8*1), Y0, Y7
@@ -2003,12 +2017,13 @@ enterPlain:
 	SUBQ $0x00000008, SI
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000008, SI
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// g = gs·g
 	VMULPD (CX)(R8*1), Y0, Y7
 
@@ -2039,11 +2054,12 @@ single:
 	VMOVUPD Y7, (AX)(R8*1)
 	ADDQ    $0x00000020, R8
 
-enterSingle:
-	SUBQ $0x00000004, SI
-	JGE  single
-	ADDQ $0x00000004, SI
-	JZ   done
+enterVector:
+	SUBQ  $0x00000004, SI
+	JGE   vector
+	ADDQ  $0x00000004, SI
+	TESTQ SI, SI
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -2145,7 +2161,7 @@ TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-64
 	TESTQ        R8, R8
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -2251,7 +2267,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// g = gs·g
 	VMULPD (CX)(R9*1), Y0, Y11
@@ -2346,12 +2362,13 @@ enterPlain:
 	SUBQ $0x00000008, DI
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000008, DI
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// g = gs·g
 	VMULPD (CX)(R9*1), Y0, Y11
 
@@ -2397,11 +2414,12 @@ single:
 	VMOVUPD Y11, (AX)(R9*1)
 	ADDQ    $0x00000020, R9
 
-enterSingle:
-	SUBQ $0x00000004, DI
-	JGE  single
-	ADDQ $0x00000004, DI
-	JZ   done
+enterVector:
+	SUBQ  $0x00000004, DI
+	JGE   vector
+	ADDQ  $0x00000004, DI
+	TESTQ DI, DI
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -2523,7 +2541,7 @@ TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-72
 	TESTQ        R9, R9
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -2650,7 +2668,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// g = gs·g
 	VMULPD (CX)(R10*1), Y0, Y11
@@ -2765,12 +2783,13 @@ enterPlain:
 	SUBQ $0x00000008, R8
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000008, R8
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// g = gs·g
 	VMULPD (CX)(R10*1), Y0, Y11
 
@@ -2826,11 +2845,12 @@ single:
 	VMOVUPD Y11, (AX)(R10*1)
 	ADDQ    $0x00000020, R10
 
-enterSingle:
-	SUBQ $0x00000004, R8
-	JGE  single
-	ADDQ $0x00000004, R8
-	JZ   done
+enterVector:
+	SUBQ  $0x00000004, R8
+	JGE   vector
+	ADDQ  $0x00000004, R8
+	TESTQ R8, R8
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -2925,7 +2945,7 @@ TEXT ·dividerF64AVX2(SB), NOSPLIT, $0-72
 	TESTQ DX, DX
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -2949,7 +2969,7 @@ enterAhead:
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
 	// load p
 	VMOVUPD (AX)(BX*1), Y0
@@ -2966,23 +2986,25 @@ enterPlain:
 	SUBQ $0x00000008, CX
 	JGE  plain
 
-	// one vector at a time
 last:
 	ADDQ $0x00000008, CX
-	JMP  enterSingle
 
-single:
+	// a vector at a time
+	JMP enterVector
+
+vector:
 	// load p
 	VMOVUPD (AX)(BX*1), Y0
 	VSQRTPD Y0, Y1
 	VDIVPD  Y1, Y0, Y0
 	ADDQ    $0x00000020, BX
 
-enterSingle:
-	SUBQ $0x00000004, CX
-	JGE  single
-	ADDQ $0x00000004, CX
-	JZ   done
+enterVector:
+	SUBQ  $0x00000004, CX
+	JGE   vector
+	ADDQ  $0x00000004, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -3035,7 +3057,7 @@ TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
 	TESTQ        R8, R8
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -3068,123 +3090,21 @@ ahead:
 	// store p
 	VMOVUPS Z7, (AX)(DI*1)
 
-	// g = gs·g
-	VMULPS 64(DX)(DI*1), Z0, Z7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 64(AX)(DI*1), Z8
-	VMULPS  Z8, Z1, Z9
-	VADDPS  Z9, Z7, Z7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 64(BX)(DI*1), Z3, Z9
-	VMULPS Z7, Z4, Z7
-	VADDPS Z7, Z9, Z7
-
-	// store m
-	VMOVUPS Z7, 64(BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z7, Z5, Z7
-	VMULPS 64(SI)(DI*1), Z6, Z9
-	VSUBPS Z9, Z7, Z7
-
-	// p = keep·p − u
-	VMULPS Z8, Z2, Z8
-	VSUBPS Z7, Z8, Z7
-
-	// store p
-	VMOVUPS Z7, 64(AX)(DI*1)
-
 	// prefetch
 	PREFETCHT1 (AX)(R8*1)
 	PREFETCHT1 (DX)(R8*1)
 	PREFETCHT1 (BX)(R8*1)
 	PREFETCHT1 (SI)(R8*1)
-	PREFETCHT1 64(AX)(R8*1)
-	PREFETCHT1 64(DX)(R8*1)
-	PREFETCHT1 64(BX)(R8*1)
-	PREFETCHT1 64(SI)(R8*1)
-	ADDQ       $0x00000080, DI
-	ADDQ       $0x00000080, R8
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, R8
 
 enterAhead:
-	SUBQ $0x00000020, CX
+	SUBQ $0x00000010, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// g = gs·g
-	VMULPS (DX)(DI*1), Z0, Z7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Z8
-	VMULPS  Z8, Z1, Z9
-	VADDPS  Z9, Z7, Z7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(DI*1), Z3, Z9
-	VMULPS Z7, Z4, Z7
-	VADDPS Z7, Z9, Z7
-
-	// store m
-	VMOVUPS Z7, (BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z7, Z5, Z7
-	VMULPS (SI)(DI*1), Z6, Z9
-	VSUBPS Z9, Z7, Z7
-
-	// p = keep·p − u
-	VMULPS Z8, Z2, Z8
-	VSUBPS Z7, Z8, Z7
-
-	// store p
-	VMOVUPS Z7, (AX)(DI*1)
-
-	// g = gs·g
-	VMULPS 64(DX)(DI*1), Z0, Z7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 64(AX)(DI*1), Z8
-	VMULPS  Z8, Z1, Z9
-	VADDPS  Z9, Z7, Z7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 64(BX)(DI*1), Z3, Z9
-	VMULPS Z7, Z4, Z7
-	VADDPS Z7, Z9, Z7
-
-	// store m
-	VMOVUPS Z7, 64(BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z7, Z5, Z7
-	VMULPS 64(SI)(DI*1), Z6, Z9
-	VSUBPS Z9, Z7, Z7
-
-	// p = keep·p − u
-	VMULPS Z8, Z2, Z8
-	VSUBPS Z7, Z8, Z7
-
-	// store p
-	VMOVUPS Z7, 64(AX)(DI*1)
-	ADDQ    $0x00000080, DI
-
-enterPlain:
-	SUBQ $0x00000020, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000020, CX
-	JMP  enterSingle
-
-single:
 	// g = gs·g
 	VMULPS (DX)(DI*1), Z0, Z7
 
@@ -3215,11 +3135,14 @@ single:
 	VMOVUPS Z7, (AX)(DI*1)
 	ADDQ    $0x00000040, DI
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -3316,7 +3239,7 @@ TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-64
 	TESTQ        R9, R9
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -3364,170 +3287,22 @@ ahead:
 	// store p
 	VMOVUPS Z11, (AX)(R8*1)
 
-	// g = gs·g
-	VMULPS 64(DX)(R8*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 64(AX)(R8*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 64(BX)(R8*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, 64(BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 64(DI)(R8*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, 64(DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS 64(SI)(R8*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, 64(AX)(R8*1)
-
 	// prefetch
 	PREFETCHT1 (AX)(R9*1)
 	PREFETCHT1 (DX)(R9*1)
 	PREFETCHT1 (BX)(R9*1)
 	PREFETCHT1 (SI)(R9*1)
 	PREFETCHT1 (DI)(R9*1)
-	PREFETCHT1 64(AX)(R9*1)
-	PREFETCHT1 64(DX)(R9*1)
-	PREFETCHT1 64(BX)(R9*1)
-	PREFETCHT1 64(SI)(R9*1)
-	PREFETCHT1 64(DI)(R9*1)
-	ADDQ       $0x00000080, R8
-	ADDQ       $0x00000080, R9
+	ADDQ       $0x00000040, R8
+	ADDQ       $0x00000040, R9
 
 enterAhead:
-	SUBQ $0x00000020, CX
+	SUBQ $0x00000010, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// g = gs·g
-	VMULPS (DX)(R8*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R8*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, (BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R8*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, (DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS (SI)(R8*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, (AX)(R8*1)
-
-	// g = gs·g
-	VMULPS 64(DX)(R8*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 64(AX)(R8*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 64(BX)(R8*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, 64(BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 64(DI)(R8*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, 64(DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS 64(SI)(R8*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, 64(AX)(R8*1)
-	ADDQ    $0x00000080, R8
-
-enterPlain:
-	SUBQ $0x00000020, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000020, CX
-	JMP  enterSingle
-
-single:
 	// g = gs·g
 	VMULPS (DX)(R8*1), Z0, Z11
 
@@ -3573,11 +3348,14 @@ single:
 	VMOVUPS Z11, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -3692,7 +3470,7 @@ TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-72
 	TESTQ        R10, R10
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -3750,60 +3528,6 @@ ahead:
 	// store p
 	VMOVUPS Z11, (AX)(R9*1)
 
-	// g = gs·g
-	VMULPS 64(DX)(R9*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 64(AX)(R9*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 64(BX)(R9*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, 64(BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 64(DI)(R9*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, 64(DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS 64(R8)(R9*1), Z14
-	VMAXPS  Z11, Z14, Z11
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z11
-
-	// store x
-	VMOVUPS Z11, 64(R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS 64(SI)(R9*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, 64(AX)(R9*1)
-
 	// prefetch
 	PREFETCHT1 (AX)(R10*1)
 	PREFETCHT1 (DX)(R10*1)
@@ -3811,141 +3535,16 @@ ahead:
 	PREFETCHT1 (SI)(R10*1)
 	PREFETCHT1 (DI)(R10*1)
 	PREFETCHT1 (R8)(R10*1)
-	PREFETCHT1 64(AX)(R10*1)
-	PREFETCHT1 64(DX)(R10*1)
-	PREFETCHT1 64(BX)(R10*1)
-	PREFETCHT1 64(SI)(R10*1)
-	PREFETCHT1 64(DI)(R10*1)
-	PREFETCHT1 64(R8)(R10*1)
-	ADDQ       $0x00000080, R9
-	ADDQ       $0x00000080, R10
+	ADDQ       $0x00000040, R9
+	ADDQ       $0x00000040, R10
 
 enterAhead:
-	SUBQ $0x00000020, CX
+	SUBQ $0x00000010, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// g = gs·g
-	VMULPS (DX)(R9*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R9*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R9*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, (BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R9*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, (DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R8)(R9*1), Z14
-	VMAXPS  Z11, Z14, Z11
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z11
-
-	// store x
-	VMOVUPS Z11, (R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS (SI)(R9*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, (AX)(R9*1)
-
-	// g = gs·g
-	VMULPS 64(DX)(R9*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 64(AX)(R9*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 64(BX)(R9*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	VMOVUPS Z13, 64(BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 64(DI)(R9*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
-
-	// store v
-	VMOVUPS Z11, 64(DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS 64(R8)(R9*1), Z14
-	VMAXPS  Z11, Z14, Z11
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z11
-
-	// store x
-	VMOVUPS Z11, 64(R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS 64(SI)(R9*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
-
-	// store p
-	VMOVUPS Z11, 64(AX)(R9*1)
-	ADDQ    $0x00000080, R9
-
-enterPlain:
-	SUBQ $0x00000020, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000020, CX
-	JMP  enterSingle
-
-single:
 	// g = gs·g
 	VMULPS (DX)(R9*1), Z0, Z11
 
@@ -4001,11 +3600,14 @@ single:
 	VMOVUPS Z11, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -4091,7 +3693,7 @@ TEXT ·dividerF32AVX512(SB), NOSPLIT, $0-72
 	TESTQ BX, BX
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -4100,56 +3702,32 @@ ahead:
 	VSQRTPS Z0, Z1
 	VDIVPS  Z1, Z0, Z0
 
-	// load p
-	VMOVUPS 64(AX)(DX*1), Z0
-	VSQRTPS Z0, Z1
-	VDIVPS  Z1, Z0, Z0
-
 	// prefetch
 	PREFETCHT1 (AX)(BX*1)
-	PREFETCHT1 64(AX)(BX*1)
-	ADDQ       $0x00000080, DX
-	ADDQ       $0x00000080, BX
+	ADDQ       $0x00000040, DX
+	ADDQ       $0x00000040, BX
 
 enterAhead:
-	SUBQ $0x00000020, CX
+	SUBQ $0x00000010, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// load p
-	VMOVUPS (AX)(DX*1), Z0
-	VSQRTPS Z0, Z1
-	VDIVPS  Z1, Z0, Z0
-
-	// load p
-	VMOVUPS 64(AX)(DX*1), Z0
-	VSQRTPS Z0, Z1
-	VDIVPS  Z1, Z0, Z0
-	ADDQ    $0x00000080, DX
-
-enterPlain:
-	SUBQ $0x00000020, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000020, CX
-	JMP  enterSingle
-
-single:
 	// load p
 	VMOVUPS (AX)(DX*1), Z0
 	VSQRTPS Z0, Z1
 	VDIVPS  Z1, Z0, Z0
 	ADDQ    $0x00000040, DX
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -4180,7 +3758,7 @@ TEXT ·pnmLimitF32AVX512(SB), NOSPLIT, $0-72
 	TESTQ R8, R8
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -4202,90 +3780,21 @@ ahead:
 	// load n
 	VMOVUPS (SI)(DI*1), Z0
 
-	// load p
-	VMOVUPS 64(AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, 64(AX)(DI*1)
-
-	// load grad
-	VMOVUPS 64(DX)(DI*1), Z0
-
-	// load m
-	VMOVUPS 64(BX)(DI*1), Z0
-
-	// store m
-	VMOVUPS Z0, 64(BX)(DI*1)
-
-	// load n
-	VMOVUPS 64(SI)(DI*1), Z0
-
 	// prefetch
 	PREFETCHT1 (AX)(R8*1)
 	PREFETCHT1 (DX)(R8*1)
 	PREFETCHT1 (BX)(R8*1)
 	PREFETCHT1 (SI)(R8*1)
-	PREFETCHT1 64(AX)(R8*1)
-	PREFETCHT1 64(DX)(R8*1)
-	PREFETCHT1 64(BX)(R8*1)
-	PREFETCHT1 64(SI)(R8*1)
-	ADDQ       $0x00000080, DI
-	ADDQ       $0x00000080, R8
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, R8
 
 enterAhead:
-	SUBQ $0x00000020, CX
+	SUBQ $0x00000010, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// load p
-	VMOVUPS (AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (DX)(DI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(DI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(DI*1)
-
-	// load n
-	VMOVUPS (SI)(DI*1), Z0
-
-	// load p
-	VMOVUPS 64(AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, 64(AX)(DI*1)
-
-	// load grad
-	VMOVUPS 64(DX)(DI*1), Z0
-
-	// load m
-	VMOVUPS 64(BX)(DI*1), Z0
-
-	// store m
-	VMOVUPS Z0, 64(BX)(DI*1)
-
-	// load n
-	VMOVUPS 64(SI)(DI*1), Z0
-	ADDQ    $0x00000080, DI
-
-enterPlain:
-	SUBQ $0x00000020, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000020, CX
-	JMP  enterSingle
-
-single:
 	// load p
 	VMOVUPS (AX)(DI*1), Z0
 
@@ -4305,11 +3814,14 @@ single:
 	VMOVUPS (SI)(DI*1), Z0
 	ADDQ    $0x00000040, DI
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -4354,7 +3866,7 @@ TEXT ·adapnmLimitF32AVX512(SB), NOSPLIT, $0-72
 	TESTQ R9, R9
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -4382,110 +3894,22 @@ ahead:
 	// store v
 	VMOVUPS Z0, (DI)(R8*1)
 
-	// load p
-	VMOVUPS 64(AX)(R8*1), Z0
-
-	// store p
-	VMOVUPS Z0, 64(AX)(R8*1)
-
-	// load grad
-	VMOVUPS 64(DX)(R8*1), Z0
-
-	// load m
-	VMOVUPS 64(BX)(R8*1), Z0
-
-	// store m
-	VMOVUPS Z0, 64(BX)(R8*1)
-
-	// load n
-	VMOVUPS 64(SI)(R8*1), Z0
-
-	// load v
-	VMOVUPS 64(DI)(R8*1), Z0
-
-	// store v
-	VMOVUPS Z0, 64(DI)(R8*1)
-
 	// prefetch
 	PREFETCHT1 (AX)(R9*1)
 	PREFETCHT1 (DX)(R9*1)
 	PREFETCHT1 (BX)(R9*1)
 	PREFETCHT1 (SI)(R9*1)
 	PREFETCHT1 (DI)(R9*1)
-	PREFETCHT1 64(AX)(R9*1)
-	PREFETCHT1 64(DX)(R9*1)
-	PREFETCHT1 64(BX)(R9*1)
-	PREFETCHT1 64(SI)(R9*1)
-	PREFETCHT1 64(DI)(R9*1)
-	ADDQ       $0x00000080, R8
-	ADDQ       $0x00000080, R9
+	ADDQ       $0x00000040, R8
+	ADDQ       $0x00000040, R9
 
 enterAhead:
-	SUBQ $0x00000020, CX
+	SUBQ $0x00000010, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// load p
-	VMOVUPS (AX)(R8*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (DX)(R8*1), Z0
-
-	// load m
-	VMOVUPS (BX)(R8*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(R8*1)
-
-	// load n
-	VMOVUPS (SI)(R8*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R8*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R8*1)
-
-	// load p
-	VMOVUPS 64(AX)(R8*1), Z0
-
-	// store p
-	VMOVUPS Z0, 64(AX)(R8*1)
-
-	// load grad
-	VMOVUPS 64(DX)(R8*1), Z0
-
-	// load m
-	VMOVUPS 64(BX)(R8*1), Z0
-
-	// store m
-	VMOVUPS Z0, 64(BX)(R8*1)
-
-	// load n
-	VMOVUPS 64(SI)(R8*1), Z0
-
-	// load v
-	VMOVUPS 64(DI)(R8*1), Z0
-
-	// store v
-	VMOVUPS Z0, 64(DI)(R8*1)
-	ADDQ    $0x00000080, R8
-
-enterPlain:
-	SUBQ $0x00000020, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000020, CX
-	JMP  enterSingle
-
-single:
 	// load p
 	VMOVUPS (AX)(R8*1), Z0
 
@@ -4511,11 +3935,14 @@ single:
 	VMOVUPS Z0, (DI)(R8*1)
 	ADDQ    $0x00000040, R8
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -4567,7 +3994,7 @@ TEXT ·adapnmAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
 	TESTQ R10, R10
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -4601,36 +4028,6 @@ ahead:
 	// store x
 	VMOVUPS Z0, (R8)(R9*1)
 
-	// load p
-	VMOVUPS 64(AX)(R9*1), Z0
-
-	// store p
-	VMOVUPS Z0, 64(AX)(R9*1)
-
-	// load grad
-	VMOVUPS 64(DX)(R9*1), Z0
-
-	// load m
-	VMOVUPS 64(BX)(R9*1), Z0
-
-	// store m
-	VMOVUPS Z0, 64(BX)(R9*1)
-
-	// load n
-	VMOVUPS 64(SI)(R9*1), Z0
-
-	// load v
-	VMOVUPS 64(DI)(R9*1), Z0
-
-	// store v
-	VMOVUPS Z0, 64(DI)(R9*1)
-
-	// load x
-	VMOVUPS 64(R8)(R9*1), Z0
-
-	// store x
-	VMOVUPS Z0, 64(R8)(R9*1)
-
 	// prefetch
 	PREFETCHT1 (AX)(R10*1)
 	PREFETCHT1 (DX)(R10*1)
@@ -4638,93 +4035,16 @@ ahead:
 	PREFETCHT1 (SI)(R10*1)
 	PREFETCHT1 (DI)(R10*1)
 	PREFETCHT1 (R8)(R10*1)
-	PREFETCHT1 64(AX)(R10*1)
-	PREFETCHT1 64(DX)(R10*1)
-	PREFETCHT1 64(BX)(R10*1)
-	PREFETCHT1 64(SI)(R10*1)
-	PREFETCHT1 64(DI)(R10*1)
-	PREFETCHT1 64(R8)(R10*1)
-	ADDQ       $0x00000080, R9
-	ADDQ       $0x00000080, R10
+	ADDQ       $0x00000040, R9
+	ADDQ       $0x00000040, R10
 
 enterAhead:
-	SUBQ $0x00000020, CX
+	SUBQ $0x00000010, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// load p
-	VMOVUPS (AX)(R9*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS (DX)(R9*1), Z0
-
-	// load m
-	VMOVUPS (BX)(R9*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(R9*1)
-
-	// load n
-	VMOVUPS (SI)(R9*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R9*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R9*1)
-
-	// load x
-	VMOVUPS (R8)(R9*1), Z0
-
-	// store x
-	VMOVUPS Z0, (R8)(R9*1)
-
-	// load p
-	VMOVUPS 64(AX)(R9*1), Z0
-
-	// store p
-	VMOVUPS Z0, 64(AX)(R9*1)
-
-	// load grad
-	VMOVUPS 64(DX)(R9*1), Z0
-
-	// load m
-	VMOVUPS 64(BX)(R9*1), Z0
-
-	// store m
-	VMOVUPS Z0, 64(BX)(R9*1)
-
-	// load n
-	VMOVUPS 64(SI)(R9*1), Z0
-
-	// load v
-	VMOVUPS 64(DI)(R9*1), Z0
-
-	// store v
-	VMOVUPS Z0, 64(DI)(R9*1)
-
-	// load x
-	VMOVUPS 64(R8)(R9*1), Z0
-
-	// store x
-	VMOVUPS Z0, 64(R8)(R9*1)
-	ADDQ    $0x00000080, R9
-
-enterPlain:
-	SUBQ $0x00000020, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000020, CX
-	JMP  enterSingle
-
-single:
 	// load p
 	VMOVUPS (AX)(R9*1), Z0
 
@@ -4756,11 +4076,14 @@ single:
 	VMOVUPS Z0, (R8)(R9*1)
 	ADDQ    $0x00000040, R9
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000010, CX
-	JGE  single
-	ADDQ $0x00000010, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -4838,7 +4161,7 @@ TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-56
 	TESTQ        R8, R8
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -4871,123 +4194,21 @@ ahead:
 	// store p
 	VMOVUPD Z7, (AX)(DI*1)
 
-	// g = gs·g
-	VMULPD 64(DX)(DI*1), Z0, Z7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 64(AX)(DI*1), Z8
-	VMULPD  Z8, Z1, Z9
-	VADDPD  Z9, Z7, Z7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 64(BX)(DI*1), Z3, Z9
-	VMULPD Z7, Z4, Z7
-	VADDPD Z7, Z9, Z7
-
-	// store m
-	VMOVUPD Z7, 64(BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z7, Z5, Z7
-	VMULPD 64(SI)(DI*1), Z6, Z9
-	VSUBPD Z9, Z7, Z7
-
-	// p = keep·p − u
-	VMULPD Z8, Z2, Z8
-	VSUBPD Z7, Z8, Z7
-
-	// store p
-	VMOVUPD Z7, 64(AX)(DI*1)
-
 	// prefetch
 	PREFETCHT1 (AX)(R8*1)
 	PREFETCHT1 (DX)(R8*1)
 	PREFETCHT1 (BX)(R8*1)
 	PREFETCHT1 (SI)(R8*1)
-	PREFETCHT1 64(AX)(R8*1)
-	PREFETCHT1 64(DX)(R8*1)
-	PREFETCHT1 64(BX)(R8*1)
-	PREFETCHT1 64(SI)(R8*1)
-	ADDQ       $0x00000080, DI
-	ADDQ       $0x00000080, R8
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, R8
 
 enterAhead:
-	SUBQ $0x00000010, CX
+	SUBQ $0x00000008, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// g = gs·g
-	VMULPD (DX)(DI*1), Z0, Z7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(DI*1), Z8
-	VMULPD  Z8, Z1, Z9
-	VADDPD  Z9, Z7, Z7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(DI*1), Z3, Z9
-	VMULPD Z7, Z4, Z7
-	VADDPD Z7, Z9, Z7
-
-	// store m
-	VMOVUPD Z7, (BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z7, Z5, Z7
-	VMULPD (SI)(DI*1), Z6, Z9
-	VSUBPD Z9, Z7, Z7
-
-	// p = keep·p − u
-	VMULPD Z8, Z2, Z8
-	VSUBPD Z7, Z8, Z7
-
-	// store p
-	VMOVUPD Z7, (AX)(DI*1)
-
-	// g = gs·g
-	VMULPD 64(DX)(DI*1), Z0, Z7
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 64(AX)(DI*1), Z8
-	VMULPD  Z8, Z1, Z9
-	VADDPD  Z9, Z7, Z7
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 64(BX)(DI*1), Z3, Z9
-	VMULPD Z7, Z4, Z7
-	VADDPD Z7, Z9, Z7
-
-	// store m
-	VMOVUPD Z7, 64(BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z7, Z5, Z7
-	VMULPD 64(SI)(DI*1), Z6, Z9
-	VSUBPD Z9, Z7, Z7
-
-	// p = keep·p − u
-	VMULPD Z8, Z2, Z8
-	VSUBPD Z7, Z8, Z7
-
-	// store p
-	VMOVUPD Z7, 64(AX)(DI*1)
-	ADDQ    $0x00000080, DI
-
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000010, CX
-	JMP  enterSingle
-
-single:
 	// g = gs·g
 	VMULPD (DX)(DI*1), Z0, Z7
 
@@ -5018,11 +4239,14 @@ single:
 	VMOVUPD Z7, (AX)(DI*1)
 	ADDQ    $0x00000040, DI
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000008, CX
-	JGE  single
-	ADDQ $0x00000008, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -5119,7 +4343,7 @@ TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-64
 	TESTQ        R9, R9
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -5167,170 +4391,22 @@ ahead:
 	// store p
 	VMOVUPD Z11, (AX)(R8*1)
 
-	// g = gs·g
-	VMULPD 64(DX)(R8*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 64(AX)(R8*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 64(BX)(R8*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
-
-	// store m
-	VMOVUPD Z13, 64(BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 64(DI)(R8*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
-
-	// store v
-	VMOVUPD Z11, 64(DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD 64(SI)(R8*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
-
-	// store p
-	VMOVUPD Z11, 64(AX)(R8*1)
-
 	// prefetch
 	PREFETCHT1 (AX)(R9*1)
 	PREFETCHT1 (DX)(R9*1)
 	PREFETCHT1 (BX)(R9*1)
 	PREFETCHT1 (SI)(R9*1)
 	PREFETCHT1 (DI)(R9*1)
-	PREFETCHT1 64(AX)(R9*1)
-	PREFETCHT1 64(DX)(R9*1)
-	PREFETCHT1 64(BX)(R9*1)
-	PREFETCHT1 64(SI)(R9*1)
-	PREFETCHT1 64(DI)(R9*1)
-	ADDQ       $0x00000080, R8
-	ADDQ       $0x00000080, R9
+	ADDQ       $0x00000040, R8
+	ADDQ       $0x00000040, R9
 
 enterAhead:
-	SUBQ $0x00000010, CX
+	SUBQ $0x00000008, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// g = gs·g
-	VMULPD (DX)(R8*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R8*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R8*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
-
-	// store m
-	VMOVUPD Z13, (BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R8*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
-
-	// store v
-	VMOVUPD Z11, (DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD (SI)(R8*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
-
-	// store p
-	VMOVUPD Z11, (AX)(R8*1)
-
-	// g = gs·g
-	VMULPD 64(DX)(R8*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 64(AX)(R8*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 64(BX)(R8*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
-
-	// store m
-	VMOVUPD Z13, 64(BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 64(DI)(R8*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
-
-	// store v
-	VMOVUPD Z11, 64(DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD 64(SI)(R8*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
-
-	// store p
-	VMOVUPD Z11, 64(AX)(R8*1)
-	ADDQ    $0x00000080, R8
-
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000010, CX
-	JMP  enterSingle
-
-single:
 	// g = gs·g
 	VMULPD (DX)(R8*1), Z0, Z11
 
@@ -5376,11 +4452,14 @@ single:
 	VMOVUPD Z11, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000008, CX
-	JGE  single
-	ADDQ $0x00000008, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -5495,7 +4574,7 @@ TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-72
 	TESTQ        R10, R10
 	JZ           enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -5553,60 +4632,6 @@ ahead:
 	// store p
 	VMOVUPD Z11, (AX)(R9*1)
 
-	// g = gs·g
-	VMULPD 64(DX)(R9*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 64(AX)(R9*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 64(BX)(R9*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
-
-	// store m
-	VMOVUPD Z13, 64(BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 64(DI)(R9*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
-
-	// store v
-	VMOVUPD Z11, 64(DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD 64(R8)(R9*1), Z14
-	VMAXPD  Z11, Z14, Z11
-	VCMPPD  $0x03, Z14, Z14, K1
-	VMOVAPD Z14, K1, Z11
-
-	// store x
-	VMOVUPD Z11, 64(R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD 64(SI)(R9*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
-
-	// store p
-	VMOVUPD Z11, 64(AX)(R9*1)
-
 	// prefetch
 	PREFETCHT1 (AX)(R10*1)
 	PREFETCHT1 (DX)(R10*1)
@@ -5614,141 +4639,16 @@ ahead:
 	PREFETCHT1 (SI)(R10*1)
 	PREFETCHT1 (DI)(R10*1)
 	PREFETCHT1 (R8)(R10*1)
-	PREFETCHT1 64(AX)(R10*1)
-	PREFETCHT1 64(DX)(R10*1)
-	PREFETCHT1 64(BX)(R10*1)
-	PREFETCHT1 64(SI)(R10*1)
-	PREFETCHT1 64(DI)(R10*1)
-	PREFETCHT1 64(R8)(R10*1)
-	ADDQ       $0x00000080, R9
-	ADDQ       $0x00000080, R10
+	ADDQ       $0x00000040, R9
+	ADDQ       $0x00000040, R10
 
 enterAhead:
-	SUBQ $0x00000010, CX
+	SUBQ $0x00000008, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// g = gs·g
-	VMULPD (DX)(R9*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R9*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R9*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
-
-	// store m
-	VMOVUPD Z13, (BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R9*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
-
-	// store v
-	VMOVUPD Z11, (DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (R8)(R9*1), Z14
-	VMAXPD  Z11, Z14, Z11
-	VCMPPD  $0x03, Z14, Z14, K1
-	VMOVAPD Z14, K1, Z11
-
-	// store x
-	VMOVUPD Z11, (R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD (SI)(R9*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
-
-	// store p
-	VMOVUPD Z11, (AX)(R9*1)
-
-	// g = gs·g
-	VMULPD 64(DX)(R9*1), Z0, Z11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 64(AX)(R9*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 64(BX)(R9*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
-
-	// store m
-	VMOVUPD Z13, 64(BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 64(DI)(R9*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
-
-	// store v
-	VMOVUPD Z11, 64(DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD 64(R8)(R9*1), Z14
-	VMAXPD  Z11, Z14, Z11
-	VCMPPD  $0x03, Z14, Z14, K1
-	VMOVAPD Z14, K1, Z11
-
-	// store x
-	VMOVUPD Z11, 64(R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD 64(SI)(R9*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
-
-	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
-
-	// store p
-	VMOVUPD Z11, 64(AX)(R9*1)
-	ADDQ    $0x00000080, R9
-
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000010, CX
-	JMP  enterSingle
-
-single:
 	// g = gs·g
 	VMULPD (DX)(R9*1), Z0, Z11
 
@@ -5804,11 +4704,14 @@ single:
 	VMOVUPD Z11, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000008, CX
-	JGE  single
-	ADDQ $0x00000008, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -5894,7 +4797,7 @@ TEXT ·dividerF64AVX512(SB), NOSPLIT, $0-72
 	TESTQ BX, BX
 	JZ    enterPlain
 
-	// 2 vectors at a time, with prefetch
+	// a cache line at a time, with prefetch
 	JMP enterAhead
 
 ahead:
@@ -5903,56 +4806,32 @@ ahead:
 	VSQRTPD Z0, Z1
 	VDIVPD  Z1, Z0, Z0
 
-	// load p
-	VMOVUPD 64(AX)(DX*1), Z0
-	VSQRTPD Z0, Z1
-	VDIVPD  Z1, Z0, Z0
-
 	// prefetch
 	PREFETCHT1 (AX)(BX*1)
-	PREFETCHT1 64(AX)(BX*1)
-	ADDQ       $0x00000080, DX
-	ADDQ       $0x00000080, BX
+	ADDQ       $0x00000040, DX
+	ADDQ       $0x00000040, BX
 
 enterAhead:
-	SUBQ $0x00000010, CX
+	SUBQ $0x00000008, CX
 	JGE  ahead
 	JMP  last
 
-	// 2 vectors at a time
+	// a cache line at a time
 plain:
-	// load p
-	VMOVUPD (AX)(DX*1), Z0
-	VSQRTPD Z0, Z1
-	VDIVPD  Z1, Z0, Z0
-
-	// load p
-	VMOVUPD 64(AX)(DX*1), Z0
-	VSQRTPD Z0, Z1
-	VDIVPD  Z1, Z0, Z0
-	ADDQ    $0x00000080, DX
-
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
-
-	// one vector at a time
-last:
-	ADDQ $0x00000010, CX
-	JMP  enterSingle
-
-single:
 	// load p
 	VMOVUPD (AX)(DX*1), Z0
 	VSQRTPD Z0, Z1
 	VDIVPD  Z1, Z0, Z0
 	ADDQ    $0x00000040, DX
 
-enterSingle:
+enterPlain:
 	SUBQ $0x00000008, CX
-	JGE  single
-	ADDQ $0x00000008, CX
-	JZ   done
+	JGE  plain
+
+last:
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1

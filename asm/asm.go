@@ -22,12 +22,8 @@ type Kernel struct {
 	Doc     string // what it does, to follow its name
 }
 
-const (
-	// Unroll is how many vectors a pass through the main loop updates.
-	Unroll = 2
-
-	cacheLine = 64 // bytes
-)
+// Pass is how many bytes of each stream a pass through the main loop covers: a cache line.
+const Pass = 64
 
 // A Type is an element type and its instructions.
 type Type struct {

@@ -14,8 +14,8 @@ import (
 //
 //	func name(c, p, grad, … *T, count, ahead int)
 //
-// It runs the body over count elements of each stream: Unroll vectors at a time, then one at a time, then the rest under a
-// mask. All use the same instructions for the arithmetic, so that an element's bits do not depend on its position. If
+// It runs the body over count elements of each stream: a cache line at a time, then a vector at a time, then the rest under
+// a mask. All use the same instructions for the arithmetic, so that an element's bits do not depend on its position. If
 // ahead is not 0, it prefetches each stream that many bytes in front of its loads.
 func (k Kernel) Emit(t Type, isa ISA) {
 	name := k.Name + t.Name + isa.Name
@@ -40,52 +40,53 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	XORQ(v.offset, v.offset)
 	lanes := isa.width / t.size
 
-	unrolled := func() {
-		for i := range Unroll {
-			v.disp = i * isa.width
+	pass := func() {
+		for v.disp = 0; v.disp < Pass; v.disp += isa.width {
 			k.Body(v)
 		}
 		v.disp = 0
 	}
+	vectors := Pass / isa.width
 
 	TESTQ(front, front)
 	JZ(LabelRef("enterPlain"))
-	Commentf("%d vectors at a time, with prefetch", Unroll)
+	Comment("a cache line at a time, with prefetch")
 	JMP(LabelRef("enterAhead"))
 	Label("ahead")
-	unrolled()
+	pass()
 	Comment("prefetch")
-	for at := 0; at < Unroll*isa.width; at += cacheLine {
-		for _, name := range k.Streams {
-			PREFETCHT1(Mem{Base: v.streams[name], Index: front, Scale: 1, Disp: at})
-		}
+	for _, name := range k.Streams {
+		PREFETCHT1(Mem{Base: v.streams[name], Index: front, Scale: 1})
 	}
-	ADDQ(U32(Unroll*isa.width), v.offset)
-	ADDQ(U32(Unroll*isa.width), front)
+	ADDQ(U32(Pass), v.offset)
+	ADDQ(U32(Pass), front)
 	Label("enterAhead")
-	SUBQ(U32(Unroll*lanes), n)
+	SUBQ(U32(vectors*lanes), n)
 	JGE(LabelRef("ahead"))
 	JMP(LabelRef("last"))
 
-	Commentf("%d vectors at a time", Unroll)
+	Comment("a cache line at a time")
 	Label("plain")
-	unrolled()
-	ADDQ(U32(Unroll*isa.width), v.offset)
+	pass()
+	ADDQ(U32(Pass), v.offset)
 	Label("enterPlain")
-	SUBQ(U32(Unroll*lanes), n)
+	SUBQ(U32(vectors*lanes), n)
 	JGE(LabelRef("plain"))
-
-	Comment("one vector at a time")
 	Label("last")
-	ADDQ(U32(Unroll*lanes), n)
-	JMP(LabelRef("enterSingle"))
-	Label("single")
-	k.Body(v)
-	ADDQ(U32(isa.width), v.offset)
-	Label("enterSingle")
-	SUBQ(U32(lanes), n)
-	JGE(LabelRef("single"))
-	ADDQ(U32(lanes), n)
+	ADDQ(U32(vectors*lanes), n)
+
+	if vectors > 1 {
+		Comment("a vector at a time")
+		JMP(LabelRef("enterVector"))
+		Label("vector")
+		k.Body(v)
+		ADDQ(U32(isa.width), v.offset)
+		Label("enterVector")
+		SUBQ(U32(lanes), n)
+		JGE(LabelRef("vector"))
+		ADDQ(U32(lanes), n)
+	}
+	TESTQ(n, n)
 	JZ(LabelRef("done"))
 
 	Comment("the rest, under a mask")
