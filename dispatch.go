@@ -1,10 +1,8 @@
 package pnm
 
 import (
-	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"unsafe"
 )
 
@@ -64,18 +62,6 @@ func choose(pin string, available []tier) (tier, error) {
 //
 // If PNM_ISA names one that is unknown or not available, every update and every optimizer returns an *ISAError.
 func ISA() string { return string(active) }
-
-// An ISAError reports that the environment variable PNM_ISA names an implementation that is unknown or that this machine
-// or build does not have.
-type ISAError struct {
-	Pin       string   // the value of PNM_ISA
-	Available []string // what it could be
-}
-
-func (e *ISAError) Error() string {
-	return fmt.Sprintf("pnm: PNM_ISA is %q, but must be one of those that this machine and build have: %s, or empty for the last of them",
-		e.Pin, strings.Join(e.Available, ", "))
-}
 
 // maxCall is how many elements one call into assembly updates at most. Assembly cannot be preempted, and a garbage
 // collection waits for it: on slow memory this many elements of six streams take some 100 µs.

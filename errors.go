@@ -74,6 +74,18 @@ func (e *GroupError) Error() string {
 
 func (e *GroupError) Unwrap() error { return e.Err }
 
+// An ISAError reports that the environment variable PNM_ISA names an implementation that is unknown or that this machine
+// or build does not have.
+type ISAError struct {
+	Pin       string   // the value of PNM_ISA
+	Available []string // what it could be
+}
+
+func (e *ISAError) Error() string {
+	return fmt.Sprintf("pnm: PNM_ISA is %q, but must be one of those that this machine and build have: %s, or empty for the last of them",
+		e.Pin, strings.Join(e.Available, ", "))
+}
+
 // of names a tensor in front of what is said of it.
 func of(tensor int) string {
 	if tensor < 0 {

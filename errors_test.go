@@ -192,6 +192,8 @@ func TestOptimizerErrors(t *testing.T) {
 	refuse(t, []refusal{
 		{"no rule", func(x []float32) error { _, err := NewOptimizer(Group[float32]{Params: [][]float32{x}}); return err },
 			&GroupError{0, errors.New("Rule is nil")}, "group 0: Rule is nil"},
+		{"a pointer to a rule", func(x []float32) error { _, err := NewOptimizer(Group[float32]{&small, [][]float32{x}}); return err },
+			&GroupError{0, errors.New("Rule is a *pnm.PNM, must be a value")}, "group 0: Rule is a *pnm.PNM"},
 		{"overlapping params", func(x []float32) error {
 			_, err := NewOptimizer(Group[float32]{small, [][]float32{x[20:30], x[:8], x[29:40]}})
 			return err

@@ -3,6 +3,7 @@ package pnm
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"unsafe"
@@ -203,6 +204,9 @@ func checkRule[T Float](i int, r Rule) error {
 	}
 	if r == nil {
 		return &GroupError{i, errors.New("Rule is nil")}
+	}
+	if reflect.TypeOf(r).Kind() == reflect.Pointer { // which could change, or be nil, behind our back
+		return &GroupError{i, fmt.Errorf("Rule is a %T, must be a value", r)}
 	}
 	if err := r.Validate(); err != nil {
 		return &GroupError{i, err}

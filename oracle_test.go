@@ -201,13 +201,13 @@ func TestOracle(t *testing.T) {
 	})
 }
 
-// FuzzUpdate holds the engine against the oracle on whatever the fuzzer makes up: hyperparameters, legal or not, a step,
-// and the bits of one element. What is refused must be left as it was.
+// FuzzUpdate holds every tier against the oracle on whatever the fuzzer makes up: hyperparameters, legal or not, a step, a
+// length, and the bits of the elements. What is refused must be left as it was.
 func FuzzUpdate(f *testing.F) {
-	f.Add(true, uint8(0b1111), 1, 1e-3, 0.9, 0.999, 1.0, 1e-8, 0.0, []byte("0123456789abcdefghijklmnopqrstuvwxyz0123456789ab"))
-	f.Add(false, uint8(0), 2, 1.0, 0.9, 0.0, -0.5, 0.0, 0.1, bytes.Repeat([]byte{0xff, 0x80, 0x7f}, 16))
-	f.Add(true, uint8(0b0110), -1, math.NaN(), 1.0, math.Inf(1), math.MaxFloat64, -1.0, 1e300, []byte{})
-	f.Fuzz(func(t *testing.T, adaptive bool, options uint8, step int, lr, beta1, beta2, beta0, eps, decay float64, data []byte) {
+	f.Add(true, uint8(0b1111), 1, 1e-3, 0.9, 0.999, 1.0, 1e-8, 0.0, uint8(1), []byte("0123456789abcdefghijklmnopqrstuvwxyz0123456789ab"))
+	f.Add(false, uint8(0), 2, 1.0, 0.9, 0.0, -0.5, 0.0, 0.1, uint8(21), bytes.Repeat([]byte{0xff, 0x80, 0x7f}, 16))
+	f.Add(true, uint8(0b0110), -1, math.NaN(), 1.0, math.Inf(1), math.MaxFloat64, -1.0, 1e300, uint8(40), []byte{})
+	f.Fuzz(func(t *testing.T, adaptive bool, options uint8, step int, lr, beta1, beta2, beta0, eps, decay float64, n uint8, data []byte) {
 		option := func(i int) bool { return options>>i&1 != 0 }
 		var r Rule = PNM{lr, beta1, beta0, decay, option(0), option(1)}
 		if adaptive {
@@ -215,24 +215,29 @@ func FuzzUpdate(f *testing.F) {
 		}
 		// The oracle's γ overflows before the engine's, and its powers of large steps take too long.
 		comparable := math.Abs(beta0) < 0x1p500 && int64(step) < 1<<40
-		fuzzOne[float32](t, r, step, data, comparable)
-		fuzzOne[float64](t, r, step, data, comparable)
+		for _, tier := range tiers() {
+			useTier(t, tier)
+			fuzzOne[float32](t, r, step, int(n%50), data, comparable)
+			fuzzOne[float64](t, r, step, int(n%50), data, comparable)
+		}
 	})
 }
 
-func fuzzOne[T Float](t *testing.T, r Rule, step int, data []byte, comparable bool) {
-	words := make([]T, 6)
+func fuzzOne[T Float](t *testing.T, r Rule, step, n int, data []byte, comparable bool) {
+	slots := len(forms[r.form()].slots)
+	words := make([]T, (2+slots)*n)
 	for i := range words {
 		var b [8]byte
-		copy(b[:], data[min(8*i, len(data)):])
+		copy(b[:], data[8*i%(len(data)+1):])
 		words[i] = fromBits[T](binary.LittleEndian.Uint64(b[:]))
 	}
+	stream := func(i int) []T { return words[i*n : (i+1)*n : (i+1)*n] }
 	var state [][]T
-	for i := range forms[r.form()].slots {
-		state = append(state, words[2+i:3+i:3+i])
+	for i := range slots {
+		state = append(state, stream(2+i))
 	}
 	before := slices.Clone(words)
-	err := updateSlices(r, step, words[:1:1], words[1:2:2], state)
+	err := updateSlices(r, step, stream(0), stream(1), state)
 	if err != nil {
 		wantSame(t, "after an error", words, before)
 		if r.Validate() == nil && step > 0 && comparable && fits[T](r, step) {
@@ -242,7 +247,7 @@ func fuzzOne[T Float](t *testing.T, r Rule, step int, data []byte, comparable bo
 	}
 	if comparable {
 		copy(words, before)
-		differ(t, r, step, words[:1:1], words[1:2:2], state)
+		differ(t, r, step, stream(0), stream(1), state)
 	}
 }
 
