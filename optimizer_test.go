@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
@@ -116,6 +117,8 @@ func TestResume(t *testing.T) {
 			first := newRun[float64](t, r, NewAdaPNM())
 			first.steps(t, 1, at)
 			saved := first.opt.State()
+			written, err := json.Marshal(saved) // as a file would have it
+			wantNoError(t, err)
 
 			second := newRun[float64](t, r, NewAdaPNM())
 			second.steps(t, 1, 3) // something that the restored state must replace
@@ -129,12 +132,8 @@ func TestResume(t *testing.T) {
 			first.wantSame(t, what+", continued", whole)
 			second.wantSame(t, what+", resumed", whole)
 
-			wantNoError(t, second.opt.SetState(saved))
-			copies := second.opt.State()
-			for i := range saved {
-				for name := range saved[i].Buffers {
-					wantSame(t, what+": the saved "+name, copies[i].Buffers[name], saved[i].Buffers[name])
-				}
+			if after, err := json.Marshal(saved); err != nil || string(after) != string(written) {
+				t.Errorf("%s: the saved state has changed (%v)", what, err)
 			}
 		}
 	}
