@@ -242,3 +242,21 @@ func TestHugeBeta0(t *testing.T) {
 		wantClose(t, fmt.Sprintf("k2 at β0 = %g", beta0), k2, want, 1e-15)
 	}
 }
+
+// The coefficients' products are rounded on their own, too: the recorded bits alone would seldom show it if they were not.
+func TestCoefficientsAreNotFused(t *testing.T) {
+	rng := rand.New(rand.NewPCG(13, 14))
+	for range 10_000 {
+		x, y, beta0 := rng.Float64(), rng.Float64(), 4*rng.Float64()-2
+		if got, want := newScalars(x, y, true, false).keep, sub(1, mul(x, y)); got != want {
+			t.Fatalf("keep of %v and %v is %v, want %v", x, y, got, want)
+		}
+		gamma := add(mul(1+beta0, 1+beta0), mul(beta0, beta0))
+		if got, _ := noiseWeights(x, beta0); got != div(mul(x, 1+beta0), math.Sqrt(gamma)) {
+			t.Fatalf("k1 of %v and %v is %v", x, beta0, got)
+		}
+		if got, want := (PNM{Beta1: x}).scalars(1).alpha1, sub(1, mul(x, x)); got != want {
+			t.Fatalf("1−β1² of %v is %v, want %v", x, got, want)
+		}
+	}
+}
