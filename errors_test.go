@@ -120,7 +120,7 @@ func TestValidate(t *testing.T) {
 		"Eps":         {0, math.MaxFloat64},
 		"WeightDecay": {0, math.MaxFloat64},
 	}
-	for _, r := range []any{NewPNM(0.1), NewAdaPNM()} {
+	for _, r := range []Rule{NewPNM(0.1), NewAdaPNM()} {
 		fields := 0
 		for i := range reflect.TypeOf(r).NumField() {
 			field := reflect.TypeOf(r).Field(i)
@@ -131,18 +131,12 @@ func TestValidate(t *testing.T) {
 			if illegal[field.Name] == nil || legal[field.Name] == nil {
 				t.Fatalf("%s is not tested", field.Name)
 			}
-			with := func(x float64) Rule {
-				v := reflect.New(reflect.TypeOf(r)).Elem()
-				v.Set(reflect.ValueOf(r))
-				v.Field(i).SetFloat(x)
-				return v.Interface().(Rule)
-			}
 			for _, x := range legal[field.Name] {
-				wantNoError(t, with(x).Validate())
+				wantNoError(t, changed(r, field.Name, x).Validate())
 			}
 			for _, x := range illegal[field.Name] {
 				var e *HyperparameterError
-				if err := with(x).Validate(); !errors.As(err, &e) || e.Field != field.Name || e.Legal == "" ||
+				if err := changed(r, field.Name, x).Validate(); !errors.As(err, &e) || e.Field != field.Name || e.Legal == "" ||
 					e.Rule != reflect.TypeOf(r).Name() || !sameBits(e.Value, x) {
 					t.Errorf("%T.%s = %g: %v", r, field.Name, x, err)
 				}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 	"unsafe"
 )
@@ -52,6 +53,14 @@ func sampleRules() []Rule {
 	exact := NewAdaPNM()
 	exact.ExactBias, exact.Decoupled, exact.WeightDecay, exact.Maximize, exact.Beta0 = true, false, 0.02, true, 2
 	return []Rule{NewPNM(0.5), coupled, NewAdaPNM(), noAMSGrad, exact}
+}
+
+// changed returns r with a field set to another value.
+func changed(r Rule, field string, value any) Rule {
+	v := reflect.New(reflect.TypeOf(r)).Elem()
+	v.Set(reflect.ValueOf(r))
+	v.FieldByName(field).Set(reflect.ValueOf(value))
+	return v.Interface().(Rule)
 }
 
 func randomRule(rng *rand.Rand) Rule {

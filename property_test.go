@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 )
 
@@ -154,26 +155,10 @@ func TestExactBias(t *testing.T) {
 func TestDecay(t *testing.T) {
 	none := func(float64, int) float64 { return 0 }
 	for _, r := range sampleRules() {
-		var decoupled, coupled, gradient Rule
-		var keep float64
-		switch r := r.(type) {
-		case PNM:
-			r.WeightDecay, r.Maximize = 0.1, false
-			r.Decoupled = true
-			decoupled, keep = r, 1-r.LR*0.1
-			r.Decoupled = false
-			coupled = r
-			r.WeightDecay = 0
-			gradient = r
-		case AdaPNM:
-			r.WeightDecay, r.Maximize = 0.1, false
-			r.Decoupled = true
-			decoupled, keep = r, 1-r.LR*0.1
-			r.Decoupled = false
-			coupled = r
-			r.WeightDecay = 0
-			gradient = r
-		}
+		r = changed(changed(r, "Maximize", false), "WeightDecay", 0.1)
+		decoupled, coupled := changed(r, "Decoupled", true), changed(r, "Decoupled", false)
+		gradient := changed(coupled, "WeightDecay", 0.0)
+		keep := 1 - reflect.ValueOf(r).FieldByName("LR").Float()*0.1
 		want := 1.0
 		for i, got := range trajectory(t, decoupled, 1, 20, none) {
 			want *= keep
@@ -191,19 +176,7 @@ func TestDecay(t *testing.T) {
 // Maximizing is minimizing with the gradient's sign turned, to the bit.
 func TestMaximize(t *testing.T) {
 	for _, r := range sampleRules() {
-		var down, up Rule
-		switch r := r.(type) {
-		case PNM:
-			r.Maximize = false
-			down = r
-			r.Maximize = true
-			up = r
-		case AdaPNM:
-			r.Maximize = false
-			down = r
-			r.Maximize = true
-			up = r
-		}
+		down, up := changed(r, "Maximize", false), changed(r, "Maximize", true)
 		a := trajectory(t, down, 1, 50, func(_ float64, t int) float64 { return noise(t) })
 		b := trajectory(t, up, 1, 50, func(_ float64, t int) float64 { return -noise(t) })
 		wantSame(t, fmt.Sprintf("%+v", up), b, a)
