@@ -29,7 +29,7 @@ func main() {
 	var s settings
 	data := flag.String("data", "", "`folder` with the four IDX files of the whole set (default: the embedded subset)")
 	out := flag.String("out", "fashion.png", "write the learning curves to this `file`: .png, .svg or .pdf")
-	flag.IntVar(&s.epochs, "epochs", 20, "passes over the training images")
+	flag.IntVar(&s.epochs, "epochs", 15, "passes over the training images")
 	flag.IntVar(&s.batch, "batch", 128, "images a step")
 	flag.IntVar(&s.hidden, "hidden", 256, "units of the hidden layer")
 	flag.Uint64Var(&s.seed, "seed", 1, "of the initial weights and the order of the images")
