@@ -23,12 +23,15 @@ func checkBuffers[T Float](f form, b *buffers[T]) error {
 			return &LengthError{-1, argument(f, i), len(s), len(b.p)}
 		}
 	}
-	var spans [len(all)]span
+	if len(b.p) == 0 {
+		return nil
+	}
+	// All are of one size, so that two of them share memory iff they begin less than that size apart, either way.
+	size := uintptr(len(b.p)) * unsafe.Sizeof(b.p[0])
 	for i, s := range used {
-		spans[i] = spanOf(s)
-		for j := range i {
-			if spans[j].lo < spans[i].hi && spans[i].lo < spans[j].hi && len(s) > 0 {
-				return &OverlapError{-1, -1, argument(f, j), argument(f, i), shared[T](spans[i], spans[j])}
+		for j, q := range used[:i] {
+			if apart := uintptr(unsafe.Pointer(&s[0])) - uintptr(unsafe.Pointer(&q[0])); apart+size-1 < 2*size-1 {
+				return &OverlapError{-1, -1, argument(f, j), argument(f, i), shared[T](spanOf(s), spanOf(q))}
 			}
 		}
 	}
