@@ -75,6 +75,7 @@ func secondMoment(v *Vector, g Op) Op {
 	return w
 }
 
+// largest may use Max: w is a sum with a term α2·(g·g) ≥ +0, and a sum is −0 only if both terms are.
 func largest(v *Vector, w Op) Op {
 	Comment("w = x = max(x, v)")
 	x := v.Max(v.Load("x"), w)
