@@ -45,8 +45,10 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 	if !r.AMSGrad && len(maxExpAvgSq) != 0 {
 		return &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", len(maxExpAvgSq), 0}
 	}
-	b := buffers[T]{p: params, g: grads, s: [maxSlots][]T{expAvg, negExpAvg, expAvgSq, maxExpAvgSq}}
-	return updateOne(r.form(), t, r.scalars(t), &b)
+	var b buffers[T]
+	b.p, b.g, b.s[0], b.s[1], b.s[2], b.s[3] = params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq
+	exact := r.scalars(t)
+	return updateOne(r.form(), t, &exact, &b)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.
@@ -70,8 +72,8 @@ func (r AdaPNM) form() form {
 
 func (r AdaPNM) withLR(lr float64) Rule { r.LR = lr; return r }
 
-func (r AdaPNM) scalars(t int) scalars[float64] {
-	c := newScalars(r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+func (r AdaPNM) scalars(t int) (c scalars[float64]) {
+	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.beta1 = r.Beta1 * r.Beta1
 	c.alpha1 = 1 - float64(r.Beta1*r.Beta1)
 	c.beta2 = r.Beta2

@@ -16,11 +16,10 @@ func checkStep(t int) error {
 
 // checkBuffers reports a slice of a drop-in call that differs from the parameters in length, or shares memory with another.
 func checkBuffers[T Float](f form, b *buffers[T]) error {
-	all := [2 + maxSlots][]T{b.p, b.g}
-	used := all[:2+copy(all[2:], b.s[:len(forms[f].slots)])]
-	for i, s := range used {
-		if len(s) != len(b.p) {
-			return &LengthError{-1, argument(f, i), len(s), len(b.p)}
+	used := 2 + len(forms[f].slots)
+	for i := 1; i < used; i++ {
+		if n := len(*b.at(i)); n != len(b.p) {
+			return &LengthError{-1, argument(f, i), n, len(b.p)}
 		}
 	}
 	if len(b.p) == 0 {
@@ -28,10 +27,12 @@ func checkBuffers[T Float](f form, b *buffers[T]) error {
 	}
 	// All are of one size, so that two of them share memory iff they begin less than that size apart, either way.
 	size := uintptr(len(b.p)) * unsafe.Sizeof(b.p[0])
-	for i, s := range used {
-		for j, q := range used[:i] {
-			if apart := uintptr(unsafe.Pointer(&s[0])) - uintptr(unsafe.Pointer(&q[0])); apart+size-1 < 2*size-1 {
-				return &OverlapError{-1, -1, argument(f, j), argument(f, i), shared[T](spanOf(s), spanOf(q))}
+	var starts [2 + maxSlots]uintptr
+	for i := range used {
+		starts[i] = uintptr(unsafe.Pointer(unsafe.SliceData(*b.at(i))))
+		for j := range i {
+			if starts[i]-starts[j]+size-1 < 2*size-1 {
+				return &OverlapError{-1, -1, argument(f, j), argument(f, i), shared[T](spanOf(*b.at(i)), spanOf(*b.at(j)))}
 			}
 		}
 	}

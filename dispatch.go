@@ -113,12 +113,12 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T]) {
 }
 
 // updateOne checks the slices of a tensor that a caller brings, and performs step t of a rule on it.
-func updateOne[T Float](f form, t int, exact scalars[float64], b *buffers[T]) error {
+func updateOne[T Float](f form, t int, exact *scalars[float64], b *buffers[T]) error {
 	if errISA != nil {
 		return errISA
 	}
 	var c scalars[T]
-	if err := round(forms[f].rule, &exact, &c); err != nil {
+	if err := round(forms[f].rule, exact, &c); err != nil {
 		return err
 	}
 	if err := checkBuffers(f, b); err != nil {

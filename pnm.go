@@ -35,8 +35,10 @@ func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []
 	if err := checkStep(t); err != nil {
 		return err
 	}
-	b := buffers[T]{p: params, g: grads, s: [maxSlots][]T{posMomentum, negMomentum}}
-	return updateOne(r.form(), t, r.scalars(t), &b)
+	var b buffers[T]
+	b.p, b.g, b.s[0], b.s[1] = params, grads, posMomentum, negMomentum
+	exact := r.scalars(t)
+	return updateOne(r.form(), t, &exact, &b)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.
@@ -53,8 +55,8 @@ func (r PNM) form() form { return formPNM }
 
 func (r PNM) withLR(lr float64) Rule { r.LR = lr; return r }
 
-func (r PNM) scalars(int) scalars[float64] {
-	c := newScalars(r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+func (r PNM) scalars(int) (c scalars[float64]) {
+	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.beta1 = r.Beta1 * r.Beta1
 	c.alpha1 = 1 - float64(r.Beta1*r.Beta1)
 	c.k1, c.k2 = noiseWeights(r.LR, r.Beta0)

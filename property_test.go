@@ -221,7 +221,7 @@ func TestCoefficientsAreNotFused(t *testing.T) {
 	rng := rand.New(rand.NewPCG(13, 14))
 	for range 10_000 {
 		x, y, beta0 := rng.Float64(), rng.Float64(), 4*rng.Float64()-2
-		if got, want := newScalars(x, y, true, false).keep, sub(1, mul(x, y)); got != want {
+		if got, want := (PNM{LR: x, WeightDecay: y, Decoupled: true}).scalars(1).keep, sub(1, mul(x, y)); got != want {
 			t.Fatalf("keep of %v and %v is %v, want %v", x, y, got, want)
 		}
 		gamma := add(mul(1+beta0, 1+beta0), mul(beta0, beta0))

@@ -33,12 +33,12 @@ type scalars[T Float] struct {
 	eps    T // ε
 }
 
-// newScalars returns the coefficients that mean the same in every rule: the gradient's sign and weight decay.
+// setCommon sets the coefficients that mean the same in every rule: the gradient's sign and weight decay.
 //
 // Here and below, float64(…) around a product keeps the compiler from fusing it into an FMA, which would give other bits
 // on some architectures.
-func newScalars(lr, lambda float64, decoupled, maximize bool) scalars[float64] {
-	c := scalars[float64]{gs: 1, keep: 1}
+func setCommon(c *scalars[float64], lr, lambda float64, decoupled, maximize bool) {
+	c.gs, c.keep = 1, 1
 	if maximize {
 		c.gs = -1
 	}
@@ -47,7 +47,6 @@ func newScalars(lr, lambda float64, decoupled, maximize bool) scalars[float64] {
 	} else {
 		c.l2 = lambda
 	}
-	return c
 }
 
 // noiseWeights returns k1 = η(1+β0)/√γ and k2 = η·β0/√γ with γ = (1+β0)² + β0².
@@ -93,12 +92,10 @@ func mulPair(ah, al, bh, bl float64) (hi, lo float64) {
 // round rounds the coefficients to the element type. It fails, naming the hyperparameter at fault, where one of them
 // is not finite there: the step would fill the parameters with NaN.
 func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
-	*out = scalars[T]{
-		gs: T(c.gs), l2: T(c.l2), keep: T(c.keep),
-		beta1: T(c.beta1), alpha1: T(c.alpha1),
-		beta2: T(c.beta2), alpha2: T(c.alpha2),
-		k1: T(c.k1), k2: T(c.k2), r: T(c.r), eps: T(c.eps),
-	}
+	out.gs, out.l2, out.keep = T(c.gs), T(c.l2), T(c.keep)
+	out.beta1, out.alpha1 = T(c.beta1), T(c.alpha1)
+	out.beta2, out.alpha2 = T(c.beta2), T(c.alpha2)
+	out.k1, out.k2, out.r, out.eps = T(c.k1), T(c.k2), T(c.r), T(c.eps)
 	// x−x is 0 for a finite x, and NaN for the others.
 	if (out.k1-out.k1)+(out.k2-out.k2)+(out.keep-out.keep)+(out.l2-out.l2)+(out.eps-out.eps) == 0 {
 		return nil

@@ -14,6 +14,17 @@ type buffers[T Float] struct {
 	s    [maxSlots][]T // state, in the order of the form's slots; unused ones are nil
 }
 
+// at returns slice i, in the order of a drop-in call's arguments.
+func (b *buffers[T]) at(i int) *[]T {
+	switch i {
+	case 0:
+		return &b.p
+	case 1:
+		return &b.g
+	}
+	return &b.s[i-2]
+}
+
 // The loops below are the reference: the order and the rounding of their operations define the bits that every other
 // implementation must give. T(…) around each product stops the compiler from fusing it with the sum that follows; the
 // language promises that for an explicit conversion, and for nothing less.
