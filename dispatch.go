@@ -82,10 +82,13 @@ func traffic[T Float](f form, n int) int {
 // update performs step t on buffers that have been checked. working is how much memory is touched from one step of the
 // caller's to the next: what fits the caches is found there and need not be prefetched.
 func update[T Float](f form, t int, c *scalars[T], b *buffers[T], working int) {
-	s := streams[T]{b.p, b.g, b.s[0], b.s[1], b.s[2], b.s[3]}
+	due, other := 0, 1
 	if forms[f].alternates && t%2 == 0 {
-		s.m, s.n = s.n, s.m
+		due, other = 1, 0
 	}
+	// Field by field: a literal would be built aside and copied, and the copy would wait for the stores to drain.
+	var s streams[T]
+	s.p, s.g, s.m, s.n, s.v, s.x = b.p, b.g, b.s[due], b.s[other], b.s[2], b.s[3]
 	if active == generic {
 		updateGeneric(f, c, &s)
 		return
