@@ -35,20 +35,30 @@ func NewAdaPNM() AdaPNM {
 //
 // A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
 // *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.
+//
+// Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
 func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq []T) error {
+	_, err := UpdateAdaPNMWith(Options{}, r, t, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq)
+	return err
+}
+
+// UpdateAdaPNMWith is [UpdateAdaPNM] with options. Where they ask for it, grads is set to zero. An option out of its range
+// gives a *HyperparameterError.
+func UpdateAdaPNMWith[T Float](o Options, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq []T) (Report, error) {
 	if err := r.Validate(); err != nil {
-		return err
+		return Report{}, err
 	}
 	if err := checkStep(t); err != nil {
-		return err
+		return Report{}, err
 	}
 	if !r.AMSGrad && len(maxExpAvgSq) != 0 {
-		return &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", len(maxExpAvgSq), 0}
+		return Report{}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", len(maxExpAvgSq), 0}
 	}
-	var b buffers[T]
-	b.p, b.g, b.s[0], b.s[1], b.s[2], b.s[3] = params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq
+	var one tensor[T]
+	one.form, one.step = r.form(), t
+	one.p, one.g, one.s[0], one.s[1], one.s[2], one.s[3] = params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq
 	exact := r.scalars(t)
-	return updateOne(r.form(), t, &exact, &b)
+	return updateOne(&one, &exact, &o)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

@@ -32,12 +32,10 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	f := q.rule.form()
 	s, c := q.roles()
 	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
-	ahead := 0
-	if traffic[T](f, len(q.p)) > lastLevelCache {
-		ahead = prefetchAhead
-	}
+	ahead := prefetchFor(int64(traffic[T](f, len(q.p))))
 	limit := func(t tier) yardstick {
-		return yardstick{"of-limit", func() { call(limitKernels[t][f], &raw, ahead) }}
+		task := &limitTask{limitKernels[t][f], raw, ahead}
+		return yardstick{"of-limit", func() { defaultIfNil(q.pool).run(task, q.shards(), mostPieces) }}
 	}
 	if t == generic {
 		return []yardstick{limit(best)}
@@ -70,6 +68,25 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 		all = append(all, yardstick{"unbounded-call", kernel(ahead, len(q.p))})
 	}
 	return all
+}
+
+// A limitTask runs a limit kernel on a pool.
+type limitTask struct {
+	kernel bare[float32]
+	s      streams[float32]
+	ahead  int
+}
+
+func (l *limitTask) run(part, parts int) {
+	n := len(l.s.p)
+	cut := func(x []float32) []float32 {
+		if x == nil {
+			return nil
+		}
+		return x[n*part/parts&^1023 : n*(part+1)/parts&^1023]
+	}
+	s := streams[float32]{cut(l.s.p), cut(l.s.g), cut(l.s.m), cut(l.s.n), cut(l.s.v), cut(l.s.x)}
+	call(l.kernel, &s, l.ahead)
 }
 
 // call runs a kernel over all elements, maxCall at a time.

@@ -70,16 +70,17 @@ type problem[T Float] struct {
 	step int
 	p, g []T
 	s    [][]T
+	pool *Pool
 }
 
 // newProblem places all slices at different offsets within a page, as the optimizer does its state and as a caller should;
 // see docs/performance.md for what equal offsets cost.
 func newProblem[T Float](r Rule, n int) *problem[T] {
-	q := &problem[T]{rule: r, p: staggered[T](4, n), g: staggered[T](5, n)}
+	q := &problem[T]{rule: r, p: spread[T](4, n), g: spread[T](5, n)}
 	copy(q.p, lcg[T](1, n))
 	copy(q.g, lcg[T](2, n))
 	for i := range forms[r.form()].slots {
-		q.s = append(q.s, staggered[T](i, n))
+		q.s = append(q.s, spread[T](i, n))
 	}
 	runtime.GC() // not in the middle of a measurement
 	return q
@@ -88,9 +89,32 @@ func newProblem[T Float](r Rule, n int) *problem[T] {
 // update is one step by the drop-in call. The count starts where the bias corrections still cost something.
 func (q *problem[T]) update() {
 	q.step++
-	if err := updateSlices(q.rule, 1000+q.step, q.p, q.g, q.s); err != nil {
+	if _, err := updateSlicesWith(Options{Pool: q.pool}, q.rule, 1000+q.step, q.p, q.g, q.s); err != nil {
 		panic(err)
 	}
+}
+
+// shards is how many workers a step of the problem has.
+func (q *problem[T]) shards() int {
+	n := traffic[T](q.rule.form(), len(q.p)) / leastShard
+	return max(1, min(n, defaultIfNil(q.pool).Workers()))
+}
+
+func defaultIfNil(p *Pool) *Pool {
+	if p == nil {
+		return defaultPool
+	}
+	return p
+}
+
+// workers returns a pool of n that ends with the benchmark.
+func workers(b testing.TB, n int) *Pool {
+	p, err := NewPool(PoolConfig{Workers: n})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(p.Close)
+	return p
 }
 
 // roles returns the slices by their role at an odd step, and the coefficients of one.
@@ -143,6 +167,7 @@ func halved(name string) string {
 func benchStep[T Float](b *testing.B, r Rule, tier tier, n int) {
 	useTier(b, tier)
 	q := newProblem[T](r, n)
+	q.pool = workers(b, 1)
 	inTurn(b, n, q.bytes(), q.update, yardsticks(q, tier))
 }
 

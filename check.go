@@ -70,11 +70,10 @@ func shared[T Float](a, b span) int {
 // A regions is a set of disjoint spans in order of address.
 type regions []span
 
-// with returns the regions and the spans of more tensors, numbered from first, or an *OverlapError if any two share
-// memory. The receiver stays as it is.
-func with[T Float](r regions, first int, tensors [][]T) (regions, error) {
-	all := slices.Grow(slices.Clone(r), len(tensors))
-	for i, s := range tensors {
+// disjoint adds the spans of more slices, numbered from first, to all, which may be reordered. It returns an *OverlapError if
+// any two share memory; arg says what they are.
+func disjoint[T Float](all regions, first int, more [][]T, arg string) (regions, error) {
+	for i, s := range more {
 		if len(s) > 0 {
 			sp := spanOf(s)
 			sp.tensor = first + i
@@ -85,7 +84,7 @@ func with[T Float](r regions, first int, tensors [][]T) (regions, error) {
 	for i := 1; i < len(all); i++ {
 		a, b := all[i-1], all[i]
 		if n := shared[T](a, b); n > 0 {
-			return nil, &OverlapError{min(a.tensor, b.tensor), max(a.tensor, b.tensor), "params", "params", n}
+			return nil, &OverlapError{min(a.tensor, b.tensor), max(a.tensor, b.tensor), arg, arg, n}
 		}
 	}
 	return all, nil

@@ -79,54 +79,81 @@ func traffic[T Float](f form, n int) int {
 	return n * (2 + len(forms[f].slots)) * int(unsafe.Sizeof(*new(T)))
 }
 
-// update performs step t on buffers that have been checked. working is how much memory is touched from one step of the
-// caller's to the next: what fits the caches is found there and need not be prefetched.
-func update[T Float](f form, t int, c *scalars[T], b *buffers[T], working int) {
+// prefetchFor returns how far to prefetch if working bytes are touched from one step of the caller's to the next: what fits
+// the caches is found there.
+func prefetchFor(working int64) int {
+	if working > int64(lastLevelCache) {
+		return prefetchAhead
+	}
+	return 0
+}
+
+// update performs the step that is due on the elements lo … hi−1 of a tensor that has been checked, and then zeroes their
+// gradients if zero is set.
+func (t *tensor[T]) update(lo, hi, ahead int, zero bool) {
 	due, other := 0, 1
-	if forms[f].alternates && t%2 == 0 {
+	if forms[t.form].alternates && t.step%2 == 0 {
 		due, other = 1, 0
 	}
 	// Field by field: a literal would be built aside and copied, and the copy would wait for the stores to drain.
 	var s streams[T]
-	s.p, s.g, s.m, s.n, s.v, s.x = b.p, b.g, b.s[due], b.s[other], b.s[2], b.s[3]
-	if active == generic {
-		updateGeneric(f, c, &s)
-		return
+	s.p, s.g, s.m, s.n, s.v, s.x = t.p, t.g, t.s[due], t.s[other], t.s[2], t.s[3]
+	most := maxCall
+	if zero {
+		most = zeroLen
 	}
-	raceAnnotate(&s)
-	ahead := 0
-	if working > lastLevelCache {
-		ahead = prefetchAhead
-	}
-	for lo := 0; lo < len(s.p); lo += maxCall {
-		updateAssembly(f, c, &s, lo, min(maxCall, len(s.p)-lo), ahead)
+	for ; lo < hi; lo += most {
+		end := min(lo+most, hi)
+		if active == generic {
+			updateGeneric(t.form, &t.c, &s, lo, end)
+		} else {
+			raceAnnotate(&s, lo, end)
+			updateAssembly(t.form, &t.c, &s, lo, end-lo, ahead)
+		}
+		if zero {
+			raceWrite(s.g[lo:end])
+			clear(s.g[lo:end])
+		}
 	}
 }
 
 // updateGeneric runs the reference.
-func updateGeneric[T Float](f form, c *scalars[T], s *streams[T]) {
+func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 	switch f {
 	case formPNM:
-		pnmGeneric(c, s.p, s.g, s.m, s.n)
+		pnmGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi])
 	case formAdaPNM:
-		adapnmGeneric(c, s.p, s.g, s.m, s.n, s.v)
+		adapnmGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi])
 	case formAdaPNMAMSGrad:
-		adapnmAMSGradGeneric(c, s.p, s.g, s.m, s.n, s.v, s.x)
+		adapnmAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi], s.x[lo:hi])
 	}
 }
 
-// updateOne checks the slices of a tensor that a caller brings, and performs step t of a rule on it.
-func updateOne[T Float](f form, t int, exact *scalars[float64], b *buffers[T]) error {
+// updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's
+// coefficients.
+func updateOne[T Float](t *tensor[T], exact *scalars[float64], o *Options) (Report, error) {
 	if errISA != nil {
-		return errISA
+		return Report{}, errISA
 	}
-	var c scalars[T]
-	if err := round(forms[f].rule, exact, &c); err != nil {
-		return err
+	if err := round(forms[t.form].rule, exact, &t.c); err != nil {
+		return Report{}, err
 	}
-	if err := checkBuffers(f, b); err != nil {
-		return err
+	if err := checkBuffers(t.form, &t.buffers); err != nil {
+		return Report{}, err
 	}
-	update(f, t, &c, b, traffic[T](f, len(b.p)))
-	return nil
+	if err := checkOptions[T](o); err != nil {
+		return Report{}, err
+	}
+	working := int64(traffic[T](t.form, len(t.p)))
+	if working < 2*leastShard && !o.measures() { // too small to be shared
+		if o.scales() {
+			apply(o, o.scale(), &t.c)
+		}
+		t.update(0, len(t.p), prefetchFor(working), o.ZeroGrads)
+		return Report{}, nil
+	}
+	b := takeBatch[T]()
+	defer b.putBack()
+	b.tensors = append(b.tensors, *t)
+	return b.step(o, working), nil
 }

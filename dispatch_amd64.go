@@ -41,6 +41,26 @@ func updateAssembly[T Float](f form, c *scalars[T], s *streams[T], lo, n, ahead 
 	}
 }
 
+// sumSquaresAssembly works like sumSquaresGeneric, for a positive multiple of lanes elements. It prefetches as updateAssembly
+// does.
+func sumSquaresAssembly[T Float](sums *[lanes]float64, g []T, ahead int) {
+	wide := active == avx512
+	switch x := any(&g[0]).(type) {
+	case *float32:
+		if wide {
+			sumSquaresF32AVX512(&sums[0], x, len(g), ahead)
+		} else {
+			sumSquaresF32AVX2(&sums[0], x, len(g), ahead)
+		}
+	case *float64:
+		if wide {
+			sumSquaresF64AVX512(&sums[0], x, len(g), ahead)
+		} else {
+			sumSquaresF64AVX2(&sums[0], x, len(g), ahead)
+		}
+	}
+}
+
 func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
 	wide := active == avx512
 	switch f {

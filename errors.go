@@ -1,13 +1,14 @@
 package pnm
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
 
-// A HyperparameterError reports a field of a rule that is out of its legal range.
+// A HyperparameterError reports a field of a rule, or of [Options], that is out of its legal range.
 type HyperparameterError struct {
-	Rule  string  // "PNM", "AdaPNM"
+	Rule  string  // "PNM", "AdaPNM", "Options"
 	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large
 	Value float64 // the offending value
 	Legal string  // the legal range: "in [0, 1)"
@@ -29,7 +30,7 @@ func (e *StepError) Error() string {
 // A LengthError reports a slice whose length differs from that of the parameters it belongs to, or, with Arg "gradients"
 // or "tensor states", a list whose length differs from the number of tensors.
 type LengthError struct {
-	Tensor int    // index of the tensor in its optimizer; -1 in a drop-in call or for a list
+	Tensor int    // index of the tensor in its optimizer, -1 in a drop-in call or for a list
 	Arg    string // the slice: "grads", "exp_avg", …
 	Len    int    // its length
 	Want   int    // the length that it should have
@@ -50,6 +51,32 @@ func (e *OverlapError) Error() string {
 	return fmt.Sprintf("pnm: %s%s and %s%s share %d elements in memory",
 		of(e.Tensor), e.Arg, of(e.OtherTensor), e.OtherArg, e.Elements)
 }
+
+// A TensorError reports the number of a tensor that an optimizer does not have.
+type TensorError struct {
+	Tensor  int
+	Tensors int // how many it has
+}
+
+func (e *TensorError) Error() string {
+	return fmt.Sprintf("pnm: there is no tensor %d, the optimizer has %d", e.Tensor, e.Tensors)
+}
+
+// A RangeError reports elements of a tensor that cannot have their part of a step, or have not had it where a complete step
+// is needed. See [Optimizer.StepRange].
+type RangeError struct {
+	Tensor  int // index of the tensor in its optimizer
+	Step    int // the step that is due
+	Lo, Hi  int // the elements Lo … Hi−1
+	Problem string
+}
+
+func (e *RangeError) Error() string {
+	return fmt.Sprintf("pnm: %sstep %d: elements [%d, %d) %s", of(e.Tensor), e.Step, e.Lo, e.Hi, e.Problem)
+}
+
+// ErrClosed is what calls on a closed optimizer return.
+var ErrClosed = errors.New("pnm: the optimizer has been closed")
 
 // A StateError reports an imported state that does not fit its tensor.
 type StateError struct {

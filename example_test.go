@@ -92,7 +92,11 @@ func ExampleOptimizer_groups() {
 			panic(err)
 		}
 	}
-	for i, s := range opt.State() {
+	states, err := opt.State()
+	if err != nil {
+		panic(err)
+	}
+	for i, s := range states {
 		fmt.Println("tensor", i, "has done", s.Step, "steps")
 	}
 	// Output:
@@ -128,8 +132,12 @@ func ExampleOptimizer_SetState() {
 	w := []float32{0, 0}
 	opt := start(w)
 	train(opt, w, 7)
+	state, err := opt.State()
+	if err != nil {
+		panic(err)
+	}
 	var file bytes.Buffer
-	if err := gob.NewEncoder(&file).Encode(checkpoint{w, opt.State()}); err != nil {
+	if err := gob.NewEncoder(&file).Encode(checkpoint{w, state}); err != nil {
 		panic(err)
 	}
 	train(opt, w, 5)

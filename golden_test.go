@@ -203,7 +203,7 @@ func replay[T Float](t *testing.T, c goldenCase, r Rule) (worst float64, at int,
 			worst, at = err, s+1
 		}
 	}
-	return worst, at, opt.State()[0]
+	return worst, at, stateOf(t, opt)[0]
 }
 
 // goldenError is the largest difference in eps of T, relative to the expected value or, where that is smaller, to 5 % of

@@ -22,13 +22,18 @@ func lcg[T Float](seed uint64, n int) []T {
 
 // updateSlices is the drop-in call of whatever rule r is; state holds the buffers in the order of the call.
 func updateSlices[T Float](r Rule, t int, p, g []T, state [][]T) error {
+	_, err := updateSlicesWith(Options{}, r, t, p, g, state)
+	return err
+}
+
+func updateSlicesWith[T Float](o Options, r Rule, t int, p, g []T, state [][]T) (Report, error) {
 	var s [maxSlots][]T
 	copy(s[:], state)
 	switch r := r.(type) {
 	case PNM:
-		return UpdatePNM(r, t, p, g, s[0], s[1])
+		return UpdatePNMWith(o, r, t, p, g, s[0], s[1])
 	case AdaPNM:
-		return UpdateAdaPNM(r, t, p, g, s[0], s[1], s[2], s[3])
+		return UpdateAdaPNMWith(o, r, t, p, g, s[0], s[1], s[2], s[3])
 	}
 	panic(fmt.Sprintf("no drop-in call for %T", r))
 }
@@ -111,6 +116,13 @@ func wantSame[T Float](t *testing.T, what string, got, want []T) {
 			t.Fatalf("%s[%d] = %x, want %x", what, i, got[i], want[i])
 		}
 	}
+}
+
+func stateOf[T Float](t *testing.T, o *Optimizer[T]) []TensorState[T] {
+	t.Helper()
+	states, err := o.State()
+	wantNoError(t, err)
+	return states
 }
 
 func wantNoError(t *testing.T, err error) {

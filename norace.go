@@ -2,4 +2,6 @@
 
 package pnm
 
-func raceAnnotate[T Float](*streams[T]) {}
+func raceAnnotate[T Float](*streams[T], int, int) {}
+func raceRead[T Float]([]T)                       {}
+func raceWrite[T Float]([]T)                      {}

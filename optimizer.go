@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
-	"unsafe"
 )
 
 // A Group is a list of tensors that share a rule.
@@ -20,116 +20,244 @@ type Group[T Float] struct {
 //
 // Distinct optimizers are independent of each other. One optimizer must not be used by several goroutines at once.
 type Optimizer[T Float] struct {
+	config  Config
 	groups  []Rule
-	tensors []tensor[T]
-	params  regions // where all the parameters lie
-	traffic int     // of one step, in bytes
+	batch   batch[T]
+	arenas  []*Arena[T] // where the state is
+	params  regions     // where all the parameters lie
+	traffic int64       // of one step, in bytes
+	closed  bool
+
+	checked  []span  // for each tensor, the last gradient that was found to share no memory with parameters
+	disjoint []span  // the last gradients that were found to share no memory with each other
+	sorted   regions // scratch
+	parts    parts
 }
 
-// A tensor is one tensor's slices and count of steps.
-type tensor[T Float] struct {
-	buffers[T]
-	group int
-	step  int        // steps done
-	c     scalars[T] // coefficients of the step under way
+// A Config tells how to build an [Optimizer]. The zero value is what [NewOptimizer] uses.
+type Config struct {
+	Pool      *Pool // shares the work of large steps; nil stands for one that follows GOMAXPROCS
+	HeapState bool  // keep the state in ordinary memory instead of an [Arena]
 }
 
 // NewOptimizer returns an optimizer over the groups' tensors, with state zero. It keeps the slices of parameters, copies
 // nothing of them, and fails as [Optimizer.AddGroup] does.
 func NewOptimizer[T Float](groups ...Group[T]) (*Optimizer[T], error) {
-	o := new(Optimizer[T])
+	return NewOptimizerWith(Config{}, groups...)
+}
+
+// NewOptimizerWith is [NewOptimizer] with a configuration.
+func NewOptimizerWith[T Float](c Config, groups ...Group[T]) (*Optimizer[T], error) {
+	o := &Optimizer[T]{config: c}
 	for _, g := range groups {
-		if err := o.AddGroup(g); err != nil {
+		if err := o.addGroup(g); err != nil {
+			o.Close()
 			return nil, err
 		}
 	}
+	o.allot()
 	return o, nil
 }
 
 // AddGroup adds the tensors of a group behind those that the optimizer has. A rule that is missing or has a bad
 // hyperparameter gives a *GroupError, parameters that share memory with each other or with a tensor added before an
-// *OverlapError; the optimizer is then as it was.
+// *OverlapError; the optimizer is then as it was. So it is if the system refuses memory for the state.
 func (o *Optimizer[T]) AddGroup(g Group[T]) error {
+	if o.closed {
+		return ErrClosed
+	}
+	if err := o.addGroup(g); err != nil {
+		return err
+	}
+	o.allot()
+	return nil
+}
+
+func (o *Optimizer[T]) addGroup(g Group[T]) error {
 	if err := checkRule[T](len(o.groups), g.Rule); err != nil {
 		return err
 	}
-	params, err := with(o.params, len(o.tensors), g.Params)
+	first := len(o.batch.tensors)
+	params, err := disjoint(slices.Grow(slices.Clone(o.params), len(g.Params)), first, g.Params, "params")
+	if err != nil {
+		return err
+	}
+	f := g.Rule.form()
+	state, err := o.newState(len(forms[f].slots), g.Params)
 	if err != nil {
 		return err
 	}
 	o.params = params
-	f := g.Rule.form()
 	for _, p := range g.Params {
-		t := tensor[T]{group: len(o.groups), buffers: buffers[T]{p: p}}
-		for i := range forms[f].slots {
-			t.s[i] = staggered[T](i, len(p))
-		}
-		o.tensors = append(o.tensors, t)
-		o.traffic += traffic[T](f, len(p))
+		t := tensor[T]{group: len(o.groups), form: f, step: 1, buffers: buffers[T]{p: p}}
+		state = state[copy(t.s[:], state[:len(forms[f].slots)]):]
+		o.batch.tensors = append(o.batch.tensors, t)
+		o.traffic += int64(traffic[T](f, len(p)))
 	}
 	o.groups = append(o.groups, g.Rule)
+	o.checked = make([]span, len(o.batch.tensors)) // of the gradients checked so far some may lie in the new parameters
+	o.parts.done = append(o.parts.done, make([]ranges, len(g.Params))...)
 	return nil
 }
 
-// staggered returns n zeros for slot i. Go starts every large slice on a page, and where the slices of a tensor lie at equal
-// offsets their elements compete for the same sets of the caches and banks of the memory: for 2²⁶ elements that made a
-// step six times slower. So each slot of a large tensor starts 19 cache lines further into its page.
-func staggered[T Float](i, n int) []T {
-	size := int(unsafe.Sizeof(*new(T)))
-	if n*size < 64<<10 {
-		return make([]T, n)
+// newState returns zeros: for each tensor, a buffer for each of its slots.
+func (o *Optimizer[T]) newState(slots int, params [][]T) ([][]T, error) {
+	lengths := make([]int, 0, slots*len(params))
+	for _, p := range params {
+		for range slots {
+			lengths = append(lengths, len(p))
+		}
 	}
-	skip := (i + 1) * 19 * 64 / size
-	return make([]T, skip+n)[skip:]
+	base := nextStreams(slots)
+	position := func(i int) int { return base + 23*(i%slots) + i/slots } // the slots of a tensor all differ
+	if o.config.HeapState {
+		state := make([][]T, len(lengths))
+		for i, n := range lengths {
+			state[i] = spread[T](position(i), n)
+		}
+		return state, nil
+	}
+	a, err := allocate[T](lengths, position)
+	if err != nil {
+		return nil, err
+	}
+	o.arenas = append(o.arenas, a)
+	return a.slices, nil
+}
+
+// allot has each worker touch the state that it will update, so that the system places it nearby.
+func (o *Optimizer[T]) allot() {
+	o.batch.plan(allTensors)
+	o.batch.do(o.config.Pool, allotting)
+	runtime.KeepAlive(o)
+}
+
+// Close gives the memory of the state back to the system. The parameters stay as they are. Every later call that needs the
+// state fails with [ErrClosed]; closing again does nothing. An optimizer that is not closed is, by the garbage collector,
+// some time after it was last used.
+func (o *Optimizer[T]) Close() {
+	o.closed = true
+	for i := range o.batch.tensors {
+		o.batch.tensors[i].s = [maxSlots][]T{}
+	}
+	for _, a := range o.arenas {
+		a.Close()
+	}
+	o.arenas = nil
 }
 
 // Step performs one step: grads has one slice for each tensor, in the optimizer's order, with as many elements. A tensor
 // whose slice is nil got no gradient: it is skipped, and keeps its parameters, its state and its count of steps.
 //
 // Gradients are only read. Several tensors may share a gradient, but none may share memory with parameters. A list or a
-// slice of a wrong length gives a *LengthError, shared memory an *OverlapError, and nothing is written. Step allocates
-// nothing.
+// slice of a wrong length gives a *LengthError, shared memory an *OverlapError, a tensor of which [Optimizer.StepRange]
+// has done a part a *RangeError, and nothing is written. Step allocates nothing.
 func (o *Optimizer[T]) Step(grads [][]T) error {
-	if len(grads) != len(o.tensors) {
-		return &LengthError{-1, "gradients", len(grads), len(o.tensors)}
+	_, err := o.StepWith(Options{}, grads)
+	return err
+}
+
+// StepWith is [Optimizer.Step] with options. An option out of its range gives a *HyperparameterError. With ZeroGrads
+// gradients must not share memory with each other.
+func (o *Optimizer[T]) StepWith(opts Options, grads [][]T) (Report, error) {
+	if o.closed {
+		return Report{}, ErrClosed
+	}
+	tensors := o.batch.tensors
+	if len(grads) != len(tensors) {
+		return Report{}, &LengthError{-1, "gradients", len(grads), len(tensors)}
+	}
+	if err := checkOptions[T](&opts); err != nil {
+		return Report{}, err
+	}
+	if err := o.wholeSteps(-1); err != nil {
+		return Report{}, err
 	}
 	var last *tensor[T] // the last tensor that coefficients were computed for
 	for i, g := range grads {
 		if g == nil {
 			continue
 		}
-		t := &o.tensors[i]
+		t := &tensors[i]
 		if len(g) != len(t.p) {
-			return &LengthError{i, "grads", len(g), len(t.p)}
+			return Report{}, &LengthError{i, "grads", len(g), len(t.p)}
 		}
-		if s, n := overlapping(o.params, g); n > 0 {
-			return &OverlapError{s.tensor, i, "params", "grads", n}
+		if err := o.checkGradient(i, g); err != nil {
+			return Report{}, err
 		}
 		if last != nil && last.group == t.group && last.step == t.step {
 			t.c = last.c
 			continue
 		}
-		c, err := coefficients[T](o.groups[t.group], t.step+1)
-		if err != nil {
-			return &GroupError{t.group, err}
+		if err := o.coefficients(t); err != nil {
+			return Report{}, err
 		}
-		t.c, last = c, t
+		last = t
+	}
+	if opts.ZeroGrads {
+		if err := o.checkDisjoint(grads); err != nil {
+			return Report{}, err
+		}
+	}
+	if opts.Pool == nil {
+		opts.Pool = o.config.Pool
 	}
 	for i, g := range grads {
-		if g == nil {
-			continue
+		tensors[i].g = g
+	}
+	report := o.batch.step(&opts, o.traffic)
+	for i, g := range grads {
+		tensors[i].g = nil
+		if g != nil && !report.Skipped {
+			tensors[i].step++
 		}
-		t := &o.tensors[i]
-		t.step++
-		t.g = g
-		update(o.groups[t.group].form(), t.step, &t.c, &t.buffers, o.traffic)
-		t.g = nil
+	}
+	runtime.KeepAlive(o) // else the state might be unmapped while it is written
+	return report, nil
+}
+
+// coefficients computes those of the step that is due.
+func (o *Optimizer[T]) coefficients(t *tensor[T]) error {
+	c, err := coefficients[T](o.groups[t.group], t.step)
+	if err != nil {
+		return &GroupError{t.group, err}
+	}
+	t.c = c
+	return nil
+}
+
+// checkGradient reports a gradient that shares memory with parameters. Most come again and again in the same place.
+func (o *Optimizer[T]) checkGradient(tensor int, g []T) error {
+	at := spanOf(g)
+	if at == o.checked[tensor] {
+		return nil
+	}
+	if s, n := overlapping(o.params, g); n > 0 {
+		return &OverlapError{s.tensor, tensor, "params", "grads", n}
+	}
+	o.checked[tensor] = at
+	return nil
+}
+
+// checkDisjoint reports gradients that share memory with each other.
+func (o *Optimizer[T]) checkDisjoint(grads [][]T) error {
+	if slices.EqualFunc(grads, o.disjoint, func(g []T, at span) bool { return spanOf(g) == at }) {
+		return nil
+	}
+	o.disjoint = o.disjoint[:0]
+	sorted, err := disjoint(o.sorted[:0], 0, grads, "grads")
+	if err != nil {
+		return err
+	}
+	o.sorted = sorted
+	for _, g := range grads {
+		o.disjoint = append(o.disjoint, spanOf(g))
 	}
 	return nil
 }
 
 // Tensors returns the number of tensors, Groups that of groups.
-func (o *Optimizer[T]) Tensors() int { return len(o.tensors) }
+func (o *Optimizer[T]) Tensors() int { return len(o.batch.tensors) }
 func (o *Optimizer[T]) Groups() int  { return len(o.groups) }
 
 // Rule returns the rule of a group, or nil if there is no such group.
@@ -142,9 +270,13 @@ func (o *Optimizer[T]) Rule(group int) Rule {
 
 // SetRule replaces the rule of a group from the next step on. Every hyperparameter may change, but the state must remain
 // the same: the new rule is of the old one's type, with the same AMSGrad. Otherwise, or if there is no such group, it
-// returns a *GroupError and changes nothing.
+// returns a *GroupError and changes nothing. While [Optimizer.StepRange] has done a part of a step of one of the group's
+// tensors it gives a *RangeError.
 func (o *Optimizer[T]) SetRule(group int, r Rule) error {
 	if err := o.checkGroup(group); err != nil {
+		return err
+	}
+	if err := o.wholeSteps(group); err != nil {
 		return err
 	}
 	if err := checkRule[T](group, r); err != nil {
@@ -159,7 +291,8 @@ func (o *Optimizer[T]) SetRule(group int, r Rule) error {
 }
 
 // SetLR sets the learning rate of the given groups from the next step on; of all groups, if none are given. A learning
-// rate out of range, or a group that does not exist, gives a *GroupError, and no group is changed.
+// rate out of range, or a group that does not exist, gives a *GroupError, and no group is changed. So does, with a
+// *RangeError, a group of whose tensors one has had a part of a step, see [Optimizer.StepRange].
 func (o *Optimizer[T]) SetLR(lr float64, groups ...int) error {
 	changed := slices.Clone(o.groups)
 	if len(groups) == 0 {
@@ -169,6 +302,9 @@ func (o *Optimizer[T]) SetLR(lr float64, groups ...int) error {
 	}
 	for _, i := range groups {
 		if err := o.checkGroup(i); err != nil {
+			return err
+		}
+		if err := o.wholeSteps(i); err != nil {
 			return err
 		}
 		changed[i] = changed[i].withLR(lr)

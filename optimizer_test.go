@@ -47,7 +47,7 @@ func (r *run[T]) wantSame(t *testing.T, what string, as *run[T]) {
 	for i := range r.params {
 		wantSame(t, fmt.Sprintf("%s, tensor %d", what, i), r.params[i], as.params[i])
 	}
-	a, b := r.opt.State(), as.opt.State()
+	a, b := stateOf(t, r.opt), stateOf(t, as.opt)
 	for i := range a {
 		if a[i].Step != b[i].Step {
 			t.Fatalf("%s, tensor %d: step is %d, want %d", what, i, a[i].Step, b[i].Step)
@@ -92,7 +92,7 @@ func TestOptimizerIsTheDropInCall(t *testing.T) {
 					}
 				}
 			}
-			states := r.opt.State()
+			states := stateOf(t, r.opt)
 			for i := range want {
 				what := fmt.Sprintf("%T and %T, tensor %d", a, b, i)
 				wantSame(t, what, r.params[i], want[i])
@@ -116,7 +116,7 @@ func TestResume(t *testing.T) {
 		for at := range end + 1 {
 			first := newRun[float64](t, r, NewAdaPNM())
 			first.steps(t, 1, at)
-			saved := first.opt.State()
+			saved := stateOf(t, first.opt)
 			written, err := json.Marshal(saved) // as a file would have it
 			wantNoError(t, err)
 

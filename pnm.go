@@ -28,17 +28,27 @@ func NewPNM(lr float64) PNM {
 //
 // A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
 // *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.
+//
+// Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
 func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []T) error {
+	_, err := UpdatePNMWith(Options{}, r, t, params, grads, posMomentum, negMomentum)
+	return err
+}
+
+// UpdatePNMWith is [UpdatePNM] with options. Where they ask for it, grads is set to zero. An option out of its range gives a
+// *HyperparameterError.
+func UpdatePNMWith[T Float](o Options, r PNM, t int, params, grads, posMomentum, negMomentum []T) (Report, error) {
 	if err := r.Validate(); err != nil {
-		return err
+		return Report{}, err
 	}
 	if err := checkStep(t); err != nil {
-		return err
+		return Report{}, err
 	}
-	var b buffers[T]
-	b.p, b.g, b.s[0], b.s[1] = params, grads, posMomentum, negMomentum
+	var one tensor[T]
+	one.form, one.step = r.form(), t
+	one.p, one.g, one.s[0], one.s[1] = params, grads, posMomentum, negMomentum
 	exact := r.scalars(t)
-	return updateOne(r.form(), t, &exact, &b)
+	return updateOne(&one, &exact, &o)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

@@ -21,7 +21,7 @@ type Rule interface {
 // scalars are the coefficients of the update equations for one step. A rule computes them in float64; round brings them
 // to the element type. Fields that a rule does not use stay zero.
 type scalars[T Float] struct {
-	gs     T // factor on the gradient: 1, or −1 to maximize
+	gs     T // factor on the gradient: 1, or −1 to maximize; options multiply it
 	l2     T // λ if decay is coupled, else 0
 	keep   T // 1 − η·λ if decay is decoupled, else 1
 	beta1  T // β1²
@@ -31,6 +31,7 @@ type scalars[T Float] struct {
 	k1, k2 T // weights of the two momenta, with the step size and the bias correction in them
 	r      T // 1/√(1−β2^t)
 	eps    T // ε
+	lo, hi T // bounds of the scaled gradient: −∞ and +∞, unless it is clipped by value
 }
 
 // setCommon sets the coefficients that mean the same in every rule: the gradient's sign and weight decay.
@@ -39,6 +40,7 @@ type scalars[T Float] struct {
 // on some architectures.
 func setCommon(c *scalars[float64], lr, lambda float64, decoupled, maximize bool) {
 	c.gs, c.keep = 1, 1
+	c.lo, c.hi = math.Inf(-1), math.Inf(1)
 	if maximize {
 		c.gs = -1
 	}
@@ -96,6 +98,7 @@ func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
 	out.beta1, out.alpha1 = T(c.beta1), T(c.alpha1)
 	out.beta2, out.alpha2 = T(c.beta2), T(c.alpha2)
 	out.k1, out.k2, out.r, out.eps = T(c.k1), T(c.k2), T(c.r), T(c.eps)
+	out.lo, out.hi = T(c.lo), T(c.hi)
 	// x−x is 0 for a finite x, and NaN for the others.
 	if (out.k1-out.k1)+(out.k2-out.k2)+(out.keep-out.keep)+(out.l2-out.l2)+(out.eps-out.eps) == 0 {
 		return nil

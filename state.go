@@ -3,6 +3,8 @@ package pnm
 import (
 	"fmt"
 	"maps"
+	"math"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -24,24 +26,37 @@ type TensorState[T Float] struct {
 
 // State returns a copy of the state of all tensors, in the optimizer's order. Together with the parameters and the rules
 // it is all that a later run needs to continue with the same bits, see [Optimizer.SetState].
-func (o *Optimizer[T]) State() []TensorState[T] {
-	states := make([]TensorState[T], len(o.tensors))
-	for i := range o.tensors {
-		t := &o.tensors[i]
-		states[i] = TensorState[T]{t.step, make(map[string][]T)}
+//
+// It fails with a *RangeError while [Optimizer.StepRange] has done a part of a step, and with [ErrClosed] after Close.
+func (o *Optimizer[T]) State() ([]TensorState[T], error) {
+	if o.closed {
+		return nil, ErrClosed
+	}
+	if err := o.wholeSteps(-1); err != nil {
+		return nil, err
+	}
+	states := make([]TensorState[T], len(o.batch.tensors))
+	for i := range o.batch.tensors {
+		t := &o.batch.tensors[i]
+		states[i] = TensorState[T]{t.step - 1, make(map[string][]T)}
 		for k, name := range o.slots(t) {
 			states[i].Buffers[name] = slices.Clone(t.s[k])
 		}
 	}
-	return states
+	runtime.KeepAlive(o)
+	return states, nil
 }
 
 // SetState replaces the state of all tensors by a copy of states, one for each tensor in the optimizer's order. A list of
 // the wrong length or a buffer of the wrong length gives a *LengthError; a name that is missing or unknown, or a step
-// below 0, a *StateError. The optimizer is then as it was.
+// below 0, a *StateError. The optimizer is then as it was. What [Optimizer.StepRange] has done of an incomplete step no
+// longer counts.
 func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
-	if len(states) != len(o.tensors) {
-		return &LengthError{-1, "tensor states", len(states), len(o.tensors)}
+	if o.closed {
+		return ErrClosed
+	}
+	if len(states) != len(o.batch.tensors) {
+		return &LengthError{-1, "tensor states", len(states), len(o.batch.tensors)}
 	}
 	for i, s := range states {
 		if err := o.checkState(i, s); err != nil {
@@ -49,8 +64,9 @@ func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
 		}
 	}
 	for i, s := range states {
-		t := &o.tensors[i]
-		t.step = s.Step
+		t := &o.batch.tensors[i]
+		t.step = s.Step + 1
+		o.parts.drop(i)
 		for k, name := range o.slots(t) {
 			if len(s.Buffers) == 0 {
 				clear(t.s[k])
@@ -58,6 +74,7 @@ func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
 			copy(t.s[k], s.Buffers[name])
 		}
 	}
+	runtime.KeepAlive(o)
 	return nil
 }
 
@@ -66,10 +83,13 @@ func (o *Optimizer[T]) checkState(i int, s TensorState[T]) error {
 	if s.Step < 0 {
 		return &StateError{i, "step", fmt.Sprintf("is %d, must be ≥ 0", s.Step)}
 	}
+	if s.Step == math.MaxInt {
+		return &StateError{i, "step", fmt.Sprintf("is %d, which no step can follow", s.Step)}
+	}
 	if len(s.Buffers) == 0 && s.Step == 0 {
 		return nil
 	}
-	t := &o.tensors[i]
+	t := &o.batch.tensors[i]
 	slots := o.slots(t)
 	for _, name := range slices.Sorted(maps.Keys(s.Buffers)) {
 		if !slices.Contains(slots, name) {
@@ -89,4 +109,4 @@ func (o *Optimizer[T]) checkState(i int, s TensorState[T]) error {
 }
 
 // slots returns the official names of a tensor's state buffers.
-func (o *Optimizer[T]) slots(t *tensor[T]) []string { return forms[o.groups[t.group].form()].slots }
+func (o *Optimizer[T]) slots(t *tensor[T]) []string { return forms[t.form].slots }

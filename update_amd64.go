@@ -39,6 +39,11 @@ func adapnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *fl
 //go:noescape
 func adapnmAMSGradLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
+// sumSquaresF32AVX2 works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresF32AVX2(sums *float64, grad *float32, count int, ahead int)
+
 // pnmF64AVX2 works like pnmGeneric.
 //
 //go:noescape
@@ -58,6 +63,11 @@ func adapnmAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *
 //
 //go:noescape
 func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
+
+// sumSquaresF64AVX2 works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresF64AVX2(sums *float64, grad *float64, count int, ahead int)
 
 // pnmF32AVX512 works like pnmGeneric.
 //
@@ -94,6 +104,11 @@ func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *
 //go:noescape
 func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
+// sumSquaresF32AVX512 works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresF32AVX512(sums *float64, grad *float32, count int, ahead int)
+
 // pnmF64AVX512 works like pnmGeneric.
 //
 //go:noescape
@@ -113,3 +128,11 @@ func adapnmAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, n
 //
 //go:noescape
 func dividerF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
+
+// sumSquaresF64AVX512 works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresF64AVX512(sums *float64, grad *float64, count int, ahead int)
+
+// pause takes some hundred cycles, and leaves the core to its other thread.
+func pause()

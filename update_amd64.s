@@ -29,6 +29,12 @@ TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-56
 
 	// k2
 	VBROADCASTSS 32(AX), Y6
+
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
 	MOVQ         p+8(FP), AX
 	MOVQ         grad+16(FP), CX
 	MOVQ         m+24(FP), DX
@@ -44,62 +50,70 @@ TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-56
 
 ahead:
 	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y7
+	VMULPS (CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y9, Y8, Y9
+	VMAXPS Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R8*1), Y8
-	VMULPS  Y8, Y1, Y9
-	VADDPS  Y9, Y7, Y7
+	VMOVUPS (AX)(R8*1), Y10
+	VMULPS  Y10, Y1, Y11
+	VADDPS  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R8*1), Y3, Y9
-	VMULPS Y7, Y4, Y7
-	VADDPS Y7, Y9, Y7
+	VMULPS (DX)(R8*1), Y3, Y11
+	VMULPS Y9, Y4, Y9
+	VADDPS Y9, Y11, Y9
 
 	// store m
-	VMOVUPS Y7, (DX)(R8*1)
+	VMOVUPS Y9, (DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y7, Y5, Y7
-	VMULPS (BX)(R8*1), Y6, Y9
-	VSUBPS Y9, Y7, Y7
+	VMULPS Y9, Y5, Y9
+	VMULPS (BX)(R8*1), Y6, Y11
+	VSUBPS Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPS Y8, Y2, Y8
-	VSUBPS Y7, Y8, Y7
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
 
 	// store p
-	VMOVUPS Y7, (AX)(R8*1)
+	VMOVUPS Y9, (AX)(R8*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(R8*1), Y0, Y7
+	VMULPS 32(CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y9, Y8, Y9
+	VMAXPS Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS 32(AX)(R8*1), Y8
-	VMULPS  Y8, Y1, Y9
-	VADDPS  Y9, Y7, Y7
+	VMOVUPS 32(AX)(R8*1), Y10
+	VMULPS  Y10, Y1, Y11
+	VADDPS  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R8*1), Y3, Y9
-	VMULPS Y7, Y4, Y7
-	VADDPS Y7, Y9, Y7
+	VMULPS 32(DX)(R8*1), Y3, Y11
+	VMULPS Y9, Y4, Y9
+	VADDPS Y9, Y11, Y9
 
 	// store m
-	VMOVUPS Y7, 32(DX)(R8*1)
+	VMOVUPS Y9, 32(DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y7, Y5, Y7
-	VMULPS 32(BX)(R8*1), Y6, Y9
-	VSUBPS Y9, Y7, Y7
+	VMULPS Y9, Y5, Y9
+	VMULPS 32(BX)(R8*1), Y6, Y11
+	VSUBPS Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPS Y8, Y2, Y8
-	VSUBPS Y7, Y8, Y7
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
 
 	// store p
-	VMOVUPS Y7, 32(AX)(R8*1)
+	VMOVUPS Y9, 32(AX)(R8*1)
 
 	// prefetch
 	PREFETCHT1 (AX)(DI*1)
@@ -117,62 +131,70 @@ enterAhead:
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y7
+	VMULPS (CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y9, Y8, Y9
+	VMAXPS Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R8*1), Y8
-	VMULPS  Y8, Y1, Y9
-	VADDPS  Y9, Y7, Y7
+	VMOVUPS (AX)(R8*1), Y10
+	VMULPS  Y10, Y1, Y11
+	VADDPS  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R8*1), Y3, Y9
-	VMULPS Y7, Y4, Y7
-	VADDPS Y7, Y9, Y7
+	VMULPS (DX)(R8*1), Y3, Y11
+	VMULPS Y9, Y4, Y9
+	VADDPS Y9, Y11, Y9
 
 	// store m
-	VMOVUPS Y7, (DX)(R8*1)
+	VMOVUPS Y9, (DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y7, Y5, Y7
-	VMULPS (BX)(R8*1), Y6, Y9
-	VSUBPS Y9, Y7, Y7
+	VMULPS Y9, Y5, Y9
+	VMULPS (BX)(R8*1), Y6, Y11
+	VSUBPS Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPS Y8, Y2, Y8
-	VSUBPS Y7, Y8, Y7
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
 
 	// store p
-	VMOVUPS Y7, (AX)(R8*1)
+	VMOVUPS Y9, (AX)(R8*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(R8*1), Y0, Y7
+	VMULPS 32(CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y9, Y8, Y9
+	VMAXPS Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS 32(AX)(R8*1), Y8
-	VMULPS  Y8, Y1, Y9
-	VADDPS  Y9, Y7, Y7
+	VMOVUPS 32(AX)(R8*1), Y10
+	VMULPS  Y10, Y1, Y11
+	VADDPS  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R8*1), Y3, Y9
-	VMULPS Y7, Y4, Y7
-	VADDPS Y7, Y9, Y7
+	VMULPS 32(DX)(R8*1), Y3, Y11
+	VMULPS Y9, Y4, Y9
+	VADDPS Y9, Y11, Y9
 
 	// store m
-	VMOVUPS Y7, 32(DX)(R8*1)
+	VMOVUPS Y9, 32(DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y7, Y5, Y7
-	VMULPS 32(BX)(R8*1), Y6, Y9
-	VSUBPS Y9, Y7, Y7
+	VMULPS Y9, Y5, Y9
+	VMULPS 32(BX)(R8*1), Y6, Y11
+	VSUBPS Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPS Y8, Y2, Y8
-	VSUBPS Y7, Y8, Y7
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
 
 	// store p
-	VMOVUPS Y7, 32(AX)(R8*1)
+	VMOVUPS Y9, 32(AX)(R8*1)
 	ADDQ    $0x00000040, R8
 
 enterPlain:
@@ -187,33 +209,37 @@ last:
 
 vector:
 	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y7
+	VMULPS (CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y9, Y8, Y9
+	VMAXPS Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R8*1), Y8
-	VMULPS  Y8, Y1, Y9
-	VADDPS  Y9, Y7, Y7
+	VMOVUPS (AX)(R8*1), Y10
+	VMULPS  Y10, Y1, Y11
+	VADDPS  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R8*1), Y3, Y9
-	VMULPS Y7, Y4, Y7
-	VADDPS Y7, Y9, Y7
+	VMULPS (DX)(R8*1), Y3, Y11
+	VMULPS Y9, Y4, Y9
+	VADDPS Y9, Y11, Y9
 
 	// store m
-	VMOVUPS Y7, (DX)(R8*1)
+	VMOVUPS Y9, (DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y7, Y5, Y7
-	VMULPS (BX)(R8*1), Y6, Y9
-	VSUBPS Y9, Y7, Y7
+	VMULPS Y9, Y5, Y9
+	VMULPS (BX)(R8*1), Y6, Y11
+	VSUBPS Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPS Y8, Y2, Y8
-	VSUBPS Y7, Y8, Y7
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
 
 	// store p
-	VMOVUPS Y7, (AX)(R8*1)
+	VMOVUPS Y9, (AX)(R8*1)
 	ADDQ    $0x00000020, R8
 
 enterVector:
@@ -231,9 +257,13 @@ enterVector:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (DI), Y7
-	VMASKMOVPS (CX)(R8*1), Y7, Y7
-	VMULPS     Y7, Y0, Y0
+	VMOVUPS    (DI), Y9
+	VMASKMOVPS (CX)(R8*1), Y9, Y9
+	VMULPS     Y9, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y0, Y8, Y0
+	VMAXPS Y0, Y7, Y0
 
 	// g = g + l2·p
 	// load p
@@ -322,15 +352,15 @@ TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-64
 
 	// eps
 	VBROADCASTSS 40(AX), Y10
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         v+40(FP), SI
-	MOVQ         count+48(FP), DI
-	MOVQ         ahead+56(FP), R8
-	XORQ         R9, R9
-	TESTQ        R8, R8
+	MOVQ         p+8(FP), CX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         n+32(FP), SI
+	MOVQ         v+40(FP), DI
+	MOVQ         count+48(FP), R8
+	MOVQ         ahead+56(FP), R9
+	XORQ         R10, R10
+	TESTQ        R9, R9
 	JZ           enterPlain
 
 	// a cache line at a time, with prefetch
@@ -338,34 +368,43 @@ TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-64
 
 ahead:
 	// g = gs·g
-	VMULPS (CX)(R9*1), Y0, Y11
+	VMULPS (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R9*1), Y12
+	VMOVUPS (CX)(R10*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R9*1), Y3, Y13
+	VMULPS (BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (DX)(R9*1)
+	VMOVUPS Y13, (BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R9*1), Y5, Y14
+	VMULPS (DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R9*1)
+	VMOVUPS Y11, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R9*1), Y8, Y14
+	VMULPS (SI)(R10*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -379,37 +418,46 @@ ahead:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (AX)(R9*1)
+	VMOVUPS Y11, (CX)(R10*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(R9*1), Y0, Y11
+	VMULPS 32(DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS 32(AX)(R9*1), Y12
+	VMOVUPS 32(CX)(R10*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R9*1), Y3, Y13
+	VMULPS 32(BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, 32(DX)(R9*1)
+	VMOVUPS Y13, 32(BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 32(SI)(R9*1), Y5, Y14
+	VMULPS 32(DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, 32(SI)(R9*1)
+	VMOVUPS Y11, 32(DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS 32(BX)(R9*1), Y8, Y14
+	VMULPS 32(SI)(R10*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -423,53 +471,62 @@ ahead:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, 32(AX)(R9*1)
+	VMOVUPS Y11, 32(CX)(R10*1)
 
 	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R10
 	ADDQ       $0x00000040, R9
-	ADDQ       $0x00000040, R8
 
 enterAhead:
-	SUBQ $0x00000010, DI
+	SUBQ $0x00000010, R8
 	JGE  ahead
 	JMP  last
 
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPS (CX)(R9*1), Y0, Y11
+	VMULPS (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R9*1), Y12
+	VMOVUPS (CX)(R10*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R9*1), Y3, Y13
+	VMULPS (BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (DX)(R9*1)
+	VMOVUPS Y13, (BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R9*1), Y5, Y14
+	VMULPS (DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R9*1)
+	VMOVUPS Y11, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R9*1), Y8, Y14
+	VMULPS (SI)(R10*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -483,37 +540,46 @@ plain:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (AX)(R9*1)
+	VMOVUPS Y11, (CX)(R10*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(R9*1), Y0, Y11
+	VMULPS 32(DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS 32(AX)(R9*1), Y12
+	VMOVUPS 32(CX)(R10*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R9*1), Y3, Y13
+	VMULPS 32(BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, 32(DX)(R9*1)
+	VMOVUPS Y13, 32(BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 32(SI)(R9*1), Y5, Y14
+	VMULPS 32(DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, 32(SI)(R9*1)
+	VMOVUPS Y11, 32(DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS 32(BX)(R9*1), Y8, Y14
+	VMULPS 32(SI)(R10*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -527,49 +593,58 @@ plain:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, 32(AX)(R9*1)
-	ADDQ    $0x00000040, R9
+	VMOVUPS Y11, 32(CX)(R10*1)
+	ADDQ    $0x00000040, R10
 
 enterPlain:
-	SUBQ $0x00000010, DI
+	SUBQ $0x00000010, R8
 	JGE  plain
 
 last:
-	ADDQ $0x00000010, DI
+	ADDQ $0x00000010, R8
 
 	// a vector at a time
 	JMP enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (CX)(R9*1), Y0, Y11
+	VMULPS (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R9*1), Y12
+	VMOVUPS (CX)(R10*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R9*1), Y3, Y13
+	VMULPS (BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (DX)(R9*1)
+	VMOVUPS Y13, (BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R9*1), Y5, Y14
+	VMULPS (DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R9*1)
+	VMOVUPS Y11, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R9*1), Y8, Y14
+	VMULPS (SI)(R10*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -583,66 +658,75 @@ vector:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (AX)(R9*1)
-	ADDQ    $0x00000020, R9
+	VMOVUPS Y11, (CX)(R10*1)
+	ADDQ    $0x00000020, R10
 
 enterVector:
-	SUBQ  $0x00000008, DI
+	SUBQ  $0x00000008, R8
 	JGE   vector
-	ADDQ  $0x00000008, DI
-	TESTQ DI, DI
+	ADDQ  $0x00000008, R8
+	TESTQ R8, R8
 	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x02, DI
-	SUBQ DI, R8
+	LEAQ tailMask<>+32(SB), R9
+	SHLQ $0x02, R8
+	SUBQ R8, R9
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R8), Y11
-	VMASKMOVPS (CX)(R9*1), Y11, Y11
+	VMOVUPS    (R9), Y11
+	VMASKMOVPS (DX)(R10*1), Y11, Y11
 	VMULPS     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y11
+
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y0, Y12, Y0
+	VMAXPS       Y0, Y11, Y0
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS    (R8), Y11
-	VMASKMOVPS (AX)(R9*1), Y11, Y11
+	VMOVUPS    (R9), Y11
+	VMASKMOVPS (CX)(R10*1), Y11, Y11
 	VMULPS     Y11, Y1, Y1
 	VADDPS     Y1, Y0, Y0
 
 	// m = β1²·m + (1−β1²)·g
 	// load m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS (DX)(R9*1), Y1, Y1
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS (BX)(R10*1), Y1, Y1
 	VMULPS     Y1, Y3, Y1
 	VMULPS     Y0, Y4, Y3
 	VADDPS     Y3, Y1, Y1
 
 	// store m
-	VMOVUPS    (R8), Y3
-	VMASKMOVPS Y1, Y3, (DX)(R9*1)
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS Y1, Y3, (BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
 	// load v
-	VMOVUPS    (R8), Y3
-	VMASKMOVPS (SI)(R9*1), Y3, Y3
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS (DI)(R10*1), Y3, Y3
 	VMULPS     Y3, Y5, Y3
 	VMULPS     Y0, Y0, Y0
 	VMULPS     Y0, Y6, Y0
 	VADDPS     Y0, Y3, Y0
 
 	// store v
-	VMOVUPS    (R8), Y3
-	VMASKMOVPS Y0, Y3, (SI)(R9*1)
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS Y0, Y3, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y1, Y7, Y1
 
 	// load n
-	VMOVUPS    (R8), Y3
-	VMASKMOVPS (BX)(R9*1), Y3, Y3
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS (SI)(R10*1), Y3, Y3
 	VMULPS     Y3, Y8, Y3
 	VSUBPS     Y3, Y1, Y1
 
@@ -657,8 +741,8 @@ enterVector:
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R9*1)
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS Y0, Y1, (CX)(R10*1)
 
 done:
 	VZEROUPPER
@@ -701,16 +785,16 @@ TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-72
 
 	// eps
 	VBROADCASTSS 40(AX), Y10
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         v+40(FP), SI
-	MOVQ         x+48(FP), DI
-	MOVQ         count+56(FP), R8
-	MOVQ         ahead+64(FP), R9
-	XORQ         R10, R10
-	TESTQ        R9, R9
+	MOVQ         p+8(FP), CX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         n+32(FP), SI
+	MOVQ         v+40(FP), DI
+	MOVQ         x+48(FP), R8
+	MOVQ         count+56(FP), R9
+	MOVQ         ahead+64(FP), R10
+	XORQ         R11, R11
+	TESTQ        R10, R10
 	JZ           enterPlain
 
 	// a cache line at a time, with prefetch
@@ -718,44 +802,53 @@ TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-72
 
 ahead:
 	// g = gs·g
-	VMULPS (CX)(R10*1), Y0, Y11
+	VMULPS (DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R10*1), Y12
+	VMOVUPS (CX)(R11*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R10*1), Y3, Y13
+	VMULPS (BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (DX)(R10*1)
+	VMOVUPS Y13, (BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R10*1), Y5, Y14
+	VMULPS (DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R10*1)
+	VMOVUPS Y11, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS (DI)(R10*1), Y14
+	VMOVUPS (R8)(R11*1), Y14
 	VMAXPS  Y11, Y14, Y11
 	VCMPPS  $0x03, Y14, Y14, Y14
 	VORPS   Y14, Y11, Y11
 
 	// store x
-	VMOVUPS Y11, (DI)(R10*1)
+	VMOVUPS Y11, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R10*1), Y8, Y14
+	VMULPS (SI)(R11*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -769,47 +862,56 @@ ahead:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (AX)(R10*1)
+	VMOVUPS Y11, (CX)(R11*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(R10*1), Y0, Y11
+	VMULPS 32(DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS 32(AX)(R10*1), Y12
+	VMOVUPS 32(CX)(R11*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R10*1), Y3, Y13
+	VMULPS 32(BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, 32(DX)(R10*1)
+	VMOVUPS Y13, 32(BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 32(SI)(R10*1), Y5, Y14
+	VMULPS 32(DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, 32(SI)(R10*1)
+	VMOVUPS Y11, 32(DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS 32(DI)(R10*1), Y14
+	VMOVUPS 32(R8)(R11*1), Y14
 	VMAXPS  Y11, Y14, Y11
 	VCMPPS  $0x03, Y14, Y14, Y14
 	VORPS   Y14, Y11, Y11
 
 	// store x
-	VMOVUPS Y11, 32(DI)(R10*1)
+	VMOVUPS Y11, 32(R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS 32(BX)(R10*1), Y8, Y14
+	VMULPS 32(SI)(R11*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -823,64 +925,73 @@ ahead:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, 32(AX)(R10*1)
+	VMOVUPS Y11, 32(CX)(R11*1)
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (CX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
+	PREFETCHT1 (CX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R11
 	ADDQ       $0x00000040, R10
-	ADDQ       $0x00000040, R9
 
 enterAhead:
-	SUBQ $0x00000010, R8
+	SUBQ $0x00000010, R9
 	JGE  ahead
 	JMP  last
 
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPS (CX)(R10*1), Y0, Y11
+	VMULPS (DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R10*1), Y12
+	VMOVUPS (CX)(R11*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R10*1), Y3, Y13
+	VMULPS (BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (DX)(R10*1)
+	VMOVUPS Y13, (BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R10*1), Y5, Y14
+	VMULPS (DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R10*1)
+	VMOVUPS Y11, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS (DI)(R10*1), Y14
+	VMOVUPS (R8)(R11*1), Y14
 	VMAXPS  Y11, Y14, Y11
 	VCMPPS  $0x03, Y14, Y14, Y14
 	VORPS   Y14, Y11, Y11
 
 	// store x
-	VMOVUPS Y11, (DI)(R10*1)
+	VMOVUPS Y11, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R10*1), Y8, Y14
+	VMULPS (SI)(R11*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -894,47 +1005,56 @@ plain:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (AX)(R10*1)
+	VMOVUPS Y11, (CX)(R11*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(R10*1), Y0, Y11
+	VMULPS 32(DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS 32(AX)(R10*1), Y12
+	VMOVUPS 32(CX)(R11*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R10*1), Y3, Y13
+	VMULPS 32(BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, 32(DX)(R10*1)
+	VMOVUPS Y13, 32(BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 32(SI)(R10*1), Y5, Y14
+	VMULPS 32(DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, 32(SI)(R10*1)
+	VMOVUPS Y11, 32(DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS 32(DI)(R10*1), Y14
+	VMOVUPS 32(R8)(R11*1), Y14
 	VMAXPS  Y11, Y14, Y11
 	VCMPPS  $0x03, Y14, Y14, Y14
 	VORPS   Y14, Y11, Y11
 
 	// store x
-	VMOVUPS Y11, 32(DI)(R10*1)
+	VMOVUPS Y11, 32(R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS 32(BX)(R10*1), Y8, Y14
+	VMULPS 32(SI)(R11*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -948,59 +1068,68 @@ plain:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, 32(AX)(R10*1)
-	ADDQ    $0x00000040, R10
+	VMOVUPS Y11, 32(CX)(R11*1)
+	ADDQ    $0x00000040, R11
 
 enterPlain:
-	SUBQ $0x00000010, R8
+	SUBQ $0x00000010, R9
 	JGE  plain
 
 last:
-	ADDQ $0x00000010, R8
+	ADDQ $0x00000010, R9
 
 	// a vector at a time
 	JMP enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (CX)(R10*1), Y0, Y11
+	VMULPS (DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y12
+
+	// hi
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R10*1), Y12
+	VMOVUPS (CX)(R11*1), Y12
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R10*1), Y3, Y13
+	VMULPS (BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (DX)(R10*1)
+	VMOVUPS Y13, (BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (SI)(R10*1), Y5, Y14
+	VMULPS (DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R10*1)
+	VMOVUPS Y11, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS (DI)(R10*1), Y14
+	VMOVUPS (R8)(R11*1), Y14
 	VMAXPS  Y11, Y14, Y11
 	VCMPPS  $0x03, Y14, Y14, Y14
 	VORPS   Y14, Y11, Y11
 
 	// store x
-	VMOVUPS Y11, (DI)(R10*1)
+	VMOVUPS Y11, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y13, Y7, Y13
-	VMULPS (BX)(R10*1), Y8, Y14
+	VMULPS (SI)(R11*1), Y8, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -1014,78 +1143,87 @@ vector:
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (AX)(R10*1)
-	ADDQ    $0x00000020, R10
+	VMOVUPS Y11, (CX)(R11*1)
+	ADDQ    $0x00000020, R11
 
 enterVector:
-	SUBQ  $0x00000008, R8
+	SUBQ  $0x00000008, R9
 	JGE   vector
-	ADDQ  $0x00000008, R8
-	TESTQ R8, R8
+	ADDQ  $0x00000008, R9
+	TESTQ R9, R9
 	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x02, R8
-	SUBQ R8, R9
+	LEAQ tailMask<>+32(SB), R10
+	SHLQ $0x02, R9
+	SUBQ R9, R10
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R9), Y11
-	VMASKMOVPS (CX)(R10*1), Y11, Y11
+	VMOVUPS    (R10), Y11
+	VMASKMOVPS (DX)(R11*1), Y11, Y11
 	VMULPS     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y11
+
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y0, Y12, Y0
+	VMAXPS       Y0, Y11, Y0
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS    (R9), Y11
-	VMASKMOVPS (AX)(R10*1), Y11, Y11
+	VMOVUPS    (R10), Y11
+	VMASKMOVPS (CX)(R11*1), Y11, Y11
 	VMULPS     Y11, Y1, Y1
 	VADDPS     Y1, Y0, Y0
 
 	// m = β1²·m + (1−β1²)·g
 	// load m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS (DX)(R10*1), Y1, Y1
+	VMOVUPS    (R10), Y1
+	VMASKMOVPS (BX)(R11*1), Y1, Y1
 	VMULPS     Y1, Y3, Y1
 	VMULPS     Y0, Y4, Y3
 	VADDPS     Y3, Y1, Y1
 
 	// store m
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y1, Y3, (DX)(R10*1)
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS Y1, Y3, (BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
 	// load v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS (SI)(R10*1), Y3, Y3
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS (DI)(R11*1), Y3, Y3
 	VMULPS     Y3, Y5, Y3
 	VMULPS     Y0, Y0, Y0
 	VMULPS     Y0, Y6, Y0
 	VADDPS     Y0, Y3, Y0
 
 	// store v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y0, Y3, (SI)(R10*1)
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS Y0, Y3, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS (DI)(R10*1), Y3, Y3
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS (R8)(R11*1), Y3, Y3
 	VMAXPS     Y0, Y3, Y0
 	VCMPPS     $0x03, Y3, Y3, Y3
 	VORPS      Y3, Y0, Y0
 
 	// store x
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y0, Y3, (DI)(R10*1)
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS Y0, Y3, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y1, Y7, Y1
 
 	// load n
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS (BX)(R10*1), Y3, Y3
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS (SI)(R11*1), Y3, Y3
 	VMULPS     Y3, Y8, Y3
 	VSUBPS     Y3, Y1, Y1
 
@@ -1100,8 +1238,8 @@ enterVector:
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R10*1)
+	VMOVUPS    (R10), Y1
+	VMASKMOVPS Y0, Y1, (CX)(R11*1)
 
 done:
 	VZEROUPPER
@@ -1842,6 +1980,107 @@ done:
 	VZEROUPPER
 	RET
 
+// func sumSquaresF32AVX2(sums *float64, grad *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sumSquaresF32AVX2(SB), NOSPLIT, $0-32
+	MOVQ    sums+0(FP), AX
+	MOVQ    grad+8(FP), CX
+	MOVQ    count+16(FP), DX
+	MOVQ    ahead+24(FP), BX
+	SHLQ    $0x02, DX
+	LEAQ    (CX)(DX*1), DX
+	VMOVUPD (AX), Y0
+	VMOVUPD 32(AX), Y1
+	VMOVUPD 64(AX), Y2
+	VMOVUPD 96(AX), Y3
+	VMOVUPD 128(AX), Y4
+	VMOVUPD 160(AX), Y5
+	VMOVUPD 192(AX), Y6
+	VMOVUPD 224(AX), Y7
+
+	// sums = sums + grad·grad, in float64
+	TESTQ BX, BX
+	JZ    plainEnter
+	JMP   aheadEnter
+
+ahead:
+	VCVTPS2PD  (CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y0, Y0
+	VCVTPS2PD  16(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y1, Y1
+	VCVTPS2PD  32(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y2, Y2
+	VCVTPS2PD  48(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y3, Y3
+	VCVTPS2PD  64(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y4, Y4
+	VCVTPS2PD  80(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y5, Y5
+	VCVTPS2PD  96(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y6, Y6
+	VCVTPS2PD  112(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y7, Y7
+	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 64(CX)(BX*1)
+	ADDQ       $0x00000080, CX
+
+aheadEnter:
+	CMPQ CX, DX
+	JNE  ahead
+	JMP  done
+	JMP plainEnter
+
+plain:
+	VCVTPS2PD (CX), Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y0, Y0
+	VCVTPS2PD 16(CX), Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y1, Y1
+	VCVTPS2PD 32(CX), Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y2, Y2
+	VCVTPS2PD 48(CX), Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y3, Y3
+	VCVTPS2PD 64(CX), Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y4, Y4
+	VCVTPS2PD 80(CX), Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y5, Y5
+	VCVTPS2PD 96(CX), Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y6, Y6
+	VCVTPS2PD 112(CX), Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y7, Y7
+	ADDQ      $0x00000080, CX
+
+plainEnter:
+	CMPQ CX, DX
+	JNE  plain
+
+done:
+	VMOVUPD Y0, (AX)
+	VMOVUPD Y1, 32(AX)
+	VMOVUPD Y2, 64(AX)
+	VMOVUPD Y3, 96(AX)
+	VMOVUPD Y4, 128(AX)
+	VMOVUPD Y5, 160(AX)
+	VMOVUPD Y6, 192(AX)
+	VMOVUPD Y7, 224(AX)
+	VZEROUPPER
+	RET
+
 // func pnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-56
@@ -1867,6 +2106,12 @@ TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-56
 
 	// k2
 	VBROADCASTSD 64(AX), Y6
+
+	// lo
+	VBROADCASTSD 88(AX), Y7
+
+	// hi
+	VBROADCASTSD 96(AX), Y8
 	MOVQ         p+8(FP), AX
 	MOVQ         grad+16(FP), CX
 	MOVQ         m+24(FP), DX
@@ -1882,62 +2127,70 @@ TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-56
 
 ahead:
 	// g = gs·g
-	VMULPD (CX)(R8*1), Y0, Y7
+	VMULPD (CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y9, Y8, Y9
+	VMAXPD Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R8*1), Y8
-	VMULPD  Y8, Y1, Y9
-	VADDPD  Y9, Y7, Y7
+	VMOVUPD (AX)(R8*1), Y10
+	VMULPD  Y10, Y1, Y11
+	VADDPD  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R8*1), Y3, Y9
-	VMULPD Y7, Y4, Y7
-	VADDPD Y7, Y9, Y7
+	VMULPD (DX)(R8*1), Y3, Y11
+	VMULPD Y9, Y4, Y9
+	VADDPD Y9, Y11, Y9
 
 	// store m
-	VMOVUPD Y7, (DX)(R8*1)
+	VMOVUPD Y9, (DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Y7, Y5, Y7
-	VMULPD (BX)(R8*1), Y6, Y9
-	VSUBPD Y9, Y7, Y7
+	VMULPD Y9, Y5, Y9
+	VMULPD (BX)(R8*1), Y6, Y11
+	VSUBPD Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPD Y8, Y2, Y8
-	VSUBPD Y7, Y8, Y7
+	VMULPD Y10, Y2, Y10
+	VSUBPD Y9, Y10, Y9
 
 	// store p
-	VMOVUPD Y7, (AX)(R8*1)
+	VMOVUPD Y9, (AX)(R8*1)
 
 	// g = gs·g
-	VMULPD 32(CX)(R8*1), Y0, Y7
+	VMULPD 32(CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y9, Y8, Y9
+	VMAXPD Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD 32(AX)(R8*1), Y8
-	VMULPD  Y8, Y1, Y9
-	VADDPD  Y9, Y7, Y7
+	VMOVUPD 32(AX)(R8*1), Y10
+	VMULPD  Y10, Y1, Y11
+	VADDPD  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(DX)(R8*1), Y3, Y9
-	VMULPD Y7, Y4, Y7
-	VADDPD Y7, Y9, Y7
+	VMULPD 32(DX)(R8*1), Y3, Y11
+	VMULPD Y9, Y4, Y9
+	VADDPD Y9, Y11, Y9
 
 	// store m
-	VMOVUPD Y7, 32(DX)(R8*1)
+	VMOVUPD Y9, 32(DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Y7, Y5, Y7
-	VMULPD 32(BX)(R8*1), Y6, Y9
-	VSUBPD Y9, Y7, Y7
+	VMULPD Y9, Y5, Y9
+	VMULPD 32(BX)(R8*1), Y6, Y11
+	VSUBPD Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPD Y8, Y2, Y8
-	VSUBPD Y7, Y8, Y7
+	VMULPD Y10, Y2, Y10
+	VSUBPD Y9, Y10, Y9
 
 	// store p
-	VMOVUPD Y7, 32(AX)(R8*1)
+	VMOVUPD Y9, 32(AX)(R8*1)
 
 	// prefetch
 	PREFETCHT1 (AX)(DI*1)
@@ -1955,62 +2208,70 @@ enterAhead:
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPD (CX)(R8*1), Y0, Y7
+	VMULPD (CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y9, Y8, Y9
+	VMAXPD Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R8*1), Y8
-	VMULPD  Y8, Y1, Y9
-	VADDPD  Y9, Y7, Y7
+	VMOVUPD (AX)(R8*1), Y10
+	VMULPD  Y10, Y1, Y11
+	VADDPD  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R8*1), Y3, Y9
-	VMULPD Y7, Y4, Y7
-	VADDPD Y7, Y9, Y7
+	VMULPD (DX)(R8*1), Y3, Y11
+	VMULPD Y9, Y4, Y9
+	VADDPD Y9, Y11, Y9
 
 	// store m
-	VMOVUPD Y7, (DX)(R8*1)
+	VMOVUPD Y9, (DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Y7, Y5, Y7
-	VMULPD (BX)(R8*1), Y6, Y9
-	VSUBPD Y9, Y7, Y7
+	VMULPD Y9, Y5, Y9
+	VMULPD (BX)(R8*1), Y6, Y11
+	VSUBPD Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPD Y8, Y2, Y8
-	VSUBPD Y7, Y8, Y7
+	VMULPD Y10, Y2, Y10
+	VSUBPD Y9, Y10, Y9
 
 	// store p
-	VMOVUPD Y7, (AX)(R8*1)
+	VMOVUPD Y9, (AX)(R8*1)
 
 	// g = gs·g
-	VMULPD 32(CX)(R8*1), Y0, Y7
+	VMULPD 32(CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y9, Y8, Y9
+	VMAXPD Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD 32(AX)(R8*1), Y8
-	VMULPD  Y8, Y1, Y9
-	VADDPD  Y9, Y7, Y7
+	VMOVUPD 32(AX)(R8*1), Y10
+	VMULPD  Y10, Y1, Y11
+	VADDPD  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(DX)(R8*1), Y3, Y9
-	VMULPD Y7, Y4, Y7
-	VADDPD Y7, Y9, Y7
+	VMULPD 32(DX)(R8*1), Y3, Y11
+	VMULPD Y9, Y4, Y9
+	VADDPD Y9, Y11, Y9
 
 	// store m
-	VMOVUPD Y7, 32(DX)(R8*1)
+	VMOVUPD Y9, 32(DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Y7, Y5, Y7
-	VMULPD 32(BX)(R8*1), Y6, Y9
-	VSUBPD Y9, Y7, Y7
+	VMULPD Y9, Y5, Y9
+	VMULPD 32(BX)(R8*1), Y6, Y11
+	VSUBPD Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPD Y8, Y2, Y8
-	VSUBPD Y7, Y8, Y7
+	VMULPD Y10, Y2, Y10
+	VSUBPD Y9, Y10, Y9
 
 	// store p
-	VMOVUPD Y7, 32(AX)(R8*1)
+	VMOVUPD Y9, 32(AX)(R8*1)
 	ADDQ    $0x00000040, R8
 
 enterPlain:
@@ -2025,33 +2286,37 @@ last:
 
 vector:
 	// g = gs·g
-	VMULPD (CX)(R8*1), Y0, Y7
+	VMULPD (CX)(R8*1), Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y9, Y8, Y9
+	VMAXPD Y9, Y7, Y9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R8*1), Y8
-	VMULPD  Y8, Y1, Y9
-	VADDPD  Y9, Y7, Y7
+	VMOVUPD (AX)(R8*1), Y10
+	VMULPD  Y10, Y1, Y11
+	VADDPD  Y11, Y9, Y9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R8*1), Y3, Y9
-	VMULPD Y7, Y4, Y7
-	VADDPD Y7, Y9, Y7
+	VMULPD (DX)(R8*1), Y3, Y11
+	VMULPD Y9, Y4, Y9
+	VADDPD Y9, Y11, Y9
 
 	// store m
-	VMOVUPD Y7, (DX)(R8*1)
+	VMOVUPD Y9, (DX)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Y7, Y5, Y7
-	VMULPD (BX)(R8*1), Y6, Y9
-	VSUBPD Y9, Y7, Y7
+	VMULPD Y9, Y5, Y9
+	VMULPD (BX)(R8*1), Y6, Y11
+	VSUBPD Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPD Y8, Y2, Y8
-	VSUBPD Y7, Y8, Y7
+	VMULPD Y10, Y2, Y10
+	VSUBPD Y9, Y10, Y9
 
 	// store p
-	VMOVUPD Y7, (AX)(R8*1)
+	VMOVUPD Y9, (AX)(R8*1)
 	ADDQ    $0x00000020, R8
 
 enterVector:
@@ -2069,9 +2334,13 @@ enterVector:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (DI), Y7
-	VMASKMOVPD (CX)(R8*1), Y7, Y7
-	VMULPD     Y7, Y0, Y0
+	VMOVUPS    (DI), Y9
+	VMASKMOVPD (CX)(R8*1), Y9, Y9
+	VMULPD     Y9, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y0, Y8, Y0
+	VMAXPD Y0, Y7, Y0
 
 	// g = g + l2·p
 	// load p
@@ -2150,15 +2419,15 @@ TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-64
 
 	// eps
 	VBROADCASTSD 80(AX), Y10
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         v+40(FP), SI
-	MOVQ         count+48(FP), DI
-	MOVQ         ahead+56(FP), R8
-	XORQ         R9, R9
-	TESTQ        R8, R8
+	MOVQ         p+8(FP), CX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         n+32(FP), SI
+	MOVQ         v+40(FP), DI
+	MOVQ         count+48(FP), R8
+	MOVQ         ahead+56(FP), R9
+	XORQ         R10, R10
+	TESTQ        R9, R9
 	JZ           enterPlain
 
 	// a cache line at a time, with prefetch
@@ -2166,34 +2435,43 @@ TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-64
 
 ahead:
 	// g = gs·g
-	VMULPD (CX)(R9*1), Y0, Y11
+	VMULPD (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R9*1), Y12
+	VMOVUPD (CX)(R10*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R9*1), Y3, Y13
+	VMULPD (BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, (DX)(R9*1)
+	VMOVUPD Y13, (BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (SI)(R9*1), Y5, Y14
+	VMULPD (DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, (SI)(R9*1)
+	VMOVUPD Y11, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD (BX)(R9*1), Y8, Y14
+	VMULPD (SI)(R10*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2207,37 +2485,46 @@ ahead:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, (AX)(R9*1)
+	VMOVUPD Y11, (CX)(R10*1)
 
 	// g = gs·g
-	VMULPD 32(CX)(R9*1), Y0, Y11
+	VMULPD 32(DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD 32(AX)(R9*1), Y12
+	VMOVUPD 32(CX)(R10*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(DX)(R9*1), Y3, Y13
+	VMULPD 32(BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, 32(DX)(R9*1)
+	VMOVUPD Y13, 32(BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 32(SI)(R9*1), Y5, Y14
+	VMULPD 32(DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, 32(SI)(R9*1)
+	VMOVUPD Y11, 32(DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD 32(BX)(R9*1), Y8, Y14
+	VMULPD 32(SI)(R10*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2251,53 +2538,62 @@ ahead:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, 32(AX)(R9*1)
+	VMOVUPD Y11, 32(CX)(R10*1)
 
 	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R10
 	ADDQ       $0x00000040, R9
-	ADDQ       $0x00000040, R8
 
 enterAhead:
-	SUBQ $0x00000008, DI
+	SUBQ $0x00000008, R8
 	JGE  ahead
 	JMP  last
 
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPD (CX)(R9*1), Y0, Y11
+	VMULPD (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R9*1), Y12
+	VMOVUPD (CX)(R10*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R9*1), Y3, Y13
+	VMULPD (BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, (DX)(R9*1)
+	VMOVUPD Y13, (BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (SI)(R9*1), Y5, Y14
+	VMULPD (DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, (SI)(R9*1)
+	VMOVUPD Y11, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD (BX)(R9*1), Y8, Y14
+	VMULPD (SI)(R10*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2311,37 +2607,46 @@ plain:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, (AX)(R9*1)
+	VMOVUPD Y11, (CX)(R10*1)
 
 	// g = gs·g
-	VMULPD 32(CX)(R9*1), Y0, Y11
+	VMULPD 32(DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD 32(AX)(R9*1), Y12
+	VMOVUPD 32(CX)(R10*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(DX)(R9*1), Y3, Y13
+	VMULPD 32(BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, 32(DX)(R9*1)
+	VMOVUPD Y13, 32(BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 32(SI)(R9*1), Y5, Y14
+	VMULPD 32(DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, 32(SI)(R9*1)
+	VMOVUPD Y11, 32(DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD 32(BX)(R9*1), Y8, Y14
+	VMULPD 32(SI)(R10*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2355,49 +2660,58 @@ plain:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, 32(AX)(R9*1)
-	ADDQ    $0x00000040, R9
+	VMOVUPD Y11, 32(CX)(R10*1)
+	ADDQ    $0x00000040, R10
 
 enterPlain:
-	SUBQ $0x00000008, DI
+	SUBQ $0x00000008, R8
 	JGE  plain
 
 last:
-	ADDQ $0x00000008, DI
+	ADDQ $0x00000008, R8
 
 	// a vector at a time
 	JMP enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (CX)(R9*1), Y0, Y11
+	VMULPD (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R9*1), Y12
+	VMOVUPD (CX)(R10*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R9*1), Y3, Y13
+	VMULPD (BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, (DX)(R9*1)
+	VMOVUPD Y13, (BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (SI)(R9*1), Y5, Y14
+	VMULPD (DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, (SI)(R9*1)
+	VMOVUPD Y11, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD (BX)(R9*1), Y8, Y14
+	VMULPD (SI)(R10*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2411,66 +2725,75 @@ vector:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, (AX)(R9*1)
-	ADDQ    $0x00000020, R9
+	VMOVUPD Y11, (CX)(R10*1)
+	ADDQ    $0x00000020, R10
 
 enterVector:
-	SUBQ  $0x00000004, DI
+	SUBQ  $0x00000004, R8
 	JGE   vector
-	ADDQ  $0x00000004, DI
-	TESTQ DI, DI
+	ADDQ  $0x00000004, R8
+	TESTQ R8, R8
 	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x03, DI
-	SUBQ DI, R8
+	LEAQ tailMask<>+32(SB), R9
+	SHLQ $0x03, R8
+	SUBQ R8, R9
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R8), Y11
-	VMASKMOVPD (CX)(R9*1), Y11, Y11
+	VMOVUPS    (R9), Y11
+	VMASKMOVPD (DX)(R10*1), Y11, Y11
 	VMULPD     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y11
+
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y0, Y12, Y0
+	VMAXPD       Y0, Y11, Y0
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS    (R8), Y11
-	VMASKMOVPD (AX)(R9*1), Y11, Y11
+	VMOVUPS    (R9), Y11
+	VMASKMOVPD (CX)(R10*1), Y11, Y11
 	VMULPD     Y11, Y1, Y1
 	VADDPD     Y1, Y0, Y0
 
 	// m = β1²·m + (1−β1²)·g
 	// load m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPD (DX)(R9*1), Y1, Y1
+	VMOVUPS    (R9), Y1
+	VMASKMOVPD (BX)(R10*1), Y1, Y1
 	VMULPD     Y1, Y3, Y1
 	VMULPD     Y0, Y4, Y3
 	VADDPD     Y3, Y1, Y1
 
 	// store m
-	VMOVUPS    (R8), Y3
-	VMASKMOVPD Y1, Y3, (DX)(R9*1)
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD Y1, Y3, (BX)(R10*1)
 
 	// v = β2·v + (1−β2)·(g·g)
 	// load v
-	VMOVUPS    (R8), Y3
-	VMASKMOVPD (SI)(R9*1), Y3, Y3
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD (DI)(R10*1), Y3, Y3
 	VMULPD     Y3, Y5, Y3
 	VMULPD     Y0, Y0, Y0
 	VMULPD     Y0, Y6, Y0
 	VADDPD     Y0, Y3, Y0
 
 	// store v
-	VMOVUPS    (R8), Y3
-	VMASKMOVPD Y0, Y3, (SI)(R9*1)
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD Y0, Y3, (DI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y1, Y7, Y1
 
 	// load n
-	VMOVUPS    (R8), Y3
-	VMASKMOVPD (BX)(R9*1), Y3, Y3
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD (SI)(R10*1), Y3, Y3
 	VMULPD     Y3, Y8, Y3
 	VSUBPD     Y3, Y1, Y1
 
@@ -2485,8 +2808,8 @@ enterVector:
 	VSUBPD Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPD Y0, Y1, (AX)(R9*1)
+	VMOVUPS    (R9), Y1
+	VMASKMOVPD Y0, Y1, (CX)(R10*1)
 
 done:
 	VZEROUPPER
@@ -2529,16 +2852,16 @@ TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-72
 
 	// eps
 	VBROADCASTSD 80(AX), Y10
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         v+40(FP), SI
-	MOVQ         x+48(FP), DI
-	MOVQ         count+56(FP), R8
-	MOVQ         ahead+64(FP), R9
-	XORQ         R10, R10
-	TESTQ        R9, R9
+	MOVQ         p+8(FP), CX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         n+32(FP), SI
+	MOVQ         v+40(FP), DI
+	MOVQ         x+48(FP), R8
+	MOVQ         count+56(FP), R9
+	MOVQ         ahead+64(FP), R10
+	XORQ         R11, R11
+	TESTQ        R10, R10
 	JZ           enterPlain
 
 	// a cache line at a time, with prefetch
@@ -2546,44 +2869,53 @@ TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-72
 
 ahead:
 	// g = gs·g
-	VMULPD (CX)(R10*1), Y0, Y11
+	VMULPD (DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R10*1), Y12
+	VMOVUPD (CX)(R11*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R10*1), Y3, Y13
+	VMULPD (BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, (DX)(R10*1)
+	VMOVUPD Y13, (BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (SI)(R10*1), Y5, Y14
+	VMULPD (DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, (SI)(R10*1)
+	VMOVUPD Y11, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD (DI)(R10*1), Y14
+	VMOVUPD (R8)(R11*1), Y14
 	VMAXPD  Y11, Y14, Y11
 	VCMPPD  $0x03, Y14, Y14, Y14
 	VORPD   Y14, Y11, Y11
 
 	// store x
-	VMOVUPD Y11, (DI)(R10*1)
+	VMOVUPD Y11, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD (BX)(R10*1), Y8, Y14
+	VMULPD (SI)(R11*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2597,47 +2929,56 @@ ahead:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, (AX)(R10*1)
+	VMOVUPD Y11, (CX)(R11*1)
 
 	// g = gs·g
-	VMULPD 32(CX)(R10*1), Y0, Y11
+	VMULPD 32(DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD 32(AX)(R10*1), Y12
+	VMOVUPD 32(CX)(R11*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(DX)(R10*1), Y3, Y13
+	VMULPD 32(BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, 32(DX)(R10*1)
+	VMOVUPD Y13, 32(BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 32(SI)(R10*1), Y5, Y14
+	VMULPD 32(DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, 32(SI)(R10*1)
+	VMOVUPD Y11, 32(DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD 32(DI)(R10*1), Y14
+	VMOVUPD 32(R8)(R11*1), Y14
 	VMAXPD  Y11, Y14, Y11
 	VCMPPD  $0x03, Y14, Y14, Y14
 	VORPD   Y14, Y11, Y11
 
 	// store x
-	VMOVUPD Y11, 32(DI)(R10*1)
+	VMOVUPD Y11, 32(R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD 32(BX)(R10*1), Y8, Y14
+	VMULPD 32(SI)(R11*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2651,64 +2992,73 @@ ahead:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, 32(AX)(R10*1)
+	VMOVUPD Y11, 32(CX)(R11*1)
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (CX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
+	PREFETCHT1 (CX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R11
 	ADDQ       $0x00000040, R10
-	ADDQ       $0x00000040, R9
 
 enterAhead:
-	SUBQ $0x00000008, R8
+	SUBQ $0x00000008, R9
 	JGE  ahead
 	JMP  last
 
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPD (CX)(R10*1), Y0, Y11
+	VMULPD (DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R10*1), Y12
+	VMOVUPD (CX)(R11*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R10*1), Y3, Y13
+	VMULPD (BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, (DX)(R10*1)
+	VMOVUPD Y13, (BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (SI)(R10*1), Y5, Y14
+	VMULPD (DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, (SI)(R10*1)
+	VMOVUPD Y11, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD (DI)(R10*1), Y14
+	VMOVUPD (R8)(R11*1), Y14
 	VMAXPD  Y11, Y14, Y11
 	VCMPPD  $0x03, Y14, Y14, Y14
 	VORPD   Y14, Y11, Y11
 
 	// store x
-	VMOVUPD Y11, (DI)(R10*1)
+	VMOVUPD Y11, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD (BX)(R10*1), Y8, Y14
+	VMULPD (SI)(R11*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2722,47 +3072,56 @@ plain:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, (AX)(R10*1)
+	VMOVUPD Y11, (CX)(R11*1)
 
 	// g = gs·g
-	VMULPD 32(CX)(R10*1), Y0, Y11
+	VMULPD 32(DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD 32(AX)(R10*1), Y12
+	VMOVUPD 32(CX)(R11*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(DX)(R10*1), Y3, Y13
+	VMULPD 32(BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, 32(DX)(R10*1)
+	VMOVUPD Y13, 32(BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 32(SI)(R10*1), Y5, Y14
+	VMULPD 32(DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, 32(SI)(R10*1)
+	VMOVUPD Y11, 32(DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD 32(DI)(R10*1), Y14
+	VMOVUPD 32(R8)(R11*1), Y14
 	VMAXPD  Y11, Y14, Y11
 	VCMPPD  $0x03, Y14, Y14, Y14
 	VORPD   Y14, Y11, Y11
 
 	// store x
-	VMOVUPD Y11, 32(DI)(R10*1)
+	VMOVUPD Y11, 32(R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD 32(BX)(R10*1), Y8, Y14
+	VMULPD 32(SI)(R11*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2776,59 +3135,68 @@ plain:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, 32(AX)(R10*1)
-	ADDQ    $0x00000040, R10
+	VMOVUPD Y11, 32(CX)(R11*1)
+	ADDQ    $0x00000040, R11
 
 enterPlain:
-	SUBQ $0x00000008, R8
+	SUBQ $0x00000008, R9
 	JGE  plain
 
 last:
-	ADDQ $0x00000008, R8
+	ADDQ $0x00000008, R9
 
 	// a vector at a time
 	JMP enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (CX)(R10*1), Y0, Y11
+	VMULPD (DX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y12
+
+	// hi
+	VBROADCASTSD 96(AX), Y13
+	VMINPD       Y11, Y13, Y11
+	VMAXPD       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R10*1), Y12
+	VMOVUPD (CX)(R11*1), Y12
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R10*1), Y3, Y13
+	VMULPD (BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, (DX)(R10*1)
+	VMOVUPD Y13, (BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (SI)(R10*1), Y5, Y14
+	VMULPD (DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, (SI)(R10*1)
+	VMOVUPD Y11, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD (DI)(R10*1), Y14
+	VMOVUPD (R8)(R11*1), Y14
 	VMAXPD  Y11, Y14, Y11
 	VCMPPD  $0x03, Y14, Y14, Y14
 	VORPD   Y14, Y11, Y11
 
 	// store x
-	VMOVUPD Y11, (DI)(R10*1)
+	VMOVUPD Y11, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y13, Y7, Y13
-	VMULPD (BX)(R10*1), Y8, Y14
+	VMULPD (SI)(R11*1), Y8, Y14
 	VSUBPD Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
@@ -2842,78 +3210,87 @@ vector:
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, (AX)(R10*1)
-	ADDQ    $0x00000020, R10
+	VMOVUPD Y11, (CX)(R11*1)
+	ADDQ    $0x00000020, R11
 
 enterVector:
-	SUBQ  $0x00000004, R8
+	SUBQ  $0x00000004, R9
 	JGE   vector
-	ADDQ  $0x00000004, R8
-	TESTQ R8, R8
+	ADDQ  $0x00000004, R9
+	TESTQ R9, R9
 	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x03, R8
-	SUBQ R8, R9
+	LEAQ tailMask<>+32(SB), R10
+	SHLQ $0x03, R9
+	SUBQ R9, R10
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R9), Y11
-	VMASKMOVPD (CX)(R10*1), Y11, Y11
+	VMOVUPS    (R10), Y11
+	VMASKMOVPD (DX)(R11*1), Y11, Y11
 	VMULPD     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y11
+
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y0, Y12, Y0
+	VMAXPD       Y0, Y11, Y0
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS    (R9), Y11
-	VMASKMOVPD (AX)(R10*1), Y11, Y11
+	VMOVUPS    (R10), Y11
+	VMASKMOVPD (CX)(R11*1), Y11, Y11
 	VMULPD     Y11, Y1, Y1
 	VADDPD     Y1, Y0, Y0
 
 	// m = β1²·m + (1−β1²)·g
 	// load m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPD (DX)(R10*1), Y1, Y1
+	VMOVUPS    (R10), Y1
+	VMASKMOVPD (BX)(R11*1), Y1, Y1
 	VMULPD     Y1, Y3, Y1
 	VMULPD     Y0, Y4, Y3
 	VADDPD     Y3, Y1, Y1
 
 	// store m
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y1, Y3, (DX)(R10*1)
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD Y1, Y3, (BX)(R11*1)
 
 	// v = β2·v + (1−β2)·(g·g)
 	// load v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD (SI)(R10*1), Y3, Y3
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD (DI)(R11*1), Y3, Y3
 	VMULPD     Y3, Y5, Y3
 	VMULPD     Y0, Y0, Y0
 	VMULPD     Y0, Y6, Y0
 	VADDPD     Y0, Y3, Y0
 
 	// store v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y0, Y3, (SI)(R10*1)
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD Y0, Y3, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD (DI)(R10*1), Y3, Y3
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD (R8)(R11*1), Y3, Y3
 	VMAXPD     Y0, Y3, Y0
 	VCMPPD     $0x03, Y3, Y3, Y3
 	VORPD      Y3, Y0, Y0
 
 	// store x
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y0, Y3, (DI)(R10*1)
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD Y0, Y3, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y1, Y7, Y1
 
 	// load n
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD (BX)(R10*1), Y3, Y3
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD (SI)(R11*1), Y3, Y3
 	VMULPD     Y3, Y8, Y3
 	VSUBPD     Y3, Y1, Y1
 
@@ -2928,8 +3305,8 @@ enterVector:
 	VSUBPD Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPD Y0, Y1, (AX)(R10*1)
+	VMOVUPS    (R10), Y1
+	VMASKMOVPD Y0, Y1, (CX)(R11*1)
 
 done:
 	VZEROUPPER
@@ -3022,6 +3399,109 @@ done:
 	VZEROUPPER
 	RET
 
+// func sumSquaresF64AVX2(sums *float64, grad *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sumSquaresF64AVX2(SB), NOSPLIT, $0-32
+	MOVQ    sums+0(FP), AX
+	MOVQ    grad+8(FP), CX
+	MOVQ    count+16(FP), DX
+	MOVQ    ahead+24(FP), BX
+	SHLQ    $0x03, DX
+	LEAQ    (CX)(DX*1), DX
+	VMOVUPD (AX), Y0
+	VMOVUPD 32(AX), Y1
+	VMOVUPD 64(AX), Y2
+	VMOVUPD 96(AX), Y3
+	VMOVUPD 128(AX), Y4
+	VMOVUPD 160(AX), Y5
+	VMOVUPD 192(AX), Y6
+	VMOVUPD 224(AX), Y7
+
+	// sums = sums + grad·grad, in float64
+	TESTQ BX, BX
+	JZ    plainEnter
+	JMP   aheadEnter
+
+ahead:
+	VMOVUPD    (CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y0, Y0
+	VMOVUPD    32(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y1, Y1
+	VMOVUPD    64(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y2, Y2
+	VMOVUPD    96(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y3, Y3
+	VMOVUPD    128(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y4, Y4
+	VMOVUPD    160(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y5, Y5
+	VMOVUPD    192(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y6, Y6
+	VMOVUPD    224(CX), Y8
+	VMULPD     Y8, Y8, Y8
+	VADDPD     Y8, Y7, Y7
+	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 64(CX)(BX*1)
+	PREFETCHT0 128(CX)(BX*1)
+	PREFETCHT0 192(CX)(BX*1)
+	ADDQ       $0x00000100, CX
+
+aheadEnter:
+	CMPQ CX, DX
+	JNE  ahead
+	JMP  done
+	JMP plainEnter
+
+plain:
+	VMOVUPD (CX), Y8
+	VMULPD  Y8, Y8, Y8
+	VADDPD  Y8, Y0, Y0
+	VMOVUPD 32(CX), Y8
+	VMULPD  Y8, Y8, Y8
+	VADDPD  Y8, Y1, Y1
+	VMOVUPD 64(CX), Y8
+	VMULPD  Y8, Y8, Y8
+	VADDPD  Y8, Y2, Y2
+	VMOVUPD 96(CX), Y8
+	VMULPD  Y8, Y8, Y8
+	VADDPD  Y8, Y3, Y3
+	VMOVUPD 128(CX), Y8
+	VMULPD  Y8, Y8, Y8
+	VADDPD  Y8, Y4, Y4
+	VMOVUPD 160(CX), Y8
+	VMULPD  Y8, Y8, Y8
+	VADDPD  Y8, Y5, Y5
+	VMOVUPD 192(CX), Y8
+	VMULPD  Y8, Y8, Y8
+	VADDPD  Y8, Y6, Y6
+	VMOVUPD 224(CX), Y8
+	VMULPD  Y8, Y8, Y8
+	VADDPD  Y8, Y7, Y7
+	ADDQ    $0x00000100, CX
+
+plainEnter:
+	CMPQ CX, DX
+	JNE  plain
+
+done:
+	VMOVUPD Y0, (AX)
+	VMOVUPD Y1, 32(AX)
+	VMOVUPD Y2, 64(AX)
+	VMOVUPD Y3, 96(AX)
+	VMOVUPD Y4, 128(AX)
+	VMOVUPD Y5, 160(AX)
+	VMOVUPD Y6, 192(AX)
+	VMOVUPD Y7, 224(AX)
+	VZEROUPPER
+	RET
+
 // func pnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
@@ -3047,6 +3527,12 @@ TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
 
 	// k2
 	VBROADCASTSS 32(AX), Z6
+
+	// lo
+	VBROADCASTSS 44(AX), Z7
+
+	// hi
+	VBROADCASTSS 48(AX), Z8
 	MOVQ         p+8(FP), AX
 	MOVQ         grad+16(FP), DX
 	MOVQ         m+24(FP), BX
@@ -3062,33 +3548,37 @@ TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
 
 ahead:
 	// g = gs·g
-	VMULPS (DX)(DI*1), Z0, Z7
+	VMULPS (DX)(DI*1), Z0, Z9
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z9, Z8, Z9
+	VMAXPS Z9, Z7, Z9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(DI*1), Z8
-	VMULPS  Z8, Z1, Z9
-	VADDPS  Z9, Z7, Z7
+	VMOVUPS (AX)(DI*1), Z10
+	VMULPS  Z10, Z1, Z11
+	VADDPS  Z11, Z9, Z9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(DI*1), Z3, Z9
-	VMULPS Z7, Z4, Z7
-	VADDPS Z7, Z9, Z7
+	VMULPS (BX)(DI*1), Z3, Z11
+	VMULPS Z9, Z4, Z9
+	VADDPS Z9, Z11, Z9
 
 	// store m
-	VMOVUPS Z7, (BX)(DI*1)
+	VMOVUPS Z9, (BX)(DI*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z7, Z5, Z7
-	VMULPS (SI)(DI*1), Z6, Z9
-	VSUBPS Z9, Z7, Z7
+	VMULPS Z9, Z5, Z9
+	VMULPS (SI)(DI*1), Z6, Z11
+	VSUBPS Z11, Z9, Z9
 
 	// p = keep·p − u
-	VMULPS Z8, Z2, Z8
-	VSUBPS Z7, Z8, Z7
+	VMULPS Z10, Z2, Z10
+	VSUBPS Z9, Z10, Z9
 
 	// store p
-	VMOVUPS Z7, (AX)(DI*1)
+	VMOVUPS Z9, (AX)(DI*1)
 
 	// prefetch
 	PREFETCHT1 (AX)(R8*1)
@@ -3106,33 +3596,37 @@ enterAhead:
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPS (DX)(DI*1), Z0, Z7
+	VMULPS (DX)(DI*1), Z0, Z9
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z9, Z8, Z9
+	VMAXPS Z9, Z7, Z9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(DI*1), Z8
-	VMULPS  Z8, Z1, Z9
-	VADDPS  Z9, Z7, Z7
+	VMOVUPS (AX)(DI*1), Z10
+	VMULPS  Z10, Z1, Z11
+	VADDPS  Z11, Z9, Z9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(DI*1), Z3, Z9
-	VMULPS Z7, Z4, Z7
-	VADDPS Z7, Z9, Z7
+	VMULPS (BX)(DI*1), Z3, Z11
+	VMULPS Z9, Z4, Z9
+	VADDPS Z9, Z11, Z9
 
 	// store m
-	VMOVUPS Z7, (BX)(DI*1)
+	VMOVUPS Z9, (BX)(DI*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z7, Z5, Z7
-	VMULPS (SI)(DI*1), Z6, Z9
-	VSUBPS Z9, Z7, Z7
+	VMULPS Z9, Z5, Z9
+	VMULPS (SI)(DI*1), Z6, Z11
+	VSUBPS Z11, Z9, Z9
 
 	// p = keep·p − u
-	VMULPS Z8, Z2, Z8
-	VSUBPS Z7, Z8, Z7
+	VMULPS Z10, Z2, Z10
+	VSUBPS Z9, Z10, Z9
 
 	// store p
-	VMOVUPS Z7, (AX)(DI*1)
+	VMOVUPS Z9, (AX)(DI*1)
 	ADDQ    $0x00000040, DI
 
 enterPlain:
@@ -3153,8 +3647,12 @@ last:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS.Z (DX)(DI*1), K1, Z7
-	VMULPS    Z7, Z0, Z0
+	VMOVUPS.Z (DX)(DI*1), K1, Z9
+	VMULPS    Z9, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z8, Z0
+	VMAXPS Z0, Z7, Z0
 
 	// g = g + l2·p
 	// load p
@@ -3228,6 +3726,12 @@ TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-64
 
 	// eps
 	VBROADCASTSS 40(AX), Z10
+
+	// lo
+	VBROADCASTSS 44(AX), Z11
+
+	// hi
+	VBROADCASTSS 48(AX), Z12
 	MOVQ         p+8(FP), AX
 	MOVQ         grad+16(FP), DX
 	MOVQ         m+24(FP), BX
@@ -3244,48 +3748,52 @@ TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-64
 
 ahead:
 	// g = gs·g
-	VMULPS (DX)(R8*1), Z0, Z11
+	VMULPS (DX)(R8*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z13, Z12, Z13
+	VMAXPS Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R8*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
+	VMOVUPS (AX)(R8*1), Z14
+	VMULPS  Z14, Z1, Z15
+	VADDPS  Z15, Z13, Z13
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R8*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
+	VMULPS (BX)(R8*1), Z3, Z15
+	VMULPS Z13, Z4, Z16
+	VADDPS Z16, Z15, Z15
 
 	// store m
-	VMOVUPS Z13, (BX)(R8*1)
+	VMOVUPS Z15, (BX)(R8*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R8*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
+	VMULPS (DI)(R8*1), Z5, Z16
+	VMULPS Z13, Z13, Z13
+	VMULPS Z13, Z6, Z13
+	VADDPS Z13, Z16, Z13
 
 	// store v
-	VMOVUPS Z11, (DI)(R8*1)
+	VMOVUPS Z13, (DI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS (SI)(R8*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
+	VMULPS Z15, Z7, Z15
+	VMULPS (SI)(R8*1), Z8, Z16
+	VSUBPS Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
+	VSQRTPS Z13, Z13
+	VMULPS  Z9, Z13, Z13
+	VADDPS  Z10, Z13, Z13
+	VDIVPS  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
+	VMULPS Z14, Z2, Z14
+	VSUBPS Z13, Z14, Z13
 
 	// store p
-	VMOVUPS Z11, (AX)(R8*1)
+	VMOVUPS Z13, (AX)(R8*1)
 
 	// prefetch
 	PREFETCHT1 (AX)(R9*1)
@@ -3304,48 +3812,52 @@ enterAhead:
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPS (DX)(R8*1), Z0, Z11
+	VMULPS (DX)(R8*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z13, Z12, Z13
+	VMAXPS Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R8*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
+	VMOVUPS (AX)(R8*1), Z14
+	VMULPS  Z14, Z1, Z15
+	VADDPS  Z15, Z13, Z13
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R8*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
+	VMULPS (BX)(R8*1), Z3, Z15
+	VMULPS Z13, Z4, Z16
+	VADDPS Z16, Z15, Z15
 
 	// store m
-	VMOVUPS Z13, (BX)(R8*1)
+	VMOVUPS Z15, (BX)(R8*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R8*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
+	VMULPS (DI)(R8*1), Z5, Z16
+	VMULPS Z13, Z13, Z13
+	VMULPS Z13, Z6, Z13
+	VADDPS Z13, Z16, Z13
 
 	// store v
-	VMOVUPS Z11, (DI)(R8*1)
+	VMOVUPS Z13, (DI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS (SI)(R8*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
+	VMULPS Z15, Z7, Z15
+	VMULPS (SI)(R8*1), Z8, Z16
+	VSUBPS Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
+	VSQRTPS Z13, Z13
+	VMULPS  Z9, Z13, Z13
+	VADDPS  Z10, Z13, Z13
+	VDIVPS  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
+	VMULPS Z14, Z2, Z14
+	VSUBPS Z13, Z14, Z13
 
 	// store p
-	VMOVUPS Z11, (AX)(R8*1)
+	VMOVUPS Z13, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
 
 enterPlain:
@@ -3366,8 +3878,12 @@ last:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS.Z (DX)(R8*1), K1, Z11
-	VMULPS    Z11, Z0, Z0
+	VMOVUPS.Z (DX)(R8*1), K1, Z13
+	VMULPS    Z13, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z12, Z0
+	VMAXPS Z0, Z11, Z0
 
 	// g = g + l2·p
 	// load p
@@ -3458,6 +3974,12 @@ TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-72
 
 	// eps
 	VBROADCASTSS 40(AX), Z10
+
+	// lo
+	VBROADCASTSS 44(AX), Z11
+
+	// hi
+	VBROADCASTSS 48(AX), Z12
 	MOVQ         p+8(FP), AX
 	MOVQ         grad+16(FP), DX
 	MOVQ         m+24(FP), BX
@@ -3475,58 +3997,62 @@ TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-72
 
 ahead:
 	// g = gs·g
-	VMULPS (DX)(R9*1), Z0, Z11
+	VMULPS (DX)(R9*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z13, Z12, Z13
+	VMAXPS Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R9*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
+	VMOVUPS (AX)(R9*1), Z14
+	VMULPS  Z14, Z1, Z15
+	VADDPS  Z15, Z13, Z13
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R9*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
+	VMULPS (BX)(R9*1), Z3, Z15
+	VMULPS Z13, Z4, Z16
+	VADDPS Z16, Z15, Z15
 
 	// store m
-	VMOVUPS Z13, (BX)(R9*1)
+	VMOVUPS Z15, (BX)(R9*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R9*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
+	VMULPS (DI)(R9*1), Z5, Z16
+	VMULPS Z13, Z13, Z13
+	VMULPS Z13, Z6, Z13
+	VADDPS Z13, Z16, Z13
 
 	// store v
-	VMOVUPS Z11, (DI)(R9*1)
+	VMOVUPS Z13, (DI)(R9*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS (R8)(R9*1), Z14
-	VMAXPS  Z11, Z14, Z11
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z11
+	VMOVUPS (R8)(R9*1), Z16
+	VMAXPS  Z13, Z16, Z13
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z13
 
 	// store x
-	VMOVUPS Z11, (R8)(R9*1)
+	VMOVUPS Z13, (R8)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS (SI)(R9*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
+	VMULPS Z15, Z7, Z15
+	VMULPS (SI)(R9*1), Z8, Z16
+	VSUBPS Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
+	VSQRTPS Z13, Z13
+	VMULPS  Z9, Z13, Z13
+	VADDPS  Z10, Z13, Z13
+	VDIVPS  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
+	VMULPS Z14, Z2, Z14
+	VSUBPS Z13, Z14, Z13
 
 	// store p
-	VMOVUPS Z11, (AX)(R9*1)
+	VMOVUPS Z13, (AX)(R9*1)
 
 	// prefetch
 	PREFETCHT1 (AX)(R10*1)
@@ -3546,58 +4072,62 @@ enterAhead:
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPS (DX)(R9*1), Z0, Z11
+	VMULPS (DX)(R9*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z13, Z12, Z13
+	VMAXPS Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
-	VMOVUPS (AX)(R9*1), Z12
-	VMULPS  Z12, Z1, Z13
-	VADDPS  Z13, Z11, Z11
+	VMOVUPS (AX)(R9*1), Z14
+	VMULPS  Z14, Z1, Z15
+	VADDPS  Z15, Z13, Z13
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R9*1), Z3, Z13
-	VMULPS Z11, Z4, Z14
-	VADDPS Z14, Z13, Z13
+	VMULPS (BX)(R9*1), Z3, Z15
+	VMULPS Z13, Z4, Z16
+	VADDPS Z16, Z15, Z15
 
 	// store m
-	VMOVUPS Z13, (BX)(R9*1)
+	VMOVUPS Z15, (BX)(R9*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R9*1), Z5, Z14
-	VMULPS Z11, Z11, Z11
-	VMULPS Z11, Z6, Z11
-	VADDPS Z11, Z14, Z11
+	VMULPS (DI)(R9*1), Z5, Z16
+	VMULPS Z13, Z13, Z13
+	VMULPS Z13, Z6, Z13
+	VADDPS Z13, Z16, Z13
 
 	// store v
-	VMOVUPS Z11, (DI)(R9*1)
+	VMOVUPS Z13, (DI)(R9*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS (R8)(R9*1), Z14
-	VMAXPS  Z11, Z14, Z11
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z11
+	VMOVUPS (R8)(R9*1), Z16
+	VMAXPS  Z13, Z16, Z13
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z13
 
 	// store x
-	VMOVUPS Z11, (R8)(R9*1)
+	VMOVUPS Z13, (R8)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z13, Z7, Z13
-	VMULPS (SI)(R9*1), Z8, Z14
-	VSUBPS Z14, Z13, Z13
+	VMULPS Z15, Z7, Z15
+	VMULPS (SI)(R9*1), Z8, Z16
+	VSUBPS Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z11, Z11
-	VMULPS  Z9, Z11, Z11
-	VADDPS  Z10, Z11, Z11
-	VDIVPS  Z11, Z13, Z11
+	VSQRTPS Z13, Z13
+	VMULPS  Z9, Z13, Z13
+	VADDPS  Z10, Z13, Z13
+	VDIVPS  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPS Z12, Z2, Z12
-	VSUBPS Z11, Z12, Z11
+	VMULPS Z14, Z2, Z14
+	VSUBPS Z13, Z14, Z13
 
 	// store p
-	VMOVUPS Z11, (AX)(R9*1)
+	VMOVUPS Z13, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
 
 enterPlain:
@@ -3618,8 +4148,12 @@ last:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS.Z (DX)(R9*1), K1, Z11
-	VMULPS    Z11, Z0, Z0
+	VMOVUPS.Z (DX)(R9*1), K1, Z13
+	VMULPS    Z13, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z12, Z0
+	VMAXPS Z0, Z11, Z0
 
 	// g = g + l2·p
 	// load p
@@ -4126,6 +4660,75 @@ done:
 	VZEROUPPER
 	RET
 
+// func sumSquaresF32AVX512(sums *float64, grad *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sumSquaresF32AVX512(SB), NOSPLIT, $0-32
+	MOVQ    sums+0(FP), AX
+	MOVQ    grad+8(FP), CX
+	MOVQ    count+16(FP), DX
+	MOVQ    ahead+24(FP), BX
+	SHLQ    $0x02, DX
+	LEAQ    (CX)(DX*1), DX
+	VMOVUPD (AX), Z0
+	VMOVUPD 64(AX), Z1
+	VMOVUPD 128(AX), Z2
+	VMOVUPD 192(AX), Z3
+
+	// sums = sums + grad·grad, in float64
+	TESTQ BX, BX
+	JZ    plainEnter
+	JMP   aheadEnter
+
+ahead:
+	VCVTPS2PD  (CX), Z4
+	VMULPD     Z4, Z4, Z4
+	VADDPD     Z4, Z0, Z0
+	VCVTPS2PD  32(CX), Z4
+	VMULPD     Z4, Z4, Z4
+	VADDPD     Z4, Z1, Z1
+	VCVTPS2PD  64(CX), Z4
+	VMULPD     Z4, Z4, Z4
+	VADDPD     Z4, Z2, Z2
+	VCVTPS2PD  96(CX), Z4
+	VMULPD     Z4, Z4, Z4
+	VADDPD     Z4, Z3, Z3
+	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 64(CX)(BX*1)
+	ADDQ       $0x00000080, CX
+
+aheadEnter:
+	CMPQ CX, DX
+	JNE  ahead
+	JMP  done
+	JMP plainEnter
+
+plain:
+	VCVTPS2PD (CX), Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z0, Z0
+	VCVTPS2PD 32(CX), Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z1, Z1
+	VCVTPS2PD 64(CX), Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z2, Z2
+	VCVTPS2PD 96(CX), Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z3, Z3
+	ADDQ      $0x00000080, CX
+
+plainEnter:
+	CMPQ CX, DX
+	JNE  plain
+
+done:
+	VMOVUPD Z0, (AX)
+	VMOVUPD Z1, 64(AX)
+	VMOVUPD Z2, 128(AX)
+	VMOVUPD Z3, 192(AX)
+	VZEROUPPER
+	RET
+
 // func pnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-56
@@ -4151,6 +4754,12 @@ TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-56
 
 	// k2
 	VBROADCASTSD 64(AX), Z6
+
+	// lo
+	VBROADCASTSD 88(AX), Z7
+
+	// hi
+	VBROADCASTSD 96(AX), Z8
 	MOVQ         p+8(FP), AX
 	MOVQ         grad+16(FP), DX
 	MOVQ         m+24(FP), BX
@@ -4166,33 +4775,37 @@ TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-56
 
 ahead:
 	// g = gs·g
-	VMULPD (DX)(DI*1), Z0, Z7
+	VMULPD (DX)(DI*1), Z0, Z9
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z9, Z8, Z9
+	VMAXPD Z9, Z7, Z9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(DI*1), Z8
-	VMULPD  Z8, Z1, Z9
-	VADDPD  Z9, Z7, Z7
+	VMOVUPD (AX)(DI*1), Z10
+	VMULPD  Z10, Z1, Z11
+	VADDPD  Z11, Z9, Z9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(DI*1), Z3, Z9
-	VMULPD Z7, Z4, Z7
-	VADDPD Z7, Z9, Z7
+	VMULPD (BX)(DI*1), Z3, Z11
+	VMULPD Z9, Z4, Z9
+	VADDPD Z9, Z11, Z9
 
 	// store m
-	VMOVUPD Z7, (BX)(DI*1)
+	VMOVUPD Z9, (BX)(DI*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z7, Z5, Z7
-	VMULPD (SI)(DI*1), Z6, Z9
-	VSUBPD Z9, Z7, Z7
+	VMULPD Z9, Z5, Z9
+	VMULPD (SI)(DI*1), Z6, Z11
+	VSUBPD Z11, Z9, Z9
 
 	// p = keep·p − u
-	VMULPD Z8, Z2, Z8
-	VSUBPD Z7, Z8, Z7
+	VMULPD Z10, Z2, Z10
+	VSUBPD Z9, Z10, Z9
 
 	// store p
-	VMOVUPD Z7, (AX)(DI*1)
+	VMOVUPD Z9, (AX)(DI*1)
 
 	// prefetch
 	PREFETCHT1 (AX)(R8*1)
@@ -4210,33 +4823,37 @@ enterAhead:
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPD (DX)(DI*1), Z0, Z7
+	VMULPD (DX)(DI*1), Z0, Z9
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z9, Z8, Z9
+	VMAXPD Z9, Z7, Z9
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(DI*1), Z8
-	VMULPD  Z8, Z1, Z9
-	VADDPD  Z9, Z7, Z7
+	VMOVUPD (AX)(DI*1), Z10
+	VMULPD  Z10, Z1, Z11
+	VADDPD  Z11, Z9, Z9
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(DI*1), Z3, Z9
-	VMULPD Z7, Z4, Z7
-	VADDPD Z7, Z9, Z7
+	VMULPD (BX)(DI*1), Z3, Z11
+	VMULPD Z9, Z4, Z9
+	VADDPD Z9, Z11, Z9
 
 	// store m
-	VMOVUPD Z7, (BX)(DI*1)
+	VMOVUPD Z9, (BX)(DI*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z7, Z5, Z7
-	VMULPD (SI)(DI*1), Z6, Z9
-	VSUBPD Z9, Z7, Z7
+	VMULPD Z9, Z5, Z9
+	VMULPD (SI)(DI*1), Z6, Z11
+	VSUBPD Z11, Z9, Z9
 
 	// p = keep·p − u
-	VMULPD Z8, Z2, Z8
-	VSUBPD Z7, Z8, Z7
+	VMULPD Z10, Z2, Z10
+	VSUBPD Z9, Z10, Z9
 
 	// store p
-	VMOVUPD Z7, (AX)(DI*1)
+	VMOVUPD Z9, (AX)(DI*1)
 	ADDQ    $0x00000040, DI
 
 enterPlain:
@@ -4257,8 +4874,12 @@ last:
 
 	// g = gs·g
 	// load grad
-	VMOVUPD.Z (DX)(DI*1), K1, Z7
-	VMULPD    Z7, Z0, Z0
+	VMOVUPD.Z (DX)(DI*1), K1, Z9
+	VMULPD    Z9, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z8, Z0
+	VMAXPD Z0, Z7, Z0
 
 	// g = g + l2·p
 	// load p
@@ -4332,6 +4953,12 @@ TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-64
 
 	// eps
 	VBROADCASTSD 80(AX), Z10
+
+	// lo
+	VBROADCASTSD 88(AX), Z11
+
+	// hi
+	VBROADCASTSD 96(AX), Z12
 	MOVQ         p+8(FP), AX
 	MOVQ         grad+16(FP), DX
 	MOVQ         m+24(FP), BX
@@ -4348,48 +4975,52 @@ TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-64
 
 ahead:
 	// g = gs·g
-	VMULPD (DX)(R8*1), Z0, Z11
+	VMULPD (DX)(R8*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z13, Z12, Z13
+	VMAXPD Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R8*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
+	VMOVUPD (AX)(R8*1), Z14
+	VMULPD  Z14, Z1, Z15
+	VADDPD  Z15, Z13, Z13
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R8*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
+	VMULPD (BX)(R8*1), Z3, Z15
+	VMULPD Z13, Z4, Z16
+	VADDPD Z16, Z15, Z15
 
 	// store m
-	VMOVUPD Z13, (BX)(R8*1)
+	VMOVUPD Z15, (BX)(R8*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R8*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
+	VMULPD (DI)(R8*1), Z5, Z16
+	VMULPD Z13, Z13, Z13
+	VMULPD Z13, Z6, Z13
+	VADDPD Z13, Z16, Z13
 
 	// store v
-	VMOVUPD Z11, (DI)(R8*1)
+	VMOVUPD Z13, (DI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD (SI)(R8*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
+	VMULPD Z15, Z7, Z15
+	VMULPD (SI)(R8*1), Z8, Z16
+	VSUBPD Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
+	VSQRTPD Z13, Z13
+	VMULPD  Z9, Z13, Z13
+	VADDPD  Z10, Z13, Z13
+	VDIVPD  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
+	VMULPD Z14, Z2, Z14
+	VSUBPD Z13, Z14, Z13
 
 	// store p
-	VMOVUPD Z11, (AX)(R8*1)
+	VMOVUPD Z13, (AX)(R8*1)
 
 	// prefetch
 	PREFETCHT1 (AX)(R9*1)
@@ -4408,48 +5039,52 @@ enterAhead:
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPD (DX)(R8*1), Z0, Z11
+	VMULPD (DX)(R8*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z13, Z12, Z13
+	VMAXPD Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R8*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
+	VMOVUPD (AX)(R8*1), Z14
+	VMULPD  Z14, Z1, Z15
+	VADDPD  Z15, Z13, Z13
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R8*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
+	VMULPD (BX)(R8*1), Z3, Z15
+	VMULPD Z13, Z4, Z16
+	VADDPD Z16, Z15, Z15
 
 	// store m
-	VMOVUPD Z13, (BX)(R8*1)
+	VMOVUPD Z15, (BX)(R8*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R8*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
+	VMULPD (DI)(R8*1), Z5, Z16
+	VMULPD Z13, Z13, Z13
+	VMULPD Z13, Z6, Z13
+	VADDPD Z13, Z16, Z13
 
 	// store v
-	VMOVUPD Z11, (DI)(R8*1)
+	VMOVUPD Z13, (DI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD (SI)(R8*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
+	VMULPD Z15, Z7, Z15
+	VMULPD (SI)(R8*1), Z8, Z16
+	VSUBPD Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
+	VSQRTPD Z13, Z13
+	VMULPD  Z9, Z13, Z13
+	VADDPD  Z10, Z13, Z13
+	VDIVPD  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
+	VMULPD Z14, Z2, Z14
+	VSUBPD Z13, Z14, Z13
 
 	// store p
-	VMOVUPD Z11, (AX)(R8*1)
+	VMOVUPD Z13, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
 
 enterPlain:
@@ -4470,8 +5105,12 @@ last:
 
 	// g = gs·g
 	// load grad
-	VMOVUPD.Z (DX)(R8*1), K1, Z11
-	VMULPD    Z11, Z0, Z0
+	VMOVUPD.Z (DX)(R8*1), K1, Z13
+	VMULPD    Z13, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z12, Z0
+	VMAXPD Z0, Z11, Z0
 
 	// g = g + l2·p
 	// load p
@@ -4562,6 +5201,12 @@ TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-72
 
 	// eps
 	VBROADCASTSD 80(AX), Z10
+
+	// lo
+	VBROADCASTSD 88(AX), Z11
+
+	// hi
+	VBROADCASTSD 96(AX), Z12
 	MOVQ         p+8(FP), AX
 	MOVQ         grad+16(FP), DX
 	MOVQ         m+24(FP), BX
@@ -4579,58 +5224,62 @@ TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-72
 
 ahead:
 	// g = gs·g
-	VMULPD (DX)(R9*1), Z0, Z11
+	VMULPD (DX)(R9*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z13, Z12, Z13
+	VMAXPD Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R9*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
+	VMOVUPD (AX)(R9*1), Z14
+	VMULPD  Z14, Z1, Z15
+	VADDPD  Z15, Z13, Z13
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R9*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
+	VMULPD (BX)(R9*1), Z3, Z15
+	VMULPD Z13, Z4, Z16
+	VADDPD Z16, Z15, Z15
 
 	// store m
-	VMOVUPD Z13, (BX)(R9*1)
+	VMOVUPD Z15, (BX)(R9*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R9*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
+	VMULPD (DI)(R9*1), Z5, Z16
+	VMULPD Z13, Z13, Z13
+	VMULPD Z13, Z6, Z13
+	VADDPD Z13, Z16, Z13
 
 	// store v
-	VMOVUPD Z11, (DI)(R9*1)
+	VMOVUPD Z13, (DI)(R9*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD (R8)(R9*1), Z14
-	VMAXPD  Z11, Z14, Z11
-	VCMPPD  $0x03, Z14, Z14, K1
-	VMOVAPD Z14, K1, Z11
+	VMOVUPD (R8)(R9*1), Z16
+	VMAXPD  Z13, Z16, Z13
+	VCMPPD  $0x03, Z16, Z16, K1
+	VMOVAPD Z16, K1, Z13
 
 	// store x
-	VMOVUPD Z11, (R8)(R9*1)
+	VMOVUPD Z13, (R8)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD (SI)(R9*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
+	VMULPD Z15, Z7, Z15
+	VMULPD (SI)(R9*1), Z8, Z16
+	VSUBPD Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
+	VSQRTPD Z13, Z13
+	VMULPD  Z9, Z13, Z13
+	VADDPD  Z10, Z13, Z13
+	VDIVPD  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
+	VMULPD Z14, Z2, Z14
+	VSUBPD Z13, Z14, Z13
 
 	// store p
-	VMOVUPD Z11, (AX)(R9*1)
+	VMOVUPD Z13, (AX)(R9*1)
 
 	// prefetch
 	PREFETCHT1 (AX)(R10*1)
@@ -4650,58 +5299,62 @@ enterAhead:
 	// a cache line at a time
 plain:
 	// g = gs·g
-	VMULPD (DX)(R9*1), Z0, Z11
+	VMULPD (DX)(R9*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z13, Z12, Z13
+	VMAXPD Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
-	VMOVUPD (AX)(R9*1), Z12
-	VMULPD  Z12, Z1, Z13
-	VADDPD  Z13, Z11, Z11
+	VMOVUPD (AX)(R9*1), Z14
+	VMULPD  Z14, Z1, Z15
+	VADDPD  Z15, Z13, Z13
 
 	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R9*1), Z3, Z13
-	VMULPD Z11, Z4, Z14
-	VADDPD Z14, Z13, Z13
+	VMULPD (BX)(R9*1), Z3, Z15
+	VMULPD Z13, Z4, Z16
+	VADDPD Z16, Z15, Z15
 
 	// store m
-	VMOVUPD Z13, (BX)(R9*1)
+	VMOVUPD Z15, (BX)(R9*1)
 
 	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R9*1), Z5, Z14
-	VMULPD Z11, Z11, Z11
-	VMULPD Z11, Z6, Z11
-	VADDPD Z11, Z14, Z11
+	VMULPD (DI)(R9*1), Z5, Z16
+	VMULPD Z13, Z13, Z13
+	VMULPD Z13, Z6, Z13
+	VADDPD Z13, Z16, Z13
 
 	// store v
-	VMOVUPD Z11, (DI)(R9*1)
+	VMOVUPD Z13, (DI)(R9*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD (R8)(R9*1), Z14
-	VMAXPD  Z11, Z14, Z11
-	VCMPPD  $0x03, Z14, Z14, K1
-	VMOVAPD Z14, K1, Z11
+	VMOVUPD (R8)(R9*1), Z16
+	VMAXPD  Z13, Z16, Z13
+	VCMPPD  $0x03, Z16, Z16, K1
+	VMOVAPD Z16, K1, Z13
 
 	// store x
-	VMOVUPD Z11, (R8)(R9*1)
+	VMOVUPD Z13, (R8)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z13, Z7, Z13
-	VMULPD (SI)(R9*1), Z8, Z14
-	VSUBPD Z14, Z13, Z13
+	VMULPD Z15, Z7, Z15
+	VMULPD (SI)(R9*1), Z8, Z16
+	VSUBPD Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
-	VSQRTPD Z11, Z11
-	VMULPD  Z9, Z11, Z11
-	VADDPD  Z10, Z11, Z11
-	VDIVPD  Z11, Z13, Z11
+	VSQRTPD Z13, Z13
+	VMULPD  Z9, Z13, Z13
+	VADDPD  Z10, Z13, Z13
+	VDIVPD  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPD Z12, Z2, Z12
-	VSUBPD Z11, Z12, Z11
+	VMULPD Z14, Z2, Z14
+	VSUBPD Z13, Z14, Z13
 
 	// store p
-	VMOVUPD Z11, (AX)(R9*1)
+	VMOVUPD Z13, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
 
 enterPlain:
@@ -4722,8 +5375,12 @@ last:
 
 	// g = gs·g
 	// load grad
-	VMOVUPD.Z (DX)(R9*1), K1, Z11
-	VMULPD    Z11, Z0, Z0
+	VMOVUPD.Z (DX)(R9*1), K1, Z13
+	VMULPD    Z13, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z12, Z0
+	VMAXPD Z0, Z11, Z0
 
 	// g = g + l2·p
 	// load p
@@ -4847,4 +5504,83 @@ last:
 
 done:
 	VZEROUPPER
+	RET
+
+// func sumSquaresF64AVX512(sums *float64, grad *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sumSquaresF64AVX512(SB), NOSPLIT, $0-32
+	MOVQ    sums+0(FP), AX
+	MOVQ    grad+8(FP), CX
+	MOVQ    count+16(FP), DX
+	MOVQ    ahead+24(FP), BX
+	SHLQ    $0x03, DX
+	LEAQ    (CX)(DX*1), DX
+	VMOVUPD (AX), Z0
+	VMOVUPD 64(AX), Z1
+	VMOVUPD 128(AX), Z2
+	VMOVUPD 192(AX), Z3
+
+	// sums = sums + grad·grad, in float64
+	TESTQ BX, BX
+	JZ    plainEnter
+	JMP   aheadEnter
+
+ahead:
+	VMOVUPD    (CX), Z4
+	VMULPD     Z4, Z4, Z4
+	VADDPD     Z4, Z0, Z0
+	VMOVUPD    64(CX), Z4
+	VMULPD     Z4, Z4, Z4
+	VADDPD     Z4, Z1, Z1
+	VMOVUPD    128(CX), Z4
+	VMULPD     Z4, Z4, Z4
+	VADDPD     Z4, Z2, Z2
+	VMOVUPD    192(CX), Z4
+	VMULPD     Z4, Z4, Z4
+	VADDPD     Z4, Z3, Z3
+	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 64(CX)(BX*1)
+	PREFETCHT0 128(CX)(BX*1)
+	PREFETCHT0 192(CX)(BX*1)
+	ADDQ       $0x00000100, CX
+
+aheadEnter:
+	CMPQ CX, DX
+	JNE  ahead
+	JMP  done
+	JMP plainEnter
+
+plain:
+	VMOVUPD (CX), Z4
+	VMULPD  Z4, Z4, Z4
+	VADDPD  Z4, Z0, Z0
+	VMOVUPD 64(CX), Z4
+	VMULPD  Z4, Z4, Z4
+	VADDPD  Z4, Z1, Z1
+	VMOVUPD 128(CX), Z4
+	VMULPD  Z4, Z4, Z4
+	VADDPD  Z4, Z2, Z2
+	VMOVUPD 192(CX), Z4
+	VMULPD  Z4, Z4, Z4
+	VADDPD  Z4, Z3, Z3
+	ADDQ    $0x00000100, CX
+
+plainEnter:
+	CMPQ CX, DX
+	JNE  plain
+
+done:
+	VMOVUPD Z0, (AX)
+	VMOVUPD Z1, 64(AX)
+	VMOVUPD Z2, 128(AX)
+	VMOVUPD Z3, 192(AX)
+	VZEROUPPER
+	RET
+
+// func pause()
+TEXT ·pause(SB), NOSPLIT, $0
+	PAUSE
+	PAUSE
+	PAUSE
+	PAUSE
 	RET

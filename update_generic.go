@@ -34,7 +34,7 @@ func (b *buffers[T]) at(i int) *[]T {
 func pnmGeneric[T Float](c *scalars[T], p, g, m, n []T) {
 	g, m, n = g[:len(p)], m[:len(p)], n[:len(p)]
 	for i := range p {
-		d := T(c.gs * g[i])
+		d := max(min(T(c.gs*g[i]), c.hi), c.lo) // the built-ins: NaN if any is NaN
 		d = d + T(c.l2*p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
 		u := T(c.k1*m[i]) - T(c.k2*n[i])
@@ -45,7 +45,7 @@ func pnmGeneric[T Float](c *scalars[T], p, g, m, n []T) {
 func adapnmGeneric[T Float](c *scalars[T], p, g, m, n, v []T) {
 	g, m, n, v = g[:len(p)], m[:len(p)], n[:len(p)], v[:len(p)]
 	for i := range p {
-		d := T(c.gs * g[i])
+		d := max(min(T(c.gs*g[i]), c.hi), c.lo) // the built-ins: NaN if any is NaN
 		d = d + T(c.l2*p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
 		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
@@ -57,7 +57,7 @@ func adapnmGeneric[T Float](c *scalars[T], p, g, m, n, v []T) {
 func adapnmAMSGradGeneric[T Float](c *scalars[T], p, g, m, n, v, x []T) {
 	g, m, n, v, x = g[:len(p)], m[:len(p)], n[:len(p)], v[:len(p)], x[:len(p)]
 	for i := range p {
-		d := T(c.gs * g[i])
+		d := max(min(T(c.gs*g[i]), c.hi), c.lo) // the built-ins: NaN if any is NaN
 		d = d + T(c.l2*p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
 		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))

@@ -9,7 +9,7 @@ import (
 )
 
 // Scalars are the fields of the engine's scalars, in order: where a kernel finds its coefficients.
-var Scalars = []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"}
+var Scalars = []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"}
 
 // A Kernel is one assembly function for each element type and ISA: its body updates one vector of each stream.
 type Kernel struct {
@@ -17,7 +17,7 @@ type Kernel struct {
 	Args    []string // its arguments, pointers to elements: c, where the coefficients are, and streams
 	Streams []string // those that it uses
 	Writes  []string // those of them that it writes
-	Scalars []string // the coefficients that it uses
+	Scalars []string // the coefficients that it uses, those that it can best do without in a register last
 	Body    func(*Vector)
 	Doc     string // what it does, to follow its name
 }
@@ -30,15 +30,15 @@ type Type struct {
 	Name, goName string
 	size         int // bytes
 
-	vmovu, vmova, vadd, vsub, vmul, vdiv, vmax, vsqrt, vcmp, vbroadcast func(...Op)
-	vor                                                                 func(...Op)
-	vmaskmov, vmovuZ                                                    func(Op, Op, Op)
+	vmovu, vmova, vadd, vsub, vmul, vdiv, vmin, vmax, vsqrt, vcmp, vbroadcast func(...Op)
+	vor                                                                       func(...Op)
+	vmaskmov, vmovuZ                                                          func(Op, Op, Op)
 }
 
 var (
-	Float32 = Type{"F32", "float32", 4, VMOVUPS, VMOVAPS, VADDPS, VSUBPS, VMULPS, VDIVPS, VMAXPS, VSQRTPS, VCMPPS, VBROADCASTSS,
+	Float32 = Type{"F32", "float32", 4, VMOVUPS, VMOVAPS, VADDPS, VSUBPS, VMULPS, VDIVPS, VMINPS, VMAXPS, VSQRTPS, VCMPPS, VBROADCASTSS,
 		VORPS, VMASKMOVPS, VMOVUPS_Z}
-	Float64 = Type{"F64", "float64", 8, VMOVUPD, VMOVAPD, VADDPD, VSUBPD, VMULPD, VDIVPD, VMAXPD, VSQRTPD, VCMPPD, VBROADCASTSD,
+	Float64 = Type{"F64", "float64", 8, VMOVUPD, VMOVAPD, VADDPD, VSUBPD, VMULPD, VDIVPD, VMINPD, VMAXPD, VSQRTPD, VCMPPD, VBROADCASTSD,
 		VORPD, VMASKMOVPD, VMOVUPD_Z}
 )
 
@@ -47,9 +47,10 @@ type ISA struct {
 	Name  string
 	width int // bytes of a vector
 	vec   func() reg.VecVirtual
+	keeps int // how many coefficients stay in registers; those after them are read again for each vector
 }
 
 var (
-	AVX2   = ISA{"AVX2", 32, YMM}
-	AVX512 = ISA{"AVX512", 64, ZMM}
+	AVX2   = ISA{"AVX2", 32, YMM, 11}
+	AVX512 = ISA{"AVX512", 64, ZMM, 24}
 )

@@ -23,13 +23,11 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	Pragma("noescape")
 	Doc(name + " " + k.Doc + ".")
 
-	v := &Vector{Type: t, ISA: isa, streams: map[string]reg.Register{}, scalars: map[string]reg.VecVirtual{}}
+	v := &Vector{Type: t, ISA: isa, streams: map[string]reg.Register{}, scalars: map[string]Op{}}
 	if len(k.Scalars) > 0 {
-		c := Load(Param("c"), GP64())
-		for _, name := range k.Scalars {
-			Comment(name)
-			v.scalars[name] = isa.vec()
-			t.vbroadcast(Mem{Base: c, Disp: t.size * index(name)}, v.scalars[name])
+		v.coefficients = Load(Param("c"), GP64())
+		for _, name := range k.Scalars[:min(isa.keeps, len(k.Scalars))] {
+			v.scalars[name] = v.broadcast(name)
 		}
 	}
 	for _, name := range k.Streams {

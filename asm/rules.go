@@ -12,7 +12,7 @@ var Rules = []Kernel{
 		Args:    []string{"c", "p", "grad", "m", "n"},
 		Streams: []string{"p", "grad", "m", "n"},
 		Writes:  []string{"p", "m"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "k2"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "k2", "lo", "hi"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -26,7 +26,7 @@ var Rules = []Kernel{
 		Args:    []string{"c", "p", "grad", "m", "n", "v"},
 		Streams: []string{"p", "grad", "m", "n", "v"},
 		Writes:  []string{"p", "m", "v"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -41,7 +41,7 @@ var Rules = []Kernel{
 		Args:    []string{"c", "p", "grad", "m", "n", "v", "x"},
 		Streams: []string{"p", "grad", "m", "n", "v", "x"},
 		Writes:  []string{"p", "m", "v", "x"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -56,6 +56,8 @@ var Rules = []Kernel{
 func gradient(v *Vector) (p, g Op) {
 	Comment("g = gs·g")
 	g = v.Mul(v.C("gs"), v.In("grad"))
+	Comment("g = max(min(g, hi), lo)")
+	g = v.Clamp(g, v.C("lo"), v.C("hi"))
 	Comment("g = g + l2·p")
 	p = v.Load("p")
 	return p, v.Add(g, v.Mul(v.C("l2"), p))

@@ -14,10 +14,11 @@ import (
 type Vector struct {
 	Type
 	ISA
-	streams map[string]reg.Register
-	scalars map[string]reg.VecVirtual
-	offset  reg.Register // of the pass through the loop, in bytes
-	disp    int          // of the vector within the pass
+	streams      map[string]reg.Register
+	scalars      map[string]Op // those that stay in registers
+	coefficients reg.Register  // where all of them are
+	offset       reg.Register  // of the pass through the loop, in bytes
+	disp         int           // of the vector within the pass
 
 	kmask reg.Register // AVX-512: the lanes that exist
 	ymask reg.Register // AVX2: the address of a vector with their sign bits set
@@ -104,7 +105,19 @@ func (v *Vector) Store(x Op, stream string) {
 }
 
 // C returns a coefficient, in all lanes.
-func (v *Vector) C(name string) Op { return v.scalars[name] }
+func (v *Vector) C(name string) Op {
+	if c, ok := v.scalars[name]; ok {
+		return c
+	}
+	return v.broadcast(name)
+}
+
+func (v *Vector) broadcast(name string) Op {
+	Comment(name)
+	x := v.vec()
+	v.vbroadcast(Mem{Base: v.coefficients, Disp: v.size * index(name)}, x)
+	return x
+}
 
 // Go's operand order: the last operand is the destination, the one before it the first source; a − b is VSUB b, a, dst.
 
@@ -126,6 +139,11 @@ func (v *Vector) Max(a, b Op) Op {
 	}
 	nan := v.op(v.vcmp, U8(unordered), a, a)
 	return v.op(v.vor, nan, m) // all ones is a NaN
+}
+
+// Clamp returns x within [lo, hi], or NaN if x is: of a NaN and a number VMIN and VMAX return their second source.
+func (v *Vector) Clamp(x, lo, hi Op) Op {
+	return v.op(v.vmax, v.op(v.vmin, x, hi), lo)
 }
 
 func (v *Vector) op(instruction func(...Op), sources ...Op) Op {

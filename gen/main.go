@@ -23,7 +23,9 @@ func main() {
 			for _, k := range append(slices.Clone(asm.Rules), asm.Yardsticks(t)...) {
 				k.Emit(t, isa)
 			}
+			asm.EmitSumSquares(t, isa)
 		}
 	}
+	asm.EmitPause()
 	build.Generate()
 }

@@ -1,0 +1,25 @@
+package pnm
+
+import "golang.org/x/sys/unix"
+
+// allowedCPUs returns the CPUs that the process may run on, in order.
+func allowedCPUs() ([]int, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, err
+	}
+	var cpus []int
+	for i := range len(set) * 64 {
+		if set.IsSet(i) {
+			cpus = append(cpus, i)
+		}
+	}
+	return cpus, nil
+}
+
+// bindThread binds the calling thread to a CPU. If the system no longer allows that, the thread goes on where it may.
+func bindThread(cpu int) {
+	var set unix.CPUSet
+	set.Set(cpu)
+	_ = unix.SchedSetaffinity(0, &set)
+}

@@ -1,0 +1,79 @@
+package asm
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/attr"
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// Lanes is how many partial sums the gradient norm keeps: element i is added to sum i mod Lanes.
+const Lanes = 32
+
+// EmitSumSquares emits, for one element type and ISA,
+//
+//	func sumSquares(sums *float64, grad *T, count, ahead int)
+//
+// which adds the square of each element, in float64, to the sum of its lane. count is a multiple of Lanes. If ahead is not
+// 0, it prefetches that many bytes in front of its loads.
+func EmitSumSquares(t Type, isa ISA) {
+	name := "sumSquares" + t.Name + isa.Name
+	TEXT(name, attr.NOSPLIT, fmt.Sprintf("func(sums *float64, grad *%s, count, ahead int)", t.goName))
+	Pragma("noescape")
+	Doc(name + " works like sumSquaresGeneric.")
+
+	sums, grad := Load(Param("sums"), GP64()), Load(Param("grad"), GP64())
+	n, front := Load(Param("count"), GP64()), Load(Param("ahead"), GP64())
+	if t.size == 4 {
+		SHLQ(U8(2), n)
+	} else {
+		SHLQ(U8(3), n)
+	}
+	end := GP64()
+	LEAQ(Mem{Base: grad, Index: n, Scale: 1}, end)
+
+	lanes := isa.width / 8 // of a vector of float64
+	acc := make([]reg.VecVirtual, Lanes/lanes)
+	for i := range acc {
+		acc[i] = isa.vec()
+		VMOVUPD(Mem{Base: sums, Disp: i * isa.width}, acc[i])
+	}
+	pass := func(label string, prefetch bool) {
+		Label(label)
+		for i := range acc {
+			x := isa.vec()
+			if from := (Mem{Base: grad, Disp: i * lanes * t.size}); t.size == 4 {
+				VCVTPS2PD(from, x)
+			} else {
+				VMOVUPD(from, x)
+			}
+			VMULPD(x, x, x)
+			VADDPD(x, acc[i], acc[i])
+		}
+		if prefetch {
+			for line := 0; line < Lanes*t.size; line += Pass {
+				PREFETCHT0(Mem{Base: grad, Index: front, Scale: 1, Disp: line})
+			}
+		}
+		ADDQ(U32(Lanes*t.size), grad)
+		Label(label + "Enter")
+		CMPQ(grad, end)
+		JNE(LabelRef(label))
+	}
+	Comment("sums = sums + grad·grad, in float64")
+	TESTQ(front, front)
+	JZ(LabelRef("plainEnter"))
+	JMP(LabelRef("aheadEnter"))
+	pass("ahead", true)
+	JMP(LabelRef("done"))
+	pass("plain", false)
+
+	Label("done")
+	for i := range acc {
+		VMOVUPD(acc[i], Mem{Base: sums, Disp: i * isa.width})
+	}
+	VZEROUPPER()
+	RET()
+}

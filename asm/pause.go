@@ -1,0 +1,16 @@
+package asm
+
+import (
+	"github.com/mmcloughlin/avo/attr"
+	. "github.com/mmcloughlin/avo/build"
+)
+
+// EmitPause emits what a worker does between two looks at what it waits for.
+func EmitPause() {
+	TEXT("pause", attr.NOSPLIT, "func()")
+	Doc("pause takes some hundred cycles, and leaves the core to its other thread.")
+	for range 4 {
+		PAUSE()
+	}
+	RET()
+}

@@ -1,0 +1,232 @@
+package pnm
+
+import (
+	"sort"
+	"unsafe"
+)
+
+// A tensor is one tensor's slices, rule and count of steps.
+type tensor[T Float] struct {
+	buffers[T]
+	form  form
+	group int        // of the optimizer
+	step  int        // the number of the step that is due, from 1
+	c     scalars[T] // its coefficients
+}
+
+// A batch is a list of tensors that a pool works on at once: the work is counted in bytes, its parts are equal shares of it,
+// and their borders are those of blocks. A tensor thus meets the same workers at every step.
+type batch[T Float] struct {
+	tensors []tensor[T]
+	before  []int64   // bytes of work in front of each tensor, and in all
+	blocks  []int     // blocks in front of each tensor, and in all
+	sums    []float64 // of squares, by block
+
+	phase phase
+	ahead int  // bytes to prefetch in front of loads, or 0
+	zero  bool // zero the gradients
+}
+
+// A phase is what a batch does with the elements of its tensors.
+type phase uint8
+
+const (
+	updating  phase = iota
+	summing         // squares of gradients, by block
+	zeroing         // gradients
+	allotting       // state: each worker touches what will be its own
+)
+
+// work tells which tensors take part, and how many bytes an element is worth.
+type work uint8
+
+const (
+	withGrads  work = iota // those that have a gradient, by the streams of their rules
+	gradOnly               // the same, by their gradients
+	allTensors             // all, by the streams
+)
+
+const (
+	// leastShard is how many bytes of memory are worth a worker of their own, or a piece. Measured: docs/performance.md.
+	leastShard = 512 << 10
+	mostPieces = 16 // of a shard
+	// zeroLen is how many elements are updated before their gradients are zeroed: these are then still in the cache.
+	zeroLen = blockLen
+)
+
+// plan counts the work.
+func (b *batch[T]) plan(w work) {
+	b.before, b.blocks = b.before[:0], b.blocks[:0]
+	bytes, blocks := int64(0), 0
+	for i := range b.tensors {
+		b.before, b.blocks = append(b.before, bytes), append(b.blocks, blocks)
+		t := &b.tensors[i]
+		if w == allTensors || t.g != nil {
+			bytes += int64(t.len() * t.perElement(w))
+			blocks += (t.len() + blockLen - 1) / blockLen
+		}
+	}
+	b.before, b.blocks = append(b.before, bytes), append(b.blocks, blocks)
+}
+
+// len is the length of a tensor that takes part, which has parameters or at least gradients.
+func (t *tensor[T]) len() int { return max(len(t.p), len(t.g)) }
+
+func (t *tensor[T]) perElement(w work) int {
+	if w == gradOnly {
+		return int(unsafe.Sizeof(*new(T)))
+	}
+	return traffic[T](t.form, 1)
+}
+
+// bytes is how much work there is.
+func (b *batch[T]) bytes() int64 { return b.before[len(b.tensors)] }
+
+// do runs a phase on the pool.
+func (b *batch[T]) do(p *Pool, ph phase) {
+	b.phase = ph
+	if p == nil {
+		p = defaultPool
+	}
+	shards, pieces := 1, 1
+	if n := b.bytes() / leastShard; n > 1 {
+		shards = int(min(n, int64(p.workers())))
+		pieces = int(min(n/int64(shards), mostPieces))
+	}
+	p.run(b, shards, pieces)
+}
+
+// run implements task.
+func (b *batch[T]) run(part, parts int) {
+	i, lo := b.border(part, parts)
+	last, end := b.border(part+1, parts)
+	for ; i < last || i == last && lo < end; i++ {
+		t := &b.tensors[i]
+		hi := t.len()
+		if i == last {
+			hi = end
+		}
+		if b.before[i] < b.before[i+1] && lo < hi {
+			b.each(i, t, lo, hi)
+		}
+		lo = 0
+	}
+}
+
+// border returns the tensor and the element at which a part begins: about where its share of the work does, on the border
+// of a block.
+func (b *batch[T]) border(part, parts int) (i, element int) {
+	if part == parts {
+		return len(b.tensors), 0
+	}
+	at := b.bytes() / int64(parts) * int64(part)
+	i = sort.Search(len(b.tensors), func(i int) bool { return b.before[i+1] > at })
+	if i == len(b.tensors) || at == b.before[i] {
+		return i, 0
+	}
+	t := &b.tensors[i]
+	perBlock := (b.before[i+1] - b.before[i]) * blockLen / int64(t.len())
+	k := int((at - b.before[i] + perBlock/2) / perBlock)
+	if k*blockLen >= t.len() {
+		return i + 1, 0
+	}
+	return i, k * blockLen
+}
+
+// each runs the phase on the elements lo … hi−1 of tensor i.
+func (b *batch[T]) each(i int, t *tensor[T], lo, hi int) {
+	switch b.phase {
+	case updating:
+		t.update(lo, hi, b.ahead, b.zero)
+	case summing:
+		raceRead(t.g[lo:hi])
+		for k := lo / blockLen; lo < hi; k++ {
+			end := min(lo+blockLen, hi)
+			b.sums[b.blocks[i]+k] = sumSquares(t.g[lo:end], b.ahead)
+			lo = end
+		}
+	case zeroing:
+		raceWrite(t.g[lo:hi])
+		clear(t.g[lo:hi])
+	case allotting:
+		for k := range forms[t.form].slots {
+			for j := lo; j < hi; j += pageSize / int(unsafe.Sizeof(t.c.gs)) {
+				t.s[k][j] = 0
+			}
+		}
+	}
+}
+
+// gradNorm returns the norm of the gradients.
+func (b *batch[T]) gradNorm(p *Pool) norm {
+	b.ahead = prefetchFor(b.bytes())
+	blocks := b.blocks[len(b.tensors)]
+	if cap(b.sums) < blocks {
+		b.sums = make([]float64, blocks)
+	}
+	b.sums = b.sums[:blocks]
+	b.do(p, summing)
+	return b.normOf(sumTree(b.sums))
+}
+
+// step performs the step that is due on all tensors that have a gradient. They have been checked, and have coefficients
+// that know nothing of the options. working is how much memory the caller touches from one step to the next.
+func (b *batch[T]) step(o *Options, working int64) (r Report) {
+	b.plan(withGrads)
+	scale := o.scale()
+	if o.measures() {
+		n := b.gradNorm(o.Pool)
+		n.scale *= scale
+		r.GradNorm = n.value()
+		if o.SkipNonFinite && !n.finite {
+			r.Skipped = true
+			if o.ZeroGrads {
+				b.do(o.Pool, zeroing)
+			}
+			return r
+		}
+		if o.ClipNorm != 0 {
+			scale *= n.factor(o.ClipNorm)
+		}
+	}
+	for i := range b.tensors {
+		apply(o, scale, &b.tensors[i].c)
+	}
+	b.ahead, b.zero = prefetchFor(working), o.ZeroGrads
+	b.do(o.Pool, updating)
+	return r
+}
+
+// Batches of calls that keep nothing wait here for the next such call.
+var (
+	spare32 = make(chan *batch[float32], 16)
+	spare64 = make(chan *batch[float64], 16)
+)
+
+func spare[T Float]() chan *batch[T] {
+	var c any = spare32
+	if _, wide := any(*new(T)).(float64); wide {
+		c = spare64
+	}
+	return c.(chan *batch[T])
+}
+
+// takeBatch returns a batch without tensors.
+func takeBatch[T Float]() *batch[T] {
+	select {
+	case b := <-spare[T]():
+		return b
+	default:
+		return new(batch[T])
+	}
+}
+
+// putBack ends the use of a batch.
+func (b *batch[T]) putBack() {
+	clear(b.tensors) // what the caller owns
+	b.tensors = b.tensors[:0]
+	select {
+	case spare[T]() <- b:
+	default:
+	}
+}

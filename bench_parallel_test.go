@@ -1,0 +1,258 @@
+package pnm
+
+import (
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// inMemory is how many elements a tensor has that is measured in memory: PNM then moves 1.5 GiB a step.
+const inMemory = 64 << 20
+
+// BenchmarkWorkers runs a step in memory on one worker and on all, beside the limit kernel on as many.
+func BenchmarkWorkers(b *testing.B) {
+	rules, names := benchRules()
+	for i, r := range rules {
+		for n := 1; n <= runtime.GOMAXPROCS(0); n *= 2 {
+			b.Run(fmt.Sprintf("rule=%s/isa=%s/n=64Mi/workers=%d", names[i], active, n), func(b *testing.B) {
+				q := newProblem[float32](r, inMemory)
+				q.pool = workers(b, n)
+				var beside []yardstick
+				for _, y := range yardsticks(q, active) {
+					if y.unit == "of-limit" {
+						beside = append(beside, y)
+					}
+				}
+				if n > 1 {
+					one := *q
+					one.pool = workers(b, 1)
+					beside = append(beside, yardstick{"times-one-worker", one.update})
+				}
+				inTurn(b, inMemory, q.bytes(), q.update, beside)
+			})
+		}
+	}
+}
+
+// gpt2Small and resnet50 are the sizes of these networks' parameter tensors.
+func gpt2Small() []int {
+	const d, vocabulary, context, layers = 768, 50257, 1024, 12
+	sizes := []int{vocabulary * d, context * d}
+	for range layers {
+		sizes = append(sizes, d, d, 3*d*d, 3*d, d*d, d, d, d, 4*d*d, 4*d, 4*d*d, d)
+	}
+	return append(sizes, d, d)
+}
+
+func resnet50() []int {
+	sizes := []int{64 * 3 * 7 * 7, 64, 64}
+	in := 64
+	for i, blocks := range []int{3, 4, 6, 3} {
+		width := 64 << i
+		for k := range blocks {
+			sizes = append(sizes, in*width, width, width, 9*width*width, width, width, 4*width*width, 4*width, 4*width)
+			if k == 0 {
+				sizes = append(sizes, in*4*width, 4*width, 4*width)
+			}
+			in = 4 * width
+		}
+	}
+	return append(sizes, 1000*in, 1000)
+}
+
+// BenchmarkList steps the tensors of real networks, and thousands of small ones, beside one flat tensor of as many elements.
+func BenchmarkList(b *testing.B) {
+	small := make([]int, 5000)
+	for i := range small {
+		small[i] = 1000 + i
+	}
+	for _, net := range []struct {
+		name    string
+		tensors int
+		sizes   []int
+	}{{"GPT-2-small", 148, gpt2Small()}, {"ResNet-50", 161, resnet50()}, {"small", 5000, small}} {
+		if len(net.sizes) != net.tensors {
+			b.Fatalf("%s has %d tensors, not %d", net.name, len(net.sizes), net.tensors)
+		}
+		total := 0
+		for _, n := range net.sizes {
+			total += n
+		}
+		for n := 1; n <= runtime.GOMAXPROCS(0); n *= 2 {
+			b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/net=%s/tensors=%d/workers=%d", active, net.name, net.tensors, n), func(b *testing.B) {
+				c := Config{Pool: workers(b, n)}
+				list, flat := stepper(b, c, Options{}, net.sizes), stepper(b, c, Options{}, []int{total})
+				inTurn(b, total, 40*total, list, []yardstick{{"of-flat", flat}})
+			})
+		}
+	}
+}
+
+// stepper returns a step of an optimizer over tensors of these sizes, all of its memory in arenas.
+func stepper(b *testing.B, c Config, o Options, sizes []int) func() {
+	return stepperOn(b, c, o, arena(b, sizes...), arena(b, sizes...))
+}
+
+func stepperOn(b *testing.B, c Config, o Options, p, g [][]float32) func() {
+	for i := range p {
+		copy(p[i], lcg[float32](uint64(i), len(p[i])))
+		copy(g[i], lcg[float32](uint64(i+1), len(p[i])))
+	}
+	opt, err := NewOptimizerWith(c, Group[float32]{NewAdaPNM(), p})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(opt.Close)
+	runtime.GC()
+	return func() {
+		if _, err := opt.StepWith(o, g); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func arena(b *testing.B, lengths ...int) [][]float32 {
+	a, err := Alloc[float32](lengths...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(a.Close)
+	return a.Slices()
+}
+
+// BenchmarkExtras runs a step in memory with what Options offer, beside the step without.
+func BenchmarkExtras(b *testing.B) {
+	const huge = 1e30 // clips nothing, but is looked at
+	for _, x := range []struct {
+		name string
+		o    Options
+	}{
+		{"LossScale", Options{LossScale: 1024}},
+		{"ClipValue", Options{ClipValue: 0.5}},
+		{"ZeroGrads", Options{ZeroGrads: true}},
+		{"ClipNorm", Options{ClipNorm: huge}},
+		{"ClipNorm+SkipNonFinite", Options{ClipNorm: huge, SkipNonFinite: true}},
+		{"all", Options{LossScale: 1024, ClipNorm: huge, ClipValue: 0.5, SkipNonFinite: true, ZeroGrads: true}},
+	} {
+		for n := 1; n <= runtime.GOMAXPROCS(0); n *= 2 {
+			b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/n=64Mi/extra=%s/workers=%d", active, x.name, n), func(b *testing.B) {
+				p, g := arena(b, inMemory), arena(b, inMemory)
+				with := stepperOn(b, Config{Pool: workers(b, n)}, x.o, p, g)
+				plain := stepperOn(b, Config{Pool: workers(b, n)}, Options{}, p, g)
+				inTurn(b, inMemory, 40*inMemory, with, []yardstick{{"of-plain", plain}})
+			})
+		}
+	}
+}
+
+// BenchmarkSkip compares a step that clips and would skip with one that only clips.
+func BenchmarkSkip(b *testing.B) {
+	p, g := arena(b, inMemory), arena(b, inMemory)
+	skip := stepperOn(b, Config{}, Options{ClipNorm: 1e30, SkipNonFinite: true}, p, g)
+	clip := stepperOn(b, Config{}, Options{ClipNorm: 1e30}, p, g)
+	inTurn(b, inMemory, 44*inMemory, skip, []yardstick{{"of-clip", clip}})
+}
+
+// BenchmarkMemory runs a step on arenas beside one on ordinary slices, as Go places them.
+func BenchmarkMemory(b *testing.B) {
+	for n := 1; n <= runtime.GOMAXPROCS(0); n *= 2 {
+		b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/n=64Mi/workers=%d", active, n), func(b *testing.B) {
+			c := Config{Pool: workers(b, n)}
+			ordinary := func() [][]float32 { return [][]float32{make([]float32, inMemory)} }
+			onArena := stepper(b, c, Options{}, []int{inMemory})
+			state := stepperOn(b, c, Options{}, ordinary(), ordinary())
+			c.HeapState = true
+			spread := stepperOn(b, c, Options{}, [][]float32{spread[float32](6, inMemory)}, [][]float32{spread[float32](7, inMemory)})
+			plain := newProblem[float32](NewAdaPNM(), 1)
+			plain.pool = c.Pool
+			plain.p, plain.g = ordinary()[0], ordinary()[0]
+			for i := range plain.s {
+				plain.s[i] = ordinary()[0]
+			}
+			inTurn(b, inMemory, 40*inMemory, onArena, []yardstick{
+				{"times-heap", plain.update}, {"times-heap-staggered", spread}, {"times-state-in-arena", state}})
+		})
+	}
+}
+
+// A meeting is a task whose shards wait for each other: the caller cannot run those of its helpers.
+type meeting struct{ missing atomic.Int32 }
+
+func (m *meeting) run(int, int) {
+	for m.missing.Add(-1); m.missing.Load() > 0; {
+		pause()
+	}
+}
+
+// BenchmarkForkJoin is what it costs to have all workers take part: with helpers that wait for it (as in a step that
+// follows another at once), and with helpers that sleep.
+func BenchmarkForkJoin(b *testing.B) {
+	n := max(2, runtime.GOMAXPROCS(0))
+	run := func(b *testing.B, idle time.Duration) {
+		b.ReportAllocs()
+		p := workers(b, n)
+		m := new(meeting)
+		var times []float64
+		for b.Loop() {
+			m.missing.Store(int32(n))
+			if idle > 0 {
+				time.Sleep(idle)
+			}
+			start := time.Now()
+			p.run(m, n, 1)
+			times = append(times, float64(time.Since(start).Nanoseconds()))
+		}
+		b.ReportMetric(median(times), "ns/fork+join")
+	}
+	b.Run(fmt.Sprintf("helpers=waiting/workers=%d", n), func(b *testing.B) { run(b, 0) })
+	b.Run(fmt.Sprintf("helpers=asleep/workers=%d", n), func(b *testing.B) { run(b, 200*time.Microsecond) })
+}
+
+// BenchmarkShared finds from what size on a step is worth sharing: steps that touch so many bytes on two workers, beside
+// the same on one; one after the other, and with pauses in which helpers fall asleep.
+func BenchmarkShared(b *testing.B) {
+	for kib := 64; kib <= 8192; kib *= 2 {
+		for _, idle := range []time.Duration{0, time.Millisecond} {
+			b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/KiB=%d/idle=%s", active, kib, idle), func(b *testing.B) {
+				n := kib << 10 / traffic[float32](formAdaPNMAMSGrad, 1)
+				step := func(shards int) func() float64 {
+					pool, q := workers(b, shards), newProblem[float32](NewAdaPNM(), n)
+					t := &sharedTensor{tensor[float32]{form: formAdaPNMAMSGrad, step: 1}}
+					t.p, t.g = q.p, q.g
+					copy(t.s[:], q.s)
+					_, t.c = q.roles()
+					return func() (ns float64) {
+						const steps = 20 // so that the data get to where they are worked on
+						for range steps {
+							if idle > 0 {
+								time.Sleep(idle)
+							}
+							start := time.Now()
+							pool.run(t, shards, max(1, min(mostPieces, kib<<10/leastShard/shards)))
+							ns += float64(time.Since(start).Nanoseconds())
+						}
+						return ns / steps
+					}
+				}
+				one, two := step(1), step(2)
+				var ratios, times []float64
+				for b.Loop() {
+					t := one()
+					times = append(times, two())
+					ratios = append(ratios, t/times[len(times)-1])
+				}
+				b.ReportMetric(median(times), "ns/op")
+				b.ReportMetric(median(ratios), "times-one-worker")
+			})
+		}
+	}
+}
+
+type sharedTensor struct{ tensor[float32] }
+
+func (s *sharedTensor) run(shard, shards int) {
+	n := len(s.p)
+	s.update(n*shard/shards, n*(shard+1)/shards, 0, false)
+}

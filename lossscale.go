@@ -1,0 +1,60 @@
+package pnm
+
+import "math"
+
+// A LossScaler chooses the loss scale of a run in low precision, as torch's GradScaler does: it grows the scale after a
+// number of steps in a row that were finite, and backs off after each that was not. The trainer multiplies the loss by
+// Scale before it computes gradients, passes Scale as [Options].LossScale together with SkipNonFinite, and then calls
+// [LossScaler.Update].
+//
+// Its fields are all there is to save and restore: torch's state_dict has them as scale, growth_factor, backoff_factor,
+// growth_interval and _growth_tracker.
+type LossScaler struct {
+	Scale          float64 // what the loss is multiplied by: in [2⁻¹²⁶, 2¹²⁷]; default 65536
+	GrowthFactor   float64 // of the scale, after GrowthInterval steps that were finite: finite, ≥ 1; default 2
+	BackoffFactor  float64 // of the scale, after a step that was not: in (0, 1]; default 0.5
+	GrowthInterval int     // ≥ 1; default 2000
+	FiniteSteps    int     // since the scale last changed: ≥ 0
+}
+
+// NewLossScaler returns a LossScaler with torch's defaults.
+func NewLossScaler() LossScaler {
+	return LossScaler{Scale: 65536, GrowthFactor: 2, BackoffFactor: 0.5, GrowthInterval: 2000}
+}
+
+// The scale stays where it and its inverse are normal numbers of float32.
+const leastScale, greatestScale = 0x1p-126, 0x1p127
+
+// Update adjusts the scale after a step; skipped is [Report].Skipped. A field out of its range gives a
+// *HyperparameterError, and nothing is changed.
+func (s *LossScaler) Update(skipped bool) error {
+	const name = "LossScaler"
+	for _, f := range []struct {
+		legal interval
+		field string
+		value float64
+	}{
+		{interval{leastScale, greatestScale, "in [2⁻¹²⁶, 2¹²⁷]"}, "Scale", s.Scale},
+		{interval{1, math.MaxFloat64, "finite and ≥ 1"}, "GrowthFactor", s.GrowthFactor},
+		{interval{math.SmallestNonzeroFloat64, 1, "in (0, 1]"}, "BackoffFactor", s.BackoffFactor},
+		{interval{1, math.Inf(1), "≥ 1"}, "GrowthInterval", float64(s.GrowthInterval)},
+		{interval{0, math.Inf(1), "≥ 0"}, "FiniteSteps", float64(s.FiniteSteps)},
+	} {
+		if err := f.legal.check(name, f.field, f.value); err != nil {
+			return err
+		}
+	}
+	if skipped {
+		s.Scale = max(s.Scale*s.BackoffFactor, leastScale)
+		s.FiniteSteps = 0
+		return nil
+	}
+	s.FiniteSteps++
+	if s.FiniteSteps >= s.GrowthInterval {
+		s.FiniteSteps = 0
+		if grown := s.Scale * s.GrowthFactor; grown <= greatestScale {
+			s.Scale = grown
+		}
+	}
+	return nil
+}

@@ -1,0 +1,124 @@
+package pnm
+
+import (
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"unsafe"
+)
+
+// An Arena is memory for the large slices of a training run: parameters, gradients, state of the caller's own. On Linux it
+// lies outside the Go heap, on pages of 2 MiB where the kernel has them, and no two slices begin at the same offset within a
+// 4 KiB page; docs/performance.md tells what both are worth. Elsewhere, and below 1 MiB, it is ordinary memory.
+//
+// An arena takes no more than its slices and, for each of them, 64 bytes, or 4,160 if it has 64 KiB or more; on Linux, at
+// most 4 MiB of addresses more for the whole arena, of which 2 MiB may be backed by memory.
+//
+// The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
+// Arena. It does not know of the slices: whoever holds one of them must keep the Arena too. A deferred Close does.
+type Arena[T Float] struct {
+	slices  [][]T
+	mapping *mapping // nil for ordinary memory
+}
+
+const (
+	hugePage    = 2 << 20
+	leastMapped = 1 << 20  // bytes of an arena below which it is ordinary memory
+	leastSpread = 64 << 10 // bytes of a slice below which its offset within a page does not matter
+	cacheLine   = 64
+	pageSize    = 4 << 10
+	spreadStep  = 19 * cacheLine // coprime to the page in cache lines: 64 slices in a row begin at 64 offsets
+)
+
+// Alloc returns an arena with a slice of zeros for each length, in elements. It fails for a negative length, and if the
+// system refuses the memory.
+func Alloc[T Float](lengths ...int) (*Arena[T], error) {
+	base := nextStreams(1)
+	return allocate[T](lengths, func(i int) int { return base + i })
+}
+
+// streams counts the arrays that are run through side by side.
+var streamCount atomic.Int32
+
+// nextStreams returns the first of n positions, in units of spreadStep, for streams that run side by side.
+func nextStreams(n int) int { return 23 * int(streamCount.Add(int32(n))-int32(n)) }
+
+// allocate returns an arena whose i-th slice, if large, begins position(i) units of spreadStep into its page.
+func allocate[T Float](lengths []int, position func(i int) int) (*Arena[T], error) {
+	size := int(unsafe.Sizeof(*new(T)))
+	starts := make([]int, len(lengths)) // in bytes
+	end := 0
+	for i, n := range lengths {
+		if n < 0 {
+			return nil, fmt.Errorf("pnm: an arena's slice %d has %d elements, must be ≥ 0", i, n)
+		}
+		start := (end + cacheLine - 1) &^ (cacheLine - 1)
+		if n*size >= leastSpread {
+			start += (position(i)*spreadStep - start) & (pageSize - 1)
+		}
+		if n > (1<<(unsafe.Sizeof(n)*8-2)-start)/size {
+			return nil, fmt.Errorf("pnm: an arena of %d slices is too large: slice %d has %d elements", len(lengths), i, n)
+		}
+		starts[i], end = start, start+n*size
+	}
+	a := &Arena[T]{slices: make([][]T, len(lengths))}
+	if end < leastMapped || !canMap {
+		for i, n := range lengths {
+			a.slices[i] = spread[T](position(i), n)
+		}
+		return a, nil
+	}
+	m, err := mapMemory(end)
+	if err != nil {
+		return nil, fmt.Errorf("pnm: the system refuses %d bytes of memory: %w", end, err)
+	}
+	for i, n := range lengths {
+		if n > 0 {
+			a.slices[i] = unsafe.Slice((*T)(unsafe.Pointer(&m.bytes[starts[i]])), n)
+		}
+	}
+	a.mapping = m
+	runtime.AddCleanup(a, (*mapping).unmap, m)
+	return a, nil
+}
+
+// spread returns n zeros of ordinary memory. Go starts every large slice on a page; where the slices of a tensor lie at
+// equal offsets, their elements compete for the same sets of the caches and banks of the memory.
+func spread[T Float](position, n int) []T {
+	size := int(unsafe.Sizeof(*new(T)))
+	if n*size < leastSpread {
+		return make([]T, n)
+	}
+	skip := position * spreadStep & (pageSize - 1) / size
+	return make([]T, skip+n)[skip:]
+}
+
+// Slices returns the arena's slices, in the order of their lengths. It returns nil after Close.
+func (a *Arena[T]) Slices() [][]T { return a.slices }
+
+// Close gives the memory back. The slices must not be touched any more: that would be a fault, not a panic. An optimizer
+// over parameters in the arena must not step any more, either. Closing again does nothing.
+func (a *Arena[T]) Close() {
+	a.slices = nil
+	if a.mapping != nil {
+		a.mapping.unmap()
+	}
+}
+
+// AdviseHugePages asks the system to keep an existing slice on pages of 2 MiB, those that lie wholly within the slice, and
+// returns how many bytes these are. What the slice holds stays. On systems other than Linux it fails with
+// [errors.ErrUnsupported].
+//
+// It is worth doing once, for slices of many megabytes: see docs/performance.md.
+func AdviseHugePages[T Float](s []T) (bytes int, err error) {
+	at := spanOf(s)
+	lo, hi := (at.lo+hugePage-1)&^(hugePage-1), at.hi&^(hugePage-1)
+	if lo >= hi {
+		return 0, adviseHugePages(nil)
+	}
+	whole := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(s)), lo-at.lo)), hi-lo)
+	if err := adviseHugePages(whole); err != nil {
+		return 0, fmt.Errorf("pnm: huge pages for %d elements: %w", len(s), err)
+	}
+	return len(whole), nil
+}

@@ -1,0 +1,49 @@
+package pnm
+
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const canMap = true
+
+// A mapping is memory outside the Go heap.
+type mapping struct {
+	bytes    []byte // what was asked for, from a border of a huge page
+	whole    []byte // what the system gave
+	unmapped atomic.Bool
+}
+
+// mapMemory returns zeros that nobody has touched, advised to come in huge pages. A kernel without huge pages gives others.
+func mapMemory(bytes int) (*mapping, error) {
+	whole, err := unix.Mmap(-1, 0, bytes+2*hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, err
+	}
+	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(whole))) & (hugePage - 1)
+	rounded := (bytes + hugePage - 1) &^ (hugePage - 1)
+	m := &mapping{bytes: whole[skip:][:bytes:bytes], whole: whole}
+	_ = unix.Madvise(whole[skip:][:rounded], unix.MADV_HUGEPAGE)
+	return m, nil
+}
+
+func (m *mapping) unmap() {
+	if m.unmapped.CompareAndSwap(false, true) {
+		_ = unix.Munmap(m.whole) // cannot fail: the mapping is ours, and whole
+	}
+}
+
+func adviseHugePages(pages []byte) error {
+	if len(pages) == 0 {
+		return nil
+	}
+	if err := unix.Madvise(pages, unix.MADV_HUGEPAGE); err != nil {
+		return err
+	}
+	// The advice is for pages still to come. Those that are there are moved at once by Linux 6.1 and newer, and by and by
+	// by others.
+	_ = unix.Madvise(pages, unix.MADV_COLLAPSE)
+	return nil
+}

@@ -1,0 +1,313 @@
+package pnm
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Pool is a set of workers that share the work of large steps: the goroutine that calls a step, and helpers that start
+// when they are first needed. Helpers wait for the next step for some 20 µs and then sleep, so that an idle pool costs
+// nothing. Each has the same range of the same tensors at every step. Steps too small to be worth it run on the caller
+// alone.
+//
+// A pool may serve any number of optimizers and calls, also at the same time. It never changes a result: the bits are the
+// same for any number of workers.
+type Pool struct{ *pool }
+
+// A PoolConfig tells how to build a [Pool]. The zero value is what calls without a pool run on.
+type PoolConfig struct {
+	Workers int // how many, the caller included; 0 (default) follows GOMAXPROCS, also when it changes
+
+	// Pin binds each helper to a CPU of its own, on Linux: helper i to the i-th CPU (from 0; helpers from 1) that the
+	// process may run on, which leaves the first one to the caller. Waking a helper that is bound takes longer.
+	Pin bool
+}
+
+// maxWorkers bounds PoolConfig.Workers.
+const maxWorkers = 1 << 12
+
+// defaultPool runs the steps that name no pool.
+var defaultPool = &Pool{newPool(0, nil)}
+
+// NewPool returns a pool. It fails if c.Workers is negative or above 4096, or if c.Pin is set where helpers cannot be
+// bound: the system is not Linux, or the process may run on fewer CPUs than there are workers.
+//
+// [Pool.Close] ends the helpers; so does the garbage collector, some time after the pool was last used.
+func NewPool(c PoolConfig) (*Pool, error) {
+	if c.Workers < 0 || c.Workers > maxWorkers {
+		return nil, fmt.Errorf("pnm: PoolConfig.Workers is %d, must be in [0, %d]", c.Workers, maxWorkers)
+	}
+	var cpus []int
+	if c.Pin {
+		var err error
+		if cpus, err = allowedCPUs(); err != nil {
+			return nil, fmt.Errorf("pnm: PoolConfig.Pin: %w", err)
+		}
+		if c.Workers > len(cpus) {
+			return nil, fmt.Errorf("pnm: PoolConfig.Pin needs a CPU for each worker, but Workers is %d and the process may run on %d CPUs",
+				c.Workers, len(cpus))
+		}
+	}
+	p := &Pool{newPool(c.Workers, cpus)}
+	runtime.AddCleanup(p, (*pool).close, p.pool)
+	return p, nil
+}
+
+// Workers returns how many workers a large step has, the caller included: what the pool was built with or GOMAXPROCS, and
+// 1 after Close.
+func (p *Pool) Workers() int { return p.workers() }
+
+// Close ends the helpers and returns when they are gone. A step that is under way is completed, and steps that come later
+// run on their callers alone. Closing again does nothing.
+func (p *Pool) Close() { p.close() }
+
+// A task is work that can be cut into any number of parts, which may run at the same time.
+type task interface{ run(part, parts int) }
+
+// A pool is what its helpers know of a Pool, so that an unused Pool can be collected while they sleep.
+//
+// Each worker has a shard of a step, which consists of pieces. It takes the pieces of its own shard one after the other, and
+// then those that are left of others: a helper that is late or slow thus delays a step by a piece at most. No piece depends
+// on a helper, so that neither a nested call, nor one beside it, nor helpers that are gone can block a step.
+type pool struct {
+	fixed   int   // workers; 0 follows GOMAXPROCS
+	cpus    []int // for helpers to be bound to; nil to let them run anywhere
+	helpers atomic.Pointer[[]*helper]
+	spin    atomic.Bool // there is a CPU for each worker of the last step
+	slots   [steps]slot
+
+	mu     sync.Mutex // guards growing and closing
+	closed atomic.Bool
+	ended  sync.WaitGroup
+}
+
+// steps is how many steps of a pool can have helpers at the same time.
+const steps = 8
+
+// A slot is a step under way. Its task, shards and pieces may be read by who has taken a piece and not finished it.
+type slot struct {
+	busy    atomic.Bool
+	left    atomic.Int32 // pieces of the caller's shard that nobody has taken
+	pending atomic.Int32 // pieces of all shards that are not finished
+	parked  atomic.Bool  // the caller waits for done
+	done    chan struct{}
+	task    task
+	shards  int
+	pieces  int      // of each shard
+	_       [64]byte // of their own cache line: they are polled
+}
+
+// A helper is a goroutine that has shard number of each step.
+type helper struct {
+	left   [steps]atomic.Int32 // by slot: pieces of its shard that nobody has taken
+	parked atomic.Bool         // the helper waits for wake
+	wake   chan struct{}
+	number int // from 1; the caller is 0
+	_      [64]byte
+}
+
+func newPool(workers int, cpus []int) *pool {
+	p := &pool{fixed: workers, cpus: cpus}
+	p.helpers.Store(new([]*helper))
+	for i := range p.slots {
+		p.slots[i].done = make(chan struct{}, 1)
+	}
+	return p
+}
+
+func (p *pool) workers() int {
+	switch {
+	case p.closed.Load():
+		return 1
+	case p.fixed > 0:
+		return p.fixed
+	case p.cpus != nil:
+		return min(runtime.GOMAXPROCS(0), len(p.cpus))
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// run runs all of a task and returns when that is done.
+func (p *pool) run(t task, shards, pieces int) {
+	if shards == 1 {
+		t.run(0, 1)
+		return
+	}
+	helpers := p.grow(shards - 1)
+	helpers = helpers[:min(len(helpers), shards-1)]
+	s := p.acquire()
+	if s < 0 {
+		t.run(0, 1)
+		return
+	}
+	slot := &p.slots[s]
+	slot.task, slot.shards, slot.pieces = t, len(helpers)+1, pieces
+	slot.pending.Store(int32(slot.shards * pieces))
+	slot.left.Store(int32(pieces))
+	for _, h := range helpers {
+		h.left[s].Store(int32(pieces))
+		h.rouse()
+	}
+	slot.work(0, &slot.left)
+	p.workOnOthers(s)
+	slot.wait(p.spin.Load())
+	slot.task = nil
+	slot.busy.Store(false)
+}
+
+// work runs the pieces of a shard that nobody has taken, and reports whether there were any.
+func (s *slot) work(shard int, left *atomic.Int32) (worked bool) {
+	for {
+		n := left.Load()
+		if n == 0 {
+			return worked
+		}
+		if left.CompareAndSwap(n, n-1) {
+			s.task.run((shard+1)*s.pieces-int(n), s.shards*s.pieces)
+			s.finish()
+			worked = true
+		}
+	}
+}
+
+// workOnOthers runs the pieces of a slot that no worker has taken.
+func (p *pool) workOnOthers(s int) {
+	slot := &p.slots[s]
+	for _, h := range *p.helpers.Load() {
+		slot.work(h.number, &h.left[s])
+	}
+	slot.work(0, &slot.left)
+}
+
+// acquire returns the number of a free slot, or −1.
+func (p *pool) acquire() int {
+	for i := range p.slots {
+		if p.slots[i].busy.CompareAndSwap(false, true) {
+			return i
+		}
+	}
+	return -1
+}
+
+// grow returns the helpers, at least n if the pool is open.
+func (p *pool) grow(n int) []*helper {
+	p.spin.Store(n < runtime.GOMAXPROCS(0))
+	if h := *p.helpers.Load(); len(h) >= n {
+		return h
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := *p.helpers.Load()
+	if p.closed.Load() {
+		return all
+	}
+	for len(all) < n {
+		h := &helper{wake: make(chan struct{}, 1), number: len(all) + 1}
+		all = append(all[:len(all):len(all)], h)
+		p.ended.Go(func() { p.help(h) })
+	}
+	p.helpers.Store(&all)
+	return all
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closed.Store(true)
+	p.mu.Unlock()
+	for _, h := range *p.helpers.Load() {
+		h.rouse()
+	}
+	p.ended.Wait()
+}
+
+// help is a helper's life.
+func (p *pool) help(h *helper) {
+	if p.cpus != nil {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		bindThread(p.cpus[h.number])
+	}
+	for !p.closed.Load() {
+		worked := false
+		for s := range h.left {
+			if p.slots[s].work(h.number, &h.left[s]) {
+				p.workOnOthers(s)
+				worked = true
+			}
+		}
+		if !worked {
+			h.rest(p)
+		}
+	}
+}
+
+func (h *helper) hasWork() bool {
+	for s := range h.left {
+		if h.left[s].Load() != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// rest returns when the helper has work or the pool is closed: at once, if that is within spinTime, else when woken.
+//
+// No wake-up is lost: whoever has work for a helper tells so before looking at parked, and the helper sets parked before
+// looking once more.
+func (h *helper) rest(p *pool) {
+	if p.spin.Load() && spinUntil(h.hasWork) {
+		return
+	}
+	h.parked.Store(true)
+	if h.hasWork() || p.closed.Load() {
+		if h.parked.CompareAndSwap(true, false) {
+			return
+		}
+	}
+	<-h.wake
+}
+
+// rouse wakes a helper that is parked.
+func (h *helper) rouse() {
+	if h.parked.Load() && h.parked.CompareAndSwap(true, false) {
+		h.wake <- struct{}{}
+	}
+}
+
+// finish counts a piece as done, and wakes the caller if it was the last.
+func (s *slot) finish() {
+	if s.pending.Add(-1) == 0 && s.parked.CompareAndSwap(true, false) {
+		s.done <- struct{}{}
+	}
+}
+
+// wait returns when no piece is pending.
+func (s *slot) wait(spin bool) {
+	none := func() bool { return s.pending.Load() == 0 }
+	if none() || spin && spinUntil(none) {
+		return
+	}
+	s.parked.Store(true)
+	if none() && s.parked.CompareAndSwap(true, false) {
+		return
+	}
+	<-s.done
+}
+
+// spinTime is how long one waits for another CPU before going to sleep: longer than it takes to wake up.
+const spinTime = 20 * time.Microsecond
+
+// spinUntil returns true as soon as the condition holds, false if it does not within spinTime.
+func spinUntil(condition func() bool) bool {
+	for start := time.Now(); time.Since(start) < spinTime; {
+		for range 16 {
+			if condition() {
+				return true
+			}
+			pause()
+		}
+	}
+	return false
+}

@@ -1,0 +1,164 @@
+package pnm
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"sort"
+)
+
+// StepRange performs a part of a step of one tensor: that of its elements lo … lo+len(grads)−1, with their gradients. The
+// parts of a step may come in any order, each element in one of them; with the last of them the step is complete and
+// counted. The bits are those of a whole step. This is for trainers that get gradients in pieces. A process that owns but
+// a part of a tensor builds its optimizer over that part alone, params[lo:hi], and has no more state than that.
+//
+// Elements out of the tensor's range, and elements that have had their part of the step, give a *RangeError. While a step is
+// incomplete, the calls that need a complete one ([Optimizer.Step], [Optimizer.State], …) give a *RangeError, too, that
+// names the elements missing; [Optimizer.SetState] drops what was done.
+//
+// The options must be the same for all parts of a step. ClipNorm and SkipNonFinite need all gradients and give a
+// *HyperparameterError; see [GradNorm] and Options.LossScale for what to do instead. Other errors are those of StepWith.
+func (o *Optimizer[T]) StepRange(opts Options, tensor, lo int, grads []T) error {
+	if o.closed {
+		return ErrClosed
+	}
+	if tensor < 0 || tensor >= len(o.batch.tensors) {
+		return &TensorError{tensor, len(o.batch.tensors)}
+	}
+	if err := checkOptions[T](&opts); err != nil {
+		return err
+	}
+	if opts.ClipNorm != 0 {
+		return &HyperparameterError{"Options", "ClipNorm", opts.ClipNorm, "0 for a part of a step"}
+	}
+	if opts.SkipNonFinite {
+		return &HyperparameterError{"Options", "SkipNonFinite", 1, "off for a part of a step"}
+	}
+	whole := &o.batch.tensors[tensor]
+	hi := lo + len(grads)
+	if lo < 0 || lo > len(whole.p) || hi > len(whole.p) {
+		return &RangeError{tensor, whole.step, lo, hi, fmt.Sprintf("are not all within the tensor, which has %d", len(whole.p))}
+	}
+	if s, n := overlapping(o.params, grads); n > 0 {
+		return &OverlapError{s.tensor, tensor, "params", "grads", n}
+	}
+	if again := o.parts.done[tensor].overlap(lo, hi); again != (elements{}) {
+		return &RangeError{tensor, whole.step, again.lo, again.hi, "have been updated already"}
+	}
+	if lo == hi && len(whole.p) > 0 {
+		return nil
+	}
+	if err := o.coefficients(whole); err != nil {
+		return err
+	}
+	if opts.Pool == nil {
+		opts.Pool = o.config.Pool
+	}
+
+	b := takeBatch[T]()
+	defer b.putBack()
+	part := *whole
+	part.p, part.g = part.p[lo:hi], grads
+	for k := range forms[part.form].slots {
+		part.s[k] = part.s[k][lo:hi]
+	}
+	b.tensors = append(b.tensors, part)
+	b.step(&opts, o.traffic)
+
+	if o.parts.mark(tensor, lo, hi, len(whole.p)) {
+		whole.step++
+	}
+	runtime.KeepAlive(o)
+	return nil
+}
+
+// wholeSteps reports a tensor of a group, or of any group if group is −1, that has had a part of a step.
+func (o *Optimizer[T]) wholeSteps(group int) error {
+	if o.parts.open == 0 {
+		return nil
+	}
+	for i := range o.batch.tensors {
+		t := &o.batch.tensors[i]
+		if done := o.parts.done[i]; len(done) > 0 && (group < 0 || group == t.group) {
+			gap := done.gap(len(t.p))
+			return &RangeError{i, t.step, gap.lo, gap.hi, "are missing"}
+		}
+	}
+	return nil
+}
+
+// parts keeps track of the steps that are done in parts.
+type parts struct {
+	done []ranges // for each tensor, the elements that have had the step that is due
+	open int      // how many tensors have had a part
+}
+
+// mark adds elements to those of tensor i that have had their part, and reports whether all of its n elements have: the
+// step is then complete.
+func (p *parts) mark(i, lo, hi, n int) (complete bool) {
+	if len(p.done[i]) == 0 {
+		p.open++
+	}
+	p.done[i] = p.done[i].with(lo, hi)
+	if p.done[i][0] != (elements{0, n}) {
+		return false
+	}
+	p.drop(i)
+	return true
+}
+
+// drop forgets the parts of tensor i.
+func (p *parts) drop(i int) {
+	if len(p.done[i]) > 0 {
+		p.done[i] = p.done[i][:0]
+		p.open--
+	}
+}
+
+// elements are those from lo to hi−1.
+type elements struct{ lo, hi int }
+
+// ranges are disjoint, in order, and do not touch each other.
+type ranges []elements
+
+// behind returns the index of the first range that ends behind element i.
+func (r ranges) behind(i int) int {
+	return sort.Search(len(r), func(k int) bool { return r[k].hi > i })
+}
+
+// overlap returns what of the elements lo … hi−1 is in the ranges; if it is several pieces, the first. No elements, if none.
+func (r ranges) overlap(lo, hi int) elements {
+	if k := r.behind(lo); k < len(r) && r[k].lo < hi {
+		return elements{max(lo, r[k].lo), min(hi, r[k].hi)}
+	}
+	return elements{}
+}
+
+// with returns the ranges and the elements lo … hi−1, of which they have none.
+func (r ranges) with(lo, hi int) ranges {
+	k := r.behind(lo)
+	before, after := k > 0 && r[k-1].hi == lo, k < len(r) && r[k].lo == hi
+	switch {
+	case before && after:
+		r[k-1].hi = r[k].hi
+		return slices.Delete(r, k, k+1)
+	case before:
+		r[k-1].hi = hi
+	case after:
+		r[k].lo = lo
+	default:
+		return slices.Insert(r, k, elements{lo, hi})
+	}
+	return r
+}
+
+// gap returns the first elements of n that are in no range.
+func (r ranges) gap(n int) elements {
+	switch {
+	case r[0].lo > 0:
+		return elements{0, r[0].lo}
+	case len(r) > 1:
+		return elements{r[0].hi, r[1].lo}
+	}
+	return elements{r[0].hi, n}
+}
