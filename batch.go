@@ -46,9 +46,11 @@ const (
 	allTensors             // all, by the streams
 )
 
+// leastShard is how many bytes of memory are worth a worker of their own, or a piece of a shard. Measured:
+// docs/performance.md. Tests lower it.
+var leastShard = 512 << 10
+
 const (
-	// leastShard is how many bytes of memory are worth a worker of their own, or a piece. Measured: docs/performance.md.
-	leastShard = 512 << 10
 	mostPieces = 16 // of a shard
 	// zeroLen is how many elements are updated before their gradients are zeroed: these are then still in the cache.
 	zeroLen = blockLen
@@ -89,7 +91,7 @@ func (b *batch[T]) do(p *Pool, ph phase) {
 		p = defaultPool
 	}
 	shards, pieces := 1, 1
-	if n := b.bytes() / leastShard; n > 1 {
+	if n := b.bytes() / int64(leastShard); n > 1 {
 		shards = int(min(n, int64(p.workers())))
 		pieces = int(min(n/int64(shards), mostPieces))
 	}
@@ -189,8 +191,10 @@ func (b *batch[T]) step(o *Options, working int64) (r Report) {
 			scale *= n.factor(o.ClipNorm)
 		}
 	}
-	for i := range b.tensors {
-		apply(o, scale, &b.tensors[i].c)
+	if scale != 1 || o.ClipValue != 0 {
+		for i := range b.tensors {
+			apply(o, scale, &b.tensors[i].c)
+		}
 	}
 	b.ahead, b.zero = prefetchFor(working), o.ZeroGrads
 	b.do(o.Pool, updating)

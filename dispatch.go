@@ -145,7 +145,7 @@ func updateOne[T Float](t *tensor[T], exact *scalars[float64], o *Options) (Repo
 		return Report{}, err
 	}
 	working := int64(traffic[T](t.form, len(t.p)))
-	if working < 2*leastShard && !o.measures() { // too small to be shared
+	if working < int64(2*leastShard) && !o.measures() { // too small to be shared
 		if o.scales() {
 			apply(o, o.scale(), &t.c)
 		}

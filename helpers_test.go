@@ -2,6 +2,7 @@ package pnm
 
 import (
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"unsafe"
 )
+
+var thorough = flag.Bool("thorough", false, "run the variants of tests that take long")
 
 // lcg returns n inputs as the golden and the recorded files define them: multiples of 2⁻²³ in [−1, 1).
 func lcg[T Float](seed uint64, n int) []T {

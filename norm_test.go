@@ -1,0 +1,149 @@
+package pnm
+
+import (
+	"fmt"
+	"math"
+	"math/big"
+	"math/rand/v2"
+	"testing"
+)
+
+// squaresOracle sums up the squares of a block as norm.go says: 32 lanes, folded by halves.
+func squaresOracle[T Float](g []T) float64 {
+	var sums [32]float64
+	for i, x := range g {
+		sums[i%32] = add(sums[i%32], mul(float64(x), float64(x)))
+	}
+	for n := 16; n > 0; n /= 2 {
+		for i := range n {
+			sums[i] = add(sums[i], sums[i+n])
+		}
+	}
+	return sums[0]
+}
+
+// normOracle is the norm of gradients that are cut into blocks of 4096, whose sums are halved down to eight. It knows
+// nothing of overflow.
+func normOracle[T Float](grads ...[]T) float64 {
+	var blocks []float64
+	for _, g := range grads {
+		for len(g) > 0 {
+			n := min(len(g), 4096)
+			blocks = append(blocks, squaresOracle(g[:n]))
+			g = g[n:]
+		}
+	}
+	var tree func(x []float64) float64
+	tree = func(x []float64) float64 {
+		if len(x) > 8 {
+			return add(tree(x[:len(x)/2]), tree(x[len(x)/2:]))
+		}
+		sum := 0.0
+		for _, s := range x {
+			sum = add(sum, s)
+		}
+		return sum
+	}
+	return math.Sqrt(tree(blocks))
+}
+
+func testSquares[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
+	t.Helper()
+	for n := range 4*lanes + 1 {
+		for _, ahead := range []int{0, prefetchAhead} {
+			g := place(n)
+			copy(g, random[T](rng, n))
+			if rng.IntN(2) == 0 { // specials would hide everything else
+				for i := range g {
+					g[i] = T(rng.NormFloat64())
+				}
+			}
+			if got, want := sumSquares(g, ahead), squaresOracle(g); !sameBits(got, want) {
+				t.Fatalf("%d elements of %T: %x, want %x", n, *new(T), got, want)
+			}
+		}
+	}
+}
+
+// Every tier sums up squares in the same order, for all lengths, at all alignments.
+func TestSumSquares(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(31, 32))
+		testSquares(t, rng, func(n int) []float32 { at := rng.IntN(16); return make([]float32, at+n)[at:] })
+		testSquares(t, rng, func(n int) []float64 { at := rng.IntN(8); return make([]float64, at+n)[at:] })
+	})
+}
+
+func testNorm[T Float](t *testing.T, rng *rand.Rand, pools []*Pool) {
+	for range 20 {
+		var grads [][]T
+		exact := new(big.Float).SetPrec(400)
+		for range rng.IntN(20) {
+			g := make([]T, rng.IntN(1<<rng.IntN(16)))
+			for i := range g {
+				g[i] = T(rng.NormFloat64() * math.Exp(10*rng.NormFloat64()))
+				x := new(big.Float).SetPrec(400).SetFloat64(float64(g[i]))
+				exact.Add(exact, x.Mul(x, x))
+			}
+			grads = append(grads, g)
+		}
+		want := normOracle(grads...)
+		for _, p := range pools {
+			if got := GradNorm(p, grads...); got != want {
+				t.Fatalf("%d tensors of %T, %d workers: %x, want %x", len(grads), *new(T), p.Workers(), got, want)
+			}
+		}
+		root, _ := exact.Sqrt(exact).Float64()
+		wantClose(t, "norm", want, root, 1e-14)
+	}
+}
+
+// The norm is the same for any number of workers, in every tier, and it is right.
+func TestGradNorm(t *testing.T) {
+	sharing(t)
+	var pools []*Pool
+	for _, n := range workerCounts() {
+		pools = append(pools, newTestPool(t, PoolConfig{Workers: n}))
+	}
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(33, 34))
+		testNorm[float32](t, rng, pools)
+		testNorm[float64](t, rng, pools)
+	})
+	if got := GradNorm[float32](nil); got != 0 {
+		t.Errorf("the norm of nothing is %g", got)
+	}
+}
+
+// A norm is finite if the gradients are and it can be, and not if any of them is not.
+func TestExtremeNorms(t *testing.T) {
+	inf, nan := math.Inf(1), math.NaN()
+	for _, c := range []struct {
+		g    []float64
+		want float64
+	}{
+		{[]float64{3e200, -4e200}, 5e200},
+		{[]float64{3e-150, 4e-150}, 5e-150},
+		{[]float64{1e200, 1, nan}, nan},
+		{[]float64{1, -inf}, inf},
+		{[]float64{1e200, -inf}, inf},
+	} {
+		got := GradNorm(nil, c.g)
+		if !sameBits(got, c.want) && !(math.Abs(got-c.want) <= 1e-14*c.want) {
+			t.Errorf("the norm of %v is %g", c.g, got)
+		}
+	}
+	x := float32(math.MaxFloat32)
+	wantClose(t, "the norm of two float32", GradNorm(nil, []float32{x, x}), float64(x)*math.Sqrt2, 1e-15)
+
+	// Clipping and skipping see it that way, too.
+	r := NewPNM(1)
+	for _, g := range [][]float64{{3e200, -4e200}, {math.MaxFloat64, math.MaxFloat64}} {
+		p, state := make([]float64, 2), newState[float64](r, 2)
+		report, err := updateSlicesWith(Options{ClipNorm: 5, SkipNonFinite: true}, r, 1, p, g, state)
+		if err != nil || report.Skipped {
+			t.Errorf("%v: %+v, %v", g, report, err)
+		}
+		wantClose(t, fmt.Sprintf("%v, clipped: the momentum's norm", g), math.Hypot(state[0][0], state[0][1]), 5*0.19, 1e-14)
+	}
+}
