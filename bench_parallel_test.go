@@ -84,7 +84,7 @@ func BenchmarkList(b *testing.B) {
 			b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/net=%s/tensors=%d/workers=%d", active, net.name, net.tensors, n), func(b *testing.B) {
 				c := Config{Pool: workers(b, n)}
 				list, flat := stepper(b, c, Options{}, net.sizes), stepper(b, c, Options{}, []int{total})
-				inTurn(b, total, 40*total, list, []yardstick{{"of-flat", flat}})
+				inTurn(b, total, 40*int64(total), list, []yardstick{{"of-flat", flat}})
 			})
 		}
 	}

@@ -16,7 +16,7 @@ type yardstick struct {
 
 // inTurn times a step and its yardsticks in turn, in batches that are long enough for the clock. It reports the median
 // time of a step and, for each yardstick, the median over the turns of its time divided by the step's.
-func inTurn(b *testing.B, params, bytes int, step func(), yardsticks []yardstick) {
+func inTurn(b *testing.B, params int, bytes int64, step func(), yardsticks []yardstick) {
 	runs := []func(){step}
 	for _, y := range yardsticks {
 		runs = append(runs, y.run)
@@ -134,10 +134,10 @@ func (q *problem[T]) roles() (streams[T], scalars[T]) {
 }
 
 // bytes is what a step reads and writes.
-func (q *problem[T]) bytes() int {
+func (q *problem[T]) bytes() int64 {
 	const momentum = 1 // of the two only one is written
 	reads, writes := 2+len(q.s), 1+len(q.s)-momentum
-	return (reads + writes) * len(q.p) * sizeOf[T]()
+	return int64(reads+writes) * int64(len(q.p)*sizeOf[T]())
 }
 
 // BenchmarkStep runs each rule, type and tier in L1, L2, L3 and memory, by the drop-in call, beside its yardsticks.

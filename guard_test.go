@@ -4,20 +4,21 @@ package pnm
 
 import (
 	"math/rand/v2"
-	"syscall"
 	"testing"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // guarded returns memory of one page between two pages that must not be touched, as elements.
 func guarded[T Float](t *testing.T) []T {
 	t.Helper()
-	page := syscall.Getpagesize()
-	pages, err := syscall.Mmap(-1, 0, 3*page, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	page := unix.Getpagesize()
+	pages, err := unix.Mmap(-1, 0, 3*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	wantNoError(t, err)
-	t.Cleanup(func() { syscall.Munmap(pages) })
+	t.Cleanup(func() { unix.Munmap(pages) })
 	for _, guard := range [][]byte{pages[:page], pages[2*page:]} {
-		wantNoError(t, syscall.Mprotect(guard, syscall.PROT_NONE))
+		wantNoError(t, unix.Mprotect(guard, unix.PROT_NONE))
 	}
 	return unsafe.Slice((*T)(unsafe.Pointer(&pages[page])), page/sizeOf[T]())
 }
@@ -44,11 +45,17 @@ func testGuards[T Float](t *testing.T, rng *rand.Rand) {
 	}
 }
 
+func atEnd[T Float](page []T) memory[T] {
+	return func(n int) []T { return page[len(page)-n:] }
+}
+
 // Nothing before the first or behind the last element is read or written: there would be a fault.
 func TestGuardPages(t *testing.T) {
 	perTier(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(11, 12))
 		testGuards[float32](t, rng)
 		testGuards[float64](t, rng)
+		testSquares(t, rng, atEnd(guarded[float32](t)))
+		testSquares(t, rng, atEnd(guarded[float64](t)))
 	})
 }

@@ -30,6 +30,19 @@ const (
 	spreadStep  = 19 * cacheLine // coprime to the page in cache lines: 64 slices in a row begin at 64 offsets
 )
 
+// A mapping is memory outside the Go heap.
+type mapping struct {
+	bytes    []byte // what was asked for, from a border of a huge page
+	whole    []byte // what the system gave
+	unmapped atomic.Bool
+}
+
+func (m *mapping) unmap() {
+	if m.unmapped.CompareAndSwap(false, true) {
+		unmapMemory(m.whole)
+	}
+}
+
 // Alloc returns an arena with a slice of zeros for each length, in elements. It fails for a negative length, and if the
 // system refuses the memory.
 func Alloc[T Float](lengths ...int) (*Arena[T], error) {

@@ -1,20 +1,12 @@
 package pnm
 
 import (
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 const canMap = true
-
-// A mapping is memory outside the Go heap.
-type mapping struct {
-	bytes    []byte // what was asked for, from a border of a huge page
-	whole    []byte // what the system gave
-	unmapped atomic.Bool
-}
 
 // mapMemory returns zeros that nobody has touched, advised to come in huge pages. A kernel without huge pages gives others.
 func mapMemory(bytes int) (*mapping, error) {
@@ -29,11 +21,7 @@ func mapMemory(bytes int) (*mapping, error) {
 	return m, nil
 }
 
-func (m *mapping) unmap() {
-	if m.unmapped.CompareAndSwap(false, true) {
-		_ = unix.Munmap(m.whole) // cannot fail: the mapping is ours, and whole
-	}
-}
+func unmapMemory(whole []byte) { _ = unix.Munmap(whole) } // cannot fail: the mapping is ours, and whole
 
 func adviseHugePages(pages []byte) error {
 	if len(pages) == 0 {

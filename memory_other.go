@@ -6,10 +6,8 @@ import "errors"
 
 const canMap = false
 
-type mapping struct{ bytes []byte }
-
 func mapMemory(int) (*mapping, error) { return nil, errors.ErrUnsupported }
 
-func (*mapping) unmap() {}
+func unmapMemory([]byte) {}
 
 func adviseHugePages([]byte) error { return errors.ErrUnsupported }

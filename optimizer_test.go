@@ -213,4 +213,24 @@ func TestNoAllocations(t *testing.T) {
 	r := newRun[float64](t, pnm, adapnm)
 	grads := r.grads(1)
 	none("Step", func() error { return r.opt.Step(grads) })
+	part := lcg[float64](1, 20)
+	none("StepRange", func() error { // 33 elements
+		if err := r.opt.StepRange(Options{}, 0, 13, part); err != nil {
+			return err
+		}
+		return r.opt.StepRange(Options{}, 0, 0, part[:13])
+	})
+
+	sharing(t)
+	all := Options{LossScale: 2, ClipNorm: 1, ClipValue: 1, SkipNonFinite: true, ZeroGrads: true, Pool: newTestPool(t, PoolConfig{Workers: 3})}
+	const n = 5 * blockLen
+	big := make([]float32, 4*n)
+	none("a shared UpdatePNM", func() error {
+		_, err := UpdatePNMWith(all, pnm, 1, big[:n], big[n:2*n], big[2*n:3*n], big[3*n:])
+		return err
+	})
+	l := newListRun[float32](t, adapnm, all.Pool)
+	listGrads := clones(l.params)
+	none("a shared StepWith", func() error { _, err := l.opt.StepWith(all, listGrads); return err })
+	none("GradNorm", func() error { GradNorm(all.Pool, listGrads...); return nil })
 }
