@@ -6,14 +6,19 @@
 // number of the step: these allocate nothing and keep nothing. A trainer that wants the state kept for it builds an
 // [Optimizer] over its parameters.
 //
-// On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them: see [ISA]. Large slices of the caller's own
-// should not all begin at the same offset within a page, as Go's do: docs/performance.md tells why, and how.
+// On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them: see [ISA]. Large steps, also those over
+// thousands of small tensors, are shared among goroutines: see [Pool]. Large slices of the caller's own should not all begin
+// at the same offset within a page, as Go's do: [Alloc] sees to that.
+//
+// What trainers do around a step is part of it, in the same pass over memory, where [Options] ask for it: dividing out a
+// loss scale, clipping by global norm and by value, skipping steps that are not finite, zeroing the gradients.
 //
 // # The update
 //
 // One step t = 1, 2, … of one parameter p with gradient g, learning rate η (LR), weight decay λ and γ = (1+β0)² + β0²:
 //
-//	g = ±g                        minus to maximize
+//	g = ±g·s                      minus to maximize; s = 1, or what Options make of it: LossScale⁻¹ times the clip factor
+//	g = max(min(g, c), −c)        c = ∞, or Options.ClipValue
 //	g = g + λ·p                   if decay is coupled (L2)
 //	m = β1²·m + (1−β1²)·g         m is buffer A on odd t, buffer B on even t; n is the other one
 //	u = (k1·m − k2·n)             k1 = η(1+β0)/√γ, k2 = η·β0/√γ
@@ -31,13 +36,14 @@
 //     The coefficients (k1, 1−β1², …) are computed once per step in float64 and rounded once to the element type. NumPy in
 //     the same type, operation by operation, gives the same bits.
 //  2. The result is the same, bit for bit, with AVX-512, AVX2 or plain Go, on every architecture, for any way of cutting a
-//     tensor into pieces, any alignment and any position of an element in its slice. Only the payload and the sign of a NaN
-//     are exempt.
-//  3. NaN and ±Inf in a gradient reach the state and the parameters, and max(vmax, v) never loses a NaN.
-//  4. Anything reduced over elements accumulates in float64, in fixed blocks and a fixed tree. (No call of this version
-//     reduces; this rule binds those that will, such as the gradient norm.)
+//     tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Only the payload
+//     and the sign of a NaN are exempt.
+//  3. NaN and ±Inf in a gradient reach the state and the parameters, unless the caller asked for such steps to be skipped;
+//     max(vmax, v) never loses a NaN, and neither does clipping.
+//  4. What is reduced over elements, the gradient norm, accumulates in float64, in fixed blocks and a fixed tree that
+//     norm.go shows: the same bits for any number of workers.
 //  5. Element types narrower than float32 round to nearest even or, where asked for, stochastically from a counter, never
 //     from shared random state. (This version has float32 and float64 only; this rule binds those that will come.)
 //  6. A step either validates all its inputs and runs, or returns an error and has written nothing. The gradient is an
-//     input and is never written.
+//     input and is not written, unless the caller asked for it to be zeroed.
 package pnm

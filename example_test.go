@@ -106,6 +106,92 @@ func ExampleOptimizer_groups() {
 	// tensor 3 has done 0 steps
 }
 
+// What trainers do around a step is part of it: here the gradients carry a loss scale, are clipped by their global norm, and
+// are zero afterwards. A step with a gradient that is not finite is skipped, and the scaler backs off.
+func ExampleOptimizer_StepWith() {
+	w, g := []float32{0, 0}, make([]float32, 2)
+	opt, err := pnm.NewOptimizer(pnm.Group[float32]{Rule: pnm.NewPNM(0.5), Params: [][]float32{w}})
+	if err != nil {
+		panic(err)
+	}
+	scaler := pnm.NewLossScaler()
+	scaler.Scale = 0x1p127 // far too large
+	skipped := 0
+	for range 200 {
+		for i := range g {
+			g[i] += float32(scaler.Scale) * (w[i] - target[i]) // of the scaled loss
+		}
+		report, err := opt.StepWith(pnm.Options{
+			LossScale: scaler.Scale, ClipNorm: 1, SkipNonFinite: true, ZeroGrads: true,
+		}, [][]float32{g})
+		if err != nil {
+			panic(err)
+		}
+		if err := scaler.Update(report.Skipped); err != nil {
+			panic(err)
+		}
+		if report.Skipped {
+			skipped++
+		}
+	}
+	fmt.Printf("%.3f, %d steps skipped, gradients %v\n", w, skipped, g)
+	// Output: [3.000 -2.000], 1 steps skipped, gradients [0 0]
+}
+
+// Gradients that come in pieces are used as they come; with the last piece the step is complete.
+func ExampleOptimizer_StepRange() {
+	w := make([]float32, 6)
+	opt, err := pnm.NewOptimizer(pnm.Group[float32]{Rule: pnm.NewPNM(0.5), Params: [][]float32{w}})
+	if err != nil {
+		panic(err)
+	}
+	piece := []float32{1, 1}
+	for _, lo := range []int{4, 0} {
+		if err := opt.StepRange(pnm.Options{}, 0, lo, piece); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Println(opt.Step([][]float32{make([]float32, 6)})) // too early
+	if err := opt.StepRange(pnm.Options{}, 0, 2, piece); err != nil {
+		panic(err)
+	}
+	fmt.Println(opt.Step([][]float32{make([]float32, 6)}))
+	// Output:
+	// pnm: tensor 0: step 1: elements [2, 4) are missing
+	// <nil>
+}
+
+// Large parameters and gradients are best in an arena, as the optimizer's state is by itself. Two workers share the steps.
+func ExampleAlloc() {
+	const n = 1 << 20
+	arena, err := pnm.Alloc[float32](n, n)
+	if err != nil {
+		panic(err)
+	}
+	defer arena.Close() // after the last use of w and g
+	w, g := arena.Slices()[0], arena.Slices()[1]
+
+	pool, err := pnm.NewPool(pnm.PoolConfig{Workers: 2})
+	if err != nil {
+		panic(err)
+	}
+	defer pool.Close()
+	opt, err := pnm.NewOptimizerWith(pnm.Config{Pool: pool}, pnm.Group[float32]{Rule: pnm.NewAdaPNM(), Params: [][]float32{w}})
+	if err != nil {
+		panic(err)
+	}
+	defer opt.Close()
+
+	for i := range g {
+		g[i] = 1
+	}
+	if err := opt.Step([][]float32{g}); err != nil {
+		panic(err)
+	}
+	fmt.Printf("%.5f\n", w[n-1])
+	// Output: -0.00170
+}
+
 // A run is saved with its parameters and its state, under the official names; what is resumed continues with the same
 // bits as what was not.
 func ExampleOptimizer_SetState() {
