@@ -161,7 +161,7 @@ func (b *batch[T]) each(i int, t *tensor[T], lo, hi int) {
 
 // gradNorm returns the norm of the gradients.
 func (b *batch[T]) gradNorm(p *Pool) norm {
-	b.ahead = prefetchFor(b.bytes())
+	b.ahead = prefetchAlone * prefetchFor(b.bytes())
 	blocks := b.blocks[len(b.tensors)]
 	if cap(b.sums) < blocks {
 		b.sums = make([]float64, blocks)

@@ -74,6 +74,9 @@ type streams[T Float] struct{ p, g, m, n, v, x []T }
 // docs/performance.md for what was measured.
 const prefetchAhead = 2048
 
+// prefetchAlone is how many times further that is where gradients are the only stream.
+const prefetchAlone = 4
+
 // traffic is how many bytes of memory a step of a tensor touches.
 func traffic[T Float](f form, n int) int {
 	return n * (2 + len(forms[f].slots)) * int(unsafe.Sizeof(*new(T)))
