@@ -42,94 +42,11 @@ TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-56
 	MOVQ         count+40(FP), SI
 	MOVQ         ahead+48(FP), DI
 	XORQ         R8, R8
-	TESTQ        DI, DI
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y9, Y8, Y9
-	VMAXPS Y9, Y7, Y9
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Y10
-	VMULPS  Y10, Y1, Y11
-	VADDPS  Y11, Y9, Y9
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (DX)(R8*1), Y3, Y11
-	VMULPS Y9, Y4, Y9
-	VADDPS Y9, Y11, Y9
-
-	// store m
-	VMOVUPS Y9, (DX)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y9, Y5, Y9
-	VMULPS (BX)(R8*1), Y6, Y11
-	VSUBPS Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
-	VSUBPS Y9, Y10, Y9
-
-	// store p
-	VMOVUPS Y9, (AX)(R8*1)
-
-	// g = gs·g
-	VMULPS 32(CX)(R8*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y9, Y8, Y9
-	VMAXPS Y9, Y7, Y9
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 32(AX)(R8*1), Y10
-	VMULPS  Y10, Y1, Y11
-	VADDPS  Y11, Y9, Y9
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(DX)(R8*1), Y3, Y11
-	VMULPS Y9, Y4, Y9
-	VADDPS Y9, Y11, Y9
-
-	// store m
-	VMOVUPS Y9, 32(DX)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y9, Y5, Y9
-	VMULPS 32(BX)(R8*1), Y6, Y11
-	VSUBPS Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
-	VSUBPS Y9, Y10, Y9
-
-	// store p
-	VMOVUPS Y9, 32(AX)(R8*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, R8
-	ADDQ       $0x00000040, DI
-
-enterAhead:
-	SUBQ $0x00000010, SI
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPS (CX)(R8*1), Y0, Y9
 
@@ -196,12 +113,19 @@ plain:
 	// store p
 	VMOVUPS Y9, 32(AX)(R8*1)
 	ADDQ    $0x00000040, R8
+	TESTQ   DI, DI
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
+
+enter:
 	SUBQ $0x00000010, SI
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000010, SI
 
 	// a vector at a time
@@ -360,135 +284,11 @@ TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-64
 	MOVQ         count+48(FP), R8
 	MOVQ         ahead+56(FP), R9
 	XORQ         R10, R10
-	TESTQ        R9, R9
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPS (DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
-	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R10*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R10*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (BX)(R10*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R10*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (SI)(R10*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (CX)(R10*1)
-
-	// g = gs·g
-	VMULPS 32(DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
-	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 32(CX)(R10*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(BX)(R10*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, 32(BX)(R10*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 32(DI)(R10*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, 32(DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS 32(SI)(R10*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, 32(CX)(R10*1)
-
-	// prefetch
-	PREFETCHT1 (CX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R10
-	ADDQ       $0x00000040, R9
-
-enterAhead:
-	SUBQ $0x00000010, R8
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPS (DX)(R10*1), Y0, Y11
 
@@ -595,12 +395,20 @@ plain:
 	// store p
 	VMOVUPS Y11, 32(CX)(R10*1)
 	ADDQ    $0x00000040, R10
+	TESTQ   R9, R9
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R9
+
+enter:
 	SUBQ $0x00000010, R8
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000010, R8
 
 	// a vector at a time
@@ -794,156 +602,11 @@ TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-72
 	MOVQ         count+56(FP), R9
 	MOVQ         ahead+64(FP), R10
 	XORQ         R11, R11
-	TESTQ        R10, R10
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPS (DX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
-	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R11*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R11*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (BX)(R11*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R11*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R8)(R11*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, (R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (SI)(R11*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (CX)(R11*1)
-
-	// g = gs·g
-	VMULPS 32(DX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
-	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 32(CX)(R11*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS 32(BX)(R11*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, 32(BX)(R11*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS 32(DI)(R11*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, 32(DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS 32(R8)(R11*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, 32(R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS 32(SI)(R11*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, 32(CX)(R11*1)
-
-	// prefetch
-	PREFETCHT1 (CX)(R10*1)
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R11
-	ADDQ       $0x00000040, R10
-
-enterAhead:
-	SUBQ $0x00000010, R9
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPS (DX)(R11*1), Y0, Y11
 
@@ -1070,12 +733,21 @@ plain:
 	// store p
 	VMOVUPS Y11, 32(CX)(R11*1)
 	ADDQ    $0x00000040, R11
+	TESTQ   R10, R10
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (CX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
+
+enter:
 	SUBQ $0x00000010, R9
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000010, R9
 
 	// a vector at a time
@@ -1248,39 +920,15 @@ done:
 // func dividerF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·dividerF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  count+56(FP), CX
-	MOVQ  ahead+64(FP), DX
-	XORQ  BX, BX
-	TESTQ DX, DX
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPS (AX)(BX*1), Y0
-	VSQRTPS Y0, Y1
-	VDIVPS  Y1, Y0, Y0
-
-	// load p
-	VMOVUPS 32(AX)(BX*1), Y0
-	VSQRTPS Y0, Y1
-	VDIVPS  Y1, Y0, Y0
-
-	// prefetch
-	PREFETCHT1 (AX)(DX*1)
-	ADDQ       $0x00000040, BX
-	ADDQ       $0x00000040, DX
-
-enterAhead:
-	SUBQ $0x00000010, CX
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ count+56(FP), CX
+	MOVQ ahead+64(FP), DX
+	XORQ BX, BX
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPS (AX)(BX*1), Y0
 	VSQRTPS Y0, Y1
@@ -1291,12 +939,16 @@ plain:
 	VSQRTPS Y0, Y1
 	VDIVPS  Y1, Y0, Y0
 	ADDQ    $0x00000040, BX
+	TESTQ   DX, DX
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (AX)(DX*1)
+	ADDQ       $0x00000040, DX
+
+enter:
 	SUBQ $0x00000010, CX
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000010, CX
 
 	// a vector at a time
@@ -1335,71 +987,18 @@ done:
 // func pnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·pnmLimitF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  grad+16(FP), CX
-	MOVQ  m+24(FP), DX
-	MOVQ  n+32(FP), BX
-	MOVQ  count+56(FP), SI
-	MOVQ  ahead+64(FP), DI
-	XORQ  R8, R8
-	TESTQ DI, DI
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPS (AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R8*1)
-
-	// load n
-	VMOVUPS (BX)(R8*1), Y0
-
-	// load p
-	VMOVUPS 32(AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, 32(AX)(R8*1)
-
-	// load grad
-	VMOVUPS 32(CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(R8*1)
-
-	// load n
-	VMOVUPS 32(BX)(R8*1), Y0
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, R8
-	ADDQ       $0x00000040, DI
-
-enterAhead:
-	SUBQ $0x00000010, SI
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ n+32(FP), BX
+	MOVQ count+56(FP), SI
+	MOVQ ahead+64(FP), DI
+	XORQ R8, R8
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPS (AX)(R8*1), Y0
 
@@ -1436,12 +1035,19 @@ plain:
 	// load n
 	VMOVUPS 32(BX)(R8*1), Y0
 	ADDQ    $0x00000040, R8
+	TESTQ   DI, DI
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
+
+enter:
 	SUBQ $0x00000010, SI
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000010, SI
 
 	// a vector at a time
@@ -1511,85 +1117,19 @@ done:
 // func adapnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·adapnmLimitF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  grad+16(FP), CX
-	MOVQ  m+24(FP), DX
-	MOVQ  n+32(FP), BX
-	MOVQ  v+40(FP), SI
-	MOVQ  count+56(FP), DI
-	MOVQ  ahead+64(FP), R8
-	XORQ  R9, R9
-	TESTQ R8, R8
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPS (AX)(R9*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS (CX)(R9*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R9*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R9*1)
-
-	// load n
-	VMOVUPS (BX)(R9*1), Y0
-
-	// load v
-	VMOVUPS (SI)(R9*1), Y0
-
-	// store v
-	VMOVUPS Y0, (SI)(R9*1)
-
-	// load p
-	VMOVUPS 32(AX)(R9*1), Y0
-
-	// store p
-	VMOVUPS Y0, 32(AX)(R9*1)
-
-	// load grad
-	VMOVUPS 32(CX)(R9*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(R9*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(R9*1)
-
-	// load n
-	VMOVUPS 32(BX)(R9*1), Y0
-
-	// load v
-	VMOVUPS 32(SI)(R9*1), Y0
-
-	// store v
-	VMOVUPS Y0, 32(SI)(R9*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R9
-	ADDQ       $0x00000040, R8
-
-enterAhead:
-	SUBQ $0x00000010, DI
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ n+32(FP), BX
+	MOVQ v+40(FP), SI
+	MOVQ count+56(FP), DI
+	MOVQ ahead+64(FP), R8
+	XORQ R9, R9
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPS (AX)(R9*1), Y0
 
@@ -1638,12 +1178,20 @@ plain:
 	// store v
 	VMOVUPS Y0, 32(SI)(R9*1)
 	ADDQ    $0x00000040, R9
+	TESTQ   R8, R8
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
+
+enter:
 	SUBQ $0x00000010, DI
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000010, DI
 
 	// a vector at a time
@@ -1727,99 +1275,20 @@ done:
 // func adapnmAMSGradLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·adapnmAMSGradLimitF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  grad+16(FP), CX
-	MOVQ  m+24(FP), DX
-	MOVQ  n+32(FP), BX
-	MOVQ  v+40(FP), SI
-	MOVQ  x+48(FP), DI
-	MOVQ  count+56(FP), R8
-	MOVQ  ahead+64(FP), R9
-	XORQ  R10, R10
-	TESTQ R9, R9
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPS (AX)(R10*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R10*1)
-
-	// load grad
-	VMOVUPS (CX)(R10*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R10*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R10*1)
-
-	// load n
-	VMOVUPS (BX)(R10*1), Y0
-
-	// load v
-	VMOVUPS (SI)(R10*1), Y0
-
-	// store v
-	VMOVUPS Y0, (SI)(R10*1)
-
-	// load x
-	VMOVUPS (DI)(R10*1), Y0
-
-	// store x
-	VMOVUPS Y0, (DI)(R10*1)
-
-	// load p
-	VMOVUPS 32(AX)(R10*1), Y0
-
-	// store p
-	VMOVUPS Y0, 32(AX)(R10*1)
-
-	// load grad
-	VMOVUPS 32(CX)(R10*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(R10*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(R10*1)
-
-	// load n
-	VMOVUPS 32(BX)(R10*1), Y0
-
-	// load v
-	VMOVUPS 32(SI)(R10*1), Y0
-
-	// store v
-	VMOVUPS Y0, 32(SI)(R10*1)
-
-	// load x
-	VMOVUPS 32(DI)(R10*1), Y0
-
-	// store x
-	VMOVUPS Y0, 32(DI)(R10*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (CX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R10
-	ADDQ       $0x00000040, R9
-
-enterAhead:
-	SUBQ $0x00000010, R8
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ n+32(FP), BX
+	MOVQ v+40(FP), SI
+	MOVQ x+48(FP), DI
+	MOVQ count+56(FP), R8
+	MOVQ ahead+64(FP), R9
+	XORQ R10, R10
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPS (AX)(R10*1), Y0
 
@@ -1880,12 +1349,21 @@ plain:
 	// store x
 	VMOVUPS Y0, 32(DI)(R10*1)
 	ADDQ    $0x00000040, R10
+	TESTQ   R9, R9
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R9
+
+enter:
 	SUBQ $0x00000010, R8
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000010, R8
 
 	// a vector at a time
@@ -2036,7 +1514,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VCVTPS2PD (CX), Y8
@@ -2119,94 +1596,11 @@ TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-56
 	MOVQ         count+40(FP), SI
 	MOVQ         ahead+48(FP), DI
 	XORQ         R8, R8
-	TESTQ        DI, DI
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPD (CX)(R8*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y9, Y8, Y9
-	VMAXPD Y9, Y7, Y9
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R8*1), Y10
-	VMULPD  Y10, Y1, Y11
-	VADDPD  Y11, Y9, Y9
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (DX)(R8*1), Y3, Y11
-	VMULPD Y9, Y4, Y9
-	VADDPD Y9, Y11, Y9
-
-	// store m
-	VMOVUPD Y9, (DX)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y9, Y5, Y9
-	VMULPD (BX)(R8*1), Y6, Y11
-	VSUBPD Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPD Y10, Y2, Y10
-	VSUBPD Y9, Y10, Y9
-
-	// store p
-	VMOVUPD Y9, (AX)(R8*1)
-
-	// g = gs·g
-	VMULPD 32(CX)(R8*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y9, Y8, Y9
-	VMAXPD Y9, Y7, Y9
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(AX)(R8*1), Y10
-	VMULPD  Y10, Y1, Y11
-	VADDPD  Y11, Y9, Y9
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(DX)(R8*1), Y3, Y11
-	VMULPD Y9, Y4, Y9
-	VADDPD Y9, Y11, Y9
-
-	// store m
-	VMOVUPD Y9, 32(DX)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y9, Y5, Y9
-	VMULPD 32(BX)(R8*1), Y6, Y11
-	VSUBPD Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPD Y10, Y2, Y10
-	VSUBPD Y9, Y10, Y9
-
-	// store p
-	VMOVUPD Y9, 32(AX)(R8*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, R8
-	ADDQ       $0x00000040, DI
-
-enterAhead:
-	SUBQ $0x00000008, SI
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPD (CX)(R8*1), Y0, Y9
 
@@ -2273,12 +1667,19 @@ plain:
 	// store p
 	VMOVUPD Y9, 32(AX)(R8*1)
 	ADDQ    $0x00000040, R8
+	TESTQ   DI, DI
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
+
+enter:
 	SUBQ $0x00000008, SI
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000008, SI
 
 	// a vector at a time
@@ -2427,135 +1828,11 @@ TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-64
 	MOVQ         count+48(FP), R8
 	MOVQ         ahead+56(FP), R9
 	XORQ         R10, R10
-	TESTQ        R9, R9
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPD (DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (CX)(R10*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R10*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (BX)(R10*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R10*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD (SI)(R10*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (CX)(R10*1)
-
-	// g = gs·g
-	VMULPD 32(DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(CX)(R10*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(BX)(R10*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(BX)(R10*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 32(DI)(R10*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD 32(SI)(R10*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(CX)(R10*1)
-
-	// prefetch
-	PREFETCHT1 (CX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R10
-	ADDQ       $0x00000040, R9
-
-enterAhead:
-	SUBQ $0x00000008, R8
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPD (DX)(R10*1), Y0, Y11
 
@@ -2662,12 +1939,20 @@ plain:
 	// store p
 	VMOVUPD Y11, 32(CX)(R10*1)
 	ADDQ    $0x00000040, R10
+	TESTQ   R9, R9
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R9
+
+enter:
 	SUBQ $0x00000008, R8
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000008, R8
 
 	// a vector at a time
@@ -2861,156 +2146,11 @@ TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-72
 	MOVQ         count+56(FP), R9
 	MOVQ         ahead+64(FP), R10
 	XORQ         R11, R11
-	TESTQ        R10, R10
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPD (DX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (CX)(R11*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R11*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (BX)(R11*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R11*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (R8)(R11*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, (R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD (SI)(R11*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (CX)(R11*1)
-
-	// g = gs·g
-	VMULPD 32(DX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(CX)(R11*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD 32(BX)(R11*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(BX)(R11*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD 32(DI)(R11*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD 32(R8)(R11*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, 32(R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD 32(SI)(R11*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(CX)(R11*1)
-
-	// prefetch
-	PREFETCHT1 (CX)(R10*1)
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R11
-	ADDQ       $0x00000040, R10
-
-enterAhead:
-	SUBQ $0x00000008, R9
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPD (DX)(R11*1), Y0, Y11
 
@@ -3137,12 +2277,21 @@ plain:
 	// store p
 	VMOVUPD Y11, 32(CX)(R11*1)
 	ADDQ    $0x00000040, R11
+	TESTQ   R10, R10
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (CX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
+
+enter:
 	SUBQ $0x00000008, R9
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000008, R9
 
 	// a vector at a time
@@ -3315,39 +2464,15 @@ done:
 // func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·dividerF64AVX2(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  count+56(FP), CX
-	MOVQ  ahead+64(FP), DX
-	XORQ  BX, BX
-	TESTQ DX, DX
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPD (AX)(BX*1), Y0
-	VSQRTPD Y0, Y1
-	VDIVPD  Y1, Y0, Y0
-
-	// load p
-	VMOVUPD 32(AX)(BX*1), Y0
-	VSQRTPD Y0, Y1
-	VDIVPD  Y1, Y0, Y0
-
-	// prefetch
-	PREFETCHT1 (AX)(DX*1)
-	ADDQ       $0x00000040, BX
-	ADDQ       $0x00000040, DX
-
-enterAhead:
-	SUBQ $0x00000008, CX
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ count+56(FP), CX
+	MOVQ ahead+64(FP), DX
+	XORQ BX, BX
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPD (AX)(BX*1), Y0
 	VSQRTPD Y0, Y1
@@ -3358,12 +2483,16 @@ plain:
 	VSQRTPD Y0, Y1
 	VDIVPD  Y1, Y0, Y0
 	ADDQ    $0x00000040, BX
+	TESTQ   DX, DX
+	JZ      enter
 
-enterPlain:
+	// prefetch
+	PREFETCHT1 (AX)(DX*1)
+	ADDQ       $0x00000040, DX
+
+enter:
 	SUBQ $0x00000008, CX
-	JGE  plain
-
-last:
+	JGE  line
 	ADDQ $0x00000008, CX
 
 	// a vector at a time
@@ -3457,7 +2586,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VMOVUPD (CX), Y8
@@ -3540,61 +2668,11 @@ TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
 	MOVQ         count+40(FP), CX
 	MOVQ         ahead+48(FP), R8
 	XORQ         DI, DI
-	TESTQ        R8, R8
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPS (DX)(DI*1), Z0, Z9
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z9, Z8, Z9
-	VMAXPS Z9, Z7, Z9
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Z10
-	VMULPS  Z10, Z1, Z11
-	VADDPS  Z11, Z9, Z9
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(DI*1), Z3, Z11
-	VMULPS Z9, Z4, Z9
-	VADDPS Z9, Z11, Z9
-
-	// store m
-	VMOVUPS Z9, (BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z9, Z5, Z9
-	VMULPS (SI)(DI*1), Z6, Z11
-	VSUBPS Z11, Z9, Z9
-
-	// p = keep·p − u
-	VMULPS Z10, Z2, Z10
-	VSUBPS Z9, Z10, Z9
-
-	// store p
-	VMOVUPS Z9, (AX)(DI*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, DI
-	ADDQ       $0x00000040, R8
-
-enterAhead:
-	SUBQ $0x00000010, CX
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPS (DX)(DI*1), Z0, Z9
 
@@ -3628,12 +2706,19 @@ plain:
 	// store p
 	VMOVUPS Z9, (AX)(DI*1)
 	ADDQ    $0x00000040, DI
+	TESTQ   R8, R8
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
 
-last:
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
 	ADDQ  $0x00000010, CX
 	TESTQ CX, CX
 	JZ    done
@@ -3740,77 +2825,11 @@ TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-64
 	MOVQ         count+48(FP), CX
 	MOVQ         ahead+56(FP), R9
 	XORQ         R8, R8
-	TESTQ        R9, R9
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPS (DX)(R8*1), Z0, Z13
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z13, Z12, Z13
-	VMAXPS Z13, Z11, Z13
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Z14
-	VMULPS  Z14, Z1, Z15
-	VADDPS  Z15, Z13, Z13
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R8*1), Z3, Z15
-	VMULPS Z13, Z4, Z16
-	VADDPS Z16, Z15, Z15
-
-	// store m
-	VMOVUPS Z15, (BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R8*1), Z5, Z16
-	VMULPS Z13, Z13, Z13
-	VMULPS Z13, Z6, Z13
-	VADDPS Z13, Z16, Z13
-
-	// store v
-	VMOVUPS Z13, (DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z15, Z7, Z15
-	VMULPS (SI)(R8*1), Z8, Z16
-	VSUBPS Z16, Z15, Z15
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z13, Z13
-	VMULPS  Z9, Z13, Z13
-	VADDPS  Z10, Z13, Z13
-	VDIVPS  Z13, Z15, Z13
-
-	// p = keep·p − u
-	VMULPS Z14, Z2, Z14
-	VSUBPS Z13, Z14, Z13
-
-	// store p
-	VMOVUPS Z13, (AX)(R8*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R8
-	ADDQ       $0x00000040, R9
-
-enterAhead:
-	SUBQ $0x00000010, CX
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPS (DX)(R8*1), Z0, Z13
 
@@ -3859,12 +2878,20 @@ plain:
 	// store p
 	VMOVUPS Z13, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
+	TESTQ   R9, R9
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R9
 
-last:
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
 	ADDQ  $0x00000010, CX
 	TESTQ CX, CX
 	JZ    done
@@ -3989,88 +3016,11 @@ TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ         count+56(FP), CX
 	MOVQ         ahead+64(FP), R10
 	XORQ         R9, R9
-	TESTQ        R10, R10
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPS (DX)(R9*1), Z0, Z13
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z13, Z12, Z13
-	VMAXPS Z13, Z11, Z13
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R9*1), Z14
-	VMULPS  Z14, Z1, Z15
-	VADDPS  Z15, Z13, Z13
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPS (BX)(R9*1), Z3, Z15
-	VMULPS Z13, Z4, Z16
-	VADDPS Z16, Z15, Z15
-
-	// store m
-	VMOVUPS Z15, (BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPS (DI)(R9*1), Z5, Z16
-	VMULPS Z13, Z13, Z13
-	VMULPS Z13, Z6, Z13
-	VADDPS Z13, Z16, Z13
-
-	// store v
-	VMOVUPS Z13, (DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R8)(R9*1), Z16
-	VMAXPS  Z13, Z16, Z13
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z13
-
-	// store x
-	VMOVUPS Z13, (R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z15, Z7, Z15
-	VMULPS (SI)(R9*1), Z8, Z16
-	VSUBPS Z16, Z15, Z15
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z13, Z13
-	VMULPS  Z9, Z13, Z13
-	VADDPS  Z10, Z13, Z13
-	VDIVPS  Z13, Z15, Z13
-
-	// p = keep·p − u
-	VMULPS Z14, Z2, Z14
-	VSUBPS Z13, Z14, Z13
-
-	// store p
-	VMOVUPS Z13, (AX)(R9*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R10*1)
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R9
-	ADDQ       $0x00000040, R10
-
-enterAhead:
-	SUBQ $0x00000010, CX
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPS (DX)(R9*1), Z0, Z13
 
@@ -4129,12 +3079,21 @@ plain:
 	// store p
 	VMOVUPS Z13, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
+	TESTQ   R10, R10
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
 
-last:
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
 	ADDQ  $0x00000010, CX
 	TESTQ CX, CX
 	JZ    done
@@ -4220,45 +3179,30 @@ done:
 // func dividerF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·dividerF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  count+56(FP), CX
-	MOVQ  ahead+64(FP), BX
-	XORQ  DX, DX
-	TESTQ BX, BX
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPS (AX)(DX*1), Z0
-	VSQRTPS Z0, Z1
-	VDIVPS  Z1, Z0, Z0
-
-	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	ADDQ       $0x00000040, DX
-	ADDQ       $0x00000040, BX
-
-enterAhead:
-	SUBQ $0x00000010, CX
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ count+56(FP), CX
+	MOVQ ahead+64(FP), BX
+	XORQ DX, DX
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPS (AX)(DX*1), Z0
 	VSQRTPS Z0, Z1
 	VDIVPS  Z1, Z0, Z0
 	ADDQ    $0x00000040, DX
+	TESTQ   BX, BX
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(BX*1)
+	ADDQ       $0x00000040, BX
 
-last:
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
 	ADDQ  $0x00000010, CX
 	TESTQ CX, CX
 	JZ    done
@@ -4282,53 +3226,18 @@ done:
 // func pnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·pnmLimitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  grad+16(FP), DX
-	MOVQ  m+24(FP), BX
-	MOVQ  n+32(FP), SI
-	MOVQ  count+56(FP), CX
-	MOVQ  ahead+64(FP), R8
-	XORQ  DI, DI
-	TESTQ R8, R8
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPS (AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (DX)(DI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(DI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(DI*1)
-
-	// load n
-	VMOVUPS (SI)(DI*1), Z0
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, DI
-	ADDQ       $0x00000040, R8
-
-enterAhead:
-	SUBQ $0x00000010, CX
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ n+32(FP), SI
+	MOVQ count+56(FP), CX
+	MOVQ ahead+64(FP), R8
+	XORQ DI, DI
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPS (AX)(DI*1), Z0
 
@@ -4347,12 +3256,19 @@ plain:
 	// load n
 	VMOVUPS (SI)(DI*1), Z0
 	ADDQ    $0x00000040, DI
+	TESTQ   R8, R8
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
 
-last:
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
 	ADDQ  $0x00000010, CX
 	TESTQ CX, CX
 	JZ    done
@@ -4389,61 +3305,19 @@ done:
 // func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·adapnmLimitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  grad+16(FP), DX
-	MOVQ  m+24(FP), BX
-	MOVQ  n+32(FP), SI
-	MOVQ  v+40(FP), DI
-	MOVQ  count+56(FP), CX
-	MOVQ  ahead+64(FP), R9
-	XORQ  R8, R8
-	TESTQ R9, R9
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPS (AX)(R8*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (DX)(R8*1), Z0
-
-	// load m
-	VMOVUPS (BX)(R8*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(R8*1)
-
-	// load n
-	VMOVUPS (SI)(R8*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R8*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R8*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R8
-	ADDQ       $0x00000040, R9
-
-enterAhead:
-	SUBQ $0x00000010, CX
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ n+32(FP), SI
+	MOVQ v+40(FP), DI
+	MOVQ count+56(FP), CX
+	MOVQ ahead+64(FP), R9
+	XORQ R8, R8
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPS (AX)(R8*1), Z0
 
@@ -4468,12 +3342,20 @@ plain:
 	// store v
 	VMOVUPS Z0, (DI)(R8*1)
 	ADDQ    $0x00000040, R8
+	TESTQ   R9, R9
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R9
 
-last:
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
 	ADDQ  $0x00000010, CX
 	TESTQ CX, CX
 	JZ    done
@@ -4516,69 +3398,20 @@ done:
 // func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·adapnmAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  grad+16(FP), DX
-	MOVQ  m+24(FP), BX
-	MOVQ  n+32(FP), SI
-	MOVQ  v+40(FP), DI
-	MOVQ  x+48(FP), R8
-	MOVQ  count+56(FP), CX
-	MOVQ  ahead+64(FP), R10
-	XORQ  R9, R9
-	TESTQ R10, R10
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPS (AX)(R9*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS (DX)(R9*1), Z0
-
-	// load m
-	VMOVUPS (BX)(R9*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(R9*1)
-
-	// load n
-	VMOVUPS (SI)(R9*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R9*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R9*1)
-
-	// load x
-	VMOVUPS (R8)(R9*1), Z0
-
-	// store x
-	VMOVUPS Z0, (R8)(R9*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R10*1)
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R9
-	ADDQ       $0x00000040, R10
-
-enterAhead:
-	SUBQ $0x00000010, CX
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ n+32(FP), SI
+	MOVQ v+40(FP), DI
+	MOVQ x+48(FP), R8
+	MOVQ count+56(FP), CX
+	MOVQ ahead+64(FP), R10
+	XORQ R9, R9
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPS (AX)(R9*1), Z0
 
@@ -4609,12 +3442,21 @@ plain:
 	// store x
 	VMOVUPS Z0, (R8)(R9*1)
 	ADDQ    $0x00000040, R9
+	TESTQ   R10, R10
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000010, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
 
-last:
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
 	ADDQ  $0x00000010, CX
 	TESTQ CX, CX
 	JZ    done
@@ -4700,7 +3542,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VCVTPS2PD (CX), Z4
@@ -4767,61 +3608,11 @@ TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-56
 	MOVQ         count+40(FP), CX
 	MOVQ         ahead+48(FP), R8
 	XORQ         DI, DI
-	TESTQ        R8, R8
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPD (DX)(DI*1), Z0, Z9
-
-	// g = max(min(g, hi), lo)
-	VMINPD Z9, Z8, Z9
-	VMAXPD Z9, Z7, Z9
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(DI*1), Z10
-	VMULPD  Z10, Z1, Z11
-	VADDPD  Z11, Z9, Z9
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(DI*1), Z3, Z11
-	VMULPD Z9, Z4, Z9
-	VADDPD Z9, Z11, Z9
-
-	// store m
-	VMOVUPD Z9, (BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z9, Z5, Z9
-	VMULPD (SI)(DI*1), Z6, Z11
-	VSUBPD Z11, Z9, Z9
-
-	// p = keep·p − u
-	VMULPD Z10, Z2, Z10
-	VSUBPD Z9, Z10, Z9
-
-	// store p
-	VMOVUPD Z9, (AX)(DI*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, DI
-	ADDQ       $0x00000040, R8
-
-enterAhead:
-	SUBQ $0x00000008, CX
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPD (DX)(DI*1), Z0, Z9
 
@@ -4855,12 +3646,19 @@ plain:
 	// store p
 	VMOVUPD Z9, (AX)(DI*1)
 	ADDQ    $0x00000040, DI
+	TESTQ   R8, R8
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000008, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
 
-last:
+enter:
+	SUBQ  $0x00000008, CX
+	JGE   line
 	ADDQ  $0x00000008, CX
 	TESTQ CX, CX
 	JZ    done
@@ -4967,77 +3765,11 @@ TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-64
 	MOVQ         count+48(FP), CX
 	MOVQ         ahead+56(FP), R9
 	XORQ         R8, R8
-	TESTQ        R9, R9
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPD (DX)(R8*1), Z0, Z13
-
-	// g = max(min(g, hi), lo)
-	VMINPD Z13, Z12, Z13
-	VMAXPD Z13, Z11, Z13
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R8*1), Z14
-	VMULPD  Z14, Z1, Z15
-	VADDPD  Z15, Z13, Z13
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R8*1), Z3, Z15
-	VMULPD Z13, Z4, Z16
-	VADDPD Z16, Z15, Z15
-
-	// store m
-	VMOVUPD Z15, (BX)(R8*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R8*1), Z5, Z16
-	VMULPD Z13, Z13, Z13
-	VMULPD Z13, Z6, Z13
-	VADDPD Z13, Z16, Z13
-
-	// store v
-	VMOVUPD Z13, (DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z15, Z7, Z15
-	VMULPD (SI)(R8*1), Z8, Z16
-	VSUBPD Z16, Z15, Z15
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z13, Z13
-	VMULPD  Z9, Z13, Z13
-	VADDPD  Z10, Z13, Z13
-	VDIVPD  Z13, Z15, Z13
-
-	// p = keep·p − u
-	VMULPD Z14, Z2, Z14
-	VSUBPD Z13, Z14, Z13
-
-	// store p
-	VMOVUPD Z13, (AX)(R8*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R8
-	ADDQ       $0x00000040, R9
-
-enterAhead:
-	SUBQ $0x00000008, CX
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPD (DX)(R8*1), Z0, Z13
 
@@ -5086,12 +3818,20 @@ plain:
 	// store p
 	VMOVUPD Z13, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
+	TESTQ   R9, R9
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000008, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R9
 
-last:
+enter:
+	SUBQ  $0x00000008, CX
+	JGE   line
 	ADDQ  $0x00000008, CX
 	TESTQ CX, CX
 	JZ    done
@@ -5216,88 +3956,11 @@ TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-72
 	MOVQ         count+56(FP), CX
 	MOVQ         ahead+64(FP), R10
 	XORQ         R9, R9
-	TESTQ        R10, R10
-	JZ           enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// g = gs·g
-	VMULPD (DX)(R9*1), Z0, Z13
-
-	// g = max(min(g, hi), lo)
-	VMINPD Z13, Z12, Z13
-	VMAXPD Z13, Z11, Z13
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R9*1), Z14
-	VMULPD  Z14, Z1, Z15
-	VADDPD  Z15, Z13, Z13
-
-	// m = β1²·m + (1−β1²)·g
-	VMULPD (BX)(R9*1), Z3, Z15
-	VMULPD Z13, Z4, Z16
-	VADDPD Z16, Z15, Z15
-
-	// store m
-	VMOVUPD Z15, (BX)(R9*1)
-
-	// v = β2·v + (1−β2)·(g·g)
-	VMULPD (DI)(R9*1), Z5, Z16
-	VMULPD Z13, Z13, Z13
-	VMULPD Z13, Z6, Z13
-	VADDPD Z13, Z16, Z13
-
-	// store v
-	VMOVUPD Z13, (DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (R8)(R9*1), Z16
-	VMAXPD  Z13, Z16, Z13
-	VCMPPD  $0x03, Z16, Z16, K1
-	VMOVAPD Z16, K1, Z13
-
-	// store x
-	VMOVUPD Z13, (R8)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z15, Z7, Z15
-	VMULPD (SI)(R9*1), Z8, Z16
-	VSUBPD Z16, Z15, Z15
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z13, Z13
-	VMULPD  Z9, Z13, Z13
-	VADDPD  Z10, Z13, Z13
-	VDIVPD  Z13, Z15, Z13
-
-	// p = keep·p − u
-	VMULPD Z14, Z2, Z14
-	VSUBPD Z13, Z14, Z13
-
-	// store p
-	VMOVUPD Z13, (AX)(R9*1)
-
-	// prefetch
-	PREFETCHT1 (AX)(R10*1)
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R9
-	ADDQ       $0x00000040, R10
-
-enterAhead:
-	SUBQ $0x00000008, CX
-	JGE  ahead
-	JMP  last
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// g = gs·g
 	VMULPD (DX)(R9*1), Z0, Z13
 
@@ -5356,12 +4019,21 @@ plain:
 	// store p
 	VMOVUPD Z13, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
+	TESTQ   R10, R10
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000008, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(R10*1)
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
 
-last:
+enter:
+	SUBQ  $0x00000008, CX
+	JGE   line
 	ADDQ  $0x00000008, CX
 	TESTQ CX, CX
 	JZ    done
@@ -5447,45 +4119,30 @@ done:
 // func dividerF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·dividerF64AVX512(SB), NOSPLIT, $0-72
-	MOVQ  p+8(FP), AX
-	MOVQ  count+56(FP), CX
-	MOVQ  ahead+64(FP), BX
-	XORQ  DX, DX
-	TESTQ BX, BX
-	JZ    enterPlain
-
-	// a cache line at a time, with prefetch
-	JMP enterAhead
-
-ahead:
-	// load p
-	VMOVUPD (AX)(DX*1), Z0
-	VSQRTPD Z0, Z1
-	VDIVPD  Z1, Z0, Z0
-
-	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	ADDQ       $0x00000040, DX
-	ADDQ       $0x00000040, BX
-
-enterAhead:
-	SUBQ $0x00000008, CX
-	JGE  ahead
-	JMP  last
+	MOVQ p+8(FP), AX
+	MOVQ count+56(FP), CX
+	MOVQ ahead+64(FP), BX
+	XORQ DX, DX
 
 	// a cache line at a time
-plain:
+	JMP enter
+
+line:
 	// load p
 	VMOVUPD (AX)(DX*1), Z0
 	VSQRTPD Z0, Z1
 	VDIVPD  Z1, Z0, Z0
 	ADDQ    $0x00000040, DX
+	TESTQ   BX, BX
+	JZ      enter
 
-enterPlain:
-	SUBQ $0x00000008, CX
-	JGE  plain
+	// prefetch
+	PREFETCHT1 (AX)(BX*1)
+	ADDQ       $0x00000040, BX
 
-last:
+enter:
+	SUBQ  $0x00000008, CX
+	JGE   line
 	ADDQ  $0x00000008, CX
 	TESTQ CX, CX
 	JZ    done
@@ -5548,7 +4205,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VMOVUPD (CX), Z4

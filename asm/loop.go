@@ -38,39 +38,26 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	XORQ(v.offset, v.offset)
 	lanes := isa.width / t.size
 
-	pass := func() {
-		for v.disp = 0; v.disp < Pass; v.disp += isa.width {
-			k.Body(v)
-		}
-		v.disp = 0
-	}
 	vectors := Pass / isa.width
 
+	Comment("a cache line at a time")
+	JMP(LabelRef("enter"))
+	Label("line")
+	for v.disp = 0; v.disp < Pass; v.disp += isa.width {
+		k.Body(v)
+	}
+	v.disp = 0
+	ADDQ(U32(Pass), v.offset)
 	TESTQ(front, front)
-	JZ(LabelRef("enterPlain"))
-	Comment("a cache line at a time, with prefetch")
-	JMP(LabelRef("enterAhead"))
-	Label("ahead")
-	pass()
+	JZ(LabelRef("enter"))
 	Comment("prefetch")
 	for _, name := range k.Streams {
 		PREFETCHT1(Mem{Base: v.streams[name], Index: front, Scale: 1})
 	}
-	ADDQ(U32(Pass), v.offset)
 	ADDQ(U32(Pass), front)
-	Label("enterAhead")
+	Label("enter")
 	SUBQ(U32(vectors*lanes), n)
-	JGE(LabelRef("ahead"))
-	JMP(LabelRef("last"))
-
-	Comment("a cache line at a time")
-	Label("plain")
-	pass()
-	ADDQ(U32(Pass), v.offset)
-	Label("enterPlain")
-	SUBQ(U32(vectors*lanes), n)
-	JGE(LabelRef("plain"))
-	Label("last")
+	JGE(LabelRef("line"))
 	ADDQ(U32(vectors*lanes), n)
 
 	if vectors > 1 {
