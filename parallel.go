@@ -148,7 +148,9 @@ func (p *pool) run(t task, shards, pieces int) {
 	slot.pending.Store(int32(slot.shards * pieces))
 	slot.left.Store(int32(pieces))
 	for _, h := range helpers {
-		h.left[s].Store(int32(pieces))
+		h.left[s].Store(int32(pieces)) // those that are awake can begin
+	}
+	for _, h := range helpers {
 		h.rouse()
 	}
 	slot.work(0, &slot.left)
