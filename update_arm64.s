@@ -71,7 +71,7 @@
 #define hi     31
 
 // COEFFICIENT loads field i of scalars.
-#define COEFFICIENT(i, d) \
+#define COEFFICIENT(d, i) \
 	FMOV ((i)*size)(atC), F(d) \
 	VDUP(d, d)
 
@@ -124,15 +124,15 @@
 // one; and what it does to one vector of each.
 
 #define PNM_COEFFICIENTS \
-	COEFFICIENT(0, gs)     \
-	COEFFICIENT(1, l2)     \
-	COEFFICIENT(2, keep)   \
-	COEFFICIENT(3, beta1)  \
-	COEFFICIENT(4, alpha1) \
-	COEFFICIENT(7, k1)     \
-	COEFFICIENT(8, k2)     \
-	COEFFICIENT(11, lo)    \
-	COEFFICIENT(12, hi)
+	COEFFICIENT(gs, 0)     \
+	COEFFICIENT(l2, 1)     \
+	COEFFICIENT(keep, 2)   \
+	COEFFICIENT(beta1, 3)  \
+	COEFFICIENT(alpha1, 4) \
+	COEFFICIENT(k1, 7)     \
+	COEFFICIENT(k2, 8)     \
+	COEFFICIENT(lo, 11)    \
+	COEFFICIENT(hi, 12)
 #define PNM_STREAMS(DO) \
 	DO(atP, p0, p01) \
 	DO(atG, g0, g01) \
@@ -149,10 +149,10 @@
 
 #define ADAPNM_COEFFICIENTS \
 	PNM_COEFFICIENTS       \
-	COEFFICIENT(5, beta2)  \
-	COEFFICIENT(6, alpha2) \
-	COEFFICIENT(9, r)      \
-	COEFFICIENT(10, eps)
+	COEFFICIENT(beta2, 5)  \
+	COEFFICIENT(alpha2, 6) \
+	COEFFICIENT(r, 9)      \
+	COEFFICIENT(eps, 10)
 #define ADAPNM_STREAMS(DO) \
 	PNM_STREAMS(DO) \
 	DO(atV, v0, v01)
@@ -425,8 +425,10 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	VFADD(16+i, i, i)
 
 #define LANES_F32 \
-	VLD1.P 64(atG), [V16.B16, V17.B16, V18.B16, V19.B16] \
-	VLD1.P 64(atG), [V20.B16, V21.B16, V22.B16, V23.B16] \
+	FLDPQ 0(atG), (F16, F17) \
+	FLDPQ 32(atG), (F18, F19) \
+	FLDPQ 64(atG), (F20, F21) \
+	FLDPQ 96(atG), (F22, F23) \
 	SQUARES_F32(0) \
 	SQUARES_F32(1) \
 	SQUARES_F32(2) \
@@ -434,29 +436,35 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	SQUARES_F32(4) \
 	SQUARES_F32(5) \
 	SQUARES_F32(6) \
-	SQUARES_F32(7)
+	SQUARES_F32(7) \
+	ADD $128, atG
 
 #define LANES_F64 \
-	VLD1.P 64(atG), [V16.B16, V17.B16, V18.B16, V19.B16] \
-	VLD1.P 64(atG), [V20.B16, V21.B16, V22.B16, V23.B16] \
-	VLD1.P 64(atG), [V24.B16, V25.B16, V26.B16, V27.B16] \
-	VLD1.P 64(atG), [V28.B16, V29.B16, V30.B16, V31.B16] \
-	SQUARES_F64(0)  \
-	SQUARES_F64(1)  \
-	SQUARES_F64(2)  \
-	SQUARES_F64(3)  \
-	SQUARES_F64(4)  \
-	SQUARES_F64(5)  \
-	SQUARES_F64(6)  \
-	SQUARES_F64(7)  \
-	SQUARES_F64(8)  \
-	SQUARES_F64(9)  \
+	FLDPQ 0(atG), (F16, F17) \
+	FLDPQ 32(atG), (F18, F19) \
+	FLDPQ 64(atG), (F20, F21) \
+	FLDPQ 96(atG), (F22, F23) \
+	FLDPQ 128(atG), (F24, F25) \
+	FLDPQ 160(atG), (F26, F27) \
+	FLDPQ 192(atG), (F28, F29) \
+	FLDPQ 224(atG), (F30, F31) \
+	SQUARES_F64(0) \
+	SQUARES_F64(1) \
+	SQUARES_F64(2) \
+	SQUARES_F64(3) \
+	SQUARES_F64(4) \
+	SQUARES_F64(5) \
+	SQUARES_F64(6) \
+	SQUARES_F64(7) \
+	SQUARES_F64(8) \
+	SQUARES_F64(9) \
 	SQUARES_F64(10) \
 	SQUARES_F64(11) \
 	SQUARES_F64(12) \
 	SQUARES_F64(13) \
 	SQUARES_F64(14) \
-	SQUARES_F64(15)
+	SQUARES_F64(15) \
+	ADD $256, atG
 
 #define PREFETCH_F32 \
 	ADD  front, atG, addr  \
