@@ -134,6 +134,36 @@ func TestTiersAgree(t *testing.T) {
 	})
 }
 
+// sumsLikeReference adds squares to sums that are not zero, by the active tier and by the reference.
+func sumsLikeReference[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
+	t.Helper()
+	if active == generic {
+		return
+	}
+	for n := lanes; n <= 4*lanes; n += lanes {
+		for _, values := range [][]T{lcg[T](rng.Uint64(), n), random[T](rng, n)} {
+			g := place(n)
+			copy(g, values)
+			got := [lanes]float64(lcg[float64](rng.Uint64(), lanes))
+			want := got
+			sumSquaresAssembly(&got, g, rng.IntN(2)*prefetchAhead)
+			sumSquaresGeneric(&want, g)
+			wantSame(t, fmt.Sprintf("%d elements of %T: sums", n, *new(T)), got[:], want[:])
+		}
+	}
+}
+
+// Every tier adds each square to the sum of its lane.
+func TestSumSquaresAgree(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(13, 14))
+		for at := range lanes {
+			sumsLikeReference(t, rng, func(n int) []float32 { return make([]float32, at+n)[at:] })
+			sumsLikeReference(t, rng, func(n int) []float64 { return make([]float64, at+n)[at:] })
+		}
+	})
+}
+
 // A call into assembly ends after maxCall elements; the borders between calls leave no trace.
 func TestLongTensor(t *testing.T) {
 	perTier(t, func(t *testing.T) {
