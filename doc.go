@@ -6,8 +6,8 @@
 // number of the step: these allocate nothing and keep nothing. A trainer that wants the state kept for it builds an
 // [Optimizer] over its parameters.
 //
-// On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them: see [ISA]. Large slices of the caller's own
-// should not all begin at the same offset within a page, as Go's do: docs/performance.md tells why, and how.
+// On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them, on arm64 for NEON: see [ISA]. Large slices of
+// the caller's own should not all begin at the same offset within a page, as Go's do: docs/performance.md tells why, and how.
 //
 // # The update
 //
@@ -30,9 +30,9 @@
 //     that update_generic.go shows: no fused multiply-add, no reassociation, no flush-to-zero, no approximate reciprocals.
 //     The coefficients (k1, 1−β1², …) are computed once per step in float64 and rounded once to the element type. NumPy in
 //     the same type, operation by operation, gives the same bits.
-//  2. The result is the same, bit for bit, with AVX-512, AVX2 or plain Go, on every architecture, for any way of cutting a
-//     tensor into pieces, any alignment and any position of an element in its slice. Only the payload and the sign of a NaN
-//     are exempt.
+//  2. The result is the same, bit for bit, with AVX-512, AVX2, NEON or plain Go, on every architecture, for any way of
+//     cutting a tensor into pieces, any alignment and any position of an element in its slice. Only the payload and the sign
+//     of a NaN are exempt.
 //  3. NaN and ±Inf in a gradient reach the state and the parameters, and max(vmax, v) never loses a NaN.
 //  4. Anything reduced over elements accumulates in float64, in fixed blocks and a fixed tree. (No call of this version
 //     reduces; this rule binds those that will, such as the gradient norm.)

@@ -6,9 +6,9 @@
 // are the instructions, the registers, the steps of the equations, the rules, the loop, and then the functions, once for
 // each element type.
 
-// Instructions that Go's assembler lacks, as it would write them: the operands are numbers of registers, the first
-// source (n) second, the destination (d) last. So VFSUB(m, n, d) is d = n − m, VFDIV(m, n, d) is d = n / m. Arrangement is
-// S4 or D2, by sz. internal/inspect checks that each is the instruction of its name.
+// Instructions that Go 1.26's assembler lacks, with their operands in its order but registers by number: VFSUB(m, n, d) is
+// d = n − m, VFDIV(m, n, d) is d = n / m. Their arrangement is S4 or D2, by sz. internal/inspect checks that each is the
+// instruction of its name; where the assembler has that, a macro may become it.
 #define VFADD(m, n, d)  WORD $(0x4E20D400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFSUB(m, n, d)  WORD $(0x4EA0D400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFMUL(m, n, d)  WORD $(0x6E20DC00 | sz<<22 | (m)<<16 | (n)<<5 | (d))
@@ -18,20 +18,20 @@
 #define VFSQRT(n, d)    WORD $(0x6EA1F800 | sz<<22 | (n)<<5 | (d))
 #define VFCVTL(n, d)    WORD $(0x0E617800 | (n)<<5 | (d)) // the lower two float32 as float64
 #define VFCVTL2(n, d)   WORD $(0x4E617800 | (n)<<5 | (d)) // the upper two
-#define VDUP(n, d)      WORD $(0x4E000400 | size<<16 | (n)<<5 | (d)) // element 0; Go has it, but not for a register's number
+#define VDUP(n, d)      WORD $(0x4E000400 | size<<16 | (n)<<5 | (d)) // of element 0; Go has it, but not by number
 
 // Addresses: of the coefficients and, in each stream, of what comes next.
-#define atC   R0
-#define atP   R1
-#define atG   R2
-#define atM   R3
-#define atN   R4
-#define atV   R5
-#define atX   R6
-#define atSums R10
-#define left  R7 // elements
-#define front R8 // how far to prefetch in front of the loads, in bytes
-#define addr  R9
+#define atC    R0
+#define atP    R1
+#define atG    R2
+#define atM    R3
+#define atN    R4
+#define atV    R5
+#define atX    R6
+#define atSums R1
+#define left   R7 // elements
+#define front  R8 // how far to prefetch in front of the loads, in bytes
+#define addr   R9
 
 // Two vectors of each stream: their numbers, and the pair for loads and stores.
 #define p0  0
@@ -79,10 +79,10 @@
 // g = max(min(g, hi), lo)         NaN if g is
 // g = g + l2·p
 #define GRADIENT(p, g, t) \
-	VFMUL(g, gs, g)  \
-	VFMIN(hi, g, g)  \
-	VFMAX(lo, g, g)  \
-	VFMUL(p, l2, t)  \
+	VFMUL(g, gs, g) \
+	VFMIN(hi, g, g) \
+	VFMAX(lo, g, g) \
+	VFMUL(p, l2, t) \
 	VFADD(t, g, g)
 
 // m = β1²·m + (1−β1²)·g
@@ -110,8 +110,8 @@
 
 // u = u / (√w·r + ε)
 #define DIVIDE(u, w, t) \
-	VFSQRT(w, t)    \
-	VFMUL(r, t, t)  \
+	VFSQRT(w, t)     \
+	VFMUL(r, t, t)   \
 	VFADD(eps, t, t) \
 	VFDIV(t, u, u)
 
@@ -194,51 +194,51 @@
 // LOOP applies a rule to all elements: a cache line of each stream at a time, then a vector, then an element. An element
 // is alone in its vector, so that all go through the same instructions.
 #define LOOP(STREAMS, WRITES, RULE) \
-	CBZ  front, enterPlain       \
-	B    enterAhead              \
+	CBZ  front, enterPlain           \
+	B    enterAhead                  \
 ahead: \
-	STREAMS(PREFETCH)            \
-	LINE(STREAMS, WRITES, RULE)  \
+	STREAMS(PREFETCH)                \
+	LINE(STREAMS, WRITES, RULE)      \
 enterAhead: \
-	SUBS $(64/size), left        \
-	BGE  ahead                   \
-	B    rest                    \
+	SUBS $(64/size), left            \
+	BGE  ahead                       \
+	B    rest                        \
 plain: \
-	LINE(STREAMS, WRITES, RULE)  \
+	LINE(STREAMS, WRITES, RULE)      \
 enterPlain: \
-	SUBS $(64/size), left        \
-	BGE  plain                   \
+	SUBS $(64/size), left            \
+	BGE  plain                       \
 rest: \
-	ADD  $(64/size), left        \
-	B    enterVector             \
+	ADD  $(64/size), left            \
+	B    enterVector                 \
 vector: \
-	STREAMS(LOAD_VECTOR)         \
+	STREAMS(LOAD_VECTOR)             \
 	RULE(p0, g0, m0, n0, v0, x0, t0) \
-	WRITES(STORE_VECTOR)         \
-	STREAMS(NEXT_VECTOR)         \
+	WRITES(STORE_VECTOR)             \
+	STREAMS(NEXT_VECTOR)             \
 enterVector: \
-	SUBS $(16/size), left        \
-	BGE  vector                  \
-	ADDS $(16/size), left        \
-	BEQ  done                    \
+	SUBS $(16/size), left            \
+	BGE  vector                      \
+	ADDS $(16/size), left            \
+	BEQ  done                        \
 element: \
-	STREAMS(LOAD_ELEMENT)        \
+	STREAMS(LOAD_ELEMENT)            \
 	RULE(p0, g0, m0, n0, v0, x0, t0) \
-	WRITES(STORE_ELEMENT)        \
-	STREAMS(NEXT_ELEMENT)        \
-	SUBS $1, left                \
-	BNE  element                 \
+	WRITES(STORE_ELEMENT)            \
+	STREAMS(NEXT_ELEMENT)            \
+	SUBS $1, left                    \
+	BNE  element                     \
 done:
 
 #define LINE(STREAMS, WRITES, RULE) \
-	STREAMS(LOAD_LOWER)  \
+	STREAMS(LOAD_LOWER)              \
 	RULE(p0, g0, m0, n0, v0, x0, t0) \
 	RULE(p1, g1, m1, n1, v1, x1, t1) \
-	WRITES(STORE_LOWER)  \
-	STREAMS(LOAD_UPPER)  \
+	WRITES(STORE_LOWER)              \
+	STREAMS(LOAD_UPPER)              \
 	RULE(p0, g0, m0, n0, v0, x0, t0) \
 	RULE(p1, g1, m1, n1, v1, x1, t1) \
-	WRITES(STORE_UPPER)  \
+	WRITES(STORE_UPPER)              \
 	STREAMS(NEXT_LINE)
 
 // What LOOP does to a stream. A load of one element sets the rest of the register to zero.
@@ -412,11 +412,11 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 
 // The squares of four float32 in V(16+i), added to lanes 4·i … 4·i+3.
 #define SQUARES_F32(i) \
-	VFCVTL(16+i, 24+i)        \
-	VFCVTL2(16+i, 16+i)       \
-	VFMUL(24+i, 24+i, 24+i)   \
-	VFMUL(16+i, 16+i, 16+i)   \
-	VFADD(24+i, 2*i, 2*i)     \
+	VFCVTL(16+i, 24+i)      \
+	VFCVTL2(16+i, 16+i)     \
+	VFMUL(24+i, 24+i, 24+i) \
+	VFMUL(16+i, 16+i, 16+i) \
+	VFADD(24+i, 2*i, 2*i)   \
 	VFADD(16+i, 2*i+1, 2*i+1)
 
 // The squares of two float64 in V(16+i), added to lanes 2·i and 2·i+1.
@@ -424,48 +424,50 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	VFMUL(16+i, 16+i, 16+i) \
 	VFADD(16+i, i, i)
 
+// One element for each lane.
 #define LANES_F32 \
-	FLDPQ 0(atG), (F16, F17) \
+	FLDPQ (atG), (F16, F17)   \
 	FLDPQ 32(atG), (F18, F19) \
 	FLDPQ 64(atG), (F20, F21) \
 	FLDPQ 96(atG), (F22, F23) \
-	SQUARES_F32(0) \
-	SQUARES_F32(1) \
-	SQUARES_F32(2) \
-	SQUARES_F32(3) \
-	SQUARES_F32(4) \
-	SQUARES_F32(5) \
-	SQUARES_F32(6) \
-	SQUARES_F32(7) \
+	SQUARES_F32(0)            \
+	SQUARES_F32(1)            \
+	SQUARES_F32(2)            \
+	SQUARES_F32(3)            \
+	SQUARES_F32(4)            \
+	SQUARES_F32(5)            \
+	SQUARES_F32(6)            \
+	SQUARES_F32(7)            \
 	ADD $128, atG
 
 #define LANES_F64 \
-	FLDPQ 0(atG), (F16, F17) \
-	FLDPQ 32(atG), (F18, F19) \
-	FLDPQ 64(atG), (F20, F21) \
-	FLDPQ 96(atG), (F22, F23) \
+	FLDPQ (atG), (F16, F17)    \
+	FLDPQ 32(atG), (F18, F19)  \
+	FLDPQ 64(atG), (F20, F21)  \
+	FLDPQ 96(atG), (F22, F23)  \
 	FLDPQ 128(atG), (F24, F25) \
 	FLDPQ 160(atG), (F26, F27) \
 	FLDPQ 192(atG), (F28, F29) \
 	FLDPQ 224(atG), (F30, F31) \
-	SQUARES_F64(0) \
-	SQUARES_F64(1) \
-	SQUARES_F64(2) \
-	SQUARES_F64(3) \
-	SQUARES_F64(4) \
-	SQUARES_F64(5) \
-	SQUARES_F64(6) \
-	SQUARES_F64(7) \
-	SQUARES_F64(8) \
-	SQUARES_F64(9) \
-	SQUARES_F64(10) \
-	SQUARES_F64(11) \
-	SQUARES_F64(12) \
-	SQUARES_F64(13) \
-	SQUARES_F64(14) \
-	SQUARES_F64(15) \
+	SQUARES_F64(0)             \
+	SQUARES_F64(1)             \
+	SQUARES_F64(2)             \
+	SQUARES_F64(3)             \
+	SQUARES_F64(4)             \
+	SQUARES_F64(5)             \
+	SQUARES_F64(6)             \
+	SQUARES_F64(7)             \
+	SQUARES_F64(8)             \
+	SQUARES_F64(9)             \
+	SQUARES_F64(10)            \
+	SQUARES_F64(11)            \
+	SQUARES_F64(12)            \
+	SQUARES_F64(13)            \
+	SQUARES_F64(14)            \
+	SQUARES_F64(15)            \
 	ADD $256, atG
 
+// The cache lines that LANES reads.
 #define PREFETCH_F32 \
 	ADD  front, atG, addr  \
 	PRFM (addr), PLDL1KEEP \
@@ -475,27 +477,28 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	PRFM 128(addr), PLDL1KEEP \
 	PRFM 192(addr), PLDL1KEEP
 
+// SUM adds the squares of all elements, a positive multiple of 32, to the sums.
 #define SUM(LANES, PREFETCH_LANES) \
-	MOVD atSums, addr \
+	MOVD atSums, addr                                 \
 	VLD1.P 64(addr), [V0.D2, V1.D2, V2.D2, V3.D2]     \
 	VLD1.P 64(addr), [V4.D2, V5.D2, V6.D2, V7.D2]     \
 	VLD1.P 64(addr), [V8.D2, V9.D2, V10.D2, V11.D2]   \
 	VLD1.P 64(addr), [V12.D2, V13.D2, V14.D2, V15.D2] \
-	CBZ  front, plain   \
+	CBZ  front, plain                                 \
 ahead: \
-	PREFETCH_LANES      \
-	LANES               \
-	SUBS $32, left      \
-	BNE  ahead          \
-	B    done           \
+	PREFETCH_LANES                                    \
+	LANES                                             \
+	SUBS $32, left                                    \
+	BNE  ahead                                        \
+	B    done                                         \
 plain: \
-	LANES               \
-	SUBS $32, left      \
-	BNE  plain          \
+	LANES                                             \
+	SUBS $32, left                                    \
+	BNE  plain                                        \
 done: \
-	VST1.P [V0.D2, V1.D2, V2.D2, V3.D2], 64(atSums)     \
-	VST1.P [V4.D2, V5.D2, V6.D2, V7.D2], 64(atSums)     \
-	VST1.P [V8.D2, V9.D2, V10.D2, V11.D2], 64(atSums)   \
+	VST1.P [V0.D2, V1.D2, V2.D2, V3.D2], 64(atSums)   \
+	VST1.P [V4.D2, V5.D2, V6.D2, V7.D2], 64(atSums)   \
+	VST1.P [V8.D2, V9.D2, V10.D2, V11.D2], 64(atSums) \
 	VST1.P [V12.D2, V13.D2, V14.D2, V15.D2], 64(atSums)
 
 // func sumSquaresF32NEON(sums *float64, grad *float32, count, ahead int)
