@@ -36,6 +36,7 @@ const (
 	generic tier = "generic" // plain Go
 	avx2    tier = "avx2"
 	avx512  tier = "avx512" // F, DQ, BW, VL
+	neon    tier = "neon"
 )
 
 // active is the tier that runs; errISA is set if the environment asks for one that cannot.
@@ -56,9 +57,9 @@ func choose(pin string, available []tier) (tier, error) {
 	return generic, &ISAError{pin, names}
 }
 
-// ISA returns the name of the implementation that runs: "generic", "avx2" or "avx512". It is the best one that the CPU,
-// the operating system and the build (-tags purego leaves only generic) allow, unless the environment variable PNM_ISA
-// names another. All of them give the same bits.
+// ISA returns the name of the implementation that runs: "generic", "avx2" or "avx512" on amd64, "neon" on arm64. It is
+// the best one that the CPU, the operating system and the build (-tags purego leaves only generic) allow, unless the
+// environment variable PNM_ISA names another. All of them give the same bits.
 //
 // If PNM_ISA names one that is unknown or not available, every update and every optimizer returns an *ISAError.
 func ISA() string { return string(active) }

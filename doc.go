@@ -6,9 +6,9 @@
 // number of the step: these allocate nothing and keep nothing. A trainer that wants the state kept for it builds an
 // [Optimizer] over its parameters.
 //
-// On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them: see [ISA]. Large steps, also those over
-// thousands of small tensors, are shared among goroutines: see [Pool]. Large slices of the caller's own should not all begin
-// at the same offset within a page, as Go's do: [Alloc] sees to that.
+// On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them, on arm64 for NEON: see [ISA]. Large steps, also
+// those over thousands of small tensors, are shared among goroutines: see [Pool]. Large slices of the caller's own should
+// not all begin at the same offset within a page, as Go's do: [Alloc] sees to that.
 //
 // What trainers do around a step is part of it, in the same pass over memory, where [Options] ask for it: dividing out a
 // loss scale, clipping by global norm and by value, skipping steps that are not finite, zeroing the gradients.
@@ -35,9 +35,9 @@
 //     that update_generic.go shows: no fused multiply-add, no reassociation, no flush-to-zero, no approximate reciprocals.
 //     The coefficients (k1, 1−β1², …) are computed once per step in float64 and rounded once to the element type. NumPy in
 //     the same type, operation by operation, gives the same bits.
-//  2. The result is the same, bit for bit, with AVX-512, AVX2 or plain Go, on every architecture, for any way of cutting a
-//     tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Only the payload
-//     and the sign of a NaN are exempt.
+//  2. The result is the same, bit for bit, with AVX-512, AVX2, NEON or plain Go, on every architecture, for any way of
+//     cutting a tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Only
+//     the payload and the sign of a NaN are exempt.
 //  3. NaN and ±Inf in a gradient reach the state and the parameters, unless the caller asked for such steps to be skipped;
 //     max(vmax, v) never loses a NaN, and neither does clipping.
 //  4. What is reduced over elements, the gradient norm, accumulates in float64, in fixed blocks and a fixed tree that

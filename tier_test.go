@@ -134,6 +134,36 @@ func TestTiersAgree(t *testing.T) {
 	})
 }
 
+// sumsLikeReference adds squares to sums that are not zero, by the active tier and by the reference.
+func sumsLikeReference[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
+	t.Helper()
+	if active == generic {
+		return
+	}
+	for n := lanes; n <= 4*lanes; n += lanes {
+		for _, values := range [][]T{lcg[T](rng.Uint64(), n), random[T](rng, n)} {
+			g := place(n)
+			copy(g, values)
+			got := [lanes]float64(lcg[float64](rng.Uint64(), lanes))
+			want := got
+			sumSquaresAssembly(&got, g, rng.IntN(2)*prefetchAhead)
+			sumSquaresGeneric(&want, g)
+			wantSame(t, fmt.Sprintf("%d elements of %T: sums", n, *new(T)), got[:], want[:])
+		}
+	}
+}
+
+// Every tier adds each square to the sum of its lane.
+func TestSumSquaresAgree(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(13, 14))
+		for at := range lanes {
+			sumsLikeReference(t, rng, func(n int) []float32 { return make([]float32, at+n)[at:] })
+			sumsLikeReference(t, rng, func(n int) []float64 { return make([]float64, at+n)[at:] })
+		}
+	})
+}
+
 // A call into assembly ends after maxCall elements; the borders between calls leave no trace.
 func TestLongTensor(t *testing.T) {
 	perTier(t, func(t *testing.T) {
@@ -171,28 +201,32 @@ func TestCutAnywhere(t *testing.T) {
 
 // These tests read the assembly and not package asm: what a test imports becomes part of every importer's go.sum.
 
-func readAssembly(t *testing.T) string {
-	text, err := os.ReadFile("update_amd64.s")
+func readAssembly(t *testing.T, arch string) string {
+	text, err := os.ReadFile("update_" + arch + ".s")
 	wantNoError(t, err)
 	return string(text)
 }
 
 // The assembly finds each coefficient where Go puts it.
 func TestScalarsLayout(t *testing.T) {
+	amd64, arm64 := readAssembly(t, "amd64"), readAssembly(t, "arm64")
 	for bits, layout := range map[string]reflect.Type{"S": reflect.TypeFor[scalars[float32]](), "D": reflect.TypeFor[scalars[float64]]()} {
-		seen := map[string]bool{}
-		loads := regexp.MustCompile(`// (\w+)\n\tVBROADCASTS`+bits+` +(\d*)\(\w+\)`).FindAllStringSubmatch(readAssembly(t), -1)
-		for _, load := range loads {
-			offset, _ := strconv.Atoi(load[2]) // none is 0
-			field, ok := layout.FieldByName(load[1])
-			if !ok || field.Offset != uintptr(offset) {
-				t.Errorf("the assembly takes %s from offset %d, in Go it is at %d", load[1], offset, field.Offset)
+		check := func(arch string, loads [][]string, unit uintptr) {
+			seen := map[string]bool{}
+			for _, load := range loads {
+				at, _ := strconv.Atoi(load[2]) // none is 0
+				field, ok := layout.FieldByName(load[1])
+				if !ok || field.Offset != uintptr(at)*unit {
+					t.Errorf("%s takes %s from %d·%d bytes, in Go it is at %d", arch, load[1], at, unit, field.Offset)
+				}
+				seen[load[1]] = true
 			}
-			seen[load[1]] = true
+			if len(seen) != layout.NumField() {
+				t.Errorf("%s loads %v", arch, seen)
+			}
 		}
-		if len(seen) != layout.NumField() {
-			t.Errorf("the assembly loads %v", seen)
-		}
+		check("amd64", regexp.MustCompile(`// (\w+)\n\tVBROADCASTS`+bits+` +(\d*)\(\w+\)`).FindAllStringSubmatch(amd64, -1), 1)
+		check("arm64", regexp.MustCompile(`\tCOEFFICIENT\((\w+), (\d+)\)`).FindAllStringSubmatch(arm64, -1), layout.Field(0).Type.Size())
 	}
 }
 
@@ -201,7 +235,7 @@ func TestScalarsLayout(t *testing.T) {
 func TestAssemblyText(t *testing.T) {
 	fused := regexp.MustCompile(`\bVFN?M(ADD|SUB)`)
 	wide := regexp.MustCompile(`\b([XYZ](1[6-9]|2[0-9]|3[01])|Z[0-9]+|K[0-7])\b`)
-	functions := strings.Split(readAssembly(t), "\nTEXT ·")[1:]
+	functions := strings.Split(readAssembly(t, "amd64"), "\nTEXT ·")[1:]
 	stubs, err := os.ReadFile("update_amd64.go")
 	wantNoError(t, err)
 	if n := strings.Count(string(stubs), "\nfunc "); len(functions) != n || n == 0 {

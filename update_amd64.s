@@ -1477,45 +1477,9 @@ TEXT ·sumSquaresF32AVX2(SB), NOSPLIT, $0-32
 	VMOVUPD 224(AX), Y7
 
 	// sums = sums + grad·grad, in float64
-	TESTQ BX, BX
-	JZ    plainEnter
-	JMP   aheadEnter
+	JMP enter
 
-ahead:
-	VCVTPS2PD  (CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y0, Y0
-	VCVTPS2PD  16(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y1, Y1
-	VCVTPS2PD  32(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y2, Y2
-	VCVTPS2PD  48(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y3, Y3
-	VCVTPS2PD  64(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y4, Y4
-	VCVTPS2PD  80(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y5, Y5
-	VCVTPS2PD  96(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y6, Y6
-	VCVTPS2PD  112(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y7, Y7
-	PREFETCHT0 (CX)(BX*1)
-	PREFETCHT0 64(CX)(BX*1)
-	ADDQ       $0x00000080, CX
-
-aheadEnter:
-	CMPQ CX, DX
-	JNE  ahead
-	JMP  done
-
-plain:
+line:
 	VCVTPS2PD (CX), Y8
 	VMULPD    Y8, Y8, Y8
 	VADDPD    Y8, Y0, Y0
@@ -1541,12 +1505,16 @@ plain:
 	VMULPD    Y8, Y8, Y8
 	VADDPD    Y8, Y7, Y7
 	ADDQ      $0x00000080, CX
+	TESTQ     BX, BX
+	JZ        enter
 
-plainEnter:
-	CMPQ CX, DX
-	JNE  plain
+	// prefetch
+	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 64(CX)(BX*1)
 
-done:
+enter:
+	CMPQ    CX, DX
+	JNE     line
 	VMOVUPD Y0, (AX)
 	VMOVUPD Y1, 32(AX)
 	VMOVUPD Y2, 64(AX)
@@ -2547,47 +2515,9 @@ TEXT ·sumSquaresF64AVX2(SB), NOSPLIT, $0-32
 	VMOVUPD 224(AX), Y7
 
 	// sums = sums + grad·grad, in float64
-	TESTQ BX, BX
-	JZ    plainEnter
-	JMP   aheadEnter
+	JMP enter
 
-ahead:
-	VMOVUPD    (CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y0, Y0
-	VMOVUPD    32(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y1, Y1
-	VMOVUPD    64(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y2, Y2
-	VMOVUPD    96(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y3, Y3
-	VMOVUPD    128(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y4, Y4
-	VMOVUPD    160(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y5, Y5
-	VMOVUPD    192(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y6, Y6
-	VMOVUPD    224(CX), Y8
-	VMULPD     Y8, Y8, Y8
-	VADDPD     Y8, Y7, Y7
-	PREFETCHT0 (CX)(BX*1)
-	PREFETCHT0 64(CX)(BX*1)
-	PREFETCHT0 128(CX)(BX*1)
-	PREFETCHT0 192(CX)(BX*1)
-	ADDQ       $0x00000100, CX
-
-aheadEnter:
-	CMPQ CX, DX
-	JNE  ahead
-	JMP  done
-
-plain:
+line:
 	VMOVUPD (CX), Y8
 	VMULPD  Y8, Y8, Y8
 	VADDPD  Y8, Y0, Y0
@@ -2613,12 +2543,18 @@ plain:
 	VMULPD  Y8, Y8, Y8
 	VADDPD  Y8, Y7, Y7
 	ADDQ    $0x00000100, CX
+	TESTQ   BX, BX
+	JZ      enter
 
-plainEnter:
-	CMPQ CX, DX
-	JNE  plain
+	// prefetch
+	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 64(CX)(BX*1)
+	PREFETCHT0 128(CX)(BX*1)
+	PREFETCHT0 192(CX)(BX*1)
 
-done:
+enter:
+	CMPQ    CX, DX
+	JNE     line
 	VMOVUPD Y0, (AX)
 	VMOVUPD Y1, 32(AX)
 	VMOVUPD Y2, 64(AX)
@@ -3517,33 +3453,9 @@ TEXT ·sumSquaresF32AVX512(SB), NOSPLIT, $0-32
 	VMOVUPD 192(AX), Z3
 
 	// sums = sums + grad·grad, in float64
-	TESTQ BX, BX
-	JZ    plainEnter
-	JMP   aheadEnter
+	JMP enter
 
-ahead:
-	VCVTPS2PD  (CX), Z4
-	VMULPD     Z4, Z4, Z4
-	VADDPD     Z4, Z0, Z0
-	VCVTPS2PD  32(CX), Z4
-	VMULPD     Z4, Z4, Z4
-	VADDPD     Z4, Z1, Z1
-	VCVTPS2PD  64(CX), Z4
-	VMULPD     Z4, Z4, Z4
-	VADDPD     Z4, Z2, Z2
-	VCVTPS2PD  96(CX), Z4
-	VMULPD     Z4, Z4, Z4
-	VADDPD     Z4, Z3, Z3
-	PREFETCHT0 (CX)(BX*1)
-	PREFETCHT0 64(CX)(BX*1)
-	ADDQ       $0x00000080, CX
-
-aheadEnter:
-	CMPQ CX, DX
-	JNE  ahead
-	JMP  done
-
-plain:
+line:
 	VCVTPS2PD (CX), Z4
 	VMULPD    Z4, Z4, Z4
 	VADDPD    Z4, Z0, Z0
@@ -3557,12 +3469,16 @@ plain:
 	VMULPD    Z4, Z4, Z4
 	VADDPD    Z4, Z3, Z3
 	ADDQ      $0x00000080, CX
+	TESTQ     BX, BX
+	JZ        enter
 
-plainEnter:
-	CMPQ CX, DX
-	JNE  plain
+	// prefetch
+	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 64(CX)(BX*1)
 
-done:
+enter:
+	CMPQ    CX, DX
+	JNE     line
 	VMOVUPD Z0, (AX)
 	VMOVUPD Z1, 64(AX)
 	VMOVUPD Z2, 128(AX)
@@ -4178,35 +4094,9 @@ TEXT ·sumSquaresF64AVX512(SB), NOSPLIT, $0-32
 	VMOVUPD 192(AX), Z3
 
 	// sums = sums + grad·grad, in float64
-	TESTQ BX, BX
-	JZ    plainEnter
-	JMP   aheadEnter
+	JMP enter
 
-ahead:
-	VMOVUPD    (CX), Z4
-	VMULPD     Z4, Z4, Z4
-	VADDPD     Z4, Z0, Z0
-	VMOVUPD    64(CX), Z4
-	VMULPD     Z4, Z4, Z4
-	VADDPD     Z4, Z1, Z1
-	VMOVUPD    128(CX), Z4
-	VMULPD     Z4, Z4, Z4
-	VADDPD     Z4, Z2, Z2
-	VMOVUPD    192(CX), Z4
-	VMULPD     Z4, Z4, Z4
-	VADDPD     Z4, Z3, Z3
-	PREFETCHT0 (CX)(BX*1)
-	PREFETCHT0 64(CX)(BX*1)
-	PREFETCHT0 128(CX)(BX*1)
-	PREFETCHT0 192(CX)(BX*1)
-	ADDQ       $0x00000100, CX
-
-aheadEnter:
-	CMPQ CX, DX
-	JNE  ahead
-	JMP  done
-
-plain:
+line:
 	VMOVUPD (CX), Z4
 	VMULPD  Z4, Z4, Z4
 	VADDPD  Z4, Z0, Z0
@@ -4220,12 +4110,18 @@ plain:
 	VMULPD  Z4, Z4, Z4
 	VADDPD  Z4, Z3, Z3
 	ADDQ    $0x00000100, CX
+	TESTQ   BX, BX
+	JZ      enter
 
-plainEnter:
-	CMPQ CX, DX
-	JNE  plain
+	// prefetch
+	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 64(CX)(BX*1)
+	PREFETCHT0 128(CX)(BX*1)
+	PREFETCHT0 192(CX)(BX*1)
 
-done:
+enter:
+	CMPQ    CX, DX
+	JNE     line
 	VMOVUPD Z0, (AX)
 	VMOVUPD Z1, 64(AX)
 	VMOVUPD Z2, 128(AX)

@@ -40,37 +40,30 @@ func EmitSumSquares(t Type, isa ISA) {
 		acc[i] = isa.vec()
 		VMOVUPD(Mem{Base: sums, Disp: i * isa.width}, acc[i])
 	}
-	pass := func(label string, prefetch bool) {
-		Label(label)
-		for i := range acc {
-			x := isa.vec()
-			if from := (Mem{Base: grad, Disp: i * lanes * t.size}); t.size == 4 {
-				VCVTPS2PD(from, x)
-			} else {
-				VMOVUPD(from, x)
-			}
-			VMULPD(x, x, x)
-			VADDPD(x, acc[i], acc[i])
-		}
-		if prefetch {
-			for line := 0; line < Lanes*t.size; line += Pass {
-				PREFETCHT0(Mem{Base: grad, Index: front, Scale: 1, Disp: line})
-			}
-		}
-		ADDQ(U32(Lanes*t.size), grad)
-		Label(label + "Enter")
-		CMPQ(grad, end)
-		JNE(LabelRef(label))
-	}
 	Comment("sums = sums + grad·grad, in float64")
+	JMP(LabelRef("enter"))
+	Label("line")
+	for i := range acc {
+		x := isa.vec()
+		if from := (Mem{Base: grad, Disp: i * lanes * t.size}); t.size == 4 {
+			VCVTPS2PD(from, x)
+		} else {
+			VMOVUPD(from, x)
+		}
+		VMULPD(x, x, x)
+		VADDPD(x, acc[i], acc[i])
+	}
+	ADDQ(U32(Lanes*t.size), grad)
 	TESTQ(front, front)
-	JZ(LabelRef("plainEnter"))
-	JMP(LabelRef("aheadEnter"))
-	pass("ahead", true)
-	JMP(LabelRef("done"))
-	pass("plain", false)
+	JZ(LabelRef("enter"))
+	Comment("prefetch")
+	for line := 0; line < Lanes*t.size; line += Pass {
+		PREFETCHT0(Mem{Base: grad, Index: front, Scale: 1, Disp: line})
+	}
+	Label("enter")
+	CMPQ(grad, end)
+	JNE(LabelRef("line"))
 
-	Label("done")
 	for i := range acc {
 		VMOVUPD(acc[i], Mem{Base: sums, Disp: i * isa.width})
 	}

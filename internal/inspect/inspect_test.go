@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Every macro that encodes an instruction encodes the one that its name claims, with the operands in Go's order: that is
+// what the decoder of go tool objdump (golang.org/x/arch) sees in what the assembler makes of it, for every register.
+func TestEncodings(t *testing.T) {
+	macro := regexp.MustCompile(`(?m)^#define V(\w+)\((m, n, d|n, d)\) +WORD .*$`)
+	source := read(t, "update_arm64.s")
+	macros := macro.FindAllStringSubmatch(source, -1)
+	if n := strings.Count(source, "WORD "); n != len(macros) || n == 0 {
+		t.Fatalf("%d words, %d macros that this test understands", n, len(macros))
+	}
+	for _, s := range []struct {
+		size, sz        int
+		vector, element string
+	}{{4, 0, "4s", "s"}, {8, 1, "2d", "d"}} {
+		var program strings.Builder
+		fmt.Fprintf(&program, "#define size %d\n#define sz %d\n", s.size, s.sz)
+		for _, m := range macros {
+			fmt.Fprintln(&program, m[0])
+		}
+		fmt.Fprintln(&program, "TEXT ·encodings(SB), 4, $0-0")
+		var want []string
+		for _, mac := range macros {
+			name := strings.ToLower(mac[1])
+			for d := range 32 {
+				n, m := (d+11)%32, (d+23)%32
+				if mac[2] == "n, d" {
+					fmt.Fprintf(&program, "\tV%s(%d, %d)\n", mac[1], n, d)
+				} else {
+					fmt.Fprintf(&program, "\tV%s(%d, %d, %d)\n", mac[1], m, n, d)
+				}
+				switch name {
+				case "fsqrt":
+					want = append(want, fmt.Sprintf("%s v%d.%s, v%d.%[3]s", name, d, s.vector, n))
+				case "fcvtl":
+					want = append(want, fmt.Sprintf("%s v%d.2d, v%d.2s", name, d, n))
+				case "fcvtl2":
+					want = append(want, fmt.Sprintf("%s v%d.2d, v%d.4s", name, d, n))
+				case "dup":
+					want = append(want, fmt.Sprintf("%s v%d.%s, v%d.%s[0]", name, d, s.vector, n, s.element))
+				default:
+					want = append(want, fmt.Sprintf("%s v%d.%s, v%d.%[3]s, v%[5]d.%[3]s", name, d, s.vector, n, m))
+				}
+			}
+		}
+		file := filepath.Join(t.TempDir(), "encodings_arm64.s")
+		if err := os.WriteFile(file, []byte(program.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		functions, err := disassemble(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := functions["encodings"]
+		if len(got) != len(want) {
+			t.Fatalf("%d words, want %d", len(got), len(want))
+		}
+		for i := range want {
+			if got[i].text != want[i] {
+				t.Errorf("%s is %q, want %q", got[i].word, got[i].text, want[i])
+			}
+		}
+	}
+}
+
+// The arm64 kernels consist of these instructions, none of which is fused or an estimate. Those of floating point work on
+// vectors, and those on integers only on the registers that Go leaves to assembly.
+func TestInstructions(t *testing.T) {
+	known := regexp.MustCompile(`^(f(add|sub|mul|div|sqrt|max|min)|fcvtl2?|dup) v|` +
+		`^(ldr|ldp|ld1|str|stp|st1|prfm|add|adds|subs|mov|cbz|b|b\.eq|b\.ne|b\.ge) |^(ret|yield|isb( #15)?)$`)
+	reserved := regexp.MustCompile(`\b[xw](18|27|28|29|30)\b`)
+	functions, err := disassemble("../../update_arm64.s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(read(t, "update_arm64.go"), "\nfunc "); len(functions) != n || n == 0 {
+		t.Errorf("%d functions, %d stubs", len(functions), n)
+	}
+	for name, code := range functions {
+		for _, i := range code {
+			if !known.MatchString(i.text) || reserved.MatchString(i.text) {
+				t.Errorf("%s has %s: %q", name, i.word, i.text)
+			}
+		}
+		if last := code[len(code)-1]; last.text != "ret" {
+			t.Errorf("%s ends with %q", name, last.text)
+		}
+	}
+}
+
+// docs/performance.md has the table as it is now.
+func TestTable(t *testing.T) {
+	amd64, arm64, err := mainLoops("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := table(amd64, arm64)
+	if strings.Contains(want, "0.00") {
+		t.Errorf("loops were not found:\n%s", want)
+	}
+	if !strings.Contains(read(t, "docs/performance.md"), "\n"+want+"\n") {
+		t.Errorf("docs/performance.md does not have:\n%s", want)
+	}
+}

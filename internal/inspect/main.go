@@ -1,0 +1,163 @@
+// Inspect counts what the main loops of the kernels are made of: `go run ./internal/inspect` in the repository's root prints
+// the table of docs/performance.md. With -loop it prints one loop of an arm64 kernel instead, for llvm-mca.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+func main() {
+	log.SetFlags(0)
+	name := flag.String("loop", "", "print the main loop of this `kernel`, such as adapnmF32NEON")
+	flag.Parse()
+	amd64, arm64, err := mainLoops(".")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if *name == "" {
+		fmt.Print(table(amd64, arm64))
+		return
+	}
+	code, ok := arm64[*name]
+	if !ok {
+		log.Fatalf("there is no arm64 kernel %s", *name)
+	}
+	fmt.Printf("loop:\n\t%s\n", strings.Join(code, "\n\t"))
+}
+
+// mainLoops returns the instructions of each kernel's main loop, the one without prefetch, by the kernel's name.
+func mainLoops(root string) (amd64, arm64 map[string][]string, err error) {
+	text, err := os.ReadFile(filepath.Join(root, "update_amd64.s"))
+	if err != nil {
+		return nil, nil, err
+	}
+	code, err := disassemble(filepath.Join(root, "update_arm64.s"))
+	return amd64Loops(string(text)), arm64Loops(code), err
+}
+
+// amd64Loops reads the source, which has one instruction on a line: objdump does not know AVX-512.
+func amd64Loops(source string) map[string][]string {
+	loops := map[string][]string{}
+	instruction := regexp.MustCompile(`(?m)^\t([A-Z].*)$`)
+	for _, f := range regexp.MustCompile(`(?s)\nTEXT ·(\w+).*?\nline:\n(.*?)\n\t// prefetch\n.*?\nenter:(\n.*?J(?:GE|NE) +line\n)`).FindAllStringSubmatch(source, -1) {
+		for _, line := range instruction.FindAllStringSubmatch(f[2]+f[3], -1) {
+			loops[f[1]] = append(loops[f[1]], line[1])
+		}
+	}
+	return loops
+}
+
+// An instruction is a machine word of arm64, and what it means in GNU syntax.
+type instruction struct {
+	at   uint64
+	word string
+	text string
+}
+
+// disassemble assembles a file for arm64 and decodes what comes out, by function.
+func disassemble(file string) (map[string][]instruction, error) {
+	object, err := os.CreateTemp("", "*.o")
+	if err != nil {
+		return nil, err
+	}
+	object.Close()
+	defer os.Remove(object.Name())
+	root, err := goCommand("env", "GOROOT")
+	if err != nil {
+		return nil, err
+	}
+	include := filepath.Join(strings.TrimSpace(root), "pkg", "include")
+	if _, err := goCommand("tool", "asm", "-I", include, "-p", "pnm", "-o", object.Name(), file); err != nil {
+		return nil, err
+	}
+	listing, err := goCommand("tool", "objdump", "-gnu", object.Name())
+	if err != nil {
+		return nil, err
+	}
+	functions, name := map[string][]instruction{}, ""
+	line := regexp.MustCompile(`^\s+\S+\s+0x([0-9a-f]+)\s+([0-9a-f]{8})\s+.*?(?:// (.*?))?\s*$`)
+	for l := range strings.Lines(listing) {
+		if f, ok := strings.CutPrefix(l, "TEXT pnm."); ok {
+			name, _, _ = strings.Cut(f, "(SB)")
+		} else if i := line.FindStringSubmatch(l); i != nil && i[2] != "00000000" { // which fills the space between functions
+			at, _ := strconv.ParseUint(i[1], 16, 64)
+			functions[name] = append(functions[name], instruction{at, i[2], i[3]})
+		}
+	}
+	return functions, nil
+}
+
+func goCommand(args ...string) (string, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Env = append(os.Environ(), "GOARCH=arm64", "GOFLAGS=")
+	var problem strings.Builder
+	cmd.Stderr = &problem
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("go %s: %w: %s", strings.Join(args, " "), err, problem.String())
+	}
+	return string(out), nil
+}
+
+// arm64Loops finds the second loop of each function that has more than one: the first prefetches.
+func arm64Loops(functions map[string][]instruction) map[string][]string {
+	loops := map[string][]string{}
+	back := regexp.MustCompile(`^(b\.\w+) \.\+0x(f+[0-9a-f]+)$`)
+	for name, code := range functions {
+		seen := 0
+		for end, i := range code {
+			branch := back.FindStringSubmatch(i.text)
+			if branch == nil {
+				continue
+			}
+			if seen++; seen != 2 {
+				continue
+			}
+			offset, _ := strconv.ParseUint(branch[2], 16, 64) // as a two's complement
+			for _, i := range code[end-int(-offset/4) : end] {
+				loops[name] = append(loops[name], i.text)
+			}
+			loops[name] = append(loops[name], branch[1]+" loop")
+		}
+	}
+	return loops
+}
+
+// table counts instructions and, among them, those that load or store, for each element.
+func table(amd64, arm64 map[string][]string) string {
+	var b strings.Builder
+	b.WriteString("| kernel | AVX2 | AVX-512 | NEON |\n| --- | --- | --- | --- |\n")
+	memory := regexp.MustCompile(`^[^L].*\(|^(ld|st)`) // an operand with an address, but in LEAQ; arm64's loads and stores
+	for _, kernel := range []string{"pnm", "adapnm", "adapnmAMSGrad", "sumSquares"} {
+		for _, t := range []struct {
+			name string
+			line int // elements in a cache line
+		}{{"F32", 16}, {"F64", 8}} {
+			elements := t.line
+			if kernel == "sumSquares" {
+				elements = 32
+			}
+			fmt.Fprintf(&b, "| `%s%s` |", kernel, t.name)
+			for _, isa := range []string{"AVX2", "AVX512", "NEON"} {
+				code := append(amd64[kernel+t.name+isa], arm64[kernel+t.name+isa]...)
+				accesses := 0
+				for _, i := range code {
+					if memory.MatchString(i) {
+						accesses++
+					}
+				}
+				fmt.Fprintf(&b, " %.2f, %.2f |", float64(len(code))/float64(elements), float64(accesses)/float64(elements))
+			}
+			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,526 @@
+//go:build !purego
+
+#include "textflag.h"
+
+// The kernels for NEON: the loops of update_generic.go, with the same operations in the same order. Read from the top, these
+// are the instructions, the registers, the steps of the equations, the rules, the loop, and then the functions, once for
+// each element type.
+
+// Instructions that Go 1.26's assembler lacks, with their operands in its order but registers by number: VFSUB(m, n, d) is
+// d = n − m, VFDIV(m, n, d) is d = n / m. Their arrangement is S4 or D2, by sz. internal/inspect checks that each is the
+// instruction of its name; where the assembler has that, a macro may become it.
+#define VFADD(m, n, d)  WORD $(0x4E20D400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
+#define VFSUB(m, n, d)  WORD $(0x4EA0D400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
+#define VFMUL(m, n, d)  WORD $(0x6E20DC00 | sz<<22 | (m)<<16 | (n)<<5 | (d))
+#define VFDIV(m, n, d)  WORD $(0x6E20FC00 | sz<<22 | (m)<<16 | (n)<<5 | (d))
+#define VFMAX(m, n, d)  WORD $(0x4E20F400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
+#define VFMIN(m, n, d)  WORD $(0x4EA0F400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
+#define VFSQRT(n, d)    WORD $(0x6EA1F800 | sz<<22 | (n)<<5 | (d))
+#define VFCVTL(n, d)    WORD $(0x0E617800 | (n)<<5 | (d)) // the lower two float32 as float64
+#define VFCVTL2(n, d)   WORD $(0x4E617800 | (n)<<5 | (d)) // the upper two
+#define VDUP(n, d)      WORD $(0x4E000400 | size<<16 | (n)<<5 | (d)) // of element 0; Go has it, but not by number
+
+// Addresses: of the coefficients and, in each stream, of what comes next.
+#define atC    R0
+#define atP    R1
+#define atG    R2
+#define atM    R3
+#define atN    R4
+#define atV    R5
+#define atX    R6
+#define atSums R1
+#define left   R7 // elements
+#define front  R8 // how far to prefetch in front of the loads, in bytes
+#define addr   R9
+
+// Two vectors of each stream: their numbers, and the pair for loads and stores.
+#define p0  0
+#define p1  1
+#define p01 (F0, F1)
+#define g0  2
+#define g1  3
+#define g01 (F2, F3)
+#define m0  4
+#define m1  5
+#define m01 (F4, F5)
+#define n0  6
+#define n1  7
+#define n01 (F6, F7)
+#define v0  8
+#define v1  9
+#define v01 (F8, F9)
+#define x0  10
+#define x1  11
+#define x01 (F10, F11)
+#define t0  12 // temporary
+#define t1  13
+
+// The coefficients, each in all elements of a vector.
+#define gs     19
+#define l2     20
+#define keep   21
+#define beta1  22
+#define alpha1 23
+#define beta2  24
+#define alpha2 25
+#define k1     26
+#define k2     27
+#define r      28
+#define eps    29
+#define lo     30
+#define hi     31
+
+// COEFFICIENT loads field i of scalars.
+#define COEFFICIENT(d, i) \
+	FMOV ((i)*size)(atC), F(d) \
+	VDUP(d, d)
+
+// g = gs·g
+// g = max(min(g, hi), lo)         NaN if g is
+// g = g + l2·p
+#define GRADIENT(p, g, t) \
+	VFMUL(g, gs, g) \
+	VFMIN(hi, g, g) \
+	VFMAX(lo, g, g) \
+	VFMUL(p, l2, t) \
+	VFADD(t, g, g)
+
+// m = β1²·m + (1−β1²)·g
+#define MOMENTUM(m, g, t) \
+	VFMUL(m, beta1, m)  \
+	VFMUL(g, alpha1, t) \
+	VFADD(t, m, m)
+
+// v = β2·v + (1−β2)·(g·g)
+#define SECOND_MOMENT(v, g, t) \
+	VFMUL(v, beta2, v)  \
+	VFMUL(g, g, t)      \
+	VFMUL(t, alpha2, t) \
+	VFADD(t, v, v)
+
+// x = max(x, v)                   NaN if either is, +0 of two zeros
+#define LARGEST(v, x) \
+	VFMAX(v, x, x)
+
+// u = k1·m − k2·n                 in place of n
+#define DIFFERENCE(m, n, t) \
+	VFMUL(m, k1, t) \
+	VFMUL(n, k2, n) \
+	VFSUB(n, t, n)
+
+// u = u / (√w·r + ε)
+#define DIVIDE(u, w, t) \
+	VFSQRT(w, t)     \
+	VFMUL(r, t, t)   \
+	VFADD(eps, t, t) \
+	VFDIV(t, u, u)
+
+// p = keep·p − u
+#define STEP(p, u) \
+	VFMUL(p, keep, p) \
+	VFSUB(u, p, p)
+
+// The rules. Each is its coefficients; its streams, all of them and those that it writes, to be passed to a macro one by
+// one; and what it does to one vector of each.
+
+#define PNM_COEFFICIENTS \
+	COEFFICIENT(gs, 0)     \
+	COEFFICIENT(l2, 1)     \
+	COEFFICIENT(keep, 2)   \
+	COEFFICIENT(beta1, 3)  \
+	COEFFICIENT(alpha1, 4) \
+	COEFFICIENT(k1, 7)     \
+	COEFFICIENT(k2, 8)     \
+	COEFFICIENT(lo, 11)    \
+	COEFFICIENT(hi, 12)
+#define PNM_STREAMS(DO) \
+	DO(atP, p0, p01) \
+	DO(atG, g0, g01) \
+	DO(atM, m0, m01) \
+	DO(atN, n0, n01)
+#define PNM_WRITES(DO) \
+	DO(atP, p0, p01) \
+	DO(atM, m0, m01)
+#define PNM(p, g, m, n, v, x, t) \
+	GRADIENT(p, g, t)   \
+	MOMENTUM(m, g, t)   \
+	DIFFERENCE(m, n, t) \
+	STEP(p, n)
+
+#define ADAPNM_COEFFICIENTS \
+	PNM_COEFFICIENTS       \
+	COEFFICIENT(beta2, 5)  \
+	COEFFICIENT(alpha2, 6) \
+	COEFFICIENT(r, 9)      \
+	COEFFICIENT(eps, 10)
+#define ADAPNM_STREAMS(DO) \
+	PNM_STREAMS(DO) \
+	DO(atV, v0, v01)
+#define ADAPNM_WRITES(DO) \
+	PNM_WRITES(DO) \
+	DO(atV, v0, v01)
+#define ADAPNM(p, g, m, n, v, x, t) \
+	GRADIENT(p, g, t)      \
+	MOMENTUM(m, g, t)      \
+	SECOND_MOMENT(v, g, t) \
+	DIFFERENCE(m, n, t)    \
+	DIVIDE(n, v, t)        \
+	STEP(p, n)
+
+#define AMSGRAD_STREAMS(DO) \
+	ADAPNM_STREAMS(DO) \
+	DO(atX, x0, x01)
+#define AMSGRAD_WRITES(DO) \
+	ADAPNM_WRITES(DO) \
+	DO(atX, x0, x01)
+#define AMSGRAD(p, g, m, n, v, x, t) \
+	GRADIENT(p, g, t)      \
+	MOMENTUM(m, g, t)      \
+	SECOND_MOMENT(v, g, t) \
+	LARGEST(v, x)          \
+	DIFFERENCE(m, n, t)    \
+	DIVIDE(n, x, t)        \
+	STEP(p, n)
+
+// What benchmarks measure the rules against: their streams without arithmetic, and the divider without streams.
+#define NOTHING(p, g, m, n, v, x, t)
+#define DIVIDER_STREAMS(DO) \
+	DO(atP, p0, p01)
+#define DIVIDER_WRITES(DO)
+#define DIVIDER(p, g, m, n, v, x, t) \
+	VFSQRT(p, t) \
+	VFDIV(t, p, t)
+
+// LOOP applies a rule to all elements: a cache line of each stream at a time, then a vector, then an element. An element
+// is alone in its vector, so that all go through the same instructions.
+#define LOOP(STREAMS, WRITES, RULE) \
+	CBZ  front, enterPlain           \
+	B    enterAhead                  \
+ahead: \
+	STREAMS(PREFETCH)                \
+	LINE(STREAMS, WRITES, RULE)      \
+enterAhead: \
+	SUBS $(64/size), left            \
+	BGE  ahead                       \
+	B    rest                        \
+plain: \
+	LINE(STREAMS, WRITES, RULE)      \
+enterPlain: \
+	SUBS $(64/size), left            \
+	BGE  plain                       \
+rest: \
+	ADD  $(64/size), left            \
+	B    enterVector                 \
+vector: \
+	STREAMS(LOAD_VECTOR)             \
+	RULE(p0, g0, m0, n0, v0, x0, t0) \
+	WRITES(STORE_VECTOR)             \
+	STREAMS(NEXT_VECTOR)             \
+enterVector: \
+	SUBS $(16/size), left            \
+	BGE  vector                      \
+	ADDS $(16/size), left            \
+	BEQ  done                        \
+element: \
+	STREAMS(LOAD_ELEMENT)            \
+	RULE(p0, g0, m0, n0, v0, x0, t0) \
+	WRITES(STORE_ELEMENT)            \
+	STREAMS(NEXT_ELEMENT)            \
+	SUBS $1, left                    \
+	BNE  element                     \
+done:
+
+#define LINE(STREAMS, WRITES, RULE) \
+	STREAMS(LOAD_LOWER)              \
+	RULE(p0, g0, m0, n0, v0, x0, t0) \
+	RULE(p1, g1, m1, n1, v1, x1, t1) \
+	WRITES(STORE_LOWER)              \
+	STREAMS(LOAD_UPPER)              \
+	RULE(p0, g0, m0, n0, v0, x0, t0) \
+	RULE(p1, g1, m1, n1, v1, x1, t1) \
+	WRITES(STORE_UPPER)              \
+	STREAMS(NEXT_LINE)
+
+// What LOOP does to a stream. A load of one element sets the rest of the register to zero.
+#define PREFETCH(at, one, two) \
+	ADD  front, at, addr \
+	PRFM (addr), PLDL1KEEP
+#define LOAD_LOWER(at, one, two)    FLDPQ (at), two
+#define LOAD_UPPER(at, one, two)    FLDPQ 32(at), two
+#define LOAD_VECTOR(at, one, two)   FMOVQ (at), F(one)
+#define LOAD_ELEMENT(at, one, two)  FMOV  (at), F(one)
+#define STORE_LOWER(at, one, two)   FSTPQ two, (at)
+#define STORE_UPPER(at, one, two)   FSTPQ two, 32(at)
+#define STORE_VECTOR(at, one, two)  FMOVQ F(one), (at)
+#define STORE_ELEMENT(at, one, two) FMOV  F(one), (at)
+#define NEXT_LINE(at, one, two)     ADD   $64, at
+#define NEXT_VECTOR(at, one, two)   ADD   $16, at
+#define NEXT_ELEMENT(at, one, two)  ADD   $size, at
+
+// float32
+
+#define size 4 // bytes of an element
+#define sz   0 // in the instructions
+#define FMOV FMOVS
+
+// func pnmF32NEON(c, p, grad, m, n *float32, count, ahead int)
+TEXT ·pnmF32NEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD count+40(FP), left
+	MOVD ahead+48(FP), front
+	PNM_COEFFICIENTS
+	LOOP(PNM_STREAMS, PNM_WRITES, PNM)
+	RET
+
+// func adapnmF32NEON(c, p, grad, m, n, v *float32, count, ahead int)
+TEXT ·adapnmF32NEON(SB), NOSPLIT, $0-64
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD v+40(FP), atV
+	MOVD count+48(FP), left
+	MOVD ahead+56(FP), front
+	ADAPNM_COEFFICIENTS
+	LOOP(ADAPNM_STREAMS, ADAPNM_WRITES, ADAPNM)
+	RET
+
+// func adapnmAMSGradF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·adapnmAMSGradF32NEON(SB), NOSPLIT, $0-72
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD v+40(FP), atV
+	MOVD x+48(FP), atX
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	ADAPNM_COEFFICIENTS
+	LOOP(AMSGRAD_STREAMS, AMSGRAD_WRITES, AMSGRAD)
+	RET
+
+// func dividerF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·dividerF32NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(DIVIDER_STREAMS, DIVIDER_WRITES, DIVIDER)
+	RET
+
+// func pnmLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·pnmLimitF32NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(PNM_STREAMS, PNM_WRITES, NOTHING)
+	RET
+
+// func adapnmLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·adapnmLimitF32NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD v+40(FP), atV
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(ADAPNM_STREAMS, ADAPNM_WRITES, NOTHING)
+	RET
+
+// func adapnmAMSGradLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·adapnmAMSGradLimitF32NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD v+40(FP), atV
+	MOVD x+48(FP), atX
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(AMSGRAD_STREAMS, AMSGRAD_WRITES, NOTHING)
+	RET
+
+// float64
+
+#undef size
+#undef sz
+#undef FMOV
+#define size 8
+#define sz   1
+#define FMOV FMOVD
+
+// func pnmF64NEON(c, p, grad, m, n *float64, count, ahead int)
+TEXT ·pnmF64NEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD count+40(FP), left
+	MOVD ahead+48(FP), front
+	PNM_COEFFICIENTS
+	LOOP(PNM_STREAMS, PNM_WRITES, PNM)
+	RET
+
+// func adapnmF64NEON(c, p, grad, m, n, v *float64, count, ahead int)
+TEXT ·adapnmF64NEON(SB), NOSPLIT, $0-64
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD v+40(FP), atV
+	MOVD count+48(FP), left
+	MOVD ahead+56(FP), front
+	ADAPNM_COEFFICIENTS
+	LOOP(ADAPNM_STREAMS, ADAPNM_WRITES, ADAPNM)
+	RET
+
+// func adapnmAMSGradF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)
+TEXT ·adapnmAMSGradF64NEON(SB), NOSPLIT, $0-72
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD v+40(FP), atV
+	MOVD x+48(FP), atX
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	ADAPNM_COEFFICIENTS
+	LOOP(AMSGRAD_STREAMS, AMSGRAD_WRITES, AMSGRAD)
+	RET
+
+// func dividerF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)
+TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(DIVIDER_STREAMS, DIVIDER_WRITES, DIVIDER)
+	RET
+
+// The sums of squares are float64 for both types: lane i is element i mod 2 of V(i/2).
+
+// The squares of four float32 in V(16+i), added to lanes 4·i … 4·i+3.
+#define SQUARES_F32(i) \
+	VFCVTL(16+i, 24+i)      \
+	VFCVTL2(16+i, 16+i)     \
+	VFMUL(24+i, 24+i, 24+i) \
+	VFMUL(16+i, 16+i, 16+i) \
+	VFADD(24+i, 2*i, 2*i)   \
+	VFADD(16+i, 2*i+1, 2*i+1)
+
+// The squares of two float64 in V(16+i), added to lanes 2·i and 2·i+1.
+#define SQUARES_F64(i) \
+	VFMUL(16+i, 16+i, 16+i) \
+	VFADD(16+i, i, i)
+
+// One element for each lane.
+#define LANES_F32 \
+	FLDPQ (atG), (F16, F17)   \
+	FLDPQ 32(atG), (F18, F19) \
+	FLDPQ 64(atG), (F20, F21) \
+	FLDPQ 96(atG), (F22, F23) \
+	SQUARES_F32(0)            \
+	SQUARES_F32(1)            \
+	SQUARES_F32(2)            \
+	SQUARES_F32(3)            \
+	SQUARES_F32(4)            \
+	SQUARES_F32(5)            \
+	SQUARES_F32(6)            \
+	SQUARES_F32(7)            \
+	ADD $128, atG
+
+#define LANES_F64 \
+	FLDPQ (atG), (F16, F17)    \
+	FLDPQ 32(atG), (F18, F19)  \
+	FLDPQ 64(atG), (F20, F21)  \
+	FLDPQ 96(atG), (F22, F23)  \
+	FLDPQ 128(atG), (F24, F25) \
+	FLDPQ 160(atG), (F26, F27) \
+	FLDPQ 192(atG), (F28, F29) \
+	FLDPQ 224(atG), (F30, F31) \
+	SQUARES_F64(0)             \
+	SQUARES_F64(1)             \
+	SQUARES_F64(2)             \
+	SQUARES_F64(3)             \
+	SQUARES_F64(4)             \
+	SQUARES_F64(5)             \
+	SQUARES_F64(6)             \
+	SQUARES_F64(7)             \
+	SQUARES_F64(8)             \
+	SQUARES_F64(9)             \
+	SQUARES_F64(10)            \
+	SQUARES_F64(11)            \
+	SQUARES_F64(12)            \
+	SQUARES_F64(13)            \
+	SQUARES_F64(14)            \
+	SQUARES_F64(15)            \
+	ADD $256, atG
+
+// The cache lines that LANES reads.
+#define PREFETCH_F32 \
+	ADD  front, atG, addr  \
+	PRFM (addr), PLDL1KEEP \
+	PRFM 64(addr), PLDL1KEEP
+#define PREFETCH_F64 \
+	PREFETCH_F32              \
+	PRFM 128(addr), PLDL1KEEP \
+	PRFM 192(addr), PLDL1KEEP
+
+// SUM adds the squares of all elements, a positive multiple of 32, to the sums.
+#define SUM(LANES, PREFETCH_LANES) \
+	MOVD atSums, addr                                 \
+	VLD1.P 64(addr), [V0.D2, V1.D2, V2.D2, V3.D2]     \
+	VLD1.P 64(addr), [V4.D2, V5.D2, V6.D2, V7.D2]     \
+	VLD1.P 64(addr), [V8.D2, V9.D2, V10.D2, V11.D2]   \
+	VLD1.P 64(addr), [V12.D2, V13.D2, V14.D2, V15.D2] \
+	CBZ  front, plain                                 \
+ahead: \
+	PREFETCH_LANES                                    \
+	LANES                                             \
+	SUBS $32, left                                    \
+	BNE  ahead                                        \
+	B    done                                         \
+plain: \
+	LANES                                             \
+	SUBS $32, left                                    \
+	BNE  plain                                        \
+done: \
+	VST1.P [V0.D2, V1.D2, V2.D2, V3.D2], 64(atSums)   \
+	VST1.P [V4.D2, V5.D2, V6.D2, V7.D2], 64(atSums)   \
+	VST1.P [V8.D2, V9.D2, V10.D2, V11.D2], 64(atSums) \
+	VST1.P [V12.D2, V13.D2, V14.D2, V15.D2], 64(atSums)
+
+// func sumSquaresF32NEON(sums *float64, grad *float32, count, ahead int)
+TEXT ·sumSquaresF32NEON(SB), NOSPLIT, $0-32
+	MOVD sums+0(FP), atSums
+	MOVD grad+8(FP), atG
+	MOVD count+16(FP), left
+	MOVD ahead+24(FP), front
+	SUM(LANES_F32, PREFETCH_F32)
+	RET
+
+// func sumSquaresF64NEON(sums *float64, grad *float64, count, ahead int)
+TEXT ·sumSquaresF64NEON(SB), NOSPLIT, $0-32
+	MOVD sums+0(FP), atSums
+	MOVD grad+8(FP), atG
+	MOVD count+16(FP), left
+	MOVD ahead+24(FP), front
+	SUM(LANES_F64, PREFETCH_F64)
+	RET
+
+// func pause()
+TEXT ·pause(SB), NOSPLIT, $0-0
+	YIELD
+	ISB $15 // most cores do not wait at YIELD, all do here
+	RET
