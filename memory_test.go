@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"regexp"
 	"runtime"
-	"strconv"
 	"testing"
 	"unsafe"
 )
@@ -201,34 +199,5 @@ func TestAdviseHugePages(t *testing.T) {
 	}
 	if bytes, err := AdviseHugePages[float64](nil); bytes != 0 || err != nil {
 		t.Errorf("of nothing %d bytes were advised, %v", bytes, err)
-	}
-}
-
-// Where the kernel has huge pages, an arena is on them.
-func TestArenaIsOnHugePages(t *testing.T) {
-	setting, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
-	if err != nil || !regexp.MustCompile(`\[(madvise|always)\]`).Match(setting) {
-		t.Logf("huge pages are off: %q", setting)
-		return
-	}
-	huge := func() int {
-		text, err := os.ReadFile("/proc/self/smaps_rollup")
-		wantNoError(t, err)
-		found := regexp.MustCompile(`AnonHugePages: *(\d+) kB`).FindSubmatch(text)
-		if found == nil {
-			t.Fatalf("no count of huge pages in %s", text)
-		}
-		kib, _ := strconv.Atoi(string(found[1]))
-		return kib
-	}
-	before := huge()
-	a, err := Alloc[float32](32 * mebi)
-	wantNoError(t, err)
-	defer a.Close()
-	for i := range a.Slices()[0] {
-		a.Slices()[0][i] = 1
-	}
-	if got := huge() - before; got < 16<<10 { // the system may be short of them
-		t.Errorf("of 32 MiB, %d KiB are on huge pages", got)
 	}
 }

@@ -1,0 +1,50 @@
+package pnm
+
+import (
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// hugeKiB returns how much of the process is on huge pages.
+func hugeKiB(t *testing.T) int {
+	text, err := os.ReadFile("/proc/self/smaps_rollup")
+	wantNoError(t, err)
+	found := regexp.MustCompile(`AnonHugePages: *(\d+) kB`).FindSubmatch(text)
+	if found == nil {
+		t.Fatalf("no count of huge pages in %s", text)
+	}
+	kib, err := strconv.Atoi(string(found[1]))
+	wantNoError(t, err)
+	return kib
+}
+
+// Where the system gives huge pages to whoever asks for them, an arena is on them. An emulator does not.
+func TestArenaIsOnHugePages(t *testing.T) {
+	const size = 32 << 20
+	before := hugeKiB(t)
+	control, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	wantNoError(t, err)
+	defer unix.Munmap(control)
+	err = unix.Madvise(control, unix.MADV_HUGEPAGE)
+	for i := range control {
+		control[i] = 1
+	}
+	given := hugeKiB(t) - before
+	if given < size>>11 {
+		t.Logf("the system gives %d KiB for 32 MiB (%v)", given, err)
+		return
+	}
+	a, err := Alloc[float32](size / 4)
+	wantNoError(t, err)
+	defer a.Close()
+	for i := range a.Slices()[0] {
+		a.Slices()[0][i] = 1
+	}
+	if got := hugeKiB(t) - before - given; got < size>>11 {
+		t.Errorf("of 32 MiB, %d KiB are on huge pages; others get %d", got, given)
+	}
+}
