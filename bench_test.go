@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -119,13 +120,10 @@ func workers(b testing.TB, n int) *Pool {
 
 // roles returns the slices by their role at an odd step, and the coefficients of one.
 func (q *problem[T]) roles() (streams[T], scalars[T]) {
-	s := streams[T]{p: q.p, g: q.g, m: q.s[0], n: q.s[1]}
-	if len(q.s) > 2 {
-		s.v = q.s[2]
-	}
-	if len(q.s) > 3 {
-		s.x = q.s[3]
-	}
+	t := tensor[T]{form: q.rule.form(), step: 1, buffers: buffers[T]{p: q.p, g: q.g}}
+	copy(t.s[:], q.s)
+	var s streams[T]
+	t.assign(&s)
 	c, err := coefficients[T](q.rule, 1001)
 	if err != nil {
 		panic(err)
@@ -135,8 +133,11 @@ func (q *problem[T]) roles() (streams[T], scalars[T]) {
 
 // bytes is what a step reads and writes.
 func (q *problem[T]) bytes() int {
-	const momentum = 1 // of the two only one is written
-	reads, writes := 2+len(q.s), 1+len(q.s)-momentum
+	f := forms[q.rule.form()]
+	reads, writes := 2+len(f.slots), 1+len(f.slots)
+	if strings.Contains(f.roles, "n") { // of two momenta only one is written
+		writes--
+	}
 	return (reads + writes) * len(q.p) * sizeOf[T]()
 }
 
