@@ -2036,7 +2036,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VCVTPS2PD (CX), Y8
@@ -3457,7 +3456,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VMOVUPD (CX), Y8
@@ -4700,7 +4698,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VCVTPS2PD (CX), Z4
@@ -5548,7 +5545,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VMOVUPD (CX), Z4
