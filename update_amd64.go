@@ -136,3 +136,51 @@ func sumSquaresF64AVX512(sums *float64, grad *float64, count int, ahead int)
 
 // pause takes some hundred cycles, and leaves the core to its other thread.
 func pause()
+
+// updateF32AVX2 runs the kernel of a form on the elements i … i+n−1.
+func updateF32AVX2(f form, c *float32, s *streams[float32], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}
+
+// updateF64AVX2 runs the kernel of a form on the elements i … i+n−1.
+func updateF64AVX2(f form, c *float64, s *streams[float64], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}
+
+// updateF32AVX512 runs the kernel of a form on the elements i … i+n−1.
+func updateF32AVX512(f form, c *float32, s *streams[float32], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}
+
+// updateF64AVX512 runs the kernel of a form on the elements i … i+n−1.
+func updateF64AVX512(f form, c *float64, s *streams[float64], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}

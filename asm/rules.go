@@ -9,7 +9,7 @@ import (
 var Rules = []Kernel{
 	{
 		Name:    "pnm",
-		Args:    []string{"c", "p", "grad", "m", "n"},
+		Form:    "formPNM",
 		Streams: []string{"p", "grad", "m", "n"},
 		Writes:  []string{"p", "m"},
 		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "k2", "lo", "hi"},
@@ -23,7 +23,7 @@ var Rules = []Kernel{
 	},
 	{
 		Name:    "adapnm",
-		Args:    []string{"c", "p", "grad", "m", "n", "v"},
+		Form:    "formAdaPNM",
 		Streams: []string{"p", "grad", "m", "n", "v"},
 		Writes:  []string{"p", "m", "v"},
 		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"},
@@ -38,7 +38,7 @@ var Rules = []Kernel{
 	},
 	{
 		Name:    "adapnmAMSGrad",
-		Args:    []string{"c", "p", "grad", "m", "n", "v", "x"},
+		Form:    "formAdaPNMAMSGrad",
 		Streams: []string{"p", "grad", "m", "n", "v", "x"},
 		Writes:  []string{"p", "m", "v", "x"},
 		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"},
