@@ -30,6 +30,14 @@ var forms = [...]struct {
 	formAdaPNMAMSGrad: {"AdaPNM", "mnvx", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
 }
 
+// state names the state buffers in an error.
+func (f form) state() string {
+	if len(forms[f].slots) == 0 {
+		return "empty"
+	}
+	return strings.Join(forms[f].slots, ", ")
+}
+
 // slotOf tells which slots of a form have the roles m, n, v and x, at even and at odd steps: m and n take turns. A role that
 // the form does not know gets a slot that it does not use.
 var slotOf = func() (table [len(forms)][2][maxSlots]uint8) {
