@@ -62,7 +62,11 @@ func median(x []float64) float64 {
 func benchRules() (rules []Rule, names []string) {
 	plain := NewAdaPNM()
 	plain.AMSGrad = false
-	return []Rule{NewPNM(1e-3), plain, NewAdaPNM()}, []string{"PNM", "AdaPNM-plain", "AdaPNM"}
+	amsgrad := NewAdam()
+	amsgrad.AMSGrad = true
+	return []Rule{NewPNM(1e-3), plain, NewAdaPNM(), NewSGD(1e-3), SGD{LR: 1e-3, Momentum: 0.9}, SGD{LR: 1e-3, Momentum: 0.9, Nesterov: true},
+			NewAdam(), amsgrad},
+		[]string{"PNM", "AdaPNM-plain", "AdaPNM", "SGD", "SGD-momentum", "SGD-Nesterov", "Adam", "Adam-AMSGrad"}
 }
 
 // A problem is a tensor with its gradient and state.

@@ -16,6 +16,11 @@ const (
 	formPNM form = iota
 	formAdaPNM
 	formAdaPNMAMSGrad
+	formSGD
+	formSGDMomentum
+	formSGDNesterov
+	formAdam
+	formAdamAMSGrad
 )
 
 // forms describes each form: its rule, the roles of its state buffers in the equations (see streams), and the names that the
@@ -28,6 +33,11 @@ var forms = [...]struct {
 	formPNM:           {"PNM", "mn", []string{"pos_momentum", "neg_momentum"}},
 	formAdaPNM:        {"AdaPNM", "mnv", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq"}},
 	formAdaPNMAMSGrad: {"AdaPNM", "mnvx", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+	formSGD:           {"SGD", "", nil},
+	formSGDMomentum:   {"SGD", "m", []string{"momentum_buffer"}},
+	formSGDNesterov:   {"SGD", "m", []string{"momentum_buffer"}},
+	formAdam:          {"Adam", "mv", []string{"exp_avg", "exp_avg_sq"}},
+	formAdamAMSGrad:   {"Adam", "mvx", []string{"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
 }
 
 // state names the state buffers in an error.
@@ -161,6 +171,16 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 		adapnmGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi])
 	case formAdaPNMAMSGrad:
 		adapnmAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi], s.x[lo:hi])
+	case formSGD:
+		sgdGeneric(c, s.p[lo:hi], s.g[lo:hi])
+	case formSGDMomentum:
+		sgdMomentumGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
+	case formSGDNesterov:
+		sgdNesterovGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
+	case formAdam:
+		adamGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi])
+	case formAdamAMSGrad:
+		adamAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi], s.x[lo:hi])
 	}
 }
 

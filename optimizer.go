@@ -10,7 +10,7 @@ import (
 
 // A Group is a list of tensors that share a rule.
 type Group[T Float] struct {
-	Rule   Rule  // PNM or AdaPNM, as a value
+	Rule   Rule  // PNM, AdaPNM, SGD or Adam, as a value
 	Params [][]T // the parameters, one slice a tensor, updated in place by Step; may be empty
 }
 
@@ -351,8 +351,10 @@ func checkRule[T Float](i int, r Rule) error {
 	if err := r.Validate(); err != nil {
 		return &GroupError{i, err}
 	}
-	if _, err := coefficients[T](r, 1); err != nil { // bias correction makes step 1's coefficients the largest
-		return &GroupError{i, err}
+	for t := 1; t <= 2; t++ { // bias correction makes step 1's coefficients the largest; SGD has dampening from step 2 on
+		if _, err := coefficients[T](r, t); err != nil {
+			return &GroupError{i, err}
+		}
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func limit(rule Kernel) Kernel {
 	}
 }
 
-// divider does what of an element of AdaPNM needs the divider, a square root and a division, and no more.
+// divider does what of an element of AdaPNM or Adam needs the divider, a square root and a division, and no more.
 var divider = Kernel{
 	Name:    "divider",
 	Args:    anyStreams,
