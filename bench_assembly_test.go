@@ -2,7 +2,10 @@
 
 package pnm
 
-import "unsafe"
+import (
+	"strings"
+	"unsafe"
+)
 
 // A bare is a kernel as benchmarks call it.
 type bare[T Float] func(c, p, g, m, n, v, x *T, count, ahead int)
@@ -27,7 +30,7 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	}
 
 	all := []yardstick{limit(t)}
-	if f != formPNM {
+	if strings.Contains(forms[f].roles, "v") {
 		all = append(all, yardstick{"of-divider", func() {
 			switch s := any(&s).(type) {
 			case *streams[float32]:
