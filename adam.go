@@ -40,8 +40,9 @@ func UpdateAdam[T Float](r Adam, t int, params, grads, expAvg, expAvgSq, maxExpA
 	return err
 }
 
-// UpdateAdamWith is [UpdateAdam] with options. Where they ask for it, grads is set to zero. An option out of its range gives
-// a *HyperparameterError.
+// UpdateAdamWith is [UpdateAdam] with options. Where they ask for it, grads is set to zero. If the report says that the step was
+// skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
+// *HyperparameterError.
 func UpdateAdamWith[T Float](o Options, r Adam, t int, params, grads, expAvg, expAvgSq, maxExpAvgSq []T) (Report, error) {
 	if err := r.Validate(); err != nil {
 		return Report{}, err

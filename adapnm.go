@@ -42,8 +42,9 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 	return err
 }
 
-// UpdateAdaPNMWith is [UpdateAdaPNM] with options. Where they ask for it, grads is set to zero. An option out of its range
-// gives a *HyperparameterError.
+// UpdateAdaPNMWith is [UpdateAdaPNM] with options. Where they ask for it, grads is set to zero. If the report says that the step was
+// skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
+// *HyperparameterError.
 func UpdateAdaPNMWith[T Float](o Options, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq []T) (Report, error) {
 	if err := r.Validate(); err != nil {
 		return Report{}, err
@@ -89,7 +90,7 @@ func (r AdaPNM) scalars(t int) (c scalars[float64]) {
 	c.beta2 = r.Beta2
 	c.alpha2 = 1 - r.Beta2
 	n := t
-	if r.ExactBias {
+	if r.ExactBias && t < math.MaxInt {
 		n += t % 2 // 2⌈t/2⌉
 	}
 	correction := emaMass(r.Beta1, n)

@@ -19,12 +19,15 @@ type tensor[T Float] struct {
 type batch[T Float] struct {
 	tensors []tensor[T]
 	before  []int64   // bytes of work in front of each tensor, and in all
+	grads   int64     // bytes of gradients among the work
 	blocks  []int     // blocks in front of each tensor, and in all
 	sums    []float64 // of squares, by block
 
 	phase phase
-	ahead int  // bytes to prefetch in front of loads, or 0
-	zero  bool // zero the gradients
+	ahead int     // bytes to prefetch in front of loads, or 0
+	zero  bool    // zero the gradients
+	scale float64 // by which gradients are multiplied before they are squared, or 0
+	first int     // the first tensor that is allotted
 }
 
 // A phase is what a batch does with the elements of its tensors.
@@ -58,13 +61,14 @@ const (
 
 // plan counts the work.
 func (b *batch[T]) plan(w work) {
-	b.before, b.blocks = b.before[:0], b.blocks[:0]
+	b.before, b.blocks, b.grads = b.before[:0], b.blocks[:0], 0
 	bytes, blocks := int64(0), 0
 	for i := range b.tensors {
 		b.before, b.blocks = append(b.before, bytes), append(b.blocks, blocks)
 		t := &b.tensors[i]
 		if w == allTensors || t.g != nil {
-			bytes += int64(t.len() * t.perElement(w))
+			bytes += int64(t.len()) * t.perElement(w)
+			b.grads += int64(t.len()) * t.perElement(gradOnly)
 			blocks += (t.len() + blockLen - 1) / blockLen
 		}
 	}
@@ -74,9 +78,9 @@ func (b *batch[T]) plan(w work) {
 // len is the length of a tensor that takes part, which has parameters or at least gradients.
 func (t *tensor[T]) len() int { return max(len(t.p), len(t.g)) }
 
-func (t *tensor[T]) perElement(w work) int {
+func (t *tensor[T]) perElement(w work) int64 {
 	if w == gradOnly {
-		return int(unsafe.Sizeof(*new(T)))
+		return int64(unsafe.Sizeof(*new(T)))
 	}
 	return traffic[T](t.form, 1)
 }
@@ -84,18 +88,15 @@ func (t *tensor[T]) perElement(w work) int {
 // bytes is how much work there is.
 func (b *batch[T]) bytes() int64 { return b.before[len(b.tensors)] }
 
-// do runs a phase on the pool.
-func (b *batch[T]) do(p *Pool, ph phase) {
+// do runs a phase on the pool; bytes is how much memory it touches.
+func (b *batch[T]) do(p *Pool, ph phase, bytes int64) {
 	b.phase = ph
-	if p == nil {
-		p = defaultPool
-	}
 	shards, pieces := 1, 1
-	if n := b.bytes() / int64(leastShard); n > 1 {
-		shards = int(min(n, int64(p.workers())))
+	if n := bytes / int64(leastShard); n > 1 {
+		shards = int(min(n, int64(p.Workers())))
 		pieces = int(min(n/int64(shards), mostPieces))
 	}
-	p.run(b, shards, pieces)
+	p.pool().run(b, shards, pieces)
 }
 
 // run implements task.
@@ -144,31 +145,22 @@ func (b *batch[T]) each(i int, t *tensor[T], lo, hi int) {
 		raceRead(t.g[lo:hi])
 		for k := lo / blockLen; lo < hi; k++ {
 			end := min(lo+blockLen, hi)
-			b.sums[b.blocks[i]+k] = sumSquares(t.g[lo:end], b.ahead)
+			b.sums[b.blocks[i]+k] = sumSquares(t.g[lo:end], b.scale, b.ahead)
 			lo = end
 		}
 	case zeroing:
 		raceWrite(t.g[lo:hi])
 		clear(t.g[lo:hi])
 	case allotting:
+		if i < b.first {
+			return
+		}
 		for k := range forms[t.form].slots {
 			for j := lo; j < hi; j += pageSize / int(unsafe.Sizeof(t.c.gs)) {
 				t.s[k][j] = 0
 			}
 		}
 	}
-}
-
-// gradNorm returns the norm of the gradients.
-func (b *batch[T]) gradNorm(p *Pool) norm {
-	b.ahead = prefetchAlone * prefetchFor(b.bytes())
-	blocks := b.blocks[len(b.tensors)]
-	if cap(b.sums) < blocks {
-		b.sums = make([]float64, blocks)
-	}
-	b.sums = b.sums[:blocks]
-	b.do(p, summing)
-	return b.normOf(sumTree(b.sums))
 }
 
 // step performs the step that is due on all tensors that have a gradient. They have been checked, and have coefficients
@@ -183,7 +175,7 @@ func (b *batch[T]) step(o *Options, working int64) (r Report) {
 		if o.SkipNonFinite && !n.finite {
 			r.Skipped = true
 			if o.ZeroGrads {
-				b.do(o.Pool, zeroing)
+				b.do(o.Pool, zeroing, b.grads)
 			}
 			return r
 		}
@@ -197,7 +189,7 @@ func (b *batch[T]) step(o *Options, working int64) (r Report) {
 		}
 	}
 	b.ahead, b.zero = prefetchFor(working), o.ZeroGrads
-	b.do(o.Pool, updating)
+	b.do(o.Pool, updating, b.bytes())
 	return r
 }
 

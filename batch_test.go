@@ -46,7 +46,7 @@ func TestPartition(t *testing.T) {
 				if i == len(b.tensors) || element == 0 {
 					return b.before[i]
 				}
-				return b.before[i] + int64(element*b.tensors[i].perElement(w))
+				return b.before[i] + int64(element)*b.tensors[i].perElement(w)
 			}
 			bytes := position(j, hi) - position(i, lo)
 			if fair := b.bytes() / int64(parts); bytes > fair+int64(2*most*4*6)+int64(parts) {
@@ -134,6 +134,11 @@ func TestAnyNumberOfWorkers(t *testing.T) {
 	for _, n := range workerCounts() {
 		pools = append(pools, newTestPool(t, PoolConfig{Workers: n}))
 	}
+	defer func() {
+		for _, p := range pools[1:] {
+			wantHelpers(t, p, p.Workers()-1) // else nothing was shared
+		}
+	}()
 	perTier(t, func(t *testing.T) {
 		for _, r := range sampleRules() {
 			for _, o := range []Options{{}, {LossScale: 3, ClipNorm: 10, ClipValue: 0.1, SkipNonFinite: true, ZeroGrads: true}} {
@@ -172,6 +177,50 @@ func TestDropInIsShared(t *testing.T) {
 			wantNoError(t, err)
 		}
 		wantSame(t, fmt.Sprintf("%+v", r), q, p)
+	}
+	wantHelpers(t, many, 6)
+}
+
+// Steps are shared, by the pool that they or their optimizer name, from the size on that is worth it.
+func TestSmallStepsAreNotShared(t *testing.T) {
+	perElement := int(traffic[float32](formAdaPNMAMSGrad, 1))
+	for _, c := range []struct{ bytes, helpers int }{{2*leastShard - perElement, 0}, {3 * leastShard, 2}, {10 * leastShard, 3}} {
+		n := c.bytes / perElement
+		p, g := lcg[float32](1, n), lcg[float32](2, n)
+		pools := make([]*Pool, 4)
+		for i := range pools {
+			pools[i] = newTestPool(t, PoolConfig{Workers: 4})
+		}
+		opt, err := NewOptimizerWith(Config{Pool: pools[0]}, Group[float32]{NewAdaPNM(), [][]float32{p}})
+		wantNoError(t, err)
+		wantHelpers(t, pools[0], c.helpers) // the state was touched
+		opt.config.Pool = pools[1]
+		wantNoError(t, opt.Step([][]float32{g}))
+		opt.config.Pool = pools[2]
+		wantNoError(t, opt.StepPart(Options{}, Part[float32]{0, 2, 0, g}))
+		_, err = updateSlicesWith(Options{Pool: pools[3]}, NewAdaPNM(), 1, p, g, newState[float32](NewAdaPNM(), n))
+		wantNoError(t, err)
+		for _, p := range pools[1:] {
+			wantHelpers(t, p, c.helpers)
+		}
+		// The norm touches but the gradients.
+		q := newTestPool(t, PoolConfig{Workers: 4})
+		GradNorm(q, g)
+		if want := max(0, min(4, 4*n/leastShard)-1); want != len(*q.inner.helpers.Load()) {
+			wantHelpers(t, q, want)
+		}
+	}
+}
+
+// A batch that waits for its next use keeps nothing of the caller's.
+func TestSparesKeepNothing(t *testing.T) {
+	GradNorm(nil, make([]float64, 100))
+	for range cap(spare64) {
+		if b := takeBatch[float64](); len(b.tensors) != 0 {
+			t.Fatal("tensors are left over")
+		} else if cap(b.tensors) > 0 && b.tensors[:1][0].g != nil {
+			t.Error("a spare keeps the gradient of the last call")
+		}
 	}
 }
 

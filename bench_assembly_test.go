@@ -20,10 +20,10 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	f := q.rule.form()
 	s, c := q.roles()
 	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
-	ahead := prefetchFor(int64(traffic[T](f, len(q.p))))
+	ahead := prefetchFor(traffic[T](f, len(q.p)))
 	limit := func(t tier) yardstick {
 		task := &limitTask{limitKernels[t][f], raw, ahead}
-		return yardstick{"of-limit", func() { defaultIfNil(q.pool).run(task, q.shards(), mostPieces) }}
+		return yardstick{"of-limit", func() { q.pool.pool().run(task, q.shards(), mostPieces) }}
 	}
 	if t == generic {
 		return []yardstick{limit(best)}

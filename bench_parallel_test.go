@@ -201,7 +201,7 @@ func BenchmarkForkJoin(b *testing.B) {
 				time.Sleep(idle)
 			}
 			start := time.Now()
-			p.run(m, n, 1)
+			p.pool().run(m, n, 1)
 			times = append(times, float64(time.Since(start).Nanoseconds()))
 		}
 		b.ReportMetric(median(times), "ns/fork+join")
@@ -216,7 +216,7 @@ func BenchmarkShared(b *testing.B) {
 	for kib := 64; kib <= 8192; kib *= 2 {
 		for _, idle := range []time.Duration{0, time.Millisecond} {
 			b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/KiB=%d/idle=%s", active, kib, idle), func(b *testing.B) {
-				n := kib << 10 / traffic[float32](formAdaPNMAMSGrad, 1)
+				n := kib << 10 / int(traffic[float32](formAdaPNMAMSGrad, 1))
 				step := func(shards int) func() float64 {
 					pool, q := workers(b, shards), newProblem[float32](NewAdaPNM(), n)
 					t := &sharedTensor{tensor[float32]{form: formAdaPNMAMSGrad, step: 1}}
@@ -230,7 +230,7 @@ func BenchmarkShared(b *testing.B) {
 								time.Sleep(idle)
 							}
 							start := time.Now()
-							pool.run(t, shards, max(1, min(mostPieces, kib<<10/leastShard/shards)))
+							pool.pool().run(t, shards, max(1, min(mostPieces, kib<<10/leastShard/shards)))
 							ns += float64(time.Since(start).Nanoseconds())
 						}
 						return ns / steps

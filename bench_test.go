@@ -101,15 +101,8 @@ func (q *problem[T]) update() {
 
 // shards is how many workers a step of the problem has.
 func (q *problem[T]) shards() int {
-	n := traffic[T](q.rule.form(), len(q.p)) / leastShard
-	return max(1, min(n, defaultIfNil(q.pool).Workers()))
-}
-
-func defaultIfNil(p *Pool) *Pool {
-	if p == nil {
-		return defaultPool
-	}
-	return p
+	n := int(traffic[T](q.rule.form(), len(q.p)) / int64(leastShard))
+	return max(1, min(n, q.pool.Workers()))
 }
 
 // workers returns a pool of n that ends with the benchmark.

@@ -121,8 +121,8 @@ const prefetchAhead = 2048
 const prefetchAlone = 4
 
 // traffic is how many bytes of memory a step of a tensor touches.
-func traffic[T Float](f form, n int) int {
-	return n * (2 + len(forms[f].slots)) * int(unsafe.Sizeof(*new(T)))
+func traffic[T Float](f form, n int) int64 {
+	return int64(n) * int64(2+len(forms[f].slots)) * int64(unsafe.Sizeof(*new(T)))
 }
 
 // prefetchFor returns how far to prefetch if working bytes are touched from one step of the caller's to the next: what fits
@@ -203,7 +203,7 @@ func updateOne[T Float](t *tensor[T], exact *scalars[float64], o *Options) (Repo
 	if err := checkOptions[T](o); err != nil {
 		return Report{}, err
 	}
-	working := int64(traffic[T](t.form, len(t.p)))
+	working := traffic[T](t.form, len(t.p))
 	if working < int64(2*leastShard) && !o.measures() { // too small to be shared
 		if o.scales() {
 			apply(o, o.scale(), &t.c)

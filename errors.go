@@ -63,7 +63,7 @@ func (e *TensorError) Error() string {
 }
 
 // A RangeError reports elements of a tensor that cannot have their part of a step, or have not had it where a complete step
-// is needed. See [Optimizer.StepRange].
+// is needed. See [Optimizer.StepPart].
 type RangeError struct {
 	Tensor  int // index of the tensor in its optimizer
 	Step    int // the step that is due

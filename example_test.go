@@ -148,11 +148,11 @@ func ExampleOptimizer_StepWith() {
 		panic(err)
 	}
 	scaler := pnm.NewLossScaler()
-	scaler.Scale = 0x1p127 // far too large
+	scaler.Scale = 0x1p126 // far too large
 	skipped := 0
 	for range 200 {
 		for i := range g {
-			g[i] += float32(scaler.Scale) * (w[i] - target[i]) // of the scaled loss
+			g[i] += float32(scaler.Scale) * 2 * (w[i] - target[i]) // of Σ (w_i − target_i)², scaled
 		}
 		report, err := opt.StepWith(pnm.Options{
 			LossScale: scaler.Scale, ClipNorm: 1, SkipNonFinite: true, ZeroGrads: true,
@@ -172,26 +172,23 @@ func ExampleOptimizer_StepWith() {
 }
 
 // Gradients that come in pieces are used as they come; with the last piece the step is complete.
-func ExampleOptimizer_StepRange() {
+func ExampleOptimizer_StepPart() {
 	w := make([]float32, 6)
 	opt, err := pnm.NewOptimizer(pnm.Group[float32]{Rule: pnm.NewPNM(0.5), Params: [][]float32{w}})
 	if err != nil {
 		panic(err)
 	}
 	piece := []float32{1, 1}
-	for _, lo := range []int{4, 0} {
-		if err := opt.StepRange(pnm.Options{}, 0, lo, piece); err != nil {
-			panic(err)
-		}
+	part := func(step, lo int) error {
+		return opt.StepPart(pnm.Options{}, pnm.Part[float32]{Tensor: 0, Step: step, Lo: lo, Grads: piece})
 	}
-	fmt.Println(opt.Step([][]float32{make([]float32, 6)})) // too early
-	if err := opt.StepRange(pnm.Options{}, 0, 2, piece); err != nil {
-		panic(err)
-	}
-	fmt.Println(opt.Step([][]float32{make([]float32, 6)}))
+	fmt.Println(part(1, 4), part(1, 0))
+	fmt.Println(part(2, 4)) // too early
+	fmt.Println(part(1, 2), part(2, 4))
 	// Output:
+	// <nil> <nil>
 	// pnm: tensor 0: step 1: elements [2, 4) are missing
-	// <nil>
+	// <nil> <nil>
 }
 
 // Large parameters and gradients are best in an arena, as the optimizer's state is by itself. Two workers share the steps.

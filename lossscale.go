@@ -10,7 +10,7 @@ import "math"
 // Its fields are all there is to save and restore: torch's state_dict has them as scale, growth_factor, backoff_factor,
 // growth_interval and _growth_tracker.
 type LossScaler struct {
-	Scale          float64 // what the loss is multiplied by: in [2⁻¹²⁶, 2¹²⁷]; default 65536
+	Scale          float64 // what the loss is multiplied by: in [2⁻¹²⁶, 2¹²⁶]; default 65536
 	GrowthFactor   float64 // of the scale, after GrowthInterval steps that were finite: finite, ≥ 1; default 2
 	BackoffFactor  float64 // of the scale, after a step that was not: in (0, 1]; default 0.5
 	GrowthInterval int     // ≥ 1; default 2000
@@ -23,7 +23,7 @@ func NewLossScaler() LossScaler {
 }
 
 // The scale stays where it and its inverse are normal numbers of float32.
-const leastScale, greatestScale = 0x1p-126, 0x1p127
+const leastScale, greatestScale = 0x1p-126, 0x1p126
 
 // Update adjusts the scale after a step; skipped is [Report].Skipped. A field out of its range gives a
 // *HyperparameterError, and nothing is changed.
@@ -34,7 +34,7 @@ func (s *LossScaler) Update(skipped bool) error {
 		field string
 		value float64
 	}{
-		{interval{leastScale, greatestScale, "in [2⁻¹²⁶, 2¹²⁷]"}, "Scale", s.Scale},
+		{interval{leastScale, greatestScale, "in [2⁻¹²⁶, 2¹²⁶]"}, "Scale", s.Scale},
 		{interval{1, math.MaxFloat64, "finite and ≥ 1"}, "GrowthFactor", s.GrowthFactor},
 		{interval{math.SmallestNonzeroFloat64, 1, "in (0, 1]"}, "BackoffFactor", s.BackoffFactor},
 		{interval{1, math.Inf(1), "≥ 1"}, "GrowthInterval", float64(s.GrowthInterval)},

@@ -7,12 +7,14 @@ import (
 	"unsafe"
 )
 
-// An Arena is memory for the large slices of a training run: parameters, gradients, state of the caller's own. On Linux it
-// lies outside the Go heap, on pages of 2 MiB where the kernel has them, and no two slices begin at the same offset within a
-// 4 KiB page; docs/performance.md tells what both are worth. Elsewhere, and below 1 MiB, it is ordinary memory.
+// An Arena is memory for the large slices of a training run: parameters, gradients, state of the caller's own. Slices of 64
+// KiB and more begin at different offsets within a 4 KiB page, 64 of them in a row at 64 offsets. On Linux an arena of 1 MiB
+// and more lies outside the Go heap, on pages of 2 MiB where the kernel has them; others are ordinary memory.
+// docs/performance.md tells what all this is worth.
 //
-// An arena takes no more than its slices and, for each of them, 64 bytes, or 4,160 if it has 64 KiB or more; on Linux, at
-// most 4 MiB of addresses more for the whole arena, of which 2 MiB may be backed by memory.
+// An arena outside the heap takes no more than its slices and, for each of them, 64 bytes, or 4,160 if it has 64 KiB or more,
+// and at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds up what each
+// slice takes with its offset.
 //
 // The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
 // Arena. It does not know of the slices: whoever holds one of them must keep the Arena too. A deferred Close does.
@@ -44,10 +46,10 @@ func (m *mapping) unmap() {
 }
 
 // Alloc returns an arena with a slice of zeros for each length, in elements. It fails for a negative length, and if the
-// system refuses the memory.
+// system refuses the memory; from the heap, where that is used, Go ends the program instead.
 func Alloc[T Float](lengths ...int) (*Arena[T], error) {
 	base := nextStreams(1)
-	return allocate[T](lengths, func(i int) int { return base + i })
+	return allocate[T](lengths, func(i int) int { return base + i + i/64 }) // a list of 64 and another differ one by one
 }
 
 // streams counts the arrays that are run through side by side.
@@ -76,8 +78,8 @@ func allocate[T Float](lengths []int, position func(i int) int) (*Arena[T], erro
 	}
 	a := &Arena[T]{slices: make([][]T, len(lengths))}
 	if end < leastMapped || !canMap {
-		for i, n := range lengths {
-			a.slices[i] = spread[T](position(i), n)
+		if err := a.onHeap(lengths, position); err != nil {
+			return nil, err
 		}
 		return a, nil
 	}
@@ -86,13 +88,27 @@ func allocate[T Float](lengths []int, position func(i int) int) (*Arena[T], erro
 		return nil, fmt.Errorf("pnm: the system refuses %d bytes of memory: %w", end, err)
 	}
 	for i, n := range lengths {
-		if n > 0 {
+		if a.slices[i] = []T{}; n > 0 { // a gradient that is nil would not be one
 			a.slices[i] = unsafe.Slice((*T)(unsafe.Pointer(&m.bytes[starts[i]])), n)
 		}
 	}
 	a.mapping = m
 	runtime.AddCleanup(a, (*mapping).unmap, m)
 	return a, nil
+}
+
+// onHeap makes the slices of ordinary memory. Only a length that no memory could hold is an error: where memory runs out,
+// Go ends the program.
+func (a *Arena[T]) onHeap(lengths []int, position func(i int) int) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("pnm: an arena of %d slices: %v", len(lengths), r)
+		}
+	}()
+	for i, n := range lengths {
+		a.slices[i] = spread[T](position(i), n)
+	}
+	return nil
 }
 
 // spread returns n zeros of ordinary memory. Go starts every large slice on a page; where the slices of a tensor lie at

@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strconv"
@@ -46,5 +47,25 @@ func TestArenaIsOnHugePages(t *testing.T) {
 	}
 	if got := hugeKiB(t) - before - given; got < size>>11 {
 		t.Errorf("of 32 MiB, %d KiB are on huge pages; others get %d", got, given)
+	}
+}
+
+// The workers have touched the state before the first step.
+func TestStateIsTouched(t *testing.T) {
+	resident := func() int {
+		text, err := os.ReadFile("/proc/self/statm")
+		wantNoError(t, err)
+		var size, pages int
+		_, err = fmt.Sscan(string(text), &size, &pages)
+		wantNoError(t, err)
+		return pages * os.Getpagesize()
+	}
+	p := make([]float32, 16*mebi)
+	before := resident()
+	o, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{p}})
+	wantNoError(t, err)
+	defer o.Close()
+	if got := resident() - before; got < 48<<20 {
+		t.Errorf("of 64 MiB, %d are in memory", got)
 	}
 }

@@ -23,9 +23,17 @@ func sumSquaresGeneric[T Float](sums *[lanes]float64, g []T) {
 	}
 }
 
-// sumSquares returns the sum of the squares of a block's elements, by a tree that is the same for every tier.
-func sumSquares[T Float](g []T, ahead int) float64 {
+// sumSquares returns the sum of the squares of a block's elements, by a tree that is the same for every tier. If scale is not
+// 0, each is multiplied by it first.
+func sumSquares[T Float](g []T, scale float64, ahead int) float64 {
 	var sums [lanes]float64
+	if scale != 0 {
+		for i, x := range g {
+			f := float64(x) * scale
+			sums[i%lanes] += float64(f * f)
+		}
+		g = nil
+	}
 	if whole := len(g) &^ (lanes - 1); whole > 0 && active != generic {
 		sumSquaresAssembly(&sums, g[:whole], ahead)
 		g = g[whole:]
@@ -52,8 +60,7 @@ func sumTree(sums []float64) float64 {
 	return sumTree(sums[:half]) + sumTree(sums[half:])
 }
 
-// A norm is the Euclidean norm of the gradients of a step, as root·scale: the product may overflow where the gradients do
-// not.
+// A norm is the Euclidean norm of the gradients of a step, as root·scale: the product may overflow where no gradient does.
 type norm struct {
 	root, scale float64
 	finite      bool // so is every gradient
@@ -69,27 +76,37 @@ func (n norm) factor(limit float64) float64 {
 	return limit / n.scale / n.root
 }
 
-// tiny brings any float64 to where its square is finite.
-const tiny = 0x1p-540
-
-// normOf returns the norm of gradients, given the sum of their squares.
-func (b *batch[T]) normOf(sum float64) norm {
-	n := norm{math.Sqrt(sum), 1, sum-sum == 0}
-	if _, wide := any(*new(T)).(float64); n.finite || !wide {
-		return n // the square of a finite float32 is far from float64's limit
+// gradNorm returns the norm of the gradients.
+func (b *batch[T]) gradNorm(p *Pool) norm {
+	b.ahead = prefetchAlone * prefetchFor(b.bytes())
+	blocks := b.blocks[len(b.tensors)]
+	if cap(b.sums) < blocks {
+		b.sums = make([]float64, blocks)
 	}
-	// Rarely: the squares of finite gradients may have overflowed.
-	scaled := 0.0
-	for i := range b.tensors {
-		for _, x := range b.tensors[i].g {
-			if x-x != 0 {
-				return n
-			}
-			y := float64(x) * tiny
-			scaled += float64(y * y)
+	b.sums = b.sums[:blocks]
+	sum := b.sumSquares(p, 0)
+	scale := 1.0
+	// The squares of float32 are normal numbers of float64. Those of float64 need not be, but rarely are not: then the
+	// gradients are brought, by a power of two, to where their squares are.
+	if _, wide := any(*new(T)).(float64); wide && blocks > 0 {
+		switch {
+		case math.IsInf(sum, 1): // a NaN is one
+			scale = 0x1p-540
+		case sum < 0x1p-900:
+			scale = 0x1p900
+		}
+		if scale != 1 {
+			sum = b.sumSquares(p, scale)
 		}
 	}
-	return norm{math.Sqrt(scaled), 1 / tiny, true}
+	return norm{math.Sqrt(sum), 1 / scale, sum-sum == 0}
+}
+
+// sumSquares returns the sum of the squares of all gradients, multiplied by scale if that is not 0.
+func (b *batch[T]) sumSquares(p *Pool, scale float64) float64 {
+	b.scale = scale
+	b.do(p, summing, b.grads)
+	return sumTree(b.sums)
 }
 
 // GradNorm returns the Euclidean norm of all elements of the gradients together, summed up in float64. It is the same, bit

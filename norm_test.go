@@ -58,7 +58,7 @@ func testSquares[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
 					g[i] = T(rng.NormFloat64())
 				}
 			}
-			if got, want := sumSquares(g, ahead), squaresOracle(g); !sameBits(got, want) {
+			if got, want := sumSquares(g, 0, ahead), squaresOracle(g); !sameBits(got, want) {
 				t.Fatalf("%d elements of %T: %x, want %x", n, *new(T), got, want)
 			}
 		}
@@ -124,6 +124,9 @@ func TestExtremeNorms(t *testing.T) {
 	}{
 		{[]float64{3e200, -4e200}, 5e200},
 		{[]float64{3e-150, 4e-150}, 5e-150},
+		{[]float64{3e-160, 4e-160}, 5e-160},
+		{[]float64{3e-300, -4e-300, 0}, 5e-300},
+		{[]float64{0, 0}, 0},
 		{[]float64{1e200, 1, nan}, nan},
 		{[]float64{1, -inf}, inf},
 		{[]float64{1e200, -inf}, inf},

@@ -54,7 +54,7 @@ func NewOptimizerWith[T Float](c Config, groups ...Group[T]) (*Optimizer[T], err
 			return nil, err
 		}
 	}
-	o.allot()
+	o.allot(0)
 	return o, nil
 }
 
@@ -65,10 +65,11 @@ func (o *Optimizer[T]) AddGroup(g Group[T]) error {
 	if o.closed {
 		return ErrClosed
 	}
+	first := len(o.batch.tensors)
 	if err := o.addGroup(g); err != nil {
 		return err
 	}
-	o.allot()
+	o.allot(first)
 	return nil
 }
 
@@ -91,7 +92,7 @@ func (o *Optimizer[T]) addGroup(g Group[T]) error {
 		t := tensor[T]{group: len(o.groups), form: f, step: 1, buffers: buffers[T]{p: p}}
 		state = state[copy(t.s[:], state[:len(forms[f].slots)]):]
 		o.batch.tensors = append(o.batch.tensors, t)
-		o.traffic += int64(traffic[T](f, len(p)))
+		o.traffic += traffic[T](f, len(p))
 	}
 	o.groups = append(o.groups, g.Rule)
 	o.checked = make([]span, len(o.batch.tensors)) // of the gradients checked so far some may lie in the new parameters
@@ -124,10 +125,12 @@ func (o *Optimizer[T]) newState(slots int, params [][]T) ([][]T, error) {
 	return a.slices, nil
 }
 
-// allot has each worker touch the state that it will update, so that the system places it nearby.
-func (o *Optimizer[T]) allot() {
+// allot has each worker touch the state that it will update, of the tensors from first on, so that the system places it
+// nearby.
+func (o *Optimizer[T]) allot(first int) {
+	o.batch.first = first
 	o.batch.plan(allTensors)
-	o.batch.do(o.config.Pool, allotting)
+	o.batch.do(o.config.Pool, allotting, o.batch.bytes())
 	runtime.KeepAlive(o)
 }
 
@@ -149,7 +152,7 @@ func (o *Optimizer[T]) Close() {
 // whose slice is nil got no gradient: it is skipped, and keeps its parameters, its state and its count of steps.
 //
 // Gradients are only read. Several tensors may share a gradient, but none may share memory with parameters. A list or a
-// slice of a wrong length gives a *LengthError, shared memory an *OverlapError, a tensor of which [Optimizer.StepRange]
+// slice of a wrong length gives a *LengthError, shared memory an *OverlapError, a tensor of which [Optimizer.StepPart]
 // has done a part a *RangeError, and nothing is written. Step allocates nothing.
 func (o *Optimizer[T]) Step(grads [][]T) error {
 	_, err := o.StepWith(Options{}, grads)
@@ -269,7 +272,7 @@ func (o *Optimizer[T]) Rule(group int) Rule {
 
 // SetRule replaces the rule of a group from the next step on. Every hyperparameter may change, but the state must remain
 // the same: the new rule is of the old one's type, with the same AMSGrad, and with or without momentum as before. Otherwise, or if there is no such group, it
-// returns a *GroupError and changes nothing. While [Optimizer.StepRange] has done a part of a step of one of the group's
+// returns a *GroupError and changes nothing. While [Optimizer.StepPart] has done a part of a step of one of the group's
 // tensors it gives a *RangeError.
 func (o *Optimizer[T]) SetRule(group int, r Rule) error {
 	if err := o.checkGroup(group); err != nil {
@@ -296,7 +299,7 @@ func (o *Optimizer[T]) SetRule(group int, r Rule) error {
 
 // SetLR sets the learning rate of the given groups from the next step on; of all groups, if none are given. A learning
 // rate out of range, or a group that does not exist, gives a *GroupError, and no group is changed. So does, with a
-// *RangeError, a group of whose tensors one has had a part of a step, see [Optimizer.StepRange].
+// *RangeError, a group of whose tensors one has had a part of a step, see [Optimizer.StepPart].
 func (o *Optimizer[T]) SetLR(lr float64, groups ...int) error {
 	changed := slices.Clone(o.groups)
 	if len(groups) == 0 {

@@ -2,7 +2,9 @@ package pnm
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -179,6 +181,52 @@ func TestGroupsChange(t *testing.T) {
 	wantSame(t, "the late tensor", late, fresh)
 }
 
+// A group that comes later changes nothing of those that are there, and its parameters are looked at in later steps.
+func TestGroupComesLater(t *testing.T) {
+	const n = 3 * pageSize
+	params := [2][]float32{lcg[float32](1, n), lcg[float32](1, n)}
+	g, late := lcg[float32](2, n+8), make([]float32, 8)
+	var opts [2]*Optimizer[float32]
+	for i := range opts {
+		var err error
+		opts[i], err = NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{params[i]}})
+		wantNoError(t, err)
+		wantNoError(t, opts[i].Step([][]float32{g[:n]}))
+	}
+	wantNoError(t, opts[1].AddGroup(Group[float32]{NewPNM(1), [][]float32{late}}))
+	wantNoError(t, opts[0].Step([][]float32{g[:n]}))
+	wantNoError(t, opts[1].Step([][]float32{g[:n], nil}))
+	wantSame(t, "params", params[1], params[0])
+	a, b := stateOf(t, opts[0])[0], stateOf(t, opts[1])[0]
+	for name := range a.Buffers {
+		wantSame(t, name, b.Buffers[name], a.Buffers[name])
+	}
+	wantNoError(t, opts[1].AddGroup(Group[float32]{NewPNM(1), [][]float32{g[n-1:]}}))
+	var e *OverlapError
+	if err := opts[1].Step([][]float32{g[:n], nil, nil}); !errors.As(err, &e) || e.Tensor != 2 {
+		t.Errorf("a gradient among parameters that came later: %v", err)
+	}
+}
+
+// Gradients that come in other places at every step cost nothing that lasts.
+func TestMovingGradients(t *testing.T) {
+	r := newRun[float32](t, NewPNM(0.1), NewAdaPNM())
+	grads := [2][][]float32{r.grads(1), r.grads(2)}
+	var before, after runtime.MemStats
+	const steps = 1000
+	for i := range 2 * steps {
+		if i == steps {
+			runtime.ReadMemStats(&before)
+		}
+		_, err := r.opt.StepWith(Options{ZeroGrads: true}, grads[i%2])
+		wantNoError(t, err)
+	}
+	runtime.ReadMemStats(&after)
+	if bytes := after.TotalAlloc - before.TotalAlloc; bytes > 8*steps {
+		t.Errorf("%d steps allocate %d bytes", steps, bytes)
+	}
+}
+
 // Optimizers that run at the same time do not know of each other.
 func TestOptimizersAreIndependent(t *testing.T) {
 	want := newRun[float64](t, NewPNM(0.1), NewAdaPNM())
@@ -210,11 +258,13 @@ func TestNoAllocations(t *testing.T) {
 		r := newRun[float64](t, rule, rule)
 		grads := r.grads(1)
 		none(fmt.Sprintf("Step of %T", rule), func() error { return r.opt.Step(grads) })
-		none(fmt.Sprintf("StepRange of %T", rule), func() error { // 33 elements
-			if err := r.opt.StepRange(Options{}, 0, 13, part); err != nil {
+		partStep := stateOf(t, r.opt)[0].Step
+		none(fmt.Sprintf("StepPart of %T", rule), func() error { // 33 elements
+			partStep++
+			if err := r.opt.StepPart(Options{}, Part[float64]{0, partStep, 13, part}); err != nil {
 				return err
 			}
-			return r.opt.StepRange(Options{}, 0, 0, part[:13])
+			return r.opt.StepPart(Options{}, Part[float64]{0, partStep, 0, part[:13]})
 		})
 	}
 

@@ -5,28 +5,34 @@ import (
 	"math"
 )
 
-// Options are the chores around a step, done in the same pass over memory. The zero value asks for none of them. In what
-// follows, a gradient is what the caller passed, divided by LossScale.
+// Options are the chores around a step, done in the same pass over memory. The zero value asks for none of them. Together
+// they do to each gradient, in this order,
 //
 //	g = g / LossScale                         LossScale⁻¹ and the clip factor are one factor, rounded once
-//	g = g · min(1, ClipNorm/‖all g‖)          the norm takes a pass over the gradients before the step
+//	g = g · min(1, ClipNorm/‖g‖)              ‖g‖ is taken over all gradients, in a pass of its own before the step
 //	g = min(max(g, −ClipValue), ClipValue)
 //
-// Weight decay does not take part in any of this.
+// before the rule sees it. Weight decay is the rule's, and does not take part.
+//
+// “All gradients” are those of one call. A caller that makes a call for each tensor computes the norm by [GradNorm] and passes
+// it on, for a loss scale s (or 1), as LossScale: s·max(1, norm/(s·limit)).
 type Options struct {
-	// LossScale is what the loss was multiplied by, and so the gradients: finite, > 0; 0 means 1. It is divided out. Among
-	// several processes it may carry their number, and a norm that was computed elsewhere.
+	// LossScale is what the loss was multiplied by, and so the gradients; it is divided out: > 0, and such that its inverse
+	// is a normal number of the element type (for float32, up to 2¹²⁶); 0 means 1. Among several processes that add up their
+	// gradients it may carry their number.
 	LossScale float64
 
 	// ClipNorm bounds the Euclidean norm of all gradients of the step together: > 0; 0 (default) is no bound. +Inf changes
 	// nothing, and reports the norm. This is torch's clip_grad_norm_ without the 1e-6 that it adds to the norm. Where the
-	// norm is not finite, the factor is as arithmetic has it, 0 for +Inf and NaN for NaN; see SkipNonFinite.
+	// norm is not finite, the factor is as arithmetic has it, 0 for +Inf and NaN for NaN; see SkipNonFinite. A factor too
+	// small for the element type is 0.
 	ClipNorm float64
 
 	// ClipValue bounds the size of each element: > 0; 0 (default) is no bound. A NaN stays.
 	ClipValue float64
 
-	// SkipNonFinite leaves parameters, state and counts of steps as they are if any gradient is NaN or ±Inf, and reports it.
+	// SkipNonFinite leaves parameters, state and counts of steps as they are if any gradient, as it was passed, is NaN or
+	// ±Inf, and reports it.
 	SkipNonFinite bool
 
 	// ZeroGrads sets the gradients to zero after the step, and also if the step was skipped.
@@ -64,12 +70,14 @@ func checkOptions[T Float](o *Options) error {
 	case o.ClipValue != 0 && T(o.ClipValue) == 0:
 		return &HyperparameterError{"Options", "ClipValue", o.ClipValue, fmt.Sprintf("large enough not to be 0 in %T", *new(T))}
 	case o.LossScale != 0:
-		positive.hi, positive.text = math.MaxFloat64, "finite and > 0, or 0 for 1"
-		if err := positive.check("Options", "LossScale", o.LossScale); err != nil {
-			return err
+		inverse := T(o.scale())
+		legal := interval{0x1p-1022, math.MaxFloat64, ""}
+		if _, narrow := any(inverse).(float32); narrow {
+			legal = interval{0x1p-126, math.MaxFloat32, ""}
 		}
-		if s := T(o.scale()); s == 0 || s-s != 0 {
-			return &HyperparameterError{"Options", "LossScale", o.LossScale, fmt.Sprintf("such that its inverse is finite and not 0 in %T", s)}
+		if legal.check("", "", float64(inverse)) != nil {
+			return &HyperparameterError{"Options", "LossScale", o.LossScale,
+				fmt.Sprintf("> 0 with an inverse that is a normal number of %T, or 0 for 1", inverse)}
 		}
 	}
 	return nil

@@ -10,12 +10,12 @@ import (
 
 // A Pool is a set of workers that share the work of large steps: the goroutine that calls a step, and helpers that start
 // when they are first needed. Helpers wait for the next step for some 20 µs and then sleep, so that an idle pool costs
-// nothing. Each has the same range of the same tensors at every step. Steps too small to be worth it run on the caller
-// alone.
+// nothing. Each has the same range of the same tensors at every step, and leaves some of it to others only if it is late or
+// slow. Steps too small to be worth it run on the caller alone.
 //
 // A pool may serve any number of optimizers and calls, also at the same time. It never changes a result: the bits are the
-// same for any number of workers.
-type Pool struct{ *pool }
+// same for any number of workers. The zero Pool is the one that runs where none is named: it follows GOMAXPROCS.
+type Pool struct{ inner *pool }
 
 // A PoolConfig tells how to build a [Pool]. The zero value is what calls without a pool run on.
 type PoolConfig struct {
@@ -30,7 +30,7 @@ type PoolConfig struct {
 const maxWorkers = 1 << 12
 
 // defaultPool runs the steps that name no pool.
-var defaultPool = &Pool{newPool(0, nil)}
+var defaultPool = newPool(0, nil)
 
 // NewPool returns a pool. It fails if c.Workers is negative or above 4096, or if c.Pin is set where helpers cannot be
 // bound: the system is not Linux, or the process may run on fewer CPUs than there are workers.
@@ -52,26 +52,39 @@ func NewPool(c PoolConfig) (*Pool, error) {
 		}
 	}
 	p := &Pool{newPool(c.Workers, cpus)}
-	runtime.AddCleanup(p, (*pool).close, p.pool)
+	runtime.AddCleanup(p, (*pool).close, p.inner)
 	return p, nil
+}
+
+// pool returns what runs the steps: the default for a nil Pool and for the zero one.
+func (p *Pool) pool() *pool {
+	if p == nil || p.inner == nil {
+		return defaultPool
+	}
+	return p.inner
 }
 
 // Workers returns how many workers a large step has, the caller included: what the pool was built with or GOMAXPROCS, and
 // 1 after Close.
-func (p *Pool) Workers() int { return p.workers() }
+func (p *Pool) Workers() int { return p.pool().workers() }
 
 // Close ends the helpers and returns when they are gone. A step that is under way is completed, and steps that come later
-// run on their callers alone. Closing again does nothing.
-func (p *Pool) Close() { p.close() }
+// run on their callers alone. Closing again does nothing, and neither does closing the zero Pool.
+func (p *Pool) Close() {
+	if p != nil && p.inner != nil {
+		p.inner.close()
+	}
+}
 
 // A task is work that can be cut into any number of parts, which may run at the same time.
 type task interface{ run(part, parts int) }
 
 // A pool is what its helpers know of a Pool, so that an unused Pool can be collected while they sleep.
 //
-// Each worker has a shard of a step, which consists of pieces. It takes the pieces of its own shard one after the other, and
-// then those that are left of others: a helper that is late or slow thus delays a step by a piece at most. No piece depends
-// on a helper, so that neither a nested call, nor one beside it, nor helpers that are gone can block a step.
+// Each worker has a shard of a step, which consists of pieces. It takes the pieces of its own shard from the first to the
+// last, and then what is left of others, from their last: a helper that is late or slow thus delays a step by a piece at
+// most. No piece depends on a helper, so that neither a nested call, nor one beside it, nor helpers that are gone can block
+// a step.
 type pool struct {
 	fixed   int   // workers; 0 follows GOMAXPROCS
 	cpus    []int // for helpers to be bound to; nil to let them run anywhere
@@ -90,7 +103,7 @@ const steps = 8
 // A slot is a step under way. Its task, shards and pieces may be read by who has taken a piece and not finished it.
 type slot struct {
 	busy    atomic.Bool
-	left    atomic.Int32 // pieces of the caller's shard that nobody has taken
+	left    pieces       // of the caller's shard
 	pending atomic.Int32 // pieces of all shards that are not finished
 	parked  atomic.Bool  // the caller waits for done
 	done    chan struct{}
@@ -102,8 +115,8 @@ type slot struct {
 
 // A helper is a goroutine that has shard number of each step.
 type helper struct {
-	left   [steps]atomic.Int32 // by slot: pieces of its shard that nobody has taken
-	parked atomic.Bool         // the helper waits for wake
+	left   [steps]pieces // by slot: of its shard
+	parked atomic.Bool   // the helper waits for wake
 	wake   chan struct{}
 	number int // from 1; the caller is 0
 	_      [64]byte
@@ -146,32 +159,31 @@ func (p *pool) run(t task, shards, pieces int) {
 	slot := &p.slots[s]
 	slot.task, slot.shards, slot.pieces = t, len(helpers)+1, pieces
 	slot.pending.Store(int32(slot.shards * pieces))
-	slot.left.Store(int32(pieces))
+	slot.left.offer(pieces)
 	for _, h := range helpers {
-		h.left[s].Store(int32(pieces)) // those that are awake can begin
+		h.left[s].offer(pieces) // those that are awake can begin
 	}
 	for _, h := range helpers {
 		h.rouse()
 	}
-	slot.work(0, &slot.left)
+	slot.work(0, &slot.left, true)
 	p.workOnOthers(s)
 	slot.wait(p.spin.Load())
 	slot.task = nil
 	slot.busy.Store(false)
 }
 
-// work runs the pieces of a shard that nobody has taken, and reports whether there were any.
-func (s *slot) work(shard int, left *atomic.Int32) (worked bool) {
+// work runs the pieces of a shard that nobody has taken, the first or the last of them first, and reports whether there were
+// any.
+func (s *slot) work(shard int, left *pieces, own bool) (worked bool) {
 	for {
-		n := left.Load()
-		if n == 0 {
+		piece, ok := left.take(own)
+		if !ok {
 			return worked
 		}
-		if left.CompareAndSwap(n, n-1) {
-			s.task.run((shard+1)*s.pieces-int(n), s.shards*s.pieces)
-			s.finish()
-			worked = true
-		}
+		s.task.run(shard*s.pieces+piece, s.shards*s.pieces)
+		s.finish()
+		worked = true
 	}
 }
 
@@ -179,9 +191,33 @@ func (s *slot) work(shard int, left *atomic.Int32) (worked bool) {
 func (p *pool) workOnOthers(s int) {
 	slot := &p.slots[s]
 	for _, h := range *p.helpers.Load() {
-		slot.work(h.number, &h.left[s])
+		slot.work(h.number, &h.left[s], false)
 	}
-	slot.work(0, &slot.left)
+	slot.work(0, &slot.left, false)
+}
+
+// A pieces is a range of pieces of a shard that nobody has taken: the first one, and 16 bits further up the one behind the
+// last.
+type pieces struct{ atomic.Uint32 }
+
+func (p *pieces) offer(n int) { p.Store(uint32(n) << 16) }
+
+func (p *pieces) none() bool { v := p.Load(); return v>>16 == v&0xffff }
+
+// take takes the first piece or the last one, if there is any.
+func (p *pieces) take(first bool) (piece int, ok bool) {
+	for {
+		v := p.Load()
+		begin, end := v&0xffff, v>>16
+		switch {
+		case begin == end:
+			return 0, false
+		case first && p.CompareAndSwap(v, v+1):
+			return int(begin), true
+		case !first && p.CompareAndSwap(v, v-1<<16):
+			return int(end) - 1, true
+		}
+	}
 }
 
 // acquire returns the number of a free slot, or −1.
@@ -234,7 +270,7 @@ func (p *pool) help(h *helper) {
 	for !p.closed.Load() {
 		worked := false
 		for s := range h.left {
-			if p.slots[s].work(h.number, &h.left[s]) {
+			if p.slots[s].work(h.number, &h.left[s], true) {
 				p.workOnOthers(s)
 				worked = true
 			}
@@ -247,7 +283,7 @@ func (p *pool) help(h *helper) {
 
 func (h *helper) hasWork() bool {
 	for s := range h.left {
-		if h.left[s].Load() != 0 {
+		if !h.left[s].none() {
 			return true
 		}
 	}
@@ -285,17 +321,19 @@ func (s *slot) finish() {
 	}
 }
 
-// wait returns when no piece is pending.
+// wait returns when no piece is pending. It may be woken for the step that had the slot before: a finisher may be late.
 func (s *slot) wait(spin bool) {
 	none := func() bool { return s.pending.Load() == 0 }
 	if none() || spin && spinUntil(none) {
 		return
 	}
-	s.parked.Store(true)
-	if none() && s.parked.CompareAndSwap(true, false) {
-		return
+	for !none() {
+		s.parked.Store(true)
+		if none() && s.parked.CompareAndSwap(true, false) {
+			return
+		}
+		<-s.done
 	}
-	<-s.done
 }
 
 // spinTime is how long one waits for another CPU before going to sleep: longer than it takes to wake up.

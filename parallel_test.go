@@ -4,6 +4,7 @@ import (
 	"errors"
 	"reflect"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,7 +30,7 @@ func (c *tally) run(part, parts int) {
 func wantOnce(t *testing.T, p *Pool, shards, pieces int, inside func()) {
 	t.Helper()
 	c := &tally{make([]atomic.Int32, shards*pieces), inside}
-	p.run(c, shards, pieces)
+	p.pool().run(c, shards, pieces)
 	for i := range c.counts {
 		if n := c.counts[i].Load(); n != 1 {
 			t.Fatalf("%d shards of %d pieces: piece %d ran %d times", shards, pieces, i, n)
@@ -63,14 +64,8 @@ func TestPoolRunsEachPieceOnce(t *testing.T) {
 // wantAsleep waits until no helper is awake: an idle pool costs nothing.
 func wantAsleep(t *testing.T, p *Pool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for _, h := range *p.helpers.Load() {
-		for !h.parked.Load() {
-			if time.Now().After(deadline) {
-				t.Fatalf("helper %d does not go to sleep", h.number)
-			}
-			time.Sleep(time.Millisecond)
-		}
+	for _, h := range *p.inner.helpers.Load() {
+		within(t, "a helper does not go to sleep", h.parked.Load)
 	}
 }
 
@@ -96,7 +91,7 @@ func TestPoolUsesAllWorkers(t *testing.T) {
 		for range 20 {
 			arrived := make(chan struct{}, n)
 			all := make(chan struct{})
-			p.run(&tally{make([]atomic.Int32, n), func() {
+			p.pool().run(&tally{make([]atomic.Int32, n), func() {
 				if arrived <- struct{}{}; len(arrived) == n {
 					close(all)
 				}
@@ -124,6 +119,8 @@ func TestPoolClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 20 {
 		p := newTestPool(t, PoolConfig{Workers: 4})
+		wantOnce(t, p, 4, 1, nil)
+		wantHelpers(t, p, 3)
 		var wg sync.WaitGroup
 		for range 3 { // under way while it is closed
 			wg.Go(func() {
@@ -140,8 +137,58 @@ func TestPoolClose(t *testing.T) {
 			t.Errorf("%d workers", p.Workers())
 		}
 	}
-	if after := runtime.NumGoroutine(); after > before {
-		t.Errorf("%d goroutines, before %d", after, before)
+	within(t, "goroutines are left over", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+func wantHelpers(t *testing.T, p *Pool, n int) {
+	t.Helper()
+	if got := len(*p.inner.helpers.Load()); got != n {
+		t.Fatalf("%d helpers, want %d", got, n)
+	}
+}
+
+// within fails the test if the condition does not come true in 20 seconds.
+func within(t *testing.T, otherwise string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(otherwise)
+		}
+	}
+}
+
+// Whoever finished the last piece of a step may be late to wake its caller, and wake that of the next step: which must
+// go on waiting.
+func TestPoolIsWokenTooEarly(t *testing.T) {
+	p := newTestPool(t, PoolConfig{Workers: 2})
+	slot := &p.inner.slots[0]
+	var started, finished atomic.Int32
+	p.pool().run(&tally{make([]atomic.Int32, 2), func() {
+		if started.Add(1) == 1 {
+			within(t, "the second piece was not begun", func() bool { return started.Load() == 2 })
+		} else {
+			within(t, "the caller does not wait", func() bool { return slot.parked.CompareAndSwap(true, false) })
+			slot.done <- struct{}{}
+			within(t, "the caller does not go on waiting", slot.parked.Load)
+		}
+		finished.Add(1)
+	}}, 2, 1)
+	if n := finished.Load(); n != 2 {
+		t.Errorf("the step returned after %d of 2 pieces", n)
+	}
+}
+
+// A zero Pool, like none, is the default one.
+func TestZeroPool(t *testing.T) {
+	for _, p := range []*Pool{nil, new(Pool)} {
+		if p.Workers() != runtime.GOMAXPROCS(0) {
+			t.Errorf("%d workers", p.Workers())
+		}
+		wantOnce(t, p, 3, 2, nil)
+		p.Close()
+		if p.Workers() != runtime.GOMAXPROCS(0) {
+			t.Error("the default pool was closed")
+		}
 	}
 }
 
@@ -150,7 +197,7 @@ func TestPoolIsCollected(t *testing.T) {
 	p, err := NewPool(PoolConfig{Workers: 3})
 	wantNoError(t, err)
 	wantOnce(t, p, 3, 1, nil)
-	inner := p.pool
+	inner := p.inner
 	p = nil
 	eventually(t, "the pool was not closed", inner.closed.Load)
 	inner.ended.Wait()
@@ -187,38 +234,33 @@ func TestPoolErrors(t *testing.T) {
 	}
 }
 
-// Helpers that are pinned run on the CPU that is theirs.
+// Helpers that are pinned run on the CPU that is theirs, and there are no more of them than CPUs.
 func TestPoolPins(t *testing.T) {
 	cpus, err := allowedCPUs()
 	if err != nil || len(cpus) < 2 {
 		t.Skipf("nothing to bind helpers to: %v, %v", cpus, err)
 	}
 	p := newTestPool(t, PoolConfig{Workers: 2, Pin: true})
-	var here, there [][]int
 	var mu sync.Mutex
-	caller := make(chan struct{})
-	p.run(pinned{func(part int) {
-		now, err := allowedCPUs()
+	var masks [][]int
+	var started atomic.Int32
+	p.pool().run(&tally{make([]atomic.Int32, 2), func() {
+		started.Add(1)
+		within(t, "the helper does not come", func() bool { return started.Load() == 2 })
+		mask, err := allowedCPUs()
 		mu.Lock()
 		defer mu.Unlock()
-		if err != nil {
+		if masks = append(masks, mask); err != nil {
 			t.Error(err)
 		}
-		if len(now) == 1 {
-			there = append(there, now)
-			close(caller)
-		} else {
-			here = append(here, now)
-			mu.Unlock()
-			<-caller
-			mu.Lock()
-		}
 	}}, 2, 1)
-	if !reflect.DeepEqual(there, [][]int{{cpus[1]}}) || !reflect.DeepEqual(here, [][]int{cpus}) {
-		t.Errorf("of CPUs %v the helper may run on %v, the caller on %v", cpus, there, here)
+	slices.SortFunc(masks, func(a, b []int) int { return len(a) - len(b) })
+	if !reflect.DeepEqual(masks, [][]int{{cpus[1]}, cpus}) {
+		t.Errorf("of CPUs %v the workers may run on %v", cpus, masks)
+	}
+
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(len(cpus) + 3))
+	if n := newTestPool(t, PoolConfig{Pin: true}).Workers(); n != len(cpus) {
+		t.Errorf("%d workers for %d CPUs", n, len(cpus))
 	}
 }
-
-type pinned struct{ each func(part int) }
-
-func (p pinned) run(part, _ int) { p.each(part) }

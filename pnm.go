@@ -35,7 +35,8 @@ func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []
 	return err
 }
 
-// UpdatePNMWith is [UpdatePNM] with options. Where they ask for it, grads is set to zero. An option out of its range gives a
+// UpdatePNMWith is [UpdatePNM] with options. Where they ask for it, grads is set to zero. If the report says that the step was
+// skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
 // *HyperparameterError.
 func UpdatePNMWith[T Float](o Options, r PNM, t int, params, grads, posMomentum, negMomentum []T) (Report, error) {
 	if err := r.Validate(); err != nil {

@@ -10,26 +10,31 @@ import (
 	"testing"
 )
 
-// Two goroutines that update overlapping ranges are a data race, and the race detector must see it in every tier. It ends
-// the program, so that the race runs in a child.
+// Two goroutines that update overlapping ranges are a data race, and so is one that takes the norm of what another updates. The
+// race detector must see both in every tier. It ends the program, so that the race runs in a child.
 func TestRaceIsSeen(t *testing.T) {
-	if os.Getenv("PNM_TEST_RACE") != "" {
+	if what := os.Getenv("PNM_TEST_RACE"); what != "" {
 		x := make([]float32, 400)
 		var wg sync.WaitGroup
 		for i := range 2 {
 			wg.Go(func() {
+				if what == "norm" && i == 1 {
+					GradNorm(nil, x[50:150])
+					return
+				}
 				UpdatePNM(NewPNM(1), 1, x[50*i:50*i+100], x[200:300][:100], make([]float32, 100), make([]float32, 100))
 			})
 		}
 		wg.Wait()
 		return
 	}
-	for _, tier := range tiers() {
+	for i := range 2 * len(tiers()) {
+		tier, what := tiers()[i/2], []string{"update", "norm"}[i%2]
 		child := exec.Command(os.Args[0], "-test.run=^TestRaceIsSeen$")
-		child.Env = append(os.Environ(), "PNM_TEST_RACE=1", "PNM_TEST_REQUIRE=", "PNM_ISA="+string(tier))
+		child.Env = append(os.Environ(), "PNM_TEST_RACE="+what, "PNM_TEST_REQUIRE=", "PNM_ISA="+string(tier))
 		out, err := child.CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "DATA RACE") {
-			t.Errorf("%s: the race was not seen (%v): %s", tier, err, out)
+			t.Errorf("%s, %s: the race was not seen (%v): %s", tier, what, err, out)
 		}
 	}
 }

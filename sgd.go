@@ -36,7 +36,8 @@ func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
 	return err
 }
 
-// UpdateSGDWith is [UpdateSGD] with options. Where they ask for it, grads is set to zero. An option out of its range gives a
+// UpdateSGDWith is [UpdateSGD] with options. Where they ask for it, grads is set to zero. If the report says that the step was
+// skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
 // *HyperparameterError.
 func UpdateSGDWith[T Float](o Options, r SGD, t int, params, grads, momentumBuffer []T) (Report, error) {
 	if err := r.Validate(); err != nil {

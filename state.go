@@ -29,7 +29,7 @@ type TensorState[T Float] struct {
 // State returns a copy of the state of all tensors, in the optimizer's order. Together with the parameters and the rules
 // it is all that a later run needs to continue with the same bits, see [Optimizer.SetState].
 //
-// It fails with a *RangeError while [Optimizer.StepRange] has done a part of a step, and with [ErrClosed] after Close.
+// It fails with a *RangeError while [Optimizer.StepPart] has done a part of a step, and with [ErrClosed] after Close.
 func (o *Optimizer[T]) State() ([]TensorState[T], error) {
 	if o.closed {
 		return nil, ErrClosed
@@ -51,7 +51,7 @@ func (o *Optimizer[T]) State() ([]TensorState[T], error) {
 
 // SetState replaces the state of all tensors by a copy of states, one for each tensor in the optimizer's order. A list of
 // the wrong length or a buffer of the wrong length gives a *LengthError; a name that is missing or unknown, or a step
-// below 0, a *StateError. The optimizer is then as it was. What [Optimizer.StepRange] has done of an incomplete step no
+// below 0, a *StateError. The optimizer is then as it was. What [Optimizer.StepPart] has done of an incomplete step no
 // longer counts.
 func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
 	if o.closed {

@@ -7,23 +7,34 @@ import (
 	"sort"
 )
 
-// StepRange performs a part of a step of one tensor: that of its elements lo … lo+len(grads)−1, with their gradients. The
-// parts of a step may come in any order, each element in one of them; with the last of them the step is complete and
-// counted. The bits are those of a whole step. This is for trainers that get gradients in pieces. A process that owns but
-// a part of a tensor builds its optimizer over that part alone, params[lo:hi], and has no more state than that.
+// A Part is a part of a step of one tensor: that of its elements Lo … Lo+len(Grads)−1.
+type Part[T Float] struct {
+	Tensor int // index of the tensor in its optimizer
+	Step   int // the number of the step, from 1; each tensor has its own count
+	Lo     int
+	Grads  []T
+}
+
+// StepPart performs a part of a step. The parts may come in any order, each element in one of them; with the last of them
+// the step is complete and counted. The bits are those of a whole step. This is for trainers that get gradients in pieces. A
+// process that owns but a part of a tensor builds its optimizer over that part alone, params[lo:hi], and has no more state
+// than that.
 //
-// Elements out of the tensor's range, and elements that have had their part of the step, give a *RangeError. While a step is
-// incomplete, the calls that need a complete one ([Optimizer.Step], [Optimizer.State], …) give a *RangeError, too, that
-// names the elements missing; [Optimizer.SetState] drops what was done.
+// Elements that are not in the tensor, that have had their part of the step already, or that have not had it while it is
+// already the next one's turn, give a *RangeError. While a step is incomplete, so do the calls that need a complete one:
+// [Optimizer.Step], [Optimizer.State], …; [Optimizer.SetState] drops what was done.
 //
-// The options must be the same for all parts of a step. ClipNorm and SkipNonFinite need all gradients and give a
-// *HyperparameterError; see [GradNorm] and Options.LossScale for what to do instead. Other errors are those of StepWith.
-func (o *Optimizer[T]) StepRange(opts Options, tensor, lo int, grads []T) error {
+// The options must be the same for all parts of a step. ClipNorm and SkipNonFinite need all gradients, and give a
+// *HyperparameterError: see [Options] for what to do instead. Other errors are those of StepWith. Nothing is allocated.
+func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 	if o.closed {
 		return ErrClosed
 	}
-	if tensor < 0 || tensor >= len(o.batch.tensors) {
-		return &TensorError{tensor, len(o.batch.tensors)}
+	if part.Tensor < 0 || part.Tensor >= len(o.batch.tensors) {
+		return &TensorError{part.Tensor, len(o.batch.tensors)}
+	}
+	if part.Step < 1 {
+		return &StepError{part.Step}
 	}
 	if err := checkOptions[T](&opts); err != nil {
 		return err
@@ -34,16 +45,24 @@ func (o *Optimizer[T]) StepRange(opts Options, tensor, lo int, grads []T) error 
 	if opts.SkipNonFinite {
 		return &HyperparameterError{"Options", "SkipNonFinite", 1, "off for a part of a step"}
 	}
-	whole := &o.batch.tensors[tensor]
-	hi := lo + len(grads)
+	whole := &o.batch.tensors[part.Tensor]
+	lo, hi := part.Lo, part.Lo+len(part.Grads)
 	if lo < 0 || lo > len(whole.p) || hi > len(whole.p) {
-		return &RangeError{tensor, whole.step, lo, hi, fmt.Sprintf("are not all within the tensor, which has %d", len(whole.p))}
+		return &RangeError{part.Tensor, part.Step, lo, hi, fmt.Sprintf("are not all within the tensor, which has %d", len(whole.p))}
 	}
-	if s, n := overlapping(o.params, grads); n > 0 {
-		return &OverlapError{s.tensor, tensor, "params", "grads", n}
+	done := o.parts.done[part.Tensor]
+	again := done.overlap(lo, hi)
+	switch {
+	case part.Step > whole.step:
+		gap := done.gap(len(whole.p))
+		return &RangeError{part.Tensor, whole.step, gap.lo, gap.hi, "are missing"}
+	case part.Step < whole.step:
+		return &RangeError{part.Tensor, part.Step, lo, hi, "have been updated already"}
+	case again != (elements{}):
+		return &RangeError{part.Tensor, part.Step, again.lo, again.hi, "have been updated already"}
 	}
-	if again := o.parts.done[tensor].overlap(lo, hi); again != (elements{}) {
-		return &RangeError{tensor, whole.step, again.lo, again.hi, "have been updated already"}
+	if s, n := overlapping(o.params, part.Grads); n > 0 {
+		return &OverlapError{s.tensor, part.Tensor, "params", "grads", n}
 	}
 	if lo == hi && len(whole.p) > 0 {
 		return nil
@@ -57,15 +76,15 @@ func (o *Optimizer[T]) StepRange(opts Options, tensor, lo int, grads []T) error 
 
 	b := takeBatch[T]()
 	defer b.putBack()
-	part := *whole
-	part.p, part.g = part.p[lo:hi], grads
-	for k := range forms[part.form].slots {
-		part.s[k] = part.s[k][lo:hi]
+	t := *whole
+	t.p, t.g = t.p[lo:hi], part.Grads
+	for k := range forms[t.form].slots {
+		t.s[k] = t.s[k][lo:hi]
 	}
-	b.tensors = append(b.tensors, part)
+	b.tensors = append(b.tensors, t)
 	b.step(&opts, o.traffic)
 
-	if o.parts.mark(tensor, lo, hi, len(whole.p)) {
+	if o.parts.mark(part.Tensor, lo, hi, len(whole.p)) {
 		whole.step++
 	}
 	runtime.KeepAlive(o)
@@ -155,6 +174,8 @@ func (r ranges) with(lo, hi int) ranges {
 // gap returns the first elements of n that are in no range.
 func (r ranges) gap(n int) elements {
 	switch {
+	case len(r) == 0:
+		return elements{0, n}
 	case r[0].lo > 0:
 		return elements{0, r[0].lo}
 	case len(r) > 1:

@@ -50,7 +50,7 @@ func TestPartsAreTheWhole(t *testing.T) {
 			rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 			pieces := clones(grads)
 			for _, e := range all {
-				wantNoError(t, parts.opt.StepRange(o, e.tensor, e.lo, pieces[e.tensor][e.lo:e.hi]))
+				wantNoError(t, parts.opt.StepPart(o, Part[float64]{e.tensor, step, e.lo, pieces[e.tensor][e.lo:e.hi]}))
 			}
 			_, err := whole.opt.StepWith(o, grads)
 			wantNoError(t, err)
@@ -85,17 +85,17 @@ func TestOwnedPart(t *testing.T) {
 	}
 }
 
-func TestRangeErrors(t *testing.T) {
+func TestPartErrors(t *testing.T) {
 	// optimizer has the tensors x[:8] | x[8:16]; of step 1 tensor 0 has had the elements 2 … 4.
 	optimizer := func(x []float32) *Optimizer[float32] {
 		o, err := NewOptimizer(Group[float32]{NewPNM(0), [][]float32{x[:8]}}, Group[float32]{NewPNM(0), [][]float32{x[8:16]}})
 		wantNoError(t, err)
-		wantNoError(t, o.StepRange(Options{}, 0, 2, x[34:37]))
+		wantNoError(t, o.StepPart(Options{}, Part[float32]{0, 1, 2, x[34:37]}))
 		copy(x, lcg[float32](7, 64))
 		return o
 	}
 	part := func(o Options, tensor, lo, n int) func(x []float32) error {
-		return func(x []float32) error { return optimizer(x).StepRange(o, tensor, lo, x[32:32+n]) }
+		return func(x []float32) error { return optimizer(x).StepPart(o, Part[float32]{tensor, 1, lo, x[32 : 32+n]}) }
 	}
 	missing := &RangeError{0, 1, 0, 2, "are missing"}
 	within := &RangeError{0, 1, 6, 9, "are not all within the tensor, which has 8"}
@@ -106,10 +106,20 @@ func TestRangeErrors(t *testing.T) {
 		{"before the begin", part(Options{}, 0, -1, 3), &RangeError{0, 1, -1, 2, within.Problem}, "[-1, 2)"},
 		{"far behind the end", part(Options{}, 0, int(^uint(0)>>1), 1), &RangeError{0, 1, int(^uint(0) >> 1), -int(^uint(0)>>1) - 1, within.Problem}, "tensor 0"},
 		{"no such tensor", part(Options{}, 2, 0, 1), &TensorError{2, 2}, "there is no tensor 2, the optimizer has 2"},
+		{"the next step", func(x []float32) error { return optimizer(x).StepPart(Options{}, Part[float32]{0, 2, 2, x[32:35]}) }, missing, "missing"},
+		{"of another tensor", func(x []float32) error { return optimizer(x).StepPart(Options{}, Part[float32]{1, 2, 0, x[32:40]}) },
+			&RangeError{1, 1, 0, 8, "are missing"}, "tensor 1: step 1: elements [0, 8) are missing"},
+		{"the last step", func(x []float32) error {
+			o := optimizer(x)
+			wantNoError(t, o.StepPart(Options{}, Part[float32]{1, 1, 0, x[32:40]}))
+			copy(x, lcg[float32](7, 64))
+			return o.StepPart(Options{}, Part[float32]{1, 1, 3, x[32:34]})
+		}, &RangeError{1, 1, 3, 5, "have been updated already"}, "already"},
+		{"no step", func(x []float32) error { return optimizer(x).StepPart(Options{}, Part[float32]{0, 0, 0, x[32:34]}) }, &StepError{0}, "step is 0"},
 		{"clip by norm", part(Options{ClipNorm: 1}, 1, 0, 8), &HyperparameterError{"Options", "ClipNorm", 1, "0 for a part of a step"}, "ClipNorm"},
 		{"skip", part(Options{SkipNonFinite: true}, 1, 0, 8), &HyperparameterError{"Options", "SkipNonFinite", 1, "off for a part of a step"}, "SkipNonFinite"},
 		{"a bad option", part(Options{ClipValue: -1}, 1, 0, 8), &HyperparameterError{"Options", "ClipValue", -1, "> 0, or 0 for none"}, "ClipValue"},
-		{"a gradient within params", func(x []float32) error { return optimizer(x).StepRange(Options{}, 1, 0, x[6:10]) },
+		{"a gradient within params", func(x []float32) error { return optimizer(x).StepPart(Options{}, Part[float32]{1, 1, 0, x[6:10]}) },
 			&OverlapError{0, 1, "params", "grads", 2}, "share"},
 		{"a whole step", func(x []float32) error { return optimizer(x).Step([][]float32{x[16:24], x[24:32]}) }, missing, "[0, 2) are missing"},
 		{"a whole step of others", func(x []float32) error { return optimizer(x).Step([][]float32{nil, x[24:32]}) }, missing, "missing"},
@@ -118,8 +128,8 @@ func TestRangeErrors(t *testing.T) {
 		{"SetRule", func(x []float32) error { return optimizer(x).SetRule(0, NewPNM(2)) }, missing, "missing"},
 		{"the last missing", func(x []float32) error {
 			o := optimizer(x)
-			wantNoError(t, o.StepRange(Options{}, 0, 0, x[32:34]))
-			wantNoError(t, o.StepRange(Options{}, 0, 7, x[32:33]))
+			wantNoError(t, o.StepPart(Options{}, Part[float32]{0, 1, 0, x[32:34]}))
+			wantNoError(t, o.StepPart(Options{}, Part[float32]{0, 1, 7, x[32:33]}))
 			copy(x, lcg[float32](7, 64))
 			return o.Step([][]float32{x[16:24], x[24:32]})
 		}, &RangeError{0, 1, 5, 7, "are missing"}, "[5, 7)"},
@@ -128,8 +138,11 @@ func TestRangeErrors(t *testing.T) {
 	x := lcg[float32](7, 64)
 	o := optimizer(x)
 	wantNoError(t, o.SetLR(1, 1)) // the other group is not in the middle of a step
-	wantNoError(t, o.StepRange(Options{}, 1, 0, nil))
-	wantNoError(t, o.StepRange(Options{}, 0, 8, nil))
+	wantNoError(t, o.StepPart(Options{}, Part[float32]{1, 1, 0, nil}))
+	wantNoError(t, o.StepPart(Options{}, Part[float32]{0, 1, 8, nil}))
+	if o.parts.open != 1 { // nothing is no part
+		t.Errorf("%d tensors have had a part", o.parts.open)
+	}
 	wantNoError(t, o.SetState(make([]TensorState[float32], 2))) // drops what was done
 	wantNoError(t, o.Step([][]float32{x[16:24], x[24:32]}))
 	if s := stateOf(t, o); s[0].Step != 1 || s[1].Step != 1 {
@@ -148,7 +161,7 @@ func TestClosed(t *testing.T) {
 	}
 	refuse(t, []refusal{
 		{"Step", func(x []float32) error { return optimizer(x).Step([][]float32{x[8:16]}) }, ErrClosed, "closed"},
-		{"StepRange", func(x []float32) error { return optimizer(x).StepRange(Options{}, 0, 0, x[8:16]) }, ErrClosed, "closed"},
+		{"StepPart", func(x []float32) error { return optimizer(x).StepPart(Options{}, Part[float32]{0, 1, 0, x[8:16]}) }, ErrClosed, "closed"},
 		{"State", func(x []float32) error { _, err := optimizer(x).State(); return err }, ErrClosed, "closed"},
 		{"SetState", func(x []float32) error { return optimizer(x).SetState(make([]TensorState[float32], 1)) }, ErrClosed, "closed"},
 		{"AddGroup", func(x []float32) error { return optimizer(x).AddGroup(Group[float32]{NewPNM(1), [][]float32{x[8:16]}}) }, ErrClosed, "closed"},
