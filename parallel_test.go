@@ -89,13 +89,10 @@ func TestPoolUsesAllWorkers(t *testing.T) {
 	for _, n := range []int{2, 3, 8} {
 		p := newTestPool(t, PoolConfig{Workers: n})
 		for range 20 {
-			arrived := make(chan struct{}, n)
-			all := make(chan struct{})
+			var arrived atomic.Int32
 			p.pool().run(&tally{make([]atomic.Int32, n), func() {
-				if arrived <- struct{}{}; len(arrived) == n {
-					close(all)
-				}
-				<-all
+				arrived.Add(1)
+				within(t, "not all workers come", func() bool { return arrived.Load() == int32(n) })
 			}}, n, 1)
 		}
 	}
