@@ -144,12 +144,13 @@ func wantHelpers(t *testing.T, p *Pool, n int) {
 	}
 }
 
-// within fails the test if the condition does not come true in 20 seconds.
+// within fails the test if the condition does not come true in 20 seconds. Helpers may call it, too.
 func within(t *testing.T, otherwise string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal(otherwise)
+			t.Error(otherwise)
+			return
 		}
 	}
 }
