@@ -287,90 +287,132 @@ func sumSquaresF64AVX512(sums *float64, grad *float64, count int, ahead int)
 // pause takes some hundred cycles, and leaves the core to its other thread.
 func pause()
 
-// updateF32AVX2 runs the kernel of a form on the elements i … i+n−1.
-func updateF32AVX2(f form, c *float32, s *streams[float32], i, n, ahead int) {
+// updateF32 runs the active tier's kernel of a form on the elements i … i+n−1.
+func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
+	wide := active == avx512
 	switch f {
 	case formPNM:
-		pnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+		if wide {
+			pnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+		} else {
+			pnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+		}
 	case formAdaPNM:
-		adapnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+		if wide {
+			adapnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+		} else {
+			adapnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+		}
 	case formAdaPNMAMSGrad:
-		adapnmAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+		if wide {
+			adapnmAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+		} else {
+			adapnmAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+		}
 	case formSGD:
-		sgdF32AVX2(c, &s.p[i], &s.g[i], n, ahead)
+		if wide {
+			sgdF32AVX512(c, &s.p[i], &s.g[i], n, ahead)
+		} else {
+			sgdF32AVX2(c, &s.p[i], &s.g[i], n, ahead)
+		}
 	case formSGDMomentum:
-		sgdMomentumF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		if wide {
+			sgdMomentumF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		} else {
+			sgdMomentumF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		}
 	case formSGDNesterov:
-		sgdNesterovF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		if wide {
+			sgdNesterovF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		} else {
+			sgdNesterovF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		}
 	case formAdam:
-		adamF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+		if wide {
+			adamF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+		} else {
+			adamF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+		}
 	case formAdamAMSGrad:
-		adamAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+		if wide {
+			adamAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+		} else {
+			adamAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+		}
 	}
 }
 
-// updateF64AVX2 runs the kernel of a form on the elements i … i+n−1.
-func updateF64AVX2(f form, c *float64, s *streams[float64], i, n, ahead int) {
-	switch f {
-	case formPNM:
-		pnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
-	case formAdaPNM:
-		adapnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
-	case formAdaPNMAMSGrad:
-		adapnmAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
-	case formSGD:
-		sgdF64AVX2(c, &s.p[i], &s.g[i], n, ahead)
-	case formSGDMomentum:
-		sgdMomentumF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
-	case formSGDNesterov:
-		sgdNesterovF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
-	case formAdam:
-		adamF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
-	case formAdamAMSGrad:
-		adamAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+// sumSquaresF32 works like sumSquaresGeneric, by the active tier's kernel.
+func sumSquaresF32(sums *float64, g *float32, n, ahead int) {
+	wide := active == avx512
+	if wide {
+		sumSquaresF32AVX512(sums, g, n, ahead)
+	} else {
+		sumSquaresF32AVX2(sums, g, n, ahead)
 	}
 }
 
-// updateF32AVX512 runs the kernel of a form on the elements i … i+n−1.
-func updateF32AVX512(f form, c *float32, s *streams[float32], i, n, ahead int) {
+// updateF64 runs the active tier's kernel of a form on the elements i … i+n−1.
+func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
+	wide := active == avx512
 	switch f {
 	case formPNM:
-		pnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+		if wide {
+			pnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+		} else {
+			pnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+		}
 	case formAdaPNM:
-		adapnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+		if wide {
+			adapnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+		} else {
+			adapnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+		}
 	case formAdaPNMAMSGrad:
-		adapnmAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+		if wide {
+			adapnmAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+		} else {
+			adapnmAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+		}
 	case formSGD:
-		sgdF32AVX512(c, &s.p[i], &s.g[i], n, ahead)
+		if wide {
+			sgdF64AVX512(c, &s.p[i], &s.g[i], n, ahead)
+		} else {
+			sgdF64AVX2(c, &s.p[i], &s.g[i], n, ahead)
+		}
 	case formSGDMomentum:
-		sgdMomentumF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		if wide {
+			sgdMomentumF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		} else {
+			sgdMomentumF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		}
 	case formSGDNesterov:
-		sgdNesterovF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		if wide {
+			sgdNesterovF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		} else {
+			sgdNesterovF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		}
 	case formAdam:
-		adamF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+		if wide {
+			adamF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+		} else {
+			adamF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+		}
 	case formAdamAMSGrad:
-		adamAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+		if wide {
+			adamAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+		} else {
+			adamAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+		}
 	}
 }
 
-// updateF64AVX512 runs the kernel of a form on the elements i … i+n−1.
-func updateF64AVX512(f form, c *float64, s *streams[float64], i, n, ahead int) {
-	switch f {
-	case formPNM:
-		pnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
-	case formAdaPNM:
-		adapnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
-	case formAdaPNMAMSGrad:
-		adapnmAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
-	case formSGD:
-		sgdF64AVX512(c, &s.p[i], &s.g[i], n, ahead)
-	case formSGDMomentum:
-		sgdMomentumF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
-	case formSGDNesterov:
-		sgdNesterovF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
-	case formAdam:
-		adamF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
-	case formAdamAMSGrad:
-		adamAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+// sumSquaresF64 works like sumSquaresGeneric, by the active tier's kernel.
+func sumSquaresF64(sums *float64, g *float64, n, ahead int) {
+	wide := active == avx512
+	if wide {
+		sumSquaresF64AVX512(sums, g, n, ahead)
+	} else {
+		sumSquaresF64AVX2(sums, g, n, ahead)
 	}
 }

@@ -69,3 +69,33 @@ func sumSquaresF64NEON(sums *float64, grad *float64, count, ahead int)
 
 // pause takes some dozen cycles, and leaves the core to its other thread where it has one.
 func pause()
+
+// updateF32 runs the kernel of a form on the elements i … i+n−1.
+func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}
+
+// updateF64 runs the kernel of a form on the elements i … i+n−1.
+func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}
+
+// sumSquaresF32 works like sumSquaresGeneric, by the kernel.
+func sumSquaresF32(sums *float64, g *float32, n, ahead int) { sumSquaresF32NEON(sums, g, n, ahead) }
+
+// sumSquaresF64 works like sumSquaresGeneric, by the kernel.
+func sumSquaresF64(sums *float64, g *float64, n, ahead int) { sumSquaresF64NEON(sums, g, n, ahead) }

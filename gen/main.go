@@ -19,23 +19,24 @@ func main() {
 	os.Setenv("GOARCH", "amd64")
 	flag.Parse()
 
-	switches := ""
+	types := []asm.Type{asm.Float32, asm.Float64}
 	build.ConstraintExpr("!purego")
 	for _, isa := range []asm.ISA{asm.AVX2, asm.AVX512} {
-		for _, t := range []asm.Type{asm.Float32, asm.Float64} {
+		for _, t := range types {
 			for _, k := range append(slices.Clone(asm.Rules), asm.Yardsticks(t)...) {
 				k.Emit(t, isa)
 			}
 			asm.EmitSumSquares(t, isa)
-			switches += asm.Switch(t, isa)
 		}
 	}
 	asm.EmitPause()
 	build.Generate()
 
 	stubs, err := os.OpenFile(flag.Lookup("stubs").Value.String(), os.O_APPEND|os.O_WRONLY, 0)
-	if err == nil {
-		_, err = stubs.WriteString(switches)
+	for _, t := range types {
+		if err == nil {
+			_, err = stubs.WriteString(asm.Calls(t))
+		}
 	}
 	if err != nil {
 		log.Fatal(err)
