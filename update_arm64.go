@@ -17,6 +17,31 @@ func adapnmF32NEON(c, p, grad, m, n, v *float32, count, ahead int)
 //go:noescape
 func adapnmAMSGradF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
 
+// sgdF32NEON works like sgdGeneric.
+//
+//go:noescape
+func sgdF32NEON(c, p, grad *float32, count, ahead int)
+
+// sgdMomentumF32NEON works like sgdMomentumGeneric.
+//
+//go:noescape
+func sgdMomentumF32NEON(c, p, grad, m *float32, count, ahead int)
+
+// sgdNesterovF32NEON works like sgdNesterovGeneric.
+//
+//go:noescape
+func sgdNesterovF32NEON(c, p, grad, m *float32, count, ahead int)
+
+// adamF32NEON works like adamGeneric.
+//
+//go:noescape
+func adamF32NEON(c, p, grad, m, v *float32, count, ahead int)
+
+// adamAMSGradF32NEON works like adamAMSGradGeneric.
+//
+//go:noescape
+func adamAMSGradF32NEON(c, p, grad, m, v, x *float32, count, ahead int)
+
 // dividerF32NEON takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
@@ -37,6 +62,31 @@ func adapnmLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
 //go:noescape
 func adapnmAMSGradLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
 
+// sgdLimitF32NEON reads and writes the memory that sgd does, and changes nothing.
+//
+//go:noescape
+func sgdLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+
+// sgdMomentumLimitF32NEON reads and writes the memory that sgdMomentum does, and changes nothing.
+//
+//go:noescape
+func sgdMomentumLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+
+// sgdNesterovLimitF32NEON reads and writes the memory that sgdNesterov does, and changes nothing.
+//
+//go:noescape
+func sgdNesterovLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+
+// adamLimitF32NEON reads and writes the memory that adam does, and changes nothing.
+//
+//go:noescape
+func adamLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+
+// adamAMSGradLimitF32NEON reads and writes the memory that adamAMSGrad does, and changes nothing.
+//
+//go:noescape
+func adamAMSGradLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+
 // sumSquaresF32NEON works like sumSquaresGeneric.
 //
 //go:noescape
@@ -56,6 +106,31 @@ func adapnmF64NEON(c, p, grad, m, n, v *float64, count, ahead int)
 //
 //go:noescape
 func adapnmAMSGradF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)
+
+// sgdF64NEON works like sgdGeneric.
+//
+//go:noescape
+func sgdF64NEON(c, p, grad *float64, count, ahead int)
+
+// sgdMomentumF64NEON works like sgdMomentumGeneric.
+//
+//go:noescape
+func sgdMomentumF64NEON(c, p, grad, m *float64, count, ahead int)
+
+// sgdNesterovF64NEON works like sgdNesterovGeneric.
+//
+//go:noescape
+func sgdNesterovF64NEON(c, p, grad, m *float64, count, ahead int)
+
+// adamF64NEON works like adamGeneric.
+//
+//go:noescape
+func adamF64NEON(c, p, grad, m, v *float64, count, ahead int)
+
+// adamAMSGradF64NEON works like adamAMSGradGeneric.
+//
+//go:noescape
+func adamAMSGradF64NEON(c, p, grad, m, v, x *float64, count, ahead int)
 
 // dividerF64NEON takes the square roots of p, divides by them, and writes nothing.
 //
@@ -79,6 +154,16 @@ func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
 		adapnmF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
 	case formAdaPNMAMSGrad:
 		adapnmAMSGradF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	case formSGD:
+		sgdF32NEON(c, &s.p[i], &s.g[i], n, ahead)
+	case formSGDMomentum:
+		sgdMomentumF32NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formSGDNesterov:
+		sgdNesterovF32NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formAdam:
+		adamF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+	case formAdamAMSGrad:
+		adamAMSGradF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
 	}
 }
 
@@ -91,6 +176,16 @@ func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
 		adapnmF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
 	case formAdaPNMAMSGrad:
 		adapnmAMSGradF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	case formSGD:
+		sgdF64NEON(c, &s.p[i], &s.g[i], n, ahead)
+	case formSGDMomentum:
+		sgdMomentumF64NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formSGDNesterov:
+		sgdNesterovF64NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formAdam:
+		adamF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+	case formAdamAMSGrad:
+		adamAMSGradF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
 	}
 }
 

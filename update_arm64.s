@@ -85,13 +85,13 @@
 	VFMUL(p, l2, t) \
 	VFADD(t, g, g)
 
-// m = β1²·m + (1−β1²)·g
+// m = beta1·m + alpha1·g
 #define MOMENTUM(m, g, t) \
 	VFMUL(m, beta1, m)  \
 	VFMUL(g, alpha1, t) \
 	VFADD(t, m, m)
 
-// v = β2·v + (1−β2)·(g·g)
+// v = beta2·v + alpha2·(g·g)
 #define SECOND_MOMENT(v, g, t) \
 	VFMUL(v, beta2, v)  \
 	VFMUL(g, g, t)      \
@@ -101,6 +101,15 @@
 // x = max(x, v)                   NaN if either is, +0 of two zeros
 #define LARGEST(v, x) \
 	VFMAX(v, x, x)
+
+// g = g + beta1·m
+#define NESTEROV(m, g, t) \
+	VFMUL(m, beta1, t) \
+	VFADD(t, g, g)
+
+// u = k1·d
+#define SCALED(d, u) \
+	VFMUL(d, k1, u)
 
 // u = k1·m − k2·n                 in place of n
 #define DIFFERENCE(m, n, t) \
@@ -120,27 +129,91 @@
 	VFMUL(p, keep, p) \
 	VFSUB(u, p, p)
 
-// The rules. Each is its coefficients; its streams, all of them and those that it writes, to be passed to a macro one by
-// one; and what it does to one vector of each.
+// The rules, each from those before it. A rule is its coefficients; its streams, all of them and those that it writes, to be
+// passed to a macro one by one; and what it does to one vector of each. What it shares with another has the other's name.
 
-#define PNM_COEFFICIENTS \
-	COEFFICIENT(gs, 0)     \
-	COEFFICIENT(l2, 1)     \
-	COEFFICIENT(keep, 2)   \
-	COEFFICIENT(beta1, 3)  \
-	COEFFICIENT(alpha1, 4) \
-	COEFFICIENT(k1, 7)     \
-	COEFFICIENT(k2, 8)     \
-	COEFFICIENT(lo, 11)    \
+#define SGD_COEFFICIENTS \
+	COEFFICIENT(gs, 0)   \
+	COEFFICIENT(l2, 1)   \
+	COEFFICIENT(keep, 2) \
+	COEFFICIENT(k1, 7)   \
+	COEFFICIENT(lo, 11)  \
 	COEFFICIENT(hi, 12)
-#define PNM_STREAMS(DO) \
+#define SGD_STREAMS(DO) \
 	DO(atP, p0, p01) \
-	DO(atG, g0, g01) \
-	DO(atM, m0, m01) \
-	DO(atN, n0, n01)
-#define PNM_WRITES(DO) \
-	DO(atP, p0, p01) \
+	DO(atG, g0, g01)
+#define SGD_WRITES(DO) \
+	DO(atP, p0, p01)
+#define SGD(p, g, m, n, v, x, t) \
+	GRADIENT(p, g, t) \
+	SCALED(g, g)      \
+	STEP(p, g)
+
+#define SGD_MOMENTUM_COEFFICIENTS \
+	SGD_COEFFICIENTS      \
+	COEFFICIENT(beta1, 3) \
+	COEFFICIENT(alpha1, 4)
+#define SGD_MOMENTUM_STREAMS(DO) \
+	SGD_STREAMS(DO) \
 	DO(atM, m0, m01)
+#define SGD_MOMENTUM_WRITES(DO) \
+	SGD_WRITES(DO) \
+	DO(atM, m0, m01)
+#define SGD_MOMENTUM(p, g, m, n, v, x, t) \
+	GRADIENT(p, g, t) \
+	MOMENTUM(m, g, t) \
+	SCALED(m, g)      \
+	STEP(p, g)
+
+#define SGD_NESTEROV(p, g, m, n, v, x, t) \
+	GRADIENT(p, g, t) \
+	MOMENTUM(m, g, t) \
+	NESTEROV(m, g, t) \
+	SCALED(g, g)      \
+	STEP(p, g)
+
+#define ADAM_COEFFICIENTS \
+	SGD_MOMENTUM_COEFFICIENTS \
+	COEFFICIENT(beta2, 5)     \
+	COEFFICIENT(alpha2, 6)    \
+	COEFFICIENT(r, 9)         \
+	COEFFICIENT(eps, 10)
+#define ADAM_STREAMS(DO) \
+	SGD_MOMENTUM_STREAMS(DO) \
+	DO(atV, v0, v01)
+#define ADAM_WRITES(DO) \
+	SGD_MOMENTUM_WRITES(DO) \
+	DO(atV, v0, v01)
+#define ADAM(p, g, m, n, v, x, t) \
+	GRADIENT(p, g, t)      \
+	MOMENTUM(m, g, t)      \
+	SECOND_MOMENT(v, g, t) \
+	SCALED(m, g)           \
+	DIVIDE(g, v, t)        \
+	STEP(p, g)
+
+#define ADAM_AMSGRAD_STREAMS(DO) \
+	ADAM_STREAMS(DO) \
+	DO(atX, x0, x01)
+#define ADAM_AMSGRAD_WRITES(DO) \
+	ADAM_WRITES(DO) \
+	DO(atX, x0, x01)
+#define ADAM_AMSGRAD(p, g, m, n, v, x, t) \
+	GRADIENT(p, g, t)      \
+	MOMENTUM(m, g, t)      \
+	SECOND_MOMENT(v, g, t) \
+	LARGEST(v, x)          \
+	SCALED(m, g)           \
+	DIVIDE(g, x, t)        \
+	STEP(p, g)
+
+// PNM and AdaPNM are these with a second momentum, which they only read.
+#define PNM_COEFFICIENTS \
+	SGD_MOMENTUM_COEFFICIENTS \
+	COEFFICIENT(k2, 8)
+#define PNM_STREAMS(DO) \
+	SGD_MOMENTUM_STREAMS(DO) \
+	DO(atN, n0, n01)
 #define PNM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)   \
 	MOMENTUM(m, g, t)   \
@@ -148,16 +221,10 @@
 	STEP(p, n)
 
 #define ADAPNM_COEFFICIENTS \
-	PNM_COEFFICIENTS       \
-	COEFFICIENT(beta2, 5)  \
-	COEFFICIENT(alpha2, 6) \
-	COEFFICIENT(r, 9)      \
-	COEFFICIENT(eps, 10)
+	ADAM_COEFFICIENTS \
+	COEFFICIENT(k2, 8)
 #define ADAPNM_STREAMS(DO) \
 	PNM_STREAMS(DO) \
-	DO(atV, v0, v01)
-#define ADAPNM_WRITES(DO) \
-	PNM_WRITES(DO) \
 	DO(atV, v0, v01)
 #define ADAPNM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
@@ -167,13 +234,10 @@
 	DIVIDE(n, v, t)        \
 	STEP(p, n)
 
-#define AMSGRAD_STREAMS(DO) \
+#define ADAPNM_AMSGRAD_STREAMS(DO) \
 	ADAPNM_STREAMS(DO) \
 	DO(atX, x0, x01)
-#define AMSGRAD_WRITES(DO) \
-	ADAPNM_WRITES(DO) \
-	DO(atX, x0, x01)
-#define AMSGRAD(p, g, m, n, v, x, t) \
+#define ADAPNM_AMSGRAD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
 	SECOND_MOMENT(v, g, t) \
@@ -273,7 +337,7 @@ TEXT ·pnmF32NEON(SB), NOSPLIT, $0-56
 	MOVD count+40(FP), left
 	MOVD ahead+48(FP), front
 	PNM_COEFFICIENTS
-	LOOP(PNM_STREAMS, PNM_WRITES, PNM)
+	LOOP(PNM_STREAMS, SGD_MOMENTUM_WRITES, PNM)
 	RET
 
 // func adapnmF32NEON(c, p, grad, m, n, v *float32, count, ahead int)
@@ -287,7 +351,7 @@ TEXT ·adapnmF32NEON(SB), NOSPLIT, $0-64
 	MOVD count+48(FP), left
 	MOVD ahead+56(FP), front
 	ADAPNM_COEFFICIENTS
-	LOOP(ADAPNM_STREAMS, ADAPNM_WRITES, ADAPNM)
+	LOOP(ADAPNM_STREAMS, ADAM_WRITES, ADAPNM)
 	RET
 
 // func adapnmAMSGradF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -302,7 +366,69 @@ TEXT ·adapnmAMSGradF32NEON(SB), NOSPLIT, $0-72
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
 	ADAPNM_COEFFICIENTS
-	LOOP(AMSGRAD_STREAMS, AMSGRAD_WRITES, AMSGRAD)
+	LOOP(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAPNM_AMSGRAD)
+	RET
+
+// func sgdF32NEON(c, p, grad *float32, count, ahead int)
+TEXT ·sgdF32NEON(SB), NOSPLIT, $0-40
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD count+24(FP), left
+	MOVD ahead+32(FP), front
+	SGD_COEFFICIENTS
+	LOOP(SGD_STREAMS, SGD_WRITES, SGD)
+	RET
+
+// func sgdMomentumF32NEON(c, p, grad, m *float32, count, ahead int)
+TEXT ·sgdMomentumF32NEON(SB), NOSPLIT, $0-48
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD count+32(FP), left
+	MOVD ahead+40(FP), front
+	SGD_MOMENTUM_COEFFICIENTS
+	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_MOMENTUM)
+	RET
+
+// func sgdNesterovF32NEON(c, p, grad, m *float32, count, ahead int)
+TEXT ·sgdNesterovF32NEON(SB), NOSPLIT, $0-48
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD count+32(FP), left
+	MOVD ahead+40(FP), front
+	SGD_MOMENTUM_COEFFICIENTS
+	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_NESTEROV)
+	RET
+
+// func adamF32NEON(c, p, grad, m, v *float32, count, ahead int)
+TEXT ·adamF32NEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD v+32(FP), atV
+	MOVD count+40(FP), left
+	MOVD ahead+48(FP), front
+	ADAM_COEFFICIENTS
+	LOOP(ADAM_STREAMS, ADAM_WRITES, ADAM)
+	RET
+
+// func adamAMSGradF32NEON(c, p, grad, m, v, x *float32, count, ahead int)
+TEXT ·adamAMSGradF32NEON(SB), NOSPLIT, $0-64
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD v+32(FP), atV
+	MOVD x+40(FP), atX
+	MOVD count+48(FP), left
+	MOVD ahead+56(FP), front
+	ADAM_COEFFICIENTS
+	LOOP(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAM_AMSGRAD)
 	RET
 
 // func dividerF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -321,7 +447,7 @@ TEXT ·pnmLimitF32NEON(SB), NOSPLIT, $0-72
 	MOVD n+32(FP), atN
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(PNM_STREAMS, PNM_WRITES, NOTHING)
+	LOOP(PNM_STREAMS, SGD_MOMENTUM_WRITES, NOTHING)
 	RET
 
 // func adapnmLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -333,7 +459,7 @@ TEXT ·adapnmLimitF32NEON(SB), NOSPLIT, $0-72
 	MOVD v+40(FP), atV
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(ADAPNM_STREAMS, ADAPNM_WRITES, NOTHING)
+	LOOP(ADAPNM_STREAMS, ADAM_WRITES, NOTHING)
 	RET
 
 // func adapnmAMSGradLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -346,7 +472,59 @@ TEXT ·adapnmAMSGradLimitF32NEON(SB), NOSPLIT, $0-72
 	MOVD x+48(FP), atX
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(AMSGRAD_STREAMS, AMSGRAD_WRITES, NOTHING)
+	LOOP(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, NOTHING)
+	RET
+
+// func sgdLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·sgdLimitF32NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(SGD_STREAMS, SGD_WRITES, NOTHING)
+	RET
+
+// func sgdMomentumLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·sgdMomentumLimitF32NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, NOTHING)
+	RET
+
+// func sgdNesterovLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·sgdNesterovLimitF32NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, NOTHING)
+	RET
+
+// func adamLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·adamLimitF32NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD v+40(FP), atV
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(ADAM_STREAMS, ADAM_WRITES, NOTHING)
+	RET
+
+// func adamAMSGradLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·adamAMSGradLimitF32NEON(SB), NOSPLIT, $0-72
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD v+40(FP), atV
+	MOVD x+48(FP), atX
+	MOVD count+56(FP), left
+	MOVD ahead+64(FP), front
+	LOOP(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, NOTHING)
 	RET
 
 // float64
@@ -368,7 +546,7 @@ TEXT ·pnmF64NEON(SB), NOSPLIT, $0-56
 	MOVD count+40(FP), left
 	MOVD ahead+48(FP), front
 	PNM_COEFFICIENTS
-	LOOP(PNM_STREAMS, PNM_WRITES, PNM)
+	LOOP(PNM_STREAMS, SGD_MOMENTUM_WRITES, PNM)
 	RET
 
 // func adapnmF64NEON(c, p, grad, m, n, v *float64, count, ahead int)
@@ -382,7 +560,7 @@ TEXT ·adapnmF64NEON(SB), NOSPLIT, $0-64
 	MOVD count+48(FP), left
 	MOVD ahead+56(FP), front
 	ADAPNM_COEFFICIENTS
-	LOOP(ADAPNM_STREAMS, ADAPNM_WRITES, ADAPNM)
+	LOOP(ADAPNM_STREAMS, ADAM_WRITES, ADAPNM)
 	RET
 
 // func adapnmAMSGradF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)
@@ -397,7 +575,69 @@ TEXT ·adapnmAMSGradF64NEON(SB), NOSPLIT, $0-72
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
 	ADAPNM_COEFFICIENTS
-	LOOP(AMSGRAD_STREAMS, AMSGRAD_WRITES, AMSGRAD)
+	LOOP(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAPNM_AMSGRAD)
+	RET
+
+// func sgdF64NEON(c, p, grad *float64, count, ahead int)
+TEXT ·sgdF64NEON(SB), NOSPLIT, $0-40
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD count+24(FP), left
+	MOVD ahead+32(FP), front
+	SGD_COEFFICIENTS
+	LOOP(SGD_STREAMS, SGD_WRITES, SGD)
+	RET
+
+// func sgdMomentumF64NEON(c, p, grad, m *float64, count, ahead int)
+TEXT ·sgdMomentumF64NEON(SB), NOSPLIT, $0-48
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD count+32(FP), left
+	MOVD ahead+40(FP), front
+	SGD_MOMENTUM_COEFFICIENTS
+	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_MOMENTUM)
+	RET
+
+// func sgdNesterovF64NEON(c, p, grad, m *float64, count, ahead int)
+TEXT ·sgdNesterovF64NEON(SB), NOSPLIT, $0-48
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD count+32(FP), left
+	MOVD ahead+40(FP), front
+	SGD_MOMENTUM_COEFFICIENTS
+	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_NESTEROV)
+	RET
+
+// func adamF64NEON(c, p, grad, m, v *float64, count, ahead int)
+TEXT ·adamF64NEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD v+32(FP), atV
+	MOVD count+40(FP), left
+	MOVD ahead+48(FP), front
+	ADAM_COEFFICIENTS
+	LOOP(ADAM_STREAMS, ADAM_WRITES, ADAM)
+	RET
+
+// func adamAMSGradF64NEON(c, p, grad, m, v, x *float64, count, ahead int)
+TEXT ·adamAMSGradF64NEON(SB), NOSPLIT, $0-64
+	MOVD c+0(FP), atC
+	MOVD p+8(FP), atP
+	MOVD grad+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD v+32(FP), atV
+	MOVD x+40(FP), atX
+	MOVD count+48(FP), left
+	MOVD ahead+56(FP), front
+	ADAM_COEFFICIENTS
+	LOOP(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAM_AMSGRAD)
 	RET
 
 // func dividerF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)
