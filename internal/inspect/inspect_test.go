@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -107,13 +108,38 @@ func TestInstructions(t *testing.T) {
 	}
 }
 
-// docs/performance.md has the table as it is now.
-func TestTable(t *testing.T) {
-	amd64, arm64, err := mainLoops("../..")
+// A limit kernel for arm64 loads and stores what its rule's does, in the same order.
+func TestLimits(t *testing.T) {
+	kernels, _, arm64, err := mainLoops("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := table(amd64, arm64)
+	moves := func(name string) (all []string) {
+		for _, i := range arm64[name] {
+			if accesses.MatchString(i) {
+				all = append(all, i)
+			}
+		}
+		return all
+	}
+	for _, kernel := range kernels {
+		if kernel == "sumSquares" {
+			continue
+		}
+		rule, limit := moves(kernel+"F32NEON"), moves(kernel+"LimitF32NEON")
+		if !slices.Equal(rule, limit) || len(limit) == 0 {
+			t.Errorf("%s: the rule has %q, its limit %q", kernel, rule, limit)
+		}
+	}
+}
+
+// docs/performance.md has the table as it is now.
+func TestTable(t *testing.T) {
+	kernels, amd64, arm64, err := mainLoops("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := table(kernels, amd64, arm64)
 	if strings.Contains(want, "0.00") {
 		t.Errorf("loops were not found:\n%s", want)
 	}

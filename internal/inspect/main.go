@@ -18,12 +18,12 @@ func main() {
 	log.SetFlags(0)
 	name := flag.String("loop", "", "print the main loop of this `kernel`, such as adapnmF32NEON")
 	flag.Parse()
-	amd64, arm64, err := mainLoops(".")
+	kernels, amd64, arm64, err := mainLoops(".")
 	if err != nil {
 		log.Fatal(err)
 	}
 	if *name == "" {
-		fmt.Print(table(amd64, arm64))
+		fmt.Print(table(kernels, amd64, arm64))
 		return
 	}
 	code, ok := arm64[*name]
@@ -33,14 +33,20 @@ func main() {
 	fmt.Printf("loop:\n\t%s\n", strings.Join(code, "\n\t"))
 }
 
-// mainLoops returns the instructions of each kernel's main loop, the one without prefetch, by the kernel's name.
-func mainLoops(root string) (amd64, arm64 map[string][]string, err error) {
+// mainLoops returns the names of all kernels, without type and instruction set, but of those that benchmarks measure against;
+// and the instructions of each kernel's main loop, the one without prefetch, by the kernel's full name.
+func mainLoops(root string) (kernels []string, amd64, arm64 map[string][]string, err error) {
 	text, err := os.ReadFile(filepath.Join(root, "update_amd64.s"))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
+	}
+	for _, f := range regexp.MustCompile(`\nTEXT ·(\w+)F64AVX2\(`).FindAllStringSubmatch(string(text), -1) { // limits are float32
+		if f[1] != "divider" {
+			kernels = append(kernels, f[1])
+		}
 	}
 	code, err := disassemble(filepath.Join(root, "update_arm64.s"))
-	return amd64Loops(string(text)), arm64Loops(code), err
+	return kernels, amd64Loops(string(text)), arm64Loops(code), err
 }
 
 // amd64Loops reads the source, which has one instruction on a line: objdump does not know AVX-512.
@@ -131,12 +137,14 @@ func arm64Loops(functions map[string][]instruction) map[string][]string {
 	return loops
 }
 
+// accesses are instructions that load or store: those with an address, but LEAQ; arm64's by name.
+var accesses = regexp.MustCompile(`^[^L].*\(|^(ld|st)`)
+
 // table counts instructions and, among them, those that load or store, for each element.
-func table(amd64, arm64 map[string][]string) string {
+func table(kernels []string, amd64, arm64 map[string][]string) string {
 	var b strings.Builder
 	b.WriteString("| kernel | AVX2 | AVX-512 | NEON |\n| --- | --- | --- | --- |\n")
-	memory := regexp.MustCompile(`^[^L].*\(|^(ld|st)`) // an operand with an address, but in LEAQ; arm64's loads and stores
-	for _, kernel := range []string{"pnm", "adapnm", "adapnmAMSGrad", "sumSquares"} {
+	for _, kernel := range kernels {
 		for _, t := range []struct {
 			name string
 			line int // elements in a cache line
@@ -148,13 +156,13 @@ func table(amd64, arm64 map[string][]string) string {
 			fmt.Fprintf(&b, "| `%s%s` |", kernel, t.name)
 			for _, isa := range []string{"AVX2", "AVX512", "NEON"} {
 				code := append(amd64[kernel+t.name+isa], arm64[kernel+t.name+isa]...)
-				accesses := 0
+				moves := 0
 				for _, i := range code {
-					if memory.MatchString(i) {
-						accesses++
+					if accesses.MatchString(i) {
+						moves++
 					}
 				}
-				fmt.Fprintf(&b, " %.2f, %.2f |", float64(len(code))/float64(elements), float64(accesses)/float64(elements))
+				fmt.Fprintf(&b, " %.2f, %.2f |", float64(len(code))/float64(elements), float64(moves)/float64(elements))
 			}
 			b.WriteString("\n")
 		}
