@@ -3,7 +3,11 @@
 package pnm
 
 import (
+	"math"
+	"math/rand/v2"
+	"slices"
 	"strings"
+	"testing"
 	"unsafe"
 )
 
@@ -87,6 +91,38 @@ func call[T Float](kernel bare[T], s *streams[T], ahead int) {
 	}
 	for i := 0; i < len(s.p); i += maxCall {
 		kernel(nil, at(s.p, i), at(s.g, i), at(s.m, i), at(s.n, i), at(s.v, i), at(s.x, i), min(maxCall, len(s.p)-i), ahead)
+	}
+}
+
+// Each tier has a limit kernel for each form, and none changes a bit, not even of a NaN.
+func TestLimitKernels(t *testing.T) {
+	rng := rand.New(rand.NewPCG(15, 16))
+	for _, tier := range tiers()[1:] {
+		for f, kernel := range limitKernels[tier] {
+			if kernel == nil {
+				t.Errorf("%s has no limit kernel for form %d", tier, f)
+				continue
+			}
+			for n := 1; n <= blocks[float32](); n++ {
+				x := make([]float32, (2+maxSlots)*n)
+				for i := range x {
+					x[i] = math.Float32frombits(rng.Uint32())
+				}
+				before := slices.Clone(x)
+				at := func(role rune) []float32 { // those alone that the form has
+					if i := strings.IndexRune("pg"+forms[f].roles, role); i >= 0 {
+						return x[i*n : (i+1)*n]
+					}
+					return nil
+				}
+				call(kernel, &streams[float32]{at('p'), at('g'), at('m'), at('n'), at('v'), at('x')}, rng.IntN(2)*prefetchAhead)
+				for i := range x {
+					if math.Float32bits(x[i]) != math.Float32bits(before[i]) {
+						t.Fatalf("%s, %s with %q, %d elements: %d changed", tier, forms[f].rule, forms[f].roles, n, i)
+					}
+				}
+			}
+		}
 	}
 }
 

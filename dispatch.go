@@ -48,6 +48,11 @@ func (f form) state() string {
 	return strings.Join(forms[f].slots, ", ")
 }
 
+// missing panics, for a switch over the forms that lacks one.
+func (f form) missing() {
+	panic("pnm: the tier " + ISA() + " has no loop for a form of " + forms[f].rule)
+}
+
 // slotOf tells which slots of a form have the roles m, n, v and x, at even and at odd steps: m and n take turns. A role that
 // the form does not know gets a slot that it does not use.
 var slotOf = func() (table [len(forms)][2][maxSlots]uint8) {
@@ -185,6 +190,8 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 		adamGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi])
 	case formAdamAMSGrad:
 		adamAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi], s.x[lo:hi])
+	default:
+		f.missing()
 	}
 }
 

@@ -75,6 +75,22 @@ func TestBadPinIsReported(t *testing.T) {
 	})
 }
 
+// The rules that tests and benchmarks go through have every form: none is left out, in any tier.
+func TestEveryFormIsSampled(t *testing.T) {
+	benchmarked, _ := benchRules()
+	for list, rules := range map[string][]Rule{"sampleRules": sampleRules(), "benchRules": benchmarked} {
+		var has [len(forms)]bool
+		for _, r := range rules {
+			has[r.form()] = true
+		}
+		for f, has := range has {
+			if !has {
+				t.Errorf("%s lacks form %d, of %s with %v", list, f, forms[f].rule, forms[f].slots)
+			}
+		}
+	}
+}
+
 // memory makes a slice for one stream, in a place that the test chooses.
 type memory[T Float] func(n int) []T
 

@@ -339,6 +339,8 @@ func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
 		} else {
 			adamAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
 		}
+	default:
+		f.missing()
 	}
 }
 
@@ -404,6 +406,8 @@ func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
 		} else {
 			adamAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
 		}
+	default:
+		f.missing()
 	}
 }
 

@@ -164,6 +164,8 @@ func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
 		adamF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
 	case formAdamAMSGrad:
 		adamAMSGradF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+	default:
+		f.missing()
 	}
 }
 
@@ -186,6 +188,8 @@ func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
 		adamF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
 	case formAdamAMSGrad:
 		adamAMSGradF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+	default:
+		f.missing()
 	}
 }
 

@@ -30,7 +30,7 @@ func Calls(t Type) string {
 		}
 		choice("\t\t", k.Name+t.Name, args+"n, ahead")
 	}
-	b.WriteString("\t}\n}\n")
+	b.WriteString("\tdefault:\n\t\tf.missing()\n\t}\n}\n")
 
 	name = "sumSquares" + t.Name
 	fmt.Fprintf(&b, "\n// %s works like sumSquaresGeneric, by the active tier's kernel.\n", name)
