@@ -23,6 +23,14 @@ type Set struct {
 // Len returns the number of images.
 func (s Set) Len() int { return len(s.Labels) }
 
+// Gather copies the images and the labels with the given indices to the beginnings of images and labels.
+func (s Set) Gather(indices []int, images []float32, labels []uint8) {
+	for i, k := range indices {
+		copy(images[i*Pixels:], s.Images[k*Pixels:(k+1)*Pixels])
+		labels[i] = s.Labels[k]
+	}
+}
+
 //go:embed data
 var embedded embed.FS
 
