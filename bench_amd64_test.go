@@ -2,16 +2,37 @@
 
 package pnm
 
-import "unsafe"
+import (
+	"strings"
+	"unsafe"
+)
 
 // A bare is a kernel as benchmarks call it.
 type bare[T Float] func(c, p, g, m, n, v, x *T, count, ahead int)
 
 // The yardsticks by tier: for each form its streams without arithmetic; square root and division without streams.
 var (
-	limitKernels = map[tier][3]bare[float32]{
-		avx2:   {pnmLimitF32AVX2, adapnmLimitF32AVX2, adapnmAMSGradLimitF32AVX2},
-		avx512: {pnmLimitF32AVX512, adapnmLimitF32AVX512, adapnmAMSGradLimitF32AVX512},
+	limitKernels = map[tier][len(forms)]bare[float32]{
+		avx2: {
+			formPNM:           pnmLimitF32AVX2,
+			formAdaPNM:        adapnmLimitF32AVX2,
+			formAdaPNMAMSGrad: adapnmAMSGradLimitF32AVX2,
+			formSGD:           sgdLimitF32AVX2,
+			formSGDMomentum:   sgdMomentumLimitF32AVX2,
+			formSGDNesterov:   sgdNesterovLimitF32AVX2,
+			formAdam:          adamLimitF32AVX2,
+			formAdamAMSGrad:   adamAMSGradLimitF32AVX2,
+		},
+		avx512: {
+			formPNM:           pnmLimitF32AVX512,
+			formAdaPNM:        adapnmLimitF32AVX512,
+			formAdaPNMAMSGrad: adapnmAMSGradLimitF32AVX512,
+			formSGD:           sgdLimitF32AVX512,
+			formSGDMomentum:   sgdMomentumLimitF32AVX512,
+			formSGDNesterov:   sgdNesterovLimitF32AVX512,
+			formAdam:          adamLimitF32AVX512,
+			formAdamAMSGrad:   adamAMSGradLimitF32AVX512,
+		},
 	}
 	dividers = map[tier]struct {
 		f32 bare[float32]
@@ -42,7 +63,7 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	}
 
 	all := []yardstick{limit(t)}
-	if f != formPNM {
+	if strings.Contains(forms[f].roles, "v") {
 		all = append(all, yardstick{"of-divider", func() {
 			switch s := any(&s).(type) {
 			case *streams[float32]:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -61,7 +62,11 @@ func median(x []float64) float64 {
 func benchRules() (rules []Rule, names []string) {
 	plain := NewAdaPNM()
 	plain.AMSGrad = false
-	return []Rule{NewPNM(1e-3), plain, NewAdaPNM()}, []string{"PNM", "AdaPNM-plain", "AdaPNM"}
+	amsgrad := NewAdam()
+	amsgrad.AMSGrad = true
+	return []Rule{NewPNM(1e-3), plain, NewAdaPNM(), NewSGD(1e-3), SGD{LR: 1e-3, Momentum: 0.9}, SGD{LR: 1e-3, Momentum: 0.9, Nesterov: true},
+			NewAdam(), amsgrad},
+		[]string{"PNM", "AdaPNM-plain", "AdaPNM", "SGD", "SGD-momentum", "SGD-Nesterov", "Adam", "Adam-AMSGrad"}
 }
 
 // A problem is a tensor with its gradient and state.
@@ -119,13 +124,10 @@ func workers(b testing.TB, n int) *Pool {
 
 // roles returns the slices by their role at an odd step, and the coefficients of one.
 func (q *problem[T]) roles() (streams[T], scalars[T]) {
-	s := streams[T]{p: q.p, g: q.g, m: q.s[0], n: q.s[1]}
-	if len(q.s) > 2 {
-		s.v = q.s[2]
-	}
-	if len(q.s) > 3 {
-		s.x = q.s[3]
-	}
+	t := tensor[T]{form: q.rule.form(), step: 1, buffers: buffers[T]{p: q.p, g: q.g}}
+	copy(t.s[:], q.s)
+	var s streams[T]
+	t.assign(&s)
 	c, err := coefficients[T](q.rule, 1001)
 	if err != nil {
 		panic(err)
@@ -135,8 +137,11 @@ func (q *problem[T]) roles() (streams[T], scalars[T]) {
 
 // bytes is what a step reads and writes.
 func (q *problem[T]) bytes() int {
-	const momentum = 1 // of the two only one is written
-	reads, writes := 2+len(q.s), 1+len(q.s)-momentum
+	f := forms[q.rule.form()]
+	reads, writes := 2+len(f.slots), 1+len(f.slots)
+	if strings.Contains(f.roles, "n") { // of two momenta only one is written
+		writes--
+	}
 	return (reads + writes) * len(q.p) * sizeOf[T]()
 }
 

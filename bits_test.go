@@ -18,16 +18,23 @@ type recording struct {
 type recordedCase struct {
 	PNM    *PNM
 	AdaPNM *AdaPNM
+	SGD    *SGD
+	Adam   *Adam
 	Dtype  string
 	Seed   uint64
 	SHA256 map[int]string // by step
 }
 
 func (c recordedCase) rule() Rule {
-	if c.PNM != nil {
+	switch {
+	case c.PNM != nil:
 		return *c.PNM
+	case c.AdaPNM != nil:
+		return *c.AdaPNM
+	case c.SGD != nil:
+		return *c.SGD
 	}
-	return *c.AdaPNM
+	return *c.Adam
 }
 
 // Every architecture, compiler and way in gives the bits that NumPy gives.

@@ -3,6 +3,7 @@ package pnm
 import (
 	"os"
 	"slices"
+	"strings"
 	"unsafe"
 )
 
@@ -15,19 +16,59 @@ const (
 	formPNM form = iota
 	formAdaPNM
 	formAdaPNMAMSGrad
+	formSGD
+	formSGDMomentum
+	formSGDNesterov
+	formAdam
+	formAdamAMSGrad
 )
 
-// forms describes each form: its rule, the names that the authors' implementation gives to its state buffers, and
-// whether the first two of them are momenta that take turns.
+// forms describes each form: its rule, the roles of its state buffers in the equations (see streams), and the names that the
+// official implementation gives them.
 var forms = [...]struct {
-	rule       string
-	slots      []string
-	alternates bool
+	rule  string
+	roles string
+	slots []string
 }{
-	formPNM:           {"PNM", []string{"pos_momentum", "neg_momentum"}, true},
-	formAdaPNM:        {"AdaPNM", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq"}, true},
-	formAdaPNMAMSGrad: {"AdaPNM", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, true},
+	formPNM:           {"PNM", "mn", []string{"pos_momentum", "neg_momentum"}},
+	formAdaPNM:        {"AdaPNM", "mnv", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq"}},
+	formAdaPNMAMSGrad: {"AdaPNM", "mnvx", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+	formSGD:           {"SGD", "", nil},
+	formSGDMomentum:   {"SGD", "m", []string{"momentum_buffer"}},
+	formSGDNesterov:   {"SGD", "m", []string{"momentum_buffer"}},
+	formAdam:          {"Adam", "mv", []string{"exp_avg", "exp_avg_sq"}},
+	formAdamAMSGrad:   {"Adam", "mvx", []string{"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
 }
+
+// state names the state buffers in an error.
+func (f form) state() string {
+	if len(forms[f].slots) == 0 {
+		return "empty"
+	}
+	return strings.Join(forms[f].slots, ", ")
+}
+
+// slotOf tells which slots of a form have the roles m, n, v and x, at even and at odd steps: m and n take turns. A role that
+// the form does not know gets a slot that it does not use.
+var slotOf = func() (table [len(forms)][2][maxSlots]uint8) {
+	for f, form := range forms {
+		unused := len(form.slots)
+		at := &table[f][1]
+		for i, role := range "mnvx" {
+			k := strings.IndexRune(form.roles, role)
+			if k < 0 {
+				k = unused
+				unused++
+			}
+			at[i] = uint8(k)
+		}
+		table[f][0] = *at
+		if strings.Contains(form.roles, "n") {
+			table[f][0][0], table[f][0][1] = at[1], at[0]
+		}
+	}
+	return table
+}()
 
 // A tier is an implementation of all forms, for CPUs with certain instructions.
 type tier string
@@ -67,7 +108,8 @@ func ISA() string { return string(active) }
 // collection waits for it: on slow memory this many elements of six streams take some 100 µs.
 const maxCall = 16 << 10
 
-// streams are the slices of a tensor, by their role at one step: m is the momentum that is updated, n the other one.
+// streams are the slices of a tensor, by their role at one step: m is the momentum that is updated, n the other one, v the
+// average of squared gradients, x the largest v so far.
 type streams[T Float] struct{ p, g, m, n, v, x []T }
 
 // prefetchAhead is how far in front of its loads a kernel prefetches where the data comes from memory, in bytes. See
@@ -88,16 +130,19 @@ func prefetchFor(working int64) int {
 	return 0
 }
 
+// assign gives the tensor's slices their roles at the step that is due.
+func (t *tensor[T]) assign(s *streams[T]) {
+	at := &slotOf[t.form][t.step&1]
+	// Field by field: a literal would be built aside and copied, and the copy would wait for the stores to drain.
+	s.p, s.g = t.p, t.g
+	s.m, s.n, s.v, s.x = t.s[at[0]], t.s[at[1]], t.s[at[2]], t.s[at[3]]
+}
+
 // update performs the step that is due on the elements lo … hi−1 of a tensor that has been checked, and then zeroes their
 // gradients if zero is set.
 func (t *tensor[T]) update(lo, hi, ahead int, zero bool) {
-	due, other := 0, 1
-	if forms[t.form].alternates && t.step%2 == 0 {
-		due, other = 1, 0
-	}
-	// Field by field: a literal would be built aside and copied, and the copy would wait for the stores to drain.
 	var s streams[T]
-	s.p, s.g, s.m, s.n, s.v, s.x = t.p, t.g, t.s[due], t.s[other], t.s[2], t.s[3]
+	t.assign(&s)
 	most := maxCall
 	if zero {
 		most = zeroLen
@@ -126,6 +171,16 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 		adapnmGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi])
 	case formAdaPNMAMSGrad:
 		adapnmAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi], s.x[lo:hi])
+	case formSGD:
+		sgdGeneric(c, s.p[lo:hi], s.g[lo:hi])
+	case formSGDMomentum:
+		sgdMomentumGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
+	case formSGDNesterov:
+		sgdNesterovGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
+	case formAdam:
+		adamGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi])
+	case formAdamAMSGrad:
+		adamAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi], s.x[lo:hi])
 	}
 }
 

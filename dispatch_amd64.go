@@ -33,11 +33,20 @@ var lastLevelCache = func() int {
 // updateAssembly updates the elements lo … lo+n−1 by the kernels of the active tier, which is not generic; n > 0. It
 // prefetches ahead bytes in front of its loads, or not if ahead is 0.
 func updateAssembly[T Float](f form, c *scalars[T], s *streams[T], lo, n, ahead int) {
-	switch c := any(c).(type) {
-	case *scalars[float32]:
-		updateF32(f, &c.gs, any(s).(*streams[float32]), lo, n, ahead)
-	case *scalars[float64]:
-		updateF64(f, &c.gs, any(s).(*streams[float64]), lo, n, ahead)
+	wide := active == avx512
+	switch s := any(s).(type) {
+	case *streams[float32]:
+		if c := &any(c).(*scalars[float32]).gs; wide {
+			updateF32AVX512(f, c, s, lo, n, ahead)
+		} else {
+			updateF32AVX2(f, c, s, lo, n, ahead)
+		}
+	case *streams[float64]:
+		if c := &any(c).(*scalars[float64]).gs; wide {
+			updateF64AVX512(f, c, s, lo, n, ahead)
+		} else {
+			updateF64AVX2(f, c, s, lo, n, ahead)
+		}
 	}
 }
 
@@ -57,54 +66,6 @@ func sumSquaresAssembly[T Float](sums *[lanes]float64, g []T, ahead int) {
 			sumSquaresF64AVX512(&sums[0], x, len(g), ahead)
 		} else {
 			sumSquaresF64AVX2(&sums[0], x, len(g), ahead)
-		}
-	}
-}
-
-func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
-	wide := active == avx512
-	switch f {
-	case formPNM:
-		if wide {
-			pnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
-		} else {
-			pnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
-		}
-	case formAdaPNM:
-		if wide {
-			adapnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
-		} else {
-			adapnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
-		}
-	case formAdaPNMAMSGrad:
-		if wide {
-			adapnmAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
-		} else {
-			adapnmAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
-		}
-	}
-}
-
-func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
-	wide := active == avx512
-	switch f {
-	case formPNM:
-		if wide {
-			pnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
-		} else {
-			pnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
-		}
-	case formAdaPNM:
-		if wide {
-			adapnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
-		} else {
-			adapnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
-		}
-	case formAdaPNMAMSGrad:
-		if wide {
-			adapnmAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
-		} else {
-			adapnmAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 // A HyperparameterError reports a field of a rule, or of [Options], that is out of its legal range.
 type HyperparameterError struct {
-	Rule  string  // "PNM", "AdaPNM", "Options"
+	Rule  string  // "PNM", "AdaPNM", "SGD", "Adam", "Options"
 	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large
 	Value float64 // the offending value
 	Legal string  // the legal range: "in [0, 1)"

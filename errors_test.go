@@ -47,6 +47,10 @@ func TestDropInErrors(t *testing.T) {
 	huge.LR = 1e39
 	hugeDecay := pnm
 	hugeDecay.LR, hugeDecay.WeightDecay = 1e30, 1e30
+	sgd, momentum, adam := NewSGD(0.1), SGD{LR: 0.1, Momentum: 0.9}, NewAdam()
+	amsgrad := adam
+	amsgrad.AMSGrad = true
+	const finite32 = "small enough for its coefficient to be finite in float32"
 
 	refuse(t, []refusal{
 		{"step 0", func(x []float32) error { return UpdatePNM(pnm, 0, x[:8], x[8:16], x[16:24], x[24:32]) },
@@ -60,9 +64,21 @@ func TestDropInErrors(t *testing.T) {
 			return UpdateAdaPNM(badAda, 1, x[:8], x[8:16], x[16:24], x[24:32], x[32:40], x[40:48])
 		}, &HyperparameterError{"AdaPNM", "Eps", -1, "finite and ≥ 0"}, "AdaPNM.Eps is -1"},
 		{"coefficient beyond float32", func(x []float32) error { return UpdatePNM(huge, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
-			&HyperparameterError{"PNM", "LR", huge.scalars(1).k1, "small enough for its coefficient to be finite in float32"}, "finite in float32"},
+			&HyperparameterError{"PNM", "LR", huge.scalars(1).k1, finite32}, "finite in float32"},
 		{"decay beyond float32", func(x []float32) error { return UpdatePNM(hugeDecay, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
-			&HyperparameterError{"PNM", "LR·WeightDecay", hugeDecay.scalars(1).keep, "small enough for its coefficient to be finite in float32"}, "LR·WeightDecay"},
+			&HyperparameterError{"PNM", "LR·WeightDecay", hugeDecay.scalars(1).keep, finite32}, "LR·WeightDecay"},
+		{"momentum beyond float32", func(x []float32) error {
+			return UpdateSGD(SGD{LR: 1, Momentum: 1e39}, 1, x[:8], x[8:16], x[16:24])
+		}, &HyperparameterError{"SGD", "Momentum", 1e39, finite32}, "SGD.Momentum is 1e+39"},
+		{"dampening beyond float32", func(x []float32) error {
+			return UpdateSGD(SGD{LR: 1, Momentum: 0.9, Dampening: 1e39}, 2, x[:8], x[8:16], x[16:24])
+		}, &HyperparameterError{"SGD", "Dampening", -1e39, finite32}, "SGD.Dampening"},
+		{"Nesterov without momentum", func(x []float32) error {
+			return UpdateSGD(SGD{LR: 1, Nesterov: true}, 1, x[:8], x[8:16], nil)
+		}, &HyperparameterError{"SGD", "Momentum", 0, "finite and > 0 with Nesterov"}, "SGD.Momentum is 0, must be finite and > 0 with Nesterov"},
+		{"Nesterov with dampening", func(x []float32) error {
+			return UpdateSGD(SGD{LR: 1, Momentum: 0.9, Dampening: 0.1, Nesterov: true}, 1, x[:8], x[8:16], x[16:24])
+		}, &HyperparameterError{"SGD", "Dampening", 0.1, "0 with Nesterov"}, "SGD.Dampening is 0.1, must be 0 with Nesterov"},
 
 		{"length of grads", func(x []float32) error { return UpdatePNM(pnm, 1, x[:8], x[8:15], x[16:24], x[24:32]) },
 			&LengthError{-1, "grads", 7, 8}, "length of grads is 7, must be 8"},
@@ -78,6 +94,16 @@ func TestDropInErrors(t *testing.T) {
 		{"max_exp_avg_sq without AMSGrad", func(x []float32) error {
 			return UpdateAdaPNM(plain, 1, x[:8], x[8:16], x[16:24], x[24:32], x[32:40], x[40:48])
 		}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", 8, 0}, "AMSGrad is off"},
+		{"momentum_buffer without momentum", func(x []float32) error { return UpdateSGD(sgd, 1, x[:8], x[8:16], x[16:24]) },
+			&LengthError{-1, "momentum_buffer (Momentum is 0)", 8, 0}, "Momentum is 0"},
+		{"no momentum_buffer", func(x []float32) error { return UpdateSGD(momentum, 1, x[:8], x[8:16], nil) },
+			&LengthError{-1, "momentum_buffer", 0, 8}, "momentum_buffer is 0"},
+		{"Adam's max_exp_avg_sq without AMSGrad", func(x []float32) error {
+			return UpdateAdam(adam, 1, x[:8], x[8:16], x[16:24], x[24:32], x[32:40])
+		}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", 8, 0}, "AMSGrad is off"},
+		{"Adam's max_exp_avg_sq is short", func(x []float32) error {
+			return UpdateAdam(amsgrad, 1, x[:8], x[8:16], x[16:24], x[24:32], x[32:39])
+		}, &LengthError{-1, "max_exp_avg_sq", 7, 8}, "max_exp_avg_sq is 7"},
 
 		{"params are grads", func(x []float32) error { return UpdatePNM(pnm, 1, x[:8], x[:8], x[16:24], x[24:32]) },
 			&OverlapError{-1, -1, "params", "grads", 8}, "params and grads share 8 elements"},
@@ -88,12 +114,18 @@ func TestDropInErrors(t *testing.T) {
 		{"v and vmax", func(x []float32) error {
 			return UpdateAdaPNM(adapnm, 1, x[:8], x[8:16], x[16:24], x[24:32], x[32:40], x[36:44])
 		}, &OverlapError{-1, -1, "exp_avg_sq", "max_exp_avg_sq", 4}, "share 4 elements"},
+		{"momentum_buffer within grads", func(x []float32) error { return UpdateSGD(momentum, 1, x[:8], x[8:16], x[15:23]) },
+			&OverlapError{-1, -1, "grads", "momentum_buffer", 1}, "grads and momentum_buffer"},
+		{"Adam's m and v", func(x []float32) error { return UpdateAdam(adam, 1, x[:8], x[8:16], x[16:24], x[16:24], nil) },
+			&OverlapError{-1, -1, "exp_avg", "exp_avg_sq", 8}, "exp_avg and exp_avg_sq"},
 	})
 }
 
 func TestEmptyIsNoOp(t *testing.T) {
 	wantNoError(t, UpdatePNM[float32](NewPNM(1), 1, nil, nil, nil, nil))
 	wantNoError(t, UpdateAdaPNM(NewAdaPNM(), 1, []float64{}, nil, []float64{}, nil, nil, nil))
+	wantNoError(t, UpdateSGD[float32](NewSGD(1), 1, nil, nil, nil))
+	wantNoError(t, UpdateAdam[float64](NewAdam(), 1, nil, nil, nil, nil, nil))
 	opt, err := NewOptimizer(Group[float32]{NewPNM(1), [][]float32{nil, {}}}, Group[float32]{Rule: NewAdaPNM()})
 	wantNoError(t, err)
 	wantNoError(t, opt.Step([][]float32{{}, nil}))
@@ -109,6 +141,8 @@ func TestValidate(t *testing.T) {
 		"Beta1":       {-1e-300, 1, 2, nan, inf, -inf},
 		"Beta2":       {-1e-300, 1, 2, nan, inf, -inf},
 		"Beta0":       {nan, inf, -inf},
+		"Momentum":    {-1e-300, nan, inf, -inf},
+		"Dampening":   {nan, inf, -inf},
 		"Eps":         {-1e-300, nan, inf, -inf},
 		"WeightDecay": {-1e-300, nan, inf, -inf},
 	}
@@ -117,10 +151,12 @@ func TestValidate(t *testing.T) {
 		"Beta1":       {0, 1e-300, 1 - 0x1p-53},
 		"Beta2":       {0, 1e-300, 1 - 0x1p-53},
 		"Beta0":       {-math.MaxFloat64, -1, 0, 2, math.MaxFloat64},
+		"Momentum":    {0, 1e-300, 1, 2, math.MaxFloat64},
+		"Dampening":   {-math.MaxFloat64, -1, 0, 2, math.MaxFloat64},
 		"Eps":         {0, math.MaxFloat64},
 		"WeightDecay": {0, math.MaxFloat64},
 	}
-	for _, r := range []Rule{NewPNM(0.1), NewAdaPNM()} {
+	for _, r := range []Rule{NewPNM(0.1), NewAdaPNM(), NewSGD(0.1), NewAdam(), NewAdamW()} {
 		fields := 0
 		for i := range reflect.TypeOf(r).NumField() {
 			field := reflect.TypeOf(r).Field(i)
@@ -222,6 +258,12 @@ func TestOptimizerErrors(t *testing.T) {
 		}, &GroupError{2, errors.New("there is no such group, the optimizer has 2")}, "group 2"},
 		{"SetRule of another rule", func(x []float32) error { return optimizer(x).SetRule(0, NewAdaPNM()) },
 			&GroupError{0, errors.New("its state is pos_momentum, neg_momentum; the new rule's would be exp_avg, neg_exp_avg, exp_avg_sq, max_exp_avg_sq")}, "group 0"},
+		{"SetRule to another rule without state", func(x []float32) error { return optimizer(x).SetRule(0, NewSGD(1)) },
+			&GroupError{0, errors.New("its state is pos_momentum, neg_momentum; the new rule's would be empty")}, "would be empty"},
+		{"dampening beyond float32", func(x []float32) error {
+			_, err := NewOptimizer(Group[float32]{SGD{LR: 1, Momentum: 0.9, Dampening: 1e39}, [][]float32{x}})
+			return err
+		}, &HyperparameterError{"SGD", "Dampening", -1e39, "small enough for its coefficient to be finite in float32"}, "group 0: SGD.Dampening"},
 		{"SetRule to a bad one", func(x []float32) error { return optimizer(x).SetRule(1, bad) }, &GroupError{1, badErr}, "Beta2 is 1.5"},
 		{"SetRule to nil", func(x []float32) error { return optimizer(x).SetRule(1, nil) }, &GroupError{1, errors.New("Rule is nil")}, "nil"},
 	})

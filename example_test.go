@@ -50,6 +50,39 @@ func ExampleUpdateAdaPNM() {
 	// Output: [3.000 -2.000]
 }
 
+// Without momentum there is no state, and momentumBuffer is nil.
+func ExampleUpdateSGD() {
+	w, g := []float32{0, 0}, make([]float32, 2)
+	momentum := make([]float32, 2) // zero before the first step
+
+	rule := pnm.NewSGD(0.05)
+	rule.Momentum, rule.Nesterov = 0.9, true
+	for step := 1; step <= 300; step++ {
+		if err := pnm.UpdateSGD(rule, step, w, gradient(g, w), momentum); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Printf("%.3f\n", w)
+	// Output: [3.000 -2.000]
+}
+
+// NewAdamW gives the same rule with decoupled decay. Here the learning rate follows a schedule.
+func ExampleUpdateAdam() {
+	w, g := []float32{0, 0}, make([]float32, 2)
+	m, v := make([]float32, 2), make([]float32, 2) // zero before the first step
+
+	const steps = 500
+	rule := pnm.NewAdam()
+	for step := 1; step <= steps; step++ {
+		rule.LR = 0.1 * pnm.WarmUp(step, 20) * pnm.CosineDecay(step, steps)
+		if err := pnm.UpdateAdam(rule, step, w, gradient(g, w), m, v, nil); err != nil { // nil: no AMSGrad
+			panic(err)
+		}
+	}
+	fmt.Printf("%.3f\n", w)
+	// Output: [3.000 -2.000]
+}
+
 // An optimizer keeps the state. Its Step gets one gradient for each tensor.
 func ExampleOptimizer() {
 	w, g := []float32{0, 0}, make([]float32, 2)

@@ -34,6 +34,10 @@ func updateSlicesWith[T Float](o Options, r Rule, t int, p, g []T, state [][]T) 
 		return UpdatePNMWith(o, r, t, p, g, s[0], s[1])
 	case AdaPNM:
 		return UpdateAdaPNMWith(o, r, t, p, g, s[0], s[1], s[2], s[3])
+	case SGD:
+		return UpdateSGDWith(o, r, t, p, g, s[0])
+	case Adam:
+		return UpdateAdamWith(o, r, t, p, g, s[0], s[1], s[2])
 	}
 	panic(fmt.Sprintf("no drop-in call for %T", r))
 }
@@ -57,7 +61,11 @@ func sampleRules() []Rule {
 	noAMSGrad.AMSGrad, noAMSGrad.WeightDecay = false, 0.5
 	exact := NewAdaPNM()
 	exact.ExactBias, exact.Decoupled, exact.WeightDecay, exact.Maximize, exact.Beta0 = true, false, 0.02, true, 2
-	return []Rule{NewPNM(0.5), coupled, NewAdaPNM(), noAMSGrad, exact}
+	momentum := SGD{LR: 0.1, Momentum: 0.9, Dampening: 0.3, WeightDecay: 0.02, Maximize: true}
+	nesterov := SGD{LR: 0.05, Momentum: 0.8, Nesterov: true, WeightDecay: 0.1, Decoupled: true}
+	maxAdam := NewAdamW()
+	maxAdam.AMSGrad, maxAdam.Maximize = true, true
+	return []Rule{NewPNM(0.5), coupled, NewAdaPNM(), noAMSGrad, exact, NewSGD(0.1), momentum, nesterov, NewAdam(), maxAdam}
 }
 
 // changed returns r with a field set to another value.
@@ -70,13 +78,24 @@ func changed(r Rule, field string, value any) Rule {
 
 func randomRule(rng *rand.Rand) Rule {
 	decay := []float64{0, 0, 0.01, 0.5}[rng.IntN(4)]
-	switch beta0 := 4*rng.Float64() - 2; rng.IntN(2) {
+	beta0, beta2, eps := 4*rng.Float64()-2, 1-math.Exp(-9*rng.Float64()), math.Exp(-20*rng.Float64())
+	option := func() bool { return rng.IntN(2) == 0 }
+	switch rng.IntN(4) {
 	case 0:
-		return PNM{math.Exp(8*rng.Float64() - 7), rng.Float64(), beta0, decay, rng.IntN(2) == 0, rng.IntN(2) == 0}
+		return PNM{math.Exp(8*rng.Float64() - 7), rng.Float64(), beta0, decay, option(), option()}
+	case 1:
+		return AdaPNM{math.Exp(8*rng.Float64() - 9), rng.Float64(), beta2, beta0, eps, decay, option(), option(), option(), option()}
+	case 2:
+		r := SGD{LR: math.Exp(8*rng.Float64() - 8), WeightDecay: decay, Decoupled: option(), Maximize: option()}
+		if option() {
+			r.Momentum, r.Nesterov = 1.5*rng.Float64(), option()
+			if !r.Nesterov {
+				r.Dampening = 4*rng.Float64() - 2
+			}
+		}
+		return r
 	default:
-		beta2 := 1 - math.Exp(-9*rng.Float64())
-		return AdaPNM{math.Exp(8*rng.Float64() - 9), rng.Float64(), beta2, beta0, math.Exp(-20 * rng.Float64()), decay,
-			rng.IntN(2) == 0, rng.IntN(2) == 0, rng.IntN(2) == 0, rng.IntN(2) == 0}
+		return Adam{math.Exp(8*rng.Float64() - 9), rng.Float64(), beta2, eps, decay, option(), option(), option()}
 	}
 }
 

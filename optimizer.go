@@ -6,12 +6,11 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
-	"strings"
 )
 
 // A Group is a list of tensors that share a rule.
 type Group[T Float] struct {
-	Rule   Rule  // PNM or AdaPNM, as a value
+	Rule   Rule  // PNM, AdaPNM, SGD or Adam, as a value
 	Params [][]T // the parameters, one slice a tensor, updated in place by Step; may be empty
 }
 
@@ -269,7 +268,7 @@ func (o *Optimizer[T]) Rule(group int) Rule {
 }
 
 // SetRule replaces the rule of a group from the next step on. Every hyperparameter may change, but the state must remain
-// the same: the new rule is of the old one's type, with the same AMSGrad. Otherwise, or if there is no such group, it
+// the same: the new rule is of the old one's type, with the same AMSGrad, and with or without momentum as before. Otherwise, or if there is no such group, it
 // returns a *GroupError and changes nothing. While [Optimizer.StepRange] has done a part of a step of one of the group's
 // tensors it gives a *RangeError.
 func (o *Optimizer[T]) SetRule(group int, r Rule) error {
@@ -282,11 +281,16 @@ func (o *Optimizer[T]) SetRule(group int, r Rule) error {
 	if err := checkRule[T](group, r); err != nil {
 		return err
 	}
-	if old := o.groups[group].form(); r.form() != old {
-		return &GroupError{group, fmt.Errorf("its state is %s; the new rule's would be %s",
-			strings.Join(forms[old].slots, ", "), strings.Join(forms[r.form()].slots, ", "))}
+	was, is := o.groups[group].form(), r.form()
+	if forms[was].rule != forms[is].rule || !slices.Equal(forms[was].slots, forms[is].slots) {
+		return &GroupError{group, fmt.Errorf("its state is %s; the new rule's would be %s", was.state(), is.state())}
 	}
 	o.groups[group] = r
+	for i := range o.batch.tensors {
+		if t := &o.batch.tensors[i]; t.group == group {
+			t.form = is
+		}
+	}
 	return nil
 }
 
@@ -347,8 +351,10 @@ func checkRule[T Float](i int, r Rule) error {
 	if err := r.Validate(); err != nil {
 		return &GroupError{i, err}
 	}
-	if _, err := coefficients[T](r, 1); err != nil { // bias correction makes step 1's coefficients the largest
-		return &GroupError{i, err}
+	for t := 1; t <= 2; t++ { // bias correction makes step 1's coefficients the largest; SGD has dampening from step 2 on
+		if _, err := coefficients[T](r, t); err != nil {
+			return &GroupError{i, err}
+		}
 	}
 	return nil
 }

@@ -202,15 +202,27 @@ func TestNoAllocations(t *testing.T) {
 			t.Errorf("%s allocates %v times", what, n)
 		}
 	}
-	x := make([]float32, 96)
-	pnm, adapnm := NewPNM(0.1), NewAdaPNM()
-	step := 0
-	none("UpdatePNM", func() error { step++; return UpdatePNM(pnm, step, x[:16], x[16:32], x[32:48], x[48:64]) })
-	none("UpdateAdaPNM", func() error {
-		step++
-		return UpdateAdaPNM(adapnm, step, x[:16], x[16:32], x[32:48], x[48:64], x[64:80], x[80:96])
-	})
-	r := newRun[float64](t, pnm, adapnm)
-	grads := r.grads(1)
-	none("Step", func() error { return r.opt.Step(grads) })
+	for _, rule := range sampleRules() {
+		p, g, state := make([]float32, 16), make([]float32, 16), newState[float32](rule, 16)
+		step := 0
+		none(fmt.Sprintf("the drop-in call of %T", rule), func() error { step++; return updateSlices(rule, step, p, g, state) })
+		r := newRun[float64](t, rule, rule)
+		grads := r.grads(1)
+		none(fmt.Sprintf("Step of %T", rule), func() error { return r.opt.Step(grads) })
+	}
+}
+
+// Momentum and Nesterov's have one state: a run may change from one to the other.
+func TestSetRuleOfTheSameState(t *testing.T) {
+	rules := []Rule{SGD{LR: 0.1, Momentum: 0.9}, SGD{LR: 0.2, Momentum: 0.8, Nesterov: true}}
+	r := newRun[float32](t, rules[0], NewAdaPNM())
+	want, m := slices.Clone(r.params[0]), newState[float32](rules[0], 33)
+	for step := 1; step <= 6; step++ {
+		rule := rules[step/4]
+		wantNoError(t, r.opt.SetRule(0, rule))
+		r.steps(t, step, step)
+		wantNoError(t, updateSlices(rule, step, want, r.grads(step)[0], m))
+	}
+	wantSame(t, "params", r.params[0], want)
+	wantSame(t, "momentum_buffer", stateOf(t, r.opt)[0].Buffers["momentum_buffer"], m[0])
 }

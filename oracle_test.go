@@ -56,60 +56,105 @@ func power(b float64, n int) float64 {
 
 // oracle returns the function that updates one element, s being its state, at step t.
 func oracle[T Float](rule Rule, t int) func(p, g T, s []T) (T, []T) {
-	var h AdaPNM // PNM's hyperparameters are among AdaPNM's
-	_, adaptive := rule.(AdaPNM)
-	if adaptive {
-		h = rule.(AdaPNM)
-	} else {
-		r := rule.(PNM)
-		h = AdaPNM{LR: r.LR, Beta1: r.Beta1, Beta0: r.Beta0, WeightDecay: r.WeightDecay, Decoupled: r.Decoupled, Maximize: r.Maximize}
-	}
+	var lr, decay float64
+	var decoupled, maximize bool
+	var descend func(g T, s []T) T // updates the state and returns what to subtract
 	one := 1.0
-	beta1 := mul(h.Beta1, h.Beta1)
-	norm := math.Sqrt(add(mul(add(one, h.Beta0), add(one, h.Beta0)), mul(h.Beta0, h.Beta0)))
-	k1, k2 := div(mul(h.LR, add(one, h.Beta0)), norm), div(mul(h.LR, h.Beta0), norm)
-	if adaptive {
-		n := t
-		if h.ExactBias {
-			n = (t + 1) / 2 * 2
+	ema := func(m *T, decay, weight float64, g T) { *m = add(mul(T(decay), *m), mul(T(weight), g)) }
+	largest := func(x *T, v T) {
+		if !(*x > v) && *x == *x { // a NaN stays
+			*x = v
 		}
-		bias := sub(one, power(h.Beta1, n))
-		k1, k2 = div(k1, bias), div(k2, bias)
 	}
-	r := div(one, math.Sqrt(sub(one, power(h.Beta2, t))))
-	gs, l2, keep := one, 0.0, one
-	if h.Maximize {
-		gs = -1
+	turns := func(s []T) (m, n *T) {
+		if t%2 == 0 {
+			return &s[1], &s[0]
+		}
+		return &s[0], &s[1]
 	}
-	if h.Decoupled {
-		keep = sub(one, mul(h.LR, h.WeightDecay))
-	} else {
-		l2 = h.WeightDecay
+	noise := func(lr, beta0 float64) (k1, k2 float64) {
+		norm := math.Sqrt(add(mul(add(one, beta0), add(one, beta0)), mul(beta0, beta0)))
+		return div(mul(lr, add(one, beta0)), norm), div(mul(lr, beta0), norm)
+	}
+	denominator := func(w T, beta2, eps float64) T {
+		return add(mul(root(w), T(div(one, math.Sqrt(sub(one, power(beta2, t)))))), T(eps))
 	}
 
+	switch r := rule.(type) {
+	case PNM:
+		lr, decay, decoupled, maximize = r.LR, r.WeightDecay, r.Decoupled, r.Maximize
+		k1, k2 := noise(r.LR, r.Beta0)
+		descend = func(g T, s []T) T {
+			m, n := turns(s)
+			ema(m, mul(r.Beta1, r.Beta1), sub(one, mul(r.Beta1, r.Beta1)), g)
+			return sub(mul(T(k1), *m), mul(T(k2), *n))
+		}
+	case AdaPNM:
+		lr, decay, decoupled, maximize = r.LR, r.WeightDecay, r.Decoupled, r.Maximize
+		n := t
+		if r.ExactBias {
+			n = (t + 1) / 2 * 2
+		}
+		bias := sub(one, power(r.Beta1, n))
+		k1, k2 := noise(r.LR, r.Beta0)
+		k1, k2 = div(k1, bias), div(k2, bias)
+		descend = func(g T, s []T) T {
+			m, n := turns(s)
+			ema(m, mul(r.Beta1, r.Beta1), sub(one, mul(r.Beta1, r.Beta1)), g)
+			ema(&s[2], r.Beta2, sub(one, r.Beta2), mul(g, g))
+			w := s[2]
+			if r.AMSGrad {
+				largest(&s[3], w)
+				w = s[3]
+			}
+			return div(sub(mul(T(k1), *m), mul(T(k2), *n)), denominator(w, r.Beta2, r.Eps))
+		}
+	case SGD: // torch.optim.SGD
+		lr, decay, decoupled, maximize = r.LR, r.WeightDecay, r.Decoupled, r.Maximize
+		descend = func(g T, s []T) T {
+			if r.Momentum == 0 {
+				return mul(T(lr), g)
+			}
+			weight := one
+			if t != 1 {
+				weight = sub(one, r.Dampening)
+			}
+			ema(&s[0], r.Momentum, weight, g)
+			if r.Nesterov {
+				return mul(T(lr), add(g, mul(T(r.Momentum), s[0])))
+			}
+			return mul(T(lr), s[0])
+		}
+	case Adam: // torch.optim.Adam, torch.optim.AdamW
+		lr, decay, decoupled, maximize = r.LR, r.WeightDecay, r.Decoupled, r.Maximize
+		k1 := div(lr, sub(one, power(r.Beta1, t)))
+		descend = func(g T, s []T) T {
+			ema(&s[0], r.Beta1, sub(one, r.Beta1), g)
+			ema(&s[1], r.Beta2, sub(one, r.Beta2), mul(g, g))
+			w := s[1]
+			if r.AMSGrad {
+				largest(&s[2], w)
+				w = s[2]
+			}
+			return div(mul(T(k1), s[0]), denominator(w, r.Beta2, r.Eps))
+		}
+	default:
+		panic(fmt.Sprintf("no oracle for %T", rule))
+	}
+
+	gs, l2, keep := one, 0.0, one
+	if maximize {
+		gs = -1
+	}
+	if decoupled {
+		keep = sub(one, mul(lr, decay))
+	} else {
+		l2 = decay
+	}
 	return func(p, g T, s []T) (T, []T) {
 		s = slices.Clone(s)
-		m, n := &s[0], &s[1]
-		if t%2 == 0 {
-			m, n = n, m
-		}
-		g = mul(T(gs), g)
-		g = add(g, mul(T(l2), p))
-		*m = add(mul(T(beta1), *m), mul(T(sub(one, beta1)), g))
-		u := sub(mul(T(k1), *m), mul(T(k2), *n))
-		if adaptive {
-			v := &s[2]
-			*v = add(mul(T(h.Beta2), *v), mul(T(sub(one, h.Beta2)), mul(g, g)))
-			w := *v
-			if h.AMSGrad {
-				x := &s[3]
-				if !(*x > w) && *x == *x { // a NaN stays
-					*x = w
-				}
-				w = *x
-			}
-			u = div(u, add(mul(root(w), T(r)), T(h.Eps)))
-		}
+		g = add(mul(T(gs), g), mul(T(l2), p))
+		u := descend(g, s)
 		return sub(mul(T(keep), p), u), s
 	}
 }
@@ -204,15 +249,19 @@ func TestOracle(t *testing.T) {
 // FuzzUpdate holds every tier against the oracle on whatever the fuzzer makes up: hyperparameters, legal or not, a step, a
 // length, and the bits of the elements. What is refused must be left as it was.
 func FuzzUpdate(f *testing.F) {
-	f.Add(true, uint8(0b1111), 1, 1e-3, 0.9, 0.999, 1.0, 1e-8, 0.0, uint8(1), []byte("0123456789abcdefghijklmnopqrstuvwxyz0123456789ab"))
-	f.Add(false, uint8(0), 2, 1.0, 0.9, 0.0, -0.5, 0.0, 0.1, uint8(21), bytes.Repeat([]byte{0xff, 0x80, 0x7f}, 16))
-	f.Add(true, uint8(0b0110), -1, math.NaN(), 1.0, math.Inf(1), math.MaxFloat64, -1.0, 1e300, uint8(40), []byte{})
-	f.Fuzz(func(t *testing.T, adaptive bool, options uint8, step int, lr, beta1, beta2, beta0, eps, decay float64, n uint8, data []byte) {
+	for rule := range uint8(4) {
+		f.Add(rule, uint8(0b1111), 1, 1e-3, 0.9, 0.999, 1.0, 1e-8, 0.0, uint8(1), []byte("0123456789abcdefghijklmnopqrstuvwxyz0123456789ab"))
+		f.Add(rule, uint8(0), 2, 1.0, 0.9, 0.0, -0.5, 0.0, 0.1, uint8(21), bytes.Repeat([]byte{0xff, 0x80, 0x7f}, 16))
+		f.Add(rule, uint8(0b0110), -1, math.NaN(), 1.0, math.Inf(1), math.MaxFloat64, -1.0, 1e300, uint8(40), []byte{})
+	}
+	f.Fuzz(func(t *testing.T, rule, options uint8, step int, lr, beta1, beta2, beta0, eps, decay float64, n uint8, data []byte) {
 		option := func(i int) bool { return options>>i&1 != 0 }
-		var r Rule = PNM{lr, beta1, beta0, decay, option(0), option(1)}
-		if adaptive {
-			r = AdaPNM{lr, beta1, beta2, beta0, eps, decay, option(0), option(2), option(1), option(3)}
-		}
+		r := []Rule{
+			PNM{lr, beta1, beta0, decay, option(0), option(1)},
+			AdaPNM{lr, beta1, beta2, beta0, eps, decay, option(0), option(2), option(1), option(3)},
+			SGD{lr, beta1, beta2, decay, option(0), option(2), option(1)},
+			Adam{lr, beta1, beta2, eps, decay, option(0), option(2), option(1)},
+		}[rule%4]
 		// The oracle's γ overflows before the engine's, and its powers of large steps take too long.
 		comparable := math.Abs(beta0) < 0x1p500 && int64(step) < 1<<40
 		for _, tier := range tiers() {

@@ -33,13 +33,14 @@ func wantClose(t *testing.T, what string, got, want, relative float64) {
 }
 
 // With β0 = −β1/(1+β1) PNM is heavy ball in its averaging form, v = β1·v + (1−β1)·g, p = p − η'·v, with
-// η' = η/√γ, the factor by which PNM normalizes its step.
+// η' = η/√γ, the factor by which PNM normalizes its step. SGD's momentum is v/(1−β1).
 func TestHeavyBallIdentity(t *testing.T) {
 	for _, beta1 := range []float64{0, 0.5, 0.9, 0.99} {
 		r := NewPNM(0.1)
 		r.Beta1, r.Beta0 = beta1, -beta1/(1+beta1)
 		gamma := (1+r.Beta0)*(1+r.Beta0) + r.Beta0*r.Beta0
 		curved := func(p float64, t int) float64 { return p + noise(t) }
+		sgd := trajectory(t, SGD{LR: r.LR / math.Sqrt(gamma) * (1 - beta1), Momentum: beta1}, 1, 500, curved)
 		p, v := 1.0, 0.0
 		for i, got := range trajectory(t, r, 1, 500, curved) {
 			v = beta1*v + (1-beta1)*curved(p, i+1)
@@ -47,33 +48,98 @@ func TestHeavyBallIdentity(t *testing.T) {
 			if !(math.Abs(got-p) < 1e-13) {
 				t.Fatalf("β1 = %g, step %d: PNM is at %.17g, heavy ball at %.17g", beta1, i+1, got, p)
 			}
+			if !(math.Abs(got-sgd[i]) < 1e-13) {
+				t.Fatalf("β1 = %g, step %d: PNM is at %.17g, SGD at %.17g", beta1, i+1, got, sgd[i])
+			}
 		}
 	}
 }
 
 // On a quadratic with curvature L PNM is stable iff η·L < 2√(γ/(2γ−1)), whatever β1.
 func TestStabilityLimit(t *testing.T) {
-	const L = 3.0
 	for _, beta1 := range []float64{0, 0.5, 0.9, 0.99} {
 		steps := int(12_000 / (1 - beta1*beta1)) // near the limit p changes as slowly as the momenta
 		for _, beta0 := range []float64{0, 0.5, 1, 2} {
+			r := NewPNM(0)
+			r.Beta1, r.Beta0 = beta1, beta0
 			gamma := (1+beta0)*(1+beta0) + beta0*beta0
-			limit := 2 * math.Sqrt(gamma/(2*gamma-1)) / L
-			end := func(lr float64) float64 {
-				r := NewPNM(lr)
-				r.Beta1, r.Beta0 = beta1, beta0
-				ps := trajectory(t, r, 1, steps, func(p float64, _ int) float64 {
-					return L * max(-1e100, min(p, 1e100)) // bounded, so that a run that diverges stays finite
-				})
-				return math.Abs(ps[len(ps)-1])
-			}
-			if p := end(0.99 * limit); !(p < 1e-3) {
-				t.Errorf("β1 = %g, β0 = %g: 1 %% below the limit of stability p goes from 1 to %g", beta1, beta0, p)
-			}
-			if p := end(1.01 * limit); !(p > 1e3) {
-				t.Errorf("β1 = %g, β0 = %g: 1 %% above the limit of stability p goes from 1 to %g", beta1, beta0, p)
-			}
+			testStability(t, r, 2*math.Sqrt(gamma/(2*gamma-1)), steps)
 		}
+	}
+}
+
+// SGD is stable iff η·L < 2(1+μ) or, with Nesterov, 2(1+μ)/(1+2μ): where −1 solves λ² − (1+μ−ηL)·λ + μ = 0 or
+// λ² − (1+μ)(1−ηL)·λ + μ(1−ηL) = 0.
+func TestStabilityLimitOfSGD(t *testing.T) {
+	for _, mu := range []float64{0, 0.5, 0.9} {
+		testStability(t, SGD{Momentum: mu}, 2*(1+mu), 3000)
+		if mu > 0 {
+			testStability(t, SGD{Momentum: mu, Nesterov: true}, 2*(1+mu)/(1+2*mu), 3000)
+		}
+	}
+}
+
+// testStability runs r with a learning rate 1 % below and above limit/L on a quadratic with curvature L.
+func testStability(t *testing.T, r Rule, limit float64, steps int) {
+	t.Helper()
+	const L = 3.0
+	end := func(lr float64) float64 {
+		ps := trajectory(t, r.withLR(lr), 1, steps, func(p float64, _ int) float64 {
+			return L * max(-1e100, min(p, 1e100)) // bounded, so that a run that diverges stays finite
+		})
+		return math.Abs(ps[len(ps)-1])
+	}
+	if p := end(0.99 * limit / L); !(p < 1e-3) {
+		t.Errorf("%+v: 1 %% below the limit of stability p goes from 1 to %g", r, p)
+	}
+	if p := end(1.01 * limit / L); !(p > 1e3) {
+		t.Errorf("%+v: 1 %% above the limit of stability p goes from 1 to %g", r, p)
+	}
+}
+
+// Nesterov's parameter is where heavy ball, with the gradients that were taken there, would go next without another
+// gradient: p = q − η·μ·v for v = μ·v + g(p), q = q − η·v.
+func TestNesterovLooksAhead(t *testing.T) {
+	r := SGD{LR: 0.1, Momentum: 0.9, Nesterov: true}
+	curved := func(p float64, t int) float64 { return p + noise(t) }
+	p, q, v := 1.0, 1.0, 0.0
+	for i, got := range trajectory(t, r, p, 300, curved) {
+		v = r.Momentum*v + curved(p, i+1)
+		q -= r.LR * v
+		p = q - r.LR*r.Momentum*v
+		if !(math.Abs(got-p) < 1e-13) {
+			t.Fatalf("step %d: at %.17g, want %.17g", i+1, got, p)
+		}
+	}
+}
+
+// Adam's first step is η in size, whatever the gradient's, and against its sign.
+func TestFirstStepOfAdam(t *testing.T) {
+	for _, amsgrad := range []bool{false, true} {
+		r := NewAdam()
+		r.Eps, r.AMSGrad = 0, amsgrad
+		for _, g := range []float64{1, -1, 1e-100, -3e100} {
+			got := trajectory(t, r, 0, 1, func(float64, int) float64 { return g })[0]
+			wantClose(t, fmt.Sprintf("the step for gradient %g", g), got, -math.Copysign(r.LR, g), 1e-15)
+		}
+	}
+}
+
+// AMSGrad divides by the largest average so far: after one large gradient and then none, the average of squares decays and
+// its largest value does not.
+func TestAMSGrad(t *testing.T) {
+	r := NewAdam()
+	r.Eps, r.AMSGrad = 0, true
+	p := trajectory(t, r, 0, 50, func(_ float64, t int) float64 {
+		if t == 1 {
+			return 1
+		}
+		return 0
+	})
+	for i, last := 1, p[0]; i < len(p); last, i = p[i], i+1 {
+		n := float64(i + 1)
+		m, root := 0.1*math.Pow(0.9, n-1), math.Sqrt(0.001/(1-math.Pow(0.999, n)))
+		wantClose(t, fmt.Sprintf("step %d", i+1), p[i]-last, -r.LR*m/(1-math.Pow(0.9, n))/root, 1e-11)
 	}
 }
 
@@ -99,7 +165,8 @@ func stepSizes(t *testing.T, r Rule, lr float64, steps int) []float64 {
 	last := 0.0
 	for i, p := range trajectory(t, r, 0, steps, func(float64, int) float64 { return g }) {
 		out[i] = (last - p) / lr
-		if _, ok := r.(PNM); ok {
+		switch r.(type) {
+		case PNM, SGD: // these are linear in the gradient
 			out[i] /= g
 		}
 		last = p
@@ -107,12 +174,12 @@ func stepSizes(t *testing.T, r Rule, lr float64, steps int) []float64 {
 	return out
 }
 
-// The first steps under a constant gradient, and what they tend to: 1/√γ = 0.447.
+// The first steps under a constant gradient, and what they tend to.
 func TestFirstSteps(t *testing.T) {
 	const n = 4000
 	gamma := math.Sqrt(5)
-	adapnm := NewAdaPNM()
-	adapnm.Eps = 0
+	adapnm, adam := NewAdaPNM(), NewAdam()
+	adapnm.Eps, adam.Eps = 0, 0
 	exact := adapnm
 	exact.ExactBias = true
 	for _, c := range []struct {
@@ -120,19 +187,27 @@ func TestFirstSteps(t *testing.T) {
 		rule Rule
 		lr   float64
 		want []float64
+		end  float64
 	}{
 		// The masses of the momenta are 0.19 after one update, 0.3439 after two.
-		{"PNM", NewPNM(1), 1, []float64{2 * 0.19 / gamma, (2*0.19 - 0.19) / gamma, (2*0.3439 - 0.19) / gamma}},
+		{"PNM", NewPNM(1), 1, []float64{2 * 0.19 / gamma, (2*0.19 - 0.19) / gamma, (2*0.3439 - 0.19) / gamma}, 1 / gamma},
 		// The authors divide by 0.1, 0.19, 0.271: 1.699, 0.447, 0.822.
-		{"AdaPNM", adapnm, adapnm.LR, []float64{2 * 0.19 / 0.1 / gamma, 1 / gamma, (2*0.3439 - 0.19) / 0.271 / gamma}},
+		{"AdaPNM", adapnm, adapnm.LR, []float64{2 * 0.19 / 0.1 / gamma, 1 / gamma, (2*0.3439 - 0.19) / 0.271 / gamma}, 1 / gamma},
 		// The exact correction divides by 0.19, 0.19, 0.3439: 0.894, 0.447, …
-		{"ExactBias", exact, exact.LR, []float64{2 / gamma, 1 / gamma, (2 - 0.19/0.3439) / gamma}},
+		{"ExactBias", exact, exact.LR, []float64{2 / gamma, 1 / gamma, (2 - 0.19/0.3439) / gamma}, 1 / gamma},
+		{"SGD", NewSGD(1), 1, []float64{1, 1, 1}, 1},
+		// (1−μ^t)/(1−μ); Nesterov is one step ahead of that.
+		{"momentum", SGD{LR: 1, Momentum: 0.9}, 1, []float64{1, 1.9, 2.71}, 10},
+		{"Nesterov", SGD{LR: 1, Momentum: 0.9, Nesterov: true}, 1, []float64{1.9, 2.71, 3.439}, 10},
+		// Dampening begins with the second step: 1, 0.9 + 0.6, 0.9·1.5 + 0.6.
+		{"dampening", SGD{LR: 1, Momentum: 0.9, Dampening: 0.4}, 1, []float64{1, 1.5, 1.95}, 6},
+		{"Adam", adam, adam.LR, []float64{1, 1, 1}, 1},
 	} {
 		got := stepSizes(t, c.rule, c.lr, n)
 		for i, w := range c.want {
 			wantClose(t, fmt.Sprintf("%s, step %d", c.name, i+1), got[i], w, 1e-12)
 		}
-		wantClose(t, c.name+", in the end", got[n-1], 1/gamma, 1e-9)
+		wantClose(t, c.name+", in the end", got[n-1], c.end, 1e-9)
 	}
 }
 

@@ -10,10 +10,10 @@ import (
 // raceAnnotate tells the race detector what the assembly is about to read and write, which it cannot see.
 func raceAnnotate[T Float](s *streams[T], lo, hi int) {
 	raceRead(s.g[lo:hi])
-	raceRead(s.n[lo:hi])
-	raceWrite(s.p[lo:hi])
-	raceWrite(s.m[lo:hi])
-	for _, x := range [][]T{s.v, s.x} {
+	if s.n != nil {
+		raceRead(s.n[lo:hi])
+	}
+	for _, x := range [][]T{s.p, s.m, s.v, s.x} {
 		if x != nil {
 			raceWrite(x[lo:hi])
 		}

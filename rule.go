@@ -5,8 +5,8 @@ import (
 	"math"
 )
 
-// A Rule is an update rule with its hyperparameters: [PNM] or [AdaPNM]. Rules are plain values; copying one copies all
-// of it, and a field set to zero means zero. The constructors fill the defaults.
+// A Rule is an update rule with its hyperparameters: [PNM], [AdaPNM], [SGD] or [Adam]. Rules are plain values;
+// copying one copies all of it, and a field set to zero means zero. The constructors fill the defaults.
 type Rule interface {
 	// Validate returns nil, or a *HyperparameterError that names the first field out of its range.
 	Validate() error
@@ -24,11 +24,11 @@ type scalars[T Float] struct {
 	gs     T // factor on the gradient: 1, or −1 to maximize; options multiply it
 	l2     T // λ if decay is coupled, else 0
 	keep   T // 1 − η·λ if decay is decoupled, else 1
-	beta1  T // β1²
-	alpha1 T // 1 − β1²
+	beta1  T // decay of the momentum: β1² in PNM, β1 in Adam, μ in SGD
+	alpha1 T // weight of the gradient in it: 1 − beta1, in SGD 1 or 1 − τ
 	beta2  T // β2
 	alpha2 T // 1 − β2
-	k1, k2 T // weights of the two momenta, with the step size and the bias correction in them
+	k1, k2 T // weights of the two momenta, or k1 of the only one, with the step size and the bias correction in them
 	r      T // 1/√(1−β2^t)
 	eps    T // ε
 	lo, hi T // bounds of the scaled gradient: −∞ and +∞, unless it is clipped by value
@@ -99,8 +99,9 @@ func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
 	out.beta2, out.alpha2 = T(c.beta2), T(c.alpha2)
 	out.k1, out.k2, out.r, out.eps = T(c.k1), T(c.k2), T(c.r), T(c.eps)
 	out.lo, out.hi = T(c.lo), T(c.hi)
-	// x−x is 0 for a finite x, and NaN for the others.
-	if (out.k1-out.k1)+(out.k2-out.k2)+(out.keep-out.keep)+(out.l2-out.l2)+(out.eps-out.eps) == 0 {
+	// x−x is 0 for a finite x, and NaN for the others. In pairs, so that no sum waits for all others.
+	if (((out.k1-out.k1)+(out.k2-out.k2))+((out.keep-out.keep)+(out.l2-out.l2)))+
+		(((out.beta1-out.beta1)+(out.alpha1-out.alpha1))+(out.eps-out.eps)) == 0 {
 		return nil
 	}
 	e := &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %T", out.eps)}
@@ -113,6 +114,10 @@ func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
 		e.Field, e.Value = "LR·WeightDecay", c.keep
 	case out.l2-out.l2 != 0:
 		e.Field, e.Value = "WeightDecay", c.l2
+	case out.beta1-out.beta1 != 0:
+		e.Field, e.Value = "Momentum", c.beta1
+	case out.alpha1-out.alpha1 != 0:
+		e.Field, e.Value = "Dampening", c.alpha1
 	}
 	return e
 }

@@ -6,7 +6,6 @@ import (
 	"math"
 	"runtime"
 	"slices"
-	"strings"
 )
 
 // A TensorState is the state of one tensor, with the names that the authors' implementation uses in state_dict()["state"].
@@ -93,7 +92,7 @@ func (o *Optimizer[T]) checkState(i int, s TensorState[T]) error {
 	slots := o.slots(t)
 	for _, name := range slices.Sorted(maps.Keys(s.Buffers)) {
 		if !slices.Contains(slots, name) {
-			return &StateError{i, name, "is unknown, the rule's state is " + strings.Join(slots, ", ")}
+			return &StateError{i, name, "is unknown, the rule's state is " + t.form.state()}
 		}
 	}
 	for _, name := range slots {

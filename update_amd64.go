@@ -19,6 +19,31 @@ func adapnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32
 //go:noescape
 func adapnmAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
+// sgdF32AVX2 works like sgdGeneric.
+//
+//go:noescape
+func sgdF32AVX2(c *float32, p *float32, grad *float32, count int, ahead int)
+
+// sgdMomentumF32AVX2 works like sgdMomentumGeneric.
+//
+//go:noescape
+func sgdMomentumF32AVX2(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+
+// sgdNesterovF32AVX2 works like sgdNesterovGeneric.
+//
+//go:noescape
+func sgdNesterovF32AVX2(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+
+// adamF32AVX2 works like adamGeneric.
+//
+//go:noescape
+func adamF32AVX2(c *float32, p *float32, grad *float32, m *float32, v *float32, count int, ahead int)
+
+// adamAMSGradF32AVX2 works like adamAMSGradGeneric.
+//
+//go:noescape
+func adamAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
+
 // dividerF32AVX2 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
@@ -39,6 +64,31 @@ func adapnmLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *fl
 //go:noescape
 func adapnmAMSGradLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
+// sgdLimitF32AVX2 reads and writes the memory that sgd does, and changes nothing.
+//
+//go:noescape
+func sgdLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
+// sgdMomentumLimitF32AVX2 reads and writes the memory that sgdMomentum does, and changes nothing.
+//
+//go:noescape
+func sgdMomentumLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
+// sgdNesterovLimitF32AVX2 reads and writes the memory that sgdNesterov does, and changes nothing.
+//
+//go:noescape
+func sgdNesterovLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
+// adamLimitF32AVX2 reads and writes the memory that adam does, and changes nothing.
+//
+//go:noescape
+func adamLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
+// adamAMSGradLimitF32AVX2 reads and writes the memory that adamAMSGrad does, and changes nothing.
+//
+//go:noescape
+func adamAMSGradLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
 // sumSquaresF32AVX2 works like sumSquaresGeneric.
 //
 //go:noescape
@@ -58,6 +108,31 @@ func adapnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64
 //
 //go:noescape
 func adapnmAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
+
+// sgdF64AVX2 works like sgdGeneric.
+//
+//go:noescape
+func sgdF64AVX2(c *float64, p *float64, grad *float64, count int, ahead int)
+
+// sgdMomentumF64AVX2 works like sgdMomentumGeneric.
+//
+//go:noescape
+func sgdMomentumF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+
+// sgdNesterovF64AVX2 works like sgdNesterovGeneric.
+//
+//go:noescape
+func sgdNesterovF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+
+// adamF64AVX2 works like adamGeneric.
+//
+//go:noescape
+func adamF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, count int, ahead int)
+
+// adamAMSGradF64AVX2 works like adamAMSGradGeneric.
+//
+//go:noescape
+func adamAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
 
 // dividerF64AVX2 takes the square roots of p, divides by them, and writes nothing.
 //
@@ -84,6 +159,31 @@ func adapnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float
 //go:noescape
 func adapnmAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
+// sgdF32AVX512 works like sgdGeneric.
+//
+//go:noescape
+func sgdF32AVX512(c *float32, p *float32, grad *float32, count int, ahead int)
+
+// sgdMomentumF32AVX512 works like sgdMomentumGeneric.
+//
+//go:noescape
+func sgdMomentumF32AVX512(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+
+// sgdNesterovF32AVX512 works like sgdNesterovGeneric.
+//
+//go:noescape
+func sgdNesterovF32AVX512(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+
+// adamF32AVX512 works like adamGeneric.
+//
+//go:noescape
+func adamF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32, count int, ahead int)
+
+// adamAMSGradF32AVX512 works like adamAMSGradGeneric.
+//
+//go:noescape
+func adamAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
+
 // dividerF32AVX512 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
@@ -103,6 +203,31 @@ func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *
 //
 //go:noescape
 func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
+// sgdLimitF32AVX512 reads and writes the memory that sgd does, and changes nothing.
+//
+//go:noescape
+func sgdLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
+// sgdMomentumLimitF32AVX512 reads and writes the memory that sgdMomentum does, and changes nothing.
+//
+//go:noescape
+func sgdMomentumLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
+// sgdNesterovLimitF32AVX512 reads and writes the memory that sgdNesterov does, and changes nothing.
+//
+//go:noescape
+func sgdNesterovLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
+// adamLimitF32AVX512 reads and writes the memory that adam does, and changes nothing.
+//
+//go:noescape
+func adamLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+
+// adamAMSGradLimitF32AVX512 reads and writes the memory that adamAMSGrad does, and changes nothing.
+//
+//go:noescape
+func adamAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 
 // sumSquaresF32AVX512 works like sumSquaresGeneric.
 //
@@ -124,6 +249,31 @@ func adapnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float
 //go:noescape
 func adapnmAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 
+// sgdF64AVX512 works like sgdGeneric.
+//
+//go:noescape
+func sgdF64AVX512(c *float64, p *float64, grad *float64, count int, ahead int)
+
+// sgdMomentumF64AVX512 works like sgdMomentumGeneric.
+//
+//go:noescape
+func sgdMomentumF64AVX512(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+
+// sgdNesterovF64AVX512 works like sgdNesterovGeneric.
+//
+//go:noescape
+func sgdNesterovF64AVX512(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+
+// adamF64AVX512 works like adamGeneric.
+//
+//go:noescape
+func adamF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64, count int, ahead int)
+
+// adamAMSGradF64AVX512 works like adamAMSGradGeneric.
+//
+//go:noescape
+func adamAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
+
 // dividerF64AVX512 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
@@ -136,3 +286,91 @@ func sumSquaresF64AVX512(sums *float64, grad *float64, count int, ahead int)
 
 // pause takes some hundred cycles, and leaves the core to its other thread.
 func pause()
+
+// updateF32AVX2 runs the kernel of a form on the elements i … i+n−1.
+func updateF32AVX2(f form, c *float32, s *streams[float32], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	case formSGD:
+		sgdF32AVX2(c, &s.p[i], &s.g[i], n, ahead)
+	case formSGDMomentum:
+		sgdMomentumF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formSGDNesterov:
+		sgdNesterovF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formAdam:
+		adamF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+	case formAdamAMSGrad:
+		adamAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}
+
+// updateF64AVX2 runs the kernel of a form on the elements i … i+n−1.
+func updateF64AVX2(f form, c *float64, s *streams[float64], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	case formSGD:
+		sgdF64AVX2(c, &s.p[i], &s.g[i], n, ahead)
+	case formSGDMomentum:
+		sgdMomentumF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formSGDNesterov:
+		sgdNesterovF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formAdam:
+		adamF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+	case formAdamAMSGrad:
+		adamAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}
+
+// updateF32AVX512 runs the kernel of a form on the elements i … i+n−1.
+func updateF32AVX512(f form, c *float32, s *streams[float32], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	case formSGD:
+		sgdF32AVX512(c, &s.p[i], &s.g[i], n, ahead)
+	case formSGDMomentum:
+		sgdMomentumF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formSGDNesterov:
+		sgdNesterovF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formAdam:
+		adamF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+	case formAdamAMSGrad:
+		adamAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}
+
+// updateF64AVX512 runs the kernel of a form on the elements i … i+n−1.
+func updateF64AVX512(f form, c *float64, s *streams[float64], i, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+	case formAdaPNM:
+		adapnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+	case formSGD:
+		sgdF64AVX512(c, &s.p[i], &s.g[i], n, ahead)
+	case formSGDMomentum:
+		sgdMomentumF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formSGDNesterov:
+		sgdNesterovF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+	case formAdam:
+		adamF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+	case formAdamAMSGrad:
+		adamAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+	}
+}

@@ -62,7 +62,7 @@ ahead:
 	VMULPS  Y10, Y1, Y11
 	VADDPS  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (DX)(R8*1), Y3, Y11
 	VMULPS Y9, Y4, Y9
 	VADDPS Y9, Y11, Y9
@@ -95,7 +95,7 @@ ahead:
 	VMULPS  Y10, Y1, Y11
 	VADDPS  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS 32(DX)(R8*1), Y3, Y11
 	VMULPS Y9, Y4, Y9
 	VADDPS Y9, Y11, Y9
@@ -143,7 +143,7 @@ plain:
 	VMULPS  Y10, Y1, Y11
 	VADDPS  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (DX)(R8*1), Y3, Y11
 	VMULPS Y9, Y4, Y9
 	VADDPS Y9, Y11, Y9
@@ -176,7 +176,7 @@ plain:
 	VMULPS  Y10, Y1, Y11
 	VADDPS  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS 32(DX)(R8*1), Y3, Y11
 	VMULPS Y9, Y4, Y9
 	VADDPS Y9, Y11, Y9
@@ -221,7 +221,7 @@ vector:
 	VMULPS  Y10, Y1, Y11
 	VADDPS  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (DX)(R8*1), Y3, Y11
 	VMULPS Y9, Y4, Y9
 	VADDPS Y9, Y11, Y9
@@ -272,7 +272,7 @@ enterVector:
 	VMULPS     Y7, Y1, Y1
 	VADDPS     Y1, Y0, Y0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPS    (DI), Y1
 	VMASKMOVPS (DX)(R8*1), Y1, Y1
@@ -385,7 +385,7 @@ ahead:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -393,7 +393,7 @@ ahead:
 	// store m
 	VMOVUPS Y13, (BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -438,7 +438,7 @@ ahead:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS 32(BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -446,7 +446,7 @@ ahead:
 	// store m
 	VMOVUPS Y13, 32(BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS 32(DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -507,7 +507,7 @@ plain:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -515,7 +515,7 @@ plain:
 	// store m
 	VMOVUPS Y13, (BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -560,7 +560,7 @@ plain:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS 32(BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -568,7 +568,7 @@ plain:
 	// store m
 	VMOVUPS Y13, 32(BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS 32(DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -625,7 +625,7 @@ vector:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R10*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -633,7 +633,7 @@ vector:
 	// store m
 	VMOVUPS Y13, (BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R10*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -696,7 +696,7 @@ enterVector:
 	VMULPS     Y11, Y1, Y1
 	VADDPS     Y1, Y0, Y0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPS    (R9), Y1
 	VMASKMOVPS (BX)(R10*1), Y1, Y1
@@ -708,7 +708,7 @@ enterVector:
 	VMOVUPS    (R9), Y3
 	VMASKMOVPS Y1, Y3, (BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	// load v
 	VMOVUPS    (R9), Y3
 	VMASKMOVPS (DI)(R10*1), Y3, Y3
@@ -819,7 +819,7 @@ ahead:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -827,7 +827,7 @@ ahead:
 	// store m
 	VMOVUPS Y13, (BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -882,7 +882,7 @@ ahead:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS 32(BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -890,7 +890,7 @@ ahead:
 	// store m
 	VMOVUPS Y13, 32(BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS 32(DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -962,7 +962,7 @@ plain:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -970,7 +970,7 @@ plain:
 	// store m
 	VMOVUPS Y13, (BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -1025,7 +1025,7 @@ plain:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS 32(BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -1033,7 +1033,7 @@ plain:
 	// store m
 	VMOVUPS Y13, 32(BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS 32(DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -1100,7 +1100,7 @@ vector:
 	VMULPS  Y12, Y1, Y13
 	VADDPS  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R11*1), Y3, Y13
 	VMULPS Y11, Y4, Y14
 	VADDPS Y14, Y13, Y13
@@ -1108,7 +1108,7 @@ vector:
 	// store m
 	VMOVUPS Y13, (BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R11*1), Y5, Y14
 	VMULPS Y11, Y11, Y11
 	VMULPS Y11, Y6, Y11
@@ -1181,7 +1181,7 @@ enterVector:
 	VMULPS     Y11, Y1, Y1
 	VADDPS     Y1, Y0, Y0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPS    (R10), Y1
 	VMASKMOVPS (BX)(R11*1), Y1, Y1
@@ -1193,7 +1193,7 @@ enterVector:
 	VMOVUPS    (R10), Y3
 	VMASKMOVPS Y1, Y3, (BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	// load v
 	VMOVUPS    (R10), Y3
 	VMASKMOVPS (DI)(R11*1), Y3, Y3
@@ -1240,6 +1240,1668 @@ enterVector:
 	// store p
 	VMOVUPS    (R10), Y1
 	VMASKMOVPS Y0, Y1, (CX)(R11*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdF32AVX2(c *float32, p *float32, grad *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdF32AVX2(SB), NOSPLIT, $0-40
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// k1
+	VBROADCASTSS 28(AX), Y3
+
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         count+24(FP), DX
+	MOVQ         ahead+32(FP), BX
+	XORQ         SI, SI
+	TESTQ        BX, BX
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y6, Y5, Y6
+	VMAXPS Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(SI*1), Y7
+	VMULPS  Y7, Y1, Y8
+	VADDPS  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPS Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPS Y7, Y2, Y7
+	VSUBPS Y6, Y7, Y6
+
+	// store p
+	VMOVUPS Y6, (AX)(SI*1)
+
+	// g = gs·g
+	VMULPS 32(CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y6, Y5, Y6
+	VMAXPS Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(AX)(SI*1), Y7
+	VMULPS  Y7, Y1, Y8
+	VADDPS  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPS Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPS Y7, Y2, Y7
+	VSUBPS Y6, Y7, Y6
+
+	// store p
+	VMOVUPS Y6, 32(AX)(SI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(BX*1)
+	PREFETCHT1 (CX)(BX*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, BX
+
+enterAhead:
+	SUBQ $0x00000010, DX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y6, Y5, Y6
+	VMAXPS Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(SI*1), Y7
+	VMULPS  Y7, Y1, Y8
+	VADDPS  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPS Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPS Y7, Y2, Y7
+	VSUBPS Y6, Y7, Y6
+
+	// store p
+	VMOVUPS Y6, (AX)(SI*1)
+
+	// g = gs·g
+	VMULPS 32(CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y6, Y5, Y6
+	VMAXPS Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(AX)(SI*1), Y7
+	VMULPS  Y7, Y1, Y8
+	VADDPS  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPS Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPS Y7, Y2, Y7
+	VSUBPS Y6, Y7, Y6
+
+	// store p
+	VMOVUPS Y6, 32(AX)(SI*1)
+	ADDQ    $0x00000040, SI
+
+enterPlain:
+	SUBQ $0x00000010, DX
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, DX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPS (CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y6, Y5, Y6
+	VMAXPS Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(SI*1), Y7
+	VMULPS  Y7, Y1, Y8
+	VADDPS  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPS Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPS Y7, Y2, Y7
+	VSUBPS Y6, Y7, Y6
+
+	// store p
+	VMOVUPS Y6, (AX)(SI*1)
+	ADDQ    $0x00000020, SI
+
+enterVector:
+	SUBQ  $0x00000008, DX
+	JGE   vector
+	ADDQ  $0x00000008, DX
+	TESTQ DX, DX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), BX
+	SHLQ $0x02, DX
+	SUBQ DX, BX
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX), Y6
+	VMASKMOVPS (CX)(SI*1), Y6, Y6
+	VMULPS     Y6, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y0, Y5, Y0
+	VMAXPS Y0, Y4, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (BX), Y4
+	VMASKMOVPS (AX)(SI*1), Y4, Y4
+	VMULPS     Y4, Y1, Y1
+	VADDPS     Y1, Y0, Y0
+
+	// u = k1·g
+	VMULPS Y0, Y3, Y0
+
+	// p = keep·p − u
+	VMULPS Y4, Y2, Y1
+	VSUBPS Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (BX), Y1
+	VMASKMOVPS Y0, Y1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdMomentumF32AVX2(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdMomentumF32AVX2(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// k1
+	VBROADCASTSS 28(AX), Y5
+
+	// lo
+	VBROADCASTSS 44(AX), Y6
+
+	// hi
+	VBROADCASTSS 48(AX), Y7
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         m+24(FP), DX
+	MOVQ         count+32(FP), BX
+	MOVQ         ahead+40(FP), SI
+	XORQ         DI, DI
+	TESTQ        SI, SI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y8
+	VADDPS Y8, Y10, Y8
+
+	// store m
+	VMOVUPS Y8, (DX)(DI*1)
+
+	// u = k1·m
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPS 32(CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS 32(DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y8
+	VADDPS Y8, Y10, Y8
+
+	// store m
+	VMOVUPS Y8, 32(DX)(DI*1)
+
+	// u = k1·m
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, 32(AX)(DI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, SI
+
+enterAhead:
+	SUBQ $0x00000010, BX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y8
+	VADDPS Y8, Y10, Y8
+
+	// store m
+	VMOVUPS Y8, (DX)(DI*1)
+
+	// u = k1·m
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPS 32(CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS 32(DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y8
+	VADDPS Y8, Y10, Y8
+
+	// store m
+	VMOVUPS Y8, 32(DX)(DI*1)
+
+	// u = k1·m
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, 32(AX)(DI*1)
+	ADDQ    $0x00000040, DI
+
+enterPlain:
+	SUBQ $0x00000010, BX
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, BX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPS (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y8
+	VADDPS Y8, Y10, Y8
+
+	// store m
+	VMOVUPS Y8, (DX)(DI*1)
+
+	// u = k1·m
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, (AX)(DI*1)
+	ADDQ    $0x00000020, DI
+
+enterVector:
+	SUBQ  $0x00000008, BX
+	JGE   vector
+	ADDQ  $0x00000008, BX
+	TESTQ BX, BX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), SI
+	SHLQ $0x02, BX
+	SUBQ BX, SI
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (SI), Y8
+	VMASKMOVPS (CX)(DI*1), Y8, Y8
+	VMULPS     Y8, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y0, Y7, Y0
+	VMAXPS Y0, Y6, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (SI), Y6
+	VMASKMOVPS (AX)(DI*1), Y6, Y6
+	VMULPS     Y6, Y1, Y1
+	VADDPS     Y1, Y0, Y0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS (DX)(DI*1), Y1, Y1
+	VMULPS     Y1, Y3, Y1
+	VMULPS     Y0, Y4, Y0
+	VADDPS     Y0, Y1, Y0
+
+	// store m
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS Y0, Y1, (DX)(DI*1)
+
+	// u = k1·m
+	VMULPS Y0, Y5, Y0
+
+	// p = keep·p − u
+	VMULPS Y6, Y2, Y1
+	VSUBPS Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS Y0, Y1, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdNesterovF32AVX2(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdNesterovF32AVX2(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// k1
+	VBROADCASTSS 28(AX), Y5
+
+	// lo
+	VBROADCASTSS 44(AX), Y6
+
+	// hi
+	VBROADCASTSS 48(AX), Y7
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         m+24(FP), DX
+	MOVQ         count+32(FP), BX
+	MOVQ         ahead+40(FP), SI
+	XORQ         DI, DI
+	TESTQ        SI, SI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y11
+	VADDPS Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y10, (DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPS Y10, Y3, Y10
+	VADDPS Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPS 32(CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS 32(DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y11
+	VADDPS Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y10, 32(DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPS Y10, Y3, Y10
+	VADDPS Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, 32(AX)(DI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, SI
+
+enterAhead:
+	SUBQ $0x00000010, BX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y11
+	VADDPS Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y10, (DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPS Y10, Y3, Y10
+	VADDPS Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPS 32(CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS 32(DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y11
+	VADDPS Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y10, 32(DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPS Y10, Y3, Y10
+	VADDPS Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, 32(AX)(DI*1)
+	ADDQ    $0x00000040, DI
+
+enterPlain:
+	SUBQ $0x00000010, BX
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, BX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPS (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y7, Y8
+	VMAXPS Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y10
+	VADDPS  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (DX)(DI*1), Y3, Y10
+	VMULPS Y8, Y4, Y11
+	VADDPS Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y10, (DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPS Y10, Y3, Y10
+	VADDPS Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPS Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	VMOVUPS Y8, (AX)(DI*1)
+	ADDQ    $0x00000020, DI
+
+enterVector:
+	SUBQ  $0x00000008, BX
+	JGE   vector
+	ADDQ  $0x00000008, BX
+	TESTQ BX, BX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), SI
+	SHLQ $0x02, BX
+	SUBQ BX, SI
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (SI), Y8
+	VMASKMOVPS (CX)(DI*1), Y8, Y8
+	VMULPS     Y8, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y0, Y7, Y0
+	VMAXPS Y0, Y6, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (SI), Y6
+	VMASKMOVPS (AX)(DI*1), Y6, Y6
+	VMULPS     Y6, Y1, Y1
+	VADDPS     Y1, Y0, Y0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS (DX)(DI*1), Y1, Y1
+	VMULPS     Y1, Y3, Y1
+	VMULPS     Y0, Y4, Y4
+	VADDPS     Y4, Y1, Y1
+
+	// store m
+	VMOVUPS    (SI), Y4
+	VMASKMOVPS Y1, Y4, (DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPS Y1, Y3, Y1
+	VADDPS Y1, Y0, Y0
+
+	// u = k1·d
+	VMULPS Y0, Y5, Y0
+
+	// p = keep·p − u
+	VMULPS Y6, Y2, Y1
+	VSUBPS Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS Y0, Y1, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamF32AVX2(c *float32, p *float32, grad *float32, m *float32, v *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adamF32AVX2(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// beta2
+	VBROADCASTSS 20(AX), Y5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y6
+
+	// k1
+	VBROADCASTSS 28(AX), Y7
+
+	// r
+	VBROADCASTSS 36(AX), Y8
+
+	// eps
+	VBROADCASTSS 40(AX), Y9
+
+	// lo
+	VBROADCASTSS 44(AX), Y10
+	MOVQ         p+8(FP), CX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         v+32(FP), SI
+	MOVQ         count+40(FP), DI
+	MOVQ         ahead+48(FP), R8
+	XORQ         R9, R9
+	TESTQ        R8, R8
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (CX)(R9*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(R9*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(R9*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (CX)(R9*1)
+
+	// g = gs·g
+	VMULPS 32(DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(CX)(R9*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS 32(BX)(R9*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, 32(BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS 32(SI)(R9*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, 32(SI)(R9*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, 32(CX)(R9*1)
+
+	// prefetch
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R9
+	ADDQ       $0x00000040, R8
+
+enterAhead:
+	SUBQ $0x00000010, DI
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (CX)(R9*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(R9*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(R9*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (CX)(R9*1)
+
+	// g = gs·g
+	VMULPS 32(DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(CX)(R9*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS 32(BX)(R9*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, 32(BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS 32(SI)(R9*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, 32(SI)(R9*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, 32(CX)(R9*1)
+	ADDQ    $0x00000040, R9
+
+enterPlain:
+	SUBQ $0x00000010, DI
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, DI
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPS (DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (CX)(R9*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(R9*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(R9*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (CX)(R9*1)
+	ADDQ    $0x00000020, R9
+
+enterVector:
+	SUBQ  $0x00000008, DI
+	JGE   vector
+	ADDQ  $0x00000008, DI
+	TESTQ DI, DI
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R8
+	SHLQ $0x02, DI
+	SUBQ DI, R8
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R8), Y11
+	VMASKMOVPS (DX)(R9*1), Y11, Y11
+	VMULPS     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y0, Y11, Y0
+	VMAXPS       Y0, Y10, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (R8), Y10
+	VMASKMOVPS (CX)(R9*1), Y10, Y10
+	VMULPS     Y10, Y1, Y1
+	VADDPS     Y1, Y0, Y0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (R8), Y1
+	VMASKMOVPS (BX)(R9*1), Y1, Y1
+	VMULPS     Y1, Y3, Y1
+	VMULPS     Y0, Y4, Y3
+	VADDPS     Y3, Y1, Y1
+
+	// store m
+	VMOVUPS    (R8), Y3
+	VMASKMOVPS Y1, Y3, (BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	VMOVUPS    (R8), Y3
+	VMASKMOVPS (SI)(R9*1), Y3, Y3
+	VMULPS     Y3, Y5, Y3
+	VMULPS     Y0, Y0, Y0
+	VMULPS     Y0, Y6, Y0
+	VADDPS     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R8), Y3
+	VMASKMOVPS Y0, Y3, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPS Y1, Y7, Y1
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
+	VMULPS  Y8, Y0, Y0
+	VADDPS  Y9, Y0, Y0
+	VDIVPS  Y0, Y1, Y0
+
+	// p = keep·p − u
+	VMULPS Y10, Y2, Y1
+	VSUBPS Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R8), Y1
+	VMASKMOVPS Y0, Y1, (CX)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adamAMSGradF32AVX2(SB), NOSPLIT, $0-64
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// beta2
+	VBROADCASTSS 20(AX), Y5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y6
+
+	// k1
+	VBROADCASTSS 28(AX), Y7
+
+	// r
+	VBROADCASTSS 36(AX), Y8
+
+	// eps
+	VBROADCASTSS 40(AX), Y9
+
+	// lo
+	VBROADCASTSS 44(AX), Y10
+	MOVQ         p+8(FP), CX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         v+32(FP), SI
+	MOVQ         x+40(FP), DI
+	MOVQ         count+48(FP), R8
+	MOVQ         ahead+56(FP), R9
+	XORQ         R10, R10
+	TESTQ        R9, R9
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (CX)(R10*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(R10*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(R10*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (CX)(R10*1)
+
+	// g = gs·g
+	VMULPS 32(DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(CX)(R10*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS 32(BX)(R10*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, 32(BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS 32(SI)(R10*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, 32(SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS 32(DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, 32(DI)(R10*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, 32(CX)(R10*1)
+
+	// prefetch
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R10
+	ADDQ       $0x00000040, R9
+
+enterAhead:
+	SUBQ $0x00000010, R8
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (CX)(R10*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(R10*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(R10*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (CX)(R10*1)
+
+	// g = gs·g
+	VMULPS 32(DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS 32(CX)(R10*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS 32(BX)(R10*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, 32(BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS 32(SI)(R10*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, 32(SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS 32(DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, 32(DI)(R10*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, 32(CX)(R10*1)
+	ADDQ    $0x00000040, R10
+
+enterPlain:
+	SUBQ $0x00000010, R8
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, R8
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPS (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (CX)(R10*1), Y12
+	VMULPS  Y12, Y1, Y13
+	VADDPS  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(R10*1), Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(R10*1), Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (DI)(R10*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPS Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (CX)(R10*1)
+	ADDQ    $0x00000020, R10
+
+enterVector:
+	SUBQ  $0x00000008, R8
+	JGE   vector
+	ADDQ  $0x00000008, R8
+	TESTQ R8, R8
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R9
+	SHLQ $0x02, R8
+	SUBQ R8, R9
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R9), Y11
+	VMASKMOVPS (DX)(R10*1), Y11, Y11
+	VMULPS     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y0, Y11, Y0
+	VMAXPS       Y0, Y10, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (R9), Y10
+	VMASKMOVPS (CX)(R10*1), Y10, Y10
+	VMULPS     Y10, Y1, Y1
+	VADDPS     Y1, Y0, Y0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS (BX)(R10*1), Y1, Y1
+	VMULPS     Y1, Y3, Y1
+	VMULPS     Y0, Y4, Y3
+	VADDPS     Y3, Y1, Y1
+
+	// store m
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS Y1, Y3, (BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS (SI)(R10*1), Y3, Y3
+	VMULPS     Y3, Y5, Y3
+	VMULPS     Y0, Y0, Y0
+	VMULPS     Y0, Y6, Y0
+	VADDPS     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS Y0, Y3, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS (DI)(R10*1), Y3, Y3
+	VMAXPS     Y0, Y3, Y0
+	VCMPPS     $0x03, Y3, Y3, Y3
+	VORPS      Y3, Y0, Y0
+
+	// store x
+	VMOVUPS    (R9), Y3
+	VMASKMOVPS Y0, Y3, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPS Y1, Y7, Y1
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
+	VMULPS  Y8, Y0, Y0
+	VADDPS  Y9, Y0, Y0
+	VDIVPS  Y0, Y1, Y0
+
+	// p = keep·p − u
+	VMULPS Y10, Y2, Y1
+	VSUBPS Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS Y0, Y1, (CX)(R10*1)
 
 done:
 	VZEROUPPER
@@ -1980,6 +3642,861 @@ done:
 	VZEROUPPER
 	RET
 
+// func sgdLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdLimitF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  count+56(FP), DX
+	MOVQ  ahead+64(FP), BX
+	XORQ  SI, SI
+	TESTQ BX, BX
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(SI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS (CX)(SI*1), Y0
+
+	// load p
+	VMOVUPS 32(AX)(SI*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(SI*1)
+
+	// load grad
+	VMOVUPS 32(CX)(SI*1), Y0
+
+	// prefetch
+	PREFETCHT1 (AX)(BX*1)
+	PREFETCHT1 (CX)(BX*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, BX
+
+enterAhead:
+	SUBQ $0x00000010, DX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(SI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS (CX)(SI*1), Y0
+
+	// load p
+	VMOVUPS 32(AX)(SI*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(SI*1)
+
+	// load grad
+	VMOVUPS 32(CX)(SI*1), Y0
+	ADDQ    $0x00000040, SI
+
+enterPlain:
+	SUBQ $0x00000010, DX
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, DX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// load p
+	VMOVUPS (AX)(SI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS (CX)(SI*1), Y0
+	ADDQ    $0x00000020, SI
+
+enterVector:
+	SUBQ  $0x00000008, DX
+	JGE   vector
+	ADDQ  $0x00000008, DX
+	TESTQ DX, DX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), BX
+	SHLQ $0x02, DX
+	SUBQ DX, BX
+
+	// load p
+	VMOVUPS    (BX), Y0
+	VMASKMOVPS (AX)(SI*1), Y0, Y0
+
+	// store p
+	VMOVUPS    (BX), Y1
+	VMASKMOVPS Y0, Y1, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS    (BX), Y0
+	VMASKMOVPS (CX)(SI*1), Y0, Y0
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdMomentumLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdMomentumLimitF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  count+56(FP), BX
+	MOVQ  ahead+64(FP), SI
+	XORQ  DI, DI
+	TESTQ SI, SI
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS (DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(DI*1)
+
+	// load p
+	VMOVUPS 32(AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(DI*1)
+
+	// load grad
+	VMOVUPS 32(CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(DI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, SI
+
+enterAhead:
+	SUBQ $0x00000010, BX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS (DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(DI*1)
+
+	// load p
+	VMOVUPS 32(AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(DI*1)
+
+	// load grad
+	VMOVUPS 32(CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(DI*1)
+	ADDQ    $0x00000040, DI
+
+enterPlain:
+	SUBQ $0x00000010, BX
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, BX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// load p
+	VMOVUPS (AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS (DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(DI*1)
+	ADDQ    $0x00000020, DI
+
+enterVector:
+	SUBQ  $0x00000008, BX
+	JGE   vector
+	ADDQ  $0x00000008, BX
+	TESTQ BX, BX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), SI
+	SHLQ $0x02, BX
+	SUBQ BX, SI
+
+	// load p
+	VMOVUPS    (SI), Y0
+	VMASKMOVPS (AX)(DI*1), Y0, Y0
+
+	// store p
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS Y0, Y1, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS    (SI), Y0
+	VMASKMOVPS (CX)(DI*1), Y0, Y0
+
+	// load m
+	VMOVUPS    (SI), Y0
+	VMASKMOVPS (DX)(DI*1), Y0, Y0
+
+	// store m
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS Y0, Y1, (DX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdNesterovLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdNesterovLimitF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  count+56(FP), BX
+	MOVQ  ahead+64(FP), SI
+	XORQ  DI, DI
+	TESTQ SI, SI
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS (DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(DI*1)
+
+	// load p
+	VMOVUPS 32(AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(DI*1)
+
+	// load grad
+	VMOVUPS 32(CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(DI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, SI
+
+enterAhead:
+	SUBQ $0x00000010, BX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS (DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(DI*1)
+
+	// load p
+	VMOVUPS 32(AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(DI*1)
+
+	// load grad
+	VMOVUPS 32(CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(DI*1)
+	ADDQ    $0x00000040, DI
+
+enterPlain:
+	SUBQ $0x00000010, BX
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, BX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// load p
+	VMOVUPS (AX)(DI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (CX)(DI*1), Y0
+
+	// load m
+	VMOVUPS (DX)(DI*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(DI*1)
+	ADDQ    $0x00000020, DI
+
+enterVector:
+	SUBQ  $0x00000008, BX
+	JGE   vector
+	ADDQ  $0x00000008, BX
+	TESTQ BX, BX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), SI
+	SHLQ $0x02, BX
+	SUBQ BX, SI
+
+	// load p
+	VMOVUPS    (SI), Y0
+	VMASKMOVPS (AX)(DI*1), Y0, Y0
+
+	// store p
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS Y0, Y1, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS    (SI), Y0
+	VMASKMOVPS (CX)(DI*1), Y0, Y0
+
+	// load m
+	VMOVUPS    (SI), Y0
+	VMASKMOVPS (DX)(DI*1), Y0, Y0
+
+	// store m
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS Y0, Y1, (DX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adamLimitF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  v+40(FP), BX
+	MOVQ  count+56(FP), SI
+	MOVQ  ahead+64(FP), DI
+	XORQ  R8, R8
+	TESTQ DI, DI
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R8*1)
+
+	// load v
+	VMOVUPS (BX)(R8*1), Y0
+
+	// store v
+	VMOVUPS Y0, (BX)(R8*1)
+
+	// load p
+	VMOVUPS 32(AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(R8*1)
+
+	// load grad
+	VMOVUPS 32(CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(R8*1)
+
+	// load v
+	VMOVUPS 32(BX)(R8*1), Y0
+
+	// store v
+	VMOVUPS Y0, 32(BX)(R8*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, R8
+	ADDQ       $0x00000040, DI
+
+enterAhead:
+	SUBQ $0x00000010, SI
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R8*1)
+
+	// load v
+	VMOVUPS (BX)(R8*1), Y0
+
+	// store v
+	VMOVUPS Y0, (BX)(R8*1)
+
+	// load p
+	VMOVUPS 32(AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(R8*1)
+
+	// load grad
+	VMOVUPS 32(CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(R8*1)
+
+	// load v
+	VMOVUPS 32(BX)(R8*1), Y0
+
+	// store v
+	VMOVUPS Y0, 32(BX)(R8*1)
+	ADDQ    $0x00000040, R8
+
+enterPlain:
+	SUBQ $0x00000010, SI
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, SI
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// load p
+	VMOVUPS (AX)(R8*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (CX)(R8*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R8*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R8*1)
+
+	// load v
+	VMOVUPS (BX)(R8*1), Y0
+
+	// store v
+	VMOVUPS Y0, (BX)(R8*1)
+	ADDQ    $0x00000020, R8
+
+enterVector:
+	SUBQ  $0x00000008, SI
+	JGE   vector
+	ADDQ  $0x00000008, SI
+	TESTQ SI, SI
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), DI
+	SHLQ $0x02, SI
+	SUBQ SI, DI
+
+	// load p
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (AX)(R8*1), Y0, Y0
+
+	// store p
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (CX)(R8*1), Y0, Y0
+
+	// load m
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (DX)(R8*1), Y0, Y0
+
+	// store m
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R8*1)
+
+	// load v
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (BX)(R8*1), Y0, Y0
+
+	// store v
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (BX)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradLimitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adamAMSGradLimitF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  v+40(FP), BX
+	MOVQ  x+48(FP), SI
+	MOVQ  count+56(FP), DI
+	MOVQ  ahead+64(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(R9*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R9*1)
+
+	// load grad
+	VMOVUPS (CX)(R9*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R9*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R9*1)
+
+	// load v
+	VMOVUPS (BX)(R9*1), Y0
+
+	// store v
+	VMOVUPS Y0, (BX)(R9*1)
+
+	// load x
+	VMOVUPS (SI)(R9*1), Y0
+
+	// store x
+	VMOVUPS Y0, (SI)(R9*1)
+
+	// load p
+	VMOVUPS 32(AX)(R9*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(R9*1)
+
+	// load grad
+	VMOVUPS 32(CX)(R9*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(R9*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(R9*1)
+
+	// load v
+	VMOVUPS 32(BX)(R9*1), Y0
+
+	// store v
+	VMOVUPS Y0, 32(BX)(R9*1)
+
+	// load x
+	VMOVUPS 32(SI)(R9*1), Y0
+
+	// store x
+	VMOVUPS Y0, 32(SI)(R9*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R9
+	ADDQ       $0x00000040, R8
+
+enterAhead:
+	SUBQ $0x00000010, DI
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(R9*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R9*1)
+
+	// load grad
+	VMOVUPS (CX)(R9*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R9*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R9*1)
+
+	// load v
+	VMOVUPS (BX)(R9*1), Y0
+
+	// store v
+	VMOVUPS Y0, (BX)(R9*1)
+
+	// load x
+	VMOVUPS (SI)(R9*1), Y0
+
+	// store x
+	VMOVUPS Y0, (SI)(R9*1)
+
+	// load p
+	VMOVUPS 32(AX)(R9*1), Y0
+
+	// store p
+	VMOVUPS Y0, 32(AX)(R9*1)
+
+	// load grad
+	VMOVUPS 32(CX)(R9*1), Y0
+
+	// load m
+	VMOVUPS 32(DX)(R9*1), Y0
+
+	// store m
+	VMOVUPS Y0, 32(DX)(R9*1)
+
+	// load v
+	VMOVUPS 32(BX)(R9*1), Y0
+
+	// store v
+	VMOVUPS Y0, 32(BX)(R9*1)
+
+	// load x
+	VMOVUPS 32(SI)(R9*1), Y0
+
+	// store x
+	VMOVUPS Y0, 32(SI)(R9*1)
+	ADDQ    $0x00000040, R9
+
+enterPlain:
+	SUBQ $0x00000010, DI
+	JGE  plain
+
+last:
+	ADDQ $0x00000010, DI
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// load p
+	VMOVUPS (AX)(R9*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(R9*1)
+
+	// load grad
+	VMOVUPS (CX)(R9*1), Y0
+
+	// load m
+	VMOVUPS (DX)(R9*1), Y0
+
+	// store m
+	VMOVUPS Y0, (DX)(R9*1)
+
+	// load v
+	VMOVUPS (BX)(R9*1), Y0
+
+	// store v
+	VMOVUPS Y0, (BX)(R9*1)
+
+	// load x
+	VMOVUPS (SI)(R9*1), Y0
+
+	// store x
+	VMOVUPS Y0, (SI)(R9*1)
+	ADDQ    $0x00000020, R9
+
+enterVector:
+	SUBQ  $0x00000008, DI
+	JGE   vector
+	ADDQ  $0x00000008, DI
+	TESTQ DI, DI
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R8
+	SHLQ $0x02, DI
+	SUBQ DI, R8
+
+	// load p
+	VMOVUPS    (R8), Y0
+	VMASKMOVPS (AX)(R9*1), Y0, Y0
+
+	// store p
+	VMOVUPS    (R8), Y1
+	VMASKMOVPS Y0, Y1, (AX)(R9*1)
+
+	// load grad
+	VMOVUPS    (R8), Y0
+	VMASKMOVPS (CX)(R9*1), Y0, Y0
+
+	// load m
+	VMOVUPS    (R8), Y0
+	VMASKMOVPS (DX)(R9*1), Y0, Y0
+
+	// store m
+	VMOVUPS    (R8), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R9*1)
+
+	// load v
+	VMOVUPS    (R8), Y0
+	VMASKMOVPS (BX)(R9*1), Y0, Y0
+
+	// store v
+	VMOVUPS    (R8), Y1
+	VMASKMOVPS Y0, Y1, (BX)(R9*1)
+
+	// load x
+	VMOVUPS    (R8), Y0
+	VMASKMOVPS (SI)(R9*1), Y0, Y0
+
+	// store x
+	VMOVUPS    (R8), Y1
+	VMASKMOVPS Y0, Y1, (SI)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
 // func sumSquaresF32AVX2(sums *float64, grad *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·sumSquaresF32AVX2(SB), NOSPLIT, $0-32
@@ -2036,7 +4553,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VCVTPS2PD (CX), Y8
@@ -2139,7 +4655,7 @@ ahead:
 	VMULPD  Y10, Y1, Y11
 	VADDPD  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (DX)(R8*1), Y3, Y11
 	VMULPD Y9, Y4, Y9
 	VADDPD Y9, Y11, Y9
@@ -2172,7 +4688,7 @@ ahead:
 	VMULPD  Y10, Y1, Y11
 	VADDPD  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD 32(DX)(R8*1), Y3, Y11
 	VMULPD Y9, Y4, Y9
 	VADDPD Y9, Y11, Y9
@@ -2220,7 +4736,7 @@ plain:
 	VMULPD  Y10, Y1, Y11
 	VADDPD  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (DX)(R8*1), Y3, Y11
 	VMULPD Y9, Y4, Y9
 	VADDPD Y9, Y11, Y9
@@ -2253,7 +4769,7 @@ plain:
 	VMULPD  Y10, Y1, Y11
 	VADDPD  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD 32(DX)(R8*1), Y3, Y11
 	VMULPD Y9, Y4, Y9
 	VADDPD Y9, Y11, Y9
@@ -2298,7 +4814,7 @@ vector:
 	VMULPD  Y10, Y1, Y11
 	VADDPD  Y11, Y9, Y9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (DX)(R8*1), Y3, Y11
 	VMULPD Y9, Y4, Y9
 	VADDPD Y9, Y11, Y9
@@ -2349,7 +4865,7 @@ enterVector:
 	VMULPD     Y7, Y1, Y1
 	VADDPD     Y1, Y0, Y0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPS    (DI), Y1
 	VMASKMOVPD (DX)(R8*1), Y1, Y1
@@ -2452,7 +4968,7 @@ ahead:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -2460,7 +4976,7 @@ ahead:
 	// store m
 	VMOVUPD Y13, (BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -2505,7 +5021,7 @@ ahead:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD 32(BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -2513,7 +5029,7 @@ ahead:
 	// store m
 	VMOVUPD Y13, 32(BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD 32(DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -2574,7 +5090,7 @@ plain:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -2582,7 +5098,7 @@ plain:
 	// store m
 	VMOVUPD Y13, (BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -2627,7 +5143,7 @@ plain:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD 32(BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -2635,7 +5151,7 @@ plain:
 	// store m
 	VMOVUPD Y13, 32(BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD 32(DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -2692,7 +5208,7 @@ vector:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R10*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -2700,7 +5216,7 @@ vector:
 	// store m
 	VMOVUPD Y13, (BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R10*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -2763,7 +5279,7 @@ enterVector:
 	VMULPD     Y11, Y1, Y1
 	VADDPD     Y1, Y0, Y0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPS    (R9), Y1
 	VMASKMOVPD (BX)(R10*1), Y1, Y1
@@ -2775,7 +5291,7 @@ enterVector:
 	VMOVUPS    (R9), Y3
 	VMASKMOVPD Y1, Y3, (BX)(R10*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	// load v
 	VMOVUPS    (R9), Y3
 	VMASKMOVPD (DI)(R10*1), Y3, Y3
@@ -2886,7 +5402,7 @@ ahead:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -2894,7 +5410,7 @@ ahead:
 	// store m
 	VMOVUPD Y13, (BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -2949,7 +5465,7 @@ ahead:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD 32(BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -2957,7 +5473,7 @@ ahead:
 	// store m
 	VMOVUPD Y13, 32(BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD 32(DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -3029,7 +5545,7 @@ plain:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -3037,7 +5553,7 @@ plain:
 	// store m
 	VMOVUPD Y13, (BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -3092,7 +5608,7 @@ plain:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD 32(BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -3100,7 +5616,7 @@ plain:
 	// store m
 	VMOVUPD Y13, 32(BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD 32(DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -3167,7 +5683,7 @@ vector:
 	VMULPD  Y12, Y1, Y13
 	VADDPD  Y13, Y11, Y11
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R11*1), Y3, Y13
 	VMULPD Y11, Y4, Y14
 	VADDPD Y14, Y13, Y13
@@ -3175,7 +5691,7 @@ vector:
 	// store m
 	VMOVUPD Y13, (BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R11*1), Y5, Y14
 	VMULPD Y11, Y11, Y11
 	VMULPD Y11, Y6, Y11
@@ -3248,7 +5764,7 @@ enterVector:
 	VMULPD     Y11, Y1, Y1
 	VADDPD     Y1, Y0, Y0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPS    (R10), Y1
 	VMASKMOVPD (BX)(R11*1), Y1, Y1
@@ -3260,7 +5776,7 @@ enterVector:
 	VMOVUPS    (R10), Y3
 	VMASKMOVPD Y1, Y3, (BX)(R11*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	// load v
 	VMOVUPS    (R10), Y3
 	VMASKMOVPD (DI)(R11*1), Y3, Y3
@@ -3307,6 +5823,1668 @@ enterVector:
 	// store p
 	VMOVUPS    (R10), Y1
 	VMASKMOVPD Y0, Y1, (CX)(R11*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdF64AVX2(c *float64, p *float64, grad *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdF64AVX2(SB), NOSPLIT, $0-40
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// l2
+	VBROADCASTSD 8(AX), Y1
+
+	// keep
+	VBROADCASTSD 16(AX), Y2
+
+	// k1
+	VBROADCASTSD 56(AX), Y3
+
+	// lo
+	VBROADCASTSD 88(AX), Y4
+
+	// hi
+	VBROADCASTSD 96(AX), Y5
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         count+24(FP), DX
+	MOVQ         ahead+32(FP), BX
+	XORQ         SI, SI
+	TESTQ        BX, BX
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y6, Y5, Y6
+	VMAXPD Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(SI*1), Y7
+	VMULPD  Y7, Y1, Y8
+	VADDPD  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPD Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPD Y7, Y2, Y7
+	VSUBPD Y6, Y7, Y6
+
+	// store p
+	VMOVUPD Y6, (AX)(SI*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y6, Y5, Y6
+	VMAXPD Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(AX)(SI*1), Y7
+	VMULPD  Y7, Y1, Y8
+	VADDPD  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPD Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPD Y7, Y2, Y7
+	VSUBPD Y6, Y7, Y6
+
+	// store p
+	VMOVUPD Y6, 32(AX)(SI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(BX*1)
+	PREFETCHT1 (CX)(BX*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, BX
+
+enterAhead:
+	SUBQ $0x00000008, DX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y6, Y5, Y6
+	VMAXPD Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(SI*1), Y7
+	VMULPD  Y7, Y1, Y8
+	VADDPD  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPD Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPD Y7, Y2, Y7
+	VSUBPD Y6, Y7, Y6
+
+	// store p
+	VMOVUPD Y6, (AX)(SI*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y6, Y5, Y6
+	VMAXPD Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(AX)(SI*1), Y7
+	VMULPD  Y7, Y1, Y8
+	VADDPD  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPD Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPD Y7, Y2, Y7
+	VSUBPD Y6, Y7, Y6
+
+	// store p
+	VMOVUPD Y6, 32(AX)(SI*1)
+	ADDQ    $0x00000040, SI
+
+enterPlain:
+	SUBQ $0x00000008, DX
+	JGE  plain
+
+last:
+	ADDQ $0x00000008, DX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (CX)(SI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y6, Y5, Y6
+	VMAXPD Y6, Y4, Y6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(SI*1), Y7
+	VMULPD  Y7, Y1, Y8
+	VADDPD  Y8, Y6, Y6
+
+	// u = k1·g
+	VMULPD Y6, Y3, Y6
+
+	// p = keep·p − u
+	VMULPD Y7, Y2, Y7
+	VSUBPD Y6, Y7, Y6
+
+	// store p
+	VMOVUPD Y6, (AX)(SI*1)
+	ADDQ    $0x00000020, SI
+
+enterVector:
+	SUBQ  $0x00000004, DX
+	JGE   vector
+	ADDQ  $0x00000004, DX
+	TESTQ DX, DX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), BX
+	SHLQ $0x03, DX
+	SUBQ DX, BX
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX), Y6
+	VMASKMOVPD (CX)(SI*1), Y6, Y6
+	VMULPD     Y6, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y0, Y5, Y0
+	VMAXPD Y0, Y4, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (BX), Y4
+	VMASKMOVPD (AX)(SI*1), Y4, Y4
+	VMULPD     Y4, Y1, Y1
+	VADDPD     Y1, Y0, Y0
+
+	// u = k1·g
+	VMULPD Y0, Y3, Y0
+
+	// p = keep·p − u
+	VMULPD Y4, Y2, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (BX), Y1
+	VMASKMOVPD Y0, Y1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdMomentumF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdMomentumF64AVX2(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// l2
+	VBROADCASTSD 8(AX), Y1
+
+	// keep
+	VBROADCASTSD 16(AX), Y2
+
+	// beta1
+	VBROADCASTSD 24(AX), Y3
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y4
+
+	// k1
+	VBROADCASTSD 56(AX), Y5
+
+	// lo
+	VBROADCASTSD 88(AX), Y6
+
+	// hi
+	VBROADCASTSD 96(AX), Y7
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         m+24(FP), DX
+	MOVQ         count+32(FP), BX
+	MOVQ         ahead+40(FP), SI
+	XORQ         DI, DI
+	TESTQ        SI, SI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y8
+	VADDPD Y8, Y10, Y8
+
+	// store m
+	VMOVUPD Y8, (DX)(DI*1)
+
+	// u = k1·m
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD 32(DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y8
+	VADDPD Y8, Y10, Y8
+
+	// store m
+	VMOVUPD Y8, 32(DX)(DI*1)
+
+	// u = k1·m
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, 32(AX)(DI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, SI
+
+enterAhead:
+	SUBQ $0x00000008, BX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y8
+	VADDPD Y8, Y10, Y8
+
+	// store m
+	VMOVUPD Y8, (DX)(DI*1)
+
+	// u = k1·m
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD 32(DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y8
+	VADDPD Y8, Y10, Y8
+
+	// store m
+	VMOVUPD Y8, 32(DX)(DI*1)
+
+	// u = k1·m
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, 32(AX)(DI*1)
+	ADDQ    $0x00000040, DI
+
+enterPlain:
+	SUBQ $0x00000008, BX
+	JGE  plain
+
+last:
+	ADDQ $0x00000008, BX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y8
+	VADDPD Y8, Y10, Y8
+
+	// store m
+	VMOVUPD Y8, (DX)(DI*1)
+
+	// u = k1·m
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (AX)(DI*1)
+	ADDQ    $0x00000020, DI
+
+enterVector:
+	SUBQ  $0x00000004, BX
+	JGE   vector
+	ADDQ  $0x00000004, BX
+	TESTQ BX, BX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), SI
+	SHLQ $0x03, BX
+	SUBQ BX, SI
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (SI), Y8
+	VMASKMOVPD (CX)(DI*1), Y8, Y8
+	VMULPD     Y8, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y0, Y7, Y0
+	VMAXPD Y0, Y6, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (SI), Y6
+	VMASKMOVPD (AX)(DI*1), Y6, Y6
+	VMULPD     Y6, Y1, Y1
+	VADDPD     Y1, Y0, Y0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (SI), Y1
+	VMASKMOVPD (DX)(DI*1), Y1, Y1
+	VMULPD     Y1, Y3, Y1
+	VMULPD     Y0, Y4, Y0
+	VADDPD     Y0, Y1, Y0
+
+	// store m
+	VMOVUPS    (SI), Y1
+	VMASKMOVPD Y0, Y1, (DX)(DI*1)
+
+	// u = k1·m
+	VMULPD Y0, Y5, Y0
+
+	// p = keep·p − u
+	VMULPD Y6, Y2, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (SI), Y1
+	VMASKMOVPD Y0, Y1, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdNesterovF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdNesterovF64AVX2(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// l2
+	VBROADCASTSD 8(AX), Y1
+
+	// keep
+	VBROADCASTSD 16(AX), Y2
+
+	// beta1
+	VBROADCASTSD 24(AX), Y3
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y4
+
+	// k1
+	VBROADCASTSD 56(AX), Y5
+
+	// lo
+	VBROADCASTSD 88(AX), Y6
+
+	// hi
+	VBROADCASTSD 96(AX), Y7
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         m+24(FP), DX
+	MOVQ         count+32(FP), BX
+	MOVQ         ahead+40(FP), SI
+	XORQ         DI, DI
+	TESTQ        SI, SI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y11
+	VADDPD Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y10, (DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPD Y10, Y3, Y10
+	VADDPD Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD 32(DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y11
+	VADDPD Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y10, 32(DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPD Y10, Y3, Y10
+	VADDPD Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, 32(AX)(DI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, SI
+
+enterAhead:
+	SUBQ $0x00000008, BX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y11
+	VADDPD Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y10, (DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPD Y10, Y3, Y10
+	VADDPD Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (AX)(DI*1)
+
+	// g = gs·g
+	VMULPD 32(CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD 32(DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y11
+	VADDPD Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y10, 32(DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPD Y10, Y3, Y10
+	VADDPD Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, 32(AX)(DI*1)
+	ADDQ    $0x00000040, DI
+
+enterPlain:
+	SUBQ $0x00000008, BX
+	JGE  plain
+
+last:
+	ADDQ $0x00000008, BX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (CX)(DI*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y7, Y8
+	VMAXPD Y8, Y6, Y8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(DI*1), Y9
+	VMULPD  Y9, Y1, Y10
+	VADDPD  Y10, Y8, Y8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (DX)(DI*1), Y3, Y10
+	VMULPD Y8, Y4, Y11
+	VADDPD Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y10, (DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPD Y10, Y3, Y10
+	VADDPD Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPD Y8, Y5, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y2, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (AX)(DI*1)
+	ADDQ    $0x00000020, DI
+
+enterVector:
+	SUBQ  $0x00000004, BX
+	JGE   vector
+	ADDQ  $0x00000004, BX
+	TESTQ BX, BX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), SI
+	SHLQ $0x03, BX
+	SUBQ BX, SI
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (SI), Y8
+	VMASKMOVPD (CX)(DI*1), Y8, Y8
+	VMULPD     Y8, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y0, Y7, Y0
+	VMAXPD Y0, Y6, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (SI), Y6
+	VMASKMOVPD (AX)(DI*1), Y6, Y6
+	VMULPD     Y6, Y1, Y1
+	VADDPD     Y1, Y0, Y0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (SI), Y1
+	VMASKMOVPD (DX)(DI*1), Y1, Y1
+	VMULPD     Y1, Y3, Y1
+	VMULPD     Y0, Y4, Y4
+	VADDPD     Y4, Y1, Y1
+
+	// store m
+	VMOVUPS    (SI), Y4
+	VMASKMOVPD Y1, Y4, (DX)(DI*1)
+
+	// d = g + beta1·m
+	VMULPD Y1, Y3, Y1
+	VADDPD Y1, Y0, Y0
+
+	// u = k1·d
+	VMULPD Y0, Y5, Y0
+
+	// p = keep·p − u
+	VMULPD Y6, Y2, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (SI), Y1
+	VMASKMOVPD Y0, Y1, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adamF64AVX2(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// l2
+	VBROADCASTSD 8(AX), Y1
+
+	// keep
+	VBROADCASTSD 16(AX), Y2
+
+	// beta1
+	VBROADCASTSD 24(AX), Y3
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y4
+
+	// beta2
+	VBROADCASTSD 40(AX), Y5
+
+	// alpha2
+	VBROADCASTSD 48(AX), Y6
+
+	// k1
+	VBROADCASTSD 56(AX), Y7
+
+	// r
+	VBROADCASTSD 72(AX), Y8
+
+	// eps
+	VBROADCASTSD 80(AX), Y9
+
+	// lo
+	VBROADCASTSD 88(AX), Y10
+	MOVQ         p+8(FP), CX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         v+32(FP), SI
+	MOVQ         count+40(FP), DI
+	MOVQ         ahead+48(FP), R8
+	XORQ         R9, R9
+	TESTQ        R8, R8
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (CX)(R9*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R9*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(R9*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (CX)(R9*1)
+
+	// g = gs·g
+	VMULPD 32(DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(CX)(R9*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD 32(BX)(R9*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD 32(SI)(R9*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(SI)(R9*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(CX)(R9*1)
+
+	// prefetch
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R9
+	ADDQ       $0x00000040, R8
+
+enterAhead:
+	SUBQ $0x00000008, DI
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (CX)(R9*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R9*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(R9*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (CX)(R9*1)
+
+	// g = gs·g
+	VMULPD 32(DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(CX)(R9*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD 32(BX)(R9*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD 32(SI)(R9*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(SI)(R9*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(CX)(R9*1)
+	ADDQ    $0x00000040, R9
+
+enterPlain:
+	SUBQ $0x00000008, DI
+	JGE  plain
+
+last:
+	ADDQ $0x00000008, DI
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (DX)(R9*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (CX)(R9*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R9*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(R9*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (CX)(R9*1)
+	ADDQ    $0x00000020, R9
+
+enterVector:
+	SUBQ  $0x00000004, DI
+	JGE   vector
+	ADDQ  $0x00000004, DI
+	TESTQ DI, DI
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R8
+	SHLQ $0x03, DI
+	SUBQ DI, R8
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R8), Y11
+	VMASKMOVPD (DX)(R9*1), Y11, Y11
+	VMULPD     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y11
+	VMINPD       Y0, Y11, Y0
+	VMAXPD       Y0, Y10, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (R8), Y10
+	VMASKMOVPD (CX)(R9*1), Y10, Y10
+	VMULPD     Y10, Y1, Y1
+	VADDPD     Y1, Y0, Y0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (R8), Y1
+	VMASKMOVPD (BX)(R9*1), Y1, Y1
+	VMULPD     Y1, Y3, Y1
+	VMULPD     Y0, Y4, Y3
+	VADDPD     Y3, Y1, Y1
+
+	// store m
+	VMOVUPS    (R8), Y3
+	VMASKMOVPD Y1, Y3, (BX)(R9*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	VMOVUPS    (R8), Y3
+	VMASKMOVPD (SI)(R9*1), Y3, Y3
+	VMULPD     Y3, Y5, Y3
+	VMULPD     Y0, Y0, Y0
+	VMULPD     Y0, Y6, Y0
+	VADDPD     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R8), Y3
+	VMASKMOVPD Y0, Y3, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPD Y1, Y7, Y1
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y0, Y0
+	VMULPD  Y8, Y0, Y0
+	VADDPD  Y9, Y0, Y0
+	VDIVPD  Y0, Y1, Y0
+
+	// p = keep·p − u
+	VMULPD Y10, Y2, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R8), Y1
+	VMASKMOVPD Y0, Y1, (CX)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adamAMSGradF64AVX2(SB), NOSPLIT, $0-64
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// l2
+	VBROADCASTSD 8(AX), Y1
+
+	// keep
+	VBROADCASTSD 16(AX), Y2
+
+	// beta1
+	VBROADCASTSD 24(AX), Y3
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y4
+
+	// beta2
+	VBROADCASTSD 40(AX), Y5
+
+	// alpha2
+	VBROADCASTSD 48(AX), Y6
+
+	// k1
+	VBROADCASTSD 56(AX), Y7
+
+	// r
+	VBROADCASTSD 72(AX), Y8
+
+	// eps
+	VBROADCASTSD 80(AX), Y9
+
+	// lo
+	VBROADCASTSD 88(AX), Y10
+	MOVQ         p+8(FP), CX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         v+32(FP), SI
+	MOVQ         x+40(FP), DI
+	MOVQ         count+48(FP), R8
+	MOVQ         ahead+56(FP), R9
+	XORQ         R10, R10
+	TESTQ        R9, R9
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (CX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (CX)(R10*1)
+
+	// g = gs·g
+	VMULPD 32(DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(CX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD 32(BX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD 32(SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD 32(DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, 32(DI)(R10*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(CX)(R10*1)
+
+	// prefetch
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R10
+	ADDQ       $0x00000040, R9
+
+enterAhead:
+	SUBQ $0x00000008, R8
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (CX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (CX)(R10*1)
+
+	// g = gs·g
+	VMULPD 32(DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD 32(CX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD 32(BX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD 32(SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD 32(DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, 32(DI)(R10*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(CX)(R10*1)
+	ADDQ    $0x00000040, R10
+
+enterPlain:
+	SUBQ $0x00000008, R8
+	JGE  plain
+
+last:
+	ADDQ $0x00000008, R8
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (DX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (CX)(R10*1), Y12
+	VMULPD  Y12, Y1, Y13
+	VADDPD  Y13, Y11, Y11
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R10*1), Y3, Y13
+	VMULPD Y11, Y4, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(R10*1), Y5, Y14
+	VMULPD Y11, Y11, Y11
+	VMULPD Y11, Y6, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (DI)(R10*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPD Y13, Y7, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y2, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (CX)(R10*1)
+	ADDQ    $0x00000020, R10
+
+enterVector:
+	SUBQ  $0x00000004, R8
+	JGE   vector
+	ADDQ  $0x00000004, R8
+	TESTQ R8, R8
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R9
+	SHLQ $0x03, R8
+	SUBQ R8, R9
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R9), Y11
+	VMASKMOVPD (DX)(R10*1), Y11, Y11
+	VMULPD     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y11
+	VMINPD       Y0, Y11, Y0
+	VMAXPD       Y0, Y10, Y0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS    (R9), Y10
+	VMASKMOVPD (CX)(R10*1), Y10, Y10
+	VMULPD     Y10, Y1, Y1
+	VADDPD     Y1, Y0, Y0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (R9), Y1
+	VMASKMOVPD (BX)(R10*1), Y1, Y1
+	VMULPD     Y1, Y3, Y1
+	VMULPD     Y0, Y4, Y3
+	VADDPD     Y3, Y1, Y1
+
+	// store m
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD Y1, Y3, (BX)(R10*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD (SI)(R10*1), Y3, Y3
+	VMULPD     Y3, Y5, Y3
+	VMULPD     Y0, Y0, Y0
+	VMULPD     Y0, Y6, Y0
+	VADDPD     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD Y0, Y3, (SI)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD (DI)(R10*1), Y3, Y3
+	VMAXPD     Y0, Y3, Y0
+	VCMPPD     $0x03, Y3, Y3, Y3
+	VORPD      Y3, Y0, Y0
+
+	// store x
+	VMOVUPS    (R9), Y3
+	VMASKMOVPD Y0, Y3, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPD Y1, Y7, Y1
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y0, Y0
+	VMULPD  Y8, Y0, Y0
+	VADDPD  Y9, Y0, Y0
+	VDIVPD  Y0, Y1, Y0
+
+	// p = keep·p − u
+	VMULPD Y10, Y2, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R9), Y1
+	VMASKMOVPD Y0, Y1, (CX)(R10*1)
 
 done:
 	VZEROUPPER
@@ -3457,7 +7635,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VMOVUPD (CX), Y8
@@ -3560,7 +7737,7 @@ ahead:
 	VMULPS  Z10, Z1, Z11
 	VADDPS  Z11, Z9, Z9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(DI*1), Z3, Z11
 	VMULPS Z9, Z4, Z9
 	VADDPS Z9, Z11, Z9
@@ -3608,7 +7785,7 @@ plain:
 	VMULPS  Z10, Z1, Z11
 	VADDPS  Z11, Z9, Z9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(DI*1), Z3, Z11
 	VMULPS Z9, Z4, Z9
 	VADDPS Z9, Z11, Z9
@@ -3660,7 +7837,7 @@ last:
 	VMULPS    Z7, Z1, Z1
 	VADDPS    Z1, Z0, Z0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPS.Z (BX)(DI*1), K1, Z1
 	VMULPS    Z1, Z3, Z1
@@ -3760,7 +7937,7 @@ ahead:
 	VMULPS  Z14, Z1, Z15
 	VADDPS  Z15, Z13, Z13
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R8*1), Z3, Z15
 	VMULPS Z13, Z4, Z16
 	VADDPS Z16, Z15, Z15
@@ -3768,7 +7945,7 @@ ahead:
 	// store m
 	VMOVUPS Z15, (BX)(R8*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R8*1), Z5, Z16
 	VMULPS Z13, Z13, Z13
 	VMULPS Z13, Z6, Z13
@@ -3824,7 +8001,7 @@ plain:
 	VMULPS  Z14, Z1, Z15
 	VADDPS  Z15, Z13, Z13
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R8*1), Z3, Z15
 	VMULPS Z13, Z4, Z16
 	VADDPS Z16, Z15, Z15
@@ -3832,7 +8009,7 @@ plain:
 	// store m
 	VMOVUPS Z15, (BX)(R8*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R8*1), Z5, Z16
 	VMULPS Z13, Z13, Z13
 	VMULPS Z13, Z6, Z13
@@ -3891,7 +8068,7 @@ last:
 	VMULPS    Z11, Z1, Z1
 	VADDPS    Z1, Z0, Z0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPS.Z (BX)(R8*1), K1, Z1
 	VMULPS    Z1, Z3, Z1
@@ -3901,7 +8078,7 @@ last:
 	// store m
 	VMOVUPS Z1, K1, (BX)(R8*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	// load v
 	VMOVUPS.Z (DI)(R8*1), K1, Z3
 	VMULPS    Z3, Z5, Z3
@@ -4009,7 +8186,7 @@ ahead:
 	VMULPS  Z14, Z1, Z15
 	VADDPS  Z15, Z13, Z13
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R9*1), Z3, Z15
 	VMULPS Z13, Z4, Z16
 	VADDPS Z16, Z15, Z15
@@ -4017,7 +8194,7 @@ ahead:
 	// store m
 	VMOVUPS Z15, (BX)(R9*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R9*1), Z5, Z16
 	VMULPS Z13, Z13, Z13
 	VMULPS Z13, Z6, Z13
@@ -4084,7 +8261,7 @@ plain:
 	VMULPS  Z14, Z1, Z15
 	VADDPS  Z15, Z13, Z13
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPS (BX)(R9*1), Z3, Z15
 	VMULPS Z13, Z4, Z16
 	VADDPS Z16, Z15, Z15
@@ -4092,7 +8269,7 @@ plain:
 	// store m
 	VMOVUPS Z15, (BX)(R9*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPS (DI)(R9*1), Z5, Z16
 	VMULPS Z13, Z13, Z13
 	VMULPS Z13, Z6, Z13
@@ -4161,7 +8338,7 @@ last:
 	VMULPS    Z11, Z1, Z1
 	VADDPS    Z1, Z0, Z0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPS.Z (BX)(R9*1), K1, Z1
 	VMULPS    Z1, Z3, Z1
@@ -4171,7 +8348,7 @@ last:
 	// store m
 	VMOVUPS Z1, K1, (BX)(R9*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	// load v
 	VMOVUPS.Z (DI)(R9*1), K1, Z3
 	VMULPS    Z3, Z5, Z3
@@ -4212,6 +8389,1003 @@ last:
 
 	// store p
 	VMOVUPS Z0, K1, (AX)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdF32AVX512(c *float32, p *float32, grad *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sgdF32AVX512(SB), NOSPLIT, $0-40
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// k1
+	VBROADCASTSS 28(AX), Z3
+
+	// lo
+	VBROADCASTSS 44(AX), Z4
+
+	// hi
+	VBROADCASTSS 48(AX), Z5
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         count+24(FP), CX
+	MOVQ         ahead+32(FP), SI
+	XORQ         BX, BX
+	TESTQ        SI, SI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (DX)(BX*1), Z0, Z6
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z6, Z5, Z6
+	VMAXPS Z6, Z4, Z6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(BX*1), Z7
+	VMULPS  Z7, Z1, Z8
+	VADDPS  Z8, Z6, Z6
+
+	// u = k1·g
+	VMULPS Z6, Z3, Z6
+
+	// p = keep·p − u
+	VMULPS Z7, Z2, Z7
+	VSUBPS Z6, Z7, Z6
+
+	// store p
+	VMOVUPS Z6, (AX)(BX*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000040, SI
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (DX)(BX*1), Z0, Z6
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z6, Z5, Z6
+	VMAXPS Z6, Z4, Z6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(BX*1), Z7
+	VMULPS  Z7, Z1, Z8
+	VADDPS  Z8, Z6, Z6
+
+	// u = k1·g
+	VMULPS Z6, Z3, Z6
+
+	// p = keep·p − u
+	VMULPS Z7, Z2, Z7
+	VSUBPS Z6, Z7, Z6
+
+	// store p
+	VMOVUPS Z6, (AX)(BX*1)
+	ADDQ    $0x00000040, BX
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, SI
+	SHLQ  CL, SI
+	DECQ  SI
+	KMOVW SI, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPS.Z (DX)(BX*1), K1, Z6
+	VMULPS    Z6, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z5, Z0
+	VMAXPS Z0, Z4, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS.Z (AX)(BX*1), K1, Z4
+	VMULPS    Z4, Z1, Z1
+	VADDPS    Z1, Z0, Z0
+
+	// u = k1·g
+	VMULPS Z0, Z3, Z0
+
+	// p = keep·p − u
+	VMULPS Z4, Z2, Z1
+	VSUBPS Z0, Z1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(BX*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdMomentumF32AVX512(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sgdMomentumF32AVX512(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// k1
+	VBROADCASTSS 28(AX), Z5
+
+	// lo
+	VBROADCASTSS 44(AX), Z6
+
+	// hi
+	VBROADCASTSS 48(AX), Z7
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         count+32(FP), CX
+	MOVQ         ahead+40(FP), DI
+	XORQ         SI, SI
+	TESTQ        DI, DI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (DX)(SI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z8, Z7, Z8
+	VMAXPS Z8, Z6, Z8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(SI*1), Z9
+	VMULPS  Z9, Z1, Z10
+	VADDPS  Z10, Z8, Z8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(SI*1), Z3, Z10
+	VMULPS Z8, Z4, Z8
+	VADDPS Z8, Z10, Z8
+
+	// store m
+	VMOVUPS Z8, (BX)(SI*1)
+
+	// u = k1·m
+	VMULPS Z8, Z5, Z8
+
+	// p = keep·p − u
+	VMULPS Z9, Z2, Z9
+	VSUBPS Z8, Z9, Z8
+
+	// store p
+	VMOVUPS Z8, (AX)(SI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (DX)(SI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z8, Z7, Z8
+	VMAXPS Z8, Z6, Z8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(SI*1), Z9
+	VMULPS  Z9, Z1, Z10
+	VADDPS  Z10, Z8, Z8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(SI*1), Z3, Z10
+	VMULPS Z8, Z4, Z8
+	VADDPS Z8, Z10, Z8
+
+	// store m
+	VMOVUPS Z8, (BX)(SI*1)
+
+	// u = k1·m
+	VMULPS Z8, Z5, Z8
+
+	// p = keep·p − u
+	VMULPS Z9, Z2, Z9
+	VSUBPS Z8, Z9, Z8
+
+	// store p
+	VMOVUPS Z8, (AX)(SI*1)
+	ADDQ    $0x00000040, SI
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, DI
+	SHLQ  CL, DI
+	DECQ  DI
+	KMOVW DI, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPS.Z (DX)(SI*1), K1, Z8
+	VMULPS    Z8, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z7, Z0
+	VMAXPS Z0, Z6, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS.Z (AX)(SI*1), K1, Z6
+	VMULPS    Z6, Z1, Z1
+	VADDPS    Z1, Z0, Z0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS.Z (BX)(SI*1), K1, Z1
+	VMULPS    Z1, Z3, Z1
+	VMULPS    Z0, Z4, Z0
+	VADDPS    Z0, Z1, Z0
+
+	// store m
+	VMOVUPS Z0, K1, (BX)(SI*1)
+
+	// u = k1·m
+	VMULPS Z0, Z5, Z0
+
+	// p = keep·p − u
+	VMULPS Z6, Z2, Z1
+	VSUBPS Z0, Z1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdNesterovF32AVX512(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sgdNesterovF32AVX512(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// k1
+	VBROADCASTSS 28(AX), Z5
+
+	// lo
+	VBROADCASTSS 44(AX), Z6
+
+	// hi
+	VBROADCASTSS 48(AX), Z7
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         count+32(FP), CX
+	MOVQ         ahead+40(FP), DI
+	XORQ         SI, SI
+	TESTQ        DI, DI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (DX)(SI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z8, Z7, Z8
+	VMAXPS Z8, Z6, Z8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(SI*1), Z9
+	VMULPS  Z9, Z1, Z10
+	VADDPS  Z10, Z8, Z8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(SI*1), Z3, Z10
+	VMULPS Z8, Z4, Z11
+	VADDPS Z11, Z10, Z10
+
+	// store m
+	VMOVUPS Z10, (BX)(SI*1)
+
+	// d = g + beta1·m
+	VMULPS Z10, Z3, Z10
+	VADDPS Z10, Z8, Z8
+
+	// u = k1·d
+	VMULPS Z8, Z5, Z8
+
+	// p = keep·p − u
+	VMULPS Z9, Z2, Z9
+	VSUBPS Z8, Z9, Z8
+
+	// store p
+	VMOVUPS Z8, (AX)(SI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (DX)(SI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z8, Z7, Z8
+	VMAXPS Z8, Z6, Z8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(SI*1), Z9
+	VMULPS  Z9, Z1, Z10
+	VADDPS  Z10, Z8, Z8
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(SI*1), Z3, Z10
+	VMULPS Z8, Z4, Z11
+	VADDPS Z11, Z10, Z10
+
+	// store m
+	VMOVUPS Z10, (BX)(SI*1)
+
+	// d = g + beta1·m
+	VMULPS Z10, Z3, Z10
+	VADDPS Z10, Z8, Z8
+
+	// u = k1·d
+	VMULPS Z8, Z5, Z8
+
+	// p = keep·p − u
+	VMULPS Z9, Z2, Z9
+	VSUBPS Z8, Z9, Z8
+
+	// store p
+	VMOVUPS Z8, (AX)(SI*1)
+	ADDQ    $0x00000040, SI
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, DI
+	SHLQ  CL, DI
+	DECQ  DI
+	KMOVW DI, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPS.Z (DX)(SI*1), K1, Z8
+	VMULPS    Z8, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z7, Z0
+	VMAXPS Z0, Z6, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS.Z (AX)(SI*1), K1, Z6
+	VMULPS    Z6, Z1, Z1
+	VADDPS    Z1, Z0, Z0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS.Z (BX)(SI*1), K1, Z1
+	VMULPS    Z1, Z3, Z1
+	VMULPS    Z0, Z4, Z4
+	VADDPS    Z4, Z1, Z1
+
+	// store m
+	VMOVUPS Z1, K1, (BX)(SI*1)
+
+	// d = g + beta1·m
+	VMULPS Z1, Z3, Z1
+	VADDPS Z1, Z0, Z0
+
+	// u = k1·d
+	VMULPS Z0, Z5, Z0
+
+	// p = keep·p − u
+	VMULPS Z6, Z2, Z1
+	VSUBPS Z0, Z1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamF32AVX512(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// beta2
+	VBROADCASTSS 20(AX), Z5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z6
+
+	// k1
+	VBROADCASTSS 28(AX), Z7
+
+	// r
+	VBROADCASTSS 36(AX), Z8
+
+	// eps
+	VBROADCASTSS 40(AX), Z9
+
+	// lo
+	VBROADCASTSS 44(AX), Z10
+
+	// hi
+	VBROADCASTSS 48(AX), Z11
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         v+32(FP), SI
+	MOVQ         count+40(FP), CX
+	MOVQ         ahead+48(FP), R8
+	XORQ         DI, DI
+	TESTQ        R8, R8
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (DX)(DI*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z11, Z12
+	VMAXPS Z12, Z10, Z12
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(DI*1), Z13
+	VMULPS  Z13, Z1, Z14
+	VADDPS  Z14, Z12, Z12
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(DI*1), Z3, Z14
+	VMULPS Z12, Z4, Z15
+	VADDPS Z15, Z14, Z14
+
+	// store m
+	VMOVUPS Z14, (BX)(DI*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(DI*1), Z5, Z15
+	VMULPS Z12, Z12, Z12
+	VMULPS Z12, Z6, Z12
+	VADDPS Z12, Z15, Z12
+
+	// store v
+	VMOVUPS Z12, (SI)(DI*1)
+
+	// u = k1·m
+	VMULPS Z14, Z7, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z12, Z12
+	VMULPS  Z8, Z12, Z12
+	VADDPS  Z9, Z12, Z12
+	VDIVPS  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPS Z13, Z2, Z13
+	VSUBPS Z12, Z13, Z12
+
+	// store p
+	VMOVUPS Z12, (AX)(DI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, R8
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (DX)(DI*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z11, Z12
+	VMAXPS Z12, Z10, Z12
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(DI*1), Z13
+	VMULPS  Z13, Z1, Z14
+	VADDPS  Z14, Z12, Z12
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(DI*1), Z3, Z14
+	VMULPS Z12, Z4, Z15
+	VADDPS Z15, Z14, Z14
+
+	// store m
+	VMOVUPS Z14, (BX)(DI*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(DI*1), Z5, Z15
+	VMULPS Z12, Z12, Z12
+	VMULPS Z12, Z6, Z12
+	VADDPS Z12, Z15, Z12
+
+	// store v
+	VMOVUPS Z12, (SI)(DI*1)
+
+	// u = k1·m
+	VMULPS Z14, Z7, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z12, Z12
+	VMULPS  Z8, Z12, Z12
+	VADDPS  Z9, Z12, Z12
+	VDIVPS  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPS Z13, Z2, Z13
+	VSUBPS Z12, Z13, Z12
+
+	// store p
+	VMOVUPS Z12, (AX)(DI*1)
+	ADDQ    $0x00000040, DI
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R8
+	SHLQ  CL, R8
+	DECQ  R8
+	KMOVW R8, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPS.Z (DX)(DI*1), K1, Z12
+	VMULPS    Z12, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z11, Z0
+	VMAXPS Z0, Z10, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS.Z (AX)(DI*1), K1, Z10
+	VMULPS    Z10, Z1, Z1
+	VADDPS    Z1, Z0, Z0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS.Z (BX)(DI*1), K1, Z1
+	VMULPS    Z1, Z3, Z1
+	VMULPS    Z0, Z4, Z3
+	VADDPS    Z3, Z1, Z1
+
+	// store m
+	VMOVUPS Z1, K1, (BX)(DI*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	VMOVUPS.Z (SI)(DI*1), K1, Z3
+	VMULPS    Z3, Z5, Z3
+	VMULPS    Z0, Z0, Z0
+	VMULPS    Z0, Z6, Z0
+	VADDPS    Z0, Z3, Z0
+
+	// store v
+	VMOVUPS Z0, K1, (SI)(DI*1)
+
+	// u = k1·m
+	VMULPS Z1, Z7, Z1
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z0, Z0
+	VMULPS  Z8, Z0, Z0
+	VADDPS  Z9, Z0, Z0
+	VDIVPS  Z0, Z1, Z0
+
+	// p = keep·p − u
+	VMULPS Z10, Z2, Z1
+	VSUBPS Z0, Z1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamAMSGradF32AVX512(SB), NOSPLIT, $0-64
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// beta2
+	VBROADCASTSS 20(AX), Z5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z6
+
+	// k1
+	VBROADCASTSS 28(AX), Z7
+
+	// r
+	VBROADCASTSS 36(AX), Z8
+
+	// eps
+	VBROADCASTSS 40(AX), Z9
+
+	// lo
+	VBROADCASTSS 44(AX), Z10
+
+	// hi
+	VBROADCASTSS 48(AX), Z11
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         v+32(FP), SI
+	MOVQ         x+40(FP), DI
+	MOVQ         count+48(FP), CX
+	MOVQ         ahead+56(FP), R9
+	XORQ         R8, R8
+	TESTQ        R9, R9
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPS (DX)(R8*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z11, Z12
+	VMAXPS Z12, Z10, Z12
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(R8*1), Z13
+	VMULPS  Z13, Z1, Z14
+	VADDPS  Z14, Z12, Z12
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(R8*1), Z3, Z14
+	VMULPS Z12, Z4, Z15
+	VADDPS Z15, Z14, Z14
+
+	// store m
+	VMOVUPS Z14, (BX)(R8*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(R8*1), Z5, Z15
+	VMULPS Z12, Z12, Z12
+	VMULPS Z12, Z6, Z12
+	VADDPS Z12, Z15, Z12
+
+	// store v
+	VMOVUPS Z12, (SI)(R8*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (DI)(R8*1), Z15
+	VMAXPS  Z12, Z15, Z12
+	VCMPPS  $0x03, Z15, Z15, K1
+	VMOVAPS Z15, K1, Z12
+
+	// store x
+	VMOVUPS Z12, (DI)(R8*1)
+
+	// u = k1·m
+	VMULPS Z14, Z7, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z12, Z12
+	VMULPS  Z8, Z12, Z12
+	VADDPS  Z9, Z12, Z12
+	VDIVPS  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPS Z13, Z2, Z13
+	VSUBPS Z12, Z13, Z12
+
+	// store p
+	VMOVUPS Z12, (AX)(R8*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R8
+	ADDQ       $0x00000040, R9
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPS (DX)(R8*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z11, Z12
+	VMAXPS Z12, Z10, Z12
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS (AX)(R8*1), Z13
+	VMULPS  Z13, Z1, Z14
+	VADDPS  Z14, Z12, Z12
+
+	// m = beta1·m + alpha1·g
+	VMULPS (BX)(R8*1), Z3, Z14
+	VMULPS Z12, Z4, Z15
+	VADDPS Z15, Z14, Z14
+
+	// store m
+	VMOVUPS Z14, (BX)(R8*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPS (SI)(R8*1), Z5, Z15
+	VMULPS Z12, Z12, Z12
+	VMULPS Z12, Z6, Z12
+	VADDPS Z12, Z15, Z12
+
+	// store v
+	VMOVUPS Z12, (SI)(R8*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (DI)(R8*1), Z15
+	VMAXPS  Z12, Z15, Z12
+	VCMPPS  $0x03, Z15, Z15, K1
+	VMOVAPS Z15, K1, Z12
+
+	// store x
+	VMOVUPS Z12, (DI)(R8*1)
+
+	// u = k1·m
+	VMULPS Z14, Z7, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z12, Z12
+	VMULPS  Z8, Z12, Z12
+	VADDPS  Z9, Z12, Z12
+	VDIVPS  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPS Z13, Z2, Z13
+	VSUBPS Z12, Z13, Z12
+
+	// store p
+	VMOVUPS Z12, (AX)(R8*1)
+	ADDQ    $0x00000040, R8
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R9
+	SHLQ  CL, R9
+	DECQ  R9
+	KMOVW R9, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPS.Z (DX)(R8*1), K1, Z12
+	VMULPS    Z12, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z11, Z0
+	VMAXPS Z0, Z10, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPS.Z (AX)(R8*1), K1, Z10
+	VMULPS    Z10, Z1, Z1
+	VADDPS    Z1, Z0, Z0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS.Z (BX)(R8*1), K1, Z1
+	VMULPS    Z1, Z3, Z1
+	VMULPS    Z0, Z4, Z3
+	VADDPS    Z3, Z1, Z1
+
+	// store m
+	VMOVUPS Z1, K1, (BX)(R8*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	VMOVUPS.Z (SI)(R8*1), K1, Z3
+	VMULPS    Z3, Z5, Z3
+	VMULPS    Z0, Z0, Z0
+	VMULPS    Z0, Z6, Z0
+	VADDPS    Z0, Z3, Z0
+
+	// store v
+	VMOVUPS Z0, K1, (SI)(R8*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS.Z (DI)(R8*1), K1, Z3
+	VMAXPS    Z0, Z3, Z0
+	VCMPPS    $0x03, Z3, Z3, K2
+	VMOVAPS   Z3, K2, Z0
+
+	// store x
+	VMOVUPS Z0, K1, (DI)(R8*1)
+
+	// u = k1·m
+	VMULPS Z1, Z7, Z1
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z0, Z0
+	VMULPS  Z8, Z0, Z0
+	VADDPS  Z9, Z0, Z0
+	VDIVPS  Z0, Z1, Z0
+
+	// p = keep·p − u
+	VMULPS Z10, Z2, Z1
+	VSUBPS Z0, Z1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(R8*1)
 
 done:
 	VZEROUPPER
@@ -4660,6 +9834,526 @@ done:
 	VZEROUPPER
 	RET
 
+// func sgdLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sgdLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), DX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), SI
+	XORQ  BX, BX
+	TESTQ SI, SI
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(BX*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(BX*1)
+
+	// load grad
+	VMOVUPS (DX)(BX*1), Z0
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000040, SI
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(BX*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(BX*1)
+
+	// load grad
+	VMOVUPS (DX)(BX*1), Z0
+	ADDQ    $0x00000040, BX
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, SI
+	SHLQ  CL, SI
+	DECQ  SI
+	KMOVW SI, K1
+
+	// load p
+	VMOVUPS.Z (AX)(BX*1), K1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(BX*1)
+
+	// load grad
+	VMOVUPS.Z (DX)(BX*1), K1, Z0
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdMomentumLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sgdMomentumLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), DX
+	MOVQ  m+24(FP), BX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), DI
+	XORQ  SI, SI
+	TESTQ DI, DI
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(SI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS (DX)(SI*1), Z0
+
+	// load m
+	VMOVUPS (BX)(SI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(SI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(SI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS (DX)(SI*1), Z0
+
+	// load m
+	VMOVUPS (BX)(SI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(SI*1)
+	ADDQ    $0x00000040, SI
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, DI
+	SHLQ  CL, DI
+	DECQ  DI
+	KMOVW DI, K1
+
+	// load p
+	VMOVUPS.Z (AX)(SI*1), K1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS.Z (DX)(SI*1), K1, Z0
+
+	// load m
+	VMOVUPS.Z (BX)(SI*1), K1, Z0
+
+	// store m
+	VMOVUPS Z0, K1, (BX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdNesterovLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sgdNesterovLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), DX
+	MOVQ  m+24(FP), BX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), DI
+	XORQ  SI, SI
+	TESTQ DI, DI
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(SI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS (DX)(SI*1), Z0
+
+	// load m
+	VMOVUPS (BX)(SI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(SI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(SI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS (DX)(SI*1), Z0
+
+	// load m
+	VMOVUPS (BX)(SI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(SI*1)
+	ADDQ    $0x00000040, SI
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, DI
+	SHLQ  CL, DI
+	DECQ  DI
+	KMOVW DI, K1
+
+	// load p
+	VMOVUPS.Z (AX)(SI*1), K1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(SI*1)
+
+	// load grad
+	VMOVUPS.Z (DX)(SI*1), K1, Z0
+
+	// load m
+	VMOVUPS.Z (BX)(SI*1), K1, Z0
+
+	// store m
+	VMOVUPS Z0, K1, (BX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), DX
+	MOVQ  m+24(FP), BX
+	MOVQ  v+40(FP), SI
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), R8
+	XORQ  DI, DI
+	TESTQ R8, R8
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (DX)(DI*1), Z0
+
+	// load m
+	VMOVUPS (BX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(DI*1)
+
+	// load v
+	VMOVUPS (SI)(DI*1), Z0
+
+	// store v
+	VMOVUPS Z0, (SI)(DI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, R8
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (DX)(DI*1), Z0
+
+	// load m
+	VMOVUPS (BX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(DI*1)
+
+	// load v
+	VMOVUPS (SI)(DI*1), Z0
+
+	// store v
+	VMOVUPS Z0, (SI)(DI*1)
+	ADDQ    $0x00000040, DI
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R8
+	SHLQ  CL, R8
+	DECQ  R8
+	KMOVW R8, K1
+
+	// load p
+	VMOVUPS.Z (AX)(DI*1), K1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS.Z (DX)(DI*1), K1, Z0
+
+	// load m
+	VMOVUPS.Z (BX)(DI*1), K1, Z0
+
+	// store m
+	VMOVUPS Z0, K1, (BX)(DI*1)
+
+	// load v
+	VMOVUPS.Z (SI)(DI*1), K1, Z0
+
+	// store v
+	VMOVUPS Z0, K1, (SI)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), DX
+	MOVQ  m+24(FP), BX
+	MOVQ  v+40(FP), SI
+	MOVQ  x+48(FP), DI
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), R9
+	XORQ  R8, R8
+	TESTQ R9, R9
+	JZ    enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// load p
+	VMOVUPS (AX)(R8*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (DX)(R8*1), Z0
+
+	// load m
+	VMOVUPS (BX)(R8*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(R8*1)
+
+	// load v
+	VMOVUPS (SI)(R8*1), Z0
+
+	// store v
+	VMOVUPS Z0, (SI)(R8*1)
+
+	// load x
+	VMOVUPS (DI)(R8*1), Z0
+
+	// store x
+	VMOVUPS Z0, (DI)(R8*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R8
+	ADDQ       $0x00000040, R9
+
+enterAhead:
+	SUBQ $0x00000010, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// load p
+	VMOVUPS (AX)(R8*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS (DX)(R8*1), Z0
+
+	// load m
+	VMOVUPS (BX)(R8*1), Z0
+
+	// store m
+	VMOVUPS Z0, (BX)(R8*1)
+
+	// load v
+	VMOVUPS (SI)(R8*1), Z0
+
+	// store v
+	VMOVUPS Z0, (SI)(R8*1)
+
+	// load x
+	VMOVUPS (DI)(R8*1), Z0
+
+	// store x
+	VMOVUPS Z0, (DI)(R8*1)
+	ADDQ    $0x00000040, R8
+
+enterPlain:
+	SUBQ $0x00000010, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R9
+	SHLQ  CL, R9
+	DECQ  R9
+	KMOVW R9, K1
+
+	// load p
+	VMOVUPS.Z (AX)(R8*1), K1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (AX)(R8*1)
+
+	// load grad
+	VMOVUPS.Z (DX)(R8*1), K1, Z0
+
+	// load m
+	VMOVUPS.Z (BX)(R8*1), K1, Z0
+
+	// store m
+	VMOVUPS Z0, K1, (BX)(R8*1)
+
+	// load v
+	VMOVUPS.Z (SI)(R8*1), K1, Z0
+
+	// store v
+	VMOVUPS Z0, K1, (SI)(R8*1)
+
+	// load x
+	VMOVUPS.Z (DI)(R8*1), K1, Z0
+
+	// store x
+	VMOVUPS Z0, K1, (DI)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
 // func sumSquaresF32AVX512(sums *float64, grad *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·sumSquaresF32AVX512(SB), NOSPLIT, $0-32
@@ -4700,7 +10394,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VCVTPS2PD (CX), Z4
@@ -4787,7 +10480,7 @@ ahead:
 	VMULPD  Z10, Z1, Z11
 	VADDPD  Z11, Z9, Z9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(DI*1), Z3, Z11
 	VMULPD Z9, Z4, Z9
 	VADDPD Z9, Z11, Z9
@@ -4835,7 +10528,7 @@ plain:
 	VMULPD  Z10, Z1, Z11
 	VADDPD  Z11, Z9, Z9
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(DI*1), Z3, Z11
 	VMULPD Z9, Z4, Z9
 	VADDPD Z9, Z11, Z9
@@ -4887,7 +10580,7 @@ last:
 	VMULPD    Z7, Z1, Z1
 	VADDPD    Z1, Z0, Z0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPD.Z (BX)(DI*1), K1, Z1
 	VMULPD    Z1, Z3, Z1
@@ -4987,7 +10680,7 @@ ahead:
 	VMULPD  Z14, Z1, Z15
 	VADDPD  Z15, Z13, Z13
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R8*1), Z3, Z15
 	VMULPD Z13, Z4, Z16
 	VADDPD Z16, Z15, Z15
@@ -4995,7 +10688,7 @@ ahead:
 	// store m
 	VMOVUPD Z15, (BX)(R8*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R8*1), Z5, Z16
 	VMULPD Z13, Z13, Z13
 	VMULPD Z13, Z6, Z13
@@ -5051,7 +10744,7 @@ plain:
 	VMULPD  Z14, Z1, Z15
 	VADDPD  Z15, Z13, Z13
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R8*1), Z3, Z15
 	VMULPD Z13, Z4, Z16
 	VADDPD Z16, Z15, Z15
@@ -5059,7 +10752,7 @@ plain:
 	// store m
 	VMOVUPD Z15, (BX)(R8*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R8*1), Z5, Z16
 	VMULPD Z13, Z13, Z13
 	VMULPD Z13, Z6, Z13
@@ -5118,7 +10811,7 @@ last:
 	VMULPD    Z11, Z1, Z1
 	VADDPD    Z1, Z0, Z0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPD.Z (BX)(R8*1), K1, Z1
 	VMULPD    Z1, Z3, Z1
@@ -5128,7 +10821,7 @@ last:
 	// store m
 	VMOVUPD Z1, K1, (BX)(R8*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	// load v
 	VMOVUPD.Z (DI)(R8*1), K1, Z3
 	VMULPD    Z3, Z5, Z3
@@ -5236,7 +10929,7 @@ ahead:
 	VMULPD  Z14, Z1, Z15
 	VADDPD  Z15, Z13, Z13
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R9*1), Z3, Z15
 	VMULPD Z13, Z4, Z16
 	VADDPD Z16, Z15, Z15
@@ -5244,7 +10937,7 @@ ahead:
 	// store m
 	VMOVUPD Z15, (BX)(R9*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R9*1), Z5, Z16
 	VMULPD Z13, Z13, Z13
 	VMULPD Z13, Z6, Z13
@@ -5311,7 +11004,7 @@ plain:
 	VMULPD  Z14, Z1, Z15
 	VADDPD  Z15, Z13, Z13
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	VMULPD (BX)(R9*1), Z3, Z15
 	VMULPD Z13, Z4, Z16
 	VADDPD Z16, Z15, Z15
@@ -5319,7 +11012,7 @@ plain:
 	// store m
 	VMOVUPD Z15, (BX)(R9*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	VMULPD (DI)(R9*1), Z5, Z16
 	VMULPD Z13, Z13, Z13
 	VMULPD Z13, Z6, Z13
@@ -5388,7 +11081,7 @@ last:
 	VMULPD    Z11, Z1, Z1
 	VADDPD    Z1, Z0, Z0
 
-	// m = β1²·m + (1−β1²)·g
+	// m = beta1·m + alpha1·g
 	// load m
 	VMOVUPD.Z (BX)(R9*1), K1, Z1
 	VMULPD    Z1, Z3, Z1
@@ -5398,7 +11091,7 @@ last:
 	// store m
 	VMOVUPD Z1, K1, (BX)(R9*1)
 
-	// v = β2·v + (1−β2)·(g·g)
+	// v = beta2·v + alpha2·(g·g)
 	// load v
 	VMOVUPD.Z (DI)(R9*1), K1, Z3
 	VMULPD    Z3, Z5, Z3
@@ -5439,6 +11132,1003 @@ last:
 
 	// store p
 	VMOVUPD Z0, K1, (AX)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdF64AVX512(c *float64, p *float64, grad *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sgdF64AVX512(SB), NOSPLIT, $0-40
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Z0
+
+	// l2
+	VBROADCASTSD 8(AX), Z1
+
+	// keep
+	VBROADCASTSD 16(AX), Z2
+
+	// k1
+	VBROADCASTSD 56(AX), Z3
+
+	// lo
+	VBROADCASTSD 88(AX), Z4
+
+	// hi
+	VBROADCASTSD 96(AX), Z5
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         count+24(FP), CX
+	MOVQ         ahead+32(FP), SI
+	XORQ         BX, BX
+	TESTQ        SI, SI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (DX)(BX*1), Z0, Z6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z6, Z5, Z6
+	VMAXPD Z6, Z4, Z6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(BX*1), Z7
+	VMULPD  Z7, Z1, Z8
+	VADDPD  Z8, Z6, Z6
+
+	// u = k1·g
+	VMULPD Z6, Z3, Z6
+
+	// p = keep·p − u
+	VMULPD Z7, Z2, Z7
+	VSUBPD Z6, Z7, Z6
+
+	// store p
+	VMOVUPD Z6, (AX)(BX*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000040, SI
+
+enterAhead:
+	SUBQ $0x00000008, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(BX*1), Z0, Z6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z6, Z5, Z6
+	VMAXPD Z6, Z4, Z6
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(BX*1), Z7
+	VMULPD  Z7, Z1, Z8
+	VADDPD  Z8, Z6, Z6
+
+	// u = k1·g
+	VMULPD Z6, Z3, Z6
+
+	// p = keep·p − u
+	VMULPD Z7, Z2, Z7
+	VSUBPD Z6, Z7, Z6
+
+	// store p
+	VMOVUPD Z6, (AX)(BX*1)
+	ADDQ    $0x00000040, BX
+
+enterPlain:
+	SUBQ $0x00000008, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, SI
+	SHLQ  CL, SI
+	DECQ  SI
+	KMOVW SI, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPD.Z (DX)(BX*1), K1, Z6
+	VMULPD    Z6, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z5, Z0
+	VMAXPD Z0, Z4, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD.Z (AX)(BX*1), K1, Z4
+	VMULPD    Z4, Z1, Z1
+	VADDPD    Z1, Z0, Z0
+
+	// u = k1·g
+	VMULPD Z0, Z3, Z0
+
+	// p = keep·p − u
+	VMULPD Z4, Z2, Z1
+	VSUBPD Z0, Z1, Z0
+
+	// store p
+	VMOVUPD Z0, K1, (AX)(BX*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdMomentumF64AVX512(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sgdMomentumF64AVX512(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Z0
+
+	// l2
+	VBROADCASTSD 8(AX), Z1
+
+	// keep
+	VBROADCASTSD 16(AX), Z2
+
+	// beta1
+	VBROADCASTSD 24(AX), Z3
+
+	// alpha1
+	VBROADCASTSD 32(AX), Z4
+
+	// k1
+	VBROADCASTSD 56(AX), Z5
+
+	// lo
+	VBROADCASTSD 88(AX), Z6
+
+	// hi
+	VBROADCASTSD 96(AX), Z7
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         count+32(FP), CX
+	MOVQ         ahead+40(FP), DI
+	XORQ         SI, SI
+	TESTQ        DI, DI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (DX)(SI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z8, Z7, Z8
+	VMAXPD Z8, Z6, Z8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(SI*1), Z9
+	VMULPD  Z9, Z1, Z10
+	VADDPD  Z10, Z8, Z8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(SI*1), Z3, Z10
+	VMULPD Z8, Z4, Z8
+	VADDPD Z8, Z10, Z8
+
+	// store m
+	VMOVUPD Z8, (BX)(SI*1)
+
+	// u = k1·m
+	VMULPD Z8, Z5, Z8
+
+	// p = keep·p − u
+	VMULPD Z9, Z2, Z9
+	VSUBPD Z8, Z9, Z8
+
+	// store p
+	VMOVUPD Z8, (AX)(SI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+
+enterAhead:
+	SUBQ $0x00000008, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(SI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z8, Z7, Z8
+	VMAXPD Z8, Z6, Z8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(SI*1), Z9
+	VMULPD  Z9, Z1, Z10
+	VADDPD  Z10, Z8, Z8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(SI*1), Z3, Z10
+	VMULPD Z8, Z4, Z8
+	VADDPD Z8, Z10, Z8
+
+	// store m
+	VMOVUPD Z8, (BX)(SI*1)
+
+	// u = k1·m
+	VMULPD Z8, Z5, Z8
+
+	// p = keep·p − u
+	VMULPD Z9, Z2, Z9
+	VSUBPD Z8, Z9, Z8
+
+	// store p
+	VMOVUPD Z8, (AX)(SI*1)
+	ADDQ    $0x00000040, SI
+
+enterPlain:
+	SUBQ $0x00000008, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, DI
+	SHLQ  CL, DI
+	DECQ  DI
+	KMOVW DI, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPD.Z (DX)(SI*1), K1, Z8
+	VMULPD    Z8, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z7, Z0
+	VMAXPD Z0, Z6, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD.Z (AX)(SI*1), K1, Z6
+	VMULPD    Z6, Z1, Z1
+	VADDPD    Z1, Z0, Z0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPD.Z (BX)(SI*1), K1, Z1
+	VMULPD    Z1, Z3, Z1
+	VMULPD    Z0, Z4, Z0
+	VADDPD    Z0, Z1, Z0
+
+	// store m
+	VMOVUPD Z0, K1, (BX)(SI*1)
+
+	// u = k1·m
+	VMULPD Z0, Z5, Z0
+
+	// p = keep·p − u
+	VMULPD Z6, Z2, Z1
+	VSUBPD Z0, Z1, Z0
+
+	// store p
+	VMOVUPD Z0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdNesterovF64AVX512(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sgdNesterovF64AVX512(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Z0
+
+	// l2
+	VBROADCASTSD 8(AX), Z1
+
+	// keep
+	VBROADCASTSD 16(AX), Z2
+
+	// beta1
+	VBROADCASTSD 24(AX), Z3
+
+	// alpha1
+	VBROADCASTSD 32(AX), Z4
+
+	// k1
+	VBROADCASTSD 56(AX), Z5
+
+	// lo
+	VBROADCASTSD 88(AX), Z6
+
+	// hi
+	VBROADCASTSD 96(AX), Z7
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         count+32(FP), CX
+	MOVQ         ahead+40(FP), DI
+	XORQ         SI, SI
+	TESTQ        DI, DI
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (DX)(SI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z8, Z7, Z8
+	VMAXPD Z8, Z6, Z8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(SI*1), Z9
+	VMULPD  Z9, Z1, Z10
+	VADDPD  Z10, Z8, Z8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(SI*1), Z3, Z10
+	VMULPD Z8, Z4, Z11
+	VADDPD Z11, Z10, Z10
+
+	// store m
+	VMOVUPD Z10, (BX)(SI*1)
+
+	// d = g + beta1·m
+	VMULPD Z10, Z3, Z10
+	VADDPD Z10, Z8, Z8
+
+	// u = k1·d
+	VMULPD Z8, Z5, Z8
+
+	// p = keep·p − u
+	VMULPD Z9, Z2, Z9
+	VSUBPD Z8, Z9, Z8
+
+	// store p
+	VMOVUPD Z8, (AX)(SI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+
+enterAhead:
+	SUBQ $0x00000008, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(SI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z8, Z7, Z8
+	VMAXPD Z8, Z6, Z8
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(SI*1), Z9
+	VMULPD  Z9, Z1, Z10
+	VADDPD  Z10, Z8, Z8
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(SI*1), Z3, Z10
+	VMULPD Z8, Z4, Z11
+	VADDPD Z11, Z10, Z10
+
+	// store m
+	VMOVUPD Z10, (BX)(SI*1)
+
+	// d = g + beta1·m
+	VMULPD Z10, Z3, Z10
+	VADDPD Z10, Z8, Z8
+
+	// u = k1·d
+	VMULPD Z8, Z5, Z8
+
+	// p = keep·p − u
+	VMULPD Z9, Z2, Z9
+	VSUBPD Z8, Z9, Z8
+
+	// store p
+	VMOVUPD Z8, (AX)(SI*1)
+	ADDQ    $0x00000040, SI
+
+enterPlain:
+	SUBQ $0x00000008, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, DI
+	SHLQ  CL, DI
+	DECQ  DI
+	KMOVW DI, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPD.Z (DX)(SI*1), K1, Z8
+	VMULPD    Z8, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z7, Z0
+	VMAXPD Z0, Z6, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD.Z (AX)(SI*1), K1, Z6
+	VMULPD    Z6, Z1, Z1
+	VADDPD    Z1, Z0, Z0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPD.Z (BX)(SI*1), K1, Z1
+	VMULPD    Z1, Z3, Z1
+	VMULPD    Z0, Z4, Z4
+	VADDPD    Z4, Z1, Z1
+
+	// store m
+	VMOVUPD Z1, K1, (BX)(SI*1)
+
+	// d = g + beta1·m
+	VMULPD Z1, Z3, Z1
+	VADDPD Z1, Z0, Z0
+
+	// u = k1·d
+	VMULPD Z0, Z5, Z0
+
+	// p = keep·p − u
+	VMULPD Z6, Z2, Z1
+	VSUBPD Z0, Z1, Z0
+
+	// store p
+	VMOVUPD Z0, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamF64AVX512(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Z0
+
+	// l2
+	VBROADCASTSD 8(AX), Z1
+
+	// keep
+	VBROADCASTSD 16(AX), Z2
+
+	// beta1
+	VBROADCASTSD 24(AX), Z3
+
+	// alpha1
+	VBROADCASTSD 32(AX), Z4
+
+	// beta2
+	VBROADCASTSD 40(AX), Z5
+
+	// alpha2
+	VBROADCASTSD 48(AX), Z6
+
+	// k1
+	VBROADCASTSD 56(AX), Z7
+
+	// r
+	VBROADCASTSD 72(AX), Z8
+
+	// eps
+	VBROADCASTSD 80(AX), Z9
+
+	// lo
+	VBROADCASTSD 88(AX), Z10
+
+	// hi
+	VBROADCASTSD 96(AX), Z11
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         v+32(FP), SI
+	MOVQ         count+40(FP), CX
+	MOVQ         ahead+48(FP), R8
+	XORQ         DI, DI
+	TESTQ        R8, R8
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (DX)(DI*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z12, Z11, Z12
+	VMAXPD Z12, Z10, Z12
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(DI*1), Z13
+	VMULPD  Z13, Z1, Z14
+	VADDPD  Z14, Z12, Z12
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(DI*1), Z3, Z14
+	VMULPD Z12, Z4, Z15
+	VADDPD Z15, Z14, Z14
+
+	// store m
+	VMOVUPD Z14, (BX)(DI*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(DI*1), Z5, Z15
+	VMULPD Z12, Z12, Z12
+	VMULPD Z12, Z6, Z12
+	VADDPD Z12, Z15, Z12
+
+	// store v
+	VMOVUPD Z12, (SI)(DI*1)
+
+	// u = k1·m
+	VMULPD Z14, Z7, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z12, Z12
+	VMULPD  Z8, Z12, Z12
+	VADDPD  Z9, Z12, Z12
+	VDIVPD  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPD Z13, Z2, Z13
+	VSUBPD Z12, Z13, Z12
+
+	// store p
+	VMOVUPD Z12, (AX)(DI*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, DI
+	ADDQ       $0x00000040, R8
+
+enterAhead:
+	SUBQ $0x00000008, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(DI*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z12, Z11, Z12
+	VMAXPD Z12, Z10, Z12
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(DI*1), Z13
+	VMULPD  Z13, Z1, Z14
+	VADDPD  Z14, Z12, Z12
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(DI*1), Z3, Z14
+	VMULPD Z12, Z4, Z15
+	VADDPD Z15, Z14, Z14
+
+	// store m
+	VMOVUPD Z14, (BX)(DI*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(DI*1), Z5, Z15
+	VMULPD Z12, Z12, Z12
+	VMULPD Z12, Z6, Z12
+	VADDPD Z12, Z15, Z12
+
+	// store v
+	VMOVUPD Z12, (SI)(DI*1)
+
+	// u = k1·m
+	VMULPD Z14, Z7, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z12, Z12
+	VMULPD  Z8, Z12, Z12
+	VADDPD  Z9, Z12, Z12
+	VDIVPD  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPD Z13, Z2, Z13
+	VSUBPD Z12, Z13, Z12
+
+	// store p
+	VMOVUPD Z12, (AX)(DI*1)
+	ADDQ    $0x00000040, DI
+
+enterPlain:
+	SUBQ $0x00000008, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R8
+	SHLQ  CL, R8
+	DECQ  R8
+	KMOVW R8, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPD.Z (DX)(DI*1), K1, Z12
+	VMULPD    Z12, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z11, Z0
+	VMAXPD Z0, Z10, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD.Z (AX)(DI*1), K1, Z10
+	VMULPD    Z10, Z1, Z1
+	VADDPD    Z1, Z0, Z0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPD.Z (BX)(DI*1), K1, Z1
+	VMULPD    Z1, Z3, Z1
+	VMULPD    Z0, Z4, Z3
+	VADDPD    Z3, Z1, Z1
+
+	// store m
+	VMOVUPD Z1, K1, (BX)(DI*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	VMOVUPD.Z (SI)(DI*1), K1, Z3
+	VMULPD    Z3, Z5, Z3
+	VMULPD    Z0, Z0, Z0
+	VMULPD    Z0, Z6, Z0
+	VADDPD    Z0, Z3, Z0
+
+	// store v
+	VMOVUPD Z0, K1, (SI)(DI*1)
+
+	// u = k1·m
+	VMULPD Z1, Z7, Z1
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z0, Z0
+	VMULPD  Z8, Z0, Z0
+	VADDPD  Z9, Z0, Z0
+	VDIVPD  Z0, Z1, Z0
+
+	// p = keep·p − u
+	VMULPD Z10, Z2, Z1
+	VSUBPD Z0, Z1, Z0
+
+	// store p
+	VMOVUPD Z0, K1, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamAMSGradF64AVX512(SB), NOSPLIT, $0-64
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Z0
+
+	// l2
+	VBROADCASTSD 8(AX), Z1
+
+	// keep
+	VBROADCASTSD 16(AX), Z2
+
+	// beta1
+	VBROADCASTSD 24(AX), Z3
+
+	// alpha1
+	VBROADCASTSD 32(AX), Z4
+
+	// beta2
+	VBROADCASTSD 40(AX), Z5
+
+	// alpha2
+	VBROADCASTSD 48(AX), Z6
+
+	// k1
+	VBROADCASTSD 56(AX), Z7
+
+	// r
+	VBROADCASTSD 72(AX), Z8
+
+	// eps
+	VBROADCASTSD 80(AX), Z9
+
+	// lo
+	VBROADCASTSD 88(AX), Z10
+
+	// hi
+	VBROADCASTSD 96(AX), Z11
+	MOVQ         p+8(FP), AX
+	MOVQ         grad+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         v+32(FP), SI
+	MOVQ         x+40(FP), DI
+	MOVQ         count+48(FP), CX
+	MOVQ         ahead+56(FP), R9
+	XORQ         R8, R8
+	TESTQ        R9, R9
+	JZ           enterPlain
+
+	// a cache line at a time, with prefetch
+	JMP enterAhead
+
+ahead:
+	// g = gs·g
+	VMULPD (DX)(R8*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z12, Z11, Z12
+	VMAXPD Z12, Z10, Z12
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(R8*1), Z13
+	VMULPD  Z13, Z1, Z14
+	VADDPD  Z14, Z12, Z12
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R8*1), Z3, Z14
+	VMULPD Z12, Z4, Z15
+	VADDPD Z15, Z14, Z14
+
+	// store m
+	VMOVUPD Z14, (BX)(R8*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(R8*1), Z5, Z15
+	VMULPD Z12, Z12, Z12
+	VMULPD Z12, Z6, Z12
+	VADDPD Z12, Z15, Z12
+
+	// store v
+	VMOVUPD Z12, (SI)(R8*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (DI)(R8*1), Z15
+	VMAXPD  Z12, Z15, Z12
+	VCMPPD  $0x03, Z15, Z15, K1
+	VMOVAPD Z15, K1, Z12
+
+	// store x
+	VMOVUPD Z12, (DI)(R8*1)
+
+	// u = k1·m
+	VMULPD Z14, Z7, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z12, Z12
+	VMULPD  Z8, Z12, Z12
+	VADDPD  Z9, Z12, Z12
+	VDIVPD  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPD Z13, Z2, Z13
+	VSUBPD Z12, Z13, Z12
+
+	// store p
+	VMOVUPD Z12, (AX)(R8*1)
+
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R8
+	ADDQ       $0x00000040, R9
+
+enterAhead:
+	SUBQ $0x00000008, CX
+	JGE  ahead
+	JMP  last
+
+	// a cache line at a time
+plain:
+	// g = gs·g
+	VMULPD (DX)(R8*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z12, Z11, Z12
+	VMAXPD Z12, Z10, Z12
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD (AX)(R8*1), Z13
+	VMULPD  Z13, Z1, Z14
+	VADDPD  Z14, Z12, Z12
+
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R8*1), Z3, Z14
+	VMULPD Z12, Z4, Z15
+	VADDPD Z15, Z14, Z14
+
+	// store m
+	VMOVUPD Z14, (BX)(R8*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	VMULPD (SI)(R8*1), Z5, Z15
+	VMULPD Z12, Z12, Z12
+	VMULPD Z12, Z6, Z12
+	VADDPD Z12, Z15, Z12
+
+	// store v
+	VMOVUPD Z12, (SI)(R8*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (DI)(R8*1), Z15
+	VMAXPD  Z12, Z15, Z12
+	VCMPPD  $0x03, Z15, Z15, K1
+	VMOVAPD Z15, K1, Z12
+
+	// store x
+	VMOVUPD Z12, (DI)(R8*1)
+
+	// u = k1·m
+	VMULPD Z14, Z7, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z12, Z12
+	VMULPD  Z8, Z12, Z12
+	VADDPD  Z9, Z12, Z12
+	VDIVPD  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPD Z13, Z2, Z13
+	VSUBPD Z12, Z13, Z12
+
+	// store p
+	VMOVUPD Z12, (AX)(R8*1)
+	ADDQ    $0x00000040, R8
+
+enterPlain:
+	SUBQ $0x00000008, CX
+	JGE  plain
+
+last:
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R9
+	SHLQ  CL, R9
+	DECQ  R9
+	KMOVW R9, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPD.Z (DX)(R8*1), K1, Z12
+	VMULPD    Z12, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z11, Z0
+	VMAXPD Z0, Z10, Z0
+
+	// g = g + l2·p
+	// load p
+	VMOVUPD.Z (AX)(R8*1), K1, Z10
+	VMULPD    Z10, Z1, Z1
+	VADDPD    Z1, Z0, Z0
+
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPD.Z (BX)(R8*1), K1, Z1
+	VMULPD    Z1, Z3, Z1
+	VMULPD    Z0, Z4, Z3
+	VADDPD    Z3, Z1, Z1
+
+	// store m
+	VMOVUPD Z1, K1, (BX)(R8*1)
+
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	VMOVUPD.Z (SI)(R8*1), K1, Z3
+	VMULPD    Z3, Z5, Z3
+	VMULPD    Z0, Z0, Z0
+	VMULPD    Z0, Z6, Z0
+	VADDPD    Z0, Z3, Z0
+
+	// store v
+	VMOVUPD Z0, K1, (SI)(R8*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD.Z (DI)(R8*1), K1, Z3
+	VMAXPD    Z0, Z3, Z0
+	VCMPPD    $0x03, Z3, Z3, K2
+	VMOVAPD   Z3, K2, Z0
+
+	// store x
+	VMOVUPD Z0, K1, (DI)(R8*1)
+
+	// u = k1·m
+	VMULPD Z1, Z7, Z1
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z0, Z0
+	VMULPD  Z8, Z0, Z0
+	VADDPD  Z9, Z0, Z0
+	VDIVPD  Z0, Z1, Z0
+
+	// p = keep·p − u
+	VMULPD Z10, Z2, Z1
+	VSUBPD Z0, Z1, Z0
+
+	// store p
+	VMOVUPD Z0, K1, (AX)(R8*1)
 
 done:
 	VZEROUPPER
@@ -5548,7 +12238,6 @@ aheadEnter:
 	CMPQ CX, DX
 	JNE  ahead
 	JMP  done
-	JMP plainEnter
 
 plain:
 	VMOVUPD (CX), Z4

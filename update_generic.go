@@ -29,7 +29,7 @@ func (b *buffers[T]) at(i int) *[]T {
 // implementation must give. T(…) around each product stops the compiler from fusing it with the sum that follows; the
 // language promises that for an explicit conversion, and for nothing less.
 //
-// In each, m is the momentum that is updated at this step and n the other one.
+// In each, m is the momentum that is updated at this step and n, if there are two, the other one.
 
 func pnmGeneric[T Float](c *scalars[T], p, g, m, n []T) {
 	g, m, n = g[:len(p)], m[:len(p)], n[:len(p)]
@@ -63,6 +63,63 @@ func adapnmAMSGradGeneric[T Float](c *scalars[T], p, g, m, n, v, x []T) {
 		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
 		x[i] = max(x[i], v[i]) // the built-in: NaN if either is NaN, +0 of two zeros
 		u := (T(c.k1*m[i]) - T(c.k2*n[i])) / (T(sqrt(x[i])*c.r) + c.eps)
+		p[i] = T(c.keep*p[i]) - u
+	}
+}
+
+func sgdGeneric[T Float](c *scalars[T], p, g []T) {
+	g = g[:len(p)]
+	for i := range p {
+		d := max(min(T(c.gs*g[i]), c.hi), c.lo) // the built-ins: NaN if any is NaN
+		d = d + T(c.l2*p[i])
+		u := T(c.k1 * d)
+		p[i] = T(c.keep*p[i]) - u
+	}
+}
+
+func sgdMomentumGeneric[T Float](c *scalars[T], p, g, m []T) {
+	g, m = g[:len(p)], m[:len(p)]
+	for i := range p {
+		d := max(min(T(c.gs*g[i]), c.hi), c.lo) // the built-ins: NaN if any is NaN
+		d = d + T(c.l2*p[i])
+		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
+		u := T(c.k1 * m[i])
+		p[i] = T(c.keep*p[i]) - u
+	}
+}
+
+func sgdNesterovGeneric[T Float](c *scalars[T], p, g, m []T) {
+	g, m = g[:len(p)], m[:len(p)]
+	for i := range p {
+		d := max(min(T(c.gs*g[i]), c.hi), c.lo) // the built-ins: NaN if any is NaN
+		d = d + T(c.l2*p[i])
+		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
+		u := T(c.k1 * (d + T(c.beta1*m[i])))
+		p[i] = T(c.keep*p[i]) - u
+	}
+}
+
+func adamGeneric[T Float](c *scalars[T], p, g, m, v []T) {
+	g, m, v = g[:len(p)], m[:len(p)], v[:len(p)]
+	for i := range p {
+		d := max(min(T(c.gs*g[i]), c.hi), c.lo) // the built-ins: NaN if any is NaN
+		d = d + T(c.l2*p[i])
+		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
+		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
+		u := T(c.k1*m[i]) / (T(sqrt(v[i])*c.r) + c.eps)
+		p[i] = T(c.keep*p[i]) - u
+	}
+}
+
+func adamAMSGradGeneric[T Float](c *scalars[T], p, g, m, v, x []T) {
+	g, m, v, x = g[:len(p)], m[:len(p)], v[:len(p)], x[:len(p)]
+	for i := range p {
+		d := max(min(T(c.gs*g[i]), c.hi), c.lo) // the built-ins: NaN if any is NaN
+		d = d + T(c.l2*p[i])
+		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
+		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
+		x[i] = max(x[i], v[i]) // the built-in: NaN if either is NaN, +0 of two zeros
+		u := T(c.k1*m[i]) / (T(sqrt(x[i])*c.r) + c.eps)
 		p[i] = T(c.keep*p[i]) - u
 	}
 }

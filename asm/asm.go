@@ -14,12 +14,20 @@ var Scalars = []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2",
 // A Kernel is one assembly function for each element type and ISA: its body updates one vector of each stream.
 type Kernel struct {
 	Name    string
-	Args    []string // its arguments, pointers to elements: c, where the coefficients are, and streams
+	Form    string   // the engine's constant for a rule's form
+	Args    []string // the streams that are its arguments; nil stands for Streams
 	Streams []string // those that it uses
 	Writes  []string // those of them that it writes
 	Scalars []string // the coefficients that it uses, those that it can best do without in a register last
 	Body    func(*Vector)
 	Doc     string // what it does, to follow its name
+}
+
+func (k Kernel) args() []string {
+	if k.Args != nil {
+		return k.Args
+	}
+	return k.Streams
 }
 
 // Pass is how many bytes of each stream a pass through the main loop covers: a cache line.

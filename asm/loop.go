@@ -14,12 +14,12 @@ import (
 //
 //	func name(c, p, grad, … *T, count, ahead int)
 //
-// It runs the body over count elements of each stream: a cache line at a time, then a vector at a time, then the rest under
+// c is where the coefficients are, then come the streams. It runs the body over count elements of each stream: a cache line at a time, then a vector at a time, then the rest under
 // a mask. All use the same instructions for the arithmetic, so that an element's bits do not depend on its position. If
 // ahead is not 0, it prefetches each stream that many bytes in front of its loads.
 func (k Kernel) Emit(t Type, isa ISA) {
 	name := k.Name + t.Name + isa.Name
-	TEXT(name, attr.NOSPLIT, fmt.Sprintf("func(%s *%s, count, ahead int)", strings.Join(k.Args, ", "), t.goName))
+	TEXT(name, attr.NOSPLIT, fmt.Sprintf("func(c, %s *%s, count, ahead int)", strings.Join(k.args(), ", "), t.goName))
 	Pragma("noescape")
 	Doc(name + " " + k.Doc + ".")
 

@@ -9,7 +9,7 @@ import (
 var Rules = []Kernel{
 	{
 		Name:    "pnm",
-		Args:    []string{"c", "p", "grad", "m", "n"},
+		Form:    "formPNM",
 		Streams: []string{"p", "grad", "m", "n"},
 		Writes:  []string{"p", "m"},
 		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "k2", "lo", "hi"},
@@ -23,7 +23,7 @@ var Rules = []Kernel{
 	},
 	{
 		Name:    "adapnm",
-		Args:    []string{"c", "p", "grad", "m", "n", "v"},
+		Form:    "formAdaPNM",
 		Streams: []string{"p", "grad", "m", "n", "v"},
 		Writes:  []string{"p", "m", "v"},
 		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"},
@@ -38,7 +38,7 @@ var Rules = []Kernel{
 	},
 	{
 		Name:    "adapnmAMSGrad",
-		Args:    []string{"c", "p", "grad", "m", "n", "v", "x"},
+		Form:    "formAdaPNMAMSGrad",
 		Streams: []string{"p", "grad", "m", "n", "v", "x"},
 		Writes:  []string{"p", "m", "v", "x"},
 		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"},
@@ -50,6 +50,76 @@ var Rules = []Kernel{
 			step(v, p, u)
 		},
 		Doc: "works like adapnmAMSGradGeneric",
+	},
+	{
+		Name:    "sgd",
+		Form:    "formSGD",
+		Streams: []string{"p", "grad"},
+		Writes:  []string{"p"},
+		Scalars: []string{"gs", "l2", "keep", "k1", "lo", "hi"},
+		Body: func(v *Vector) {
+			p, g := gradient(v)
+			step(v, p, scaled(v, g, "g"))
+		},
+		Doc: "works like sgdGeneric",
+	},
+	{
+		Name:    "sgdMomentum",
+		Form:    "formSGDMomentum",
+		Streams: []string{"p", "grad", "m"},
+		Writes:  []string{"p", "m"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "lo", "hi"},
+		Body: func(v *Vector) {
+			p, g := gradient(v)
+			m := momentum(v, g)
+			step(v, p, scaled(v, m, "m"))
+		},
+		Doc: "works like sgdMomentumGeneric",
+	},
+	{
+		Name:    "sgdNesterov",
+		Form:    "formSGDNesterov",
+		Streams: []string{"p", "grad", "m"},
+		Writes:  []string{"p", "m"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "lo", "hi"},
+		Body: func(v *Vector) {
+			p, g := gradient(v)
+			m := momentum(v, g)
+			Comment("d = g + beta1·m")
+			d := v.Add(g, v.Mul(v.C("beta1"), m))
+			step(v, p, scaled(v, d, "d"))
+		},
+		Doc: "works like sgdNesterovGeneric",
+	},
+	{
+		Name:    "adam",
+		Form:    "formAdam",
+		Streams: []string{"p", "grad", "m", "v"},
+		Writes:  []string{"p", "m", "v"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "r", "eps", "lo", "hi"},
+		Body: func(v *Vector) {
+			p, g := gradient(v)
+			m := momentum(v, g)
+			w := secondMoment(v, g)
+			u := v.Div(scaled(v, m, "m"), denominator(v, w))
+			step(v, p, u)
+		},
+		Doc: "works like adamGeneric",
+	},
+	{
+		Name:    "adamAMSGrad",
+		Form:    "formAdamAMSGrad",
+		Streams: []string{"p", "grad", "m", "v", "x"},
+		Writes:  []string{"p", "m", "v", "x"},
+		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "r", "eps", "lo", "hi"},
+		Body: func(v *Vector) {
+			p, g := gradient(v)
+			m := momentum(v, g)
+			w := largest(v, secondMoment(v, g))
+			u := v.Div(scaled(v, m, "m"), denominator(v, w))
+			step(v, p, u)
+		},
+		Doc: "works like adamAMSGradGeneric",
 	},
 }
 
@@ -64,25 +134,30 @@ func gradient(v *Vector) (p, g Op) {
 }
 
 func momentum(v *Vector, g Op) Op {
-	Comment("m = β1²·m + (1−β1²)·g")
+	Comment("m = beta1·m + alpha1·g")
 	m := v.Add(v.Mul(v.C("beta1"), v.In("m")), v.Mul(v.C("alpha1"), g))
 	v.Store(m, "m")
 	return m
 }
 
 func secondMoment(v *Vector, g Op) Op {
-	Comment("v = β2·v + (1−β2)·(g·g)")
+	Comment("v = beta2·v + alpha2·(g·g)")
 	w := v.Add(v.Mul(v.C("beta2"), v.In("v")), v.Mul(v.C("alpha2"), v.Mul(g, g)))
 	v.Store(w, "v")
 	return w
 }
 
-// largest may use Max: w is a sum with a term α2·(g·g) ≥ +0, and a sum is −0 only if both terms are.
+// largest may use Max: w is a sum with a term alpha2·(g·g) ≥ +0, and a sum is −0 only if both terms are.
 func largest(v *Vector, w Op) Op {
 	Comment("w = x = max(x, v)")
 	x := v.Max(v.Load("x"), w)
 	v.Store(x, "x")
 	return x
+}
+
+func scaled(v *Vector, d Op, name string) Op {
+	Comment("u = k1·" + name)
+	return v.Mul(v.C("k1"), d)
 }
 
 func difference(v *Vector, m Op) Op {

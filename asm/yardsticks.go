@@ -22,7 +22,7 @@ var anyStreams = []string{"p", "grad", "m", "n", "v", "x"}
 func limit(rule Kernel) Kernel {
 	return Kernel{
 		Name:    rule.Name + "Limit",
-		Args:    append([]string{"c"}, anyStreams...),
+		Args:    anyStreams,
 		Streams: rule.Streams,
 		Body: func(v *Vector) {
 			for _, name := range rule.Streams {
@@ -35,10 +35,10 @@ func limit(rule Kernel) Kernel {
 	}
 }
 
-// divider does what of an element of AdaPNM needs the divider, a square root and a division, and no more.
+// divider does what of an element of AdaPNM or Adam needs the divider, a square root and a division, and no more.
 var divider = Kernel{
 	Name:    "divider",
-	Args:    append([]string{"c"}, anyStreams...),
+	Args:    anyStreams,
 	Streams: []string{"p"},
 	Body: func(v *Vector) {
 		p := v.Load("p")

@@ -1,8 +1,10 @@
-// Gen writes the amd64 kernels that package asm describes: `go generate` runs it in the repository's root.
+// Gen writes the amd64 kernels that package asm describes, their stubs and the Go functions that call them: `go generate` runs
+// it in the repository's root.
 package main
 
 import (
 	"flag"
+	"log"
 	"os"
 	"slices"
 
@@ -17,6 +19,7 @@ func main() {
 	os.Setenv("GOARCH", "amd64")
 	flag.Parse()
 
+	switches := ""
 	build.ConstraintExpr("!purego")
 	for _, isa := range []asm.ISA{asm.AVX2, asm.AVX512} {
 		for _, t := range []asm.Type{asm.Float32, asm.Float64} {
@@ -24,8 +27,17 @@ func main() {
 				k.Emit(t, isa)
 			}
 			asm.EmitSumSquares(t, isa)
+			switches += asm.Switch(t, isa)
 		}
 	}
 	asm.EmitPause()
 	build.Generate()
+
+	stubs, err := os.OpenFile(flag.Lookup("stubs").Value.String(), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = stubs.WriteString(switches)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
 }

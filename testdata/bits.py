@@ -21,6 +21,10 @@ RECORDED = [1, 2, 3, 4, 10, 101, STEPS]
 PNM = {"LR": 0.5, "Beta1": 0.9, "Beta0": 1.0, "WeightDecay": 0.0, "Decoupled": True, "Maximize": False}
 ADAPNM = {"LR": 1e-3, "Beta1": 0.9, "Beta2": 0.999, "Beta0": 1.0, "Eps": 1e-8, "WeightDecay": 0.0, "Decoupled": True,
           "AMSGrad": True, "Maximize": False, "ExactBias": False}
+SGD = {"LR": 0.1, "Momentum": 0.0, "Dampening": 0.0, "WeightDecay": 0.0, "Decoupled": False, "Nesterov": False,
+       "Maximize": False}
+ADAM = {"LR": 1e-3, "Beta1": 0.9, "Beta2": 0.999, "Eps": 1e-8, "WeightDecay": 0.0, "Decoupled": False, "AMSGrad": False,
+        "Maximize": False}
 RULES = [
     {"PNM": PNM},
     {"PNM": {**PNM, "LR": 0.3, "WeightDecay": 0.01}},
@@ -30,6 +34,13 @@ RULES = [
     {"AdaPNM": {**ADAPNM, "AMSGrad": False, "WeightDecay": 0.5}},
     {"AdaPNM": {**ADAPNM, "ExactBias": True, "Beta1": 0.8, "Beta2": 0.95, "Beta0": 0.5, "Eps": 1e-6}},
     {"AdaPNM": {**ADAPNM, "AMSGrad": False, "WeightDecay": 0.01, "Decoupled": False, "Maximize": True, "Beta2": 0.99}},
+    {"SGD": {**SGD, "WeightDecay": 0.01}},
+    {"SGD": {**SGD, "Momentum": 0.9, "Dampening": 0.1, "WeightDecay": 5e-4}},
+    {"SGD": {**SGD, "Momentum": 0.9, "WeightDecay": 0.01, "Decoupled": True, "Maximize": True}},
+    {"SGD": {**SGD, "LR": 0.03, "Momentum": 0.95, "Nesterov": True, "WeightDecay": 5e-4}},
+    {"Adam": {**ADAM, "WeightDecay": 0.01}},
+    {"Adam": {**ADAM, "Beta2": 0.95, "WeightDecay": 0.1, "Decoupled": True, "AMSGrad": True}},
+    {"Adam": {**ADAM, "Beta1": 0.8, "Eps": 1e-6, "AMSGrad": True, "Maximize": True}},
 ]
 
 
@@ -42,43 +53,62 @@ def inputs(seed, T):
 
 
 def trajectory(name, h, seed, T):
-    adaptive = name == "AdaPNM"
     p = inputs(seed, T)
-    a, b, v, x = (np.zeros(N, T) for _ in range(4))
-    state = [a, b] + ([v] if adaptive else []) + ([x] if h.get("AMSGrad") else [])
+    buffers = {"PNM": 2, "AdaPNM": 3, "SGD": 1 if h.get("Momentum") else 0, "Adam": 2}[name]
+    state = [np.zeros(N, T) for _ in range(buffers + (1 if h.get("AMSGrad") else 0))]
     hashes = {}
     for t in range(1, STEPS + 1):
-        # Coefficients: float64, rounded once to T.
-        lr, beta1, beta0, wd = h["LR"], h["Beta1"], h["Beta0"], h["WeightDecay"]
-        norm = math.sqrt((1 + beta0) ** 2 + beta0**2)
-        k1, k2 = lr * (1 + beta0) / norm, lr * beta0 / norm
-        gs = T(-1 if h["Maximize"] else 1)
-        l2 = T(0 if h["Decoupled"] else wd)
-        keep = T(1 - lr * wd if h["Decoupled"] else 1)
-
-        m, n = (a, b) if t % 2 else (b, a)
-        g = gs * inputs(seed + t, T)
-        g = g + l2 * p
-        m[:] = T(beta1**2) * m + T(1 - beta1**2) * g
-        if adaptive:
-            beta2 = h["Beta2"]
-            bias = 1 - beta1 ** (t + t % 2 if h["ExactBias"] else t)
-            k1, k2 = k1 / bias, k2 / bias
-            r = T(1 / math.sqrt(1 - beta2**t))
-            v[:] = T(beta2) * v + T(1 - beta2) * (g * g)
-            w = v
-            if h["AMSGrad"]:
-                x[:] = np.maximum(x, v)
-                w = x
-            u = (T(k1) * m - T(k2) * n) / (np.sqrt(w) * r + T(h["Eps"]))
-        else:
-            u = T(k1) * m - T(k2) * n
-        p[:] = keep * p - u
-        assert all(q.dtype == T for q in (p, g, m, u, *state))
+        g = T(-1 if h["Maximize"] else 1) * inputs(seed + t, T)
+        g = g + T(0 if h["Decoupled"] else h["WeightDecay"]) * p
+        u = globals()[name.lower()](h, t, g, state, T)
+        p[:] = T(1 - h["LR"] * h["WeightDecay"] if h["Decoupled"] else 1) * p - u
+        assert all(q.dtype == T for q in (p, g, u, *state))
         if t in RECORDED:
             data = b"".join(q.astype(q.dtype.newbyteorder("<")).tobytes() for q in (p, *state))
             hashes[t] = hashlib.sha256(data).hexdigest()
     return hashes
+
+
+# Each rule updates its state and returns what is subtracted from the parameters. Coefficients are computed in float64 and
+# rounded once to T.
+
+def pnm(h, t, g, state, T, bias=1.0):
+    m, n = state[:2] if t % 2 else state[1::-1]
+    beta1, beta0 = h["Beta1"], h["Beta0"]
+    norm = math.sqrt((1 + beta0) ** 2 + beta0**2)
+    k1, k2 = h["LR"] * (1 + beta0) / norm / bias, h["LR"] * beta0 / norm / bias
+    m[:] = T(beta1**2) * m + T(1 - beta1**2) * g
+    return T(k1) * m - T(k2) * n
+
+
+def adapnm(h, t, g, state, T):
+    bias = 1 - h["Beta1"] ** (t + t % 2 if h["ExactBias"] else t)
+    return pnm(h, t, g, state, T, bias) / denominator(h, t, g, state[2:], T)
+
+
+def sgd(h, t, g, state, T):
+    lr, momentum = T(h["LR"]), T(h["Momentum"])
+    if momentum == 0:
+        return lr * g
+    m = state[0]
+    m[:] = momentum * m + T(1 if t == 1 else 1 - h["Dampening"]) * g
+    return lr * (g + momentum * m) if h["Nesterov"] else lr * m
+
+
+def adam(h, t, g, state, T):
+    m, beta1 = state[0], h["Beta1"]
+    m[:] = T(beta1) * m + T(1 - beta1) * g
+    return T(h["LR"] / (1 - beta1**t)) * m / denominator(h, t, g, state[1:], T)
+
+
+def denominator(h, t, g, state, T):
+    v, beta2 = state[0], h["Beta2"]
+    v[:] = T(beta2) * v + T(1 - beta2) * (g * g)
+    w = v
+    if h["AMSGrad"]:
+        w = state[1]
+        w[:] = np.maximum(w, v)
+    return np.sqrt(w) * T(1 / math.sqrt(1 - beta2**t)) + T(h["Eps"])
 
 
 cases = []

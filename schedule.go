@@ -1,0 +1,65 @@
+package pnm
+
+import "math"
+
+// The schedules below give the factor on a base learning rate at step t ≥ 1, and multiply:
+//
+//	lr := base * pnm.WarmUp(t, 500) * pnm.CosineDecay(t, 10_000)
+//
+// goes to SetLR, or into the rule's LR, before step t. Like the rules they give the same bits on every machine.
+
+// StepDecay returns factor^⌊(t−1)/every⌋: after each so many steps the learning rate is multiplied by factor, as by torch's
+// StepLR. If every is not positive it never is.
+func StepDecay(t, every int, factor float64) float64 {
+	if every <= 0 {
+		return 1
+	}
+	f := 1.0
+	for n := (max(t, 1) - 1) / every; n > 0; n /= 2 {
+		if n%2 == 1 {
+			f *= factor
+		}
+		factor *= factor
+	}
+	return f
+}
+
+// CosineDecay returns (1 + cos(π·(t−1)/steps))/2: from 1 at step 1 down to 0 at step steps+1, as by torch's
+// CosineAnnealingLR with T_max = steps. It is 1 before and 0 after that. With a floor it is
+// floor + (1−floor)·CosineDecay(t, steps).
+func CosineDecay(t, steps int) float64 {
+	switch {
+	case t > steps:
+		return 0
+	case t <= 1:
+		return 1
+	}
+	// (1 + cos πx)/2 is 1 − sin²(πx/2), and sin²(π(1−x)/2). math.Cos has other bits on some machines.
+	n, done := float64(steps), float64(t-1)
+	if done <= n/2 {
+		return 1 - sin2(done/n)
+	}
+	return sin2((n - done) / n)
+}
+
+// sin2 returns sin²(πx/2) for 0 ≤ x ≤ 1/2, by the Taylor series of (1 − cos πx)/2. What it leaves out is below 2⁻⁵⁶.
+func sin2(x float64) float64 {
+	y := math.Pi * x
+	z := y * y
+	term := z / 4
+	sum := term
+	for k := 2; k <= 10; k++ {
+		term = -term * z / float64((2*k-1)*2*k) // ends with a division, so that the addition is not fused with it
+		sum += term
+	}
+	return sum
+}
+
+// WarmUp returns min(t/steps, 1): a linear rise from 1/steps at step 1 to 1 at step steps and from then on. It is 1 if
+// steps is not positive.
+func WarmUp(t, steps int) float64 {
+	if t >= steps || steps <= 0 {
+		return 1
+	}
+	return float64(max(t, 0)) / float64(steps)
+}

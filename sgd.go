@@ -1,0 +1,94 @@
+package pnm
+
+import "math"
+
+// SGD is stochastic gradient descent, with or without momentum, as torch.optim.SGD defines it. It is one of the baselines of
+// the paper on [PNM]. The defaults are torch's, which has no momentum: the usual 0.9 must be asked for.
+//
+// LR has no default. With momentum μ a constant gradient moves a parameter by LR/(1−μ) a step in the long run.
+type SGD struct {
+	LR          float64 // η, the learning rate: finite, ≥ 0
+	Momentum    float64 // μ, decay of the momentum: finite, ≥ 0 (torch's range; from 1 on it does not decay); default 0, which needs no state
+	Dampening   float64 // τ: the gradient joins the momentum as (1−τ)·g, except at a tensor's first step: finite (torch does not restrict it); default 0
+	WeightDecay float64 // λ: finite, ≥ 0; default 0
+	Decoupled   bool    // decay shrinks the parameter by η·λ, or else joins the gradient as λ·p (L2; default, and all that torch has)
+	Nesterov    bool    // look ahead along the momentum, which must be > 0 and without dampening; default false
+	Maximize    bool    // ascend instead of descend; default false
+}
+
+// NewSGD returns an SGD with learning rate lr and torch's defaults.
+func NewSGD(lr float64) SGD {
+	return SGD{LR: lr}
+}
+
+// UpdateSGD performs step t of rule r on one tensor. All slices have the same length n (n = 0 is a legal no-op) and share no
+// memory; momentumBuffer is nil if r.Momentum is 0. params and momentumBuffer are updated in place, grads is only read. The
+// caller zeroes momentumBuffer before the first step, counts t from 1 and adds one at every call on the same tensor; one that
+// gets no gradient in some step keeps its count.
+//
+// A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
+// *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.
+//
+// Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
+func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
+	_, err := UpdateSGDWith(Options{}, r, t, params, grads, momentumBuffer)
+	return err
+}
+
+// UpdateSGDWith is [UpdateSGD] with options. Where they ask for it, grads is set to zero. An option out of its range gives a
+// *HyperparameterError.
+func UpdateSGDWith[T Float](o Options, r SGD, t int, params, grads, momentumBuffer []T) (Report, error) {
+	if err := r.Validate(); err != nil {
+		return Report{}, err
+	}
+	if err := checkStep(t); err != nil {
+		return Report{}, err
+	}
+	if r.Momentum == 0 && len(momentumBuffer) != 0 {
+		return Report{}, &LengthError{-1, "momentum_buffer (Momentum is 0)", len(momentumBuffer), 0}
+	}
+	var one tensor[T]
+	one.form, one.step = r.form(), t
+	one.p, one.g, one.s[0] = params, grads, momentumBuffer
+	exact := r.scalars(t)
+	return updateOne(&one, &exact, &o)
+}
+
+// Validate implements [Rule]. The legal ranges are those in the comments of the fields.
+func (r SGD) Validate() error {
+	momentum, dampening := nonNegative, finite
+	if r.Nesterov {
+		momentum = interval{math.SmallestNonzeroFloat64, math.MaxFloat64, "finite and > 0 with Nesterov"}
+		dampening = interval{0, 0, "0 with Nesterov"}
+	}
+	return firstError(
+		nonNegative.check("SGD", "LR", r.LR),
+		momentum.check("SGD", "Momentum", r.Momentum),
+		dampening.check("SGD", "Dampening", r.Dampening),
+		nonNegative.check("SGD", "WeightDecay", r.WeightDecay),
+	)
+}
+
+func (r SGD) form() form {
+	switch {
+	case r.Momentum == 0:
+		return formSGD
+	case r.Nesterov:
+		return formSGDNesterov
+	}
+	return formSGDMomentum
+}
+
+func (r SGD) withLR(lr float64) Rule { r.LR = lr; return r }
+
+func (r SGD) scalars(t int) (c scalars[float64]) {
+	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+	c.k1 = r.LR
+	if r.Momentum != 0 {
+		c.beta1, c.alpha1 = r.Momentum, 1
+		if t > 1 {
+			c.alpha1 = 1 - r.Dampening
+		}
+	}
+	return c
+}
