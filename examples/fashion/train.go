@@ -22,7 +22,7 @@ func trainWith(o optimizer, s settings, train, test fashionmnist.Set, w *os.File
 	}
 
 	terminal := term.IsTerminal(int(w.Fd()))
-	bar := progressbar.NewOptions(s.epochs*run.Steps(),
+	bar := progressbar.NewOptions(s.epochs*training.Steps(train.Len(), s.batch),
 		progressbar.OptionSetWriter(w),
 		progressbar.OptionSetVisibility(terminal),
 		progressbar.OptionSetDescription(fmt.Sprintf("%-6s", o.name)),

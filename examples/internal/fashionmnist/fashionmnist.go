@@ -31,6 +31,13 @@ func (s Set) Gather(indices []int, images []float32, labels []uint8) {
 	}
 }
 
+// Select returns a copy of the images with the given indices.
+func (s Set) Select(indices []int) Set {
+	c := Set{make([]float32, len(indices)*Pixels), make([]uint8, len(indices))}
+	s.Gather(indices, c.Images, c.Labels)
+	return c
+}
+
 //go:embed data
 var embedded embed.FS
 

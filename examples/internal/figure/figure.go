@@ -19,7 +19,7 @@ func Format(file string) string { return strings.TrimPrefix(strings.ToLower(file
 
 // Write writes panels to a file in the format of its name: png, svg or pdf.
 func Write(file string, panels ...*plot.Plot) error {
-	canvas, err := draw.NewFormattedCanvas(24*vg.Centimeter, 10*vg.Centimeter, Format(file))
+	canvas, err := draw.NewFormattedCanvas(vg.Length(12*len(panels))*vg.Centimeter, 10*vg.Centimeter, Format(file))
 	if err != nil {
 		return err
 	}
@@ -35,13 +35,17 @@ func Write(file string, panels ...*plot.Plot) error {
 	return os.WriteFile(file, picture.Bytes(), 0o666)
 }
 
-// Panel returns an empty panel.
+// Panel returns an empty panel. Without a title, the x axis is for names: the grid has no lines there.
 func Panel(title, x string) *plot.Plot {
 	p := plot.New()
 	p.Title.Text = title
 	p.X.Label.Text = x
 	p.Legend.Top = true
-	p.Add(plotter.NewGrid())
+	grid := plotter.NewGrid()
+	if x == "" {
+		grid.Vertical.Color = nil
+	}
+	p.Add(grid)
 	return p
 }
 

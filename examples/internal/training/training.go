@@ -43,7 +43,7 @@ func New(set fashionmnist.Set, batch, hidden int, seed uint64, weights, biases p
 }
 
 // Steps returns the number of steps in an epoch.
-func (r *Run) Steps() int { return (r.set.Len() + len(r.labels) - 1) / len(r.labels) }
+func Steps(images, batch int) int { return (images + batch - 1) / batch }
 
 // Epoch makes one pass over the training images and returns the mean loss. After each step it calls step with the number
 // of steps that are left. It fails if the loss is not finite.
@@ -52,7 +52,7 @@ func (r *Run) Epoch(lr float64, step func(left int)) (loss float64, err error) {
 		return 0, err
 	}
 	order := r.rng.Perm(r.set.Len())
-	for left := r.Steps() - 1; left >= 0; left-- {
+	for left := Steps(r.set.Len(), len(r.labels)) - 1; left >= 0; left-- {
 		size := min(len(r.labels), len(order))
 		r.set.Gather(order[:size], r.x, r.labels)
 		order = order[size:]
@@ -73,7 +73,7 @@ func (r *Run) Epoch(lr float64, step func(left int)) (loss float64, err error) {
 	return loss, nil
 }
 
-// Error returns the share of the images that the network puts into another class than their label.
+// Error returns the share of the images that the network puts into another class than their label; NaN if there are none.
 func (r *Run) Error(set fashionmnist.Set) float64 {
 	const batch = 1000
 	wrong := 0
