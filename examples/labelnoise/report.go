@@ -82,14 +82,14 @@ func (e experiment) report(w io.Writer) {
 		fmt.Fprintln(w)
 	}
 
-	table(fmt.Sprintf("%%, mean ± standard deviation of %d runs. Best is the best epoch, last the mean of the last three; memorized\n"+
+	table(fmt.Sprintf("%%, mean ± standard deviation; runs of each: %d. Best is the best epoch, last the mean of the last three; memorized\n"+
 		"is the share of the wrong labels that the network gives in the end.", len(e.contenders[0].runs)),
 		"%-28s%10s%14s", "", "LR", "weight decay")
 	for _, c := range e.contenders {
 		fmt.Fprintf(w, "%-28s%10.4g%14.4g", c.name, c.lr, c.decay)
 		for _, m := range ms {
 			mean, std := spread(c.values(m))
-			fmt.Fprintf(w, "%18s", fmt.Sprintf("%.2f ± %.2f", mean, std))
+			fmt.Fprintf(w, "%18s", plusMinus("%.2f", mean, std, len(c.runs)))
 		}
 		fmt.Fprintln(w)
 	}
@@ -100,10 +100,18 @@ func (e experiment) report(w io.Writer) {
 		fmt.Fprintf(w, "%-52s", a.name+" − "+b.name)
 		for _, m := range ms {
 			mean, stderr := difference(a, b, m)
-			fmt.Fprintf(w, "%18s", fmt.Sprintf("%+.2f ± %.2f", mean, stderr))
+			fmt.Fprintf(w, "%18s", plusMinus("%+.2f", mean, stderr, len(a.runs)))
 		}
 		fmt.Fprintln(w)
 	}
+}
+
+// plusMinus formats a mean; one number says nothing of an error.
+func plusMinus(format string, mean, err float64, numbers int) string {
+	if numbers == 1 {
+		return fmt.Sprintf(format, mean)
+	}
+	return fmt.Sprintf(format+" ± %.2f", mean, err)
 }
 
 // writeCSV writes a line for each epoch of each run.
