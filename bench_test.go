@@ -176,32 +176,31 @@ func benchStep[T Float](b *testing.B, r Rule, tier tier, n int) {
 	inTurn(b, n, q.bytes(), q.update, yardsticks(q, tier))
 }
 
-// BenchmarkSmall is the fixed cost of the drop-in call: a step of 16 elements. AdaPNM's depends on the step's number, of
-// which it takes powers; they cost most while the bias corrections last.
+// BenchmarkSmall is the fixed cost of the drop-in call: a step of 16 elements. That of AdaPNM and Adam depends on the step's
+// number, of which they take powers; they cost most while the bias corrections last.
 func BenchmarkSmall(b *testing.B) {
 	const n = 16
 	x := lcg[float32](1, 6*n)
 	at := func(i int) []float32 { return x[n*i : n*(i+1)] }
-	b.Run("rule=PNM", func(b *testing.B) {
-		b.ReportAllocs()
-		r := NewPNM(1e-3)
-		for b.Loop() {
-			if err := UpdatePNM(r, 1000, at(0), at(1), at(2), at(3)); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	for _, step := range []int{2, 1000, 100_000} {
-		b.Run(fmt.Sprintf("rule=AdaPNM/step=%d", step), func(b *testing.B) {
+	run := func(name string, call func() error) {
+		b.Run("rule="+name, func(b *testing.B) {
 			b.ReportAllocs()
-			r := NewAdaPNM()
-			r.Eps = 1 // v may be negative here
 			for b.Loop() {
-				if err := UpdateAdaPNM(r, step, at(0), at(1), at(2), at(3), at(4), at(5)); err != nil {
+				if err := call(); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
+	}
+	pnm, adapnm, sgd, adam := NewPNM(1e-3), NewAdaPNM(), SGD{LR: 1e-3, Momentum: 0.9}, NewAdam()
+	adapnm.Eps, adam.Eps = 1, 1 // v may be negative here
+	run("PNM", func() error { return UpdatePNM(pnm, 1000, at(0), at(1), at(2), at(3)) })
+	run("SGD-momentum", func() error { return UpdateSGD(sgd, 1000, at(0), at(1), at(2)) })
+	for _, step := range []int{2, 1000, 100_000} {
+		run(fmt.Sprintf("AdaPNM/step=%d", step), func() error {
+			return UpdateAdaPNM(adapnm, step, at(0), at(1), at(2), at(3), at(4), at(5))
+		})
+		run(fmt.Sprintf("Adam/step=%d", step), func() error { return UpdateAdam(adam, step, at(0), at(1), at(2), at(3), nil) })
 	}
 }
 

@@ -1,10 +1,11 @@
 // Package pnm performs the optimizer step of a training loop on the CPU: given parameters, gradients and optimizer
 // state in memory, it updates them in place, fused into one pass over memory. Its rules are Positive-Negative Momentum
-// ([PNM], [AdaPNM]: Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182).
+// ([PNM], [AdaPNM]: Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182) and the baselines of that paper, [SGD] and [Adam],
+// as PyTorch defines them.
 //
-// There are two ways in. A trainer that keeps its own memory calls [UpdatePNM] or [UpdateAdaPNM] on its slices with the
-// number of the step: these allocate nothing and keep nothing. A trainer that wants the state kept for it builds an
-// [Optimizer] over its parameters.
+// There are two ways in. A trainer that keeps its own memory calls [UpdatePNM], [UpdateAdaPNM], [UpdateSGD] or [UpdateAdam]
+// on its slices with the number of the step: these allocate nothing and keep nothing. A trainer that wants the state kept for
+// it builds an [Optimizer] over its parameters. [StepDecay], [CosineDecay] and [WarmUp] are schedules for learning rates.
 //
 // On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them: see [ISA]. Large slices of the caller's own
 // should not all begin at the same offset within a page, as Go's do: docs/performance.md tells why, and how.
@@ -23,6 +24,13 @@
 //
 //	v = β2·v + (1−β2)·g²
 //	w = vmax = max(vmax, v) with AMSGrad, else v
+//
+// The baselines have their own m, or none, and u:
+//
+//	SGD                           u = η·g
+//	SGD with momentum μ           m = μ·m + (1−τ)·g, u = η·m; the dampening τ counts as 0 at step 1
+//	SGD with Nesterov momentum    the same m, u = η·(g + μ·m)
+//	Adam                          m = β1·m + (1−β1)·g, u = η/(1−β1^t)·m divided as in AdaPNM
 //
 // # The numerical contract
 //

@@ -15,7 +15,7 @@ type Group[T Float] struct {
 }
 
 // An Optimizer owns the state of a list of tensors and updates their parameters. Tensors are numbered from 0 in the order
-// in which the groups, and the groups' Params, list them. Each has its own count of steps, as in the authors' code.
+// in which the groups, and the groups' Params, list them. Each has its own count of steps, as in official code.
 //
 // Distinct optimizers are independent of each other. One optimizer must not be used by several goroutines at once.
 type Optimizer[T Float] struct {

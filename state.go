@@ -8,18 +8,21 @@ import (
 	"slices"
 )
 
-// A TensorState is the state of one tensor, with the names that the authors' implementation uses in state_dict()["state"].
+// A TensorState is the state of one tensor, with the names that the official implementation (the authors' or
+// torch's) uses in state_dict()["state"].
 type TensorState[T Float] struct {
 	// Step is the number of steps done ("step"). Its parity tells which of the two momenta is due next, so it must be
-	// saved and restored together with them.
+	// saved and restored together with them. Torch's SGD does not count; for its momentum_buffer any Step ≥ 1 is right.
 	Step int
 
 	// Buffers holds, with as many elements as the tensor has,
 	//
 	//	PNM:    pos_momentum, neg_momentum
 	//	AdaPNM: exp_avg, neg_exp_avg, exp_avg_sq and, with AMSGrad, max_exp_avg_sq
+	//	SGD:    momentum_buffer, or nothing if Momentum is 0
+	//	Adam:   exp_avg, exp_avg_sq and, with AMSGrad, max_exp_avg_sq
 	//
-	// It may be empty if Step is 0: the authors' code creates the state of a tensor at its first step.
+	// It may be empty if Step is 0: official code creates the state of a tensor at its first step.
 	Buffers map[string][]T
 }
 
