@@ -5,7 +5,8 @@
 //
 // There are two ways in. A trainer that keeps its own memory calls [UpdatePNM], [UpdateAdaPNM], [UpdateSGD] or [UpdateAdam]
 // on its slices with the number of the step: these allocate nothing and keep nothing. A trainer that wants the state kept for
-// it builds an [Optimizer] over its parameters. [StepDecay], [CosineDecay] and [WarmUp] are schedules for learning rates.
+// it builds an [Optimizer] over its parameters. [StepDecay], [CosineDecay] and [WarmUp] are schedules: factors on a learning
+// rate, which multiply.
 //
 // On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them: see [ISA]. Large slices of the caller's own
 // should not all begin at the same offset within a page, as Go's do: docs/performance.md tells why, and how.

@@ -146,6 +146,13 @@ func TestStateIsOfficial(t *testing.T) {
 	}
 }
 
+// Torch's defaults; those of the other arguments are in the golden cases that do not give them.
+func TestDefaultsOfAdamW(t *testing.T) {
+	if got, want := NewAdamW(), (Adam{1e-3, 0.9, 0.999, 1e-8, 0.01, true, false, false}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 func readGolden(t *testing.T, file string) []goldenCase {
 	t.Helper()
 	data, err := os.ReadFile(file)

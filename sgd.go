@@ -3,13 +3,14 @@ package pnm
 import "math"
 
 // SGD is stochastic gradient descent, with or without momentum, as torch.optim.SGD defines it. It is one of the baselines of
-// the paper on [PNM]. The defaults are torch's, which has no momentum: the usual 0.9 must be asked for.
+// the paper on [PNM]. The defaults are torch's, which has no momentum: the usual 0.9 must be asked for. So are the ranges: torch
+// lets momentum be 1 and more, where it grows, and does not restrict dampening at all.
 //
 // LR has no default. With momentum μ a constant gradient moves a parameter by LR/(1−μ) a step in the long run.
 type SGD struct {
 	LR          float64 // η, the learning rate: finite, ≥ 0
-	Momentum    float64 // μ, decay of the momentum: finite, ≥ 0 (torch's range; from 1 on it does not decay); default 0, which needs no state
-	Dampening   float64 // τ: the gradient joins the momentum as (1−τ)·g, except at a tensor's first step: finite (torch does not restrict it); default 0
+	Momentum    float64 // μ, decay of the momentum: finite, ≥ 0; default 0, which needs no state
+	Dampening   float64 // τ: gradients after a tensor's first join the momentum as (1−τ)·g: any finite number; default 0
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
 	Decoupled   bool    // decay shrinks the parameter by η·λ, or else joins the gradient as λ·p (L2; default, and all that torch has)
 	Nesterov    bool    // look ahead along the momentum, which must be > 0 and without dampening; default false
