@@ -143,10 +143,9 @@ func curvePanel(cs []contender, title string, y func(epoch) float64) (*plot.Plot
 			return nil, err
 		}
 		l := rivalLooks[i]
-		area.LineStyle.Width = 0
 		faint := l.color
 		faint.A = 0x30
-		area.Color = faint
+		area.Color, area.LineStyle.Width = faint, 0
 		p.Add(area)
 		if err := figure.AddLine(p, c.name, line, l.color, l.dashes...); err != nil {
 			return nil, err
@@ -204,7 +203,7 @@ func barPanel(cs []contender, from panel) (*plot.Plot, error) {
 	return p, nil
 }
 
-// Points are means with their standard deviations.
+// points are means with their standard deviations.
 type points struct {
 	plotter.XYs
 	plotter.YErrors

@@ -74,17 +74,17 @@ func (e experiment) report(w io.Writer) {
 	for _, p := range panelsOf(e.contenders) {
 		ms = append(ms, p.measures...)
 	}
-	table := func(title, format string, columns ...any) {
-		fmt.Fprintf(w, "%s\n\n"+format, append([]any{title}, columns...)...)
+	header := func(title, columns string) {
+		fmt.Fprintf(w, "%s\n\n%s", title, columns)
 		for _, m := range ms {
 			fmt.Fprintf(w, "%18s", m.name)
 		}
 		fmt.Fprintln(w)
 	}
 
-	table(fmt.Sprintf("%%, mean ± standard deviation; runs of each: %d. Best is the best epoch, last the mean of the last three; memorized\n"+
-		"is the share of the wrong labels that the network gives in the end.", len(e.contenders[0].runs)),
-		"%-28s%10s%14s", "", "LR", "weight decay")
+	header(fmt.Sprintf("%%, mean ± standard deviation; runs of each: %d. Best is the best epoch, last the mean of the last three;\n"+
+		"memorized is the share of the wrong labels that the network gives in the end.", len(e.contenders[0].runs)),
+		fmt.Sprintf("%-28s%10s%14s", "", "LR", "weight decay"))
 	for _, c := range e.contenders {
 		fmt.Fprintf(w, "%-28s%10.4g%14.4g", c.name, c.lr, c.decay)
 		for _, m := range ms {
@@ -94,7 +94,7 @@ func (e experiment) report(w io.Writer) {
 		fmt.Fprintln(w)
 	}
 
-	table("\nDifferences between runs with the same seed, in points, mean ± standard error.", "%-52s", "")
+	header("\nDifferences between runs with the same seed, in points, mean ± standard error.", fmt.Sprintf("%-52s", ""))
 	for _, p := range e.pairs {
 		a, b := e.contenders[p[0]], e.contenders[p[1]]
 		fmt.Fprintf(w, "%-52s", a.name+" − "+b.name)
