@@ -119,10 +119,7 @@ func head(t *testing.T, images int) (train, test fashionmnist.Set) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cut := func(s fashionmnist.Set) fashionmnist.Set {
-		return fashionmnist.Set{Images: s.Images[:images*fashionmnist.Pixels], Labels: s.Labels[:images]}
-	}
-	return cut(train), cut(test)
+	return train.Head(images), test.Head(images)
 }
 
 // A network that is large for its few images ends by giving every label it was taught, right or wrong; one that does not
@@ -227,7 +224,7 @@ func TestRun(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			prefix := filepath.Join(t.TempDir(), "x")
-			s := settings{noise: c.noise, epochs: 1, batch: 500, hidden: 4, seeds: c.seeds, seed: 1}
+			s := settings{noise: c.noise, images: 1000, epochs: 1, batch: 500, hidden: 4, seeds: c.seeds, seed: 1}
 			if err := run(c.e, s, "", prefix); err != nil {
 				t.Fatal(err)
 			}
@@ -268,6 +265,8 @@ func TestBadSettings(t *testing.T) {
 	}{
 		{without(func(s *settings) { s.epochs = -1 }), "", "x", "at least 1"},
 		{without(func(s *settings) { s.seeds = -1 }), "", "x", "at least 1"},
+		{without(func(s *settings) { s.images = 6001 }), "", "x", "-images is 6001, must be in [0, 6000]"},
+		{without(func(s *settings) { s.images = -1 }), "", "x", "-images is -1"},
 		{without(func(s *settings) { s.noise = 1 }), "", "x", "-noise is 1, must be in [0, 1)"},
 		{without(func(s *settings) { s.noise = math.NaN() }), "", "x", "-noise is NaN"},
 		{good, "/nowhere", "x", "package dataset-fashion-mnist"},

@@ -23,6 +23,9 @@ type Set struct {
 // Len returns the number of images.
 func (s Set) Len() int { return len(s.Labels) }
 
+// Head returns the first n images.
+func (s Set) Head(n int) Set { return Set{s.Images[:n*Pixels], s.Labels[:n]} }
+
 // Gather copies the images and the labels with the given indices to the beginnings of images and labels.
 func (s Set) Gather(indices []int, images []float32, labels []uint8) {
 	for i, k := range indices {
