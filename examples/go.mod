@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/posneg/pnm v0.0.0
 	github.com/schollz/progressbar/v3 v3.19.1
+	golang.org/x/sync v0.24.0
 	golang.org/x/term v0.47.0
 	gonum.org/v1/gonum v0.17.0
 	gonum.org/v1/plot v0.17.0

@@ -19,10 +19,7 @@ func small(t *testing.T) (train, test fashionmnist.Set) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head := func(s fashionmnist.Set, n int) fashionmnist.Set {
-		return fashionmnist.Set{Images: s.Images[:n*fashionmnist.Pixels], Labels: s.Labels[:n]}
-	}
-	return head(train, 1000), head(test, 500)
+	return train.Head(1000), test.Head(500)
 }
 
 // Both rules learn, and the same seed gives the same numbers, whatever the number of cores.

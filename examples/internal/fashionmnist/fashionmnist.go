@@ -23,6 +23,24 @@ type Set struct {
 // Len returns the number of images.
 func (s Set) Len() int { return len(s.Labels) }
 
+// Head returns the first n images.
+func (s Set) Head(n int) Set { return Set{s.Images[:n*Pixels], s.Labels[:n]} }
+
+// Gather copies the images and the labels with the given indices to the beginnings of images and labels.
+func (s Set) Gather(indices []int, images []float32, labels []uint8) {
+	for i, k := range indices {
+		copy(images[i*Pixels:], s.Images[k*Pixels:(k+1)*Pixels])
+		labels[i] = s.Labels[k]
+	}
+}
+
+// Select returns a copy of the images with the given indices.
+func (s Set) Select(indices []int) Set {
+	c := Set{make([]float32, len(indices)*Pixels), make([]uint8, len(indices))}
+	s.Gather(indices, c.Images, c.Labels)
+	return c
+}
+
 //go:embed data
 var embedded embed.FS
 

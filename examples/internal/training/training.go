@@ -1,0 +1,85 @@
+// Package training is the training loop of the examples: minibatches in random order, one optimizer.
+package training
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/examples/internal/fashionmnist"
+	"github.com/posneg/pnm/examples/internal/mlp"
+)
+
+// A Run is a network in training.
+type Run struct {
+	Net    *mlp.Net
+	InStep time.Duration // the time spent in the optimizer so far
+
+	opt    *pnm.Optimizer[float32]
+	rng    *rand.Rand
+	set    fashionmnist.Set
+	epochs int
+
+	x      []float32 // room for a batch
+	labels []uint8
+}
+
+// New returns a new network with an optimizer: a rule for the weights and one for the biases. The seed is that of the
+// initial weights and of the order of the images.
+func New(set fashionmnist.Set, batch, hidden int, seed uint64, weights, biases pnm.Rule) (*Run, error) {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	net := mlp.New(fashionmnist.Pixels, hidden, fashionmnist.Classes, rng)
+	opt, err := pnm.NewOptimizer(
+		pnm.Group[float32]{Rule: weights, Params: net.Weights()},
+		pnm.Group[float32]{Rule: biases, Params: net.Biases()},
+	)
+	if err != nil {
+		return nil, err
+	}
+	return &Run{Net: net, opt: opt, rng: rng, set: set,
+		x: make([]float32, batch*fashionmnist.Pixels), labels: make([]uint8, batch)}, nil
+}
+
+// Steps returns the number of steps in an epoch.
+func Steps(images, batch int) int { return (images + batch - 1) / batch }
+
+// Epoch makes one pass over the training images and returns the mean loss. After each step it calls step with the number
+// of steps that are left. It fails if the loss is not finite.
+func (r *Run) Epoch(lr float64, step func(left int)) (loss float64, err error) {
+	if err := r.opt.SetLR(lr); err != nil {
+		return 0, err
+	}
+	order := r.rng.Perm(r.set.Len())
+	for left := Steps(r.set.Len(), len(r.labels)) - 1; left >= 0; left-- {
+		size := min(len(r.labels), len(order))
+		r.set.Gather(order[:size], r.x, r.labels)
+		order = order[size:]
+		loss += r.Net.Loss(r.x, r.labels[:size]) * float64(size)
+
+		before := time.Now()
+		if err := r.opt.Step(r.Net.Grads()); err != nil {
+			return 0, err
+		}
+		r.InStep += time.Since(before)
+		step(left)
+	}
+	r.epochs++
+	loss /= float64(r.set.Len())
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return 0, fmt.Errorf("the loss is %g after epoch %d: the learning rate %g is too large", loss, r.epochs, lr)
+	}
+	return loss, nil
+}
+
+// Error returns the share of the images that the network puts into another class than their label; NaN if there are none.
+func (r *Run) Error(set fashionmnist.Set) float64 {
+	const batch = 1000
+	wrong := 0
+	for from := 0; from < set.Len(); from += batch {
+		to := min(from+batch, set.Len())
+		wrong += r.Net.Errors(set.Images[from*fashionmnist.Pixels:to*fashionmnist.Pixels], set.Labels[from:to])
+	}
+	return float64(wrong) / float64(set.Len())
+}

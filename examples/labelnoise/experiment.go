@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/posneg/pnm"
+)
+
+// An experiment is a list of contenders, which of them to compare, and how to draw it.
+type experiment struct {
+	contenders []contender
+	pairs      [][2]int // each: the first minus the second
+	draw       func(cs []contender, prefix string) (files []string, err error)
+}
+
+// A contender is an optimizer and what became of it.
+type contender struct {
+	name      string
+	rule      pnm.Rule
+	lr, decay float64
+
+	runs []result // one for each seed
+}
+
+const (
+	beta1 = 0.9 // the momentum of all optimizers
+
+	// shrink is by how much weight decay shrinks a parameter in a step, relatively, as the authors have it: 5e-4 at their
+	// learning rate of 1 for PNM, and 5e-4/LR for the adaptive rules. It is the same for every contender.
+	shrink = 5e-4
+)
+
+// drift returns 1/√γ: a constant gradient moves a parameter by LR/√γ a step in the long run, where EMA momentum and AdamW
+// move it by LR.
+func drift(beta0 float64) float64 { return 1 / math.Hypot(1+beta0, beta0) }
+
+func newPNM(name string, lr, beta0 float64) contender {
+	r := pnm.NewPNM(lr)
+	r.Beta1, r.Beta0, r.WeightDecay = beta1, beta0, shrink/lr
+	return contender{name: name, rule: r, lr: lr, decay: r.WeightDecay}
+}
+
+// newSGD is SGD with the momentum of torch, whose buffer sums gradients up to 1/(1−β1) = 10 times a constant one. step is
+// the learning rate times that.
+func newSGD(name string, step float64) contender {
+	r := pnm.NewSGD(step * (1 - beta1))
+	r.Momentum, r.WeightDecay = beta1, shrink/step
+	return contender{name: name, rule: r, lr: r.LR, decay: r.WeightDecay}
+}
+
+func newAdamW(name string, lr float64) contender {
+	r := pnm.NewAdamW()
+	r.LR, r.Beta1, r.WeightDecay = lr, beta1, shrink/lr
+	return contender{name: name, rule: r, lr: lr, decay: r.WeightDecay}
+}
+
+func newAdaPNM(name string, lr float64) contender {
+	r := pnm.NewAdaPNM()
+	r.LR, r.Beta1, r.WeightDecay = lr, beta1, shrink/lr
+	return contender{name: name, rule: r, lr: lr, decay: r.WeightDecay}
+}
+
+// rivals sets PNM and AdaPNM beside their baselines: each at the learning rate that the authors pair it with, and
+// matched, that is with the same long-run step as PNM's or AdaPNM's.
+func rivals(pnmLR, adapnmLR float64) experiment {
+	return experiment{
+		contenders: []contender{
+			newSGD("SGD-M", pnmLR),
+			newSGD("SGD-M, matched", pnmLR*drift(1)),
+			newPNM("PNM", pnmLR, 1),
+			newAdamW("AdamW", adapnmLR),
+			newAdamW("AdamW, matched", adapnmLR*drift(1)),
+			newAdaPNM("AdaPNM", adapnmLR),
+		},
+		pairs: [][2]int{{2, 0}, {2, 1}, {5, 3}, {5, 4}},
+		draw:  drawRivals,
+	}
+}
+
+// beta0s are the values of β0 to sweep; the first makes PNM heavy-ball momentum.
+var beta0s = []float64{-beta1 / (1 + beta1), 0, 0.5, 1, 2}
+
+const defaultBeta0 = 3 // its place among them
+
+// beta0Sweep is PNM at several β0: first all at one learning rate, where the long-run step LR/√γ changes with β0; then,
+// matched, all with the step of β0 = 1.
+func beta0Sweep(lr float64) experiment {
+	e := experiment{draw: drawBeta0}
+	for _, beta0 := range beta0s {
+		e.contenders = append(e.contenders, newPNM(fmt.Sprintf("β0 = %.3g", beta0), lr, beta0))
+	}
+	for i, beta0 := range beta0s {
+		if i == defaultBeta0 {
+			continue // matched as it is
+		}
+		matched := newPNM(fmt.Sprintf("β0 = %.3g, matched", beta0), lr*drift(beta0s[defaultBeta0])/drift(beta0), beta0)
+		e.pairs = append(e.pairs, [2]int{i, defaultBeta0}, [2]int{len(e.contenders), defaultBeta0})
+		e.contenders = append(e.contenders, matched)
+	}
+	return e
+}
