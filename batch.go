@@ -51,7 +51,7 @@ const (
 
 // leastShard is how many bytes of memory are worth a worker of their own, or a piece of a shard. Measured:
 // docs/performance.md. Tests lower it.
-var leastShard = 512 << 10
+var leastShard = 1 << 20
 
 const (
 	mostPieces = 16 // of a shard

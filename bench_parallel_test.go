@@ -3,6 +3,7 @@ package pnm
 import (
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -186,25 +187,36 @@ func (m *meeting) run(int, int) {
 	}
 }
 
-// BenchmarkForkJoin is what it costs to have all workers take part: with helpers that wait for it (as in a step that
-// follows another at once), and with helpers that sleep.
+// BenchmarkForkJoin is what it costs to have all workers take part, beside what it costs to start a goroutine for each: with
+// helpers that wait for it (as in a step that follows another at once), and with helpers that sleep.
 func BenchmarkForkJoin(b *testing.B) {
 	n := max(2, runtime.GOMAXPROCS(0))
 	run := func(b *testing.B, idle time.Duration) {
-		b.ReportAllocs()
 		p := workers(b, n)
 		m := new(meeting)
-		var times []float64
-		for b.Loop() {
+		measure := func(run func()) float64 {
 			m.missing.Store(int32(n))
 			if idle > 0 {
 				time.Sleep(idle)
 			}
 			start := time.Now()
-			p.pool().run(m, n, 1)
-			times = append(times, float64(time.Since(start).Nanoseconds()))
+			run()
+			return float64(time.Since(start).Nanoseconds())
+		}
+		var times, starts []float64
+		for b.Loop() {
+			times = append(times, measure(func() { p.pool().run(m, n, 1) }))
+			starts = append(starts, measure(func() {
+				var wg sync.WaitGroup
+				for range n - 1 {
+					wg.Go(func() { m.run(0, 0) })
+				}
+				m.run(0, 0)
+				wg.Wait()
+			}))
 		}
 		b.ReportMetric(median(times), "ns/fork+join")
+		b.ReportMetric(median(starts), "ns/goroutines")
 	}
 	b.Run(fmt.Sprintf("helpers=waiting/workers=%d", n), func(b *testing.B) { run(b, 0) })
 	b.Run(fmt.Sprintf("helpers=asleep/workers=%d", n), func(b *testing.B) { run(b, 200*time.Microsecond) })

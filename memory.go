@@ -12,8 +12,8 @@ import (
 // and more lies outside the Go heap, on pages of 2 MiB where the kernel has them; others are ordinary memory.
 // docs/performance.md tells what all this is worth.
 //
-// An arena outside the heap takes no more than its slices and, for each of them, 64 bytes, or 4,160 if it has 64 KiB or more,
-// and at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds up what each
+// An arena outside the heap takes no more than its slices and, for each of them, 64 bytes, or 4,160 if it is the first or has
+// 64 KiB or more, and at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds up what each
 // slice takes with its offset.
 //
 // The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
@@ -49,7 +49,7 @@ func (m *mapping) unmap() {
 // system refuses the memory; from the heap, where that is used, Go ends the program instead.
 func Alloc[T Float](lengths ...int) (*Arena[T], error) {
 	base := nextStreams(1)
-	return allocate[T](lengths, func(i int) int { return base + i + i/64 }) // a list of 64 and another differ one by one
+	return allocate[T](lengths, len(lengths), func(i int) int { return base + inList(i) })
 }
 
 // streams counts the arrays that are run through side by side.
@@ -58,8 +58,14 @@ var streamCount atomic.Int32
 // nextStreams returns the first of n positions, in units of spreadStep, for streams that run side by side.
 func nextStreams(n int) int { return 23 * int(streamCount.Add(int32(n))-int32(n)) }
 
-// allocate returns an arena whose i-th slice, if large, begins position(i) units of spreadStep into its page.
-func allocate[T Float](lengths []int, position func(i int) int) (*Arena[T], error) {
+// inList is the position of the i-th slice of a list, beside its first. Slices 64 apart differ, too: they may be a parameter and
+// its gradient.
+func inList(i int) int { return i + i/64 }
+
+// allocate returns an arena of slices that are run through in lists of so many, each list beside the others. The i-th slice,
+// if it is large or the first of a list, begins position(i) units of spreadStep into its page; others follow the one before
+// them, so that what is prefetched behind a small one's end is the next one.
+func allocate[T Float](lengths []int, list int, position func(i int) int) (*Arena[T], error) {
 	size := int(unsafe.Sizeof(*new(T)))
 	starts := make([]int, len(lengths)) // in bytes
 	end := 0
@@ -68,7 +74,7 @@ func allocate[T Float](lengths []int, position func(i int) int) (*Arena[T], erro
 			return nil, fmt.Errorf("pnm: an arena's slice %d has %d elements, must be ≥ 0", i, n)
 		}
 		start := (end + cacheLine - 1) &^ (cacheLine - 1)
-		if n*size >= leastSpread {
+		if n*size >= leastSpread || i%list == 0 {
 			start += (position(i)*spreadStep - start) & (pageSize - 1)
 		}
 		if n > (1<<(unsafe.Sizeof(n)*8-2)-start)/size {

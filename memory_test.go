@@ -36,6 +36,9 @@ func TestArena(t *testing.T) {
 				}
 				asked += 4 * len(s)
 				total += uintptr(4*len(s) + cacheLine)
+				if i == 0 && 4*len(s) < leastSpread {
+					total += pageSize
+				}
 				if 4*len(s) < leastSpread {
 					continue
 				}

@@ -88,9 +88,11 @@ func (o *Optimizer[T]) addGroup(g Group[T]) error {
 		return err
 	}
 	o.params = params
-	for _, p := range g.Params {
+	for i, p := range g.Params {
 		t := tensor[T]{group: len(o.groups), form: f, step: 1, buffers: buffers[T]{p: p}}
-		state = state[copy(t.s[:], state[:len(forms[f].slots)]):]
+		for k := range forms[f].slots {
+			t.s[k] = state[k*len(g.Params)+i]
+		}
 		o.batch.tensors = append(o.batch.tensors, t)
 		o.traffic += traffic[T](f, len(p))
 	}
@@ -100,16 +102,16 @@ func (o *Optimizer[T]) addGroup(g Group[T]) error {
 	return nil
 }
 
-// newState returns zeros: for each tensor, a buffer for each of its slots.
+// newState returns zeros: for each slot, a buffer for each tensor.
 func (o *Optimizer[T]) newState(slots int, params [][]T) ([][]T, error) {
 	lengths := make([]int, 0, slots*len(params))
-	for _, p := range params {
-		for range slots {
+	for range slots {
+		for _, p := range params {
 			lengths = append(lengths, len(p))
 		}
 	}
 	base := nextStreams(slots)
-	position := func(i int) int { return base + 23*(i%slots) + i/slots } // the slots of a tensor all differ
+	position := func(i int) int { return base + 23*(i/len(params)) + inList(i%len(params)) } // the slots of a tensor all differ
 	if o.config.HeapState {
 		state := make([][]T, len(lengths))
 		for i, n := range lengths {
@@ -117,7 +119,7 @@ func (o *Optimizer[T]) newState(slots int, params [][]T) ([][]T, error) {
 		}
 		return state, nil
 	}
-	a, err := allocate[T](lengths, position)
+	a, err := allocate[T](lengths, len(params), position)
 	if err != nil {
 		return nil, err
 	}
