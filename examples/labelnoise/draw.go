@@ -116,7 +116,7 @@ func write(name string, plots ...*plot.Plot) (files []string, err error) {
 func newPanel(title, x string) *plot.Plot {
 	p := figure.Panel(title, x)
 	p.Legend.TextStyle.Font.Size = vg.Points(10)
-	p.Legend.Padding = vg.Points(3)
+	p.Legend.Padding, p.Legend.YOffs = vg.Points(3), -vg.Points(4)
 	p.Legend.ThumbnailWidth = vg.Points(30)
 	return p
 }
@@ -199,7 +199,7 @@ func barPanel(cs []contender, from panel) (*plot.Plot, error) {
 		names[k] = strings.ReplaceAll(c.name, ", ", ",\n")
 	}
 	p.NominalX(names...)
-	p.Y.Min, p.Y.Max = 0, math.Ceil(1.25*p.Y.Max) // room for the legend
+	p.Y.Min, p.Y.Max = 0, 5*math.Ceil(1.25*p.Y.Max/5) // room for the legend, and round ticks
 	return p, nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"gonum.org/v1/gonum/stat"
+
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/fashionmnist"
 )
@@ -51,6 +53,26 @@ func TestFlip(t *testing.T) {
 		other, _ := flip(labels, share, 8)
 		if !slices.Equal(again, noisy) || want > 0 && slices.Equal(other, noisy) {
 			t.Errorf("%g: the seed does not decide", share)
+		}
+	}
+}
+
+func TestStandardize(t *testing.T) {
+	train, test := head(t, 300)
+	clean := slices.Clone(test.Images)
+	standardize(train, test)
+	pixels := make([]float64, len(train.Images))
+	for i, x := range train.Images {
+		pixels[i] = float64(x)
+	}
+	if mean, variance := stat.PopMeanVariance(pixels, nil); math.Abs(mean) > 1e-5 || math.Abs(variance-1) > 1e-5 {
+		t.Errorf("mean %g, variance %g", mean, variance)
+	}
+	// White and black are the same in both sets.
+	low, high := slices.Min(train.Images), slices.Max(train.Images)
+	for i, x := range test.Images {
+		if want := low + (high-low)*clean[i]; math.Abs(float64(x-want)) > 1e-5 {
+			t.Fatalf("a test pixel of %g is now %g, must be %g", clean[i], x, want)
 		}
 	}
 }

@@ -26,6 +26,7 @@ import (
 type settings struct {
 	images                       int     // of the training set, 0 for all
 	noise                        float64 // share of the training labels that are wrong
+	raw                          bool    // pixels from 0 to 1
 	epochs, batch, hidden, seeds int
 	seed                         uint64 // the first one
 }
@@ -36,6 +37,7 @@ func main() {
 	full := flag.Bool("full", false, "train on the whole set, of which Debian's package dataset-fashion-mnist is the default -data")
 	data := flag.String("data", "", "`folder` with the four IDX files of the whole set (default: the embedded subset)")
 	flag.IntVar(&s.images, "images", 0, "train on the first `n` images only (default all)")
+	flag.BoolVar(&s.raw, "raw", false, "leave the pixels between 0 and 1 instead of standardizing them")
 	flag.IntVar(&s.epochs, "epochs", 0, "passes over the training images (default 30, 20 with -full)")
 	flag.IntVar(&s.seeds, "seeds", 0, "runs of each optimizer, with consecutive seeds (default 3, 5 with -full)")
 	flag.Uint64Var(&s.seed, "seed", 1, "the first seed: of the wrong labels, the initial weights and the order of the images")
@@ -84,6 +86,9 @@ func run(e experiment, s settings, data, out string) error {
 	}
 	if s.images > 0 {
 		train = train.Head(s.images)
+	}
+	if !s.raw {
+		standardize(train, test)
 	}
 	fmt.Printf("Fashion-MNIST: %d training images with %g %% wrong labels, %d test images; network %d-%d-%d; "+
 		"%d epochs in batches of %d; %d seeds from %d\n\n", train.Len(), 100*s.noise, test.Len(),
