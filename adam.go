@@ -7,7 +7,7 @@ type Adam struct {
 	LR          float64 // η, the learning rate: finite, ≥ 0; default 0.001
 	Beta1       float64 // β1, decay of the momentum: in [0, 1); default 0.9
 	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
-	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0; default 1e-8
+	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0 (0 gives NaN where all gradients were 0 so far); default 1e-8
 	WeightDecay float64 // λ: finite, ≥ 0; default 0, of AdamW 0.01
 	Decoupled   bool    // decay shrinks the parameter by η·λ (AdamW), or else joins the gradient as λ·p (L2; default)
 	AMSGrad     bool    // divide by the root of the largest average so far; default false

@@ -10,7 +10,7 @@ type AdaPNM struct {
 	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
 	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
 	Beta0       float64 // β0, the weight of the negative momentum: any finite number; default 1. Called betas[2] by the authors
-	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0; default 1e-8
+	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0 (0 gives NaN where all gradients were 0 so far); default 1e-8
 	WeightDecay float64 // λ: finite, ≥ 0; default 0. The authors use 5e-4/LR with decoupled decay
 	Decoupled   bool    // decay shrinks the parameter by η·λ (default), or else joins the gradient as λ·p (L2)
 	AMSGrad     bool    // divide by the root of the largest average so far; default true

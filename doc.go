@@ -47,8 +47,8 @@
 //  2. The result is the same, bit for bit, with AVX-512, AVX2, NEON or plain Go, on every architecture, for any way of
 //     cutting a tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Only
 //     the payload and the sign of a NaN are exempt.
-//  3. NaN and ±Inf in a gradient reach the state and the parameters, unless the caller asked for such steps to be skipped;
-//     max(vmax, v) never loses a NaN, and neither does clipping.
+//  3. NaN and ±Inf in a gradient reach the state and the parameters, unless the caller asked for such steps to be skipped, or
+//     for ±Inf to be clipped by value; max(vmax, v) never loses a NaN, and neither does clipping.
 //  4. What is reduced over elements, the gradient norm, accumulates in float64, in fixed blocks and a fixed tree that
 //     norm.go shows: the same bits for any number of workers.
 //  5. Element types narrower than float32 round to nearest even or, where asked for, stochastically from a counter, never

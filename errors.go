@@ -8,14 +8,18 @@ import (
 
 // A HyperparameterError reports a field of a rule, or of [Options], that is out of its legal range.
 type HyperparameterError struct {
-	Rule  string  // "PNM", "AdaPNM", "SGD", "Adam", "Options"
+	Rule  string  // "PNM", "AdaPNM", "SGD", "Adam", "Options", "LossScaler"
 	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large
-	Value float64 // the offending value
+	Value float64 // the offending value, or the coefficient that it leads to if Legal speaks of one
 	Legal string  // the legal range: "in [0, 1)"
 }
 
 func (e *HyperparameterError) Error() string {
-	return fmt.Sprintf("pnm: %s.%s is %v, must be %s", e.Rule, e.Field, e.Value, e.Legal)
+	is := "is"
+	if strings.Contains(e.Legal, "coefficient") {
+		is = "leads to"
+	}
+	return fmt.Sprintf("pnm: %s.%s %s %v, must be %s", e.Rule, e.Field, is, e.Value, e.Legal)
 }
 
 // A StepError reports a step number below 1. Steps are counted from 1, for each tensor on its own.
@@ -65,10 +69,10 @@ func (e *TensorError) Error() string {
 // A RangeError reports elements of a tensor that cannot have their part of a step, or have not had it where a complete step
 // is needed. See [Optimizer.StepPart].
 type RangeError struct {
-	Tensor  int // index of the tensor in its optimizer
-	Step    int // the step that is due
-	Lo, Hi  int // the elements Lo … Hi−1
-	Problem string
+	Tensor  int    // index of the tensor in its optimizer
+	Step    int    // the step that the part was for, or that is incomplete
+	Lo, Hi  int    // the elements Lo … Hi−1
+	Problem string // what is wrong with them
 }
 
 func (e *RangeError) Error() string {

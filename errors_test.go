@@ -63,13 +63,18 @@ func TestDropInErrors(t *testing.T) {
 		{"hyperparameter of AdaPNM", func(x []float32) error {
 			return UpdateAdaPNM(badAda, 1, x[:8], x[8:16], x[16:24], x[24:32], x[32:40], x[40:48])
 		}, &HyperparameterError{"AdaPNM", "Eps", -1, "finite and ≥ 0"}, "AdaPNM.Eps is -1"},
+		{"an Eps that float32 does not have", func(x []float32) error {
+			r := NewAdam()
+			r.Eps = 1e-50
+			return UpdateAdam(r, 1, x[:8], x[8:16], x[16:24], x[24:32], nil)
+		}, &HyperparameterError{"Adam", "Eps", 1e-50, "0, or large enough not to be 0 in float32"}, "Adam.Eps is 1e-50"},
 		{"coefficient beyond float32", func(x []float32) error { return UpdatePNM(huge, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
 			&HyperparameterError{"PNM", "LR", huge.scalars(1).k1, finite32}, "finite in float32"},
 		{"decay beyond float32", func(x []float32) error { return UpdatePNM(hugeDecay, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
 			&HyperparameterError{"PNM", "LR·WeightDecay", hugeDecay.scalars(1).keep, finite32}, "LR·WeightDecay"},
 		{"momentum beyond float32", func(x []float32) error {
 			return UpdateSGD(SGD{LR: 1, Momentum: 1e39}, 1, x[:8], x[8:16], x[16:24])
-		}, &HyperparameterError{"SGD", "Momentum", 1e39, finite32}, "SGD.Momentum is 1e+39"},
+		}, &HyperparameterError{"SGD", "Momentum", 1e39, finite32}, "SGD.Momentum leads to 1e+39"},
 		{"dampening beyond float32", func(x []float32) error {
 			return UpdateSGD(SGD{LR: 1, Momentum: 0.9, Dampening: 1e39}, 2, x[:8], x[8:16], x[16:24])
 		}, &HyperparameterError{"SGD", "Dampening", -1e39, finite32}, "SGD.Dampening"},
@@ -222,8 +227,12 @@ func TestOptimizerErrors(t *testing.T) {
 	refuse(t, []refusal{
 		{"no rule", func(x []float32) error { _, err := NewOptimizer(Group[float32]{Params: [][]float32{x}}); return err },
 			&GroupError{0, errors.New("Rule is nil")}, "group 0: Rule is nil"},
+		{"a rule of another package", func(x []float32) error {
+			_, err := NewOptimizer(Group[float32]{struct{ Rule }{}, [][]float32{x}})
+			return err
+		}, &GroupError{0, errors.New("Rule is a struct { pnm.Rule }, must be one of this package's rules, by value")}, "group 0"},
 		{"a pointer to a rule", func(x []float32) error { _, err := NewOptimizer(Group[float32]{&small, [][]float32{x}}); return err },
-			&GroupError{0, errors.New("Rule is a *pnm.PNM, must be a value")}, "group 0: Rule is a *pnm.PNM"},
+			&GroupError{0, errors.New("Rule is a *pnm.PNM, must be one of this package's rules, by value")}, "group 0: Rule is a *pnm.PNM"},
 		{"overlapping params", func(x []float32) error {
 			_, err := NewOptimizer(Group[float32]{small, [][]float32{x[20:30], x[:8], x[29:40]}})
 			return err

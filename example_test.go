@@ -187,7 +187,7 @@ func ExampleOptimizer_StepPart() {
 	fmt.Println(part(1, 2), part(2, 4))
 	// Output:
 	// <nil> <nil>
-	// pnm: tensor 0: step 1: elements [2, 4) are missing
+	// pnm: tensor 0: step 1: elements [2, 4) must have their part of it before step 2
 	// <nil> <nil>
 }
 

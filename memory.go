@@ -8,7 +8,7 @@ import (
 )
 
 // An Arena is memory for the large slices of a training run: parameters, gradients, state of the caller's own. Slices of 64
-// KiB and more begin at different offsets within a 4 KiB page, 64 of them in a row at 64 offsets. On Linux an arena of 1 MiB
+// KiB and more begin at different offsets within a 4 KiB page, as far as its 64 cache lines go. On Linux an arena of 1 MiB
 // and more lies outside the Go heap, on pages of 2 MiB where the kernel has them; others are ordinary memory.
 // docs/performance.md tells what all this is worth.
 //
@@ -17,7 +17,8 @@ import (
 // slice takes with its offset.
 //
 // The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
-// Arena. It does not know of the slices: whoever holds one of them must keep the Arena too. A deferred Close does.
+// Arena. The collector does not see this memory, and does not hurry for it; nor does it know of the slices: whoever holds one
+// of them must keep the Arena too. A deferred Close is the answer to both.
 type Arena[T Float] struct {
 	slices  [][]T
 	mapping *mapping // nil for ordinary memory
@@ -52,7 +53,7 @@ func Alloc[T Float](lengths ...int) (*Arena[T], error) {
 	return allocate[T](lengths, len(lengths), func(i int) int { return base + inList(i) })
 }
 
-// streams counts the arrays that are run through side by side.
+// streamCount counts the arrays that are run through side by side.
 var streamCount atomic.Int32
 
 // nextStreams returns the first of n positions, in units of spreadStep, for streams that run side by side.
@@ -134,6 +135,9 @@ func (a *Arena[T]) Slices() [][]T { return a.slices }
 // Close gives the memory back. The slices must not be touched any more: that would be a fault, not a panic. An optimizer
 // over parameters in the arena must not step any more, either. Closing again does nothing.
 func (a *Arena[T]) Close() {
+	if a == nil {
+		return
+	}
 	a.slices = nil
 	if a.mapping != nil {
 		a.mapping.unmap()

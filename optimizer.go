@@ -138,8 +138,11 @@ func (o *Optimizer[T]) allot(first int) {
 
 // Close gives the memory of the state back to the system. The parameters stay as they are. Every later call that needs the
 // state fails with [ErrClosed]; closing again does nothing. An optimizer that is not closed is, by the garbage collector,
-// some time after it was last used.
+// some time after it was last used; but the collector does not see this memory, and does not hurry for it.
 func (o *Optimizer[T]) Close() {
+	if o == nil {
+		return
+	}
 	o.closed = true
 	for i := range o.batch.tensors {
 		o.batch.tensors[i].s = [maxSlots][]T{}
@@ -260,9 +263,11 @@ func (o *Optimizer[T]) checkDisjoint(grads [][]T) error {
 	return nil
 }
 
-// Tensors returns the number of tensors, Groups that of groups.
+// Tensors returns the number of tensors.
 func (o *Optimizer[T]) Tensors() int { return len(o.batch.tensors) }
-func (o *Optimizer[T]) Groups() int  { return len(o.groups) }
+
+// Groups returns the number of groups.
+func (o *Optimizer[T]) Groups() int { return len(o.groups) }
 
 // Rule returns the rule of a group, or nil if there is no such group.
 func (o *Optimizer[T]) Rule(group int) Rule {
@@ -300,8 +305,8 @@ func (o *Optimizer[T]) SetRule(group int, r Rule) error {
 }
 
 // SetLR sets the learning rate of the given groups from the next step on; of all groups, if none are given. A learning
-// rate out of range, or a group that does not exist, gives a *GroupError, and no group is changed. So does, with a
-// *RangeError, a group of whose tensors one has had a part of a step, see [Optimizer.StepPart].
+// rate out of range, or a group that does not exist, gives a *GroupError; a group with a tensor that has had a part of a
+// step, see [Optimizer.StepPart], gives a *RangeError. No group is changed then.
 func (o *Optimizer[T]) SetLR(lr float64, groups ...int) error {
 	changed := slices.Clone(o.groups)
 	if len(groups) == 0 {
@@ -350,8 +355,8 @@ func checkRule[T Float](i int, r Rule) error {
 	if r == nil {
 		return &GroupError{i, errors.New("Rule is nil")}
 	}
-	if reflect.TypeOf(r).Kind() == reflect.Pointer { // which could change, or be nil, behind our back
-		return &GroupError{i, fmt.Errorf("Rule is a %T, must be a value", r)}
+	if t := reflect.TypeOf(r); t.PkgPath() != reflect.TypeFor[PNM]().PkgPath() { // a pointer could change behind our back
+		return &GroupError{i, fmt.Errorf("Rule is a %T, must be one of this package's rules, by value", r)}
 	}
 	if err := r.Validate(); err != nil {
 		return &GroupError{i, err}

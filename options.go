@@ -45,7 +45,7 @@ type Options struct {
 // A Report tells what became of a step.
 type Report struct {
 	// GradNorm is the norm of all gradients, divided by LossScale, before any clipping. It is computed if ClipNorm or
-	// SkipNonFinite asks for it, and 0 otherwise. See [GradNorm].
+	// SkipNonFinite asks for it, and 0 otherwise. See [GradNorm]; whether gradients are finite, Skipped tells.
 	GradNorm float64
 
 	Skipped bool // by SkipNonFinite: nothing but, with ZeroGrads, the gradients was changed

@@ -13,8 +13,9 @@ import (
 // nothing. Each has the same range of the same tensors at every step, and leaves some of it to others only if it is late or
 // slow. Steps too small to be worth it run on the caller alone.
 //
-// A pool may serve any number of optimizers and calls, also at the same time. It never changes a result: the bits are the
-// same for any number of workers. The zero Pool is the one that runs where none is named: it follows GOMAXPROCS.
+// A pool may serve any number of optimizers and calls, also at the same time; beyond eight, each runs on its caller alone. It
+// never changes a result: the bits are the same for any number of workers. The zero Pool is the one that runs where none is
+// named: it follows GOMAXPROCS, and its helpers sleep until the program ends.
 type Pool struct{ inner *pool }
 
 // A PoolConfig tells how to build a [Pool]. The zero value is what calls without a pool run on.

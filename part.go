@@ -2,6 +2,7 @@ package pnm
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"sort"
@@ -11,8 +12,8 @@ import (
 type Part[T Float] struct {
 	Tensor int // index of the tensor in its optimizer
 	Step   int // the number of the step, from 1; each tensor has its own count
-	Lo     int
-	Grads  []T
+	Lo     int // the first element
+	Grads  []T // the gradients of it and of those behind it
 }
 
 // StepPart performs a part of a step. The parts may come in any order, each element in one of them; with the last of them
@@ -24,8 +25,9 @@ type Part[T Float] struct {
 // already the next one's turn, give a *RangeError. While a step is incomplete, so do the calls that need a complete one:
 // [Optimizer.Step], [Optimizer.State], …; [Optimizer.SetState] drops what was done.
 //
-// The options must be the same for all parts of a step. ClipNorm and SkipNonFinite need all gradients, and give a
-// *HyperparameterError: see [Options] for what to do instead. Other errors are those of StepWith. Nothing is allocated.
+// The options should be the same for all parts of a step, which is not checked. ClipNorm and SkipNonFinite need all gradients,
+// and give a *HyperparameterError: see [Options] for what to do instead. Other errors are those of StepWith. Nothing is
+// allocated once steps have been cut into as many parts before.
 func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 	if o.closed {
 		return ErrClosed
@@ -47,6 +49,9 @@ func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 	}
 	whole := &o.batch.tensors[part.Tensor]
 	lo, hi := part.Lo, part.Lo+len(part.Grads)
+	if hi < lo {
+		hi = math.MaxInt
+	}
 	if lo < 0 || lo > len(whole.p) || hi > len(whole.p) {
 		return &RangeError{part.Tensor, part.Step, lo, hi, fmt.Sprintf("are not all within the tensor, which has %d", len(whole.p))}
 	}
@@ -55,7 +60,7 @@ func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 	switch {
 	case part.Step > whole.step:
 		gap := done.gap(len(whole.p))
-		return &RangeError{part.Tensor, whole.step, gap.lo, gap.hi, "are missing"}
+		return &RangeError{part.Tensor, whole.step, gap.lo, gap.hi, fmt.Sprintf("must have their part of it before step %d", part.Step)}
 	case part.Step < whole.step:
 		return &RangeError{part.Tensor, part.Step, lo, hi, "have been updated already"}
 	case again != (elements{}):
@@ -91,6 +96,8 @@ func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 	return nil
 }
 
+const incomplete = "must have their part of it first, by StepPart"
+
 // wholeSteps reports a tensor of a group, or of any group if group is −1, that has had a part of a step.
 func (o *Optimizer[T]) wholeSteps(group int) error {
 	if o.parts.open == 0 {
@@ -100,7 +107,7 @@ func (o *Optimizer[T]) wholeSteps(group int) error {
 		t := &o.batch.tensors[i]
 		if done := o.parts.done[i]; len(done) > 0 && (group < 0 || group == t.group) {
 			gap := done.gap(len(t.p))
-			return &RangeError{i, t.step, gap.lo, gap.hi, "are missing"}
+			return &RangeError{i, t.step, gap.lo, gap.hi, incomplete}
 		}
 	}
 	return nil

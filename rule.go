@@ -102,6 +102,9 @@ func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
 	// x−x is 0 for a finite x, and NaN for the others. In pairs, so that no sum waits for all others.
 	if (((out.k1-out.k1)+(out.k2-out.k2))+((out.keep-out.keep)+(out.l2-out.l2)))+
 		(((out.beta1-out.beta1)+(out.alpha1-out.alpha1))+(out.eps-out.eps)) == 0 {
+		if out.eps == 0 && c.eps != 0 {
+			return &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("0, or large enough not to be 0 in %T", out.eps)}
+		}
 		return nil
 	}
 	e := &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %T", out.eps)}

@@ -2,14 +2,12 @@ package pnm
 
 import "math"
 
-// The schedules below give the factor on a base learning rate at step t ≥ 1, and multiply:
+// StepDecay returns factor^⌊(t−1)/every⌋: after each so many steps the learning rate is multiplied by factor, as by torch's
+// StepLR. If every is not positive it never is. Schedules are factors on a base learning rate at step t ≥ 1, and multiply:
 //
 //	lr := base * pnm.WarmUp(t, 500) * pnm.CosineDecay(t, 10_000)
 //
-// goes to SetLR, or into the rule's LR, before step t. Like the rules they give the same bits on every machine.
-
-// StepDecay returns factor^⌊(t−1)/every⌋: after each so many steps the learning rate is multiplied by factor, as by torch's
-// StepLR. If every is not positive it never is.
+// goes to [Optimizer.SetLR], or into the rule's LR, before step t. Like the rules they give the same bits on every machine.
 func StepDecay(t, every int, factor float64) float64 {
 	if every <= 0 {
 		return 1
@@ -25,8 +23,8 @@ func StepDecay(t, every int, factor float64) float64 {
 }
 
 // CosineDecay returns (1 + cos(π·(t−1)/steps))/2: from 1 at step 1 down to 0 at step steps+1, as by torch's
-// CosineAnnealingLR with T_max = steps. It is 1 before and 0 after that. With a floor it is
-// floor + (1−floor)·CosineDecay(t, steps).
+// CosineAnnealingLR with T_max = steps. It is 1 before and 0 after that, and 0 from step 1 on if steps is not positive. With a floor it is
+// floor + (1−floor)·CosineDecay(t, steps). See [StepDecay] for how to use it.
 func CosineDecay(t, steps int) float64 {
 	switch {
 	case t > steps:

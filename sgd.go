@@ -3,7 +3,7 @@ package pnm
 import "math"
 
 // SGD is stochastic gradient descent, with or without momentum, as torch.optim.SGD defines it. It is one of the baselines of
-// the paper on [PNM]. The defaults are torch's, which has no momentum: the usual 0.9 must be asked for. So are the ranges: torch
+// the paper on [PNM]. The defaults are torch's, which has no momentum: the usual 0.9 must be asked for. The ranges are torch's, too: it
 // lets momentum be 1 and more, where it grows, and does not restrict dampening at all.
 //
 // LR has no default. With momentum μ a constant gradient moves a parameter by LR/(1−μ) a step in the long run.
