@@ -26,7 +26,7 @@ type batch[T Float] struct {
 	phase phase
 	ahead int     // bytes to prefetch in front of loads, or 0
 	zero  bool    // zero the gradients
-	scale float64 // by which gradients are multiplied before they are squared, or 0
+	scale float64 // by which gradients are multiplied before they are squared
 	first int     // the first tensor that is allotted
 }
 
@@ -91,12 +91,18 @@ func (b *batch[T]) bytes() int64 { return b.before[len(b.tensors)] }
 // do runs a phase on the pool; bytes is how much memory it touches.
 func (b *batch[T]) do(p *Pool, ph phase, bytes int64) {
 	b.phase = ph
-	shards, pieces := 1, 1
-	if n := bytes / int64(leastShard); n > 1 {
-		shards = int(min(n, int64(p.Workers())))
-		pieces = int(min(n/int64(shards), mostPieces))
-	}
+	shards, pieces := split(bytes, p.Workers())
 	p.pool().run(b, shards, pieces)
+}
+
+// split returns into how many shards work is cut, and each of them into how many pieces.
+func split(bytes int64, workers int) (shards, pieces int) {
+	n := bytes / int64(leastShard)
+	if n <= 1 {
+		return 1, 1
+	}
+	shards = int(min(n, int64(workers)))
+	return shards, int(min(n/int64(shards), mostPieces))
 }
 
 // run implements task.

@@ -27,7 +27,8 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	ahead := prefetchFor(traffic[T](f, len(q.p)))
 	limit := func(t tier) yardstick {
 		task := &limitTask{limitKernels[t][f], raw, ahead}
-		return yardstick{"of-limit", func() { q.pool.pool().run(task, q.shards(), mostPieces) }}
+		shards, pieces := split(traffic[T](f, len(q.p)), q.pool.Workers())
+		return yardstick{"of-limit", func() { q.pool.pool().run(task, shards, pieces) }}
 	}
 	if t == generic {
 		return []yardstick{limit(best)}

@@ -235,6 +235,7 @@ func BenchmarkShared(b *testing.B) {
 			b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/KiB=%d/idle=%s", active, kib, idle), func(b *testing.B) {
 				n := kib << 10 / int(traffic[float32](formAdaPNMAMSGrad, 1))
 				step := func(shards int) func() float64 {
+					pieces := max(1, min(mostPieces, kib<<10/leastShard/shards)) // also where a step would not be shared
 					pool, q := workers(b, shards), newProblem[float32](NewAdaPNM(), n)
 					t := &sharedTensor{tensor[float32]{form: formAdaPNMAMSGrad, step: 1}}
 					t.p, t.g = q.p, q.g
@@ -247,7 +248,7 @@ func BenchmarkShared(b *testing.B) {
 								time.Sleep(idle)
 							}
 							start := time.Now()
-							pool.pool().run(t, shards, max(1, min(mostPieces, kib<<10/leastShard/shards)))
+							pool.pool().run(t, shards, pieces)
 							ns += float64(time.Since(start).Nanoseconds())
 						}
 						return ns / steps

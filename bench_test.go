@@ -99,21 +99,8 @@ func (q *problem[T]) update() {
 	}
 }
 
-// shards is how many workers a step of the problem has.
-func (q *problem[T]) shards() int {
-	n := int(traffic[T](q.rule.form(), len(q.p)) / int64(leastShard))
-	return max(1, min(n, q.pool.Workers()))
-}
-
 // workers returns a pool of n that ends with the benchmark.
-func workers(b testing.TB, n int) *Pool {
-	p, err := NewPool(PoolConfig{Workers: n})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(p.Close)
-	return p
-}
+func workers(b testing.TB, n int) *Pool { return newTestPool(b, PoolConfig{Workers: n}) }
 
 // roles returns the slices by their role at an odd step, and the coefficients of one.
 func (q *problem[T]) roles() (streams[T], scalars[T]) {

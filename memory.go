@@ -13,8 +13,8 @@ import (
 // docs/performance.md tells what all this is worth.
 //
 // An arena outside the heap takes no more than its slices and, for each of them, 64 bytes, or 4,160 if it is the first or has
-// 64 KiB or more, and at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds up what each
-// slice takes with its offset.
+// 64 KiB or more, and at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds
+// up what each slice takes with its offset.
 //
 // The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
 // Arena. The collector does not see this memory, and does not hurry for it; nor does it know of the slices: whoever holds one
@@ -83,13 +83,10 @@ func allocate[T Float](lengths []int, list int, position func(i int) int) (*Aren
 		}
 		starts[i], end = start, start+n*size
 	}
-	a := &Arena[T]{slices: make([][]T, len(lengths))}
 	if end < leastMapped || !canMap {
-		if err := a.onHeap(lengths, position); err != nil {
-			return nil, err
-		}
-		return a, nil
+		return onHeap[T](lengths, list, position)
 	}
+	a := &Arena[T]{slices: make([][]T, len(lengths))}
 	m, err := mapMemory(end)
 	if err != nil {
 		return nil, fmt.Errorf("pnm: the system refuses %d bytes of memory: %w", end, err)
@@ -104,18 +101,19 @@ func allocate[T Float](lengths []int, list int, position func(i int) int) (*Aren
 	return a, nil
 }
 
-// onHeap makes the slices of ordinary memory. Only a length that no memory could hold is an error: where memory runs out,
-// Go ends the program.
-func (a *Arena[T]) onHeap(lengths []int, position func(i int) int) (err error) {
+// onHeap is allocate in ordinary memory. Only a length that no memory could hold is an error: where memory runs out, Go ends
+// the program.
+func onHeap[T Float](lengths []int, _ int, position func(i int) int) (a *Arena[T], err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("pnm: an arena of %d slices: %v", len(lengths), r)
+			a, err = nil, fmt.Errorf("pnm: an arena of %d slices: %v", len(lengths), r)
 		}
 	}()
+	a = &Arena[T]{slices: make([][]T, len(lengths))}
 	for i, n := range lengths {
 		a.slices[i] = spread[T](position(i), n)
 	}
-	return nil
+	return a, nil
 }
 
 // spread returns n zeros of ordinary memory. Go starts every large slice on a page; where the slices of a tensor lie at

@@ -80,8 +80,8 @@ func TestArena(t *testing.T) {
 	if a, err := Alloc[float32](mebi, -1); a != nil || err == nil {
 		t.Error("-1 elements")
 	}
-	if err := new(Arena[float64]).onHeap([]int{math.MaxInt / 8}, func(int) int { return 1 }); err == nil {
-		t.Error("a heap of 2⁶³ bytes")
+	if a, err := onHeap[float64]([]int{math.MaxInt}, 1, func(int) int { return 1 }); a != nil || err == nil {
+		t.Error("a slice of more than all memory")
 	}
 	for _, n := range []int{math.MaxInt, math.MaxInt / 8, 1 << (8*unsafe.Sizeof(0) - 4)} {
 		if a, err := Alloc[float64](n); a != nil || err == nil {

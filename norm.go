@@ -9,36 +9,28 @@ const lanes = 32
 // the sums do not depend on the shards.
 const blockLen = 4 << 10
 
-// sumSquaresGeneric is the reference: it adds the square of each element of g, in float64, to the sum of its lane.
-func sumSquaresGeneric[T Float](sums *[lanes]float64, g []T) {
-	for ; len(g) >= lanes; g = g[lanes:] {
-		for i, x := range g[:lanes] {
-			f := float64(x)
+// sumSquaresGeneric is the reference: it adds the square of each element of g, in float64 and multiplied by scale first, to the
+// sum of its lane. Assembly knows no scale but 1.
+func sumSquaresGeneric[T Float](sums *[lanes]float64, g []T, scale float64) {
+	for len(g) > 0 {
+		n := min(lanes, len(g))
+		for i, x := range g[:n] {
+			f := float64(x) * scale
 			sums[i] += float64(f * f)
 		}
-	}
-	for i, x := range g {
-		f := float64(x)
-		sums[i] += float64(f * f)
+		g = g[n:]
 	}
 }
 
-// sumSquares returns the sum of the squares of a block's elements, by a tree that is the same for every tier. If scale is not
-// 0, each is multiplied by it first.
+// sumSquares returns the sum of the squares of a block's elements, each multiplied by scale first, by a tree that is the same
+// for every tier.
 func sumSquares[T Float](g []T, scale float64, ahead int) float64 {
 	var sums [lanes]float64
-	if scale != 0 {
-		for i, x := range g {
-			f := float64(x) * scale
-			sums[i%lanes] += float64(f * f)
-		}
-		g = nil
-	}
-	if whole := len(g) &^ (lanes - 1); whole > 0 && active != generic {
+	if whole := len(g) &^ (lanes - 1); whole > 0 && scale == 1 && active != generic {
 		sumSquaresAssembly(&sums, g[:whole], ahead)
 		g = g[whole:]
 	}
-	sumSquaresGeneric(&sums, g)
+	sumSquaresGeneric(&sums, g, scale)
 	for half := lanes / 2; half > 0; half /= 2 {
 		for i := range half {
 			sums[i] += sums[i+half]
@@ -84,8 +76,8 @@ func (b *batch[T]) gradNorm(p *Pool) norm {
 		b.sums = make([]float64, blocks)
 	}
 	b.sums = b.sums[:blocks]
-	sum := b.sumSquares(p, 0)
 	scale := 1.0
+	sum := b.sumSquares(p, scale)
 	// The squares of float32 are normal numbers of float64. Those of float64 need not be, but rarely are not: then the
 	// gradients are brought, by a power of two, to where their squares are.
 	if _, wide := any(*new(T)).(float64); wide && blocks > 0 {
@@ -102,7 +94,7 @@ func (b *batch[T]) gradNorm(p *Pool) norm {
 	return norm{math.Sqrt(sum), 1 / scale, sum-sum == 0}
 }
 
-// sumSquares returns the sum of the squares of all gradients, multiplied by scale if that is not 0.
+// sumSquares returns the sum of the squares of all gradients, each multiplied by scale first.
 func (b *batch[T]) sumSquares(p *Pool, scale float64) float64 {
 	b.scale = scale
 	b.do(p, summing, b.grads)

@@ -22,7 +22,7 @@ type Optimizer[T Float] struct {
 	config  Config
 	groups  []Rule
 	batch   batch[T]
-	arenas  []*Arena[T] // where the state is
+	arenas  []*Arena[T] // where the state is that lies outside the heap
 	params  regions     // where all the parameters lie
 	traffic int64       // of one step, in bytes
 	closed  bool
@@ -112,18 +112,17 @@ func (o *Optimizer[T]) newState(slots int, params [][]T) ([][]T, error) {
 	}
 	base := nextStreams(slots)
 	position := func(i int) int { return base + 23*(i/len(params)) + inList(i%len(params)) } // the slots of a tensor all differ
+	get := allocate[T]
 	if o.config.HeapState {
-		state := make([][]T, len(lengths))
-		for i, n := range lengths {
-			state[i] = spread[T](position(i), n)
-		}
-		return state, nil
+		get = onHeap[T]
 	}
-	a, err := allocate[T](lengths, len(params), position)
+	a, err := get(lengths, len(params), position)
 	if err != nil {
 		return nil, err
 	}
-	o.arenas = append(o.arenas, a)
+	if a.mapping != nil {
+		o.arenas = append(o.arenas, a)
+	}
 	return a.slices, nil
 }
 
@@ -278,9 +277,9 @@ func (o *Optimizer[T]) Rule(group int) Rule {
 }
 
 // SetRule replaces the rule of a group from the next step on. Every hyperparameter may change, but the state must remain
-// the same: the new rule is of the old one's type, with the same AMSGrad, and with or without momentum as before. Otherwise, or if there is no such group, it
-// returns a *GroupError and changes nothing. While [Optimizer.StepPart] has done a part of a step of one of the group's
-// tensors it gives a *RangeError.
+// the same: the new rule is of the old one's type, with the same AMSGrad, and with or without momentum as before. Otherwise,
+// or if there is no such group, it returns a *GroupError and changes nothing. While [Optimizer.StepPart] has done a part of
+// a step of one of the group's tensors it gives a *RangeError.
 func (o *Optimizer[T]) SetRule(group int, r Rule) error {
 	if err := o.checkGroup(group); err != nil {
 		return err

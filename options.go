@@ -61,24 +61,28 @@ func checkOptions[T Float](o *Options) error {
 	if !o.scales() && o.ClipNorm == 0 {
 		return nil
 	}
-	positive := interval{math.SmallestNonzeroFloat64, math.Inf(1), "> 0, or 0 for none"}
-	switch {
-	case o.ClipNorm != 0 && positive.check("Options", "ClipNorm", o.ClipNorm) != nil:
-		return positive.check("Options", "ClipNorm", o.ClipNorm)
-	case o.ClipValue != 0 && positive.check("Options", "ClipValue", o.ClipValue) != nil:
-		return positive.check("Options", "ClipValue", o.ClipValue)
-	case o.ClipValue != 0 && T(o.ClipValue) == 0:
+	legal := interval{math.SmallestNonzeroFloat64, math.Inf(1), "> 0, or 0 for none"}
+	for _, bound := range []struct {
+		field string
+		value float64
+	}{{"ClipNorm", o.ClipNorm}, {"ClipValue", o.ClipValue}} {
+		if bound.value != 0 {
+			if err := legal.check("Options", bound.field, bound.value); err != nil {
+				return err
+			}
+		}
+	}
+	if o.ClipValue != 0 && T(o.ClipValue) == 0 {
 		return &HyperparameterError{"Options", "ClipValue", o.ClipValue, fmt.Sprintf("large enough not to be 0 in %T", *new(T))}
-	case o.LossScale != 0:
-		inverse := T(o.scale())
-		legal := interval{0x1p-1022, math.MaxFloat64, ""}
-		if _, narrow := any(inverse).(float32); narrow {
-			legal = interval{0x1p-126, math.MaxFloat32, ""}
-		}
-		if legal.check("", "", float64(inverse)) != nil {
-			return &HyperparameterError{"Options", "LossScale", o.LossScale,
-				fmt.Sprintf("> 0 with an inverse that is a normal number of %T, or 0 for 1", inverse)}
-		}
+	}
+	inverse := T(o.scale())
+	least, greatest := 0x1p-1022, math.MaxFloat64
+	if _, narrow := any(inverse).(float32); narrow {
+		least, greatest = 0x1p-126, math.MaxFloat32
+	}
+	if x := float64(inverse); !(least <= x && x <= greatest) {
+		return &HyperparameterError{"Options", "LossScale", o.LossScale,
+			fmt.Sprintf("> 0 with an inverse that is a normal number of %T, or 0 for 1", inverse)}
 	}
 	return nil
 }

@@ -35,8 +35,8 @@ func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 	if part.Tensor < 0 || part.Tensor >= len(o.batch.tensors) {
 		return &TensorError{part.Tensor, len(o.batch.tensors)}
 	}
-	if part.Step < 1 {
-		return &StepError{part.Step}
+	if err := checkStep(part.Step); err != nil {
+		return err
 	}
 	if err := checkOptions[T](&opts); err != nil {
 		return err
@@ -66,8 +66,8 @@ func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 	case again != (elements{}):
 		return &RangeError{part.Tensor, part.Step, again.lo, again.hi, "have been updated already"}
 	}
-	if s, n := overlapping(o.params, part.Grads); n > 0 {
-		return &OverlapError{s.tensor, part.Tensor, "params", "grads", n}
+	if err := o.checkGradient(part.Tensor, part.Grads); err != nil {
+		return err
 	}
 	if lo == hi && len(whole.p) > 0 {
 		return nil
