@@ -155,22 +155,27 @@ func within(t *testing.T, otherwise string, condition func() bool) {
 	}
 }
 
+// byPart is a task that is told which part to run.
+type byPart func(part int)
+
+func (f byPart) run(part, _ int) { f(part) }
+
 // Whoever finished the last piece of a step may be late to wake its caller, and wake that of the next step: which must
 // go on waiting.
 func TestPoolIsWokenTooEarly(t *testing.T) {
 	p := newTestPool(t, PoolConfig{Workers: 2})
 	slot := &p.inner.slots[0]
 	var started, finished atomic.Int32
-	p.pool().run(&tally{make([]atomic.Int32, 2), func() {
-		if started.Add(1) == 1 {
-			within(t, "the second piece was not begun", func() bool { return started.Load() == 2 })
-		} else {
+	p.pool().run(byPart(func(part int) {
+		started.Add(1)
+		within(t, "the other piece was not begun", func() bool { return started.Load() == 2 })
+		if part == 1 { // the helper's, since the caller has piece 0 until it is begun
 			within(t, "the caller does not wait", func() bool { return slot.parked.CompareAndSwap(true, false) })
 			slot.done <- struct{}{}
 			within(t, "the caller does not go on waiting", slot.parked.Load)
 		}
 		finished.Add(1)
-	}}, 2, 1)
+	}), 2, 1)
 	if n := finished.Load(); n != 2 {
 		t.Errorf("the step returned after %d of 2 pieces", n)
 	}
