@@ -84,11 +84,13 @@ func TestPoolIsShared(t *testing.T) {
 	wg.Wait()
 }
 
-// All workers take part, if a step leaves them the time: each waits until the others are there.
+// All workers take part, if a step leaves them the time: each waits until the others are there. All sleep before: one that is
+// late with a step may begin the next with a piece of another's, which then finds nothing to do.
 func TestPoolUsesAllWorkers(t *testing.T) {
 	for _, n := range []int{2, 3, 8} {
 		p := newTestPool(t, PoolConfig{Workers: n})
 		for range 20 {
+			wantAsleep(t, p)
 			var arrived atomic.Int32
 			p.pool().run(&tally{make([]atomic.Int32, n), func() {
 				arrived.Add(1)
