@@ -15,3 +15,9 @@ func sumSquaresAssembly[T Float](*[lanes]float64, []T, int) {
 }
 
 func pause() {}
+
+func updateMixed(f form, b *mixed, n, ahead int) { f.missing() }
+
+func sumSquaresBF16(sums *float64, g *uint16, n, ahead int) { panic("not yet") }
+
+func sumSquaresF16(sums *float64, g *uint16, n, ahead int) { panic("not yet") }

@@ -1,0 +1,80 @@
+package pnm
+
+import "math"
+
+// A format is how elements are stored.
+type format uint8
+
+const (
+	f32 format = iota
+	f64
+	bf16 // the upper half of a float32
+	f16  // IEEE 754's binary16
+)
+
+func (f format) String() string { return [...]string{"float32", "float64", "bf16", "f16"}[f] }
+
+// size is that of an element, in bytes.
+func (f format) size() int { return [...]int{4, 8, 2, 2}[f] }
+
+// The conversions below are the reference. All are by integers but where float32 arithmetic is exact or rounds just as the
+// conversion must. A NaN stays one; its payload is cut.
+
+func widenBF16(x uint16) float32 { return math.Float32frombits(uint32(x) << 16) }
+
+func widenF16(x uint16) float32 {
+	sign, exponent, fraction := uint32(x&0x8000)<<16, uint32(x>>10&0x1f), uint32(x&0x3ff)
+	switch exponent {
+	case 0: // a multiple of 2⁻²⁴
+		return math.Float32frombits(sign | math.Float32bits(float32(fraction)*0x1p-24))
+	case 0x1f: // an infinity or a NaN
+		return math.Float32frombits(sign | 0xff<<23 | fraction<<13)
+	}
+	return math.Float32frombits(sign | (exponent+112)<<23 | fraction<<13) // the biases are 15 and 127
+}
+
+// narrowBF16 rounds to nearest, to even in between.
+func narrowBF16(x float32) uint16 {
+	b := math.Float32bits(x)
+	if x != x {
+		return quietBF16(b)
+	}
+	return uint16((b + 0x7fff + b>>16&1) >> 16)
+}
+
+// narrowStochastic rounds up, away from zero, with a probability of what is cut off in units of the last place: it adds a random
+// number of 16 bits and cuts. The mean over all of these is x.
+func narrowStochastic(x float32, random uint32) uint16 {
+	b := math.Float32bits(x)
+	if x != x {
+		return quietBF16(b)
+	}
+	return uint16((b + random) >> 16)
+}
+
+func quietBF16(nan uint32) uint16 { return uint16(nan>>16) | 0x40 }
+
+// narrowF16 rounds to nearest, to even in between.
+func narrowF16(x float32) uint16 {
+	b := math.Float32bits(x)
+	sign := uint16(b>>16) & 0x8000
+	b &^= 1 << 31
+	switch {
+	case b > 0xff<<23:
+		return sign | 0x7e00 | uint16(b>>13)&0x3ff
+	case b >= overflowF16:
+		return sign | 0x7c00
+	case b < 113<<23: // below 2⁻¹⁴: the last place of a sum in [½, 1) is 2⁻²⁴, that of the result
+		return sign | uint16(math.Float32bits(math.Float32frombits(b)+0.5)-126<<23)
+	}
+	return sign | uint16((b-112<<23+0xfff+b>>13&1)>>13)
+}
+
+// overflowF16 is the float32 65520, from which on f16 rounds to infinity.
+const overflowF16 = 0x477ff000
+
+// overflowsF16 reports whether a finite x is infinite in f16.
+func overflowsF16(x float32) bool {
+	b := math.Float32bits(x) &^ (1 << 31)
+	return overflowF16 <= b && b < 0xff<<23
+}

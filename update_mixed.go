@@ -1,0 +1,129 @@
+package pnm
+
+import (
+	"strings"
+	"unsafe"
+)
+
+// A mixed is a call of a kernel for streams of several formats: what it widens to float32, updates as the float32 kernels do,
+// and rounds back. Assembly knows its layout.
+type mixed struct {
+	c       scalars[float32]
+	formats uint32 // a set of the constants below
+	counter uint32 // of the first element, for draw
+	key     uint32 // for draw
+
+	p, g, m, n, v, x unsafe.Pointer // the first elements, by role; nil where the form has none
+	out              unsafe.Pointer // the copy of the parameters, if there is one
+	overflows        int            // finite parameters that are infinite in an f16 copy are added to it
+}
+
+// What is not in its set of formats is float32.
+const (
+	gradBF16   = 1 << iota
+	gradF16    // not together with gradBF16
+	paramBF16  // stored by stochastic rounding
+	stateBF16  // m and n are rounded to nearest even, v and x stochastically
+	outBF16    // a copy of float32 parameters
+	outF16     // not together with outBF16
+	outAround  // the copy is written around the caches, and begins at a multiple of 32 bytes
+	stochastic // there is anything to be rounded so: paramBF16, or stateBF16 with an average of squares
+)
+
+// withStochastic adds to a set of formats whether a form rounds stochastically there.
+func withStochastic(f form, formats uint32) uint32 {
+	if formats&paramBF16 != 0 || formats&stateBF16 != 0 && strings.Contains(forms[f].roles, "v") {
+		formats |= stochastic
+	}
+	return formats
+}
+
+// mixedBlock is how many elements of each stream a pass through a mixed kernel's loop takes; there is no other.
+const mixedBlock = 16
+
+// updateMixedGeneric is the reference, for any number of elements: the float32 rule, on what is widened before and rounded
+// after it. Within a step nothing is rounded: v is what x and the step take, not what is stored of it.
+func updateMixedGeneric(f form, b *mixed, n int) {
+	const most = 256
+	var wide [2 + maxSlots][most]float32
+	s := streams[float32]{wide[0][:], wide[1][:], wide[2][:], wide[3][:], wide[4][:], wide[5][:]}
+	grad, param, state := f32, f32, f32
+	switch {
+	case b.formats&gradBF16 != 0:
+		grad = bf16
+	case b.formats&gradF16 != 0:
+		grad = f16
+	}
+	if b.formats&paramBF16 != 0 {
+		param = bf16
+	}
+	if b.formats&stateBF16 != 0 {
+		state = bf16
+	}
+	for lo := 0; lo < n; lo += most {
+		k := min(most, n-lo)
+		widen(s.g[:k], b.g, grad, lo)
+		widen(s.p[:k], b.p, param, lo)
+		widen(s.m[:k], b.m, state, lo)
+		widen(s.n[:k], b.n, state, lo)
+		widen(s.v[:k], b.v, state, lo)
+		widen(s.x[:k], b.x, state, lo)
+		updateGeneric(f, &b.c, &s, 0, k)
+
+		first := b.counter + uint32(lo)
+		nearest := func(_ int, x float32) uint16 { return narrowBF16(x) }
+		lower := func(i int, x float32) uint16 { return narrowStochastic(x, draw(first+uint32(i), b.key)&0xffff) }
+		upper := func(i int, x float32) uint16 { return narrowStochastic(x, draw(first+uint32(i), b.key)>>16) }
+		narrow(b.p, param, lo, s.p[:k], upper)
+		narrow(b.m, state, lo, s.m[:k], nearest)
+		narrow(b.v, state, lo, s.v[:k], lower)
+		narrow(b.x, state, lo, s.x[:k], lower)
+		switch {
+		case b.formats&outBF16 != 0:
+			narrow(b.out, bf16, lo, s.p[:k], nearest)
+		case b.formats&outF16 != 0:
+			narrow(b.out, f16, lo, s.p[:k], func(_ int, x float32) uint16 {
+				if overflowsF16(x) {
+					b.overflows++
+				}
+				return narrowF16(x)
+			})
+		}
+	}
+}
+
+// widen reads elements from lo on, if there are any.
+func widen(to []float32, at unsafe.Pointer, f format, lo int) {
+	switch {
+	case at == nil:
+	case f == f32:
+		copy(to, elements32(at, lo, len(to)))
+	case f == bf16:
+		for i, x := range elements16(at, lo, len(to)) {
+			to[i] = widenBF16(x)
+		}
+	case f == f16:
+		for i, x := range elements16(at, lo, len(to)) {
+			to[i] = widenF16(x)
+		}
+	}
+}
+
+// narrow writes elements from lo on, if there are any: those of 16 bits by round.
+func narrow(at unsafe.Pointer, f format, lo int, from []float32, round func(i int, x float32) uint16) {
+	switch {
+	case at == nil:
+	case f == f32:
+		copy(elements32(at, lo, len(from)), from)
+	default:
+		to := elements16(at, lo, len(from))
+		for i, x := range from {
+			to[i] = round(i, x)
+		}
+	}
+}
+
+func elements32(at unsafe.Pointer, lo, n int) []float32 {
+	return unsafe.Slice((*float32)(at), lo+n)[lo:]
+}
+func elements16(at unsafe.Pointer, lo, n int) []uint16 { return unsafe.Slice((*uint16)(at), lo+n)[lo:] }
