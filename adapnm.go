@@ -46,20 +46,30 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 // skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
 // *HyperparameterError.
 func UpdateAdaPNMWith[T Float](o Options, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq []T) (Report, error) {
+	return updateAdaPNM(&MixedOptions{Options: o}, r, t, vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(negExpAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq))
+}
+
+// UpdateAdaPNMMixed is [UpdateAdaPNMWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
+// for its place gives a *FormatError.
+func UpdateAdaPNMMixed(o MixedOptions, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq Vector) (Report, error) {
+	return updateAdaPNM(&o, r, t, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq)
+}
+
+func updateAdaPNM(o *MixedOptions, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq Vector) (Report, error) {
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
 	if err := checkStep(t); err != nil {
 		return Report{}, err
 	}
-	if !r.AMSGrad && len(maxExpAvgSq) != 0 {
-		return Report{}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", len(maxExpAvgSq), 0}
+	if !r.AMSGrad && maxExpAvgSq.n != 0 {
+		return Report{}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", maxExpAvgSq.n, 0}
 	}
-	var one tensor[T]
+	var one tensor
 	one.form, one.step = r.form(), t
 	one.p, one.g, one.s[0], one.s[1], one.s[2], one.s[3] = params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq
 	exact := r.scalars(t)
-	return updateOne(&one, &exact, &o)
+	return updateOne(&one, &exact, o)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

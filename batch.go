@@ -2,22 +2,13 @@ package pnm
 
 import (
 	"sort"
-	"unsafe"
+	"sync/atomic"
 )
-
-// A tensor is one tensor's slices, rule and count of steps.
-type tensor[T Float] struct {
-	buffers[T]
-	form  form
-	group int        // of the optimizer
-	step  int        // the number of the step that is due, from 1
-	c     scalars[T] // its coefficients
-}
 
 // A batch is a list of tensors that a pool works on at once: the work is counted in bytes, its parts are equal shares of it,
 // and their borders are those of blocks. A tensor thus meets the same workers at every step.
-type batch[T Float] struct {
-	tensors []tensor[T]
+type batch struct {
+	tensors []tensor
 	before  []int64   // bytes of work in front of each tensor, and in all
 	grads   int64     // bytes of gradients among the work
 	blocks  []int     // blocks in front of each tensor, and in all
@@ -28,6 +19,8 @@ type batch[T Float] struct {
 	zero  bool    // zero the gradients
 	scale float64 // by which gradients are multiplied before they are squared
 	first int     // the first tensor that is allotted
+
+	overflows atomic.Int64 // of all parameters in their copies
 }
 
 // A phase is what a batch does with the elements of its tensors.
@@ -60,36 +53,34 @@ const (
 )
 
 // plan counts the work.
-func (b *batch[T]) plan(w work) {
+func (b *batch) plan(w work) {
 	b.before, b.blocks, b.grads = b.before[:0], b.blocks[:0], 0
 	bytes, blocks := int64(0), 0
 	for i := range b.tensors {
 		b.before, b.blocks = append(b.before, bytes), append(b.blocks, blocks)
 		t := &b.tensors[i]
-		if w == allTensors || t.g != nil {
-			bytes += int64(t.len()) * t.perElement(w)
-			b.grads += int64(t.len()) * t.perElement(gradOnly)
+		if w == allTensors || t.g.at != nil {
+			bytes += t.work(w)
+			b.grads += t.work(gradOnly)
 			blocks += (t.len() + blockLen - 1) / blockLen
 		}
 	}
 	b.before, b.blocks = append(b.before, bytes), append(b.blocks, blocks)
 }
 
-// len is the length of a tensor that takes part, which has parameters or at least gradients.
-func (t *tensor[T]) len() int { return max(len(t.p), len(t.g)) }
-
-func (t *tensor[T]) perElement(w work) int64 {
+// work is how many bytes a tensor is worth.
+func (t *tensor) work(w work) int64 {
 	if w == gradOnly {
-		return int64(unsafe.Sizeof(*new(T)))
+		return int64(t.g.n) * int64(t.g.size())
 	}
-	return traffic[T](t.form, 1)
+	return t.traffic()
 }
 
 // bytes is how much work there is.
-func (b *batch[T]) bytes() int64 { return b.before[len(b.tensors)] }
+func (b *batch) bytes() int64 { return b.before[len(b.tensors)] }
 
 // do runs a phase on the pool; bytes is how much memory it touches.
-func (b *batch[T]) do(p *Pool, ph phase, bytes int64) {
+func (b *batch) do(p *Pool, ph phase, bytes int64) {
 	b.phase = ph
 	shards, pieces := split(bytes, p.Workers())
 	p.pool().run(b, shards, pieces)
@@ -106,7 +97,7 @@ func split(bytes int64, workers int) (shards, pieces int) {
 }
 
 // run implements task.
-func (b *batch[T]) run(part, parts int) {
+func (b *batch) run(part, parts int) {
 	i, lo := b.border(part, parts)
 	last, end := b.border(part+1, parts)
 	for ; i < last || i == last && lo < end; i++ {
@@ -124,7 +115,7 @@ func (b *batch[T]) run(part, parts int) {
 
 // border returns the tensor and the element at which a part begins: about where its share of the work does, on the border
 // of a block.
-func (b *batch[T]) border(part, parts int) (i, element int) {
+func (b *batch) border(part, parts int) (i, element int) {
 	if part == parts {
 		return len(b.tensors), 0
 	}
@@ -143,27 +134,29 @@ func (b *batch[T]) border(part, parts int) (i, element int) {
 }
 
 // each runs the phase on the elements lo … hi−1 of tensor i.
-func (b *batch[T]) each(i int, t *tensor[T], lo, hi int) {
+func (b *batch) each(i int, t *tensor, lo, hi int) {
 	switch b.phase {
 	case updating:
-		t.update(lo, hi, b.ahead, b.zero)
+		if n := t.update(lo, hi, b.ahead, b.zero); n > 0 {
+			b.overflows.Add(int64(n))
+		}
 	case summing:
-		raceRead(t.g[lo:hi])
+		raceRead(t.g.cut(lo, hi))
 		for k := lo / blockLen; lo < hi; k++ {
 			end := min(lo+blockLen, hi)
-			b.sums[b.blocks[i]+k] = sumSquares(t.g[lo:end], b.scale, b.ahead)
+			b.sums[b.blocks[i]+k] = sumSquares(t.g.cut(lo, end), b.scale, b.ahead)
 			lo = end
 		}
 	case zeroing:
-		raceWrite(t.g[lo:hi])
-		clear(t.g[lo:hi])
+		t.zeroGrads(lo, hi)
 	case allotting:
 		if i < b.first {
 			return
 		}
 		for k := range forms[t.form].slots {
-			for j := lo; j < hi; j += pageSize / int(unsafe.Sizeof(t.c.gs)) {
-				t.s[k][j] = 0
+			state := t.s[k].cut(lo, hi).bytes()
+			for j := 0; j < len(state); j += pageSize {
+				state[j] = 0
 			}
 		}
 	}
@@ -171,7 +164,7 @@ func (b *batch[T]) each(i int, t *tensor[T], lo, hi int) {
 
 // step performs the step that is due on all tensors that have a gradient. They have been checked, and have coefficients
 // that know nothing of the options. working is how much memory the caller touches from one step to the next.
-func (b *batch[T]) step(o *Options, working int64) (r Report) {
+func (b *batch) step(o *Options, working int64) (r Report) {
 	b.plan(withGrads)
 	scale := o.scale()
 	if o.measures() {
@@ -191,44 +184,35 @@ func (b *batch[T]) step(o *Options, working int64) (r Report) {
 	}
 	if scale != 1 || o.ClipValue != 0 {
 		for i := range b.tensors {
-			apply(o, scale, &b.tensors[i].c)
+			apply(o, scale, &b.tensors[i].c, b.tensors[i].p.format == f64)
 		}
 	}
 	b.ahead, b.zero = prefetchFor(working), o.ZeroGrads
+	b.overflows.Store(0)
 	b.do(o.Pool, updating, b.bytes())
+	r.Overflows = int(b.overflows.Load())
 	return r
 }
 
-// Batches of calls that keep nothing wait here for the next such call.
-var (
-	spare32 = make(chan *batch[float32], 16)
-	spare64 = make(chan *batch[float64], 16)
-)
-
-func spare[T Float]() chan *batch[T] {
-	var c any = spare32
-	if _, wide := any(*new(T)).(float64); wide {
-		c = spare64
-	}
-	return c.(chan *batch[T])
-}
+// spare are batches of calls that keep nothing, for the next such call.
+var spare = make(chan *batch, 16)
 
 // takeBatch returns a batch without tensors.
-func takeBatch[T Float]() *batch[T] {
+func takeBatch() *batch {
 	select {
-	case b := <-spare[T]():
+	case b := <-spare:
 		return b
 	default:
-		return new(batch[T])
+		return new(batch)
 	}
 }
 
 // putBack ends the use of a batch.
-func (b *batch[T]) putBack() {
+func (b *batch) putBack() {
 	clear(b.tensors) // what the caller owns
 	b.tensors = b.tensors[:0]
 	select {
-	case spare[T]() <- b:
+	case spare <- b:
 	default:
 	}
 }

@@ -18,13 +18,12 @@ func sharing(t testing.TB) {
 func TestPartition(t *testing.T) {
 	rng := rand.New(rand.NewPCG(21, 22))
 	for range 2000 {
-		b := new(batch[float32])
+		b := new(batch)
 		most := 0 // elements that share a border
 		for range rng.IntN(12) {
 			n := rng.IntN(1 << rng.IntN(18))
 			most = max(most, min(n, blockLen))
-			tt := tensor[float32]{form: form(rng.IntN(len(forms)))}
-			tt.p = make([]float32, n)
+			tt := tensorOf(form(rng.IntN(len(forms))), 1, make([]float32, n), nil, nil)
 			if rng.IntN(4) > 0 {
 				tt.g = tt.p
 			}
@@ -46,7 +45,7 @@ func TestPartition(t *testing.T) {
 				if i == len(b.tensors) || element == 0 {
 					return b.before[i]
 				}
-				return b.before[i] + int64(element)*b.tensors[i].perElement(w)
+				return b.before[i] + int64(element)*b.tensors[i].work(w)/int64(b.tensors[i].len())
 			}
 			bytes := position(j, hi) - position(i, lo)
 			if fair := b.bytes() / int64(parts); bytes > fair+int64(2*most*4*6)+int64(parts) {
@@ -181,9 +180,12 @@ func TestDropInIsShared(t *testing.T) {
 	wantHelpers(t, many, 6)
 }
 
+// adapnmBytes is what a step of AdaPNM with AMSGrad touches of memory for each parameter.
+const adapnmBytes = 24
+
 // Steps are shared, by the pool that they or their optimizer name, from the size on that is worth it.
 func TestSmallStepsAreNotShared(t *testing.T) {
-	perElement := int(traffic[float32](formAdaPNMAMSGrad, 1))
+	perElement := adapnmBytes
 	for _, c := range []struct{ bytes, helpers int }{{2*leastShard - perElement, 0}, {3 * leastShard, 2}, {10 * leastShard, 3}} {
 		n := c.bytes / perElement
 		p, g := lcg[float32](1, n), lcg[float32](2, n)
@@ -215,10 +217,10 @@ func TestSmallStepsAreNotShared(t *testing.T) {
 // A batch that waits for its next use keeps nothing of the caller's.
 func TestSparesKeepNothing(t *testing.T) {
 	GradNorm(nil, make([]float64, 100))
-	for range cap(spare64) {
-		if b := takeBatch[float64](); len(b.tensors) != 0 {
+	for range cap(spare) {
+		if b := takeBatch(); len(b.tensors) != 0 {
 			t.Fatal("tensors are left over")
-		} else if cap(b.tensors) > 0 && b.tensors[:1][0].g != nil {
+		} else if cap(b.tensors) > 0 && b.tensors[:1][0].g.at != nil {
 			t.Error("a spare keeps the gradient of the last call")
 		}
 	}

@@ -23,11 +23,13 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	}
 	f := q.rule.form()
 	s, c := q.roles()
+	whole := q.tensor()
+	touched := whole.traffic()
 	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
-	ahead := prefetchFor(traffic[T](f, len(q.p)))
+	ahead := prefetchFor(touched)
 	limit := func(t tier) yardstick {
 		task := &limitTask{limitKernels[t][f], raw, ahead}
-		shards, pieces := split(traffic[T](f, len(q.p)), q.pool.Workers())
+		shards, pieces := split(touched, q.pool.Workers())
 		return yardstick{"of-limit", func() { q.pool.pool().run(task, shards, pieces) }}
 	}
 	if t == generic {

@@ -233,14 +233,11 @@ func BenchmarkShared(b *testing.B) {
 	for kib := 64; kib <= 8192; kib *= 2 {
 		for _, idle := range []time.Duration{0, time.Millisecond} {
 			b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/KiB=%d/idle=%s", active, kib, idle), func(b *testing.B) {
-				n := kib << 10 / int(traffic[float32](formAdaPNMAMSGrad, 1))
+				n := kib << 10 / adapnmBytes
 				step := func(shards int) func() float64 {
 					pieces := max(1, min(mostPieces, kib<<10/leastShard/shards)) // also where a step would not be shared
 					pool, q := workers(b, shards), newProblem[float32](NewAdaPNM(), n)
-					t := &sharedTensor{tensor[float32]{form: formAdaPNMAMSGrad, step: 1}}
-					t.p, t.g = q.p, q.g
-					copy(t.s[:], q.s)
-					_, t.c = q.roles()
+					t := &sharedTensor{q.tensor()}
 					return func() (ns float64) {
 						const steps = 20 // so that the data get to where they are worked on
 						for range steps {
@@ -268,9 +265,9 @@ func BenchmarkShared(b *testing.B) {
 	}
 }
 
-type sharedTensor struct{ tensor[float32] }
+type sharedTensor struct{ tensor }
 
 func (s *sharedTensor) run(shard, shards int) {
-	n := len(s.p)
+	n := s.p.n
 	s.update(n*shard/shards, n*(shard+1)/shards, 0, false)
 }

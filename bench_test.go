@@ -102,17 +102,22 @@ func (q *problem[T]) update() {
 // workers returns a pool of n that ends with the benchmark.
 func workers(b testing.TB, n int) *Pool { return newTestPool(b, PoolConfig{Workers: n}) }
 
-// roles returns the slices by their role at an odd step, and the coefficients of one.
-func (q *problem[T]) roles() (streams[T], scalars[T]) {
-	t := tensor[T]{form: q.rule.form(), step: 1, buffers: buffers[T]{p: q.p, g: q.g}}
-	copy(t.s[:], q.s)
-	var s streams[T]
-	t.assign(&s)
-	c, err := coefficients[T](q.rule, 1001)
-	if err != nil {
+// tensor returns the tensor at an odd step.
+func (q *problem[T]) tensor() tensor {
+	t := tensorOf(q.rule.form(), 1001, q.p, q.g, q.s)
+	var err error
+	if t.c, err = coefficients(q.rule, t.step, t.p.format == f64); err != nil {
 		panic(err)
 	}
-	return s, c
+	return t
+}
+
+// roles returns the slices by their role at an odd step, and the coefficients of one.
+func (q *problem[T]) roles() (streams[T], scalars[T]) {
+	t := q.tensor()
+	var s streams[T]
+	assign(&t, &s)
+	return s, convertScalars[T](&t.c)
 }
 
 // bytes is what a step reads and writes.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"sort"
-	"unsafe"
 )
 
 func checkStep(t int) error {
@@ -14,88 +13,88 @@ func checkStep(t int) error {
 	return nil
 }
 
-// checkBuffers reports a slice of a drop-in call that differs from the parameters in length, or shares memory with another.
-func checkBuffers[T Float](f form, b *buffers[T]) error {
-	used := 2 + len(forms[f].slots)
+// checkBuffers reports a vector of a drop-in call that differs from the parameters in length, shares memory with another, or has a
+// format that is not for its place.
+func checkBuffers(t *tensor) error {
+	used := t.vectors()
 	for i := 1; i < used; i++ {
-		if n := len(*b.at(i)); n != len(b.p) {
-			return &LengthError{-1, argument(f, i), n, len(b.p)}
+		if v, name := t.vector(i); v.n != t.p.n {
+			return &LengthError{-1, name, v.n, t.p.n}
 		}
 	}
-	if len(b.p) == 0 {
-		return nil
+	if t.isMixed() || t.p.format == f16 {
+		if err := checkFormats(-1, t); err != nil {
+			return err
+		}
 	}
-	// All are of one size, so that two of them share memory iff they begin less than that size apart, either way.
-	size := uintptr(len(b.p)) * unsafe.Sizeof(b.p[0])
-	var starts [2 + maxSlots]uintptr
+	var spans [3 + maxSlots]span
 	for i := range used {
-		starts[i] = uintptr(unsafe.Pointer(unsafe.SliceData(*b.at(i))))
+		v, name := t.vector(i)
+		spans[i] = spanOf(*v)
 		for j := range i {
-			if starts[i]-starts[j]+size-1 < 2*size-1 {
-				return &OverlapError{-1, -1, argument(f, j), argument(f, i), shared[T](spanOf(*b.at(i)), spanOf(*b.at(j)))}
+			if spans[i].lo < spans[j].hi && spans[j].lo < spans[i].hi {
+				_, other := t.vector(j)
+				return &OverlapError{-1, -1, other, name, shared(spans[i], spans[j])}
 			}
 		}
 	}
 	return nil
 }
 
-// argument names the i-th slice of a drop-in call in an error.
-func argument(f form, i int) string {
-	if i < 2 {
-		return [...]string{"params", "grads"}[i]
-	}
-	return forms[f].slots[i-2]
-}
-
-// A span is a range of addresses, and the tensor whose slice lies there.
+// A span is a range of addresses, the size of an element there, and the tensor whose vector it is.
 type span struct {
 	lo, hi uintptr
+	size   int
 	tensor int
+	arg    string
 }
 
-func spanOf[T Float](s []T) span {
-	lo := uintptr(unsafe.Pointer(unsafe.SliceData(s)))
-	return span{lo: lo, hi: lo + uintptr(len(s))*unsafe.Sizeof(*new(T))}
+func spanOf(v Vector) span {
+	lo := uintptr(v.at)
+	return span{lo: lo, hi: lo + uintptr(v.n)*uintptr(v.size()), size: v.size()}
 }
 
-// shared returns how many elements two spans have in common.
-func shared[T Float](a, b span) int {
-	lo, hi := max(a.lo, b.lo), min(a.hi, b.hi)
+// shared returns how many elements, the larger ones, two spans have in common at least in part.
+func shared(a, b span) int {
+	lo, hi, size := max(a.lo, b.lo), min(a.hi, b.hi), max(a.size, b.size)
 	if lo >= hi {
 		return 0
 	}
-	return int((hi - lo) / unsafe.Sizeof(*new(T)))
+	return (int(hi-lo) + size - 1) / size
 }
 
 // A regions is a set of disjoint spans in order of address.
 type regions []span
 
-// disjoint adds the spans of more slices, numbered from first, to all, which may be reordered. It returns an *OverlapError if
+// disjoint adds the spans of more vectors, numbered from first, to all, which may be reordered. It returns an *OverlapError if
 // any two share memory; arg says what they are.
-func disjoint[T Float](all regions, first int, more [][]T, arg string) (regions, error) {
-	for i, s := range more {
-		if len(s) > 0 {
-			sp := spanOf(s)
-			sp.tensor = first + i
+func disjoint(all regions, first int, more []Vector, arg string) (regions, error) {
+	for i, v := range more {
+		if v.n > 0 {
+			sp := spanOf(v)
+			sp.tensor, sp.arg = first+i, arg
 			all = append(all, sp)
 		}
 	}
 	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(a.lo, b.lo) })
 	for i := 1; i < len(all); i++ {
 		a, b := all[i-1], all[i]
-		if n := shared[T](a, b); n > 0 {
-			return nil, &OverlapError{min(a.tensor, b.tensor), max(a.tensor, b.tensor), arg, arg, n}
+		if n := shared(a, b); n > 0 {
+			if a.tensor > b.tensor {
+				a, b = b, a
+			}
+			return nil, &OverlapError{a.tensor, b.tensor, a.arg, b.arg, n}
 		}
 	}
 	return all, nil
 }
 
-// overlapping returns the first of the regions that shares memory with s, and how many elements: 0 if none does.
-func overlapping[T Float](r regions, s []T) (first span, n int) {
-	q := spanOf(s)
+// overlapping returns the first of the regions that shares memory with v, and how many elements: 0 if none does.
+func overlapping(r regions, v Vector) (first span, n int) {
+	q := spanOf(v)
 	i := sort.Search(len(r), func(i int) bool { return r[i].hi > q.lo })
 	if i == len(r) {
 		return span{}, 0
 	}
-	return r[i], shared[T](r[i], q)
+	return r[i], shared(r[i], q)
 }

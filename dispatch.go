@@ -4,7 +4,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"unsafe"
 )
 
 //go:generate go run ./gen -out update_amd64.s -stubs update_amd64.go -pkg pnm
@@ -125,11 +124,6 @@ const prefetchAhead = 2048
 // prefetchAlone is how many times further that is where gradients are the only stream.
 const prefetchAlone = 4
 
-// traffic is how many bytes of memory a step of a tensor touches.
-func traffic[T Float](f form, n int) int64 {
-	return int64(n) * int64(2+len(forms[f].slots)) * int64(unsafe.Sizeof(*new(T)))
-}
-
 // prefetchFor returns how far to prefetch if working bytes are touched from one step of the caller's to the next: what fits
 // the caches is found there.
 func prefetchFor(working int64) int {
@@ -140,35 +134,55 @@ func prefetchFor(working int64) int {
 }
 
 // assign gives the tensor's slices their roles at the step that is due.
-func (t *tensor[T]) assign(s *streams[T]) {
+func assign[T Float](t *tensor, s *streams[T]) {
 	at := &slotOf[t.form][t.step&1]
 	// Field by field: a literal would be built aside and copied, and the copy would wait for the stores to drain.
-	s.p, s.g = t.p, t.g
-	s.m, s.n, s.v, s.x = t.s[at[0]], t.s[at[1]], t.s[at[2]], t.s[at[3]]
+	s.p, s.g = sliceOf[T](t.p), sliceOf[T](t.g)
+	s.m, s.n, s.v, s.x = sliceOf[T](t.s[at[0]]), sliceOf[T](t.s[at[1]]), sliceOf[T](t.s[at[2]]), sliceOf[T](t.s[at[3]])
 }
 
 // update performs the step that is due on the elements lo … hi−1 of a tensor that has been checked, and then zeroes their
-// gradients if zero is set.
-func (t *tensor[T]) update(lo, hi, ahead int, zero bool) {
-	var s streams[T]
-	t.assign(&s)
+// gradients if zero is set. It returns how many parameters overflowed in their copy.
+func (t *tensor) update(lo, hi, ahead int, zero bool) (overflows int) {
 	most := maxCall
 	if zero {
 		most = zeroLen
 	}
+	switch {
+	case t.isMixed():
+		return t.updateFormats(lo, hi, ahead, most, zero)
+	case t.p.format == f64:
+		updateTyped(t, &t.c, lo, hi, ahead, most, zero)
+	default:
+		c := convertScalars[float32](&t.c)
+		updateTyped(t, &c, lo, hi, ahead, most, zero)
+	}
+	return 0
+}
+
+// updateTyped is update for a tensor that has one format, in calls of most elements.
+func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, ahead, most int, zero bool) {
+	var s streams[T]
+	assign(t, &s)
 	for ; lo < hi; lo += most {
 		end := min(lo+most, hi)
 		if active == generic {
-			updateGeneric(t.form, &t.c, &s, lo, end)
+			updateGeneric(t.form, c, &s, lo, end)
 		} else {
-			raceAnnotate(&s, lo, end)
-			updateAssembly(t.form, &t.c, &s, lo, end-lo, ahead)
+			t.raceAnnotate(lo, end)
+			updateAssembly(t.form, c, &s, lo, end-lo, ahead)
 		}
 		if zero {
-			raceWrite(s.g[lo:end])
-			clear(s.g[lo:end])
+			t.zeroGrads(lo, end)
 		}
 	}
+}
+
+// zeroGrads zeroes the gradients of the elements lo … hi−1.
+func (t *tensor) zeroGrads(lo, hi int) {
+	g := t.g.cut(lo, hi)
+	raceWrite(g)
+	clear(g.bytes())
 }
 
 // updateGeneric runs the reference.
@@ -197,29 +211,33 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 
 // updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's
 // coefficients.
-func updateOne[T Float](t *tensor[T], exact *scalars[float64], o *Options) (Report, error) {
+func updateOne(t *tensor, exact *scalars[float64], o *MixedOptions) (Report, error) {
 	if errISA != nil {
 		return Report{}, errISA
 	}
-	if err := round(forms[t.form].rule, exact, &t.c); err != nil {
+	t.out, t.rounding = o.Copy, o.Rounding
+	wide := t.p.format == f64
+	if err := round(forms[t.form].rule, exact, &t.c, wide); err != nil {
 		return Report{}, err
 	}
-	if err := checkBuffers(t.form, &t.buffers); err != nil {
+	if err := checkBuffers(t); err != nil {
 		return Report{}, err
 	}
-	if err := checkOptions[T](o); err != nil {
+	if err := checkOptions(&o.Options, wide); err != nil {
 		return Report{}, err
 	}
-	working := traffic[T](t.form, len(t.p))
+	if err := o.Rounding.check(); err != nil {
+		return Report{}, err
+	}
+	working := t.traffic()
 	if working < int64(2*leastShard) && !o.measures() { // too small to be shared
 		if o.scales() {
-			apply(o, o.scale(), &t.c)
+			apply(&o.Options, o.scale(), &t.c, wide)
 		}
-		t.update(0, len(t.p), prefetchFor(working), o.ZeroGrads)
-		return Report{}, nil
+		return Report{Overflows: t.update(0, t.p.n, prefetchFor(working), o.ZeroGrads)}, nil
 	}
-	b := takeBatch[T]()
+	b := takeBatch()
 	defer b.putBack()
 	b.tensors = append(b.tensors, *t)
-	return b.step(o, working), nil
+	return b.step(&o.Options, working), nil
 }

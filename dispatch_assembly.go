@@ -15,11 +15,15 @@ func updateAssembly[T Float](f form, c *scalars[T], s *streams[T], lo, n, ahead 
 
 // sumSquaresAssembly works like sumSquaresGeneric, for a positive multiple of lanes elements. It prefetches as updateAssembly
 // does.
-func sumSquaresAssembly[T Float](sums *[lanes]float64, g []T, ahead int) {
-	switch x := any(&g[0]).(type) {
-	case *float32:
-		sumSquaresF32(&sums[0], x, len(g), ahead)
-	case *float64:
-		sumSquaresF64(&sums[0], x, len(g), ahead)
+func sumSquaresAssembly(sums *[lanes]float64, g Vector, ahead int) {
+	switch g.format {
+	case f32:
+		sumSquaresF32(&sums[0], (*float32)(g.at), g.n, ahead)
+	case f64:
+		sumSquaresF64(&sums[0], (*float64)(g.at), g.n, ahead)
+	case bf16:
+		sumSquaresBF16(&sums[0], (*uint16)(g.at), g.n, ahead)
+	case f16:
+		sumSquaresF16(&sums[0], (*uint16)(g.at), g.n, ahead)
 	}
 }

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// A HyperparameterError reports a field of a rule, or of [Options], that is out of its legal range.
+// A HyperparameterError reports a field of a rule, or of options, that is out of its legal range.
 type HyperparameterError struct {
-	Rule  string  // "PNM", "AdaPNM", "SGD", "Adam", "Options", "LossScaler"
+	Rule  string  // "PNM", "AdaPNM", "SGD", "Adam", "Options", "LossScaler", "Rounding"
 	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large
 	Value float64 // the offending value, or the coefficient that it leads to if Legal speaks of one
 	Legal string  // the legal range: "in [0, 1)"

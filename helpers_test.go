@@ -56,6 +56,15 @@ func newState[T Float](r Rule, n int) [][]T {
 	return s
 }
 
+// tensorOf returns a tensor of a form over slices.
+func tensorOf[T Float](f form, step int, p, g []T, state [][]T) tensor {
+	t := tensor{form: f, step: step, p: vectorOf(p), g: vectorOf(g)}
+	for i, s := range state {
+		t.s[i] = vectorOf(s)
+	}
+	return t
+}
+
 // sampleRules has each form at its defaults and with every option turned around.
 func sampleRules() []Rule {
 	coupled := NewPNM(0.3)

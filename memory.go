@@ -19,7 +19,7 @@ import (
 // The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
 // Arena. The collector does not see this memory, and does not hurry for it; nor does it know of the slices: whoever holds one
 // of them must keep the Arena too. A deferred Close is the answer to both.
-type Arena[T Float] struct {
+type Arena[T Element] struct {
 	slices  [][]T
 	mapping *mapping // nil for ordinary memory
 }
@@ -48,7 +48,7 @@ func (m *mapping) unmap() {
 
 // Alloc returns an arena with a slice of zeros for each length, in elements. It fails for a negative length, and if the
 // system refuses the memory; from the heap, where that is used, Go ends the program instead.
-func Alloc[T Float](lengths ...int) (*Arena[T], error) {
+func Alloc[T Element](lengths ...int) (*Arena[T], error) {
 	base := nextStreams(1)
 	return allocate[T](lengths, len(lengths), func(i int) int { return base + inList(i) })
 }
@@ -66,7 +66,7 @@ func inList(i int) int { return i + i/64 }
 // allocate returns an arena of slices that are run through in lists of so many, each list beside the others. The i-th slice,
 // if it is large or the first of a list, begins position(i) units of spreadStep into its page; others follow the one before
 // them, so that what is prefetched behind a small one's end is the next one.
-func allocate[T Float](lengths []int, list int, position func(i int) int) (*Arena[T], error) {
+func allocate[T Element](lengths []int, list int, position func(i int) int) (*Arena[T], error) {
 	size := int(unsafe.Sizeof(*new(T)))
 	starts := make([]int, len(lengths)) // in bytes
 	end := 0
@@ -103,7 +103,7 @@ func allocate[T Float](lengths []int, list int, position func(i int) int) (*Aren
 
 // onHeap is allocate in ordinary memory. Only a length that no memory could hold is an error: where memory runs out, Go ends
 // the program.
-func onHeap[T Float](lengths []int, _ int, position func(i int) int) (a *Arena[T], err error) {
+func onHeap[T Element](lengths []int, _ int, position func(i int) int) (a *Arena[T], err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			a, err = nil, fmt.Errorf("pnm: an arena of %d slices: %v", len(lengths), r)
@@ -118,7 +118,7 @@ func onHeap[T Float](lengths []int, _ int, position func(i int) int) (a *Arena[T
 
 // spread returns n zeros of ordinary memory. Go starts every large slice on a page; where the slices of a tensor lie at
 // equal offsets, their elements compete for the same sets of the caches and banks of the memory.
-func spread[T Float](position, n int) []T {
+func spread[T Element](position, n int) []T {
 	size := int(unsafe.Sizeof(*new(T)))
 	if n*size < leastSpread {
 		return make([]T, n)
@@ -126,6 +126,9 @@ func spread[T Float](position, n int) []T {
 	skip := position * spreadStep & (pageSize - 1) / size
 	return make([]T, skip+n)[skip:]
 }
+
+// mapped returns the memory outside the heap, or nil.
+func (a *Arena[T]) mapped() *mapping { return a.mapping }
 
 // Slices returns the arena's slices, in the order of their lengths. It returns nil after Close.
 func (a *Arena[T]) Slices() [][]T { return a.slices }
@@ -147,13 +150,14 @@ func (a *Arena[T]) Close() {
 // [errors.ErrUnsupported].
 //
 // It is worth doing once, for slices of many megabytes: see docs/performance.md.
-func AdviseHugePages[T Float](s []T) (bytes int, err error) {
-	at := spanOf(s)
-	lo, hi := (at.lo+hugePage-1)&^(hugePage-1), at.hi&^(hugePage-1)
+func AdviseHugePages[T Element](s []T) (bytes int, err error) {
+	start := unsafe.Pointer(unsafe.SliceData(s))
+	at := uintptr(start)
+	lo, hi := (at+hugePage-1)&^(hugePage-1), (at+uintptr(len(s))*unsafe.Sizeof(*new(T)))&^(hugePage-1)
 	if lo >= hi {
 		return 0, adviseHugePages(nil)
 	}
-	whole := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(s)), lo-at.lo)), hi-lo)
+	whole := unsafe.Slice((*byte)(unsafe.Add(start, lo-at)), hi-lo)
 	if err := adviseHugePages(whole); err != nil {
 		return 0, fmt.Errorf("pnm: huge pages for %d elements: %w", len(s), err)
 	}

@@ -42,7 +42,7 @@ func TestArena(t *testing.T) {
 				if 4*len(s) < leastSpread {
 					continue
 				}
-				at := spanOf(s)
+				at := spanOf(vectorOf(s))
 				offsets[at.lo%pageSize] = true
 				large++
 				total += pageSize
@@ -107,7 +107,7 @@ func TestStreamsAreSpread(t *testing.T) {
 	defer o.Close()
 	for i := range lengths {
 		offsets := map[uintptr]bool{}
-		streams := append([][]float32{p.Slices()[i], g.Slices()[i]}, o.batch.tensors[i].s[:]...)
+		streams := append([]Vector{Float32(p.Slices()[i]), Float32(g.Slices()[i])}, o.batch.tensors[i].s[:]...)
 		for _, s := range streams {
 			offsets[spanOf(s).lo%pageSize] = true
 		}
@@ -152,13 +152,13 @@ func TestArenaIsReleased(t *testing.T) {
 		return o
 	}
 	o := optimizer()
-	m = o.arenas[0].mapping
+	m = o.arenas[0].mapped()
 	o.Close()
 	if !m.unmapped.Load() {
 		t.Error("the state of a closed optimizer is still there")
 	}
 	o = optimizer()
-	m = o.arenas[0].mapping
+	m = o.arenas[0].mapped()
 	o = nil
 	eventually(t, "the state of a forgotten optimizer is still there", m.unmapped.Load)
 }
@@ -172,7 +172,7 @@ func TestHeapState(t *testing.T) {
 	defer onArena.Close()
 	onHeap, err := NewOptimizerWith(Config{HeapState: true}, Group[float32]{NewAdaPNM(), [][]float32{q}})
 	wantNoError(t, err)
-	if len(onHeap.arenas) != 0 || canMap && onArena.arenas[0].mapping == nil {
+	if len(onHeap.arenas) != 0 || canMap && onArena.arenas[0].mapped() == nil {
 		t.Error("the state is not where it should be")
 	}
 	for step := range 3 {

@@ -24,13 +24,25 @@ func sumSquaresGeneric[T Float](sums *[lanes]float64, g []T, scale float64) {
 
 // sumSquares returns the sum of the squares of a block's elements, each multiplied by scale first, by a tree that is the same
 // for every tier.
-func sumSquares[T Float](g []T, scale float64, ahead int) float64 {
+func sumSquares(g Vector, scale float64, ahead int) float64 {
 	var sums [lanes]float64
-	if whole := len(g) &^ (lanes - 1); whole > 0 && scale == 1 && active != generic {
-		sumSquaresAssembly(&sums, g[:whole], ahead)
-		g = g[whole:]
+	if whole := g.n &^ (lanes - 1); whole > 0 && scale == 1 && active != generic {
+		sumSquaresAssembly(&sums, g.cut(0, whole), ahead)
+		g = g.cut(whole, g.n)
 	}
-	sumSquaresGeneric(&sums, g, scale)
+	switch g.format {
+	case f32:
+		sumSquaresGeneric(&sums, sliceOf[float32](g), scale)
+	case f64:
+		sumSquaresGeneric(&sums, sliceOf[float64](g), scale)
+	default:
+		var wide [lanes]float32
+		for lo := 0; lo < g.n; lo += lanes {
+			part := wide[:min(lanes, g.n-lo)]
+			widen(part, g.at, g.format, lo)
+			sumSquaresGeneric(&sums, part, scale)
+		}
+	}
 	for half := lanes / 2; half > 0; half /= 2 {
 		for i := range half {
 			sums[i] += sums[i+half]
@@ -69,7 +81,7 @@ func (n norm) factor(limit float64) float64 {
 }
 
 // gradNorm returns the norm of the gradients.
-func (b *batch[T]) gradNorm(p *Pool) norm {
+func (b *batch) gradNorm(p *Pool) norm {
 	b.ahead = prefetchAlone * prefetchFor(b.bytes())
 	blocks := b.blocks[len(b.tensors)]
 	if cap(b.sums) < blocks {
@@ -78,9 +90,9 @@ func (b *batch[T]) gradNorm(p *Pool) norm {
 	b.sums = b.sums[:blocks]
 	scale := 1.0
 	sum := b.sumSquares(p, scale)
-	// The squares of float32 are normal numbers of float64. Those of float64 need not be, but rarely are not: then the
+	// The squares of float32, bf16 and f16 are normal numbers of float64. Those of float64 need not be, but rarely are not: then the
 	// gradients are brought, by a power of two, to where their squares are.
-	if _, wide := any(*new(T)).(float64); wide && blocks > 0 {
+	if blocks > 0 && b.tensors[0].g.format == f64 { // so are all others
 		switch {
 		case math.IsInf(sum, 1): // a NaN is one
 			scale = 0x1p-540
@@ -95,7 +107,7 @@ func (b *batch[T]) gradNorm(p *Pool) norm {
 }
 
 // sumSquares returns the sum of the squares of all gradients, each multiplied by scale first.
-func (b *batch[T]) sumSquares(p *Pool, scale float64) float64 {
+func (b *batch) sumSquares(p *Pool, scale float64) float64 {
 	b.scale = scale
 	b.do(p, summing, b.grads)
 	return sumTree(b.sums)
@@ -108,11 +120,16 @@ func (b *batch[T]) sumSquares(p *Pool, scale float64) float64 {
 // Steps compute it by themselves where [Options] ask for it. This is for callers that need it apart, such as those that
 // own a part of the gradients and add up the squares of the norms of all parts.
 func GradNorm[T Float](pool *Pool, grads ...[]T) float64 {
-	b := takeBatch[T]()
+	b := takeBatch()
 	defer b.putBack()
 	for _, g := range grads {
-		b.tensors = append(b.tensors, tensor[T]{buffers: buffers[T]{g: g}})
+		b.tensors = append(b.tensors, tensor{g: vectorOf(g)})
 	}
+	return b.normAlone(pool)
+}
+
+// normAlone returns the norm of the gradients of a batch that is not planned.
+func (b *batch) normAlone(p *Pool) float64 {
 	b.plan(gradOnly)
-	return b.gradNorm(pool).value()
+	return b.gradNorm(p).value()
 }

@@ -58,7 +58,7 @@ func testSquares[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
 					g[i] = T(rng.NormFloat64())
 				}
 			}
-			if got, want := sumSquares(g, 1, ahead), squaresOracle(g); !sameBits(got, want) {
+			if got, want := sumSquares(vectorOf(g), 1, ahead), squaresOracle(g); !sameBits(got, want) {
 				t.Fatalf("%d elements of %T: %x, want %x", n, *new(T), got, want)
 			}
 		}

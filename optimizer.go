@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"unsafe"
 )
 
 // A Group is a list of tensors that share a rule.
@@ -19,13 +20,18 @@ type Group[T Float] struct {
 //
 // Distinct optimizers are independent of each other. One optimizer must not be used by several goroutines at once.
 type Optimizer[T Float] struct {
-	config  Config
-	groups  []Rule
-	batch   batch[T]
-	arenas  []*Arena[T] // where the state is that lies outside the heap
-	params  regions     // where all the parameters lie
-	traffic int64       // of one step, in bytes
-	closed  bool
+	optimizer
+	grads []Vector // scratch
+}
+
+// An optimizer is what those for one format and those for several have in common.
+type optimizer struct {
+	config Config
+	groups []Rule
+	batch  batch
+	arenas []mappedArena // where the state is that lies outside the heap
+	params regions       // where all the parameters and their copies lie
+	closed bool
 
 	checked  []span  // for each tensor, the last gradient that was found to share no memory with parameters
 	disjoint []span  // the last gradients that were found to share no memory with each other
@@ -33,10 +39,18 @@ type Optimizer[T Float] struct {
 	parts    parts
 }
 
+// A mappedArena is an Arena of any element type.
+type mappedArena interface {
+	Close()
+	mapped() *mapping
+}
+
 // A Config tells how to build an [Optimizer]. The zero value is what [NewOptimizer] uses.
 type Config struct {
 	Pool      *Pool // shares the work of large steps; nil stands for one that follows GOMAXPROCS
 	HeapState bool  // keep the state in ordinary memory instead of an [Arena]
+
+	Seed uint64 // of stochastic rounding, in a [MixedOptimizer]; see [Rounding]
 }
 
 // NewOptimizer returns an optimizer over the groups' tensors, with state zero. It keeps the slices of parameters, copies
@@ -47,9 +61,9 @@ func NewOptimizer[T Float](groups ...Group[T]) (*Optimizer[T], error) {
 
 // NewOptimizerWith is [NewOptimizer] with a configuration.
 func NewOptimizerWith[T Float](c Config, groups ...Group[T]) (*Optimizer[T], error) {
-	o := &Optimizer[T]{config: c}
+	o := &Optimizer[T]{optimizer: optimizer{config: c}}
 	for _, g := range groups {
-		if err := o.addGroup(g); err != nil {
+		if err := o.addSlices(g); err != nil {
 			o.Close()
 			return nil, err
 		}
@@ -66,69 +80,111 @@ func (o *Optimizer[T]) AddGroup(g Group[T]) error {
 		return ErrClosed
 	}
 	first := len(o.batch.tensors)
-	if err := o.addGroup(g); err != nil {
+	if err := o.addSlices(g); err != nil {
 		return err
 	}
 	o.allot(first)
 	return nil
 }
 
-func (o *Optimizer[T]) addGroup(g Group[T]) error {
-	if err := checkRule[T](len(o.groups), g.Rule); err != nil {
+func (o *Optimizer[T]) addSlices(g Group[T]) error {
+	tensors := make([]tensor, len(g.Params))
+	for i, p := range g.Params {
+		tensors[i].p, tensors[i].g = vectorOf(p), vectorOf[T](nil)
+	}
+	return o.addGroup(g.Rule, vectorOf[T](nil).format, tensors)
+}
+
+// addGroup adds tensors that have parameters, and may have copies and roundings, with a rule and state of a format.
+func (o *optimizer) addGroup(r Rule, state format, tensors []tensor) error {
+	wide := state == f64
+	if err := checkRule(len(o.groups), r, wide); err != nil {
 		return err
 	}
 	first := len(o.batch.tensors)
-	params, err := disjoint(slices.Grow(slices.Clone(o.params), len(g.Params)), first, g.Params, "params")
-	if err != nil {
-		return err
-	}
-	f := g.Rule.form()
-	state, err := o.newState(len(forms[f].slots), g.Params)
-	if err != nil {
-		return err
-	}
-	o.params = params
-	for i, p := range g.Params {
-		t := tensor[T]{group: len(o.groups), form: f, step: 1, buffers: buffers[T]{p: p}}
-		for k := range forms[f].slots {
-			t.s[k] = state[k*len(g.Params)+i]
+	params, copies := make([]Vector, len(tensors)), make([]Vector, len(tensors))
+	for i := range tensors {
+		t := &tensors[i]
+		t.form, t.group, t.step = r.form(), len(o.groups), 1
+		params[i], copies[i] = t.p, t.out
+		for k := range forms[t.form].slots {
+			t.s[k].format = state
 		}
-		o.batch.tensors = append(o.batch.tensors, t)
-		o.traffic += traffic[T](f, len(p))
+		if err := checkFormats(first+i, t); err != nil {
+			return err
+		}
 	}
-	o.groups = append(o.groups, g.Rule)
+	regions, err := disjoint(slices.Grow(slices.Clone(o.params), 2*len(tensors)), first, params, "params")
+	if err != nil {
+		return err
+	}
+	if regions, err = disjoint(regions, first, copies, "copy"); err != nil {
+		return err
+	}
+	if err := o.newState(r.form(), state, tensors); err != nil {
+		return err
+	}
+	o.params = regions
+	o.batch.tensors = append(o.batch.tensors, tensors...)
+	o.groups = append(o.groups, r)
 	o.checked = make([]span, len(o.batch.tensors)) // of the gradients checked so far some may lie in the new parameters
-	o.parts.done = append(o.parts.done, make([]ranges, len(g.Params))...)
+	o.parts.done = append(o.parts.done, make([]ranges, len(tensors))...)
 	return nil
 }
 
-// newState returns zeros: for each slot, a buffer for each tensor.
-func (o *Optimizer[T]) newState(slots int, params [][]T) ([][]T, error) {
-	lengths := make([]int, 0, slots*len(params))
+// newState gives tensors of one form their state: zeros.
+func (o *optimizer) newState(f form, state format, tensors []tensor) error {
+	var buffers []Vector // for each slot, one for each tensor
+	var a mappedArena
+	var err error
+	switch state {
+	case f32:
+		a, buffers, err = newBuffers[float32](o.config.HeapState, state, f, tensors)
+	case f64:
+		a, buffers, err = newBuffers[float64](o.config.HeapState, state, f, tensors)
+	case bf16:
+		a, buffers, err = newBuffers[uint16](o.config.HeapState, state, f, tensors)
+	}
+	if err != nil {
+		return err
+	}
+	for i, b := range buffers {
+		tensors[i%len(tensors)].s[i/len(tensors)] = b
+	}
+	if a.mapped() != nil {
+		o.arenas = append(o.arenas, a)
+	}
+	return nil
+}
+
+func newBuffers[T Element](heap bool, state format, f form, tensors []tensor) (mappedArena, []Vector, error) {
+	slots := len(forms[f].slots)
+	lengths := make([]int, 0, slots*len(tensors))
 	for range slots {
-		for _, p := range params {
-			lengths = append(lengths, len(p))
+		for i := range tensors {
+			lengths = append(lengths, tensors[i].p.n)
 		}
 	}
 	base := nextStreams(slots)
-	position := func(i int) int { return base + 23*(i/len(params)) + inList(i%len(params)) } // the slots of a tensor all differ
+	position := func(i int) int { return base + 23*(i/len(tensors)) + inList(i%len(tensors)) } // the slots of a tensor all differ
 	get := allocate[T]
-	if o.config.HeapState {
+	if heap {
 		get = onHeap[T]
 	}
-	a, err := get(lengths, len(params), position)
+	a, err := get(lengths, len(tensors), position)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if a.mapping != nil {
-		o.arenas = append(o.arenas, a)
+	buffers := make([]Vector, len(a.slices))
+	for i, x := range a.slices {
+		buffers[i] = Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), state}
 	}
-	return a.slices, nil
+	return a, buffers, nil
 }
 
 // allot has each worker touch the state that it will update, of the tensors from first on, so that the system places it
 // nearby.
-func (o *Optimizer[T]) allot(first int) {
+func (o *optimizer) allot(first int) {
 	o.batch.first = first
 	o.batch.plan(allTensors)
 	o.batch.do(o.config.Pool, allotting, o.batch.bytes())
@@ -138,13 +194,13 @@ func (o *Optimizer[T]) allot(first int) {
 // Close gives the memory of the state back to the system. The parameters stay as they are. Every later call that needs the
 // state fails with [ErrClosed]; closing again does nothing. An optimizer that is not closed is, by the garbage collector,
 // some time after it was last used; but the collector does not see this memory, and does not hurry for it.
-func (o *Optimizer[T]) Close() {
+func (o *optimizer) Close() {
 	if o == nil {
 		return
 	}
 	o.closed = true
 	for i := range o.batch.tensors {
-		o.batch.tensors[i].s = [maxSlots][]T{}
+		o.batch.tensors[i].s = [maxSlots]Vector{}
 	}
 	for _, a := range o.arenas {
 		a.Close()
@@ -166,6 +222,15 @@ func (o *Optimizer[T]) Step(grads [][]T) error {
 // StepWith is [Optimizer.Step] with options. An option out of its range gives a *HyperparameterError. With ZeroGrads
 // gradients must not share memory with each other.
 func (o *Optimizer[T]) StepWith(opts Options, grads [][]T) (Report, error) {
+	o.grads = o.grads[:0]
+	for _, g := range grads {
+		o.grads = append(o.grads, vectorOf(g))
+	}
+	defer clear(o.grads) // what the caller owns
+	return o.stepWith(&opts, o.grads)
+}
+
+func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 	if o.closed {
 		return Report{}, ErrClosed
 	}
@@ -173,20 +238,20 @@ func (o *Optimizer[T]) StepWith(opts Options, grads [][]T) (Report, error) {
 	if len(grads) != len(tensors) {
 		return Report{}, &LengthError{-1, "gradients", len(grads), len(tensors)}
 	}
-	if err := checkOptions[T](&opts); err != nil {
+	if err := checkOptions(opts, o.wide()); err != nil {
 		return Report{}, err
 	}
 	if err := o.wholeSteps(-1); err != nil {
 		return Report{}, err
 	}
-	var last *tensor[T] // the last tensor that coefficients were computed for
+	var last *tensor // the last tensor that coefficients were computed for
 	for i, g := range grads {
-		if g == nil {
+		if g.at == nil {
 			continue
 		}
 		t := &tensors[i]
-		if len(g) != len(t.p) {
-			return Report{}, &LengthError{i, "grads", len(g), len(t.p)}
+		if g.n != t.p.n {
+			return Report{}, &LengthError{i, "grads", g.n, t.p.n}
 		}
 		if err := o.checkGradient(i, g); err != nil {
 			return Report{}, err
@@ -209,12 +274,14 @@ func (o *Optimizer[T]) StepWith(opts Options, grads [][]T) (Report, error) {
 		opts.Pool = o.config.Pool
 	}
 	for i, g := range grads {
-		tensors[i].g = g
+		if g.at != nil {
+			tensors[i].g = g
+		}
 	}
-	report := o.batch.step(&opts, o.traffic)
+	report := o.batch.step(opts, o.traffic())
 	for i, g := range grads {
-		tensors[i].g = nil
-		if g != nil && !report.Skipped {
+		tensors[i].dropGrads()
+		if g.at != nil && !report.Skipped {
 			tensors[i].step++
 		}
 	}
@@ -222,9 +289,22 @@ func (o *Optimizer[T]) StepWith(opts Options, grads [][]T) (Report, error) {
 	return report, nil
 }
 
+// wide reports whether arithmetic is in float64.
+func (o *optimizer) wide() bool {
+	return len(o.batch.tensors) > 0 && o.batch.tensors[0].p.format == f64
+}
+
+// traffic is how many bytes of memory a step of all tensors touches.
+func (o *optimizer) traffic() (bytes int64) {
+	for i := range o.batch.tensors {
+		bytes += o.batch.tensors[i].traffic()
+	}
+	return bytes
+}
+
 // coefficients computes those of the step that is due.
-func (o *Optimizer[T]) coefficients(t *tensor[T]) error {
-	c, err := coefficients[T](o.groups[t.group], t.step)
+func (o *optimizer) coefficients(t *tensor) error {
+	c, err := coefficients(o.groups[t.group], t.step, t.p.format == f64)
 	if err != nil {
 		return &GroupError{t.group, err}
 	}
@@ -233,21 +313,21 @@ func (o *Optimizer[T]) coefficients(t *tensor[T]) error {
 }
 
 // checkGradient reports a gradient that shares memory with parameters. Most come again and again in the same place.
-func (o *Optimizer[T]) checkGradient(tensor int, g []T) error {
+func (o *optimizer) checkGradient(tensor int, g Vector) error {
 	at := spanOf(g)
 	if at == o.checked[tensor] {
 		return nil
 	}
 	if s, n := overlapping(o.params, g); n > 0 {
-		return &OverlapError{s.tensor, tensor, "params", "grads", n}
+		return &OverlapError{s.tensor, tensor, s.arg, "grads", n}
 	}
 	o.checked[tensor] = at
 	return nil
 }
 
 // checkDisjoint reports gradients that share memory with each other.
-func (o *Optimizer[T]) checkDisjoint(grads [][]T) error {
-	if slices.EqualFunc(grads, o.disjoint, func(g []T, at span) bool { return spanOf(g) == at }) {
+func (o *optimizer) checkDisjoint(grads []Vector) error {
+	if slices.EqualFunc(grads, o.disjoint, func(g Vector, at span) bool { return spanOf(g) == at }) {
 		return nil
 	}
 	o.disjoint = o.disjoint[:0]
@@ -263,13 +343,13 @@ func (o *Optimizer[T]) checkDisjoint(grads [][]T) error {
 }
 
 // Tensors returns the number of tensors.
-func (o *Optimizer[T]) Tensors() int { return len(o.batch.tensors) }
+func (o *optimizer) Tensors() int { return len(o.batch.tensors) }
 
 // Groups returns the number of groups.
-func (o *Optimizer[T]) Groups() int { return len(o.groups) }
+func (o *optimizer) Groups() int { return len(o.groups) }
 
 // Rule returns the rule of a group, or nil if there is no such group.
-func (o *Optimizer[T]) Rule(group int) Rule {
+func (o *optimizer) Rule(group int) Rule {
 	if group < 0 || group >= len(o.groups) {
 		return nil
 	}
@@ -280,14 +360,14 @@ func (o *Optimizer[T]) Rule(group int) Rule {
 // the same: the new rule is of the old one's type, with the same AMSGrad, and with or without momentum as before. Otherwise,
 // or if there is no such group, it returns a *GroupError and changes nothing. While [Optimizer.StepPart] has done a part of
 // a step of one of the group's tensors it gives a *RangeError.
-func (o *Optimizer[T]) SetRule(group int, r Rule) error {
+func (o *optimizer) SetRule(group int, r Rule) error {
 	if err := o.checkGroup(group); err != nil {
 		return err
 	}
 	if err := o.wholeSteps(group); err != nil {
 		return err
 	}
-	if err := checkRule[T](group, r); err != nil {
+	if err := checkRule(group, r, o.wide()); err != nil {
 		return err
 	}
 	was, is := o.groups[group].form(), r.form()
@@ -306,7 +386,7 @@ func (o *Optimizer[T]) SetRule(group int, r Rule) error {
 // SetLR sets the learning rate of the given groups from the next step on; of all groups, if none are given. A learning
 // rate out of range, or a group that does not exist, gives a *GroupError; a group with a tensor that has had a part of a
 // step, see [Optimizer.StepPart], gives a *RangeError. No group is changed then.
-func (o *Optimizer[T]) SetLR(lr float64, groups ...int) error {
+func (o *optimizer) SetLR(lr float64, groups ...int) error {
 	changed := slices.Clone(o.groups)
 	if len(groups) == 0 {
 		for i := range changed {
@@ -321,7 +401,7 @@ func (o *Optimizer[T]) SetLR(lr float64, groups ...int) error {
 			return err
 		}
 		changed[i] = changed[i].withLR(lr)
-		if err := checkRule[T](i, changed[i]); err != nil {
+		if err := checkRule(i, changed[i], o.wide()); err != nil {
 			return err
 		}
 	}
@@ -329,25 +409,25 @@ func (o *Optimizer[T]) SetLR(lr float64, groups ...int) error {
 	return nil
 }
 
-func (o *Optimizer[T]) checkGroup(i int) error {
+func (o *optimizer) checkGroup(i int) error {
 	if i < 0 || i >= len(o.groups) {
 		return &GroupError{i, fmt.Errorf("there is no such group, the optimizer has %d", len(o.groups))}
 	}
 	return nil
 }
 
-// coefficients returns the coefficients of step t, in the element type.
-func coefficients[T Float](r Rule, t int) (c scalars[T], err error) {
+// coefficients returns the coefficients of step t, rounded to float64 (wide) or float32.
+func coefficients(r Rule, t int, wide bool) (c scalars[float64], err error) {
 	if err := checkStep(t); err != nil {
 		return c, err
 	}
 	exact := r.scalars(t)
-	err = round(forms[r.form()].rule, &exact, &c)
+	err = round(forms[r.form()].rule, &exact, &c, wide)
 	return c, err
 }
 
 // checkRule reports a rule that group i cannot run.
-func checkRule[T Float](i int, r Rule) error {
+func checkRule(i int, r Rule, wide bool) error {
 	if errISA != nil {
 		return errISA
 	}
@@ -361,7 +441,7 @@ func checkRule[T Float](i int, r Rule) error {
 		return &GroupError{i, err}
 	}
 	for t := 1; t <= 2; t++ { // bias correction makes step 1's coefficients the largest; SGD has dampening from step 2 on
-		if _, err := coefficients[T](r, t); err != nil {
+		if _, err := coefficients(r, t, wide); err != nil {
 			return &GroupError{i, err}
 		}
 	}

@@ -49,6 +49,9 @@ type Report struct {
 	GradNorm float64
 
 	Skipped bool // by SkipNonFinite: nothing but, with ZeroGrads, the gradients was changed
+
+	// Overflows is how many parameters, themselves finite, became an infinity in an f16 copy; see [MixedOptions].
+	Overflows int
 }
 
 func (o *Options) measures() bool { return o.ClipNorm != 0 || o.SkipNonFinite }
@@ -56,8 +59,8 @@ func (o *Options) measures() bool { return o.ClipNorm != 0 || o.SkipNonFinite }
 // scales reports whether the gradients are changed by known factors and bounds.
 func (o *Options) scales() bool { return o.LossScale != 0 || o.ClipValue != 0 }
 
-// checkOptions reports a field out of its range.
-func checkOptions[T Float](o *Options) error {
+// checkOptions reports a field out of its range, for arithmetic in float64 (wide) or float32.
+func checkOptions(o *Options, wide bool) error {
 	if !o.scales() && o.ClipNorm == 0 {
 		return nil
 	}
@@ -72,17 +75,16 @@ func checkOptions[T Float](o *Options) error {
 			}
 		}
 	}
-	if o.ClipValue != 0 && T(o.ClipValue) == 0 {
-		return &HyperparameterError{"Options", "ClipValue", o.ClipValue, fmt.Sprintf("large enough not to be 0 in %T", *new(T))}
+	if o.ClipValue != 0 && rounded(o.ClipValue, wide) == 0 {
+		return &HyperparameterError{"Options", "ClipValue", o.ClipValue, fmt.Sprintf("large enough not to be 0 in %s", arithmetic(wide))}
 	}
-	inverse := T(o.scale())
-	least, greatest := 0x1p-1022, math.MaxFloat64
-	if _, narrow := any(inverse).(float32); narrow {
-		least, greatest = 0x1p-126, math.MaxFloat32
+	least, greatest := 0x1p-126, math.MaxFloat32
+	if wide {
+		least, greatest = 0x1p-1022, math.MaxFloat64
 	}
-	if x := float64(inverse); !(least <= x && x <= greatest) {
+	if inverse := rounded(o.scale(), wide); !(least <= inverse && inverse <= greatest) {
 		return &HyperparameterError{"Options", "LossScale", o.LossScale,
-			fmt.Sprintf("> 0 with an inverse that is a normal number of %T, or 0 for 1", inverse)}
+			fmt.Sprintf("> 0 with an inverse that is a normal number of %s, or 0 for 1", arithmetic(wide))}
 	}
 	return nil
 }
@@ -96,9 +98,10 @@ func (o *Options) scale() float64 {
 }
 
 // apply puts what the options ask for into coefficients; scale is the whole factor on the gradients.
-func apply[T Float](o *Options, scale float64, c *scalars[T]) {
-	c.gs = T(float64(c.gs) * scale) // gs is 1 or −1
+func apply(o *Options, scale float64, c *scalars[float64], wide bool) {
+	c.gs = rounded(c.gs*scale, wide) // gs is 1 or −1
 	if o.ClipValue != 0 {
-		c.lo, c.hi = -T(o.ClipValue), T(o.ClipValue)
+		c.hi = rounded(o.ClipValue, wide)
+		c.lo = -c.hi
 	}
 }

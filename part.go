@@ -29,84 +29,84 @@ type Part[T Float] struct {
 // and give a *HyperparameterError: see [Options] for what to do instead. Other errors are those of StepWith. Nothing is
 // allocated once steps have been cut into as many parts before.
 func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
+	_, err := o.stepPart(&opts, MixedPart{part.Tensor, part.Step, part.Lo, vectorOf(part.Grads)})
+	return err
+}
+
+func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error) {
 	if o.closed {
-		return ErrClosed
+		return r, ErrClosed
 	}
 	if part.Tensor < 0 || part.Tensor >= len(o.batch.tensors) {
-		return &TensorError{part.Tensor, len(o.batch.tensors)}
+		return r, &TensorError{part.Tensor, len(o.batch.tensors)}
 	}
 	if err := checkStep(part.Step); err != nil {
-		return err
+		return r, err
 	}
-	if err := checkOptions[T](&opts); err != nil {
-		return err
+	if err := checkOptions(opts, o.wide()); err != nil {
+		return r, err
 	}
 	if opts.ClipNorm != 0 {
-		return &HyperparameterError{"Options", "ClipNorm", opts.ClipNorm, "0 for a part of a step"}
+		return r, &HyperparameterError{"Options", "ClipNorm", opts.ClipNorm, "0 for a part of a step"}
 	}
 	if opts.SkipNonFinite {
-		return &HyperparameterError{"Options", "SkipNonFinite", 1, "off for a part of a step"}
+		return r, &HyperparameterError{"Options", "SkipNonFinite", 1, "off for a part of a step"}
 	}
 	whole := &o.batch.tensors[part.Tensor]
-	lo, hi := part.Lo, part.Lo+len(part.Grads)
+	lo, hi := part.Lo, part.Lo+part.Grads.n
 	if hi < lo {
 		hi = math.MaxInt
 	}
-	if lo < 0 || lo > len(whole.p) || hi > len(whole.p) {
-		return &RangeError{part.Tensor, part.Step, lo, hi, fmt.Sprintf("are not all within the tensor, which has %d", len(whole.p))}
+	if lo < 0 || lo > whole.p.n || hi > whole.p.n {
+		return r, &RangeError{part.Tensor, part.Step, lo, hi, fmt.Sprintf("are not all within the tensor, which has %d", whole.p.n)}
 	}
 	done := o.parts.done[part.Tensor]
 	again := done.overlap(lo, hi)
 	switch {
 	case part.Step > whole.step:
-		gap := done.gap(len(whole.p))
-		return &RangeError{part.Tensor, whole.step, gap.lo, gap.hi, fmt.Sprintf("must have their part of it before step %d", part.Step)}
+		gap := done.gap(whole.p.n)
+		return r, &RangeError{part.Tensor, whole.step, gap.lo, gap.hi, fmt.Sprintf("must have their part of it before step %d", part.Step)}
 	case part.Step < whole.step:
-		return &RangeError{part.Tensor, part.Step, lo, hi, "have been updated already"}
+		return r, &RangeError{part.Tensor, part.Step, lo, hi, "have been updated already"}
 	case again != (elements{}):
-		return &RangeError{part.Tensor, part.Step, again.lo, again.hi, "have been updated already"}
+		return r, &RangeError{part.Tensor, part.Step, again.lo, again.hi, "have been updated already"}
 	}
 	if err := o.checkGradient(part.Tensor, part.Grads); err != nil {
-		return err
+		return r, err
 	}
-	if lo == hi && len(whole.p) > 0 {
-		return nil
+	if lo == hi && whole.p.n > 0 {
+		return r, nil
 	}
 	if err := o.coefficients(whole); err != nil {
-		return err
+		return r, err
 	}
 	if opts.Pool == nil {
 		opts.Pool = o.config.Pool
 	}
 
-	b := takeBatch[T]()
+	b := takeBatch()
 	defer b.putBack()
-	t := *whole
-	t.p, t.g = t.p[lo:hi], part.Grads
-	for k := range forms[t.form].slots {
-		t.s[k] = t.s[k][lo:hi]
-	}
-	b.tensors = append(b.tensors, t)
-	b.step(&opts, o.traffic)
+	b.tensors = append(b.tensors, whole.cut(lo, hi, part.Grads))
+	r = b.step(opts, o.traffic())
 
-	if o.parts.mark(part.Tensor, lo, hi, len(whole.p)) {
+	if o.parts.mark(part.Tensor, lo, hi, whole.p.n) {
 		whole.step++
 	}
 	runtime.KeepAlive(o)
-	return nil
+	return r, nil
 }
 
 const incomplete = "must have their part of it first, by StepPart"
 
 // wholeSteps reports a tensor of a group, or of any group if group is −1, that has had a part of a step.
-func (o *Optimizer[T]) wholeSteps(group int) error {
+func (o *optimizer) wholeSteps(group int) error {
 	if o.parts.open == 0 {
 		return nil
 	}
 	for i := range o.batch.tensors {
 		t := &o.batch.tensors[i]
 		if done := o.parts.done[i]; len(done) > 0 && (group < 0 || group == t.group) {
-			gap := done.gap(len(t.p))
+			gap := done.gap(t.p.n)
 			return &RangeError{i, t.step, gap.lo, gap.hi, incomplete}
 		}
 	}

@@ -4,27 +4,24 @@ package pnm
 
 import (
 	"runtime"
-	"unsafe"
+	"strings"
 )
 
-// raceAnnotate tells the race detector what the assembly is about to read and write, which it cannot see.
-func raceAnnotate[T Float](s *streams[T], lo, hi int) {
-	raceRead(s.g[lo:hi])
-	if s.n != nil {
-		raceRead(s.n[lo:hi])
+// raceAnnotate tells the race detector what the assembly is about to read and write of elements lo … hi−1, which it cannot see.
+func (t *tensor) raceAnnotate(lo, hi int) {
+	raceRead(t.g.cut(lo, hi))
+	raceWrite(t.p.cut(lo, hi))
+	if t.out.at != nil {
+		raceWrite(t.out.cut(lo, hi))
 	}
-	for _, x := range [][]T{s.p, s.m, s.v, s.x} {
-		if x != nil {
-			raceWrite(x[lo:hi])
+	for _, role := range forms[t.form].roles {
+		if k := t.s[slotOf[t.form][t.step&1][strings.IndexRune("mnvx", role)]]; role == 'n' {
+			raceRead(k.cut(lo, hi))
+		} else {
+			raceWrite(k.cut(lo, hi))
 		}
 	}
 }
 
-func raceRead[T Float](x []T) {
-	runtime.RaceReadRange(unsafe.Pointer(unsafe.SliceData(x)), sizeInBytes(x))
-}
-func raceWrite[T Float](x []T) {
-	runtime.RaceWriteRange(unsafe.Pointer(unsafe.SliceData(x)), sizeInBytes(x))
-}
-
-func sizeInBytes[T Float](x []T) int { return len(x) * int(unsafe.Sizeof(*new(T))) }
+func raceRead(v Vector)  { runtime.RaceReadRange(v.at, v.n*v.size()) }
+func raceWrite(v Vector) { runtime.RaceWriteRange(v.at, v.n*v.size()) }

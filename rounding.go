@@ -9,6 +9,14 @@ type Rounding struct {
 	First  int    // which element of the whole tensor the first one here is: ≥ 0; for who owns a part of it
 }
 
+// check reports a field out of its range.
+func (r *Rounding) check() error {
+	if r.First < 0 {
+		return &HyperparameterError{"Rounding", "First", float64(r.First), "≥ 0"}
+	}
+	return nil
+}
+
 // stream returns what the numbers of one step are drawn by: those of 2³² elements in a row, of which the first is a multiple
 // of it.
 func (r *Rounding) stream(step int, first uint64) (start, key uint32) {

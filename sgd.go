@@ -40,20 +40,30 @@ func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
 // skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
 // *HyperparameterError.
 func UpdateSGDWith[T Float](o Options, r SGD, t int, params, grads, momentumBuffer []T) (Report, error) {
+	return updateSGD(&MixedOptions{Options: o}, r, t, vectorOf(params), vectorOf(grads), vectorOf(momentumBuffer))
+}
+
+// UpdateSGDMixed is [UpdateSGDWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
+// for its place gives a *FormatError.
+func UpdateSGDMixed(o MixedOptions, r SGD, t int, params, grads, momentumBuffer Vector) (Report, error) {
+	return updateSGD(&o, r, t, params, grads, momentumBuffer)
+}
+
+func updateSGD(o *MixedOptions, r SGD, t int, params, grads, momentumBuffer Vector) (Report, error) {
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
 	if err := checkStep(t); err != nil {
 		return Report{}, err
 	}
-	if r.Momentum == 0 && len(momentumBuffer) != 0 {
-		return Report{}, &LengthError{-1, "momentum_buffer (Momentum is 0)", len(momentumBuffer), 0}
+	if r.Momentum == 0 && momentumBuffer.n != 0 {
+		return Report{}, &LengthError{-1, "momentum_buffer (Momentum is 0)", momentumBuffer.n, 0}
 	}
-	var one tensor[T]
+	var one tensor
 	one.form, one.step = r.form(), t
 	one.p, one.g, one.s[0] = params, grads, momentumBuffer
 	exact := r.scalars(t)
-	return updateOne(&one, &exact, &o)
+	return updateOne(&one, &exact, o)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

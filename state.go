@@ -31,18 +31,33 @@ type TensorState[T Float] struct {
 //
 // It fails with a *RangeError while [Optimizer.StepPart] has done a part of a step, and with [ErrClosed] after Close.
 func (o *Optimizer[T]) State() ([]TensorState[T], error) {
+	states, err := o.state()
+	if err != nil {
+		return nil, err
+	}
+	typed := make([]TensorState[T], len(states))
+	for i, s := range states {
+		typed[i] = TensorState[T]{s.Step, make(map[string][]T, len(s.Buffers))}
+		for name, b := range s.Buffers {
+			typed[i].Buffers[name] = sliceOf[T](b)
+		}
+	}
+	return typed, nil
+}
+
+func (o *optimizer) state() ([]MixedTensorState, error) {
 	if o.closed {
 		return nil, ErrClosed
 	}
 	if err := o.wholeSteps(-1); err != nil {
 		return nil, err
 	}
-	states := make([]TensorState[T], len(o.batch.tensors))
+	states := make([]MixedTensorState, len(o.batch.tensors))
 	for i := range o.batch.tensors {
 		t := &o.batch.tensors[i]
-		states[i] = TensorState[T]{t.step - 1, make(map[string][]T)}
-		for k, name := range o.slots(t) {
-			states[i].Buffers[name] = slices.Clone(t.s[k])
+		states[i] = MixedTensorState{t.step - 1, make(map[string]Vector)}
+		for k, name := range forms[t.form].slots {
+			states[i].Buffers[name] = t.s[k].clone()
 		}
 	}
 	runtime.KeepAlive(o)
@@ -54,6 +69,17 @@ func (o *Optimizer[T]) State() ([]TensorState[T], error) {
 // below 0, a *StateError. The optimizer is then as it was. What [Optimizer.StepPart] has done of an incomplete step no
 // longer counts.
 func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
+	vectors := make([]MixedTensorState, len(states))
+	for i, s := range states {
+		vectors[i] = MixedTensorState{s.Step, make(map[string]Vector, len(s.Buffers))}
+		for name, b := range s.Buffers {
+			vectors[i].Buffers[name] = vectorOf(b)
+		}
+	}
+	return o.setState(vectors)
+}
+
+func (o *optimizer) setState(states []MixedTensorState) error {
 	if o.closed {
 		return ErrClosed
 	}
@@ -69,11 +95,12 @@ func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
 		t := &o.batch.tensors[i]
 		t.step = s.Step + 1
 		o.parts.drop(i)
-		for k, name := range o.slots(t) {
-			if len(s.Buffers) == 0 {
-				clear(t.s[k])
+		for k, name := range forms[t.form].slots {
+			if b, ok := s.Buffers[name]; ok {
+				convert(t.s[k], b)
+			} else {
+				clear(t.s[k].bytes())
 			}
-			copy(t.s[k], s.Buffers[name])
 		}
 	}
 	runtime.KeepAlive(o)
@@ -81,7 +108,7 @@ func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
 }
 
 // checkState reports a state that does not fit tensor i.
-func (o *Optimizer[T]) checkState(i int, s TensorState[T]) error {
+func (o *optimizer) checkState(i int, s MixedTensorState) error {
 	if s.Step < 0 {
 		return &StateError{i, "step", fmt.Sprintf("is %d, must be ≥ 0", s.Step)}
 	}
@@ -92,7 +119,7 @@ func (o *Optimizer[T]) checkState(i int, s TensorState[T]) error {
 		return nil
 	}
 	t := &o.batch.tensors[i]
-	slots := o.slots(t)
+	slots := forms[t.form].slots
 	for _, name := range slices.Sorted(maps.Keys(s.Buffers)) {
 		if !slices.Contains(slots, name) {
 			return &StateError{i, name, "is unknown, the rule's state is " + t.form.state()}
@@ -103,12 +130,9 @@ func (o *Optimizer[T]) checkState(i int, s TensorState[T]) error {
 		if !ok {
 			return &StateError{i, name, "is missing"}
 		}
-		if len(b) != len(t.p) {
-			return &LengthError{i, name, len(b), len(t.p)}
+		if b.n != t.p.n {
+			return &LengthError{i, name, b.n, t.p.n}
 		}
 	}
 	return nil
 }
-
-// slots returns the official names of a tensor's state buffers.
-func (o *Optimizer[T]) slots(t *tensor[T]) []string { return forms[t.form].slots }

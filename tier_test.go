@@ -98,15 +98,17 @@ type memory[T Float] func(n int) []T
 func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int, place memory[T]) {
 	t.Helper()
 	f := r.form()
-	c, err := coefficients[T](r, step)
+	wide := sizeOf[T]() == 8
+	c, err := coefficients(r, step, wide)
 	wantNoError(t, err)
 	o := Options{ClipValue: []float64{0, 1}[rng.IntN(2)], ZeroGrads: rng.IntN(2) == 0}
-	apply(&o, []float64{1, 0.7, 1e30}[rng.IntN(3)], &c)
-	got, want := tensor[T]{form: f, step: step, c: c}, tensor[T]{form: f, step: step, c: c}
-	fill := func(got, want *[]T) {
-		*want = random[T](rng, n)
-		*got = place(n)
-		copy(*got, *want)
+	apply(&o, []float64{1, 0.7, 1e30}[rng.IntN(3)], &c, wide)
+	got, want := tensorOf[T](f, step, nil, nil, nil), tensorOf[T](f, step, nil, nil, nil)
+	got.c, want.c = c, c
+	fill := func(got, want *Vector) {
+		values, placed := random[T](rng, n), place(n)
+		copy(placed, values)
+		*got, *want = vectorOf(placed), vectorOf(values)
 	}
 	fill(&got.p, &want.p)
 	fill(&got.g, &want.g)
@@ -120,10 +122,10 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 	active = tier
 
 	what := fmt.Sprintf("%s, %T, %d elements, step %d: ", forms[f].rule, *new(T), n, step)
-	wantSame(t, what+"params", got.p, want.p)
-	wantSame(t, what+"grads", got.g, want.g)
+	wantSame(t, what+"params", sliceOf[T](got.p), sliceOf[T](want.p))
+	wantSame(t, what+"grads", sliceOf[T](got.g), sliceOf[T](want.g))
 	for i, name := range forms[f].slots {
-		wantSame(t, what+name, got.s[i], want.s[i])
+		wantSame(t, what+name, sliceOf[T](got.s[i]), sliceOf[T](want.s[i]))
 	}
 }
 
@@ -162,7 +164,7 @@ func sumsLikeReference[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
 			copy(g, values)
 			got := [lanes]float64(lcg[float64](rng.Uint64(), lanes))
 			want := got
-			sumSquaresAssembly(&got, g, rng.IntN(2)*prefetchAhead)
+			sumSquaresAssembly(&got, vectorOf(g), rng.IntN(2)*prefetchAhead)
 			sumSquaresGeneric(&want, g, 1)
 			wantSame(t, fmt.Sprintf("%d elements of %T: sums", n, *new(T)), got[:], want[:])
 		}

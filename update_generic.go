@@ -2,28 +2,11 @@ package pnm
 
 import "math"
 
-// Float is an element type of parameters, gradients and state.
+// Float is an element type of parameters, gradients and state, all of the same one.
 type Float interface{ float32 | float64 }
 
-// maxSlots is the largest number of state buffers of any rule.
-const maxSlots = 4
-
-// buffers are the slices of one tensor, all of the same length.
-type buffers[T Float] struct {
-	p, g []T           // parameters and gradients
-	s    [maxSlots][]T // state, in the order of the form's slots; unused ones are nil
-}
-
-// at returns slice i, in the order of a drop-in call's arguments.
-func (b *buffers[T]) at(i int) *[]T {
-	switch i {
-	case 0:
-		return &b.p
-	case 1:
-		return &b.g
-	}
-	return &b.s[i-2]
-}
+// Element is an element type of memory: those of [Float], and types of 16 bits for bf16 and f16.
+type Element interface{ Float | ~uint16 }
 
 // The loops below are the reference: the order and the rounding of their operations define the bits that every other
 // implementation must give. T(…) around each product stops the compiler from fusing it with the sum that follows; the

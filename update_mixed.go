@@ -38,6 +38,9 @@ func withStochastic(f form, formats uint32) uint32 {
 	return formats
 }
 
+// aroundAlign is what the address of a copy that is written around the caches is a multiple of.
+const aroundAlign = 32
+
 // mixedBlock is how many elements of each stream a pass through a mixed kernel's loop takes; there is no other.
 const mixedBlock = 16
 

@@ -94,10 +94,11 @@ func TestMixedKernelsAgree(t *testing.T) {
 			f := r.form()
 			for _, formats := range formatSets(f) {
 				for n := mixedBlock; n <= 5*mixedBlock; n += mixedBlock {
-					c, err := coefficients[float32](r, 1+rng.IntN(4))
+					exact, err := coefficients(r, 1+rng.IntN(4), false)
 					wantNoError(t, err)
 					o := Options{ClipValue: []float64{0, 1}[rng.IntN(2)]}
-					apply(&o, []float64{1, 0.7, 1e30}[rng.IntN(3)], &c)
+					apply(&o, []float64{1, 0.7, 1e30}[rng.IntN(3)], &exact, false)
+					c := convertScalars[float32](&exact)
 					got := newMixedMemory(rng, f, formats, n)
 					want := &mixedMemory{at: got.at}
 					for i := range want.bytes {
@@ -162,20 +163,14 @@ func TestSumSquares16Agree(t *testing.T) {
 						g[i] &^= 0x4000
 					}
 				}
-				for _, k := range []struct {
-					name  string
-					sum   func(sums *float64, g *uint16, n, ahead int)
-					widen func(uint16) float32
-				}{{"bf16", sumSquaresBF16, widenBF16}, {"f16", sumSquaresF16, widenF16}} {
+				for _, v := range []Vector{BF16(g), F16(g)} {
 					got := [lanes]float64(lcg[float64](rng.Uint64(), lanes))
 					want := got
-					k.sum(&got[0], &g[0], n, rng.IntN(2)*prefetchAhead)
+					sumSquaresAssembly(&got, v, rng.IntN(2)*prefetchAhead)
 					wide := make([]float32, n)
-					for i := range wide {
-						wide[i] = k.widen(g[i])
-					}
+					widen(wide, v.at, v.format, 0)
 					sumSquaresGeneric(&want, wide, 1)
-					wantSame(t, fmt.Sprintf("%d elements of %s: sums", n, k.name), got[:], want[:])
+					wantSame(t, fmt.Sprintf("%d elements of %s: sums", n, v.Format()), got[:], want[:])
 				}
 			}
 		}

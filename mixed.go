@@ -1,0 +1,176 @@
+package pnm
+
+import "fmt"
+
+// MixedOptions are the options of a step in mixed precision, by UpdatePNMMixed and its like, whose vectors may be
+//
+//	params    float32, or bf16 that is stored by stochastic rounding
+//	grads     float32, bf16 or f16
+//	state     float32, or bf16: all momenta rounded to nearest even, averages of squares (and their largest) stochastically
+//
+// in any combination. Each step widens to float32, does what it does to float32, and rounds once, where it stores.
+//
+// Stochastic rounding takes one of the two neighbours of a number, the nearer one more often, so that the mean is the number.
+// Steps too small for the nearest bf16 are not lost that way: parameters keep moving, at the right rate, and averages of
+// squares decay, which to the nearest they would not with β2 = 0.999.
+type MixedOptions struct {
+	Options
+
+	// Copy, if it is not nil, gets a copy of the updated parameters in bf16 or f16, rounded to nearest even, for float32
+	// parameters: as many elements as they have. It is written and not read.
+	Copy Vector
+
+	Rounding Rounding // which random numbers stochastic rounding draws
+}
+
+// checkFormats reports a vector of a tensor, number i of its optimizer, in a format that is not for its place.
+func checkFormats(i int, t *tensor) error {
+	if t.p.format == f16 {
+		return &FormatError{i, "params", t.p.format.String(), "float32 or bf16"}
+	}
+	state := t.s[0].format
+	for k, name := range forms[t.form].slots {
+		switch f := t.s[k].format; {
+		case f == f16:
+			return &FormatError{i, name, f.String(), "float32 or bf16"}
+		case f != state:
+			return &FormatError{i, name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].slots[0])}
+		}
+	}
+	if t.out.at != nil {
+		if t.p.format != f32 {
+			return &FormatError{i, "params", t.p.format.String(), "float32 where there is a copy of them"}
+		}
+		if t.out.format == f32 {
+			return &FormatError{i, "copy", t.out.format.String(), "bf16 or f16"}
+		}
+	}
+	return nil
+}
+
+// A MixedGroup is a list of tensors that share a rule, for a [MixedOptimizer].
+type MixedGroup struct {
+	Rule      Rule     // PNM, AdaPNM, SGD or Adam, as a value
+	Params    []Vector // float32 or bf16, updated in place by Step; may be empty
+	BF16State bool     // keep the state in bf16; default float32
+
+	// Copies has a copy for each tensor, or is nil: see [MixedOptions]. A step writes it for tensors that have a gradient;
+	// [Convert] makes the first one.
+	Copies []Vector
+
+	// Rounding tells which random numbers each tensor draws. If it is nil, they are those of Config.Seed and of the tensor's
+	// number in the optimizer. A process that owns parts of tensors names, for each, the tensor and the part's first element.
+	Rounding []Rounding
+}
+
+// A MixedOptimizer is an [Optimizer] over vectors of several formats: parameters in float32 or bf16, gradients in float32, bf16
+// or f16, state in float32 or bf16, copies of float32 parameters in bf16 or f16. See [MixedOptions] for what is rounded, and how.
+// All that is said of Optimizer holds here.
+type MixedOptimizer struct{ optimizer }
+
+// NewMixedOptimizer returns an optimizer over the groups' tensors, with state zero. It keeps the vectors of parameters and
+// copies, copies nothing of them, and fails as [MixedOptimizer.AddGroup] does.
+func NewMixedOptimizer(c Config, groups ...MixedGroup) (*MixedOptimizer, error) {
+	o := &MixedOptimizer{optimizer{config: c}}
+	for _, g := range groups {
+		if err := o.addMixedGroup(g); err != nil {
+			o.Close()
+			return nil, err
+		}
+	}
+	o.allot(0)
+	return o, nil
+}
+
+// AddGroup adds the tensors of a group behind those that the optimizer has. It fails as [Optimizer.AddGroup] does, with a
+// *FormatError for a vector in a format that is not for its place, and a *LengthError for Copies or Rounding of a wrong length.
+func (o *MixedOptimizer) AddGroup(g MixedGroup) error {
+	if o.closed {
+		return ErrClosed
+	}
+	first := len(o.batch.tensors)
+	if err := o.addMixedGroup(g); err != nil {
+		return err
+	}
+	o.allot(first)
+	return nil
+}
+
+func (o *MixedOptimizer) addMixedGroup(g MixedGroup) error {
+	first := len(o.batch.tensors)
+	tensors := make([]tensor, len(g.Params))
+	if g.Copies != nil && len(g.Copies) != len(g.Params) {
+		return &LengthError{-1, "copies", len(g.Copies), len(g.Params)}
+	}
+	if g.Rounding != nil && len(g.Rounding) != len(g.Params) {
+		return &LengthError{-1, "roundings", len(g.Rounding), len(g.Params)}
+	}
+	for i, p := range g.Params {
+		t := &tensors[i]
+		t.p, t.g = p, Vector{format: f32}
+		t.rounding = Rounding{Seed: o.config.Seed, Tensor: uint64(first + i)}
+		if g.Copies != nil {
+			if t.out = g.Copies[i]; t.out.n != p.n {
+				return &LengthError{first + i, "copy", t.out.n, p.n}
+			}
+		}
+		if g.Rounding != nil {
+			t.rounding = g.Rounding[i]
+			if err := t.rounding.check(); err != nil {
+				return err
+			}
+		}
+	}
+	state := f32
+	if g.BF16State {
+		state = bf16
+	}
+	return o.addGroup(g.Rule, state, tensors)
+}
+
+// Step is [Optimizer.Step]: grads has one vector for each tensor, in float32, bf16 or f16; a nil one is no gradient.
+func (o *MixedOptimizer) Step(grads []Vector) error {
+	_, err := o.StepWith(Options{}, grads)
+	return err
+}
+
+// StepWith is [Optimizer.StepWith].
+func (o *MixedOptimizer) StepWith(opts Options, grads []Vector) (Report, error) {
+	return o.stepWith(&opts, grads)
+}
+
+// A MixedPart is a [Part] of a step in mixed precision.
+type MixedPart struct {
+	Tensor int    // index of the tensor in its optimizer
+	Step   int    // the number of the step, from 1; each tensor has its own count
+	Lo     int    // the first element
+	Grads  Vector // the gradients of it and of those behind it
+}
+
+// StepPart is [Optimizer.StepPart]. The report has the overflows of this part's copy.
+func (o *MixedOptimizer) StepPart(opts Options, part MixedPart) (Report, error) {
+	return o.stepPart(&opts, part)
+}
+
+// A MixedTensorState is a [TensorState] whose buffers have the formats of the optimizer's state.
+type MixedTensorState struct {
+	Step    int
+	Buffers map[string]Vector // of float32 or bf16
+}
+
+// State is [Optimizer.State]: the buffers are copies, in the format that the optimizer keeps. Stochastic rounding needs nothing
+// but the seed and the count of steps to go on as before.
+func (o *MixedOptimizer) State() ([]MixedTensorState, error) { return o.state() }
+
+// SetState is [Optimizer.SetState]. A buffer in another format than the optimizer's is widened, or rounded to nearest even.
+func (o *MixedOptimizer) SetState(states []MixedTensorState) error { return o.setState(states) }
+
+// GradNormMixed is [GradNorm] for gradients in float32, bf16 or f16.
+func GradNormMixed(pool *Pool, grads ...Vector) float64 {
+	b := takeBatch()
+	defer b.putBack()
+	for _, g := range grads {
+		b.tensors = append(b.tensors, tensor{g: g})
+	}
+	return b.normAlone(pool)
+}

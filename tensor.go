@@ -1,0 +1,176 @@
+package pnm
+
+import (
+	"unsafe"
+)
+
+// A tensor is one tensor's vectors, rule and count of steps.
+type tensor struct {
+	p, g  Vector           // parameters and gradients
+	s     [maxSlots]Vector // state, in the order of the form's slots; unused ones are nil
+	out   Vector           // the copy of the parameters, if there is one
+	form  form
+	group int              // of the optimizer
+	step  int              // the number of the step that is due, from 1
+	c     scalars[float64] // its coefficients, rounded to the type of arithmetic: float64 for that, float32 for all others
+
+	rounding Rounding
+}
+
+// maxSlots is the largest number of state buffers of any rule.
+const maxSlots = 4
+
+// vector returns vector i, in the order of a drop-in call's arguments, and its name: the copy comes last.
+func (t *tensor) vector(i int) (v *Vector, name string) {
+	switch slots := forms[t.form].slots; {
+	case i == 0:
+		return &t.p, "params"
+	case i == 1:
+		return &t.g, "grads"
+	case i < 2+len(slots):
+		return &t.s[i-2], slots[i-2]
+	}
+	return &t.out, "copy"
+}
+
+// vectors is how many vectors t has.
+func (t *tensor) vectors() int {
+	n := 2 + len(forms[t.form].slots)
+	if t.out.at != nil {
+		n++
+	}
+	return n
+}
+
+// len is the length of a tensor that takes part, which has parameters or at least gradients.
+func (t *tensor) len() int { return max(t.p.n, t.g.n) }
+
+// traffic is how many bytes of memory a step of t touches.
+func (t *tensor) traffic() int64 {
+	each := t.p.size() + t.g.size() + len(forms[t.form].slots)*t.s[0].size()
+	if t.out.at != nil {
+		each += t.out.size()
+	}
+	return int64(t.p.n) * int64(each)
+}
+
+// cut returns a tensor of the elements lo … hi−1, with their gradients.
+func (t *tensor) cut(lo, hi int, grads Vector) tensor {
+	c := *t
+	c.p, c.g, c.out = t.p.cut(lo, hi), grads, t.out.cut(lo, hi)
+	for k := range forms[t.form].slots {
+		c.s[k] = t.s[k].cut(lo, hi)
+	}
+	c.rounding.First += lo
+	return c
+}
+
+// dropGrads forgets the gradients, but not their format.
+func (t *tensor) dropGrads() { t.g = Vector{format: t.g.format} }
+
+// isMixed reports whether t has more than one format, or one that the rules do not compute in.
+func (t *tensor) isMixed() bool {
+	return t.p.format == bf16 || t.g.format != t.p.format || t.s[0].format == bf16 || t.out.at != nil
+}
+
+// formats is the set of formats of a mixed tensor.
+func (t *tensor) formats() uint32 {
+	set := [...]uint32{bf16: gradBF16, f16: gradF16}[t.g.format] | [...]uint32{bf16: paramBF16, f16: 0}[t.p.format]
+	if t.s[0].format == bf16 {
+		set |= stateBF16
+	}
+	if t.out.at != nil {
+		set |= [...]uint32{bf16: outBF16, f16: outF16}[t.out.format]
+	}
+	return withStochastic(t.form, set)
+}
+
+// updateFormats is update for a mixed tensor, in calls of most elements.
+func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
+	at := &slotOf[t.form][t.step&1]
+	b := mixed{c: convertScalars[float32](&t.c)}
+	formats := t.formats()
+	for end := lo; lo < hi; lo = end {
+		end = min(lo+most, hi)
+		first := uint64(t.rounding.First) + uint64(lo)
+		if left := 1<<32 - first&(1<<32-1); left < uint64(end-lo) { // that the counter has: the key is another then
+			end = lo + int(left)
+		}
+		b.formats = formats
+		b.counter, b.key = t.rounding.stream(t.step, first)
+		b.p, b.g, b.out = t.p.pointer(lo), t.g.pointer(lo), t.out.pointer(lo)
+		b.m, b.n, b.v, b.x = t.s[at[0]].pointer(lo), t.s[at[1]].pointer(lo), t.s[at[2]].pointer(lo), t.s[at[3]].pointer(lo)
+		if ahead > 0 && b.out != nil && uintptr(b.out)%aroundAlign == 0 {
+			b.formats |= outAround
+		}
+		if active == generic {
+			updateMixedGeneric(t.form, &b, end-lo)
+		} else {
+			t.raceAnnotate(lo, end)
+			updateMixedAssembly(t.form, &b, end-lo, ahead)
+		}
+		if zero {
+			t.zeroGrads(lo, end)
+		}
+	}
+	return b.overflows
+}
+
+// updateMixedAssembly works like updateMixedGeneric, by the kernels of the active tier, which is not generic. It prefetches as
+// updateAssembly does.
+func updateMixedAssembly(f form, b *mixed, n, ahead int) {
+	whole := n &^ (mixedBlock - 1)
+	if whole > 0 {
+		updateMixed(f, b, whole, ahead)
+	}
+	if whole < n {
+		updateMixedRest(f, b, whole, n)
+	}
+}
+
+// updateMixedRest updates the elements lo … n−1, less than a block, in a block of their own, which zeros fill.
+func updateMixedRest(f form, b *mixed, lo, n int) {
+	var block [7][mixedBlock]uint32
+	c := *b
+	c.counter += uint32(lo)
+	c.formats &^= outAround
+	var inside [7]struct {
+		from, to []byte
+		written  bool
+	}
+	for i, s := range [7]struct {
+		from    unsafe.Pointer
+		to      *unsafe.Pointer
+		narrow  uint32
+		written bool
+	}{
+		{b.p, &c.p, paramBF16, true},
+		{b.g, &c.g, gradBF16 | gradF16, false},
+		{b.m, &c.m, stateBF16, true},
+		{b.n, &c.n, stateBF16, false},
+		{b.v, &c.v, stateBF16, true},
+		{b.x, &c.x, stateBF16, true},
+		{b.out, &c.out, outBF16 | outF16, true},
+	} {
+		if s.from == nil {
+			continue
+		}
+		size := 4
+		if b.formats&s.narrow != 0 {
+			size = 2
+		}
+		x := &inside[i]
+		x.from = unsafe.Slice((*byte)(s.from), size*n)[size*lo:]
+		x.to = unsafe.Slice((*byte)(unsafe.Pointer(&block[i])), len(x.from))
+		x.written = s.written
+		copy(x.to, x.from)
+		*s.to = unsafe.Pointer(&block[i])
+	}
+	updateMixed(f, &c, mixedBlock, 0)
+	for _, x := range inside {
+		if x.written {
+			copy(x.from, x.to)
+		}
+	}
+	b.overflows = c.overflows
+}

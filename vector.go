@@ -1,0 +1,136 @@
+package pnm
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// A Vector is a caller's slice whose elements have a format that calls in mixed precision can take: float32, bf16 (bfloat16,
+// the upper half of a float32) or f16 (IEEE 754's binary16). It refers to the slice, and copies nothing. The zero Vector is a
+// nil slice.
+type Vector struct {
+	at     unsafe.Pointer // nil for a nil slice
+	n      int
+	format format
+}
+
+// Float32 returns a slice of float32 as a Vector.
+func Float32(x []float32) Vector { return vectorOf(x) }
+
+// BF16 returns a slice of bf16, whatever its type of 16 bits, as a Vector.
+func BF16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), bf16} }
+
+// F16 returns a slice of f16, whatever its type of 16 bits, as a Vector.
+func F16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), f16} }
+
+// Len returns the number of elements.
+func (v Vector) Len() int { return v.n }
+
+// Format returns "float32", "bf16" or "f16".
+func (v Vector) Format() string { return v.format.String() }
+
+// Float32 returns the slice, or nil if its format is another.
+func (v Vector) Float32() []float32 {
+	if v.format != f32 {
+		return nil
+	}
+	return sliceOf[float32](v)
+}
+
+// Bits returns the slice as the bits of its elements, or nil if its format does not have 16 bits.
+func (v Vector) Bits() []uint16 {
+	if v.format.size() != 2 {
+		return nil
+	}
+	return sliceOf[uint16](v)
+}
+
+// Convert sets each element of to to the same of from: widened exactly, or rounded to nearest even. It returns how many finite
+// float32 became an infinity of f16. Different lengths give a *LengthError, shared memory an *OverlapError, and nothing is
+// written. It is meant for once, such as the first copy of parameters; steps convert in their own pass.
+func Convert(to, from Vector) (overflows int, err error) {
+	if to.n != from.n {
+		return 0, &LengthError{-1, "to", to.n, from.n}
+	}
+	if n := shared(spanOf(to), spanOf(from)); n > 0 {
+		return 0, &OverlapError{-1, -1, "to", "from", n}
+	}
+	return convert(to, from), nil
+}
+
+// convert is Convert for vectors that fit.
+func convert(to, from Vector) (overflows int) {
+	if to.format == from.format {
+		copy(to.bytes(), from.bytes())
+		return 0
+	}
+	var wide [1 << 10]float32
+	for lo := 0; lo < to.n; lo += len(wide) {
+		part := wide[:min(len(wide), to.n-lo)]
+		widen(part, from.at, from.format, lo)
+		narrow(to.at, to.format, lo, part, func(_ int, x float32) uint16 {
+			if to.format == bf16 {
+				return narrowBF16(x)
+			}
+			if overflowsF16(x) {
+				overflows++
+			}
+			return narrowF16(x)
+		})
+	}
+	return overflows
+}
+
+// vectorOf is the Vector of a slice of the engine's own types.
+func vectorOf[T Float](x []T) Vector {
+	f := f32
+	if unsafe.Sizeof(*new(T)) == 8 {
+		f = f64
+	}
+	return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), f}
+}
+
+// sliceOf is the slice of a Vector whose format T is.
+func sliceOf[T Element](v Vector) []T { return unsafe.Slice((*T)(v.at), v.n) }
+
+func (v Vector) size() int { return v.format.size() }
+
+// bytes is the memory of v.
+func (v Vector) bytes() []byte { return unsafe.Slice((*byte)(v.at), v.n*v.size()) }
+
+// cut returns the elements lo … hi−1.
+func (v Vector) cut(lo, hi int) Vector {
+	v.n = hi - lo
+	if v.n > 0 { // else at might be behind the slice, in another object's memory
+		v.at = v.pointer(lo)
+	}
+	return v
+}
+
+// clone returns a copy in memory of its own.
+func (v Vector) clone() Vector {
+	to := make([]uint64, (v.n*v.size()+7)/8) // aligned for every format
+	c := Vector{unsafe.Pointer(unsafe.SliceData(to)), v.n, v.format}
+	copy(c.bytes(), v.bytes())
+	return c
+}
+
+// pointer is where element i is, or nil if v is.
+func (v Vector) pointer(i int) unsafe.Pointer {
+	if v.at == nil {
+		return nil
+	}
+	return unsafe.Add(v.at, i*v.size())
+}
+
+// A FormatError reports a [Vector] in a format that its place cannot have.
+type FormatError struct {
+	Tensor int    // index of the tensor in its optimizer, -1 in a drop-in call
+	Arg    string // the vector: "grads", "exp_avg", …
+	Format string // its format
+	Want   string // what it may have
+}
+
+func (e *FormatError) Error() string {
+	return fmt.Sprintf("pnm: %s%s are %s, must be %s", of(e.Tensor), e.Arg, e.Format, e.Want)
+}
