@@ -184,7 +184,7 @@ func (b *batch) step(o *Options, working int64) (r Report) {
 	}
 	if scale != 1 || o.ClipValue != 0 {
 		for i := range b.tensors {
-			apply(o, scale, &b.tensors[i].c, b.tensors[i].p.format == f64)
+			b.tensors[i].apply(o, scale)
 		}
 	}
 	b.ahead, b.zero = prefetchFor(working), o.ZeroGrads

@@ -105,8 +105,8 @@ func workers(b testing.TB, n int) *Pool { return newTestPool(b, PoolConfig{Worke
 // tensor returns the tensor at an odd step.
 func (q *problem[T]) tensor() tensor {
 	t := tensorOf(q.rule.form(), 1001, q.p, q.g, q.s)
-	var err error
-	if t.c, err = coefficients(q.rule, t.step, t.p.format == f64); err != nil {
+	exact := q.rule.scalars(t.step)
+	if err := t.round(&exact); err != nil {
 		panic(err)
 	}
 	return t
@@ -117,7 +117,11 @@ func (q *problem[T]) roles() (streams[T], scalars[T]) {
 	t := q.tensor()
 	var s streams[T]
 	assign(&t, &s)
-	return s, convertScalars[T](&t.c)
+	c, err := coefficients[T](q.rule, t.step)
+	if err != nil {
+		panic(err)
+	}
+	return s, c
 }
 
 // bytes is what a step reads and writes.

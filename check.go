@@ -27,14 +27,15 @@ func checkBuffers(t *tensor) error {
 			return err
 		}
 	}
-	var spans [3 + maxSlots]span
+	var starts, ends [3 + maxSlots]uintptr
 	for i := range used {
 		v, name := t.vector(i)
-		spans[i] = spanOf(*v)
+		starts[i] = uintptr(v.at)
+		ends[i] = starts[i] + uintptr(v.n*v.size())
 		for j := range i {
-			if spans[i].lo < spans[j].hi && spans[j].lo < spans[i].hi {
-				_, other := t.vector(j)
-				return &OverlapError{-1, -1, other, name, shared(spans[i], spans[j])}
+			if starts[i] < ends[j] && starts[j] < ends[i] {
+				w, other := t.vector(j)
+				return &OverlapError{-1, -1, other, name, shared(spanOf(*v), spanOf(*w))}
 			}
 		}
 	}

@@ -151,11 +151,10 @@ func (t *tensor) update(lo, hi, ahead int, zero bool) (overflows int) {
 	switch {
 	case t.isMixed():
 		return t.updateFormats(lo, hi, ahead, most, zero)
-	case t.p.format == f64:
-		updateTyped(t, &t.c, lo, hi, ahead, most, zero)
+	case t.wide():
+		updateTyped(t, &t.c64, lo, hi, ahead, most, zero)
 	default:
-		c := convertScalars[float32](&t.c)
-		updateTyped(t, &c, lo, hi, ahead, most, zero)
+		updateTyped(t, &t.c32, lo, hi, ahead, most, zero)
 	}
 	return 0
 }
@@ -216,14 +215,13 @@ func updateOne(t *tensor, exact *scalars[float64], o *MixedOptions) (Report, err
 		return Report{}, errISA
 	}
 	t.out, t.rounding = o.Copy, o.Rounding
-	wide := t.p.format == f64
-	if err := round(forms[t.form].rule, exact, &t.c, wide); err != nil {
+	if err := t.round(exact); err != nil {
 		return Report{}, err
 	}
 	if err := checkBuffers(t); err != nil {
 		return Report{}, err
 	}
-	if err := checkOptions(&o.Options, wide); err != nil {
+	if err := checkOptions(&o.Options, t.wide()); err != nil {
 		return Report{}, err
 	}
 	if err := o.Rounding.check(); err != nil {
@@ -232,7 +230,7 @@ func updateOne(t *tensor, exact *scalars[float64], o *MixedOptions) (Report, err
 	working := t.traffic()
 	if working < int64(2*leastShard) && !o.measures() { // too small to be shared
 		if o.scales() {
-			apply(&o.Options, o.scale(), &t.c, wide)
+			t.apply(&o.Options, o.scale())
 		}
 		return Report{Overflows: t.update(0, t.p.n, prefetchFor(working), o.ZeroGrads)}, nil
 	}

@@ -65,6 +65,13 @@ func tensorOf[T Float](f form, step int, p, g []T, state [][]T) tensor {
 	return t
 }
 
+// coefficients returns the coefficients of step t.
+func coefficients[T Float](r Rule, t int) (c scalars[T], err error) {
+	exact := r.scalars(t)
+	err = round(forms[r.form()].rule, &exact, &c)
+	return c, err
+}
+
 // sampleRules has each form at its defaults and with every option turned around.
 func sampleRules() []Rule {
 	coupled := NewPNM(0.3)

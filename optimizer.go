@@ -257,7 +257,7 @@ func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 			return Report{}, err
 		}
 		if last != nil && last.group == t.group && last.step == t.step {
-			t.c = last.c
+			t.c32, t.c64 = last.c32, last.c64
 			continue
 		}
 		if err := o.coefficients(t); err != nil {
@@ -291,7 +291,7 @@ func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 
 // wide reports whether arithmetic is in float64.
 func (o *optimizer) wide() bool {
-	return len(o.batch.tensors) > 0 && o.batch.tensors[0].p.format == f64
+	return len(o.batch.tensors) > 0 && o.batch.tensors[0].wide()
 }
 
 // traffic is how many bytes of memory a step of all tensors touches.
@@ -304,11 +304,14 @@ func (o *optimizer) traffic() (bytes int64) {
 
 // coefficients computes those of the step that is due.
 func (o *optimizer) coefficients(t *tensor) error {
-	c, err := coefficients(o.groups[t.group], t.step, t.p.format == f64)
+	err := checkStep(t.step)
+	if err == nil {
+		exact := o.groups[t.group].scalars(t.step)
+		err = t.round(&exact)
+	}
 	if err != nil {
 		return &GroupError{t.group, err}
 	}
-	t.c = c
 	return nil
 }
 
@@ -416,16 +419,6 @@ func (o *optimizer) checkGroup(i int) error {
 	return nil
 }
 
-// coefficients returns the coefficients of step t, rounded to float64 (wide) or float32.
-func coefficients(r Rule, t int, wide bool) (c scalars[float64], err error) {
-	if err := checkStep(t); err != nil {
-		return c, err
-	}
-	exact := r.scalars(t)
-	err = round(forms[r.form()].rule, &exact, &c, wide)
-	return c, err
-}
-
 // checkRule reports a rule that group i cannot run.
 func checkRule(i int, r Rule, wide bool) error {
 	if errISA != nil {
@@ -441,7 +434,12 @@ func checkRule(i int, r Rule, wide bool) error {
 		return &GroupError{i, err}
 	}
 	for t := 1; t <= 2; t++ { // bias correction makes step 1's coefficients the largest; SGD has dampening from step 2 on
-		if _, err := coefficients(r, t, wide); err != nil {
+		trial := tensor{form: r.form()}
+		if wide {
+			trial.p.format = f64
+		}
+		exact := r.scalars(t)
+		if err := trial.round(&exact); err != nil {
 			return &GroupError{i, err}
 		}
 	}

@@ -89,6 +89,22 @@ func checkOptions(o *Options, wide bool) error {
 	return nil
 }
 
+// rounded returns x in float64 (wide) or as the nearest float32.
+func rounded(x float64, wide bool) float64 {
+	if wide {
+		return x
+	}
+	return float64(float32(x))
+}
+
+// arithmetic names the type that rounded rounds to.
+func arithmetic(wide bool) string {
+	if wide {
+		return f64.String()
+	}
+	return f32.String()
+}
+
 // scale is the factor that divides the loss scale out.
 func (o *Options) scale() float64 {
 	if o.LossScale == 0 {
@@ -98,10 +114,9 @@ func (o *Options) scale() float64 {
 }
 
 // apply puts what the options ask for into coefficients; scale is the whole factor on the gradients.
-func apply(o *Options, scale float64, c *scalars[float64], wide bool) {
-	c.gs = rounded(c.gs*scale, wide) // gs is 1 or −1
+func apply[T Float](o *Options, scale float64, c *scalars[T]) {
+	c.gs = T(float64(c.gs) * scale) // gs is 1 or −1
 	if o.ClipValue != 0 {
-		c.hi = rounded(o.ClipValue, wide)
-		c.lo = -c.hi
+		c.lo, c.hi = -T(o.ClipValue), T(o.ClipValue)
 	}
 }

@@ -91,43 +91,23 @@ func mulPair(ah, al, bh, bl float64) (hi, lo float64) {
 	return hi, e - (hi - p)
 }
 
-// rounded returns x in float64 (wide) or as the nearest float32.
-func rounded(x float64, wide bool) float64 {
-	if wide {
-		return x
-	}
-	return float64(float32(x))
-}
-
-// arithmetic names the type that rounded rounds to.
-func arithmetic(wide bool) string {
-	if wide {
-		return f64.String()
-	}
-	return f32.String()
-}
-
-// convertScalars returns the coefficients in another type, each rounded to it.
-func convertScalars[T, From Float](c *scalars[From]) scalars[T] {
-	return scalars[T]{T(c.gs), T(c.l2), T(c.keep), T(c.beta1), T(c.alpha1), T(c.beta2), T(c.alpha2), T(c.k1), T(c.k2), T(c.r), T(c.eps), T(c.lo), T(c.hi)}
-}
-
-// round rounds the coefficients to float64 (wide) or float32. It fails, naming the hyperparameter at fault, where one of them
+// round rounds the coefficients to the element type. It fails, naming the hyperparameter at fault, where one of them
 // is not finite there: the step would fill the parameters with NaN.
-func round(rule string, c, out *scalars[float64], wide bool) error {
-	if *out = *c; !wide {
-		narrow := convertScalars[float32](c)
-		*out = convertScalars[float64](&narrow)
-	}
+func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
+	out.gs, out.l2, out.keep = T(c.gs), T(c.l2), T(c.keep)
+	out.beta1, out.alpha1 = T(c.beta1), T(c.alpha1)
+	out.beta2, out.alpha2 = T(c.beta2), T(c.alpha2)
+	out.k1, out.k2, out.r, out.eps = T(c.k1), T(c.k2), T(c.r), T(c.eps)
+	out.lo, out.hi = T(c.lo), T(c.hi)
 	// x−x is 0 for a finite x, and NaN for the others. In pairs, so that no sum waits for all others.
 	if (((out.k1-out.k1)+(out.k2-out.k2))+((out.keep-out.keep)+(out.l2-out.l2)))+
 		(((out.beta1-out.beta1)+(out.alpha1-out.alpha1))+(out.eps-out.eps)) == 0 {
 		if out.eps == 0 && c.eps != 0 {
-			return &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("0, or large enough not to be 0 in %s", arithmetic(wide))}
+			return &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("0, or large enough not to be 0 in %T", out.eps)}
 		}
 		return nil
 	}
-	e := &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %s", arithmetic(wide))}
+	e := &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %T", out.eps)}
 	switch {
 	case out.k1-out.k1 != 0:
 		e.Field, e.Value = "LR", c.k1

@@ -12,7 +12,8 @@ type tensor struct {
 	form  form
 	group int              // of the optimizer
 	step  int              // the number of the step that is due, from 1
-	c     scalars[float64] // its coefficients, rounded to the type of arithmetic: float64 for that, float32 for all others
+	c64   scalars[float64] // its coefficients where arithmetic is in float64
+	c32   scalars[float32] // and everywhere else
 
 	rounding Rounding
 }
@@ -40,6 +41,26 @@ func (t *tensor) vectors() int {
 		n++
 	}
 	return n
+}
+
+// wide reports whether arithmetic is in float64; it is in float32 for all other formats.
+func (t *tensor) wide() bool { return t.p.format == f64 }
+
+// round sets the coefficients.
+func (t *tensor) round(exact *scalars[float64]) error {
+	if t.wide() {
+		return round(forms[t.form].rule, exact, &t.c64)
+	}
+	return round(forms[t.form].rule, exact, &t.c32)
+}
+
+// apply puts what options ask for into the coefficients, and a factor on the gradients.
+func (t *tensor) apply(o *Options, scale float64) {
+	if t.wide() {
+		apply(o, scale, &t.c64)
+	} else {
+		apply(o, scale, &t.c32)
+	}
 }
 
 // len is the length of a tensor that takes part, which has parameters or at least gradients.
@@ -88,7 +109,7 @@ func (t *tensor) formats() uint32 {
 // updateFormats is update for a mixed tensor, in calls of most elements.
 func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
 	at := &slotOf[t.form][t.step&1]
-	b := mixed{c: convertScalars[float32](&t.c)}
+	b := mixed{c: t.c32}
 	formats := t.formats()
 	for end := lo; lo < hi; lo = end {
 		end = min(lo+most, hi)

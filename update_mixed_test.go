@@ -94,11 +94,10 @@ func TestMixedKernelsAgree(t *testing.T) {
 			f := r.form()
 			for _, formats := range formatSets(f) {
 				for n := mixedBlock; n <= 5*mixedBlock; n += mixedBlock {
-					exact, err := coefficients(r, 1+rng.IntN(4), false)
+					c, err := coefficients[float32](r, 1+rng.IntN(4))
 					wantNoError(t, err)
 					o := Options{ClipValue: []float64{0, 1}[rng.IntN(2)]}
-					apply(&o, []float64{1, 0.7, 1e30}[rng.IntN(3)], &exact, false)
-					c := convertScalars[float32](&exact)
+					apply(&o, []float64{1, 0.7, 1e30}[rng.IntN(3)], &c)
 					got := newMixedMemory(rng, f, formats, n)
 					want := &mixedMemory{at: got.at}
 					for i := range want.bytes {
