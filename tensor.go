@@ -118,7 +118,7 @@ func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
 			end = lo + int(left)
 		}
 		b.formats = formats
-		b.counter, b.key = t.rounding.stream(t.step, first)
+		b.counter, b.key = t.rounding.draws(t.step, first)
 		b.p, b.g, b.out = t.p.pointer(lo), t.g.pointer(lo), t.out.pointer(lo)
 		b.m, b.n, b.v, b.x = t.s[at[0]].pointer(lo), t.s[at[1]].pointer(lo), t.s[at[2]].pointer(lo), t.s[at[3]].pointer(lo)
 		if ahead > 0 && b.out != nil && uintptr(b.out)%aroundAlign == 0 {
