@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -62,7 +63,7 @@ func (v Vector) fill(rng *rand.Rand) {
 	})
 }
 
-// mixedTensor returns a tensor of a rule at a step, filled.
+// mixedTensor returns a tensor of a rule at a step, filled if there is an rng.
 func mixedTensor(rng *rand.Rand, r Rule, f formatsOf, step, n int, place func(bytes int) []byte) *tensor {
 	t := &tensor{form: r.form(), step: step, p: vector(f.p, n, place), g: vector(f.g, n, place)}
 	for i := range forms[t.form].slots {
@@ -70,6 +71,9 @@ func mixedTensor(rng *rand.Rand, r Rule, f formatsOf, step, n int, place func(by
 	}
 	if f.out != f32 {
 		t.out = vector(f.out, n, place)
+	}
+	if rng == nil {
+		return t
 	}
 	t.rounding = Rounding{rng.Uint64(), rng.Uint64(), []int{0, rng.IntN(1 << 30), math.MaxInt32 - n/2}[rng.IntN(3)]}
 	for i := range t.vectors() {
@@ -175,7 +179,9 @@ type mixedRun struct {
 	r      Rule
 }
 
-func newVector(f format, n int) Vector { return vector(f, n, func(n int) []byte { return anywhereZero(n) }) }
+func newVector(f format, n int) Vector {
+	return vector(f, n, func(n int) []byte { return anywhereZero(n) })
+}
 
 func anywhereZero(n int) []byte {
 	words := make([]uint64, n/8+1)
@@ -574,4 +580,101 @@ func TestMixedAllocatesNothing(t *testing.T) {
 			t.Errorf("%s: %g allocations", f, n)
 		}
 	}
+}
+
+func TestMixedErrors(t *testing.T) {
+	r, sgd := NewAdaPNM(), SGD{LR: 1, Momentum: 0.9}
+	half := func(x []float32) Vector { return BF16(unsafe.Slice((*uint16)(unsafe.Pointer(&x[0])), 2*len(x))) }
+	as := func(v Vector, f format) Vector { return Vector{v.at, v.n, f} }
+	at := func(x []float32, i int) Vector { return half(x[4*i : 4*i+4]) } // 8 elements of 16 bits
+	p := func(x []float32) Vector { return Float32(x[32:40]) }
+	step := func(x []float32, o MixedOptions, p, g, m, n, v, w Vector) error {
+		_, err := UpdateAdaPNMMixed(o, r, 1, p, g, m, n, v, w)
+		return err
+	}
+	group := func(x []float32, g MixedGroup) error {
+		_, err := NewMixedOptimizer(Config{}, g)
+		return err
+	}
+	refuse(t, []refusal{
+		{"f16 params", func(x []float32) error {
+			return step(x, MixedOptions{}, as(at(x, 0), f16), at(x, 1), at(x, 2), at(x, 3), at(x, 4), at(x, 5))
+		}, &FormatError{-1, "params", "f16", "float32 or bf16"}, "params are f16, must be float32 or bf16"},
+		{"f16 state", func(x []float32) error {
+			return step(x, MixedOptions{}, p(x), at(x, 1), at(x, 2), at(x, 3), as(at(x, 4), f16), at(x, 5))
+		}, &FormatError{-1, "exp_avg_sq", "f16", "float32 or bf16"}, "exp_avg_sq are f16"},
+		{"state of two formats", func(x []float32) error {
+			return step(x, MixedOptions{}, p(x), at(x, 1), at(x, 2), at(x, 3), Float32(x[40:48]), at(x, 5))
+		}, &FormatError{-1, "exp_avg_sq", "float32", "bf16 as exp_avg are"}, "bf16 as exp_avg are"},
+		{"copy of bf16", func(x []float32) error {
+			return step(x, MixedOptions{Copy: at(x, 6)}, at(x, 0), at(x, 1), at(x, 2), at(x, 3), at(x, 4), at(x, 5))
+		}, &FormatError{-1, "params", "bf16", "float32 where there is a copy of them"}, "float32 where there is a copy"},
+		{"copy in float32", func(x []float32) error {
+			return step(x, MixedOptions{Copy: Float32(x[40:48])}, p(x), at(x, 1), at(x, 2), at(x, 3), at(x, 4), at(x, 5))
+		}, &FormatError{-1, "copy", "float32", "bf16 or f16"}, "copy are float32"},
+		{"short copy", func(x []float32) error {
+			return step(x, MixedOptions{Copy: at(x, 6).cut(0, 7)}, p(x), at(x, 1), at(x, 2), at(x, 3), at(x, 4), at(x, 5))
+		}, &LengthError{-1, "copy", 7, 8}, "length of copy is 7, must be 8"},
+		{"short gradient", func(x []float32) error {
+			return step(x, MixedOptions{}, p(x), at(x, 1).cut(0, 3), at(x, 2), at(x, 3), at(x, 4), at(x, 5))
+		}, &LengthError{-1, "grads", 3, 8}, "length of grads is 3"},
+		{"gradient in params", func(x []float32) error {
+			return step(x, MixedOptions{}, p(x), half(x[38:42]), at(x, 2), at(x, 3), at(x, 4), at(x, 5))
+		}, &OverlapError{-1, -1, "params", "grads", 2}, "params and grads share 2 elements"},
+		{"copy in state", func(x []float32) error {
+			return step(x, MixedOptions{Copy: half(x[11:15])}, p(x), at(x, 1), at(x, 2), at(x, 3), at(x, 4), at(x, 5))
+		}, &OverlapError{-1, -1, "exp_avg", "copy", 2}, "exp_avg and copy share 2 elements"},
+		{"first element", func(x []float32) error {
+			return step(x, MixedOptions{Rounding: Rounding{First: -1}}, p(x), at(x, 1), at(x, 2), at(x, 3), at(x, 4), at(x, 5))
+		}, &HyperparameterError{"Rounding", "First", -1, "≥ 0"}, "Rounding.First is -1"},
+		{"loss scale", func(x []float32) error {
+			_, err := UpdateSGDMixed(MixedOptions{Options: Options{LossScale: 1e300}}, sgd, 1, p(x), at(x, 1), at(x, 2))
+			return err
+		}, &HyperparameterError{"Options", "LossScale", 1e300, "> 0 with an inverse that is a normal number of float32, or 0 for 1"}, "of float32"},
+		{"LR", func(x []float32) error {
+			_, err := UpdateSGDMixed(MixedOptions{}, NewSGD(1e39), 1, at(x, 0), at(x, 1), Vector{})
+			return err
+		}, &HyperparameterError{"SGD", "LR", 1e39, "small enough for its coefficient to be finite in float32"}, "LR leads to"},
+		{"group, f16", func(x []float32) error {
+			return group(x, MixedGroup{Rule: r, Params: []Vector{p(x), as(at(x, 0), f16)}})
+		},
+			&FormatError{1, "params", "f16", "float32 or bf16"}, "tensor 1: params are f16"},
+		{"group, copies", func(x []float32) error {
+			return group(x, MixedGroup{Rule: r, Params: []Vector{p(x)}, Copies: []Vector{}})
+		},
+			&LengthError{-1, "copies", 0, 1}, "length of copies is 0"},
+		{"group, length", func(x []float32) error {
+			return group(x, MixedGroup{Rule: r, Params: []Vector{p(x)}, Copies: []Vector{at(x, 0).cut(0, 1)}})
+		}, &LengthError{0, "copy", 1, 8}, "tensor 0: length of copy is 1"},
+		{"group, roundings", func(x []float32) error {
+			return group(x, MixedGroup{Rule: r, Params: []Vector{p(x)}, Rounding: make([]Rounding, 2)})
+		}, &LengthError{-1, "roundings", 2, 1}, "length of roundings is 2"},
+		{"group, first element", func(x []float32) error {
+			return group(x, MixedGroup{Rule: r, Params: []Vector{p(x)}, Rounding: []Rounding{{First: -5}}})
+		}, &HyperparameterError{"Rounding", "First", -5, "≥ 0"}, "First is -5"},
+		{"group, overlap", func(x []float32) error {
+			return group(x, MixedGroup{Rule: r, Params: []Vector{p(x), Float32(x[0:8])}, Copies: []Vector{half(x[2:6]), half(x[8:12])}})
+		}, &OverlapError{0, 1, "copy", "params", 4}, "tensor 0: copy and tensor 1: params share 4"},
+		{"optimizer, copy as gradient", func(x []float32) error {
+			o, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: r, Params: []Vector{p(x)}, Copies: []Vector{at(x, 0)}})
+			wantNoError(t, err)
+			return o.Step([]Vector{at(x, 0)})
+		}, &OverlapError{0, 0, "copy", "grads", 8}, "copy and tensor 0: grads share 8"},
+		{"optimizer, length", func(x []float32) error {
+			o, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: r, Params: []Vector{p(x)}})
+			wantNoError(t, err)
+			return o.Step([]Vector{at(x, 0).cut(0, 2)})
+		}, &LengthError{0, "grads", 2, 8}, "length of grads is 2"},
+		{"state, length", func(x []float32) error {
+			o, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: sgd, Params: []Vector{p(x)}, BF16State: true})
+			wantNoError(t, err)
+			return o.SetState([]MixedTensorState{{1, map[string]Vector{"momentum_buffer": at(x, 0).cut(0, 5)}}})
+		}, &LengthError{0, "momentum_buffer", 5, 8}, "momentum_buffer is 5"},
+		{"closed", func(x []float32) error {
+			o, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: sgd, Params: []Vector{p(x)}})
+			wantNoError(t, err)
+			o.Close()
+			return errors.Join(o.Step([]Vector{at(x, 0)}), o.AddGroup(MixedGroup{Rule: sgd}))
+		}, errors.Join(ErrClosed, ErrClosed), "closed"},
+	})
 }
