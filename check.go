@@ -18,8 +18,8 @@ func checkStep(t int) error {
 func checkBuffers(t *tensor) error {
 	used := t.vectors()
 	for i := 1; i < used; i++ {
-		if v, name := t.vector(i); v.n != t.p.n {
-			return &LengthError{-1, name, v.n, t.p.n}
+		if v := t.vector(i); v.n != t.p.n {
+			return &LengthError{-1, t.argument(i), v.n, t.p.n}
 		}
 	}
 	if t.isMixed() || t.p.format == f16 {
@@ -29,13 +29,12 @@ func checkBuffers(t *tensor) error {
 	}
 	var starts, ends [3 + maxSlots]uintptr
 	for i := range used {
-		v, name := t.vector(i)
+		v := t.vector(i)
 		starts[i] = uintptr(v.at)
 		ends[i] = starts[i] + uintptr(v.n*v.size())
 		for j := range i {
 			if starts[i] < ends[j] && starts[j] < ends[i] {
-				w, other := t.vector(j)
-				return &OverlapError{-1, -1, other, name, shared(spanOf(*v), spanOf(*w))}
+				return &OverlapError{-1, -1, t.argument(j), t.argument(i), shared(spanOf(*t.vector(j)), spanOf(*v))}
 			}
 		}
 	}

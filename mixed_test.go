@@ -77,8 +77,7 @@ func mixedTensor(rng *rand.Rand, r Rule, f formatsOf, step, n int, place func(by
 	}
 	t.rounding = Rounding{rng.Uint64(), rng.Uint64(), []int{0, rng.IntN(1 << 30), math.MaxInt32 - n/2}[rng.IntN(3)]}
 	for i := range t.vectors() {
-		v, _ := t.vector(i)
-		v.fill(rng)
+		t.vector(i).fill(rng)
 	}
 	if f.out == f16 && rng.IntN(2) == 0 { // where f16 ends
 		for i, x := range t.p.Float32() {
@@ -92,7 +91,7 @@ func mixedTensor(rng *rand.Rand, r Rule, f formatsOf, step, n int, place func(by
 func (t *tensor) clone() *tensor {
 	c := *t
 	for i := range t.vectors() {
-		v, _ := c.vector(i)
+		v := c.vector(i)
 		*v = v.clone()
 	}
 	return &c
@@ -109,10 +108,9 @@ func (v Vector) wide() []float32 {
 func wantSameTensor(t *testing.T, what string, got, want *tensor) {
 	t.Helper()
 	for i := range want.vectors() {
-		g, name := got.vector(i)
-		w, _ := want.vector(i)
+		g, w := got.vector(i), want.vector(i)
 		if string(g.bytes()) != string(w.bytes()) {
-			wantSame(t, what+": "+name, g.wide(), w.wide())
+			wantSame(t, what+": "+want.argument(i), g.wide(), w.wide())
 		}
 	}
 }

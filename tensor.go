@@ -21,17 +21,28 @@ type tensor struct {
 // maxSlots is the largest number of state buffers of any rule.
 const maxSlots = 4
 
-// vector returns vector i, in the order of a drop-in call's arguments, and its name: the copy comes last.
-func (t *tensor) vector(i int) (v *Vector, name string) {
-	switch slots := forms[t.form].slots; {
+// vector returns vector i, in the order of a drop-in call's arguments; the copy comes last.
+func (t *tensor) vector(i int) *Vector {
+	switch {
 	case i == 0:
-		return &t.p, "params"
+		return &t.p
 	case i == 1:
-		return &t.g, "grads"
-	case i < 2+len(slots):
-		return &t.s[i-2], slots[i-2]
+		return &t.g
+	case i < 2+len(forms[t.form].slots):
+		return &t.s[i-2]
 	}
-	return &t.out, "copy"
+	return &t.out
+}
+
+// argument names vector i in an error.
+func (t *tensor) argument(i int) string {
+	switch slots := forms[t.form].slots; {
+	case i < 2:
+		return [...]string{"params", "grads"}[i]
+	case i < 2+len(slots):
+		return slots[i-2]
+	}
+	return "copy"
 }
 
 // vectors is how many vectors t has.
