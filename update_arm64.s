@@ -130,7 +130,14 @@
 	VFSUB(u, p, p)
 
 // The rules, each from those before it. A rule is its coefficients; its streams, all of them and those that it writes, to be
-// passed to a macro one by one; and what it does to one vector of each. What it shares with another has the other's name.
+// passed to a macro one by one, with their roles; and what it does to one vector of each. What it shares with another has the
+// other's name.
+
+// A role picks its own of what is said for parameters, gradients, momenta, and averages of squares with the largest so far.
+#define ROLE_P(p, g, m, v) p
+#define ROLE_G(p, g, m, v) g
+#define ROLE_M(p, g, m, v) m
+#define ROLE_V(p, g, m, v) v
 
 #define SGD_COEFFICIENTS \
 	COEFFICIENT(gs, 0)   \
@@ -140,10 +147,10 @@
 	COEFFICIENT(lo, 11)  \
 	COEFFICIENT(hi, 12)
 #define SGD_STREAMS(DO) \
-	DO(atP, p0, p01) \
-	DO(atG, g0, g01)
+	DO(ROLE_P, atP, p0, p01) \
+	DO(ROLE_G, atG, g0, g01)
 #define SGD_WRITES(DO) \
-	DO(atP, p0, p01)
+	DO(ROLE_P, atP, p0, p01)
 #define SGD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t) \
 	SCALED(g, g)      \
@@ -155,10 +162,10 @@
 	COEFFICIENT(alpha1, 4)
 #define SGD_MOMENTUM_STREAMS(DO) \
 	SGD_STREAMS(DO) \
-	DO(atM, m0, m01)
+	DO(ROLE_M, atM, m0, m01)
 #define SGD_MOMENTUM_WRITES(DO) \
 	SGD_WRITES(DO) \
-	DO(atM, m0, m01)
+	DO(ROLE_M, atM, m0, m01)
 #define SGD_MOMENTUM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t) \
 	MOMENTUM(m, g, t) \
@@ -180,10 +187,10 @@
 	COEFFICIENT(eps, 10)
 #define ADAM_STREAMS(DO) \
 	SGD_MOMENTUM_STREAMS(DO) \
-	DO(atV, v0, v01)
+	DO(ROLE_V, atV, v0, v01)
 #define ADAM_WRITES(DO) \
 	SGD_MOMENTUM_WRITES(DO) \
-	DO(atV, v0, v01)
+	DO(ROLE_V, atV, v0, v01)
 #define ADAM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -194,10 +201,10 @@
 
 #define ADAM_AMSGRAD_STREAMS(DO) \
 	ADAM_STREAMS(DO) \
-	DO(atX, x0, x01)
+	DO(ROLE_V, atX, x0, x01)
 #define ADAM_AMSGRAD_WRITES(DO) \
 	ADAM_WRITES(DO) \
-	DO(atX, x0, x01)
+	DO(ROLE_V, atX, x0, x01)
 #define ADAM_AMSGRAD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -213,7 +220,7 @@
 	COEFFICIENT(k2, 8)
 #define PNM_STREAMS(DO) \
 	SGD_MOMENTUM_STREAMS(DO) \
-	DO(atN, n0, n01)
+	DO(ROLE_M, atN, n0, n01)
 #define PNM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)   \
 	MOMENTUM(m, g, t)   \
@@ -225,7 +232,7 @@
 	COEFFICIENT(k2, 8)
 #define ADAPNM_STREAMS(DO) \
 	PNM_STREAMS(DO) \
-	DO(atV, v0, v01)
+	DO(ROLE_V, atV, v0, v01)
 #define ADAPNM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -236,7 +243,7 @@
 
 #define ADAPNM_AMSGRAD_STREAMS(DO) \
 	ADAPNM_STREAMS(DO) \
-	DO(atX, x0, x01)
+	DO(ROLE_V, atX, x0, x01)
 #define ADAPNM_AMSGRAD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -249,7 +256,7 @@
 // What benchmarks measure the rules against: their streams without arithmetic, and the divider without streams.
 #define NOTHING(p, g, m, n, v, x, t)
 #define DIVIDER_STREAMS(DO) \
-	DO(atP, p0, p01)
+	DO(ROLE_P, atP, p0, p01)
 #define DIVIDER_WRITES(DO)
 #define DIVIDER(p, g, m, n, v, x, t) \
 	VFSQRT(p, t) \
@@ -306,20 +313,20 @@ done:
 	STREAMS(NEXT_LINE)
 
 // What LOOP does to a stream. A load of one element sets the rest of the register to zero.
-#define PREFETCH(at, one, two) \
+#define PREFETCH(role, at, one, two) \
 	ADD  front, at, addr \
 	PRFM (addr), PLDL1KEEP
-#define LOAD_LOWER(at, one, two)    FLDPQ (at), two
-#define LOAD_UPPER(at, one, two)    FLDPQ 32(at), two
-#define LOAD_VECTOR(at, one, two)   FMOVQ (at), F(one)
-#define LOAD_ELEMENT(at, one, two)  FMOV  (at), F(one)
-#define STORE_LOWER(at, one, two)   FSTPQ two, (at)
-#define STORE_UPPER(at, one, two)   FSTPQ two, 32(at)
-#define STORE_VECTOR(at, one, two)  FMOVQ F(one), (at)
-#define STORE_ELEMENT(at, one, two) FMOV  F(one), (at)
-#define NEXT_LINE(at, one, two)     ADD   $64, at
-#define NEXT_VECTOR(at, one, two)   ADD   $16, at
-#define NEXT_ELEMENT(at, one, two)  ADD   $size, at
+#define LOAD_LOWER(role, at, one, two)    FLDPQ (at), two
+#define LOAD_UPPER(role, at, one, two)    FLDPQ 32(at), two
+#define LOAD_VECTOR(role, at, one, two)   FMOVQ (at), F(one)
+#define LOAD_ELEMENT(role, at, one, two)  FMOV  (at), F(one)
+#define STORE_LOWER(role, at, one, two)   FSTPQ two, (at)
+#define STORE_UPPER(role, at, one, two)   FSTPQ two, 32(at)
+#define STORE_VECTOR(role, at, one, two)  FMOVQ F(one), (at)
+#define STORE_ELEMENT(role, at, one, two) FMOV  F(one), (at)
+#define NEXT_LINE(role, at, one, two)     ADD   $64, at
+#define NEXT_VECTOR(role, at, one, two)   ADD   $16, at
+#define NEXT_ELEMENT(role, at, one, two)  ADD   $size, at
 
 // float32
 
