@@ -132,6 +132,11 @@ func adamMixedNEON(c *float32, count, ahead int)
 //go:noescape
 func adamAMSGradMixedNEON(c *float32, count, ahead int)
 
+// mixedLimitNEON reads and writes the memory that any rule does with these streams and formats, and changes nothing but the copy.
+//
+//go:noescape
+func mixedLimitNEON(c *float32, count, ahead int)
+
 // sumSquaresBF16NEON works like sumSquaresGeneric.
 //
 //go:noescape

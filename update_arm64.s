@@ -623,6 +623,44 @@ GLOBL firstFour<>(SB), RODATA|NOPTR, $16
 	role(ROUND_UPPER, NONE, ROUND_NEAREST, ROUND_LOWER)(one) \
 	FMOVQ F(one), (at)
 
+// LOOP_LIMIT is what benchmarks measure LOOP_MIXED against: its streams without arithmetic, those that there are, in any
+// formats. It loads and stores as many bytes in as many instructions; what it copies is no parameter.
+#define LOOP_LIMIT(STREAMS, WRITES) \
+	START_MIXED              \
+pass: \
+	CBZ  front, load         \
+	TBNZ $3, left, load      \
+	STREAMS(PREFETCH_LIMIT)  \
+load: \
+	STREAMS(LOAD_LIMIT)      \
+	WRITES(STORE_LIMIT)      \
+	CBZ  atOut, next         \
+	FMOVQ.P F(p0), 16(atOut) \
+next: \
+	STREAMS(NEXT_LIMIT)      \
+	SUBS $8, left            \
+	BNE  pass
+
+// What LOOP_LIMIT does to a stream: nothing if its address is 0. A pass takes 32 bytes or 16.
+#define PREFETCH_LIMIT(role, at, one, two) \
+	CBZ at, 3(PC) \
+	PREFETCH_MIXED(role, at, one, two)
+#define LOAD_LIMIT(role, at, one, two) \
+	CBZ   at, 5(PC)          \
+	TBZ   $5, role(bytesP, bytesG, bytesS, bytesS), 3(PC) \
+	FLDPQ (at), two          \
+	B     2(PC)              \
+	FMOVQ (at), F(one)
+#define STORE_LIMIT(role, at, one, two) \
+	CBZ   at, 5(PC)          \
+	TBZ   $5, role(bytesP, bytesG, bytesS, bytesS), 3(PC) \
+	FSTPQ two, (at)          \
+	B     2(PC)              \
+	FMOVQ F(one), (at)
+#define NEXT_LIMIT(role, at, one, two) \
+	CBZ at, 2(PC) \
+	NEXT_MIXED(role, at, one, two)
+
 // float32
 
 #define size 4 // bytes of an element
@@ -901,6 +939,14 @@ TEXT ·adamAMSGradMixedNEON(SB), NOSPLIT, $0-24
 	MOVD ahead+16(FP), front
 	ADAM_COEFFICIENTS
 	LOOP_MIXED(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAM_AMSGRAD)
+	RET
+
+// func mixedLimitNEON(c *float32, count, ahead int)
+TEXT ·mixedLimitNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	LOOP_LIMIT(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES)
 	RET
 
 // float64
