@@ -19,8 +19,8 @@ func read(t *testing.T, file string) string {
 	return string(text)
 }
 
-// operands are those of the instructions that do not have the same arrangement of all three registers: of d, n, and m or s, by
-// their numbers, where sz selects the arrangement %[4]s and elements %[5]s.
+// operands are formats for those of instructions that are not three vectors of the arrangement that sz selects. They print d, n,
+// m or s, that arrangement, and the name of its elements.
 var operands = map[string]string{
 	"fsqrt":    "v%[1]d.%[4]s, v%[2]d.%[4]s",
 	"dup":      "v%[1]d.%[4]s, v%[2]d.%[5]s[0]",
@@ -49,7 +49,7 @@ var operands = map[string]string{
 
 // Every macro that encodes an instruction encodes the one that its name claims, with the operands in Go's order: that is
 // what the decoder of go tool objdump (golang.org/x/arch) sees in what the assembler makes of it, for every register and, if
-// it shifts, by every number.
+// it shifts, by 1 to 31.
 func TestEncodings(t *testing.T) {
 	macro := regexp.MustCompile(`(?m)^#define V(\w+)\((m, n, d|s, n, d|n, d)\) +WORD .*$`)
 	source := read(t, "update_arm64.s")
@@ -110,7 +110,7 @@ func TestEncodings(t *testing.T) {
 }
 
 // The arm64 kernels consist of these instructions, none of which is fused or an estimate. Those of floating point work on
-// vectors, and those on integers on these, too, or only on the registers that Go leaves to assembly.
+// vectors, and those on integers on these, too, or only on the registers that Go leaves to assembly. s3_3_c4_c4_0 is FPCR.
 func TestInstructions(t *testing.T) {
 	known := regexp.MustCompile(`^(f(add|sub|mul|div|sqrt|max|min|acge)|fcvt[ln]2?|dup|shll2?|r?addhn2?|add|sub|mul|eor|shl|ushr|cmge) v|` +
 		`^(addv s|fmov s\d+, w|fmov w\d+, s|mrs x\d+, s3_3_c4_c4_0$|msr s3_3_c4_c4_0, x)|` +
