@@ -249,6 +249,38 @@ func TestScalarsLayout(t *testing.T) {
 	}
 }
 
+// The arm64 assembly finds what follows the coefficients of a mixed where Go puts it, and each of its formats.
+func TestMixedLayoutARM64(t *testing.T) {
+	if strconv.IntSize == 32 {
+		t.Skip("pointers have half their size here")
+	}
+	text := readAssembly(t, "arm64")
+	number := func(name string) uint64 {
+		found := regexp.MustCompile(`(?m)^#define `+name+` +(\d+)$`).FindAllStringSubmatch(text, -1)
+		if len(found) != 1 {
+			t.Fatalf("%s is defined %d times", name, len(found))
+		}
+		n, _ := strconv.ParseUint(found[0][1], 10, 32)
+		return n
+	}
+	layout := reflect.TypeFor[mixed]()
+	for i := 1; i < layout.NumField(); i++ {
+		field := layout.Field(i)
+		if at := number("mixed_" + field.Name); at != uint64(field.Offset) {
+			t.Errorf("%s is taken from %d bytes, in Go it is at %d", field.Name, at, field.Offset)
+		}
+	}
+	if layout.Field(0).Name != "c" || layout.Field(0).Offset != 0 {
+		t.Errorf("a mixed begins with %v", layout.Field(0))
+	}
+	for name, set := range map[string]uint32{"gradBF16": gradBF16, "gradF16": gradF16, "paramBF16": paramBF16, "stateBF16": stateBF16,
+		"outBF16": outBF16, "outF16": outF16, "stochastic": stochastic} {
+		if bit := number(name); 1<<bit != set {
+			t.Errorf("%s is bit %d, in Go %b", name, bit, set)
+		}
+	}
+}
+
 // The assembly holds no fused operation, and the AVX2 kernels nothing that needs AVX-512: the generator does not know
 // which registers an AVX2 machine has.
 func TestAssemblyText(t *testing.T) {
