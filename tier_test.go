@@ -246,6 +246,26 @@ func TestScalarsLayout(t *testing.T) {
 	}
 }
 
+// The assembly finds each field of a mixed where Go puts it.
+func TestMixedLayout(t *testing.T) {
+	layout, seen := reflect.TypeFor[mixed](), map[string]bool{"c": true} // as TestScalarsLayout finds it, if it is the first
+	for _, access := range regexp.MustCompile(`// (\w+)\n\t(?:MOV[LQ]|VPBROADCASTD|ADDQ) +(?:\w+, )?(\d+)\(\w+\)`).
+		FindAllStringSubmatch(readAssembly(t, "amd64"), -1) {
+		name, at := access[1], access[2]
+		if name == "grad" {
+			name = "g"
+		}
+		field, ok := layout.FieldByName(name)
+		if !ok || fmt.Sprint(field.Offset) != at {
+			t.Errorf("the assembly has %s at %s, Go at %d", name, at, field.Offset)
+		}
+		seen[name] = true
+	}
+	if len(seen) != layout.NumField() || layout.Field(0).Name != "c" {
+		t.Errorf("the assembly has c at 0 and %v", seen)
+	}
+}
+
 // The assembly holds no fused operation, and the AVX2 kernels nothing that needs AVX-512: the generator does not know
 // which registers an AVX2 machine has.
 func TestAssemblyText(t *testing.T) {
