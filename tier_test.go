@@ -292,6 +292,9 @@ func TestAssemblyText(t *testing.T) {
 		if got := wide.FindString(body); got != "" == strings.HasSuffix(name, "AVX2") {
 			t.Errorf("%s uses the AVX-512 registers %q", name, got)
 		}
+		if strings.Contains(body, "VMOVNT") != strings.Contains(body, "SFENCE") {
+			t.Errorf("%s does not fence what it writes around the caches", name)
+		}
 		if !regexp.MustCompile(`VZEROUPPER\s+RET\s`).MatchString(body) || strings.Count(body, "RET") != 1 {
 			t.Errorf("%s does not end with VZEROUPPER and RET", name)
 		}
