@@ -115,17 +115,25 @@ type mixedProblem struct {
 }
 
 // streams are where a mixed has its streams, and their roles: p, g, those of the state, and o, the copy of p.
-func (b *mixed) streams() (all []*unsafe.Pointer, roles string) {
-	return []*unsafe.Pointer{&b.p, &b.g, &b.m, &b.n, &b.v, &b.x, &b.out}, "pgmnvxo"
+func (b *mixed) streams() (all [7]*unsafe.Pointer, roles string) {
+	return [...]*unsafe.Pointer{&b.p, &b.g, &b.m, &b.n, &b.v, &b.x, &b.out}, "pgmnvxo"
 }
 
-// narrows tells whether a role's elements have 16 bits.
-func (b *mixed) narrows(role byte) bool {
-	set := map[byte]uint32{'p': paramBF16, 'g': gradBF16 | gradF16, 'o': outBF16 | outF16}[role]
-	if strings.IndexByte("mnvx", role) >= 0 {
-		set = stateBF16
+// size is that of an element of a role, in bytes.
+func (b *mixed) size(role byte) int {
+	narrow := uint32(stateBF16)
+	switch role {
+	case 'o':
+		return 2
+	case 'p':
+		narrow = paramBF16
+	case 'g':
+		narrow = gradBF16 | gradF16
 	}
-	return b.formats&set != 0
+	if b.formats&narrow != 0 {
+		return 2
+	}
+	return 4
 }
 
 // newMixedProblem places all streams at different offsets within a page, as newProblem does.
@@ -144,15 +152,11 @@ func newMixedProblem(r Rule, n int, formats uint32) *mixedProblem {
 		if strings.IndexByte(roles, role) < 0 {
 			continue
 		}
-		words := n
-		if q.b.narrows(role) {
-			words = n / 2
-		}
-		at := unsafe.Pointer(unsafe.SliceData(spread[float32](i, words)))
+		at := unsafe.Pointer(unsafe.SliceData(spread[float32](i, n*q.b.size(role)/4)))
 		*streams[i] = at
 		switch {
 		case role != 'p' && role != 'g':
-		case !q.b.narrows(role):
+		case q.b.size(role) == 4:
 			copy(elements32(at, 0, n), lcg[float32](uint64(i), n))
 		default:
 			round := narrowBF16
@@ -168,25 +172,20 @@ func newMixedProblem(r Rule, n int, formats uint32) *mixedProblem {
 
 // run returns a pass of a kernel over all elements, in calls as a step makes them.
 func (q *mixedProblem) run(formats uint32, kernel func(b *mixed, n, ahead int)) func() {
-	b := q.b
-	b.formats = formats
+	whole := q.b
+	whole.formats = formats
 	return func() {
-		piece := b
-		at, roles := piece.streams()
+		from, roles := whole.streams()
 		for lo := 0; lo < q.n; lo += maxCall {
-			n := min(maxCall, q.n-lo)
-			kernel(&piece, n, prefetchAhead)
-			piece.counter += uint32(n)
+			piece := whole
+			piece.counter += uint32(lo)
+			to, _ := piece.streams()
 			for i, role := range []byte(roles) {
-				if *at[i] == nil {
-					continue
+				if *from[i] != nil {
+					*to[i] = unsafe.Add(*from[i], lo*whole.size(role))
 				}
-				size := 4
-				if b.narrows(role) {
-					size = 2
-				}
-				*at[i] = unsafe.Add(*at[i], n*size)
 			}
+			kernel(&piece, min(maxCall, q.n-lo), prefetchAhead)
 		}
 	}
 }
@@ -195,16 +194,13 @@ func (q *mixedProblem) run(formats uint32, kernel func(b *mixed, n, ahead int)) 
 func (q *mixedProblem) bytes() (total int64) {
 	streams, roles := q.b.streams()
 	for i, role := range []byte(roles) {
-		size := int64(4)
-		if q.b.narrows(role) {
-			size = 2
-		}
+		moved := int64(q.n * q.b.size(role))
 		switch {
 		case *streams[i] == nil:
-		case slices.Contains([]byte("gno"), role):
-			total += size * int64(q.n)
+		case strings.IndexByte("gno", role) >= 0: // either read or written
+			total += moved
 		default:
-			total += 2 * size * int64(q.n)
+			total += 2 * moved
 		}
 	}
 	return total

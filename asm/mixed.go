@@ -144,7 +144,8 @@ func (m *mixed) label(name string) string {
 	return fmt.Sprint(name, m.labels)
 }
 
-func (m *mixed) mem(stream string, size uint8) Mem {
+// vector is a stream's vector in memory, of elements of so many bytes.
+func (m *mixed) vector(stream string, size uint8) Mem {
 	return Mem{Base: m.streams[stream], Index: m.at, Scale: size}
 }
 
@@ -156,13 +157,13 @@ func (m *mixed) load(stream string) Op {
 	x := m.vec()
 	m.either(narrow[stream], func() {
 		if stream == "grad" {
-			m.either(gradF16, func() { VCVTPH2PS(m.mem(stream, 2), x) }, func() { widenBF16(m.mem(stream, 2), x) })
+			m.either(gradF16, func() { VCVTPH2PS(m.vector(stream, 2), x) }, func() { widenBF16(m.vector(stream, 2), x) })
 		} else {
-			widenBF16(m.mem(stream, 2), x)
+			widenBF16(m.vector(stream, 2), x)
 		}
 		m.prefetch(stream, 2)
 	}, func() {
-		VMOVUPS(m.mem(stream, 4), x)
+		VMOVUPS(m.vector(stream, 4), x)
 		m.prefetch(stream, 4)
 	})
 	return x
@@ -174,7 +175,7 @@ func widenBF16(from, x Op) {
 }
 
 func (m *mixed) store(x Op, stream string) {
-	wide := func() { VMOVUPS(x, m.mem(stream, 4)) }
+	wide := func() { VMOVUPS(x, m.vector(stream, 4)) }
 	switch stream {
 	case "p":
 		m.either(paramBF16, func() {
@@ -206,7 +207,7 @@ func (m *mixed) copyOut(x Op) {
 }
 
 func (m *mixed) storeOut(y reg.VecVirtual) {
-	m.either(outAround, func() { VMOVNTDQ(m.half(y), m.mem("out", 2)) }, func() { m.storeHalf(y, "out") })
+	m.either(outAround, func() { VMOVNTDQ(m.half(y), m.vector("out", 2)) }, func() { m.storeHalf(y, "out") })
 }
 
 func (m *mixed) countOverflows(x Op) {
@@ -254,7 +255,7 @@ func (m *mixed) cut(x, sum Op, y reg.VecVirtual) reg.VecVirtual {
 }
 
 func (m *mixed) storeHalf(y reg.VecVirtual, stream string) {
-	VMOVUPS(m.half(y), m.mem(stream, 2))
+	VMOVUPS(m.half(y), m.vector(stream, 2))
 }
 
 // startRounding prepares what nextDraw and the stores need.

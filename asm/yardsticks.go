@@ -72,10 +72,10 @@ var mixedLimit = Kernel{
 func (m *mixed) move(stream string, store bool) reg.VecVirtual {
 	x := m.vec()
 	move := func(x Op, size uint8) {
-		VMOVUPS(m.mem(stream, size), x)
+		VMOVUPS(m.vector(stream, size), x)
 		m.prefetch(stream, size)
 		if store {
-			VMOVUPS(x, m.mem(stream, size))
+			VMOVUPS(x, m.vector(stream, size))
 		}
 	}
 	m.unlessNil(stream, func() {
