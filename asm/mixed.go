@@ -68,8 +68,9 @@ func mixedRule(rule Kernel) Kernel {
 //
 //	func name(c *float32, count, ahead int)
 //
-// c is the first field of a mixed, count a positive multiple of what the engine calls mixedBlock. If ahead is not 0, it
-// prefetches each stream that it reads, in front of its loads: those of float32 by that many bytes, others by as many elements.
+// c is the first field of a mixed, count a positive multiple of what the engine calls mixedBlock. It prefetches each stream that
+// it reads, in front of its loads: float32 by ahead bytes, others by as many elements. Where ahead is 0, that is what is loaded
+// anyway: to branch once more costs as much.
 func (k Kernel) EmitMixed(isa ISA) {
 	name := k.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, "func(c *float32, count, ahead int)")
