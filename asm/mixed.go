@@ -70,7 +70,7 @@ func mixedRule(rule Kernel) Kernel {
 //
 // c is the first field of a mixed, count a positive multiple of what the engine calls mixedBlock. It prefetches each stream that
 // it reads, in front of its loads: float32 by ahead bytes, others by as many elements. Where ahead is 0, that is what is loaded
-// anyway: to branch once more costs as much.
+// anyway: a block apart, to be skipped then, would have to tell the formats again, and is no faster.
 func (k Kernel) EmitMixed(isa ISA) {
 	name := k.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, "func(c *float32, count, ahead int)")
