@@ -2,6 +2,7 @@ package pnm
 
 import (
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"os"
 	"reflect"
@@ -249,34 +250,37 @@ func TestScalarsLayout(t *testing.T) {
 	}
 }
 
-// The arm64 assembly finds what follows the coefficients of a mixed where Go puts it, and each of its formats.
-func TestMixedLayoutARM64(t *testing.T) {
+// The assembly finds each field of a mixed where Go puts it, and its formats.
+func TestMixedLayout(t *testing.T) {
 	if strconv.IntSize == 32 {
 		t.Skip("pointers have half their size here")
 	}
-	text := readAssembly(t, "arm64")
-	number := func(name string) uint64 {
-		found := regexp.MustCompile(`(?m)^#define `+name+` +(\d+)$`).FindAllStringSubmatch(text, -1)
-		if len(found) != 1 {
-			t.Fatalf("%s is defined %d times", name, len(found))
+	amd64, arm64, layout := readAssembly(t, "amd64"), readAssembly(t, "arm64"), reflect.TypeFor[mixed]()
+	for arch, accesses := range map[string][][]string{
+		"amd64": regexp.MustCompile(`// (\w+)\n\t(?:MOV[LQ]|VPBROADCASTD|ADDQ) +(?:\w+, )?(\d+)\(\w+\)`).FindAllStringSubmatch(amd64, -1),
+		"arm64": regexp.MustCompile(`(?m)^#define mixed_(\w+) +(\d+)$`).FindAllStringSubmatch(arm64, -1),
+	} {
+		seen := map[string]bool{"c": true} // as TestScalarsLayout finds it, if it is the first
+		for _, access := range accesses {
+			name, at := access[1], access[2]
+			if name == "grad" {
+				name = "g"
+			}
+			field, ok := layout.FieldByName(name)
+			if !ok || fmt.Sprint(field.Offset) != at {
+				t.Errorf("%s has %s at %s, Go at %d", arch, name, at, field.Offset)
+			}
+			seen[name] = true
 		}
-		n, _ := strconv.ParseUint(found[0][1], 10, 32)
-		return n
-	}
-	layout := reflect.TypeFor[mixed]()
-	for i := 1; i < layout.NumField(); i++ {
-		field := layout.Field(i)
-		if at := number("mixed_" + field.Name); at != uint64(field.Offset) {
-			t.Errorf("%s is taken from %d bytes, in Go it is at %d", field.Name, at, field.Offset)
+		if len(seen) != layout.NumField() || layout.Field(0).Name != "c" {
+			t.Errorf("%s has c at 0 and %v", arch, seen)
 		}
-	}
-	if layout.Field(0).Name != "c" || layout.Field(0).Offset != 0 {
-		t.Errorf("a mixed begins with %v", layout.Field(0))
 	}
 	for name, set := range map[string]uint32{"gradBF16": gradBF16, "gradF16": gradF16, "paramBF16": paramBF16, "stateBF16": stateBF16,
 		"outBF16": outBF16, "outF16": outF16, "stochastic": stochastic} {
-		if bit := number(name); 1<<bit != set {
-			t.Errorf("%s is bit %d, in Go %b", name, bit, set)
+		bit := regexp.MustCompile(`(?m)^#define ` + name + ` +(\d+)$`).FindStringSubmatch(arm64)
+		if bit == nil || fmt.Sprint(bits.TrailingZeros32(set)) != bit[1] {
+			t.Errorf("arm64 has %s as bit %v, Go as %b", name, bit, set)
 		}
 	}
 }
@@ -306,6 +310,9 @@ func TestAssemblyText(t *testing.T) {
 		}
 		if got := wide.FindString(body); got != "" == strings.HasSuffix(name, "AVX2") {
 			t.Errorf("%s uses the AVX-512 registers %q", name, got)
+		}
+		if strings.Contains(body, "VMOVNT") != strings.Contains(body, "SFENCE") {
+			t.Errorf("%s does not fence what it writes around the caches", name)
 		}
 		if !regexp.MustCompile(`VZEROUPPER\s+RET\s`).MatchString(body) || strings.Count(body, "RET") != 1 {
 			t.Errorf("%s does not end with VZEROUPPER and RET", name)

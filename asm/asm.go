@@ -61,11 +61,11 @@ type ISA struct {
 	vec   func() reg.VecVirtual
 	keeps int // how many coefficients stay in registers; those after them are read again for each vector
 
-	mixedKeeps int // the same, where rounding needs registers, too
+	mixedKeeps int // the same for mixed formats: rounding needs registers, too
 }
 
 var (
-	AVX2   = ISA{"AVX2", 32, YMM, 11, 7}
+	AVX2   = ISA{"AVX2", 32, YMM, 11, 9}
 	AVX512 = ISA{"AVX512", 64, ZMM, 24, 24}
 )
 

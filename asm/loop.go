@@ -26,9 +26,7 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	v := &Vector{Type: t, ISA: isa, streams: map[string]reg.Register{}, scalars: map[string]Op{}}
 	if len(k.Scalars) > 0 {
 		v.coefficients = Load(Param("c"), GP64())
-		for _, name := range k.Scalars[:min(isa.keeps, len(k.Scalars))] {
-			v.scalars[name] = v.broadcast(name)
-		}
+		v.keep(k.Scalars, isa.keeps)
 	}
 	for _, name := range k.Streams {
 		v.streams[name] = Load(Param(name), GP64())
