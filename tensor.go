@@ -124,7 +124,7 @@ func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
 	for end := lo; lo < hi; lo = end {
 		end = min(lo+most, hi, t.sameKey(lo))
 		t.call(&b, lo)
-		if ahead > 0 && b.out != nil && uintptr(b.out)%aroundAlign == 0 {
+		if ahead > 0 && active == avx512 && b.out != nil && uintptr(b.out)%aroundAlign == 0 { // AVX2 gains nothing by it
 			b.formats |= outAround
 		}
 		if active == generic {

@@ -2171,38 +2171,6 @@ line:
 enter:
 	SUBQ $0x00000010, CX
 	JGE  line
-	ADDQ $0x00000010, CX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(BX*1), Y0
-	VSQRTPS Y0, Y1
-	VDIVPS  Y1, Y0, Y0
-	ADDQ    $0x00000020, BX
-
-enterVector:
-	SUBQ  $0x00000008, CX
-	JGE   vector
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DX
-	SHLQ $0x02, CX
-	SUBQ CX, DX
-
-	// load p
-	VMOVUPS    (DX), Y0
-	VMASKMOVPS (AX)(BX*1), Y0, Y0
-	VSQRTPS    Y0, Y1
-	VDIVPS     Y1, Y0, Y0
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2270,69 +2238,6 @@ line:
 enter:
 	SUBQ $0x00000010, SI
 	JGE  line
-	ADDQ $0x00000010, SI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R8*1)
-
-	// load n
-	VMOVUPS (BX)(R8*1), Y0
-	ADDQ    $0x00000020, R8
-
-enterVector:
-	SUBQ  $0x00000008, SI
-	JGE   vector
-	ADDQ  $0x00000008, SI
-	TESTQ SI, SI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x02, SI
-	SUBQ SI, DI
-
-	// load p
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (AX)(R8*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (CX)(R8*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (DX)(R8*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R8*1)
-
-	// load n
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (BX)(R8*1), Y0, Y0
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2414,83 +2319,6 @@ line:
 enter:
 	SUBQ $0x00000010, DI
 	JGE  line
-	ADDQ $0x00000010, DI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R9*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS (CX)(R9*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R9*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R9*1)
-
-	// load n
-	VMOVUPS (BX)(R9*1), Y0
-
-	// load v
-	VMOVUPS (SI)(R9*1), Y0
-
-	// store v
-	VMOVUPS Y0, (SI)(R9*1)
-	ADDQ    $0x00000020, R9
-
-enterVector:
-	SUBQ  $0x00000008, DI
-	JGE   vector
-	ADDQ  $0x00000008, DI
-	TESTQ DI, DI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x02, DI
-	SUBQ DI, R8
-
-	// load p
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (AX)(R9*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (CX)(R9*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (DX)(R9*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R9*1)
-
-	// load n
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (BX)(R9*1), Y0, Y0
-
-	// load v
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (SI)(R9*1), Y0, Y0
-
-	// store v
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (SI)(R9*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2586,97 +2414,6 @@ line:
 enter:
 	SUBQ $0x00000010, R8
 	JGE  line
-	ADDQ $0x00000010, R8
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R10*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R10*1)
-
-	// load grad
-	VMOVUPS (CX)(R10*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R10*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R10*1)
-
-	// load n
-	VMOVUPS (BX)(R10*1), Y0
-
-	// load v
-	VMOVUPS (SI)(R10*1), Y0
-
-	// store v
-	VMOVUPS Y0, (SI)(R10*1)
-
-	// load x
-	VMOVUPS (DI)(R10*1), Y0
-
-	// store x
-	VMOVUPS Y0, (DI)(R10*1)
-	ADDQ    $0x00000020, R10
-
-enterVector:
-	SUBQ  $0x00000008, R8
-	JGE   vector
-	ADDQ  $0x00000008, R8
-	TESTQ R8, R8
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x02, R8
-	SUBQ R8, R9
-
-	// load p
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (AX)(R10*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R10*1)
-
-	// load grad
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (CX)(R10*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (DX)(R10*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R10*1)
-
-	// load n
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (BX)(R10*1), Y0, Y0
-
-	// load v
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (SI)(R10*1), Y0, Y0
-
-	// store v
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (SI)(R10*1)
-
-	// load x
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (DI)(R10*1), Y0, Y0
-
-	// store x
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (DI)(R10*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2722,48 +2459,6 @@ line:
 enter:
 	SUBQ $0x00000010, DX
 	JGE  line
-	ADDQ $0x00000010, DX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(SI*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS (CX)(SI*1), Y0
-	ADDQ    $0x00000020, SI
-
-enterVector:
-	SUBQ  $0x00000008, DX
-	JGE   vector
-	ADDQ  $0x00000008, DX
-	TESTQ DX, DX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), BX
-	SHLQ $0x02, DX
-	SUBQ DX, BX
-
-	// load p
-	VMOVUPS    (BX), Y0
-	VMASKMOVPS (AX)(SI*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (BX), Y1
-	VMASKMOVPS Y0, Y1, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS    (BX), Y0
-	VMASKMOVPS (CX)(SI*1), Y0, Y0
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2823,62 +2518,6 @@ line:
 enter:
 	SUBQ $0x00000010, BX
 	JGE  line
-	ADDQ $0x00000010, BX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(DI*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (CX)(DI*1), Y0
-
-	// load m
-	VMOVUPS (DX)(DI*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(DI*1)
-	ADDQ    $0x00000020, DI
-
-enterVector:
-	SUBQ  $0x00000008, BX
-	JGE   vector
-	ADDQ  $0x00000008, BX
-	TESTQ BX, BX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), SI
-	SHLQ $0x02, BX
-	SUBQ BX, SI
-
-	// load p
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (AX)(DI*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (CX)(DI*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (DX)(DI*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(DI*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2938,62 +2577,6 @@ line:
 enter:
 	SUBQ $0x00000010, BX
 	JGE  line
-	ADDQ $0x00000010, BX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(DI*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (CX)(DI*1), Y0
-
-	// load m
-	VMOVUPS (DX)(DI*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(DI*1)
-	ADDQ    $0x00000020, DI
-
-enterVector:
-	SUBQ  $0x00000008, BX
-	JGE   vector
-	ADDQ  $0x00000008, BX
-	TESTQ BX, BX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), SI
-	SHLQ $0x02, BX
-	SUBQ BX, SI
-
-	// load p
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (AX)(DI*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (CX)(DI*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (DX)(DI*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(DI*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -3067,76 +2650,6 @@ line:
 enter:
 	SUBQ $0x00000010, SI
 	JGE  line
-	ADDQ $0x00000010, SI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R8*1)
-
-	// load v
-	VMOVUPS (BX)(R8*1), Y0
-
-	// store v
-	VMOVUPS Y0, (BX)(R8*1)
-	ADDQ    $0x00000020, R8
-
-enterVector:
-	SUBQ  $0x00000008, SI
-	JGE   vector
-	ADDQ  $0x00000008, SI
-	TESTQ SI, SI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x02, SI
-	SUBQ SI, DI
-
-	// load p
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (AX)(R8*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (CX)(R8*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (DX)(R8*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R8*1)
-
-	// load v
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (BX)(R8*1), Y0, Y0
-
-	// store v
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (BX)(R8*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -3224,90 +2737,6 @@ line:
 enter:
 	SUBQ $0x00000010, DI
 	JGE  line
-	ADDQ $0x00000010, DI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R9*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS (CX)(R9*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R9*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R9*1)
-
-	// load v
-	VMOVUPS (BX)(R9*1), Y0
-
-	// store v
-	VMOVUPS Y0, (BX)(R9*1)
-
-	// load x
-	VMOVUPS (SI)(R9*1), Y0
-
-	// store x
-	VMOVUPS Y0, (SI)(R9*1)
-	ADDQ    $0x00000020, R9
-
-enterVector:
-	SUBQ  $0x00000008, DI
-	JGE   vector
-	ADDQ  $0x00000008, DI
-	TESTQ DI, DI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x02, DI
-	SUBQ DI, R8
-
-	// load p
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (AX)(R9*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (CX)(R9*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (DX)(R9*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R9*1)
-
-	// load v
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (BX)(R9*1), Y0, Y0
-
-	// store v
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (BX)(R9*1)
-
-	// load x
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (SI)(R9*1), Y0, Y0
-
-	// store x
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (SI)(R9*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -5536,38 +4965,6 @@ line:
 enter:
 	SUBQ $0x00000008, CX
 	JGE  line
-	ADDQ $0x00000008, CX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPD (AX)(BX*1), Y0
-	VSQRTPD Y0, Y1
-	VDIVPD  Y1, Y0, Y0
-	ADDQ    $0x00000020, BX
-
-enterVector:
-	SUBQ  $0x00000004, CX
-	JGE   vector
-	ADDQ  $0x00000004, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DX
-	SHLQ $0x03, CX
-	SUBQ CX, DX
-
-	// load p
-	VMOVUPS    (DX), Y0
-	VMASKMOVPD (AX)(BX*1), Y0, Y0
-	VSQRTPD    Y0, Y1
-	VDIVPD     Y1, Y0, Y0
-
-done:
 	VZEROUPPER
 	RET
 
@@ -9578,45 +8975,28 @@ done:
 TEXT ·dividerF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
 	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), BX
-	XORQ DX, DX
+	MOVQ ahead+64(FP), DX
+	XORQ BX, BX
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// load p
-	VMOVUPS (AX)(DX*1), Z0
+	VMOVUPS (AX)(BX*1), Z0
 	VSQRTPS Z0, Z1
 	VDIVPS  Z1, Z0, Z0
-	ADDQ    $0x00000040, DX
-	TESTQ   BX, BX
+	ADDQ    $0x00000040, BX
+	TESTQ   DX, DX
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	ADDQ       $0x00000040, BX
+	PREFETCHT1 (AX)(DX*1)
+	ADDQ       $0x00000040, DX
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, BX
-	SHLQ  CL, BX
-	DECQ  BX
-	KMOVW BX, K1
-
-	// load p
-	VMOVUPS.Z (AX)(DX*1), K1, Z0
-	VSQRTPS   Z0, Z1
-	VDIVPS    Z1, Z0, Z0
-
-done:
+	SUBQ $0x00000010, CX
+	JGE  line
 	VZEROUPPER
 	RET
 
@@ -9624,91 +9004,11 @@ done:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·pnmLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R8
-	XORQ DI, DI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// load p
-	VMOVUPS (AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (DX)(DI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(DI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(DI*1)
-
-	// load n
-	VMOVUPS (SI)(DI*1), Z0
-	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R8
-	SHLQ  CL, R8
-	DECQ  R8
-	KMOVW R8, K1
-
-	// load p
-	VMOVUPS.Z (AX)(DI*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(DI*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(DI*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(DI*1)
-
-	// load n
-	VMOVUPS.Z (SI)(DI*1), K1, Z0
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmLimitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ v+40(FP), DI
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R9
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ n+32(FP), BX
+	MOVQ count+56(FP), SI
+	MOVQ ahead+64(FP), DI
 	XORQ R8, R8
 
 	// a cache line at a time
@@ -9722,87 +9022,43 @@ line:
 	VMOVUPS Z0, (AX)(R8*1)
 
 	// load grad
-	VMOVUPS (DX)(R8*1), Z0
+	VMOVUPS (CX)(R8*1), Z0
 
 	// load m
-	VMOVUPS (BX)(R8*1), Z0
+	VMOVUPS (DX)(R8*1), Z0
 
 	// store m
-	VMOVUPS Z0, (BX)(R8*1)
+	VMOVUPS Z0, (DX)(R8*1)
 
 	// load n
-	VMOVUPS (SI)(R8*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R8*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R8*1)
+	VMOVUPS (BX)(R8*1), Z0
 	ADDQ    $0x00000040, R8
-	TESTQ   R9, R9
+	TESTQ   DI, DI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R9
-	SHLQ  CL, R9
-	DECQ  R9
-	KMOVW R9, K1
-
-	// load p
-	VMOVUPS.Z (AX)(R8*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(R8*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(R8*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(R8*1)
-
-	// load n
-	VMOVUPS.Z (SI)(R8*1), K1, Z0
-
-	// load v
-	VMOVUPS.Z (DI)(R8*1), K1, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (DI)(R8*1)
-
-done:
+	SUBQ $0x00000010, SI
+	JGE  line
 	VZEROUPPER
 	RET
 
-// func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+TEXT ·adapnmLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ v+40(FP), DI
-	MOVQ x+48(FP), R8
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R10
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ n+32(FP), BX
+	MOVQ v+40(FP), SI
+	MOVQ count+56(FP), DI
+	MOVQ ahead+64(FP), R8
 	XORQ R9, R9
 
 	// a cache line at a time
@@ -9816,86 +9072,102 @@ line:
 	VMOVUPS Z0, (AX)(R9*1)
 
 	// load grad
-	VMOVUPS (DX)(R9*1), Z0
+	VMOVUPS (CX)(R9*1), Z0
 
 	// load m
-	VMOVUPS (BX)(R9*1), Z0
+	VMOVUPS (DX)(R9*1), Z0
 
 	// store m
-	VMOVUPS Z0, (BX)(R9*1)
+	VMOVUPS Z0, (DX)(R9*1)
 
 	// load n
-	VMOVUPS (SI)(R9*1), Z0
+	VMOVUPS (BX)(R9*1), Z0
 
 	// load v
-	VMOVUPS (DI)(R9*1), Z0
+	VMOVUPS (SI)(R9*1), Z0
 
 	// store v
-	VMOVUPS Z0, (DI)(R9*1)
-
-	// load x
-	VMOVUPS (R8)(R9*1), Z0
-
-	// store x
-	VMOVUPS Z0, (R8)(R9*1)
+	VMOVUPS Z0, (SI)(R9*1)
 	ADDQ    $0x00000040, R9
-	TESTQ   R10, R10
+	TESTQ   R8, R8
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R10*1)
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+	SUBQ $0x00000010, DI
+	JGE  line
+	VZEROUPPER
+	RET
 
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R10
-	SHLQ  CL, R10
-	DECQ  R10
-	KMOVW R10, K1
+// func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adapnmAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ n+32(FP), BX
+	MOVQ v+40(FP), SI
+	MOVQ x+48(FP), DI
+	MOVQ count+56(FP), R8
+	MOVQ ahead+64(FP), R9
+	XORQ R10, R10
 
+	// a cache line at a time
+	JMP enter
+
+line:
 	// load p
-	VMOVUPS.Z (AX)(R9*1), K1, Z0
+	VMOVUPS (AX)(R10*1), Z0
 
 	// store p
-	VMOVUPS Z0, K1, (AX)(R9*1)
+	VMOVUPS Z0, (AX)(R10*1)
 
 	// load grad
-	VMOVUPS.Z (DX)(R9*1), K1, Z0
+	VMOVUPS (CX)(R10*1), Z0
 
 	// load m
-	VMOVUPS.Z (BX)(R9*1), K1, Z0
+	VMOVUPS (DX)(R10*1), Z0
 
 	// store m
-	VMOVUPS Z0, K1, (BX)(R9*1)
+	VMOVUPS Z0, (DX)(R10*1)
 
 	// load n
-	VMOVUPS.Z (SI)(R9*1), K1, Z0
+	VMOVUPS (BX)(R10*1), Z0
 
 	// load v
-	VMOVUPS.Z (DI)(R9*1), K1, Z0
+	VMOVUPS (SI)(R10*1), Z0
 
 	// store v
-	VMOVUPS Z0, K1, (DI)(R9*1)
+	VMOVUPS Z0, (SI)(R10*1)
 
 	// load x
-	VMOVUPS.Z (R8)(R9*1), K1, Z0
+	VMOVUPS (DI)(R10*1), Z0
 
 	// store x
-	VMOVUPS Z0, K1, (R8)(R9*1)
+	VMOVUPS Z0, (DI)(R10*1)
+	ADDQ    $0x00000040, R10
+	TESTQ   R9, R9
+	JZ      enter
 
-done:
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R9
+
+enter:
+	SUBQ $0x00000010, R8
+	JGE  line
 	VZEROUPPER
 	RET
 
@@ -9903,56 +9175,35 @@ done:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·sgdLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), SI
-	XORQ BX, BX
+	MOVQ grad+16(FP), CX
+	MOVQ count+56(FP), DX
+	MOVQ ahead+64(FP), BX
+	XORQ SI, SI
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// load p
-	VMOVUPS (AX)(BX*1), Z0
+	VMOVUPS (AX)(SI*1), Z0
 
 	// store p
-	VMOVUPS Z0, (AX)(BX*1)
+	VMOVUPS Z0, (AX)(SI*1)
 
 	// load grad
-	VMOVUPS (DX)(BX*1), Z0
-	ADDQ    $0x00000040, BX
-	TESTQ   SI, SI
+	VMOVUPS (CX)(SI*1), Z0
+	ADDQ    $0x00000040, SI
+	TESTQ   BX, BX
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
+	PREFETCHT1 (AX)(BX*1)
+	PREFETCHT1 (CX)(BX*1)
+	ADDQ       $0x00000040, BX
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, SI
-	SHLQ  CL, SI
-	DECQ  SI
-	KMOVW SI, K1
-
-	// load p
-	VMOVUPS.Z (AX)(BX*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(BX*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(BX*1), K1, Z0
-
-done:
+	SUBQ $0x00000010, DX
+	JGE  line
 	VZEROUPPER
 	RET
 
@@ -9960,153 +9211,10 @@ done:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·sgdMomentumLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), DI
-	XORQ SI, SI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// load p
-	VMOVUPS (AX)(SI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS (DX)(SI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(SI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, DI
-	SHLQ  CL, DI
-	DECQ  DI
-	KMOVW DI, K1
-
-	// load p
-	VMOVUPS.Z (AX)(SI*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(SI*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(SI*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func sgdNesterovLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·sgdNesterovLimitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), DI
-	XORQ SI, SI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// load p
-	VMOVUPS (AX)(SI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS (DX)(SI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(SI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, DI
-	SHLQ  CL, DI
-	DECQ  DI
-	KMOVW DI, K1
-
-	// load p
-	VMOVUPS.Z (AX)(SI*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(SI*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(SI*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adamLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adamLimitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R8
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ count+56(FP), BX
+	MOVQ ahead+64(FP), SI
 	XORQ DI, DI
 
 	// a cache line at a time
@@ -10120,79 +9228,82 @@ line:
 	VMOVUPS Z0, (AX)(DI*1)
 
 	// load grad
-	VMOVUPS (DX)(DI*1), Z0
+	VMOVUPS (CX)(DI*1), Z0
 
 	// load m
-	VMOVUPS (BX)(DI*1), Z0
+	VMOVUPS (DX)(DI*1), Z0
 
 	// store m
-	VMOVUPS Z0, (BX)(DI*1)
-
-	// load v
-	VMOVUPS (SI)(DI*1), Z0
-
-	// store v
-	VMOVUPS Z0, (SI)(DI*1)
+	VMOVUPS Z0, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
+	TESTQ   SI, SI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, SI
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R8
-	SHLQ  CL, R8
-	DECQ  R8
-	KMOVW R8, K1
-
-	// load p
-	VMOVUPS.Z (AX)(DI*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(DI*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(DI*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(DI*1)
-
-	// load v
-	VMOVUPS.Z (SI)(DI*1), K1, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (SI)(DI*1)
-
-done:
+	SUBQ $0x00000010, BX
+	JGE  line
 	VZEROUPPER
 	RET
 
-// func adamAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// func sgdNesterovLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adamAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+TEXT ·sgdNesterovLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ x+48(FP), DI
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R9
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ count+56(FP), BX
+	MOVQ ahead+64(FP), SI
+	XORQ DI, DI
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// load p
+	VMOVUPS (AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (CX)(DI*1), Z0
+
+	// load m
+	VMOVUPS (DX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (DX)(DI*1)
+	ADDQ    $0x00000040, DI
+	TESTQ   SI, SI
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, SI
+
+enter:
+	SUBQ $0x00000010, BX
+	JGE  line
+	VZEROUPPER
+	RET
+
+// func adamLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ v+40(FP), BX
+	MOVQ count+56(FP), SI
+	MOVQ ahead+64(FP), DI
 	XORQ R8, R8
 
 	// a cache line at a time
@@ -10206,79 +9317,93 @@ line:
 	VMOVUPS Z0, (AX)(R8*1)
 
 	// load grad
-	VMOVUPS (DX)(R8*1), Z0
+	VMOVUPS (CX)(R8*1), Z0
 
 	// load m
-	VMOVUPS (BX)(R8*1), Z0
+	VMOVUPS (DX)(R8*1), Z0
 
 	// store m
-	VMOVUPS Z0, (BX)(R8*1)
+	VMOVUPS Z0, (DX)(R8*1)
 
 	// load v
-	VMOVUPS (SI)(R8*1), Z0
+	VMOVUPS (BX)(R8*1), Z0
 
 	// store v
-	VMOVUPS Z0, (SI)(R8*1)
-
-	// load x
-	VMOVUPS (DI)(R8*1), Z0
-
-	// store x
-	VMOVUPS Z0, (DI)(R8*1)
+	VMOVUPS Z0, (BX)(R8*1)
 	ADDQ    $0x00000040, R8
-	TESTQ   R9, R9
+	TESTQ   DI, DI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+	SUBQ $0x00000010, SI
+	JGE  line
+	VZEROUPPER
+	RET
 
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R9
-	SHLQ  CL, R9
-	DECQ  R9
-	KMOVW R9, K1
+// func adamAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ v+40(FP), BX
+	MOVQ x+48(FP), SI
+	MOVQ count+56(FP), DI
+	MOVQ ahead+64(FP), R8
+	XORQ R9, R9
 
+	// a cache line at a time
+	JMP enter
+
+line:
 	// load p
-	VMOVUPS.Z (AX)(R8*1), K1, Z0
+	VMOVUPS (AX)(R9*1), Z0
 
 	// store p
-	VMOVUPS Z0, K1, (AX)(R8*1)
+	VMOVUPS Z0, (AX)(R9*1)
 
 	// load grad
-	VMOVUPS.Z (DX)(R8*1), K1, Z0
+	VMOVUPS (CX)(R9*1), Z0
 
 	// load m
-	VMOVUPS.Z (BX)(R8*1), K1, Z0
+	VMOVUPS (DX)(R9*1), Z0
 
 	// store m
-	VMOVUPS Z0, K1, (BX)(R8*1)
+	VMOVUPS Z0, (DX)(R9*1)
 
 	// load v
-	VMOVUPS.Z (SI)(R8*1), K1, Z0
+	VMOVUPS (BX)(R9*1), Z0
 
 	// store v
-	VMOVUPS Z0, K1, (SI)(R8*1)
+	VMOVUPS Z0, (BX)(R9*1)
 
 	// load x
-	VMOVUPS.Z (DI)(R8*1), K1, Z0
+	VMOVUPS (SI)(R9*1), Z0
 
 	// store x
-	VMOVUPS Z0, K1, (DI)(R8*1)
+	VMOVUPS Z0, (SI)(R9*1)
+	ADDQ    $0x00000040, R9
+	TESTQ   R8, R8
+	JZ      enter
 
-done:
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
+
+enter:
+	SUBQ $0x00000010, DI
+	JGE  line
 	VZEROUPPER
 	RET
 
@@ -11637,45 +10762,28 @@ done:
 TEXT ·dividerF64AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
 	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), BX
-	XORQ DX, DX
+	MOVQ ahead+64(FP), DX
+	XORQ BX, BX
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// load p
-	VMOVUPD (AX)(DX*1), Z0
+	VMOVUPD (AX)(BX*1), Z0
 	VSQRTPD Z0, Z1
 	VDIVPD  Z1, Z0, Z0
-	ADDQ    $0x00000040, DX
-	TESTQ   BX, BX
+	ADDQ    $0x00000040, BX
+	TESTQ   DX, DX
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	ADDQ       $0x00000040, BX
+	PREFETCHT1 (AX)(DX*1)
+	ADDQ       $0x00000040, DX
 
 enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, BX
-	SHLQ  CL, BX
-	DECQ  BX
-	KMOVW BX, K1
-
-	// load p
-	VMOVUPD.Z (AX)(DX*1), K1, Z0
-	VSQRTPD   Z0, Z1
-	VDIVPD    Z1, Z0, Z0
-
-done:
+	SUBQ $0x00000008, CX
+	JGE  line
 	VZEROUPPER
 	RET
 

@@ -21,6 +21,7 @@ type Kernel struct {
 	Scalars []string // the coefficients that it uses, those that it can best do without in a register last
 	Body    func(*Vector)
 	Doc     string // what it does, to follow its name
+	Whole   bool   // it only gets whole cache lines
 }
 
 func (k Kernel) args() []string {

@@ -9,7 +9,7 @@ import (
 )
 
 // Yardsticks are what benchmarks measure the rules against; nothing else calls them. Each gets the coefficients and all
-// streams, whichever it uses.
+// streams, whichever it uses, and only whole cache lines.
 func Yardsticks(t Type) []Kernel {
 	all := []Kernel{divider}
 	if t.Name == Float32.Name {
@@ -37,7 +37,8 @@ func limit(rule Kernel) Kernel {
 				}
 			}
 		},
-		Doc: "reads and writes the memory that " + rule.Name + " does, and changes nothing",
+		Doc:   "reads and writes the memory that " + rule.Name + " does, and changes nothing",
+		Whole: true,
 	}
 }
 
@@ -50,7 +51,8 @@ var divider = Kernel{
 		p := v.Load("p")
 		v.Div(p, v.Sqrt(p))
 	},
-	Doc: "takes the square roots of p, divides by them, and writes nothing",
+	Doc:   "takes the square roots of p, divides by them, and writes nothing",
+	Whole: true,
 }
 
 // mixedLimit is the same for all rules and sets of formats. A stream that is nil does not exist; what is copied out is part of p.
