@@ -18,6 +18,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#ifdef __GNUC__
+#pragma GCC visibility push(default)
+#endif
 
 /* The version of this interface. A library is compatible if pnm_abi_version() gives the same. */
 #define PNM_ABI_VERSION 1
@@ -128,6 +131,9 @@ pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, 
 /* The Euclidean norm of all gradients together, in float64; the same bits for any number of workers. */
 pnm_status pnm_grad_norm(const pnm_vector *grads, int64_t count, int32_t workers, double *norm);
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif
