@@ -16,18 +16,28 @@ extern int32_t pnmgo_workers(void);
 extern const char *pnmgo_isa(void);
 
 // The message lives on the heap: a thread-local array would come out of the little room that glibc has for libraries which are
-// loaded late, and that it would share with PyTorch and others.
+// loaded late, and that PyTorch and others want, too. It stays where it is, so that nobody holds a pointer to freed memory.
+enum { MESSAGE_SIZE = 1024 };
 static pthread_key_t message_key;
 
 static void __attribute__((constructor)) make_message_key(void) { pthread_key_create(&message_key, free); }
 
 void pnm_set_message(const char *text, size_t length) {
-	char *message = realloc(pthread_getspecific(message_key), length + 1);
-	if (message == NULL)
-		return; // the old one stays
+	char *message = pthread_getspecific(message_key);
+	if (message == NULL) {
+		message = malloc(MESSAGE_SIZE);
+		if (message == NULL || pthread_setspecific(message_key, message) != 0) {
+			free(message);
+			return;
+		}
+	}
+	if (length >= MESSAGE_SIZE) {
+		length = MESSAGE_SIZE - 1;
+		while (length > 0 && (text[length] & 0xc0) == 0x80) // within a character of UTF-8
+			length--;
+	}
 	memcpy(message, text, length);
 	message[length] = '\0';
-	pthread_setspecific(message_key, message);
 }
 
 const char *pnm_last_error(void) {

@@ -1,0 +1,114 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// programs of testdata that check themselves.
+var programs = []string{"errors.c", "threads.c", "fork.c"}
+
+func TestPrograms(t *testing.T) {
+	for _, source := range programs {
+		t.Run(source, func(t *testing.T) {
+			t.Parallel()
+			run(t, shared.compile(t, source, "-std=c11"))
+		})
+	}
+}
+
+func TestProgramsMemcheck(t *testing.T) {
+	for _, source := range []string{"errors.c"} {
+		t.Run(source, func(t *testing.T) { memcheck(t, source) })
+	}
+}
+
+// The C half has no warnings. (cgo's own C has, so that they cannot be errors in a build.)
+func TestWarnings(t *testing.T) {
+	need(t, "gcc", "g++")
+	run(t, "gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", "pnm.c", "host.c")
+	for _, flags := range [][]string{
+		{"-x", "c", "-std=c99"}, {"-x", "c", "-std=c23"}, {"-x", "c++", "-std=c++98", "-Wno-long-long"}, {"-x", "c++", "-std=c++20"},
+	} {
+		if flags[2] == "-std=c23" {
+			flags[2] = "-std=c2x" // gcc 13 and older
+		}
+		run(t, "gcc", append(flags, "-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only", "pnm.h")...)
+	}
+}
+
+// The library shows its functions, and of Go what cgo cannot hide.
+func TestSymbols(t *testing.T) {
+	need(t, "nm")
+	var own []string
+	for _, line := range strings.Split(run(t, "nm", "-D", "--defined-only", shared.library(t)), "\n") {
+		f := strings.Fields(line)
+		if len(f) == 3 && strings.HasPrefix(f[2], "pnm") {
+			own = append(own, f[2])
+		}
+	}
+	want := "pnm_abi_version pnm_grad_norm pnm_isa pnm_last_error pnm_rule_adam pnm_rule_adamw pnm_rule_adapnm pnm_rule_pnm " +
+		"pnm_rule_sgd pnm_set_workers pnm_update_all pnm_update_one pnm_version pnm_workers"
+	if got := strings.Join(own, " "); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// Loading changes nothing of the process: see testdata/host.c.
+func TestHost(t *testing.T) {
+	for _, what := range []string{"unchanged", "signals-before", "signals-after"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			run(t, hostProgram(t), what, shared.library(t))
+		})
+	}
+	for what, want := range map[string]syscall.Signal{"crash": syscall.SIGSEGV, "pipe": syscall.SIGPIPE} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			out, err := try(hostProgram(t), what, shared.library(t))
+			e, ok := err.(*exec.ExitError)
+			if !ok || e.Sys().(syscall.WaitStatus).Signal() != want {
+				t.Errorf("%v, want %v\n%s", err, want, out)
+			}
+		})
+	}
+}
+
+// hostProgram is not linked with the library: it loads it.
+func hostProgram(t *testing.T) string {
+	t.Helper()
+	need(t, "gcc")
+	out := t.TempDir() + "/host"
+	run(t, "gcc", append(slices.Clone(gccFlags), "-std=c11", "testdata/host.c", "-o", out, "-ldl")...)
+	return out
+}
+
+// Loading takes less than 50 ms, the best of some times, and an idle library no CPU.
+func TestLoad(t *testing.T) {
+	program, library := hostProgram(t), shared.library(t)
+	best, cpu := 1e9, 1e9
+	for range 3 {
+		var loaded, ready, idle float64
+		out := run(t, program, "idle", library)
+		if _, err := fmt.Sscanf(out, "loaded in %g ms, ready after %g ms\nan idle second took %g ms", &loaded, &ready, &idle); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		t.Log(strings.TrimSpace(out))
+		best, cpu = min(best, ready), min(cpu, idle)
+		if best < 50 && cpu < 10 {
+			return
+		}
+	}
+	t.Errorf("ready after %v ms, want < 50 ms; idle second %v ms of CPU, want < 10 ms", best, cpu)
+}
+
+func TestPython(t *testing.T) {
+	need(t, "python3")
+	run(t, "python3", "testdata/signals.py", shared.library(t))
+}
