@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 }
 
 // need skips a test on a machine that lacks a program, unless it is required.
-func need(t *testing.T, programs ...string) {
+func need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
@@ -51,7 +51,7 @@ func need(t *testing.T, programs ...string) {
 }
 
 // long skips a test that takes long.
-func long(t *testing.T) {
+func long(t testing.TB) {
 	t.Helper()
 	if !*thorough && !required {
 		t.Skip("needs -thorough or PNM_TEST_C=1")
@@ -59,7 +59,7 @@ func long(t *testing.T) {
 }
 
 // run runs a command and returns what it prints. It fails the test if the command fails.
-func run(t *testing.T, name string, args ...string) string {
+func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := try(name, args...)
 	if err != nil {
@@ -81,7 +81,7 @@ func try(name string, args ...string) (string, error) {
 
 // A build is a way to build the library, once.
 type build struct {
-	dir  string
+	name string
 	args []string
 	once sync.Once
 	out  string
@@ -89,16 +89,17 @@ type build struct {
 }
 
 var (
-	shared = &build{dir: "shared", args: []string{"-buildmode=c-shared"}}
+	shared = &build{name: "shared/libpnm.so", args: []string{"-buildmode=c-shared"}}
 	// forValgrind tells memcheck what Go does with memory, and lacks debugging data that older valgrinds cannot read.
-	forValgrind = &build{dir: "valgrind", args: []string{"-buildmode=c-shared", "-tags=valgrind", "-ldflags=-w"}}
+	forValgrind = &build{name: "valgrind/libpnm.so", args: []string{"-buildmode=c-shared", "-tags=valgrind", "-ldflags=-w"}}
+	static      = &build{name: "static/libpnm.a", args: []string{"-buildmode=c-archive"}}
 )
 
 // library returns the path of the library.
-func (b *build) library(t *testing.T) string {
+func (b *build) library(t testing.TB) string {
 	t.Helper()
 	need(t, "go", "gcc")
-	path := filepath.Join(work, b.dir, "libpnm.so")
+	path := filepath.Join(work, b.name)
 	b.once.Do(func() { b.out, b.err = try("go", append(append([]string{"build", "-o", path}, b.args...), ".")...) })
 	if b.err != nil {
 		t.Fatalf("go build: %v\n%s", b.err, b.out)
@@ -110,12 +111,17 @@ func (b *build) library(t *testing.T) string {
 var gccFlags = []string{"-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-g", "-O1", "-ffp-contract=off", "-pthread", "-I."}
 
 // compile compiles a program of testdata against the library and returns the path of the program.
-func (b *build) compile(t *testing.T, source string, flags ...string) string {
+func (b *build) compile(t testing.TB, source string, flags ...string) string {
 	t.Helper()
 	library := b.library(t)
 	out := filepath.Join(t.TempDir(), "program")
 	args := append(slices.Clone(gccFlags), flags...)
-	args = append(args, filepath.Join("testdata", source), "-o", out, "-x", "none", library, "-Wl,-rpath,"+filepath.Dir(library))
+	args = append(args, filepath.Join("testdata", source), "-o", out, "-x", "none")
+	if b == static {
+		args = append(args, "-Wl,--whole-archive", library, "-Wl,--no-whole-archive")
+	} else {
+		args = append(args, library, "-Wl,-rpath,"+filepath.Dir(library))
+	}
 	run(t, "gcc", args...)
 	return out
 }

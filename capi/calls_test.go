@@ -11,11 +11,9 @@ import (
 	"testing"
 )
 
-// programs of testdata that check themselves.
-var programs = []string{"errors.c", "threads.c", "fork.c"}
-
+// These programs of testdata check themselves.
 func TestPrograms(t *testing.T) {
-	for _, source := range programs {
+	for _, source := range []string{"errors.c", "threads.c", "fork.c"} {
 		t.Run(source, func(t *testing.T) {
 			t.Parallel()
 			run(t, shared.compile(t, source, "-std=c11"))
@@ -23,8 +21,14 @@ func TestPrograms(t *testing.T) {
 	}
 }
 
+func TestStatic(t *testing.T) {
+	long(t)
+	run(t, static.compile(t, "static.c", "-std=c11"))
+	run(t, static.compile(t, "fork.c", "-std=c11"))
+}
+
 func TestProgramsMemcheck(t *testing.T) {
-	for _, source := range []string{"errors.c"} {
+	for _, source := range []string{"errors.c", "threads.c"} {
 		t.Run(source, func(t *testing.T) { memcheck(t, source) })
 	}
 }

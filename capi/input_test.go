@@ -1,0 +1,105 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/posneg/pnm"
+)
+
+// Tests cannot name C's types. These make what a function takes.
+func newUpdate[T any](func(*input, *T) error) *T  { return new(T) }
+func newRule[T any](func(T) (pnm.Rule, error)) *T { return new(T) }
+
+// Once a list as long has been updated, with the same rules, a call allocates nothing, and nothing is kept of the memory.
+func TestCallKeepsNothing(t *testing.T) {
+	const n = 100
+	r := newRule(ruleOf)
+	r.kind, r.lr, r.beta1, r.beta2, r.eps = 4, 1e-3, 0.9, 0.999, 1e-8 // Adam
+	u := newUpdate((*input).add)
+	u.rule, u.step = r, 1
+	memory := make([]float32, 4*n)
+	u.params.data, u.params.length = unsafe.Pointer(&memory[0]), n
+	u.grads.data, u.grads.length = unsafe.Pointer(&memory[n]), n
+	u.state[0].data, u.state[0].length = unsafe.Pointer(&memory[2*n]), n
+	u.state[1].data, u.state[1].length = unsafe.Pointer(&memory[3*n]), n
+	if allocs := testing.AllocsPerRun(100, func() {
+		if status := pnmgo_update_all(nil, u, 1, nil); status != 0 {
+			t.Fatal("status", status)
+		}
+	}); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+
+	in := takeInput()
+	if cap(in.updates) == 0 || cap(in.vectors) == 0 {
+		t.Fatal("this is not the input of the call")
+	}
+	for _, u := range in.updates[:cap(in.updates)] {
+		if u.Params.Len() != 0 || u.Grads.Len() != 0 || u.State != nil {
+			t.Errorf("%+v is kept", u)
+		}
+	}
+	for _, v := range in.vectors[:cap(in.vectors)] {
+		if v.Len() != 0 {
+			t.Errorf("%+v is kept", v)
+		}
+	}
+}
+
+func TestPanicStaysInGo(t *testing.T) {
+	if status := call(func() error { panic("oops") }); status != 9 {
+		t.Errorf("status %d, want PNM_ERROR_INTERNAL", status)
+	}
+}
+
+// PNM_ISA pins what runs. What it cannot be makes every step fail.
+func TestISA(t *testing.T) {
+	program := shared.compile(t, "isa.c", "-std=c11")
+	for pin, want := range map[string]string{"generic": "generic 0 0.5 ", "abacus": `generic 7 1 pnm: PNM_ISA is "abacus"`} {
+		t.Setenv("PNM_ISA", pin)
+		if out := run(t, program); !strings.HasPrefix(out, want) {
+			t.Errorf("PNM_ISA=%s: %s, want %s", pin, out, want)
+		}
+	}
+}
+
+// A rule is found again if, and only if, all its bits are the same.
+func TestRuleCache(t *testing.T) {
+	var c ruleCache
+	r := newRule(ruleOf)
+	r.kind = 3 // SGD
+	for range 2 {
+		for i := range 3 * len(c.entries) {
+			for _, zero := range []float64{0, math.Copysign(0, -1)} {
+				setFloat(&r.lr, float64(i))
+				setFloat(&r.weight_decay, zero)
+				got, err := c.get(r)
+				want := pnm.SGD{LR: float64(i), WeightDecay: zero}
+				if err != nil || got != want || math.Signbit(got.(pnm.SGD).WeightDecay) != math.Signbit(zero) {
+					t.Fatalf("got %+v, %v, want %+v", got, err, want)
+				}
+			}
+		}
+	}
+}
+
+func setFloat[T ~float64](to *T, x float64) { *to = T(x) }
+
+func BenchmarkC(b *testing.B) {
+	program := shared.compile(b, "bench.c", "-std=c11")
+	b.ResetTimer()
+	for _, line := range strings.Split(strings.TrimSpace(run(b, program, strconv.Itoa(b.N))), "\n") {
+		value, unit, _ := strings.Cut(line, " ")
+		x, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(x, unit)
+	}
+}
