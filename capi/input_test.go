@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -13,23 +14,35 @@ import (
 )
 
 // Tests cannot name C's types. These make what a function takes.
-func newUpdate[T any](func(*input, *T) error) *T  { return new(T) }
-func newRule[T any](func(T) (pnm.Rule, error)) *T { return new(T) }
+func newUpdate[T any](func(*input, *T) error) *T         { return new(T) }
+func newRule[T any](func(T) (pnm.Rule, error)) *T        { return new(T) }
+func newOptions[T any](func(*T) (pnm.Options, error)) *T { return new(T) }
+func setInt[T ~int32](to *T, x int)                      { *to = T(x) }
+func setFloat[T ~float64](to *T, x float64)              { *to = T(x) }
 
-// Once a list as long has been updated, with the same rules, a call allocates nothing, and nothing is kept of the memory.
-func TestCallKeepsNothing(t *testing.T) {
+// adamStep returns a function that performs a step of Adam on memory of its own, and returns its status.
+func adamStep() func(workers int) uint32 {
 	const n = 100
 	r := newRule(ruleOf)
-	r.kind, r.lr, r.beta1, r.beta2, r.eps = 4, 1e-3, 0.9, 0.999, 1e-8 // Adam
+	r.kind, r.lr, r.beta1, r.beta2, r.eps = 4, 1e-3, 0.9, 0.999, 1e-8 // PNM_RULE_ADAM
 	u := newUpdate((*input).add)
 	u.rule, u.step = r, 1
 	memory := make([]float32, 4*n)
-	u.params.data, u.params.length = unsafe.Pointer(&memory[0]), n
-	u.grads.data, u.grads.length = unsafe.Pointer(&memory[n]), n
-	u.state[0].data, u.state[0].length = unsafe.Pointer(&memory[2*n]), n
-	u.state[1].data, u.state[1].length = unsafe.Pointer(&memory[3*n]), n
+	u.params.data, u.grads.data = unsafe.Pointer(&memory[0]), unsafe.Pointer(&memory[n])
+	u.state[0].data, u.state[1].data = unsafe.Pointer(&memory[2*n]), unsafe.Pointer(&memory[3*n])
+	u.params.length, u.grads.length, u.state[0].length, u.state[1].length = n, n, n, n
+	o := newOptions(optionsOf)
+	return func(workers int) uint32 {
+		setInt(&o.workers, workers)
+		return uint32(pnmgo_update_all(o, u, 1, nil))
+	}
+}
+
+// Once a list as long has been updated, with the same rules, a call allocates nothing, and nothing is kept of the memory.
+func TestCallKeepsNothing(t *testing.T) {
+	step := adamStep()
 	if allocs := testing.AllocsPerRun(100, func() {
-		if status := pnmgo_update_all(nil, u, 1, nil); status != 0 {
+		if status := step(1); status != 0 {
 			t.Fatal("status", status)
 		}
 	}); allocs != 0 {
@@ -50,6 +63,35 @@ func TestCallKeepsNothing(t *testing.T) {
 			t.Errorf("%+v is kept", v)
 		}
 	}
+}
+
+// Calls at the same time share inputs and pools, of which there are never too many. This is for the race detector.
+func TestCallsAtOnce(t *testing.T) {
+	var calls sync.WaitGroup
+	for range 8 {
+		step := adamStep()
+		calls.Go(func() {
+			for workers := range 3 * mostPools {
+				if status := step(workers); status != 0 {
+					t.Error("status", status)
+				}
+			}
+		})
+	}
+	calls.Wait()
+	if n := len(pools.byCount); n == 0 || n > mostPools {
+		t.Errorf("%d pools", n)
+	}
+	if a, b := pools.byCount[3*mostPools-1], must(pools.of(3*mostPools-1)); a == nil || a != b {
+		t.Errorf("the last pool is made again")
+	}
+}
+
+func must[T any](x T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return x
 }
 
 func TestPanicStaysInGo(t *testing.T) {
@@ -88,8 +130,6 @@ func TestRuleCache(t *testing.T) {
 		}
 	}
 }
-
-func setFloat[T ~float64](to *T, x float64) { *to = T(x) }
 
 func BenchmarkC(b *testing.B) {
 	program := shared.compile(b, "bench.c", "-std=c11")

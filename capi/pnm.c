@@ -80,7 +80,7 @@ pnm_status pnm_grad_norm(const pnm_vector *grads, int64_t count, int32_t workers
 	return status;
 }
 
-int pnm_set_workers(int workers) {
+pnm_status pnm_set_workers(int workers) {
 	sigset_t signals;
 	if (!enter(&signals))
 		return PNM_ERROR_FORKED;
