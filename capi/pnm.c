@@ -19,18 +19,23 @@ extern const char *pnmgo_isa(void);
 // loaded late, and that PyTorch and others want, too. It stays where it is, so that nobody holds a pointer to freed memory.
 enum { MESSAGE_SIZE = 1024 };
 static pthread_key_t message_key;
+static int have_message_key;
 
-static void __attribute__((constructor)) make_message_key(void) { pthread_key_create(&message_key, free); }
+static void __attribute__((constructor)) make_message_key(void) { have_message_key = pthread_key_create(&message_key, free) == 0; }
+
+static char *message_of_thread(void) { return have_message_key ? pthread_getspecific(message_key) : NULL; }
 
 void pnm_set_message(const char *text, size_t length) {
-	char *message = pthread_getspecific(message_key);
-	if (message == NULL) {
+	char *message = message_of_thread();
+	if (message == NULL && have_message_key) {
 		message = malloc(MESSAGE_SIZE);
 		if (message == NULL || pthread_setspecific(message_key, message) != 0) {
 			free(message);
-			return;
+			message = NULL;
 		}
 	}
+	if (message == NULL)
+		return;
 	if (length >= MESSAGE_SIZE) {
 		length = MESSAGE_SIZE - 1;
 		while (length > 0 && (text[length] & 0xc0) == 0x80) // within a character of UTF-8
@@ -41,7 +46,7 @@ void pnm_set_message(const char *text, size_t length) {
 }
 
 const char *pnm_last_error(void) {
-	const char *message = pthread_getspecific(message_key);
+	const char *message = message_of_thread();
 	return message == NULL ? "" : message;
 }
 

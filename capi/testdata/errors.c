@@ -98,8 +98,8 @@ static void calls(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.LossScale is NaN", options.loss_scale = (double)NAN);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.skip_non_finite is 2, must be 0 or 1", options.skip_non_finite = 2);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.zero_grads is -1, must be 0 or 1", options.zero_grads = -1);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.workers is -1, must be in [0, 4096]", options.workers = -1);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.workers is 4097", options.workers = 4097);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is -1, must be in [0, 4096]", options.workers = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is 4097", options.workers = 4097);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved = 1);
 	reset();
 	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is -1", u, -1);
