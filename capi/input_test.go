@@ -111,6 +111,51 @@ func TestISA(t *testing.T) {
 	}
 }
 
+// Each field of a rule gets to the engine.
+func TestRuleFields(t *testing.T) {
+	r := newRule(ruleOf)
+	set := func(kind int) {
+		*r = *newRule(ruleOf)
+		setInt(&r.kind, kind)
+		r.lr, r.weight_decay = 1, 2
+	}
+	want := func(want pnm.Rule) {
+		t.Helper()
+		if got, err := ruleOf(*r); err != nil || got != want {
+			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		}
+	}
+	set(1)
+	r.beta1, r.beta0, r.decoupled = 3, 4, 1
+	want(pnm.PNM{LR: 1, WeightDecay: 2, Beta1: 3, Beta0: 4, Decoupled: true})
+	r.decoupled, r.maximize = 0, 1
+	want(pnm.PNM{LR: 1, WeightDecay: 2, Beta1: 3, Beta0: 4, Maximize: true})
+
+	set(2)
+	r.beta1, r.beta2, r.beta0, r.eps, r.decoupled, r.amsgrad = 3, 4, 5, 6, 1, 1
+	want(pnm.AdaPNM{LR: 1, WeightDecay: 2, Beta1: 3, Beta2: 4, Beta0: 5, Eps: 6, Decoupled: true, AMSGrad: true})
+	r.decoupled, r.maximize = 0, 1
+	want(pnm.AdaPNM{LR: 1, WeightDecay: 2, Beta1: 3, Beta2: 4, Beta0: 5, Eps: 6, Maximize: true, AMSGrad: true})
+	r.amsgrad, r.exact_bias = 0, 1
+	want(pnm.AdaPNM{LR: 1, WeightDecay: 2, Beta1: 3, Beta2: 4, Beta0: 5, Eps: 6, Maximize: true, ExactBias: true})
+
+	set(3)
+	r.momentum, r.dampening, r.decoupled = 3, 4, 1
+	want(pnm.SGD{LR: 1, WeightDecay: 2, Momentum: 3, Dampening: 4, Decoupled: true})
+	r.decoupled, r.nesterov = 0, 1
+	want(pnm.SGD{LR: 1, WeightDecay: 2, Momentum: 3, Dampening: 4, Nesterov: true})
+	r.nesterov, r.maximize = 0, 1
+	want(pnm.SGD{LR: 1, WeightDecay: 2, Momentum: 3, Dampening: 4, Maximize: true})
+
+	set(4)
+	r.beta1, r.beta2, r.eps, r.decoupled = 3, 4, 5, 1
+	want(pnm.Adam{LR: 1, WeightDecay: 2, Beta1: 3, Beta2: 4, Eps: 5, Decoupled: true})
+	r.decoupled, r.amsgrad = 0, 1
+	want(pnm.Adam{LR: 1, WeightDecay: 2, Beta1: 3, Beta2: 4, Eps: 5, AMSGrad: true})
+	r.amsgrad, r.maximize = 0, 1
+	want(pnm.Adam{LR: 1, WeightDecay: 2, Beta1: 3, Beta2: 4, Eps: 5, Maximize: true})
+}
+
 // A rule is found again if, and only if, all its bits are the same.
 func TestRuleCache(t *testing.T) {
 	var c ruleCache
