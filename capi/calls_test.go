@@ -13,7 +13,7 @@ import (
 
 // These programs of testdata check themselves.
 func TestPrograms(t *testing.T) {
-	for _, source := range []string{"errors.c", "threads.c", "fork.c"} {
+	for _, source := range []string{"errors.c", "threads.c", "fork.c", "rounding.c"} {
 		t.Run(source, func(t *testing.T) {
 			t.Parallel()
 			run(t, shared.compile(t, source, "-std=c11"))

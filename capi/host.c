@@ -25,6 +25,37 @@ void host_hold_signals(sigset_t *before) {
 
 void host_release_signals(const sigset_t *before) { pthread_sigmask(SIG_SETMASK, before, NULL); }
 
+#if defined(__x86_64__)
+
+static const unsigned ieee754 = 0x1f80; // MXCSR: to nearest, all exceptions masked
+
+uint64_t host_hold_rounding(void) {
+	unsigned before = __builtin_ia32_stmxcsr();
+	__builtin_ia32_ldmxcsr(ieee754);
+	return before;
+}
+
+void host_release_rounding(uint64_t before) { __builtin_ia32_ldmxcsr((unsigned)before); }
+
+#elif defined(__aarch64__)
+
+uint64_t host_hold_rounding(void) {
+	uint64_t before;
+	__asm__ volatile("mrs %0, fpcr" : "=r"(before));
+	__asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+	return before;
+}
+
+void host_release_rounding(uint64_t before) { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }
+
+#else
+
+uint64_t host_hold_rounding(void) { return 0; }
+
+void host_release_rounding(uint64_t before) { (void)before; }
+
+#endif
+
 // Go's start, which is a constructor too, installs handlers for signals such as SIGSEGV and SIGPIPE, so that a crash in the host
 // would end in a Go traceback, and a broken pipe in nothing at all. The engine needs none of them. So one constructor runs in
 // front of Go's and another one behind it: between them, what Go starts inherits a mask without the host's signals, and

@@ -86,9 +86,10 @@ func (in *input) add(u *C.pnm_update) (err error) {
 		}
 	}
 	to.Rounding = pnm.Rounding{Seed: uint64(u.seed), Tensor: uint64(u.tensor)}
-	if to.Rounding.First, err = intOf(u.first, "first"); err != nil {
-		return err
+	if u.first < 0 {
+		return outside("update", "first", float64(u.first), "≥ 0")
 	}
+	to.Rounding.First = uint64(u.first)
 	in.updates = append(in.updates, to)
 	return nil
 }

@@ -50,25 +50,35 @@ const char *pnm_last_error(void) {
 	return message == NULL ? "" : message;
 }
 
+// What a thread has that calls, and gets back when it leaves.
+typedef struct {
+	sigset_t signals;
+	uint64_t rounding;
+} guest;
+
 // enter reports whether the calling thread may go on into Go. If so, leave must follow.
-static int enter(sigset_t *signals) {
+static int enter(guest *g) {
 	if (host_forked()) {
 		static const char text[] = "pnm: this process was forked from the one that loaded the library, which works only there";
 		pnm_set_message(text, sizeof text - 1);
 		return 0;
 	}
-	host_hold_signals(signals);
+	host_hold_signals(&g->signals);
+	g->rounding = host_hold_rounding();
 	return 1;
 }
 
-static void leave(const sigset_t *signals) { host_release_signals(signals); }
+static void leave(const guest *g) {
+	host_release_rounding(g->rounding);
+	host_release_signals(&g->signals);
+}
 
 pnm_status pnm_update_all(const pnm_options *options, const pnm_update *updates, int64_t count, pnm_report *report) {
-	sigset_t signals;
-	if (!enter(&signals))
+	guest g;
+	if (!enter(&g))
 		return PNM_ERROR_FORKED;
 	pnm_status status = pnmgo_update_all(options, updates, count, report);
-	leave(&signals);
+	leave(&g);
 	return status;
 }
 
@@ -77,42 +87,42 @@ pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, 
 }
 
 pnm_status pnm_grad_norm(const pnm_vector *grads, int64_t count, int32_t workers, double *norm) {
-	sigset_t signals;
-	if (!enter(&signals))
+	guest g;
+	if (!enter(&g))
 		return PNM_ERROR_FORKED;
 	pnm_status status = pnmgo_grad_norm(grads, count, workers, norm);
-	leave(&signals);
+	leave(&g);
 	return status;
 }
 
 pnm_status pnm_set_workers(int workers) {
-	sigset_t signals;
-	if (!enter(&signals))
+	guest g;
+	if (!enter(&g))
 		return PNM_ERROR_FORKED;
 	pnm_status status = pnmgo_set_workers(workers);
-	leave(&signals);
+	leave(&g);
 	return status;
 }
 
 int pnm_workers(void) {
-	sigset_t signals;
-	if (!enter(&signals))
+	guest g;
+	if (!enter(&g))
 		return 0;
 	int workers = pnmgo_workers();
-	leave(&signals);
+	leave(&g);
 	return workers;
 }
 
 const char *pnm_isa(void) {
 	static _Atomic(const char *) known; // it does not change, and a forked child may ask, too
 	const char *isa = atomic_load(&known);
-	sigset_t signals;
+	guest g;
 	if (isa != NULL)
 		return isa;
-	if (!enter(&signals))
+	if (!enter(&g))
 		return "";
 	isa = pnmgo_isa();
-	leave(&signals);
+	leave(&g);
 	atomic_store(&known, isa);
 	return isa;
 }

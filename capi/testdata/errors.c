@@ -85,12 +85,12 @@ static void vectors(void) {
 	u[1].params.data = NULL;
 	REFUSED(PNM_ERROR_DTYPE, "dtype of grads is 4", u[1].grads.dtype = 4);
 	REFUSED(PNM_ERROR_DTYPE, "dtype of state[0] is -1", u[1].state[0].dtype = -1);
-	REFUSED(PNM_ERROR_DTYPE, "momentum_buffer are f16, must be float32 or bf16", u[1].state[0].dtype = PNM_F16);
-	REFUSED(PNM_ERROR_DTYPE, "grads are float64", u[1].grads.dtype = PNM_FLOAT64);
+	REFUSED(PNM_ERROR_DTYPE, "the format of momentum_buffer is f16, must be float32 or bf16", u[1].state[0].dtype = PNM_F16);
+	REFUSED(PNM_ERROR_DTYPE, "the format of grads is float64", u[1].grads.dtype = PNM_FLOAT64);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved = 1);
 	REFUSED(PNM_ERROR_STEP, "tensor 1: step is 0, must be", u[1].step = 0);
 	REFUSED(PNM_ERROR_STEP, "step is -9223372036854775808", u[1].step = INT64_MIN);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "Rounding.First is -1", u[1].first = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "update.first is -1", u[1].first = -1);
 }
 
 static void calls(void) {
