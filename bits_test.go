@@ -16,13 +16,14 @@ type recording struct {
 }
 
 type recordedCase struct {
-	PNM    *PNM
-	AdaPNM *AdaPNM
-	SGD    *SGD
-	Adam   *Adam
-	Dtype  string
-	Seed   uint64
-	SHA256 map[int]string // by step
+	PNM     *PNM
+	AdaPNM  *AdaPNM
+	SGD     *SGD
+	Adam    *Adam
+	Dtype   string
+	Formats struct{ Params, Grads, State, Copy string } // of Dtype mixed
+	Seed    uint64
+	SHA256  map[int]string // by step
 }
 
 func (c recordedCase) rule() Rule {
@@ -51,6 +52,8 @@ func TestRecordedBits(t *testing.T) {
 					replayBits[float32](t, c, rec.N)
 				case "float64":
 					replayBits[float64](t, c, rec.N)
+				case "mixed":
+					replayMixed(t, c, rec.N)
 				default:
 					t.Fatalf("unknown dtype %q", c.Dtype)
 				}
@@ -87,6 +90,43 @@ func replayBits[T Float](t *testing.T, c recordedCase, n int) {
 			t.Fatalf("the bits at step %d are not NumPy's; p[0] = %x", step, p[0])
 		}
 		wantSame(t, "params by the optimizer", q, p)
+	}
+}
+
+func replayMixed(t *testing.T, c recordedCase, n int) {
+	r := c.rule()
+	formats := map[string]format{"float32": f32, "bf16": bf16, "f16": f16}
+	p := ordinary(formats[c.Formats.Params], c.Seed, n)
+	o := MixedOptions{Rounding: Rounding{Seed: c.Seed}}
+	if c.Formats.Copy != "" {
+		o.Copy = newVector(formats[c.Formats.Copy], n)
+	}
+	var state []Vector
+	for range forms[r.form()].slots {
+		state = append(state, newVector(formats[c.Formats.State], n))
+	}
+	seen := 0
+	for step := 1; seen < len(c.SHA256); step++ {
+		_, err := updateVectors(o, r, step, p, ordinary(formats[c.Formats.Grads], c.Seed+uint64(step), n), state)
+		wantNoError(t, err)
+		want, ok := c.SHA256[step]
+		if !ok {
+			continue
+		}
+		seen++
+		var bytes []byte
+		for _, v := range append(append([]Vector{p}, state...), o.Copy) {
+			if v.format == f32 {
+				bytes = littleEndian(bytes, v.Float32())
+			} else {
+				for _, x := range v.Bits() {
+					bytes = append(bytes, byte(x), byte(x>>8))
+				}
+			}
+		}
+		if sum := sha256.Sum256(bytes); hex.EncodeToString(sum[:]) != want {
+			t.Fatalf("the bits at step %d are not NumPy's; params[0] = %x", step, p.wide()[0])
+		}
 	}
 }
 

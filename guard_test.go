@@ -11,7 +11,7 @@ import (
 )
 
 // guarded returns memory of one page between two pages that must not be touched, as elements.
-func guarded[T Float](t *testing.T) []T {
+func guarded[T Element](t *testing.T) []T {
 	t.Helper()
 	page := unix.Getpagesize()
 	pages, err := unix.Mmap(-1, 0, 3*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
@@ -20,7 +20,7 @@ func guarded[T Float](t *testing.T) []T {
 	for _, guard := range [][]byte{pages[:page], pages[2*page:]} {
 		wantNoError(t, unix.Mprotect(guard, unix.PROT_NONE))
 	}
-	return unsafe.Slice((*T)(unsafe.Pointer(&pages[page])), page/sizeOf[T]())
+	return unsafe.Slice((*T)(unsafe.Pointer(&pages[page])), page/int(unsafe.Sizeof(*new(T))))
 }
 
 func testGuards[T Float](t *testing.T, rng *rand.Rand) {
@@ -47,6 +47,41 @@ func testGuards[T Float](t *testing.T, rng *rand.Rand) {
 	}
 }
 
+func testMixedGuards(t *testing.T, rng *rand.Rand) {
+	var pages [3 + maxSlots][]byte
+	for i := range pages {
+		pages[i] = Vector.bytes(BF16(guarded[uint16](t)))
+	}
+	for _, r := range sampleRules() {
+		for _, f := range allFormats(r) {
+			for n := range 2*mixedBlock + 1 {
+				for _, atEnd := range []bool{false, true} {
+					next := 0
+					mixedLikeReference(t, rng, r, f, 1+n%2, n, func(bytes int) []byte {
+						page := pages[next]
+						next++
+						if atEnd {
+							return page[len(page)-bytes:]
+						}
+						return page[:bytes:bytes]
+					})
+				}
+			}
+		}
+	}
+	for i := range 2 {
+		for _, v := range []Vector{BF16(guarded[uint16](t)), F16(guarded[uint16](t))} {
+			v.fill(rng)
+			n := 5*lanes + i
+			for _, part := range []Vector{v.cut(0, n), v.cut(v.n-n, v.n)} {
+				if got, want := sumSquares(part, 1, i*prefetchAhead), sumSquares(Float32(part.wide()), 1, 0); !sameBits(got, want) {
+					t.Fatalf("the squares of %d elements of %s are %x, want %x", n, v.Format(), got, want)
+				}
+			}
+		}
+	}
+}
+
 func atEnd[T Float](page []T) memory[T] {
 	return func(n int) []T { return page[len(page)-n:] }
 }
@@ -57,6 +92,7 @@ func TestGuardPages(t *testing.T) {
 		rng := rand.New(rand.NewPCG(11, 12))
 		testGuards[float32](t, rng)
 		testGuards[float64](t, rng)
+		testMixedGuards(t, rng)
 		testSquares(t, rng, atEnd(guarded[float32](t)))
 		testSquares(t, rng, atEnd(guarded[float64](t)))
 	})

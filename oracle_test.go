@@ -268,8 +268,43 @@ func FuzzUpdate(f *testing.F) {
 			useTier(t, tier)
 			fuzzOne[float32](t, r, step, int(n%50), data, comparable)
 			fuzzOne[float64](t, r, step, int(n%50), data, comparable)
+			fuzzMixed(t, r, step, int(n%50), options, data)
 		}
 	})
+}
+
+// fuzzMixed updates vectors of all combinations of formats by the active tier and by the reference.
+func fuzzMixed(t *testing.T, r Rule, step, n int, formats uint8, data []byte) {
+	all := allFormats(r)
+	f := all[int(formats)%len(all)]
+	place := func(bytes int) []byte {
+		b := anywhereZero(bytes)
+		for i := range b {
+			b[i] = data[i%len(data)]
+		}
+		return b
+	}
+	if len(data) == 0 {
+		place = anywhereZero
+	}
+	got := mixedTensor(nil, r, f, step, n, place)
+	want := got.clone()
+	o := MixedOptions{Options: Options{ClipValue: float64(formats & 1)}, Copy: got.out, Rounding: Rounding{Seed: uint64(formats)}}
+	a, err := updateVectors(o, r, step, got.p, got.g, got.s[:len(forms[got.form].slots)])
+	if err != nil {
+		wantSameTensor(t, "after an error", got, want)
+		return
+	}
+	tier := active
+	active = generic
+	o.Copy = want.out
+	b, err := updateVectors(o, r, step, want.p, want.g, want.s[:len(forms[got.form].slots)])
+	active = tier
+	wantNoError(t, err)
+	wantSameTensor(t, fmt.Sprintf("%+v, %s", r, f), got, want)
+	if a != b {
+		t.Fatalf("reports %+v and %+v", a, b)
+	}
 }
 
 func fuzzOne[T Float](t *testing.T, r Rule, step, n int, data []byte, comparable bool) {

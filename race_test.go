@@ -18,6 +18,12 @@ func TestRaceIsSeen(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 2 {
 			wg.Go(func() {
+				if what == "mixed" {
+					half := BF16(make([]uint16, 400)).cut(50*i, 50*i+100)
+					_, err := UpdatePNMMixed(MixedOptions{}, NewPNM(1), 1, Float32(x[50*i:50*i+100]), half, half.clone(), half.clone())
+					wantNoError(t, err)
+					return
+				}
 				if what == "norm" && i == 1 {
 					GradNorm(nil, x[50:150])
 					return
@@ -28,8 +34,8 @@ func TestRaceIsSeen(t *testing.T) {
 		wg.Wait()
 		return
 	}
-	for i := range 2 * len(tiers()) {
-		tier, what := tiers()[i/2], []string{"update", "norm"}[i%2]
+	for i := range 3 * len(tiers()) {
+		tier, what := tiers()[i/3], []string{"update", "norm", "mixed"}[i%3]
 		child := exec.Command(os.Args[0], "-test.run=^TestRaceIsSeen$")
 		child.Env = append(os.Environ(), "PNM_TEST_RACE="+what, "PNM_TEST_REQUIRE=", "PNM_ISA="+string(tier))
 		out, err := child.CombinedOutput()

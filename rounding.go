@@ -17,11 +17,11 @@ func (r *Rounding) check() error {
 	return nil
 }
 
-// stream returns what the numbers of one step are drawn by: those of 2³² elements in a row, of which the first is a multiple
-// of it.
-func (r *Rounding) stream(step int, first uint64) (start, key uint32) {
+// draws returns the counter of the element first of the whole tensor, and the key. Elements behind it have the counters that
+// follow, as long as their numbers have the same upper 32 bits.
+func (r *Rounding) draws(step int, first uint64) (counter, key uint32) {
 	h := scramble(scramble(scramble(scramble(r.Seed)+r.Tensor)+uint64(step)) + first>>32)
-	return uint32(h), uint32(h >> 32)
+	return uint32(h) + uint32(first), uint32(h >> 32)
 }
 
 // scramble is the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), of the next state.

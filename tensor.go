@@ -118,7 +118,7 @@ func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
 			end = lo + int(left)
 		}
 		b.formats = formats
-		b.counter, b.key = t.rounding.stream(t.step, first)
+		b.counter, b.key = t.rounding.draws(t.step, first)
 		b.p, b.g, b.out = t.p.pointer(lo), t.g.pointer(lo), t.out.pointer(lo)
 		b.m, b.n, b.v, b.x = t.s[at[0]].pointer(lo), t.s[at[1]].pointer(lo), t.s[at[2]].pointer(lo), t.s[at[3]].pointer(lo)
 		if ahead > 0 && b.out != nil && uintptr(b.out)%aroundAlign == 0 {
@@ -151,47 +151,45 @@ func updateMixedAssembly(f form, b *mixed, n, ahead int) {
 
 // updateMixedRest updates the elements lo … n−1, less than a block, in a block of their own, which zeros fill.
 func updateMixedRest(f form, b *mixed, lo, n int) {
-	var block [7][mixedBlock]uint32
+	size := func(narrow uint32) int {
+		if b.formats&narrow != 0 {
+			return 2
+		}
+		return 4
+	}
+	param, grad, state, out := size(paramBF16), size(gradBF16|gradF16), size(stateBF16), 2
+	var block [7][4 * mixedBlock]byte
 	c := *b
 	c.counter += uint32(lo)
 	c.formats &^= outAround
-	var inside [7]struct {
-		from, to []byte
-		written  bool
-	}
-	for i, s := range [7]struct {
-		from    unsafe.Pointer
-		to      *unsafe.Pointer
-		narrow  uint32
-		written bool
-	}{
-		{b.p, &c.p, paramBF16, true},
-		{b.g, &c.g, gradBF16 | gradF16, false},
-		{b.m, &c.m, stateBF16, true},
-		{b.n, &c.n, stateBF16, false},
-		{b.v, &c.v, stateBF16, true},
-		{b.x, &c.x, stateBF16, true},
-		{b.out, &c.out, outBF16 | outF16, true},
-	} {
-		if s.from == nil {
-			continue
-		}
-		size := 4
-		if b.formats&s.narrow != 0 {
-			size = 2
-		}
-		x := &inside[i]
-		x.from = unsafe.Slice((*byte)(s.from), size*n)[size*lo:]
-		x.to = unsafe.Slice((*byte)(unsafe.Pointer(&block[i])), len(x.from))
-		x.written = s.written
-		copy(x.to, x.from)
-		*s.to = unsafe.Pointer(&block[i])
-	}
+	c.p = lift(&block[0], b.p, param, lo, n)
+	c.g = lift(&block[1], b.g, grad, lo, n)
+	c.m = lift(&block[2], b.m, state, lo, n)
+	c.n = lift(&block[3], b.n, state, lo, n)
+	c.v = lift(&block[4], b.v, state, lo, n)
+	c.x = lift(&block[5], b.x, state, lo, n)
+	c.out = lift(&block[6], b.out, out, lo, n)
 	updateMixed(f, &c, mixedBlock, 0)
-	for _, x := range inside {
-		if x.written {
-			copy(x.from, x.to)
-		}
-	}
+	lower(&block[0], b.p, param, lo, n)
+	lower(&block[2], b.m, state, lo, n)
+	lower(&block[4], b.v, state, lo, n)
+	lower(&block[5], b.x, state, lo, n)
+	lower(&block[6], b.out, out, lo, n)
 	b.overflows = c.overflows
+}
+
+// lift copies elements of a stream into a block and returns its address, or nil if there is no stream.
+func lift(block *[4 * mixedBlock]byte, at unsafe.Pointer, size, lo, n int) unsafe.Pointer {
+	if at == nil {
+		return nil
+	}
+	copy(block[:], unsafe.Slice((*byte)(at), size*n)[size*lo:])
+	return unsafe.Pointer(block)
+}
+
+// lower copies them back.
+func lower(block *[4 * mixedBlock]byte, at unsafe.Pointer, size, lo, n int) {
+	if at != nil {
+		copy(unsafe.Slice((*byte)(at), size*n)[size*lo:], block[:])
+	}
 }

@@ -144,6 +144,61 @@ func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float6
 //go:noescape
 func sumSquaresF64AVX2(sums *float64, grad *float64, count int, ahead int)
 
+// pnmMixedAVX2 works like updateMixedGeneric, for formPNM.
+//
+//go:noescape
+func pnmMixedAVX2(c *float32, count int, ahead int)
+
+// adapnmMixedAVX2 works like updateMixedGeneric, for formAdaPNM.
+//
+//go:noescape
+func adapnmMixedAVX2(c *float32, count int, ahead int)
+
+// adapnmAMSGradMixedAVX2 works like updateMixedGeneric, for formAdaPNMAMSGrad.
+//
+//go:noescape
+func adapnmAMSGradMixedAVX2(c *float32, count int, ahead int)
+
+// sgdMixedAVX2 works like updateMixedGeneric, for formSGD.
+//
+//go:noescape
+func sgdMixedAVX2(c *float32, count int, ahead int)
+
+// sgdMomentumMixedAVX2 works like updateMixedGeneric, for formSGDMomentum.
+//
+//go:noescape
+func sgdMomentumMixedAVX2(c *float32, count int, ahead int)
+
+// sgdNesterovMixedAVX2 works like updateMixedGeneric, for formSGDNesterov.
+//
+//go:noescape
+func sgdNesterovMixedAVX2(c *float32, count int, ahead int)
+
+// adamMixedAVX2 works like updateMixedGeneric, for formAdam.
+//
+//go:noescape
+func adamMixedAVX2(c *float32, count int, ahead int)
+
+// adamAMSGradMixedAVX2 works like updateMixedGeneric, for formAdamAMSGrad.
+//
+//go:noescape
+func adamAMSGradMixedAVX2(c *float32, count int, ahead int)
+
+// mixedLimitAVX2 reads and writes the memory that any rule does, and changes nothing but the copy of the parameters.
+//
+//go:noescape
+func mixedLimitAVX2(c *float32, count int, ahead int)
+
+// sumSquaresBF16AVX2 works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresBF16AVX2(sums *float64, grad *uint16, count int, ahead int)
+
+// sumSquaresF16AVX2 works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresF16AVX2(sums *float64, grad *uint16, count int, ahead int)
+
 // pnmF32AVX512 works like pnmGeneric.
 //
 //go:noescape
@@ -284,6 +339,61 @@ func dividerF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *floa
 //go:noescape
 func sumSquaresF64AVX512(sums *float64, grad *float64, count int, ahead int)
 
+// pnmMixedAVX512 works like updateMixedGeneric, for formPNM.
+//
+//go:noescape
+func pnmMixedAVX512(c *float32, count int, ahead int)
+
+// adapnmMixedAVX512 works like updateMixedGeneric, for formAdaPNM.
+//
+//go:noescape
+func adapnmMixedAVX512(c *float32, count int, ahead int)
+
+// adapnmAMSGradMixedAVX512 works like updateMixedGeneric, for formAdaPNMAMSGrad.
+//
+//go:noescape
+func adapnmAMSGradMixedAVX512(c *float32, count int, ahead int)
+
+// sgdMixedAVX512 works like updateMixedGeneric, for formSGD.
+//
+//go:noescape
+func sgdMixedAVX512(c *float32, count int, ahead int)
+
+// sgdMomentumMixedAVX512 works like updateMixedGeneric, for formSGDMomentum.
+//
+//go:noescape
+func sgdMomentumMixedAVX512(c *float32, count int, ahead int)
+
+// sgdNesterovMixedAVX512 works like updateMixedGeneric, for formSGDNesterov.
+//
+//go:noescape
+func sgdNesterovMixedAVX512(c *float32, count int, ahead int)
+
+// adamMixedAVX512 works like updateMixedGeneric, for formAdam.
+//
+//go:noescape
+func adamMixedAVX512(c *float32, count int, ahead int)
+
+// adamAMSGradMixedAVX512 works like updateMixedGeneric, for formAdamAMSGrad.
+//
+//go:noescape
+func adamAMSGradMixedAVX512(c *float32, count int, ahead int)
+
+// mixedLimitAVX512 reads and writes the memory that any rule does, and changes nothing but the copy of the parameters.
+//
+//go:noescape
+func mixedLimitAVX512(c *float32, count int, ahead int)
+
+// sumSquaresBF16AVX512 works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresBF16AVX512(sums *float64, grad *uint16, count int, ahead int)
+
+// sumSquaresF16AVX512 works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresF16AVX512(sums *float64, grad *uint16, count int, ahead int)
+
 // pause takes some hundred cycles, and leaves the core to its other thread.
 func pause()
 
@@ -418,5 +528,82 @@ func sumSquaresF64(sums *float64, g *float64, n, ahead int) {
 		sumSquaresF64AVX512(sums, g, n, ahead)
 	} else {
 		sumSquaresF64AVX2(sums, g, n, ahead)
+	}
+}
+
+// updateMixed runs the active tier's kernel of a form on n elements, a positive multiple of mixedBlock.
+func updateMixed(f form, b *mixed, n, ahead int) {
+	wide := active == avx512
+	switch f {
+	case formPNM:
+		if wide {
+			pnmMixedAVX512(&b.c.gs, n, ahead)
+		} else {
+			pnmMixedAVX2(&b.c.gs, n, ahead)
+		}
+	case formAdaPNM:
+		if wide {
+			adapnmMixedAVX512(&b.c.gs, n, ahead)
+		} else {
+			adapnmMixedAVX2(&b.c.gs, n, ahead)
+		}
+	case formAdaPNMAMSGrad:
+		if wide {
+			adapnmAMSGradMixedAVX512(&b.c.gs, n, ahead)
+		} else {
+			adapnmAMSGradMixedAVX2(&b.c.gs, n, ahead)
+		}
+	case formSGD:
+		if wide {
+			sgdMixedAVX512(&b.c.gs, n, ahead)
+		} else {
+			sgdMixedAVX2(&b.c.gs, n, ahead)
+		}
+	case formSGDMomentum:
+		if wide {
+			sgdMomentumMixedAVX512(&b.c.gs, n, ahead)
+		} else {
+			sgdMomentumMixedAVX2(&b.c.gs, n, ahead)
+		}
+	case formSGDNesterov:
+		if wide {
+			sgdNesterovMixedAVX512(&b.c.gs, n, ahead)
+		} else {
+			sgdNesterovMixedAVX2(&b.c.gs, n, ahead)
+		}
+	case formAdam:
+		if wide {
+			adamMixedAVX512(&b.c.gs, n, ahead)
+		} else {
+			adamMixedAVX2(&b.c.gs, n, ahead)
+		}
+	case formAdamAMSGrad:
+		if wide {
+			adamAMSGradMixedAVX512(&b.c.gs, n, ahead)
+		} else {
+			adamAMSGradMixedAVX2(&b.c.gs, n, ahead)
+		}
+	default:
+		f.missing()
+	}
+}
+
+// sumSquaresBF16 works like sumSquaresGeneric, by the active tier's kernel.
+func sumSquaresBF16(sums *float64, g *uint16, n, ahead int) {
+	wide := active == avx512
+	if wide {
+		sumSquaresBF16AVX512(sums, g, n, ahead)
+	} else {
+		sumSquaresBF16AVX2(sums, g, n, ahead)
+	}
+}
+
+// sumSquaresF16 works like sumSquaresGeneric, by the active tier's kernel.
+func sumSquaresF16(sums *float64, g *uint16, n, ahead int) {
+	wide := active == avx512
+	if wide {
+		sumSquaresF16AVX512(sums, g, n, ahead)
+	} else {
+		sumSquaresF16AVX2(sums, g, n, ahead)
 	}
 }

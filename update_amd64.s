@@ -5641,6 +5641,2688 @@ enter:
 	VZEROUPPER
 	RET
 
+// func pnmMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// k1
+	VBROADCASTSS 28(AX), Y5
+
+	// k2
+	VBROADCASTSS 32(AX), Y6
+
+	// counter
+	VPBROADCASTD 56(AX), Y7
+	VPADDD       rounding<>+0(SB), Y7, Y7
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// out
+	MOVQ 112(AX), R8
+	XORQ R9, R9
+	MOVQ ahead+16(FP), R11
+	XORQ R10, R10
+	SHRQ $0x02, R11
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y7, Y8, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	// key
+	VPBROADCASTD 60(AX), Y9
+	VPMULLD      rounding<>+64(SB), Y8, Y8
+	VXORPS       Y9, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y8, Y9, Y9
+	VPMULLD rounding<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y8
+	VXORPS Y9, Y8, Y8
+	VPADDD rounding<>+128(SB), Y7, Y7
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R10*2), Y9
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R10*2), Y9
+	VPSLLD    $0x10, Y9, Y9
+
+end3:
+	PREFETCHT1 (BX)(R11*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R10*4), Y9
+	PREFETCHT1 (BX)(R11*4)
+
+end2:
+	VMULPS Y9, Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y10
+
+	// hi
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y9, Y11, Y9
+	VMAXPS       Y9, Y10, Y9
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R10*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	PREFETCHT1 (DX)(R11*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R10*4), Y10
+	PREFETCHT1 (DX)(R11*4)
+
+end4:
+	VMULPS Y10, Y1, Y11
+	VADDPS Y11, Y9, Y9
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R10*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	PREFETCHT1 (SI)(R11*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R10*4), Y11
+	PREFETCHT1 (SI)(R11*4)
+
+end5:
+	VMULPS Y11, Y3, Y11
+	VMULPS Y9, Y4, Y9
+	VADDPS Y9, Y11, Y9
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y9, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y9, Y11
+	VPADDD    rounding<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y9, Y9, Y12
+	VORPS     Y12, Y11, Y11
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VMOVUPS   X11, (SI)(R10*2)
+	JMP       end6
+
+else6:
+	VMOVUPS Y9, (SI)(R10*4)
+
+end6:
+	// u = k1·m − k2·n
+	VMULPS Y9, Y5, Y9
+
+	// load n
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (DI)(R10*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	PREFETCHT1 (DI)(R11*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (DI)(R10*4), Y11
+	PREFETCHT1 (DI)(R11*4)
+
+end7:
+	VMULPS Y11, Y6, Y11
+	VSUBPS Y11, Y9, Y9
+
+	// p = keep·p − u
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else8
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD    $0x10, Y8, Y10
+	VPADDD    Y10, Y9, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VMOVUPS   X9, (DX)(R10*2)
+	JMP       end8
+
+else8:
+	VMOVUPS   Y9, (DX)(R10*4)
+	TESTL     $0x00000030, CX
+	JZ        end9
+	TESTL     $0x00000020, CX
+	JZ        else10
+	VCVTPS2PH $0x00, Y9, X10
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    rounding<>+256(SB), Y9, Y9
+	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
+	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
+	VANDPS    Y9, Y11, Y9
+	VMOVMSKPS Y9, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end10
+
+else10:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y9, Y10
+	VPSRLD    $0x1f, Y10, Y10
+	VPADDD    Y10, Y9, Y10
+	VPADDD    rounding<>+224(SB), Y10, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y10
+
+end10:
+	TESTL    $0x00000040, CX
+	JZ       else11
+	VMOVNTDQ X10, (R8)(R10*2)
+	JMP      end11
+
+else11:
+	VMOVUPS X10, (R8)(R10*2)
+
+end11:
+end9:
+end8:
+	ADDQ  $0x00000008, R10
+	ADDQ  $0x00000008, R11
+	CMPQ  R10, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end12
+	MOVQ  c+0(FP), AX
+	ADDQ  R9, 120(AX)
+
+end12:
+	TESTL $0x00000040, CX
+	JZ    end13
+	SFENCE
+
+end13:
+	VZEROUPPER
+	RET
+
+DATA rounding<>+0(SB)/4, $0x00000000
+DATA rounding<>+4(SB)/4, $0x00000001
+DATA rounding<>+8(SB)/4, $0x00000002
+DATA rounding<>+12(SB)/4, $0x00000003
+DATA rounding<>+16(SB)/4, $0x00000004
+DATA rounding<>+20(SB)/4, $0x00000005
+DATA rounding<>+24(SB)/4, $0x00000006
+DATA rounding<>+28(SB)/4, $0x00000007
+DATA rounding<>+32(SB)/4, $0x00000008
+DATA rounding<>+36(SB)/4, $0x00000009
+DATA rounding<>+40(SB)/4, $0x0000000a
+DATA rounding<>+44(SB)/4, $0x0000000b
+DATA rounding<>+48(SB)/4, $0x0000000c
+DATA rounding<>+52(SB)/4, $0x0000000d
+DATA rounding<>+56(SB)/4, $0x0000000e
+DATA rounding<>+60(SB)/4, $0x0000000f
+DATA rounding<>+64(SB)/4, $0x7feb352d
+DATA rounding<>+68(SB)/4, $0x7feb352d
+DATA rounding<>+72(SB)/4, $0x7feb352d
+DATA rounding<>+76(SB)/4, $0x7feb352d
+DATA rounding<>+80(SB)/4, $0x7feb352d
+DATA rounding<>+84(SB)/4, $0x7feb352d
+DATA rounding<>+88(SB)/4, $0x7feb352d
+DATA rounding<>+92(SB)/4, $0x7feb352d
+DATA rounding<>+96(SB)/4, $0x846ca68b
+DATA rounding<>+100(SB)/4, $0x846ca68b
+DATA rounding<>+104(SB)/4, $0x846ca68b
+DATA rounding<>+108(SB)/4, $0x846ca68b
+DATA rounding<>+112(SB)/4, $0x846ca68b
+DATA rounding<>+116(SB)/4, $0x846ca68b
+DATA rounding<>+120(SB)/4, $0x846ca68b
+DATA rounding<>+124(SB)/4, $0x846ca68b
+DATA rounding<>+128(SB)/4, $0x00000008
+DATA rounding<>+132(SB)/4, $0x00000008
+DATA rounding<>+136(SB)/4, $0x00000008
+DATA rounding<>+140(SB)/4, $0x00000008
+DATA rounding<>+144(SB)/4, $0x00000008
+DATA rounding<>+148(SB)/4, $0x00000008
+DATA rounding<>+152(SB)/4, $0x00000008
+DATA rounding<>+156(SB)/4, $0x00000008
+DATA rounding<>+160(SB)/4, $0x00000010
+DATA rounding<>+164(SB)/4, $0x00000010
+DATA rounding<>+168(SB)/4, $0x00000010
+DATA rounding<>+172(SB)/4, $0x00000010
+DATA rounding<>+176(SB)/4, $0x00000010
+DATA rounding<>+180(SB)/4, $0x00000010
+DATA rounding<>+184(SB)/4, $0x00000010
+DATA rounding<>+188(SB)/4, $0x00000010
+DATA rounding<>+192(SB)/4, $0x0000ffff
+DATA rounding<>+196(SB)/4, $0x0000ffff
+DATA rounding<>+200(SB)/4, $0x0000ffff
+DATA rounding<>+204(SB)/4, $0x0000ffff
+DATA rounding<>+208(SB)/4, $0x0000ffff
+DATA rounding<>+212(SB)/4, $0x0000ffff
+DATA rounding<>+216(SB)/4, $0x0000ffff
+DATA rounding<>+220(SB)/4, $0x0000ffff
+DATA rounding<>+224(SB)/4, $0x00007fff
+DATA rounding<>+228(SB)/4, $0x00007fff
+DATA rounding<>+232(SB)/4, $0x00007fff
+DATA rounding<>+236(SB)/4, $0x00007fff
+DATA rounding<>+240(SB)/4, $0x00007fff
+DATA rounding<>+244(SB)/4, $0x00007fff
+DATA rounding<>+248(SB)/4, $0x00007fff
+DATA rounding<>+252(SB)/4, $0x00007fff
+DATA rounding<>+256(SB)/4, $0x7fffffff
+DATA rounding<>+260(SB)/4, $0x7fffffff
+DATA rounding<>+264(SB)/4, $0x7fffffff
+DATA rounding<>+268(SB)/4, $0x7fffffff
+DATA rounding<>+272(SB)/4, $0x7fffffff
+DATA rounding<>+276(SB)/4, $0x7fffffff
+DATA rounding<>+280(SB)/4, $0x7fffffff
+DATA rounding<>+284(SB)/4, $0x7fffffff
+DATA rounding<>+288(SB)/4, $0x477ff000
+DATA rounding<>+292(SB)/4, $0x477ff000
+DATA rounding<>+296(SB)/4, $0x477ff000
+DATA rounding<>+300(SB)/4, $0x477ff000
+DATA rounding<>+304(SB)/4, $0x477ff000
+DATA rounding<>+308(SB)/4, $0x477ff000
+DATA rounding<>+312(SB)/4, $0x477ff000
+DATA rounding<>+316(SB)/4, $0x477ff000
+DATA rounding<>+320(SB)/4, $0x7f800000
+DATA rounding<>+324(SB)/4, $0x7f800000
+DATA rounding<>+328(SB)/4, $0x7f800000
+DATA rounding<>+332(SB)/4, $0x7f800000
+DATA rounding<>+336(SB)/4, $0x7f800000
+DATA rounding<>+340(SB)/4, $0x7f800000
+DATA rounding<>+344(SB)/4, $0x7f800000
+DATA rounding<>+348(SB)/4, $0x7f800000
+GLOBL rounding<>(SB), RODATA|NOPTR, $352
+
+// func adapnmMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// beta2
+	VBROADCASTSS 20(AX), Y5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y6
+
+	// counter
+	VPBROADCASTD 56(AX), Y7
+	VPADDD       rounding<>+0(SB), Y7, Y7
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// v
+	MOVQ 96(AX), R8
+
+	// out
+	MOVQ 112(AX), R9
+	XORQ R10, R10
+	MOVQ ahead+16(FP), R12
+	XORQ R11, R11
+	SHRQ $0x02, R12
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y7, Y8, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	// key
+	VPBROADCASTD 60(AX), Y9
+	VPMULLD      rounding<>+64(SB), Y8, Y8
+	VXORPS       Y9, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y8, Y9, Y9
+	VPMULLD rounding<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y8
+	VXORPS Y9, Y8, Y8
+	VPADDD rounding<>+128(SB), Y7, Y7
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R11*2), Y9
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R11*2), Y9
+	VPSLLD    $0x10, Y9, Y9
+
+end3:
+	PREFETCHT1 (BX)(R12*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R11*4), Y9
+	PREFETCHT1 (BX)(R12*4)
+
+end2:
+	VMULPS Y9, Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y10
+
+	// hi
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y9, Y11, Y9
+	VMAXPS       Y9, Y10, Y9
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R11*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	PREFETCHT1 (DX)(R12*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R11*4), Y10
+	PREFETCHT1 (DX)(R12*4)
+
+end4:
+	VMULPS Y10, Y1, Y11
+	VADDPS Y11, Y9, Y9
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R11*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	PREFETCHT1 (SI)(R12*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R11*4), Y11
+	PREFETCHT1 (SI)(R12*4)
+
+end5:
+	VMULPS Y11, Y3, Y11
+	VMULPS Y9, Y4, Y12
+	VADDPS Y12, Y11, Y11
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y11, Y12
+	VPSRLD    $0x1f, Y12, Y12
+	VPADDD    Y12, Y11, Y12
+	VPADDD    rounding<>+224(SB), Y12, Y12
+	VCMPPS    $0x03, Y11, Y11, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (SI)(R11*2)
+	JMP       end6
+
+else6:
+	VMOVUPS Y11, (SI)(R11*4)
+
+end6:
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (R8)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT1 (R8)(R12*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (R8)(R11*4), Y12
+	PREFETCHT1 (R8)(R12*4)
+
+end7:
+	VMULPS Y12, Y5, Y12
+	VMULPS Y9, Y9, Y9
+	VMULPS Y9, Y6, Y9
+	VADDPS Y9, Y12, Y9
+
+	// store v
+	TESTL $0x00000008, CX
+	JZ    else8
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS    rounding<>+192(SB), Y8, Y12
+	VPADDD    Y12, Y9, Y12
+	VCMPPS    $0x03, Y9, Y9, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (R8)(R11*2)
+	JMP       end8
+
+else8:
+	VMOVUPS Y9, (R8)(R11*4)
+
+end8:
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSS 28(AX), Y12
+	VMULPS       Y11, Y12, Y11
+
+	// k2
+	VBROADCASTSS 32(AX), Y12
+
+	// load n
+	TESTL      $0x00000008, CX
+	JZ         else9
+	VPMOVZXWD  (DI)(R11*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	PREFETCHT1 (DI)(R12*2)
+	JMP        end9
+
+else9:
+	VMOVUPS    (DI)(R11*4), Y13
+	PREFETCHT1 (DI)(R12*4)
+
+end9:
+	VMULPS Y13, Y12, Y12
+	VSUBPS Y12, Y11, Y11
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y9, Y9
+
+	// r
+	VBROADCASTSS 36(AX), Y12
+	VMULPS       Y12, Y9, Y9
+
+	// eps
+	VBROADCASTSS 40(AX), Y12
+	VADDPS       Y12, Y9, Y9
+	VDIVPS       Y9, Y11, Y9
+
+	// p = keep·p − u
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else10
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD    $0x10, Y8, Y10
+	VPADDD    Y10, Y9, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VMOVUPS   X9, (DX)(R11*2)
+	JMP       end10
+
+else10:
+	VMOVUPS   Y9, (DX)(R11*4)
+	TESTL     $0x00000030, CX
+	JZ        end11
+	TESTL     $0x00000020, CX
+	JZ        else12
+	VCVTPS2PH $0x00, Y9, X10
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    rounding<>+256(SB), Y9, Y9
+	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
+	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
+	VANDPS    Y9, Y11, Y9
+	VMOVMSKPS Y9, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end12
+
+else12:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y9, Y10
+	VPSRLD    $0x1f, Y10, Y10
+	VPADDD    Y10, Y9, Y10
+	VPADDD    rounding<>+224(SB), Y10, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y10
+
+end12:
+	TESTL    $0x00000040, CX
+	JZ       else13
+	VMOVNTDQ X10, (R9)(R11*2)
+	JMP      end13
+
+else13:
+	VMOVUPS X10, (R9)(R11*2)
+
+end13:
+end11:
+end10:
+	ADDQ  $0x00000008, R11
+	ADDQ  $0x00000008, R12
+	CMPQ  R11, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end14
+	MOVQ  c+0(FP), AX
+	ADDQ  R10, 120(AX)
+
+end14:
+	TESTL $0x00000040, CX
+	JZ    end15
+	SFENCE
+
+end15:
+	VZEROUPPER
+	RET
+
+// func adapnmAMSGradMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// beta2
+	VBROADCASTSS 20(AX), Y5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y6
+
+	// counter
+	VPBROADCASTD 56(AX), Y7
+	VPADDD       rounding<>+0(SB), Y7, Y7
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// v
+	MOVQ 96(AX), R8
+
+	// x
+	MOVQ 104(AX), R9
+
+	// out
+	MOVQ 112(AX), R10
+	XORQ R11, R11
+	MOVQ ahead+16(FP), R13
+	XORQ R12, R12
+	SHRQ $0x02, R13
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y7, Y8, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	// key
+	VPBROADCASTD 60(AX), Y9
+	VPMULLD      rounding<>+64(SB), Y8, Y8
+	VXORPS       Y9, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y8, Y9, Y9
+	VPMULLD rounding<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y8
+	VXORPS Y9, Y8, Y8
+	VPADDD rounding<>+128(SB), Y7, Y7
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R12*2), Y9
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R12*2), Y9
+	VPSLLD    $0x10, Y9, Y9
+
+end3:
+	PREFETCHT1 (BX)(R13*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R12*4), Y9
+	PREFETCHT1 (BX)(R13*4)
+
+end2:
+	VMULPS Y9, Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y10
+
+	// hi
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y9, Y11, Y9
+	VMAXPS       Y9, Y10, Y9
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R12*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	PREFETCHT1 (DX)(R13*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R12*4), Y10
+	PREFETCHT1 (DX)(R13*4)
+
+end4:
+	VMULPS Y10, Y1, Y11
+	VADDPS Y11, Y9, Y9
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R12*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	PREFETCHT1 (SI)(R13*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R12*4), Y11
+	PREFETCHT1 (SI)(R13*4)
+
+end5:
+	VMULPS Y11, Y3, Y11
+	VMULPS Y9, Y4, Y12
+	VADDPS Y12, Y11, Y11
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y11, Y12
+	VPSRLD    $0x1f, Y12, Y12
+	VPADDD    Y12, Y11, Y12
+	VPADDD    rounding<>+224(SB), Y12, Y12
+	VCMPPS    $0x03, Y11, Y11, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (SI)(R12*2)
+	JMP       end6
+
+else6:
+	VMOVUPS Y11, (SI)(R12*4)
+
+end6:
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (R8)(R12*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT1 (R8)(R13*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (R8)(R12*4), Y12
+	PREFETCHT1 (R8)(R13*4)
+
+end7:
+	VMULPS Y12, Y5, Y12
+	VMULPS Y9, Y9, Y9
+	VMULPS Y9, Y6, Y9
+	VADDPS Y9, Y12, Y9
+
+	// store v
+	TESTL $0x00000008, CX
+	JZ    else8
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS    rounding<>+192(SB), Y8, Y12
+	VPADDD    Y12, Y9, Y12
+	VCMPPS    $0x03, Y9, Y9, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (R8)(R12*2)
+	JMP       end8
+
+else8:
+	VMOVUPS Y9, (R8)(R12*4)
+
+end8:
+	// w = x = max(x, v)
+	// load x
+	TESTL      $0x00000008, CX
+	JZ         else9
+	VPMOVZXWD  (R9)(R12*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT1 (R9)(R13*2)
+	JMP        end9
+
+else9:
+	VMOVUPS    (R9)(R12*4), Y12
+	PREFETCHT1 (R9)(R13*4)
+
+end9:
+	VMAXPS Y9, Y12, Y9
+	VCMPPS $0x03, Y12, Y12, Y12
+	VORPS  Y12, Y9, Y9
+
+	// store x
+	TESTL $0x00000008, CX
+	JZ    else10
+
+	// bf16: (x + draw&0xffff)>>16
+	VANDPS    rounding<>+192(SB), Y8, Y12
+	VPADDD    Y12, Y9, Y12
+	VCMPPS    $0x03, Y9, Y9, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (R9)(R12*2)
+	JMP       end10
+
+else10:
+	VMOVUPS Y9, (R9)(R12*4)
+
+end10:
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSS 28(AX), Y12
+	VMULPS       Y11, Y12, Y11
+
+	// k2
+	VBROADCASTSS 32(AX), Y12
+
+	// load n
+	TESTL      $0x00000008, CX
+	JZ         else11
+	VPMOVZXWD  (DI)(R12*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	PREFETCHT1 (DI)(R13*2)
+	JMP        end11
+
+else11:
+	VMOVUPS    (DI)(R12*4), Y13
+	PREFETCHT1 (DI)(R13*4)
+
+end11:
+	VMULPS Y13, Y12, Y12
+	VSUBPS Y12, Y11, Y11
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y9, Y9
+
+	// r
+	VBROADCASTSS 36(AX), Y12
+	VMULPS       Y12, Y9, Y9
+
+	// eps
+	VBROADCASTSS 40(AX), Y12
+	VADDPS       Y12, Y9, Y9
+	VDIVPS       Y9, Y11, Y9
+
+	// p = keep·p − u
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else12
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD    $0x10, Y8, Y10
+	VPADDD    Y10, Y9, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VMOVUPS   X9, (DX)(R12*2)
+	JMP       end12
+
+else12:
+	VMOVUPS   Y9, (DX)(R12*4)
+	TESTL     $0x00000030, CX
+	JZ        end13
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y9, X10
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    rounding<>+256(SB), Y9, Y9
+	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
+	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
+	VANDPS    Y9, Y11, Y9
+	VMOVMSKPS Y9, R14
+	POPCNTL   R14, R14
+	ADDQ      R14, R11
+	JMP       end14
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y9, Y10
+	VPSRLD    $0x1f, Y10, Y10
+	VPADDD    Y10, Y9, Y10
+	VPADDD    rounding<>+224(SB), Y10, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y10
+
+end14:
+	TESTL    $0x00000040, CX
+	JZ       else15
+	VMOVNTDQ X10, (R10)(R12*2)
+	JMP      end15
+
+else15:
+	VMOVUPS X10, (R10)(R12*2)
+
+end15:
+end13:
+end12:
+	ADDQ  $0x00000008, R12
+	ADDQ  $0x00000008, R13
+	CMPQ  R12, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end16
+	MOVQ  c+0(FP), AX
+	ADDQ  R11, 120(AX)
+
+end16:
+	TESTL $0x00000040, CX
+	JZ    end17
+	SFENCE
+
+end17:
+	VZEROUPPER
+	RET
+
+// func sgdMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// k1
+	VBROADCASTSS 28(AX), Y3
+
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+
+	// counter
+	VPBROADCASTD 56(AX), Y6
+	VPADDD       rounding<>+0(SB), Y6, Y6
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// out
+	MOVQ 112(AX), SI
+	XORQ DI, DI
+	MOVQ ahead+16(FP), R9
+	XORQ R8, R8
+	SHRQ $0x02, R9
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y6, Y7
+	VXORPS Y6, Y7, Y7
+
+	// draw = draw·0x7feb352d ^ key
+	// key
+	VPBROADCASTD 60(AX), Y8
+	VPMULLD      rounding<>+64(SB), Y7, Y7
+	VXORPS       Y8, Y7, Y7
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y7, Y8
+	VXORPS  Y7, Y8, Y8
+	VPMULLD rounding<>+96(SB), Y8, Y8
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y8, Y7
+	VXORPS Y8, Y7, Y7
+	VPADDD rounding<>+128(SB), Y6, Y6
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R8*2), Y8
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R8*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+
+end3:
+	PREFETCHT1 (BX)(R9*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R8*4), Y8
+	PREFETCHT1 (BX)(R9*4)
+
+end2:
+	VMULPS Y8, Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y8, Y5, Y8
+	VMAXPS Y8, Y4, Y8
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R8*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	PREFETCHT1 (DX)(R9*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R8*4), Y9
+	PREFETCHT1 (DX)(R9*4)
+
+end4:
+	VMULPS Y9, Y1, Y10
+	VADDPS Y10, Y8, Y8
+
+	// u = k1·g
+	VMULPS Y8, Y3, Y8
+
+	// p = keep·p − u
+	VMULPS Y9, Y2, Y9
+	VSUBPS Y8, Y9, Y8
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else5
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD    $0x10, Y7, Y9
+	VPADDD    Y9, Y8, Y9
+	VCMPPS    $0x03, Y8, Y8, Y8
+	VORPS     Y8, Y9, Y8
+	VPSRLD    $0x10, Y8, Y8
+	VPACKUSDW Y8, Y8, Y8
+	VPERMQ    $0x08, Y8, Y8
+	VMOVUPS   X8, (DX)(R8*2)
+	JMP       end5
+
+else5:
+	VMOVUPS   Y8, (DX)(R8*4)
+	TESTL     $0x00000030, CX
+	JZ        end6
+	TESTL     $0x00000020, CX
+	JZ        else7
+	VCVTPS2PH $0x00, Y8, X9
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    rounding<>+256(SB), Y8, Y8
+	VCMPPS    $0x1d, rounding<>+288(SB), Y8, Y10
+	VCMPPS    $0x11, rounding<>+320(SB), Y8, Y8
+	VANDPS    Y8, Y10, Y8
+	VMOVMSKPS Y8, R10
+	POPCNTL   R10, R10
+	ADDQ      R10, DI
+	JMP       end7
+
+else7:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    rounding<>+224(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y8
+	VORPS     Y8, Y9, Y8
+	VPSRLD    $0x10, Y8, Y8
+	VPACKUSDW Y8, Y8, Y8
+	VPERMQ    $0x08, Y8, Y9
+
+end7:
+	TESTL    $0x00000040, CX
+	JZ       else8
+	VMOVNTDQ X9, (SI)(R8*2)
+	JMP      end8
+
+else8:
+	VMOVUPS X9, (SI)(R8*2)
+
+end8:
+end6:
+end5:
+	ADDQ  $0x00000008, R8
+	ADDQ  $0x00000008, R9
+	CMPQ  R8, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end9
+	MOVQ  c+0(FP), AX
+	ADDQ  DI, 120(AX)
+
+end9:
+	TESTL $0x00000040, CX
+	JZ    end10
+	SFENCE
+
+end10:
+	VZEROUPPER
+	RET
+
+// func sgdMomentumMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// k1
+	VBROADCASTSS 28(AX), Y5
+
+	// lo
+	VBROADCASTSS 44(AX), Y6
+
+	// counter
+	VPBROADCASTD 56(AX), Y7
+	VPADDD       rounding<>+0(SB), Y7, Y7
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// out
+	MOVQ 112(AX), DI
+	XORQ R8, R8
+	MOVQ ahead+16(FP), R10
+	XORQ R9, R9
+	SHRQ $0x02, R10
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y7, Y8, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	// key
+	VPBROADCASTD 60(AX), Y9
+	VPMULLD      rounding<>+64(SB), Y8, Y8
+	VXORPS       Y9, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y8, Y9, Y9
+	VPMULLD rounding<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y8
+	VXORPS Y9, Y8, Y8
+	VPADDD rounding<>+128(SB), Y7, Y7
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R9*2), Y9
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R9*2), Y9
+	VPSLLD    $0x10, Y9, Y9
+
+end3:
+	PREFETCHT1 (BX)(R10*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R9*4), Y9
+	PREFETCHT1 (BX)(R10*4)
+
+end2:
+	VMULPS Y9, Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y10
+	VMINPS       Y9, Y10, Y9
+	VMAXPS       Y9, Y6, Y9
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R9*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	PREFETCHT1 (DX)(R10*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R9*4), Y10
+	PREFETCHT1 (DX)(R10*4)
+
+end4:
+	VMULPS Y10, Y1, Y11
+	VADDPS Y11, Y9, Y9
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R9*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	PREFETCHT1 (SI)(R10*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R9*4), Y11
+	PREFETCHT1 (SI)(R10*4)
+
+end5:
+	VMULPS Y11, Y3, Y11
+	VMULPS Y9, Y4, Y9
+	VADDPS Y9, Y11, Y9
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y9, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y9, Y11
+	VPADDD    rounding<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y9, Y9, Y12
+	VORPS     Y12, Y11, Y11
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VMOVUPS   X11, (SI)(R9*2)
+	JMP       end6
+
+else6:
+	VMOVUPS Y9, (SI)(R9*4)
+
+end6:
+	// u = k1·m
+	VMULPS Y9, Y5, Y9
+
+	// p = keep·p − u
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else7
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD    $0x10, Y8, Y10
+	VPADDD    Y10, Y9, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VMOVUPS   X9, (DX)(R9*2)
+	JMP       end7
+
+else7:
+	VMOVUPS   Y9, (DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end8
+	TESTL     $0x00000020, CX
+	JZ        else9
+	VCVTPS2PH $0x00, Y9, X10
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    rounding<>+256(SB), Y9, Y9
+	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
+	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
+	VANDPS    Y9, Y11, Y9
+	VMOVMSKPS Y9, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end9
+
+else9:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y9, Y10
+	VPSRLD    $0x1f, Y10, Y10
+	VPADDD    Y10, Y9, Y10
+	VPADDD    rounding<>+224(SB), Y10, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y10
+
+end9:
+	TESTL    $0x00000040, CX
+	JZ       else10
+	VMOVNTDQ X10, (DI)(R9*2)
+	JMP      end10
+
+else10:
+	VMOVUPS X10, (DI)(R9*2)
+
+end10:
+end8:
+end7:
+	ADDQ  $0x00000008, R9
+	ADDQ  $0x00000008, R10
+	CMPQ  R9, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end11
+	MOVQ  c+0(FP), AX
+	ADDQ  R8, 120(AX)
+
+end11:
+	TESTL $0x00000040, CX
+	JZ    end12
+	SFENCE
+
+end12:
+	VZEROUPPER
+	RET
+
+// func sgdNesterovMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// k1
+	VBROADCASTSS 28(AX), Y5
+
+	// lo
+	VBROADCASTSS 44(AX), Y6
+
+	// counter
+	VPBROADCASTD 56(AX), Y7
+	VPADDD       rounding<>+0(SB), Y7, Y7
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// out
+	MOVQ 112(AX), DI
+	XORQ R8, R8
+	MOVQ ahead+16(FP), R10
+	XORQ R9, R9
+	SHRQ $0x02, R10
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y7, Y8, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	// key
+	VPBROADCASTD 60(AX), Y9
+	VPMULLD      rounding<>+64(SB), Y8, Y8
+	VXORPS       Y9, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y8, Y9, Y9
+	VPMULLD rounding<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y8
+	VXORPS Y9, Y8, Y8
+	VPADDD rounding<>+128(SB), Y7, Y7
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R9*2), Y9
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R9*2), Y9
+	VPSLLD    $0x10, Y9, Y9
+
+end3:
+	PREFETCHT1 (BX)(R10*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R9*4), Y9
+	PREFETCHT1 (BX)(R10*4)
+
+end2:
+	VMULPS Y9, Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y10
+	VMINPS       Y9, Y10, Y9
+	VMAXPS       Y9, Y6, Y9
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R9*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	PREFETCHT1 (DX)(R10*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R9*4), Y10
+	PREFETCHT1 (DX)(R10*4)
+
+end4:
+	VMULPS Y10, Y1, Y11
+	VADDPS Y11, Y9, Y9
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R9*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	PREFETCHT1 (SI)(R10*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R9*4), Y11
+	PREFETCHT1 (SI)(R10*4)
+
+end5:
+	VMULPS Y11, Y3, Y11
+	VMULPS Y9, Y4, Y12
+	VADDPS Y12, Y11, Y11
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y11, Y12
+	VPSRLD    $0x1f, Y12, Y12
+	VPADDD    Y12, Y11, Y12
+	VPADDD    rounding<>+224(SB), Y12, Y12
+	VCMPPS    $0x03, Y11, Y11, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (SI)(R9*2)
+	JMP       end6
+
+else6:
+	VMOVUPS Y11, (SI)(R9*4)
+
+end6:
+	// d = g + beta1·m
+	VMULPS Y11, Y3, Y11
+	VADDPS Y11, Y9, Y9
+
+	// u = k1·d
+	VMULPS Y9, Y5, Y9
+
+	// p = keep·p − u
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else7
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD    $0x10, Y8, Y10
+	VPADDD    Y10, Y9, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VMOVUPS   X9, (DX)(R9*2)
+	JMP       end7
+
+else7:
+	VMOVUPS   Y9, (DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end8
+	TESTL     $0x00000020, CX
+	JZ        else9
+	VCVTPS2PH $0x00, Y9, X10
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    rounding<>+256(SB), Y9, Y9
+	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
+	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
+	VANDPS    Y9, Y11, Y9
+	VMOVMSKPS Y9, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end9
+
+else9:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y9, Y10
+	VPSRLD    $0x1f, Y10, Y10
+	VPADDD    Y10, Y9, Y10
+	VPADDD    rounding<>+224(SB), Y10, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y10
+
+end9:
+	TESTL    $0x00000040, CX
+	JZ       else10
+	VMOVNTDQ X10, (DI)(R9*2)
+	JMP      end10
+
+else10:
+	VMOVUPS X10, (DI)(R9*2)
+
+end10:
+end8:
+end7:
+	ADDQ  $0x00000008, R9
+	ADDQ  $0x00000008, R10
+	CMPQ  R9, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end11
+	MOVQ  c+0(FP), AX
+	ADDQ  R8, 120(AX)
+
+end11:
+	TESTL $0x00000040, CX
+	JZ    end12
+	SFENCE
+
+end12:
+	VZEROUPPER
+	RET
+
+// func adamMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// beta2
+	VBROADCASTSS 20(AX), Y5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y6
+
+	// counter
+	VPBROADCASTD 56(AX), Y7
+	VPADDD       rounding<>+0(SB), Y7, Y7
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// v
+	MOVQ 96(AX), DI
+
+	// out
+	MOVQ 112(AX), R8
+	XORQ R9, R9
+	MOVQ ahead+16(FP), R11
+	XORQ R10, R10
+	SHRQ $0x02, R11
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y7, Y8, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	// key
+	VPBROADCASTD 60(AX), Y9
+	VPMULLD      rounding<>+64(SB), Y8, Y8
+	VXORPS       Y9, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y8, Y9, Y9
+	VPMULLD rounding<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y8
+	VXORPS Y9, Y8, Y8
+	VPADDD rounding<>+128(SB), Y7, Y7
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R10*2), Y9
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R10*2), Y9
+	VPSLLD    $0x10, Y9, Y9
+
+end3:
+	PREFETCHT1 (BX)(R11*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R10*4), Y9
+	PREFETCHT1 (BX)(R11*4)
+
+end2:
+	VMULPS Y9, Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y10
+
+	// hi
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y9, Y11, Y9
+	VMAXPS       Y9, Y10, Y9
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R10*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	PREFETCHT1 (DX)(R11*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R10*4), Y10
+	PREFETCHT1 (DX)(R11*4)
+
+end4:
+	VMULPS Y10, Y1, Y11
+	VADDPS Y11, Y9, Y9
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R10*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	PREFETCHT1 (SI)(R11*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R10*4), Y11
+	PREFETCHT1 (SI)(R11*4)
+
+end5:
+	VMULPS Y11, Y3, Y11
+	VMULPS Y9, Y4, Y12
+	VADDPS Y12, Y11, Y11
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y11, Y12
+	VPSRLD    $0x1f, Y12, Y12
+	VPADDD    Y12, Y11, Y12
+	VPADDD    rounding<>+224(SB), Y12, Y12
+	VCMPPS    $0x03, Y11, Y11, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (SI)(R10*2)
+	JMP       end6
+
+else6:
+	VMOVUPS Y11, (SI)(R10*4)
+
+end6:
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (DI)(R10*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT1 (DI)(R11*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (DI)(R10*4), Y12
+	PREFETCHT1 (DI)(R11*4)
+
+end7:
+	VMULPS Y12, Y5, Y12
+	VMULPS Y9, Y9, Y9
+	VMULPS Y9, Y6, Y9
+	VADDPS Y9, Y12, Y9
+
+	// store v
+	TESTL $0x00000008, CX
+	JZ    else8
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS    rounding<>+192(SB), Y8, Y12
+	VPADDD    Y12, Y9, Y12
+	VCMPPS    $0x03, Y9, Y9, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (DI)(R10*2)
+	JMP       end8
+
+else8:
+	VMOVUPS Y9, (DI)(R10*4)
+
+end8:
+	// u = k1·m
+	// k1
+	VBROADCASTSS 28(AX), Y12
+	VMULPS       Y11, Y12, Y11
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y9, Y9
+
+	// r
+	VBROADCASTSS 36(AX), Y12
+	VMULPS       Y12, Y9, Y9
+
+	// eps
+	VBROADCASTSS 40(AX), Y12
+	VADDPS       Y12, Y9, Y9
+	VDIVPS       Y9, Y11, Y9
+
+	// p = keep·p − u
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else9
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD    $0x10, Y8, Y10
+	VPADDD    Y10, Y9, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VMOVUPS   X9, (DX)(R10*2)
+	JMP       end9
+
+else9:
+	VMOVUPS   Y9, (DX)(R10*4)
+	TESTL     $0x00000030, CX
+	JZ        end10
+	TESTL     $0x00000020, CX
+	JZ        else11
+	VCVTPS2PH $0x00, Y9, X10
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    rounding<>+256(SB), Y9, Y9
+	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
+	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
+	VANDPS    Y9, Y11, Y9
+	VMOVMSKPS Y9, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end11
+
+else11:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y9, Y10
+	VPSRLD    $0x1f, Y10, Y10
+	VPADDD    Y10, Y9, Y10
+	VPADDD    rounding<>+224(SB), Y10, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y10
+
+end11:
+	TESTL    $0x00000040, CX
+	JZ       else12
+	VMOVNTDQ X10, (R8)(R10*2)
+	JMP      end12
+
+else12:
+	VMOVUPS X10, (R8)(R10*2)
+
+end12:
+end10:
+end9:
+	ADDQ  $0x00000008, R10
+	ADDQ  $0x00000008, R11
+	CMPQ  R10, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end13
+	MOVQ  c+0(FP), AX
+	ADDQ  R9, 120(AX)
+
+end13:
+	TESTL $0x00000040, CX
+	JZ    end14
+	SFENCE
+
+end14:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// l2
+	VBROADCASTSS 4(AX), Y1
+
+	// keep
+	VBROADCASTSS 8(AX), Y2
+
+	// beta1
+	VBROADCASTSS 12(AX), Y3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y4
+
+	// beta2
+	VBROADCASTSS 20(AX), Y5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y6
+
+	// counter
+	VPBROADCASTD 56(AX), Y7
+	VPADDD       rounding<>+0(SB), Y7, Y7
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// v
+	MOVQ 96(AX), DI
+
+	// x
+	MOVQ 104(AX), R8
+
+	// out
+	MOVQ 112(AX), R9
+	XORQ R10, R10
+	MOVQ ahead+16(FP), R12
+	XORQ R11, R11
+	SHRQ $0x02, R12
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y7, Y8, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	// key
+	VPBROADCASTD 60(AX), Y9
+	VPMULLD      rounding<>+64(SB), Y8, Y8
+	VXORPS       Y9, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y8, Y9, Y9
+	VPMULLD rounding<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y8
+	VXORPS Y9, Y8, Y8
+	VPADDD rounding<>+128(SB), Y7, Y7
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R11*2), Y9
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R11*2), Y9
+	VPSLLD    $0x10, Y9, Y9
+
+end3:
+	PREFETCHT1 (BX)(R12*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R11*4), Y9
+	PREFETCHT1 (BX)(R12*4)
+
+end2:
+	VMULPS Y9, Y0, Y9
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y10
+
+	// hi
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y9, Y11, Y9
+	VMAXPS       Y9, Y10, Y9
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R11*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	PREFETCHT1 (DX)(R12*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R11*4), Y10
+	PREFETCHT1 (DX)(R12*4)
+
+end4:
+	VMULPS Y10, Y1, Y11
+	VADDPS Y11, Y9, Y9
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R11*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	PREFETCHT1 (SI)(R12*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R11*4), Y11
+	PREFETCHT1 (SI)(R12*4)
+
+end5:
+	VMULPS Y11, Y3, Y11
+	VMULPS Y9, Y4, Y12
+	VADDPS Y12, Y11, Y11
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y11, Y12
+	VPSRLD    $0x1f, Y12, Y12
+	VPADDD    Y12, Y11, Y12
+	VPADDD    rounding<>+224(SB), Y12, Y12
+	VCMPPS    $0x03, Y11, Y11, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (SI)(R11*2)
+	JMP       end6
+
+else6:
+	VMOVUPS Y11, (SI)(R11*4)
+
+end6:
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (DI)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT1 (DI)(R12*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (DI)(R11*4), Y12
+	PREFETCHT1 (DI)(R12*4)
+
+end7:
+	VMULPS Y12, Y5, Y12
+	VMULPS Y9, Y9, Y9
+	VMULPS Y9, Y6, Y9
+	VADDPS Y9, Y12, Y9
+
+	// store v
+	TESTL $0x00000008, CX
+	JZ    else8
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS    rounding<>+192(SB), Y8, Y12
+	VPADDD    Y12, Y9, Y12
+	VCMPPS    $0x03, Y9, Y9, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (DI)(R11*2)
+	JMP       end8
+
+else8:
+	VMOVUPS Y9, (DI)(R11*4)
+
+end8:
+	// w = x = max(x, v)
+	// load x
+	TESTL      $0x00000008, CX
+	JZ         else9
+	VPMOVZXWD  (R8)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT1 (R8)(R12*2)
+	JMP        end9
+
+else9:
+	VMOVUPS    (R8)(R11*4), Y12
+	PREFETCHT1 (R8)(R12*4)
+
+end9:
+	VMAXPS Y9, Y12, Y9
+	VCMPPS $0x03, Y12, Y12, Y12
+	VORPS  Y12, Y9, Y9
+
+	// store x
+	TESTL $0x00000008, CX
+	JZ    else10
+
+	// bf16: (x + draw&0xffff)>>16
+	VANDPS    rounding<>+192(SB), Y8, Y12
+	VPADDD    Y12, Y9, Y12
+	VCMPPS    $0x03, Y9, Y9, Y13
+	VORPS     Y13, Y12, Y12
+	VPSRLD    $0x10, Y12, Y12
+	VPACKUSDW Y12, Y12, Y12
+	VPERMQ    $0x08, Y12, Y12
+	VMOVUPS   X12, (R8)(R11*2)
+	JMP       end10
+
+else10:
+	VMOVUPS Y9, (R8)(R11*4)
+
+end10:
+	// u = k1·m
+	// k1
+	VBROADCASTSS 28(AX), Y12
+	VMULPS       Y11, Y12, Y11
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y9, Y9
+
+	// r
+	VBROADCASTSS 36(AX), Y12
+	VMULPS       Y12, Y9, Y9
+
+	// eps
+	VBROADCASTSS 40(AX), Y12
+	VADDPS       Y12, Y9, Y9
+	VDIVPS       Y9, Y11, Y9
+
+	// p = keep·p − u
+	VMULPS Y10, Y2, Y10
+	VSUBPS Y9, Y10, Y9
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else11
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD    $0x10, Y8, Y10
+	VPADDD    Y10, Y9, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VMOVUPS   X9, (DX)(R11*2)
+	JMP       end11
+
+else11:
+	VMOVUPS   Y9, (DX)(R11*4)
+	TESTL     $0x00000030, CX
+	JZ        end12
+	TESTL     $0x00000020, CX
+	JZ        else13
+	VCVTPS2PH $0x00, Y9, X10
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    rounding<>+256(SB), Y9, Y9
+	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
+	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
+	VANDPS    Y9, Y11, Y9
+	VMOVMSKPS Y9, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end13
+
+else13:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y9, Y10
+	VPSRLD    $0x1f, Y10, Y10
+	VPADDD    Y10, Y9, Y10
+	VPADDD    rounding<>+224(SB), Y10, Y10
+	VCMPPS    $0x03, Y9, Y9, Y9
+	VORPS     Y9, Y10, Y9
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y9, Y9
+	VPERMQ    $0x08, Y9, Y10
+
+end13:
+	TESTL    $0x00000040, CX
+	JZ       else14
+	VMOVNTDQ X10, (R9)(R11*2)
+	JMP      end14
+
+else14:
+	VMOVUPS X10, (R9)(R11*2)
+
+end14:
+end12:
+end11:
+	ADDQ  $0x00000008, R11
+	ADDQ  $0x00000008, R12
+	CMPQ  R11, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end15
+	MOVQ  c+0(FP), AX
+	ADDQ  R10, 120(AX)
+
+end15:
+	TESTL $0x00000040, CX
+	JZ    end16
+	SFENCE
+
+end16:
+	VZEROUPPER
+	RET
+
+// func mixedLimitAVX2(c *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·mixedLimitAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// v
+	MOVQ 96(AX), R8
+
+	// x
+	MOVQ 104(AX), R9
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ R10, R10
+	MOVQ ahead+16(FP), R12
+	XORQ R11, R11
+	SHRQ $0x02, R12
+
+pass:
+	// p
+	TESTQ      DX, DX
+	JZ         nil1
+	TESTL      $0x00000004, CX
+	JZ         else2
+	VMOVUPS    (DX)(R11*2), X0
+	PREFETCHT1 (DX)(R12*2)
+	VMOVUPS    X0, (DX)(R11*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (DX)(R11*4), Y0
+	PREFETCHT1 (DX)(R12*4)
+	VMOVUPS    Y0, (DX)(R11*4)
+
+end2:
+nil1:
+	// out
+	TESTQ    AX, AX
+	JZ       nil3
+	TESTL    $0x00000040, CX
+	JZ       else4
+	VMOVNTDQ X0, (AX)(R11*2)
+	JMP      end4
+
+else4:
+	VMOVUPS X0, (AX)(R11*2)
+
+end4:
+nil3:
+	// grad
+	TESTQ      BX, BX
+	JZ         nil5
+	TESTL      $0x00000003, CX
+	JZ         else6
+	VMOVUPS    (BX)(R11*2), X1
+	PREFETCHT1 (BX)(R12*2)
+	JMP        end6
+
+else6:
+	VMOVUPS    (BX)(R11*4), Y1
+	PREFETCHT1 (BX)(R12*4)
+
+end6:
+nil5:
+	// m
+	TESTQ      SI, SI
+	JZ         nil7
+	TESTL      $0x00000008, CX
+	JZ         else8
+	VMOVUPS    (SI)(R11*2), X1
+	PREFETCHT1 (SI)(R12*2)
+	VMOVUPS    X1, (SI)(R11*2)
+	JMP        end8
+
+else8:
+	VMOVUPS    (SI)(R11*4), Y1
+	PREFETCHT1 (SI)(R12*4)
+	VMOVUPS    Y1, (SI)(R11*4)
+
+end8:
+nil7:
+	// n
+	TESTQ      DI, DI
+	JZ         nil9
+	TESTL      $0x00000008, CX
+	JZ         else10
+	VMOVUPS    (DI)(R11*2), X1
+	PREFETCHT1 (DI)(R12*2)
+	JMP        end10
+
+else10:
+	VMOVUPS    (DI)(R11*4), Y1
+	PREFETCHT1 (DI)(R12*4)
+
+end10:
+nil9:
+	// v
+	TESTQ      R8, R8
+	JZ         nil11
+	TESTL      $0x00000008, CX
+	JZ         else12
+	VMOVUPS    (R8)(R11*2), X1
+	PREFETCHT1 (R8)(R12*2)
+	VMOVUPS    X1, (R8)(R11*2)
+	JMP        end12
+
+else12:
+	VMOVUPS    (R8)(R11*4), Y1
+	PREFETCHT1 (R8)(R12*4)
+	VMOVUPS    Y1, (R8)(R11*4)
+
+end12:
+nil11:
+	// x
+	TESTQ      R9, R9
+	JZ         nil13
+	TESTL      $0x00000008, CX
+	JZ         else14
+	VMOVUPS    (R9)(R11*2), X1
+	PREFETCHT1 (R9)(R12*2)
+	VMOVUPS    X1, (R9)(R11*2)
+	JMP        end14
+
+else14:
+	VMOVUPS    (R9)(R11*4), Y1
+	PREFETCHT1 (R9)(R12*4)
+	VMOVUPS    Y1, (R9)(R11*4)
+
+end14:
+nil13:
+	ADDQ  $0x00000008, R11
+	ADDQ  $0x00000008, R12
+	CMPQ  R11, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end15
+	MOVQ  c+0(FP), AX
+	ADDQ  R10, 120(AX)
+
+end15:
+	TESTL $0x00000040, CX
+	JZ    end16
+	SFENCE
+
+end16:
+	VZEROUPPER
+	RET
+
+// func sumSquaresBF16AVX2(sums *float64, grad *uint16, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sumSquaresBF16AVX2(SB), NOSPLIT, $0-32
+	MOVQ    sums+0(FP), AX
+	MOVQ    grad+8(FP), CX
+	MOVQ    count+16(FP), DX
+	MOVQ    ahead+24(FP), BX
+	SHLQ    $0x01, DX
+	LEAQ    (CX)(DX*1), DX
+	VMOVUPD (AX), Y0
+	VMOVUPD 32(AX), Y1
+	VMOVUPD 64(AX), Y2
+	VMOVUPD 96(AX), Y3
+	VMOVUPD 128(AX), Y4
+	VMOVUPD 160(AX), Y5
+	VMOVUPD 192(AX), Y6
+	VMOVUPD 224(AX), Y7
+
+	// sums = sums + grad·grad, in float64
+	JMP enter
+
+line:
+	VPMOVZXWD (CX), X8
+	VPSLLD    $0x10, X8, X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y0, Y0
+	VPMOVZXWD 8(CX), X8
+	VPSLLD    $0x10, X8, X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y1, Y1
+	VPMOVZXWD 16(CX), X8
+	VPSLLD    $0x10, X8, X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y2, Y2
+	VPMOVZXWD 24(CX), X8
+	VPSLLD    $0x10, X8, X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y3, Y3
+	VPMOVZXWD 32(CX), X8
+	VPSLLD    $0x10, X8, X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y4, Y4
+	VPMOVZXWD 40(CX), X8
+	VPSLLD    $0x10, X8, X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y5, Y5
+	VPMOVZXWD 48(CX), X8
+	VPSLLD    $0x10, X8, X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y6, Y6
+	VPMOVZXWD 56(CX), X8
+	VPSLLD    $0x10, X8, X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y7, Y7
+	ADDQ      $0x00000040, CX
+	TESTQ     BX, BX
+	JZ        enter
+
+	// prefetch
+	PREFETCHT0 (CX)(BX*1)
+
+enter:
+	CMPQ    CX, DX
+	JNE     line
+	VMOVUPD Y0, (AX)
+	VMOVUPD Y1, 32(AX)
+	VMOVUPD Y2, 64(AX)
+	VMOVUPD Y3, 96(AX)
+	VMOVUPD Y4, 128(AX)
+	VMOVUPD Y5, 160(AX)
+	VMOVUPD Y6, 192(AX)
+	VMOVUPD Y7, 224(AX)
+	VZEROUPPER
+	RET
+
+// func sumSquaresF16AVX2(sums *float64, grad *uint16, count int, ahead int)
+// Requires: AVX, F16C, MMX+
+TEXT ·sumSquaresF16AVX2(SB), NOSPLIT, $0-32
+	MOVQ    sums+0(FP), AX
+	MOVQ    grad+8(FP), CX
+	MOVQ    count+16(FP), DX
+	MOVQ    ahead+24(FP), BX
+	SHLQ    $0x01, DX
+	LEAQ    (CX)(DX*1), DX
+	VMOVUPD (AX), Y0
+	VMOVUPD 32(AX), Y1
+	VMOVUPD 64(AX), Y2
+	VMOVUPD 96(AX), Y3
+	VMOVUPD 128(AX), Y4
+	VMOVUPD 160(AX), Y5
+	VMOVUPD 192(AX), Y6
+	VMOVUPD 224(AX), Y7
+
+	// sums = sums + grad·grad, in float64
+	JMP enter
+
+line:
+	VCVTPH2PS (CX), X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y0, Y0
+	VCVTPH2PS 8(CX), X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y1, Y1
+	VCVTPH2PS 16(CX), X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y2, Y2
+	VCVTPH2PS 24(CX), X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y3, Y3
+	VCVTPH2PS 32(CX), X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y4, Y4
+	VCVTPH2PS 40(CX), X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y5, Y5
+	VCVTPH2PS 48(CX), X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y6, Y6
+	VCVTPH2PS 56(CX), X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y8, Y8, Y8
+	VADDPD    Y8, Y7, Y7
+	ADDQ      $0x00000040, CX
+	TESTQ     BX, BX
+	JZ        enter
+
+	// prefetch
+	PREFETCHT0 (CX)(BX*1)
+
+enter:
+	CMPQ    CX, DX
+	JNE     line
+	VMOVUPD Y0, (AX)
+	VMOVUPD Y1, 32(AX)
+	VMOVUPD Y2, 64(AX)
+	VMOVUPD Y3, 96(AX)
+	VMOVUPD Y4, 128(AX)
+	VMOVUPD Y5, 160(AX)
+	VMOVUPD Y6, 192(AX)
+	VMOVUPD Y7, 224(AX)
+	VZEROUPPER
+	RET
+
 // func pnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
@@ -9088,6 +11770,2744 @@ line:
 	PREFETCHT0 64(CX)(BX*1)
 	PREFETCHT0 128(CX)(BX*1)
 	PREFETCHT0 192(CX)(BX*1)
+
+enter:
+	CMPQ    CX, DX
+	JNE     line
+	VMOVUPD Z0, (AX)
+	VMOVUPD Z1, 64(AX)
+	VMOVUPD Z2, 128(AX)
+	VMOVUPD Z3, 192(AX)
+	VZEROUPPER
+	RET
+
+// func pnmMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// k1
+	VBROADCASTSS 28(AX), Z5
+
+	// k2
+	VBROADCASTSS 32(AX), Z6
+
+	// lo
+	VBROADCASTSS 44(AX), Z7
+
+	// hi
+	VBROADCASTSS 48(AX), Z8
+
+	// first
+	VPBROADCASTD rounding<>+64(SB), Z9
+
+	// second
+	VPBROADCASTD rounding<>+96(SB), Z10
+
+	// lanesAVX2
+	VPBROADCASTD rounding<>+128(SB), Z11
+
+	// lanesAVX512
+	VPBROADCASTD rounding<>+160(SB), Z11
+
+	// low
+	VPBROADCASTD rounding<>+192(SB), Z13
+
+	// half
+	VPBROADCASTD rounding<>+224(SB), Z13
+
+	// magnitude
+	VPBROADCASTD rounding<>+256(SB), Z14
+
+	// overflow
+	VPBROADCASTD rounding<>+288(SB), Z15
+
+	// infinity
+	VPBROADCASTD rounding<>+320(SB), Z16
+
+	// key
+	VPBROADCASTD 60(AX), Z17
+
+	// counter
+	VPBROADCASTD 56(AX), Z18
+	VPADDD       rounding<>+0(SB), Z18, Z18
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ R8, R8
+	MOVQ ahead+16(FP), R10
+	XORQ R9, R9
+	SHRQ $0x02, R10
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z18, Z12
+	VXORPS Z18, Z12, Z12
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z9, Z12, Z12
+	VXORPS  Z17, Z12, Z12
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z12, Z19
+	VXORPS  Z12, Z19, Z19
+	VPMULLD Z10, Z19, Z19
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z19, Z12
+	VXORPS Z19, Z12, Z12
+	VPADDD Z11, Z18, Z18
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R9*2), Z19
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R9*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+
+end3:
+	PREFETCHT1 (BX)(R10*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R9*4), Z19
+	PREFETCHT1 (BX)(R10*4)
+
+end2:
+	VMULPS Z19, Z0, Z19
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z19, Z8, Z19
+	VMAXPS Z19, Z7, Z19
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R9*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT1 (DX)(R10*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R9*4), Z20
+	PREFETCHT1 (DX)(R10*4)
+
+end4:
+	VMULPS Z20, Z1, Z21
+	VADDPS Z21, Z19, Z19
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R9*2), Z21
+	VPSLLD     $0x10, Z21, Z21
+	PREFETCHT1 (SI)(R10*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R9*4), Z21
+	PREFETCHT1 (SI)(R10*4)
+
+end5:
+	VMULPS Z21, Z3, Z21
+	VMULPS Z19, Z4, Z19
+	VADDPS Z19, Z21, Z19
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z19, Z21
+	VPSRLD  $0x1f, Z21, Z21
+	VPADDD  Z21, Z19, Z21
+	VPADDD  Z13, Z21, Z21
+	VCMPPS  $0x03, Z19, Z19, K1
+	VMOVAPS Z19, K1, Z21
+	VPSRLD  $0x10, Z21, Z21
+	VPMOVDW Z21, Y21
+	VMOVUPS Y21, (SI)(R9*2)
+	JMP     end6
+
+else6:
+	VMOVUPS Z19, (SI)(R9*4)
+
+end6:
+	// u = k1·m − k2·n
+	VMULPS Z19, Z5, Z19
+
+	// load n
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (DI)(R9*2), Z21
+	VPSLLD     $0x10, Z21, Z21
+	PREFETCHT1 (DI)(R10*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (DI)(R9*4), Z21
+	PREFETCHT1 (DI)(R10*4)
+
+end7:
+	VMULPS Z21, Z6, Z21
+	VSUBPS Z21, Z19, Z19
+
+	// p = keep·p − u
+	VMULPS Z20, Z2, Z20
+	VSUBPS Z19, Z20, Z19
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else8
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z12, Z20
+	VPADDD  Z20, Z19, Z20
+	VCMPPS  $0x03, Z19, Z19, K1
+	VMOVAPS Z19, K1, Z20
+	VPSRLD  $0x10, Z20, Z19
+	VPMOVDW Z19, Y19
+	VMOVUPS Y19, (DX)(R9*2)
+	JMP     end8
+
+else8:
+	VMOVUPS   Z19, (DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end9
+	TESTL     $0x00000020, CX
+	JZ        else10
+	VCVTPS2PH $0x00, Z19, Y20
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  Z14, Z19, Z19
+	VCMPPS  $0x1d, Z15, Z19, K1
+	VCMPPS  $0x11, Z16, Z19, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end10
+
+else10:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z19, Z20
+	VPSRLD  $0x1f, Z20, Z20
+	VPADDD  Z20, Z19, Z20
+	VPADDD  Z13, Z20, Z20
+	VCMPPS  $0x03, Z19, Z19, K1
+	VMOVAPS Z19, K1, Z20
+	VPSRLD  $0x10, Z20, Z19
+	VPMOVDW Z19, Y20
+
+end10:
+	TESTL    $0x00000040, CX
+	JZ       else11
+	VMOVNTDQ Y20, (AX)(R9*2)
+	JMP      end11
+
+else11:
+	VMOVUPS Y20, (AX)(R9*2)
+
+end11:
+end9:
+end8:
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R10
+	CMPQ  R9, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end12
+	MOVQ  c+0(FP), AX
+	ADDQ  R8, 120(AX)
+
+end12:
+	TESTL $0x00000040, CX
+	JZ    end13
+	SFENCE
+
+end13:
+	VZEROUPPER
+	RET
+
+// func adapnmMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// beta2
+	VBROADCASTSS 20(AX), Z5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z6
+
+	// k1
+	VBROADCASTSS 28(AX), Z7
+
+	// k2
+	VBROADCASTSS 32(AX), Z8
+
+	// r
+	VBROADCASTSS 36(AX), Z9
+
+	// eps
+	VBROADCASTSS 40(AX), Z10
+
+	// lo
+	VBROADCASTSS 44(AX), Z11
+
+	// hi
+	VBROADCASTSS 48(AX), Z12
+
+	// first
+	VPBROADCASTD rounding<>+64(SB), Z13
+
+	// second
+	VPBROADCASTD rounding<>+96(SB), Z14
+
+	// lanesAVX2
+	VPBROADCASTD rounding<>+128(SB), Z15
+
+	// lanesAVX512
+	VPBROADCASTD rounding<>+160(SB), Z15
+
+	// low
+	VPBROADCASTD rounding<>+192(SB), Z17
+
+	// half
+	VPBROADCASTD rounding<>+224(SB), Z18
+
+	// magnitude
+	VPBROADCASTD rounding<>+256(SB), Z19
+
+	// overflow
+	VPBROADCASTD rounding<>+288(SB), Z20
+
+	// infinity
+	VPBROADCASTD rounding<>+320(SB), Z21
+
+	// key
+	VPBROADCASTD 60(AX), Z22
+
+	// counter
+	VPBROADCASTD 56(AX), Z23
+	VPADDD       rounding<>+0(SB), Z23, Z23
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// v
+	MOVQ 96(AX), R8
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ R9, R9
+	MOVQ ahead+16(FP), R11
+	XORQ R10, R10
+	SHRQ $0x02, R11
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z23, Z16
+	VXORPS Z23, Z16, Z16
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z13, Z16, Z16
+	VXORPS  Z22, Z16, Z16
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z16, Z24
+	VXORPS  Z16, Z24, Z24
+	VPMULLD Z14, Z24, Z24
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z24, Z16
+	VXORPS Z24, Z16, Z16
+	VPADDD Z15, Z23, Z23
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R10*2), Z24
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R10*2), Z24
+	VPSLLD    $0x10, Z24, Z24
+
+end3:
+	PREFETCHT1 (BX)(R11*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R10*4), Z24
+	PREFETCHT1 (BX)(R11*4)
+
+end2:
+	VMULPS Z24, Z0, Z24
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z24, Z12, Z24
+	VMAXPS Z24, Z11, Z24
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R10*2), Z25
+	VPSLLD     $0x10, Z25, Z25
+	PREFETCHT1 (DX)(R11*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R10*4), Z25
+	PREFETCHT1 (DX)(R11*4)
+
+end4:
+	VMULPS Z25, Z1, Z26
+	VADDPS Z26, Z24, Z24
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R10*2), Z26
+	VPSLLD     $0x10, Z26, Z26
+	PREFETCHT1 (SI)(R11*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R10*4), Z26
+	PREFETCHT1 (SI)(R11*4)
+
+end5:
+	VMULPS Z26, Z3, Z26
+	VMULPS Z24, Z4, Z27
+	VADDPS Z27, Z26, Z26
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z26, Z27
+	VPSRLD  $0x1f, Z27, Z27
+	VPADDD  Z27, Z26, Z27
+	VPADDD  Z18, Z27, Z27
+	VCMPPS  $0x03, Z26, Z26, K1
+	VMOVAPS Z26, K1, Z27
+	VPSRLD  $0x10, Z27, Z27
+	VPMOVDW Z27, Y27
+	VMOVUPS Y27, (SI)(R10*2)
+	JMP     end6
+
+else6:
+	VMOVUPS Z26, (SI)(R10*4)
+
+end6:
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (R8)(R10*2), Z27
+	VPSLLD     $0x10, Z27, Z27
+	PREFETCHT1 (R8)(R11*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (R8)(R10*4), Z27
+	PREFETCHT1 (R8)(R11*4)
+
+end7:
+	VMULPS Z27, Z5, Z27
+	VMULPS Z24, Z24, Z24
+	VMULPS Z24, Z6, Z24
+	VADDPS Z24, Z27, Z24
+
+	// store v
+	TESTL $0x00000008, CX
+	JZ    else8
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  Z17, Z16, Z27
+	VPADDD  Z27, Z24, Z27
+	VCMPPS  $0x03, Z24, Z24, K1
+	VMOVAPS Z24, K1, Z27
+	VPSRLD  $0x10, Z27, Z27
+	VPMOVDW Z27, Y27
+	VMOVUPS Y27, (R8)(R10*2)
+	JMP     end8
+
+else8:
+	VMOVUPS Z24, (R8)(R10*4)
+
+end8:
+	// u = k1·m − k2·n
+	VMULPS Z26, Z7, Z26
+
+	// load n
+	TESTL      $0x00000008, CX
+	JZ         else9
+	VPMOVZXWD  (DI)(R10*2), Z27
+	VPSLLD     $0x10, Z27, Z27
+	PREFETCHT1 (DI)(R11*2)
+	JMP        end9
+
+else9:
+	VMOVUPS    (DI)(R10*4), Z27
+	PREFETCHT1 (DI)(R11*4)
+
+end9:
+	VMULPS Z27, Z8, Z27
+	VSUBPS Z27, Z26, Z26
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z24, Z24
+	VMULPS  Z9, Z24, Z24
+	VADDPS  Z10, Z24, Z24
+	VDIVPS  Z24, Z26, Z24
+
+	// p = keep·p − u
+	VMULPS Z25, Z2, Z25
+	VSUBPS Z24, Z25, Z24
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else10
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z16, Z25
+	VPADDD  Z25, Z24, Z25
+	VCMPPS  $0x03, Z24, Z24, K1
+	VMOVAPS Z24, K1, Z25
+	VPSRLD  $0x10, Z25, Z24
+	VPMOVDW Z24, Y24
+	VMOVUPS Y24, (DX)(R10*2)
+	JMP     end10
+
+else10:
+	VMOVUPS   Z24, (DX)(R10*4)
+	TESTL     $0x00000030, CX
+	JZ        end11
+	TESTL     $0x00000020, CX
+	JZ        else12
+	VCVTPS2PH $0x00, Z24, Y25
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  Z19, Z24, Z24
+	VCMPPS  $0x1d, Z20, Z24, K1
+	VCMPPS  $0x11, Z21, Z24, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R9
+	JMP     end12
+
+else12:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z24, Z25
+	VPSRLD  $0x1f, Z25, Z25
+	VPADDD  Z25, Z24, Z25
+	VPADDD  Z18, Z25, Z25
+	VCMPPS  $0x03, Z24, Z24, K1
+	VMOVAPS Z24, K1, Z25
+	VPSRLD  $0x10, Z25, Z24
+	VPMOVDW Z24, Y25
+
+end12:
+	TESTL    $0x00000040, CX
+	JZ       else13
+	VMOVNTDQ Y25, (AX)(R10*2)
+	JMP      end13
+
+else13:
+	VMOVUPS Y25, (AX)(R10*2)
+
+end13:
+end11:
+end10:
+	ADDQ  $0x00000010, R10
+	ADDQ  $0x00000010, R11
+	CMPQ  R10, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end14
+	MOVQ  c+0(FP), AX
+	ADDQ  R9, 120(AX)
+
+end14:
+	TESTL $0x00000040, CX
+	JZ    end15
+	SFENCE
+
+end15:
+	VZEROUPPER
+	RET
+
+// func adapnmAMSGradMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// beta2
+	VBROADCASTSS 20(AX), Z5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z6
+
+	// k1
+	VBROADCASTSS 28(AX), Z7
+
+	// k2
+	VBROADCASTSS 32(AX), Z8
+
+	// r
+	VBROADCASTSS 36(AX), Z9
+
+	// eps
+	VBROADCASTSS 40(AX), Z10
+
+	// lo
+	VBROADCASTSS 44(AX), Z11
+
+	// hi
+	VBROADCASTSS 48(AX), Z12
+
+	// first
+	VPBROADCASTD rounding<>+64(SB), Z13
+
+	// second
+	VPBROADCASTD rounding<>+96(SB), Z14
+
+	// lanesAVX2
+	VPBROADCASTD rounding<>+128(SB), Z15
+
+	// lanesAVX512
+	VPBROADCASTD rounding<>+160(SB), Z15
+
+	// low
+	VPBROADCASTD rounding<>+192(SB), Z17
+
+	// half
+	VPBROADCASTD rounding<>+224(SB), Z18
+
+	// magnitude
+	VPBROADCASTD rounding<>+256(SB), Z19
+
+	// overflow
+	VPBROADCASTD rounding<>+288(SB), Z20
+
+	// infinity
+	VPBROADCASTD rounding<>+320(SB), Z21
+
+	// key
+	VPBROADCASTD 60(AX), Z22
+
+	// counter
+	VPBROADCASTD 56(AX), Z23
+	VPADDD       rounding<>+0(SB), Z23, Z23
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// v
+	MOVQ 96(AX), R8
+
+	// x
+	MOVQ 104(AX), R9
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ R10, R10
+	MOVQ ahead+16(FP), R12
+	XORQ R11, R11
+	SHRQ $0x02, R12
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z23, Z16
+	VXORPS Z23, Z16, Z16
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z13, Z16, Z16
+	VXORPS  Z22, Z16, Z16
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z16, Z24
+	VXORPS  Z16, Z24, Z24
+	VPMULLD Z14, Z24, Z24
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z24, Z16
+	VXORPS Z24, Z16, Z16
+	VPADDD Z15, Z23, Z23
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R11*2), Z24
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R11*2), Z24
+	VPSLLD    $0x10, Z24, Z24
+
+end3:
+	PREFETCHT1 (BX)(R12*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R11*4), Z24
+	PREFETCHT1 (BX)(R12*4)
+
+end2:
+	VMULPS Z24, Z0, Z24
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z24, Z12, Z24
+	VMAXPS Z24, Z11, Z24
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R11*2), Z25
+	VPSLLD     $0x10, Z25, Z25
+	PREFETCHT1 (DX)(R12*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R11*4), Z25
+	PREFETCHT1 (DX)(R12*4)
+
+end4:
+	VMULPS Z25, Z1, Z26
+	VADDPS Z26, Z24, Z24
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R11*2), Z26
+	VPSLLD     $0x10, Z26, Z26
+	PREFETCHT1 (SI)(R12*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R11*4), Z26
+	PREFETCHT1 (SI)(R12*4)
+
+end5:
+	VMULPS Z26, Z3, Z26
+	VMULPS Z24, Z4, Z27
+	VADDPS Z27, Z26, Z26
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z26, Z27
+	VPSRLD  $0x1f, Z27, Z27
+	VPADDD  Z27, Z26, Z27
+	VPADDD  Z18, Z27, Z27
+	VCMPPS  $0x03, Z26, Z26, K1
+	VMOVAPS Z26, K1, Z27
+	VPSRLD  $0x10, Z27, Z27
+	VPMOVDW Z27, Y27
+	VMOVUPS Y27, (SI)(R11*2)
+	JMP     end6
+
+else6:
+	VMOVUPS Z26, (SI)(R11*4)
+
+end6:
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (R8)(R11*2), Z27
+	VPSLLD     $0x10, Z27, Z27
+	PREFETCHT1 (R8)(R12*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (R8)(R11*4), Z27
+	PREFETCHT1 (R8)(R12*4)
+
+end7:
+	VMULPS Z27, Z5, Z27
+	VMULPS Z24, Z24, Z24
+	VMULPS Z24, Z6, Z24
+	VADDPS Z24, Z27, Z24
+
+	// store v
+	TESTL $0x00000008, CX
+	JZ    else8
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  Z17, Z16, Z27
+	VPADDD  Z27, Z24, Z27
+	VCMPPS  $0x03, Z24, Z24, K1
+	VMOVAPS Z24, K1, Z27
+	VPSRLD  $0x10, Z27, Z27
+	VPMOVDW Z27, Y27
+	VMOVUPS Y27, (R8)(R11*2)
+	JMP     end8
+
+else8:
+	VMOVUPS Z24, (R8)(R11*4)
+
+end8:
+	// w = x = max(x, v)
+	// load x
+	TESTL      $0x00000008, CX
+	JZ         else9
+	VPMOVZXWD  (R9)(R11*2), Z27
+	VPSLLD     $0x10, Z27, Z27
+	PREFETCHT1 (R9)(R12*2)
+	JMP        end9
+
+else9:
+	VMOVUPS    (R9)(R11*4), Z27
+	PREFETCHT1 (R9)(R12*4)
+
+end9:
+	VMAXPS  Z24, Z27, Z24
+	VCMPPS  $0x03, Z27, Z27, K1
+	VMOVAPS Z27, K1, Z24
+
+	// store x
+	TESTL $0x00000008, CX
+	JZ    else10
+
+	// bf16: (x + draw&0xffff)>>16
+	VANDPS  Z17, Z16, Z27
+	VPADDD  Z27, Z24, Z27
+	VCMPPS  $0x03, Z24, Z24, K1
+	VMOVAPS Z24, K1, Z27
+	VPSRLD  $0x10, Z27, Z27
+	VPMOVDW Z27, Y27
+	VMOVUPS Y27, (R9)(R11*2)
+	JMP     end10
+
+else10:
+	VMOVUPS Z24, (R9)(R11*4)
+
+end10:
+	// u = k1·m − k2·n
+	VMULPS Z26, Z7, Z26
+
+	// load n
+	TESTL      $0x00000008, CX
+	JZ         else11
+	VPMOVZXWD  (DI)(R11*2), Z27
+	VPSLLD     $0x10, Z27, Z27
+	PREFETCHT1 (DI)(R12*2)
+	JMP        end11
+
+else11:
+	VMOVUPS    (DI)(R11*4), Z27
+	PREFETCHT1 (DI)(R12*4)
+
+end11:
+	VMULPS Z27, Z8, Z27
+	VSUBPS Z27, Z26, Z26
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z24, Z24
+	VMULPS  Z9, Z24, Z24
+	VADDPS  Z10, Z24, Z24
+	VDIVPS  Z24, Z26, Z24
+
+	// p = keep·p − u
+	VMULPS Z25, Z2, Z25
+	VSUBPS Z24, Z25, Z24
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else12
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z16, Z25
+	VPADDD  Z25, Z24, Z25
+	VCMPPS  $0x03, Z24, Z24, K1
+	VMOVAPS Z24, K1, Z25
+	VPSRLD  $0x10, Z25, Z24
+	VPMOVDW Z24, Y24
+	VMOVUPS Y24, (DX)(R11*2)
+	JMP     end12
+
+else12:
+	VMOVUPS   Z24, (DX)(R11*4)
+	TESTL     $0x00000030, CX
+	JZ        end13
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z24, Y25
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  Z19, Z24, Z24
+	VCMPPS  $0x1d, Z20, Z24, K1
+	VCMPPS  $0x11, Z21, Z24, K1, K1
+	KMOVW   K1, R13
+	POPCNTL R13, R13
+	ADDQ    R13, R10
+	JMP     end14
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z24, Z25
+	VPSRLD  $0x1f, Z25, Z25
+	VPADDD  Z25, Z24, Z25
+	VPADDD  Z18, Z25, Z25
+	VCMPPS  $0x03, Z24, Z24, K1
+	VMOVAPS Z24, K1, Z25
+	VPSRLD  $0x10, Z25, Z24
+	VPMOVDW Z24, Y25
+
+end14:
+	TESTL    $0x00000040, CX
+	JZ       else15
+	VMOVNTDQ Y25, (AX)(R11*2)
+	JMP      end15
+
+else15:
+	VMOVUPS Y25, (AX)(R11*2)
+
+end15:
+end13:
+end12:
+	ADDQ  $0x00000010, R11
+	ADDQ  $0x00000010, R12
+	CMPQ  R11, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end16
+	MOVQ  c+0(FP), AX
+	ADDQ  R10, 120(AX)
+
+end16:
+	TESTL $0x00000040, CX
+	JZ    end17
+	SFENCE
+
+end17:
+	VZEROUPPER
+	RET
+
+// func sgdMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// k1
+	VBROADCASTSS 28(AX), Z3
+
+	// lo
+	VBROADCASTSS 44(AX), Z4
+
+	// hi
+	VBROADCASTSS 48(AX), Z5
+
+	// first
+	VPBROADCASTD rounding<>+64(SB), Z6
+
+	// second
+	VPBROADCASTD rounding<>+96(SB), Z7
+
+	// lanesAVX2
+	VPBROADCASTD rounding<>+128(SB), Z8
+
+	// lanesAVX512
+	VPBROADCASTD rounding<>+160(SB), Z8
+
+	// low
+	VPBROADCASTD rounding<>+192(SB), Z10
+
+	// half
+	VPBROADCASTD rounding<>+224(SB), Z10
+
+	// magnitude
+	VPBROADCASTD rounding<>+256(SB), Z11
+
+	// overflow
+	VPBROADCASTD rounding<>+288(SB), Z12
+
+	// infinity
+	VPBROADCASTD rounding<>+320(SB), Z13
+
+	// key
+	VPBROADCASTD 60(AX), Z14
+
+	// counter
+	VPBROADCASTD 56(AX), Z15
+	VPADDD       rounding<>+0(SB), Z15, Z15
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ SI, SI
+	MOVQ ahead+16(FP), R8
+	XORQ DI, DI
+	SHRQ $0x02, R8
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z15, Z9
+	VXORPS Z15, Z9, Z9
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z6, Z9, Z9
+	VXORPS  Z14, Z9, Z9
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z9, Z16
+	VXORPS  Z9, Z16, Z16
+	VPMULLD Z7, Z16, Z16
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z16, Z9
+	VXORPS Z16, Z9, Z9
+	VPADDD Z8, Z15, Z15
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(DI*2), Z16
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(DI*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+
+end3:
+	PREFETCHT1 (BX)(R8*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(DI*4), Z16
+	PREFETCHT1 (BX)(R8*4)
+
+end2:
+	VMULPS Z16, Z0, Z16
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z16, Z5, Z16
+	VMAXPS Z16, Z4, Z16
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(DI*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT1 (DX)(R8*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(DI*4), Z17
+	PREFETCHT1 (DX)(R8*4)
+
+end4:
+	VMULPS Z17, Z1, Z18
+	VADDPS Z18, Z16, Z16
+
+	// u = k1·g
+	VMULPS Z16, Z3, Z16
+
+	// p = keep·p − u
+	VMULPS Z17, Z2, Z17
+	VSUBPS Z16, Z17, Z16
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else5
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z9, Z17
+	VPADDD  Z17, Z16, Z17
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z17
+	VPSRLD  $0x10, Z17, Z16
+	VPMOVDW Z16, Y16
+	VMOVUPS Y16, (DX)(DI*2)
+	JMP     end5
+
+else5:
+	VMOVUPS   Z16, (DX)(DI*4)
+	TESTL     $0x00000030, CX
+	JZ        end6
+	TESTL     $0x00000020, CX
+	JZ        else7
+	VCVTPS2PH $0x00, Z16, Y17
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  Z11, Z16, Z16
+	VCMPPS  $0x1d, Z12, Z16, K1
+	VCMPPS  $0x11, Z13, Z16, K1, K1
+	KMOVW   K1, R9
+	POPCNTL R9, R9
+	ADDQ    R9, SI
+	JMP     end7
+
+else7:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z16, Z17
+	VPSRLD  $0x1f, Z17, Z17
+	VPADDD  Z17, Z16, Z17
+	VPADDD  Z10, Z17, Z17
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z17
+	VPSRLD  $0x10, Z17, Z16
+	VPMOVDW Z16, Y17
+
+end7:
+	TESTL    $0x00000040, CX
+	JZ       else8
+	VMOVNTDQ Y17, (AX)(DI*2)
+	JMP      end8
+
+else8:
+	VMOVUPS Y17, (AX)(DI*2)
+
+end8:
+end6:
+end5:
+	ADDQ  $0x00000010, DI
+	ADDQ  $0x00000010, R8
+	CMPQ  DI, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end9
+	MOVQ  c+0(FP), AX
+	ADDQ  SI, 120(AX)
+
+end9:
+	TESTL $0x00000040, CX
+	JZ    end10
+	SFENCE
+
+end10:
+	VZEROUPPER
+	RET
+
+// func sgdMomentumMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// k1
+	VBROADCASTSS 28(AX), Z5
+
+	// lo
+	VBROADCASTSS 44(AX), Z6
+
+	// hi
+	VBROADCASTSS 48(AX), Z7
+
+	// first
+	VPBROADCASTD rounding<>+64(SB), Z8
+
+	// second
+	VPBROADCASTD rounding<>+96(SB), Z9
+
+	// lanesAVX2
+	VPBROADCASTD rounding<>+128(SB), Z10
+
+	// lanesAVX512
+	VPBROADCASTD rounding<>+160(SB), Z10
+
+	// low
+	VPBROADCASTD rounding<>+192(SB), Z12
+
+	// half
+	VPBROADCASTD rounding<>+224(SB), Z12
+
+	// magnitude
+	VPBROADCASTD rounding<>+256(SB), Z13
+
+	// overflow
+	VPBROADCASTD rounding<>+288(SB), Z14
+
+	// infinity
+	VPBROADCASTD rounding<>+320(SB), Z15
+
+	// key
+	VPBROADCASTD 60(AX), Z16
+
+	// counter
+	VPBROADCASTD 56(AX), Z17
+	VPADDD       rounding<>+0(SB), Z17, Z17
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ DI, DI
+	MOVQ ahead+16(FP), R9
+	XORQ R8, R8
+	SHRQ $0x02, R9
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z17, Z11
+	VXORPS Z17, Z11, Z11
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z8, Z11, Z11
+	VXORPS  Z16, Z11, Z11
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z11, Z18
+	VXORPS  Z11, Z18, Z18
+	VPMULLD Z9, Z18, Z18
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z18, Z11
+	VXORPS Z18, Z11, Z11
+	VPADDD Z10, Z17, Z17
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R8*2), Z18
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R8*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+
+end3:
+	PREFETCHT1 (BX)(R9*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R8*4), Z18
+	PREFETCHT1 (BX)(R9*4)
+
+end2:
+	VMULPS Z18, Z0, Z18
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z18, Z7, Z18
+	VMAXPS Z18, Z6, Z18
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R8*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT1 (DX)(R9*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R8*4), Z19
+	PREFETCHT1 (DX)(R9*4)
+
+end4:
+	VMULPS Z19, Z1, Z20
+	VADDPS Z20, Z18, Z18
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R8*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT1 (SI)(R9*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R8*4), Z20
+	PREFETCHT1 (SI)(R9*4)
+
+end5:
+	VMULPS Z20, Z3, Z20
+	VMULPS Z18, Z4, Z18
+	VADDPS Z18, Z20, Z18
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z18, Z20
+	VPSRLD  $0x1f, Z20, Z20
+	VPADDD  Z20, Z18, Z20
+	VPADDD  Z12, Z20, Z20
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z20
+	VPSRLD  $0x10, Z20, Z20
+	VPMOVDW Z20, Y20
+	VMOVUPS Y20, (SI)(R8*2)
+	JMP     end6
+
+else6:
+	VMOVUPS Z18, (SI)(R8*4)
+
+end6:
+	// u = k1·m
+	VMULPS Z18, Z5, Z18
+
+	// p = keep·p − u
+	VMULPS Z19, Z2, Z19
+	VSUBPS Z18, Z19, Z18
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else7
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z11, Z19
+	VPADDD  Z19, Z18, Z19
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z19
+	VPSRLD  $0x10, Z19, Z18
+	VPMOVDW Z18, Y18
+	VMOVUPS Y18, (DX)(R8*2)
+	JMP     end7
+
+else7:
+	VMOVUPS   Z18, (DX)(R8*4)
+	TESTL     $0x00000030, CX
+	JZ        end8
+	TESTL     $0x00000020, CX
+	JZ        else9
+	VCVTPS2PH $0x00, Z18, Y19
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  Z13, Z18, Z18
+	VCMPPS  $0x1d, Z14, Z18, K1
+	VCMPPS  $0x11, Z15, Z18, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, DI
+	JMP     end9
+
+else9:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z18, Z19
+	VPSRLD  $0x1f, Z19, Z19
+	VPADDD  Z19, Z18, Z19
+	VPADDD  Z12, Z19, Z19
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z19
+	VPSRLD  $0x10, Z19, Z18
+	VPMOVDW Z18, Y19
+
+end9:
+	TESTL    $0x00000040, CX
+	JZ       else10
+	VMOVNTDQ Y19, (AX)(R8*2)
+	JMP      end10
+
+else10:
+	VMOVUPS Y19, (AX)(R8*2)
+
+end10:
+end8:
+end7:
+	ADDQ  $0x00000010, R8
+	ADDQ  $0x00000010, R9
+	CMPQ  R8, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end11
+	MOVQ  c+0(FP), AX
+	ADDQ  DI, 120(AX)
+
+end11:
+	TESTL $0x00000040, CX
+	JZ    end12
+	SFENCE
+
+end12:
+	VZEROUPPER
+	RET
+
+// func sgdNesterovMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// k1
+	VBROADCASTSS 28(AX), Z5
+
+	// lo
+	VBROADCASTSS 44(AX), Z6
+
+	// hi
+	VBROADCASTSS 48(AX), Z7
+
+	// first
+	VPBROADCASTD rounding<>+64(SB), Z8
+
+	// second
+	VPBROADCASTD rounding<>+96(SB), Z9
+
+	// lanesAVX2
+	VPBROADCASTD rounding<>+128(SB), Z10
+
+	// lanesAVX512
+	VPBROADCASTD rounding<>+160(SB), Z10
+
+	// low
+	VPBROADCASTD rounding<>+192(SB), Z12
+
+	// half
+	VPBROADCASTD rounding<>+224(SB), Z12
+
+	// magnitude
+	VPBROADCASTD rounding<>+256(SB), Z13
+
+	// overflow
+	VPBROADCASTD rounding<>+288(SB), Z14
+
+	// infinity
+	VPBROADCASTD rounding<>+320(SB), Z15
+
+	// key
+	VPBROADCASTD 60(AX), Z16
+
+	// counter
+	VPBROADCASTD 56(AX), Z17
+	VPADDD       rounding<>+0(SB), Z17, Z17
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ DI, DI
+	MOVQ ahead+16(FP), R9
+	XORQ R8, R8
+	SHRQ $0x02, R9
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z17, Z11
+	VXORPS Z17, Z11, Z11
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z8, Z11, Z11
+	VXORPS  Z16, Z11, Z11
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z11, Z18
+	VXORPS  Z11, Z18, Z18
+	VPMULLD Z9, Z18, Z18
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z18, Z11
+	VXORPS Z18, Z11, Z11
+	VPADDD Z10, Z17, Z17
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R8*2), Z18
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R8*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+
+end3:
+	PREFETCHT1 (BX)(R9*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R8*4), Z18
+	PREFETCHT1 (BX)(R9*4)
+
+end2:
+	VMULPS Z18, Z0, Z18
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z18, Z7, Z18
+	VMAXPS Z18, Z6, Z18
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R8*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT1 (DX)(R9*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R8*4), Z19
+	PREFETCHT1 (DX)(R9*4)
+
+end4:
+	VMULPS Z19, Z1, Z20
+	VADDPS Z20, Z18, Z18
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R8*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT1 (SI)(R9*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R8*4), Z20
+	PREFETCHT1 (SI)(R9*4)
+
+end5:
+	VMULPS Z20, Z3, Z20
+	VMULPS Z18, Z4, Z21
+	VADDPS Z21, Z20, Z20
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z20, Z21
+	VPSRLD  $0x1f, Z21, Z21
+	VPADDD  Z21, Z20, Z21
+	VPADDD  Z12, Z21, Z21
+	VCMPPS  $0x03, Z20, Z20, K1
+	VMOVAPS Z20, K1, Z21
+	VPSRLD  $0x10, Z21, Z21
+	VPMOVDW Z21, Y21
+	VMOVUPS Y21, (SI)(R8*2)
+	JMP     end6
+
+else6:
+	VMOVUPS Z20, (SI)(R8*4)
+
+end6:
+	// d = g + beta1·m
+	VMULPS Z20, Z3, Z20
+	VADDPS Z20, Z18, Z18
+
+	// u = k1·d
+	VMULPS Z18, Z5, Z18
+
+	// p = keep·p − u
+	VMULPS Z19, Z2, Z19
+	VSUBPS Z18, Z19, Z18
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else7
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z11, Z19
+	VPADDD  Z19, Z18, Z19
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z19
+	VPSRLD  $0x10, Z19, Z18
+	VPMOVDW Z18, Y18
+	VMOVUPS Y18, (DX)(R8*2)
+	JMP     end7
+
+else7:
+	VMOVUPS   Z18, (DX)(R8*4)
+	TESTL     $0x00000030, CX
+	JZ        end8
+	TESTL     $0x00000020, CX
+	JZ        else9
+	VCVTPS2PH $0x00, Z18, Y19
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  Z13, Z18, Z18
+	VCMPPS  $0x1d, Z14, Z18, K1
+	VCMPPS  $0x11, Z15, Z18, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, DI
+	JMP     end9
+
+else9:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z18, Z19
+	VPSRLD  $0x1f, Z19, Z19
+	VPADDD  Z19, Z18, Z19
+	VPADDD  Z12, Z19, Z19
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z19
+	VPSRLD  $0x10, Z19, Z18
+	VPMOVDW Z18, Y19
+
+end9:
+	TESTL    $0x00000040, CX
+	JZ       else10
+	VMOVNTDQ Y19, (AX)(R8*2)
+	JMP      end10
+
+else10:
+	VMOVUPS Y19, (AX)(R8*2)
+
+end10:
+end8:
+end7:
+	ADDQ  $0x00000010, R8
+	ADDQ  $0x00000010, R9
+	CMPQ  R8, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end11
+	MOVQ  c+0(FP), AX
+	ADDQ  DI, 120(AX)
+
+end11:
+	TESTL $0x00000040, CX
+	JZ    end12
+	SFENCE
+
+end12:
+	VZEROUPPER
+	RET
+
+// func adamMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// beta2
+	VBROADCASTSS 20(AX), Z5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z6
+
+	// k1
+	VBROADCASTSS 28(AX), Z7
+
+	// r
+	VBROADCASTSS 36(AX), Z8
+
+	// eps
+	VBROADCASTSS 40(AX), Z9
+
+	// lo
+	VBROADCASTSS 44(AX), Z10
+
+	// hi
+	VBROADCASTSS 48(AX), Z11
+
+	// first
+	VPBROADCASTD rounding<>+64(SB), Z12
+
+	// second
+	VPBROADCASTD rounding<>+96(SB), Z13
+
+	// lanesAVX2
+	VPBROADCASTD rounding<>+128(SB), Z14
+
+	// lanesAVX512
+	VPBROADCASTD rounding<>+160(SB), Z14
+
+	// low
+	VPBROADCASTD rounding<>+192(SB), Z16
+
+	// half
+	VPBROADCASTD rounding<>+224(SB), Z17
+
+	// magnitude
+	VPBROADCASTD rounding<>+256(SB), Z18
+
+	// overflow
+	VPBROADCASTD rounding<>+288(SB), Z19
+
+	// infinity
+	VPBROADCASTD rounding<>+320(SB), Z20
+
+	// key
+	VPBROADCASTD 60(AX), Z21
+
+	// counter
+	VPBROADCASTD 56(AX), Z22
+	VPADDD       rounding<>+0(SB), Z22, Z22
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// v
+	MOVQ 96(AX), DI
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ R8, R8
+	MOVQ ahead+16(FP), R10
+	XORQ R9, R9
+	SHRQ $0x02, R10
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z22, Z15
+	VXORPS Z22, Z15, Z15
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z12, Z15, Z15
+	VXORPS  Z21, Z15, Z15
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z15, Z23
+	VXORPS  Z15, Z23, Z23
+	VPMULLD Z13, Z23, Z23
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z23, Z15
+	VXORPS Z23, Z15, Z15
+	VPADDD Z14, Z22, Z22
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R9*2), Z23
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R9*2), Z23
+	VPSLLD    $0x10, Z23, Z23
+
+end3:
+	PREFETCHT1 (BX)(R10*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R9*4), Z23
+	PREFETCHT1 (BX)(R10*4)
+
+end2:
+	VMULPS Z23, Z0, Z23
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z23, Z11, Z23
+	VMAXPS Z23, Z10, Z23
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R9*2), Z24
+	VPSLLD     $0x10, Z24, Z24
+	PREFETCHT1 (DX)(R10*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R9*4), Z24
+	PREFETCHT1 (DX)(R10*4)
+
+end4:
+	VMULPS Z24, Z1, Z25
+	VADDPS Z25, Z23, Z23
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R9*2), Z25
+	VPSLLD     $0x10, Z25, Z25
+	PREFETCHT1 (SI)(R10*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R9*4), Z25
+	PREFETCHT1 (SI)(R10*4)
+
+end5:
+	VMULPS Z25, Z3, Z25
+	VMULPS Z23, Z4, Z26
+	VADDPS Z26, Z25, Z25
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z25, Z26
+	VPSRLD  $0x1f, Z26, Z26
+	VPADDD  Z26, Z25, Z26
+	VPADDD  Z17, Z26, Z26
+	VCMPPS  $0x03, Z25, Z25, K1
+	VMOVAPS Z25, K1, Z26
+	VPSRLD  $0x10, Z26, Z26
+	VPMOVDW Z26, Y26
+	VMOVUPS Y26, (SI)(R9*2)
+	JMP     end6
+
+else6:
+	VMOVUPS Z25, (SI)(R9*4)
+
+end6:
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (DI)(R9*2), Z26
+	VPSLLD     $0x10, Z26, Z26
+	PREFETCHT1 (DI)(R10*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (DI)(R9*4), Z26
+	PREFETCHT1 (DI)(R10*4)
+
+end7:
+	VMULPS Z26, Z5, Z26
+	VMULPS Z23, Z23, Z23
+	VMULPS Z23, Z6, Z23
+	VADDPS Z23, Z26, Z23
+
+	// store v
+	TESTL $0x00000008, CX
+	JZ    else8
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  Z16, Z15, Z26
+	VPADDD  Z26, Z23, Z26
+	VCMPPS  $0x03, Z23, Z23, K1
+	VMOVAPS Z23, K1, Z26
+	VPSRLD  $0x10, Z26, Z26
+	VPMOVDW Z26, Y26
+	VMOVUPS Y26, (DI)(R9*2)
+	JMP     end8
+
+else8:
+	VMOVUPS Z23, (DI)(R9*4)
+
+end8:
+	// u = k1·m
+	VMULPS Z25, Z7, Z25
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z23, Z23
+	VMULPS  Z8, Z23, Z23
+	VADDPS  Z9, Z23, Z23
+	VDIVPS  Z23, Z25, Z23
+
+	// p = keep·p − u
+	VMULPS Z24, Z2, Z24
+	VSUBPS Z23, Z24, Z23
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else9
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z15, Z24
+	VPADDD  Z24, Z23, Z24
+	VCMPPS  $0x03, Z23, Z23, K1
+	VMOVAPS Z23, K1, Z24
+	VPSRLD  $0x10, Z24, Z23
+	VPMOVDW Z23, Y23
+	VMOVUPS Y23, (DX)(R9*2)
+	JMP     end9
+
+else9:
+	VMOVUPS   Z23, (DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end10
+	TESTL     $0x00000020, CX
+	JZ        else11
+	VCVTPS2PH $0x00, Z23, Y24
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  Z18, Z23, Z23
+	VCMPPS  $0x1d, Z19, Z23, K1
+	VCMPPS  $0x11, Z20, Z23, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end11
+
+else11:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z23, Z24
+	VPSRLD  $0x1f, Z24, Z24
+	VPADDD  Z24, Z23, Z24
+	VPADDD  Z17, Z24, Z24
+	VCMPPS  $0x03, Z23, Z23, K1
+	VMOVAPS Z23, K1, Z24
+	VPSRLD  $0x10, Z24, Z23
+	VPMOVDW Z23, Y24
+
+end11:
+	TESTL    $0x00000040, CX
+	JZ       else12
+	VMOVNTDQ Y24, (AX)(R9*2)
+	JMP      end12
+
+else12:
+	VMOVUPS Y24, (AX)(R9*2)
+
+end12:
+end10:
+end9:
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R10
+	CMPQ  R9, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end13
+	MOVQ  c+0(FP), AX
+	ADDQ  R8, 120(AX)
+
+end13:
+	TESTL $0x00000040, CX
+	JZ    end14
+	SFENCE
+
+end14:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// l2
+	VBROADCASTSS 4(AX), Z1
+
+	// keep
+	VBROADCASTSS 8(AX), Z2
+
+	// beta1
+	VBROADCASTSS 12(AX), Z3
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z4
+
+	// beta2
+	VBROADCASTSS 20(AX), Z5
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z6
+
+	// k1
+	VBROADCASTSS 28(AX), Z7
+
+	// r
+	VBROADCASTSS 36(AX), Z8
+
+	// eps
+	VBROADCASTSS 40(AX), Z9
+
+	// lo
+	VBROADCASTSS 44(AX), Z10
+
+	// hi
+	VBROADCASTSS 48(AX), Z11
+
+	// first
+	VPBROADCASTD rounding<>+64(SB), Z12
+
+	// second
+	VPBROADCASTD rounding<>+96(SB), Z13
+
+	// lanesAVX2
+	VPBROADCASTD rounding<>+128(SB), Z14
+
+	// lanesAVX512
+	VPBROADCASTD rounding<>+160(SB), Z14
+
+	// low
+	VPBROADCASTD rounding<>+192(SB), Z16
+
+	// half
+	VPBROADCASTD rounding<>+224(SB), Z17
+
+	// magnitude
+	VPBROADCASTD rounding<>+256(SB), Z18
+
+	// overflow
+	VPBROADCASTD rounding<>+288(SB), Z19
+
+	// infinity
+	VPBROADCASTD rounding<>+320(SB), Z20
+
+	// key
+	VPBROADCASTD 60(AX), Z21
+
+	// counter
+	VPBROADCASTD 56(AX), Z22
+	VPADDD       rounding<>+0(SB), Z22, Z22
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// v
+	MOVQ 96(AX), DI
+
+	// x
+	MOVQ 104(AX), R8
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ R9, R9
+	MOVQ ahead+16(FP), R11
+	XORQ R10, R10
+	SHRQ $0x02, R11
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end1
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z22, Z15
+	VXORPS Z22, Z15, Z15
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z12, Z15, Z15
+	VXORPS  Z21, Z15, Z15
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z15, Z23
+	VXORPS  Z15, Z23, Z23
+	VPMULLD Z13, Z23, Z23
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z23, Z15
+	VXORPS Z23, Z15, Z15
+	VPADDD Z14, Z22, Z22
+
+end1:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else2
+	TESTL     $0x00000002, CX
+	JZ        else3
+	VCVTPH2PS (BX)(R10*2), Z23
+	JMP       end3
+
+else3:
+	VPMOVZXWD (BX)(R10*2), Z23
+	VPSLLD    $0x10, Z23, Z23
+
+end3:
+	PREFETCHT1 (BX)(R11*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (BX)(R10*4), Z23
+	PREFETCHT1 (BX)(R11*4)
+
+end2:
+	VMULPS Z23, Z0, Z23
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z23, Z11, Z23
+	VMAXPS Z23, Z10, Z23
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else4
+	VPMOVZXWD  (DX)(R10*2), Z24
+	VPSLLD     $0x10, Z24, Z24
+	PREFETCHT1 (DX)(R11*2)
+	JMP        end4
+
+else4:
+	VMOVUPS    (DX)(R10*4), Z24
+	PREFETCHT1 (DX)(R11*4)
+
+end4:
+	VMULPS Z24, Z1, Z25
+	VADDPS Z25, Z23, Z23
+
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VPMOVZXWD  (SI)(R10*2), Z25
+	VPSLLD     $0x10, Z25, Z25
+	PREFETCHT1 (SI)(R11*2)
+	JMP        end5
+
+else5:
+	VMOVUPS    (SI)(R10*4), Z25
+	PREFETCHT1 (SI)(R11*4)
+
+end5:
+	VMULPS Z25, Z3, Z25
+	VMULPS Z23, Z4, Z26
+	VADDPS Z26, Z25, Z25
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z25, Z26
+	VPSRLD  $0x1f, Z26, Z26
+	VPADDD  Z26, Z25, Z26
+	VPADDD  Z17, Z26, Z26
+	VCMPPS  $0x03, Z25, Z25, K1
+	VMOVAPS Z25, K1, Z26
+	VPSRLD  $0x10, Z26, Z26
+	VPMOVDW Z26, Y26
+	VMOVUPS Y26, (SI)(R10*2)
+	JMP     end6
+
+else6:
+	VMOVUPS Z25, (SI)(R10*4)
+
+end6:
+	// v = beta2·v + alpha2·(g·g)
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VPMOVZXWD  (DI)(R10*2), Z26
+	VPSLLD     $0x10, Z26, Z26
+	PREFETCHT1 (DI)(R11*2)
+	JMP        end7
+
+else7:
+	VMOVUPS    (DI)(R10*4), Z26
+	PREFETCHT1 (DI)(R11*4)
+
+end7:
+	VMULPS Z26, Z5, Z26
+	VMULPS Z23, Z23, Z23
+	VMULPS Z23, Z6, Z23
+	VADDPS Z23, Z26, Z23
+
+	// store v
+	TESTL $0x00000008, CX
+	JZ    else8
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  Z16, Z15, Z26
+	VPADDD  Z26, Z23, Z26
+	VCMPPS  $0x03, Z23, Z23, K1
+	VMOVAPS Z23, K1, Z26
+	VPSRLD  $0x10, Z26, Z26
+	VPMOVDW Z26, Y26
+	VMOVUPS Y26, (DI)(R10*2)
+	JMP     end8
+
+else8:
+	VMOVUPS Z23, (DI)(R10*4)
+
+end8:
+	// w = x = max(x, v)
+	// load x
+	TESTL      $0x00000008, CX
+	JZ         else9
+	VPMOVZXWD  (R8)(R10*2), Z26
+	VPSLLD     $0x10, Z26, Z26
+	PREFETCHT1 (R8)(R11*2)
+	JMP        end9
+
+else9:
+	VMOVUPS    (R8)(R10*4), Z26
+	PREFETCHT1 (R8)(R11*4)
+
+end9:
+	VMAXPS  Z23, Z26, Z23
+	VCMPPS  $0x03, Z26, Z26, K1
+	VMOVAPS Z26, K1, Z23
+
+	// store x
+	TESTL $0x00000008, CX
+	JZ    else10
+
+	// bf16: (x + draw&0xffff)>>16
+	VANDPS  Z16, Z15, Z26
+	VPADDD  Z26, Z23, Z26
+	VCMPPS  $0x03, Z23, Z23, K1
+	VMOVAPS Z23, K1, Z26
+	VPSRLD  $0x10, Z26, Z26
+	VPMOVDW Z26, Y26
+	VMOVUPS Y26, (R8)(R10*2)
+	JMP     end10
+
+else10:
+	VMOVUPS Z23, (R8)(R10*4)
+
+end10:
+	// u = k1·m
+	VMULPS Z25, Z7, Z25
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z23, Z23
+	VMULPS  Z8, Z23, Z23
+	VADDPS  Z9, Z23, Z23
+	VDIVPS  Z23, Z25, Z23
+
+	// p = keep·p − u
+	VMULPS Z24, Z2, Z24
+	VSUBPS Z23, Z24, Z23
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else11
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z15, Z24
+	VPADDD  Z24, Z23, Z24
+	VCMPPS  $0x03, Z23, Z23, K1
+	VMOVAPS Z23, K1, Z24
+	VPSRLD  $0x10, Z24, Z23
+	VPMOVDW Z23, Y23
+	VMOVUPS Y23, (DX)(R10*2)
+	JMP     end11
+
+else11:
+	VMOVUPS   Z23, (DX)(R10*4)
+	TESTL     $0x00000030, CX
+	JZ        end12
+	TESTL     $0x00000020, CX
+	JZ        else13
+	VCVTPS2PH $0x00, Z23, Y24
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  Z18, Z23, Z23
+	VCMPPS  $0x1d, Z19, Z23, K1
+	VCMPPS  $0x11, Z20, Z23, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R9
+	JMP     end13
+
+else13:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z23, Z24
+	VPSRLD  $0x1f, Z24, Z24
+	VPADDD  Z24, Z23, Z24
+	VPADDD  Z17, Z24, Z24
+	VCMPPS  $0x03, Z23, Z23, K1
+	VMOVAPS Z23, K1, Z24
+	VPSRLD  $0x10, Z24, Z23
+	VPMOVDW Z23, Y24
+
+end13:
+	TESTL    $0x00000040, CX
+	JZ       else14
+	VMOVNTDQ Y24, (AX)(R10*2)
+	JMP      end14
+
+else14:
+	VMOVUPS Y24, (AX)(R10*2)
+
+end14:
+end12:
+end11:
+	ADDQ  $0x00000010, R10
+	ADDQ  $0x00000010, R11
+	CMPQ  R10, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end15
+	MOVQ  c+0(FP), AX
+	ADDQ  R9, 120(AX)
+
+end15:
+	TESTL $0x00000040, CX
+	JZ    end16
+	SFENCE
+
+end16:
+	VZEROUPPER
+	RET
+
+// func mixedLimitAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mixedLimitAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// formats
+	MOVL 52(AX), CX
+
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// v
+	MOVQ 96(AX), R8
+
+	// x
+	MOVQ 104(AX), R9
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ R10, R10
+	MOVQ ahead+16(FP), R12
+	XORQ R11, R11
+	SHRQ $0x02, R12
+
+pass:
+	// p
+	TESTQ      DX, DX
+	JZ         nil1
+	TESTL      $0x00000004, CX
+	JZ         else2
+	VMOVUPS    (DX)(R11*2), Y0
+	PREFETCHT1 (DX)(R12*2)
+	VMOVUPS    Y0, (DX)(R11*2)
+	JMP        end2
+
+else2:
+	VMOVUPS    (DX)(R11*4), Z0
+	PREFETCHT1 (DX)(R12*4)
+	VMOVUPS    Z0, (DX)(R11*4)
+
+end2:
+nil1:
+	// out
+	TESTQ    AX, AX
+	JZ       nil3
+	TESTL    $0x00000040, CX
+	JZ       else4
+	VMOVNTDQ Y0, (AX)(R11*2)
+	JMP      end4
+
+else4:
+	VMOVUPS Y0, (AX)(R11*2)
+
+end4:
+nil3:
+	// grad
+	TESTQ      BX, BX
+	JZ         nil5
+	TESTL      $0x00000003, CX
+	JZ         else6
+	VMOVUPS    (BX)(R11*2), Y1
+	PREFETCHT1 (BX)(R12*2)
+	JMP        end6
+
+else6:
+	VMOVUPS    (BX)(R11*4), Z1
+	PREFETCHT1 (BX)(R12*4)
+
+end6:
+nil5:
+	// m
+	TESTQ      SI, SI
+	JZ         nil7
+	TESTL      $0x00000008, CX
+	JZ         else8
+	VMOVUPS    (SI)(R11*2), Y1
+	PREFETCHT1 (SI)(R12*2)
+	VMOVUPS    Y1, (SI)(R11*2)
+	JMP        end8
+
+else8:
+	VMOVUPS    (SI)(R11*4), Z1
+	PREFETCHT1 (SI)(R12*4)
+	VMOVUPS    Z1, (SI)(R11*4)
+
+end8:
+nil7:
+	// n
+	TESTQ      DI, DI
+	JZ         nil9
+	TESTL      $0x00000008, CX
+	JZ         else10
+	VMOVUPS    (DI)(R11*2), Y1
+	PREFETCHT1 (DI)(R12*2)
+	JMP        end10
+
+else10:
+	VMOVUPS    (DI)(R11*4), Z1
+	PREFETCHT1 (DI)(R12*4)
+
+end10:
+nil9:
+	// v
+	TESTQ      R8, R8
+	JZ         nil11
+	TESTL      $0x00000008, CX
+	JZ         else12
+	VMOVUPS    (R8)(R11*2), Y1
+	PREFETCHT1 (R8)(R12*2)
+	VMOVUPS    Y1, (R8)(R11*2)
+	JMP        end12
+
+else12:
+	VMOVUPS    (R8)(R11*4), Z1
+	PREFETCHT1 (R8)(R12*4)
+	VMOVUPS    Z1, (R8)(R11*4)
+
+end12:
+nil11:
+	// x
+	TESTQ      R9, R9
+	JZ         nil13
+	TESTL      $0x00000008, CX
+	JZ         else14
+	VMOVUPS    (R9)(R11*2), Y1
+	PREFETCHT1 (R9)(R12*2)
+	VMOVUPS    Y1, (R9)(R11*2)
+	JMP        end14
+
+else14:
+	VMOVUPS    (R9)(R11*4), Z1
+	PREFETCHT1 (R9)(R12*4)
+	VMOVUPS    Z1, (R9)(R11*4)
+
+end14:
+nil13:
+	ADDQ  $0x00000010, R11
+	ADDQ  $0x00000010, R12
+	CMPQ  R11, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end15
+	MOVQ  c+0(FP), AX
+	ADDQ  R10, 120(AX)
+
+end15:
+	TESTL $0x00000040, CX
+	JZ    end16
+	SFENCE
+
+end16:
+	VZEROUPPER
+	RET
+
+// func sumSquaresBF16AVX512(sums *float64, grad *uint16, count int, ahead int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·sumSquaresBF16AVX512(SB), NOSPLIT, $0-32
+	MOVQ    sums+0(FP), AX
+	MOVQ    grad+8(FP), CX
+	MOVQ    count+16(FP), DX
+	MOVQ    ahead+24(FP), BX
+	SHLQ    $0x01, DX
+	LEAQ    (CX)(DX*1), DX
+	VMOVUPD (AX), Z0
+	VMOVUPD 64(AX), Z1
+	VMOVUPD 128(AX), Z2
+	VMOVUPD 192(AX), Z3
+
+	// sums = sums + grad·grad, in float64
+	JMP enter
+
+line:
+	VPMOVZXWD (CX), Y4
+	VPSLLD    $0x10, Y4, Y4
+	VCVTPS2PD Y4, Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z0, Z0
+	VPMOVZXWD 16(CX), Y4
+	VPSLLD    $0x10, Y4, Y4
+	VCVTPS2PD Y4, Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z1, Z1
+	VPMOVZXWD 32(CX), Y4
+	VPSLLD    $0x10, Y4, Y4
+	VCVTPS2PD Y4, Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z2, Z2
+	VPMOVZXWD 48(CX), Y4
+	VPSLLD    $0x10, Y4, Y4
+	VCVTPS2PD Y4, Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z3, Z3
+	ADDQ      $0x00000040, CX
+	TESTQ     BX, BX
+	JZ        enter
+
+	// prefetch
+	PREFETCHT0 (CX)(BX*1)
+
+enter:
+	CMPQ    CX, DX
+	JNE     line
+	VMOVUPD Z0, (AX)
+	VMOVUPD Z1, 64(AX)
+	VMOVUPD Z2, 128(AX)
+	VMOVUPD Z3, 192(AX)
+	VZEROUPPER
+	RET
+
+// func sumSquaresF16AVX512(sums *float64, grad *uint16, count int, ahead int)
+// Requires: AVX, AVX512F, F16C, MMX+
+TEXT ·sumSquaresF16AVX512(SB), NOSPLIT, $0-32
+	MOVQ    sums+0(FP), AX
+	MOVQ    grad+8(FP), CX
+	MOVQ    count+16(FP), DX
+	MOVQ    ahead+24(FP), BX
+	SHLQ    $0x01, DX
+	LEAQ    (CX)(DX*1), DX
+	VMOVUPD (AX), Z0
+	VMOVUPD 64(AX), Z1
+	VMOVUPD 128(AX), Z2
+	VMOVUPD 192(AX), Z3
+
+	// sums = sums + grad·grad, in float64
+	JMP enter
+
+line:
+	VCVTPH2PS (CX), Y4
+	VCVTPS2PD Y4, Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z0, Z0
+	VCVTPH2PS 16(CX), Y4
+	VCVTPS2PD Y4, Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z1, Z1
+	VCVTPH2PS 32(CX), Y4
+	VCVTPS2PD Y4, Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z2, Z2
+	VCVTPH2PS 48(CX), Y4
+	VCVTPS2PD Y4, Z4
+	VMULPD    Z4, Z4, Z4
+	VADDPD    Z4, Z3, Z3
+	ADDQ      $0x00000040, CX
+	TESTQ     BX, BX
+	JZ        enter
+
+	// prefetch
+	PREFETCHT0 (CX)(BX*1)
 
 enter:
 	CMPQ    CX, DX

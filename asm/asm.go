@@ -48,6 +48,10 @@ var (
 		VORPS, VMASKMOVPS, VMOVUPS_Z}
 	Float64 = Type{"F64", "float64", 8, VMOVUPD, VMOVAPD, VADDPD, VSUBPD, VMULPD, VDIVPD, VMINPD, VMAXPD, VSQRTPD, VCMPPD, VBROADCASTSD,
 		VORPD, VMASKMOVPD, VMOVUPD_Z}
+
+	// There is no arithmetic for these.
+	BF16 = Type{Name: "BF16", goName: "uint16", size: 2}
+	F16  = Type{Name: "F16", goName: "uint16", size: 2}
 )
 
 // An ISA is an instruction set with its vector registers.
@@ -56,9 +60,19 @@ type ISA struct {
 	width int // bytes of a vector
 	vec   func() reg.VecVirtual
 	keeps int // how many coefficients stay in registers; those after them are read again for each vector
+
+	mixedKeeps int // the same, where rounding needs registers, too
 }
 
 var (
-	AVX2   = ISA{"AVX2", 32, YMM, 11}
-	AVX512 = ISA{"AVX512", 64, ZMM, 24}
+	AVX2   = ISA{"AVX2", 32, YMM, 11, 7}
+	AVX512 = ISA{"AVX512", 64, ZMM, 24, 24}
 )
+
+// half is the lower half of a register.
+func (isa ISA) half(y reg.VecVirtual) reg.Register {
+	if isa.Name == AVX512.Name {
+		return y.AsY()
+	}
+	return y.AsX()
+}

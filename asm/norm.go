@@ -2,6 +2,7 @@ package asm
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/mmcloughlin/avo/attr"
 	. "github.com/mmcloughlin/avo/build"
@@ -26,11 +27,7 @@ func EmitSumSquares(t Type, isa ISA) {
 
 	sums, grad := Load(Param("sums"), GP64()), Load(Param("grad"), GP64())
 	n, front := Load(Param("count"), GP64()), Load(Param("ahead"), GP64())
-	if t.size == 4 {
-		SHLQ(U8(2), n)
-	} else {
-		SHLQ(U8(3), n)
-	}
+	SHLQ(U8(bits.TrailingZeros(uint(t.size))), n)
 	end := GP64()
 	LEAQ(Mem{Base: grad, Index: n, Scale: 1}, end)
 
@@ -45,11 +42,7 @@ func EmitSumSquares(t Type, isa ISA) {
 	Label("line")
 	for i := range acc {
 		x := isa.vec()
-		if from := (Mem{Base: grad, Disp: i * lanes * t.size}); t.size == 4 {
-			VCVTPS2PD(from, x)
-		} else {
-			VMOVUPD(from, x)
-		}
+		t.loadFloat64(isa, Mem{Base: grad, Disp: i * lanes * t.size}, x)
 		VMULPD(x, x, x)
 		VADDPD(x, acc[i], acc[i])
 	}
@@ -69,4 +62,20 @@ func EmitSumSquares(t Type, isa ISA) {
 	}
 	VZEROUPPER()
 	RET()
+}
+
+// loadFloat64 widens as many elements as x has lanes of float64.
+func (t Type) loadFloat64(isa ISA, from Mem, x reg.VecVirtual) {
+	switch t.Name {
+	case Float64.Name:
+		VMOVUPD(from, x)
+	case Float32.Name:
+		VCVTPS2PD(from, x)
+	case BF16.Name:
+		widenBF16(from, isa.half(x))
+		VCVTPS2PD(isa.half(x), x)
+	case F16.Name:
+		VCVTPH2PS(from, isa.half(x))
+		VCVTPS2PD(isa.half(x), x)
+	}
 }

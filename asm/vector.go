@@ -20,6 +20,8 @@ type Vector struct {
 	offset       reg.Register  // of the pass through the loop, in bytes
 	disp         int           // of the vector within the pass
 
+	mixed *mixed // if there are several formats
+
 	kmask reg.Register // AVX-512: the lanes that exist
 	ymask reg.Register // AVX2: the address of a vector with their sign bits set
 }
@@ -68,6 +70,9 @@ func (v *Vector) mem(stream string) Mem {
 // Load returns a stream's vector in a register.
 func (v *Vector) Load(stream string) Op {
 	Commentf("load %s", stream)
+	if v.mixed != nil {
+		return v.mixed.load(stream)
+	}
 	x := v.vec()
 	switch {
 	case v.kmask != nil:
@@ -83,7 +88,7 @@ func (v *Vector) Load(stream string) Op {
 
 // In returns a stream's vector for use in one instruction.
 func (v *Vector) In(stream string) Op {
-	if v.kmask != nil || v.ymask != nil {
+	if v.mixed != nil || v.kmask != nil || v.ymask != nil {
 		return v.Load(stream)
 	}
 	return v.mem(stream)
@@ -93,6 +98,8 @@ func (v *Vector) In(stream string) Op {
 func (v *Vector) Store(x Op, stream string) {
 	Commentf("store %s", stream)
 	switch {
+	case v.mixed != nil:
+		v.mixed.store(x, stream)
 	case v.kmask != nil:
 		v.vmovu(x, v.kmask, v.mem(stream))
 	case v.ymask != nil:
@@ -129,16 +136,20 @@ func (v *Vector) Sqrt(a Op) Op   { return v.op(v.vsqrt, a) }
 
 // Max returns max(a, b) for a b that is not −0: NaN if either is NaN.
 func (v *Vector) Max(a, b Op) Op {
+	return v.orNaN(a, v.op(v.vmax, b, a)) // of which VMAX is b, if either is NaN or both are zero
+}
+
+// orNaN returns y with a NaN where x has one.
+func (v *Vector) orNaN(x, y Op) Op {
 	const unordered = 3
-	m := v.op(v.vmax, b, a) // b, if either is NaN or both are zero
 	if v.ISA.Name == AVX512.Name {
 		nan := K()
-		v.vcmp(U8(unordered), a, a, nan)
-		v.vmova(a, nan, m)
-		return m
+		v.vcmp(U8(unordered), x, x, nan)
+		v.vmova(x, nan, y)
+		return y
 	}
-	nan := v.op(v.vcmp, U8(unordered), a, a)
-	return v.op(v.vor, nan, m) // all ones is a NaN
+	nan := v.op(v.vcmp, U8(unordered), x, x)
+	return v.op(v.vor, nan, y) // all ones is a NaN
 }
 
 // Clamp returns x within [lo, hi], or NaN if x is: of a NaN and a number VMIN and VMAX return their second source.

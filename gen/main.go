@@ -28,15 +28,18 @@ func main() {
 			}
 			asm.EmitSumSquares(t, isa)
 		}
+		for _, k := range asm.MixedKernels() {
+			k.EmitMixed(isa)
+		}
+		asm.EmitSumSquares(asm.BF16, isa)
+		asm.EmitSumSquares(asm.F16, isa)
 	}
 	asm.EmitPause()
 	build.Generate()
 
 	stubs, err := os.OpenFile(flag.Lookup("stubs").Value.String(), os.O_APPEND|os.O_WRONLY, 0)
-	for _, t := range types {
-		if err == nil {
-			_, err = stubs.WriteString(asm.Calls(t))
-		}
+	if err == nil {
+		_, err = stubs.WriteString(asm.Calls(types))
 	}
 	if err != nil {
 		log.Fatal(err)

@@ -5,6 +5,10 @@ Each case is a trajectory, computed by NumPy in the element type, one rounded op
 the package comment. What is recorded is the SHA-256 of the parameters and the state, as little-endian bytes, after each
 of some steps. NumPy does not fuse operations, so that a Go compiler that does so is found out by the first hash.
 
+In mixed precision a case has formats: what a vector holds is kept here as float32, and rounded, by integer arithmetic on
+its bits, after each step: to nearest even, or by adding a random number of 16 bits that depends on the seed, tensor 0, the
+step and the element.
+
 Inputs are x_i from s = s*6364136223846793005+1442695040888963407 mod 2^64, starting from s = seed; x = (s>>40)/2^23 - 1:
 parameters from the case's seed, gradients of step t (from 1) from seed + t. They are multiples of 2^-23 below 1.
 """
@@ -43,6 +47,13 @@ RULES = [
     {"Adam": {**ADAM, "Beta1": 0.8, "Eps": 1e-6, "AMSGrad": True, "Maximize": True}},
 ]
 
+MIXED = [
+    {"params": "float32", "grads": "bf16", "state": "float32", "copy": "bf16"},
+    {"params": "float32", "grads": "f16", "state": "float32", "copy": "f16"},
+    {"params": "float32", "grads": "float32", "state": "bf16", "copy": ""},
+    {"params": "bf16", "grads": "bf16", "state": "bf16", "copy": ""},
+]
+
 
 def inputs(seed, T):
     s, out = seed, []
@@ -52,19 +63,70 @@ def inputs(seed, T):
     return np.array(out, T)
 
 
-def trajectory(name, h, seed, T):
+def scramble(x):  # the next number of SplitMix64
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & MASK
+    return x ^ x >> 31
+
+
+def draw(seed, t):  # 32 random bits for each element
+    h = scramble(scramble(scramble(scramble(seed)) + t & MASK))
+    x = np.arange(N, dtype=np.uint32) + np.uint32(h & 0xFFFFFFFF)
+    x = (x ^ x >> np.uint32(16)) * np.uint32(0x7FEB352D) ^ np.uint32(h >> 32)
+    x = (x ^ x >> np.uint32(15)) * np.uint32(0x846CA68B)
+    return x ^ x >> np.uint32(16)
+
+
+def bf16(x, random=None):
+    b = x.view(np.uint32)
+    if random is None:
+        random = np.uint32(0x7FFF) + (b >> np.uint32(16) & np.uint32(1))
+    return (b + random & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def stored(x, kind):  # little-endian, as the format has it
+    if kind == "bf16":
+        return (x.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
+    if kind == "f16":
+        return x.astype("<f2").tobytes()
+    return x.astype(x.dtype.newbyteorder("<")).tobytes()
+
+
+def rounded(x, kind):
+    return {"float32": lambda: x, "bf16": lambda: bf16(x), "f16": lambda: x.astype(np.float16).astype(np.float32)}[kind]()
+
+
+MASK = (1 << 64) - 1
+
+
+def trajectory(name, h, seed, T, formats=None):
+    own = T.__name__
+    f = formats or {"params": own, "grads": own, "state": own, "copy": ""}
     p = inputs(seed, T)
+    if formats:
+        p = rounded(p, f["params"])
     buffers = {"PNM": 2, "AdaPNM": 3, "SGD": 1 if h.get("Momentum") else 0, "Adam": 2}[name]
     state = [np.zeros(N, T) for _ in range(buffers + (1 if h.get("AMSGrad") else 0))]
     hashes = {}
     for t in range(1, STEPS + 1):
-        g = T(-1 if h["Maximize"] else 1) * inputs(seed + t, T)
+        g = inputs(seed + t, T)
+        if formats:
+            g = rounded(g, f["grads"])
+        g = T(-1 if h["Maximize"] else 1) * g
         g = g + T(0 if h["Decoupled"] else h["WeightDecay"]) * p
         u = globals()[name.lower()](h, t, g, state, T)
         p[:] = T(1 - h["LR"] * h["WeightDecay"] if h["Decoupled"] else 1) * p - u
         assert all(q.dtype == T for q in (p, g, u, *state))
+        copy = stored(rounded(p, f["copy"]), f["copy"]) if f["copy"] else b""
+        if f["state"] == "bf16":
+            momenta = {"PNM": 2, "AdaPNM": 2, "SGD": 1, "Adam": 1}[name]
+            for i, q in enumerate(state):
+                q[:] = bf16(q) if i < momenta else bf16(q, draw(seed, t) & np.uint32(0xFFFF))
+        if f["params"] == "bf16":
+            p[:] = bf16(p, draw(seed, t) >> np.uint32(16))
         if t in RECORDED:
-            data = b"".join(q.astype(q.dtype.newbyteorder("<")).tobytes() for q in (p, *state))
+            data = stored(p, f["params"]) + b"".join(stored(q, f["state"]) for q in state) + copy
             hashes[t] = hashlib.sha256(data).hexdigest()
     return hashes
 
@@ -117,4 +179,10 @@ for i, rule in enumerate(RULES):
     for dtype in (np.float32, np.float64):
         seed = 100_000 * (i + 1)
         cases.append({**rule, "dtype": dtype.__name__, "seed": seed, "sha256": trajectory(name, h, seed, dtype)})
+for i, rule in enumerate(RULES):
+    (name, h), = rule.items()
+    for k, formats in enumerate(MIXED):
+        seed = 100_000 * (i + 1) + 20_000 * (k + 1)
+        cases.append({**rule, "dtype": "mixed", "formats": formats, "seed": seed,
+                      "sha256": trajectory(name, h, seed, np.float32, formats)})
 print(json.dumps({"source": "testdata/bits.py (NumPy)", "n": N, "cases": cases}, indent=1))

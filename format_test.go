@@ -1,0 +1,138 @@
+package pnm
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// nearest rounds to nearest even to a format of 16 bits, in float64, where every step is exact.
+func nearest(x float64, f format) float64 {
+	digits, least, greatest := 8, -126, math.Ldexp(255, 120) // bf16: bits of the significand, smallest normal exponent, largest number
+	if f == f16 {
+		digits, least, greatest = 11, -14, 65504
+	}
+	if x == 0 || x-x != 0 {
+		return x
+	}
+	_, e := math.Frexp(x) // |x| in [½, 1)·2ᵉ
+	ulp := math.Ldexp(1, max(e-digits, least-digits+1))
+	r := math.RoundToEven(x/ulp) * ulp
+	if math.Abs(r) > greatest {
+		return math.Copysign(math.Inf(1), x)
+	}
+	return math.Copysign(r, x)
+}
+
+// value is what the bits of a format of 16 bits stand for, by the standard's definition.
+func value(x uint16, f format) float64 {
+	digits, bias := 7, 127
+	if f == f16 {
+		digits, bias = 10, 15
+	}
+	fraction, e := float64(x&(1<<digits-1)), int(x&0x7fff)>>digits
+	sign := 1 - 2*float64(x>>15)
+	switch e {
+	case 0:
+		return math.Copysign(math.Ldexp(fraction, 1-bias-digits), sign)
+	case 2*bias + 1:
+		if fraction != 0 {
+			return math.NaN()
+		}
+		return math.Inf(int(sign))
+	}
+	return sign * math.Ldexp(fraction+math.Ldexp(1, digits), e-bias-digits)
+}
+
+var formats16 = []struct {
+	format format
+	widen  func(uint16) float32
+	narrow func(float32) uint16
+}{{bf16, widenBF16, narrowBF16}, {f16, widenF16, narrowF16}}
+
+// Every number of 16 bits means what the standard says, and comes back as it was.
+func TestWiden(t *testing.T) {
+	for _, f := range formats16 {
+		for i := range 1 << 16 {
+			x := uint16(i)
+			if got, want := float64(f.widen(x)), value(x, f.format); !sameBits(got, want) {
+				t.Fatalf("%s %#04x is %g, want %g", f.format, x, got, want)
+			}
+			if back := f.narrow(f.widen(x)); back != x && !math.IsNaN(value(x, f.format)) {
+				t.Fatalf("%s %#04x comes back as %#04x", f.format, x, back)
+			}
+			if v := value(f.narrow(f.widen(x)), f.format); !sameBits(v, value(x, f.format)) {
+				t.Fatalf("%s %#04x comes back as %g", f.format, x, v)
+			}
+		}
+	}
+}
+
+// Float32 of every kind round to nearest even: all of them with -thorough.
+func TestNarrow(t *testing.T) {
+	check := func(b uint32) {
+		x := math.Float32frombits(b)
+		for _, f := range formats16 {
+			want := nearest(float64(x), f.format)
+			if got := value(f.narrow(x), f.format); !sameBits(got, want) {
+				t.Fatalf("%x in %s is %x, want %x", x, f.format, got, want)
+			}
+			if f.format == f16 && overflowsF16(x) != (x-x == 0 && math.IsInf(want, 0)) {
+				t.Fatalf("%x overflows f16: %v", x, overflowsF16(x))
+			}
+		}
+	}
+	rng := rand.New(rand.NewPCG(25, 26))
+	for high := range uint32(1 << 16) {
+		// The middle and the ends of what is cut off, by bf16 and by f16, and their neighbours.
+		for _, low := range []uint32{0, 1, 0x0fff, 0x1000, 0x1001, 0x1fff, 0x2fff, 0x3000, 0x7fff, 0x8000, 0x8001, 0xffff, rng.Uint32N(1 << 16)} {
+			check(high<<16 | low)
+		}
+	}
+	for b := uint64(0); *thorough && b < 1<<32; b++ {
+		check(uint32(b))
+	}
+}
+
+// Convert converts every format into every other, and refuses what does not fit.
+func TestConvert(t *testing.T) {
+	const n = 3000
+	x, rng := make([]float32, n), rand.New(rand.NewPCG(27, 28))
+	for i := range x {
+		x[i] = float32(rng.NormFloat64() * 3e4)
+	}
+	x[7] = float32(math.Inf(-1))
+	for _, f := range formats16 {
+		bits, back := make([]uint16, n), make([]float32, n)
+		narrow := Vector{BF16(bits).at, n, f.format}
+		overflows, err := Convert(narrow, Float32(x))
+		wantNoError(t, err)
+		_, err = Convert(Float32(back), narrow)
+		wantNoError(t, err)
+		count := 0
+		for i := range x {
+			if want := nearest(float64(x[i]), f.format); float64(back[i]) != want {
+				t.Fatalf("%s: element %d is %g, want %g", f.format, i, back[i], want)
+			}
+			if math.IsInf(float64(back[i]), 0) && i != 7 {
+				count++
+			}
+		}
+		if overflows != count || count == 0 != (f.format == bf16) {
+			t.Errorf("%s: %d overflows, want %d", f.format, overflows, count)
+		}
+		other := make([]uint16, n)
+		_, err = Convert(Vector{BF16(other).at, n, f.format}, narrow)
+		wantNoError(t, err)
+		for i := range other {
+			if other[i] != bits[i] {
+				t.Fatalf("%s: a copy differs at %d", f.format, i)
+			}
+		}
+		refuse(t, []refusal{
+			{"length", func([]float32) error { _, err := Convert(Float32(x[1:]), narrow); return err }, &LengthError{-1, "to", n - 1, n}, "length of to"},
+			{"overlap", func([]float32) error { _, err := Convert(narrow.cut(0, n-1), narrow.cut(1, n)); return err },
+				&OverlapError{-1, -1, "to", "from", n - 2}, "share 2998 elements"},
+		})
+	}
+}
