@@ -48,7 +48,7 @@ func drawRivals(cs []contender, prefix string) (files []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	bars, err := drawPanels(prefix+"-bars", panels, func(p panel) (*plot.Plot, error) { return barPanel(cs, p) })
+	bars, err := figure.WriteEach(prefix+"-bars", panels, func(p panel) (*plot.Plot, error) { return barPanel(cs, p) })
 	return append(curves, bars...), err
 }
 
@@ -58,7 +58,7 @@ func drawBeta0(cs []contender, prefix string) (files []string, err error) {
 	matched := append(slices.Clone(cs[len(beta0s):]), equal[defaultBeta0])
 	slices.SortFunc(matched, func(a, b contender) int { return cmp.Compare(beta0(a), beta0(b)) })
 
-	return drawPanels(prefix, panelsOf(cs), func(p panel) (*plot.Plot, error) {
+	return figure.WriteEach(prefix, panelsOf(cs), func(p panel) (*plot.Plot, error) {
 		chart := figure.ManyLines(p.title, "β0")
 		m := p.measures[len(p.measures)-1]
 		for _, line := range []struct {
@@ -83,17 +83,6 @@ func drawBeta0(cs []contender, prefix string) (files []string, err error) {
 }
 
 func beta0(c contender) float64 { return c.rule.(pnm.PNM).Beta0 }
-
-// drawPanels writes a figure with a plot for each panel.
-func drawPanels(name string, panels []panel, plotOf func(panel) (*plot.Plot, error)) (files []string, err error) {
-	plots := make([]*plot.Plot, len(panels))
-	for i, p := range panels {
-		if plots[i], err = plotOf(p); err != nil {
-			return nil, err
-		}
-	}
-	return figure.WriteAll(name, plots...)
-}
 
 // curvePanel plots a number of each epoch for all contenders.
 func curvePanel(cs []contender, title string, y func(trials.Epoch) float64) (*plot.Plot, error) {

@@ -58,6 +58,17 @@ func WriteAll(name string, panels ...*plot.Plot) (files []string, err error) {
 	return files, nil
 }
 
+// WriteEach writes a panel for each item, as [WriteAll] does.
+func WriteEach[T any](name string, items []T, panelOf func(T) (*plot.Plot, error)) (files []string, err error) {
+	panels := make([]*plot.Plot, len(items))
+	for i, item := range items {
+		if panels[i], err = panelOf(item); err != nil {
+			return nil, err
+		}
+	}
+	return WriteAll(name, panels...)
+}
+
 // Panel returns an empty panel. Without a title, the x axis is for names: the grid has no lines there.
 func Panel(title, x string) *plot.Plot {
 	p := plot.New()
