@@ -3,8 +3,8 @@
 //
 //	go run -C examples ./precision
 //
-// It trains on the subset of Fashion-MNIST that is embedded in it; -full is the experiment of docs/precision.md, on the whole
-// set. Forward and backward are computed in float32, from parameters that were rounded as their format says. The same seeds
+// It trains on the subset of Fashion-MNIST that is embedded in it; -full takes the whole set, of which docs/precision.md has a
+// part. Forward and backward are computed in float32, from parameters that were rounded as their format says. The same seeds
 // give the same numbers on any number of cores. (Between architectures they may differ: gonum's products and the exponential
 // do, pnm's step does not.)
 package main

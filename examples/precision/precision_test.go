@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/csv"
+	"fmt"
 	"image/png"
 	"math"
 	"math/rand/v2"
@@ -109,6 +110,42 @@ func TestStored(t *testing.T) {
 			if slices.Equal(net.Weights()[0], before) {
 				t.Errorf("%s: step %d changed nothing", f.name, step)
 			}
+		}
+	}
+}
+
+// No two formats train the same network, and seeds of stochastic rounding make a difference where there is any.
+func TestDistinct(t *testing.T) {
+	follow := func(f format, seed uint64) string {
+		rng := rand.New(rand.NewPCG(1, 2))
+		net := mlp.New(20, 10, 3, rng)
+		m, err := newMixed(f, pnm.NewAdaPNM(), seed, net)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		for range 20 {
+			x := make([]float32, 20)
+			for i := range x {
+				x[i] = float32(0.1 * rng.NormFloat64())
+			}
+			net.Loss(x, []uint8{uint8(rng.IntN(3))})
+			if err := m.Step(net.Grads()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return fmt.Sprint(net.Weights())
+	}
+	seen := map[string]string{}
+	for _, f := range formats {
+		weights := follow(f, 1)
+		if other, ok := seen[weights]; ok {
+			t.Errorf("%s and %s give the same weights", other, f.name)
+		}
+		seen[weights] = f.name
+		stochastic := f.params == bf16 && !f.nearest || f.state == bf16
+		if (follow(f, 2) != weights) != stochastic {
+			t.Errorf("%s: the seed makes a difference, must be %v", f.name, stochastic)
 		}
 	}
 }
@@ -238,6 +275,21 @@ func TestLossScale(t *testing.T) {
 	}
 }
 
+// Differences are to float32, between runs with the same seed.
+func TestDifference(t *testing.T) {
+	o := optimizer{runs: make([][]trials.Result, 3)}
+	for i, errors := range [][]float64{{0.10, 0.20}, {0.5, 0.5}, {0.11, 0.23}} {
+		for _, e := range errors {
+			o.runs[i] = append(o.runs[i], trials.Result{Epochs: []trials.Epoch{{TestError: e}}})
+		}
+	}
+	for _, m := range measures {
+		if mean, stderr := o.difference(2, m); math.Abs(mean-2) > 1e-12 || math.Abs(stderr-1) > 1e-12 { // of 1 and 3
+			t.Errorf("%s: %g ± %g", m.name, mean, stderr)
+		}
+	}
+}
+
 // Student's t with two degrees of freedom is beyond ±1 with a probability of 1 − 1/√3, with four 0.374.
 func TestBeyondByChance(t *testing.T) {
 	for numbers, want := range map[int]float64{2: 0.5, 3: 1 - 1/math.Sqrt(3), 5: 0.3739} {
@@ -279,5 +331,22 @@ func TestRun(t *testing.T) {
 		if want := 1 + len(opts)*len(formats)*seeds; err != nil || len(rows) != want {
 			t.Errorf("%d lines, must be %d: %v", len(rows), want, err)
 		}
+	}
+}
+
+// The example in the docs is the one that is compiled.
+func TestDocs(t *testing.T) {
+	docs, err := os.ReadFile("../../docs/precision.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, code, _ := strings.Cut(string(docs), "```go\n")
+	code, _, found := strings.Cut(code, "```")
+	if body := strings.ReplaceAll(string(source), "\n\t", "\n"); !found || !strings.Contains(body, code) {
+		t.Errorf("example_test.go has no such lines:\n%s", code)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 )
 
@@ -63,16 +64,15 @@ type Record struct{ lines [][]string }
 
 // NewRecord returns an empty record. Fields name what tells contenders apart; other is what [Epoch] has besides.
 func NewRecord(other string, fields ...string) *Record {
-	header := append(fields[:len(fields):len(fields)], "seed", "epoch", "train_loss", "test_error", other)
-	return &Record{[][]string{header}}
+	return &Record{[][]string{slices.Concat(fields, []string{"seed", "epoch", "train_loss", "test_error", other})}}
 }
 
 // Add adds the runs of a contender, which its fields name.
 func (c *Record) Add(runs []Result, fields ...string) {
 	for _, r := range runs {
 		for n, e := range r.Epochs {
-			c.lines = append(c.lines, append(fields[:len(fields):len(fields)], strconv.FormatUint(r.Seed, 10), strconv.Itoa(n+1),
-				Number(e.TrainLoss), Number(e.TestError), Number(e.Other)))
+			c.lines = append(c.lines, slices.Concat(fields, []string{strconv.FormatUint(r.Seed, 10), strconv.Itoa(n + 1),
+				Number(e.TrainLoss), Number(e.TestError), Number(e.Other)}))
 		}
 	}
 }
