@@ -44,30 +44,32 @@ func UpdateAdam[T Float](r Adam, t int, params, grads, expAvg, expAvgSq, maxExpA
 // skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
 // *HyperparameterError.
 func UpdateAdamWith[T Float](o Options, r Adam, t int, params, grads, expAvg, expAvgSq, maxExpAvgSq []T) (Report, error) {
-	return updateAdam(&MixedOptions{Options: o}, r, t, vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq))
+	var one tensor
+	one.p, one.g, one.s[0], one.s[1], one.s[2] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq)
+	return updateAdam(&o, r, t, &one)
 }
 
 // UpdateAdamMixed is [UpdateAdamWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
 // for its place gives a *FormatError.
 func UpdateAdamMixed(o MixedOptions, r Adam, t int, params, grads, expAvg, expAvgSq, maxExpAvgSq Vector) (Report, error) {
-	return updateAdam(&o, r, t, params, grads, expAvg, expAvgSq, maxExpAvgSq)
+	one := tensor{out: o.Copy, rounding: o.Rounding}
+	one.p, one.g, one.s[0], one.s[1], one.s[2] = params, grads, expAvg, expAvgSq, maxExpAvgSq
+	return updateAdam(&o.Options, r, t, &one)
 }
 
-func updateAdam(o *MixedOptions, r Adam, t int, params, grads, expAvg, expAvgSq, maxExpAvgSq Vector) (Report, error) {
+func updateAdam(o *Options, r Adam, t int, one *tensor) (Report, error) {
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
 	if err := checkStep(t); err != nil {
 		return Report{}, err
 	}
-	if !r.AMSGrad && maxExpAvgSq.n != 0 {
-		return Report{}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", maxExpAvgSq.n, 0}
+	if !r.AMSGrad && one.s[2].n != 0 {
+		return Report{}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", one.s[2].n, 0}
 	}
-	var one tensor
 	one.form, one.step = r.form(), t
-	one.p, one.g, one.s[0], one.s[1], one.s[2] = params, grads, expAvg, expAvgSq, maxExpAvgSq
 	exact := r.scalars(t)
-	return updateOne(&one, &exact, o)
+	return updateOne(one, &exact, o)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

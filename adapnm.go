@@ -46,30 +46,32 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 // skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
 // *HyperparameterError.
 func UpdateAdaPNMWith[T Float](o Options, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq []T) (Report, error) {
-	return updateAdaPNM(&MixedOptions{Options: o}, r, t, vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(negExpAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq))
+	var one tensor
+	one.p, one.g, one.s[0], one.s[1], one.s[2], one.s[3] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(negExpAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq)
+	return updateAdaPNM(&o, r, t, &one)
 }
 
 // UpdateAdaPNMMixed is [UpdateAdaPNMWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
 // for its place gives a *FormatError.
 func UpdateAdaPNMMixed(o MixedOptions, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq Vector) (Report, error) {
-	return updateAdaPNM(&o, r, t, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq)
+	one := tensor{out: o.Copy, rounding: o.Rounding}
+	one.p, one.g, one.s[0], one.s[1], one.s[2], one.s[3] = params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq
+	return updateAdaPNM(&o.Options, r, t, &one)
 }
 
-func updateAdaPNM(o *MixedOptions, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq Vector) (Report, error) {
+func updateAdaPNM(o *Options, r AdaPNM, t int, one *tensor) (Report, error) {
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
 	if err := checkStep(t); err != nil {
 		return Report{}, err
 	}
-	if !r.AMSGrad && maxExpAvgSq.n != 0 {
-		return Report{}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", maxExpAvgSq.n, 0}
+	if !r.AMSGrad && one.s[3].n != 0 {
+		return Report{}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", one.s[3].n, 0}
 	}
-	var one tensor
 	one.form, one.step = r.form(), t
-	one.p, one.g, one.s[0], one.s[1], one.s[2], one.s[3] = params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq
 	exact := r.scalars(t)
-	return updateOne(&one, &exact, o)
+	return updateOne(one, &exact, o)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

@@ -17,10 +17,13 @@ type batch struct {
 	phase phase
 	ahead int     // bytes to prefetch in front of loads, or 0
 	zero  bool    // zero the gradients
+	wide  bool    // there are float64 gradients
 	scale float64 // by which gradients are multiplied before they are squared
 	first int     // the first tensor that is allotted
 
 	overflows atomic.Int64 // of all parameters in their copies
+
+	written, read regions // scratch
 }
 
 // A phase is what a batch does with the elements of its tensors.
@@ -54,7 +57,7 @@ const (
 
 // plan counts the work.
 func (b *batch) plan(w work) {
-	b.before, b.blocks, b.grads = b.before[:0], b.blocks[:0], 0
+	b.before, b.blocks, b.grads, b.wide = b.before[:0], b.blocks[:0], 0, false
 	bytes, blocks := int64(0), 0
 	for i := range b.tensors {
 		b.before, b.blocks = append(b.before, bytes), append(b.blocks, blocks)
@@ -62,6 +65,7 @@ func (b *batch) plan(w work) {
 		if w == allTensors || t.g.at != nil {
 			bytes += t.work(w)
 			b.grads += t.work(gradOnly)
+			b.wide = b.wide || t.g.format == f64 && t.g.n > 0
 			blocks += (t.len() + blockLen - 1) / blockLen
 		}
 	}

@@ -17,25 +17,27 @@ func checkStep(t int) error {
 // format that is not for its place.
 func checkBuffers(t *tensor) error {
 	used := t.vectors()
+	oneFormat := t.p.format == f32 || t.p.format == f64
 	for i := 1; i < used; i++ {
-		if v, name := t.vector(i); v.n != t.p.n {
-			return &LengthError{-1, name, v.n, t.p.n}
+		v := t.vector(i)
+		if v.n != t.p.n {
+			return &LengthError{-1, t.argument(i), v.n, t.p.n}
 		}
+		oneFormat = oneFormat && v.format == t.p.format
 	}
-	if t.isMixed() || t.p.format == f16 {
+	if !oneFormat {
 		if err := checkFormats(-1, t); err != nil {
 			return err
 		}
 	}
 	var starts, ends [3 + maxSlots]uintptr
 	for i := range used {
-		v, name := t.vector(i)
+		v := t.vector(i)
 		starts[i] = uintptr(v.at)
 		ends[i] = starts[i] + uintptr(v.n*v.size())
 		for j := range i {
 			if starts[i] < ends[j] && starts[j] < ends[i] {
-				w, other := t.vector(j)
-				return &OverlapError{-1, -1, other, name, shared(spanOf(*v), spanOf(*w))}
+				return &OverlapError{-1, -1, t.argument(j), t.argument(i), shared(spanOf(*t.vector(j)), spanOf(*v))}
 			}
 		}
 	}
@@ -77,22 +79,29 @@ func disjoint(all regions, first int, more []Vector, arg string) (regions, error
 			all = append(all, sp)
 		}
 	}
-	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(a.lo, b.lo) })
-	for i := 1; i < len(all); i++ {
-		a, b := all[i-1], all[i]
-		if n := shared(a, b); n > 0 {
-			if a.tensor > b.tensor {
-				a, b = b, a
-			}
-			return nil, &OverlapError{a.tensor, b.tensor, a.arg, b.arg, n}
-		}
+	if err := all.sort(); err != nil {
+		return nil, err
 	}
 	return all, nil
 }
 
-// overlapping returns the first of the regions that shares memory with v, and how many elements: 0 if none does.
-func overlapping(r regions, v Vector) (first span, n int) {
-	q := spanOf(v)
+// sort brings spans into order. It returns an *OverlapError if any two share memory.
+func (r regions) sort() error {
+	slices.SortFunc(r, func(a, b span) int { return cmp.Compare(a.lo, b.lo) })
+	for i := 1; i < len(r); i++ {
+		a, b := r[i-1], r[i]
+		if n := shared(a, b); n > 0 {
+			if a.tensor > b.tensor {
+				a, b = b, a
+			}
+			return &OverlapError{a.tensor, b.tensor, a.arg, b.arg, n}
+		}
+	}
+	return nil
+}
+
+// overlapping returns the first of the regions that shares memory with q, and how many elements: 0 if none does.
+func (r regions) overlapping(q span) (first span, n int) {
 	i := sort.Search(len(r), func(i int) bool { return r[i].hi > q.lo })
 	if i == len(r) {
 		return span{}, 0

@@ -210,32 +210,31 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 
 // updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's
 // coefficients.
-func updateOne(t *tensor, exact *scalars[float64], o *MixedOptions) (Report, error) {
+func updateOne(t *tensor, exact *scalars[float64], o *Options) (Report, error) {
 	if errISA != nil {
 		return Report{}, errISA
 	}
-	t.out, t.rounding = o.Copy, o.Rounding
 	if err := t.round(exact); err != nil {
 		return Report{}, err
 	}
 	if err := checkBuffers(t); err != nil {
 		return Report{}, err
 	}
-	if err := checkOptions(&o.Options, t.wide()); err != nil {
+	if err := checkOptions(o, t.wide()); err != nil {
 		return Report{}, err
 	}
-	if err := o.Rounding.check(); err != nil {
+	if err := t.rounding.check(); err != nil {
 		return Report{}, err
 	}
 	working := t.traffic()
 	if working < int64(2*leastShard) && !o.measures() { // too small to be shared
 		if o.scales() {
-			t.apply(&o.Options, o.scale())
+			t.apply(o, o.scale())
 		}
 		return Report{Overflows: t.update(0, t.p.n, prefetchFor(working), o.ZeroGrads)}, nil
 	}
 	b := takeBatch()
 	defer b.putBack()
 	b.tensors = append(b.tensors, *t)
-	return b.step(&o.Options, working), nil
+	return b.step(o, working), nil
 }

@@ -15,6 +15,10 @@
 // What trainers do around a step is part of it, in the same pass over memory, where [Options] ask for it: dividing out a
 // loss scale, clipping by global norm and by value, skipping steps that are not finite, zeroing the gradients.
 //
+// Vectors of several formats, float32, bf16 and f16, meet in one step by [UpdatePNMMixed] and its like, or by a
+// [MixedOptimizer]: gradients of 16 bits for float32 parameters, copies of these in 16 bits, state and parameters in bf16. See
+// [MixedOptions].
+//
 // # The update
 //
 // One step t = 1, 2, … of one parameter p with gradient g, learning rate η (LR), weight decay λ and γ = (1+β0)² + β0²:
@@ -51,8 +55,10 @@
 //     for ±Inf to be clipped by value; max(vmax, v) never loses a NaN, and neither does clipping.
 //  4. What is reduced over elements, the gradient norm, accumulates in float64, in fixed blocks and a fixed tree that
 //     norm.go shows: the same bits for any number of workers.
-//  5. Element types narrower than float32 round to nearest even or, where asked for, stochastically from a counter, never
-//     from shared random state. (This version has float32 and float64 only; this rule binds those that will come.)
+//  5. Elements of 16 bits are widened exactly, denormals included; the update is that of float32, and its results are rounded
+//     once, where they are stored: to nearest even, or stochastically by numbers drawn from a counter, a function of seed,
+//     tensor, step and element ([Rounding]), never from shared random state. format.go and rounding.go show both. A NaN
+//     stays one.
 //  6. A step either validates all its inputs and runs, or returns an error and has written nothing. The gradient is an
 //     input and is not written, unless the caller asked for it to be zeroed.
 package pnm

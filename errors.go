@@ -100,7 +100,7 @@ type GroupError struct {
 }
 
 func (e *GroupError) Error() string {
-	return fmt.Sprintf("pnm: group %d: %s", e.Group, strings.TrimPrefix(e.Err.Error(), "pnm: "))
+	return fmt.Sprintf("pnm: group %d: %s", e.Group, withoutPrefix(e.Err))
 }
 
 func (e *GroupError) Unwrap() error { return e.Err }
@@ -116,6 +116,9 @@ func (e *ISAError) Error() string {
 	return fmt.Sprintf("pnm: PNM_ISA is %q, but must be one of those that this machine and build have: %s, or empty for the last of them",
 		e.Pin, strings.Join(e.Available, ", "))
 }
+
+// withoutPrefix is what an error says behind the package's name.
+func withoutPrefix(err error) string { return strings.TrimPrefix(err.Error(), "pnm: ") }
 
 // of names a tensor in front of what is said of it.
 func of(tensor int) string {

@@ -25,6 +25,11 @@ type MixedOptions struct {
 
 // checkFormats reports a vector of a tensor, number i of its optimizer, in a format that is not for its place.
 func checkFormats(i int, t *tensor) error {
+	for k := range t.vectors() {
+		if f := t.vector(k).format; f != t.p.format && (f == f64 || t.p.format == f64) {
+			return &FormatError{i, t.argument(k), f.String(), fmt.Sprintf("%s as params are, where one of them is float64", t.p.format)}
+		}
+	}
 	if t.p.format == f16 {
 		return &FormatError{i, "params", t.p.format.String(), "float32 or bf16"}
 	}
@@ -107,6 +112,9 @@ func (o *MixedOptimizer) addMixedGroup(g MixedGroup) error {
 	}
 	for i, p := range g.Params {
 		t := &tensors[i]
+		if p.format == f64 {
+			return &FormatError{first + i, "params", p.format.String(), "float32 or bf16"}
+		}
 		t.p, t.g = p, Vector{format: f32}
 		t.rounding = Rounding{Seed: o.config.Seed, Tensor: uint64(first + i)}
 		if g.Copies != nil {

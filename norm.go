@@ -92,7 +92,7 @@ func (b *batch) gradNorm(p *Pool) norm {
 	sum := b.sumSquares(p, scale)
 	// The squares of float32, bf16 and f16 are normal numbers of float64. Those of float64 need not be, but rarely are not: then the
 	// gradients are brought, by a power of two, to where their squares are.
-	if blocks > 0 && b.tensors[0].g.format == f64 { // so are all others
+	if b.wide {
 		switch {
 		case math.IsInf(sum, 1): // a NaN is one
 			scale = 0x1p-540

@@ -1,9 +1,7 @@
 package pnm
 
 import (
-	"errors"
 	"fmt"
-	"reflect"
 	"runtime"
 	"slices"
 	"unsafe"
@@ -317,11 +315,14 @@ func (o *optimizer) coefficients(t *tensor) error {
 
 // checkGradient reports a gradient that shares memory with parameters. Most come again and again in the same place.
 func (o *optimizer) checkGradient(tensor int, g Vector) error {
+	if t := &o.batch.tensors[tensor]; t.wide() != (g.format == f64) {
+		return &FormatError{tensor, "grads", g.format.String(), "float32, bf16 or f16"} // a MixedOptimizer's
+	}
 	at := spanOf(g)
 	if at == o.checked[tensor] {
 		return nil
 	}
-	if s, n := overlapping(o.params, g); n > 0 {
+	if s, n := o.params.overlapping(at); n > 0 {
 		return &OverlapError{s.tensor, tensor, s.arg, "grads", n}
 	}
 	o.checked[tensor] = at
@@ -424,11 +425,8 @@ func checkRule(i int, r Rule, wide bool) error {
 	if errISA != nil {
 		return errISA
 	}
-	if r == nil {
-		return &GroupError{i, errors.New("Rule is nil")}
-	}
-	if t := reflect.TypeOf(r); t.PkgPath() != reflect.TypeFor[PNM]().PkgPath() { // a pointer could change behind our back
-		return &GroupError{i, fmt.Errorf("Rule is a %T, must be one of this package's rules, by value", r)}
+	if err := checkRuleType(r); err != nil {
+		return &GroupError{i, err}
 	}
 	if err := r.Validate(); err != nil {
 		return &GroupError{i, err}

@@ -39,27 +39,29 @@ func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []
 // skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
 // *HyperparameterError.
 func UpdatePNMWith[T Float](o Options, r PNM, t int, params, grads, posMomentum, negMomentum []T) (Report, error) {
-	return updatePNM(&MixedOptions{Options: o}, r, t, vectorOf(params), vectorOf(grads), vectorOf(posMomentum), vectorOf(negMomentum))
+	var one tensor
+	one.p, one.g, one.s[0], one.s[1] = vectorOf(params), vectorOf(grads), vectorOf(posMomentum), vectorOf(negMomentum)
+	return updatePNM(&o, r, t, &one)
 }
 
 // UpdatePNMMixed is [UpdatePNMWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
 // for its place gives a *FormatError.
 func UpdatePNMMixed(o MixedOptions, r PNM, t int, params, grads, posMomentum, negMomentum Vector) (Report, error) {
-	return updatePNM(&o, r, t, params, grads, posMomentum, negMomentum)
+	one := tensor{out: o.Copy, rounding: o.Rounding}
+	one.p, one.g, one.s[0], one.s[1] = params, grads, posMomentum, negMomentum
+	return updatePNM(&o.Options, r, t, &one)
 }
 
-func updatePNM(o *MixedOptions, r PNM, t int, params, grads, posMomentum, negMomentum Vector) (Report, error) {
+func updatePNM(o *Options, r PNM, t int, one *tensor) (Report, error) {
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
 	if err := checkStep(t); err != nil {
 		return Report{}, err
 	}
-	var one tensor
 	one.form, one.step = r.form(), t
-	one.p, one.g, one.s[0], one.s[1] = params, grads, posMomentum, negMomentum
 	exact := r.scalars(t)
-	return updateOne(&one, &exact, o)
+	return updateOne(one, &exact, o)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

@@ -40,30 +40,32 @@ func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
 // skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
 // *HyperparameterError.
 func UpdateSGDWith[T Float](o Options, r SGD, t int, params, grads, momentumBuffer []T) (Report, error) {
-	return updateSGD(&MixedOptions{Options: o}, r, t, vectorOf(params), vectorOf(grads), vectorOf(momentumBuffer))
+	var one tensor
+	one.p, one.g, one.s[0] = vectorOf(params), vectorOf(grads), vectorOf(momentumBuffer)
+	return updateSGD(&o, r, t, &one)
 }
 
 // UpdateSGDMixed is [UpdateSGDWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
 // for its place gives a *FormatError.
 func UpdateSGDMixed(o MixedOptions, r SGD, t int, params, grads, momentumBuffer Vector) (Report, error) {
-	return updateSGD(&o, r, t, params, grads, momentumBuffer)
+	one := tensor{out: o.Copy, rounding: o.Rounding}
+	one.p, one.g, one.s[0] = params, grads, momentumBuffer
+	return updateSGD(&o.Options, r, t, &one)
 }
 
-func updateSGD(o *MixedOptions, r SGD, t int, params, grads, momentumBuffer Vector) (Report, error) {
+func updateSGD(o *Options, r SGD, t int, one *tensor) (Report, error) {
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
 	if err := checkStep(t); err != nil {
 		return Report{}, err
 	}
-	if r.Momentum == 0 && momentumBuffer.n != 0 {
-		return Report{}, &LengthError{-1, "momentum_buffer (Momentum is 0)", momentumBuffer.n, 0}
+	if r.Momentum == 0 && one.s[0].n != 0 {
+		return Report{}, &LengthError{-1, "momentum_buffer (Momentum is 0)", one.s[0].n, 0}
 	}
-	var one tensor
 	one.form, one.step = r.form(), t
-	one.p, one.g, one.s[0] = params, grads, momentumBuffer
 	exact := r.scalars(t)
-	return updateOne(&one, &exact, o)
+	return updateOne(one, &exact, o)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

@@ -6,7 +6,7 @@ import (
 )
 
 // A Vector is a caller's slice whose elements have a format that calls in mixed precision can take: float32, bf16 (bfloat16,
-// the upper half of a float32) or f16 (IEEE 754's binary16). It refers to the slice, and copies nothing. The zero Vector is a
+// the upper half of a float32), f16 (IEEE 754's binary16), or float64 for all at once. It refers to the slice, and copies nothing. The zero Vector is a
 // nil slice.
 type Vector struct {
 	at     unsafe.Pointer // nil for a nil slice
@@ -17,6 +17,9 @@ type Vector struct {
 // Float32 returns a slice of float32 as a Vector.
 func Float32(x []float32) Vector { return vectorOf(x) }
 
+// Float64 returns a slice of float64 as a Vector. It meets no other format in a step: all vectors of a tensor are float64.
+func Float64(x []float64) Vector { return vectorOf(x) }
+
 // BF16 returns a slice of bf16, whatever its type of 16 bits, as a Vector.
 func BF16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), bf16} }
 
@@ -26,7 +29,7 @@ func F16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceDat
 // Len returns the number of elements.
 func (v Vector) Len() int { return v.n }
 
-// Format returns "float32", "bf16" or "f16".
+// Format returns "float32", "float64", "bf16" or "f16".
 func (v Vector) Format() string { return v.format.String() }
 
 // Float32 returns the slice, or nil if its format is another.
@@ -35,6 +38,14 @@ func (v Vector) Float32() []float32 {
 		return nil
 	}
 	return sliceOf[float32](v)
+}
+
+// Float64 returns the slice, or nil if its format is another.
+func (v Vector) Float64() []float64 {
+	if v.format != f64 {
+		return nil
+	}
+	return sliceOf[float64](v)
 }
 
 // Bits returns the slice as the bits of its elements, or nil if its format does not have 16 bits.
@@ -51,6 +62,9 @@ func (v Vector) Bits() []uint16 {
 func Convert(to, from Vector) (overflows int, err error) {
 	if to.n != from.n {
 		return 0, &LengthError{-1, "to", to.n, from.n}
+	}
+	if to.format != from.format && (to.format == f64 || from.format == f64) {
+		return 0, &FormatError{-1, "to", to.format.String(), from.format.String() + " as from"}
 	}
 	if n := shared(spanOf(to), spanOf(from)); n > 0 {
 		return 0, &OverlapError{-1, -1, "to", "from", n}
