@@ -2,6 +2,9 @@ package pnm
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
+	"reflect"
 	"slices"
 	"sort"
 )
@@ -17,7 +20,7 @@ func checkStep(t int) error {
 // format that is not for its place.
 func checkBuffers(t *tensor) error {
 	used := t.vectors()
-	oneFormat := t.p.format == f32 || t.p.format == f64
+	oneFormat := t.out.at == nil && (t.p.format == f32 || t.p.format == f64)
 	for i := 1; i < used; i++ {
 		v := t.vector(i)
 		if v.n != t.p.n {
@@ -39,6 +42,78 @@ func checkBuffers(t *tensor) error {
 			if starts[i] < ends[j] && starts[j] < ends[i] {
 				return &OverlapError{-1, -1, t.argument(j), t.argument(i), shared(spanOf(*t.vector(j)), spanOf(*v))}
 			}
+		}
+	}
+	return nil
+}
+
+// checkFormats reports a vector of a tensor, number i of its optimizer, in a format that is not for its place.
+func checkFormats(i int, t *tensor) error {
+	for k := range t.vectors() {
+		if f := t.vector(k).format; f != t.p.format && (f == f64 || t.p.format == f64) {
+			return &FormatError{i, t.argument(k), f.String(), fmt.Sprintf("%s as params are, where one of them is float64", t.p.format)}
+		}
+	}
+	if t.p.format == f16 {
+		return &FormatError{i, "params", t.p.format.String(), "float32 or bf16"}
+	}
+	state := t.s[0].format
+	for k, name := range forms[t.form].slots {
+		switch f := t.s[k].format; {
+		case f == f16:
+			return &FormatError{i, name, f.String(), "float32 or bf16"}
+		case f != state:
+			return &FormatError{i, name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].slots[0])}
+		}
+	}
+	if t.out.at != nil {
+		if t.p.format != f32 {
+			return &FormatError{i, "params", t.p.format.String(), "float32 where there is a copy of them"}
+		}
+		if t.out.format == f32 {
+			return &FormatError{i, "copy", t.out.format.String(), "bf16 or f16"}
+		}
+	}
+	return nil
+}
+
+// checkRuleType reports a rule that is missing or is not one of the package's, by value.
+func checkRuleType(r Rule) error {
+	if r == nil {
+		return errors.New("Rule is nil")
+	}
+	if t := reflect.TypeOf(r); t.PkgPath() != reflect.TypeFor[PNM]().PkgPath() { // a pointer could change behind our back
+		return fmt.Errorf("Rule is a %s, must be one of this package's rules, by value", t)
+	}
+	return nil
+}
+
+// checkOverlaps reports memory that is written for one tensor and belongs to another one, too. Within a tensor nothing overlaps.
+func (b *batch) checkOverlaps(zero bool) error {
+	written, read := b.written[:0], b.read[:0]
+	defer func() { b.written, b.read = written, read }()
+	for i := range b.tensors {
+		t := &b.tensors[i]
+		for k := range t.vectors() {
+			v := t.vector(k)
+			if v.n == 0 {
+				continue
+			}
+			s := spanOf(*v)
+			s.tensor, s.arg = i, t.argument(k)
+			if k == 1 && !zero {
+				read = append(read, s)
+			} else {
+				written = append(written, s)
+			}
+		}
+	}
+	if err := written.sort(); err != nil {
+		return err
+	}
+	for _, g := range read {
+		if w, n := written.overlapping(g); n > 0 {
+			return &OverlapError{w.tensor, g.tensor, w.arg, g.arg, n}
 		}
 	}
 	return nil

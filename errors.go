@@ -8,7 +8,7 @@ import (
 
 // A HyperparameterError reports a field of a rule, or of options, that is out of its legal range.
 type HyperparameterError struct {
-	Rule  string  // "PNM", "AdaPNM", "SGD", "Adam", "Options", "LossScaler", "Rounding"
+	Rule  string  // "PNM", "AdaPNM", "SGD", "Adam", "Options", "LossScaler"
 	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large
 	Value float64 // the offending value, or the coefficient that it leads to if Legal speaks of one
 	Legal string  // the legal range: "in [0, 1)"
@@ -31,11 +31,11 @@ func (e *StepError) Error() string {
 	return fmt.Sprintf("pnm: step is %d, must be ≥ 1", e.Step)
 }
 
-// A LengthError reports a slice whose length differs from that of the parameters it belongs to, or, with Arg "gradients"
-// or "tensor states", a list whose length differs from the number of tensors.
+// A LengthError reports a slice or a [Vector] whose length differs from that of the parameters it belongs to, or a list whose
+// length differs from the number of tensors, or of what a rule has for state.
 type LengthError struct {
 	Tensor int    // index of the tensor in its optimizer, -1 in a drop-in call or for a list
-	Arg    string // the slice: "grads", "exp_avg", …
+	Arg    string // the slice: "grads", "exp_avg", "copy", …; or the list: "gradients", "tensor states", "copies", …
 	Len    int    // its length
 	Want   int    // the length that it should have
 }
@@ -44,9 +44,21 @@ func (e *LengthError) Error() string {
 	return fmt.Sprintf("pnm: %slength of %s is %d, must be %d", of(e.Tensor), e.Arg, e.Len, e.Want)
 }
 
-// An OverlapError reports two slices that share memory.
+// A FormatError reports a [Vector] in a format that its place cannot have.
+type FormatError struct {
+	Tensor int    // index of the tensor in its optimizer, -1 in a drop-in call
+	Arg    string // the vector: "grads", "exp_avg", …
+	Format string // its format
+	Want   string // what it may have
+}
+
+func (e *FormatError) Error() string {
+	return fmt.Sprintf("pnm: %sthe format of %s is %s, must be %s", of(e.Tensor), e.Arg, e.Format, e.Want)
+}
+
+// An OverlapError reports two slices, or vectors, that share memory.
 type OverlapError struct {
-	Tensor, OtherTensor int    // indices of the tensors in their optimizer; -1 in a drop-in call
+	Tensor, OtherTensor int    // indices of the tensors in their optimizer or list; -1 in a drop-in call and within one tensor of a list
 	Arg, OtherArg       string // the two slices: "params", "exp_avg", …
 	Elements            int    // how many elements they share
 }
@@ -104,6 +116,16 @@ func (e *GroupError) Error() string {
 }
 
 func (e *GroupError) Unwrap() error { return e.Err }
+
+// An UpdateError reports an error in an update of a list.
+type UpdateError struct {
+	Tensor int // its index in the list
+	Err    error
+}
+
+func (e *UpdateError) Error() string { return "pnm: " + of(e.Tensor) + withoutPrefix(e.Err) }
+
+func (e *UpdateError) Unwrap() error { return e.Err }
 
 // An ISAError reports that the environment variable PNM_ISA names an implementation that is unknown or that this machine
 // or build does not have.

@@ -1,10 +1,6 @@
 package pnm
 
-import (
-	"errors"
-	"fmt"
-	"reflect"
-)
+import "fmt"
 
 // An Update is a step of one tensor on a caller's own memory, as a drop-in call performs it: see [UpdatePNMMixed] and its like
 // for what the vectors may be, and how they must be at the first step. All may be float64, too.
@@ -16,22 +12,12 @@ type Update struct {
 	State  []Vector // updated; in the order of the rule's drop-in call, those that the rule has
 
 	Copy     Vector   // of the parameters; see [MixedOptions]
-	Rounding Rounding // see [MixedOptions]
+	Rounding Rounding // see [MixedOptions]: give each tensor a number of its own, or all draw the same random numbers
 }
-
-// An UpdateError reports an error in an update of a list.
-type UpdateError struct {
-	Tensor int // its index in the list
-	Err    error
-}
-
-func (e *UpdateError) Error() string { return "pnm: " + of(e.Tensor) + withoutPrefix(e.Err) }
-
-func (e *UpdateError) Unwrap() error { return e.Err }
 
 // UpdateAll performs a step of many tensors at once: what ClipNorm and SkipNonFinite say, they say of all gradients together,
 // and the workers share the whole list, so that thousands of small tensors take as long as a large one. The bits are those of
-// one drop-in call for each, at that norm.
+// drop-in calls, one for each, with the gradients scaled by the same factor.
 //
 // Nothing is kept, and nothing written if there is an error: those of the drop-in calls, and an *OverlapError if what is written
 // for one tensor is memory of another. Gradients may share memory with each other, unless they are zeroed. Once a list as long
@@ -42,6 +28,9 @@ func UpdateAll(o Options, updates []Update) (Report, error) {
 	}
 	b := takeBatch()
 	defer b.putBack()
+	if len(updates) == 0 {
+		return Report{}, checkOptions(&o, true)
+	}
 	working := int64(0)
 	for i := range updates {
 		b.tensors = append(b.tensors, tensor{})
@@ -82,55 +71,10 @@ func (u *Update) prepare(t *tensor) error {
 	if err := checkStep(u.Step); err != nil {
 		return err
 	}
-	if err := checkBuffers(t); err != nil {
-		return err
-	}
-	return t.rounding.check()
+	return checkBuffers(t)
 }
 
 func (u *Update) setCoefficients(t *tensor) error {
 	exact := u.Rule.scalars(u.Step)
 	return t.round(&exact)
-}
-
-// checkRuleType reports a rule that is missing or is not one of the package's, by value.
-func checkRuleType(r Rule) error {
-	if r == nil {
-		return errors.New("Rule is nil")
-	}
-	if t := reflect.TypeOf(r); t.PkgPath() != reflect.TypeFor[PNM]().PkgPath() { // a pointer could change behind our back
-		return fmt.Errorf("Rule is a %s, must be one of this package's rules, by value", t)
-	}
-	return nil
-}
-
-// checkOverlaps reports memory that is written for one tensor and belongs to another one, too. Within a tensor nothing overlaps.
-func (b *batch) checkOverlaps(zero bool) error {
-	written, read := b.written[:0], b.read[:0]
-	defer func() { b.written, b.read = written, read }()
-	for i := range b.tensors {
-		t := &b.tensors[i]
-		for k := range t.vectors() {
-			v := t.vector(k)
-			if v.n == 0 {
-				continue
-			}
-			s := spanOf(*v)
-			s.tensor, s.arg = i, t.argument(k)
-			if k == 1 && !zero {
-				read = append(read, s)
-			} else {
-				written = append(written, s)
-			}
-		}
-	}
-	if err := written.sort(); err != nil {
-		return err
-	}
-	for _, g := range read {
-		if w, n := written.overlapping(g); n > 0 {
-			return &OverlapError{w.tensor, g.tensor, w.arg, g.arg, n}
-		}
-	}
-	return nil
 }

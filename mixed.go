@@ -1,14 +1,12 @@
 package pnm
 
-import "fmt"
-
 // MixedOptions are the options of a step in mixed precision, by UpdatePNMMixed and its like, whose vectors may be
 //
 //	params    float32, or bf16 that is stored by stochastic rounding
 //	grads     float32, bf16 or f16
 //	state     float32, or bf16: all momenta rounded to nearest even, averages of squares (and their largest) stochastically
 //
-// in any combination. Each step widens to float32, does what it does to float32, and rounds once, where it stores.
+// in any combination; or all are float64, with no copy. Each step widens to float32, does what it does to float32, and rounds once, where it stores.
 //
 // Stochastic rounding takes one of the two neighbours of a number, the nearer one more often, so that the mean is the number.
 // Steps too small for the nearest bf16 are not lost that way: parameters keep moving, at the right rate, and averages of
@@ -20,37 +18,7 @@ type MixedOptions struct {
 	// parameters: as many elements as they have. It is written and not read.
 	Copy Vector
 
-	Rounding Rounding // which random numbers stochastic rounding draws
-}
-
-// checkFormats reports a vector of a tensor, number i of its optimizer, in a format that is not for its place.
-func checkFormats(i int, t *tensor) error {
-	for k := range t.vectors() {
-		if f := t.vector(k).format; f != t.p.format && (f == f64 || t.p.format == f64) {
-			return &FormatError{i, t.argument(k), f.String(), fmt.Sprintf("%s as params are, where one of them is float64", t.p.format)}
-		}
-	}
-	if t.p.format == f16 {
-		return &FormatError{i, "params", t.p.format.String(), "float32 or bf16"}
-	}
-	state := t.s[0].format
-	for k, name := range forms[t.form].slots {
-		switch f := t.s[k].format; {
-		case f == f16:
-			return &FormatError{i, name, f.String(), "float32 or bf16"}
-		case f != state:
-			return &FormatError{i, name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].slots[0])}
-		}
-	}
-	if t.out.at != nil {
-		if t.p.format != f32 {
-			return &FormatError{i, "params", t.p.format.String(), "float32 where there is a copy of them"}
-		}
-		if t.out.format == f32 {
-			return &FormatError{i, "copy", t.out.format.String(), "bf16 or f16"}
-		}
-	}
-	return nil
+	Rounding Rounding // which random numbers stochastic rounding draws: give each tensor a number of its own
 }
 
 // A MixedGroup is a list of tensors that share a rule, for a [MixedOptimizer].
@@ -59,8 +27,8 @@ type MixedGroup struct {
 	Params    []Vector // float32 or bf16, updated in place by Step; may be empty
 	BF16State bool     // keep the state in bf16; default float32
 
-	// Copies has a copy for each tensor, or is nil: see [MixedOptions]. A step writes it for tensors that have a gradient;
-	// [Convert] makes the first one.
+	// Copies has a copy for each tensor, nil where there is to be none, or is nil as a whole: see [MixedOptions]. A step writes
+	// it for tensors that have a gradient; [Convert] makes the first one.
 	Copies []Vector
 
 	// Rounding tells which random numbers each tensor draws. If it is nil, they are those of Config.Seed and of the tensor's
@@ -118,15 +86,12 @@ func (o *MixedOptimizer) addMixedGroup(g MixedGroup) error {
 		t.p, t.g = p, Vector{format: f32}
 		t.rounding = Rounding{Seed: o.config.Seed, Tensor: uint64(first + i)}
 		if g.Copies != nil {
-			if t.out = g.Copies[i]; t.out.n != p.n {
+			if t.out = g.Copies[i]; t.out.at != nil && t.out.n != p.n {
 				return &LengthError{first + i, "copy", t.out.n, p.n}
 			}
 		}
 		if g.Rounding != nil {
 			t.rounding = g.Rounding[i]
-			if err := t.rounding.check(); err != nil {
-				return err
-			}
 		}
 	}
 	state := f32

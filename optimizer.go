@@ -29,6 +29,7 @@ type optimizer struct {
 	batch  batch
 	arenas []mappedArena // where the state is that lies outside the heap
 	params regions       // where all the parameters and their copies lie
+	wide   bool          // arithmetic is in float64
 	closed bool
 
 	checked  []span  // for each tensor, the last gradient that was found to share no memory with parameters
@@ -59,7 +60,7 @@ func NewOptimizer[T Float](groups ...Group[T]) (*Optimizer[T], error) {
 
 // NewOptimizerWith is [NewOptimizer] with a configuration.
 func NewOptimizerWith[T Float](c Config, groups ...Group[T]) (*Optimizer[T], error) {
-	o := &Optimizer[T]{optimizer: optimizer{config: c}}
+	o := &Optimizer[T]{optimizer: optimizer{config: c, wide: vectorOf[T](nil).format == f64}}
 	for _, g := range groups {
 		if err := o.addSlices(g); err != nil {
 			o.Close()
@@ -95,8 +96,7 @@ func (o *Optimizer[T]) addSlices(g Group[T]) error {
 
 // addGroup adds tensors that have parameters, and may have copies and roundings, with a rule and state of a format.
 func (o *optimizer) addGroup(r Rule, state format, tensors []tensor) error {
-	wide := state == f64
-	if err := checkRule(len(o.groups), r, wide); err != nil {
+	if err := checkRule(len(o.groups), r, o.wide); err != nil {
 		return err
 	}
 	first := len(o.batch.tensors)
@@ -236,7 +236,7 @@ func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 	if len(grads) != len(tensors) {
 		return Report{}, &LengthError{-1, "gradients", len(grads), len(tensors)}
 	}
-	if err := checkOptions(opts, o.wide()); err != nil {
+	if err := checkOptions(opts, o.wide); err != nil {
 		return Report{}, err
 	}
 	if err := o.wholeSteps(-1); err != nil {
@@ -285,11 +285,6 @@ func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 	}
 	runtime.KeepAlive(o) // else the state might be unmapped while it is written
 	return report, nil
-}
-
-// wide reports whether arithmetic is in float64.
-func (o *optimizer) wide() bool {
-	return len(o.batch.tensors) > 0 && o.batch.tensors[0].wide()
 }
 
 // traffic is how many bytes of memory a step of all tensors touches.
@@ -371,7 +366,7 @@ func (o *optimizer) SetRule(group int, r Rule) error {
 	if err := o.wholeSteps(group); err != nil {
 		return err
 	}
-	if err := checkRule(group, r, o.wide()); err != nil {
+	if err := checkRule(group, r, o.wide); err != nil {
 		return err
 	}
 	was, is := o.groups[group].form(), r.form()
@@ -405,7 +400,7 @@ func (o *optimizer) SetLR(lr float64, groups ...int) error {
 			return err
 		}
 		changed[i] = changed[i].withLR(lr)
-		if err := checkRule(i, changed[i], o.wide()); err != nil {
+		if err := checkRule(i, changed[i], o.wide); err != nil {
 			return err
 		}
 	}

@@ -243,6 +243,15 @@ func TestOptimizersAreIndependent(t *testing.T) {
 	}
 }
 
+// An optimizer for float64 is one before it has tensors, too.
+func TestEmptyOptimizerKnowsItsType(t *testing.T) {
+	o, err := NewOptimizer(Group[float64]{Rule: NewSGD(1)})
+	wantNoError(t, err)
+	wantNoError(t, o.SetLR(1e300))
+	_, err = o.StepWith(Options{LossScale: 1e200}, nil)
+	wantNoError(t, err)
+}
+
 func TestNoAllocations(t *testing.T) {
 	none := func(what string, f func() error) {
 		t.Helper()

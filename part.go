@@ -43,7 +43,7 @@ func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error
 	if err := checkStep(part.Step); err != nil {
 		return r, err
 	}
-	if err := checkOptions(opts, o.wide()); err != nil {
+	if err := checkOptions(opts, o.wide); err != nil {
 		return r, err
 	}
 	if opts.ClipNorm != 0 {

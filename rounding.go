@@ -6,15 +6,7 @@ package pnm
 type Rounding struct {
 	Seed   uint64 // of the run
 	Tensor uint64 // tells the tensors of a run apart
-	First  int    // which element of the whole tensor the first one here is: ≥ 0; for who owns a part of it
-}
-
-// check reports a field out of its range.
-func (r *Rounding) check() error {
-	if r.First < 0 {
-		return &HyperparameterError{"Rounding", "First", float64(r.First), "≥ 0"}
-	}
-	return nil
+	First  uint64 // which element of the whole tensor the first one here is; for who owns a part of it
 }
 
 // draws returns the counter of the element first of the whole tensor, and the key. Elements behind it have the counters that

@@ -94,10 +94,11 @@ func mulPair(ah, al, bh, bl float64) (hi, lo float64) {
 // round rounds the coefficients to the element type. It fails, naming the hyperparameter at fault, where one of them
 // is not finite there: the step would fill the parameters with NaN.
 func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
-	out.gs, out.l2, out.keep = T(c.gs), T(c.l2), T(c.keep)
-	out.beta1, out.alpha1 = T(c.beta1), T(c.alpha1)
-	out.beta2, out.alpha2 = T(c.beta2), T(c.alpha2)
-	out.k1, out.k2, out.r, out.eps = T(c.k1), T(c.k2), T(c.r), T(c.eps)
+	// + 0 makes +0 of −0, so that rules which are equal have equal coefficients.
+	out.gs, out.l2, out.keep = T(c.gs), T(c.l2)+0, T(c.keep)+0
+	out.beta1, out.alpha1 = T(c.beta1)+0, T(c.alpha1)+0
+	out.beta2, out.alpha2 = T(c.beta2)+0, T(c.alpha2)+0
+	out.k1, out.k2, out.r, out.eps = T(c.k1)+0, T(c.k2)+0, T(c.r), T(c.eps)+0
 	out.lo, out.hi = T(c.lo), T(c.hi)
 	// x−x is 0 for a finite x, and NaN for the others. In pairs, so that no sum waits for all others.
 	if (((out.k1-out.k1)+(out.k2-out.k2))+((out.keep-out.keep)+(out.l2-out.l2)))+

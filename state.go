@@ -133,6 +133,9 @@ func (o *optimizer) checkState(i int, s MixedTensorState) error {
 		if b.n != t.p.n {
 			return &LengthError{i, name, b.n, t.p.n}
 		}
+		if b.format == f64 != t.wide() {
+			return &FormatError{i, name, b.format.String(), "float32, bf16 or f16"} // a MixedOptimizer's
+		}
 	}
 	return nil
 }

@@ -94,7 +94,7 @@ func (t *tensor) cut(lo, hi int, grads Vector) tensor {
 	for k := range forms[t.form].slots {
 		c.s[k] = t.s[k].cut(lo, hi)
 	}
-	c.rounding.First += lo
+	c.rounding.First += uint64(lo)
 	return c
 }
 
@@ -143,7 +143,7 @@ func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
 // call sets what a kernel gets for the elements of a mixed tensor from lo on.
 func (t *tensor) call(b *mixed, lo int) {
 	b.c, b.formats = t.c32, t.formats()
-	b.counter, b.key = t.rounding.draws(t.step, uint64(t.rounding.First)+uint64(lo))
+	b.counter, b.key = t.rounding.draws(t.step, t.rounding.First+uint64(lo))
 	at := &slotOf[t.form][t.step&1]
 	b.p, b.g, b.out = t.p.pointer(lo), t.g.pointer(lo), t.out.pointer(lo)
 	b.m, b.n, b.v, b.x = t.s[at[0]].pointer(lo), t.s[at[1]].pointer(lo), t.s[at[2]].pointer(lo), t.s[at[3]].pointer(lo)
@@ -151,7 +151,7 @@ func (t *tensor) call(b *mixed, lo int) {
 
 // sameKey returns the first element behind lo that draws by another key.
 func (t *tensor) sameKey(lo int) int {
-	first := uint64(t.rounding.First) + uint64(lo)
+	first := t.rounding.First + uint64(lo)
 	return int(min(uint64(lo)+1<<32-first&(1<<32-1), math.MaxInt))
 }
 

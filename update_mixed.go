@@ -109,6 +109,8 @@ func widen(to []float32, at unsafe.Pointer, f format, lo int) {
 		for i, x := range elements16(at, lo, len(to)) {
 			to[i] = widenF16(x)
 		}
+	default:
+		panic("pnm: " + f.String() + " is not widened")
 	}
 }
 

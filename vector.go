@@ -1,13 +1,18 @@
 package pnm
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"fmt"
+	"slices"
 	"unsafe"
 )
 
 // A Vector is a caller's slice whose elements have a format that calls in mixed precision can take: float32, bf16 (bfloat16,
-// the upper half of a float32), f16 (IEEE 754's binary16), or float64 for all at once. It refers to the slice, and copies nothing. The zero Vector is a
-// nil slice.
+// the upper half of a float32), f16 (IEEE 754's binary16), or float64 for all at once. It refers to the slice, and copies
+// nothing. The zero Vector is a nil slice.
+//
+// It can be saved by encoding/gob, encoding/json and whatever else knows encoding.BinaryMarshaler or TextMarshaler.
 type Vector struct {
 	at     unsafe.Pointer // nil for a nil slice
 	n      int
@@ -137,14 +142,50 @@ func (v Vector) pointer(i int) unsafe.Pointer {
 	return unsafe.Add(v.at, i*v.size())
 }
 
-// A FormatError reports a [Vector] in a format that its place cannot have.
-type FormatError struct {
-	Tensor int    // index of the tensor in its optimizer, -1 in a drop-in call
-	Arg    string // the vector: "grads", "exp_avg", …
-	Format string // its format
-	Want   string // what it may have
+// MarshalBinary returns the format, as a byte, and the elements, in little-endian order.
+func (v Vector) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 1, 1+len(v.bytes()))
+	b[0] = byte(v.format)
+	return append(b, v.littleEndian()...), nil
 }
 
-func (e *FormatError) Error() string {
-	return fmt.Sprintf("pnm: %s%s are %s, must be %s", of(e.Tensor), e.Arg, e.Format, e.Want)
+// UnmarshalBinary sets v to a slice of its own, with what [Vector.MarshalBinary] returned.
+func (v *Vector) UnmarshalBinary(b []byte) error {
+	if len(b) == 0 || b[0] > byte(f16) {
+		return fmt.Errorf("pnm: no Vector begins with % x", b[:min(len(b), 1)])
+	}
+	f := format(b[0])
+	if b = b[1:]; len(b)%f.size() != 0 {
+		return fmt.Errorf("pnm: %d bytes are no Vector of %s", len(b), f)
+	}
+	read := Vector{unsafe.Pointer(unsafe.SliceData(b)), len(b) / f.size(), f}
+	*v = read.clone()
+	copy(v.bytes(), v.littleEndian())
+	return nil
+}
+
+// MarshalText is [Vector.MarshalBinary] in base64.
+func (v Vector) MarshalText() ([]byte, error) {
+	b, err := v.MarshalBinary()
+	return base64.StdEncoding.AppendEncode(nil, b), err
+}
+
+// UnmarshalText reads what [Vector.MarshalText] returned.
+func (v *Vector) UnmarshalText(text []byte) error {
+	b, err := base64.StdEncoding.AppendDecode(nil, text)
+	if err != nil {
+		return fmt.Errorf("pnm: no Vector: %w", err)
+	}
+	return v.UnmarshalBinary(b)
+}
+
+// littleEndian returns a copy of v's memory in little-endian order; or, of memory in that order, one in the machine's.
+func (v Vector) littleEndian() []byte {
+	b := slices.Clone(v.bytes())
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		for element := range slices.Chunk(b, v.size()) {
+			slices.Reverse(element)
+		}
+	}
+	return b
 }

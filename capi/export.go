@@ -1,0 +1,155 @@
+//go:build linux && cgo
+
+package main
+
+/*
+#cgo CFLAGS: -std=c11 -D_GNU_SOURCE -fvisibility=hidden
+#include "internal.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/posneg/pnm"
+)
+
+func init() { C.pnm_host_limits() }
+
+// isa is on C's heap, for ever.
+var isa = C.CString(pnm.ISA())
+
+//export pnmgo_isa
+func pnmgo_isa() *C.char { return isa }
+
+//export pnmgo_workers
+func pnmgo_workers() C.int32_t { return C.int32_t(pools.workers()) }
+
+//export pnmgo_set_workers
+func pnmgo_set_workers(workers C.int32_t) C.pnm_status {
+	return call(func() error { return pools.setStandard(int(workers)) })
+}
+
+//export pnmgo_update_all
+func pnmgo_update_all(options *C.pnm_options, updates *C.pnm_update, count C.int64_t, report *C.pnm_report) C.pnm_status {
+	return call(func() error {
+		list, err := listOf(updates, count, "updates")
+		if err != nil {
+			return err
+		}
+		o, err := optionsOf(options)
+		if err != nil {
+			return err
+		}
+		in := takeInput()
+		defer in.putBack()
+		for i := range list {
+			if err := in.add(&list[i]); err != nil {
+				return &pnm.UpdateError{Tensor: i, Err: err}
+			}
+		}
+		r, err := pnm.UpdateAll(o, in.updates)
+		if err == nil && report != nil {
+			*report = C.pnm_report{grad_norm: C.double(r.GradNorm), overflows: C.int64_t(r.Overflows)}
+			if r.Skipped {
+				report.skipped = 1
+			}
+		}
+		return err
+	})
+}
+
+//export pnmgo_grad_norm
+func pnmgo_grad_norm(grads *C.pnm_vector, count C.int64_t, workers C.int32_t, norm *C.double) C.pnm_status {
+	return call(func() error {
+		list, err := listOf(grads, count, "grads")
+		if err != nil {
+			return err
+		}
+		if norm == nil {
+			return &failure{C.PNM_ERROR_NULL, "norm is null"}
+		}
+		pool, err := pools.of(int(workers))
+		if err != nil {
+			return err
+		}
+		in := takeInput()
+		defer in.putBack()
+		for i := range list {
+			v, err := vectorOf(&list[i], "grads")
+			if err != nil {
+				return &pnm.UpdateError{Tensor: i, Err: err}
+			}
+			in.vectors = append(in.vectors, v)
+		}
+		*norm = C.double(pnm.GradNormMixed(pool, in.vectors...))
+		return nil
+	})
+}
+
+// listOf is a caller's array of structs.
+func listOf[T any](first *T, count C.int64_t, name string) ([]T, error) {
+	switch most := math.MaxInt / int64(unsafe.Sizeof(*first)); {
+	case count < 0 || int64(count) > most:
+		return nil, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("count is %d, must be in [0, %d]", count, most)}
+	case count > 0 && first == nil:
+		return nil, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("%s is null, but count is %d", name, count)}
+	}
+	return unsafe.Slice(first, int(count)), nil
+}
+
+// call runs f, sets the thread's message if that fails, and returns the status. No panic gets into C.
+func call(f func() error) (status C.pnm_status) {
+	defer func() {
+		if p := recover(); p != nil {
+			status = fail(fmt.Errorf("pnm: internal error: %v", p))
+		}
+	}()
+	if err := f(); err != nil {
+		return fail(err)
+	}
+	return C.PNM_OK
+}
+
+func fail(err error) C.pnm_status {
+	text := err.Error()
+	C.pnm_set_message((*C.char)(unsafe.Pointer(unsafe.StringData(text))), C.size_t(len(text)))
+	return statusOf(err)
+}
+
+// A failure is an error of this interface, which the engine does not know.
+type failure struct {
+	status C.pnm_status
+	text   string
+}
+
+func (f *failure) Error() string { return "pnm: " + f.text }
+
+func statusOf(err error) C.pnm_status {
+	if own, ok := errors.AsType[*failure](err); ok {
+		return own.status
+	}
+	switch {
+	case is[*pnm.HyperparameterError](err):
+		return C.PNM_ERROR_HYPERPARAMETER
+	case is[*pnm.StepError](err):
+		return C.PNM_ERROR_STEP
+	case is[*pnm.LengthError](err):
+		return C.PNM_ERROR_LENGTH
+	case is[*pnm.OverlapError](err):
+		return C.PNM_ERROR_OVERLAP
+	case is[*pnm.FormatError](err):
+		return C.PNM_ERROR_DTYPE
+	case is[*pnm.ISAError](err):
+		return C.PNM_ERROR_ISA
+	}
+	return C.PNM_ERROR_INTERNAL
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}

@@ -1,0 +1,143 @@
+//go:build linux && cgo
+
+// The functions of pnm.h. Each that needs Go looks first whether this process may enter it.
+#include "internal.h"
+#include "host.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+// The Go half. Nothing here may be called in a forked child.
+extern pnm_status pnmgo_update_all(const pnm_options *options, const pnm_update *updates, int64_t count, pnm_report *report);
+extern pnm_status pnmgo_grad_norm(const pnm_vector *grads, int64_t count, int32_t workers, double *norm);
+extern pnm_status pnmgo_set_workers(int32_t workers);
+extern int32_t pnmgo_workers(void);
+extern const char *pnmgo_isa(void);
+
+// The message lives on the heap: a thread-local array would come out of the little room that glibc has for libraries which are
+// loaded late, and that PyTorch and others want, too. It stays where it is, so that nobody holds a pointer to freed memory.
+enum { MESSAGE_SIZE = 1024 };
+static pthread_key_t message_key;
+static int have_message_key;
+
+static void __attribute__((constructor)) make_message_key(void) { have_message_key = pthread_key_create(&message_key, free) == 0; }
+
+static char *message_of_thread(void) { return have_message_key ? pthread_getspecific(message_key) : NULL; }
+
+void pnm_set_message(const char *text, size_t length) {
+	char *message = message_of_thread();
+	if (message == NULL && have_message_key) {
+		message = malloc(MESSAGE_SIZE);
+		if (message == NULL || pthread_setspecific(message_key, message) != 0) {
+			free(message);
+			message = NULL;
+		}
+	}
+	if (message == NULL)
+		return;
+	if (length >= MESSAGE_SIZE) {
+		length = MESSAGE_SIZE - 1;
+		while (length > 0 && (text[length] & 0xc0) == 0x80) // within a character of UTF-8
+			length--;
+	}
+	memcpy(message, text, length);
+	message[length] = '\0';
+}
+
+const char *pnm_last_error(void) {
+	const char *message = message_of_thread();
+	return message == NULL ? "" : message;
+}
+
+// enter reports whether the calling thread may go on into Go. If so, leave must follow.
+static int enter(sigset_t *signals) {
+	if (host_forked()) {
+		static const char text[] = "pnm: this process was forked from the one that loaded the library, which works only there";
+		pnm_set_message(text, sizeof text - 1);
+		return 0;
+	}
+	host_hold_signals(signals);
+	return 1;
+}
+
+static void leave(const sigset_t *signals) { host_release_signals(signals); }
+
+pnm_status pnm_update_all(const pnm_options *options, const pnm_update *updates, int64_t count, pnm_report *report) {
+	sigset_t signals;
+	if (!enter(&signals))
+		return PNM_ERROR_FORKED;
+	pnm_status status = pnmgo_update_all(options, updates, count, report);
+	leave(&signals);
+	return status;
+}
+
+pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, pnm_report *report) {
+	return pnm_update_all(options, update, 1, report);
+}
+
+pnm_status pnm_grad_norm(const pnm_vector *grads, int64_t count, int32_t workers, double *norm) {
+	sigset_t signals;
+	if (!enter(&signals))
+		return PNM_ERROR_FORKED;
+	pnm_status status = pnmgo_grad_norm(grads, count, workers, norm);
+	leave(&signals);
+	return status;
+}
+
+pnm_status pnm_set_workers(int workers) {
+	sigset_t signals;
+	if (!enter(&signals))
+		return PNM_ERROR_FORKED;
+	pnm_status status = pnmgo_set_workers(workers);
+	leave(&signals);
+	return status;
+}
+
+int pnm_workers(void) {
+	sigset_t signals;
+	if (!enter(&signals))
+		return 0;
+	int workers = pnmgo_workers();
+	leave(&signals);
+	return workers;
+}
+
+const char *pnm_isa(void) {
+	static _Atomic(const char *) known; // it does not change, and a forked child may ask, too
+	const char *isa = atomic_load(&known);
+	sigset_t signals;
+	if (isa != NULL)
+		return isa;
+	if (!enter(&signals))
+		return "";
+	isa = pnmgo_isa();
+	leave(&signals);
+	atomic_store(&known, isa);
+	return isa;
+}
+
+int pnm_abi_version(void) { return PNM_ABI_VERSION; }
+
+const char *pnm_version(void) { return "0.1.0"; }
+
+pnm_rule pnm_rule_pnm(double lr) {
+	return (pnm_rule){.kind = PNM_RULE_PNM, .decoupled = 1, .lr = lr, .beta1 = 0.9, .beta0 = 1};
+}
+
+pnm_rule pnm_rule_adapnm(void) {
+	return (pnm_rule){.kind = PNM_RULE_ADAPNM, .decoupled = 1, .amsgrad = 1, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .beta0 = 1, .eps = 1e-8};
+}
+
+pnm_rule pnm_rule_sgd(double lr) { return (pnm_rule){.kind = PNM_RULE_SGD, .lr = lr}; }
+
+pnm_rule pnm_rule_adam(void) {
+	return (pnm_rule){.kind = PNM_RULE_ADAM, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
+}
+
+pnm_rule pnm_rule_adamw(void) {
+	pnm_rule rule = pnm_rule_adam();
+	rule.decoupled = 1;
+	rule.weight_decay = 0.01;
+	return rule;
+}
