@@ -16,7 +16,7 @@ import (
 // progress on w: a bar on a terminal, else a line for each epoch.
 func trainWith(o optimizer, s settings, train, test fashionmnist.Set, w *os.File) (curve, error) {
 	c := curve{optimizer: o}
-	run, err := training.New(train, s.batch, s.hidden, s.seed, o.weights, o.biases)
+	run, err := training.New(train, s.batch, s.hidden, s.seed, training.Rules(o.weights, o.biases))
 	if err != nil {
 		return c, err
 	}

@@ -15,46 +15,40 @@ import (
 
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/figure"
+	"github.com/posneg/pnm/examples/internal/stats"
+	"github.com/posneg/pnm/examples/internal/trials"
 )
 
-var (
-	dashed = []vg.Length{vg.Points(5), vg.Points(3)}
-	blue   = color.NRGBA{0x1f, 0x77, 0xb4, 0xff}
-	pale   = color.NRGBA{0xa9, 0xcc, 0xe3, 0xff}
-	red    = color.NRGBA{0xd6, 0x27, 0x28, 0xff}
-	orange = color.NRGBA{0xe6, 0x8a, 0x00, 0xff}
-	green  = color.NRGBA{0x2c, 0xa0, 0x2c, 0xff}
-)
-
-// A look is a line's. Those of the rivals are in their order: matched baselines are dashed.
-type look struct {
+// rivalLooks are the lines of the rivals, in their order: matched baselines are dashed.
+var rivalLooks = []struct {
 	color  color.NRGBA
 	dashes []vg.Length
+}{
+	{figure.Blue, nil}, {figure.Blue, figure.Dashed}, {figure.Red, nil},
+	{figure.Orange, nil}, {figure.Orange, figure.Dashed}, {figure.Green, nil},
 }
-
-var rivalLooks = []look{{blue, nil}, {blue, dashed}, {red, nil}, {orange, nil}, {orange, dashed}, {green, nil}}
 
 // drawRivals draws the learning curves, and a bar chart of what the runs end with.
 func drawRivals(cs []contender, prefix string) (files []string, err error) {
 	panels := panelsOf(cs)
-	testError, err := curvePanel(cs, errorPanel.title, func(e epoch) float64 { return 100 * e.testError })
+	testError, err := curvePanel(cs, errorPanel.title, func(e trials.Epoch) float64 { return 100 * e.TestError })
 	if err != nil {
 		return nil, err
 	}
-	title, y := "Training loss", func(e epoch) float64 { return e.trainLoss }
+	title, y := "Training loss", func(e trials.Epoch) float64 { return e.TrainLoss }
 	if len(panels) > 1 {
-		title, y = memorizedPanel.title, func(e epoch) float64 { return 100 * e.memorized }
+		title, y = memorizedPanel.title, func(e trials.Epoch) float64 { return 100 * e.Other }
 	}
 	other, err := curvePanel(cs, title, y)
 	if err != nil {
 		return nil, err
 	}
 	other.Legend = plot.NewLegend() // that of the first panel will do
-	curves, err := write(prefix+"-curves", testError, other)
+	curves, err := figure.WriteAll(prefix+"-curves", testError, other)
 	if err != nil {
 		return nil, err
 	}
-	bars, err := drawPanels(prefix+"-bars", panels, func(p panel) (*plot.Plot, error) { return barPanel(cs, p) })
+	bars, err := figure.WriteEach(prefix+"-bars", panels, func(p panel) (*plot.Plot, error) { return barPanel(cs, p) })
 	return append(curves, bars...), err
 }
 
@@ -64,14 +58,14 @@ func drawBeta0(cs []contender, prefix string) (files []string, err error) {
 	matched := append(slices.Clone(cs[len(beta0s):]), equal[defaultBeta0])
 	slices.SortFunc(matched, func(a, b contender) int { return cmp.Compare(beta0(a), beta0(b)) })
 
-	return drawPanels(prefix, panelsOf(cs), func(p panel) (*plot.Plot, error) {
-		chart := newPanel(p.title, "β0")
+	return figure.WriteEach(prefix, panelsOf(cs), func(p panel) (*plot.Plot, error) {
+		chart := figure.ManyLines(p.title, "β0")
 		m := p.measures[len(p.measures)-1]
 		for _, line := range []struct {
 			name       string
 			contenders []contender
 			color      color.NRGBA
-		}{{"equal learning rates", equal, orange}, {"matched", matched, red}} {
+		}{{"equal learning rates", equal, figure.Orange}, {"matched", matched, figure.Red}} {
 			at := pointsOf(line.contenders, m)
 			for i, c := range line.contenders {
 				at.XYs[i].X = beta0(c)
@@ -90,64 +84,11 @@ func drawBeta0(cs []contender, prefix string) (files []string, err error) {
 
 func beta0(c contender) float64 { return c.rule.(pnm.PNM).Beta0 }
 
-// drawPanels writes a figure with a plot for each panel.
-func drawPanels(name string, panels []panel, plotOf func(panel) (*plot.Plot, error)) (files []string, err error) {
-	plots := make([]*plot.Plot, len(panels))
-	for i, p := range panels {
-		if plots[i], err = plotOf(p); err != nil {
-			return nil, err
-		}
-	}
-	return write(name, plots...)
-}
-
-// write writes a figure in both formats.
-func write(name string, plots ...*plot.Plot) (files []string, err error) {
-	for _, format := range []string{".svg", ".png"} {
-		if err := figure.Write(name+format, plots...); err != nil {
-			return nil, err
-		}
-		files = append(files, name+format)
-	}
-	return files, nil
-}
-
-// newPanel returns a panel whose legend has room for many names, and for dashes.
-func newPanel(title, x string) *plot.Plot {
-	p := figure.Panel(title, x)
-	p.Legend.TextStyle.Font.Size = vg.Points(10)
-	p.Legend.Padding, p.Legend.YOffs = vg.Points(3), -vg.Points(4)
-	p.Legend.ThumbnailWidth = vg.Points(30)
-	return p
-}
-
-// curvePanel plots a number of each epoch for all contenders: the mean of the runs, in a band of a standard deviation to
-// either side.
-func curvePanel(cs []contender, title string, y func(epoch) float64) (*plot.Plot, error) {
-	p := newPanel(title, "epoch")
+// curvePanel plots a number of each epoch for all contenders.
+func curvePanel(cs []contender, title string, y func(trials.Epoch) float64) (*plot.Plot, error) {
+	p := figure.ManyLines(title, "epoch")
 	for i, c := range cs {
-		epochs := len(c.runs[0].epochs)
-		line, band := make(plotter.XYs, epochs), make(plotter.XYs, 2*epochs)
-		for n := range epochs {
-			values := make([]float64, len(c.runs))
-			for k, r := range c.runs {
-				values[k] = y(r.epochs[n])
-			}
-			mean, std := spread(values)
-			x := float64(n + 1)
-			line[n] = plotter.XY{X: x, Y: mean}
-			band[n], band[2*epochs-1-n] = plotter.XY{X: x, Y: mean - std}, plotter.XY{X: x, Y: mean + std}
-		}
-		area, err := plotter.NewPolygon(band)
-		if err != nil {
-			return nil, err
-		}
-		l := rivalLooks[i]
-		faint := l.color
-		faint.A = 0x30
-		area.Color, area.LineStyle.Width = faint, 0
-		p.Add(area)
-		if err := figure.AddLine(p, c.name, line, l.color, l.dashes...); err != nil {
+		if err := figure.AddMean(p, c.name, trials.Series(c.runs, y), rivalLooks[i].color, rivalLooks[i].dashes...); err != nil {
 			return nil, err
 		}
 	}
@@ -157,7 +98,7 @@ func curvePanel(cs []contender, title string, y func(epoch) float64) (*plot.Plot
 // barPanel plots bars with error bars and their values: a group for each contender, in it a bar for each measure.
 func barPanel(cs []contender, from panel) (*plot.Plot, error) {
 	const spacing = 0.4 // of the bars of a group, as a share of the groups' spacing
-	p := newPanel(from.title, "")
+	p := figure.ManyLines(from.title, "")
 	for i, m := range from.measures {
 		at := pointsOf(cs, m)
 		first := spacing * (float64(i) - float64(len(from.measures)-1)/2)
@@ -171,7 +112,7 @@ func barPanel(cs []contender, from panel) (*plot.Plot, error) {
 		if err != nil {
 			return nil, err
 		}
-		bars.XMin, bars.Color, bars.LineStyle.Width = first, []color.NRGBA{blue, pale}[i], 0
+		bars.XMin, bars.Color, bars.LineStyle.Width = first, []color.NRGBA{figure.Blue, figure.Pale}[i], 0
 		p.Add(bars)
 		if len(from.measures) > 1 {
 			p.Legend.Add(m.name, bars)
@@ -212,7 +153,7 @@ type points struct {
 func pointsOf(cs []contender, m measure) points {
 	p := points{make(plotter.XYs, len(cs)), make(plotter.YErrors, len(cs))}
 	for i, c := range cs {
-		mean, std := spread(c.values(m))
+		mean, std := stats.Spread(c.values(m))
 		p.XYs[i].Y = mean
 		p.YErrors[i].Low, p.YErrors[i].High = std, std
 	}

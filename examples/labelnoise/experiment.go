@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/examples/internal/trials"
 )
 
 // An experiment is a list of contenders, which of them to compare, and how to draw it.
@@ -20,7 +21,7 @@ type contender struct {
 	rule      pnm.Rule
 	lr, decay float64
 
-	runs []result // one for each seed
+	runs []trials.Result // one for each seed
 }
 
 const (

@@ -12,10 +12,9 @@ import (
 	"strings"
 	"testing"
 
-	"gonum.org/v1/gonum/stat"
-
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/fashionmnist"
+	"github.com/posneg/pnm/examples/internal/trials"
 )
 
 func TestFlip(t *testing.T) {
@@ -53,26 +52,6 @@ func TestFlip(t *testing.T) {
 		other, _ := flip(labels, share, 8)
 		if !slices.Equal(again, noisy) || want > 0 && slices.Equal(other, noisy) {
 			t.Errorf("%g: the seed does not decide", share)
-		}
-	}
-}
-
-func TestStandardize(t *testing.T) {
-	train, test := head(t, 300)
-	clean := slices.Clone(test.Images)
-	standardize(train, test)
-	pixels := make([]float64, len(train.Images))
-	for i, x := range train.Images {
-		pixels[i] = float64(x)
-	}
-	if mean, variance := stat.PopMeanVariance(pixels, nil); math.Abs(mean) > 1e-5 || math.Abs(variance-1) > 1e-5 {
-		t.Errorf("mean %g, variance %g", mean, variance)
-	}
-	// White and black are the same in both sets.
-	low, high := slices.Min(train.Images), slices.Max(train.Images)
-	for i, x := range test.Images {
-		if want := low + (high-low)*clean[i]; math.Abs(float64(x-want)) > 1e-5 {
-			t.Fatalf("a test pixel of %g is now %g, must be %g", clean[i], x, want)
 		}
 	}
 }
@@ -154,42 +133,14 @@ func TestMemorized(t *testing.T) {
 		{1e-2, 0.5, 1, 1},
 		{1e-12, 0.5, 0, 0.4},
 	} {
-		s := settings{noise: c.noise, epochs: 60, batch: 20, hidden: 64}
+		s := settings{trials.Settings{Epochs: 60, Batch: 20, Hidden: 64}, c.noise}
 		r, err := newAdamW("", c.lr).train(context.Background(), s, 1, train, test, func(int) {})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m := r.memorized(); !(m >= c.low && m <= c.high) {
+		if m := memorized(r); !(m >= c.low && m <= c.high) {
 			t.Errorf("learning rate %g: %g of the wrong labels are memorized", c.lr, m)
 		}
-	}
-}
-
-func TestResult(t *testing.T) {
-	r := result{epochs: []epoch{{testError: 0.1}, {testError: 0.5}, {testError: 0.3}, {testError: 0.4, memorized: 0.2}}}
-	if r.best() != 0.1 || math.Abs(r.last()-0.4) > 1e-15 || r.memorized() != 0.2 {
-		t.Error(r.best(), r.last(), r.memorized())
-	}
-	if r.epochs = r.epochs[:1]; r.last() != 0.1 {
-		t.Error("one epoch:", r.last())
-	}
-}
-
-// Runs with the same seed are paired.
-func TestDifference(t *testing.T) {
-	runs := func(errors ...float64) (c contender) {
-		for _, e := range errors {
-			c.runs = append(c.runs, result{epochs: []epoch{{testError: e}}})
-		}
-		return c
-	}
-	m := errorPanel.measures[0]
-	mean, stderr := difference(runs(0.10, 0.20, 0.33), runs(0.11, 0.22, 0.36), m)
-	if math.Abs(mean+2) > 1e-12 || math.Abs(stderr-1/math.Sqrt(3)) > 1e-12 { // of −1, −2, −3
-		t.Errorf("%g ± %g", mean, stderr)
-	}
-	if mean, stderr := difference(runs(0.1), runs(0.2), m); math.Abs(mean+10) > 1e-12 || stderr != 0 {
-		t.Errorf("one run: %g ± %g", mean, stderr)
 	}
 }
 
@@ -197,7 +148,7 @@ func TestDifference(t *testing.T) {
 func TestDeterminism(t *testing.T) {
 	train, test := head(t, 300)
 	null := devNull(t)
-	s := settings{noise: 0.4, epochs: 3, batch: 64, hidden: 16, seeds: 2, seed: 5}
+	s := settings{trials.Settings{Epochs: 3, Batch: 64, Hidden: 16, Seeds: 2, Seed: 5}, 0.4}
 	a, b := rivals(1, 1e-3), rivals(1, 1e-3)
 	for workers, e := range map[int]*experiment{1: &a, 4: &b} {
 		if err := e.train(s, train, test, workers, null); err != nil {
@@ -207,7 +158,7 @@ func TestDeterminism(t *testing.T) {
 	if !reflect.DeepEqual(a.contenders, b.contenders) {
 		t.Errorf("%v\n%v", a.contenders, b.contenders)
 	}
-	if c := a.contenders[0].runs; reflect.DeepEqual(c[0].epochs, c[1].epochs) {
+	if c := a.contenders[0].runs; reflect.DeepEqual(c[0].Epochs, c[1].Epochs) {
 		t.Error("two seeds, the same run")
 	}
 }
@@ -215,7 +166,7 @@ func TestDeterminism(t *testing.T) {
 func TestDivergence(t *testing.T) {
 	train, test := head(t, 200)
 	e := rivals(1e20, 1e-3)
-	s := settings{noise: 0.4, epochs: 2, batch: 64, hidden: 16, seeds: 2, seed: 5}
+	s := settings{trials.Settings{Epochs: 2, Batch: 64, Hidden: 16, Seeds: 2, Seed: 5}, 0.4}
 	if err := e.train(s, train, test, 2, devNull(t)); err == nil || !strings.Contains(err.Error(), "is too large") ||
 		!strings.Contains(err.Error(), "seed 5") {
 		t.Error(err)
@@ -246,8 +197,8 @@ func TestRun(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			prefix := filepath.Join(t.TempDir(), "x")
-			s := settings{noise: c.noise, images: 1000, epochs: 1, batch: 500, hidden: 4, seeds: c.seeds, seed: 1}
-			if err := run(c.e, s, "", prefix); err != nil {
+			s := settings{trials.Settings{Out: prefix, Images: 1000, Epochs: 1, Batch: 500, Hidden: 4, Seeds: c.seeds, Seed: 1}, c.noise}
+			if err := run(c.e, s); err != nil {
 				t.Fatal(err)
 			}
 			for _, f := range c.files {
@@ -270,7 +221,7 @@ func TestRun(t *testing.T) {
 			}
 			defer f.Close()
 			rows, err := csv.NewReader(f).ReadAll()
-			if want := 1 + len(c.e.contenders)*s.seeds*s.epochs; err != nil || len(rows) != want {
+			if want := 1 + len(c.e.contenders)*s.Seeds*s.Epochs; err != nil || len(rows) != want {
 				t.Errorf("%d lines, must be %d: %v", len(rows), want, err)
 			}
 		})
@@ -278,23 +229,22 @@ func TestRun(t *testing.T) {
 }
 
 func TestBadSettings(t *testing.T) {
-	good := settings{noise: 0.4, epochs: 1, batch: 128, hidden: 4, seeds: 1}
+	good := settings{trials.Settings{Out: "x", Epochs: 1, Batch: 128, Hidden: 4, Seeds: 1}, 0.4}
 	without := func(change func(*settings)) settings { s := good; change(&s); return s }
 	for _, c := range []struct {
-		s         settings
-		data, out string
-		want      string
+		s    settings
+		want string
 	}{
-		{without(func(s *settings) { s.epochs = -1 }), "", "x", "at least 1"},
-		{without(func(s *settings) { s.seeds = -1 }), "", "x", "at least 1"},
-		{without(func(s *settings) { s.images = 6001 }), "", "x", "-images is 6001, must be in [0, 6000]"},
-		{without(func(s *settings) { s.images = -1 }), "", "x", "-images is -1"},
-		{without(func(s *settings) { s.noise = 1 }), "", "x", "-noise is 1, must be in [0, 1)"},
-		{without(func(s *settings) { s.noise = math.NaN() }), "", "x", "-noise is NaN"},
-		{good, "/nowhere", "x", "package dataset-fashion-mnist"},
-		{good, "", "nowhere/x", "there is no folder nowhere"},
+		{without(func(s *settings) { s.Epochs = -1 }), "at least 1"},
+		{without(func(s *settings) { s.Seeds = -1 }), "at least 1"},
+		{without(func(s *settings) { s.Images = 6001 }), "-images is 6001, must be in [0, 6000]"},
+		{without(func(s *settings) { s.Images = -1 }), "-images is -1"},
+		{without(func(s *settings) { s.noise = 1 }), "-noise is 1, must be in [0, 1)"},
+		{without(func(s *settings) { s.noise = math.NaN() }), "-noise is NaN"},
+		{without(func(s *settings) { s.Data = "/nowhere" }), "package dataset-fashion-mnist"},
+		{without(func(s *settings) { s.Out = "nowhere/x" }), "there is no folder nowhere"},
 	} {
-		if err := run(rivals(1, 1e-3), c.s, c.data, c.out); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := run(rivals(1, 1e-3), c.s); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c, err, c.want)
 		}
 	}

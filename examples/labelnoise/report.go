@@ -1,22 +1,18 @@
 package main
 
 import (
-	"encoding/csv"
-	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
-	"strconv"
 
-	"gonum.org/v1/gonum/floats"
-	"gonum.org/v1/gonum/stat"
+	"github.com/posneg/pnm/examples/internal/stats"
+	"github.com/posneg/pnm/examples/internal/trials"
 )
 
 // A measure is a number that a run ends with, in percent.
 type measure struct {
 	name string
-	of   func(result) float64
+	of   func(trials.Result) float64
 }
 
 // A panel is a list of measures that are drawn together.
@@ -27,45 +23,30 @@ type panel struct {
 
 var (
 	errorPanel = panel{"Test error, %", []measure{
-		{"best test error", func(r result) float64 { return 100 * r.best() }},
-		{"last test error", func(r result) float64 { return 100 * r.last() }},
+		{"best test error", func(r trials.Result) float64 { return 100 * r.Best() }},
+		{"last test error", func(r trials.Result) float64 { return 100 * r.Last() }},
 	}}
 	memorizedPanel = panel{"Wrong labels memorized, %", []measure{
-		{"memorized", func(r result) float64 { return 100 * r.memorized() }},
+		{"memorized", func(r trials.Result) float64 { return 100 * memorized(r) }},
 	}}
 )
 
 // panelsOf returns what was measured: without wrong labels none is memorized.
 func panelsOf(cs []contender) []panel {
-	if math.IsNaN(cs[0].runs[0].memorized()) {
+	if math.IsNaN(memorized(cs[0].runs[0])) {
 		return []panel{errorPanel}
 	}
 	return []panel{errorPanel, memorizedPanel}
 }
 
-// spread returns mean and standard deviation, which is 0 for one number.
-func spread(x []float64) (mean, std float64) {
-	if len(x) == 1 {
-		return x[0], 0
-	}
-	return stat.MeanStdDev(x, nil)
-}
-
 func (c contender) values(m measure) []float64 {
-	x := make([]float64, len(c.runs))
-	for i, r := range c.runs {
-		x[i] = m.of(r)
-	}
-	return x
+	return trials.Values(c.runs, m.of)
 }
 
 // difference returns the mean of a − b and its standard error. It pairs the runs with the same seed, which have their wrong
 // labels, first weights and order of images in common.
 func difference(a, b contender, m measure) (mean, stderr float64) {
-	x, y := a.values(m), b.values(m)
-	floats.Sub(x, y)
-	mean, std := spread(x)
-	return mean, stat.StdErr(std, float64(len(x)))
+	return stats.Difference(a.values(m), b.values(m))
 }
 
 // report prints a table of the contenders and one of their differences.
@@ -88,8 +69,8 @@ func (e experiment) report(w io.Writer) {
 	for _, c := range e.contenders {
 		fmt.Fprintf(w, "%-28s%10.4g%14.4g", c.name, c.lr, c.decay)
 		for _, m := range ms {
-			mean, std := spread(c.values(m))
-			fmt.Fprintf(w, "%18s", plusMinus("%.2f", mean, std, len(c.runs)))
+			mean, std := stats.Spread(c.values(m))
+			fmt.Fprintf(w, "%18s", stats.PlusMinus("%.2f", mean, std, len(c.runs)))
 		}
 		fmt.Fprintln(w)
 	}
@@ -100,38 +81,17 @@ func (e experiment) report(w io.Writer) {
 		fmt.Fprintf(w, "%-52s", a.name+" − "+b.name)
 		for _, m := range ms {
 			mean, stderr := difference(a, b, m)
-			fmt.Fprintf(w, "%18s", plusMinus("%+.2f", mean, stderr, len(a.runs)))
+			fmt.Fprintf(w, "%18s", stats.PlusMinus("%+.2f", mean, stderr, len(a.runs)))
 		}
 		fmt.Fprintln(w)
 	}
 }
 
-// plusMinus formats a mean; one number says nothing of an error.
-func plusMinus(format string, mean, err float64, numbers int) string {
-	if numbers == 1 {
-		return fmt.Sprintf(format, mean)
-	}
-	return fmt.Sprintf(format+" ± %.2f", mean, err)
-}
-
 // writeCSV writes a line for each epoch of each run.
 func writeCSV(file string, cs []contender) error {
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	w := csv.NewWriter(f)
-	w.Write([]string{"optimizer", "lr", "weight_decay", "seed", "epoch", "train_loss", "test_error", "memorized"})
-	number := func(x float64) string { return strconv.FormatFloat(x, 'g', 6, 64) }
+	record := trials.NewRecord("memorized", "optimizer", "lr", "weight_decay")
 	for _, c := range cs {
-		for _, r := range c.runs {
-			for n, e := range r.epochs {
-				w.Write([]string{c.name, number(c.lr), number(c.decay), strconv.FormatUint(r.seed, 10), strconv.Itoa(n + 1),
-					number(e.trainLoss), number(e.testError), number(e.memorized)})
-			}
-		}
+		record.Add(c.runs, c.name, trials.Number(c.lr), trials.Number(c.decay))
 	}
-	w.Flush()
-	return errors.Join(w.Error(), f.Close())
+	return record.Write(file)
 }

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"gonum.org/v1/gonum/stat"
 )
 
 func TestEmbedded(t *testing.T) {
@@ -27,6 +30,30 @@ func TestEmbedded(t *testing.T) {
 	// The first labels of the real set: an ankle boot, then T-shirts; an ankle boot, a pullover, trousers.
 	if !slices.Equal(train.Labels[:5], []uint8{9, 0, 0, 3, 0}) || !slices.Equal(test.Labels[:5], []uint8{9, 2, 1, 1, 6}) {
 		t.Errorf("labels begin with %v and %v", train.Labels[:5], test.Labels[:5])
+	}
+}
+
+func TestStandardize(t *testing.T) {
+	train, test, err := Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	train, test = train.Head(300), test.Head(300)
+	clean := slices.Clone(test.Images)
+	Standardize(train, test)
+	pixels := make([]float64, len(train.Images))
+	for i, x := range train.Images {
+		pixels[i] = float64(x)
+	}
+	if mean, variance := stat.PopMeanVariance(pixels, nil); math.Abs(mean) > 1e-5 || math.Abs(variance-1) > 1e-5 {
+		t.Errorf("mean %g, variance %g", mean, variance)
+	}
+	// White and black are the same in both sets.
+	low, high := slices.Min(train.Images), slices.Max(train.Images)
+	for i, x := range test.Images {
+		if want := low + (high-low)*clean[i]; math.Abs(float64(x-want)) > 1e-5 {
+			t.Fatalf("a test pixel of %g is now %g, must be %g", clean[i], x, want)
+		}
 	}
 }
 

@@ -12,6 +12,18 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/posneg/pnm/examples/internal/stats"
+)
+
+// The colors and the dashes of the figures.
+var (
+	Blue   = color.NRGBA{0x1f, 0x77, 0xb4, 0xff}
+	Pale   = color.NRGBA{0xa9, 0xcc, 0xe3, 0xff}
+	Red    = color.NRGBA{0xd6, 0x27, 0x28, 0xff}
+	Orange = color.NRGBA{0xe6, 0x8a, 0x00, 0xff}
+	Green  = color.NRGBA{0x2c, 0xa0, 0x2c, 0xff}
+	Dashed = []vg.Length{vg.Points(5), vg.Points(3)}
 )
 
 // Format returns the format that a file name asks for: its ending.
@@ -35,6 +47,28 @@ func Write(file string, panels ...*plot.Plot) error {
 	return os.WriteFile(file, picture.Bytes(), 0o666)
 }
 
+// WriteAll writes panels to two files, name.svg and name.png.
+func WriteAll(name string, panels ...*plot.Plot) (files []string, err error) {
+	for _, format := range []string{".svg", ".png"} {
+		if err := Write(name+format, panels...); err != nil {
+			return nil, err
+		}
+		files = append(files, name+format)
+	}
+	return files, nil
+}
+
+// WriteEach writes a panel for each item, as [WriteAll] does.
+func WriteEach[T any](name string, items []T, panelOf func(T) (*plot.Plot, error)) (files []string, err error) {
+	panels := make([]*plot.Plot, len(items))
+	for i, item := range items {
+		if panels[i], err = panelOf(item); err != nil {
+			return nil, err
+		}
+	}
+	return WriteAll(name, panels...)
+}
+
 // Panel returns an empty panel. Without a title, the x axis is for names: the grid has no lines there.
 func Panel(title, x string) *plot.Plot {
 	p := plot.New()
@@ -49,6 +83,15 @@ func Panel(title, x string) *plot.Plot {
 	return p
 }
 
+// ManyLines returns an empty panel whose legend has room for many names, and for dashes.
+func ManyLines(title, x string) *plot.Plot {
+	p := Panel(title, x)
+	p.Legend.TextStyle.Font.Size = vg.Points(10)
+	p.Legend.Padding, p.Legend.YOffs = vg.Points(3), -vg.Points(4)
+	p.Legend.ThumbnailWidth = vg.Points(30)
+	return p
+}
+
 // AddLine adds points joined by a line to a panel and its legend.
 func AddLine(p *plot.Plot, name string, points plotter.XYer, c color.Color, dashes ...vg.Length) error {
 	line, dots, err := plotter.NewLinePoints(points)
@@ -60,4 +103,29 @@ func AddLine(p *plot.Plot, name string, points plotter.XYer, c color.Color, dash
 	p.Add(line, dots)
 	p.Legend.Add(name, line, dots)
 	return nil
+}
+
+// AddMean adds a number of each epoch to a panel: the mean of the runs, in a band of a standard deviation to either side.
+func AddMean(p *plot.Plot, name string, runs [][]float64, c color.NRGBA, dashes ...vg.Length) error {
+	epochs := len(runs[0])
+	line, band := make(plotter.XYs, epochs), make(plotter.XYs, 2*epochs)
+	for n := range epochs {
+		values := make([]float64, len(runs))
+		for k, r := range runs {
+			values[k] = r[n]
+		}
+		mean, std := stats.Spread(values)
+		x := float64(n + 1)
+		line[n] = plotter.XY{X: x, Y: mean}
+		band[n], band[2*epochs-1-n] = plotter.XY{X: x, Y: mean - std}, plotter.XY{X: x, Y: mean + std}
+	}
+	area, err := plotter.NewPolygon(band)
+	if err != nil {
+		return err
+	}
+	faint := c
+	faint.A = 0x30
+	area.Color, area.LineStyle.Width = faint, 0
+	p.Add(area)
+	return AddLine(p, name, line, c, dashes...)
 }

@@ -1,4 +1,4 @@
-// Package training is the training loop of the examples: minibatches in random order, one optimizer.
+// Package training is the training loop of the examples: minibatches in random order.
 package training
 
 import (
@@ -17,7 +17,7 @@ type Run struct {
 	Net    *mlp.Net
 	InStep time.Duration // the time spent in the optimizer so far
 
-	opt    *pnm.Optimizer[float32]
+	opt    Optimizer
 	rng    *rand.Rand
 	set    fashionmnist.Set
 	epochs int
@@ -26,15 +26,29 @@ type Run struct {
 	labels []uint8
 }
 
-// New returns a new network with an optimizer: a rule for the weights and one for the biases. The seed is that of the
-// initial weights and of the order of the images.
-func New(set fashionmnist.Set, batch, hidden int, seed uint64, weights, biases pnm.Rule) (*Run, error) {
+// An Optimizer moves the parameters of a network by their gradients, which come in the order of [mlp.Net.Grads]; they may be
+// changed.
+type Optimizer interface {
+	SetLR(lr float64, groups ...int) error
+	Step(grads [][]float32) error
+}
+
+// Rules makes the optimizer of a network: a rule for the weights and one for the biases.
+func Rules(weights, biases pnm.Rule) func(*mlp.Net) (Optimizer, error) {
+	return func(net *mlp.Net) (Optimizer, error) {
+		return pnm.NewOptimizer(
+			pnm.Group[float32]{Rule: weights, Params: net.Weights()},
+			pnm.Group[float32]{Rule: biases, Params: net.Biases()},
+		)
+	}
+}
+
+// New returns a new network with the optimizer that is made for it. The seed is that of the initial weights and of the order
+// of the images.
+func New(set fashionmnist.Set, batch, hidden int, seed uint64, makeFor func(*mlp.Net) (Optimizer, error)) (*Run, error) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	net := mlp.New(fashionmnist.Pixels, hidden, fashionmnist.Classes, rng)
-	opt, err := pnm.NewOptimizer(
-		pnm.Group[float32]{Rule: weights, Params: net.Weights()},
-		pnm.Group[float32]{Rule: biases, Params: net.Biases()},
-	)
+	opt, err := makeFor(net)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package main
+package trials
 
 import (
 	"fmt"
@@ -40,7 +40,7 @@ func newProgress(w *os.File, runs, steps int) *progress {
 func (p *progress) step(int) { p.bar.Add(1) }
 
 // finished counts a run.
-func (p *progress) finished(name string, r result) {
+func (p *progress) finished(name string, r Result) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
@@ -48,6 +48,6 @@ func (p *progress) finished(name string, r result) {
 	if !p.terminal {
 		left := time.Since(p.start) / time.Duration(p.done) * time.Duration(p.runs-p.done)
 		fmt.Fprintf(p.w, "%d of %d runs done, about %v left: %s, seed %d: test error %.2f %%\n",
-			p.done, p.runs, left.Round(time.Second), name, r.seed, 100*r.last())
+			p.done, p.runs, left.Round(time.Second), name, r.Seed, 100*r.Last())
 	}
 }

@@ -1,0 +1,91 @@
+package trials
+
+import (
+	"encoding/csv"
+	"errors"
+	"os"
+	"slices"
+	"strconv"
+)
+
+// A Result is what became of one run.
+type Result struct {
+	Seed   uint64
+	Epochs []Epoch
+}
+
+// In an epoch, Other is what the experiment measures besides.
+type Epoch struct{ TrainLoss, TestError, Other float64 }
+
+// Best is the test error of the best epoch, as PNM's authors report it.
+func (r Result) Best() float64 {
+	best := r.Epochs[0].TestError
+	for _, e := range r.Epochs {
+		best = min(best, e.TestError)
+	}
+	return best
+}
+
+// Last is the test error of the last three epochs, on average.
+func (r Result) Last() float64 {
+	tail := r.Epochs[max(0, len(r.Epochs)-3):]
+	sum := 0.0
+	for _, e := range tail {
+		sum += e.TestError
+	}
+	return sum / float64(len(tail))
+}
+
+// End is the last epoch.
+func (r Result) End() Epoch { return r.Epochs[len(r.Epochs)-1] }
+
+// Values returns a number of each run.
+func Values(runs []Result, of func(Result) float64) []float64 {
+	x := make([]float64, len(runs))
+	for i, r := range runs {
+		x[i] = of(r)
+	}
+	return x
+}
+
+// Series returns a number of each epoch of each run.
+func Series(runs []Result, of func(Epoch) float64) [][]float64 {
+	x := make([][]float64, len(runs))
+	for i, r := range runs {
+		for _, e := range r.Epochs {
+			x[i] = append(x[i], of(e))
+		}
+	}
+	return x
+}
+
+// A Record is a CSV file in the making: a line for each epoch of each run.
+type Record struct{ lines [][]string }
+
+// NewRecord returns an empty record. Fields name what tells contenders apart; other is what [Epoch] has besides.
+func NewRecord(other string, fields ...string) *Record {
+	return &Record{[][]string{slices.Concat(fields, []string{"seed", "epoch", "train_loss", "test_error", other})}}
+}
+
+// Add adds the runs of a contender, which its fields name.
+func (c *Record) Add(runs []Result, fields ...string) {
+	for _, r := range runs {
+		for n, e := range r.Epochs {
+			c.lines = append(c.lines, slices.Concat(fields, []string{strconv.FormatUint(r.Seed, 10), strconv.Itoa(n + 1),
+				Number(e.TrainLoss), Number(e.TestError), Number(e.Other)}))
+		}
+	}
+}
+
+// Number formats a number as records do.
+func Number(x float64) string { return strconv.FormatFloat(x, 'g', 6, 64) }
+
+// Write writes the file.
+func (c *Record) Write(file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return errors.Join(csv.NewWriter(f).WriteAll(c.lines), f.Close())
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/posneg/pnm"
+)
+
+// forwardBackward stands for a network on a device that takes parameters in bf16 and gives gradients in bf16. Here they are
+// those of ½·Σ (w − target)².
+func forwardBackward(weights, grads []uint16) {
+	const n = 2
+	target, w, g := [n]float32{3, -2}, make([]float32, n), make([]float32, n)
+	pnm.Convert(pnm.Float32(w), pnm.BF16(weights))
+	for i := range w {
+		g[i] = w[i] - target[i]
+	}
+	pnm.Convert(pnm.BF16(grads), pnm.Float32(g))
+}
+
+func Example_offload() {
+	const steps = 1000
+	masters := make([]float32, 2) // your initial weights
+
+	weights := make([]uint16, len(masters)) // what forward and backward run on: bf16
+	grads := make([]uint16, len(masters))   // what they give: bf16
+	if _, err := pnm.Convert(pnm.BF16(weights), pnm.Float32(masters)); err != nil {
+		panic(err)
+	}
+	rule := pnm.NewAdaPNM()
+	rule.LR = 0.05
+	opt, err := pnm.NewMixedOptimizer(pnm.Config{}, pnm.MixedGroup{
+		Rule:   rule,
+		Params: []pnm.Vector{pnm.Float32(masters)},
+		Copies: []pnm.Vector{pnm.BF16(weights)}, // each step writes it
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer opt.Close()
+	for range steps {
+		forwardBackward(weights, grads)
+		if err := opt.Step([]pnm.Vector{pnm.BF16(grads)}); err != nil {
+			panic(err)
+		}
+	}
+
+	fmt.Printf("%.1f\n", masters)
+	// Output: [3.0 -2.0]
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/examples/internal/mlp"
+)
+
+// A mixed is an optimizer in mixed precision for a network that computes in float32: it rounds gradients before a step, and
+// widens parameters after it.
+type mixed struct {
+	*pnm.MixedOptimizer
+	format format
+	scaler pnm.LossScaler
+
+	net    []pnm.Vector // parameters that the network runs on
+	params []pnm.Vector // those that steps update: the same, if they are float32 and have no copy
+	copies []pnm.Vector // of params, or nil
+	grads  []pnm.Vector
+
+	skipped int // steps whose gradients were not finite
+}
+
+func newMixed(f format, rule pnm.Rule, seed uint64, net *mlp.Net) (*mixed, error) {
+	m := &mixed{format: f, scaler: pnm.NewLossScaler()}
+	params, copies := f.params, f.copy
+	if f.nearest { // the engine rounds copies to nearest, but not parameters
+		params, copies = f32, f.params
+	}
+	for _, p := range slices.Concat(net.Weights(), net.Biases()) {
+		if err := f.start.round(p); err != nil {
+			return nil, err
+		}
+		m.net = append(m.net, pnm.Float32(p))
+		m.grads = append(m.grads, f.grads.vector(len(p)))
+		if copies != f32 {
+			m.copies = append(m.copies, copies.vector(len(p)))
+		}
+		if params != f32 || copies != f32 {
+			m.params = append(m.params, params.vector(len(p)))
+		}
+	}
+	if m.params == nil {
+		m.params = m.net
+	} else if err := convert(m.params, m.net); err != nil {
+		return nil, err
+	}
+	if err := convert(m.copies, m.params); err != nil {
+		return nil, err
+	}
+	if err := m.widen(); err != nil {
+		return nil, err
+	}
+	var err error
+	m.MixedOptimizer, err = pnm.NewMixedOptimizer(pnm.Config{Seed: seed},
+		pnm.MixedGroup{Rule: rule, Params: m.params, Copies: m.copies, BF16State: f.state == bf16})
+	return m, err
+}
+
+// Step makes a step with gradients in float32, as [training.Optimizer] has it.
+func (m *mixed) Step(grads [][]float32) error {
+	var o pnm.Options
+	if m.format.scales() {
+		o.LossScale, o.SkipNonFinite = m.scaler.Scale, true
+	}
+	for i, g := range grads {
+		if m.format.scales() {
+			scale(g, float32(o.LossScale))
+		}
+		if _, err := pnm.Convert(m.grads[i], pnm.Float32(g)); err != nil { // what overflows, SkipNonFinite sees
+			return err
+		}
+	}
+	report, err := m.StepWith(o, m.grads)
+	if err != nil {
+		return err
+	}
+	if report.Overflows > 0 {
+		return fmt.Errorf("%d parameters are too large for f16", report.Overflows)
+	}
+	if m.format.scales() {
+		if report.Skipped {
+			m.skipped++
+		}
+		if err := m.scaler.Update(report.Skipped); err != nil {
+			return err
+		}
+	}
+	return m.widen()
+}
+
+// widen brings what a step has stored to the network.
+func (m *mixed) widen() error {
+	stored := m.params
+	if m.copies != nil {
+		stored = m.copies
+	}
+	if m.format.nearest { // there is nothing but what is stored
+		if err := convert(m.params, stored); err != nil {
+			return err
+		}
+	}
+	if m.params[0] == m.net[0] {
+		return nil
+	}
+	return convert(m.net, stored)
+}
+
+// convert converts lists of vectors; an empty one is nothing to do.
+func convert(to, from []pnm.Vector) error {
+	for i := range to {
+		if _, err := pnm.Convert(to[i], from[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scale multiplies gradients by a power of two, which is to them what the loss times that number would be.
+func scale(g []float32, by float32) {
+	for i := range g {
+		g[i] *= by
+	}
+}

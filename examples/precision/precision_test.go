@@ -1,0 +1,352 @@
+package main
+
+import (
+	"context"
+	"encoding/csv"
+	"fmt"
+	"image/png"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/examples/internal/fashionmnist"
+	"github.com/posneg/pnm/examples/internal/mlp"
+	"github.com/posneg/pnm/examples/internal/stats"
+	"github.com/posneg/pnm/examples/internal/training"
+	"github.com/posneg/pnm/examples/internal/trials"
+)
+
+func head(t *testing.T, images int) (train, test fashionmnist.Set) {
+	t.Helper()
+	train, test, err := fashionmnist.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return train.Head(images), test.Head(images)
+}
+
+func formatNamed(t *testing.T, name string) format {
+	t.Helper()
+	i := slices.IndexFunc(formats, func(f format) bool { return f.name == name })
+	if i < 0 {
+		t.Fatalf("there is no format %q", name)
+	}
+	return formats[i]
+}
+
+// The numbers of docs/precision.md, and PNM's counted by hand.
+func TestBytes(t *testing.T) {
+	for name, want := range map[string]struct{ adapnmMemory, adapnmTraffic, pnmMemory, pnmTraffic int }{
+		"float32":                       {24, 40, 16, 24},
+		"bf16 gradients":                {22, 38, 14, 22},
+		"f16 gradients":                 {22, 38 + 2, 14, 22 + 2},
+		"bf16 gradients and copy":       {24, 40, 16, 24},
+		"f16 gradients and copy":        {24, 40 + 2, 16, 24 + 2},
+		"bf16 state":                    {16, 26, 12, 18},
+		"bf16 parameters and gradients": {20, 34, 12, 18},
+		"all bf16":                      {12, 20, 8, 12},
+	} {
+		f := formatNamed(t, name)
+		opts := optimizers(1e-3, 0.5)
+		got := want
+		got.adapnmMemory, got.adapnmTraffic = f.memory(opts[0].buffers), f.traffic(opts[0].touched)
+		got.pnmMemory, got.pnmTraffic = f.memory(opts[1].buffers), f.traffic(opts[1].touched)
+		if got != want {
+			t.Errorf("%s: %v, must be %v", name, got, want)
+		}
+	}
+}
+
+// What all else is compared with is what the optimizer of float32 slices does.
+func TestYardstick(t *testing.T) {
+	images, tests := head(t, 300)
+	s := trials.Settings{Epochs: 2, Batch: 64, Hidden: 16}
+	for _, o := range optimizers(1e-3, 0.5) {
+		got, err := o.train(context.Background(), formats[0], s, 3, images, tests, func(int) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run, err := training.New(images, s.Batch, s.Hidden, 3, training.Rules(o.rule, o.rule))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := s.Train(context.Background(), run, o.lr, tests, func() float64 { return 0 }, func(int) {})
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, must be %v (%v)", o.name, got, want, err)
+		}
+	}
+}
+
+// The network runs on numbers that the format can store.
+func TestStored(t *testing.T) {
+	for _, f := range formats {
+		net := mlp.New(6, 5, 3, rand.New(rand.NewPCG(1, 2)))
+		m, err := newMixed(f, pnm.NewAdaPNM(), 1, net)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored := max(f.params, f.copy)
+		for step := range 3 {
+			for _, p := range slices.Concat(net.Weights(), net.Biases()) {
+				rounded := slices.Clone(p)
+				if err := stored.round(rounded); err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(rounded, p) {
+					t.Fatalf("%s, step %d: parameters %v, rounded %v", f.name, step, p, rounded)
+				}
+			}
+			before := slices.Clone(net.Weights()[0])
+			net.Loss([]float32{0.1, 0.2, 0.3, 0.4, 0.5, 0.6}, []uint8{1})
+			if err := m.Step(net.Grads()); err != nil {
+				t.Fatal(err)
+			}
+			if slices.Equal(net.Weights()[0], before) {
+				t.Errorf("%s: step %d changed nothing", f.name, step)
+			}
+		}
+	}
+}
+
+// No two formats train the same network, and seeds of stochastic rounding make a difference where there is any.
+func TestDistinct(t *testing.T) {
+	follow := func(f format, seed uint64) string {
+		rng := rand.New(rand.NewPCG(1, 2))
+		net := mlp.New(20, 10, 3, rng)
+		m, err := newMixed(f, pnm.NewAdaPNM(), seed, net)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		for range 20 {
+			x := make([]float32, 20)
+			for i := range x {
+				x[i] = float32(0.1 * rng.NormFloat64())
+			}
+			net.Loss(x, []uint8{uint8(rng.IntN(3))})
+			if err := m.Step(net.Grads()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return fmt.Sprint(net.Weights())
+	}
+	seen := map[string]string{}
+	for _, f := range formats {
+		weights := follow(f, 1)
+		if other, ok := seen[weights]; ok {
+			t.Errorf("%s and %s give the same weights", other, f.name)
+		}
+		seen[weights] = f.name
+		stochastic := f.params == bf16 && !f.nearest || f.state == bf16
+		if (follow(f, 2) != weights) != stochastic {
+			t.Errorf("%s: the seed makes a difference, must be %v", f.name, stochastic)
+		}
+	}
+}
+
+// A step of less than half a unit in the last place moves a parameter on average, and never where it is rounded to nearest.
+func TestSmallSteps(t *testing.T) {
+	const steps, units = 400, 1000
+	for _, c := range []struct {
+		format          string
+		want, tolerance float64
+	}{
+		{"float32", 0.04, 1e-5},
+		{"bf16 gradients and copy", 0.04, 0x1p-8}, // the copy's rounding
+		{"bf16 parameters and gradients", 0.04, 5 * 0x1p-7 * math.Sqrt(0.04/0x1p-7/units)}, // five standard deviations
+		{"the same, to nearest", 0, 0},
+	} {
+		net := mlp.New(units, 1, 1, rand.New(rand.NewPCG(1, 2)))
+		for _, w := range net.Weights() {
+			for i := range w {
+				w[i] = 1.5
+			}
+		}
+		m, err := newMixed(formatNamed(t, c.format), pnm.NewSGD(1e-4), 1, net) // 1.5's unit is 2⁻⁷
+		if err != nil {
+			t.Fatal(err)
+		}
+		grads := net.Grads()
+		for range steps {
+			for _, g := range grads {
+				for i := range g {
+					g[i] = 1
+				}
+			}
+			if err := m.Step(grads); err != nil {
+				t.Fatal(err)
+			}
+		}
+		moved := 0.0
+		for _, x := range net.Weights()[0] {
+			moved += (1.5 - float64(x)) / units
+		}
+		if !(math.Abs(moved-c.want) <= c.tolerance) {
+			t.Errorf("%s: moved by %g, must be %g ± %g", c.format, moved, c.want, c.tolerance)
+		}
+	}
+}
+
+// Averages of squares in bf16 have the mean that they have in float32 and more noise, of which AMSGrad keeps the largest: what
+// docs/precision.md says of it, of gradients from a normal distribution.
+func TestLargestAverage(t *testing.T) {
+	const elements, steps = 1000, 20000
+	follow := func(bf16State bool) (average, std, largest float64) {
+		opt, err := pnm.NewMixedOptimizer(pnm.Config{Seed: 1},
+			pnm.MixedGroup{Rule: pnm.NewAdaPNM(), Params: []pnm.Vector{f32.vector(elements)}, BF16State: bf16State})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer opt.Close()
+		rng, grads := rand.New(rand.NewPCG(1, 1)), make([]float32, elements)
+		for range steps {
+			for i := range grads {
+				grads[i] = float32(rng.NormFloat64())
+			}
+			if err := opt.Step([]pnm.Vector{pnm.Float32(grads)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		states, err := opt.State()
+		if err != nil {
+			t.Fatal(err)
+		}
+		of := func(buffer string) (mean, std float64) {
+			wide := make([]float32, elements)
+			if _, err := pnm.Convert(pnm.Float32(wide), states[0].Buffers[buffer]); err != nil {
+				t.Fatal(err)
+			}
+			x := make([]float64, elements)
+			for i, a := range wide {
+				x[i] = float64(a)
+			}
+			return stats.Spread(x)
+		}
+		average, std = of("exp_avg_sq")
+		largest, _ = of("max_exp_avg_sq")
+		return average, std, largest
+	}
+	for _, c := range []struct {
+		bf16State    bool
+		std, largest float64
+	}{{false, 0.032, 1.08}, {true, 0.054, 1.14}} {
+		average, std, largest := follow(c.bf16State)
+		if math.Abs(average-1) > 0.01 || math.Abs(std-c.std) > 0.004 || math.Abs(largest-c.largest) > 0.01 {
+			t.Errorf("bf16 state %v: average %.4f ± %.4f, must be 1 ± %g; largest %.4f, must be %g", c.bf16State, average, std, c.std, largest, c.largest)
+		}
+	}
+}
+
+// A loss scale is divided out; a step whose gradients overflow is skipped, and the next one has half the scale.
+func TestLossScale(t *testing.T) {
+	weights := func(name string, gradient float32) (*mixed, []float32) {
+		net := mlp.New(4, 3, 2, rand.New(rand.NewPCG(1, 2)))
+		m, err := newMixed(formatNamed(t, name), pnm.NewPNM(0.5), 1, net)
+		if err != nil {
+			t.Fatal(err)
+		}
+		grads := net.Grads()
+		for _, g := range grads {
+			for i := range g {
+				g[i] = gradient
+			}
+		}
+		if err := m.Step(grads); err != nil {
+			t.Fatal(err)
+		}
+		return m, net.Weights()[0]
+	}
+	start := mlp.New(4, 3, 2, rand.New(rand.NewPCG(1, 2))).Weights()[0]
+
+	const small = 0x1p-30 // f16 has nothing below 2⁻²⁴
+	m, got := weights("f16 gradients", small)
+	if _, want := weights("float32", small); m.skipped != 0 || !slices.Equal(got, want) {
+		t.Errorf("a gradient of 2⁻³⁰ gives %v, must give %v", got, want)
+	}
+	m, got = weights("f16 gradients", 2)
+	if m.skipped != 1 || m.scaler.Scale != 32768 || !slices.Equal(got, start) {
+		t.Errorf("a gradient that overflows: %d skipped, scale %g, weights %v", m.skipped, m.scaler.Scale, got)
+	}
+}
+
+// Differences are to float32, between runs with the same seed.
+func TestDifference(t *testing.T) {
+	o := optimizer{runs: make([][]trials.Result, 3)}
+	for i, errors := range [][]float64{{0.10, 0.20}, {0.5, 0.5}, {0.11, 0.23}} {
+		for _, e := range errors {
+			o.runs[i] = append(o.runs[i], trials.Result{Epochs: []trials.Epoch{{TestError: e}}})
+		}
+	}
+	for _, m := range measures {
+		if mean, stderr := o.difference(2, m); math.Abs(mean-2) > 1e-12 || math.Abs(stderr-1) > 1e-12 { // of 1 and 3
+			t.Errorf("%s: %g ± %g", m.name, mean, stderr)
+		}
+	}
+}
+
+// Student's t with two degrees of freedom is beyond ±1 with a probability of 1 − 1/√3, with four 0.374.
+func TestBeyondByChance(t *testing.T) {
+	for numbers, want := range map[int]float64{2: 0.5, 3: 1 - 1/math.Sqrt(3), 5: 0.3739} {
+		if got := beyondByChance(numbers); math.Abs(got-want) > 1e-4 {
+			t.Errorf("%d numbers: %g, must be %g", numbers, got, want)
+		}
+	}
+}
+
+// The whole program, small: every file is written, and holds every run.
+func TestRun(t *testing.T) {
+	for _, seeds := range []int{1, 2} {
+		prefix := filepath.Join(t.TempDir(), "x")
+		s := trials.Settings{Out: prefix, Images: 500, Epochs: 1, Batch: 250, Hidden: 4, Seeds: seeds, Seed: 1}
+		opts := optimizers(1e-3, 0.5)
+		if err := run(opts, s); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []string{"-differences", "-curves"} {
+			svg, err := os.ReadFile(prefix + f + ".svg")
+			if err != nil || !strings.Contains(string(svg), "all bf16") {
+				t.Errorf("%s.svg has %d bytes: %v", f, len(svg), err)
+			}
+			picture, err := os.Open(prefix + f + ".png")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer picture.Close()
+			if _, err := png.Decode(picture); err != nil {
+				t.Error(err)
+			}
+		}
+		f, err := os.Open(prefix + ".csv")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		rows, err := csv.NewReader(f).ReadAll()
+		if want := 1 + len(opts)*len(formats)*seeds; err != nil || len(rows) != want {
+			t.Errorf("%d lines, must be %d: %v", len(rows), want, err)
+		}
+	}
+}
+
+// The example in the docs is the one that is compiled.
+func TestDocs(t *testing.T) {
+	docs, err := os.ReadFile("../../docs/precision.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, code, _ := strings.Cut(string(docs), "```go\n")
+	code, _, found := strings.Cut(code, "```")
+	if body := strings.ReplaceAll(string(source), "\n\t", "\n"); !found || !strings.Contains(body, code) {
+		t.Errorf("example_test.go has no such lines:\n%s", code)
+	}
+}
