@@ -4,7 +4,7 @@
 // as PyTorch defines them.
 //
 // There are two ways in. A trainer that keeps its own memory calls [UpdatePNM], [UpdateAdaPNM], [UpdateSGD] or [UpdateAdam]
-// on its slices with the number of the step: these allocate nothing and keep nothing. A trainer that wants the state kept for
+// on its slices with the number of the step, or [UpdateAll] on a list of tensors: these allocate nothing and keep nothing. A trainer that wants the state kept for
 // it builds an [Optimizer] over its parameters. [StepDecay], [CosineDecay] and [WarmUp] are schedules: factors on a learning
 // rate, which multiply.
 //
