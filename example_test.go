@@ -347,3 +347,19 @@ func ExampleUpdateSGDMixed() {
 	fmt.Printf("%.3f\n", mean)
 	// Output: 1.200
 }
+
+// A trainer that keeps all its memory hands over a list: the gradients are clipped by their common norm, and large lists are shared
+// among workers.
+func ExampleUpdateAll() {
+	weights, bias := []float32{1, 2, 3}, []float32{4}
+	rule := pnm.NewSGD(1)
+	report, err := pnm.UpdateAll(pnm.Options{ClipNorm: 1}, []pnm.Update{
+		{Rule: rule, Step: 1, Params: pnm.Float32(weights), Grads: pnm.Float32([]float32{0, 3, 0})},
+		{Rule: rule, Step: 1, Params: pnm.Float32(bias), Grads: pnm.Float32([]float32{4})},
+	})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Printf("norm %g, then %.1f %.1f\n", report.GradNorm, weights, bias)
+	// Output: norm 5, then [1.0 1.4 3.0] [3.2]
+}
