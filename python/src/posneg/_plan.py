@@ -22,6 +22,7 @@ _DTYPES = {
 }
 
 _dtype_of = attrgetter("dtype")
+_steps_done = itemgetter("step")
 _increment_version = getattr(torch.autograd.graph, "increment_version", None)  # since torch 2.1
 
 Group = Dict[str, Any]
@@ -96,7 +97,7 @@ class Plan:
                 and all(map(is_, params, self._params))
                 and all(map(is_, state.values(), self._all_states))
                 and self._find() == self._addresses
-                and all(p.grad is None for p in self._waiting)
+                and not any(p.grad is not None for p in self._waiting)
             )
         except (KeyError, TypeError):  # a state that lacks something
             return False
@@ -112,12 +113,22 @@ class Plan:
         """Updates all parameters that have a gradient."""
         for i, rule in enumerate(rules):
             self._rules[i] = rule
-        entries, rows, grads = self._due()
-        if not entries:
-            return
-        grads = self._set_gradients(rows, grads, entries)
-        rows["step"] = [e.state["step"] + 1 for e in entries]
-        for e in self._gapped:
+        grads = [p.grad for p in self._updated]
+        if self._are_simple(grads):
+            entries, states, rows = self._entries, self._states, self._rows
+            rows["grads"]["dtype"] = self._grad_codes
+        else:
+            due = [i for i, g in enumerate(grads) if g is not None]
+            if not due:
+                return
+            entries, rows = [self._entries[i] for i in due], self._rows[due]
+            states, grads = [e.state for e in entries], [_gradient(grads[i], self._entries[i]) for i in due]
+            rows["grads"]["dtype"] = [_DTYPES[g.dtype] for g in grads]
+        rows["grads"]["data"] = list(map(Tensor.data_ptr, grads))
+        steps = [done + 1 for done in map(_steps_done, states)]
+        rows["step"] = steps
+        gapped = [e for e in self._gapped if e.param.grad is not None]
+        for e in gapped:
             e.work.copy_(e.view)
         for e in self._mastered:
             if e.param._version != e.version:
@@ -125,45 +136,26 @@ class Plan:
 
         _library.update_all(rows, loss_scale, workers)
 
-        for e in entries:
-            e.state["step"] += 1
-        for e in self._gapped:
+        for state, step in zip(states, steps):
+            state["step"] = step
+        for e in gapped:
             e.view.copy_(e.work)
         if _increment_version is not None:
-            _increment_version([e.param for e in entries])
+            _increment_version(self._updated if entries is self._entries else [e.param for e in entries])
         for e in self._mastered:
             e.version = e.param._version
-
-    def _due(self) -> Tuple[List[_Entry], np.ndarray, List[Tensor]]:
-        """The parameters that have a gradient, their updates and the gradients."""
-        grads = [p.grad for p in self._updated]
-        if all(g is not None for g in grads):
-            return self._entries, self._rows, grads
-        due = [i for i, g in enumerate(grads) if g is not None]
-        return [self._entries[i] for i in due], self._rows[due], [grads[i] for i in due]
-
-    def _set_gradients(self, rows: np.ndarray, grads: List[Tensor], entries: List[_Entry]) -> List[Tensor]:
-        """Writes where the gradients are, and returns the tensors that must live until the step is done."""
-        if self._are_simple(grads):
-            rows["grads"]["dtype"] = self._grad_codes
-        else:
-            grads = [_gradient(g, e) for g, e in zip(grads, entries)]
-            rows["grads"]["dtype"] = [_DTYPES[g.dtype] for g in grads]
-        rows["grads"]["data"] = list(map(Tensor.data_ptr, grads))
-        return grads
 
     def _are_simple(self, grads: List[Tensor]) -> bool:
         """Whether all parameters have a gradient, and the engine can read all of them as they are."""
         try:
             return (
                 self._simple
-                and len(grads) == len(self._entries)
                 and list(map(_dtype_of, grads)) == self._dtypes
                 and list(map(Tensor.numel, grads)) == self._numels
                 and all(map(Tensor.is_contiguous, grads))
                 and not any(map(Tensor.is_neg, grads))
             )
-        except RuntimeError:  # a sparse tensor has no memory of its own to ask for
+        except (AttributeError, TypeError, RuntimeError):  # None, or a sparse tensor, which has no memory of its own
             return False
 
 
