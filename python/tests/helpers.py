@@ -1,5 +1,7 @@
 """What several tests need."""
 
+import io
+
 import torch
 
 import posneg
@@ -53,6 +55,16 @@ def equal(ours, theirs):
 
 
 def values(optimizer):
-    """All tensors of an optimizer's state, in the order of its parameters."""
+    """All momenta and averages of an optimizer, in the order of its parameters."""
     state = optimizer.state_dict()["state"]
-    return [v for _, s in sorted(state.items()) for _, v in sorted(s.items()) if isinstance(v, torch.Tensor)]
+    return [
+        v for _, s in sorted(state.items()) for name, v in sorted(s.items()) if name != "step" and v is not None
+    ]
+
+
+def saved(state_dict):
+    """What comes back from a file."""
+    file = io.BytesIO()
+    torch.save(state_dict, file)
+    file.seek(0)
+    return torch.load(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import attrgetter, is_, itemgetter
-from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -114,8 +114,8 @@ class Plan:
         for i, rule in enumerate(rules):
             self._rules[i] = rule
         grads = [p.grad for p in self._updated]
-        if self._are_simple(grads):
-            entries, states, rows = self._entries, self._states, self._rows
+        entries, states, rows, addresses = self._entries, self._states, self._rows, self._simple_addresses(grads)
+        if addresses is not None:
             rows["grads"]["dtype"] = self._grad_codes
         else:
             due = [i for i, g in enumerate(grads) if g is not None]
@@ -124,7 +124,8 @@ class Plan:
             entries, rows = [self._entries[i] for i in due], self._rows[due]
             states, grads = [e.state for e in entries], [_gradient(grads[i], self._entries[i]) for i in due]
             rows["grads"]["dtype"] = [_DTYPES[g.dtype] for g in grads]
-        rows["grads"]["data"] = list(map(Tensor.data_ptr, grads))
+            addresses = [g.data_ptr() for g in grads]
+        rows["grads"]["data"] = addresses
         steps = [done + 1 for done in map(_steps_done, states)]
         rows["step"] = steps
         gapped = [e for e in self._gapped if e.param.grad is not None]
@@ -145,18 +146,20 @@ class Plan:
         for e in self._mastered:
             e.version = e.param._version
 
-    def _are_simple(self, grads: List[Tensor]) -> bool:
-        """Whether all parameters have a gradient, and the engine can read all of them as they are."""
+    def _simple_addresses(self, grads: List[Tensor]) -> Optional[List[int]]:
+        """Where the gradients are, if all parameters have one and the engine can read all of them as they are."""
         try:
-            return (
+            if (
                 self._simple
                 and list(map(_dtype_of, grads)) == self._dtypes
                 and list(map(Tensor.numel, grads)) == self._numels
                 and all(map(Tensor.is_contiguous, grads))
                 and not any(map(Tensor.is_neg, grads))
-            )
+            ):
+                return list(map(Tensor.data_ptr, grads))
         except (AttributeError, TypeError, RuntimeError):  # None, or a sparse tensor, which has no memory of its own
-            return False
+            pass
+        return None
 
 
 def _params(groups: List[Group]) -> List[Tensor]:
