@@ -33,4 +33,5 @@ var (
 		avx2:   {dividerF32AVX2, dividerF64AVX2},
 		avx512: {dividerF32AVX512, dividerF64AVX512},
 	}
+	mixedLimits = map[tier]func(c *float32, count, ahead int){avx2: mixedLimitAVX2, avx512: mixedLimitAVX512}
 )

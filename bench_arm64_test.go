@@ -22,4 +22,5 @@ var (
 	}{
 		neon: {dividerF32NEON, dividerF64NEON},
 	}
+	mixedLimits = map[tier]func(c *float32, count, ahead int){neon: mixedLimitNEON}
 )

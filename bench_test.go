@@ -16,8 +16,8 @@ type yardstick struct {
 }
 
 // inTurn times a step and its yardsticks in turn, in batches that are long enough for the clock. It reports the median
-// time of a step and, for each yardstick, the median over the turns of its time divided by the step's.
-func inTurn(b *testing.B, params int, bytes int64, step func(), yardsticks []yardstick) {
+// time of a step and, for each yardstick, the median over the turns of its time divided by the step's, which it returns.
+func inTurn(b *testing.B, params int, bytes int64, step func(), yardsticks []yardstick) (medians []float64) {
 	runs := []func(){step}
 	for _, y := range yardsticks {
 		runs = append(runs, y.run)
@@ -44,13 +44,15 @@ func inTurn(b *testing.B, params int, bytes int64, step func(), yardsticks []yar
 		for k := range ratios {
 			ratios[k] = times[i+1][k] / times[0][k]
 		}
-		b.ReportMetric(median(ratios), y.unit)
+		medians = append(medians, median(ratios))
+		b.ReportMetric(medians[i], y.unit)
 	}
 	ns := median(times[0])
 	b.ReportMetric(ns, "ns/op")
 	b.ReportMetric(ns/float64(params), "ns/param")
 	b.ReportMetric(float64(bytes)/float64(params), "B/param")
 	b.ReportMetric(float64(bytes)/ns*1e3, "MB/s")
+	return medians
 }
 
 func median(x []float64) float64 {

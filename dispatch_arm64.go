@@ -8,9 +8,3 @@ func tiers() []tier { return []tier{generic, neon} }
 // lastLevelCache is taken for the size of the largest cache in bytes, which no instruction tells: that of Graviton 2 and 3
 // and of Ampere Altra.
 const lastLevelCache = 32 << 20
-
-func updateMixed(f form, b *mixed, n, ahead int) { f.missing() }
-
-func sumSquaresBF16(sums *float64, g *uint16, n, ahead int) { panic("not yet") }
-
-func sumSquaresF16(sums *float64, g *uint16, n, ahead int) { panic("not yet") }

@@ -11,9 +11,9 @@ import (
 func updateList(rules []Rule) []Update {
 	var list []Update
 	for i, n := range slices.Concat(listSizes, listSizes) {
-		r := rules[i%len(rules)]
+		r := rules[i/3%len(rules)] // neighbours may have the same
 		f := append(slices.Clone(someFormats), formatsOf{f32, f32, f32, f32})[i%7]
-		u := Update{Rule: r, Rounding: Rounding{Seed: 1, Tensor: uint64(i)}}
+		u := Update{Rule: r, Step: i / 2 % 2, Rounding: Rounding{Seed: 1, Tensor: uint64(i)}}
 		if i%5 == 4 {
 			u.Params, u.Grads = Float64(lcg[float64](uint64(i), n)), Float64(make([]float64, n))
 			for range forms[r.form()].slots {

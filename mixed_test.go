@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -202,7 +203,15 @@ func newMixedRun(t *testing.T, r Rule, f formatsOf, c Config) *mixedRun {
 			m.copies = append(m.copies, newVector(f.out, n))
 		}
 	}
-	opt, err := NewMixedOptimizer(c, MixedGroup{Rule: r, Params: m.params, Copies: m.copies, BF16State: f.s == bf16})
+	var groups []MixedGroup
+	for _, at := range [][2]int{{0, 4}, {4, len(m.params)}} {
+		g := MixedGroup{Rule: r, Params: m.params[at[0]:at[1]], BF16State: f.s == bf16}
+		if m.copies != nil {
+			g.Copies = m.copies[at[0]:at[1]]
+		}
+		groups = append(groups, g)
+	}
+	opt, err := NewMixedOptimizer(c, groups...)
 	wantNoError(t, err)
 	t.Cleanup(opt.Close)
 	m.opt = opt
@@ -495,6 +504,28 @@ func wantMean(t *testing.T, what string, x []float32, want float64) {
 	}
 }
 
+// An element draws the same number wherever a call begins, also where the counter of 32 bits begins anew.
+func TestRoundingFarOut(t *testing.T) {
+	if bits.UintSize == 32 {
+		t.Skip("no tensor is that long")
+	}
+	const n = 100
+	perTier(t, func(t *testing.T) {
+		for _, first := range []int64{1<<31 - n/2, 1<<32 - n/2, 3<<32 - 1, 1<<62 - 7} {
+			first := int(first)
+			whole, g := ordinary(bf16, 1, n), ordinary(f32, 2, n)
+			one := whole.clone()
+			_, err := UpdateSGDMixed(MixedOptions{Rounding: Rounding{First: first}}, NewSGD(0.01), 1, whole, g, Vector{})
+			wantNoError(t, err)
+			for i := range n {
+				_, err := UpdateSGDMixed(MixedOptions{Rounding: Rounding{First: first + i}}, NewSGD(0.01), 1, one.cut(i, i+1), g.cut(i, i+1), Vector{})
+				wantNoError(t, err)
+			}
+			wantSame(t, fmt.Sprintf("params from %d on", first), whole.wide(), one.wide())
+		}
+	})
+}
+
 // The largest average so far never falls below the average, although both are rounded.
 func TestLargestStaysLargest(t *testing.T) {
 	const n = 1 << 12
@@ -604,6 +635,9 @@ func TestMixedErrors(t *testing.T) {
 		{"state of two formats", func(x []float32) error {
 			return step(x, MixedOptions{}, p(x), at(x, 1), at(x, 2), at(x, 3), Float32(x[40:48]), at(x, 5))
 		}, &FormatError{-1, "exp_avg_sq", "float32", "bf16 as exp_avg are"}, "bf16 as exp_avg are"},
+		{"the last buffer in another format", func(x []float32) error {
+			return step(x, MixedOptions{}, p(x), Float32(x[8:16]), Float32(x[0:8]), Float32(x[16:24]), Float32(x[40:48]), at(x, 12))
+		}, &FormatError{-1, "max_exp_avg_sq", "bf16", "float32 as exp_avg are"}, "float32 as exp_avg are"},
 		{"copy of bf16", func(x []float32) error {
 			return step(x, MixedOptions{Copy: at(x, 6)}, at(x, 0), at(x, 1), at(x, 2), at(x, 3), at(x, 4), at(x, 5))
 		}, &FormatError{-1, "params", "bf16", "float32 where there is a copy of them"}, "float32 where there is a copy"},

@@ -150,3 +150,45 @@ func TestExtremeNorms(t *testing.T) {
 		wantClose(t, fmt.Sprintf("%v, clipped: the momentum's norm", g), math.Hypot(state[0][0], state[0][1]), 5*0.19, 1e-14)
 	}
 }
+
+// bits16 returns n random elements of a format of 16 bits: specials, and numbers of every size.
+func bits16(rng *rand.Rand, n int) []uint16 {
+	special := []uint16{0, 0x8000, 1, 0x8001, 0x7f, 0x80, 0x3f80, 0x3c00, 0x3ff, 0x400, 0x7bff, 0x7c00, 0xfc00, 0x7c01, 0x7dff, 0x7e00, 0x7f7f, 0x7f80,
+		0xff80, 0x7f81, 0x7fbf, 0x7fc0, 0x7fff, 0xffff}
+	out := make([]uint16, n)
+	for i := range out {
+		if out[i] = uint16(rng.Uint32()); rng.IntN(4) == 0 {
+			out[i] = special[rng.IntN(len(special))]
+		}
+	}
+	return out
+}
+
+// Every tier adds the square of each element of 16 bits to the sum of its lane.
+func TestSumSquares16Agree(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		if active == generic {
+			return
+		}
+		rng := rand.New(rand.NewPCG(23, 24))
+		for at := range lanes {
+			for n := lanes; n <= 4*lanes; n += lanes {
+				g := bits16(rng, at+n)[at:]
+				for i := range g { // most are finite
+					if rng.IntN(100) > 0 && g[i]&0x7c00 == 0x7c00 {
+						g[i] &^= 0x4000
+					}
+				}
+				for _, v := range []Vector{BF16(g), F16(g)} {
+					got := [lanes]float64(lcg[float64](rng.Uint64(), lanes))
+					want := got
+					sumSquaresAssembly(&got, v, rng.IntN(2)*prefetchAhead)
+					wide := make([]float32, n)
+					widen(wide, v.at, v.format, 0)
+					sumSquaresGeneric(&want, wide, 1)
+					wantSame(t, fmt.Sprintf("%d elements of %s: sums", n, v.Format()), got[:], want[:])
+				}
+			}
+		}
+	})
+}

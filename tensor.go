@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"math"
 	"unsafe"
 )
 
@@ -119,20 +120,11 @@ func (t *tensor) formats() uint32 {
 
 // updateFormats is update for a mixed tensor, in calls of most elements.
 func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
-	at := &slotOf[t.form][t.step&1]
-	b := mixed{c: t.c32}
-	formats := t.formats()
+	var b mixed
 	for end := lo; lo < hi; lo = end {
-		end = min(lo+most, hi)
-		first := uint64(t.rounding.First) + uint64(lo)
-		if left := 1<<32 - first&(1<<32-1); left < uint64(end-lo) { // that the counter has: the key is another then
-			end = lo + int(left)
-		}
-		b.formats = formats
-		b.counter, b.key = t.rounding.draws(t.step, first)
-		b.p, b.g, b.out = t.p.pointer(lo), t.g.pointer(lo), t.out.pointer(lo)
-		b.m, b.n, b.v, b.x = t.s[at[0]].pointer(lo), t.s[at[1]].pointer(lo), t.s[at[2]].pointer(lo), t.s[at[3]].pointer(lo)
-		if ahead > 0 && b.out != nil && uintptr(b.out)%aroundAlign == 0 {
+		end = min(lo+most, hi, t.sameKey(lo))
+		t.call(&b, lo)
+		if ahead > 0 && active == avx512 && b.out != nil && uintptr(b.out)%aroundAlign == 0 { // AVX2 gains nothing by it
 			b.formats |= outAround
 		}
 		if active == generic {
@@ -146,6 +138,21 @@ func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
 		}
 	}
 	return b.overflows
+}
+
+// call sets what a kernel gets for the elements of a mixed tensor from lo on.
+func (t *tensor) call(b *mixed, lo int) {
+	b.c, b.formats = t.c32, t.formats()
+	b.counter, b.key = t.rounding.draws(t.step, uint64(t.rounding.First)+uint64(lo))
+	at := &slotOf[t.form][t.step&1]
+	b.p, b.g, b.out = t.p.pointer(lo), t.g.pointer(lo), t.out.pointer(lo)
+	b.m, b.n, b.v, b.x = t.s[at[0]].pointer(lo), t.s[at[1]].pointer(lo), t.s[at[2]].pointer(lo), t.s[at[3]].pointer(lo)
+}
+
+// sameKey returns the first element behind lo that draws by another key.
+func (t *tensor) sameKey(lo int) int {
+	first := uint64(t.rounding.First) + uint64(lo)
+	return int(min(uint64(lo)+1<<32-first&(1<<32-1), math.MaxInt))
 }
 
 // updateMixedAssembly works like updateMixedGeneric, by the kernels of the active tier, which is not generic. It prefetches as

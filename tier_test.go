@@ -2,6 +2,7 @@ package pnm
 
 import (
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"os"
 	"reflect"
@@ -249,6 +250,41 @@ func TestScalarsLayout(t *testing.T) {
 	}
 }
 
+// The assembly finds each field of a mixed where Go puts it, and its formats.
+func TestMixedLayout(t *testing.T) {
+	if strconv.IntSize == 32 {
+		t.Skip("pointers have half their size here")
+	}
+	amd64, arm64, layout := readAssembly(t, "amd64"), readAssembly(t, "arm64"), reflect.TypeFor[mixed]()
+	for arch, accesses := range map[string][][]string{
+		"amd64": regexp.MustCompile(`// (\w+)\n\t(?:MOV[LQ]|VPBROADCASTD|ADDQ) +(?:\w+, )?(\d+)\(\w+\)`).FindAllStringSubmatch(amd64, -1),
+		"arm64": regexp.MustCompile(`(?m)^#define mixed_(\w+) +(\d+)$`).FindAllStringSubmatch(arm64, -1),
+	} {
+		seen := map[string]bool{"c": true} // as TestScalarsLayout finds it, if it is the first
+		for _, access := range accesses {
+			name, at := access[1], access[2]
+			if name == "grad" {
+				name = "g"
+			}
+			field, ok := layout.FieldByName(name)
+			if !ok || fmt.Sprint(field.Offset) != at {
+				t.Errorf("%s has %s at %s, Go at %d", arch, name, at, field.Offset)
+			}
+			seen[name] = true
+		}
+		if len(seen) != layout.NumField() || layout.Field(0).Name != "c" {
+			t.Errorf("%s has c at 0 and %v", arch, seen)
+		}
+	}
+	for name, set := range map[string]uint32{"gradBF16": gradBF16, "gradF16": gradF16, "paramBF16": paramBF16, "stateBF16": stateBF16,
+		"outBF16": outBF16, "outF16": outF16, "stochastic": stochastic} {
+		bit := regexp.MustCompile(`(?m)^#define ` + name + ` +(\d+)$`).FindStringSubmatch(arm64)
+		if bit == nil || fmt.Sprint(bits.TrailingZeros32(set)) != bit[1] {
+			t.Errorf("arm64 has %s as bit %v, Go as %b", name, bit, set)
+		}
+	}
+}
+
 // The assembly holds no fused operation, and the AVX2 kernels nothing that needs AVX-512: the generator does not know
 // which registers an AVX2 machine has.
 func TestAssemblyText(t *testing.T) {
@@ -274,6 +310,9 @@ func TestAssemblyText(t *testing.T) {
 		}
 		if got := wide.FindString(body); got != "" == strings.HasSuffix(name, "AVX2") {
 			t.Errorf("%s uses the AVX-512 registers %q", name, got)
+		}
+		if strings.Contains(body, "VMOVNT") != strings.Contains(body, "SFENCE") {
+			t.Errorf("%s does not fence what it writes around the caches", name)
 		}
 		if !regexp.MustCompile(`VZEROUPPER\s+RET\s`).MatchString(body) || strings.Count(body, "RET") != 1 {
 			t.Errorf("%s does not end with VZEROUPPER and RET", name)

@@ -184,7 +184,7 @@ func adamMixedAVX2(c *float32, count int, ahead int)
 //go:noescape
 func adamAMSGradMixedAVX2(c *float32, count int, ahead int)
 
-// mixedLimitAVX2 reads and writes the memory that any rule does, and changes nothing but the copy of the parameters.
+// mixedLimitAVX2 reads and writes the memory that updateMixedGeneric does, and changes nothing but the copy.
 //
 //go:noescape
 func mixedLimitAVX2(c *float32, count int, ahead int)
@@ -379,7 +379,7 @@ func adamMixedAVX512(c *float32, count int, ahead int)
 //go:noescape
 func adamAMSGradMixedAVX512(c *float32, count int, ahead int)
 
-// mixedLimitAVX512 reads and writes the memory that any rule does, and changes nothing but the copy of the parameters.
+// mixedLimitAVX512 reads and writes the memory that updateMixedGeneric does, and changes nothing but the copy.
 //
 //go:noescape
 func mixedLimitAVX512(c *float32, count int, ahead int)

@@ -2171,38 +2171,6 @@ line:
 enter:
 	SUBQ $0x00000010, CX
 	JGE  line
-	ADDQ $0x00000010, CX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(BX*1), Y0
-	VSQRTPS Y0, Y1
-	VDIVPS  Y1, Y0, Y0
-	ADDQ    $0x00000020, BX
-
-enterVector:
-	SUBQ  $0x00000008, CX
-	JGE   vector
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DX
-	SHLQ $0x02, CX
-	SUBQ CX, DX
-
-	// load p
-	VMOVUPS    (DX), Y0
-	VMASKMOVPS (AX)(BX*1), Y0, Y0
-	VSQRTPS    Y0, Y1
-	VDIVPS     Y1, Y0, Y0
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2270,69 +2238,6 @@ line:
 enter:
 	SUBQ $0x00000010, SI
 	JGE  line
-	ADDQ $0x00000010, SI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R8*1)
-
-	// load n
-	VMOVUPS (BX)(R8*1), Y0
-	ADDQ    $0x00000020, R8
-
-enterVector:
-	SUBQ  $0x00000008, SI
-	JGE   vector
-	ADDQ  $0x00000008, SI
-	TESTQ SI, SI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x02, SI
-	SUBQ SI, DI
-
-	// load p
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (AX)(R8*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (CX)(R8*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (DX)(R8*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R8*1)
-
-	// load n
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (BX)(R8*1), Y0, Y0
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2414,83 +2319,6 @@ line:
 enter:
 	SUBQ $0x00000010, DI
 	JGE  line
-	ADDQ $0x00000010, DI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R9*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS (CX)(R9*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R9*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R9*1)
-
-	// load n
-	VMOVUPS (BX)(R9*1), Y0
-
-	// load v
-	VMOVUPS (SI)(R9*1), Y0
-
-	// store v
-	VMOVUPS Y0, (SI)(R9*1)
-	ADDQ    $0x00000020, R9
-
-enterVector:
-	SUBQ  $0x00000008, DI
-	JGE   vector
-	ADDQ  $0x00000008, DI
-	TESTQ DI, DI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x02, DI
-	SUBQ DI, R8
-
-	// load p
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (AX)(R9*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (CX)(R9*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (DX)(R9*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R9*1)
-
-	// load n
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (BX)(R9*1), Y0, Y0
-
-	// load v
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (SI)(R9*1), Y0, Y0
-
-	// store v
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (SI)(R9*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2586,97 +2414,6 @@ line:
 enter:
 	SUBQ $0x00000010, R8
 	JGE  line
-	ADDQ $0x00000010, R8
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R10*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R10*1)
-
-	// load grad
-	VMOVUPS (CX)(R10*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R10*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R10*1)
-
-	// load n
-	VMOVUPS (BX)(R10*1), Y0
-
-	// load v
-	VMOVUPS (SI)(R10*1), Y0
-
-	// store v
-	VMOVUPS Y0, (SI)(R10*1)
-
-	// load x
-	VMOVUPS (DI)(R10*1), Y0
-
-	// store x
-	VMOVUPS Y0, (DI)(R10*1)
-	ADDQ    $0x00000020, R10
-
-enterVector:
-	SUBQ  $0x00000008, R8
-	JGE   vector
-	ADDQ  $0x00000008, R8
-	TESTQ R8, R8
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x02, R8
-	SUBQ R8, R9
-
-	// load p
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (AX)(R10*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R10*1)
-
-	// load grad
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (CX)(R10*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (DX)(R10*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R10*1)
-
-	// load n
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (BX)(R10*1), Y0, Y0
-
-	// load v
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (SI)(R10*1), Y0, Y0
-
-	// store v
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (SI)(R10*1)
-
-	// load x
-	VMOVUPS    (R9), Y0
-	VMASKMOVPS (DI)(R10*1), Y0, Y0
-
-	// store x
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (DI)(R10*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2722,48 +2459,6 @@ line:
 enter:
 	SUBQ $0x00000010, DX
 	JGE  line
-	ADDQ $0x00000010, DX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(SI*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS (CX)(SI*1), Y0
-	ADDQ    $0x00000020, SI
-
-enterVector:
-	SUBQ  $0x00000008, DX
-	JGE   vector
-	ADDQ  $0x00000008, DX
-	TESTQ DX, DX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), BX
-	SHLQ $0x02, DX
-	SUBQ DX, BX
-
-	// load p
-	VMOVUPS    (BX), Y0
-	VMASKMOVPS (AX)(SI*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (BX), Y1
-	VMASKMOVPS Y0, Y1, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS    (BX), Y0
-	VMASKMOVPS (CX)(SI*1), Y0, Y0
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2823,62 +2518,6 @@ line:
 enter:
 	SUBQ $0x00000010, BX
 	JGE  line
-	ADDQ $0x00000010, BX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(DI*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (CX)(DI*1), Y0
-
-	// load m
-	VMOVUPS (DX)(DI*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(DI*1)
-	ADDQ    $0x00000020, DI
-
-enterVector:
-	SUBQ  $0x00000008, BX
-	JGE   vector
-	ADDQ  $0x00000008, BX
-	TESTQ BX, BX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), SI
-	SHLQ $0x02, BX
-	SUBQ BX, SI
-
-	// load p
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (AX)(DI*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (CX)(DI*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (DX)(DI*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(DI*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2938,62 +2577,6 @@ line:
 enter:
 	SUBQ $0x00000010, BX
 	JGE  line
-	ADDQ $0x00000010, BX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(DI*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (CX)(DI*1), Y0
-
-	// load m
-	VMOVUPS (DX)(DI*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(DI*1)
-	ADDQ    $0x00000020, DI
-
-enterVector:
-	SUBQ  $0x00000008, BX
-	JGE   vector
-	ADDQ  $0x00000008, BX
-	TESTQ BX, BX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), SI
-	SHLQ $0x02, BX
-	SUBQ BX, SI
-
-	// load p
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (AX)(DI*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (CX)(DI*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (SI), Y0
-	VMASKMOVPS (DX)(DI*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(DI*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -3067,76 +2650,6 @@ line:
 enter:
 	SUBQ $0x00000010, SI
 	JGE  line
-	ADDQ $0x00000010, SI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS (CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R8*1)
-
-	// load v
-	VMOVUPS (BX)(R8*1), Y0
-
-	// store v
-	VMOVUPS Y0, (BX)(R8*1)
-	ADDQ    $0x00000020, R8
-
-enterVector:
-	SUBQ  $0x00000008, SI
-	JGE   vector
-	ADDQ  $0x00000008, SI
-	TESTQ SI, SI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x02, SI
-	SUBQ SI, DI
-
-	// load p
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (AX)(R8*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (CX)(R8*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (DX)(R8*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R8*1)
-
-	// load v
-	VMOVUPS    (DI), Y0
-	VMASKMOVPS (BX)(R8*1), Y0, Y0
-
-	// store v
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (BX)(R8*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -3224,90 +2737,6 @@ line:
 enter:
 	SUBQ $0x00000010, DI
 	JGE  line
-	ADDQ $0x00000010, DI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPS (AX)(R9*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS (CX)(R9*1), Y0
-
-	// load m
-	VMOVUPS (DX)(R9*1), Y0
-
-	// store m
-	VMOVUPS Y0, (DX)(R9*1)
-
-	// load v
-	VMOVUPS (BX)(R9*1), Y0
-
-	// store v
-	VMOVUPS Y0, (BX)(R9*1)
-
-	// load x
-	VMOVUPS (SI)(R9*1), Y0
-
-	// store x
-	VMOVUPS Y0, (SI)(R9*1)
-	ADDQ    $0x00000020, R9
-
-enterVector:
-	SUBQ  $0x00000008, DI
-	JGE   vector
-	ADDQ  $0x00000008, DI
-	TESTQ DI, DI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x02, DI
-	SUBQ DI, R8
-
-	// load p
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (AX)(R9*1), Y0, Y0
-
-	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R9*1)
-
-	// load grad
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (CX)(R9*1), Y0, Y0
-
-	// load m
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (DX)(R9*1), Y0, Y0
-
-	// store m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R9*1)
-
-	// load v
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (BX)(R9*1), Y0, Y0
-
-	// store v
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (BX)(R9*1)
-
-	// load x
-	VMOVUPS    (R8), Y0
-	VMASKMOVPS (SI)(R9*1), Y0, Y0
-
-	// store x
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (SI)(R9*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -5536,38 +4965,6 @@ line:
 enter:
 	SUBQ $0x00000008, CX
 	JGE  line
-	ADDQ $0x00000008, CX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// load p
-	VMOVUPD (AX)(BX*1), Y0
-	VSQRTPD Y0, Y1
-	VDIVPD  Y1, Y0, Y0
-	ADDQ    $0x00000020, BX
-
-enterVector:
-	SUBQ  $0x00000004, CX
-	JGE   vector
-	ADDQ  $0x00000004, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DX
-	SHLQ $0x03, CX
-	SUBQ CX, DX
-
-	// load p
-	VMOVUPS    (DX), Y0
-	VMASKMOVPD (AX)(BX*1), Y0, Y0
-	VSQRTPD    Y0, Y1
-	VDIVPD     Y1, Y0, Y0
-
-done:
 	VZEROUPPER
 	RET
 
@@ -5667,9 +5064,15 @@ TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 	// k2
 	VBROADCASTSS 32(AX), Y6
 
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
+
 	// counter
-	VPBROADCASTD 56(AX), Y7
-	VPADDD       rounding<>+0(SB), Y7, Y7
+	VPBROADCASTD 56(AX), Y10
+	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
 
 	// formats
 	MOVL 52(AX), CX
@@ -5695,305 +5098,251 @@ TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y7, Y8, Y8
+	VPSRLD $0x10, Y10, Y9
+	VXORPS Y10, Y9, Y9
 
 	// draw = draw·0x7feb352d ^ key
 	// key
-	VPBROADCASTD 60(AX), Y9
-	VPMULLD      rounding<>+64(SB), Y8, Y8
-	VXORPS       Y9, Y8, Y8
+	VPBROADCASTD 60(AX), Y11
+	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS       Y11, Y9, Y9
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y8, Y9, Y9
-	VPMULLD rounding<>+96(SB), Y9, Y9
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y9, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y9, Y8
-	VXORPS Y9, Y8, Y8
-	VPADDD rounding<>+128(SB), Y7, Y7
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y11, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R10*2), Y9
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R10*2), Y11
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R10*2), Y11
+	VPSLLD    $0x10, Y11, Y11
+
+end6:
+	PREFETCHT1 (BX)(R11*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R10*2), Y9
-	VPSLLD    $0x10, Y9, Y9
-
-end3:
-	PREFETCHT1 (BX)(R11*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R10*4), Y9
+	VMOVUPS    (BX)(R10*4), Y11
 	PREFETCHT1 (BX)(R11*4)
 
-end2:
-	VMULPS Y9, Y0, Y9
+end4:
+	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y10
-
-	// hi
-	VBROADCASTSS 48(AX), Y11
-	VMINPS       Y9, Y11, Y9
-	VMAXPS       Y9, Y10, Y9
+	VMINPS Y11, Y8, Y11
+	VMAXPS Y11, Y7, Y11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R10*2), Y10
-	VPSLLD     $0x10, Y10, Y10
+	JZ         else7
+	VPMOVZXWD  (DX)(R10*2), Y12
+	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R11*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R10*4), Y10
+else7:
+	VMOVUPS    (DX)(R10*4), Y12
 	PREFETCHT1 (DX)(R11*4)
 
-end4:
-	VMULPS Y10, Y1, Y11
-	VADDPS Y11, Y9, Y9
+end8:
+	VMULPS Y12, Y1, Y13
+	VADDPS Y13, Y11, Y11
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R10*2), Y11
-	VPSLLD     $0x10, Y11, Y11
+	JZ         else9
+	VPMOVZXWD  (SI)(R10*2), Y13
+	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R11*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R10*4), Y11
+else9:
+	VMOVUPS    (SI)(R10*4), Y13
 	PREFETCHT1 (SI)(R11*4)
 
-end5:
-	VMULPS Y11, Y3, Y11
-	VMULPS Y9, Y4, Y9
-	VADDPS Y9, Y11, Y9
+end10:
+	VMULPS Y13, Y3, Y13
+	VMULPS Y11, Y4, Y11
+	VADDPS Y11, Y13, Y11
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y9, Y11
-	VPSRLD    $0x1f, Y11, Y11
-	VPADDD    Y11, Y9, Y11
-	VPADDD    rounding<>+224(SB), Y11, Y11
-	VCMPPS    $0x03, Y9, Y9, Y12
-	VORPS     Y12, Y11, Y11
-	VPSRLD    $0x10, Y11, Y11
-	VPACKUSDW Y11, Y11, Y11
-	VPERMQ    $0x08, Y11, Y11
-	VMOVUPS   X11, (SI)(R10*2)
-	JMP       end6
+	VPSLLD  $0x0f, Y11, Y13
+	VPSRLD  $0x1f, Y13, Y13
+	VPADDD  Y13, Y11, Y13
+	VPADDD  roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS  $0x03, Y11, Y11, Y14
+	VORPS   Y14, Y13, Y13
+	VPSHUFB roundingAVX2<>+192(SB), Y13, Y13
+	VPERMQ  $0x08, Y13, Y13
+	VMOVUPS X13, (SI)(R10*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Y9, (SI)(R10*4)
+else11:
+	VMOVUPS Y11, (SI)(R10*4)
 
-end6:
+end12:
 	// u = k1·m − k2·n
-	VMULPS Y9, Y5, Y9
+	VMULPS Y11, Y5, Y11
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (DI)(R10*2), Y11
-	VPSLLD     $0x10, Y11, Y11
+	JZ         else13
+	VPMOVZXWD  (DI)(R10*2), Y13
+	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (DI)(R11*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (DI)(R10*4), Y11
+else13:
+	VMOVUPS    (DI)(R10*4), Y13
 	PREFETCHT1 (DI)(R11*4)
 
-end7:
-	VMULPS Y11, Y6, Y11
-	VSUBPS Y11, Y9, Y9
+end14:
+	VMULPS Y13, Y6, Y13
+	VSUBPS Y13, Y11, Y11
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
-	VSUBPS Y9, Y10, Y9
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD    $0x10, Y8, Y10
-	VPADDD    Y10, Y9, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VMOVUPS   X9, (DX)(R10*2)
-	JMP       end8
+	VPSRLD  $0x10, Y9, Y12
+	VPADDD  Y12, Y11, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y11
+	VMOVUPS X11, (DX)(R10*2)
+	JMP     end16
 
-else8:
-	VMOVUPS   Y9, (DX)(R10*4)
+else15:
+	VMOVUPS   Y11, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end9
+	JZ        end18
 	TESTL     $0x00000020, CX
-	JZ        else10
-	VCVTPS2PH $0x00, Y9, X10
+	JZ        else19
+	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    rounding<>+256(SB), Y9, Y9
-	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
-	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
-	VANDPS    Y9, Y11, Y9
-	VMOVMSKPS Y9, R12
+	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
+	VANDPS    Y11, Y13, Y11
+	VMOVMSKPS Y11, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end10
+	JMP       end20
 
-else10:
+else19:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y9, Y10
-	VPSRLD    $0x1f, Y10, Y10
-	VPADDD    Y10, Y9, Y10
-	VPADDD    rounding<>+224(SB), Y10, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y10
+	VPSLLD  $0x0f, Y11, Y12
+	VPSRLD  $0x1f, Y12, Y12
+	VPADDD  Y12, Y11, Y12
+	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y12
 
-end10:
+end20:
 	TESTL    $0x00000040, CX
-	JZ       else11
-	VMOVNTDQ X10, (R8)(R10*2)
-	JMP      end11
+	JZ       else21
+	VMOVNTDQ X12, (R8)(R10*2)
+	JMP      end22
 
-else11:
-	VMOVUPS X10, (R8)(R10*2)
+else21:
+	VMOVUPS X12, (R8)(R10*2)
 
-end11:
-end9:
-end8:
+end22:
+end18:
+end16:
 	ADDQ  $0x00000008, R10
 	ADDQ  $0x00000008, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end12
+	JZ    end24
 	MOVQ  c+0(FP), AX
-	ADDQ  R9, 120(AX)
 
-end12:
+	// overflows
+	ADDQ R9, 120(AX)
+
+end24:
 	TESTL $0x00000040, CX
-	JZ    end13
+	JZ    end26
 	SFENCE
 
-end13:
+end26:
 	VZEROUPPER
 	RET
 
-DATA rounding<>+0(SB)/4, $0x00000000
-DATA rounding<>+4(SB)/4, $0x00000001
-DATA rounding<>+8(SB)/4, $0x00000002
-DATA rounding<>+12(SB)/4, $0x00000003
-DATA rounding<>+16(SB)/4, $0x00000004
-DATA rounding<>+20(SB)/4, $0x00000005
-DATA rounding<>+24(SB)/4, $0x00000006
-DATA rounding<>+28(SB)/4, $0x00000007
-DATA rounding<>+32(SB)/4, $0x00000008
-DATA rounding<>+36(SB)/4, $0x00000009
-DATA rounding<>+40(SB)/4, $0x0000000a
-DATA rounding<>+44(SB)/4, $0x0000000b
-DATA rounding<>+48(SB)/4, $0x0000000c
-DATA rounding<>+52(SB)/4, $0x0000000d
-DATA rounding<>+56(SB)/4, $0x0000000e
-DATA rounding<>+60(SB)/4, $0x0000000f
-DATA rounding<>+64(SB)/4, $0x7feb352d
-DATA rounding<>+68(SB)/4, $0x7feb352d
-DATA rounding<>+72(SB)/4, $0x7feb352d
-DATA rounding<>+76(SB)/4, $0x7feb352d
-DATA rounding<>+80(SB)/4, $0x7feb352d
-DATA rounding<>+84(SB)/4, $0x7feb352d
-DATA rounding<>+88(SB)/4, $0x7feb352d
-DATA rounding<>+92(SB)/4, $0x7feb352d
-DATA rounding<>+96(SB)/4, $0x846ca68b
-DATA rounding<>+100(SB)/4, $0x846ca68b
-DATA rounding<>+104(SB)/4, $0x846ca68b
-DATA rounding<>+108(SB)/4, $0x846ca68b
-DATA rounding<>+112(SB)/4, $0x846ca68b
-DATA rounding<>+116(SB)/4, $0x846ca68b
-DATA rounding<>+120(SB)/4, $0x846ca68b
-DATA rounding<>+124(SB)/4, $0x846ca68b
-DATA rounding<>+128(SB)/4, $0x00000008
-DATA rounding<>+132(SB)/4, $0x00000008
-DATA rounding<>+136(SB)/4, $0x00000008
-DATA rounding<>+140(SB)/4, $0x00000008
-DATA rounding<>+144(SB)/4, $0x00000008
-DATA rounding<>+148(SB)/4, $0x00000008
-DATA rounding<>+152(SB)/4, $0x00000008
-DATA rounding<>+156(SB)/4, $0x00000008
-DATA rounding<>+160(SB)/4, $0x00000010
-DATA rounding<>+164(SB)/4, $0x00000010
-DATA rounding<>+168(SB)/4, $0x00000010
-DATA rounding<>+172(SB)/4, $0x00000010
-DATA rounding<>+176(SB)/4, $0x00000010
-DATA rounding<>+180(SB)/4, $0x00000010
-DATA rounding<>+184(SB)/4, $0x00000010
-DATA rounding<>+188(SB)/4, $0x00000010
-DATA rounding<>+192(SB)/4, $0x0000ffff
-DATA rounding<>+196(SB)/4, $0x0000ffff
-DATA rounding<>+200(SB)/4, $0x0000ffff
-DATA rounding<>+204(SB)/4, $0x0000ffff
-DATA rounding<>+208(SB)/4, $0x0000ffff
-DATA rounding<>+212(SB)/4, $0x0000ffff
-DATA rounding<>+216(SB)/4, $0x0000ffff
-DATA rounding<>+220(SB)/4, $0x0000ffff
-DATA rounding<>+224(SB)/4, $0x00007fff
-DATA rounding<>+228(SB)/4, $0x00007fff
-DATA rounding<>+232(SB)/4, $0x00007fff
-DATA rounding<>+236(SB)/4, $0x00007fff
-DATA rounding<>+240(SB)/4, $0x00007fff
-DATA rounding<>+244(SB)/4, $0x00007fff
-DATA rounding<>+248(SB)/4, $0x00007fff
-DATA rounding<>+252(SB)/4, $0x00007fff
-DATA rounding<>+256(SB)/4, $0x7fffffff
-DATA rounding<>+260(SB)/4, $0x7fffffff
-DATA rounding<>+264(SB)/4, $0x7fffffff
-DATA rounding<>+268(SB)/4, $0x7fffffff
-DATA rounding<>+272(SB)/4, $0x7fffffff
-DATA rounding<>+276(SB)/4, $0x7fffffff
-DATA rounding<>+280(SB)/4, $0x7fffffff
-DATA rounding<>+284(SB)/4, $0x7fffffff
-DATA rounding<>+288(SB)/4, $0x477ff000
-DATA rounding<>+292(SB)/4, $0x477ff000
-DATA rounding<>+296(SB)/4, $0x477ff000
-DATA rounding<>+300(SB)/4, $0x477ff000
-DATA rounding<>+304(SB)/4, $0x477ff000
-DATA rounding<>+308(SB)/4, $0x477ff000
-DATA rounding<>+312(SB)/4, $0x477ff000
-DATA rounding<>+316(SB)/4, $0x477ff000
-DATA rounding<>+320(SB)/4, $0x7f800000
-DATA rounding<>+324(SB)/4, $0x7f800000
-DATA rounding<>+328(SB)/4, $0x7f800000
-DATA rounding<>+332(SB)/4, $0x7f800000
-DATA rounding<>+336(SB)/4, $0x7f800000
-DATA rounding<>+340(SB)/4, $0x7f800000
-DATA rounding<>+344(SB)/4, $0x7f800000
-DATA rounding<>+348(SB)/4, $0x7f800000
-GLOBL rounding<>(SB), RODATA|NOPTR, $352
+DATA roundingAVX2<>+0(SB)/8, $0x0000000100000000
+DATA roundingAVX2<>+8(SB)/8, $0x0000000300000002
+DATA roundingAVX2<>+16(SB)/8, $0x0000000500000004
+DATA roundingAVX2<>+24(SB)/8, $0x0000000700000006
+DATA roundingAVX2<>+32(SB)/8, $0x0000000800000008
+DATA roundingAVX2<>+40(SB)/8, $0x0000000800000008
+DATA roundingAVX2<>+48(SB)/8, $0x0000000800000008
+DATA roundingAVX2<>+56(SB)/8, $0x0000000800000008
+DATA roundingAVX2<>+64(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX2<>+72(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX2<>+80(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX2<>+88(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX2<>+96(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX2<>+104(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX2<>+112(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX2<>+120(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX2<>+128(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX2<>+136(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX2<>+144(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX2<>+152(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX2<>+160(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+168(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+176(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+184(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+192(SB)/8, $0x0f0e0b0a07060302
+DATA roundingAVX2<>+200(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+208(SB)/8, $0x0f0e0b0a07060302
+DATA roundingAVX2<>+216(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+224(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+232(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+240(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+248(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+256(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+264(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+272(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+280(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+288(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+296(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+304(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+312(SB)/8, $0x7f8000007f800000
+GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $320
 
 // func adapnmMixedAVX2(c *float32, count int, ahead int)
 // Requires: AVX, AVX2, F16C, MMX+, POPCNT
@@ -6021,9 +5370,15 @@ TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 	// alpha2
 	VBROADCASTSS 24(AX), Y6
 
+	// k1
+	VBROADCASTSS 28(AX), Y7
+
+	// k2
+	VBROADCASTSS 32(AX), Y8
+
 	// counter
-	VPBROADCASTD 56(AX), Y7
-	VPADDD       rounding<>+0(SB), Y7, Y7
+	VPBROADCASTD 56(AX), Y10
+	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
 
 	// formats
 	MOVL 52(AX), CX
@@ -6052,268 +5407,261 @@ TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y7, Y8, Y8
+	VPSRLD $0x10, Y10, Y9
+	VXORPS Y10, Y9, Y9
 
 	// draw = draw·0x7feb352d ^ key
 	// key
-	VPBROADCASTD 60(AX), Y9
-	VPMULLD      rounding<>+64(SB), Y8, Y8
-	VXORPS       Y9, Y8, Y8
+	VPBROADCASTD 60(AX), Y11
+	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS       Y11, Y9, Y9
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y8, Y9, Y9
-	VPMULLD rounding<>+96(SB), Y9, Y9
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y9, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y9, Y8
-	VXORPS Y9, Y8, Y8
-	VPADDD rounding<>+128(SB), Y7, Y7
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y11, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R11*2), Y9
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R11*2), Y11
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R11*2), Y11
+	VPSLLD    $0x10, Y11, Y11
+
+end6:
+	PREFETCHT1 (BX)(R12*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R11*2), Y9
-	VPSLLD    $0x10, Y9, Y9
-
-end3:
-	PREFETCHT1 (BX)(R12*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R11*4), Y9
+	VMOVUPS    (BX)(R11*4), Y11
 	PREFETCHT1 (BX)(R12*4)
 
-end2:
-	VMULPS Y9, Y0, Y9
+end4:
+	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
 	// lo
-	VBROADCASTSS 44(AX), Y10
+	VBROADCASTSS 44(AX), Y12
 
 	// hi
-	VBROADCASTSS 48(AX), Y11
-	VMINPS       Y9, Y11, Y9
-	VMAXPS       Y9, Y10, Y9
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R11*2), Y10
-	VPSLLD     $0x10, Y10, Y10
+	JZ         else7
+	VPMOVZXWD  (DX)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R12*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R11*4), Y10
+else7:
+	VMOVUPS    (DX)(R11*4), Y12
 	PREFETCHT1 (DX)(R12*4)
 
-end4:
-	VMULPS Y10, Y1, Y11
-	VADDPS Y11, Y9, Y9
+end8:
+	VMULPS Y12, Y1, Y13
+	VADDPS Y13, Y11, Y11
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R11*2), Y11
-	VPSLLD     $0x10, Y11, Y11
+	JZ         else9
+	VPMOVZXWD  (SI)(R11*2), Y13
+	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R12*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R11*4), Y11
+else9:
+	VMOVUPS    (SI)(R11*4), Y13
 	PREFETCHT1 (SI)(R12*4)
 
-end5:
-	VMULPS Y11, Y3, Y11
-	VMULPS Y9, Y4, Y12
-	VADDPS Y12, Y11, Y11
+end10:
+	VMULPS Y13, Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y11, Y12
-	VPSRLD    $0x1f, Y12, Y12
-	VPADDD    Y12, Y11, Y12
-	VPADDD    rounding<>+224(SB), Y12, Y12
-	VCMPPS    $0x03, Y11, Y11, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (SI)(R11*2)
-	JMP       end6
+	VPSLLD  $0x0f, Y13, Y14
+	VPSRLD  $0x1f, Y14, Y14
+	VPADDD  Y14, Y13, Y14
+	VPADDD  roundingAVX2<>+160(SB), Y14, Y14
+	VCMPPS  $0x03, Y13, Y13, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (SI)(R11*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Y11, (SI)(R11*4)
+else11:
+	VMOVUPS Y13, (SI)(R11*4)
 
-end6:
+end12:
 	// v = beta2·v + alpha2·(g·g)
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (R8)(R11*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	JZ         else13
+	VPMOVZXWD  (R8)(R11*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (R8)(R12*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (R8)(R11*4), Y12
+else13:
+	VMOVUPS    (R8)(R11*4), Y14
 	PREFETCHT1 (R8)(R12*4)
 
-end7:
-	VMULPS Y12, Y5, Y12
-	VMULPS Y9, Y9, Y9
-	VMULPS Y9, Y6, Y9
-	VADDPS Y9, Y12, Y9
+end14:
+	VMULPS Y14, Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS    rounding<>+192(SB), Y8, Y12
-	VPADDD    Y12, Y9, Y12
-	VCMPPS    $0x03, Y9, Y9, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (R8)(R11*2)
-	JMP       end8
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
+	VPADDD  Y14, Y11, Y14
+	VCMPPS  $0x03, Y11, Y11, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (R8)(R11*2)
+	JMP     end16
 
-else8:
-	VMOVUPS Y9, (R8)(R11*4)
+else15:
+	VMOVUPS Y11, (R8)(R11*4)
 
-end8:
+end16:
 	// u = k1·m − k2·n
-	// k1
-	VBROADCASTSS 28(AX), Y12
-	VMULPS       Y11, Y12, Y11
-
-	// k2
-	VBROADCASTSS 32(AX), Y12
+	VMULPS Y13, Y7, Y13
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else9
-	VPMOVZXWD  (DI)(R11*2), Y13
-	VPSLLD     $0x10, Y13, Y13
+	JZ         else17
+	VPMOVZXWD  (DI)(R11*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (DI)(R12*2)
-	JMP        end9
+	JMP        end18
 
-else9:
-	VMOVUPS    (DI)(R11*4), Y13
+else17:
+	VMOVUPS    (DI)(R11*4), Y14
 	PREFETCHT1 (DI)(R12*4)
 
-end9:
-	VMULPS Y13, Y12, Y12
-	VSUBPS Y12, Y11, Y11
+end18:
+	VMULPS Y14, Y8, Y14
+	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y9, Y9
+	VSQRTPS Y11, Y11
 
 	// r
-	VBROADCASTSS 36(AX), Y12
-	VMULPS       Y12, Y9, Y9
+	VBROADCASTSS 36(AX), Y14
+	VMULPS       Y14, Y11, Y11
 
 	// eps
-	VBROADCASTSS 40(AX), Y12
-	VADDPS       Y12, Y9, Y9
-	VDIVPS       Y9, Y11, Y9
+	VBROADCASTSS 40(AX), Y14
+	VADDPS       Y14, Y11, Y11
+	VDIVPS       Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
-	VSUBPS Y9, Y10, Y9
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else10
+	JZ    else19
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD    $0x10, Y8, Y10
-	VPADDD    Y10, Y9, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VMOVUPS   X9, (DX)(R11*2)
-	JMP       end10
+	VPSRLD  $0x10, Y9, Y12
+	VPADDD  Y12, Y11, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y11
+	VMOVUPS X11, (DX)(R11*2)
+	JMP     end20
 
-else10:
-	VMOVUPS   Y9, (DX)(R11*4)
+else19:
+	VMOVUPS   Y11, (DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end11
+	JZ        end22
 	TESTL     $0x00000020, CX
-	JZ        else12
-	VCVTPS2PH $0x00, Y9, X10
+	JZ        else23
+	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    rounding<>+256(SB), Y9, Y9
-	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
-	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
-	VANDPS    Y9, Y11, Y9
-	VMOVMSKPS Y9, R13
+	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
+	VANDPS    Y11, Y13, Y11
+	VMOVMSKPS Y11, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end12
+	JMP       end24
 
-else12:
+else23:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y9, Y10
-	VPSRLD    $0x1f, Y10, Y10
-	VPADDD    Y10, Y9, Y10
-	VPADDD    rounding<>+224(SB), Y10, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y10
+	VPSLLD  $0x0f, Y11, Y12
+	VPSRLD  $0x1f, Y12, Y12
+	VPADDD  Y12, Y11, Y12
+	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y12
 
-end12:
+end24:
 	TESTL    $0x00000040, CX
-	JZ       else13
-	VMOVNTDQ X10, (R9)(R11*2)
-	JMP      end13
+	JZ       else25
+	VMOVNTDQ X12, (R9)(R11*2)
+	JMP      end26
 
-else13:
-	VMOVUPS X10, (R9)(R11*2)
+else25:
+	VMOVUPS X12, (R9)(R11*2)
 
-end13:
-end11:
-end10:
+end26:
+end22:
+end20:
 	ADDQ  $0x00000008, R11
 	ADDQ  $0x00000008, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end14
+	JZ    end28
 	MOVQ  c+0(FP), AX
-	ADDQ  R10, 120(AX)
 
-end14:
+	// overflows
+	ADDQ R10, 120(AX)
+
+end28:
 	TESTL $0x00000040, CX
-	JZ    end15
+	JZ    end30
 	SFENCE
 
-end15:
+end30:
 	VZEROUPPER
 	RET
 
@@ -6343,9 +5691,15 @@ TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	// alpha2
 	VBROADCASTSS 24(AX), Y6
 
+	// k1
+	VBROADCASTSS 28(AX), Y7
+
+	// k2
+	VBROADCASTSS 32(AX), Y8
+
 	// counter
-	VPBROADCASTD 56(AX), Y7
-	VPADDD       rounding<>+0(SB), Y7, Y7
+	VPBROADCASTD 56(AX), Y10
+	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
 
 	// formats
 	MOVL 52(AX), CX
@@ -6377,305 +5731,297 @@ TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y7, Y8, Y8
+	VPSRLD $0x10, Y10, Y9
+	VXORPS Y10, Y9, Y9
 
 	// draw = draw·0x7feb352d ^ key
 	// key
-	VPBROADCASTD 60(AX), Y9
-	VPMULLD      rounding<>+64(SB), Y8, Y8
-	VXORPS       Y9, Y8, Y8
+	VPBROADCASTD 60(AX), Y11
+	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS       Y11, Y9, Y9
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y8, Y9, Y9
-	VPMULLD rounding<>+96(SB), Y9, Y9
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y9, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y9, Y8
-	VXORPS Y9, Y8, Y8
-	VPADDD rounding<>+128(SB), Y7, Y7
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y11, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R12*2), Y9
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R12*2), Y11
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R12*2), Y11
+	VPSLLD    $0x10, Y11, Y11
+
+end6:
+	PREFETCHT1 (BX)(R13*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R12*2), Y9
-	VPSLLD    $0x10, Y9, Y9
-
-end3:
-	PREFETCHT1 (BX)(R13*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R12*4), Y9
+	VMOVUPS    (BX)(R12*4), Y11
 	PREFETCHT1 (BX)(R13*4)
 
-end2:
-	VMULPS Y9, Y0, Y9
+end4:
+	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
 	// lo
-	VBROADCASTSS 44(AX), Y10
+	VBROADCASTSS 44(AX), Y12
 
 	// hi
-	VBROADCASTSS 48(AX), Y11
-	VMINPS       Y9, Y11, Y9
-	VMAXPS       Y9, Y10, Y9
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R12*2), Y10
-	VPSLLD     $0x10, Y10, Y10
+	JZ         else7
+	VPMOVZXWD  (DX)(R12*2), Y12
+	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R13*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R12*4), Y10
+else7:
+	VMOVUPS    (DX)(R12*4), Y12
 	PREFETCHT1 (DX)(R13*4)
 
-end4:
-	VMULPS Y10, Y1, Y11
-	VADDPS Y11, Y9, Y9
+end8:
+	VMULPS Y12, Y1, Y13
+	VADDPS Y13, Y11, Y11
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R12*2), Y11
-	VPSLLD     $0x10, Y11, Y11
+	JZ         else9
+	VPMOVZXWD  (SI)(R12*2), Y13
+	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R13*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R12*4), Y11
+else9:
+	VMOVUPS    (SI)(R12*4), Y13
 	PREFETCHT1 (SI)(R13*4)
 
-end5:
-	VMULPS Y11, Y3, Y11
-	VMULPS Y9, Y4, Y12
-	VADDPS Y12, Y11, Y11
+end10:
+	VMULPS Y13, Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y11, Y12
-	VPSRLD    $0x1f, Y12, Y12
-	VPADDD    Y12, Y11, Y12
-	VPADDD    rounding<>+224(SB), Y12, Y12
-	VCMPPS    $0x03, Y11, Y11, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (SI)(R12*2)
-	JMP       end6
+	VPSLLD  $0x0f, Y13, Y14
+	VPSRLD  $0x1f, Y14, Y14
+	VPADDD  Y14, Y13, Y14
+	VPADDD  roundingAVX2<>+160(SB), Y14, Y14
+	VCMPPS  $0x03, Y13, Y13, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (SI)(R12*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Y11, (SI)(R12*4)
+else11:
+	VMOVUPS Y13, (SI)(R12*4)
 
-end6:
+end12:
 	// v = beta2·v + alpha2·(g·g)
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (R8)(R12*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	JZ         else13
+	VPMOVZXWD  (R8)(R12*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (R8)(R13*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (R8)(R12*4), Y12
+else13:
+	VMOVUPS    (R8)(R12*4), Y14
 	PREFETCHT1 (R8)(R13*4)
 
-end7:
-	VMULPS Y12, Y5, Y12
-	VMULPS Y9, Y9, Y9
-	VMULPS Y9, Y6, Y9
-	VADDPS Y9, Y12, Y9
+end14:
+	VMULPS Y14, Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS    rounding<>+192(SB), Y8, Y12
-	VPADDD    Y12, Y9, Y12
-	VCMPPS    $0x03, Y9, Y9, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (R8)(R12*2)
-	JMP       end8
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
+	VPADDD  Y14, Y11, Y14
+	VCMPPS  $0x03, Y11, Y11, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (R8)(R12*2)
+	JMP     end16
 
-else8:
-	VMOVUPS Y9, (R8)(R12*4)
+else15:
+	VMOVUPS Y11, (R8)(R12*4)
 
-end8:
+end16:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else9
-	VPMOVZXWD  (R9)(R12*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	JZ         else17
+	VPMOVZXWD  (R9)(R12*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (R9)(R13*2)
-	JMP        end9
+	JMP        end18
 
-else9:
-	VMOVUPS    (R9)(R12*4), Y12
+else17:
+	VMOVUPS    (R9)(R12*4), Y14
 	PREFETCHT1 (R9)(R13*4)
 
-end9:
-	VMAXPS Y9, Y12, Y9
-	VCMPPS $0x03, Y12, Y12, Y12
-	VORPS  Y12, Y9, Y9
+end18:
+	VMAXPS Y11, Y14, Y11
+	VCMPPS $0x03, Y14, Y14, Y14
+	VORPS  Y14, Y11, Y11
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else10
+	JZ    else19
 
 	// bf16: (x + draw&0xffff)>>16
-	VANDPS    rounding<>+192(SB), Y8, Y12
-	VPADDD    Y12, Y9, Y12
-	VCMPPS    $0x03, Y9, Y9, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (R9)(R12*2)
-	JMP       end10
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
+	VPADDD  Y14, Y11, Y14
+	VCMPPS  $0x03, Y11, Y11, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (R9)(R12*2)
+	JMP     end20
 
-else10:
-	VMOVUPS Y9, (R9)(R12*4)
+else19:
+	VMOVUPS Y11, (R9)(R12*4)
 
-end10:
+end20:
 	// u = k1·m − k2·n
-	// k1
-	VBROADCASTSS 28(AX), Y12
-	VMULPS       Y11, Y12, Y11
-
-	// k2
-	VBROADCASTSS 32(AX), Y12
+	VMULPS Y13, Y7, Y13
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else11
-	VPMOVZXWD  (DI)(R12*2), Y13
-	VPSLLD     $0x10, Y13, Y13
+	JZ         else21
+	VPMOVZXWD  (DI)(R12*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (DI)(R13*2)
-	JMP        end11
+	JMP        end22
 
-else11:
-	VMOVUPS    (DI)(R12*4), Y13
+else21:
+	VMOVUPS    (DI)(R12*4), Y14
 	PREFETCHT1 (DI)(R13*4)
 
-end11:
-	VMULPS Y13, Y12, Y12
-	VSUBPS Y12, Y11, Y11
+end22:
+	VMULPS Y14, Y8, Y14
+	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y9, Y9
+	VSQRTPS Y11, Y11
 
 	// r
-	VBROADCASTSS 36(AX), Y12
-	VMULPS       Y12, Y9, Y9
+	VBROADCASTSS 36(AX), Y14
+	VMULPS       Y14, Y11, Y11
 
 	// eps
-	VBROADCASTSS 40(AX), Y12
-	VADDPS       Y12, Y9, Y9
-	VDIVPS       Y9, Y11, Y9
+	VBROADCASTSS 40(AX), Y14
+	VADDPS       Y14, Y11, Y11
+	VDIVPS       Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
-	VSUBPS Y9, Y10, Y9
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else12
+	JZ    else23
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD    $0x10, Y8, Y10
-	VPADDD    Y10, Y9, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VMOVUPS   X9, (DX)(R12*2)
-	JMP       end12
+	VPSRLD  $0x10, Y9, Y12
+	VPADDD  Y12, Y11, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y11
+	VMOVUPS X11, (DX)(R12*2)
+	JMP     end24
 
-else12:
-	VMOVUPS   Y9, (DX)(R12*4)
+else23:
+	VMOVUPS   Y11, (DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end13
+	JZ        end26
 	TESTL     $0x00000020, CX
-	JZ        else14
-	VCVTPS2PH $0x00, Y9, X10
+	JZ        else27
+	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    rounding<>+256(SB), Y9, Y9
-	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
-	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
-	VANDPS    Y9, Y11, Y9
-	VMOVMSKPS Y9, R14
+	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
+	VANDPS    Y11, Y13, Y11
+	VMOVMSKPS Y11, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end14
+	JMP       end28
 
-else14:
+else27:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y9, Y10
-	VPSRLD    $0x1f, Y10, Y10
-	VPADDD    Y10, Y9, Y10
-	VPADDD    rounding<>+224(SB), Y10, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y10
+	VPSLLD  $0x0f, Y11, Y12
+	VPSRLD  $0x1f, Y12, Y12
+	VPADDD  Y12, Y11, Y12
+	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y12
 
-end14:
+end28:
 	TESTL    $0x00000040, CX
-	JZ       else15
-	VMOVNTDQ X10, (R10)(R12*2)
-	JMP      end15
+	JZ       else29
+	VMOVNTDQ X12, (R10)(R12*2)
+	JMP      end30
 
-else15:
-	VMOVUPS X10, (R10)(R12*2)
+else29:
+	VMOVUPS X12, (R10)(R12*2)
 
-end15:
-end13:
-end12:
+end30:
+end26:
+end24:
 	ADDQ  $0x00000008, R12
 	ADDQ  $0x00000008, R13
 	CMPQ  R12, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end16
+	JZ    end32
 	MOVQ  c+0(FP), AX
-	ADDQ  R11, 120(AX)
 
-end16:
+	// overflows
+	ADDQ R11, 120(AX)
+
+end32:
 	TESTL $0x00000040, CX
-	JZ    end17
+	JZ    end34
 	SFENCE
 
-end17:
+end34:
 	VZEROUPPER
 	RET
 
@@ -6703,8 +6049,8 @@ TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
 	VBROADCASTSS 48(AX), Y5
 
 	// counter
-	VPBROADCASTD 56(AX), Y6
-	VPADDD       rounding<>+0(SB), Y6, Y6
+	VPBROADCASTD 56(AX), Y7
+	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
 
 	// formats
 	MOVL 52(AX), CX
@@ -6724,51 +6070,51 @@ TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y6, Y7
-	VXORPS Y6, Y7, Y7
+	VPSRLD $0x10, Y7, Y6
+	VXORPS Y7, Y6, Y6
 
 	// draw = draw·0x7feb352d ^ key
 	// key
 	VPBROADCASTD 60(AX), Y8
-	VPMULLD      rounding<>+64(SB), Y7, Y7
-	VXORPS       Y8, Y7, Y7
+	VPMULLD      roundingAVX2<>+64(SB), Y6, Y6
+	VXORPS       Y8, Y6, Y6
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y7, Y8
-	VXORPS  Y7, Y8, Y8
-	VPMULLD rounding<>+96(SB), Y8, Y8
+	VPSRLD  $0x0f, Y6, Y8
+	VXORPS  Y6, Y8, Y8
+	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y8, Y7
-	VXORPS Y8, Y7, Y7
-	VPADDD rounding<>+128(SB), Y6, Y6
+	VPSRLD $0x10, Y8, Y6
+	VXORPS Y8, Y6, Y6
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
+	TESTL     $0x00000002, CX
+	JZ        else5
 	VCVTPH2PS (BX)(R8*2), Y8
-	JMP       end3
+	JMP       end6
 
-else3:
+else5:
 	VPMOVZXWD (BX)(R8*2), Y8
 	VPSLLD    $0x10, Y8, Y8
 
-end3:
+end6:
 	PREFETCHT1 (BX)(R9*2)
-	JMP        end2
+	JMP        end4
 
-else2:
+else3:
 	VMOVUPS    (BX)(R8*4), Y8
 	PREFETCHT1 (BX)(R9*4)
 
-end2:
+end4:
 	VMULPS Y8, Y0, Y8
 
 	// g = max(min(g, hi), lo)
@@ -6778,17 +6124,17 @@ end2:
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
+	JZ         else7
 	VPMOVZXWD  (DX)(R8*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	PREFETCHT1 (DX)(R9*2)
-	JMP        end4
+	JMP        end8
 
-else4:
+else7:
 	VMOVUPS    (DX)(R8*4), Y9
 	PREFETCHT1 (DX)(R9*4)
 
-end4:
+end8:
 	VMULPS Y9, Y1, Y10
 	VADDPS Y10, Y8, Y8
 
@@ -6801,76 +6147,76 @@ end4:
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else5
+	JZ    else9
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD    $0x10, Y7, Y9
-	VPADDD    Y9, Y8, Y9
-	VCMPPS    $0x03, Y8, Y8, Y8
-	VORPS     Y8, Y9, Y8
-	VPSRLD    $0x10, Y8, Y8
-	VPACKUSDW Y8, Y8, Y8
-	VPERMQ    $0x08, Y8, Y8
-	VMOVUPS   X8, (DX)(R8*2)
-	JMP       end5
+	VPSRLD  $0x10, Y6, Y9
+	VPADDD  Y9, Y8, Y9
+	VCMPPS  $0x03, Y8, Y8, Y8
+	VORPS   Y8, Y9, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, (DX)(R8*2)
+	JMP     end10
 
-else5:
+else9:
 	VMOVUPS   Y8, (DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end6
+	JZ        end12
 	TESTL     $0x00000020, CX
-	JZ        else7
+	JZ        else13
 	VCVTPS2PH $0x00, Y8, X9
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    rounding<>+256(SB), Y8, Y8
-	VCMPPS    $0x1d, rounding<>+288(SB), Y8, Y10
-	VCMPPS    $0x11, rounding<>+320(SB), Y8, Y8
+	VANDPS    roundingAVX2<>+224(SB), Y8, Y8
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y8, Y10
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y8, Y8
 	VANDPS    Y8, Y10, Y8
 	VMOVMSKPS Y8, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end7
+	JMP       end14
 
-else7:
+else13:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y8, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y8, Y9
-	VPADDD    rounding<>+224(SB), Y9, Y9
-	VCMPPS    $0x03, Y8, Y8, Y8
-	VORPS     Y8, Y9, Y8
-	VPSRLD    $0x10, Y8, Y8
-	VPACKUSDW Y8, Y8, Y8
-	VPERMQ    $0x08, Y8, Y9
+	VPSLLD  $0x0f, Y8, Y9
+	VPSRLD  $0x1f, Y9, Y9
+	VPADDD  Y9, Y8, Y9
+	VPADDD  roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS  $0x03, Y8, Y8, Y8
+	VORPS   Y8, Y9, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y9
 
-end7:
+end14:
 	TESTL    $0x00000040, CX
-	JZ       else8
+	JZ       else15
 	VMOVNTDQ X9, (SI)(R8*2)
-	JMP      end8
+	JMP      end16
 
-else8:
+else15:
 	VMOVUPS X9, (SI)(R8*2)
 
-end8:
-end6:
-end5:
+end16:
+end12:
+end10:
 	ADDQ  $0x00000008, R8
 	ADDQ  $0x00000008, R9
 	CMPQ  R8, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end9
+	JZ    end18
 	MOVQ  c+0(FP), AX
-	ADDQ  DI, 120(AX)
 
-end9:
+	// overflows
+	ADDQ DI, 120(AX)
+
+end18:
 	TESTL $0x00000040, CX
-	JZ    end10
+	JZ    end20
 	SFENCE
 
-end10:
+end20:
 	VZEROUPPER
 	RET
 
@@ -6900,9 +6246,12 @@ TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 	// lo
 	VBROADCASTSS 44(AX), Y6
 
+	// hi
+	VBROADCASTSS 48(AX), Y7
+
 	// counter
-	VPBROADCASTD 56(AX), Y7
-	VPADDD       rounding<>+0(SB), Y7, Y7
+	VPBROADCASTD 56(AX), Y9
+	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
 
 	// formats
 	MOVL 52(AX), CX
@@ -6925,194 +6274,191 @@ TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y7, Y8, Y8
+	VPSRLD $0x10, Y9, Y8
+	VXORPS Y9, Y8, Y8
 
 	// draw = draw·0x7feb352d ^ key
 	// key
-	VPBROADCASTD 60(AX), Y9
-	VPMULLD      rounding<>+64(SB), Y8, Y8
-	VXORPS       Y9, Y8, Y8
+	VPBROADCASTD 60(AX), Y10
+	VPMULLD      roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS       Y10, Y8, Y8
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y8, Y9, Y9
-	VPMULLD rounding<>+96(SB), Y9, Y9
+	VPSRLD  $0x0f, Y8, Y10
+	VXORPS  Y8, Y10, Y10
+	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y9, Y8
-	VXORPS Y9, Y8, Y8
-	VPADDD rounding<>+128(SB), Y7, Y7
+	VPSRLD $0x10, Y10, Y8
+	VXORPS Y10, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y9, Y9
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R9*2), Y9
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R9*2), Y10
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end6:
+	PREFETCHT1 (BX)(R10*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R9*2), Y9
-	VPSLLD    $0x10, Y9, Y9
-
-end3:
-	PREFETCHT1 (BX)(R10*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R9*4), Y9
+	VMOVUPS    (BX)(R9*4), Y10
 	PREFETCHT1 (BX)(R10*4)
 
-end2:
-	VMULPS Y9, Y0, Y9
+end4:
+	VMULPS Y10, Y0, Y10
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y10
-	VMINPS       Y9, Y10, Y9
-	VMAXPS       Y9, Y6, Y9
+	VMINPS Y10, Y7, Y10
+	VMAXPS Y10, Y6, Y10
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R9*2), Y10
-	VPSLLD     $0x10, Y10, Y10
+	JZ         else7
+	VPMOVZXWD  (DX)(R9*2), Y11
+	VPSLLD     $0x10, Y11, Y11
 	PREFETCHT1 (DX)(R10*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R9*4), Y10
+else7:
+	VMOVUPS    (DX)(R9*4), Y11
 	PREFETCHT1 (DX)(R10*4)
 
-end4:
-	VMULPS Y10, Y1, Y11
-	VADDPS Y11, Y9, Y9
+end8:
+	VMULPS Y11, Y1, Y12
+	VADDPS Y12, Y10, Y10
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R9*2), Y11
-	VPSLLD     $0x10, Y11, Y11
+	JZ         else9
+	VPMOVZXWD  (SI)(R9*2), Y12
+	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (SI)(R10*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R9*4), Y11
+else9:
+	VMOVUPS    (SI)(R9*4), Y12
 	PREFETCHT1 (SI)(R10*4)
 
-end5:
-	VMULPS Y11, Y3, Y11
-	VMULPS Y9, Y4, Y9
-	VADDPS Y9, Y11, Y9
+end10:
+	VMULPS Y12, Y3, Y12
+	VMULPS Y10, Y4, Y10
+	VADDPS Y10, Y12, Y10
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y9, Y11
-	VPSRLD    $0x1f, Y11, Y11
-	VPADDD    Y11, Y9, Y11
-	VPADDD    rounding<>+224(SB), Y11, Y11
-	VCMPPS    $0x03, Y9, Y9, Y12
-	VORPS     Y12, Y11, Y11
-	VPSRLD    $0x10, Y11, Y11
-	VPACKUSDW Y11, Y11, Y11
-	VPERMQ    $0x08, Y11, Y11
-	VMOVUPS   X11, (SI)(R9*2)
-	JMP       end6
+	VPSLLD  $0x0f, Y10, Y12
+	VPSRLD  $0x1f, Y12, Y12
+	VPADDD  Y12, Y10, Y12
+	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
+	VCMPPS  $0x03, Y10, Y10, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, (SI)(R9*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Y9, (SI)(R9*4)
+else11:
+	VMOVUPS Y10, (SI)(R9*4)
 
-end6:
+end12:
 	// u = k1·m
-	VMULPS Y9, Y5, Y9
+	VMULPS Y10, Y5, Y10
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
-	VSUBPS Y9, Y10, Y9
+	VMULPS Y11, Y2, Y11
+	VSUBPS Y10, Y11, Y10
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else7
+	JZ    else13
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD    $0x10, Y8, Y10
-	VPADDD    Y10, Y9, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VMOVUPS   X9, (DX)(R9*2)
-	JMP       end7
+	VPSRLD  $0x10, Y8, Y11
+	VPADDD  Y11, Y10, Y11
+	VCMPPS  $0x03, Y10, Y10, Y10
+	VORPS   Y10, Y11, Y10
+	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
+	VPERMQ  $0x08, Y10, Y10
+	VMOVUPS X10, (DX)(R9*2)
+	JMP     end14
 
-else7:
-	VMOVUPS   Y9, (DX)(R9*4)
+else13:
+	VMOVUPS   Y10, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end8
+	JZ        end16
 	TESTL     $0x00000020, CX
-	JZ        else9
-	VCVTPS2PH $0x00, Y9, X10
+	JZ        else17
+	VCVTPS2PH $0x00, Y10, X11
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    rounding<>+256(SB), Y9, Y9
-	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
-	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
-	VANDPS    Y9, Y11, Y9
-	VMOVMSKPS Y9, R11
+	VANDPS    roundingAVX2<>+224(SB), Y10, Y10
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y10, Y12
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y10, Y10
+	VANDPS    Y10, Y12, Y10
+	VMOVMSKPS Y10, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end9
+	JMP       end18
 
-else9:
+else17:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y9, Y10
-	VPSRLD    $0x1f, Y10, Y10
-	VPADDD    Y10, Y9, Y10
-	VPADDD    rounding<>+224(SB), Y10, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y10
+	VPSLLD  $0x0f, Y10, Y11
+	VPSRLD  $0x1f, Y11, Y11
+	VPADDD  Y11, Y10, Y11
+	VPADDD  roundingAVX2<>+160(SB), Y11, Y11
+	VCMPPS  $0x03, Y10, Y10, Y10
+	VORPS   Y10, Y11, Y10
+	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
+	VPERMQ  $0x08, Y10, Y11
 
-end9:
+end18:
 	TESTL    $0x00000040, CX
-	JZ       else10
-	VMOVNTDQ X10, (DI)(R9*2)
-	JMP      end10
+	JZ       else19
+	VMOVNTDQ X11, (DI)(R9*2)
+	JMP      end20
 
-else10:
-	VMOVUPS X10, (DI)(R9*2)
+else19:
+	VMOVUPS X11, (DI)(R9*2)
 
-end10:
-end8:
-end7:
+end20:
+end16:
+end14:
 	ADDQ  $0x00000008, R9
 	ADDQ  $0x00000008, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end11
+	JZ    end22
 	MOVQ  c+0(FP), AX
-	ADDQ  R8, 120(AX)
 
-end11:
+	// overflows
+	ADDQ R8, 120(AX)
+
+end22:
 	TESTL $0x00000040, CX
-	JZ    end12
+	JZ    end24
 	SFENCE
 
-end12:
+end24:
 	VZEROUPPER
 	RET
 
@@ -7142,9 +6488,12 @@ TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 	// lo
 	VBROADCASTSS 44(AX), Y6
 
+	// hi
+	VBROADCASTSS 48(AX), Y7
+
 	// counter
-	VPBROADCASTD 56(AX), Y7
-	VPADDD       rounding<>+0(SB), Y7, Y7
+	VPBROADCASTD 56(AX), Y9
+	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
 
 	// formats
 	MOVL 52(AX), CX
@@ -7167,198 +6516,195 @@ TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y7, Y8, Y8
+	VPSRLD $0x10, Y9, Y8
+	VXORPS Y9, Y8, Y8
 
 	// draw = draw·0x7feb352d ^ key
 	// key
-	VPBROADCASTD 60(AX), Y9
-	VPMULLD      rounding<>+64(SB), Y8, Y8
-	VXORPS       Y9, Y8, Y8
+	VPBROADCASTD 60(AX), Y10
+	VPMULLD      roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS       Y10, Y8, Y8
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y8, Y9, Y9
-	VPMULLD rounding<>+96(SB), Y9, Y9
+	VPSRLD  $0x0f, Y8, Y10
+	VXORPS  Y8, Y10, Y10
+	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y9, Y8
-	VXORPS Y9, Y8, Y8
-	VPADDD rounding<>+128(SB), Y7, Y7
+	VPSRLD $0x10, Y10, Y8
+	VXORPS Y10, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y9, Y9
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R9*2), Y9
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R9*2), Y10
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end6:
+	PREFETCHT1 (BX)(R10*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R9*2), Y9
-	VPSLLD    $0x10, Y9, Y9
-
-end3:
-	PREFETCHT1 (BX)(R10*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R9*4), Y9
+	VMOVUPS    (BX)(R9*4), Y10
 	PREFETCHT1 (BX)(R10*4)
 
-end2:
-	VMULPS Y9, Y0, Y9
+end4:
+	VMULPS Y10, Y0, Y10
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y10
-	VMINPS       Y9, Y10, Y9
-	VMAXPS       Y9, Y6, Y9
+	VMINPS Y10, Y7, Y10
+	VMAXPS Y10, Y6, Y10
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R9*2), Y10
-	VPSLLD     $0x10, Y10, Y10
+	JZ         else7
+	VPMOVZXWD  (DX)(R9*2), Y11
+	VPSLLD     $0x10, Y11, Y11
 	PREFETCHT1 (DX)(R10*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R9*4), Y10
+else7:
+	VMOVUPS    (DX)(R9*4), Y11
 	PREFETCHT1 (DX)(R10*4)
 
-end4:
-	VMULPS Y10, Y1, Y11
-	VADDPS Y11, Y9, Y9
+end8:
+	VMULPS Y11, Y1, Y12
+	VADDPS Y12, Y10, Y10
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R9*2), Y11
-	VPSLLD     $0x10, Y11, Y11
+	JZ         else9
+	VPMOVZXWD  (SI)(R9*2), Y12
+	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (SI)(R10*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R9*4), Y11
+else9:
+	VMOVUPS    (SI)(R9*4), Y12
 	PREFETCHT1 (SI)(R10*4)
 
-end5:
-	VMULPS Y11, Y3, Y11
-	VMULPS Y9, Y4, Y12
-	VADDPS Y12, Y11, Y11
+end10:
+	VMULPS Y12, Y3, Y12
+	VMULPS Y10, Y4, Y13
+	VADDPS Y13, Y12, Y12
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y11, Y12
-	VPSRLD    $0x1f, Y12, Y12
-	VPADDD    Y12, Y11, Y12
-	VPADDD    rounding<>+224(SB), Y12, Y12
-	VCMPPS    $0x03, Y11, Y11, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (SI)(R9*2)
-	JMP       end6
+	VPSLLD  $0x0f, Y12, Y13
+	VPSRLD  $0x1f, Y13, Y13
+	VPADDD  Y13, Y12, Y13
+	VPADDD  roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS  $0x03, Y12, Y12, Y14
+	VORPS   Y14, Y13, Y13
+	VPSHUFB roundingAVX2<>+192(SB), Y13, Y13
+	VPERMQ  $0x08, Y13, Y13
+	VMOVUPS X13, (SI)(R9*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Y11, (SI)(R9*4)
+else11:
+	VMOVUPS Y12, (SI)(R9*4)
 
-end6:
+end12:
 	// d = g + beta1·m
-	VMULPS Y11, Y3, Y11
-	VADDPS Y11, Y9, Y9
+	VMULPS Y12, Y3, Y12
+	VADDPS Y12, Y10, Y10
 
 	// u = k1·d
-	VMULPS Y9, Y5, Y9
+	VMULPS Y10, Y5, Y10
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
-	VSUBPS Y9, Y10, Y9
+	VMULPS Y11, Y2, Y11
+	VSUBPS Y10, Y11, Y10
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else7
+	JZ    else13
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD    $0x10, Y8, Y10
-	VPADDD    Y10, Y9, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VMOVUPS   X9, (DX)(R9*2)
-	JMP       end7
+	VPSRLD  $0x10, Y8, Y11
+	VPADDD  Y11, Y10, Y11
+	VCMPPS  $0x03, Y10, Y10, Y10
+	VORPS   Y10, Y11, Y10
+	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
+	VPERMQ  $0x08, Y10, Y10
+	VMOVUPS X10, (DX)(R9*2)
+	JMP     end14
 
-else7:
-	VMOVUPS   Y9, (DX)(R9*4)
+else13:
+	VMOVUPS   Y10, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end8
+	JZ        end16
 	TESTL     $0x00000020, CX
-	JZ        else9
-	VCVTPS2PH $0x00, Y9, X10
+	JZ        else17
+	VCVTPS2PH $0x00, Y10, X11
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    rounding<>+256(SB), Y9, Y9
-	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
-	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
-	VANDPS    Y9, Y11, Y9
-	VMOVMSKPS Y9, R11
+	VANDPS    roundingAVX2<>+224(SB), Y10, Y10
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y10, Y12
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y10, Y10
+	VANDPS    Y10, Y12, Y10
+	VMOVMSKPS Y10, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end9
+	JMP       end18
 
-else9:
+else17:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y9, Y10
-	VPSRLD    $0x1f, Y10, Y10
-	VPADDD    Y10, Y9, Y10
-	VPADDD    rounding<>+224(SB), Y10, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y10
+	VPSLLD  $0x0f, Y10, Y11
+	VPSRLD  $0x1f, Y11, Y11
+	VPADDD  Y11, Y10, Y11
+	VPADDD  roundingAVX2<>+160(SB), Y11, Y11
+	VCMPPS  $0x03, Y10, Y10, Y10
+	VORPS   Y10, Y11, Y10
+	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
+	VPERMQ  $0x08, Y10, Y11
 
-end9:
+end18:
 	TESTL    $0x00000040, CX
-	JZ       else10
-	VMOVNTDQ X10, (DI)(R9*2)
-	JMP      end10
+	JZ       else19
+	VMOVNTDQ X11, (DI)(R9*2)
+	JMP      end20
 
-else10:
-	VMOVUPS X10, (DI)(R9*2)
+else19:
+	VMOVUPS X11, (DI)(R9*2)
 
-end10:
-end8:
-end7:
+end20:
+end16:
+end14:
 	ADDQ  $0x00000008, R9
 	ADDQ  $0x00000008, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end11
+	JZ    end22
 	MOVQ  c+0(FP), AX
-	ADDQ  R8, 120(AX)
 
-end11:
+	// overflows
+	ADDQ R8, 120(AX)
+
+end22:
 	TESTL $0x00000040, CX
-	JZ    end12
+	JZ    end24
 	SFENCE
 
-end12:
+end24:
 	VZEROUPPER
 	RET
 
@@ -7388,9 +6734,15 @@ TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 	// alpha2
 	VBROADCASTSS 24(AX), Y6
 
+	// k1
+	VBROADCASTSS 28(AX), Y7
+
+	// r
+	VBROADCASTSS 36(AX), Y8
+
 	// counter
-	VPBROADCASTD 56(AX), Y7
-	VPADDD       rounding<>+0(SB), Y7, Y7
+	VPBROADCASTD 56(AX), Y10
+	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
 
 	// formats
 	MOVL 52(AX), CX
@@ -7416,249 +6768,242 @@ TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y7, Y8, Y8
+	VPSRLD $0x10, Y10, Y9
+	VXORPS Y10, Y9, Y9
 
 	// draw = draw·0x7feb352d ^ key
 	// key
-	VPBROADCASTD 60(AX), Y9
-	VPMULLD      rounding<>+64(SB), Y8, Y8
-	VXORPS       Y9, Y8, Y8
+	VPBROADCASTD 60(AX), Y11
+	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS       Y11, Y9, Y9
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y8, Y9, Y9
-	VPMULLD rounding<>+96(SB), Y9, Y9
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y9, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y9, Y8
-	VXORPS Y9, Y8, Y8
-	VPADDD rounding<>+128(SB), Y7, Y7
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y11, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R10*2), Y9
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R10*2), Y11
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R10*2), Y11
+	VPSLLD    $0x10, Y11, Y11
+
+end6:
+	PREFETCHT1 (BX)(R11*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R10*2), Y9
-	VPSLLD    $0x10, Y9, Y9
-
-end3:
-	PREFETCHT1 (BX)(R11*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R10*4), Y9
+	VMOVUPS    (BX)(R10*4), Y11
 	PREFETCHT1 (BX)(R11*4)
 
-end2:
-	VMULPS Y9, Y0, Y9
+end4:
+	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
 	// lo
-	VBROADCASTSS 44(AX), Y10
+	VBROADCASTSS 44(AX), Y12
 
 	// hi
-	VBROADCASTSS 48(AX), Y11
-	VMINPS       Y9, Y11, Y9
-	VMAXPS       Y9, Y10, Y9
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R10*2), Y10
-	VPSLLD     $0x10, Y10, Y10
+	JZ         else7
+	VPMOVZXWD  (DX)(R10*2), Y12
+	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R11*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R10*4), Y10
+else7:
+	VMOVUPS    (DX)(R10*4), Y12
 	PREFETCHT1 (DX)(R11*4)
 
-end4:
-	VMULPS Y10, Y1, Y11
-	VADDPS Y11, Y9, Y9
+end8:
+	VMULPS Y12, Y1, Y13
+	VADDPS Y13, Y11, Y11
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R10*2), Y11
-	VPSLLD     $0x10, Y11, Y11
+	JZ         else9
+	VPMOVZXWD  (SI)(R10*2), Y13
+	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R11*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R10*4), Y11
+else9:
+	VMOVUPS    (SI)(R10*4), Y13
 	PREFETCHT1 (SI)(R11*4)
 
-end5:
-	VMULPS Y11, Y3, Y11
-	VMULPS Y9, Y4, Y12
-	VADDPS Y12, Y11, Y11
+end10:
+	VMULPS Y13, Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y11, Y12
-	VPSRLD    $0x1f, Y12, Y12
-	VPADDD    Y12, Y11, Y12
-	VPADDD    rounding<>+224(SB), Y12, Y12
-	VCMPPS    $0x03, Y11, Y11, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (SI)(R10*2)
-	JMP       end6
+	VPSLLD  $0x0f, Y13, Y14
+	VPSRLD  $0x1f, Y14, Y14
+	VPADDD  Y14, Y13, Y14
+	VPADDD  roundingAVX2<>+160(SB), Y14, Y14
+	VCMPPS  $0x03, Y13, Y13, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (SI)(R10*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Y11, (SI)(R10*4)
+else11:
+	VMOVUPS Y13, (SI)(R10*4)
 
-end6:
+end12:
 	// v = beta2·v + alpha2·(g·g)
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (DI)(R10*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	JZ         else13
+	VPMOVZXWD  (DI)(R10*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (DI)(R11*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (DI)(R10*4), Y12
+else13:
+	VMOVUPS    (DI)(R10*4), Y14
 	PREFETCHT1 (DI)(R11*4)
 
-end7:
-	VMULPS Y12, Y5, Y12
-	VMULPS Y9, Y9, Y9
-	VMULPS Y9, Y6, Y9
-	VADDPS Y9, Y12, Y9
+end14:
+	VMULPS Y14, Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS    rounding<>+192(SB), Y8, Y12
-	VPADDD    Y12, Y9, Y12
-	VCMPPS    $0x03, Y9, Y9, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (DI)(R10*2)
-	JMP       end8
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
+	VPADDD  Y14, Y11, Y14
+	VCMPPS  $0x03, Y11, Y11, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (DI)(R10*2)
+	JMP     end16
 
-else8:
-	VMOVUPS Y9, (DI)(R10*4)
+else15:
+	VMOVUPS Y11, (DI)(R10*4)
 
-end8:
+end16:
 	// u = k1·m
-	// k1
-	VBROADCASTSS 28(AX), Y12
-	VMULPS       Y11, Y12, Y11
+	VMULPS Y13, Y7, Y13
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y9, Y9
-
-	// r
-	VBROADCASTSS 36(AX), Y12
-	VMULPS       Y12, Y9, Y9
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
 
 	// eps
-	VBROADCASTSS 40(AX), Y12
-	VADDPS       Y12, Y9, Y9
-	VDIVPS       Y9, Y11, Y9
+	VBROADCASTSS 40(AX), Y14
+	VADDPS       Y14, Y11, Y11
+	VDIVPS       Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
-	VSUBPS Y9, Y10, Y9
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else9
+	JZ    else17
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD    $0x10, Y8, Y10
-	VPADDD    Y10, Y9, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VMOVUPS   X9, (DX)(R10*2)
-	JMP       end9
+	VPSRLD  $0x10, Y9, Y12
+	VPADDD  Y12, Y11, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y11
+	VMOVUPS X11, (DX)(R10*2)
+	JMP     end18
 
-else9:
-	VMOVUPS   Y9, (DX)(R10*4)
+else17:
+	VMOVUPS   Y11, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end10
+	JZ        end20
 	TESTL     $0x00000020, CX
-	JZ        else11
-	VCVTPS2PH $0x00, Y9, X10
+	JZ        else21
+	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    rounding<>+256(SB), Y9, Y9
-	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
-	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
-	VANDPS    Y9, Y11, Y9
-	VMOVMSKPS Y9, R12
+	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
+	VANDPS    Y11, Y13, Y11
+	VMOVMSKPS Y11, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end11
+	JMP       end22
 
-else11:
+else21:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y9, Y10
-	VPSRLD    $0x1f, Y10, Y10
-	VPADDD    Y10, Y9, Y10
-	VPADDD    rounding<>+224(SB), Y10, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y10
+	VPSLLD  $0x0f, Y11, Y12
+	VPSRLD  $0x1f, Y12, Y12
+	VPADDD  Y12, Y11, Y12
+	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y12
 
-end11:
+end22:
 	TESTL    $0x00000040, CX
-	JZ       else12
-	VMOVNTDQ X10, (R8)(R10*2)
-	JMP      end12
+	JZ       else23
+	VMOVNTDQ X12, (R8)(R10*2)
+	JMP      end24
 
-else12:
-	VMOVUPS X10, (R8)(R10*2)
+else23:
+	VMOVUPS X12, (R8)(R10*2)
 
-end12:
-end10:
-end9:
+end24:
+end20:
+end18:
 	ADDQ  $0x00000008, R10
 	ADDQ  $0x00000008, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end13
+	JZ    end26
 	MOVQ  c+0(FP), AX
-	ADDQ  R9, 120(AX)
 
-end13:
+	// overflows
+	ADDQ R9, 120(AX)
+
+end26:
 	TESTL $0x00000040, CX
-	JZ    end14
+	JZ    end28
 	SFENCE
 
-end14:
+end28:
 	VZEROUPPER
 	RET
 
@@ -7688,9 +7033,15 @@ TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	// alpha2
 	VBROADCASTSS 24(AX), Y6
 
+	// k1
+	VBROADCASTSS 28(AX), Y7
+
+	// r
+	VBROADCASTSS 36(AX), Y8
+
 	// counter
-	VPBROADCASTD 56(AX), Y7
-	VPADDD       rounding<>+0(SB), Y7, Y7
+	VPBROADCASTD 56(AX), Y10
+	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
 
 	// formats
 	MOVL 52(AX), CX
@@ -7719,286 +7070,278 @@ TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y7, Y8, Y8
+	VPSRLD $0x10, Y10, Y9
+	VXORPS Y10, Y9, Y9
 
 	// draw = draw·0x7feb352d ^ key
 	// key
-	VPBROADCASTD 60(AX), Y9
-	VPMULLD      rounding<>+64(SB), Y8, Y8
-	VXORPS       Y9, Y8, Y8
+	VPBROADCASTD 60(AX), Y11
+	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS       Y11, Y9, Y9
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y8, Y9, Y9
-	VPMULLD rounding<>+96(SB), Y9, Y9
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y9, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y9, Y8
-	VXORPS Y9, Y8, Y8
-	VPADDD rounding<>+128(SB), Y7, Y7
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y11, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R11*2), Y9
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R11*2), Y11
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R11*2), Y11
+	VPSLLD    $0x10, Y11, Y11
+
+end6:
+	PREFETCHT1 (BX)(R12*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R11*2), Y9
-	VPSLLD    $0x10, Y9, Y9
-
-end3:
-	PREFETCHT1 (BX)(R12*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R11*4), Y9
+	VMOVUPS    (BX)(R11*4), Y11
 	PREFETCHT1 (BX)(R12*4)
 
-end2:
-	VMULPS Y9, Y0, Y9
+end4:
+	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
 	// lo
-	VBROADCASTSS 44(AX), Y10
+	VBROADCASTSS 44(AX), Y12
 
 	// hi
-	VBROADCASTSS 48(AX), Y11
-	VMINPS       Y9, Y11, Y9
-	VMAXPS       Y9, Y10, Y9
+	VBROADCASTSS 48(AX), Y13
+	VMINPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y12, Y11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R11*2), Y10
-	VPSLLD     $0x10, Y10, Y10
+	JZ         else7
+	VPMOVZXWD  (DX)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R12*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R11*4), Y10
+else7:
+	VMOVUPS    (DX)(R11*4), Y12
 	PREFETCHT1 (DX)(R12*4)
 
-end4:
-	VMULPS Y10, Y1, Y11
-	VADDPS Y11, Y9, Y9
+end8:
+	VMULPS Y12, Y1, Y13
+	VADDPS Y13, Y11, Y11
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R11*2), Y11
-	VPSLLD     $0x10, Y11, Y11
+	JZ         else9
+	VPMOVZXWD  (SI)(R11*2), Y13
+	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R12*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R11*4), Y11
+else9:
+	VMOVUPS    (SI)(R11*4), Y13
 	PREFETCHT1 (SI)(R12*4)
 
-end5:
-	VMULPS Y11, Y3, Y11
-	VMULPS Y9, Y4, Y12
-	VADDPS Y12, Y11, Y11
+end10:
+	VMULPS Y13, Y3, Y13
+	VMULPS Y11, Y4, Y14
+	VADDPS Y14, Y13, Y13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y11, Y12
-	VPSRLD    $0x1f, Y12, Y12
-	VPADDD    Y12, Y11, Y12
-	VPADDD    rounding<>+224(SB), Y12, Y12
-	VCMPPS    $0x03, Y11, Y11, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (SI)(R11*2)
-	JMP       end6
+	VPSLLD  $0x0f, Y13, Y14
+	VPSRLD  $0x1f, Y14, Y14
+	VPADDD  Y14, Y13, Y14
+	VPADDD  roundingAVX2<>+160(SB), Y14, Y14
+	VCMPPS  $0x03, Y13, Y13, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (SI)(R11*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Y11, (SI)(R11*4)
+else11:
+	VMOVUPS Y13, (SI)(R11*4)
 
-end6:
+end12:
 	// v = beta2·v + alpha2·(g·g)
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (DI)(R11*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	JZ         else13
+	VPMOVZXWD  (DI)(R11*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (DI)(R12*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (DI)(R11*4), Y12
+else13:
+	VMOVUPS    (DI)(R11*4), Y14
 	PREFETCHT1 (DI)(R12*4)
 
-end7:
-	VMULPS Y12, Y5, Y12
-	VMULPS Y9, Y9, Y9
-	VMULPS Y9, Y6, Y9
-	VADDPS Y9, Y12, Y9
+end14:
+	VMULPS Y14, Y5, Y14
+	VMULPS Y11, Y11, Y11
+	VMULPS Y11, Y6, Y11
+	VADDPS Y11, Y14, Y11
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS    rounding<>+192(SB), Y8, Y12
-	VPADDD    Y12, Y9, Y12
-	VCMPPS    $0x03, Y9, Y9, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (DI)(R11*2)
-	JMP       end8
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
+	VPADDD  Y14, Y11, Y14
+	VCMPPS  $0x03, Y11, Y11, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (DI)(R11*2)
+	JMP     end16
 
-else8:
-	VMOVUPS Y9, (DI)(R11*4)
+else15:
+	VMOVUPS Y11, (DI)(R11*4)
 
-end8:
+end16:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else9
-	VPMOVZXWD  (R8)(R11*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	JZ         else17
+	VPMOVZXWD  (R8)(R11*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (R8)(R12*2)
-	JMP        end9
+	JMP        end18
 
-else9:
-	VMOVUPS    (R8)(R11*4), Y12
+else17:
+	VMOVUPS    (R8)(R11*4), Y14
 	PREFETCHT1 (R8)(R12*4)
 
-end9:
-	VMAXPS Y9, Y12, Y9
-	VCMPPS $0x03, Y12, Y12, Y12
-	VORPS  Y12, Y9, Y9
+end18:
+	VMAXPS Y11, Y14, Y11
+	VCMPPS $0x03, Y14, Y14, Y14
+	VORPS  Y14, Y11, Y11
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else10
+	JZ    else19
 
 	// bf16: (x + draw&0xffff)>>16
-	VANDPS    rounding<>+192(SB), Y8, Y12
-	VPADDD    Y12, Y9, Y12
-	VCMPPS    $0x03, Y9, Y9, Y13
-	VORPS     Y13, Y12, Y12
-	VPSRLD    $0x10, Y12, Y12
-	VPACKUSDW Y12, Y12, Y12
-	VPERMQ    $0x08, Y12, Y12
-	VMOVUPS   X12, (R8)(R11*2)
-	JMP       end10
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
+	VPADDD  Y14, Y11, Y14
+	VCMPPS  $0x03, Y11, Y11, Y15
+	VORPS   Y15, Y14, Y14
+	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
+	VPERMQ  $0x08, Y14, Y14
+	VMOVUPS X14, (R8)(R11*2)
+	JMP     end20
 
-else10:
-	VMOVUPS Y9, (R8)(R11*4)
+else19:
+	VMOVUPS Y11, (R8)(R11*4)
 
-end10:
+end20:
 	// u = k1·m
-	// k1
-	VBROADCASTSS 28(AX), Y12
-	VMULPS       Y11, Y12, Y11
+	VMULPS Y13, Y7, Y13
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y9, Y9
-
-	// r
-	VBROADCASTSS 36(AX), Y12
-	VMULPS       Y12, Y9, Y9
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
 
 	// eps
-	VBROADCASTSS 40(AX), Y12
-	VADDPS       Y12, Y9, Y9
-	VDIVPS       Y9, Y11, Y9
+	VBROADCASTSS 40(AX), Y14
+	VADDPS       Y14, Y11, Y11
+	VDIVPS       Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
-	VSUBPS Y9, Y10, Y9
+	VMULPS Y12, Y2, Y12
+	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else11
+	JZ    else21
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD    $0x10, Y8, Y10
-	VPADDD    Y10, Y9, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VMOVUPS   X9, (DX)(R11*2)
-	JMP       end11
+	VPSRLD  $0x10, Y9, Y12
+	VPADDD  Y12, Y11, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y11
+	VMOVUPS X11, (DX)(R11*2)
+	JMP     end22
 
-else11:
-	VMOVUPS   Y9, (DX)(R11*4)
+else21:
+	VMOVUPS   Y11, (DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end12
+	JZ        end24
 	TESTL     $0x00000020, CX
-	JZ        else13
-	VCVTPS2PH $0x00, Y9, X10
+	JZ        else25
+	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    rounding<>+256(SB), Y9, Y9
-	VCMPPS    $0x1d, rounding<>+288(SB), Y9, Y11
-	VCMPPS    $0x11, rounding<>+320(SB), Y9, Y9
-	VANDPS    Y9, Y11, Y9
-	VMOVMSKPS Y9, R13
+	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
+	VANDPS    Y11, Y13, Y11
+	VMOVMSKPS Y11, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end13
+	JMP       end26
 
-else13:
+else25:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y9, Y10
-	VPSRLD    $0x1f, Y10, Y10
-	VPADDD    Y10, Y9, Y10
-	VPADDD    rounding<>+224(SB), Y10, Y10
-	VCMPPS    $0x03, Y9, Y9, Y9
-	VORPS     Y9, Y10, Y9
-	VPSRLD    $0x10, Y9, Y9
-	VPACKUSDW Y9, Y9, Y9
-	VPERMQ    $0x08, Y9, Y10
+	VPSLLD  $0x0f, Y11, Y12
+	VPSRLD  $0x1f, Y12, Y12
+	VPADDD  Y12, Y11, Y12
+	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y12
 
-end13:
+end26:
 	TESTL    $0x00000040, CX
-	JZ       else14
-	VMOVNTDQ X10, (R9)(R11*2)
-	JMP      end14
+	JZ       else27
+	VMOVNTDQ X12, (R9)(R11*2)
+	JMP      end28
 
-else14:
-	VMOVUPS X10, (R9)(R11*2)
+else27:
+	VMOVUPS X12, (R9)(R11*2)
 
-end14:
-end12:
-end11:
+end28:
+end24:
+end22:
 	ADDQ  $0x00000008, R11
 	ADDQ  $0x00000008, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end15
+	JZ    end30
 	MOVQ  c+0(FP), AX
-	ADDQ  R10, 120(AX)
 
-end15:
+	// overflows
+	ADDQ R10, 120(AX)
+
+end30:
 	TESTL $0x00000040, CX
-	JZ    end16
+	JZ    end32
 	SFENCE
 
-end16:
+end32:
 	VZEROUPPER
 	RET
 
@@ -8036,7 +7379,7 @@ TEXT ·mixedLimitAVX2(SB), NOSPLIT, $0-24
 	SHRQ $0x02, R12
 
 pass:
-	// p
+	// move p
 	TESTQ      DX, DX
 	JZ         nil1
 	TESTL      $0x00000004, CX
@@ -8044,124 +7387,126 @@ pass:
 	VMOVUPS    (DX)(R11*2), X0
 	PREFETCHT1 (DX)(R12*2)
 	VMOVUPS    X0, (DX)(R11*2)
-	JMP        end2
+	JMP        end3
 
 else2:
 	VMOVUPS    (DX)(R11*4), Y0
 	PREFETCHT1 (DX)(R12*4)
 	VMOVUPS    Y0, (DX)(R11*4)
 
-end2:
+end3:
 nil1:
-	// out
+	// move out
 	TESTQ    AX, AX
-	JZ       nil3
+	JZ       nil4
 	TESTL    $0x00000040, CX
-	JZ       else4
+	JZ       else5
 	VMOVNTDQ X0, (AX)(R11*2)
-	JMP      end4
+	JMP      end6
 
-else4:
+else5:
 	VMOVUPS X0, (AX)(R11*2)
 
-end4:
-nil3:
-	// grad
+end6:
+nil4:
+	// move grad
 	TESTQ      BX, BX
-	JZ         nil5
+	JZ         nil7
 	TESTL      $0x00000003, CX
-	JZ         else6
+	JZ         else8
 	VMOVUPS    (BX)(R11*2), X1
 	PREFETCHT1 (BX)(R12*2)
-	JMP        end6
+	JMP        end9
 
-else6:
+else8:
 	VMOVUPS    (BX)(R11*4), Y1
 	PREFETCHT1 (BX)(R12*4)
 
-end6:
-nil5:
-	// m
+end9:
+nil7:
+	// move m
 	TESTQ      SI, SI
-	JZ         nil7
+	JZ         nil10
 	TESTL      $0x00000008, CX
-	JZ         else8
+	JZ         else11
 	VMOVUPS    (SI)(R11*2), X1
 	PREFETCHT1 (SI)(R12*2)
 	VMOVUPS    X1, (SI)(R11*2)
-	JMP        end8
+	JMP        end12
 
-else8:
+else11:
 	VMOVUPS    (SI)(R11*4), Y1
 	PREFETCHT1 (SI)(R12*4)
 	VMOVUPS    Y1, (SI)(R11*4)
 
-end8:
-nil7:
-	// n
+end12:
+nil10:
+	// move n
 	TESTQ      DI, DI
-	JZ         nil9
+	JZ         nil13
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else14
 	VMOVUPS    (DI)(R11*2), X1
 	PREFETCHT1 (DI)(R12*2)
-	JMP        end10
+	JMP        end15
 
-else10:
+else14:
 	VMOVUPS    (DI)(R11*4), Y1
 	PREFETCHT1 (DI)(R12*4)
 
-end10:
-nil9:
-	// v
+end15:
+nil13:
+	// move v
 	TESTQ      R8, R8
-	JZ         nil11
+	JZ         nil16
 	TESTL      $0x00000008, CX
-	JZ         else12
+	JZ         else17
 	VMOVUPS    (R8)(R11*2), X1
 	PREFETCHT1 (R8)(R12*2)
 	VMOVUPS    X1, (R8)(R11*2)
-	JMP        end12
+	JMP        end18
 
-else12:
+else17:
 	VMOVUPS    (R8)(R11*4), Y1
 	PREFETCHT1 (R8)(R12*4)
 	VMOVUPS    Y1, (R8)(R11*4)
 
-end12:
-nil11:
-	// x
+end18:
+nil16:
+	// move x
 	TESTQ      R9, R9
-	JZ         nil13
+	JZ         nil19
 	TESTL      $0x00000008, CX
-	JZ         else14
+	JZ         else20
 	VMOVUPS    (R9)(R11*2), X1
 	PREFETCHT1 (R9)(R12*2)
 	VMOVUPS    X1, (R9)(R11*2)
-	JMP        end14
+	JMP        end21
 
-else14:
+else20:
 	VMOVUPS    (R9)(R11*4), Y1
 	PREFETCHT1 (R9)(R12*4)
 	VMOVUPS    Y1, (R9)(R11*4)
 
-end14:
-nil13:
+end21:
+nil19:
 	ADDQ  $0x00000008, R11
 	ADDQ  $0x00000008, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end15
+	JZ    end23
 	MOVQ  c+0(FP), AX
-	ADDQ  R10, 120(AX)
 
-end15:
+	// overflows
+	ADDQ R10, 120(AX)
+
+end23:
 	TESTL $0x00000040, CX
-	JZ    end16
+	JZ    end25
 	SFENCE
 
-end16:
+end25:
 	VZEROUPPER
 	RET
 
@@ -9630,45 +8975,28 @@ done:
 TEXT ·dividerF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
 	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), BX
-	XORQ DX, DX
+	MOVQ ahead+64(FP), DX
+	XORQ BX, BX
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// load p
-	VMOVUPS (AX)(DX*1), Z0
+	VMOVUPS (AX)(BX*1), Z0
 	VSQRTPS Z0, Z1
 	VDIVPS  Z1, Z0, Z0
-	ADDQ    $0x00000040, DX
-	TESTQ   BX, BX
+	ADDQ    $0x00000040, BX
+	TESTQ   DX, DX
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	ADDQ       $0x00000040, BX
+	PREFETCHT1 (AX)(DX*1)
+	ADDQ       $0x00000040, DX
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, BX
-	SHLQ  CL, BX
-	DECQ  BX
-	KMOVW BX, K1
-
-	// load p
-	VMOVUPS.Z (AX)(DX*1), K1, Z0
-	VSQRTPS   Z0, Z1
-	VDIVPS    Z1, Z0, Z0
-
-done:
+	SUBQ $0x00000010, CX
+	JGE  line
 	VZEROUPPER
 	RET
 
@@ -9676,91 +9004,11 @@ done:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·pnmLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R8
-	XORQ DI, DI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// load p
-	VMOVUPS (AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS (DX)(DI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(DI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(DI*1)
-
-	// load n
-	VMOVUPS (SI)(DI*1), Z0
-	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R8
-	SHLQ  CL, R8
-	DECQ  R8
-	KMOVW R8, K1
-
-	// load p
-	VMOVUPS.Z (AX)(DI*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(DI*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(DI*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(DI*1)
-
-	// load n
-	VMOVUPS.Z (SI)(DI*1), K1, Z0
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmLimitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ v+40(FP), DI
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R9
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ n+32(FP), BX
+	MOVQ count+56(FP), SI
+	MOVQ ahead+64(FP), DI
 	XORQ R8, R8
 
 	// a cache line at a time
@@ -9774,87 +9022,43 @@ line:
 	VMOVUPS Z0, (AX)(R8*1)
 
 	// load grad
-	VMOVUPS (DX)(R8*1), Z0
+	VMOVUPS (CX)(R8*1), Z0
 
 	// load m
-	VMOVUPS (BX)(R8*1), Z0
+	VMOVUPS (DX)(R8*1), Z0
 
 	// store m
-	VMOVUPS Z0, (BX)(R8*1)
+	VMOVUPS Z0, (DX)(R8*1)
 
 	// load n
-	VMOVUPS (SI)(R8*1), Z0
-
-	// load v
-	VMOVUPS (DI)(R8*1), Z0
-
-	// store v
-	VMOVUPS Z0, (DI)(R8*1)
+	VMOVUPS (BX)(R8*1), Z0
 	ADDQ    $0x00000040, R8
-	TESTQ   R9, R9
+	TESTQ   DI, DI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R9
-	SHLQ  CL, R9
-	DECQ  R9
-	KMOVW R9, K1
-
-	// load p
-	VMOVUPS.Z (AX)(R8*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(R8*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(R8*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(R8*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(R8*1)
-
-	// load n
-	VMOVUPS.Z (SI)(R8*1), K1, Z0
-
-	// load v
-	VMOVUPS.Z (DI)(R8*1), K1, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (DI)(R8*1)
-
-done:
+	SUBQ $0x00000010, SI
+	JGE  line
 	VZEROUPPER
 	RET
 
-// func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// func adapnmLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+TEXT ·adapnmLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ v+40(FP), DI
-	MOVQ x+48(FP), R8
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R10
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ n+32(FP), BX
+	MOVQ v+40(FP), SI
+	MOVQ count+56(FP), DI
+	MOVQ ahead+64(FP), R8
 	XORQ R9, R9
 
 	// a cache line at a time
@@ -9868,86 +9072,102 @@ line:
 	VMOVUPS Z0, (AX)(R9*1)
 
 	// load grad
-	VMOVUPS (DX)(R9*1), Z0
+	VMOVUPS (CX)(R9*1), Z0
 
 	// load m
-	VMOVUPS (BX)(R9*1), Z0
+	VMOVUPS (DX)(R9*1), Z0
 
 	// store m
-	VMOVUPS Z0, (BX)(R9*1)
+	VMOVUPS Z0, (DX)(R9*1)
 
 	// load n
-	VMOVUPS (SI)(R9*1), Z0
+	VMOVUPS (BX)(R9*1), Z0
 
 	// load v
-	VMOVUPS (DI)(R9*1), Z0
+	VMOVUPS (SI)(R9*1), Z0
 
 	// store v
-	VMOVUPS Z0, (DI)(R9*1)
-
-	// load x
-	VMOVUPS (R8)(R9*1), Z0
-
-	// store x
-	VMOVUPS Z0, (R8)(R9*1)
+	VMOVUPS Z0, (SI)(R9*1)
 	ADDQ    $0x00000040, R9
-	TESTQ   R10, R10
+	TESTQ   R8, R8
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R10*1)
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+	SUBQ $0x00000010, DI
+	JGE  line
+	VZEROUPPER
+	RET
 
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R10
-	SHLQ  CL, R10
-	DECQ  R10
-	KMOVW R10, K1
+// func adapnmAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adapnmAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ n+32(FP), BX
+	MOVQ v+40(FP), SI
+	MOVQ x+48(FP), DI
+	MOVQ count+56(FP), R8
+	MOVQ ahead+64(FP), R9
+	XORQ R10, R10
 
+	// a cache line at a time
+	JMP enter
+
+line:
 	// load p
-	VMOVUPS.Z (AX)(R9*1), K1, Z0
+	VMOVUPS (AX)(R10*1), Z0
 
 	// store p
-	VMOVUPS Z0, K1, (AX)(R9*1)
+	VMOVUPS Z0, (AX)(R10*1)
 
 	// load grad
-	VMOVUPS.Z (DX)(R9*1), K1, Z0
+	VMOVUPS (CX)(R10*1), Z0
 
 	// load m
-	VMOVUPS.Z (BX)(R9*1), K1, Z0
+	VMOVUPS (DX)(R10*1), Z0
 
 	// store m
-	VMOVUPS Z0, K1, (BX)(R9*1)
+	VMOVUPS Z0, (DX)(R10*1)
 
 	// load n
-	VMOVUPS.Z (SI)(R9*1), K1, Z0
+	VMOVUPS (BX)(R10*1), Z0
 
 	// load v
-	VMOVUPS.Z (DI)(R9*1), K1, Z0
+	VMOVUPS (SI)(R10*1), Z0
 
 	// store v
-	VMOVUPS Z0, K1, (DI)(R9*1)
+	VMOVUPS Z0, (SI)(R10*1)
 
 	// load x
-	VMOVUPS.Z (R8)(R9*1), K1, Z0
+	VMOVUPS (DI)(R10*1), Z0
 
 	// store x
-	VMOVUPS Z0, K1, (R8)(R9*1)
+	VMOVUPS Z0, (DI)(R10*1)
+	ADDQ    $0x00000040, R10
+	TESTQ   R9, R9
+	JZ      enter
 
-done:
+	// prefetch
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 (CX)(R9*1)
+	PREFETCHT1 (DX)(R9*1)
+	PREFETCHT1 (BX)(R9*1)
+	PREFETCHT1 (SI)(R9*1)
+	PREFETCHT1 (DI)(R9*1)
+	ADDQ       $0x00000040, R9
+
+enter:
+	SUBQ $0x00000010, R8
+	JGE  line
 	VZEROUPPER
 	RET
 
@@ -9955,56 +9175,35 @@ done:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·sgdLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), SI
-	XORQ BX, BX
+	MOVQ grad+16(FP), CX
+	MOVQ count+56(FP), DX
+	MOVQ ahead+64(FP), BX
+	XORQ SI, SI
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// load p
-	VMOVUPS (AX)(BX*1), Z0
+	VMOVUPS (AX)(SI*1), Z0
 
 	// store p
-	VMOVUPS Z0, (AX)(BX*1)
+	VMOVUPS Z0, (AX)(SI*1)
 
 	// load grad
-	VMOVUPS (DX)(BX*1), Z0
-	ADDQ    $0x00000040, BX
-	TESTQ   SI, SI
+	VMOVUPS (CX)(SI*1), Z0
+	ADDQ    $0x00000040, SI
+	TESTQ   BX, BX
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
+	PREFETCHT1 (AX)(BX*1)
+	PREFETCHT1 (CX)(BX*1)
+	ADDQ       $0x00000040, BX
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, SI
-	SHLQ  CL, SI
-	DECQ  SI
-	KMOVW SI, K1
-
-	// load p
-	VMOVUPS.Z (AX)(BX*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(BX*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(BX*1), K1, Z0
-
-done:
+	SUBQ $0x00000010, DX
+	JGE  line
 	VZEROUPPER
 	RET
 
@@ -10012,153 +9211,10 @@ done:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·sgdMomentumLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), DI
-	XORQ SI, SI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// load p
-	VMOVUPS (AX)(SI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS (DX)(SI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(SI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, DI
-	SHLQ  CL, DI
-	DECQ  DI
-	KMOVW DI, K1
-
-	// load p
-	VMOVUPS.Z (AX)(SI*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(SI*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(SI*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func sgdNesterovLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·sgdNesterovLimitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), DI
-	XORQ SI, SI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// load p
-	VMOVUPS (AX)(SI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS (DX)(SI*1), Z0
-
-	// load m
-	VMOVUPS (BX)(SI*1), Z0
-
-	// store m
-	VMOVUPS Z0, (BX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, DI
-	SHLQ  CL, DI
-	DECQ  DI
-	KMOVW DI, K1
-
-	// load p
-	VMOVUPS.Z (AX)(SI*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(SI*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(SI*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adamLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adamLimitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R8
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ count+56(FP), BX
+	MOVQ ahead+64(FP), SI
 	XORQ DI, DI
 
 	// a cache line at a time
@@ -10172,79 +9228,82 @@ line:
 	VMOVUPS Z0, (AX)(DI*1)
 
 	// load grad
-	VMOVUPS (DX)(DI*1), Z0
+	VMOVUPS (CX)(DI*1), Z0
 
 	// load m
-	VMOVUPS (BX)(DI*1), Z0
+	VMOVUPS (DX)(DI*1), Z0
 
 	// store m
-	VMOVUPS Z0, (BX)(DI*1)
-
-	// load v
-	VMOVUPS (SI)(DI*1), Z0
-
-	// store v
-	VMOVUPS Z0, (SI)(DI*1)
+	VMOVUPS Z0, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
+	TESTQ   SI, SI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, SI
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R8
-	SHLQ  CL, R8
-	DECQ  R8
-	KMOVW R8, K1
-
-	// load p
-	VMOVUPS.Z (AX)(DI*1), K1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(DI*1)
-
-	// load grad
-	VMOVUPS.Z (DX)(DI*1), K1, Z0
-
-	// load m
-	VMOVUPS.Z (BX)(DI*1), K1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(DI*1)
-
-	// load v
-	VMOVUPS.Z (SI)(DI*1), K1, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (SI)(DI*1)
-
-done:
+	SUBQ $0x00000010, BX
+	JGE  line
 	VZEROUPPER
 	RET
 
-// func adamAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// func sgdNesterovLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adamAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+TEXT ·sgdNesterovLimitF32AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ x+48(FP), DI
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R9
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ count+56(FP), BX
+	MOVQ ahead+64(FP), SI
+	XORQ DI, DI
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// load p
+	VMOVUPS (AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(DI*1)
+
+	// load grad
+	VMOVUPS (CX)(DI*1), Z0
+
+	// load m
+	VMOVUPS (DX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (DX)(DI*1)
+	ADDQ    $0x00000040, DI
+	TESTQ   SI, SI
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (AX)(SI*1)
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, SI
+
+enter:
+	SUBQ $0x00000010, BX
+	JGE  line
+	VZEROUPPER
+	RET
+
+// func adamLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ v+40(FP), BX
+	MOVQ count+56(FP), SI
+	MOVQ ahead+64(FP), DI
 	XORQ R8, R8
 
 	// a cache line at a time
@@ -10258,79 +9317,93 @@ line:
 	VMOVUPS Z0, (AX)(R8*1)
 
 	// load grad
-	VMOVUPS (DX)(R8*1), Z0
+	VMOVUPS (CX)(R8*1), Z0
 
 	// load m
-	VMOVUPS (BX)(R8*1), Z0
+	VMOVUPS (DX)(R8*1), Z0
 
 	// store m
-	VMOVUPS Z0, (BX)(R8*1)
+	VMOVUPS Z0, (DX)(R8*1)
 
 	// load v
-	VMOVUPS (SI)(R8*1), Z0
+	VMOVUPS (BX)(R8*1), Z0
 
 	// store v
-	VMOVUPS Z0, (SI)(R8*1)
-
-	// load x
-	VMOVUPS (DI)(R8*1), Z0
-
-	// store x
-	VMOVUPS Z0, (DI)(R8*1)
+	VMOVUPS Z0, (BX)(R8*1)
 	ADDQ    $0x00000040, R8
-	TESTQ   R9, R9
+	TESTQ   DI, DI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
+	PREFETCHT1 (AX)(DI*1)
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
 
 enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+	SUBQ $0x00000010, SI
+	JGE  line
+	VZEROUPPER
+	RET
 
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R9
-	SHLQ  CL, R9
-	DECQ  R9
-	KMOVW R9, K1
+// func adamAMSGradLimitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamAMSGradLimitF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ p+8(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ m+24(FP), DX
+	MOVQ v+40(FP), BX
+	MOVQ x+48(FP), SI
+	MOVQ count+56(FP), DI
+	MOVQ ahead+64(FP), R8
+	XORQ R9, R9
 
+	// a cache line at a time
+	JMP enter
+
+line:
 	// load p
-	VMOVUPS.Z (AX)(R8*1), K1, Z0
+	VMOVUPS (AX)(R9*1), Z0
 
 	// store p
-	VMOVUPS Z0, K1, (AX)(R8*1)
+	VMOVUPS Z0, (AX)(R9*1)
 
 	// load grad
-	VMOVUPS.Z (DX)(R8*1), K1, Z0
+	VMOVUPS (CX)(R9*1), Z0
 
 	// load m
-	VMOVUPS.Z (BX)(R8*1), K1, Z0
+	VMOVUPS (DX)(R9*1), Z0
 
 	// store m
-	VMOVUPS Z0, K1, (BX)(R8*1)
+	VMOVUPS Z0, (DX)(R9*1)
 
 	// load v
-	VMOVUPS.Z (SI)(R8*1), K1, Z0
+	VMOVUPS (BX)(R9*1), Z0
 
 	// store v
-	VMOVUPS Z0, K1, (SI)(R8*1)
+	VMOVUPS Z0, (BX)(R9*1)
 
 	// load x
-	VMOVUPS.Z (DI)(R8*1), K1, Z0
+	VMOVUPS (SI)(R9*1), Z0
 
 	// store x
-	VMOVUPS Z0, K1, (DI)(R8*1)
+	VMOVUPS Z0, (SI)(R9*1)
+	ADDQ    $0x00000040, R9
+	TESTQ   R8, R8
+	JZ      enter
 
-done:
+	// prefetch
+	PREFETCHT1 (AX)(R8*1)
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
+
+enter:
+	SUBQ $0x00000010, DI
+	JGE  line
 	VZEROUPPER
 	RET
 
@@ -11689,45 +10762,28 @@ done:
 TEXT ·dividerF64AVX512(SB), NOSPLIT, $0-72
 	MOVQ p+8(FP), AX
 	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), BX
-	XORQ DX, DX
+	MOVQ ahead+64(FP), DX
+	XORQ BX, BX
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// load p
-	VMOVUPD (AX)(DX*1), Z0
+	VMOVUPD (AX)(BX*1), Z0
 	VSQRTPD Z0, Z1
 	VDIVPD  Z1, Z0, Z0
-	ADDQ    $0x00000040, DX
-	TESTQ   BX, BX
+	ADDQ    $0x00000040, BX
+	TESTQ   DX, DX
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	ADDQ       $0x00000040, BX
+	PREFETCHT1 (AX)(DX*1)
+	ADDQ       $0x00000040, DX
 
 enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, BX
-	SHLQ  CL, BX
-	DECQ  BX
-	KMOVW BX, K1
-
-	// load p
-	VMOVUPD.Z (AX)(DX*1), K1, Z0
-	VSQRTPD   Z0, Z1
-	VDIVPD    Z1, Z0, Z0
-
-done:
+	SUBQ $0x00000008, CX
+	JGE  line
 	VZEROUPPER
 	RET
 
@@ -11782,7 +10838,7 @@ enter:
 	RET
 
 // func pnmMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
 TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -11813,39 +10869,42 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	// hi
 	VBROADCASTSS 48(AX), Z8
 
+	// number
+	VMOVUPS roundingAVX512<>+0(SB), Z9
+
+	// lanes
+	VMOVUPS roundingAVX512<>+64(SB), Z10
+
 	// first
-	VPBROADCASTD rounding<>+64(SB), Z9
+	VMOVUPS roundingAVX512<>+128(SB), Z11
 
 	// second
-	VPBROADCASTD rounding<>+96(SB), Z10
-
-	// lanesAVX2
-	VPBROADCASTD rounding<>+128(SB), Z11
-
-	// lanesAVX512
-	VPBROADCASTD rounding<>+160(SB), Z11
+	VMOVUPS roundingAVX512<>+192(SB), Z12
 
 	// low
-	VPBROADCASTD rounding<>+192(SB), Z13
+	VMOVUPS roundingAVX512<>+256(SB), Z13
 
 	// half
-	VPBROADCASTD rounding<>+224(SB), Z13
+	VMOVUPS roundingAVX512<>+320(SB), Z13
+
+	// upper
+	VMOVUPS roundingAVX512<>+384(SB), Z15
 
 	// magnitude
-	VPBROADCASTD rounding<>+256(SB), Z14
+	VMOVUPS roundingAVX512<>+448(SB), Z16
 
 	// overflow
-	VPBROADCASTD rounding<>+288(SB), Z15
+	VMOVUPS roundingAVX512<>+512(SB), Z17
 
 	// infinity
-	VPBROADCASTD rounding<>+320(SB), Z16
+	VMOVUPS roundingAVX512<>+576(SB), Z18
 
 	// key
-	VPBROADCASTD 60(AX), Z17
+	VPBROADCASTD 60(AX), Z19
 
 	// counter
-	VPBROADCASTD 56(AX), Z18
-	VPADDD       rounding<>+0(SB), Z18, Z18
+	VPBROADCASTD 56(AX), Z20
+	VPADDD       Z9, Z20, Z20
 
 	// formats
 	MOVL 52(AX), CX
@@ -11871,207 +10930,288 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z18, Z12
-	VXORPS Z18, Z12, Z12
+	VPSRLD $0x10, Z20, Z9
+	VXORPS Z20, Z9, Z9
 
 	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z9, Z12, Z12
-	VXORPS  Z17, Z12, Z12
+	VPMULLD Z11, Z9, Z9
+	VXORPS  Z19, Z9, Z9
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z12, Z19
-	VXORPS  Z12, Z19, Z19
-	VPMULLD Z10, Z19, Z19
+	VPSRLD  $0x0f, Z9, Z14
+	VXORPS  Z9, Z14, Z14
+	VPMULLD Z12, Z14, Z9
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z19, Z12
-	VXORPS Z19, Z12, Z12
-	VPADDD Z11, Z18, Z18
+	VPSRLD $0x10, Z9, Z14
+	VXORPS Z9, Z14, Z14
+	VPADDD Z10, Z20, Z20
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R9*2), Z19
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R9*2), Z9
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R9*2), Z9
+	VPSLLD    $0x10, Z9, Z9
+
+end6:
+	PREFETCHT1 (BX)(R10*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R9*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-
-end3:
-	PREFETCHT1 (BX)(R10*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R9*4), Z19
+	VMOVUPS    (BX)(R9*4), Z9
 	PREFETCHT1 (BX)(R10*4)
 
-end2:
-	VMULPS Z19, Z0, Z19
+end4:
+	VMULPS Z9, Z0, Z9
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z19, Z8, Z19
-	VMAXPS Z19, Z7, Z19
+	VMINPS Z9, Z8, Z9
+	VMAXPS Z9, Z7, Z9
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R9*2), Z20
-	VPSLLD     $0x10, Z20, Z20
+	JZ         else7
+	VPMOVZXWD  (DX)(R9*2), Z21
+	VPSLLD     $0x10, Z21, Z21
 	PREFETCHT1 (DX)(R10*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R9*4), Z20
+else7:
+	VMOVUPS    (DX)(R9*4), Z21
 	PREFETCHT1 (DX)(R10*4)
 
-end4:
-	VMULPS Z20, Z1, Z21
-	VADDPS Z21, Z19, Z19
+end8:
+	VMULPS Z21, Z1, Z22
+	VADDPS Z22, Z9, Z9
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R9*2), Z21
-	VPSLLD     $0x10, Z21, Z21
+	JZ         else9
+	VPMOVZXWD  (SI)(R9*2), Z22
+	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT1 (SI)(R10*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R9*4), Z21
+else9:
+	VMOVUPS    (SI)(R9*4), Z22
 	PREFETCHT1 (SI)(R10*4)
 
-end5:
-	VMULPS Z21, Z3, Z21
-	VMULPS Z19, Z4, Z19
-	VADDPS Z19, Z21, Z19
+end10:
+	VMULPS Z22, Z3, Z22
+	VMULPS Z9, Z4, Z9
+	VADDPS Z9, Z22, Z9
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z19, Z21
-	VPSRLD  $0x1f, Z21, Z21
-	VPADDD  Z21, Z19, Z21
-	VPADDD  Z13, Z21, Z21
-	VCMPPS  $0x03, Z19, Z19, K1
-	VMOVAPS Z19, K1, Z21
-	VPSRLD  $0x10, Z21, Z21
-	VPMOVDW Z21, Y21
-	VMOVUPS Y21, (SI)(R9*2)
-	JMP     end6
+	VPSLLD  $0x0f, Z9, Z22
+	VPSRLD  $0x1f, Z22, Z22
+	VPADDD  Z22, Z9, Z22
+	VPADDD  Z13, Z22, Z22
+	VCMPPS  $0x03, Z9, Z9, K1
+	VMOVAPS Z9, K1, Z22
+	VPERMW  Z22, Z15, Z22
+	VMOVUPS Y22, (SI)(R9*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Z19, (SI)(R9*4)
+else11:
+	VMOVUPS Z9, (SI)(R9*4)
 
-end6:
+end12:
 	// u = k1·m − k2·n
-	VMULPS Z19, Z5, Z19
+	VMULPS Z9, Z5, Z9
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (DI)(R9*2), Z21
-	VPSLLD     $0x10, Z21, Z21
+	JZ         else13
+	VPMOVZXWD  (DI)(R9*2), Z22
+	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT1 (DI)(R10*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (DI)(R9*4), Z21
+else13:
+	VMOVUPS    (DI)(R9*4), Z22
 	PREFETCHT1 (DI)(R10*4)
 
-end7:
-	VMULPS Z21, Z6, Z21
-	VSUBPS Z21, Z19, Z19
+end14:
+	VMULPS Z22, Z6, Z22
+	VSUBPS Z22, Z9, Z9
 
 	// p = keep·p − u
-	VMULPS Z20, Z2, Z20
-	VSUBPS Z19, Z20, Z19
+	VMULPS Z21, Z2, Z21
+	VSUBPS Z9, Z21, Z9
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z12, Z20
-	VPADDD  Z20, Z19, Z20
-	VCMPPS  $0x03, Z19, Z19, K1
-	VMOVAPS Z19, K1, Z20
-	VPSRLD  $0x10, Z20, Z19
-	VPMOVDW Z19, Y19
-	VMOVUPS Y19, (DX)(R9*2)
-	JMP     end8
+	VPSRLD  $0x10, Z14, Z21
+	VPADDD  Z21, Z9, Z21
+	VCMPPS  $0x03, Z9, Z9, K1
+	VMOVAPS Z9, K1, Z21
+	VPERMW  Z21, Z15, Z9
+	VMOVUPS Y9, (DX)(R9*2)
+	JMP     end16
 
-else8:
-	VMOVUPS   Z19, (DX)(R9*4)
+else15:
+	VMOVUPS   Z9, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end9
+	JZ        end18
 	TESTL     $0x00000020, CX
-	JZ        else10
-	VCVTPS2PH $0x00, Z19, Y20
+	JZ        else19
+	VCVTPS2PH $0x00, Z9, Y21
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z14, Z19, Z19
-	VCMPPS  $0x1d, Z15, Z19, K1
-	VCMPPS  $0x11, Z16, Z19, K1, K1
+	VANDPS  Z16, Z9, Z9
+	VCMPPS  $0x1d, Z17, Z9, K1
+	VCMPPS  $0x11, Z18, Z9, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end10
+	JMP     end20
 
-else10:
+else19:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z19, Z20
-	VPSRLD  $0x1f, Z20, Z20
-	VPADDD  Z20, Z19, Z20
-	VPADDD  Z13, Z20, Z20
-	VCMPPS  $0x03, Z19, Z19, K1
-	VMOVAPS Z19, K1, Z20
-	VPSRLD  $0x10, Z20, Z19
-	VPMOVDW Z19, Y20
+	VPSLLD  $0x0f, Z9, Z21
+	VPSRLD  $0x1f, Z21, Z21
+	VPADDD  Z21, Z9, Z21
+	VPADDD  Z13, Z21, Z21
+	VCMPPS  $0x03, Z9, Z9, K1
+	VMOVAPS Z9, K1, Z21
+	VPERMW  Z21, Z15, Z21
 
-end10:
+end20:
 	TESTL    $0x00000040, CX
-	JZ       else11
-	VMOVNTDQ Y20, (AX)(R9*2)
-	JMP      end11
+	JZ       else21
+	VMOVNTDQ Y21, (AX)(R9*2)
+	JMP      end22
 
-else11:
-	VMOVUPS Y20, (AX)(R9*2)
+else21:
+	VMOVUPS Y21, (AX)(R9*2)
 
-end11:
-end9:
-end8:
+end22:
+end18:
+end16:
 	ADDQ  $0x00000010, R9
 	ADDQ  $0x00000010, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end12
+	JZ    end24
 	MOVQ  c+0(FP), AX
-	ADDQ  R8, 120(AX)
 
-end12:
+	// overflows
+	ADDQ R8, 120(AX)
+
+end24:
 	TESTL $0x00000040, CX
-	JZ    end13
+	JZ    end26
 	SFENCE
 
-end13:
+end26:
 	VZEROUPPER
 	RET
 
+DATA roundingAVX512<>+0(SB)/8, $0x0000000100000000
+DATA roundingAVX512<>+8(SB)/8, $0x0000000300000002
+DATA roundingAVX512<>+16(SB)/8, $0x0000000500000004
+DATA roundingAVX512<>+24(SB)/8, $0x0000000700000006
+DATA roundingAVX512<>+32(SB)/8, $0x0000000900000008
+DATA roundingAVX512<>+40(SB)/8, $0x0000000b0000000a
+DATA roundingAVX512<>+48(SB)/8, $0x0000000d0000000c
+DATA roundingAVX512<>+56(SB)/8, $0x0000000f0000000e
+DATA roundingAVX512<>+64(SB)/8, $0x0000001000000010
+DATA roundingAVX512<>+72(SB)/8, $0x0000001000000010
+DATA roundingAVX512<>+80(SB)/8, $0x0000001000000010
+DATA roundingAVX512<>+88(SB)/8, $0x0000001000000010
+DATA roundingAVX512<>+96(SB)/8, $0x0000001000000010
+DATA roundingAVX512<>+104(SB)/8, $0x0000001000000010
+DATA roundingAVX512<>+112(SB)/8, $0x0000001000000010
+DATA roundingAVX512<>+120(SB)/8, $0x0000001000000010
+DATA roundingAVX512<>+128(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+136(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+144(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+152(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+160(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+168(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+176(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+184(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+192(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+200(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+208(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+216(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+224(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+232(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+240(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+248(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+256(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+264(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+272(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+280(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+288(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+296(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+304(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+312(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+320(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+328(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+336(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+344(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+352(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+360(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+368(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+376(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+384(SB)/8, $0x0007000500030001
+DATA roundingAVX512<>+392(SB)/8, $0x000f000d000b0009
+DATA roundingAVX512<>+400(SB)/8, $0x0017001500130011
+DATA roundingAVX512<>+408(SB)/8, $0x001f001d001b0019
+DATA roundingAVX512<>+416(SB)/8, $0x0007000500030001
+DATA roundingAVX512<>+424(SB)/8, $0x000f000d000b0009
+DATA roundingAVX512<>+432(SB)/8, $0x0017001500130011
+DATA roundingAVX512<>+440(SB)/8, $0x001f001d001b0019
+DATA roundingAVX512<>+448(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+456(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+464(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+472(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+480(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+488(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+496(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+504(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+512(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+520(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+528(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+536(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+544(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+552(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+560(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+568(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+576(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+584(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+592(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+600(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+608(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+616(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+624(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+632(SB)/8, $0x7f8000007f800000
+GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $640
+
 // func adapnmMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
 TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -12114,39 +11254,42 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	// hi
 	VBROADCASTSS 48(AX), Z12
 
+	// number
+	VMOVUPS roundingAVX512<>+0(SB), Z13
+
+	// lanes
+	VMOVUPS roundingAVX512<>+64(SB), Z14
+
 	// first
-	VPBROADCASTD rounding<>+64(SB), Z13
+	VMOVUPS roundingAVX512<>+128(SB), Z15
 
 	// second
-	VPBROADCASTD rounding<>+96(SB), Z14
-
-	// lanesAVX2
-	VPBROADCASTD rounding<>+128(SB), Z15
-
-	// lanesAVX512
-	VPBROADCASTD rounding<>+160(SB), Z15
+	VMOVUPS roundingAVX512<>+192(SB), Z16
 
 	// low
-	VPBROADCASTD rounding<>+192(SB), Z17
+	VMOVUPS roundingAVX512<>+256(SB), Z17
 
 	// half
-	VPBROADCASTD rounding<>+224(SB), Z18
+	VMOVUPS roundingAVX512<>+320(SB), Z18
+
+	// upper
+	VMOVUPS roundingAVX512<>+384(SB), Z19
 
 	// magnitude
-	VPBROADCASTD rounding<>+256(SB), Z19
+	VMOVUPS roundingAVX512<>+448(SB), Z20
 
 	// overflow
-	VPBROADCASTD rounding<>+288(SB), Z20
+	VMOVUPS roundingAVX512<>+512(SB), Z21
 
 	// infinity
-	VPBROADCASTD rounding<>+320(SB), Z21
+	VMOVUPS roundingAVX512<>+576(SB), Z22
 
 	// key
-	VPBROADCASTD 60(AX), Z22
+	VPBROADCASTD 60(AX), Z23
 
 	// counter
-	VPBROADCASTD 56(AX), Z23
-	VPADDD       rounding<>+0(SB), Z23, Z23
+	VPBROADCASTD 56(AX), Z25
+	VPADDD       Z13, Z25, Z25
 
 	// formats
 	MOVL 52(AX), CX
@@ -12175,250 +11318,248 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z23, Z16
-	VXORPS Z23, Z16, Z16
+	VPSRLD $0x10, Z25, Z13
+	VXORPS Z25, Z13, Z13
 
 	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z13, Z16, Z16
-	VXORPS  Z22, Z16, Z16
+	VPMULLD Z15, Z13, Z13
+	VXORPS  Z23, Z13, Z13
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z16, Z24
-	VXORPS  Z16, Z24, Z24
-	VPMULLD Z14, Z24, Z24
+	VPSRLD  $0x0f, Z13, Z24
+	VXORPS  Z13, Z24, Z24
+	VPMULLD Z16, Z24, Z13
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z24, Z16
-	VXORPS Z24, Z16, Z16
-	VPADDD Z15, Z23, Z23
+	VPSRLD $0x10, Z13, Z24
+	VXORPS Z13, Z24, Z24
+	VPADDD Z14, Z25, Z25
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R10*2), Z24
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R10*2), Z13
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R10*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+
+end6:
+	PREFETCHT1 (BX)(R11*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R10*2), Z24
-	VPSLLD    $0x10, Z24, Z24
-
-end3:
-	PREFETCHT1 (BX)(R11*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R10*4), Z24
+	VMOVUPS    (BX)(R10*4), Z13
 	PREFETCHT1 (BX)(R11*4)
 
-end2:
-	VMULPS Z24, Z0, Z24
+end4:
+	VMULPS Z13, Z0, Z13
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z24, Z12, Z24
-	VMAXPS Z24, Z11, Z24
+	VMINPS Z13, Z12, Z13
+	VMAXPS Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R10*2), Z25
-	VPSLLD     $0x10, Z25, Z25
+	JZ         else7
+	VPMOVZXWD  (DX)(R10*2), Z26
+	VPSLLD     $0x10, Z26, Z26
 	PREFETCHT1 (DX)(R11*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R10*4), Z25
+else7:
+	VMOVUPS    (DX)(R10*4), Z26
 	PREFETCHT1 (DX)(R11*4)
 
-end4:
-	VMULPS Z25, Z1, Z26
-	VADDPS Z26, Z24, Z24
+end8:
+	VMULPS Z26, Z1, Z27
+	VADDPS Z27, Z13, Z13
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R10*2), Z26
-	VPSLLD     $0x10, Z26, Z26
+	JZ         else9
+	VPMOVZXWD  (SI)(R10*2), Z27
+	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (SI)(R11*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R10*4), Z26
+else9:
+	VMOVUPS    (SI)(R10*4), Z27
 	PREFETCHT1 (SI)(R11*4)
 
-end5:
-	VMULPS Z26, Z3, Z26
-	VMULPS Z24, Z4, Z27
-	VADDPS Z27, Z26, Z26
+end10:
+	VMULPS Z27, Z3, Z27
+	VMULPS Z13, Z4, Z28
+	VADDPS Z28, Z27, Z27
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z26, Z27
-	VPSRLD  $0x1f, Z27, Z27
-	VPADDD  Z27, Z26, Z27
-	VPADDD  Z18, Z27, Z27
-	VCMPPS  $0x03, Z26, Z26, K1
-	VMOVAPS Z26, K1, Z27
-	VPSRLD  $0x10, Z27, Z27
-	VPMOVDW Z27, Y27
-	VMOVUPS Y27, (SI)(R10*2)
-	JMP     end6
+	VPSLLD  $0x0f, Z27, Z28
+	VPSRLD  $0x1f, Z28, Z28
+	VPADDD  Z28, Z27, Z28
+	VPADDD  Z18, Z28, Z28
+	VCMPPS  $0x03, Z27, Z27, K1
+	VMOVAPS Z27, K1, Z28
+	VPERMW  Z28, Z19, Z28
+	VMOVUPS Y28, (SI)(R10*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Z26, (SI)(R10*4)
+else11:
+	VMOVUPS Z27, (SI)(R10*4)
 
-end6:
+end12:
 	// v = beta2·v + alpha2·(g·g)
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (R8)(R10*2), Z27
-	VPSLLD     $0x10, Z27, Z27
+	JZ         else13
+	VPMOVZXWD  (R8)(R10*2), Z28
+	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (R8)(R11*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (R8)(R10*4), Z27
+else13:
+	VMOVUPS    (R8)(R10*4), Z28
 	PREFETCHT1 (R8)(R11*4)
 
-end7:
-	VMULPS Z27, Z5, Z27
-	VMULPS Z24, Z24, Z24
-	VMULPS Z24, Z6, Z24
-	VADDPS Z24, Z27, Z24
+end14:
+	VMULPS Z28, Z5, Z28
+	VMULPS Z13, Z13, Z13
+	VMULPS Z13, Z6, Z13
+	VADDPS Z13, Z28, Z13
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS  Z17, Z16, Z27
-	VPADDD  Z27, Z24, Z27
-	VCMPPS  $0x03, Z24, Z24, K1
-	VMOVAPS Z24, K1, Z27
-	VPSRLD  $0x10, Z27, Z27
-	VPMOVDW Z27, Y27
-	VMOVUPS Y27, (R8)(R10*2)
-	JMP     end8
+	VANDPS  Z17, Z24, Z28
+	VPADDD  Z28, Z13, Z28
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z28
+	VPERMW  Z28, Z19, Z28
+	VMOVUPS Y28, (R8)(R10*2)
+	JMP     end16
 
-else8:
-	VMOVUPS Z24, (R8)(R10*4)
+else15:
+	VMOVUPS Z13, (R8)(R10*4)
 
-end8:
+end16:
 	// u = k1·m − k2·n
-	VMULPS Z26, Z7, Z26
+	VMULPS Z27, Z7, Z27
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else9
-	VPMOVZXWD  (DI)(R10*2), Z27
-	VPSLLD     $0x10, Z27, Z27
+	JZ         else17
+	VPMOVZXWD  (DI)(R10*2), Z28
+	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (DI)(R11*2)
-	JMP        end9
+	JMP        end18
 
-else9:
-	VMOVUPS    (DI)(R10*4), Z27
+else17:
+	VMOVUPS    (DI)(R10*4), Z28
 	PREFETCHT1 (DI)(R11*4)
 
-end9:
-	VMULPS Z27, Z8, Z27
-	VSUBPS Z27, Z26, Z26
+end18:
+	VMULPS Z28, Z8, Z28
+	VSUBPS Z28, Z27, Z27
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z24, Z24
-	VMULPS  Z9, Z24, Z24
-	VADDPS  Z10, Z24, Z24
-	VDIVPS  Z24, Z26, Z24
+	VSQRTPS Z13, Z13
+	VMULPS  Z9, Z13, Z13
+	VADDPS  Z10, Z13, Z13
+	VDIVPS  Z13, Z27, Z13
 
 	// p = keep·p − u
-	VMULPS Z25, Z2, Z25
-	VSUBPS Z24, Z25, Z24
+	VMULPS Z26, Z2, Z26
+	VSUBPS Z13, Z26, Z13
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else10
+	JZ    else19
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z16, Z25
-	VPADDD  Z25, Z24, Z25
-	VCMPPS  $0x03, Z24, Z24, K1
-	VMOVAPS Z24, K1, Z25
-	VPSRLD  $0x10, Z25, Z24
-	VPMOVDW Z24, Y24
-	VMOVUPS Y24, (DX)(R10*2)
-	JMP     end10
+	VPSRLD  $0x10, Z24, Z26
+	VPADDD  Z26, Z13, Z26
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z26
+	VPERMW  Z26, Z19, Z13
+	VMOVUPS Y13, (DX)(R10*2)
+	JMP     end20
 
-else10:
-	VMOVUPS   Z24, (DX)(R10*4)
+else19:
+	VMOVUPS   Z13, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end11
+	JZ        end22
 	TESTL     $0x00000020, CX
-	JZ        else12
-	VCVTPS2PH $0x00, Z24, Y25
+	JZ        else23
+	VCVTPS2PH $0x00, Z13, Y26
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z19, Z24, Z24
-	VCMPPS  $0x1d, Z20, Z24, K1
-	VCMPPS  $0x11, Z21, Z24, K1, K1
+	VANDPS  Z20, Z13, Z13
+	VCMPPS  $0x1d, Z21, Z13, K1
+	VCMPPS  $0x11, Z22, Z13, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end12
+	JMP     end24
 
-else12:
+else23:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z24, Z25
-	VPSRLD  $0x1f, Z25, Z25
-	VPADDD  Z25, Z24, Z25
-	VPADDD  Z18, Z25, Z25
-	VCMPPS  $0x03, Z24, Z24, K1
-	VMOVAPS Z24, K1, Z25
-	VPSRLD  $0x10, Z25, Z24
-	VPMOVDW Z24, Y25
+	VPSLLD  $0x0f, Z13, Z26
+	VPSRLD  $0x1f, Z26, Z26
+	VPADDD  Z26, Z13, Z26
+	VPADDD  Z18, Z26, Z26
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z26
+	VPERMW  Z26, Z19, Z26
 
-end12:
+end24:
 	TESTL    $0x00000040, CX
-	JZ       else13
-	VMOVNTDQ Y25, (AX)(R10*2)
-	JMP      end13
+	JZ       else25
+	VMOVNTDQ Y26, (AX)(R10*2)
+	JMP      end26
 
-else13:
-	VMOVUPS Y25, (AX)(R10*2)
+else25:
+	VMOVUPS Y26, (AX)(R10*2)
 
-end13:
-end11:
-end10:
+end26:
+end22:
+end20:
 	ADDQ  $0x00000010, R10
 	ADDQ  $0x00000010, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end14
+	JZ    end28
 	MOVQ  c+0(FP), AX
-	ADDQ  R9, 120(AX)
 
-end14:
+	// overflows
+	ADDQ R9, 120(AX)
+
+end28:
 	TESTL $0x00000040, CX
-	JZ    end15
+	JZ    end30
 	SFENCE
 
-end15:
+end30:
 	VZEROUPPER
 	RET
 
 // func adapnmAMSGradMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
 TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -12461,39 +11602,42 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	// hi
 	VBROADCASTSS 48(AX), Z12
 
+	// number
+	VMOVUPS roundingAVX512<>+0(SB), Z13
+
+	// lanes
+	VMOVUPS roundingAVX512<>+64(SB), Z14
+
 	// first
-	VPBROADCASTD rounding<>+64(SB), Z13
+	VMOVUPS roundingAVX512<>+128(SB), Z15
 
 	// second
-	VPBROADCASTD rounding<>+96(SB), Z14
-
-	// lanesAVX2
-	VPBROADCASTD rounding<>+128(SB), Z15
-
-	// lanesAVX512
-	VPBROADCASTD rounding<>+160(SB), Z15
+	VMOVUPS roundingAVX512<>+192(SB), Z16
 
 	// low
-	VPBROADCASTD rounding<>+192(SB), Z17
+	VMOVUPS roundingAVX512<>+256(SB), Z17
 
 	// half
-	VPBROADCASTD rounding<>+224(SB), Z18
+	VMOVUPS roundingAVX512<>+320(SB), Z18
+
+	// upper
+	VMOVUPS roundingAVX512<>+384(SB), Z19
 
 	// magnitude
-	VPBROADCASTD rounding<>+256(SB), Z19
+	VMOVUPS roundingAVX512<>+448(SB), Z20
 
 	// overflow
-	VPBROADCASTD rounding<>+288(SB), Z20
+	VMOVUPS roundingAVX512<>+512(SB), Z21
 
 	// infinity
-	VPBROADCASTD rounding<>+320(SB), Z21
+	VMOVUPS roundingAVX512<>+576(SB), Z22
 
 	// key
-	VPBROADCASTD 60(AX), Z22
+	VPBROADCASTD 60(AX), Z23
 
 	// counter
-	VPBROADCASTD 56(AX), Z23
-	VPADDD       rounding<>+0(SB), Z23, Z23
+	VPBROADCASTD 56(AX), Z25
+	VPADDD       Z13, Z25, Z25
 
 	// formats
 	MOVL 52(AX), CX
@@ -12525,286 +11669,283 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z23, Z16
-	VXORPS Z23, Z16, Z16
+	VPSRLD $0x10, Z25, Z13
+	VXORPS Z25, Z13, Z13
 
 	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z13, Z16, Z16
-	VXORPS  Z22, Z16, Z16
+	VPMULLD Z15, Z13, Z13
+	VXORPS  Z23, Z13, Z13
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z16, Z24
-	VXORPS  Z16, Z24, Z24
-	VPMULLD Z14, Z24, Z24
+	VPSRLD  $0x0f, Z13, Z24
+	VXORPS  Z13, Z24, Z24
+	VPMULLD Z16, Z24, Z13
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z24, Z16
-	VXORPS Z24, Z16, Z16
-	VPADDD Z15, Z23, Z23
+	VPSRLD $0x10, Z13, Z24
+	VXORPS Z13, Z24, Z24
+	VPADDD Z14, Z25, Z25
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R11*2), Z24
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R11*2), Z13
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R11*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+
+end6:
+	PREFETCHT1 (BX)(R12*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R11*2), Z24
-	VPSLLD    $0x10, Z24, Z24
-
-end3:
-	PREFETCHT1 (BX)(R12*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R11*4), Z24
+	VMOVUPS    (BX)(R11*4), Z13
 	PREFETCHT1 (BX)(R12*4)
 
-end2:
-	VMULPS Z24, Z0, Z24
+end4:
+	VMULPS Z13, Z0, Z13
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z24, Z12, Z24
-	VMAXPS Z24, Z11, Z24
+	VMINPS Z13, Z12, Z13
+	VMAXPS Z13, Z11, Z13
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R11*2), Z25
-	VPSLLD     $0x10, Z25, Z25
+	JZ         else7
+	VPMOVZXWD  (DX)(R11*2), Z26
+	VPSLLD     $0x10, Z26, Z26
 	PREFETCHT1 (DX)(R12*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R11*4), Z25
+else7:
+	VMOVUPS    (DX)(R11*4), Z26
 	PREFETCHT1 (DX)(R12*4)
 
-end4:
-	VMULPS Z25, Z1, Z26
-	VADDPS Z26, Z24, Z24
+end8:
+	VMULPS Z26, Z1, Z27
+	VADDPS Z27, Z13, Z13
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R11*2), Z26
-	VPSLLD     $0x10, Z26, Z26
+	JZ         else9
+	VPMOVZXWD  (SI)(R11*2), Z27
+	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (SI)(R12*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R11*4), Z26
+else9:
+	VMOVUPS    (SI)(R11*4), Z27
 	PREFETCHT1 (SI)(R12*4)
 
-end5:
-	VMULPS Z26, Z3, Z26
-	VMULPS Z24, Z4, Z27
-	VADDPS Z27, Z26, Z26
+end10:
+	VMULPS Z27, Z3, Z27
+	VMULPS Z13, Z4, Z28
+	VADDPS Z28, Z27, Z27
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z26, Z27
-	VPSRLD  $0x1f, Z27, Z27
-	VPADDD  Z27, Z26, Z27
-	VPADDD  Z18, Z27, Z27
-	VCMPPS  $0x03, Z26, Z26, K1
-	VMOVAPS Z26, K1, Z27
-	VPSRLD  $0x10, Z27, Z27
-	VPMOVDW Z27, Y27
-	VMOVUPS Y27, (SI)(R11*2)
-	JMP     end6
+	VPSLLD  $0x0f, Z27, Z28
+	VPSRLD  $0x1f, Z28, Z28
+	VPADDD  Z28, Z27, Z28
+	VPADDD  Z18, Z28, Z28
+	VCMPPS  $0x03, Z27, Z27, K1
+	VMOVAPS Z27, K1, Z28
+	VPERMW  Z28, Z19, Z28
+	VMOVUPS Y28, (SI)(R11*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Z26, (SI)(R11*4)
+else11:
+	VMOVUPS Z27, (SI)(R11*4)
 
-end6:
+end12:
 	// v = beta2·v + alpha2·(g·g)
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (R8)(R11*2), Z27
-	VPSLLD     $0x10, Z27, Z27
+	JZ         else13
+	VPMOVZXWD  (R8)(R11*2), Z28
+	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (R8)(R12*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (R8)(R11*4), Z27
+else13:
+	VMOVUPS    (R8)(R11*4), Z28
 	PREFETCHT1 (R8)(R12*4)
 
-end7:
-	VMULPS Z27, Z5, Z27
-	VMULPS Z24, Z24, Z24
-	VMULPS Z24, Z6, Z24
-	VADDPS Z24, Z27, Z24
+end14:
+	VMULPS Z28, Z5, Z28
+	VMULPS Z13, Z13, Z13
+	VMULPS Z13, Z6, Z13
+	VADDPS Z13, Z28, Z13
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS  Z17, Z16, Z27
-	VPADDD  Z27, Z24, Z27
-	VCMPPS  $0x03, Z24, Z24, K1
-	VMOVAPS Z24, K1, Z27
-	VPSRLD  $0x10, Z27, Z27
-	VPMOVDW Z27, Y27
-	VMOVUPS Y27, (R8)(R11*2)
-	JMP     end8
+	VANDPS  Z17, Z24, Z28
+	VPADDD  Z28, Z13, Z28
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z28
+	VPERMW  Z28, Z19, Z28
+	VMOVUPS Y28, (R8)(R11*2)
+	JMP     end16
 
-else8:
-	VMOVUPS Z24, (R8)(R11*4)
+else15:
+	VMOVUPS Z13, (R8)(R11*4)
 
-end8:
+end16:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else9
-	VPMOVZXWD  (R9)(R11*2), Z27
-	VPSLLD     $0x10, Z27, Z27
+	JZ         else17
+	VPMOVZXWD  (R9)(R11*2), Z28
+	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (R9)(R12*2)
-	JMP        end9
+	JMP        end18
 
-else9:
-	VMOVUPS    (R9)(R11*4), Z27
+else17:
+	VMOVUPS    (R9)(R11*4), Z28
 	PREFETCHT1 (R9)(R12*4)
 
-end9:
-	VMAXPS  Z24, Z27, Z24
-	VCMPPS  $0x03, Z27, Z27, K1
-	VMOVAPS Z27, K1, Z24
+end18:
+	VMAXPS  Z13, Z28, Z13
+	VCMPPS  $0x03, Z28, Z28, K1
+	VMOVAPS Z28, K1, Z13
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else10
+	JZ    else19
 
 	// bf16: (x + draw&0xffff)>>16
-	VANDPS  Z17, Z16, Z27
-	VPADDD  Z27, Z24, Z27
-	VCMPPS  $0x03, Z24, Z24, K1
-	VMOVAPS Z24, K1, Z27
-	VPSRLD  $0x10, Z27, Z27
-	VPMOVDW Z27, Y27
-	VMOVUPS Y27, (R9)(R11*2)
-	JMP     end10
+	VANDPS  Z17, Z24, Z28
+	VPADDD  Z28, Z13, Z28
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z28
+	VPERMW  Z28, Z19, Z28
+	VMOVUPS Y28, (R9)(R11*2)
+	JMP     end20
 
-else10:
-	VMOVUPS Z24, (R9)(R11*4)
+else19:
+	VMOVUPS Z13, (R9)(R11*4)
 
-end10:
+end20:
 	// u = k1·m − k2·n
-	VMULPS Z26, Z7, Z26
+	VMULPS Z27, Z7, Z27
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else11
-	VPMOVZXWD  (DI)(R11*2), Z27
-	VPSLLD     $0x10, Z27, Z27
+	JZ         else21
+	VPMOVZXWD  (DI)(R11*2), Z28
+	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (DI)(R12*2)
-	JMP        end11
+	JMP        end22
 
-else11:
-	VMOVUPS    (DI)(R11*4), Z27
+else21:
+	VMOVUPS    (DI)(R11*4), Z28
 	PREFETCHT1 (DI)(R12*4)
 
-end11:
-	VMULPS Z27, Z8, Z27
-	VSUBPS Z27, Z26, Z26
+end22:
+	VMULPS Z28, Z8, Z28
+	VSUBPS Z28, Z27, Z27
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z24, Z24
-	VMULPS  Z9, Z24, Z24
-	VADDPS  Z10, Z24, Z24
-	VDIVPS  Z24, Z26, Z24
+	VSQRTPS Z13, Z13
+	VMULPS  Z9, Z13, Z13
+	VADDPS  Z10, Z13, Z13
+	VDIVPS  Z13, Z27, Z13
 
 	// p = keep·p − u
-	VMULPS Z25, Z2, Z25
-	VSUBPS Z24, Z25, Z24
+	VMULPS Z26, Z2, Z26
+	VSUBPS Z13, Z26, Z13
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else12
+	JZ    else23
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z16, Z25
-	VPADDD  Z25, Z24, Z25
-	VCMPPS  $0x03, Z24, Z24, K1
-	VMOVAPS Z24, K1, Z25
-	VPSRLD  $0x10, Z25, Z24
-	VPMOVDW Z24, Y24
-	VMOVUPS Y24, (DX)(R11*2)
-	JMP     end12
+	VPSRLD  $0x10, Z24, Z26
+	VPADDD  Z26, Z13, Z26
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z26
+	VPERMW  Z26, Z19, Z13
+	VMOVUPS Y13, (DX)(R11*2)
+	JMP     end24
 
-else12:
-	VMOVUPS   Z24, (DX)(R11*4)
+else23:
+	VMOVUPS   Z13, (DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end13
+	JZ        end26
 	TESTL     $0x00000020, CX
-	JZ        else14
-	VCVTPS2PH $0x00, Z24, Y25
+	JZ        else27
+	VCVTPS2PH $0x00, Z13, Y26
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z19, Z24, Z24
-	VCMPPS  $0x1d, Z20, Z24, K1
-	VCMPPS  $0x11, Z21, Z24, K1, K1
+	VANDPS  Z20, Z13, Z13
+	VCMPPS  $0x1d, Z21, Z13, K1
+	VCMPPS  $0x11, Z22, Z13, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end14
+	JMP     end28
 
-else14:
+else27:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z24, Z25
-	VPSRLD  $0x1f, Z25, Z25
-	VPADDD  Z25, Z24, Z25
-	VPADDD  Z18, Z25, Z25
-	VCMPPS  $0x03, Z24, Z24, K1
-	VMOVAPS Z24, K1, Z25
-	VPSRLD  $0x10, Z25, Z24
-	VPMOVDW Z24, Y25
+	VPSLLD  $0x0f, Z13, Z26
+	VPSRLD  $0x1f, Z26, Z26
+	VPADDD  Z26, Z13, Z26
+	VPADDD  Z18, Z26, Z26
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z26
+	VPERMW  Z26, Z19, Z26
 
-end14:
+end28:
 	TESTL    $0x00000040, CX
-	JZ       else15
-	VMOVNTDQ Y25, (AX)(R11*2)
-	JMP      end15
+	JZ       else29
+	VMOVNTDQ Y26, (AX)(R11*2)
+	JMP      end30
 
-else15:
-	VMOVUPS Y25, (AX)(R11*2)
+else29:
+	VMOVUPS Y26, (AX)(R11*2)
 
-end15:
-end13:
-end12:
+end30:
+end26:
+end24:
 	ADDQ  $0x00000010, R11
 	ADDQ  $0x00000010, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end16
+	JZ    end32
 	MOVQ  c+0(FP), AX
-	ADDQ  R10, 120(AX)
 
-end16:
+	// overflows
+	ADDQ R10, 120(AX)
+
+end32:
 	TESTL $0x00000040, CX
-	JZ    end17
+	JZ    end34
 	SFENCE
 
-end17:
+end34:
 	VZEROUPPER
 	RET
 
 // func sgdMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
 TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -12826,39 +11967,42 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	// hi
 	VBROADCASTSS 48(AX), Z5
 
+	// number
+	VMOVUPS roundingAVX512<>+0(SB), Z6
+
+	// lanes
+	VMOVUPS roundingAVX512<>+64(SB), Z7
+
 	// first
-	VPBROADCASTD rounding<>+64(SB), Z6
+	VMOVUPS roundingAVX512<>+128(SB), Z8
 
 	// second
-	VPBROADCASTD rounding<>+96(SB), Z7
-
-	// lanesAVX2
-	VPBROADCASTD rounding<>+128(SB), Z8
-
-	// lanesAVX512
-	VPBROADCASTD rounding<>+160(SB), Z8
+	VMOVUPS roundingAVX512<>+192(SB), Z9
 
 	// low
-	VPBROADCASTD rounding<>+192(SB), Z10
+	VMOVUPS roundingAVX512<>+256(SB), Z10
 
 	// half
-	VPBROADCASTD rounding<>+224(SB), Z10
+	VMOVUPS roundingAVX512<>+320(SB), Z10
+
+	// upper
+	VMOVUPS roundingAVX512<>+384(SB), Z12
 
 	// magnitude
-	VPBROADCASTD rounding<>+256(SB), Z11
+	VMOVUPS roundingAVX512<>+448(SB), Z13
 
 	// overflow
-	VPBROADCASTD rounding<>+288(SB), Z12
+	VMOVUPS roundingAVX512<>+512(SB), Z14
 
 	// infinity
-	VPBROADCASTD rounding<>+320(SB), Z13
+	VMOVUPS roundingAVX512<>+576(SB), Z15
 
 	// key
-	VPBROADCASTD 60(AX), Z14
+	VPBROADCASTD 60(AX), Z16
 
 	// counter
-	VPBROADCASTD 56(AX), Z15
-	VPADDD       rounding<>+0(SB), Z15, Z15
+	VPBROADCASTD 56(AX), Z17
+	VPADDD       Z6, Z17, Z17
 
 	// formats
 	MOVL 52(AX), CX
@@ -12878,153 +12022,153 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z15, Z9
-	VXORPS Z15, Z9, Z9
+	VPSRLD $0x10, Z17, Z6
+	VXORPS Z17, Z6, Z6
 
 	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z6, Z9, Z9
-	VXORPS  Z14, Z9, Z9
+	VPMULLD Z8, Z6, Z6
+	VXORPS  Z16, Z6, Z6
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z9, Z16
-	VXORPS  Z9, Z16, Z16
-	VPMULLD Z7, Z16, Z16
+	VPSRLD  $0x0f, Z6, Z11
+	VXORPS  Z6, Z11, Z11
+	VPMULLD Z9, Z11, Z6
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z16, Z9
-	VXORPS Z16, Z9, Z9
-	VPADDD Z8, Z15, Z15
+	VPSRLD $0x10, Z6, Z11
+	VXORPS Z6, Z11, Z11
+	VPADDD Z7, Z17, Z17
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(DI*2), Z16
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(DI*2), Z6
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(DI*2), Z6
+	VPSLLD    $0x10, Z6, Z6
+
+end6:
+	PREFETCHT1 (BX)(R8*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(DI*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-
-end3:
-	PREFETCHT1 (BX)(R8*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(DI*4), Z16
+	VMOVUPS    (BX)(DI*4), Z6
 	PREFETCHT1 (BX)(R8*4)
 
-end2:
-	VMULPS Z16, Z0, Z16
+end4:
+	VMULPS Z6, Z0, Z6
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z16, Z5, Z16
-	VMAXPS Z16, Z4, Z16
+	VMINPS Z6, Z5, Z6
+	VMAXPS Z6, Z4, Z6
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(DI*2), Z17
-	VPSLLD     $0x10, Z17, Z17
+	JZ         else7
+	VPMOVZXWD  (DX)(DI*2), Z18
+	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT1 (DX)(R8*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(DI*4), Z17
+else7:
+	VMOVUPS    (DX)(DI*4), Z18
 	PREFETCHT1 (DX)(R8*4)
 
-end4:
-	VMULPS Z17, Z1, Z18
-	VADDPS Z18, Z16, Z16
+end8:
+	VMULPS Z18, Z1, Z19
+	VADDPS Z19, Z6, Z6
 
 	// u = k1·g
-	VMULPS Z16, Z3, Z16
+	VMULPS Z6, Z3, Z6
 
 	// p = keep·p − u
-	VMULPS Z17, Z2, Z17
-	VSUBPS Z16, Z17, Z16
+	VMULPS Z18, Z2, Z18
+	VSUBPS Z6, Z18, Z6
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else5
+	JZ    else9
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z9, Z17
-	VPADDD  Z17, Z16, Z17
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z17
-	VPSRLD  $0x10, Z17, Z16
-	VPMOVDW Z16, Y16
-	VMOVUPS Y16, (DX)(DI*2)
-	JMP     end5
+	VPSRLD  $0x10, Z11, Z18
+	VPADDD  Z18, Z6, Z18
+	VCMPPS  $0x03, Z6, Z6, K1
+	VMOVAPS Z6, K1, Z18
+	VPERMW  Z18, Z12, Z6
+	VMOVUPS Y6, (DX)(DI*2)
+	JMP     end10
 
-else5:
-	VMOVUPS   Z16, (DX)(DI*4)
+else9:
+	VMOVUPS   Z6, (DX)(DI*4)
 	TESTL     $0x00000030, CX
-	JZ        end6
+	JZ        end12
 	TESTL     $0x00000020, CX
-	JZ        else7
-	VCVTPS2PH $0x00, Z16, Y17
+	JZ        else13
+	VCVTPS2PH $0x00, Z6, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z11, Z16, Z16
-	VCMPPS  $0x1d, Z12, Z16, K1
-	VCMPPS  $0x11, Z13, Z16, K1, K1
+	VANDPS  Z13, Z6, Z6
+	VCMPPS  $0x1d, Z14, Z6, K1
+	VCMPPS  $0x11, Z15, Z6, K1, K1
 	KMOVW   K1, R9
 	POPCNTL R9, R9
 	ADDQ    R9, SI
-	JMP     end7
+	JMP     end14
 
-else7:
+else13:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z16, Z17
-	VPSRLD  $0x1f, Z17, Z17
-	VPADDD  Z17, Z16, Z17
-	VPADDD  Z10, Z17, Z17
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z17
-	VPSRLD  $0x10, Z17, Z16
-	VPMOVDW Z16, Y17
+	VPSLLD  $0x0f, Z6, Z18
+	VPSRLD  $0x1f, Z18, Z18
+	VPADDD  Z18, Z6, Z18
+	VPADDD  Z10, Z18, Z18
+	VCMPPS  $0x03, Z6, Z6, K1
+	VMOVAPS Z6, K1, Z18
+	VPERMW  Z18, Z12, Z18
 
-end7:
+end14:
 	TESTL    $0x00000040, CX
-	JZ       else8
-	VMOVNTDQ Y17, (AX)(DI*2)
-	JMP      end8
+	JZ       else15
+	VMOVNTDQ Y18, (AX)(DI*2)
+	JMP      end16
 
-else8:
-	VMOVUPS Y17, (AX)(DI*2)
+else15:
+	VMOVUPS Y18, (AX)(DI*2)
 
-end8:
-end6:
-end5:
+end16:
+end12:
+end10:
 	ADDQ  $0x00000010, DI
 	ADDQ  $0x00000010, R8
 	CMPQ  DI, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end9
+	JZ    end18
 	MOVQ  c+0(FP), AX
-	ADDQ  SI, 120(AX)
 
-end9:
+	// overflows
+	ADDQ SI, 120(AX)
+
+end18:
 	TESTL $0x00000040, CX
-	JZ    end10
+	JZ    end20
 	SFENCE
 
-end10:
+end20:
 	VZEROUPPER
 	RET
 
 // func sgdMomentumMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
 TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -13052,39 +12196,42 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	// hi
 	VBROADCASTSS 48(AX), Z7
 
+	// number
+	VMOVUPS roundingAVX512<>+0(SB), Z8
+
+	// lanes
+	VMOVUPS roundingAVX512<>+64(SB), Z9
+
 	// first
-	VPBROADCASTD rounding<>+64(SB), Z8
+	VMOVUPS roundingAVX512<>+128(SB), Z10
 
 	// second
-	VPBROADCASTD rounding<>+96(SB), Z9
-
-	// lanesAVX2
-	VPBROADCASTD rounding<>+128(SB), Z10
-
-	// lanesAVX512
-	VPBROADCASTD rounding<>+160(SB), Z10
+	VMOVUPS roundingAVX512<>+192(SB), Z11
 
 	// low
-	VPBROADCASTD rounding<>+192(SB), Z12
+	VMOVUPS roundingAVX512<>+256(SB), Z12
 
 	// half
-	VPBROADCASTD rounding<>+224(SB), Z12
+	VMOVUPS roundingAVX512<>+320(SB), Z12
+
+	// upper
+	VMOVUPS roundingAVX512<>+384(SB), Z14
 
 	// magnitude
-	VPBROADCASTD rounding<>+256(SB), Z13
+	VMOVUPS roundingAVX512<>+448(SB), Z15
 
 	// overflow
-	VPBROADCASTD rounding<>+288(SB), Z14
+	VMOVUPS roundingAVX512<>+512(SB), Z16
 
 	// infinity
-	VPBROADCASTD rounding<>+320(SB), Z15
+	VMOVUPS roundingAVX512<>+576(SB), Z17
 
 	// key
-	VPBROADCASTD 60(AX), Z16
+	VPBROADCASTD 60(AX), Z18
 
 	// counter
-	VPBROADCASTD 56(AX), Z17
-	VPADDD       rounding<>+0(SB), Z17, Z17
+	VPBROADCASTD 56(AX), Z19
+	VPADDD       Z8, Z19, Z19
 
 	// formats
 	MOVL 52(AX), CX
@@ -13107,191 +12254,190 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z17, Z11
-	VXORPS Z17, Z11, Z11
+	VPSRLD $0x10, Z19, Z8
+	VXORPS Z19, Z8, Z8
 
 	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z8, Z11, Z11
-	VXORPS  Z16, Z11, Z11
+	VPMULLD Z10, Z8, Z8
+	VXORPS  Z18, Z8, Z8
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z11, Z18
-	VXORPS  Z11, Z18, Z18
-	VPMULLD Z9, Z18, Z18
+	VPSRLD  $0x0f, Z8, Z13
+	VXORPS  Z8, Z13, Z13
+	VPMULLD Z11, Z13, Z8
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z18, Z11
-	VXORPS Z18, Z11, Z11
-	VPADDD Z10, Z17, Z17
+	VPSRLD $0x10, Z8, Z13
+	VXORPS Z8, Z13, Z13
+	VPADDD Z9, Z19, Z19
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R8*2), Z18
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R8*2), Z8
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R8*2), Z8
+	VPSLLD    $0x10, Z8, Z8
+
+end6:
+	PREFETCHT1 (BX)(R9*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R8*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-
-end3:
-	PREFETCHT1 (BX)(R9*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R8*4), Z18
+	VMOVUPS    (BX)(R8*4), Z8
 	PREFETCHT1 (BX)(R9*4)
 
-end2:
-	VMULPS Z18, Z0, Z18
+end4:
+	VMULPS Z8, Z0, Z8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z18, Z7, Z18
-	VMAXPS Z18, Z6, Z18
+	VMINPS Z8, Z7, Z8
+	VMAXPS Z8, Z6, Z8
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R8*2), Z19
-	VPSLLD     $0x10, Z19, Z19
+	JZ         else7
+	VPMOVZXWD  (DX)(R8*2), Z20
+	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT1 (DX)(R9*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R8*4), Z19
+else7:
+	VMOVUPS    (DX)(R8*4), Z20
 	PREFETCHT1 (DX)(R9*4)
 
-end4:
-	VMULPS Z19, Z1, Z20
-	VADDPS Z20, Z18, Z18
+end8:
+	VMULPS Z20, Z1, Z21
+	VADDPS Z21, Z8, Z8
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R8*2), Z20
-	VPSLLD     $0x10, Z20, Z20
+	JZ         else9
+	VPMOVZXWD  (SI)(R8*2), Z21
+	VPSLLD     $0x10, Z21, Z21
 	PREFETCHT1 (SI)(R9*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R8*4), Z20
+else9:
+	VMOVUPS    (SI)(R8*4), Z21
 	PREFETCHT1 (SI)(R9*4)
 
-end5:
-	VMULPS Z20, Z3, Z20
-	VMULPS Z18, Z4, Z18
-	VADDPS Z18, Z20, Z18
+end10:
+	VMULPS Z21, Z3, Z21
+	VMULPS Z8, Z4, Z8
+	VADDPS Z8, Z21, Z8
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z18, Z20
-	VPSRLD  $0x1f, Z20, Z20
-	VPADDD  Z20, Z18, Z20
-	VPADDD  Z12, Z20, Z20
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z20
-	VPSRLD  $0x10, Z20, Z20
-	VPMOVDW Z20, Y20
-	VMOVUPS Y20, (SI)(R8*2)
-	JMP     end6
+	VPSLLD  $0x0f, Z8, Z21
+	VPSRLD  $0x1f, Z21, Z21
+	VPADDD  Z21, Z8, Z21
+	VPADDD  Z12, Z21, Z21
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMOVAPS Z8, K1, Z21
+	VPERMW  Z21, Z14, Z21
+	VMOVUPS Y21, (SI)(R8*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Z18, (SI)(R8*4)
+else11:
+	VMOVUPS Z8, (SI)(R8*4)
 
-end6:
+end12:
 	// u = k1·m
-	VMULPS Z18, Z5, Z18
+	VMULPS Z8, Z5, Z8
 
 	// p = keep·p − u
-	VMULPS Z19, Z2, Z19
-	VSUBPS Z18, Z19, Z18
+	VMULPS Z20, Z2, Z20
+	VSUBPS Z8, Z20, Z8
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else7
+	JZ    else13
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z11, Z19
-	VPADDD  Z19, Z18, Z19
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z19
-	VPSRLD  $0x10, Z19, Z18
-	VPMOVDW Z18, Y18
-	VMOVUPS Y18, (DX)(R8*2)
-	JMP     end7
+	VPSRLD  $0x10, Z13, Z20
+	VPADDD  Z20, Z8, Z20
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMOVAPS Z8, K1, Z20
+	VPERMW  Z20, Z14, Z8
+	VMOVUPS Y8, (DX)(R8*2)
+	JMP     end14
 
-else7:
-	VMOVUPS   Z18, (DX)(R8*4)
+else13:
+	VMOVUPS   Z8, (DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end8
+	JZ        end16
 	TESTL     $0x00000020, CX
-	JZ        else9
-	VCVTPS2PH $0x00, Z18, Y19
+	JZ        else17
+	VCVTPS2PH $0x00, Z8, Y20
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z13, Z18, Z18
-	VCMPPS  $0x1d, Z14, Z18, K1
-	VCMPPS  $0x11, Z15, Z18, K1, K1
+	VANDPS  Z15, Z8, Z8
+	VCMPPS  $0x1d, Z16, Z8, K1
+	VCMPPS  $0x11, Z17, Z8, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, DI
-	JMP     end9
+	JMP     end18
 
-else9:
+else17:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z18, Z19
-	VPSRLD  $0x1f, Z19, Z19
-	VPADDD  Z19, Z18, Z19
-	VPADDD  Z12, Z19, Z19
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z19
-	VPSRLD  $0x10, Z19, Z18
-	VPMOVDW Z18, Y19
+	VPSLLD  $0x0f, Z8, Z20
+	VPSRLD  $0x1f, Z20, Z20
+	VPADDD  Z20, Z8, Z20
+	VPADDD  Z12, Z20, Z20
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMOVAPS Z8, K1, Z20
+	VPERMW  Z20, Z14, Z20
 
-end9:
+end18:
 	TESTL    $0x00000040, CX
-	JZ       else10
-	VMOVNTDQ Y19, (AX)(R8*2)
-	JMP      end10
+	JZ       else19
+	VMOVNTDQ Y20, (AX)(R8*2)
+	JMP      end20
 
-else10:
-	VMOVUPS Y19, (AX)(R8*2)
+else19:
+	VMOVUPS Y20, (AX)(R8*2)
 
-end10:
-end8:
-end7:
+end20:
+end16:
+end14:
 	ADDQ  $0x00000010, R8
 	ADDQ  $0x00000010, R9
 	CMPQ  R8, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end11
+	JZ    end22
 	MOVQ  c+0(FP), AX
-	ADDQ  DI, 120(AX)
 
-end11:
+	// overflows
+	ADDQ DI, 120(AX)
+
+end22:
 	TESTL $0x00000040, CX
-	JZ    end12
+	JZ    end24
 	SFENCE
 
-end12:
+end24:
 	VZEROUPPER
 	RET
 
 // func sgdNesterovMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
 TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -13319,39 +12465,42 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	// hi
 	VBROADCASTSS 48(AX), Z7
 
+	// number
+	VMOVUPS roundingAVX512<>+0(SB), Z8
+
+	// lanes
+	VMOVUPS roundingAVX512<>+64(SB), Z9
+
 	// first
-	VPBROADCASTD rounding<>+64(SB), Z8
+	VMOVUPS roundingAVX512<>+128(SB), Z10
 
 	// second
-	VPBROADCASTD rounding<>+96(SB), Z9
-
-	// lanesAVX2
-	VPBROADCASTD rounding<>+128(SB), Z10
-
-	// lanesAVX512
-	VPBROADCASTD rounding<>+160(SB), Z10
+	VMOVUPS roundingAVX512<>+192(SB), Z11
 
 	// low
-	VPBROADCASTD rounding<>+192(SB), Z12
+	VMOVUPS roundingAVX512<>+256(SB), Z12
 
 	// half
-	VPBROADCASTD rounding<>+224(SB), Z12
+	VMOVUPS roundingAVX512<>+320(SB), Z12
+
+	// upper
+	VMOVUPS roundingAVX512<>+384(SB), Z14
 
 	// magnitude
-	VPBROADCASTD rounding<>+256(SB), Z13
+	VMOVUPS roundingAVX512<>+448(SB), Z15
 
 	// overflow
-	VPBROADCASTD rounding<>+288(SB), Z14
+	VMOVUPS roundingAVX512<>+512(SB), Z16
 
 	// infinity
-	VPBROADCASTD rounding<>+320(SB), Z15
+	VMOVUPS roundingAVX512<>+576(SB), Z17
 
 	// key
-	VPBROADCASTD 60(AX), Z16
+	VPBROADCASTD 60(AX), Z18
 
 	// counter
-	VPBROADCASTD 56(AX), Z17
-	VPADDD       rounding<>+0(SB), Z17, Z17
+	VPBROADCASTD 56(AX), Z19
+	VPADDD       Z8, Z19, Z19
 
 	// formats
 	MOVL 52(AX), CX
@@ -13374,195 +12523,194 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z17, Z11
-	VXORPS Z17, Z11, Z11
+	VPSRLD $0x10, Z19, Z8
+	VXORPS Z19, Z8, Z8
 
 	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z8, Z11, Z11
-	VXORPS  Z16, Z11, Z11
+	VPMULLD Z10, Z8, Z8
+	VXORPS  Z18, Z8, Z8
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z11, Z18
-	VXORPS  Z11, Z18, Z18
-	VPMULLD Z9, Z18, Z18
+	VPSRLD  $0x0f, Z8, Z13
+	VXORPS  Z8, Z13, Z13
+	VPMULLD Z11, Z13, Z8
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z18, Z11
-	VXORPS Z18, Z11, Z11
-	VPADDD Z10, Z17, Z17
+	VPSRLD $0x10, Z8, Z13
+	VXORPS Z8, Z13, Z13
+	VPADDD Z9, Z19, Z19
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R8*2), Z18
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R8*2), Z8
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R8*2), Z8
+	VPSLLD    $0x10, Z8, Z8
+
+end6:
+	PREFETCHT1 (BX)(R9*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R8*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-
-end3:
-	PREFETCHT1 (BX)(R9*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R8*4), Z18
+	VMOVUPS    (BX)(R8*4), Z8
 	PREFETCHT1 (BX)(R9*4)
 
-end2:
-	VMULPS Z18, Z0, Z18
+end4:
+	VMULPS Z8, Z0, Z8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z18, Z7, Z18
-	VMAXPS Z18, Z6, Z18
+	VMINPS Z8, Z7, Z8
+	VMAXPS Z8, Z6, Z8
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R8*2), Z19
-	VPSLLD     $0x10, Z19, Z19
+	JZ         else7
+	VPMOVZXWD  (DX)(R8*2), Z20
+	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT1 (DX)(R9*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R8*4), Z19
+else7:
+	VMOVUPS    (DX)(R8*4), Z20
 	PREFETCHT1 (DX)(R9*4)
 
-end4:
-	VMULPS Z19, Z1, Z20
-	VADDPS Z20, Z18, Z18
+end8:
+	VMULPS Z20, Z1, Z21
+	VADDPS Z21, Z8, Z8
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R8*2), Z20
-	VPSLLD     $0x10, Z20, Z20
+	JZ         else9
+	VPMOVZXWD  (SI)(R8*2), Z21
+	VPSLLD     $0x10, Z21, Z21
 	PREFETCHT1 (SI)(R9*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R8*4), Z20
+else9:
+	VMOVUPS    (SI)(R8*4), Z21
 	PREFETCHT1 (SI)(R9*4)
 
-end5:
-	VMULPS Z20, Z3, Z20
-	VMULPS Z18, Z4, Z21
-	VADDPS Z21, Z20, Z20
+end10:
+	VMULPS Z21, Z3, Z21
+	VMULPS Z8, Z4, Z22
+	VADDPS Z22, Z21, Z21
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z20, Z21
-	VPSRLD  $0x1f, Z21, Z21
-	VPADDD  Z21, Z20, Z21
-	VPADDD  Z12, Z21, Z21
-	VCMPPS  $0x03, Z20, Z20, K1
-	VMOVAPS Z20, K1, Z21
-	VPSRLD  $0x10, Z21, Z21
-	VPMOVDW Z21, Y21
-	VMOVUPS Y21, (SI)(R8*2)
-	JMP     end6
+	VPSLLD  $0x0f, Z21, Z22
+	VPSRLD  $0x1f, Z22, Z22
+	VPADDD  Z22, Z21, Z22
+	VPADDD  Z12, Z22, Z22
+	VCMPPS  $0x03, Z21, Z21, K1
+	VMOVAPS Z21, K1, Z22
+	VPERMW  Z22, Z14, Z22
+	VMOVUPS Y22, (SI)(R8*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Z20, (SI)(R8*4)
+else11:
+	VMOVUPS Z21, (SI)(R8*4)
 
-end6:
+end12:
 	// d = g + beta1·m
-	VMULPS Z20, Z3, Z20
-	VADDPS Z20, Z18, Z18
+	VMULPS Z21, Z3, Z21
+	VADDPS Z21, Z8, Z8
 
 	// u = k1·d
-	VMULPS Z18, Z5, Z18
+	VMULPS Z8, Z5, Z8
 
 	// p = keep·p − u
-	VMULPS Z19, Z2, Z19
-	VSUBPS Z18, Z19, Z18
+	VMULPS Z20, Z2, Z20
+	VSUBPS Z8, Z20, Z8
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else7
+	JZ    else13
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z11, Z19
-	VPADDD  Z19, Z18, Z19
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z19
-	VPSRLD  $0x10, Z19, Z18
-	VPMOVDW Z18, Y18
-	VMOVUPS Y18, (DX)(R8*2)
-	JMP     end7
+	VPSRLD  $0x10, Z13, Z20
+	VPADDD  Z20, Z8, Z20
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMOVAPS Z8, K1, Z20
+	VPERMW  Z20, Z14, Z8
+	VMOVUPS Y8, (DX)(R8*2)
+	JMP     end14
 
-else7:
-	VMOVUPS   Z18, (DX)(R8*4)
+else13:
+	VMOVUPS   Z8, (DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end8
+	JZ        end16
 	TESTL     $0x00000020, CX
-	JZ        else9
-	VCVTPS2PH $0x00, Z18, Y19
+	JZ        else17
+	VCVTPS2PH $0x00, Z8, Y20
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z13, Z18, Z18
-	VCMPPS  $0x1d, Z14, Z18, K1
-	VCMPPS  $0x11, Z15, Z18, K1, K1
+	VANDPS  Z15, Z8, Z8
+	VCMPPS  $0x1d, Z16, Z8, K1
+	VCMPPS  $0x11, Z17, Z8, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, DI
-	JMP     end9
+	JMP     end18
 
-else9:
+else17:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z18, Z19
-	VPSRLD  $0x1f, Z19, Z19
-	VPADDD  Z19, Z18, Z19
-	VPADDD  Z12, Z19, Z19
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z19
-	VPSRLD  $0x10, Z19, Z18
-	VPMOVDW Z18, Y19
+	VPSLLD  $0x0f, Z8, Z20
+	VPSRLD  $0x1f, Z20, Z20
+	VPADDD  Z20, Z8, Z20
+	VPADDD  Z12, Z20, Z20
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMOVAPS Z8, K1, Z20
+	VPERMW  Z20, Z14, Z20
 
-end9:
+end18:
 	TESTL    $0x00000040, CX
-	JZ       else10
-	VMOVNTDQ Y19, (AX)(R8*2)
-	JMP      end10
+	JZ       else19
+	VMOVNTDQ Y20, (AX)(R8*2)
+	JMP      end20
 
-else10:
-	VMOVUPS Y19, (AX)(R8*2)
+else19:
+	VMOVUPS Y20, (AX)(R8*2)
 
-end10:
-end8:
-end7:
+end20:
+end16:
+end14:
 	ADDQ  $0x00000010, R8
 	ADDQ  $0x00000010, R9
 	CMPQ  R8, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end11
+	JZ    end22
 	MOVQ  c+0(FP), AX
-	ADDQ  DI, 120(AX)
 
-end11:
+	// overflows
+	ADDQ DI, 120(AX)
+
+end22:
 	TESTL $0x00000040, CX
-	JZ    end12
+	JZ    end24
 	SFENCE
 
-end12:
+end24:
 	VZEROUPPER
 	RET
 
 // func adamMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
 TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -13602,39 +12750,42 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	// hi
 	VBROADCASTSS 48(AX), Z11
 
+	// number
+	VMOVUPS roundingAVX512<>+0(SB), Z12
+
+	// lanes
+	VMOVUPS roundingAVX512<>+64(SB), Z13
+
 	// first
-	VPBROADCASTD rounding<>+64(SB), Z12
+	VMOVUPS roundingAVX512<>+128(SB), Z14
 
 	// second
-	VPBROADCASTD rounding<>+96(SB), Z13
-
-	// lanesAVX2
-	VPBROADCASTD rounding<>+128(SB), Z14
-
-	// lanesAVX512
-	VPBROADCASTD rounding<>+160(SB), Z14
+	VMOVUPS roundingAVX512<>+192(SB), Z15
 
 	// low
-	VPBROADCASTD rounding<>+192(SB), Z16
+	VMOVUPS roundingAVX512<>+256(SB), Z16
 
 	// half
-	VPBROADCASTD rounding<>+224(SB), Z17
+	VMOVUPS roundingAVX512<>+320(SB), Z17
+
+	// upper
+	VMOVUPS roundingAVX512<>+384(SB), Z18
 
 	// magnitude
-	VPBROADCASTD rounding<>+256(SB), Z18
+	VMOVUPS roundingAVX512<>+448(SB), Z19
 
 	// overflow
-	VPBROADCASTD rounding<>+288(SB), Z19
+	VMOVUPS roundingAVX512<>+512(SB), Z20
 
 	// infinity
-	VPBROADCASTD rounding<>+320(SB), Z20
+	VMOVUPS roundingAVX512<>+576(SB), Z21
 
 	// key
-	VPBROADCASTD 60(AX), Z21
+	VPBROADCASTD 60(AX), Z22
 
 	// counter
-	VPBROADCASTD 56(AX), Z22
-	VPADDD       rounding<>+0(SB), Z22, Z22
+	VPBROADCASTD 56(AX), Z24
+	VPADDD       Z12, Z24, Z24
 
 	// formats
 	MOVL 52(AX), CX
@@ -13660,234 +12811,232 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z22, Z15
-	VXORPS Z22, Z15, Z15
+	VPSRLD $0x10, Z24, Z12
+	VXORPS Z24, Z12, Z12
 
 	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z12, Z15, Z15
-	VXORPS  Z21, Z15, Z15
+	VPMULLD Z14, Z12, Z12
+	VXORPS  Z22, Z12, Z12
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z15, Z23
-	VXORPS  Z15, Z23, Z23
-	VPMULLD Z13, Z23, Z23
+	VPSRLD  $0x0f, Z12, Z23
+	VXORPS  Z12, Z23, Z23
+	VPMULLD Z15, Z23, Z12
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z23, Z15
-	VXORPS Z23, Z15, Z15
-	VPADDD Z14, Z22, Z22
+	VPSRLD $0x10, Z12, Z23
+	VXORPS Z12, Z23, Z23
+	VPADDD Z13, Z24, Z24
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R9*2), Z23
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R9*2), Z12
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R9*2), Z12
+	VPSLLD    $0x10, Z12, Z12
+
+end6:
+	PREFETCHT1 (BX)(R10*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R9*2), Z23
-	VPSLLD    $0x10, Z23, Z23
-
-end3:
-	PREFETCHT1 (BX)(R10*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R9*4), Z23
+	VMOVUPS    (BX)(R9*4), Z12
 	PREFETCHT1 (BX)(R10*4)
 
-end2:
-	VMULPS Z23, Z0, Z23
+end4:
+	VMULPS Z12, Z0, Z12
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z23, Z11, Z23
-	VMAXPS Z23, Z10, Z23
+	VMINPS Z12, Z11, Z12
+	VMAXPS Z12, Z10, Z12
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R9*2), Z24
-	VPSLLD     $0x10, Z24, Z24
+	JZ         else7
+	VPMOVZXWD  (DX)(R9*2), Z25
+	VPSLLD     $0x10, Z25, Z25
 	PREFETCHT1 (DX)(R10*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R9*4), Z24
+else7:
+	VMOVUPS    (DX)(R9*4), Z25
 	PREFETCHT1 (DX)(R10*4)
 
-end4:
-	VMULPS Z24, Z1, Z25
-	VADDPS Z25, Z23, Z23
+end8:
+	VMULPS Z25, Z1, Z26
+	VADDPS Z26, Z12, Z12
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R9*2), Z25
-	VPSLLD     $0x10, Z25, Z25
+	JZ         else9
+	VPMOVZXWD  (SI)(R9*2), Z26
+	VPSLLD     $0x10, Z26, Z26
 	PREFETCHT1 (SI)(R10*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R9*4), Z25
+else9:
+	VMOVUPS    (SI)(R9*4), Z26
 	PREFETCHT1 (SI)(R10*4)
 
-end5:
-	VMULPS Z25, Z3, Z25
-	VMULPS Z23, Z4, Z26
-	VADDPS Z26, Z25, Z25
+end10:
+	VMULPS Z26, Z3, Z26
+	VMULPS Z12, Z4, Z27
+	VADDPS Z27, Z26, Z26
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z25, Z26
-	VPSRLD  $0x1f, Z26, Z26
-	VPADDD  Z26, Z25, Z26
-	VPADDD  Z17, Z26, Z26
-	VCMPPS  $0x03, Z25, Z25, K1
-	VMOVAPS Z25, K1, Z26
-	VPSRLD  $0x10, Z26, Z26
-	VPMOVDW Z26, Y26
-	VMOVUPS Y26, (SI)(R9*2)
-	JMP     end6
+	VPSLLD  $0x0f, Z26, Z27
+	VPSRLD  $0x1f, Z27, Z27
+	VPADDD  Z27, Z26, Z27
+	VPADDD  Z17, Z27, Z27
+	VCMPPS  $0x03, Z26, Z26, K1
+	VMOVAPS Z26, K1, Z27
+	VPERMW  Z27, Z18, Z27
+	VMOVUPS Y27, (SI)(R9*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Z25, (SI)(R9*4)
+else11:
+	VMOVUPS Z26, (SI)(R9*4)
 
-end6:
+end12:
 	// v = beta2·v + alpha2·(g·g)
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (DI)(R9*2), Z26
-	VPSLLD     $0x10, Z26, Z26
+	JZ         else13
+	VPMOVZXWD  (DI)(R9*2), Z27
+	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (DI)(R10*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (DI)(R9*4), Z26
+else13:
+	VMOVUPS    (DI)(R9*4), Z27
 	PREFETCHT1 (DI)(R10*4)
 
-end7:
-	VMULPS Z26, Z5, Z26
-	VMULPS Z23, Z23, Z23
-	VMULPS Z23, Z6, Z23
-	VADDPS Z23, Z26, Z23
+end14:
+	VMULPS Z27, Z5, Z27
+	VMULPS Z12, Z12, Z12
+	VMULPS Z12, Z6, Z12
+	VADDPS Z12, Z27, Z12
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS  Z16, Z15, Z26
-	VPADDD  Z26, Z23, Z26
-	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z26
-	VPSRLD  $0x10, Z26, Z26
-	VPMOVDW Z26, Y26
-	VMOVUPS Y26, (DI)(R9*2)
-	JMP     end8
+	VANDPS  Z16, Z23, Z27
+	VPADDD  Z27, Z12, Z27
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z27
+	VPERMW  Z27, Z18, Z27
+	VMOVUPS Y27, (DI)(R9*2)
+	JMP     end16
 
-else8:
-	VMOVUPS Z23, (DI)(R9*4)
+else15:
+	VMOVUPS Z12, (DI)(R9*4)
 
-end8:
+end16:
 	// u = k1·m
-	VMULPS Z25, Z7, Z25
+	VMULPS Z26, Z7, Z26
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z23, Z23
-	VMULPS  Z8, Z23, Z23
-	VADDPS  Z9, Z23, Z23
-	VDIVPS  Z23, Z25, Z23
+	VSQRTPS Z12, Z12
+	VMULPS  Z8, Z12, Z12
+	VADDPS  Z9, Z12, Z12
+	VDIVPS  Z12, Z26, Z12
 
 	// p = keep·p − u
-	VMULPS Z24, Z2, Z24
-	VSUBPS Z23, Z24, Z23
+	VMULPS Z25, Z2, Z25
+	VSUBPS Z12, Z25, Z12
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else9
+	JZ    else17
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z15, Z24
-	VPADDD  Z24, Z23, Z24
-	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z24
-	VPSRLD  $0x10, Z24, Z23
-	VPMOVDW Z23, Y23
-	VMOVUPS Y23, (DX)(R9*2)
-	JMP     end9
+	VPSRLD  $0x10, Z23, Z25
+	VPADDD  Z25, Z12, Z25
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z25
+	VPERMW  Z25, Z18, Z12
+	VMOVUPS Y12, (DX)(R9*2)
+	JMP     end18
 
-else9:
-	VMOVUPS   Z23, (DX)(R9*4)
+else17:
+	VMOVUPS   Z12, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end10
+	JZ        end20
 	TESTL     $0x00000020, CX
-	JZ        else11
-	VCVTPS2PH $0x00, Z23, Y24
+	JZ        else21
+	VCVTPS2PH $0x00, Z12, Y25
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z18, Z23, Z23
-	VCMPPS  $0x1d, Z19, Z23, K1
-	VCMPPS  $0x11, Z20, Z23, K1, K1
+	VANDPS  Z19, Z12, Z12
+	VCMPPS  $0x1d, Z20, Z12, K1
+	VCMPPS  $0x11, Z21, Z12, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end11
+	JMP     end22
 
-else11:
+else21:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z23, Z24
-	VPSRLD  $0x1f, Z24, Z24
-	VPADDD  Z24, Z23, Z24
-	VPADDD  Z17, Z24, Z24
-	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z24
-	VPSRLD  $0x10, Z24, Z23
-	VPMOVDW Z23, Y24
+	VPSLLD  $0x0f, Z12, Z25
+	VPSRLD  $0x1f, Z25, Z25
+	VPADDD  Z25, Z12, Z25
+	VPADDD  Z17, Z25, Z25
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z25
+	VPERMW  Z25, Z18, Z25
 
-end11:
+end22:
 	TESTL    $0x00000040, CX
-	JZ       else12
-	VMOVNTDQ Y24, (AX)(R9*2)
-	JMP      end12
+	JZ       else23
+	VMOVNTDQ Y25, (AX)(R9*2)
+	JMP      end24
 
-else12:
-	VMOVUPS Y24, (AX)(R9*2)
+else23:
+	VMOVUPS Y25, (AX)(R9*2)
 
-end12:
-end10:
-end9:
+end24:
+end20:
+end18:
 	ADDQ  $0x00000010, R9
 	ADDQ  $0x00000010, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end13
+	JZ    end26
 	MOVQ  c+0(FP), AX
-	ADDQ  R8, 120(AX)
 
-end13:
+	// overflows
+	ADDQ R8, 120(AX)
+
+end26:
 	TESTL $0x00000040, CX
-	JZ    end14
+	JZ    end28
 	SFENCE
 
-end14:
+end28:
 	VZEROUPPER
 	RET
 
 // func adamAMSGradMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
 TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -13927,39 +13076,42 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	// hi
 	VBROADCASTSS 48(AX), Z11
 
+	// number
+	VMOVUPS roundingAVX512<>+0(SB), Z12
+
+	// lanes
+	VMOVUPS roundingAVX512<>+64(SB), Z13
+
 	// first
-	VPBROADCASTD rounding<>+64(SB), Z12
+	VMOVUPS roundingAVX512<>+128(SB), Z14
 
 	// second
-	VPBROADCASTD rounding<>+96(SB), Z13
-
-	// lanesAVX2
-	VPBROADCASTD rounding<>+128(SB), Z14
-
-	// lanesAVX512
-	VPBROADCASTD rounding<>+160(SB), Z14
+	VMOVUPS roundingAVX512<>+192(SB), Z15
 
 	// low
-	VPBROADCASTD rounding<>+192(SB), Z16
+	VMOVUPS roundingAVX512<>+256(SB), Z16
 
 	// half
-	VPBROADCASTD rounding<>+224(SB), Z17
+	VMOVUPS roundingAVX512<>+320(SB), Z17
+
+	// upper
+	VMOVUPS roundingAVX512<>+384(SB), Z18
 
 	// magnitude
-	VPBROADCASTD rounding<>+256(SB), Z18
+	VMOVUPS roundingAVX512<>+448(SB), Z19
 
 	// overflow
-	VPBROADCASTD rounding<>+288(SB), Z19
+	VMOVUPS roundingAVX512<>+512(SB), Z20
 
 	// infinity
-	VPBROADCASTD rounding<>+320(SB), Z20
+	VMOVUPS roundingAVX512<>+576(SB), Z21
 
 	// key
-	VPBROADCASTD 60(AX), Z21
+	VPBROADCASTD 60(AX), Z22
 
 	// counter
-	VPBROADCASTD 56(AX), Z22
-	VPADDD       rounding<>+0(SB), Z22, Z22
+	VPBROADCASTD 56(AX), Z24
+	VPADDD       Z12, Z24, Z24
 
 	// formats
 	MOVL 52(AX), CX
@@ -13988,265 +13140,262 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end1
+	JZ    end2
 
 	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z22, Z15
-	VXORPS Z22, Z15, Z15
+	VPSRLD $0x10, Z24, Z12
+	VXORPS Z24, Z12, Z12
 
 	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z12, Z15, Z15
-	VXORPS  Z21, Z15, Z15
+	VPMULLD Z14, Z12, Z12
+	VXORPS  Z22, Z12, Z12
 
 	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z15, Z23
-	VXORPS  Z15, Z23, Z23
-	VPMULLD Z13, Z23, Z23
+	VPSRLD  $0x0f, Z12, Z23
+	VXORPS  Z12, Z23, Z23
+	VPMULLD Z15, Z23, Z12
 
 	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z23, Z15
-	VXORPS Z23, Z15, Z15
-	VPADDD Z14, Z22, Z22
+	VPSRLD $0x10, Z12, Z23
+	VXORPS Z12, Z23, Z23
+	VPADDD Z13, Z24, Z24
 
-end1:
+end2:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
 	JZ        else3
-	VCVTPH2PS (BX)(R10*2), Z23
-	JMP       end3
+	TESTL     $0x00000002, CX
+	JZ        else5
+	VCVTPH2PS (BX)(R10*2), Z12
+	JMP       end6
+
+else5:
+	VPMOVZXWD (BX)(R10*2), Z12
+	VPSLLD    $0x10, Z12, Z12
+
+end6:
+	PREFETCHT1 (BX)(R11*2)
+	JMP        end4
 
 else3:
-	VPMOVZXWD (BX)(R10*2), Z23
-	VPSLLD    $0x10, Z23, Z23
-
-end3:
-	PREFETCHT1 (BX)(R11*2)
-	JMP        end2
-
-else2:
-	VMOVUPS    (BX)(R10*4), Z23
+	VMOVUPS    (BX)(R10*4), Z12
 	PREFETCHT1 (BX)(R11*4)
 
-end2:
-	VMULPS Z23, Z0, Z23
+end4:
+	VMULPS Z12, Z0, Z12
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z23, Z11, Z23
-	VMAXPS Z23, Z10, Z23
+	VMINPS Z12, Z11, Z12
+	VMAXPS Z12, Z10, Z12
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else4
-	VPMOVZXWD  (DX)(R10*2), Z24
-	VPSLLD     $0x10, Z24, Z24
+	JZ         else7
+	VPMOVZXWD  (DX)(R10*2), Z25
+	VPSLLD     $0x10, Z25, Z25
 	PREFETCHT1 (DX)(R11*2)
-	JMP        end4
+	JMP        end8
 
-else4:
-	VMOVUPS    (DX)(R10*4), Z24
+else7:
+	VMOVUPS    (DX)(R10*4), Z25
 	PREFETCHT1 (DX)(R11*4)
 
-end4:
-	VMULPS Z24, Z1, Z25
-	VADDPS Z25, Z23, Z23
+end8:
+	VMULPS Z25, Z1, Z26
+	VADDPS Z26, Z12, Z12
 
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else5
-	VPMOVZXWD  (SI)(R10*2), Z25
-	VPSLLD     $0x10, Z25, Z25
+	JZ         else9
+	VPMOVZXWD  (SI)(R10*2), Z26
+	VPSLLD     $0x10, Z26, Z26
 	PREFETCHT1 (SI)(R11*2)
-	JMP        end5
+	JMP        end10
 
-else5:
-	VMOVUPS    (SI)(R10*4), Z25
+else9:
+	VMOVUPS    (SI)(R10*4), Z26
 	PREFETCHT1 (SI)(R11*4)
 
-end5:
-	VMULPS Z25, Z3, Z25
-	VMULPS Z23, Z4, Z26
-	VADDPS Z26, Z25, Z25
+end10:
+	VMULPS Z26, Z3, Z26
+	VMULPS Z12, Z4, Z27
+	VADDPS Z27, Z26, Z26
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else6
+	JZ    else11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z25, Z26
-	VPSRLD  $0x1f, Z26, Z26
-	VPADDD  Z26, Z25, Z26
-	VPADDD  Z17, Z26, Z26
-	VCMPPS  $0x03, Z25, Z25, K1
-	VMOVAPS Z25, K1, Z26
-	VPSRLD  $0x10, Z26, Z26
-	VPMOVDW Z26, Y26
-	VMOVUPS Y26, (SI)(R10*2)
-	JMP     end6
+	VPSLLD  $0x0f, Z26, Z27
+	VPSRLD  $0x1f, Z27, Z27
+	VPADDD  Z27, Z26, Z27
+	VPADDD  Z17, Z27, Z27
+	VCMPPS  $0x03, Z26, Z26, K1
+	VMOVAPS Z26, K1, Z27
+	VPERMW  Z27, Z18, Z27
+	VMOVUPS Y27, (SI)(R10*2)
+	JMP     end12
 
-else6:
-	VMOVUPS Z25, (SI)(R10*4)
+else11:
+	VMOVUPS Z26, (SI)(R10*4)
 
-end6:
+end12:
 	// v = beta2·v + alpha2·(g·g)
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else7
-	VPMOVZXWD  (DI)(R10*2), Z26
-	VPSLLD     $0x10, Z26, Z26
+	JZ         else13
+	VPMOVZXWD  (DI)(R10*2), Z27
+	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (DI)(R11*2)
-	JMP        end7
+	JMP        end14
 
-else7:
-	VMOVUPS    (DI)(R10*4), Z26
+else13:
+	VMOVUPS    (DI)(R10*4), Z27
 	PREFETCHT1 (DI)(R11*4)
 
-end7:
-	VMULPS Z26, Z5, Z26
-	VMULPS Z23, Z23, Z23
-	VMULPS Z23, Z6, Z23
-	VADDPS Z23, Z26, Z23
+end14:
+	VMULPS Z27, Z5, Z27
+	VMULPS Z12, Z12, Z12
+	VMULPS Z12, Z6, Z12
+	VADDPS Z12, Z27, Z12
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else8
+	JZ    else15
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS  Z16, Z15, Z26
-	VPADDD  Z26, Z23, Z26
-	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z26
-	VPSRLD  $0x10, Z26, Z26
-	VPMOVDW Z26, Y26
-	VMOVUPS Y26, (DI)(R10*2)
-	JMP     end8
+	VANDPS  Z16, Z23, Z27
+	VPADDD  Z27, Z12, Z27
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z27
+	VPERMW  Z27, Z18, Z27
+	VMOVUPS Y27, (DI)(R10*2)
+	JMP     end16
 
-else8:
-	VMOVUPS Z23, (DI)(R10*4)
+else15:
+	VMOVUPS Z12, (DI)(R10*4)
 
-end8:
+end16:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else9
-	VPMOVZXWD  (R8)(R10*2), Z26
-	VPSLLD     $0x10, Z26, Z26
+	JZ         else17
+	VPMOVZXWD  (R8)(R10*2), Z27
+	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (R8)(R11*2)
-	JMP        end9
+	JMP        end18
 
-else9:
-	VMOVUPS    (R8)(R10*4), Z26
+else17:
+	VMOVUPS    (R8)(R10*4), Z27
 	PREFETCHT1 (R8)(R11*4)
 
-end9:
-	VMAXPS  Z23, Z26, Z23
-	VCMPPS  $0x03, Z26, Z26, K1
-	VMOVAPS Z26, K1, Z23
+end18:
+	VMAXPS  Z12, Z27, Z12
+	VCMPPS  $0x03, Z27, Z27, K1
+	VMOVAPS Z27, K1, Z12
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else10
+	JZ    else19
 
 	// bf16: (x + draw&0xffff)>>16
-	VANDPS  Z16, Z15, Z26
-	VPADDD  Z26, Z23, Z26
-	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z26
-	VPSRLD  $0x10, Z26, Z26
-	VPMOVDW Z26, Y26
-	VMOVUPS Y26, (R8)(R10*2)
-	JMP     end10
+	VANDPS  Z16, Z23, Z27
+	VPADDD  Z27, Z12, Z27
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z27
+	VPERMW  Z27, Z18, Z27
+	VMOVUPS Y27, (R8)(R10*2)
+	JMP     end20
 
-else10:
-	VMOVUPS Z23, (R8)(R10*4)
+else19:
+	VMOVUPS Z12, (R8)(R10*4)
 
-end10:
+end20:
 	// u = k1·m
-	VMULPS Z25, Z7, Z25
+	VMULPS Z26, Z7, Z26
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z23, Z23
-	VMULPS  Z8, Z23, Z23
-	VADDPS  Z9, Z23, Z23
-	VDIVPS  Z23, Z25, Z23
+	VSQRTPS Z12, Z12
+	VMULPS  Z8, Z12, Z12
+	VADDPS  Z9, Z12, Z12
+	VDIVPS  Z12, Z26, Z12
 
 	// p = keep·p − u
-	VMULPS Z24, Z2, Z24
-	VSUBPS Z23, Z24, Z23
+	VMULPS Z25, Z2, Z25
+	VSUBPS Z12, Z25, Z12
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else11
+	JZ    else21
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z15, Z24
-	VPADDD  Z24, Z23, Z24
-	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z24
-	VPSRLD  $0x10, Z24, Z23
-	VPMOVDW Z23, Y23
-	VMOVUPS Y23, (DX)(R10*2)
-	JMP     end11
+	VPSRLD  $0x10, Z23, Z25
+	VPADDD  Z25, Z12, Z25
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z25
+	VPERMW  Z25, Z18, Z12
+	VMOVUPS Y12, (DX)(R10*2)
+	JMP     end22
 
-else11:
-	VMOVUPS   Z23, (DX)(R10*4)
+else21:
+	VMOVUPS   Z12, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end12
+	JZ        end24
 	TESTL     $0x00000020, CX
-	JZ        else13
-	VCVTPS2PH $0x00, Z23, Y24
+	JZ        else25
+	VCVTPS2PH $0x00, Z12, Y25
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z18, Z23, Z23
-	VCMPPS  $0x1d, Z19, Z23, K1
-	VCMPPS  $0x11, Z20, Z23, K1, K1
+	VANDPS  Z19, Z12, Z12
+	VCMPPS  $0x1d, Z20, Z12, K1
+	VCMPPS  $0x11, Z21, Z12, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end13
+	JMP     end26
 
-else13:
+else25:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z23, Z24
-	VPSRLD  $0x1f, Z24, Z24
-	VPADDD  Z24, Z23, Z24
-	VPADDD  Z17, Z24, Z24
-	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z24
-	VPSRLD  $0x10, Z24, Z23
-	VPMOVDW Z23, Y24
+	VPSLLD  $0x0f, Z12, Z25
+	VPSRLD  $0x1f, Z25, Z25
+	VPADDD  Z25, Z12, Z25
+	VPADDD  Z17, Z25, Z25
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z25
+	VPERMW  Z25, Z18, Z25
 
-end13:
+end26:
 	TESTL    $0x00000040, CX
-	JZ       else14
-	VMOVNTDQ Y24, (AX)(R10*2)
-	JMP      end14
+	JZ       else27
+	VMOVNTDQ Y25, (AX)(R10*2)
+	JMP      end28
 
-else14:
-	VMOVUPS Y24, (AX)(R10*2)
+else27:
+	VMOVUPS Y25, (AX)(R10*2)
 
-end14:
-end12:
-end11:
+end28:
+end24:
+end22:
 	ADDQ  $0x00000010, R10
 	ADDQ  $0x00000010, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end15
+	JZ    end30
 	MOVQ  c+0(FP), AX
-	ADDQ  R9, 120(AX)
 
-end15:
+	// overflows
+	ADDQ R9, 120(AX)
+
+end30:
 	TESTL $0x00000040, CX
-	JZ    end16
+	JZ    end32
 	SFENCE
 
-end16:
+end32:
 	VZEROUPPER
 	RET
 
@@ -14284,7 +13433,7 @@ TEXT ·mixedLimitAVX512(SB), NOSPLIT, $0-24
 	SHRQ $0x02, R12
 
 pass:
-	// p
+	// move p
 	TESTQ      DX, DX
 	JZ         nil1
 	TESTL      $0x00000004, CX
@@ -14292,124 +13441,126 @@ pass:
 	VMOVUPS    (DX)(R11*2), Y0
 	PREFETCHT1 (DX)(R12*2)
 	VMOVUPS    Y0, (DX)(R11*2)
-	JMP        end2
+	JMP        end3
 
 else2:
 	VMOVUPS    (DX)(R11*4), Z0
 	PREFETCHT1 (DX)(R12*4)
 	VMOVUPS    Z0, (DX)(R11*4)
 
-end2:
+end3:
 nil1:
-	// out
+	// move out
 	TESTQ    AX, AX
-	JZ       nil3
+	JZ       nil4
 	TESTL    $0x00000040, CX
-	JZ       else4
+	JZ       else5
 	VMOVNTDQ Y0, (AX)(R11*2)
-	JMP      end4
+	JMP      end6
 
-else4:
+else5:
 	VMOVUPS Y0, (AX)(R11*2)
 
-end4:
-nil3:
-	// grad
+end6:
+nil4:
+	// move grad
 	TESTQ      BX, BX
-	JZ         nil5
+	JZ         nil7
 	TESTL      $0x00000003, CX
-	JZ         else6
+	JZ         else8
 	VMOVUPS    (BX)(R11*2), Y1
 	PREFETCHT1 (BX)(R12*2)
-	JMP        end6
+	JMP        end9
 
-else6:
+else8:
 	VMOVUPS    (BX)(R11*4), Z1
 	PREFETCHT1 (BX)(R12*4)
 
-end6:
-nil5:
-	// m
+end9:
+nil7:
+	// move m
 	TESTQ      SI, SI
-	JZ         nil7
+	JZ         nil10
 	TESTL      $0x00000008, CX
-	JZ         else8
+	JZ         else11
 	VMOVUPS    (SI)(R11*2), Y1
 	PREFETCHT1 (SI)(R12*2)
 	VMOVUPS    Y1, (SI)(R11*2)
-	JMP        end8
+	JMP        end12
 
-else8:
+else11:
 	VMOVUPS    (SI)(R11*4), Z1
 	PREFETCHT1 (SI)(R12*4)
 	VMOVUPS    Z1, (SI)(R11*4)
 
-end8:
-nil7:
-	// n
+end12:
+nil10:
+	// move n
 	TESTQ      DI, DI
-	JZ         nil9
+	JZ         nil13
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else14
 	VMOVUPS    (DI)(R11*2), Y1
 	PREFETCHT1 (DI)(R12*2)
-	JMP        end10
+	JMP        end15
 
-else10:
+else14:
 	VMOVUPS    (DI)(R11*4), Z1
 	PREFETCHT1 (DI)(R12*4)
 
-end10:
-nil9:
-	// v
+end15:
+nil13:
+	// move v
 	TESTQ      R8, R8
-	JZ         nil11
+	JZ         nil16
 	TESTL      $0x00000008, CX
-	JZ         else12
+	JZ         else17
 	VMOVUPS    (R8)(R11*2), Y1
 	PREFETCHT1 (R8)(R12*2)
 	VMOVUPS    Y1, (R8)(R11*2)
-	JMP        end12
+	JMP        end18
 
-else12:
+else17:
 	VMOVUPS    (R8)(R11*4), Z1
 	PREFETCHT1 (R8)(R12*4)
 	VMOVUPS    Z1, (R8)(R11*4)
 
-end12:
-nil11:
-	// x
+end18:
+nil16:
+	// move x
 	TESTQ      R9, R9
-	JZ         nil13
+	JZ         nil19
 	TESTL      $0x00000008, CX
-	JZ         else14
+	JZ         else20
 	VMOVUPS    (R9)(R11*2), Y1
 	PREFETCHT1 (R9)(R12*2)
 	VMOVUPS    Y1, (R9)(R11*2)
-	JMP        end14
+	JMP        end21
 
-else14:
+else20:
 	VMOVUPS    (R9)(R11*4), Z1
 	PREFETCHT1 (R9)(R12*4)
 	VMOVUPS    Z1, (R9)(R11*4)
 
-end14:
-nil13:
+end21:
+nil19:
 	ADDQ  $0x00000010, R11
 	ADDQ  $0x00000010, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end15
+	JZ    end23
 	MOVQ  c+0(FP), AX
-	ADDQ  R10, 120(AX)
 
-end15:
+	// overflows
+	ADDQ R10, 120(AX)
+
+end23:
 	TESTL $0x00000040, CX
-	JZ    end16
+	JZ    end25
 	SFENCE
 
-end16:
+end25:
 	VZEROUPPER
 	RET
 

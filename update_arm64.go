@@ -92,6 +92,61 @@ func adamAMSGradLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
 //go:noescape
 func sumSquaresF32NEON(sums *float64, grad *float32, count, ahead int)
 
+// pnmMixedNEON works like pnmGeneric, between widening and rounding as updateMixedGeneric does. c is the first field of a mixed.
+//
+//go:noescape
+func pnmMixedNEON(c *float32, count, ahead int)
+
+// adapnmMixedNEON works like adapnmGeneric, between widening and rounding as updateMixedGeneric does. c is the first field of a mixed.
+//
+//go:noescape
+func adapnmMixedNEON(c *float32, count, ahead int)
+
+// adapnmAMSGradMixedNEON works like adapnmAMSGradGeneric, between widening and rounding as updateMixedGeneric does. c is the first field of a mixed.
+//
+//go:noescape
+func adapnmAMSGradMixedNEON(c *float32, count, ahead int)
+
+// sgdMixedNEON works like sgdGeneric, between widening and rounding as updateMixedGeneric does. c is the first field of a mixed.
+//
+//go:noescape
+func sgdMixedNEON(c *float32, count, ahead int)
+
+// sgdMomentumMixedNEON works like sgdMomentumGeneric, between widening and rounding as updateMixedGeneric does. c is the first field of a mixed.
+//
+//go:noescape
+func sgdMomentumMixedNEON(c *float32, count, ahead int)
+
+// sgdNesterovMixedNEON works like sgdNesterovGeneric, between widening and rounding as updateMixedGeneric does. c is the first field of a mixed.
+//
+//go:noescape
+func sgdNesterovMixedNEON(c *float32, count, ahead int)
+
+// adamMixedNEON works like adamGeneric, between widening and rounding as updateMixedGeneric does. c is the first field of a mixed.
+//
+//go:noescape
+func adamMixedNEON(c *float32, count, ahead int)
+
+// adamAMSGradMixedNEON works like adamAMSGradGeneric, between widening and rounding as updateMixedGeneric does. c is the first field of a mixed.
+//
+//go:noescape
+func adamAMSGradMixedNEON(c *float32, count, ahead int)
+
+// mixedLimitNEON reads and writes the memory that any rule does with these streams and formats, and changes nothing but the copy.
+//
+//go:noescape
+func mixedLimitNEON(c *float32, count, ahead int)
+
+// sumSquaresBF16NEON works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresBF16NEON(sums *float64, grad *uint16, count, ahead int)
+
+// sumSquaresF16NEON works like sumSquaresGeneric.
+//
+//go:noescape
+func sumSquaresF16NEON(sums *float64, grad *uint16, count, ahead int)
+
 // pnmF64NEON works like pnmGeneric.
 //
 //go:noescape
@@ -193,8 +248,38 @@ func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
 	}
 }
 
+// updateMixed works like updateMixedGeneric, by the kernel of a form, for a positive multiple of mixedBlock elements.
+func updateMixed(f form, b *mixed, n, ahead int) {
+	switch f {
+	case formPNM:
+		pnmMixedNEON(&b.c.gs, n, ahead)
+	case formAdaPNM:
+		adapnmMixedNEON(&b.c.gs, n, ahead)
+	case formAdaPNMAMSGrad:
+		adapnmAMSGradMixedNEON(&b.c.gs, n, ahead)
+	case formSGD:
+		sgdMixedNEON(&b.c.gs, n, ahead)
+	case formSGDMomentum:
+		sgdMomentumMixedNEON(&b.c.gs, n, ahead)
+	case formSGDNesterov:
+		sgdNesterovMixedNEON(&b.c.gs, n, ahead)
+	case formAdam:
+		adamMixedNEON(&b.c.gs, n, ahead)
+	case formAdamAMSGrad:
+		adamAMSGradMixedNEON(&b.c.gs, n, ahead)
+	default:
+		f.missing()
+	}
+}
+
 // sumSquaresF32 works like sumSquaresGeneric, by the kernel.
 func sumSquaresF32(sums *float64, g *float32, n, ahead int) { sumSquaresF32NEON(sums, g, n, ahead) }
 
 // sumSquaresF64 works like sumSquaresGeneric, by the kernel.
 func sumSquaresF64(sums *float64, g *float64, n, ahead int) { sumSquaresF64NEON(sums, g, n, ahead) }
+
+// sumSquaresBF16 works like sumSquaresGeneric, by the kernel.
+func sumSquaresBF16(sums *float64, g *uint16, n, ahead int) { sumSquaresBF16NEON(sums, g, n, ahead) }
+
+// sumSquaresF16 works like sumSquaresGeneric, by the kernel.
+func sumSquaresF16(sums *float64, g *uint16, n, ahead int) { sumSquaresF16NEON(sums, g, n, ahead) }

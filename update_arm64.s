@@ -3,12 +3,13 @@
 #include "textflag.h"
 
 // The kernels for NEON: the loops of update_generic.go, with the same operations in the same order. Read from the top, these
-// are the instructions, the registers, the steps of the equations, the rules, the loop, and then the functions, once for
-// each element type.
+// are the instructions, the registers, the steps of the equations, the rules, the loop, what streams of 16 bits need, the loop
+// for these, and then the functions: once for each element type, and once for mixed formats.
 
 // Instructions that Go 1.26's assembler lacks, with their operands in its order but registers by number: VFSUB(m, n, d) is
-// d = n − m, VFDIV(m, n, d) is d = n / m. Their arrangement is S4 or D2, by sz. internal/inspect checks that each is the
-// instruction of its name; where the assembler has that, a macro may become it.
+// d = n − m, VFDIV(m, n, d) is d = n / m. The arrangement of those with sz is S4 or D2, by that; of the others see their
+// comments. internal/inspect checks that each is the instruction of its name, up to a _; where the assembler has that, a macro
+// may become it.
 #define VFADD(m, n, d)  WORD $(0x4E20D400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFSUB(m, n, d)  WORD $(0x4EA0D400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFMUL(m, n, d)  WORD $(0x6E20DC00 | sz<<22 | (m)<<16 | (n)<<5 | (d))
@@ -19,6 +20,30 @@
 #define VFCVTL(n, d)    WORD $(0x0E617800 | (n)<<5 | (d)) // the lower two float32 as float64
 #define VFCVTL2(n, d)   WORD $(0x4E617800 | (n)<<5 | (d)) // the upper two
 #define VDUP(n, d)      WORD $(0x4E000400 | size<<16 | (n)<<5 | (d)) // of element 0; Go has it, but not by number
+
+// Those for elements of 16 bits, between H4 or the upper half of H8 and S4.
+#define VFCVTL_H(n, d)    WORD $(0x0E217800 | (n)<<5 | (d)) // the lower four f16 as float32
+#define VFCVTL2_H(n, d)   WORD $(0x4E217800 | (n)<<5 | (d)) // the upper four
+#define VFCVTN(n, d)      WORD $(0x0E216800 | (n)<<5 | (d)) // float32 to the lower four f16, the upper become zero
+#define VFCVTN2(n, d)     WORD $(0x4E216800 | (n)<<5 | (d)) // to the upper four, the lower stay
+#define VSHLL(n, d)       WORD $(0x2E613800 | (n)<<5 | (d)) // the lower four as the upper halves of words
+#define VSHLL2(n, d)      WORD $(0x6E613800 | (n)<<5 | (d)) // the upper four
+#define VADDHN(m, n, d)   WORD $(0x0E604000 | (m)<<16 | (n)<<5 | (d)) // the upper halves of n + m to the lower four
+#define VADDHN2(m, n, d)  WORD $(0x4E604000 | (m)<<16 | (n)<<5 | (d)) // to the upper four
+#define VRADDHN(m, n, d)  WORD $(0x2E604000 | (m)<<16 | (n)<<5 | (d)) // those of n + m + 0x8000 to the lower four
+#define VRADDHN2(m, n, d) WORD $(0x6E604000 | (m)<<16 | (n)<<5 | (d)) // to the upper four
+
+// Those for integers, and comparisons, whose result is −1 where they hold and 0 elsewhere; all S4. Go has most, but not by
+// number.
+#define VADD(m, n, d)   WORD $(0x4EA08400 | (m)<<16 | (n)<<5 | (d))
+#define VSUB(m, n, d)   WORD $(0x6EA08400 | (m)<<16 | (n)<<5 | (d))
+#define VMUL(m, n, d)   WORD $(0x4EA09C00 | (m)<<16 | (n)<<5 | (d))
+#define VEOR(m, n, d)   WORD $(0x6E201C00 | (m)<<16 | (n)<<5 | (d))
+#define VSHL(s, n, d)   WORD $(0x4F005400 | (32+(s))<<16 | (n)<<5 | (d)) // by s
+#define VUSHR(s, n, d)  WORD $(0x6F000400 | (64-(s))<<16 | (n)<<5 | (d))
+#define VADDV(n, d)     WORD $(0x4EB1B800 | (n)<<5 | (d))                // the sum of all four, in element 0
+#define VCMGE_0(n, d)   WORD $(0x6EA08800 | (n)<<5 | (d))                // n ≥ 0
+#define VFACGE(m, n, d) WORD $(0x6E20EC00 | (m)<<16 | (n)<<5 | (d))      // |n| ≥ |m|
 
 // Addresses: of the coefficients and, in each stream, of what comes next.
 #define atC    R0
@@ -130,7 +155,14 @@
 	VFSUB(u, p, p)
 
 // The rules, each from those before it. A rule is its coefficients; its streams, all of them and those that it writes, to be
-// passed to a macro one by one; and what it does to one vector of each. What it shares with another has the other's name.
+// passed to a macro one by one, with their roles; and what it does to one vector of each. What it shares with another has the
+// other's name.
+
+// A role picks its own of what is said for parameters, gradients, momenta, and averages of squares with the largest so far.
+#define ROLE_P(p, g, m, v) p
+#define ROLE_G(p, g, m, v) g
+#define ROLE_M(p, g, m, v) m
+#define ROLE_V(p, g, m, v) v
 
 #define SGD_COEFFICIENTS \
 	COEFFICIENT(gs, 0)   \
@@ -140,10 +172,10 @@
 	COEFFICIENT(lo, 11)  \
 	COEFFICIENT(hi, 12)
 #define SGD_STREAMS(DO) \
-	DO(atP, p0, p01) \
-	DO(atG, g0, g01)
+	DO(ROLE_P, atP, p0, p01) \
+	DO(ROLE_G, atG, g0, g01)
 #define SGD_WRITES(DO) \
-	DO(atP, p0, p01)
+	DO(ROLE_P, atP, p0, p01)
 #define SGD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t) \
 	SCALED(g, g)      \
@@ -155,10 +187,10 @@
 	COEFFICIENT(alpha1, 4)
 #define SGD_MOMENTUM_STREAMS(DO) \
 	SGD_STREAMS(DO) \
-	DO(atM, m0, m01)
+	DO(ROLE_M, atM, m0, m01)
 #define SGD_MOMENTUM_WRITES(DO) \
 	SGD_WRITES(DO) \
-	DO(atM, m0, m01)
+	DO(ROLE_M, atM, m0, m01)
 #define SGD_MOMENTUM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t) \
 	MOMENTUM(m, g, t) \
@@ -180,10 +212,10 @@
 	COEFFICIENT(eps, 10)
 #define ADAM_STREAMS(DO) \
 	SGD_MOMENTUM_STREAMS(DO) \
-	DO(atV, v0, v01)
+	DO(ROLE_V, atV, v0, v01)
 #define ADAM_WRITES(DO) \
 	SGD_MOMENTUM_WRITES(DO) \
-	DO(atV, v0, v01)
+	DO(ROLE_V, atV, v0, v01)
 #define ADAM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -194,10 +226,10 @@
 
 #define ADAM_AMSGRAD_STREAMS(DO) \
 	ADAM_STREAMS(DO) \
-	DO(atX, x0, x01)
+	DO(ROLE_V, atX, x0, x01)
 #define ADAM_AMSGRAD_WRITES(DO) \
 	ADAM_WRITES(DO) \
-	DO(atX, x0, x01)
+	DO(ROLE_V, atX, x0, x01)
 #define ADAM_AMSGRAD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -213,7 +245,7 @@
 	COEFFICIENT(k2, 8)
 #define PNM_STREAMS(DO) \
 	SGD_MOMENTUM_STREAMS(DO) \
-	DO(atN, n0, n01)
+	DO(ROLE_M, atN, n0, n01)
 #define PNM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)   \
 	MOMENTUM(m, g, t)   \
@@ -225,7 +257,7 @@
 	COEFFICIENT(k2, 8)
 #define ADAPNM_STREAMS(DO) \
 	PNM_STREAMS(DO) \
-	DO(atV, v0, v01)
+	DO(ROLE_V, atV, v0, v01)
 #define ADAPNM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -236,7 +268,7 @@
 
 #define ADAPNM_AMSGRAD_STREAMS(DO) \
 	ADAPNM_STREAMS(DO) \
-	DO(atX, x0, x01)
+	DO(ROLE_V, atX, x0, x01)
 #define ADAPNM_AMSGRAD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -249,7 +281,7 @@
 // What benchmarks measure the rules against: their streams without arithmetic, and the divider without streams.
 #define NOTHING(p, g, m, n, v, x, t)
 #define DIVIDER_STREAMS(DO) \
-	DO(atP, p0, p01)
+	DO(ROLE_P, atP, p0, p01)
 #define DIVIDER_WRITES(DO)
 #define DIVIDER(p, g, m, n, v, x, t) \
 	VFSQRT(p, t) \
@@ -306,20 +338,328 @@ done:
 	STREAMS(NEXT_LINE)
 
 // What LOOP does to a stream. A load of one element sets the rest of the register to zero.
-#define PREFETCH(at, one, two) \
+#define PREFETCH(role, at, one, two) \
 	ADD  front, at, addr \
 	PRFM (addr), PLDL1KEEP
-#define LOAD_LOWER(at, one, two)    FLDPQ (at), two
-#define LOAD_UPPER(at, one, two)    FLDPQ 32(at), two
-#define LOAD_VECTOR(at, one, two)   FMOVQ (at), F(one)
-#define LOAD_ELEMENT(at, one, two)  FMOV  (at), F(one)
-#define STORE_LOWER(at, one, two)   FSTPQ two, (at)
-#define STORE_UPPER(at, one, two)   FSTPQ two, 32(at)
-#define STORE_VECTOR(at, one, two)  FMOVQ F(one), (at)
-#define STORE_ELEMENT(at, one, two) FMOV  F(one), (at)
-#define NEXT_LINE(at, one, two)     ADD   $64, at
-#define NEXT_VECTOR(at, one, two)   ADD   $16, at
-#define NEXT_ELEMENT(at, one, two)  ADD   $size, at
+#define LOAD_LOWER(role, at, one, two)    FLDPQ (at), two
+#define LOAD_UPPER(role, at, one, two)    FLDPQ 32(at), two
+#define LOAD_VECTOR(role, at, one, two)   FMOVQ (at), F(one)
+#define LOAD_ELEMENT(role, at, one, two)  FMOV  (at), F(one)
+#define STORE_LOWER(role, at, one, two)   FSTPQ two, (at)
+#define STORE_UPPER(role, at, one, two)   FSTPQ two, 32(at)
+#define STORE_VECTOR(role, at, one, two)  FMOVQ F(one), (at)
+#define STORE_ELEMENT(role, at, one, two) FMOV  F(one), (at)
+#define NEXT_LINE(role, at, one, two)     ADD   $64, at
+#define NEXT_VECTOR(role, at, one, two)   ADD   $16, at
+#define NEXT_ELEMENT(role, at, one, two)  ADD   $size, at
+
+// Streams of 16 bits: widened to float32 as they are loaded, so that the rules above do the arithmetic, and rounded as they are
+// stored. update_mixed.go says what the formats are, format.go and rounding.go how numbers are rounded.
+
+// Where the fields of mixed are that follow its coefficients, and the bits of its formats.
+#define mixed_formats   52
+#define mixed_counter   56
+#define mixed_key       60
+#define mixed_p         64
+#define mixed_g         72
+#define mixed_m         80
+#define mixed_n         88
+#define mixed_v         96
+#define mixed_x         104
+#define mixed_out       112
+#define mixed_overflows 120
+
+#define gradBF16   0
+#define gradF16    1
+#define paramBF16  2
+#define stateBF16  3
+#define outBF16    4
+#define outF16     5
+#define stochastic 7
+
+// What a loop for mixed formats has beside the registers above: for parameters, gradients and state the bytes of a pass and how
+// far to prefetch, which for 16 bits are half of what they are for 32.
+#define formats    R10
+#define atOut      R11 // the next element of the copy
+#define bytesP     R12
+#define bytesG     R13
+#define bytesS     R14
+#define frontP     R15
+#define frontG     R19
+#define frontS     R20
+#define overflowed R21 // how many parameters
+#define border     R22 // 65520, from which on float32 overflows
+#define infinity   R23
+#define fpcr       R24 // what FPCR was
+
+// Vectors: what rounding needs in the place of gradients and of the momentum that is only read, which are of no use any more
+// after the rule; and what draws need all the time.
+#define u0      2 // parameters draw its upper half
+#define u1      3
+#define w0      6 // state draws this
+#define w1      7
+#define counter 14 // of the next four elements
+#define four    15
+#define key     16
+#define factor1 17
+#define factor2 18
+
+// SPLAT loads the 32 bits of a register into all elements of a vector.
+#define SPLAT(register, d) \
+	FMOVS register, F(d) \
+	VDUP(d, d)
+#define CONSTANT(value, d) \
+	MOVD  $value, addr \
+	SPLAT(addr, d)
+
+// y = float32(y)                  eight elements in one as those of the vectors one and one+1
+#define WIDEN_BF16(one) \
+	VSHLL2(one, (one)+1) \
+	VSHLL(one, one)
+#define WIDEN_F16(one) \
+	VFCVTL2_H(one, (one)+1) \
+	VFCVTL_H(one, one)
+
+// u = draw(counter, key)          in its upper half
+// w = u & 0xffff                  for the next four elements
+#define DRAW(u, w, t) \
+	VUSHR(16, counter, u) \
+	VEOR(counter, u, u)   \
+	VMUL(factor1, u, u)   \
+	VEOR(key, u, u)       \
+	VUSHR(15, u, t)       \
+	VEOR(t, u, u)         \
+	VMUL(factor2, u, u)   \
+	VSHL(16, u, w)        \
+	VEOR(u, w, w)         \
+	VUSHR(16, w, w)       \
+	VADD(four, counter, counter)
+
+// Rounding takes eight elements from the vectors one and one+1 to one. To bf16, it adds less than 1<<16 and cuts the lower half.
+// That of a NaN is 0, DEFAULT_NAN sees to it, so that nothing carries: a NaN stays one.
+
+// y = (y + 0x8000 − even) >> 16   even = 1 − (y>>16 & 1)
+#define ROUND_NEAREST(one) \
+	VSHL(15, one, t0)     \
+	VSHL(15, (one)+1, t1) \
+	VCMGE_0(t0, t0)       \
+	VCMGE_0(t1, t1)       \
+	VRADDHN(t0, one, one) \
+	VRADDHN2(t1, (one)+1, one)
+
+// y = (y + w) >> 16
+#define ROUND_LOWER(one) \
+	VADDHN(w0, one, one) \
+	VADDHN2(w1, (one)+1, one)
+
+// y = (y + u>>16) >> 16
+#define ROUND_UPPER(one) \
+	VUSHR(16, u0, u0)    \
+	VUSHR(16, u1, u1)    \
+	VADDHN(u0, one, one) \
+	VADDHN2(u1, (one)+1, one)
+
+// y = f16(y)
+#define ROUND_F16(one) \
+	VFCVTN(one, one) \
+	VFCVTN2((one)+1, one)
+
+// overflowed = overflowed + how many of both vectors have 65520 ≤ |y| < ∞, in place of what was drawn
+#define COUNT_OVERFLOWS(y0, y1) \
+	SPLAT(border, w0)   \
+	VFACGE(w0, y0, t0)  \
+	VFACGE(w0, y1, t1)  \
+	VADD(t1, t0, t0)    \
+	SPLAT(infinity, w1) \
+	VFACGE(w1, y0, t1)  \
+	VSUB(t1, t0, t0)    \
+	VFACGE(w1, y1, t1)  \
+	VSUB(t1, t0, t0)    \
+	VADDV(t0, t0)       \
+	FMOVS F(t0), addr   \
+	SUBW  addr, overflowed
+
+// LOOP_MIXED applies a rule to all elements, a positive multiple of 16: two vectors of each stream at a time. Its branches go
+// the same way in every pass, by the formats; but every other pass prefetches, a cache line of a stream of float32. The copy is
+// written like everything else, whether it is to go around the caches or not: what STNP does for it could not be measured.
+#define LOOP_MIXED(STREAMS, WRITES, RULE) \
+	START_MIXED                              \
+	DEFAULT_NAN                              \
+	TBZ  $stochastic, formats, pass          \
+	FIRST_COUNTERS                           \
+pass: \
+	CBZ  front, load                         \
+	TBNZ $3, left, load                      \
+	STREAMS(PREFETCH_MIXED)                  \
+load: \
+	TBNZ $paramBF16, formats, loadParamBF16  \
+	LOAD_LOWER(ROLE_P, atP, p0, p01)         \
+	B    loadGrad                            \
+loadParamBF16: \
+	LOAD_BF16(ROLE_P, atP, p0, p01)          \
+loadGrad: \
+	TBNZ $gradBF16, formats, loadGradBF16    \
+	TBNZ $gradF16, formats, loadGradF16      \
+	LOAD_LOWER(ROLE_G, atG, g0, g01)         \
+	B    loadState                           \
+loadGradBF16: \
+	LOAD_BF16(ROLE_G, atG, g0, g01)          \
+	B    loadState                           \
+loadGradF16: \
+	LOAD_F16(ROLE_G, atG, g0, g01)           \
+loadState: \
+	TBNZ $stateBF16, formats, loadStateBF16  \
+	STREAMS(LOAD_STATE)                      \
+	B    update                              \
+loadStateBF16: \
+	STREAMS(LOAD_STATE_BF16)                 \
+update: \
+	RULE(p0, g0, m0, n0, v0, x0, t0)         \
+	RULE(p1, g1, m1, n1, v1, x1, t1)         \
+	TBZ  $stochastic, formats, storeState    \
+	DRAW(u0, w0, t0)                         \
+	DRAW(u1, w1, t1)                         \
+storeState: \
+	TBNZ $stateBF16, formats, storeStateBF16 \
+	WRITES(STORE_STATE)                      \
+	B    storeParam                          \
+storeStateBF16: \
+	WRITES(STORE_STATE_BF16)                 \
+storeParam: \
+	TBNZ $paramBF16, formats, storeParamBF16 \
+	STORE_LOWER(ROLE_P, atP, p0, p01)        \
+	TBNZ $outBF16, formats, copyBF16         \
+	TBZ  $outF16, formats, next              \
+	COUNT_OVERFLOWS(p0, p1)                  \
+	ROUND_F16(p0)                            \
+	FMOVQ.P F(p0), 16(atOut)                 \
+	B    next                                \
+copyBF16: \
+	ROUND_NEAREST(p0)                        \
+	FMOVQ.P F(p0), 16(atOut)                 \
+	B    next                                \
+storeParamBF16: \
+	STORE_BF16(ROLE_P, atP, p0, p01)         \
+next: \
+	STREAMS(NEXT_MIXED)                      \
+	SUBS $8, left                            \
+	BNE  pass                                \
+	MOVD mixed_overflows(atC), addr          \
+	ADD  overflowed, addr                    \
+	MOVD addr, mixed_overflows(atC)          \
+	MSR  fpcr, FPCR
+
+// START_MIXED gives all registers but the vectors their first values, from the argument atC and front.
+#define START_MIXED \
+	MOVD  mixed_p(atC), atP              \
+	MOVD  mixed_g(atC), atG              \
+	MOVD  mixed_m(atC), atM              \
+	MOVD  mixed_n(atC), atN              \
+	MOVD  mixed_v(atC), atV              \
+	MOVD  mixed_x(atC), atX              \
+	MOVD  mixed_out(atC), atOut          \
+	MOVWU mixed_formats(atC), formats    \
+	UBFX  $paramBF16, formats, $1, addr  \
+	WIDTH(addr, bytesP, frontP)          \
+	UBFX  $stateBF16, formats, $1, addr  \
+	WIDTH(addr, bytesS, frontS)          \
+	UBFX  $gradBF16, formats, $1, bytesG \
+	UBFX  $gradF16, formats, $1, addr    \
+	ORR   bytesG, addr                   \
+	WIDTH(addr, bytesG, frontG)          \
+	MOVD  $0, overflowed                 \
+	MOVD  $0x477ff000, border            \
+	MOVD  $0x7f800000, infinity
+
+// Those of float32 if narrow is 0, half of them if it is 1.
+#define WIDTH(narrow, bytes, ahead) \
+	MOVD $32, bytes    \
+	LSR  narrow, bytes \
+	LSR  narrow, front, ahead
+
+// DEFAULT_NAN makes 0x7fc00000 of each NaN that arithmetic gives, which is each that a rule writes. It is undone at the end:
+// FPCR is Go's to choose, but nobody else sees it until then.
+#define DEFAULT_NAN \
+	MRS FPCR, fpcr           \
+	ORR $(1<<25), fpcr, addr \
+	MSR addr, FPCR
+
+// FIRST_COUNTERS gives the vectors that draws need theirs.
+#define FIRST_COUNTERS \
+	MOVD  $firstFour<>(SB), addr    \
+	FMOVQ (addr), F(counter)        \
+	FMOVS mixed_counter(atC), F(t0) \
+	VDUP(t0, t0)                    \
+	VADD(t0, counter, counter)      \
+	FMOVS mixed_key(atC), F(key)    \
+	VDUP(key, key)                  \
+	CONSTANT(4, four)               \
+	CONSTANT(0x7feb352d, factor1)   \
+	CONSTANT(0x846ca68b, factor2)
+
+DATA firstFour<>+0(SB)/4, $0
+DATA firstFour<>+4(SB)/4, $1
+DATA firstFour<>+8(SB)/4, $2
+DATA firstFour<>+12(SB)/4, $3
+GLOBL firstFour<>(SB), RODATA|NOPTR, $16
+
+// What LOOP_MIXED does to a stream. It loads parameters and gradients by themselves, and stores parameters so.
+#define PREFETCH_MIXED(role, at, one, two) \
+	ADD  role(frontP, frontG, frontS, frontS), at, addr \
+	PRFM (addr), PLDL1KEEP
+#define LOAD_STATE(role, at, one, two)       role(NONE, NONE, LOAD_LOWER, LOAD_LOWER)(role, at, one, two)
+#define LOAD_STATE_BF16(role, at, one, two)  role(NONE, NONE, LOAD_BF16, LOAD_BF16)(role, at, one, two)
+#define STORE_STATE(role, at, one, two)      role(NONE, NONE, STORE_LOWER, STORE_LOWER)(role, at, one, two)
+#define STORE_STATE_BF16(role, at, one, two) role(NONE, NONE, STORE_BF16, STORE_BF16)(role, at, one, two)
+#define NEXT_MIXED(role, at, one, two)       ADD role(bytesP, bytesG, bytesS, bytesS), at
+#define NONE(role, at, one, two)
+#define LOAD_BF16(role, at, one, two) \
+	FMOVQ (at), F(one) \
+	WIDEN_BF16(one)
+#define LOAD_F16(role, at, one, two) \
+	FMOVQ (at), F(one) \
+	WIDEN_F16(one)
+#define STORE_BF16(role, at, one, two) \
+	role(ROUND_UPPER, NONE, ROUND_NEAREST, ROUND_LOWER)(one) \
+	FMOVQ F(one), (at)
+
+// LOOP_LIMIT is what benchmarks measure LOOP_MIXED against: its streams without arithmetic, those that there are, in any
+// formats. It loads and stores as many bytes in as many instructions; what it copies is no parameter.
+#define LOOP_LIMIT(STREAMS, WRITES) \
+	START_MIXED              \
+pass: \
+	CBZ  front, load         \
+	TBNZ $3, left, load      \
+	STREAMS(PREFETCH_LIMIT)  \
+load: \
+	STREAMS(LOAD_LIMIT)      \
+	WRITES(STORE_LIMIT)      \
+	CBZ  atOut, next         \
+	FMOVQ.P F(p0), 16(atOut) \
+next: \
+	STREAMS(NEXT_LIMIT)      \
+	SUBS $8, left            \
+	BNE  pass
+
+// What LOOP_LIMIT does to a stream: nothing if its address is 0. A pass takes 32 bytes or 16.
+#define PREFETCH_LIMIT(role, at, one, two) \
+	CBZ at, 3(PC) \
+	PREFETCH_MIXED(role, at, one, two)
+#define LOAD_LIMIT(role, at, one, two) \
+	CBZ   at, 5(PC)          \
+	TBZ   $5, role(bytesP, bytesG, bytesS, bytesS), 3(PC) \
+	FLDPQ (at), two          \
+	B     2(PC)              \
+	FMOVQ (at), F(one)
+#define STORE_LIMIT(role, at, one, two) \
+	CBZ   at, 5(PC)          \
+	TBZ   $5, role(bytesP, bytesG, bytesS, bytesS), 3(PC) \
+	FSTPQ two, (at)          \
+	B     2(PC)              \
+	FMOVQ F(one), (at)
+#define NEXT_LIMIT(role, at, one, two) \
+	CBZ at, 2(PC) \
+	NEXT_MIXED(role, at, one, two)
 
 // float32
 
@@ -527,6 +867,88 @@ TEXT ·adamAMSGradLimitF32NEON(SB), NOSPLIT, $0-72
 	LOOP(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, NOTHING)
 	RET
 
+// mixed formats: float32, in which they are updated, and those of 16 bits
+
+// func pnmMixedNEON(c *float32, count, ahead int)
+TEXT ·pnmMixedNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	PNM_COEFFICIENTS
+	LOOP_MIXED(PNM_STREAMS, SGD_MOMENTUM_WRITES, PNM)
+	RET
+
+// func adapnmMixedNEON(c *float32, count, ahead int)
+TEXT ·adapnmMixedNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	ADAPNM_COEFFICIENTS
+	LOOP_MIXED(ADAPNM_STREAMS, ADAM_WRITES, ADAPNM)
+	RET
+
+// func adapnmAMSGradMixedNEON(c *float32, count, ahead int)
+TEXT ·adapnmAMSGradMixedNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	ADAPNM_COEFFICIENTS
+	LOOP_MIXED(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAPNM_AMSGRAD)
+	RET
+
+// func sgdMixedNEON(c *float32, count, ahead int)
+TEXT ·sgdMixedNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	SGD_COEFFICIENTS
+	LOOP_MIXED(SGD_STREAMS, SGD_WRITES, SGD)
+	RET
+
+// func sgdMomentumMixedNEON(c *float32, count, ahead int)
+TEXT ·sgdMomentumMixedNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	SGD_MOMENTUM_COEFFICIENTS
+	LOOP_MIXED(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_MOMENTUM)
+	RET
+
+// func sgdNesterovMixedNEON(c *float32, count, ahead int)
+TEXT ·sgdNesterovMixedNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	SGD_MOMENTUM_COEFFICIENTS
+	LOOP_MIXED(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_NESTEROV)
+	RET
+
+// func adamMixedNEON(c *float32, count, ahead int)
+TEXT ·adamMixedNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	ADAM_COEFFICIENTS
+	LOOP_MIXED(ADAM_STREAMS, ADAM_WRITES, ADAM)
+	RET
+
+// func adamAMSGradMixedNEON(c *float32, count, ahead int)
+TEXT ·adamAMSGradMixedNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	ADAM_COEFFICIENTS
+	LOOP_MIXED(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAM_AMSGRAD)
+	RET
+
+// func mixedLimitNEON(c *float32, count, ahead int)
+TEXT ·mixedLimitNEON(SB), NOSPLIT, $0-24
+	MOVD c+0(FP), atC
+	MOVD count+8(FP), left
+	MOVD ahead+16(FP), front
+	LOOP_LIMIT(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES)
+	RET
+
 // float64
 
 #undef size
@@ -670,15 +1092,30 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	FLDPQ 32(atG), (F18, F19) \
 	FLDPQ 64(atG), (F20, F21) \
 	FLDPQ 96(atG), (F22, F23) \
-	SQUARES_F32(0)            \
-	SQUARES_F32(1)            \
-	SQUARES_F32(2)            \
-	SQUARES_F32(3)            \
-	SQUARES_F32(4)            \
-	SQUARES_F32(5)            \
-	SQUARES_F32(6)            \
-	SQUARES_F32(7)            \
+	ALL_SQUARES_F32           \
 	ADD $128, atG
+#define ALL_SQUARES_F32 \
+	SQUARES_F32(0) \
+	SQUARES_F32(1) \
+	SQUARES_F32(2) \
+	SQUARES_F32(3) \
+	SQUARES_F32(4) \
+	SQUARES_F32(5) \
+	SQUARES_F32(6) \
+	SQUARES_F32(7)
+
+// The same where eight elements of 16 bits are loaded at a time, and widened to V(16+i) and the one after it.
+#define LANES_16(WIDEN) \
+	FLDPQ (atG), (F16, F18)   \
+	FLDPQ 32(atG), (F20, F22) \
+	WIDEN(16)                 \
+	WIDEN(18)                 \
+	WIDEN(20)                 \
+	WIDEN(22)                 \
+	ALL_SQUARES_F32           \
+	ADD $64, atG
+#define LANES_BF16 LANES_16(WIDEN_BF16)
+#define LANES_F16  LANES_16(WIDEN_F16)
 
 #define LANES_F64 \
 	FLDPQ (atG), (F16, F17)    \
@@ -708,9 +1145,11 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	ADD $256, atG
 
 // The cache lines that LANES reads.
+#define PREFETCH_16 \
+	ADD  front, atG, addr \
+	PRFM (addr), PLDL1KEEP
 #define PREFETCH_F32 \
-	ADD  front, atG, addr  \
-	PRFM (addr), PLDL1KEEP \
+	PREFETCH_16 \
 	PRFM 64(addr), PLDL1KEEP
 #define PREFETCH_F64 \
 	PREFETCH_F32              \
@@ -748,6 +1187,24 @@ TEXT ·sumSquaresF32NEON(SB), NOSPLIT, $0-32
 	MOVD count+16(FP), left
 	MOVD ahead+24(FP), front
 	SUM(LANES_F32, PREFETCH_F32)
+	RET
+
+// func sumSquaresBF16NEON(sums *float64, grad *uint16, count, ahead int)
+TEXT ·sumSquaresBF16NEON(SB), NOSPLIT, $0-32
+	MOVD sums+0(FP), atSums
+	MOVD grad+8(FP), atG
+	MOVD count+16(FP), left
+	MOVD ahead+24(FP), front
+	SUM(LANES_BF16, PREFETCH_16)
+	RET
+
+// func sumSquaresF16NEON(sums *float64, grad *uint16, count, ahead int)
+TEXT ·sumSquaresF16NEON(SB), NOSPLIT, $0-32
+	MOVD sums+0(FP), atSums
+	MOVD grad+8(FP), atG
+	MOVD count+16(FP), left
+	MOVD ahead+24(FP), front
+	SUM(LANES_F16, PREFETCH_16)
 	RET
 
 // func sumSquaresF64NEON(sums *float64, grad *float64, count, ahead int)

@@ -21,6 +21,7 @@ type Kernel struct {
 	Scalars []string // the coefficients that it uses, those that it can best do without in a register last
 	Body    func(*Vector)
 	Doc     string // what it does, to follow its name
+	Whole   bool   // it only gets whole cache lines
 }
 
 func (k Kernel) args() []string {
@@ -61,11 +62,11 @@ type ISA struct {
 	vec   func() reg.VecVirtual
 	keeps int // how many coefficients stay in registers; those after them are read again for each vector
 
-	mixedKeeps int // the same, where rounding needs registers, too
+	mixedKeeps int // the same for mixed formats: rounding needs registers, too
 }
 
 var (
-	AVX2   = ISA{"AVX2", 32, YMM, 11, 7}
+	AVX2   = ISA{"AVX2", 32, YMM, 11, 9}
 	AVX512 = ISA{"AVX512", 64, ZMM, 24, 24}
 )
 

@@ -14,8 +14,8 @@ import (
 //
 //	func name(c, p, grad, … *T, count, ahead int)
 //
-// c is where the coefficients are, then come the streams. It runs the body over count elements of each stream: a cache line at a time, then a vector at a time, then the rest under
-// a mask. All use the same instructions for the arithmetic, so that an element's bits do not depend on its position. If
+// c is where the coefficients are, then come the streams. It runs the body over count elements of each stream: a cache line at a
+// time, then a vector at a time, then the rest under a mask. All use the same instructions for the arithmetic, so that an element's bits do not depend on its position. If
 // ahead is not 0, it prefetches each stream that many bytes in front of its loads.
 func (k Kernel) Emit(t Type, isa ISA) {
 	name := k.Name + t.Name + isa.Name
@@ -26,9 +26,7 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	v := &Vector{Type: t, ISA: isa, streams: map[string]reg.Register{}, scalars: map[string]Op{}}
 	if len(k.Scalars) > 0 {
 		v.coefficients = Load(Param("c"), GP64())
-		for _, name := range k.Scalars[:min(isa.keeps, len(k.Scalars))] {
-			v.scalars[name] = v.broadcast(name)
-		}
+		v.keep(k.Scalars, isa.keeps)
 	}
 	for _, name := range k.Streams {
 		v.streams[name] = Load(Param(name), GP64())
@@ -58,14 +56,23 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	Label("enter")
 	SUBQ(U32(vectors*lanes), n)
 	JGE(LabelRef("line"))
-	ADDQ(U32(vectors*lanes), n)
+	if !k.Whole {
+		ADDQ(U32(vectors*lanes), n)
+		k.emitRest(v, n)
+	}
+	VZEROUPPER()
+	RET()
+}
 
-	if vectors > 1 {
+// emitRest runs the body over n elements, less than a cache line.
+func (k Kernel) emitRest(v *Vector, n reg.Register) {
+	lanes := v.width / v.size
+	if v.width < Pass {
 		Comment("a vector at a time")
 		JMP(LabelRef("enterVector"))
 		Label("vector")
 		k.Body(v)
-		ADDQ(U32(isa.width), v.offset)
+		ADDQ(U32(v.width), v.offset)
 		Label("enterVector")
 		SUBQ(U32(lanes), n)
 		JGE(LabelRef("vector"))
@@ -79,8 +86,6 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	k.Body(v)
 
 	Label("done")
-	VZEROUPPER()
-	RET()
 }
 
 func index(scalar string) int {

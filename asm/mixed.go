@@ -3,7 +3,6 @@ package asm
 import (
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/mmcloughlin/avo/attr"
 	. "github.com/mmcloughlin/avo/build"
@@ -11,11 +10,11 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// fields are where the engine's mixed has what a kernel reads, in bytes; its coefficients come first.
+// fields are where the engine's mixed has what a kernel needs, in bytes; its coefficients come first.
 var fields = map[string]int{"formats": 52, "counter": 56, "key": 60,
 	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120}
 
-// The bits of the engine's sets of formats.
+// The engine's sets of formats consist of these.
 const (
 	gradBF16 = 1 << iota
 	gradF16
@@ -27,21 +26,22 @@ const (
 	stochastic
 )
 
-// narrow tells by which formats a stream has elements of 16 bits.
+// narrow are the formats by which a stream's elements have 16 bits.
 var narrow = map[string]int{"p": paramBF16, "grad": gradBF16 | gradF16, "m": stateBF16, "n": stateBF16, "v": stateBF16, "x": stateBF16}
 
-// A mixed gives a Vector streams of several formats: what is float32 to the body is widened by loads and rounded by stores.
-// One kernel serves all sets of formats. It branches on the set wherever a stream is touched, always the same way in a call.
+// A mixed gives a Vector streams of several formats: loads widen them to the float32 that a body works on, stores round it.
+// One kernel serves all sets of formats: it branches on the set wherever a stream is touched, always the same way in a call.
 type mixed struct {
 	*Vector
-	formats  reg.Register
-	at       reg.Register // which element is the vector's first
-	front    reg.Register // which one is prefetched
-	branches int          // so far: labels are numbered
+	formats   reg.Register
+	at        reg.Register // which element is the vector's first
+	front     reg.Register // which one is prefetched
+	overflows reg.Register // so far
+	labels    int          // so far
 
-	overflows     reg.Register
-	counter, draw reg.VecVirtual // of each lane, as the engine's draw has them
-	constants     map[string]Op  // those in registers
+	counter   reg.VecVirtual // of each lane
+	draw      reg.VecVirtual // what the engine's draw makes of it
+	constants map[string]Op  // those in registers
 }
 
 // MixedKernels are the rules for mixed formats, and their yardstick.
@@ -68,8 +68,9 @@ func mixedRule(rule Kernel) Kernel {
 //
 //	func name(c *float32, count, ahead int)
 //
-// c is the first field of a mixed, count a positive multiple of what the engine calls mixedBlock. If ahead is not 0, it
-// prefetches each stream that it reads, in front of its loads: those of float32 by that many bytes, others by as many elements.
+// c is the first field of a mixed, count a positive multiple of what the engine calls mixedBlock. It prefetches each stream that
+// it reads, in front of its loads: float32 by ahead bytes, others by as many elements. Where ahead is 0, that is what is loaded
+// anyway: a block apart, to be skipped then, would have to tell the formats again, and is no faster.
 func (k Kernel) EmitMixed(isa ISA) {
 	name := k.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, "func(c *float32, count, ahead int)")
@@ -81,9 +82,7 @@ func (k Kernel) EmitMixed(isa ISA) {
 	m := &mixed{Vector: v, constants: map[string]Op{}}
 	v.mixed = m
 	if len(k.Scalars) > 0 {
-		for _, name := range k.Scalars[:min(isa.mixedKeeps, len(k.Scalars))] {
-			v.scalars[name] = v.broadcast(name)
-		}
+		v.keep(k.Scalars, isa.mixedKeeps)
 		m.startRounding()
 	}
 	m.formats = m.field(MOVL, "formats", GP32())
@@ -95,7 +94,7 @@ func (k Kernel) EmitMixed(isa ISA) {
 	m.at, m.front = GP64(), Load(Param("ahead"), GP64())
 	XORQ(m.at, m.at)
 	SHRQ(U8(2), m.front)
-	count, err := Param("count").Resolve()
+	count, err := Param("count").Resolve() // stays in memory: registers are short
 	if err != nil {
 		panic(err)
 	}
@@ -109,7 +108,8 @@ func (k Kernel) EmitMixed(isa ISA) {
 	JNE(LabelRef("pass"))
 
 	m.either(outF16, func() {
-		Load(Param("c"), c)
+		Load(Param("c"), c) // again: the register had other uses
+		Comment("overflows")
 		ADDQ(m.overflows, Mem{Base: c, Disp: fields["overflows"]})
 	}, nil)
 	m.either(outAround, func() { SFENCE() }, nil)
@@ -125,8 +125,7 @@ func (m *mixed) field(mov func(from, to Op), name string, to reg.Register) reg.R
 
 // either emits code for sets that have one of these formats, and other code, if there is any, for those that have none.
 func (m *mixed) either(formats int, has, hasNot func()) {
-	m.branches++
-	other, end := fmt.Sprintf("else%d", m.branches), fmt.Sprintf("end%d", m.branches)
+	other, end := m.label("else"), m.label("end")
 	TESTL(U32(formats), m.formats)
 	if hasNot == nil {
 		JZ(LabelRef(end))
@@ -141,7 +140,13 @@ func (m *mixed) either(formats int, has, hasNot func()) {
 	Label(end)
 }
 
-func (m *mixed) mem(stream string, size uint8) Mem {
+func (m *mixed) label(name string) string {
+	m.labels++
+	return fmt.Sprint(name, m.labels)
+}
+
+// vector is a stream's vector in memory, of elements of so many bytes.
+func (m *mixed) vector(stream string, size uint8) Mem {
 	return Mem{Base: m.streams[stream], Index: m.at, Scale: size}
 }
 
@@ -153,13 +158,13 @@ func (m *mixed) load(stream string) Op {
 	x := m.vec()
 	m.either(narrow[stream], func() {
 		if stream == "grad" {
-			m.either(gradF16, func() { VCVTPH2PS(m.mem(stream, 2), x) }, func() { widenBF16(m.mem(stream, 2), x) })
+			m.either(gradF16, func() { VCVTPH2PS(m.vector(stream, 2), x) }, func() { widenBF16(m.vector(stream, 2), x) })
 		} else {
-			widenBF16(m.mem(stream, 2), x)
+			widenBF16(m.vector(stream, 2), x)
 		}
 		m.prefetch(stream, 2)
 	}, func() {
-		VMOVUPS(m.mem(stream, 4), x)
+		VMOVUPS(m.vector(stream, 4), x)
 		m.prefetch(stream, 4)
 	})
 	return x
@@ -171,7 +176,7 @@ func widenBF16(from, x Op) {
 }
 
 func (m *mixed) store(x Op, stream string) {
-	wide := func() { VMOVUPS(x, m.mem(stream, 4)) }
+	wide := func() { VMOVUPS(x, m.vector(stream, 4)) }
 	switch stream {
 	case "p":
 		m.either(paramBF16, func() {
@@ -203,12 +208,12 @@ func (m *mixed) copyOut(x Op) {
 }
 
 func (m *mixed) storeOut(y reg.VecVirtual) {
-	m.either(outAround, func() { VMOVNTDQ(m.half(y), m.mem("out", 2)) }, func() { m.storeHalf(y, "out") })
+	m.either(outAround, func() { VMOVNTDQ(m.half(y), m.vector("out", 2)) }, func() { m.storeHalf(y, "out") })
 }
 
 func (m *mixed) countOverflows(x Op) {
 	Comment("overflows += 65520 ≤ |x| < ∞")
-	const atLeast, below = 0x1d, 0x11
+	const atLeast, below = 0x1d, 0x11 // false for a NaN
 	size := m.op(VANDPS, m.constant("magnitude"), x)
 	bits := GP32()
 	if m.ISA.Name == AVX512.Name {
@@ -237,37 +242,37 @@ func (m *mixed) stochastic(x, random Op) reg.VecVirtual {
 	return m.cut(x, m.op(VPADDD, random, x), m.vec())
 }
 
-// cut puts the upper halves of x's sum with something below them into the lower half of y. A NaN in x stays one: arithmetic
-// made it quiet, or it was bf16 before, so that it does not live by the lower half alone.
+// cut puts the upper halves of a sum, of x and what rounds it, into the lower half of y. A NaN in x stays one: its upper half is
+// that of a NaN, for arithmetic made it quiet, or it was bf16 before.
 func (m *mixed) cut(x, sum Op, y reg.VecVirtual) reg.VecVirtual {
-	upper := m.op(VPSRLD, U8(16), m.orNaN(x, sum))
+	sum = m.orNaN(x, sum)
 	if m.ISA.Name == AVX512.Name {
-		VPMOVDW(upper, m.half(y))
+		VPERMW(sum, m.constant("upper"), y)
 	} else {
-		const evenQuarters = 0 | 2<<2 // each 16 bytes are packed on their own
-		VPERMQ(U8(evenQuarters), m.op(VPACKUSDW, upper, upper), y)
+		const evenQuarters = 0 | 2<<2 // VPSHUFB gathers within 16 bytes
+		VPERMQ(U8(evenQuarters), m.op(VPSHUFB, m.constant("upper"), sum), y)
 	}
 	return y
 }
 
 func (m *mixed) storeHalf(y reg.VecVirtual, stream string) {
-	VMOVUPS(m.half(y), m.mem(stream, 2))
+	VMOVUPS(m.half(y), m.vector(stream, 2))
 }
 
 // startRounding prepares what nextDraw and the stores need.
 func (m *mixed) startRounding() {
-	if m.ISA.Name == AVX512.Name { // it has the registers
-		for _, c := range constants {
+	if m.ISA.Name == AVX512.Name { // which has registers for all
+		for _, c := range m.ISA.constants() {
 			x := m.vec()
 			Comment(c.name)
-			VPBROADCASTD(m.constant(c.name), x)
+			VMOVUPS(m.constant(c.name), x)
 			m.constants[c.name] = x
 		}
 		m.constants["key"] = m.key()
 	}
-	m.counter, m.draw = m.vec(), m.vec()
-	m.field(func(from, to Op) { VPBROADCASTD(from, to) }, "counter", m.counter)
-	VPADDD(constantTable(), m.counter, m.counter)
+	m.draw = m.vec()
+	m.counter = m.broadcastField("counter")
+	VPADDD(m.constant("number"), m.counter, m.counter)
 }
 
 // nextDraw draws the random numbers of a vector, if there is anything to be rounded by them.
@@ -281,7 +286,7 @@ func (m *mixed) nextDraw() {
 		x = m.op(VPMULLD, m.constant("second"), m.xorShift(x, 15, m.vec()))
 		Comment("draw = draw ^ draw>>16")
 		m.xorShift(x, 16, m.draw)
-		VPADDD(m.constant("lanes" + m.ISA.Name), m.counter, m.counter)
+		VPADDD(m.constant("lanes"), m.counter, m.counter)
 	}, nil)
 }
 
@@ -291,56 +296,81 @@ func (m *mixed) xorShift(x Op, by uint8, y reg.VecVirtual) Op {
 	return y
 }
 
+// key returns the key of draw, for use in one instruction.
 func (m *mixed) key() Op {
 	if key, ok := m.constants["key"]; ok {
 		return key
 	}
+	return m.broadcastField("key")
+}
+
+func (m *mixed) broadcastField(name string) reg.VecVirtual {
 	x := m.vec()
-	m.field(func(from, to Op) { VPBROADCASTD(from, to) }, "key", x)
+	m.field(func(from, to Op) { VPBROADCASTD(from, to) }, name, x)
 	return x
 }
 
-// constants are what rounding needs in all lanes.
-var constants = []struct {
-	name string
-	bits uint32
-}{
-	{"first", 0x7feb352d}, {"second", 0x846ca68b}, // the factors of draw
-	{"lanesAVX2", 8}, {"lanesAVX512", 16},
-	{"low", 0xffff}, {"half", 0x7fff},
-	{"magnitude", 0x7fffffff}, {"overflow", 0x477ff000}, {"infinity", 0x7f800000},
-}
-
-// constant returns one of them, for use in one instruction.
+// constant returns one of the constants, for use in one instruction.
 func (m *mixed) constant(name string) Op {
 	if x, ok := m.constants[name]; ok {
 		return x
 	}
-	row := slices.IndexFunc(constants, func(c struct {
-		name string
-		bits uint32
-	}) bool {
-		return c.name == name
-	})
-	return constantTable().Offset(AVX512.width + row*AVX2.width)
+	for row, c := range m.ISA.constants() {
+		if c.name == name {
+			return m.ISA.constantTable().Offset(row * m.width)
+		}
+	}
+	panic("asm: no constant " + name)
 }
 
-// constantTable is in the program's read-only data: the numbers from 0 on, one for each lane, and the constants, each in as many
-// lanes as a vector of AVX2 has.
-var constantTable = sync.OnceValue(func() Mem {
-	table := GLOBL("rounding", attr.RODATA|attr.NOPTR)
-	at := 0
-	put := func(bits uint32) {
-		DATA(at, U32(bits))
-		at += 4
+// A constant is a vector of these numbers, over and over.
+type constant struct {
+	name string
+	bits []uint32
+}
+
+// constants are what drawing and rounding need.
+func (isa ISA) constants() []constant {
+	lanes := uint32(isa.width / 4)
+	var number, upper []uint32
+	for i := range lanes {
+		number = append(number, i)
 	}
-	for i := range uint32(AVX512.width / 4) {
-		put(i)
+	if isa.Name == AVX512.Name {
+		for i := uint32(0); i < lanes; i += 2 {
+			upper = append(upper, 2*i+1|(2*i+3)<<16)
+		}
+	} else {
+		upper = []uint32{0x07060302, 0x0f0e0b0a, 0, 0} // by bytes
 	}
-	for _, c := range constants {
-		for range AVX2.width / 4 {
-			put(c.bits)
+	return []constant{
+		{"number", number}, // of a lane
+		{"lanes", []uint32{lanes}},
+		{"first", []uint32{0x7feb352d}}, // the factors of draw
+		{"second", []uint32{0x846ca68b}},
+		{"low", []uint32{0xffff}},
+		{"half", []uint32{0x7fff}}, // of the last place, or just below
+		{"upper", upper},           // where the upper halves of lanes are
+		{"magnitude", []uint32{0x7fffffff}},
+		{"overflow", []uint32{0x477ff000}},
+		{"infinity", []uint32{0x7f800000}},
+	}
+}
+
+var constantTables = map[string]Mem{}
+
+// constantTable holds an ISA's constants, in the program's read-only data.
+func (isa ISA) constantTable() Mem {
+	table, ok := constantTables[isa.Name]
+	if !ok {
+		table = GLOBL("rounding"+isa.Name, attr.RODATA|attr.NOPTR)
+		constantTables[isa.Name] = table
+		for row, c := range isa.constants() {
+			for at := 0; at < isa.width; at += 8 {
+				bits := func(at int) uint64 { return uint64(c.bits[at/4%len(c.bits)]) }
+				DATA(row*isa.width+at, U64(bits(at)|bits(at+4)<<32))
+			}
 		}
 	}
 	return table
-})
+}

@@ -111,6 +111,13 @@ func (v *Vector) Store(x Op, stream string) {
 	}
 }
 
+// keep puts coefficients into registers, the first of them and at most so many.
+func (v *Vector) keep(names []string, most int) {
+	for _, name := range names[:min(most, len(names))] {
+		v.scalars[name] = v.broadcast(name)
+	}
+}
+
 // C returns a coefficient, in all lanes.
 func (v *Vector) C(name string) Op {
 	if c, ok := v.scalars[name]; ok {

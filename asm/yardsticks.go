@@ -1,15 +1,15 @@
 package asm
 
 import (
-	"fmt"
 	"slices"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
 )
 
 // Yardsticks are what benchmarks measure the rules against; nothing else calls them. Each gets the coefficients and all
-// streams, whichever it uses.
+// streams, whichever it uses, and only whole cache lines.
 func Yardsticks(t Type) []Kernel {
 	all := []Kernel{divider}
 	if t.Name == Float32.Name {
@@ -37,7 +37,8 @@ func limit(rule Kernel) Kernel {
 				}
 			}
 		},
-		Doc: "reads and writes the memory that " + rule.Name + " does, and changes nothing",
+		Doc:   "reads and writes the memory that " + rule.Name + " does, and changes nothing",
+		Whole: true,
 	}
 }
 
@@ -50,47 +51,44 @@ var divider = Kernel{
 		p := v.Load("p")
 		v.Div(p, v.Sqrt(p))
 	},
-	Doc: "takes the square roots of p, divides by them, and writes nothing",
+	Doc:   "takes the square roots of p, divides by them, and writes nothing",
+	Whole: true,
 }
 
-// mixedLimit is the same for all rules and formats at once. It takes a stream that is nil for one that the rule does not have,
-// and copies from p what is copied out.
+// mixedLimit is the same for all rules and sets of formats. A stream that is nil does not exist; what is copied out is part of p.
 var mixedLimit = Kernel{
 	Name:    "mixedLimit",
 	Streams: anyStreams,
-	Writes:  []string{"p", "m", "v", "x"},
-	Body:    func(v *Vector) { v.mixed.move(anyStreams, []string{"p", "m", "v", "x"}) },
-	Doc:     "reads and writes the memory that any rule does, and changes nothing but the copy of the parameters",
+	Body: func(v *Vector) {
+		for _, stream := range anyStreams {
+			x := v.mixed.move(stream, stream != "grad" && stream != "n")
+			if stream == "p" {
+				v.mixed.unlessNil("out", func() { v.mixed.storeOut(x) })
+			}
+		}
+	},
+	Doc: "reads and writes the memory that updateMixedGeneric does, and changes nothing but the copy",
 }
 
-func (m *mixed) move(reads, writes []string) {
-	for _, stream := range reads {
-		x := m.vec()
-		m.unlessNil(stream, func() {
-			m.either(narrow[stream], func() {
-				VMOVUPS(m.mem(stream, 2), m.half(x))
-				m.prefetch(stream, 2)
-				if slices.Contains(writes, stream) {
-					m.storeHalf(x, stream)
-				}
-			}, func() {
-				VMOVUPS(m.mem(stream, 4), x)
-				m.prefetch(stream, 4)
-				if slices.Contains(writes, stream) {
-					VMOVUPS(x, m.mem(stream, 4))
-				}
-			})
-		})
-		if stream == "p" {
-			m.unlessNil("out", func() { m.storeOut(x) })
+// move loads a stream's vector, if there is one, and may store it again, as it is.
+func (m *mixed) move(stream string, store bool) reg.VecVirtual {
+	x := m.vec()
+	move := func(x Op, size uint8) {
+		VMOVUPS(m.vector(stream, size), x)
+		m.prefetch(stream, size)
+		if store {
+			VMOVUPS(x, m.vector(stream, size))
 		}
 	}
+	m.unlessNil(stream, func() {
+		m.either(narrow[stream], func() { move(m.half(x), 2) }, func() { move(x, 4) })
+	})
+	return x
 }
 
 func (m *mixed) unlessNil(stream string, do func()) {
-	Comment(stream)
-	m.branches++
-	end := fmt.Sprintf("nil%d", m.branches)
+	Commentf("move %s", stream)
+	end := m.label("nil")
 	TESTQ(m.streams[stream], m.streams[stream])
 	JZ(LabelRef(end))
 	do()

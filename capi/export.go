@@ -129,10 +129,10 @@ type failure struct {
 func (f *failure) Error() string { return "pnm: " + f.text }
 
 func statusOf(err error) C.pnm_status {
-	var own *failure
-	switch {
-	case errors.As(err, &own):
+	if own, ok := errors.AsType[*failure](err); ok {
 		return own.status
+	}
+	switch {
 	case is[*pnm.HyperparameterError](err):
 		return C.PNM_ERROR_HYPERPARAMETER
 	case is[*pnm.StepError](err):

@@ -45,9 +45,12 @@ static void __attribute__((constructor(101))) before_go(void) {
 }
 
 static void __attribute__((constructor)) after_go(void) {
-	for (int s = 1; s < NSIG; s++)
-		if (host.known[s])
-			sigaction(s, &host.actions[s], NULL);
+	for (int s = 1; s < NSIG; s++) {
+		const struct sigaction *was = &host.actions[s];
+		struct sigaction is;
+		if (host.known[s] && sigaction(s, NULL, &is) == 0 && (is.sa_handler != was->sa_handler || is.sa_flags != was->sa_flags))
+			sigaction(s, was, NULL);
+	}
 	host_release_signals(&host.mask);
 }
 

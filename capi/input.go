@@ -153,10 +153,10 @@ func optionsOf(c *C.pnm_options) (o pnm.Options, err error) {
 		c = new(C.pnm_options)
 	}
 	o.LossScale, o.ClipNorm, o.ClipValue = float64(c.loss_scale), float64(c.clip_norm), float64(c.clip_value)
-	if o.SkipNonFinite, err = flag(c.skip_non_finite, "Options", "skip_non_finite"); err != nil {
+	if o.SkipNonFinite, err = boolOf(c.skip_non_finite, "Options", "skip_non_finite"); err != nil {
 		return o, err
 	}
-	if o.ZeroGrads, err = flag(c.zero_grads, "Options", "zero_grads"); err != nil {
+	if o.ZeroGrads, err = boolOf(c.zero_grads, "Options", "zero_grads"); err != nil {
 		return o, err
 	}
 	if c.reserved != 0 {
@@ -166,7 +166,7 @@ func optionsOf(c *C.pnm_options) (o pnm.Options, err error) {
 	return o, err
 }
 
-func flag(value C.int32_t, of, name string) (bool, error) {
+func boolOf(value C.int32_t, of, name string) (bool, error) {
 	if value != 0 && value != 1 {
 		return false, outside(of, name, float64(value), "0 or 1")
 	}

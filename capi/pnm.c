@@ -16,22 +16,37 @@ extern int32_t pnmgo_workers(void);
 extern const char *pnmgo_isa(void);
 
 // The message lives on the heap: a thread-local array would come out of the little room that glibc has for libraries which are
-// loaded late, and that it would share with PyTorch and others.
+// loaded late, and that PyTorch and others want, too. It stays where it is, so that nobody holds a pointer to freed memory.
+enum { MESSAGE_SIZE = 1024 };
 static pthread_key_t message_key;
+static int have_message_key;
 
-static void __attribute__((constructor)) make_message_key(void) { pthread_key_create(&message_key, free); }
+static void __attribute__((constructor)) make_message_key(void) { have_message_key = pthread_key_create(&message_key, free) == 0; }
+
+static char *message_of_thread(void) { return have_message_key ? pthread_getspecific(message_key) : NULL; }
 
 void pnm_set_message(const char *text, size_t length) {
-	char *message = realloc(pthread_getspecific(message_key), length + 1);
+	char *message = message_of_thread();
+	if (message == NULL && have_message_key) {
+		message = malloc(MESSAGE_SIZE);
+		if (message == NULL || pthread_setspecific(message_key, message) != 0) {
+			free(message);
+			message = NULL;
+		}
+	}
 	if (message == NULL)
-		return; // the old one stays
+		return;
+	if (length >= MESSAGE_SIZE) {
+		length = MESSAGE_SIZE - 1;
+		while (length > 0 && (text[length] & 0xc0) == 0x80) // within a character of UTF-8
+			length--;
+	}
 	memcpy(message, text, length);
 	message[length] = '\0';
-	pthread_setspecific(message_key, message);
 }
 
 const char *pnm_last_error(void) {
-	const char *message = pthread_getspecific(message_key);
+	const char *message = message_of_thread();
 	return message == NULL ? "" : message;
 }
 
@@ -70,7 +85,7 @@ pnm_status pnm_grad_norm(const pnm_vector *grads, int64_t count, int32_t workers
 	return status;
 }
 
-int pnm_set_workers(int workers) {
+pnm_status pnm_set_workers(int workers) {
 	sigset_t signals;
 	if (!enter(&signals))
 		return PNM_ERROR_FORKED;

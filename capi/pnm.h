@@ -1,14 +1,16 @@
 /* pnm.h: the optimizer step of a training loop on the CPU, fused into one pass over memory, with the same bits on every machine.
  *
  * Build libpnm.so with Go:  go build -buildmode=c-shared -o libpnm.so ./capi
- * The rules are described at https://pkg.go.dev/github.com/posneg/pnm; this is their C interface.
+ * The rules are described at https://pkg.go.dev/github.com/posneg/pnm; this is their C interface. docs/c.md has a program, and how
+ * to install, link and ship the library.
  *
  * - All memory is the caller's: nothing is owned, and nothing is retained after a call.
  * - A call either checks all of its input and runs, or returns an error and has written nothing but that.
  * - Calls may be made from any thread, also at the same time, on different memory.
  * - The library does not survive fork(): in a child every call that does work returns PNM_ERROR_FORKED at once, and the child is
  *   otherwise unharmed. exec, or a new process, is the way to use it there.
- * - Structs grow at their end only; what a caller leaves zero means what it meant before. Enumerators never change.
+ * - Fields called reserved must be 0. Enumerators never change; structs do only with PNM_ABI_VERSION, at their end, and what a caller
+ *   leaves zero means what it meant before.
  */
 #ifndef PNM_H
 #define PNM_H
@@ -29,17 +31,17 @@ int pnm_abi_version(void);
 /* "0.1.0"; a string that lives as long as the library. */
 const char *pnm_version(void);
 
-/* The instruction set in use: "avx512", "avx2", "neon" or "generic". The environment variable PNM_ISA pins one. */
+/* The instruction set in use: "avx512", "avx2", "neon" or "generic". The environment variable PNM_ISA pins one; it is that of the
+ * environment which the process was started with. In a forked child this is "" unless the parent has asked, too. */
 const char *pnm_isa(void);
 
-/* How many workers large steps have by default: the CPUs that the process may use, or what pnm_set_workers said (0: the default
- * again). pnm_set_workers returns a pnm_status. */
+/* How many workers large steps have where their options do not say: as many as there are CPUs for the process, or what
+ * pnm_set_workers said; 0 in a forked child. */
 int pnm_workers(void);
-int pnm_set_workers(int workers);
 
 typedef enum {
 	PNM_OK = 0,
-	PNM_ERROR_HYPERPARAMETER = 1, /* a field of a rule or an option is out of its range */
+	PNM_ERROR_HYPERPARAMETER = 1, /* a field of a rule or an option is out of its range, or a reserved one is not 0 */
 	PNM_ERROR_STEP = 2,           /* a step below 1 */
 	PNM_ERROR_LENGTH = 3,         /* vectors of one tensor differ in length, or a length is negative */
 	PNM_ERROR_OVERLAP = 4,        /* memory that is written is used twice */
@@ -50,8 +52,11 @@ typedef enum {
 	PNM_ERROR_INTERNAL = 9        /* a bug in the library; please report it */
 } pnm_status;
 
+/* From 1 to 4096, also more than there are CPUs, which is of no use; 0 is the default again. */
+pnm_status pnm_set_workers(int workers);
+
 /* What went wrong in the last call on this thread that failed, in a sentence that names the argument and the numbers; "" if none
- * has. It lives until the next call on this thread. */
+ * has. Another failure on this thread overwrites it, and the thread's end frees it. */
 const char *pnm_last_error(void);
 
 typedef enum {
@@ -111,7 +116,7 @@ typedef struct {
 	double clip_value;       /* bound of each element; 0: none */
 	int32_t skip_non_finite; /* leave everything as it is if a gradient is NaN or infinite, and report it */
 	int32_t zero_grads;      /* set the gradients to zero after the step */
-	int32_t workers;         /* at most so many; 0: pnm_workers() */
+	int32_t workers;         /* at most so many, up to 4096; 0: pnm_workers() */
 	int32_t reserved;
 } pnm_options;
 

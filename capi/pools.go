@@ -2,6 +2,9 @@
 
 package main
 
+// #include "internal.h"
+import "C"
+
 import (
 	"fmt"
 	"sync"
@@ -39,7 +42,7 @@ func (c *poolCache) of(workers int) (*pnm.Pool, error) {
 		return p, nil
 	}
 	if workers < 0 || workers > mostWorkers {
-		return nil, outside("Options", "workers", float64(workers), fmt.Sprintf("in [0, %d]", mostWorkers))
+		return nil, &failure{C.PNM_ERROR_HYPERPARAMETER, fmt.Sprintf("workers is %d, must be in [0, %d]", workers, mostWorkers)}
 	}
 	p, err := pnm.NewPool(pnm.PoolConfig{Workers: workers})
 	if err != nil {

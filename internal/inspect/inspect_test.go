@@ -19,10 +19,39 @@ func read(t *testing.T, file string) string {
 	return string(text)
 }
 
+// operands are formats for those of instructions that are not three vectors of the arrangement that sz selects. They print d, n,
+// m or s, that arrangement, and the name of its elements.
+var operands = map[string]string{
+	"fsqrt":    "v%[1]d.%[4]s, v%[2]d.%[4]s",
+	"dup":      "v%[1]d.%[4]s, v%[2]d.%[5]s[0]",
+	"fcvtl":    "v%[1]d.2d, v%[2]d.2s",
+	"fcvtl2":   "v%[1]d.2d, v%[2]d.4s",
+	"fcvtl_h":  "v%[1]d.4s, v%[2]d.4h",
+	"fcvtl2_h": "v%[1]d.4s, v%[2]d.8h",
+	"fcvtn":    "v%[1]d.4h, v%[2]d.4s",
+	"fcvtn2":   "v%[1]d.8h, v%[2]d.4s",
+	"shll":     "v%[1]d.4s, v%[2]d.4h, #16",
+	"shll2":    "v%[1]d.4s, v%[2]d.8h, #16",
+	"addhn":    "v%[1]d.4h, v%[2]d.4s, v%[3]d.4s",
+	"addhn2":   "v%[1]d.8h, v%[2]d.4s, v%[3]d.4s",
+	"raddhn":   "v%[1]d.4h, v%[2]d.4s, v%[3]d.4s",
+	"raddhn2":  "v%[1]d.8h, v%[2]d.4s, v%[3]d.4s",
+	"add":      "v%[1]d.4s, v%[2]d.4s, v%[3]d.4s",
+	"sub":      "v%[1]d.4s, v%[2]d.4s, v%[3]d.4s",
+	"mul":      "v%[1]d.4s, v%[2]d.4s, v%[3]d.4s",
+	"facge":    "v%[1]d.4s, v%[2]d.4s, v%[3]d.4s",
+	"eor":      "v%[1]d.16b, v%[2]d.16b, v%[3]d.16b",
+	"shl":      "v%[1]d.4s, v%[2]d.4s, #%[3]d",
+	"ushr":     "v%[1]d.4s, v%[2]d.4s, #%[3]d",
+	"cmge_0":   "v%[1]d.4s, v%[2]d.4s, #0",
+	"addv":     "s%[1]d, v%[2]d.4s",
+}
+
 // Every macro that encodes an instruction encodes the one that its name claims, with the operands in Go's order: that is
-// what the decoder of go tool objdump (golang.org/x/arch) sees in what the assembler makes of it, for every register.
+// what the decoder of go tool objdump (golang.org/x/arch) sees in what the assembler makes of it, for every register and, if
+// it shifts, by 1 to 31.
 func TestEncodings(t *testing.T) {
-	macro := regexp.MustCompile(`(?m)^#define V(\w+)\((m, n, d|n, d)\) +WORD .*$`)
+	macro := regexp.MustCompile(`(?m)^#define V(\w+)\((m, n, d|s, n, d|n, d)\) +WORD .*$`)
 	source := read(t, "update_arm64.s")
 	macros := macro.FindAllStringSubmatch(source, -1)
 	if n := strings.Count(source, "WORD "); n != len(macros) || n == 0 {
@@ -43,23 +72,21 @@ func TestEncodings(t *testing.T) {
 			name := strings.ToLower(mac[1])
 			for d := range 32 {
 				n, m := (d+11)%32, (d+23)%32
-				if mac[2] == "n, d" {
+				switch mac[2] {
+				case "n, d":
 					fmt.Fprintf(&program, "\tV%s(%d, %d)\n", mac[1], n, d)
-				} else {
+				case "s, n, d":
+					m = 1 + d%31
+					fallthrough
+				default:
 					fmt.Fprintf(&program, "\tV%s(%d, %d, %d)\n", mac[1], m, n, d)
 				}
-				switch name {
-				case "fsqrt":
-					want = append(want, fmt.Sprintf("%s v%d.%s, v%d.%[3]s", name, d, s.vector, n))
-				case "fcvtl":
-					want = append(want, fmt.Sprintf("%s v%d.2d, v%d.2s", name, d, n))
-				case "fcvtl2":
-					want = append(want, fmt.Sprintf("%s v%d.2d, v%d.4s", name, d, n))
-				case "dup":
-					want = append(want, fmt.Sprintf("%s v%d.%s, v%d.%s[0]", name, d, s.vector, n, s.element))
-				default:
-					want = append(want, fmt.Sprintf("%s v%d.%s, v%d.%[3]s, v%[5]d.%[3]s", name, d, s.vector, n, m))
+				format, ok := operands[name]
+				if !ok {
+					format = "v%[1]d.%[4]s, v%[2]d.%[4]s, v%[3]d.%[4]s"
 				}
+				mnemonic, _, _ := strings.Cut(name, "_")
+				want = append(want, mnemonic+" "+fmt.Sprintf(format, d, n, m, s.vector, s.element))
 			}
 		}
 		file := filepath.Join(t.TempDir(), "encodings_arm64.s")
@@ -83,10 +110,12 @@ func TestEncodings(t *testing.T) {
 }
 
 // The arm64 kernels consist of these instructions, none of which is fused or an estimate. Those of floating point work on
-// vectors, and those on integers only on the registers that Go leaves to assembly.
+// vectors, and those on integers on these, too, or only on the registers that Go leaves to assembly. s3_3_c4_c4_0 is FPCR.
 func TestInstructions(t *testing.T) {
-	known := regexp.MustCompile(`^(f(add|sub|mul|div|sqrt|max|min)|fcvtl2?|dup) v|` +
-		`^(ldr|ldp|ld1|str|stp|st1|prfm|add|adds|subs|mov|cbz|b|b\.eq|b\.ne|b\.ge) |^(ret|yield|isb( #15)?)$`)
+	known := regexp.MustCompile(`^(f(add|sub|mul|div|sqrt|max|min|acge)|fcvt[ln]2?|dup|shll2?|r?addhn2?|add|sub|mul|eor|shl|ushr|cmge) v|` +
+		`^(addv s|fmov s\d+, w|fmov w\d+, s|mrs x\d+, s3_3_c4_c4_0$|msr s3_3_c4_c4_0, x)|` +
+		`^(ldr|ldp|ld1|str|stp|st1|prfm|adrp|cbz|tbz|tbnz|b|b\.eq|b\.ne|b\.ge) |` +
+		`^(add|adds|sub|subs|mov|movk|orr|ubfx|lsr) [wx]|^(ret|yield|isb( #15)?)$`)
 	reserved := regexp.MustCompile(`\b[xw](18|27|28|29|30)\b`)
 	functions, err := disassemble("../../update_arm64.s")
 	if err != nil {

@@ -53,9 +53,12 @@ func mainLoops(root string) (kernels []string, amd64, arm64 map[string][]string,
 func amd64Loops(source string) map[string][]string {
 	loops := map[string][]string{}
 	instruction := regexp.MustCompile(`(?m)^\t([A-Z].*)$`)
-	for _, f := range regexp.MustCompile(`(?s)\nTEXT ·(\w+).*?\nline:\n(.*?)\n\t// prefetch\n.*?\nenter:(\n.*?J(?:GE|NE) +line\n)`).FindAllStringSubmatch(source, -1) {
-		for _, line := range instruction.FindAllStringSubmatch(f[2]+f[3], -1) {
-			loops[f[1]] = append(loops[f[1]], line[1])
+	loop := regexp.MustCompile(`(?s)^(\w+).*?\nline:\n(.*?)\n\t// prefetch\n.*?\nenter:(\n.*?J(?:GE|NE) +line\n)`)
+	for text := range strings.SplitSeq(source, "\nTEXT ·") {
+		if f := loop.FindStringSubmatch(text); f != nil {
+			for _, line := range instruction.FindAllStringSubmatch(f[2]+f[3], -1) {
+				loops[f[1]] = append(loops[f[1]], line[1])
+			}
 		}
 	}
 	return loops

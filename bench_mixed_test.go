@@ -1,0 +1,146 @@
+//go:build (amd64 || arm64) && !purego
+
+package pnm
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"testing"
+	"unsafe"
+)
+
+// mixedFormats are what BenchmarkMixed measures.
+var mixedFormats = []struct {
+	name string
+	formatsOf
+}{
+	{"float32", formatsOf{f32, f32, f32, f32}},
+	{"bf16-grad", formatsOf{f32, bf16, f32, f32}},
+	{"f16-grad", formatsOf{f32, f16, f32, f32}},
+	{"bf16-state", formatsOf{f32, f32, bf16, f32}},
+	{"bf16-all", formatsOf{bf16, bf16, bf16, f32}},
+	{"bf16-grad,bf16-copy", formatsOf{f32, bf16, f32, bf16}},
+	{"bf16-grad,f16-copy", formatsOf{f32, bf16, f32, f16}},
+}
+
+// BenchmarkMixed runs the bare kernels in memory on one core, beside the limit kernel and the kernel for float32.
+func BenchmarkMixed(b *testing.B) {
+	rules, names := benchRules()
+	for i, r := range rules {
+		for _, format := range mixedFormats {
+			if format.name == "bf16-state" && len(forms[r.form()].slots) == 0 {
+				continue
+			}
+			for _, tier := range tiers()[1:] {
+				b.Run(fmt.Sprintf("rule=%s/format=%s/isa=%s/n=64Mi", names[i], format.name, tier), func(b *testing.B) {
+					benchMixed(b, r, format.formatsOf, tier)
+				})
+			}
+		}
+	}
+}
+
+func benchMixed(b *testing.B, r Rule, f formatsOf, tier tier) {
+	useTier(b, tier)
+	wide := newProblem[float32](r, inMemory)
+	if f == (formatsOf{}) {
+		inTurn(b, inMemory, wide.bytes(), wide.bare(), nil)
+		return
+	}
+	q := newMixedProblem(r, f, inMemory)
+	limit := func(b *mixed, n, ahead int) { mixedLimits[tier](&b.c.gs, n, ahead) }
+	update := func(b *mixed, n, ahead int) { updateMixed(r.form(), b, n, ahead) }
+	beside := []yardstick{{"of-float32", wide.bare()}}
+	if f.out == f32 {
+		inTurn(b, inMemory, q.moved(), q.run(0, update), append(beside, yardstick{"of-limit", q.run(0, limit)}))
+		return
+	}
+	ratios := inTurn(b, inMemory, q.moved(), q.run(outAround, update), append(beside, yardstick{"of-limit", q.run(outAround, limit)},
+		yardstick{"times-through-caches", q.run(0, update)},
+		yardstick{"times-without-copy", q.withoutCopy().run(0, update)}))
+	b.ReportMetric(1/ratios[len(ratios)-1], "cost")
+}
+
+// The limit kernel for mixed formats changes nothing but the copy of the parameters.
+func TestMixedLimit(t *testing.T) {
+	rng := rand.New(rand.NewPCG(25, 26))
+	for _, tier := range tiers()[1:] {
+		for _, r := range sampleRules() {
+			for _, f := range allFormats(r) {
+				const n = 3 * mixedBlock
+				got := mixedTensor(rng, r, f, 1, n, anywhere(rng))
+				want := got.clone()
+				var b mixed
+				got.call(&b, 0)
+				mixedLimits[tier](&b.c.gs, n, rng.IntN(2)*prefetchAhead)
+				copy(want.out.bytes(), got.out.bytes())
+				wantSameTensor(t, fmt.Sprintf("%s, %T, %s", tier, r, f), got, want)
+			}
+		}
+	}
+}
+
+// bare is a step by the kernel alone, of the active tier.
+func (q *problem[T]) bare() func() {
+	s, c := q.roles()
+	return func() {
+		for lo := 0; lo < len(q.p); lo += maxCall {
+			updateAssembly(q.rule.form(), &c, &s, lo, min(maxCall, len(q.p)-lo), prefetchAhead)
+		}
+	}
+}
+
+// A mixedProblem is a tensor in several formats, as BenchmarkMixed has it.
+type mixedProblem struct{ tensor }
+
+// newMixedProblem places all vectors at different offsets within a page, as newProblem does.
+func newMixedProblem(r Rule, f formatsOf, n int) *mixedProblem {
+	place := 0
+	q := &mixedProblem{*mixedTensor(nil, r, f, 1001, n, func(bytes int) []byte {
+		place++
+		return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(spread[uint16](place, bytes/2)))), bytes)
+	})}
+	convert(q.p, Float32(lcg[float32](1, n)))
+	convert(q.g, Float32(lcg[float32](2, n)))
+	exact := r.scalars(q.step)
+	if err := q.round(&exact); err != nil {
+		panic(err)
+	}
+	runtime.GC() // not in the middle of a measurement
+	return q
+}
+
+func (q *mixedProblem) withoutCopy() *mixedProblem {
+	c := *q
+	c.out = Vector{}
+	return &c
+}
+
+// run returns a pass of a kernel over all elements, in calls as a step makes them, with more formats.
+func (q *mixedProblem) run(formats uint32, kernel func(b *mixed, n, ahead int)) func() {
+	return func() {
+		var b mixed
+		for lo := 0; lo < q.p.n; lo += maxCall {
+			q.call(&b, lo)
+			b.formats |= formats
+			kernel(&b, min(maxCall, q.p.n-lo), prefetchAhead)
+		}
+	}
+}
+
+// moved is how many bytes a step reads and writes.
+func (q *mixedProblem) moved() (total int64) {
+	for i := range q.vectors() {
+		v := q.vector(i)
+		moved := int64(v.n * v.size())
+		if total += moved; i != 1 && v != &q.out { // what is written has been read
+			total += moved
+		}
+	}
+	if strings.Contains(forms[q.form].roles, "n") { // of two momenta only one is written
+		total -= int64(q.p.n * q.s[0].size())
+	}
+	return total
+}

@@ -1,0 +1,122 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// These programs of testdata check themselves.
+func TestPrograms(t *testing.T) {
+	for _, source := range []string{"errors.c", "threads.c", "fork.c"} {
+		t.Run(source, func(t *testing.T) {
+			t.Parallel()
+			run(t, shared.compile(t, source, "-std=c11"))
+		})
+	}
+}
+
+func TestStatic(t *testing.T) {
+	long(t)
+	run(t, static.compile(t, "static.c", "-std=c11"))
+	run(t, static.compile(t, "fork.c", "-std=c11"))
+}
+
+func TestProgramsMemcheck(t *testing.T) {
+	for _, source := range []string{"errors.c", "threads.c"} {
+		t.Run(source, func(t *testing.T) { memcheck(t, source) })
+	}
+}
+
+// Neither the C half has warnings nor the header, for any C or C++. (cgo's own C has, so that they are no errors in a build.)
+func TestWarnings(t *testing.T) {
+	need(t, "gcc", "g++")
+	run(t, "gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", "pnm.c", "host.c")
+	for _, flags := range [][]string{
+		{"-x", "c", "-std=c99"}, {"-x", "c", "-std=c2x"}, {"-x", "c++", "-std=c++98", "-Wno-long-long"}, {"-x", "c++", "-std=c++20"},
+	} {
+		run(t, "gcc", append(flags, "-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only", "pnm.h")...)
+	}
+}
+
+// functions are those of pnm.h.
+const functions = "pnm_abi_version pnm_grad_norm pnm_isa pnm_last_error pnm_rule_adam pnm_rule_adamw pnm_rule_adapnm pnm_rule_pnm " +
+	"pnm_rule_sgd pnm_set_workers pnm_update_all pnm_update_one pnm_version pnm_workers"
+
+// symbols returns what a library shows.
+func symbols(t *testing.T, library string) (names []string) {
+	t.Helper()
+	need(t, "nm")
+	for _, line := range strings.Split(run(t, "nm", "-D", "--defined-only", library), "\n") {
+		if f := strings.Fields(line); len(f) == 3 {
+			names = append(names, f[2])
+		}
+	}
+	return names
+}
+
+// The library shows all functions. It also shows names of cgo's own, which only a linker's script hides: see TestDocs.
+func TestSymbols(t *testing.T) {
+	own := slices.DeleteFunc(symbols(t, shared.library(t)), func(name string) bool { return !strings.HasPrefix(name, "pnm") })
+	if got := strings.Join(own, " "); got != functions {
+		t.Errorf("got  %s\nwant %s", got, functions)
+	}
+}
+
+// Loading changes nothing of the process: see testdata/host.c.
+func TestHost(t *testing.T) {
+	for _, what := range []string{"unchanged", "signals-before", "signals-after"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			run(t, hostProgram(t), what, shared.library(t))
+		})
+	}
+	for what, want := range map[string]syscall.Signal{"crash": syscall.SIGSEGV, "pipe": syscall.SIGPIPE} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			out, err := try(hostProgram(t), what, shared.library(t))
+			e, ok := err.(*exec.ExitError)
+			if !ok || e.Sys().(syscall.WaitStatus).Signal() != want {
+				t.Errorf("%v, want %v\n%s", err, want, out)
+			}
+		})
+	}
+}
+
+// hostProgram is not linked with the library: it loads it.
+func hostProgram(t *testing.T) string {
+	t.Helper()
+	need(t, "gcc")
+	out := t.TempDir() + "/host"
+	run(t, "gcc", append(slices.Clone(gccFlags), "-std=c11", "testdata/host.c", "-o", out, "-ldl")...)
+	return out
+}
+
+// Loading takes less than 50 ms, the best of some times, and an idle library no CPU.
+func TestLoad(t *testing.T) {
+	program, library := hostProgram(t), shared.library(t)
+	best, cpu := 1e9, 1e9
+	for range 3 {
+		var loaded, ready, idle float64
+		out := run(t, program, "idle", library)
+		if _, err := fmt.Sscanf(out, "loaded in %g ms, ready after %g ms\nan idle second took %g ms", &loaded, &ready, &idle); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		t.Log(strings.TrimSpace(out))
+		best, cpu = min(best, ready), min(cpu, idle)
+		if best < 50 && cpu < 10 {
+			return
+		}
+	}
+	t.Errorf("ready after %v ms, want < 50 ms; idle second %v ms of CPU, want < 10 ms", best, cpu)
+}
+
+func TestPython(t *testing.T) {
+	need(t, "python3")
+	run(t, "python3", "testdata/signals.py", shared.library(t))
+}

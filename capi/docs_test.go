@@ -1,0 +1,63 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const version = "0.1.0"
+
+// What docs/c.md says, works: its commands install the library and build its program in both ways.
+func TestDocs(t *testing.T) {
+	need(t, "go", "cc", "pkg-config", "cmake")
+	page, err := os.ReadFile("../docs/c.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := map[string][]string{}
+	for _, m := range regexp.MustCompile("(?s)```(\\w+)\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
+		blocks[m[1]] = append(blocks[m[1]], m[2])
+	}
+	if len(blocks["sh"]) != 3 || len(blocks["c"]) != 1 || len(blocks["cmake"]) != 1 {
+		t.Fatalf("the page has other blocks: %q", blocks)
+	}
+	prefix, dir := t.TempDir(), t.TempDir()
+	t.Setenv("prefix", prefix)
+	t.Setenv("PKG_CONFIG_PATH", prefix+"/lib/pkgconfig")
+	t.Setenv("LD_LIBRARY_PATH", prefix+"/lib")
+	script := func(in, text string) string {
+		t.Helper()
+		return run(t, "sh", "-euc", "cd "+in+"\n"+text)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	script("..", blocks["sh"][0])
+	write("fit.c", blocks["c"][0])
+	write("CMakeLists.txt", blocks["cmake"][0])
+	for _, text := range blocks["sh"][1:] {
+		if out := script(dir, text); !strings.Contains(out, "y = 2.00x + 1.00, with ") {
+			t.Errorf("%s\nprints %s", text, out)
+		}
+	}
+
+	library := prefix + "/lib/libpnm.so"
+	if got := strings.Join(symbols(t, library), " "); got != functions {
+		t.Errorf("the library has the symbols %s", got)
+	}
+	if out := run(t, "pkg-config", "--modversion", "pnm"); strings.TrimSpace(out) != version {
+		t.Errorf("pnm.pc has version %s, want %s", out, version)
+	}
+	if out := run(t, "readelf", "-d", dir+"/fit", dir+"/build/fit"); strings.Count(out, "[libpnm.so]") != 2 {
+		t.Errorf("the programs need something else than libpnm.so:\n%s", out)
+	}
+}

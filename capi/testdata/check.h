@@ -1,0 +1,78 @@
+/* What the test programs have in common. They are C and C++. */
+#ifndef CHECK_H
+#define CHECK_H
+
+#include "pnm.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static int failures;
+
+/* CHECK(condition, format, …) */
+#define CHECK(condition, ...) \
+	do { \
+		if (!(condition)) { \
+			failures++; \
+			printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+			printf(__VA_ARGS__); \
+			printf("\n"); \
+		} \
+	} while (0)
+
+static inline double seconds(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static inline pnm_vector vector(void *data, int64_t length, pnm_dtype dtype) {
+	pnm_vector v;
+	v.data = data;
+	v.length = length;
+	v.dtype = dtype;
+	v.reserved = 0;
+	return v;
+}
+
+static inline pnm_vector zeros(int64_t length, pnm_dtype dtype) {
+	static const size_t size[] = {4, 8, 2, 2};
+	void *data = calloc((size_t)length, size[dtype]); /* exactly so much: valgrind sees one element too many */
+	if (data == NULL)
+		abort();
+	return vector(data, length, dtype);
+}
+
+/* A step of a tensor of float32, with its memory. */
+static inline pnm_update tensor(const pnm_rule *rule, int64_t length, int state) {
+	pnm_update u;
+	memset(&u, 0, sizeof u);
+	u.rule = rule;
+	u.step = 1;
+	u.params = zeros(length, PNM_FLOAT32);
+	u.grads = zeros(length, PNM_FLOAT32);
+	for (int k = 0; k < state; k++)
+		u.state[k] = zeros(length, PNM_FLOAT32);
+	return u;
+}
+
+static inline void release(pnm_update *u) {
+	free(u->params.data);
+	free(u->grads.data);
+	for (int k = 0; k < 4; k++)
+		free(u->state[k].data);
+	free(u->copy.data);
+}
+
+static inline uint64_t hash(uint64_t h, pnm_vector v) { /* FNV-1a */
+	static const size_t size[] = {4, 8, 2, 2};
+	const unsigned char *bytes = (const unsigned char *)v.data;
+	for (size_t i = 0; i < (size_t)v.length * size[v.dtype]; i++)
+		h = (h ^ bytes[i]) * UINT64_C(1099511628211);
+	return h;
+}
+
+#define HASH_START UINT64_C(14695981039346656037)
+
+#endif

@@ -1,0 +1,174 @@
+/* What is refused, how it is said, and that nothing is written then. */
+#include "check.h"
+#include <math.h>
+
+enum { N = 8 };
+
+static pnm_rule rule;
+static pnm_options options;
+static pnm_update u[2];
+
+/* Two good tensors of SGD with momentum. */
+static void reset(void) {
+	for (int i = 0; i < 2; i++) {
+		release(&u[i]);
+		u[i] = tensor(&rule, N, 1);
+	}
+	rule = pnm_rule_sgd(0.1);
+	rule.momentum = 0.9;
+	memset(&options, 0, sizeof options);
+}
+
+static uint64_t bits(void) {
+	uint64_t h = HASH_START;
+	for (int i = 0; i < 2; i++)
+		h = hash(hash(h, vector(u[i].params.data, u[i].params.data ? N : 0, PNM_FLOAT32)), vector(u[i].state[0].data, u[i].state[0].data ? N : 0, PNM_FLOAT32));
+	return h;
+}
+
+static void refused_all(int line, pnm_status want, const char *text, const pnm_update *updates, int64_t count) {
+	for (int i = 0; i < 2; i++)
+		if (u[i].grads.data != NULL)
+			((float *)u[i].grads.data)[0] = 1;
+	uint64_t before = bits();
+	pnm_report report;
+	memset(&report, 0x55, sizeof report);
+	pnm_report untouched = report;
+	pnm_status status = pnm_update_all(&options, updates, count, &report);
+	CHECK(status == want, "line %d: got %d, want %d: %s", line, status, want, pnm_last_error());
+	CHECK(strstr(pnm_last_error(), text) != NULL, "line %d: %s", line, pnm_last_error());
+	CHECK(before == bits() && memcmp(&report, &untouched, sizeof report) == 0, "line %d: something was written", line);
+}
+
+/* change is made to a good call, which is then refused. */
+#define REFUSED(status, text, change) \
+	do { \
+		reset(); \
+		change; \
+		refused_all(__LINE__, status, text, u, 2); \
+	} while (0)
+
+static void rules(void) {
+	REFUSED(PNM_ERROR_NULL, "tensor 1: rule is null", u[1].rule = NULL);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "rule.kind is 5", rule.kind = 5);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "rule.kind is 0", memset(&rule, 0, sizeof rule));
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.nesterov is 2, must be 0 or 1", rule.nesterov = 2);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.maximize is -1, must be 0 or 1", rule.maximize = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.amsgrad is 1, must be 0: the rule does not have it", rule.amsgrad = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.exact_bias is 1, must be 0: the rule does not have it", rule.exact_bias = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.beta1 is 0.5, must be 0: the rule does not have it", rule.beta1 = 0.5);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.beta2 is NaN, must be 0: the rule does not have it", rule.beta2 = (double)NAN);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.eps is 1, must be 0: the rule does not have it", rule.eps = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.LR is -1, must be finite", rule.lr = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "PNM.momentum is 0.9", rule = pnm_rule_pnm(1); rule.momentum = 0.9);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "AdaPNM.dampening is 1", rule = pnm_rule_adapnm(); rule.dampening = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Adam.beta0 is 1", rule = pnm_rule_adam(); rule.beta0 = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Adam.nesterov is 1", rule = pnm_rule_adam(); rule.nesterov = 1);
+}
+
+static void vectors(void) {
+	REFUSED(PNM_ERROR_NULL, "tensor 0: params is null, but its length is 8", free(u[0].params.data); u[0].params.data = NULL);
+	REFUSED(PNM_ERROR_NULL, "tensor 1: grads is null", free(u[1].grads.data); u[1].grads.data = NULL);
+	REFUSED(PNM_ERROR_NULL, "tensor 1: state[0] is null", free(u[1].state[0].data); u[1].state[0].data = NULL);
+	REFUSED(PNM_ERROR_NULL, "copy is null", u[0].copy = vector(NULL, N, PNM_BF16));
+	REFUSED(PNM_ERROR_LENGTH, "length of copy is 0, must be 8", u[0].copy = vector(NULL, 0, PNM_BF16));
+	REFUSED(PNM_ERROR_LENGTH, "length of grads is 7, must be 8", u[1].grads.length = N - 1);
+	REFUSED(PNM_ERROR_LENGTH, "length of params is -1", u[1].params.length = -1);
+	REFUSED(PNM_ERROR_LENGTH, "length of params is 9223372036854775807", u[1].params.length = INT64_MAX);
+	REFUSED(PNM_ERROR_LENGTH, "which no memory at", u[0].copy = vector((void *)~(uintptr_t)255, 200, PNM_BF16));
+	u[0].copy.data = NULL;
+	REFUSED(PNM_ERROR_LENGTH, "tensor 1: state[1] is given, but the rule has 1", u[1].state[1] = zeros(N, PNM_FLOAT32));
+	REFUSED(PNM_ERROR_LENGTH, "state[0] is given, but the rule has 0", rule.momentum = 0);
+	REFUSED(PNM_ERROR_LENGTH, "length of exp_avg_sq is 0, must be 8", rule = pnm_rule_adam());
+	REFUSED(PNM_ERROR_OVERLAP, "tensor 0: params and tensor 1: params share 1 elements", free(u[1].params.data); u[1].params.data = u[0].params.data;
+		u[1].params.length = u[1].grads.length = u[1].state[0].length = 1);
+	u[1].params.data = NULL;
+	REFUSED(PNM_ERROR_DTYPE, "dtype of grads is 4", u[1].grads.dtype = 4);
+	REFUSED(PNM_ERROR_DTYPE, "dtype of state[0] is -1", u[1].state[0].dtype = -1);
+	REFUSED(PNM_ERROR_DTYPE, "momentum_buffer are f16, must be float32 or bf16", u[1].state[0].dtype = PNM_F16);
+	REFUSED(PNM_ERROR_DTYPE, "grads are float64", u[1].grads.dtype = PNM_FLOAT64);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved = 1);
+	REFUSED(PNM_ERROR_STEP, "tensor 1: step is 0, must be", u[1].step = 0);
+	REFUSED(PNM_ERROR_STEP, "step is -9223372036854775808", u[1].step = INT64_MIN);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Rounding.First is -1", u[1].first = -1);
+}
+
+static void calls(void) {
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.ClipNorm is -1", options.clip_norm = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.LossScale is NaN", options.loss_scale = (double)NAN);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.skip_non_finite is 2, must be 0 or 1", options.skip_non_finite = 2);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.zero_grads is -1, must be 0 or 1", options.zero_grads = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is -1, must be in [0, 4096]", options.workers = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is 4097", options.workers = 4097);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved = 1);
+	reset();
+	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is -1", u, -1);
+	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is 9223372036854775807", u, INT64_MAX);
+	refused_all(__LINE__, PNM_ERROR_NULL, "updates is null, but count is 2", NULL, 2);
+	CHECK(pnm_update_one(NULL, NULL, NULL) == PNM_ERROR_NULL, "%s", pnm_last_error());
+
+	double norm = 5;
+	CHECK(pnm_grad_norm(&u[0].grads, -1, 0, &norm) == PNM_ERROR_LENGTH, "%s", pnm_last_error());
+	CHECK(pnm_grad_norm(NULL, 1, 0, &norm) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, NULL) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	CHECK(pnm_grad_norm(&u[0].grads, 1, -1, &norm) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
+	u[0].grads.dtype = 9;
+	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, &norm) == PNM_ERROR_DTYPE, "%s", pnm_last_error());
+	CHECK(strstr(pnm_last_error(), "tensor 0: dtype of grads is 9") != NULL, "%s", pnm_last_error());
+	CHECK(norm == 5, "norm is %g after errors", norm);
+	int workers = pnm_workers();
+	CHECK(pnm_set_workers(4097) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
+	CHECK(pnm_set_workers(-1) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
+	CHECK(pnm_workers() == workers, "%d, was %d", pnm_workers(), workers);
+}
+
+/* What looks odd, and is legal. */
+static void accepted(void) {
+	reset();
+	for (int i = 0; i < 2; i++) {
+		release(&u[i]);
+		memset(&u[i], 0, sizeof u[i]); /* a tensor without elements */
+		u[i].rule = &rule;
+		u[i].step = 1;
+	}
+	CHECK(pnm_update_all(NULL, u, 2, NULL) == PNM_OK, "%s", pnm_last_error());
+	CHECK(pnm_update_all(NULL, NULL, 0, NULL) == PNM_OK, "%s", pnm_last_error());
+	u[0].copy = vector(NULL, 0, PNM_BF16);
+	CHECK(pnm_update_one(&options, u, NULL) == PNM_OK, "%s", pnm_last_error());
+
+	double norm = 5;
+	CHECK(pnm_grad_norm(NULL, 0, 0, &norm) == PNM_OK && norm == 0, "%s, norm %g", pnm_last_error(), norm);
+	float g[2] = {3, 4};
+	pnm_vector grads = vector(g, 2, PNM_FLOAT32);
+	CHECK(pnm_grad_norm(&grads, 1, 3, &norm) == PNM_OK && norm == 5, "%s, norm %g", pnm_last_error(), norm);
+
+	for (int n = 1; n < 40; n++) /* more than there are pools */
+		CHECK(pnm_set_workers(n) == PNM_OK && pnm_workers() == n, "%d workers: %s", n, pnm_last_error());
+	CHECK(pnm_set_workers(0) == PNM_OK && pnm_workers() >= 1, "%s", pnm_last_error());
+
+	reset();
+	options.skip_non_finite = 1;
+	((float *)u[1].grads.data)[3] = (float)INFINITY;
+	pnm_report report;
+	uint64_t before = bits();
+	CHECK(pnm_update_all(&options, u, 2, &report) == PNM_OK && report.skipped == 1 && isinf(report.grad_norm), "%s", pnm_last_error());
+	CHECK(before == bits(), "a skipped step has written");
+	release(&u[1]);
+	u[1] = tensor(&rule, N, 1);
+	u[1].copy = zeros(N, PNM_F16);
+	((float *)u[1].params.data)[3] = 1e5f;
+	CHECK(pnm_update_all(&options, u, 2, &report) == PNM_OK && report.skipped == 0 && report.overflows == 1, "%s", pnm_last_error());
+}
+
+int main(void) {
+	CHECK(strcmp(pnm_last_error(), "") == 0, "%s", pnm_last_error());
+	CHECK(pnm_abi_version() == PNM_ABI_VERSION, "%d", pnm_abi_version());
+	CHECK(strcmp(pnm_version(), "0.1.0") == 0, "%s", pnm_version());
+	rules();
+	vectors();
+	calls();
+	accepted();
+	release(&u[0]);
+	release(&u[1]);
+	return failures != 0;
+}

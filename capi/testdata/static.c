@@ -1,0 +1,17 @@
+/* The static library, linked as a whole, leaves the host's signals alone, too: see host.c, and docs/c.md. */
+#include "check.h"
+#include <signal.h>
+
+int main(void) {
+	static const int go[] = {SIGSEGV, SIGBUS, SIGFPE, SIGPIPE, SIGURG};
+	CHECK(pnm_workers() >= 1, "%s", pnm_last_error());
+	for (size_t i = 0; i < sizeof go / sizeof go[0]; i++) {
+		struct sigaction a;
+		sigaction(go[i], NULL, &a);
+		CHECK(a.sa_handler == SIG_DFL, "signal %d has a handler", go[i]);
+	}
+	sigset_t mask;
+	sigprocmask(SIG_BLOCK, NULL, &mask);
+	CHECK(!sigismember(&mask, SIGINT), "SIGINT is blocked");
+	return failures != 0;
+}

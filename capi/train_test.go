@@ -1,0 +1,191 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/posneg/pnm"
+)
+
+// A C program that trains has the bits of one in Go, also as C++ and under valgrind.
+func TestTrain(t *testing.T) {
+	want := trainAll(t)
+	for name, flags := range map[string][]string{"C": {"-std=c11"}, "C++": {"-x", "c++", "-std=c++17"}} {
+		t.Run(name, func(t *testing.T) {
+			sameLines(t, run(t, shared.compile(t, "train.c", flags...)), want)
+		})
+	}
+	t.Run("memcheck", func(t *testing.T) {
+		sameLines(t, memcheck(t, "train.c"), want)
+	})
+}
+
+func sameLines(t *testing.T, got, want string) {
+	t.Helper()
+	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for i := range max(len(g), len(w)) {
+		if i >= len(g) || i >= len(w) {
+			t.Fatalf("%d lines, want %d", len(g), len(w))
+		}
+		if g[i] != w[i] {
+			t.Errorf("C has %s\nGo has %s", g[i], w[i])
+		}
+	}
+}
+
+const rows, weights, steps = 24, 67, 40
+
+// trainAll does what testdata/train.c does.
+func trainAll(t *testing.T) string {
+	momentum := pnm.NewSGD(0.05)
+	momentum.Momentum, momentum.Nesterov = 0.9, true
+	var out strings.Builder
+	for _, f := range []trainFormat{
+		{"float32", newFloat32, newFloat32, newFloat32, nil},
+		{"float64", newFloat64, newFloat64, newFloat64, nil},
+		{"bf16 grads and copy", newFloat32, newBF16, newFloat32, newBF16},
+		{"f16 copy", newFloat32, newFloat32, newBF16, newF16},
+		{"bf16", newBF16, newBF16, newBF16, nil},
+	} {
+		for _, r := range []struct {
+			name  string
+			rule  pnm.Rule
+			state int
+		}{
+			{"PNM", pnm.NewPNM(0.5), 2},
+			{"AdaPNM", pnm.NewAdaPNM(), 4},
+			{"SGD", pnm.NewSGD(0.1), 0},
+			{"SGD with momentum", momentum, 1},
+			{"Adam", pnm.NewAdam(), 2},
+			{"AdamW", pnm.NewAdamW(), 2},
+		} {
+			fmt.Fprintf(&out, "%s, %s: %s\n", r.name, f.name, train(t, r.rule, r.state, f))
+		}
+	}
+	return out.String()
+}
+
+type trainFormat struct {
+	name                       string
+	params, grads, state, copy func(n int) pnm.Vector
+}
+
+func newFloat32(n int) pnm.Vector { return pnm.Float32(make([]float32, n)) }
+func newFloat64(n int) pnm.Vector { return pnm.Float64(make([]float64, n)) }
+func newBF16(n int) pnm.Vector    { return pnm.BF16(make([]uint16, n)) }
+func newF16(n int) pnm.Vector     { return pnm.F16(make([]uint16, n)) }
+
+func (f trainFormat) tensor(r pnm.Rule, state, n int, number uint64) pnm.Update {
+	u := pnm.Update{Rule: r, Params: f.params(n), Grads: f.grads(n), Rounding: pnm.Rounding{Seed: 7, Tensor: number}}
+	for range state {
+		u.State = append(u.State, f.state(n))
+	}
+	if f.copy != nil {
+		u.Copy = f.copy(n)
+	}
+	return u
+}
+
+func train(t *testing.T, r pnm.Rule, state int, f trainFormat) string {
+	input, target := fill(rows*weights, 1), fill(rows, 2)
+	u := []pnm.Update{f.tensor(r, state, weights, 0), f.tensor(r, state, 1, 1)}
+	var first, last float32
+	var report pnm.Report
+	for step := 1; step <= steps; step++ {
+		last = backward(input, target, u)
+		if step == 1 {
+			first = last
+		}
+		u[0].Step, u[1].Step = step, step
+		var err error
+		if report, err = pnm.UpdateAll(pnm.Options{ClipNorm: 1, LossScale: 0.5, ZeroGrads: true}, u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !(last < first) {
+		t.Errorf("%T: the loss goes from %v to %v", r, first, last)
+	}
+	h := fnv.New64a()
+	for i := range u {
+		h.Write(memory(u[i].Params))
+		h.Write(memory(u[i].Copy))
+		for _, s := range u[i].State {
+			h.Write(memory(s))
+		}
+	}
+	h.Write(memory(pnm.Float64([]float64{report.GradNorm})))
+	h.Write(memory(pnm.Float32([]float32{last})))
+	return fmt.Sprintf("%016x, loss %.6f to %.6f", h.Sum64(), first, last)
+}
+
+// backward returns the loss of weights and bias, and sets their gradients.
+func backward(input, target []float32, u []pnm.Update) float32 {
+	w, b := get(u[0].Params), get(u[1].Params)
+	dw := make([]float32, weights)
+	var loss, db float32
+	for r, want := range target {
+		x := input[r*weights:][:weights]
+		residual := b[0] - want
+		for i := range x {
+			residual += float32(x[i] * w[i])
+		}
+		for i := range x {
+			dw[i] += float32(residual * x[i])
+		}
+		db += residual
+		loss += float32(residual * residual)
+	}
+	for i := range dw {
+		dw[i] /= rows
+	}
+	put(u[0].Grads, dw)
+	put(u[1].Grads, []float32{db / rows})
+	return loss / rows
+}
+
+func fill(n int, seed uint64) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		seed = seed*6364136223846793005 + 1442695040888963407
+		x[i] = float32(float64(seed>>40)/(1<<23) - 1)
+	}
+	return x
+}
+
+func get(v pnm.Vector) []float32 {
+	x := make([]float32, v.Len())
+	if wide := v.Float64(); wide != nil {
+		for i := range x {
+			x[i] = float32(wide[i])
+		}
+	} else if _, err := pnm.Convert(pnm.Float32(x), v); err != nil {
+		panic(err)
+	}
+	return x
+}
+
+func put(v pnm.Vector, x []float32) {
+	if wide := v.Float64(); wide != nil {
+		for i := range x {
+			wide[i] = float64(x[i])
+		}
+	} else if _, err := pnm.Convert(v, pnm.Float32(x)); err != nil {
+		panic(err)
+	}
+}
+
+func memory(v pnm.Vector) []byte {
+	bytesOf := func(p unsafe.Pointer, n int) []byte { return unsafe.Slice((*byte)(p), n) }
+	switch v.Format() {
+	case "float32":
+		return bytesOf(unsafe.Pointer(unsafe.SliceData(v.Float32())), 4*v.Len())
+	case "float64":
+		return bytesOf(unsafe.Pointer(unsafe.SliceData(v.Float64())), 8*v.Len())
+	}
+	return bytesOf(unsafe.Pointer(unsafe.SliceData(v.Bits())), 2*v.Len())
+}
