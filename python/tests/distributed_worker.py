@@ -5,15 +5,12 @@ It trains a small model under DistributedDataParallel with ZeroRedundancyOptimiz
 
 import argparse
 import os
-import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-import posneg  # noqa: E402
+import posneg
 
 
 def model():
