@@ -21,10 +21,10 @@ pytestmark = pytest.mark.skipif(
     reason="this torch has no gloo",
 )
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+WORKER = "distributed_worker.py"
 
 
-def start(world, **options):
+def start(world, worker=WORKER, **options):
     """Starts the processes as torchrun would."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -32,7 +32,7 @@ def start(world, **options):
     arguments = [str(a) for name, value in options.items() for a in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))]
     return [
         subprocess.Popen(
-            [sys.executable, str(WORKER), *arguments],
+            [sys.executable, str(Path(__file__).with_name(worker)), *arguments],
             env={**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -41,8 +41,8 @@ def start(world, **options):
     ]
 
 
-def run(world, **options):
-    processes = start(world, **options)
+def run(world, worker=WORKER, **options):
+    processes = start(world, worker, **options)
     try:
         for p in processes:
             error = p.communicate(timeout=180)[1]
@@ -50,7 +50,7 @@ def run(world, **options):
     finally:
         for p in processes:
             p.kill()
-    return torch.load(options["save"])
+    return torch.load(options["save"]) if "save" in options else None
 
 
 def alone(name, steps=20):
@@ -98,3 +98,10 @@ def test_a_killed_process_ends_the_others(tmp_path):
             p.wait()
     assert processes[0].returncode not in (0, -9) and "Error" in error
     assert processes[1].returncode == -9 and time.monotonic() - begin < 120 and not (tmp_path / "end").exists()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_fsdp2(world):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        pytest.skip("this torch has no FSDP2")
+    run(world, "fsdp_worker.py")

@@ -12,7 +12,7 @@ needs_scaler = pytest.mark.skipif(not posneg.PNM._step_supports_amp_scaling, rea
 def test_scale_and_found_inf():
     a = parameters(5)
     b = twins(a)
-    x, y = posneg.AdaPNM(a), posneg.AdaPNM(b)
+    x, y = posneg.PNM(a, lr=1.0), posneg.PNM(b, lr=1.0)
     for found in (False, True, False):
         set_gradients(b)
         a[0].grad = b[0].grad * 1024
