@@ -1,0 +1,73 @@
+"""PNM and AdaPNM in torch operations, one after the other: what the tests compare with, and the benchmark.
+
+The equations and their order are the authors': decay, then the momentum that is due (on odd steps the first one), then the
+average of squares and the largest so far, then the step.
+"""
+
+import math
+
+import torch
+
+
+class Eager(torch.optim.Optimizer):
+    """A rule of the authors, as a function of a parameter, its gradient, its state and its options."""
+
+    def __init__(self, params, **options):
+        super().__init__(params, {**self.options, **options})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.update(p, decayed(p, p.grad, group), self.state[p], group)
+
+
+def decayed(p, grad, group):
+    if group["decoupled"]:
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        return grad
+    return grad.add(p, alpha=group["weight_decay"])
+
+
+def momenta(p, state, first, second):
+    """Counts the step, and returns the momentum that is due and the other one."""
+    state["step"] = state.get("step", 0) + 1
+    for name in (first, second):
+        if name not in state:
+            state[name] = torch.zeros_like(p)
+    due = (first, second) if state["step"] % 2 else (second, first)
+    return state[due[0]], state[due[1]]
+
+
+def direction(due, other, grad, beta1, beta0):
+    due.mul_(beta1**2).add_(grad, alpha=1 - beta1**2)
+    return due.mul(1 + beta0).add(other, alpha=-beta0).mul(1 / math.hypot(1 + beta0, beta0))
+
+
+class EagerPNM(Eager):
+    options = dict(betas=(0.9, 1.0), weight_decay=0.0, decoupled=True)
+
+    @staticmethod
+    def update(p, grad, state, group):
+        beta1, beta0 = group["betas"]
+        due, other = momenta(p, state, "pos_momentum", "neg_momentum")
+        p.add_(direction(due, other, grad, beta1, beta0), alpha=-group["lr"])
+
+
+class EagerAdaPNM(Eager):
+    options = dict(lr=1e-3, betas=(0.9, 0.999, 1.0), eps=1e-8, weight_decay=0.0, amsgrad=True, decoupled=True)
+
+    @staticmethod
+    def update(p, grad, state, group):
+        beta1, beta2, beta0 = group["betas"]
+        due, other = momenta(p, state, "exp_avg", "neg_exp_avg")
+        step = state["step"]
+        average = state.setdefault("exp_avg_sq", torch.zeros_like(p) if step == 1 else None)
+        average.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        if group["amsgrad"]:
+            largest = state.setdefault("max_exp_avg_sq", torch.zeros_like(p) if step == 1 else None)
+            average = torch.max(largest, average, out=largest)
+        mixed = direction(due, other, grad, beta1, beta0)
+        denominator = (average.sqrt() / math.sqrt(1 - beta2**step)).add_(group["eps"])
+        p.addcdiv_(mixed, denominator, value=-group["lr"] / (1 - beta1**step))

@@ -1,0 +1,39 @@
+"""How tensors lie in memory. The engine sees flat arrays, all of a parameter's in the same order of elements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def local(t: Tensor) -> Tensor:
+    """This process's part of a DTensor, and any other tensor itself."""
+    to_local: Any = getattr(t, "to_local", None)
+    return t if to_local is None else to_local()
+
+
+def real(t: Tensor) -> Tensor:
+    """The memory of this process's part as real numbers."""
+    t = local(t)
+    return (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).resolve_neg()
+
+
+def is_dense(t: Tensor) -> bool:
+    """Whether the elements lie side by side, each once, in whatever order of the dimensions."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(t.stride(), t.shape) if size != 1):
+        if stride != expected:
+            return t.numel() == 0
+        expected *= size
+    return True
+
+
+def like(t: Tensor, model: Tensor) -> Tensor:
+    """t with its elements in model's order: itself, if they are, or a copy."""
+    if t.shape != model.shape:
+        raise ValueError(f"posneg: a tensor of shape {tuple(t.shape)} where {tuple(model.shape)} is needed")
+    if all(a == b for a, b, size in zip(t.stride(), model.stride(), t.shape) if size != 1):
+        return t
+    return torch.empty_strided(model.shape, model.stride(), dtype=t.dtype).copy_(t)

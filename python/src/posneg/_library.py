@@ -1,0 +1,118 @@
+"""The C interface of the engine, capi/pnm.h: its structs, and the library, loaded when the first step needs it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+ABI_VERSION = 1
+
+FLOAT32, FLOAT64, BF16, F16 = range(4)  # pnm_dtype
+PNM, ADAPNM, SGD, ADAM = range(1, 5)  # pnm_rule_kind
+ERROR_FORKED, ERROR_INTERNAL = 8, 9  # of pnm_status
+
+VECTOR = np.dtype([("data", np.uintp), ("length", np.int64), ("dtype", np.int32), ("reserved", np.int32)], align=True)
+UPDATE = np.dtype(
+    [
+        ("rule", np.uintp),
+        ("step", np.int64),
+        ("params", VECTOR),
+        ("grads", VECTOR),
+        ("state", VECTOR, (4,)),
+        ("copy", VECTOR),
+        ("seed", np.uint64),
+        ("tensor", np.uint64),
+        ("first", np.int64),
+    ],
+    align=True,
+)
+RULE = np.dtype(
+    [
+        (name, np.int32)
+        for name in ("kind", "decoupled", "amsgrad", "maximize", "nesterov", "exact_bias")
+    ]
+    + [
+        (name, np.float64)
+        for name in ("lr", "beta1", "beta2", "beta0", "eps", "weight_decay", "momentum", "dampening")
+    ],
+    align=True,
+)
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [
+        ("loss_scale", ctypes.c_double),
+        ("clip_norm", ctypes.c_double),
+        ("clip_value", ctypes.c_double),
+        ("skip_non_finite", ctypes.c_int32),
+        ("zero_grads", ctypes.c_int32),
+        ("workers", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+def file_name() -> str:
+    """What the library's file is called on this system."""
+    return "libpnm" + {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
+
+
+def path() -> Path:
+    """Where the library is: at $POSNEG_LIBRARY, or else beside this file, where the wheel has put it."""
+    chosen = os.environ.get("POSNEG_LIBRARY")
+    file = Path(chosen) if chosen else Path(__file__).with_name(file_name())
+    if not file.is_file():
+        raise ImportError(
+            f"posneg: there is no library {file}: "
+            + (
+                "set POSNEG_LIBRARY to a libpnm, or unset it for the installed one"
+                if chosen
+                else "install the package (pip install ./python builds the library with Go), or build it by "
+                "`go build -buildmode=c-shared -o libpnm.so ./capi` and set POSNEG_LIBRARY to it"
+            )
+        )
+    return file
+
+
+@functools.lru_cache(maxsize=None)
+def load() -> ctypes.CDLL:
+    """The library. A process that has loaded it must not fork() and go on using it in the child."""
+    file = path()
+    library = ctypes.CDLL(str(file))  # CDLL lets go of the interpreter's lock during calls
+    if library.pnm_abi_version() != ABI_VERSION:
+        raise ImportError(
+            f"posneg: {file} has version {library.pnm_abi_version()} of the C interface, this package needs {ABI_VERSION}"
+        )
+    library.pnm_last_error.restype = library.pnm_isa.restype = library.pnm_version.restype = ctypes.c_char_p
+    library.pnm_update_all.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+    return library
+
+
+def update_all(updates: np.ndarray, loss_scale: float, workers: int) -> None:
+    """Performs the steps of an array of UPDATE; what it points to must stay alive during the call."""
+    library = load()
+    options = _Options(loss_scale=loss_scale, workers=workers)
+    status = library.pnm_update_all(ctypes.addressof(options), updates.ctypes.data, len(updates), None)
+    if status:
+        raise _error(status, library.pnm_last_error().decode())
+
+
+def _error(status: int, message: str) -> Exception:
+    if status == ERROR_FORKED:
+        return RuntimeError(
+            f"posneg: this process was forked from one that had already stepped an optimizer, which the library does not "
+            f"survive; start it with multiprocessing's 'spawn' or 'forkserver' method ({message})"
+        )
+    if status == ERROR_INTERNAL:
+        return RuntimeError(message)
+    return ValueError(message)
+
+
+def isa() -> Optional[str]:
+    """The instruction set that the library uses: avx512, avx2, neon or generic. $PNM_ISA pins one."""
+    return load().pnm_isa().decode()

@@ -1,0 +1,132 @@
+"""What all optimizers have in common: torch.optim.Optimizer's protocol around the library's step."""
+
+from __future__ import annotations
+
+import math
+from copy import copy
+from itertools import chain
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from ._library import path
+from ._plan import Group, Plan
+from .checkpoints import from_any
+
+Params = Any  # iterables of tensors, of groups, of names and tensors: what torch.optim takes
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A torch.optim.Optimizer whose step is one call of the library for all parameters."""
+
+    # torch.amp.GradScaler then leaves it to step() to divide by the scale, and to skip.
+    _step_supports_amp_scaling = hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler")
+
+    def __init__(self, params: Params, defaults: Dict[str, Any]):
+        path()  # fails early if there is no library
+        self._plan: Optional[Plan] = None
+        super().__init__(params, defaults)
+
+    def _slots(self, group: Group) -> Sequence[str]:
+        """The names of a parameter's state, in the engine's order; the same object for the same names."""
+        raise NotImplementedError
+
+    def _rule(self, group: Group) -> Tuple[Any, ...]:
+        """The fields of pnm_rule."""
+        raise NotImplementedError
+
+    def _check(self, group: Group) -> None:
+        """Reports an option of a group that is out of its range."""
+        non_negative(group, "lr", "weight_decay")
+        if group["state_dtype"] not in (None, torch.float32, torch.bfloat16):
+            raise ValueError(f"Invalid state_dtype: {group['state_dtype']}, must be None, torch.float32 or torch.bfloat16")
+
+    def add_param_group(self, param_group: Dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        try:
+            self._check(self.param_groups[-1])
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
+        """Performs a step, and returns what closure, which computes the loss and the gradients anew, returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of a GradScaler
+        if found_inf is None or not float(found_inf):
+            self._update(1.0 if scale is None else float(scale))
+        return loss
+
+    def _update(self, loss_scale: float) -> None:
+        if self._plan is None or not self._plan.holds(self.param_groups, self.state):
+            self._plan = None  # if the next line fails, the old one must not be used
+            self._plan = Plan(self.param_groups, self.state, self._slots)
+        self._plan.step(map(self._rule, self.param_groups), loss_scale, torch.get_num_threads())
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan = None
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Loads a state: this package's, torch's, the PNM authors' or pytorch_optimizer's.
+
+        Options that the saved groups do not have stay as they are.
+        """
+        loaded: Dict[str, Any] = {}
+
+        def last(_: Any, given: Dict[str, Any]) -> Dict[str, Any]:
+            loaded.update(from_any(given))
+            loaded["param_groups"] = [{**_options(g), **s} for g, s in zip(self.param_groups, loaded["param_groups"])] + (
+                loaded["param_groups"][len(self.param_groups) :]
+            )
+            return loaded
+
+        if hasattr(self, "register_load_state_dict_pre_hook"):  # torch 2.3 and later
+            handle = self.register_load_state_dict_pre_hook(last)
+            try:
+                super().load_state_dict(state_dict)
+            finally:
+                handle.remove()
+        else:
+            super().load_state_dict(last(self, state_dict))
+        self._undo_casts(loaded)
+
+    def _undo_casts(self, loaded: Dict[str, Any]) -> None:
+        """Takes the tensors again that torch has rounded to the type of a 16-bit parameter."""
+        ids = chain.from_iterable(g["params"] for g in loaded["param_groups"])
+        params = chain.from_iterable(g["params"] for g in self.param_groups)
+        for i, p in zip(ids, params):
+            for name, value in loaded["state"].get(i, {}).items():
+                if isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
+                    self.state[p][name] = value.detach().clone().to(p.device)
+
+
+def _options(group: Group) -> Dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def non_negative(group: Group, *names: str) -> None:
+    for name in names:
+        if not 0 <= group[name] < math.inf:
+            raise ValueError(f"Invalid {name}: {group[name]}, must be finite and >= 0")
+
+
+def check_betas(group: Group, names: str, decays: int) -> None:
+    """Checks that there is a beta for each name, and that the first ones, which are decay rates, are in [0, 1)."""
+    betas = group["betas"]
+    wanted = names.split()
+    if len(betas) != len(wanted):
+        raise ValueError(f"Invalid betas: {betas}, must be ({', '.join(wanted)})")
+    for i, beta in enumerate(betas):
+        if i < decays and not 0 <= beta < 1:
+            raise ValueError(f"Invalid beta parameter at index {i}: {beta}, must be in [0, 1)")
+        if not math.isfinite(beta):
+            raise ValueError(f"Invalid beta parameter at index {i}: {beta}, must be finite")

@@ -1,0 +1,214 @@
+"""What a step hands to the library, kept from step to step for as long as nothing has moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter, is_, itemgetter
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _library
+from ._layout import is_dense, like, local, real
+from ._state import MASTER, adopt_changes, check_param, prepare
+
+_DTYPES = {
+    torch.float32: _library.FLOAT32,
+    torch.float64: _library.FLOAT64,
+    torch.bfloat16: _library.BF16,
+    torch.float16: _library.F16,
+}
+
+_dtype_of = attrgetter("dtype")
+_steps_done = itemgetter("step")
+_increment_version = getattr(torch.autograd.graph, "increment_version", None)  # since torch 2.1
+
+Group = Dict[str, Any]
+
+
+@dataclass
+class _Entry:
+    """A parameter that is updated."""
+
+    param: Tensor
+    state: Dict[str, Any]
+    group: int
+    slots: Sequence[str]
+    index: int  # among all parameters of the optimizer
+    view: Tensor  # its memory, as real numbers
+    work: Tensor  # the same, or a copy without gaps where its elements have gaps between them
+    version: int  # of the parameter, when a master was last copied to it
+
+
+class Plan:
+    """The updates of the parameters that have a state or a gradient."""
+
+    def __init__(self, groups: List[Group], state: Dict[Tensor, Any], slots: Callable[[Group], Sequence[str]]):
+        self._params = _params(groups)
+        self._waiting: List[Tensor] = []  # for their first gradient
+        self._entries: List[_Entry] = []
+        group_of = [i for i, group in enumerate(groups) for _ in group["params"]]
+        for index, (p, g) in enumerate(zip(self._params, group_of)):
+            if p.grad is None and not state.get(p):
+                self._waiting.append(p)
+            else:
+                self._entries.append(_entry(p, state, index, g, groups[g], slots(groups[g])))
+
+        self._updated = [e.param for e in self._entries]
+        self._states = [e.state for e in self._entries]
+        self._all_states = list(state.values())
+        self._gapped = [e for e in self._entries if e.work is not e.view]
+        self._mastered = [e for e in self._entries if MASTER in e.state]
+        self._buffers: Dict[str, List[Dict[str, Any]]] = {}  # the states that have one of this name
+        for e in self._entries:
+            for name in (*e.slots, MASTER):
+                if name in e.state:
+                    self._buffers.setdefault(name, []).append(e.state)
+
+        distributed = any(hasattr(p, "to_local") for p in self._updated)
+        self._address: Callable[[Tensor], int] = _local_address if distributed else Tensor.data_ptr
+        self._simple = not distributed and all(
+            e.work.is_contiguous() and not e.param.is_complex() for e in self._entries
+        )
+        self._numels = [e.work.numel() for e in self._entries]
+        self._dtypes = [e.work.dtype for e in self._entries]
+        self._addresses = self._find()
+        # While it is held, no other memory can come to lie there: a tensor that was moved has another address.
+        self._memory = [real(s[name].detach()) for name, states in self._buffers.items() for s in states]
+
+        self._rules = np.zeros(len(groups), _library.RULE)
+        self._rows = np.zeros(len(self._entries), _library.UPDATE)
+        for row, e in zip(self._rows, self._entries):
+            row["rule"] = self._rules[e.group :].ctypes.data
+            row["seed"], row["tensor"] = groups[e.group]["seed"], e.index
+            _fill(row, e)
+        self._grad_codes = self._rows["grads"]["dtype"].copy()
+
+    def holds(self, groups: List[Group], state: Dict[Tensor, Any]) -> bool:
+        """Whether all memory is where it was, and no parameter has got its first gradient."""
+        params = _params(groups)
+        try:
+            return (
+                len(params) == len(self._params)
+                and len(groups) == len(self._rules)
+                and len(state) == len(self._all_states)
+                and all(map(is_, params, self._params))
+                and all(map(is_, state.values(), self._all_states))
+                and self._find() == self._addresses
+                and not any(p.grad is not None for p in self._waiting)
+            )
+        except (KeyError, TypeError):  # a state that lacks something
+            return False
+
+    def _find(self) -> List[int]:
+        """The addresses of all parameters and buffers."""
+        addresses = list(map(self._address, self._updated))
+        for name, states in self._buffers.items():
+            addresses += map(self._address, map(itemgetter(name), states))
+        return addresses
+
+    def step(self, rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int) -> None:
+        """Updates all parameters that have a gradient."""
+        for i, rule in enumerate(rules):
+            self._rules[i] = rule
+        grads = [p.grad for p in self._updated]
+        entries, states, rows, addresses = self._entries, self._states, self._rows, self._simple_addresses(grads)
+        if addresses is not None:
+            rows["grads"]["dtype"] = self._grad_codes
+        else:
+            due = [i for i, g in enumerate(grads) if g is not None]
+            if not due:
+                return
+            entries, rows = [self._entries[i] for i in due], self._rows[due]
+            states, grads = [e.state for e in entries], [_gradient(grads[i], self._entries[i]) for i in due]
+            rows["grads"]["dtype"] = [_DTYPES[g.dtype] for g in grads]
+            addresses = [g.data_ptr() for g in grads]
+        rows["grads"]["data"] = addresses
+        steps = [done + 1 for done in map(_steps_done, states)]
+        rows["step"] = steps
+        gapped = [e for e in self._gapped if e.param.grad is not None]
+        for e in gapped:
+            e.work.copy_(e.view)
+        for e in self._mastered:
+            if e.param._version != e.version:
+                adopt_changes(e.param, e.state[MASTER])
+
+        _library.update_all(rows, loss_scale, workers)
+
+        for state, step in zip(states, steps):
+            state["step"] = step
+        for e in gapped:
+            e.view.copy_(e.work)
+        if _increment_version is not None:
+            _increment_version(self._updated if entries is self._entries else [e.param for e in entries])
+        for e in self._mastered:
+            e.version = e.param._version
+
+    def _simple_addresses(self, grads: List[Tensor]) -> Optional[List[int]]:
+        """Where the gradients are, if all parameters have one and the engine can read all of them as they are."""
+        try:
+            if (
+                self._simple
+                and list(map(_dtype_of, grads)) == self._dtypes
+                and list(map(Tensor.numel, grads)) == self._numels
+                and all(map(Tensor.is_contiguous, grads))
+                and not any(map(Tensor.is_neg, grads))
+            ):
+                return list(map(Tensor.data_ptr, grads))
+        except (AttributeError, TypeError, RuntimeError):  # None, or a sparse tensor, which has no memory of its own
+            pass
+        return None
+
+
+def _params(groups: List[Group]) -> List[Tensor]:
+    return [p for group in groups for p in group["params"]]
+
+
+def _entry(
+    p: Tensor, state: Dict[Tensor, Any], index: int, number: int, group: Group, slots: Sequence[str]
+) -> _Entry:
+    check_param(p)
+    if p.grad is not None:
+        _check_gradient(p.grad)
+    prepare(p, state[p], slots, group)
+    view = real(p.detach())
+    return _Entry(p, state[p], number, slots, index, view, view if is_dense(view) else torch.empty_like(view), p._version)
+
+
+def _fill(row: Any, e: _Entry) -> None:
+    """Writes all that stays the same from step to step."""
+    if MASTER in e.state:
+        _point(row["params"], real(e.state[MASTER]))
+        _point(row["copy"], e.work)
+    else:
+        _point(row["params"], e.work)
+    for vector, name in zip(row["state"], e.slots):
+        _point(vector, real(e.state[name]))
+    row["grads"]["length"], row["grads"]["dtype"] = e.work.numel(), _DTYPES[e.work.dtype]
+
+
+def _point(vector: Any, t: Tensor) -> None:
+    vector["data"], vector["length"], vector["dtype"] = t.data_ptr(), t.numel(), _DTYPES[t.dtype]
+
+
+def _local_address(t: Tensor) -> int:
+    return local(t).data_ptr()
+
+
+def _check_gradient(g: Tensor) -> None:
+    if g.layout is not torch.strided:
+        raise RuntimeError(
+            f"posneg does not support sparse gradients ({g.layout}): make the embedding with sparse=False, or give its "
+            f"parameters to torch.optim.SparseAdam"
+        )
+
+
+def _gradient(g: Tensor, e: _Entry) -> Tensor:
+    """A gradient as the engine can read it: itself, or a copy in the order of the parameter's elements."""
+    _check_gradient(g)
+    g = real(g.detach())
+    if g.dtype not in _DTYPES or (g.dtype == torch.float64) != (e.work.dtype == torch.float64):
+        raise TypeError(f"posneg: a gradient of {g.dtype} for a parameter of {e.param.dtype}")
+    return like(g, e.work)

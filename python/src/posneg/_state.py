@@ -1,0 +1,86 @@
+"""The state of a parameter: made at its first gradient, or taken over from whoever has set or loaded it."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from ._layout import like, local, real
+
+MASTER = "master_param"
+
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+def check_param(p: Tensor) -> None:
+    """Reports a parameter that the engine cannot update."""
+    if p.device.type != "cpu":
+        raise RuntimeError(
+            f"posneg updates parameters in the CPU's memory, this one is on {p.device}: call model.cpu() before the "
+            f"optimizer is made, or use torch.optim on that device"
+        )
+    if p.layout is not torch.strided:
+        raise RuntimeError(f"posneg does not support parameters of layout {p.layout}; use p.to_dense()")
+    if p.dtype not in (
+        torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128,
+    ):
+        raise TypeError(f"posneg does not support parameters of {p.dtype}; use float32, float64, bfloat16 or float16")
+
+
+def has_master(p: Tensor, group: Dict[str, Any]) -> bool:
+    """Whether a parameter is a 16-bit copy of the float32 one that is trained."""
+    return p.dtype == torch.float16 or p.dtype == torch.bfloat16 and group["master_weights"]
+
+
+def state_dtype(p: Tensor, group: Dict[str, Any]) -> torch.dtype:
+    """The type of a parameter's momenta and averages."""
+    if p.is_complex() or p.dtype == torch.float64:
+        return p.dtype
+    chosen: Optional[torch.dtype] = group["state_dtype"]
+    return chosen or torch.float32
+
+
+def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any]) -> None:
+    """Completes and converts a state, so that the engine can use its memory. An empty one is that before the first step."""
+    new = not state
+    state["step"] = _step_of(state, slots)
+    dtype = state_dtype(p, group)
+    for name in slots:
+        if new or name == "momentum_buffer" and state.get(name) is None:
+            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+        elif not isinstance(state.get(name), Tensor):
+            raise ValueError(f"posneg: the state of a parameter has no {name!r}, only {sorted(state)}: was it saved by another rule?")
+        else:
+            state[name] = _laid_out(state[name], p, dtype)
+    if not has_master(p, group):
+        state.pop(MASTER, None)
+    elif state.get(MASTER) is None:
+        state[MASTER] = p.detach().to(torch.float32, memory_format=torch.preserve_format)
+    else:
+        state[MASTER] = _laid_out(state[MASTER], p, torch.float32)
+        adopt_changes(p, state[MASTER])
+
+
+def adopt_changes(p: Tensor, master: Tensor) -> None:
+    """Takes over what others have written to a parameter since its master was copied to it."""
+    ours, theirs = local(master), local(p).detach()
+    ours.copy_(torch.where(ours.to(theirs.dtype) == theirs, ours, theirs.to(ours.dtype)))
+
+
+def _step_of(state: Dict[str, Any], slots: Sequence[str]) -> int:
+    if "momentum_buffer" in slots and state.get("momentum_buffer") is None:
+        return 0  # torch's SGD begins anew where there is no momentum
+    if "step" not in state:
+        return 1 if "momentum_buffer" in slots else 0  # torch's SGD does not count; past the first step it does not matter
+    return int(state["step"])
+
+
+def _laid_out(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
+    if t.shape != p.shape:
+        raise ValueError(f"posneg: state of shape {tuple(t.shape)} for a parameter of shape {tuple(p.shape)}")
+    model = torch.empty_like(local(p), dtype=dtype, memory_format=torch.preserve_format)
+    if local(t) is not t:  # a DTensor keeps the layout that it was made with
+        return t.to(dtype)
+    return like(t.detach().to(device="cpu", dtype=dtype), model)

@@ -1,0 +1,279 @@
+"""The optimizers. Their arguments are those of the authors' implementation, or of torch.optim."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import torch
+
+from . import _library
+from ._optimizer import Optimizer, Params, check_betas, non_negative
+from ._plan import Group
+
+_PNM = ("pos_momentum", "neg_momentum")
+_ADAPNM = ("exp_avg", "neg_exp_avg", "exp_avg_sq")
+_ADAPNM_AMSGRAD = (*_ADAPNM, "max_exp_avg_sq")
+_SGD: Tuple[str, ...] = ()
+_SGD_MOMENTUM = ("momentum_buffer",)
+_ADAM = ("exp_avg", "exp_avg_sq")
+_ADAM_AMSGRAD = (*_ADAM, "max_exp_avg_sq")
+
+
+class PNM(Optimizer):
+    """Positive-Negative Momentum (Xie, Yuan, Zhu, Sugiyama, ICML 2021, Algorithm 2).
+
+    lr has no default, as in the authors' code: theirs is 1.0 where torch's SGD with momentum 0.9 has 0.1.
+
+    Args:
+        betas: the decay of the momenta, in [0, 1), and the weight of the negative one (the paper's beta0), any number.
+        weight_decay: shrinks parameters by lr * weight_decay a step if decoupled, or else joins the gradients (L2).
+        maximize: ascend instead of descend.
+        state_dtype: torch.bfloat16 keeps the momenta in half the memory; None is float32, or float64 for such parameters.
+        master_weights: keep a float32 master of bfloat16 parameters in the state, as is always done for float16, instead of
+            rounding them stochastically.
+        seed: of stochastic rounding.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        betas: Tuple[float, float] = (0.9, 1.0),
+        weight_decay: float = 0,
+        decoupled: bool = True,
+        *,
+        maximize: bool = False,
+        state_dtype: Optional[torch.dtype] = None,
+        master_weights: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            params,
+            dict(
+                lr=lr, betas=betas, weight_decay=weight_decay, decoupled=decoupled, maximize=maximize,
+                state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+            ),
+        )
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        check_betas(group, "beta1 beta0", decays=1)
+
+    def _slots(self, group: Group) -> Sequence[str]:
+        return _PNM
+
+    def _rule(self, group: Group) -> Tuple[Any, ...]:
+        beta1, beta0 = group["betas"]
+        return _rule(_library.PNM, group, decoupled=group["decoupled"], beta1=beta1, beta0=beta0)
+
+
+class AdaPNM(Optimizer):
+    """The adaptive form of PNM (Algorithm 3 of the paper).
+
+    At equal lr its steps are 0.447 of AdamW's in the long run. See PNM for the arguments that are not here.
+
+    Args:
+        betas: the decays of the momenta and of the average of squares, in [0, 1), and the weight of the negative momentum
+            (the paper's beta0), any number.
+        weight_decay: shrinks parameters by lr * weight_decay a step if decoupled (the authors use 5e-4 / lr), or else joins
+            the gradients (L2).
+        amsgrad: divide by the root of the largest average so far.
+        exact_bias: divide by the weight that the momentum updated last really has given out; the authors' bias correction is
+            too large on odd steps.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: Tuple[float, float, float] = (0.9, 0.999, 1.0),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = True,
+        decoupled: bool = True,
+        *,
+        maximize: bool = False,
+        exact_bias: bool = False,
+        state_dtype: Optional[torch.dtype] = None,
+        master_weights: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            params,
+            dict(
+                lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, decoupled=decoupled,
+                maximize=maximize, exact_bias=exact_bias,
+                state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+            ),
+        )
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        non_negative(group, "eps")
+        check_betas(group, "beta1 beta2 beta0", decays=2)
+
+    def _slots(self, group: Group) -> Sequence[str]:
+        return _ADAPNM_AMSGRAD if group["amsgrad"] else _ADAPNM
+
+    def _rule(self, group: Group) -> Tuple[Any, ...]:
+        beta1, beta2, beta0 = group["betas"]
+        return _rule(
+            _library.ADAPNM, group, decoupled=group["decoupled"], amsgrad=group["amsgrad"], exact_bias=group["exact_bias"],
+            beta1=beta1, beta2=beta2, beta0=beta0, eps=group["eps"],
+        )
+
+
+class SGD(Optimizer):
+    """torch.optim.SGD, with its arguments; foreach and fused change nothing. See PNM for the last three."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: Optional[bool] = None,
+        differentiable: bool = False,
+        fused: Optional[bool] = None,
+        state_dtype: Optional[torch.dtype] = None,
+        master_weights: bool = False,
+        seed: int = 0,
+    ):
+        _refuse(differentiable=differentiable)
+        super().__init__(
+            params,
+            dict(
+                lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
+                maximize=maximize, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+            ),
+        )
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        non_negative(group, "momentum")
+        if not math.isfinite(group["dampening"]):
+            raise ValueError(f"Invalid dampening: {group['dampening']}, must be finite")
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+    def _slots(self, group: Group) -> Sequence[str]:
+        return _SGD_MOMENTUM if group["momentum"] else _SGD
+
+    def _rule(self, group: Group) -> Tuple[Any, ...]:
+        return _rule(
+            _library.SGD, group, nesterov=group["nesterov"], momentum=group["momentum"], dampening=group["dampening"]
+        )
+
+
+class Adam(Optimizer):
+    """torch.optim.Adam, with its arguments; foreach and fused change nothing. See PNM for the last three."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: Tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: Optional[bool] = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: Optional[bool] = None,
+        decoupled_weight_decay: bool = False,
+        state_dtype: Optional[torch.dtype] = None,
+        master_weights: bool = False,
+        seed: int = 0,
+    ):
+        _refuse(capturable=capturable, differentiable=differentiable)
+        super().__init__(
+            params,
+            dict(
+                lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
+                decoupled_weight_decay=decoupled_weight_decay,
+                state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+            ),
+        )
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        non_negative(group, "eps")
+        check_betas(group, "beta1 beta2", decays=2)
+
+    def _slots(self, group: Group) -> Sequence[str]:
+        return _ADAM_AMSGRAD if group["amsgrad"] else _ADAM
+
+    def _rule(self, group: Group) -> Tuple[Any, ...]:
+        beta1, beta2 = group["betas"]
+        return _rule(
+            _library.ADAM, group, decoupled=group["decoupled_weight_decay"], amsgrad=group["amsgrad"],
+            beta1=beta1, beta2=beta2, eps=group["eps"],
+        )
+
+
+class AdamW(Adam):
+    """torch.optim.AdamW, with its arguments; foreach and fused change nothing. See PNM for the last three."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: Tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: Optional[bool] = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: Optional[bool] = None,
+        state_dtype: Optional[torch.dtype] = None,
+        master_weights: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad,
+            maximize=maximize, capturable=capturable, differentiable=differentiable, decoupled_weight_decay=True,
+            state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+        )
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True  # torch 1 has saved no such option, or Adam's
+
+
+def _rule(
+    kind: int,
+    group: Group,
+    *,
+    decoupled: bool = False,
+    amsgrad: bool = False,
+    nesterov: bool = False,
+    exact_bias: bool = False,
+    beta1: float = 0,
+    beta2: float = 0,
+    beta0: float = 0,
+    eps: float = 0,
+    momentum: float = 0,
+    dampening: float = 0,
+) -> Tuple[Any, ...]:
+    """The fields of pnm_rule, in their order."""
+    return (
+        kind, decoupled, amsgrad, group["maximize"], nesterov, exact_bias,
+        float(group["lr"]), beta1, beta2, beta0, eps, group["weight_decay"], momentum, dampening,
+    )
+
+
+def _refuse(**options: bool) -> None:
+    for name, value in options.items():
+        if value:
+            raise ValueError(f"posneg has no {name} step, which is for graphs of torch operations: use torch.optim for that")

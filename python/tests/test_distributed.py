@@ -1,0 +1,107 @@
+"""Several processes: ZeroRedundancyOptimizer around our optimizers, under DistributedDataParallel."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import posneg
+from distributed_worker import model, train
+from helpers import equal, values
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available())
+    if hasattr(torch.distributed, "is_gloo_available")
+    else not torch.distributed.is_available(),
+    reason="this torch has no gloo",
+)
+
+WORKER = "distributed_worker.py"
+
+
+def start(world, worker=WORKER, **options):
+    """Starts the processes as torchrun would."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    arguments = [str(a) for name, value in options.items() for a in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))]
+    return [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name(worker)), *arguments],
+            env={**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def run(world, worker=WORKER, **options):
+    processes = start(world, worker, **options)
+    try:
+        for p in processes:
+            error = p.communicate(timeout=180)[1]
+            assert p.returncode == 0, error
+    finally:
+        for p in processes:
+            p.kill()
+    return torch.load(options["save"]) if "save" in options else None
+
+
+def alone(name, steps=20):
+    """The same training in this process, with as many threads, on which the bits of torch's products depend."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        net = model()
+        optimizer = getattr(posneg, name)(net.parameters(), lr=0.05)
+        train(net, optimizer, 0, steps)
+    finally:
+        torch.set_num_threads(threads)
+    return net, optimizer
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("name", ["AdaPNM", "PNM", "SGD"])
+def test_same_bits_as_one_process(tmp_path, name, world):
+    result = run(world, optimizer=name, save=tmp_path / "end")
+    net, optimizer = alone(name)
+    equal(result["model"].values(), net.state_dict().values())
+    consolidated = getattr(posneg, name)(net.parameters(), lr=1.0)
+    consolidated.load_state_dict(result["optimizer"])
+    equal(values(consolidated), values(optimizer))
+    total = sum(v.numel() for v in values(optimizer))
+    assert sum(result["shares"]) == total and max(result["shares"]) <= total / world + 4 * 17 * 9
+
+
+@pytest.mark.parametrize("before, after", [(2, 4), (4, 2), (2, 1)])
+@pytest.mark.parametrize("steps", [7, 8], ids=["odd", "even"])
+def test_resumed_by_another_number_of_processes(tmp_path, before, after, steps):
+    run(before, optimizer="AdaPNM", last=steps, save=tmp_path / "middle")
+    result = run(after, optimizer="AdaPNM", first=steps, load=tmp_path / "middle", save=tmp_path / "end")
+    equal(result["model"].values(), alone("AdaPNM")[0].state_dict().values())
+
+
+def test_a_killed_process_ends_the_others(tmp_path):
+    processes = start(2, optimizer="AdaPNM", save=tmp_path / "end", die=(1, 5))
+    begin = time.monotonic()
+    try:
+        error = processes[0].communicate(timeout=120)[1]
+    finally:
+        for p in processes:
+            p.kill()
+            p.wait()
+    assert processes[0].returncode not in (0, -9) and "Error" in error
+    assert processes[1].returncode == -9 and time.monotonic() - begin < 120 and not (tmp_path / "end").exists()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_fsdp2(world):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        pytest.skip("this torch has no FSDP2")
+    run(world, "fsdp_worker.py")

@@ -1,0 +1,62 @@
+"""torch.amp.GradScaler."""
+
+import pytest
+import torch
+
+import posneg
+from helpers import close, equal, parameters, set_gradients, twins
+
+needs_scaler = pytest.mark.skipif(not posneg.PNM._step_supports_amp_scaling, reason="this torch has no torch.amp.GradScaler")
+
+
+def test_scale_and_found_inf():
+    a = parameters(5)
+    b = twins(a)
+    x, y = posneg.PNM(a, lr=1.0), posneg.PNM(b, lr=1.0)
+    for found in (False, True, False):
+        set_gradients(b)
+        a[0].grad = b[0].grad * 1024
+        before = a[0].grad.clone()
+        x.grad_scale, x.found_inf = torch.tensor(1024.0), torch.tensor(float(found))
+        x.step()
+        if not found:
+            y.step()
+        equal(a, b)
+        equal([a[0].grad], [before])
+    assert x.state[a[0]]["step"] == 2
+
+
+@needs_scaler
+@pytest.mark.parametrize("unscale", [False, True], ids=["", "unscale_"])
+def test_scaler(unscale):
+    model = torch.nn.Linear(4, 3)
+    twin = torch.nn.Linear(4, 3)
+    twin.load_state_dict(model.state_dict())
+    x, y = posneg.AdamW(model.parameters()), torch.optim.AdamW(twin.parameters(), fused=True)
+    scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2) for _ in range(2)]
+    for step in range(8):
+        data = torch.randn(2, 4) * (float("inf") if step in (2, 5) else 1)
+        for m, o, scaler in ((model, x, scalers[0]), (twin, y, scalers[1])):
+            o.zero_grad()
+            scaler.scale(m(data).square().sum()).backward()
+            if unscale:
+                scaler.unscale_(o)
+                torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
+            scaler.step(o)
+            scaler.update()
+        close(model.parameters(), twin.parameters())
+    assert scalers[0].get_scale() == scalers[1].get_scale() != 2.0**12
+    assert {s["step"] for s in x.state.values()} == {6}
+
+
+@needs_scaler
+def test_float16_model_with_scaler():
+    """Whose gradients torch's unscale_ refuses."""
+    model = torch.nn.Linear(4, 3).half()
+    optimizer, scaler = posneg.AdaPNM(model.parameters()), torch.amp.GradScaler("cpu")
+    before = model.weight.detach().clone()
+    model.weight.grad, model.bias.grad = torch.ones(3, 4).half(), torch.ones(3).half()
+    scaler.scale(torch.zeros(()))
+    scaler.step(optimizer)
+    scaler.update()
+    assert not torch.equal(model.weight, before)
