@@ -64,7 +64,8 @@ def main():
     optimizer.consolidate_state_dict(to=0)
     if rank == 0:
         torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict(), "shares": shares}, options.save)
-    dist.barrier()
+    dist.barrier()  # who leaves earlier takes the connections with it
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ def main():
                 assert buffer == expected == 20
             else:
                 assert buffer.to_local().numel() < b.numel() and torch.equal(buffer.full_tensor(), expected)
+    dist.barrier()  # who leaves earlier takes the connections with it
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import functools
 import os
 import platform
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -113,6 +112,6 @@ def _error(status: int, message: str) -> Exception:
     return ValueError(message)
 
 
-def isa() -> Optional[str]:
+def isa() -> str:
     """The instruction set that the library uses: avx512, avx2, neon or generic. $PNM_ISA pins one."""
-    return load().pnm_isa().decode()
+    return str(load().pnm_isa().decode())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from copy import copy
 from itertools import chain
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor

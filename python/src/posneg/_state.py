@@ -7,11 +7,9 @@ from typing import Any, Dict, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ._layout import like, local, real
+from ._layout import like, local
 
 MASTER = "master_param"
-
-_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 def check_param(p: Tensor) -> None:
