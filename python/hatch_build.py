@@ -20,9 +20,9 @@ class EngineHook(BuildHookInterface):
             build_data["force_include"].update({str(root / f): f"{SOURCES}/{f}" for f in sources(root)})
         elif version != "editable":
             self.folder = tempfile.TemporaryDirectory()
-            library = Path(self.folder.name, file_name())
-            build(module_root(Path(self.root)), library)
-            build_data["force_include"][str(library)] = f"posneg/{library.name}"
+            library, root = Path(self.folder.name, file_name()), module_root(Path(self.root))
+            build(root, library)
+            build_data["force_include"].update({str(library): f"posneg/{library.name}", str(root / "LICENSE"): "posneg/LICENSE"})
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{platform_tag()}"
         else:  # the package stays in the checkout, and the library goes there
