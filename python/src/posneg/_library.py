@@ -92,6 +92,18 @@ def load() -> ctypes.CDLL:
     return library
 
 
+class Refused(Exception):
+    """The library has refused a call, and written nothing."""
+
+
+class _RefusedInput(Refused, ValueError):
+    pass
+
+
+class _RefusedProcess(Refused, RuntimeError):
+    pass
+
+
 def update_all(updates: np.ndarray, loss_scale: float, workers: int) -> None:
     """Performs the steps of an array of UPDATE; what it points to must stay alive during the call."""
     library = load()
@@ -103,13 +115,13 @@ def update_all(updates: np.ndarray, loss_scale: float, workers: int) -> None:
 
 def _error(status: int, message: str) -> Exception:
     if status == ERROR_FORKED:
-        return RuntimeError(
+        return _RefusedProcess(
             f"posneg: this process was forked from one that had already stepped an optimizer, which the library does not "
             f"survive; start it with multiprocessing's 'spawn' or 'forkserver' method ({message})"
         )
     if status == ERROR_INTERNAL:
-        return RuntimeError(message)
-    return ValueError(message)
+        return _RefusedProcess(message)
+    return _RefusedInput(message)
 
 
 def isa() -> str:

@@ -25,6 +25,18 @@ _dtype_of = attrgetter("dtype")
 _steps_done = itemgetter("step")
 _increment_version = getattr(torch.autograd.graph, "increment_version", None)  # since torch 2.1
 
+
+def _tell_autograd(changed: List[Tensor]) -> None:
+    """Has autograd refuse a backward pass through values that a step has overwritten."""
+    if _increment_version is None:
+        return
+    try:
+        _increment_version(changed)
+    except TypeError:  # it took one tensor at first
+        for p in changed:
+            _increment_version(p)
+
+
 Group = Dict[str, Any]
 
 
@@ -39,7 +51,6 @@ class _Entry:
     index: int  # among all parameters of the optimizer
     view: Tensor  # its memory, as real numbers
     work: Tensor  # the same, or a copy without gaps where its elements have gaps between them
-    version: int  # of the parameter, when a master was last copied to it
 
 
 class Plan:
@@ -47,6 +58,8 @@ class Plan:
 
     def __init__(self, groups: List[Group], state: Dict[Tensor, Any], slots: Callable[[Group], Sequence[str]]):
         self._params = _params(groups)
+        self._slots = slots
+        self._layout = _layout(groups, slots)
         self._waiting: List[Tensor] = []  # for their first gradient
         self._entries: List[_Entry] = []
         group_of = [i for i, group in enumerate(groups) for _ in group["params"]]
@@ -75,6 +88,7 @@ class Plan:
         self._numels = [e.work.numel() for e in self._entries]
         self._dtypes = [e.work.dtype for e in self._entries]
         self._addresses = self._find()
+        self._shapes = self._find_shapes()
         # While it is held, no other memory can come to lie there: a tensor that was moved has another address.
         self._memory = [real(s[name].detach()) for name, states in self._buffers.items() for s in states]
 
@@ -92,11 +106,12 @@ class Plan:
         try:
             return (
                 len(params) == len(self._params)
-                and len(groups) == len(self._rules)
+                and _layout(groups, self._slots) == self._layout
                 and len(state) == len(self._all_states)
                 and all(map(is_, params, self._params))
                 and all(map(is_, state.values(), self._all_states))
                 and self._find() == self._addresses
+                and self._find_shapes() == self._shapes
                 and not any(p.grad is not None for p in self._waiting)
             )
         except (KeyError, TypeError):  # a state that lacks something
@@ -108,6 +123,10 @@ class Plan:
         for name, states in self._buffers.items():
             addresses += map(self._address, map(itemgetter(name), states))
         return addresses
+
+    def _find_shapes(self) -> List[Any]:
+        """How the elements of all parameters lie: their memory may be seen in another way at the same address."""
+        return [*map(Tensor.stride, self._updated), *map(Tensor.numel, self._updated), *map(_dtype_of, self._updated)]
 
     def step(self, rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int) -> None:
         """Updates all parameters that have a gradient."""
@@ -132,19 +151,24 @@ class Plan:
         for e in gapped:
             e.work.copy_(e.view)
         for e in self._mastered:
-            if e.param._version != e.version:
-                adopt_changes(e.param, e.state[MASTER])
+            adopt_changes(e.param, e.state[MASTER])
 
-        _library.update_all(rows, loss_scale, workers)
-
+        # Counted before: a KeyboardInterrupt comes out of the call when its work is done.
         for state, step in zip(states, steps):
             state["step"] = step
-        for e in gapped:
-            e.view.copy_(e.work)
-        if _increment_version is not None:
-            _increment_version(self._updated if entries is self._entries else [e.param for e in entries])
-        for e in self._mastered:
-            e.version = e.param._version
+        done = True
+        try:
+            _library.update_all(rows, loss_scale, workers)
+        except _library.Refused:
+            done = False
+            for state, step in zip(states, steps):
+                state["step"] = step - 1
+            raise
+        finally:
+            if done:
+                for e in gapped:
+                    e.view.copy_(e.work)
+                _tell_autograd(self._updated if entries is self._entries else [e.param for e in entries])
 
     def _simple_addresses(self, grads: List[Tensor]) -> Optional[List[int]]:
         """Where the gradients are, if all parameters have one and the engine can read all of them as they are."""
@@ -162,6 +186,11 @@ class Plan:
         return None
 
 
+def _layout(groups: List[Group], slots: Callable[[Group], Sequence[str]]) -> List[Any]:
+    """What of the groups decides how their parameters are laid out for the engine."""
+    return [(len(g["params"]), slots(g), g["state_dtype"], g["master_weights"], g["seed"]) for g in groups]
+
+
 def _params(groups: List[Group]) -> List[Tensor]:
     return [p for group in groups for p in group["params"]]
 
@@ -174,7 +203,7 @@ def _entry(
         _check_gradient(p.grad)
     prepare(p, state[p], slots, group)
     view = real(p.detach())
-    return _Entry(p, state[p], number, slots, index, view, view if is_dense(view) else torch.empty_like(view), p._version)
+    return _Entry(p, state[p], number, slots, index, view, view if is_dense(view) else torch.empty_like(view))
 
 
 def _fill(row: Any, e: _Entry) -> None:

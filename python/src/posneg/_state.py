@@ -21,6 +21,10 @@ def check_param(p: Tensor) -> None:
         )
     if p.layout is not torch.strided:
         raise RuntimeError(f"posneg does not support parameters of layout {p.layout}; use p.to_dense()")
+    if p.is_conj() or p.is_neg():
+        raise RuntimeError("posneg does not support parameters that are conjugate or negative views; use resolve_conj() or resolve_neg()")
+    if any(stride == 0 and size > 1 for stride, size in zip(local(p).stride(), local(p).shape)):
+        raise RuntimeError("posneg does not support expanded parameters, whose elements share memory; use p.clone()")
     if p.dtype not in (
         torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128,
     ):
@@ -64,6 +68,8 @@ def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[
 def adopt_changes(p: Tensor, master: Tensor) -> None:
     """Takes over what others have written to a parameter since its master was copied to it."""
     ours, theirs = local(master), local(p).detach()
+    if torch.equal(ours.to(theirs.dtype), theirs):
+        return
     ours.copy_(torch.where(ours.to(theirs.dtype) == theirs, ours, theirs.to(ours.dtype)))
 
 
@@ -81,4 +87,4 @@ def _laid_out(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
     model = torch.empty_like(local(p), dtype=dtype, memory_format=torch.preserve_format)
     if local(t) is not t:  # a DTensor keeps the layout that it was made with
         return t.to(dtype)
-    return like(t.detach().to(device="cpu", dtype=dtype), model)
+    return like(t.detach().resolve_conj().resolve_neg().to(device="cpu", dtype=dtype), model)
