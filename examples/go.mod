@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/posneg/pnm v0.0.0
+	github.com/posneg/pnm/internal/fashionmnist v0.0.0
 	github.com/schollz/progressbar/v3 v3.19.1
 	golang.org/x/sync v0.24.0
 	golang.org/x/term v0.47.0
@@ -26,4 +27,7 @@ require (
 	golang.org/x/text v0.28.0 // indirect
 )
 
-replace github.com/posneg/pnm => ../
+replace (
+	github.com/posneg/pnm => ../
+	github.com/posneg/pnm/internal/fashionmnist => ../internal/fashionmnist
+)

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/posneg/pnm"
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 func small(t *testing.T) (train, test fashionmnist.Set) {

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/posneg/pnm"
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 // settings are what both runs have in common.

@@ -8,8 +8,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
 	"github.com/posneg/pnm/examples/internal/training"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 // trainWith trains a new network, with the learning rate at a tenth in the last third of the epochs, and shows its

@@ -13,8 +13,8 @@ import (
 	"testing"
 
 	"github.com/posneg/pnm"
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
 	"github.com/posneg/pnm/examples/internal/trials"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 func TestFlip(t *testing.T) {

@@ -4,7 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 // flip replaces a share of the labels, rounded to a number of labels, by another class, every other one being as likely.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"os"
 
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
 	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/examples/internal/trials"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 // train runs each contender with each seed, several at a time.

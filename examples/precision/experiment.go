@@ -5,10 +5,10 @@ import (
 	"os"
 
 	"github.com/posneg/pnm"
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
 	"github.com/posneg/pnm/examples/internal/mlp"
 	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/examples/internal/trials"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 // An optimizer is a rule, and what became of it in each of [formats].

@@ -15,11 +15,11 @@ import (
 	"testing"
 
 	"github.com/posneg/pnm"
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
 	"github.com/posneg/pnm/examples/internal/mlp"
 	"github.com/posneg/pnm/examples/internal/stats"
 	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/examples/internal/trials"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 func head(t *testing.T, images int) (train, test fashionmnist.Set) {

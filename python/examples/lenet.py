@@ -19,7 +19,7 @@ import posneg
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from eager import EagerAdaPNM, EagerPNM
 
-DATA = Path(__file__).parents[2] / "examples" / "internal" / "fashionmnist" / "data"
+DATA = Path(__file__).parents[2] / "internal" / "fashionmnist" / "data"
 
 RULES = {
     "PNM": (posneg.PNM, EagerPNM, dict(lr=0.1, weight_decay=5e-4)),

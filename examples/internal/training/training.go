@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/posneg/pnm"
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
 	"github.com/posneg/pnm/examples/internal/mlp"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 // A Run is a network in training.

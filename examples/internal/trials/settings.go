@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 // Settings are what all runs of an experiment have in common, where its data come from, and where its files go.

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/posneg/pnm"
-	"github.com/posneg/pnm/examples/internal/fashionmnist"
 	"github.com/posneg/pnm/examples/internal/training"
+	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 // A Plan is a list of contenders, each of which runs once with each seed.

@@ -1,0 +1,3 @@
+module github.com/posneg/pnm/internal/fashionmnist
+
+go 1.26.0
