@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime"
 	"slices"
 	"strconv"
@@ -64,17 +65,20 @@ type CheckpointError struct {
 }
 
 func (e *CheckpointError) Error() string {
-	tensor := ""
+	tensor, problem := "", withoutPrefix(e.Err)
 	if e.Tensor != "" {
 		tensor = "tensor " + strictjson.Quote(e.Tensor) + ": "
 	}
-	return fmt.Sprintf("pnm: checkpoint %s: %s%s", e.Path, tensor, withoutPrefix(e.Err))
+	if io, ok := e.Err.(*fs.PathError); ok && io.Path == e.Path {
+		problem = io.Err.Error()
+	}
+	return fmt.Sprintf("pnm: checkpoint %s: %s%s", e.Path, tensor, problem)
 }
 
 func (e *CheckpointError) Unwrap() error { return e.Err }
 
-// at returns err as a *CheckpointError of a path.
-func at(path string, err error) error {
+// checkpointError returns err as a *CheckpointError of a path.
+func checkpointError(path string, err error) error {
 	e, ok := err.(*CheckpointError)
 	if !ok {
 		e = &CheckpointError{Err: err}
@@ -102,12 +106,12 @@ func (o *optimizer) Save(path string, s SaveOptions) error {
 	}
 	names, err := o.names(s.Names)
 	if err != nil {
-		return at(path, err)
+		return checkpointError(path, err)
 	}
 	meta := map[string]string{layoutKey: layout, writerKey: writer(), groupsKey: string(o.appendGroups(nil, names))}
 	for key, value := range s.Metadata {
 		if strings.HasPrefix(key, reserved) {
-			return at(path, fmt.Errorf("metadata %s: keys that begin with %s are reserved", strictjson.Quote(key), reserved))
+			return checkpointError(path, fmt.Errorf("metadata %s: keys that begin with %s are reserved", strictjson.Quote(key), reserved))
 		}
 		meta[key] = value
 	}
@@ -135,7 +139,7 @@ func (o *optimizer) Save(path string, s SaveOptions) error {
 	})
 	runtime.KeepAlive(o)
 	if err != nil {
-		return at(path, err)
+		return checkpointError(path, err)
 	}
 	return nil
 }
@@ -161,17 +165,17 @@ func (o *optimizer) Load(path string, l LoadOptions) (CheckpointInfo, error) {
 	}
 	names, err := o.names(l.Names)
 	if err != nil {
-		return CheckpointInfo{}, at(path, err)
+		return CheckpointInfo{}, checkpointError(path, err)
 	}
-	file, err := openCheckpoint(path)
+	var info CheckpointInfo
+	err = withCheckpoint(path, func(c *checkpointFile) error {
+		info = c.info
+		return o.load(c, names, &l)
+	})
 	if err != nil {
-		return CheckpointInfo{}, at(path, err)
+		return CheckpointInfo{}, err
 	}
-	defer file.Close()
-	if err := o.load(file, names, &l); err != nil {
-		return CheckpointInfo{}, at(path, err)
-	}
-	return file.info, nil
+	return info, nil
 }
 
 func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) error {
@@ -199,7 +203,7 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 	slices.SortFunc(reads, func(a, b read) int { return cmp.Compare(a.from.at, b.from.at) })
 	block := newBlock()
 	for _, r := range reads {
-		if err := readVector(r.to, file, r.from, block); err != nil {
+		if err := readVector(r.to, file.r, r.from, block); err != nil {
 			o.Close() // part of the state is the file's, part is not
 			return fmt.Errorf("%s: %w; the optimizer has been closed", strictjson.Quote(r.from.name), err)
 		}
@@ -254,13 +258,12 @@ func (o *optimizer) rulesOf(saved []*savedTensor, keep bool) ([]Rule, error) {
 
 // ReadCheckpoint returns what a checkpoint has beside numbers. It checks the whole file as [Optimizer.Load] does, and fails with a
 // *CheckpointError.
-func ReadCheckpoint(path string) (CheckpointInfo, error) {
-	file, err := openCheckpoint(path)
-	if err != nil {
-		return CheckpointInfo{}, at(path, err)
-	}
-	defer file.Close()
-	return file.info, nil
+func ReadCheckpoint(path string) (info CheckpointInfo, err error) {
+	err = withCheckpoint(path, func(c *checkpointFile) error {
+		info = c.info
+		return nil
+	})
+	return info, err
 }
 
 // names checks the tensors' names, or returns their numbers.
