@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// load loads a checkpoint from memory, with the tensors' numbers as names.
+// loadFrom is Load from memory.
 func (o *optimizer) loadFrom(file []byte, l LoadOptions) error {
 	c, err := readCheckpoint(bytes.NewReader(file), int64(len(file)))
 	if err != nil {
@@ -35,12 +35,8 @@ func (o *optimizer) saved(t testing.TB, s SaveOptions) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	names, err := o.names(s.Names)
-	if err == nil {
-		err = o.save(&b, names, &s)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	wantNoError(t, err)
+	wantNoError(t, o.save(&b, names, &s))
 	return b.Bytes()
 }
 
@@ -232,6 +228,9 @@ func TestHyperparameters(t *testing.T) {
 		if groups[0].Rule != r {
 			t.Errorf("%#v comes back as %#v", r, groups[0].Rule)
 		}
+		if _, err := parseGroups(`[{` + string(appendRule(nil, r.withLR(-1))) + `,"tensors":[]}]`); !errors.As(err, new(*HyperparameterError)) {
+			t.Errorf("a negative learning rate: %v", err)
+		}
 	}
 }
 
@@ -248,14 +247,10 @@ func newSubject(t testing.TB) *subject {
 	opt, err := NewMixedOptimizer(Config{Seed: 5, HeapState: true},
 		MixedGroup{Rule: NewAdaPNM(), Params: []Vector{Float32(lcg[float32](1, 4)), Float32(lcg[float32](2, 2))}, BF16State: true, Copies: []Vector{BF16(bits(4)), F16(bits(2))}},
 		MixedGroup{Rule: SGD{LR: 1, Momentum: 0.5}, Params: []Vector{BF16(bits(3))}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	wantNoError(t, err)
 	s := &subject{MixedOptimizer: opt, load: LoadOptions{Names: []string{"a", "b", "c"}, Shapes: [][]int{{2, 2}, nil, {3}}, Params: true}}
 	step := func() {
-		if err := opt.Step([]Vector{Float32(lcg[float32](3, 4)), Float32(lcg[float32](4, 2)), Float32(lcg[float32](5, 3))}); err != nil {
-			t.Fatal(err)
-		}
+		wantNoError(t, opt.Step([]Vector{Float32(lcg[float32](3, 4)), Float32(lcg[float32](4, 2)), Float32(lcg[float32](5, 3))}))
 	}
 	step()
 	step()
@@ -364,6 +359,7 @@ func TestBadCheckpoints(t *testing.T) {
 	for n := 0; n < len(s.file); n += each {
 		bad(fmt.Sprintf("%d bytes", n), s.file[:n], path)
 	}
+	bad("step 0", edited(t, edited(t, s.file, `\"step\":2`, `\"step\":0`), `"state.a.exp_avg"`, `"state.a.exp_avk"`), `tensor "a": exp_avg is missing`)
 	bad("a byte more", append(slices.Clone(s.file), 0), "bytes")
 
 	reshaped := strings.ReplaceAll(string(s.file), `"shape":[2,2]`, `"shape":[4,1]`)

@@ -5,8 +5,8 @@
 //
 // There are two ways in. A trainer that keeps its own memory calls [UpdatePNM], [UpdateAdaPNM], [UpdateSGD] or [UpdateAdam]
 // on its slices with the number of the step, or [UpdateAll] on a list of tensors: these allocate nothing and keep nothing. A
-// trainer that wants the state kept for it builds an [Optimizer] over its parameters. [StepDecay], [CosineDecay] and [WarmUp] are schedules: factors on a learning
-// rate, which multiply.
+// trainer that wants the state kept for it builds an [Optimizer] over its parameters, and saves the run by [Optimizer.Save]. [StepDecay],
+// [CosineDecay] and [WarmUp] are schedules: factors on a learning rate, which multiply.
 //
 // On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them, on arm64 for NEON: see [ISA]. Large steps, also
 // those over thousands of small tensors, are shared among goroutines: see [Pool]. Large slices of the caller's own should

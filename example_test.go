@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/posneg/pnm"
 )
@@ -270,6 +273,62 @@ func ExampleOptimizer_SetState() {
 	train(resumed, saved.Params, 5)
 	fmt.Println(saved.Params[0] == w[0] && saved.Params[1] == w[1])
 	// Output: true
+}
+
+// A checkpoint is a file with the state, the rules and, here, the parameters, under the tensors' names. ReadCheckpoint tells what is
+// in it; what is loaded continues with the same bits.
+func ExampleOptimizer_Save() {
+	folder, err := os.MkdirTemp("", "")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(folder)
+	path := filepath.Join(folder, "run.safetensors")
+
+	start := func(rule pnm.Rule, w []float32) *pnm.Optimizer[float32] {
+		opt, err := pnm.NewOptimizer(pnm.Group[float32]{Rule: rule, Params: [][]float32{w}})
+		if err != nil {
+			panic(err)
+		}
+		return opt
+	}
+	train := func(opt *pnm.Optimizer[float32], w []float32, steps int) {
+		g := make([]float32, len(w))
+		for range steps {
+			if err := opt.Step([][]float32{gradient(g, w)}); err != nil {
+				panic(err)
+			}
+		}
+	}
+
+	names := []string{"fc.weight"}
+	w := []float32{0, 0}
+	opt := start(pnm.NewPNM(0.5), w)
+	train(opt, w, 7)
+	err = opt.Save(path, pnm.SaveOptions{Names: names, Params: true, Metadata: map[string]string{"epoch": "3"}})
+	if err != nil {
+		panic(err)
+	}
+	train(opt, w, 5)
+
+	info, err := pnm.ReadCheckpoint(path) // for a program that does not know what was trained
+	if err != nil {
+		panic(err)
+	}
+	group := info.Groups[0]
+	saved := group.Tensors[0]
+	fmt.Println("epoch", info.Metadata["epoch"], "step", saved.Step, saved.Name, saved.Shape, saved.Params)
+
+	resumed := make([]float32, saved.Shape[0])
+	opt = start(group.Rule, resumed)
+	if _, err := opt.Load(path, pnm.LoadOptions{Names: names, Params: true}); err != nil {
+		panic(err)
+	}
+	train(opt, resumed, 5)
+	fmt.Println(slices.Equal(resumed, w))
+	// Output:
+	// epoch 3 step 7 fc.weight [2] float32
+	// true
 }
 
 // Errors tell what was wrong, with the numbers, and nothing has been written.

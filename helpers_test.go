@@ -163,7 +163,7 @@ func stateOf[T Float](t *testing.T, o *Optimizer[T]) []TensorState[T] {
 	return states
 }
 
-func wantNoError(t *testing.T, err error) {
+func wantNoError(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

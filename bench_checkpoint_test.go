@@ -1,0 +1,61 @@
+package pnm
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// benchCheckpoint measures what a checkpoint with parameters takes, in turn with a plain file of the same bytes.
+func benchCheckpoint(b *testing.B, run func(opt *MixedOptimizer, path string) error, plain func(path string, bytes []byte) error) {
+	const n = 16 << 20 / 5 // parameters; with AdaPNM's four buffers, 64 MiB where all is float32
+	for _, state := range []format{f32, bf16} {
+		b.Run(fmt.Sprintf("rule=AdaPNM/state=%s", state), func(b *testing.B) {
+			opt, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: NewAdaPNM(), Params: []Vector{Float32(lcg[float32](1, n))}, BF16State: state == bf16})
+			wantNoError(b, err)
+			defer opt.Close()
+			wantNoError(b, opt.Step([]Vector{Float32(lcg[float32](2, n))}))
+			path := filepath.Join(b.TempDir(), "run")
+			wantNoError(b, opt.Save(path, SaveOptions{Params: true}))
+			bytes, err := os.ReadFile(path)
+			wantNoError(b, err)
+			wantNoError(b, os.WriteFile(path+"2", bytes, 0o666))
+			inTurn(b, n, int64(len(bytes)), func() { wantNoError(b, run(opt, path)) },
+				[]yardstick{{"of-plain", func() { wantNoError(b, plain(path+"2", bytes)) }}})
+		})
+	}
+}
+
+// BenchmarkSave compares with writing as much from memory, and synchronizing it.
+func BenchmarkSave(b *testing.B) {
+	save := func(opt *MixedOptimizer, path string) error { return opt.Save(path, SaveOptions{Params: true}) }
+	benchCheckpoint(b, save, func(path string, bytes []byte) error {
+		f, err := os.Create(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if _, err := f.Write(bytes); err != nil {
+			return err
+		}
+		return f.Sync()
+	})
+}
+
+// BenchmarkLoad compares with reading as much into memory that is there; the files are in the system's cache.
+func BenchmarkLoad(b *testing.B) {
+	load := func(opt *MixedOptimizer, path string) error {
+		_, err := opt.Load(path, LoadOptions{Params: true})
+		return err
+	}
+	benchCheckpoint(b, load, func(path string, bytes []byte) error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = f.ReadAt(bytes, 0)
+		return err
+	})
+}
