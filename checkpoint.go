@@ -143,7 +143,8 @@ func (o *optimizer) save(w io.Writer, names []string, s *SaveOptions) error {
 		}
 	}
 	defer runtime.KeepAlive(o) // else the state might be unmapped while it is written
-	return safetensors.Write(w, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i]) })
+	block := newBlock()
+	return safetensors.Write(w, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i], block) })
 }
 
 // Load replaces the state of all tensors and the rules of all groups by those in a file that [Optimizer.Save] wrote, or the Python
@@ -155,8 +156,8 @@ func (o *optimizer) save(w io.Writer, names []string, s *SaveOptions) error {
 // needs no memory for a copy.
 //
 // It fails with a *CheckpointError, with a *LengthError for Names and Shapes that do not fit the tensors, and with [ErrClosed] after
-// Close. The file is checked as a whole before anything is written: the optimizer is then as it was. If reading
-// the numbers fails after that, by an error of the disk, the state and the parameters to be loaded are of no step any more: the optimizer
+// Close: the file is checked as a whole before anything is written, and the optimizer is then as it was. If reading the numbers
+// fails after that, by an error of the disk, the state and the parameters to be loaded are of no step any more: the optimizer
 // is then closed. What [Optimizer.StepPart] has done of an incomplete step no longer counts.
 func (o *optimizer) Load(path string, l LoadOptions) (CheckpointInfo, error) {
 	if o.closed {
@@ -240,7 +241,8 @@ func (o *optimizer) rulesOf(saved []*savedTensor, keep bool) ([]Rule, error) {
 	for i, s := range saved {
 		g := o.batch.tensors[i].group
 		if has, was := o.groups[g].form(), s.rule.form(); !has.sameState(was) {
-			return nil, &CheckpointError{Tensor: s.Name, Err: fmt.Errorf("in the file it is of %s, whose state is %s; in the optimizer of %s, whose state is %s",
+			return nil, &CheckpointError{Tensor: s.Name, Err: fmt.Errorf(
+				"in the file it is of %s, whose state is %s; in the optimizer of %s, whose state is %s",
 				ruleName(s.rule), was.state(), ruleName(o.groups[g]), has.state())}
 		}
 		switch {
@@ -251,7 +253,8 @@ func (o *optimizer) rulesOf(saved []*savedTensor, keep bool) ([]Rule, error) {
 			}
 			rules[g], first[g] = s.rule, s
 		case rules[g] != s.rule:
-			return nil, &CheckpointError{Tensor: s.Name, Err: fmt.Errorf("in the file it has the rule %#v, but %s of the same group of the optimizer has %#v",
+			return nil, &CheckpointError{Tensor: s.Name, Err: fmt.Errorf(
+				"in the file it has the rule %#v, but %s of the same group of the optimizer has %#v",
 				s.rule, strictjson.Quote(first[g].Name), rules[g])}
 		}
 	}
@@ -377,13 +380,12 @@ func newBlock() []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), 8*len(words))
 }
 
-// writeVector writes the elements in little-endian order.
-func writeVector(w io.Writer, v Vector) error {
+// writeVector writes the elements in little-endian order, by way of a block where the machine's is another.
+func writeVector(w io.Writer, v Vector, block []byte) error {
 	if !bigEndian {
 		_, err := w.Write(v.bytes())
 		return err
 	}
-	block := newBlock()
 	for part := range slices.Chunk(v.bytes(), len(block)) {
 		b := block[:copy(block, part)]
 		v.format.swap(b)

@@ -63,7 +63,8 @@ func ReadHeader(r io.ReaderAt, size int64) (*Header, error) {
 		return nil, fmt.Errorf("its header would have %d bytes, must have at most %d: no safetensors file", n, mostHeader)
 	}
 	if int64(n) > size-int64(len(length)) {
-		return nil, fmt.Errorf("its header would have %d bytes, but only %d are there: it is cut short, or no safetensors file", n, size-int64(len(length)))
+		return nil, fmt.Errorf("its header would have %d bytes, but only %d are there: it is cut short, or no safetensors file",
+			n, size-int64(len(length)))
 	}
 	text := make([]byte, n)
 	if err := ReadFull(r, text, int64(len(length))); err != nil {
