@@ -45,9 +45,11 @@ def state_dtype(p: Tensor, group: Dict[str, Any]) -> torch.dtype:
     return chosen or torch.float32
 
 
-def draws(p: Tensor, group: Dict[str, Any]) -> bool:
-    """Whether steps of a parameter draw random numbers."""
-    return (p.dtype == torch.bfloat16 and not has_master(p, group)) or state_dtype(p, group) == torch.bfloat16
+def draws(p: Tensor, slots: Sequence[str], group: Dict[str, Any]) -> bool:
+    """Whether steps of a parameter draw random numbers, as those do that store parameters or averages of squares in bfloat16."""
+    if p.dtype == torch.bfloat16 and not has_master(p, group):
+        return True
+    return state_dtype(p, group) == torch.bfloat16 and "exp_avg_sq" in slots
 
 
 def rounding(state: Dict[str, Any], group: Dict[str, Any], index: int) -> Tuple[int, int, int]:

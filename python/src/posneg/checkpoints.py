@@ -76,7 +76,7 @@ def save_checkpoint(
             if trained is not None:
                 tensors[_param_key(m.name)] = _rows(trained)
             seed, tensor, first = rounding(state, group, m.index)
-            random = (seed % 2**64, tensor, first) if draws(m.param, group) else None
+            random = (seed % 2**64, tensor, first) if draws(m.param, slots, group) else None
             saved.append(SavedTensor(m.name, state.get("step", 0), random))
         groups.append(SavedGroup(optimizer._rule_name, _hyperparameters(optimizer, group), _other(optimizer, number), saved))
 
@@ -275,13 +275,13 @@ def _fit(
         for m in mine:
             t = found[m.name][1]
             has = [contents.claim(_state_key(m.name, slot), m.param) for slot in slots]
-            has_state = all(has) if any(has) else t.step > 0
+            has_state = any(has) or t.step > 0
             if has_state and not all(has):
                 raise ValueError(f"has no {_few(_state_key(m.name, slot) for slot, h in zip(slots, has) if not h)}")
             has_param = contents.claim(_param_key(m.name), m.param)
             if params and not has_param:
                 raise ValueError(f"has no parameters of {m.name!r}: it was saved without params")
-            random = None if keep_options or not draws(m.param, new) else t.rounding
+            random = None if keep_options or not draws(m.param, slots, new) else t.rounding
             if random == (new["seed"], m.index, 0):
                 random = None
             loads.append(_Load(m, new, slots, t.step, has_state, has_param, params, random))
