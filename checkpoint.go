@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"runtime"
 	"slices"
 	"strconv"
@@ -108,13 +109,20 @@ func (o *optimizer) Save(path string, s SaveOptions) error {
 	if err != nil {
 		return checkpointError(path, err)
 	}
-	meta := map[string]string{layoutKey: layout, writerKey: writer(), groupsKey: string(o.appendGroups(nil, names))}
-	for key, value := range s.Metadata {
+	for _, key := range slices.Sorted(maps.Keys(s.Metadata)) {
 		if strings.HasPrefix(key, reserved) {
 			return checkpointError(path, fmt.Errorf("metadata %s: keys that begin with %s are reserved", strictjson.Quote(key), reserved))
 		}
-		meta[key] = value
 	}
+	if err := atomicfile.Write(path, func(w io.Writer) error { return o.save(w, names, &s) }); err != nil {
+		return checkpointError(path, err)
+	}
+	return nil
+}
+
+func (o *optimizer) save(w io.Writer, names []string, s *SaveOptions) error {
+	meta := map[string]string{layoutKey: layout, writerKey: writer(), groupsKey: string(o.appendGroups(nil, names))}
+	maps.Copy(meta, s.Metadata)
 	var tensors []safetensors.Tensor
 	var vectors []Vector
 	for i := range o.batch.tensors {
@@ -134,14 +142,8 @@ func (o *optimizer) Save(path string, s SaveOptions) error {
 			add(stateName(names[i], slot), t.s[k])
 		}
 	}
-	err = atomicfile.Write(path, func(w io.Writer) error {
-		return safetensors.Write(w, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i]) })
-	})
-	runtime.KeepAlive(o)
-	if err != nil {
-		return checkpointError(path, err)
-	}
-	return nil
+	defer runtime.KeepAlive(o) // else the state might be unmapped while it is written
+	return safetensors.Write(w, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i]) })
 }
 
 // Load replaces the state of all tensors and the rules of all groups by those in a file that [Optimizer.Save] wrote, or the Python
