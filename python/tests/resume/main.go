@@ -14,22 +14,41 @@ import (
 	"github.com/posneg/pnm"
 )
 
-var (
-	params    = flag.String("params", "float32", "format of the parameters: float32, float64 or bf16")
-	copies    = flag.String("copies", "", "format of copies of float32 parameters, from which gradients are then taken: bf16 or f16")
-	bf16State = flag.Bool("bf16-state", false, "keep the state in bf16")
-	flat      = flag.Bool("flat", false, "write all tensors with one dimension")
-	first     = flag.Int("first", 0, "how many steps of the run have been done")
-	steps     = flag.Int("steps", 1, "how many to do")
-	late      = flag.String("late", "", "name of a tensor that has no gradient in the first two steps of the run")
-)
+// A job is what to do.
+type job struct {
+	formats
+	in, out      string
+	first, steps int
+	flat         bool
+	late         string
+}
+
+// formats are those of an optimizer.
+type formats struct {
+	params, copies string
+	bf16State      bool
+}
 
 func main() {
-	flag.Parse()
-	if err := resume(flag.Arg(0), flag.Arg(1)); err != nil {
+	if err := parse(os.Args[1:]).do(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+func parse(args []string) job {
+	var j job
+	f := flag.NewFlagSet("resume", flag.ExitOnError)
+	f.StringVar(&j.params, "params", "float32", "format of the parameters: float32, float64 or bf16")
+	f.StringVar(&j.copies, "copies", "", "format of copies of float32 parameters, from which gradients are then taken: bf16 or f16")
+	f.BoolVar(&j.bf16State, "bf16-state", false, "keep the state in bf16")
+	f.IntVar(&j.first, "first", 0, "how many steps of the run have been done")
+	f.IntVar(&j.steps, "steps", 1, "how many to do")
+	f.BoolVar(&j.flat, "flat", false, "write all tensors with one dimension")
+	f.StringVar(&j.late, "late", "", "name of a tensor that has no gradient in the first two steps of the run")
+	f.Parse(args)
+	j.in, j.out = f.Arg(0), f.Arg(1)
+	return j
 }
 
 // An optimizer is one of any type.
@@ -38,8 +57,8 @@ type optimizer interface {
 	Save(path string, s pnm.SaveOptions) error
 }
 
-func resume(in, out string) error {
-	info, err := pnm.ReadCheckpoint(in)
+func (j job) do() error {
+	info, err := pnm.ReadCheckpoint(j.in)
 	if err != nil {
 		return err
 	}
@@ -52,33 +71,33 @@ func resume(in, out string) error {
 	}
 	var o optimizer
 	var step func(due []bool) error
-	switch mixed := *copies != "" || *bf16State; {
-	case *params == "float32" && !mixed:
+	switch j.formats {
+	case formats{params: "float32"}:
 		o, step, err = plain[float32](info)
-	case *params == "float64":
+	case formats{params: "float64"}:
 		o, step, err = plain[float64](info)
 	default:
-		o, step, err = inMixedPrecision(info)
+		o, step, err = mixed(info, j.formats)
 	}
 	if err != nil {
 		return err
 	}
-	if _, err := o.Load(in, pnm.LoadOptions{Names: names, Shapes: shapes, Params: true}); err != nil {
+	if _, err := o.Load(j.in, pnm.LoadOptions{Names: names, Shapes: shapes, Params: true}); err != nil {
 		return err
 	}
 	due := make([]bool, len(names))
-	for s := *first; s < *first+*steps; s++ {
+	for s := j.first; s < j.first+j.steps; s++ {
 		for i, name := range names {
-			due[i] = name != *late || s >= 2
+			due[i] = name != j.late || s >= 2
 		}
 		if err := step(due); err != nil {
 			return err
 		}
 	}
-	if *flat {
+	if j.flat {
 		shapes = nil
 	}
-	return o.Save(out, pnm.SaveOptions{Names: names, Shapes: shapes, Params: true, Metadata: info.Metadata})
+	return o.Save(j.out, pnm.SaveOptions{Names: names, Shapes: shapes, Params: true, Metadata: info.Metadata})
 }
 
 // plain returns the optimizer that the checkpoint fits, and what performs a step of those tensors that are due.
@@ -108,19 +127,20 @@ func plain[T pnm.Float](info pnm.CheckpointInfo) (optimizer, func([]bool) error,
 	}, err
 }
 
-func inMixedPrecision(info pnm.CheckpointInfo) (optimizer, func([]bool) error, error) {
+// mixed is plain in mixed precision.
+func mixed(info pnm.CheckpointInfo, f formats) (optimizer, func([]bool) error, error) {
 	var groups []pnm.MixedGroup
 	var seen []pnm.Vector // what gradients are taken from
 	for _, g := range info.Groups {
-		group := pnm.MixedGroup{Rule: g.Rule, BF16State: *bf16State}
+		group := pnm.MixedGroup{Rule: g.Rule, BF16State: f.bf16State}
 		for _, t := range g.Tensors {
 			n := elements(t)
-			group.Params = append(group.Params, vector(*params, n))
-			if *copies != "" {
-				group.Copies = append(group.Copies, vector(*copies, n))
+			group.Params = append(group.Params, vector(f.params, n))
+			if f.copies != "" {
+				group.Copies = append(group.Copies, vector(f.copies, n))
 			}
 		}
-		if groups = append(groups, group); *copies != "" {
+		if groups = append(groups, group); f.copies != "" {
 			seen = append(seen, group.Copies...)
 		} else {
 			seen = append(seen, group.Params...)
