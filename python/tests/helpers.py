@@ -22,6 +22,10 @@ PAIRS = {
     "AdamW, AMSGrad": (posneg.AdamW, torch.optim.AdamW, dict(lr=0.01, amsgrad=True, weight_decay=0.5)),
 }
 
+# Our optimizers alone, with options that together turn each of them around.
+RULES = {name: (ours, options) for name, (ours, _, options) in PAIRS.items()}
+RULES["AdaPNM, exact bias"] = (posneg.AdaPNM, dict(lr=0.01, betas=(0.8, 0.99, -0.3), exact_bias=True, maximize=True))
+
 
 def parameters(*shapes, dtype=torch.float32):
     return [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
@@ -52,6 +56,13 @@ def equal(ours, theirs):
     """Asserts that all bits are equal."""
     for a, b in zip(ours, theirs):
         assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+def bits(t):
+    """The bits of all elements, in row-major order; two zeros differ."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    t = torch.view_as_real(t) if t.is_complex() else t
+    return t.detach().contiguous().reshape(-1).view(integers[t.element_size()])
 
 
 def values(optimizer):

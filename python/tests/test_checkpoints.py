@@ -1,228 +1,540 @@
-"""State dicts of the PNM authors' implementation, of pytorch_optimizer and of torch's optimizers, both ways.
-
-The files are what the formulas of those implementations give, here in torch operations; where pytorch_optimizer is installed, it
-is asked itself.
-"""
+"""Checkpoints in files: that runs go on with the same bits, and that nothing bad is loaded or left behind. See also test_go.py."""
 
 import copy
-import math
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import posneg
-from eager import EagerAdaPNM, EagerPNM, decayed, direction, momenta
-from helpers import close, equal, parameters, saved, set_gradients, twins, values
+from posneg import checkpoints
+from helpers import RULES, bits, parameters, set_gradients, twins
 
-AUTHORS = {
-    "PNM": (posneg.PNM, EagerPNM, dict(lr=0.5, weight_decay=0.01)),
-    "AdaPNM": (posneg.AdaPNM, EagerAdaPNM, dict(lr=0.01, weight_decay=0.1)),
-    "AdaPNM, no AMSGrad": (posneg.AdaPNM, EagerAdaPNM, dict(lr=0.01, amsgrad=False)),
+rules = pytest.mark.parametrize("ours, options", RULES.values(), ids=RULES.keys())
+FORMATS = {
+    "float32": (torch.float32, {}),
+    "float32, bf16 state": (torch.float32, dict(state_dtype=torch.bfloat16)),
+    "float64": (torch.float64, {}),
+    "complex64": (torch.complex64, {}),
+    "complex128": (torch.complex128, {}),
+    "bf16": (torch.bfloat16, dict(seed=5)),
+    "bf16, bf16 state": (torch.bfloat16, dict(seed=2**64 - 1, state_dtype=torch.bfloat16)),
+    "bf16, masters": (torch.bfloat16, dict(master_weights=True)),
+    "f16": (torch.float16, {}),
+    "f16, bf16 state": (torch.float16, dict(state_dtype=torch.bfloat16)),
 }
-authors = pytest.mark.parametrize("implementations", AUTHORS.values(), ids=AUTHORS.keys())
-steps_done = pytest.mark.parametrize("steps", [3, 4], ids=["odd", "even"])
 
 
-def go(params, optimizer, steps):
-    for _ in range(steps):
-        set_gradients(params)
+def laid_out(dtype):
+    """Parameters of all layouts; the last one never has a gradient."""
+    data = [
+        torch.randn(40, dtype=dtype),
+        torch.randn((), dtype=dtype),
+        torch.randn(0, 3, dtype=dtype),
+        torch.randn(2, 3, 4, 5, dtype=dtype).contiguous(memory_format=torch.channels_last),
+        torch.randn(5, 8, dtype=dtype)[:, ::2].t(),
+        torch.randn(7, dtype=dtype),
+    ]
+    return [torch.nn.Parameter(t) for t in data]
+
+
+def side_by_side(params):
+    """Zeros of the same shapes."""
+    return [torch.nn.Parameter(torch.zeros(p.shape, dtype=p.dtype)) for p in params]
+
+
+def named(params):
+    return [(f"layer.{i}", p) for i, p in enumerate(params)]
+
+
+def go(params, optimizer, steps, first=0):
+    for step in range(first, first + steps):
+        torch.manual_seed(step)
+        set_gradients(params[:-1])
         optimizer.step()
 
 
-def go_on_alike(a, x, b, y, steps=5):
-    for _ in range(steps):
-        set_gradients(a, b)
-        x.step(), y.step()
-        close(a, b)
-    close(values(x), values(y))
+def everything(params, optimizer):
+    """The bits of the parameters and of all that the optimizer keeps of them, and how many steps they have done."""
+    kept = []
+    for p in params:
+        state = optimizer.state.get(p) or {}
+        kept.append((bits(p).tolist(), {k: bits(v).tolist() if isinstance(v, torch.Tensor) else v for k, v in state.items() if k != "rounding"}))
+    return kept
 
 
-@authors
-@steps_done
-def test_authors_state_is_continued(implementations, steps):
-    ours, theirs, options = implementations
-    b = parameters(5, (3, 4))
-    y = theirs(b, **options)
-    go(b, y, steps)
-    a = twins(b)
-    x = ours(a, lr=123.0, maximize=False)
-    x.load_state_dict(saved(y.state_dict()))
-    assert x.param_groups[0]["lr"] == options["lr"]
-    go_on_alike(a, x, b, y)
-
-
-@authors
-@steps_done
-def test_our_state_is_continued_by_the_authors(implementations, steps):
-    ours, theirs, options = implementations
-    a = parameters(5, (3, 4))
-    x = ours(a, **options)
+@rules
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("steps", [3, 4], ids=["odd", "even"])
+def test_resumed_runs_have_the_same_bits(tmp_path, ours, options, form, steps):
+    dtype, how = FORMATS[form]
+    a = laid_out(dtype)
+    x = ours([{"params": a[:2]}, {"params": a[2:], "weight_decay": 0.25}], **options, **how)
     go(a, x, steps)
+    posneg.save_checkpoint(tmp_path / "run", x, names=named(a), params=True)
+
+    b = laid_out(dtype) if "bf16" in form else side_by_side(a)  # random numbers are drawn in the order of the memory
+    y = ours([{"params": b[:1:-1]}, {"params": b[:1]}, {"params": b[1:2]}], **{"lr": 1.0, **how, "seed": 1})
+    assert posneg.load_checkpoint(tmp_path / "run", y, names=named(b), params=True) == {}
+    for more in (0, 3):
+        go(a, x, more, steps), go(b, y, more, steps)
+        assert everything(a[:-1], x) == everything(b[:-1], y) and bits(a[-1]).tolist() == bits(b[-1]).tolist()
+    assert y.state.get(b[-1], {"step": 0})["step"] == 0
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_without_parameters(tmp_path, form):
+    dtype, how = FORMATS[form]
+    a = laid_out(dtype)
+    x = posneg.AdaPNM(a, **how)
+    go(a, x, 3)
+    posneg.save_checkpoint(tmp_path / "run", x)
     b = twins(a)
-    y = theirs(b, lr=123.0)
-    y.load_state_dict(saved(x.state_dict()))
-    assert all(type(s["step"]) is int for s in y.state.values())
-    go_on_alike(a, x, b, y)
+    y = posneg.AdaPNM(b, **how)
+    posneg.load_checkpoint(tmp_path / "run", y)
+    go(a, x, 3, 3), go(b, y, 3, 3)
+    assert everything(a, x) == everything(b, y)
+    with pytest.raises(posneg.CheckpointError, match="without params"):
+        posneg.load_checkpoint(tmp_path / "run", y, params=True)
 
 
-def test_parity_decides():
-    """A run that went on with the momenta exchanged would be another one: the tests above can fail."""
-    b = parameters(5)
-    y = EagerPNM(b, lr=0.5)
-    go(b, y, 3)
-    state = copy.deepcopy(y.state_dict())
-    state["state"][0]["step"] = 4
-    a = twins(b)
-    x = posneg.PNM(a, lr=0.5)
-    x.load_state_dict(state)
-    with pytest.raises(AssertionError):
-        go_on_alike(a, x, b, y, steps=1)
+def test_a_second_file_has_the_random_numbers_of_the_first(tmp_path):
+    a = parameters(50, 60, 70, dtype=torch.bfloat16)
+    x = posneg.PNM(a, lr=0.1, seed=7)
+    go(a, x, 1)
+    posneg.save_checkpoint(tmp_path / "1", x, names=named(a), params=True)
+    for i in range(1, 3):
+        b = side_by_side(a)
+        y = posneg.PNM(b[::-1] if i % 2 else b, lr=0.1)
+        posneg.load_checkpoint(tmp_path / f"{i}", y, names=named(b), params=True)
+        go(a, x, 1, i), go(b, y, 1, i)
+        assert [bits(p).tolist() for p in a] == [bits(p).tolist() for p in b]
+        posneg.save_checkpoint(tmp_path / f"{i + 1}", y, names=named(b), params=True)
+    c = twins(b)
+    z = posneg.PNM(c[::-1], lr=0.1)
+    z.load_state_dict(posneg.PNM(c[::-1], lr=0.1).state_dict())  # a state dict carries them, too
+    posneg.load_checkpoint(tmp_path / "2", z, names=named(c), params=True)
+    w = posneg.PNM(twins(c)[::-1], lr=0.1)
+    w.load_state_dict(copy.deepcopy(z.state_dict()))
+    d = w.param_groups[0]["params"][::-1]
+    go(c, z, 2), go(d, w, 2)
+    assert [bits(p).tolist() for p in c] == [bits(p).tolist() for p in d]
 
 
-class GroupwiseAdaPNM(torch.optim.Optimizer):
-    """The rule as pytorch_optimizer saves it: steps counted in the group, and epsilon inside the bias correction."""
-
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999, 1.0), weight_decay=0.0, ams_bound=True, eps=1e-8):
-        defaults = dict(lr=lr, betas=betas, weight_decay=weight_decay, weight_decouple=True, fixed_decay=False, ams_bound=ams_bound, eps=eps)
-        super().__init__(params, defaults)
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            step = group["step"] = group.get("step", 0) + 1
-            beta1, beta2, beta0 = group["betas"]
-            for p in group["params"]:
-                state = self.state[p]
-                if not state:
-                    for name in ("exp_avg", "exp_avg_sq", "neg_exp_avg", "max_exp_avg_sq"):
-                        state[name] = torch.zeros_like(p)
-                grad = decayed(p, p.grad, {**group, "decoupled": group["weight_decouple"]})
-                due, other = [state[n] for n in (("exp_avg", "neg_exp_avg") if step % 2 else ("neg_exp_avg", "exp_avg"))]
-                mixed = direction(due, other, grad, beta1, beta0)
-                state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-                torch.max(state["max_exp_avg_sq"], state["exp_avg_sq"], out=state["max_exp_avg_sq"])
-                denominator = (state["max_exp_avg_sq"] + 1e-15).sqrt().add(group["eps"]) / math.sqrt(1 - beta2**step)
-                p.addcdiv_(mixed, denominator, value=-group["lr"] / (1 - beta1**step))
+def test_conversions(tmp_path):
+    a = parameters(30, 20)
+    x = posneg.AdaPNM(a)
+    go(a, x, 3)
+    posneg.save_checkpoint(tmp_path / "wide", x, params=True)
+    for dtype, how in (FORMATS["bf16, bf16 state"], FORMATS["bf16, masters"], FORMATS["f16"]):
+        b = [torch.nn.Parameter(torch.zeros(p.shape, dtype=dtype)) for p in a]
+        y = posneg.AdaPNM(b, **how)
+        posneg.load_checkpoint(tmp_path / "wide", y, params=True)
+        for p, q in zip(a, b):
+            assert torch.equal(p.to(dtype), q)  # to the nearest
+            if p in x.state:
+                kept = y.state[q]["exp_avg_sq"]
+                assert kept.dtype == how.get("state_dtype", torch.float32) and torch.equal(x.state[p]["exp_avg_sq"].to(kept.dtype), kept)
+            if "master_param" in y.state[q]:
+                assert torch.equal(y.state[q]["master_param"], p)
+        assert ("master_param" in y.state[b[1]]) == (how.get("master_weights", False) or dtype == torch.float16)
+        go(b, y, 1)
+    wide = posneg.AdaPNM(parameters(30, 20, dtype=torch.float64))
+    with pytest.raises(posneg.CheckpointError, match="F32.*torch.float64"):
+        posneg.load_checkpoint(tmp_path / "wide", wide)
 
 
-class GroupwisePNM(torch.optim.Optimizer):
-    def __init__(self, params, lr=1e-3, betas=(0.9, 1.0), weight_decay=0.0):
-        super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay, weight_decouple=True, fixed_decay=False))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
-            for p in group["params"]:
-                state = {**self.state[p], "step": group["step"] - 1}
-                grad = decayed(p, p.grad, {**group, "decoupled": group["weight_decouple"]})
-                due, other = momenta(p, state, "pos_momentum", "neg_momentum")
-                p.add_(direction(due, other, grad, *group["betas"]), alpha=-group["lr"])
-                self.state[p] = {name: state[name] for name in ("pos_momentum", "neg_momentum")}
+def test_masters_go_without_asking_and_what_is_written_to_parameters_counts(tmp_path):
+    a = parameters(30, 20, dtype=torch.float16)
+    x = posneg.SGD(a, lr=2.0**-14)
+    go(a, x, 2)
+    posneg.save_checkpoint(tmp_path / "run", x)
+    b = twins(a)
+    y = posneg.SGD(b, lr=0.0)
+    posneg.load_checkpoint(tmp_path / "run", y)
+    assert torch.equal(x.state[a[0]]["master_param"], y.state[b[0]]["master_param"])
+    assert not torch.equal(y.state[b[0]]["master_param"], b[0].float())
 
 
-GROUPWISE = {
-    "PNM": (posneg.PNM, GroupwisePNM, dict(lr=0.5, weight_decay=0.01)),
-    "AdaPNM": (posneg.AdaPNM, GroupwiseAdaPNM, dict(lr=0.01, weight_decay=0.1)),
+def test_schedulers_go_on(tmp_path):
+    def run():
+        a = parameters(5, 6)
+        optimizer = posneg.AdamW([{"params": a[:1]}, {"params": a[1:], "lr": 0.5}], lr=0.1)
+        return a, optimizer, lambda last=-1: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 0.5**n, last_epoch=last)
+
+    a, x, scheduler = run()
+    scheduled = scheduler()
+    for _ in range(3):
+        go(a, x, 1), scheduled.step()
+    posneg.save_checkpoint(tmp_path / "run", x)
+    _, y, scheduler = run()
+    posneg.load_checkpoint(tmp_path / "run", y)
+    resumed = scheduler(last=2)  # fails without initial_lr
+    x.step(), y.step(), scheduled.step(), resumed.step()
+    assert [g["lr"] for g in y.param_groups] == [g["lr"] for g in x.param_groups] and y.param_groups[1]["initial_lr"] == 0.5
+
+
+def test_keep_options(tmp_path):
+    a = parameters(40, 50, dtype=torch.bfloat16)
+    x = posneg.AdaPNM(a, lr=0.1, seed=3)
+    go(a, x, 3)
+    posneg.save_checkpoint(tmp_path / "run", x)
+    y = posneg.AdaPNM(a, lr=0.7, seed=4)
+    before = copy.deepcopy({k: v for k, v in y.param_groups[0].items() if k != "params"})
+    posneg.load_checkpoint(tmp_path / "run", y, keep_options=True)
+    assert before == {k: v for k, v in y.param_groups[0].items() if k != "params"} and y.state[a[0]]["step"] == 3
+    assert "rounding" not in y.state[a[0]]
+    z = posneg.AdaPNM(a, amsgrad=False)
+    with pytest.raises(posneg.CheckpointError, match="max_exp_avg_sq.*group 0"):
+        posneg.load_checkpoint(tmp_path / "run", z, keep_options=True)
+    posneg.load_checkpoint(tmp_path / "run", z)
+    assert z.param_groups[0]["amsgrad"] is True
+
+
+def test_state_that_others_have_saved_is_saved_whole(tmp_path):
+    """What load_state_dict took over is brought into this package's form at the next step; the file has it before."""
+    a = parameters(5, 6)
+    x = torch.optim.SGD(a, lr=0.1, momentum=0.9)
+    go(a, x, 2)
+    b = twins(a)
+    y = posneg.SGD(b, lr=1.0)
+    y.load_state_dict(x.state_dict())
+    posneg.save_checkpoint(tmp_path / "run", y)
+    z = posneg.SGD(b, lr=1.0)
+    posneg.load_checkpoint(tmp_path / "run", z)
+    assert z.state[b[0]]["step"] == 1 and torch.equal(z.state[b[0]]["momentum_buffer"], x.state[a[0]]["momentum_buffer"])
+    assert z.param_groups[0]["momentum"] == 0.9
+
+
+# Bad files: what to do to a good one, and what the error says.
+
+
+def groups_where(change):
+    def edit(tensors, metadata):
+        groups = json.loads(metadata["posneg.groups"])
+        change(groups)
+        metadata["posneg.groups"] = json.dumps(groups)
+
+    return edit
+
+
+def text(old, new):
+    def edit(tensors, metadata):
+        assert old in metadata["posneg.groups"]
+        metadata["posneg.groups"] = metadata["posneg.groups"].replace(old, new, 1)
+
+    return edit
+
+
+def first_tensor(**changes):
+    return groups_where(lambda groups: groups[0]["tensors"][0].update(changes))
+
+
+def all_groups(**changes):
+    return groups_where(lambda groups: [group.update(changes) for group in groups])
+
+
+EDITS = {
+    "no checkpoint": (lambda t, m: m.pop("posneg.checkpoint"), "not a checkpoint"),
+    "newer": (lambda t, m: m.update({"posneg.checkpoint": "2"}), "newer version.*'2'"),
+    "no groups": (lambda t, m: m.pop("posneg.groups"), "no posneg.groups"),
+    "no JSON": (lambda t, m: m.update({"posneg.groups": "[{]"}), "posneg.groups"),
+    "deep JSON": (lambda t, m: m.update({"posneg.groups": "[" * 100_000}), "recursion"),
+    "no array": (lambda t, m: m.update({"posneg.groups": "{}"}), "must be an array"),
+    "no object": (lambda t, m: m.update({"posneg.groups": "[3]"}), "group 0 is 3"),
+    "a group missing": (groups_where(lambda groups: groups.pop()), "'1' only in the optimizer"),
+    "a key twice": (text('"lr":', '"lr": 3, "lr":'), "twice"),
+    "not a number": (text("0.01", "NaN"), "NaN"),
+    "infinity": (text("0.01", "1e999"), "must be finite"),
+    "a huge number": (text("0.01", "1" + 400 * "0"), "must be finite"),
+    "no rule": (groups_where(lambda groups: groups[0].pop("rule")), "rule is missing"),
+    "another rule": (lambda t, m: m.update({"posneg.groups": m["posneg.groups"].replace("AdaPNM", "Adam")}), "holds Adam, which AdaPNM"),
+    "an option missing": (groups_where(lambda groups: groups[0].pop("eps")), "has no 'eps'"),
+    "an option unknown": (all_groups(nesterov=True), "'nesterov'"),
+    "a string": (all_groups(lr="0.1"), "lr is '0.1', must be a number"),
+    "a flag as number": (all_groups(amsgrad=1), "amsgrad is 1, must be true"),
+    "a number as flag": (all_groups(eps=True), "eps is True, must be a number"),
+    "out of range": (all_groups(lr=-1), "Invalid lr"),
+    "too few betas": (all_groups(betas=[0.9, 0.999]), "Invalid betas"),
+    "betas of strings": (all_groups(betas=["0.9", 0.9, 1]), "must be a number"),
+    "other in its place": (all_groups(other={"seed": 3}), "'seed'"),
+    "other as number": (all_groups(other=3), "other is 3"),
+    "tensors as object": (all_groups(tensors={}), "tensors is {}"),
+    "a tensor as number": (all_groups(tensors=[3]), "tensor 0 is 3"),
+    "no name": (groups_where(lambda groups: groups[0]["tensors"][0].pop("name")), "name is missing"),
+    "an empty name": (first_tensor(name=""), "empty"),
+    "a name twice": (first_tensor(name="1"), "two tensors '1'"),
+    "another name": (first_tensor(name="x"), "'x' are only there, and '0' only"),
+    "half a character": (first_tensor(name="\ud800"), "only there"),
+    "step missing": (groups_where(lambda groups: groups[0]["tensors"][0].pop("step")), "step is missing"),
+    "a negative step": (first_tensor(step=-1), "step is -1"),
+    "half a step": (first_tensor(step=1.5), "step is 1.5"),
+    "the last step": (first_tensor(step=2**63 - 1), "step is 9"),
+    "a flag as step": (first_tensor(step=True), "step is True"),
+    "rounding of two": (first_tensor(rounding=[1, 2]), "rounding has 2"),
+    "rounding too large": (first_tensor(rounding=[2**64, 2, 3]), "rounding is 18446744073709551616"),
+    "rounding of a fraction": (first_tensor(rounding=[1, 2, 3.5]), "rounding is 3.5"),
+    "a key unknown": (first_tensor(color=1), "'color'"),
+    "groups that differ": (groups_where(lambda groups: groups[1].update(lr=0.5)), "'0' and '1' in groups of different options"),
+    "a buffer missing": (lambda t, m: t.pop("state.1.neg_exp_avg"), "has no 'state.1.neg_exp_avg'"),
+    "state missing": (lambda t, m: [t.pop(key) for key in list(t) if key.startswith("state.0")], "has no 'state.0.exp_avg'"),
+    "parameters missing": (lambda t, m: t.pop("params.1"), "no parameters of '1'"),
+    "a tensor too many": (lambda t, m: t.update({"state.2.exp_avg": torch.zeros(3)}), "belong to nothing: 'state.2.exp_avg'"),
+    "a shape": (lambda t, m: t.update({"state.0.exp_avg": torch.zeros(4, 3)}), r"shape \[4, 3\], not \[3, 4\]"),
+    "a length": (lambda t, m: t.update({"state.0.exp_avg": torch.zeros(11)}), r"shape \[11\]"),
+    "two dimensions for one": (lambda t, m: t.update({"state.1.exp_avg": torch.zeros(5, 1)}), r"shape \[5, 1\]"),
+    "a wide type": (lambda t, m: t.update({"params.0": torch.zeros(3, 4, dtype=torch.float64)}), "F64"),
+    "a whole type": (lambda t, m: t.update({"state.0.exp_avg": torch.zeros(3, 4, dtype=torch.int32)}), "I32"),
+    "a half type": (lambda t, m: t.update({"params.0": torch.zeros(3, 4, dtype=torch.float16)}), "F16"),
 }
-try:
-    import pytorch_optimizer
-except ImportError:
-    pass
-else:
-    for name in list(GROUPWISE):
-        ours, _, options = GROUPWISE[name]
-        GROUPWISE[name + " of pytorch_optimizer"] = (ours, getattr(pytorch_optimizer, name), options)
-groupwise = pytest.mark.parametrize("implementations", GROUPWISE.values(), ids=GROUPWISE.keys())
 
 
-@groupwise
-@steps_done
-def test_groupwise_state_is_continued(implementations, steps):
-    ours, theirs, options = implementations
-    b = parameters(5, (3, 4))
-    y = theirs([{"params": b[:1]}, {"params": b[1:]}], **options)
-    go(b, y, steps)
-    a = twins(b)
-    x = ours([{"params": a[:1]}, {"params": a[1:]}], lr=123.0)
-    x.load_state_dict(saved(y.state_dict()))
-    assert [s["step"] for s in x.state.values()] == [steps, steps]
-    go_on_alike(a, x, b, y)
+def long_header(data):
+    return (2**63).to_bytes(8, "little") + data[8:]
 
 
-@groupwise
-@steps_done
-def test_our_state_is_continued_groupwise(implementations, steps):
-    ours, theirs, options = implementations
-    a = parameters(5, (3, 4))
-    x = ours(a, **options)
-    go(a, x, steps)
+BYTES = {
+    "empty": lambda data: b"",
+    "seven bytes": lambda data: data[:7],
+    "half a header": lambda data: data[:100],
+    "truncated": lambda data: data[:-1],
+    "longer": lambda data: data + b"\0",
+    "a long header": long_header,
+    "not JSON": lambda data: data[:8] + b"[" + data[9:],
+    "text": lambda data: b"not a checkpoint" * 10,
+}
+
+
+@pytest.fixture
+def good(tmp_path):
+    """A file, and an optimizer for it that is elsewhere: its parameters, itself, and what must stay the same."""
+    a = parameters((3, 4), 5, dtype=torch.float32)
+    x = posneg.AdaPNM([{"params": [p]} for p in a], lr=0.01)
+    both = a + parameters(1)
+    go(both, x, 3)
+    file = tmp_path / "good"
+    posneg.save_checkpoint(file, x, params=True, metadata={"epoch": "3"})
     b = twins(a)
-    y = theirs(b)
-    y.load_state_dict(saved(posneg.to_pytorch_optimizer(x.state_dict())))
-    go_on_alike(a, x, b, y)
+    y = posneg.AdaPNM(b, lr=0.3)
+    go(b + parameters(1), y, 2)
+    return file, b, y
 
 
-def test_groupwise_needs_equal_steps():
+def loads_nothing(file, params, optimizer, match, error=posneg.CheckpointError):
+    """Asserts that loading fails and changes nothing, by a step of the optimizer beside a copy of it."""
+    other = twins(params)
+    beside = posneg.AdaPNM(other)
+    beside.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    before = copy.deepcopy(optimizer.state_dict()["param_groups"]), everything(params, optimizer)
+    with pytest.raises(error, match=match) as caught:
+        posneg.load_checkpoint(file, optimizer, params=True)
+    assert str(file) in str(caught.value)
+    assert (optimizer.state_dict()["param_groups"], everything(params, optimizer)) == before
+    set_gradients(params, other)
+    optimizer.step(), beside.step()
+    assert everything(params, optimizer) == everything(other, beside)
+
+
+@pytest.mark.parametrize("edit, match", EDITS.values(), ids=EDITS.keys())
+def test_bad_contents_are_refused(good, edit, match):
+    file, params, optimizer = good
+    tensors = load_file(file)
+    with safe_open(file, "pt") as f:
+        metadata = f.metadata()
+    edit(tensors, metadata)
+    save_file(tensors, file, metadata)
+    loads_nothing(file, params, optimizer, match)
+
+
+@pytest.mark.parametrize("edit", BYTES.values(), ids=BYTES.keys())
+def test_broken_files_are_refused(good, edit):
+    file, params, optimizer = good
+    file.write_bytes(edit(file.read_bytes()))
+    loads_nothing(file, params, optimizer, "header|metadata")
+
+
+def test_the_good_file_is_good(good):
+    file, params, optimizer = good
+    assert posneg.load_checkpoint(file, optimizer, params=True) == {"epoch": "3"}
+
+
+def test_what_is_no_file(good, tmp_path):
+    _, params, optimizer = good
+    loads_nothing(tmp_path / "nowhere", params, optimizer, "nowhere", FileNotFoundError)
+    loads_nothing(tmp_path, params, optimizer, "not a file")
+    os.mkfifo(tmp_path / "pipe")
+    loads_nothing(tmp_path / "pipe", params, optimizer, "not a file")
+
+
+def test_other_classes(tmp_path):
+    a = parameters(5)
+    posneg.save_checkpoint(tmp_path / "adam", posneg.Adam(a))
+    posneg.save_checkpoint(tmp_path / "adamw", posneg.AdamW(a))
+    with pytest.raises(posneg.CheckpointError, match="posneg.Adam"):
+        posneg.load_checkpoint(tmp_path / "adam", posneg.AdamW(a))
+    x = posneg.Adam(a)
+    posneg.load_checkpoint(tmp_path / "adamw", x)
+    assert x.param_groups[0]["decoupled_weight_decay"] is True
+    posneg.save_checkpoint(tmp_path / "sgd", posneg.SGD(a))
+    with safe_open(tmp_path / "sgd", "pt") as f:
+        metadata = f.metadata()
+    metadata["posneg.groups"] = metadata["posneg.groups"].replace('"decoupled": false', '"decoupled": true')
+    save_file({}, tmp_path / "sgd", metadata)
+    with pytest.raises(posneg.CheckpointError, match="has decoupled, which SGD has not"):
+        posneg.load_checkpoint(tmp_path / "sgd", posneg.SGD(a))
+
+
+def test_a_file_that_ends_while_it_is_read(good, monkeypatch):
+    """An optimizer that is loaded in part does not step."""
+    file, params, optimizer = good
+    data, fit = file.read_bytes(), checkpoints._fit
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_fit", lambda *a: (fit(*a), os.truncate(file, len(data) - 200))[0])
+        with pytest.raises(posneg.CheckpointError, match="only in part"):
+            posneg.load_checkpoint(file, optimizer, params=True)
+    for use in (optimizer.step, lambda: posneg.save_checkpoint(file, optimizer)):
+        with pytest.raises(RuntimeError, match="only in part"):
+            use()
+    file.write_bytes(data)
+    posneg.load_checkpoint(file, optimizer, params=True)
+    optimizer.step()
+
+
+# Arguments.
+
+
+def test_names_must_fit(tmp_path):
     a = parameters(5, 6)
     x = posneg.PNM(a, lr=1.0)
-    go(a, x, 1)
-    a[0].grad = None
-    x.step()
-    with pytest.raises(ValueError, match=r"\[1, 2\]"):
-        posneg.to_pytorch_optimizer(x.state_dict())
+    for names, error, match in (
+        ([("a", a[0])], ValueError, "parameter 1"),
+        ([("a", a[0]), ("a", a[1])], ValueError, "two parameters 'a'"),
+        ([("a", a[0]), ("", a[1])], TypeError, "pairs"),
+        ([(0, a[0]), (1, a[1])], TypeError, "pairs"),
+    ):
+        with pytest.raises(error, match=match):
+            posneg.save_checkpoint(tmp_path / "run", x, names=names)
+    assert not os.listdir(tmp_path)
+    posneg.save_checkpoint(tmp_path / "run", x, names=[("b", a[1]), ("frozen", parameters(3)[0]), ("a", a[0]), ("tied", a[0])])
+    with safe_open(tmp_path / "run", "pt") as f:
+        assert [t["name"] for t in json.loads(f.metadata()["posneg.groups"])[0]["tensors"]] == ["a", "b"]
 
 
-def test_what_we_do_not_have_is_refused():
-    y = GroupwisePNM(parameters(5), lr=0.5)
-    y.param_groups[0]["fixed_decay"] = True
-    with pytest.raises(ValueError, match="fixed_decay"):
-        posneg.PNM(parameters(5), lr=1.0).load_state_dict(y.state_dict())
+@pytest.mark.parametrize("metadata, error", [({"posneg.x": ""}, ValueError), ({"epoch": 3}, TypeError), ({3: ""}, TypeError)])
+def test_metadata_must_be_strings_of_its_own(tmp_path, metadata, error):
+    with pytest.raises(error, match="metadata"):
+        posneg.save_checkpoint(tmp_path / "run", posneg.PNM(parameters(5), lr=1.0), metadata=metadata)
+    assert not os.listdir(tmp_path)
 
 
-TORCHS = {
-    "SGD": (posneg.SGD, torch.optim.SGD, dict(lr=0.1, weight_decay=0.1)),
-    "SGD, momentum": (posneg.SGD, torch.optim.SGD, dict(lr=0.1, momentum=0.9, dampening=0.3)),
-    "Adam": (posneg.Adam, torch.optim.Adam, dict(lr=0.01, weight_decay=0.1)),
-    "AdamW": (posneg.AdamW, torch.optim.AdamW, dict(lr=0.01, amsgrad=True)),
-}
-torchs = pytest.mark.parametrize("implementations", TORCHS.values(), ids=TORCHS.keys())
+def test_options_that_a_file_cannot_hold(tmp_path):
+    x = posneg.PNM(parameters(5), lr=1.0)
+    x.param_groups[0]["extra"] = object()
+    with pytest.raises(TypeError, match="group 0 has 'extra'"):
+        posneg.save_checkpoint(tmp_path / "run", x)
+    x.param_groups[0]["extra"] = torch.tensor(3.0)
+    x.param_groups[0]["lr"] = float("nan")
+    with pytest.raises(ValueError, match="Invalid lr"):
+        posneg.save_checkpoint(tmp_path / "run", x)
+    x.param_groups[0]["lr"] = torch.tensor(0.25)
+    posneg.save_checkpoint(tmp_path / "run", x)
+    posneg.load_checkpoint(tmp_path / "run", x)
+    assert x.param_groups[0]["lr"] == 0.25 and x.param_groups[0]["extra"] == 3.0
 
 
-@torchs
-@pytest.mark.parametrize("steps", [0, 1, 2])
-@pytest.mark.parametrize("swapped", [False, True], ids=["theirs to ours", "ours to theirs"])
-def test_torchs_state(implementations, steps, swapped):
-    ours, theirs, options = implementations
-    first, second = (ours, theirs) if swapped else (theirs, ours)
-    a = parameters(5, (3, 4))
-    x = first(a, **options)
-    go(a, x, steps)
-    b = twins(a)
-    y = second(b, lr=123.0)
-    y.load_state_dict(saved(x.state_dict()))
-    go_on_alike(a, x, b, y)
+def test_who_cannot_be_saved(tmp_path):
+    a = parameters(5)
+    with pytest.raises(TypeError, match="distributed.md"):
+        posneg.save_checkpoint(tmp_path / "run", torch.optim.SGD(a, lr=1.0))
+    x = posneg.PNM(a, lr=1.0)
+    a[0].to_local = lambda: a[0]  # what tells a DTensor
+    for use in (posneg.save_checkpoint, posneg.load_checkpoint):
+        with pytest.raises(TypeError, match="DTensor.*distributed.md"):
+            use(tmp_path / "run", x)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_float32_state_of_16_bit_parameters_is_not_rounded(dtype):
-    a = parameters(50, dtype=dtype)
-    x = posneg.AdaPNM(a, seed=7)
-    go(a, x, 3)
-    b = twins(a)
-    y = posneg.AdaPNM(b)
-    y.load_state_dict(saved(x.state_dict()))
-    equal(values(x), values(y))
-    for _ in range(2):
-        set_gradients(a, b)
-        x.step(), y.step()
-        equal(a, b)  # with the numbers of the same seed
+@pytest.mark.parametrize("missing", ["all", "what is new in 0.8"])
+def test_without_safetensors(tmp_path, monkeypatch, missing):
+    if missing == "all":
+        monkeypatch.setitem(sys.modules, "safetensors", None)
+    else:
+        monkeypatch.delattr("safetensors.TensorSpec")
+    with pytest.raises(ImportError, match="pip install"):
+        posneg.save_checkpoint(tmp_path / "run", posneg.PNM(parameters(5), lr=1.0))
 
 
-def test_options_that_are_not_saved_stay():
-    b = parameters(5)
-    y = EagerPNM(b, lr=0.5)
-    go(b, y, 1)
-    x = posneg.PNM(twins(b), lr=1.0, maximize=True, seed=3)
-    x.load_state_dict(y.state_dict())
-    assert x.param_groups[0]["maximize"] is True and x.param_groups[0]["seed"] == 3
+# Writing.
+
+
+def test_a_file_is_replaced_as_a_whole(good, monkeypatch):
+    file, params, optimizer = good
+    before = file.read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("safetensors.torch.save_file", interrupted)
+        posneg.save_checkpoint(file, optimizer)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"{file}.*too large"):
+            posneg.save_checkpoint(file, optimizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(FileNotFoundError):
+        posneg.save_checkpoint(file.parent / "nowhere" / "file", optimizer)
+    assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
+
+
+def test_permissions_and_links(good):
+    file, params, optimizer = good
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask
+    file.chmod(0o640)
+    link = file.with_name("link")
+    link.symlink_to(file.name)
+    posneg.save_checkpoint(link, optimizer, metadata={"epoch": "4"})
+    assert link.is_symlink() and stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert posneg.load_checkpoint(file, optimizer) == {"epoch": "4"}
+    os.mkfifo(file.with_name("pipe"))
+    with pytest.raises(OSError, match="not a file"):
+        posneg.save_checkpoint(file.with_name("pipe"), optimizer)
+
+
+MEMORY = """
+import sys, torch, posneg
+from pathlib import Path
+
+def peak():
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+file, action = sys.argv[1:]
+params = [torch.nn.Parameter(torch.ones(2**20)) for _ in range(16)]
+optimizer = posneg.AdaPNM(params)
+for p in params:
+    p.grad = torch.ones_like(p)
+optimizer.step()
+if action == "load":
+    posneg.save_checkpoint(file, optimizer, params=True)
+before = peak()
+getattr(posneg, action + "_checkpoint")(file, optimizer, params=True)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+@pytest.mark.parametrize("action", ["save", "load"])
+def test_memory(tmp_path, action):
+    """A state of 256 MiB, and 64 of parameters: no copy of them, and not even of the largest tensors, 4 MiB each, but one."""
+    run = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "run", action], stdout=subprocess.PIPE, text=True, check=True)
+    assert int(run.stdout) < 24 << 20
