@@ -5,8 +5,13 @@
 """
 
 from ._library import isa
-from .checkpoints import to_pytorch_optimizer
+from .checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from .optimizers import SGD, PNM, AdaPNM, Adam, AdamW
+from .state_dicts import to_pytorch_optimizer
 
 __version__ = "0.1.0"
-__all__ = ["PNM", "AdaPNM", "SGD", "Adam", "AdamW", "isa", "to_pytorch_optimizer"]
+__all__ = [
+    "PNM", "AdaPNM", "SGD", "Adam", "AdamW",
+    "save_checkpoint", "load_checkpoint", "CheckpointError",
+    "isa", "to_pytorch_optimizer",
+]

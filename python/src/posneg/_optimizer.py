@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ._library import path
 from ._plan import Group, Plan
-from .checkpoints import from_any
+from .state_dicts import from_any
 
 Params = Any  # iterables of tensors, of groups, of names and tensors: what torch.optim takes
 
@@ -21,6 +21,13 @@ class Optimizer(torch.optim.Optimizer):
 
     # torch.amp.GradScaler then leaves it to step() to divide by the scale, and to skip.
     _step_supports_amp_scaling = hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler")
+
+    # In checkpoints: the rule's name; its hyperparameters, and what a group calls them (None: a flag that is never set).
+    _rule_name: str
+    _hyperparameters: Dict[str, Optional[str]]
+
+    # While a checkpoint is being loaded, and after it could be loaded only in part.
+    _half_loaded = False
 
     def __init__(self, params: Params, defaults: Dict[str, Any]):
         path()  # fails early if there is no library
@@ -62,14 +69,19 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _update(self, loss_scale: float) -> None:
+        self._check_loaded()
         if self._plan is None or not self._plan.holds(self.param_groups, self.state):
             self._plan = None  # if the next line fails, the old one must not be used
             self._plan = Plan(self.param_groups, self.state, self._slots)
         self._plan.step(map(self._rule, self.param_groups), loss_scale, torch.get_num_threads())
 
+    def _check_loaded(self) -> None:
+        if self._half_loaded:
+            raise RuntimeError("posneg: a checkpoint could be loaded only in part, so that the state is of no step; load one again")
+
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plan = None
+        self._plan, self._half_loaded = None, False
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)

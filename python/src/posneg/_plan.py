@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _library
 from ._layout import is_dense, like, local, real
-from ._state import MASTER, adopt_changes, check_param, prepare
+from ._state import MASTER, adopt_changes, check_param, prepare, rounding
 
 _DTYPES = {
     torch.float32: _library.FLOAT32,
@@ -96,7 +96,7 @@ class Plan:
         self._rows = np.zeros(len(self._entries), _library.UPDATE)
         for row, e in zip(self._rows, self._entries):
             row["rule"] = self._rules[e.group :].ctypes.data
-            row["seed"], row["tensor"] = groups[e.group]["seed"], e.index
+            row["seed"], row["tensor"], row["first"] = rounding(e.state, groups[e.group], e.index)
             _fill(row, e)
         self._grad_codes = self._rows["grads"]["dtype"].copy()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ._layout import like, local
 
 MASTER = "master_param"
+ROUNDING = "rounding"  # a state has it if a checkpoint says that the parameter draws as another one would here
 
 
 def check_param(p: Tensor) -> None:
@@ -42,6 +43,17 @@ def state_dtype(p: Tensor, group: Dict[str, Any]) -> torch.dtype:
         return p.dtype
     chosen: Optional[torch.dtype] = group["state_dtype"]
     return chosen or torch.float32
+
+
+def draws(p: Tensor, group: Dict[str, Any]) -> bool:
+    """Whether steps of a parameter draw random numbers."""
+    return (p.dtype == torch.bfloat16 and not has_master(p, group)) or state_dtype(p, group) == torch.bfloat16
+
+
+def rounding(state: Dict[str, Any], group: Dict[str, Any], index: int) -> Tuple[int, int, int]:
+    """Which random numbers the parameter of an index draws: the seed, the number of the tensor, and its first element's."""
+    seed, tensor, first = state.get(ROUNDING) or (group["seed"], index, 0)
+    return seed, tensor, first
 
 
 def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any]) -> None:

@@ -20,6 +20,10 @@ _ADAM = ("exp_avg", "exp_avg_sq")
 _ADAM_AMSGRAD = (*_ADAM, "max_exp_avg_sq")
 
 
+def _same(names: str) -> Dict[str, Optional[str]]:
+    return {name: name for name in names.split()}
+
+
 class PNM(Optimizer):
     """Positive-Negative Momentum (Xie, Yuan, Zhu, Sugiyama, ICML 2021, Algorithm 2).
 
@@ -34,6 +38,9 @@ class PNM(Optimizer):
             rounding them stochastically.
         seed: of stochastic rounding.
     """
+
+    _rule_name = "PNM"
+    _hyperparameters = _same("lr betas weight_decay decoupled maximize")
 
     def __init__(
         self,
@@ -83,6 +90,9 @@ class AdaPNM(Optimizer):
             too large on odd steps.
     """
 
+    _rule_name = "AdaPNM"
+    _hyperparameters = _same("lr betas eps weight_decay amsgrad decoupled maximize exact_bias")
+
     def __init__(
         self,
         params: Params,
@@ -126,6 +136,9 @@ class AdaPNM(Optimizer):
 
 class SGD(Optimizer):
     """torch.optim.SGD, with its arguments; foreach and fused change nothing. See PNM for the last three."""
+
+    _rule_name = "SGD"
+    _hyperparameters = {**_same("lr momentum dampening weight_decay nesterov maximize"), "decoupled": None}
 
     def __init__(
         self,
@@ -172,6 +185,9 @@ class SGD(Optimizer):
 
 class Adam(Optimizer):
     """torch.optim.Adam, with its arguments; foreach and fused change nothing. See PNM for the last three."""
+
+    _rule_name = "Adam"
+    _hyperparameters = {**_same("lr betas eps weight_decay amsgrad maximize"), "decoupled": "decoupled_weight_decay"}
 
     def __init__(
         self,
@@ -244,6 +260,11 @@ class AdamW(Adam):
             maximize=maximize, capturable=capturable, differentiable=differentiable, decoupled_weight_decay=True,
             state_dtype=state_dtype, master_weights=master_weights, seed=seed,
         )
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        if not group["decoupled_weight_decay"]:
+            raise ValueError("Weight decay that is not decoupled: use posneg.Adam for that")
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)

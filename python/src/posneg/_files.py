@@ -1,0 +1,55 @@
+"""Files that are written whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from typing import Iterator, Optional
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Gives the name of an empty file to write to, or to replace, and puts it in path's place when it is on the disk.
+
+    If anything fails before that, path is as it was, and the other file is gone. Of a symbolic link the target is replaced.
+    """
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    mode = _mode(target)
+    temporary = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        if mode is None:
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)  # what the umask leaves
+        os.close(descriptor)
+        yield temporary
+        os.chmod(temporary, mode)
+        _sync(temporary, os.O_RDWR)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        _sync(folder, os.O_RDONLY)
+
+
+def _mode(file: str) -> Optional[int]:
+    """The permissions of the file that is there, if one is."""
+    try:
+        found = os.stat(file).st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found):
+        raise OSError(f"posneg: {file} is there and is not a file that can be replaced")
+    return stat.S_IMODE(found)
+
+
+def _sync(path: str, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

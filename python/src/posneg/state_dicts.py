@@ -1,0 +1,56 @@
+"""State dicts of other implementations.
+
+This package saves what the authors of PNM and torch save: for each parameter its buffers, under their names, and its own `step`.
+pytorch_optimizer (https://github.com/kozistr/pytorch_optimizer) counts steps in the group, and calls options differently.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+StateDict = Dict[str, Any]
+
+_RENAMED = {"weight_decouple": "decoupled", "ams_bound": "amsgrad"}  # pytorch_optimizer's options
+_UNSUPPORTED = ("fixed_decay", "adanorm", "adam_debias")  # its options that change the step
+
+
+def from_any(state_dict: StateDict) -> StateDict:
+    """A state dict as this package's optimizers have it; the tensors are those of the argument."""
+    state = {key: dict(value) if isinstance(value, dict) else value for key, value in state_dict["state"].items()}
+    groups = []
+    for saved in state_dict["param_groups"]:
+        group = dict(saved)
+        step = group.pop("step", None)
+        for name in _UNSUPPORTED:
+            if group.pop(name, False):
+                raise ValueError(f"posneg cannot continue a run with {name}=True")
+        for theirs, ours in _RENAMED.items():
+            if theirs in group:
+                group[ours] = group.pop(theirs)
+        if step is not None:
+            for i in group["params"]:
+                if i in state:
+                    state[i].setdefault("step", step)
+        groups.append(group)
+    return {**state_dict, "state": state, "param_groups": groups}
+
+
+def to_pytorch_optimizer(state_dict: StateDict) -> StateDict:
+    """A state dict of PNM or AdaPNM as pytorch_optimizer's classes of that name load it."""
+    groups = []
+    state = {key: {k: v for k, v in value.items() if k != "step"} for key, value in state_dict["state"].items()}
+    for saved in state_dict["param_groups"]:
+        group = dict(saved)
+        steps = {state_dict["state"][i]["step"] for i in group["params"] if i in state}
+        if len(steps) > 1:
+            raise ValueError(
+                f"pytorch_optimizer counts steps once for a whole group, but the parameters of one here have done {sorted(steps)}"
+            )
+        if steps:
+            group["step"] = steps.pop()
+        for theirs, ours in _RENAMED.items():
+            if ours in group:
+                group[theirs] = group.pop(ours)
+        group["fixed_decay"] = False
+        groups.append(group)
+    return {**state_dict, "state": state, "param_groups": groups}
