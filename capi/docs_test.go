@@ -12,17 +12,25 @@ import (
 
 const version = "0.1.0"
 
-// What docs/c.md says, works: its commands install the library and build its program in both ways.
-func TestDocs(t *testing.T) {
-	need(t, "go", "cc", "pkg-config", "cmake")
-	page, err := os.ReadFile("../docs/c.md")
+// blocksOf returns the blocks of code of a page, by their language.
+func blocksOf(t *testing.T, page string) map[string][]string {
+	t.Helper()
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
 	blocks := map[string][]string{}
-	for _, m := range regexp.MustCompile("(?s)```(\\w+)\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
+	for _, m := range regexp.MustCompile("(?s)```(\\w*)\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
 		blocks[m[1]] = append(blocks[m[1]], m[2])
 	}
+	return blocks
+}
+
+// What docs/c.md says, works: its commands install the library and build its program in both ways. So does the C program of
+// docs/trainers.md; the tests of the Python package run the others.
+func TestDocs(t *testing.T) {
+	need(t, "go", "cc", "pkg-config", "cmake")
+	blocks := blocksOf(t, "../docs/c.md")
 	if len(blocks["sh"]) != 3 || len(blocks["c"]) != 1 || len(blocks["cmake"]) != 1 {
 		t.Fatalf("the page has other blocks: %q", blocks)
 	}
@@ -48,6 +56,12 @@ func TestDocs(t *testing.T) {
 		if out := script(dir, text); !strings.Contains(out, "y = 2.00x + 1.00, with ") {
 			t.Errorf("%s\nprints %s", text, out)
 		}
+	}
+	trainers := blocksOf(t, "../docs/trainers.md")
+	write("plane.c", trainers["c"][0])
+	printed := strings.SplitAfter(trainers[""][0], "\n")
+	if out := script(dir, trainers["sh"][0]); out != printed[2] {
+		t.Errorf("plane.c prints %q, docs/trainers.md says %q", out, printed[2])
 	}
 
 	library := prefix + "/lib/libpnm.so"

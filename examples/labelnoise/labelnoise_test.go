@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
-	"image/png"
 	"math"
 	"os"
 	"path/filepath"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/trials"
+	"github.com/posneg/pnm/examples/internal/trials/trialstest"
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
@@ -201,29 +200,8 @@ func TestRun(t *testing.T) {
 			if err := run(c.e, s); err != nil {
 				t.Fatal(err)
 			}
-			for _, f := range c.files {
-				svg, err := os.ReadFile(prefix + f + ".svg")
-				if err != nil || !strings.Contains(string(svg), "Test error") {
-					t.Errorf("%s.svg has %d bytes: %v", f, len(svg), err)
-				}
-				picture, err := os.Open(prefix + f + ".png")
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer picture.Close()
-				if _, err := png.Decode(picture); err != nil {
-					t.Error(err)
-				}
-			}
-			f, err := os.Open(prefix + ".csv")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			rows, err := csv.NewReader(f).ReadAll()
-			if want := 1 + len(c.e.contenders)*s.Seeds*s.Epochs; err != nil || len(rows) != want {
-				t.Errorf("%d lines, must be %d: %v", len(rows), want, err)
-			}
+			trialstest.Pictures(t, prefix, "Test error", c.files...)
+			trialstest.Rows(t, prefix, len(c.e.contenders)*s.Seeds*s.Epochs)
 		})
 	}
 }

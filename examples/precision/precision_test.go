@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
 	"fmt"
-	"image/png"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -19,6 +17,7 @@ import (
 	"github.com/posneg/pnm/examples/internal/stats"
 	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/examples/internal/trials"
+	"github.com/posneg/pnm/examples/internal/trials/trialstest"
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
@@ -308,29 +307,8 @@ func TestRun(t *testing.T) {
 		if err := run(opts, s); err != nil {
 			t.Fatal(err)
 		}
-		for _, f := range []string{"-differences", "-curves"} {
-			svg, err := os.ReadFile(prefix + f + ".svg")
-			if err != nil || !strings.Contains(string(svg), "all bf16") {
-				t.Errorf("%s.svg has %d bytes: %v", f, len(svg), err)
-			}
-			picture, err := os.Open(prefix + f + ".png")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer picture.Close()
-			if _, err := png.Decode(picture); err != nil {
-				t.Error(err)
-			}
-		}
-		f, err := os.Open(prefix + ".csv")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		rows, err := csv.NewReader(f).ReadAll()
-		if want := 1 + len(opts)*len(formats)*seeds; err != nil || len(rows) != want {
-			t.Errorf("%d lines, must be %d: %v", len(rows), want, err)
-		}
+		trialstest.Pictures(t, prefix, "all bf16", "-differences", "-curves")
+		trialstest.Rows(t, prefix, len(opts)*len(formats)*seeds)
 	}
 }
 
