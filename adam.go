@@ -92,6 +92,13 @@ func (r Adam) form() form {
 
 func (r Adam) withLR(lr float64) Rule { r.LR = lr; return r }
 
+func (r Adam) hyperparameters() ([]hyperparameter, func() Rule) {
+	return []hyperparameter{
+		{"lr", &r.LR}, {"betas", []*float64{&r.Beta1, &r.Beta2}}, {"eps", &r.Eps},
+		{"weight_decay", &r.WeightDecay}, {"amsgrad", &r.AMSGrad}, {"decoupled", &r.Decoupled}, {"maximize", &r.Maximize},
+	}, func() Rule { return r }
+}
+
 func (r Adam) scalars(t int) (c scalars[float64]) {
 	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.beta1, c.alpha1 = r.Beta1, 1-r.Beta1

@@ -95,6 +95,14 @@ func (r AdaPNM) form() form {
 
 func (r AdaPNM) withLR(lr float64) Rule { r.LR = lr; return r }
 
+func (r AdaPNM) hyperparameters() ([]hyperparameter, func() Rule) {
+	return []hyperparameter{
+		{"lr", &r.LR}, {"betas", []*float64{&r.Beta1, &r.Beta2, &r.Beta0}}, {"eps", &r.Eps},
+		{"weight_decay", &r.WeightDecay}, {"amsgrad", &r.AMSGrad}, {"decoupled", &r.Decoupled}, {"maximize", &r.Maximize},
+		{"exact_bias", &r.ExactBias},
+	}, func() Rule { return r }
+}
+
 func (r AdaPNM) scalars(t int) (c scalars[float64]) {
 	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.beta1 = r.Beta1 * r.Beta1

@@ -47,6 +47,11 @@ func (f form) state() string {
 	return strings.Join(forms[f].slots, ", ")
 }
 
+// sameState reports whether a run may change from one form to another: they are of one rule, and have the same state.
+func (f form) sameState(g form) bool {
+	return forms[f].rule == forms[g].rule && slices.Equal(forms[f].slots, forms[g].slots)
+}
+
 // missing panics, for a switch over the forms that lacks one.
 func (f form) missing() {
 	panic("pnm: the tier " + ISA() + " has no loop for a form of " + forms[f].rule)

@@ -1,6 +1,10 @@
 package pnm
 
-import "math"
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+)
 
 // A format is how elements are stored.
 type format uint8
@@ -16,6 +20,18 @@ func (f format) String() string { return [...]string{"float32", "float64", "bf16
 
 // size is that of an element, in bytes.
 func (f format) size() int { return [...]int{4, 8, 2, 2}[f] }
+
+// bigEndian tells whether the machine is.
+var bigEndian = binary.NativeEndian.Uint16([]byte{1, 0}) != 1
+
+// swap turns elements from the machine's order of bytes to little-endian order, or back.
+func (f format) swap(b []byte) {
+	if bigEndian {
+		for element := range slices.Chunk(b, f.size()) {
+			slices.Reverse(element)
+		}
+	}
+}
 
 // The conversions below are the reference. All are by integers but where float32 arithmetic is exact or rounds just as the
 // conversion must. A NaN stays one; its payload is cut.

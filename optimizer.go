@@ -366,20 +366,32 @@ func (o *optimizer) SetRule(group int, r Rule) error {
 	if err := o.wholeSteps(group); err != nil {
 		return err
 	}
+	if err := o.checkNewRule(group, r); err != nil {
+		return err
+	}
+	o.setRule(group, r)
+	return nil
+}
+
+// checkNewRule reports a rule that a group cannot change to.
+func (o *optimizer) checkNewRule(group int, r Rule) error {
 	if err := checkRule(group, r, o.wide); err != nil {
 		return err
 	}
-	was, is := o.groups[group].form(), r.form()
-	if forms[was].rule != forms[is].rule || !slices.Equal(forms[was].slots, forms[is].slots) {
+	if was, is := o.groups[group].form(), r.form(); !was.sameState(is) {
 		return &GroupError{group, fmt.Errorf("its state is %s; the new rule's would be %s", was.state(), is.state())}
 	}
+	return nil
+}
+
+// setRule sets a rule that fits.
+func (o *optimizer) setRule(group int, r Rule) {
 	o.groups[group] = r
 	for i := range o.batch.tensors {
 		if t := &o.batch.tensors[i]; t.group == group {
-			t.form = is
+			t.form = r.form()
 		}
 	}
-	return nil
 }
 
 // SetLR sets the learning rate of the given groups from the next step on; of all groups, if none are given. A learning

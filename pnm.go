@@ -78,6 +78,13 @@ func (r PNM) form() form { return formPNM }
 
 func (r PNM) withLR(lr float64) Rule { r.LR = lr; return r }
 
+func (r PNM) hyperparameters() ([]hyperparameter, func() Rule) {
+	return []hyperparameter{
+		{"lr", &r.LR}, {"betas", []*float64{&r.Beta1, &r.Beta0}},
+		{"weight_decay", &r.WeightDecay}, {"decoupled", &r.Decoupled}, {"maximize", &r.Maximize},
+	}, func() Rule { return r }
+}
+
 func (r PNM) scalars(int) (c scalars[float64]) {
 	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.beta1 = r.Beta1 * r.Beta1

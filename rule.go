@@ -16,6 +16,8 @@ type Rule interface {
 	// scalars computes the coefficients of step t ≥ 1.
 	scalars(t int) scalars[float64]
 	withLR(lr float64) Rule
+	// hyperparameters returns those of a copy of the rule, and the copy, once they are as they shall be.
+	hyperparameters() ([]hyperparameter, func() Rule)
 }
 
 // scalars are the coefficients of the update equations for one step. A rule computes them in float64; round brings them

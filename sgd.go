@@ -95,6 +95,13 @@ func (r SGD) form() form {
 
 func (r SGD) withLR(lr float64) Rule { r.LR = lr; return r }
 
+func (r SGD) hyperparameters() ([]hyperparameter, func() Rule) {
+	return []hyperparameter{
+		{"lr", &r.LR}, {"momentum", &r.Momentum}, {"dampening", &r.Dampening},
+		{"weight_decay", &r.WeightDecay}, {"decoupled", &r.Decoupled}, {"nesterov", &r.Nesterov}, {"maximize", &r.Maximize},
+	}, func() Rule { return r }
+}
+
 func (r SGD) scalars(t int) (c scalars[float64]) {
 	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.k1 = r.LR

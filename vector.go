@@ -2,7 +2,6 @@ package pnm
 
 import (
 	"encoding/base64"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"unsafe"
@@ -182,10 +181,6 @@ func (v *Vector) UnmarshalText(text []byte) error {
 // littleEndian returns a copy of v's memory in little-endian order; or, of memory in that order, one in the machine's.
 func (v Vector) littleEndian() []byte {
 	b := slices.Clone(v.bytes())
-	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
-		for element := range slices.Chunk(b, v.size()) {
-			slices.Reverse(element)
-		}
-	}
+	v.format.swap(b)
 	return b
 }

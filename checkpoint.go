@@ -1,0 +1,411 @@
+package pnm
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+	"unsafe"
+
+	"github.com/posneg/pnm/internal/atomicfile"
+	"github.com/posneg/pnm/internal/safetensors"
+	"github.com/posneg/pnm/internal/strictjson"
+)
+
+// SaveOptions tell what [Optimizer.Save] writes beside the state. The zero value is nothing.
+type SaveOptions struct {
+	Names    []string          // of the tensors, in the optimizer's order, all different; nil stands for "0", "1", …
+	Shapes   [][]int           // of the tensors, for readers to whom they matter, as PyTorch; a nil one, or nil, is one dimension
+	Params   bool              // save the parameters, too
+	Metadata map[string]string // the caller's own: epoch, position in the data, loss scale. No key begins with "posneg."
+}
+
+// LoadOptions tell what [Optimizer.Load] expects and takes. The zero value is the state and the rules, of tensors without names.
+type LoadOptions struct {
+	Names     []string // as in SaveOptions
+	Shapes    [][]int  // as in SaveOptions; a nil one, or nil, is not compared
+	Params    bool     // load the parameters, too, into the optimizer's slices; their copies in a MixedOptimizer are made anew
+	KeepRules bool     // keep the rules that the optimizer has, and the random numbers that it draws, instead of the file's
+}
+
+// CheckpointInfo is what a checkpoint has beside numbers. With it, a program can build the optimizer that the file fits.
+type CheckpointInfo struct {
+	Groups   []CheckpointGroup // of the optimizer that was saved
+	Metadata map[string]string // the caller's own, not nil
+	Writer   string            // the library that wrote the file
+}
+
+// A CheckpointGroup is a group of the optimizer that was saved.
+type CheckpointGroup struct {
+	Rule    Rule
+	Tensors []CheckpointTensor
+}
+
+// A CheckpointTensor is a tensor in a checkpoint. Formats are called "float32", "float64" and "bf16", as by [Vector.Format].
+type CheckpointTensor struct {
+	Name     string
+	Step     int               // the number of steps done
+	Shape    []int             // nil if the file has neither state nor parameters of it
+	Buffers  map[string]string // the format of each buffer of its state, under the names of [TensorState]; empty if that is zero, or none
+	Params   string            // the format of its parameters; "" if they are not in the file
+	Rounding *Rounding         // the random numbers that it draws; nil if none
+}
+
+// A CheckpointError reports a checkpoint that cannot be written, or cannot be read, or does not fit the optimizer.
+type CheckpointError struct {
+	Path   string
+	Tensor string // the name of the tensor at fault; "" if it is no single one
+	Err    error
+}
+
+func (e *CheckpointError) Error() string {
+	tensor := ""
+	if e.Tensor != "" {
+		tensor = "tensor " + strictjson.Quote(e.Tensor) + ": "
+	}
+	return fmt.Sprintf("pnm: checkpoint %s: %s%s", e.Path, tensor, withoutPrefix(e.Err))
+}
+
+func (e *CheckpointError) Unwrap() error { return e.Err }
+
+// at returns err as a *CheckpointError of a path.
+func at(path string, err error) error {
+	e, ok := err.(*CheckpointError)
+	if !ok {
+		e = &CheckpointError{Err: err}
+	}
+	e.Path = path
+	return e
+}
+
+// Save writes the state, the rules and, if asked to, the parameters to a file, from which [Optimizer.Load] continues with the same
+// bits. The format is safetensors; docs/checkpoints.md tells what is in it. The file replaces what the path had as a whole, once it is
+// on disk: whenever the program or the machine stops, the path has the old file or the new one. Save needs no memory for a copy.
+//
+// It fails with a *CheckpointError, also for names and metadata that cannot be written; with a *LengthError for Names and Shapes
+// that do not fit the tensors; with a *RangeError while [Optimizer.StepPart] has done a part of a step; with [ErrClosed] after Close.
+// The path then has what it had, unless the error comes from the directory's synchronization, which is the last thing done.
+func (o *optimizer) Save(path string, s SaveOptions) error {
+	if o.closed {
+		return ErrClosed
+	}
+	if err := o.wholeSteps(-1); err != nil {
+		return err
+	}
+	if err := o.checkLists(s.Names, s.Shapes); err != nil {
+		return err
+	}
+	names, err := o.names(s.Names)
+	if err != nil {
+		return at(path, err)
+	}
+	meta := map[string]string{layoutKey: layout, writerKey: writer(), groupsKey: string(o.appendGroups(nil, names))}
+	for key, value := range s.Metadata {
+		if strings.HasPrefix(key, reserved) {
+			return at(path, fmt.Errorf("metadata %s: keys that begin with %s are reserved", strictjson.Quote(key), reserved))
+		}
+		meta[key] = value
+	}
+	var tensors []safetensors.Tensor
+	var vectors []Vector
+	for i := range o.batch.tensors {
+		t := &o.batch.tensors[i]
+		shape := []int{t.p.n}
+		if s.Shapes != nil && s.Shapes[i] != nil {
+			shape = s.Shapes[i]
+		}
+		add := func(name string, v Vector) {
+			tensors = append(tensors, safetensors.Tensor{Name: name, DType: dtypes[v.format], Shape: shape})
+			vectors = append(vectors, v)
+		}
+		if s.Params {
+			add(paramsName+names[i], t.p)
+		}
+		for k, slot := range forms[t.form].slots {
+			add(stateName(names[i], slot), t.s[k])
+		}
+	}
+	err = atomicfile.Write(path, func(w io.Writer) error {
+		return safetensors.Write(w, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i]) })
+	})
+	runtime.KeepAlive(o)
+	if err != nil {
+		return at(path, err)
+	}
+	return nil
+}
+
+// Load replaces the state of all tensors and the rules of all groups by those in a file that [Optimizer.Save] wrote, or the Python
+// package, and the parameters, if asked to. A run that continues from there gives the bits of one that was not interrupted.
+//
+// The tensors of the file and of the optimizer are matched by name, and must be the same. The groups need not be: but all tensors of one
+// of the optimizer's groups must come with the same rule, of the type and with the state that the group has (see [Optimizer.SetRule]).
+// State and parameters in another format than the optimizer's are widened, or rounded to nearest even; float64 is not converted. Load
+// needs no memory for a copy.
+//
+// It fails with a *CheckpointError, with a *LengthError for Names and Shapes that do not fit the tensors, and with [ErrClosed] after
+// Close. The file is checked as a whole before anything is written: the optimizer is then as it was. If reading
+// the numbers fails after that, by an error of the disk, the state and the parameters to be loaded are of no step any more: the optimizer
+// is then closed. What [Optimizer.StepPart] has done of an incomplete step no longer counts.
+func (o *optimizer) Load(path string, l LoadOptions) (CheckpointInfo, error) {
+	if o.closed {
+		return CheckpointInfo{}, ErrClosed
+	}
+	if err := o.checkLists(l.Names, l.Shapes); err != nil {
+		return CheckpointInfo{}, err
+	}
+	names, err := o.names(l.Names)
+	if err != nil {
+		return CheckpointInfo{}, at(path, err)
+	}
+	file, err := openCheckpoint(path)
+	if err != nil {
+		return CheckpointInfo{}, at(path, err)
+	}
+	defer file.Close()
+	if err := o.load(file, names, &l); err != nil {
+		return CheckpointInfo{}, at(path, err)
+	}
+	return file.info, nil
+}
+
+func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) error {
+	saved, err := file.take(names)
+	if err != nil {
+		return err
+	}
+	rules, err := o.rulesOf(saved, l.KeepRules)
+	if err != nil {
+		return err
+	}
+	var reads []read
+	for i, s := range saved {
+		var shape []int
+		if l.Shapes != nil {
+			shape = l.Shapes[i]
+		}
+		r, err := s.reads(&o.batch.tensors[i], shape, l.Params)
+		if err != nil {
+			return &CheckpointError{Tensor: s.Name, Err: err}
+		}
+		reads = append(reads, r...)
+	}
+
+	slices.SortFunc(reads, func(a, b read) int { return cmp.Compare(a.from.at, b.from.at) })
+	block := newBlock()
+	for _, r := range reads {
+		if err := readVector(r.to, file, r.from, block); err != nil {
+			o.Close() // part of the state is the file's, part is not
+			return fmt.Errorf("%s: %w; the optimizer has been closed", strictjson.Quote(r.from.name), err)
+		}
+	}
+	for g, r := range rules {
+		o.setRule(g, r)
+	}
+	for i, s := range saved {
+		t := &o.batch.tensors[i]
+		t.step = s.Step + 1
+		o.parts.drop(i)
+		if s.state == nil {
+			for k := range forms[t.form].slots {
+				clear(t.s[k].bytes())
+			}
+		}
+		if s.Rounding != nil && !l.KeepRules {
+			t.rounding = *s.Rounding
+		}
+		if l.Params && t.out.at != nil {
+			convert(t.out, t.p)
+		}
+	}
+	runtime.KeepAlive(o)
+	return nil
+}
+
+// rulesOf returns the rules that the groups will have.
+func (o *optimizer) rulesOf(saved []*savedTensor, keep bool) ([]Rule, error) {
+	rules := slices.Clone(o.groups)
+	first := make([]*savedTensor, len(rules)) // of each group
+	for i, s := range saved {
+		g := o.batch.tensors[i].group
+		if has, was := o.groups[g].form(), s.rule.form(); !has.sameState(was) {
+			return nil, &CheckpointError{Tensor: s.Name, Err: fmt.Errorf("in the file it is of %s, whose state is %s; in the optimizer of %s, whose state is %s",
+				ruleName(s.rule), was.state(), ruleName(o.groups[g]), has.state())}
+		}
+		switch {
+		case keep:
+		case first[g] == nil:
+			if err := checkRule(g, s.rule, o.wide); err != nil {
+				return nil, err
+			}
+			rules[g], first[g] = s.rule, s
+		case rules[g] != s.rule:
+			return nil, &CheckpointError{Tensor: s.Name, Err: fmt.Errorf("in the file it has the rule %#v, but %s of the same group of the optimizer has %#v",
+				s.rule, strictjson.Quote(first[g].Name), rules[g])}
+		}
+	}
+	return rules, nil
+}
+
+// ReadCheckpoint returns what a checkpoint has beside numbers. It checks the whole file as [Optimizer.Load] does, and fails with a
+// *CheckpointError.
+func ReadCheckpoint(path string) (CheckpointInfo, error) {
+	file, err := openCheckpoint(path)
+	if err != nil {
+		return CheckpointInfo{}, at(path, err)
+	}
+	defer file.Close()
+	return file.info, nil
+}
+
+// names checks the tensors' names, or returns their numbers.
+func (o *optimizer) names(names []string) ([]string, error) {
+	n := len(o.batch.tensors)
+	if names == nil {
+		names = make([]string, n)
+		for i := range names {
+			names[i] = strconv.Itoa(i)
+		}
+	}
+	number := make(map[string]int, n)
+	for i, name := range names {
+		switch other, taken := number[name]; {
+		case name == "" || !utf8.ValidString(name):
+			return nil, fmt.Errorf("the name of tensor %d is %s, must not be empty and be UTF-8", i, strictjson.Quote(name))
+		case taken:
+			return nil, &CheckpointError{Tensor: name, Err: fmt.Errorf("the name is that of tensors %d and %d", other, i)}
+		}
+		number[name] = i
+	}
+	return names, nil
+}
+
+// checkLists reports names and shapes whose number, or whose length, is not that of the tensors.
+func (o *optimizer) checkLists(names []string, shapes [][]int) error {
+	if names != nil && len(names) != len(o.batch.tensors) {
+		return &LengthError{-1, "names", len(names), len(o.batch.tensors)}
+	}
+	if shapes != nil && len(shapes) != len(o.batch.tensors) {
+		return &LengthError{-1, "shapes", len(shapes), len(o.batch.tensors)}
+	}
+	for i, s := range shapes {
+		if n := countOf(s); s != nil && n != int64(o.batch.tensors[i].p.n) {
+			return &LengthError{i, fmt.Sprintf("shape %v", s), int(n), o.batch.tensors[i].p.n}
+		}
+	}
+	return nil
+}
+
+// take takes the tensors of some names, which must be all.
+func (c *checkpointFile) take(names []string) ([]*savedTensor, error) {
+	saved := make([]*savedTensor, len(names))
+	for i, name := range names {
+		if saved[i] = c.tensors[name]; saved[i] == nil {
+			return nil, &CheckpointError{Tensor: name, Err: fmt.Errorf("it is not in the file, which has %s", c.list())}
+		}
+	}
+	for _, name := range names {
+		delete(c.tensors, name)
+	}
+	for name := range c.tensors {
+		return nil, &CheckpointError{Tensor: name, Err: errors.New("it is in the file, but the optimizer has none of this name")}
+	}
+	return saved, nil
+}
+
+// list names some of the file's tensors.
+func (c *checkpointFile) list() string {
+	var some []string
+	for _, g := range c.info.Groups {
+		for _, t := range g.Tensors {
+			if len(some) == 3 {
+				return fmt.Sprintf("%s and %d others", strings.Join(some, ", "), len(c.tensors)-len(some))
+			}
+			some = append(some, strictjson.Quote(t.Name))
+		}
+	}
+	if some == nil {
+		return "none"
+	}
+	return strings.Join(some, ", ")
+}
+
+// A read is a vector that is to be read from a file.
+type read struct {
+	to   Vector
+	from *blob
+}
+
+// reads returns what must be read for a tensor, if it fits.
+func (s *savedTensor) reads(t *tensor, shape []int, params bool) (reads []read, err error) {
+	for k, b := range s.state {
+		reads = append(reads, read{t.s[k], b})
+	}
+	if params {
+		if s.params == nil {
+			return nil, errors.New("the file does not have its parameters")
+		}
+		reads = append(reads, read{t.p, s.params})
+	}
+	for _, r := range reads {
+		name := strictjson.Quote(r.from.name)
+		switch {
+		case r.from.n != int64(r.to.n):
+			return nil, fmt.Errorf("%s has %d elements, must have %d", name, r.from.n, r.to.n)
+		case shape != nil && !hasShape(r.from.shape, shape):
+			return nil, fmt.Errorf("%s has shape %v, must have %v", name, r.from.shape, shape)
+		case (r.from.format == f64) != t.wide():
+			return nil, fmt.Errorf("%s is %s, the optimizer has %s: float64 is not converted", name, r.from.format, r.to.format)
+		}
+	}
+	return reads, nil
+}
+
+// newBlock returns memory for elements of any format on their way from or to a file.
+func newBlock() []byte {
+	words := make([]uint64, 8<<10)
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), 8*len(words))
+}
+
+// writeVector writes the elements in little-endian order.
+func writeVector(w io.Writer, v Vector) error {
+	if !bigEndian {
+		_, err := w.Write(v.bytes())
+		return err
+	}
+	block := newBlock()
+	for part := range slices.Chunk(v.bytes(), len(block)) {
+		b := block[:copy(block, part)]
+		v.format.swap(b)
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readVector reads the elements of from, by way of a block where the formats differ.
+func readVector(to Vector, r io.ReaderAt, from *blob, block []byte) error {
+	if from.format == to.format {
+		if err := safetensors.ReadFull(r, to.bytes(), from.at); err != nil {
+			return err
+		}
+		to.format.swap(to.bytes())
+		return nil
+	}
+	size := from.format.size()
+	for lo := 0; lo < to.n; lo += len(block) / size {
+		part := Vector{unsafe.Pointer(unsafe.SliceData(block)), min(len(block)/size, to.n-lo), from.format}
+		if err := safetensors.ReadFull(r, part.bytes(), from.at+int64(lo)*int64(size)); err != nil {
+			return err
+		}
+		from.format.swap(part.bytes())
+		convert(to.cut(lo, lo+part.n), part)
+	}
+	return nil
+}
