@@ -24,7 +24,7 @@ type net struct {
 const (
 	side    = 8
 	classes = 10
-	batch   = 16
+	batch   = 8
 )
 
 // newNet returns a network whose weights and images depend on nothing but seed. It binds dual values, as Gorgonia's examples do,

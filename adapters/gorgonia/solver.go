@@ -18,7 +18,7 @@ import (
 	"unsafe"
 
 	"github.com/posneg/pnm"
-	// Gorgonia's tensor package asks for a release of this one that refuses to start on Go 1.18 and newer. The newest asks the
+	// Gorgonia's tensor package asks for a release of this one that refuses to start on Go 1.20 and newer. The newest asks the
 	// runtime instead. That this module requires it is enough: Go takes the newest release that any module of a build requires.
 	_ "go4.org/unsafe/assume-no-moving-gc"
 	"gorgonia.org/gorgonia"

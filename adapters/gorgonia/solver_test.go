@@ -87,7 +87,7 @@ func TestBits(t *testing.T) {
 }
 
 func testBits[T pnm.Float](t *testing.T, rule pnm.Rule, slots int, bind bool) {
-	const steps = 60
+	const steps = 40
 	n := newNet[T](t, 7, bind)
 	s := mustSolver[T](t, rule, n.model)
 	s.Options = pnm.Options{LossScale: 0.5, ClipNorm: 1.5, ClipValue: 0.3}
@@ -393,6 +393,10 @@ func TestErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	steps, err := matrix(3, 4).Slice(tensor.S(0, 3, 2)) // which tensor takes for one row of four
+	if err != nil {
+		t.Fatal(err)
+	}
 	masked := matrix(2, 3)
 	masked.ResetMask(false)
 	sparse := tensor.CSRFromCoord(tensor.Shape{2, 3}, []int{0, 1}, []int{1, 2}, []float32{1, 2})
@@ -419,6 +423,7 @@ func TestErrors(t *testing.T) {
 		{"sparse", sparse, "is a *tensor.CS of float32, must be a *tensor.Dense"},
 		{"transposed", transposed, "has shape (2, 3) and strides [1 2], must be in row-major order"},
 		{"a view with gaps", slice.(*tensor.Dense), "has shape (2, 3) and strides [4 1], must be in row-major order"},
+		{"a view in steps", steps.(*tensor.Dense), "has 12 elements in memory, and shape (4)"},
 		{"column-major", fortran, "has shape (2, 3) and strides [1 2], must be in row-major order"},
 		{"masked", masked, "is masked"},
 		{"another device's memory", elsewhere, "lies in memory of pnmgorgonia.device, which Go cannot reach"},
@@ -460,6 +465,14 @@ func TestErrors(t *testing.T) {
 	})
 	if _, err := NewSolver[float32](pnm.NewAdam(), []gorgonia.ValueGrad{&fake{"a", half(0), nil, nil}, &fake{"b", half(1), nil, nil}}); err != nil {
 		t.Errorf("two views without gaps: %v", err)
+	}
+	part, err := matrix(1, 4).Slice(nil, tensor.S(1, 3)) // strides [4 1], but one row
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, err := valueOf[float32](&fake{"row", part.(*tensor.Dense), nil, nil})
+	if err != nil || !slices.Equal(row.elements, []float32{2, 3}) {
+		t.Errorf("a part of a row is %v (%v)", row.elements, err)
 	}
 	expect(t, "no nodes", "the model has no nodes", func() error { _, err := NewSolver[float32](pnm.NewAdam(), nil); return err })
 	expect(t, "a nil node", `node "0": is nil`, func() error {
@@ -557,7 +570,8 @@ func TestAllocations(t *testing.T) {
 func testAllocations[T pnm.Float](t *testing.T) {
 	n := newNet[T](t, 1, true)
 	backward[T](t, n)
-	model := append(slices.Clone(n.model), &fake{"large", dense(make([]T, 1<<20)...), dense(make([]T, 1<<20)...), nil})
+	large := &fake{"large", dense(make([]T, 1<<20)...), dense(make([]T, 1<<20)...), nil}
+	model := append(slices.Clone(n.model), large)
 	if dtypeOf[T]() == tensor.Float32 {
 		model = append(model, &fake{"scalar", gorgonia.NewF32(1), gorgonia.NewF32(1), nil})
 	} else {
@@ -566,13 +580,17 @@ func testAllocations[T pnm.Float](t *testing.T) {
 	for _, r := range rules {
 		s := mustSolver[T](t, r.rule, model)
 		s.Options.ClipNorm = 1
-		allocations := testing.AllocsPerRun(20, func() {
+		step := func() {
 			if err := s.Step(model); err != nil {
 				t.Fatal(err)
 			}
-		})
-		if allocations != 0 {
-			t.Errorf("%s: %v allocations a step", r.name, allocations)
+		}
+		for _, when := range []string{"first", "after a value has moved"} {
+			step()
+			if a := testing.AllocsPerRun(20, step); a != 0 {
+				t.Errorf("%s, %s: %v allocations a step", r.name, when, a)
+			}
+			large.v = dense(make([]T, 1<<20)...)
 		}
 	}
 }
