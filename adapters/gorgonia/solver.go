@@ -102,8 +102,10 @@ func NewSolverFor[T pnm.Float](model []gorgonia.ValueGrad, ruleOf func(node gorg
 	}
 	s.grads = make([][]T, len(model))
 	var err error
-	s.opt, err = s.optimizer(rules, s.params)
-	return s, err
+	if s.opt, err = s.optimizer(rules, s.params); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // optimizer returns a new optimizer of parameters, with the solver's groups.
