@@ -1,0 +1,160 @@
+package pnmgorgonia
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"unsafe"
+
+	"github.com/posneg/pnm"
+	"gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// A value is the memory of a gorgonia.Value.
+type value[T pnm.Float] struct {
+	elements []T
+	shape    tensor.Shape
+}
+
+// valueOf returns the value of a node of the model.
+func valueOf[T pnm.Float](v gorgonia.ValueGrad) (value[T], error) {
+	if n, isNode := v.(*gorgonia.Node); v == nil || isNode && n == nil {
+		return value[T]{}, errors.New("is nil")
+	}
+	bound := v.Value()
+	if isNil(bound) {
+		return value[T]{}, errors.New("has no value yet: give it one by gorgonia.WithInit, WithValue or Let")
+	}
+	x, err := memoryOf[T](bound)
+	if err != nil {
+		return x, fmt.Errorf("its value %w", err)
+	}
+	return x, nil
+}
+
+// gradOf returns the gradient of a node.
+func gradOf[T pnm.Float](n *node) ([]T, error) {
+	const hint = "it must be among the nodes given to gorgonia.Grad, and the machine must have run"
+	grad, err := n.Grad()
+	if err != nil {
+		return nil, fmt.Errorf("has no gradient (%w): %s", err, hint)
+	}
+	if isNil(grad) {
+		return nil, fmt.Errorf("its gradient is nil: %s", hint)
+	}
+	g, err := memoryOf[T](grad)
+	if err != nil {
+		return nil, fmt.Errorf("its gradient %w", err)
+	}
+	if one := len(g.elements) == 1 && n.shape.TotalSize() == 1; !one && !g.shape.Eq(n.shape) {
+		return nil, fmt.Errorf("the shape of its gradient is %v, must be %v", g.shape, n.shape)
+	}
+	return g.elements, nil
+}
+
+func isNil(v gorgonia.Value) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case *tensor.Dense:
+		return v == nil
+	case *gorgonia.F32:
+		return v == nil
+	case *gorgonia.F64:
+		return v == nil
+	}
+	return false
+}
+
+// memoryOf returns the memory of a value, if its elements are of type T and lie there in row-major order without gaps.
+func memoryOf[T pnm.Float](v gorgonia.Value) (value[T], error) {
+	var elements []T
+	switch v := v.(type) {
+	case *gorgonia.F32, *gorgonia.F64:
+		if v.Dtype() != dtypeOf[T]() {
+			break
+		}
+		return value[T]{unsafe.Slice(scalarOf[T](v), 1), v.Shape()}, nil
+	case *tensor.Dense:
+		if v.Dtype() != dtypeOf[T]() {
+			break
+		}
+		shape := v.Shape()
+		switch {
+		case !v.IsNativelyAccessible():
+			return value[T]{}, fmt.Errorf("lies in memory of %T, which Go cannot reach", v.Engine())
+		case v.IsMasked() && shape.TotalSize() > 0:
+			return value[T]{}, errors.New("is masked")
+		case !isRowMajor(shape, v.Strides()):
+			return value[T]{}, fmt.Errorf("has shape %v and strides %v, must be in row-major order: see tensor.Materialize", shape, v.Strides())
+		}
+		switch x := any(&elements).(type) {
+		case *[]float32:
+			*x = v.Float32s()
+		case *[]float64:
+			*x = v.Float64s()
+		}
+		if len(elements) != shape.TotalSize() {
+			return value[T]{}, fmt.Errorf("has %d elements in memory, and shape %v", len(elements), shape)
+		}
+		return value[T]{elements, shape}, nil
+	default:
+		return value[T]{}, fmt.Errorf("is a %T of %v, must be a *tensor.Dense or a scalar of %v", v, v.Dtype(), dtypeOf[T]())
+	}
+	return value[T]{}, fmt.Errorf("is of %v, must be of %v as the solver is", v.Dtype(), dtypeOf[T]())
+}
+
+func scalarOf[T pnm.Float](v gorgonia.Value) *T {
+	switch v := v.(type) {
+	case *gorgonia.F32:
+		return (*T)(unsafe.Pointer(v))
+	case *gorgonia.F64:
+		return (*T)(unsafe.Pointer(v))
+	}
+	return nil
+}
+
+func dtypeOf[T pnm.Float]() tensor.Dtype {
+	if unsafe.Sizeof(*new(T)) == 4 {
+		return tensor.Float32
+	}
+	return tensor.Float64
+}
+
+// isRowMajor reports whether strides are those of row-major order, which say nothing of dimensions of one element. What the
+// tensor says of its order does not tell: it calls a matrix transposed whose transposed elements have been moved into order.
+func isRowMajor(shape tensor.Shape, strides []int) bool {
+	if len(strides) != len(shape) {
+		return shape.TotalSize() <= 1
+	}
+	want := 1
+	for d := len(shape) - 1; d >= 0; d-- {
+		if shape[d] != 1 && strides[d] != want {
+			return false
+		}
+		want *= shape[d]
+	}
+	return true
+}
+
+// nameOf returns the name of the i-th node of a model, or its number.
+func nameOf(v gorgonia.ValueGrad, i int) string {
+	if n, isNode := v.(*gorgonia.Node); isNode && (n == nil || n.Op() == nil && n.Name() == new(gorgonia.Node).Name()) {
+		return strconv.Itoa(i) // an input without a name
+	}
+	if n, ok := v.(gorgonia.Namer); ok && n.Name() != "" {
+		return n.Name()
+	}
+	return strconv.Itoa(i)
+}
+
+// nameIn returns the name of v, the i-th node of a model now. Gorgonia puts names of nodes together when they are asked for.
+func (n *node) nameIn(v gorgonia.ValueGrad, i int) string {
+	if now, isNode := v.(*gorgonia.Node); isNode {
+		if before, wasNode := n.ValueGrad.(*gorgonia.Node); wasNode && now == before {
+			return n.name
+		}
+	}
+	return nameOf(v, i)
+}
