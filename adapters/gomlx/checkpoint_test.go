@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/gomlx/gomlx/ml/model"
 	"github.com/gomlx/gomlx/ml/model/checkpoint"
@@ -232,12 +233,15 @@ func TestLoadErrors(t *testing.T) {
 		want       string
 	}{
 		{"another step", state, adapnm.Rule, nil, "it is of global step 3 and has no parameters, but the model is of global step 0"},
-		{"no variables", state, adapnm.Rule, func(s *model.Store) { optimizer.GetGlobalStepVar(s).MustSetValue(tensors.FromScalar(int64(3))) },
+		{"no variables", state, adapnm.Rule, func(s *model.Store) { _ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3))) },
 			`variable "/model/dense/weights" is not in the store`},
 		{"another rule", full, pnm.NewAdam(), nil, `tensor "/model/dense/weights": in the file it is of AdaPNM`},
 		{"short", short, adapnm.Rule, nil, "short"},
 		{"no file", filepath.Join(dir, "missing"), adapnm.Rule, nil, "missing"},
 		{"another shape", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", make([]float32, 3)) }, `tensor "/model/dense/weights"`},
+		{"transposed", full, adapnm.Rule, func(s *model.Store) {
+			s.VariableWithValue("/model/dense/weights", tensors.FromShape(shapes.Make(dtypes.Float32, 10, 784)))
+		}, `tensor "/model/dense/weights"`},
 		{"another type", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", int32(3)) },
 			`variable "/model/dense/weights" is Int32, must be Float32 or Float64`},
 	} {
@@ -270,6 +274,9 @@ func TestLoadErrors(t *testing.T) {
 		if _, err := o.TrainStep(trainer, batches{size: 4}.batch(i)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := store.GetVariable("/model/dense/biases").SetValue(tensors.FromValue(make([]float32, 10))); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := o.Load(full, LoadOptions{}); err != nil {
 		t.Fatal(err)

@@ -120,7 +120,7 @@ func (o *Optimizer) bind(variables []*model.Variable) error {
 		if err != nil {
 			return err
 		}
-		changed = changed || v != b.variable || value != b.value
+		changed = changed || value != b.value
 		now = append(now, &binding{variable: v})
 	}
 	known := make(map[*model.Variable]bool, len(now))

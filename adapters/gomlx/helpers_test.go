@@ -39,7 +39,7 @@ func cnn(scope *model.Scope, images *graph.Node) *graph.Node {
 	mean.SetNodeValue(graph.Add(graph.MulScalar(mean.NodeValue(images), 0.9), graph.MulScalar(graph.ReduceAllMean(images), 0.1)))
 	images = graph.Sub(images, mean.NodeValue(images))
 	for i, filters := range []int{8, 16} {
-		images = layers.Convolution(scope.In("conv%d", i), images).Filters(filters).KernelSize(3).PadSame().Done()
+		images = layers.Convolution(scope.In("conv%d", i), images).Channels(filters).KernelSize(3).PadSame().Done()
 		images = activation.Relu(images)
 		images = graph.MeanPool(images).Window(2).Done()
 	}

@@ -74,6 +74,7 @@ type stepper struct {
 	*testing.T
 	o       *Optimizer
 	trainer *train.Trainer
+	between func()                                   // called between gradients and update, if not nil
 	update  func(grads, params map[string][]float32) // the same step
 	params  map[string][]float32
 }
@@ -97,6 +98,9 @@ func (s *stepper) step(b train.Batch) {
 	grads := make(map[string][]float32)
 	for i, v := range s.o.pending.variables {
 		grads[v.Path()] = tensors.MustCopyFlatData[float32](s.o.pending.values[i])
+	}
+	if s.between != nil {
+		s.between()
 	}
 	if err := s.o.apply(metrics); err != nil {
 		s.Fatal(err)
@@ -241,6 +245,14 @@ func TestOptions(t *testing.T) {
 	if again := s.o.Report().GradNorm; !(again < norm && again > norm/100) {
 		t.Errorf("the norm of the gradients is %g, was %g", again, norm)
 	}
+	// A scale that is set in between is that of the next step.
+	s.between = func() {
+		if err := s.o.SetOptions(pnm.Options{LossScale: 1 << 20}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.step(batches{size: 4}.batch(0))
+	s.between = nil
 	// What overflows is skipped, and the loss, which the scale does not touch, is finite.
 	set(pnm.Options{LossScale: 0x1p126, SkipNonFinite: true})
 	before := values(t, s.o.store)
@@ -423,7 +435,7 @@ func TestErrors(t *testing.T) {
 		{"clip_step_by_value", map[string]any{optimizer.ParamClipStepByValue: 0.1}, linear, adapnm, `hyperparameter "clip_step_by_value" is set, and not supported`},
 		{"panic", nil, func(*model.Scope, *graph.Node) *graph.Node { panic(errors.New("the model is broken")) }, adapnm, "the model is broken"},
 		{"set by the model", nil, func(scope *model.Scope, x *graph.Node) *graph.Node {
-			v := scope.VariableWithValue("gain", float32(1))
+			v := scope.VariableWithValue("gain", float32(4))
 			y := graph.Mul(linear(scope, x), v.NodeValue(x))
 			v.SetNodeValue(graph.Sqrt(v.NodeValue(x)))
 			return y
@@ -453,6 +465,9 @@ func TestErrors(t *testing.T) {
 				}
 				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%v\nmust say %s", err, c.want)
+				}
+				if v := store.GetVariable("/gain"); c.name == "set by the model" && scalar(v.MustValue()) != 4 {
+					t.Errorf("the graph has set the variable to %v", v.MustValue())
 				}
 				if states, err := o.State(); len(states) != 0 || err != nil {
 					t.Errorf("there is state of %d variables, %v", len(states), err)
@@ -507,14 +522,14 @@ func TestMisuse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	loop := train.NewLoop(trainer)
+	o.Attach(loop) // and what it finds is of no concern to its steps
+	run(t, loop, batches{n: 2, size: 4})
 	klog.Flush()
 	klog.LogToStderr(true)
 	if n := strings.Count(log.String(), "the gradients of a step were never applied"); n != 1 {
 		t.Errorf("gradients that are dropped were reported %d times: %s", n, &log)
 	}
-	loop := train.NewLoop(trainer)
-	o.Attach(loop)
-	run(t, loop, batches{n: 2, size: 4})
 	if _, err := o.TrainStep(trainer, b.batch(0)); err != nil {
 		t.Error(err)
 	}
