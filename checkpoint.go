@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"runtime"
 	"slices"
 	"strconv"
@@ -64,17 +66,20 @@ type CheckpointError struct {
 }
 
 func (e *CheckpointError) Error() string {
-	tensor := ""
+	tensor, problem := "", withoutPrefix(e.Err)
 	if e.Tensor != "" {
 		tensor = "tensor " + strictjson.Quote(e.Tensor) + ": "
 	}
-	return fmt.Sprintf("pnm: checkpoint %s: %s%s", e.Path, tensor, withoutPrefix(e.Err))
+	if io, ok := e.Err.(*fs.PathError); ok && io.Path == e.Path {
+		problem = io.Err.Error()
+	}
+	return fmt.Sprintf("pnm: checkpoint %s: %s%s", e.Path, tensor, problem)
 }
 
 func (e *CheckpointError) Unwrap() error { return e.Err }
 
-// at returns err as a *CheckpointError of a path.
-func at(path string, err error) error {
+// checkpointError returns err as a *CheckpointError of a path.
+func checkpointError(path string, err error) error {
 	e, ok := err.(*CheckpointError)
 	if !ok {
 		e = &CheckpointError{Err: err}
@@ -102,15 +107,22 @@ func (o *optimizer) Save(path string, s SaveOptions) error {
 	}
 	names, err := o.names(s.Names)
 	if err != nil {
-		return at(path, err)
+		return checkpointError(path, err)
 	}
-	meta := map[string]string{layoutKey: layout, writerKey: writer(), groupsKey: string(o.appendGroups(nil, names))}
-	for key, value := range s.Metadata {
+	for _, key := range slices.Sorted(maps.Keys(s.Metadata)) {
 		if strings.HasPrefix(key, reserved) {
-			return at(path, fmt.Errorf("metadata %s: keys that begin with %s are reserved", strictjson.Quote(key), reserved))
+			return checkpointError(path, fmt.Errorf("metadata %s: keys that begin with %s are reserved", strictjson.Quote(key), reserved))
 		}
-		meta[key] = value
 	}
+	if err := atomicfile.Write(path, func(w io.Writer) error { return o.save(w, names, &s) }); err != nil {
+		return checkpointError(path, err)
+	}
+	return nil
+}
+
+func (o *optimizer) save(w io.Writer, names []string, s *SaveOptions) error {
+	meta := map[string]string{layoutKey: layout, writerKey: writer(), groupsKey: string(o.appendGroups(nil, names))}
+	maps.Copy(meta, s.Metadata)
 	var tensors []safetensors.Tensor
 	var vectors []Vector
 	for i := range o.batch.tensors {
@@ -130,14 +142,8 @@ func (o *optimizer) Save(path string, s SaveOptions) error {
 			add(stateName(names[i], slot), t.s[k])
 		}
 	}
-	err = atomicfile.Write(path, func(w io.Writer) error {
-		return safetensors.Write(w, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i]) })
-	})
-	runtime.KeepAlive(o)
-	if err != nil {
-		return at(path, err)
-	}
-	return nil
+	defer runtime.KeepAlive(o) // else the state might be unmapped while it is written
+	return safetensors.Write(w, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i]) })
 }
 
 // Load replaces the state of all tensors and the rules of all groups by those in a file that [Optimizer.Save] wrote, or the Python
@@ -161,17 +167,17 @@ func (o *optimizer) Load(path string, l LoadOptions) (CheckpointInfo, error) {
 	}
 	names, err := o.names(l.Names)
 	if err != nil {
-		return CheckpointInfo{}, at(path, err)
+		return CheckpointInfo{}, checkpointError(path, err)
 	}
-	file, err := openCheckpoint(path)
+	var info CheckpointInfo
+	err = withCheckpoint(path, func(c *checkpointFile) error {
+		info = c.info
+		return o.load(c, names, &l)
+	})
 	if err != nil {
-		return CheckpointInfo{}, at(path, err)
+		return CheckpointInfo{}, err
 	}
-	defer file.Close()
-	if err := o.load(file, names, &l); err != nil {
-		return CheckpointInfo{}, at(path, err)
-	}
-	return file.info, nil
+	return info, nil
 }
 
 func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) error {
@@ -199,7 +205,7 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 	slices.SortFunc(reads, func(a, b read) int { return cmp.Compare(a.from.at, b.from.at) })
 	block := newBlock()
 	for _, r := range reads {
-		if err := readVector(r.to, file, r.from, block); err != nil {
+		if err := readVector(r.to, file.r, r.from, block); err != nil {
 			o.Close() // part of the state is the file's, part is not
 			return fmt.Errorf("%s: %w; the optimizer has been closed", strictjson.Quote(r.from.name), err)
 		}
@@ -254,13 +260,12 @@ func (o *optimizer) rulesOf(saved []*savedTensor, keep bool) ([]Rule, error) {
 
 // ReadCheckpoint returns what a checkpoint has beside numbers. It checks the whole file as [Optimizer.Load] does, and fails with a
 // *CheckpointError.
-func ReadCheckpoint(path string) (CheckpointInfo, error) {
-	file, err := openCheckpoint(path)
-	if err != nil {
-		return CheckpointInfo{}, at(path, err)
-	}
-	defer file.Close()
-	return file.info, nil
+func ReadCheckpoint(path string) (info CheckpointInfo, err error) {
+	err = withCheckpoint(path, func(c *checkpointFile) error {
+		info = c.info
+		return nil
+	})
+	return info, err
 }
 
 // names checks the tensors' names, or returns their numbers.

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"maps"
 	"math"
 	"math/bits"
@@ -77,56 +77,64 @@ type savedTensor struct {
 	params *blob   // nil where they were not saved
 }
 
-// A checkpointFile is an open checkpoint.
+// A checkpointFile is a checkpoint whose header has been read.
 type checkpointFile struct {
-	*os.File
+	r       io.ReaderAt
 	info    CheckpointInfo
 	tensors map[string]*savedTensor
 }
 
-// openCheckpoint opens a file, and checks all of it but the numbers in its tensors.
-func openCheckpoint(path string) (*checkpointFile, error) {
-	switch info, err := os.Stat(path); { // before it is opened, since a pipe would wait for its writer
+// withCheckpoint opens a file for a function. All errors are a *CheckpointError.
+func withCheckpoint(path string, use func(*checkpointFile) error) error {
+	info, err := os.Stat(path) // before it is opened, since a pipe would wait for its writer
+	switch {
 	case err != nil:
-		return nil, err
+		return checkpointError(path, err)
 	case !info.Mode().IsRegular():
-		return nil, &fs.PathError{Op: "open", Path: path, Err: errors.New("is not a regular file")}
+		return checkpointError(path, errors.New("it is not a regular file"))
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return checkpointError(path, err)
 	}
-	c := &checkpointFile{File: f, tensors: make(map[string]*savedTensor)}
-	if err := c.readHeader(); err != nil {
-		f.Close()
-		return nil, err
+	defer f.Close()
+	if info, err = f.Stat(); err != nil {
+		return checkpointError(path, err)
 	}
-	return c, nil
+	c, err := readCheckpoint(f, info.Size())
+	if err == nil {
+		err = use(c)
+	}
+	if err != nil {
+		return checkpointError(path, err)
+	}
+	return nil
 }
 
-func (c *checkpointFile) readHeader() error {
-	stat, err := c.Stat()
+// readCheckpoint reads and checks all of a file but the numbers in its tensors.
+func readCheckpoint(r io.ReaderAt, size int64) (*checkpointFile, error) {
+	h, err := safetensors.ReadHeader(r, size)
 	if err != nil {
-		return err
-	}
-	h, err := safetensors.ReadHeader(c, stat.Size())
-	if err != nil {
-		return err
+		return nil, err
 	}
 	switch version, ok := h.Metadata[layoutKey]; {
 	case !ok:
-		return fmt.Errorf("it is a safetensors file, but no checkpoint: its metadata lacks %s", layoutKey)
+		return nil, fmt.Errorf("it is a safetensors file, but no checkpoint: its metadata lacks %s", layoutKey)
 	case version != layout:
-		return fmt.Errorf("it was written by a newer version: its %s is %s, and this version reads %s",
+		return nil, fmt.Errorf("it was written by a newer version: its %s is %s, and this version reads %s",
 			layoutKey, strictjson.Quote(version), layout)
 	}
+	c := &checkpointFile{r: r, tensors: make(map[string]*savedTensor)}
 	if c.info.Groups, err = parseGroups(h.Metadata[groupsKey]); err != nil {
-		return fmt.Errorf("metadata %s: %w", groupsKey, err)
+		return nil, err
 	}
 	c.info.Writer = h.Metadata[writerKey]
 	c.info.Metadata = h.Metadata
 	maps.DeleteFunc(c.info.Metadata, func(key, _ string) bool { return strings.HasPrefix(key, reserved) })
-	return c.find(h.Tensors)
+	if err := c.find(h.Tensors); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // find finds the groups' tensors in the file, which must have nothing else.
@@ -206,7 +214,7 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 func parseGroups(text string) (groups []CheckpointGroup, err error) {
 	d, err := strictjson.New([]byte(text))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("metadata %s: %w", groupsKey, err)
 	}
 	err = d.Array(func() error {
 		g, err := parseGroup(d)
@@ -216,16 +224,19 @@ func parseGroups(text string) (groups []CheckpointGroup, err error) {
 		groups = append(groups, g)
 		return nil
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = d.End()
 	}
-	return groups, d.End()
+	if group := (*GroupError)(nil); err != nil && !errors.As(err, &group) {
+		err = fmt.Errorf("metadata %s: %w", groupsKey, err)
+	}
+	return groups, err
 }
 
 func parseGroup(d *strictjson.Decoder) (g CheckpointGroup, err error) {
 	var rule string
 	listed := false
-	hyperparameters := make(map[string][]byte)
+	hyperparameters := make(map[string]*strictjson.Decoder)
 	err = d.Object(func(name string) error {
 		switch name {
 		case "rule":
@@ -238,9 +249,9 @@ func parseGroup(d *strictjson.Decoder) (g CheckpointGroup, err error) {
 				return err
 			})
 		case "other": // Python's
-			_, err = d.Raw()
+			_, err = d.Later()
 		default:
-			hyperparameters[name], err = d.Raw()
+			hyperparameters[name], err = d.Later()
 		}
 		return err
 	})
@@ -298,7 +309,7 @@ func (o *optimizer) appendGroups(b []byte, names []string) []byte {
 			t := &o.batch.tensors[i]
 			name, _ := json.Marshal(names[i])
 			b = fmt.Appendf(b, `%s{"name":%s,"step":%d`, ","[:min(i-first, 1)], name, t.step-1)
-			if r := t.rounding; t.p.format == bf16 || t.s[0].format == bf16 {
+			if r := t.rounding; t.formats()&stochastic != 0 {
 				b = fmt.Appendf(b, `,"rounding":[%d,%d,%d]`, r.Seed, r.Tensor, r.First)
 			}
 			b = append(b, '}')
@@ -312,7 +323,7 @@ func (o *optimizer) appendGroups(b []byte, names []string) []byte {
 func writer() string {
 	module, version := "github.com/posneg/pnm", "(devel)"
 	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, m := range info.Deps {
+		for _, m := range append(info.Deps, &info.Main) {
 			if m.Path == module {
 				version = m.Version
 			}

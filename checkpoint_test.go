@@ -1,25 +1,624 @@
 package pnm
 
 import (
+	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 )
 
-// A run that is saved to a file and resumed at any step, odd or even, gives the bits of one that was not.
-func TestCheckpointResume(t *testing.T) {
+// load loads a checkpoint from memory, with the tensors' numbers as names.
+func (o *optimizer) loadFrom(file []byte, l LoadOptions) error {
+	c, err := readCheckpoint(bytes.NewReader(file), int64(len(file)))
+	if err != nil {
+		return err
+	}
+	names, err := o.names(l.Names)
+	if err != nil {
+		return err
+	}
+	return o.load(c, names, &l)
+}
+
+// saved returns a checkpoint.
+func (o *optimizer) saved(t testing.TB, s SaveOptions) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	names, err := o.names(s.Names)
+	if err == nil {
+		err = o.save(&b, names, &s)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// snapshot is all that a checkpoint can change of an optimizer.
+func (o *optimizer) snapshot() string {
+	b := fmt.Appendf(nil, "closed: %v, groups: %#v, open: %d", o.closed, o.groups, o.parts.open)
+	for i := range o.batch.tensors {
+		t := &o.batch.tensors[i]
+		b = fmt.Appendf(b, "\n%d: form %d, step %d, %v:", i, t.form, t.step, t.rounding)
+		for k := range t.vectors() {
+			b = fmt.Appendf(b, " %x", t.vector(k).bytes())
+		}
+	}
+	return string(b)
+}
+
+func testResume[T Float](t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run.safetensors")
 	for _, r := range sampleRules() {
 		for at := range 4 {
-			first, second := newRun[float64](t, r, NewAdaPNM()), newRun[float64](t, r.withLR(7), NewAdaPNM())
-			first.steps(t, 1, at)
-			wantNoError(t, first.opt.Save(path, SaveOptions{Params: true}))
-			second.steps(t, 1, 3) // something that must be replaced
-			_, err := second.opt.Load(path, LoadOptions{Params: true})
-			wantNoError(t, err)
-			first.steps(t, at+1, 6)
-			second.steps(t, at+1, 6)
-			second.wantSame(t, fmt.Sprintf("%T saved at step %d", r, at), first)
+			for _, params := range []bool{true, false} {
+				first, second := newRun[T](t, r, NewAdaPNM()), newRun[T](t, r.withLR(7), NewAdaPNM())
+				first.steps(t, 1, at)
+				wantNoError(t, first.opt.Save(path, SaveOptions{Params: params}))
+				second.steps(t, 1, 3) // something that must be replaced
+				if !params {
+					for i, p := range first.params {
+						copy(second.params[i], p)
+					}
+				}
+				_, err := second.opt.Load(path, LoadOptions{Params: params})
+				wantNoError(t, err)
+				first.steps(t, at+1, 6)
+				second.steps(t, at+1, 6)
+				second.wantSame(t, fmt.Sprintf("%T saved at step %d, with parameters: %v", r, at, params), first)
+			}
 		}
 	}
+}
+
+// A run that is saved to a file and resumed at any step, odd or even, gives the bits of one that was not.
+func TestCheckpointResume(t *testing.T) {
+	t.Run("float32", testResume[float32])
+	t.Run("float64", testResume[float64])
+}
+
+// So does one in mixed precision, with the same random numbers, and copies made anew.
+func TestMixedCheckpointResume(t *testing.T) {
+	defer func(sizes []int) { listSizes = sizes }(listSizes)
+	listSizes = []int{5, 0, 33, 1, 70, 16}
+	const end = 4
+	for _, r := range sampleRules() {
+		for _, f := range someFormats {
+			first, second := newMixedRun(t, r, f, Config{Seed: 3}), newMixedRun(t, r.withLR(7), f, Config{Seed: 4})
+			var files [1 + end][]byte
+			for step := 1; step <= end; step++ {
+				wantNoError(t, first.opt.Step(first.grads(step)))
+				files[step] = first.opt.saved(t, SaveOptions{Params: true})
+			}
+			for at := 2; at <= end; at++ {
+				wantNoError(t, second.opt.Step(second.grads(1))) // something that must be replaced
+				wantNoError(t, second.opt.loadFrom(files[at], LoadOptions{Params: true}))
+				for step := at + 1; step <= end; step++ {
+					wantNoError(t, second.opt.Step(second.grads(step)))
+				}
+				wantSameRun(t, fmt.Sprintf("%T, %s, saved at step %d", r, f, at), second, first)
+			}
+		}
+	}
+}
+
+// State and parameters in another format are converted as SetState and Convert do.
+func TestCheckpointConverts(t *testing.T) {
+	formats := [2]formatsOf{{f32, f32, f32, f32}, {bf16, f32, bf16, f32}}
+	for i, f := range formats {
+		a, b, c := newMixedRun(t, NewAdaPNM(), f, Config{}), newMixedRun(t, NewAdaPNM(), formats[1-i], Config{}), newMixedRun(t, NewAdaPNM(), formats[1-i], Config{})
+		wantNoError(t, a.opt.Step(a.grads(1)))
+		wantNoError(t, b.opt.loadFrom(a.opt.saved(t, SaveOptions{Params: true}), LoadOptions{Params: true}))
+		state, err := a.opt.State()
+		wantNoError(t, err)
+		wantNoError(t, c.opt.SetState(state))
+		for i, p := range a.params {
+			convert(c.params[i], p)
+		}
+		wantSameRun(t, f.String(), b, c)
+	}
+}
+
+// Tensors are found by their names, whatever their order and their groups.
+func TestCheckpointNames(t *testing.T) {
+	p, q := [][]float32{lcg[float32](1, 3), lcg[float32](2, 4), lcg[float32](3, 5)}, [][]float32{make([]float32, 5), make([]float32, 3), make([]float32, 4)}
+	rule := NewAdaPNM()
+	a, err := NewOptimizer(Group[float32]{rule, p[:2]}, Group[float32]{rule, p[2:]})
+	wantNoError(t, err)
+	b, err := NewOptimizer(Group[float32]{rule.withLR(1), q[:1]}, Group[float32]{rule.withLR(1), q[1:2]}, Group[float32]{Rule: NewPNM(1)}, Group[float32]{rule, q[2:]})
+	wantNoError(t, err)
+	for range 3 {
+		wantNoError(t, a.Step([][]float32{lcg[float32](4, 3), nil, lcg[float32](5, 5)}))
+	}
+	wantNoError(t, a.Step([][]float32{nil, lcg[float32](6, 4), nil}))
+	wantNoError(t, b.loadFrom(a.saved(t, SaveOptions{Params: true, Names: []string{"x.y", "ä", "2"}}), LoadOptions{Params: true, Names: []string{"2", "x.y", "ä"}}))
+	x, y := stateOf(t, a), stateOf(t, b)
+	for i, k := range []int{1, 2, 0} {
+		wantSame(t, "params", q[k], p[i])
+		if !reflect.DeepEqual(y[k], x[i]) {
+			t.Errorf("tensor %d is %v, want %v", i, y[k], x[i])
+		}
+	}
+	for g, want := range []Rule{rule, rule, NewPNM(1), rule} {
+		if b.Rule(g) != want {
+			t.Errorf("rule %d is %v", g, b.Rule(g))
+		}
+	}
+}
+
+// With KeepRules hyperparameters and random numbers are the optimizer's; by default they are the file's.
+func TestKeepRules(t *testing.T) {
+	f := formatsOf{bf16, bf16, bf16, f32}
+	a := newMixedRun(t, NewAdaPNM(), f, Config{Seed: 3})
+	wantNoError(t, a.opt.SetLR(0.5, 1)) // the groups differ
+	wantNoError(t, a.opt.Step(a.grads(1)))
+	file := a.opt.saved(t, SaveOptions{})
+	for _, keep := range []bool{true, false} {
+		b := newMixedRun(t, NewAdaPNM().withLR(9), f, Config{Seed: 4})
+		wantNoError(t, b.opt.loadFrom(file, LoadOptions{KeepRules: keep}))
+		want, seed := [2]Rule{a.opt.Rule(0), a.opt.Rule(1)}, uint64(3)
+		if keep {
+			want, seed = [2]Rule{NewAdaPNM().withLR(9), NewAdaPNM().withLR(9)}, 4
+		}
+		if got := [2]Rule{b.opt.Rule(0), b.opt.Rule(1)}; got != want {
+			t.Errorf("the rules are %v", got)
+		}
+		for i := range b.opt.batch.tensors {
+			if x := &b.opt.batch.tensors[i]; x.rounding != (Rounding{seed, uint64(i), 0}) || x.step != 2 {
+				t.Errorf("tensor %d draws %v at step %d", i, x.rounding, x.step)
+			}
+		}
+	}
+	// In one group there cannot be two rules, but there may be if they are not to be taken.
+	one, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: NewAdaPNM(), Params: a.params, BF16State: true})
+	wantNoError(t, err)
+	wantNoError(t, one.loadFrom(file, LoadOptions{KeepRules: true}))
+}
+
+// A rule with the same state takes the place of another one, as by SetRule; a step's parts no longer count.
+func TestLoadOverUsed(t *testing.T) {
+	a, b := newRun[float32](t, SGD{LR: 0.1, Momentum: 0.8, Nesterov: true}, NewPNM(1)), newRun[float32](t, SGD{LR: 0.1, Momentum: 0.9}, NewPNM(1))
+	a.steps(t, 1, 3)
+	wantNoError(t, b.opt.StepPart(Options{}, Part[float32]{0, 1, 0, make([]float32, 8)}))
+	if err := b.opt.Save(filepath.Join(t.TempDir(), "x"), SaveOptions{}); !errors.As(err, new(*RangeError)) {
+		t.Errorf("saved in the middle of a step: %v", err)
+	}
+	wantNoError(t, b.opt.loadFrom(a.opt.saved(t, SaveOptions{Params: true}), LoadOptions{Params: true}))
+	a.steps(t, 4, 6)
+	b.steps(t, 4, 6)
+	b.wantSame(t, "resumed", a)
+}
+
+// Every field of a rule is one of its hyperparameters, and comes back from a file.
+func TestHyperparameters(t *testing.T) {
+	rng := rand.New(rand.NewPCG(51, 52))
+	for i := range 200 {
+		r := randomRule(rng)
+		if i < len(sampleRules()) {
+			r = sampleRules()[i]
+		}
+		fields := 0
+		list, copied := r.hyperparameters()
+		for _, h := range list {
+			switch at := h.at.(type) {
+			case *float64:
+				*at = 0
+				fields++
+			case *bool:
+				*at = false
+				fields++
+			case []*float64:
+				for _, at := range at {
+					*at = 0
+					fields++
+				}
+			}
+		}
+		if zero := copied(); fields != reflect.TypeOf(r).NumField() || !reflect.ValueOf(zero).IsZero() {
+			t.Fatalf("of %#v the hyperparameters are not %#v", r, zero)
+		}
+		groups, err := parseGroups(`[{` + string(appendRule(nil, r)) + `,"tensors":[]}]`)
+		wantNoError(t, err)
+		if groups[0].Rule != r {
+			t.Errorf("%#v comes back as %#v", r, groups[0].Rule)
+		}
+	}
+}
+
+// A subject is what the tests of bad files load them into. Its file is good.
+type subject struct {
+	*MixedOptimizer
+	file []byte
+	load LoadOptions
+}
+
+func newSubject(t testing.TB) *subject {
+	t.Helper()
+	bits := func(n int) []uint16 { return make([]uint16, n) }
+	opt, err := NewMixedOptimizer(Config{Seed: 5, HeapState: true},
+		MixedGroup{Rule: NewAdaPNM(), Params: []Vector{Float32(lcg[float32](1, 4)), Float32(lcg[float32](2, 2))}, BF16State: true, Copies: []Vector{BF16(bits(4)), F16(bits(2))}},
+		MixedGroup{Rule: SGD{LR: 1, Momentum: 0.5}, Params: []Vector{BF16(bits(3))}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &subject{MixedOptimizer: opt, load: LoadOptions{Names: []string{"a", "b", "c"}, Shapes: [][]int{{2, 2}, nil, {3}}, Params: true}}
+	step := func() {
+		if err := opt.Step([]Vector{Float32(lcg[float32](3, 4)), Float32(lcg[float32](4, 2)), Float32(lcg[float32](5, 3))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step()
+	step()
+	s.file = opt.saved(t, SaveOptions{Names: s.load.Names, Shapes: s.load.Shapes, Params: true, Metadata: map[string]string{"epoch": "3"}})
+	step() // so that loading the file changes all
+	return s
+}
+
+// edited returns a file with another header.
+func edited(t testing.TB, file []byte, from, to string) []byte {
+	t.Helper()
+	n := 8 + binary.LittleEndian.Uint64(file)
+	header := string(file[8:n])
+	if strings.Count(header, from) == 0 {
+		t.Fatalf("%s is not in %s", from, header)
+	}
+	return withHeader(strings.Replace(header, from, to, 1), file[n:])
+}
+
+func withHeader(header string, data []byte) []byte {
+	return slices.Concat(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), []byte(header), data)
+}
+
+// Whatever is wrong with a file gives an error that says so, and nothing has changed.
+func TestBadCheckpoints(t *testing.T) {
+	s := newSubject(t)
+	before := s.snapshot()
+	path := filepath.Join(t.TempDir(), "bad.safetensors")
+	bad := func(what string, file []byte, want string) {
+		t.Helper()
+		wantNoError(t, os.WriteFile(path, file, 0o666))
+		_, err := s.Load(path, s.load)
+		var e *CheckpointError
+		if !errors.As(err, &e) || e.Path != path || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", what, err, want)
+		}
+		if s.snapshot() != before {
+			t.Fatalf("%s: the optimizer has changed", what)
+		}
+	}
+	for _, c := range []struct{ from, to, want string }{
+		{`"posneg.checkpoint":"1"`, `"posneg.checkpoint":"2"`, `written by a newer version: its posneg.checkpoint is "2", and this version reads 1`},
+		{`"posneg.checkpoint"`, `"checkpoint"`, `no checkpoint: its metadata lacks posneg.checkpoint`},
+		{`"posneg.groups"`, `"groups"`, `posneg.groups`},
+		{`"[{`, `"x[{`, `metadata posneg.groups: at byte`},
+		{`]}]"`, `]}] []"`, `something follows`},
+		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"Lion\"`, `group 0: the rule "Lion" is unknown`},
+		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"Adam\"`, `group 0: Adam: "betas": at byte 45: it has more than 2 numbers`},
+		{`\"rule\":\"AdaPNM\",`, ``, `group 0: it must have a rule and tensors`},
+		{`\"rule\":\"AdaPNM\"`, `\"rule\":1`, `group 0: at byte 10: a number where a string`},
+		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"AdaPNM\",\"rule\":\"AdaPNM\"`, `"rule" is there twice`},
+		{`\"lr\":0.001,`, ``, `group 0: AdaPNM lacks "lr"`},
+		{`\"lr\":0.001`, `\"lr\":-1`, `group 0: AdaPNM.LR is -1, must be finite and ≥ 0`},
+		{`\"lr\":0.001`, `\"lr\":1e400`, `AdaPNM: "lr": at byte 28: "1e400" is beyond float64`},
+		{`\"lr\":0.001`, `\"lr\":1e300`, `group 0: AdaPNM.LR leads to 8.944`},
+		{`\"lr\":0.001`, `\"lr\":\"0.001\"`, `AdaPNM: "lr": at byte 30: a string where a number`},
+		{`\"lr\":0.001`, `\"lr\":NaN`, `at byte`},
+		{`\"lr\":0.001`, `\"lr\":0.001,\"lr\":0.001`, `"lr" is there twice`},
+		{`\"lr\":0.001`, `\"lr\":0.001,\"foo\":1`, `AdaPNM has no "foo", but lr, betas, eps, weight_decay, amsgrad, decoupled, maximize, exact_bias`},
+		{`\"betas\":[0.9,0.999,1]`, `\"betas\":[0.9,0.999]`, `it has 2 numbers, must have 3`},
+		{`\"betas\":[0.9,0.999,1]`, `\"betas\":[0.9,1,1]`, `AdaPNM.Beta2 is 1`},
+		{`\"betas\":[0.9,0.999,1]`, `\"betas\":[0.9,[],1]`, `an array where a number`},
+		{`\"amsgrad\":true`, `\"amsgrad\":1`, `"amsgrad": at byte`},
+		{`\"amsgrad\":true`, `\"amsgrad\":false`, `"state.a.max_exp_avg_sq" belongs to no tensor`},
+		{`\"nesterov\":false`, `\"nesterov\":true,\"dampening\":1`, `"dampening" is there twice`},
+		{`\"momentum\":0.5`, `\"momentum\":0`, `"state.c.momentum_buffer" belongs to no tensor`},
+		{`\"eps\":1e-8`, `\"eps\":1e-60`, `group 0: AdaPNM.Eps is 1e-60, must be 0, or large enough`},
+		{`,{\"name\":\"b\"`, `]},{\"rule\":\"AdaPNM\",\"lr\":0.5,\"betas\":[0.9,0.999,1],\"eps\":1e-8,\"weight_decay\":0,\"amsgrad\":true,\"decoupled\":true,\"maximize\":false,\"exact_bias\":false,\"tensors\":[{\"name\":\"b\"`,
+			`tensor "b": in the file it has the rule pnm.AdaPNM{LR:0.5`},
+		{`\"tensors\":[{\"name\":\"a\"`, `\"tensors\":{},\"x\":[{\"name\":\"a\"`, `an object where an array`},
+		{`\"tensors\":[{\"name\":\"a\"`, `\"x\":[{\"name\":\"a\"`, `it must have a rule and tensors`},
+		{`\"step\":2`, `\"step\":-1`, `"-1" where an integer from 0 to`},
+		{`\"step\":2`, `\"step\":2.0`, `"2.0" where an integer`},
+		{`\"step\":2`, `\"step\":9223372036854775807`, `"9223372036854775807" where an integer`},
+		{`\"step\":2`, `\"step\":2,\"step\":2`, `"step" is there twice`},
+		{`\"step\":2`, `\"steps\":2`, `"steps" is unknown, a tensor has name, step and rounding`},
+		{`,\"step\":2`, ``, `a tensor must have a name and a step`},
+		{`\"name\":\"a\",`, ``, `a tensor must have a name and a step`},
+		{`\"name\":\"a\"`, `\"name\":\"\"`, `a tensor must have a name and a step`},
+		{`\"name\":\"a\"`, `\"name\":\"b\"`, `tensor "b": there are two of this name`},
+		{`\"name\":\"a\"`, `\"name\":\"x\"`, `tensor "x": exp_avg is missing, the state of the rule is exp_avg, neg_exp_avg`},
+		{`\"rounding\":[5,0,0]`, `\"rounding\":[5,0]`, `rounding has 2 numbers, must have 3`},
+		{`\"rounding\":[5,0,0]`, `\"rounding\":[5,0,-1]`, `"-1" where an integer from 0 to 18446744073709551615`},
+		{`\"rounding\":[5,0,0]`, `\"rounding\":[5,0,0],\"rounding\":[5,0,0]`, `"rounding" is there twice`},
+		{`"state.a.exp_avg"`, `"state.a.exp_avk"`, `tensor "a": exp_avg is missing`},
+		{`"state.a.max_exp_avg_sq"`, `"state.a.MAX_exp_avg_sq"`, `tensor "a": max_exp_avg_sq is missing`},
+		{`"params.c"`, `"params.C"`, `"params.C" belongs to no tensor`},
+		{`"BF16","shape":[3]`, `"F16","shape":[3]`, `"params.c" is F16, must be one of F32, F64, BF16`},
+		{`"F32","shape":[2]`, `"BF16","shape":[4]`, `tensor "b": "state.b.exp_avg" has shape [2], others have [4]`},
+		{`"F32","shape":[2]`, `"F64","shape":[1]`, `tensor "b": "state.b.exp_avg" has shape [2], others have [1]`},
+		{`"BF16","shape":[2,2]`, `"BF16","shape":[4,1]`, `others have`},
+		{`"F32","shape":[2,2]`, `"F32","shape":[2,1,2]`, `others have`},
+	} {
+		bad(c.to, edited(t, s.file, c.from, c.to), c.want)
+		if strings.HasPrefix(c.want, "tensor ") {
+			var e *CheckpointError
+			if _, err := s.Load(path, s.load); !errors.As(err, &e) || e.Tensor == "" || !strings.Contains(c.want, e.Tensor) {
+				t.Errorf("%v names no tensor", err)
+			}
+		}
+	}
+	each := 17
+	if *thorough {
+		each = 1
+	}
+	for n := 0; n < len(s.file); n += each {
+		bad(fmt.Sprintf("%d bytes", n), s.file[:n], path)
+	}
+	bad("a byte more", append(slices.Clone(s.file), 0), "bytes")
+
+	reshaped := strings.ReplaceAll(string(s.file), `"shape":[2,2]`, `"shape":[4,1]`)
+	bad("reshaped", []byte(reshaped), `tensor "a": "state.a.exp_avg" has shape [4 1], must have [2 2]`)
+	bad("no parameters", s.saved(t, SaveOptions{Names: s.load.Names}), `tensor "a": the file does not have its parameters`)
+	bad("other names", s.saved(t, SaveOptions{Params: true}), `tensor "a": it is not in the file, which has "0", "1", "2"`)
+	bad("names change places", s.saved(t, SaveOptions{Names: []string{"b", "a", "c"}, Params: true}), `tensor "a": "state.a.exp_avg" has 2 elements, must have 4`)
+	wide, err := NewOptimizer(Group[float64]{NewAdaPNM(), [][]float64{make([]float64, 4), make([]float64, 2)}}, Group[float64]{SGD{LR: 1, Momentum: 1}, [][]float64{make([]float64, 3)}})
+	wantNoError(t, err)
+	bad("float64", wide.saved(t, SaveOptions{Names: s.load.Names, Params: true}), `tensor "a": "state.a.exp_avg" is float64, the optimizer has bf16: float64 is not converted`)
+	if err := wide.loadFrom(s.file, LoadOptions{Names: s.load.Names}); err == nil || !strings.Contains(err.Error(), `"state.a.exp_avg" is bf16, the optimizer has float64`) {
+		t.Errorf("into float64: %v", err)
+	}
+	wantNoError(t, wide.AddGroup(Group[float64]{NewPNM(1), [][]float64{nil}}))
+	bad("one more", wide.saved(t, SaveOptions{Names: []string{"a", "b", "c", "d"}}), `tensor "d": it is in the file, but the optimizer has none`)
+	if err := wide.loadFrom(wide.saved(t, SaveOptions{Names: []string{"a", "b", "c", "x"}}), LoadOptions{Names: []string{"a", "b", "c", "d"}}); err == nil || !strings.Contains(err.Error(), `which has "a", "b", "c" and 1 others`) {
+		t.Error(err)
+	}
+	wantNoError(t, s.SetRule(1, SGD{LR: 1, Momentum: 1}))
+	before = s.snapshot()
+	other, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: NewAdaPNM(), Params: []Vector{Float32(make([]float32, 4)), Float32(make([]float32, 2)), Float32(make([]float32, 3))}})
+	wantNoError(t, err)
+	bad("another rule", other.saved(t, SaveOptions{Names: s.load.Names, Params: true}), `tensor "c": in the file it is of AdaPNM, whose state is exp_avg`)
+
+	wantNoError(t, os.Remove(path))
+	if _, err := s.Load(path, s.load); !errors.Is(err, fs.ErrNotExist) || !errors.As(err, new(*CheckpointError)) {
+		t.Error(err)
+	}
+	if _, err := s.Load(filepath.Dir(path), s.load); !errors.As(err, new(*CheckpointError)) || !strings.Contains(err.Error(), "not a regular file") {
+		t.Error(err)
+	}
+	wantNoError(t, s.loadFrom(s.file, s.load))
+	if s.snapshot() == before {
+		t.Error("the good file changes nothing")
+	}
+}
+
+// What files may have, too.
+func TestGoodCheckpoints(t *testing.T) {
+	s := newSubject(t)
+	flat := strings.ReplaceAll(string(s.file), `"shape":[2,2]`, `"shape":[4]  `)
+	other := edited(t, s.file, `\"tensors\":`, `\"other\":{\"lr\":1,\"deep\":[[{}]]},\"tensors\":`)
+	for what, file := range map[string][]byte{"flat": []byte(flat), "what else Python has": other, "integers as floats": edited(t, s.file, `\"lr\":1,`, `\"lr\":1.0,`)} {
+		wantNoError(t, s.loadFrom(s.file, s.load))
+		want := s.snapshot()
+		wantNoError(t, s.Step([]Vector{Float32(make([]float32, 4)), {}, Float32(make([]float32, 3))}))
+		wantNoError(t, s.loadFrom(file, s.load))
+		if s.snapshot() != want {
+			t.Errorf("%s: another state", what)
+		}
+	}
+
+	// A tensor of step 0 may have no state: it is zero.
+	header := string(s.file[8:])
+	header = strings.ReplaceAll(header[:strings.Index(header, `,"params.a"`)]+"}", `\"step\":2`, `\"step\":0`)
+	l := s.load
+	l.Params = false
+	wantNoError(t, s.loadFrom(withHeader(header, nil), l))
+	for i := range s.batch.tensors {
+		x := &s.batch.tensors[i]
+		for k := range forms[x.form].slots {
+			if x.step != 1 || strings.Trim(string(x.s[k].bytes()), "\x00") != "" {
+				t.Errorf("tensor %d: step %d, %x", i, x.step, x.s[k].bytes())
+			}
+		}
+	}
+}
+
+func TestReadCheckpoint(t *testing.T) {
+	s := newSubject(t)
+	path := filepath.Join(t.TempDir(), "run")
+	wantNoError(t, os.WriteFile(path, s.file, 0o666))
+	got, err := ReadCheckpoint(path)
+	wantNoError(t, err)
+	adaPNM := map[string]string{"exp_avg": "bf16", "neg_exp_avg": "bf16", "exp_avg_sq": "bf16", "max_exp_avg_sq": "bf16"}
+	want := CheckpointInfo{
+		Groups: []CheckpointGroup{
+			{NewAdaPNM(), []CheckpointTensor{{"a", 2, []int{2, 2}, adaPNM, "float32", &Rounding{5, 0, 0}}, {"b", 2, []int{2}, adaPNM, "float32", &Rounding{5, 1, 0}}}},
+			{SGD{LR: 1, Momentum: 0.5}, []CheckpointTensor{{"c", 2, []int{3}, map[string]string{"momentum_buffer": "float32"}, "bf16", &Rounding{5, 2, 0}}}},
+		},
+		Metadata: map[string]string{"epoch": "3"},
+		Writer:   writer(),
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if !strings.HasPrefix(got.Writer, "github.com/posneg/pnm ") || !strings.Contains(got.Writer, runtime.Version()) {
+		t.Error(got.Writer)
+	}
+	loaded, err := s.Load(path, s.load)
+	wantNoError(t, err)
+	if !reflect.DeepEqual(loaded, want) {
+		t.Errorf("Load returns %+v", loaded)
+	}
+
+	empty, err := NewOptimizer(Group[float32]{Rule: NewSGD(1)}, Group[float32]{NewSGD(2), [][]float32{{1}}})
+	wantNoError(t, err)
+	wantNoError(t, empty.Save(path, SaveOptions{}))
+	got, err = ReadCheckpoint(path)
+	wantNoError(t, err)
+	want = CheckpointInfo{[]CheckpointGroup{{NewSGD(1), nil}, {NewSGD(2), []CheckpointTensor{{Name: "0", Buffers: map[string]string{}}}}}, map[string]string{}, writer()}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if _, err := ReadCheckpoint(path + "x"); !errors.Is(err, fs.ErrNotExist) || err.Error() != "pnm: checkpoint "+path+"x: "+fs.ErrNotExist.Error() && runtime.GOOS == "linux" && !strings.HasSuffix(err.Error(), "x: no such file or directory") {
+		t.Error(err)
+	}
+}
+
+// Arguments that cannot be are errors, and no file comes to be.
+func TestSaveErrors(t *testing.T) {
+	s := newSubject(t)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "run")
+	for _, c := range []struct {
+		o    SaveOptions
+		want string
+	}{
+		{SaveOptions{Names: []string{"a", "b"}}, "pnm: length of names is 2, must be 3"},
+		{SaveOptions{Shapes: [][]int{nil}}, "pnm: length of shapes is 1, must be 3"},
+		{SaveOptions{Shapes: [][]int{nil, {3}, nil}}, "pnm: tensor 1: length of shape [3] is 3, must be 2"},
+		{SaveOptions{Shapes: [][]int{nil, {-1, -2}, nil}}, "pnm: tensor 1: length of shape [-1 -2] is -1, must be 2"},
+		{SaveOptions{Shapes: [][]int{nil, {}, nil}}, "pnm: tensor 1: length of shape [] is 1, must be 2"},
+		{SaveOptions{Names: []string{"a", "b", "a"}}, `tensor "a": the name is that of tensors 0 and 2`},
+		{SaveOptions{Names: []string{"a", "", "c"}}, `the name of tensor 1 is "", must not be empty`},
+		{SaveOptions{Names: []string{"a", "b", "\xff"}}, `the name of tensor 2 is "\xff", must not be empty and be UTF-8`},
+		{SaveOptions{Metadata: map[string]string{"posneg.x": ""}}, `metadata "posneg.x": keys that begin with posneg. are reserved`},
+		{SaveOptions{Metadata: map[string]string{"x": "\xff"}}, `metadata "x" is not valid UTF-8`},
+	} {
+		err := s.Save(path, c.o)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %s", err, c.want)
+		}
+		if c.o.Metadata == nil {
+			if _, again := s.Load(path, LoadOptions{Names: c.o.Names, Shapes: c.o.Shapes}); again == nil || again.Error() != err.Error() {
+				t.Errorf("Load: %v, want %v", again, err)
+			}
+		}
+	}
+	if err := s.Save(filepath.Join(dir, "no", "run"), SaveOptions{}); !errors.As(err, new(*CheckpointError)) || !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	s.Close()
+	if err := s.Save(path, SaveOptions{}); err != ErrClosed {
+		t.Error(err)
+	}
+	if _, err := s.Load(path, LoadOptions{}); err != ErrClosed {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("%v is left (%v)", left, err)
+	}
+}
+
+// A brokenReader fails where the data begins.
+type brokenReader struct {
+	io.ReaderAt
+	from int64
+}
+
+var errDisk = errors.New("the disk is broken")
+
+func (r brokenReader) ReadAt(b []byte, at int64) (int, error) {
+	if at+int64(len(b)) > r.from {
+		return 0, errDisk
+	}
+	return r.ReaderAt.ReadAt(b, at)
+}
+
+// Where the numbers of a file that was found good cannot be read, no step uses what there is.
+func TestReadingFails(t *testing.T) {
+	n := len(newSubject(t).file)
+	for _, lost := range []int{1, 30} {
+		s := newSubject(t)
+		c, err := readCheckpoint(brokenReader{bytes.NewReader(s.file), int64(n - lost)}, int64(n))
+		wantNoError(t, err)
+		if err := s.MixedOptimizer.load(c, s.load.Names, &s.load); !errors.Is(err, errDisk) {
+			t.Error(err)
+		}
+		if err := s.Step(make([]Vector, 3)); err != ErrClosed {
+			t.Errorf("a step after it: %v", err)
+		}
+	}
+}
+
+// Save and Load need no memory for copies.
+func TestCheckpointAllocates(t *testing.T) {
+	const n = 2 << 20
+	path := filepath.Join(t.TempDir(), "run")
+	params := []Vector{Float32(make([]float32, n)), Float32(make([]float32, 3))}
+	for _, narrow := range []bool{false, true} { // the second one converts
+		opt, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: NewAdaPNM(), Params: params, BF16State: narrow})
+		wantNoError(t, err)
+		defer opt.Close()
+		bytes := allocation(func() {
+			if !narrow {
+				wantNoError(t, opt.Save(path, SaveOptions{Params: true}))
+			}
+			_, err := opt.Load(path, LoadOptions{Params: true})
+			wantNoError(t, err)
+		})
+		if t.Logf("%d bytes", bytes); bytes > 1<<20 {
+			t.Errorf("%d bytes allocated for %d of state", bytes, 4*4*n)
+		}
+	}
+}
+
+func allocation(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// Any file is loaded or leaves everything as it was; what was loaded can be saved, and loaded again. The header has some bytes replaced.
+func FuzzLoad(f *testing.F) {
+	s := newSubject(f)
+	add := func(file []byte, at uint16, cut uint8, text string) {
+		n := 8 + binary.LittleEndian.Uint64(file)
+		f.Add(string(file[8:n]), file[n:], false, at, cut, text)
+		f.Add(string(file[8:n]), file[n:], true, at, cut, text)
+	}
+	add(s.file, 0, 0, "")
+	header := string(s.file[8:])
+	for _, from := range []string{`\"AdaPNM`, `\"lr`, `0.001`, `0.9`, `true`, `\"step\"`, `2}`, `\"rounding`, `\"name`, `"state`, `"BF16`, `"shape`, `[2,2]`, `[0,`} {
+		at := uint16(strings.Index(header, from))
+		for _, text := range []string{"", "0", "[]", "null", `\"SGD\"`, "1e300", "-1"} {
+			add(s.file, at, uint8(len(from)), text)
+		}
+	}
+	add([]byte(strings.NewReplacer(`"params.a"`, `"params.x"`, `\"step\":2`, `\"step\":0`, `[2,2]`, `[4]  `).Replace(string(s.file))), 0, 0, "")
+	f.Fuzz(func(t *testing.T, header string, data []byte, keep bool, at uint16, cut uint8, text string) {
+		from := min(int(at), len(header))
+		s := newSubject(t)
+		before := s.snapshot()
+		file := withHeader(header[:from]+text+header[min(from+int(cut), len(header)):], data)
+		l := s.load
+		l.KeepRules = keep
+		var err error
+		if bytes := allocation(func() { err = s.loadFrom(file, l) }); bytes > 1<<18+200*uint64(len(file)) {
+			t.Errorf("%d bytes allocated for %d", bytes, len(file))
+		}
+		after := s.snapshot()
+		if err != nil {
+			if after != before {
+				t.Fatalf("%v, and the optimizer has changed", err)
+			}
+			return
+		}
+		again := newSubject(t)
+		wantNoError(t, again.loadFrom(s.saved(t, SaveOptions{Names: l.Names, Params: true}), l))
+		if again.snapshot() != after {
+			t.Errorf("loaded as\n%s, saved, and loaded as\n%s", after, again.snapshot())
+		}
+		wantNoError(t, s.Step([]Vector{Float32(make([]float32, 4)), {}, Float32(make([]float32, 3))}))
+	})
 }

@@ -36,7 +36,7 @@ func appendRule(b []byte, r Rule) []byte {
 }
 
 // parseRule returns the rule of a name whose hyperparameters are the members of an object: all of them, and no others.
-func parseRule(name string, members map[string][]byte) (Rule, error) {
+func parseRule(name string, members map[string]*strictjson.Decoder) (Rule, error) {
 	i := slices.IndexFunc(rules, func(r Rule) bool { return ruleName(r) == name })
 	if i < 0 {
 		return nil, fmt.Errorf("the rule %s is unknown", strictjson.Quote(name))
@@ -64,11 +64,7 @@ func parseRule(name string, members map[string][]byte) (Rule, error) {
 }
 
 // parse sets a hyperparameter.
-func (h *hyperparameter) parse(value []byte) error {
-	d, err := strictjson.New(value)
-	if err != nil {
-		return err
-	}
+func (h *hyperparameter) parse(d *strictjson.Decoder) (err error) {
 	switch at := h.at.(type) {
 	case *float64:
 		*at, err = d.Float()
@@ -78,14 +74,14 @@ func (h *hyperparameter) parse(value []byte) error {
 		n := 0
 		err = d.Array(func() error {
 			if n == len(at) {
-				return d.Errorf("it has more than %d numbers", len(at))
+				return d.Errorf("it has more than %d numbers", n)
 			}
 			*at[n], err = d.Float()
 			n++
 			return err
 		})
 		if err == nil && n < len(at) {
-			err = fmt.Errorf("it has %d numbers, must have %d", n, len(at))
+			err = d.Errorf("it has %d numbers, must have %d", n, len(at))
 		}
 	}
 	return err

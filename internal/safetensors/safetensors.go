@@ -286,7 +286,7 @@ func header(meta map[string]string, tensors []Tensor, order []int) (b []byte, si
 		}
 		size, err := sizeOf(t.DType, t.Shape)
 		if err == nil && size > math.MaxInt64-end {
-			err = fmt.Errorf("the data would have more than %d bytes", math.MaxInt64)
+			err = fmt.Errorf("the data would have more than %d bytes", int64(math.MaxInt64))
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("tensor %s: %w", strictjson.Quote(t.Name), err)

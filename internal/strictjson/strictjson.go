@@ -17,6 +17,7 @@ import (
 // A Decoder reads one JSON text from its beginning: the methods say what comes next, and fail if something else does.
 type Decoder struct {
 	json *json.Decoder
+	from int // where its text begins in the whole
 }
 
 // New returns a decoder of a text, which must be valid UTF-8.
@@ -27,9 +28,13 @@ func New(text []byte) (*Decoder, error) {
 	if at := loneSurrogate(text); at >= 0 {
 		return nil, fmt.Errorf("at byte %d: half a surrogate pair", at)
 	}
-	d := &Decoder{json.NewDecoder(bytes.NewReader(text))}
+	return newDecoder(text, 0), nil
+}
+
+func newDecoder(text []byte, from int) *Decoder {
+	d := &Decoder{json.NewDecoder(bytes.NewReader(text)), from}
 	d.json.UseNumber()
-	return d, nil
+	return d
 }
 
 // loneSurrogate returns where an escape \uD800 … \uDFFF is that has no partner, or -1. Backslashes occur in strings alone.
@@ -71,7 +76,7 @@ func (d *Decoder) Errorf(format string, args ...any) error {
 }
 
 // Offset returns how many bytes of the text have been read.
-func (d *Decoder) Offset() int { return int(d.json.InputOffset()) }
+func (d *Decoder) Offset() int { return d.from + int(d.json.InputOffset()) }
 
 func (d *Decoder) token() (json.Token, error) {
 	t, err := d.json.Token()
@@ -171,19 +176,20 @@ func (d *Decoder) Uint(most uint64) (uint64, error) {
 	return x, nil
 }
 
-// Raw reads any value, in which names may be there twice.
-func (d *Decoder) Raw() ([]byte, error) {
+// Later skips a value, and returns a decoder of it.
+func (d *Decoder) Later() (*Decoder, error) {
 	var raw json.RawMessage
 	if err := d.json.Decode(&raw); err != nil {
 		return nil, d.Errorf("%w", err)
 	}
-	return raw, nil
+	return newDecoder(raw, d.Offset()-len(raw)), nil
 }
 
 // End reports whatever else than white space follows.
 func (d *Decoder) End() error {
+	end := d.Errorf("something follows the end")
 	if _, err := d.json.Token(); err != io.EOF {
-		return d.Errorf("something follows the end")
+		return end
 	}
 	return nil
 }

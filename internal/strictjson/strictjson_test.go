@@ -1,0 +1,116 @@
+package strictjson
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// read reads an object with members of every kind, and returns what it has read.
+func read(text string) (string, error) {
+	d, err := New([]byte(text))
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	var later *Decoder
+	err = d.Object(func(name string) (err error) {
+		var x any
+		switch name {
+		case "string":
+			x, err = d.String()
+		case "bool":
+			x, err = d.Bool()
+		case "float":
+			x, err = d.Float()
+		case "uint":
+			x, err = d.Uint(1<<63 + 1)
+		case "array":
+			var list []string
+			err = d.Array(func() error {
+				s, err := d.String()
+				list = append(list, s)
+				return err
+			})
+			x = list
+		case "later":
+			later, err = d.Later()
+			return err
+		default:
+			return d.Errorf("unknown")
+		}
+		fmt.Fprintf(&b, "%v;", x)
+		return err
+	})
+	if err == nil {
+		err = d.End()
+	}
+	if err == nil && later != nil {
+		var x float64
+		x, err = later.Float()
+		fmt.Fprintf(&b, "%v;", x)
+	}
+	return b.String(), err
+}
+
+func TestDecoder(t *testing.T) {
+	const syntax = "at byte " // of encoding/json, whose texts and places change
+	for _, c := range []struct{ text, want string }{
+		{`{}`, ``},
+		{` {"string" : "a\u00e4\ud83d\ude00\\ud83d", "bool":true,"float":1 , "uint":9223372036854775809,"array":["x",""],"later":2.5} ` + "\n", `aä😀\ud83d;true;1;9223372036854775809;[x ];2.5;`},
+		{`{"float":-1.5e-300}`, `-1.5e-300;`},
+		{`{"float":1e400}`, `at byte 14: "1e400" is beyond float64`},
+		{`{"float":NaN}`, syntax},
+		{`{"uint":9223372036854775810}`, `at byte 27: "9223372036854775810" where an integer from 0 to 9223372036854775809 was to be`},
+		{`{"uint":-0}`, `at byte 10: "-0" where an integer from 0 to 9223372036854775809 was to be`},
+		{`{"uint":1.0}`, `at byte 11: "1.0" where an integer from 0 to 9223372036854775809 was to be`},
+		{`{"uint":"1"}`, `at byte 11: a string where an integer was to be`},
+		{`{"bool":null}`, `at byte 12: null where true or false was to be`},
+		{`{"string":[]}`, `at byte 11: an array where a string was to be`},
+		{`{"array":{}}`, `at byte 10: an object where an array was to be`},
+		{`{"array":["x",{}]}`, `at byte 15: an object where a string was to be`},
+		{`[]`, `at byte 1: an array where an object was to be`},
+		{`{"bool":true,"\u0062ool":true}`, `at byte 24: "bool" is there twice`},
+		{`{"later":1,"later":1}`, `at byte 18: "later" is there twice`},
+		{`{"later":[[[}`, syntax},
+		{`{"later":"x"}`, `at byte 12: a string where a number was to be`},
+		{`{"string":"\ud800"}`, `at byte 11: half a surrogate pair`},
+		{`{"string":"\udc00\ud800"}`, `at byte 11: half a surrogate pair`},
+		{`{"string":"\ud800\ud800\udc00"}`, `at byte 11: half a surrogate pair`},
+		{"{\"string\":\"\xff\"}", `invalid UTF-8`},
+		{"{\"string\":\"\xed\xa0\x80\"}", `invalid UTF-8`},
+		{`{"string":"\u12"}`, syntax},
+		{`{} x`, `at byte 2: something follows the end`},
+		{`{}{}`, `at byte 2: something follows the end`},
+		{`{"bool":true,}`, syntax},
+		{`{"bool" true}`, syntax},
+		{`{"bool":true`, syntax},
+		{`{`, syntax},
+		{``, syntax},
+		{`{"` + strings.Repeat("x", 200) + `":1}`, `at byte 203: unknown`},
+	} {
+		got, err := read(c.text)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != c.want && (err == nil || c.want != syntax || !strings.HasPrefix(got, syntax)) {
+			t.Errorf("%s gives %s, want %s", c.text, got, c.want)
+		}
+	}
+}
+
+// Depth costs nothing where it was not asked for, and little where it is skipped.
+func TestDepth(t *testing.T) {
+	deep := strings.Repeat("[", 1e6)
+	for _, text := range []string{deep, `{"float":` + deep, `{"later":` + deep, `{"later":` + deep + strings.Repeat("]", 1e6) + "}"} {
+		if _, err := read(text); err == nil {
+			t.Errorf("%.20s… is taken", text)
+		}
+	}
+}
+
+func TestQuote(t *testing.T) {
+	if got := Quote(strings.Repeat("\n", 1e6)); len(got) > 202 {
+		t.Errorf("%d bytes", len(got))
+	}
+}
