@@ -1,6 +1,7 @@
 package pnmgomlx
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -23,81 +24,80 @@ func mlp(scope *model.Scope, images *graph.Node) *graph.Node {
 	return layers.DenseWithBias(scope.In("out"), x, fashionmnist.Classes)
 }
 
-// Whole training steps with GoMLX's Adam, which is part of the graph, and with the engine's rules, in turn. Their update is what
-// their steps take longer than the gradients alone, which the graph of ours computes.
+// BenchmarkStep takes whole training steps with GoMLX's Adam, which is part of the graph, and with the engine's rules, in turn, and
+// reports medians in milliseconds. ms-gradients is the graph of ours, which only computes them; what GoMLX's Adam takes longer
+// than that in the same round is ms-update-gomlx-adam. gomlx/… is the whole step with GoMLX's Adam, divided by ours.
 func BenchmarkStep(b *testing.B) {
-	for _, network := range []struct {
-		name string
-		f    modelFn
-		size int // of a batch
+	for _, c := range []struct {
+		name  string
+		f     modelFn
+		batch int
 	}{
 		{"cnn", cnn, 16},
 		{"mlp", mlp, 16},
+		{"mlp", mlp, 128},
 	} {
-		b.Run("network="+network.name, func(b *testing.B) {
-			d := batches{n: 1, size: network.size}
-			theirs := newTrainer(newStore(b, nil), network.f, optimizer.Adam().LearningRate(1e-3).Done())
-			step := func(rule pnm.Rule) func() (gradients, update time.Duration) {
-				store := newStore(b, nil)
-				o := newOptimizer(b, store, Group{Rule: rule})
-				trainer := newTrainer(store, network.f, o)
-				o.attach(trainer)
-				return func() (gradients, update time.Duration) {
-					batch := d.batch(0)
-					start := time.Now()
-					metrics, err := trainer.TrainStep(batch)
-					gradients = time.Since(start)
-					if err == nil {
-						err = o.apply(metrics)
-					}
-					if err != nil {
-						b.Fatal(err)
-					}
-					return gradients, time.Since(start) - gradients
-				}
-			}
-			adam, adapnm := step(pnm.NewAdam()), step(pnm.NewAdaPNM())
-			var whole, grads, update, wholeAdaPNM, updateAdaPNM []time.Duration
+		b.Run(fmt.Sprintf("network=%s/batch=%d", c.name, c.batch), func(b *testing.B) {
+			d := batches{size: c.batch}
+			theirs := newTrainer(newStore(b, nil), c.f, optimizer.Adam().LearningRate(1e-3).Done())
+			adam, adapnm := newTimed(b, c.f, pnm.NewAdam()), newTimed(b, c.f, pnm.NewAdaPNM())
+			samples := make(map[string][]float64) // by unit
+			add := func(unit string, x float64) { samples[unit] = append(samples[unit], x) }
 			round := func() {
 				batch := d.batch(0)
 				start := time.Now()
 				if _, err := theirs.TrainStep(batch); err != nil {
 					b.Fatal(err)
 				}
-				whole = append(whole, time.Since(start))
-				g, u := adam()
-				grads, update = append(grads, g), append(update, u)
-				g, u = adapnm()
-				grads, updateAdaPNM, wholeAdaPNM = append(grads, g), append(updateAdaPNM, u), append(wholeAdaPNM, g+u)
+				whole := ms(start)
+				gradients, update := adam(d)
+				gradients2, update2 := adapnm(d)
+				add("ms-gradients", gradients)
+				add("ms-gomlx-adam", whole)
+				add("ms-update-gomlx-adam", whole-gradients)
+				add("ms-adam", gradients+update)
+				add("ms-update-adam", update)
+				add("gomlx/adam", whole/(gradients+update))
+				add("ms-adapnm", gradients2+update2)
+				add("ms-update-adapnm", update2)
+				add("gomlx/adapnm", whole/(gradients2+update2))
 			}
-			for range 3 {
-				round()
-			}
-			whole, grads, update, wholeAdaPNM, updateAdaPNM = nil, nil, nil, nil, nil
+			round() // builds the graphs, and binds the variables
+			first := samples["ms-update-adam"][0]
+			round()
+			clear(samples)
 			for b.Loop() {
 				round()
 			}
-			ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }
-			oursAdam := make([]time.Duration, len(update))
-			var ratios []float64
-			for i := range update {
-				oursAdam[i] = grads[2*i] + update[i]
-				ratios = append(ratios, float64(whole[i])/float64(oursAdam[i]))
+			for unit, x := range samples {
+				slices.Sort(x)
+				b.ReportMetric(x[len(x)/2], unit)
 			}
-			slices.Sort(ratios)
-			b.ReportMetric(ms(median(grads)), "ms-gradients")
-			b.ReportMetric(ms(median(whole)), "ms-gomlx-adam")
-			b.ReportMetric(ms(median(oursAdam)), "ms-adam")
-			b.ReportMetric(ratios[len(ratios)/2], "gomlx/adam")
-			b.ReportMetric(ms(median(wholeAdaPNM)), "ms-adapnm")
-			b.ReportMetric(ms(median(whole)-median(grads)), "ms-update-gomlx-adam")
-			b.ReportMetric(ms(median(update)), "ms-update-adam")
-			b.ReportMetric(ms(median(updateAdaPNM)), "ms-update-adapnm")
+			b.ReportMetric(first, "ms-first-update-adam")
 		})
 	}
 }
 
-func median(x []time.Duration) time.Duration {
-	s := slices.Sorted(slices.Values(x))
-	return s[len(s)/2]
+func ms(since time.Time) float64 { return time.Since(since).Seconds() * 1e3 }
+
+// newTimed returns a function that takes a step, and the times of its two parts in milliseconds.
+func newTimed(b *testing.B, f modelFn, rule pnm.Rule) func(batches) (gradients, update float64) {
+	store := newStore(b, nil)
+	o := newOptimizer(b, store, Group{Rule: rule})
+	trainer := newTrainer(store, f, o)
+	o.attach(trainer)
+	return func(d batches) (gradients, update float64) {
+		batch := d.batch(0)
+		start := time.Now()
+		metrics, err := trainer.TrainStep(batch)
+		gradients = ms(start)
+		start = time.Now()
+		if err == nil {
+			err = o.apply(metrics)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		return gradients, ms(start)
+	}
 }
