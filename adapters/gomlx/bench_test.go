@@ -24,9 +24,9 @@ func mlp(scope *model.Scope, images *graph.Node) *graph.Node {
 	return layers.DenseWithBias(scope.In("out"), x, fashionmnist.Classes)
 }
 
-// BenchmarkStep takes whole training steps with GoMLX's Adam, which is part of the graph, and with the engine's rules, in turn, and
-// reports medians in milliseconds. ms-gradients is the graph of ours, which only computes them; what GoMLX's Adam takes longer
-// than that in the same round is ms-update-gomlx-adam. gomlx/… is the whole step with GoMLX's Adam, divided by ours.
+// BenchmarkStep takes whole training steps with GoMLX's Adam, which is part of the graph, and with the engine's rules, in turn,
+// and reports medians in milliseconds. ms-gradients is the graph of ours, which only computes them; what GoMLX's Adam takes
+// longer than that in the same round is ms-update-gomlx-adam. gomlx/… is the whole step with GoMLX's Adam, divided by ours.
 func BenchmarkStep(b *testing.B) {
 	for _, c := range []struct {
 		name  string

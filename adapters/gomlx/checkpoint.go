@@ -30,10 +30,12 @@ type LoadOptions struct {
 const globalStepKey = "gomlx.global_step"
 
 // Save writes the state, the rules, GoMLX's global step and, if asked to, the trainable variables to a file, as
-// [pnm.Optimizer.Save] does and with its errors; tensors are called by their variables' paths. It fails if no step was done yet, or loaded.
+// [pnm.Optimizer.Save] does and with its errors; tensors are called by their variables' paths. It fails if no step was done yet,
+// or loaded.
 //
-// Variables that are not trainable (averages of batch normalization, the state of random numbers, metrics) are not in the file. A model
-// that has them is saved by GoMLX's checkpoint handler, and its optimizer's state, without Params, at the same step by Save.
+// Variables that are not trainable (averages of batch normalization, the state of random numbers, metrics) are not in the file. A
+// model that has them is saved by GoMLX's checkpoint handler, and its optimizer's state, without Params, at the same step by
+// Save.
 func (o *Optimizer) Save(path string, s SaveOptions) error {
 	if err := o.bind(nil); err != nil {
 		return err
@@ -62,13 +64,13 @@ func (o *Optimizer) describe() (names []string, dimensions [][]int) {
 	return names, dimensions
 }
 
-// Load replaces the state and the rules by those of a file that [Optimizer.Save] wrote, and if the file has the variables, these and
-// GoMLX's global step, too. A run that continues from there gives the bits of one that was not interrupted. Before the first step the
-// file tells which variables there are, and Load creates those that the store does not have: the model then finds them. It comes before
-// [train.NewLoop], which reads the global step.
+// Load replaces the state and the rules by those of a file that [Optimizer.Save] wrote, and if the file has the variables, these
+// and GoMLX's global step, too. A run that continues from there gives the bits of one that was not interrupted. Before the first
+// step the file tells which variables there are, and Load creates those that the store does not have: the model then finds them.
+// It comes before [train.NewLoop], which reads the global step.
 //
-// If the file does not have the variables, the store must, from GoMLX's checkpoint handler, and of the same global step. Otherwise,
-// and where [pnm.Optimizer.Load] does, Load fails, and has written nothing.
+// If the file does not have the variables, the store must, from GoMLX's checkpoint handler, and of the same global step.
+// Otherwise, and where [pnm.Optimizer.Load] does, Load fails, and has written nothing.
 func (o *Optimizer) Load(path string, l LoadOptions) (pnm.CheckpointInfo, error) {
 	info, err := pnm.ReadCheckpoint(path)
 	if err != nil {

@@ -225,8 +225,8 @@ func named(err error, variables []*binding) error {
 	return fmt.Errorf("pnmgomlx: variable %q: %w", variables[tensor].variable.Path(), err)
 }
 
-// State returns a copy of the state of all variables that had a step, by their paths ("/dense/weights"). Together with the values of
-// all variables it is what a later run needs to continue with the same bits.
+// State returns a copy of the state of all variables that had a step, by their paths ("/dense/weights"). Together with the values
+// of all variables it is what a later run needs to continue with the same bits.
 func (o *Optimizer) State() (map[string]pnm.MixedTensorState, error) {
 	list, err := o.engine.state()
 	if err != nil {
@@ -240,8 +240,8 @@ func (o *Optimizer) State() (map[string]pnm.MixedTensorState, error) {
 }
 
 // SetState replaces the state of all variables by a copy of states. It needs the same variables as the optimizer has had steps
-// of; before the first step use [Optimizer.Load]. Buffers have the variables' type, and otherwise errors are those of [pnm.Optimizer.SetState], and name
-// the variable. The optimizer is then as it was.
+// of; before the first step use [Optimizer.Load]. Buffers have the variables' type, and otherwise errors are those of
+// [pnm.Optimizer.SetState], and name the variable. The optimizer is then as it was.
 func (o *Optimizer) SetState(states map[string]pnm.MixedTensorState) error {
 	list := make([]pnm.MixedTensorState, len(o.variables))
 	for i, b := range o.variables {

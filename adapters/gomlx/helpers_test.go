@@ -30,9 +30,9 @@ var backend = sync.OnceValue(func() compute.Backend {
 	return b
 })
 
-// cnn is the network of GoMLX's MNIST example, with a quarter of its filters: two convolutions, pooling, dropout, a dense layer. GoMLX's
-// Go backend has no gradients of the example's max pooling, nor of batch normalization: a moving average of the pixels stands for
-// variables that the graph itself sets.
+// cnn is the network of GoMLX's MNIST example, with a quarter of its filters: two convolutions, pooling, dropout, a dense layer.
+// GoMLX's Go backend has no gradients of the example's max pooling, nor of batch normalization: a moving average of the pixels
+// stands for variables that the graph itself sets.
 func cnn(scope *model.Scope, images *graph.Node) *graph.Node {
 	scope = scope.In("model")
 	mean := scope.VariableWithValue("mean", shapes.CastAsDType(0, images.DType())).SetTrainable(false)

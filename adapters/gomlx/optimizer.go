@@ -184,7 +184,8 @@ func (o *Optimizer) checkTrainable(scope *model.Scope, g *graph.Graph) {
 		name, instead string
 		set           bool
 	}{
-		{optimizer.ParamClipStepByValue, "which bounds steps; pnm.Options bound gradients, see SetOptions", model.GetParamOr(scope, optimizer.ParamClipStepByValue, 0.0) != 0},
+		{optimizer.ParamClipStepByValue, "which bounds steps; pnm.Options bound gradients, see SetOptions",
+			model.GetParamOr(scope, optimizer.ParamClipStepByValue, 0.0) != 0},
 		{optimizer.ParamClipNaN, "set pnm.Options.SkipNonFinite by SetOptions", model.GetParamOr(scope, optimizer.ParamClipNaN, false)},
 	} {
 		if p.set {
@@ -270,7 +271,8 @@ func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.T
 		return messages, values, nodes
 	}
 	if o.pending != nil {
-		// A panic here would leave variables that the graph sets without a value: GoMLX has taken the old ones and not set the new.
+		// A panic here would leave variables that the graph sets without a value: GoMLX has taken the old ones and not set the
+		// new.
 		klog.Errorf("pnmgomlx: the gradients of a step were never applied: run the attached loop, or call the optimizer's TrainStep")
 		o.pending.free()
 	}
@@ -353,9 +355,9 @@ func (p *gradients) free() {
 	}
 }
 
-// SetOptions sets what is done around each step from the next one on. ZeroGrads does nothing here. LossScale multiplies the loss of the graphs that
-// are built while it is not 0; it may change later, and no graph is built anew. An option out of its range is an error of the
-// next step.
+// SetOptions sets what is done around each step from the next one on. ZeroGrads does nothing here. LossScale multiplies the loss
+// of the graphs that are built while it is not 0; it may change later, and no graph is built anew. An option out of its range is
+// an error of the next step.
 func (o *Optimizer) SetOptions(options pnm.Options) error {
 	options.ZeroGrads = false
 	o.options = options

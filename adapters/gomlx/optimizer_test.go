@@ -20,9 +20,9 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// GoMLX's Adam is torch's: ε stands outside the root and the bias correction. In float32 its 1−β2 is off by 1.3e-5, but so is the 1−β2^t by
-// which it divides. So losses agree within rounding: a few eps, of either type, which steps carry on and amplify; measured are 4 eps of
-// float64 and 1 of float32, allowed are 450 and 8. A wrong third digit of β2 makes 1e-5 and more.
+// GoMLX's Adam is torch's: ε stands outside the root and the bias correction. In float32 its 1−β2 is off by 1.3e-5, but so is the
+// 1−β2^t by which it divides. So losses agree within rounding: a few eps, of either type, which steps carry on and amplify;
+// measured are 4 eps of float64 and 1 of float32, allowed are 450 and 8. A wrong third digit of β2 makes 1e-5 and more.
 func TestAdam(t *testing.T) {
 	for _, c := range []struct {
 		name      string
