@@ -1,0 +1,307 @@
+package pnmgomlx
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/gomlx/gomlx/ml/model"
+	"github.com/gomlx/gomlx/ml/model/checkpoint"
+	"github.com/gomlx/gomlx/ml/train"
+	"github.com/gomlx/gomlx/ml/train/optimizer"
+	"github.com/posneg/pnm"
+)
+
+// A run that is saved and resumed, at an odd and at an even step, gives the bits of one that was not.
+func TestResume(t *testing.T) {
+	const steps = 7
+	rules := []pnm.Rule{pnm.NewPNM(0.1), pnm.NewAdaPNM(), pnm.NewSGD(0.1), pnm.NewAdamW()}
+	for _, rule := range rules {
+		for _, at := range []int{3, 4} {
+			// With variables that the graph sets, and random numbers, GoMLX's checkpoint is needed; without, ours is enough.
+			for _, theirs := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%T, step %d, GoMLX's checkpoint %v", rule, at, theirs), func(t *testing.T) {
+					t.Parallel()
+					params, f := map[string]any(nil), linear
+					if theirs {
+						params, f = map[string]any{"cnn_dropout_rate": 0.5}, cnn
+					}
+					dir, path := t.TempDir(), filepath.Join(t.TempDir(), "state.safetensors")
+					store := newStore(t, params)
+					handler, err := checkpoint.Build(store).Dir(dir).Done()
+					if err != nil {
+						t.Fatal(err)
+					}
+					o := newOptimizer(t, store, Group{Rule: rule})
+					loop := train.NewLoop(newTrainer(store, f, o))
+					o.Attach(loop)
+					loop.OnStep("save", 0, func(loop *train.Loop, _ []*tensors.Tensor) error {
+						if loop.LoopStep+1 != at {
+							return nil
+						}
+						if theirs {
+							if err := handler.Save(); err != nil {
+								return err
+							}
+						}
+						return o.Save(path, SaveOptions{Params: !theirs, Metadata: map[string]string{"epoch": "5"}})
+					})
+					run(t, loop, batches{n: steps, size: 4})
+
+					other := model.NewStore()
+					other.SetParams(params)
+					if theirs {
+						if _, err := checkpoint.Load(other).Dir(dir).Done(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					// The rule is the file's.
+					p := newOptimizer(t, other, Group{Rule: withLR(rule, 77)})
+					info, err := p.Load(path, LoadOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if info.Metadata["epoch"] != "5" || p.Rule(0) != rule {
+						t.Errorf("metadata %v, rule %v", info.Metadata, p.Rule(0))
+					}
+					loop = train.NewLoop(newTrainer(other, f, p))
+					if loop.LoopStep != at {
+						t.Errorf("the loop begins at step %d", loop.LoopStep)
+					}
+					p.Attach(loop)
+					if _, err := loop.RunSteps(batches{first: at, n: steps - at, size: 4}, steps-at); err != nil {
+						t.Fatal(err)
+					}
+					want, got := values(t, store), values(t, other)
+					if len(want) == 0 || len(got) != len(want) {
+						t.Fatalf("%d and %d variables", len(got), len(want))
+					}
+					for path, x := range want {
+						if !sameBits(got[path], x) {
+							t.Errorf("variable %q has other bits", path)
+						}
+					}
+					a, err := o.State()
+					if err != nil {
+						t.Fatal(err)
+					}
+					b, err := p.State()
+					if err != nil {
+						t.Fatal(err)
+					}
+					for path, s := range a {
+						if s.Step != steps || b[path].Step != steps {
+							t.Errorf("%q: %d and %d steps", path, s.Step, b[path].Step)
+						}
+						for name, v := range s.Buffers {
+							if !sameBits(v.Float32(), b[path].Buffers[name].Float32()) {
+								t.Errorf("%q: %s has other bits", path, name)
+							}
+						}
+					}
+					if g := optimizer.GetGlobalStep(other); g != steps {
+						t.Errorf("the global step is %d", g)
+					}
+				})
+			}
+		}
+	}
+}
+
+func withLR(r pnm.Rule, lr float64) pnm.Rule {
+	o, err := pnm.NewOptimizer(pnm.Group[float64]{Rule: r})
+	if err == nil {
+		err = o.SetLR(lr)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return o.Rule(0)
+}
+
+// State and SetState do the same within a process, also in float64.
+func TestState(t *testing.T) {
+	store := newStore(t, nil)
+	o := newOptimizer(t, store, adapnm)
+	trainer := newTrainer(store, linear, o)
+	step := func(i int) {
+		t.Helper()
+		if _, err := o.TrainStep(trainer, batches{size: 4, dtype: dtypes.Float64}.batch(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const path = "/model/dense/weights"
+	weights := func() *tensors.Tensor { return store.GetVariable(path).MustValue() }
+	for i := range 3 {
+		step(i)
+	}
+	states, err := o.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := make(map[*model.Variable][]float64)
+	for v := range store.IterVariables() {
+		if v.Trainable {
+			before[v] = tensors.MustCopyFlatData[float64](v.MustValue())
+		}
+	}
+	step(3)
+	want := tensors.MustCopyFlatData[float64](weights())
+	step(4)
+	for v, x := range before {
+		if err := tensors.AssignFlatData(v.MustValue(), x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := o.SetState(states); err != nil {
+		t.Fatal(err)
+	}
+	step(3)
+	if got := tensors.MustCopyFlatData[float64](weights()); !slices.Equal(got, want) {
+		t.Error("a step that was taken again has other bits")
+	}
+	for _, c := range []struct {
+		change func(map[string]pnm.MixedTensorState)
+		want   string
+	}{
+		{func(s map[string]pnm.MixedTensorState) { delete(s, path) }, `the state of variable "/model/dense/weights" is missing`},
+		{func(s map[string]pnm.MixedTensorState) { s["/other"] = s[path] }, "states of 3 variables, must be of 2"},
+		{func(s map[string]pnm.MixedTensorState) {
+			s[path] = pnm.MixedTensorState{Step: 3, Buffers: map[string]pnm.Vector{"exp_avg": pnm.Float64(make([]float64, 7840))}}
+		}, `variable "/model/dense/weights": pnm: tensor 0: state "neg_exp_avg" is missing`},
+		{func(s map[string]pnm.MixedTensorState) {
+			b := maps.Clone(s[path].Buffers)
+			b["exp_avg"] = pnm.Float32(make([]float32, 7840))
+			s[path] = pnm.MixedTensorState{Step: 3, Buffers: b}
+		}, "the format of exp_avg is float32, must be float64"},
+	} {
+		s := maps.Clone(states)
+		c.change(s)
+		if err := o.SetState(s); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v\nmust say %s", err, c.want)
+		}
+	}
+}
+
+// What a file lacks, or has too much, is told before anything is changed.
+func TestLoadErrors(t *testing.T) {
+	dir := t.TempDir()
+	store := newStore(t, nil)
+	o := newOptimizer(t, store, adapnm)
+	if err := o.Save(filepath.Join(dir, "none"), SaveOptions{}); err == nil || !strings.Contains(err.Error(), "nothing to save before the first step") {
+		t.Errorf("Save before the first step: %v", err)
+	}
+	trainer := newTrainer(store, linear, o)
+	for i := range 3 {
+		if _, err := o.TrainStep(trainer, batches{size: 4}.batch(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state, full, short := filepath.Join(dir, "state"), filepath.Join(dir, "full"), filepath.Join(dir, "short")
+	if err := o.Save(state, SaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Save(full, SaveOptions{Params: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Save(full, SaveOptions{Metadata: map[string]string{"gomlx.global_step": "1"}}); err == nil {
+		t.Error("a reserved key of metadata was taken")
+	}
+	b, err := os.ReadFile(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte(`"params./model/dense/weights"`)) || !bytes.Contains(b, []byte(`"shape":[784,10]`)) {
+		t.Errorf("the header is %s", b[:min(len(b), 1500)])
+	}
+	if err := os.WriteFile(short, b[:len(b)-1], 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, path string
+		rule       pnm.Rule
+		prepare    func(*model.Store)
+		want       string
+	}{
+		{"another step", state, adapnm.Rule, nil, "it is of global step 3 and has no parameters, but the model is of global step 0"},
+		{"no variables", state, adapnm.Rule, func(s *model.Store) { _ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3))) },
+			`variable "/model/dense/weights" is not in the store`},
+		{"another rule", full, pnm.NewAdam(), nil, `tensor "/model/dense/weights": in the file it is of AdaPNM`},
+		{"short", short, adapnm.Rule, nil, "short"},
+		{"no file", filepath.Join(dir, "missing"), adapnm.Rule, nil, "missing"},
+		{"another shape", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", make([]float32, 3)) }, `tensor "/model/dense/weights"`},
+		{"transposed", full, adapnm.Rule, func(s *model.Store) {
+			s.VariableWithValue("/model/dense/weights", tensors.FromShape(shapes.Make(dtypes.Float32, 10, 784)))
+		}, `tensor "/model/dense/weights"`},
+		{"another type", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", int32(3)) },
+			`variable "/model/dense/weights" is Int32, must be Float32 or Float64`},
+	} {
+		s := newStore(t, nil)
+		if c.prepare != nil {
+			c.prepare(s)
+		}
+		optimizer.GetGlobalStepVar(s)
+		before := paths(s)
+		p := newOptimizer(t, s, Group{Rule: c.rule})
+		if _, err := p.Load(c.path, LoadOptions{}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v\nmust say %s", c.name, err, c.want)
+		}
+		if after := paths(s); !slices.Equal(after, before) {
+			t.Errorf("%s: the store had %v, and has %v", c.name, before, after)
+		}
+		if states, err := p.State(); len(states) != 0 || err != nil || p.Rule(0) != c.rule {
+			t.Errorf("%s: state of %d variables, %v, rule %v", c.name, len(states), err, p.Rule(0))
+		}
+	}
+
+	// A model of another shape finds the file's variable, and says so; KeepRules keeps the rule.
+	s := newStore(t, nil)
+	p := newOptimizer(t, s, Group{Rule: withLR(adapnm.Rule, 7)})
+	if _, err := p.Load(full, LoadOptions{KeepRules: true}); err != nil || p.Rule(0) != withLR(adapnm.Rule, 7) {
+		t.Errorf("%v, rule %v", err, p.Rule(0))
+	}
+	// Loading again, into variables that have had steps, goes back.
+	for i := range 3 {
+		if _, err := o.TrainStep(trainer, batches{size: 4}.batch(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.GetVariable("/model/dense/biases").SetValue(tensors.FromValue(make([]float32, 10))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Load(full, LoadOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for path, x := range values(t, s) {
+		if !sameBits(values(t, store)[path], x) {
+			t.Errorf("variable %q has other bits", path)
+		}
+	}
+	if step := optimizer.GetGlobalStep(store); step != 3 {
+		t.Errorf("the global step is %d", step)
+	}
+	if _, err := o.Load(state, LoadOptions{}); err != nil { // of the same step
+		t.Error(err)
+	}
+	var e *pnm.CheckpointError
+	if _, err := o.Load(short, LoadOptions{}); !errors.As(err, &e) {
+		t.Errorf("%v", err)
+	}
+}
+
+func paths(s *model.Store) (p []string) {
+	for v := range s.IterVariables() {
+		p = append(p, v.Path())
+	}
+	slices.Sort(p)
+	return p
+}

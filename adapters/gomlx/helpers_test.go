@@ -1,0 +1,173 @@
+package pnmgomlx
+
+import (
+	"iter"
+	"math"
+	"sync"
+	"testing"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/gobackend"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/gomlx/gomlx/ml/layers"
+	"github.com/gomlx/gomlx/ml/layers/activation"
+	"github.com/gomlx/gomlx/ml/model"
+	"github.com/gomlx/gomlx/ml/train"
+	"github.com/gomlx/gomlx/ml/train/loss"
+	"github.com/gomlx/gomlx/ml/train/optimizer"
+	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/internal/fashionmnist"
+)
+
+var backend = sync.OnceValue(func() compute.Backend {
+	b, err := gobackend.New("")
+	if err != nil {
+		panic(err)
+	}
+	return b
+})
+
+// cnn is the network of GoMLX's MNIST example, with a quarter of its filters: two convolutions, pooling, dropout, a dense layer.
+// GoMLX's Go backend has no gradients of the example's max pooling, nor of batch normalization: a moving average of the pixels
+// stands for variables that the graph itself sets.
+func cnn(scope *model.Scope, images *graph.Node) *graph.Node {
+	scope = scope.In("model")
+	mean := scope.VariableWithValue("mean", shapes.CastAsDType(0, images.DType())).SetTrainable(false)
+	mean.SetNodeValue(graph.Add(graph.MulScalar(mean.NodeValue(images), 0.9), graph.MulScalar(graph.ReduceAllMean(images), 0.1)))
+	images = graph.Sub(images, mean.NodeValue(images))
+	for i, filters := range []int{8, 16} {
+		images = layers.Convolution(scope.In("conv%d", i), images).Channels(filters).KernelSize(3).PadSame().Done()
+		images = activation.Relu(images)
+		images = graph.MeanPool(images).Window(2).Done()
+	}
+	if rate := model.GetParamOr(scope, "cnn_dropout_rate", 0.0); rate > 0 {
+		images = layers.DropoutNormalize(scope.In("dropout"), images, graph.Scalar(images.Graph(), images.DType(), rate), true)
+	}
+	images = graph.Reshape(images, images.Shape().Dimensions[0], -1)
+	return layers.Dense(scope, images, true, fashionmnist.Classes)
+}
+
+// linear is the other network of that example.
+func linear(scope *model.Scope, images *graph.Node) *graph.Node {
+	images = graph.Reshape(images, images.Shape().Dimensions[0], -1)
+	return layers.DenseWithBias(scope.In("model"), images, fashionmnist.Classes)
+}
+
+// batches are n batches of Fashion-MNIST, from batch first on.
+type batches struct {
+	first, n, size int
+	dtype          dtypes.DType // float32 or float64; zero is float32
+}
+
+func (d batches) Name() string { return "Fashion-MNIST" }
+
+func (d batches) Iter() iter.Seq2[train.Batch, error] {
+	return func(yield func(train.Batch, error) bool) {
+		for i := range d.n {
+			if !yield(d.batch(d.first+i), nil) {
+				return
+			}
+		}
+	}
+}
+
+var images = sync.OnceValue(func() fashionmnist.Set {
+	set, _, err := fashionmnist.Load("")
+	if err != nil {
+		panic(err)
+	}
+	return set
+})
+
+func (d batches) batch(i int) train.Batch {
+	indices := make([]int, d.size)
+	for k := range indices {
+		indices[k] = (i*d.size + k) % images().Len()
+	}
+	set := images().Select(indices)
+	labels := make([]int32, d.size)
+	for k, l := range set.Labels {
+		labels[k] = int32(l)
+	}
+	x := tensors.FromFlatDataAndDimensions(set.Images, d.size, 28, 28, 1)
+	if d.dtype == dtypes.Float64 {
+		wide := make([]float64, len(set.Images))
+		for k, p := range set.Images {
+			wide[k] = float64(p)
+		}
+		x = tensors.FromFlatDataAndDimensions(wide, d.size, 28, 28, 1)
+	}
+	return train.Batch{Inputs: []*tensors.Tensor{x}, Labels: []*tensors.Tensor{tensors.FromFlatDataAndDimensions(labels, d.size, 1)}}
+}
+
+func newStore(t testing.TB, params map[string]any) *model.Store {
+	store := model.NewStore()
+	store.SetParams(params)
+	if err := store.SetRNGStateFromSeed(1); err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+type modelFn = func(*model.Scope, *graph.Node) *graph.Node
+
+func newTrainer(store *model.Store, f modelFn, o optimizer.Interface) *train.Trainer {
+	return train.NewTrainer(backend(), store, f, cross, o, nil, nil)
+}
+
+func newOptimizer(t testing.TB, store *model.Store, groups ...Group) *Optimizer {
+	o, err := New(backend(), store, groups...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
+// run has the loop take all batches, and returns their losses.
+func run(t testing.TB, loop *train.Loop, d batches) (losses []float64) {
+	t.Helper()
+	loop.OnStep("losses", 0, func(_ *train.Loop, metrics []*tensors.Tensor) error {
+		losses = append(losses, scalar(metrics[0]))
+		return nil
+	})
+	if _, err := loop.RunSteps(d, d.n); err != nil {
+		t.Fatal(err)
+	}
+	return losses
+}
+
+// values is a copy of all trainable variables.
+func values(t testing.TB, store *model.Store) map[string][]float32 {
+	t.Helper()
+	all := make(map[string][]float32)
+	for v := range store.IterVariables() {
+		if v.Trainable && v.DType() == dtypes.Float32 {
+			x, err := tensors.CopyFlatData[float32](v.MustValue())
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[v.Path()] = x
+		}
+	}
+	return all
+}
+
+func sameBits(a, b []float32) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i, x := range a {
+		if math.Float32bits(x) != math.Float32bits(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+var adapnm = Group{Rule: pnm.NewAdaPNM()}
+
+var cross = loss.SparseCategoricalCrossEntropyLogits

@@ -1,0 +1,409 @@
+package pnmgomlx
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/distributed"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/gomlx/gomlx/ml/model"
+	"github.com/gomlx/gomlx/ml/train"
+	"github.com/gomlx/gomlx/ml/train/optimizer"
+	"github.com/gomlx/gomlx/support/exceptions"
+	"github.com/posneg/pnm"
+	"k8s.io/klog/v2"
+)
+
+// A Group is a rule and the variables that follow it.
+type Group struct {
+	Rule  pnm.Rule                     // PNM, AdaPNM, SGD or Adam, as a value
+	Match func(v *model.Variable) bool // whether v is the group's, if no group before it took it; nil takes all
+}
+
+// An Optimizer updates the trainable variables of a GoMLX model by the engine, in place. It is an [optimizer.Interface] for
+// [train.NewTrainer], and must be attached to what runs the steps: by [Optimizer.Attach], or by [Optimizer.TrainStep] in a loop
+// of one's own.
+//
+// An Optimizer must not be used by several goroutines at once.
+type Optimizer struct {
+	backend compute.Backend
+	store   *model.Store
+	config  pnm.Config
+	groups  []Group
+	options pnm.Options
+
+	engine    engine
+	variables []*binding // the engine's tensors, in its order
+
+	attached map[*train.Trainer]bool
+	pending  *gradients
+	report   pnm.Report
+}
+
+var (
+	_ optimizer.Interface         = (*Optimizer)(nil)
+	_ train.OptimizeWithGradients = (*Optimizer)(nil)
+)
+
+// New returns an optimizer for the variables of store, which live on the first device of backend. Each variable belongs to the
+// first group that takes it. A rule that is missing or has a bad hyperparameter gives a *pnm.GroupError.
+func New(backend compute.Backend, store *model.Store, groups ...Group) (*Optimizer, error) {
+	return NewWith(pnm.Config{}, backend, store, groups...)
+}
+
+// NewWith is [New] with a configuration of the engine.
+func NewWith(c pnm.Config, backend compute.Backend, store *model.Store, groups ...Group) (*Optimizer, error) {
+	rules := make([]pnm.Rule, len(groups))
+	for i, g := range groups {
+		rules[i] = g.Rule
+	}
+	// Until variables are there, an engine without tensors holds the rules.
+	e, err := newEngine[float64](c, rules, make([][]any, len(rules)))
+	if err != nil {
+		return nil, err
+	}
+	return &Optimizer{backend: backend, store: store, config: c, groups: slices.Clone(groups), engine: e,
+		attached: make(map[*train.Trainer]bool)}, nil
+}
+
+// Attach has each step of the loop update the variables, before any other hook with a priority above −1000 sees them. The loop
+// reports the errors. Call it before the first step.
+func (o *Optimizer) Attach(loop *train.Loop) {
+	o.attach(loop.Trainer)
+	loop.OnStart("pnm", -1000, func(*train.Loop, train.Dataset) error {
+		o.pending = nil // of a run that failed within a step
+		return nil
+	})
+	loop.OnStep("pnm", -1000, func(_ *train.Loop, metrics []*tensors.Tensor) error { return o.apply(metrics) })
+}
+
+// TrainStep is a step of a loop of one's own: the trainer's TrainStep, which takes the batch over, and the update of the
+// variables. An error, be it a panic of the model function or a loss that is NaN or infinite, leaves parameters and state as they
+// were.
+func (o *Optimizer) TrainStep(trainer *train.Trainer, batch train.Batch) (metrics []*tensors.Tensor, err error) {
+	o.attach(trainer)
+	if caught := exceptions.TryCatch[error](func() { metrics, err = trainer.TrainStep(batch) }); caught != nil {
+		err = caught
+	}
+	if err != nil {
+		o.pending = nil
+		return nil, err
+	}
+	return metrics, o.apply(metrics)
+}
+
+// attach catches the gradients of all graphs that the trainer will build.
+func (o *Optimizer) attach(trainer *train.Trainer) {
+	if o.attached[trainer] {
+		return
+	}
+	o.attached[trainer] = true
+	trainer.OnExecCreation(func(exec *model.Exec, kind train.GraphType) {
+		if kind != train.TrainType {
+			return
+		}
+		// GoMLX's checkpoint handler loads it as trainable, and no layer that uses it says otherwise.
+		if rng := o.store.GetVariable(model.RNGStateVariableName); rng != nil {
+			rng.SetTrainable(false)
+		}
+		next := exec.GetNodeLogger()
+		exec.SetNodeLogger(func(g *graph.Graph, messages []string, values []*tensors.Tensor, nodes []graph.NodeId) {
+			messages, values, nodes = o.catch(g, messages, values, nodes)
+			if next != nil {
+				next(g, messages, values, nodes)
+			}
+		})
+	})
+}
+
+// The message that marks a gradient among a graph's logged nodes.
+const gradientMessage = "#pnm gradient"
+
+// trained is what a graph knows of the variables that it has gradients of.
+type trained struct {
+	variables []*model.Variable
+	lossScale *model.Variable // nil if the graph has none
+	lr        *model.Variable // nil unless the graph computes the learning rate
+}
+
+// gradients are those of a step that is due.
+type gradients struct {
+	*trained
+	graph     *graph.Graph
+	values    []*tensors.Tensor // as trained.variables
+	lossScale float64           // 0 for none
+}
+
+// UpdateGraph builds the gradients of the loss, and the count of GoMLX's global step. It implements [optimizer.Interface].
+func (o *Optimizer) UpdateGraph(scope *model.Scope, g *graph.Graph, loss *graph.Node) {
+	if !loss.Shape().IsScalar() {
+		exceptions.Panicf("pnmgomlx: the shape of the loss is %s, must be that of a scalar", loss.Shape())
+	}
+	t := &trained{}
+	if o.options.LossScale != 0 {
+		t.lossScale = o.lossScaleVariable(loss.DType())
+		loss = graph.Mul(loss, t.lossScale.NodeValue(g))
+	}
+	o.checkTrainable(scope, g)
+	o.emit(scope, g, t, scope.BuildTrainableVariablesGradientsGraph(loss))
+}
+
+// UpdateGraphWithGradients is [Optimizer.UpdateGraph] for gradients that a trainer has accumulated, see
+// [train.Trainer.AccumulateGradients]. There is no loss scale.
+func (o *Optimizer) UpdateGraphWithGradients(scope *model.Scope, grads []*graph.Node, _ dtypes.DType) {
+	if o.options.LossScale != 0 {
+		exceptions.Panicf("pnmgomlx: Options.LossScale is %g, but gradients that the trainer accumulates cannot be scaled", o.options.LossScale)
+	}
+	if len(grads) == 0 {
+		exceptions.Panicf("pnmgomlx: there is no trainable variable")
+	}
+	g := grads[0].Graph()
+	o.checkTrainable(scope, g)
+	o.emit(scope, g, &trained{}, grads)
+}
+
+// checkTrainable panics, as functions that build graphs do, if the engine cannot update what the graph trains.
+func (o *Optimizer) checkTrainable(scope *model.Scope, g *graph.Graph) {
+	if len(o.attached) == 0 {
+		exceptions.Panicf("pnmgomlx: the optimizer is not attached: call its Attach with the loop, or its TrainStep")
+	}
+	if model.GetStore(g) != o.store {
+		exceptions.Panicf("pnmgomlx: the trainer's store is not the optimizer's")
+	}
+	if s := g.DistributedStrategy(); s != distributed.None {
+		exceptions.Panicf("pnmgomlx: the graph is distributed (%s), must run on one device", s)
+	}
+	for _, p := range []struct {
+		name, instead string
+		set           bool
+	}{
+		{optimizer.ParamClipStepByValue, "which bounds steps; pnm.Options bound gradients, see SetOptions",
+			model.GetParamOr(scope, optimizer.ParamClipStepByValue, 0.0) != 0},
+		{optimizer.ParamClipNaN, "set pnm.Options.SkipNonFinite by SetOptions", model.GetParamOr(scope, optimizer.ParamClipNaN, false)},
+	} {
+		if p.set {
+			exceptions.Panicf("pnmgomlx: the hyperparameter %q is set, and not supported: %s", p.name, p.instead)
+		}
+	}
+	for v := range trainable(scope, g) {
+		if v.ChangedInGraph(g) {
+			panic(setByGraph(v))
+		}
+	}
+	if err := o.check(trainable(scope, g)); err != nil {
+		panic(err)
+	}
+}
+
+func setByGraph(v *model.Variable) error {
+	return fmt.Errorf("pnmgomlx: trainable variable %q is also set by the graph itself", v.Path())
+}
+
+// check reports variables that the engine cannot update.
+func (o *Optimizer) check(variables iter.Seq[*model.Variable]) error {
+	var first *model.Variable
+	for v := range variables {
+		switch d := v.DType(); {
+		case d != dtypes.Float32 && d != dtypes.Float64:
+			return fmt.Errorf("pnmgomlx: trainable variable %q is %s, must be Float32 or Float64: the model can convert its value", v.Path(), d)
+		case o.group(v) < 0:
+			return fmt.Errorf("pnmgomlx: trainable variable %q belongs to none of the %d groups", v.Path(), len(o.groups))
+		case first == nil:
+			first = v
+		case d != first.DType():
+			return fmt.Errorf("pnmgomlx: trainable variable %q is %s, must be %s as %q is", v.Path(), d, first.DType(), first.Path())
+		}
+	}
+	if first == nil {
+		return errors.New("pnmgomlx: there is no trainable variable")
+	}
+	return nil
+}
+
+// trainable yields the variables that GoMLX takes gradients of, in its order.
+func trainable(scope *model.Scope, g *graph.Graph) iter.Seq[*model.Variable] {
+	return func(yield func(*model.Variable) bool) {
+		for v := range scope.IterVariables() {
+			if v.Trainable && v.InUseByGraph(g) && !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+// group is the index of v's group, or −1.
+func (o *Optimizer) group(v *model.Variable) int {
+	return slices.IndexFunc(o.groups, func(g Group) bool { return g.Match == nil || g.Match(v) })
+}
+
+// emit makes the gradients outputs of the graph. Logged nodes are such outputs; variables would be, too, but a store keeps
+// these, and GoMLX's checkpoints save them.
+func (o *Optimizer) emit(scope *model.Scope, g *graph.Graph, t *trained, grads []*graph.Node) {
+	for v := range trainable(scope, g) {
+		t.variables = append(t.variables, v)
+	}
+	if len(t.variables) != len(grads) {
+		exceptions.Panicf("pnmgomlx: there are %d gradients of %d trainable variables", len(grads), len(t.variables))
+	}
+	for i, v := range t.variables {
+		optimizer.TraceNaNInGradients(scope, v, grads[i])
+		graph.Identity(grads[i]).SetLogged(gradientMessage) // a node of its own: variables may share a gradient, others may log it
+	}
+	if lr := o.store.GetVariable(model.JoinPath("/", optimizer.Scope, optimizer.ParamLearningRate)); lr != nil && lr.ChangedInGraph(g) {
+		t.lr = lr
+	}
+	optimizer.IncrementGlobalStep(g, dtypes.Int64)
+	g.AttachState(o, t)
+}
+
+// catch takes the gradients out of what a graph has logged.
+func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.Tensor, nodes []graph.NodeId) (
+	[]string, []*tensors.Tensor, []graph.NodeId) {
+	t, ok := g.State(o).(*trained)
+	if !ok {
+		return messages, values, nodes
+	}
+	if o.pending != nil {
+		// A panic here would leave variables that the graph sets without a value: GoMLX has taken the old ones and not set the
+		// new.
+		klog.Errorf("pnmgomlx: the gradients of a step were never applied: run the attached loop, or call the optimizer's TrainStep")
+		o.pending.free()
+	}
+	p := &gradients{trained: t, graph: g}
+	var m []string
+	var rest []*tensors.Tensor
+	var n []graph.NodeId
+	for i, message := range messages {
+		if message == gradientMessage {
+			p.values = append(p.values, values[i])
+		} else {
+			m, rest, n = append(m, message), append(rest, values[i]), append(n, nodes[i])
+		}
+	}
+	if t.lossScale != nil {
+		p.lossScale = scalar(t.lossScale.MustValue())
+	}
+	o.pending = p
+	return m, rest, n
+}
+
+func scalar(t *tensors.Tensor) float64 { return shapes.ConvertTo[float64](t.Value()) }
+
+// apply performs the step that the last graph has computed gradients for, if it has.
+func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
+	p := o.pending
+	o.pending = nil
+	if p != nil {
+		defer p.free()
+	}
+	if loss := scalar(metrics[0]); math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return fmt.Errorf("pnmgomlx: the loss is %v; parameters and state are as before this step", loss)
+	}
+	if p == nil { // of batches whose gradients are accumulated
+		return nil
+	}
+	if p.lossScale == 0 && o.options.LossScale != 0 {
+		return fmt.Errorf("pnmgomlx: Options.LossScale is %g, but the graph was built without one: "+
+			"call the trainer's ResetComputationGraphs", o.options.LossScale)
+	}
+	for _, v := range p.variables {
+		if v.ChangedInGraph(p.graph) { // behind UpdateGraph, by train.AddPerStepUpdateGraphFn
+			return setByGraph(v)
+		}
+	}
+	if err := o.bind(p.variables); err != nil {
+		return err
+	}
+	if p.lr != nil {
+		value, err := p.lr.Value()
+		if err != nil {
+			return err
+		}
+		if err := o.engine.SetLR(scalar(value)); err != nil {
+			return fmt.Errorf("pnmgomlx: variable %q: %w", p.lr.Path(), err)
+		}
+	}
+	flats := make([]any, len(o.variables)) // a variable that this graph does not use has none
+	for i, v := range p.variables {
+		k := slices.IndexFunc(o.variables, func(b *binding) bool { return b.variable == v })
+		// The backend has written the gradient, and nobody writes it until free.
+		if err := p.values[i].ConstFlatData(func(flat any) { flats[k] = flat }); err != nil {
+			return fmt.Errorf("pnmgomlx: the gradient of %q: %w", v.Path(), err)
+		}
+	}
+	options := o.options
+	options.LossScale = p.lossScale
+	report, err := o.engine.step(options, flats)
+	if err != nil {
+		return err
+	}
+	o.report = report
+	return nil
+}
+
+// free gives the gradients' memory back now.
+func (p *gradients) free() {
+	for _, t := range p.values {
+		_ = t.FinalizeAll() // it is garbage in any case
+	}
+}
+
+// SetOptions sets what is done around each step from the next one on. ZeroGrads does nothing here. LossScale multiplies the loss
+// of the graphs that are built while it is not 0; it may change later, and no graph is built anew. An option out of its range is
+// an error of the next step.
+func (o *Optimizer) SetOptions(options pnm.Options) error {
+	options.ZeroGrads = false
+	o.options = options
+	v := o.store.GetVariable(lossScalePath)
+	if v == nil {
+		return nil
+	}
+	return v.SetValue(o.lossScaleTensor(v.DType()))
+}
+
+// Options returns what SetOptions set.
+func (o *Optimizer) Options() pnm.Options { return o.options }
+
+var lossScalePath = model.JoinPath("/", optimizer.Scope, "pnm_loss_scale")
+
+func (o *Optimizer) lossScaleVariable(dtype dtypes.DType) *model.Variable {
+	return o.store.VariableWithValue(lossScalePath, o.lossScaleTensor(dtype)).SetTrainable(false)
+}
+
+func (o *Optimizer) lossScaleTensor(dtype dtypes.DType) *tensors.Tensor {
+	scale := o.options.LossScale
+	if scale == 0 {
+		scale = 1
+	}
+	return tensors.MustFromAnyValue(shapes.CastAsDType(scale, dtype))
+}
+
+// Report tells what became of the last step.
+func (o *Optimizer) Report() pnm.Report { return o.report }
+
+// Rule returns the rule of a group, or nil if there is no such group.
+func (o *Optimizer) Rule(group int) pnm.Rule { return o.engine.Rule(group) }
+
+// SetRule replaces the rule of a group from the next step on, as [pnm.Optimizer.SetRule] does.
+func (o *Optimizer) SetRule(group int, r pnm.Rule) error { return o.engine.SetRule(group, r) }
+
+// SetLR sets the learning rate of the given groups from the next step on, of all groups if none are given. Where the graph sets
+// GoMLX's own variable of the learning rate, as its cosine schedule does, that is the one of all groups.
+func (o *Optimizer) SetLR(lr float64, groups ...int) error { return o.engine.SetLR(lr, groups...) }
+
+// Clear drops the state: the next step is the first. It implements [optimizer.Interface].
+func (o *Optimizer) Clear(*model.Scope) error {
+	o.pending = nil
+	return o.rebuild(nil, nil)
+}
+
+// Close gives the memory of the state back to the system. The variables keep their values. Every later step fails with
+// [pnm.ErrClosed].
+func (o *Optimizer) Close() { o.engine.Close() }

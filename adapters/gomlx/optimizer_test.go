@@ -1,0 +1,553 @@
+package pnmgomlx
+
+import (
+	"errors"
+	"io"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/gomlx/gomlx/ml/layers"
+	"github.com/gomlx/gomlx/ml/model"
+	"github.com/gomlx/gomlx/ml/train"
+	"github.com/gomlx/gomlx/ml/train/optimizer"
+	"github.com/gomlx/gomlx/ml/train/optimizer/cosineschedule"
+	"github.com/posneg/pnm"
+	"k8s.io/klog/v2"
+)
+
+// GoMLX's Adam is torch's: ε stands outside the root and the bias correction. In float32 its 1−β2 is off by 1.3e-5, but so is the
+// 1−β2^t by which it divides. So losses agree within rounding: a few eps, of either type, which steps carry on and amplify;
+// measured are 4 eps of float64 and 1 of float32, allowed are 450 and 8. A wrong third digit of β2 makes 1e-5 and more.
+func TestAdam(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		f         modelFn
+		dtype     dtypes.DType
+		rule      pnm.Adam
+		decay     float64
+		tolerance float64
+	}{
+		{"linear, Adam, float64", linear, dtypes.Float64, pnm.NewAdam(), 0, 1e-13},
+		{"linear, AdamW, float64", linear, dtypes.Float64, pnm.NewAdamW(), 0.01, 1e-13},
+		{"CNN, Adam, float64", cnn, dtypes.Float64, pnm.NewAdam(), 0, 1e-13},
+		{"CNN, Adam, float32", cnn, dtypes.Float32, pnm.NewAdam(), 0, 1e-6},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			d := batches{n: 8, size: 4, dtype: c.dtype}
+			adam := optimizer.Adam().LearningRate(c.rule.LR).Epsilon(c.rule.Eps).WeightDecay(c.decay).Done()
+			theirs := run(t, train.NewLoop(newTrainer(newStore(t, nil), c.f, adam)), d)
+			largest := func(r pnm.Adam) (err float64) {
+				store := newStore(t, nil)
+				o := newOptimizer(t, store, Group{Rule: r})
+				loop := train.NewLoop(newTrainer(store, c.f, o))
+				o.Attach(loop)
+				for i, l := range run(t, loop, d) {
+					err = max(err, math.Abs(l-theirs[i])/theirs[i])
+				}
+				if step := optimizer.GetGlobalStep(store); step != int64(d.n) {
+					t.Errorf("GoMLX's global step is %d after %d", step, d.n)
+				}
+				return err
+			}
+			wrong := c.rule
+			wrong.Beta2 = 0.998
+			r, w := largest(c.rule), largest(wrong)
+			t.Logf("largest relative difference of a loss: %.2g; with β2 = %v: %.2g", r, wrong.Beta2, w)
+			if !(r <= c.tolerance) {
+				t.Errorf("losses differ by %g of them, may by %g", r, c.tolerance)
+			}
+			if !(w > 10*c.tolerance) {
+				t.Errorf("with β2 = %v losses differ by no more than %g: the test sees nothing", wrong.Beta2, w)
+			}
+		})
+	}
+}
+
+// A stepper takes steps, and the same by pnm on slices of its own, from the gradients that the graph computed.
+type stepper struct {
+	*testing.T
+	o       *Optimizer
+	trainer *train.Trainer
+	between func()                                   // called between gradients and update, if not nil
+	update  func(grads, params map[string][]float32) // the same step
+	params  map[string][]float32
+}
+
+func newStepper(t *testing.T, store *model.Store, f modelFn, groups ...Group) *stepper {
+	o := newOptimizer(t, store, groups...)
+	trainer := newTrainer(store, f, o)
+	o.attach(trainer)
+	return &stepper{T: t, o: o, trainer: trainer}
+}
+
+func (s *stepper) step(b train.Batch) {
+	s.Helper()
+	metrics, err := s.trainer.TrainStep(b)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if s.params == nil {
+		s.params = values(s, s.o.store)
+	}
+	grads := make(map[string][]float32)
+	for i, v := range s.o.pending.variables {
+		grads[v.Path()] = tensors.MustCopyFlatData[float32](s.o.pending.values[i])
+	}
+	if s.between != nil {
+		s.between()
+	}
+	if err := s.o.apply(metrics); err != nil {
+		s.Fatal(err)
+	}
+	s.update(grads, s.params)
+	s.compare()
+}
+
+func (s *stepper) compare() {
+	s.Helper()
+	got := values(s, s.o.store)
+	if len(got) != len(s.params) || len(got) == 0 {
+		s.Fatalf("%d and %d variables", len(got), len(s.params))
+	}
+	for path, want := range s.params {
+		if !sameBits(got[path], want) {
+			s.Fatalf("variable %q has other bits", path)
+		}
+	}
+}
+
+func TestAdaPNMBits(t *testing.T) {
+	s := newStepper(t, newStore(t, map[string]any{"cnn_dropout_rate": 0.5}), cnn, adapnm)
+	state := make(map[string]*[4][]float32)
+	n := 0
+	s.update = func(grads, params map[string][]float32) {
+		n++
+		for path, g := range grads {
+			b := state[path]
+			if b == nil {
+				b = new([4][]float32)
+				for k := range b {
+					b[k] = make([]float32, len(g))
+				}
+				state[path] = b
+			}
+			if err := pnm.UpdateAdaPNM(pnm.NewAdaPNM(), n, params[path], g, b[0], b[1], b[2], b[3]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range 5 {
+		s.step(batches{size: 4}.batch(i))
+	}
+	if mean := scalar(s.o.store.GetVariable("/model/mean").MustValue()); !(mean > 0.05 && mean < 1) {
+		t.Errorf("the mean that the graph keeps is %g", mean)
+	}
+}
+
+// twin makes a pnm.Optimizer the stepper's other side.
+func (s *stepper) twin(group func(path string) int, rules ...pnm.Rule) (options *pnm.Options, setLR func(float64)) {
+	options = new(pnm.Options)
+	var o *pnm.Optimizer[float32]
+	var paths []string
+	lr := math.NaN()
+	s.update = func(grads, params map[string][]float32) {
+		if o == nil {
+			groups := make([]pnm.Group[float32], len(rules))
+			for i, r := range rules {
+				groups[i].Rule = r
+				for path, p := range params {
+					if group(path) == i {
+						paths = append(paths, path)
+						groups[i].Params = append(groups[i].Params, p)
+					}
+				}
+			}
+			var err error
+			if o, err = pnm.NewOptimizer(groups...); err != nil {
+				s.Fatal(err)
+			}
+			s.Cleanup(o.Close)
+		}
+		if lr == lr {
+			if err := o.SetLR(lr); err != nil {
+				s.Fatal(err)
+			}
+		}
+		var list [][]float32
+		for _, path := range paths {
+			list = append(list, grads[path])
+		}
+		if _, err := o.StepWith(*options, list); err != nil {
+			s.Fatal(err)
+		}
+	}
+	return options, func(x float64) { lr = x }
+}
+
+func TestGroups(t *testing.T) {
+	isBias := func(path string) bool { return strings.HasSuffix(path, "/biases") }
+	decayed := pnm.PNM{LR: 0.1, Beta1: 0.9, Beta0: 1, WeightDecay: 0.1, Decoupled: true}
+	plain := decayed
+	plain.WeightDecay = 0
+	s := newStepper(t, newStore(t, nil), linear,
+		Group{plain, func(v *model.Variable) bool { return isBias(v.Path()) }}, Group{Rule: decayed})
+	_, setLR := s.twin(func(path string) int {
+		if isBias(path) {
+			return 0
+		}
+		return 1
+	}, plain, decayed)
+	for i := range 3 {
+		s.step(batches{size: 4}.batch(i))
+	}
+	if err := s.o.SetLR(0.01); err != nil {
+		t.Fatal(err)
+	}
+	setLR(0.01)
+	s.step(batches{size: 4}.batch(3))
+	if r := s.o.Rule(1); r.(pnm.PNM).LR != 0.01 || s.o.Rule(2) != nil {
+		t.Errorf("the rule is %v", r)
+	}
+	var e *pnm.GroupError
+	if err := s.o.SetLR(-1); !errors.As(err, &e) {
+		t.Errorf("a learning rate of −1: %v", err)
+	}
+	if err := s.o.SetRule(0, pnm.NewAdam()); !errors.As(err, &e) {
+		t.Errorf("another rule: %v", err)
+	}
+	s.step(batches{size: 4}.batch(4))
+}
+
+func TestOptions(t *testing.T) {
+	s := newStepper(t, newStore(t, nil), linear, Group{Rule: pnm.NewSGD(0.1)})
+	options, _ := s.twin(func(string) int { return 0 }, pnm.NewSGD(0.1))
+	set := func(o pnm.Options) {
+		t.Helper()
+		*options = o
+		if err := s.o.SetOptions(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(pnm.Options{LossScale: 1024, ClipNorm: 0.5, ClipValue: 0.01})
+	s.step(batches{size: 4}.batch(0))
+	norm := s.o.Report().GradNorm
+	if !(norm > 0.5 && norm < 100) {
+		t.Errorf("the norm of the gradients is %g, of the test as it was written 10 or so", norm)
+	}
+	set(pnm.Options{LossScale: 4, ClipNorm: math.Inf(1)}) // the same graph, another scale
+	s.step(batches{size: 4}.batch(0))
+	if again := s.o.Report().GradNorm; !(again < norm && again > norm/100) {
+		t.Errorf("the norm of the gradients is %g, was %g", again, norm)
+	}
+	// A scale that is set in between is that of the next step.
+	s.between = func() {
+		if err := s.o.SetOptions(pnm.Options{LossScale: 1 << 20}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.step(batches{size: 4}.batch(0))
+	s.between = nil
+	// What overflows is skipped, and the loss, which the scale does not touch, is finite.
+	set(pnm.Options{LossScale: 0x1p126, SkipNonFinite: true})
+	before := values(t, s.o.store)
+	large := batches{size: 4}.batch(0)
+	tensors.MustMutableFlatData(large.Inputs[0], func(x []float32) {
+		for i := range x {
+			x[i] *= 1e6
+		}
+	})
+	s.step(large)
+	if !s.o.Report().Skipped {
+		t.Error("a step that is not finite was not skipped")
+	}
+	for path, x := range values(t, s.o.store) {
+		if !sameBits(x, before[path]) {
+			t.Errorf("a skipped step has changed variable %q", path)
+		}
+	}
+	set(pnm.Options{})
+	s.step(batches{size: 4}.batch(1))
+
+	// A graph that was built without a scale cannot have one.
+	s = newStepper(t, newStore(t, nil), linear, Group{Rule: pnm.NewSGD(0.1)})
+	s.twin(func(string) int { return 0 }, pnm.NewSGD(0.1))
+	s.step(batches{size: 4}.batch(0))
+	if err := s.o.SetOptions(pnm.Options{LossScale: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.o.TrainStep(s.trainer, batches{size: 4}.batch(0)); err == nil || !strings.Contains(err.Error(), "ResetComputationGraphs") {
+		t.Errorf("a loss scale that the graph does not have: %v", err)
+	}
+	s.compare()
+	s.trainer.ResetComputationGraphs()
+	if _, err := s.o.TrainStep(s.trainer, batches{size: 4}.batch(0)); err != nil {
+		t.Error(err)
+	}
+}
+
+// GoMLX's cosine schedule sets its variable of the learning rate, before our step.
+func TestCosineSchedule(t *testing.T) {
+	store := newStore(t, map[string]any{optimizer.ParamLearningRate: 0.1, cosineschedule.ParamPeriodSteps: 10})
+	s := newStepper(t, store, func(scope *model.Scope, x *graph.Node) *graph.Node {
+		cosineschedule.New(scope, x.Graph(), dtypes.Float32).FromScope().Done()
+		return linear(scope, x)
+	}, Group{Rule: pnm.NewSGD(7)})
+	_, setLR := s.twin(func(string) int { return 0 }, pnm.NewSGD(7))
+	for i := range 5 {
+		want := 0.1 * (1 + math.Cos(math.Pi*float64(i)/10)) / 2
+		inner := s.update
+		s.update = func(grads, params map[string][]float32) {
+			lr := s.o.Rule(0).(pnm.SGD).LR
+			if math.Abs(lr-want) > 1e-7 {
+				t.Errorf("step %d: the learning rate is %g, must be %g", i+1, lr, want)
+			}
+			setLR(lr)
+			inner(grads, params)
+		}
+		s.step(batches{size: 4}.batch(i))
+		s.update = inner
+	}
+}
+
+func TestAccumulatedGradients(t *testing.T) {
+	store := newStore(t, nil)
+	o := newOptimizer(t, store, adapnm)
+	trainer := newTrainer(store, linear, o)
+	if err := trainer.AccumulateGradients(2); err != nil {
+		t.Fatal(err)
+	}
+	loop := train.NewLoop(trainer)
+	o.Attach(loop)
+	var changed []bool
+	var last map[string][]float32
+	loop.OnStep("changes", 0, func(*train.Loop, []*tensors.Tensor) error {
+		now := values(t, store)
+		const w = "/model/dense/weights"
+		changed = append(changed, last != nil && !sameBits(now[w], last[w]))
+		last = now
+		return nil
+	})
+	run(t, loop, batches{n: 6, size: 4})
+	if want := []bool{false, true, false, true, false, true}; !equal(changed, want) {
+		t.Errorf("the variables changed: %v, must be: %v", changed, want)
+	}
+	states, err := o.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(states) != 2 || states["/model/dense/weights"].Step != 3 || optimizer.GetGlobalStep(store) != 3 {
+		t.Errorf("%d states, step %d, global step %d", len(states), states["/model/dense/weights"].Step, optimizer.GetGlobalStep(store))
+	}
+}
+
+func equal[T comparable](a, b []T) bool {
+	for i := range a {
+		if i >= len(b) || a[i] != b[i] {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// A value that somebody else has given a variable counts, and the state goes on.
+func TestSetValue(t *testing.T) {
+	s := newStepper(t, newStore(t, nil), linear, adapnm)
+	s.twin(func(string) int { return 0 }, adapnm.Rule)
+	for i := range 3 {
+		s.step(batches{size: 4}.batch(i))
+	}
+	for v := range s.o.store.IterVariables() {
+		if v.Path() != "/model/dense/weights" {
+			continue
+		}
+		other := tensors.FromShape(v.Shape())
+		tensors.MustMutableFlatData(other, func(x []float32) {
+			for i := range x {
+				x[i] = float32(i) * 1e-6
+			}
+			copy(s.params[v.Path()], x)
+		})
+		if err := v.SetValue(other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 {
+		s.step(batches{size: 4}.batch(3 + i))
+	}
+}
+
+// A model with two graphs, that share a variable: each variable counts its own steps.
+func TestGraphs(t *testing.T) {
+	store := newStore(t, nil)
+	o := newOptimizer(t, store, adapnm)
+	trainer := train.NewTrainer(backend(), store, func(scope *model.Scope, spec any, inputs []*graph.Node) []*graph.Node {
+		x := graph.Reshape(inputs[0], inputs[0].Shape().Dimensions[0], -1)
+		x = layers.DenseWithBias(scope.In("shared"), x, 4)
+		return []*graph.Node{layers.DenseWithBias(scope.In("%s", spec), x, 10)}
+	}, cross, o, nil, nil)
+	for i, spec := range []string{"a", "b", "a", "a"} {
+		b := batches{size: 4}.batch(i)
+		b.Spec = spec
+		if _, err := o.TrainStep(trainer, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	states, err := o.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{"/shared/dense/weights": 4, "/a/dense/weights": 3, "/b/dense/weights": 1, "/shared/dense/biases": 4, "/a/dense/biases": 3, "/b/dense/biases": 1} {
+		s, ok := states[path]
+		if !ok || s.Step != want || len(s.Buffers) != 4 {
+			t.Errorf("%q has had %d steps, must be %d; its state has %d buffers", path, s.Step, want, len(s.Buffers))
+		}
+	}
+}
+
+// failing is what must be an error of the first step, and have changed nothing.
+func TestErrors(t *testing.T) {
+	variable := func(name string, value any) modelFn {
+		return func(scope *model.Scope, x *graph.Node) *graph.Node {
+			v := scope.VariableWithValue(name, value).NodeValue(x)
+			return graph.Add(linear(scope, x), graph.ConvertDType(v, x.DType()))
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		params map[string]any
+		f      modelFn
+		group  Group
+		want   string
+	}{
+		{"bfloat16", nil, variable("scale", shapes.CastAsDType(1, dtypes.BFloat16)), adapnm, `trainable variable "/scale" is BFloat16, must be Float32 or Float64`},
+		{"two types", nil, variable("scale", 1.0), adapnm, `is Float32, must be Float64 as "/scale" is`},
+		{"no group", nil, linear, Group{adapnm.Rule, func(v *model.Variable) bool { return v.Name() != "biases" }}, `trainable variable "/model/dense/biases" belongs to none of the 1 groups`},
+		{"no variable", nil, func(_ *model.Scope, x *graph.Node) *graph.Node {
+			return graph.Slice(graph.Reshape(x, 4, -1), graph.AxisRange(), graph.AxisRange(0, 10))
+		}, adapnm, "there is no trainable variable"},
+		{"clip_nan", map[string]any{optimizer.ParamClipNaN: true}, linear, adapnm, `hyperparameter "clip_nan" is set, and not supported`},
+		{"clip_step_by_value", map[string]any{optimizer.ParamClipStepByValue: 0.1}, linear, adapnm, `hyperparameter "clip_step_by_value" is set, and not supported`},
+		{"panic", nil, func(*model.Scope, *graph.Node) *graph.Node { panic(errors.New("the model is broken")) }, adapnm, "the model is broken"},
+		{"set by the model", nil, func(scope *model.Scope, x *graph.Node) *graph.Node {
+			v := scope.VariableWithValue("gain", float32(4))
+			y := graph.Mul(linear(scope, x), v.NodeValue(x))
+			v.SetNodeValue(graph.Sqrt(v.NodeValue(x)))
+			return y
+		}, adapnm, `trainable variable "/gain" is also set by the graph itself`},
+		{"set after each step", nil, func(scope *model.Scope, x *graph.Node) *graph.Node {
+			v := scope.VariableWithValue("gain", float32(1))
+			y := graph.Mul(linear(scope, x), v.NodeValue(x))
+			train.AddPerStepUpdateGraphFn(scope, x.Graph(), func(_ *model.Scope, g *graph.Graph) { v.SetNodeValue(graph.Sqrt(v.NodeValue(g))) })
+			return y
+		}, adapnm, `trainable variable "/gain" is also set by the graph itself`},
+		{"NaN", nil, func(scope *model.Scope, x *graph.Node) *graph.Node {
+			return graph.Log(graph.MulScalar(graph.OnePlus(graph.Square(linear(scope, x))), -1))
+		}, adapnm, "the loss is NaN; parameters and state are as before this step"},
+	} {
+		for _, way := range []string{"loop", "step"} {
+			t.Run(c.name+", "+way, func(t *testing.T) {
+				store := newStore(t, c.params)
+				o := newOptimizer(t, store, c.group)
+				trainer := newTrainer(store, c.f, o)
+				err := error(nil)
+				if d := (batches{n: 1, size: 4}); way == "loop" {
+					loop := train.NewLoop(trainer)
+					o.Attach(loop)
+					_, err = loop.RunSteps(d, 1)
+				} else {
+					_, err = o.TrainStep(trainer, d.batch(0))
+				}
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v\nmust say %s", err, c.want)
+				}
+				if v := store.GetVariable("/gain"); c.name == "set by the model" && scalar(v.MustValue()) != 4 {
+					t.Errorf("the graph has set the variable to %v", v.MustValue())
+				}
+				if states, err := o.State(); len(states) != 0 || err != nil {
+					t.Errorf("there is state of %d variables, %v", len(states), err)
+				}
+			})
+		}
+	}
+}
+
+// After steps that were fine, a NaN changes nothing, and the run can go on.
+func TestNaNLoss(t *testing.T) {
+	s := newStepper(t, newStore(t, nil), linear, adapnm)
+	s.twin(func(string) int { return 0 }, adapnm.Rule)
+	s.step(batches{size: 4}.batch(0))
+	bad := batches{size: 4}.batch(1)
+	tensors.MustMutableFlatData(bad.Inputs[0], func(x []float32) { x[7] = float32(math.NaN()) })
+	if _, err := s.o.TrainStep(s.trainer, bad); err == nil || !strings.Contains(err.Error(), "the loss is NaN") {
+		t.Errorf("a NaN in the data: %v", err)
+	}
+	s.compare()
+	s.step(batches{size: 4}.batch(1))
+}
+
+func TestMisuse(t *testing.T) {
+	store := newStore(t, nil)
+	for _, groups := range [][]Group{{{}}, {{Rule: pnm.Adam{LR: -1}}}} {
+		var e *pnm.GroupError
+		if _, err := New(backend(), store, groups...); !errors.As(err, &e) {
+			t.Errorf("groups %v: %v", groups, err)
+		}
+	}
+	o := newOptimizer(t, store, adapnm)
+	trainer := newTrainer(store, linear, o)
+	b := batches{size: 4}
+	if _, err := trainer.TrainStep(b.batch(0)); err == nil || !strings.Contains(err.Error(), "the optimizer is not attached") {
+		t.Errorf("not attached: %v", err)
+	}
+	if _, err := o.TrainStep(newTrainer(newStore(t, nil), linear, o), b.batch(0)); err == nil || !strings.Contains(err.Error(), "store is not the optimizer's") {
+		t.Errorf("another store: %v", err)
+	}
+	trainer = newTrainer(store, linear, o)
+	if _, err := o.TrainStep(trainer, b.batch(0)); err != nil {
+		t.Fatal(err)
+	}
+	// The trainer's own TrainStep computes gradients, which nobody then applies. The next step sees it.
+	var log strings.Builder
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	klog.SetOutputBySeverity("INFO", &log)
+	for range 2 {
+		if _, err := trainer.TrainStep(b.batch(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	loop := train.NewLoop(trainer)
+	o.Attach(loop) // and what it finds is of no concern to its steps
+	run(t, loop, batches{n: 2, size: 4})
+	klog.Flush()
+	klog.LogToStderr(true)
+	if n := strings.Count(log.String(), "the gradients of a step were never applied"); n != 1 {
+		t.Errorf("gradients that are dropped were reported %d times: %s", n, &log)
+	}
+	if _, err := o.TrainStep(trainer, b.batch(0)); err != nil {
+		t.Error(err)
+	}
+	o.Close()
+	if _, err := o.TrainStep(trainer, b.batch(0)); !errors.Is(err, pnm.ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
+}
+
+func TestClear(t *testing.T) {
+	s := newStepper(t, newStore(t, nil), linear, adapnm)
+	s.twin(func(string) int { return 0 }, adapnm.Rule)
+	for i := range 3 {
+		s.step(batches{size: 4}.batch(i))
+	}
+	if err := s.o.Clear(s.o.store.RootScope()); err != nil {
+		t.Fatal(err)
+	}
+	s.twin(func(string) int { return 0 }, adapnm.Rule) // without state
+	s.step(batches{size: 4}.batch(3))
+}
