@@ -223,8 +223,24 @@ func TestOptimizerErrors(t *testing.T) {
 			return err
 		}
 	}
+	move := func(params ...[]float32) func(x []float32) error { // and a step then finds the old parameters
+		return func(x []float32) error {
+			o := optimizer(x)
+			err := o.SetParams(params)
+			before := slices.Clone(x)
+			wantNoError(t, o.Step([][]float32{lcg[float32](1, 8), nil, nil}))
+			if slices.Equal(x, before) {
+				t.Error("the parameters were replaced")
+			}
+			copy(x, before)
+			return err
+		}
+	}
 	g := make([]float32, 8)
 	refuse(t, []refusal{
+		{"moved params, one too few", move(g, g), &LengthError{-1, "params", 2, 3}, "length of params is 2, must be 3"},
+		{"moved params, too short", move(make([]float32, 8), g, g[:7]), &LengthError{2, "params", 7, 8}, "tensor 2: length of params is 7, must be 8"},
+		{"moved params overlap", move(make([]float32, 8), g, g), &OverlapError{1, 2, "params", "params", 8}, "tensor 1: params and tensor 2: params"},
 		{"no rule", func(x []float32) error { _, err := NewOptimizer(Group[float32]{Params: [][]float32{x}}); return err },
 			&GroupError{0, errors.New("Rule is nil")}, "group 0: Rule is nil"},
 		{"a rule of another package", func(x []float32) error {

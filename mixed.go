@@ -87,9 +87,7 @@ func (o *MixedOptimizer) addMixedGroup(g MixedGroup) error {
 		t.p, t.g = p, Vector{format: f32}
 		t.rounding = Rounding{Seed: o.config.Seed, Tensor: uint64(first + i)}
 		if g.Copies != nil {
-			if t.out = g.Copies[i]; t.out.at != nil && t.out.n != p.n {
-				return &LengthError{first + i, "copy", t.out.n, p.n}
-			}
+			t.out = g.Copies[i]
 		}
 		if g.Rounding != nil {
 			t.rounding = g.Rounding[i]
@@ -101,6 +99,10 @@ func (o *MixedOptimizer) addMixedGroup(g MixedGroup) error {
 	}
 	return o.addGroup(g.Rule, state, tensors)
 }
+
+// SetParams is [Optimizer.SetParams]: the parameters keep their formats. Copies is for all tensors as in a [MixedGroup]: without
+// them none is written any more.
+func (o *MixedOptimizer) SetParams(params, copies []Vector) error { return o.setParams(params, copies) }
 
 // Step is [Optimizer.Step]: grads has one vector for each tensor, in float32, bf16 or f16; a nil one is no gradient.
 func (o *MixedOptimizer) Step(grads []Vector) error {

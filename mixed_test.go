@@ -247,6 +247,14 @@ func wantSameRun(t *testing.T, what string, got, want *mixedRun) {
 	}
 }
 
+// vectorClones returns copies in other memory; nil stays nil.
+func vectorClones(vectors []Vector) (copies []Vector) {
+	for _, v := range vectors {
+		copies = append(copies, v.clone())
+	}
+	return copies
+}
+
 // someFormats are the formats that a user would choose.
 var someFormats = []formatsOf{{f32, bf16, f32, f32}, {f32, f16, f32, f16}, {f32, f32, bf16, f32}, {f32, bf16, bf16, bf16}, {bf16, bf16, bf16, f32}, {bf16, bf16, f32, f32}}
 
@@ -293,6 +301,8 @@ func TestMixedWaysAgree(t *testing.T) {
 					g := want.grads(step)
 					report, err := want.opt.StepWith(o, g)
 					wantNoError(t, err)
+					many.params, many.copies = vectorClones(many.params), vectorClones(many.copies)
+					wantNoError(t, many.opt.SetParams(many.params, many.copies))
 					other, err := many.opt.StepWith(o, g)
 					wantNoError(t, err)
 					if !reflect.DeepEqual(report, other) {
@@ -321,7 +331,7 @@ func TestMixedWaysAgree(t *testing.T) {
 						}
 					}
 				}
-				wantSameRun(t, what+", 3 workers", many, want)
+				wantSameRun(t, what+", 3 workers, moving", many, want)
 				wantSameRun(t, what+", parts", parts, want)
 				for i := range want.params {
 					wantSame(t, what+", drop-in", alone.params[i].wide(), want.params[i].wide())
@@ -760,6 +770,21 @@ func TestMixedErrors(t *testing.T) {
 		{"group, overlap", func(x []float32) error {
 			return group(x, MixedGroup{Rule: r, Params: []Vector{p(x), Float32(x[0:8])}, Copies: []Vector{half(x[2:6]), half(x[8:12])}})
 		}, &OverlapError{0, 1, "copy", "params", 4}, "tensor 0: copy and tensor 1: params share 4"},
+		{"moved params, format", func(x []float32) error {
+			o, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: r, Params: []Vector{p(x)}})
+			wantNoError(t, err)
+			return o.SetParams([]Vector{at(x, 0)}, nil)
+		}, &FormatError{0, "params", "bf16", "float32, as before"}, "params is bf16, must be float32, as before"},
+		{"moved params, copies", func(x []float32) error {
+			o, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: r, Params: []Vector{p(x)}})
+			wantNoError(t, err)
+			return o.SetParams([]Vector{p(x)}, []Vector{})
+		}, &LengthError{-1, "copies", 0, 1}, "length of copies is 0"},
+		{"moved params, copy", func(x []float32) error {
+			o, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: r, Params: []Vector{p(x)}})
+			wantNoError(t, err)
+			return o.SetParams([]Vector{p(x)}, []Vector{half(x[38:42])})
+		}, &OverlapError{0, 0, "params", "copy", 2}, "share 2"},
 		{"optimizer, copy as gradient", func(x []float32) error {
 			o, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: r, Params: []Vector{p(x)}, Copies: []Vector{at(x, 0)}})
 			wantNoError(t, err)

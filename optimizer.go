@@ -100,23 +100,18 @@ func (o *optimizer) addGroup(r Rule, state format, tensors []tensor) error {
 		return err
 	}
 	first := len(o.batch.tensors)
-	params, copies := make([]Vector, len(tensors)), make([]Vector, len(tensors))
 	for i := range tensors {
 		t := &tensors[i]
 		t.form, t.group, t.step = r.form(), len(o.groups), 1
-		params[i], copies[i] = t.p, t.out
 		for k := range forms[t.form].slots {
 			t.s[k].format = state
 		}
-		if err := checkFormats(first+i, t); err != nil {
+		if err := checkMemory(first+i, t); err != nil {
 			return err
 		}
 	}
-	regions, err := disjoint(slices.Grow(slices.Clone(o.params), 2*len(tensors)), first, params, "params")
+	regions, err := addRegions(o.params, first, tensors)
 	if err != nil {
-		return err
-	}
-	if regions, err = disjoint(regions, first, copies, "copy"); err != nil {
 		return err
 	}
 	if err := o.newState(r.form(), state, tensors); err != nil {
@@ -128,6 +123,80 @@ func (o *optimizer) addGroup(r Rule, state format, tensors []tensor) error {
 	o.checked = make([]span, len(o.batch.tensors)) // of the gradients checked so far some may lie in the new parameters
 	o.parts.done = append(o.parts.done, make([]ranges, len(tensors))...)
 	return nil
+}
+
+// SetParams has the optimizer update other memory from the next step on, and keeps the state and the counts of steps: for trainers
+// whose parameters move. params has one slice for each tensor, in the optimizer's order, with as many elements as the tensor. A list
+// or a slice of another length gives a *LengthError, parameters that share memory an *OverlapError, a tensor of which
+// [Optimizer.StepPart] has done a part a *RangeError, and nothing changes. Nothing is copied, and the old parameters are let go.
+func (o *Optimizer[T]) SetParams(params [][]T) error {
+	vectors := make([]Vector, len(params))
+	for i, p := range params {
+		vectors[i] = vectorOf(p)
+	}
+	return o.setParams(vectors, nil)
+}
+
+// setParams gives each tensor other parameters and, unless copies is nil, a copy of them.
+func (o *optimizer) setParams(params, copies []Vector) error {
+	if o.closed {
+		return ErrClosed
+	}
+	tensors := slices.Clone(o.batch.tensors)
+	if len(params) != len(tensors) {
+		return &LengthError{-1, "params", len(params), len(tensors)}
+	}
+	if copies != nil && len(copies) != len(tensors) {
+		return &LengthError{-1, "copies", len(copies), len(tensors)}
+	}
+	if err := o.wholeSteps(-1); err != nil {
+		return err
+	}
+	for i, p := range params {
+		t := &tensors[i]
+		if p.n != t.p.n {
+			return &LengthError{i, "params", p.n, t.p.n}
+		}
+		if p.format != t.p.format {
+			return &FormatError{i, "params", p.format.String(), t.p.format.String() + ", as before"}
+		}
+		t.p, t.out = p, Vector{}
+		if copies != nil {
+			t.out = copies[i]
+		}
+		if err := checkMemory(i, t); err != nil {
+			return err
+		}
+	}
+	regions, err := addRegions(nil, 0, tensors)
+	if err != nil {
+		return err
+	}
+	o.params = regions
+	o.batch.tensors = tensors
+	clear(o.checked)
+	return nil
+}
+
+// checkMemory reports a tensor whose parameters and copy do not fit each other or its state.
+func checkMemory(i int, t *tensor) error {
+	if t.out.at != nil && t.out.n != t.p.n {
+		return &LengthError{i, "copy", t.out.n, t.p.n}
+	}
+	return checkFormats(i, t)
+}
+
+// addRegions adds to all the regions of tensors, numbered from first. It returns an *OverlapError if any two share memory.
+func addRegions(all regions, first int, tensors []tensor) (regions, error) {
+	params, copies := make([]Vector, len(tensors)), make([]Vector, len(tensors))
+	for i, t := range tensors {
+		params[i], copies[i] = t.p, t.out
+	}
+	all, err := disjoint(slices.Grow(slices.Clone(all), 2*len(tensors)), first, params, "params")
+	if err != nil {
+		return nil, err
+	}
+	return disjoint(all, first, copies, "copy")
 }
 
 // newState gives tensors of one form their state: zeros.

@@ -227,6 +227,36 @@ func TestMovingGradients(t *testing.T) {
 	}
 }
 
+// Parameters that move are trained where they are, with the state that they had; the memory that they left is not written.
+func TestSetParams(t *testing.T) {
+	want, r := newRun[float32](t, NewPNM(0.1), NewAdaPNM()), newRun[float32](t, NewPNM(0.1), NewAdaPNM())
+	for step := 1; step <= 6; step++ {
+		want.steps(t, step, step)
+		old, kept := r.params, clones(r.params)
+		r.params = clones(old)
+		wantNoError(t, r.opt.SetParams(r.params))
+		r.steps(t, step, step)
+		r.wantSame(t, fmt.Sprint("step ", step), want)
+		for i := range old {
+			wantSame(t, "the old memory", old[i], kept[i])
+		}
+	}
+
+	grads := r.grads(1)
+	wantNoError(t, r.opt.Step(grads)) // the gradients are found to be apart from the parameters
+	moved := slices.Clone(r.params)
+	moved[2] = grads[2]
+	wantNoError(t, r.opt.SetParams(moved))
+	var overlap *OverlapError
+	if err := r.opt.Step(grads); !errors.As(err, &overlap) || overlap.Tensor != 2 {
+		t.Errorf("a gradient where the parameters are now: %v", err)
+	}
+	r.opt.Close()
+	if err := r.opt.SetParams(moved); err != ErrClosed {
+		t.Errorf("closed: %v", err)
+	}
+}
+
 // Optimizers that run at the same time do not know of each other.
 func TestOptimizersAreIndependent(t *testing.T) {
 	want := newRun[float64](t, NewPNM(0.1), NewAdaPNM())
