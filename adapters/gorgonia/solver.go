@@ -29,8 +29,8 @@ import (
 // own solvers do. T is the type of all values and gradients. It copies none of them, and a step allocates nothing.
 //
 // Values are *tensor.Dense in row-major order, as Gorgonia makes them, or the scalars *gorgonia.F32 and *gorgonia.F64. They may
-// move: a node may be bound to another value between two steps (gorgonia.Let), and goes on with the state it has; such a step
-// copies the state of all nodes once. Gradients may be elsewhere at every step.
+// move: a node may be bound to another value between two steps (gorgonia.Let), and goes on with the state it has. Gradients may be
+// elsewhere at every step.
 //
 // One Solver must not be used by several goroutines at once.
 type Solver[T pnm.Float] struct {
@@ -38,14 +38,15 @@ type Solver[T pnm.Float] struct {
 	// the batch size goes that gorgonia.WithBatchSize divides by. ZeroGrads is always on.
 	Options pnm.Options
 
-	opt    *pnm.Optimizer[T]
-	nodes  []node
-	sizes  []int    // of the optimizer's groups
-	names  []string // of the nodes, in the optimizer's order, as all that follow
-	params [][]T    // the values that the optimizer updates
-	values [][]T    // scratch: those that the nodes have now
-	grads  [][]T    // scratch
-	report pnm.Report
+	opt      *pnm.Optimizer[T]
+	nodes    []node
+	names    []string // of the nodes, in the optimizer's order, as all that follow
+	params   [][]T    // the values that the optimizer updates
+	values   [][]T    // scratch: those that the nodes have now
+	grads    [][]T    // scratch
+	writable []bool   // scratch: which gradients may be set to zero
+	shared   bool     // nodes have had a gradient in common
+	report   pnm.Report
 }
 
 // A node is what is known of a node of the model.
@@ -71,6 +72,9 @@ func NewSolverFor[T pnm.Float](model []gorgonia.ValueGrad, ruleOf func(node gorg
 	if len(model) == 0 {
 		return nil, errors.New("pnmgorgonia: the model has no nodes")
 	}
+	if ruleOf == nil {
+		return nil, errors.New("pnmgorgonia: ruleOf is nil")
+	}
 	s := &Solver[T]{nodes: make([]node, len(model))}
 	var rules []pnm.Rule
 	groups := make([]int, len(model))
@@ -89,7 +93,8 @@ func NewSolverFor[T pnm.Float](model []gorgonia.ValueGrad, ruleOf func(node gorg
 			rules = append(rules, rule)
 		}
 	}
-	for g := range rules {
+	list := make([]pnm.Group[T], len(rules))
+	for g, rule := range rules {
 		first := len(s.params)
 		for i := range s.nodes {
 			if groups[i] == g {
@@ -98,25 +103,15 @@ func NewSolverFor[T pnm.Float](model []gorgonia.ValueGrad, ruleOf func(node gorg
 				s.params = append(s.params, s.values[i])
 			}
 		}
-		s.sizes = append(s.sizes, len(s.params)-first)
+		list[g] = pnm.Group[T]{Rule: rule, Params: s.params[first:]}
 	}
 	s.grads = make([][]T, len(model))
+	s.writable = make([]bool, len(model))
 	var err error
-	if s.opt, err = s.optimizer(rules, s.params); err != nil {
-		return nil, err
+	if s.opt, err = pnm.NewOptimizer(list...); err != nil {
+		return nil, s.named(err)
 	}
 	return s, nil
-}
-
-// optimizer returns a new optimizer of parameters, with the solver's groups.
-func (s *Solver[T]) optimizer(rules []pnm.Rule, params [][]T) (*pnm.Optimizer[T], error) {
-	groups := make([]pnm.Group[T], len(rules))
-	for g, n := range s.sizes {
-		groups[g] = pnm.Group[T]{Rule: rules[g], Params: params[:n]}
-		params = params[n:]
-	}
-	opt, err := pnm.NewOptimizer(groups...)
-	return opt, s.named(err)
 }
 
 // Step performs one step and sets the gradients to zero. The model has the same nodes in the same order as when the solver was
@@ -131,29 +126,38 @@ func (s *Solver[T]) Step(model []gorgonia.ValueGrad) error {
 		return err
 	}
 	defer clear(s.grads)
+	o := s.Options
+	o.ZeroGrads = !s.shared
 	for i := range s.nodes {
 		n := &s.nodes[i]
-		g, err := gradOf[T](n)
+		g, writable, err := gradOf[T](n)
 		if err != nil {
 			return &NodeError{n.name, err}
 		}
 		s.grads[n.tensor] = g
+		s.writable[n.tensor] = writable
+		o.ZeroGrads = o.ZeroGrads && writable
 	}
 
-	o := s.Options
-	o.ZeroGrads = true
 	report, err := s.opt.StepWith(o, s.grads)
 	if overlap, ok := errors.AsType[*pnm.OverlapError](err); ok && overlap.Arg == "grads" && overlap.OtherArg == "grads" {
 		// Nodes of a sum share their gradient, where the machine does not bind dual values. It counts for each of them.
+		s.shared = true
 		o.ZeroGrads = false
-		if report, err = s.opt.StepWith(o, s.grads); err == nil {
-			for _, g := range s.grads {
+		report, err = s.opt.StepWith(o, s.grads)
+	}
+	if err != nil {
+		return s.named(err)
+	}
+	s.report = report
+	if !o.ZeroGrads {
+		for i, g := range s.grads {
+			if s.writable[i] {
 				clear(g)
 			}
 		}
 	}
-	s.report = report
-	return s.named(err)
+	return nil
 }
 
 // follow compares a model with the solver's nodes, and has the optimizer update the values that they have now.
@@ -180,31 +184,12 @@ func (s *Solver[T]) follow(model []gorgonia.ValueGrad) error {
 	for i, v := range model {
 		s.nodes[i].ValueGrad = v
 	}
-	if moved {
-		return s.move()
+	if !moved {
+		return nil
 	}
-	return nil
-}
-
-// move makes an optimizer of the values that the nodes have now, with the state of the one before.
-func (s *Solver[T]) move() error {
-	state, err := s.opt.State()
-	if err != nil {
-		return err
-	}
-	rules := make([]pnm.Rule, s.opt.Groups())
-	for g := range rules {
-		rules[g] = s.opt.Rule(g)
-	}
-	opt, err := s.optimizer(rules, s.values)
-	if err != nil {
-		return err
-	}
-	if err := opt.SetState(state); err != nil {
+	if err := s.opt.SetParams(s.values); err != nil {
 		return s.named(err)
 	}
-	s.opt.Close()
-	s.opt = opt
 	copy(s.params, s.values)
 	return nil
 }

@@ -250,6 +250,36 @@ func TestSharedGradient(t *testing.T) {
 	}
 }
 
+// Without dual values the gradient of a scalar that is added is a constant which Gorgonia has once, for all graphs: it stays.
+func TestConstantGradient(t *testing.T) {
+	for range 2 {
+		g := gorgonia.NewGraph()
+		leaf := func(name string, x float64) *gorgonia.Node {
+			return gorgonia.NewScalar(g, gorgonia.Float64, gorgonia.WithName(name), gorgonia.WithValue(x))
+		}
+		a, b := leaf("a", 1), leaf("b", 2)
+		if _, err := gorgonia.Grad(gorgonia.Must(gorgonia.Add(a, b)), a, b); err != nil {
+			t.Fatal(err)
+		}
+		vm := gorgonia.NewTapeMachine(g)
+		defer vm.Close()
+		model := gorgonia.NodesToValueGrads(gorgonia.Nodes{a, b})
+		s := mustSolver[float64](t, pnm.NewSGD(0.25), model)
+		for range 2 {
+			if err := vm.RunAll(); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Step(model); err != nil {
+				t.Fatal(err)
+			}
+			vm.Reset()
+		}
+		if v := values[float64](t, model); !equal(v, [][]float64{{0.5}, {1.5}}) {
+			t.Errorf("the values are %v", v)
+		}
+	}
+}
+
 // Rules by node: the biases' group has no decay, and a learning rate of its own.
 func TestGroups(t *testing.T) {
 	decay := pnm.SGD{LR: 0.5, WeightDecay: 0.5}

@@ -33,24 +33,31 @@ func valueOf[T pnm.Float](v gorgonia.ValueGrad) (value[T], error) {
 	return x, nil
 }
 
-// gradOf returns the gradient of a node.
-func gradOf[T pnm.Float](n *node) ([]T, error) {
+// gradOf returns the gradient of a node, and whether it may be written. Without dual values a gradient can be an input of the graph, or
+// one of the constants that all of Gorgonia's graphs have in common.
+func gradOf[T pnm.Float](n *node) (elements []T, writable bool, err error) {
 	const hint = "it must be among the nodes given to gorgonia.Grad, and the machine must have run"
 	grad, err := n.Grad()
 	if err != nil {
-		return nil, fmt.Errorf("has no gradient (%w): %s", err, hint)
+		return nil, false, fmt.Errorf("has no gradient (%w): %s", err, hint)
 	}
 	if isNil(grad) {
-		return nil, fmt.Errorf("its gradient is nil: %s", hint)
+		return nil, false, fmt.Errorf("its gradient is nil: %s", hint)
 	}
 	g, err := memoryOf[T](grad)
 	if err != nil {
-		return nil, fmt.Errorf("its gradient %w", err)
+		return nil, false, fmt.Errorf("its gradient %w", err)
 	}
 	if one := len(g.elements) == 1 && n.shape.TotalSize() == 1; !one && !g.shape.Eq(n.shape) {
-		return nil, fmt.Errorf("the shape of its gradient is %v, must be %v", g.shape, n.shape)
+		return nil, false, fmt.Errorf("the shape of its gradient is %v, must be %v", g.shape, n.shape)
 	}
-	return g.elements, nil
+	writable = true
+	if x, isNode := n.ValueGrad.(*gorgonia.Node); isNode {
+		if d := x.Deriv(); d != nil && (d.Op() == nil || d.Op().Arity() == 0) {
+			writable = d.Value() != grad
+		}
+	}
+	return g.elements, writable, nil
 }
 
 func isNil(v gorgonia.Value) bool {
