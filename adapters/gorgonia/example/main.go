@@ -2,7 +2,7 @@
 //
 //	go run -C adapters/gorgonia ./example
 //
-// That takes about a minute on two idle cores: Gorgonia is slow at convolutions on a CPU, hence the small network. With -save
+// That takes half a minute to a minute on an idle core: Gorgonia is slow at convolutions on a CPU, hence the small network. With -save
 // AdaPNM's run is saved after each epoch, and -resume continues it; the same seed gives the same numbers, whether interrupted or
 // not.
 package main
@@ -32,7 +32,7 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.IntVar(&s.epochs, "epochs", 10, "passes over the training images, those of -resume included")
+	flag.IntVar(&s.epochs, "epochs", 6, "passes over the training images, those of -resume included")
 	flag.IntVar(&s.batch, "batch", 50, "images a step")
 	flag.IntVar(&s.images, "images", 6000, "training images, at most 6000")
 	flag.IntVar(&s.testImages, "test-images", 2000, "test images, at most 2000")
