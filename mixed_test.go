@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -16,6 +17,9 @@ import (
 // formatsOf are the formats of a tensor's vectors; out is f32 for no copy.
 type formatsOf struct{ p, g, s, out format }
 
+// copiesF16 tells whether kernels' copies in f16 are tested: Bochs, in which .ci/with-avx512 may run the tests, rounds them wrongly.
+var copiesF16 = os.Getenv("PNM_TEST_NO_F16_COPIES") == ""
+
 // allFormats are all combinations of formats that a rule can have.
 func allFormats(r Rule) (all []formatsOf) {
 	states := []format{f32, bf16}
@@ -25,6 +29,9 @@ func allFormats(r Rule) (all []formatsOf) {
 	for _, s := range states {
 		for _, g := range []format{f32, bf16, f16} {
 			for _, x := range [][2]format{{f32, f32}, {f32, bf16}, {f32, f16}, {bf16, f32}} {
+				if x[1] == f16 && !copiesF16 {
+					continue
+				}
 				all = append(all, formatsOf{x[0], g, s, x[1]})
 			}
 		}
@@ -352,6 +359,9 @@ func TestMixedIsFloat32(t *testing.T) {
 	perTier(t, func(t *testing.T) {
 		for _, r := range sampleRules() {
 			for _, f := range []formatsOf{{f32, f32, f32, f32}, {f32, bf16, f32, f32}, {f32, f16, f32, bf16}, {f32, f32, f32, f16}} {
+				if f.out == f16 && !copiesF16 {
+					continue
+				}
 				m := newMixedRun(t, r, f, Config{})
 				var params, q [][]float32
 				for _, p := range m.params {
