@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strconv"
 
 	"github.com/gomlx/compute/dtypes"
@@ -72,6 +71,9 @@ func (o *Optimizer) describe() (names []string, dimensions [][]int) {
 // If the file does not have the variables, the store must, from GoMLX's checkpoint handler, and of the same global step.
 // Otherwise, and where [pnm.Optimizer.Load] does, Load fails, and has written nothing.
 func (o *Optimizer) Load(path string, l LoadOptions) (pnm.CheckpointInfo, error) {
+	if o.closed {
+		return pnm.CheckpointInfo{}, pnm.ErrClosed
+	}
 	info, err := pnm.ReadCheckpoint(path)
 	if err != nil {
 		return info, err
@@ -130,20 +132,17 @@ func (o *Optimizer) bindFile(info pnm.CheckpointInfo) (undo func() error, err er
 			if v == nil {
 				dtype, ok := map[string]dtypes.DType{"float32": dtypes.Float32, "float64": dtypes.Float64}[t.Params]
 				if !ok {
-					return undo, fmt.Errorf("pnmgomlx: variable %q is not in the store, and its value in float32 or float64 not in the file: "+
-						"load the model's checkpoint first", t.Name)
+					return undo, &VariableError{t.Name, errors.New("is not in the store, and its value in float32 or float64 not in the " +
+						"file: load the model's checkpoint first")}
 				}
 				v = o.store.VariableWithValue(t.Name, tensors.FromShape(shapes.Make(dtype, t.Shape...)))
 				created = append(created, v.Path())
 			}
-			if !v.HasValue() {
-				return undo, fmt.Errorf("pnmgomlx: variable %q is in the store, but has no value yet", t.Name)
-			}
 			variables = append(variables, v)
 		}
 	}
-	if err := o.check(slices.Values(variables)); err != nil {
-		return undo, err
+	if len(variables) == 0 {
+		return undo, errNoVariable
 	}
 	return undo, o.bind(variables)
 }

@@ -173,16 +173,16 @@ func TestState(t *testing.T) {
 		change func(map[string]pnm.MixedTensorState)
 		want   string
 	}{
-		{func(s map[string]pnm.MixedTensorState) { delete(s, path) }, `the state of variable "/model/dense/weights" is missing`},
+		{func(s map[string]pnm.MixedTensorState) { delete(s, path) }, `variable "/model/dense/weights": the state is missing`},
 		{func(s map[string]pnm.MixedTensorState) { s["/other"] = s[path] }, "states of 3 variables, must be of 2"},
 		{func(s map[string]pnm.MixedTensorState) {
 			s[path] = pnm.MixedTensorState{Step: 3, Buffers: map[string]pnm.Vector{"exp_avg": pnm.Float64(make([]float64, 7840))}}
-		}, `variable "/model/dense/weights": pnm: tensor 0: state "neg_exp_avg" is missing`},
+		}, `pnmgomlx: variable "/model/dense/weights": state "neg_exp_avg" is missing`},
 		{func(s map[string]pnm.MixedTensorState) {
 			b := maps.Clone(s[path].Buffers)
 			b["exp_avg"] = pnm.Float32(make([]float32, 7840))
 			s[path] = pnm.MixedTensorState{Step: 3, Buffers: b}
-		}, "the format of exp_avg is float32, must be float64"},
+		}, `pnmgomlx: variable "/model/dense/weights": the format of exp_avg is float32, must be float64`},
 	} {
 		s := maps.Clone(states)
 		c.change(s)
@@ -234,7 +234,7 @@ func TestLoadErrors(t *testing.T) {
 	}{
 		{"another step", state, adapnm.Rule, nil, "it is of global step 3 and has no parameters, but the model is of global step 0"},
 		{"no variables", state, adapnm.Rule, func(s *model.Store) { _ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3))) },
-			`variable "/model/dense/weights" is not in the store`},
+			`variable "/model/dense/weights": is not in the store`},
 		{"another rule", full, pnm.NewAdam(), nil, `tensor "/model/dense/weights": in the file it is of AdaPNM`},
 		{"short", short, adapnm.Rule, nil, "short"},
 		{"no file", filepath.Join(dir, "missing"), adapnm.Rule, nil, "missing"},
@@ -243,7 +243,7 @@ func TestLoadErrors(t *testing.T) {
 			s.VariableWithValue("/model/dense/weights", tensors.FromShape(shapes.Make(dtypes.Float32, 10, 784)))
 		}, `tensor "/model/dense/weights"`},
 		{"another type", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", int32(3)) },
-			`variable "/model/dense/weights" is Int32, must be Float32 or Float64`},
+			`variable "/model/dense/weights": is Int32, must be Float32 or Float64`},
 	} {
 		s := newStore(t, nil)
 		if c.prepare != nil {

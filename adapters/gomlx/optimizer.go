@@ -41,6 +41,7 @@ type Optimizer struct {
 
 	engine    engine
 	variables []*binding // the engine's tensors, in its order
+	closed    bool
 
 	attached map[*train.Trainer]bool
 	pending  *gradients
@@ -60,6 +61,9 @@ func New(backend compute.Backend, store *model.Store, groups ...Group) (*Optimiz
 
 // NewWith is [New] with a configuration of the engine.
 func NewWith(c pnm.Config, backend compute.Backend, store *model.Store, groups ...Group) (*Optimizer, error) {
+	if backend == nil || store == nil {
+		return nil, errors.New("pnmgomlx: New: backend or store is nil, must be those of the trainer")
+	}
 	rules := make([]pnm.Rule, len(groups))
 	for i, g := range groups {
 		rules[i] = g.Rule
@@ -162,7 +166,7 @@ func (o *Optimizer) UpdateGraphWithGradients(scope *model.Scope, grads []*graph.
 		exceptions.Panicf("pnmgomlx: Options.LossScale is %g, but gradients that the trainer accumulates cannot be scaled", o.options.LossScale)
 	}
 	if len(grads) == 0 {
-		exceptions.Panicf("pnmgomlx: there is no trainable variable")
+		panic(errNoVariable)
 	}
 	g := grads[0].Graph()
 	o.checkTrainable(scope, g)
@@ -192,39 +196,24 @@ func (o *Optimizer) checkTrainable(scope *model.Scope, g *graph.Graph) {
 			exceptions.Panicf("pnmgomlx: the hyperparameter %q is set, and not supported: %s", p.name, p.instead)
 		}
 	}
-	for v := range trainable(scope, g) {
+	variables := slices.Collect(trainable(scope, g))
+	if len(variables) == 0 {
+		panic(errNoVariable)
+	}
+	for _, v := range variables {
 		if v.ChangedInGraph(g) {
 			panic(setByGraph(v))
 		}
 	}
-	if err := o.check(trainable(scope, g)); err != nil {
+	if err := o.check(o.with(variables)); err != nil {
 		panic(err)
 	}
 }
 
-func setByGraph(v *model.Variable) error {
-	return fmt.Errorf("pnmgomlx: trainable variable %q is also set by the graph itself", v.Path())
-}
+var errNoVariable = errors.New("pnmgomlx: there is no trainable variable")
 
-// check reports variables that the engine cannot update.
-func (o *Optimizer) check(variables iter.Seq[*model.Variable]) error {
-	var first *model.Variable
-	for v := range variables {
-		switch d := v.DType(); {
-		case d != dtypes.Float32 && d != dtypes.Float64:
-			return fmt.Errorf("pnmgomlx: trainable variable %q is %s, must be Float32 or Float64: the model can convert its value", v.Path(), d)
-		case o.group(v) < 0:
-			return fmt.Errorf("pnmgomlx: trainable variable %q belongs to none of the %d groups", v.Path(), len(o.groups))
-		case first == nil:
-			first = v
-		case d != first.DType():
-			return fmt.Errorf("pnmgomlx: trainable variable %q is %s, must be %s as %q is", v.Path(), d, first.DType(), first.Path())
-		}
-	}
-	if first == nil {
-		return errors.New("pnmgomlx: there is no trainable variable")
-	}
-	return nil
+func setByGraph(v *model.Variable) error {
+	return &VariableError{v.Path(), errors.New("is to be trained, and also set by the graph itself")}
 }
 
 // trainable yields the variables that GoMLX takes gradients of, in its order.
@@ -236,11 +225,6 @@ func trainable(scope *model.Scope, g *graph.Graph) iter.Seq[*model.Variable] {
 			}
 		}
 	}
-}
-
-// group is the index of v's group, or −1.
-func (o *Optimizer) group(v *model.Variable) int {
-	return slices.IndexFunc(o.groups, func(g Group) bool { return g.Match == nil || g.Match(v) })
 }
 
 // emit makes the gradients outputs of the graph. Logged nodes are such outputs; variables would be, too, but a store keeps
@@ -327,7 +311,7 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 			return err
 		}
 		if err := o.engine.SetLR(scalar(value)); err != nil {
-			return fmt.Errorf("pnmgomlx: variable %q: %w", p.lr.Path(), err)
+			return &VariableError{p.lr.Path(), err}
 		}
 	}
 	flats := make([]any, len(o.variables)) // a variable that this graph does not use has none
@@ -335,14 +319,14 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 		k := slices.IndexFunc(o.variables, func(b *binding) bool { return b.variable == v })
 		// The backend has written the gradient, and nobody writes it until free.
 		if err := p.values[i].ConstFlatData(func(flat any) { flats[k] = flat }); err != nil {
-			return fmt.Errorf("pnmgomlx: the gradient of %q: %w", v.Path(), err)
+			return &VariableError{v.Path(), fmt.Errorf("the gradient: %w", err)}
 		}
 	}
 	options := o.options
 	options.LossScale = p.lossScale
 	report, err := o.engine.step(options, flats)
 	if err != nil {
-		return err
+		return named(err, o.variables)
 	}
 	o.report = report
 	return nil
@@ -406,4 +390,7 @@ func (o *Optimizer) Clear(*model.Scope) error {
 
 // Close gives the memory of the state back to the system. The variables keep their values. Every later step fails with
 // [pnm.ErrClosed].
-func (o *Optimizer) Close() { o.engine.Close() }
+func (o *Optimizer) Close() {
+	o.closed = true
+	o.engine.Close()
+}

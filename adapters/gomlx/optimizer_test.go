@@ -4,9 +4,12 @@ import (
 	"errors"
 	"io"
 	"math"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
@@ -334,7 +337,7 @@ func TestAccumulatedGradients(t *testing.T) {
 		return nil
 	})
 	run(t, loop, batches{n: 6, size: 4})
-	if want := []bool{false, true, false, true, false, true}; !equal(changed, want) {
+	if want := []bool{false, true, false, true, false, true}; !slices.Equal(changed, want) {
 		t.Errorf("the variables changed: %v, must be: %v", changed, want)
 	}
 	states, err := o.State()
@@ -344,15 +347,6 @@ func TestAccumulatedGradients(t *testing.T) {
 	if len(states) != 2 || states["/model/dense/weights"].Step != 3 || optimizer.GetGlobalStep(store) != 3 {
 		t.Errorf("%d states, step %d, global step %d", len(states), states["/model/dense/weights"].Step, optimizer.GetGlobalStep(store))
 	}
-}
-
-func equal[T comparable](a, b []T) bool {
-	for i := range a {
-		if i >= len(b) || a[i] != b[i] {
-			return false
-		}
-	}
-	return len(a) == len(b)
 }
 
 // A value that somebody else has given a variable counts, and the state goes on.
@@ -380,6 +374,145 @@ func TestSetValue(t *testing.T) {
 	for i := range 3 {
 		s.step(batches{size: 4}.batch(3 + i))
 	}
+}
+
+// A value that moves is found again: the memory that it had is the backend's.
+func TestMovedValue(t *testing.T) {
+	s := newStepper(t, newStore(t, nil), linear, adapnm)
+	s.twin(func(string) int { return 0 }, adapnm.Rule)
+	for i := range 5 {
+		s.step(batches{size: 4}.batch(i))
+		if v := s.o.variables[0]; i > 0 {
+			if err := v.variable.MustValue().ToLocal(); err != nil {
+				t.Fatal(err)
+			}
+		} else if !v.variable.MustValue().IsShared() {
+			t.Error("the backend does not share the variable")
+		}
+	}
+}
+
+// A backend that has copies of the variables gets new ones at each step.
+func TestDevice(t *testing.T) {
+	var losses [2][]float64
+	for i, b := range []compute.Backend{backend(), device{backend()}} {
+		store := newStore(t, nil)
+		o, err := New(b, store, adapnm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		loop := train.NewLoop(train.NewTrainer(b, store, linear, cross, o, nil, nil))
+		o.Attach(loop)
+		losses[i] = run(t, loop, batches{n: 6, size: 4})
+	}
+	if !slices.Equal(losses[0], losses[1]) {
+		t.Errorf("with shared buffers the losses are %v, without %v", losses[0], losses[1])
+	}
+}
+
+// A variable keeps its group, whatever Match says later.
+func TestGroupIsKept(t *testing.T) {
+	s := newStepper(t, newStore(t, nil), linear, Group{adapnm.Rule, func(v *model.Variable) bool { return v.Trainable }})
+	s.twin(func(string) int { return 0 }, adapnm.Rule)
+	s.step(batches{size: 4}.batch(0))
+	s.o.store.GetVariable("/model/dense/biases").SetTrainable(false)
+	weights := s.o.store.GetVariable("/model/dense/weights")
+	other, err := weights.MustValue().LocalClone()
+	if err == nil {
+		err = weights.SetValue(other)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.trainer.ResetComputationGraphs()
+	if _, err := s.o.TrainStep(s.trainer, batches{size: 4}.batch(1)); err != nil {
+		t.Fatal(err)
+	}
+	states, err := s.o.State()
+	if a, b := states["/model/dense/weights"].Step, states["/model/dense/biases"].Step; err != nil || a != 2 || b != 1 {
+		t.Errorf("%d steps of the weights, %d of the biases that were frozen, %v", a, b, err)
+	}
+}
+
+// Variables that no engine can have together, and those that are in disorder, are errors with their paths, and change nothing.
+func TestVariableErrors(t *testing.T) {
+	store := newStore(t, nil)
+	o := newOptimizer(t, store, adapnm)
+	dense := func(name string) *train.Trainer {
+		return newTrainer(store, func(scope *model.Scope, x *graph.Node) *graph.Node {
+			x = graph.Reshape(x, x.Shape().Dimensions[0], -1)
+			return layers.DenseWithBias(scope.In("%s", name), x, 10)
+		}, o)
+	}
+	wantError := func(err error, path, want string) {
+		t.Helper()
+		var e *VariableError
+		if !errors.As(err, &e) || e.Path != path || !strings.Contains(e.Error(), want) || strings.Contains(e.Error(), "tensor 0") {
+			t.Errorf("%v\nmust say of %q %s", err, path, want)
+		}
+	}
+	a, b := dense("a"), dense("b")
+	for _, trainer := range []*train.Trainer{a, b} {
+		if _, err := o.TrainStep(trainer, batches{size: 4}.batch(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := o.TrainStep(dense("c"), batches{size: 4, dtype: dtypes.Float64}.batch(0))
+	wantError(err, "/c/dense/weights", `is Float64, must be Float32 as "/a/dense/weights" is`)
+
+	x, y := store.GetVariable("/a/dense/biases"), store.GetVariable("/b/dense/biases")
+	own, err := y.MustValue().LocalClone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(value any) {
+		t.Helper()
+		if err := y.SetValuePreservingOld(value.(*tensors.Tensor)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		value      any
+		path, want string
+	}{
+		{x.MustValue(), "/a/dense/biases", `the value and the value of "/b/dense/biases" share 10 elements`},
+		{tensors.FromValue(make([]float32, 11)), "/b/dense/biases", "length of exp_avg is 10, must be 11"},
+		{tensors.FromValue(make([]float64, 10)), "/b/dense/biases", `is Float64, must be Float32 as "/a/dense/weights" is`},
+		{tensors.FromValue(make([]int32, 10)), "/b/dense/biases", "is Int32, must be Float32 or Float64"},
+	} {
+		set(c.value)
+		before := values(t, store)
+		_, err = o.TrainStep(a, batches{size: 4}.batch(1))
+		wantError(err, c.path, c.want)
+		for path, x := range values(t, store) {
+			if !sameBits(x, before[path]) {
+				t.Errorf("%s: variable %q has changed", c.want, path)
+			}
+		}
+	}
+	set(own)
+	if _, err := o.TrainStep(a, batches{size: 4}.batch(1)); err != nil {
+		t.Error(err)
+	}
+	path := filepath.Join(t.TempDir(), "x")
+	if err := y.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	wantError(o.Save(path, SaveOptions{Params: true}), "/b/dense/biases", "has no value: set one, or delete the variable")
+	if err := store.DeleteVariable("/b/dense/biases"); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Save(path, SaveOptions{Params: true}); err != nil {
+		t.Error(err)
+	}
+
+	metrics, err := a.TrainStep(batches{size: 4}.batch(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.pending.values[0] = store.GetVariable("/a/dense/weights").MustValue() // as no backend should
+	wantError(o.apply(metrics), "/a/dense/weights", "the value and the gradient of")
 }
 
 // A model with two graphs, that share a variable: each variable counts its own steps.
@@ -425,9 +558,9 @@ func TestErrors(t *testing.T) {
 		group  Group
 		want   string
 	}{
-		{"bfloat16", nil, variable("scale", shapes.CastAsDType(1, dtypes.BFloat16)), adapnm, `trainable variable "/scale" is BFloat16, must be Float32 or Float64`},
+		{"bfloat16", nil, variable("scale", shapes.CastAsDType(1, dtypes.BFloat16)), adapnm, `variable "/scale": is BFloat16, must be Float32 or Float64`},
 		{"two types", nil, variable("scale", 1.0), adapnm, `is Float32, must be Float64 as "/scale" is`},
-		{"no group", nil, linear, Group{adapnm.Rule, func(v *model.Variable) bool { return v.Name() != "biases" }}, `trainable variable "/model/dense/biases" belongs to none of the 1 groups`},
+		{"no group", nil, linear, Group{adapnm.Rule, func(v *model.Variable) bool { return v.Name() != "biases" }}, `variable "/model/dense/biases": belongs to none of the 1 groups`},
 		{"no variable", nil, func(_ *model.Scope, x *graph.Node) *graph.Node {
 			return graph.Slice(graph.Reshape(x, 4, -1), graph.AxisRange(), graph.AxisRange(0, 10))
 		}, adapnm, "there is no trainable variable"},
@@ -439,13 +572,13 @@ func TestErrors(t *testing.T) {
 			y := graph.Mul(linear(scope, x), v.NodeValue(x))
 			v.SetNodeValue(graph.Sqrt(v.NodeValue(x)))
 			return y
-		}, adapnm, `trainable variable "/gain" is also set by the graph itself`},
+		}, adapnm, `variable "/gain": is to be trained, and also set by the graph itself`},
 		{"set after each step", nil, func(scope *model.Scope, x *graph.Node) *graph.Node {
 			v := scope.VariableWithValue("gain", float32(1))
 			y := graph.Mul(linear(scope, x), v.NodeValue(x))
 			train.AddPerStepUpdateGraphFn(scope, x.Graph(), func(_ *model.Scope, g *graph.Graph) { v.SetNodeValue(graph.Sqrt(v.NodeValue(g))) })
 			return y
-		}, adapnm, `trainable variable "/gain" is also set by the graph itself`},
+		}, adapnm, `variable "/gain": is to be trained, and also set by the graph itself`},
 		{"NaN", nil, func(scope *model.Scope, x *graph.Node) *graph.Node {
 			return graph.Log(graph.MulScalar(graph.OnePlus(graph.Square(linear(scope, x))), -1))
 		}, adapnm, "the loss is NaN; parameters and state are as before this step"},
@@ -499,6 +632,12 @@ func TestMisuse(t *testing.T) {
 			t.Errorf("groups %v: %v", groups, err)
 		}
 	}
+	if _, err := New(nil, store, adapnm); err == nil || !strings.Contains(err.Error(), "backend or store is nil") {
+		t.Errorf("no backend: %v", err)
+	}
+	if _, err := New(backend(), nil, adapnm); err == nil || !strings.Contains(err.Error(), "backend or store is nil") {
+		t.Errorf("no store: %v", err)
+	}
 	o := newOptimizer(t, store, adapnm)
 	trainer := newTrainer(store, linear, o)
 	b := batches{size: 4}
@@ -534,6 +673,12 @@ func TestMisuse(t *testing.T) {
 		t.Error(err)
 	}
 	o.Close()
+	if err := o.Clear(store.RootScope()); !errors.Is(err, pnm.ErrClosed) {
+		t.Errorf("Clear of a closed one: %v", err)
+	}
+	if _, err := o.Load("missing", LoadOptions{}); err != pnm.ErrClosed {
+		t.Errorf("Load of a closed one: %v", err)
+	}
 	if _, err := o.TrainStep(trainer, b.batch(0)); !errors.Is(err, pnm.ErrClosed) {
 		t.Errorf("closed: %v", err)
 	}
