@@ -49,7 +49,11 @@ func (o *Optimizer) Save(path string, s SaveOptions) error {
 	if _, ok := meta[globalStepKey]; ok {
 		return fmt.Errorf("pnmgomlx: metadata %q: the key is reserved", globalStepKey)
 	}
-	meta[globalStepKey] = strconv.FormatInt(optimizer.GetGlobalStep(o.store), 10)
+	step, err := o.globalStep()
+	if err != nil {
+		return err
+	}
+	meta[globalStepKey] = strconv.FormatInt(step, 10)
 	names, dimensions := o.describe()
 	return o.engine.Save(path, pnm.SaveOptions{Names: names, Shapes: dimensions, Params: s.Params, Metadata: meta})
 }
@@ -91,7 +95,11 @@ func (o *Optimizer) Load(path string, l LoadOptions) (pnm.CheckpointInfo, error)
 			return info, fmt.Errorf("pnmgomlx: checkpoint %s: metadata %q: %w", path, globalStepKey, err)
 		}
 	}
-	if of := optimizer.GetGlobalStep(o.store); counted && !params && step != of {
+	of, err := o.globalStep()
+	if err != nil {
+		return info, err
+	}
+	if counted && !params && step != of {
 		return info, fmt.Errorf("pnmgomlx: checkpoint %s: it is of global step %d and has no parameters, but the model is of "+
 			"global step %d: load the model's checkpoint of step %d first", path, step, of, step)
 	}

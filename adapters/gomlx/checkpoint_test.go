@@ -117,6 +117,45 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// GoMLX's checkpoints have the loss scale, too: what SetOptions says counts.
+func TestLossScaleOfCheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	store := newStore(t, nil)
+	handler, err := checkpoint.Build(store).Dir(dir).Done()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := newOptimizer(t, store, adapnm)
+	if err := o.SetOptions(pnm.Options{LossScale: 1024}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.TrainStep(newTrainer(store, linear, o), batches{size: 4}.batch(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := handler.Save(); err != nil {
+		t.Fatal(err)
+	}
+	s := newStepper(t, model.NewStore(), linear, adapnm)
+	options, _ := s.twin(func(string) int { return 0 }, adapnm.Rule)
+	*options = pnm.Options{LossScale: 4}
+	if err := s.o.SetOptions(*options); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := checkpoint.Load(s.o.store).Dir(dir).Done(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		s.step(batches{size: 4}.batch(i))
+		scale := s.o.store.GetVariable(lossScalePath)
+		if x := scalar(scale.MustValue()); x != 4 {
+			t.Errorf("step %d: the loss scale is %g", i+1, x)
+		}
+		if err := scale.SetValue(tensors.FromScalar(float32(8))); err != nil { // as a checkpoint in mid-run
+			t.Fatal(err)
+		}
+	}
+}
+
 func withLR(r pnm.Rule, lr float64) pnm.Rule {
 	o, err := pnm.NewOptimizer(pnm.Group[float64]{Rule: r})
 	if err == nil {

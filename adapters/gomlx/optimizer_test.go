@@ -3,6 +3,7 @@ package pnmgomlx
 import (
 	"errors"
 	"io"
+	"iter"
 	"math"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/graph/nanlogger"
 	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/gomlx/gomlx/ml/layers"
 	"github.com/gomlx/gomlx/ml/model"
@@ -91,6 +93,9 @@ func newStepper(t *testing.T, store *model.Store, f modelFn, groups ...Group) *s
 
 func (s *stepper) step(b train.Batch) {
 	s.Helper()
+	if err := s.o.begin(); err != nil {
+		s.Fatal(err)
+	}
 	metrics, err := s.trainer.TrainStep(b)
 	if err != nil {
 		s.Fatal(err)
@@ -347,6 +352,47 @@ func TestAccumulatedGradients(t *testing.T) {
 	if len(states) != 2 || states["/model/dense/weights"].Step != 3 || optimizer.GetGlobalStep(store) != 3 {
 		t.Errorf("%d states, step %d, global step %d", len(states), states["/model/dense/weights"].Step, optimizer.GetGlobalStep(store))
 	}
+}
+
+// A batch that was an error, or skipped, has left a NaN in GoMLX's sums: the step that takes them is not done.
+func TestAccumulatedNaN(t *testing.T) {
+	for _, skip := range []bool{false, true} {
+		store := newStore(t, nil)
+		o := newOptimizer(t, store, adapnm)
+		if err := o.SetOptions(pnm.Options{SkipNonFinite: skip}); err != nil {
+			t.Fatal(err)
+		}
+		trainer := newTrainer(store, linear, o)
+		if err := trainer.AccumulateGradients(2); err != nil {
+			t.Fatal(err)
+		}
+		errs := map[int]string{3: "the loss is NaN", 4: "the accumulated gradients are not finite"}
+		last := make(map[string][]float32)
+		for i := 1; i <= 6; i++ {
+			b := batches{size: 4}.batch(i)
+			if i == 3 {
+				spoil(b)
+			}
+			_, err := o.TrainStep(trainer, b)
+			if want := errs[i]; skip && err != nil || !skip && (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("SkipNonFinite %v, batch %d: %v", skip, i, err)
+			}
+			if o.Report().Skipped != (i == 4 || i == 5) {
+				t.Errorf("SkipNonFinite %v, batch %d: %+v", skip, i, o.Report())
+			}
+			const w = "/model/dense/weights"
+			now := values(t, store)
+			if i > 1 && sameBits(now[w], last[w]) != (i != 2 && i != 6) {
+				t.Errorf("SkipNonFinite %v, batch %d: have the variables changed? %v", skip, i, !sameBits(now[w], last[w]))
+			}
+			last = now
+		}
+	}
+}
+
+// spoil puts a NaN among the pixels.
+func spoil(b train.Batch) {
+	tensors.MustMutableFlatData(b.Inputs[0], func(x []float32) { x[7] = float32(math.NaN()) })
 }
 
 // A value that somebody else has given a variable counts, and the state goes on.
@@ -616,12 +662,189 @@ func TestNaNLoss(t *testing.T) {
 	s.twin(func(string) int { return 0 }, adapnm.Rule)
 	s.step(batches{size: 4}.batch(0))
 	bad := batches{size: 4}.batch(1)
-	tensors.MustMutableFlatData(bad.Inputs[0], func(x []float32) { x[7] = float32(math.NaN()) })
+	spoil(bad)
 	if _, err := s.o.TrainStep(s.trainer, bad); err == nil || !strings.Contains(err.Error(), "the loss is NaN") {
 		t.Errorf("a NaN in the data: %v", err)
 	}
 	s.compare()
 	s.step(batches{size: 4}.batch(1))
+
+	// Who wants it has such steps skipped; GoMLX's loop then ends the run all the same.
+	if err := s.o.SetOptions(pnm.Options{SkipNonFinite: true}); err != nil {
+		t.Fatal(err)
+	}
+	bad = batches{size: 4}.batch(1)
+	spoil(bad)
+	if _, err := s.o.TrainStep(s.trainer, bad); err != nil || !s.o.Report().Skipped {
+		t.Errorf("a NaN in the data: %v, %+v", err, s.o.Report())
+	}
+	s.compare()
+	s.step(batches{size: 4}.batch(2))
+	if s.o.Report().Skipped {
+		t.Error("a step that is finite was skipped")
+	}
+	loop := train.NewLoop(s.trainer)
+	s.o.Attach(loop)
+	if _, err := loop.RunSteps(nanBatches{batches{n: 2, size: 4}}, 2); err == nil || !strings.Contains(err.Error(), "training interrupted") {
+		t.Errorf("a NaN in the data, in GoMLX's loop: %v", err)
+	}
+	s.compare()
+}
+
+// A loss that is not finite is skipped, whatever its gradients are.
+func TestNaNLossOnly(t *testing.T) {
+	store := newStore(t, nil)
+	o := newOptimizer(t, store, adapnm)
+	if err := o.SetOptions(pnm.Options{SkipNonFinite: true}); err != nil {
+		t.Fatal(err)
+	}
+	trainer := newTrainer(store, func(scope *model.Scope, x *graph.Node) *graph.Node {
+		train.AddRegularizationLoss(graph.Log(graph.AddScalar(graph.ReduceAllMax(x), -100)))
+		return linear(scope, x)
+	}, o)
+	if _, err := o.TrainStep(trainer, batches{size: 4}.batch(0)); err != nil || !o.Report().Skipped {
+		t.Errorf("%v, %+v", err, o.Report())
+	}
+	if states, err := o.State(); len(states) != 0 || err != nil {
+		t.Errorf("there is state of %d variables, %v", len(states), err)
+	}
+}
+
+type nanBatches struct{ batches }
+
+func (d nanBatches) Iter() iter.Seq2[train.Batch, error] {
+	return func(yield func(train.Batch, error) bool) {
+		for b, err := range d.batches.Iter() {
+			spoil(b)
+			if !yield(b, err) {
+				return
+			}
+		}
+	}
+}
+
+// Gradients that others take, or bring in disorder, are errors, and those steps change nothing.
+func TestNodeLoggers(t *testing.T) {
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard) // nanlogger's warnings
+	defer klog.LogToStderr(true)
+	drop := func(trainer *train.Trainer) {
+		trainer.OnExecCreation(func(exec *model.Exec, _ train.GraphType) {
+			exec.SetNodeLogger(func(*graph.Graph, []string, []*tensors.Tensor, []graph.NodeId) {})
+		})
+	}
+	nan := func(trainer *train.Trainer) { nanlogger.New().AttachToTrainer(trainer) }
+	traced := func(trainer *train.Trainer) {
+		l := nanlogger.New()
+		trainer.Store().SetParams(map[string]any{optimizer.ParamNanLogger: l})
+		l.AttachToTrainer(trainer)
+	}
+	const lost, disorder = "have not reached the optimizer; parameters", "gradients reached the optimizer, must be the 2 of this step"
+	for _, c := range []struct {
+		name          string
+		before, after func(*train.Trainer) // what is attached before the optimizer, and behind
+		want          []string             // the errors of steps, the last of them after an evaluation
+	}{
+		{"dropped", nil, drop, []string{lost, lost, lost}},
+		{"nanlogger behind", nil, nan, []string{disorder, disorder, lost}},
+		{"tracing nanlogger behind", nil, traced, []string{"", disorder, lost}},
+		{"dropper before", drop, nil, []string{"", "", ""}},
+		{"nanlogger before", nan, nil, []string{"", "", ""}},
+		{"tracing nanlogger before", traced, nil, []string{"", "", ""}},
+	} {
+		for _, way := range []string{"loop", "step"} {
+			t.Run(c.name+", "+way, func(t *testing.T) {
+				store := newStore(t, nil)
+				o := newOptimizer(t, store, adapnm)
+				trainer := newTrainer(store, linear, o)
+				if c.before != nil {
+					c.before(trainer)
+				}
+				loop := train.NewLoop(trainer)
+				if way == "loop" {
+					o.Attach(loop)
+				} else {
+					o.attach(trainer)
+				}
+				if c.after != nil {
+					c.after(trainer)
+				}
+				done := 0
+				for i, want := range c.want {
+					if i == 2 {
+						if _, err := trainer.Eval(batches{n: 1, size: 4}); err != nil {
+							t.Fatal(err)
+						}
+					}
+					before := values(t, store)
+					var err error
+					if d := (batches{first: i, n: 1, size: 4}); way == "loop" {
+						_, err = loop.RunSteps(d, 1)
+					} else {
+						_, err = o.TrainStep(trainer, d.batch(i))
+					}
+					if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+						t.Fatalf("step %d: %v\nmust say %s", i+1, err, want)
+					}
+					if err == nil {
+						done++
+					} else if i > 0 && !sameBits(values(t, store)["/model/dense/weights"], before["/model/dense/weights"]) {
+						t.Errorf("step %d was an error, and has changed the weights", i+1)
+					}
+					states, err := o.State()
+					if err != nil || states["/model/dense/weights"].Step != done {
+						t.Errorf("step %d: the state is of step %d, must be of %d; %v", i+1, states["/model/dense/weights"].Step, done, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A trainer that the optimizer does not know, or only now, or that has another one.
+func TestTrainers(t *testing.T) {
+	store := newStore(t, nil)
+	o := newOptimizer(t, store, adapnm)
+	a, b := newTrainer(store, linear, o), newTrainer(store, linear, o)
+	d := batches{size: 4}
+	if _, err := o.TrainStep(a, d.batch(0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.TrainStep(d.batch(0)); err == nil || !strings.Contains(err.Error(), "the optimizer is not attached to the trainer") {
+		t.Errorf("a second trainer: %v", err)
+	}
+	for i := range 3 {
+		if _, err := o.TrainStep(b, d.batch(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	states, err := o.State()
+	if step := states["/model/dense/weights"].Step; err != nil || step != 4 || optimizer.GetGlobalStep(store) != 4 {
+		t.Errorf("step %d, global step %d, must be 4; %v", step, optimizer.GetGlobalStep(store), err)
+	}
+	other := newTrainer(store, linear, optimizer.StochasticGradientDescent().Done())
+	if _, err := o.TrainStep(other, d.batch(0)); err == nil || !strings.Contains(err.Error(), "the trainer must have this optimizer") {
+		t.Errorf("a trainer with another optimizer: %v", err)
+	}
+	// Gradients of the trainer's own steps are no other step's.
+	if err := b.AccumulateGradients(2); err != nil {
+		t.Fatal(err)
+	}
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	defer klog.LogToStderr(true)
+	for i := range 2 {
+		if _, err := b.TrainStep(d.batch(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := values(t, store)
+	if _, err := o.TrainStep(b, d.batch(2)); err != nil || !sameBits(values(t, store)["/model/dense/weights"], before["/model/dense/weights"]) {
+		t.Errorf("%v, or the weights have changed", err)
+	}
+	if _, err := o.TrainStep(nil, d.batch(0)); err == nil || !strings.Contains(err.Error(), "trainer is nil") {
+		t.Errorf("no trainer: %v", err)
+	}
 }
 
 func TestMisuse(t *testing.T) {
