@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
@@ -225,7 +224,7 @@ func TestState(t *testing.T) {
 	} {
 		s := maps.Clone(states)
 		c.change(s)
-		if err := o.SetState(s); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := o.SetState(s); !says(err, c.want) {
 			t.Errorf("%v\nmust say %s", err, c.want)
 		}
 	}
@@ -236,7 +235,7 @@ func TestLoadErrors(t *testing.T) {
 	dir := t.TempDir()
 	store := newStore(t, nil)
 	o := newOptimizer(t, store, adapnm)
-	if err := o.Save(filepath.Join(dir, "none"), SaveOptions{}); err == nil || !strings.Contains(err.Error(), "nothing to save before the first step") {
+	if err := o.Save(filepath.Join(dir, "none"), SaveOptions{}); !says(err, "nothing to save before the first step") {
 		t.Errorf("Save before the first step: %v", err)
 	}
 	trainer := newTrainer(store, linear, o)
@@ -272,12 +271,15 @@ func TestLoadErrors(t *testing.T) {
 		want       string
 	}{
 		{"another step", state, adapnm.Rule, nil, "it is of global step 3 and has no parameters, but the model is of global step 0"},
-		{"no variables", state, adapnm.Rule, func(s *model.Store) { _ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3))) },
+		{"no variables", state, adapnm.Rule, func(s *model.Store) {
+			_ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3)))
+		},
 			`variable "/model/dense/weights": is not in the store`},
 		{"another rule", full, pnm.NewAdam(), nil, `tensor "/model/dense/weights": in the file it is of AdaPNM`},
 		{"short", short, adapnm.Rule, nil, "short"},
 		{"no file", filepath.Join(dir, "missing"), adapnm.Rule, nil, "missing"},
-		{"another shape", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", make([]float32, 3)) }, `tensor "/model/dense/weights"`},
+		{"another shape", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", make([]float32, 3)) },
+			`tensor "/model/dense/weights"`},
 		{"transposed", full, adapnm.Rule, func(s *model.Store) {
 			s.VariableWithValue("/model/dense/weights", tensors.FromShape(shapes.Make(dtypes.Float32, 10, 784)))
 		}, `tensor "/model/dense/weights"`},
@@ -291,7 +293,7 @@ func TestLoadErrors(t *testing.T) {
 		optimizer.GetGlobalStepVar(s)
 		before := paths(s)
 		p := newOptimizer(t, s, Group{Rule: c.rule})
-		if _, err := p.Load(c.path, LoadOptions{}); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := p.Load(c.path, LoadOptions{}); !says(err, c.want) {
 			t.Errorf("%s: %v\nmust say %s", c.name, err, c.want)
 		}
 		if after := paths(s); !slices.Equal(after, before) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"iter"
 	"math"
+	"strings"
 	"sync"
 	"testing"
 
@@ -224,6 +225,8 @@ func sameBits(a, b []float32) bool {
 	}
 	return true
 }
+
+func says(err error, want string) bool { return err != nil && strings.Contains(err.Error(), want) }
 
 var adapnm = Group{Rule: pnm.NewAdaPNM()}
 

@@ -195,7 +195,8 @@ func (o *Optimizer) UpdateGraph(scope *model.Scope, g *graph.Graph, loss *graph.
 // [train.Trainer.AccumulateGradients]. There is no loss scale.
 func (o *Optimizer) UpdateGraphWithGradients(scope *model.Scope, grads []*graph.Node, _ dtypes.DType) {
 	if o.options.LossScale != 0 {
-		exceptions.Panicf("pnmgomlx: Options.LossScale is %g, but gradients that the trainer accumulates cannot be scaled", o.options.LossScale)
+		exceptions.Panicf("pnmgomlx: Options.LossScale is %g, but gradients that the trainer accumulates cannot be scaled",
+			o.options.LossScale)
 	}
 	if len(grads) == 0 {
 		panic(errNoVariable)
@@ -274,7 +275,8 @@ func (o *Optimizer) emit(scope *model.Scope, g *graph.Graph, t *trained, grads [
 		node.SetLogged(gradientMessage)
 		t.nodes = append(t.nodes, node.Id())
 	}
-	if lr := o.store.GetVariable(model.JoinPath("/", optimizer.Scope, optimizer.ParamLearningRate)); lr != nil && lr.ChangedInGraph(g) {
+	lr := o.store.GetVariable(model.JoinPath("/", optimizer.Scope, optimizer.ParamLearningRate))
+	if lr != nil && lr.ChangedInGraph(g) {
 		t.lr = lr
 	}
 	optimizer.IncrementGlobalStep(g, dtypes.Int64)
@@ -313,8 +315,8 @@ func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.T
 	return m, rest, n
 }
 
-const order = "parameters and state are as before this step: the trainer must have this optimizer, and other node loggers, such as " +
-	"GoMLX's nanlogger, must be attached before it"
+const order = "parameters and state are as before this step: the trainer must have this optimizer, and other node loggers, " +
+	"such as GoMLX's nanlogger, must be attached before it"
 
 // lose reports gradients that were due before, and drops them.
 func (o *Optimizer) lose() {
