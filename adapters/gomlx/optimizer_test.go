@@ -17,6 +17,7 @@ import (
 	"github.com/gomlx/gomlx/core/graph/nanlogger"
 	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/gomlx/gomlx/ml/layers"
+	"github.com/gomlx/gomlx/ml/layers/norm"
 	"github.com/gomlx/gomlx/ml/model"
 	"github.com/gomlx/gomlx/ml/train"
 	"github.com/gomlx/gomlx/ml/train/optimizer"
@@ -71,6 +72,41 @@ func TestAdam(t *testing.T) {
 				t.Errorf("with β2 = %v losses differ by no more than %g: the test sees nothing", wrong.Beta2, w)
 			}
 		})
+	}
+}
+
+// The linear model of GoMLX's MNIST example learns.
+func TestLearning(t *testing.T) {
+	for _, rule := range []pnm.Rule{pnm.NewAdaPNM(), pnm.NewPNM(0.1)} {
+		store := newStore(t, nil)
+		o := newOptimizer(t, store, Group{Rule: rule})
+		loop := train.NewLoop(newTrainer(store, linear, o))
+		o.Attach(loop)
+		losses := run(t, loop, batches{n: 100, size: 32})
+		var last float64
+		for _, l := range losses[90:] {
+			last += l / 10
+		}
+		t.Logf("%T: %.3f at first, %.3f at last", rule, losses[0], last)
+		if !(last < 0.6*losses[0]) {
+			t.Errorf("%T: the loss was %g, and is %g, must be less than 0.6 of it", rule, losses[0], last)
+		}
+	}
+}
+
+// What README says GoMLX's Go backend lacks. When this fails, take it out there, and use it in cnn.
+func TestObstacles(t *testing.T) {
+	for name, f := range map[string]modelFn{
+		"SelectAndScatterMax": func(_ *model.Scope, x *graph.Node) *graph.Node { return graph.MaxPool(x).Window(2).Done() },
+		"BatchNorm":           func(scope *model.Scope, x *graph.Node) *graph.Node { return norm.BatchNorm(scope, x, -1).Done() },
+	} {
+		trainer := newTrainer(newStore(t, nil), func(scope *model.Scope, x *graph.Node) *graph.Node {
+			x = layers.Convolution(scope.In("conv"), x).Channels(2).KernelSize(3).PadSame().Done()
+			return linear(scope, f(scope, x))
+		}, optimizer.Adam().Done())
+		if _, err := trainer.TrainStep(batches{size: 4}.batch(0)); !says(err, name) || !says(err, "not implemented") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
