@@ -22,7 +22,7 @@ import (
 
 // A run that is saved and resumed, at an odd and at an even step, gives the bits of one that was not.
 func TestResume(t *testing.T) {
-	const steps = 7
+	const steps, size = 5, 2
 	rules := []pnm.Rule{pnm.NewPNM(0.1), pnm.NewAdaPNM(), pnm.NewSGD(0.1), pnm.NewAdamW()}
 	for _, rule := range rules {
 		for _, at := range []int{3, 4} {
@@ -54,7 +54,7 @@ func TestResume(t *testing.T) {
 						}
 						return o.Save(path, SaveOptions{Params: !theirs, Metadata: map[string]string{"epoch": "5"}})
 					})
-					run(t, loop, batches{n: steps, size: 4})
+					run(t, loop, batches{n: steps, size: size})
 
 					other := model.NewStore()
 					other.SetParams(params)
@@ -77,7 +77,7 @@ func TestResume(t *testing.T) {
 						t.Errorf("the loop begins at step %d", loop.LoopStep)
 					}
 					p.Attach(loop)
-					if _, err := loop.RunSteps(batches{first: at, n: steps - at, size: 4}, steps-at); err != nil {
+					if _, err := loop.RunSteps(batches{first: at, n: steps - at, size: size}, steps-at); err != nil {
 						t.Fatal(err)
 					}
 					want, got := values(t, store), values(t, other)

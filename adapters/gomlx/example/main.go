@@ -46,6 +46,7 @@ func run(args []string, w io.Writer) error {
 	flags := flag.NewFlagSet("example", flag.ContinueOnError)
 	epochs := flags.Int("epochs", 5, "passes over the training images")
 	n := flags.Int("images", 6000, "training images, at most 6000")
+	tests := flags.Int("test-images", 2000, "test images, at most 2000")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -56,10 +57,13 @@ func run(args []string, w io.Writer) error {
 	if *epochs < 1 || *n < batch || *n > images.Len() {
 		return fmt.Errorf("-epochs is %d, must be at least 1, and -images is %d, must be from %d to %d", *epochs, *n, batch, images.Len())
 	}
+	if *tests < 1 || *tests > test.Len() {
+		return fmt.Errorf("-test-images is %d, must be from 1 to %d", *tests, test.Len())
+	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	images = images.Head(*n)
+	images, test = images.Head(*n), test.Head(*tests)
 	fashionmnist.Standardize(images, test)
 	backend := gobackend.GetBackend()
 	for _, name := range []string{"GoMLX's Adam", "AdaPNM"} {

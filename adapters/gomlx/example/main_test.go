@@ -9,7 +9,7 @@ import (
 // Both optimizers learn.
 func TestExample(t *testing.T) {
 	var out strings.Builder
-	if err := run([]string{"-epochs", "3", "-images", "500"}, &out); err != nil {
+	if err := run([]string{"-epochs", "3", "-images", "200", "-test-images", "100"}, &out); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"GoMLX's Adam", "AdaPNM"} {
@@ -30,11 +30,12 @@ func TestExample(t *testing.T) {
 
 func TestBadFlags(t *testing.T) {
 	for args, want := range map[string]string{
-		"-epochs -3 extra": "-epochs is -3, must be at least 1",
-		"-epochs 0":        "-epochs is 0, must be at least 1",
-		"-images 49":       "-images is 49, must be from 50 to 6000",
-		"-images 6001":     "-images is 6001, must be from 50 to 6000",
-		"extra":            `unexpected argument "extra"`,
+		"-epochs -3 extra":  "-epochs is -3, must be at least 1",
+		"-epochs 0":         "-epochs is 0, must be at least 1",
+		"-images 49":        "-images is 49, must be from 50 to 6000",
+		"-images 6001":      "-images is 6001, must be from 50 to 6000",
+		"-test-images 2001": "-test-images is 2001, must be from 1 to 2000",
+		"extra":             `unexpected argument "extra"`,
 	} {
 		if err := run(strings.Fields(args), t.Output()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, must say %s", args, err, want)
