@@ -94,7 +94,7 @@ func (o *Optimizer) Attach(loop *train.Loop) {
 
 // TrainStep is a step of a loop of one's own: the trainer's TrainStep, which takes the batch over, and the update of the
 // variables. An error, be it a panic of the model function or a loss that is NaN or infinite, leaves parameters and state as they
-// were. The first one attaches the trainer, as [Optimizer.Attach] does.
+// were; with SkipNonFinite such a loss is no error. The first call attaches the trainer, as [Optimizer.Attach] does.
 func (o *Optimizer) TrainStep(trainer *train.Trainer, batch train.Batch) (metrics []*tensors.Tensor, err error) {
 	if trainer == nil {
 		return nil, errors.New("pnmgomlx: TrainStep: the trainer is nil")
@@ -410,8 +410,8 @@ func (p *gradients) free() {
 }
 
 // SetOptions sets what is done around each step from the next one on. ZeroGrads does nothing here. LossScale multiplies the loss
-// of the graphs that are built while it is not 0; it may change later, and no graph is built anew. An option out of its range is
-// an error of the next step.
+// of the graphs that are built while it is not 0; it may change later, and no graph is built anew. SkipNonFinite also skips steps
+// whose loss is not finite. An option out of its range is an error of the next step.
 func (o *Optimizer) SetOptions(options pnm.Options) error {
 	options.ZeroGrads = false
 	o.options = options
@@ -448,7 +448,7 @@ func (o *Optimizer) lossScaleTensor(dtype dtypes.DType) *tensors.Tensor {
 	return tensors.MustFromAnyValue(shapes.CastAsDType(scale, dtype))
 }
 
-// Report tells what became of the last step.
+// Report tells what became of the last step. If its loss was not finite, GradNorm is NaN.
 func (o *Optimizer) Report() pnm.Report { return o.report }
 
 // Rule returns the rule of a group, or nil if there is no such group.
@@ -468,7 +468,7 @@ func (o *Optimizer) Clear(*model.Scope) error {
 }
 
 // Close gives the memory of the state back to the system. The variables keep their values. Every later step fails with
-// [pnm.ErrClosed].
+// [pnm.ErrClosed], as do Clear and Load.
 func (o *Optimizer) Close() {
 	o.closed = true
 	o.engine.Close()
