@@ -303,7 +303,7 @@ func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.T
 	}
 	// A panic here would leave variables that the graph sets without a value: GoMLX has taken the old ones and not set the new.
 	if !slices.Equal(ours, t.nodes) { // GoMLX's nanlogger passes on several lists, parts, and wrong numbers
-		p.err = fmt.Errorf("pnmgomlx: %d gradients reached the optimizer, must be the %d of this step in the graph's order; %s",
+		p.err = fmt.Errorf("pnmgomlx: %d gradients reached the optimizer, must be the %d of this step in the graph's order: %s",
 			len(ours), len(t.nodes), order)
 	} else {
 		o.lose()
@@ -315,8 +315,8 @@ func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.T
 	return m, rest, n
 }
 
-const order = "parameters and state are as before this step: the trainer must have this optimizer, and other node loggers, " +
-	"such as GoMLX's nanlogger, must be attached before it"
+const order = "the trainer must have this optimizer, and other node loggers, such as GoMLX's nanlogger, must be attached before " +
+	"it; parameters and state are as before this step"
 
 // lose reports gradients that were due before, and drops them.
 func (o *Optimizer) lose() {
@@ -345,7 +345,7 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 	case p != nil && p.err != nil:
 		return p.err
 	case p == nil && o.seen != before: // graphs that have gradients for us count this step
-		return errors.New("pnmgomlx: the gradients of this step have not reached the optimizer; " + order)
+		return errors.New("pnmgomlx: the gradients of this step have not reached the optimizer: " + order)
 	case !math.IsNaN(loss) && !math.IsInf(loss, 0):
 	case !o.options.SkipNonFinite:
 		return fmt.Errorf("pnmgomlx: the loss is %v; parameters and state are as before this step", loss)

@@ -788,7 +788,7 @@ func TestNodeLoggers(t *testing.T) {
 		trainer.Store().SetParams(map[string]any{optimizer.ParamNanLogger: l})
 		l.AttachToTrainer(trainer)
 	}
-	const lost = "have not reached the optimizer; parameters and state are as before this step"
+	const lost = "have not reached the optimizer: the trainer must have this optimizer, and other node loggers"
 	const disorder = "gradients reached the optimizer, must be the 2 of this step"
 	for _, c := range []struct {
 		name          string
