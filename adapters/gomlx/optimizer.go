@@ -315,8 +315,8 @@ func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.T
 	return m, rest, n
 }
 
-const order = "the trainer must have this optimizer, and other node loggers, such as GoMLX's nanlogger, must be attached before " +
-	"it; parameters and state are as before this step"
+const order = "the trainer must have this optimizer, and other node loggers, such as GoMLX's nanlogger, must be attached " +
+	"before it; parameters and state are as before this step"
 
 // lose reports gradients that were due before, and drops them.
 func (o *Optimizer) lose() {

@@ -27,7 +27,11 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
-const batch = 50
+const (
+	batch      = 50
+	allImages  = 6000 // those that package fashionmnist has
+	testImages = 2000
+)
 
 func main() {
 	log.SetFlags(0)
@@ -45,23 +49,22 @@ func network(scope *model.Scope, images *graph.Node) *graph.Node {
 func run(args []string, w io.Writer) error {
 	flags := flag.NewFlagSet("example", flag.ContinueOnError)
 	epochs := flags.Int("epochs", 5, "passes over the training images")
-	n := flags.Int("images", 6000, "training images, at most 6000")
-	tests := flags.Int("test-images", 2000, "test images, at most 2000")
+	n := flags.Int("images", allImages, "training images, at most 6000")
+	tests := flags.Int("test-images", testImages, "test images, at most 2000")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	switch {
+	case *epochs < 1 || *n < batch || *n > allImages:
+		return fmt.Errorf("-epochs is %d, must be at least 1, and -images is %d, must be from %d to %d", *epochs, *n, batch, allImages)
+	case *tests < 1 || *tests > testImages:
+		return fmt.Errorf("-test-images is %d, must be from 1 to %d", *tests, testImages)
+	case flags.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	images, test, err := fashionmnist.Load("")
 	if err != nil {
 		return err
-	}
-	if *epochs < 1 || *n < batch || *n > images.Len() {
-		return fmt.Errorf("-epochs is %d, must be at least 1, and -images is %d, must be from %d to %d", *epochs, *n, batch, images.Len())
-	}
-	if *tests < 1 || *tests > test.Len() {
-		return fmt.Errorf("-test-images is %d, must be from 1 to %d", *tests, test.Len())
-	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	images, test = images.Head(*n), test.Head(*tests)
 	fashionmnist.Standardize(images, test)
