@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strconv"
 
 	"github.com/gomlx/compute/dtypes"
@@ -50,7 +49,11 @@ func (o *Optimizer) Save(path string, s SaveOptions) error {
 	if _, ok := meta[globalStepKey]; ok {
 		return fmt.Errorf("pnmgomlx: metadata %q: the key is reserved", globalStepKey)
 	}
-	meta[globalStepKey] = strconv.FormatInt(optimizer.GetGlobalStep(o.store), 10)
+	step, err := o.globalStep()
+	if err != nil {
+		return err
+	}
+	meta[globalStepKey] = strconv.FormatInt(step, 10)
 	names, dimensions := o.describe()
 	return o.engine.Save(path, pnm.SaveOptions{Names: names, Shapes: dimensions, Params: s.Params, Metadata: meta})
 }
@@ -72,6 +75,9 @@ func (o *Optimizer) describe() (names []string, dimensions [][]int) {
 // If the file does not have the variables, the store must, from GoMLX's checkpoint handler, and of the same global step.
 // Otherwise, and where [pnm.Optimizer.Load] does, Load fails, and has written nothing.
 func (o *Optimizer) Load(path string, l LoadOptions) (pnm.CheckpointInfo, error) {
+	if o.closed {
+		return pnm.CheckpointInfo{}, pnm.ErrClosed
+	}
 	info, err := pnm.ReadCheckpoint(path)
 	if err != nil {
 		return info, err
@@ -89,7 +95,11 @@ func (o *Optimizer) Load(path string, l LoadOptions) (pnm.CheckpointInfo, error)
 			return info, fmt.Errorf("pnmgomlx: checkpoint %s: metadata %q: %w", path, globalStepKey, err)
 		}
 	}
-	if of := optimizer.GetGlobalStep(o.store); counted && !params && step != of {
+	of, err := o.globalStep()
+	if err != nil {
+		return info, err
+	}
+	if counted && !params && step != of {
 		return info, fmt.Errorf("pnmgomlx: checkpoint %s: it is of global step %d and has no parameters, but the model is of "+
 			"global step %d: load the model's checkpoint of step %d first", path, step, of, step)
 	}
@@ -130,20 +140,17 @@ func (o *Optimizer) bindFile(info pnm.CheckpointInfo) (undo func() error, err er
 			if v == nil {
 				dtype, ok := map[string]dtypes.DType{"float32": dtypes.Float32, "float64": dtypes.Float64}[t.Params]
 				if !ok {
-					return undo, fmt.Errorf("pnmgomlx: variable %q is not in the store, and its value in float32 or float64 not in the file: "+
-						"load the model's checkpoint first", t.Name)
+					return undo, &VariableError{t.Name, errors.New("is not in the store, and its value in float32 or float64 not in the " +
+						"file: load the model's checkpoint first")}
 				}
 				v = o.store.VariableWithValue(t.Name, tensors.FromShape(shapes.Make(dtype, t.Shape...)))
 				created = append(created, v.Path())
 			}
-			if !v.HasValue() {
-				return undo, fmt.Errorf("pnmgomlx: variable %q is in the store, but has no value yet", t.Name)
-			}
 			variables = append(variables, v)
 		}
 	}
-	if err := o.check(slices.Values(variables)); err != nil {
-		return undo, err
+	if len(variables) == 0 {
+		return undo, errNoVariable
 	}
 	return undo, o.bind(variables)
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
@@ -23,7 +22,7 @@ import (
 
 // A run that is saved and resumed, at an odd and at an even step, gives the bits of one that was not.
 func TestResume(t *testing.T) {
-	const steps = 7
+	const steps, size = 5, 2
 	rules := []pnm.Rule{pnm.NewPNM(0.1), pnm.NewAdaPNM(), pnm.NewSGD(0.1), pnm.NewAdamW()}
 	for _, rule := range rules {
 		for _, at := range []int{3, 4} {
@@ -55,7 +54,7 @@ func TestResume(t *testing.T) {
 						}
 						return o.Save(path, SaveOptions{Params: !theirs, Metadata: map[string]string{"epoch": "5"}})
 					})
-					run(t, loop, batches{n: steps, size: 4})
+					run(t, loop, batches{n: steps, size: size})
 
 					other := model.NewStore()
 					other.SetParams(params)
@@ -78,7 +77,7 @@ func TestResume(t *testing.T) {
 						t.Errorf("the loop begins at step %d", loop.LoopStep)
 					}
 					p.Attach(loop)
-					if _, err := loop.RunSteps(batches{first: at, n: steps - at, size: 4}, steps-at); err != nil {
+					if _, err := loop.RunSteps(batches{first: at, n: steps - at, size: size}, steps-at); err != nil {
 						t.Fatal(err)
 					}
 					want, got := values(t, store), values(t, other)
@@ -113,6 +112,45 @@ func TestResume(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// GoMLX's checkpoints have the loss scale, too: what SetOptions says counts.
+func TestLossScaleOfCheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	store := newStore(t, nil)
+	handler, err := checkpoint.Build(store).Dir(dir).Done()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := newOptimizer(t, store, adapnm)
+	if err := o.SetOptions(pnm.Options{LossScale: 1024}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.TrainStep(newTrainer(store, linear, o), batches{size: 4}.batch(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := handler.Save(); err != nil {
+		t.Fatal(err)
+	}
+	s := newStepper(t, model.NewStore(), linear, adapnm)
+	options, _ := s.twin(func(string) int { return 0 }, adapnm.Rule)
+	*options = pnm.Options{LossScale: 4}
+	if err := s.o.SetOptions(*options); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := checkpoint.Load(s.o.store).Dir(dir).Done(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		s.step(batches{size: 4}.batch(i))
+		scale := s.o.store.GetVariable(lossScalePath)
+		if x := scalar(scale.MustValue()); x != 4 {
+			t.Errorf("step %d: the loss scale is %g", i+1, x)
+		}
+		if err := scale.SetValue(tensors.FromScalar(float32(8))); err != nil { // as a checkpoint in mid-run
+			t.Fatal(err)
 		}
 	}
 }
@@ -173,20 +211,20 @@ func TestState(t *testing.T) {
 		change func(map[string]pnm.MixedTensorState)
 		want   string
 	}{
-		{func(s map[string]pnm.MixedTensorState) { delete(s, path) }, `the state of variable "/model/dense/weights" is missing`},
+		{func(s map[string]pnm.MixedTensorState) { delete(s, path) }, `variable "/model/dense/weights": the state is missing`},
 		{func(s map[string]pnm.MixedTensorState) { s["/other"] = s[path] }, "states of 3 variables, must be of 2"},
 		{func(s map[string]pnm.MixedTensorState) {
 			s[path] = pnm.MixedTensorState{Step: 3, Buffers: map[string]pnm.Vector{"exp_avg": pnm.Float64(make([]float64, 7840))}}
-		}, `variable "/model/dense/weights": pnm: tensor 0: state "neg_exp_avg" is missing`},
+		}, `pnmgomlx: variable "/model/dense/weights": state "neg_exp_avg" is missing`},
 		{func(s map[string]pnm.MixedTensorState) {
 			b := maps.Clone(s[path].Buffers)
 			b["exp_avg"] = pnm.Float32(make([]float32, 7840))
 			s[path] = pnm.MixedTensorState{Step: 3, Buffers: b}
-		}, "the format of exp_avg is float32, must be float64"},
+		}, `pnmgomlx: variable "/model/dense/weights": the format of exp_avg is float32, must be float64`},
 	} {
 		s := maps.Clone(states)
 		c.change(s)
-		if err := o.SetState(s); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := o.SetState(s); !says(err, c.want) {
 			t.Errorf("%v\nmust say %s", err, c.want)
 		}
 	}
@@ -197,7 +235,7 @@ func TestLoadErrors(t *testing.T) {
 	dir := t.TempDir()
 	store := newStore(t, nil)
 	o := newOptimizer(t, store, adapnm)
-	if err := o.Save(filepath.Join(dir, "none"), SaveOptions{}); err == nil || !strings.Contains(err.Error(), "nothing to save before the first step") {
+	if err := o.Save(filepath.Join(dir, "none"), SaveOptions{}); !says(err, "nothing to save before the first step") {
 		t.Errorf("Save before the first step: %v", err)
 	}
 	trainer := newTrainer(store, linear, o)
@@ -233,17 +271,20 @@ func TestLoadErrors(t *testing.T) {
 		want       string
 	}{
 		{"another step", state, adapnm.Rule, nil, "it is of global step 3 and has no parameters, but the model is of global step 0"},
-		{"no variables", state, adapnm.Rule, func(s *model.Store) { _ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3))) },
-			`variable "/model/dense/weights" is not in the store`},
+		{"no variables", state, adapnm.Rule, func(s *model.Store) {
+			_ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3)))
+		},
+			`variable "/model/dense/weights": is not in the store`},
 		{"another rule", full, pnm.NewAdam(), nil, `tensor "/model/dense/weights": in the file it is of AdaPNM`},
 		{"short", short, adapnm.Rule, nil, "short"},
 		{"no file", filepath.Join(dir, "missing"), adapnm.Rule, nil, "missing"},
-		{"another shape", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", make([]float32, 3)) }, `tensor "/model/dense/weights"`},
+		{"another shape", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", make([]float32, 3)) },
+			`tensor "/model/dense/weights"`},
 		{"transposed", full, adapnm.Rule, func(s *model.Store) {
 			s.VariableWithValue("/model/dense/weights", tensors.FromShape(shapes.Make(dtypes.Float32, 10, 784)))
 		}, `tensor "/model/dense/weights"`},
 		{"another type", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", int32(3)) },
-			`variable "/model/dense/weights" is Int32, must be Float32 or Float64`},
+			`variable "/model/dense/weights": is Int32, must be Float32 or Float64`},
 	} {
 		s := newStore(t, nil)
 		if c.prepare != nil {
@@ -252,7 +293,7 @@ func TestLoadErrors(t *testing.T) {
 		optimizer.GetGlobalStepVar(s)
 		before := paths(s)
 		p := newOptimizer(t, s, Group{Rule: c.rule})
-		if _, err := p.Load(c.path, LoadOptions{}); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := p.Load(c.path, LoadOptions{}); !says(err, c.want) {
 			t.Errorf("%s: %v\nmust say %s", c.name, err, c.want)
 		}
 		if after := paths(s); !slices.Equal(after, before) {

@@ -3,9 +3,10 @@ package pnmgomlx
 import (
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/gomlx/gomlx/ml/model"
 	"github.com/posneg/pnm"
 )
@@ -101,44 +102,26 @@ func sliceOf[T pnm.Float](v pnm.Vector) ([]T, bool) {
 // A binding is a variable with the memory that the engine updates.
 type binding struct {
 	variable *model.Variable
-	value    *tensors.Tensor // whose memory flat is
-	flat     any
+	group    int
+	flat     any // a []float32 or []float64
 }
 
 // bind sees to it that the engine updates the memory in which the variables, and those it knows already, now have their values.
-// It is nothing to do but for the first step of a graph, and after somebody else has given a variable another value.
+// That changes at the first step of a graph, and after somebody else has moved a variable's value or given it another.
 func (o *Optimizer) bind(variables []*model.Variable) error {
-	var now []*binding
-	changed := false
-	for _, b := range o.variables {
-		v := o.store.GetVariable(b.variable.Path())
-		if v == nil || !v.HasValue() { // deleted since
-			changed = true
-			continue
-		}
-		value, err := v.Value()
-		if err != nil {
-			return err
-		}
-		changed = changed || value != b.value
-		now = append(now, &binding{variable: v})
+	now := o.with(variables)
+	if err := o.check(now); err != nil {
+		return err
 	}
-	known := make(map[*model.Variable]bool, len(now))
-	for _, b := range now {
-		known[b.variable] = true
-	}
-	for _, v := range variables {
-		if !known[v] {
-			now, changed = append(now, &binding{variable: v}), true
+	changed := len(now) != len(o.variables)
+	for i, b := range now {
+		if err := b.share(o); err != nil {
+			return &VariableError{b.variable.Path(), err}
 		}
+		changed = changed || b.variable != o.variables[i].variable || !sameMemory(b.flat, o.variables[i].flat)
 	}
 	if !changed {
 		return nil
-	}
-	for _, b := range now {
-		if err := b.share(o); err != nil {
-			return fmt.Errorf("pnmgomlx: variable %q: %w", b.variable.Path(), err)
-		}
 	}
 	states, err := o.State()
 	if err != nil {
@@ -147,9 +130,52 @@ func (o *Optimizer) bind(variables []*model.Variable) error {
 	return o.rebuild(now, states)
 }
 
+// with returns the engine's variables that are still in the store, in its order, and behind them those that it does not know. A
+// variable keeps its group: Match may go by what changes. Their memory is yet to be found.
+func (o *Optimizer) with(variables []*model.Variable) (now []*binding) {
+	for _, b := range o.variables {
+		if v := o.store.GetVariable(b.variable.Path()); v != nil {
+			now = append(now, &binding{variable: v, group: b.group})
+		}
+	}
+	for _, v := range variables {
+		if !slices.ContainsFunc(now, func(b *binding) bool { return b.variable == v }) {
+			now = append(now, &binding{variable: v, group: o.group(v)})
+		}
+	}
+	return now
+}
+
+// check reports variables that the engine cannot update.
+func (o *Optimizer) check(variables []*binding) error {
+	for _, b := range variables {
+		var problem error
+		switch d, first := b.variable.DType(), variables[0].variable; {
+		case d != dtypes.Float32 && d != dtypes.Float64:
+			problem = fmt.Errorf("is %s, must be Float32 or Float64 to be trained: the model can convert its value", d)
+		case b.group < 0:
+			problem = fmt.Errorf("belongs to none of the %d groups", len(o.groups))
+		case d != first.DType():
+			problem = fmt.Errorf("is %s, must be %s as %q is", d, first.DType(), first.Path())
+		default:
+			continue
+		}
+		return &VariableError{b.variable.Path(), problem}
+	}
+	return nil
+}
+
+// group is the index of v's group, or −1.
+func (o *Optimizer) group(v *model.Variable) int {
+	return slices.IndexFunc(o.groups, func(g Group) bool { return g.Match == nil || g.Match(v) })
+}
+
 // share puts the variable's value into a buffer of the backend that Go can write, and gets hold of it. A backend without such
-// buffers copies the value to its device when it next runs a graph.
+// buffers loses its copy, and makes another when it next runs a graph, which is after the step.
 func (b *binding) share(o *Optimizer) error {
+	if !b.variable.HasValue() {
+		return errors.New("has no value: set one, or delete the variable from the store")
+	}
 	value, err := b.variable.Value()
 	if err != nil {
 		return err
@@ -162,13 +188,20 @@ func (b *binding) share(o *Optimizer) error {
 			return err
 		}
 	}
-	b.value = value
-	// The buffer stays where it is for as long as the variable has this value: none of its graphs is given it to write.
+	// Nobody moves the value within a step: no graph that trains it is given its buffer to write.
 	return value.MutableFlatData(func(flat any) { b.flat = flat })
+}
+
+func sameMemory(a, b any) bool {
+	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
+	return x.Type() == y.Type() && x.Len() == y.Len() && x.Pointer() == y.Pointer()
 }
 
 // rebuild replaces the engine by one over other variables, with the state that they have by their paths.
 func (o *Optimizer) rebuild(variables []*binding, states map[string]pnm.MixedTensorState) error {
+	if o.closed {
+		return pnm.ErrClosed
+	}
 	rules := make([]pnm.Rule, len(o.groups))
 	params := make([][]any, len(rules))
 	members := make([][]*binding, len(rules))
@@ -176,7 +209,7 @@ func (o *Optimizer) rebuild(variables []*binding, states map[string]pnm.MixedTen
 		rules[i] = o.engine.Rule(i)
 	}
 	for _, b := range variables {
-		i := o.group(b.variable)
+		i := b.group
 		params[i], members[i] = append(params[i], b.flat), append(members[i], b)
 	}
 	var ordered []*binding
@@ -203,28 +236,6 @@ func (o *Optimizer) rebuild(variables []*binding, states map[string]pnm.MixedTen
 	return nil
 }
 
-// named puts the path of the variable before an error that has its number.
-func named(err error, variables []*binding) error {
-	tensor := -1
-	var (
-		length *pnm.LengthError
-		format *pnm.FormatError
-		state  *pnm.StateError
-	)
-	switch {
-	case errors.As(err, &length):
-		tensor = length.Tensor
-	case errors.As(err, &format):
-		tensor = format.Tensor
-	case errors.As(err, &state):
-		tensor = state.Tensor
-	}
-	if tensor < 0 || tensor >= len(variables) {
-		return err
-	}
-	return fmt.Errorf("pnmgomlx: variable %q: %w", variables[tensor].variable.Path(), err)
-}
-
 // State returns a copy of the state of all variables that had a step, by their paths ("/dense/weights"). Together with the values
 // of all variables it is what a later run needs to continue with the same bits.
 func (o *Optimizer) State() (map[string]pnm.MixedTensorState, error) {
@@ -247,7 +258,7 @@ func (o *Optimizer) SetState(states map[string]pnm.MixedTensorState) error {
 	for i, b := range o.variables {
 		s, ok := states[b.variable.Path()]
 		if !ok {
-			return fmt.Errorf("pnmgomlx: the state of variable %q is missing", b.variable.Path())
+			return &VariableError{b.variable.Path(), errors.New("the state is missing")}
 		}
 		list[i] = s
 	}

@@ -1,8 +1,10 @@
 package pnmgomlx
 
 import (
+	"errors"
 	"iter"
 	"math"
+	"strings"
 	"sync"
 	"testing"
 
@@ -29,6 +31,62 @@ var backend = sync.OnceValue(func() compute.Backend {
 	}
 	return b
 })
+
+// A device is the Go backend as if its buffers were out of Go's reach, as those of a GPU are.
+type device struct{ compute.Backend }
+
+type (
+	deviceBuffer struct {
+		compute.Buffer
+		device
+	}
+	deviceBuilder struct {
+		compute.Builder
+		device
+	}
+	deviceExecutable struct {
+		compute.Executable
+		device
+	}
+)
+
+var errDevice = errors.New("the memory is the device's")
+
+func (device) HasSharedBuffers() bool { return false }
+
+func (device) NewSharedBuffer(compute.DeviceNum, shapes.Shape) (compute.Buffer, any, error) {
+	return nil, nil, errDevice
+}
+
+func (d device) BufferFromFlatData(n compute.DeviceNum, flat any, s shapes.Shape) (compute.Buffer, error) {
+	b, err := d.Backend.BufferFromFlatData(n, flat, s)
+	return deviceBuffer{b, d}, err
+}
+
+func (d device) Builder(name string) compute.Builder {
+	return deviceBuilder{d.Backend.Builder(name), d}
+}
+
+func (b deviceBuffer) Backend() compute.Backend { return b.device }
+
+func (deviceBuffer) Data() (any, error) { return nil, errDevice }
+
+func (b deviceBuilder) Compile() (compute.Executable, error) {
+	e, err := b.Builder.Compile()
+	return deviceExecutable{e, b.device}, err
+}
+
+func (e deviceExecutable) Execute(in []compute.Buffer, donate []bool, n compute.DeviceNum) ([]compute.Buffer, error) {
+	theirs := make([]compute.Buffer, len(in))
+	for i, b := range in {
+		theirs[i] = b.(deviceBuffer).Buffer
+	}
+	out, err := e.Executable.Execute(theirs, donate, n)
+	for i, b := range out {
+		out[i] = deviceBuffer{b, e.device}
+	}
+	return out, err
+}
 
 // cnn is the network of GoMLX's MNIST example, with a quarter of its filters: two convolutions, pooling, dropout, a dense layer.
 // GoMLX's Go backend has no gradients of the example's max pooling, nor of batch normalization: a moving average of the pixels
@@ -167,6 +225,8 @@ func sameBits(a, b []float32) bool {
 	}
 	return true
 }
+
+func says(err error, want string) bool { return err != nil && strings.Contains(err.Error(), want) }
 
 var adapnm = Group{Rule: pnm.NewAdaPNM()}
 

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/distributed"
@@ -41,8 +42,10 @@ type Optimizer struct {
 
 	engine    engine
 	variables []*binding // the engine's tensors, in its order
+	closed    bool
 
 	attached map[*train.Trainer]bool
+	seen     int64 // GoMLX's global step before the trainer's step
 	pending  *gradients
 	report   pnm.Report
 }
@@ -60,6 +63,9 @@ func New(backend compute.Backend, store *model.Store, groups ...Group) (*Optimiz
 
 // NewWith is [New] with a configuration of the engine.
 func NewWith(c pnm.Config, backend compute.Backend, store *model.Store, groups ...Group) (*Optimizer, error) {
+	if backend == nil || store == nil {
+		return nil, errors.New("pnmgomlx: New: backend or store is nil, must be those of the trainer")
+	}
 	rules := make([]pnm.Rule, len(groups))
 	for i, g := range groups {
 		rules[i] = g.Rule
@@ -74,21 +80,29 @@ func NewWith(c pnm.Config, backend compute.Backend, store *model.Store, groups .
 }
 
 // Attach has each step of the loop update the variables, before any other hook with a priority above −1000 sees them. The loop
-// reports the errors. Call it before the first step.
+// reports the errors. Graphs that its trainer has are built anew. Whatever else sets the trainer's node loggers, as GoMLX's
+// nanlogger does, comes before Attach.
 func (o *Optimizer) Attach(loop *train.Loop) {
 	o.attach(loop.Trainer)
-	loop.OnStart("pnm", -1000, func(*train.Loop, train.Dataset) error {
+	loop.OnStart("pnm", math.MaxInt, func(*train.Loop, train.Dataset) error {
 		o.pending = nil // of a run that failed within a step
-		return nil
+		return o.begin()
 	})
 	loop.OnStep("pnm", -1000, func(_ *train.Loop, metrics []*tensors.Tensor) error { return o.apply(metrics) })
+	loop.OnStep("pnm", math.MaxInt, func(*train.Loop, []*tensors.Tensor) error { return o.begin() })
 }
 
 // TrainStep is a step of a loop of one's own: the trainer's TrainStep, which takes the batch over, and the update of the
 // variables. An error, be it a panic of the model function or a loss that is NaN or infinite, leaves parameters and state as they
-// were.
+// were; with SkipNonFinite such a loss is no error. The first call attaches the trainer, as [Optimizer.Attach] does.
 func (o *Optimizer) TrainStep(trainer *train.Trainer, batch train.Batch) (metrics []*tensors.Tensor, err error) {
+	if trainer == nil {
+		return nil, errors.New("pnmgomlx: TrainStep: the trainer is nil")
+	}
 	o.attach(trainer)
+	if err := o.begin(); err != nil {
+		return nil, err
+	}
 	if caught := exceptions.TryCatch[error](func() { metrics, err = trainer.TrainStep(batch) }); caught != nil {
 		err = caught
 	}
@@ -99,12 +113,16 @@ func (o *Optimizer) TrainStep(trainer *train.Trainer, batch train.Batch) (metric
 	return metrics, o.apply(metrics)
 }
 
+// The name of an executor is all that its graphs know of it: this end of it tells those that bring us their gradients.
+const attachedName = ", with pnm"
+
 // attach catches the gradients of all graphs that the trainer will build.
 func (o *Optimizer) attach(trainer *train.Trainer) {
 	if o.attached[trainer] {
 		return
 	}
 	o.attached[trainer] = true
+	trainer.ResetComputationGraphs() // nobody can catch what those bring that it has
 	trainer.OnExecCreation(func(exec *model.Exec, kind train.GraphType) {
 		if kind != train.TrainType {
 			return
@@ -113,6 +131,7 @@ func (o *Optimizer) attach(trainer *train.Trainer) {
 		if rng := o.store.GetVariable(model.RNGStateVariableName); rng != nil {
 			rng.SetTrainable(false)
 		}
+		exec.WithName(exec.Name() + attachedName)
 		next := exec.GetNodeLogger()
 		exec.SetNodeLogger(func(g *graph.Graph, messages []string, values []*tensors.Tensor, nodes []graph.NodeId) {
 			messages, values, nodes = o.catch(g, messages, values, nodes)
@@ -123,14 +142,30 @@ func (o *Optimizer) attach(trainer *train.Trainer) {
 	})
 }
 
+// begin comes before each step of a trainer.
+func (o *Optimizer) begin() (err error) {
+	o.lose()
+	if o.seen, err = o.globalStep(); err != nil {
+		return err
+	}
+	return o.scaleLoss()
+}
+
+func (o *Optimizer) globalStep() (step int64, err error) {
+	err = exceptions.TryCatch[error](func() { step = optimizer.GetGlobalStep(o.store) })
+	return step, err
+}
+
 // The message that marks a gradient among a graph's logged nodes.
 const gradientMessage = "#pnm gradient"
 
 // trained is what a graph knows of the variables that it has gradients of.
 type trained struct {
-	variables []*model.Variable
-	lossScale *model.Variable // nil if the graph has none
-	lr        *model.Variable // nil unless the graph computes the learning rate
+	variables   []*model.Variable
+	nodes       []graph.NodeId  // their gradients
+	lossScale   *model.Variable // nil if the graph has none
+	lr          *model.Variable // nil unless the graph computes the learning rate
+	accumulated bool            // the gradients are of several batches
 }
 
 // gradients are those of a step that is due.
@@ -139,6 +174,7 @@ type gradients struct {
 	graph     *graph.Graph
 	values    []*tensors.Tensor // as trained.variables
 	lossScale float64           // 0 for none
+	err       error             // if they are not the graph's
 }
 
 // UpdateGraph builds the gradients of the loss, and the count of GoMLX's global step. It implements [optimizer.Interface].
@@ -159,20 +195,21 @@ func (o *Optimizer) UpdateGraph(scope *model.Scope, g *graph.Graph, loss *graph.
 // [train.Trainer.AccumulateGradients]. There is no loss scale.
 func (o *Optimizer) UpdateGraphWithGradients(scope *model.Scope, grads []*graph.Node, _ dtypes.DType) {
 	if o.options.LossScale != 0 {
-		exceptions.Panicf("pnmgomlx: Options.LossScale is %g, but gradients that the trainer accumulates cannot be scaled", o.options.LossScale)
+		exceptions.Panicf("pnmgomlx: Options.LossScale is %g, but gradients that the trainer accumulates cannot be scaled",
+			o.options.LossScale)
 	}
 	if len(grads) == 0 {
-		exceptions.Panicf("pnmgomlx: there is no trainable variable")
+		panic(errNoVariable)
 	}
 	g := grads[0].Graph()
 	o.checkTrainable(scope, g)
-	o.emit(scope, g, &trained{}, grads)
+	o.emit(scope, g, &trained{accumulated: true}, grads)
 }
 
 // checkTrainable panics, as functions that build graphs do, if the engine cannot update what the graph trains.
 func (o *Optimizer) checkTrainable(scope *model.Scope, g *graph.Graph) {
-	if len(o.attached) == 0 {
-		exceptions.Panicf("pnmgomlx: the optimizer is not attached: call its Attach with the loop, or its TrainStep")
+	if !strings.Contains(g.Name(), attachedName) {
+		exceptions.Panicf("pnmgomlx: the optimizer is not attached to the trainer: call its Attach with the loop, or its TrainStep")
 	}
 	if model.GetStore(g) != o.store {
 		exceptions.Panicf("pnmgomlx: the trainer's store is not the optimizer's")
@@ -192,39 +229,24 @@ func (o *Optimizer) checkTrainable(scope *model.Scope, g *graph.Graph) {
 			exceptions.Panicf("pnmgomlx: the hyperparameter %q is set, and not supported: %s", p.name, p.instead)
 		}
 	}
-	for v := range trainable(scope, g) {
+	variables := slices.Collect(trainable(scope, g))
+	if len(variables) == 0 {
+		panic(errNoVariable)
+	}
+	for _, v := range variables {
 		if v.ChangedInGraph(g) {
 			panic(setByGraph(v))
 		}
 	}
-	if err := o.check(trainable(scope, g)); err != nil {
+	if err := o.check(o.with(variables)); err != nil {
 		panic(err)
 	}
 }
 
-func setByGraph(v *model.Variable) error {
-	return fmt.Errorf("pnmgomlx: trainable variable %q is also set by the graph itself", v.Path())
-}
+var errNoVariable = errors.New("pnmgomlx: there is no trainable variable")
 
-// check reports variables that the engine cannot update.
-func (o *Optimizer) check(variables iter.Seq[*model.Variable]) error {
-	var first *model.Variable
-	for v := range variables {
-		switch d := v.DType(); {
-		case d != dtypes.Float32 && d != dtypes.Float64:
-			return fmt.Errorf("pnmgomlx: trainable variable %q is %s, must be Float32 or Float64: the model can convert its value", v.Path(), d)
-		case o.group(v) < 0:
-			return fmt.Errorf("pnmgomlx: trainable variable %q belongs to none of the %d groups", v.Path(), len(o.groups))
-		case first == nil:
-			first = v
-		case d != first.DType():
-			return fmt.Errorf("pnmgomlx: trainable variable %q is %s, must be %s as %q is", v.Path(), d, first.DType(), first.Path())
-		}
-	}
-	if first == nil {
-		return errors.New("pnmgomlx: there is no trainable variable")
-	}
-	return nil
+func setByGraph(v *model.Variable) error {
+	return &VariableError{v.Path(), errors.New("is to be trained, and also set by the graph itself")}
 }
 
 // trainable yields the variables that GoMLX takes gradients of, in its order.
@@ -238,11 +260,6 @@ func trainable(scope *model.Scope, g *graph.Graph) iter.Seq[*model.Variable] {
 	}
 }
 
-// group is the index of v's group, or −1.
-func (o *Optimizer) group(v *model.Variable) int {
-	return slices.IndexFunc(o.groups, func(g Group) bool { return g.Match == nil || g.Match(v) })
-}
-
 // emit makes the gradients outputs of the graph. Logged nodes are such outputs; variables would be, too, but a store keeps
 // these, and GoMLX's checkpoints save them.
 func (o *Optimizer) emit(scope *model.Scope, g *graph.Graph, t *trained, grads []*graph.Node) {
@@ -254,9 +271,12 @@ func (o *Optimizer) emit(scope *model.Scope, g *graph.Graph, t *trained, grads [
 	}
 	for i, v := range t.variables {
 		optimizer.TraceNaNInGradients(scope, v, grads[i])
-		graph.Identity(grads[i]).SetLogged(gradientMessage) // a node of its own: variables may share a gradient, others may log it
+		node := graph.Identity(grads[i]) // one of its own: variables may share a gradient, others may log it
+		node.SetLogged(gradientMessage)
+		t.nodes = append(t.nodes, node.Id())
 	}
-	if lr := o.store.GetVariable(model.JoinPath("/", optimizer.Scope, optimizer.ParamLearningRate)); lr != nil && lr.ChangedInGraph(g) {
+	lr := o.store.GetVariable(model.JoinPath("/", optimizer.Scope, optimizer.ParamLearningRate))
+	if lr != nil && lr.ChangedInGraph(g) {
 		t.lr = lr
 	}
 	optimizer.IncrementGlobalStep(g, dtypes.Int64)
@@ -270,28 +290,41 @@ func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.T
 	if !ok {
 		return messages, values, nodes
 	}
-	if o.pending != nil {
-		// A panic here would leave variables that the graph sets without a value: GoMLX has taken the old ones and not set the
-		// new.
-		klog.Errorf("pnmgomlx: the gradients of a step were never applied: run the attached loop, or call the optimizer's TrainStep")
-		o.pending.free()
-	}
 	p := &gradients{trained: t, graph: g}
 	var m []string
 	var rest []*tensors.Tensor
-	var n []graph.NodeId
+	var n, ours []graph.NodeId
 	for i, message := range messages {
 		if message == gradientMessage {
-			p.values = append(p.values, values[i])
+			p.values, ours = append(p.values, values[i]), append(ours, nodes[i])
 		} else {
 			m, rest, n = append(m, message), append(rest, values[i]), append(n, nodes[i])
 		}
+	}
+	// A panic here would leave variables that the graph sets without a value: GoMLX has taken the old ones and not set the new.
+	if !slices.Equal(ours, t.nodes) { // GoMLX's nanlogger passes on several lists, parts, and wrong numbers
+		p.err = fmt.Errorf("pnmgomlx: %d gradients reached the optimizer, must be the %d of this step in the graph's order: %s",
+			len(ours), len(t.nodes), order)
+	} else {
+		o.lose()
 	}
 	if t.lossScale != nil {
 		p.lossScale = scalar(t.lossScale.MustValue())
 	}
 	o.pending = p
 	return m, rest, n
+}
+
+const order = "the trainer must have this optimizer, and other node loggers, such as GoMLX's nanlogger, must be attached " +
+	"before it; parameters and state are as before this step"
+
+// lose reports gradients that were due before, and drops them.
+func (o *Optimizer) lose() {
+	if o.pending != nil {
+		klog.Errorf("pnmgomlx: the gradients of a step were never applied: run the attached loop, or call the optimizer's TrainStep")
+		o.pending.free()
+		o.pending = nil
+	}
 }
 
 func scalar(t *tensors.Tensor) float64 { return shapes.ConvertTo[float64](t.Value()) }
@@ -303,8 +336,22 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 	if p != nil {
 		defer p.free()
 	}
-	if loss := scalar(metrics[0]); math.IsNaN(loss) || math.IsInf(loss, 0) {
+	before := o.seen
+	var err error
+	if o.seen, err = o.globalStep(); err != nil {
+		return err
+	}
+	switch loss := scalar(metrics[0]); {
+	case p != nil && p.err != nil:
+		return p.err
+	case p == nil && o.seen != before: // graphs that have gradients for us count this step
+		return errors.New("pnmgomlx: the gradients of this step have not reached the optimizer: " + order)
+	case !math.IsNaN(loss) && !math.IsInf(loss, 0):
+	case !o.options.SkipNonFinite:
 		return fmt.Errorf("pnmgomlx: the loss is %v; parameters and state are as before this step", loss)
+	case p != nil:
+		o.report = pnm.Report{GradNorm: math.NaN(), Skipped: true}
+		return nil
 	}
 	if p == nil { // of batches whose gradients are accumulated
 		return nil
@@ -327,24 +374,31 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 			return err
 		}
 		if err := o.engine.SetLR(scalar(value)); err != nil {
-			return fmt.Errorf("pnmgomlx: variable %q: %w", p.lr.Path(), err)
+			return &VariableError{p.lr.Path(), err}
 		}
 	}
 	flats := make([]any, len(o.variables)) // a variable that this graph does not use has none
 	for i, v := range p.variables {
 		k := slices.IndexFunc(o.variables, func(b *binding) bool { return b.variable == v })
+		if s := p.values[i].Shape(); !s.Equal(v.Shape()) {
+			return &VariableError{v.Path(), fmt.Errorf("is %s, must be %s as its gradient is", v.Shape(), s)}
+		}
 		// The backend has written the gradient, and nobody writes it until free.
 		if err := p.values[i].ConstFlatData(func(flat any) { flats[k] = flat }); err != nil {
-			return fmt.Errorf("pnmgomlx: the gradient of %q: %w", v.Path(), err)
+			return &VariableError{v.Path(), fmt.Errorf("the gradient: %w", err)}
 		}
 	}
 	options := o.options
 	options.LossScale = p.lossScale
+	options.SkipNonFinite = options.SkipNonFinite || p.accumulated // a batch that was an error has left its NaN there
 	report, err := o.engine.step(options, flats)
 	if err != nil {
-		return err
+		return named(err, o.variables)
 	}
 	o.report = report
+	if report.Skipped && !o.options.SkipNonFinite {
+		return errors.New("pnmgomlx: the accumulated gradients are not finite; parameters and state are as before this step")
+	}
 	return nil
 }
 
@@ -356,16 +410,25 @@ func (p *gradients) free() {
 }
 
 // SetOptions sets what is done around each step from the next one on. ZeroGrads does nothing here. LossScale multiplies the loss
-// of the graphs that are built while it is not 0; it may change later, and no graph is built anew. An option out of its range is
-// an error of the next step.
+// of the graphs that are built while it is not 0; it may change later, and no graph is built anew. SkipNonFinite also skips steps
+// whose loss is not finite. An option out of its range is an error of the next step.
 func (o *Optimizer) SetOptions(options pnm.Options) error {
 	options.ZeroGrads = false
 	o.options = options
+	return o.scaleLoss()
+}
+
+// scaleLoss sets the variable by which graphs multiply the loss. A checkpoint of GoMLX brings another value.
+func (o *Optimizer) scaleLoss() error {
 	v := o.store.GetVariable(lossScalePath)
 	if v == nil {
 		return nil
 	}
-	return v.SetValue(o.lossScaleTensor(v.DType()))
+	scale := o.lossScaleTensor(v.DType())
+	if v.HasValue() && scalar(v.MustValue()) == scalar(scale) {
+		return nil
+	}
+	return v.SetValue(scale)
 }
 
 // Options returns what SetOptions set.
@@ -385,7 +448,7 @@ func (o *Optimizer) lossScaleTensor(dtype dtypes.DType) *tensors.Tensor {
 	return tensors.MustFromAnyValue(shapes.CastAsDType(scale, dtype))
 }
 
-// Report tells what became of the last step.
+// Report tells what became of the last step. If its loss was not finite, GradNorm is NaN.
 func (o *Optimizer) Report() pnm.Report { return o.report }
 
 // Rule returns the rule of a group, or nil if there is no such group.
@@ -405,5 +468,8 @@ func (o *Optimizer) Clear(*model.Scope) error {
 }
 
 // Close gives the memory of the state back to the system. The variables keep their values. Every later step fails with
-// [pnm.ErrClosed].
-func (o *Optimizer) Close() { o.engine.Close() }
+// [pnm.ErrClosed], as do Clear and Load.
+func (o *Optimizer) Close() {
+	o.closed = true
+	o.engine.Close()
+}

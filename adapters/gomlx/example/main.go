@@ -4,8 +4,10 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"math/rand"
+	"os"
 	"time"
 
 	"github.com/gomlx/compute"
@@ -25,12 +27,16 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
+const (
+	batch      = 50
+	allImages  = 6000 // those that package fashionmnist has
+	testImages = 2000
+)
+
 func main() {
-	epochs := flag.Int("epochs", 5, "passes over the 6,000 images")
-	flag.Parse()
 	log.SetFlags(0)
-	if err := run(*epochs); err != nil {
-		log.Fatal(err)
+	if err := run(os.Args[1:], os.Stdout); err != nil && err != flag.ErrHelp {
+		log.Fatal("example: ", err)
 	}
 }
 
@@ -39,11 +45,28 @@ func network(scope *model.Scope, images *graph.Node) *graph.Node {
 	return layers.DenseWithBias(scope.In("out"), x, fashionmnist.Classes)
 }
 
-func run(epochs int) error {
+// run prints a line for each epoch to w.
+func run(args []string, w io.Writer) error {
+	flags := flag.NewFlagSet("example", flag.ContinueOnError)
+	epochs := flags.Int("epochs", 5, "passes over the training images")
+	n := flags.Int("images", allImages, "training images, at most 6000")
+	tests := flags.Int("test-images", testImages, "test images, at most 2000")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	switch {
+	case *epochs < 1 || *n < batch || *n > allImages:
+		return fmt.Errorf("-epochs is %d, must be at least 1, and -images is %d, must be from %d to %d", *epochs, *n, batch, allImages)
+	case *tests < 1 || *tests > testImages:
+		return fmt.Errorf("-test-images is %d, must be from 1 to %d", *tests, testImages)
+	case flags.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
 	images, test, err := fashionmnist.Load("")
 	if err != nil {
 		return err
 	}
+	images, test = images.Head(*n), test.Head(*tests)
 	fashionmnist.Standardize(images, test)
 	backend := gobackend.GetBackend()
 	for _, name := range []string{"GoMLX's Adam", "AdaPNM"} {
@@ -72,14 +95,14 @@ func run(epochs int) error {
 		if err != nil {
 			return err
 		}
-		batches.WithRand(rand.New(rand.NewSource(1))).Shuffle().BatchSize(50, true)
+		batches.WithRand(rand.New(rand.NewSource(1))).Shuffle().BatchSize(batch, true)
 		all, err := inMemory(backend, test)
 		if err != nil {
 			return err
 		}
 		all.BatchSize(500, false)
-		fmt.Println(name)
-		for epoch := range epochs {
+		fmt.Fprintln(w, name)
+		for epoch := range *epochs {
 			start := time.Now()
 			metrics, err := loop.RunEpochs(batches, 1)
 			if err != nil {
@@ -90,7 +113,7 @@ func run(epochs int) error {
 			if err != nil {
 				return err
 			}
-			fmt.Printf("epoch %2d: loss %.3f, test error %4.1f %%, %v\n", epoch+1,
+			fmt.Fprintf(w, "epoch %2d: loss %.3f, test error %4.1f %%, %v\n", epoch+1,
 				metrics[1].Value(), 100*(1-of[1].Value().(float32)), took.Round(time.Millisecond))
 		}
 	}
