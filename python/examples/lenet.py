@@ -22,7 +22,7 @@ from eager import EagerAdaPNM, EagerPNM
 DATA = Path(__file__).parents[2] / "internal" / "fashionmnist" / "data"
 
 RULES = {
-    "PNM": (posneg.PNM, EagerPNM, dict(lr=0.1, weight_decay=5e-4)),
+    "PNM": (posneg.PNM, EagerPNM, dict(lr=0.5, weight_decay=5e-4)),
     "AdaPNM": (posneg.AdaPNM, EagerAdaPNM, dict(lr=1e-3, weight_decay=0.5)),
 }
 
@@ -38,10 +38,11 @@ def images():
 
 
 def lenet():
+    # Smooth, as LeCun's was: where rectifiers or maxima flip, curves part for good by what one bit decides, on some machines.
     return nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+        nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10),
     )
 
 
