@@ -233,6 +233,9 @@ func parseGroups(text string) (groups []CheckpointGroup, err error) {
 	return groups, err
 }
 
+// No rule has more: what else is there is refused before it takes memory.
+const mostHyperparameters = 16
+
 func parseGroup(d *strictjson.Decoder) (g CheckpointGroup, err error) {
 	var rule string
 	listed := false
@@ -251,6 +254,9 @@ func parseGroup(d *strictjson.Decoder) (g CheckpointGroup, err error) {
 		case "other": // Python's
 			_, err = d.Later()
 		default:
+			if len(hyperparameters) == mostHyperparameters {
+				return d.Errorf("a group has more than %d hyperparameters", mostHyperparameters)
+			}
 			hyperparameters[name], err = d.Later()
 		}
 		return err
@@ -279,6 +285,9 @@ func parseTensor(d *strictjson.Decoder) (t CheckpointTensor, err error) {
 		case "rounding":
 			var numbers []uint64
 			err := d.Array(func() error {
+				if len(numbers) == 3 {
+					return d.Errorf("rounding has more than 3 numbers: seed, tensor, first")
+				}
 				n, err := d.Uint(math.MaxUint64)
 				numbers = append(numbers, n)
 				return err

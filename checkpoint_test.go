@@ -333,6 +333,7 @@ func TestBadCheckpoints(t *testing.T) {
 		{`\"name\":\"a\"`, `\"name\":\"b\"`, `tensor "b": there are two of this name`},
 		{`\"name\":\"a\"`, `\"name\":\"x\"`, `tensor "x": exp_avg is missing, the state of the rule is exp_avg, neg_exp_avg`},
 		{`\"rounding\":[5,0,0]`, `\"rounding\":[5,0]`, `rounding has 2 numbers, must have 3`},
+		{`\"rounding\":[5,0,0]`, `\"rounding\":[5,0,0,0]`, `rounding has more than 3 numbers`},
 		{`\"rounding\":[5,0,0]`, `\"rounding\":[5,0,-1]`, `"-1" where an integer from 0 to 18446744073709551615`},
 		{`\"rounding\":[5,0,0]`, `\"rounding\":[5,0,0],\"rounding\":[5,0,0]`, `"rounding" is there twice`},
 		{`"state.a.exp_avg"`, `"state.a.exp_avk"`, `tensor "a": exp_avg is missing`},
@@ -563,6 +564,30 @@ func TestCheckpointAllocates(t *testing.T) {
 		})
 		if t.Logf("%d bytes", bytes); bytes > 1<<20 {
 			t.Errorf("%d bytes allocated for %d of state", bytes, 4*4*n)
+		}
+	}
+}
+
+// What is refused takes no memory that its length does not explain.
+func TestHostileGroupsAllocate(t *testing.T) {
+	const most = 1 << 18
+	for _, c := range []struct{ begin, repeat string }{
+		{`[{`, `"%d":1,`},
+		{`[{"other":{`, `"%d":1,`},
+		{`[{"tensors":[`, `{"name":"%d","step":0},`},
+		{`[{"tensors":[{"rounding":[`, `1,`},
+		{`[{"betas":[`, `1,`},
+	} {
+		groups := []byte(c.begin)
+		for i := 0; len(groups) < most; i++ {
+			groups = append(groups, strings.ReplaceAll(c.repeat, "%d", fmt.Sprint(i))...)
+		}
+		text := fmt.Appendf(nil, `{"__metadata__":{"posneg.checkpoint":"1","posneg.groups":%q}}`, groups)
+		file := append(binary.LittleEndian.AppendUint64(nil, uint64(len(text))), text...)
+		bytes := allocation(func() { readCheckpoint(bytes.NewReader(file), int64(len(file))) })
+		t.Logf("%s%s…: %d bytes for each of the file", c.begin, c.repeat, bytes/uint64(len(file)))
+		if bytes > 48*uint64(len(file)) {
+			t.Errorf("%s%s…: %d bytes for each of the file", c.begin, c.repeat, bytes/uint64(len(file)))
 		}
 	}
 }

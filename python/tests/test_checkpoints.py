@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import pickle
 import resource
 import stat
 import subprocess
@@ -196,6 +197,10 @@ def test_keep_options(tmp_path):
         posneg.load_checkpoint(tmp_path / "run", z, keep_options=True)
     posneg.load_checkpoint(tmp_path / "run", z)
     assert z.param_groups[0]["amsgrad"] is True
+    posneg.save_checkpoint(tmp_path / "run", posneg.PNM([{"params": [p], "lr": float(i)} for i, p in enumerate(a)], lr=1.0))
+    whole = posneg.PNM(a, lr=7.0)
+    posneg.load_checkpoint(tmp_path / "run", whole, keep_options=True)  # groups of the file may differ
+    assert whole.param_groups[0]["lr"] == 7.0
 
 
 def test_state_that_others_have_saved_is_saved_whole(tmp_path):
@@ -252,7 +257,7 @@ EDITS = {
     "a group missing": (groups_where(lambda groups: groups.pop()), "'1' only in the optimizer"),
     "a key twice": (text('"lr":', '"lr": 3, "lr":'), "twice"),
     "not a number": (text("0.01", "NaN"), "NaN"),
-    "infinity": (text("0.01", "1e999"), "must be finite"),
+    "infinity": (text("0.01", "1e999"), "too large"),
     "a huge number": (text("0.01", "1" + 400 * "0"), "must be finite"),
     "no rule": (groups_where(lambda groups: groups[0].pop("rule")), "rule is missing"),
     "another rule": (lambda t, m: m.update({"posneg.groups": m["posneg.groups"].replace("AdaPNM", "Adam")}), "holds Adam, which AdaPNM"),
@@ -360,6 +365,16 @@ def test_broken_files_are_refused(good, edit):
     loads_nothing(file, params, optimizer, "header|metadata")
 
 
+def test_a_group_without_tensors_may_be_of_any_rule(good):
+    file, params, optimizer = good
+    tensors = load_file(file)
+    with safe_open(file, "pt") as f:
+        metadata = f.metadata()
+    groups_where(lambda groups: groups.append({"rule": "PNM", "lr": 1, "tensors": []}))(tensors, metadata)
+    save_file(tensors, file, metadata)
+    assert posneg.load_checkpoint(file, optimizer, params=True) == {"epoch": "3"}
+
+
 def test_the_good_file_is_good(good):
     file, params, optimizer = good
     assert posneg.load_checkpoint(file, optimizer, params=True) == {"epoch": "3"}
@@ -399,7 +414,13 @@ def test_a_file_that_ends_while_it_is_read(good, monkeypatch):
         patch.setattr(checkpoints, "_fit", lambda *a: (fit(*a), os.truncate(file, len(data) - 200))[0])
         with pytest.raises(posneg.CheckpointError, match="only in part"):
             posneg.load_checkpoint(file, optimizer, params=True)
-    for use in (optimizer.step, lambda: posneg.save_checkpoint(file, optimizer)):
+    for use in (
+        optimizer.step,
+        optimizer.state_dict,
+        lambda: copy.deepcopy(optimizer),
+        lambda: pickle.dumps(optimizer),
+        lambda: posneg.save_checkpoint(file, optimizer),
+    ):
         with pytest.raises(RuntimeError, match="only in part"):
             use()
     file.write_bytes(data)
@@ -449,6 +470,37 @@ def test_options_that_a_file_cannot_hold(tmp_path):
     assert x.param_groups[0]["lr"] == 0.25 and x.param_groups[0]["extra"] == 3.0
 
 
+@pytest.mark.parametrize("extra", [{1: 2, "1": 3}, "\ud800", {"deep": ["\udfff"]}, 10**5000], ids=["keys", "surrogate", "deep", "long"])
+def test_what_could_not_be_read_again_is_not_written(good, extra):
+    file, _, optimizer = good
+    before = file.read_bytes()
+    optimizer.param_groups[0]["extra"] = extra
+    with pytest.raises((ValueError, TypeError)):
+        posneg.save_checkpoint(file, optimizer)
+    assert file.read_bytes() == before
+
+
+def test_names_that_are_no_utf8_are_not_written(tmp_path):
+    a = parameters(5)
+    with pytest.raises(ValueError, match="surrogate"):
+        posneg.save_checkpoint(tmp_path / "run", posneg.PNM(a, lr=1.0), names=[("\ud800", a[0])])
+    assert not os.listdir(tmp_path)
+
+
+def test_flags_that_are_numbers_and_seeds_of_any_size(tmp_path):
+    for optimizer, flag in ((posneg.AdaPNM, "amsgrad"), (posneg.PNM, "maximize")):
+        for seed in (-1, 2**64 + 3):
+            a = parameters(5, 6, dtype=torch.bfloat16)
+            x = optimizer(a, lr=1.0, seed=seed, **{flag: 1})
+            go(a, x, 1)
+            posneg.save_checkpoint(tmp_path / "run", x)
+            b = twins(a)
+            y = optimizer(b, lr=1.0)
+            posneg.load_checkpoint(tmp_path / "run", y)
+            go(a, x, 2, 1), go(b, y, 2, 1)
+            assert everything(a, x) == everything(b, y) and y.param_groups[0][flag] is True
+
+
 def test_who_cannot_be_saved(tmp_path):
     a = parameters(5)
     with pytest.raises(TypeError, match="distributed.md"):
@@ -493,6 +545,30 @@ def test_a_file_is_replaced_as_a_whole(good, monkeypatch):
     with pytest.raises(FileNotFoundError):
         posneg.save_checkpoint(file.parent / "nowhere" / "file", optimizer)
     assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o200])
+def test_files_that_their_owner_cannot_open_are_replaced(good, mode, monkeypatch):
+    file, _, optimizer = good
+    file.chmod(mode)
+    sync, opened = os.fsync, os.open
+
+    def as_owner(path, flags, *more):  # root may do everything
+        if os.path.exists(path) and not os.stat(path).st_mode & 0o200 and not os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, flags, *more)
+
+    def no_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")  # as some network file systems do
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", as_owner)
+        patch.setattr(os, "fsync", no_folders)
+        posneg.save_checkpoint(file, optimizer, metadata={"epoch": "5"})
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert posneg.load_checkpoint(file, optimizer) == {"epoch": "5"}
 
 
 def test_permissions_and_links(good):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -25,15 +26,19 @@ def replacing(path: str) -> Iterator[str]:
             mode = stat.S_IMODE(os.fstat(descriptor).st_mode)  # what the umask leaves
         os.close(descriptor)
         yield temporary
+        _sync(temporary, os.O_RDWR)  # before it may be closed to its owner
         os.chmod(temporary, mode)
-        _sync(temporary, os.O_RDWR)
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
     if os.name == "posix":  # elsewhere folders cannot be opened
-        _sync(folder, os.O_RDONLY)
+        try:
+            _sync(folder, os.O_RDONLY)
+        except OSError as e:  # some network file systems cannot
+            if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
 
 
 def _mode(file: str) -> Optional[int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import sys
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple, Union
 
 LAYOUT = "1"  # the version of what is written here
 _OURS = "posneg."
-_FLAGS = frozenset(("decoupled", "amsgrad", "maximize", "nesterov", "exact_bias"))
+FLAGS = frozenset(("decoupled", "amsgrad", "maximize", "nesterov", "exact_bias"))
 _MOST_STEPS = 2**63 - 2  # another one must be possible
 
 
@@ -38,12 +39,19 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def encode(groups: List[SavedGroup], writer: str, metadata: Mapping[str, str]) -> Dict[str, str]:
-    return {
+    """What decode reads; a ValueError for what it would refuse, as names that are no UTF-8, since a good file may be replaced."""
+    encoded = {
         f"{_OURS}checkpoint": LAYOUT,
         f"{_OURS}writer": writer,
-        f"{_OURS}groups": json.dumps([_encode_group(group) for group in groups], allow_nan=False),
+        f"{_OURS}groups": json.dumps([_encode_group(group) for group in groups], allow_nan=False, ensure_ascii=False),
         **metadata,
     }
+    try:
+        encoded[f"{_OURS}groups"].encode()
+        decode(encoded)
+    except ValueError as e:
+        raise ValueError(f"posneg: the checkpoint could not be read again: {e}") from e
+    return encoded
 
 
 def _encode_group(group: SavedGroup) -> Dict[str, Any]:
@@ -63,7 +71,9 @@ def decode(metadata: Mapping[str, str]) -> Tuple[List[SavedGroup], Dict[str, str
     if f"{_OURS}groups" not in metadata:
         raise ValueError(f"has no {_OURS}groups in its metadata")
     try:
-        parsed = json.loads(metadata[f"{_OURS}groups"], object_pairs_hook=_distinct, parse_constant=_no_number)
+        parsed = json.loads(
+            metadata[f"{_OURS}groups"], object_pairs_hook=_distinct, parse_constant=_no_number, parse_float=_finite, parse_int=_integer
+        )
     except (ValueError, RecursionError) as e:
         raise ValueError(f"{_OURS}groups: {e}") from e
     groups = [_decode_group(f"group {i}", group) for i, group in enumerate(_typed(list, f"{_OURS}groups", parsed))]
@@ -85,7 +95,7 @@ def _decode_group(where: str, parsed: Any) -> SavedGroup:
 
 
 def _hyperparameter(where: str, name: str, value: Any) -> Any:
-    if name in _FLAGS:
+    if name in FLAGS:
         return _typed(bool, where, value)
     if name == "betas":
         return tuple(_number(where, beta) for beta in _typed(list, where, value))
@@ -137,7 +147,7 @@ def _whole(where: str, value: Any, most: int) -> int:
 
 
 def _short(value: Any) -> str:
-    text = "missing" if value is None else repr(value)
+    text = "missing" if value is None else reprlib.repr(value)  # of long and deep ones only the beginning
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
@@ -146,6 +156,16 @@ def _distinct(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     if len(made) != len(pairs):
         raise ValueError(f"an object has a key twice: {_short([key for key, _ in pairs])}")
     return made
+
+
+def _finite(text: str) -> float:
+    if abs(float(text)) > _LARGEST:
+        raise ValueError(f"{_short(text)} is too large")
+    return float(text)
+
+
+def _integer(text: str) -> Union[int, float]:
+    return -0.0 if text == "-0" else int(text)  # Go's
 
 
 def _no_number(text: str) -> NoReturn:

@@ -79,6 +79,15 @@ class Optimizer(torch.optim.Optimizer):
         if self._half_loaded:
             raise RuntimeError("posneg: a checkpoint could be loaded only in part, so that the state is of no step; load one again")
 
+    def state_dict(self) -> Dict[str, Any]:
+        self._check_loaded()
+        state: Dict[str, Any] = super().state_dict()
+        return state
+
+    def __getstate__(self) -> Any:
+        self._check_loaded()
+        return super().__getstate__()
+
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan, self._half_loaded = None, False

@@ -54,7 +54,7 @@ def draws(p: Tensor, slots: Sequence[str], group: Dict[str, Any]) -> bool:
 
 def rounding(state: Dict[str, Any], group: Dict[str, Any], index: int) -> Tuple[int, int, int]:
     """Which random numbers the parameter of an index draws: the seed, the number of the tensor, and its first element's."""
-    seed, tensor, first = state.get(ROUNDING) or (group["seed"], index, 0)
+    seed, tensor, first = state.get(ROUNDING) or (group["seed"] % 2**64, index, 0)
     return seed, tensor, first
 
 

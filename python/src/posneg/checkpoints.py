@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._files import replacing
-from ._header import SavedGroup, SavedTensor, check_metadata, decode, encode
+from ._header import FLAGS, SavedGroup, SavedTensor, check_metadata, decode, encode
 from ._layout import real
 from ._optimizer import Optimizer
 from ._plan import Group
@@ -75,8 +75,7 @@ def save_checkpoint(
             trained = _trained(m.param, state, group, params)
             if trained is not None:
                 tensors[_param_key(m.name)] = _rows(trained)
-            seed, tensor, first = rounding(state, group, m.index)
-            random = (seed % 2**64, tensor, first) if draws(m.param, slots, group) else None
+            random = rounding(state, group, m.index) if draws(m.param, slots, group) else None
             saved.append(SavedTensor(m.name, state.get("step", 0), random))
         groups.append(SavedGroup(optimizer._rule_name, _hyperparameters(optimizer, group), _other(optimizer, number), saved))
 
@@ -105,14 +104,14 @@ def _rows(t: Tensor) -> Tensor:
 
 
 def _hyperparameters(optimizer: Optimizer, group: Group) -> Dict[str, Any]:
-    return {name: False if key is None else _plain(group[key]) for name, key in optimizer._hyperparameters.items()}
+    return {name: key is not None and _plain(name, group[key]) for name, key in optimizer._hyperparameters.items()}
 
 
-def _plain(value: Any) -> Any:
-    """A hyperparameter as JSON has it; learning rates may be tensors."""
-    if isinstance(value, (tuple, list)):
-        return [float(v) for v in value]
-    return value if isinstance(value, bool) else float(value)
+def _plain(name: str, value: Any) -> Any:
+    """A hyperparameter as JSON has it; learning rates may be tensors, flags numbers."""
+    if name in FLAGS:
+        return bool(value)
+    return [float(v) for v in value] if isinstance(value, (tuple, list)) else float(value)
 
 
 def _other(optimizer: Optimizer, number: int) -> Dict[str, Any]:
@@ -125,7 +124,9 @@ def _other(optimizer: Optimizer, number: int) -> Dict[str, Any]:
         try:
             json.dumps({key: value}, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as e:
-            raise TypeError(f"posneg: group {number} has {key!r}: {value!r}, which JSON cannot hold ({e}); take it out while saving") from e
+            raise TypeError(
+                f"posneg: group {number} has {key!r}: {value!r}, which JSON cannot hold ({e}); take it out while saving"
+            ) from e
     return other
 
 
@@ -245,6 +246,8 @@ def _fit(
 ) -> Tuple[List[Group], List[_Load]]:
     """What the groups will be, and what is to be done; a ValueError if the file is not for the optimizer."""
     for number, saved in enumerate(saved_groups):
+        if not saved.tensors:
+            continue  # it may be of any rule
         if saved.rule != optimizer._rule_name:
             raise ValueError(f"holds {saved.rule}, which {type(optimizer).__name__} cannot continue")
         for names, problem in (
@@ -263,14 +266,18 @@ def _fit(
     groups, loads = [], []
     for number, group in enumerate(optimizer.param_groups):
         mine = [m for m in members if m.group == number]
-        new = _new_group(optimizer, number, [found[m.name] for m in mine])
-        slots = optimizer._slots(new)
+        saved_here = [found[m.name] for m in mine]
         if keep_options:
-            if mine and slots != optimizer._slots(group):
-                raise ValueError(
-                    f"has the state {_few(slots) or 'nothing'}, where group {number} needs {_few(optimizer._slots(group)) or 'nothing'}"
-                )
             new = dict(group)
+            for saved, t in saved_here:
+                there, needs = optimizer._slots({**group, **_options(optimizer, saved)}), optimizer._slots(group)
+                if there != needs:
+                    raise ValueError(
+                        f"has the state {_few(there) or 'nothing'} of {t.name!r}, where group {number} needs {_few(needs) or 'nothing'}"
+                    )
+        else:
+            new = _new_group(optimizer, number, saved_here)
+        slots = optimizer._slots(new)
         groups.append(new)
         for m in mine:
             t = found[m.name][1]
@@ -300,11 +307,9 @@ def _new_group(optimizer: Optimizer, number: int, saved: List[Tuple[SavedGroup, 
             raise ValueError(
                 f"has {saved[0][1].name!r} and {t.name!r} in groups of different options, the optimizer both in group {number}"
             )
-    for name, value in first.hyperparameters.items():
-        key = optimizer._hyperparameters[name]
-        if key is not None:
-            new[key] = value
-        elif value:
+    new.update(_options(optimizer, first))
+    for name, key in optimizer._hyperparameters.items():
+        if key is None and first.hyperparameters[name]:
             raise ValueError(f"has {name}, which {type(optimizer).__name__} has not")
     clash = first.other.keys() & {*_NOT_SAVED, *optimizer._hyperparameters.values()}
     if clash:
@@ -316,21 +321,33 @@ def _new_group(optimizer: Optimizer, number: int, saved: List[Tuple[SavedGroup, 
     return new
 
 
+def _options(optimizer: Optimizer, saved: SavedGroup) -> Group:
+    """The hyperparameters under the names that they have in the optimizer's groups."""
+    return {key: saved.hyperparameters[name] for name, key in optimizer._hyperparameters.items() if key is not None}
+
+
 def _members(optimizer: Optimizer, names: Names) -> List[_Member]:
     """The parameters, in the optimizer's order, and what they are called."""
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"posneg: checkpoints are of this package's optimizers, not of a {type(optimizer).__name__}; see docs/distributed.md for those that cut others up")
+        raise TypeError(
+            f"posneg: checkpoints are of this package's optimizers, not of a {type(optimizer).__name__}; "
+            "see docs/distributed.md for those that cut others up"
+        )
     params = [(p, number) for number, group in enumerate(optimizer.param_groups) for p in group["params"]]
     for p, _ in params:
         if hasattr(p, "to_local"):
-            raise TypeError("posneg: parameters that are cut up among processes (DTensors) need torch.distributed.checkpoint: see docs/distributed.md")
+            raise TypeError(
+                "posneg: parameters that are cut up among processes (DTensors) need torch.distributed.checkpoint: see docs/distributed.md"
+            )
         check_param(p)
     if names is None:
         return [_Member(p, i, number, str(i)) for i, (p, number) in enumerate(params)]
     named: Dict[int, str] = {}
     for name, p in names:
         if not isinstance(name, str) or not name or not isinstance(p, Tensor):
-            raise TypeError(f"posneg: names must be pairs of a name and a parameter, as model.named_parameters(), not ({name!r}, {type(p).__name__})")
+            raise TypeError(
+                f"posneg: names must be pairs of a name and a parameter, as model.named_parameters(), not ({name!r}, {type(p).__name__})"
+            )
         named.setdefault(id(p), name)
     members = []
     seen: Set[str] = set()
