@@ -70,8 +70,8 @@ func (e *CheckpointError) Error() string {
 	if e.Tensor != "" {
 		tensor = "tensor " + strictjson.Quote(e.Tensor) + ": "
 	}
-	if io, ok := e.Err.(*fs.PathError); ok && io.Path == e.Path {
-		problem = io.Err.Error()
+	if of, ok := e.Err.(*fs.PathError); ok && of.Path == e.Path {
+		problem = of.Err.Error()
 	}
 	return fmt.Sprintf("pnm: checkpoint %s: %s%s", e.Path, tensor, problem)
 }

@@ -51,12 +51,12 @@ func blobOf(t *safetensors.Tensor) (*blob, error) {
 	return &blob{t.Name, format(f), t.Shape, t.Begin, (t.End - t.Begin) / int64(format(f).size())}, nil
 }
 
-// countOf returns how many elements a shape has, or -1 if it is none.
+// countOf returns how many elements a shape has, or -1 if it is none that can be in memory.
 func countOf(shape []int) int64 {
 	n := uint64(1)
 	for _, k := range shape {
 		high, low := bits.Mul64(n, uint64(k))
-		if k < 0 || high != 0 || low > math.MaxInt64 {
+		if k < 0 || high != 0 || low > math.MaxInt {
 			return -1
 		}
 		n = low

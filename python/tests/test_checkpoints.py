@@ -260,7 +260,7 @@ EDITS = {
     "infinity": (text("0.01", "1e999"), "too large"),
     "a huge number": (text("0.01", "1" + 400 * "0"), "must be finite"),
     "no rule": (groups_where(lambda groups: groups[0].pop("rule")), "rule is missing"),
-    "another rule": (lambda t, m: m.update({"posneg.groups": m["posneg.groups"].replace("AdaPNM", "Adam")}), "holds Adam, which AdaPNM"),
+    "another rule": (lambda t, m: m.update({"posneg.groups": m["posneg.groups"].replace("AdaPNM", "Adam")}), "holds 'Adam', which AdaPNM"),
     "an option missing": (groups_where(lambda groups: groups[0].pop("eps")), "has no 'eps'"),
     "an option unknown": (all_groups(nesterov=True), "'nesterov'"),
     "a string": (all_groups(lr="0.1"), "lr is '0.1', must be a number"),
@@ -424,6 +424,8 @@ def test_a_file_that_ends_while_it_is_read(good, monkeypatch):
         with pytest.raises(RuntimeError, match="only in part"):
             use()
     file.write_bytes(data)
+    with pytest.raises(posneg.CheckpointError, match="params=True"):
+        posneg.load_checkpoint(file, optimizer)
     posneg.load_checkpoint(file, optimizer, params=True)
     optimizer.step()
 
@@ -491,7 +493,7 @@ def test_flags_that_are_numbers_and_seeds_of_any_size(tmp_path):
     for optimizer, flag in ((posneg.AdaPNM, "amsgrad"), (posneg.PNM, "maximize")):
         for seed in (-1, 2**64 + 3):
             a = parameters(5, 6, dtype=torch.bfloat16)
-            x = optimizer(a, lr=1.0, seed=seed, **{flag: 1})
+            x = optimizer(a, lr=True, seed=seed, **{flag: 1})
             go(a, x, 1)
             posneg.save_checkpoint(tmp_path / "run", x)
             b = twins(a)

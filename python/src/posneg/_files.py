@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
+import shutil
 import stat
+import tempfile
 from typing import Iterator, Optional
 
 
@@ -19,9 +20,10 @@ def replacing(path: str) -> Iterator[str]:
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     mode = _mode(target)
-    temporary = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    scratch = tempfile.mkdtemp(prefix=".pnm-", suffix=".tmp", dir=folder)  # safetensors puts a file of its own beside the one it writes
+    temporary = os.path.join(scratch, "file")
     try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if mode is None:
             mode = stat.S_IMODE(os.fstat(descriptor).st_mode)  # what the umask leaves
         os.close(descriptor)
@@ -29,15 +31,13 @@ def replacing(path: str) -> Iterator[str]:
         _sync(temporary, os.O_RDWR)  # before it may be closed to its owner
         os.chmod(temporary, mode)
         os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     if os.name == "posix":  # elsewhere folders cannot be opened
         try:
             _sync(folder, os.O_RDONLY)
-        except OSError as e:  # some network file systems cannot
-            if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+        except OSError as e:  # some network file systems cannot, and some folders may be written to and not read
+            if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES):
                 raise
 
 

@@ -67,7 +67,7 @@ def decode(metadata: Mapping[str, str]) -> Tuple[List[SavedGroup], Dict[str, str
     if layout is None:
         raise ValueError("is a safetensors file, but not a checkpoint of posneg")
     if layout != LAYOUT:
-        raise ValueError(f"was written by a newer version: it has layout {layout!r}, and this version reads {LAYOUT!r}")
+        raise ValueError(f"was written by a newer version: it has layout {short(layout)}, and this version reads {LAYOUT!r}")
     if f"{_OURS}groups" not in metadata:
         raise ValueError(f"has no {_OURS}groups in its metadata")
     try:
@@ -80,7 +80,7 @@ def decode(metadata: Mapping[str, str]) -> Tuple[List[SavedGroup], Dict[str, str
     seen = set()
     for t in (t for group in groups for t in group.tensors):
         if t.name in seen:
-            raise ValueError(f"there are two tensors {t.name!r}")
+            raise ValueError(f"there are two tensors {short(t.name)}")
         seen.add(t.name)
     return groups, {key: value for key, value in metadata.items() if not key.startswith(_OURS)}
 
@@ -90,7 +90,7 @@ def _decode_group(where: str, parsed: Any) -> SavedGroup:
     rule = _typed(str, f"{where}: rule", group.pop("rule", None))
     other = _typed(dict, f"{where}: other", group.pop("other", {}))
     tensors = _typed(list, f"{where}: tensors", group.pop("tensors", None))
-    hyperparameters = {name: _hyperparameter(f"{where}: {name}", name, value) for name, value in group.items()}
+    hyperparameters = {name: _hyperparameter(f"{where}: {name:.60}", name, value) for name, value in group.items()}
     return SavedGroup(rule, hyperparameters, other, [_decode_tensor(f"{where}, tensor {i}", t) for i, t in enumerate(tensors)])
 
 
@@ -116,13 +116,13 @@ def _decode_tensor(where: str, parsed: Any) -> SavedTensor:
         seed, tensor, first = (_whole(f"{where}: rounding", x, m) for x, m in zip(rounding, most))
         rounding = seed, tensor, first
     if t:
-        raise ValueError(f"{where} has {', '.join(map(repr, t))}, which this version does not know")
+        raise ValueError(f"{where} has {', '.join(map(short, t))}, which this version does not know")
     return SavedTensor(name, step, rounding)
 
 
 def _typed(kind: type, where: str, value: Any) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"{where} is {_short(value)}, must be {_JSON[kind]}")
+        raise ValueError(f"{where} is {short(value)}, must be {_JSON[kind]}")
     return value
 
 
@@ -131,9 +131,9 @@ _JSON = {list: "an array", dict: "an object", str: "a string", bool: "true or fa
 
 def _number(where: str, value: Any) -> float:
     if type(value) not in (int, float):
-        raise ValueError(f"{where} is {_short(value)}, must be a number")
+        raise ValueError(f"{where} is {short(value)}, must be a number")
     if not -_LARGEST <= value <= _LARGEST:
-        raise ValueError(f"{where} is {_short(value)}, must be finite")
+        raise ValueError(f"{where} is {short(value)}, must be finite")
     return float(value)
 
 
@@ -142,11 +142,11 @@ _LARGEST = sys.float_info.max
 
 def _whole(where: str, value: Any, most: int) -> int:
     if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"{where} is {_short(value)}, must be a whole number from 0 to {most}")
+        raise ValueError(f"{where} is {short(value)}, must be a whole number from 0 to {most}")
     return value
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     text = "missing" if value is None else reprlib.repr(value)  # of long and deep ones only the beginning
     return text if len(text) <= 60 else f"{text[:60]}…"
 
@@ -154,13 +154,13 @@ def _short(value: Any) -> str:
 def _distinct(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError(f"an object has a key twice: {_short([key for key, _ in pairs])}")
+        raise ValueError(f"an object has a key twice: {short([key for key, _ in pairs])}")
     return made
 
 
 def _finite(text: str) -> float:
     if abs(float(text)) > _LARGEST:
-        raise ValueError(f"{_short(text)} is too large")
+        raise ValueError(f"{short(text)} is too large")
     return float(text)
 
 

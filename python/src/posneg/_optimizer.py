@@ -26,8 +26,8 @@ class Optimizer(torch.optim.Optimizer):
     _rule_name: str
     _hyperparameters: Dict[str, Optional[str]]
 
-    # While a checkpoint is being loaded, and after it could be loaded only in part.
-    _half_loaded = False
+    # While a checkpoint is being loaded, and after it could be loaded only in part: "state", or "parameters" if these are, too.
+    _half_loaded: Optional[str] = None
 
     def __init__(self, params: Params, defaults: Dict[str, Any]):
         path()  # fails early if there is no library
@@ -90,7 +90,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plan, self._half_loaded = None, False
+        self._plan, self._half_loaded = None, None
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)

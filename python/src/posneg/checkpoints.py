@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._files import replacing
-from ._header import FLAGS, SavedGroup, SavedTensor, check_metadata, decode, encode
+from ._header import FLAGS, SavedGroup, SavedTensor, check_metadata, decode, encode, short
 from ._layout import real
 from ._optimizer import Optimizer
 from ._plan import Group
@@ -111,7 +111,7 @@ def _plain(name: str, value: Any) -> Any:
     """A hyperparameter as JSON has it; learning rates may be tensors, flags numbers."""
     if name in FLAGS:
         return bool(value)
-    return [float(v) for v in value] if isinstance(value, (tuple, list)) else float(value)
+    return [float(v) for v in value] if name == "betas" else float(value)
 
 
 def _other(optimizer: Optimizer, number: int) -> Dict[str, Any]:
@@ -154,7 +154,9 @@ def load_checkpoint(
     with _errors_of(path, library.SafetensorError), library.safe_open(os.fspath(path), "pt", backend="pread") as file:
         saved_groups, metadata = decode(file.metadata() or {})
         groups, loads = _fit(_Contents(file), saved_groups, optimizer, members, params, keep_options)
-        optimizer._half_loaded = True
+        if optimizer._half_loaded == "parameters" and not params:
+            raise ValueError("does not help: the parameters, too, were loaded in part before, so load it with params=True")
+        optimizer._half_loaded = "parameters" if params else "state"
         optimizer._plan = None
         for group, new in zip(optimizer.param_groups, groups):
             group.update(new)
@@ -166,7 +168,7 @@ def load_checkpoint(
                     optimizer.state[load.member.param] = state
         except library.SafetensorError as e:
             raise ValueError(f"could be loaded only in part, and the optimizer must be loaded anew: {e}") from e
-        optimizer._half_loaded = False
+        optimizer._half_loaded = None
     return metadata
 
 
@@ -249,7 +251,7 @@ def _fit(
         if not saved.tensors:
             continue  # it may be of any rule
         if saved.rule != optimizer._rule_name:
-            raise ValueError(f"holds {saved.rule}, which {type(optimizer).__name__} cannot continue")
+            raise ValueError(f"holds {short(saved.rule)}, which {type(optimizer).__name__} cannot continue")
         for names, problem in (
             (optimizer._hyperparameters.keys() - saved.hyperparameters.keys(), "has no"),
             (saved.hyperparameters.keys() - optimizer._hyperparameters.keys(), "has, which this version does not know,"),
@@ -372,7 +374,7 @@ def _param_key(name: str) -> str:
 def _few(names: Iterable[str]) -> str:
     """Names for a message: some of them, if there are many."""
     listed = sorted(names)
-    return ", ".join(map(repr, listed[:4])) + (f", … ({len(listed)} in all)" if len(listed) > 4 else "")
+    return ", ".join(map(short, listed[:4])) + (f", … ({len(listed)} in all)" if len(listed) > 4 else "")
 
 
 @contextlib.contextmanager
