@@ -47,6 +47,14 @@ func checkBuffers(t *tensor) error {
 	return nil
 }
 
+// checkMemory reports a tensor whose parameters and copy do not fit each other or its state.
+func checkMemory(i int, t *tensor) error {
+	if t.out.at != nil && t.out.n != t.p.n {
+		return &LengthError{i, "copy", t.out.n, t.p.n}
+	}
+	return checkFormats(i, t)
+}
+
 // checkFormats reports a vector of a tensor, number i of its optimizer, in a format that is not for its place.
 func checkFormats(i int, t *tensor) error {
 	for k := range t.vectors() {
@@ -158,6 +166,19 @@ func disjoint(all regions, first int, more []Vector, arg string) (regions, error
 		return nil, err
 	}
 	return all, nil
+}
+
+// addRegions adds to all the regions of tensors, numbered from first. It returns an *OverlapError if any two share memory.
+func addRegions(all regions, first int, tensors []tensor) (regions, error) {
+	params, copies := make([]Vector, len(tensors)), make([]Vector, len(tensors))
+	for i, t := range tensors {
+		params[i], copies[i] = t.p, t.out
+	}
+	all, err := disjoint(slices.Grow(slices.Clone(all), 2*len(tensors)), first, params, "params")
+	if err != nil {
+		return nil, err
+	}
+	return disjoint(all, first, copies, "copy")
 }
 
 // sort brings spans into order. It returns an *OverlapError if any two share memory.

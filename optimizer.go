@@ -178,27 +178,6 @@ func (o *optimizer) setParams(params, copies []Vector) error {
 	return nil
 }
 
-// checkMemory reports a tensor whose parameters and copy do not fit each other or its state.
-func checkMemory(i int, t *tensor) error {
-	if t.out.at != nil && t.out.n != t.p.n {
-		return &LengthError{i, "copy", t.out.n, t.p.n}
-	}
-	return checkFormats(i, t)
-}
-
-// addRegions adds to all the regions of tensors, numbered from first. It returns an *OverlapError if any two share memory.
-func addRegions(all regions, first int, tensors []tensor) (regions, error) {
-	params, copies := make([]Vector, len(tensors)), make([]Vector, len(tensors))
-	for i, t := range tensors {
-		params[i], copies[i] = t.p, t.out
-	}
-	all, err := disjoint(slices.Grow(slices.Clone(all), 2*len(tensors)), first, params, "params")
-	if err != nil {
-		return nil, err
-	}
-	return disjoint(all, first, copies, "copy")
-}
-
 // newState gives tensors of one form their state: zeros.
 func (o *optimizer) newState(f form, state format, tensors []tensor) error {
 	var buffers []Vector // for each slot, one for each tensor
