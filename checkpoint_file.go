@@ -212,7 +212,7 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 
 // parseGroups reads the groups' JSON.
 func parseGroups(text string) (groups []CheckpointGroup, err error) {
-	d, err := strictjson.New([]byte(text))
+	d, err := strictjson.New(text)
 	if err != nil {
 		return nil, fmt.Errorf("metadata %s: %w", groupsKey, err)
 	}

@@ -298,7 +298,7 @@ func TestBadCheckpoints(t *testing.T) {
 		{`"[{`, `"x[{`, `metadata posneg.groups: at byte`},
 		{`]}]"`, `]}] []"`, `something follows`},
 		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"Lion\"`, `group 0: the rule "Lion" is unknown`},
-		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"Adam\"`, `group 0: Adam: "betas": at byte 45: it has more than 2 numbers`},
+		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"Adam\"`, `group 0: Adam: "betas": at byte 46: it has more than 2 numbers`},
 		{`\"rule\":\"AdaPNM\",`, ``, `group 0: it must have a rule and tensors`},
 		{`\"rule\":\"AdaPNM\"`, `\"rule\":1`, `group 0: at byte 10: a number where a string`},
 		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"AdaPNM\",\"rule\":\"AdaPNM\"`, `"rule" is there twice`},

@@ -4,7 +4,6 @@
 package safetensors
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
@@ -14,6 +13,7 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/posneg/pnm/internal/strictjson"
@@ -70,7 +70,7 @@ func ReadHeader(r io.ReaderAt, size int64) (*Header, error) {
 	if err := ReadFull(r, text, int64(len(length))); err != nil {
 		return nil, err
 	}
-	h, err := parse(text)
+	h, err := parse(string(text))
 	if err != nil {
 		return nil, fmt.Errorf("its header: %w", err)
 	}
@@ -93,7 +93,7 @@ func ReadFull(r io.ReaderAt, b []byte, offset int64) error {
 }
 
 // parse reads the JSON of a header.
-func parse(text []byte) (*Header, error) {
+func parse(text string) (*Header, error) {
 	if len(text) == 0 || text[0] != '{' {
 		return nil, fmt.Errorf("it must begin with {")
 	}
@@ -120,7 +120,7 @@ func parse(text []byte) (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	if rest := bytes.TrimLeft(text[d.Offset():], " "); len(rest) > 0 {
+	if rest := strings.TrimLeft(d.Text(), " "); rest != "" {
 		return nil, fmt.Errorf("at byte %d: something else than spaces follows the object", len(text)-len(rest))
 	}
 	return h, nil

@@ -1,73 +1,31 @@
-// Package strictjson reads JSON whose form the reader knows, from files that anybody may have written. Unlike encoding/json alone
-// it refuses names that an object has twice, invalid UTF-8 and halves of surrogate pairs, and it builds nothing that was not asked
-// for: what does not have the form is an error where it begins, whatever its depth and size.
+// Package strictjson reads JSON whose form the reader knows, from files that anybody may have written. Unlike encoding/json
+// it refuses names that an object has twice, invalid UTF-8 and halves of surrogate pairs. It builds nothing that was not asked
+// for, and strings without escapes share the text's memory: a text that does not have the form is an error where it departs from
+// it, whatever its depth and size.
 package strictjson
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
 // A Decoder reads one JSON text from its beginning: the methods say what comes next, and fail if something else does.
 type Decoder struct {
-	json *json.Decoder
-	from int // where its text begins in the whole
+	text string
+	at   int // how many of its bytes have been read
+	from int // where it begins in the whole
 }
 
 // New returns a decoder of a text, which must be valid UTF-8.
-func New(text []byte) (*Decoder, error) {
-	if !utf8.Valid(text) {
+func New(text string) (*Decoder, error) {
+	if !utf8.ValidString(text) {
 		return nil, errors.New("invalid UTF-8")
 	}
-	if at := loneSurrogate(text); at >= 0 {
-		return nil, fmt.Errorf("at byte %d: half a surrogate pair", at)
-	}
-	return newDecoder(text, 0), nil
-}
-
-func newDecoder(text []byte, from int) *Decoder {
-	d := &Decoder{json.NewDecoder(bytes.NewReader(text)), from}
-	d.json.UseNumber()
-	return d
-}
-
-// loneSurrogate returns where an escape \uD800 … \uDFFF is that has no partner, or -1. Backslashes occur in strings alone.
-func loneSurrogate(text []byte) int {
-	for i := 0; ; {
-		k := bytes.IndexByte(text[i:], '\\')
-		if k < 0 {
-			return -1
-		}
-		i += k
-		r, ok := escape(text[i:])
-		switch {
-		case !ok:
-			i += min(2, len(text)-i) // another escape, or none, which the decoder will refuse
-		case !utf16.IsSurrogate(r):
-			i += 6
-		default:
-			low, _ := escape(text[i+6:])
-			if utf16.DecodeRune(r, low) == utf8.RuneError {
-				return i
-			}
-			i += 12
-		}
-	}
-}
-
-// escape returns the number of the \u escape that a text begins with.
-func escape(text []byte) (r rune, ok bool) {
-	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(text[2:6]), 16, 16)
-	return rune(n), err == nil
+	return &Decoder{text: text}, nil
 }
 
 // Errorf returns an error that says where the decoder is.
@@ -76,134 +34,364 @@ func (d *Decoder) Errorf(format string, args ...any) error {
 }
 
 // Offset returns how many bytes of the text have been read.
-func (d *Decoder) Offset() int { return d.from + int(d.json.InputOffset()) }
+func (d *Decoder) Offset() int { return d.from + d.at }
 
-func (d *Decoder) token() (json.Token, error) {
-	t, err := d.json.Token()
-	if err != nil {
-		return nil, d.Errorf("%w", err)
-	}
-	return t, nil
+// A token is a word of JSON. Its kind is its first byte, '0' for every number, and 0 for the end of the text.
+type token struct {
+	kind    byte
+	text    string // a string without its quotes
+	escaped bool   // a string has escapes
 }
 
-func (d *Decoder) delim(want json.Delim) error {
-	t, err := d.token()
-	if err == nil && t != want {
-		err = d.Errorf("%s where %s was to be", kind(t), kind(want))
-	}
-	return err
-}
-
-// kind describes a token, in few words whatever its length.
-func kind(t json.Token) string {
-	switch t := t.(type) {
-	case nil:
-		return "null"
-	case string:
+// String describes a token, in few words whatever its length.
+func (t token) String() string {
+	switch t.kind {
+	case 0:
+		return "the end of the text"
+	case '"':
 		return "a string"
-	case json.Number:
+	case '0':
 		return "a number"
-	case json.Delim:
-		return map[json.Delim]string{'{': "an object", '[': "an array", '}': "the end of the object", ']': "the end of the array"}[t]
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	case '}':
+		return "the end of an object"
+	case ']':
+		return "the end of an array"
 	}
-	return fmt.Sprint(t)
+	return t.text
+}
+
+// next reads a token.
+func (d *Decoder) next() (token, error) {
+	d.space()
+	if d.at == len(d.text) {
+		return token{}, nil
+	}
+	begin := d.at
+	switch c := d.text[begin]; c {
+	case '{', '}', '[', ']', ',', ':':
+		d.at++
+		return token{kind: c, text: d.text[begin:d.at]}, nil
+	case '"':
+		return d.string()
+	case 't', 'f', 'n':
+		for _, word := range [...]string{"true", "false", "null"} {
+			if strings.HasPrefix(d.text[begin:], word) {
+				d.at += len(word)
+				return token{kind: c, text: word}, nil
+			}
+		}
+	default:
+		if d.number() {
+			return token{kind: '0', text: d.text[begin:d.at]}, nil
+		}
+	}
+	return token{}, d.invalid()
+}
+
+func (d *Decoder) invalid() error {
+	if d.at == len(d.text) {
+		return d.Errorf("the text ends too early")
+	}
+	r, _ := utf8.DecodeRuneInString(d.text[d.at:])
+	return d.Errorf("invalid character %q", r)
+}
+
+func (d *Decoder) space() {
+	for d.at < len(d.text) && strings.IndexByte(" \t\r\n", d.text[d.at]) >= 0 {
+		d.at++
+	}
+}
+
+// number reads a number, or stops where there is none.
+func (d *Decoder) number() bool {
+	is := func(bytes string) bool {
+		if d.at < len(d.text) && strings.IndexByte(bytes, d.text[d.at]) >= 0 {
+			d.at++
+			return true
+		}
+		return false
+	}
+	digits := func() (found bool) {
+		for is("0123456789") {
+			found = true
+		}
+		return found
+	}
+	is("-")
+	if !is("0") && !digits() {
+		return false
+	}
+	if is(".") && !digits() {
+		return false
+	}
+	if is("eE") {
+		is("+-")
+		return digits()
+	}
+	return true
+}
+
+// string reads a string, and checks its escapes.
+func (d *Decoder) string() (token, error) {
+	t := token{kind: '"'}
+	d.at++
+	begin := d.at
+	for d.at < len(d.text) {
+		switch c := d.text[d.at]; {
+		case c == '"':
+			t.text = d.text[begin:d.at]
+			d.at++
+			return t, nil
+		case c < ' ':
+			return t, d.invalid()
+		case c == '\\':
+			t.escaped = true
+			if err := d.escape(); err != nil {
+				return t, err
+			}
+		default:
+			d.at++
+		}
+	}
+	return t, d.invalid()
+}
+
+// escape reads an escape; of a surrogate pair, both.
+func (d *Decoder) escape() error {
+	r, size := unescape(d.text[d.at:])
+	switch {
+	case size == 0:
+		d.at = min(d.at+1, len(d.text))
+		return d.invalid()
+	case utf16.IsSurrogate(r):
+		return d.Errorf("half a surrogate pair")
+	}
+	d.at += size
+	return nil
+}
+
+// unescape returns the character of the escape that a text begins with, which may be half a surrogate pair, and the length of the
+// escape; 0 if it is none.
+func unescape(s string) (r rune, size int) {
+	if len(s) < 2 {
+		return 0, 0
+	}
+	if s[1] != 'u' {
+		k := strings.IndexByte(`"\/bfnrt`, s[1])
+		if k < 0 {
+			return 0, 0
+		}
+		return rune("\"\\/\b\f\n\r\t"[k]), 2
+	}
+	r, ok := hex(s)
+	if !ok {
+		return 0, 0
+	}
+	if low, ok := hex(s[6:]); ok && utf16.IsSurrogate(r) {
+		if pair := utf16.DecodeRune(r, low); pair != utf8.RuneError {
+			return pair, 12
+		}
+	}
+	return r, 6
+}
+
+// hex returns the number of the \u escape that a text begins with.
+func hex(s string) (r rune, ok bool) {
+	if len(s) < 6 || s[:2] != `\u` {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[2:6], 16, 16)
+	return rune(n), err == nil
+}
+
+// plain returns a string without its escapes, which are good.
+func (t token) plain() string {
+	if !t.escaped {
+		return t.text
+	}
+	b := make([]byte, 0, len(t.text)) // escapes are longer than what they stand for
+	for s := t.text; s != ""; {
+		k := strings.IndexByte(s, '\\')
+		if k < 0 {
+			k = len(s)
+		}
+		b = append(b, s[:k]...)
+		if s = s[k:]; s != "" {
+			r, size := unescape(s)
+			b, s = utf8.AppendRune(b, r), s[size:]
+		}
+	}
+	return string(b)
+}
+
+// want reads a token, which must be of a kind.
+func (d *Decoder) want(kind byte, what string) (token, error) {
+	t, err := d.next()
+	if err == nil && t.kind != kind {
+		err = d.Errorf("%s where %s was to be", t, what)
+	}
+	return t, err
 }
 
 // Object reads an object. For each of its members it calls member with the name, which must read the value.
 func (d *Decoder) Object(member func(name string) error) error {
-	if err := d.delim('{'); err != nil {
-		return err
-	}
-	seen := make(map[string]bool)
-	for d.json.More() {
-		name, err := d.String()
+	var seen names
+	return d.list('{', '}', "an object", func() error {
+		t, err := d.want('"', "a name")
 		if err != nil {
 			return err
 		}
-		if seen[name] {
+		name := t.plain()
+		if !seen.add(name) {
 			return d.Errorf("%s is there twice", Quote(name))
 		}
-		seen[name] = true
-		if err := member(name); err != nil {
+		if _, err := d.want(':', "a colon"); err != nil {
 			return err
 		}
-	}
-	return d.delim('}')
+		return member(name)
+	})
 }
 
 // Array reads an array. It calls element for each of the elements, which must read it.
-func (d *Decoder) Array(element func() error) error {
-	if err := d.delim('['); err != nil {
+func (d *Decoder) Array(element func() error) error { return d.list('[', ']', "an array", element) }
+
+// list reads what is between brackets.
+func (d *Decoder) list(open, end byte, what string, each func() error) error {
+	if _, err := d.want(open, what); err != nil {
 		return err
 	}
-	for d.json.More() {
-		if err := element(); err != nil {
+	if d.space(); d.at < len(d.text) && d.text[d.at] == end {
+		d.at++
+		return nil
+	}
+	for {
+		if err := each(); err != nil {
 			return err
 		}
+		switch t, err := d.next(); {
+		case err != nil:
+			return err
+		case t.kind == end:
+			return nil
+		case t.kind != ',':
+			return d.Errorf("%s where a comma or %s was to be", t, token{kind: end})
+		}
 	}
-	return d.delim(']')
+}
+
+// names are those of an object's members.
+type names struct {
+	few  [8]string // most objects have no more
+	n    int
+	many map[string]struct{}
+}
+
+// add reports whether a name is new.
+func (s *names) add(name string) bool {
+	for _, other := range s.few[:s.n] {
+		if other == name {
+			return false
+		}
+	}
+	if s.n < len(s.few) {
+		s.few[s.n] = name
+		s.n++
+		return true
+	}
+	if s.many == nil {
+		s.many = make(map[string]struct{})
+	}
+	n := len(s.many)
+	s.many[name] = struct{}{}
+	return len(s.many) > n
 }
 
 // String reads a string.
-func (d *Decoder) String() (string, error) { return scalar[string](d, "a string") }
+func (d *Decoder) String() (string, error) {
+	t, err := d.want('"', "a string")
+	return t.plain(), err
+}
 
 // Bool reads true or false.
-func (d *Decoder) Bool() (bool, error) { return scalar[bool](d, "true or false") }
+func (d *Decoder) Bool() (bool, error) {
+	t, err := d.next()
+	if err == nil && t.kind != 't' && t.kind != 'f' {
+		err = d.Errorf("%s where true or false was to be", t)
+	}
+	return t.kind == 't', err
+}
 
 // Float reads a number.
 func (d *Decoder) Float() (float64, error) {
-	n, err := scalar[json.Number](d, "a number")
+	t, err := d.want('0', "a number")
 	if err != nil {
 		return 0, err
 	}
-	x, err := strconv.ParseFloat(string(n), 64)
+	x, err := strconv.ParseFloat(t.text, 64)
 	if err != nil {
-		return 0, d.Errorf("%s is beyond float64", Quote(string(n)))
+		return 0, d.Errorf("%s is beyond float64", Quote(t.text))
 	}
 	return x, nil
 }
 
 // Uint reads an integer from 0 to most.
 func (d *Decoder) Uint(most uint64) (uint64, error) {
-	n, err := scalar[json.Number](d, "an integer")
+	t, err := d.want('0', "an integer")
 	if err != nil {
 		return 0, err
 	}
-	x, err := strconv.ParseUint(string(n), 10, 64)
+	x, err := strconv.ParseUint(t.text, 10, 64)
 	if err != nil || x > most {
-		return 0, d.Errorf("%s where an integer from 0 to %d was to be", Quote(string(n)), most)
+		return 0, d.Errorf("%s where an integer from 0 to %d was to be", Quote(t.text), most)
 	}
 	return x, nil
 }
+
+const mostDepth = 1000 // of what is skipped
 
 // Later skips a value, and returns a decoder of it.
 func (d *Decoder) Later() (*Decoder, error) {
-	var raw json.RawMessage
-	if err := d.json.Decode(&raw); err != nil {
-		return nil, d.Errorf("%w", err)
+	d.space()
+	begin := d.at
+	if err := d.skip(mostDepth); err != nil {
+		return nil, err
 	}
-	return newDecoder(raw, d.Offset()-len(raw)), nil
+	return &Decoder{text: d.text[begin:d.at], from: d.from + begin}, nil
 }
+
+func (d *Decoder) skip(depth int) error {
+	if depth == 0 {
+		return d.Errorf("it is nested more than %d times", mostDepth)
+	}
+	d.space()
+	if d.at < len(d.text) {
+		switch d.text[d.at] {
+		case '{':
+			return d.Object(func(string) error { return d.skip(depth - 1) })
+		case '[':
+			return d.Array(func() error { return d.skip(depth - 1) })
+		}
+	}
+	t, err := d.next()
+	if err == nil && strings.IndexByte(`"0tfn`, t.kind) < 0 {
+		err = d.Errorf("%s where a value was to be", t)
+	}
+	return err
+}
+
+// Text returns what has not been read.
+func (d *Decoder) Text() string { return d.text[d.at:] }
 
 // End reports whatever else than white space follows.
 func (d *Decoder) End() error {
-	end := d.Errorf("something follows the end")
-	if _, err := d.json.Token(); err != io.EOF {
-		return end
+	if d.space(); d.at < len(d.text) {
+		return d.Errorf("something follows the end")
 	}
 	return nil
-}
-
-func scalar[T any](d *Decoder, want string) (x T, err error) {
-	t, err := d.token()
-	if err != nil {
-		return x, err
-	}
-	x, ok := t.(T)
-	if !ok {
-		return x, d.Errorf("%s where %s was to be", kind(t), want)
-	}
-	return x, nil
 }
 
 // Quote returns a string of a file for an error: in quotes, and not at any length.

@@ -1,14 +1,18 @@
 package strictjson
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"reflect"
 	"strings"
 	"testing"
 )
 
 // read reads an object with members of every kind, and returns what it has read.
 func read(text string) (string, error) {
-	d, err := New([]byte(text))
+	d, err := New(text)
 	if err != nil {
 		return "", err
 	}
@@ -54,7 +58,7 @@ func read(text string) (string, error) {
 }
 
 func TestDecoder(t *testing.T) {
-	const syntax = "at byte " // of encoding/json, whose texts and places change
+	const syntax = "at byte " // whatever follows
 	for _, c := range []struct{ text, want string }{
 		{`{}`, ``},
 		{` {"string" : "a\u00e4\ud83d\ude00\\ud83d", "bool":true,"float":1 , "uint":9223372036854775809,"array":["x",""],"later":2.5} ` + "\n", `aä😀\ud83d;true;1;9223372036854775809;[x ];2.5;`},
@@ -80,14 +84,14 @@ func TestDecoder(t *testing.T) {
 		{"{\"string\":\"\xff\"}", `invalid UTF-8`},
 		{"{\"string\":\"\xed\xa0\x80\"}", `invalid UTF-8`},
 		{`{"string":"\u12"}`, syntax},
-		{`{} x`, `at byte 2: something follows the end`},
+		{`{} x`, `at byte 3: something follows the end`},
 		{`{}{}`, `at byte 2: something follows the end`},
 		{`{"bool":true,}`, syntax},
 		{`{"bool" true}`, syntax},
 		{`{"bool":true`, syntax},
 		{`{`, syntax},
 		{``, syntax},
-		{`{"` + strings.Repeat("x", 200) + `":1}`, `at byte 203: unknown`},
+		{`{"` + strings.Repeat("x", 200) + `":1}`, `at byte 204: unknown`},
 	} {
 		got, err := read(c.text)
 		if err != nil {
@@ -112,5 +116,68 @@ func TestDepth(t *testing.T) {
 func TestQuote(t *testing.T) {
 	if got := Quote(strings.Repeat("\n", 1e6)); len(got) > 202 {
 		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// What the standard library takes is taken, and means the same; what it refuses is refused.
+func FuzzDecoder(f *testing.F) {
+	for _, text := range []string{`{"a":[1,-0.5e+3,"\u00e4\ud83d\ude00\n",true,false,null,{"b":{}}]}`, `01`, `1.`, `-`, `1e`, `.5`, `+1`, `"\x"`, "\"\x7f\"", `[1 2]`, `{"a" 1}`, `nul`, ` [ ] `, "\v1", `""x`} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		d, err := New(text)
+		var got any
+		if err == nil {
+			if got, err = value(d, 0); err == nil {
+				err = d.End()
+			}
+		}
+		var want any
+		j := json.NewDecoder(strings.NewReader(text))
+		j.UseNumber()
+		other := j.Decode(&want)
+		if _, err := j.Token(); other == nil && err != io.EOF {
+			other = errors.New("more")
+		}
+		if other == nil && err != nil {
+			for _, ours := range []string{"there twice", "surrogate", "UTF-8", "depth"} {
+				if strings.Contains(err.Error(), ours) {
+					return
+				}
+			}
+		}
+		if (err == nil) != (other == nil) || err == nil && !reflect.DeepEqual(got, want) {
+			t.Errorf("%q gives %v (%v), want %v (%v)", text, got, err, want, other)
+		}
+	})
+}
+
+// value reads any value as encoding/json does.
+func value(d *Decoder, depth int) (any, error) {
+	if depth > 1000 {
+		return nil, errors.New("depth")
+	}
+	later, err := d.Later()
+	if err != nil {
+		return nil, err
+	}
+	switch text := later.Text(); text[0] {
+	case '{':
+		m := map[string]any{}
+		err := later.Object(func(name string) (err error) { m[name], err = value(later, depth+1); return err })
+		return m, err
+	case '[':
+		l := []any{}
+		err := later.Array(func() error { x, err := value(later, depth+1); l = append(l, x); return err })
+		return l, err
+	case '"':
+		return later.String()
+	case 't', 'f':
+		return later.Bool()
+	case 'n':
+		return nil, nil
+	default:
+		_, err := later.want('0', "a number")
+		return json.Number(text), err
 	}
 }
