@@ -96,6 +96,8 @@ func checkpointError(path string, err error) error {
 // that do not fit the tensors; with a *RangeError while [Optimizer.StepPart] has done a part of a step; with [ErrClosed] after Close.
 // The path then has what it had, unless the error comes from the directory's synchronization, which is the last thing done.
 func (o *optimizer) Save(path string, s SaveOptions) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.closed {
 		return ErrClosed
 	}
@@ -160,6 +162,8 @@ func (o *optimizer) save(w io.Writer, names []string, s *SaveOptions) error {
 // fails after that, by an error of the disk, the state and the parameters to be loaded are of no step any more: the optimizer
 // is then closed. What [Optimizer.StepPart] has done of an incomplete step no longer counts.
 func (o *optimizer) Load(path string, l LoadOptions) (CheckpointInfo, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.closed {
 		return CheckpointInfo{}, ErrClosed
 	}
@@ -207,7 +211,7 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 	block := newBlock()
 	for _, r := range reads {
 		if err := readVector(r.to, file.r, r.from, block); err != nil {
-			o.Close() // part of the state is the file's, part is not
+			o.close() // part of the state is the file's, part is not
 			return fmt.Errorf("%s: %w; the optimizer has been closed", strictjson.Quote(r.from.name), err)
 		}
 	}

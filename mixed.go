@@ -42,13 +42,22 @@ type MixedGroup struct {
 // All that is said of Optimizer holds here.
 type MixedOptimizer struct{ optimizer }
 
+// Close is [Optimizer.Close].
+func (o *MixedOptimizer) Close() {
+	if o != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.close()
+	}
+}
+
 // NewMixedOptimizer returns an optimizer over the groups' tensors, with state zero. It keeps the vectors of parameters and
 // copies, copies nothing of them, and fails as [MixedOptimizer.AddGroup] does.
 func NewMixedOptimizer(c Config, groups ...MixedGroup) (*MixedOptimizer, error) {
 	o := &MixedOptimizer{optimizer{config: c}}
 	for _, g := range groups {
 		if err := o.addMixedGroup(g); err != nil {
-			o.Close()
+			o.close()
 			return nil, err
 		}
 	}
@@ -59,6 +68,8 @@ func NewMixedOptimizer(c Config, groups ...MixedGroup) (*MixedOptimizer, error) 
 // AddGroup adds the tensors of a group behind those that the optimizer has. It fails as [Optimizer.AddGroup] does, with a
 // *FormatError for a vector in a format that is not for its place, and a *LengthError for Copies or Rounding of a wrong length.
 func (o *MixedOptimizer) AddGroup(g MixedGroup) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.closed {
 		return ErrClosed
 	}
@@ -112,6 +123,8 @@ func (o *MixedOptimizer) Step(grads []Vector) error {
 
 // StepWith is [Optimizer.StepWith].
 func (o *MixedOptimizer) StepWith(opts Options, grads []Vector) (Report, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	return o.stepWith(&opts, grads)
 }
 

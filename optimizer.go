@@ -2,8 +2,8 @@ package pnm
 
 import (
 	"fmt"
-	"runtime"
 	"slices"
+	"sync"
 	"unsafe"
 )
 
@@ -16,7 +16,10 @@ type Group[T Float] struct {
 // An Optimizer owns the state of a list of tensors and updates their parameters. Tensors are numbered from 0 in the order
 // in which the groups, and the groups' Params, list them. Each has its own count of steps, as in official code.
 //
-// Distinct optimizers are independent of each other. One optimizer must not be used by several goroutines at once.
+// All methods may be called from several goroutines at once. The calls of one optimizer wait for each other: each sees what
+// a complete one left, and the result is that of some order. [Optimizer.Close] waits, too, and calls after it fail with
+// [ErrClosed]. Distinct optimizers are independent. The memory of parameters and gradients is the caller's, and must be left
+// alone while a call uses it.
 type Optimizer[T Float] struct {
 	optimizer
 	grads []Vector // scratch
@@ -24,6 +27,8 @@ type Optimizer[T Float] struct {
 
 // An optimizer is what those for one format and those for several have in common.
 type optimizer struct {
+	mu sync.Mutex // held by each exported method; its deferred release keeps the state mapped, too
+
 	config Config
 	groups []Rule
 	batch  batch
@@ -63,7 +68,7 @@ func NewOptimizerWith[T Float](c Config, groups ...Group[T]) (*Optimizer[T], err
 	o := &Optimizer[T]{optimizer: optimizer{config: c, wide: vectorOf[T](nil).format == f64}}
 	for _, g := range groups {
 		if err := o.addSlices(g); err != nil {
-			o.Close()
+			o.close()
 			return nil, err
 		}
 	}
@@ -75,6 +80,8 @@ func NewOptimizerWith[T Float](c Config, groups ...Group[T]) (*Optimizer[T], err
 // hyperparameter gives a *GroupError, parameters that share memory with each other or with a tensor added before an
 // *OverlapError; the optimizer is then as it was. So it is if the system refuses memory for the state.
 func (o *Optimizer[T]) AddGroup(g Group[T]) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.closed {
 		return ErrClosed
 	}
@@ -139,6 +146,8 @@ func (o *Optimizer[T]) SetParams(params [][]T) error {
 
 // setParams gives each tensor other parameters and, unless copies is nil, a copy of them.
 func (o *optimizer) setParams(params, copies []Vector) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.closed {
 		return ErrClosed
 	}
@@ -234,16 +243,21 @@ func (o *optimizer) allot(first int) {
 	o.batch.first = first
 	o.batch.plan(allTensors)
 	o.batch.do(o.config.Pool, allotting, o.batch.bytes())
-	runtime.KeepAlive(o)
 }
 
-// Close gives the memory of the state back to the system. The parameters stay as they are. Every later call that needs the
-// state fails with [ErrClosed]; closing again does nothing. An optimizer that is not closed is, by the garbage collector,
-// some time after it was last used; but the collector does not see this memory, and does not hurry for it.
-func (o *optimizer) Close() {
-	if o == nil {
-		return
+// Close gives the memory of the state back to the system, once the calls that are running have returned. The parameters stay
+// as they are. Every later call that needs the state fails with [ErrClosed]. Closing again, or closing a nil optimizer, does
+// nothing. The garbage collector closes an optimizer that nothing refers to; but it does not see this memory, and does not
+// hurry for it.
+func (o *Optimizer[T]) Close() {
+	if o != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.close()
 	}
+}
+
+func (o *optimizer) close() {
 	o.closed = true
 	for i := range o.batch.tensors {
 		o.batch.tensors[i].s = [maxSlots]Vector{}
@@ -268,6 +282,8 @@ func (o *Optimizer[T]) Step(grads [][]T) error {
 // StepWith is [Optimizer.Step] with options. An option out of its range gives a *HyperparameterError. With ZeroGrads
 // gradients must not share memory with each other.
 func (o *Optimizer[T]) StepWith(opts Options, grads [][]T) (Report, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.grads = o.grads[:0]
 	for _, g := range grads {
 		o.grads = append(o.grads, vectorOf(g))
@@ -331,7 +347,6 @@ func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 			tensors[i].step++
 		}
 	}
-	runtime.KeepAlive(o) // else the state might be unmapped while it is written
 	return report, nil
 }
 
@@ -390,13 +405,34 @@ func (o *optimizer) checkDisjoint(grads []Vector) error {
 }
 
 // Tensors returns the number of tensors.
-func (o *optimizer) Tensors() int { return len(o.batch.tensors) }
+func (o *optimizer) Tensors() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.batch.tensors)
+}
 
 // Groups returns the number of groups.
-func (o *optimizer) Groups() int { return len(o.groups) }
+func (o *optimizer) Groups() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.groups)
+}
+
+// Steps returns the number of steps that a tensor has done, or 0 if there is no such tensor. A step of which
+// [Optimizer.StepPart] has done a part is not one of them: it is number Steps + 1.
+func (o *optimizer) Steps(tensor int) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if tensor < 0 || tensor >= len(o.batch.tensors) {
+		return 0
+	}
+	return o.batch.tensors[tensor].step - 1
+}
 
 // Rule returns the rule of a group, or nil if there is no such group.
 func (o *optimizer) Rule(group int) Rule {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if group < 0 || group >= len(o.groups) {
 		return nil
 	}
@@ -408,6 +444,8 @@ func (o *optimizer) Rule(group int) Rule {
 // or if there is no such group, it returns a *GroupError and changes nothing. While [Optimizer.StepPart] has done a part of
 // a step of one of the group's tensors it gives a *RangeError.
 func (o *optimizer) SetRule(group int, r Rule) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if err := o.checkGroup(group); err != nil {
 		return err
 	}
@@ -446,6 +484,8 @@ func (o *optimizer) setRule(group int, r Rule) {
 // rate out of range, or a group that does not exist, gives a *GroupError; a group with a tensor that has had a part of a
 // step, see [Optimizer.StepPart], gives a *RangeError. No group is changed then.
 func (o *optimizer) SetLR(lr float64, groups ...int) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	changed := slices.Clone(o.groups)
 	if len(groups) == 0 {
 		for i := range changed {

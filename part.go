@@ -3,7 +3,6 @@ package pnm
 import (
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
 	"sort"
 )
@@ -34,6 +33,8 @@ func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 }
 
 func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.closed {
 		return r, ErrClosed
 	}
@@ -92,7 +93,6 @@ func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error
 	if o.parts.mark(part.Tensor, lo, hi, whole.p.n) {
 		whole.step++
 	}
-	runtime.KeepAlive(o)
 	return r, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"runtime"
 	"slices"
 )
 
@@ -46,6 +45,8 @@ func (o *Optimizer[T]) State() ([]TensorState[T], error) {
 }
 
 func (o *optimizer) state() ([]MixedTensorState, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.closed {
 		return nil, ErrClosed
 	}
@@ -60,7 +61,6 @@ func (o *optimizer) state() ([]MixedTensorState, error) {
 			states[i].Buffers[name] = t.s[k].clone()
 		}
 	}
-	runtime.KeepAlive(o)
 	return states, nil
 }
 
@@ -80,6 +80,8 @@ func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
 }
 
 func (o *optimizer) setState(states []MixedTensorState) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.closed {
 		return ErrClosed
 	}
@@ -103,7 +105,6 @@ func (o *optimizer) setState(states []MixedTensorState) error {
 			}
 		}
 	}
-	runtime.KeepAlive(o)
 	return nil
 }
 

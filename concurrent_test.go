@@ -1,0 +1,218 @@
+package pnm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+)
+
+// A callee is an optimizer after one step, and a call of each of its methods. A call returns what is to be compared.
+type callee struct {
+	opt    any // an *Optimizer or a *MixedOptimizer
+	engine *optimizer
+	params []Vector
+	file   string // what Save writes
+	calls  map[string]func() []any
+}
+
+// outcome is all that calls have left behind.
+func (s *callee) outcome(t *testing.T, returned ...[]any) string {
+	t.Helper()
+	for _, values := range returned {
+		for i, v := range values {
+			if err, ok := v.(error); ok {
+				values[i] = err.Error()
+			}
+		}
+	}
+	text, err := json.Marshal(returned)
+	wantNoError(t, err)
+	for _, p := range s.params {
+		text = fmt.Appendf(text, "\n%x", p.bytes())
+	}
+	file, _ := os.ReadFile(s.file)
+	return fmt.Sprintf("%s\n%s\n%x", text, s.engine.snapshot(), file)
+}
+
+// common adds the calls of the methods that have one signature.
+func (s *callee) common(other string) {
+	o := s.opt.(interface {
+		Tensors() int
+		Groups() int
+		Steps(int) int
+		Rule(int) Rule
+		SetRule(int, Rule) error
+		SetLR(float64, ...int) error
+		Save(string, SaveOptions) error
+		Load(string, LoadOptions) (CheckpointInfo, error)
+		Close()
+	})
+	maps.Copy(s.calls, map[string]func() []any{
+		"Tensors": func() []any { return []any{o.Tensors()} },
+		"Groups":  func() []any { return []any{o.Groups()} },
+		"Steps":   func() []any { return []any{o.Steps(0)} },
+		"Rule":    func() []any { return []any{o.Rule(0)} },
+		"SetRule": func() []any { return []any{o.SetRule(0, NewPNM(0.25))} },
+		"SetLR":   func() []any { return []any{o.SetLR(0.125)} },
+		"Save":    func() []any { return []any{o.Save(s.file, SaveOptions{})} },
+		"Load":    func() []any { info, err := o.Load(other, LoadOptions{}); return []any{info.Groups, err} },
+		"Close":   func() []any { o.Close(); return nil },
+	})
+}
+
+const calleeLen = blockLen + 5 // so that two workers share a step
+
+func newTypedCallee(t *testing.T, c Config, dir, other string) *callee {
+	p, g := lcg[float32](1, calleeLen), lcg[float32](2, calleeLen)
+	o, err := NewOptimizerWith(c, Group[float32]{NewPNM(0.5), [][]float32{p}})
+	wantNoError(t, err)
+	wantNoError(t, o.Step([][]float32{g}))
+	later, late := lcg[float32](3, calleeLen), lcg[float32](4, 8)
+	s := &callee{opt: o, engine: &o.optimizer, file: filepath.Join(dir, "saved")}
+	s.params = []Vector{Float32(p), Float32(later), Float32(late)}
+	s.calls = map[string]func() []any{
+		"Step":      func() []any { return []any{o.Step([][]float32{g})} },
+		"StepWith":  func() []any { r, err := o.StepWith(Options{ClipNorm: 1}, [][]float32{g}); return []any{r, err} },
+		"StepPart":  func() []any { return []any{o.StepPart(Options{}, Part[float32]{0, 2, 7, g[7:]})} },
+		"State":     func() []any { s, err := o.State(); return []any{s, err} },
+		"SetState":  func() []any { return []any{o.SetState(make([]TensorState[float32], 1))} },
+		"SetParams": func() []any { return []any{o.SetParams([][]float32{later})} },
+		"AddGroup":  func() []any { return []any{o.AddGroup(Group[float32]{NewSGD(1), [][]float32{late}})} },
+	}
+	s.common(other)
+	return s
+}
+
+func newMixedCallee(t *testing.T, c Config, dir, other string) *callee {
+	s := &callee{file: filepath.Join(dir, "saved")}
+	for i, n := range []int{calleeLen, calleeLen, 8} {
+		s.params = append(s.params, ordinary(bf16, uint64(i), n))
+	}
+	g := ordinary(f16, 5, calleeLen)
+	o, err := NewMixedOptimizer(c, MixedGroup{Rule: NewPNM(0.5), Params: s.params[:1], BF16State: true})
+	wantNoError(t, err)
+	wantNoError(t, o.Step([]Vector{g}))
+	s.opt, s.engine = o, &o.optimizer
+	s.calls = map[string]func() []any{
+		"Step":     func() []any { return []any{o.Step([]Vector{g})} },
+		"StepWith": func() []any { r, err := o.StepWith(Options{ClipNorm: 1}, []Vector{g}); return []any{r, err} },
+		"StepPart": func() []any {
+			r, err := o.StepPart(Options{}, MixedPart{0, 2, 7, g.cut(7, g.n)})
+			return []any{r, err}
+		},
+		"State":     func() []any { s, err := o.State(); return []any{s, err} },
+		"SetState":  func() []any { return []any{o.SetState(make([]MixedTensorState, 1))} },
+		"SetParams": func() []any { return []any{o.SetParams(s.params[1:2], nil)} },
+		"AddGroup":  func() []any { return []any{o.AddGroup(MixedGroup{Rule: NewSGD(1), Params: s.params[2:]})} },
+	}
+	s.common(other)
+	return s
+}
+
+// Any two calls at the same time leave what one after the other does, in one of the two orders.
+func TestCallsAtTheSameTime(t *testing.T) {
+	sharing(t)
+	c := Config{Pool: newTestPool(t, PoolConfig{Workers: 2})}
+	for _, newCallee := range []func(*testing.T, Config, string, string) *callee{newTypedCallee, newMixedCallee} {
+		other := newCallee(t, c, t.TempDir(), "")
+		other.calls["Step"]()
+		other.calls["Save"]()
+		fresh := func() *callee { return newCallee(t, c, t.TempDir(), other.file) }
+		methods := slices.Sorted(maps.Keys(other.calls))
+		for i := range reflect.TypeOf(other.opt).NumMethod() {
+			if m := reflect.TypeOf(other.opt).Method(i).Name; !slices.Contains(methods, m) {
+				t.Errorf("there is no call of %T.%s", other.opt, m)
+			}
+		}
+		for i, a := range methods {
+			for _, b := range methods[i:] {
+				var orders [2]string
+				first := fresh()
+				x := first.calls[a]()
+				orders[0] = first.outcome(t, x, first.calls[b]())
+				second := fresh()
+				x = second.calls[b]()
+				orders[1] = second.outcome(t, second.calls[a](), x)
+				atOnce := fresh()
+				var returned [2][]any
+				var wg sync.WaitGroup
+				for i, m := range []string{a, b} {
+					wg.Go(func() { returned[i] = atOnce.calls[m]() })
+				}
+				wg.Wait()
+				if got := atOnce.outcome(t, returned[:]...); !slices.Contains(orders[:], got) {
+					t.Errorf("%T: %s and %s at the same time leave\n%.2000s\nand one after the other\n%.2000s\nor\n%.2000s",
+						atOnce.opt, a, b, got, orders[0], orders[1])
+				}
+			}
+		}
+	}
+}
+
+// Parts of a step may come from several goroutines.
+func TestPartsAtTheSameTime(t *testing.T) {
+	const n, parts = 64 * 20, 64
+	p, q, g := lcg[float32](1, n), lcg[float32](1, n), lcg[float32](2, n)
+	whole, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{p}})
+	wantNoError(t, err)
+	inParts, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{q}})
+	wantNoError(t, err)
+	for step := 1; step <= 3; step++ {
+		wantNoError(t, whole.Step([][]float32{g}))
+		var wg sync.WaitGroup
+		for i := range parts {
+			lo, hi := i*n/parts, (i+1)*n/parts
+			wg.Go(func() {
+				if err := inParts.StepPart(Options{}, Part[float32]{0, step, lo, g[lo:hi]}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if inParts.Steps(0) != step {
+			t.Fatalf("after step %d: %d", step, inParts.Steps(0))
+		}
+	}
+	wantSame(t, "params", q, p)
+}
+
+// Close waits for the steps that run; whoever comes later is told. Otherwise there would be a fault, on memory that is gone.
+func TestCloseDuringSteps(t *testing.T) {
+	for range 20 {
+		p, g := make([]float32, mebi), make([]float32, mebi)
+		o, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{p}})
+		wantNoError(t, err)
+		var wg sync.WaitGroup
+		running := make(chan struct{}, 2)
+		for range 2 {
+			wg.Go(func() {
+				for err := error(nil); err == nil; {
+					if err = o.Step([][]float32{g}); err != nil && !errors.Is(err, ErrClosed) {
+						t.Error(err)
+					}
+					select {
+					case running <- struct{}{}:
+					default:
+					}
+				}
+			})
+		}
+		<-running
+		o.Close()
+		wg.Wait()
+	}
+}
+
+// Closing what is not there does nothing: so a deferred Close needs no condition.
+func TestCloseNil(t *testing.T) {
+	(*Optimizer[float32])(nil).Close()
+	(*Optimizer[float64])(nil).Close()
+	(*MixedOptimizer)(nil).Close()
+}
