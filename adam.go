@@ -72,7 +72,8 @@ func updateAdam(o *Options, r Adam, t int, one *tensor) (Report, error) {
 	return updateOne(one, &exact, o)
 }
 
-// Validate implements [Rule]. The legal ranges are those in the comments of the fields.
+// Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,
+// as they are in a literal that nobody has filled.
 func (r Adam) Validate() error {
 	return firstError(
 		nonNegative.check("Adam", "LR", r.LR),
@@ -80,6 +81,7 @@ func (r Adam) Validate() error {
 		unit.check("Adam", "Beta2", r.Beta2),
 		nonNegative.check("Adam", "Eps", r.Eps),
 		nonNegative.check("Adam", "WeightDecay", r.WeightDecay),
+		filled("Adam", "Beta1, Beta2 and Eps", r.Beta1, r.Beta2, r.Eps),
 	)
 }
 

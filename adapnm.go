@@ -74,7 +74,8 @@ func updateAdaPNM(o *Options, r AdaPNM, t int, one *tensor) (Report, error) {
 	return updateOne(one, &exact, o)
 }
 
-// Validate implements [Rule]. The legal ranges are those in the comments of the fields.
+// Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,
+// as they are in a literal that nobody has filled.
 func (r AdaPNM) Validate() error {
 	return firstError(
 		nonNegative.check("AdaPNM", "LR", r.LR),
@@ -83,6 +84,7 @@ func (r AdaPNM) Validate() error {
 		finite.check("AdaPNM", "Beta0", r.Beta0),
 		nonNegative.check("AdaPNM", "Eps", r.Eps),
 		nonNegative.check("AdaPNM", "WeightDecay", r.WeightDecay),
+		filled("AdaPNM", "Beta1, Beta2 and Eps", r.Beta1, r.Beta2, r.Eps),
 	)
 }
 

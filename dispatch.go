@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -22,21 +23,22 @@ const (
 	formAdamAMSGrad
 )
 
-// forms describes each form: its rule, the roles of its state buffers in the equations (see streams), and the names that the
-// official implementation gives them.
+// forms describes each form: its rule, the roles of its state buffers in the equations (see streams), the names that the
+// official implementation gives them, and whether the momentum of step 1 is the gradient itself.
 var forms = [...]struct {
-	rule  string
-	roles string
-	slots []string
+	rule   string
+	roles  string
+	slots  []string
+	starts bool
 }{
-	formPNM:           {"PNM", "mn", []string{"pos_momentum", "neg_momentum"}},
-	formAdaPNM:        {"AdaPNM", "mnv", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq"}},
-	formAdaPNMAMSGrad: {"AdaPNM", "mnvx", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
-	formSGD:           {"SGD", "", nil},
-	formSGDMomentum:   {"SGD", "m", []string{"momentum_buffer"}},
-	formSGDNesterov:   {"SGD", "m", []string{"momentum_buffer"}},
-	formAdam:          {"Adam", "mv", []string{"exp_avg", "exp_avg_sq"}},
-	formAdamAMSGrad:   {"Adam", "mvx", []string{"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+	formPNM:           {"PNM", "mn", []string{"pos_momentum", "neg_momentum"}, false},
+	formAdaPNM:        {"AdaPNM", "mnv", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq"}, false},
+	formAdaPNMAMSGrad: {"AdaPNM", "mnvx", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, false},
+	formSGD:           {"SGD", "", nil, false},
+	formSGDMomentum:   {"SGD", "m", []string{"momentum_buffer"}, true},
+	formSGDNesterov:   {"SGD", "m", []string{"momentum_buffer"}, true},
+	formAdam:          {"Adam", "mv", []string{"exp_avg", "exp_avg_sq"}, false},
+	formAdamAMSGrad:   {"Adam", "mvx", []string{"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, false},
 }
 
 // state names the state buffers in an error.
@@ -170,6 +172,7 @@ func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, ahead, most int, zer
 	assign(t, &s)
 	for ; lo < hi; lo += most {
 		end := min(lo+most, hi)
+		t.start(lo, end)
 		if active == generic {
 			updateGeneric(t.form, c, &s, lo, end)
 		} else {
@@ -179,6 +182,28 @@ func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, ahead, most int, zer
 		if zero {
 			t.zeroGrads(lo, end)
 		}
+	}
+}
+
+// start prepares the first momentum of the elements lo … hi−1 where it is to be the gradient itself, as torch has it: β·m + g is g
+// for m = −0, also if g is −0.
+func (t *tensor) start(lo, hi int) {
+	if t.step != 1 || !forms[t.form].starts {
+		return
+	}
+	switch m := t.s[0].cut(lo, hi); m.format {
+	case f32:
+		fill(sliceOf[float32](m), float32(math.Copysign(0, -1)))
+	case f64:
+		fill(sliceOf[float64](m), math.Copysign(0, -1))
+	case bf16:
+		fill(sliceOf[uint16](m), 1<<15)
+	}
+}
+
+func fill[T Element](s []T, x T) {
+	for i := range s {
+		s[i] = x
 	}
 }
 

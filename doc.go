@@ -25,36 +25,42 @@
 //
 //	g = ±g·s                      minus to maximize; s = 1, or what Options make of it: LossScale⁻¹ times the clip factor
 //	g = max(min(g, c), −c)        c = ∞, or Options.ClipValue
-//	g = g + λ·p                   if decay is coupled (L2)
+//	g = g + λ·p                   if decay is coupled (L2), and λ is not 0
 //	m = β1²·m + (1−β1²)·g         m is buffer A on odd t, buffer B on even t; n is the other one
 //	u = (k1·m − k2·n)             k1 = η(1+β0)/√γ, k2 = η·β0/√γ
 //	p = (1 − η·λ)·p − u           the factor is 1 if decay is coupled
 //
-// AdaPNM divides k1 and k2 by 1−β1^t (by 1−β1^(2⌈t/2⌉) with ExactBias), and u by √w/√(1−β2^t) + ε, where
+// AdaPNM divides k1 and k2 by 1−β1^t (by 1−β1^(2⌈t/2⌉) with ExactBias), and u by √w·r + ε, where
 //
-//	v = β2·v + (1−β2)·g²
+//	v = β2·v + ((1−β2)·g)·g       in this order, as torch: g² would overflow first
 //	w = vmax = max(vmax, v) with AMSGrad, else v
+//	r = 1/√(1−β2^t)
 //
 // The baselines have their own m, or none, and u:
 //
 //	SGD                           u = η·g
-//	SGD with momentum μ           m = μ·m + (1−τ)·g, u = η·m; the dampening τ counts as 0 at step 1
+//	SGD with momentum μ           m = g at step 1, then m = μ·m + (1−τ)·g with the dampening τ; u = η·m
 //	SGD with Nesterov momentum    the same m, u = η·(g + μ·m)
-//	Adam                          m = β1·m + (1−β1)·g, u = η/(1−β1^t)·m divided as in AdaPNM
+//	Adam                          m = β1·m + (1−β1)·g, u = (η/(1−β1^t))·m divided as in AdaPNM
+//
+// What an option leaves out is not computed: without coupled decay an infinite parameter stays infinite, and a gradient of −0
+// stays −0.
 //
 // # The numerical contract
 //
 //  1. Every operation of the update is one IEEE-754 operation in the element type, rounded to nearest even, in the order
 //     that update_generic.go shows: no fused multiply-add, no reassociation, no flush-to-zero, no approximate reciprocals.
-//     The coefficients (k1, 1−β1², …) are computed once per step in float64 and rounded once to the element type. NumPy in
-//     the same type, operation by operation, gives the same bits.
+//     The coefficients (k1, k2, r, 1−η·λ, 1−β1², …) are computed once per step in float64 and rounded once to the element type;
+//     the powers β^t among them are correctly rounded, and a coefficient of −0 counts as +0. NumPy in the same type, operation
+//     by operation, gives the same bits.
 //  2. The result is the same, bit for bit, with AVX-512, AVX2, NEON or plain Go, on every architecture, for any way of
-//     cutting a tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Only
-//     the payload and the sign of a NaN are exempt.
+//     cutting a tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Two
+//     things are exempt: the payload and the sign of a NaN, and steps that clip by norm, see 4.
 //  3. NaN and ±Inf in a gradient reach the state and the parameters, unless the caller asked for such steps to be skipped, or
 //     for ±Inf to be clipped by value; max(vmax, v) never loses a NaN, and neither does clipping.
-//  4. What is reduced over elements, the gradient norm, accumulates in float64, in fixed blocks and a fixed tree that
-//     norm.go shows: the same bits for any number of workers.
+//  4. The gradient norm accumulates in float64, in fixed blocks and a fixed tree that norm.go shows: the same bits for any
+//     number of workers. The blocks begin anew with each tensor. So the last bits of the norm, and those of a step that clips by
+//     it, depend on how the elements are cut into tensors and on the order of these.
 //  5. Elements of 16 bits are widened exactly, denormals included; the update is that of float32, and its results are rounded
 //     once, where they are stored: to nearest even, or stochastically by numbers drawn from a counter, a function of seed,
 //     tensor, step and element ([Rounding]), never from shared random state. format.go and rounding.go show both. A NaN

@@ -9,15 +9,18 @@ import (
 // A HyperparameterError reports a field of a rule, or of options, that is out of its legal range.
 type HyperparameterError struct {
 	Rule  string  // "PNM", "AdaPNM", "SGD", "Adam", "Options", "LossScaler"
-	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large
+	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large; "Beta1, Beta2 and Eps" if these are all 0
 	Value float64 // the offending value, or the coefficient that it leads to if Legal speaks of one
 	Legal string  // the legal range: "in [0, 1)"
 }
 
 func (e *HyperparameterError) Error() string {
 	is := "is"
-	if strings.Contains(e.Legal, "coefficient") {
+	switch {
+	case strings.Contains(e.Legal, "coefficient"):
 		is = "leads to"
+	case strings.Contains(e.Field, " and "):
+		is = "are"
 	}
 	return fmt.Sprintf("pnm: %s.%s %s %v, must be %s", e.Rule, e.Field, is, e.Value, e.Legal)
 }

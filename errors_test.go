@@ -68,6 +68,15 @@ func TestDropInErrors(t *testing.T) {
 			r.Eps = 1e-50
 			return UpdateAdam(r, 1, x[:8], x[8:16], x[16:24], x[24:32], nil)
 		}, &HyperparameterError{"Adam", "Eps", 1e-50, "0, or large enough not to be 0 in float32"}, "Adam.Eps is 1e-50"},
+		{"PNM that nobody filled", func(x []float32) error { return UpdatePNM(PNM{LR: 1}, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
+			&HyperparameterError{"PNM", "Beta1 and Beta0", 0, "set: NewPNM fills the defaults"},
+			"PNM.Beta1 and Beta0 are 0, must be set: NewPNM fills the defaults"},
+		{"AdaPNM that nobody filled", func(x []float32) error {
+			return UpdateAdaPNM(AdaPNM{LR: 1, Beta0: 1}, 1, x[:8], x[8:16], x[16:24], x[24:32], x[32:40], nil)
+		}, &HyperparameterError{"AdaPNM", "Beta1, Beta2 and Eps", 0, "set: NewAdaPNM fills the defaults"}, "NewAdaPNM fills"},
+		{"Adam that nobody filled", func(x []float32) error {
+			return UpdateAdam(Adam{LR: 1, Decoupled: true}, 1, x[:8], x[8:16], x[16:24], x[24:32], nil)
+		}, &HyperparameterError{"Adam", "Beta1, Beta2 and Eps", 0, "set: NewAdam fills the defaults"}, "NewAdam fills"},
 		{"coefficient beyond float32", func(x []float32) error { return UpdatePNM(huge, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
 			&HyperparameterError{"PNM", "LR", huge.scalars(1).k1, finite32}, "finite in float32"},
 		{"decay beyond float32", func(x []float32) error { return UpdatePNM(hugeDecay, 1, x[:8], x[8:16], x[16:24], x[24:32]) },

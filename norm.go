@@ -114,7 +114,8 @@ func (b *batch) sumSquares(p *Pool, scale float64) float64 {
 }
 
 // GradNorm returns the Euclidean norm of all elements of the gradients together, summed up in float64. It is the same, bit
-// for bit, for any number of workers and on every machine; +Inf or NaN if a gradient has an infinity or a NaN, and +Inf also
+// for bit, for any number of workers and on every machine, but its last bits depend on how the elements are cut into gradients
+// and on the order of these. It is +Inf or NaN if a gradient has an infinity or a NaN, and +Inf also
 // where the norm of finite float64 is too large for one. A nil pool stands for the default one.
 //
 // Steps compute it by themselves where [Options] ask for it. This is for callers that need it apart, such as those that

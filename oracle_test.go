@@ -61,6 +61,7 @@ func oracle[T Float](rule Rule, t int) func(p, g T, s []T) (T, []T) {
 	var descend func(g T, s []T) T // updates the state and returns what to subtract
 	one := 1.0
 	ema := func(m *T, decay, weight float64, g T) { *m = add(mul(T(decay), *m), mul(T(weight), g)) }
+	second := func(v *T, beta2 float64, g T) { *v = add(mul(T(beta2), *v), mul(mul(T(sub(one, beta2)), g), g)) }
 	largest := func(x *T, v T) {
 		if !(*x > v) && *x == *x { // a NaN stays
 			*x = v
@@ -101,7 +102,7 @@ func oracle[T Float](rule Rule, t int) func(p, g T, s []T) (T, []T) {
 		descend = func(g T, s []T) T {
 			m, n := turns(s)
 			ema(m, mul(r.Beta1, r.Beta1), sub(one, mul(r.Beta1, r.Beta1)), g)
-			ema(&s[2], r.Beta2, sub(one, r.Beta2), mul(g, g))
+			second(&s[2], r.Beta2, g)
 			w := s[2]
 			if r.AMSGrad {
 				largest(&s[3], w)
@@ -115,11 +116,11 @@ func oracle[T Float](rule Rule, t int) func(p, g T, s []T) (T, []T) {
 			if r.Momentum == 0 {
 				return mul(T(lr), g)
 			}
-			weight := one
-			if t != 1 {
-				weight = sub(one, r.Dampening)
+			if t == 1 {
+				s[0] = g
+			} else {
+				ema(&s[0], r.Momentum, sub(one, r.Dampening), g)
 			}
-			ema(&s[0], r.Momentum, weight, g)
 			if r.Nesterov {
 				return mul(T(lr), add(g, mul(T(r.Momentum), s[0])))
 			}
@@ -130,7 +131,7 @@ func oracle[T Float](rule Rule, t int) func(p, g T, s []T) (T, []T) {
 		k1 := div(lr, sub(one, power(r.Beta1, t)))
 		descend = func(g T, s []T) T {
 			ema(&s[0], r.Beta1, sub(one, r.Beta1), g)
-			ema(&s[1], r.Beta2, sub(one, r.Beta2), mul(g, g))
+			second(&s[1], r.Beta2, g)
 			w := s[1]
 			if r.AMSGrad {
 				largest(&s[2], w)
@@ -153,7 +154,10 @@ func oracle[T Float](rule Rule, t int) func(p, g T, s []T) (T, []T) {
 	}
 	return func(p, g T, s []T) (T, []T) {
 		s = slices.Clone(s)
-		g = add(mul(T(gs), g), mul(T(l2), p))
+		g = mul(T(gs), g)
+		if T(l2) != 0 {
+			g = add(g, mul(T(l2), p))
+		}
 		u := descend(g, s)
 		return sub(mul(T(keep), p), u), s
 	}

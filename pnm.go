@@ -64,14 +64,25 @@ func updatePNM(o *Options, r PNM, t int, one *tensor) (Report, error) {
 	return updateOne(one, &exact, o)
 }
 
-// Validate implements [Rule]. The legal ranges are those in the comments of the fields.
+// Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta0 and Decoupled must not all be
+// zero, as they are in a literal that nobody has filled.
 func (r PNM) Validate() error {
 	return firstError(
 		nonNegative.check("PNM", "LR", r.LR),
 		unit.check("PNM", "Beta1", r.Beta1),
 		finite.check("PNM", "Beta0", r.Beta0),
 		nonNegative.check("PNM", "WeightDecay", r.WeightDecay),
+		r.filled(),
 	)
+}
+
+// filled reports a literal that nobody has filled. With Decoupled, as NewPNM sets it, β1 = β0 = 0 is somebody's choice: plain
+// gradient descent.
+func (r PNM) filled() error {
+	if r.Decoupled {
+		return nil
+	}
+	return filled("PNM", "Beta1 and Beta0", r.Beta1, r.Beta0)
 }
 
 func (r PNM) form() form { return formPNM }

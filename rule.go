@@ -152,6 +152,16 @@ func (i *interval) outside(rule, field string, value float64) error {
 	return &HyperparameterError{rule, field, value, i.text}
 }
 
+// filled returns nil unless the given fields, a rule's decays and its ε, are all 0: such a rule is a literal that nobody has filled.
+func filled(rule, fields string, values ...float64) error {
+	for _, x := range values {
+		if x != 0 {
+			return nil
+		}
+	}
+	return &HyperparameterError{rule, fields, 0, "set: New" + rule + " fills the defaults"}
+}
+
 func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {

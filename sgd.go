@@ -23,9 +23,9 @@ func NewSGD(lr float64) SGD {
 }
 
 // UpdateSGD performs step t of rule r on one tensor. All slices have the same length n (n = 0 is a legal no-op) and share no
-// memory; momentumBuffer is nil if r.Momentum is 0. params and momentumBuffer are updated in place, grads is only read. The
-// caller zeroes momentumBuffer before the first step, counts t from 1 and adds one at every call on the same tensor; one that
-// gets no gradient in some step keeps its count.
+// memory; momentumBuffer is nil if r.Momentum is 0. params and momentumBuffer are updated in place, grads is only read. At step 1
+// momentumBuffer becomes the gradient, whatever it held. The caller counts t from 1 and adds one at every call on the same
+// tensor; one that gets no gradient in some step keeps its count.
 //
 // A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
 // *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.

@@ -123,6 +123,7 @@ func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
 	var b mixed
 	for end := lo; lo < hi; lo = end {
 		end = min(lo+most, hi, t.sameKey(lo))
+		t.start(lo, end)
 		t.call(&b, lo)
 		if ahead > 0 && active == avx512 && b.out != nil && uintptr(b.out)%aroundAlign == 0 { // AVX2 gains nothing by it
 			b.formats |= outAround

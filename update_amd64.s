@@ -12,218 +12,237 @@ TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-56
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// k1
-	VBROADCASTSS 28(AX), Y5
+	VBROADCASTSS 28(AX), Y4
 
 	// k2
-	VBROADCASTSS 32(AX), Y6
+	VBROADCASTSS 32(AX), Y5
 
 	// lo
-	VBROADCASTSS 44(AX), Y7
+	VBROADCASTSS 44(AX), Y6
 
 	// hi
-	VBROADCASTSS 48(AX), Y8
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         count+40(FP), SI
-	MOVQ         ahead+48(FP), DI
-	XORQ         R8, R8
+	VBROADCASTSS 48(AX), Y7
+
+	// l2
+	VBROADCASTSS 4(AX), Y8
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ n+32(FP), SI
+	MOVQ count+40(FP), DI
+	MOVQ ahead+48(FP), R8
+	XORQ R9, R9
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y9
+	VMULPS (DX)(R9*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y9, Y8, Y9
-	VMAXPS Y9, Y7, Y9
+	VMINPS Y9, Y7, Y9
+	VMAXPS Y9, Y6, Y9
+
+	// load p
+	VMOVUPS (CX)(R9*1), Y10
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Y10
-	VMULPS  Y10, Y1, Y11
-	VADDPS  Y11, Y9, Y9
+	VMULPS Y10, Y8, Y11
+	VADDPS Y11, Y9, Y9
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (DX)(R8*1), Y3, Y11
-	VMULPS Y9, Y4, Y9
+	VMULPS (BX)(R9*1), Y2, Y11
+	VMULPS Y9, Y3, Y9
 	VADDPS Y9, Y11, Y9
 
 	// store m
-	VMOVUPS Y9, (DX)(R8*1)
+	VMOVUPS Y9, (BX)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y9, Y5, Y9
-	VMULPS (BX)(R8*1), Y6, Y11
+	VMULPS Y9, Y4, Y9
+	VMULPS (SI)(R9*1), Y5, Y11
 	VSUBPS Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
+	VMULPS Y10, Y1, Y10
 	VSUBPS Y9, Y10, Y9
 
 	// store p
-	VMOVUPS Y9, (AX)(R8*1)
+	VMOVUPS Y9, (CX)(R9*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(R8*1), Y0, Y9
+	VMULPS 32(DX)(R9*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y9, Y8, Y9
-	VMAXPS Y9, Y7, Y9
+	VMINPS Y9, Y7, Y9
+	VMAXPS Y9, Y6, Y9
+
+	// load p
+	VMOVUPS 32(CX)(R9*1), Y10
+	TESTQ   AX, AX
+	JZ      decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS 32(AX)(R8*1), Y10
-	VMULPS  Y10, Y1, Y11
-	VADDPS  Y11, Y9, Y9
+	VMULPS Y10, Y8, Y11
+	VADDPS Y11, Y9, Y9
 
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS 32(DX)(R8*1), Y3, Y11
-	VMULPS Y9, Y4, Y9
+	VMULPS 32(BX)(R9*1), Y2, Y11
+	VMULPS Y9, Y3, Y9
 	VADDPS Y9, Y11, Y9
 
 	// store m
-	VMOVUPS Y9, 32(DX)(R8*1)
+	VMOVUPS Y9, 32(BX)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y9, Y5, Y9
-	VMULPS 32(BX)(R8*1), Y6, Y11
+	VMULPS Y9, Y4, Y9
+	VMULPS 32(SI)(R9*1), Y5, Y11
 	VSUBPS Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
+	VMULPS Y10, Y1, Y10
 	VSUBPS Y9, Y10, Y9
 
 	// store p
-	VMOVUPS Y9, 32(AX)(R8*1)
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
+	VMOVUPS Y9, 32(CX)(R9*1)
+	ADDQ    $0x00000040, R9
+	TESTQ   R8, R8
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
+	PREFETCHT1 (CX)(R8*1)
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
 
 enter:
-	SUBQ $0x00000010, SI
+	SUBQ $0x00000010, DI
 	JGE  line
-	ADDQ $0x00000010, SI
+	ADDQ $0x00000010, DI
 
 	// a vector at a time
 	JMP enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (CX)(R8*1), Y0, Y9
+	VMULPS (DX)(R9*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y9, Y8, Y9
-	VMAXPS Y9, Y7, Y9
+	VMINPS Y9, Y7, Y9
+	VMAXPS Y9, Y6, Y9
+
+	// load p
+	VMOVUPS (CX)(R9*1), Y10
+	TESTQ   AX, AX
+	JZ      decoupled3
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Y10
-	VMULPS  Y10, Y1, Y11
-	VADDPS  Y11, Y9, Y9
+	VMULPS Y10, Y8, Y11
+	VADDPS Y11, Y9, Y9
 
+decoupled3:
 	// m = beta1·m + alpha1·g
-	VMULPS (DX)(R8*1), Y3, Y11
-	VMULPS Y9, Y4, Y9
+	VMULPS (BX)(R9*1), Y2, Y11
+	VMULPS Y9, Y3, Y9
 	VADDPS Y9, Y11, Y9
 
 	// store m
-	VMOVUPS Y9, (DX)(R8*1)
+	VMOVUPS Y9, (BX)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y9, Y5, Y9
-	VMULPS (BX)(R8*1), Y6, Y11
+	VMULPS Y9, Y4, Y9
+	VMULPS (SI)(R9*1), Y5, Y11
 	VSUBPS Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y10
+	VMULPS Y10, Y1, Y10
 	VSUBPS Y9, Y10, Y9
 
 	// store p
-	VMOVUPS Y9, (AX)(R8*1)
-	ADDQ    $0x00000020, R8
+	VMOVUPS Y9, (CX)(R9*1)
+	ADDQ    $0x00000020, R9
 
 enterVector:
-	SUBQ  $0x00000008, SI
+	SUBQ  $0x00000008, DI
 	JGE   vector
-	ADDQ  $0x00000008, SI
-	TESTQ SI, SI
+	ADDQ  $0x00000008, DI
+	TESTQ DI, DI
 	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x02, SI
-	SUBQ SI, DI
+	LEAQ tailMask<>+32(SB), R8
+	SHLQ $0x02, DI
+	SUBQ DI, R8
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (DI), Y9
-	VMASKMOVPS (CX)(R8*1), Y9, Y9
+	VMOVUPS    (R8), Y9
+	VMASKMOVPS (DX)(R9*1), Y9, Y9
 	VMULPS     Y9, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y0, Y8, Y0
-	VMAXPS Y0, Y7, Y0
+	VMINPS Y0, Y7, Y0
+	VMAXPS Y0, Y6, Y0
+
+	// load p
+	VMOVUPS    (R8), Y6
+	VMASKMOVPS (CX)(R9*1), Y6, Y6
+	TESTQ      AX, AX
+	JZ         decoupled4
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS    (DI), Y7
-	VMASKMOVPS (AX)(R8*1), Y7, Y7
-	VMULPS     Y7, Y1, Y1
-	VADDPS     Y1, Y0, Y0
+	VMULPS Y6, Y8, Y7
+	VADDPS Y7, Y0, Y0
 
+decoupled4:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS (DX)(R8*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y0
-	VADDPS     Y0, Y1, Y0
+	VMOVUPS    (R8), Y7
+	VMASKMOVPS (BX)(R9*1), Y7, Y7
+	VMULPS     Y7, Y2, Y2
+	VMULPS     Y0, Y3, Y0
+	VADDPS     Y0, Y2, Y0
 
 	// store m
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(R8*1)
+	VMOVUPS    (R8), Y2
+	VMASKMOVPS Y0, Y2, (BX)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y0, Y5, Y0
+	VMULPS Y0, Y4, Y0
 
 	// load n
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS (BX)(R8*1), Y1, Y1
-	VMULPS     Y1, Y6, Y1
-	VSUBPS     Y1, Y0, Y0
+	VMOVUPS    (R8), Y2
+	VMASKMOVPS (SI)(R9*1), Y2, Y2
+	VMULPS     Y2, Y5, Y2
+	VSUBPS     Y2, Y0, Y0
 
 	// p = keep·p − u
-	VMULPS Y7, Y2, Y1
+	VMULPS Y6, Y1, Y1
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(R8*1)
+	VMOVUPS    (R8), Y1
+	VMASKMOVPS Y0, Y1, (CX)(R9*1)
 
 done:
 	VZEROUPPER
@@ -247,497 +266,167 @@ TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-64
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// beta2
-	VBROADCASTSS 20(AX), Y5
+	VBROADCASTSS 20(AX), Y4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Y6
+	VBROADCASTSS 24(AX), Y5
 
 	// k1
-	VBROADCASTSS 28(AX), Y7
+	VBROADCASTSS 28(AX), Y6
 
 	// k2
-	VBROADCASTSS 32(AX), Y8
+	VBROADCASTSS 32(AX), Y7
 
 	// r
-	VBROADCASTSS 36(AX), Y9
+	VBROADCASTSS 36(AX), Y8
 
 	// eps
-	VBROADCASTSS 40(AX), Y10
-	MOVQ         p+8(FP), CX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         count+48(FP), R8
-	MOVQ         ahead+56(FP), R9
-	XORQ         R10, R10
+	VBROADCASTSS 40(AX), Y9
+
+	// lo
+	VBROADCASTSS 44(AX), Y10
+
+	// coupled = the bits of l2
+	MOVL 4(AX), CX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ v+40(FP), R8
+	MOVQ count+48(FP), R9
+	MOVQ ahead+56(FP), R10
+	XORQ R11, R11
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (DX)(R10*1), Y0, Y11
+	VMULPS (BX)(R11*1), Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
-	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R10*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R10*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (BX)(R10*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (DI)(R10*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (SI)(R10*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (CX)(R10*1)
-
-	// g = gs·g
-	VMULPS 32(DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
-	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 32(CX)(R10*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPS 32(BX)(R10*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, 32(BX)(R10*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS 32(DI)(R10*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, 32(DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS 32(SI)(R10*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, 32(CX)(R10*1)
-	ADDQ    $0x00000040, R10
-	TESTQ   R9, R9
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
-	SUBQ $0x00000010, R8
-	JGE  line
-	ADDQ $0x00000010, R8
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPS (DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
-	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R10*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R10*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (BX)(R10*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (DI)(R10*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (SI)(R10*1), Y8, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (CX)(R10*1)
-	ADDQ    $0x00000020, R10
-
-enterVector:
-	SUBQ  $0x00000008, R8
-	JGE   vector
-	ADDQ  $0x00000008, R8
-	TESTQ R8, R8
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x02, R8
-	SUBQ R8, R9
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (R9), Y11
-	VMASKMOVPS (DX)(R10*1), Y11, Y11
-	VMULPS     Y11, Y0, Y0
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y11
-
 	// hi
 	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y0, Y12, Y0
-	VMAXPS       Y0, Y11, Y0
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// load p
+	VMOVUPS (DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS    (R9), Y11
-	VMASKMOVPS (CX)(R10*1), Y11, Y11
-	VMULPS     Y11, Y1, Y1
-	VADDPS     Y1, Y0, Y0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS (BX)(R10*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y3
-	VADDPS     Y3, Y1, Y1
-
-	// store m
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y1, Y3, (BX)(R10*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	// load v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS (DI)(R10*1), Y3, Y3
-	VMULPS     Y3, Y5, Y3
-	VMULPS     Y0, Y0, Y0
-	VMULPS     Y0, Y6, Y0
-	VADDPS     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y0, Y3, (DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y1, Y7, Y1
-
-	// load n
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS (SI)(R10*1), Y3, Y3
-	VMULPS     Y3, Y8, Y3
-	VSUBPS     Y3, Y1, Y1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y0, Y0
-	VMULPS  Y9, Y0, Y0
-	VADDPS  Y10, Y0, Y0
-	VDIVPS  Y0, Y1, Y0
-
-	// p = keep·p − u
-	VMULPS Y11, Y2, Y1
-	VSUBPS Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (CX)(R10*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// l2
-	VBROADCASTSS 4(AX), Y1
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
 
-	// keep
-	VBROADCASTSS 8(AX), Y2
-
-	// beta1
-	VBROADCASTSS 12(AX), Y3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y4
-
-	// beta2
-	VBROADCASTSS 20(AX), Y5
-
-	// alpha2
-	VBROADCASTSS 24(AX), Y6
-
-	// k1
-	VBROADCASTSS 28(AX), Y7
-
-	// k2
-	VBROADCASTSS 32(AX), Y8
-
-	// r
-	VBROADCASTSS 36(AX), Y9
-
-	// eps
-	VBROADCASTSS 40(AX), Y10
-	MOVQ         p+8(FP), CX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         x+48(FP), R8
-	MOVQ         count+56(FP), R9
-	MOVQ         ahead+64(FP), R10
-	XORQ         R11, R11
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (DX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
-	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R11*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R11*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
+	VMULPS (SI)(R11*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (BX)(R11*1)
+	VMOVUPS Y13, (SI)(R11*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (DI)(R11*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (R8)(R11*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R8)(R11*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
 	VMOVUPS Y11, (R8)(R11*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (SI)(R11*1), Y8, Y14
+	VMULPS Y13, Y6, Y13
+	VMULPS (DI)(R11*1), Y7, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
 	VDIVPS  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (CX)(R11*1)
+	VMOVUPS Y11, (DX)(R11*1)
 
 	// g = gs·g
-	VMULPS 32(DX)(R11*1), Y0, Y11
+	VMULPS 32(BX)(R11*1), Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
 	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// load p
+	VMOVUPS 32(DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS 32(CX)(R11*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
 
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS 32(BX)(R11*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
+	VMULPS 32(SI)(R11*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, 32(BX)(R11*1)
+	VMOVUPS Y13, 32(SI)(R11*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS 32(DI)(R11*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS 32(R8)(R11*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, 32(DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS 32(R8)(R11*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
 	VMOVUPS Y11, 32(R8)(R11*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS 32(SI)(R11*1), Y8, Y14
+	VMULPS Y13, Y6, Y13
+	VMULPS 32(DI)(R11*1), Y7, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
 	VDIVPS  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, 32(CX)(R11*1)
+	VMOVUPS Y11, 32(DX)(R11*1)
 	ADDQ    $0x00000040, R11
 	TESTQ   R10, R10
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (CX)(R10*1)
 	PREFETCHT1 (DX)(R10*1)
 	PREFETCHT1 (BX)(R10*1)
 	PREFETCHT1 (SI)(R10*1)
@@ -755,67 +444,60 @@ enter:
 
 vector:
 	// g = gs·g
-	VMULPS (DX)(R11*1), Y0, Y11
+	VMULPS (BX)(R11*1), Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y12
-
 	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// load p
+	VMOVUPS (DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled3
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R11*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
 
+decoupled3:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R11*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
+	VMULPS (SI)(R11*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (BX)(R11*1)
+	VMOVUPS Y13, (SI)(R11*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (DI)(R11*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (R8)(R11*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R8)(R11*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
 	VMOVUPS Y11, (R8)(R11*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
-	VMULPS (SI)(R11*1), Y8, Y14
+	VMULPS Y13, Y6, Y13
+	VMULPS (DI)(R11*1), Y7, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-	VMULPS  Y9, Y11, Y11
-	VADDPS  Y10, Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
 	VDIVPS  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (CX)(R11*1)
+	VMOVUPS Y11, (DX)(R11*1)
 	ADDQ    $0x00000020, R11
 
 enterVector:
@@ -834,84 +516,451 @@ enterVector:
 	// g = gs·g
 	// load grad
 	VMOVUPS    (R10), Y11
-	VMASKMOVPS (DX)(R11*1), Y11, Y11
+	VMASKMOVPS (BX)(R11*1), Y11, Y11
 	VMULPS     Y11, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSS 44(AX), Y11
-
 	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y0, Y12, Y0
-	VMAXPS       Y0, Y11, Y0
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y0, Y11, Y0
+	VMAXPS       Y0, Y10, Y0
+
+	// load p
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (DX)(R11*1), Y10, Y10
+	TESTQ      CX, CX
+	JZ         decoupled4
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS    (R10), Y11
-	VMASKMOVPS (CX)(R11*1), Y11, Y11
-	VMULPS     Y11, Y1, Y1
-	VADDPS     Y1, Y0, Y0
+	// l2
+	VBROADCASTSS 4(AX), Y11
+	VMULPS       Y10, Y11, Y11
+	VADDPS       Y11, Y0, Y0
 
+decoupled4:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R10), Y1
-	VMASKMOVPS (BX)(R11*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y3
-	VADDPS     Y3, Y1, Y1
+	VMOVUPS    (R10), Y11
+	VMASKMOVPS (SI)(R11*1), Y11, Y11
+	VMULPS     Y11, Y2, Y2
+	VMULPS     Y0, Y3, Y3
+	VADDPS     Y3, Y2, Y2
 
 	// store m
 	VMOVUPS    (R10), Y3
-	VMASKMOVPS Y1, Y3, (BX)(R11*1)
+	VMASKMOVPS Y2, Y3, (SI)(R11*1)
 
-	// v = beta2·v + alpha2·(g·g)
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	VMOVUPS    (R10), Y3
-	VMASKMOVPS (DI)(R11*1), Y3, Y3
-	VMULPS     Y3, Y5, Y3
-	VMULPS     Y0, Y0, Y0
-	VMULPS     Y0, Y6, Y0
+	VMASKMOVPS (R8)(R11*1), Y3, Y3
+	VMULPS     Y3, Y4, Y3
+	VMULPS     Y0, Y5, Y4
+	VMULPS     Y0, Y4, Y0
 	VADDPS     Y0, Y3, Y0
 
 	// store v
 	VMOVUPS    (R10), Y3
-	VMASKMOVPS Y0, Y3, (DI)(R11*1)
+	VMASKMOVPS Y0, Y3, (R8)(R11*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y2, Y6, Y2
+
+	// load n
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS (DI)(R11*1), Y3, Y3
+	VMULPS     Y3, Y7, Y3
+	VSUBPS     Y3, Y2, Y2
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
+	VMULPS  Y8, Y0, Y0
+	VADDPS  Y9, Y0, Y0
+	VDIVPS  Y0, Y2, Y0
+
+	// p = keep·p − u
+	VMULPS Y10, Y1, Y1
+	VSUBPS Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R10), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R11*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adapnmAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// keep
+	VBROADCASTSS 8(AX), Y1
+
+	// beta1
+	VBROADCASTSS 12(AX), Y2
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y3
+
+	// beta2
+	VBROADCASTSS 20(AX), Y4
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y5
+
+	// k1
+	VBROADCASTSS 28(AX), Y6
+
+	// k2
+	VBROADCASTSS 32(AX), Y7
+
+	// r
+	VBROADCASTSS 36(AX), Y8
+
+	// eps
+	VBROADCASTSS 40(AX), Y9
+
+	// lo
+	VBROADCASTSS 44(AX), Y10
+
+	// coupled = the bits of l2
+	MOVL 4(AX), CX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ v+40(FP), R8
+	MOVQ x+48(FP), R9
+	MOVQ count+56(FP), R10
+	MOVQ ahead+64(FP), R11
+	XORQ R12, R12
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPS (BX)(R12*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// load p
+	VMOVUPS (DX)(R12*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R12*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (SI)(R12*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (R8)(R12*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (R8)(R12*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS (R8)(R11*1), Y3, Y3
+	VMOVUPS (R9)(R12*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (R9)(R12*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y13, Y6, Y13
+	VMULPS (DI)(R12*1), Y7, Y14
+	VSUBPS Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y1, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (DX)(R12*1)
+
+	// g = gs·g
+	VMULPS 32(BX)(R12*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// load p
+	VMOVUPS 32(DX)(R12*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	VMULPS 32(SI)(R12*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, 32(SI)(R12*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS 32(R8)(R12*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, 32(R8)(R12*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS 32(R9)(R12*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, 32(R9)(R12*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y13, Y6, Y13
+	VMULPS 32(DI)(R12*1), Y7, Y14
+	VSUBPS Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y1, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, 32(DX)(R12*1)
+	ADDQ    $0x00000040, R12
+	TESTQ   R11, R11
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R11*1)
+	PREFETCHT1 (BX)(R11*1)
+	PREFETCHT1 (SI)(R11*1)
+	PREFETCHT1 (DI)(R11*1)
+	PREFETCHT1 (R8)(R11*1)
+	PREFETCHT1 (R9)(R11*1)
+	ADDQ       $0x00000040, R11
+
+enter:
+	SUBQ $0x00000010, R10
+	JGE  line
+	ADDQ $0x00000010, R10
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPS (BX)(R12*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y12
+	VMINPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y10, Y11
+
+	// load p
+	VMOVUPS (DX)(R12*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+decoupled3:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R12*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (SI)(R12*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (R8)(R12*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (R8)(R12*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (R9)(R12*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (R9)(R12*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y13, Y6, Y13
+	VMULPS (DI)(R12*1), Y7, Y14
+	VSUBPS Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y8, Y11, Y11
+	VADDPS  Y9, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y1, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (DX)(R12*1)
+	ADDQ    $0x00000020, R12
+
+enterVector:
+	SUBQ  $0x00000008, R10
+	JGE   vector
+	ADDQ  $0x00000008, R10
+	TESTQ R10, R10
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R11
+	SHLQ $0x02, R10
+	SUBQ R10, R11
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R11), Y11
+	VMASKMOVPS (BX)(R12*1), Y11, Y11
+	VMULPS     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y0, Y11, Y0
+	VMAXPS       Y0, Y10, Y0
+
+	// load p
+	VMOVUPS    (R11), Y10
+	VMASKMOVPS (DX)(R12*1), Y10, Y10
+	TESTQ      CX, CX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y11
+	VMULPS       Y10, Y11, Y11
+	VADDPS       Y11, Y0, Y0
+
+decoupled4:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (R11), Y11
+	VMASKMOVPS (SI)(R12*1), Y11, Y11
+	VMULPS     Y11, Y2, Y2
+	VMULPS     Y0, Y3, Y3
+	VADDPS     Y3, Y2, Y2
+
+	// store m
+	VMOVUPS    (R11), Y3
+	VMASKMOVPS Y2, Y3, (SI)(R12*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	// load v
+	VMOVUPS    (R11), Y3
+	VMASKMOVPS (R8)(R12*1), Y3, Y3
+	VMULPS     Y3, Y4, Y3
+	VMULPS     Y0, Y5, Y4
+	VMULPS     Y0, Y4, Y0
+	VADDPS     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R11), Y3
+	VMASKMOVPS Y0, Y3, (R8)(R12*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R11), Y3
+	VMASKMOVPS (R9)(R12*1), Y3, Y3
 	VMAXPS     Y0, Y3, Y0
 	VCMPPS     $0x03, Y3, Y3, Y3
 	VORPS      Y3, Y0, Y0
 
 	// store x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS Y0, Y3, (R8)(R11*1)
+	VMOVUPS    (R11), Y3
+	VMASKMOVPS Y0, Y3, (R9)(R12*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y1, Y7, Y1
+	VMULPS Y2, Y6, Y2
 
 	// load n
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS (SI)(R11*1), Y3, Y3
-	VMULPS     Y3, Y8, Y3
-	VSUBPS     Y3, Y1, Y1
+	VMOVUPS    (R11), Y3
+	VMASKMOVPS (DI)(R12*1), Y3, Y3
+	VMULPS     Y3, Y7, Y3
+	VSUBPS     Y3, Y2, Y2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
-	VMULPS  Y9, Y0, Y0
-	VADDPS  Y10, Y0, Y0
-	VDIVPS  Y0, Y1, Y0
+	VMULPS  Y8, Y0, Y0
+	VADDPS  Y9, Y0, Y0
+	VDIVPS  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPS Y11, Y2, Y1
+	VMULPS Y10, Y1, Y1
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R10), Y1
-	VMASKMOVPS Y0, Y1, (CX)(R11*1)
+	VMOVUPS    (R11), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R12*1)
 
 done:
 	VZEROUPPER
@@ -925,157 +974,176 @@ TEXT ·sgdF32AVX2(SB), NOSPLIT, $0-40
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// k1
-	VBROADCASTSS 28(AX), Y3
+	VBROADCASTSS 28(AX), Y2
 
 	// lo
-	VBROADCASTSS 44(AX), Y4
+	VBROADCASTSS 44(AX), Y3
 
 	// hi
-	VBROADCASTSS 48(AX), Y5
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         count+24(FP), DX
-	MOVQ         ahead+32(FP), BX
-	XORQ         SI, SI
+	VBROADCASTSS 48(AX), Y4
+
+	// l2
+	VBROADCASTSS 4(AX), Y5
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ count+24(FP), BX
+	MOVQ ahead+32(FP), SI
+	XORQ DI, DI
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (CX)(SI*1), Y0, Y6
+	VMULPS (DX)(DI*1), Y0, Y6
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y6, Y5, Y6
-	VMAXPS Y6, Y4, Y6
+	VMINPS Y6, Y4, Y6
+	VMAXPS Y6, Y3, Y6
+
+	// load p
+	VMOVUPS (CX)(DI*1), Y7
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(SI*1), Y7
-	VMULPS  Y7, Y1, Y8
-	VADDPS  Y8, Y6, Y6
+	VMULPS Y7, Y5, Y8
+	VADDPS Y8, Y6, Y6
 
+decoupled1:
 	// u = k1·g
-	VMULPS Y6, Y3, Y6
+	VMULPS Y6, Y2, Y6
 
 	// p = keep·p − u
-	VMULPS Y7, Y2, Y7
+	VMULPS Y7, Y1, Y7
 	VSUBPS Y6, Y7, Y6
 
 	// store p
-	VMOVUPS Y6, (AX)(SI*1)
+	VMOVUPS Y6, (CX)(DI*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(SI*1), Y0, Y6
+	VMULPS 32(DX)(DI*1), Y0, Y6
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y6, Y5, Y6
-	VMAXPS Y6, Y4, Y6
+	VMINPS Y6, Y4, Y6
+	VMAXPS Y6, Y3, Y6
+
+	// load p
+	VMOVUPS 32(CX)(DI*1), Y7
+	TESTQ   AX, AX
+	JZ      decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS 32(AX)(SI*1), Y7
-	VMULPS  Y7, Y1, Y8
-	VADDPS  Y8, Y6, Y6
+	VMULPS Y7, Y5, Y8
+	VADDPS Y8, Y6, Y6
 
+decoupled2:
 	// u = k1·g
-	VMULPS Y6, Y3, Y6
+	VMULPS Y6, Y2, Y6
 
 	// p = keep·p − u
-	VMULPS Y7, Y2, Y7
+	VMULPS Y7, Y1, Y7
 	VSUBPS Y6, Y7, Y6
 
 	// store p
-	VMOVUPS Y6, 32(AX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   BX, BX
+	VMOVUPS Y6, 32(CX)(DI*1)
+	ADDQ    $0x00000040, DI
+	TESTQ   SI, SI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	PREFETCHT1 (CX)(BX*1)
-	ADDQ       $0x00000040, BX
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, SI
 
 enter:
-	SUBQ $0x00000010, DX
+	SUBQ $0x00000010, BX
 	JGE  line
-	ADDQ $0x00000010, DX
+	ADDQ $0x00000010, BX
 
 	// a vector at a time
 	JMP enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (CX)(SI*1), Y0, Y6
+	VMULPS (DX)(DI*1), Y0, Y6
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y6, Y5, Y6
-	VMAXPS Y6, Y4, Y6
+	VMINPS Y6, Y4, Y6
+	VMAXPS Y6, Y3, Y6
+
+	// load p
+	VMOVUPS (CX)(DI*1), Y7
+	TESTQ   AX, AX
+	JZ      decoupled3
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(SI*1), Y7
-	VMULPS  Y7, Y1, Y8
-	VADDPS  Y8, Y6, Y6
+	VMULPS Y7, Y5, Y8
+	VADDPS Y8, Y6, Y6
 
+decoupled3:
 	// u = k1·g
-	VMULPS Y6, Y3, Y6
+	VMULPS Y6, Y2, Y6
 
 	// p = keep·p − u
-	VMULPS Y7, Y2, Y7
+	VMULPS Y7, Y1, Y7
 	VSUBPS Y6, Y7, Y6
 
 	// store p
-	VMOVUPS Y6, (AX)(SI*1)
-	ADDQ    $0x00000020, SI
+	VMOVUPS Y6, (CX)(DI*1)
+	ADDQ    $0x00000020, DI
 
 enterVector:
-	SUBQ  $0x00000008, DX
+	SUBQ  $0x00000008, BX
 	JGE   vector
-	ADDQ  $0x00000008, DX
-	TESTQ DX, DX
+	ADDQ  $0x00000008, BX
+	TESTQ BX, BX
 	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), BX
-	SHLQ $0x02, DX
-	SUBQ DX, BX
+	LEAQ tailMask<>+32(SB), SI
+	SHLQ $0x02, BX
+	SUBQ BX, SI
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (BX), Y6
-	VMASKMOVPS (CX)(SI*1), Y6, Y6
+	VMOVUPS    (SI), Y6
+	VMASKMOVPS (DX)(DI*1), Y6, Y6
 	VMULPS     Y6, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y0, Y5, Y0
-	VMAXPS Y0, Y4, Y0
+	VMINPS Y0, Y4, Y0
+	VMAXPS Y0, Y3, Y0
+
+	// load p
+	VMOVUPS    (SI), Y3
+	VMASKMOVPS (CX)(DI*1), Y3, Y3
+	TESTQ      AX, AX
+	JZ         decoupled4
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS    (BX), Y4
-	VMASKMOVPS (AX)(SI*1), Y4, Y4
-	VMULPS     Y4, Y1, Y1
-	VADDPS     Y1, Y0, Y0
+	VMULPS Y3, Y5, Y4
+	VADDPS Y4, Y0, Y0
 
+decoupled4:
 	// u = k1·g
-	VMULPS Y0, Y3, Y0
+	VMULPS Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPS Y4, Y2, Y1
+	VMULPS Y3, Y1, Y1
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (BX), Y1
-	VMASKMOVPS Y0, Y1, (AX)(SI*1)
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS Y0, Y1, (CX)(DI*1)
 
 done:
 	VZEROUPPER
@@ -1089,201 +1157,220 @@ TEXT ·sgdMomentumF32AVX2(SB), NOSPLIT, $0-48
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// k1
-	VBROADCASTSS 28(AX), Y5
+	VBROADCASTSS 28(AX), Y4
 
 	// lo
-	VBROADCASTSS 44(AX), Y6
+	VBROADCASTSS 44(AX), Y5
 
 	// hi
-	VBROADCASTSS 48(AX), Y7
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         count+32(FP), BX
-	MOVQ         ahead+40(FP), SI
-	XORQ         DI, DI
+	VBROADCASTSS 48(AX), Y6
+
+	// l2
+	VBROADCASTSS 4(AX), Y7
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ count+32(FP), SI
+	MOVQ ahead+40(FP), DI
+	XORQ R8, R8
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (CX)(DI*1), Y0, Y8
+	VMULPS (DX)(R8*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y7, Y8
-	VMAXPS Y8, Y6, Y8
+	VMINPS Y8, Y6, Y8
+	VMAXPS Y8, Y5, Y8
+
+	// load p
+	VMOVUPS (CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Y9
-	VMULPS  Y9, Y1, Y10
-	VADDPS  Y10, Y8, Y8
+	VMULPS Y9, Y7, Y10
+	VADDPS Y10, Y8, Y8
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (DX)(DI*1), Y3, Y10
-	VMULPS Y8, Y4, Y8
+	VMULPS (BX)(R8*1), Y2, Y10
+	VMULPS Y8, Y3, Y8
 	VADDPS Y8, Y10, Y8
 
 	// store m
-	VMOVUPS Y8, (DX)(DI*1)
+	VMOVUPS Y8, (BX)(R8*1)
 
 	// u = k1·m
-	VMULPS Y8, Y5, Y8
+	VMULPS Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPS Y9, Y2, Y9
+	VMULPS Y9, Y1, Y9
 	VSUBPS Y8, Y9, Y8
 
 	// store p
-	VMOVUPS Y8, (AX)(DI*1)
+	VMOVUPS Y8, (CX)(R8*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(DI*1), Y0, Y8
+	VMULPS 32(DX)(R8*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y7, Y8
-	VMAXPS Y8, Y6, Y8
+	VMINPS Y8, Y6, Y8
+	VMAXPS Y8, Y5, Y8
+
+	// load p
+	VMOVUPS 32(CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS 32(AX)(DI*1), Y9
-	VMULPS  Y9, Y1, Y10
-	VADDPS  Y10, Y8, Y8
+	VMULPS Y9, Y7, Y10
+	VADDPS Y10, Y8, Y8
 
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS 32(DX)(DI*1), Y3, Y10
-	VMULPS Y8, Y4, Y8
+	VMULPS 32(BX)(R8*1), Y2, Y10
+	VMULPS Y8, Y3, Y8
 	VADDPS Y8, Y10, Y8
 
 	// store m
-	VMOVUPS Y8, 32(DX)(DI*1)
+	VMOVUPS Y8, 32(BX)(R8*1)
 
 	// u = k1·m
-	VMULPS Y8, Y5, Y8
+	VMULPS Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPS Y9, Y2, Y9
+	VMULPS Y9, Y1, Y9
 	VSUBPS Y8, Y9, Y8
 
 	// store p
-	VMOVUPS Y8, 32(AX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   SI, SI
+	VMOVUPS Y8, 32(CX)(R8*1)
+	ADDQ    $0x00000040, R8
+	TESTQ   DI, DI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (CX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
 
 enter:
-	SUBQ $0x00000010, BX
+	SUBQ $0x00000010, SI
 	JGE  line
-	ADDQ $0x00000010, BX
+	ADDQ $0x00000010, SI
 
 	// a vector at a time
 	JMP enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (CX)(DI*1), Y0, Y8
+	VMULPS (DX)(R8*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y7, Y8
-	VMAXPS Y8, Y6, Y8
+	VMINPS Y8, Y6, Y8
+	VMAXPS Y8, Y5, Y8
+
+	// load p
+	VMOVUPS (CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled3
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Y9
-	VMULPS  Y9, Y1, Y10
-	VADDPS  Y10, Y8, Y8
+	VMULPS Y9, Y7, Y10
+	VADDPS Y10, Y8, Y8
 
+decoupled3:
 	// m = beta1·m + alpha1·g
-	VMULPS (DX)(DI*1), Y3, Y10
-	VMULPS Y8, Y4, Y8
+	VMULPS (BX)(R8*1), Y2, Y10
+	VMULPS Y8, Y3, Y8
 	VADDPS Y8, Y10, Y8
 
 	// store m
-	VMOVUPS Y8, (DX)(DI*1)
+	VMOVUPS Y8, (BX)(R8*1)
 
 	// u = k1·m
-	VMULPS Y8, Y5, Y8
+	VMULPS Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPS Y9, Y2, Y9
+	VMULPS Y9, Y1, Y9
 	VSUBPS Y8, Y9, Y8
 
 	// store p
-	VMOVUPS Y8, (AX)(DI*1)
-	ADDQ    $0x00000020, DI
+	VMOVUPS Y8, (CX)(R8*1)
+	ADDQ    $0x00000020, R8
 
 enterVector:
-	SUBQ  $0x00000008, BX
+	SUBQ  $0x00000008, SI
 	JGE   vector
-	ADDQ  $0x00000008, BX
-	TESTQ BX, BX
+	ADDQ  $0x00000008, SI
+	TESTQ SI, SI
 	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), SI
-	SHLQ $0x02, BX
-	SUBQ BX, SI
+	LEAQ tailMask<>+32(SB), DI
+	SHLQ $0x02, SI
+	SUBQ SI, DI
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (SI), Y8
-	VMASKMOVPS (CX)(DI*1), Y8, Y8
+	VMOVUPS    (DI), Y8
+	VMASKMOVPS (DX)(R8*1), Y8, Y8
 	VMULPS     Y8, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y0, Y7, Y0
-	VMAXPS Y0, Y6, Y0
+	VMINPS Y0, Y6, Y0
+	VMAXPS Y0, Y5, Y0
+
+	// load p
+	VMOVUPS    (DI), Y5
+	VMASKMOVPS (CX)(R8*1), Y5, Y5
+	TESTQ      AX, AX
+	JZ         decoupled4
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS    (SI), Y6
-	VMASKMOVPS (AX)(DI*1), Y6, Y6
-	VMULPS     Y6, Y1, Y1
-	VADDPS     Y1, Y0, Y0
+	VMULPS Y5, Y7, Y6
+	VADDPS Y6, Y0, Y0
 
+decoupled4:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS (DX)(DI*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y0
-	VADDPS     Y0, Y1, Y0
+	VMOVUPS    (DI), Y6
+	VMASKMOVPS (BX)(R8*1), Y6, Y6
+	VMULPS     Y6, Y2, Y2
+	VMULPS     Y0, Y3, Y0
+	VADDPS     Y0, Y2, Y0
 
 	// store m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (DX)(DI*1)
+	VMOVUPS    (DI), Y2
+	VMASKMOVPS Y0, Y2, (BX)(R8*1)
 
 	// u = k1·m
-	VMULPS Y0, Y5, Y0
+	VMULPS Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y6, Y2, Y1
+	VMULPS Y5, Y1, Y1
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(DI*1)
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (CX)(R8*1)
 
 done:
 	VZEROUPPER
@@ -1297,217 +1384,236 @@ TEXT ·sgdNesterovF32AVX2(SB), NOSPLIT, $0-48
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// k1
-	VBROADCASTSS 28(AX), Y5
+	VBROADCASTSS 28(AX), Y4
 
 	// lo
-	VBROADCASTSS 44(AX), Y6
+	VBROADCASTSS 44(AX), Y5
 
 	// hi
-	VBROADCASTSS 48(AX), Y7
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         count+32(FP), BX
-	MOVQ         ahead+40(FP), SI
-	XORQ         DI, DI
+	VBROADCASTSS 48(AX), Y6
+
+	// l2
+	VBROADCASTSS 4(AX), Y7
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ count+32(FP), SI
+	MOVQ ahead+40(FP), DI
+	XORQ R8, R8
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (CX)(DI*1), Y0, Y8
+	VMULPS (DX)(R8*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y7, Y8
-	VMAXPS Y8, Y6, Y8
+	VMINPS Y8, Y6, Y8
+	VMAXPS Y8, Y5, Y8
+
+	// load p
+	VMOVUPS (CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Y9
-	VMULPS  Y9, Y1, Y10
-	VADDPS  Y10, Y8, Y8
+	VMULPS Y9, Y7, Y10
+	VADDPS Y10, Y8, Y8
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (DX)(DI*1), Y3, Y10
-	VMULPS Y8, Y4, Y11
+	VMULPS (BX)(R8*1), Y2, Y10
+	VMULPS Y8, Y3, Y11
 	VADDPS Y11, Y10, Y10
 
 	// store m
-	VMOVUPS Y10, (DX)(DI*1)
+	VMOVUPS Y10, (BX)(R8*1)
 
 	// d = g + beta1·m
-	VMULPS Y10, Y3, Y10
+	VMULPS Y10, Y2, Y10
 	VADDPS Y10, Y8, Y8
 
 	// u = k1·d
-	VMULPS Y8, Y5, Y8
+	VMULPS Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPS Y9, Y2, Y9
+	VMULPS Y9, Y1, Y9
 	VSUBPS Y8, Y9, Y8
 
 	// store p
-	VMOVUPS Y8, (AX)(DI*1)
+	VMOVUPS Y8, (CX)(R8*1)
 
 	// g = gs·g
-	VMULPS 32(CX)(DI*1), Y0, Y8
+	VMULPS 32(DX)(R8*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y7, Y8
-	VMAXPS Y8, Y6, Y8
+	VMINPS Y8, Y6, Y8
+	VMAXPS Y8, Y5, Y8
+
+	// load p
+	VMOVUPS 32(CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS 32(AX)(DI*1), Y9
-	VMULPS  Y9, Y1, Y10
-	VADDPS  Y10, Y8, Y8
+	VMULPS Y9, Y7, Y10
+	VADDPS Y10, Y8, Y8
 
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS 32(DX)(DI*1), Y3, Y10
-	VMULPS Y8, Y4, Y11
+	VMULPS 32(BX)(R8*1), Y2, Y10
+	VMULPS Y8, Y3, Y11
 	VADDPS Y11, Y10, Y10
 
 	// store m
-	VMOVUPS Y10, 32(DX)(DI*1)
+	VMOVUPS Y10, 32(BX)(R8*1)
 
 	// d = g + beta1·m
-	VMULPS Y10, Y3, Y10
+	VMULPS Y10, Y2, Y10
 	VADDPS Y10, Y8, Y8
 
 	// u = k1·d
-	VMULPS Y8, Y5, Y8
+	VMULPS Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPS Y9, Y2, Y9
+	VMULPS Y9, Y1, Y9
 	VSUBPS Y8, Y9, Y8
 
 	// store p
-	VMOVUPS Y8, 32(AX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   SI, SI
+	VMOVUPS Y8, 32(CX)(R8*1)
+	ADDQ    $0x00000040, R8
+	TESTQ   DI, DI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (CX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
 
 enter:
-	SUBQ $0x00000010, BX
+	SUBQ $0x00000010, SI
 	JGE  line
-	ADDQ $0x00000010, BX
+	ADDQ $0x00000010, SI
 
 	// a vector at a time
 	JMP enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (CX)(DI*1), Y0, Y8
+	VMULPS (DX)(R8*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y7, Y8
-	VMAXPS Y8, Y6, Y8
+	VMINPS Y8, Y6, Y8
+	VMAXPS Y8, Y5, Y8
+
+	// load p
+	VMOVUPS (CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled3
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Y9
-	VMULPS  Y9, Y1, Y10
-	VADDPS  Y10, Y8, Y8
+	VMULPS Y9, Y7, Y10
+	VADDPS Y10, Y8, Y8
 
+decoupled3:
 	// m = beta1·m + alpha1·g
-	VMULPS (DX)(DI*1), Y3, Y10
-	VMULPS Y8, Y4, Y11
+	VMULPS (BX)(R8*1), Y2, Y10
+	VMULPS Y8, Y3, Y11
 	VADDPS Y11, Y10, Y10
 
 	// store m
-	VMOVUPS Y10, (DX)(DI*1)
+	VMOVUPS Y10, (BX)(R8*1)
 
 	// d = g + beta1·m
-	VMULPS Y10, Y3, Y10
+	VMULPS Y10, Y2, Y10
 	VADDPS Y10, Y8, Y8
 
 	// u = k1·d
-	VMULPS Y8, Y5, Y8
+	VMULPS Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPS Y9, Y2, Y9
+	VMULPS Y9, Y1, Y9
 	VSUBPS Y8, Y9, Y8
 
 	// store p
-	VMOVUPS Y8, (AX)(DI*1)
-	ADDQ    $0x00000020, DI
+	VMOVUPS Y8, (CX)(R8*1)
+	ADDQ    $0x00000020, R8
 
 enterVector:
-	SUBQ  $0x00000008, BX
+	SUBQ  $0x00000008, SI
 	JGE   vector
-	ADDQ  $0x00000008, BX
-	TESTQ BX, BX
+	ADDQ  $0x00000008, SI
+	TESTQ SI, SI
 	JZ    done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), SI
-	SHLQ $0x02, BX
-	SUBQ BX, SI
+	LEAQ tailMask<>+32(SB), DI
+	SHLQ $0x02, SI
+	SUBQ SI, DI
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (SI), Y8
-	VMASKMOVPS (CX)(DI*1), Y8, Y8
+	VMOVUPS    (DI), Y8
+	VMASKMOVPS (DX)(R8*1), Y8, Y8
 	VMULPS     Y8, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y0, Y7, Y0
-	VMAXPS Y0, Y6, Y0
+	VMINPS Y0, Y6, Y0
+	VMAXPS Y0, Y5, Y0
+
+	// load p
+	VMOVUPS    (DI), Y5
+	VMASKMOVPS (CX)(R8*1), Y5, Y5
+	TESTQ      AX, AX
+	JZ         decoupled4
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS    (SI), Y6
-	VMASKMOVPS (AX)(DI*1), Y6, Y6
-	VMULPS     Y6, Y1, Y1
-	VADDPS     Y1, Y0, Y0
+	VMULPS Y5, Y7, Y6
+	VADDPS Y6, Y0, Y0
 
+decoupled4:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS (DX)(DI*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y4
-	VADDPS     Y4, Y1, Y1
+	VMOVUPS    (DI), Y6
+	VMASKMOVPS (BX)(R8*1), Y6, Y6
+	VMULPS     Y6, Y2, Y6
+	VMULPS     Y0, Y3, Y3
+	VADDPS     Y3, Y6, Y3
 
 	// store m
-	VMOVUPS    (SI), Y4
-	VMASKMOVPS Y1, Y4, (DX)(DI*1)
+	VMOVUPS    (DI), Y6
+	VMASKMOVPS Y3, Y6, (BX)(R8*1)
 
 	// d = g + beta1·m
-	VMULPS Y1, Y3, Y1
-	VADDPS Y1, Y0, Y0
+	VMULPS Y3, Y2, Y2
+	VADDPS Y2, Y0, Y0
 
 	// u = k1·d
-	VMULPS Y0, Y5, Y0
+	VMULPS Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y6, Y2, Y1
+	VMULPS Y5, Y1, Y1
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (SI), Y1
-	VMASKMOVPS Y0, Y1, (AX)(DI*1)
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (CX)(R8*1)
 
 done:
 	VZEROUPPER
@@ -1521,460 +1627,158 @@ TEXT ·adamF32AVX2(SB), NOSPLIT, $0-56
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// beta2
-	VBROADCASTSS 20(AX), Y5
+	VBROADCASTSS 20(AX), Y4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Y6
+	VBROADCASTSS 24(AX), Y5
 
 	// k1
-	VBROADCASTSS 28(AX), Y7
+	VBROADCASTSS 28(AX), Y6
 
 	// r
-	VBROADCASTSS 36(AX), Y8
+	VBROADCASTSS 36(AX), Y7
 
 	// eps
-	VBROADCASTSS 40(AX), Y9
+	VBROADCASTSS 40(AX), Y8
 
 	// lo
-	VBROADCASTSS 44(AX), Y10
-	MOVQ         p+8(FP), CX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         v+32(FP), SI
-	MOVQ         count+40(FP), DI
-	MOVQ         ahead+48(FP), R8
-	XORQ         R9, R9
+	VBROADCASTSS 44(AX), Y9
+
+	// hi
+	VBROADCASTSS 48(AX), Y10
+
+	// coupled = the bits of l2
+	MOVL 4(AX), CX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ v+32(FP), DI
+	MOVQ count+40(FP), R8
+	MOVQ ahead+48(FP), R9
+	XORQ R10, R10
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (DX)(R9*1), Y0, Y11
+	VMULPS (BX)(R10*1), Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
+	VMINPS Y11, Y10, Y11
+	VMAXPS Y11, Y9, Y11
+
+	// load p
+	VMOVUPS (DX)(R10*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R9*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R9*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (BX)(R9*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (SI)(R9*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (SI)(R9*1)
-
-	// u = k1·m
-	VMULPS Y13, Y7, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (CX)(R9*1)
-
-	// g = gs·g
-	VMULPS 32(DX)(R9*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS 32(CX)(R9*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPS 32(BX)(R9*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, 32(BX)(R9*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS 32(SI)(R9*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, 32(SI)(R9*1)
-
-	// u = k1·m
-	VMULPS Y13, Y7, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, 32(CX)(R9*1)
-	ADDQ    $0x00000040, R9
-	TESTQ   R8, R8
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ $0x00000010, DI
-	JGE  line
-	ADDQ $0x00000010, DI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPS (DX)(R9*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R9*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R9*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (BX)(R9*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (SI)(R9*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (SI)(R9*1)
-
-	// u = k1·m
-	VMULPS Y13, Y7, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (CX)(R9*1)
-	ADDQ    $0x00000020, R9
-
-enterVector:
-	SUBQ  $0x00000008, DI
-	JGE   vector
-	ADDQ  $0x00000008, DI
-	TESTQ DI, DI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x02, DI
-	SUBQ DI, R8
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (R8), Y11
-	VMASKMOVPS (DX)(R9*1), Y11, Y11
-	VMULPS     Y11, Y0, Y0
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y11
-	VMINPS       Y0, Y11, Y0
-	VMAXPS       Y0, Y10, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (R8), Y10
-	VMASKMOVPS (CX)(R9*1), Y10, Y10
-	VMULPS     Y10, Y1, Y1
-	VADDPS     Y1, Y0, Y0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS (BX)(R9*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y3
-	VADDPS     Y3, Y1, Y1
-
-	// store m
-	VMOVUPS    (R8), Y3
-	VMASKMOVPS Y1, Y3, (BX)(R9*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	// load v
-	VMOVUPS    (R8), Y3
-	VMASKMOVPS (SI)(R9*1), Y3, Y3
-	VMULPS     Y3, Y5, Y3
-	VMULPS     Y0, Y0, Y0
-	VMULPS     Y0, Y6, Y0
-	VADDPS     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R8), Y3
-	VMASKMOVPS Y0, Y3, (SI)(R9*1)
-
-	// u = k1·m
-	VMULPS Y1, Y7, Y1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y0, Y0
-	VMULPS  Y8, Y0, Y0
-	VADDPS  Y9, Y0, Y0
-	VDIVPS  Y0, Y1, Y0
-
-	// p = keep·p − u
-	VMULPS Y10, Y2, Y1
-	VSUBPS Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (CX)(R9*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adamAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·adamAMSGradF32AVX2(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// l2
-	VBROADCASTSS 4(AX), Y1
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
 
-	// keep
-	VBROADCASTSS 8(AX), Y2
-
-	// beta1
-	VBROADCASTSS 12(AX), Y3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y4
-
-	// beta2
-	VBROADCASTSS 20(AX), Y5
-
-	// alpha2
-	VBROADCASTSS 24(AX), Y6
-
-	// k1
-	VBROADCASTSS 28(AX), Y7
-
-	// r
-	VBROADCASTSS 36(AX), Y8
-
-	// eps
-	VBROADCASTSS 40(AX), Y9
-
-	// lo
-	VBROADCASTSS 44(AX), Y10
-	MOVQ         p+8(FP), CX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         v+32(FP), SI
-	MOVQ         x+40(FP), DI
-	MOVQ         count+48(FP), R8
-	MOVQ         ahead+56(FP), R9
-	XORQ         R10, R10
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R10*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
-
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R10*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
+	VMULPS (SI)(R10*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (BX)(R10*1)
+	VMOVUPS Y13, (SI)(R10*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (SI)(R10*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (DI)(R10*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R10*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (DI)(R10*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
 	VMOVUPS Y11, (DI)(R10*1)
 
 	// u = k1·m
-	VMULPS Y13, Y7, Y13
+	VMULPS Y13, Y6, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
+	VMULPS  Y7, Y11, Y11
+	VADDPS  Y8, Y11, Y11
 	VDIVPS  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (CX)(R10*1)
+	VMOVUPS Y11, (DX)(R10*1)
 
 	// g = gs·g
-	VMULPS 32(DX)(R10*1), Y0, Y11
+	VMULPS 32(BX)(R10*1), Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
+	VMINPS Y11, Y10, Y11
+	VMAXPS Y11, Y9, Y11
+
+	// load p
+	VMOVUPS 32(DX)(R10*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS 32(CX)(R10*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
 
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS 32(BX)(R10*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
+	VMULPS 32(SI)(R10*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, 32(BX)(R10*1)
+	VMOVUPS Y13, 32(SI)(R10*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS 32(SI)(R10*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS 32(DI)(R10*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, 32(SI)(R10*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS 32(DI)(R10*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
 	VMOVUPS Y11, 32(DI)(R10*1)
 
 	// u = k1·m
-	VMULPS Y13, Y7, Y13
+	VMULPS Y13, Y6, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
+	VMULPS  Y7, Y11, Y11
+	VADDPS  Y8, Y11, Y11
 	VDIVPS  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, 32(CX)(R10*1)
+	VMOVUPS Y11, 32(DX)(R10*1)
 	ADDQ    $0x00000040, R10
 	TESTQ   R9, R9
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (CX)(R9*1)
 	PREFETCHT1 (DX)(R9*1)
 	PREFETCHT1 (BX)(R9*1)
 	PREFETCHT1 (SI)(R9*1)
@@ -1991,62 +1795,56 @@ enter:
 
 vector:
 	// g = gs·g
-	VMULPS (DX)(R10*1), Y0, Y11
+	VMULPS (BX)(R10*1), Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
+	VMINPS Y11, Y10, Y11
+	VMAXPS Y11, Y9, Y11
+
+	// load p
+	VMOVUPS (DX)(R10*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled3
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (CX)(R10*1), Y12
-	VMULPS  Y12, Y1, Y13
-	VADDPS  Y13, Y11, Y11
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
 
+decoupled3:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R10*1), Y3, Y13
-	VMULPS Y11, Y4, Y14
+	VMULPS (SI)(R10*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
-	VMOVUPS Y13, (BX)(R10*1)
+	VMOVUPS Y13, (SI)(R10*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (SI)(R10*1), Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (DI)(R10*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
-	VMOVUPS Y11, (SI)(R10*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (DI)(R10*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
 	VMOVUPS Y11, (DI)(R10*1)
 
 	// u = k1·m
-	VMULPS Y13, Y7, Y13
+	VMULPS Y13, Y6, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
+	VMULPS  Y7, Y11, Y11
+	VADDPS  Y8, Y11, Y11
 	VDIVPS  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
-	VMOVUPS Y11, (CX)(R10*1)
+	VMOVUPS Y11, (DX)(R10*1)
 	ADDQ    $0x00000020, R10
 
 enterVector:
@@ -2065,75 +1863,421 @@ enterVector:
 	// g = gs·g
 	// load grad
 	VMOVUPS    (R9), Y11
-	VMASKMOVPS (DX)(R10*1), Y11, Y11
+	VMASKMOVPS (BX)(R10*1), Y11, Y11
 	VMULPS     Y11, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y11
-	VMINPS       Y0, Y11, Y0
-	VMAXPS       Y0, Y10, Y0
+	VMINPS Y0, Y10, Y0
+	VMAXPS Y0, Y9, Y0
+
+	// load p
+	VMOVUPS    (R9), Y9
+	VMASKMOVPS (DX)(R10*1), Y9, Y9
+	TESTQ      CX, CX
+	JZ         decoupled4
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS    (R9), Y10
-	VMASKMOVPS (CX)(R10*1), Y10, Y10
-	VMULPS     Y10, Y1, Y1
-	VADDPS     Y1, Y0, Y0
+	// l2
+	VBROADCASTSS 4(AX), Y10
+	VMULPS       Y9, Y10, Y10
+	VADDPS       Y10, Y0, Y0
 
+decoupled4:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS (BX)(R10*1), Y1, Y1
-	VMULPS     Y1, Y3, Y1
-	VMULPS     Y0, Y4, Y3
-	VADDPS     Y3, Y1, Y1
+	VMOVUPS    (R9), Y10
+	VMASKMOVPS (SI)(R10*1), Y10, Y10
+	VMULPS     Y10, Y2, Y2
+	VMULPS     Y0, Y3, Y3
+	VADDPS     Y3, Y2, Y2
 
 	// store m
 	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y1, Y3, (BX)(R10*1)
+	VMASKMOVPS Y2, Y3, (SI)(R10*1)
 
-	// v = beta2·v + alpha2·(g·g)
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	VMOVUPS    (R9), Y3
-	VMASKMOVPS (SI)(R10*1), Y3, Y3
-	VMULPS     Y3, Y5, Y3
-	VMULPS     Y0, Y0, Y0
-	VMULPS     Y0, Y6, Y0
+	VMASKMOVPS (DI)(R10*1), Y3, Y3
+	VMULPS     Y3, Y4, Y3
+	VMULPS     Y0, Y5, Y4
+	VMULPS     Y0, Y4, Y0
 	VADDPS     Y0, Y3, Y0
 
 	// store v
 	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y0, Y3, (SI)(R10*1)
+	VMASKMOVPS Y0, Y3, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPS Y2, Y6, Y2
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
+	VMULPS  Y7, Y0, Y0
+	VADDPS  Y8, Y0, Y0
+	VDIVPS  Y0, Y2, Y0
+
+	// p = keep·p − u
+	VMULPS Y9, Y1, Y1
+	VSUBPS Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R9), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R10*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adamAMSGradF32AVX2(SB), NOSPLIT, $0-64
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// keep
+	VBROADCASTSS 8(AX), Y1
+
+	// beta1
+	VBROADCASTSS 12(AX), Y2
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y3
+
+	// beta2
+	VBROADCASTSS 20(AX), Y4
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y5
+
+	// k1
+	VBROADCASTSS 28(AX), Y6
+
+	// r
+	VBROADCASTSS 36(AX), Y7
+
+	// eps
+	VBROADCASTSS 40(AX), Y8
+
+	// lo
+	VBROADCASTSS 44(AX), Y9
+
+	// hi
+	VBROADCASTSS 48(AX), Y10
+
+	// coupled = the bits of l2
+	MOVL 4(AX), CX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ v+32(FP), DI
+	MOVQ x+40(FP), R8
+	MOVQ count+48(FP), R9
+	MOVQ ahead+56(FP), R10
+	XORQ R11, R11
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPS (BX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y11, Y10, Y11
+	VMAXPS Y11, Y9, Y11
+
+	// load p
+	VMOVUPS (DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R11*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (DI)(R11*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS (DI)(R10*1), Y3, Y3
+	VMOVUPS (R8)(R11*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (R8)(R11*1)
+
+	// u = k1·m
+	VMULPS Y13, Y6, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y7, Y11, Y11
+	VADDPS  Y8, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y1, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (DX)(R11*1)
+
+	// g = gs·g
+	VMULPS 32(BX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y11, Y10, Y11
+	VMAXPS Y11, Y9, Y11
+
+	// load p
+	VMOVUPS 32(DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	VMULPS 32(SI)(R11*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, 32(SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS 32(DI)(R11*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, 32(DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS 32(R8)(R11*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, 32(R8)(R11*1)
+
+	// u = k1·m
+	VMULPS Y13, Y6, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y7, Y11, Y11
+	VADDPS  Y8, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y1, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, 32(DX)(R11*1)
+	ADDQ    $0x00000040, R11
+	TESTQ   R10, R10
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
+
+enter:
+	SUBQ $0x00000010, R9
+	JGE  line
+	ADDQ $0x00000010, R9
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPS (BX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y11, Y10, Y11
+	VMAXPS Y11, Y9, Y11
+
+	// load p
+	VMOVUPS (DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+decoupled3:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R11*1), Y2, Y13
+	VMULPS Y11, Y3, Y14
+	VADDPS Y14, Y13, Y13
+
+	// store m
+	VMOVUPS Y13, (SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (DI)(R11*1), Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
+	VADDPS Y11, Y14, Y11
+
+	// store v
+	VMOVUPS Y11, (DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (R8)(R11*1), Y14
+	VMAXPS  Y11, Y14, Y11
+	VCMPPS  $0x03, Y14, Y14, Y14
+	VORPS   Y14, Y11, Y11
+
+	// store x
+	VMOVUPS Y11, (R8)(R11*1)
+
+	// u = k1·m
+	VMULPS Y13, Y6, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y11, Y11
+	VMULPS  Y7, Y11, Y11
+	VADDPS  Y8, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y1, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	VMOVUPS Y11, (DX)(R11*1)
+	ADDQ    $0x00000020, R11
+
+enterVector:
+	SUBQ  $0x00000008, R9
+	JGE   vector
+	ADDQ  $0x00000008, R9
+	TESTQ R9, R9
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R10
+	SHLQ $0x02, R9
+	SUBQ R9, R10
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R10), Y11
+	VMASKMOVPS (BX)(R11*1), Y11, Y11
+	VMULPS     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y0, Y10, Y0
+	VMAXPS Y0, Y9, Y0
+
+	// load p
+	VMOVUPS    (R10), Y9
+	VMASKMOVPS (DX)(R11*1), Y9, Y9
+	TESTQ      CX, CX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y10
+	VMULPS       Y9, Y10, Y10
+	VADDPS       Y10, Y0, Y0
+
+decoupled4:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (SI)(R11*1), Y10, Y10
+	VMULPS     Y10, Y2, Y2
+	VMULPS     Y0, Y3, Y3
+	VADDPS     Y3, Y2, Y2
+
+	// store m
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS Y2, Y3, (SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	// load v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS (DI)(R11*1), Y3, Y3
+	VMULPS     Y3, Y4, Y3
+	VMULPS     Y0, Y5, Y4
+	VMULPS     Y0, Y4, Y0
+	VADDPS     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS Y0, Y3, (DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS (R8)(R11*1), Y3, Y3
 	VMAXPS     Y0, Y3, Y0
 	VCMPPS     $0x03, Y3, Y3, Y3
 	VORPS      Y3, Y0, Y0
 
 	// store x
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y0, Y3, (DI)(R10*1)
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS Y0, Y3, (R8)(R11*1)
 
 	// u = k1·m
-	VMULPS Y1, Y7, Y1
+	VMULPS Y2, Y6, Y2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
-	VMULPS  Y8, Y0, Y0
-	VADDPS  Y9, Y0, Y0
-	VDIVPS  Y0, Y1, Y0
+	VMULPS  Y7, Y0, Y0
+	VADDPS  Y8, Y0, Y0
+	VDIVPS  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPS Y10, Y2, Y1
+	VMULPS Y9, Y1, Y1
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPS Y0, Y1, (CX)(R10*1)
+	VMOVUPS    (R10), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R11*1)
 
 done:
 	VZEROUPPER
@@ -2816,1641 +2960,117 @@ TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-56
 	// gs
 	VBROADCASTSD (AX), Y0
 
-	// l2
-	VBROADCASTSD 8(AX), Y1
-
 	// keep
-	VBROADCASTSD 16(AX), Y2
+	VBROADCASTSD 16(AX), Y1
 
 	// beta1
-	VBROADCASTSD 24(AX), Y3
+	VBROADCASTSD 24(AX), Y2
 
 	// alpha1
-	VBROADCASTSD 32(AX), Y4
+	VBROADCASTSD 32(AX), Y3
 
 	// k1
-	VBROADCASTSD 56(AX), Y5
+	VBROADCASTSD 56(AX), Y4
 
 	// k2
-	VBROADCASTSD 64(AX), Y6
-
-	// lo
-	VBROADCASTSD 88(AX), Y7
-
-	// hi
-	VBROADCASTSD 96(AX), Y8
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         n+32(FP), BX
-	MOVQ         count+40(FP), SI
-	MOVQ         ahead+48(FP), DI
-	XORQ         R8, R8
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (CX)(R8*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y9, Y8, Y9
-	VMAXPD Y9, Y7, Y9
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R8*1), Y10
-	VMULPD  Y10, Y1, Y11
-	VADDPD  Y11, Y9, Y9
-
-	// m = beta1·m + alpha1·g
-	VMULPD (DX)(R8*1), Y3, Y11
-	VMULPD Y9, Y4, Y9
-	VADDPD Y9, Y11, Y9
-
-	// store m
-	VMOVUPD Y9, (DX)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y9, Y5, Y9
-	VMULPD (BX)(R8*1), Y6, Y11
-	VSUBPD Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPD Y10, Y2, Y10
-	VSUBPD Y9, Y10, Y9
-
-	// store p
-	VMOVUPD Y9, (AX)(R8*1)
-
-	// g = gs·g
-	VMULPD 32(CX)(R8*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y9, Y8, Y9
-	VMAXPD Y9, Y7, Y9
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(AX)(R8*1), Y10
-	VMULPD  Y10, Y1, Y11
-	VADDPD  Y11, Y9, Y9
-
-	// m = beta1·m + alpha1·g
-	VMULPD 32(DX)(R8*1), Y3, Y11
-	VMULPD Y9, Y4, Y9
-	VADDPD Y9, Y11, Y9
-
-	// store m
-	VMOVUPD Y9, 32(DX)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y9, Y5, Y9
-	VMULPD 32(BX)(R8*1), Y6, Y11
-	VSUBPD Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPD Y10, Y2, Y10
-	VSUBPD Y9, Y10, Y9
-
-	// store p
-	VMOVUPD Y9, 32(AX)(R8*1)
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ $0x00000008, SI
-	JGE  line
-	ADDQ $0x00000008, SI
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPD (CX)(R8*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y9, Y8, Y9
-	VMAXPD Y9, Y7, Y9
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R8*1), Y10
-	VMULPD  Y10, Y1, Y11
-	VADDPD  Y11, Y9, Y9
-
-	// m = beta1·m + alpha1·g
-	VMULPD (DX)(R8*1), Y3, Y11
-	VMULPD Y9, Y4, Y9
-	VADDPD Y9, Y11, Y9
-
-	// store m
-	VMOVUPD Y9, (DX)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y9, Y5, Y9
-	VMULPD (BX)(R8*1), Y6, Y11
-	VSUBPD Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPD Y10, Y2, Y10
-	VSUBPD Y9, Y10, Y9
-
-	// store p
-	VMOVUPD Y9, (AX)(R8*1)
-	ADDQ    $0x00000020, R8
-
-enterVector:
-	SUBQ  $0x00000004, SI
-	JGE   vector
-	ADDQ  $0x00000004, SI
-	TESTQ SI, SI
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x03, SI
-	SUBQ SI, DI
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (DI), Y9
-	VMASKMOVPD (CX)(R8*1), Y9, Y9
-	VMULPD     Y9, Y0, Y0
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y0, Y8, Y0
-	VMAXPD Y0, Y7, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (DI), Y7
-	VMASKMOVPD (AX)(R8*1), Y7, Y7
-	VMULPD     Y7, Y1, Y1
-	VADDPD     Y1, Y0, Y0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS    (DI), Y1
-	VMASKMOVPD (DX)(R8*1), Y1, Y1
-	VMULPD     Y1, Y3, Y1
-	VMULPD     Y0, Y4, Y0
-	VADDPD     Y0, Y1, Y0
-
-	// store m
-	VMOVUPS    (DI), Y1
-	VMASKMOVPD Y0, Y1, (DX)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y0, Y5, Y0
-
-	// load n
-	VMOVUPS    (DI), Y1
-	VMASKMOVPD (BX)(R8*1), Y1, Y1
-	VMULPD     Y1, Y6, Y1
-	VSUBPD     Y1, Y0, Y0
-
-	// p = keep·p − u
-	VMULPD Y7, Y2, Y1
-	VSUBPD Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPD Y0, Y1, (AX)(R8*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Y0
-
-	// l2
-	VBROADCASTSD 8(AX), Y1
-
-	// keep
-	VBROADCASTSD 16(AX), Y2
-
-	// beta1
-	VBROADCASTSD 24(AX), Y3
-
-	// alpha1
-	VBROADCASTSD 32(AX), Y4
-
-	// beta2
-	VBROADCASTSD 40(AX), Y5
-
-	// alpha2
-	VBROADCASTSD 48(AX), Y6
-
-	// k1
-	VBROADCASTSD 56(AX), Y7
-
-	// k2
-	VBROADCASTSD 64(AX), Y8
-
-	// r
-	VBROADCASTSD 72(AX), Y9
-
-	// eps
-	VBROADCASTSD 80(AX), Y10
-	MOVQ         p+8(FP), CX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         count+48(FP), R8
-	MOVQ         ahead+56(FP), R9
-	XORQ         R10, R10
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (CX)(R10*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R10*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (BX)(R10*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (DI)(R10*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD (SI)(R10*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (CX)(R10*1)
-
-	// g = gs·g
-	VMULPD 32(DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(CX)(R10*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPD 32(BX)(R10*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(BX)(R10*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD 32(DI)(R10*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD 32(SI)(R10*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(CX)(R10*1)
-	ADDQ    $0x00000040, R10
-	TESTQ   R9, R9
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
-	SUBQ $0x00000008, R8
-	JGE  line
-	ADDQ $0x00000008, R8
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPD (DX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (CX)(R10*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R10*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (BX)(R10*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (DI)(R10*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD (SI)(R10*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (CX)(R10*1)
-	ADDQ    $0x00000020, R10
-
-enterVector:
-	SUBQ  $0x00000004, R8
-	JGE   vector
-	ADDQ  $0x00000004, R8
-	TESTQ R8, R8
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
-	SHLQ $0x03, R8
-	SUBQ R8, R9
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (R9), Y11
-	VMASKMOVPD (DX)(R10*1), Y11, Y11
-	VMULPD     Y11, Y0, Y0
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y11
-
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y0, Y12, Y0
-	VMAXPD       Y0, Y11, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (R9), Y11
-	VMASKMOVPD (CX)(R10*1), Y11, Y11
-	VMULPD     Y11, Y1, Y1
-	VADDPD     Y1, Y0, Y0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPD (BX)(R10*1), Y1, Y1
-	VMULPD     Y1, Y3, Y1
-	VMULPD     Y0, Y4, Y3
-	VADDPD     Y3, Y1, Y1
-
-	// store m
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y1, Y3, (BX)(R10*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	// load v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD (DI)(R10*1), Y3, Y3
-	VMULPD     Y3, Y5, Y3
-	VMULPD     Y0, Y0, Y0
-	VMULPD     Y0, Y6, Y0
-	VADDPD     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y0, Y3, (DI)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y1, Y7, Y1
-
-	// load n
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD (SI)(R10*1), Y3, Y3
-	VMULPD     Y3, Y8, Y3
-	VSUBPD     Y3, Y1, Y1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y0, Y0
-	VMULPD  Y9, Y0, Y0
-	VADDPD  Y10, Y0, Y0
-	VDIVPD  Y0, Y1, Y0
-
-	// p = keep·p − u
-	VMULPD Y11, Y2, Y1
-	VSUBPD Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPD Y0, Y1, (CX)(R10*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-72
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Y0
-
-	// l2
-	VBROADCASTSD 8(AX), Y1
-
-	// keep
-	VBROADCASTSD 16(AX), Y2
-
-	// beta1
-	VBROADCASTSD 24(AX), Y3
-
-	// alpha1
-	VBROADCASTSD 32(AX), Y4
-
-	// beta2
-	VBROADCASTSD 40(AX), Y5
-
-	// alpha2
-	VBROADCASTSD 48(AX), Y6
-
-	// k1
-	VBROADCASTSD 56(AX), Y7
-
-	// k2
-	VBROADCASTSD 64(AX), Y8
-
-	// r
-	VBROADCASTSD 72(AX), Y9
-
-	// eps
-	VBROADCASTSD 80(AX), Y10
-	MOVQ         p+8(FP), CX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         x+48(FP), R8
-	MOVQ         count+56(FP), R9
-	MOVQ         ahead+64(FP), R10
-	XORQ         R11, R11
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (DX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (CX)(R11*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R11*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (BX)(R11*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (DI)(R11*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (R8)(R11*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, (R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD (SI)(R11*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (CX)(R11*1)
-
-	// g = gs·g
-	VMULPD 32(DX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(CX)(R11*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPD 32(BX)(R11*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(BX)(R11*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD 32(DI)(R11*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD 32(R8)(R11*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, 32(R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD 32(SI)(R11*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(CX)(R11*1)
-	ADDQ    $0x00000040, R11
-	TESTQ   R10, R10
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(R10*1)
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
-
-enter:
-	SUBQ $0x00000008, R9
-	JGE  line
-	ADDQ $0x00000008, R9
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPD (DX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y12
-
-	// hi
-	VBROADCASTSD 96(AX), Y13
-	VMINPD       Y11, Y13, Y11
-	VMAXPD       Y11, Y12, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (CX)(R11*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R11*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (BX)(R11*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (DI)(R11*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (R8)(R11*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, (R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y7, Y13
-	VMULPD (SI)(R11*1), Y8, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y9, Y11, Y11
-	VADDPD  Y10, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (CX)(R11*1)
-	ADDQ    $0x00000020, R11
-
-enterVector:
-	SUBQ  $0x00000004, R9
-	JGE   vector
-	ADDQ  $0x00000004, R9
-	TESTQ R9, R9
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R10
-	SHLQ $0x03, R9
-	SUBQ R9, R10
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (R10), Y11
-	VMASKMOVPD (DX)(R11*1), Y11, Y11
-	VMULPD     Y11, Y0, Y0
-
-	// g = max(min(g, hi), lo)
-	// lo
-	VBROADCASTSD 88(AX), Y11
-
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y0, Y12, Y0
-	VMAXPD       Y0, Y11, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (R10), Y11
-	VMASKMOVPD (CX)(R11*1), Y11, Y11
-	VMULPD     Y11, Y1, Y1
-	VADDPD     Y1, Y0, Y0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS    (R10), Y1
-	VMASKMOVPD (BX)(R11*1), Y1, Y1
-	VMULPD     Y1, Y3, Y1
-	VMULPD     Y0, Y4, Y3
-	VADDPD     Y3, Y1, Y1
-
-	// store m
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD Y1, Y3, (BX)(R11*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	// load v
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD (DI)(R11*1), Y3, Y3
-	VMULPD     Y3, Y5, Y3
-	VMULPD     Y0, Y0, Y0
-	VMULPD     Y0, Y6, Y0
-	VADDPD     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD Y0, Y3, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD (R8)(R11*1), Y3, Y3
-	VMAXPD     Y0, Y3, Y0
-	VCMPPD     $0x03, Y3, Y3, Y3
-	VORPD      Y3, Y0, Y0
-
-	// store x
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD Y0, Y3, (R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y1, Y7, Y1
-
-	// load n
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD (SI)(R11*1), Y3, Y3
-	VMULPD     Y3, Y8, Y3
-	VSUBPD     Y3, Y1, Y1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y0, Y0
-	VMULPD  Y9, Y0, Y0
-	VADDPD  Y10, Y0, Y0
-	VDIVPD  Y0, Y1, Y0
-
-	// p = keep·p − u
-	VMULPD Y11, Y2, Y1
-	VSUBPD Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (R10), Y1
-	VMASKMOVPD Y0, Y1, (CX)(R11*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func sgdF64AVX2(c *float64, p *float64, grad *float64, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·sgdF64AVX2(SB), NOSPLIT, $0-40
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Y0
-
-	// l2
-	VBROADCASTSD 8(AX), Y1
-
-	// keep
-	VBROADCASTSD 16(AX), Y2
-
-	// k1
-	VBROADCASTSD 56(AX), Y3
-
-	// lo
-	VBROADCASTSD 88(AX), Y4
-
-	// hi
-	VBROADCASTSD 96(AX), Y5
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         count+24(FP), DX
-	MOVQ         ahead+32(FP), BX
-	XORQ         SI, SI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (CX)(SI*1), Y0, Y6
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y6, Y5, Y6
-	VMAXPD Y6, Y4, Y6
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(SI*1), Y7
-	VMULPD  Y7, Y1, Y8
-	VADDPD  Y8, Y6, Y6
-
-	// u = k1·g
-	VMULPD Y6, Y3, Y6
-
-	// p = keep·p − u
-	VMULPD Y7, Y2, Y7
-	VSUBPD Y6, Y7, Y6
-
-	// store p
-	VMOVUPD Y6, (AX)(SI*1)
-
-	// g = gs·g
-	VMULPD 32(CX)(SI*1), Y0, Y6
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y6, Y5, Y6
-	VMAXPD Y6, Y4, Y6
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(AX)(SI*1), Y7
-	VMULPD  Y7, Y1, Y8
-	VADDPD  Y8, Y6, Y6
-
-	// u = k1·g
-	VMULPD Y6, Y3, Y6
-
-	// p = keep·p − u
-	VMULPD Y7, Y2, Y7
-	VSUBPD Y6, Y7, Y6
-
-	// store p
-	VMOVUPD Y6, 32(AX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   BX, BX
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	PREFETCHT1 (CX)(BX*1)
-	ADDQ       $0x00000040, BX
-
-enter:
-	SUBQ $0x00000008, DX
-	JGE  line
-	ADDQ $0x00000008, DX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPD (CX)(SI*1), Y0, Y6
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y6, Y5, Y6
-	VMAXPD Y6, Y4, Y6
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(SI*1), Y7
-	VMULPD  Y7, Y1, Y8
-	VADDPD  Y8, Y6, Y6
-
-	// u = k1·g
-	VMULPD Y6, Y3, Y6
-
-	// p = keep·p − u
-	VMULPD Y7, Y2, Y7
-	VSUBPD Y6, Y7, Y6
-
-	// store p
-	VMOVUPD Y6, (AX)(SI*1)
-	ADDQ    $0x00000020, SI
-
-enterVector:
-	SUBQ  $0x00000004, DX
-	JGE   vector
-	ADDQ  $0x00000004, DX
-	TESTQ DX, DX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), BX
-	SHLQ $0x03, DX
-	SUBQ DX, BX
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (BX), Y6
-	VMASKMOVPD (CX)(SI*1), Y6, Y6
-	VMULPD     Y6, Y0, Y0
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y0, Y5, Y0
-	VMAXPD Y0, Y4, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (BX), Y4
-	VMASKMOVPD (AX)(SI*1), Y4, Y4
-	VMULPD     Y4, Y1, Y1
-	VADDPD     Y1, Y0, Y0
-
-	// u = k1·g
-	VMULPD Y0, Y3, Y0
-
-	// p = keep·p − u
-	VMULPD Y4, Y2, Y1
-	VSUBPD Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (BX), Y1
-	VMASKMOVPD Y0, Y1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func sgdMomentumF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·sgdMomentumF64AVX2(SB), NOSPLIT, $0-48
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Y0
-
-	// l2
-	VBROADCASTSD 8(AX), Y1
-
-	// keep
-	VBROADCASTSD 16(AX), Y2
-
-	// beta1
-	VBROADCASTSD 24(AX), Y3
-
-	// alpha1
-	VBROADCASTSD 32(AX), Y4
-
-	// k1
-	VBROADCASTSD 56(AX), Y5
+	VBROADCASTSD 64(AX), Y5
 
 	// lo
 	VBROADCASTSD 88(AX), Y6
 
 	// hi
 	VBROADCASTSD 96(AX), Y7
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         count+32(FP), BX
-	MOVQ         ahead+40(FP), SI
-	XORQ         DI, DI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (CX)(DI*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y8, Y7, Y8
-	VMAXPD Y8, Y6, Y8
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(DI*1), Y9
-	VMULPD  Y9, Y1, Y10
-	VADDPD  Y10, Y8, Y8
-
-	// m = beta1·m + alpha1·g
-	VMULPD (DX)(DI*1), Y3, Y10
-	VMULPD Y8, Y4, Y8
-	VADDPD Y8, Y10, Y8
-
-	// store m
-	VMOVUPD Y8, (DX)(DI*1)
-
-	// u = k1·m
-	VMULPD Y8, Y5, Y8
-
-	// p = keep·p − u
-	VMULPD Y9, Y2, Y9
-	VSUBPD Y8, Y9, Y8
-
-	// store p
-	VMOVUPD Y8, (AX)(DI*1)
-
-	// g = gs·g
-	VMULPD 32(CX)(DI*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y8, Y7, Y8
-	VMAXPD Y8, Y6, Y8
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(AX)(DI*1), Y9
-	VMULPD  Y9, Y1, Y10
-	VADDPD  Y10, Y8, Y8
-
-	// m = beta1·m + alpha1·g
-	VMULPD 32(DX)(DI*1), Y3, Y10
-	VMULPD Y8, Y4, Y8
-	VADDPD Y8, Y10, Y8
-
-	// store m
-	VMOVUPD Y8, 32(DX)(DI*1)
-
-	// u = k1·m
-	VMULPD Y8, Y5, Y8
-
-	// p = keep·p − u
-	VMULPD Y9, Y2, Y9
-	VSUBPD Y8, Y9, Y8
-
-	// store p
-	VMOVUPD Y8, 32(AX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   SI, SI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (CX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
-
-enter:
-	SUBQ $0x00000008, BX
-	JGE  line
-	ADDQ $0x00000008, BX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPD (CX)(DI*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y8, Y7, Y8
-	VMAXPD Y8, Y6, Y8
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(DI*1), Y9
-	VMULPD  Y9, Y1, Y10
-	VADDPD  Y10, Y8, Y8
-
-	// m = beta1·m + alpha1·g
-	VMULPD (DX)(DI*1), Y3, Y10
-	VMULPD Y8, Y4, Y8
-	VADDPD Y8, Y10, Y8
-
-	// store m
-	VMOVUPD Y8, (DX)(DI*1)
-
-	// u = k1·m
-	VMULPD Y8, Y5, Y8
-
-	// p = keep·p − u
-	VMULPD Y9, Y2, Y9
-	VSUBPD Y8, Y9, Y8
-
-	// store p
-	VMOVUPD Y8, (AX)(DI*1)
-	ADDQ    $0x00000020, DI
-
-enterVector:
-	SUBQ  $0x00000004, BX
-	JGE   vector
-	ADDQ  $0x00000004, BX
-	TESTQ BX, BX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), SI
-	SHLQ $0x03, BX
-	SUBQ BX, SI
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (SI), Y8
-	VMASKMOVPD (CX)(DI*1), Y8, Y8
-	VMULPD     Y8, Y0, Y0
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y0, Y7, Y0
-	VMAXPD Y0, Y6, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (SI), Y6
-	VMASKMOVPD (AX)(DI*1), Y6, Y6
-	VMULPD     Y6, Y1, Y1
-	VADDPD     Y1, Y0, Y0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPD (DX)(DI*1), Y1, Y1
-	VMULPD     Y1, Y3, Y1
-	VMULPD     Y0, Y4, Y0
-	VADDPD     Y0, Y1, Y0
-
-	// store m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPD Y0, Y1, (DX)(DI*1)
-
-	// u = k1·m
-	VMULPD Y0, Y5, Y0
-
-	// p = keep·p − u
-	VMULPD Y6, Y2, Y1
-	VSUBPD Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (SI), Y1
-	VMASKMOVPD Y0, Y1, (AX)(DI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func sgdNesterovF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·sgdNesterovF64AVX2(SB), NOSPLIT, $0-48
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Y0
 
 	// l2
-	VBROADCASTSD 8(AX), Y1
+	VBROADCASTSD 8(AX), Y8
 
-	// keep
-	VBROADCASTSD 16(AX), Y2
-
-	// beta1
-	VBROADCASTSD 24(AX), Y3
-
-	// alpha1
-	VBROADCASTSD 32(AX), Y4
-
-	// k1
-	VBROADCASTSD 56(AX), Y5
-
-	// lo
-	VBROADCASTSD 88(AX), Y6
-
-	// hi
-	VBROADCASTSD 96(AX), Y7
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), CX
-	MOVQ         m+24(FP), DX
-	MOVQ         count+32(FP), BX
-	MOVQ         ahead+40(FP), SI
-	XORQ         DI, DI
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ n+32(FP), SI
+	MOVQ count+40(FP), DI
+	MOVQ ahead+48(FP), R8
+	XORQ R9, R9
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPD (CX)(DI*1), Y0, Y8
+	VMULPD (DX)(R9*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
-	VMINPD Y8, Y7, Y8
-	VMAXPD Y8, Y6, Y8
+	VMINPD Y9, Y7, Y9
+	VMAXPD Y9, Y6, Y9
+
+	// load p
+	VMOVUPD (CX)(R9*1), Y10
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(DI*1), Y9
-	VMULPD  Y9, Y1, Y10
-	VADDPD  Y10, Y8, Y8
+	VMULPD Y10, Y8, Y11
+	VADDPD Y11, Y9, Y9
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPD (DX)(DI*1), Y3, Y10
-	VMULPD Y8, Y4, Y11
-	VADDPD Y11, Y10, Y10
+	VMULPD (BX)(R9*1), Y2, Y11
+	VMULPD Y9, Y3, Y9
+	VADDPD Y9, Y11, Y9
 
 	// store m
-	VMOVUPD Y10, (DX)(DI*1)
+	VMOVUPD Y9, (BX)(R9*1)
 
-	// d = g + beta1·m
-	VMULPD Y10, Y3, Y10
-	VADDPD Y10, Y8, Y8
-
-	// u = k1·d
-	VMULPD Y8, Y5, Y8
+	// u = k1·m − k2·n
+	VMULPD Y9, Y4, Y9
+	VMULPD (SI)(R9*1), Y5, Y11
+	VSUBPD Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPD Y9, Y2, Y9
-	VSUBPD Y8, Y9, Y8
+	VMULPD Y10, Y1, Y10
+	VSUBPD Y9, Y10, Y9
 
 	// store p
-	VMOVUPD Y8, (AX)(DI*1)
+	VMOVUPD Y9, (CX)(R9*1)
 
 	// g = gs·g
-	VMULPD 32(CX)(DI*1), Y0, Y8
+	VMULPD 32(DX)(R9*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
-	VMINPD Y8, Y7, Y8
-	VMAXPD Y8, Y6, Y8
+	VMINPD Y9, Y7, Y9
+	VMAXPD Y9, Y6, Y9
+
+	// load p
+	VMOVUPD 32(CX)(R9*1), Y10
+	TESTQ   AX, AX
+	JZ      decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD 32(AX)(DI*1), Y9
-	VMULPD  Y9, Y1, Y10
-	VADDPD  Y10, Y8, Y8
+	VMULPD Y10, Y8, Y11
+	VADDPD Y11, Y9, Y9
 
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPD 32(DX)(DI*1), Y3, Y10
-	VMULPD Y8, Y4, Y11
-	VADDPD Y11, Y10, Y10
+	VMULPD 32(BX)(R9*1), Y2, Y11
+	VMULPD Y9, Y3, Y9
+	VADDPD Y9, Y11, Y9
 
 	// store m
-	VMOVUPD Y10, 32(DX)(DI*1)
+	VMOVUPD Y9, 32(BX)(R9*1)
 
-	// d = g + beta1·m
-	VMULPD Y10, Y3, Y10
-	VADDPD Y10, Y8, Y8
-
-	// u = k1·d
-	VMULPD Y8, Y5, Y8
+	// u = k1·m − k2·n
+	VMULPD Y9, Y4, Y9
+	VMULPD 32(SI)(R9*1), Y5, Y11
+	VSUBPD Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPD Y9, Y2, Y9
-	VSUBPD Y8, Y9, Y8
+	VMULPD Y10, Y1, Y10
+	VSUBPD Y9, Y10, Y9
 
 	// store p
-	VMOVUPD Y8, 32(AX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   SI, SI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (CX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
-
-enter:
-	SUBQ $0x00000008, BX
-	JGE  line
-	ADDQ $0x00000008, BX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPD (CX)(DI*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y8, Y7, Y8
-	VMAXPD Y8, Y6, Y8
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(DI*1), Y9
-	VMULPD  Y9, Y1, Y10
-	VADDPD  Y10, Y8, Y8
-
-	// m = beta1·m + alpha1·g
-	VMULPD (DX)(DI*1), Y3, Y10
-	VMULPD Y8, Y4, Y11
-	VADDPD Y11, Y10, Y10
-
-	// store m
-	VMOVUPD Y10, (DX)(DI*1)
-
-	// d = g + beta1·m
-	VMULPD Y10, Y3, Y10
-	VADDPD Y10, Y8, Y8
-
-	// u = k1·d
-	VMULPD Y8, Y5, Y8
-
-	// p = keep·p − u
-	VMULPD Y9, Y2, Y9
-	VSUBPD Y8, Y9, Y8
-
-	// store p
-	VMOVUPD Y8, (AX)(DI*1)
-	ADDQ    $0x00000020, DI
-
-enterVector:
-	SUBQ  $0x00000004, BX
-	JGE   vector
-	ADDQ  $0x00000004, BX
-	TESTQ BX, BX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), SI
-	SHLQ $0x03, BX
-	SUBQ BX, SI
-
-	// g = gs·g
-	// load grad
-	VMOVUPS    (SI), Y8
-	VMASKMOVPD (CX)(DI*1), Y8, Y8
-	VMULPD     Y8, Y0, Y0
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y0, Y7, Y0
-	VMAXPD Y0, Y6, Y0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS    (SI), Y6
-	VMASKMOVPD (AX)(DI*1), Y6, Y6
-	VMULPD     Y6, Y1, Y1
-	VADDPD     Y1, Y0, Y0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS    (SI), Y1
-	VMASKMOVPD (DX)(DI*1), Y1, Y1
-	VMULPD     Y1, Y3, Y1
-	VMULPD     Y0, Y4, Y4
-	VADDPD     Y4, Y1, Y1
-
-	// store m
-	VMOVUPS    (SI), Y4
-	VMASKMOVPD Y1, Y4, (DX)(DI*1)
-
-	// d = g + beta1·m
-	VMULPD Y1, Y3, Y1
-	VADDPD Y1, Y0, Y0
-
-	// u = k1·d
-	VMULPD Y0, Y5, Y0
-
-	// p = keep·p − u
-	VMULPD Y6, Y2, Y1
-	VSUBPD Y0, Y1, Y0
-
-	// store p
-	VMOVUPS    (SI), Y1
-	VMASKMOVPD Y0, Y1, (AX)(DI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adamF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·adamF64AVX2(SB), NOSPLIT, $0-56
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Y0
-
-	// l2
-	VBROADCASTSD 8(AX), Y1
-
-	// keep
-	VBROADCASTSD 16(AX), Y2
-
-	// beta1
-	VBROADCASTSD 24(AX), Y3
-
-	// alpha1
-	VBROADCASTSD 32(AX), Y4
-
-	// beta2
-	VBROADCASTSD 40(AX), Y5
-
-	// alpha2
-	VBROADCASTSD 48(AX), Y6
-
-	// k1
-	VBROADCASTSD 56(AX), Y7
-
-	// r
-	VBROADCASTSD 72(AX), Y8
-
-	// eps
-	VBROADCASTSD 80(AX), Y9
-
-	// lo
-	VBROADCASTSD 88(AX), Y10
-	MOVQ         p+8(FP), CX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         v+32(FP), SI
-	MOVQ         count+40(FP), DI
-	MOVQ         ahead+48(FP), R8
-	XORQ         R9, R9
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (DX)(R9*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (CX)(R9*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R9*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (BX)(R9*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (SI)(R9*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (SI)(R9*1)
-
-	// u = k1·m
-	VMULPD Y13, Y7, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (CX)(R9*1)
-
-	// g = gs·g
-	VMULPD 32(DX)(R9*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD 32(CX)(R9*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
-
-	// m = beta1·m + alpha1·g
-	VMULPD 32(BX)(R9*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(BX)(R9*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD 32(SI)(R9*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(SI)(R9*1)
-
-	// u = k1·m
-	VMULPD Y13, Y7, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(CX)(R9*1)
+	VMOVUPD Y9, 32(CX)(R9*1)
 	ADDQ    $0x00000040, R9
 	TESTQ   R8, R8
 	JZ      enter
@@ -4472,52 +3092,41 @@ enter:
 
 vector:
 	// g = gs·g
-	VMULPD (DX)(R9*1), Y0, Y11
+	VMULPD (DX)(R9*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
+	VMINPD Y9, Y7, Y9
+	VMAXPD Y9, Y6, Y9
+
+	// load p
+	VMOVUPD (CX)(R9*1), Y10
+	TESTQ   AX, AX
+	JZ      decoupled3
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD (CX)(R9*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
+	VMULPD Y10, Y8, Y11
+	VADDPD Y11, Y9, Y9
 
+decoupled3:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R9*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
-	VADDPD Y14, Y13, Y13
+	VMULPD (BX)(R9*1), Y2, Y11
+	VMULPD Y9, Y3, Y9
+	VADDPD Y9, Y11, Y9
 
 	// store m
-	VMOVUPD Y13, (BX)(R9*1)
+	VMOVUPD Y9, (BX)(R9*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (SI)(R9*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (SI)(R9*1)
-
-	// u = k1·m
-	VMULPD Y13, Y7, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
+	// u = k1·m − k2·n
+	VMULPD Y9, Y4, Y9
+	VMULPD (SI)(R9*1), Y5, Y11
+	VSUBPD Y11, Y9, Y9
 
 	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
-	VSUBPD Y11, Y12, Y11
+	VMULPD Y10, Y1, Y10
+	VSUBPD Y9, Y10, Y9
 
 	// store p
-	VMOVUPD Y11, (CX)(R9*1)
+	VMOVUPD Y9, (CX)(R9*1)
 	ADDQ    $0x00000020, R9
 
 enterVector:
@@ -4535,59 +3144,48 @@ enterVector:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R8), Y11
-	VMASKMOVPD (DX)(R9*1), Y11, Y11
-	VMULPD     Y11, Y0, Y0
+	VMOVUPS    (R8), Y9
+	VMASKMOVPD (DX)(R9*1), Y9, Y9
+	VMULPD     Y9, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y11
-	VMINPD       Y0, Y11, Y0
-	VMAXPD       Y0, Y10, Y0
+	VMINPD Y0, Y7, Y0
+	VMAXPD Y0, Y6, Y0
+
+	// load p
+	VMOVUPS    (R8), Y6
+	VMASKMOVPD (CX)(R9*1), Y6, Y6
+	TESTQ      AX, AX
+	JZ         decoupled4
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS    (R8), Y10
-	VMASKMOVPD (CX)(R9*1), Y10, Y10
-	VMULPD     Y10, Y1, Y1
-	VADDPD     Y1, Y0, Y0
+	VMULPD Y6, Y8, Y7
+	VADDPD Y7, Y0, Y0
 
+decoupled4:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R8), Y1
-	VMASKMOVPD (BX)(R9*1), Y1, Y1
-	VMULPD     Y1, Y3, Y1
-	VMULPD     Y0, Y4, Y3
-	VADDPD     Y3, Y1, Y1
+	VMOVUPS    (R8), Y7
+	VMASKMOVPD (BX)(R9*1), Y7, Y7
+	VMULPD     Y7, Y2, Y2
+	VMULPD     Y0, Y3, Y0
+	VADDPD     Y0, Y2, Y0
 
 	// store m
-	VMOVUPS    (R8), Y3
-	VMASKMOVPD Y1, Y3, (BX)(R9*1)
+	VMOVUPS    (R8), Y2
+	VMASKMOVPD Y0, Y2, (BX)(R9*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	// load v
-	VMOVUPS    (R8), Y3
-	VMASKMOVPD (SI)(R9*1), Y3, Y3
-	VMULPD     Y3, Y5, Y3
-	VMULPD     Y0, Y0, Y0
-	VMULPD     Y0, Y6, Y0
-	VADDPD     Y0, Y3, Y0
+	// u = k1·m − k2·n
+	VMULPD Y0, Y4, Y0
 
-	// store v
-	VMOVUPS    (R8), Y3
-	VMASKMOVPD Y0, Y3, (SI)(R9*1)
-
-	// u = k1·m
-	VMULPD Y1, Y7, Y1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y0, Y0
-	VMULPD  Y8, Y0, Y0
-	VADDPD  Y9, Y0, Y0
-	VDIVPD  Y0, Y1, Y0
+	// load n
+	VMOVUPS    (R8), Y2
+	VMASKMOVPD (SI)(R9*1), Y2, Y2
+	VMULPD     Y2, Y5, Y2
+	VSUBPD     Y2, Y0, Y0
 
 	// p = keep·p − u
-	VMULPD Y10, Y2, Y1
+	VMULPD Y6, Y1, Y1
 	VSUBPD Y0, Y1, Y0
 
 	// store p
@@ -4598,34 +3196,34 @@ done:
 	VZEROUPPER
 	RET
 
-// func adamAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
+// func adapnmF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int, ahead int)
 // Requires: AVX, MMX+
-TEXT ·adamAMSGradF64AVX2(SB), NOSPLIT, $0-64
+TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-64
 	MOVQ c+0(FP), AX
 
 	// gs
 	VBROADCASTSD (AX), Y0
 
-	// l2
-	VBROADCASTSD 8(AX), Y1
-
 	// keep
-	VBROADCASTSD 16(AX), Y2
+	VBROADCASTSD 16(AX), Y1
 
 	// beta1
-	VBROADCASTSD 24(AX), Y3
+	VBROADCASTSD 24(AX), Y2
 
 	// alpha1
-	VBROADCASTSD 32(AX), Y4
+	VBROADCASTSD 32(AX), Y3
 
 	// beta2
-	VBROADCASTSD 40(AX), Y5
+	VBROADCASTSD 40(AX), Y4
 
 	// alpha2
-	VBROADCASTSD 48(AX), Y6
+	VBROADCASTSD 48(AX), Y5
 
 	// k1
-	VBROADCASTSD 56(AX), Y7
+	VBROADCASTSD 56(AX), Y6
+
+	// k2
+	VBROADCASTSD 64(AX), Y7
 
 	// r
 	VBROADCASTSD 72(AX), Y8
@@ -4635,21 +3233,24 @@ TEXT ·adamAMSGradF64AVX2(SB), NOSPLIT, $0-64
 
 	// lo
 	VBROADCASTSD 88(AX), Y10
-	MOVQ         p+8(FP), CX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         v+32(FP), SI
-	MOVQ         x+40(FP), DI
-	MOVQ         count+48(FP), R8
-	MOVQ         ahead+56(FP), R9
-	XORQ         R10, R10
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), CX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ v+40(FP), R8
+	MOVQ count+48(FP), R9
+	MOVQ ahead+56(FP), R10
+	XORQ R11, R11
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPD (DX)(R10*1), Y0, Y11
+	VMULPD (BX)(R11*1), Y0, Y11
 
 	// g = max(min(g, hi), lo)
 	// hi
@@ -4657,118 +3258,1465 @@ line:
 	VMINPD       Y11, Y12, Y11
 	VMAXPD       Y11, Y10, Y11
 
-	// g = g + l2·p
 	// load p
-	VMOVUPD (CX)(R10*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
+	VMOVUPD (DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled1
 
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R10*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
+	VMULPD (SI)(R11*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, (BX)(R10*1)
+	VMOVUPD Y13, (SI)(R11*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (SI)(R10*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (R8)(R11*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, (SI)(R10*1)
+	VMOVUPD Y11, (R8)(R11*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y6, Y13
+	VMULPD (DI)(R11*1), Y7, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y1, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (DX)(R11*1)
+
+	// g = gs·g
+	VMULPD 32(BX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// load p
+	VMOVUPD 32(DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	VMULPD 32(SI)(R11*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD 32(R8)(R11*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(R8)(R11*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y6, Y13
+	VMULPD 32(DI)(R11*1), Y7, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y1, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(DX)(R11*1)
+	ADDQ    $0x00000040, R11
+	TESTQ   R10, R10
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
+
+enter:
+	SUBQ $0x00000008, R9
+	JGE  line
+	ADDQ $0x00000008, R9
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (BX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// load p
+	VMOVUPD (DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled3:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R11*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (R8)(R11*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (R8)(R11*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y6, Y13
+	VMULPD (DI)(R11*1), Y7, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y1, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (DX)(R11*1)
+	ADDQ    $0x00000020, R11
+
+enterVector:
+	SUBQ  $0x00000004, R9
+	JGE   vector
+	ADDQ  $0x00000004, R9
+	TESTQ R9, R9
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R10
+	SHLQ $0x03, R9
+	SUBQ R9, R10
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R10), Y11
+	VMASKMOVPD (BX)(R11*1), Y11, Y11
+	VMULPD     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y11
+	VMINPD       Y0, Y11, Y0
+	VMAXPD       Y0, Y10, Y0
+
+	// load p
+	VMOVUPS    (R10), Y10
+	VMASKMOVPD (DX)(R11*1), Y10, Y10
+	TESTQ      CX, CX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y11
+	VMULPD       Y10, Y11, Y11
+	VADDPD       Y11, Y0, Y0
+
+decoupled4:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (R10), Y11
+	VMASKMOVPD (SI)(R11*1), Y11, Y11
+	VMULPD     Y11, Y2, Y2
+	VMULPD     Y0, Y3, Y3
+	VADDPD     Y3, Y2, Y2
+
+	// store m
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD Y2, Y3, (SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	// load v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD (R8)(R11*1), Y3, Y3
+	VMULPD     Y3, Y4, Y3
+	VMULPD     Y0, Y5, Y4
+	VMULPD     Y0, Y4, Y0
+	VADDPD     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD Y0, Y3, (R8)(R11*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y2, Y6, Y2
+
+	// load n
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD (DI)(R11*1), Y3, Y3
+	VMULPD     Y3, Y7, Y3
+	VSUBPD     Y3, Y2, Y2
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y0, Y0
+	VMULPD  Y8, Y0, Y0
+	VADDPD  Y9, Y0, Y0
+	VDIVPD  Y0, Y2, Y0
+
+	// p = keep·p − u
+	VMULPD Y10, Y1, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R10), Y1
+	VMASKMOVPD Y0, Y1, (DX)(R11*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adapnmAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-72
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// keep
+	VBROADCASTSD 16(AX), Y1
+
+	// beta1
+	VBROADCASTSD 24(AX), Y2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y3
+
+	// beta2
+	VBROADCASTSD 40(AX), Y4
+
+	// alpha2
+	VBROADCASTSD 48(AX), Y5
+
+	// k1
+	VBROADCASTSD 56(AX), Y6
+
+	// k2
+	VBROADCASTSD 64(AX), Y7
+
+	// r
+	VBROADCASTSD 72(AX), Y8
+
+	// eps
+	VBROADCASTSD 80(AX), Y9
+
+	// lo
+	VBROADCASTSD 88(AX), Y10
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), CX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ v+40(FP), R8
+	MOVQ x+48(FP), R9
+	MOVQ count+56(FP), R10
+	MOVQ ahead+64(FP), R11
+	XORQ R12, R12
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (BX)(R12*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// load p
+	VMOVUPD (DX)(R12*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R12*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (SI)(R12*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (R8)(R12*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (R8)(R12*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD (DI)(R10*1), Y14
+	VMOVUPD (R9)(R12*1), Y14
 	VMAXPD  Y11, Y14, Y11
 	VCMPPD  $0x03, Y14, Y14, Y14
 	VORPD   Y14, Y11, Y11
 
 	// store x
+	VMOVUPD Y11, (R9)(R12*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y6, Y13
+	VMULPD (DI)(R12*1), Y7, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y1, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (DX)(R12*1)
+
+	// g = gs·g
+	VMULPD 32(BX)(R12*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// load p
+	VMOVUPD 32(DX)(R12*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	VMULPD 32(SI)(R12*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(SI)(R12*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD 32(R8)(R12*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(R8)(R12*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD 32(R9)(R12*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, 32(R9)(R12*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y6, Y13
+	VMULPD 32(DI)(R12*1), Y7, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y1, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(DX)(R12*1)
+	ADDQ    $0x00000040, R12
+	TESTQ   R11, R11
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R11*1)
+	PREFETCHT1 (BX)(R11*1)
+	PREFETCHT1 (SI)(R11*1)
+	PREFETCHT1 (DI)(R11*1)
+	PREFETCHT1 (R8)(R11*1)
+	PREFETCHT1 (R9)(R11*1)
+	ADDQ       $0x00000040, R11
+
+enter:
+	SUBQ $0x00000008, R10
+	JGE  line
+	ADDQ $0x00000008, R10
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (BX)(R12*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y12
+	VMINPD       Y11, Y12, Y11
+	VMAXPD       Y11, Y10, Y11
+
+	// load p
+	VMOVUPD (DX)(R12*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled3:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R12*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (SI)(R12*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (R8)(R12*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (R8)(R12*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (R9)(R12*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, (R9)(R12*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y13, Y6, Y13
+	VMULPD (DI)(R12*1), Y7, Y14
+	VSUBPD Y14, Y13, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y8, Y11, Y11
+	VADDPD  Y9, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y1, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (DX)(R12*1)
+	ADDQ    $0x00000020, R12
+
+enterVector:
+	SUBQ  $0x00000004, R10
+	JGE   vector
+	ADDQ  $0x00000004, R10
+	TESTQ R10, R10
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R11
+	SHLQ $0x03, R10
+	SUBQ R10, R11
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R11), Y11
+	VMASKMOVPD (BX)(R12*1), Y11, Y11
+	VMULPD     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y11
+	VMINPD       Y0, Y11, Y0
+	VMAXPD       Y0, Y10, Y0
+
+	// load p
+	VMOVUPS    (R11), Y10
+	VMASKMOVPD (DX)(R12*1), Y10, Y10
+	TESTQ      CX, CX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y11
+	VMULPD       Y10, Y11, Y11
+	VADDPD       Y11, Y0, Y0
+
+decoupled4:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (R11), Y11
+	VMASKMOVPD (SI)(R12*1), Y11, Y11
+	VMULPD     Y11, Y2, Y2
+	VMULPD     Y0, Y3, Y3
+	VADDPD     Y3, Y2, Y2
+
+	// store m
+	VMOVUPS    (R11), Y3
+	VMASKMOVPD Y2, Y3, (SI)(R12*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	// load v
+	VMOVUPS    (R11), Y3
+	VMASKMOVPD (R8)(R12*1), Y3, Y3
+	VMULPD     Y3, Y4, Y3
+	VMULPD     Y0, Y5, Y4
+	VMULPD     Y0, Y4, Y0
+	VADDPD     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R11), Y3
+	VMASKMOVPD Y0, Y3, (R8)(R12*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R11), Y3
+	VMASKMOVPD (R9)(R12*1), Y3, Y3
+	VMAXPD     Y0, Y3, Y0
+	VCMPPD     $0x03, Y3, Y3, Y3
+	VORPD      Y3, Y0, Y0
+
+	// store x
+	VMOVUPS    (R11), Y3
+	VMASKMOVPD Y0, Y3, (R9)(R12*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y2, Y6, Y2
+
+	// load n
+	VMOVUPS    (R11), Y3
+	VMASKMOVPD (DI)(R12*1), Y3, Y3
+	VMULPD     Y3, Y7, Y3
+	VSUBPD     Y3, Y2, Y2
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y0, Y0
+	VMULPD  Y8, Y0, Y0
+	VADDPD  Y9, Y0, Y0
+	VDIVPD  Y0, Y2, Y0
+
+	// p = keep·p − u
+	VMULPD Y10, Y1, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R11), Y1
+	VMASKMOVPD Y0, Y1, (DX)(R12*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdF64AVX2(c *float64, p *float64, grad *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdF64AVX2(SB), NOSPLIT, $0-40
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// keep
+	VBROADCASTSD 16(AX), Y1
+
+	// k1
+	VBROADCASTSD 56(AX), Y2
+
+	// lo
+	VBROADCASTSD 88(AX), Y3
+
+	// hi
+	VBROADCASTSD 96(AX), Y4
+
+	// l2
+	VBROADCASTSD 8(AX), Y5
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ count+24(FP), BX
+	MOVQ ahead+32(FP), SI
+	XORQ DI, DI
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (DX)(DI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y6, Y4, Y6
+	VMAXPD Y6, Y3, Y6
+
+	// load p
+	VMOVUPD (CX)(DI*1), Y7
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPD Y7, Y5, Y8
+	VADDPD Y8, Y6, Y6
+
+decoupled1:
+	// u = k1·g
+	VMULPD Y6, Y2, Y6
+
+	// p = keep·p − u
+	VMULPD Y7, Y1, Y7
+	VSUBPD Y6, Y7, Y6
+
+	// store p
+	VMOVUPD Y6, (CX)(DI*1)
+
+	// g = gs·g
+	VMULPD 32(DX)(DI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y6, Y4, Y6
+	VMAXPD Y6, Y3, Y6
+
+	// load p
+	VMOVUPD 32(CX)(DI*1), Y7
+	TESTQ   AX, AX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	VMULPD Y7, Y5, Y8
+	VADDPD Y8, Y6, Y6
+
+decoupled2:
+	// u = k1·g
+	VMULPD Y6, Y2, Y6
+
+	// p = keep·p − u
+	VMULPD Y7, Y1, Y7
+	VSUBPD Y6, Y7, Y6
+
+	// store p
+	VMOVUPD Y6, 32(CX)(DI*1)
+	ADDQ    $0x00000040, DI
+	TESTQ   SI, SI
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (CX)(SI*1)
+	PREFETCHT1 (DX)(SI*1)
+	ADDQ       $0x00000040, SI
+
+enter:
+	SUBQ $0x00000008, BX
+	JGE  line
+	ADDQ $0x00000008, BX
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (DX)(DI*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y6, Y4, Y6
+	VMAXPD Y6, Y3, Y6
+
+	// load p
+	VMOVUPD (CX)(DI*1), Y7
+	TESTQ   AX, AX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	VMULPD Y7, Y5, Y8
+	VADDPD Y8, Y6, Y6
+
+decoupled3:
+	// u = k1·g
+	VMULPD Y6, Y2, Y6
+
+	// p = keep·p − u
+	VMULPD Y7, Y1, Y7
+	VSUBPD Y6, Y7, Y6
+
+	// store p
+	VMOVUPD Y6, (CX)(DI*1)
+	ADDQ    $0x00000020, DI
+
+enterVector:
+	SUBQ  $0x00000004, BX
+	JGE   vector
+	ADDQ  $0x00000004, BX
+	TESTQ BX, BX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), SI
+	SHLQ $0x03, BX
+	SUBQ BX, SI
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (SI), Y6
+	VMASKMOVPD (DX)(DI*1), Y6, Y6
+	VMULPD     Y6, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y0, Y4, Y0
+	VMAXPD Y0, Y3, Y0
+
+	// load p
+	VMOVUPS    (SI), Y3
+	VMASKMOVPD (CX)(DI*1), Y3, Y3
+	TESTQ      AX, AX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	VMULPD Y3, Y5, Y4
+	VADDPD Y4, Y0, Y0
+
+decoupled4:
+	// u = k1·g
+	VMULPD Y0, Y2, Y0
+
+	// p = keep·p − u
+	VMULPD Y3, Y1, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (SI), Y1
+	VMASKMOVPD Y0, Y1, (CX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdMomentumF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdMomentumF64AVX2(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// keep
+	VBROADCASTSD 16(AX), Y1
+
+	// beta1
+	VBROADCASTSD 24(AX), Y2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y3
+
+	// k1
+	VBROADCASTSD 56(AX), Y4
+
+	// lo
+	VBROADCASTSD 88(AX), Y5
+
+	// hi
+	VBROADCASTSD 96(AX), Y6
+
+	// l2
+	VBROADCASTSD 8(AX), Y7
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ count+32(FP), SI
+	MOVQ ahead+40(FP), DI
+	XORQ R8, R8
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (DX)(R8*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y6, Y8
+	VMAXPD Y8, Y5, Y8
+
+	// load p
+	VMOVUPD (CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPD Y9, Y7, Y10
+	VADDPD Y10, Y8, Y8
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R8*1), Y2, Y10
+	VMULPD Y8, Y3, Y8
+	VADDPD Y8, Y10, Y8
+
+	// store m
+	VMOVUPD Y8, (BX)(R8*1)
+
+	// u = k1·m
+	VMULPD Y8, Y4, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y1, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (CX)(R8*1)
+
+	// g = gs·g
+	VMULPD 32(DX)(R8*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y6, Y8
+	VMAXPD Y8, Y5, Y8
+
+	// load p
+	VMOVUPD 32(CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	VMULPD Y9, Y7, Y10
+	VADDPD Y10, Y8, Y8
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	VMULPD 32(BX)(R8*1), Y2, Y10
+	VMULPD Y8, Y3, Y8
+	VADDPD Y8, Y10, Y8
+
+	// store m
+	VMOVUPD Y8, 32(BX)(R8*1)
+
+	// u = k1·m
+	VMULPD Y8, Y4, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y1, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, 32(CX)(R8*1)
+	ADDQ    $0x00000040, R8
+	TESTQ   DI, DI
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
+
+enter:
+	SUBQ $0x00000008, SI
+	JGE  line
+	ADDQ $0x00000008, SI
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (DX)(R8*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y6, Y8
+	VMAXPD Y8, Y5, Y8
+
+	// load p
+	VMOVUPD (CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	VMULPD Y9, Y7, Y10
+	VADDPD Y10, Y8, Y8
+
+decoupled3:
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R8*1), Y2, Y10
+	VMULPD Y8, Y3, Y8
+	VADDPD Y8, Y10, Y8
+
+	// store m
+	VMOVUPD Y8, (BX)(R8*1)
+
+	// u = k1·m
+	VMULPD Y8, Y4, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y1, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (CX)(R8*1)
+	ADDQ    $0x00000020, R8
+
+enterVector:
+	SUBQ  $0x00000004, SI
+	JGE   vector
+	ADDQ  $0x00000004, SI
+	TESTQ SI, SI
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), DI
+	SHLQ $0x03, SI
+	SUBQ SI, DI
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (DI), Y8
+	VMASKMOVPD (DX)(R8*1), Y8, Y8
+	VMULPD     Y8, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y0, Y6, Y0
+	VMAXPD Y0, Y5, Y0
+
+	// load p
+	VMOVUPS    (DI), Y5
+	VMASKMOVPD (CX)(R8*1), Y5, Y5
+	TESTQ      AX, AX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	VMULPD Y5, Y7, Y6
+	VADDPD Y6, Y0, Y0
+
+decoupled4:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (DI), Y6
+	VMASKMOVPD (BX)(R8*1), Y6, Y6
+	VMULPD     Y6, Y2, Y2
+	VMULPD     Y0, Y3, Y0
+	VADDPD     Y0, Y2, Y0
+
+	// store m
+	VMOVUPS    (DI), Y2
+	VMASKMOVPD Y0, Y2, (BX)(R8*1)
+
+	// u = k1·m
+	VMULPD Y0, Y4, Y0
+
+	// p = keep·p − u
+	VMULPD Y5, Y1, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (DI), Y1
+	VMASKMOVPD Y0, Y1, (CX)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func sgdNesterovF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·sgdNesterovF64AVX2(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// keep
+	VBROADCASTSD 16(AX), Y1
+
+	// beta1
+	VBROADCASTSD 24(AX), Y2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y3
+
+	// k1
+	VBROADCASTSD 56(AX), Y4
+
+	// lo
+	VBROADCASTSD 88(AX), Y5
+
+	// hi
+	VBROADCASTSD 96(AX), Y6
+
+	// l2
+	VBROADCASTSD 8(AX), Y7
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ count+32(FP), SI
+	MOVQ ahead+40(FP), DI
+	XORQ R8, R8
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (DX)(R8*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y6, Y8
+	VMAXPD Y8, Y5, Y8
+
+	// load p
+	VMOVUPD (CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPD Y9, Y7, Y10
+	VADDPD Y10, Y8, Y8
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R8*1), Y2, Y10
+	VMULPD Y8, Y3, Y11
+	VADDPD Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y10, (BX)(R8*1)
+
+	// d = g + beta1·m
+	VMULPD Y10, Y2, Y10
+	VADDPD Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPD Y8, Y4, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y1, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (CX)(R8*1)
+
+	// g = gs·g
+	VMULPD 32(DX)(R8*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y6, Y8
+	VMAXPD Y8, Y5, Y8
+
+	// load p
+	VMOVUPD 32(CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	VMULPD Y9, Y7, Y10
+	VADDPD Y10, Y8, Y8
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	VMULPD 32(BX)(R8*1), Y2, Y10
+	VMULPD Y8, Y3, Y11
+	VADDPD Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y10, 32(BX)(R8*1)
+
+	// d = g + beta1·m
+	VMULPD Y10, Y2, Y10
+	VADDPD Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPD Y8, Y4, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y1, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, 32(CX)(R8*1)
+	ADDQ    $0x00000040, R8
+	TESTQ   DI, DI
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
+
+enter:
+	SUBQ $0x00000008, SI
+	JGE  line
+	ADDQ $0x00000008, SI
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (DX)(R8*1), Y0, Y8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y8, Y6, Y8
+	VMAXPD Y8, Y5, Y8
+
+	// load p
+	VMOVUPD (CX)(R8*1), Y9
+	TESTQ   AX, AX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	VMULPD Y9, Y7, Y10
+	VADDPD Y10, Y8, Y8
+
+decoupled3:
+	// m = beta1·m + alpha1·g
+	VMULPD (BX)(R8*1), Y2, Y10
+	VMULPD Y8, Y3, Y11
+	VADDPD Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y10, (BX)(R8*1)
+
+	// d = g + beta1·m
+	VMULPD Y10, Y2, Y10
+	VADDPD Y10, Y8, Y8
+
+	// u = k1·d
+	VMULPD Y8, Y4, Y8
+
+	// p = keep·p − u
+	VMULPD Y9, Y1, Y9
+	VSUBPD Y8, Y9, Y8
+
+	// store p
+	VMOVUPD Y8, (CX)(R8*1)
+	ADDQ    $0x00000020, R8
+
+enterVector:
+	SUBQ  $0x00000004, SI
+	JGE   vector
+	ADDQ  $0x00000004, SI
+	TESTQ SI, SI
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), DI
+	SHLQ $0x03, SI
+	SUBQ SI, DI
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (DI), Y8
+	VMASKMOVPD (DX)(R8*1), Y8, Y8
+	VMULPD     Y8, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y0, Y6, Y0
+	VMAXPD Y0, Y5, Y0
+
+	// load p
+	VMOVUPS    (DI), Y5
+	VMASKMOVPD (CX)(R8*1), Y5, Y5
+	TESTQ      AX, AX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	VMULPD Y5, Y7, Y6
+	VADDPD Y6, Y0, Y0
+
+decoupled4:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (DI), Y6
+	VMASKMOVPD (BX)(R8*1), Y6, Y6
+	VMULPD     Y6, Y2, Y6
+	VMULPD     Y0, Y3, Y3
+	VADDPD     Y3, Y6, Y3
+
+	// store m
+	VMOVUPS    (DI), Y6
+	VMASKMOVPD Y3, Y6, (BX)(R8*1)
+
+	// d = g + beta1·m
+	VMULPD Y3, Y2, Y2
+	VADDPD Y2, Y0, Y0
+
+	// u = k1·d
+	VMULPD Y0, Y4, Y0
+
+	// p = keep·p − u
+	VMULPD Y5, Y1, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (DI), Y1
+	VMASKMOVPD Y0, Y1, (CX)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adamF64AVX2(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// keep
+	VBROADCASTSD 16(AX), Y1
+
+	// beta1
+	VBROADCASTSD 24(AX), Y2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y3
+
+	// beta2
+	VBROADCASTSD 40(AX), Y4
+
+	// alpha2
+	VBROADCASTSD 48(AX), Y5
+
+	// k1
+	VBROADCASTSD 56(AX), Y6
+
+	// r
+	VBROADCASTSD 72(AX), Y7
+
+	// eps
+	VBROADCASTSD 80(AX), Y8
+
+	// lo
+	VBROADCASTSD 88(AX), Y9
+
+	// hi
+	VBROADCASTSD 96(AX), Y10
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), CX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ v+32(FP), DI
+	MOVQ count+40(FP), R8
+	MOVQ ahead+48(FP), R9
+	XORQ R10, R10
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (BX)(R10*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y11, Y10, Y11
+	VMAXPD Y11, Y9, Y11
+
+	// load p
+	VMOVUPD (DX)(R10*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R10*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (SI)(R10*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (DI)(R10*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
 	VMOVUPD Y11, (DI)(R10*1)
 
 	// u = k1·m
-	VMULPD Y13, Y7, Y13
+	VMULPD Y13, Y6, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
+	VMULPD  Y7, Y11, Y11
+	VADDPD  Y8, Y11, Y11
 	VDIVPD  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
+	VMULPD Y12, Y1, Y12
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, (CX)(R10*1)
+	VMOVUPD Y11, (DX)(R10*1)
 
 	// g = gs·g
-	VMULPD 32(DX)(R10*1), Y0, Y11
+	VMULPD 32(BX)(R10*1), Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
+	VMINPD Y11, Y10, Y11
+	VMAXPD Y11, Y9, Y11
+
+	// load p
+	VMOVUPD 32(DX)(R10*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD 32(CX)(R10*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
 
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPD 32(BX)(R10*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
+	VMULPD 32(SI)(R10*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, 32(BX)(R10*1)
+	VMOVUPD Y13, 32(SI)(R10*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD 32(SI)(R10*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD 32(DI)(R10*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, 32(SI)(R10*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD 32(DI)(R10*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
 	VMOVUPD Y11, 32(DI)(R10*1)
 
 	// u = k1·m
-	VMULPD Y13, Y7, Y13
+	VMULPD Y13, Y6, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
+	VMULPD  Y7, Y11, Y11
+	VADDPD  Y8, Y11, Y11
 	VDIVPD  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
+	VMULPD Y12, Y1, Y12
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, 32(CX)(R10*1)
+	VMOVUPD Y11, 32(DX)(R10*1)
 	ADDQ    $0x00000040, R10
 	TESTQ   R9, R9
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (CX)(R9*1)
 	PREFETCHT1 (DX)(R9*1)
 	PREFETCHT1 (BX)(R9*1)
 	PREFETCHT1 (SI)(R9*1)
@@ -4785,62 +4733,56 @@ enter:
 
 vector:
 	// g = gs·g
-	VMULPD (DX)(R10*1), Y0, Y11
+	VMULPD (BX)(R10*1), Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
+	VMINPD Y11, Y10, Y11
+	VMAXPD Y11, Y9, Y11
+
+	// load p
+	VMOVUPD (DX)(R10*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled3
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD (CX)(R10*1), Y12
-	VMULPD  Y12, Y1, Y13
-	VADDPD  Y13, Y11, Y11
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
 
+decoupled3:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R10*1), Y3, Y13
-	VMULPD Y11, Y4, Y14
+	VMULPD (SI)(R10*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
 	VADDPD Y14, Y13, Y13
 
 	// store m
-	VMOVUPD Y13, (BX)(R10*1)
+	VMOVUPD Y13, (SI)(R10*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (SI)(R10*1), Y5, Y14
-	VMULPD Y11, Y11, Y11
-	VMULPD Y11, Y6, Y11
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (DI)(R10*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
 	VADDPD Y11, Y14, Y11
 
 	// store v
-	VMOVUPD Y11, (SI)(R10*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (DI)(R10*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
 	VMOVUPD Y11, (DI)(R10*1)
 
 	// u = k1·m
-	VMULPD Y13, Y7, Y13
+	VMULPD Y13, Y6, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
+	VMULPD  Y7, Y11, Y11
+	VADDPD  Y8, Y11, Y11
 	VDIVPD  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPD Y12, Y2, Y12
+	VMULPD Y12, Y1, Y12
 	VSUBPD Y11, Y12, Y11
 
 	// store p
-	VMOVUPD Y11, (CX)(R10*1)
+	VMOVUPD Y11, (DX)(R10*1)
 	ADDQ    $0x00000020, R10
 
 enterVector:
@@ -4859,75 +4801,421 @@ enterVector:
 	// g = gs·g
 	// load grad
 	VMOVUPS    (R9), Y11
-	VMASKMOVPD (DX)(R10*1), Y11, Y11
+	VMASKMOVPD (BX)(R10*1), Y11, Y11
 	VMULPD     Y11, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y11
-	VMINPD       Y0, Y11, Y0
-	VMAXPD       Y0, Y10, Y0
+	VMINPD Y0, Y10, Y0
+	VMAXPD Y0, Y9, Y0
+
+	// load p
+	VMOVUPS    (R9), Y9
+	VMASKMOVPD (DX)(R10*1), Y9, Y9
+	TESTQ      CX, CX
+	JZ         decoupled4
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS    (R9), Y10
-	VMASKMOVPD (CX)(R10*1), Y10, Y10
-	VMULPD     Y10, Y1, Y1
-	VADDPD     Y1, Y0, Y0
+	// l2
+	VBROADCASTSD 8(AX), Y10
+	VMULPD       Y9, Y10, Y10
+	VADDPD       Y10, Y0, Y0
 
+decoupled4:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R9), Y1
-	VMASKMOVPD (BX)(R10*1), Y1, Y1
-	VMULPD     Y1, Y3, Y1
-	VMULPD     Y0, Y4, Y3
-	VADDPD     Y3, Y1, Y1
+	VMOVUPS    (R9), Y10
+	VMASKMOVPD (SI)(R10*1), Y10, Y10
+	VMULPD     Y10, Y2, Y2
+	VMULPD     Y0, Y3, Y3
+	VADDPD     Y3, Y2, Y2
 
 	// store m
 	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y1, Y3, (BX)(R10*1)
+	VMASKMOVPD Y2, Y3, (SI)(R10*1)
 
-	// v = beta2·v + alpha2·(g·g)
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	VMOVUPS    (R9), Y3
-	VMASKMOVPD (SI)(R10*1), Y3, Y3
-	VMULPD     Y3, Y5, Y3
-	VMULPD     Y0, Y0, Y0
-	VMULPD     Y0, Y6, Y0
+	VMASKMOVPD (DI)(R10*1), Y3, Y3
+	VMULPD     Y3, Y4, Y3
+	VMULPD     Y0, Y5, Y4
+	VMULPD     Y0, Y4, Y0
 	VADDPD     Y0, Y3, Y0
 
 	// store v
 	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y0, Y3, (SI)(R10*1)
+	VMASKMOVPD Y0, Y3, (DI)(R10*1)
+
+	// u = k1·m
+	VMULPD Y2, Y6, Y2
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y0, Y0
+	VMULPD  Y7, Y0, Y0
+	VADDPD  Y8, Y0, Y0
+	VDIVPD  Y0, Y2, Y0
+
+	// p = keep·p − u
+	VMULPD Y9, Y1, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (R9), Y1
+	VMASKMOVPD Y0, Y1, (DX)(R10*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·adamAMSGradF64AVX2(SB), NOSPLIT, $0-64
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// keep
+	VBROADCASTSD 16(AX), Y1
+
+	// beta1
+	VBROADCASTSD 24(AX), Y2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y3
+
+	// beta2
+	VBROADCASTSD 40(AX), Y4
+
+	// alpha2
+	VBROADCASTSD 48(AX), Y5
+
+	// k1
+	VBROADCASTSD 56(AX), Y6
+
+	// r
+	VBROADCASTSD 72(AX), Y7
+
+	// eps
+	VBROADCASTSD 80(AX), Y8
+
+	// lo
+	VBROADCASTSD 88(AX), Y9
+
+	// hi
+	VBROADCASTSD 96(AX), Y10
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), CX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ v+32(FP), DI
+	MOVQ x+40(FP), R8
+	MOVQ count+48(FP), R9
+	MOVQ ahead+56(FP), R10
+	XORQ R11, R11
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (BX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y11, Y10, Y11
+	VMAXPD Y11, Y9, Y11
+
+	// load p
+	VMOVUPD (DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R11*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (DI)(R11*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD (DI)(R10*1), Y3, Y3
+	VMOVUPD (R8)(R11*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, (R8)(R11*1)
+
+	// u = k1·m
+	VMULPD Y13, Y6, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y7, Y11, Y11
+	VADDPD  Y8, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y1, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (DX)(R11*1)
+
+	// g = gs·g
+	VMULPD 32(BX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y11, Y10, Y11
+	VMAXPD Y11, Y9, Y11
+
+	// load p
+	VMOVUPD 32(DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	VMULPD 32(SI)(R11*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, 32(SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD 32(DI)(R11*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, 32(DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD 32(R8)(R11*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, 32(R8)(R11*1)
+
+	// u = k1·m
+	VMULPD Y13, Y6, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y7, Y11, Y11
+	VADDPD  Y8, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y1, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, 32(DX)(R11*1)
+	ADDQ    $0x00000040, R11
+	TESTQ   R10, R10
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
+
+enter:
+	SUBQ $0x00000008, R9
+	JGE  line
+	ADDQ $0x00000008, R9
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (BX)(R11*1), Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y11, Y10, Y11
+	VMAXPD Y11, Y9, Y11
+
+	// load p
+	VMOVUPD (DX)(R11*1), Y12
+	TESTQ   CX, CX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y13
+	VMULPD       Y12, Y13, Y13
+	VADDPD       Y13, Y11, Y11
+
+decoupled3:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R11*1), Y2, Y13
+	VMULPD Y11, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// store m
+	VMOVUPD Y13, (SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (DI)(R11*1), Y4, Y14
+	VMULPD Y11, Y5, Y15
+	VMULPD Y11, Y15, Y11
+	VADDPD Y11, Y14, Y11
+
+	// store v
+	VMOVUPD Y11, (DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (R8)(R11*1), Y14
+	VMAXPD  Y11, Y14, Y11
+	VCMPPD  $0x03, Y14, Y14, Y14
+	VORPD   Y14, Y11, Y11
+
+	// store x
+	VMOVUPD Y11, (R8)(R11*1)
+
+	// u = k1·m
+	VMULPD Y13, Y6, Y13
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y11, Y11
+	VMULPD  Y7, Y11, Y11
+	VADDPD  Y8, Y11, Y11
+	VDIVPD  Y11, Y13, Y11
+
+	// p = keep·p − u
+	VMULPD Y12, Y1, Y12
+	VSUBPD Y11, Y12, Y11
+
+	// store p
+	VMOVUPD Y11, (DX)(R11*1)
+	ADDQ    $0x00000020, R11
+
+enterVector:
+	SUBQ  $0x00000004, R9
+	JGE   vector
+	ADDQ  $0x00000004, R9
+	TESTQ R9, R9
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), R10
+	SHLQ $0x03, R9
+	SUBQ R9, R10
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (R10), Y11
+	VMASKMOVPD (BX)(R11*1), Y11, Y11
+	VMULPD     Y11, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y0, Y10, Y0
+	VMAXPD Y0, Y9, Y0
+
+	// load p
+	VMOVUPS    (R10), Y9
+	VMASKMOVPD (DX)(R11*1), Y9, Y9
+	TESTQ      CX, CX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y10
+	VMULPD       Y9, Y10, Y10
+	VADDPD       Y10, Y0, Y0
+
+decoupled4:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS    (R10), Y10
+	VMASKMOVPD (SI)(R11*1), Y10, Y10
+	VMULPD     Y10, Y2, Y2
+	VMULPD     Y0, Y3, Y3
+	VADDPD     Y3, Y2, Y2
+
+	// store m
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD Y2, Y3, (SI)(R11*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	// load v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD (DI)(R11*1), Y3, Y3
+	VMULPD     Y3, Y4, Y3
+	VMULPD     Y0, Y5, Y4
+	VMULPD     Y0, Y4, Y0
+	VADDPD     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD Y0, Y3, (DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD (R8)(R11*1), Y3, Y3
 	VMAXPD     Y0, Y3, Y0
 	VCMPPD     $0x03, Y3, Y3, Y3
 	VORPD      Y3, Y0, Y0
 
 	// store x
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y0, Y3, (DI)(R10*1)
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD Y0, Y3, (R8)(R11*1)
 
 	// u = k1·m
-	VMULPD Y1, Y7, Y1
+	VMULPD Y2, Y6, Y2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Y0, Y0
-	VMULPD  Y8, Y0, Y0
-	VADDPD  Y9, Y0, Y0
-	VDIVPD  Y0, Y1, Y0
+	VMULPD  Y7, Y0, Y0
+	VADDPD  Y8, Y0, Y0
+	VDIVPD  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPD Y10, Y2, Y1
+	VMULPD Y9, Y1, Y1
 	VSUBPD Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R9), Y1
-	VMASKMOVPD Y0, Y1, (CX)(R10*1)
+	VMOVUPS    (R10), Y1
+	VMASKMOVPD Y0, Y1, (DX)(R11*1)
 
 done:
 	VZEROUPPER
@@ -5046,29 +5334,29 @@ TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// k1
-	VBROADCASTSS 28(AX), Y5
+	VBROADCASTSS 28(AX), Y4
 
 	// k2
-	VBROADCASTSS 32(AX), Y6
+	VBROADCASTSS 32(AX), Y5
 
 	// lo
-	VBROADCASTSS 44(AX), Y7
+	VBROADCASTSS 44(AX), Y6
 
 	// hi
-	VBROADCASTSS 48(AX), Y8
+	VBROADCASTSS 48(AX), Y7
+
+	// l2
+	VBROADCASTSS 4(AX), Y8
 
 	// counter
 	VPBROADCASTD 56(AX), Y10
@@ -5077,6 +5365,13 @@ TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -5098,7 +5393,7 @@ TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Y10, Y9
@@ -5120,73 +5415,77 @@ pass:
 	VXORPS Y11, Y9, Y9
 	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R10*2), Y11
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R10*2), Y11
 	VPSLLD    $0x10, Y11, Y11
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R11*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R10*4), Y11
 	PREFETCHT1 (BX)(R11*4)
 
-end4:
+end5:
 	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y11, Y8, Y11
-	VMAXPS Y11, Y7, Y11
+	VMINPS Y11, Y7, Y11
+	VMAXPS Y11, Y6, Y11
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R10*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R11*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R10*4), Y12
 	PREFETCHT1 (DX)(R11*4)
 
-end8:
-	VMULPS Y12, Y1, Y13
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Y12, Y8, Y13
 	VADDPS Y13, Y11, Y11
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R10*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R11*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R10*4), Y13
 	PREFETCHT1 (SI)(R11*4)
 
-end10:
-	VMULPS Y13, Y3, Y13
-	VMULPS Y11, Y4, Y11
+end13:
+	VMULPS Y13, Y2, Y13
+	VMULPS Y11, Y3, Y11
 	VADDPS Y11, Y13, Y11
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y11, Y13
@@ -5198,38 +5497,38 @@ end10:
 	VPSHUFB roundingAVX2<>+192(SB), Y13, Y13
 	VPERMQ  $0x08, Y13, Y13
 	VMOVUPS X13, (SI)(R10*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Y11, (SI)(R10*4)
 
-end12:
+end15:
 	// u = k1·m − k2·n
-	VMULPS Y11, Y5, Y11
+	VMULPS Y11, Y4, Y11
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (DI)(R10*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (DI)(R11*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (DI)(R10*4), Y13
 	PREFETCHT1 (DI)(R11*4)
 
-end14:
-	VMULPS Y13, Y6, Y13
+end17:
+	VMULPS Y13, Y5, Y13
 	VSUBPS Y13, Y11, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y9, Y12
@@ -5239,14 +5538,14 @@ end14:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y11
 	VMOVUPS X11, (DX)(R10*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS   Y11, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end18
+	JZ        end21
 	TESTL     $0x00000020, CX
-	JZ        else19
+	JZ        else22
 	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -5257,9 +5556,9 @@ else15:
 	VMOVMSKPS Y11, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end20
+	JMP       end23
 
-else19:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y11, Y12
 	VPSRLD  $0x1f, Y12, Y12
@@ -5270,35 +5569,35 @@ else19:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y12
 
-end20:
+end23:
 	TESTL    $0x00000040, CX
-	JZ       else21
+	JZ       else24
 	VMOVNTDQ X12, (R8)(R10*2)
-	JMP      end22
+	JMP      end25
 
-else21:
+else24:
 	VMOVUPS X12, (R8)(R10*2)
 
-end22:
-end18:
-end16:
+end25:
+end21:
+end19:
 	ADDQ  $0x00000008, R10
 	ADDQ  $0x00000008, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end24
+	JZ    end27
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end24:
+end27:
 	TESTL $0x00000040, CX
-	JZ    end26
+	JZ    end29
 	SFENCE
 
-end26:
+end29:
 	VZEROUPPER
 	RET
 
@@ -5352,29 +5651,29 @@ TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// beta2
-	VBROADCASTSS 20(AX), Y5
+	VBROADCASTSS 20(AX), Y4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Y6
+	VBROADCASTSS 24(AX), Y5
 
 	// k1
-	VBROADCASTSS 28(AX), Y7
+	VBROADCASTSS 28(AX), Y6
 
 	// k2
-	VBROADCASTSS 32(AX), Y8
+	VBROADCASTSS 32(AX), Y7
+
+	// r
+	VBROADCASTSS 36(AX), Y8
 
 	// counter
 	VPBROADCASTD 56(AX), Y10
@@ -5383,6 +5682,13 @@ TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -5407,7 +5713,7 @@ TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Y10, Y9
@@ -5429,29 +5735,29 @@ pass:
 	VXORPS Y11, Y9, Y9
 	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R11*2), Y11
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R11*2), Y11
 	VPSLLD    $0x10, Y11, Y11
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R12*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R11*4), Y11
 	PREFETCHT1 (BX)(R12*4)
 
-end4:
+end5:
 	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
@@ -5463,44 +5769,50 @@ end4:
 	VMINPS       Y11, Y13, Y11
 	VMAXPS       Y11, Y12, Y11
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R12*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R11*4), Y12
 	PREFETCHT1 (DX)(R12*4)
 
-end8:
-	VMULPS Y12, Y1, Y13
-	VADDPS Y13, Y11, Y11
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
 
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R11*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R12*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R11*4), Y13
 	PREFETCHT1 (SI)(R12*4)
 
-end10:
-	VMULPS Y13, Y3, Y13
-	VMULPS Y11, Y4, Y14
+end13:
+	VMULPS Y13, Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y13, Y14
@@ -5512,34 +5824,34 @@ end10:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (SI)(R11*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Y13, (SI)(R11*4)
 
-end12:
-	// v = beta2·v + alpha2·(g·g)
+end15:
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (R8)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (R8)(R12*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (R8)(R11*4), Y14
 	PREFETCHT1 (R8)(R12*4)
 
-end14:
-	VMULPS Y14, Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+end17:
+	VMULPS Y14, Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
@@ -5549,37 +5861,34 @@ end14:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (R8)(R11*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS Y11, (R8)(R11*4)
 
-end16:
+end19:
 	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
+	VMULPS Y13, Y6, Y13
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else17
+	JZ         else20
 	VPMOVZXWD  (DI)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (DI)(R12*2)
-	JMP        end18
+	JMP        end21
 
-else17:
+else20:
 	VMOVUPS    (DI)(R11*4), Y14
 	PREFETCHT1 (DI)(R12*4)
 
-end18:
-	VMULPS Y14, Y8, Y14
+end21:
+	VMULPS Y14, Y7, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-
-	// r
-	VBROADCASTSS 36(AX), Y14
-	VMULPS       Y14, Y11, Y11
+	VMULPS  Y8, Y11, Y11
 
 	// eps
 	VBROADCASTSS 40(AX), Y14
@@ -5587,12 +5896,12 @@ end18:
 	VDIVPS       Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else19
+	JZ    else22
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y9, Y12
@@ -5602,14 +5911,14 @@ end18:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y11
 	VMOVUPS X11, (DX)(R11*2)
-	JMP     end20
+	JMP     end23
 
-else19:
+else22:
 	VMOVUPS   Y11, (DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end22
+	JZ        end25
 	TESTL     $0x00000020, CX
-	JZ        else23
+	JZ        else26
 	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -5620,9 +5929,9 @@ else19:
 	VMOVMSKPS Y11, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end24
+	JMP       end27
 
-else23:
+else26:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y11, Y12
 	VPSRLD  $0x1f, Y12, Y12
@@ -5633,35 +5942,35 @@ else23:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y12
 
-end24:
+end27:
 	TESTL    $0x00000040, CX
-	JZ       else25
+	JZ       else28
 	VMOVNTDQ X12, (R9)(R11*2)
-	JMP      end26
+	JMP      end29
 
-else25:
+else28:
 	VMOVUPS X12, (R9)(R11*2)
 
-end26:
-end22:
-end20:
+end29:
+end25:
+end23:
 	ADDQ  $0x00000008, R11
 	ADDQ  $0x00000008, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end28
+	JZ    end31
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end28:
+end31:
 	TESTL $0x00000040, CX
-	JZ    end30
+	JZ    end33
 	SFENCE
 
-end30:
+end33:
 	VZEROUPPER
 	RET
 
@@ -5673,29 +5982,29 @@ TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// beta2
-	VBROADCASTSS 20(AX), Y5
+	VBROADCASTSS 20(AX), Y4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Y6
+	VBROADCASTSS 24(AX), Y5
 
 	// k1
-	VBROADCASTSS 28(AX), Y7
+	VBROADCASTSS 28(AX), Y6
 
 	// k2
-	VBROADCASTSS 32(AX), Y8
+	VBROADCASTSS 32(AX), Y7
+
+	// r
+	VBROADCASTSS 36(AX), Y8
 
 	// counter
 	VPBROADCASTD 56(AX), Y10
@@ -5704,6 +6013,13 @@ TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -5731,7 +6047,7 @@ TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Y10, Y9
@@ -5753,29 +6069,29 @@ pass:
 	VXORPS Y11, Y9, Y9
 	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R12*2), Y11
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R12*2), Y11
 	VPSLLD    $0x10, Y11, Y11
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R13*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R12*4), Y11
 	PREFETCHT1 (BX)(R13*4)
 
-end4:
+end5:
 	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
@@ -5787,44 +6103,50 @@ end4:
 	VMINPS       Y11, Y13, Y11
 	VMAXPS       Y11, Y12, Y11
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R12*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R13*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R12*4), Y12
 	PREFETCHT1 (DX)(R13*4)
 
-end8:
-	VMULPS Y12, Y1, Y13
-	VADDPS Y13, Y11, Y11
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
 
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R12*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R13*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R12*4), Y13
 	PREFETCHT1 (SI)(R13*4)
 
-end10:
-	VMULPS Y13, Y3, Y13
-	VMULPS Y11, Y4, Y14
+end13:
+	VMULPS Y13, Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y13, Y14
@@ -5836,34 +6158,34 @@ end10:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (SI)(R12*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Y13, (SI)(R12*4)
 
-end12:
-	// v = beta2·v + alpha2·(g·g)
+end15:
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (R8)(R12*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (R8)(R13*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (R8)(R12*4), Y14
 	PREFETCHT1 (R8)(R13*4)
 
-end14:
-	VMULPS Y14, Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+end17:
+	VMULPS Y14, Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
@@ -5873,33 +6195,33 @@ end14:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (R8)(R12*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS Y11, (R8)(R12*4)
 
-end16:
+end19:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else17
+	JZ         else20
 	VPMOVZXWD  (R9)(R12*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (R9)(R13*2)
-	JMP        end18
+	JMP        end21
 
-else17:
+else20:
 	VMOVUPS    (R9)(R12*4), Y14
 	PREFETCHT1 (R9)(R13*4)
 
-end18:
+end21:
 	VMAXPS Y11, Y14, Y11
 	VCMPPS $0x03, Y14, Y14, Y14
 	VORPS  Y14, Y11, Y11
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else19
+	JZ    else22
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
@@ -5909,37 +6231,34 @@ end18:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (R9)(R12*2)
-	JMP     end20
+	JMP     end23
 
-else19:
+else22:
 	VMOVUPS Y11, (R9)(R12*4)
 
-end20:
+end23:
 	// u = k1·m − k2·n
-	VMULPS Y13, Y7, Y13
+	VMULPS Y13, Y6, Y13
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else21
+	JZ         else24
 	VPMOVZXWD  (DI)(R12*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (DI)(R13*2)
-	JMP        end22
+	JMP        end25
 
-else21:
+else24:
 	VMOVUPS    (DI)(R12*4), Y14
 	PREFETCHT1 (DI)(R13*4)
 
-end22:
-	VMULPS Y14, Y8, Y14
+end25:
+	VMULPS Y14, Y7, Y14
 	VSUBPS Y14, Y13, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-
-	// r
-	VBROADCASTSS 36(AX), Y14
-	VMULPS       Y14, Y11, Y11
+	VMULPS  Y8, Y11, Y11
 
 	// eps
 	VBROADCASTSS 40(AX), Y14
@@ -5947,12 +6266,12 @@ end22:
 	VDIVPS       Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else23
+	JZ    else26
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y9, Y12
@@ -5962,14 +6281,14 @@ end22:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y11
 	VMOVUPS X11, (DX)(R12*2)
-	JMP     end24
+	JMP     end27
 
-else23:
+else26:
 	VMOVUPS   Y11, (DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end26
+	JZ        end29
 	TESTL     $0x00000020, CX
-	JZ        else27
+	JZ        else30
 	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -5980,9 +6299,9 @@ else23:
 	VMOVMSKPS Y11, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end28
+	JMP       end31
 
-else27:
+else30:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y11, Y12
 	VPSRLD  $0x1f, Y12, Y12
@@ -5993,35 +6312,35 @@ else27:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y12
 
-end28:
+end31:
 	TESTL    $0x00000040, CX
-	JZ       else29
+	JZ       else32
 	VMOVNTDQ X12, (R10)(R12*2)
-	JMP      end30
+	JMP      end33
 
-else29:
+else32:
 	VMOVUPS X12, (R10)(R12*2)
 
-end30:
-end26:
-end24:
+end33:
+end29:
+end27:
 	ADDQ  $0x00000008, R12
 	ADDQ  $0x00000008, R13
 	CMPQ  R12, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end32
+	JZ    end35
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end32:
+end35:
 	TESTL $0x00000040, CX
-	JZ    end34
+	JZ    end37
 	SFENCE
 
-end34:
+end37:
 	VZEROUPPER
 	RET
 
@@ -6033,20 +6352,20 @@ TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// k1
-	VBROADCASTSS 28(AX), Y3
+	VBROADCASTSS 28(AX), Y2
 
 	// lo
-	VBROADCASTSS 44(AX), Y4
+	VBROADCASTSS 44(AX), Y3
 
 	// hi
-	VBROADCASTSS 48(AX), Y5
+	VBROADCASTSS 48(AX), Y4
+
+	// l2
+	VBROADCASTSS 4(AX), Y5
 
 	// counter
 	VPBROADCASTD 56(AX), Y7
@@ -6055,6 +6374,13 @@ TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -6070,7 +6396,7 @@ TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Y7, Y6
@@ -6092,62 +6418,66 @@ pass:
 	VXORPS Y8, Y6, Y6
 	VPADDD roundingAVX2<>+32(SB), Y7, Y7
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R8*2), Y8
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R8*2), Y8
 	VPSLLD    $0x10, Y8, Y8
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R9*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R8*4), Y8
 	PREFETCHT1 (BX)(R9*4)
 
-end4:
+end5:
 	VMULPS Y8, Y0, Y8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y5, Y8
-	VMAXPS Y8, Y4, Y8
+	VMINPS Y8, Y4, Y8
+	VMAXPS Y8, Y3, Y8
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R8*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	PREFETCHT1 (DX)(R9*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R8*4), Y9
 	PREFETCHT1 (DX)(R9*4)
 
-end8:
-	VMULPS Y9, Y1, Y10
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Y9, Y5, Y10
 	VADDPS Y10, Y8, Y8
 
+end11:
 	// u = k1·g
-	VMULPS Y8, Y3, Y8
+	VMULPS Y8, Y2, Y8
 
 	// p = keep·p − u
-	VMULPS Y9, Y2, Y9
+	VMULPS Y9, Y1, Y9
 	VSUBPS Y8, Y9, Y8
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else9
+	JZ    else12
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y6, Y9
@@ -6157,14 +6487,14 @@ end8:
 	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, (DX)(R8*2)
-	JMP     end10
+	JMP     end13
 
-else9:
+else12:
 	VMOVUPS   Y8, (DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end12
+	JZ        end15
 	TESTL     $0x00000020, CX
-	JZ        else13
+	JZ        else16
 	VCVTPS2PH $0x00, Y8, X9
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -6175,9 +6505,9 @@ else9:
 	VMOVMSKPS Y8, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end14
+	JMP       end17
 
-else13:
+else16:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y8, Y9
 	VPSRLD  $0x1f, Y9, Y9
@@ -6188,35 +6518,35 @@ else13:
 	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y9
 
-end14:
+end17:
 	TESTL    $0x00000040, CX
-	JZ       else15
+	JZ       else18
 	VMOVNTDQ X9, (SI)(R8*2)
-	JMP      end16
+	JMP      end19
 
-else15:
+else18:
 	VMOVUPS X9, (SI)(R8*2)
 
-end16:
-end12:
-end10:
+end19:
+end15:
+end13:
 	ADDQ  $0x00000008, R8
 	ADDQ  $0x00000008, R9
 	CMPQ  R8, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end18
+	JZ    end21
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end18:
+end21:
 	TESTL $0x00000040, CX
-	JZ    end20
+	JZ    end23
 	SFENCE
 
-end20:
+end23:
 	VZEROUPPER
 	RET
 
@@ -6228,26 +6558,26 @@ TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// k1
-	VBROADCASTSS 28(AX), Y5
+	VBROADCASTSS 28(AX), Y4
 
 	// lo
-	VBROADCASTSS 44(AX), Y6
+	VBROADCASTSS 44(AX), Y5
 
 	// hi
-	VBROADCASTSS 48(AX), Y7
+	VBROADCASTSS 48(AX), Y6
+
+	// l2
+	VBROADCASTSS 4(AX), Y7
 
 	// counter
 	VPBROADCASTD 56(AX), Y9
@@ -6256,6 +6586,13 @@ TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -6274,7 +6611,7 @@ TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Y9, Y8
@@ -6296,73 +6633,77 @@ pass:
 	VXORPS Y10, Y8, Y8
 	VPADDD roundingAVX2<>+32(SB), Y9, Y9
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R9*2), Y10
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R10*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R9*4), Y10
 	PREFETCHT1 (BX)(R10*4)
 
-end4:
+end5:
 	VMULPS Y10, Y0, Y10
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y10, Y7, Y10
-	VMAXPS Y10, Y6, Y10
+	VMINPS Y10, Y6, Y10
+	VMAXPS Y10, Y5, Y10
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R9*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	PREFETCHT1 (DX)(R10*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R9*4), Y11
 	PREFETCHT1 (DX)(R10*4)
 
-end8:
-	VMULPS Y11, Y1, Y12
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Y11, Y7, Y12
 	VADDPS Y12, Y10, Y10
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R9*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (SI)(R10*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R9*4), Y12
 	PREFETCHT1 (SI)(R10*4)
 
-end10:
-	VMULPS Y12, Y3, Y12
-	VMULPS Y10, Y4, Y10
+end13:
+	VMULPS Y12, Y2, Y12
+	VMULPS Y10, Y3, Y10
 	VADDPS Y10, Y12, Y10
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y10, Y12
@@ -6374,22 +6715,22 @@ end10:
 	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, (SI)(R9*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Y10, (SI)(R9*4)
 
-end12:
+end15:
 	// u = k1·m
-	VMULPS Y10, Y5, Y10
+	VMULPS Y10, Y4, Y10
 
 	// p = keep·p − u
-	VMULPS Y11, Y2, Y11
+	VMULPS Y11, Y1, Y11
 	VSUBPS Y10, Y11, Y10
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else13
+	JZ    else16
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y8, Y11
@@ -6399,14 +6740,14 @@ end12:
 	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
 	VPERMQ  $0x08, Y10, Y10
 	VMOVUPS X10, (DX)(R9*2)
-	JMP     end14
+	JMP     end17
 
-else13:
+else16:
 	VMOVUPS   Y10, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end16
+	JZ        end19
 	TESTL     $0x00000020, CX
-	JZ        else17
+	JZ        else20
 	VCVTPS2PH $0x00, Y10, X11
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -6417,9 +6758,9 @@ else13:
 	VMOVMSKPS Y10, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end18
+	JMP       end21
 
-else17:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y10, Y11
 	VPSRLD  $0x1f, Y11, Y11
@@ -6430,35 +6771,35 @@ else17:
 	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
 	VPERMQ  $0x08, Y10, Y11
 
-end18:
+end21:
 	TESTL    $0x00000040, CX
-	JZ       else19
+	JZ       else22
 	VMOVNTDQ X11, (DI)(R9*2)
-	JMP      end20
+	JMP      end23
 
-else19:
+else22:
 	VMOVUPS X11, (DI)(R9*2)
 
-end20:
-end16:
-end14:
+end23:
+end19:
+end17:
 	ADDQ  $0x00000008, R9
 	ADDQ  $0x00000008, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end22
+	JZ    end25
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end22:
+end25:
 	TESTL $0x00000040, CX
-	JZ    end24
+	JZ    end27
 	SFENCE
 
-end24:
+end27:
 	VZEROUPPER
 	RET
 
@@ -6470,26 +6811,26 @@ TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// k1
-	VBROADCASTSS 28(AX), Y5
+	VBROADCASTSS 28(AX), Y4
 
 	// lo
-	VBROADCASTSS 44(AX), Y6
+	VBROADCASTSS 44(AX), Y5
 
 	// hi
-	VBROADCASTSS 48(AX), Y7
+	VBROADCASTSS 48(AX), Y6
+
+	// l2
+	VBROADCASTSS 4(AX), Y7
 
 	// counter
 	VPBROADCASTD 56(AX), Y9
@@ -6498,6 +6839,13 @@ TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -6516,7 +6864,7 @@ TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Y9, Y8
@@ -6538,73 +6886,77 @@ pass:
 	VXORPS Y10, Y8, Y8
 	VPADDD roundingAVX2<>+32(SB), Y9, Y9
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R9*2), Y10
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R10*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R9*4), Y10
 	PREFETCHT1 (BX)(R10*4)
 
-end4:
+end5:
 	VMULPS Y10, Y0, Y10
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y10, Y7, Y10
-	VMAXPS Y10, Y6, Y10
+	VMINPS Y10, Y6, Y10
+	VMAXPS Y10, Y5, Y10
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R9*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	PREFETCHT1 (DX)(R10*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R9*4), Y11
 	PREFETCHT1 (DX)(R10*4)
 
-end8:
-	VMULPS Y11, Y1, Y12
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Y11, Y7, Y12
 	VADDPS Y12, Y10, Y10
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R9*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (SI)(R10*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R9*4), Y12
 	PREFETCHT1 (SI)(R10*4)
 
-end10:
-	VMULPS Y12, Y3, Y12
-	VMULPS Y10, Y4, Y13
+end13:
+	VMULPS Y12, Y2, Y12
+	VMULPS Y10, Y3, Y13
 	VADDPS Y13, Y12, Y12
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y12, Y13
@@ -6616,26 +6968,26 @@ end10:
 	VPSHUFB roundingAVX2<>+192(SB), Y13, Y13
 	VPERMQ  $0x08, Y13, Y13
 	VMOVUPS X13, (SI)(R9*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Y12, (SI)(R9*4)
 
-end12:
+end15:
 	// d = g + beta1·m
-	VMULPS Y12, Y3, Y12
+	VMULPS Y12, Y2, Y12
 	VADDPS Y12, Y10, Y10
 
 	// u = k1·d
-	VMULPS Y10, Y5, Y10
+	VMULPS Y10, Y4, Y10
 
 	// p = keep·p − u
-	VMULPS Y11, Y2, Y11
+	VMULPS Y11, Y1, Y11
 	VSUBPS Y10, Y11, Y10
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else13
+	JZ    else16
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y8, Y11
@@ -6645,14 +6997,14 @@ end12:
 	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
 	VPERMQ  $0x08, Y10, Y10
 	VMOVUPS X10, (DX)(R9*2)
-	JMP     end14
+	JMP     end17
 
-else13:
+else16:
 	VMOVUPS   Y10, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end16
+	JZ        end19
 	TESTL     $0x00000020, CX
-	JZ        else17
+	JZ        else20
 	VCVTPS2PH $0x00, Y10, X11
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -6663,9 +7015,9 @@ else13:
 	VMOVMSKPS Y10, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end18
+	JMP       end21
 
-else17:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y10, Y11
 	VPSRLD  $0x1f, Y11, Y11
@@ -6676,35 +7028,35 @@ else17:
 	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
 	VPERMQ  $0x08, Y10, Y11
 
-end18:
+end21:
 	TESTL    $0x00000040, CX
-	JZ       else19
+	JZ       else22
 	VMOVNTDQ X11, (DI)(R9*2)
-	JMP      end20
+	JMP      end23
 
-else19:
+else22:
 	VMOVUPS X11, (DI)(R9*2)
 
-end20:
-end16:
-end14:
+end23:
+end19:
+end17:
 	ADDQ  $0x00000008, R9
 	ADDQ  $0x00000008, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end22
+	JZ    end25
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end22:
+end25:
 	TESTL $0x00000040, CX
-	JZ    end24
+	JZ    end27
 	SFENCE
 
-end24:
+end27:
 	VZEROUPPER
 	RET
 
@@ -6716,29 +7068,29 @@ TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// beta2
-	VBROADCASTSS 20(AX), Y5
+	VBROADCASTSS 20(AX), Y4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Y6
+	VBROADCASTSS 24(AX), Y5
 
 	// k1
-	VBROADCASTSS 28(AX), Y7
+	VBROADCASTSS 28(AX), Y6
 
 	// r
-	VBROADCASTSS 36(AX), Y8
+	VBROADCASTSS 36(AX), Y7
+
+	// eps
+	VBROADCASTSS 40(AX), Y8
 
 	// counter
 	VPBROADCASTD 56(AX), Y10
@@ -6747,6 +7099,13 @@ TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -6768,7 +7127,7 @@ TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Y10, Y9
@@ -6790,29 +7149,29 @@ pass:
 	VXORPS Y11, Y9, Y9
 	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R10*2), Y11
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R10*2), Y11
 	VPSLLD    $0x10, Y11, Y11
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R11*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R10*4), Y11
 	PREFETCHT1 (BX)(R11*4)
 
-end4:
+end5:
 	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
@@ -6824,44 +7183,50 @@ end4:
 	VMINPS       Y11, Y13, Y11
 	VMAXPS       Y11, Y12, Y11
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R10*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R11*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R10*4), Y12
 	PREFETCHT1 (DX)(R11*4)
 
-end8:
-	VMULPS Y12, Y1, Y13
-	VADDPS Y13, Y11, Y11
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
 
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R10*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R11*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R10*4), Y13
 	PREFETCHT1 (SI)(R11*4)
 
-end10:
-	VMULPS Y13, Y3, Y13
-	VMULPS Y11, Y4, Y14
+end13:
+	VMULPS Y13, Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y13, Y14
@@ -6873,34 +7238,34 @@ end10:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (SI)(R10*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Y13, (SI)(R10*4)
 
-end12:
-	// v = beta2·v + alpha2·(g·g)
+end15:
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (DI)(R10*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (DI)(R11*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (DI)(R10*4), Y14
 	PREFETCHT1 (DI)(R11*4)
 
-end14:
-	VMULPS Y14, Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+end17:
+	VMULPS Y14, Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
@@ -6910,31 +7275,28 @@ end14:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (DI)(R10*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS Y11, (DI)(R10*4)
 
-end16:
+end19:
 	// u = k1·m
-	VMULPS Y13, Y7, Y13
+	VMULPS Y13, Y6, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-
-	// eps
-	VBROADCASTSS 40(AX), Y14
-	VADDPS       Y14, Y11, Y11
-	VDIVPS       Y11, Y13, Y11
+	VMULPS  Y7, Y11, Y11
+	VADDPS  Y8, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else17
+	JZ    else20
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y9, Y12
@@ -6944,14 +7306,14 @@ end16:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y11
 	VMOVUPS X11, (DX)(R10*2)
-	JMP     end18
+	JMP     end21
 
-else17:
+else20:
 	VMOVUPS   Y11, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end20
+	JZ        end23
 	TESTL     $0x00000020, CX
-	JZ        else21
+	JZ        else24
 	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -6962,9 +7324,9 @@ else17:
 	VMOVMSKPS Y11, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end22
+	JMP       end25
 
-else21:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y11, Y12
 	VPSRLD  $0x1f, Y12, Y12
@@ -6975,35 +7337,35 @@ else21:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y12
 
-end22:
+end25:
 	TESTL    $0x00000040, CX
-	JZ       else23
+	JZ       else26
 	VMOVNTDQ X12, (R8)(R10*2)
-	JMP      end24
+	JMP      end27
 
-else23:
+else26:
 	VMOVUPS X12, (R8)(R10*2)
 
-end24:
-end20:
-end18:
+end27:
+end23:
+end21:
 	ADDQ  $0x00000008, R10
 	ADDQ  $0x00000008, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end26
+	JZ    end29
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end26:
+end29:
 	TESTL $0x00000040, CX
-	JZ    end28
+	JZ    end31
 	SFENCE
 
-end28:
+end31:
 	VZEROUPPER
 	RET
 
@@ -7015,29 +7377,29 @@ TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Y0
 
-	// l2
-	VBROADCASTSS 4(AX), Y1
-
 	// keep
-	VBROADCASTSS 8(AX), Y2
+	VBROADCASTSS 8(AX), Y1
 
 	// beta1
-	VBROADCASTSS 12(AX), Y3
+	VBROADCASTSS 12(AX), Y2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Y4
+	VBROADCASTSS 16(AX), Y3
 
 	// beta2
-	VBROADCASTSS 20(AX), Y5
+	VBROADCASTSS 20(AX), Y4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Y6
+	VBROADCASTSS 24(AX), Y5
 
 	// k1
-	VBROADCASTSS 28(AX), Y7
+	VBROADCASTSS 28(AX), Y6
 
 	// r
-	VBROADCASTSS 36(AX), Y8
+	VBROADCASTSS 36(AX), Y7
+
+	// eps
+	VBROADCASTSS 40(AX), Y8
 
 	// counter
 	VPBROADCASTD 56(AX), Y10
@@ -7046,6 +7408,13 @@ TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -7070,7 +7439,7 @@ TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Y10, Y9
@@ -7092,29 +7461,29 @@ pass:
 	VXORPS Y11, Y9, Y9
 	VPADDD roundingAVX2<>+32(SB), Y10, Y10
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R11*2), Y11
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R11*2), Y11
 	VPSLLD    $0x10, Y11, Y11
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R12*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R11*4), Y11
 	PREFETCHT1 (BX)(R12*4)
 
-end4:
+end5:
 	VMULPS Y11, Y0, Y11
 
 	// g = max(min(g, hi), lo)
@@ -7126,44 +7495,50 @@ end4:
 	VMINPS       Y11, Y13, Y11
 	VMAXPS       Y11, Y12, Y11
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT1 (DX)(R12*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R11*4), Y12
 	PREFETCHT1 (DX)(R12*4)
 
-end8:
-	VMULPS Y12, Y1, Y13
-	VADDPS Y13, Y11, Y11
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
 
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R11*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT1 (SI)(R12*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R11*4), Y13
 	PREFETCHT1 (SI)(R12*4)
 
-end10:
-	VMULPS Y13, Y3, Y13
-	VMULPS Y11, Y4, Y14
+end13:
+	VMULPS Y13, Y2, Y13
+	VMULPS Y11, Y3, Y14
 	VADDPS Y14, Y13, Y13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y13, Y14
@@ -7175,34 +7550,34 @@ end10:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (SI)(R11*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Y13, (SI)(R11*4)
 
-end12:
-	// v = beta2·v + alpha2·(g·g)
+end15:
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (DI)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (DI)(R12*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (DI)(R11*4), Y14
 	PREFETCHT1 (DI)(R12*4)
 
-end14:
-	VMULPS Y14, Y5, Y14
-	VMULPS Y11, Y11, Y11
-	VMULPS Y11, Y6, Y11
+end17:
+	VMULPS Y14, Y4, Y14
+	VMULPS Y11, Y5, Y15
+	VMULPS Y11, Y15, Y11
 	VADDPS Y11, Y14, Y11
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
@@ -7212,33 +7587,33 @@ end14:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (DI)(R11*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS Y11, (DI)(R11*4)
 
-end16:
+end19:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else17
+	JZ         else20
 	VPMOVZXWD  (R8)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT1 (R8)(R12*2)
-	JMP        end18
+	JMP        end21
 
-else17:
+else20:
 	VMOVUPS    (R8)(R11*4), Y14
 	PREFETCHT1 (R8)(R12*4)
 
-end18:
+end21:
 	VMAXPS Y11, Y14, Y11
 	VCMPPS $0x03, Y14, Y14, Y14
 	VORPS  Y14, Y11, Y11
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else19
+	JZ    else22
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
@@ -7248,31 +7623,28 @@ end18:
 	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
 	VPERMQ  $0x08, Y14, Y14
 	VMOVUPS X14, (R8)(R11*2)
-	JMP     end20
+	JMP     end23
 
-else19:
+else22:
 	VMOVUPS Y11, (R8)(R11*4)
 
-end20:
+end23:
 	// u = k1·m
-	VMULPS Y13, Y7, Y13
+	VMULPS Y13, Y6, Y13
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-
-	// eps
-	VBROADCASTSS 40(AX), Y14
-	VADDPS       Y14, Y11, Y11
-	VDIVPS       Y11, Y13, Y11
+	VMULPS  Y7, Y11, Y11
+	VADDPS  Y8, Y11, Y11
+	VDIVPS  Y11, Y13, Y11
 
 	// p = keep·p − u
-	VMULPS Y12, Y2, Y12
+	VMULPS Y12, Y1, Y12
 	VSUBPS Y11, Y12, Y11
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else21
+	JZ    else24
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y9, Y12
@@ -7282,14 +7654,14 @@ end20:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y11
 	VMOVUPS X11, (DX)(R11*2)
-	JMP     end22
+	JMP     end25
 
-else21:
+else24:
 	VMOVUPS   Y11, (DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end24
+	JZ        end27
 	TESTL     $0x00000020, CX
-	JZ        else25
+	JZ        else28
 	VCVTPS2PH $0x00, Y11, X12
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -7300,9 +7672,9 @@ else21:
 	VMOVMSKPS Y11, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end26
+	JMP       end29
 
-else25:
+else28:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y11, Y12
 	VPSRLD  $0x1f, Y12, Y12
@@ -7313,35 +7685,35 @@ else25:
 	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
 	VPERMQ  $0x08, Y11, Y12
 
-end26:
+end29:
 	TESTL    $0x00000040, CX
-	JZ       else27
+	JZ       else30
 	VMOVNTDQ X12, (R9)(R11*2)
-	JMP      end28
+	JMP      end31
 
-else27:
+else30:
 	VMOVUPS X12, (R9)(R11*2)
 
-end28:
-end24:
-end22:
+end31:
+end27:
+end25:
 	ADDQ  $0x00000008, R11
 	ADDQ  $0x00000008, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end30
+	JZ    end33
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end30:
+end33:
 	TESTL $0x00000040, CX
-	JZ    end32
+	JZ    end35
 	SFENCE
 
-end32:
+end35:
 	VZEROUPPER
 	RET
 
@@ -7676,251 +8048,85 @@ TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// k1
-	VBROADCASTSS 28(AX), Z5
+	VBROADCASTSS 28(AX), Z4
 
 	// k2
-	VBROADCASTSS 32(AX), Z6
+	VBROADCASTSS 32(AX), Z5
 
 	// lo
-	VBROADCASTSS 44(AX), Z7
+	VBROADCASTSS 44(AX), Z6
 
 	// hi
-	VBROADCASTSS 48(AX), Z8
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         count+40(FP), CX
-	MOVQ         ahead+48(FP), R8
-	XORQ         DI, DI
+	VBROADCASTSS 48(AX), Z7
+
+	// l2
+	VBROADCASTSS 4(AX), Z8
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ count+40(FP), CX
+	MOVQ ahead+48(FP), R9
+	XORQ R8, R8
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (DX)(DI*1), Z0, Z9
+	VMULPS (BX)(R8*1), Z0, Z9
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z9, Z8, Z9
-	VMAXPS Z9, Z7, Z9
+	VMINPS Z9, Z7, Z9
+	VMAXPS Z9, Z6, Z9
+
+	// load p
+	VMOVUPS (DX)(R8*1), Z10
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Z10
-	VMULPS  Z10, Z1, Z11
-	VADDPS  Z11, Z9, Z9
+	VMULPS Z10, Z8, Z11
+	VADDPS Z11, Z9, Z9
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(DI*1), Z3, Z11
-	VMULPS Z9, Z4, Z9
+	VMULPS (SI)(R8*1), Z2, Z11
+	VMULPS Z9, Z3, Z9
 	VADDPS Z9, Z11, Z9
 
 	// store m
-	VMOVUPS Z9, (BX)(DI*1)
+	VMOVUPS Z9, (SI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z9, Z5, Z9
-	VMULPS (SI)(DI*1), Z6, Z11
+	VMULPS Z9, Z4, Z9
+	VMULPS (DI)(R8*1), Z5, Z11
 	VSUBPS Z11, Z9, Z9
 
 	// p = keep·p − u
-	VMULPS Z10, Z2, Z10
+	VMULPS Z10, Z1, Z10
 	VSUBPS Z9, Z10, Z9
 
 	// store p
-	VMOVUPS Z9, (AX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R8
-	SHLQ  CL, R8
-	DECQ  R8
-	KMOVW R8, K1
-
-	// g = gs·g
-	// load grad
-	VMOVUPS.Z (DX)(DI*1), K1, Z9
-	VMULPS    Z9, Z0, Z0
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z0, Z8, Z0
-	VMAXPS Z0, Z7, Z0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(DI*1), K1, Z7
-	VMULPS    Z7, Z1, Z1
-	VADDPS    Z1, Z0, Z0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS.Z (BX)(DI*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z0
-	VADDPS    Z0, Z1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z0, Z5, Z0
-
-	// load n
-	VMOVUPS.Z (SI)(DI*1), K1, Z1
-	VMULPS    Z1, Z6, Z1
-	VSUBPS    Z1, Z0, Z0
-
-	// p = keep·p − u
-	VMULPS Z7, Z2, Z1
-	VSUBPS Z0, Z1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(DI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Z0
-
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
-	// keep
-	VBROADCASTSS 8(AX), Z2
-
-	// beta1
-	VBROADCASTSS 12(AX), Z3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Z4
-
-	// beta2
-	VBROADCASTSS 20(AX), Z5
-
-	// alpha2
-	VBROADCASTSS 24(AX), Z6
-
-	// k1
-	VBROADCASTSS 28(AX), Z7
-
-	// k2
-	VBROADCASTSS 32(AX), Z8
-
-	// r
-	VBROADCASTSS 36(AX), Z9
-
-	// eps
-	VBROADCASTSS 40(AX), Z10
-
-	// lo
-	VBROADCASTSS 44(AX), Z11
-
-	// hi
-	VBROADCASTSS 48(AX), Z12
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         count+48(FP), CX
-	MOVQ         ahead+56(FP), R9
-	XORQ         R8, R8
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (DX)(R8*1), Z0, Z13
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z13, Z12, Z13
-	VMAXPS Z13, Z11, Z13
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Z14
-	VMULPS  Z14, Z1, Z15
-	VADDPS  Z15, Z13, Z13
-
-	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R8*1), Z3, Z15
-	VMULPS Z13, Z4, Z16
-	VADDPS Z16, Z15, Z15
-
-	// store m
-	VMOVUPS Z15, (BX)(R8*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (DI)(R8*1), Z5, Z16
-	VMULPS Z13, Z13, Z13
-	VMULPS Z13, Z6, Z13
-	VADDPS Z13, Z16, Z13
-
-	// store v
-	VMOVUPS Z13, (DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z15, Z7, Z15
-	VMULPS (SI)(R8*1), Z8, Z16
-	VSUBPS Z16, Z15, Z15
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z13, Z13
-	VMULPS  Z9, Z13, Z13
-	VADDPS  Z10, Z13, Z13
-	VDIVPS  Z13, Z15, Z13
-
-	// p = keep·p − u
-	VMULPS Z14, Z2, Z14
-	VSUBPS Z13, Z14, Z13
-
-	// store p
-	VMOVUPS Z13, (AX)(R8*1)
+	VMOVUPS Z9, (DX)(R8*1)
 	ADDQ    $0x00000040, R8
 	TESTQ   R9, R9
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
 	PREFETCHT1 (DX)(R9*1)
 	PREFETCHT1 (BX)(R9*1)
 	PREFETCHT1 (SI)(R9*1)
@@ -7943,185 +8149,167 @@ enter:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS.Z (DX)(R8*1), K1, Z13
-	VMULPS    Z13, Z0, Z0
+	VMOVUPS.Z (BX)(R8*1), K1, Z9
+	VMULPS    Z9, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z0, Z12, Z0
-	VMAXPS Z0, Z11, Z0
+	VMINPS Z0, Z7, Z0
+	VMAXPS Z0, Z6, Z0
+
+	// load p
+	VMOVUPS.Z (DX)(R8*1), K1, Z6
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(R8*1), K1, Z11
-	VMULPS    Z11, Z1, Z1
-	VADDPS    Z1, Z0, Z0
+	VMULPS Z6, Z8, Z7
+	VADDPS Z7, Z0, Z0
 
+decoupled2:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (BX)(R8*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z3
-	VADDPS    Z3, Z1, Z1
+	VMOVUPS.Z (SI)(R8*1), K1, Z7
+	VMULPS    Z7, Z2, Z2
+	VMULPS    Z0, Z3, Z0
+	VADDPS    Z0, Z2, Z0
 
 	// store m
-	VMOVUPS Z1, K1, (BX)(R8*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	// load v
-	VMOVUPS.Z (DI)(R8*1), K1, Z3
-	VMULPS    Z3, Z5, Z3
-	VMULPS    Z0, Z0, Z0
-	VMULPS    Z0, Z6, Z0
-	VADDPS    Z0, Z3, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (DI)(R8*1)
+	VMOVUPS Z0, K1, (SI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z1, Z7, Z1
+	VMULPS Z0, Z4, Z0
 
 	// load n
-	VMOVUPS.Z (SI)(R8*1), K1, Z3
-	VMULPS    Z3, Z8, Z3
-	VSUBPS    Z3, Z1, Z1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z0, Z0
-	VMULPS  Z9, Z0, Z0
-	VADDPS  Z10, Z0, Z0
-	VDIVPS  Z0, Z1, Z0
+	VMOVUPS.Z (DI)(R8*1), K1, Z2
+	VMULPS    Z2, Z5, Z2
+	VSUBPS    Z2, Z0, Z0
 
 	// p = keep·p − u
-	VMULPS Z11, Z2, Z1
+	VMULPS Z6, Z1, Z1
 	VSUBPS Z0, Z1, Z0
 
 	// store p
-	VMOVUPS Z0, K1, (AX)(R8*1)
+	VMOVUPS Z0, K1, (DX)(R8*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func adapnmAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// func adapnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-72
+TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-64
 	MOVQ c+0(FP), AX
 
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// beta2
-	VBROADCASTSS 20(AX), Z5
+	VBROADCASTSS 20(AX), Z4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Z6
+	VBROADCASTSS 24(AX), Z5
 
 	// k1
-	VBROADCASTSS 28(AX), Z7
+	VBROADCASTSS 28(AX), Z6
 
 	// k2
-	VBROADCASTSS 32(AX), Z8
+	VBROADCASTSS 32(AX), Z7
 
 	// r
-	VBROADCASTSS 36(AX), Z9
+	VBROADCASTSS 36(AX), Z8
 
 	// eps
-	VBROADCASTSS 40(AX), Z10
+	VBROADCASTSS 40(AX), Z9
 
 	// lo
-	VBROADCASTSS 44(AX), Z11
+	VBROADCASTSS 44(AX), Z10
 
 	// hi
-	VBROADCASTSS 48(AX), Z12
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         x+48(FP), R8
-	MOVQ         count+56(FP), CX
-	MOVQ         ahead+64(FP), R10
-	XORQ         R9, R9
+	VBROADCASTSS 48(AX), Z11
+
+	// l2
+	VBROADCASTSS 4(AX), Z12
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ v+40(FP), R8
+	MOVQ count+48(FP), CX
+	MOVQ ahead+56(FP), R10
+	XORQ R9, R9
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (DX)(R9*1), Z0, Z13
+	VMULPS (BX)(R9*1), Z0, Z13
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z13, Z12, Z13
-	VMAXPS Z13, Z11, Z13
+	VMINPS Z13, Z11, Z13
+	VMAXPS Z13, Z10, Z13
+
+	// load p
+	VMOVUPS (DX)(R9*1), Z14
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R9*1), Z14
-	VMULPS  Z14, Z1, Z15
-	VADDPS  Z15, Z13, Z13
+	VMULPS Z14, Z12, Z15
+	VADDPS Z15, Z13, Z13
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R9*1), Z3, Z15
-	VMULPS Z13, Z4, Z16
+	VMULPS (SI)(R9*1), Z2, Z15
+	VMULPS Z13, Z3, Z16
 	VADDPS Z16, Z15, Z15
 
 	// store m
-	VMOVUPS Z15, (BX)(R9*1)
+	VMOVUPS Z15, (SI)(R9*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (DI)(R9*1), Z5, Z16
-	VMULPS Z13, Z13, Z13
-	VMULPS Z13, Z6, Z13
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (R8)(R9*1), Z4, Z16
+	VMULPS Z13, Z5, Z17
+	VMULPS Z13, Z17, Z13
 	VADDPS Z13, Z16, Z13
 
 	// store v
-	VMOVUPS Z13, (DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R8)(R9*1), Z16
-	VMAXPS  Z13, Z16, Z13
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z13
-
-	// store x
 	VMOVUPS Z13, (R8)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z15, Z7, Z15
-	VMULPS (SI)(R9*1), Z8, Z16
+	VMULPS Z15, Z6, Z15
+	VMULPS (DI)(R9*1), Z7, Z16
 	VSUBPS Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z13, Z13
-	VMULPS  Z9, Z13, Z13
-	VADDPS  Z10, Z13, Z13
+	VMULPS  Z8, Z13, Z13
+	VADDPS  Z9, Z13, Z13
 	VDIVPS  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPS Z14, Z2, Z14
+	VMULPS Z14, Z1, Z14
 	VSUBPS Z13, Z14, Z13
 
 	// store p
-	VMOVUPS Z13, (AX)(R9*1)
+	VMOVUPS Z13, (DX)(R9*1)
 	ADDQ    $0x00000040, R9
 	TESTQ   R10, R10
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R10*1)
 	PREFETCHT1 (DX)(R10*1)
 	PREFETCHT1 (BX)(R10*1)
 	PREFETCHT1 (SI)(R10*1)
@@ -8145,70 +8333,287 @@ enter:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS.Z (DX)(R9*1), K1, Z13
+	VMOVUPS.Z (BX)(R9*1), K1, Z13
 	VMULPS    Z13, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z0, Z12, Z0
-	VMAXPS Z0, Z11, Z0
+	VMINPS Z0, Z11, Z0
+	VMAXPS Z0, Z10, Z0
+
+	// load p
+	VMOVUPS.Z (DX)(R9*1), K1, Z10
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(R9*1), K1, Z11
-	VMULPS    Z11, Z1, Z1
-	VADDPS    Z1, Z0, Z0
+	VMULPS Z10, Z12, Z11
+	VADDPS Z11, Z0, Z0
 
+decoupled2:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (BX)(R9*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z3
-	VADDPS    Z3, Z1, Z1
+	VMOVUPS.Z (SI)(R9*1), K1, Z11
+	VMULPS    Z11, Z2, Z2
+	VMULPS    Z0, Z3, Z3
+	VADDPS    Z3, Z2, Z2
 
 	// store m
-	VMOVUPS Z1, K1, (BX)(R9*1)
+	VMOVUPS Z2, K1, (SI)(R9*1)
 
-	// v = beta2·v + alpha2·(g·g)
+	// v = beta2·v + (alpha2·g)·g
 	// load v
-	VMOVUPS.Z (DI)(R9*1), K1, Z3
-	VMULPS    Z3, Z5, Z3
-	VMULPS    Z0, Z0, Z0
-	VMULPS    Z0, Z6, Z0
+	VMOVUPS.Z (R8)(R9*1), K1, Z3
+	VMULPS    Z3, Z4, Z3
+	VMULPS    Z0, Z5, Z4
+	VMULPS    Z0, Z4, Z0
 	VADDPS    Z0, Z3, Z0
 
 	// store v
-	VMOVUPS Z0, K1, (DI)(R9*1)
+	VMOVUPS Z0, K1, (R8)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPS Z2, Z6, Z2
+
+	// load n
+	VMOVUPS.Z (DI)(R9*1), K1, Z3
+	VMULPS    Z3, Z7, Z3
+	VSUBPS    Z3, Z2, Z2
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z0, Z0
+	VMULPS  Z8, Z0, Z0
+	VADDPS  Z9, Z0, Z0
+	VDIVPS  Z0, Z2, Z0
+
+	// p = keep·p − u
+	VMULPS Z10, Z1, Z1
+	VSUBPS Z0, Z1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (DX)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adapnmAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-72
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// keep
+	VBROADCASTSS 8(AX), Z1
+
+	// beta1
+	VBROADCASTSS 12(AX), Z2
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z3
+
+	// beta2
+	VBROADCASTSS 20(AX), Z4
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z5
+
+	// k1
+	VBROADCASTSS 28(AX), Z6
+
+	// k2
+	VBROADCASTSS 32(AX), Z7
+
+	// r
+	VBROADCASTSS 36(AX), Z8
+
+	// eps
+	VBROADCASTSS 40(AX), Z9
+
+	// lo
+	VBROADCASTSS 44(AX), Z10
+
+	// hi
+	VBROADCASTSS 48(AX), Z11
+
+	// l2
+	VBROADCASTSS 4(AX), Z12
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ v+40(FP), R8
+	MOVQ x+48(FP), R9
+	MOVQ count+56(FP), CX
+	MOVQ ahead+64(FP), R11
+	XORQ R10, R10
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPS (BX)(R10*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z13, Z11, Z13
+	VMAXPS Z13, Z10, Z13
+
+	// load p
+	VMOVUPS (DX)(R10*1), Z14
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPS Z14, Z12, Z15
+	VADDPS Z15, Z13, Z13
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R10*1), Z2, Z15
+	VMULPS Z13, Z3, Z16
+	VADDPS Z16, Z15, Z15
+
+	// store m
+	VMOVUPS Z15, (SI)(R10*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (R8)(R10*1), Z4, Z16
+	VMULPS Z13, Z5, Z17
+	VMULPS Z13, Z17, Z13
+	VADDPS Z13, Z16, Z13
+
+	// store v
+	VMOVUPS Z13, (R8)(R10*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS.Z (R8)(R9*1), K1, Z3
+	VMOVUPS (R9)(R10*1), Z16
+	VMAXPS  Z13, Z16, Z13
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z13
+
+	// store x
+	VMOVUPS Z13, (R9)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPS Z15, Z6, Z15
+	VMULPS (DI)(R10*1), Z7, Z16
+	VSUBPS Z16, Z15, Z15
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z13, Z13
+	VMULPS  Z8, Z13, Z13
+	VADDPS  Z9, Z13, Z13
+	VDIVPS  Z13, Z15, Z13
+
+	// p = keep·p − u
+	VMULPS Z14, Z1, Z14
+	VSUBPS Z13, Z14, Z13
+
+	// store p
+	VMOVUPS Z13, (DX)(R10*1)
+	ADDQ    $0x00000040, R10
+	TESTQ   R11, R11
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R11*1)
+	PREFETCHT1 (BX)(R11*1)
+	PREFETCHT1 (SI)(R11*1)
+	PREFETCHT1 (DI)(R11*1)
+	PREFETCHT1 (R8)(R11*1)
+	PREFETCHT1 (R9)(R11*1)
+	ADDQ       $0x00000040, R11
+
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R11
+	SHLQ  CL, R11
+	DECQ  R11
+	KMOVW R11, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPS.Z (BX)(R10*1), K1, Z13
+	VMULPS    Z13, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z11, Z0
+	VMAXPS Z0, Z10, Z0
+
+	// load p
+	VMOVUPS.Z (DX)(R10*1), K1, Z10
+	TESTQ     AX, AX
+	JZ        decoupled2
+
+	// g = g + l2·p
+	VMULPS Z10, Z12, Z11
+	VADDPS Z11, Z0, Z0
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS.Z (SI)(R10*1), K1, Z11
+	VMULPS    Z11, Z2, Z2
+	VMULPS    Z0, Z3, Z3
+	VADDPS    Z3, Z2, Z2
+
+	// store m
+	VMOVUPS Z2, K1, (SI)(R10*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	// load v
+	VMOVUPS.Z (R8)(R10*1), K1, Z3
+	VMULPS    Z3, Z4, Z3
+	VMULPS    Z0, Z5, Z4
+	VMULPS    Z0, Z4, Z0
+	VADDPS    Z0, Z3, Z0
+
+	// store v
+	VMOVUPS Z0, K1, (R8)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS.Z (R9)(R10*1), K1, Z3
 	VMAXPS    Z0, Z3, Z0
 	VCMPPS    $0x03, Z3, Z3, K2
 	VMOVAPS   Z3, K2, Z0
 
 	// store x
-	VMOVUPS Z0, K1, (R8)(R9*1)
+	VMOVUPS Z0, K1, (R9)(R10*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z1, Z7, Z1
+	VMULPS Z2, Z6, Z2
 
 	// load n
-	VMOVUPS.Z (SI)(R9*1), K1, Z3
-	VMULPS    Z3, Z8, Z3
-	VSUBPS    Z3, Z1, Z1
+	VMOVUPS.Z (DI)(R10*1), K1, Z3
+	VMULPS    Z3, Z7, Z3
+	VSUBPS    Z3, Z2, Z2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z0, Z0
-	VMULPS  Z9, Z0, Z0
-	VADDPS  Z10, Z0, Z0
-	VDIVPS  Z0, Z1, Z0
+	VMULPS  Z8, Z0, Z0
+	VADDPS  Z9, Z0, Z0
+	VDIVPS  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPS Z11, Z2, Z1
+	VMULPS Z10, Z1, Z1
 	VSUBPS Z0, Z1, Z0
 
 	// store p
-	VMOVUPS Z0, K1, (AX)(R9*1)
+	VMOVUPS Z0, K1, (DX)(R10*1)
 
 done:
 	VZEROUPPER
@@ -8222,60 +8627,67 @@ TEXT ·sgdF32AVX512(SB), NOSPLIT, $0-40
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// k1
-	VBROADCASTSS 28(AX), Z3
+	VBROADCASTSS 28(AX), Z2
 
 	// lo
-	VBROADCASTSS 44(AX), Z4
+	VBROADCASTSS 44(AX), Z3
 
 	// hi
-	VBROADCASTSS 48(AX), Z5
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         count+24(FP), CX
-	MOVQ         ahead+32(FP), SI
-	XORQ         BX, BX
+	VBROADCASTSS 48(AX), Z4
+
+	// l2
+	VBROADCASTSS 4(AX), Z5
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ count+24(FP), CX
+	MOVQ ahead+32(FP), DI
+	XORQ SI, SI
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (DX)(BX*1), Z0, Z6
+	VMULPS (BX)(SI*1), Z0, Z6
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z6, Z5, Z6
-	VMAXPS Z6, Z4, Z6
+	VMINPS Z6, Z4, Z6
+	VMAXPS Z6, Z3, Z6
+
+	// load p
+	VMOVUPS (DX)(SI*1), Z7
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(BX*1), Z7
-	VMULPS  Z7, Z1, Z8
-	VADDPS  Z8, Z6, Z6
+	VMULPS Z7, Z5, Z8
+	VADDPS Z8, Z6, Z6
 
+decoupled1:
 	// u = k1·g
-	VMULPS Z6, Z3, Z6
+	VMULPS Z6, Z2, Z6
 
 	// p = keep·p − u
-	VMULPS Z7, Z2, Z7
+	VMULPS Z7, Z1, Z7
 	VSUBPS Z6, Z7, Z6
 
 	// store p
-	VMOVUPS Z6, (AX)(BX*1)
-	ADDQ    $0x00000040, BX
-	TESTQ   SI, SI
+	VMOVUPS Z6, (DX)(SI*1)
+	ADDQ    $0x00000040, SI
+	TESTQ   DI, DI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
 
 enter:
 	SUBQ  $0x00000010, CX
@@ -8286,35 +8698,39 @@ enter:
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
-	MOVQ  $0x00000001, SI
-	SHLQ  CL, SI
-	DECQ  SI
-	KMOVW SI, K1
+	MOVQ  $0x00000001, DI
+	SHLQ  CL, DI
+	DECQ  DI
+	KMOVW DI, K1
 
 	// g = gs·g
 	// load grad
-	VMOVUPS.Z (DX)(BX*1), K1, Z6
+	VMOVUPS.Z (BX)(SI*1), K1, Z6
 	VMULPS    Z6, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z0, Z5, Z0
-	VMAXPS Z0, Z4, Z0
+	VMINPS Z0, Z4, Z0
+	VMAXPS Z0, Z3, Z0
+
+	// load p
+	VMOVUPS.Z (DX)(SI*1), K1, Z3
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(BX*1), K1, Z4
-	VMULPS    Z4, Z1, Z1
-	VADDPS    Z1, Z0, Z0
+	VMULPS Z3, Z5, Z4
+	VADDPS Z4, Z0, Z0
 
+decoupled2:
 	// u = k1·g
-	VMULPS Z0, Z3, Z0
+	VMULPS Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPS Z4, Z2, Z1
+	VMULPS Z3, Z1, Z1
 	VSUBPS Z0, Z1, Z0
 
 	// store p
-	VMOVUPS Z0, K1, (AX)(BX*1)
+	VMOVUPS Z0, K1, (DX)(SI*1)
 
 done:
 	VZEROUPPER
@@ -8328,373 +8744,79 @@ TEXT ·sgdMomentumF32AVX512(SB), NOSPLIT, $0-48
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// k1
-	VBROADCASTSS 28(AX), Z5
+	VBROADCASTSS 28(AX), Z4
 
 	// lo
-	VBROADCASTSS 44(AX), Z6
+	VBROADCASTSS 44(AX), Z5
 
 	// hi
-	VBROADCASTSS 48(AX), Z7
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         count+32(FP), CX
-	MOVQ         ahead+40(FP), DI
-	XORQ         SI, SI
+	VBROADCASTSS 48(AX), Z6
+
+	// l2
+	VBROADCASTSS 4(AX), Z7
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ count+32(FP), CX
+	MOVQ ahead+40(FP), R8
+	XORQ DI, DI
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (DX)(SI*1), Z0, Z8
+	VMULPS (BX)(DI*1), Z0, Z8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z8, Z7, Z8
-	VMAXPS Z8, Z6, Z8
+	VMINPS Z8, Z6, Z8
+	VMAXPS Z8, Z5, Z8
+
+	// load p
+	VMOVUPS (DX)(DI*1), Z9
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(SI*1), Z9
-	VMULPS  Z9, Z1, Z10
-	VADDPS  Z10, Z8, Z8
+	VMULPS Z9, Z7, Z10
+	VADDPS Z10, Z8, Z8
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(SI*1), Z3, Z10
-	VMULPS Z8, Z4, Z8
+	VMULPS (SI)(DI*1), Z2, Z10
+	VMULPS Z8, Z3, Z8
 	VADDPS Z8, Z10, Z8
 
 	// store m
-	VMOVUPS Z8, (BX)(SI*1)
+	VMOVUPS Z8, (SI)(DI*1)
 
 	// u = k1·m
-	VMULPS Z8, Z5, Z8
+	VMULPS Z8, Z4, Z8
 
 	// p = keep·p − u
-	VMULPS Z9, Z2, Z9
+	VMULPS Z9, Z1, Z9
 	VSUBPS Z8, Z9, Z8
 
 	// store p
-	VMOVUPS Z8, (AX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, DI
-	SHLQ  CL, DI
-	DECQ  DI
-	KMOVW DI, K1
-
-	// g = gs·g
-	// load grad
-	VMOVUPS.Z (DX)(SI*1), K1, Z8
-	VMULPS    Z8, Z0, Z0
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z0, Z7, Z0
-	VMAXPS Z0, Z6, Z0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(SI*1), K1, Z6
-	VMULPS    Z6, Z1, Z1
-	VADDPS    Z1, Z0, Z0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS.Z (BX)(SI*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z0
-	VADDPS    Z0, Z1, Z0
-
-	// store m
-	VMOVUPS Z0, K1, (BX)(SI*1)
-
-	// u = k1·m
-	VMULPS Z0, Z5, Z0
-
-	// p = keep·p − u
-	VMULPS Z6, Z2, Z1
-	VSUBPS Z0, Z1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func sgdNesterovF32AVX512(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·sgdNesterovF32AVX512(SB), NOSPLIT, $0-48
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Z0
-
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
-	// keep
-	VBROADCASTSS 8(AX), Z2
-
-	// beta1
-	VBROADCASTSS 12(AX), Z3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Z4
-
-	// k1
-	VBROADCASTSS 28(AX), Z5
-
-	// lo
-	VBROADCASTSS 44(AX), Z6
-
-	// hi
-	VBROADCASTSS 48(AX), Z7
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         count+32(FP), CX
-	MOVQ         ahead+40(FP), DI
-	XORQ         SI, SI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (DX)(SI*1), Z0, Z8
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z8, Z7, Z8
-	VMAXPS Z8, Z6, Z8
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(SI*1), Z9
-	VMULPS  Z9, Z1, Z10
-	VADDPS  Z10, Z8, Z8
-
-	// m = beta1·m + alpha1·g
-	VMULPS (BX)(SI*1), Z3, Z10
-	VMULPS Z8, Z4, Z11
-	VADDPS Z11, Z10, Z10
-
-	// store m
-	VMOVUPS Z10, (BX)(SI*1)
-
-	// d = g + beta1·m
-	VMULPS Z10, Z3, Z10
-	VADDPS Z10, Z8, Z8
-
-	// u = k1·d
-	VMULPS Z8, Z5, Z8
-
-	// p = keep·p − u
-	VMULPS Z9, Z2, Z9
-	VSUBPS Z8, Z9, Z8
-
-	// store p
-	VMOVUPS Z8, (AX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, DI
-	SHLQ  CL, DI
-	DECQ  DI
-	KMOVW DI, K1
-
-	// g = gs·g
-	// load grad
-	VMOVUPS.Z (DX)(SI*1), K1, Z8
-	VMULPS    Z8, Z0, Z0
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z0, Z7, Z0
-	VMAXPS Z0, Z6, Z0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(SI*1), K1, Z6
-	VMULPS    Z6, Z1, Z1
-	VADDPS    Z1, Z0, Z0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPS.Z (BX)(SI*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z4
-	VADDPS    Z4, Z1, Z1
-
-	// store m
-	VMOVUPS Z1, K1, (BX)(SI*1)
-
-	// d = g + beta1·m
-	VMULPS Z1, Z3, Z1
-	VADDPS Z1, Z0, Z0
-
-	// u = k1·d
-	VMULPS Z0, Z5, Z0
-
-	// p = keep·p − u
-	VMULPS Z6, Z2, Z1
-	VSUBPS Z0, Z1, Z0
-
-	// store p
-	VMOVUPS Z0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adamF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adamF32AVX512(SB), NOSPLIT, $0-56
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Z0
-
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
-	// keep
-	VBROADCASTSS 8(AX), Z2
-
-	// beta1
-	VBROADCASTSS 12(AX), Z3
-
-	// alpha1
-	VBROADCASTSS 16(AX), Z4
-
-	// beta2
-	VBROADCASTSS 20(AX), Z5
-
-	// alpha2
-	VBROADCASTSS 24(AX), Z6
-
-	// k1
-	VBROADCASTSS 28(AX), Z7
-
-	// r
-	VBROADCASTSS 36(AX), Z8
-
-	// eps
-	VBROADCASTSS 40(AX), Z9
-
-	// lo
-	VBROADCASTSS 44(AX), Z10
-
-	// hi
-	VBROADCASTSS 48(AX), Z11
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         v+32(FP), SI
-	MOVQ         count+40(FP), CX
-	MOVQ         ahead+48(FP), R8
-	XORQ         DI, DI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (DX)(DI*1), Z0, Z12
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z12, Z11, Z12
-	VMAXPS Z12, Z10, Z12
-
-	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(DI*1), Z13
-	VMULPS  Z13, Z1, Z14
-	VADDPS  Z14, Z12, Z12
-
-	// m = beta1·m + alpha1·g
-	VMULPS (BX)(DI*1), Z3, Z14
-	VMULPS Z12, Z4, Z15
-	VADDPS Z15, Z14, Z14
-
-	// store m
-	VMOVUPS Z14, (BX)(DI*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (SI)(DI*1), Z5, Z15
-	VMULPS Z12, Z12, Z12
-	VMULPS Z12, Z6, Z12
-	VADDPS Z12, Z15, Z12
-
-	// store v
-	VMOVUPS Z12, (SI)(DI*1)
-
-	// u = k1·m
-	VMULPS Z14, Z7, Z14
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z12, Z12
-	VMULPS  Z8, Z12, Z12
-	VADDPS  Z9, Z12, Z12
-	VDIVPS  Z12, Z14, Z12
-
-	// p = keep·p − u
-	VMULPS Z13, Z2, Z13
-	VSUBPS Z12, Z13, Z12
-
-	// store p
-	VMOVUPS Z12, (AX)(DI*1)
+	VMOVUPS Z8, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
 	TESTQ   R8, R8
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R8*1)
 	PREFETCHT1 (DX)(R8*1)
 	PREFETCHT1 (BX)(R8*1)
 	PREFETCHT1 (SI)(R8*1)
@@ -8716,174 +8838,307 @@ enter:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS.Z (DX)(DI*1), K1, Z12
-	VMULPS    Z12, Z0, Z0
+	VMOVUPS.Z (BX)(DI*1), K1, Z8
+	VMULPS    Z8, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z0, Z11, Z0
-	VMAXPS Z0, Z10, Z0
+	VMINPS Z0, Z6, Z0
+	VMAXPS Z0, Z5, Z0
+
+	// load p
+	VMOVUPS.Z (DX)(DI*1), K1, Z5
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(DI*1), K1, Z10
-	VMULPS    Z10, Z1, Z1
-	VADDPS    Z1, Z0, Z0
+	VMULPS Z5, Z7, Z6
+	VADDPS Z6, Z0, Z0
 
+decoupled2:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (BX)(DI*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z3
-	VADDPS    Z3, Z1, Z1
+	VMOVUPS.Z (SI)(DI*1), K1, Z6
+	VMULPS    Z6, Z2, Z2
+	VMULPS    Z0, Z3, Z0
+	VADDPS    Z0, Z2, Z0
 
 	// store m
-	VMOVUPS Z1, K1, (BX)(DI*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	// load v
-	VMOVUPS.Z (SI)(DI*1), K1, Z3
-	VMULPS    Z3, Z5, Z3
-	VMULPS    Z0, Z0, Z0
-	VMULPS    Z0, Z6, Z0
-	VADDPS    Z0, Z3, Z0
-
-	// store v
 	VMOVUPS Z0, K1, (SI)(DI*1)
 
 	// u = k1·m
-	VMULPS Z1, Z7, Z1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z0, Z0
-	VMULPS  Z8, Z0, Z0
-	VADDPS  Z9, Z0, Z0
-	VDIVPS  Z0, Z1, Z0
+	VMULPS Z0, Z4, Z0
 
 	// p = keep·p − u
-	VMULPS Z10, Z2, Z1
+	VMULPS Z5, Z1, Z1
 	VSUBPS Z0, Z1, Z0
 
 	// store p
-	VMOVUPS Z0, K1, (AX)(DI*1)
+	VMOVUPS Z0, K1, (DX)(DI*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func adamAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
+// func sgdNesterovF32AVX512(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adamAMSGradF32AVX512(SB), NOSPLIT, $0-64
+TEXT ·sgdNesterovF32AVX512(SB), NOSPLIT, $0-48
 	MOVQ c+0(FP), AX
 
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
-
-	// beta2
-	VBROADCASTSS 20(AX), Z5
-
-	// alpha2
-	VBROADCASTSS 24(AX), Z6
+	VBROADCASTSS 16(AX), Z3
 
 	// k1
-	VBROADCASTSS 28(AX), Z7
-
-	// r
-	VBROADCASTSS 36(AX), Z8
-
-	// eps
-	VBROADCASTSS 40(AX), Z9
+	VBROADCASTSS 28(AX), Z4
 
 	// lo
-	VBROADCASTSS 44(AX), Z10
+	VBROADCASTSS 44(AX), Z5
 
 	// hi
-	VBROADCASTSS 48(AX), Z11
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         v+32(FP), SI
-	MOVQ         x+40(FP), DI
-	MOVQ         count+48(FP), CX
-	MOVQ         ahead+56(FP), R9
-	XORQ         R8, R8
+	VBROADCASTSS 48(AX), Z6
+
+	// l2
+	VBROADCASTSS 4(AX), Z7
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ count+32(FP), CX
+	MOVQ ahead+40(FP), R8
+	XORQ DI, DI
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPS (DX)(R8*1), Z0, Z12
+	VMULPS (BX)(DI*1), Z0, Z8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z12, Z11, Z12
-	VMAXPS Z12, Z10, Z12
+	VMINPS Z8, Z6, Z8
+	VMAXPS Z8, Z5, Z8
+
+	// load p
+	VMOVUPS (DX)(DI*1), Z9
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS (AX)(R8*1), Z13
-	VMULPS  Z13, Z1, Z14
-	VADDPS  Z14, Z12, Z12
+	VMULPS Z9, Z7, Z10
+	VADDPS Z10, Z8, Z8
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R8*1), Z3, Z14
-	VMULPS Z12, Z4, Z15
+	VMULPS (SI)(DI*1), Z2, Z10
+	VMULPS Z8, Z3, Z11
+	VADDPS Z11, Z10, Z10
+
+	// store m
+	VMOVUPS Z10, (SI)(DI*1)
+
+	// d = g + beta1·m
+	VMULPS Z10, Z2, Z10
+	VADDPS Z10, Z8, Z8
+
+	// u = k1·d
+	VMULPS Z8, Z4, Z8
+
+	// p = keep·p − u
+	VMULPS Z9, Z1, Z9
+	VSUBPS Z8, Z9, Z8
+
+	// store p
+	VMOVUPS Z8, (DX)(DI*1)
+	ADDQ    $0x00000040, DI
+	TESTQ   R8, R8
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
+
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R8
+	SHLQ  CL, R8
+	DECQ  R8
+	KMOVW R8, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPS.Z (BX)(DI*1), K1, Z8
+	VMULPS    Z8, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z6, Z0
+	VMAXPS Z0, Z5, Z0
+
+	// load p
+	VMOVUPS.Z (DX)(DI*1), K1, Z5
+	TESTQ     AX, AX
+	JZ        decoupled2
+
+	// g = g + l2·p
+	VMULPS Z5, Z7, Z6
+	VADDPS Z6, Z0, Z0
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS.Z (SI)(DI*1), K1, Z6
+	VMULPS    Z6, Z2, Z6
+	VMULPS    Z0, Z3, Z3
+	VADDPS    Z3, Z6, Z3
+
+	// store m
+	VMOVUPS Z3, K1, (SI)(DI*1)
+
+	// d = g + beta1·m
+	VMULPS Z3, Z2, Z2
+	VADDPS Z2, Z0, Z0
+
+	// u = k1·d
+	VMULPS Z0, Z4, Z0
+
+	// p = keep·p − u
+	VMULPS Z5, Z1, Z1
+	VSUBPS Z0, Z1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (DX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamF32AVX512(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// keep
+	VBROADCASTSS 8(AX), Z1
+
+	// beta1
+	VBROADCASTSS 12(AX), Z2
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z3
+
+	// beta2
+	VBROADCASTSS 20(AX), Z4
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z5
+
+	// k1
+	VBROADCASTSS 28(AX), Z6
+
+	// r
+	VBROADCASTSS 36(AX), Z7
+
+	// eps
+	VBROADCASTSS 40(AX), Z8
+
+	// lo
+	VBROADCASTSS 44(AX), Z9
+
+	// hi
+	VBROADCASTSS 48(AX), Z10
+
+	// l2
+	VBROADCASTSS 4(AX), Z11
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ v+32(FP), DI
+	MOVQ count+40(FP), CX
+	MOVQ ahead+48(FP), R9
+	XORQ R8, R8
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPS (BX)(R8*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z10, Z12
+	VMAXPS Z12, Z9, Z12
+
+	// load p
+	VMOVUPS (DX)(R8*1), Z13
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPS Z13, Z11, Z14
+	VADDPS Z14, Z12, Z12
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R8*1), Z2, Z14
+	VMULPS Z12, Z3, Z15
 	VADDPS Z15, Z14, Z14
 
 	// store m
-	VMOVUPS Z14, (BX)(R8*1)
+	VMOVUPS Z14, (SI)(R8*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPS (SI)(R8*1), Z5, Z15
-	VMULPS Z12, Z12, Z12
-	VMULPS Z12, Z6, Z12
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (DI)(R8*1), Z4, Z15
+	VMULPS Z12, Z5, Z16
+	VMULPS Z12, Z16, Z12
 	VADDPS Z12, Z15, Z12
 
 	// store v
-	VMOVUPS Z12, (SI)(R8*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (DI)(R8*1), Z15
-	VMAXPS  Z12, Z15, Z12
-	VCMPPS  $0x03, Z15, Z15, K1
-	VMOVAPS Z15, K1, Z12
-
-	// store x
 	VMOVUPS Z12, (DI)(R8*1)
 
 	// u = k1·m
-	VMULPS Z14, Z7, Z14
+	VMULPS Z14, Z6, Z14
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z12, Z12
-	VMULPS  Z8, Z12, Z12
-	VADDPS  Z9, Z12, Z12
+	VMULPS  Z7, Z12, Z12
+	VADDPS  Z8, Z12, Z12
 	VDIVPS  Z12, Z14, Z12
 
 	// p = keep·p − u
-	VMULPS Z13, Z2, Z13
+	VMULPS Z13, Z1, Z13
 	VSUBPS Z12, Z13, Z12
 
 	// store p
-	VMOVUPS Z12, (AX)(R8*1)
+	VMOVUPS Z12, (DX)(R8*1)
 	ADDQ    $0x00000040, R8
 	TESTQ   R9, R9
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
 	PREFETCHT1 (DX)(R9*1)
 	PREFETCHT1 (BX)(R9*1)
 	PREFETCHT1 (SI)(R9*1)
@@ -8906,65 +9161,270 @@ enter:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS.Z (DX)(R8*1), K1, Z12
+	VMOVUPS.Z (BX)(R8*1), K1, Z12
 	VMULPS    Z12, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z0, Z11, Z0
-	VMAXPS Z0, Z10, Z0
+	VMINPS Z0, Z10, Z0
+	VMAXPS Z0, Z9, Z0
+
+	// load p
+	VMOVUPS.Z (DX)(R8*1), K1, Z9
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPS.Z (AX)(R8*1), K1, Z10
-	VMULPS    Z10, Z1, Z1
-	VADDPS    Z1, Z0, Z0
+	VMULPS Z9, Z11, Z10
+	VADDPS Z10, Z0, Z0
 
+decoupled2:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (BX)(R8*1), K1, Z1
-	VMULPS    Z1, Z3, Z1
-	VMULPS    Z0, Z4, Z3
-	VADDPS    Z3, Z1, Z1
+	VMOVUPS.Z (SI)(R8*1), K1, Z10
+	VMULPS    Z10, Z2, Z2
+	VMULPS    Z0, Z3, Z3
+	VADDPS    Z3, Z2, Z2
 
 	// store m
-	VMOVUPS Z1, K1, (BX)(R8*1)
+	VMOVUPS Z2, K1, (SI)(R8*1)
 
-	// v = beta2·v + alpha2·(g·g)
+	// v = beta2·v + (alpha2·g)·g
 	// load v
-	VMOVUPS.Z (SI)(R8*1), K1, Z3
-	VMULPS    Z3, Z5, Z3
-	VMULPS    Z0, Z0, Z0
-	VMULPS    Z0, Z6, Z0
+	VMOVUPS.Z (DI)(R8*1), K1, Z3
+	VMULPS    Z3, Z4, Z3
+	VMULPS    Z0, Z5, Z4
+	VMULPS    Z0, Z4, Z0
 	VADDPS    Z0, Z3, Z0
 
 	// store v
-	VMOVUPS Z0, K1, (SI)(R8*1)
+	VMOVUPS Z0, K1, (DI)(R8*1)
+
+	// u = k1·m
+	VMULPS Z2, Z6, Z2
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z0, Z0
+	VMULPS  Z7, Z0, Z0
+	VADDPS  Z8, Z0, Z0
+	VDIVPS  Z0, Z2, Z0
+
+	// p = keep·p − u
+	VMULPS Z9, Z1, Z1
+	VSUBPS Z0, Z1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (DX)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamAMSGradF32AVX512(SB), NOSPLIT, $0-64
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// keep
+	VBROADCASTSS 8(AX), Z1
+
+	// beta1
+	VBROADCASTSS 12(AX), Z2
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z3
+
+	// beta2
+	VBROADCASTSS 20(AX), Z4
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z5
+
+	// k1
+	VBROADCASTSS 28(AX), Z6
+
+	// r
+	VBROADCASTSS 36(AX), Z7
+
+	// eps
+	VBROADCASTSS 40(AX), Z8
+
+	// lo
+	VBROADCASTSS 44(AX), Z9
+
+	// hi
+	VBROADCASTSS 48(AX), Z10
+
+	// l2
+	VBROADCASTSS 4(AX), Z11
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ v+32(FP), DI
+	MOVQ x+40(FP), R8
+	MOVQ count+48(FP), CX
+	MOVQ ahead+56(FP), R10
+	XORQ R9, R9
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPS (BX)(R9*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z10, Z12
+	VMAXPS Z12, Z9, Z12
+
+	// load p
+	VMOVUPS (DX)(R9*1), Z13
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPS Z13, Z11, Z14
+	VADDPS Z14, Z12, Z12
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R9*1), Z2, Z14
+	VMULPS Z12, Z3, Z15
+	VADDPS Z15, Z14, Z14
+
+	// store m
+	VMOVUPS Z14, (SI)(R9*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS (DI)(R9*1), Z4, Z15
+	VMULPS Z12, Z5, Z16
+	VMULPS Z12, Z16, Z12
+	VADDPS Z12, Z15, Z12
+
+	// store v
+	VMOVUPS Z12, (DI)(R9*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS.Z (DI)(R8*1), K1, Z3
+	VMOVUPS (R8)(R9*1), Z15
+	VMAXPS  Z12, Z15, Z12
+	VCMPPS  $0x03, Z15, Z15, K1
+	VMOVAPS Z15, K1, Z12
+
+	// store x
+	VMOVUPS Z12, (R8)(R9*1)
+
+	// u = k1·m
+	VMULPS Z14, Z6, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z12, Z12
+	VMULPS  Z7, Z12, Z12
+	VADDPS  Z8, Z12, Z12
+	VDIVPS  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPS Z13, Z1, Z13
+	VSUBPS Z12, Z13, Z12
+
+	// store p
+	VMOVUPS Z12, (DX)(R9*1)
+	ADDQ    $0x00000040, R9
+	TESTQ   R10, R10
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
+
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R10
+	SHLQ  CL, R10
+	DECQ  R10
+	KMOVW R10, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPS.Z (BX)(R9*1), K1, Z12
+	VMULPS    Z12, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z10, Z0
+	VMAXPS Z0, Z9, Z0
+
+	// load p
+	VMOVUPS.Z (DX)(R9*1), K1, Z9
+	TESTQ     AX, AX
+	JZ        decoupled2
+
+	// g = g + l2·p
+	VMULPS Z9, Z11, Z10
+	VADDPS Z10, Z0, Z0
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPS.Z (SI)(R9*1), K1, Z10
+	VMULPS    Z10, Z2, Z2
+	VMULPS    Z0, Z3, Z3
+	VADDPS    Z3, Z2, Z2
+
+	// store m
+	VMOVUPS Z2, K1, (SI)(R9*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	// load v
+	VMOVUPS.Z (DI)(R9*1), K1, Z3
+	VMULPS    Z3, Z4, Z3
+	VMULPS    Z0, Z5, Z4
+	VMULPS    Z0, Z4, Z0
+	VADDPS    Z0, Z3, Z0
+
+	// store v
+	VMOVUPS Z0, K1, (DI)(R9*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS.Z (R8)(R9*1), K1, Z3
 	VMAXPS    Z0, Z3, Z0
 	VCMPPS    $0x03, Z3, Z3, K2
 	VMOVAPS   Z3, K2, Z0
 
 	// store x
-	VMOVUPS Z0, K1, (DI)(R8*1)
+	VMOVUPS Z0, K1, (R8)(R9*1)
 
 	// u = k1·m
-	VMULPS Z1, Z7, Z1
+	VMULPS Z2, Z6, Z2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z0, Z0
-	VMULPS  Z8, Z0, Z0
-	VADDPS  Z9, Z0, Z0
-	VDIVPS  Z0, Z1, Z0
+	VMULPS  Z7, Z0, Z0
+	VADDPS  Z8, Z0, Z0
+	VDIVPS  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPS Z10, Z2, Z1
+	VMULPS Z9, Z1, Z1
 	VSUBPS Z0, Z1, Z0
 
 	// store p
-	VMOVUPS Z0, K1, (AX)(R8*1)
+	VMOVUPS Z0, K1, (DX)(R9*1)
 
 done:
 	VZEROUPPER
@@ -9463,251 +9923,85 @@ TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-56
 	// gs
 	VBROADCASTSD (AX), Z0
 
-	// l2
-	VBROADCASTSD 8(AX), Z1
-
 	// keep
-	VBROADCASTSD 16(AX), Z2
+	VBROADCASTSD 16(AX), Z1
 
 	// beta1
-	VBROADCASTSD 24(AX), Z3
+	VBROADCASTSD 24(AX), Z2
 
 	// alpha1
-	VBROADCASTSD 32(AX), Z4
+	VBROADCASTSD 32(AX), Z3
 
 	// k1
-	VBROADCASTSD 56(AX), Z5
+	VBROADCASTSD 56(AX), Z4
 
 	// k2
-	VBROADCASTSD 64(AX), Z6
+	VBROADCASTSD 64(AX), Z5
 
 	// lo
-	VBROADCASTSD 88(AX), Z7
+	VBROADCASTSD 88(AX), Z6
 
 	// hi
-	VBROADCASTSD 96(AX), Z8
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         count+40(FP), CX
-	MOVQ         ahead+48(FP), R8
-	XORQ         DI, DI
+	VBROADCASTSD 96(AX), Z7
+
+	// l2
+	VBROADCASTSD 8(AX), Z8
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ count+40(FP), CX
+	MOVQ ahead+48(FP), R9
+	XORQ R8, R8
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPD (DX)(DI*1), Z0, Z9
+	VMULPD (BX)(R8*1), Z0, Z9
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z9, Z8, Z9
-	VMAXPD Z9, Z7, Z9
+	VMINPD Z9, Z7, Z9
+	VMAXPD Z9, Z6, Z9
+
+	// load p
+	VMOVUPD (DX)(R8*1), Z10
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(DI*1), Z10
-	VMULPD  Z10, Z1, Z11
-	VADDPD  Z11, Z9, Z9
+	VMULPD Z10, Z8, Z11
+	VADDPD Z11, Z9, Z9
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(DI*1), Z3, Z11
-	VMULPD Z9, Z4, Z9
+	VMULPD (SI)(R8*1), Z2, Z11
+	VMULPD Z9, Z3, Z9
 	VADDPD Z9, Z11, Z9
 
 	// store m
-	VMOVUPD Z9, (BX)(DI*1)
+	VMOVUPD Z9, (SI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z9, Z5, Z9
-	VMULPD (SI)(DI*1), Z6, Z11
+	VMULPD Z9, Z4, Z9
+	VMULPD (DI)(R8*1), Z5, Z11
 	VSUBPD Z11, Z9, Z9
 
 	// p = keep·p − u
-	VMULPD Z10, Z2, Z10
+	VMULPD Z10, Z1, Z10
 	VSUBPD Z9, Z10, Z9
 
 	// store p
-	VMOVUPD Z9, (AX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, R8
-	SHLQ  CL, R8
-	DECQ  R8
-	KMOVW R8, K1
-
-	// g = gs·g
-	// load grad
-	VMOVUPD.Z (DX)(DI*1), K1, Z9
-	VMULPD    Z9, Z0, Z0
-
-	// g = max(min(g, hi), lo)
-	VMINPD Z0, Z8, Z0
-	VMAXPD Z0, Z7, Z0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD.Z (AX)(DI*1), K1, Z7
-	VMULPD    Z7, Z1, Z1
-	VADDPD    Z1, Z0, Z0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPD.Z (BX)(DI*1), K1, Z1
-	VMULPD    Z1, Z3, Z1
-	VMULPD    Z0, Z4, Z0
-	VADDPD    Z0, Z1, Z0
-
-	// store m
-	VMOVUPD Z0, K1, (BX)(DI*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z0, Z5, Z0
-
-	// load n
-	VMOVUPD.Z (SI)(DI*1), K1, Z1
-	VMULPD    Z1, Z6, Z1
-	VSUBPD    Z1, Z0, Z0
-
-	// p = keep·p − u
-	VMULPD Z7, Z2, Z1
-	VSUBPD Z0, Z1, Z0
-
-	// store p
-	VMOVUPD Z0, K1, (AX)(DI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adapnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Z0
-
-	// l2
-	VBROADCASTSD 8(AX), Z1
-
-	// keep
-	VBROADCASTSD 16(AX), Z2
-
-	// beta1
-	VBROADCASTSD 24(AX), Z3
-
-	// alpha1
-	VBROADCASTSD 32(AX), Z4
-
-	// beta2
-	VBROADCASTSD 40(AX), Z5
-
-	// alpha2
-	VBROADCASTSD 48(AX), Z6
-
-	// k1
-	VBROADCASTSD 56(AX), Z7
-
-	// k2
-	VBROADCASTSD 64(AX), Z8
-
-	// r
-	VBROADCASTSD 72(AX), Z9
-
-	// eps
-	VBROADCASTSD 80(AX), Z10
-
-	// lo
-	VBROADCASTSD 88(AX), Z11
-
-	// hi
-	VBROADCASTSD 96(AX), Z12
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         count+48(FP), CX
-	MOVQ         ahead+56(FP), R9
-	XORQ         R8, R8
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (DX)(R8*1), Z0, Z13
-
-	// g = max(min(g, hi), lo)
-	VMINPD Z13, Z12, Z13
-	VMAXPD Z13, Z11, Z13
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R8*1), Z14
-	VMULPD  Z14, Z1, Z15
-	VADDPD  Z15, Z13, Z13
-
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R8*1), Z3, Z15
-	VMULPD Z13, Z4, Z16
-	VADDPD Z16, Z15, Z15
-
-	// store m
-	VMOVUPD Z15, (BX)(R8*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (DI)(R8*1), Z5, Z16
-	VMULPD Z13, Z13, Z13
-	VMULPD Z13, Z6, Z13
-	VADDPD Z13, Z16, Z13
-
-	// store v
-	VMOVUPD Z13, (DI)(R8*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z15, Z7, Z15
-	VMULPD (SI)(R8*1), Z8, Z16
-	VSUBPD Z16, Z15, Z15
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z13, Z13
-	VMULPD  Z9, Z13, Z13
-	VADDPD  Z10, Z13, Z13
-	VDIVPD  Z13, Z15, Z13
-
-	// p = keep·p − u
-	VMULPD Z14, Z2, Z14
-	VSUBPD Z13, Z14, Z13
-
-	// store p
-	VMOVUPD Z13, (AX)(R8*1)
+	VMOVUPD Z9, (DX)(R8*1)
 	ADDQ    $0x00000040, R8
 	TESTQ   R9, R9
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
 	PREFETCHT1 (DX)(R9*1)
 	PREFETCHT1 (BX)(R9*1)
 	PREFETCHT1 (SI)(R9*1)
@@ -9730,185 +10024,167 @@ enter:
 
 	// g = gs·g
 	// load grad
-	VMOVUPD.Z (DX)(R8*1), K1, Z13
-	VMULPD    Z13, Z0, Z0
+	VMOVUPD.Z (BX)(R8*1), K1, Z9
+	VMULPD    Z9, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z0, Z12, Z0
-	VMAXPD Z0, Z11, Z0
+	VMINPD Z0, Z7, Z0
+	VMAXPD Z0, Z6, Z0
+
+	// load p
+	VMOVUPD.Z (DX)(R8*1), K1, Z6
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD.Z (AX)(R8*1), K1, Z11
-	VMULPD    Z11, Z1, Z1
-	VADDPD    Z1, Z0, Z0
+	VMULPD Z6, Z8, Z7
+	VADDPD Z7, Z0, Z0
 
+decoupled2:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (BX)(R8*1), K1, Z1
-	VMULPD    Z1, Z3, Z1
-	VMULPD    Z0, Z4, Z3
-	VADDPD    Z3, Z1, Z1
+	VMOVUPD.Z (SI)(R8*1), K1, Z7
+	VMULPD    Z7, Z2, Z2
+	VMULPD    Z0, Z3, Z0
+	VADDPD    Z0, Z2, Z0
 
 	// store m
-	VMOVUPD Z1, K1, (BX)(R8*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	// load v
-	VMOVUPD.Z (DI)(R8*1), K1, Z3
-	VMULPD    Z3, Z5, Z3
-	VMULPD    Z0, Z0, Z0
-	VMULPD    Z0, Z6, Z0
-	VADDPD    Z0, Z3, Z0
-
-	// store v
-	VMOVUPD Z0, K1, (DI)(R8*1)
+	VMOVUPD Z0, K1, (SI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z1, Z7, Z1
+	VMULPD Z0, Z4, Z0
 
 	// load n
-	VMOVUPD.Z (SI)(R8*1), K1, Z3
-	VMULPD    Z3, Z8, Z3
-	VSUBPD    Z3, Z1, Z1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z0, Z0
-	VMULPD  Z9, Z0, Z0
-	VADDPD  Z10, Z0, Z0
-	VDIVPD  Z0, Z1, Z0
+	VMOVUPD.Z (DI)(R8*1), K1, Z2
+	VMULPD    Z2, Z5, Z2
+	VSUBPD    Z2, Z0, Z0
 
 	// p = keep·p − u
-	VMULPD Z11, Z2, Z1
+	VMULPD Z6, Z1, Z1
 	VSUBPD Z0, Z1, Z0
 
 	// store p
-	VMOVUPD Z0, K1, (AX)(R8*1)
+	VMOVUPD Z0, K1, (DX)(R8*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func adapnmAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
+// func adapnmF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-72
+TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-64
 	MOVQ c+0(FP), AX
 
 	// gs
 	VBROADCASTSD (AX), Z0
 
-	// l2
-	VBROADCASTSD 8(AX), Z1
-
 	// keep
-	VBROADCASTSD 16(AX), Z2
+	VBROADCASTSD 16(AX), Z1
 
 	// beta1
-	VBROADCASTSD 24(AX), Z3
+	VBROADCASTSD 24(AX), Z2
 
 	// alpha1
-	VBROADCASTSD 32(AX), Z4
+	VBROADCASTSD 32(AX), Z3
 
 	// beta2
-	VBROADCASTSD 40(AX), Z5
+	VBROADCASTSD 40(AX), Z4
 
 	// alpha2
-	VBROADCASTSD 48(AX), Z6
+	VBROADCASTSD 48(AX), Z5
 
 	// k1
-	VBROADCASTSD 56(AX), Z7
+	VBROADCASTSD 56(AX), Z6
 
 	// k2
-	VBROADCASTSD 64(AX), Z8
+	VBROADCASTSD 64(AX), Z7
 
 	// r
-	VBROADCASTSD 72(AX), Z9
+	VBROADCASTSD 72(AX), Z8
 
 	// eps
-	VBROADCASTSD 80(AX), Z10
+	VBROADCASTSD 80(AX), Z9
 
 	// lo
-	VBROADCASTSD 88(AX), Z11
+	VBROADCASTSD 88(AX), Z10
 
 	// hi
-	VBROADCASTSD 96(AX), Z12
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         v+40(FP), DI
-	MOVQ         x+48(FP), R8
-	MOVQ         count+56(FP), CX
-	MOVQ         ahead+64(FP), R10
-	XORQ         R9, R9
+	VBROADCASTSD 96(AX), Z11
+
+	// l2
+	VBROADCASTSD 8(AX), Z12
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ v+40(FP), R8
+	MOVQ count+48(FP), CX
+	MOVQ ahead+56(FP), R10
+	XORQ R9, R9
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPD (DX)(R9*1), Z0, Z13
+	VMULPD (BX)(R9*1), Z0, Z13
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z13, Z12, Z13
-	VMAXPD Z13, Z11, Z13
+	VMINPD Z13, Z11, Z13
+	VMAXPD Z13, Z10, Z13
+
+	// load p
+	VMOVUPD (DX)(R9*1), Z14
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R9*1), Z14
-	VMULPD  Z14, Z1, Z15
-	VADDPD  Z15, Z13, Z13
+	VMULPD Z14, Z12, Z15
+	VADDPD Z15, Z13, Z13
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R9*1), Z3, Z15
-	VMULPD Z13, Z4, Z16
+	VMULPD (SI)(R9*1), Z2, Z15
+	VMULPD Z13, Z3, Z16
 	VADDPD Z16, Z15, Z15
 
 	// store m
-	VMOVUPD Z15, (BX)(R9*1)
+	VMOVUPD Z15, (SI)(R9*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (DI)(R9*1), Z5, Z16
-	VMULPD Z13, Z13, Z13
-	VMULPD Z13, Z6, Z13
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (R8)(R9*1), Z4, Z16
+	VMULPD Z13, Z5, Z17
+	VMULPD Z13, Z17, Z13
 	VADDPD Z13, Z16, Z13
 
 	// store v
-	VMOVUPD Z13, (DI)(R9*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (R8)(R9*1), Z16
-	VMAXPD  Z13, Z16, Z13
-	VCMPPD  $0x03, Z16, Z16, K1
-	VMOVAPD Z16, K1, Z13
-
-	// store x
 	VMOVUPD Z13, (R8)(R9*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z15, Z7, Z15
-	VMULPD (SI)(R9*1), Z8, Z16
+	VMULPD Z15, Z6, Z15
+	VMULPD (DI)(R9*1), Z7, Z16
 	VSUBPD Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z13, Z13
-	VMULPD  Z9, Z13, Z13
-	VADDPD  Z10, Z13, Z13
+	VMULPD  Z8, Z13, Z13
+	VADDPD  Z9, Z13, Z13
 	VDIVPD  Z13, Z15, Z13
 
 	// p = keep·p − u
-	VMULPD Z14, Z2, Z14
+	VMULPD Z14, Z1, Z14
 	VSUBPD Z13, Z14, Z13
 
 	// store p
-	VMOVUPD Z13, (AX)(R9*1)
+	VMOVUPD Z13, (DX)(R9*1)
 	ADDQ    $0x00000040, R9
 	TESTQ   R10, R10
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R10*1)
 	PREFETCHT1 (DX)(R10*1)
 	PREFETCHT1 (BX)(R10*1)
 	PREFETCHT1 (SI)(R10*1)
@@ -9932,70 +10208,287 @@ enter:
 
 	// g = gs·g
 	// load grad
-	VMOVUPD.Z (DX)(R9*1), K1, Z13
+	VMOVUPD.Z (BX)(R9*1), K1, Z13
 	VMULPD    Z13, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z0, Z12, Z0
-	VMAXPD Z0, Z11, Z0
+	VMINPD Z0, Z11, Z0
+	VMAXPD Z0, Z10, Z0
+
+	// load p
+	VMOVUPD.Z (DX)(R9*1), K1, Z10
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD.Z (AX)(R9*1), K1, Z11
-	VMULPD    Z11, Z1, Z1
-	VADDPD    Z1, Z0, Z0
+	VMULPD Z10, Z12, Z11
+	VADDPD Z11, Z0, Z0
 
+decoupled2:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (BX)(R9*1), K1, Z1
-	VMULPD    Z1, Z3, Z1
-	VMULPD    Z0, Z4, Z3
-	VADDPD    Z3, Z1, Z1
+	VMOVUPD.Z (SI)(R9*1), K1, Z11
+	VMULPD    Z11, Z2, Z2
+	VMULPD    Z0, Z3, Z3
+	VADDPD    Z3, Z2, Z2
 
 	// store m
-	VMOVUPD Z1, K1, (BX)(R9*1)
+	VMOVUPD Z2, K1, (SI)(R9*1)
 
-	// v = beta2·v + alpha2·(g·g)
+	// v = beta2·v + (alpha2·g)·g
 	// load v
-	VMOVUPD.Z (DI)(R9*1), K1, Z3
-	VMULPD    Z3, Z5, Z3
-	VMULPD    Z0, Z0, Z0
-	VMULPD    Z0, Z6, Z0
+	VMOVUPD.Z (R8)(R9*1), K1, Z3
+	VMULPD    Z3, Z4, Z3
+	VMULPD    Z0, Z5, Z4
+	VMULPD    Z0, Z4, Z0
 	VADDPD    Z0, Z3, Z0
 
 	// store v
-	VMOVUPD Z0, K1, (DI)(R9*1)
+	VMOVUPD Z0, K1, (R8)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z2, Z6, Z2
+
+	// load n
+	VMOVUPD.Z (DI)(R9*1), K1, Z3
+	VMULPD    Z3, Z7, Z3
+	VSUBPD    Z3, Z2, Z2
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z0, Z0
+	VMULPD  Z8, Z0, Z0
+	VADDPD  Z9, Z0, Z0
+	VDIVPD  Z0, Z2, Z0
+
+	// p = keep·p − u
+	VMULPD Z10, Z1, Z1
+	VSUBPD Z0, Z1, Z0
+
+	// store p
+	VMOVUPD Z0, K1, (DX)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adapnmAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-72
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Z0
+
+	// keep
+	VBROADCASTSD 16(AX), Z1
+
+	// beta1
+	VBROADCASTSD 24(AX), Z2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Z3
+
+	// beta2
+	VBROADCASTSD 40(AX), Z4
+
+	// alpha2
+	VBROADCASTSD 48(AX), Z5
+
+	// k1
+	VBROADCASTSD 56(AX), Z6
+
+	// k2
+	VBROADCASTSD 64(AX), Z7
+
+	// r
+	VBROADCASTSD 72(AX), Z8
+
+	// eps
+	VBROADCASTSD 80(AX), Z9
+
+	// lo
+	VBROADCASTSD 88(AX), Z10
+
+	// hi
+	VBROADCASTSD 96(AX), Z11
+
+	// l2
+	VBROADCASTSD 8(AX), Z12
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ n+32(FP), DI
+	MOVQ v+40(FP), R8
+	MOVQ x+48(FP), R9
+	MOVQ count+56(FP), CX
+	MOVQ ahead+64(FP), R11
+	XORQ R10, R10
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (BX)(R10*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z13, Z11, Z13
+	VMAXPD Z13, Z10, Z13
+
+	// load p
+	VMOVUPD (DX)(R10*1), Z14
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPD Z14, Z12, Z15
+	VADDPD Z15, Z13, Z13
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R10*1), Z2, Z15
+	VMULPD Z13, Z3, Z16
+	VADDPD Z16, Z15, Z15
+
+	// store m
+	VMOVUPD Z15, (SI)(R10*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (R8)(R10*1), Z4, Z16
+	VMULPD Z13, Z5, Z17
+	VMULPD Z13, Z17, Z13
+	VADDPD Z13, Z16, Z13
+
+	// store v
+	VMOVUPD Z13, (R8)(R10*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD.Z (R8)(R9*1), K1, Z3
+	VMOVUPD (R9)(R10*1), Z16
+	VMAXPD  Z13, Z16, Z13
+	VCMPPD  $0x03, Z16, Z16, K1
+	VMOVAPD Z16, K1, Z13
+
+	// store x
+	VMOVUPD Z13, (R9)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z15, Z6, Z15
+	VMULPD (DI)(R10*1), Z7, Z16
+	VSUBPD Z16, Z15, Z15
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z13, Z13
+	VMULPD  Z8, Z13, Z13
+	VADDPD  Z9, Z13, Z13
+	VDIVPD  Z13, Z15, Z13
+
+	// p = keep·p − u
+	VMULPD Z14, Z1, Z14
+	VSUBPD Z13, Z14, Z13
+
+	// store p
+	VMOVUPD Z13, (DX)(R10*1)
+	ADDQ    $0x00000040, R10
+	TESTQ   R11, R11
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R11*1)
+	PREFETCHT1 (BX)(R11*1)
+	PREFETCHT1 (SI)(R11*1)
+	PREFETCHT1 (DI)(R11*1)
+	PREFETCHT1 (R8)(R11*1)
+	PREFETCHT1 (R9)(R11*1)
+	ADDQ       $0x00000040, R11
+
+enter:
+	SUBQ  $0x00000008, CX
+	JGE   line
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R11
+	SHLQ  CL, R11
+	DECQ  R11
+	KMOVW R11, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPD.Z (BX)(R10*1), K1, Z13
+	VMULPD    Z13, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z11, Z0
+	VMAXPD Z0, Z10, Z0
+
+	// load p
+	VMOVUPD.Z (DX)(R10*1), K1, Z10
+	TESTQ     AX, AX
+	JZ        decoupled2
+
+	// g = g + l2·p
+	VMULPD Z10, Z12, Z11
+	VADDPD Z11, Z0, Z0
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPD.Z (SI)(R10*1), K1, Z11
+	VMULPD    Z11, Z2, Z2
+	VMULPD    Z0, Z3, Z3
+	VADDPD    Z3, Z2, Z2
+
+	// store m
+	VMOVUPD Z2, K1, (SI)(R10*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	// load v
+	VMOVUPD.Z (R8)(R10*1), K1, Z3
+	VMULPD    Z3, Z4, Z3
+	VMULPD    Z0, Z5, Z4
+	VMULPD    Z0, Z4, Z0
+	VADDPD    Z0, Z3, Z0
+
+	// store v
+	VMOVUPD Z0, K1, (R8)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD.Z (R9)(R10*1), K1, Z3
 	VMAXPD    Z0, Z3, Z0
 	VCMPPD    $0x03, Z3, Z3, K2
 	VMOVAPD   Z3, K2, Z0
 
 	// store x
-	VMOVUPD Z0, K1, (R8)(R9*1)
+	VMOVUPD Z0, K1, (R9)(R10*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z1, Z7, Z1
+	VMULPD Z2, Z6, Z2
 
 	// load n
-	VMOVUPD.Z (SI)(R9*1), K1, Z3
-	VMULPD    Z3, Z8, Z3
-	VSUBPD    Z3, Z1, Z1
+	VMOVUPD.Z (DI)(R10*1), K1, Z3
+	VMULPD    Z3, Z7, Z3
+	VSUBPD    Z3, Z2, Z2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z0, Z0
-	VMULPD  Z9, Z0, Z0
-	VADDPD  Z10, Z0, Z0
-	VDIVPD  Z0, Z1, Z0
+	VMULPD  Z8, Z0, Z0
+	VADDPD  Z9, Z0, Z0
+	VDIVPD  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPD Z11, Z2, Z1
+	VMULPD Z10, Z1, Z1
 	VSUBPD Z0, Z1, Z0
 
 	// store p
-	VMOVUPD Z0, K1, (AX)(R9*1)
+	VMOVUPD Z0, K1, (DX)(R10*1)
 
 done:
 	VZEROUPPER
@@ -10009,60 +10502,67 @@ TEXT ·sgdF64AVX512(SB), NOSPLIT, $0-40
 	// gs
 	VBROADCASTSD (AX), Z0
 
-	// l2
-	VBROADCASTSD 8(AX), Z1
-
 	// keep
-	VBROADCASTSD 16(AX), Z2
+	VBROADCASTSD 16(AX), Z1
 
 	// k1
-	VBROADCASTSD 56(AX), Z3
+	VBROADCASTSD 56(AX), Z2
 
 	// lo
-	VBROADCASTSD 88(AX), Z4
+	VBROADCASTSD 88(AX), Z3
 
 	// hi
-	VBROADCASTSD 96(AX), Z5
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         count+24(FP), CX
-	MOVQ         ahead+32(FP), SI
-	XORQ         BX, BX
+	VBROADCASTSD 96(AX), Z4
+
+	// l2
+	VBROADCASTSD 8(AX), Z5
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ count+24(FP), CX
+	MOVQ ahead+32(FP), DI
+	XORQ SI, SI
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPD (DX)(BX*1), Z0, Z6
+	VMULPD (BX)(SI*1), Z0, Z6
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z6, Z5, Z6
-	VMAXPD Z6, Z4, Z6
+	VMINPD Z6, Z4, Z6
+	VMAXPD Z6, Z3, Z6
+
+	// load p
+	VMOVUPD (DX)(SI*1), Z7
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(BX*1), Z7
-	VMULPD  Z7, Z1, Z8
-	VADDPD  Z8, Z6, Z6
+	VMULPD Z7, Z5, Z8
+	VADDPD Z8, Z6, Z6
 
+decoupled1:
 	// u = k1·g
-	VMULPD Z6, Z3, Z6
+	VMULPD Z6, Z2, Z6
 
 	// p = keep·p − u
-	VMULPD Z7, Z2, Z7
+	VMULPD Z7, Z1, Z7
 	VSUBPD Z6, Z7, Z6
 
 	// store p
-	VMOVUPD Z6, (AX)(BX*1)
-	ADDQ    $0x00000040, BX
-	TESTQ   SI, SI
+	VMOVUPD Z6, (DX)(SI*1)
+	ADDQ    $0x00000040, SI
+	TESTQ   DI, DI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
 
 enter:
 	SUBQ  $0x00000008, CX
@@ -10073,35 +10573,39 @@ enter:
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
-	MOVQ  $0x00000001, SI
-	SHLQ  CL, SI
-	DECQ  SI
-	KMOVW SI, K1
+	MOVQ  $0x00000001, DI
+	SHLQ  CL, DI
+	DECQ  DI
+	KMOVW DI, K1
 
 	// g = gs·g
 	// load grad
-	VMOVUPD.Z (DX)(BX*1), K1, Z6
+	VMOVUPD.Z (BX)(SI*1), K1, Z6
 	VMULPD    Z6, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z0, Z5, Z0
-	VMAXPD Z0, Z4, Z0
+	VMINPD Z0, Z4, Z0
+	VMAXPD Z0, Z3, Z0
+
+	// load p
+	VMOVUPD.Z (DX)(SI*1), K1, Z3
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD.Z (AX)(BX*1), K1, Z4
-	VMULPD    Z4, Z1, Z1
-	VADDPD    Z1, Z0, Z0
+	VMULPD Z3, Z5, Z4
+	VADDPD Z4, Z0, Z0
 
+decoupled2:
 	// u = k1·g
-	VMULPD Z0, Z3, Z0
+	VMULPD Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPD Z4, Z2, Z1
+	VMULPD Z3, Z1, Z1
 	VSUBPD Z0, Z1, Z0
 
 	// store p
-	VMOVUPD Z0, K1, (AX)(BX*1)
+	VMOVUPD Z0, K1, (DX)(SI*1)
 
 done:
 	VZEROUPPER
@@ -10115,373 +10619,79 @@ TEXT ·sgdMomentumF64AVX512(SB), NOSPLIT, $0-48
 	// gs
 	VBROADCASTSD (AX), Z0
 
-	// l2
-	VBROADCASTSD 8(AX), Z1
-
 	// keep
-	VBROADCASTSD 16(AX), Z2
+	VBROADCASTSD 16(AX), Z1
 
 	// beta1
-	VBROADCASTSD 24(AX), Z3
+	VBROADCASTSD 24(AX), Z2
 
 	// alpha1
-	VBROADCASTSD 32(AX), Z4
+	VBROADCASTSD 32(AX), Z3
 
 	// k1
-	VBROADCASTSD 56(AX), Z5
+	VBROADCASTSD 56(AX), Z4
 
 	// lo
-	VBROADCASTSD 88(AX), Z6
+	VBROADCASTSD 88(AX), Z5
 
 	// hi
-	VBROADCASTSD 96(AX), Z7
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         count+32(FP), CX
-	MOVQ         ahead+40(FP), DI
-	XORQ         SI, SI
+	VBROADCASTSD 96(AX), Z6
+
+	// l2
+	VBROADCASTSD 8(AX), Z7
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ count+32(FP), CX
+	MOVQ ahead+40(FP), R8
+	XORQ DI, DI
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPD (DX)(SI*1), Z0, Z8
+	VMULPD (BX)(DI*1), Z0, Z8
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z8, Z7, Z8
-	VMAXPD Z8, Z6, Z8
+	VMINPD Z8, Z6, Z8
+	VMAXPD Z8, Z5, Z8
+
+	// load p
+	VMOVUPD (DX)(DI*1), Z9
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(SI*1), Z9
-	VMULPD  Z9, Z1, Z10
-	VADDPD  Z10, Z8, Z8
+	VMULPD Z9, Z7, Z10
+	VADDPD Z10, Z8, Z8
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(SI*1), Z3, Z10
-	VMULPD Z8, Z4, Z8
+	VMULPD (SI)(DI*1), Z2, Z10
+	VMULPD Z8, Z3, Z8
 	VADDPD Z8, Z10, Z8
 
 	// store m
-	VMOVUPD Z8, (BX)(SI*1)
+	VMOVUPD Z8, (SI)(DI*1)
 
 	// u = k1·m
-	VMULPD Z8, Z5, Z8
+	VMULPD Z8, Z4, Z8
 
 	// p = keep·p − u
-	VMULPD Z9, Z2, Z9
+	VMULPD Z9, Z1, Z9
 	VSUBPD Z8, Z9, Z8
 
 	// store p
-	VMOVUPD Z8, (AX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, DI
-	SHLQ  CL, DI
-	DECQ  DI
-	KMOVW DI, K1
-
-	// g = gs·g
-	// load grad
-	VMOVUPD.Z (DX)(SI*1), K1, Z8
-	VMULPD    Z8, Z0, Z0
-
-	// g = max(min(g, hi), lo)
-	VMINPD Z0, Z7, Z0
-	VMAXPD Z0, Z6, Z0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD.Z (AX)(SI*1), K1, Z6
-	VMULPD    Z6, Z1, Z1
-	VADDPD    Z1, Z0, Z0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPD.Z (BX)(SI*1), K1, Z1
-	VMULPD    Z1, Z3, Z1
-	VMULPD    Z0, Z4, Z0
-	VADDPD    Z0, Z1, Z0
-
-	// store m
-	VMOVUPD Z0, K1, (BX)(SI*1)
-
-	// u = k1·m
-	VMULPD Z0, Z5, Z0
-
-	// p = keep·p − u
-	VMULPD Z6, Z2, Z1
-	VSUBPD Z0, Z1, Z0
-
-	// store p
-	VMOVUPD Z0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func sgdNesterovF64AVX512(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·sgdNesterovF64AVX512(SB), NOSPLIT, $0-48
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Z0
-
-	// l2
-	VBROADCASTSD 8(AX), Z1
-
-	// keep
-	VBROADCASTSD 16(AX), Z2
-
-	// beta1
-	VBROADCASTSD 24(AX), Z3
-
-	// alpha1
-	VBROADCASTSD 32(AX), Z4
-
-	// k1
-	VBROADCASTSD 56(AX), Z5
-
-	// lo
-	VBROADCASTSD 88(AX), Z6
-
-	// hi
-	VBROADCASTSD 96(AX), Z7
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         count+32(FP), CX
-	MOVQ         ahead+40(FP), DI
-	XORQ         SI, SI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (DX)(SI*1), Z0, Z8
-
-	// g = max(min(g, hi), lo)
-	VMINPD Z8, Z7, Z8
-	VMAXPD Z8, Z6, Z8
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(SI*1), Z9
-	VMULPD  Z9, Z1, Z10
-	VADDPD  Z10, Z8, Z8
-
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(SI*1), Z3, Z10
-	VMULPD Z8, Z4, Z11
-	VADDPD Z11, Z10, Z10
-
-	// store m
-	VMOVUPD Z10, (BX)(SI*1)
-
-	// d = g + beta1·m
-	VMULPD Z10, Z3, Z10
-	VADDPD Z10, Z8, Z8
-
-	// u = k1·d
-	VMULPD Z8, Z5, Z8
-
-	// p = keep·p − u
-	VMULPD Z9, Z2, Z9
-	VSUBPD Z8, Z9, Z8
-
-	// store p
-	VMOVUPD Z8, (AX)(SI*1)
-	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
-
-	// the rest, under a mask
-	// mask = 1<<n − 1
-	MOVQ  $0x00000001, DI
-	SHLQ  CL, DI
-	DECQ  DI
-	KMOVW DI, K1
-
-	// g = gs·g
-	// load grad
-	VMOVUPD.Z (DX)(SI*1), K1, Z8
-	VMULPD    Z8, Z0, Z0
-
-	// g = max(min(g, hi), lo)
-	VMINPD Z0, Z7, Z0
-	VMAXPD Z0, Z6, Z0
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD.Z (AX)(SI*1), K1, Z6
-	VMULPD    Z6, Z1, Z1
-	VADDPD    Z1, Z0, Z0
-
-	// m = beta1·m + alpha1·g
-	// load m
-	VMOVUPD.Z (BX)(SI*1), K1, Z1
-	VMULPD    Z1, Z3, Z1
-	VMULPD    Z0, Z4, Z4
-	VADDPD    Z4, Z1, Z1
-
-	// store m
-	VMOVUPD Z1, K1, (BX)(SI*1)
-
-	// d = g + beta1·m
-	VMULPD Z1, Z3, Z1
-	VADDPD Z1, Z0, Z0
-
-	// u = k1·d
-	VMULPD Z0, Z5, Z0
-
-	// p = keep·p − u
-	VMULPD Z6, Z2, Z1
-	VSUBPD Z0, Z1, Z0
-
-	// store p
-	VMOVUPD Z0, K1, (AX)(SI*1)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adamF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adamF64AVX512(SB), NOSPLIT, $0-56
-	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSD (AX), Z0
-
-	// l2
-	VBROADCASTSD 8(AX), Z1
-
-	// keep
-	VBROADCASTSD 16(AX), Z2
-
-	// beta1
-	VBROADCASTSD 24(AX), Z3
-
-	// alpha1
-	VBROADCASTSD 32(AX), Z4
-
-	// beta2
-	VBROADCASTSD 40(AX), Z5
-
-	// alpha2
-	VBROADCASTSD 48(AX), Z6
-
-	// k1
-	VBROADCASTSD 56(AX), Z7
-
-	// r
-	VBROADCASTSD 72(AX), Z8
-
-	// eps
-	VBROADCASTSD 80(AX), Z9
-
-	// lo
-	VBROADCASTSD 88(AX), Z10
-
-	// hi
-	VBROADCASTSD 96(AX), Z11
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         v+32(FP), SI
-	MOVQ         count+40(FP), CX
-	MOVQ         ahead+48(FP), R8
-	XORQ         DI, DI
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (DX)(DI*1), Z0, Z12
-
-	// g = max(min(g, hi), lo)
-	VMINPD Z12, Z11, Z12
-	VMAXPD Z12, Z10, Z12
-
-	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(DI*1), Z13
-	VMULPD  Z13, Z1, Z14
-	VADDPD  Z14, Z12, Z12
-
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(DI*1), Z3, Z14
-	VMULPD Z12, Z4, Z15
-	VADDPD Z15, Z14, Z14
-
-	// store m
-	VMOVUPD Z14, (BX)(DI*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (SI)(DI*1), Z5, Z15
-	VMULPD Z12, Z12, Z12
-	VMULPD Z12, Z6, Z12
-	VADDPD Z12, Z15, Z12
-
-	// store v
-	VMOVUPD Z12, (SI)(DI*1)
-
-	// u = k1·m
-	VMULPD Z14, Z7, Z14
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z12, Z12
-	VMULPD  Z8, Z12, Z12
-	VADDPD  Z9, Z12, Z12
-	VDIVPD  Z12, Z14, Z12
-
-	// p = keep·p − u
-	VMULPD Z13, Z2, Z13
-	VSUBPD Z12, Z13, Z12
-
-	// store p
-	VMOVUPD Z12, (AX)(DI*1)
+	VMOVUPD Z8, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
 	TESTQ   R8, R8
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R8*1)
 	PREFETCHT1 (DX)(R8*1)
 	PREFETCHT1 (BX)(R8*1)
 	PREFETCHT1 (SI)(R8*1)
@@ -10503,174 +10713,307 @@ enter:
 
 	// g = gs·g
 	// load grad
-	VMOVUPD.Z (DX)(DI*1), K1, Z12
-	VMULPD    Z12, Z0, Z0
+	VMOVUPD.Z (BX)(DI*1), K1, Z8
+	VMULPD    Z8, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z0, Z11, Z0
-	VMAXPD Z0, Z10, Z0
+	VMINPD Z0, Z6, Z0
+	VMAXPD Z0, Z5, Z0
+
+	// load p
+	VMOVUPD.Z (DX)(DI*1), K1, Z5
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD.Z (AX)(DI*1), K1, Z10
-	VMULPD    Z10, Z1, Z1
-	VADDPD    Z1, Z0, Z0
+	VMULPD Z5, Z7, Z6
+	VADDPD Z6, Z0, Z0
 
+decoupled2:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (BX)(DI*1), K1, Z1
-	VMULPD    Z1, Z3, Z1
-	VMULPD    Z0, Z4, Z3
-	VADDPD    Z3, Z1, Z1
+	VMOVUPD.Z (SI)(DI*1), K1, Z6
+	VMULPD    Z6, Z2, Z2
+	VMULPD    Z0, Z3, Z0
+	VADDPD    Z0, Z2, Z0
 
 	// store m
-	VMOVUPD Z1, K1, (BX)(DI*1)
-
-	// v = beta2·v + alpha2·(g·g)
-	// load v
-	VMOVUPD.Z (SI)(DI*1), K1, Z3
-	VMULPD    Z3, Z5, Z3
-	VMULPD    Z0, Z0, Z0
-	VMULPD    Z0, Z6, Z0
-	VADDPD    Z0, Z3, Z0
-
-	// store v
 	VMOVUPD Z0, K1, (SI)(DI*1)
 
 	// u = k1·m
-	VMULPD Z1, Z7, Z1
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Z0, Z0
-	VMULPD  Z8, Z0, Z0
-	VADDPD  Z9, Z0, Z0
-	VDIVPD  Z0, Z1, Z0
+	VMULPD Z0, Z4, Z0
 
 	// p = keep·p − u
-	VMULPD Z10, Z2, Z1
+	VMULPD Z5, Z1, Z1
 	VSUBPD Z0, Z1, Z0
 
 	// store p
-	VMOVUPD Z0, K1, (AX)(DI*1)
+	VMOVUPD Z0, K1, (DX)(DI*1)
 
 done:
 	VZEROUPPER
 	RET
 
-// func adamAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
+// func sgdNesterovF64AVX512(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·adamAMSGradF64AVX512(SB), NOSPLIT, $0-64
+TEXT ·sgdNesterovF64AVX512(SB), NOSPLIT, $0-48
 	MOVQ c+0(FP), AX
 
 	// gs
 	VBROADCASTSD (AX), Z0
 
-	// l2
-	VBROADCASTSD 8(AX), Z1
-
 	// keep
-	VBROADCASTSD 16(AX), Z2
+	VBROADCASTSD 16(AX), Z1
 
 	// beta1
-	VBROADCASTSD 24(AX), Z3
+	VBROADCASTSD 24(AX), Z2
 
 	// alpha1
-	VBROADCASTSD 32(AX), Z4
-
-	// beta2
-	VBROADCASTSD 40(AX), Z5
-
-	// alpha2
-	VBROADCASTSD 48(AX), Z6
+	VBROADCASTSD 32(AX), Z3
 
 	// k1
-	VBROADCASTSD 56(AX), Z7
-
-	// r
-	VBROADCASTSD 72(AX), Z8
-
-	// eps
-	VBROADCASTSD 80(AX), Z9
+	VBROADCASTSD 56(AX), Z4
 
 	// lo
-	VBROADCASTSD 88(AX), Z10
+	VBROADCASTSD 88(AX), Z5
 
 	// hi
-	VBROADCASTSD 96(AX), Z11
-	MOVQ         p+8(FP), AX
-	MOVQ         grad+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         v+32(FP), SI
-	MOVQ         x+40(FP), DI
-	MOVQ         count+48(FP), CX
-	MOVQ         ahead+56(FP), R9
-	XORQ         R8, R8
+	VBROADCASTSD 96(AX), Z6
+
+	// l2
+	VBROADCASTSD 8(AX), Z7
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ count+32(FP), CX
+	MOVQ ahead+40(FP), R8
+	XORQ DI, DI
 
 	// a cache line at a time
 	JMP enter
 
 line:
 	// g = gs·g
-	VMULPD (DX)(R8*1), Z0, Z12
+	VMULPD (BX)(DI*1), Z0, Z8
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z12, Z11, Z12
-	VMAXPD Z12, Z10, Z12
+	VMINPD Z8, Z6, Z8
+	VMAXPD Z8, Z5, Z8
+
+	// load p
+	VMOVUPD (DX)(DI*1), Z9
+	TESTQ   AX, AX
+	JZ      decoupled1
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD (AX)(R8*1), Z13
-	VMULPD  Z13, Z1, Z14
-	VADDPD  Z14, Z12, Z12
+	VMULPD Z9, Z7, Z10
+	VADDPD Z10, Z8, Z8
 
+decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R8*1), Z3, Z14
-	VMULPD Z12, Z4, Z15
+	VMULPD (SI)(DI*1), Z2, Z10
+	VMULPD Z8, Z3, Z11
+	VADDPD Z11, Z10, Z10
+
+	// store m
+	VMOVUPD Z10, (SI)(DI*1)
+
+	// d = g + beta1·m
+	VMULPD Z10, Z2, Z10
+	VADDPD Z10, Z8, Z8
+
+	// u = k1·d
+	VMULPD Z8, Z4, Z8
+
+	// p = keep·p − u
+	VMULPD Z9, Z1, Z9
+	VSUBPD Z8, Z9, Z8
+
+	// store p
+	VMOVUPD Z8, (DX)(DI*1)
+	ADDQ    $0x00000040, DI
+	TESTQ   R8, R8
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
+
+enter:
+	SUBQ  $0x00000008, CX
+	JGE   line
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R8
+	SHLQ  CL, R8
+	DECQ  R8
+	KMOVW R8, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPD.Z (BX)(DI*1), K1, Z8
+	VMULPD    Z8, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z6, Z0
+	VMAXPD Z0, Z5, Z0
+
+	// load p
+	VMOVUPD.Z (DX)(DI*1), K1, Z5
+	TESTQ     AX, AX
+	JZ        decoupled2
+
+	// g = g + l2·p
+	VMULPD Z5, Z7, Z6
+	VADDPD Z6, Z0, Z0
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPD.Z (SI)(DI*1), K1, Z6
+	VMULPD    Z6, Z2, Z6
+	VMULPD    Z0, Z3, Z3
+	VADDPD    Z3, Z6, Z3
+
+	// store m
+	VMOVUPD Z3, K1, (SI)(DI*1)
+
+	// d = g + beta1·m
+	VMULPD Z3, Z2, Z2
+	VADDPD Z2, Z0, Z0
+
+	// u = k1·d
+	VMULPD Z0, Z4, Z0
+
+	// p = keep·p − u
+	VMULPD Z5, Z1, Z1
+	VSUBPD Z0, Z1, Z0
+
+	// store p
+	VMOVUPD Z0, K1, (DX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamF64AVX512(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Z0
+
+	// keep
+	VBROADCASTSD 16(AX), Z1
+
+	// beta1
+	VBROADCASTSD 24(AX), Z2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Z3
+
+	// beta2
+	VBROADCASTSD 40(AX), Z4
+
+	// alpha2
+	VBROADCASTSD 48(AX), Z5
+
+	// k1
+	VBROADCASTSD 56(AX), Z6
+
+	// r
+	VBROADCASTSD 72(AX), Z7
+
+	// eps
+	VBROADCASTSD 80(AX), Z8
+
+	// lo
+	VBROADCASTSD 88(AX), Z9
+
+	// hi
+	VBROADCASTSD 96(AX), Z10
+
+	// l2
+	VBROADCASTSD 8(AX), Z11
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ v+32(FP), DI
+	MOVQ count+40(FP), CX
+	MOVQ ahead+48(FP), R9
+	XORQ R8, R8
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (BX)(R8*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z12, Z10, Z12
+	VMAXPD Z12, Z9, Z12
+
+	// load p
+	VMOVUPD (DX)(R8*1), Z13
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPD Z13, Z11, Z14
+	VADDPD Z14, Z12, Z12
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R8*1), Z2, Z14
+	VMULPD Z12, Z3, Z15
 	VADDPD Z15, Z14, Z14
 
 	// store m
-	VMOVUPD Z14, (BX)(R8*1)
+	VMOVUPD Z14, (SI)(R8*1)
 
-	// v = beta2·v + alpha2·(g·g)
-	VMULPD (SI)(R8*1), Z5, Z15
-	VMULPD Z12, Z12, Z12
-	VMULPD Z12, Z6, Z12
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (DI)(R8*1), Z4, Z15
+	VMULPD Z12, Z5, Z16
+	VMULPD Z12, Z16, Z12
 	VADDPD Z12, Z15, Z12
 
 	// store v
-	VMOVUPD Z12, (SI)(R8*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (DI)(R8*1), Z15
-	VMAXPD  Z12, Z15, Z12
-	VCMPPD  $0x03, Z15, Z15, K1
-	VMOVAPD Z15, K1, Z12
-
-	// store x
 	VMOVUPD Z12, (DI)(R8*1)
 
 	// u = k1·m
-	VMULPD Z14, Z7, Z14
+	VMULPD Z14, Z6, Z14
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z12, Z12
-	VMULPD  Z8, Z12, Z12
-	VADDPD  Z9, Z12, Z12
+	VMULPD  Z7, Z12, Z12
+	VADDPD  Z8, Z12, Z12
 	VDIVPD  Z12, Z14, Z12
 
 	// p = keep·p − u
-	VMULPD Z13, Z2, Z13
+	VMULPD Z13, Z1, Z13
 	VSUBPD Z12, Z13, Z12
 
 	// store p
-	VMOVUPD Z12, (AX)(R8*1)
+	VMOVUPD Z12, (DX)(R8*1)
 	ADDQ    $0x00000040, R8
 	TESTQ   R9, R9
 	JZ      enter
 
 	// prefetch
-	PREFETCHT1 (AX)(R9*1)
 	PREFETCHT1 (DX)(R9*1)
 	PREFETCHT1 (BX)(R9*1)
 	PREFETCHT1 (SI)(R9*1)
@@ -10693,65 +11036,270 @@ enter:
 
 	// g = gs·g
 	// load grad
-	VMOVUPD.Z (DX)(R8*1), K1, Z12
+	VMOVUPD.Z (BX)(R8*1), K1, Z12
 	VMULPD    Z12, Z0, Z0
 
 	// g = max(min(g, hi), lo)
-	VMINPD Z0, Z11, Z0
-	VMAXPD Z0, Z10, Z0
+	VMINPD Z0, Z10, Z0
+	VMAXPD Z0, Z9, Z0
+
+	// load p
+	VMOVUPD.Z (DX)(R8*1), K1, Z9
+	TESTQ     AX, AX
+	JZ        decoupled2
 
 	// g = g + l2·p
-	// load p
-	VMOVUPD.Z (AX)(R8*1), K1, Z10
-	VMULPD    Z10, Z1, Z1
-	VADDPD    Z1, Z0, Z0
+	VMULPD Z9, Z11, Z10
+	VADDPD Z10, Z0, Z0
 
+decoupled2:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (BX)(R8*1), K1, Z1
-	VMULPD    Z1, Z3, Z1
-	VMULPD    Z0, Z4, Z3
-	VADDPD    Z3, Z1, Z1
+	VMOVUPD.Z (SI)(R8*1), K1, Z10
+	VMULPD    Z10, Z2, Z2
+	VMULPD    Z0, Z3, Z3
+	VADDPD    Z3, Z2, Z2
 
 	// store m
-	VMOVUPD Z1, K1, (BX)(R8*1)
+	VMOVUPD Z2, K1, (SI)(R8*1)
 
-	// v = beta2·v + alpha2·(g·g)
+	// v = beta2·v + (alpha2·g)·g
 	// load v
-	VMOVUPD.Z (SI)(R8*1), K1, Z3
-	VMULPD    Z3, Z5, Z3
-	VMULPD    Z0, Z0, Z0
-	VMULPD    Z0, Z6, Z0
+	VMOVUPD.Z (DI)(R8*1), K1, Z3
+	VMULPD    Z3, Z4, Z3
+	VMULPD    Z0, Z5, Z4
+	VMULPD    Z0, Z4, Z0
 	VADDPD    Z0, Z3, Z0
 
 	// store v
-	VMOVUPD Z0, K1, (SI)(R8*1)
+	VMOVUPD Z0, K1, (DI)(R8*1)
+
+	// u = k1·m
+	VMULPD Z2, Z6, Z2
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z0, Z0
+	VMULPD  Z7, Z0, Z0
+	VADDPD  Z8, Z0, Z0
+	VDIVPD  Z0, Z2, Z0
+
+	// p = keep·p − u
+	VMULPD Z9, Z1, Z1
+	VSUBPD Z0, Z1, Z0
+
+	// store p
+	VMOVUPD Z0, K1, (DX)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·adamAMSGradF64AVX512(SB), NOSPLIT, $0-64
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Z0
+
+	// keep
+	VBROADCASTSD 16(AX), Z1
+
+	// beta1
+	VBROADCASTSD 24(AX), Z2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Z3
+
+	// beta2
+	VBROADCASTSD 40(AX), Z4
+
+	// alpha2
+	VBROADCASTSD 48(AX), Z5
+
+	// k1
+	VBROADCASTSD 56(AX), Z6
+
+	// r
+	VBROADCASTSD 72(AX), Z7
+
+	// eps
+	VBROADCASTSD 80(AX), Z8
+
+	// lo
+	VBROADCASTSD 88(AX), Z9
+
+	// hi
+	VBROADCASTSD 96(AX), Z10
+
+	// l2
+	VBROADCASTSD 8(AX), Z11
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ v+32(FP), DI
+	MOVQ x+40(FP), R8
+	MOVQ count+48(FP), CX
+	MOVQ ahead+56(FP), R10
+	XORQ R9, R9
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (BX)(R9*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z12, Z10, Z12
+	VMAXPD Z12, Z9, Z12
+
+	// load p
+	VMOVUPD (DX)(R9*1), Z13
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPD Z13, Z11, Z14
+	VADDPD Z14, Z12, Z12
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R9*1), Z2, Z14
+	VMULPD Z12, Z3, Z15
+	VADDPD Z15, Z14, Z14
+
+	// store m
+	VMOVUPD Z14, (SI)(R9*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD (DI)(R9*1), Z4, Z15
+	VMULPD Z12, Z5, Z16
+	VMULPD Z12, Z16, Z12
+	VADDPD Z12, Z15, Z12
+
+	// store v
+	VMOVUPD Z12, (DI)(R9*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD.Z (DI)(R8*1), K1, Z3
+	VMOVUPD (R8)(R9*1), Z15
+	VMAXPD  Z12, Z15, Z12
+	VCMPPD  $0x03, Z15, Z15, K1
+	VMOVAPD Z15, K1, Z12
+
+	// store x
+	VMOVUPD Z12, (R8)(R9*1)
+
+	// u = k1·m
+	VMULPD Z14, Z6, Z14
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z12, Z12
+	VMULPD  Z7, Z12, Z12
+	VADDPD  Z8, Z12, Z12
+	VDIVPD  Z12, Z14, Z12
+
+	// p = keep·p − u
+	VMULPD Z13, Z1, Z13
+	VSUBPD Z12, Z13, Z12
+
+	// store p
+	VMOVUPD Z12, (DX)(R9*1)
+	ADDQ    $0x00000040, R9
+	TESTQ   R10, R10
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R10*1)
+	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (SI)(R10*1)
+	PREFETCHT1 (DI)(R10*1)
+	PREFETCHT1 (R8)(R10*1)
+	ADDQ       $0x00000040, R10
+
+enter:
+	SUBQ  $0x00000008, CX
+	JGE   line
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R10
+	SHLQ  CL, R10
+	DECQ  R10
+	KMOVW R10, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPD.Z (BX)(R9*1), K1, Z12
+	VMULPD    Z12, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z10, Z0
+	VMAXPD Z0, Z9, Z0
+
+	// load p
+	VMOVUPD.Z (DX)(R9*1), K1, Z9
+	TESTQ     AX, AX
+	JZ        decoupled2
+
+	// g = g + l2·p
+	VMULPD Z9, Z11, Z10
+	VADDPD Z10, Z0, Z0
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	// load m
+	VMOVUPD.Z (SI)(R9*1), K1, Z10
+	VMULPD    Z10, Z2, Z2
+	VMULPD    Z0, Z3, Z3
+	VADDPD    Z3, Z2, Z2
+
+	// store m
+	VMOVUPD Z2, K1, (SI)(R9*1)
+
+	// v = beta2·v + (alpha2·g)·g
+	// load v
+	VMOVUPD.Z (DI)(R9*1), K1, Z3
+	VMULPD    Z3, Z4, Z3
+	VMULPD    Z0, Z5, Z4
+	VMULPD    Z0, Z4, Z0
+	VADDPD    Z0, Z3, Z0
+
+	// store v
+	VMOVUPD Z0, K1, (DI)(R9*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD.Z (R8)(R9*1), K1, Z3
 	VMAXPD    Z0, Z3, Z0
 	VCMPPD    $0x03, Z3, Z3, K2
 	VMOVAPD   Z3, K2, Z0
 
 	// store x
-	VMOVUPD Z0, K1, (DI)(R8*1)
+	VMOVUPD Z0, K1, (R8)(R9*1)
 
 	// u = k1·m
-	VMULPD Z1, Z7, Z1
+	VMULPD Z2, Z6, Z2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z0, Z0
-	VMULPD  Z8, Z0, Z0
-	VADDPD  Z9, Z0, Z0
-	VDIVPD  Z0, Z1, Z0
+	VMULPD  Z7, Z0, Z0
+	VADDPD  Z8, Z0, Z0
+	VDIVPD  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPD Z10, Z2, Z1
+	VMULPD Z9, Z1, Z1
 	VSUBPD Z0, Z1, Z0
 
 	// store p
-	VMOVUPD Z0, K1, (AX)(R8*1)
+	VMOVUPD Z0, K1, (DX)(R9*1)
 
 done:
 	VZEROUPPER
@@ -10845,29 +11393,29 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// k1
-	VBROADCASTSS 28(AX), Z5
+	VBROADCASTSS 28(AX), Z4
 
 	// k2
-	VBROADCASTSS 32(AX), Z6
+	VBROADCASTSS 32(AX), Z5
 
 	// lo
-	VBROADCASTSS 44(AX), Z7
+	VBROADCASTSS 44(AX), Z6
 
 	// hi
-	VBROADCASTSS 48(AX), Z8
+	VBROADCASTSS 48(AX), Z7
+
+	// l2
+	VBROADCASTSS 4(AX), Z8
 
 	// number
 	VMOVUPS roundingAVX512<>+0(SB), Z9
@@ -10909,6 +11457,13 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -10930,7 +11485,7 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Z20, Z9
@@ -10950,73 +11505,77 @@ pass:
 	VXORPS Z9, Z14, Z14
 	VPADDD Z10, Z20, Z20
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R9*2), Z9
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R9*2), Z9
 	VPSLLD    $0x10, Z9, Z9
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R10*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R9*4), Z9
 	PREFETCHT1 (BX)(R10*4)
 
-end4:
+end5:
 	VMULPS Z9, Z0, Z9
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z9, Z8, Z9
-	VMAXPS Z9, Z7, Z9
+	VMINPS Z9, Z7, Z9
+	VMAXPS Z9, Z6, Z9
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R9*2), Z21
 	VPSLLD     $0x10, Z21, Z21
 	PREFETCHT1 (DX)(R10*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R9*4), Z21
 	PREFETCHT1 (DX)(R10*4)
 
-end8:
-	VMULPS Z21, Z1, Z22
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Z21, Z8, Z22
 	VADDPS Z22, Z9, Z9
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R9*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT1 (SI)(R10*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R9*4), Z22
 	PREFETCHT1 (SI)(R10*4)
 
-end10:
-	VMULPS Z22, Z3, Z22
-	VMULPS Z9, Z4, Z9
+end13:
+	VMULPS Z22, Z2, Z22
+	VMULPS Z9, Z3, Z9
 	VADDPS Z9, Z22, Z9
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z9, Z22
@@ -11027,38 +11586,38 @@ end10:
 	VMOVAPS Z9, K1, Z22
 	VPERMW  Z22, Z15, Z22
 	VMOVUPS Y22, (SI)(R9*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Z9, (SI)(R9*4)
 
-end12:
+end15:
 	// u = k1·m − k2·n
-	VMULPS Z9, Z5, Z9
+	VMULPS Z9, Z4, Z9
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (DI)(R9*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT1 (DI)(R10*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (DI)(R9*4), Z22
 	PREFETCHT1 (DI)(R10*4)
 
-end14:
-	VMULPS Z22, Z6, Z22
+end17:
+	VMULPS Z22, Z5, Z22
 	VSUBPS Z22, Z9, Z9
 
 	// p = keep·p − u
-	VMULPS Z21, Z2, Z21
+	VMULPS Z21, Z1, Z21
 	VSUBPS Z9, Z21, Z9
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z14, Z21
@@ -11067,14 +11626,14 @@ end14:
 	VMOVAPS Z9, K1, Z21
 	VPERMW  Z21, Z15, Z9
 	VMOVUPS Y9, (DX)(R9*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS   Z9, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end18
+	JZ        end21
 	TESTL     $0x00000020, CX
-	JZ        else19
+	JZ        else22
 	VCVTPS2PH $0x00, Z9, Y21
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -11084,9 +11643,9 @@ else15:
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end20
+	JMP     end23
 
-else19:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z9, Z21
 	VPSRLD  $0x1f, Z21, Z21
@@ -11096,35 +11655,35 @@ else19:
 	VMOVAPS Z9, K1, Z21
 	VPERMW  Z21, Z15, Z21
 
-end20:
+end23:
 	TESTL    $0x00000040, CX
-	JZ       else21
+	JZ       else24
 	VMOVNTDQ Y21, (AX)(R9*2)
-	JMP      end22
+	JMP      end25
 
-else21:
+else24:
 	VMOVUPS Y21, (AX)(R9*2)
 
-end22:
-end18:
-end16:
+end25:
+end21:
+end19:
 	ADDQ  $0x00000010, R9
 	ADDQ  $0x00000010, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end24
+	JZ    end27
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end24:
+end27:
 	TESTL $0x00000040, CX
-	JZ    end26
+	JZ    end29
 	SFENCE
 
-end26:
+end29:
 	VZEROUPPER
 	RET
 
@@ -11218,41 +11777,41 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// beta2
-	VBROADCASTSS 20(AX), Z5
+	VBROADCASTSS 20(AX), Z4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Z6
+	VBROADCASTSS 24(AX), Z5
 
 	// k1
-	VBROADCASTSS 28(AX), Z7
+	VBROADCASTSS 28(AX), Z6
 
 	// k2
-	VBROADCASTSS 32(AX), Z8
+	VBROADCASTSS 32(AX), Z7
 
 	// r
-	VBROADCASTSS 36(AX), Z9
+	VBROADCASTSS 36(AX), Z8
 
 	// eps
-	VBROADCASTSS 40(AX), Z10
+	VBROADCASTSS 40(AX), Z9
 
 	// lo
-	VBROADCASTSS 44(AX), Z11
+	VBROADCASTSS 44(AX), Z10
 
 	// hi
-	VBROADCASTSS 48(AX), Z12
+	VBROADCASTSS 48(AX), Z11
+
+	// l2
+	VBROADCASTSS 4(AX), Z12
 
 	// number
 	VMOVUPS roundingAVX512<>+0(SB), Z13
@@ -11294,6 +11853,13 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -11318,7 +11884,7 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Z25, Z13
@@ -11338,73 +11904,77 @@ pass:
 	VXORPS Z13, Z24, Z24
 	VPADDD Z14, Z25, Z25
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R10*2), Z13
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R10*2), Z13
 	VPSLLD    $0x10, Z13, Z13
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R11*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R10*4), Z13
 	PREFETCHT1 (BX)(R11*4)
 
-end4:
+end5:
 	VMULPS Z13, Z0, Z13
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z13, Z12, Z13
-	VMAXPS Z13, Z11, Z13
+	VMINPS Z13, Z11, Z13
+	VMAXPS Z13, Z10, Z13
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R10*2), Z26
 	VPSLLD     $0x10, Z26, Z26
 	PREFETCHT1 (DX)(R11*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R10*4), Z26
 	PREFETCHT1 (DX)(R11*4)
 
-end8:
-	VMULPS Z26, Z1, Z27
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Z26, Z12, Z27
 	VADDPS Z27, Z13, Z13
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R10*2), Z27
 	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (SI)(R11*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R10*4), Z27
 	PREFETCHT1 (SI)(R11*4)
 
-end10:
-	VMULPS Z27, Z3, Z27
-	VMULPS Z13, Z4, Z28
+end13:
+	VMULPS Z27, Z2, Z27
+	VMULPS Z13, Z3, Z28
 	VADDPS Z28, Z27, Z27
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z27, Z28
@@ -11415,34 +11985,34 @@ end10:
 	VMOVAPS Z27, K1, Z28
 	VPERMW  Z28, Z19, Z28
 	VMOVUPS Y28, (SI)(R10*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Z27, (SI)(R10*4)
 
-end12:
-	// v = beta2·v + alpha2·(g·g)
+end15:
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (R8)(R10*2), Z28
 	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (R8)(R11*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (R8)(R10*4), Z28
 	PREFETCHT1 (R8)(R11*4)
 
-end14:
-	VMULPS Z28, Z5, Z28
-	VMULPS Z13, Z13, Z13
-	VMULPS Z13, Z6, Z13
+end17:
+	VMULPS Z28, Z4, Z28
+	VMULPS Z13, Z5, Z29
+	VMULPS Z13, Z29, Z13
 	VADDPS Z13, Z28, Z13
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  Z17, Z24, Z28
@@ -11451,44 +12021,44 @@ end14:
 	VMOVAPS Z13, K1, Z28
 	VPERMW  Z28, Z19, Z28
 	VMOVUPS Y28, (R8)(R10*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS Z13, (R8)(R10*4)
 
-end16:
+end19:
 	// u = k1·m − k2·n
-	VMULPS Z27, Z7, Z27
+	VMULPS Z27, Z6, Z27
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else17
+	JZ         else20
 	VPMOVZXWD  (DI)(R10*2), Z28
 	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (DI)(R11*2)
-	JMP        end18
+	JMP        end21
 
-else17:
+else20:
 	VMOVUPS    (DI)(R10*4), Z28
 	PREFETCHT1 (DI)(R11*4)
 
-end18:
-	VMULPS Z28, Z8, Z28
+end21:
+	VMULPS Z28, Z7, Z28
 	VSUBPS Z28, Z27, Z27
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z13, Z13
-	VMULPS  Z9, Z13, Z13
-	VADDPS  Z10, Z13, Z13
+	VMULPS  Z8, Z13, Z13
+	VADDPS  Z9, Z13, Z13
 	VDIVPS  Z13, Z27, Z13
 
 	// p = keep·p − u
-	VMULPS Z26, Z2, Z26
+	VMULPS Z26, Z1, Z26
 	VSUBPS Z13, Z26, Z13
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else19
+	JZ    else22
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z24, Z26
@@ -11497,14 +12067,14 @@ end18:
 	VMOVAPS Z13, K1, Z26
 	VPERMW  Z26, Z19, Z13
 	VMOVUPS Y13, (DX)(R10*2)
-	JMP     end20
+	JMP     end23
 
-else19:
+else22:
 	VMOVUPS   Z13, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end22
+	JZ        end25
 	TESTL     $0x00000020, CX
-	JZ        else23
+	JZ        else26
 	VCVTPS2PH $0x00, Z13, Y26
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -11514,9 +12084,9 @@ else19:
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end24
+	JMP     end27
 
-else23:
+else26:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z26
 	VPSRLD  $0x1f, Z26, Z26
@@ -11526,35 +12096,35 @@ else23:
 	VMOVAPS Z13, K1, Z26
 	VPERMW  Z26, Z19, Z26
 
-end24:
+end27:
 	TESTL    $0x00000040, CX
-	JZ       else25
+	JZ       else28
 	VMOVNTDQ Y26, (AX)(R10*2)
-	JMP      end26
+	JMP      end29
 
-else25:
+else28:
 	VMOVUPS Y26, (AX)(R10*2)
 
-end26:
-end22:
-end20:
+end29:
+end25:
+end23:
 	ADDQ  $0x00000010, R10
 	ADDQ  $0x00000010, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end28
+	JZ    end31
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end28:
+end31:
 	TESTL $0x00000040, CX
-	JZ    end30
+	JZ    end33
 	SFENCE
 
-end30:
+end33:
 	VZEROUPPER
 	RET
 
@@ -11566,41 +12136,41 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// beta2
-	VBROADCASTSS 20(AX), Z5
+	VBROADCASTSS 20(AX), Z4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Z6
+	VBROADCASTSS 24(AX), Z5
 
 	// k1
-	VBROADCASTSS 28(AX), Z7
+	VBROADCASTSS 28(AX), Z6
 
 	// k2
-	VBROADCASTSS 32(AX), Z8
+	VBROADCASTSS 32(AX), Z7
 
 	// r
-	VBROADCASTSS 36(AX), Z9
+	VBROADCASTSS 36(AX), Z8
 
 	// eps
-	VBROADCASTSS 40(AX), Z10
+	VBROADCASTSS 40(AX), Z9
 
 	// lo
-	VBROADCASTSS 44(AX), Z11
+	VBROADCASTSS 44(AX), Z10
 
 	// hi
-	VBROADCASTSS 48(AX), Z12
+	VBROADCASTSS 48(AX), Z11
+
+	// l2
+	VBROADCASTSS 4(AX), Z12
 
 	// number
 	VMOVUPS roundingAVX512<>+0(SB), Z13
@@ -11642,6 +12212,13 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -11669,7 +12246,7 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Z25, Z13
@@ -11689,73 +12266,77 @@ pass:
 	VXORPS Z13, Z24, Z24
 	VPADDD Z14, Z25, Z25
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R11*2), Z13
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R11*2), Z13
 	VPSLLD    $0x10, Z13, Z13
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R12*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R11*4), Z13
 	PREFETCHT1 (BX)(R12*4)
 
-end4:
+end5:
 	VMULPS Z13, Z0, Z13
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z13, Z12, Z13
-	VMAXPS Z13, Z11, Z13
+	VMINPS Z13, Z11, Z13
+	VMAXPS Z13, Z10, Z13
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R11*2), Z26
 	VPSLLD     $0x10, Z26, Z26
 	PREFETCHT1 (DX)(R12*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R11*4), Z26
 	PREFETCHT1 (DX)(R12*4)
 
-end8:
-	VMULPS Z26, Z1, Z27
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Z26, Z12, Z27
 	VADDPS Z27, Z13, Z13
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R11*2), Z27
 	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (SI)(R12*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R11*4), Z27
 	PREFETCHT1 (SI)(R12*4)
 
-end10:
-	VMULPS Z27, Z3, Z27
-	VMULPS Z13, Z4, Z28
+end13:
+	VMULPS Z27, Z2, Z27
+	VMULPS Z13, Z3, Z28
 	VADDPS Z28, Z27, Z27
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z27, Z28
@@ -11766,34 +12347,34 @@ end10:
 	VMOVAPS Z27, K1, Z28
 	VPERMW  Z28, Z19, Z28
 	VMOVUPS Y28, (SI)(R11*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Z27, (SI)(R11*4)
 
-end12:
-	// v = beta2·v + alpha2·(g·g)
+end15:
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (R8)(R11*2), Z28
 	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (R8)(R12*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (R8)(R11*4), Z28
 	PREFETCHT1 (R8)(R12*4)
 
-end14:
-	VMULPS Z28, Z5, Z28
-	VMULPS Z13, Z13, Z13
-	VMULPS Z13, Z6, Z13
+end17:
+	VMULPS Z28, Z4, Z28
+	VMULPS Z13, Z5, Z29
+	VMULPS Z13, Z29, Z13
 	VADDPS Z13, Z28, Z13
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  Z17, Z24, Z28
@@ -11802,33 +12383,33 @@ end14:
 	VMOVAPS Z13, K1, Z28
 	VPERMW  Z28, Z19, Z28
 	VMOVUPS Y28, (R8)(R11*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS Z13, (R8)(R11*4)
 
-end16:
+end19:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else17
+	JZ         else20
 	VPMOVZXWD  (R9)(R11*2), Z28
 	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (R9)(R12*2)
-	JMP        end18
+	JMP        end21
 
-else17:
+else20:
 	VMOVUPS    (R9)(R11*4), Z28
 	PREFETCHT1 (R9)(R12*4)
 
-end18:
+end21:
 	VMAXPS  Z13, Z28, Z13
 	VCMPPS  $0x03, Z28, Z28, K1
 	VMOVAPS Z28, K1, Z13
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else19
+	JZ    else22
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  Z17, Z24, Z28
@@ -11837,44 +12418,44 @@ end18:
 	VMOVAPS Z13, K1, Z28
 	VPERMW  Z28, Z19, Z28
 	VMOVUPS Y28, (R9)(R11*2)
-	JMP     end20
+	JMP     end23
 
-else19:
+else22:
 	VMOVUPS Z13, (R9)(R11*4)
 
-end20:
+end23:
 	// u = k1·m − k2·n
-	VMULPS Z27, Z7, Z27
+	VMULPS Z27, Z6, Z27
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else21
+	JZ         else24
 	VPMOVZXWD  (DI)(R11*2), Z28
 	VPSLLD     $0x10, Z28, Z28
 	PREFETCHT1 (DI)(R12*2)
-	JMP        end22
+	JMP        end25
 
-else21:
+else24:
 	VMOVUPS    (DI)(R11*4), Z28
 	PREFETCHT1 (DI)(R12*4)
 
-end22:
-	VMULPS Z28, Z8, Z28
+end25:
+	VMULPS Z28, Z7, Z28
 	VSUBPS Z28, Z27, Z27
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z13, Z13
-	VMULPS  Z9, Z13, Z13
-	VADDPS  Z10, Z13, Z13
+	VMULPS  Z8, Z13, Z13
+	VADDPS  Z9, Z13, Z13
 	VDIVPS  Z13, Z27, Z13
 
 	// p = keep·p − u
-	VMULPS Z26, Z2, Z26
+	VMULPS Z26, Z1, Z26
 	VSUBPS Z13, Z26, Z13
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else23
+	JZ    else26
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z24, Z26
@@ -11883,14 +12464,14 @@ end22:
 	VMOVAPS Z13, K1, Z26
 	VPERMW  Z26, Z19, Z13
 	VMOVUPS Y13, (DX)(R11*2)
-	JMP     end24
+	JMP     end27
 
-else23:
+else26:
 	VMOVUPS   Z13, (DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end26
+	JZ        end29
 	TESTL     $0x00000020, CX
-	JZ        else27
+	JZ        else30
 	VCVTPS2PH $0x00, Z13, Y26
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -11900,9 +12481,9 @@ else23:
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end28
+	JMP     end31
 
-else27:
+else30:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z26
 	VPSRLD  $0x1f, Z26, Z26
@@ -11912,35 +12493,35 @@ else27:
 	VMOVAPS Z13, K1, Z26
 	VPERMW  Z26, Z19, Z26
 
-end28:
+end31:
 	TESTL    $0x00000040, CX
-	JZ       else29
+	JZ       else32
 	VMOVNTDQ Y26, (AX)(R11*2)
-	JMP      end30
+	JMP      end33
 
-else29:
+else32:
 	VMOVUPS Y26, (AX)(R11*2)
 
-end30:
-end26:
-end24:
+end33:
+end29:
+end27:
 	ADDQ  $0x00000010, R11
 	ADDQ  $0x00000010, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end32
+	JZ    end35
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end32:
+end35:
 	TESTL $0x00000040, CX
-	JZ    end34
+	JZ    end37
 	SFENCE
 
-end34:
+end37:
 	VZEROUPPER
 	RET
 
@@ -11952,20 +12533,20 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// k1
-	VBROADCASTSS 28(AX), Z3
+	VBROADCASTSS 28(AX), Z2
 
 	// lo
-	VBROADCASTSS 44(AX), Z4
+	VBROADCASTSS 44(AX), Z3
 
 	// hi
-	VBROADCASTSS 48(AX), Z5
+	VBROADCASTSS 48(AX), Z4
+
+	// l2
+	VBROADCASTSS 4(AX), Z5
 
 	// number
 	VMOVUPS roundingAVX512<>+0(SB), Z6
@@ -12007,6 +12588,13 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -12022,7 +12610,7 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Z17, Z6
@@ -12042,62 +12630,66 @@ pass:
 	VXORPS Z6, Z11, Z11
 	VPADDD Z7, Z17, Z17
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(DI*2), Z6
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(DI*2), Z6
 	VPSLLD    $0x10, Z6, Z6
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R8*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(DI*4), Z6
 	PREFETCHT1 (BX)(R8*4)
 
-end4:
+end5:
 	VMULPS Z6, Z0, Z6
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z6, Z5, Z6
-	VMAXPS Z6, Z4, Z6
+	VMINPS Z6, Z4, Z6
+	VMAXPS Z6, Z3, Z6
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(DI*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT1 (DX)(R8*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(DI*4), Z18
 	PREFETCHT1 (DX)(R8*4)
 
-end8:
-	VMULPS Z18, Z1, Z19
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Z18, Z5, Z19
 	VADDPS Z19, Z6, Z6
 
+end11:
 	// u = k1·g
-	VMULPS Z6, Z3, Z6
+	VMULPS Z6, Z2, Z6
 
 	// p = keep·p − u
-	VMULPS Z18, Z2, Z18
+	VMULPS Z18, Z1, Z18
 	VSUBPS Z6, Z18, Z6
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else9
+	JZ    else12
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z11, Z18
@@ -12106,14 +12698,14 @@ end8:
 	VMOVAPS Z6, K1, Z18
 	VPERMW  Z18, Z12, Z6
 	VMOVUPS Y6, (DX)(DI*2)
-	JMP     end10
+	JMP     end13
 
-else9:
+else12:
 	VMOVUPS   Z6, (DX)(DI*4)
 	TESTL     $0x00000030, CX
-	JZ        end12
+	JZ        end15
 	TESTL     $0x00000020, CX
-	JZ        else13
+	JZ        else16
 	VCVTPS2PH $0x00, Z6, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -12123,9 +12715,9 @@ else9:
 	KMOVW   K1, R9
 	POPCNTL R9, R9
 	ADDQ    R9, SI
-	JMP     end14
+	JMP     end17
 
-else13:
+else16:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z6, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -12135,35 +12727,35 @@ else13:
 	VMOVAPS Z6, K1, Z18
 	VPERMW  Z18, Z12, Z18
 
-end14:
+end17:
 	TESTL    $0x00000040, CX
-	JZ       else15
+	JZ       else18
 	VMOVNTDQ Y18, (AX)(DI*2)
-	JMP      end16
+	JMP      end19
 
-else15:
+else18:
 	VMOVUPS Y18, (AX)(DI*2)
 
-end16:
-end12:
-end10:
+end19:
+end15:
+end13:
 	ADDQ  $0x00000010, DI
 	ADDQ  $0x00000010, R8
 	CMPQ  DI, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end18
+	JZ    end21
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ SI, 120(AX)
 
-end18:
+end21:
 	TESTL $0x00000040, CX
-	JZ    end20
+	JZ    end23
 	SFENCE
 
-end20:
+end23:
 	VZEROUPPER
 	RET
 
@@ -12175,26 +12767,26 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// k1
-	VBROADCASTSS 28(AX), Z5
+	VBROADCASTSS 28(AX), Z4
 
 	// lo
-	VBROADCASTSS 44(AX), Z6
+	VBROADCASTSS 44(AX), Z5
 
 	// hi
-	VBROADCASTSS 48(AX), Z7
+	VBROADCASTSS 48(AX), Z6
+
+	// l2
+	VBROADCASTSS 4(AX), Z7
 
 	// number
 	VMOVUPS roundingAVX512<>+0(SB), Z8
@@ -12236,6 +12828,13 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -12254,7 +12853,7 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Z19, Z8
@@ -12274,73 +12873,77 @@ pass:
 	VXORPS Z8, Z13, Z13
 	VPADDD Z9, Z19, Z19
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R8*2), Z8
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R8*2), Z8
 	VPSLLD    $0x10, Z8, Z8
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R9*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R8*4), Z8
 	PREFETCHT1 (BX)(R9*4)
 
-end4:
+end5:
 	VMULPS Z8, Z0, Z8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z8, Z7, Z8
-	VMAXPS Z8, Z6, Z8
+	VMINPS Z8, Z6, Z8
+	VMAXPS Z8, Z5, Z8
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R8*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT1 (DX)(R9*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R8*4), Z20
 	PREFETCHT1 (DX)(R9*4)
 
-end8:
-	VMULPS Z20, Z1, Z21
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Z20, Z7, Z21
 	VADDPS Z21, Z8, Z8
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R8*2), Z21
 	VPSLLD     $0x10, Z21, Z21
 	PREFETCHT1 (SI)(R9*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R8*4), Z21
 	PREFETCHT1 (SI)(R9*4)
 
-end10:
-	VMULPS Z21, Z3, Z21
-	VMULPS Z8, Z4, Z8
+end13:
+	VMULPS Z21, Z2, Z21
+	VMULPS Z8, Z3, Z8
 	VADDPS Z8, Z21, Z8
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z8, Z21
@@ -12351,22 +12954,22 @@ end10:
 	VMOVAPS Z8, K1, Z21
 	VPERMW  Z21, Z14, Z21
 	VMOVUPS Y21, (SI)(R8*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Z8, (SI)(R8*4)
 
-end12:
+end15:
 	// u = k1·m
-	VMULPS Z8, Z5, Z8
+	VMULPS Z8, Z4, Z8
 
 	// p = keep·p − u
-	VMULPS Z20, Z2, Z20
+	VMULPS Z20, Z1, Z20
 	VSUBPS Z8, Z20, Z8
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else13
+	JZ    else16
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z13, Z20
@@ -12375,14 +12978,14 @@ end12:
 	VMOVAPS Z8, K1, Z20
 	VPERMW  Z20, Z14, Z8
 	VMOVUPS Y8, (DX)(R8*2)
-	JMP     end14
+	JMP     end17
 
-else13:
+else16:
 	VMOVUPS   Z8, (DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end16
+	JZ        end19
 	TESTL     $0x00000020, CX
-	JZ        else17
+	JZ        else20
 	VCVTPS2PH $0x00, Z8, Y20
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -12392,9 +12995,9 @@ else13:
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, DI
-	JMP     end18
+	JMP     end21
 
-else17:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z8, Z20
 	VPSRLD  $0x1f, Z20, Z20
@@ -12404,35 +13007,35 @@ else17:
 	VMOVAPS Z8, K1, Z20
 	VPERMW  Z20, Z14, Z20
 
-end18:
+end21:
 	TESTL    $0x00000040, CX
-	JZ       else19
+	JZ       else22
 	VMOVNTDQ Y20, (AX)(R8*2)
-	JMP      end20
+	JMP      end23
 
-else19:
+else22:
 	VMOVUPS Y20, (AX)(R8*2)
 
-end20:
-end16:
-end14:
+end23:
+end19:
+end17:
 	ADDQ  $0x00000010, R8
 	ADDQ  $0x00000010, R9
 	CMPQ  R8, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end22
+	JZ    end25
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end22:
+end25:
 	TESTL $0x00000040, CX
-	JZ    end24
+	JZ    end27
 	SFENCE
 
-end24:
+end27:
 	VZEROUPPER
 	RET
 
@@ -12444,26 +13047,26 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// k1
-	VBROADCASTSS 28(AX), Z5
+	VBROADCASTSS 28(AX), Z4
 
 	// lo
-	VBROADCASTSS 44(AX), Z6
+	VBROADCASTSS 44(AX), Z5
 
 	// hi
-	VBROADCASTSS 48(AX), Z7
+	VBROADCASTSS 48(AX), Z6
+
+	// l2
+	VBROADCASTSS 4(AX), Z7
 
 	// number
 	VMOVUPS roundingAVX512<>+0(SB), Z8
@@ -12505,6 +13108,13 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -12523,7 +13133,7 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Z19, Z8
@@ -12543,73 +13153,77 @@ pass:
 	VXORPS Z8, Z13, Z13
 	VPADDD Z9, Z19, Z19
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R8*2), Z8
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R8*2), Z8
 	VPSLLD    $0x10, Z8, Z8
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R9*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R8*4), Z8
 	PREFETCHT1 (BX)(R9*4)
 
-end4:
+end5:
 	VMULPS Z8, Z0, Z8
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z8, Z7, Z8
-	VMAXPS Z8, Z6, Z8
+	VMINPS Z8, Z6, Z8
+	VMAXPS Z8, Z5, Z8
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R8*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT1 (DX)(R9*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R8*4), Z20
 	PREFETCHT1 (DX)(R9*4)
 
-end8:
-	VMULPS Z20, Z1, Z21
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Z20, Z7, Z21
 	VADDPS Z21, Z8, Z8
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R8*2), Z21
 	VPSLLD     $0x10, Z21, Z21
 	PREFETCHT1 (SI)(R9*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R8*4), Z21
 	PREFETCHT1 (SI)(R9*4)
 
-end10:
-	VMULPS Z21, Z3, Z21
-	VMULPS Z8, Z4, Z22
+end13:
+	VMULPS Z21, Z2, Z21
+	VMULPS Z8, Z3, Z22
 	VADDPS Z22, Z21, Z21
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z21, Z22
@@ -12620,26 +13234,26 @@ end10:
 	VMOVAPS Z21, K1, Z22
 	VPERMW  Z22, Z14, Z22
 	VMOVUPS Y22, (SI)(R8*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Z21, (SI)(R8*4)
 
-end12:
+end15:
 	// d = g + beta1·m
-	VMULPS Z21, Z3, Z21
+	VMULPS Z21, Z2, Z21
 	VADDPS Z21, Z8, Z8
 
 	// u = k1·d
-	VMULPS Z8, Z5, Z8
+	VMULPS Z8, Z4, Z8
 
 	// p = keep·p − u
-	VMULPS Z20, Z2, Z20
+	VMULPS Z20, Z1, Z20
 	VSUBPS Z8, Z20, Z8
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else13
+	JZ    else16
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z13, Z20
@@ -12648,14 +13262,14 @@ end12:
 	VMOVAPS Z8, K1, Z20
 	VPERMW  Z20, Z14, Z8
 	VMOVUPS Y8, (DX)(R8*2)
-	JMP     end14
+	JMP     end17
 
-else13:
+else16:
 	VMOVUPS   Z8, (DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end16
+	JZ        end19
 	TESTL     $0x00000020, CX
-	JZ        else17
+	JZ        else20
 	VCVTPS2PH $0x00, Z8, Y20
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -12665,9 +13279,9 @@ else13:
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, DI
-	JMP     end18
+	JMP     end21
 
-else17:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z8, Z20
 	VPSRLD  $0x1f, Z20, Z20
@@ -12677,35 +13291,35 @@ else17:
 	VMOVAPS Z8, K1, Z20
 	VPERMW  Z20, Z14, Z20
 
-end18:
+end21:
 	TESTL    $0x00000040, CX
-	JZ       else19
+	JZ       else22
 	VMOVNTDQ Y20, (AX)(R8*2)
-	JMP      end20
+	JMP      end23
 
-else19:
+else22:
 	VMOVUPS Y20, (AX)(R8*2)
 
-end20:
-end16:
-end14:
+end23:
+end19:
+end17:
 	ADDQ  $0x00000010, R8
 	ADDQ  $0x00000010, R9
 	CMPQ  R8, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end22
+	JZ    end25
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end22:
+end25:
 	TESTL $0x00000040, CX
-	JZ    end24
+	JZ    end27
 	SFENCE
 
-end24:
+end27:
 	VZEROUPPER
 	RET
 
@@ -12717,38 +13331,38 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// beta2
-	VBROADCASTSS 20(AX), Z5
+	VBROADCASTSS 20(AX), Z4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Z6
+	VBROADCASTSS 24(AX), Z5
 
 	// k1
-	VBROADCASTSS 28(AX), Z7
+	VBROADCASTSS 28(AX), Z6
 
 	// r
-	VBROADCASTSS 36(AX), Z8
+	VBROADCASTSS 36(AX), Z7
 
 	// eps
-	VBROADCASTSS 40(AX), Z9
+	VBROADCASTSS 40(AX), Z8
 
 	// lo
-	VBROADCASTSS 44(AX), Z10
+	VBROADCASTSS 44(AX), Z9
 
 	// hi
-	VBROADCASTSS 48(AX), Z11
+	VBROADCASTSS 48(AX), Z10
+
+	// l2
+	VBROADCASTSS 4(AX), Z11
 
 	// number
 	VMOVUPS roundingAVX512<>+0(SB), Z12
@@ -12790,6 +13404,13 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -12811,7 +13432,7 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Z24, Z12
@@ -12831,73 +13452,77 @@ pass:
 	VXORPS Z12, Z23, Z23
 	VPADDD Z13, Z24, Z24
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R9*2), Z12
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R9*2), Z12
 	VPSLLD    $0x10, Z12, Z12
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R10*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R9*4), Z12
 	PREFETCHT1 (BX)(R10*4)
 
-end4:
+end5:
 	VMULPS Z12, Z0, Z12
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z12, Z11, Z12
-	VMAXPS Z12, Z10, Z12
+	VMINPS Z12, Z10, Z12
+	VMAXPS Z12, Z9, Z12
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R9*2), Z25
 	VPSLLD     $0x10, Z25, Z25
 	PREFETCHT1 (DX)(R10*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R9*4), Z25
 	PREFETCHT1 (DX)(R10*4)
 
-end8:
-	VMULPS Z25, Z1, Z26
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Z25, Z11, Z26
 	VADDPS Z26, Z12, Z12
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R9*2), Z26
 	VPSLLD     $0x10, Z26, Z26
 	PREFETCHT1 (SI)(R10*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R9*4), Z26
 	PREFETCHT1 (SI)(R10*4)
 
-end10:
-	VMULPS Z26, Z3, Z26
-	VMULPS Z12, Z4, Z27
+end13:
+	VMULPS Z26, Z2, Z26
+	VMULPS Z12, Z3, Z27
 	VADDPS Z27, Z26, Z26
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z26, Z27
@@ -12908,34 +13533,34 @@ end10:
 	VMOVAPS Z26, K1, Z27
 	VPERMW  Z27, Z18, Z27
 	VMOVUPS Y27, (SI)(R9*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Z26, (SI)(R9*4)
 
-end12:
-	// v = beta2·v + alpha2·(g·g)
+end15:
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (DI)(R9*2), Z27
 	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (DI)(R10*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (DI)(R9*4), Z27
 	PREFETCHT1 (DI)(R10*4)
 
-end14:
-	VMULPS Z27, Z5, Z27
-	VMULPS Z12, Z12, Z12
-	VMULPS Z12, Z6, Z12
+end17:
+	VMULPS Z27, Z4, Z27
+	VMULPS Z12, Z5, Z28
+	VMULPS Z12, Z28, Z12
 	VADDPS Z12, Z27, Z12
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  Z16, Z23, Z27
@@ -12944,28 +13569,28 @@ end14:
 	VMOVAPS Z12, K1, Z27
 	VPERMW  Z27, Z18, Z27
 	VMOVUPS Y27, (DI)(R9*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS Z12, (DI)(R9*4)
 
-end16:
+end19:
 	// u = k1·m
-	VMULPS Z26, Z7, Z26
+	VMULPS Z26, Z6, Z26
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z12, Z12
-	VMULPS  Z8, Z12, Z12
-	VADDPS  Z9, Z12, Z12
+	VMULPS  Z7, Z12, Z12
+	VADDPS  Z8, Z12, Z12
 	VDIVPS  Z12, Z26, Z12
 
 	// p = keep·p − u
-	VMULPS Z25, Z2, Z25
+	VMULPS Z25, Z1, Z25
 	VSUBPS Z12, Z25, Z12
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else17
+	JZ    else20
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z23, Z25
@@ -12974,14 +13599,14 @@ end16:
 	VMOVAPS Z12, K1, Z25
 	VPERMW  Z25, Z18, Z12
 	VMOVUPS Y12, (DX)(R9*2)
-	JMP     end18
+	JMP     end21
 
-else17:
+else20:
 	VMOVUPS   Z12, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end20
+	JZ        end23
 	TESTL     $0x00000020, CX
-	JZ        else21
+	JZ        else24
 	VCVTPS2PH $0x00, Z12, Y25
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -12991,9 +13616,9 @@ else17:
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end22
+	JMP     end25
 
-else21:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z25
 	VPSRLD  $0x1f, Z25, Z25
@@ -13003,35 +13628,35 @@ else21:
 	VMOVAPS Z12, K1, Z25
 	VPERMW  Z25, Z18, Z25
 
-end22:
+end25:
 	TESTL    $0x00000040, CX
-	JZ       else23
+	JZ       else26
 	VMOVNTDQ Y25, (AX)(R9*2)
-	JMP      end24
+	JMP      end27
 
-else23:
+else26:
 	VMOVUPS Y25, (AX)(R9*2)
 
-end24:
-end20:
-end18:
+end27:
+end23:
+end21:
 	ADDQ  $0x00000010, R9
 	ADDQ  $0x00000010, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end26
+	JZ    end29
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end26:
+end29:
 	TESTL $0x00000040, CX
-	JZ    end28
+	JZ    end31
 	SFENCE
 
-end28:
+end31:
 	VZEROUPPER
 	RET
 
@@ -13043,38 +13668,38 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	// gs
 	VBROADCASTSS (AX), Z0
 
-	// l2
-	VBROADCASTSS 4(AX), Z1
-
 	// keep
-	VBROADCASTSS 8(AX), Z2
+	VBROADCASTSS 8(AX), Z1
 
 	// beta1
-	VBROADCASTSS 12(AX), Z3
+	VBROADCASTSS 12(AX), Z2
 
 	// alpha1
-	VBROADCASTSS 16(AX), Z4
+	VBROADCASTSS 16(AX), Z3
 
 	// beta2
-	VBROADCASTSS 20(AX), Z5
+	VBROADCASTSS 20(AX), Z4
 
 	// alpha2
-	VBROADCASTSS 24(AX), Z6
+	VBROADCASTSS 24(AX), Z5
 
 	// k1
-	VBROADCASTSS 28(AX), Z7
+	VBROADCASTSS 28(AX), Z6
 
 	// r
-	VBROADCASTSS 36(AX), Z8
+	VBROADCASTSS 36(AX), Z7
 
 	// eps
-	VBROADCASTSS 40(AX), Z9
+	VBROADCASTSS 40(AX), Z8
 
 	// lo
-	VBROADCASTSS 44(AX), Z10
+	VBROADCASTSS 44(AX), Z9
 
 	// hi
-	VBROADCASTSS 48(AX), Z11
+	VBROADCASTSS 48(AX), Z10
+
+	// l2
+	VBROADCASTSS 4(AX), Z11
 
 	// number
 	VMOVUPS roundingAVX512<>+0(SB), Z12
@@ -13116,6 +13741,13 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	// formats
 	MOVL 52(AX), CX
 
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
 	// p
 	MOVQ 64(AX), DX
 
@@ -13140,7 +13772,7 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 
 pass:
 	TESTL $0x00000080, CX
-	JZ    end2
+	JZ    end3
 
 	// draw = counter ^ counter>>16
 	VPSRLD $0x10, Z24, Z12
@@ -13160,73 +13792,77 @@ pass:
 	VXORPS Z12, Z23, Z23
 	VPADDD Z13, Z24, Z24
 
-end2:
+end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else3
+	JZ        else4
 	TESTL     $0x00000002, CX
-	JZ        else5
+	JZ        else6
 	VCVTPH2PS (BX)(R10*2), Z12
-	JMP       end6
+	JMP       end7
 
-else5:
+else6:
 	VPMOVZXWD (BX)(R10*2), Z12
 	VPSLLD    $0x10, Z12, Z12
 
-end6:
+end7:
 	PREFETCHT1 (BX)(R11*2)
-	JMP        end4
+	JMP        end5
 
-else3:
+else4:
 	VMOVUPS    (BX)(R10*4), Z12
 	PREFETCHT1 (BX)(R11*4)
 
-end4:
+end5:
 	VMULPS Z12, Z0, Z12
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z12, Z11, Z12
-	VMAXPS Z12, Z10, Z12
+	VMINPS Z12, Z10, Z12
+	VMAXPS Z12, Z9, Z12
 
-	// g = g + l2·p
 	// load p
 	TESTL      $0x00000004, CX
-	JZ         else7
+	JZ         else8
 	VPMOVZXWD  (DX)(R10*2), Z25
 	VPSLLD     $0x10, Z25, Z25
 	PREFETCHT1 (DX)(R11*2)
-	JMP        end8
+	JMP        end9
 
-else7:
+else8:
 	VMOVUPS    (DX)(R10*4), Z25
 	PREFETCHT1 (DX)(R11*4)
 
-end8:
-	VMULPS Z25, Z1, Z26
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Z25, Z11, Z26
 	VADDPS Z26, Z12, Z12
 
+end11:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else9
+	JZ         else12
 	VPMOVZXWD  (SI)(R10*2), Z26
 	VPSLLD     $0x10, Z26, Z26
 	PREFETCHT1 (SI)(R11*2)
-	JMP        end10
+	JMP        end13
 
-else9:
+else12:
 	VMOVUPS    (SI)(R10*4), Z26
 	PREFETCHT1 (SI)(R11*4)
 
-end10:
-	VMULPS Z26, Z3, Z26
-	VMULPS Z12, Z4, Z27
+end13:
+	VMULPS Z26, Z2, Z26
+	VMULPS Z12, Z3, Z27
 	VADDPS Z27, Z26, Z26
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else11
+	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z26, Z27
@@ -13237,34 +13873,34 @@ end10:
 	VMOVAPS Z26, K1, Z27
 	VPERMW  Z27, Z18, Z27
 	VMOVUPS Y27, (SI)(R10*2)
-	JMP     end12
+	JMP     end15
 
-else11:
+else14:
 	VMOVUPS Z26, (SI)(R10*4)
 
-end12:
-	// v = beta2·v + alpha2·(g·g)
+end15:
+	// v = beta2·v + (alpha2·g)·g
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else13
+	JZ         else16
 	VPMOVZXWD  (DI)(R10*2), Z27
 	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (DI)(R11*2)
-	JMP        end14
+	JMP        end17
 
-else13:
+else16:
 	VMOVUPS    (DI)(R10*4), Z27
 	PREFETCHT1 (DI)(R11*4)
 
-end14:
-	VMULPS Z27, Z5, Z27
-	VMULPS Z12, Z12, Z12
-	VMULPS Z12, Z6, Z12
+end17:
+	VMULPS Z27, Z4, Z27
+	VMULPS Z12, Z5, Z28
+	VMULPS Z12, Z28, Z12
 	VADDPS Z12, Z27, Z12
 
 	// store v
 	TESTL $0x00000008, CX
-	JZ    else15
+	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  Z16, Z23, Z27
@@ -13273,33 +13909,33 @@ end14:
 	VMOVAPS Z12, K1, Z27
 	VPERMW  Z27, Z18, Z27
 	VMOVUPS Y27, (DI)(R10*2)
-	JMP     end16
+	JMP     end19
 
-else15:
+else18:
 	VMOVUPS Z12, (DI)(R10*4)
 
-end16:
+end19:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else17
+	JZ         else20
 	VPMOVZXWD  (R8)(R10*2), Z27
 	VPSLLD     $0x10, Z27, Z27
 	PREFETCHT1 (R8)(R11*2)
-	JMP        end18
+	JMP        end21
 
-else17:
+else20:
 	VMOVUPS    (R8)(R10*4), Z27
 	PREFETCHT1 (R8)(R11*4)
 
-end18:
+end21:
 	VMAXPS  Z12, Z27, Z12
 	VCMPPS  $0x03, Z27, Z27, K1
 	VMOVAPS Z27, K1, Z12
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else19
+	JZ    else22
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  Z16, Z23, Z27
@@ -13308,28 +13944,28 @@ end18:
 	VMOVAPS Z12, K1, Z27
 	VPERMW  Z27, Z18, Z27
 	VMOVUPS Y27, (R8)(R10*2)
-	JMP     end20
+	JMP     end23
 
-else19:
+else22:
 	VMOVUPS Z12, (R8)(R10*4)
 
-end20:
+end23:
 	// u = k1·m
-	VMULPS Z26, Z7, Z26
+	VMULPS Z26, Z6, Z26
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z12, Z12
-	VMULPS  Z8, Z12, Z12
-	VADDPS  Z9, Z12, Z12
+	VMULPS  Z7, Z12, Z12
+	VADDPS  Z8, Z12, Z12
 	VDIVPS  Z12, Z26, Z12
 
 	// p = keep·p − u
-	VMULPS Z25, Z2, Z25
+	VMULPS Z25, Z1, Z25
 	VSUBPS Z12, Z25, Z12
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else21
+	JZ    else24
 
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z23, Z25
@@ -13338,14 +13974,14 @@ end20:
 	VMOVAPS Z12, K1, Z25
 	VPERMW  Z25, Z18, Z12
 	VMOVUPS Y12, (DX)(R10*2)
-	JMP     end22
+	JMP     end25
 
-else21:
+else24:
 	VMOVUPS   Z12, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end24
+	JZ        end27
 	TESTL     $0x00000020, CX
-	JZ        else25
+	JZ        else28
 	VCVTPS2PH $0x00, Z12, Y25
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -13355,9 +13991,9 @@ else21:
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end26
+	JMP     end29
 
-else25:
+else28:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z25
 	VPSRLD  $0x1f, Z25, Z25
@@ -13367,35 +14003,35 @@ else25:
 	VMOVAPS Z12, K1, Z25
 	VPERMW  Z25, Z18, Z25
 
-end26:
+end29:
 	TESTL    $0x00000040, CX
-	JZ       else27
+	JZ       else30
 	VMOVNTDQ Y25, (AX)(R10*2)
-	JMP      end28
+	JMP      end31
 
-else27:
+else30:
 	VMOVUPS Y25, (AX)(R10*2)
 
-end28:
-end24:
-end22:
+end31:
+end27:
+end25:
 	ADDQ  $0x00000010, R10
 	ADDQ  $0x00000010, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end30
+	JZ    end33
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end30:
+end33:
 	TESTL $0x00000040, CX
-	JZ    end32
+	JZ    end35
 	SFENCE
 
-end32:
+end35:
 	VZEROUPPER
 	RET
 

@@ -57,6 +57,7 @@
 #define left   R7 // elements
 #define front  R8 // how far to prefetch in front of the loads, in bytes
 #define addr   R9
+#define coupled R25 // the bits of l2
 
 // Two vectors of each stream: their numbers, and the pair for loads and stores.
 #define p0  0
@@ -100,14 +101,19 @@
 	FMOV ((i)*size)(atC), F(d) \
 	VDUP(d, d)
 
+// COUPLED tells whether l2 is not 0; it is never −0.
+#define COUPLED \
+	MOVBITS size(atC), coupled
+
 // g = gs·g
 // g = max(min(g, hi), lo)         NaN if g is
-// g = g + l2·p
+// g = g + l2·p                    if decay is coupled: else 0·∞ would be NaN, and −0 + 0 is +0
 #define GRADIENT(p, g, t) \
-	VFMUL(g, gs, g) \
-	VFMIN(hi, g, g) \
-	VFMAX(lo, g, g) \
-	VFMUL(p, l2, t) \
+	VFMUL(g, gs, g)    \
+	VFMIN(hi, g, g)    \
+	VFMAX(lo, g, g)    \
+	CBZ coupled, 3(PC) \
+	VFMUL(p, l2, t)    \
 	VFADD(t, g, g)
 
 // m = beta1·m + alpha1·g
@@ -116,11 +122,11 @@
 	VFMUL(g, alpha1, t) \
 	VFADD(t, m, m)
 
-// v = beta2·v + alpha2·(g·g)
+// v = beta2·v + (alpha2·g)·g
 #define SECOND_MOMENT(v, g, t) \
 	VFMUL(v, beta2, v)  \
-	VFMUL(g, g, t)      \
-	VFMUL(t, alpha2, t) \
+	VFMUL(g, alpha2, t) \
+	VFMUL(g, t, t)      \
 	VFADD(t, v, v)
 
 // x = max(x, v)                   NaN if either is, +0 of two zeros
@@ -167,6 +173,7 @@
 #define SGD_COEFFICIENTS \
 	COEFFICIENT(gs, 0)   \
 	COEFFICIENT(l2, 1)   \
+	COUPLED              \
 	COEFFICIENT(keep, 2) \
 	COEFFICIENT(k1, 7)   \
 	COEFFICIENT(lo, 11)  \
@@ -666,6 +673,7 @@ next: \
 #define size 4 // bytes of an element
 #define sz   0 // in the instructions
 #define FMOV FMOVS
+#define MOVBITS MOVWU
 
 // func pnmF32NEON(c, p, grad, m, n *float32, count, ahead int)
 TEXT ·pnmF32NEON(SB), NOSPLIT, $0-56
@@ -954,9 +962,11 @@ TEXT ·mixedLimitNEON(SB), NOSPLIT, $0-24
 #undef size
 #undef sz
 #undef FMOV
+#undef MOVBITS
 #define size 8
 #define sz   1
 #define FMOV FMOVD
+#define MOVBITS MOVD
 
 // func pnmF64NEON(c, p, grad, m, n *float64, count, ahead int)
 TEXT ·pnmF64NEON(SB), NOSPLIT, $0-56

@@ -14,11 +14,20 @@ type Element interface{ Float | ~uint16 }
 //
 // In each, m is the momentum that is updated at this step and n, if there are two, the other one.
 
+// gradient returns the gradient as the rules see it: scaled, clipped by value and, if decay is coupled, with λ·p. Without it p has no
+// part in it: 0·∞ is NaN, and −0 + 0 is +0.
+func gradient[T Float](c *scalars[T], g, p T) T {
+	d := clamp(T(c.gs*g), c.lo, c.hi)
+	if c.l2 != 0 {
+		d = d + T(c.l2*p)
+	}
+	return d
+}
+
 func pnmGeneric[T Float](c *scalars[T], p, g, m, n []T) {
 	g, m, n = g[:len(p)], m[:len(p)], n[:len(p)]
 	for i := range p {
-		d := clamp(T(c.gs*g[i]), c.lo, c.hi)
-		d = d + T(c.l2*p[i])
+		d := gradient(c, g[i], p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
 		u := T(c.k1*m[i]) - T(c.k2*n[i])
 		p[i] = T(c.keep*p[i]) - u
@@ -28,10 +37,9 @@ func pnmGeneric[T Float](c *scalars[T], p, g, m, n []T) {
 func adapnmGeneric[T Float](c *scalars[T], p, g, m, n, v []T) {
 	g, m, n, v = g[:len(p)], m[:len(p)], n[:len(p)], v[:len(p)]
 	for i := range p {
-		d := clamp(T(c.gs*g[i]), c.lo, c.hi)
-		d = d + T(c.l2*p[i])
+		d := gradient(c, g[i], p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
-		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
+		v[i] = T(c.beta2*v[i]) + T(T(c.alpha2*d)*d)
 		u := (T(c.k1*m[i]) - T(c.k2*n[i])) / (T(sqrt(v[i])*c.r) + c.eps)
 		p[i] = T(c.keep*p[i]) - u
 	}
@@ -40,10 +48,9 @@ func adapnmGeneric[T Float](c *scalars[T], p, g, m, n, v []T) {
 func adapnmAMSGradGeneric[T Float](c *scalars[T], p, g, m, n, v, x []T) {
 	g, m, n, v, x = g[:len(p)], m[:len(p)], n[:len(p)], v[:len(p)], x[:len(p)]
 	for i := range p {
-		d := clamp(T(c.gs*g[i]), c.lo, c.hi)
-		d = d + T(c.l2*p[i])
+		d := gradient(c, g[i], p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
-		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
+		v[i] = T(c.beta2*v[i]) + T(T(c.alpha2*d)*d)
 		x[i] = max(x[i], v[i]) // the built-in: NaN if either is NaN, +0 of two zeros
 		u := (T(c.k1*m[i]) - T(c.k2*n[i])) / (T(sqrt(x[i])*c.r) + c.eps)
 		p[i] = T(c.keep*p[i]) - u
@@ -53,8 +60,7 @@ func adapnmAMSGradGeneric[T Float](c *scalars[T], p, g, m, n, v, x []T) {
 func sgdGeneric[T Float](c *scalars[T], p, g []T) {
 	g = g[:len(p)]
 	for i := range p {
-		d := clamp(T(c.gs*g[i]), c.lo, c.hi)
-		d = d + T(c.l2*p[i])
+		d := gradient(c, g[i], p[i])
 		u := T(c.k1 * d)
 		p[i] = T(c.keep*p[i]) - u
 	}
@@ -63,8 +69,7 @@ func sgdGeneric[T Float](c *scalars[T], p, g []T) {
 func sgdMomentumGeneric[T Float](c *scalars[T], p, g, m []T) {
 	g, m = g[:len(p)], m[:len(p)]
 	for i := range p {
-		d := clamp(T(c.gs*g[i]), c.lo, c.hi)
-		d = d + T(c.l2*p[i])
+		d := gradient(c, g[i], p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
 		u := T(c.k1 * m[i])
 		p[i] = T(c.keep*p[i]) - u
@@ -74,8 +79,7 @@ func sgdMomentumGeneric[T Float](c *scalars[T], p, g, m []T) {
 func sgdNesterovGeneric[T Float](c *scalars[T], p, g, m []T) {
 	g, m = g[:len(p)], m[:len(p)]
 	for i := range p {
-		d := clamp(T(c.gs*g[i]), c.lo, c.hi)
-		d = d + T(c.l2*p[i])
+		d := gradient(c, g[i], p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
 		u := T(c.k1 * (d + T(c.beta1*m[i])))
 		p[i] = T(c.keep*p[i]) - u
@@ -85,10 +89,9 @@ func sgdNesterovGeneric[T Float](c *scalars[T], p, g, m []T) {
 func adamGeneric[T Float](c *scalars[T], p, g, m, v []T) {
 	g, m, v = g[:len(p)], m[:len(p)], v[:len(p)]
 	for i := range p {
-		d := clamp(T(c.gs*g[i]), c.lo, c.hi)
-		d = d + T(c.l2*p[i])
+		d := gradient(c, g[i], p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
-		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
+		v[i] = T(c.beta2*v[i]) + T(T(c.alpha2*d)*d)
 		u := T(c.k1*m[i]) / (T(sqrt(v[i])*c.r) + c.eps)
 		p[i] = T(c.keep*p[i]) - u
 	}
@@ -97,10 +100,9 @@ func adamGeneric[T Float](c *scalars[T], p, g, m, v []T) {
 func adamAMSGradGeneric[T Float](c *scalars[T], p, g, m, v, x []T) {
 	g, m, v, x = g[:len(p)], m[:len(p)], v[:len(p)], x[:len(p)]
 	for i := range p {
-		d := clamp(T(c.gs*g[i]), c.lo, c.hi)
-		d = d + T(c.l2*p[i])
+		d := gradient(c, g[i], p[i])
 		m[i] = T(c.beta1*m[i]) + T(c.alpha1*d)
-		v[i] = T(c.beta2*v[i]) + T(c.alpha2*T(d*d))
+		v[i] = T(c.beta2*v[i]) + T(T(c.alpha2*d)*d)
 		x[i] = max(x[i], v[i]) // the built-in: NaN if either is NaN, +0 of two zeros
 		u := T(c.k1*m[i]) / (T(sqrt(x[i])*c.r) + c.eps)
 		p[i] = T(c.keep*p[i]) - u

@@ -27,6 +27,7 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	if len(k.Scalars) > 0 {
 		v.coefficients = Load(Param("c"), GP64())
 		v.keep(k.Scalars, isa.keeps)
+		v.findCoupled()
 	}
 	for _, name := range k.Streams {
 		v.streams[name] = Load(Param(name), GP64())

@@ -1,7 +1,6 @@
 package asm
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -24,6 +23,7 @@ const (
 	outF16
 	outAround
 	stochastic
+	coupled // a kernel finds this one in its coefficients
 )
 
 // narrow are the formats by which a stream's elements have 16 bits.
@@ -37,7 +37,6 @@ type mixed struct {
 	at        reg.Register // which element is the vector's first
 	front     reg.Register // which one is prefetched
 	overflows reg.Register // so far
-	labels    int          // so far
 
 	counter   reg.VecVirtual // of each lane
 	draw      reg.VecVirtual // what the engine's draw makes of it
@@ -86,6 +85,14 @@ func (k Kernel) EmitMixed(isa ISA) {
 		m.startRounding()
 	}
 	m.formats = m.field(MOVL, "formats", GP32())
+	if len(k.Scalars) > 0 {
+		v.findCoupled()
+		uncoupled := v.label("uncoupled")
+		TESTQ(v.coupled, v.coupled)
+		JZ(LabelRef(uncoupled))
+		ORL(U32(coupled), m.formats)
+		Label(uncoupled)
+	}
 	for _, name := range append(slices.Clone(k.Streams), "out") {
 		v.streams[name] = m.field(MOVQ, name, GP64())
 	}
@@ -138,11 +145,6 @@ func (m *mixed) either(formats int, has, hasNot func()) {
 		hasNot()
 	}
 	Label(end)
-}
-
-func (m *mixed) label(name string) string {
-	m.labels++
-	return fmt.Sprint(name, m.labels)
 }
 
 // vector is a stream's vector in memory, of elements of so many bytes.

@@ -12,7 +12,7 @@ var Rules = []Kernel{
 		Form:    "formPNM",
 		Streams: []string{"p", "grad", "m", "n"},
 		Writes:  []string{"p", "m"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "k2", "lo", "hi"},
+		Scalars: []string{"gs", "keep", "beta1", "alpha1", "k1", "k2", "lo", "hi", "l2"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -26,7 +26,7 @@ var Rules = []Kernel{
 		Form:    "formAdaPNM",
 		Streams: []string{"p", "grad", "m", "n", "v"},
 		Writes:  []string{"p", "m", "v"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"},
+		Scalars: []string{"gs", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi", "l2"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -41,7 +41,7 @@ var Rules = []Kernel{
 		Form:    "formAdaPNMAMSGrad",
 		Streams: []string{"p", "grad", "m", "n", "v", "x"},
 		Writes:  []string{"p", "m", "v", "x"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"},
+		Scalars: []string{"gs", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi", "l2"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -56,7 +56,7 @@ var Rules = []Kernel{
 		Form:    "formSGD",
 		Streams: []string{"p", "grad"},
 		Writes:  []string{"p"},
-		Scalars: []string{"gs", "l2", "keep", "k1", "lo", "hi"},
+		Scalars: []string{"gs", "keep", "k1", "lo", "hi", "l2"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			step(v, p, scaled(v, g, "g"))
@@ -68,7 +68,7 @@ var Rules = []Kernel{
 		Form:    "formSGDMomentum",
 		Streams: []string{"p", "grad", "m"},
 		Writes:  []string{"p", "m"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "lo", "hi"},
+		Scalars: []string{"gs", "keep", "beta1", "alpha1", "k1", "lo", "hi", "l2"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -81,7 +81,7 @@ var Rules = []Kernel{
 		Form:    "formSGDNesterov",
 		Streams: []string{"p", "grad", "m"},
 		Writes:  []string{"p", "m"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "k1", "lo", "hi"},
+		Scalars: []string{"gs", "keep", "beta1", "alpha1", "k1", "lo", "hi", "l2"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -96,7 +96,7 @@ var Rules = []Kernel{
 		Form:    "formAdam",
 		Streams: []string{"p", "grad", "m", "v"},
 		Writes:  []string{"p", "m", "v"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "r", "eps", "lo", "hi"},
+		Scalars: []string{"gs", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "r", "eps", "lo", "hi", "l2"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -111,7 +111,7 @@ var Rules = []Kernel{
 		Form:    "formAdamAMSGrad",
 		Streams: []string{"p", "grad", "m", "v", "x"},
 		Writes:  []string{"p", "m", "v", "x"},
-		Scalars: []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "r", "eps", "lo", "hi"},
+		Scalars: []string{"gs", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "r", "eps", "lo", "hi", "l2"},
 		Body: func(v *Vector) {
 			p, g := gradient(v)
 			m := momentum(v, g)
@@ -128,9 +128,12 @@ func gradient(v *Vector) (p, g Op) {
 	g = v.Mul(v.C("gs"), v.In("grad"))
 	Comment("g = max(min(g, hi), lo)")
 	g = v.Clamp(g, v.C("lo"), v.C("hi"))
-	Comment("g = g + l2·p")
 	p = v.Load("p")
-	return p, v.Add(g, v.Mul(v.C("l2"), p))
+	v.IfCoupled(func() {
+		Comment("g = g + l2·p")
+		v.vadd(v.Mul(v.C("l2"), p), g, g)
+	})
+	return p, g
 }
 
 func momentum(v *Vector, g Op) Op {
@@ -141,13 +144,13 @@ func momentum(v *Vector, g Op) Op {
 }
 
 func secondMoment(v *Vector, g Op) Op {
-	Comment("v = beta2·v + alpha2·(g·g)")
-	w := v.Add(v.Mul(v.C("beta2"), v.In("v")), v.Mul(v.C("alpha2"), v.Mul(g, g)))
+	Comment("v = beta2·v + (alpha2·g)·g")
+	w := v.Add(v.Mul(v.C("beta2"), v.In("v")), v.Mul(v.Mul(v.C("alpha2"), g), g))
 	v.Store(w, "v")
 	return w
 }
 
-// largest may use Max: w is a sum with a term alpha2·(g·g) ≥ +0, and a sum is −0 only if both terms are.
+// largest may use Max: w is a sum with a term (alpha2·g)·g ≥ +0, and a sum is −0 only if both terms are.
 func largest(v *Vector, w Op) Op {
 	Comment("w = x = max(x, v)")
 	x := v.Max(v.Load("x"), w)

@@ -1,6 +1,7 @@
 package asm
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -17,6 +18,8 @@ type Vector struct {
 	streams      map[string]reg.Register
 	scalars      map[string]Op // those that stay in registers
 	coefficients reg.Register  // where all of them are
+	coupled      reg.Register  // not 0 if l2 is not
+	labels       int           // so far
 	offset       reg.Register  // of the pass through the loop, in bytes
 	disp         int           // of the vector within the pass
 
@@ -131,6 +134,38 @@ func (v *Vector) broadcast(name string) Op {
 	x := v.vec()
 	v.vbroadcast(Mem{Base: v.coefficients, Disp: v.size * index(name)}, x)
 	return x
+}
+
+// IfCoupled emits what is done only if decay is coupled: l2 is not 0, and never −0. The branch goes the same way in a whole call.
+func (v *Vector) IfCoupled(do func()) {
+	if v.mixed != nil {
+		v.mixed.either(coupled, do, nil)
+		return
+	}
+	end := v.label("decoupled")
+	TESTQ(v.coupled, v.coupled)
+	JZ(LabelRef(end))
+	do()
+	Label(end)
+}
+
+// findCoupled prepares IfCoupled.
+func (v *Vector) findCoupled() {
+	Comment("coupled = the bits of l2")
+	l2 := Mem{Base: v.coefficients, Disp: v.size * index("l2")}
+	if v.size == 8 {
+		v.coupled = GP64()
+		MOVQ(l2, v.coupled)
+		return
+	}
+	bits := GP32()
+	MOVL(l2, bits)
+	v.coupled = bits.As64()
+}
+
+func (v *Vector) label(name string) string {
+	v.labels++
+	return fmt.Sprint(name, v.labels)
 }
 
 // Go's operand order: the last operand is the destination, the one before it the first source; a − b is VSUB b, a, dst.

@@ -6,7 +6,9 @@ package main
 import "C"
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"unsafe"
 
 	"github.com/posneg/pnm"
@@ -35,10 +37,21 @@ func (c *ruleCache) get(r *C.pnm_rule) (pnm.Rule, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := rule.Validate(); err != nil {
+		return nil, nameConstructor(err)
+	}
 	e := &c.entries[c.next]
 	e.bits, e.rule = bits, rule
 	c.next = (c.next + 1) % len(c.entries)
 	return rule, nil
+}
+
+// nameConstructor has an error name what fills a rule's defaults as C calls it: pnm_rule_adapnm() for NewAdaPNM.
+func nameConstructor(err error) error {
+	if e, ok := errors.AsType[*pnm.HyperparameterError](err); ok {
+		e.Legal = strings.Replace(e.Legal, "New"+e.Rule, "pnm_rule_"+strings.ToLower(e.Rule)+"()", 1)
+	}
+	return err
 }
 
 // ruleOf checks what the engine does not: the kind, the flags, and that the rule has no other fields.

@@ -114,7 +114,8 @@ def trajectory(name, h, seed, T, formats=None):
         if formats:
             g = rounded(g, f["grads"])
         g = T(-1 if h["Maximize"] else 1) * g
-        g = g + T(0 if h["Decoupled"] else h["WeightDecay"]) * p
+        if h["WeightDecay"] and not h["Decoupled"]:
+            g = g + T(h["WeightDecay"]) * p
         u = globals()[name.lower()](h, t, g, state, T)
         p[:] = T(1 - h["LR"] * h["WeightDecay"] if h["Decoupled"] else 1) * p - u
         assert all(q.dtype == T for q in (p, g, u, *state))
@@ -153,7 +154,7 @@ def sgd(h, t, g, state, T):
     if momentum == 0:
         return lr * g
     m = state[0]
-    m[:] = momentum * m + T(1 if t == 1 else 1 - h["Dampening"]) * g
+    m[:] = g if t == 1 else momentum * m + T(1 - h["Dampening"]) * g
     return lr * (g + momentum * m) if h["Nesterov"] else lr * m
 
 
@@ -165,7 +166,7 @@ def adam(h, t, g, state, T):
 
 def denominator(h, t, g, state, T):
     v, beta2 = state[0], h["Beta2"]
-    v[:] = T(beta2) * v + T(1 - beta2) * (g * g)
+    v[:] = T(beta2) * v + T(1 - beta2) * g * g
     w = v
     if h["AMSGrad"]:
         w = state[1]

@@ -150,3 +150,9 @@ def check_betas(group: Group, names: str, decays: int) -> None:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}, must be in [0, 1)")
         if not math.isfinite(beta):
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}, must be finite")
+
+
+def check_filled(group: Group, decays: int) -> None:
+    """Checks that the decays and eps are not all 0, for the update would then be 0 / 0 wherever a gradient is 0."""
+    if not any(group["betas"][:decays]) and not group.get("eps"):
+        raise ValueError(f"Invalid betas and eps: {group['betas']} and {group.get('eps')}, the decays and eps must not all be 0")

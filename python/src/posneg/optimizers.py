@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import torch
 
 from . import _library
-from ._optimizer import Optimizer, Params, check_betas, non_negative
+from ._optimizer import Optimizer, Params, check_betas, check_filled, non_negative
 from ._plan import Group
 
 _PNM = ("pos_momentum", "neg_momentum")
@@ -66,6 +66,8 @@ class PNM(Optimizer):
     def _check(self, group: Group) -> None:
         super()._check(group)
         check_betas(group, "beta1 beta0", decays=1)
+        if not group["decoupled"] and not any(group["betas"]):
+            raise ValueError(f"Invalid betas: {group['betas']} without decoupled, which is plain gradient descent: use posneg.SGD for that")
 
     def _slots(self, group: Group) -> Sequence[str]:
         return _PNM
@@ -122,6 +124,7 @@ class AdaPNM(Optimizer):
         super()._check(group)
         non_negative(group, "eps")
         check_betas(group, "beta1 beta2 beta0", decays=2)
+        check_filled(group, decays=2)
 
     def _slots(self, group: Group) -> Sequence[str]:
         return _ADAPNM_AMSGRAD if group["amsgrad"] else _ADAPNM
@@ -222,6 +225,7 @@ class Adam(Optimizer):
         super()._check(group)
         non_negative(group, "eps")
         check_betas(group, "beta1 beta2", decays=2)
+        check_filled(group, decays=2)
 
     def _slots(self, group: Group) -> Sequence[str]:
         return _ADAM_AMSGRAD if group["amsgrad"] else _ADAM
