@@ -12,7 +12,6 @@ import (
 	"github.com/gomlx/gomlx/ml/model"
 	"github.com/gomlx/gomlx/ml/train/optimizer"
 	"github.com/posneg/pnm"
-	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 // mlp has 784·2048 + 2048·4096 + 4096·10 weights: ten million.
@@ -21,7 +20,7 @@ func mlp(scope *model.Scope, images *graph.Node) *graph.Node {
 	for i, width := range []int{2048, 4096} {
 		x = activation.Relu(layers.DenseWithBias(scope.In("hidden%d", i), x, width))
 	}
-	return layers.DenseWithBias(scope.In("out"), x, fashionmnist.Classes)
+	return layers.DenseWithBias(scope.In("out"), x, classes)
 }
 
 // BenchmarkStep takes whole training steps with GoMLX's Adam, which is part of the graph, and with the engine's rules, in turn,

@@ -6,7 +6,6 @@ require (
 	github.com/gomlx/compute v0.0.0-20260716164435-04857206aff7
 	github.com/gomlx/gomlx v0.28.0
 	github.com/posneg/pnm v0.0.0
-	github.com/posneg/pnm/internal/fashionmnist v0.0.0-00010101000000-000000000000
 	k8s.io/klog/v2 v2.140.0
 )
 
@@ -19,7 +18,4 @@ require (
 	golang.org/x/sys v0.49.0 // indirect
 )
 
-replace (
-	github.com/posneg/pnm => ../..
-	github.com/posneg/pnm/internal/fashionmnist => ../../internal/fashionmnist
-)
+replace github.com/posneg/pnm => ../..

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"iter"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +22,6 @@ import (
 	"github.com/gomlx/gomlx/ml/train/loss"
 	"github.com/gomlx/gomlx/ml/train/optimizer"
 	"github.com/posneg/pnm"
-	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
 var backend = sync.OnceValue(func() compute.Backend {
@@ -105,22 +105,28 @@ func cnn(scope *model.Scope, images *graph.Node) *graph.Node {
 		images = layers.DropoutNormalize(scope.In("dropout"), images, graph.Scalar(images.Graph(), images.DType(), rate), true)
 	}
 	images = graph.Reshape(images, images.Shape().Dimensions[0], -1)
-	return layers.Dense(scope, images, true, fashionmnist.Classes)
+	return layers.Dense(scope, images, true, classes)
 }
 
 // linear is the other network of that example.
 func linear(scope *model.Scope, images *graph.Node) *graph.Node {
 	images = graph.Reshape(images, images.Shape().Dimensions[0], -1)
-	return layers.DenseWithBias(scope.In("model"), images, fashionmnist.Classes)
+	return layers.DenseWithBias(scope.In("model"), images, classes)
 }
 
-// batches are n batches of Fashion-MNIST, from batch first on.
+// Images have as many pixels and classes as those of the example.
+const (
+	classes = 10
+	side    = 28
+)
+
+// batches are n batches of images, from batch first on.
 type batches struct {
 	first, n, size int
 	dtype          dtypes.DType // float32 or float64; zero is float32
 }
 
-func (d batches) Name() string { return "Fashion-MNIST" }
+func (d batches) Name() string { return "stripes" }
 
 func (d batches) Iter() iter.Seq2[train.Batch, error] {
 	return func(yield func(train.Batch, error) bool) {
@@ -132,33 +138,35 @@ func (d batches) Iter() iter.Seq2[train.Batch, error] {
 	}
 }
 
-var images = sync.OnceValue(func() fashionmnist.Set {
-	set, _, err := fashionmnist.Load("")
-	if err != nil {
-		panic(err)
-	}
-	return set
-})
-
 func (d batches) batch(i int) train.Batch {
-	indices := make([]int, d.size)
-	for k := range indices {
-		indices[k] = (i*d.size + k) % images().Len()
+	var images []float64
+	var labels []int32
+	for k := range d.size {
+		image, label := stripes(i*d.size + k)
+		images, labels = append(images, image...), append(labels, label)
 	}
-	set := images().Select(indices)
-	labels := make([]int32, d.size)
-	for k, l := range set.Labels {
-		labels[k] = int32(l)
-	}
-	x := tensors.FromFlatDataAndDimensions(set.Images, d.size, 28, 28, 1)
-	if d.dtype == dtypes.Float64 {
-		wide := make([]float64, len(set.Images))
-		for k, p := range set.Images {
-			wide[k] = float64(p)
+	x := tensors.FromFlatDataAndDimensions(images, d.size, side, side, 1)
+	if d.dtype != dtypes.Float64 {
+		narrow := make([]float32, len(images))
+		for k, p := range images {
+			narrow[k] = float32(p)
 		}
-		x = tensors.FromFlatDataAndDimensions(wide, d.size, 28, 28, 1)
+		x = tensors.FromFlatDataAndDimensions(narrow, d.size, side, side, 1)
 	}
 	return train.Batch{Inputs: []*tensors.Tensor{x}, Labels: []*tensors.Tensor{tensors.FromFlatDataAndDimensions(labels, d.size, 1)}}
+}
+
+// stripes returns image i and its class, which says where in the noise there are two bright rows.
+func stripes(i int) ([]float64, int32) {
+	random := rand.New(rand.NewPCG(uint64(i), 0))
+	image, label := make([]float64, side*side), random.IntN(classes)
+	for k := range image {
+		image[k] = random.NormFloat64()
+		if k/side/2 == label+2 {
+			image[k] += 4
+		}
+	}
+	return image, int32(label)
 }
 
 func newStore(t testing.TB, params map[string]any) *model.Store {

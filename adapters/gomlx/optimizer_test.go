@@ -303,7 +303,7 @@ func TestOptions(t *testing.T) {
 	large := batches{size: 4}.batch(0)
 	tensors.MustMutableFlatData(large.Inputs[0], func(x []float32) {
 		for i := range x {
-			x[i] *= 1e6
+			x[i] *= -1e6 // so that the classes are wrong, too
 		}
 	})
 	s.step(large)

@@ -1,6 +1,6 @@
 // Example trains a small convolutional network with Gorgonia on Fashion-MNIST, by AdaPNM from pnm and by Gorgonia's own Adam:
 //
-//	go run -C adapters/gorgonia ./example
+//	go run -C adapters/gorgonia/example .
 //
 // That takes half a minute to a minute on an idle core: Gorgonia is slow at convolutions on a CPU, hence the small network. With -save
 // AdaPNM's run is saved after each epoch, and -resume continues it; the same seed gives the same numbers, whether interrupted or
