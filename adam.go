@@ -58,6 +58,8 @@ func UpdateAdamMixed(o MixedOptions, r Adam, t int, params, grads, expAvg, expAv
 }
 
 func updateAdam(o *Options, r Adam, t int, one *tensor) (Report, error) {
+	var h hold
+	defer h.take().release()
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
@@ -69,7 +71,7 @@ func updateAdam(o *Options, r Adam, t int, one *tensor) (Report, error) {
 	}
 	one.form, one.step = r.form(), t
 	exact := r.scalars(t)
-	return updateOne(one, &exact, o)
+	return updateOne(one, &exact, o, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,

@@ -60,6 +60,8 @@ func UpdateAdaPNMMixed(o MixedOptions, r AdaPNM, t int, params, grads, expAvg, n
 }
 
 func updateAdaPNM(o *Options, r AdaPNM, t int, one *tensor) (Report, error) {
+	var h hold
+	defer h.take().release()
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
@@ -71,7 +73,7 @@ func updateAdaPNM(o *Options, r AdaPNM, t int, one *tensor) (Report, error) {
 	}
 	one.form, one.step = r.form(), t
 	exact := r.scalars(t)
-	return updateOne(one, &exact, o)
+	return updateOne(one, &exact, o, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,

@@ -22,6 +22,7 @@ type batch struct {
 	first int     // the first tensor that is allotted
 
 	overflows atomic.Int64 // of all parameters in their copies
+	held      hold         // of who performs the step
 
 	written, read regions // scratch
 }
@@ -87,7 +88,9 @@ func (b *batch) bytes() int64 { return b.before[len(b.tensors)] }
 func (b *batch) do(p *Pool, ph phase, bytes int64) {
 	b.phase = ph
 	shards, pieces := split(bytes, p.Workers())
+	b.held.release()
 	p.pool().run(b, shards, pieces)
+	b.held.take()
 }
 
 // split returns into how many shards work is cut, and each of them into how many pieces.
@@ -102,6 +105,8 @@ func split(bytes int64, workers int) (shards, pieces int) {
 
 // run implements task.
 func (b *batch) run(part, parts int) {
+	var h hold
+	defer h.take().release()
 	i, lo := b.border(part, parts)
 	last, end := b.border(part+1, parts)
 	for ; i < last || i == last && lo < end; i++ {

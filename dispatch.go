@@ -239,8 +239,8 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 }
 
 // updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's
-// coefficients.
-func updateOne(t *tensor, exact *scalars[float64], o *Options) (Report, error) {
+// coefficients. h is the caller's hold.
+func updateOne(t *tensor, exact *scalars[float64], o *Options, h *hold) (Report, error) {
 	if errISA != nil {
 		return Report{}, errISA
 	}
@@ -264,5 +264,8 @@ func updateOne(t *tensor, exact *scalars[float64], o *Options) (Report, error) {
 	b := takeBatch()
 	defer b.putBack()
 	b.tensors = append(b.tensors, *t)
-	return b.step(o, working), nil
+	b.held = *h
+	r := b.step(o, working)
+	*h = b.held
+	return r, nil
 }

@@ -53,6 +53,9 @@
 //     The coefficients (k1, k2, r, 1−η·λ, 1−β1², …) are computed once per step in float64 and rounded once to the element type;
 //     the powers β^t among them are correctly rounded, and a coefficient of −0 counts as +0. NumPy in the same type, operation
 //     by operation, gives the same bits.
+//     What C code in the process has set for its threads (flush to zero, denormals are zero, another rounding, traps) changes
+//     nothing on amd64, 386 and arm64: a step sets it aside on each thread that it runs on, and puts it back. On other
+//     architectures, and with -tags purego, Go cannot; there, leave the threads as they start.
 //  2. The result is the same, bit for bit, with AVX-512, AVX2, NEON or plain Go, on every architecture, for any way of
 //     cutting a tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Two
 //     things are exempt: the payload and the sign of a NaN, and steps that clip by norm, see 4.

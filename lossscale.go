@@ -28,6 +28,8 @@ const leastScale, greatestScale = 0x1p-126, 0x1p126
 // Update adjusts the scale after a step; skipped is [Report].Skipped. A field out of its range gives a
 // *HyperparameterError, and nothing is changed.
 func (s *LossScaler) Update(skipped bool) error {
+	var h hold
+	defer h.take().release()
 	const name = "LossScaler"
 	for _, f := range []struct {
 		legal interval

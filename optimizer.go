@@ -242,6 +242,7 @@ func newBuffers[T Element](heap bool, state format, f form, tensors []tensor) (m
 func (o *optimizer) allot(first int) {
 	o.batch.first = first
 	o.batch.plan(allTensors)
+	defer o.batch.held.take().release()
 	o.batch.do(o.config.Pool, allotting, o.batch.bytes())
 }
 
@@ -296,6 +297,7 @@ func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 	if o.closed {
 		return Report{}, ErrClosed
 	}
+	defer o.batch.held.take().release()
 	tensors := o.batch.tensors
 	if len(grads) != len(tensors) {
 		return Report{}, &LengthError{-1, "gradients", len(grads), len(tensors)}
@@ -517,6 +519,8 @@ func (o *optimizer) checkGroup(i int) error {
 
 // checkRule reports a rule that group i cannot run.
 func checkRule(i int, r Rule, wide bool) error {
+	var h hold
+	defer h.take().release()
 	if errISA != nil {
 		return errISA
 	}

@@ -38,6 +38,9 @@ func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error
 	if o.closed {
 		return r, ErrClosed
 	}
+	b := takeBatch()
+	defer b.putBack()
+	defer b.held.take().release()
 	if part.Tensor < 0 || part.Tensor >= len(o.batch.tensors) {
 		return r, &TensorError{part.Tensor, len(o.batch.tensors)}
 	}
@@ -85,8 +88,6 @@ func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error
 		opts.Pool = o.config.Pool
 	}
 
-	b := takeBatch()
-	defer b.putBack()
 	b.tensors = append(b.tensors, whole.cut(lo, hi, part.Grads))
 	r = b.step(opts, o.traffic())
 

@@ -53,6 +53,8 @@ func UpdatePNMMixed(o MixedOptions, r PNM, t int, params, grads, posMomentum, ne
 }
 
 func updatePNM(o *Options, r PNM, t int, one *tensor) (Report, error) {
+	var h hold
+	defer h.take().release()
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
@@ -61,7 +63,7 @@ func updatePNM(o *Options, r PNM, t int, one *tensor) (Report, error) {
 	}
 	one.form, one.step = r.form(), t
 	exact := r.scalars(t)
-	return updateOne(one, &exact, o)
+	return updateOne(one, &exact, o, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta0 and Decoupled must not all be

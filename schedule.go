@@ -9,6 +9,8 @@ import "math"
 //
 // goes to [Optimizer.SetLR], or into the rule's LR, before step t. Like the rules they give the same bits on every machine.
 func StepDecay(t, every int, factor float64) float64 {
+	var h hold
+	defer h.take().release()
 	if every <= 0 {
 		return 1
 	}
@@ -26,6 +28,8 @@ func StepDecay(t, every int, factor float64) float64 {
 // CosineAnnealingLR with T_max = steps. It is 1 before and 0 after that, and 0 from step 1 on if steps is not positive. With a floor it is
 // floor + (1−floor)·CosineDecay(t, steps). See [StepDecay] for how to use it.
 func CosineDecay(t, steps int) float64 {
+	var h hold
+	defer h.take().release()
 	switch {
 	case t > steps:
 		return 0
@@ -56,6 +60,8 @@ func sin2(x float64) float64 {
 // WarmUp returns min(t/steps, 1): a linear rise from 1/steps at step 1 to 1 at step steps and from then on. It is 1 if
 // steps is not positive.
 func WarmUp(t, steps int) float64 {
+	var h hold
+	defer h.take().release()
 	if t >= steps || steps <= 0 {
 		return 1
 	}

@@ -54,6 +54,8 @@ func UpdateSGDMixed(o MixedOptions, r SGD, t int, params, grads, momentumBuffer 
 }
 
 func updateSGD(o *Options, r SGD, t int, one *tensor) (Report, error) {
+	var h hold
+	defer h.take().release()
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
@@ -65,7 +67,7 @@ func updateSGD(o *Options, r SGD, t int, one *tensor) (Report, error) {
 	}
 	one.form, one.step = r.form(), t
 	exact := r.scalars(t)
-	return updateOne(one, &exact, o)
+	return updateOne(one, &exact, o, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

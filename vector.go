@@ -78,6 +78,8 @@ func Convert(to, from Vector) (overflows int, err error) {
 
 // convert is Convert for vectors that fit.
 func convert(to, from Vector) (overflows int) {
+	var h hold
+	defer h.take().release()
 	if to.format == from.format {
 		copy(to.bytes(), from.bytes())
 		return 0

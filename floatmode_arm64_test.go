@@ -1,0 +1,16 @@
+//go:build !purego
+
+package pnm
+
+// foreignModes are what a thread may have been set to. A CPU that lacks one ignores it.
+var foreignModes = map[string]uint32{
+	"flush to zero":        1 << 24,
+	"flush float16":        1 << 19,
+	"alternative float16":  1 << 26,
+	"default NaN":          1 << 25,
+	"up":                   1 << 22,
+	"down":                 2 << 22,
+	"truncate":             3 << 22,
+	"traps":                1<<15 | 0x1f<<8,
+	"alternative flushing": 3,
+}
