@@ -224,7 +224,7 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 		o.parts.drop(i)
 		if s.state == nil {
 			for k := range forms[t.form].slots {
-				clear(t.s[k].bytes())
+				t.s[k].clear()
 			}
 		}
 		if s.Rounding != nil && !l.KeepRules {

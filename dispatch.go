@@ -211,7 +211,7 @@ func fill[T Element](s []T, x T) {
 func (t *tensor) zeroGrads(lo, hi int) {
 	g := t.g.cut(lo, hi)
 	raceWrite(g)
-	clear(g.bytes())
+	g.clear()
 }
 
 // updateGeneric runs the reference.

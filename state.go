@@ -101,7 +101,7 @@ func (o *optimizer) setState(states []MixedTensorState) error {
 			if b, ok := s.Buffers[name]; ok {
 				convert(t.s[k], b)
 			} else {
-				clear(t.s[k].bytes())
+				t.s[k].clear()
 			}
 		}
 	}

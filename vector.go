@@ -3,7 +3,6 @@ package pnm
 import (
 	"encoding/base64"
 	"fmt"
-	"slices"
 	"unsafe"
 )
 
@@ -81,7 +80,7 @@ func convert(to, from Vector) (overflows int) {
 	var h hold
 	defer h.take().release()
 	if to.format == from.format {
-		copy(to.bytes(), from.bytes())
+		copyBytes(to.bytes(), from.bytes())
 		return 0
 	}
 	var wide [1 << 10]float32
@@ -127,14 +126,6 @@ func (v Vector) cut(lo, hi int) Vector {
 	return v
 }
 
-// clone returns a copy in memory of its own.
-func (v Vector) clone() Vector {
-	to := make([]uint64, (v.n*v.size()+7)/8) // aligned for every format
-	c := Vector{unsafe.Pointer(unsafe.SliceData(to)), v.n, v.format}
-	copy(c.bytes(), v.bytes())
-	return c
-}
-
 // pointer is where element i is, or nil if v is.
 func (v Vector) pointer(i int) unsafe.Pointer {
 	if v.at == nil {
@@ -145,9 +136,11 @@ func (v Vector) pointer(i int) unsafe.Pointer {
 
 // MarshalBinary returns the format, as a byte, and the elements, in little-endian order.
 func (v Vector) MarshalBinary() ([]byte, error) {
-	b := make([]byte, 1, 1+len(v.bytes()))
+	b := make([]byte, 1+len(v.bytes()))
 	b[0] = byte(v.format)
-	return append(b, v.littleEndian()...), nil
+	copyBytes(b[1:], v.bytes())
+	v.format.swap(b[1:])
+	return b, nil
 }
 
 // UnmarshalBinary sets v to a slice of its own, with what [Vector.MarshalBinary] returned.
@@ -161,28 +154,24 @@ func (v *Vector) UnmarshalBinary(b []byte) error {
 	}
 	read := Vector{unsafe.Pointer(unsafe.SliceData(b)), len(b) / f.size(), f}
 	*v = read.clone()
-	copy(v.bytes(), v.littleEndian())
+	f.swap(v.bytes())
 	return nil
 }
 
 // MarshalText is [Vector.MarshalBinary] in base64.
 func (v Vector) MarshalText() ([]byte, error) {
 	b, err := v.MarshalBinary()
-	return base64.StdEncoding.AppendEncode(nil, b), err
+	text := make([]byte, base64.StdEncoding.EncodedLen(len(b)))
+	base64.StdEncoding.Encode(text, b)
+	return text, err
 }
 
 // UnmarshalText reads what [Vector.MarshalText] returned.
 func (v *Vector) UnmarshalText(text []byte) error {
-	b, err := base64.StdEncoding.AppendDecode(nil, text)
+	b := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Decode(b, text)
 	if err != nil {
 		return fmt.Errorf("pnm: no Vector: %w", err)
 	}
-	return v.UnmarshalBinary(b)
-}
-
-// littleEndian returns a copy of v's memory in little-endian order; or, of memory in that order, one in the machine's.
-func (v Vector) littleEndian() []byte {
-	b := slices.Clone(v.bytes())
-	v.format.swap(b)
-	return b
+	return v.UnmarshalBinary(b[:n])
 }
