@@ -168,13 +168,14 @@ func disjoint(all regions, first int, more []Vector, arg string) (regions, error
 	return all, nil
 }
 
-// addRegions adds to all the regions of tensors, numbered from first. It returns an *OverlapError if any two share memory.
-func addRegions(all regions, first int, tensors []tensor) (regions, error) {
+// memoryOf returns the regions of the parameters and copies of tensors, numbered from first. It returns an *OverlapError if any
+// two share memory.
+func memoryOf(first int, tensors []tensor) (regions, error) {
 	params, copies := make([]Vector, len(tensors)), make([]Vector, len(tensors))
 	for i, t := range tensors {
 		params[i], copies[i] = t.p, t.out
 	}
-	all, err := disjoint(slices.Grow(slices.Clone(all), 2*len(tensors)), first, params, "params")
+	all, err := disjoint(make(regions, 0, 2*len(tensors)), first, params, "params")
 	if err != nil {
 		return nil, err
 	}
@@ -194,6 +195,46 @@ func (r regions) sort() error {
 		}
 	}
 	return nil
+}
+
+// merge returns the spans of two sets that share no memory.
+func merge(a, b regions) regions {
+	all := make(regions, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if a[0].lo > b[0].lo {
+			a, b = b, a
+		}
+		all, a = append(all, a[0]), a[1:]
+	}
+	return append(append(all, a...), b...)
+}
+
+// layers are a set of disjoint spans that may grow by one at a time. Each layer is larger than the next one, so that there are few,
+// and a span has moved from one to another no more often than there are layers.
+type layers []regions
+
+// with returns the layers with more spans in them, and leaves l as it is. It returns an *OverlapError if one of these, whose tensors
+// come later, shares memory with one of those.
+func (l layers) with(more regions) (layers, error) {
+	for _, s := range more {
+		if t, n := l.overlapping(s); n > 0 {
+			return nil, &OverlapError{t.tensor, s.tensor, t.arg, s.arg, n}
+		}
+	}
+	kept := len(l)
+	for ; kept > 0 && len(l[kept-1]) <= len(more); kept-- {
+		more = merge(l[kept-1], more)
+	}
+	return append(l[:kept:kept], more), nil
+}
+
+func (l layers) overlapping(q span) (first span, n int) {
+	for _, r := range l {
+		if first, n = r.overlapping(q); n > 0 {
+			break
+		}
+	}
+	return first, n
 }
 
 // overlapping returns the first of the regions that shares memory with q, and how many elements: 0 if none does.

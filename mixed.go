@@ -55,45 +55,32 @@ func (o *MixedOptimizer) Close() {
 // copies, copies nothing of them, and fails as [MixedOptimizer.AddGroup] does.
 func NewMixedOptimizer(c Config, groups ...MixedGroup) (*MixedOptimizer, error) {
 	o := &MixedOptimizer{optimizer{config: c}}
-	for _, g := range groups {
-		if err := o.addMixedGroup(g); err != nil {
-			o.close()
-			return nil, err
-		}
+	if err := extend(&o.optimizer, groups, mixedGroup); err != nil {
+		o.Close()
+		return nil, err
 	}
-	o.allot(0)
 	return o, nil
 }
 
 // AddGroup adds the tensors of a group behind those that the optimizer has. It fails as [Optimizer.AddGroup] does, with a
 // *FormatError for a vector in a format that is not for its place, and a *LengthError for Copies or Rounding of a wrong length.
 func (o *MixedOptimizer) AddGroup(g MixedGroup) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.closed {
-		return ErrClosed
-	}
-	first := len(o.batch.tensors)
-	if err := o.addMixedGroup(g); err != nil {
-		return err
-	}
-	o.allot(first)
-	return nil
+	return extend(&o.optimizer, []MixedGroup{g}, mixedGroup)
 }
 
-func (o *MixedOptimizer) addMixedGroup(g MixedGroup) error {
+func mixedGroup(o *optimizer, g MixedGroup) (group, error) {
 	first := len(o.batch.tensors)
 	tensors := make([]tensor, len(g.Params))
 	if g.Copies != nil && len(g.Copies) != len(g.Params) {
-		return &LengthError{-1, "copies", len(g.Copies), len(g.Params)}
+		return group{}, &LengthError{-1, "copies", len(g.Copies), len(g.Params)}
 	}
 	if g.Rounding != nil && len(g.Rounding) != len(g.Params) {
-		return &LengthError{-1, "roundings", len(g.Rounding), len(g.Params)}
+		return group{}, &LengthError{-1, "roundings", len(g.Rounding), len(g.Params)}
 	}
 	for i, p := range g.Params {
 		t := &tensors[i]
 		if p.format == f64 {
-			return &FormatError{first + i, "params", p.format.String(), "float32 or bf16"}
+			return group{}, &FormatError{first + i, "params", p.format.String(), "float32 or bf16"}
 		}
 		t.p, t.g = p, Vector{format: f32}
 		t.rounding = Rounding{Seed: o.config.Seed, Tensor: uint64(first + i)}
@@ -108,7 +95,7 @@ func (o *MixedOptimizer) addMixedGroup(g MixedGroup) error {
 	if g.BF16State {
 		state = bf16
 	}
-	return o.addGroup(g.Rule, state, tensors)
+	return group{g.Rule, state, tensors}, nil
 }
 
 // SetParams is [Optimizer.SetParams]: the parameters keep their formats. Copies is for all tensors as in a [MixedGroup]: without

@@ -31,16 +31,26 @@ type optimizer struct {
 
 	config Config
 	groups []Rule
+	firsts []int // the first tensor of each group
 	batch  batch
 	arenas []mappedArena // where the state is that lies outside the heap
-	params regions       // where all the parameters and their copies lie
+	params layers        // where all the parameters and their copies lie
+	bytes  int64         // of memory that a step of all tensors touches
 	wide   bool          // arithmetic is in float64
 	closed bool
 
 	checked  []span  // for each tensor, the last gradient that was found to share no memory with parameters
+	compared bool    // there are such gradients
 	disjoint []span  // the last gradients that were found to share no memory with each other
 	sorted   regions // scratch
 	parts    parts
+}
+
+// A group is a Group or a MixedGroup, as tensors that have parameters, and may have copies and roundings.
+type group struct {
+	rule    Rule
+	state   format
+	tensors []tensor
 }
 
 // A mappedArena is an Arena of any element type.
@@ -66,13 +76,10 @@ func NewOptimizer[T Float](groups ...Group[T]) (*Optimizer[T], error) {
 // NewOptimizerWith is [NewOptimizer] with a configuration.
 func NewOptimizerWith[T Float](c Config, groups ...Group[T]) (*Optimizer[T], error) {
 	o := &Optimizer[T]{optimizer: optimizer{config: c, wide: vectorOf[T](nil).format == f64}}
-	for _, g := range groups {
-		if err := o.addSlices(g); err != nil {
-			o.close()
-			return nil, err
-		}
+	if err := extend(&o.optimizer, groups, typedGroup); err != nil {
+		o.Close()
+		return nil, err
 	}
-	o.allot(0)
 	return o, nil
 }
 
@@ -80,56 +87,91 @@ func NewOptimizerWith[T Float](c Config, groups ...Group[T]) (*Optimizer[T], err
 // hyperparameter gives a *GroupError, parameters that share memory with each other or with a tensor added before an
 // *OverlapError; the optimizer is then as it was. So it is if the system refuses memory for the state.
 func (o *Optimizer[T]) AddGroup(g Group[T]) error {
+	return extend(&o.optimizer, []Group[T]{g}, typedGroup)
+}
+
+func typedGroup[T Float](_ *optimizer, g Group[T]) (group, error) {
+	tensors := make([]tensor, len(g.Params))
+	for i, p := range g.Params {
+		tensors[i].p, tensors[i].g = vectorOf(p), vectorOf[T](nil)
+	}
+	return group{g.Rule, vectorOf[T](nil).format, tensors}, nil
+}
+
+// extend adds groups, one after the other.
+func extend[G any](o *optimizer, groups []G, convert func(*optimizer, G) (group, error)) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
 		return ErrClosed
 	}
-	first := len(o.batch.tensors)
-	if err := o.addSlices(g); err != nil {
-		return err
+	first, bytes := len(o.batch.tensors), o.bytes
+	for _, g := range groups {
+		converted, err := convert(o, g)
+		if err != nil {
+			return err
+		}
+		if err := o.addGroup(converted); err != nil {
+			return err
+		}
 	}
-	o.allot(first)
+	if o.bytes-bytes >= int64(leastShard) {
+		o.allot(first)
+	}
 	return nil
 }
 
-func (o *Optimizer[T]) addSlices(g Group[T]) error {
-	tensors := make([]tensor, len(g.Params))
-	for i, p := range g.Params {
-		tensors[i].p, tensors[i].g = vectorOf(p), vectorOf[T](nil)
-	}
-	return o.addGroup(g.Rule, vectorOf[T](nil).format, tensors)
-}
-
-// addGroup adds tensors that have parameters, and may have copies and roundings, with a rule and state of a format.
-func (o *optimizer) addGroup(r Rule, state format, tensors []tensor) error {
-	if err := checkRule(len(o.groups), r, o.wide); err != nil {
+func (o *optimizer) addGroup(g group) error {
+	if err := checkRule(len(o.groups), g.rule, o.wide); err != nil {
 		return err
 	}
 	first := len(o.batch.tensors)
-	for i := range tensors {
-		t := &tensors[i]
-		t.form, t.group, t.step = r.form(), len(o.groups), 1
+	for i := range g.tensors {
+		t := &g.tensors[i]
+		t.form, t.group, t.step = g.rule.form(), len(o.groups), 1
 		for k := range forms[t.form].slots {
-			t.s[k].format = state
+			t.s[k].format = g.state
 		}
 		if err := checkMemory(first+i, t); err != nil {
 			return err
 		}
 	}
-	regions, err := addRegions(o.params, first, tensors)
+	added, err := memoryOf(first, g.tensors)
 	if err != nil {
 		return err
 	}
-	if err := o.newState(r.form(), state, tensors); err != nil {
+	params, err := o.params.with(added)
+	if err != nil {
 		return err
 	}
-	o.params = regions
-	o.batch.tensors = append(o.batch.tensors, tensors...)
-	o.groups = append(o.groups, r)
-	o.checked = make([]span, len(o.batch.tensors)) // of the gradients checked so far some may lie in the new parameters
-	o.parts.done = append(o.parts.done, make([]ranges, len(tensors))...)
+	if err := o.newState(g.rule.form(), g.state, g.tensors); err != nil {
+		return err
+	}
+	o.params = params
+	o.batch.tensors = append(o.batch.tensors, g.tensors...)
+	o.bytes += traffic(g.tensors)
+	o.groups = append(o.groups, g.rule)
+	o.firsts = append(o.firsts, first)
+	o.checked = append(o.checked, make([]span, len(g.tensors))...)
+	o.forgetChecked() // some of the gradients may lie in the new parameters
+	o.parts.of = append(o.parts.of, make([]progress, len(g.tensors))...)
 	return nil
+}
+
+// members returns the first tensor of a group, and the one behind its last.
+func (o *optimizer) members(group int) (first, end int) {
+	if group+1 < len(o.firsts) {
+		return o.firsts[group], o.firsts[group+1]
+	}
+	return o.firsts[group], len(o.batch.tensors)
+}
+
+// forgetChecked has the gradients compared anew with the parameters.
+func (o *optimizer) forgetChecked() {
+	if o.compared {
+		clear(o.checked)
+		o.compared = false
+	}
 }
 
 // SetParams has the optimizer update other memory from the next step on, and keeps the state and the counts of steps: for trainers
@@ -177,13 +219,14 @@ func (o *optimizer) setParams(params, copies []Vector) error {
 			return err
 		}
 	}
-	regions, err := addRegions(nil, 0, tensors)
+	memory, err := memoryOf(0, tensors)
 	if err != nil {
 		return err
 	}
-	o.params = regions
+	o.params = layers{memory}
 	o.batch.tensors = tensors
-	clear(o.checked)
+	o.bytes = traffic(tensors)
+	o.forgetChecked()
 	return nil
 }
 
@@ -339,10 +382,10 @@ func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 	}
 	for i, g := range grads {
 		if g.at != nil {
-			tensors[i].g = g
+			o.setGrads(&tensors[i], g)
 		}
 	}
-	report := o.batch.step(opts, o.traffic())
+	report := o.batch.step(opts, o.bytes)
 	for i, g := range grads {
 		tensors[i].dropGrads()
 		if g.at != nil && !report.Skipped {
@@ -352,10 +395,17 @@ func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 	return report, nil
 }
 
-// traffic is how many bytes of memory a step of all tensors touches.
-func (o *optimizer) traffic() (bytes int64) {
-	for i := range o.batch.tensors {
-		bytes += o.batch.tensors[i].traffic()
+// setGrads gives a tensor gradients, whose format may be another than before.
+func (o *optimizer) setGrads(t *tensor, g Vector) {
+	o.bytes -= t.traffic()
+	t.g = g
+	o.bytes += t.traffic()
+}
+
+// traffic is how many bytes of memory a step of tensors touches.
+func traffic(tensors []tensor) (bytes int64) {
+	for i := range tensors {
+		bytes += tensors[i].traffic()
 	}
 	return bytes
 }
@@ -385,7 +435,7 @@ func (o *optimizer) checkGradient(tensor int, g Vector) error {
 	if s, n := o.params.overlapping(at); n > 0 {
 		return &OverlapError{s.tensor, tensor, s.arg, "grads", n}
 	}
-	o.checked[tensor] = at
+	o.checked[tensor], o.compared = at, true
 	return nil
 }
 
@@ -475,10 +525,8 @@ func (o *optimizer) checkNewRule(group int, r Rule) error {
 // setRule sets a rule that fits.
 func (o *optimizer) setRule(group int, r Rule) {
 	o.groups[group] = r
-	for i := range o.batch.tensors {
-		if t := &o.batch.tensors[i]; t.group == group {
-			t.form = r.form()
-		}
+	for i, end := o.members(group); i < end; i++ {
+		o.batch.tensors[i].form = r.form()
 	}
 }
 
@@ -488,13 +536,14 @@ func (o *optimizer) setRule(group int, r Rule) {
 func (o *optimizer) SetLR(lr float64, groups ...int) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	changed := slices.Clone(o.groups)
-	if len(groups) == 0 {
-		for i := range changed {
-			groups = append(groups, i)
-		}
+	changed, n := slices.Clone(o.groups), len(groups)
+	if n == 0 {
+		n = len(changed)
 	}
-	for _, i := range groups {
+	for i := range n {
+		if len(groups) > 0 {
+			i = groups[i]
+		}
 		if err := o.checkGroup(i); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
@@ -205,6 +206,50 @@ func TestGroupComesLater(t *testing.T) {
 	var e *OverlapError
 	if err := opts[1].Step([][]float32{g[:n], nil, nil}); !errors.As(err, &e) || e.Tensor != 2 {
 		t.Errorf("a gradient among parameters that came later: %v", err)
+	}
+}
+
+// Spans that come in any order, a few at a time, are refused if and only if they share memory with each other or with those before,
+// and are then all found.
+func TestLayers(t *testing.T) {
+	rng := rand.New(rand.NewPCG(71, 72))
+	for range 300 {
+		const addresses = 400
+		var owner [addresses]int // of each, the tensor + 1
+		var all layers
+		for tensor := range 60 {
+			var more regions
+			apart := true
+			taken := owner
+			for range rng.IntN(4) {
+				s := span{lo: uintptr(rng.IntN(addresses - 9)), size: 1, tensor: tensor, arg: "params"}
+				s.hi = s.lo + uintptr(1+rng.IntN(9))
+				for i := s.lo; i < s.hi; i++ {
+					apart = apart && taken[i] == 0
+					taken[i] = tensor + 1
+				}
+				more = append(more, s)
+			}
+			err := more.sort()
+			var grown layers
+			if err == nil {
+				grown, err = all.with(more)
+			}
+			if (err == nil) != apart {
+				t.Fatalf("%v and %v: %v", all, more, err)
+			}
+			if err == nil {
+				all, owner = grown, taken
+			}
+		}
+		for i, tensor := range owner {
+			if s, n := all.overlapping(span{lo: uintptr(i), hi: uintptr(i) + 1, size: 1}); n > 0 != (tensor > 0) || n > 0 && s.tensor != tensor-1 {
+				t.Fatalf("address %d is tensor %d's: %v, %d", i, tensor-1, s, n)
+			}
+		}
+		if len(all) > 8 {
+			t.Errorf("%d layers", len(all))
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 )
@@ -105,13 +106,11 @@ func arithmetic(wide bool) string {
 	return f32.String()
 }
 
+// lossScale is what the gradients are divided by.
+func (o *Options) lossScale() float64 { return cmp.Or(o.LossScale, 1) }
+
 // scale is the factor that divides the loss scale out.
-func (o *Options) scale() float64 {
-	if o.LossScale == 0 {
-		return 1
-	}
-	return 1 / o.LossScale
-}
+func (o *Options) scale() float64 { return 1 / o.lossScale() }
 
 // apply puts what the options ask for into coefficients; scale is the whole factor on the gradients.
 func apply[T Float](o *Options, scale float64, c *scalars[T]) {

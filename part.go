@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -24,8 +25,8 @@ type Part[T Float] struct {
 // already the next one's turn, give a *RangeError. While a step is incomplete, so do the calls that need a complete one:
 // [Optimizer.Step], [Optimizer.State], …; [Optimizer.SetState] drops what was done.
 //
-// The options should be the same for all parts of a step, which is not checked. ClipNorm and SkipNonFinite need all gradients,
-// and give a *HyperparameterError: see [Options] for what to do instead. Other errors are those of StepWith. Nothing is
+// LossScale and ClipValue must be the same for all parts of a tensor's step. ClipNorm and SkipNonFinite need all gradients: see
+// [Options] for what to do instead. Both faults give a *HyperparameterError. Other errors are those of StepWith. Nothing is
 // allocated once steps have been cut into as many parts before.
 func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 	_, err := o.stepPart(&opts, MixedPart{part.Tensor, part.Step, part.Lo, vectorOf(part.Grads)})
@@ -64,16 +65,19 @@ func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error
 	if lo < 0 || lo > whole.p.n || hi > whole.p.n {
 		return r, &RangeError{part.Tensor, part.Step, lo, hi, fmt.Sprintf("are not all within the tensor, which has %d", whole.p.n)}
 	}
-	done := o.parts.done[part.Tensor]
-	again := done.overlap(lo, hi)
+	begun := &o.parts.of[part.Tensor]
+	again := begun.done.overlap(lo, hi)
 	switch {
 	case part.Step > whole.step:
-		gap := done.gap(whole.p.n)
+		gap := begun.done.gap(whole.p.n)
 		return r, &RangeError{part.Tensor, whole.step, gap.lo, gap.hi, fmt.Sprintf("must have their part of it before step %d", part.Step)}
 	case part.Step < whole.step:
 		return r, &RangeError{part.Tensor, part.Step, lo, hi, "have been updated already"}
 	case again != (elements{}):
 		return r, &RangeError{part.Tensor, part.Step, again.lo, again.hi, "have been updated already"}
+	}
+	if err := begun.checkOptions(opts); err != nil {
+		return r, err
 	}
 	if err := o.checkGradient(part.Tensor, part.Grads); err != nil {
 		return r, err
@@ -89,7 +93,9 @@ func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error
 	}
 
 	b.tensors = append(b.tensors, whole.cut(lo, hi, part.Grads))
-	r = b.step(opts, o.traffic())
+	o.setGrads(whole, Vector{format: part.Grads.format})
+	begun.setOptions(opts)
+	r = b.step(opts, o.bytes)
 
 	if o.parts.mark(part.Tensor, lo, hi, whole.p.n) {
 		whole.step++
@@ -104,11 +110,14 @@ func (o *optimizer) wholeSteps(group int) error {
 	if o.parts.open == 0 {
 		return nil
 	}
-	for i := range o.batch.tensors {
-		t := &o.batch.tensors[i]
-		if done := o.parts.done[i]; len(done) > 0 && (group < 0 || group == t.group) {
-			gap := done.gap(t.p.n)
-			return &RangeError{i, t.step, gap.lo, gap.hi, incomplete}
+	i, end := 0, len(o.batch.tensors)
+	if group >= 0 {
+		i, end = o.members(group)
+	}
+	for ; i < end; i++ {
+		if done := o.parts.of[i].done; len(done) > 0 {
+			gap := done.gap(o.batch.tensors[i].p.n)
+			return &RangeError{i, o.batch.tensors[i].step, gap.lo, gap.hi, incomplete}
 		}
 	}
 	return nil
@@ -116,18 +125,41 @@ func (o *optimizer) wholeSteps(group int) error {
 
 // parts keeps track of the steps that are done in parts.
 type parts struct {
-	done []ranges // for each tensor, the elements that have had the step that is due
-	open int      // how many tensors have had a part
+	of   []progress // each tensor
+	open int        // how many tensors have had a part
 }
+
+// A progress is what has been done of the step of a tensor that is due.
+type progress struct {
+	done                 ranges // the elements that have had it
+	lossScale, clipValue float64
+}
+
+// checkOptions reports options that would do to a part something else than was done to others.
+func (p *progress) checkOptions(o *Options) error {
+	if len(p.done) == 0 {
+		return nil
+	}
+	same := func(field string, value, before float64) error {
+		if value == before {
+			return nil
+		}
+		return &HyperparameterError{"Options", field, value, fmt.Sprintf("%v, as for other parts of the step", before)}
+	}
+	return cmp.Or(same("LossScale", o.lossScale(), p.lossScale), same("ClipValue", o.ClipValue, p.clipValue))
+}
+
+func (p *progress) setOptions(o *Options) { p.lossScale, p.clipValue = o.lossScale(), o.ClipValue }
 
 // mark adds elements to those of tensor i that have had their part, and reports whether all of its n elements have: the
 // step is then complete.
 func (p *parts) mark(i, lo, hi, n int) (complete bool) {
-	if len(p.done[i]) == 0 {
+	done := &p.of[i].done
+	if len(*done) == 0 {
 		p.open++
 	}
-	p.done[i] = p.done[i].with(lo, hi)
-	if p.done[i][0] != (elements{0, n}) {
+	*done = done.with(lo, hi)
+	if (*done)[0] != (elements{0, n}) {
 		return false
 	}
 	p.drop(i)
@@ -136,8 +168,8 @@ func (p *parts) mark(i, lo, hi, n int) (complete bool) {
 
 // drop forgets the parts of tensor i.
 func (p *parts) drop(i int) {
-	if len(p.done[i]) > 0 {
-		p.done[i] = p.done[i][:0]
+	if done := &p.of[i].done; len(*done) > 0 {
+		*done = (*done)[:0]
 		p.open--
 	}
 }

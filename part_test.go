@@ -119,6 +119,9 @@ func TestPartErrors(t *testing.T) {
 		{"no step", func(x []float32) error { return optimizer(x).StepPart(Options{}, Part[float32]{0, 0, 0, x[32:34]}) }, &StepError{0}, "step is 0"},
 		{"clip by norm", part(Options{ClipNorm: 1}, 1, 0, 8), &HyperparameterError{"Options", "ClipNorm", 1, "0 for a part of a step"}, "ClipNorm"},
 		{"skip", part(Options{SkipNonFinite: true}, 1, 0, 8), &HyperparameterError{"Options", "SkipNonFinite", 1, "off for a part of a step"}, "SkipNonFinite"},
+		{"another loss scale", part(Options{LossScale: 2}, 0, 0, 2), &HyperparameterError{"Options", "LossScale", 2, "1, as for other parts of the step"},
+			"Options.LossScale is 2, must be 1, as for other parts of the step"},
+		{"another bound", part(Options{ClipValue: 2}, 0, 0, 2), &HyperparameterError{"Options", "ClipValue", 2, "0, as for other parts of the step"}, "ClipValue"},
 		{"a bad option", part(Options{ClipValue: -1}, 1, 0, 8), &HyperparameterError{"Options", "ClipValue", -1, "> 0, or 0 for none"}, "ClipValue"},
 		{"a gradient within params", func(x []float32) error { return optimizer(x).StepPart(Options{}, Part[float32]{1, 1, 0, x[6:10]}) },
 			&OverlapError{0, 1, "params", "grads", 2}, "share"},
@@ -143,6 +146,13 @@ func TestPartErrors(t *testing.T) {
 	wantNoError(t, o.StepPart(Options{}, Part[float32]{0, 1, 8, nil}))
 	if o.parts.open != 1 { // nothing is no part
 		t.Errorf("%d tensors have had a part", o.parts.open)
+	}
+	wantNoError(t, o.StepPart(Options{LossScale: 1, ZeroGrads: true}, Part[float32]{0, 1, 0, x[32:34]})) // as before
+	wantNoError(t, o.StepPart(Options{LossScale: 2}, Part[float32]{1, 1, 0, x[32:34]}))                  // of another tensor
+	wantNoError(t, o.StepPart(Options{LossScale: 2}, Part[float32]{1, 1, 2, x[32:38]}))
+	wantNoError(t, o.StepPart(Options{LossScale: 3}, Part[float32]{1, 2, 0, x[32:34]})) // of the next step
+	if o.Steps(0) != 0 || o.Steps(1) != 1 || o.Steps(2) != 0 || o.Steps(-1) != 0 {
+		t.Errorf("steps %d and %d", o.Steps(0), o.Steps(1))
 	}
 	wantNoError(t, o.SetState(make([]TensorState[float32], 2))) // drops what was done
 	wantNoError(t, o.Step([][]float32{x[16:24], x[24:32]}))
