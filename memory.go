@@ -3,8 +3,10 @@ package pnm
 import (
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"unsafe"
+	"weak"
 )
 
 // An Arena is memory for the large slices of a training run: parameters, gradients, state of the caller's own. Slices of 64
@@ -17,8 +19,9 @@ import (
 // up what each slice takes with its offset.
 //
 // The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
-// Arena. The collector does not see this memory, and does not hurry for it; nor does it know of the slices: whoever holds one
-// of them must keep the Arena too. A deferred Close is the answer to both.
+// Arena. The collector does not see this memory; so an allocation begins a collection where twice as much is mapped as was in use
+// after the last one, and where the system refuses more. The collector does not know of the slices, either: whoever holds one of
+// them must keep the Arena, too. A deferred Close does so.
 type Arena[T Element] struct {
 	slices  [][]T
 	mapping *mapping // nil for ordinary memory
@@ -33,21 +36,92 @@ const (
 	spreadStep  = 19 * cacheLine // coprime to the page in cache lines: 64 slices in a row begin at 64 offsets
 )
 
-// A mapping is memory outside the Go heap.
+// A mapping is memory outside the Go heap. It goes back to the system when its pages are released, or once nothing refers to the
+// mapping.
 type mapping struct {
-	bytes    []byte // what was asked for, from a border of a huge page
-	whole    []byte // what the system gave
-	unmapped atomic.Bool
+	bytes []byte // what was asked for, from a border of a huge page
+	pages *pages
 }
 
-func (m *mapping) unmap() {
-	if m.unmapped.CompareAndSwap(false, true) {
-		unmapMemory(m.whole)
+// pages are what the system gave for a mapping.
+type pages struct {
+	whole []byte
+	owner weak.Pointer[mapping]
+}
+
+// mapped are all the pages that have not gone back.
+var mapped struct {
+	sync.Mutex // also held while pages go back: who has collected garbage can rely on its being gone
+	pages      map[*pages]struct{}
+	bytes      int
+	inUse      int // of bytes, after the last collection that was begun here
+}
+
+// leastCollected is how many bytes are mapped before a collection is begun for their sake. Tests lower it.
+var leastCollected = 256 << 20
+
+// newMapping returns zeros that nobody has touched.
+func newMapping(bytes int) (*mapping, error) {
+	mapped.Lock()
+	full := mapped.bytes >= max(leastCollected, 2*mapped.inUse)
+	mapped.Unlock()
+	if full {
+		collect()
+	}
+	memory, whole, err := mapMemory(bytes)
+	if err != nil {
+		collect()
+		memory, whole, err = mapMemory(bytes)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pnm: the system refuses %d bytes of memory: %w", bytes, err)
+	}
+	p := &pages{whole: whole}
+	m := &mapping{memory, p}
+	p.owner = weak.Make(m)
+	mapped.Lock()
+	defer mapped.Unlock()
+	if mapped.pages == nil {
+		mapped.pages = make(map[*pages]struct{})
+	}
+	mapped.pages[p] = struct{}{}
+	mapped.bytes += len(whole)
+	runtime.AddCleanup(m, (*pages).release, p)
+	return m, nil
+}
+
+// release gives pages back to the system, if they have not gone before.
+func (p *pages) release() {
+	mapped.Lock()
+	defer mapped.Unlock()
+	p.unmap()
+}
+
+// unmap is release for who has the lock.
+func (p *pages) unmap() {
+	if _, ok := mapped.pages[p]; ok {
+		delete(mapped.pages, p)
+		mapped.bytes -= len(p.whole)
+		unmapMemory(p.whole)
 	}
 }
 
+// collect gives back to the system what nothing refers to any more. It does not wait for the cleanups of the collection, which run
+// some time after it.
+func collect() {
+	runtime.GC()
+	mapped.Lock()
+	defer mapped.Unlock()
+	for p := range mapped.pages {
+		if p.owner.Value() == nil {
+			p.unmap()
+		}
+	}
+	mapped.inUse = mapped.bytes
+}
+
 // Alloc returns an arena with a slice of zeros for each length, in elements. It fails for a negative length, and if the
-// system refuses the memory; from the heap, where that is used, Go ends the program instead.
+// system refuses the memory, also after a garbage collection; from the heap, where that is used, Go ends the program instead.
 func Alloc[T Element](lengths ...int) (*Arena[T], error) {
 	base := nextStreams(1)
 	return allocate[T](lengths, len(lengths), func(i int) int { return base + inList(i) })
@@ -87,9 +161,9 @@ func allocate[T Element](lengths []int, list int, position func(i int) int) (*Ar
 		return onHeap[T](lengths, list, position)
 	}
 	a := &Arena[T]{slices: make([][]T, len(lengths))}
-	m, err := mapMemory(end)
+	m, err := newMapping(end)
 	if err != nil {
-		return nil, fmt.Errorf("pnm: the system refuses %d bytes of memory: %w", end, err)
+		return nil, err
 	}
 	for i, n := range lengths {
 		if a.slices[i] = []T{}; n > 0 { // a gradient that is nil would not be one
@@ -97,7 +171,6 @@ func allocate[T Element](lengths []int, list int, position func(i int) int) (*Ar
 		}
 	}
 	a.mapping = m
-	runtime.AddCleanup(a, (*mapping).unmap, m)
 	return a, nil
 }
 
@@ -141,7 +214,7 @@ func (a *Arena[T]) Close() {
 	}
 	a.slices = nil
 	if a.mapping != nil {
-		a.mapping.unmap()
+		a.mapping.pages.release()
 	}
 }
 

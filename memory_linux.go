@@ -8,17 +8,17 @@ import (
 
 const canMap = true
 
-// mapMemory returns zeros that nobody has touched, advised to come in huge pages. A kernel without huge pages gives others.
-func mapMemory(bytes int) (*mapping, error) {
-	whole, err := unix.Mmap(-1, 0, bytes+2*hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+// mapMemory returns zeros that nobody has touched, within what the system gave. They begin at the border of a huge page, and are
+// advised to come in such. A kernel without huge pages gives others.
+func mapMemory(bytes int) (memory, whole []byte, err error) {
+	whole, err = unix.Mmap(-1, 0, bytes+2*hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(whole))) & (hugePage - 1)
 	rounded := (bytes + hugePage - 1) &^ (hugePage - 1)
-	m := &mapping{bytes: whole[skip:][:bytes:bytes], whole: whole}
 	_ = unix.Madvise(whole[skip:][:rounded], unix.MADV_HUGEPAGE)
-	return m, nil
+	return whole[skip:][:bytes:bytes], whole, nil
 }
 
 func unmapMemory(whole []byte) { _ = unix.Munmap(whole) } // cannot fail: the mapping is ours, and whole

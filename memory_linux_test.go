@@ -1,8 +1,11 @@
 package pnm
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"os"
+	"os/exec"
 	"regexp"
 	"strconv"
 	"testing"
@@ -47,6 +50,35 @@ func TestArenaIsOnHugePages(t *testing.T) {
 	}
 	if got := hugeKiB(t) - before - given; got < size>>11 {
 		t.Errorf("of 32 MiB, %d KiB are on huge pages; others get %d", got, given)
+	}
+}
+
+// Where the system refuses more memory, that of forgotten optimizers goes back first. The limit is that of a child.
+func TestMemoryIsCollectedWhereRefused(t *testing.T) {
+	if os.Getenv("PNM_TEST_LIMIT") == "" {
+		child := exec.Command(os.Args[0], "-test.run=^TestMemoryIsCollectedWhereRefused$")
+		child.Env = append(os.Environ(), "PNM_TEST_LIMIT=1", "PNM_TEST_REQUIRE=")
+		if out, err := child.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	leastCollected = math.MaxInt
+	text, err := os.ReadFile("/proc/self/statm")
+	wantNoError(t, err)
+	var pages uint64
+	_, err = fmt.Sscan(string(text), &pages)
+	wantNoError(t, err)
+	const more = 400 << 20
+	limit := pages*uint64(os.Getpagesize()) + more
+	wantNoError(t, unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: limit, Max: limit}))
+	if a, err := Alloc[uint16](more); err == nil {
+		a.Close()
+		t.Skip("this system knows no limit") // QEMU
+	}
+	wantNoError(t, forget(100))
+	if a, err := Alloc[uint16](more); err == nil || a != nil || !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("twice the limit: %v", err)
 	}
 }
 

@@ -6,7 +6,7 @@ import "errors"
 
 const canMap = false
 
-func mapMemory(int) (*mapping, error) { return nil, errors.ErrUnsupported }
+func mapMemory(int) (memory, whole []byte, err error) { return nil, nil, errors.ErrUnsupported }
 
 func unmapMemory([]byte) {}
 

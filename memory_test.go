@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"testing"
 	"unsafe"
 )
@@ -129,21 +130,21 @@ func TestArenaIsReleased(t *testing.T) {
 		return a
 	}
 	a := arena()
-	m := a.mapping
+	p := a.mapping.pages
 	a.Close()
 	a.Close()
-	if !m.unmapped.Load() || a.Slices() != nil {
+	if isMapped(p) || a.Slices() != nil {
 		t.Error("a closed arena is still there")
 	}
 	a = arena()
-	m = a.mapping
-	runtime.GC()
-	if m.unmapped.Load() {
+	p = a.mapping.pages
+	collect()
+	if !isMapped(p) {
 		t.Error("an arena is gone that is in use")
 	}
 	runtime.KeepAlive(a)
 	a = nil
-	eventually(t, "a forgotten arena is still there", m.unmapped.Load)
+	eventually(t, "a forgotten arena is still there", func() bool { return !isMapped(p) })
 
 	optimizer := func() *Optimizer[float32] {
 		o, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{make([]float32, mebi)}})
@@ -152,15 +153,50 @@ func TestArenaIsReleased(t *testing.T) {
 		return o
 	}
 	o := optimizer()
-	m = o.arenas[0].mapped()
+	p = o.arenas[0].mapped().pages
 	o.Close()
-	if !m.unmapped.Load() {
+	if isMapped(p) {
 		t.Error("the state of a closed optimizer is still there")
 	}
 	o = optimizer()
-	m = o.arenas[0].mapped()
+	p = o.arenas[0].mapped().pages
 	o = nil
-	eventually(t, "the state of a forgotten optimizer is still there", m.unmapped.Load)
+	eventually(t, "the state of a forgotten optimizer is still there", func() bool { return !isMapped(p) })
+}
+
+func isMapped(p *pages) bool {
+	mapped.Lock()
+	defer mapped.Unlock()
+	_, ok := mapped.pages[p]
+	return ok
+}
+
+// forget builds optimizers that nobody closes, by and by. The state of each takes 8 MiB.
+func forget(n int) error {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	p := make([]float32, 4*mebi)
+	for range n {
+		if _, err := NewOptimizer(Group[float32]{NewPNM(1), [][]float32{p}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Optimizers that nobody closes do not pile up, though the collector sees nothing of their state.
+func TestForgottenOptimizersAreCollected(t *testing.T) {
+	if !canMap {
+		t.Log("state is ordinary memory here")
+		return
+	}
+	defer func(saved int) { leastCollected = saved }(leastCollected)
+	leastCollected = 32 << 20
+	collect()
+	before := mapped.bytes
+	wantNoError(t, forget(100))
+	if more, most := mapped.bytes-before, before+48<<20; more > most {
+		t.Errorf("%d bytes are mapped; there were %d", more, before)
+	}
 }
 
 // State in an arena, state on the heap: the same bits.

@@ -291,8 +291,7 @@ func (o *optimizer) allot(first int) {
 
 // Close gives the memory of the state back to the system, once the calls that are running have returned. The parameters stay
 // as they are. Every later call that needs the state fails with [ErrClosed]. Closing again, or closing a nil optimizer, does
-// nothing. The garbage collector closes an optimizer that nothing refers to; but it does not see this memory, and does not
-// hurry for it.
+// nothing. The garbage collector frees the state of an optimizer that nothing refers to: sooner or later, see [Arena].
 func (o *Optimizer[T]) Close() {
 	if o != nil {
 		o.mu.Lock()
