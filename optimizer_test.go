@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
+
+	"github.com/posneg/pnm/internal/allocated"
 )
 
 // A run is an optimizer over three tensors in two groups, and the gradients that it gets.
@@ -257,17 +258,18 @@ func TestLayers(t *testing.T) {
 func TestMovingGradients(t *testing.T) {
 	r := newRun[float32](t, NewPNM(0.1), NewAdaPNM())
 	grads := [2][][]float32{r.grads(1), r.grads(2)}
-	var before, after runtime.MemStats
-	const steps = 1000
-	for i := range 2 * steps {
-		if i == steps {
-			runtime.ReadMemStats(&before)
+	const (
+		steps = 1000
+		limit = 8 * steps
+	)
+	train := func() {
+		for i := range steps {
+			_, err := r.opt.StepWith(Options{ZeroGrads: true}, grads[i%2])
+			wantNoError(t, err)
 		}
-		_, err := r.opt.StepWith(Options{ZeroGrads: true}, grads[i%2])
-		wantNoError(t, err)
 	}
-	runtime.ReadMemStats(&after)
-	if bytes := after.TotalAlloc - before.TotalAlloc; bytes > 8*steps {
+	train()
+	if bytes := allocated.Bytes(limit, train); bytes > limit {
 		t.Errorf("%d steps allocate %d bytes", steps, bytes)
 	}
 }

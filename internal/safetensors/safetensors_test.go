@@ -8,10 +8,11 @@ import (
 	"io"
 	"maps"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/posneg/pnm/internal/allocated"
 )
 
 // file returns a file of a header and so many bytes of data.
@@ -231,23 +232,23 @@ func TestReadErrors(t *testing.T) {
 	}
 }
 
-// allocated returns how many bytes are allocated by reading a file.
-func allocated(b []byte, size int64) uint64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	ReadHeader(bytes.NewReader(b), size)
-	runtime.ReadMemStats(&after)
-	return after.TotalAlloc - before.TotalAlloc
+// readAllocates returns how many bytes are allocated by reading a file, as allocated.Bytes does.
+func readAllocates(limit uint64, b []byte, size int64) uint64 {
+	return allocated.Bytes(limit, func() { ReadHeader(bytes.NewReader(b), size) })
 }
 
 // Memory is allocated for what is there, not for what the file says is there.
 func TestReadAllocates(t *testing.T) {
 	for _, n := range []uint64{mostHeader, 1 << 40, 1 << 63} {
-		if bytes := allocated(binary.LittleEndian.AppendUint64(nil, n), 8); bytes > 4096 {
+		const limit = 4096
+		if bytes := readAllocates(limit, binary.LittleEndian.AppendUint64(nil, n), 8); bytes > limit {
 			t.Errorf("%d bytes allocated for a header of %d that is not there", bytes, n)
 		}
 	}
-	const most = 1 << 20
+	const (
+		most  = 1 << 20
+		limit = 64 * most // up to 31, and 42 with -race
+	)
 	for _, c := range []struct{ begin, repeat, end string }{
 		{`{"a":{"dtype":"F32","data_offsets":[0,0],"shape":[`, `1,`, ``},
 		{`{"a":{"dtype":"F32","shape":[0],"data_offsets":[`, `0,`, ``},
@@ -266,9 +267,9 @@ func TestReadAllocates(t *testing.T) {
 			b.WriteString(strings.Replace(c.repeat, "%d", fmt.Sprint(i), 1))
 		}
 		b.WriteString(c.end)
-		bytes := allocated(file(b.String(), 0), int64(8+b.Len()))
+		bytes := readAllocates(limit, file(b.String(), 0), int64(8+b.Len()))
 		t.Logf("%s%s…: %d bytes for each of the header", c.begin, c.repeat, bytes/most)
-		if bytes > 64*most { // up to 31, and 42 with -race
+		if bytes > limit {
 			t.Errorf("%s%s…: %d bytes for each of the header", c.begin, c.repeat, bytes/most)
 		}
 	}
@@ -285,7 +286,8 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if used := allocated(b, int64(len(b))); used > 1<<16+100*uint64(len(b)) {
+		limit := 1<<16 + 100*uint64(len(b))
+		if used := readAllocates(limit, b, int64(len(b))); used > limit {
 			t.Errorf("%d bytes allocated for %d", used, len(b))
 		}
 		h, err := read(b)
