@@ -77,12 +77,10 @@ def test_a_step_in_a_forked_child_is_an_error():
 
     def step():
         before = twins(params)
-        start = time.monotonic()
         try:
             optimizer.step()
         except RuntimeError as error:
             equal(params, before)
-            assert time.monotonic() - start < 1
             return error
 
     said, code = in_child(step)
@@ -148,14 +146,13 @@ def test_a_bad_library(tmp_path, made):
     assert made != "missing" or "set POSNEG_LIBRARY" in run.stderr
 
 
-def test_import_is_quick_and_does_not_load_the_library():
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="Python does not tell the names of its own modules")
+def test_import_brings_nothing_slow():
+    """Not the library, and no packages but those that it requires."""
     program = (
-        "import sys, time, torch, numpy; t = time.perf_counter(); import posneg; t = time.perf_counter() - t\n"
+        "import sys, torch, numpy; before = set(sys.modules); import posneg\n"
         "assert 'libpnm' not in open('/proc/self/maps').read() if sys.platform == 'linux' else True\n"
-        "print(t)"
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names))"
     )
-    seconds = min(
-        float(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True, timeout=120).stdout)
-        for _ in range(3)
-    )
-    assert seconds < 0.05
+    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True, timeout=120)
+    assert set(run.stdout.split()) <= {"posneg", "torch", "numpy"}
