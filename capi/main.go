@@ -1,8 +1,10 @@
+//go:build cgo
+
 // Command capi is the engine as a C library, with the interface of pnm.h:
 //
 //	go build -buildmode=c-shared -o libpnm.so ./capi
 //
-// docs/c.md says how to use it. It needs Linux and cgo; elsewhere there is nothing in it.
+// docs/c.md says how to use it. It needs Linux, glibc and cgo; elsewhere it cannot be built.
 package main
 
 import (
