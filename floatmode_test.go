@@ -168,7 +168,9 @@ func optimizerInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
 			err = o.StepPart(Options{LossScale: 7, ClipValue: 0.3}, Part[float64]{Step: 2, Lo: 1000, Grads: g[1000:]})
 		})
 		wantNoError(t, err)
-		in(func() { err = o.StepPart(Options{LossScale: 7, ClipValue: 0.3}, Part[float64]{Step: 2, Grads: g[:1000]}) })
+		in(func() {
+			err = o.StepPart(Options{LossScale: 7, ClipValue: 0.3}, Part[float64]{Step: 2, Grads: g[:1000]})
+		})
 		wantNoError(t, err)
 		return digest(Float64(p))
 	}

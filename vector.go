@@ -77,12 +77,12 @@ func Convert(to, from Vector) (overflows int, err error) {
 
 // convert is Convert for vectors that fit.
 func convert(to, from Vector) (overflows int) {
-	var h hold
-	defer h.take().release()
 	if to.format == from.format {
 		copyBytes(to.bytes(), from.bytes())
 		return 0
 	}
+	var h hold
+	defer h.take().release()
 	var wide [1 << 10]float32
 	for lo := 0; lo < to.n; lo += len(wide) {
 		part := wide[:min(len(wide), to.n-lo)]
