@@ -37,9 +37,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// need skips a test on a machine that lacks a program, unless it is required.
+// need skips a test on a machine that lacks a program, unless it is required; and with -short, which tests this process alone.
 func need(t testing.TB, programs ...string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs other programs")
+	}
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
 			if required {
