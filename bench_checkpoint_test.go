@@ -17,7 +17,7 @@ func benchCheckpoint(b *testing.B, run func(opt *MixedOptimizer, path string) er
 			defer opt.Close()
 			wantNoError(b, opt.Step([]Vector{Float32(lcg[float32](2, n))}))
 			path := filepath.Join(b.TempDir(), "run")
-			wantNoError(b, opt.Save(path, SaveOptions{Params: true}))
+			wantNoError(b, opt.Save(path, SaveOptions{}))
 			bytes, err := os.ReadFile(path)
 			wantNoError(b, err)
 			wantNoError(b, os.WriteFile(path+"2", bytes, 0o666))
@@ -29,7 +29,7 @@ func benchCheckpoint(b *testing.B, run func(opt *MixedOptimizer, path string) er
 
 // BenchmarkSave compares with writing as much from memory, and synchronizing it.
 func BenchmarkSave(b *testing.B) {
-	save := func(opt *MixedOptimizer, path string) error { return opt.Save(path, SaveOptions{Params: true}) }
+	save := func(opt *MixedOptimizer, path string) error { return opt.Save(path, SaveOptions{}) }
 	benchCheckpoint(b, save, func(path string, bytes []byte) error {
 		f, err := os.Create(path)
 		if err != nil {
@@ -46,7 +46,7 @@ func BenchmarkSave(b *testing.B) {
 // BenchmarkLoad compares with reading as much into memory that is there; the files are in the system's cache.
 func BenchmarkLoad(b *testing.B) {
 	load := func(opt *MixedOptimizer, path string) error {
-		_, err := opt.Load(path, LoadOptions{Params: true})
+		_, err := opt.Load(path, LoadOptions{})
 		return err
 	}
 	benchCheckpoint(b, load, func(path string, bytes []byte) error {

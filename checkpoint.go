@@ -1,7 +1,7 @@
 package pnm
 
 import (
-	"cmp"
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -12,27 +12,27 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
-	"unsafe"
 
 	"github.com/posneg/pnm/internal/atomicfile"
 	"github.com/posneg/pnm/internal/safetensors"
 	"github.com/posneg/pnm/internal/strictjson"
 )
 
-// SaveOptions tell what [Optimizer.Save] writes beside the state. The zero value is nothing.
+// SaveOptions tell how [Optimizer.Save] writes a run. The zero value writes all of it, with tensors called by their numbers.
 type SaveOptions struct {
-	Names    []string          // of the tensors, in the optimizer's order, all different; nil stands for "0", "1", …
-	Shapes   [][]int           // of the tensors, for readers to whom they matter, as PyTorch; a nil one, or nil, is one dimension
-	Params   bool              // save the parameters, too
-	Metadata map[string]string // the caller's own: epoch, position in the data, loss scale. No key begins with "posneg."
+	Names     []string          // of the tensors, in the optimizer's order, all different; nil stands for "0", "1", …
+	Shapes    [][]int           // of the tensors, for readers to whom they matter, as PyTorch; a nil one, or nil, is one dimension
+	StateOnly bool              // leave the parameters out
+	Metadata  map[string]string // the caller's own: epoch, position in the data, loss scale. No key begins with "posneg."
 }
 
-// LoadOptions tell what [Optimizer.Load] expects and takes. The zero value is the state and the rules, of tensors without names.
+// LoadOptions tell what [Optimizer.Load] expects and takes. The zero value takes all of a run of tensors without names.
 type LoadOptions struct {
-	Names     []string // as in SaveOptions
-	Shapes    [][]int  // as in SaveOptions; a nil one, or nil, is not compared
-	Params    bool     // load the parameters, too, into the optimizer's slices; their copies in a MixedOptimizer are made anew
-	KeepRules bool     // keep the rules that the optimizer has, and the random numbers that it draws, instead of the file's
+	Names      []string // as in SaveOptions
+	Shapes     [][]int  // as in SaveOptions; a nil one, or nil, is not compared
+	StateOnly  bool     // leave the parameters as they are
+	KeepRules  bool     // keep the rules that the optimizer has, and the random numbers that it draws, instead of the file's
+	Unverified bool     // do not compare checksums: for what is left in a damaged file
 }
 
 // CheckpointInfo is what a checkpoint has beside numbers. With it, a program can build the optimizer that the file fits.
@@ -46,6 +46,7 @@ type CheckpointInfo struct {
 type CheckpointGroup struct {
 	Rule    Rule
 	Tensors []CheckpointTensor
+	Other   string // what other programs keep with the group, as a JSON object, as PyTorch's schedulers do; Save does not write it
 }
 
 // A CheckpointTensor is a tensor in a checkpoint. Formats are called "float32", "float64" and "bf16", as by [Vector.Format].
@@ -58,9 +59,12 @@ type CheckpointTensor struct {
 	Rounding *Rounding         // the random numbers that it draws; nil if none
 }
 
+// ErrChecksum is behind the [CheckpointError] of a file that is damaged: what it has differs from what was written.
+var ErrChecksum = errors.New("the checksum differs: the file is damaged")
+
 // A CheckpointError reports a checkpoint that cannot be written, or cannot be read, or does not fit the optimizer.
 type CheckpointError struct {
-	Path   string
+	Path   string // "" where there is none
 	Tensor string // the name of the tensor at fault; "" if it is no single one
 	Err    error
 }
@@ -73,7 +77,11 @@ func (e *CheckpointError) Error() string {
 	if of, ok := e.Err.(*fs.PathError); ok && of.Path == e.Path {
 		problem = of.Err.Error()
 	}
-	return fmt.Sprintf("pnm: checkpoint %s: %s%s", e.Path, tensor, problem)
+	path := ""
+	if e.Path != "" {
+		path = " " + e.Path
+	}
+	return fmt.Sprintf("pnm: checkpoint%s: %s%s", path, tensor, problem)
 }
 
 func (e *CheckpointError) Unwrap() error { return e.Err }
@@ -88,14 +96,26 @@ func checkpointError(path string, err error) error {
 	return e
 }
 
-// Save writes the state, the rules and, if asked to, the parameters to a file, from which [Optimizer.Load] continues with the same
-// bits. The format is safetensors; docs/checkpoints.md tells what is in it. The file replaces what the path had as a whole, once it is
-// on disk: whenever the program or the machine stops, the path has the old file or the new one. Save needs no memory for a copy.
+// Save writes a run to a file, from which [Optimizer.Load] continues with the same bits: the parameters, the state, the counts of
+// steps and the rules. The format is safetensors; docs/checkpoints.md tells what is in it. The file replaces what the path had as a
+// whole, once it is on disk: whenever the program or the machine stops, the path has the old file or the new one. Save needs no
+// memory for a copy.
 //
-// It fails with a *CheckpointError, also for names and metadata that cannot be written; with a *LengthError for Names and Shapes
-// that do not fit the tensors; with a *RangeError while [Optimizer.StepPart] has done a part of a step; with [ErrClosed] after Close.
-// The path then has what it had, unless the error comes from the directory's synchronization, which is the last thing done.
+// It fails with a *CheckpointError, also for names, metadata and step counts that could not be read again; with a *LengthError for
+// Names and Shapes that do not fit the tensors; with a *RangeError while [Optimizer.StepPart] has done a part of a step; with
+// [ErrClosed] after Close. The path then has what it had, unless the error comes from the directory's synchronization, which is the
+// last thing done.
 func (o *optimizer) Save(path string, s SaveOptions) error {
+	return o.saveBy(path, &s, func(save func(io.Writer) error) error { return atomicfile.Write(path, save) })
+}
+
+// SaveTo is [Optimizer.Save] to any writer. An error of the writer is behind the *CheckpointError.
+func (o *optimizer) SaveTo(w io.Writer, s SaveOptions) error {
+	return o.saveBy("", &s, func(save func(io.Writer) error) error { return save(w) })
+}
+
+// saveBy checks what is to be saved, and has write save it.
+func (o *optimizer) saveBy(path string, s *SaveOptions, write func(save func(io.Writer) error) error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
@@ -111,20 +131,23 @@ func (o *optimizer) Save(path string, s SaveOptions) error {
 	if err != nil {
 		return checkpointError(path, err)
 	}
+	for i := range o.batch.tensors {
+		if o.batch.tensors[i].step < 1 { // the count has overflowed
+			return checkpointError(path, &CheckpointError{Tensor: names[i], Err: fmt.Errorf("it has done more than %d steps", mostSteps)})
+		}
+	}
 	for _, key := range slices.Sorted(maps.Keys(s.Metadata)) {
 		if strings.HasPrefix(key, reserved) {
 			return checkpointError(path, fmt.Errorf("metadata %s: keys that begin with %s are reserved", strictjson.Quote(key), reserved))
 		}
 	}
-	if err := atomicfile.Write(path, func(w io.Writer) error { return o.save(w, names, &s) }); err != nil {
+	if err := write(func(w io.Writer) error { return o.save(w, names, s) }); err != nil {
 		return checkpointError(path, err)
 	}
 	return nil
 }
 
 func (o *optimizer) save(w io.Writer, names []string, s *SaveOptions) error {
-	meta := map[string]string{layoutKey: layout, writerKey: writer(), groupsKey: string(o.appendGroups(nil, names))}
-	maps.Copy(meta, s.Metadata)
 	var tensors []safetensors.Tensor
 	var vectors []Vector
 	for i := range o.batch.tensors {
@@ -137,31 +160,51 @@ func (o *optimizer) save(w io.Writer, names []string, s *SaveOptions) error {
 			tensors = append(tensors, safetensors.Tensor{Name: name, DType: dtypes[v.format], Shape: shape})
 			vectors = append(vectors, v)
 		}
-		if s.Params {
+		if !s.StateOnly {
 			add(paramsName+names[i], t.p)
 		}
 		for k, slot := range forms[t.form].slots {
 			add(stateName(names[i], slot), t.s[k])
 		}
 	}
-	defer runtime.KeepAlive(o) // else the state might be unmapped while it is written
-	block := newBlock()
-	return safetensors.Write(w, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i], block) })
+	defer runtime.KeepAlive(o) // else the state might be unmapped while it is read
+	blocks := newBlocks()
+	sums := checksums(vectors, blocks)
+	meta := map[string]string{writerKey: writer(), groupsKey: string(o.appendGroups(nil, names, !s.StateOnly, sums))}
+	maps.Copy(meta, s.Metadata)
+	meta[layoutKey] = fmt.Sprintf("%s %08x", layout, headerSum(meta, tensors))
+	buffered := bufio.NewWriterSize(w, blockSize) // gathers what is small
+	err := safetensors.Write(buffered, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i], blocks[0]) })
+	if err == nil {
+		err = buffered.Flush()
+	}
+	return err
 }
 
-// Load replaces the state of all tensors and the rules of all groups by those in a file that [Optimizer.Save] wrote, or the Python
-// package, and the parameters, if asked to. A run that continues from there gives the bits of one that was not interrupted.
+// Load replaces the parameters and the state of all tensors and the rules of all groups by those in a file that [Optimizer.Save]
+// wrote, or the Python package. A run that continues from there gives the bits of one that was not interrupted. The copies of a
+// [MixedOptimizer]'s parameters are made anew.
 //
-// The tensors of the file and of the optimizer are matched by name, and must be the same. The groups need not be: but all tensors of one
-// of the optimizer's groups must come with the same rule, of the type and with the state that the group has (see [Optimizer.SetRule]).
-// State and parameters in another format than the optimizer's are widened, or rounded to nearest even; float64 is not converted. Load
-// needs no memory for a copy.
+// The tensors of the file and of the optimizer are matched by name, and must be the same. Without Names they are matched by their
+// numbers, and a file with names is refused. The groups need not be the same: but all tensors of one of the optimizer's groups must
+// come with the same rule, of the type and with the state that the group has (see [Optimizer.SetRule]). State and parameters in
+// another format than the optimizer's are widened, or rounded to nearest even; float64 is not converted. Load needs no memory for a copy.
 //
-// It fails with a *CheckpointError, with a *LengthError for Names and Shapes that do not fit the tensors, and with [ErrClosed] after
-// Close: the file is checked as a whole before anything is written, and the optimizer is then as it was. If reading the numbers
-// fails after that, by an error of the disk, the state and the parameters to be loaded are of no step any more: the optimizer
-// is then closed. What [Optimizer.StepPart] has done of an incomplete step no longer counts.
+// It fails with a *CheckpointError, also for a file without parameters unless StateOnly is set, and, with [ErrChecksum] behind it, for
+// a damaged one; with a *LengthError for Names and Shapes that do not fit the tensors; with [ErrClosed] after Close. The file is checked
+// as a whole, in a first pass over it, and the optimizer is then as it was. If the second pass fails, by an error of the disk, the state
+// and the parameters are of no step any more: the optimizer is then closed. What [Optimizer.StepPart] has done of an incomplete step
+// no longer counts.
 func (o *optimizer) Load(path string, l LoadOptions) (CheckpointInfo, error) {
+	return o.loadBy(path, &l, func(use func(io.ReaderAt, int64) error) error { return withFile(path, use) })
+}
+
+// LoadFrom is [Optimizer.Load] from anything that has so many bytes. It reads from several goroutines at once.
+func (o *optimizer) LoadFrom(r io.ReaderAt, size int64, l LoadOptions) (CheckpointInfo, error) {
+	return o.loadBy("", &l, func(use func(io.ReaderAt, int64) error) error { return use(r, size) })
+}
+
+func (o *optimizer) loadBy(path string, l *LoadOptions, read func(use func(io.ReaderAt, int64) error) error) (CheckpointInfo, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
@@ -175,12 +218,16 @@ func (o *optimizer) Load(path string, l LoadOptions) (CheckpointInfo, error) {
 		return CheckpointInfo{}, checkpointError(path, err)
 	}
 	var info CheckpointInfo
-	err = withCheckpoint(path, func(c *checkpointFile) error {
+	err = read(func(r io.ReaderAt, size int64) error {
+		c, err := readCheckpoint(r, size, !l.Unverified)
+		if err != nil {
+			return err
+		}
 		info = c.info
-		return o.load(c, names, &l)
+		return o.load(c, names, l)
 	})
 	if err != nil {
-		return CheckpointInfo{}, err
+		return CheckpointInfo{}, checkpointError(path, err)
 	}
 	return info, nil
 }
@@ -200,20 +247,22 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 		if l.Shapes != nil {
 			shape = l.Shapes[i]
 		}
-		r, err := s.reads(&o.batch.tensors[i], shape, l.Params)
+		r, err := s.reads(&o.batch.tensors[i], shape, !l.StateOnly)
 		if err != nil {
 			return &CheckpointError{Tensor: s.Name, Err: err}
 		}
 		reads = append(reads, r...)
 	}
 
-	slices.SortFunc(reads, func(a, b read) int { return cmp.Compare(a.from.at, b.from.at) })
-	block := newBlock()
-	for _, r := range reads {
-		if err := readVector(r.to, file.r, r.from, block); err != nil {
-			o.close() // part of the state is the file's, part is not
-			return fmt.Errorf("%s: %w; the optimizer has been closed", strictjson.Quote(r.from.name), err)
+	parts, blocks := partsOf(reads), newBlocks()
+	if !l.Unverified {
+		if err := blocks.each(len(parts), func(i int, block []byte) error { return parts[i].verify(file.r, block) }); err != nil {
+			return err
 		}
+	}
+	if err := blocks.each(len(parts), func(i int, block []byte) error { return parts[i].load(file.r, block) }); err != nil {
+		o.close() // part of the state is the file's, part is not
+		return fmt.Errorf("%w; the optimizer has been closed", err)
 	}
 	for g, r := range rules {
 		o.setRule(g, r)
@@ -230,7 +279,7 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 		if s.Rounding != nil && !l.KeepRules {
 			t.rounding = *s.Rounding
 		}
-		if l.Params && t.out.at != nil {
+		if !l.StateOnly && t.out.at != nil {
 			convert(t.out, t.p)
 		}
 	}
@@ -240,6 +289,8 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 
 // rulesOf returns the rules that the groups will have.
 func (o *optimizer) rulesOf(saved []*savedTensor, keep bool) ([]Rule, error) {
+	var h hold
+	defer h.take().release()
 	rules := slices.Clone(o.groups)
 	first := make([]*savedTensor, len(rules)) // of each group
 	for i, s := range saved {
@@ -265,14 +316,34 @@ func (o *optimizer) rulesOf(saved []*savedTensor, keep bool) ([]Rule, error) {
 	return rules, nil
 }
 
-// ReadCheckpoint returns what a checkpoint has beside numbers. It checks the whole file as [Optimizer.Load] does, and fails with a
-// *CheckpointError.
+// ReadCheckpoint returns what a checkpoint has beside numbers. It checks all of the file but these as [Optimizer.Load] does, and fails
+// with a *CheckpointError.
 func ReadCheckpoint(path string) (info CheckpointInfo, err error) {
-	err = withCheckpoint(path, func(c *checkpointFile) error {
-		info = c.info
-		return nil
+	err = withFile(path, func(r io.ReaderAt, size int64) error {
+		info, err = readInfo(r, size)
+		return err
 	})
-	return info, err
+	if err != nil {
+		return CheckpointInfo{}, checkpointError(path, err)
+	}
+	return info, nil
+}
+
+// ReadCheckpointFrom is [ReadCheckpoint] for anything that has so many bytes.
+func ReadCheckpointFrom(r io.ReaderAt, size int64) (CheckpointInfo, error) {
+	info, err := readInfo(r, size)
+	if err != nil {
+		return CheckpointInfo{}, checkpointError("", err)
+	}
+	return info, nil
+}
+
+func readInfo(r io.ReaderAt, size int64) (CheckpointInfo, error) {
+	c, err := readCheckpoint(r, size, true)
+	if err != nil {
+		return CheckpointInfo{}, err
+	}
+	return c.info, nil
 }
 
 // names checks the tensors' names, or returns their numbers.
@@ -347,12 +418,6 @@ func (c *checkpointFile) list() string {
 	return strings.Join(some, ", ")
 }
 
-// A read is a vector that is to be read from a file.
-type read struct {
-	to   Vector
-	from *blob
-}
-
 // reads returns what must be read for a tensor, if it fits.
 func (s *savedTensor) reads(t *tensor, shape []int, params bool) (reads []read, err error) {
 	for k, b := range s.state {
@@ -360,7 +425,7 @@ func (s *savedTensor) reads(t *tensor, shape []int, params bool) (reads []read, 
 	}
 	if params {
 		if s.params == nil {
-			return nil, errors.New("the file does not have its parameters")
+			return nil, errors.New("the file does not have its parameters, only its state")
 		}
 		reads = append(reads, read{t.p, s.params})
 	}
@@ -376,47 +441,4 @@ func (s *savedTensor) reads(t *tensor, shape []int, params bool) (reads []read, 
 		}
 	}
 	return reads, nil
-}
-
-// newBlock returns memory for elements of any format on their way from or to a file.
-func newBlock() []byte {
-	words := make([]uint64, 8<<10)
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), 8*len(words))
-}
-
-// writeVector writes the elements in little-endian order, by way of a block where the machine's is another.
-func writeVector(w io.Writer, v Vector, block []byte) error {
-	if !bigEndian {
-		_, err := w.Write(v.bytes())
-		return err
-	}
-	for part := range slices.Chunk(v.bytes(), len(block)) {
-		b := block[:copy(block, part)]
-		v.format.swap(b)
-		if _, err := w.Write(b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// readVector reads the elements of from, by way of a block where the formats differ.
-func readVector(to Vector, r io.ReaderAt, from *blob, block []byte) error {
-	if from.format == to.format {
-		if err := safetensors.ReadFull(r, to.bytes(), from.at); err != nil {
-			return err
-		}
-		to.format.swap(to.bytes())
-		return nil
-	}
-	size := from.format.size()
-	for lo := 0; lo < to.n; lo += len(block) / size {
-		part := Vector{unsafe.Pointer(unsafe.SliceData(block)), min(len(block)/size, to.n-lo), from.format}
-		if err := safetensors.ReadFull(r, part.bytes(), from.at+int64(lo)*int64(size)); err != nil {
-			return err
-		}
-		from.format.swap(part.bytes())
-		convert(to.cut(lo, lo+part.n), part)
-	}
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"maps"
 	"math"
@@ -12,7 +13,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/posneg/pnm/internal/safetensors"
 	"github.com/posneg/pnm/internal/strictjson"
@@ -20,13 +23,16 @@ import (
 
 // What a checkpoint has beyond a safetensors file: docs/checkpoints.md explains it.
 const (
-	layout = "1" // the version of what follows
+	layout = "1" // the version of what follows; then, if the header has a checksum, a space and 8 digits of it
 
 	reserved   = "posneg." // what the caller's own metadata must not begin with
 	layoutKey  = reserved + "checkpoint"
 	writerKey  = reserved + "writer"
 	groupsKey  = reserved + "groups"
 	paramsName = "params."
+	paramsSum  = "params"
+
+	mostSteps = math.MaxInt - 1 // since another one follows
 )
 
 func stateName(tensor, slot string) string { return "state." + tensor + "." + slot }
@@ -41,6 +47,13 @@ type blob struct {
 	shape  []int
 	at     int64 // offset in the file
 	n      int64 // elements
+	sum    *sum  // nil if the file has none
+}
+
+// A sum is the CRC-32 of a vector's elements in the file.
+type sum struct {
+	of    string // "params", or the name of a slot
+	value uint32
 }
 
 func blobOf(t *safetensors.Tensor) (*blob, error) {
@@ -48,7 +61,7 @@ func blobOf(t *safetensors.Tensor) (*blob, error) {
 	if f < 0 {
 		return nil, fmt.Errorf("%s is %s, must be one of %s", strictjson.Quote(t.Name), t.DType, strings.Join(dtypes[:], ", "))
 	}
-	return &blob{t.Name, format(f), t.Shape, t.Begin, (t.End - t.Begin) / int64(format(f).size())}, nil
+	return &blob{t.Name, format(f), t.Shape, t.Begin, (t.End - t.Begin) / int64(format(f).size()), nil}, nil
 }
 
 // countOf returns how many elements a shape has, or -1 if it is none that can be in memory.
@@ -75,6 +88,7 @@ type savedTensor struct {
 	rule   Rule
 	state  []*blob // in the order of the rule's slots; nil where it is zero
 	params *blob   // nil where they were not saved
+	sums   []sum   // of all these; nil in files of others
 }
 
 // A checkpointFile is a checkpoint whose header has been read.
@@ -84,61 +98,95 @@ type checkpointFile struct {
 	tensors map[string]*savedTensor
 }
 
-// withCheckpoint opens a file for a function. All errors are a *CheckpointError.
-func withCheckpoint(path string, use func(*checkpointFile) error) error {
+// withFile opens a file for a function.
+func withFile(path string, use func(r io.ReaderAt, size int64) error) error {
 	info, err := os.Stat(path) // before it is opened, since a pipe would wait for its writer
 	switch {
 	case err != nil:
-		return checkpointError(path, err)
+		return err
 	case !info.Mode().IsRegular():
-		return checkpointError(path, errors.New("it is not a regular file"))
+		return errors.New("it is not a regular file")
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return checkpointError(path, err)
+		return err
 	}
 	defer f.Close()
 	if info, err = f.Stat(); err != nil {
-		return checkpointError(path, err)
+		return err
 	}
-	c, err := readCheckpoint(f, info.Size())
-	if err == nil {
-		err = use(c)
-	}
-	if err != nil {
-		return checkpointError(path, err)
-	}
-	return nil
+	return use(f, info.Size())
 }
 
 // readCheckpoint reads and checks all of a file but the numbers in its tensors.
-func readCheckpoint(r io.ReaderAt, size int64) (*checkpointFile, error) {
+func readCheckpoint(r io.ReaderAt, size int64, verify bool) (*checkpointFile, error) {
 	h, err := safetensors.ReadHeader(r, size)
 	if err != nil {
 		return nil, err
 	}
-	switch version, ok := h.Metadata[layoutKey]; {
+	written, ok := h.Metadata[layoutKey]
+	delete(h.Metadata, layoutKey)
+	version, digits, summed := strings.Cut(written, " ")
+	switch {
 	case !ok:
 		return nil, fmt.Errorf("it is a safetensors file, but no checkpoint: its metadata lacks %s", layoutKey)
 	case version != layout:
 		return nil, fmt.Errorf("it was written by a newer version: its %s is %s, and this version reads %s",
-			layoutKey, strictjson.Quote(version), layout)
+			layoutKey, strictjson.Quote(written), layout)
+	case verify && summed && digits != fmt.Sprintf("%08x", headerSum(h.Metadata, h.Tensors)):
+		return nil, fmt.Errorf("its header: %w", ErrChecksum)
 	}
 	c := &checkpointFile{r: r, tensors: make(map[string]*savedTensor)}
-	if c.info.Groups, err = parseGroups(h.Metadata[groupsKey]); err != nil {
+	groups, sums, err := parseGroups(h.Metadata[groupsKey])
+	if err != nil {
 		return nil, err
 	}
+	c.info.Groups = groups
 	c.info.Writer = h.Metadata[writerKey]
 	c.info.Metadata = h.Metadata
-	maps.DeleteFunc(c.info.Metadata, func(key, _ string) bool { return strings.HasPrefix(key, reserved) })
-	if err := c.find(h.Tensors); err != nil {
+	delete(h.Metadata, groupsKey)
+	delete(h.Metadata, writerKey)
+	for key := range h.Metadata {
+		if strings.HasPrefix(key, reserved) {
+			return nil, fmt.Errorf("metadata %s is unknown", strictjson.Quote(key))
+		}
+	}
+	if err := c.find(h.Tensors, sums); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
+// headerSum is the CRC-32 of what is in a header: metadata but for the layout, and tensors but for where they are.
+func headerSum(meta map[string]string, tensors []safetensors.Tensor) uint32 {
+	sum := uint32(0)
+	add := func(text string) {
+		sum = crc32.Update(crc32.Update(sum, crc32.IEEETable, unsafe.Slice(unsafe.StringData(text), len(text))), crc32.IEEETable, []byte{0})
+	}
+	for _, key := range slices.Sorted(maps.Keys(meta)) {
+		add(key)
+		add(meta[key])
+	}
+	byName := make([]*safetensors.Tensor, len(tensors))
+	for i := range tensors {
+		byName[i] = &tensors[i]
+	}
+	slices.SortFunc(byName, func(a, b *safetensors.Tensor) int { return strings.Compare(a.Name, b.Name) })
+	var shape []byte
+	for _, t := range byName {
+		add(t.Name)
+		add(t.DType)
+		shape = shape[:0]
+		for _, n := range t.Shape {
+			shape = append(strconv.AppendInt(shape, int64(n), 10), ',')
+		}
+		add(string(shape))
+	}
+	return sum
+}
+
 // find finds the groups' tensors in the file, which must have nothing else.
-func (c *checkpointFile) find(stored []safetensors.Tensor) error {
+func (c *checkpointFile) find(stored []safetensors.Tensor, sums [][]sum) error {
 	rest := make(map[string]*safetensors.Tensor, len(stored))
 	for i := range stored {
 		rest[stored[i].Name] = &stored[i]
@@ -146,7 +194,8 @@ func (c *checkpointFile) find(stored []safetensors.Tensor) error {
 	for g := range c.info.Groups {
 		group := &c.info.Groups[g]
 		for i := range group.Tensors {
-			t := &savedTensor{CheckpointTensor: &group.Tensors[i], rule: group.Rule}
+			t := &savedTensor{CheckpointTensor: &group.Tensors[i], rule: group.Rule, sums: sums[0]}
+			sums = sums[1:]
 			err := t.find(rest)
 			if c.tensors[t.Name] != nil {
 				err = errors.New("there are two of this name")
@@ -162,12 +211,17 @@ func (c *checkpointFile) find(stored []safetensors.Tensor) error {
 			return fmt.Errorf("%s belongs to no tensor that %s lists, by its rule", strictjson.Quote(name), groupsKey)
 		}
 	}
+	for _, t := range c.tensors {
+		if err := t.checkSums(); err != nil {
+			return &CheckpointError{Tensor: t.Name, Err: err}
+		}
+	}
 	return nil
 }
 
 // find takes what belongs to a tensor from the rest of what is in the file.
 func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
-	take := func(name string) (*blob, error) {
+	take := func(name, of string) (*blob, error) {
 		s := rest[name]
 		if s == nil {
 			return nil, nil
@@ -182,10 +236,13 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 		case !hasShape(b.shape, t.Shape):
 			return nil, fmt.Errorf("%s has shape %v, others have %v", strictjson.Quote(name), b.shape, t.Shape)
 		}
+		if k := slices.IndexFunc(t.sums, func(s sum) bool { return s.of == of }); k >= 0 {
+			b.sum = &t.sums[k]
+		}
 		return b, nil
 	}
 	var err error
-	if t.params, err = take(paramsName + t.Name); err != nil {
+	if t.params, err = take(paramsName+t.Name, paramsSum); err != nil {
 		return err
 	}
 	if t.params != nil {
@@ -194,7 +251,7 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 	missing := ""
 	t.Buffers = make(map[string]string)
 	for _, slot := range forms[t.rule.form()].slots {
-		switch b, err := take(stateName(t.Name, slot)); {
+		switch b, err := take(stateName(t.Name, slot), slot); {
 		case err != nil:
 			return err
 		case b != nil:
@@ -210,14 +267,33 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 	return nil
 }
 
-// parseGroups reads the groups' JSON.
-func parseGroups(text string) (groups []CheckpointGroup, err error) {
+// checkSums reports a tensor that has checksums, but not of all that it has, or of something else.
+func (t *savedTensor) checkSums() error {
+	blobs := t.state
+	if t.params != nil {
+		blobs = append(blobs[:len(blobs):len(blobs)], t.params)
+	}
+	for _, b := range blobs {
+		if t.sums != nil && b.sum == nil {
+			return fmt.Errorf("%s has no checksum, others have", strictjson.Quote(b.name))
+		}
+	}
+	if len(t.sums) > len(blobs) {
+		return errors.New("it has checksums of what is not in the file")
+	}
+	return nil
+}
+
+// parseGroups reads the groups' JSON. sums has the checksums of each of their tensors.
+func parseGroups(text string) (groups []CheckpointGroup, sums [][]sum, err error) {
+	var h hold // of decimals, and what is legal
+	defer h.take().release()
 	d, err := strictjson.New(text)
 	if err != nil {
-		return nil, fmt.Errorf("metadata %s: %w", groupsKey, err)
+		return nil, nil, fmt.Errorf("metadata %s: %w", groupsKey, err)
 	}
 	err = d.Array(func() error {
-		g, err := parseGroup(d)
+		g, err := parseGroup(d, &sums)
 		if err != nil {
 			return &GroupError{len(groups), err}
 		}
@@ -230,13 +306,13 @@ func parseGroups(text string) (groups []CheckpointGroup, err error) {
 	if group := (*GroupError)(nil); err != nil && !errors.As(err, &group) {
 		err = fmt.Errorf("metadata %s: %w", groupsKey, err)
 	}
-	return groups, err
+	return groups, sums, err
 }
 
 // No rule has more: what else is there is refused before it takes memory.
 const mostHyperparameters = 16
 
-func parseGroup(d *strictjson.Decoder) (g CheckpointGroup, err error) {
+func parseGroup(d *strictjson.Decoder, sums *[][]sum) (g CheckpointGroup, err error) {
 	var rule string
 	listed := false
 	hyperparameters := make(map[string]*strictjson.Decoder)
@@ -247,12 +323,12 @@ func parseGroup(d *strictjson.Decoder) (g CheckpointGroup, err error) {
 		case "tensors":
 			listed = true
 			err = d.Array(func() error {
-				t, err := parseTensor(d)
-				g.Tensors = append(g.Tensors, t)
+				t, s, err := parseTensor(d)
+				g.Tensors, *sums = append(g.Tensors, t), append(*sums, s)
 				return err
 			})
 		case "other": // Python's
-			_, err = d.Later()
+			g.Other, err = parseOther(d)
 		default:
 			if len(hyperparameters) == mostHyperparameters {
 				return d.Errorf("a group has more than %d hyperparameters", mostHyperparameters)
@@ -271,7 +347,19 @@ func parseGroup(d *strictjson.Decoder) (g CheckpointGroup, err error) {
 	return g, err
 }
 
-func parseTensor(d *strictjson.Decoder) (t CheckpointTensor, err error) {
+// parseOther returns an object as it is.
+func parseOther(d *strictjson.Decoder) (string, error) {
+	o, err := d.Later()
+	if err != nil {
+		return "", err
+	}
+	if text := o.Text(); text[0] == '{' {
+		return text, nil
+	}
+	return "", d.Errorf("other is no object")
+}
+
+func parseTensor(d *strictjson.Decoder) (t CheckpointTensor, sums []sum, err error) {
 	t.Step = -1
 	err = d.Object(func(name string) error {
 		switch name {
@@ -279,49 +367,87 @@ func parseTensor(d *strictjson.Decoder) (t CheckpointTensor, err error) {
 			t.Name, err = d.String()
 			return err
 		case "step":
-			n, err := d.Uint(math.MaxInt - 1) // one less, since another step follows
+			n, err := d.Uint(mostSteps)
 			t.Step = int(n)
 			return err
 		case "rounding":
-			var numbers []uint64
-			err := d.Array(func() error {
-				if len(numbers) == 3 {
-					return d.Errorf("rounding has more than 3 numbers: seed, tensor, first")
-				}
-				n, err := d.Uint(math.MaxUint64)
-				numbers = append(numbers, n)
-				return err
-			})
-			if err == nil && len(numbers) != 3 {
-				err = fmt.Errorf("rounding has %d numbers, must have 3: seed, tensor, first", len(numbers))
-			}
-			if err == nil {
-				t.Rounding = &Rounding{numbers[0], numbers[1], numbers[2]}
-			}
+			t.Rounding, err = parseRounding(d)
+			return err
+		case "crc32":
+			sums, err = parseSums(d)
 			return err
 		}
-		return d.Errorf("%s is unknown, a tensor has name, step and rounding", strictjson.Quote(name))
+		return d.Errorf("%s is unknown, a tensor has name, step, rounding and crc32", strictjson.Quote(name))
 	})
 	if err == nil && (t.Name == "" || t.Step < 0) {
 		err = d.Errorf("a tensor must have a name and a step")
 	}
-	return t, err
+	return t, sums, err
 }
 
-// appendGroups appends the groups' JSON.
-func (o *optimizer) appendGroups(b []byte, names []string) []byte {
+func parseRounding(d *strictjson.Decoder) (*Rounding, error) {
+	var numbers [3]uint64
+	k := 0
+	err := d.Array(func() (err error) {
+		if k == len(numbers) {
+			return d.Errorf("rounding has more than 3 numbers: seed, tensor, first")
+		}
+		numbers[k], err = d.Uint(math.MaxUint64)
+		k++
+		return err
+	})
+	if err == nil && k < len(numbers) {
+		err = fmt.Errorf("rounding has %d numbers, must have 3: seed, tensor, first", k)
+	}
+	return &Rounding{numbers[0], numbers[1], numbers[2]}, err
+}
+
+func parseSums(d *strictjson.Decoder) ([]sum, error) {
+	sums := make([]sum, 0, 1+maxSlots)
+	err := d.Object(func(of string) error {
+		if len(sums) == cap(sums) {
+			return d.Errorf("crc32 has more than %d numbers", cap(sums))
+		}
+		value, err := d.Uint(math.MaxUint32)
+		sums = append(sums, sum{of, uint32(value)})
+		return err
+	})
+	return sums, err
+}
+
+// appendGroups appends the groups' JSON. sums has the checksums of each tensor, first that of the parameters if they are saved.
+func (o *optimizer) appendGroups(b []byte, names []string, params bool, sums []uint32) []byte {
+	comma := func() {
+		if last := b[len(b)-1]; last != '[' && last != '{' {
+			b = append(b, ',')
+		}
+	}
 	b = append(b, '[')
 	i := 0
 	for g, rule := range o.groups {
-		b = append(appendRule(append(b, ","[:min(g, 1)]+"{"...), rule), `,"tensors":[`...)
-		for first := i; i < len(names) && o.batch.tensors[i].group == g; i++ {
+		comma()
+		b = append(appendRule(append(b, '{'), rule), `,"tensors":[`...)
+		for ; i < len(names) && o.batch.tensors[i].group == g; i++ {
 			t := &o.batch.tensors[i]
 			name, _ := json.Marshal(names[i])
-			b = fmt.Appendf(b, `%s{"name":%s,"step":%d`, ","[:min(i-first, 1)], name, t.step-1)
+			comma()
+			b = fmt.Appendf(b, `{"name":%s,"step":%d`, name, t.step-1)
 			if r := t.rounding; t.formats()&stochastic != 0 {
 				b = fmt.Appendf(b, `,"rounding":[%d,%d,%d]`, r.Seed, r.Tensor, r.First)
 			}
-			b = append(b, '}')
+			b = append(b, `,"crc32":{`...)
+			add := func(of string) {
+				comma()
+				b = fmt.Appendf(b, `%q:%d`, of, sums[0])
+				sums = sums[1:]
+			}
+			if params {
+				add(paramsSum)
+			}
+			for _, slot := range forms[t.form].slots {
+				add(slot)
+			}
+			b = append(b, "}}"...)
 		}
 		b = append(b, "]}"...)
 	}

@@ -305,7 +305,7 @@ func ExampleOptimizer_Save() {
 	w := []float32{0, 0}
 	opt := start(pnm.NewPNM(0.5), w)
 	train(opt, w, 7)
-	err = opt.Save(path, pnm.SaveOptions{Names: names, Params: true, Metadata: map[string]string{"epoch": "3"}})
+	err = opt.Save(path, pnm.SaveOptions{Names: names, Metadata: map[string]string{"epoch": "3"}})
 	if err != nil {
 		panic(err)
 	}
@@ -321,7 +321,7 @@ func ExampleOptimizer_Save() {
 
 	resumed := make([]float32, saved.Shape[0])
 	opt = start(group.Rule, resumed)
-	if _, err := opt.Load(path, pnm.LoadOptions{Names: names, Params: true}); err != nil {
+	if _, err := opt.Load(path, pnm.LoadOptions{Names: names}); err != nil {
 		panic(err)
 	}
 	train(opt, resumed, 5)

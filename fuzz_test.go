@@ -321,9 +321,9 @@ func (w *world) run(program []byte) {
 		case 3:
 			w.fail()
 		case 4: // save and load, in another optimizer, of other random numbers and rules
-			file := twin.saved(w.t, SaveOptions{})
+			file := twin.saved(w.t, SaveOptions{StateOnly: true})
 			w.rebuild(worldSeed+1, true)
-			wantNoError(w.t, w.twin.opt.engine().loadFrom(file, LoadOptions{}))
+			wantNoError(w.t, w.twin.opt.engine().loadFrom(file, LoadOptions{StateOnly: true}))
 			w.twin.opt.engine().config.Seed = worldSeed // for groups to come
 		case 5: // the same by State
 			states, err := w.twin.opt.state()

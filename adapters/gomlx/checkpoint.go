@@ -3,6 +3,7 @@ package pnmgomlx
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"strconv"
 
@@ -14,28 +15,38 @@ import (
 	"github.com/posneg/pnm"
 )
 
-// SaveOptions tell what [Optimizer.Save] writes beside the state. The zero value is nothing.
+// SaveOptions tell how [Optimizer.Save] writes a run. The zero value writes all of it.
 type SaveOptions struct {
-	Params   bool              // save the trainable variables, too
-	Metadata map[string]string // the caller's own. No key begins with "posneg." or "gomlx."
+	StateOnly bool              // leave the trainable variables out
+	Metadata  map[string]string // the caller's own. No key begins with "posneg." or "gomlx."
 }
 
-// LoadOptions tell what [Optimizer.Load] takes. The zero value is state and rules, and the variables, if the file has them.
+// LoadOptions tell what [Optimizer.Load] takes. The zero value takes all of a run.
 type LoadOptions struct {
-	KeepRules bool // keep the rules that the optimizer has, instead of the file's
+	StateOnly  bool // leave the variables as they are: they must be of the file's global step
+	KeepRules  bool // keep the rules that the optimizer has, instead of the file's
+	Unverified bool // do not compare checksums: for what is left in a damaged file
 }
 
 // The key of metadata under which files have GoMLX's global step.
 const globalStepKey = "gomlx.global_step"
 
-// Save writes the state, the rules, GoMLX's global step and, if asked to, the trainable variables to a file, as
-// [pnm.Optimizer.Save] does and with its errors; tensors are called by their variables' paths. It fails if no step was done yet,
-// or loaded.
+// Save writes the trainable variables, the state, the rules and GoMLX's global step to a file, as [pnm.Optimizer.Save] does and with
+// its errors; tensors are called by their variables' paths. It fails if no step was done yet, or loaded.
 //
 // Variables that are not trainable (averages of batch normalization, the state of random numbers, metrics) are not in the file. A
-// model that has them is saved by GoMLX's checkpoint handler, and its optimizer's state, without Params, at the same step by
+// model that has them is saved by GoMLX's checkpoint handler, and its optimizer's state, with StateOnly, at the same step by
 // Save.
 func (o *Optimizer) Save(path string, s SaveOptions) error {
+	return o.save(s, func(s pnm.SaveOptions) error { return o.engine.Save(path, s) })
+}
+
+// SaveTo is [Optimizer.Save] to any writer.
+func (o *Optimizer) SaveTo(w io.Writer, s SaveOptions) error {
+	return o.save(s, func(s pnm.SaveOptions) error { return o.engine.SaveTo(w, s) })
+}
+
+func (o *Optimizer) save(s SaveOptions, write func(pnm.SaveOptions) error) error {
 	if err := o.bind(nil); err != nil {
 		return err
 	}
@@ -55,7 +66,7 @@ func (o *Optimizer) Save(path string, s SaveOptions) error {
 	}
 	meta[globalStepKey] = strconv.FormatInt(step, 10)
 	names, dimensions := o.describe()
-	return o.engine.Save(path, pnm.SaveOptions{Names: names, Shapes: dimensions, Params: s.Params, Metadata: meta})
+	return write(pnm.SaveOptions{Names: names, Shapes: dimensions, StateOnly: s.StateOnly, Metadata: meta})
 }
 
 // describe returns the names and the shapes of the engine's tensors.
@@ -67,13 +78,13 @@ func (o *Optimizer) describe() (names []string, dimensions [][]int) {
 	return names, dimensions
 }
 
-// Load replaces the state and the rules by those of a file that [Optimizer.Save] wrote, and if the file has the variables, these
-// and GoMLX's global step, too. A run that continues from there gives the bits of one that was not interrupted. Before the first
-// step the file tells which variables there are, and Load creates those that the store does not have: the model then finds them.
-// It comes before [train.NewLoop], which reads the global step.
+// Load replaces the trainable variables, the state, the rules and GoMLX's global step by those of a file that [Optimizer.Save] wrote. A
+// run that continues from there gives the bits of one that was not interrupted. Before the first step the file tells which variables
+// there are, and Load creates those that the store does not have: the model then finds them. It comes before [train.NewLoop], which
+// reads the global step.
 //
-// If the file does not have the variables, the store must, from GoMLX's checkpoint handler, and of the same global step.
-// Otherwise, and where [pnm.Optimizer.Load] does, Load fails, and has written nothing.
+// With StateOnly the store must have the variables, from GoMLX's checkpoint handler, and be of the file's global step. Otherwise, for a
+// file without variables unless StateOnly is set, and where [pnm.Optimizer.Load] does, Load fails, and has written nothing.
 func (o *Optimizer) Load(path string, l LoadOptions) (pnm.CheckpointInfo, error) {
 	if o.closed {
 		return pnm.CheckpointInfo{}, pnm.ErrClosed
@@ -82,48 +93,60 @@ func (o *Optimizer) Load(path string, l LoadOptions) (pnm.CheckpointInfo, error)
 	if err != nil {
 		return info, err
 	}
-	params := true // as Save writes them: all or none
-	for _, g := range info.Groups {
-		for _, t := range g.Tensors {
-			params = params && t.Params != ""
-		}
+	return o.load(" "+path, info, l, func(l pnm.LoadOptions) (pnm.CheckpointInfo, error) { return o.engine.Load(path, l) })
+}
+
+// LoadFrom is [Optimizer.Load] from anything that has so many bytes.
+func (o *Optimizer) LoadFrom(r io.ReaderAt, size int64, l LoadOptions) (pnm.CheckpointInfo, error) {
+	if o.closed {
+		return pnm.CheckpointInfo{}, pnm.ErrClosed
 	}
+	info, err := pnm.ReadCheckpointFrom(r, size)
+	if err != nil {
+		return info, err
+	}
+	return o.load("", info, l, func(l pnm.LoadOptions) (pnm.CheckpointInfo, error) { return o.engine.LoadFrom(r, size, l) })
+}
+
+// load loads by read what info is of. Errors say where it is.
+func (o *Optimizer) load(where string, info pnm.CheckpointInfo, l LoadOptions, read func(pnm.LoadOptions) (pnm.CheckpointInfo, error)) (pnm.CheckpointInfo, error) {
 	var step int64
+	var err error
 	text, counted := info.Metadata[globalStepKey]
 	if counted {
 		if step, err = strconv.ParseInt(text, 10, 64); err != nil {
-			return info, fmt.Errorf("pnmgomlx: checkpoint %s: metadata %q: %w", path, globalStepKey, err)
+			return info, fmt.Errorf("pnmgomlx: checkpoint%s: metadata %q: %w", where, globalStepKey, err)
 		}
 	}
 	of, err := o.globalStep()
 	if err != nil {
 		return info, err
 	}
-	if counted && !params && step != of {
-		return info, fmt.Errorf("pnmgomlx: checkpoint %s: it is of global step %d and has no parameters, but the model is of "+
-			"global step %d: load the model's checkpoint of step %d first", path, step, of, step)
+	if counted && l.StateOnly && step != of {
+		return info, fmt.Errorf("pnmgomlx: checkpoint%s: it is of global step %d, but the model of global step %d, and StateOnly is set: "+
+			"load the model's checkpoint of step %d first", where, step, of, step)
 	}
 	undo := func() error { return nil }
 	if len(o.variables) > 0 {
 		err = o.bind(nil)
 	} else {
-		undo, err = o.bindFile(info)
+		undo, err = o.bindFile(info, !l.StateOnly)
 	}
 	if err == nil {
 		names, dimensions := o.describe()
-		_, err = o.engine.Load(path, pnm.LoadOptions{Names: names, Shapes: dimensions, Params: params, KeepRules: l.KeepRules})
+		_, err = read(pnm.LoadOptions{Names: names, Shapes: dimensions, StateOnly: l.StateOnly, KeepRules: l.KeepRules, Unverified: l.Unverified})
 	}
 	if err != nil {
 		return info, errors.Join(err, undo())
 	}
-	if counted && params {
+	if counted && !l.StateOnly {
 		err = optimizer.GetGlobalStepVar(o.store).SetValue(tensors.FromScalar(step))
 	}
 	return info, err
 }
 
-// bindFile binds the variables that a file has, and creates those that the store does not have. undo undoes it.
-func (o *Optimizer) bindFile(info pnm.CheckpointInfo) (undo func() error, err error) {
+// bindFile binds the variables that a file has, and, if it may, creates those that the store does not have. undo undoes it.
+func (o *Optimizer) bindFile(info pnm.CheckpointInfo, create bool) (undo func() error, err error) {
 	var variables []*model.Variable
 	var created []string
 	undo = func() error {
@@ -139,9 +162,9 @@ func (o *Optimizer) bindFile(info pnm.CheckpointInfo) (undo func() error, err er
 			v := o.store.GetVariable(t.Name)
 			if v == nil {
 				dtype, ok := map[string]dtypes.DType{"float32": dtypes.Float32, "float64": dtypes.Float64}[t.Params]
-				if !ok {
-					return undo, &VariableError{t.Name, errors.New("is not in the store, and its value in float32 or float64 not in the " +
-						"file: load the model's checkpoint first")}
+				if !ok || !create {
+					return undo, &VariableError{t.Name, errors.New("is not in the store, and its value in float32 or float64 not taken " +
+						"from the file: load the model's checkpoint first")}
 				}
 				v = o.store.VariableWithValue(t.Name, tensors.FromShape(shapes.Make(dtype, t.Shape...)))
 				created = append(created, v.Path())

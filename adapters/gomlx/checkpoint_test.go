@@ -52,7 +52,7 @@ func TestResume(t *testing.T) {
 								return err
 							}
 						}
-						return o.Save(path, SaveOptions{Params: !theirs, Metadata: map[string]string{"epoch": "5"}})
+						return o.Save(path, SaveOptions{StateOnly: theirs, Metadata: map[string]string{"epoch": "5"}})
 					})
 					run(t, loop, batches{n: steps, size: size})
 
@@ -65,7 +65,7 @@ func TestResume(t *testing.T) {
 					}
 					// The rule is the file's.
 					p := newOptimizer(t, other, Group{Rule: withLR(rule, 77)})
-					info, err := p.Load(path, LoadOptions{})
+					info, err := p.Load(path, LoadOptions{StateOnly: theirs})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -245,10 +245,10 @@ func TestLoadErrors(t *testing.T) {
 		}
 	}
 	state, full, short := filepath.Join(dir, "state"), filepath.Join(dir, "full"), filepath.Join(dir, "short")
-	if err := o.Save(state, SaveOptions{}); err != nil {
+	if err := o.Save(state, SaveOptions{StateOnly: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.Save(full, SaveOptions{Params: true}); err != nil {
+	if err := o.Save(full, SaveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := o.Save(full, SaveOptions{Metadata: map[string]string{"gomlx.global_step": "1"}}); err == nil {
@@ -270,7 +270,7 @@ func TestLoadErrors(t *testing.T) {
 		prepare    func(*model.Store)
 		want       string
 	}{
-		{"another step", state, adapnm.Rule, nil, "it is of global step 3 and has no parameters, but the model is of global step 0"},
+		{"another step", state, adapnm.Rule, nil, "it is of global step 3, but the model of global step 0, and StateOnly is set"},
 		{"no variables", state, adapnm.Rule, func(s *model.Store) {
 			_ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3)))
 		},
@@ -293,7 +293,7 @@ func TestLoadErrors(t *testing.T) {
 		optimizer.GetGlobalStepVar(s)
 		before := paths(s)
 		p := newOptimizer(t, s, Group{Rule: c.rule})
-		if _, err := p.Load(c.path, LoadOptions{}); !says(err, c.want) {
+		if _, err := p.Load(c.path, LoadOptions{StateOnly: c.path == state}); !says(err, c.want) {
 			t.Errorf("%s: %v\nmust say %s", c.name, err, c.want)
 		}
 		if after := paths(s); !slices.Equal(after, before) {
@@ -330,8 +330,20 @@ func TestLoadErrors(t *testing.T) {
 	if step := optimizer.GetGlobalStep(store); step != 3 {
 		t.Errorf("the global step is %d", step)
 	}
-	if _, err := o.Load(state, LoadOptions{}); err != nil { // of the same step
-		t.Error(err)
+	for _, path := range []string{state, full} {
+		if _, err := o.Load(path, LoadOptions{StateOnly: true}); err != nil { // of the same step
+			t.Error(err)
+		}
+	}
+	if _, err := o.Load(state, LoadOptions{}); !says(err, "does not have its parameters, only its state") {
+		t.Errorf("variables of a file without: %v", err)
+	}
+	var stream bytes.Buffer
+	if err := o.SaveTo(&stream, SaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := o.LoadFrom(bytes.NewReader(stream.Bytes()), int64(stream.Len()), LoadOptions{}); err != nil || info.Metadata[globalStepKey] != "3" {
+		t.Errorf("LoadFrom: %v, %v", info.Metadata, err)
 	}
 	var e *pnm.CheckpointError
 	if _, err := o.Load(short, LoadOptions{}); !errors.As(err, &e) {

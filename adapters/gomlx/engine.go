@@ -3,6 +3,7 @@ package pnmgomlx
 import (
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"slices"
 
@@ -17,7 +18,9 @@ type engine interface {
 	SetRule(group int, r pnm.Rule) error
 	SetLR(lr float64, groups ...int) error
 	Save(path string, s pnm.SaveOptions) error
+	SaveTo(w io.Writer, s pnm.SaveOptions) error
 	Load(path string, l pnm.LoadOptions) (pnm.CheckpointInfo, error)
+	LoadFrom(r io.ReaderAt, size int64, l pnm.LoadOptions) (pnm.CheckpointInfo, error)
 	Close()
 
 	step(o pnm.Options, grads []any) (pnm.Report, error) // a []T, or nil, for each tensor

@@ -1,6 +1,8 @@
 package pnmgorgonia
 
 import (
+	"bytes"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,8 +50,16 @@ func testResume[T pnm.Float](t *testing.T) {
 		s := solver(before, 0.01)
 		got := train[T](t, before, s, at)
 		move[T](t, before) // what is saved are the values that the nodes have now
-		if err := s.Save(path, pnm.SaveOptions{Params: true, Metadata: map[string]string{"epoch": "3"}}); err != nil {
+		options := pnm.SaveOptions{Metadata: map[string]string{"epoch": "3"}}
+		if err := s.Save(path, options); err != nil {
 			t.Fatal(err)
+		}
+		var stream bytes.Buffer
+		if err := s.SaveTo(&stream, options); err != nil {
+			t.Fatal(err)
+		}
+		if file, err := os.ReadFile(path); err != nil || !bytes.Equal(file, stream.Bytes()) {
+			t.Errorf("Save and SaveTo differ (%v)", err)
 		}
 
 		after := newNet[T](t, 6, true) // other weights
@@ -57,7 +67,10 @@ func testResume[T pnm.Float](t *testing.T) {
 		s = solver(after, 1e-9)
 		move[T](t, after)
 		memory := values[T](t, after.model)
-		info, err := s.Load(path, pnm.LoadOptions{Params: true})
+		info, err := s.Load(path, pnm.LoadOptions{})
+		if at == 4 {
+			info, err = s.LoadFrom(bytes.NewReader(stream.Bytes()), int64(stream.Len()), pnm.LoadOptions{})
+		}
 		if err != nil || info.Metadata["epoch"] != "3" {
 			t.Fatal(info, err)
 		}
@@ -112,8 +125,8 @@ func TestCheckpointNames(t *testing.T) {
 		return all
 	}
 	names := []string{"A", "B", "C", "D", "E"}
-	own := shapes("own", pnm.SaveOptions{Params: true})
-	given := shapes("given", pnm.SaveOptions{Params: true, Names: names})
+	own := shapes("own", pnm.SaveOptions{})
+	given := shapes("given", pnm.SaveOptions{Names: names})
 	var flat [][]int
 	for i, node := range n.nodes {
 		flat = append(flat, []int{node.Shape().TotalSize()})
@@ -121,12 +134,12 @@ func TestCheckpointNames(t *testing.T) {
 			t.Errorf("%s has shapes %v and %v, must be %v", node.Name(), own[node.Name()], given[names[i]], node.Shape())
 		}
 	}
-	for i, shape := range shapes("flat", pnm.SaveOptions{Params: true, Names: names, Shapes: flat}) {
+	for i, shape := range shapes("flat", pnm.SaveOptions{Names: names, Shapes: flat}) {
 		if want := flat[slices.Index(names, i)]; !slices.Equal(shape, want) {
 			t.Errorf("%s has shape %v, must be %v", i, shape, want)
 		}
 	}
-	if _, err := s.Load(filepath.Join(dir, "given"), pnm.LoadOptions{Params: true, Names: names}); err != nil {
+	if _, err := s.Load(filepath.Join(dir, "given"), pnm.LoadOptions{Names: names}); err != nil {
 		t.Error(err)
 	}
 	expect(t, "other names", `"conv"`, func() error { _, err := s.Load(filepath.Join(dir, "given"), pnm.LoadOptions{}); return err })
@@ -138,11 +151,11 @@ func TestCheckpointNames(t *testing.T) {
 	})
 	wide := newNet[float64](t, 5, true)
 	plain := filepath.Join(dir, "plain")
-	if err := mustSolver[float32](t, pnm.NewSGD(1), n.model).Save(plain, pnm.SaveOptions{Params: true}); err != nil {
+	if err := mustSolver[float32](t, pnm.NewSGD(1), n.model).Save(plain, pnm.SaveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, "float64", "float64", func() error {
-		_, err := mustSolver[float64](t, pnm.NewSGD(1), wide.model).Load(plain, pnm.LoadOptions{Params: true})
+		_, err := mustSolver[float64](t, pnm.NewSGD(1), wide.model).Load(plain, pnm.LoadOptions{})
 		return err
 	})
 	expect(t, "no file", "nowhere", func() error { _, err := s.Load(filepath.Join(dir, "nowhere"), pnm.LoadOptions{}); return err })

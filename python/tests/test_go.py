@@ -74,7 +74,7 @@ class Run:
         groups = [{"params": [named[name] for name in names], "lr": self.options.get("lr", 0.01) * (1 + g)} for g, names in enumerate(GROUPS)]
         file = self.file()
         optimizer = self.optimizer(groups, seed=2**64 - 3, **self.options, **self.how)
-        posneg.save_checkpoint(file, optimizer, names=named.items(), params=True, metadata={"epoch": "3"})
+        posneg.save_checkpoint(file, optimizer, names=named.items(), metadata={"epoch": "3"})
         return file
 
     def in_go(self, file, first, steps):
@@ -87,14 +87,14 @@ class Run:
     def in_python(self, file, first, steps, *, groups=GROUPS):
         named = {name: torch.nn.Parameter(torch.zeros(shape, dtype=self.dtype)) for name, shape in SHAPES.items()}
         optimizer = self.optimizer([{"params": [named[name] for name in names]} for names in groups], lr=1.0, **self.how)
-        assert posneg.load_checkpoint(file, optimizer, names=named.items(), params=True) == {"epoch": "3"}
+        assert posneg.load_checkpoint(file, optimizer, names=named.items()) == {"epoch": "3"}
         for step in range(first, first + steps):
             for name, p in named.items():
                 target = (torch.arange(p.numel()) * 7 % 11 - 5) / 4
                 p.grad = None if name == LATE and step < 2 else p.detach() - target.reshape(p.shape).to(p.dtype)
             optimizer.step()
         out = self.file()
-        posneg.save_checkpoint(out, optimizer, names=named.items(), params=True, metadata={"epoch": "3"})
+        posneg.save_checkpoint(out, optimizer, names=named.items(), metadata={"epoch": "3"})
         return out
 
     def in_python_otherwise(self, file, first, steps):

@@ -133,7 +133,7 @@ func run(s settings, progress *os.File) error {
 
 // save writes weights and state, and what else decides how the run goes on.
 func save(solver *pnmgorgonia.Solver[float32], s settings, epoch int) error {
-	return solver.Save(s.save, pnm.SaveOptions{Params: true, Metadata: map[string]string{
+	return solver.Save(s.save, pnm.SaveOptions{Metadata: map[string]string{
 		"epoch":  strconv.Itoa(epoch),
 		"seed":   strconv.FormatUint(s.seed, 10),
 		"batch":  strconv.Itoa(s.batch),
@@ -162,7 +162,7 @@ func resume(solver *pnmgorgonia.Solver[float32], s settings) (epoch int, err err
 	if epoch >= s.epochs {
 		return 0, fmt.Errorf("%s has %d epochs behind it: -epochs must be larger", s.resume, epoch)
 	}
-	if _, err := solver.Load(s.resume, pnm.LoadOptions{Params: true}); err != nil {
+	if _, err := solver.Load(s.resume, pnm.LoadOptions{}); err != nil {
 		return 0, err
 	}
 	// The file brings its rule; the learning rate is what the flag says.

@@ -5,13 +5,13 @@
 """
 
 from ._library import isa
-from .checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from .checkpoints import CheckpointError, ChecksumError, load_checkpoint, save_checkpoint
 from .optimizers import SGD, PNM, AdaPNM, Adam, AdamW
 from .state_dicts import to_pytorch_optimizer
 
 __version__ = "0.1.0"
 __all__ = [
     "PNM", "AdaPNM", "SGD", "Adam", "AdamW",
-    "save_checkpoint", "load_checkpoint", "CheckpointError",
+    "save_checkpoint", "load_checkpoint", "CheckpointError", "ChecksumError",
     "isa", "to_pytorch_optimizer",
 ]

@@ -1,59 +1,188 @@
-"""Files that are written whole, or not at all."""
+"""Files that are written whole, or not at all: as internal/atomicfile does it in Go, whose leftovers this removes, and it those of this."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import shutil
+import secrets
 import stat
-import tempfile
-from typing import Iterator, Optional
+import sys
+import zlib
+from typing import BinaryIO, Iterator, Optional, Tuple
+
+try:
+    import fcntl
+except ImportError:  # Windows, where what another process has open cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+# What a system says that cannot do something, or does not let us, as distinct from one that tries and fails.
+_REFUSED = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Gives the name of an empty file to write to, or to replace, and puts it in path's place when it is on the disk.
+def replacing(path: str) -> Iterator[BinaryIO]:
+    """Gives a file to write to, and puts it in path's place when it is on the disk.
 
-    If anything fails before that, path is as it was, and the other file is gone. Of a symbolic link the target is replaced.
+    If anything fails before that, path is as it was, and the other file is gone. Of a symbolic link the target is replaced. The new
+    file has the old one's permissions, owner and access list, as far as the system lets us.
     """
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
-    mode = _mode(target)
-    scratch = tempfile.mkdtemp(prefix=".pnm-", suffix=".tmp", dir=folder)  # safetensors puts a file of its own beside the one it writes
-    temporary = os.path.join(scratch, "file")
+    old = _status(target)
+    _remove_leftovers(target)
+    file, temporary = _create(target, 0o666 if old is None else stat.S_IMODE(old.st_mode) & 0o777)
     try:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if mode is None:
-            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)  # what the umask leaves
-        os.close(descriptor)
-        yield temporary
-        _sync(temporary, os.O_RDWR)  # before it may be closed to its owner
-        os.chmod(temporary, mode)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with file:
+            if old is not None:
+                _hand_on(target, old, file.fileno())
+            yield file
+            file.flush()
+            with _unless_refused():
+                os.fsync(file.fileno())
+            if os.name == "posix":
+                _replace(temporary, target)  # while it is still locked
+        if os.name != "posix":
+            _replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
     if os.name == "posix":  # elsewhere folders cannot be opened
-        try:
-            _sync(folder, os.O_RDONLY)
-        except OSError as e:  # some network file systems cannot, and some folders may be written to and not read
-            if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES):
-                raise
+        with _unless_refused():
+            _sync_folder(folder)
 
 
-def _mode(file: str) -> Optional[int]:
-    """The permissions of the file that is there, if one is."""
+def _replace(temporary: str, target: str) -> None:
     try:
-        found = os.stat(file).st_mode
+        os.replace(temporary, target)
+    except OSError as e:
+        if e.errno != errno.EBUSY:
+            raise
+        problem = "it is a mount point, which cannot be replaced: mount the folder that it is in instead"
+        raise OSError(errno.EBUSY, problem, target) from e
+
+
+def _status(file: str) -> Optional[os.stat_result]:
+    """That of the file that is there, if one is."""
+    try:
+        found = os.stat(file)
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(found):
+    if not stat.S_ISREG(found.st_mode):
         raise OSError(f"posneg: {file} is there and is not a file that can be replaced")
-    return stat.S_IMODE(found)
+    return found
 
 
-def _sync(path: str, flags: int) -> None:
-    descriptor = os.open(path, flags)
+def _names(target: str) -> Tuple[str, str, str]:
+    """The folder, and what temporary names of a file begin and end with, whatever its length."""
+    folder, name = os.path.split(target)
+    return folder, f".pnm-{zlib.crc32(os.fsencode(name)):08x}-", ".tmp"
+
+
+def _create(target: str, mode: int) -> Tuple[BinaryIO, str]:
+    """Creates a file of a new name, and locks it for as long as it is open: nobody then takes it for a leftover."""
+    folder, begin, end = _names(target)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    while True:
+        temporary = os.path.join(folder, f"{begin}{secrets.token_hex(8)}{end}")
+        try:
+            descriptor = os.open(temporary, flags, mode)
+        except FileExistsError:
+            continue
+        if _lock(descriptor) is not False and (os.name != "posix" or os.fstat(descriptor).st_nlink):
+            return os.fdopen(descriptor, "wb", buffering=1 << 18), temporary
+        os.close(descriptor)  # somebody has just taken it for a leftover
+
+
+def _lock(descriptor: int) -> Optional[bool]:
+    """Whether the file is now locked; None if the system has no locks for it."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove_leftovers(target: str) -> None:
+    """Removes what processes have left that were killed while they wrote: what nobody has locked."""
+    folder, begin, end = _names(target)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if name.startswith(begin) and name.endswith(end):
+                with contextlib.suppress(OSError):
+                    _remove_leftover(os.path.join(folder, name))
+
+
+def _remove_leftover(file: str) -> None:
+    if fcntl is None:
+        os.unlink(file)
+        return
+    flags = os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(file, os.O_RDWR | flags)  # some network file systems lock nothing else
+    except PermissionError:
+        descriptor = os.open(file, os.O_RDONLY | flags)
+    try:
+        if _lock(descriptor):
+            os.unlink(file)
+    finally:
+        os.close(descriptor)
+
+
+_ACL = "system.posix_acl_access"
+
+
+def _hand_on(target: str, old: os.stat_result, descriptor: int) -> None:
+    """Gives the new file the old one's owner, access list and permissions, as far as the system lets us."""
+    if os.name != "posix":
+        return
+    new, mode = os.fstat(descriptor), stat.S_IMODE(old.st_mode) & 0o777
+    for owner, group in ((old.st_uid, old.st_gid), (-1, old.st_gid)):
+        if (new.st_uid, new.st_gid) == (old.st_uid, old.st_gid):
+            break
+        with _unless_refused():
+            os.fchown(descriptor, owner, group)
+            break
+    acl = sys.platform != "linux" or _hand_on_acl(target, descriptor)
+    if not acl or os.fstat(descriptor).st_gid != old.st_gid:
+        mode &= ~0o070  # of a list's, these are no permissions of the group; or they are another group's
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+        with _unless_refused():
+            os.fchmod(descriptor, mode)
+
+
+def _hand_on_acl(target: str, descriptor: int) -> bool:
+    """Whether the new file has the old one's access list, or none if that has none."""
+    try:
+        acl = os.getxattr(target, _ACL)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.removexattr(descriptor, _ACL)  # what the folder gives to new files
+        return True
+    try:
+        os.setxattr(descriptor, _ACL, acl)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _unless_refused() -> Iterator[None]:
+    """Goes on with what the system gives where it cannot do, or does not let us do, what is asked for."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in _REFUSED:
+            raise
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import reprlib
 import sys
-from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple, Union
+import zlib
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
-LAYOUT = "1"  # the version of what is written here
+from ._json import Reader, dumps, short
+
+LAYOUT = "1"  # the version of what is written here; then, if the header has a checksum, a space and 8 digits of it
 _OURS = "posneg."
+_LAYOUT_KEY, _WRITER_KEY, _GROUPS_KEY = f"{_OURS}checkpoint", f"{_OURS}writer", f"{_OURS}groups"
 FLAGS = frozenset(("decoupled", "amsgrad", "maximize", "nesterov", "exact_bias"))
-_MOST_STEPS = 2**63 - 2  # another one must be possible
+_MOST_STEPS = 2**53 - 2  # that the state can count, and another one must be possible
+_MOST_HYPERPARAMETERS = 16  # no rule has more
+_MOST_OTHER = 1 << 20  # characters, of all groups together
+PARAMS = "params"  # among the checksums
 
 
-@dataclass(frozen=True)
-class SavedTensor:
+class Damaged(ValueError):
+    """The file differs from what was written."""
+
+    def __init__(self, what: str):
+        super().__init__(f"{what}: the checksum differs: the file is damaged")
+
+
+class SavedTensor(NamedTuple):
     name: str
     step: int  # how many are done
     rounding: Optional[Tuple[int, int, int]]  # seed, tensor and first element, where random numbers are drawn
+    crc32: Optional[Dict[str, int]]  # of the parameters and of each buffer; None in files of others
 
 
-@dataclass(frozen=True)
-class SavedGroup:
+class SavedGroup(NamedTuple):
     rule: str
     hyperparameters: Dict[str, Any]
     other: Dict[str, Any]  # what else a group of the optimizer held
@@ -38,60 +48,103 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
             raise ValueError(f"posneg: metadata has {key!r}, but what begins with {_OURS!r} is the layout's own")
 
 
-def encode(groups: List[SavedGroup], writer: str, metadata: Mapping[str, str]) -> Dict[str, str]:
+def encode(
+    groups: List[SavedGroup], writer: str, metadata: Mapping[str, str], tensors: Mapping[str, Tuple[str, Tuple[int, ...]]]
+) -> Dict[str, str]:
     """What decode reads; a ValueError for what it would refuse, as names that are no UTF-8, since a good file may be replaced."""
-    encoded = {
-        f"{_OURS}checkpoint": LAYOUT,
-        f"{_OURS}writer": writer,
-        f"{_OURS}groups": json.dumps([_encode_group(group) for group in groups], allow_nan=False, ensure_ascii=False),
-        **metadata,
-    }
+    encoded = {_WRITER_KEY: writer, _GROUPS_KEY: dumps([_encode_group(group) for group in groups]), **metadata}
     try:
-        encoded[f"{_OURS}groups"].encode()
-        decode(encoded)
+        encoded[_LAYOUT_KEY] = f"{LAYOUT} {_header_sum(encoded, tensors):08x}"
+        decode(encoded, tensors)
     except ValueError as e:
         raise ValueError(f"posneg: the checkpoint could not be read again: {e}") from e
     return encoded
 
 
+def _header_sum(metadata: Mapping[str, str], tensors: Mapping[str, Any]) -> int:
+    """The CRC-32 of what is in a header: metadata but for the layout, and tensors but for where they are."""
+
+    def parts() -> Iterable[str]:
+        for key in sorted(metadata):
+            if key != _LAYOUT_KEY:
+                yield key
+                yield metadata[key]
+        for name in sorted(tensors):
+            dtype, shape, *_ = tensors[name]
+            yield name
+            yield dtype
+            yield "".join(f"{k}," for k in shape)
+
+    sum = 0
+    for part in parts():
+        sum = zlib.crc32(b"\0", zlib.crc32(part.encode(), sum))
+    return sum
+
+
 def _encode_group(group: SavedGroup) -> Dict[str, Any]:
-    tensors = []
+    tensors: List[Dict[str, Any]] = []
     for t in group.tensors:
-        tensors.append({"name": t.name, "step": t.step, **({"rounding": t.rounding} if t.rounding else {})})
+        tensors.append({"name": t.name, "step": t.step, **({"rounding": t.rounding} if t.rounding else {}), "crc32": t.crc32})
     return {"rule": group.rule, **group.hyperparameters, **({"other": group.other} if group.other else {}), "tensors": tensors}
 
 
-def decode(metadata: Mapping[str, str]) -> Tuple[List[SavedGroup], Dict[str, str]]:
+def decode(metadata: Mapping[str, str], tensors: Mapping[str, Any], verify: bool = True) -> Tuple[List[SavedGroup], Dict[str, str]]:
     """The groups, and the caller's metadata. What is wrong gives a ValueError."""
-    layout = metadata.get(f"{_OURS}checkpoint")
+    layout = metadata.get(_LAYOUT_KEY)
     if layout is None:
         raise ValueError("is a safetensors file, but not a checkpoint of posneg")
-    if layout != LAYOUT:
+    version, summed, digits = layout.partition(" ")
+    if version != LAYOUT:
         raise ValueError(f"was written by a newer version: it has layout {short(layout)}, and this version reads {LAYOUT!r}")
-    if f"{_OURS}groups" not in metadata:
-        raise ValueError(f"has no {_OURS}groups in its metadata")
+    if verify and summed and digits != f"{_header_sum(metadata, tensors):08x}":
+        raise Damaged("has a bad header")
+    if _GROUPS_KEY not in metadata:
+        raise ValueError(f"has no {_GROUPS_KEY} in its metadata")
     try:
-        parsed = json.loads(
-            metadata[f"{_OURS}groups"], object_pairs_hook=_distinct, parse_constant=_no_number, parse_float=_finite, parse_int=_integer
-        )
-    except (ValueError, RecursionError) as e:
-        raise ValueError(f"{_OURS}groups: {e}") from e
-    groups = [_decode_group(f"group {i}", group) for i, group in enumerate(_typed(list, f"{_OURS}groups", parsed))]
+        groups = _decode_groups(metadata[_GROUPS_KEY])
+    except ValueError as e:
+        raise ValueError(f"{_GROUPS_KEY}: {e}") from e
     seen = set()
     for t in (t for group in groups for t in group.tensors):
         if t.name in seen:
             raise ValueError(f"there are two tensors {short(t.name)}")
         seen.add(t.name)
-    return groups, {key: value for key, value in metadata.items() if not key.startswith(_OURS)}
+    others = {key: value for key, value in metadata.items() if key not in (_LAYOUT_KEY, _WRITER_KEY, _GROUPS_KEY)}
+    for key in others:
+        if key.startswith(_OURS):
+            raise ValueError(f"has metadata {short(key)}, which this version does not know")
+    return groups, others
 
 
-def _decode_group(where: str, parsed: Any) -> SavedGroup:
-    group = dict(_typed(dict, where, parsed))
-    rule = _typed(str, f"{where}: rule", group.pop("rule", None))
-    other = _typed(dict, f"{where}: other", group.pop("other", {}))
-    tensors = _typed(list, f"{where}: tensors", group.pop("tensors", None))
-    hyperparameters = {name: _hyperparameter(f"{where}: {name:.60}", name, value) for name, value in group.items()}
-    return SavedGroup(rule, hyperparameters, other, [_decode_tensor(f"{where}, tensor {i}", t) for i, t in enumerate(tensors)])
+def _decode_groups(text: str) -> List[SavedGroup]:
+    reader = Reader(text)
+    groups: List[SavedGroup] = []
+    others = _MOST_OTHER
+    for _ in reader.array():
+        begin, group = reader.at, _decode_group(f"group {len(groups)}", reader, others)
+        if group.other:
+            others -= reader.at - begin
+        groups.append(group)
+    reader.end()
+    return groups
+
+
+def _decode_group(where: str, reader: Reader, others: int) -> SavedGroup:
+    found: Dict[str, Any] = {}
+    for name in reader.object(found):
+        if len(found) == _MOST_HYPERPARAMETERS + 3:
+            raise ValueError(f"{where} has more than {_MOST_HYPERPARAMETERS} hyperparameters")
+        if name == "tensors":
+            found[name] = tensors = []
+            for _ in reader.array():
+                tensors.append(_decode_tensor(where, len(tensors), reader.value()))
+        else:
+            found[name] = reader.value(max(others, 2)) if name == "other" else reader.value()
+    rule = _typed(str, f"{where}: rule", found.pop("rule", None))
+    other = _typed(dict, f"{where}: other", found.pop("other", {}))
+    tensors = _typed(list, f"{where}: tensors", found.pop("tensors", None))
+    hyperparameters = {name: _hyperparameter(f"{where}: {name:.60}", name, value) for name, value in found.items()}
+    return SavedGroup(rule, hyperparameters, other, tensors)
 
 
 def _hyperparameter(where: str, name: str, value: Any) -> Any:
@@ -102,22 +155,40 @@ def _hyperparameter(where: str, name: str, value: Any) -> Any:
     return _number(where, value)
 
 
-def _decode_tensor(where: str, parsed: Any) -> SavedTensor:
-    t = dict(_typed(dict, where, parsed))
-    name = _typed(str, f"{where}: name", t.pop("name", None))
+def _decode_tensor(group: str, number: int, t: Any) -> SavedTensor:
+    try:
+        return _good_tensor(t)
+    except ValueError as e:
+        raise ValueError(f"{group}, tensor {number}: {e}") from None
+
+
+def _good_tensor(t: Any) -> SavedTensor:
+    _typed(dict, "it", t)
+    name = _typed(str, "name", t.pop("name", None))
     if not name:
-        raise ValueError(f"{where}: the name is empty")
-    step = _whole(f"{where}: step", t.pop("step", None), _MOST_STEPS)
+        raise ValueError("the name is empty")
+    step = _whole("step", t.pop("step", None), _MOST_STEPS)
     rounding = t.pop("rounding", None)
     if rounding is not None:
-        if len(_typed(list, f"{where}: rounding", rounding)) != 3:
-            raise ValueError(f"{where}: rounding has {len(rounding)} numbers, must be seed, tensor and first element")
+        if len(_typed(list, "rounding", rounding)) != 3:
+            raise ValueError(f"rounding has {len(rounding)} numbers, must be seed, tensor and first element")
         most = (2**64 - 1, 2**64 - 1, 2**63 - 1)
-        seed, tensor, first = (_whole(f"{where}: rounding", x, m) for x, m in zip(rounding, most))
+        seed, tensor, first = (_whole("rounding", x, m) for x, m in zip(rounding, most))
         rounding = seed, tensor, first
+    crc32 = t.pop("crc32", None)
+    if crc32 is not None:
+        for sum in _typed(dict, "crc32", crc32).values():
+            _whole("crc32", sum, 2**32 - 1)
+        if len(crc32) > _MOST_HYPERPARAMETERS:
+            raise ValueError(f"crc32 has {len(crc32)} numbers")
     if t:
-        raise ValueError(f"{where} has {', '.join(map(short, t))}, which this version does not know")
-    return SavedTensor(name, step, rounding)
+        raise ValueError(f"{', '.join(map(short, t))} is there, which this version does not know")
+    return SavedTensor(_utf8(name), step, rounding, crc32)
+
+
+def _utf8(name: str) -> str:
+    name.encode()  # half a surrogate pair is a ValueError
+    return name
 
 
 def _typed(kind: type, where: str, value: Any) -> Any:
@@ -144,29 +215,3 @@ def _whole(where: str, value: Any, most: int) -> int:
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{where} is {short(value)}, must be a whole number from 0 to {most}")
     return value
-
-
-def short(value: Any) -> str:
-    text = "missing" if value is None else reprlib.repr(value)  # of long and deep ones only the beginning
-    return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-def _distinct(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError(f"an object has a key twice: {short([key for key, _ in pairs])}")
-    return made
-
-
-def _finite(text: str) -> float:
-    if abs(float(text)) > _LARGEST:
-        raise ValueError(f"{short(text)} is too large")
-    return float(text)
-
-
-def _integer(text: str) -> Union[int, float]:
-    return -0.0 if text == "-0" else int(text)  # Go's
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")

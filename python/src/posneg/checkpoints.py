@@ -1,4 +1,4 @@
-"""Checkpoints: files with an optimizer's state, and its parameters if asked for, which the Go packages read and write, too.
+"""Checkpoints: files with parameters and an optimizer's state, which the Go packages read and write, too.
 
 They are safetensors files; docs/checkpoints.md says what is in them.
 """
@@ -6,23 +6,26 @@ They are safetensors files; docs/checkpoints.md says what is in them.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Type, Union
+from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union
 
 import torch
 from torch import Tensor
 
 from ._files import replacing
-from ._header import FLAGS, SavedGroup, SavedTensor, check_metadata, decode, encode, short
+from ._header import FLAGS, PARAMS, Damaged, SavedGroup, SavedTensor, check_metadata, decode, encode
+from ._json import dumps, short
 from ._layout import real
 from ._optimizer import Optimizer
 from ._plan import Group
+from ._safetensors import DTYPES, PIECE, Entry, Source, encode_header, memory, pieces, read_header, swap
 from ._state import MASTER, ROUNDING, check_param, draws, has_master, prepare, rounding, state_dtype
 
-Path = Union[str, "os.PathLike[str]"]
+File = Union[str, "os.PathLike[str]", BinaryIO]
 Names = Optional[Iterable[Tuple[str, Tensor]]]
 
 # What of a group is no option of its steps, or is the optimizer's own however it is loaded.
@@ -33,74 +36,135 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, or is damaged, or does not fit the optimizer; which is as it was, unless the text says so."""
 
 
+class ChecksumError(CheckpointError):
+    """A file that is damaged: what it has differs from what was written."""
+
+
 @dataclass
 class _Member:
     """A parameter of an optimizer."""
 
     param: Tensor
     index: int  # among all
-    group: int
     name: str
+
+
+@dataclass
+class _Saved:
+    """A tensor that is written: as real numbers of a type, in row-major order."""
+
+    tensor: Tensor
+    dtype: torch.dtype
+
+    def entry(self) -> Tuple[str, Tuple[int, ...]]:
+        t = real(self.tensor.detach())
+        return DTYPES[torch.float32 if self.dtype == torch.complex64 else torch.float64 if self.dtype == torch.complex128 else self.dtype], tuple(t.shape)
+
+    def rows(self) -> Tensor:
+        """A copy only if they are of another type, or in another order."""
+        return real(self.tensor.detach().to(self.dtype)).contiguous()
+
+    def crc32(self) -> int:
+        sum = 0
+        for piece in pieces(self.rows()):
+            sum = zlib.crc32(piece, sum)
+        return sum
 
 
 @torch.no_grad()
 def save_checkpoint(
-    path: Path, optimizer: Optimizer, *, names: Names = None, params: bool = False, metadata: Optional[Mapping[str, str]] = None
+    file: File, optimizer: Optimizer, *, names: Names = None, params: bool = True, metadata: Optional[Mapping[str, str]] = None
 ) -> None:
     """Writes a file that load_checkpoint continues from with the same bits, after any step.
 
     A file that is there already is replaced when the new one is on the disk, and stays if anything fails.
 
     Args:
-        names: model.named_parameters(): what the tensors are called in the file. None: their numbers in the optimizer.
+        file: a path, or a binary file that is open for writing.
+        names: model.named_parameters(): what the tensors are called in the file. None: as the optimizer calls them, if it was made
+            of named parameters, and else their numbers in it.
         params: write the parameters, too. (float32 masters of 16-bit ones are state, and always written.)
         metadata: whatever else the run needs to go on, as strings: load_checkpoint returns it.
     """
-    library = _safetensors()
     members = _members(optimizer, names)
     optimizer._check_loaded()
     metadata = {} if metadata is None else metadata
     check_metadata(metadata)
-    tensors: Dict[str, Tensor] = {}
-    groups = []
-    for number, group in enumerate(optimizer.param_groups):
+    tensors: Dict[str, _Saved] = {}
+    groups: List[SavedGroup] = []
+    for number, (group, mine) in enumerate(zip(optimizer.param_groups, members)):
         optimizer._check(group)
         slots = optimizer._slots(group)
         saved = []
-        for m in (m for m in members if m.group == number):
+        for m in mine:
             state = optimizer.state.get(m.param) or {}
+            sums: Dict[str, int] = {}
             if state:
                 prepare(m.param, state, slots, group)  # as it would be at the next step
-                tensors.update((_state_key(m.name, slot), _rows(state[slot])) for slot in slots)
+                for slot in slots:
+                    tensors[_state_key(m.name, slot)] = _Saved(state[slot], state[slot].dtype)
+                    sums[slot] = 0
             trained = _trained(m.param, state, group, params)
             if trained is not None:
-                tensors[_param_key(m.name)] = _rows(trained)
+                tensors[_param_key(m.name)] = trained
+                sums[PARAMS] = 0
             random = rounding(state, group, m.index) if draws(m.param, slots, group) else None
-            saved.append(SavedTensor(m.name, state.get("step", 0), random))
+            saved.append(SavedTensor(m.name, int(state.get("step", 0)), random, sums))
         groups.append(SavedGroup(optimizer._rule_name, _hyperparameters(optimizer, group), _other(optimizer, number), saved))
+    crc32 = dict(zip(tensors, _in_threads(_Saved.crc32, tensors.values())))
+    for t in (t for group in groups for t in group.tensors):
+        assert t.crc32 is not None
+        for of in t.crc32:
+            t.crc32[of] = crc32[_param_key(t.name) if of == PARAMS else _state_key(t.name, of)]
 
     from . import __version__
 
-    header = encode(groups, f"posneg {__version__}, torch {torch.__version__}", metadata)
-    with replacing(os.fspath(path)) as file:
-        try:
-            library.torch.save_file(tensors, file, header)
-        except library.SafetensorError as e:
-            raise OSError(f"posneg: {os.fspath(path)}: {e}") from e
+    entries = {name: t.entry() for name, t in tensors.items()}
+    header, order = encode_header(encode(groups, f"posneg {__version__}, torch {torch.__version__}", metadata, entries), entries)
+    with _opened_to_write(file) as out:
+        _write(out, memoryview(header))
+        for name in order:
+            for piece in pieces(tensors[name].rows()):
+                _write(out, piece)
 
 
-def _trained(p: Tensor, state: Dict[str, Any], group: Group, params: bool) -> Optional[Tensor]:
+def _write(out: BinaryIO, piece: memoryview) -> None:
+    while len(piece):
+        n = out.write(piece)
+        piece = piece[len(piece) if n is None else n :]
+
+
+@contextlib.contextmanager
+def _opened_to_write(file: File) -> Iterator[BinaryIO]:
+    if not isinstance(file, (str, os.PathLike)):
+        yield file
+        return
+    try:
+        with replacing(os.fspath(file)) as out:
+            yield out
+    except OSError as e:
+        if e.filename is None and e.errno is not None:
+            e.filename = os.fspath(file)  # of writing; opening tells it
+        raise
+
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def _in_threads(call: Callable[[_T], _R], arguments: Iterable[_T]) -> Iterable[_R]:
+    """The results, in order. Sums of bytes, and reading, do not hold the interpreter."""
+    with ThreadPoolExecutor(min(torch.get_num_threads(), 4)) as pool:
+        return list(pool.map(call, arguments))
+
+
+def _trained(p: Tensor, state: Dict[str, Any], group: Group, params: bool) -> Optional[_Saved]:
     """What is trained of a parameter, if it must be saved: its master, if it has one."""
     if MASTER in state:
-        return state[MASTER]  # type: ignore[no-any-return]
+        return _Saved(state[MASTER], torch.float32)
     if not params:
         return None
-    return p.detach().to(torch.float32) if has_master(p, group) else p.detach()
-
-
-def _rows(t: Tensor) -> Tensor:
-    """The elements in row-major order; a copy only if they are in another."""
-    return real(t.detach()).contiguous()
+    return _Saved(p, torch.float32 if has_master(p, group) else p.dtype)
 
 
 def _hyperparameters(optimizer: Optimizer, group: Group) -> Dict[str, Any]:
@@ -122,7 +186,7 @@ def _other(optimizer: Optimizer, number: int) -> Dict[str, Any]:
         if isinstance(value, Tensor) and value.numel() == 1:
             other[key] = value = value.item()
         try:
-            json.dumps({key: value}, allow_nan=False)
+            dumps({key: value})
         except (TypeError, ValueError, RecursionError) as e:
             raise TypeError(
                 f"posneg: group {number} has {key!r}: {value!r}, which JSON cannot hold ({e}); take it out while saving"
@@ -132,28 +196,31 @@ def _other(optimizer: Optimizer, number: int) -> Dict[str, Any]:
 
 @torch.no_grad()
 def load_checkpoint(
-    path: Path, optimizer: Optimizer, *, names: Names = None, params: bool = False, keep_options: bool = False
+    file: File, optimizer: Optimizer, *, names: Names = None, params: bool = True, keep_options: bool = False, verify: bool = True
 ) -> Dict[str, str]:
     """Continues from a file of save_checkpoint's, or of the Go packages', and returns the caller's metadata in it.
 
     The optimizer is one of the same rule, for parameters of the same names and shapes, in any order and any groups. A file that
-    is not for it gives a CheckpointError and changes nothing. (If the file cannot be read to its end after that, the error says so,
-    and the optimizer refuses to step until it has been loaded anew.)
+    is not for it gives a CheckpointError, one that is damaged a ChecksumError, and changes nothing. (If the file cannot be read to its
+    end after that, the error says so, and the optimizer refuses to step until it has been loaded anew.)
 
     Args:
+        file: a path, or a binary file that is open for reading and can seek.
         names: as in save_checkpoint.
-        params: load the parameters, too. Without it, float32 masters are loaded where the file has them, and else begin as the
-            parameters that are there.
+        params: load the parameters, too, into the tensors that the optimizer has. With False they stay as they are; float32 masters
+            are loaded where the file has them, and else begin as the parameters that are there.
         keep_options: keep the learning rate and all other options of the groups, and the seed. Otherwise they are the file's,
             but for state_dtype and master_weights, to which what is loaded is converted.
+        verify: compare the checksums; False is for what is left in a damaged file.
     """
-    library = _safetensors()
     members = _members(optimizer, names)
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-        raise CheckpointError(f"posneg: {os.fspath(path)} is not a file")
-    with _errors_of(path, library.SafetensorError), library.safe_open(os.fspath(path), "pt", backend="pread") as file:
-        saved_groups, metadata = decode(file.metadata() or {})
-        groups, loads = _fit(_Contents(file), saved_groups, optimizer, members, params, keep_options)
+    with _errors_of(file), _opened_to_read(file) as opened:
+        source = Source(opened)
+        header, entries = read_header(source)
+        saved_groups, metadata = decode(header, entries, verify)
+        groups, loads = _fit(entries, saved_groups, optimizer, members, params, keep_options)
+        if verify:
+            _verify(source, [claim for load in loads for claim in load.claims])
         if optimizer._half_loaded == "parameters" and not params:
             raise ValueError("does not help: the parameters, too, were loaded in part before, so load it with params=True")
         optimizer._half_loaded = "parameters" if params else "state"
@@ -163,34 +230,64 @@ def load_checkpoint(
         try:
             for load in loads:
                 optimizer.state.pop(load.member.param, None)  # its memory is free for what comes
-                state = load.run(file)
+                state = load.run(source)
                 if state:
                     optimizer.state[load.member.param] = state
-        except library.SafetensorError as e:
-            raise ValueError(f"could be loaded only in part, and the optimizer must be loaded anew: {e}") from e
+        except (ValueError, OSError) as e:
+            raise ValueError(f"could be loaded only in part, and the optimizer must be loaded anew: it {e}") from e
         optimizer._half_loaded = None
     return metadata
+
+
+@contextlib.contextmanager
+def _opened_to_read(file: File) -> Iterator[BinaryIO]:
+    if not isinstance(file, (str, os.PathLike)):
+        yield file
+        return
+    if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would be waited for
+        raise ValueError("is not a file")
+    with open(file, "rb", buffering=0) as opened:
+        yield opened
+
+
+@dataclass
+class _Claim:
+    """A tensor of the file that belongs to a parameter."""
+
+    key: str
+    entry: Entry
+    crc32: Optional[int]  # None in files of others
+
+
+def _verify(source: Source, claims: List[_Claim]) -> None:
+    summed = [claim for claim in claims if claim.crc32 is not None]
+    summed.sort(key=lambda claim: claim.entry.begin)
+    for claim, sum in zip(summed, _in_threads(lambda claim: source.crc32(claim.entry), summed)):
+        if claim.crc32 != sum:
+            raise Damaged(f"has other numbers in {short(claim.key)} than were written")
 
 
 class _Contents:
     """The tensors of a file, without their data."""
 
-    def __init__(self, file: Any):
-        self._file = file
-        self._unclaimed = set(file.keys())
+    def __init__(self, entries: Dict[str, Entry]):
+        self._unclaimed = entries
 
-    def claim(self, key: str, p: Tensor) -> bool:
-        """Whether the file has a tensor, which is one for a parameter; a ValueError if it is not."""
-        if key not in self._unclaimed:
-            return False
-        self._unclaimed.remove(key)
-        there, model = self._file.get_slice(key), real(p.detach())
-        shape, dtype = there.get_shape(), there.get_dtype()
-        if dtype not in ("F32", "F64", "BF16") or (dtype == "F64") != (model.dtype == torch.float64):
-            raise ValueError(f"{key!r} is {dtype}, which is not for a parameter of {p.dtype}")
-        if shape not in (list(model.shape), [model.numel()]):
-            raise ValueError(f"{key!r} has the shape {shape}, not {list(model.shape)}")
-        return True
+    def claim(self, key: str, p: Tensor, saved: SavedTensor, of: str) -> Optional[_Claim]:
+        """What the file has under a key, which is for a parameter; a ValueError if it is not."""
+        entry = self._unclaimed.pop(key, None)
+        if entry is None:
+            return None
+        model = real(p.detach())
+        if entry.dtype not in _TYPES or (entry.dtype == "F64") != (model.dtype == torch.float64):
+            raise ValueError(f"{short(key)} is {entry.dtype}, which is not for a parameter of {p.dtype}")
+        if entry.shape not in (tuple(model.shape), (model.numel(),)):
+            raise ValueError(f"{short(key)} has the shape {list(entry.shape)}, not {list(model.shape)}")
+        if saved.crc32 is None:
+            return _Claim(key, entry, None)
+        if of not in saved.crc32:
+            raise ValueError(f"{short(key)} has no checksum, others have")
+        return _Claim(key, entry, saved.crc32[of])
 
     def finish(self) -> None:
         if self._unclaimed:
@@ -206,47 +303,82 @@ class _Load:
     slots: Sequence[str]
     step: int
     has_state: bool  # in the file
-    has_param: bool
-    params: bool  # whether it is to be loaded
-    rounding: Optional[Tuple[int, int, int]]  # if the parameter does not draw as its place here would have it
+    state: List[_Claim]  # for each slot
+    param: Optional[_Claim]
+    params: bool  # whether the parameter is to be loaded
+    rounding: Optional[Tuple[int, int, int]]  # if it does not draw as its place here would have it
 
-    def run(self, file: Any) -> Dict[str, Any]:
+    @property
+    def has_master(self) -> bool:
+        return has_master(self.member.param, self.group) and self.param is not None and (self.has_state or self.params)
+
+    @property
+    def claims(self) -> List[_Claim]:
+        """What will be read."""
+        return [*self.state, self.param] if self.param is not None and (self.params or self.has_master) else self.state
+
+    def run(self, source: Source) -> Dict[str, Any]:
         """Loads the parameter, and returns its state."""
-        p, name = self.member.param, self.member.name
+        p = self.member.param
         state: Dict[str, Any] = {}
-        mastered = has_master(p, self.group)
-        if self.has_param and mastered and (self.has_state or self.params):
-            state[MASTER] = _read(file, _param_key(name), torch.empty_like(p.detach(), dtype=torch.float32))
-        if self.params and mastered:
+        if self.has_master:
+            assert self.param is not None
+            state[MASTER] = _read(source, self.param, torch.empty_like(p.detach(), dtype=torch.float32))
+        if self.params and MASTER in state:
             p.copy_(state[MASTER])
         elif self.params:
-            _read(file, _param_key(name), p)
+            assert self.param is not None
+            _read(source, self.param, p)
         if self.rounding:
             state[ROUNDING] = self.rounding
         if not self.has_state and not state:
             return {}  # made at the first gradient
         state["step"] = self.step
-        for slot in self.slots:
-            t = torch.zeros_like(p.detach(), dtype=state_dtype(p, self.group))
-            state[slot] = _read(file, _state_key(name, slot), t) if self.has_state else t
+        dtype = state_dtype(p, self.group)
+        if self.has_state:
+            for slot, claim in zip(self.slots, self.state):
+                state[slot] = _read(source, claim, torch.empty_like(p.detach(), dtype=dtype))
+        else:
+            state.update((slot, torch.zeros_like(p.detach(), dtype=dtype)) for slot in self.slots)
         return state
 
 
-def _read(file: Any, key: str, to: Tensor) -> Tensor:
-    memory = real(to.detach())
-    memory.copy_(file.get_tensor(key).reshape(memory.shape))
+_TYPES = {name: dtype for dtype, name in DTYPES.items()}
+
+
+def _read(source: Source, claim: _Claim, to: Tensor) -> Tensor:
+    """Reads a tensor into the memory of another one, in place."""
+    inner, dtype = real(to.detach()), _TYPES[claim.entry.dtype]
+    flat = inner.reshape(-1) if inner.is_contiguous() else torch.empty(inner.numel(), dtype=inner.dtype)
+    step = PIECE // 8
+    passing = None if dtype == flat.dtype else torch.empty(min(step, flat.numel()), dtype=dtype)
+    at = claim.entry.begin
+    for lo in range(0, flat.numel(), step):
+        part = flat[lo : lo + step]
+        read = part if passing is None else passing[: part.numel()]
+        piece = memory(read)
+        source.read_into(at, piece)
+        swap(piece, read.element_size())
+        if passing is not None:
+            part.copy_(read)
+        at += len(piece)
+    if inner.is_contiguous():
+        inner.unsqueeze(0).narrow(0, 0, 0).zero_()  # tells autograd, to which memory is only memory, that the tensor has changed
+    else:
+        inner.copy_(flat.reshape(inner.shape))
     return to
 
 
 def _fit(
-    contents: _Contents,
+    entries: Dict[str, Entry],
     saved_groups: List[SavedGroup],
     optimizer: Optimizer,
-    members: List[_Member],
+    members: List[List[_Member]],
     params: bool,
     keep_options: bool,
 ) -> Tuple[List[Group], List[_Load]]:
     """What the groups will be, and what is to be done; a ValueError if the file is not for the optimizer."""
+    contents = _Contents(entries)
     for number, saved in enumerate(saved_groups):
         if not saved.tensors:
             continue  # it may be of any rule
@@ -259,20 +391,20 @@ def _fit(
             if names:
                 raise ValueError(f"group {number} {problem} {_few(names)}")
     found = {t.name: (saved, t) for saved in saved_groups for t in saved.tensors}
-    ours = {m.name for m in members}
+    ours = {m.name for mine in members for m in mine}
     if ours != found.keys():
         raise ValueError(
             f"is of other tensors: {_few(found.keys() - ours) or 'none'} are only there, and {_few(ours - found.keys()) or 'none'} "
             f"only in the optimizer"
         )
     groups, loads = [], []
-    for number, group in enumerate(optimizer.param_groups):
-        mine = [m for m in members if m.group == number]
+    for number, (group, mine) in enumerate(zip(optimizer.param_groups, members)):
         saved_here = [found[m.name] for m in mine]
         if keep_options:
             new = dict(group)
-            for saved, t in saved_here:
-                there, needs = optimizer._slots({**group, **_options(optimizer, saved)}), optimizer._slots(group)
+            needs = optimizer._slots(group)
+            for saved, t in {id(saved): (saved, t) for saved, t in saved_here}.values():
+                there = optimizer._slots({**group, **_options(optimizer, saved)})
                 if there != needs:
                     raise ValueError(
                         f"has the state {_few(there) or 'nothing'} of {t.name!r}, where group {number} needs {_few(needs) or 'nothing'}"
@@ -283,17 +415,20 @@ def _fit(
         groups.append(new)
         for m in mine:
             t = found[m.name][1]
-            has = [contents.claim(_state_key(m.name, slot), m.param) for slot in slots]
-            has_state = any(has) or t.step > 0
-            if has_state and not all(has):
-                raise ValueError(f"has no {_few(_state_key(m.name, slot) for slot, h in zip(slots, has) if not h)}")
-            has_param = contents.claim(_param_key(m.name), m.param)
-            if params and not has_param:
-                raise ValueError(f"has no parameters of {m.name!r}: it was saved without params")
+            state = [contents.claim(_state_key(m.name, slot), m.param, t, slot) for slot in slots]
+            has = [claim for claim in state if claim is not None]
+            has_state = bool(has) or t.step > 0
+            if has_state and len(has) < len(state):
+                raise ValueError(f"has no {_few(_state_key(m.name, slot) for slot, claim in zip(slots, state) if claim is None)}")
+            param = contents.claim(_param_key(m.name), m.param, t, PARAMS)
+            if params and param is None:
+                raise ValueError(f"has no parameters of {m.name!r}, only its state: it was saved without params, so load it with params=False")
+            if t.crc32 is not None and len(t.crc32) > len(has) + (param is not None):
+                raise ValueError(f"has checksums of {m.name!r} that are of nothing in the file")
             random = None if keep_options or not draws(m.param, slots, new) else t.rounding
             if random == (new["seed"], m.index, 0):
                 random = None
-            loads.append(_Load(m, new, slots, t.step, has_state, has_param, params, random))
+            loads.append(_Load(m, new, slots, t.step, has_state, has, param, params, random))
     contents.finish()
     return groups, loads
 
@@ -305,7 +440,7 @@ def _new_group(optimizer: Optimizer, number: int, saved: List[Tuple[SavedGroup, 
         return new
     first = saved[0][0]
     for other, t in saved:
-        if (other.hyperparameters, other.other) != (first.hyperparameters, first.other):
+        if other is not first and (other.hyperparameters, other.other) != (first.hyperparameters, first.other):
             raise ValueError(
                 f"has {saved[0][1].name!r} and {t.name!r} in groups of different options, the optimizer both in group {number}"
             )
@@ -328,22 +463,42 @@ def _options(optimizer: Optimizer, saved: SavedGroup) -> Group:
     return {key: saved.hyperparameters[name] for name, key in optimizer._hyperparameters.items() if key is not None}
 
 
-def _members(optimizer: Optimizer, names: Names) -> List[_Member]:
-    """The parameters, in the optimizer's order, and what they are called."""
+def _members(optimizer: Optimizer, names: Names) -> List[List[_Member]]:
+    """The parameters of each group, and what they are called."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"posneg: checkpoints are of this package's optimizers, not of a {type(optimizer).__name__}; "
             "see docs/distributed.md for those that cut others up"
         )
-    params = [(p, number) for number, group in enumerate(optimizer.param_groups) for p in group["params"]]
-    for p, _ in params:
+    lists = [group["params"] for group in optimizer.param_groups]
+    for p in (p for params in lists for p in params):
         if hasattr(p, "to_local"):
             raise TypeError(
                 "posneg: parameters that are cut up among processes (DTensors) need torch.distributed.checkpoint: see docs/distributed.md"
             )
         check_param(p)
+    called = _called(optimizer, lists, names)
+    members: List[List[_Member]] = []
+    seen: Set[str] = set()
+    i = 0
+    for params in lists:
+        members.append([])
+        for p in params:
+            if called[i] in seen:
+                raise ValueError(f"posneg: names has two parameters {called[i]!r}")
+            seen.add(called[i])
+            members[-1].append(_Member(p, i, called[i]))
+            i += 1
+    return members
+
+
+def _called(optimizer: Optimizer, lists: List[List[Tensor]], names: Names) -> List[str]:
+    """What the parameters are called, in the optimizer's order."""
     if names is None:
-        return [_Member(p, i, number, str(i)) for i, (p, number) in enumerate(params)]
+        own = [group.get("param_names") or [] for group in optimizer.param_groups]  # of torch 2.6 and later
+        if [len(params) for params in lists] == list(map(len, own)):
+            return [name for group in own for name in group]
+        return [str(i) for i in range(sum(map(len, lists)))]
     named: Dict[int, str] = {}
     for name, p in names:
         if not isinstance(name, str) or not name or not isinstance(p, Tensor):
@@ -351,16 +506,12 @@ def _members(optimizer: Optimizer, names: Names) -> List[_Member]:
                 f"posneg: names must be pairs of a name and a parameter, as model.named_parameters(), not ({name!r}, {type(p).__name__})"
             )
         named.setdefault(id(p), name)
-    members = []
-    seen: Set[str] = set()
-    for i, (p, number) in enumerate(params):
+    called = []
+    for i, p in enumerate(p for params in lists for p in params):
         if id(p) not in named:
             raise ValueError(f"posneg: names has no name for parameter {i} of the optimizer, of shape {tuple(p.shape)}")
-        if named[id(p)] in seen:
-            raise ValueError(f"posneg: names has two parameters {named[id(p)]!r}")
-        seen.add(named[id(p)])
-        members.append(_Member(p, i, number, named[id(p)]))
-    return members
+        called.append(named[id(p)])
+    return called
 
 
 def _state_key(name: str, slot: str) -> str:
@@ -378,20 +529,10 @@ def _few(names: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def _errors_of(path: Path, refused: Type[Exception]) -> Iterator[None]:
+def _errors_of(file: File) -> Iterator[None]:
     try:
         yield
-    except (refused, ValueError) as e:
-        raise CheckpointError(f"posneg: {os.fspath(path)} {e}") from e
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-
-        safetensors.TensorSpec  # since 0.8, which saves without copies and reads without mapping the file
-    except (ImportError, AttributeError) as e:
-        raise ImportError(
-            "posneg: checkpoints need the package safetensors, 0.8 or newer: pip install 'safetensors>=0.8'"
-        ) from e
-    return safetensors
+    except ValueError as e:
+        kind = ChecksumError if isinstance(e, Damaged) else CheckpointError
+        name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else getattr(file, "name", "the file")
+        raise kind(f"posneg: {name} {e}") from e

@@ -82,7 +82,7 @@ func (j job) do() error {
 	if err != nil {
 		return err
 	}
-	if _, err := o.Load(j.in, pnm.LoadOptions{Names: names, Shapes: shapes, Params: true}); err != nil {
+	if _, err := o.Load(j.in, pnm.LoadOptions{Names: names, Shapes: shapes}); err != nil {
 		return err
 	}
 	due := make([]bool, len(names))
@@ -97,7 +97,7 @@ func (j job) do() error {
 	if j.flat {
 		shapes = nil
 	}
-	return o.Save(j.out, pnm.SaveOptions{Names: names, Shapes: shapes, Params: true, Metadata: info.Metadata})
+	return o.Save(j.out, pnm.SaveOptions{Names: names, Shapes: shapes, Metadata: info.Metadata})
 }
 
 // plain returns the optimizer that the checkpoint fits, and what performs a step of those tensors that are due.
