@@ -185,7 +185,7 @@ func TestPartsAtTheSameTime(t *testing.T) {
 
 // Close waits for the steps that run; whoever comes later is told. Otherwise there would be a fault, on memory that is gone.
 func TestCloseDuringSteps(t *testing.T) {
-	for range 20 {
+	for range 5 {
 		p, g := make([]float32, mebi), make([]float32, mebi)
 		o, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{p}})
 		wantNoError(t, err)
