@@ -118,9 +118,9 @@ func (o *MixedOptimizer) StepWith(opts Options, grads []Vector) (Report, error) 
 // A MixedPart is a [Part] of a step in mixed precision.
 type MixedPart struct {
 	Tensor int    // index of the tensor in its optimizer
-	Step   int    // the number of the step, from 1; each tensor has its own count
+	Step   int    // the number of the step: [Optimizer.Steps] + 1
 	Lo     int    // the first element
-	Grads  Vector // the gradients of it and of those behind it
+	Grads  Vector // the gradients of the elements Lo, Lo+1, …
 }
 
 // StepPart is [Optimizer.StepPart]. The report has the overflows of this part's copy.

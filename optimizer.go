@@ -16,10 +16,9 @@ type Group[T Float] struct {
 // An Optimizer owns the state of a list of tensors and updates their parameters. Tensors are numbered from 0 in the order
 // in which the groups, and the groups' Params, list them. Each has its own count of steps, as in official code.
 //
-// All methods may be called from several goroutines at once. The calls of one optimizer wait for each other: each sees what
-// a complete one left, and the result is that of some order. [Optimizer.Close] waits, too, and calls after it fail with
-// [ErrClosed]. Distinct optimizers are independent. The memory of parameters and gradients is the caller's, and must be left
-// alone while a call uses it.
+// All methods may be called from several goroutines at once, [Optimizer.Close] included. The calls of one optimizer take turns, in
+// any order: each waits until those before it have returned. Distinct optimizers do not wait for each other. While a call runs,
+// no goroutine may write the parameters and gradients that it is given, or read those that it writes.
 type Optimizer[T Float] struct {
 	optimizer
 	grads []Vector // scratch
@@ -316,7 +315,7 @@ func (o *optimizer) close() {
 //
 // Gradients are only read. Several tensors may share a gradient, but none may share memory with parameters. A list or a
 // slice of a wrong length gives a *LengthError, shared memory an *OverlapError, a tensor of which [Optimizer.StepPart]
-// has done a part a *RangeError, and nothing is written. Step allocates nothing.
+// has done a part a *RangeError, and nothing is written. From the second call on Step allocates nothing.
 func (o *Optimizer[T]) Step(grads [][]T) error {
 	_, err := o.StepWith(Options{}, grads)
 	return err

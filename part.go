@@ -8,22 +8,21 @@ import (
 	"sort"
 )
 
-// A Part is a part of a step of one tensor: that of its elements Lo … Lo+len(Grads)−1.
+// A Part is a part of a step of one tensor: the elements Lo … Lo+len(Grads)−1.
 type Part[T Float] struct {
 	Tensor int // index of the tensor in its optimizer
-	Step   int // the number of the step, from 1; each tensor has its own count
+	Step   int // the number of the step: [Optimizer.Steps] + 1
 	Lo     int // the first element
-	Grads  []T // the gradients of it and of those behind it
+	Grads  []T // the gradients of the elements Lo, Lo+1, …
 }
 
-// StepPart performs a part of a step. The parts may come in any order, each element in one of them; with the last of them
-// the step is complete and counted. The bits are those of a whole step. This is for trainers that get gradients in pieces. A
-// process that owns but a part of a tensor builds its optimizer over that part alone, params[lo:hi], and has no more state
-// than that.
+// StepPart performs a part of a step, for trainers that get gradients in pieces. The parts may come in any order and from several
+// goroutines, each element in one part. The last one completes the step, which is then counted. The bits are those of a whole step.
+// A process that owns only a part of a tensor builds its optimizer over that part alone, params[lo:hi], and keeps no other state.
 //
-// Elements that are not in the tensor, that have had their part of the step already, or that have not had it while it is
-// already the next one's turn, give a *RangeError. While a step is incomplete, so do the calls that need a complete one:
-// [Optimizer.Step], [Optimizer.State], …; [Optimizer.SetState] drops what was done.
+// A *RangeError reports elements that are not in the tensor, that have had their part of this step, or that still lack their part of
+// the step before. While a step is incomplete, calls that need a complete one give it, too: [Optimizer.Step], [Optimizer.State], ….
+// [Optimizer.SetState] drops what was done.
 //
 // LossScale and ClipValue must be the same for all parts of a tensor's step. ClipNorm and SkipNonFinite need all gradients: see
 // [Options] for what to do instead. Both faults give a *HyperparameterError. Other errors are those of StepWith. Nothing is
