@@ -221,6 +221,9 @@ func (l layers) with(more regions) (layers, error) {
 			return nil, &OverlapError{t.tensor, s.tensor, t.arg, s.arg, n}
 		}
 	}
+	if len(more) == 0 {
+		return l, nil
+	}
 	kept := len(l)
 	for ; kept > 0 && len(l[kept-1]) <= len(more); kept-- {
 		more = merge(l[kept-1], more)
