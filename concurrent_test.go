@@ -1,9 +1,11 @@
 package pnm
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -51,9 +53,12 @@ func (s *callee) common(other string) {
 		SetRule(int, Rule) error
 		SetLR(float64, ...int) error
 		Save(string, SaveOptions) error
+		SaveTo(io.Writer, SaveOptions) error
 		Load(string, LoadOptions) (CheckpointInfo, error)
+		LoadFrom(io.ReaderAt, int64, LoadOptions) (CheckpointInfo, error)
 		Close()
 	})
+	file, _ := os.ReadFile(other)
 	maps.Copy(s.calls, map[string]func() []any{
 		"Tensors": func() []any { return []any{o.Tensors()} },
 		"Groups":  func() []any { return []any{o.Groups()} },
@@ -63,7 +68,16 @@ func (s *callee) common(other string) {
 		"SetLR":   func() []any { return []any{o.SetLR(0.125)} },
 		"Save":    func() []any { return []any{o.Save(s.file, SaveOptions{})} },
 		"Load":    func() []any { info, err := o.Load(other, LoadOptions{}); return []any{info.Groups, err} },
-		"Close":   func() []any { o.Close(); return nil },
+		"SaveTo": func() []any {
+			var b bytes.Buffer
+			err := o.SaveTo(&b, SaveOptions{})
+			return []any{b.Bytes(), err}
+		},
+		"LoadFrom": func() []any {
+			info, err := o.LoadFrom(bytes.NewReader(file), int64(len(file)), LoadOptions{})
+			return []any{info.Groups, err}
+		},
+		"Close": func() []any { o.Close(); return nil },
 	})
 }
 
@@ -208,6 +222,26 @@ func TestCloseDuringSteps(t *testing.T) {
 		o.Close()
 		wg.Wait()
 	}
+}
+
+type panicking struct{}
+
+func (panicking) Write([]byte) (int, error) { panic("a writer") }
+
+// A caller's writer may panic within a call; the next call need not wait for ever.
+func TestPanicEndsTheCall(t *testing.T) {
+	o, err := NewOptimizer(Group[float32]{NewPNM(1), [][]float32{make([]float32, 8)}})
+	wantNoError(t, err)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic was lost")
+			}
+		}()
+		o.SaveTo(panicking{}, SaveOptions{})
+	}()
+	wantNoError(t, o.Step([][]float32{make([]float32, 8)}))
+	o.Close()
 }
 
 // Closing what is not there does nothing: so a deferred Close needs no condition.
