@@ -9,5 +9,6 @@ var foreignModes = map[string]uint32{
 	"down":                ieee754 | 1<<13,
 	"up":                  ieee754 | 2<<13,
 	"truncate":            ieee754 | 3<<13,
-	"fast math and traps": 1<<6 | 1<<15,
+	// Not the trap for what is not exact: Go's runtime computes so where the thread parks, and dies of it.
+	"fast math and traps": 1<<6 | 1<<12 | 1<<15,
 }
