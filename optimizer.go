@@ -17,8 +17,9 @@ type Group[T Float] struct {
 // in which the groups, and the groups' Params, list them. Each has its own count of steps, as in official code.
 //
 // All methods may be called from several goroutines at once, [Optimizer.Close] included. The calls of one optimizer take turns, in
-// any order: each waits until those before it have returned. Distinct optimizers do not wait for each other. While a call runs,
-// no goroutine may write the parameters and gradients that it is given, or read those that it writes.
+// any order: each waits until those before it have returned. So the writer of SaveTo and the reader of LoadFrom must not call the
+// optimizer. Distinct optimizers do not wait for each other. While a call runs, no goroutine may write the parameters and gradients
+// that it is given, or read those that it writes.
 type Optimizer[T Float] struct {
 	optimizer
 	grads []Vector // scratch
