@@ -14,7 +14,7 @@ _LAYOUT_KEY, _WRITER_KEY, _GROUPS_KEY = f"{_OURS}checkpoint", f"{_OURS}writer", 
 FLAGS = frozenset(("decoupled", "amsgrad", "maximize", "nesterov", "exact_bias"))
 _MOST_STEPS = 2**53 - 2  # that the state can count, and another one must be possible
 _MOST_HYPERPARAMETERS = 16  # no rule has more
-_MOST_OTHER = 1 << 20  # characters, of all groups together
+_MOST_OTHER = 1 << 16  # characters, of all groups together; or a quarter of what they have
 PARAMS = "params"  # among the checksums
 
 
@@ -119,32 +119,37 @@ def decode(metadata: Mapping[str, str], tensors: Mapping[str, Any], verify: bool
 def _decode_groups(text: str) -> List[SavedGroup]:
     reader = Reader(text)
     groups: List[SavedGroup] = []
-    others = _MOST_OTHER
+    others = max(_MOST_OTHER, len(text) // 4)
     for _ in reader.array():
-        begin, group = reader.at, _decode_group(f"group {len(groups)}", reader, others)
-        if group.other:
-            others -= reader.at - begin
+        group, used = _decode_group(f"group {len(groups)}", reader, others)
+        others -= used
         groups.append(group)
     reader.end()
     return groups
 
 
-def _decode_group(where: str, reader: Reader, others: int) -> SavedGroup:
+def _decode_group(where: str, reader: Reader, others: int) -> Tuple[SavedGroup, int]:
+    """The group, and how many characters its other has, which may be so many."""
     found: Dict[str, Any] = {}
+    used = 0
     for name in reader.object(found):
         if len(found) == _MOST_HYPERPARAMETERS + 3:
             raise ValueError(f"{where} has more than {_MOST_HYPERPARAMETERS} hyperparameters")
         if name == "tensors":
-            found[name] = tensors = []
+            listed: List[SavedTensor] = []
             for _ in reader.array():
-                tensors.append(_decode_tensor(where, len(tensors), reader.value()))
+                listed.append(_decode_tensor(where, len(listed), reader.value()))
+            found[name] = listed
+        elif name == "other":
+            begin, found[name] = reader.at, reader.value(max(others, 2))
+            used = reader.at - begin
         else:
-            found[name] = reader.value(max(others, 2)) if name == "other" else reader.value()
+            found[name] = reader.value()
     rule = _typed(str, f"{where}: rule", found.pop("rule", None))
     other = _typed(dict, f"{where}: other", found.pop("other", {}))
     tensors = _typed(list, f"{where}: tensors", found.pop("tensors", None))
     hyperparameters = {name: _hyperparameter(f"{where}: {name:.60}", name, value) for name, value in found.items()}
-    return SavedGroup(rule, hyperparameters, other, tensors)
+    return SavedGroup(rule, hyperparameters, other, tensors), used
 
 
 def _hyperparameter(where: str, name: str, value: Any) -> Any:

@@ -154,7 +154,7 @@ def encode_header(metadata: Mapping[str, str], tensors: Mapping[str, Tuple[str, 
 
 def memory(t: Tensor) -> memoryview:
     """The bytes of a real tensor whose elements lie in row-major order."""
-    return memoryview(t.detach().reshape(-1).view(torch.uint8).numpy())
+    return t.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
 def pieces(t: Tensor) -> Iterator[memoryview]:
