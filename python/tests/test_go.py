@@ -71,7 +71,8 @@ class Run:
     def start(self):
         """A file without state. The groups' options differ, and none is a default's."""
         named = {name: torch.nn.Parameter(beginning(shape).to(self.dtype)) for name, shape in SHAPES.items()}
-        groups = [{"params": [named[name] for name in names], "lr": self.options.get("lr", 0.01) * (1 + g)} for g, names in enumerate(GROUPS)]
+        lr = self.options.get("lr", 0.01)
+        groups = [{"params": [(name, named[name]) for name in names], "lr": lr * (1 + g)} for g, names in enumerate(GROUPS)]
         file = self.file()
         optimizer = self.optimizer(groups, seed=2**64 - 3, **self.options, **self.how)
         posneg.save_checkpoint(file, optimizer, names=named.items(), metadata={"epoch": "3"})

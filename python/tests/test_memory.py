@@ -121,7 +121,7 @@ def test_small_steps_are_not_lost(dtype, options):
     for _ in range(256):
         p.grad = torch.ones_like(p)
         optimizer.step()
-    assert abs(float(p.detach().double().mean()) - (1 - 2.0**-6)) < 2e-4
+    assert abs(float(p.detach().double().mean()) - (1 - 2.0**-6)) < 6e-4  # five standard deviations
     assert ("master_param" in optimizer.state[p]) == bool(options or dtype == torch.float16)
     if "master_param" in optimizer.state[p]:
         assert torch.equal(optimizer.state[p]["master_param"], torch.full((5000,), 1 - 2.0**-6))
@@ -134,7 +134,7 @@ def test_the_seed_decides_stochastic_rounding():
     for seed in (1, 1, 2):
         p, = twins(start)
         p.grad = gradient.clone()
-        posneg.SGD([p], lr=0.01, seed=seed).step()
+        posneg.SGD([("weight", p)], lr=0.01, seed=seed).step()
         results.append(p.detach())
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-
-def local(t: Tensor) -> Tensor:
-    """This process's part of a DTensor, and any other tensor itself."""
-    to_local: Any = getattr(t, "to_local", None)
-    return t if to_local is None else to_local()
+from ._placements import local
 
 
 def real(t: Tensor) -> Tensor:

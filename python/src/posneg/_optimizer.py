@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._library import path
 from ._plan import Group, Plan
+from ._rounding import take_names
 from .state_dicts import from_any
 
 Params = Any  # iterables of tensors, of groups, of names and tensors: what torch.optim takes
@@ -49,6 +50,8 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"Invalid state_dtype: {group['state_dtype']}, must be None, torch.float32 or torch.bfloat16")
 
     def add_param_group(self, param_group: Dict[str, Any]) -> None:
+        if isinstance(param_group, dict):
+            take_names(param_group)
         super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from . import _library
-from ._layout import is_dense, like, local, real
-from ._state import MASTER, adopt_changes, check_param, prepare, rounding
+from ._layout import is_dense, like, real
+from ._placements import check_fits, cut_as, local
+from ._rounding import Name, draws, param_names, rounding
+from ._state import MASTER, adopt_changes, begun, check_param, prepare
 
 _DTYPES = {
     torch.float32: _library.FLOAT32,
@@ -22,6 +24,8 @@ _DTYPES = {
 }
 
 _dtype_of = attrgetter("dtype")
+_shape_of = attrgetter("shape")
+_PLAIN = {Tensor, torch.nn.Parameter}
 _steps_done = itemgetter("step")
 _increment_version = getattr(torch.autograd.graph, "increment_version", None)  # since torch 2.1
 
@@ -48,7 +52,7 @@ class _Entry:
     state: Dict[str, Any]
     group: int
     slots: Sequence[str]
-    index: int  # among all parameters of the optimizer
+    name: Name
     view: Tensor  # its memory, as real numbers
     work: Tensor  # the same, or a copy without gaps where its elements have gaps between them
 
@@ -63,11 +67,12 @@ class Plan:
         self._waiting: List[Tensor] = []  # for their first gradient
         self._entries: List[_Entry] = []
         group_of = [i for i, group in enumerate(groups) for _ in group["params"]]
-        for index, (p, g) in enumerate(zip(self._params, group_of)):
-            if p.grad is None and not state.get(p):
+        names = [name for group in groups for name in param_names(group)]
+        for p, g, name in zip(self._params, group_of, names):
+            if p.grad is None and not begun(state.get(p)):
                 self._waiting.append(p)
             else:
-                self._entries.append(_entry(p, state, index, g, groups[g], slots(groups[g])))
+                self._entries.append(_entry(p, state, name, g, groups[g], slots(groups[g])))
 
         self._updated = [e.param for e in self._entries]
         self._states = [e.state for e in self._entries]
@@ -85,7 +90,7 @@ class Plan:
         self._simple = not distributed and all(
             e.work.is_contiguous() and not e.param.is_complex() for e in self._entries
         )
-        self._numels = [e.work.numel() for e in self._entries]
+        self._shapes = [e.param.shape for e in self._entries]
         self._dtypes = [e.work.dtype for e in self._entries]
         self._addresses = self._find()
         self._shapes = self._find_shapes()
@@ -96,7 +101,8 @@ class Plan:
         self._rows = np.zeros(len(self._entries), _library.UPDATE)
         for row, e in zip(self._rows, self._entries):
             row["rule"] = self._rules[e.group :].ctypes.data
-            row["seed"], row["tensor"], row["first"] = rounding(e.state, groups[e.group], e.index)
+            if draws(e.param, e.slots, groups[e.group]):
+                row["seed"], row["tensor"], row["first"] = rounding(e.param, e.state, groups[e.group], e.name)
             _fill(row, e)
         self._grad_codes = self._rows["grads"]["dtype"].copy()
 
@@ -141,7 +147,9 @@ class Plan:
             if not due:
                 return
             entries, rows = [self._entries[i] for i in due], self._rows[due]
-            states, grads = [e.state for e in entries], [_gradient(grads[i], self._entries[i]) for i in due]
+            for e in entries:
+                _check_gradient(e.param.grad, e.param)
+            states, grads = [e.state for e in entries], [_gradient(e.param.grad, e) for e in entries]
             rows["grads"]["dtype"] = [_DTYPES[g.dtype] for g in grads]
             addresses = [g.data_ptr() for g in grads]
         rows["grads"]["data"] = addresses
@@ -176,7 +184,8 @@ class Plan:
             if (
                 self._simple
                 and list(map(_dtype_of, grads)) == self._dtypes
-                and list(map(Tensor.numel, grads)) == self._numels
+                and list(map(_shape_of, grads)) == self._shapes
+                and _PLAIN.issuperset(map(type, grads))
                 and all(map(Tensor.is_contiguous, grads))
                 and not any(map(Tensor.is_neg, grads))
             ):
@@ -196,14 +205,14 @@ def _params(groups: List[Group]) -> List[Tensor]:
 
 
 def _entry(
-    p: Tensor, state: Dict[Tensor, Any], index: int, number: int, group: Group, slots: Sequence[str]
+    p: Tensor, state: Dict[Tensor, Any], name: Name, number: int, group: Group, slots: Sequence[str]
 ) -> _Entry:
     check_param(p)
     if p.grad is not None:
-        _check_gradient(p.grad)
+        _check_gradient(p.grad, p)
     prepare(p, state[p], slots, group)
     view = real(p.detach())
-    return _Entry(p, state[p], number, slots, index, view, view if is_dense(view) else torch.empty_like(view))
+    return _Entry(p, state[p], number, slots, name, view, view if is_dense(view) else torch.empty_like(view))
 
 
 def _fill(row: Any, e: _Entry) -> None:
@@ -226,18 +235,20 @@ def _local_address(t: Tensor) -> int:
     return local(t).data_ptr()
 
 
-def _check_gradient(g: Tensor) -> None:
+def _check_gradient(g: Tensor, p: Tensor) -> None:
+    """Reports a gradient that is not one of the parameter, or not one that the engine can read."""
     if g.layout is not torch.strided:
         raise RuntimeError(
             f"posneg does not support sparse gradients ({g.layout}): make the embedding with sparse=False, or give its "
             f"parameters to torch.optim.SparseAdam"
         )
+    if g.shape != p.shape:
+        raise ValueError(f"posneg: a gradient of shape {tuple(g.shape)} for a parameter of shape {tuple(p.shape)}")
+    if g.dtype != p.dtype and (g.is_complex() or p.is_complex() or g.dtype not in _DTYPES or torch.float64 in (g.dtype, p.dtype)):
+        raise TypeError(f"posneg: a gradient of {g.dtype} for a parameter of {p.dtype}")
+    check_fits(g, p)
 
 
 def _gradient(g: Tensor, e: _Entry) -> Tensor:
-    """A gradient as the engine can read it: itself, or a copy in the order of the parameter's elements."""
-    _check_gradient(g)
-    g = real(g.detach())
-    if g.dtype not in _DTYPES or (g.dtype == torch.float64) != (e.work.dtype == torch.float64):
-        raise TypeError(f"posneg: a gradient of {g.dtype} for a parameter of {e.param.dtype}")
-    return like(g, e.work)
+    """A checked gradient as the engine can read it: itself, or a copy in the order of the parameter's elements."""
+    return like(real(cut_as(g.detach(), e.param)), e.work)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from ._layout import like, local
+from ._layout import like
+from ._placements import check_whole, cut_as, is_cut, local, with_part
 
 MASTER = "master_param"
-ROUNDING = "rounding"  # a state has it if a checkpoint says that the parameter draws as another one would here
+ROUNDING = "rounding"  # the number that a parameter draws by, and 2^64 times that of its first element
 
 
 def check_param(p: Tensor) -> None:
@@ -22,6 +23,7 @@ def check_param(p: Tensor) -> None:
         )
     if p.layout is not torch.strided:
         raise RuntimeError(f"posneg does not support parameters of layout {p.layout}; use p.to_dense()")
+    check_whole(p)
     if p.is_conj() or p.is_neg():
         raise RuntimeError("posneg does not support parameters that are conjugate or negative views; use resolve_conj() or resolve_neg()")
     if any(stride == 0 and size > 1 for stride, size in zip(local(p).stride(), local(p).shape)):
@@ -45,22 +47,14 @@ def state_dtype(p: Tensor, group: Dict[str, Any]) -> torch.dtype:
     return chosen or torch.float32
 
 
-def draws(p: Tensor, slots: Sequence[str], group: Dict[str, Any]) -> bool:
-    """Whether steps of a parameter draw random numbers, as those do that store parameters or averages of squares in bfloat16."""
-    if p.dtype == torch.bfloat16 and not has_master(p, group):
-        return True
-    return state_dtype(p, group) == torch.bfloat16 and "exp_avg_sq" in slots
-
-
-def rounding(state: Dict[str, Any], group: Dict[str, Any], index: int) -> Tuple[int, int, int]:
-    """Which random numbers the parameter of an index draws: the seed, the number of the tensor, and its first element's."""
-    seed, tensor, first = state.get(ROUNDING) or (group["seed"] % 2**64, index, 0)
-    return seed, tensor, first
+def begun(state: Optional[Dict[str, Any]]) -> bool:
+    """Whether there is a state of steps, and not only the number that the parameter will draw by."""
+    return any(name != ROUNDING for name in state or ())
 
 
 def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any]) -> None:
     """Completes and converts a state, so that the engine can use its memory. An empty one is that before the first step."""
-    new = not state
+    new = not begun(state)
     state["step"] = _step_of(state, slots)
     dtype = state_dtype(p, group)
     for name in slots:
@@ -99,6 +93,9 @@ def _laid_out(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
     if t.shape != p.shape:
         raise ValueError(f"posneg: state of shape {tuple(t.shape)} for a parameter of shape {tuple(p.shape)}")
     model = torch.empty_like(local(p), dtype=dtype, memory_format=torch.preserve_format)
-    if local(t) is not t:  # a DTensor keeps the layout that it was made with
-        return t.to(dtype)
-    return like(t.detach().resolve_conj().resolve_neg().to(device="cpu", dtype=dtype), model)
+    t = cut_as(t.detach(), p)
+    part = local(t)
+    laid_out = like(part.resolve_conj().resolve_neg().to(device="cpu", dtype=dtype), model)
+    if not is_cut(p):
+        return laid_out
+    return t if laid_out is part else with_part(t, laid_out)

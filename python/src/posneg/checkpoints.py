@@ -22,8 +22,9 @@ from ._json import dumps, short
 from ._layout import real
 from ._optimizer import Optimizer
 from ._plan import Group
+from ._rounding import Name, draws, packed, param_names, rounding
 from ._safetensors import DTYPES, PIECE, Entry, Source, encode_header, memory, pieces, read_header, swap
-from ._state import MASTER, ROUNDING, check_param, draws, has_master, prepare, rounding, state_dtype
+from ._state import MASTER, ROUNDING, begun, check_param, has_master, prepare, state_dtype
 
 File = Union[str, "os.PathLike[str]", BinaryIO]
 Names = Optional[Iterable[Tuple[str, Tensor]]]
@@ -45,8 +46,8 @@ class _Member:
     """A parameter of an optimizer."""
 
     param: Tensor
-    index: int  # among all
-    name: str
+    name: str  # in the file
+    own_name: Name  # in the optimizer
 
 
 @dataclass
@@ -99,7 +100,7 @@ def save_checkpoint(
         for m in mine:
             state = optimizer.state.get(m.param) or {}
             sums: Dict[str, int] = {}
-            if state:
+            if begun(state):
                 prepare(m.param, state, slots, group)  # as it would be at the next step
                 for slot in slots:
                     tensors[_state_key(m.name, slot)] = _Saved(state[slot], state[slot].dtype)
@@ -108,7 +109,7 @@ def save_checkpoint(
             if trained is not None:
                 tensors[_param_key(m.name)] = trained
                 sums[PARAMS] = 0
-            random = rounding(state, group, m.index) if draws(m.param, slots, group) else None
+            random = rounding(m.param, state, group, m.own_name) if draws(m.param, slots, group) else None
             saved.append(SavedTensor(m.name, int(state.get("step", 0)), random, sums))
         groups.append(SavedGroup(optimizer._rule_name, _hyperparameters(optimizer, group), _other(optimizer, number), saved))
     crc32 = dict(zip(tensors, _in_threads(_Saved.crc32, tensors.values())))
@@ -306,7 +307,7 @@ class _Load:
     state: List[_Claim]  # for each slot
     param: Optional[_Claim]
     params: bool  # whether the parameter is to be loaded
-    rounding: Optional[Tuple[int, int, int]]  # if it does not draw as its place here would have it
+    rounding: Optional[int]  # for the state
 
     @property
     def has_master(self) -> bool:
@@ -329,10 +330,10 @@ class _Load:
         elif self.params:
             assert self.param is not None
             _read(source, self.param, p)
-        if self.rounding:
+        if self.rounding is not None:
             state[ROUNDING] = self.rounding
-        if not self.has_state and not state:
-            return {}  # made at the first gradient
+        if not self.has_state and not begun(state):
+            return state  # the rest is made at the first gradient
         state["step"] = self.step
         dtype = state_dtype(p, self.group)
         if self.has_state:
@@ -425,9 +426,9 @@ def _fit(
                 raise ValueError(f"has no parameters of {m.name!r}, only its state: it was saved without params, so load it with params=False")
             if t.crc32 is not None and len(t.crc32) > len(has) + (param is not None):
                 raise ValueError(f"has checksums of {m.name!r} that are of nothing in the file")
-            random = None if keep_options or not draws(m.param, slots, new) else t.rounding
-            if random == (new["seed"], m.index, 0):
-                random = None
+            random = None
+            if t.rounding and draws(m.param, slots, new):
+                random = packed(t.rounding, t.rounding[0] if keep_options else new["seed"])
             loads.append(_Load(m, new, slots, t.step, has_state, has, param, params, random))
     contents.finish()
     return groups, loads
@@ -481,13 +482,13 @@ def _members(optimizer: Optimizer, names: Names) -> List[List[_Member]]:
     members: List[List[_Member]] = []
     seen: Set[str] = set()
     i = 0
-    for params in lists:
+    for group, params in zip(optimizer.param_groups, lists):
         members.append([])
-        for p in params:
+        for p, own in zip(params, param_names(group)):
             if called[i] in seen:
                 raise ValueError(f"posneg: names has two parameters {called[i]!r}")
             seen.add(called[i])
-            members[-1].append(_Member(p, i, called[i]))
+            members[-1].append(_Member(p, called[i], own))
             i += 1
     return members
 
@@ -497,7 +498,7 @@ def _called(optimizer: Optimizer, lists: List[List[Tensor]], names: Names) -> Li
     if names is None:
         own = [group.get("param_names") or [] for group in optimizer.param_groups]  # of torch 2.6 and later
         if [len(params) for params in lists] == list(map(len, own)):
-            return [name for group in own for name in group]
+            return [str(name) for group in own for name in group]
         return [str(i) for i in range(sum(map(len, lists)))]
     named: Dict[int, str] = {}
     for name, p in names:

@@ -1,0 +1,113 @@
+"""Which random numbers a parameter draws where steps round stochastically: those of a seed, of a number of its own, and of its elements'.
+
+The number must tell parameters apart, repeat after a restart, and not depend on how they are shared out among optimizers or processes:
+a place in a list will not do. It comes from the parameter's name if the optimizer knows it, or else from its shape and content. Equal
+ones are counted, in the order in which this process meets them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import weakref
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from ._placements import first_element, is_cut
+from ._state import ROUNDING, has_master, state_dtype
+
+_SAMPLE = 256  # elements that the content is told by
+
+Name = Union[str, int, None]  # an int is the number itself
+
+_numbers: Dict[int, Tuple[Any, int]] = {}  # by id, a parameter without a name and its number for as long as it lives
+_met: Dict[int, int] = {}  # how many parameters there were of each look; never fewer, since the collector comes when it likes
+_lock = threading.Lock()
+
+
+def draws(p: Tensor, slots: Sequence[str], group: Dict[str, Any]) -> bool:
+    """Whether steps of a parameter draw random numbers, as those do that store parameters or averages of squares in bfloat16."""
+    if p.dtype == torch.bfloat16 and not has_master(p, group):
+        return True
+    return state_dtype(p, group) == torch.bfloat16 and "exp_avg_sq" in slots
+
+
+def rounding(p: Tensor, state: Dict[str, Any], group: Dict[str, Any], name: Name) -> Tuple[int, int, int]:
+    """The seed, the parameter's number and that of the first element here, which a state without them is given."""
+    if state.get(ROUNDING) is None:
+        state[ROUNDING] = _number(p, name)
+    packed = int(state[ROUNDING])
+    if not 0 <= packed < 2**127:
+        raise ValueError(f"posneg: the state of a parameter has {ROUNDING} {packed}, must be from 0 to 2**127 - 1")
+    return group["seed"] % 2**64, packed % 2**64, (packed >> 64) + first_element(p)
+
+
+def take_names(param_group: Dict[str, Any]) -> None:
+    """Has a group of pairs of names and parameters keep the names apart, as torch does from 2.6 on."""
+    params = param_group.get("params")
+    if isinstance(params, (Tensor, set)) or not hasattr(params, "__iter__"):
+        return
+    members = list(params)
+    param_group["params"] = members
+    if members and all(isinstance(m, tuple) and len(m) == 2 for m in members):
+        param_group["param_names"], param_group["params"] = map(list, zip(*members))
+
+
+def packed(saved: Tuple[int, int, int], seed: int) -> int:
+    """What a state has for a parameter that has drawn by the numbers of a file, so that it goes on with them under another seed."""
+    its_seed, tensor, first = saved
+    # The engine draws by scramble(seed) + tensor: rounding.go.
+    return (tensor + _scramble(its_seed) - _scramble(seed)) % 2**64 + (first << 64)
+
+
+def param_names(group: Dict[str, Any]) -> List[Name]:
+    """The names of a group's parameters, as torch keeps them."""
+    names = group.get("param_names")
+    if names is None:
+        return [None] * len(group["params"])
+    if len(names) != len(group["params"]):
+        raise ValueError(f"posneg: a group has {len(names)} param_names for {len(group['params'])} params")
+    return list(names)
+
+
+def _number(p: Tensor, name: Name) -> int:
+    if isinstance(name, int):
+        return name % 2**64
+    if name is not None:
+        return _digest(name, tuple(p.shape))
+    with _lock:
+        known, number = _numbers.get(id(p), (None, 0))
+        if known is None or known() is not p:
+            look = _digest(_content(p), tuple(p.shape))
+            before = _met.get(look, 0)
+            _met[look], number = before + 1, _digest(look, before)
+            _numbers[id(p)] = weakref.ref(p, lambda _, key=id(p): _numbers.pop(key, None)), number  # type: ignore[misc]
+        return number
+
+
+def _content(p: Tensor) -> Optional[bytes]:
+    """Some elements; of a DTensor none, since those that are here depend on how it is cut."""
+    if is_cut(p):
+        return None
+    count = min(p.numel(), _SAMPLE)
+    places = [i * p.numel() // count for i in range(count)]
+    indices = []
+    for size in reversed(p.shape):
+        indices.append(torch.tensor([i % size for i in places], dtype=torch.int64, device="cpu"))
+        places = [i // size for i in places]
+    sample = p.detach()[tuple(reversed(indices))]
+    return bytes(sample.to(torch.float32).numpy().tobytes())
+
+
+def _digest(*what: Any) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "little")
+
+
+def _scramble(x: int) -> int:
+    """scramble in rounding.go."""
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+    return x ^ x >> 31
