@@ -33,7 +33,7 @@ def start(world, worker=WORKER, **options):
     return [
         subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name(worker)), *arguments],
-            env={**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "RANK": str(rank)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -105,3 +105,10 @@ def test_fsdp2(world):
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         pytest.skip("this torch has no FSDP2")
     run(world, "fsdp_worker.py")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_dtensors(world):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        pytest.skip("this torch has no torch.distributed.tensor")
+    run(world, "dtensor_worker.py")

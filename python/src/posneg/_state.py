@@ -49,7 +49,7 @@ def state_dtype(p: Tensor, group: Dict[str, Any]) -> torch.dtype:
 
 def begun(state: Optional[Dict[str, Any]]) -> bool:
     """Whether there is a state of steps, and not only the number that the parameter will draw by."""
-    return any(name != ROUNDING for name in state or ())
+    return bool(state) and (int(state.get("step", 0)) > 0 or any(name not in ("step", ROUNDING) for name in state))
 
 
 def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any]) -> None:

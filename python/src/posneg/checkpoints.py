@@ -333,7 +333,7 @@ class _Load:
         if self.rounding is not None:
             state[ROUNDING] = self.rounding
         if not self.has_state and not begun(state):
-            return state  # the rest is made at the first gradient
+            return {**state, "step": 0} if state else {}  # the rest is made at the first gradient
         state["step"] = self.step
         dtype = state_dtype(p, self.group)
         if self.has_state:
