@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import posneg
 from posneg import checkpoints
+from posneg._state import begun
 from helpers import RULES, bits, parameters, set_gradients, twins
 
 rules = pytest.mark.parametrize("ours, options", RULES.values(), ids=RULES.keys())
@@ -69,6 +70,7 @@ def everything(params, optimizer):
     kept = []
     for p in params:
         state = optimizer.state.get(p) or {}
+        state = state if begun(state) else {}
         kept.append((bits(p).tolist(), {k: bits(v).tolist() if isinstance(v, torch.Tensor) else v for k, v in state.items() if k != "rounding"}))
     return kept
 
