@@ -1,5 +1,6 @@
 """What changes between steps: options, memory, groups; and steps that are interrupted or refused."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -125,3 +126,21 @@ def test_torch_that_takes_one_tensor(monkeypatch):
     p = torch.nn.Parameter(torch.zeros(3))
     stepped(posneg.SGD, p, lr=1.0)
     assert len(seen) == 1 and seen[0] is p
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (6,), (2, 3, 1)])
+@pytest.mark.parametrize("stepped", [False, True], ids=["first", "later"])
+def test_a_gradient_of_another_shape(shape, stepped):
+    p, q = (torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(2))
+    optimizer = posneg.SGD([q, p], lr=1.0)
+    q.grad = torch.ones(2, 3)
+    if stepped:
+        p.grad = torch.zeros(2, 3)
+        optimizer.step()
+    before = q.tolist()
+    p.data = torch.zeros(shape)
+    p.grad = torch.ones(shape)
+    p.data = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=re.escape(f"{shape} for a parameter of shape (2, 3)")):
+        optimizer.step()
+    assert not p.any() and q.tolist() == before

@@ -90,7 +90,7 @@ class Plan:
         self._simple = not distributed and all(
             e.work.is_contiguous() and not e.param.is_complex() for e in self._entries
         )
-        self._shapes = [e.param.shape for e in self._entries]
+        self._grad_shapes = [e.param.shape for e in self._entries]
         self._dtypes = [e.work.dtype for e in self._entries]
         self._addresses = self._find()
         self._shapes = self._find_shapes()
@@ -184,7 +184,7 @@ class Plan:
             if (
                 self._simple
                 and list(map(_dtype_of, grads)) == self._dtypes
-                and list(map(_shape_of, grads)) == self._shapes
+                and list(map(_shape_of, grads)) == self._grad_shapes
                 and _PLAIN.issuperset(map(type, grads))
                 and all(map(Tensor.is_contiguous, grads))
                 and not any(map(Tensor.is_neg, grads))
