@@ -113,10 +113,15 @@ func (b *build) library(t testing.TB) string {
 // gccFlags make every warning an error, and keep a compiler from fusing products and sums.
 var gccFlags = []string{"-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-g", "-O1", "-ffp-contract=off", "-pthread", "-I."}
 
-// compile compiles a program of testdata against the library and returns the path of the program.
+// compile compiles a program of testdata against the library and returns the path of the program. Flags behind a "--" come behind
+// the library.
 func (b *build) compile(t testing.TB, source string, flags ...string) string {
 	t.Helper()
 	library := b.library(t)
+	var behind []string
+	if i := slices.Index(flags, "--"); i >= 0 {
+		flags, behind = flags[:i], flags[i+1:]
+	}
 	out := filepath.Join(t.TempDir(), "program")
 	args := append(slices.Clone(gccFlags), flags...)
 	args = append(args, filepath.Join("testdata", source), "-o", out, "-x", "none")
@@ -125,6 +130,6 @@ func (b *build) compile(t testing.TB, source string, flags ...string) string {
 	} else {
 		args = append(args, library, "-Wl,-rpath,"+filepath.Dir(library))
 	}
-	run(t, "gcc", args...)
+	run(t, "gcc", append(args, behind...)...)
 	return out
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,7 +14,7 @@ import (
 
 // These programs of testdata check themselves.
 func TestPrograms(t *testing.T) {
-	for _, source := range []string{"errors.c", "threads.c", "fork.c", "rounding.c"} {
+	for _, source := range []string{"errors.c", "threads.c", "fork.c"} {
 		t.Run(source, func(t *testing.T) {
 			t.Parallel()
 			run(t, shared.compile(t, source, "-std=c11"))
@@ -36,7 +37,7 @@ func TestProgramsMemcheck(t *testing.T) {
 // Neither the C half has warnings nor the header, for any C or C++. (cgo's own C has, so that they are no errors in a build.)
 func TestWarnings(t *testing.T) {
 	need(t, "gcc", "g++")
-	run(t, "gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", "pnm.c", "host.c")
+	run(t, "gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", "pnm.c", "host.c", "goruntime.c")
 	for _, flags := range [][]string{
 		{"-x", "c", "-std=c99"}, {"-x", "c", "-std=c2x"}, {"-x", "c++", "-std=c++98", "-Wno-long-long"}, {"-x", "c++", "-std=c++20"},
 	} {
@@ -68,14 +69,36 @@ func TestSymbols(t *testing.T) {
 	}
 }
 
+// All names of the C half begin with pnm: a program with the static library may use any other, but for Go's own.
+func TestStaticSymbols(t *testing.T) {
+	long(t)
+	need(t, "nm")
+	known := regexp.MustCompile(`^(pnm|_cgo|x_cgo|x_crosscall|crosscall|fatalf$)`)
+	for _, line := range strings.Split(run(t, "nm", "-g", "--defined-only", static.library(t)), "\n") {
+		if f := strings.Fields(line); len(f) == 3 && !known.MatchString(f[2]) {
+			t.Errorf("the static library has the symbol %s", f[2])
+		}
+	}
+}
+
 // Loading changes nothing of the process: see testdata/host.c.
 func TestHost(t *testing.T) {
-	for _, what := range []string{"unchanged", "signals-before", "signals-after"} {
+	for _, what := range []string{"unchanged", "stacks", "signals-before", "signals-after", "profile"} {
 		t.Run(what, func(t *testing.T) {
+			if what == "profile" {
+				long(t)
+			}
 			t.Parallel()
 			run(t, hostProgram(t), what, shared.library(t))
 		})
 	}
+	t.Run("bad-pointer", func(t *testing.T) {
+		t.Parallel()
+		out, err := try(hostProgram(t), "bad-pointer", shared.library(t))
+		if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != 42 {
+			t.Errorf("%v, want exit status 42, of the host's handler\n%s", err, out)
+		}
+	})
 	for what, want := range map[string]syscall.Signal{"crash": syscall.SIGSEGV, "pipe": syscall.SIGPIPE} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

@@ -22,6 +22,12 @@ func init() { C.pnm_host_limits() }
 // isa is on C's heap, for ever.
 var isa = C.CString(pnm.ISA())
 
+// abiVersion is for tests, which cannot name C's constants.
+func abiVersion() int { return C.PNM_ABI_VERSION }
+
+//export pnmgo_bind
+func pnmgo_bind() {}
+
 //export pnmgo_isa
 func pnmgo_isa() *C.char { return isa }
 
@@ -92,11 +98,16 @@ func pnmgo_grad_norm(grads *C.pnm_vector, count C.int64_t, workers C.int32_t, no
 
 // listOf is a caller's array of structs.
 func listOf[T any](first *T, count C.int64_t, name string) ([]T, error) {
-	switch most := math.MaxInt / int64(unsafe.Sizeof(*first)); {
+	size, at := unsafe.Sizeof(*first), uintptr(unsafe.Pointer(first))
+	switch most := math.MaxInt / int64(size); {
 	case count < 0 || int64(count) > most:
 		return nil, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("count is %d, must be in [0, %d]", count, most)}
 	case count > 0 && first == nil:
 		return nil, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("%s is null, but count is %d", name, count)}
+	case at+uintptr(count)*size < at:
+		return nil, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("count is %d, which no array at %#x has", count, at)}
+	case at%unsafe.Alignof(*first) != 0 && count > 0:
+		return nil, &failure{C.PNM_ERROR_ALIGNMENT, fmt.Sprintf("%s is at %#x, must be at a multiple of %d", name, at, unsafe.Alignof(*first))}
 	}
 	return unsafe.Slice(first, int(count)), nil
 }

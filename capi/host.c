@@ -8,14 +8,14 @@
 
 static volatile sig_atomic_t forked;
 
-int host_forked(void) { return forked; }
+int pnm_host_forked(void) { return forked; }
 
 static void in_child(void) { forked = 1; }
 
 // Signals that a thread's own instructions raise. They cannot wait.
-static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
+static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
 
-void host_hold_signals(sigset_t *before) {
+static void hold_signals(sigset_t *before) {
 	sigset_t others;
 	sigfillset(&others);
 	for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
@@ -23,45 +23,80 @@ void host_hold_signals(sigset_t *before) {
 	pthread_sigmask(SIG_SETMASK, &others, before);
 }
 
-void host_release_signals(const sigset_t *before) { pthread_sigmask(SIG_SETMASK, before, NULL); }
+static void release_signals(const sigset_t *before) { pthread_sigmask(SIG_SETMASK, before, NULL); }
 
+// How a thread computes, and what Go expects. MODE_BITS leaves out the flags of exceptions that there have been.
 #if defined(__x86_64__)
 
-static const unsigned ieee754 = 0x1f80; // MXCSR: to nearest, all exceptions masked
+enum { IEEE754 = 0x1f80, MODE_BITS = 0xffc0 }; // MXCSR: to nearest, all exceptions masked
 
-uint64_t host_hold_rounding(void) {
-	unsigned before = __builtin_ia32_stmxcsr();
-	__builtin_ia32_ldmxcsr(ieee754);
-	return before;
-}
+static uint64_t arithmetic(void) { return __builtin_ia32_stmxcsr(); }
 
-void host_release_rounding(uint64_t before) { __builtin_ia32_ldmxcsr((unsigned)before); }
+static void set_arithmetic(uint64_t mode) { __builtin_ia32_ldmxcsr((unsigned)mode); }
 
 #elif defined(__aarch64__)
 
-uint64_t host_hold_rounding(void) {
-	uint64_t before;
-	__asm__ volatile("mrs %0, fpcr" : "=r"(before));
-	__asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
-	return before;
+enum { IEEE754 = 0, MODE_BITS = 0x7fffffff }; // FPCR
+
+static uint64_t arithmetic(void) {
+	uint64_t mode;
+	__asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+	return mode;
 }
 
-void host_release_rounding(uint64_t before) { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }
+static void set_arithmetic(uint64_t mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
 
 #else
 
-uint64_t host_hold_rounding(void) { return 0; }
+enum { IEEE754 = 0, MODE_BITS = 0 };
 
-void host_release_rounding(uint64_t before) { (void)before; }
+static uint64_t arithmetic(void) { return 0; }
+
+static void set_arithmetic(uint64_t mode) { (void)mode; }
 
 #endif
 
+static uint64_t hold_arithmetic(void) {
+	uint64_t before = arithmetic();
+	set_arithmetic(IEEE754);
+	return before;
+}
+
+// The first call of a thread makes it one of Go's, until it ends: it then has a small alternate stack for signals, which the
+// handlers of the host would run on, and unblocks some signals, or does where pnm_go_hold_signals has found nothing.
+static pthread_key_t bound_key;
+static int have_bound_key;
+
+static void bind_thread(void) {
+	stack_t before;
+	int known = sigaltstack(NULL, &before);
+	pnmgo_bind();
+	if (known == 0 && (before.ss_flags & SS_DISABLE) != 0) // else Go has left it alone
+		sigaltstack(&before, NULL);
+	hold_signals(NULL);
+	if (have_bound_key)
+		pthread_setspecific(bound_key, &bound_key);
+}
+
+void pnm_host_enter(pnm_guest *g) {
+	hold_signals(&g->signals);
+	g->arithmetic = hold_arithmetic();
+	if (!have_bound_key || pthread_getspecific(bound_key) == NULL)
+		bind_thread();
+}
+
+void pnm_host_leave(const pnm_guest *g) {
+	set_arithmetic(g->arithmetic);
+	release_signals(&g->signals);
+}
+
 // Go's start, which is a constructor too, installs handlers for signals such as SIGSEGV and SIGPIPE, so that a crash in the host
 // would end in a Go traceback, and a broken pipe in nothing at all. The engine needs none of them. So one constructor runs in
-// front of Go's and another one behind it: between them, what Go starts inherits a mask without the host's signals, and
-// behind them the host's handlers are as they were.
+// front of Go's and another one behind it: between them, what Go starts inherits a mask without the host's signals and IEEE 754's
+// arithmetic, and behind them the host's handlers are as they were.
 static struct {
 	sigset_t mask;
+	uint64_t arithmetic;
 	struct sigaction actions[NSIG];
 	int known[NSIG];
 	struct rlimit files;
@@ -69,10 +104,13 @@ static struct {
 
 static void __attribute__((constructor(101))) before_go(void) {
 	pthread_atfork(NULL, NULL, in_child);
+	have_bound_key = pthread_key_create(&bound_key, NULL) == 0;
 	for (int s = 1; s < NSIG; s++)
 		host.known[s] = sigaction(s, NULL, &host.actions[s]) == 0;
 	getrlimit(RLIMIT_NOFILE, &host.files);
-	host_hold_signals(&host.mask);
+	hold_signals(&host.mask);
+	host.arithmetic = hold_arithmetic();
+	pnm_go_hold_signals();
 }
 
 static void __attribute__((constructor)) after_go(void) {
@@ -82,7 +120,10 @@ static void __attribute__((constructor)) after_go(void) {
 		if (host.known[s] && sigaction(s, NULL, &is) == 0 && (is.sa_handler != was->sa_handler || is.sa_flags != was->sa_flags))
 			sigaction(s, was, NULL);
 	}
-	host_release_signals(&host.mask);
+	// Of a program with the static library, other constructors may have run in between, such as that of gcc's -Ofast.
+	if ((arithmetic() & MODE_BITS) == IEEE754)
+		set_arithmetic(host.arithmetic);
+	release_signals(&host.mask);
 }
 
 void pnm_host_limits(void) {

@@ -1,4 +1,4 @@
-// The process that the library is a guest in: its signals, limits, forks, and how its threads round.
+// The process that the library is a guest in: its signals, limits and forks, and how its threads compute.
 #ifndef PNM_HOST_H
 #define PNM_HOST_H
 
@@ -6,17 +6,25 @@
 #include <signal.h>
 #include <stdint.h>
 
-// host_forked reports whether this process is a forked child of the one that loaded the library.
-int host_forked(void);
+// pnm_host_forked reports whether this process is a forked child of the one that loaded the library.
+int pnm_host_forked(void);
 
-// host_hold_signals keeps the host's signal handlers off the calling thread while it is in Go, whose stacks are too small for
-// them. What is sent meanwhile goes to another thread, or waits for host_release_signals.
-void host_hold_signals(sigset_t *before);
-void host_release_signals(const sigset_t *before);
+// What a thread has that calls, and gets back when it leaves.
+typedef struct {
+	sigset_t signals;
+	uint64_t arithmetic;
+} pnm_guest;
 
-// host_hold_rounding gives the calling thread the arithmetic of IEEE 754, which is Go's: no flush of denormals to zero, as
-// PyTorch's set_flush_denormal has, no other rounding, no traps. host_release_rounding gives it back what it had.
-uint64_t host_hold_rounding(void);
-void host_release_rounding(uint64_t before);
+// pnm_host_enter readies the calling thread for Go, and pnm_host_leave gives back what it had:
+//
+// - No handler of the host runs on it, for Go's stacks are too small for them. What is sent meanwhile goes to another thread, or
+//   waits.
+// - It computes as IEEE 754 does: no flush of denormals to zero, as PyTorch's set_flush_denormal has, no other rounding, no traps.
+void pnm_host_enter(pnm_guest *g);
+void pnm_host_leave(const pnm_guest *g);
+
+// pnm_go_hold_signals has the threads of Go leave blocked what they find blocked, but for signals that their own instructions
+// raise. It must run before Go starts.
+void pnm_go_hold_signals(void);
 
 #endif

@@ -90,6 +90,11 @@ func (in *input) add(u *C.pnm_update) (err error) {
 		return outside("update", "first", float64(u.first), "≥ 0")
 	}
 	to.Rounding.First = uint64(u.first)
+	for _, r := range u.reserved {
+		if r != 0 {
+			return outside("update", "reserved", float64(r), "0")
+		}
+	}
 	in.updates = append(in.updates, to)
 	return nil
 }
@@ -127,6 +132,7 @@ func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
 		return pnm.Vector{}, outside(name, "reserved", float64(v.reserved), "0")
 	}
 	size := [...]uintptr{C.PNM_FLOAT32: 4, C.PNM_FLOAT64: 8, C.PNM_BF16: 2, C.PNM_F16: 2}[v.dtype]
+	align := min(size, unsafe.Alignof(float64(0)))
 	if most := math.MaxInt / int64(size); v.length < 0 || int64(v.length) > most {
 		return pnm.Vector{}, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, must be in [0, %d]", name, v.length, most)}
 	}
@@ -135,6 +141,9 @@ func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
 	}
 	if v.data == nil && v.length > 0 {
 		return pnm.Vector{}, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("%s is null, but its length is %d", name, v.length)}
+	}
+	if uintptr(v.data)%align != 0 && v.length > 0 {
+		return pnm.Vector{}, &failure{C.PNM_ERROR_ALIGNMENT, fmt.Sprintf("%s is at %#x, must be at a multiple of %d", name, uintptr(v.data), align)}
 	}
 	n := int(v.length)
 	switch v.dtype {
@@ -160,8 +169,10 @@ func optionsOf(c *C.pnm_options) (o pnm.Options, err error) {
 	if o.ZeroGrads, err = boolOf(c.zero_grads, "Options", "zero_grads"); err != nil {
 		return o, err
 	}
-	if c.reserved != 0 {
-		return o, outside("Options", "reserved", float64(c.reserved), "0")
+	for _, r := range c.reserved {
+		if r != 0 {
+			return o, outside("Options", "reserved", float64(r), "0")
+		}
 	}
 	o.Pool, err = pools.of(int(c.workers))
 	return o, err

@@ -50,35 +50,23 @@ const char *pnm_last_error(void) {
 	return message == NULL ? "" : message;
 }
 
-// What a thread has that calls, and gets back when it leaves.
-typedef struct {
-	sigset_t signals;
-	uint64_t rounding;
-} guest;
-
 // enter reports whether the calling thread may go on into Go. If so, leave must follow.
-static int enter(guest *g) {
-	if (host_forked()) {
+static int enter(pnm_guest *g) {
+	if (pnm_host_forked()) {
 		static const char text[] = "pnm: this process was forked from the one that loaded the library, which works only there";
 		pnm_set_message(text, sizeof text - 1);
 		return 0;
 	}
-	host_hold_signals(&g->signals);
-	g->rounding = host_hold_rounding();
+	pnm_host_enter(g);
 	return 1;
 }
 
-static void leave(const guest *g) {
-	host_release_rounding(g->rounding);
-	host_release_signals(&g->signals);
-}
-
 pnm_status pnm_update_all(const pnm_options *options, const pnm_update *updates, int64_t count, pnm_report *report) {
-	guest g;
+	pnm_guest g;
 	if (!enter(&g))
 		return PNM_ERROR_FORKED;
 	pnm_status status = pnmgo_update_all(options, updates, count, report);
-	leave(&g);
+	pnm_host_leave(&g);
 	return status;
 }
 
@@ -87,42 +75,42 @@ pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, 
 }
 
 pnm_status pnm_grad_norm(const pnm_vector *grads, int64_t count, int32_t workers, double *norm) {
-	guest g;
+	pnm_guest g;
 	if (!enter(&g))
 		return PNM_ERROR_FORKED;
 	pnm_status status = pnmgo_grad_norm(grads, count, workers, norm);
-	leave(&g);
+	pnm_host_leave(&g);
 	return status;
 }
 
 pnm_status pnm_set_workers(int workers) {
-	guest g;
+	pnm_guest g;
 	if (!enter(&g))
 		return PNM_ERROR_FORKED;
 	pnm_status status = pnmgo_set_workers(workers);
-	leave(&g);
+	pnm_host_leave(&g);
 	return status;
 }
 
 int pnm_workers(void) {
-	guest g;
+	pnm_guest g;
 	if (!enter(&g))
 		return 0;
 	int workers = pnmgo_workers();
-	leave(&g);
+	pnm_host_leave(&g);
 	return workers;
 }
 
 const char *pnm_isa(void) {
 	static _Atomic(const char *) known; // it does not change, and a forked child may ask, too
 	const char *isa = atomic_load(&known);
-	guest g;
+	pnm_guest g;
 	if (isa != NULL)
 		return isa;
 	if (!enter(&g))
 		return "";
 	isa = pnmgo_isa();
-	leave(&g);
+	pnm_host_leave(&g);
 	atomic_store(&known, isa);
 	return isa;
 }

@@ -9,8 +9,8 @@
  * - Calls may be made from any thread, also at the same time, on different memory.
  * - The library does not survive fork(): in a child every call that does work returns PNM_ERROR_FORKED at once, and the child is
  *   otherwise unharmed. exec, or a new process, is the way to use it there.
- * - Fields called reserved must be 0. Enumerators never change; structs do only with PNM_ABI_VERSION, at their end, and what a caller
- *   leaves zero means what it meant before.
+ * - Fields called reserved must be 0, and are there to become others: what a caller leaves zero means what it meant before.
+ *   Enumerators never change; sizes of structs do only with PNM_ABI_VERSION, which is the number in the library's soname, too.
  */
 #ifndef PNM_H
 #define PNM_H
@@ -49,7 +49,8 @@ typedef enum {
 	PNM_ERROR_NULL = 6,           /* a null pointer where there is a length, or where a struct must be */
 	PNM_ERROR_ISA = 7,            /* PNM_ISA names what this machine does not have */
 	PNM_ERROR_FORKED = 8,         /* the process is a child of the one that loaded the library */
-	PNM_ERROR_INTERNAL = 9        /* a bug in the library; please report it */
+	PNM_ERROR_INTERNAL = 9,       /* a bug in the library; please report it */
+	PNM_ERROR_ALIGNMENT = 10      /* an address that is not a multiple of its element's size */
 } pnm_status;
 
 /* From 1 to 4096, also more than there are CPUs, which is of no use; 0 is the default again. */
@@ -79,6 +80,7 @@ typedef struct {
 	int32_t kind; /* a pnm_rule_kind */
 	int32_t decoupled, amsgrad, maximize, nesterov, exact_bias; /* 0 or 1 */
 	double lr, beta1, beta2, beta0, eps, weight_decay, momentum, dampening;
+	int64_t reserved[4];
 } pnm_rule;
 
 pnm_rule pnm_rule_pnm(double lr);
@@ -87,7 +89,7 @@ pnm_rule pnm_rule_sgd(double lr);
 pnm_rule pnm_rule_adam(void);
 pnm_rule pnm_rule_adamw(void);
 
-/* A contiguous array. data may be null if length is 0. */
+/* A contiguous array, aligned as its type is. data may be null if length is 0. */
 typedef struct {
 	void *data;
 	int64_t length; /* elements */
@@ -107,6 +109,7 @@ typedef struct {
 	pnm_vector copy; /* of updated float32 params in bf16 or f16; all zero for none */
 	uint64_t seed, tensor; /* of stochastic rounding: the run's seed, and what tells its tensors apart */
 	int64_t first;         /* the number of the first element within the whole tensor, for who owns a part of it */
+	int64_t reserved[4];
 } pnm_update;
 
 /* The chores around a step, in the same pass. All zero: none of them. */
@@ -117,14 +120,14 @@ typedef struct {
 	int32_t skip_non_finite; /* leave everything as it is if a gradient is NaN or infinite, and report it */
 	int32_t zero_grads;      /* set the gradients to zero after the step */
 	int32_t workers;         /* at most so many, up to 4096; 0: pnm_workers() */
-	int32_t reserved;
+	int32_t reserved[5];
 } pnm_options;
 
 typedef struct {
 	double grad_norm;  /* of all gradients, loss scale divided out; 0 unless clip_norm or skip_non_finite asked for it */
 	int64_t overflows; /* finite params that became infinite in an f16 copy */
 	int32_t skipped;   /* by skip_non_finite */
-	int32_t reserved;
+	int32_t reserved[5]; /* set to 0 */
 } pnm_report;
 
 /* A step of a list of tensors: one fork and join of the workers, one norm. options and report may be null. */

@@ -49,7 +49,10 @@ func (c *ruleCache) get(r *C.pnm_rule) (pnm.Rule, error) {
 // nameConstructor has an error name what fills a rule's defaults as C calls it: pnm_rule_adapnm() for NewAdaPNM.
 func nameConstructor(err error) error {
 	if e, ok := errors.AsType[*pnm.HyperparameterError](err); ok {
-		e.Legal = strings.Replace(e.Legal, "New"+e.Rule, "pnm_rule_"+strings.ToLower(e.Rule)+"()", 1)
+		if text, ok := strings.CutPrefix(e.Legal, "set: New"); ok {
+			name, rest, _ := strings.Cut(text, " ")
+			e.Legal = fmt.Sprintf("set: pnm_rule_%s() %s", strings.ToLower(name), rest)
+		}
 	}
 	return err
 }
@@ -120,6 +123,11 @@ func (f *fields) check() error {
 		}
 		if left.value != 0 {
 			return outside(f.name, left.field, left.value, "0: the rule does not have it")
+		}
+	}
+	for _, left := range r.reserved {
+		if left != 0 {
+			return outside(f.name, "reserved", float64(left), "0")
 		}
 	}
 	for _, left := range []struct {

@@ -66,7 +66,10 @@ static void rules(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "AdaPNM.dampening is 1", rule = pnm_rule_adapnm(); rule.dampening = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Adam.beta0 is 1", rule = pnm_rule_adam(); rule.beta0 = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Adam.nesterov is 1", rule = pnm_rule_adam(); rule.nesterov = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.reserved is 5, must be 0", rule.reserved[3] = 5);
 }
+
+static void *odd(void *p, int by) { return (char *)p + by; }
 
 static void vectors(void) {
 	REFUSED(PNM_ERROR_NULL, "tensor 0: params is null, but its length is 8", free(u[0].params.data); u[0].params.data = NULL);
@@ -90,6 +93,13 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_DTYPE, "the format of momentum_buffer is f16, must be float32 or bf16", u[1].state[0].dtype = PNM_F16);
 	REFUSED(PNM_ERROR_DTYPE, "the format of grads is float64", u[1].grads.dtype = PNM_FLOAT64);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "update.reserved is -1, must be 0", u[1].reserved[3] = -1);
+	REFUSED(PNM_ERROR_ALIGNMENT, "tensor 1: grads is at 0x", u[1].grads.length = 1; u[1].grads.data = odd(u[1].grads.data, 1));
+	u[1].grads.data = odd(u[1].grads.data, -1);
+	REFUSED(PNM_ERROR_ALIGNMENT, "state[1] is at 0x", rule = pnm_rule_adam(); u[0].state[1] = vector(odd(u[1].params.data, 2), 1, PNM_FLOAT32));
+	u[0].state[1].data = NULL;
+	REFUSED(PNM_ERROR_ALIGNMENT, "tensor 0: copy is at", u[0].copy = vector(odd(u[1].params.data, 3), 1, PNM_F16));
+	u[0].copy.data = NULL;
 	REFUSED(PNM_ERROR_STEP, "tensor 1: step is 0, must be", u[1].step = 0);
 	REFUSED(PNM_ERROR_STEP, "step is -9223372036854775808", u[1].step = INT64_MIN);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "update.first is -1", u[1].first = -1);
@@ -102,10 +112,12 @@ static void calls(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.zero_grads is -1, must be 0 or 1", options.zero_grads = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is -1, must be in [0, 4096]", options.workers = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is 4097", options.workers = 4097);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved[4] = 1);
 	reset();
 	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is -1", u, -1);
 	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is 9223372036854775807", u, INT64_MAX);
+	refused_all(__LINE__, PNM_ERROR_LENGTH, "which no array at 0x", (const pnm_update *)~(uintptr_t)4095, 100);
+	refused_all(__LINE__, PNM_ERROR_ALIGNMENT, "updates is at 0x", odd(u, 4), 1);
 	refused_all(__LINE__, PNM_ERROR_NULL, "updates is null, but count is 2", NULL, 2);
 	CHECK(pnm_update_one(NULL, NULL, NULL) == PNM_ERROR_NULL, "%s", pnm_last_error());
 

@@ -1,6 +1,6 @@
 /* What loading the library does to its host: nothing. Arguments: what to do, and the library's path. */
 #include "check.h"
-#include <dirent.h>
+#include "masks.h"
 #include <dlfcn.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -42,6 +42,7 @@ static double cpu(void) {
 }
 
 static pnm_rule rule;
+static int slots = 1; /* of its state */
 
 /* A step that all workers share. */
 static void step(pnm_update *u) {
@@ -112,7 +113,7 @@ static void *interrupt(void *arg) {
 }
 
 static uint64_t train(int steps) {
-	pnm_update u = tensor(&rule, 1 << 20, 1);
+	pnm_update u = tensor(&rule, 1 << 20, slots);
 	for (int i = 0; i < u.grads.length; i++)
 		((float *)u.grads.data)[i] = (float)(i % 11 - 5);
 	for (int i = 0; i < steps; i++)
@@ -145,29 +146,6 @@ static void signals(const char *path, int before) {
 	CHECK(alarms > 3 && interrupts > 3, "%d alarms, %d interrupts", (int)alarms, (int)interrupts);
 	fault();
 	CHECK(train(100) == quiet, "signals have changed something");
-}
-
-/* The threads of Go do not take the host's signals: SIGINT is bit 1 and SIGALRM bit 13 of the mask. */
-static void check_threads(void) {
-	DIR *tasks = opendir("/proc/self/task");
-	int threads = 0;
-	for (struct dirent *d; (d = readdir(tasks)) != NULL;) {
-		char path[300], line[256];
-		unsigned long long blocked = 0;
-		if (d->d_name[0] == '.' || atoi(d->d_name) == (int)getpid())
-			continue;
-		snprintf(path, sizeof path, "/proc/self/task/%s/status", d->d_name);
-		FILE *f = fopen(path, "r");
-		if (f == NULL)
-			continue; /* it has ended */
-		while (fgets(line, sizeof line, f) != NULL)
-			sscanf(line, "SigBlk: %llx", &blocked);
-		fclose(f);
-		threads++;
-		CHECK((blocked & 0x2002) == 0x2002, "thread %s blocks only %llx", d->d_name, blocked);
-	}
-	closedir(tasks);
-	CHECK(threads > 0, "Go has no threads?");
 }
 
 /* The kernel's own flag, which the C library sets where a handler has ever been. */
@@ -204,7 +182,173 @@ static void unchanged(const char *path) {
 	getrlimit(RLIMIT_NOFILE, &files_after);
 	CHECK(files_before.rlim_cur == files_after.rlim_cur && files_before.rlim_max == files_after.rlim_max, "files: %lu to %lu",
 		(unsigned long)files_before.rlim_cur, (unsigned long)files_after.rlim_cur);
-	check_threads();
+	check_masks();
+}
+
+/* A profiler's signals, and others that Go would have its threads take, for handlers without a stack of their own. They run on
+ * threads of the host alone, on their own stacks, and also while a thread makes its first call. */
+static __thread const char *stack_low, *stack_high; /* NULL in threads of Go */
+static volatile sig_atomic_t profiled, strays;
+
+/* A thread is started with signals blocked, until it knows its stack. */
+static pthread_t start(void *(*run)(void *), void *arg) {
+	sigset_t all, before;
+	pthread_t thread;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pthread_create(&thread, NULL, run, arg);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return thread;
+}
+
+static void know_stack(void) {
+	pthread_attr_t a;
+	sigset_t none;
+	void *low;
+	size_t size;
+	pthread_getattr_np(pthread_self(), &a);
+	pthread_attr_getstack(&a, &low, &size);
+	pthread_attr_destroy(&a);
+	stack_low = low;
+	stack_high = stack_low + size;
+	sigemptyset(&none);
+	pthread_sigmask(SIG_SETMASK, &none, NULL);
+}
+
+static void on_profile(int s) {
+	volatile char locals[16 << 10];
+	const char *here = (const char *)(uintptr_t)locals;
+	(void)s;
+	if (here < stack_low || here >= stack_high)
+		strays++;
+	for (size_t i = 0; i < sizeof locals; i++)
+		locals[i] = (char)i;
+	profiled++;
+}
+
+static int shower[] = {SIGCHLD, SIGURG, SIGUSR2, 0 /* SIGRTMIN */};
+
+static void *rain(void *arg) { /* with its own signals blocked */
+	for (size_t i = 0; !stop; i++) {
+		kill(getpid(), shower[i % (sizeof shower / sizeof shower[0])]);
+		usleep(500);
+	}
+	return arg;
+}
+
+enum { STEPS = 750 };
+
+static void *train_beside(void *arg) {
+	know_stack();
+	*(uint64_t *)arg = train(STEPS);
+	return NULL;
+}
+
+static void *first_call(void *arg) {
+	(void)arg;
+	know_stack();
+	CHECK(workers() > 0, "no workers");
+	return NULL;
+}
+
+static void profile(const char *path) {
+	know_stack();
+	shower[3] = SIGRTMIN;
+	handle(SIGPROF, on_profile);
+	for (size_t i = 0; i < sizeof shower / sizeof shower[0]; i++)
+		handle(shower[i], on_profile);
+	struct itimerval often = {{0, 2000}, {0, 2000}}, never;
+	memset(&never, 0, sizeof never);
+	setitimer(ITIMER_PROF, &often, NULL); /* 500 Hz */
+	pthread_t rainy = start(rain, NULL);
+	load(path);
+	uint64_t other = 0;
+	pthread_t beside = start(train_beside, &other);
+	uint64_t here = train(STEPS);
+	for (int i = 0; i < 200; i++)
+		pthread_join(start(first_call, NULL), NULL);
+	pthread_join(beside, NULL);
+	setitimer(ITIMER_PROF, &never, NULL);
+	stop = 1;
+	pthread_join(rainy, NULL);
+	CHECK(here == other && here == train(STEPS), "signals have changed the bits");
+	CHECK(profiled > 1000, "%d signals", (int)profiled);
+	CHECK(strays == 0, "%d of %d signals on other stacks", (int)strays, (int)profiled);
+	check_masks();
+}
+
+/* A thread keeps its stack for signals: one that it has, and none if it has none. */
+static volatile sig_atomic_t big;
+
+static void on_big(int s) {
+	volatile char locals[600 << 10];
+	(void)s;
+	for (size_t i = 0; i < sizeof locals; i += 1024)
+		locals[i] = 1;
+	big++;
+}
+
+static void same_stack(const stack_t *want) {
+	stack_t is;
+	sigaltstack(NULL, &is);
+	CHECK(is.ss_flags == want->ss_flags && is.ss_sp == want->ss_sp && is.ss_size == want->ss_size, "the stack for signals was %p and is %p",
+		want->ss_sp, is.ss_sp);
+	raise(SIGUSR1);
+}
+
+static void *own_stack(void *arg) {
+	stack_t own;
+	memset(&own, 0, sizeof own);
+	own.ss_size = 1 << 20;
+	own.ss_sp = malloc(own.ss_size);
+	sigaltstack(&own, NULL);
+	for (int i = 0; i < 3; i++) {
+		same_stack(&own);
+		train(1);
+	}
+	own.ss_flags = SS_DISABLE;
+	sigaltstack(&own, NULL);
+	free(own.ss_sp);
+	return arg;
+}
+
+static void stacks(const char *path) {
+	struct sigaction a;
+	stack_t none;
+	memset(&a, 0, sizeof a);
+	a.sa_handler = on_big;
+	a.sa_flags = SA_ONSTACK;
+	sigaction(SIGUSR1, &a, NULL);
+	sigaltstack(NULL, &none);
+	load(path);
+	for (int i = 0; i < 3; i++) {
+		same_stack(&none);
+		train(1);
+	}
+	pthread_t thread;
+	pthread_create(&thread, NULL, own_stack, NULL);
+	pthread_join(thread, NULL);
+	CHECK(big == 6, "%d signals", (int)big);
+}
+
+/* A bad pointer, of which workers read the most. The host's handler reports it. */
+static void on_crash(int s) {
+	(void)s;
+	_exit(42);
+}
+
+static void bad_pointer(const char *path) {
+	struct sigaction a;
+	memset(&a, 0, sizeof a);
+	a.sa_handler = on_crash;
+	a.sa_flags = SA_ONSTACK;
+	sigaction(SIGSEGV, &a, NULL);
+	load(path);
+	train(3);
+	pnm_update u = tensor(&rule, 1 << 22, 1);
+	u.grads.data = (void *)4096;
+	update_one(NULL, &u, NULL);
+	CHECK(0, "a bad pointer goes unnoticed");
 }
 
 static void idle(const char *path) {
@@ -229,8 +373,16 @@ int main(int argc, char **argv) {
 		signals(path, 0);
 	else if (strcmp(what, "unchanged") == 0)
 		unchanged(path);
+	else if (strcmp(what, "profile") == 0) {
+		rule = (pnm_rule){.kind = PNM_RULE_ADAPNM, .decoupled = 1, .amsgrad = 1, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .beta0 = 1, .eps = 1e-8};
+		slots = 4;
+		profile(path);
+	} else if (strcmp(what, "stacks") == 0)
+		stacks(path);
 	else if (strcmp(what, "idle") == 0)
 		idle(path);
+	else if (strcmp(what, "bad-pointer") == 0)
+		bad_pointer(path);
 	else if (strcmp(what, "crash") == 0) {
 		load(path);
 		train(3);

@@ -28,6 +28,7 @@ UPDATE = np.dtype(
         ("seed", np.uint64),
         ("tensor", np.uint64),
         ("first", np.int64),
+        ("reserved", np.int64, (4,)),
     ],
     align=True,
 )
@@ -39,7 +40,8 @@ RULE = np.dtype(
     + [
         (name, np.float64)
         for name in ("lr", "beta1", "beta2", "beta0", "eps", "weight_decay", "momentum", "dampening")
-    ],
+    ]
+    + [("reserved", np.int64, (4,))],
     align=True,
 )
 
@@ -52,7 +54,7 @@ class _Options(ctypes.Structure):
         ("skip_non_finite", ctypes.c_int32),
         ("zero_grads", ctypes.c_int32),
         ("workers", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        ("reserved", ctypes.c_int32 * 5),
     ]
 
 

@@ -294,7 +294,7 @@ def _rule(
     """The fields of pnm_rule, in their order."""
     return (
         kind, decoupled, amsgrad, group["maximize"], nesterov, exact_bias,
-        float(group["lr"]), beta1, beta2, beta0, eps, group["weight_decay"], momentum, dampening,
+        float(group["lr"]), beta1, beta2, beta0, eps, group["weight_decay"], momentum, dampening, (0, 0, 0, 0),
     )
 
 
