@@ -116,8 +116,10 @@ func (o *optimizer) SaveTo(w io.Writer, s SaveOptions) error {
 
 // saveBy checks what is to be saved, and has write save it.
 func (o *optimizer) saveBy(path string, s *SaveOptions, write func(save func(io.Writer) error) error) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.beginReading(); err != nil {
+		return err
+	}
+	defer o.calls.endReading()
 	if o.closed {
 		return ErrClosed
 	}
@@ -205,8 +207,10 @@ func (o *optimizer) LoadFrom(r io.ReaderAt, size int64, l LoadOptions) (Checkpoi
 }
 
 func (o *optimizer) loadBy(path string, l *LoadOptions, read func(use func(io.ReaderAt, int64) error) error) (CheckpointInfo, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return CheckpointInfo{}, err
+	}
+	defer o.calls.end()
 	if o.closed {
 		return CheckpointInfo{}, ErrClosed
 	}

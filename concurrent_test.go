@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -130,7 +131,8 @@ func newMixedCallee(t *testing.T, c Config, dir, other string) *callee {
 	return s
 }
 
-// Any two calls at the same time leave what one after the other does, in one of the two orders.
+// Any two calls at the same time leave what one after the other does, in one of the two orders, or what one alone does, if the other
+// was told that the optimizer is busy.
 func TestCallsAtTheSameTime(t *testing.T) {
 	sharing(t)
 	c := Config{Pool: newTestPool(t, PoolConfig{Workers: 2})}
@@ -154,19 +156,134 @@ func TestCallsAtTheSameTime(t *testing.T) {
 				second := fresh()
 				x = second.calls[b]()
 				orders[1] = second.outcome(t, second.calls[a](), x)
-				atOnce := fresh()
+				atOnce, alone := fresh(), fresh()
 				var returned [2][]any
 				var wg sync.WaitGroup
 				for i, m := range []string{a, b} {
 					wg.Go(func() { returned[i] = atOnce.calls[m]() })
 				}
 				wg.Wait()
-				if got := atOnce.outcome(t, returned[:]...); !slices.Contains(orders[:], got) {
+				refused := [...]bool{isBusy(returned[0]), isBusy(returned[1])}
+				got := atOnce.outcome(t, returned[:]...)
+				switch {
+				case refused[0]:
+					if want := alone.outcome(t, returned[0], alone.calls[b]()); got != want {
+						t.Errorf("%T: %s, with %s refused, leaves\n%.2000s\nand alone\n%.2000s", atOnce.opt, b, a, got, want)
+					}
+				case refused[1]:
+					if want := alone.outcome(t, alone.calls[a](), returned[1]); got != want {
+						t.Errorf("%T: %s, with %s refused, leaves\n%.2000s\nand alone\n%.2000s", atOnce.opt, a, b, got, want)
+					}
+				case !slices.Contains(orders[:], got):
 					t.Errorf("%T: %s and %s at the same time leave\n%.2000s\nand one after the other\n%.2000s\nor\n%.2000s",
 						atOnce.opt, a, b, got, orders[0], orders[1])
 				}
 			}
 		}
+	}
+}
+
+// isBusy reports whether a call was refused.
+func isBusy(returned []any) bool {
+	for _, v := range returned {
+		if err, ok := v.(error); ok && errors.Is(err, ErrBusy) {
+			return true
+		}
+	}
+	return false
+}
+
+// Within a call of the optimizer, by its caller's writer or reader, every other one is refused, but for those that read beside a Save.
+func TestBusy(t *testing.T) {
+	p, g := make([]float32, 8), make([]float32, 8)
+	o, err := NewOptimizer(Group[float32]{NewPNM(1), [][]float32{p}})
+	wantNoError(t, err)
+	defer o.Close()
+	changes := map[string]func() error{
+		"Step":      func() error { return o.Step([][]float32{g}) },
+		"StepPart":  func() error { return o.StepPart(Options{}, Part[float32]{0, 1, 0, g}) },
+		"SetState":  func() error { return o.SetState(make([]TensorState[float32], 1)) },
+		"SetParams": func() error { return o.SetParams([][]float32{g}) },
+		"SetRule":   func() error { return o.SetRule(0, NewPNM(2)) },
+		"SetLR":     func() error { return o.SetLR(2) },
+		"AddGroup":  func() error { return o.AddGroup(Group[float32]{NewSGD(1), [][]float32{g}}) },
+		"LoadFrom":  func() error { _, err := o.LoadFrom(nil, 0, LoadOptions{}); return err },
+	}
+	reads := map[string]func() error{
+		"State":  func() error { _, err := o.State(); return err },
+		"SaveTo": func() error { return o.SaveTo(io.Discard, SaveOptions{}) },
+	}
+	var file bytes.Buffer
+	calls := 0
+	wantNoError(t, o.SaveTo(writerFunc(func(b []byte) (int, error) {
+		calls++
+		for name, call := range changes {
+			if err := call(); !errors.Is(err, ErrBusy) {
+				t.Errorf("%s during SaveTo: %v", name, err)
+			}
+		}
+		for name, call := range reads {
+			if err := call(); err != nil {
+				t.Errorf("%s during SaveTo: %v", name, err)
+			}
+		}
+		if o.Steps(0) != 0 || o.Tensors() != 1 || o.Groups() != 1 || o.Rule(0) != Rule(NewPNM(1)) {
+			t.Error("what is told during SaveTo is wrong")
+		}
+		return file.Write(b)
+	}), SaveOptions{}))
+	_, err = o.LoadFrom(readerFunc(func(b []byte, at int64) (int, error) {
+		calls++
+		for name, call := range changes {
+			if err := call(); !errors.Is(err, ErrBusy) {
+				t.Errorf("%s during LoadFrom: %v", name, err)
+			}
+		}
+		for name, call := range reads {
+			if err := call(); !errors.Is(err, ErrBusy) {
+				t.Errorf("%s during LoadFrom: %v", name, err)
+			}
+		}
+		return bytes.NewReader(file.Bytes()).ReadAt(b, at)
+	}), int64(file.Len()), LoadOptions{})
+	wantNoError(t, err)
+	if calls < 2 {
+		t.Errorf("%d calls of writer and reader", calls)
+	}
+	wantNoError(t, o.Step([][]float32{g}))
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+type readerFunc func([]byte, int64) (int, error)
+
+func (f readerFunc) ReadAt(b []byte, at int64) (int, error) { return f(b, at) }
+
+// Two goroutines that step one optimizer lose no step without being told.
+func TestStepsAtTheSameTime(t *testing.T) {
+	p, g := make([]float32, 1<<16), make([]float32, 1<<16)
+	o, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{p}})
+	wantNoError(t, err)
+	defer o.Close()
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for range 50 {
+				switch err := o.Step([][]float32{g}); {
+				case err == nil:
+					done.Add(1)
+				case !errors.Is(err, ErrBusy):
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if int64(o.Steps(0)) != done.Load() {
+		t.Errorf("%d steps were done, %d counted", done.Load(), o.Steps(0))
 	}
 }
 
@@ -207,8 +324,8 @@ func TestCloseDuringSteps(t *testing.T) {
 		running := make(chan struct{}, 2)
 		for range 2 {
 			wg.Go(func() {
-				for err := error(nil); err == nil; {
-					if err = o.Step([][]float32{g}); err != nil && !errors.Is(err, ErrClosed) {
+				for err := error(nil); err == nil || errors.Is(err, ErrBusy); {
+					if err = o.Step([][]float32{g}); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrBusy) {
 						t.Error(err)
 					}
 					select {

@@ -94,6 +94,9 @@ func (e *RangeError) Error() string {
 	return fmt.Sprintf("pnm: %sstep %d: elements [%d, %d) %s", of(e.Tensor), e.Step, e.Lo, e.Hi, e.Problem)
 }
 
+// ErrBusy is what a call on an optimizer returns, having done nothing, if another goroutine's call is running: see [Optimizer].
+var ErrBusy = errors.New("pnm: the optimizer is busy with a call of another goroutine: let one goroutine at a time call it")
+
 // ErrClosed is what calls on a closed optimizer return.
 var ErrClosed = errors.New("pnm: the optimizer has been closed")
 

@@ -45,8 +45,8 @@ type MixedOptimizer struct{ optimizer }
 // Close is [Optimizer.Close].
 func (o *MixedOptimizer) Close() {
 	if o != nil {
-		o.mu.Lock()
-		defer o.mu.Unlock()
+		o.calls.Lock()
+		defer o.calls.Unlock()
 		o.close()
 	}
 }
@@ -110,8 +110,10 @@ func (o *MixedOptimizer) Step(grads []Vector) error {
 
 // StepWith is [Optimizer.StepWith].
 func (o *MixedOptimizer) StepWith(opts Options, grads []Vector) (Report, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return Report{}, err
+	}
+	defer o.calls.end()
 	return o.stepWith(&opts, grads)
 }
 

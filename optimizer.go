@@ -16,10 +16,11 @@ type Group[T Float] struct {
 // An Optimizer owns the state of a list of tensors and updates their parameters. Tensors are numbered from 0 in the order
 // in which the groups, and the groups' Params, list them. Each has its own count of steps, as in official code.
 //
-// All methods may be called from several goroutines at once, [Optimizer.Close] included. The calls of one optimizer take turns, in
-// any order: each waits until those before it have returned. So the writer of SaveTo and the reader of LoadFrom must not call the
-// optimizer. Distinct optimizers do not wait for each other. While a call runs, no goroutine may write the parameters and gradients
-// that it is given, or read those that it writes.
+// An optimizer is for one goroutine at a time, and says so: a call that comes while another one runs does nothing and returns
+// [ErrBusy]. There are three exceptions. Calls that only read (State, Save, SaveTo, Steps, …) run beside each other. Calls of StepPart
+// wait for each other, so that parts may come from several goroutines. Close waits, and so do the calls that return no error. Distinct
+// optimizers are independent. While a call runs, no goroutine may write the parameters and gradients that it is given, or read those
+// that it writes.
 type Optimizer[T Float] struct {
 	optimizer
 	grads []Vector // scratch
@@ -27,7 +28,8 @@ type Optimizer[T Float] struct {
 
 // An optimizer is what those for one format and those for several have in common.
 type optimizer struct {
-	mu sync.Mutex // held by each exported method; its deferred release keeps the state mapped, too
+	calls   turnstile  // each exported method goes through it; its deferred end keeps the state mapped, too
+	onePart sync.Mutex // held by StepPart, whose calls wait for each other
 
 	config Config
 	groups []Rule
@@ -100,8 +102,10 @@ func typedGroup[T Float](_ *optimizer, g Group[T]) (group, error) {
 
 // extend adds groups, one after the other.
 func extend[G any](o *optimizer, groups []G, convert func(*optimizer, G) (group, error)) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return err
+	}
+	defer o.calls.end()
 	if o.closed {
 		return ErrClosed
 	}
@@ -188,8 +192,10 @@ func (o *Optimizer[T]) SetParams(params [][]T) error {
 
 // setParams gives each tensor other parameters and, unless copies is nil, a copy of them.
 func (o *optimizer) setParams(params, copies []Vector) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return err
+	}
+	defer o.calls.end()
 	if o.closed {
 		return ErrClosed
 	}
@@ -294,8 +300,8 @@ func (o *optimizer) allot(first int) {
 // nothing. The garbage collector frees the state of an optimizer that nothing refers to: sooner or later, see [Arena].
 func (o *Optimizer[T]) Close() {
 	if o != nil {
-		o.mu.Lock()
-		defer o.mu.Unlock()
+		o.calls.Lock()
+		defer o.calls.Unlock()
 		o.close()
 	}
 }
@@ -325,8 +331,10 @@ func (o *Optimizer[T]) Step(grads [][]T) error {
 // StepWith is [Optimizer.Step] with options. An option out of its range gives a *HyperparameterError. With ZeroGrads
 // gradients must not share memory with each other.
 func (o *Optimizer[T]) StepWith(opts Options, grads [][]T) (Report, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return Report{}, err
+	}
+	defer o.calls.end()
 	o.grads = o.grads[:0]
 	for _, g := range grads {
 		o.grads = append(o.grads, vectorOf(g))
@@ -457,23 +465,23 @@ func (o *optimizer) checkDisjoint(grads []Vector) error {
 
 // Tensors returns the number of tensors.
 func (o *optimizer) Tensors() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.calls.RLock()
+	defer o.calls.RUnlock()
 	return len(o.batch.tensors)
 }
 
 // Groups returns the number of groups.
 func (o *optimizer) Groups() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.calls.RLock()
+	defer o.calls.RUnlock()
 	return len(o.groups)
 }
 
 // Steps returns the number of steps that a tensor has done, or 0 if there is no such tensor. A step of which
 // [Optimizer.StepPart] has done a part is not one of them: it is number Steps + 1.
 func (o *optimizer) Steps(tensor int) int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.calls.RLock()
+	defer o.calls.RUnlock()
 	if tensor < 0 || tensor >= len(o.batch.tensors) {
 		return 0
 	}
@@ -482,8 +490,8 @@ func (o *optimizer) Steps(tensor int) int {
 
 // Rule returns the rule of a group, or nil if there is no such group.
 func (o *optimizer) Rule(group int) Rule {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.calls.RLock()
+	defer o.calls.RUnlock()
 	if group < 0 || group >= len(o.groups) {
 		return nil
 	}
@@ -495,8 +503,10 @@ func (o *optimizer) Rule(group int) Rule {
 // or if there is no such group, it returns a *GroupError and changes nothing. While [Optimizer.StepPart] has done a part of
 // a step of one of the group's tensors it gives a *RangeError.
 func (o *optimizer) SetRule(group int, r Rule) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return err
+	}
+	defer o.calls.end()
 	if err := o.checkGroup(group); err != nil {
 		return err
 	}
@@ -533,8 +543,10 @@ func (o *optimizer) setRule(group int, r Rule) {
 // rate out of range, or a group that does not exist, gives a *GroupError; a group with a tensor that has had a part of a
 // step, see [Optimizer.StepPart], gives a *RangeError. No group is changed then.
 func (o *optimizer) SetLR(lr float64, groups ...int) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return err
+	}
+	defer o.calls.end()
 	changed, n := slices.Clone(o.groups), len(groups)
 	if n == 0 {
 		n = len(changed)

@@ -33,8 +33,12 @@ func (o *Optimizer[T]) StepPart(opts Options, part Part[T]) error {
 }
 
 func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.onePart.Lock()
+	defer o.onePart.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return r, err
+	}
+	defer o.calls.end()
 	if o.closed {
 		return r, ErrClosed
 	}

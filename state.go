@@ -45,8 +45,10 @@ func (o *Optimizer[T]) State() ([]TensorState[T], error) {
 }
 
 func (o *optimizer) state() ([]MixedTensorState, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.beginReading(); err != nil {
+		return nil, err
+	}
+	defer o.calls.endReading()
 	if o.closed {
 		return nil, ErrClosed
 	}
@@ -80,8 +82,10 @@ func (o *Optimizer[T]) SetState(states []TensorState[T]) error {
 }
 
 func (o *optimizer) setState(states []MixedTensorState) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return err
+	}
+	defer o.calls.end()
 	if o.closed {
 		return ErrClosed
 	}
