@@ -1,4 +1,4 @@
-"""fork(), which the library does not survive in the child, and threads."""
+"""fork(), which the library does not survive in the child, threads, and how these compute."""
 
 import ctypes
 import os
@@ -156,3 +156,27 @@ def test_import_brings_nothing_slow():
     )
     run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True, timeout=120)
     assert set(run.stdout.split()) <= {"posneg", "torch", "numpy"}
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the first step", "after it"])
+def test_flush_denormal_changes_no_bit(before):
+    program = f"""
+import sys, torch, posneg
+def train():
+    p = torch.nn.Parameter(torch.arange(1 << 20, dtype=torch.int32).view(torch.float32).clone())  # all denormal
+    p.grad = p.detach().flip(0)
+    o = posneg.SGD([p], lr=0.75, momentum=0.9)
+    for _ in range(3):
+        o.step()
+    return [hash(x.detach().view(torch.int32).numpy().tobytes()) for x in (p, o.state[p]["momentum_buffer"])]
+if not {before}:
+    train()
+torch.set_flush_denormal(sys.argv[1] == "flush")
+print(train())
+"""
+
+    def run(how):
+        env = {**os.environ, "PYTHONHASHSEED": "0"}
+        return subprocess.run([sys.executable, "-c", program, how], check=True, capture_output=True, text=True, env=env).stdout
+
+    assert run("flush") == run("plain")
