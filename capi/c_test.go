@@ -125,11 +125,7 @@ func (b *build) compile(t testing.TB, source string, flags ...string) string {
 	out := filepath.Join(t.TempDir(), "program")
 	args := append(slices.Clone(gccFlags), flags...)
 	args = append(args, filepath.Join("testdata", source), "-o", out, "-x", "none")
-	if b == static {
-		args = append(args, "-Wl,--whole-archive", library, "-Wl,--no-whole-archive")
-	} else {
-		args = append(args, library, "-Wl,-rpath,"+filepath.Dir(library))
-	}
+	args = append(args, library, "-Wl,-rpath,"+filepath.Dir(library))
 	run(t, "gcc", append(args, behind...)...)
 	return out
 }

@@ -25,6 +25,7 @@ func TestPrograms(t *testing.T) {
 func TestStatic(t *testing.T) {
 	long(t)
 	run(t, static.compile(t, "static.c", "-std=c11"))
+	run(t, static.compile(t, "static.c", "-std=c11", "-Wl,--whole-archive", "--", "-Wl,--no-whole-archive"))
 	run(t, static.compile(t, "fork.c", "-std=c11"))
 }
 
@@ -37,7 +38,7 @@ func TestProgramsMemcheck(t *testing.T) {
 // Neither the C half has warnings nor the header, for any C or C++. (cgo's own C has, so that they are no errors in a build.)
 func TestWarnings(t *testing.T) {
 	need(t, "gcc", "g++")
-	run(t, "gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", "pnm.c", "host.c", "goruntime.c")
+	run(t, "gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", "pnm.c", "host.c", "aftergo.c", "goruntime.c")
 	for _, flags := range [][]string{
 		{"-x", "c", "-std=c99"}, {"-x", "c", "-std=c2x"}, {"-x", "c++", "-std=c++98", "-Wno-long-long"}, {"-x", "c++", "-std=c++20"},
 	} {

@@ -4,7 +4,6 @@
 #include "internal.h"
 
 #include <stddef.h>
-#include <sys/resource.h>
 
 static volatile sig_atomic_t forked;
 
@@ -22,8 +21,6 @@ static void hold_signals(sigset_t *before) {
 		sigdelset(&others, own[i]);
 	pthread_sigmask(SIG_SETMASK, &others, before);
 }
-
-static void release_signals(const sigset_t *before) { pthread_sigmask(SIG_SETMASK, before, NULL); }
 
 // How a thread computes, and what Go expects. MODE_BITS leaves out the flags of exceptions that there have been.
 #if defined(__x86_64__)
@@ -56,12 +53,6 @@ static void set_arithmetic(uint64_t mode) { (void)mode; }
 
 #endif
 
-static uint64_t hold_arithmetic(void) {
-	uint64_t before = arithmetic();
-	set_arithmetic(IEEE754);
-	return before;
-}
-
 // The first call of a thread makes it one of Go's, until it ends: it then has a small alternate stack for signals, which the
 // handlers of the host would run on, and unblocks some signals, or does where pnm_go_hold_signals has found nothing.
 static pthread_key_t bound_key;
@@ -78,58 +69,40 @@ static void bind_thread(void) {
 		pthread_setspecific(bound_key, &bound_key);
 }
 
-void pnm_host_enter(pnm_guest *g) {
+static void hold(pnm_guest *g) {
 	hold_signals(&g->signals);
-	g->arithmetic = hold_arithmetic();
+	g->arithmetic = arithmetic();
+	set_arithmetic(IEEE754);
+}
+
+void pnm_host_enter(pnm_guest *g) {
+	hold(g);
 	if (!have_bound_key || pthread_getspecific(bound_key) == NULL)
 		bind_thread();
 }
 
+void pnm_host_keep_modes(pnm_guest *g) {
+	if ((arithmetic() & MODE_BITS) != IEEE754)
+		g->arithmetic = arithmetic();
+}
+
 void pnm_host_leave(const pnm_guest *g) {
 	set_arithmetic(g->arithmetic);
-	release_signals(&g->signals);
+	pthread_sigmask(SIG_SETMASK, &g->signals, NULL);
 }
 
 // Go's start, which is a constructor too, installs handlers for signals such as SIGSEGV and SIGPIPE, so that a crash in the host
 // would end in a Go traceback, and a broken pipe in nothing at all. The engine needs none of them. So one constructor runs in
-// front of Go's and another one behind it: between them, what Go starts inherits a mask without the host's signals and IEEE 754's
-// arithmetic, and behind them the host's handlers are as they were.
-static struct {
-	sigset_t mask;
-	uint64_t arithmetic;
-	struct sigaction actions[NSIG];
-	int known[NSIG];
-	struct rlimit files;
-} host;
+// front of Go's and another one, in aftergo.c, behind it: between them, what Go starts inherits a mask without the host's signals
+// and IEEE 754's arithmetic, and behind them the host's handlers are as they were.
+struct pnm_before_go pnm_before_go;
 
 static void __attribute__((constructor(101))) before_go(void) {
 	pthread_atfork(NULL, NULL, in_child);
 	have_bound_key = pthread_key_create(&bound_key, NULL) == 0;
 	for (int s = 1; s < NSIG; s++)
-		host.known[s] = sigaction(s, NULL, &host.actions[s]) == 0;
-	getrlimit(RLIMIT_NOFILE, &host.files);
-	hold_signals(&host.mask);
-	host.arithmetic = hold_arithmetic();
+		pnm_before_go.known[s] = sigaction(s, NULL, &pnm_before_go.actions[s]) == 0;
+	getrlimit(RLIMIT_NOFILE, &pnm_before_go.files);
+	hold(&pnm_before_go.thread);
 	pnm_go_hold_signals();
-}
-
-static void __attribute__((constructor)) after_go(void) {
-	for (int s = 1; s < NSIG; s++) {
-		const struct sigaction *was = &host.actions[s];
-		struct sigaction is;
-		if (host.known[s] && sigaction(s, NULL, &is) == 0 && (is.sa_handler != was->sa_handler || is.sa_flags != was->sa_flags))
-			sigaction(s, was, NULL);
-	}
-	// Of a program with the static library, other constructors may have run in between, such as that of gcc's -Ofast.
-	if ((arithmetic() & MODE_BITS) == IEEE754)
-		set_arithmetic(host.arithmetic);
-	release_signals(&host.mask);
-}
-
-void pnm_host_limits(void) {
-	struct rlimit now; // Go has raised the number of files, unless the host was faster to set its own
-	if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_cur > host.files.rlim_cur && now.rlim_cur >= now.rlim_max - 1) {
-		now.rlim_cur = host.files.rlim_cur;
-		setrlimit(RLIMIT_NOFILE, &now);
-	}
 }

@@ -1,4 +1,4 @@
-/* The static library, linked as a whole, leaves the host's signals alone, too: see host.c, and docs/c.md. Its names begin with pnm. */
+/* The static library leaves the host's signals alone, too: see host.c, and docs/c.md. Its names begin with pnm. */
 #include "masks.h"
 
 int forked, host_forked, hold_signals, bind_thread, search; /* the host's own */

@@ -1,0 +1,25 @@
+//go:build linux && cgo
+
+// What follows Go's start. This is a file of its own that only Go refers to: a linker that takes what it needs from the static library
+// takes this behind Go, and constructors run in that order.
+#include "host.h"
+#include "internal.h"
+
+static void __attribute__((constructor)) after_go(void) {
+	for (int s = 1; s < NSIG; s++) {
+		const struct sigaction *was = &pnm_before_go.actions[s];
+		struct sigaction is;
+		if (pnm_before_go.known[s] && sigaction(s, NULL, &is) == 0 && (is.sa_handler != was->sa_handler || is.sa_flags != was->sa_flags))
+			sigaction(s, was, NULL);
+	}
+	pnm_host_keep_modes(&pnm_before_go.thread); // those that a constructor in between has set, such as that of gcc's -Ofast
+	pnm_host_leave(&pnm_before_go.thread);
+}
+
+void pnm_host_limits(void) {
+	struct rlimit now; // Go has raised the number of files, unless the host was faster to set its own
+	if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_cur > pnm_before_go.files.rlim_cur && now.rlim_cur >= now.rlim_max - 1) {
+		now.rlim_cur = pnm_before_go.files.rlim_cur;
+		setrlimit(RLIMIT_NOFILE, &now);
+	}
+}
