@@ -112,3 +112,10 @@ def test_dtensors(world):
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         pytest.skip("this torch has no torch.distributed.tensor")
     run(world, "dtensor_worker.py")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_distributed_checkpoints(tmp_path, world):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        pytest.skip("this torch has no FSDP2")
+    run(world, "dcp_worker.py", folder=tmp_path)

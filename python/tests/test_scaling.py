@@ -1,12 +1,14 @@
 """torch.amp.GradScaler."""
 
+import copy
+
 import pytest
 import torch
 
 import posneg
 from helpers import close, equal, parameters, set_gradients, twins
 
-needs_scaler = pytest.mark.skipif(not posneg.PNM._step_supports_amp_scaling, reason="this torch has no torch.amp.GradScaler")
+needs_scaler = pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch has no torch.amp.GradScaler")
 
 
 def test_scale_and_found_inf():
@@ -27,12 +29,13 @@ def test_scale_and_found_inf():
 
 
 @needs_scaler
+@pytest.mark.parametrize("fused", [None, True], ids=["", "fused"])
 @pytest.mark.parametrize("unscale", [False, True], ids=["", "unscale_"])
-def test_scaler(unscale):
+def test_scaler(unscale, fused):
     model = torch.nn.Linear(4, 3)
     twin = torch.nn.Linear(4, 3)
     twin.load_state_dict(model.state_dict())
-    x, y = posneg.AdamW(model.parameters()), torch.optim.AdamW(twin.parameters(), fused=True)
+    x, y = posneg.AdamW(model.parameters(), fused=fused), torch.optim.AdamW(twin.parameters(), fused=True)
     scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2) for _ in range(2)]
     for step in range(8):
         data = torch.randn(2, 4) * (float("inf") if step in (2, 5) else 1)
@@ -60,3 +63,47 @@ def test_float16_model_with_scaler():
     scaler.step(optimizer)
     scaler.update()
     assert not torch.equal(model.weight, before)
+
+
+@needs_scaler
+def test_who_divides_by_the_scale():
+    p, half = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2).half())
+    for ours in (posneg.SGD, posneg.PNM, posneg.AdaPNM, posneg.Adam, posneg.AdamW):
+        assert not ours([p], lr=1.0)._step_supports_amp_scaling
+        for optimizer in (ours([p], lr=1.0, fused=True), ours([half], lr=1.0)):
+            assert optimizer._step_supports_amp_scaling and copy.deepcopy(optimizer)._step_supports_amp_scaling
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_lightning_clips(precision, tmp_path):
+    lightning = pytest.importorskip("lightning.pytorch")
+    norms = []
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 4)
+
+        def training_step(self, batch, _):
+            return self.layer(batch[0]).square().mean() * 100
+
+        def configure_optimizers(self):
+            return posneg.AdaPNM(self.parameters(), lr=0.01)
+
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            norms.append(float(torch.nn.utils.clip_grad_norm_(self.parameters(), 1e9)))
+
+    module = Module()
+    if precision == "16-mixed":
+        plugin = lightning.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=16.0))
+        how = dict(plugins=[plugin])
+    else:
+        how = dict(precision=precision)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=4, gradient_clip_val=0.1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, **how,
+    )
+    before = module.layer.weight.detach().clone()
+    trainer.fit(module, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(32, 8)), batch_size=8))
+    assert not torch.equal(before, module.layer.weight) and len(norms) == 4 and all(0.09 < n < 0.11 for n in norms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import chain
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Sequence, Tuple, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -12,16 +12,28 @@ from torch import Tensor
 from ._library import path
 from ._plan import Group, Plan
 from ._rounding import take_names
+from ._state import name_state_dtype
 from .state_dicts import from_any
 
-Params = Any  # iterables of tensors, of groups, of names and tensors: what torch.optim takes
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _untraced(f: _Method) -> _Method:
+    """Has torch.compile break its graph, as at methods of torch.optim's; torch loads the compiler when f is called."""
+    disabled: _Method = getattr(torch, "_disable_dynamo", lambda g: g)(f)
+    return disabled
+
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
+
+    Params = Union[ParamsT, Iterable[Tuple[int, Tensor]]]  # what torch.optim takes, and numbers for names
+else:
+    Params = Any
 
 
 class Optimizer(torch.optim.Optimizer):
     """A torch.optim.Optimizer whose step is one call of the library for all parameters."""
-
-    # torch.amp.GradScaler then leaves it to step() to divide by the scale, and to skip.
-    _step_supports_amp_scaling = hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler")
 
     # In checkpoints: the rule's name; its hyperparameters, and what a group calls them (None: a flag that is never set).
     _rule_name: str
@@ -33,7 +45,7 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: Params, defaults: Dict[str, Any]):
         path()  # fails early if there is no library
         self._plan: Optional[Plan] = None
-        super().__init__(params, defaults)
+        super().__init__(params, defaults)  # type: ignore[arg-type]  # numbers for names
 
     def _slots(self, group: Group) -> Sequence[str]:
         """The names of a parameter's state, in the engine's order; the same object for the same names."""
@@ -43,11 +55,23 @@ class Optimizer(torch.optim.Optimizer):
         """The fields of pnm_rule."""
         raise NotImplementedError
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether torch.amp.GradScaler leaves it to step() to divide by the scale and to skip.
+
+        Who clips gradients wants them divided before, so that it must be asked for, as in torch; but float16 gradients
+        GradScaler will not divide.
+        """
+        if not hasattr(torch.amp, "GradScaler"):
+            return False
+        return any(g.get("fused") or any(p.dtype == torch.float16 for p in g["params"]) for g in self.param_groups)
+
     def _check(self, group: Group) -> None:
         """Reports an option of a group that is out of its range."""
+        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+            raise ValueError(f"Invalid lr: a tensor of {group['lr'].numel()} elements, must have one")
         non_negative(group, "lr", "weight_decay")
-        if group["state_dtype"] not in (None, torch.float32, torch.bfloat16):
-            raise ValueError(f"Invalid state_dtype: {group['state_dtype']}, must be None, torch.float32 or torch.bfloat16")
+        name_state_dtype(group)
 
     def add_param_group(self, param_group: Dict[str, Any]) -> None:
         if isinstance(param_group, dict):
@@ -59,6 +83,7 @@ class Optimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    @_untraced
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
         """Performs a step, and returns what closure, which computes the loss and the gradients anew, returns."""
@@ -84,6 +109,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> Dict[str, Any]:
         self._check_loaded()
+        for group in self.param_groups:
+            name_state_dtype(group)
         state: Dict[str, Any] = super().state_dict()
         return state
 

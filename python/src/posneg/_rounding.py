@@ -46,10 +46,10 @@ def rounding(p: Tensor, state: Dict[str, Any], group: Dict[str, Any], name: Name
 
 def take_names(param_group: Dict[str, Any]) -> None:
     """Has a group of pairs of names and parameters keep the names apart, as torch does from 2.6 on."""
-    params = param_group.get("params")
+    params: Any = param_group.get("params")
     if isinstance(params, (Tensor, set)) or not hasattr(params, "__iter__"):
         return
-    members = list(params)
+    members: List[Any] = list(params)
     param_group["params"] = members
     if members and all(isinstance(m, tuple) and len(m) == 2 for m in members):
         param_group["param_names"], param_group["params"] = map(list, zip(*members))
@@ -64,7 +64,7 @@ def packed(saved: Tuple[int, int, int], seed: int) -> int:
 
 def param_names(group: Dict[str, Any]) -> List[Name]:
     """The names of a group's parameters, as torch keeps them."""
-    names = group.get("param_names")
+    names: Any = group.get("param_names")
     if names is None:
         return [None] * len(group["params"])
     if len(names) != len(group["params"]):

@@ -18,8 +18,9 @@ def check_param(p: Tensor) -> None:
     """Reports a parameter that the engine cannot update."""
     if p.device.type != "cpu":
         raise RuntimeError(
-            f"posneg updates parameters in the CPU's memory, this one is on {p.device}: call model.cpu() before the "
-            f"optimizer is made, or use torch.optim on that device"
+            f"posneg updates parameters in the CPU's memory, this one is on {p.device}: if the model is to be there, use torch.optim "
+            f"for it, or posneg for copies in the CPU's memory (torchao's CPUOffloadOptimizer keeps small parameters on the device "
+            f"unless it has minimal_size=0); if not, call model.cpu() before the optimizer is made"
         )
     if p.layout is not torch.strided:
         raise RuntimeError(f"posneg does not support parameters of layout {p.layout}; use p.to_dense()")
@@ -43,13 +44,24 @@ def state_dtype(p: Tensor, group: Dict[str, Any]) -> torch.dtype:
     """The type of a parameter's momenta and averages."""
     if p.is_complex() or p.dtype == torch.float64:
         return p.dtype
-    chosen: Optional[torch.dtype] = group["state_dtype"]
-    return chosen or torch.float32
+    return torch.bfloat16 if _name_of(group["state_dtype"]) == "bfloat16" else torch.float32
+
+
+def name_state_dtype(group: Dict[str, Any]) -> None:
+    """Has a group hold its state_dtype as a name, since torch's tools for state dicts do not carry a torch.dtype."""
+    name = _name_of(group["state_dtype"])
+    if name not in (None, "float32", "bfloat16"):
+        raise ValueError(f"Invalid state_dtype: {group['state_dtype']!r}, must be None, torch.float32, torch.bfloat16 or the name of one")
+    group["state_dtype"] = name
+
+
+def _name_of(dtype: Any) -> Any:
+    return str(dtype)[len("torch.") :] if isinstance(dtype, torch.dtype) else dtype
 
 
 def begun(state: Optional[Dict[str, Any]]) -> bool:
     """Whether there is a state of steps, and not only the number that the parameter will draw by."""
-    return bool(state) and (int(state.get("step", 0)) > 0 or any(name not in ("step", ROUNDING) for name in state))
+    return state is not None and (int(state.get("step", 0)) > 0 or any(name not in ("step", ROUNDING) for name in state))
 
 
 def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ File = Union[str, "os.PathLike[str]", BinaryIO]
 Names = Optional[Iterable[Tuple[str, Tensor]]]
 
 # What of a group is no option of its steps, or is the optimizer's own however it is loaded.
-_NOT_SAVED = {"params", "param_names", "state_dtype", "master_weights", "seed"}
+_NOT_SAVED = {"params", "param_names", "fused", "state_dtype", "master_weights", "seed"}
 
 
 class CheckpointError(ValueError):

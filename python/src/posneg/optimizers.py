@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
+from torch import Tensor
 
 from . import _library
 from ._optimizer import Optimizer, Params, check_betas, check_filled, non_negative
@@ -33,7 +34,10 @@ class PNM(Optimizer):
         betas: the decay of the momenta, in [0, 1), and the weight of the negative one (the paper's beta0), any number.
         weight_decay: shrinks parameters by lr * weight_decay a step if decoupled, or else joins the gradients (L2).
         maximize: ascend instead of descend.
-        state_dtype: torch.bfloat16 keeps the momenta in half the memory; None is float32, or float64 for such parameters.
+        fused: have torch.amp.GradScaler leave it to the step to divide by the scale, as torch's fused optimizers do: it spares a
+            pass, but gradients cannot be clipped before. It changes nothing else, and is always so for float16 parameters.
+        state_dtype: torch.bfloat16, or "bfloat16", keeps the momenta in half the memory; None is float32, or float64 for such
+            parameters.
         master_weights: keep a float32 master of bfloat16 parameters in the state, as is always done for float16, instead of
             rounding them stochastically.
         seed: of stochastic rounding.
@@ -45,13 +49,14 @@ class PNM(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: float,
+        lr: Union[float, Tensor],
         betas: Tuple[float, float] = (0.9, 1.0),
         weight_decay: float = 0,
         decoupled: bool = True,
         *,
         maximize: bool = False,
-        state_dtype: Optional[torch.dtype] = None,
+        fused: Optional[bool] = None,
+        state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
     ):
@@ -59,7 +64,7 @@ class PNM(Optimizer):
             params,
             dict(
                 lr=lr, betas=betas, weight_decay=weight_decay, decoupled=decoupled, maximize=maximize,
-                state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+                fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
         )
 
@@ -98,7 +103,7 @@ class AdaPNM(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
+        lr: Union[float, Tensor] = 1e-3,
         betas: Tuple[float, float, float] = (0.9, 0.999, 1.0),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -107,7 +112,8 @@ class AdaPNM(Optimizer):
         *,
         maximize: bool = False,
         exact_bias: bool = False,
-        state_dtype: Optional[torch.dtype] = None,
+        fused: Optional[bool] = None,
+        state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
     ):
@@ -116,7 +122,7 @@ class AdaPNM(Optimizer):
             dict(
                 lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, decoupled=decoupled,
                 maximize=maximize, exact_bias=exact_bias,
-                state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+                fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
         )
 
@@ -138,7 +144,7 @@ class AdaPNM(Optimizer):
 
 
 class SGD(Optimizer):
-    """torch.optim.SGD, with its arguments; foreach and fused change nothing. See PNM for the last three."""
+    """torch.optim.SGD, with its arguments; foreach changes nothing. See PNM for the last four."""
 
     _rule_name = "SGD"
     _hyperparameters = {**_same("lr momentum dampening weight_decay nesterov maximize"), "decoupled": None}
@@ -146,7 +152,7 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
+        lr: Union[float, Tensor] = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
         weight_decay: float = 0,
@@ -156,7 +162,7 @@ class SGD(Optimizer):
         foreach: Optional[bool] = None,
         differentiable: bool = False,
         fused: Optional[bool] = None,
-        state_dtype: Optional[torch.dtype] = None,
+        state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
     ):
@@ -165,7 +171,7 @@ class SGD(Optimizer):
             params,
             dict(
                 lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
-                maximize=maximize, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+                maximize=maximize, fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
         )
 
@@ -187,7 +193,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """torch.optim.Adam, with its arguments; foreach and fused change nothing. See PNM for the last three."""
+    """torch.optim.Adam, with its arguments; foreach changes nothing. See PNM for the last four."""
 
     _rule_name = "Adam"
     _hyperparameters = {**_same("lr betas eps weight_decay amsgrad maximize"), "decoupled": "decoupled_weight_decay"}
@@ -195,7 +201,7 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
+        lr: Union[float, Tensor] = 1e-3,
         betas: Tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
@@ -207,7 +213,7 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: Optional[bool] = None,
         decoupled_weight_decay: bool = False,
-        state_dtype: Optional[torch.dtype] = None,
+        state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
     ):
@@ -217,7 +223,7 @@ class Adam(Optimizer):
             dict(
                 lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
                 decoupled_weight_decay=decoupled_weight_decay,
-                state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+                fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
         )
 
@@ -239,12 +245,12 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """torch.optim.AdamW, with its arguments; foreach and fused change nothing. See PNM for the last three."""
+    """torch.optim.AdamW, with its arguments; foreach changes nothing. See PNM for the last four."""
 
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
+        lr: Union[float, Tensor] = 1e-3,
         betas: Tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
@@ -255,14 +261,14 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: Optional[bool] = None,
-        state_dtype: Optional[torch.dtype] = None,
+        state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
     ):
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
             maximize=maximize, capturable=capturable, differentiable=differentiable, decoupled_weight_decay=True,
-            state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+            fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
         )
 
     def _check(self, group: Group) -> None:
