@@ -66,14 +66,14 @@ def main():
     train(net, optimizer, 3, 2)
 
     for name, options in ways.items():
+        if options.full_state_dict and options.flatten_optimizer_state_dict:
+            continue  # torch cannot load what is both
         again = sharded(mesh)
         resumed = posneg.AdaPNM(again.parameters(), **how)
         model_state, state = saved[name]
         # The offloaded ones are rank 0's alone, for whom they are broadcast.
         whole = name.startswith("True, True") or name == "broadcast"
         if whole:
-            if options.flatten_optimizer_state_dict:
-                continue  # torch cannot broadcast what is flattened
             options = ways["broadcast"]
         set_model_state_dict(again, model_state if rank == 0 or not whole else {}, options=options)
         set_optimizer_state_dict(again, resumed, state if rank == 0 or not whole else {}, options=options)
