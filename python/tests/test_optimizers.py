@@ -275,6 +275,8 @@ def test_maximize(ours, maximize):
         (posneg.PNM, dict(lr=1.0, betas=(0, 0), decoupled=False), "posneg.SGD"),
         (posneg.AdaPNM, dict(eps=-1e-8), "eps"),
         (posneg.AdaPNM, dict(state_dtype=torch.float16), "state_dtype"),
+        (posneg.AdaPNM, dict(state_dtype="half"), "state_dtype"),
+        (posneg.AdaPNM, dict(lr=torch.ones(2)), "lr: a tensor of 2 elements"),
         (posneg.SGD, dict(lr=1.0, weight_decay=-0.1), "weight_decay"),
         (posneg.SGD, dict(lr=1.0, nesterov=True), "Nesterov"),
         (posneg.AdamW, dict(betas=(-0.1, 0.9)), "index 0"),
@@ -332,3 +334,22 @@ def test_threads_are_torchs(monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert seen == [1, 2]
+
+
+def test_state_dtype_is_a_name_in_groups():
+    p, = parameters(3)
+    for given, name in ((torch.bfloat16, "bfloat16"), ("bfloat16", "bfloat16"), (torch.float32, "float32"), (None, None)):
+        optimizer = posneg.AdaPNM([p], state_dtype=given)
+        assert optimizer.param_groups[0]["state_dtype"] == name
+        optimizer.param_groups[0]["state_dtype"] = given
+        set_gradients([p])
+        optimizer.step()
+        assert optimizer.state[p]["exp_avg"].dtype == (given if isinstance(given, torch.dtype) else getattr(torch, name or "float32"))
+        assert optimizer.state_dict()["param_groups"][0]["state_dtype"] == name
+
+
+def test_parameters_of_a_device():
+    p = torch.nn.Parameter(torch.empty(3, device="meta"))
+    p.grad = torch.empty_like(p)
+    with pytest.raises(RuntimeError, match="minimal_size=0"):
+        posneg.SGD([p]).step()

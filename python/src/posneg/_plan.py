@@ -138,7 +138,7 @@ class Plan:
         """Updates all parameters that have a gradient."""
         for i, rule in enumerate(rules):
             self._rules[i] = rule
-        grads = [p.grad for p in self._updated]
+        grads: List[Any] = [p.grad for p in self._updated]
         entries, states, rows, addresses = self._entries, self._states, self._rows, self._simple_addresses(grads)
         if addresses is not None:
             rows["grads"]["dtype"] = self._grad_codes
@@ -147,9 +147,9 @@ class Plan:
             if not due:
                 return
             entries, rows = [self._entries[i] for i in due], self._rows[due]
-            for e in entries:
-                _check_gradient(e.param.grad, e.param)
-            states, grads = [e.state for e in entries], [_gradient(e.param.grad, e) for e in entries]
+            for i in due:
+                _check_gradient(grads[i], self._updated[i])
+            states, grads = [e.state for e in entries], [_gradient(grads[i], self._entries[i]) for i in due]
             rows["grads"]["dtype"] = [_DTYPES[g.dtype] for g in grads]
             addresses = [g.data_ptr() for g in grads]
         rows["grads"]["data"] = addresses
