@@ -39,6 +39,7 @@ def main():
     parser.add_argument("--last", type=int, default=20)
     parser.add_argument("--load")
     parser.add_argument("--save", required=True)
+    parser.add_argument("--state_dtype")
     parser.add_argument("--die", type=int, nargs=2, default=(-1, -1), metavar=("RANK", "STEP"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -47,7 +48,8 @@ def main():
 
     net = model()
     replica = torch.nn.parallel.DistributedDataParallel(net)
-    optimizer = ZeroRedundancyOptimizer(net.parameters(), optimizer_class=getattr(posneg, options.optimizer), lr=0.05)
+    how = dict(lr=0.05, state_dtype=options.state_dtype)
+    optimizer = ZeroRedundancyOptimizer(net.parameters(), optimizer_class=getattr(posneg, options.optimizer), **how)
     if options.load:
         loaded = torch.load(options.load)
         net.load_state_dict(loaded["model"])

@@ -53,13 +53,13 @@ def run(world, worker=WORKER, **options):
     return torch.load(options["save"]) if "save" in options else None
 
 
-def alone(name, steps=20):
+def alone(name, steps=20, state_dtype=None):
     """The same training in this process, with as many threads, on which the bits of torch's products depend."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         net = model()
-        optimizer = getattr(posneg, name)(net.parameters(), lr=0.05)
+        optimizer = getattr(posneg, name)(net.parameters(), lr=0.05, state_dtype=state_dtype)
         train(net, optimizer, 0, steps)
     finally:
         torch.set_num_threads(threads)
@@ -77,6 +77,11 @@ def test_same_bits_as_one_process(tmp_path, name, world):
     equal(values(consolidated), values(optimizer))
     total = sum(v.numel() for v in values(optimizer))
     assert sum(result["shares"]) == total and max(result["shares"]) <= total / world + 4 * 17 * 9
+
+
+def test_random_numbers_do_not_depend_on_who_owns_a_parameter(tmp_path):
+    result = run(2, optimizer="AdaPNM", state_dtype="bfloat16", save=tmp_path / "end")
+    equal(result["model"].values(), alone("AdaPNM", state_dtype="bfloat16")[0].state_dict().values())
 
 
 @pytest.mark.parametrize("before, after", [(2, 4), (4, 2), (2, 1)])
