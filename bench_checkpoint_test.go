@@ -59,3 +59,32 @@ func BenchmarkLoad(b *testing.B) {
 		return err
 	})
 }
+
+// BenchmarkCheckpointTensors measures what each tensor costs, however small it is: it must not depend on how many there are.
+func BenchmarkCheckpointTensors(b *testing.B) {
+	for _, tensors := range []int{100, 1_000, 10_000} {
+		params := make([][]float32, tensors)
+		for i := range params {
+			params[i] = make([]float32, 4)
+		}
+		opt, err := NewOptimizer(Group[float32]{NewAdaPNM(), params})
+		wantNoError(b, err)
+		defer opt.Close()
+		path := filepath.Join(b.TempDir(), "run")
+		wantNoError(b, opt.Save(path, SaveOptions{}))
+		for _, c := range []struct {
+			what string
+			do   func() error
+		}{
+			{"Save", func() error { return opt.Save(path, SaveOptions{}) }},
+			{"Load", func() error { _, err := opt.Load(path, LoadOptions{}); return err }},
+		} {
+			b.Run(fmt.Sprintf("call=%s/tensors=%d", c.what, tensors), func(b *testing.B) {
+				for b.Loop() {
+					wantNoError(b, c.do())
+				}
+				b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(tensors), "µs/tensor")
+			})
+		}
+	}
+}

@@ -431,14 +431,16 @@ func (o *optimizer) appendGroups(b []byte, names []string, params bool, sums []u
 			t := &o.batch.tensors[i]
 			name, _ := json.Marshal(names[i])
 			comma()
-			b = fmt.Appendf(b, `{"name":%s,"step":%d`, name, t.step-1)
+			b = append(append(append(b, `{"name":`...), name...), `,"step":`...)
+			b = strconv.AppendInt(b, int64(t.step-1), 10)
 			if r := t.rounding; t.formats()&stochastic != 0 {
 				b = fmt.Appendf(b, `,"rounding":[%d,%d,%d]`, r.Seed, r.Tensor, r.First)
 			}
 			b = append(b, `,"crc32":{`...)
 			add := func(of string) {
 				comma()
-				b = fmt.Appendf(b, `%q:%d`, of, sums[0])
+				b = append(append(append(b, '"'), of...), `":`...)
+				b = strconv.AppendUint(b, uint64(sums[0]), 10)
 				sums = sums[1:]
 			}
 			if params {

@@ -13,6 +13,7 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -104,7 +105,8 @@ func parse(text string) (*Header, error) {
 	h := &Header{Metadata: make(map[string]string)}
 	err = d.Object(func(name string) error {
 		if name == metadata {
-			return d.Object(func(key string) (err error) {
+			known := func(key string) bool { _, ok := h.Metadata[key]; return ok }
+			return d.NewMembers(known, func(key string) (err error) {
 				h.Metadata[key], err = d.String()
 				return err
 			})
@@ -127,7 +129,8 @@ func parse(text string) (*Header, error) {
 }
 
 func parseTensor(d *strictjson.Decoder) (t Tensor, err error) {
-	var offsets []int64
+	var offsets [2]int64
+	found := 0
 	err = d.Object(func(key string) error {
 		switch key {
 		case "dtype":
@@ -146,10 +149,12 @@ func parseTensor(d *strictjson.Decoder) (t Tensor, err error) {
 			})
 		case "data_offsets":
 			return d.Array(func() error {
-				n, err := d.Uint(math.MaxInt64)
-				if offsets = append(offsets, int64(n)); len(offsets) > 2 {
+				if found == len(offsets) {
 					return d.Errorf("it has more than two data_offsets")
 				}
+				n, err := d.Uint(math.MaxInt64)
+				offsets[found] = int64(n)
+				found++
 				return err
 			})
 		}
@@ -158,7 +163,7 @@ func parseTensor(d *strictjson.Decoder) (t Tensor, err error) {
 	switch {
 	case err != nil:
 		return t, err
-	case t.DType == "" || t.Shape == nil || len(offsets) != 2:
+	case t.DType == "" || t.Shape == nil || found != 2:
 		return t, fmt.Errorf("it must have dtype, shape and two data_offsets")
 	}
 	t.Begin, t.End = offsets[0], offsets[1]
@@ -247,34 +252,37 @@ func Write(w io.Writer, meta map[string]string, tensors []Tensor, data func(w io
 
 // header returns the beginning of a file, up to the data, and the bytes of each tensor, all in an order.
 func header(meta map[string]string, tensors []Tensor, order []int) (b []byte, sizes []int64, err error) {
-	b = append(make([]byte, 8), '{')
-	member := func(name string, value any) error {
-		if !utf8.ValidString(name) {
-			return fmt.Errorf("%s is not valid UTF-8", strictjson.Quote(name))
+	b = append(make([]byte, 8, 8+160*len(tensors)), '{')
+	quote := func(text string) error {
+		j, err := json.Marshal(text)
+		b = append(b, j...)
+		if err == nil && !utf8.ValidString(text) {
+			err = fmt.Errorf("%s is not valid UTF-8", strictjson.Quote(text))
 		}
+		return err
+	}
+	comma := func() {
 		if b[len(b)-1] != '{' {
 			b = append(b, ',')
 		}
-		for i, x := range []any{name, value} {
-			j, err := json.Marshal(x)
-			if err != nil {
-				return err
-			}
-			b = append(append(b, ":"[:i]...), j...)
-		}
-		return nil
-	}
-	for key, value := range meta {
-		if !utf8.ValidString(key) || !utf8.ValidString(value) {
-			return nil, nil, fmt.Errorf("metadata %s is not valid UTF-8", strictjson.Quote(key))
-		}
 	}
 	if len(meta) > 0 {
-		if err := member(metadata, maps.Clone(meta)); err != nil { // sorted by key
-			return nil, nil, err
+		b = append(b, `"__metadata__":{`...)
+		for _, key := range slices.Sorted(maps.Keys(meta)) {
+			comma()
+			err := quote(key)
+			b = append(b, ':')
+			if err == nil {
+				err = quote(meta[key])
+			}
+			if err != nil {
+				return nil, nil, fmt.Errorf("metadata %s is not valid UTF-8", strictjson.Quote(key))
+			}
 		}
+		b = append(b, '}')
 	}
-	names := map[string]bool{metadata: true}
+	names := make(map[string]bool, 1+len(tensors))
+	names[metadata] = true
 	end := int64(0)
 	for _, i := range order {
 		t := &tensors[i]
@@ -292,14 +300,19 @@ func header(meta map[string]string, tensors []Tensor, order []int) (b []byte, si
 		if err != nil {
 			return nil, nil, fmt.Errorf("tensor %s: %w", strictjson.Quote(t.Name), err)
 		}
-		err = member(t.Name, struct {
-			DType   string   `json:"dtype"`
-			Shape   []int    `json:"shape"`
-			Offsets [2]int64 `json:"data_offsets"`
-		}{t.DType, append([]int{}, t.Shape...), [2]int64{end, end + size}})
-		if err != nil {
+		comma()
+		if err := quote(t.Name); err != nil {
 			return nil, nil, err
 		}
+		b = append(append(append(b, `:{"dtype":"`...), t.DType...), `","shape":[`...)
+		for k, n := range t.Shape {
+			if k > 0 {
+				b = append(b, ',')
+			}
+			b = strconv.AppendInt(b, int64(n), 10)
+		}
+		b = append(strconv.AppendInt(append(b, `],"data_offsets":[`...), end, 10), ',')
+		b = append(strconv.AppendInt(b, end+size, 10), "]}"...)
 		sizes, end = append(sizes, size), end+size
 	}
 	b = append(b, '}')

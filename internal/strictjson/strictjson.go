@@ -240,13 +240,18 @@ func (d *Decoder) want(kind byte, what string) (token, error) {
 // Object reads an object. For each of its members it calls member with the name, which must read the value.
 func (d *Decoder) Object(member func(name string) error) error {
 	var seen names
+	return d.NewMembers(func(name string) bool { return !seen.add(name) }, member)
+}
+
+// NewMembers is [Decoder.Object] for who knows the names that have been read.
+func (d *Decoder) NewMembers(known func(name string) bool, member func(name string) error) error {
 	return d.list('{', '}', "an object", func() error {
 		t, err := d.want('"', "a name")
 		if err != nil {
 			return err
 		}
 		name := t.plain()
-		if !seen.add(name) {
+		if known(name) {
 			return d.Errorf("%s is there twice", Quote(name))
 		}
 		if _, err := d.want(':', "a colon"); err != nil {
