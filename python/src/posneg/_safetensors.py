@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import zlib
@@ -143,7 +144,7 @@ def encode_header(metadata: Mapping[str, str], tensors: Mapping[str, Tuple[str, 
     end = 0
     for name in order:
         dtype, shape = tensors[name]
-        begin, end = end, end + _BITS[dtype] // 8 * int(np.prod(shape, dtype=object))
+        begin, end = end, end + _BITS[dtype] // 8 * math.prod(shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
     text = dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that all elements are aligned

@@ -65,6 +65,9 @@ class _Saved:
         """A copy only if they are of another type, or in another order."""
         return real(self.tensor.detach().to(self.dtype)).contiguous()
 
+    def size(self) -> int:
+        return self.tensor.numel() * self.tensor.element_size()
+
     def crc32(self) -> int:
         sum = 0
         for piece in pieces(self.rows()):
@@ -112,7 +115,7 @@ def save_checkpoint(
             random = rounding(m.param, state, group, m.own_name) if draws(m.param, slots, group) else None
             saved.append(SavedTensor(m.name, int(state.get("step", 0)), random, sums))
         groups.append(SavedGroup(optimizer._rule_name, _hyperparameters(optimizer, group), _other(optimizer, number), saved))
-    crc32 = dict(zip(tensors, _in_threads(_Saved.crc32, tensors.values())))
+    crc32 = dict(zip(tensors, _in_threads(_Saved.crc32, tensors.values(), _Saved.size)))
     for t in (t for group in groups for t in group.tensors):
         assert t.crc32 is not None
         for of in t.crc32:
@@ -153,10 +156,18 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def _in_threads(call: Callable[[_T], _R], arguments: Iterable[_T]) -> Iterable[_R]:
-    """The results, in order. Sums of bytes, and reading, do not hold the interpreter."""
+def _in_threads(call: Callable[[_T], _R], arguments: Iterable[_T], size: Callable[[_T], int]) -> List[_R]:
+    """The results, in order. Sums of bytes, and reading, do not hold the interpreter. Arguments of few bytes go together."""
+    batches: List[List[_T]] = [[]]
+    left = PIECE
+    for argument in arguments:
+        batches[-1].append(argument)
+        left -= size(argument)
+        if left <= 0:
+            batches.append([])
+            left = PIECE
     with ThreadPoolExecutor(min(torch.get_num_threads(), 4)) as pool:
-        return list(pool.map(call, arguments))
+        return [result for batch in pool.map(lambda batch: list(map(call, batch)), batches) for result in batch]
 
 
 def _trained(p: Tensor, state: Dict[str, Any], group: Group, params: bool) -> Optional[_Saved]:
@@ -263,7 +274,8 @@ class _Claim:
 def _verify(source: Source, claims: List[_Claim]) -> None:
     summed = [claim for claim in claims if claim.crc32 is not None]
     summed.sort(key=lambda claim: claim.entry.begin)
-    for claim, sum in zip(summed, _in_threads(lambda claim: source.crc32(claim.entry), summed)):
+    sums = _in_threads(lambda claim: source.crc32(claim.entry), summed, lambda claim: claim.entry.end - claim.entry.begin)
+    for claim, sum in zip(summed, sums):
         if claim.crc32 != sum:
             raise Damaged(f"has other numbers in {short(claim.key)} than were written")
 
