@@ -10,6 +10,7 @@ import torch
 
 import posneg
 from helpers import bits
+from posneg._rounding import packed
 
 GRADIENT = torch.full((64,), 1e-2).bfloat16()
 
@@ -102,3 +103,20 @@ def test_numbers_out_of_range(rounding):
     x.param_groups[0]["seed"] += 1  # plans anew
     with pytest.raises(ValueError, match="rounding .*2\\*\\*127"):
         x.step()
+
+
+def test_a_file_s_numbers_under_another_seed():
+    a, b = equals(1), equals(1)
+    x, y = posneg.SGD([(2**64 - 7, a[0])], lr=1.0, seed=5), posneg.SGD(b, lr=1.0, seed=2**63 + 9)
+    y.state[b[0]]["rounding"] = packed((5, 2**64 - 7, 0), y.param_groups[0]["seed"])
+    assert go(a, [x]) == go(b, [y])
+
+
+def test_a_part_of_a_tensor_draws_as_the_whole_does():
+    a, b = equals(1), [torch.nn.Parameter(torch.ones(54, dtype=torch.bfloat16))]
+    x, y = posneg.SGD([(7, a[0])], lr=1.0), posneg.SGD(b, lr=1.0)
+    y.state[b[0]]["rounding"] = packed((0, 7, 10), 0)
+    for _ in range(2):
+        a[0].grad, b[0].grad = GRADIENT.clone(), GRADIENT[10:].clone()
+        x.step(), y.step()
+    assert torch.equal(a[0][10:], b[0])
