@@ -421,6 +421,11 @@ func TestGoodCheckpoints(t *testing.T) {
 		}
 	}
 
+	info, err := ReadCheckpointFrom(bytes.NewReader(other), int64(len(other)))
+	if want := `{"lr":1,"deep":[[{}]]}`; err != nil || info.Groups[0].Other != want || info.Groups[1].Other != "" {
+		t.Errorf("what else Python has is %q and %q, want %q (%v)", info.Groups[0].Other, info.Groups[1].Other, want, err)
+	}
+
 	// A tensor of step 0 may have no state: it is zero.
 	header = strings.ReplaceAll(header[:strings.Index(header, `,"params.a"`)]+"}", `\"step\":2`, `\"step\":0`)
 	header = dataSumsIn.ReplaceAllString(header, "")
