@@ -3,6 +3,7 @@
 package pnm
 
 import (
+	"bytes"
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
@@ -201,6 +202,34 @@ func workersInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
 		}
 		return digest(one.p, one.s[0], one.s[2], one.out, Float64(b.sums))
 	}
+}
+
+// What a rule is, and what is legal, does not depend on the mode either, though the numbers be denormal.
+func TestFloatModesOfRules(t *testing.T) {
+	const tiny = math.SmallestNonzeroFloat64
+	perMode(t, func(t *testing.T, in func(func())) uint64 {
+		p, g := []float64{1, tiny}, []float64{1e-310, 2}
+		var file bytes.Buffer
+		var states []TensorState[float64]
+		in(func() {
+			if (SGD{Nesterov: true}).Validate() == nil {
+				t.Error("Nesterov without momentum is taken")
+			}
+			o, err := NewOptimizer(Group[float64]{SGD{LR: 0.1, Momentum: tiny}, [][]float64{p}})
+			wantNoError(t, err)
+			wantNoError(t, o.Step([][]float64{g}))
+			wantNoError(t, o.SetRule(0, SGD{LR: tiny, Momentum: tiny, WeightDecay: tiny}))
+			wantNoError(t, o.Step([][]float64{g}))
+			wantNoError(t, o.SaveTo(&file, SaveOptions{}))
+			_, err = o.LoadFrom(bytes.NewReader(file.Bytes()), int64(file.Len()), LoadOptions{})
+			wantNoError(t, err)
+			states, err = o.State()
+			wantNoError(t, err)
+		})
+		h := fnv.New64a()
+		h.Write(file.Bytes())
+		return h.Sum64() + digest(Float64(p), Float64(states[0].Buffers["momentum_buffer"]))
+	})
 }
 
 // What is computed on the way to a step, and besides steps.

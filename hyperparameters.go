@@ -23,6 +23,8 @@ func ruleName(r Rule) string { return forms[r.form()].rule }
 
 // appendRule appends a rule to JSON as the first members of an object.
 func appendRule(b []byte, r Rule) []byte {
+	var h hold // of decimals: how a denormal number is written
+	defer h.take().release()
 	b = fmt.Appendf(b, `"rule":%q`, ruleName(r))
 	list, _ := r.hyperparameters()
 	for _, h := range list {

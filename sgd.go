@@ -72,6 +72,8 @@ func updateSGD(o *Options, r SGD, t int, one *tensor) (Report, error) {
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.
 func (r SGD) Validate() error {
+	var h hold // the least momentum is a denormal number
+	defer h.take().release()
 	momentum, dampening := nonNegative, finite
 	if r.Nesterov {
 		momentum = interval{math.SmallestNonzeroFloat64, math.MaxFloat64, "finite and > 0 with Nesterov"}
@@ -87,7 +89,7 @@ func (r SGD) Validate() error {
 
 func (r SGD) form() form {
 	switch {
-	case r.Momentum == 0:
+	case math.Float64bits(r.Momentum)<<1 == 0: // also without a hold, where denormal numbers may count as 0
 		return formSGD
 	case r.Nesterov:
 		return formSGDNesterov
