@@ -703,33 +703,37 @@ func TestSaveErrors(t *testing.T) {
 	}
 }
 
-// A brokenReader fails where the data begins.
+// A brokenReader reads nothing behind some byte.
 type brokenReader struct {
 	io.ReaderAt
 	from int64
+	err  error
 }
 
 var errDisk = errors.New("the disk is broken")
 
 func (r brokenReader) ReadAt(b []byte, at int64) (int, error) {
 	if at+int64(len(b)) > r.from {
-		return 0, errDisk
+		return 0, r.err
 	}
 	return r.ReaderAt.ReadAt(b, at)
 }
 
-// Where the numbers of a file that was found good cannot be read, no step uses what there is.
+// Where the numbers of a file that was found good cannot be read, no step uses what there is. A reader that does not say so, against
+// io.ReaderAt's rules, is found out.
 func TestReadingFails(t *testing.T) {
 	n := len(newSubject(t).file)
 	for _, lost := range []int{1, 30} {
-		s := newSubject(t)
-		l := s.load
-		l.Unverified = true // else the first pass finds it
-		if _, err := s.LoadFrom(brokenReader{bytes.NewReader(s.file), int64(n - lost)}, int64(n), l); !errors.Is(err, errDisk) {
-			t.Error(err)
-		}
-		if err := s.Step(make([]Vector, 3)); err != ErrClosed {
-			t.Errorf("a step after it: %v", err)
+		for fault, want := range map[error]error{errDisk: errDisk, io.EOF: io.ErrUnexpectedEOF, nil: io.ErrNoProgress} {
+			s := newSubject(t)
+			l := s.load
+			l.Unverified = true // else the first pass finds it
+			if _, err := s.LoadFrom(brokenReader{bytes.NewReader(s.file), int64(n - lost), fault}, int64(n), l); !errors.Is(err, want) {
+				t.Error(err)
+			}
+			if err := s.Step(make([]Vector, 3)); err != ErrClosed {
+				t.Errorf("a step after it: %v", err)
+			}
 		}
 	}
 }

@@ -87,6 +87,8 @@ func ReadFull(r io.ReaderAt, b []byte, offset int64) error {
 	switch {
 	case n == len(b):
 		return nil
+	case err == nil: // no io.ReaderAt may do so, but then old bytes of b would pass for the file's
+		return fmt.Errorf("%d bytes of %d are read at %d: %w", n, len(b), offset, io.ErrNoProgress)
 	case err == io.EOF:
 		return fmt.Errorf("it ends after %d bytes of %d at %d: %w", n, len(b), offset, io.ErrUnexpectedEOF)
 	}
