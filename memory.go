@@ -19,9 +19,9 @@ import (
 // up what each slice takes with its offset.
 //
 // The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
-// Arena. The collector does not see this memory; so an allocation begins a collection where twice as much is mapped as was in use
-// after the last one, and where the system refuses more. The collector does not know of the slices, either: whoever holds one of
-// them must keep the Arena, too. A deferred Close does so.
+// Arena. The collector does not see this memory; so an allocation begins a collection where twice as much is mapped as was after
+// the last one, or at any time since, and where the system refuses more. The collector does not know of the slices, either:
+// whoever holds one of them must keep the Arena, too. A deferred Close does so.
 type Arena[T Element] struct {
 	slices  [][]T
 	mapping *mapping // nil for ordinary memory
@@ -54,7 +54,7 @@ var mapped struct {
 	sync.Mutex // also held while pages go back: who has collected garbage can rely on its being gone
 	pages      map[*pages]struct{}
 	bytes      int
-	inUse      int // of bytes, after the last collection that was begun here
+	least      int // of bytes, since the last collection that was begun here
 }
 
 // leastCollected is how many bytes are mapped before a collection is begun for their sake. Tests lower it.
@@ -63,7 +63,7 @@ var leastCollected = 256 << 20
 // newMapping returns zeros that nobody has touched.
 func newMapping(bytes int) (*mapping, error) {
 	mapped.Lock()
-	full := mapped.bytes >= max(leastCollected, 2*mapped.inUse)
+	full := mapped.bytes >= max(leastCollected, 2*mapped.least)
 	mapped.Unlock()
 	if full {
 		collect()
@@ -102,6 +102,7 @@ func (p *pages) unmap() {
 	if _, ok := mapped.pages[p]; ok {
 		delete(mapped.pages, p)
 		mapped.bytes -= len(p.whole)
+		mapped.least = min(mapped.least, mapped.bytes)
 		unmapMemory(p.whole)
 	}
 }
@@ -117,7 +118,7 @@ func collect() {
 			p.unmap()
 		}
 	}
-	mapped.inUse = mapped.bytes
+	mapped.least = mapped.bytes
 }
 
 // Alloc returns an arena with a slice of zeros for each length, in elements. It fails for a negative length, and if the
