@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -169,7 +168,6 @@ func (o *optimizer) save(w io.Writer, names []string, s *SaveOptions) error {
 			add(stateName(names[i], slot), t.s[k])
 		}
 	}
-	defer runtime.KeepAlive(o) // else the state might be unmapped while it is read
 	blocks := newBlocks()
 	sums := checksums(vectors, blocks)
 	meta := map[string]string{writerKey: writer(), groupsKey: string(o.appendGroups(nil, names, !s.StateOnly, sums))}
@@ -287,7 +285,6 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 			convert(t.out, t.p)
 		}
 	}
-	runtime.KeepAlive(o)
 	return nil
 }
 
