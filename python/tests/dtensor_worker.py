@@ -177,12 +177,13 @@ def draws():
             for q in (p, single):
                 posneg.AdaPNM([("weight", q)], lr=0.01, state_dtype=torch.bfloat16).step()
             numbers = distribute_tensor(torch.arange(whole.numel()).reshape(shape), mesh, ways)
+            expected = distribute_tensor(single.detach(), mesh, ways)
             part = numbers.to_local().flatten()
             contiguous = not len(part) or torch.equal(part, torch.arange(part[0], part[0] + len(part)))
             first = posneg._placements.first_element(p)
             if contiguous and len(part):
                 assert first == int(part[0])
-                assert torch.equal(bits(p.to_local()), bits(distribute_tensor(single.detach(), mesh, ways).to_local())), (shape, ways)
+                assert torch.equal(bits(p.to_local()), bits(expected.to_local())), (shape, ways)
             shares = [None] * dist.get_world_size()
             dist.all_gather_object(shares, (part.tolist(), list(range(first, first + len(part)))))
             drawn = {}
