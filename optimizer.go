@@ -18,9 +18,9 @@ type Group[T Float] struct {
 //
 // An optimizer is for one goroutine at a time, and says so: a call that comes while another one runs does nothing and returns
 // [ErrBusy]. There are three exceptions. Calls that only read (State, Save, SaveTo, Steps, …) run beside each other. Calls of StepPart
-// wait for each other, so that parts may come from several goroutines. Close waits, and so do the calls that return no error. Distinct
-// optimizers are independent. While a call runs, no goroutine may write the parameters and gradients that it is given, or read those
-// that it writes.
+// wait for each other, so that parts may come from several goroutines. Close waits, and so do the calls that return no error; the
+// writer of SaveTo and the reader of LoadFrom must make none of these, or they wait for themselves. Distinct optimizers are
+// independent. While a call runs, no goroutine may write the parameters and gradients that it is given, or read those that it writes.
 type Optimizer[T Float] struct {
 	optimizer
 	grads []Vector // scratch
