@@ -30,7 +30,7 @@ def test_an_interrupted_step_is_counted():
             for _ in range(1000): optimizer.step(); before = p[0].item()
         except KeyboardInterrupt:
             pass
-        done = optimizer.state[p]["step"]
+        done = int(optimizer.state[p]["step"])
         q = torch.nn.Parameter(torch.zeros(1)); q.grad = torch.ones_like(q)
         twin = posneg.PNM([q], lr=1.0)
         for _ in range(done): twin.step()

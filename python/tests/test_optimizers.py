@@ -313,8 +313,10 @@ def test_state_of_another_rule():
     set_gradients(params)
     optimizer.step()
     other = posneg.PNM(params, lr=1.0)
-    other.load_state_dict({"state": optimizer.state_dict()["state"], "param_groups": other.state_dict()["param_groups"]})
-    with pytest.raises(ValueError, match="'pos_momentum'.*exp_avg"):
+    with pytest.raises(ValueError, match="parameter 0 of group 0 has no 'pos_momentum'.*exp_avg"):
+        other.load_state_dict({"state": optimizer.state_dict()["state"], "param_groups": other.state_dict()["param_groups"]})
+    other.state[params[0]] = optimizer.state[params[0]]
+    with pytest.raises(ValueError, match="parameter 0 of group 0 has no 'pos_momentum'.*exp_avg"):
         other.step()
 
 
@@ -322,7 +324,7 @@ def test_threads_are_torchs(monkeypatch):
     from posneg import _library
 
     seen = []
-    monkeypatch.setattr(_library, "update_all", lambda rows, scale, workers: seen.append(workers))
+    monkeypatch.setattr(_library.Call, "run", lambda call, scale, workers, then: seen.append(workers))
     params = parameters(3)
     set_gradients(params)
     optimizer = posneg.PNM(params, lr=1.0)

@@ -49,7 +49,7 @@ def test_scaler(unscale, fused):
             scaler.update()
         close(model.parameters(), twin.parameters())
     assert scalers[0].get_scale() == scalers[1].get_scale() != 2.0**12
-    assert {s["step"] for s in x.state.values()} == {6}
+    assert {s["step"].item() for s in x.state.values()} == {6}
 
 
 @needs_scaler

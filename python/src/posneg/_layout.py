@@ -30,4 +30,4 @@ def like(t: Tensor, model: Tensor) -> Tensor:
         raise ValueError(f"posneg: a tensor of shape {tuple(t.shape)} where {tuple(model.shape)} is needed")
     if all(a == b for a, b, size in zip(t.stride(), model.stride(), t.shape) if size != 1):
         return t
-    return torch.empty_strided(model.shape, model.stride(), dtype=t.dtype).copy_(t)
+    return torch.empty_strided(model.shape, model.stride(), dtype=t.dtype, device="cpu").copy_(t)

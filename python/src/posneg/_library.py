@@ -7,6 +7,7 @@ import functools
 import os
 import platform
 from pathlib import Path
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ ABI_VERSION = 1
 
 FLOAT32, FLOAT64, BF16, F16 = range(4)  # pnm_dtype
 PNM, ADAPNM, SGD, ADAM = range(1, 5)  # pnm_rule_kind
-ERROR_FORKED, ERROR_INTERNAL = 8, 9  # of pnm_status
+ERROR_OVERLAP, ERROR_FORKED, ERROR_INTERNAL = 4, 8, 9  # of pnm_status
 
 VECTOR = np.dtype([("data", np.uintp), ("length", np.int64), ("dtype", np.int32), ("reserved", np.int32)], align=True)
 UPDATE = np.dtype(
@@ -44,6 +45,7 @@ RULE = np.dtype(
     + [("reserved", np.int64, (4,))],
     align=True,
 )
+REPORT = np.dtype([("grad_norm", np.float64), ("overflows", np.int64), ("skipped", np.int32), ("reserved", np.int32, (5,))], align=True)
 
 
 class _Options(ctypes.Structure):
@@ -102,17 +104,43 @@ class _RefusedInput(Refused, ValueError):
     pass
 
 
+class Overlap(_RefusedInput):
+    """Memory that is written is used twice."""
+
+
 class _RefusedProcess(Refused, RuntimeError):
     pass
 
 
-def update_all(updates: np.ndarray, loss_scale: float, workers: int) -> None:
-    """Performs the steps of an array of UPDATE; what it points to must stay alive during the call."""
-    library = load()
-    options = _Options(loss_scale=loss_scale, workers=workers)
-    status = library.pnm_update_all(ctypes.addressof(options), updates.ctypes.data, len(updates), None)
-    if status:
-        raise _error(status, library.pnm_last_error().decode())
+class Call:
+    """Performs the steps of an array of UPDATE; what it points to must stay alive during a run."""
+
+    def __init__(self, updates: np.ndarray):
+        self._library, self.steps = load(), len(updates)
+        self._options = _Options()
+        self._report = np.zeros((), REPORT)
+        self._skipped = self._report["skipped"]
+        self.done = np.zeros((), bool)  # by the last run
+        self._calls = (
+            functools.partial(
+                self._library.pnm_update_all,
+                ctypes.addressof(self._options), updates.ctypes.data, self.steps, self._report.ctypes.data,
+            ),
+            functools.partial(np.equal, self._skipped, 0, out=self.done),
+        )
+
+    def run(self, loss_scale: float, workers: int, then: Sequence[Callable[[], object]]) -> None:
+        """Calls `then` after the library, also if it has refused, without letting an exception of a signal's handler in between.
+
+        Python runs handlers between its own instructions, and one of them makes all these calls: none may be a function in Python.
+        """
+        self._options.loss_scale, self._options.workers = loss_scale, workers
+        self._skipped[...] = 1  # the library writes a report when it has done its work, and only then
+        self.done[...] = False
+        calls: Any = (*self._calls, *then)
+        status = list(map(functools.partial.__call__, calls))[0]
+        if status:
+            raise _error(status, self._library.pnm_last_error().decode())
 
 
 def _error(status: int, message: str) -> Exception:
@@ -123,7 +151,7 @@ def _error(status: int, message: str) -> Exception:
         )
     if status == ERROR_INTERNAL:
         return _RefusedProcess(message)
-    return _RefusedInput(message)
+    return (Overlap if status == ERROR_OVERLAP else _RefusedInput)(message)
 
 
 def isa() -> str:

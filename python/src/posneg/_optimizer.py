@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Sequence, Tuple, TypeVar, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ._counts import STEP, step_tensor
 from ._library import path
-from ._plan import Group, Plan
+from ._plan import Group, Plan, all_params, check_overlap, owner
 from ._rounding import take_names
-from ._state import name_state_dtype
+from ._state import check_state, name_state_dtype
 from .state_dicts import from_any
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -45,7 +48,10 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: Params, defaults: Dict[str, Any]):
         path()  # fails early if there is no library
         self._plan: Optional[Plan] = None
+        self._complete = False  # all groups that the caller gives are there
         super().__init__(params, defaults)  # type: ignore[arg-type]  # numbers for names
+        self._check_overlap()
+        self._complete = True
 
     def _slots(self, group: Group) -> Sequence[str]:
         """The names of a parameter's state, in the engine's order; the same object for the same names."""
@@ -70,15 +76,26 @@ class Optimizer(torch.optim.Optimizer):
         """Reports an option of a group that is out of its range."""
         if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
             raise ValueError(f"Invalid lr: a tensor of {group['lr'].numel()} elements, must have one")
-        non_negative(group, "lr", "weight_decay")
+        if not math.isfinite(group["lr"]):  # it may be negative where a schedule goes beyond its end, as in torch
+            raise ValueError(f"Invalid lr: {group['lr']}, must be finite")
+        non_negative(group, "weight_decay")
         name_state_dtype(group)
+
+    def _check_overlap(self) -> None:
+        check_overlap(self.param_groups, range(len(all_params(self.param_groups))))
 
     def add_param_group(self, param_group: Dict[str, Any]) -> None:
         if isinstance(param_group, dict):
             take_names(param_group)
-        super().add_param_group(param_group)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="optimizer contains a parameter group with duplicate parameters")  # refused below
+            super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
+            non_negative(self.param_groups[-1], "lr")
+            check_eps(self.param_groups[-1], self.param_groups[-1]["params"])
+            if self._complete:
+                self._check_overlap()
         except Exception:
             self.param_groups.pop()
             raise
@@ -98,10 +115,14 @@ class Optimizer(torch.optim.Optimizer):
 
     def _update(self, loss_scale: float) -> None:
         self._check_loaded()
-        if self._plan is None or not self._plan.holds(self.param_groups, self.state):
+        plan, of = self._plan, (self.param_groups, self.state, self._slots)
+        now = plan.look(*of) if plan else None
+        if plan is None or now is None:
             self._plan = None  # if the next line fails, the old one must not be used
-            self._plan = Plan(self.param_groups, self.state, self._slots)
-        self._plan.step(map(self._rule, self.param_groups), loss_scale, torch.get_num_threads())
+            self._plan = plan = Plan(*of, plan.counts if plan else None)
+            now = plan.look(*of)
+            assert now is not None
+        plan.step(now, self.param_groups, map(self._rule, self.param_groups), loss_scale, torch.get_num_threads())
 
     def _check_loaded(self) -> None:
         if self._half_loaded:
@@ -120,7 +141,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plan, self._half_loaded = None, None
+        self._plan, self._half_loaded, self._complete = None, None, True
+        for s in self.state.values():
+            if isinstance(s.get(STEP), (int, float)):
+                s[STEP] = step_tensor(s[STEP])
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -137,6 +161,7 @@ class Optimizer(torch.optim.Optimizer):
             loaded["param_groups"] = [{**_options(g), **s} for g, s in zip(self.param_groups, loaded["param_groups"])] + (
                 loaded["param_groups"][len(self.param_groups) :]
             )
+            self._check_loadable(loaded)
             return loaded
 
         if hasattr(self, "register_load_state_dict_pre_hook"):  # torch 2.3 and later
@@ -148,6 +173,19 @@ class Optimizer(torch.optim.Optimizer):
         else:
             super().load_state_dict(last(self, state_dict))
         self._undo_casts(loaded)
+
+    def _check_loadable(self, loaded: Dict[str, Any]) -> None:
+        """Reports what could not be continued, before anything is taken over."""
+        groups = loaded["param_groups"]
+        if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
+            return  # torch's load_state_dict says so
+        params, index = all_params(self.param_groups), 0
+        for group, own in zip(groups, self.param_groups):
+            self._check(group)
+            check_eps(group, own["params"])
+            for i in group["params"]:
+                check_state(params[index], loaded["state"].get(i, {}), self._slots(group), owner(self.param_groups, index))
+                index += 1
 
     def _undo_casts(self, loaded: Dict[str, Any]) -> None:
         """Takes the tensors again that torch has rounded to the type of a 16-bit parameter."""
@@ -167,6 +205,13 @@ def non_negative(group: Group, *names: str) -> None:
     for name in names:
         if not 0 <= group[name] < math.inf:
             raise ValueError(f"Invalid {name}: {group[name]}, must be finite and >= 0")
+
+
+def check_eps(group: Group, params: Sequence[Tensor]) -> None:
+    """Checks that an eps that is not 0 does not become 0 in the type that parameters are computed in."""
+    eps = group.get("eps", 0)
+    if eps and not np.float32(eps) and any(p.dtype not in (torch.float64, torch.complex128) for p in params):
+        raise ValueError(f"Invalid eps: {eps}, which is 0 in float32; must be 0 or at least 1e-45")
 
 
 def check_betas(group: Group, names: str, decays: int) -> None:

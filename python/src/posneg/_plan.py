@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from operator import attrgetter, is_, itemgetter
+from functools import partial
+from operator import attrgetter, itemgetter
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from . import _library
+from ._counts import STEP, Counts, as_count
 from ._layout import is_dense, like, real
-from ._placements import check_fits, cut_as, local
-from ._rounding import Name, draws, param_names, rounding
-from ._state import MASTER, adopt_changes, begun, check_param, prepare
+from ._overlap import address, first_overlap, without_shared
+from ._placements import check_fits, cut_as, is_cut, local
+from ._rounding import draws, param_names, rounding
+from ._state import MASTER, adopt_changes, check_param, check_state, name_state_dtype, prepare
 
 _DTYPES = {
     torch.float32: _library.FLOAT32,
@@ -26,8 +28,244 @@ _DTYPES = {
 _dtype_of = attrgetter("dtype")
 _shape_of = attrgetter("shape")
 _PLAIN = {Tensor, torch.nn.Parameter}
-_steps_done = itemgetter("step")
+_size_of: Tuple[Callable[[Tensor], Any], ...] = (attrgetter("nbytes"),) if hasattr(Tensor, "nbytes") else (Tensor.numel, _dtype_of)
 _increment_version = getattr(torch.autograd.graph, "increment_version", None)  # since torch 2.1
+
+Group = Dict[str, Any]
+State = Dict[Tensor, Dict[str, Any]]
+Slots = Callable[[Group], Sequence[str]]
+Now = Tuple[List[Tensor], List[Tensor], List[Dict[str, Any]]]  # parameters, their gradients and states, for the time of a step
+
+
+class Plan:
+    """The updates of the parameters that have a gradient.
+
+    It knows tensors by where they lie, and owns none of them: memory goes when its owner lets go of it. What then comes to lie at the
+    same place is what a step should use, if it looks the same; therefore all that decides how memory is used is compared before each step.
+    """
+
+    def __init__(self, groups: List[Group], state: State, slots: Slots, counts: Optional[Counts]):
+        for group in groups:
+            name_state_dtype(group)
+        params = all_params(groups)
+        grads: List[Any] = [p.grad for p in params]
+        self._groups = _layout(groups, slots)
+        self._params = list(map(id, params))
+        self._due = _due(grads)
+        updated = [params[i] for i in self._due]
+        group_of = [g for g, group in enumerate(groups) for _ in group["params"]]
+        self.counts = counts if counts and len(counts.addresses) == len(params) else Counts(len(params))
+
+        for i, p in zip(self._due, updated):
+            check_param(p)
+            _check_memory(p, owner(groups, i))
+            _check_gradient(grads[i], p)
+            check_state(p, state.get(p, {}), slots(groups[group_of[i]]), owner(groups, i))
+        check_overlap(groups, self._due)
+        for i, p in zip(self._due, updated):
+            group = groups[group_of[i]]
+            prepare(p, state[p], slots(group), group)
+            self.counts.adopt(i, state[p], owner(groups, i))
+        names = [name for group in groups for name in param_names(group)]
+        draw = [
+            rounding(p, state[p], group, names[i]) if draws(p, slots(group), group) else (0, 0, 0)
+            for i, p, group in ((i, p, groups[group_of[i]]) for i, p in zip(self._due, updated))
+        ]
+
+        order = {id(p): place for place, p in enumerate(state)}
+        self._keys = list(map(id, state))
+        self._order = [order[id(p)] for p in updated]
+        states = self._states(state)
+        self._sizes = list(map(len, states))
+        self._slots = [(*slots(groups[group_of[i]]), MASTER) for i in self._due]
+        self._buffers: Dict[str, List[int]] = {}  # which of the states have one of this name
+        for k, (slots_and_master, s) in enumerate(zip(self._slots, states)):
+            for name in slots_and_master:
+                if name in s:
+                    self._buffers.setdefault(name, []).append(k)
+        self._mastered = self._buffers.get(MASTER, [])
+        self._distributed = any(map(is_cut, updated))
+        self._gapped = {k: "copy" if k in self._mastered else "params" for k, p in enumerate(updated) if not is_dense(local(p))}
+        self._simple = not self._distributed and all(p.is_contiguous() and not p.is_complex() for p in updated)
+        self._looks = self._find(updated, states)
+        self._shapes, self._dtypes = list(map(_shape_of, updated)), list(map(_dtype_of, updated))
+
+        self._rules = np.zeros(len(groups), _library.RULE)
+        self._rows = np.zeros(len(updated), _library.UPDATE)
+        self._fill([group_of[i] for i in self._due], updated, states)
+        for row, numbers in zip(self._rows, draw):
+            row["seed"], row["tensor"], row["first"] = numbers
+        self._last_rules: List[Tuple[Any, ...]] = []
+        self._grads, self._step_numbers = self._rows["grads"], self._rows["step"]
+        self._grad_codes = self._grads["dtype"].copy()
+        self._places: Any = slice(None) if len(updated) == len(params) else self._due
+        increments = np.zeros(len(params))
+        increments[self._places] = 1
+        self._call = _library.Call(self._rows)
+        self._count = partial(np.add, self.counts.values, increments, out=self.counts.values, where=self._call.done)
+
+    def _fill(self, group_of: List[int], updated: List[Tensor], states: List[Dict[str, Any]]) -> None:
+        """Writes all that stays the same from step to step."""
+        rows, size = self._rows, _library.RULE.itemsize
+        rows["rule"] = [self._rules.ctypes.data + g * size for g in group_of]
+        views = [real(p.detach()) for p in updated]
+        _point(rows["params"], range(len(views)), views)
+        rows["grads"]["length"], rows["grads"]["dtype"] = rows["params"]["length"], rows["params"]["dtype"]
+        if self._mastered:
+            _point(rows["copy"], self._mastered, [views[k] for k in self._mastered])
+            _point(rows["params"], self._mastered, [real(states[k][MASTER]) for k in self._mastered])
+        for slot in range(max(map(len, self._slots), default=1) - 1):
+            of = [k for k, names in enumerate(self._slots) if slot < len(names) - 1]
+            _point(rows["state"][:, slot], of, [real(states[k][self._slots[k][slot]]) for k in of])
+
+    def look(self, groups: List[Group], state: State, slots: Slots) -> Optional[Now]:
+        """What is to be updated, if everything is where it was and looks as it did."""
+        params = all_params(groups)
+        if list(map(id, params)) != self._params or list(map(id, state)) != self._keys or _layout(groups, slots) != self._groups:
+            return None
+        grads: List[Any] = [p.grad for p in params]
+        if _due(grads) != self._due:
+            return None
+        if len(self._due) != len(params):
+            params, grads = [params[i] for i in self._due], [grads[i] for i in self._due]
+        try:
+            states = self._states(state)
+            same = list(map(len, states)) == self._sizes and self._find(params, states) == self._looks
+        except (KeyError, TypeError, AttributeError, RuntimeError):  # a state that lacks something, or something else in its place
+            return None
+        return (params, grads, states) if same else None
+
+    def _states(self, state: State) -> List[Dict[str, Any]]:
+        states = list(state.values())
+        return [states[place] for place in self._order]
+
+    def _find(self, updated: List[Tensor], states: List[Dict[str, Any]]) -> List[List[Any]]:
+        """Where all memory is, and how it is used."""
+        buffers = [states[k][name] for name, having in self._buffers.items() for k in having]
+        steps = [list(map(Tensor.data_ptr, map(itemgetter(STEP), states)))]
+        if self._simple:
+            of_params: Tuple[Callable[[Tensor], Any], ...] = (Tensor.data_ptr, _shape_of, _dtype_of, Tensor.is_contiguous, Tensor.is_neg)
+            of_buffers: Tuple[Callable[[Tensor], Any], ...] = (Tensor.data_ptr, *_size_of)
+        else:
+            updated, buffers = list(map(local, updated)), list(map(local, buffers))
+            of_params = of_buffers = (Tensor.data_ptr, _shape_of, _dtype_of, Tensor.stride, Tensor.is_neg, Tensor.is_conj)
+        return steps + [list(map(look, updated)) for look in of_params] + [list(map(look, buffers)) for look in of_buffers]
+
+    def step(self, now: Now, groups: List[Group], rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int) -> None:
+        """Updates what has been looked at."""
+        if not self._due:
+            return
+        new = list(rules)
+        if new != self._last_rules:
+            self._rules[:] = self._last_rules = new
+        updated, grads, states = now
+        steps = self.counts.next(self._places)
+        if steps is None:
+            for i in self._due:
+                as_count(self.counts.values[i], owner(groups, i))
+        self._step_numbers[:] = steps
+        for k in self._mastered:
+            adopt_changes(updated[k], states[k][MASTER])
+        gapped = {k: _Copied(updated[k]) for k in self._gapped}
+        for k, copied in gapped.items():
+            self._rows[k][self._gapped[k]]["data"] = copied.work.data_ptr()
+
+        addresses = self._simple_addresses(grads)
+        if addresses is not None:
+            self._grads["dtype"] = self._grad_codes
+        else:
+            for g, p in zip(grads, updated):
+                _check_gradient(g, p)
+            grads = [
+                _gradient(g, p, gapped[k].work if k in gapped else real(p.detach())) for k, (g, p) in enumerate(zip(grads, updated))
+            ]
+            self._grads["dtype"] = [_DTYPES[g.dtype] for g in grads]
+            addresses = list(map(Tensor.data_ptr, grads))
+        self._grads["data"] = addresses
+
+        then = (self._count, *(partial(Tensor.copy_, copied.view, copied.work) for copied in gapped.values()))
+        try:
+            try:
+                self._call.run(loss_scale, workers, then)
+            except _library.Overlap:
+                # A gradient may share memory with what is written. It counts as it was before the step.
+                kept = without_shared(map(real, grads), [*updated, *(v for s in states for v in s.values() if isinstance(v, Tensor))])
+                self._grads["data"] = list(map(Tensor.data_ptr, kept))
+                self._call.run(loss_scale, workers, then)
+        finally:
+            if self._call.done:
+                _tell_autograd(updated)
+
+    def _simple_addresses(self, grads: List[Tensor]) -> Optional[List[int]]:
+        """Where the gradients are, if the engine can read all of them as they are."""
+        try:
+            if (
+                self._simple
+                and list(map(_dtype_of, grads)) == self._dtypes
+                and list(map(_shape_of, grads)) == self._shapes
+                and _PLAIN.issuperset(map(type, grads))
+                and all(map(Tensor.is_contiguous, grads))
+                and not any(map(Tensor.is_neg, grads))
+            ):
+                addresses = list(map(Tensor.data_ptr, grads))
+                return addresses if all(addresses) else None
+        except (AttributeError, TypeError, RuntimeError):  # a sparse tensor, which has no memory of its own
+            pass
+        return None
+
+
+class _Copied:
+    """A parameter whose elements have gaps between them, and a copy without gaps."""
+
+    def __init__(self, p: Tensor):
+        self.view = real(p.detach())
+        self.work = torch.empty_like(self.view).copy_(self.view)
+
+
+def all_params(groups: List[Group]) -> List[Tensor]:
+    return [p for group in groups for p in group["params"]]
+
+
+def owner(groups: List[Group], index: int) -> str:
+    """How errors call a parameter: by its name, if torch knows it."""
+    for number, group in enumerate(groups):
+        if index < len(group["params"]):
+            names = group.get("param_names")
+            return f"parameter {names[index]!r}" if names else f"parameter {index} of group {number}"
+        index -= len(group["params"])
+    raise IndexError
+
+
+def check_overlap(groups: List[Group], indices: Sequence[int]) -> None:
+    """Reports parameters that share memory."""
+    params = all_params(groups)
+    found = first_overlap([params[i] for i in indices])
+    if found:
+        a, b = (indices[k] for k in found)
+        what = "are the same" if params[a] is params[b] else "share memory"
+        raise ValueError(f"posneg: {owner(groups, a)} and {owner(groups, b)} {what}; give each element to the optimizer once")
+
+
+def _check_memory(t: Tensor, what: str) -> None:
+    if t.numel() and local(t).numel() and not address(local(t)):
+        raise RuntimeError(f"posneg: {what} is a {type(t).__name__} without memory of its own: use torch.optim for such tensors")
+
+
+def _layout(groups: List[Group], slots: Slots) -> List[Any]:
+    """What of the groups decides how their parameters are laid out for the engine."""
+    return [(len(g["params"]), slots(g), g["state_dtype"], g["master_weights"], g["seed"]) for g in groups]
+
+
+def _due(grads: List[Any]) -> Sequence[int]:
+    """Which parameters have a gradient."""
+    missing = [g is None for g in grads]
+    return [i for i, m in enumerate(missing) if not m] if any(missing) else range(len(grads))
+
+
+def _point(vectors: Any, at: Sequence[int], tensors: List[Tensor]) -> None:
+    vectors["data"][at] = list(map(address, tensors))
+    vectors["length"][at] = list(map(Tensor.numel, tensors))
+    vectors["dtype"][at] = [_DTYPES[t.dtype] for t in tensors]
 
 
 def _tell_autograd(changed: List[Tensor]) -> None:
@@ -39,200 +277,6 @@ def _tell_autograd(changed: List[Tensor]) -> None:
     except TypeError:  # it took one tensor at first
         for p in changed:
             _increment_version(p)
-
-
-Group = Dict[str, Any]
-
-
-@dataclass
-class _Entry:
-    """A parameter that is updated."""
-
-    param: Tensor
-    state: Dict[str, Any]
-    group: int
-    slots: Sequence[str]
-    name: Name
-    view: Tensor  # its memory, as real numbers
-    work: Tensor  # the same, or a copy without gaps where its elements have gaps between them
-
-
-class Plan:
-    """The updates of the parameters that have a state or a gradient."""
-
-    def __init__(self, groups: List[Group], state: Dict[Tensor, Any], slots: Callable[[Group], Sequence[str]]):
-        self._params = _params(groups)
-        self._slots = slots
-        self._layout = _layout(groups, slots)
-        self._waiting: List[Tensor] = []  # for their first gradient
-        self._entries: List[_Entry] = []
-        group_of = [i for i, group in enumerate(groups) for _ in group["params"]]
-        names = [name for group in groups for name in param_names(group)]
-        for p, g, name in zip(self._params, group_of, names):
-            if p.grad is None and not begun(state.get(p)):
-                self._waiting.append(p)
-            else:
-                self._entries.append(_entry(p, state, name, g, groups[g], slots(groups[g])))
-
-        self._updated = [e.param for e in self._entries]
-        self._states = [e.state for e in self._entries]
-        self._all_states = list(state.values())
-        self._gapped = [e for e in self._entries if e.work is not e.view]
-        self._mastered = [e for e in self._entries if MASTER in e.state]
-        self._buffers: Dict[str, List[Dict[str, Any]]] = {}  # the states that have one of this name
-        for e in self._entries:
-            for name in (*e.slots, MASTER):
-                if name in e.state:
-                    self._buffers.setdefault(name, []).append(e.state)
-
-        distributed = any(hasattr(p, "to_local") for p in self._updated)
-        self._address: Callable[[Tensor], int] = _local_address if distributed else Tensor.data_ptr
-        self._simple = not distributed and all(
-            e.work.is_contiguous() and not e.param.is_complex() for e in self._entries
-        )
-        self._grad_shapes = [e.param.shape for e in self._entries]
-        self._dtypes = [e.work.dtype for e in self._entries]
-        self._addresses = self._find()
-        self._shapes = self._find_shapes()
-        # While it is held, no other memory can come to lie there: a tensor that was moved has another address.
-        self._memory = [real(s[name].detach()) for name, states in self._buffers.items() for s in states]
-
-        self._rules = np.zeros(len(groups), _library.RULE)
-        self._rows = np.zeros(len(self._entries), _library.UPDATE)
-        for row, e in zip(self._rows, self._entries):
-            row["rule"] = self._rules[e.group :].ctypes.data
-            if draws(e.param, e.slots, groups[e.group]):
-                row["seed"], row["tensor"], row["first"] = rounding(e.param, e.state, groups[e.group], e.name)
-            _fill(row, e)
-        self._grad_codes = self._rows["grads"]["dtype"].copy()
-
-    def holds(self, groups: List[Group], state: Dict[Tensor, Any]) -> bool:
-        """Whether all memory is where it was, and no parameter has got its first gradient."""
-        params = _params(groups)
-        try:
-            return (
-                len(params) == len(self._params)
-                and _layout(groups, self._slots) == self._layout
-                and len(state) == len(self._all_states)
-                and all(map(is_, params, self._params))
-                and all(map(is_, state.values(), self._all_states))
-                and self._find() == self._addresses
-                and self._find_shapes() == self._shapes
-                and not any(p.grad is not None for p in self._waiting)
-            )
-        except (KeyError, TypeError):  # a state that lacks something
-            return False
-
-    def _find(self) -> List[int]:
-        """The addresses of all parameters and buffers."""
-        addresses = list(map(self._address, self._updated))
-        for name, states in self._buffers.items():
-            addresses += map(self._address, map(itemgetter(name), states))
-        return addresses
-
-    def _find_shapes(self) -> List[Any]:
-        """How the elements of all parameters lie: their memory may be seen in another way at the same address."""
-        return [*map(Tensor.stride, self._updated), *map(Tensor.numel, self._updated), *map(_dtype_of, self._updated)]
-
-    def step(self, rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int) -> None:
-        """Updates all parameters that have a gradient."""
-        for i, rule in enumerate(rules):
-            self._rules[i] = rule
-        grads: List[Any] = [p.grad for p in self._updated]
-        entries, states, rows, addresses = self._entries, self._states, self._rows, self._simple_addresses(grads)
-        if addresses is not None:
-            rows["grads"]["dtype"] = self._grad_codes
-        else:
-            due = [i for i, g in enumerate(grads) if g is not None]
-            if not due:
-                return
-            entries, rows = [self._entries[i] for i in due], self._rows[due]
-            for i in due:
-                _check_gradient(grads[i], self._updated[i])
-            states, grads = [e.state for e in entries], [_gradient(grads[i], self._entries[i]) for i in due]
-            rows["grads"]["dtype"] = [_DTYPES[g.dtype] for g in grads]
-            addresses = [g.data_ptr() for g in grads]
-        rows["grads"]["data"] = addresses
-        steps = [done + 1 for done in map(_steps_done, states)]
-        rows["step"] = steps
-        gapped = [e for e in self._gapped if e.param.grad is not None]
-        for e in gapped:
-            e.work.copy_(e.view)
-        for e in self._mastered:
-            adopt_changes(e.param, e.state[MASTER])
-
-        # Counted before: a KeyboardInterrupt comes out of the call when its work is done.
-        for state, step in zip(states, steps):
-            state["step"] = step
-        done = True
-        try:
-            _library.update_all(rows, loss_scale, workers)
-        except _library.Refused:
-            done = False
-            for state, step in zip(states, steps):
-                state["step"] = step - 1
-            raise
-        finally:
-            if done:
-                for e in gapped:
-                    e.view.copy_(e.work)
-                _tell_autograd(self._updated if entries is self._entries else [e.param for e in entries])
-
-    def _simple_addresses(self, grads: List[Tensor]) -> Optional[List[int]]:
-        """Where the gradients are, if all parameters have one and the engine can read all of them as they are."""
-        try:
-            if (
-                self._simple
-                and list(map(_dtype_of, grads)) == self._dtypes
-                and list(map(_shape_of, grads)) == self._grad_shapes
-                and _PLAIN.issuperset(map(type, grads))
-                and all(map(Tensor.is_contiguous, grads))
-                and not any(map(Tensor.is_neg, grads))
-            ):
-                return list(map(Tensor.data_ptr, grads))
-        except (AttributeError, TypeError, RuntimeError):  # None, or a sparse tensor, which has no memory of its own
-            pass
-        return None
-
-
-def _layout(groups: List[Group], slots: Callable[[Group], Sequence[str]]) -> List[Any]:
-    """What of the groups decides how their parameters are laid out for the engine."""
-    return [(len(g["params"]), slots(g), g["state_dtype"], g["master_weights"], g["seed"]) for g in groups]
-
-
-def _params(groups: List[Group]) -> List[Tensor]:
-    return [p for group in groups for p in group["params"]]
-
-
-def _entry(
-    p: Tensor, state: Dict[Tensor, Any], name: Name, number: int, group: Group, slots: Sequence[str]
-) -> _Entry:
-    check_param(p)
-    if p.grad is not None:
-        _check_gradient(p.grad, p)
-    prepare(p, state[p], slots, group)
-    view = real(p.detach())
-    return _Entry(p, state[p], number, slots, name, view, view if is_dense(view) else torch.empty_like(view))
-
-
-def _fill(row: Any, e: _Entry) -> None:
-    """Writes all that stays the same from step to step."""
-    if MASTER in e.state:
-        _point(row["params"], real(e.state[MASTER]))
-        _point(row["copy"], e.work)
-    else:
-        _point(row["params"], e.work)
-    for vector, name in zip(row["state"], e.slots):
-        _point(vector, real(e.state[name]))
-    row["grads"]["length"], row["grads"]["dtype"] = e.work.numel(), _DTYPES[e.work.dtype]
-
-
-def _point(vector: Any, t: Tensor) -> None:
-    vector["data"], vector["length"], vector["dtype"] = t.data_ptr(), t.numel(), _DTYPES[t.dtype]
-
-
-def _local_address(t: Tensor) -> int:
-    return local(t).data_ptr()
 
 
 def _check_gradient(g: Tensor, p: Tensor) -> None:
@@ -249,6 +293,13 @@ def _check_gradient(g: Tensor, p: Tensor) -> None:
     check_fits(g, p)
 
 
-def _gradient(g: Tensor, e: _Entry) -> Tensor:
+def _gradient(g: Tensor, p: Tensor, work: Tensor) -> Tensor:
     """A checked gradient as the engine can read it: itself, or a copy in the order of the parameter's elements."""
-    return like(real(cut_as(g.detach(), e.param)), e.work)
+    g = like(real(cut_as(g.detach(), p)), work)
+    if not address(g) and g.numel():  # a wrapper, or zeros without memory, whose values torch can copy
+        try:
+            g = torch.empty_strided(work.shape, work.stride(), dtype=g.dtype, device="cpu").copy_(g)
+        except Exception:
+            _check_memory(g, f"the gradient of a parameter of shape {tuple(p.shape)}")
+            raise
+    return g

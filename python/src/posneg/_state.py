@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Sequence
 import torch
 from torch import Tensor
 
+from ._counts import STEP, as_count, step_tensor
 from ._layout import like
 from ._placements import check_whole, cut_as, is_cut, local, with_part
 
@@ -61,28 +62,44 @@ def _name_of(dtype: Any) -> Any:
 
 def begun(state: Optional[Dict[str, Any]]) -> bool:
     """Whether there is a state of steps, and not only the number that the parameter will draw by."""
-    return state is not None and (int(state.get("step", 0)) > 0 or any(name not in ("step", ROUNDING) for name in state))
+    return state is not None and (any(name not in (STEP, ROUNDING) for name in state) or float(state.get(STEP, 0)) > 0)
+
+
+def check_state(p: Tensor, state: Dict[str, Any], slots: Sequence[str], owner: str) -> None:
+    """Reports a state that cannot be one of the parameter; an empty one, which is that before the first step, is none."""
+    if STEP in state:
+        as_count(state[STEP], owner)
+    if not begun(state):
+        return
+    if STEP not in state and "momentum_buffer" not in slots and any(name in state for name in slots):  # torch's SGD does not count
+        raise ValueError(f"posneg: the state of {owner} has no 'step', only {sorted(state)}: it decides how the momenta go on")
+    for name in (*slots, MASTER):
+        t = state.get(name)
+        if t is None and name in (MASTER, "momentum_buffer"):
+            continue
+        if not isinstance(t, Tensor):
+            raise ValueError(f"posneg: the state of {owner} has no {name!r}, only {sorted(state)}: was it saved by another rule?")
+        if t.shape != p.shape:
+            raise ValueError(f"posneg: {name!r} of {owner} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}")
 
 
 def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any]) -> None:
-    """Completes and converts a state, so that the engine can use its memory. An empty one is that before the first step."""
-    new = not begun(state)
-    state["step"] = _step_of(state, slots)
+    """Completes and converts a state that has been checked, so that the engine can use its memory."""
+    ready: Dict[str, Any] = {STEP: _step_of(state, slots)}
     dtype = state_dtype(p, group)
     for name in slots:
-        if new or name == "momentum_buffer" and state.get(name) is None:
-            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
-        elif not isinstance(state.get(name), Tensor):
-            raise ValueError(f"posneg: the state of a parameter has no {name!r}, only {sorted(state)}: was it saved by another rule?")
+        if state.get(name) is None:
+            ready[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
         else:
-            state[name] = _laid_out(state[name], p, dtype)
+            ready[name] = _laid_out(state[name], p, dtype)
     if not has_master(p, group):
         state.pop(MASTER, None)
     elif state.get(MASTER) is None:
-        state[MASTER] = p.detach().to(torch.float32, memory_format=torch.preserve_format)
+        ready[MASTER] = p.detach().to(torch.float32, memory_format=torch.preserve_format)
     else:
-        state[MASTER] = _laid_out(state[MASTER], p, torch.float32)
-        adopt_changes(p, state[MASTER])
+        ready[MASTER] = _laid_out(state[MASTER], p, torch.float32)
+        adopt_changes(p, ready[MASTER])
+    state.update(ready)  # at once: an interrupt must not leave half of a new state
 
 
 def adopt_changes(p: Tensor, master: Tensor) -> None:
@@ -93,17 +110,19 @@ def adopt_changes(p: Tensor, master: Tensor) -> None:
     ours.copy_(torch.where(ours.to(theirs.dtype) == theirs, ours, theirs.to(ours.dtype)))
 
 
-def _step_of(state: Dict[str, Any], slots: Sequence[str]) -> int:
+def _step_of(state: Dict[str, Any], slots: Sequence[str]) -> Tensor:
     if "momentum_buffer" in slots and state.get("momentum_buffer") is None:
-        return 0  # torch's SGD begins anew where there is no momentum
-    if "step" not in state:
-        return 1 if "momentum_buffer" in slots else 0  # torch's SGD does not count; past the first step it does not matter
-    return int(state["step"])
+        return step_tensor(0)  # torch's SGD begins anew where there is no momentum
+    if STEP not in state:
+        return step_tensor("momentum_buffer" in slots)  # torch's SGD does not count; past the first step it does not matter
+    step = state[STEP]
+    return step if isinstance(step, Tensor) else step_tensor(step)
 
 
 def _laid_out(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
-    if t.shape != p.shape:
-        raise ValueError(f"posneg: state of shape {tuple(t.shape)} for a parameter of shape {tuple(p.shape)}")
+    if type(t) is Tensor and not is_cut(p) and t.dtype == dtype and t.device.type == "cpu" and t.is_contiguous() and p.is_contiguous():
+        if not (t.is_conj() or t.is_neg() or t.requires_grad):
+            return t
     model = torch.empty_like(local(p), dtype=dtype, memory_format=torch.preserve_format)
     t = cut_as(t.detach(), p)
     part = local(t)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapp
 import torch
 from torch import Tensor
 
+from ._counts import step_tensor
 from ._files import replacing
 from ._header import FLAGS, PARAMS, Damaged, SavedGroup, SavedTensor, check_metadata, decode, encode
 from ._json import dumps, short
@@ -24,7 +25,7 @@ from ._optimizer import Optimizer
 from ._plan import Group
 from ._rounding import Name, draws, packed, param_names, rounding
 from ._safetensors import DTYPES, PIECE, Entry, Source, encode_header, memory, pieces, read_header, swap
-from ._state import MASTER, ROUNDING, begun, check_param, has_master, prepare, state_dtype
+from ._state import MASTER, ROUNDING, begun, check_param, check_state, has_master, prepare, state_dtype
 
 File = Union[str, "os.PathLike[str]", BinaryIO]
 Names = Optional[Iterable[Tuple[str, Tensor]]]
@@ -104,6 +105,7 @@ def save_checkpoint(
             state = optimizer.state.get(m.param) or {}
             sums: Dict[str, int] = {}
             if begun(state):
+                check_state(m.param, state, slots, repr(m.name))
                 prepare(m.param, state, slots, group)  # as it would be at the next step
                 for slot in slots:
                     tensors[_state_key(m.name, slot)] = _Saved(state[slot], state[slot].dtype)
@@ -345,8 +347,8 @@ class _Load:
         if self.rounding is not None:
             state[ROUNDING] = self.rounding
         if not self.has_state and not begun(state):
-            return {**state, "step": 0} if state else {}  # the rest is made at the first gradient
-        state["step"] = self.step
+            return {**state, "step": step_tensor(0)} if state else {}  # the rest is made at the first gradient
+        state["step"] = step_tensor(self.step)
         dtype = state_dtype(p, self.group)
         if self.has_state:
             for slot, claim in zip(self.slots, self.state):

@@ -41,7 +41,7 @@ def to_pytorch_optimizer(state_dict: StateDict) -> StateDict:
     state = {key: {k: v for k, v in value.items() if k != "step"} for key, value in state_dict["state"].items()}
     for saved in state_dict["param_groups"]:
         group = dict(saved)
-        steps = {state_dict["state"][i]["step"] for i in group["params"] if i in state}
+        steps = {int(state_dict["state"][i]["step"]) for i in group["params"] if i in state}
         if len(steps) > 1:
             raise ValueError(
                 f"pytorch_optimizer counts steps once for a whole group, but the parameters of one here have done {sorted(steps)}"
