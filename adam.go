@@ -4,7 +4,7 @@ import "math"
 
 // Adam is torch.optim.Adam or, with Decoupled decay, torch.optim.AdamW. They are baselines of the paper on [AdaPNM].
 type Adam struct {
-	LR          float64 // η, the learning rate: finite, ≥ 0; default 0.001
+	LR          float64 // η, the learning rate: finite; a negative one ascends; default 0.001
 	Beta1       float64 // β1, decay of the momentum: in [0, 1); default 0.9
 	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
 	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0 (0 gives NaN where all gradients were 0 so far); default 1e-8
@@ -78,7 +78,7 @@ func updateAdam(o *Options, r Adam, t int, one *tensor) (Report, error) {
 // as they are in a literal that nobody has filled.
 func (r Adam) Validate() error {
 	return firstError(
-		nonNegative.check("Adam", "LR", r.LR),
+		finite.check("Adam", "LR", r.LR),
 		unit.check("Adam", "Beta1", r.Beta1),
 		unit.check("Adam", "Beta2", r.Beta2),
 		nonNegative.check("Adam", "Eps", r.Eps),

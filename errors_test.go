@@ -151,7 +151,7 @@ func TestEmptyIsNoOp(t *testing.T) {
 func TestValidate(t *testing.T) {
 	nan, inf := math.NaN(), math.Inf(1)
 	illegal := map[string][]float64{
-		"LR":          {-1e-300, nan, inf, -inf},
+		"LR":          {nan, inf, -inf},
 		"Beta1":       {-1e-300, 1, 2, nan, inf, -inf},
 		"Beta2":       {-1e-300, 1, 2, nan, inf, -inf},
 		"Beta0":       {nan, inf, -inf},
@@ -161,7 +161,7 @@ func TestValidate(t *testing.T) {
 		"WeightDecay": {-1e-300, nan, inf, -inf},
 	}
 	legal := map[string][]float64{
-		"LR":          {0, 1e-300, math.MaxFloat64},
+		"LR":          {-math.MaxFloat64, -1, 0, 1e-300, math.MaxFloat64},
 		"Beta1":       {0, 1e-300, 1 - 0x1p-53},
 		"Beta2":       {0, 1e-300, 1 - 0x1p-53},
 		"Beta0":       {-math.MaxFloat64, -1, 0, 2, math.MaxFloat64},
@@ -276,12 +276,12 @@ func TestOptimizerErrors(t *testing.T) {
 			&OverlapError{2, 1, "params", "grads", 4}, "tensor 2: params and tensor 1: grads share 4 elements"},
 		{"SetLR below 0", func(x []float32) error {
 			o := optimizer(x)
-			err := o.SetLR(-1)
+			err := o.SetLR(math.Inf(-1))
 			if o.Rule(0) != Rule(small) || o.Rule(1) != Rule(NewAdaPNM()) {
 				t.Error("a rule was changed")
 			}
 			return err
-		}, &HyperparameterError{"PNM", "LR", -1, "finite and ≥ 0"}, "group 0: PNM.LR is -1"},
+		}, &HyperparameterError{"PNM", "LR", math.Inf(-1), "finite"}, "group 0: PNM.LR is -Inf"},
 		{"SetLR of one group, and of one that is not there", func(x []float32) error {
 			o := optimizer(x)
 			err := o.SetLR(0.5, 0, 2)

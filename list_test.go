@@ -166,8 +166,8 @@ func TestUpdateAllErrors(t *testing.T) {
 		}
 	}
 	refuse(t, []refusal{
-		{"hyperparameter", call(Options{}, func(_ []float32, u []Update) { u[1].Rule = SGD{LR: -1, Momentum: 0.9} }),
-			&UpdateError{1, &HyperparameterError{"SGD", "LR", -1, "finite and ≥ 0"}}, "pnm: tensor 1: SGD.LR is -1"},
+		{"hyperparameter", call(Options{}, func(_ []float32, u []Update) { u[1].Rule = SGD{LR: math.Inf(-1), Momentum: 0.9} }),
+			&UpdateError{1, &HyperparameterError{"SGD", "LR", math.Inf(-1), "finite"}}, "pnm: tensor 1: SGD.LR is -Inf"},
 		{"step", call(Options{}, func(_ []float32, u []Update) { u[0].Step = 0 }), &StepError{0}, "tensor 0: step is 0"},
 		{"state", call(Options{}, func(_ []float32, u []Update) { u[1].State = nil }), &LengthError{-1, "State (momentum_buffer)", 0, 1}, "State (momentum_buffer) is 0"},
 		{"length", call(Options{}, func(x []float32, u []Update) { u[1].Grads = at(x, 4).cut(0, 5) }), &LengthError{-1, "grads", 5, 8}, "tensor 1: length of grads is 5"},

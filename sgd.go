@@ -8,7 +8,7 @@ import "math"
 //
 // LR has no default. With momentum μ a constant gradient moves a parameter by LR/(1−μ) a step in the long run.
 type SGD struct {
-	LR          float64 // η, the learning rate: finite, ≥ 0
+	LR          float64 // η, the learning rate: finite; a negative one ascends
 	Momentum    float64 // μ, decay of the momentum: finite, ≥ 0; default 0, which needs no state
 	Dampening   float64 // τ: gradients after a tensor's first join the momentum as (1−τ)·g: any finite number; default 0
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
@@ -80,7 +80,7 @@ func (r SGD) Validate() error {
 		dampening = interval{0, 0, "0 with Nesterov"}
 	}
 	return firstError(
-		nonNegative.check("SGD", "LR", r.LR),
+		finite.check("SGD", "LR", r.LR),
 		momentum.check("SGD", "Momentum", r.Momentum),
 		dampening.check("SGD", "Dampening", r.Dampening),
 		nonNegative.check("SGD", "WeightDecay", r.WeightDecay),

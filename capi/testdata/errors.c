@@ -61,7 +61,7 @@ static void rules(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.beta1 is 0.5, must be 0: the rule does not have it", rule.beta1 = 0.5);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.beta2 is NaN, must be 0: the rule does not have it", rule.beta2 = (double)NAN);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.eps is 1, must be 0: the rule does not have it", rule.eps = 1);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.LR is -1, must be finite", rule.lr = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.LR is +Inf, must be finite", rule.lr = (double)INFINITY);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "PNM.momentum is 0.9", rule = pnm_rule_pnm(1); rule.momentum = 0.9);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "AdaPNM.dampening is 1", rule = pnm_rule_adapnm(); rule.dampening = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Adam.beta0 is 1", rule = pnm_rule_adam(); rule.beta0 = 1);
