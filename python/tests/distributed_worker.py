@@ -60,7 +60,7 @@ def main():
             os.kill(os.getpid(), 9)
 
     train(replica, optimizer, options.first, options.last, at_step)
-    mine = sum(t.numel() for s in optimizer.optim.state.values() for name, t in s.items() if name != "step")
+    mine = sum(t.numel() for s in optimizer.optim.state.values() for name, t in s.items() if name not in ("step", "rounding"))
     shares = [None] * dist.get_world_size()
     dist.all_gather_object(shares, mine)
     optimizer.consolidate_state_dict(to=0)
