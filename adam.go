@@ -4,7 +4,7 @@ import "math"
 
 // Adam is torch.optim.Adam or, with Decoupled decay, torch.optim.AdamW. They are baselines of the paper on [AdaPNM].
 type Adam struct {
-	LR          float64 // η, the learning rate: finite; a negative one ascends; default 0.001
+	LR          float64 // η, the learning rate: finite; a negative one, which an [Optimizer] refuses, ascends; default 0.001
 	Beta1       float64 // β1, decay of the momentum: in [0, 1); default 0.9
 	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
 	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0 (0 gives NaN where all gradients were 0 so far); default 1e-8
@@ -93,6 +93,8 @@ func (r Adam) form() form {
 	}
 	return formAdam
 }
+
+func (r Adam) lr() float64 { return r.LR }
 
 func (r Adam) withLR(lr float64) Rule { r.LR = lr; return r }
 

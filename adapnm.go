@@ -6,7 +6,7 @@ import "math"
 // momenta is divided by the root of an average of squared gradients, as in Adam. As in PNM, a constant gradient moves a
 // parameter by LR/√γ a step in the long run; coming from AdamW, that is 0.447 of the step at the same LR and Beta0 = 1.
 type AdaPNM struct {
-	LR          float64 // η, the learning rate: finite; a negative one ascends; default 0.001
+	LR          float64 // η, the learning rate: finite; a negative one, which an [Optimizer] refuses, ascends; default 0.001
 	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
 	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
 	Beta0       float64 // β0, the weight of the negative momentum: any finite number; default 1. Called betas[2] by the authors
@@ -96,6 +96,8 @@ func (r AdaPNM) form() form {
 	}
 	return formAdaPNM
 }
+
+func (r AdaPNM) lr() float64 { return r.LR }
 
 func (r AdaPNM) withLR(lr float64) Rule { r.LR = lr; return r }
 

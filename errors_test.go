@@ -276,12 +276,12 @@ func TestOptimizerErrors(t *testing.T) {
 			&OverlapError{2, 1, "params", "grads", 4}, "tensor 2: params and tensor 1: grads share 4 elements"},
 		{"SetLR below 0", func(x []float32) error {
 			o := optimizer(x)
-			err := o.SetLR(math.Inf(-1))
+			err := o.SetLR(-1)
 			if o.Rule(0) != Rule(small) || o.Rule(1) != Rule(NewAdaPNM()) {
 				t.Error("a rule was changed")
 			}
 			return err
-		}, &HyperparameterError{"PNM", "LR", math.Inf(-1), "finite"}, "group 0: PNM.LR is -Inf"},
+		}, &HyperparameterError{"PNM", "LR", -1, "finite and ≥ 0"}, "group 0: PNM.LR is -1"},
 		{"SetLR of one group, and of one that is not there", func(x []float32) error {
 			o := optimizer(x)
 			err := o.SetLR(0.5, 0, 2)

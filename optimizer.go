@@ -590,6 +590,9 @@ func checkRule(i int, r Rule, wide bool) error {
 	if err := r.Validate(); err != nil {
 		return &GroupError{i, err}
 	}
+	if err := nonNegative.check(forms[r.form()].rule, "LR", r.lr()); err != nil { // where it is set, it can still be refused
+		return &GroupError{i, err}
+	}
 	for t := 1; t <= 2; t++ { // bias correction makes step 1's coefficients the largest; SGD has dampening from step 2 on
 		trial := tensor{form: r.form()}
 		if wide {

@@ -8,7 +8,7 @@ package pnm
 // LR has no default, as in the authors' code. Theirs is 1.0 where torch's SGD with momentum 0.9 has 0.1: torch's buffer
 // has gain 1/(1−momentum) = 10, an average such as this one has gain 1.
 type PNM struct {
-	LR          float64 // η, the learning rate: finite; a negative one ascends
+	LR          float64 // η, the learning rate: finite; a negative one, which an [Optimizer] refuses, ascends
 	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
 	Beta0       float64 // β0, the weight of the negative momentum: any finite number; default 1. Called betas[1] by the authors
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
@@ -88,6 +88,8 @@ func (r PNM) filled() error {
 }
 
 func (r PNM) form() form { return formPNM }
+
+func (r PNM) lr() float64 { return r.LR }
 
 func (r PNM) withLR(lr float64) Rule { r.LR = lr; return r }
 

@@ -15,6 +15,7 @@ type Rule interface {
 	form() form
 	// scalars computes the coefficients of step t ≥ 1.
 	scalars(t int) scalars[float64]
+	lr() float64
 	withLR(lr float64) Rule
 	// hyperparameters returns those of a copy of the rule, and the copy, once they are as they shall be.
 	hyperparameters() ([]hyperparameter, func() Rule)

@@ -8,7 +8,7 @@ import "math"
 //
 // LR has no default. With momentum μ a constant gradient moves a parameter by LR/(1−μ) a step in the long run.
 type SGD struct {
-	LR          float64 // η, the learning rate: finite; a negative one ascends
+	LR          float64 // η, the learning rate: finite; a negative one, which an [Optimizer] refuses, ascends
 	Momentum    float64 // μ, decay of the momentum: finite, ≥ 0; default 0, which needs no state
 	Dampening   float64 // τ: gradients after a tensor's first join the momentum as (1−τ)·g: any finite number; default 0
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
@@ -96,6 +96,8 @@ func (r SGD) form() form {
 	}
 	return formSGDMomentum
 }
+
+func (r SGD) lr() float64 { return r.LR }
 
 func (r SGD) withLR(lr float64) Rule { r.LR = lr; return r }
 

@@ -900,7 +900,7 @@ func TestTrainers(t *testing.T) {
 
 func TestMisuse(t *testing.T) {
 	store := newStore(t, nil)
-	for _, groups := range [][]Group{{{}}, {{Rule: pnm.Adam{LR: math.NaN()}}}} {
+	for _, groups := range [][]Group{{{}}, {{Rule: pnm.Adam{LR: -1}}}} {
 		var e *pnm.GroupError
 		if _, err := New(backend(), store, groups...); !errors.As(err, &e) {
 			t.Errorf("groups %v: %v", groups, err)
