@@ -81,6 +81,17 @@ def test_counts_are_tensors_of_their_own():
     assert [{s["step"].item() for s in o.state.values()} for o in (x, y, z)] == [{3}, {2}, {2}]
 
 
+def test_a_state_dict_that_was_not_copied():
+    a = parameters(3)
+    b = twins(a)
+    x, y = posneg.AdamW(a), posneg.AdamW(b)
+    go(x, a)
+    y.load_state_dict(x.state_dict())
+    go(x, a)
+    go(y, b)
+    assert x.state[a[0]]["step"].item() == y.state[b[0]]["step"].item() == 2
+
+
 @pytest.mark.parametrize("foreach, fused", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("there", [torch.optim.AdamW, posneg.AdamW])
 def test_torch_goes_on(there, foreach, fused):
@@ -104,7 +115,7 @@ def test_torch_goes_on(there, foreach, fused):
     assert {s["step"].item() for s in y.state.values()} == {6}
 
 
-BAD_STEPS = [3.7, -1, math.nan, math.inf, 2.0**60, torch.tensor(3.7), torch.tensor([1.0, 2.0]), "x", None]
+BAD_STEPS = [3.7, -1, math.nan, math.inf, 2.0**60, "3", torch.tensor(3.7), torch.tensor([1.0, 2.0]), "x", None]
 
 
 @pytest.mark.parametrize("step", BAD_STEPS, ids=repr)
@@ -145,6 +156,30 @@ def test_momenta_without_a_count(ours, options):
     del x.state[a[0]]["step"]
     with pytest.raises(ValueError, match="parameter 0 of group 0 has no 'step'"):
         x.step()
+
+
+BAD_STATES = {
+    "sparse": dict(exp_avg=torch.zeros(3).to_sparse()),
+    "meta": dict(exp_avg=torch.zeros(3, device="meta")),
+    "complex": dict(exp_avg=torch.zeros(3, dtype=torch.complex64)),
+    "integers": dict(exp_avg=torch.zeros(3, dtype=torch.int32)),
+    "negative rounding": dict(rounding=-1),
+    "rounding of a fraction": dict(rounding=1.5),
+}
+
+
+@pytest.mark.parametrize("bad", [*BAD_STATES.values(), None], ids=[*BAD_STATES, "seed"])
+def test_bad_states_change_nothing(bad):
+    a = parameters(3, 4)
+    x = posneg.AdamW(a)
+    go(x, a)
+    given, before = copy.deepcopy(x.state_dict()), [id(v) for s in x.state.values() for v in s.values()]
+    given["state"][0].update(bad or {})
+    if bad is None:
+        given["param_groups"][0]["seed"] = 1.5
+    with pytest.raises(ValueError, match="parameter 0 of group 0" if bad else "Invalid seed: 1.5"):
+        x.load_state_dict(given)
+    assert before == [id(v) for s in x.state.values() for v in s.values()] and x.param_groups[0]["seed"] == 0
 
 
 def test_a_type_of_state_that_is_not_there():

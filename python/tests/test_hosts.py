@@ -47,6 +47,18 @@ def test_a_default_device():
         equal(a, b)
 
 
+@pytest.mark.skipif(not hasattr(torch.device, "__enter__"), reason="this torch has no default device")
+def test_a_checkpoint_under_a_default_device(tmp_path):
+    a = [torch.nn.Parameter(torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)), *parameters(3, dtype=torch.bfloat16)]
+    x, y = posneg.AdamW(a), posneg.AdamW(twins(a), state_dtype="bfloat16")  # for which what is read must be converted
+    set_gradients(a)
+    x.step()
+    with torch.device("meta"):
+        posneg.save_checkpoint(tmp_path / "x", x)
+        posneg.load_checkpoint(tmp_path / "x", y)
+    equal(y.param_groups[0]["params"], a)
+
+
 def test_zeros_without_memory():
     a = parameters(3, (3, 4))
     b = twins(a)
@@ -57,6 +69,19 @@ def test_zeros_without_memory():
             a[1].grad, b[1].grad = torch._efficientzerotensor(3, 4), torch.zeros(3, 4)
         x.step(), y.step()
         equal(a, b)
+
+
+@pytest.mark.parametrize("what", ["parameter 0 of group 0", "gradient"])
+def test_memory_that_was_freed(what):
+    a, = parameters(3)
+    optimizer = posneg.SGD([a], lr=0.1)
+    set_gradients([a])
+    optimizer.step()
+    t = a.grad if what == "gradient" else a
+    (t.untyped_storage() if hasattr(t, "untyped_storage") else t.storage()).resize_(0)
+    with pytest.raises(RuntimeError, match=what + ".*storage was freed"):
+        optimizer.step()
+    assert optimizer.state[a]["step"].item() == 1
 
 
 def test_fakes_and_wrappers():

@@ -132,6 +132,19 @@ def test_other_memory_at_the_same_place(ours, options):
             equal(a, b)
 
 
+@pytest.mark.parametrize("see", [lambda t: t.t(), torch._neg_view], ids=["transposed", "negative"])
+def test_state_that_is_seen_otherwise_where_it_lies(see):
+    a = parameters((4, 4))
+    b = twins(a)
+    x, y = (ours(p, lr=0.1, momentum=0.9) for ours, p in ((posneg.SGD, a), (torch.optim.SGD, b)))
+    for _ in range(3):
+        set_gradients(a, b)
+        for optimizer, (p,) in ((x, a), (y, b)):
+            optimizer.step()
+            optimizer.state[p]["momentum_buffer"] = see(optimizer.state[p]["momentum_buffer"])
+        torch.testing.assert_close(a, b)
+
+
 def test_state_that_shrinks_where_it_lies():
     """Nothing is written behind the end of what is there now."""
     p, = parameters(8)

@@ -29,6 +29,15 @@ def go(params, optimizers, steps=2):
     return [tuple(bits(p).tolist()) for p in params]
 
 
+def test_a_number_that_is_set_between_steps():
+    (a,), (b,) = equals(1), equals(1)
+    x, y = posneg.SGD([a], lr=1.0), posneg.SGD([(7, b)], lr=1.0)
+    go([a], [x], steps=1), go([b], [y], steps=1)
+    b.data.copy_(a.data)
+    x.state[a]["rounding"] = 7
+    assert go([a], [x]) == go([b], [y])
+
+
 def one_each(params, **options):
     return [posneg.SGD([p], lr=1.0, **options) for p in params]
 

@@ -19,8 +19,8 @@ def step_tensor(done: float) -> Tensor:
 def as_count(step: Any, owner: str) -> int:
     """The steps done, of a state that may have been set or loaded by anybody."""
     try:
-        value = float(step)
-    except (TypeError, ValueError, RuntimeError) as e:
+        value = float(step + 0)  # a string is no number
+    except (TypeError, ValueError, RuntimeError, OverflowError) as e:
         raise ValueError(f"posneg: the step of {owner} is {step!r}, must be a number") from e
     if not 0 <= value < MOST or value != int(value):
         raise ValueError(f"posneg: the step of {owner} is {value}, must be a whole number, at least 0 and less than 2^53")

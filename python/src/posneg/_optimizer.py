@@ -14,7 +14,7 @@ from torch import Tensor
 from ._counts import STEP, step_tensor
 from ._library import path
 from ._plan import Group, Plan, all_params, check_overlap, owner
-from ._rounding import take_names
+from ._rounding import param_names, take_names
 from ._state import check_state, name_state_dtype
 from .state_dicts import from_any
 
@@ -80,6 +80,8 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"Invalid lr: {group['lr']}, must be finite")
         non_negative(group, "weight_decay")
         name_state_dtype(group)
+        if not hasattr(group["seed"], "__index__"):
+            raise ValueError(f"Invalid seed: {group['seed']!r}, must be a whole number")
 
     def _check_overlap(self) -> None:
         check_overlap(self.param_groups, range(len(all_params(self.param_groups))))
@@ -94,6 +96,7 @@ class Optimizer(torch.optim.Optimizer):
             self._check(self.param_groups[-1])
             non_negative(self.param_groups[-1], "lr")
             check_eps(self.param_groups[-1], self.param_groups[-1]["params"])
+            param_names(self.param_groups[-1])
             if self._complete:
                 self._check_overlap()
         except Exception:
@@ -162,6 +165,9 @@ class Optimizer(torch.optim.Optimizer):
                 loaded["param_groups"][len(self.param_groups) :]
             )
             self._check_loadable(loaded)
+            for s in loaded["state"].values():
+                if isinstance(s, dict) and STEP in s:
+                    s[STEP] = step_tensor(s[STEP])  # a copy: torch would have two optimizers count in one tensor
             return loaded
 
         if hasattr(self, "register_load_state_dict_pre_hook"):  # torch 2.3 and later

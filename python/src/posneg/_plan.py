@@ -16,7 +16,7 @@ from ._layout import is_dense, like, real
 from ._overlap import address, first_overlap, without_shared
 from ._placements import check_fits, cut_as, is_cut, local
 from ._rounding import draws, param_names, rounding
-from ._state import MASTER, adopt_changes, check_param, check_state, name_state_dtype, prepare
+from ._state import MASTER, ROUNDING, adopt_changes, check_param, check_state, name_state_dtype, prepare
 
 _DTYPES = {
     torch.float32: _library.FLOAT32,
@@ -83,6 +83,7 @@ class Plan:
             for name in slots_and_master:
                 if name in s:
                     self._buffers.setdefault(name, []).append(k)
+        self._numbered = [k for k, s in enumerate(states) if ROUNDING in s]
         self._mastered = self._buffers.get(MASTER, [])
         self._distributed = any(map(is_cut, updated))
         self._gapped = {k: "copy" if k in self._mastered else "params" for k, p in enumerate(updated) if not is_dense(local(p))}
@@ -140,16 +141,16 @@ class Plan:
         return [states[place] for place in self._order]
 
     def _find(self, updated: List[Tensor], states: List[Dict[str, Any]]) -> List[List[Any]]:
-        """Where all memory is, and how it is used."""
+        """Where all memory is, and how it is used; and what else of the states a step goes by."""
         buffers = [states[k][name] for name, having in self._buffers.items() for k in having]
-        steps = [list(map(Tensor.data_ptr, map(itemgetter(STEP), states)))]
+        others = [list(map(Tensor.data_ptr, map(itemgetter(STEP), states))), [states[k][ROUNDING] for k in self._numbered]]
         if self._simple:
             of_params: Tuple[Callable[[Tensor], Any], ...] = (Tensor.data_ptr, _shape_of, _dtype_of, Tensor.is_contiguous, Tensor.is_neg)
-            of_buffers: Tuple[Callable[[Tensor], Any], ...] = (Tensor.data_ptr, *_size_of)
+            of_buffers: Tuple[Callable[[Tensor], Any], ...] = (Tensor.data_ptr, *_size_of, Tensor.is_contiguous, Tensor.is_neg)
         else:
             updated, buffers = list(map(local, updated)), list(map(local, buffers))
             of_params = of_buffers = (Tensor.data_ptr, _shape_of, _dtype_of, Tensor.stride, Tensor.is_neg, Tensor.is_conj)
-        return steps + [list(map(look, updated)) for look in of_params] + [list(map(look, buffers)) for look in of_buffers]
+        return others + [list(map(look, updated)) for look in of_params] + [list(map(look, buffers)) for look in of_buffers]
 
     def step(self, now: Now, groups: List[Group], rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int) -> None:
         """Updates what has been looked at."""
@@ -248,6 +249,8 @@ def check_overlap(groups: List[Group], indices: Sequence[int]) -> None:
 
 def _check_memory(t: Tensor, what: str) -> None:
     if t.numel() and local(t).numel() and not address(local(t)):
+        if type(t) in _PLAIN:
+            raise RuntimeError(f"posneg: {what} has {t.numel()} elements and no memory: its storage was freed")
         raise RuntimeError(f"posneg: {what} is a {type(t).__name__} without memory of its own: use torch.optim for such tensors")
 
 
@@ -297,6 +300,8 @@ def _gradient(g: Tensor, p: Tensor, work: Tensor) -> Tensor:
     """A checked gradient as the engine can read it: itself, or a copy in the order of the parameter's elements."""
     g = like(real(cut_as(g.detach(), p)), work)
     if not address(g) and g.numel():  # a wrapper, or zeros without memory, whose values torch can copy
+        if type(g) in _PLAIN and not g._is_zerotensor():  # its storage has been resized to 0: a copy would crash
+            _check_memory(g, f"the gradient of a parameter of shape {tuple(p.shape)}")
         try:
             g = torch.empty_strided(work.shape, work.stride(), dtype=g.dtype, device="cpu").copy_(g)
         except Exception:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._placements import first_element, is_cut
-from ._state import ROUNDING, has_master, state_dtype
+from ._state import ROUNDING, as_number, has_master, state_dtype
 
 _SAMPLE = 256  # elements that the content is told by
 
@@ -38,9 +38,7 @@ def rounding(p: Tensor, state: Dict[str, Any], group: Dict[str, Any], name: Name
     """The seed, the parameter's number and that of the first element here, which a state without them is given."""
     if state.get(ROUNDING) is None:
         state[ROUNDING] = _number(p, name)
-    packed = int(state[ROUNDING])
-    if not 0 <= packed < 2**127:
-        raise ValueError(f"posneg: the state of a parameter has {ROUNDING} {packed}, must be from 0 to 2**127 - 1")
+    packed = as_number(state[ROUNDING], "a parameter")
     return group["seed"] % 2**64, packed % 2**64, (packed >> 64) + first_element(p)
 
 

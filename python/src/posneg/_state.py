@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any, Dict, Optional, Sequence
 
 import torch
@@ -69,6 +70,8 @@ def check_state(p: Tensor, state: Dict[str, Any], slots: Sequence[str], owner: s
     """Reports a state that cannot be one of the parameter; an empty one, which is that before the first step, is none."""
     if STEP in state:
         as_count(state[STEP], owner)
+    if state.get(ROUNDING) is not None:
+        as_number(state[ROUNDING], owner)
     if not begun(state):
         return
     if STEP not in state and "momentum_buffer" not in slots and any(name in state for name in slots):  # torch's SGD does not count
@@ -81,6 +84,19 @@ def check_state(p: Tensor, state: Dict[str, Any], slots: Sequence[str], owner: s
             raise ValueError(f"posneg: the state of {owner} has no {name!r}, only {sorted(state)}: was it saved by another rule?")
         if t.shape != p.shape:
             raise ValueError(f"posneg: {name!r} of {owner} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}")
+        if t.is_meta or t.layout is not torch.strided or t.is_complex() != p.is_complex() or not (t.is_complex() or t.is_floating_point()):
+            raise ValueError(f"posneg: {name!r} of {owner} is {t.dtype}, {t.layout} and on {t.device}, the parameter {p.dtype}")
+
+
+def as_number(packed: Any, owner: str) -> int:
+    """What a state has as ROUNDING."""
+    try:
+        number = index(packed)
+    except TypeError as e:
+        raise ValueError(f"posneg: the {ROUNDING} of {owner} is {packed!r}, must be a whole number") from e
+    if not 0 <= number < 2**127:
+        raise ValueError(f"posneg: the {ROUNDING} of {owner} is {number}, must be from 0 to 2**127 - 1")
+    return number
 
 
 def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any]) -> None:

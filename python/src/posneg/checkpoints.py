@@ -364,9 +364,9 @@ _TYPES = {name: dtype for dtype, name in DTYPES.items()}
 def _read(source: Source, claim: _Claim, to: Tensor) -> Tensor:
     """Reads a tensor into the memory of another one, in place."""
     inner, dtype = real(to.detach()), _TYPES[claim.entry.dtype]
-    flat = inner.reshape(-1) if inner.is_contiguous() else torch.empty(inner.numel(), dtype=inner.dtype)
+    flat = inner.reshape(-1) if inner.is_contiguous() else torch.empty(inner.numel(), dtype=inner.dtype, device="cpu")
     step = PIECE // 8
-    passing = None if dtype == flat.dtype else torch.empty(min(step, flat.numel()), dtype=dtype)
+    passing = None if dtype == flat.dtype else torch.empty(min(step, flat.numel()), dtype=dtype, device="cpu")
     at = claim.entry.begin
     for lo in range(0, flat.numel(), step):
         part = flat[lo : lo + step]
