@@ -89,8 +89,38 @@ func TestNarrow(t *testing.T) {
 			check(high<<16 | low)
 		}
 	}
-	for b := uint64(0); *thorough && b < 1<<32; b++ {
-		check(uint32(b))
+	if !*thorough {
+		return
+	}
+	for _, sign := range []uint32{0, 1 << 31} {
+		for b := uint32(0x7f80_0000); b < 1<<31; b++ { // infinity and NaN
+			check(sign | b)
+		}
+		for _, f := range formats16 {
+			checkFinite(t, sign, sign|0x7f7f_ffff, f.format, f.narrow, check)
+		}
+	}
+}
+
+// checkFinite checks all finite float32 from the bits lo to the bits hi, which have one sign. Rounding to nearest is monotone: what has
+// the same result at both ends has it in between.
+func checkFinite(t *testing.T, lo, hi uint32, f format, narrow func(float32) uint16, check func(uint32)) {
+	t.Helper()
+	first, last := math.Float32frombits(lo), math.Float32frombits(hi)
+	if !sameBits(nearest(float64(first), f), nearest(float64(last), f)) {
+		mid := lo + (hi-lo)/2
+		checkFinite(t, lo, mid, f, narrow, check)
+		checkFinite(t, mid+1, hi, f, narrow, check)
+		return
+	}
+	check(lo)
+	want, overflows := narrow(first), overflowsF16(first)
+	for b := lo; b != hi; {
+		b++
+		x := math.Float32frombits(b)
+		if got := narrow(x); got != want || f == f16 && overflowsF16(x) != overflows {
+			t.Fatalf("%x in %s is %#04x, want %#04x; it overflows: %v", x, f, got, want, overflows)
+		}
 	}
 }
 
