@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from itertools import chain
@@ -194,10 +195,12 @@ class Optimizer(torch.optim.Optimizer):
                 index += 1
 
     def _undo_casts(self, loaded: Dict[str, Any]) -> None:
-        """Takes the tensors again that torch has rounded to the type of a 16-bit parameter."""
+        """Takes the tensors again that torch has rounded to the type of a 16-bit parameter, and counts of its own."""
         ids = chain.from_iterable(g["params"] for g in loaded["param_groups"])
         params = chain.from_iterable(g["params"] for g in self.param_groups)
         for i, p in zip(ids, params):
+            if STEP in self.state.get(p, {}):  # torch hands on the tensors themselves, and whose state it was goes on counting
+                self.state[p][STEP] = copy.deepcopy(self.state[p][STEP])
             for name, value in loaded["state"].get(i, {}).items():
                 if isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
                     self.state[p][name] = value.detach().clone().to(p.device)
