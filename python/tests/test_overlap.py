@@ -56,6 +56,15 @@ def test_parameters_beside_each_other(disjoint):
         equal(a, b)
 
 
+def test_many_beside_each_other():
+    """Thousands of columns of one matrix: too many pairs to compare."""
+    matrix = torch.zeros(20, 3000)
+    columns = [torch.nn.Parameter(matrix[:, i]) for i in range(3000)]
+    posneg.SGD(columns, lr=0.1)
+    with pytest.raises(ValueError, match="parameter 2998 of group 0 and parameter 3000 of group 0 share memory"):
+        posneg.SGD([*columns, torch.nn.Parameter(matrix[7:9, 2998])], lr=0.1)
+
+
 @pytest.mark.parametrize("gaps", [False, True])
 def test_sharing_that_comes_later(gaps):
     a, b = parameters((4, 4), (4, 2))

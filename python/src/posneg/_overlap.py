@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
+from functools import reduce
 from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -36,33 +39,46 @@ def span(t: Tensor) -> Span:
 
 
 def first_overlap(tensors: Sequence[Tensor]) -> Optional[Tuple[int, int]]:
-    """The places of two tensors that have an element in common, if there are such."""
-    spans = sorted((*span(t), i) for i, t in enumerate(tensors))
-    open_spans: List[Tuple[int, int, int]] = []  # those that reach the place where the sweep is
-    for lo, hi, i in spans:
+    """The places of two tensors that have an element in common, if there are such. Tensors may lie in each other's gaps."""
+    together: List[Tuple[int, int, int]] = []  # spans that lie within each other, as a chain
+    for lo, hi, i in sorted((*span(t), i) for i, t in enumerate(tensors)):
         if lo == hi:
             continue
-        open_spans = [s for s in open_spans if s[1] > lo]
-        for _, _, j in open_spans:
-            if _share(tensors[j], tensors[i]):
-                return min(i, j), max(i, j)
-        open_spans.append((lo, hi, i))
-    return None
+        if together and lo >= together[-1][1]:
+            found = _first_of(together, tensors)
+            if found:
+                return found
+            together = []
+        together.append((lo, max(hi, together[-1][1]) if together else hi, i))
+    return _first_of(together, tensors)
 
 
-def _share(a: Tensor, b: Tensor) -> bool:
-    """Whether tensors have an element in common; they may also lie in each other's gaps."""
-    return bool(np.shares_memory(np.asarray(_Memory(local(a))), np.asarray(_Memory(local(b)))))
+def _first_of(spans: Sequence[Tuple[int, int, int]], tensors: Sequence[Tensor]) -> Optional[Tuple[int, int]]:
+    """first_overlap for tensors that lie within each other. Their elements are claimed one by one: pairs may be too many to compare."""
+    if len(spans) < 2:
+        return None
+    parts = [local(tensors[i]) for _, _, i in spans]
+    lo, hi = spans[0][0], spans[-1][1]
+    unit = reduce(math.gcd, [n for t in parts for n in (t.element_size(), t.data_ptr() - lo)])
+    claimed = np.zeros((hi - lo) // unit, bool)
 
-
-class _Memory:
-    """A tensor's elements as NumPy may see them, also those of types that it does not have."""
-
-    def __init__(self, t: Tensor):
+    def claim(t: Tensor) -> bool:
+        """Claims the memory of a tensor, and reports whether some of it has been claimed before."""
         size = t.element_size()
-        self.__array_interface__ = dict(
-            version=3, data=(t.data_ptr(), False), typestr=f"|V{size}", shape=tuple(t.shape), strides=tuple(s * size for s in t.stride())
-        )
+        view = as_strided(claimed[(t.data_ptr() - lo) // unit :], (*t.shape, size // unit), (*(n * size // unit for n in t.stride()), 1))
+        before = bool(view.any())
+        view[...] = True
+        return before
+
+    for k, t in enumerate(parts):
+        if claim(t):
+            for j, other in enumerate(parts[:k]):
+                claimed[:] = False
+                claim(other)
+                if claim(t):
+                    a, b = spans[j][2], spans[k][2]
+                    return min(a, b), max(a, b)
+    return None
 
 
 def without_shared(gradients: Iterable[Tensor], written: Iterable[Tensor]) -> List[Tensor]:
