@@ -100,6 +100,12 @@ def test_what_fails(tmp_path, monkeypatch, call, code):
     assert os.listdir(tmp_path) == ["run"] and file.read_bytes() == b"old"
 
 
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write(tmp_path / "missing" / "run", b"new")
+    assert caught.value.filename == str(tmp_path / "missing" / "run")
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may")
 def test_owners(tmp_path, monkeypatch):
     file, chown = tmp_path / "run", os.fchown

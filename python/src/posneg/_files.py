@@ -90,6 +90,9 @@ def _create(target: str, mode: int) -> Tuple[BinaryIO, str]:
             descriptor = os.open(temporary, flags, mode)
         except FileExistsError:
             continue
+        except OSError as e:
+            e.filename = target  # what the caller knows
+            raise
         if _lock(descriptor) is not False and (os.name != "posix" or os.fstat(descriptor).st_nlink):
             return os.fdopen(descriptor, "wb", buffering=1 << 18), temporary
         os.close(descriptor)  # somebody has just taken it for a leftover
