@@ -262,10 +262,16 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 			return err
 		}
 	}
+	loaded := false
+	defer func() {
+		if !loaded {
+			o.close() // part of the state is the file's, part is not
+		}
+	}()
 	if err := blocks.each(len(parts), func(i int, block []byte) error { return parts[i].load(file.r, block) }); err != nil {
-		o.close() // part of the state is the file's, part is not
 		return fmt.Errorf("%w; the optimizer has been closed", err)
 	}
+	loaded = true
 	for g, r := range rules {
 		o.setRule(g, r)
 	}

@@ -31,12 +31,19 @@ func newBlocks() ioBlocks {
 	return b
 }
 
-// each calls do for 0 … n−1, on several goroutines, and returns an error of one of them.
+// each calls do for 0 … n−1, on several goroutines, and returns an error of one of them. It panics if one does: a caller's reader may,
+// and its caller recover.
 func (b ioBlocks) each(n int, do func(i int, block []byte) error) error {
 	var next atomic.Int64
 	errs := make([]error, min(len(b), n))
+	panics := make([]any, len(errs))
 	var all sync.WaitGroup
 	work := func(k int) {
+		defer func() {
+			if panics[k] = recover(); panics[k] != nil {
+				next.Store(int64(n))
+			}
+		}()
 		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 			if err := do(i, b[k]); err != nil {
 				errs[k] = err
@@ -51,6 +58,11 @@ func (b ioBlocks) each(n int, do func(i int, block []byte) error) error {
 		work(0)
 	}
 	all.Wait()
+	for _, p := range panics {
+		if p != nil {
+			panic(p)
+		}
+	}
 	for _, err := range errs {
 		if err != nil {
 			return err

@@ -361,6 +361,51 @@ func TestPanicEndsTheCall(t *testing.T) {
 	o.Close()
 }
 
+// A caller's reader may panic, too: the caller can recover, and the optimizer is as it was, or closed.
+func TestPanicOfAReader(t *testing.T) {
+	const n = 3 * blockSize
+	var file bytes.Buffer
+	saved, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{make([]float32, n)}})
+	wantNoError(t, err)
+	defer saved.Close()
+	wantNoError(t, saved.SaveTo(&file, SaveOptions{}))
+	closed := 0
+	for last := int64(1); ; last++ {
+		p, g := lcg[float32](1, n), make([]float32, n)
+		o, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{p}})
+		wantNoError(t, err)
+		var reads atomic.Int64
+		reader := readerFunc(func(b []byte, at int64) (int, error) {
+			if reads.Add(1) == last {
+				panic("a reader")
+			}
+			return bytes.NewReader(file.Bytes()).ReadAt(b, at)
+		})
+		panicked := func() (panicked bool) {
+			defer func() { panicked = recover() != nil }()
+			_, err := o.LoadFrom(reader, int64(file.Len()), LoadOptions{})
+			wantNoError(t, err)
+			return
+		}()
+		if !panicked {
+			break
+		}
+		switch err := o.Step([][]float32{g}); {
+		case errors.Is(err, ErrClosed):
+			closed++
+		case err != nil:
+			t.Fatal(err)
+		default:
+			want := lcg[float32](1, n)
+			wantSame(t, "params", p, want) // a step without gradient from the state of step 0
+		}
+		o.Close()
+	}
+	if closed == 0 {
+		t.Error("no panic came while the state was written")
+	}
+}
+
 // Closing what is not there does nothing: so a deferred Close needs no condition.
 func TestCloseNil(t *testing.T) {
 	(*Optimizer[float32])(nil).Close()
