@@ -204,3 +204,16 @@ def test_names_that_torch_knows():
     x.state[model.bias]["step"].fill_(0.5)
     with pytest.raises(ValueError, match="parameter 'bias'"):
         x.step()
+
+
+def test_loading_leaves_the_given_state_alone():
+    a = parameters(3)
+    x = posneg.AdamW(a)
+    go(x, a)
+    given = x.state_dict()
+    step = given["state"][0]["step"]
+    y = posneg.AdamW(twins(a))
+    y.load_state_dict(given)
+    assert given["state"][0]["step"] is step
+    go(y, y.param_groups[0]["params"])
+    assert float(step) == 1 == float(x.state[a[0]]["step"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from itertools import chain
@@ -166,9 +165,6 @@ class Optimizer(torch.optim.Optimizer):
                 loaded["param_groups"][len(self.param_groups) :]
             )
             self._check_loadable(loaded)
-            for s in loaded["state"].values():
-                if isinstance(s, dict) and STEP in s:
-                    s[STEP] = step_tensor(s[STEP])  # a copy: torch would have two optimizers count in one tensor
             return loaded
 
         if hasattr(self, "register_load_state_dict_pre_hook"):  # torch 2.3 and later
@@ -200,7 +196,7 @@ class Optimizer(torch.optim.Optimizer):
         params = chain.from_iterable(g["params"] for g in self.param_groups)
         for i, p in zip(ids, params):
             if STEP in self.state.get(p, {}):  # torch hands on the tensors themselves, and whose state it was goes on counting
-                self.state[p][STEP] = copy.deepcopy(self.state[p][STEP])
+                self.state[p][STEP] = step_tensor(self.state[p][STEP])
             for name, value in loaded["state"].get(i, {}).items():
                 if isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
                     self.state[p][name] = value.detach().clone().to(p.device)
