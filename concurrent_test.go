@@ -363,7 +363,7 @@ func TestPanicEndsTheCall(t *testing.T) {
 
 // A caller's reader may panic, too: the caller can recover, and the optimizer is as it was, or closed.
 func TestPanicOfAReader(t *testing.T) {
-	const n = 3 * blockSize
+	const n = blockSize / 2 // two parts of each vector
 	var file bytes.Buffer
 	saved, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{make([]float32, n)}})
 	wantNoError(t, err)
