@@ -111,14 +111,14 @@ def overhead(rounds):
 
     torch.set_num_threads(1)
     params = [torch.nn.Parameter(torch.randn(2)) for _ in gpt2_small()]
-    engine, call = [0.0], _library.update_all
+    engine, call = [0.0], _library.Call.run
 
     def timed(*arguments):
         start = time.perf_counter()
         call(*arguments)
         engine[0] = time.perf_counter() - start
 
-    _library.update_all = timed
+    _library.Call.run = timed
     try:
         for name, make, _ in (*TABLES["PNM"][:1], *TABLES["AdaPNM, AMSGrad"][:1], *TABLES["AdamW"][:1]):
             optimizer, beyond = make(params), []
@@ -130,7 +130,7 @@ def overhead(rounds):
                 beyond.append(time.perf_counter() - start - engine[0])
             print(f"| {name} | {len(params)} | {1e6 * statistics.median(beyond):.0f} | {1e6 * min(beyond):.0f} |")
     finally:
-        _library.update_all = call
+        _library.Call.run = call
 
 
 def main():
