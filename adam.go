@@ -1,5 +1,7 @@
 package pnm
 
+import "github.com/posneg/pnm/internal/floatmode"
+
 import "math"
 
 // Adam is torch.optim.Adam or, with Decoupled decay, torch.optim.AdamW. They are baselines of the paper on [AdaPNM].
@@ -58,8 +60,8 @@ func UpdateAdamMixed(o MixedOptions, r Adam, t int, params, grads, expAvg, expAv
 }
 
 func updateAdam(o *Options, r Adam, t int, one *tensor) (Report, error) {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}

@@ -1,5 +1,7 @@
 package pnm
 
+import "github.com/posneg/pnm/internal/floatmode"
+
 import "math"
 
 // AdaPNM is the adaptive form of [PNM] (the paper's Algorithm 3, the authors' class AdaPNM): the difference of the two
@@ -60,8 +62,8 @@ func UpdateAdaPNMMixed(o MixedOptions, r AdaPNM, t int, params, grads, expAvg, n
 }
 
 func updateAdaPNM(o *Options, r AdaPNM, t int, one *tensor) (Report, error) {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}

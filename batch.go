@@ -3,6 +3,8 @@ package pnm
 import (
 	"sort"
 	"sync/atomic"
+
+	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // A batch is a list of tensors that a pool works on at once: the work is counted in bytes, its parts are equal shares of it,
@@ -21,8 +23,8 @@ type batch struct {
 	scale float64 // by which gradients are multiplied before they are squared
 	first int     // the first tensor that is allotted
 
-	overflows atomic.Int64 // of all parameters in their copies
-	held      hold         // of who performs the step
+	overflows atomic.Int64   // of all parameters in their copies
+	held      floatmode.Hold // of who performs the step
 
 	written, read regions // scratch
 }
@@ -88,9 +90,9 @@ func (b *batch) bytes() int64 { return b.before[len(b.tensors)] }
 func (b *batch) do(p *Pool, ph phase, bytes int64) {
 	b.phase = ph
 	shards, pieces := split(bytes, p.Workers())
-	b.held.release()
+	b.held.Release()
 	p.pool().run(b, shards, pieces)
-	b.held.take()
+	b.held.Take()
 }
 
 // split returns into how many shards work is cut, and each of them into how many pieces.
@@ -105,8 +107,8 @@ func split(bytes int64, workers int) (shards, pieces int) {
 
 // run implements task.
 func (b *batch) run(part, parts int) {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	i, lo := b.border(part, parts)
 	last, end := b.border(part+1, parts)
 	for ; i < last || i == last && lo < end; i++ {

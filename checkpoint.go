@@ -15,6 +15,8 @@ import (
 	"github.com/posneg/pnm/internal/atomicfile"
 	"github.com/posneg/pnm/internal/safetensors"
 	"github.com/posneg/pnm/internal/strictjson"
+
+	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // SaveOptions tell how [Optimizer.Save] writes a run. The zero value writes all of it, with tensors called by their numbers.
@@ -296,8 +298,8 @@ func (o *optimizer) load(file *checkpointFile, names []string, l *LoadOptions) e
 
 // rulesOf returns the rules that the groups will have.
 func (o *optimizer) rulesOf(saved []*savedTensor, keep bool) ([]Rule, error) {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	rules := slices.Clone(o.groups)
 	first := make([]*savedTensor, len(rules)) // of each group
 	for i, s := range saved {

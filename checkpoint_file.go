@@ -19,6 +19,8 @@ import (
 
 	"github.com/posneg/pnm/internal/safetensors"
 	"github.com/posneg/pnm/internal/strictjson"
+
+	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // What a checkpoint has beyond a safetensors file: docs/checkpoints.md explains it.
@@ -286,8 +288,8 @@ func (t *savedTensor) checkSums() error {
 
 // parseGroups reads the groups' JSON. sums has the checksums of each of their tensors.
 func parseGroups(text string) (groups []CheckpointGroup, sums [][]sum, err error) {
-	var h hold // of decimals, and what is legal
-	defer h.take().release()
+	var h floatmode.Hold // of decimals, and what is legal
+	defer h.Take().Release()
 	d, err := strictjson.New(text)
 	if err != nil {
 		return nil, nil, fmt.Errorf("metadata %s: %w", groupsKey, err)

@@ -5,6 +5,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/posneg/pnm/internal/floatmode"
 )
 
 //go:generate go run ./gen -out update_amd64.s -stubs update_amd64.go -pkg pnm
@@ -240,7 +242,7 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 
 // updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's
 // coefficients. h is the caller's hold.
-func updateOne(t *tensor, exact *scalars[float64], o *Options, h *hold) (Report, error) {
+func updateOne(t *tensor, exact *scalars[float64], o *Options, h *floatmode.Hold) (Report, error) {
 	if errISA != nil {
 		return Report{}, errISA
 	}

@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"testing"
+
+	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // inMode runs f on a thread that is set to a mode, and fails unless f leaves it so.
@@ -16,13 +18,13 @@ func inMode(t *testing.T, mode uint32, f func()) {
 	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	saved := floatMode()
-	setFloatMode(mode)
-	set := floatMode() // what the CPU has of it
+	saved := floatmode.Get()
+	floatmode.Set(mode)
+	set := floatmode.Get() // what the CPU has of it
 	f()
-	left := floatMode()
-	setFloatMode(saved)
-	if left&modeBits != set&modeBits {
+	left := floatmode.Get()
+	floatmode.Set(saved)
+	if left&floatmode.Bits != set&floatmode.Bits {
 		t.Errorf("the mode was %#x and is %#x", set, left)
 	}
 }
@@ -32,7 +34,7 @@ func inMode(t *testing.T, mode uint32, f func()) {
 func perMode(t *testing.T, f func(t *testing.T, in func(func())) uint64) {
 	t.Helper()
 	want := f(t, func(calls func()) { calls() })
-	for name, mode := range foreignModes {
+	for name, mode := range floatmode.Foreign {
 		t.Run(name, func(t *testing.T) {
 			t.Helper()
 			if got := f(t, func(calls func()) { inMode(t, mode, calls) }); got != want {

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/posneg/pnm/internal/strictjson"
+
+	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // rules has every rule once.
@@ -23,8 +25,8 @@ func ruleName(r Rule) string { return forms[r.form()].rule }
 
 // appendRule appends a rule to JSON as the first members of an object.
 func appendRule(b []byte, r Rule) []byte {
-	var h hold // of decimals: how a denormal number is written
-	defer h.take().release()
+	var h floatmode.Hold // of decimals: how a denormal number is written
+	defer h.Take().Release()
 	b = fmt.Appendf(b, `"rule":%q`, ruleName(r))
 	list, _ := r.hyperparameters()
 	for _, h := range list {

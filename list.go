@@ -28,7 +28,7 @@ func UpdateAll(o Options, updates []Update) (Report, error) {
 	}
 	b := takeBatch()
 	defer b.putBack()
-	defer b.held.take().release()
+	defer b.held.Take().Release()
 	if len(updates) == 0 {
 		return Report{}, checkOptions(&o, true)
 	}

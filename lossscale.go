@@ -1,5 +1,7 @@
 package pnm
 
+import "github.com/posneg/pnm/internal/floatmode"
+
 import "math"
 
 // A LossScaler chooses the loss scale of a run in low precision, as torch's GradScaler does: it grows the scale after a
@@ -28,8 +30,8 @@ const leastScale, greatestScale = 0x1p-126, 0x1p126
 // Update adjusts the scale after a step; skipped is [Report].Skipped. A field out of its range gives a
 // *HyperparameterError, and nothing is changed.
 func (s *LossScaler) Update(skipped bool) error {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	const name = "LossScaler"
 	for _, f := range []struct {
 		legal interval

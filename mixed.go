@@ -147,7 +147,7 @@ func (o *MixedOptimizer) SetState(states []MixedTensorState) error { return o.se
 func GradNormMixed(pool *Pool, grads ...Vector) float64 {
 	b := takeBatch()
 	defer b.putBack()
-	defer b.held.take().release()
+	defer b.held.Take().Release()
 	for _, g := range grads {
 		b.tensors = append(b.tensors, tensor{g: g})
 	}

@@ -123,7 +123,7 @@ func (b *batch) sumSquares(p *Pool, scale float64) float64 {
 func GradNorm[T Float](pool *Pool, grads ...[]T) float64 {
 	b := takeBatch()
 	defer b.putBack()
-	defer b.held.take().release()
+	defer b.held.Take().Release()
 	for _, g := range grads {
 		b.tensors = append(b.tensors, tensor{g: vectorOf(g)})
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"unsafe"
+
+	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // A Group is a list of tensors that share a rule.
@@ -291,7 +293,7 @@ func newBuffers[T Element](heap bool, state format, f form, tensors []tensor) (m
 func (o *optimizer) allot(first int) {
 	o.batch.first = first
 	o.batch.plan(allTensors)
-	defer o.batch.held.take().release()
+	defer o.batch.held.Take().Release()
 	o.batch.do(o.config.Pool, allotting, o.batch.bytes())
 }
 
@@ -347,7 +349,7 @@ func (o *optimizer) stepWith(opts *Options, grads []Vector) (Report, error) {
 	if o.closed {
 		return Report{}, ErrClosed
 	}
-	defer o.batch.held.take().release()
+	defer o.batch.held.Take().Release()
 	tensors := o.batch.tensors
 	if len(grads) != len(tensors) {
 		return Report{}, &LengthError{-1, "gradients", len(grads), len(tensors)}
@@ -579,8 +581,8 @@ func (o *optimizer) checkGroup(i int) error {
 
 // checkRule reports a rule that group i cannot run.
 func checkRule(i int, r Rule, wide bool) error {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	if errISA != nil {
 		return errISA
 	}

@@ -44,7 +44,7 @@ func (o *optimizer) stepPart(opts *Options, part MixedPart) (r Report, err error
 	}
 	b := takeBatch()
 	defer b.putBack()
-	defer b.held.take().release()
+	defer b.held.Take().Release()
 	if part.Tensor < 0 || part.Tensor >= len(o.batch.tensors) {
 		return r, &TensorError{part.Tensor, len(o.batch.tensors)}
 	}

@@ -1,5 +1,7 @@
 package pnm
 
+import "github.com/posneg/pnm/internal/floatmode"
+
 // PNM is Positive-Negative Momentum (the paper's Algorithm 2, the authors' class PNM): SGD with two momenta, updated on
 // alternate steps, whose weighted difference is the direction of the step. Beta0 sets how much gradient noise the
 // difference carries: its variance grows with γ = (1+β0)² + β0², and the step is divided by √γ, so that a constant
@@ -53,8 +55,8 @@ func UpdatePNMMixed(o MixedOptions, r PNM, t int, params, grads, posMomentum, ne
 }
 
 func updatePNM(o *Options, r PNM, t int, one *tensor) (Report, error) {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}

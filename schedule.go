@@ -1,5 +1,7 @@
 package pnm
 
+import "github.com/posneg/pnm/internal/floatmode"
+
 import "math"
 
 // StepDecay returns factor^⌊(t−1)/every⌋: after each so many steps the learning rate is multiplied by factor, as by torch's
@@ -9,8 +11,8 @@ import "math"
 //
 // goes to [Optimizer.SetLR], or into the rule's LR, before step t. Like the rules they give the same bits on every machine.
 func StepDecay(t, every int, factor float64) float64 {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	if every <= 0 {
 		return 1
 	}
@@ -28,8 +30,8 @@ func StepDecay(t, every int, factor float64) float64 {
 // CosineAnnealingLR with T_max = steps. It is 1 before and 0 after that, and 0 from step 1 on if steps is not positive. With a floor it is
 // floor + (1−floor)·CosineDecay(t, steps). See [StepDecay] for how to use it.
 func CosineDecay(t, steps int) float64 {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	switch {
 	case t > steps:
 		return 0
@@ -60,8 +62,8 @@ func sin2(x float64) float64 {
 // WarmUp returns min(t/steps, 1): a linear rise from 1/steps at step 1 to 1 at step steps and from then on. It is 1 if
 // steps is not positive.
 func WarmUp(t, steps int) float64 {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	if t >= steps || steps <= 0 {
 		return 1
 	}

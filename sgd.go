@@ -1,5 +1,7 @@
 package pnm
 
+import "github.com/posneg/pnm/internal/floatmode"
+
 import "math"
 
 // SGD is stochastic gradient descent, with or without momentum, as torch.optim.SGD defines it. It is one of the baselines of
@@ -54,8 +56,8 @@ func UpdateSGDMixed(o MixedOptions, r SGD, t int, params, grads, momentumBuffer 
 }
 
 func updateSGD(o *Options, r SGD, t int, one *tensor) (Report, error) {
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	if err := r.Validate(); err != nil {
 		return Report{}, err
 	}
@@ -72,8 +74,8 @@ func updateSGD(o *Options, r SGD, t int, one *tensor) (Report, error) {
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.
 func (r SGD) Validate() error {
-	var h hold // the least momentum is a denormal number
-	defer h.take().release()
+	var h floatmode.Hold // the least momentum is a denormal number
+	defer h.Take().Release()
 	momentum, dampening := nonNegative, finite
 	if r.Nesterov {
 		momentum = interval{math.SmallestNonzeroFloat64, math.MaxFloat64, "finite and > 0 with Nesterov"}

@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"unsafe"
+
+	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // A Vector is a caller's slice whose elements have a format that calls in mixed precision can take: float32, bf16 (bfloat16,
@@ -81,8 +83,8 @@ func convert(to, from Vector) (overflows int) {
 		copyBytes(to.bytes(), from.bytes())
 		return 0
 	}
-	var h hold
-	defer h.take().release()
+	var h floatmode.Hold
+	defer h.Take().Release()
 	var wide [1 << 10]float32
 	for lo := 0; lo < to.n; lo += len(wide) {
 		part := wide[:min(len(wide), to.n-lo)]

@@ -1,9 +1,9 @@
 //go:build !purego
 
-package pnm
+package floatmode
 
 // The mode is FPCR, which is zero in every thread that has not been set otherwise.
 const (
-	modeBits = 1<<32 - 1
-	ieee754  = 0
+	Bits    = 1<<32 - 1
+	IEEE754 = 0
 )

@@ -1,9 +1,9 @@
 //go:build !purego
 
-package pnm
+package floatmode
 
-// foreignModes are what a thread may have been set to. A CPU that lacks one ignores it.
-var foreignModes = map[string]uint32{
+// Foreign are what a thread may have been set to, for tests. A CPU that lacks one ignores it.
+var Foreign = map[string]uint32{
 	"flush to zero":        1 << 24,
 	"flush float16":        1 << 19,
 	"alternative float16":  1 << 26,

@@ -1,0 +1,9 @@
+//go:build (amd64 || 386.sse2 || arm64) && !purego
+
+package floatmode
+
+// Get returns how the calling thread computes.
+func Get() uint32
+
+// Set sets it.
+func Set(mode uint32)
