@@ -1,8 +1,11 @@
 package pnm
 
-import "github.com/posneg/pnm/internal/floatmode"
+import (
+	"math"
 
-import "math"
+	"github.com/posneg/pnm/internal/equations"
+	"github.com/posneg/pnm/internal/floatmode"
+)
 
 // Adam is torch.optim.Adam or, with Decoupled decay, torch.optim.AdamW. They are baselines of the paper on [AdaPNM].
 type Adam struct {
@@ -91,9 +94,9 @@ func (r Adam) Validate() error {
 
 func (r Adam) form() form {
 	if r.AMSGrad {
-		return formAdamAMSGrad
+		return equations.AdamAMSGrad
 	}
-	return formAdam
+	return equations.Adam
 }
 
 func (r Adam) lr() float64 { return r.LR }

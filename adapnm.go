@@ -1,8 +1,11 @@
 package pnm
 
-import "github.com/posneg/pnm/internal/floatmode"
+import (
+	"math"
 
-import "math"
+	"github.com/posneg/pnm/internal/equations"
+	"github.com/posneg/pnm/internal/floatmode"
+)
 
 // AdaPNM is the adaptive form of [PNM] (the paper's Algorithm 3, the authors' class AdaPNM): the difference of the two
 // momenta is divided by the root of an average of squared gradients, as in Adam. As in PNM, a constant gradient moves a
@@ -94,9 +97,9 @@ func (r AdaPNM) Validate() error {
 
 func (r AdaPNM) form() form {
 	if r.AMSGrad {
-		return formAdaPNMAMSGrad
+		return equations.AdaPNMAMSGrad
 	}
-	return formAdaPNM
+	return equations.AdaPNM
 }
 
 func (r AdaPNM) lr() float64 { return r.LR }

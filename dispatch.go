@@ -6,42 +6,27 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/posneg/pnm/internal/equations"
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-//go:generate go run ./gen -out update_amd64.s -stubs update_amd64.go -pkg pnm
+//go:generate go run ./gen
 
-// A form is one set of update equations, over one set of state buffers.
+// A form is one set of update equations, over one set of state buffers: it is the number of a row of [equations.Forms].
 type form uint8
 
-const (
-	formPNM form = iota
-	formAdaPNM
-	formAdaPNMAMSGrad
-	formSGD
-	formSGDMomentum
-	formSGDNesterov
-	formAdam
-	formAdamAMSGrad
-)
-
-// forms describes each form: its rule, the roles of its state buffers in the equations (see streams), the names that the
-// official implementation gives them, and whether the momentum of step 1 is the gradient itself.
-var forms = [...]struct {
-	rule   string
-	roles  string
-	slots  []string
-	starts bool
-}{
-	formPNM:           {"PNM", "mn", []string{"pos_momentum", "neg_momentum"}, false},
-	formAdaPNM:        {"AdaPNM", "mnv", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq"}, false},
-	formAdaPNMAMSGrad: {"AdaPNM", "mnvx", []string{"exp_avg", "neg_exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, false},
-	formSGD:           {"SGD", "", nil, false},
-	formSGDMomentum:   {"SGD", "m", []string{"momentum_buffer"}, true},
-	formSGDNesterov:   {"SGD", "m", []string{"momentum_buffer"}, true},
-	formAdam:          {"Adam", "mv", []string{"exp_avg", "exp_avg_sq"}, false},
-	formAdamAMSGrad:   {"Adam", "mvx", []string{"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, false},
-}
+// forms has those rows, as the engine reads them: see there.
+var forms = func() (rows [len(equations.Forms)]struct {
+	rule, roles string
+	slots       []string
+	starts      bool
+}) {
+	for f, row := range equations.Forms {
+		to := &rows[f]
+		to.rule, to.roles, to.slots, to.starts = row.Rule, row.Roles, row.Slots, row.Starts
+	}
+	return rows
+}()
 
 // state names the state buffers in an error.
 func (f form) state() string {
@@ -56,10 +41,15 @@ func (f form) sameState(g form) bool {
 	return forms[f].rule == forms[g].rule && slices.Equal(forms[f].slots, forms[g].slots)
 }
 
-// missing panics, for a switch over the forms that lacks one.
-func (f form) missing() {
-	panic("pnm: the tier " + ISA() + " has no loop for a form of " + forms[f].rule)
-}
+// A formSet has bit f set for each form f in it.
+type formSet uint64
+
+// kernels and mixedKernels are the forms that have kernels in every tier but generic, for one format and for several. The reference
+// runs the others.
+var kernels, mixedKernels formSet = kernelForms, mixedKernelForms
+
+// assembled reports whether the active tier has a kernel of its own for a form, among those of a set.
+func (f form) assembled(among formSet) bool { return active != generic && among>>f&1 != 0 }
 
 // slotOf tells which slots of a form have the roles m, n, v and x, at even and at odd steps: m and n take turns. A role that
 // the form does not know gets a slot that it does not use.
@@ -67,7 +57,7 @@ var slotOf = func() (table [len(forms)][2][maxSlots]uint8) {
 	for f, form := range forms {
 		unused := len(form.slots)
 		at := &table[f][1]
-		for i, role := range "mnvx" {
+		for i, role := range equations.AllRoles {
 			k := strings.IndexRune(form.roles, role)
 			if k < 0 {
 				k = unused
@@ -175,11 +165,11 @@ func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, ahead, most int, zer
 	for ; lo < hi; lo += most {
 		end := min(lo+most, hi)
 		t.start(lo, end)
-		if active == generic {
-			updateGeneric(t.form, c, &s, lo, end)
-		} else {
+		if t.form.assembled(kernels) {
 			t.raceAnnotate(lo, end)
 			updateAssembly(t.form, c, &s, lo, end-lo, ahead)
+		} else {
+			updateGeneric(t.form, c, &s, lo, end)
 		}
 		if zero {
 			t.zeroGrads(lo, end)
@@ -214,30 +204,6 @@ func (t *tensor) zeroGrads(lo, hi int) {
 	g := t.g.cut(lo, hi)
 	raceWrite(g)
 	g.clear()
-}
-
-// updateGeneric runs the reference.
-func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
-	switch f {
-	case formPNM:
-		pnmGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi])
-	case formAdaPNM:
-		adapnmGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi])
-	case formAdaPNMAMSGrad:
-		adapnmAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi], s.x[lo:hi])
-	case formSGD:
-		sgdGeneric(c, s.p[lo:hi], s.g[lo:hi])
-	case formSGDMomentum:
-		sgdMomentumGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
-	case formSGDNesterov:
-		sgdNesterovGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
-	case formAdam:
-		adamGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi])
-	case formAdamAMSGrad:
-		adamAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi], s.x[lo:hi])
-	default:
-		f.missing()
-	}
 }
 
 // updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's

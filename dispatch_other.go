@@ -4,6 +4,9 @@ package pnm
 
 const lastLevelCache = 0
 
+// There is nothing but the reference.
+const kernelForms, mixedKernelForms formSet = 0, 0
+
 func tiers() []tier { return []tier{generic} }
 
 func updateAssembly[T Float](form, *scalars[T], *streams[T], int, int, int) {

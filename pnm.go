@@ -1,6 +1,9 @@
 package pnm
 
-import "github.com/posneg/pnm/internal/floatmode"
+import (
+	"github.com/posneg/pnm/internal/equations"
+	"github.com/posneg/pnm/internal/floatmode"
+)
 
 // PNM is Positive-Negative Momentum (the paper's Algorithm 2, the authors' class PNM): SGD with two momenta, updated on
 // alternate steps, whose weighted difference is the direction of the step. Beta0 sets how much gradient noise the
@@ -89,7 +92,7 @@ func (r PNM) filled() error {
 	return filled("PNM", "Beta1 and Beta0", r.Beta1, r.Beta0)
 }
 
-func (r PNM) form() form { return formPNM }
+func (r PNM) form() form { return equations.PNM }
 
 func (r PNM) lr() float64 { return r.LR }
 

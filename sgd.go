@@ -1,8 +1,11 @@
 package pnm
 
-import "github.com/posneg/pnm/internal/floatmode"
+import (
+	"math"
 
-import "math"
+	"github.com/posneg/pnm/internal/equations"
+	"github.com/posneg/pnm/internal/floatmode"
+)
 
 // SGD is stochastic gradient descent, with or without momentum, as torch.optim.SGD defines it. It is one of the baselines of
 // the paper on [PNM]. The defaults are torch's, which has no momentum: the usual 0.9 must be asked for. The ranges are torch's, too: it
@@ -92,11 +95,11 @@ func (r SGD) Validate() error {
 func (r SGD) form() form {
 	switch {
 	case math.Float64bits(r.Momentum)<<1 == 0: // also without a hold, where denormal numbers may count as 0
-		return formSGD
+		return equations.SGD
 	case r.Nesterov:
-		return formSGDNesterov
+		return equations.SGDNesterov
 	}
-	return formSGDMomentum
+	return equations.SGDMomentum
 }
 
 func (r SGD) lr() float64 { return r.LR }

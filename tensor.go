@@ -128,11 +128,11 @@ func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
 		if ahead > 0 && active == avx512 && b.out != nil && uintptr(b.out)%aroundAlign == 0 { // AVX2 gains nothing by it
 			b.formats |= outAround
 		}
-		if active == generic {
-			updateMixedGeneric(t.form, &b, end-lo)
-		} else {
+		if t.form.assembled(mixedKernels) {
 			t.raceAnnotate(lo, end)
 			updateMixedAssembly(t.form, &b, end-lo, ahead)
+		} else {
+			updateMixedGeneric(t.form, &b, end-lo)
 		}
 		if zero {
 			t.zeroGrads(lo, end)

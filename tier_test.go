@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/posneg/pnm/internal/equations"
 )
 
 // ran are the tiers that a test has run on.
@@ -90,6 +92,62 @@ func TestEveryFormIsSampled(t *testing.T) {
 			}
 		}
 	}
+}
+
+// No tier lacks a kernel for a form: on this machine, and in what is generated for others.
+func TestNoKernelIsMissing(t *testing.T) {
+	const all = formSet(1)<<len(forms) - 1
+	if len(tiers()) > 1 && (kernels != all || mixedKernels != all) {
+		t.Errorf("forms %b have kernels, forms %b those for several formats, of %b", kernels, mixedKernels, all)
+	}
+	for arch, isas := range map[string][]string{"amd64": {"AVX2", "AVX512"}, "arm64": {"NEON"}} {
+		text, err := os.ReadFile("update_" + arch + ".go")
+		wantNoError(t, err)
+		for _, f := range equations.Forms {
+			for _, isa := range isas {
+				for _, kind := range []string{"F32", "F64", "Mixed"} {
+					call := regexp.MustCompile(`(?m)^\t+` + f.Kernel() + kind + isa + `\(`)
+					if !call.Match(text) {
+						t.Errorf("%s calls no kernel %s", arch, f.Kernel()+kind+isa)
+					}
+				}
+			}
+		}
+	}
+}
+
+// withoutKernels has every form run without a kernel, until the test ends.
+func withoutKernels(t *testing.T) {
+	saved, mixed := kernels, mixedKernels
+	kernels, mixedKernels = 0, 0
+	t.Cleanup(func() { kernels, mixedKernels = saved, mixed })
+}
+
+// A tier runs the reference of a form that it has no kernel for.
+func TestFallback(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		withoutKernels(t)
+		rng := rand.New(rand.NewPCG(71, 72))
+		for _, r := range sampleRules() {
+			sameAsReference(t, rng, r, 2, 77, func(n int) []float32 { return make([]float32, n) })
+			sameAsReference(t, rng, r, 2, 77, func(n int) []float64 { return make([]float64, n) })
+			for _, f := range allFormats(r) {
+				mixedLikeReference(t, rng, r, f, 2, 77, anywhere(rng))
+			}
+			if r.form().assembled(kernels) || r.form().assembled(mixedKernels) {
+				t.Errorf("%+v has a kernel", r)
+			}
+		}
+		// It is the reference that runs: it finds what no kernel looks at, a slice that ends too early.
+		x := make([]float32, 32)
+		short := tensorOf(equations.Adam, 1, x[:8], x[8:16], [][]float32{x[16:20:20], x[24:]})
+		defer func() {
+			if recover() == nil {
+				t.Error("a kernel ran")
+			}
+		}()
+		short.update(0, 8, 0, false)
+	})
 }
 
 // memory makes a slice for one stream, in a place that the test chooses.

@@ -787,8 +787,8 @@ TEXT ·dividerF32NEON(SB), NOSPLIT, $0-72
 	LOOP(DIVIDER_STREAMS, DIVIDER_WRITES, DIVIDER)
 	RET
 
-// func pnmLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
-TEXT ·pnmLimitF32NEON(SB), NOSPLIT, $0-72
+// func limitMNF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·limitMNF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD grad+16(FP), atG
 	MOVD m+24(FP), atM
@@ -798,8 +798,8 @@ TEXT ·pnmLimitF32NEON(SB), NOSPLIT, $0-72
 	LOOP(PNM_STREAMS, SGD_MOMENTUM_WRITES, NOTHING)
 	RET
 
-// func adapnmLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
-TEXT ·adapnmLimitF32NEON(SB), NOSPLIT, $0-72
+// func limitMNVF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·limitMNVF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD grad+16(FP), atG
 	MOVD m+24(FP), atM
@@ -810,8 +810,8 @@ TEXT ·adapnmLimitF32NEON(SB), NOSPLIT, $0-72
 	LOOP(ADAPNM_STREAMS, ADAM_WRITES, NOTHING)
 	RET
 
-// func adapnmAMSGradLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
-TEXT ·adapnmAMSGradLimitF32NEON(SB), NOSPLIT, $0-72
+// func limitMNVXF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·limitMNVXF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD grad+16(FP), atG
 	MOVD m+24(FP), atM
@@ -823,8 +823,8 @@ TEXT ·adapnmAMSGradLimitF32NEON(SB), NOSPLIT, $0-72
 	LOOP(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, NOTHING)
 	RET
 
-// func sgdLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
-TEXT ·sgdLimitF32NEON(SB), NOSPLIT, $0-72
+// func limitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·limitF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD grad+16(FP), atG
 	MOVD count+56(FP), left
@@ -832,8 +832,8 @@ TEXT ·sgdLimitF32NEON(SB), NOSPLIT, $0-72
 	LOOP(SGD_STREAMS, SGD_WRITES, NOTHING)
 	RET
 
-// func sgdMomentumLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
-TEXT ·sgdMomentumLimitF32NEON(SB), NOSPLIT, $0-72
+// func limitMF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·limitMF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD grad+16(FP), atG
 	MOVD m+24(FP), atM
@@ -842,18 +842,8 @@ TEXT ·sgdMomentumLimitF32NEON(SB), NOSPLIT, $0-72
 	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, NOTHING)
 	RET
 
-// func sgdNesterovLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
-TEXT ·sgdNesterovLimitF32NEON(SB), NOSPLIT, $0-72
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, NOTHING)
-	RET
-
-// func adamLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
-TEXT ·adamLimitF32NEON(SB), NOSPLIT, $0-72
+// func limitMVF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·limitMVF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD grad+16(FP), atG
 	MOVD m+24(FP), atM
@@ -863,8 +853,8 @@ TEXT ·adamLimitF32NEON(SB), NOSPLIT, $0-72
 	LOOP(ADAM_STREAMS, ADAM_WRITES, NOTHING)
 	RET
 
-// func adamAMSGradLimitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
-TEXT ·adamAMSGradLimitF32NEON(SB), NOSPLIT, $0-72
+// func limitMVXF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
+TEXT ·limitMVXF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD grad+16(FP), atG
 	MOVD m+24(FP), atM

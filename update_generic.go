@@ -1,6 +1,10 @@
 package pnm
 
-import "math"
+import (
+	"math"
+
+	"github.com/posneg/pnm/internal/equations"
+)
 
 // Float is an element type of parameters, gradients and state, all of the same one.
 type Float interface{ float32 | float64 }
@@ -22,6 +26,30 @@ func gradient[T Float](c *scalars[T], g, p T) T {
 		d = d + T(c.l2*p)
 	}
 	return d
+}
+
+// updateGeneric runs the loop of a form on the elements lo … hi−1.
+func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
+	switch f {
+	case equations.PNM:
+		pnmGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi])
+	case equations.AdaPNM:
+		adapnmGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi])
+	case equations.AdaPNMAMSGrad:
+		adapnmAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.n[lo:hi], s.v[lo:hi], s.x[lo:hi])
+	case equations.SGD:
+		sgdGeneric(c, s.p[lo:hi], s.g[lo:hi])
+	case equations.SGDMomentum:
+		sgdMomentumGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
+	case equations.SGDNesterov:
+		sgdNesterovGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
+	case equations.Adam:
+		adamGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi])
+	case equations.AdamAMSGrad:
+		adamAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi], s.x[lo:hi])
+	default:
+		panic("pnm: a form of " + forms[f].rule + " has no reference")
+	}
 }
 
 func pnmGeneric[T Float](c *scalars[T], p, g, m, n []T) {

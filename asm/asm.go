@@ -6,6 +6,8 @@ import (
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/posneg/pnm/internal/equations"
 )
 
 // Scalars are the fields of the engine's scalars, in order: where a kernel finds its coefficients.
@@ -14,11 +16,11 @@ var Scalars = []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2",
 // A Kernel is one assembly function for each element type and ISA: its body updates one vector of each stream.
 type Kernel struct {
 	Name    string
-	Form    string   // the engine's constant for a rule's form
-	Args    []string // the streams that are its arguments; nil stands for Streams
-	Streams []string // those that it uses
-	Writes  []string // those of them that it writes
-	Scalars []string // the coefficients that it uses, those that it can best do without in a register last
+	Form    equations.Form // of a rule
+	Args    []string       // the streams that are its arguments; nil stands for Streams
+	Streams []string       // those that it uses
+	Writes  []string       // those of them that it writes
+	Scalars []string       // the coefficients that it uses, those that it can best do without in a register last
 	Body    func(*Vector)
 	Doc     string // what it does, to follow its name
 	Whole   bool   // it only gets whole cache lines
@@ -53,6 +55,12 @@ var (
 	// There is no arithmetic for these.
 	BF16 = Type{Name: "BF16", goName: "uint16", size: 2}
 	F16  = Type{Name: "F16", goName: "uint16", size: 2}
+)
+
+// Types are those that rules compute in, sumTypes those whose squares are summed.
+var (
+	Types    = []Type{Float32, Float64}
+	sumTypes = []Type{Float32, Float64, BF16, F16}
 )
 
 // An ISA is an instruction set with its vector registers.

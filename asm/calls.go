@@ -5,7 +5,18 @@ import (
 	"strings"
 )
 
-// Calls returns Go source of the functions that call the kernels, those of the active tier:
+// A Target is what the kernels of an architecture are called by, and which there are. The last of several instruction sets is the
+// one to be asked for.
+type Target struct {
+	ISAs  []string // the last parts of the kernels' names
+	Rules []Kernel // those with kernels for all types
+	Mixed []Kernel // those with kernels for mixed formats
+}
+
+// AMD64 has all kernels that package asm describes.
+var AMD64 = Target{[]string{AVX2.Name, AVX512.Name}, Rules, Rules}
+
+// Calls returns Go source of the functions that call the kernels, those of the active tier, and of the sets of forms that have some:
 //
 //	func updateType(f form, c *T, s *streams[T], i, n, ahead int)
 //	func updateMixed(f form, b *mixed, n, ahead int)
@@ -13,48 +24,89 @@ import (
 //
 // The calls are direct ones: what a function value is given would escape to the heap. A stream is named in Go by its first
 // letter (Go's assembler has a register called g).
-func Calls(types []Type) string {
+func (t Target) Calls() string {
 	var b strings.Builder
-	for _, t := range types {
-		name := "update" + t.Name
-		fmt.Fprintf(&b, "\n// %s runs the active tier's kernel of a form on the elements i … i+n−1.\n", name)
-		fmt.Fprintf(&b, "func %s(f form, c *%s, s *streams[%[2]s], i, n, ahead int) {\n", name, t.goName)
-		chooseForm(&b, func(k Kernel) (kernel, args string) {
+	b.WriteString("\n// The forms that have kernels.\nconst (\n")
+	fmt.Fprintf(&b, "\tkernelForms formSet = %s\n\tmixedKernelForms formSet = %s\n)\n", set(t.Rules), set(t.Mixed))
+	for _, of := range Types {
+		fmt.Fprintf(&b, "\n// update%s runs the active tier's kernel of a form, one of kernelForms, on the elements i … i+n−1.\n", of.Name)
+		fmt.Fprintf(&b, "func update%s(f form, c *%s, s *streams[%[2]s], i, n, ahead int) {\n", of.Name, of.goName)
+		t.chooseForm(&b, t.Rules, func(k Kernel) (kernel, args string) {
 			args = "c, "
 			for _, stream := range k.args() {
 				args += "&s." + stream[:1] + "[i], "
 			}
-			return k.Name + t.Name, args + "n, ahead"
+			return k.Name + of.Name, args + "n, ahead"
 		})
-		callSumSquares(&b, t)
 	}
-	b.WriteString("\n// updateMixed runs the active tier's kernel of a form on n elements, a positive multiple of mixedBlock.\n")
+	b.WriteString("\n// updateMixed runs the active tier's kernel of a form, one of mixedKernelForms, on n elements, a positive multiple of mixedBlock.\n")
 	b.WriteString("func updateMixed(f form, b *mixed, n, ahead int) {\n")
-	chooseForm(&b, func(k Kernel) (kernel, args string) { return mixedRule(k).Name, "&b.c.gs, n, ahead" })
-	callSumSquares(&b, BF16)
-	callSumSquares(&b, F16)
+	t.chooseForm(&b, t.Mixed, func(k Kernel) (kernel, args string) { return mixedRule(k).Name, "&b.c.gs, n, ahead" })
+	for _, of := range sumTypes {
+		name := "sumSquares" + of.Name
+		fmt.Fprintf(&b, "\n// %s works like sumSquaresGeneric, by the active tier's kernel.\n", name)
+		fmt.Fprintf(&b, "func %s(sums *float64, g *%s, n, ahead int) {\n", name, of.goName)
+		t.chooseISA(&b, name, "sums, g, n, ahead")
+		b.WriteString("}\n")
+	}
 	return b.String()
 }
 
-// chooseForm writes the rest of a function that calls a kernel for each form.
-func chooseForm(b *strings.Builder, call func(k Kernel) (kernel, args string)) {
-	b.WriteString("\twide := active == avx512\n\tswitch f {\n")
-	for _, k := range Rules {
-		fmt.Fprintf(b, "\tcase %s:\n", k.Form)
-		kernel, args := call(k)
-		chooseISA(b, "\t\t", kernel, args)
+// set is Go source of a set of forms.
+func set(rules []Kernel) string {
+	if len(rules) == 0 {
+		return "0"
 	}
-	b.WriteString("\tdefault:\n\t\tf.missing()\n\t}\n}\n")
+	var bits []string
+	for _, k := range rules {
+		bits = append(bits, "1<<equations."+k.Form.Constant())
+	}
+	return strings.Join(bits, " |\n\t\t")
 }
 
-func callSumSquares(b *strings.Builder, t Type) {
-	name := "sumSquares" + t.Name
-	fmt.Fprintf(b, "\n// %s works like sumSquaresGeneric, by the active tier's kernel.\n", name)
-	fmt.Fprintf(b, "func %s(sums *float64, g *%s, n, ahead int) {\n\twide := active == avx512\n", name, t.goName)
-	chooseISA(b, "\t", name, "sums, g, n, ahead")
-	b.WriteString("}\n")
+// chooseForm writes the rest of a function that calls a kernel for each form.
+func (t Target) chooseForm(b *strings.Builder, rules []Kernel, call func(k Kernel) (kernel, args string)) {
+	b.WriteString("\tswitch f {\n")
+	for _, k := range rules {
+		fmt.Fprintf(b, "\tcase equations.%s:\n", k.Form.Constant())
+		kernel, args := call(k)
+		t.chooseISA(b, kernel, args)
+	}
+	b.WriteString("\t}\n}\n")
 }
 
-func chooseISA(b *strings.Builder, indent, kernel, args string) {
-	fmt.Fprintf(b, "%sif wide {\n%[1]s\t%s(%s)\n%[1]s} else {\n%[1]s\t%[4]s(%[3]s)\n%[1]s}\n", indent, kernel+AVX512.Name, args, kernel+AVX2.Name)
+// chooseISA writes a call of a kernel.
+func (t Target) chooseISA(b *strings.Builder, kernel, args string) {
+	if len(t.ISAs) == 1 {
+		fmt.Fprintf(b, "%s(%s)\n", kernel+t.ISAs[0], args)
+		return
+	}
+	fmt.Fprintf(b, "if active == avx512 {\n%s(%s)\n} else {\n%s(%[2]s)\n}\n", kernel+t.ISAs[1], args, kernel+t.ISAs[0])
+}
+
+// Tables returns Go source of the tables, for benchmarks, of the kernels that they measure against.
+func (t Target) Tables() string {
+	var b strings.Builder
+	b.WriteString("\n// The yardsticks by tier: for each form its streams without arithmetic; square root and division without streams.\nvar (\n")
+	b.WriteString("\tlimitKernels = map[tier][len(forms)]bare[float32]{\n")
+	t.each(&b, func(isa string) string {
+		var rows strings.Builder
+		for _, k := range kernels {
+			fmt.Fprintf(&rows, "equations.%s: %s,\n", k.Form.Constant(), limit(k).Name+Float32.Name+isa)
+		}
+		return "{\n" + rows.String() + "}"
+	})
+	b.WriteString("}\n\tdividers = map[tier]struct {\n\t\tf32 bare[float32]\n\t\tf64 bare[float64]\n\t}{\n")
+	t.each(&b, func(isa string) string { return fmt.Sprintf("{dividerF32%s, dividerF64%[1]s}", isa) })
+	b.WriteString("}\n\tmixedLimits = map[tier]func(c *float32, count, ahead int){\n")
+	t.each(&b, func(isa string) string { return mixedLimit.Name + isa })
+	b.WriteString("}\n)\n")
+	return b.String()
+}
+
+// each writes a value of a map for each instruction set. The engine's tier has its name in lower case.
+func (t Target) each(b *strings.Builder, value func(isa string) string) {
+	for _, isa := range t.ISAs {
+		fmt.Fprintf(b, "%s: %s,\n", strings.ToLower(isa), value(isa))
+	}
 }

@@ -19,7 +19,7 @@ import (
 // ahead is not 0, it prefetches each stream that many bytes in front of its loads.
 func (k Kernel) Emit(t Type, isa ISA) {
 	name := k.Name + t.Name + isa.Name
-	TEXT(name, attr.NOSPLIT, fmt.Sprintf("func(c, %s *%s, count, ahead int)", strings.Join(k.args(), ", "), t.goName))
+	TEXT(name, attr.NOSPLIT, k.signature(t))
 	Pragma("noescape")
 	Doc(name + " " + k.Doc + ".")
 
@@ -63,6 +63,10 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	}
 	VZEROUPPER()
 	RET()
+}
+
+func (k Kernel) signature(t Type) string {
+	return fmt.Sprintf("func(c, %s *%s, count, ahead int)", strings.Join(k.args(), ", "), t.goName)
 }
 
 // emitRest runs the body over n elements, less than a cache line.

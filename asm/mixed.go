@@ -55,13 +55,15 @@ func MixedKernels() (all []Kernel) {
 func mixedRule(rule Kernel) Kernel {
 	k := rule
 	k.Name += "Mixed"
-	k.Doc = "works like updateMixedGeneric, for " + rule.Form
+	k.Doc = "works like updateMixedGeneric, for " + rule.Form.Constant()
 	k.Body = func(v *Vector) {
 		v.mixed.nextDraw()
 		rule.Body(v)
 	}
 	return k
 }
+
+const mixedSignature = "func(c *float32, count, ahead int)"
 
 // EmitMixed emits
 //
@@ -72,7 +74,7 @@ func mixedRule(rule Kernel) Kernel {
 // anyway: a block apart, to be skipped then, would have to tell the formats again, and is no faster.
 func (k Kernel) EmitMixed(isa ISA) {
 	name := k.Name + isa.Name
-	TEXT(name, attr.NOSPLIT, "func(c *float32, count, ahead int)")
+	TEXT(name, attr.NOSPLIT, mixedSignature)
 	Pragma("noescape")
 	Doc(name + " " + k.Doc + ".")
 

@@ -21,9 +21,9 @@ const Lanes = 32
 // 0, it prefetches that many bytes in front of its loads.
 func EmitSumSquares(t Type, isa ISA) {
 	name := "sumSquares" + t.Name + isa.Name
-	TEXT(name, attr.NOSPLIT, fmt.Sprintf("func(sums *float64, grad *%s, count, ahead int)", t.goName))
+	TEXT(name, attr.NOSPLIT, t.sumSignature())
 	Pragma("noescape")
-	Doc(name + " works like sumSquaresGeneric.")
+	Doc(name + " " + sumDoc + ".")
 
 	sums, grad := Load(Param("sums"), GP64()), Load(Param("grad"), GP64())
 	n, front := Load(Param("count"), GP64()), Load(Param("ahead"), GP64())
@@ -62,6 +62,12 @@ func EmitSumSquares(t Type, isa ISA) {
 	}
 	VZEROUPPER()
 	RET()
+}
+
+const sumDoc = "works like sumSquaresGeneric"
+
+func (t Type) sumSignature() string {
+	return fmt.Sprintf("func(sums *float64, grad *%s, count, ahead int)", t.goName)
 }
 
 // loadFloat64 widens as many elements as x has lanes of float64.

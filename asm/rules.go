@@ -1,126 +1,85 @@
 package asm
 
 import (
+	"slices"
+	"strings"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
+
+	"github.com/posneg/pnm/internal/equations"
 )
 
-// Rules are the kernels of the update rules: one for each form, with the operations of update_generic.go in their order.
-var Rules = []Kernel{
-	{
-		Name:    "pnm",
-		Form:    "formPNM",
-		Streams: []string{"p", "grad", "m", "n"},
-		Writes:  []string{"p", "m"},
-		Scalars: []string{"gs", "keep", "beta1", "alpha1", "k1", "k2", "lo", "hi", "l2"},
-		Body: func(v *Vector) {
-			p, g := gradient(v)
-			m := momentum(v, g)
-			u := difference(v, m)
-			step(v, p, u)
-		},
-		Doc: "works like pnmGeneric",
-	},
-	{
-		Name:    "adapnm",
-		Form:    "formAdaPNM",
-		Streams: []string{"p", "grad", "m", "n", "v"},
-		Writes:  []string{"p", "m", "v"},
-		Scalars: []string{"gs", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi", "l2"},
-		Body: func(v *Vector) {
-			p, g := gradient(v)
-			m := momentum(v, g)
-			w := secondMoment(v, g)
-			u := v.Div(difference(v, m), denominator(v, w))
-			step(v, p, u)
-		},
-		Doc: "works like adapnmGeneric",
-	},
-	{
-		Name:    "adapnmAMSGrad",
-		Form:    "formAdaPNMAMSGrad",
-		Streams: []string{"p", "grad", "m", "n", "v", "x"},
-		Writes:  []string{"p", "m", "v", "x"},
-		Scalars: []string{"gs", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi", "l2"},
-		Body: func(v *Vector) {
-			p, g := gradient(v)
-			m := momentum(v, g)
-			w := largest(v, secondMoment(v, g))
-			u := v.Div(difference(v, m), denominator(v, w))
-			step(v, p, u)
-		},
-		Doc: "works like adapnmAMSGradGeneric",
-	},
-	{
-		Name:    "sgd",
-		Form:    "formSGD",
-		Streams: []string{"p", "grad"},
-		Writes:  []string{"p"},
-		Scalars: []string{"gs", "keep", "k1", "lo", "hi", "l2"},
-		Body: func(v *Vector) {
-			p, g := gradient(v)
-			step(v, p, scaled(v, g, "g"))
-		},
-		Doc: "works like sgdGeneric",
-	},
-	{
-		Name:    "sgdMomentum",
-		Form:    "formSGDMomentum",
-		Streams: []string{"p", "grad", "m"},
-		Writes:  []string{"p", "m"},
-		Scalars: []string{"gs", "keep", "beta1", "alpha1", "k1", "lo", "hi", "l2"},
-		Body: func(v *Vector) {
-			p, g := gradient(v)
-			m := momentum(v, g)
-			step(v, p, scaled(v, m, "m"))
-		},
-		Doc: "works like sgdMomentumGeneric",
-	},
-	{
-		Name:    "sgdNesterov",
-		Form:    "formSGDNesterov",
-		Streams: []string{"p", "grad", "m"},
-		Writes:  []string{"p", "m"},
-		Scalars: []string{"gs", "keep", "beta1", "alpha1", "k1", "lo", "hi", "l2"},
-		Body: func(v *Vector) {
-			p, g := gradient(v)
-			m := momentum(v, g)
-			Comment("d = g + beta1·m")
-			d := v.Add(g, v.Mul(v.C("beta1"), m))
-			step(v, p, scaled(v, d, "d"))
-		},
-		Doc: "works like sgdNesterovGeneric",
-	},
-	{
-		Name:    "adam",
-		Form:    "formAdam",
-		Streams: []string{"p", "grad", "m", "v"},
-		Writes:  []string{"p", "m", "v"},
-		Scalars: []string{"gs", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "r", "eps", "lo", "hi", "l2"},
-		Body: func(v *Vector) {
-			p, g := gradient(v)
-			m := momentum(v, g)
-			w := secondMoment(v, g)
-			u := v.Div(scaled(v, m, "m"), denominator(v, w))
-			step(v, p, u)
-		},
-		Doc: "works like adamGeneric",
-	},
-	{
-		Name:    "adamAMSGrad",
-		Form:    "formAdamAMSGrad",
-		Streams: []string{"p", "grad", "m", "v", "x"},
-		Writes:  []string{"p", "m", "v", "x"},
-		Scalars: []string{"gs", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "r", "eps", "lo", "hi", "l2"},
-		Body: func(v *Vector) {
-			p, g := gradient(v)
-			m := momentum(v, g)
-			w := largest(v, secondMoment(v, g))
-			u := v.Div(scaled(v, m, "m"), denominator(v, w))
-			step(v, p, u)
-		},
-		Doc: "works like adamAMSGradGeneric",
-	},
+// arithmetic is what the kernel of a form computes, with the operations of update_generic.go in their order. The step is a
+// numerator, divided by the root of the average of squares if there is one, as body puts them together.
+type arithmetic struct {
+	scalars   string                   // the coefficients of the two
+	direction func(v *Vector, g Op) Op // made of the gradient and the momentum, which it updates
+	numerator func(v *Vector, d Op) Op // made of the direction
+}
+
+// forms is the arithmetic of each row of equations.Forms. Where it is nil, there are no kernels: the reference runs the form.
+var forms = [len(equations.Forms)]*arithmetic{
+	equations.PNM:           {"beta1 alpha1 k1 k2", momentum, difference},
+	equations.AdaPNM:        {"beta1 alpha1 k1 k2", momentum, difference},
+	equations.AdaPNMAMSGrad: {"beta1 alpha1 k1 k2", momentum, difference},
+	equations.SGD:           {"k1", same, scaled("g")},
+	equations.SGDMomentum:   {"beta1 alpha1 k1", momentum, scaled("m")},
+	equations.SGDNesterov:   {"beta1 alpha1 k1", lookAhead, scaled("d")},
+	equations.Adam:          {"beta1 alpha1 k1", momentum, scaled("m")},
+	equations.AdamAMSGrad:   {"beta1 alpha1 k1", momentum, scaled("m")},
+}
+
+// kernels has one for each form, and Rules those that have a body.
+var kernels, Rules = rules()
+
+func rules() (all, bodies []Kernel) {
+	for i, a := range forms {
+		f := equations.Forms[i]
+		k := Kernel{
+			Name:    f.Kernel(),
+			Form:    f,
+			Streams: f.Streams(),
+			Writes:  f.Writes(),
+			Doc:     "works like " + f.Kernel() + "Generic",
+		}
+		if a != nil {
+			k.Scalars = a.allScalars(f)
+			k.Body = func(v *Vector) { a.body(v, f) }
+			bodies = append(bodies, k)
+		}
+		all = append(all, k)
+	}
+	return all, bodies
+}
+
+// allScalars are the coefficients of a form, those that it can best do without in a register last.
+func (a *arithmetic) allScalars(f equations.Form) (names []string) {
+	uses := strings.Fields("gs keep lo hi l2 " + a.scalars)
+	if f.Has("v") {
+		uses = append(uses, "beta2", "alpha2", "r", "eps")
+	}
+	for _, name := range strings.Fields("gs keep beta1 alpha1 beta2 alpha2 k1 k2 r eps lo hi l2") {
+		if slices.Contains(uses, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func (a *arithmetic) body(v *Vector, f equations.Form) {
+	p, g := gradient(v)
+	d := a.direction(v, g)
+	if !f.Has("v") {
+		step(v, p, a.numerator(v, d))
+		return
+	}
+	w := secondMoment(v, g)
+	if f.Has("x") {
+		w = largest(v, w)
+	}
+	u := a.numerator(v, d)
+	step(v, p, v.Div(u, denominator(v, w)))
 }
 
 func gradient(v *Vector) (p, g Op) {
@@ -143,6 +102,14 @@ func momentum(v *Vector, g Op) Op {
 	return m
 }
 
+func same(_ *Vector, g Op) Op { return g }
+
+func lookAhead(v *Vector, g Op) Op {
+	m := momentum(v, g)
+	Comment("d = g + beta1·m")
+	return v.Add(g, v.Mul(v.C("beta1"), m))
+}
+
 func secondMoment(v *Vector, g Op) Op {
 	Comment("v = beta2·v + (alpha2·g)·g")
 	w := v.Add(v.Mul(v.C("beta2"), v.In("v")), v.Mul(v.Mul(v.C("alpha2"), g), g))
@@ -158,9 +125,11 @@ func largest(v *Vector, w Op) Op {
 	return x
 }
 
-func scaled(v *Vector, d Op, name string) Op {
-	Comment("u = k1·" + name)
-	return v.Mul(v.C("k1"), d)
+func scaled(name string) func(v *Vector, d Op) Op {
+	return func(v *Vector, d Op) Op {
+		Comment("u = k1·" + name)
+		return v.Mul(v.C("k1"), d)
+	}
 }
 
 func difference(v *Vector, m Op) Op {

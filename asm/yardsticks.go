@@ -1,33 +1,41 @@
 package asm
 
 import (
+	"fmt"
 	"slices"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/posneg/pnm/internal/equations"
 )
 
 // Yardsticks are what benchmarks measure the rules against; nothing else calls them. Each gets the coefficients and all
 // streams, whichever it uses, and only whole cache lines.
 func Yardsticks(t Type) []Kernel {
 	all := []Kernel{divider}
-	if t.Name == Float32.Name {
-		for _, rule := range Rules {
-			all = append(all, limit(rule))
+	if t.Name != Float32.Name {
+		return all
+	}
+	seen := map[string]bool{}
+	for _, rule := range kernels {
+		if k := limit(rule); !seen[k.Name] {
+			seen[k.Name] = true
+			all = append(all, k)
 		}
 	}
 	return all
 }
 
-var anyStreams = []string{"p", "grad", "m", "n", "v", "x"}
+var anyStreams = equations.Form{Roles: equations.AllRoles}.Streams()
 
 // limit is the kernel with the streams and the prefetch of a rule but no arithmetic: every vector is loaded, and those of
-// the streams that the rule writes are stored again, unchanged. It bounds the rule's speed from above, and since it moves
-// bytes and not numbers, the one for float32 serves for all types.
+// the streams that the rule writes are stored again, unchanged. It bounds the rule's speed from above. Rules whose state has the same
+// roles share it and, since it moves bytes and not numbers, so do all types: it is that for float32.
 func limit(rule Kernel) Kernel {
 	return Kernel{
-		Name:    rule.Name + "Limit",
+		Name:    rule.Form.Limit(),
 		Args:    anyStreams,
 		Streams: rule.Streams,
 		Body: func(v *Vector) {
@@ -37,7 +45,7 @@ func limit(rule Kernel) Kernel {
 				}
 			}
 		},
-		Doc:   "reads and writes the memory that " + rule.Name + " does, and changes nothing",
+		Doc:   fmt.Sprintf("reads and writes the memory that rules with the roles %q do, and changes nothing", rule.Form.Roles),
 		Whole: true,
 	}
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -46,8 +47,33 @@ func mainLoops(root string) (kernels []string, amd64, arm64 map[string][]string,
 		}
 	}
 	code, err := disassemble(filepath.Join(root, "update_arm64.s"))
-	return kernels, amd64Loops(string(text)), arm64Loops(code), err
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	amd64, arm64 = amd64Loops(string(text)), arm64Loops(code)
+	return kernels, amd64, arm64, errors.Join(missing(kernels, amd64, "line", "AVX2", "AVX512"), missing(kernels, arm64, "plain", "NEON"))
 }
+
+// missing names the kernels whose main loop, which begins at a label, was not found.
+func missing(kernels []string, loops map[string][]string, label string, isas ...string) error {
+	var all []error
+	for _, kernel := range kernels {
+		for _, t := range types {
+			for _, isa := range isas {
+				if name := kernel + t.name + isa; len(loops[name]) == 0 {
+					all = append(all, fmt.Errorf("%s has no loop at a label %q, or there is no such function", name, label))
+				}
+			}
+		}
+	}
+	return errors.Join(all...)
+}
+
+// types are the element types of kernels with loops to be counted.
+var types = []struct {
+	name string
+	line int // elements in a cache line
+}{{"F32", 16}, {"F64", 8}}
 
 // amd64Loops reads the source, which has one instruction on a line: objdump does not know AVX-512.
 func amd64Loops(source string) map[string][]string {
@@ -116,7 +142,7 @@ func goCommand(args ...string) (string, error) {
 	return string(out), nil
 }
 
-// arm64Loops finds the second loop of each function that has more than one: the first prefetches.
+// arm64Loops finds the second loop of each function that has more than one, that of the label plain: the first prefetches.
 func arm64Loops(functions map[string][]instruction) map[string][]string {
 	loops := map[string][]string{}
 	back := regexp.MustCompile(`^(b\.\w+) \.\+0x(f+[0-9a-f]+)$`)
@@ -148,10 +174,7 @@ func table(kernels []string, amd64, arm64 map[string][]string) string {
 	var b strings.Builder
 	b.WriteString("| kernel | AVX2 | AVX-512 | NEON |\n| --- | --- | --- | --- |\n")
 	for _, kernel := range kernels {
-		for _, t := range []struct {
-			name string
-			line int // elements in a cache line
-		}{{"F32", 16}, {"F64", 8}} {
+		for _, t := range types {
 			elements := t.line
 			if kernel == "sumSquares" {
 				elements = 32
