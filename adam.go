@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"iter"
 	"math"
 
 	"github.com/posneg/pnm/internal/equations"
@@ -82,15 +83,23 @@ func updateAdam(o *Options, r Adam, t int, one *tensor) (Report, error) {
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,
 // as they are in a literal that nobody has filled.
 func (r Adam) Validate() error {
-	return firstError(
-		finite.check("Adam", "LR", r.LR),
-		unit.check("Adam", "Beta1", r.Beta1),
-		unit.check("Adam", "Beta2", r.Beta2),
-		nonNegative.check("Adam", "Eps", r.Eps),
-		nonNegative.check("Adam", "WeightDecay", r.WeightDecay),
-		filled("Adam", "Beta1, Beta2 and Eps", r.Beta1, r.Beta2, r.Eps),
-	)
+	if err := check(adamTable, &r); err != nil {
+		return err
+	}
+	return filled("Adam", "Beta1, Beta2 and Eps", r.Beta1, r.Beta2, r.Eps)
 }
+
+// Name implements [Rule].
+func (r Adam) Name() string { return forms[r.form()].rule }
+
+// State implements [Rule].
+func (r Adam) State() []string { return forms[r.form()].slots }
+
+// Hyperparameters implements [Rule].
+func (r Adam) Hyperparameters() iter.Seq2[string, any] { return hyperparametersOf(r) }
+
+// With implements [Rule].
+func (r Adam) With(name string, value any) (Rule, error) { return with(r, name, value) }
 
 func (r Adam) form() form {
 	if r.AMSGrad {
@@ -99,16 +108,18 @@ func (r Adam) form() form {
 	return equations.Adam
 }
 
-func (r Adam) lr() float64 { return r.LR }
+var adamTable = tableOf[Adam](
+	hyperparameter{"lr", "LR", finite},
+	hyperparameter{"beta1", "Beta1", unit},
+	hyperparameter{"beta2", "Beta2", unit},
+	hyperparameter{"eps", "Eps", nonNegative},
+	hyperparameter{"weight_decay", "WeightDecay", nonNegative},
+	hyperparameter{"amsgrad", "AMSGrad", option},
+	hyperparameter{"decoupled", "Decoupled", option},
+	hyperparameter{"maximize", "Maximize", option},
+)
 
-func (r Adam) withLR(lr float64) Rule { r.LR = lr; return r }
-
-func (r Adam) hyperparameters() ([]hyperparameter, func() Rule) {
-	return []hyperparameter{
-		{"lr", &r.LR}, {"betas", []*float64{&r.Beta1, &r.Beta2}}, {"eps", &r.Eps},
-		{"weight_decay", &r.WeightDecay}, {"amsgrad", &r.AMSGrad}, {"decoupled", &r.Decoupled}, {"maximize", &r.Maximize},
-	}, func() Rule { return r }
-}
+func (r Adam) table() *table { return adamTable }
 
 func (r Adam) scalars(t int) (c scalars[float64]) {
 	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)

@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"iter"
 	"math"
 
 	"github.com/posneg/pnm/internal/equations"
@@ -84,16 +85,23 @@ func updateAdaPNM(o *Options, r AdaPNM, t int, one *tensor) (Report, error) {
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,
 // as they are in a literal that nobody has filled.
 func (r AdaPNM) Validate() error {
-	return firstError(
-		finite.check("AdaPNM", "LR", r.LR),
-		unit.check("AdaPNM", "Beta1", r.Beta1),
-		unit.check("AdaPNM", "Beta2", r.Beta2),
-		finite.check("AdaPNM", "Beta0", r.Beta0),
-		nonNegative.check("AdaPNM", "Eps", r.Eps),
-		nonNegative.check("AdaPNM", "WeightDecay", r.WeightDecay),
-		filled("AdaPNM", "Beta1, Beta2 and Eps", r.Beta1, r.Beta2, r.Eps),
-	)
+	if err := check(adapnmTable, &r); err != nil {
+		return err
+	}
+	return filled("AdaPNM", "Beta1, Beta2 and Eps", r.Beta1, r.Beta2, r.Eps)
 }
+
+// Name implements [Rule].
+func (r AdaPNM) Name() string { return forms[r.form()].rule }
+
+// State implements [Rule].
+func (r AdaPNM) State() []string { return forms[r.form()].slots }
+
+// Hyperparameters implements [Rule].
+func (r AdaPNM) Hyperparameters() iter.Seq2[string, any] { return hyperparametersOf(r) }
+
+// With implements [Rule].
+func (r AdaPNM) With(name string, value any) (Rule, error) { return with(r, name, value) }
 
 func (r AdaPNM) form() form {
 	if r.AMSGrad {
@@ -102,17 +110,20 @@ func (r AdaPNM) form() form {
 	return equations.AdaPNM
 }
 
-func (r AdaPNM) lr() float64 { return r.LR }
+var adapnmTable = tableOf[AdaPNM](
+	hyperparameter{"lr", "LR", finite},
+	hyperparameter{"beta1", "Beta1", unit},
+	hyperparameter{"beta2", "Beta2", unit},
+	hyperparameter{"beta0", "Beta0", finite},
+	hyperparameter{"eps", "Eps", nonNegative},
+	hyperparameter{"weight_decay", "WeightDecay", nonNegative},
+	hyperparameter{"amsgrad", "AMSGrad", option},
+	hyperparameter{"decoupled", "Decoupled", option},
+	hyperparameter{"maximize", "Maximize", option},
+	hyperparameter{"exact_bias", "ExactBias", option},
+)
 
-func (r AdaPNM) withLR(lr float64) Rule { r.LR = lr; return r }
-
-func (r AdaPNM) hyperparameters() ([]hyperparameter, func() Rule) {
-	return []hyperparameter{
-		{"lr", &r.LR}, {"betas", []*float64{&r.Beta1, &r.Beta2, &r.Beta0}}, {"eps", &r.Eps},
-		{"weight_decay", &r.WeightDecay}, {"amsgrad", &r.AMSGrad}, {"decoupled", &r.Decoupled}, {"maximize", &r.Maximize},
-		{"exact_bias", &r.ExactBias},
-	}, func() Rule { return r }
-}
+func (r AdaPNM) table() *table { return adapnmTable }
 
 func (r AdaPNM) scalars(t int) (c scalars[float64]) {
 	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)

@@ -307,7 +307,7 @@ func (o *optimizer) rulesOf(saved []*savedTensor, keep bool) ([]Rule, error) {
 		if has, was := o.groups[g].form(), s.rule.form(); !has.sameState(was) {
 			return nil, &CheckpointError{Tensor: s.Name, Err: fmt.Errorf(
 				"in the file it is of %s, whose state is %s; in the optimizer of %s, whose state is %s",
-				ruleName(s.rule), was.state(), ruleName(o.groups[g]), has.state())}
+				s.rule.Name(), was.state(), o.groups[g].Name(), has.state())}
 		}
 		switch {
 		case keep:

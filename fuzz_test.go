@@ -283,16 +283,16 @@ func (w *world) fail() {
 }
 
 // rebuild replaces the twin by a new optimizer, over other memory, whose groups and rules are the old one's, with another learning rate
-// if withLR is set.
-func (w *world) rebuild(seed uint64, withLR bool) {
+// if otherLR is set.
+func (w *world) rebuild(seed uint64, otherLR bool) {
 	old := w.twin.opt.engine()
 	defer old.close()
 	w.twin.opt = w.newOptimizer(seed)
 	w.twin.params, w.twin.copies = vectorClones(w.twin.params), vectorClones(w.twin.copies)
 	for g, r := range old.groups {
 		first, end := old.members(g)
-		if withLR {
-			r = r.withLR(0.75)
+		if otherLR {
+			r = withLR(r, 0.75)
 		}
 		var copies []Vector
 		if w.f.out != f32 {
@@ -340,7 +340,7 @@ func (w *world) run(program []byte) {
 				}
 			}
 		case 7:
-			r := plain.Rule(g).withLR(math.Exp(-5 * w.rng.Float64()))
+			r := withLR(plain.Rule(g), math.Exp(-5*w.rng.Float64()))
 			if sgd, ok := r.(SGD); ok && sgd.Momentum > 0 {
 				sgd.Nesterov, sgd.Dampening = !sgd.Nesterov, 0
 				r = sgd

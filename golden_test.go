@@ -170,7 +170,7 @@ func replay[T Float](t *testing.T, c goldenCase, r Rule) (worst float64, at int,
 		t.Fatalf("%d steps, but %d entries of parameters and %d of learning rates", c.Steps, len(c.Params), len(c.LRs))
 	}
 	if len(c.LRs) > 0 {
-		r = r.withLR(c.LRs[0])
+		r = withLR(r, c.LRs[0])
 	}
 	p := lcg[T](c.Seed, c.N)
 	opt, err := NewOptimizer(Group[T]{r, [][]T{p}})

@@ -1,92 +1,133 @@
 package pnm
 
 import (
-	"encoding/json"
 	"fmt"
-	"slices"
+	"iter"
+	"reflect"
 	"strings"
-
-	"github.com/posneg/pnm/internal/strictjson"
-
-	"github.com/posneg/pnm/internal/floatmode"
+	"unsafe"
 )
 
-// rules has every rule once.
-var rules = []Rule{PNM{}, AdaPNM{}, SGD{}, Adam{}}
-
-// A hyperparameter is one of a rule's, for files: under the name that the authors' class, or torch's, has for it.
+// A hyperparameter is a row of a rule's table.
 type hyperparameter struct {
-	name string
-	at   any // a *float64, a *bool, or a []*float64 for what is a tuple there
+	name  string   // in files, in C and for With, as the official class calls it
+	field string   // in Go
+	legal interval // of a number; an option has none
 }
 
-// ruleName is what files call a rule.
-func ruleName(r Rule) string { return forms[r.form()].rule }
+// option is what an option has instead of an interval.
+var option interval
 
-// appendRule appends a rule to JSON as the first members of an object.
-func appendRule(b []byte, r Rule) []byte {
-	var h floatmode.Hold // of decimals: how a denormal number is written
-	defer h.Take().Release()
-	b = fmt.Appendf(b, `"rule":%q`, ruleName(r))
-	list, _ := r.hyperparameters()
-	for _, h := range list {
-		value, err := json.Marshal(h.at)
-		if err != nil {
-			panic(err) // a NaN or an infinity, which no valid rule has
-		}
-		b = fmt.Appendf(b, `,%q:%s`, h.name, value)
-	}
-	return b
+// A table has a rule's hyperparameters, in the order in which the official tuples have betas.
+type table struct {
+	rule    string
+	rows    []hyperparameter
+	offsets []uintptr // of the rows' fields
+	numbers []bound   // those that are numbers, apart and close together: Validate is part of every step
 }
 
-// parseRule returns the rule of a name whose hyperparameters are the members of an object: all of them, and no others.
-func parseRule(name string, members map[string]*strictjson.Decoder) (Rule, error) {
-	i := slices.IndexFunc(rules, func(r Rule) bool { return ruleName(r) == name })
-	if i < 0 {
-		return nil, fmt.Errorf("the rule %s is unknown", strictjson.Quote(name))
-	}
-	list, rule := rules[i].hyperparameters()
-	for _, h := range list {
-		value, ok := members[h.name]
-		if !ok {
-			return nil, fmt.Errorf("%s lacks %q", name, h.name)
-		}
-		delete(members, h.name)
-		if err := h.parse(value); err != nil {
-			return nil, fmt.Errorf("%s: %q: %w", name, h.name, err)
-		}
-	}
-	for unknown := range members {
-		names := make([]string, len(list))
-		for i, h := range list {
-			names[i] = h.name
-		}
-		return nil, fmt.Errorf("%s has no %s, but %s", name, strictjson.Quote(unknown), strings.Join(names, ", "))
-	}
-	r := rule()
-	return r, r.Validate()
+// A bound is the interval of the field at an offset.
+type bound struct {
+	offset uintptr
+	lo, hi float64
 }
 
-// parse sets a hyperparameter.
-func (h *hyperparameter) parse(d *strictjson.Decoder) (err error) {
-	switch at := h.at.(type) {
-	case *float64:
-		*at, err = d.Float()
-	case *bool:
-		*at, err = d.Bool()
-	case []*float64:
-		n := 0
-		err = d.Array(func() error {
-			if n == len(at) {
-				return d.Errorf("it has more than %d numbers", n)
+// tableOf returns the table of the type R.
+func tableOf[R any](rows ...hyperparameter) *table {
+	rule := reflect.TypeFor[R]()
+	t := &table{rule: rule.Name(), rows: rows}
+	for _, row := range rows {
+		field, ok := rule.FieldByName(row.field)
+		want := reflect.TypeFor[float64]()
+		if row.legal == option {
+			want = reflect.TypeFor[bool]()
+		}
+		if !ok || field.Type != want {
+			panic(fmt.Sprintf("pnm: %s has no field %s of type %v", t.rule, row.field, want))
+		}
+		t.offsets = append(t.offsets, field.Offset)
+		if row.legal != option {
+			t.numbers = append(t.numbers, bound{field.Offset, row.legal.lo, row.legal.hi})
+		}
+	}
+	return t
+}
+
+// check returns nil, or the *HyperparameterError of the first number outside its interval; a NaN is in none.
+func check[R any](t *table, r *R) error { return t.check(unsafe.Pointer(r)) }
+
+func (t *table) check(rule unsafe.Pointer) error {
+	for i := range t.numbers {
+		b := &t.numbers[i]
+		if x := *(*float64)(unsafe.Add(rule, b.offset)); !(b.lo <= x && x <= b.hi) {
+			return t.outside(b.offset, x)
+		}
+	}
+	return nil
+}
+
+func (t *table) outside(offset uintptr, x float64) error {
+	for i := range t.rows {
+		if row := &t.rows[i]; t.offsets[i] == offset {
+			return row.legal.outside(t.rule, row.field, x)
+		}
+	}
+	panic("unreachable: a bound without a row")
+}
+
+// value returns a row's value, a float64 or a bool.
+func (t *table) value(rule unsafe.Pointer, row int) any {
+	at := unsafe.Add(rule, t.offsets[row])
+	if t.rows[row].legal == option {
+		return *(*bool)(at)
+	}
+	return *(*float64)(at)
+}
+
+// set sets the hyperparameter of a name.
+func (t *table) set(rule unsafe.Pointer, name string, value any) error {
+	for i, row := range t.rows {
+		if row.name != name {
+			continue
+		}
+		at := unsafe.Add(rule, t.offsets[i])
+		switch value := value.(type) {
+		case float64:
+			if row.legal != option {
+				*(*float64)(at) = value
+				return nil
 			}
-			*at[n], err = d.Float()
-			n++
-			return err
-		})
-		if err == nil && n < len(at) {
-			err = d.Errorf("it has %d numbers, must have %d", n, len(at))
+		case bool:
+			if row.legal == option {
+				*(*bool)(at) = value
+				return nil
+			}
+		}
+		return fmt.Errorf("pnm: %s of %s must be a %T, not %T", name, t.rule, t.value(rule, i), value)
+	}
+	names := make([]string, len(t.rows))
+	for i, row := range t.rows {
+		names[i] = row.name
+	}
+	return fmt.Errorf("pnm: %s has no hyperparameter %q, but %s", t.rule, name, strings.Join(names, ", "))
+}
+
+// hyperparametersOf implements Rule.Hyperparameters.
+func hyperparametersOf[R Rule](r R) iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		t := r.table()
+		for i, row := range t.rows {
+			if !yield(row.name, t.value(unsafe.Pointer(&r), i)) {
+				return
+			}
 		}
 	}
-	return err
+}
+
+// with implements Rule.With.
+func with[R Rule](r R, name string, value any) (Rule, error) {
+	if err := r.table().set(unsafe.Pointer(&r), name, value); err != nil {
+		return nil, err
+	}
+	return r, nil
 }

@@ -563,7 +563,7 @@ func (o *optimizer) SetLR(lr float64, groups ...int) error {
 		if err := o.wholeSteps(i); err != nil {
 			return err
 		}
-		changed[i] = changed[i].withLR(lr)
+		changed[i] = withLR(changed[i], lr)
 		if err := checkRule(i, changed[i], o.wide); err != nil {
 			return err
 		}
@@ -592,7 +592,7 @@ func checkRule(i int, r Rule, wide bool) error {
 	if err := r.Validate(); err != nil {
 		return &GroupError{i, err}
 	}
-	if err := nonNegative.check(forms[r.form()].rule, "LR", r.lr()); err != nil { // where it is set, it can still be refused
+	if err := nonNegative.check(forms[r.form()].rule, "LR", lrOf(r)); err != nil { // where it is set, it can still be refused
 		return &GroupError{i, err}
 	}
 	for t := 1; t <= 2; t++ { // bias correction makes step 1's coefficients the largest; SGD has dampening from step 2 on

@@ -80,12 +80,12 @@ func TestOptimizerIsTheDropInCall(t *testing.T) {
 				if step == 5 { // another learning rate for all
 					wantNoError(t, r.opt.SetLR(0.01))
 					for i := range rules {
-						rules[i] = rules[i].withLR(0.01)
+						rules[i] = withLR(rules[i], 0.01)
 					}
 				}
 				if step == 8 { // for one group
 					wantNoError(t, r.opt.SetLR(0.02, 1))
-					rules[2] = rules[2].withLR(0.02)
+					rules[2] = withLR(rules[2], 0.02)
 				}
 				grads := r.grads(step)
 				wantNoError(t, r.opt.Step(grads))

@@ -1,6 +1,8 @@
 package pnm
 
 import (
+	"iter"
+
 	"github.com/posneg/pnm/internal/equations"
 	"github.com/posneg/pnm/internal/floatmode"
 )
@@ -74,13 +76,10 @@ func updatePNM(o *Options, r PNM, t int, one *tensor) (Report, error) {
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta0 and Decoupled must not all be
 // zero, as they are in a literal that nobody has filled.
 func (r PNM) Validate() error {
-	return firstError(
-		finite.check("PNM", "LR", r.LR),
-		unit.check("PNM", "Beta1", r.Beta1),
-		finite.check("PNM", "Beta0", r.Beta0),
-		nonNegative.check("PNM", "WeightDecay", r.WeightDecay),
-		r.filled(),
-	)
+	if err := check(pnmTable, &r); err != nil {
+		return err
+	}
+	return r.filled()
 }
 
 // filled reports a literal that nobody has filled. With Decoupled, as NewPNM sets it, β1 = β0 = 0 is somebody's choice: plain
@@ -92,18 +91,30 @@ func (r PNM) filled() error {
 	return filled("PNM", "Beta1 and Beta0", r.Beta1, r.Beta0)
 }
 
+// Name implements [Rule].
+func (r PNM) Name() string { return forms[r.form()].rule }
+
+// State implements [Rule].
+func (r PNM) State() []string { return forms[r.form()].slots }
+
+// Hyperparameters implements [Rule].
+func (r PNM) Hyperparameters() iter.Seq2[string, any] { return hyperparametersOf(r) }
+
+// With implements [Rule].
+func (r PNM) With(name string, value any) (Rule, error) { return with(r, name, value) }
+
 func (r PNM) form() form { return equations.PNM }
 
-func (r PNM) lr() float64 { return r.LR }
+var pnmTable = tableOf[PNM](
+	hyperparameter{"lr", "LR", finite},
+	hyperparameter{"beta1", "Beta1", unit},
+	hyperparameter{"beta0", "Beta0", finite},
+	hyperparameter{"weight_decay", "WeightDecay", nonNegative},
+	hyperparameter{"decoupled", "Decoupled", option},
+	hyperparameter{"maximize", "Maximize", option},
+)
 
-func (r PNM) withLR(lr float64) Rule { r.LR = lr; return r }
-
-func (r PNM) hyperparameters() ([]hyperparameter, func() Rule) {
-	return []hyperparameter{
-		{"lr", &r.LR}, {"betas", []*float64{&r.Beta1, &r.Beta0}},
-		{"weight_decay", &r.WeightDecay}, {"decoupled", &r.Decoupled}, {"maximize", &r.Maximize},
-	}, func() Rule { return r }
-}
+func (r PNM) table() *table { return pnmTable }
 
 func (r PNM) scalars(int) (c scalars[float64]) {
 	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)

@@ -2,24 +2,43 @@ package pnm
 
 import (
 	"fmt"
+	"iter"
 	"math"
 )
 
 // A Rule is an update rule with its hyperparameters: [PNM], [AdaPNM], [SGD] or [Adam]. Rules are plain values;
 // copying one copies all of it, and a field set to zero means zero. The constructors fill the defaults.
+//
+// Hyperparameters have a name each, the same in files, in C and here: lr, beta1, beta2, beta0, eps, weight_decay, momentum,
+// dampening, decoupled, amsgrad, maximize, nesterov and exact_bias, of which a rule has some.
 type Rule interface {
 	// Validate returns nil, or a *HyperparameterError that names the first field out of its range.
 	Validate() error
+
+	// Name is the rule's name in files, errors and C: that of its type, as "AdaPNM".
+	Name() string
+
+	// State returns the names of the rule's state buffers, in the order of its drop-in call, as the official implementation has
+	// them. They depend on the rule's options; one without state returns nil. The slice is shared and must not be changed.
+	State() []string
+
+	// Hyperparameters yields the names of all hyperparameters and their values, each a float64 or a bool, always in the same order.
+	Hyperparameters() iter.Seq2[string, any]
+
+	// With returns a copy of the rule in which the hyperparameter of a name has another value, which must be a float64 or a bool, as
+	// it was. An unknown name or a value of another type gives an error, and no rule. Values are not checked: Validate does that.
+	With(name string, value any) (Rule, error)
 
 	// form tells which equations the rule's options select.
 	form() form
 	// scalars computes the coefficients of step t ≥ 1.
 	scalars(t int) scalars[float64]
-	lr() float64
-	withLR(lr float64) Rule
-	// hyperparameters returns those of a copy of the rule, and the copy, once they are as they shall be.
-	hyperparameters() ([]hyperparameter, func() Rule)
+	// table describes the hyperparameters.
+	table() *table
 }
+
+// Rules returns every rule, with the defaults of its constructor. A learning rate without a default is 0.
+func Rules() []Rule { return []Rule{NewPNM(0), NewAdaPNM(), NewSGD(0), NewAdam()} }
 
 // scalars are the coefficients of the update equations for one step. A rule computes them in float64; round brings them
 // to the element type. Fields that a rule does not use stay zero.
@@ -161,13 +180,4 @@ func filled(rule, fields string, values ...float64) error {
 		}
 	}
 	return &HyperparameterError{rule, fields, 0, "set: New" + rule + " fills the defaults"}
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"iter"
 	"math"
 
 	"github.com/posneg/pnm/internal/equations"
@@ -79,18 +80,20 @@ func updateSGD(o *Options, r SGD, t int, one *tensor) (Report, error) {
 func (r SGD) Validate() error {
 	var h floatmode.Hold // the least momentum is a denormal number
 	defer h.Take().Release()
-	momentum, dampening := nonNegative, finite
-	if r.Nesterov {
-		momentum = interval{math.SmallestNonzeroFloat64, math.MaxFloat64, "finite and > 0 with Nesterov"}
-		dampening = interval{0, 0, "0 with Nesterov"}
-	}
-	return firstError(
-		finite.check("SGD", "LR", r.LR),
-		momentum.check("SGD", "Momentum", r.Momentum),
-		dampening.check("SGD", "Dampening", r.Dampening),
-		nonNegative.check("SGD", "WeightDecay", r.WeightDecay),
-	)
+	return check(r.table(), &r)
 }
+
+// Name implements [Rule].
+func (r SGD) Name() string { return forms[r.form()].rule }
+
+// State implements [Rule].
+func (r SGD) State() []string { return forms[r.form()].slots }
+
+// Hyperparameters implements [Rule].
+func (r SGD) Hyperparameters() iter.Seq2[string, any] { return hyperparametersOf(r) }
+
+// With implements [Rule].
+func (r SGD) With(name string, value any) (Rule, error) { return with(r, name, value) }
 
 func (r SGD) form() form {
 	switch {
@@ -102,15 +105,31 @@ func (r SGD) form() form {
 	return equations.SGDMomentum
 }
 
-func (r SGD) lr() float64 { return r.LR }
+var (
+	sgdTable      = sgdTableOf(nonNegative, finite)
+	nesterovTable = sgdTableOf(
+		interval{math.SmallestNonzeroFloat64, math.MaxFloat64, "finite and > 0 with Nesterov"},
+		interval{0, 0, "0 with Nesterov"},
+	)
+)
 
-func (r SGD) withLR(lr float64) Rule { r.LR = lr; return r }
+func sgdTableOf(momentum, dampening interval) *table {
+	return tableOf[SGD](
+		hyperparameter{"lr", "LR", finite},
+		hyperparameter{"momentum", "Momentum", momentum},
+		hyperparameter{"dampening", "Dampening", dampening},
+		hyperparameter{"weight_decay", "WeightDecay", nonNegative},
+		hyperparameter{"decoupled", "Decoupled", option},
+		hyperparameter{"nesterov", "Nesterov", option},
+		hyperparameter{"maximize", "Maximize", option},
+	)
+}
 
-func (r SGD) hyperparameters() ([]hyperparameter, func() Rule) {
-	return []hyperparameter{
-		{"lr", &r.LR}, {"momentum", &r.Momentum}, {"dampening", &r.Dampening},
-		{"weight_decay", &r.WeightDecay}, {"decoupled", &r.Decoupled}, {"nesterov", &r.Nesterov}, {"maximize", &r.Maximize},
-	}, func() Rule { return r }
+func (r SGD) table() *table {
+	if r.Nesterov {
+		return nesterovTable
+	}
+	return sgdTable
 }
 
 func (r SGD) scalars(t int) (c scalars[float64]) {
