@@ -3,8 +3,8 @@
 #include "textflag.h"
 
 // The kernels for NEON: the loops of update_generic.go, with the same operations in the same order. Read from the top, these
-// are the instructions, the registers, the steps of the equations, the rules, the loop, what streams of 16 bits need, the loop
-// for these, and then the functions: once for each element type, and once for mixed formats.
+// are the instructions, the registers, the steps of the equations, the streams, the rules, the loop, what streams of 16 bits need,
+// the loop for these, and then the functions: once for each element type, and once for mixed formats.
 
 // Instructions that Go 1.26's assembler lacks, with their operands in its order but registers by number: VFSUB(m, n, d) is
 // d = n − m, VFDIV(m, n, d) is d = n / m. The arrangement of those with sz is S4 or D2, by that; of the others see their
@@ -160,15 +160,112 @@
 	VFMUL(p, keep, p) \
 	VFSUB(u, p, p)
 
-// The rules, each from those before it. A rule is its coefficients; its streams, all of them and those that it writes, to be
-// passed to a macro one by one, with their roles; and what it does to one vector of each. What it shares with another has the
-// other's name.
+// The streams of kernels, by the letters of their roles: parameters, gradients and state as in internal/equations. First all of
+// them, to be passed to a macro one by one, then those that are written, then the arguments of a function.
 
 // A role picks its own of what is said for parameters, gradients, momenta, and averages of squares with the largest so far.
 #define ROLE_P(p, g, m, v) p
 #define ROLE_G(p, g, m, v) g
 #define ROLE_M(p, g, m, v) m
 #define ROLE_V(p, g, m, v) v
+
+#define STREAMS_PG(DO) \
+	DO(ROLE_P, atP, p0, p01) \
+	DO(ROLE_G, atG, g0, g01)
+#define STREAMS_PGM(DO) \
+	STREAMS_PG(DO) \
+	DO(ROLE_M, atM, m0, m01)
+#define STREAMS_PGMV(DO) \
+	STREAMS_PGM(DO) \
+	DO(ROLE_V, atV, v0, v01)
+#define STREAMS_PGMVX(DO) \
+	STREAMS_PGMV(DO) \
+	DO(ROLE_V, atX, x0, x01)
+#define STREAMS_PGMN(DO) \
+	STREAMS_PGM(DO) \
+	DO(ROLE_M, atN, n0, n01)
+#define STREAMS_PGMNV(DO) \
+	STREAMS_PGMN(DO) \
+	DO(ROLE_V, atV, v0, v01)
+#define STREAMS_PGMNVX(DO) \
+	STREAMS_PGMNV(DO) \
+	DO(ROLE_V, atX, x0, x01)
+
+#define WRITES_P(DO) \
+	DO(ROLE_P, atP, p0, p01)
+#define WRITES_PM(DO) \
+	WRITES_P(DO) \
+	DO(ROLE_M, atM, m0, m01)
+#define WRITES_PMV(DO) \
+	WRITES_PM(DO) \
+	DO(ROLE_V, atV, v0, v01)
+#define WRITES_PMVX(DO) \
+	WRITES_PMV(DO) \
+	DO(ROLE_V, atX, x0, x01)
+
+#define ARGUMENTS_PG \
+	MOVD c+0(FP), atC       \
+	MOVD p+8(FP), atP       \
+	MOVD grad+16(FP), atG   \
+	MOVD count+24(FP), left \
+	MOVD ahead+32(FP), front
+#define ARGUMENTS_PGM \
+	MOVD c+0(FP), atC       \
+	MOVD p+8(FP), atP       \
+	MOVD grad+16(FP), atG   \
+	MOVD m+24(FP), atM      \
+	MOVD count+32(FP), left \
+	MOVD ahead+40(FP), front
+#define ARGUMENTS_PGMV \
+	MOVD c+0(FP), atC       \
+	MOVD p+8(FP), atP       \
+	MOVD grad+16(FP), atG   \
+	MOVD m+24(FP), atM      \
+	MOVD v+32(FP), atV      \
+	MOVD count+40(FP), left \
+	MOVD ahead+48(FP), front
+#define ARGUMENTS_PGMVX \
+	MOVD c+0(FP), atC       \
+	MOVD p+8(FP), atP       \
+	MOVD grad+16(FP), atG   \
+	MOVD m+24(FP), atM      \
+	MOVD v+32(FP), atV      \
+	MOVD x+40(FP), atX      \
+	MOVD count+48(FP), left \
+	MOVD ahead+56(FP), front
+#define ARGUMENTS_PGMN \
+	MOVD c+0(FP), atC       \
+	MOVD p+8(FP), atP       \
+	MOVD grad+16(FP), atG   \
+	MOVD m+24(FP), atM      \
+	MOVD n+32(FP), atN      \
+	MOVD count+40(FP), left \
+	MOVD ahead+48(FP), front
+#define ARGUMENTS_PGMNV \
+	MOVD c+0(FP), atC       \
+	MOVD p+8(FP), atP       \
+	MOVD grad+16(FP), atG   \
+	MOVD m+24(FP), atM      \
+	MOVD n+32(FP), atN      \
+	MOVD v+40(FP), atV      \
+	MOVD count+48(FP), left \
+	MOVD ahead+56(FP), front
+#define ARGUMENTS_PGMNVX \
+	MOVD c+0(FP), atC       \
+	MOVD p+8(FP), atP       \
+	MOVD grad+16(FP), atG   \
+	MOVD m+24(FP), atM      \
+	MOVD n+32(FP), atN      \
+	MOVD v+40(FP), atV      \
+	MOVD x+48(FP), atX      \
+	MOVD count+56(FP), left \
+	MOVD ahead+64(FP), front
+#define ARGUMENTS_MIXED \
+	MOVD c+0(FP), atC      \
+	MOVD count+8(FP), left \
+	MOVD ahead+16(FP), front
+
+// The rules, each from those before it: a rule is its coefficients, and what it does to one vector of each stream.
 
 #define SGD_COEFFICIENTS \
 	COEFFICIENT(gs, 0)   \
@@ -178,11 +275,6 @@
 	COEFFICIENT(k1, 7)   \
 	COEFFICIENT(lo, 11)  \
 	COEFFICIENT(hi, 12)
-#define SGD_STREAMS(DO) \
-	DO(ROLE_P, atP, p0, p01) \
-	DO(ROLE_G, atG, g0, g01)
-#define SGD_WRITES(DO) \
-	DO(ROLE_P, atP, p0, p01)
 #define SGD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t) \
 	SCALED(g, g)      \
@@ -192,12 +284,6 @@
 	SGD_COEFFICIENTS      \
 	COEFFICIENT(beta1, 3) \
 	COEFFICIENT(alpha1, 4)
-#define SGD_MOMENTUM_STREAMS(DO) \
-	SGD_STREAMS(DO) \
-	DO(ROLE_M, atM, m0, m01)
-#define SGD_MOMENTUM_WRITES(DO) \
-	SGD_WRITES(DO) \
-	DO(ROLE_M, atM, m0, m01)
 #define SGD_MOMENTUM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t) \
 	MOMENTUM(m, g, t) \
@@ -217,12 +303,6 @@
 	COEFFICIENT(alpha2, 6)    \
 	COEFFICIENT(r, 9)         \
 	COEFFICIENT(eps, 10)
-#define ADAM_STREAMS(DO) \
-	SGD_MOMENTUM_STREAMS(DO) \
-	DO(ROLE_V, atV, v0, v01)
-#define ADAM_WRITES(DO) \
-	SGD_MOMENTUM_WRITES(DO) \
-	DO(ROLE_V, atV, v0, v01)
 #define ADAM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -231,12 +311,6 @@
 	DIVIDE(g, v, t)        \
 	STEP(p, g)
 
-#define ADAM_AMSGRAD_STREAMS(DO) \
-	ADAM_STREAMS(DO) \
-	DO(ROLE_V, atX, x0, x01)
-#define ADAM_AMSGRAD_WRITES(DO) \
-	ADAM_WRITES(DO) \
-	DO(ROLE_V, atX, x0, x01)
 #define ADAM_AMSGRAD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -250,9 +324,6 @@
 #define PNM_COEFFICIENTS \
 	SGD_MOMENTUM_COEFFICIENTS \
 	COEFFICIENT(k2, 8)
-#define PNM_STREAMS(DO) \
-	SGD_MOMENTUM_STREAMS(DO) \
-	DO(ROLE_M, atN, n0, n01)
 #define PNM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)   \
 	MOMENTUM(m, g, t)   \
@@ -262,9 +333,6 @@
 #define ADAPNM_COEFFICIENTS \
 	ADAM_COEFFICIENTS \
 	COEFFICIENT(k2, 8)
-#define ADAPNM_STREAMS(DO) \
-	PNM_STREAMS(DO) \
-	DO(ROLE_V, atV, v0, v01)
 #define ADAPNM(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -273,9 +341,6 @@
 	DIVIDE(n, v, t)        \
 	STEP(p, n)
 
-#define ADAPNM_AMSGRAD_STREAMS(DO) \
-	ADAPNM_STREAMS(DO) \
-	DO(ROLE_V, atX, x0, x01)
 #define ADAPNM_AMSGRAD(p, g, m, n, v, x, t) \
 	GRADIENT(p, g, t)      \
 	MOMENTUM(m, g, t)      \
@@ -677,106 +742,58 @@ next: \
 
 // func pnmF32NEON(c, p, grad, m, n *float32, count, ahead int)
 TEXT ·pnmF32NEON(SB), NOSPLIT, $0-56
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD n+32(FP), atN
-	MOVD count+40(FP), left
-	MOVD ahead+48(FP), front
+	ARGUMENTS_PGMN
 	PNM_COEFFICIENTS
-	LOOP(PNM_STREAMS, SGD_MOMENTUM_WRITES, PNM)
+	LOOP(STREAMS_PGMN, WRITES_PM, PNM)
 	RET
 
 // func adapnmF32NEON(c, p, grad, m, n, v *float32, count, ahead int)
 TEXT ·adapnmF32NEON(SB), NOSPLIT, $0-64
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD n+32(FP), atN
-	MOVD v+40(FP), atV
-	MOVD count+48(FP), left
-	MOVD ahead+56(FP), front
+	ARGUMENTS_PGMNV
 	ADAPNM_COEFFICIENTS
-	LOOP(ADAPNM_STREAMS, ADAM_WRITES, ADAPNM)
+	LOOP(STREAMS_PGMNV, WRITES_PMV, ADAPNM)
 	RET
 
 // func adapnmAMSGradF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
 TEXT ·adapnmAMSGradF32NEON(SB), NOSPLIT, $0-72
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD n+32(FP), atN
-	MOVD v+40(FP), atV
-	MOVD x+48(FP), atX
-	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
+	ARGUMENTS_PGMNVX
 	ADAPNM_COEFFICIENTS
-	LOOP(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAPNM_AMSGRAD)
+	LOOP(STREAMS_PGMNVX, WRITES_PMVX, ADAPNM_AMSGRAD)
 	RET
 
 // func sgdF32NEON(c, p, grad *float32, count, ahead int)
 TEXT ·sgdF32NEON(SB), NOSPLIT, $0-40
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD count+24(FP), left
-	MOVD ahead+32(FP), front
+	ARGUMENTS_PG
 	SGD_COEFFICIENTS
-	LOOP(SGD_STREAMS, SGD_WRITES, SGD)
+	LOOP(STREAMS_PG, WRITES_P, SGD)
 	RET
 
 // func sgdMomentumF32NEON(c, p, grad, m *float32, count, ahead int)
 TEXT ·sgdMomentumF32NEON(SB), NOSPLIT, $0-48
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD count+32(FP), left
-	MOVD ahead+40(FP), front
+	ARGUMENTS_PGM
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_MOMENTUM)
+	LOOP(STREAMS_PGM, WRITES_PM, SGD_MOMENTUM)
 	RET
 
 // func sgdNesterovF32NEON(c, p, grad, m *float32, count, ahead int)
 TEXT ·sgdNesterovF32NEON(SB), NOSPLIT, $0-48
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD count+32(FP), left
-	MOVD ahead+40(FP), front
+	ARGUMENTS_PGM
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_NESTEROV)
+	LOOP(STREAMS_PGM, WRITES_PM, SGD_NESTEROV)
 	RET
 
 // func adamF32NEON(c, p, grad, m, v *float32, count, ahead int)
 TEXT ·adamF32NEON(SB), NOSPLIT, $0-56
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD v+32(FP), atV
-	MOVD count+40(FP), left
-	MOVD ahead+48(FP), front
+	ARGUMENTS_PGMV
 	ADAM_COEFFICIENTS
-	LOOP(ADAM_STREAMS, ADAM_WRITES, ADAM)
+	LOOP(STREAMS_PGMV, WRITES_PMV, ADAM)
 	RET
 
 // func adamAMSGradF32NEON(c, p, grad, m, v, x *float32, count, ahead int)
 TEXT ·adamAMSGradF32NEON(SB), NOSPLIT, $0-64
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD v+32(FP), atV
-	MOVD x+40(FP), atX
-	MOVD count+48(FP), left
-	MOVD ahead+56(FP), front
+	ARGUMENTS_PGMVX
 	ADAM_COEFFICIENTS
-	LOOP(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAM_AMSGRAD)
+	LOOP(STREAMS_PGMVX, WRITES_PMVX, ADAM_AMSGRAD)
 	RET
 
 // func dividerF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -795,7 +812,7 @@ TEXT ·limitMNF32NEON(SB), NOSPLIT, $0-72
 	MOVD n+32(FP), atN
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(PNM_STREAMS, SGD_MOMENTUM_WRITES, NOTHING)
+	LOOP(STREAMS_PGMN, WRITES_PM, NOTHING)
 	RET
 
 // func limitMNVF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -807,7 +824,7 @@ TEXT ·limitMNVF32NEON(SB), NOSPLIT, $0-72
 	MOVD v+40(FP), atV
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(ADAPNM_STREAMS, ADAM_WRITES, NOTHING)
+	LOOP(STREAMS_PGMNV, WRITES_PMV, NOTHING)
 	RET
 
 // func limitMNVXF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -820,7 +837,7 @@ TEXT ·limitMNVXF32NEON(SB), NOSPLIT, $0-72
 	MOVD x+48(FP), atX
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, NOTHING)
+	LOOP(STREAMS_PGMNVX, WRITES_PMVX, NOTHING)
 	RET
 
 // func limitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -829,7 +846,7 @@ TEXT ·limitF32NEON(SB), NOSPLIT, $0-72
 	MOVD grad+16(FP), atG
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(SGD_STREAMS, SGD_WRITES, NOTHING)
+	LOOP(STREAMS_PG, WRITES_P, NOTHING)
 	RET
 
 // func limitMF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -839,7 +856,7 @@ TEXT ·limitMF32NEON(SB), NOSPLIT, $0-72
 	MOVD m+24(FP), atM
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, NOTHING)
+	LOOP(STREAMS_PGM, WRITES_PM, NOTHING)
 	RET
 
 // func limitMVF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -850,7 +867,7 @@ TEXT ·limitMVF32NEON(SB), NOSPLIT, $0-72
 	MOVD v+40(FP), atV
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(ADAM_STREAMS, ADAM_WRITES, NOTHING)
+	LOOP(STREAMS_PGMV, WRITES_PMV, NOTHING)
 	RET
 
 // func limitMVXF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -862,89 +879,71 @@ TEXT ·limitMVXF32NEON(SB), NOSPLIT, $0-72
 	MOVD x+48(FP), atX
 	MOVD count+56(FP), left
 	MOVD ahead+64(FP), front
-	LOOP(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, NOTHING)
+	LOOP(STREAMS_PGMVX, WRITES_PMVX, NOTHING)
 	RET
 
 // mixed formats: float32, in which they are updated, and those of 16 bits
 
 // func pnmMixedNEON(c *float32, count, ahead int)
 TEXT ·pnmMixedNEON(SB), NOSPLIT, $0-24
-	MOVD c+0(FP), atC
-	MOVD count+8(FP), left
-	MOVD ahead+16(FP), front
+	ARGUMENTS_MIXED
 	PNM_COEFFICIENTS
-	LOOP_MIXED(PNM_STREAMS, SGD_MOMENTUM_WRITES, PNM)
+	LOOP_MIXED(STREAMS_PGMN, WRITES_PM, PNM)
 	RET
 
 // func adapnmMixedNEON(c *float32, count, ahead int)
 TEXT ·adapnmMixedNEON(SB), NOSPLIT, $0-24
-	MOVD c+0(FP), atC
-	MOVD count+8(FP), left
-	MOVD ahead+16(FP), front
+	ARGUMENTS_MIXED
 	ADAPNM_COEFFICIENTS
-	LOOP_MIXED(ADAPNM_STREAMS, ADAM_WRITES, ADAPNM)
+	LOOP_MIXED(STREAMS_PGMNV, WRITES_PMV, ADAPNM)
 	RET
 
 // func adapnmAMSGradMixedNEON(c *float32, count, ahead int)
 TEXT ·adapnmAMSGradMixedNEON(SB), NOSPLIT, $0-24
-	MOVD c+0(FP), atC
-	MOVD count+8(FP), left
-	MOVD ahead+16(FP), front
+	ARGUMENTS_MIXED
 	ADAPNM_COEFFICIENTS
-	LOOP_MIXED(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAPNM_AMSGRAD)
+	LOOP_MIXED(STREAMS_PGMNVX, WRITES_PMVX, ADAPNM_AMSGRAD)
 	RET
 
 // func sgdMixedNEON(c *float32, count, ahead int)
 TEXT ·sgdMixedNEON(SB), NOSPLIT, $0-24
-	MOVD c+0(FP), atC
-	MOVD count+8(FP), left
-	MOVD ahead+16(FP), front
+	ARGUMENTS_MIXED
 	SGD_COEFFICIENTS
-	LOOP_MIXED(SGD_STREAMS, SGD_WRITES, SGD)
+	LOOP_MIXED(STREAMS_PG, WRITES_P, SGD)
 	RET
 
 // func sgdMomentumMixedNEON(c *float32, count, ahead int)
 TEXT ·sgdMomentumMixedNEON(SB), NOSPLIT, $0-24
-	MOVD c+0(FP), atC
-	MOVD count+8(FP), left
-	MOVD ahead+16(FP), front
+	ARGUMENTS_MIXED
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP_MIXED(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_MOMENTUM)
+	LOOP_MIXED(STREAMS_PGM, WRITES_PM, SGD_MOMENTUM)
 	RET
 
 // func sgdNesterovMixedNEON(c *float32, count, ahead int)
 TEXT ·sgdNesterovMixedNEON(SB), NOSPLIT, $0-24
-	MOVD c+0(FP), atC
-	MOVD count+8(FP), left
-	MOVD ahead+16(FP), front
+	ARGUMENTS_MIXED
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP_MIXED(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_NESTEROV)
+	LOOP_MIXED(STREAMS_PGM, WRITES_PM, SGD_NESTEROV)
 	RET
 
 // func adamMixedNEON(c *float32, count, ahead int)
 TEXT ·adamMixedNEON(SB), NOSPLIT, $0-24
-	MOVD c+0(FP), atC
-	MOVD count+8(FP), left
-	MOVD ahead+16(FP), front
+	ARGUMENTS_MIXED
 	ADAM_COEFFICIENTS
-	LOOP_MIXED(ADAM_STREAMS, ADAM_WRITES, ADAM)
+	LOOP_MIXED(STREAMS_PGMV, WRITES_PMV, ADAM)
 	RET
 
 // func adamAMSGradMixedNEON(c *float32, count, ahead int)
 TEXT ·adamAMSGradMixedNEON(SB), NOSPLIT, $0-24
-	MOVD c+0(FP), atC
-	MOVD count+8(FP), left
-	MOVD ahead+16(FP), front
+	ARGUMENTS_MIXED
 	ADAM_COEFFICIENTS
-	LOOP_MIXED(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAM_AMSGRAD)
+	LOOP_MIXED(STREAMS_PGMVX, WRITES_PMVX, ADAM_AMSGRAD)
 	RET
 
 // func mixedLimitNEON(c *float32, count, ahead int)
 TEXT ·mixedLimitNEON(SB), NOSPLIT, $0-24
-	MOVD c+0(FP), atC
-	MOVD count+8(FP), left
-	MOVD ahead+16(FP), front
-	LOOP_LIMIT(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES)
+	ARGUMENTS_MIXED
+	LOOP_LIMIT(STREAMS_PGMNVX, WRITES_PMVX)
 	RET
 
 // float64
@@ -960,106 +959,58 @@ TEXT ·mixedLimitNEON(SB), NOSPLIT, $0-24
 
 // func pnmF64NEON(c, p, grad, m, n *float64, count, ahead int)
 TEXT ·pnmF64NEON(SB), NOSPLIT, $0-56
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD n+32(FP), atN
-	MOVD count+40(FP), left
-	MOVD ahead+48(FP), front
+	ARGUMENTS_PGMN
 	PNM_COEFFICIENTS
-	LOOP(PNM_STREAMS, SGD_MOMENTUM_WRITES, PNM)
+	LOOP(STREAMS_PGMN, WRITES_PM, PNM)
 	RET
 
 // func adapnmF64NEON(c, p, grad, m, n, v *float64, count, ahead int)
 TEXT ·adapnmF64NEON(SB), NOSPLIT, $0-64
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD n+32(FP), atN
-	MOVD v+40(FP), atV
-	MOVD count+48(FP), left
-	MOVD ahead+56(FP), front
+	ARGUMENTS_PGMNV
 	ADAPNM_COEFFICIENTS
-	LOOP(ADAPNM_STREAMS, ADAM_WRITES, ADAPNM)
+	LOOP(STREAMS_PGMNV, WRITES_PMV, ADAPNM)
 	RET
 
 // func adapnmAMSGradF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)
 TEXT ·adapnmAMSGradF64NEON(SB), NOSPLIT, $0-72
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD n+32(FP), atN
-	MOVD v+40(FP), atV
-	MOVD x+48(FP), atX
-	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
+	ARGUMENTS_PGMNVX
 	ADAPNM_COEFFICIENTS
-	LOOP(ADAPNM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAPNM_AMSGRAD)
+	LOOP(STREAMS_PGMNVX, WRITES_PMVX, ADAPNM_AMSGRAD)
 	RET
 
 // func sgdF64NEON(c, p, grad *float64, count, ahead int)
 TEXT ·sgdF64NEON(SB), NOSPLIT, $0-40
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD count+24(FP), left
-	MOVD ahead+32(FP), front
+	ARGUMENTS_PG
 	SGD_COEFFICIENTS
-	LOOP(SGD_STREAMS, SGD_WRITES, SGD)
+	LOOP(STREAMS_PG, WRITES_P, SGD)
 	RET
 
 // func sgdMomentumF64NEON(c, p, grad, m *float64, count, ahead int)
 TEXT ·sgdMomentumF64NEON(SB), NOSPLIT, $0-48
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD count+32(FP), left
-	MOVD ahead+40(FP), front
+	ARGUMENTS_PGM
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_MOMENTUM)
+	LOOP(STREAMS_PGM, WRITES_PM, SGD_MOMENTUM)
 	RET
 
 // func sgdNesterovF64NEON(c, p, grad, m *float64, count, ahead int)
 TEXT ·sgdNesterovF64NEON(SB), NOSPLIT, $0-48
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD count+32(FP), left
-	MOVD ahead+40(FP), front
+	ARGUMENTS_PGM
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP(SGD_MOMENTUM_STREAMS, SGD_MOMENTUM_WRITES, SGD_NESTEROV)
+	LOOP(STREAMS_PGM, WRITES_PM, SGD_NESTEROV)
 	RET
 
 // func adamF64NEON(c, p, grad, m, v *float64, count, ahead int)
 TEXT ·adamF64NEON(SB), NOSPLIT, $0-56
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD v+32(FP), atV
-	MOVD count+40(FP), left
-	MOVD ahead+48(FP), front
+	ARGUMENTS_PGMV
 	ADAM_COEFFICIENTS
-	LOOP(ADAM_STREAMS, ADAM_WRITES, ADAM)
+	LOOP(STREAMS_PGMV, WRITES_PMV, ADAM)
 	RET
 
 // func adamAMSGradF64NEON(c, p, grad, m, v, x *float64, count, ahead int)
 TEXT ·adamAMSGradF64NEON(SB), NOSPLIT, $0-64
-	MOVD c+0(FP), atC
-	MOVD p+8(FP), atP
-	MOVD grad+16(FP), atG
-	MOVD m+24(FP), atM
-	MOVD v+32(FP), atV
-	MOVD x+40(FP), atX
-	MOVD count+48(FP), left
-	MOVD ahead+56(FP), front
+	ARGUMENTS_PGMVX
 	ADAM_COEFFICIENTS
-	LOOP(ADAM_AMSGRAD_STREAMS, ADAM_AMSGRAD_WRITES, ADAM_AMSGRAD)
+	LOOP(STREAMS_PGMVX, WRITES_PMVX, ADAM_AMSGRAD)
 	RET
 
 // func dividerF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)

@@ -139,6 +139,45 @@ func TestInstructions(t *testing.T) {
 	}
 }
 
+// The macros that load arguments find each where its stub has it: vet, which checks that elsewhere, does not look into macros.
+func TestArguments(t *testing.T) {
+	source, stubs := read(t, "update_arm64.s"), read(t, "update_arm64.go")
+	names := map[rune]string{'P': "p", 'G': "grad", 'M': "m", 'N': "n", 'V': "v", 'X': "x"}
+	arguments := map[string]string{"MIXED": "c *float%d, count, ahead int"}
+	loads := map[string]string{"MIXED": "c+0(FP), atC count+8(FP), left ahead+16(FP), front"}
+	for _, f := range equations.Forms {
+		streams := "PG" + strings.ToUpper(f.Roles)
+		args, load, at := "c", "c+0(FP), atC", 8
+		for _, s := range streams {
+			args += ", " + names[s]
+			load += fmt.Sprintf(" %s+%d(FP), at%c", names[s], at, s)
+			at += 8
+		}
+		arguments[streams] = args + " *float%d, count, ahead int"
+		loads[streams] = load + fmt.Sprintf(" count+%d(FP), left ahead+%d(FP), front", at, at+8)
+	}
+	macros := regexp.MustCompile(`#define ARGUMENTS_(\w+) \\\n((?:.*\\\n)*.*\n)`).FindAllStringSubmatch(source, -1)
+	for _, m := range macros {
+		got := strings.Join(strings.Fields(strings.NewReplacer("\\", "", "MOVD", "").Replace(m[2])), " ")
+		if got != loads[m[1]] || got == "" {
+			t.Errorf("ARGUMENTS_%s loads %s, want %s", m[1], got, loads[m[1]])
+		}
+	}
+	functions := regexp.MustCompile(`TEXT ·(\w+)\(SB\).*\n\tARGUMENTS_(\w+)\n`).FindAllStringSubmatch(source, -1)
+	for _, f := range functions {
+		bits := 32
+		if strings.Contains(f[1], "F64") {
+			bits = 64
+		}
+		if stub := fmt.Sprintf("func "+f[1]+"("+arguments[f[2]]+")\n", bits); !strings.Contains(stubs, stub) {
+			t.Errorf("%s has the arguments %s, but no stub is %s", f[1], f[2], stub)
+		}
+	}
+	if len(macros) != len(loads) || len(functions) < 3*len(equations.Forms) {
+		t.Errorf("found %d macros of %d, %d functions", len(macros), len(loads), len(functions))
+	}
+}
+
 // A limit kernel for arm64 loads and stores what its rule's does, in the same order.
 func TestLimits(t *testing.T) {
 	kernels, _, arm64, err := mainLoops("../..")
@@ -168,12 +207,15 @@ func TestLimits(t *testing.T) {
 func TestMissingLoop(t *testing.T) {
 	for file, damage := range map[string]struct{ text, by, want string }{
 		"update_amd64.s": {"TEXT ·adamF32AVX512(SB)", "TEXT ·eveF32AVX512(SB)", `adamF32AVX512 has no loop at a label "line"`},
-		"update_arm64.s": {"LOOP(ADAM_STREAMS, ADAM_WRITES, ADAM)", "", `adamF64NEON has no loop at a label "plain"`},
+		"update_arm64.s": {"LOOP(STREAMS_PGMV, WRITES_PMV, ADAM)", "", `adamF64NEON has no loop at a label "plain"`},
 	} {
 		root := t.TempDir()
 		for _, name := range []string{"update_amd64.s", "update_arm64.s"} {
 			text := read(t, name)
 			if name == file {
+				if !strings.Contains(text, damage.text) {
+					t.Fatalf("%s has no %s", name, damage.text)
+				}
 				text = strings.ReplaceAll(text, damage.text, damage.by)
 			}
 			if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
