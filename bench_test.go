@@ -60,17 +60,6 @@ func median(x []float64) float64 {
 	return x[len(x)/2]
 }
 
-// benchRules has each form once.
-func benchRules() (rules []Rule, names []string) {
-	plain := NewAdaPNM()
-	plain.AMSGrad = false
-	amsgrad := NewAdam()
-	amsgrad.AMSGrad = true
-	return []Rule{NewPNM(1e-3), plain, NewAdaPNM(), NewSGD(1e-3), SGD{LR: 1e-3, Momentum: 0.9}, SGD{LR: 1e-3, Momentum: 0.9, Nesterov: true},
-			NewAdam(), amsgrad},
-		[]string{"PNM", "AdaPNM-plain", "AdaPNM", "SGD", "SGD-momentum", "SGD-Nesterov", "Adam", "Adam-AMSGrad"}
-}
-
 // A problem is a tensor with its gradient and state.
 type problem[T Float] struct {
 	rule Rule

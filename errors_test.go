@@ -170,7 +170,7 @@ func TestValidate(t *testing.T) {
 		"Eps":         {0, math.MaxFloat64},
 		"WeightDecay": {0, math.MaxFloat64},
 	}
-	for _, r := range []Rule{NewPNM(0.1), NewAdaPNM(), NewSGD(0.1), NewAdam(), NewAdamW()} {
+	for _, r := range append(Rules(), NewAdamW()) {
 		fields := 0
 		for i := range reflect.TypeOf(r).NumField() {
 			field := reflect.TypeOf(r).Field(i)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,41 +43,48 @@ func (h *hexFloat) UnmarshalText(text []byte) error {
 	return err
 }
 
-// officialRules are the official constructors: their defaults (NaN for an argument that has none), and what they call betas.
-var officialRules = map[string]struct {
-	rule  Rule
-	betas []string
-}{
-	"pnm":    {NewPNM(math.NaN()), []string{"Beta1", "Beta0"}},
-	"adapnm": {NewAdaPNM(), []string{"Beta1", "Beta2", "Beta0"}},
-	"sgd":    {NewSGD(math.NaN()), nil},
-	"adam":   {NewAdam(), []string{"Beta1", "Beta2"}},
-	"adamw":  {NewAdamW(), []string{"Beta1", "Beta2"}},
+// officialRule returns the rule of an official class, in lower case, with its constructor's defaults: NaN for a learning rate that
+// must be given.
+func officialRule(class string) (Rule, bool) {
+	if class == "adamw" {
+		return NewAdamW(), true
+	}
+	for _, r := range Rules() {
+		if strings.ToLower(r.Name()) == class {
+			if lrOf(r) == 0 {
+				r = withLR(r, math.NaN())
+			}
+			return r, true
+		}
+	}
+	return nil, false
 }
 
 // rule translates the arguments of the official constructor, all of them: weight_decay sets WeightDecay. ok is false if this
 // package does not have the rule.
 func (c goldenCase) rule() (r Rule, ok bool, err error) {
-	official, ok := officialRules[c.Rule]
+	r, ok = officialRule(c.Rule)
 	if !ok {
 		return nil, false, nil
 	}
-	r = official.rule
 	for name, value := range c.Hyper {
-		fields, values := []string{strings.ReplaceAll(name, "_", "")}, []any{value}
-		if name == "betas" {
-			fields = official.betas
+		names, values := []string{name}, []any{value}
+		if name == betas {
+			names = nil
+			for name := range r.Hyperparameters() {
+				if strings.HasPrefix(name, "beta") {
+					names = append(names, name)
+				}
+			}
 			values, _ = value.([]any)
 		}
-		if len(fields) != len(values) {
+		if len(names) != len(values) {
 			return nil, true, fmt.Errorf("%s of %s: %v", name, c.Rule, value)
 		}
 		for i, v := range values {
-			field, ok := reflect.TypeOf(r).FieldByNameFunc(func(n string) bool { return strings.EqualFold(n, fields[i]) })
-			if !ok || reflect.TypeOf(v) != field.Type {
-				return nil, true, fmt.Errorf("%s of %s: %v", name, c.Rule, value)
+			if r, err = r.With(names[i], v); err != nil {
+				return nil, true, fmt.Errorf("%s of %s: %w", name, c.Rule, err)
 			}
-			r = changed(r, field.Name, v)
 		}
 	}
 	return r, true, nil
