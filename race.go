@@ -5,6 +5,8 @@ package pnm
 import (
 	"runtime"
 	"strings"
+
+	"github.com/posneg/pnm/internal/equations"
 )
 
 // raceAnnotate tells the race detector what the assembly is about to read and write of elements lo … hi−1, which it cannot see.
@@ -15,7 +17,7 @@ func (t *tensor) raceAnnotate(lo, hi int) {
 		raceWrite(t.out.cut(lo, hi))
 	}
 	for _, role := range forms[t.form].roles {
-		if k := t.s[slotOf[t.form][t.step&1][strings.IndexRune("mnvx", role)]]; role == 'n' {
+		if k := t.s[slotOf[t.form][t.step&1][strings.IndexRune(equations.AllRoles, role)]]; role == 'n' {
 			raceRead(k.cut(lo, hi))
 		} else {
 			raceWrite(k.cut(lo, hi))

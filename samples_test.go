@@ -6,11 +6,11 @@ import (
 	"math/rand/v2"
 )
 
-// A sample is what tests and benchmarks take of a rule: each form at its defaults, with each option turned around at least once; and
-// each form once, under the name that benchmarks print.
+// A sample is what tests and benchmarks must be told of a rule.
 type sample struct {
-	rules []Rule
-	bench []benchmarked
+	names string        // of its hyperparameters, in the order that files have
+	rules []Rule        // each form at its defaults, with each option turned around at least once
+	bench []benchmarked // each form once, under the name that is printed
 }
 
 type benchmarked struct {
@@ -21,6 +21,7 @@ type benchmarked struct {
 // samples has a row for each rule, in the order of Rules.
 var samples = []sample{
 	{
+		"lr beta1 beta0 weight_decay decoupled maximize",
 		[]Rule{
 			NewPNM(0.5),
 			PNM{LR: 0.3, Beta1: 0.9, Beta0: -0.7, WeightDecay: 0.01, Maximize: true},
@@ -28,6 +29,7 @@ var samples = []sample{
 		[]benchmarked{{"PNM", NewPNM(1e-3)}},
 	},
 	{
+		"lr beta1 beta2 beta0 eps weight_decay amsgrad decoupled maximize exact_bias",
 		[]Rule{
 			NewAdaPNM(),
 			AdaPNM{LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Beta0: 1, Eps: 1e-8, WeightDecay: 0.5, Decoupled: true},
@@ -36,6 +38,7 @@ var samples = []sample{
 		[]benchmarked{{"AdaPNM-plain", set(NewAdaPNM(), "amsgrad", false)}, {"AdaPNM", NewAdaPNM()}},
 	},
 	{
+		"lr momentum dampening weight_decay decoupled nesterov maximize",
 		[]Rule{
 			NewSGD(0.1),
 			SGD{LR: 0.1, Momentum: 0.9, Dampening: 0.3, WeightDecay: 0.02, Maximize: true},
@@ -48,6 +51,7 @@ var samples = []sample{
 		},
 	},
 	{
+		"lr beta1 beta2 eps weight_decay amsgrad decoupled maximize",
 		[]Rule{
 			NewAdam(),
 			set(set(NewAdamW(), "amsgrad", true), "maximize", true),
