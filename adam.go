@@ -10,7 +10,7 @@ import (
 
 // Adam is torch.optim.Adam or, with Decoupled decay, torch.optim.AdamW. They are baselines of the paper on [AdaPNM].
 type Adam struct {
-	LR          float64 // η, the learning rate: finite; a negative one, which an [Optimizer] refuses, ascends; default 0.001
+	LR          float64 // η, the learning rate: finite; a negative one ascends; default 0.001
 	Beta1       float64 // β1, decay of the momentum: in [0, 1); default 0.9
 	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
 	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0 (0 gives NaN where all gradients were 0 so far); default 1e-8
@@ -37,47 +37,27 @@ func NewAdamW() Adam {
 // the state before the first step, counts t from 1 and adds one at every call on the same tensor; one that gets no gradient
 // in some step keeps its count.
 //
-// A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
-// *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.
+// A bad hyperparameter or a step below 1 gives a *[ValueError], a length that differs a *[LengthError], slices that overlap an
+// *[OverlapError], and nothing is written. Nothing is allocated, and nothing kept.
 //
 // Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
 func UpdateAdam[T Float](r Adam, t int, params, grads, expAvg, expAvgSq, maxExpAvgSq []T) error {
-	_, err := UpdateAdamWith(Options{}, r, t, params, grads, expAvg, expAvgSq, maxExpAvgSq)
-	return err
-}
-
-// UpdateAdamWith is [UpdateAdam] with options. Where they ask for it, grads is set to zero. If the report says that the step was
-// skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
-// *HyperparameterError.
-func UpdateAdamWith[T Float](o Options, r Adam, t int, params, grads, expAvg, expAvgSq, maxExpAvgSq []T) (Report, error) {
-	var one tensor
-	one.p, one.g, one.s[0], one.s[1], one.s[2] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq)
-	return updateAdam(&o, r, t, &one)
-}
-
-// UpdateAdamMixed is [UpdateAdamWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
-// for its place gives a *FormatError.
-func UpdateAdamMixed(o MixedOptions, r Adam, t int, params, grads, expAvg, expAvgSq, maxExpAvgSq Vector) (Report, error) {
-	one := tensor{out: o.Copy, rounding: o.Rounding}
-	one.p, one.g, one.s[0], one.s[1], one.s[2] = params, grads, expAvg, expAvgSq, maxExpAvgSq
-	return updateAdam(&o.Options, r, t, &one)
-}
-
-func updateAdam(o *Options, r Adam, t int, one *tensor) (Report, error) {
 	var h floatmode.Hold
 	defer h.Take().Release()
+	var one tensor
+	one.p, one.g, one.s[0], one.s[1], one.s[2] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq)
 	if err := r.Validate(); err != nil {
-		return Report{}, err
+		return err
 	}
 	if err := checkStep(t); err != nil {
-		return Report{}, err
+		return err
 	}
 	if !r.AMSGrad && one.s[2].n != 0 {
-		return Report{}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", one.s[2].n, 0}
+		return &LengthError{"max_exp_avg_sq (AMSGrad is off)", one.s[2].n, 0}
 	}
 	one.form, one.step = r.form(), t
 	exact := r.scalars(t)
-	return updateOne(one, &exact, o, &h)
+	return updateOne(&one, &exact, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,

@@ -12,7 +12,7 @@ import (
 // momenta is divided by the root of an average of squared gradients, as in Adam. As in PNM, a constant gradient moves a
 // parameter by LR/√γ a step in the long run; coming from AdamW, that is 0.447 of the step at the same LR and Beta0 = 1.
 type AdaPNM struct {
-	LR          float64 // η, the learning rate: finite; a negative one, which an [Optimizer] refuses, ascends; default 0.001
+	LR          float64 // η, the learning rate: finite; a negative one ascends; default 0.001
 	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
 	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
 	Beta0       float64 // β0, the weight of the negative momentum: any finite number; default 1. Called betas[2] by the authors
@@ -39,47 +39,27 @@ func NewAdaPNM() AdaPNM {
 // zeroes the state before the first step, counts t from 1 and adds one at every call on the same tensor; one that gets
 // no gradient in some step keeps its count.
 //
-// A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
-// *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.
+// A bad hyperparameter or a step below 1 gives a *[ValueError], a length that differs a *[LengthError], slices that overlap an
+// *[OverlapError], and nothing is written. Nothing is allocated, and nothing kept.
 //
 // Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
 func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq []T) error {
-	_, err := UpdateAdaPNMWith(Options{}, r, t, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq)
-	return err
-}
-
-// UpdateAdaPNMWith is [UpdateAdaPNM] with options. Where they ask for it, grads is set to zero. If the report says that the step was
-// skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
-// *HyperparameterError.
-func UpdateAdaPNMWith[T Float](o Options, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq []T) (Report, error) {
-	var one tensor
-	one.p, one.g, one.s[0], one.s[1], one.s[2], one.s[3] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(negExpAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq)
-	return updateAdaPNM(&o, r, t, &one)
-}
-
-// UpdateAdaPNMMixed is [UpdateAdaPNMWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
-// for its place gives a *FormatError.
-func UpdateAdaPNMMixed(o MixedOptions, r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq Vector) (Report, error) {
-	one := tensor{out: o.Copy, rounding: o.Rounding}
-	one.p, one.g, one.s[0], one.s[1], one.s[2], one.s[3] = params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq
-	return updateAdaPNM(&o.Options, r, t, &one)
-}
-
-func updateAdaPNM(o *Options, r AdaPNM, t int, one *tensor) (Report, error) {
 	var h floatmode.Hold
 	defer h.Take().Release()
+	var one tensor
+	one.p, one.g, one.s[0], one.s[1], one.s[2], one.s[3] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(negExpAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq)
 	if err := r.Validate(); err != nil {
-		return Report{}, err
+		return err
 	}
 	if err := checkStep(t); err != nil {
-		return Report{}, err
+		return err
 	}
 	if !r.AMSGrad && one.s[3].n != 0 {
-		return Report{}, &LengthError{-1, "max_exp_avg_sq (AMSGrad is off)", one.s[3].n, 0}
+		return &LengthError{"max_exp_avg_sq (AMSGrad is off)", one.s[3].n, 0}
 	}
 	one.form, one.step = r.form(), t
 	exact := r.scalars(t)
-	return updateOne(one, &exact, o, &h)
+	return updateOne(&one, &exact, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,

@@ -59,22 +59,24 @@ func TestPartition(t *testing.T) {
 	}
 }
 
-// A listRun is an optimizer over tensors of many sizes.
+// A listRun is a list over tensors of many sizes.
 type listRun[T Float] struct {
 	params [][]T
-	opt    *Optimizer[T]
+	list   List
 }
 
 var listSizes = []int{5, 0, blockLen, 1, 3*blockLen + 17, blockLen - 1, 64, 9*blockLen + 1, blockLen + 1}
 
-func newListRun[T Float](t *testing.T, r Rule, p *Pool) *listRun[T] {
+func newListRun[T Float](r Rule) *listRun[T] {
 	l := new(listRun[T])
 	for i, n := range listSizes {
+		if i == 4 {
+			r = NewPNM(0.1)
+		}
 		l.params = append(l.params, lcg[T](uint64(i), n))
+		l.list.Updates = append(l.list.Updates,
+			Update{Rule: r, Step: 1, Params: vectorOf(l.params[i]), State: Vectors(newState[T](r, n)...)})
 	}
-	opt, err := NewOptimizerWith(Config{Pool: p}, Group[T]{r, l.params[:4]}, Group[T]{NewPNM(0.1), l.params[4:]})
-	wantNoError(t, err)
-	l.opt = opt
 	return l
 }
 
@@ -83,17 +85,25 @@ func (l *listRun[T]) step(t *testing.T, o Options, step int) ([][]T, Report) {
 	t.Helper()
 	g := make([][]T, len(l.params))
 	for i, p := range l.params {
-		if i != step%len(g) {
+		u := &l.list.Updates[i]
+		if u.Skip = i == step%len(g); !u.Skip {
 			g[i] = lcg[T](uint64(100*step+i), len(p))
+			u.Grads = vectorOf(g[i])
 		}
 	}
-	report, err := l.opt.StepWith(o, g)
+	report, err := l.list.Step(o)
 	wantNoError(t, err)
+	for i := range l.list.Updates {
+		if u := &l.list.Updates[i]; !u.Skip && !report.Skipped {
+			u.Step++
+		}
+	}
 	return g, report
 }
 
 func testWorkers[T Float](t *testing.T, r Rule, o Options, workers []*Pool) {
-	alone := newListRun[T](t, r, workers[0])
+	alone := newListRun[T](r)
+	o.Pool = workers[0]
 	type result struct {
 		grads  [][]T
 		report Report
@@ -103,9 +113,9 @@ func testWorkers[T Float](t *testing.T, r Rule, o Options, workers []*Pool) {
 		g, report := alone.step(t, o, step)
 		want = append(want, result{g, report})
 	}
-	wantState := stateOf(t, alone.opt)
 	for _, pool := range workers[1:] {
-		shared := newListRun[T](t, r, pool)
+		shared := newListRun[T](r)
+		o.Pool = pool
 		what := fmt.Sprintf("%+v, %+v, %T, %d workers", r, o, *new(T), pool.Workers())
 		for step, want := range want {
 			g, report := shared.step(t, o, step+1)
@@ -116,11 +126,10 @@ func testWorkers[T Float](t *testing.T, r Rule, o Options, workers []*Pool) {
 				wantSame(t, what+", grads", g[i], want.grads[i])
 			}
 		}
-		state := stateOf(t, shared.opt)
 		for i := range alone.params {
 			wantSame(t, what+", params", shared.params[i], alone.params[i])
-			for name, s := range wantState[i].Buffers {
-				wantSame(t, what+", "+name, state[i].Buffers[name], s)
+			for k, s := range alone.list.Updates[i].State {
+				wantSame(t, what+", state", sliceOf[T](shared.list.Updates[i].State[k]), sliceOf[T](s))
 			}
 		}
 	}
@@ -131,7 +140,7 @@ func TestAnyNumberOfWorkers(t *testing.T) {
 	sharing(t)
 	var pools []*Pool
 	for _, n := range workerCounts() {
-		pools = append(pools, newTestPool(t, PoolConfig{Workers: n}))
+		pools = append(pools, newTestPool(t, n))
 	}
 	defer func() {
 		for _, p := range pools[1:] {
@@ -163,7 +172,7 @@ func workerCounts() []int {
 // The drop-in call shares large tensors, too.
 func TestDropInIsShared(t *testing.T) {
 	sharing(t)
-	one, many := newTestPool(t, PoolConfig{Workers: 1}), newTestPool(t, PoolConfig{Workers: 7})
+	one, many := newTestPool(t, 1), newTestPool(t, 7)
 	const n = 11*blockLen + 3
 	for _, r := range sampleRules() {
 		g := lcg[float32](5, n)
@@ -183,7 +192,7 @@ func TestDropInIsShared(t *testing.T) {
 // adapnmBytes is what a step of AdaPNM with AMSGrad touches of memory for each parameter.
 const adapnmBytes = 24
 
-// Steps are shared, by the pool that they or their optimizer name, from the size on that is worth it.
+// Steps are shared, by the pool that they name, from the size on that is worth it.
 func TestSmallStepsAreNotShared(t *testing.T) {
 	perElement := adapnmBytes
 	for _, c := range []struct{ bytes, helpers int }{{2*leastShard - perElement, 0}, {3 * leastShard, 2}, {10 * leastShard, 3}} {
@@ -191,34 +200,34 @@ func TestSmallStepsAreNotShared(t *testing.T) {
 		p, g := lcg[float32](1, n), lcg[float32](2, n)
 		pools := make([]*Pool, 4)
 		for i := range pools {
-			pools[i] = newTestPool(t, PoolConfig{Workers: 4})
+			pools[i] = newTestPool(t, 4)
 		}
-		opt, err := NewOptimizerWith(Config{Pool: pools[0]}, Group[float32]{NewAdaPNM(), [][]float32{p}})
+		var l List
+		l.Updates = []Update{{Rule: NewAdaPNM(), Step: 1, Params: Float32(p), Grads: Float32(g), State: Vectors(newState[float32](NewAdaPNM(), n)...)}}
+		wantNoError(t, l.Touch(pools[0], 0))
+		_, err := l.Step(Options{Pool: pools[1]})
 		wantNoError(t, err)
-		wantHelpers(t, pools[0], c.helpers) // the state was touched
-		opt.config.Pool = pools[1]
-		wantNoError(t, opt.Step([][]float32{g}))
-		opt.config.Pool = pools[2]
-		wantNoError(t, opt.StepPart(Options{}, Part[float32]{0, 2, 0, g}))
-		_, err = updateSlicesWith(Options{Pool: pools[3]}, NewAdaPNM(), 1, p, g, newState[float32](NewAdaPNM(), n))
+		_, err = l.StepPart(Options{Pool: pools[2]}, 0, 0, Float32(g))
 		wantNoError(t, err)
-		for _, p := range pools[1:] {
+		_, err = UpdateAll(Options{Pool: pools[3]}, l.Updates)
+		wantNoError(t, err)
+		for _, p := range pools {
 			wantHelpers(t, p, c.helpers)
 		}
 		// The norm touches but the gradients.
-		q := newTestPool(t, PoolConfig{Workers: 4})
-		GradNorm(q, g)
+		q := newTestPool(t, 4)
+		GradNorm(q, Float32(g))
 		if want := max(0, min(4, 4*n/leastShard)-1); want != len(*q.inner.helpers.Load()) {
 			wantHelpers(t, q, want)
 		}
 	}
 }
 
-// A batch that waits for its next use keeps nothing of the caller's.
+// A list that waits for its next use keeps nothing of the caller's.
 func TestSparesKeepNothing(t *testing.T) {
-	GradNorm(nil, make([]float64, 100))
+	GradNorm(nil, Float64(make([]float64, 100)))
 	for range cap(spare) {
-		if b := takeBatch(); len(b.tensors) != 0 {
+		if b := &takeList().batch; len(b.tensors) != 0 {
 			t.Fatal("tensors are left over")
 		} else if cap(b.tensors) > 0 && b.tensors[:1][0].g.at != nil {
 			t.Error("a spare keeps the gradient of the last call")
@@ -226,19 +235,19 @@ func TestSparesKeepNothing(t *testing.T) {
 	}
 }
 
-// Optimizers and drop-in calls that share a pool at the same time do not disturb each other.
+// Lists that share a pool at the same time do not disturb each other.
 func TestConcurrentSteps(t *testing.T) {
 	sharing(t)
-	pool := newTestPool(t, PoolConfig{Workers: 4})
-	o := Options{ClipNorm: 1, ZeroGrads: true}
-	want := newListRun[float64](t, NewAdaPNM(), pool)
+	pool := newTestPool(t, 4)
+	o := Options{ClipNorm: 1, ZeroGrads: true, Pool: pool}
+	want := newListRun[float64](NewAdaPNM())
 	for step := 1; step <= 10; step++ {
 		want.step(t, o, step)
 	}
 	runs := make([]*listRun[float64], 6)
 	t.Run("at once", func(t *testing.T) {
 		for i := range runs {
-			runs[i] = newListRun[float64](t, NewAdaPNM(), pool)
+			runs[i] = newListRun[float64](NewAdaPNM())
 			t.Run("", func(t *testing.T) {
 				t.Parallel()
 				for step := 1; step <= 10; step++ {

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"unsafe"
 )
 
 // mixedFormats are what BenchmarkMixed measures.
@@ -75,7 +74,7 @@ func TestMixedLimit(t *testing.T) {
 				var b mixed
 				got.call(&b, 0)
 				mixedLimits[tier](&b.c.gs, n, rng.IntN(2)*prefetchAhead)
-				copy(want.out.bytes(), got.out.bytes())
+				copy(want.out.Bytes(), got.out.Bytes())
 				wantSameTensor(t, fmt.Sprintf("%s, %T, %s", tier, r, f), got, want)
 			}
 		}
@@ -100,7 +99,7 @@ func newMixedProblem(r Rule, f formatsOf, n int) *mixedProblem {
 	place := 0
 	q := &mixedProblem{*mixedTensor(nil, r, f, 1001, n, func(bytes int) []byte {
 		place++
-		return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(spread[uint16](place, bytes/2)))), bytes)
+		return spread(bf16, place, bytes/2).Bytes()
 	})}
 	convert(q.p, Float32(lcg[float32](1, n)))
 	convert(q.g, Float32(lcg[float32](2, n)))

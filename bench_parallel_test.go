@@ -3,6 +3,7 @@ package pnm
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -83,44 +84,59 @@ func BenchmarkList(b *testing.B) {
 		}
 		for n := 1; n <= runtime.GOMAXPROCS(0); n *= 2 {
 			b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/net=%s/tensors=%d/workers=%d", active, net.name, net.tensors, n), func(b *testing.B) {
-				c := Config{Pool: workers(b, n)}
-				list, flat := stepper(b, c, Options{}, net.sizes), stepper(b, c, Options{}, []int{total})
+				o := Options{Pool: workers(b, n)}
+				list, flat := stepper(b, o, net.sizes), stepper(b, o, []int{total})
 				inTurn(b, total, 40*int64(total), list, []yardstick{{"of-flat", flat}})
 			})
 		}
 	}
 }
 
-// stepper returns a step of an optimizer over tensors of these sizes, all of its memory in arenas.
-func stepper(b *testing.B, c Config, o Options, sizes []int) func() {
-	return stepperOn(b, c, o, arena(b, sizes...), arena(b, sizes...))
+// stepper returns a step of a list of tensors of these sizes, all of its memory in arenas.
+func stepper(b *testing.B, o Options, sizes []int) func() {
+	return stepperOn(b, o, arena(b, sizes...), arena(b, sizes...))
 }
 
-func stepperOn(b *testing.B, c Config, o Options, p, g [][]float32) func() {
+func stepperOn(b *testing.B, o Options, p, g []Vector) func() {
+	lengths := make([]int, len(p))
 	for i := range p {
-		copy(p[i], lcg[float32](uint64(i), len(p[i])))
-		copy(g[i], lcg[float32](uint64(i+1), len(p[i])))
+		lengths[i] = p[i].Len()
 	}
-	opt, err := NewOptimizerWith(c, Group[float32]{NewAdaPNM(), p})
+	state, err := AllocState(NewAdaPNM(), "float32", lengths...)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(opt.Close)
+	b.Cleanup(state.Close)
+	return stepperWith(b, o, p, g, state.Vectors())
+}
+
+func stepperWith(b *testing.B, o Options, p, g, state []Vector) func() {
+	var l List
+	for i := range p {
+		copy(p[i].Float32(), lcg[float32](uint64(i), p[i].Len()))
+		copy(g[i].Float32(), lcg[float32](uint64(i+1), p[i].Len()))
+		l.Updates = append(l.Updates, Update{Rule: NewAdaPNM(), Params: p[i], Grads: g[i], State: state[4*i : 4*i+4]})
+	}
 	runtime.GC()
+	step := 0
 	return func() {
-		if _, err := opt.StepWith(o, g); err != nil {
+		step++
+		for i := range l.Updates {
+			l.Updates[i].Step = step
+		}
+		if _, err := l.Step(o); err != nil {
 			panic(err)
 		}
 	}
 }
 
-func arena(b *testing.B, lengths ...int) [][]float32 {
-	a, err := Alloc[float32](lengths...)
+func arena(b *testing.B, lengths ...int) []Vector {
+	a, err := Alloc("float32", lengths...)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(a.Close)
-	return a.Slices()
+	return a.Vectors()
 }
 
 // BenchmarkExtras runs a step in memory with what Options offer, beside the step without.
@@ -140,8 +156,9 @@ func BenchmarkExtras(b *testing.B) {
 		for n := 1; n <= runtime.GOMAXPROCS(0); n *= 2 {
 			b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/n=64Mi/extra=%s/workers=%d", active, x.name, n), func(b *testing.B) {
 				p, g := arena(b, inMemory), arena(b, inMemory)
-				with := stepperOn(b, Config{Pool: workers(b, n)}, x.o, p, g)
-				plain := stepperOn(b, Config{Pool: workers(b, n)}, Options{}, p, g)
+				x.o.Pool = workers(b, n)
+				with := stepperOn(b, x.o, p, g)
+				plain := stepperOn(b, Options{Pool: x.o.Pool}, p, g)
 				inTurn(b, inMemory, 40*inMemory, with, []yardstick{{"of-plain", plain}})
 			})
 		}
@@ -151,8 +168,8 @@ func BenchmarkExtras(b *testing.B) {
 // BenchmarkSkip compares a step that clips and would skip with one that only clips.
 func BenchmarkSkip(b *testing.B) {
 	p, g := arena(b, inMemory), arena(b, inMemory)
-	skip := stepperOn(b, Config{}, Options{ClipNorm: 1e30, SkipNonFinite: true}, p, g)
-	clip := stepperOn(b, Config{}, Options{ClipNorm: 1e30}, p, g)
+	skip := stepperOn(b, Options{ClipNorm: 1e30, SkipNonFinite: true}, p, g)
+	clip := stepperOn(b, Options{ClipNorm: 1e30}, p, g)
 	inTurn(b, inMemory, 44*inMemory, skip, []yardstick{{"of-clip", clip}})
 }
 
@@ -160,20 +177,20 @@ func BenchmarkSkip(b *testing.B) {
 func BenchmarkMemory(b *testing.B) {
 	for n := 1; n <= runtime.GOMAXPROCS(0); n *= 2 {
 		b.Run(fmt.Sprintf("rule=AdaPNM/isa=%s/n=64Mi/workers=%d", active, n), func(b *testing.B) {
-			c := Config{Pool: workers(b, n)}
-			ordinary := func() [][]float32 { return [][]float32{make([]float32, inMemory)} }
-			onArena := stepper(b, c, Options{}, []int{inMemory})
-			state := stepperOn(b, c, Options{}, ordinary(), ordinary())
-			c.HeapState = true
-			spread := stepperOn(b, c, Options{}, [][]float32{spread[float32](6, inMemory)}, [][]float32{spread[float32](7, inMemory)})
-			plain := newProblem[float32](NewAdaPNM(), 1)
-			plain.pool = c.Pool
-			plain.p, plain.g = ordinary()[0], ordinary()[0]
-			for i := range plain.s {
-				plain.s[i] = ordinary()[0]
+			o := Options{Pool: workers(b, n)}
+			ordinary := func() []Vector { return Vectors(make([]float32, inMemory)) }
+			staggered := func(positions ...int) (v []Vector) {
+				for _, at := range positions {
+					v = append(v, spread(f32, at, inMemory))
+				}
+				return v
 			}
+			onArena := stepper(b, o, []int{inMemory})
+			state := stepperOn(b, o, ordinary(), ordinary())
+			spread := stepperWith(b, o, staggered(6), staggered(7), staggered(0, 1, 2, 3))
+			plain := stepperWith(b, o, ordinary(), ordinary(), slices.Concat(ordinary(), ordinary(), ordinary(), ordinary()))
 			inTurn(b, inMemory, 40*inMemory, onArena, []yardstick{
-				{"times-heap", plain.update}, {"times-heap-staggered", spread}, {"times-state-in-arena", state}})
+				{"times-heap", plain}, {"times-heap-staggered", spread}, {"times-state-in-arena", state}})
 		})
 	}
 }

@@ -67,31 +67,53 @@ type problem[T Float] struct {
 	p, g []T
 	s    [][]T
 	pool *Pool
+
+	call    dropIn[T] // nil where that would share the step
+	slots   [maxSlots][]T
+	updates []Update // the same, for UpdateAll
 }
 
 // newProblem places all slices at different offsets within a page, as the optimizer does its state and as a caller should;
 // see docs/performance.md for what equal offsets cost.
 func newProblem[T Float](r Rule, n int) *problem[T] {
-	q := &problem[T]{rule: r, p: spread[T](4, n), g: spread[T](5, n)}
+	q := &problem[T]{rule: r, p: spreadSlice[T](4, n), g: spreadSlice[T](5, n)}
 	copy(q.p, lcg[T](1, n))
 	copy(q.g, lcg[T](2, n))
 	for i := range forms[r.form()].slots {
-		q.s = append(q.s, spread[T](i, n))
+		q.s = append(q.s, spreadSlice[T](i, n))
 	}
+	copy(q.slots[:], q.s)
+	if t := q.tensor(); t.traffic() < int64(2*leastShard) {
+		q.call = dropInOf[T](r)
+	}
+	q.updates = []Update{{Rule: r, Params: vectorOf(q.p), Grads: vectorOf(q.g), State: Vectors(q.s...)}}
 	runtime.GC() // not in the middle of a measurement
 	return q
 }
 
-// update is one step by the drop-in call. The count starts where the bias corrections still cost something.
+// update is one step: of a small tensor by the drop-in call, of others by UpdateAll on the pool. The count starts where the bias
+// corrections still cost something.
 func (q *problem[T]) update() {
 	q.step++
-	if _, err := updateSlicesWith(Options{Pool: q.pool}, q.rule, 1000+q.step, q.p, q.g, q.s); err != nil {
+	var err error
+	if q.call != nil {
+		err = q.call(q.rule, 1000+q.step, q.p, q.g, &q.slots)
+	} else {
+		q.updates[0].Step = 1000 + q.step
+		_, err = UpdateAll(Options{Pool: q.pool}, q.updates)
+	}
+	if err != nil {
 		panic(err)
 	}
 }
 
+// spreadSlice is spread for a slice.
+func spreadSlice[T Float](position, n int) []T {
+	return sliceOf[T](spread(vectorOf[T](nil).format, position, n))
+}
+
 // workers returns a pool of n that ends with the benchmark.
-func workers(b testing.TB, n int) *Pool { return newTestPool(b, PoolConfig{Workers: n}) }
+func workers(b testing.TB, n int) *Pool { return newTestPool(b, n) }
 
 // tensor returns the tensor at an odd step.
 func (q *problem[T]) tensor() tensor {

@@ -75,14 +75,15 @@ func replayBits[T Float](t *testing.T, c recordedCase, n int) {
 	r := c.rule
 	p, q := lcg[T](c.Seed, n), lcg[T](c.Seed, n)
 	state := newState[T](r, n)
-	opt, err := NewOptimizer(Group[T]{r, [][]T{q}})
-	wantNoError(t, err)
+	list := List{Updates: []Update{{Rule: r, Params: vectorOf(q), State: Vectors(newState[T](r, n)...)}}}
 
 	seen := 0
 	for step := 1; seen < len(c.SHA256); step++ {
 		g := lcg[T](c.Seed+uint64(step), n)
 		wantNoError(t, updateSlices(r, step, p, g, state))
-		wantNoError(t, opt.Step([][]T{g}))
+		list.Updates[0].Step, list.Updates[0].Grads = step, vectorOf(g)
+		_, err := list.Step(Options{})
+		wantNoError(t, err)
 		want, ok := c.SHA256[step]
 		if !ok {
 			continue
@@ -95,7 +96,7 @@ func replayBits[T Float](t *testing.T, c recordedCase, n int) {
 		if sum := sha256.Sum256(bytes); hex.EncodeToString(sum[:]) != want {
 			t.Fatalf("the bits at step %d are not NumPy's; p[0] = %x", step, p[0])
 		}
-		wantSame(t, "params by the optimizer", q, p)
+		wantSame(t, "params by the list", q, p)
 	}
 }
 
@@ -106,17 +107,17 @@ func replayMixed(t *testing.T, c recordedCase, n int) {
 	r := c.rule
 	formats := map[string]format{"float32": f32, "bf16": bf16, "f16": f16}
 	p := ordinary(formats[c.Formats.Params], c.Seed, n)
-	o := MixedOptions{Rounding: Rounding{Seed: c.Seed}}
+	u := Update{Rule: r, Params: p, Rounding: Rounding{Seed: c.Seed}}
 	if c.Formats.Copy != "" {
-		o.Copy = newVector(formats[c.Formats.Copy], n)
+		u.Copy = newVector(formats[c.Formats.Copy], n)
 	}
-	var state []Vector
 	for range forms[r.form()].slots {
-		state = append(state, newVector(formats[c.Formats.State], n))
+		u.State = append(u.State, newVector(formats[c.Formats.State], n))
 	}
 	seen := 0
 	for step := 1; seen < len(c.SHA256); step++ {
-		_, err := updateVectors(o, r, step, p, ordinary(formats[c.Formats.Grads], c.Seed+uint64(step), n), state)
+		u.Step, u.Grads = step, ordinary(formats[c.Formats.Grads], c.Seed+uint64(step), n)
+		_, err := UpdateAll(Options{}, []Update{u})
 		wantNoError(t, err)
 		want, ok := c.SHA256[step]
 		if !ok {
@@ -124,7 +125,7 @@ func replayMixed(t *testing.T, c recordedCase, n int) {
 		}
 		seen++
 		var bytes []byte
-		for _, v := range append(append([]Vector{p}, state...), o.Copy) {
+		for _, v := range append(append([]Vector{p}, u.State...), u.Copy) {
 			if v.format == f32 {
 				bytes = littleEndian(bytes, v.Float32())
 			} else {

@@ -11,7 +11,7 @@ import (
 
 func checkStep(t int) error {
 	if t < 1 {
-		return &StepError{t}
+		return &ValueError{"Update", "Step", float64(t), "≥ 1"}
 	}
 	return nil
 }
@@ -24,12 +24,12 @@ func checkBuffers(t *tensor) error {
 	for i := 1; i < used; i++ {
 		v := t.vector(i)
 		if v.n != t.p.n {
-			return &LengthError{-1, t.argument(i), v.n, t.p.n}
+			return &LengthError{t.argument(i), v.n, t.p.n}
 		}
 		oneFormat = oneFormat && v.format == t.p.format
 	}
 	if !oneFormat {
-		if err := checkFormats(-1, t); err != nil {
+		if err := checkFormats(t); err != nil {
 			return err
 		}
 	}
@@ -40,91 +40,81 @@ func checkBuffers(t *tensor) error {
 		ends[i] = starts[i] + uintptr(v.n*v.size())
 		for j := range i {
 			if starts[i] < ends[j] && starts[j] < ends[i] {
-				return &OverlapError{-1, -1, t.argument(j), t.argument(i), shared(spanOf(*t.vector(j)), spanOf(*v))}
+				n := shared(spanOf(*t.vector(j)), spanOf(*v))
+				return &OverlapError{Arg: t.argument(j), OtherArg: t.argument(i), Elements: n}
 			}
 		}
 	}
 	return nil
 }
 
-// checkMemory reports a tensor whose parameters and copy do not fit each other or its state.
-func checkMemory(i int, t *tensor) error {
-	if t.out.at != nil && t.out.n != t.p.n {
-		return &LengthError{i, "copy", t.out.n, t.p.n}
-	}
-	return checkFormats(i, t)
-}
-
-// checkFormats reports a vector of a tensor, number i of its optimizer, in a format that is not for its place.
-func checkFormats(i int, t *tensor) error {
+// checkFormats reports a vector of a tensor in a format that is not for its place.
+func checkFormats(t *tensor) error {
 	for k := range t.vectors() {
 		if f := t.vector(k).format; f != t.p.format && (f == f64 || t.p.format == f64) {
-			return &FormatError{i, t.argument(k), f.String(), fmt.Sprintf("%s as params are, where one of them is float64", t.p.format)}
+			return &FormatError{t.argument(k), f.String(), fmt.Sprintf("%s as params are, where one of them is float64", t.p.format)}
 		}
 	}
 	if t.p.format == f16 {
-		return &FormatError{i, "params", t.p.format.String(), "float32 or bf16"}
+		return &FormatError{"params", t.p.format.String(), "float32 or bf16"}
 	}
 	state := t.s[0].format
 	for k, name := range forms[t.form].slots {
 		switch f := t.s[k].format; {
 		case f == f16:
-			return &FormatError{i, name, f.String(), "float32 or bf16"}
+			return &FormatError{name, f.String(), "float32 or bf16"}
 		case f != state:
-			return &FormatError{i, name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].slots[0])}
+			return &FormatError{name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].slots[0])}
 		}
 	}
 	if t.out.at != nil {
 		if t.p.format != f32 {
-			return &FormatError{i, "params", t.p.format.String(), "float32 where there is a copy of them"}
+			return &FormatError{"params", t.p.format.String(), "float32 where there is a copy of them"}
 		}
 		if t.out.format == f32 {
-			return &FormatError{i, "copy", t.out.format.String(), "bf16 or f16"}
+			return &FormatError{"copy", t.out.format.String(), "bf16 or f16"}
 		}
 	}
 	return nil
 }
 
-// checkRuleType reports a rule that is missing or is not one of the package's, by value.
-func checkRuleType(r Rule) error {
+// checkRule reports a rule that is missing, is not one of the package's, by value, or has a bad hyperparameter.
+func checkRule(r Rule) error {
+	if errISA != nil {
+		return errISA
+	}
 	if r == nil {
-		return errors.New("Rule is nil")
+		return errors.New("pnm: Rule is nil")
 	}
 	if t := reflect.TypeOf(r); t.PkgPath() != reflect.TypeFor[PNM]().PkgPath() { // a pointer could change behind our back
-		return fmt.Errorf("Rule is a %s, must be one of this package's rules, by value", t)
+		return fmt.Errorf("pnm: Rule is a %s, must be one of this package's rules, by value", t)
 	}
-	return nil
+	return r.Validate()
 }
 
-// checkOverlaps reports memory that is written for one tensor and belongs to another one, too. Within a tensor nothing overlaps.
-func (b *batch) checkOverlaps(zero bool) error {
-	written, read := b.written[:0], b.read[:0]
-	defer func() { b.written, b.read = written, read }()
-	for i := range b.tensors {
-		t := &b.tensors[i]
-		for k := range t.vectors() {
-			v := t.vector(k)
-			if v.n == 0 {
-				continue
-			}
-			s := spanOf(*v)
-			s.tensor, s.arg = i, t.argument(k)
-			if k == 1 && !zero {
-				read = append(read, s)
-			} else {
-				written = append(written, s)
-			}
+// spans appends those of a tensor's vectors that a step writes; gradients are not among them.
+func (t *tensor) spans(tensor int, all regions) regions {
+	for k := range t.vectors() {
+		if v := t.vector(k); v.n > 0 && k != 1 {
+			all = append(all, t.span(tensor, k))
 		}
 	}
-	if err := written.sort(); err != nil {
-		return err
+	return all
+}
+
+// span is that of vector k of a tensor.
+func (t *tensor) span(tensor, k int) span {
+	s := spanOf(*t.vector(k))
+	s.tensor, s.arg = tensor, t.argument(k)
+	return s
+}
+
+// overlapOf is the error of two spans that share n elements.
+func overlapOf(a, b span, n int) error {
+	if a.tensor == b.tensor {
+		return &TensorError{Tensor: a.tensor, Err: &OverlapError{Arg: a.arg, OtherArg: b.arg, Elements: n}}
 	}
-	for _, g := range read {
-		if w, n := written.overlapping(g); n > 0 {
-			return &OverlapError{w.tensor, g.tensor, w.arg, g.arg, n}
-		}
-	}
-	return nil
+	return &OverlapError{Arg: a.arg, OtherArg: b.arg, Elements: n, Tensors: []int{a.tensor, b.tensor}}
 }
 
 // A span is a range of addresses, the size of an element there, and the tensor whose vector it is.
@@ -152,36 +142,6 @@ func shared(a, b span) int {
 // A regions is a set of disjoint spans in order of address.
 type regions []span
 
-// disjoint adds the spans of more vectors, numbered from first, to all, which may be reordered. It returns an *OverlapError if
-// any two share memory; arg says what they are.
-func disjoint(all regions, first int, more []Vector, arg string) (regions, error) {
-	for i, v := range more {
-		if v.n > 0 {
-			sp := spanOf(v)
-			sp.tensor, sp.arg = first+i, arg
-			all = append(all, sp)
-		}
-	}
-	if err := all.sort(); err != nil {
-		return nil, err
-	}
-	return all, nil
-}
-
-// memoryOf returns the regions of the parameters and copies of tensors, numbered from first. It returns an *OverlapError if any
-// two share memory.
-func memoryOf(first int, tensors []tensor) (regions, error) {
-	params, copies := make([]Vector, len(tensors)), make([]Vector, len(tensors))
-	for i, t := range tensors {
-		params[i], copies[i] = t.p, t.out
-	}
-	all, err := disjoint(make(regions, 0, 2*len(tensors)), first, params, "params")
-	if err != nil {
-		return nil, err
-	}
-	return disjoint(all, first, copies, "copy")
-}
-
 // sort brings spans into order. It returns an *OverlapError if any two share memory.
 func (r regions) sort() error {
 	slices.SortFunc(r, func(a, b span) int { return cmp.Compare(a.lo, b.lo) })
@@ -191,7 +151,7 @@ func (r regions) sort() error {
 			if a.tensor > b.tensor {
 				a, b = b, a
 			}
-			return &OverlapError{a.tensor, b.tensor, a.arg, b.arg, n}
+			return overlapOf(a, b, n)
 		}
 	}
 	return nil
@@ -218,7 +178,7 @@ type layers []regions
 func (l layers) with(more regions) (layers, error) {
 	for _, s := range more {
 		if t, n := l.overlapping(s); n > 0 {
-			return nil, &OverlapError{t.tensor, s.tensor, t.arg, s.arg, n}
+			return nil, overlapOf(t, s, n)
 		}
 	}
 	if len(more) == 0 {

@@ -1,13 +1,11 @@
 package pnm
 
 import (
-	"math"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/posneg/pnm/internal/equations"
-	"github.com/posneg/pnm/internal/floatmode"
 )
 
 //go:generate go run ./gen
@@ -34,11 +32,6 @@ func (f form) state() string {
 		return "empty"
 	}
 	return strings.Join(forms[f].slots, ", ")
-}
-
-// sameState reports whether a run may change from one form to another: they are of one rule, and have the same state.
-func (f form) sameState(g form) bool {
-	return forms[f].rule == forms[g].rule && slices.Equal(forms[f].slots, forms[g].slots)
 }
 
 // A formSet has bit f set for each form f in it.
@@ -105,135 +98,5 @@ func choose(pin string, available []tier) (tier, error) {
 // the best one that the CPU, the operating system and the build (-tags purego leaves only generic) allow, unless the
 // environment variable PNM_ISA names another. All of them give the same bits.
 //
-// If PNM_ISA names one that is unknown or not available, every update and every optimizer returns an *ISAError.
+// If PNM_ISA names one that is unknown or not available, every call that steps returns an *ISAError.
 func ISA() string { return string(active) }
-
-// maxCall is how many elements one call into assembly updates at most. Assembly cannot be preempted, and a garbage
-// collection waits for it: on slow memory this many elements of six streams take some 100 µs.
-const maxCall = 16 << 10
-
-// streams are the slices of a tensor, by their role at one step: m is the momentum that is updated, n the other one, v the
-// average of squared gradients, x the largest v so far.
-type streams[T Float] struct{ p, g, m, n, v, x []T }
-
-// prefetchAhead is how far in front of its loads a kernel prefetches where the data comes from memory, in bytes. See
-// docs/performance.md for what was measured.
-const prefetchAhead = 2048
-
-// prefetchAlone is how many times further that is where gradients are the only stream.
-const prefetchAlone = 4
-
-// prefetchFor returns how far to prefetch if working bytes are touched from one step of the caller's to the next: what fits
-// the caches is found there.
-func prefetchFor(working int64) int {
-	if working > int64(lastLevelCache) {
-		return prefetchAhead
-	}
-	return 0
-}
-
-// assign gives the tensor's slices their roles at the step that is due.
-func assign[T Float](t *tensor, s *streams[T]) {
-	at := &slotOf[t.form][t.step&1]
-	// Field by field: a literal would be built aside and copied, and the copy would wait for the stores to drain.
-	s.p, s.g = sliceOf[T](t.p), sliceOf[T](t.g)
-	s.m, s.n, s.v, s.x = sliceOf[T](t.s[at[0]]), sliceOf[T](t.s[at[1]]), sliceOf[T](t.s[at[2]]), sliceOf[T](t.s[at[3]])
-}
-
-// update performs the step that is due on the elements lo … hi−1 of a tensor that has been checked, and then zeroes their
-// gradients if zero is set. It returns how many parameters overflowed in their copy.
-func (t *tensor) update(lo, hi, ahead int, zero bool) (overflows int) {
-	most := maxCall
-	if zero {
-		most = zeroLen
-	}
-	switch {
-	case t.isMixed():
-		return t.updateFormats(lo, hi, ahead, most, zero)
-	case t.wide():
-		updateTyped(t, &t.c64, lo, hi, ahead, most, zero)
-	default:
-		updateTyped(t, &t.c32, lo, hi, ahead, most, zero)
-	}
-	return 0
-}
-
-// updateTyped is update for a tensor that has one format, in calls of most elements.
-func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, ahead, most int, zero bool) {
-	var s streams[T]
-	assign(t, &s)
-	for ; lo < hi; lo += most {
-		end := min(lo+most, hi)
-		t.start(lo, end)
-		if t.form.assembled(kernels) {
-			t.raceAnnotate(lo, end)
-			updateAssembly(t.form, c, &s, lo, end-lo, ahead)
-		} else {
-			updateGeneric(t.form, c, &s, lo, end)
-		}
-		if zero {
-			t.zeroGrads(lo, end)
-		}
-	}
-}
-
-// start prepares the first momentum of the elements lo … hi−1 where it is to be the gradient itself, as torch has it: β·m + g is g
-// for m = −0, also if g is −0.
-func (t *tensor) start(lo, hi int) {
-	if t.step != 1 || !forms[t.form].starts {
-		return
-	}
-	switch m := t.s[0].cut(lo, hi); m.format {
-	case f32:
-		fill(sliceOf[float32](m), float32(math.Copysign(0, -1)))
-	case f64:
-		fill(sliceOf[float64](m), math.Copysign(0, -1))
-	case bf16:
-		fill(sliceOf[uint16](m), 1<<15)
-	}
-}
-
-func fill[T Element](s []T, x T) {
-	for i := range s {
-		s[i] = x
-	}
-}
-
-// zeroGrads zeroes the gradients of the elements lo … hi−1.
-func (t *tensor) zeroGrads(lo, hi int) {
-	g := t.g.cut(lo, hi)
-	raceWrite(g)
-	g.clear()
-}
-
-// updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's
-// coefficients. h is the caller's hold.
-func updateOne(t *tensor, exact *scalars[float64], o *Options, h *floatmode.Hold) (Report, error) {
-	if errISA != nil {
-		return Report{}, errISA
-	}
-	if err := t.round(exact); err != nil {
-		return Report{}, err
-	}
-	if err := checkBuffers(t); err != nil {
-		return Report{}, err
-	}
-	clear(t.s[len(forms[t.form].slots):]) // an empty one may have an address, and kernels take that for a stream
-	if err := checkOptions(o, t.wide()); err != nil {
-		return Report{}, err
-	}
-	working := t.traffic()
-	if working < int64(2*leastShard) && !o.measures() { // too small to be shared
-		if o.scales() {
-			t.apply(o, o.scale())
-		}
-		return Report{Overflows: t.update(0, t.p.n, prefetchFor(working), o.ZeroGrads)}, nil
-	}
-	b := takeBatch()
-	defer b.putBack()
-	b.tensors = append(b.tensors, *t)
-	b.held = *h
-	r := b.step(o, working)
-	*h = b.held
-	return r, nil
-}

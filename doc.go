@@ -3,21 +3,20 @@
 // ([PNM], [AdaPNM]: Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182) and the baselines of that paper, [SGD] and [Adam],
 // as PyTorch defines them.
 //
-// There are two ways in. A trainer that keeps its own memory calls [UpdatePNM], [UpdateAdaPNM], [UpdateSGD] or [UpdateAdam]
-// on its slices with the number of the step, or [UpdateAll] on a list of tensors: these allocate nothing and keep nothing. A
-// trainer that wants the state kept for it builds an [Optimizer] over its parameters, and saves the run by [Optimizer.Save]. [StepDecay],
-// [CosineDecay] and [WarmUp] are schedules: factors on a learning rate, which multiply.
+// A trainer calls it on memory of its own, with the number of the step: [UpdatePNM], [UpdateAdaPNM], [UpdateSGD] or [UpdateAdam] on the
+// slices of one tensor; [UpdateAll] on a list of tensors, with all that trainers do around a step; or, for who steps the same tensors
+// again and again, a [List], which does what UpdateAll does and checks only what has changed. These keep nothing, and allocate nothing.
+// A trainer that wants the state kept for it, with groups, schedules and checkpoints, takes package
+// [github.com/posneg/pnm/optim], which is built on a List.
 //
 // On amd64 the step is assembly for AVX-512 or AVX2, where the CPU has them, on arm64 for NEON: see [ISA]. Large steps, also
 // those over thousands of small tensors, are shared among goroutines: see [Pool]. Large slices of the caller's own should
-// not all begin at the same offset within a page, as Go's do: [Alloc] sees to that.
+// not all begin at the same offset within a page, as Go's do: [Alloc] and [AllocState] see to that.
 //
 // What trainers do around a step is part of it, in the same pass over memory, where [Options] ask for it: dividing out a
-// loss scale, clipping by global norm and by value, skipping steps that are not finite, zeroing the gradients.
-//
-// Vectors of several formats, float32, bf16 and f16, meet in one step by [UpdatePNMMixed] and its like, or by a
-// [MixedOptimizer]: gradients of 16 bits for float32 parameters, copies of these in 16 bits, state and parameters in bf16. See
-// [MixedOptions].
+// loss scale, clipping by global norm and by value, skipping steps that are not finite, zeroing the gradients. So is the conversion of
+// formats: a [Vector] is a slice of float32, float64, bf16 or f16, and an [Update] takes gradients of 16 bits for float32 parameters,
+// copies of these in 16 bits, state and parameters in bf16.
 //
 // # The update
 //

@@ -3,7 +3,6 @@
 package pnm
 
 import (
-	"bytes"
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
@@ -64,7 +63,7 @@ func delicate[T Float](rng *rand.Rand, n int) []T {
 func digest(vectors ...Vector) uint64 {
 	h := fnv.New64a()
 	for _, v := range vectors {
-		h.Write(v.bytes())
+		h.Write(v.Bytes())
 	}
 	return h.Sum64()
 }
@@ -85,6 +84,8 @@ func dropInModes[T Float](t *testing.T) {
 				var err error
 				in(func() { _, err = updateSlicesWith(Options{LossScale: 3, ClipValue: 2}, r, step, p, g, state) })
 				wantNoError(t, err)
+				in(func() { err = updateSlices(r, step, p, g, state) })
+				wantNoError(t, err)
 			}
 		}
 		return digest(all...)
@@ -96,12 +97,12 @@ func TestFloatModes(t *testing.T) {
 	saved := leastShard
 	leastShard = 1 << 12
 	defer func() { leastShard = saved }()
-	pool := newTestPool(t, PoolConfig{Workers: 3})
+	pool := newTestPool(t, 3)
 	perTier(t, func(t *testing.T) {
 		t.Run("float32", dropInModes[float32])
 		t.Run("float64", dropInModes[float64])
 		t.Run("UpdateAll", func(t *testing.T) { perMode(t, listInMode(pool)) })
-		t.Run("Optimizer", func(t *testing.T) { perMode(t, optimizerInMode(pool)) })
+		t.Run("List", func(t *testing.T) { perMode(t, partsInMode(pool)) })
 		t.Run("workers", func(t *testing.T) { perMode(t, workersInMode(pool)) })
 		t.Run("GradNorm", func(t *testing.T) {
 			perMode(t, func(t *testing.T, in func(func())) (h uint64) {
@@ -112,7 +113,7 @@ func TestFloatModes(t *testing.T) {
 						x[i] = scale * rng.NormFloat64()
 					}
 					var norm float64
-					in(func() { norm = GradNorm(pool, x) })
+					in(func() { norm = GradNorm(pool, Float64(x)) })
 					h = 31*h + math.Float64bits(norm)
 				}
 				return h
@@ -143,7 +144,7 @@ func listInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
 		for _, u := range list { // no infinite norm, no NaN as factor
 			for i, x := range u.Grads.wide() {
 				if !(math.Abs(float64(x)) < 1e4) {
-					clear(u.Grads.cut(i, i+1).bytes())
+					u.Grads.Slice(i, i+1).Clear()
 				}
 			}
 		}
@@ -156,26 +157,28 @@ func listInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
 	}
 }
 
-// optimizerInMode takes whole steps and parts of them.
-func optimizerInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
+// partsInMode takes whole steps and parts of them.
+func partsInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
 	return func(t *testing.T, in func(func())) uint64 {
 		rng := rand.New(rand.NewPCG(47, 48))
-		p, g := delicate[float64](rng, 5000), lcg[float64](49, 5000)
-		o, err := NewOptimizerWith(Config{Pool: pool}, Group[float64]{NewAdaPNM(), [][]float64{p}})
+		p, g := Float64(delicate[float64](rng, 5000)), Float64(lcg[float64](49, 5000))
+		l := listOf(NewAdaPNM(), formatsOf{f64, f64, f64, f32}, p)
+		var err error
+		l.Updates[0].Grads = g
+		in(func() { err = l.Check(0) })
 		wantNoError(t, err)
-		defer o.Close()
-		grads := [][]float64{g}
-		in(func() { _, err = o.StepWith(Options{LossScale: 3, ClipNorm: 2}, grads) })
+		in(func() { err = l.Touch(pool, 0) })
 		wantNoError(t, err)
-		in(func() {
-			err = o.StepPart(Options{LossScale: 7, ClipValue: 0.3}, Part[float64]{Step: 2, Lo: 1000, Grads: g[1000:]})
-		})
+		in(func() { _, err = l.Step(Options{Pool: pool, LossScale: 3, ClipNorm: 2}) })
 		wantNoError(t, err)
-		in(func() {
-			err = o.StepPart(Options{LossScale: 7, ClipValue: 0.3}, Part[float64]{Step: 2, Grads: g[:1000]})
-		})
-		wantNoError(t, err)
-		return digest(Float64(p))
+		l.Updates[0].Step = 2
+		for _, part := range [][2]int{{1000, 5000}, {0, 1000}} {
+			in(func() {
+				_, err = l.StepPart(Options{Pool: pool, LossScale: 7, ClipValue: 0.3}, 0, part[0], g.Slice(part[0], part[1]))
+			})
+			wantNoError(t, err)
+		}
+		return digest(append(l.Updates[0].State, p)...)
 	}
 }
 
@@ -210,48 +213,41 @@ func workersInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
 func TestFloatModesOfRules(t *testing.T) {
 	const tiny = math.SmallestNonzeroFloat64
 	perMode(t, func(t *testing.T, in func(func())) uint64 {
-		p, g := []float64{1, tiny}, []float64{1e-310, 2}
-		var file bytes.Buffer
-		var states []TensorState[float64]
+		p, g, m := []float64{1, tiny}, Float64([]float64{1e-310, 2}), make([]float64, 2)
+		l := List{Updates: []Update{{Rule: SGD{LR: 0.1, Momentum: tiny}, Step: 1, Params: Float64(p), Grads: g, State: Vectors(m)}}}
 		in(func() {
 			if (SGD{Nesterov: true}).Validate() == nil {
 				t.Error("Nesterov without momentum is taken")
 			}
-			o, err := NewOptimizer(Group[float64]{SGD{LR: 0.1, Momentum: tiny}, [][]float64{p}})
+			_, err := l.Step(Options{})
 			wantNoError(t, err)
-			wantNoError(t, o.Step([][]float64{g}))
-			wantNoError(t, o.SetRule(0, SGD{LR: tiny, Momentum: tiny, WeightDecay: tiny}))
-			wantNoError(t, o.Step([][]float64{g}))
-			wantNoError(t, o.SaveTo(&file, SaveOptions{}))
-			_, err = o.LoadFrom(bytes.NewReader(file.Bytes()), int64(file.Len()), LoadOptions{})
+			l.Updates[0].Rule, l.Updates[0].Step = SGD{LR: tiny, Momentum: tiny, WeightDecay: tiny}, 2
+			wantNoError(t, l.Check(0))
+			_, err = l.Step(Options{})
 			wantNoError(t, err)
-			states, err = o.State()
+			a, err := AllocState(l.Updates[0].Rule, "float64", 2)
 			wantNoError(t, err)
+			if len(a.Vectors()) != 1 {
+				t.Error("a denormal momentum has no state")
+			}
 		})
-		h := fnv.New64a()
-		h.Write(file.Bytes())
-		return h.Sum64() + digest(Float64(p), Float64(states[0].Buffers["momentum_buffer"]))
+		return digest(Float64(p), Float64(m))
 	})
 }
 
-// What is computed on the way to a step, and besides steps.
-func TestFloatModesOfSchedules(t *testing.T) {
+// What is rounded besides steps.
+func TestFloatModesOfSet(t *testing.T) {
 	perMode(t, func(t *testing.T, in func(func())) uint64 {
-		scaler := NewLossScaler()
-		scaler.GrowthInterval, scaler.GrowthFactor, scaler.BackoffFactor = 1, 1.1, 0.7
-		from, to := delicate[float32](rand.New(rand.NewPCG(52, 53)), 1000), make([]uint16, 1000)
-		out := make([]float64, 0, 1000)
-		var err, err2 error
-		overflows := 0
-		in(func() {
-			for i := 1; i < 100; i++ {
-				out = append(out, CosineDecay(i, 77), WarmUp(i, 77), StepDecay(i, 3, 0.9))
-				err = scaler.Update(i%3 == 0)
-			}
-			overflows, err2 = Convert(F16(to), Float32(from))
-		})
-		wantNoError(t, err)
-		wantNoError(t, err2)
-		return digest(Float64(out), Float64([]float64{scaler.Scale, float64(overflows)}), F16(to))
+		from := Float32(delicate[float32](rand.New(rand.NewPCG(52, 53)), 1000))
+		all := []Vector{newVector(bf16, 1000), newVector(f16, 1000), newVector(f32, 1000), newVector(f32, 1000)}
+		overflows := make([]float64, 4)
+		for i, from := range []Vector{from, from, all[0], all[1]} {
+			in(func() {
+				n, err := all[i].Set(from)
+				wantNoError(t, err)
+				overflows[i] = float64(n)
+			})
+		}
+		return digest(append(all, Float64(overflows))...)
 	})
 }

@@ -2,8 +2,10 @@ package pnm
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // A format is how elements are stored.
@@ -16,10 +18,20 @@ const (
 	f16  // IEEE 754's binary16
 )
 
-func (f format) String() string { return [...]string{"float32", "float64", "bf16", "f16"}[f] }
+var formats = [...]string{f32: "float32", f64: "float64", bf16: "bf16", f16: "f16"}
+
+func (f format) String() string { return formats[f] }
 
 // size is that of an element, in bytes.
-func (f format) size() int { return [...]int{4, 8, 2, 2}[f] }
+func (f format) size() int { return int("\x04\x08\x02\x02"[f]) }
+
+// formatOf returns the format of a name.
+func formatOf(name string) (format, error) {
+	if f := slices.Index(formats[:], name); f >= 0 {
+		return format(f), nil
+	}
+	return 0, fmt.Errorf("pnm: the format %q is unknown, must be one of %s", name, strings.Join(formats[:], ", "))
+}
 
 // bigEndian tells whether the machine is.
 var bigEndian = binary.NativeEndian.Uint16([]byte{1, 0}) != 1

@@ -124,8 +124,8 @@ func checkFinite(t *testing.T, lo, hi uint32, f format, narrow func(float32) uin
 	}
 }
 
-// Convert converts every format into every other, and refuses what does not fit.
-func TestConvert(t *testing.T) {
+// Set converts every format into every other, and refuses what does not fit.
+func TestSet(t *testing.T) {
 	const n = 3000
 	x, rng := make([]float32, n), rand.New(rand.NewPCG(27, 28))
 	for i := range x {
@@ -135,9 +135,9 @@ func TestConvert(t *testing.T) {
 	for _, f := range formats16 {
 		bits, back := make([]uint16, n), make([]float32, n)
 		narrow := Vector{BF16(bits).at, n, f.format}
-		overflows, err := Convert(narrow, Float32(x))
+		overflows, err := narrow.Set(Float32(x))
 		wantNoError(t, err)
-		_, err = Convert(Float32(back), narrow)
+		_, err = Float32(back).Set(narrow)
 		wantNoError(t, err)
 		count := 0
 		for i := range x {
@@ -152,7 +152,7 @@ func TestConvert(t *testing.T) {
 			t.Errorf("%s: %d overflows, want %d", f.format, overflows, count)
 		}
 		other := make([]uint16, n)
-		_, err = Convert(Vector{BF16(other).at, n, f.format}, narrow)
+		_, err = Vector{BF16(other).at, n, f.format}.Set(narrow)
 		wantNoError(t, err)
 		for i := range other {
 			if other[i] != bits[i] {
@@ -160,9 +160,9 @@ func TestConvert(t *testing.T) {
 			}
 		}
 		refuse(t, []refusal{
-			{"length", func([]float32) error { _, err := Convert(Float32(x[1:]), narrow); return err }, &LengthError{-1, "to", n - 1, n}, "length of to"},
-			{"overlap", func([]float32) error { _, err := Convert(narrow.cut(0, n-1), narrow.cut(1, n)); return err },
-				&OverlapError{-1, -1, "to", "from", n - 2}, "share 2998 elements"},
+			{"length", func([]float32) error { _, err := Float32(x[1:]).Set(narrow); return err }, &LengthError{"to", n - 1, n}, "length of to"},
+			{"overlap", func([]float32) error { _, err := narrow.cut(0, n-1).Set(narrow.cut(1, n)); return err },
+				&OverlapError{Arg: "to", OtherArg: "from", Elements: n - 2}, "share 2998 elements"},
 		})
 	}
 }

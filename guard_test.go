@@ -11,7 +11,7 @@ import (
 )
 
 // guarded returns memory of one page between two pages that must not be touched, as elements.
-func guarded[T Element](t *testing.T) []T {
+func guarded[T element](t *testing.T) []T {
 	t.Helper()
 	page := unix.Getpagesize()
 	pages, err := unix.Mmap(-1, 0, 3*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
@@ -50,7 +50,7 @@ func testGuards[T Float](t *testing.T, rng *rand.Rand) {
 func testMixedGuards(t *testing.T, rng *rand.Rand) {
 	var pages [3 + maxSlots][]byte
 	for i := range pages {
-		pages[i] = Vector.bytes(BF16(guarded[uint16](t)))
+		pages[i] = Vector.Bytes(BF16(guarded[uint16](t)))
 	}
 	for _, r := range sampleRules() {
 		for _, f := range allFormats(r) {

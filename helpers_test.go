@@ -94,13 +94,6 @@ func wantSame[T Float](t *testing.T, what string, got, want []T) {
 	}
 }
 
-func stateOf[T Float](t *testing.T, o *Optimizer[T]) []TensorState[T] {
-	t.Helper()
-	states, err := o.State()
-	wantNoError(t, err)
-	return states
-}
-
 func wantNoError(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

@@ -53,7 +53,7 @@ func tableOf[R any](rows ...hyperparameter) *table {
 	return t
 }
 
-// check returns nil, or the *HyperparameterError of the first number outside its interval; a NaN is in none.
+// check returns nil, or the *ValueError of the first number outside its interval; a NaN is in none.
 func check[R any](t *table, r *R) error { return t.check(unsafe.Pointer(r)) }
 
 func (t *table) check(rule unsafe.Pointer) error {

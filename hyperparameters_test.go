@@ -89,10 +89,7 @@ func TestRules(t *testing.T) {
 	var names []string
 	for _, r := range Rules() {
 		names = append(names, r.Name())
-		if lrOf(r) == 0 {
-			r = withLR(r, 1)
-		}
-		wantNoError(t, r.Validate())
+		wantNoError(t, changed(r, "LR", 1.0).Validate())
 		if typ := reflect.TypeOf(r).Name(); r.Name() != typ || r.table().rule != typ {
 			t.Errorf("%s has the name %s and the table of %s", typ, r.Name(), r.table().rule)
 		}

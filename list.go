@@ -1,81 +1,512 @@
 package pnm
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"sync/atomic"
+)
 
-// An Update is a step of one tensor on a caller's own memory, as a drop-in call performs it: see [UpdatePNMMixed] and its like
-// for what the vectors may be, and how they must be at the first step. All may be float64, too.
+// An Update is a step of one tensor on a caller's own memory. The vectors have the same length (0 is legal), share no memory, and
+// may be, in any combination,
+//
+//	Params    float32, or bf16 that is stored by stochastic rounding
+//	Grads     float32, bf16 or f16
+//	State     float32, or bf16: all momenta rounded to nearest even, averages of squares (and their largest) stochastically
+//	Copy      bf16 or f16, rounded to nearest even, of float32 parameters
+//
+// or all are float64, with no copy. A step widens to float32, does what it does to float32, and rounds once, where it stores. State is
+// zero before the first step; see [AllocState].
+//
+// Stochastic rounding takes one of the two neighbours of a number, the nearer one more often, so that the mean is the number.
+// Steps too small for the nearest bf16 are not lost that way: parameters keep moving, at the right rate, and averages of
+// squares decay, which to the nearest they would not with β2 = 0.999. What is unbiased is not free of noise: AMSGrad keeps the largest
+// average, and so the noise of one in bf16, which makes steps some 3 % shorter in the long run. docs/precision.md has measured all this.
 type Update struct {
-	Rule   Rule     // PNM, AdaPNM, SGD or Adam, as a value
-	Step   int      // the tensor's own count, from 1
+	Rule   Rule     // as a value
+	Step   int      // the tensor's own count, from 1; one that gets no gradient in some step keeps it
 	Params Vector   // updated
 	Grads  Vector   // read, and zeroed where the options ask for it
-	State  []Vector // updated; in the order of the rule's drop-in call, those that the rule has
+	State  []Vector // updated; in the order of the rule's State
 
-	Copy     Vector   // of the parameters; see [MixedOptions]
-	Rounding Rounding // see [MixedOptions]: give each tensor a number of its own, or all draw the same random numbers
+	Copy     Vector   // of the updated parameters; nil for none. It is written and not read
+	Rounding Rounding // the random numbers of stochastic rounding: give each tensor a number of its own, or all draw the same
+
+	Skip bool // leave the tensor as it is, for it has no gradient now; Step and Grads do not matter then
+}
+
+// Draws reports whether steps draw random numbers, as those do that store parameters or averages of squares in bf16. Whoever saves a run
+// then saves Rounding, too.
+func (u *Update) Draws() bool {
+	t := tensor{form: u.Rule.form(), p: u.Params}
+	if len(u.State) > 0 {
+		t.s[0] = u.State[0]
+	}
+	return t.p.format != f64 && t.formats()&stochastic != 0
 }
 
 // UpdateAll performs a step of many tensors at once: what ClipNorm and SkipNonFinite say, they say of all gradients together,
 // and the workers share the whole list, so that thousands of small tensors take as long as a large one. The bits are those of
 // drop-in calls, one for each, with the gradients scaled by the same factor.
 //
-// Nothing is kept, and nothing written if there is an error: those of the drop-in calls, and an *OverlapError if what is written
-// for one tensor is memory of another. Gradients may share memory with each other, unless they are zeroed. Once a list as long
-// has been updated, nothing is allocated.
+// Nothing is kept, and nothing written if there is an error: a *[TensorError] with a *[ValueError], *[LengthError], *[FormatError] or
+// *[OverlapError] behind it; a *ValueError for an option; or an *OverlapError if what is written for one tensor is memory of another.
+// Gradients may share memory with each other, unless they are zeroed. Once a list as long has been updated, nothing is allocated.
 func UpdateAll(o Options, updates []Update) (Report, error) {
-	if errISA != nil {
-		return Report{}, errISA
-	}
-	b := takeBatch()
-	defer b.putBack()
-	defer b.held.Take().Release()
-	if len(updates) == 0 {
-		return Report{}, checkOptions(&o, true)
-	}
-	working := int64(0)
-	for i := range updates {
-		b.tensors = append(b.tensors, tensor{})
-		t := &b.tensors[i]
-		if err := updates[i].prepare(t); err != nil {
-			return Report{}, &UpdateError{i, err}
-		}
-		if err := checkOptions(&o, t.wide()); err != nil {
-			return Report{}, err
-		}
-		if i > 0 && updates[i].Step == updates[i-1].Step && t.wide() == b.tensors[i-1].wide() && updates[i].Rule == updates[i-1].Rule {
-			t.c32, t.c64 = b.tensors[i-1].c32, b.tensors[i-1].c64
-		} else if err := updates[i].setCoefficients(t); err != nil {
-			return Report{}, &UpdateError{i, err}
-		}
-		working += t.traffic()
-	}
-	if err := b.checkOverlaps(o.ZeroGrads); err != nil {
-		return Report{}, err
-	}
-	return b.step(&o, working), nil
+	l := takeList()
+	defer l.putBack()
+	l.Updates = updates
+	return l.Step(o)
 }
 
-// prepare sets all of a tensor but its coefficients, and checks it.
-func (u *Update) prepare(t *tensor) error {
-	if err := checkRuleType(u.Rule); err != nil {
+// A List performs steps of the same tensors again and again: each is [UpdateAll] of its Updates, but what has not changed since the last
+// step is not checked anew, and nothing is allocated. Between steps the caller may change whatever it likes: Step, Grads and Skip at every
+// step, Rule where a learning rate changes, memory where it moves; and append. The zero List is ready for use.
+//
+// A List is for one goroutine at a time: a call beside another one does nothing and returns [ErrBusy].
+type List struct {
+	Updates []Update
+
+	busy    atomic.Bool
+	batch   batch   // its tensors are those of Updates, as they were checked
+	memory  layers  // where all that steps write of them lies, but for gradients
+	base    regions // the memory of the first of its layers
+	working int64   // bytes that a step of all tensors touches
+
+	apart    []span  // for each tensor, the last gradient that was found to share no memory with what is written
+	compared bool    // there are such gradients
+	disjoint []span  // the last gradients that were found to share no memory with each other
+	sorted   regions // scratch
+}
+
+// spare are lists of calls that keep nothing, for the next such call.
+var spare = make(chan *List, 16)
+
+// takeList returns a list without tensors.
+func takeList() *List {
+	select {
+	case l := <-spare:
+		return l
+	default:
+		return new(List)
+	}
+}
+
+// putBack ends the use of a list, which forgets the caller's memory.
+func (l *List) putBack() {
+	l.Updates = nil
+	l.forget()
+	select {
+	case spare <- l:
+	default:
+	}
+}
+
+// begin lets one call in.
+func (l *List) begin() error {
+	if errISA != nil {
+		return errISA
+	}
+	if !l.busy.CompareAndSwap(false, true) {
+		return ErrBusy
+	}
+	l.batch.held.Take()
+	return nil
+}
+
+func (l *List) end() {
+	l.batch.held.Release()
+	l.busy.Store(false)
+}
+
+// Step performs a step of all tensors that Skip does not leave out, as [UpdateAll] does. Unless the report says that it was skipped, the
+// caller adds 1 to the Step of each of them.
+func (l *List) Step(o Options) (Report, error) {
+	if err := l.begin(); err != nil {
+		return Report{}, err
+	}
+	defer l.end()
+	if err := l.prepare(&o, 0); err != nil {
+		return Report{}, err
+	}
+	r := l.batch.step(&o, l.working)
+	for i := range l.batch.tensors {
+		t := &l.batch.tensors[i]
+		t.g.at, t.g.n = nil, 0 // what the caller owns
+	}
+	return r, nil
+}
+
+// StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces. They
+// see to it that each element has its part once; the bits are those of a whole step, but for what the options say of all gradients:
+// these are then the part's. Other tensors' memory, which the gradients must not share, is taken to lie where it did at the last call that
+// looked at all tensors.
+func (l *List) StepPart(o Options, tensor, lo int, grads Vector) (Report, error) {
+	if err := l.begin(); err != nil {
+		return Report{}, err
+	}
+	defer l.end()
+	if tensor < 0 || tensor >= len(l.Updates) {
+		return Report{}, &ValueError{"StepPart", "tensor", float64(tensor), fmt.Sprintf("in [0, %d)", len(l.Updates))}
+	}
+	if err := l.preparePart(&o, tensor, lo, grads); err != nil {
+		return Report{}, err
+	}
+	one := takeList()
+	defer one.putBack()
+	b := &one.batch
+	b.tensors = append(b.tensors, l.batch.tensors[tensor].cut(lo, lo+grads.n, grads))
+	b.held = l.batch.held
+	r := b.step(&o, l.working)
+	l.batch.held = b.held
+	return r, nil
+}
+
+// preparePart checks what StepPart is asked for, and sets the tensor's coefficients.
+func (l *List) preparePart(o *Options, tensor, lo int, grads Vector) error {
+	u := &l.Updates[tensor]
+	if err := checkRule(u.Rule); err != nil {
+		return atTensor(tensor, err)
+	}
+	if len(l.batch.tensors) != len(l.Updates) || !l.knows(tensor) || u.Rule.form() != l.batch.tensors[tensor].form {
+		l.forget()
+		if err := l.learn(0); err != nil {
+			return err
+		}
+	}
+	if err := checkOptions(o, l.batch.tensors[tensor].wide()); err != nil {
 		return err
 	}
-	if err := u.Rule.Validate(); err != nil {
+	err := l.checkPart(tensor, lo, grads)
+	if err == nil {
+		err = l.checkGradient(tensor, grads)
+		if err != nil && l.learn(0) == nil { // the memory that it shares may have been left
+			err = l.checkGradient(tensor, grads)
+		}
+	}
+	t := &l.batch.tensors[tensor]
+	if err == nil {
+		err = t.setStep(u)
+	}
+	if err != nil {
+		return atTensor(tensor, err)
+	}
+	t.rounding = u.Rounding
+	return nil
+}
+
+func (l *List) checkPart(tensor, lo int, grads Vector) error {
+	t := &l.batch.tensors[tensor]
+	if lo < 0 || lo > t.p.n {
+		return &ValueError{"StepPart", "lo", float64(lo), fmt.Sprintf("in [0, %d]", t.p.n)}
+	}
+	if grads.n > t.p.n-lo {
+		return &LengthError{"grads", grads.n, t.p.n - lo}
+	}
+	return t.checkGradFormat(grads.format)
+}
+
+// Check reports what [List.Step] would refuse of the tensors from first on, and does nothing. Those in front of it, if they have been
+// checked, are taken to be as they were. Of those that are skipped it looks at all
+// but Step and Grads; and of each rule at the coefficients of steps 1 and 2, which are the largest.
+func (l *List) Check(first int) error {
+	if err := l.begin(); err != nil {
 		return err
 	}
-	t.form, t.step = u.Rule.form(), u.Step
-	t.p, t.g, t.out, t.rounding = u.Params, u.Grads, u.Copy, u.Rounding
-	if n := len(forms[t.form].slots); len(u.State) != n {
-		return &LengthError{-1, fmt.Sprintf("State (%s)", t.form.state()), len(u.State), n}
+	defer l.end()
+	if err := l.learn(first); err != nil {
+		return err
+	}
+	for i := first; i < len(l.Updates); i++ {
+		u, t := l.Updates[i], l.batch.tensors[i]
+		if i > first && u.Rule == l.Updates[i-1].Rule && t.wide() == l.batch.tensors[i-1].wide() {
+			continue
+		}
+		err := checkRule(u.Rule)
+		for u.Step = 1; u.Step <= 2 && err == nil; u.Step++ {
+			t.form = u.Rule.form()
+			err = t.setStep(&u)
+		}
+		if err != nil {
+			return atTensor(i, err)
+		}
+	}
+	return l.prepare(&Options{}, first)
+}
+
+// Touch has each worker of a pool touch the state that it will update, of the tensors from first on, so that the system places it
+// nearby: for memory that nobody has touched, as that of a new [Arena]. What the state holds stays.
+func (l *List) Touch(p *Pool, first int) error {
+	if err := l.begin(); err != nil {
+		return err
+	}
+	defer l.end()
+	if err := l.learn(first); err != nil {
+		return err
+	}
+	l.batch.first = first
+	l.batch.plan(allTensors)
+	l.batch.do(p, allotting, l.batch.bytes())
+	return nil
+}
+
+// prepare brings the tensors up to date with the Updates, and checks all. What an option needs it checks of the tensors from first on.
+func (l *List) prepare(o *Options, first int) error {
+	if err := l.learn(first); err != nil {
+		return err
+	}
+	l.working = 0
+	begin := first                 // of those with the same rule
+	last := -1                     // the last tensor that is due
+	var allowed [len(formats)]bool // the options are good for parameters of a format
+	for i := first; i < len(l.Updates); i++ {
+		u, t := &l.Updates[i], &l.batch.tensors[i]
+		if i == first || u.Rule != l.Updates[i-1].Rule {
+			if err := checkRule(u.Rule); err != nil {
+				return atTensor(i, err)
+			}
+			begin = i
+		}
+		if u.Rule.form() != t.form { // its state may have the same vectors by other names
+			l.forget()
+			return l.prepare(o, first)
+		}
+		if !u.Skip && !allowed[t.p.format] {
+			if err := checkOptions(o, t.wide()); err != nil {
+				return err
+			}
+			allowed[t.p.format] = true
+		}
+		if err := l.prepareTensor(i, begin, last); err != nil {
+			return atTensor(i, err)
+		}
+		if t.g.at != nil {
+			last = i
+		}
+		l.working += t.traffic()
+	}
+	if last < 0 {
+		return checkOptions(o, true)
+	}
+	for i := first; i < len(l.Updates); i++ {
+		if err := l.checkGradient(i, l.batch.tensors[i].g); err != nil {
+			return err
+		}
+	}
+	if o.ZeroGrads {
+		return l.checkDisjoint()
+	}
+	return nil
+}
+
+// prepareTensor prepares tensor i, whose rule is that of tensors begin … i. last is the last tensor before it that has a gradient.
+func (l *List) prepareTensor(i, begin, last int) error {
+	u, t := &l.Updates[i], &l.batch.tensors[i]
+	if u.Skip {
+		t.g.at, t.g.n = nil, 0
+		return nil
+	}
+	if u.Grads.n != t.p.n {
+		return &LengthError{"grads", u.Grads.n, t.p.n}
+	}
+	if err := t.checkGradFormat(u.Grads.format); err != nil {
+		return err
+	}
+	t.g, t.rounding = u.Grads, u.Rounding
+	if last >= 0 {
+		if same := &l.batch.tensors[last]; last >= begin && same.step == u.Step && same.wide() == t.wide() {
+			t.step, t.c32, t.c64 = same.step, same.c32, same.c64
+			return nil
+		}
+	}
+	return t.setStep(u)
+}
+
+// atTensor is an error of a tensor.
+func atTensor(i int, err error) error {
+	switch err.(type) {
+	case *TensorError, *OverlapError:
+		return err // says itself of which
+	}
+	return &TensorError{Tensor: i, Err: err}
+}
+
+// knows reports whether a tensor's memory is as it was checked.
+func (l *List) knows(i int) bool {
+	if i >= len(l.batch.tensors) {
+		return false
+	}
+	t, u := &l.batch.tensors[i], &l.Updates[i]
+	slots := len(forms[t.form].slots)
+	if t.p != u.Params || t.out != u.Copy || len(u.State) != slots {
+		return false
+	}
+	for k := range slots {
+		if t.s[k] != u.State[k] {
+			return false
+		}
+	}
+	return true
+}
+
+// forget drops what is known of all tensors.
+func (l *List) forget() {
+	clear(l.batch.tensors) // what the caller owns
+	l.batch.tensors = l.batch.tensors[:0]
+	l.memory = l.memory[:0]
+	l.forgetGradients()
+}
+
+// forgetGradients has gradients compared anew with what is written.
+func (l *List) forgetGradients() {
+	if l.compared {
+		clear(l.apart)
+		l.compared = false
+	}
+}
+
+// learn checks the memory of tensors that is not known. Those in front of first, if they have been known, have not changed.
+func (l *List) learn(first int) error {
+	known := len(l.batch.tensors)
+	for i := min(first, len(l.Updates)); i < known; i++ {
+		if i == len(l.Updates) || !l.knows(i) {
+			l.forget()
+			known = 0
+			break
+		}
+	}
+	if known == len(l.Updates) {
+		return nil
+	}
+	err := l.learnFrom(known)
+	if err != nil {
+		clear(l.batch.tensors[known:])
+		l.batch.tensors = l.batch.tensors[:known]
+	}
+	return err
+}
+
+// learnFrom checks the memory of the tensors from first on.
+func (l *List) learnFrom(first int) error {
+	added := l.base[:0]
+	if first > 0 {
+		added = nil
+	}
+	for i := first; i < len(l.Updates); i++ {
+		u := &l.Updates[i]
+		l.batch.tensors = append(l.batch.tensors, tensor{})
+		t := &l.batch.tensors[i]
+		if i == first || u.Rule != l.Updates[i-1].Rule {
+			if err := checkRule(u.Rule); err != nil {
+				return atTensor(i, err)
+			}
+		}
+		if err := t.set(u); err != nil {
+			return atTensor(i, err)
+		}
+		added = t.spans(i, added)
+	}
+	if err := added.sort(); err != nil {
+		return err
+	}
+	if first == 0 {
+		l.base = added
+		l.memory = append(l.memory[:0], added)
+	} else {
+		memory, err := l.memory.with(added)
+		if err != nil {
+			return err
+		}
+		l.memory = memory
+	}
+	l.forgetGradients() // some may lie in the new memory
+	l.apart = slices.Grow(l.apart[:first], len(l.Updates)-first)[:len(l.Updates)]
+	clear(l.apart[first:])
+	return nil
+}
+
+// checkGradient reports a gradient that shares memory with what is written. Most come again and again in the same place.
+func (l *List) checkGradient(i int, g Vector) error {
+	at := spanOf(g)
+	if g.n == 0 || at == l.apart[i] {
+		return nil
+	}
+	l.apart[i], l.compared = at, true
+	if s, n := l.memory.overlapping(at); n > 0 {
+		l.apart[i] = span{}
+		at.tensor, at.arg = i, "grads"
+		return overlapOf(s, at, n)
+	}
+	return nil
+}
+
+// checkDisjoint reports gradients that share memory with each other.
+func (l *List) checkDisjoint() error {
+	same := len(l.disjoint) == len(l.batch.tensors)
+	for i := range l.batch.tensors {
+		same = same && l.disjoint[i] == spanOf(l.batch.tensors[i].g)
+	}
+	if same {
+		return nil
+	}
+	l.disjoint, l.sorted = l.disjoint[:0], l.sorted[:0]
+	for i := range l.batch.tensors {
+		if t := &l.batch.tensors[i]; t.g.n > 0 {
+			l.sorted = append(l.sorted, t.span(i, 1))
+		}
+	}
+	if err := l.sorted.sort(); err != nil {
+		return err
+	}
+	for i := range l.batch.tensors {
+		l.disjoint = append(l.disjoint, spanOf(l.batch.tensors[i].g))
+	}
+	return nil
+}
+
+// set takes over the memory of an update, and checks it.
+func (t *tensor) set(u *Update) error {
+	t.form = u.Rule.form()
+	t.p, t.out, t.rounding = u.Params, u.Copy, u.Rounding
+	t.g = Vector{format: f32}
+	if t.wide() {
+		t.g.format = f64
+	}
+	if err := t.checkSlots(u); err != nil {
+		return err
 	}
 	copy(t.s[:], u.State)
+	for k := range t.vectors() {
+		if v := t.vector(k); k != 1 && v.n != t.p.n {
+			return &LengthError{t.argument(k), v.n, t.p.n}
+		}
+	}
+	return checkFormats(t)
+}
+
+func (t *tensor) checkSlots(u *Update) error {
+	if n := len(forms[t.form].slots); len(u.State) != n {
+		return &LengthError{fmt.Sprintf("State (%s)", t.form.state()), len(u.State), n}
+	}
+	return nil
+}
+
+// checkGradFormat reports gradients in a format that the tensor cannot have.
+func (t *tensor) checkGradFormat(f format) error {
+	switch {
+	case t.wide() && f != f64:
+		return &FormatError{"grads", f.String(), "float64 as params are"}
+	case !t.wide() && f == f64:
+		return &FormatError{"grads", f.String(), "float32, bf16 or f16"}
+	}
+	return nil
+}
+
+// setStep sets the step that is due, and its coefficients.
+func (t *tensor) setStep(u *Update) error {
 	if err := checkStep(u.Step); err != nil {
 		return err
 	}
-	return checkBuffers(t)
-}
-
-func (u *Update) setCoefficients(t *tensor) error {
+	t.step = u.Step
 	exact := u.Rule.scalars(u.Step)
 	return t.round(&exact)
 }

@@ -3,37 +3,39 @@ package pnm
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
 	"weak"
+
+	"github.com/posneg/pnm/internal/system"
 )
 
-// An Arena is memory for the large slices of a training run: parameters, gradients, state of the caller's own. Slices of 64
+// An Arena is memory for the large vectors of a training run: parameters, gradients, state of the caller's own. Vectors of 64
 // KiB and more begin at different offsets within a 4 KiB page, as far as its 64 cache lines go. On Linux an arena of 1 MiB
 // and more lies outside the Go heap, on pages of 2 MiB where the kernel has them; others are ordinary memory.
 // docs/performance.md tells what all this is worth.
 //
-// An arena outside the heap takes no more than its slices and, for each of them, 64 bytes, or 4,160 if it is the first or has
+// An arena outside the heap takes no more than its vectors and, for each of them, 64 bytes, or 4,160 if it is the first or has
 // 64 KiB or more, and at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds
-// up what each slice takes with its offset.
+// up what each vector takes with its offset.
 //
 // The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
 // Arena. The collector does not see this memory; so an allocation begins a collection where twice as much is mapped as was after
-// the last one, or at any time since, and where the system refuses more. The collector does not know of the slices, either:
+// the last one, or at any time since, and where the system refuses more. The collector does not know of the vectors, either:
 // whoever holds one of them must keep the Arena, too. A deferred Close does so.
-type Arena[T Element] struct {
-	slices  [][]T
+type Arena struct {
+	vectors []Vector
 	mapping *mapping // nil for ordinary memory
 }
 
 const (
-	hugePage    = 2 << 20
 	leastMapped = 1 << 20  // bytes of an arena below which it is ordinary memory
-	leastSpread = 64 << 10 // bytes of a slice below which its offset within a page does not matter
+	leastSpread = 64 << 10 // bytes of a vector below which its offset within a page does not matter
 	cacheLine   = 64
 	pageSize    = 4 << 10
-	spreadStep  = 19 * cacheLine // coprime to the page in cache lines: 64 slices in a row begin at 64 offsets
+	spreadStep  = 19 * cacheLine // coprime to the page in cache lines: 64 vectors in a row begin at 64 offsets
 )
 
 // A mapping is memory outside the Go heap. It goes back to the system when its pages are released, or once nothing refers to the
@@ -68,10 +70,10 @@ func newMapping(bytes int) (*mapping, error) {
 	if full {
 		collect()
 	}
-	memory, whole, err := mapMemory(bytes)
+	memory, whole, err := system.Map(bytes)
 	if err != nil {
 		collect()
-		memory, whole, err = mapMemory(bytes)
+		memory, whole, err = system.Map(bytes)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("pnm: the system refuses %d bytes of memory: %w", bytes, err)
@@ -103,7 +105,7 @@ func (p *pages) unmap() {
 		delete(mapped.pages, p)
 		mapped.bytes -= len(p.whole)
 		mapped.least = min(mapped.least, mapped.bytes)
-		unmapMemory(p.whole)
+		system.Unmap(p.whole)
 	}
 }
 
@@ -121,11 +123,52 @@ func collect() {
 	mapped.least = mapped.bytes
 }
 
-// Alloc returns an arena with a slice of zeros for each length, in elements. It fails for a negative length, and if the
-// system refuses the memory, also after a garbage collection; from the heap, where that is used, Go ends the program instead.
-func Alloc[T Element](lengths ...int) (*Arena[T], error) {
+// Alloc returns an arena with a vector of zeros for each length, in elements; format is one of those that [Vector.Format] names. It
+// fails for another format, for a negative length, and if the system refuses the memory, also after a garbage collection; from the heap,
+// where that is used, Go ends the program instead.
+func Alloc(format string, lengths ...int) (*Arena, error) {
+	f, err := formatOf(format)
+	if err != nil {
+		return nil, err
+	}
 	base := nextStreams(1)
-	return allocate[T](lengths, len(lengths), func(i int) int { return base + inList(i) })
+	return allocate(f, lengths, len(lengths), func(i int) int { return base + inList(i) })
+}
+
+// AllocState returns an arena with the state that a rule has of tensors, zero as before their first step. [Arena.Vectors] has that of the
+// first tensor, in the order of the rule's State, then that of the second one, and so on. It fails as [Alloc] does, and for a format
+// that no state can have.
+func AllocState(r Rule, format string, lengths ...int) (*Arena, error) {
+	f, err := formatOf(format)
+	if err == nil {
+		err = checkRule(r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if f == f16 {
+		return nil, &FormatError{"state", format, "float32, float64 or bf16"}
+	}
+	for i, n := range lengths {
+		if err := checkLength(i, n); err != nil {
+			return nil, err
+		}
+	}
+	slots, tensors := len(r.State()), len(lengths)
+	base := nextStreams(slots)
+	position := func(i int) int { return base + 23*(i/tensors) + inList(i%tensors) } // the slots of a tensor all differ
+	a, err := allocate(f, slices.Repeat(lengths, slots), tensors, position)
+	if err != nil {
+		return nil, err
+	}
+	bySlot := a.vectors
+	a.vectors = make([]Vector, 0, len(bySlot))
+	for i := range tensors {
+		for k := range slots {
+			a.vectors = append(a.vectors, bySlot[k*tensors+i])
+		}
+	}
+	return a, nil
 }
 
 // streamCount counts the arrays that are run through side by side.
@@ -138,102 +181,111 @@ func nextStreams(n int) int { return 23 * int(streamCount.Add(int32(n))-int32(n)
 // its gradient.
 func inList(i int) int { return i + i/64 }
 
-// allocate returns an arena of slices that are run through in lists of so many, each list beside the others. The i-th slice,
+// allocate returns an arena of vectors that are run through in lists of so many, each list beside the others. The i-th vector,
 // if it is large or the first of a list, begins position(i) units of spreadStep into its page; others follow the one before
 // them, so that what is prefetched behind a small one's end is the next one.
-func allocate[T Element](lengths []int, list int, position func(i int) int) (*Arena[T], error) {
-	size := int(unsafe.Sizeof(*new(T)))
+func allocate(f format, lengths []int, list int, position func(i int) int) (*Arena, error) {
+	size := f.size()
 	starts := make([]int, len(lengths)) // in bytes
 	end := 0
 	for i, n := range lengths {
-		if n < 0 {
-			return nil, fmt.Errorf("pnm: an arena's slice %d has %d elements, must be ≥ 0", i, n)
+		if err := checkLength(i, n); err != nil {
+			return nil, err
 		}
 		start := (end + cacheLine - 1) &^ (cacheLine - 1)
 		if n*size >= leastSpread || i%list == 0 {
 			start += (position(i)*spreadStep - start) & (pageSize - 1)
 		}
 		if n > (1<<(unsafe.Sizeof(n)*8-2)-start)/size {
-			return nil, fmt.Errorf("pnm: an arena of %d slices is too large: slice %d has %d elements", len(lengths), i, n)
+			return nil, fmt.Errorf("pnm: an arena of %d vectors is too large: vector %d has %d elements", len(lengths), i, n)
 		}
 		starts[i], end = start, start+n*size
 	}
-	if end < leastMapped || !canMap {
-		return onHeap[T](lengths, list, position)
+	if end < leastMapped || !system.CanMap {
+		return onHeap(f, lengths, position)
 	}
-	a := &Arena[T]{slices: make([][]T, len(lengths))}
 	m, err := newMapping(end)
 	if err != nil {
 		return nil, err
 	}
+	a := &Arena{make([]Vector, len(lengths)), m}
 	for i, n := range lengths {
-		if a.slices[i] = []T{}; n > 0 { // a gradient that is nil would not be one
-			a.slices[i] = unsafe.Slice((*T)(unsafe.Pointer(&m.bytes[starts[i]])), n)
+		a.vectors[i] = Vector{noElements, 0, f} // a gradient that is nil would not be one
+		if n > 0 {
+			a.vectors[i] = Vector{unsafe.Pointer(&m.bytes[starts[i]]), n, f}
 		}
 	}
-	a.mapping = m
 	return a, nil
 }
+
+func checkLength(i, n int) error {
+	if n < 0 {
+		return &TensorError{Tensor: i, Err: &ValueError{"Alloc", "lengths", float64(n), "≥ 0"}}
+	}
+	return nil
+}
+
+// noElements is where a slice without elements is that is not nil.
+var noElements = unsafe.Pointer(new(uint64))
 
 // onHeap is allocate in ordinary memory. Only a length that no memory could hold is an error: where memory runs out, Go ends
 // the program.
-func onHeap[T Element](lengths []int, _ int, position func(i int) int) (a *Arena[T], err error) {
+func onHeap(f format, lengths []int, position func(i int) int) (a *Arena, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			a, err = nil, fmt.Errorf("pnm: an arena of %d slices: %v", len(lengths), r)
+			a, err = nil, fmt.Errorf("pnm: an arena of %d vectors: %v", len(lengths), r)
 		}
 	}()
-	a = &Arena[T]{slices: make([][]T, len(lengths))}
+	a = &Arena{vectors: make([]Vector, len(lengths))}
 	for i, n := range lengths {
-		a.slices[i] = spread[T](position(i), n)
+		a.vectors[i] = spread(f, position(i), n)
 	}
 	return a, nil
 }
 
-// spread returns n zeros of ordinary memory. Go starts every large slice on a page; where the slices of a tensor lie at
+// spread returns n zeros of ordinary memory. Go starts every large slice on a page; where the vectors of a tensor lie at
 // equal offsets, their elements compete for the same sets of the caches and banks of the memory.
-func spread[T Element](position, n int) []T {
-	size := int(unsafe.Sizeof(*new(T)))
-	if n*size < leastSpread {
-		return make([]T, n)
+func spread(f format, position, n int) Vector {
+	skip := 0
+	if n*f.size() >= leastSpread {
+		skip = position * spreadStep & (pageSize - 1)
 	}
-	skip := position * spreadStep & (pageSize - 1) / size
-	return make([]T, skip+n)[skip:]
+	words := make([]uint64, (skip+n*f.size()+7)/8) // aligned for every format
+	if len(words) == 0 {
+		return Vector{noElements, 0, f}
+	}
+	return Vector{unsafe.Add(unsafe.Pointer(unsafe.SliceData(words)), skip), n, f}
 }
 
-// mapped returns the memory outside the heap, or nil.
-func (a *Arena[T]) mapped() *mapping { return a.mapping }
+// Vectors returns the arena's vectors, in the order of their lengths. It returns nil after Close.
+func (a *Arena) Vectors() []Vector { return a.vectors }
 
-// Slices returns the arena's slices, in the order of their lengths. It returns nil after Close.
-func (a *Arena[T]) Slices() [][]T { return a.slices }
-
-// Close gives the memory back. The slices must not be touched any more: that would be a fault, not a panic. An optimizer
-// over parameters in the arena must not step any more, either. Closing again does nothing.
-func (a *Arena[T]) Close() {
+// Close gives the memory back. The vectors must not be touched any more: that would be a fault, not a panic. Closing again, or closing
+// a nil Arena, does nothing.
+func (a *Arena) Close() {
 	if a == nil {
 		return
 	}
-	a.slices = nil
+	a.vectors = nil
 	if a.mapping != nil {
 		a.mapping.pages.release()
 	}
 }
 
-// AdviseHugePages asks the system to keep an existing slice on pages of 2 MiB, those that lie wholly within the slice, and
+// AdviseHugePages asks the system to keep existing memory on pages of 2 MiB, those that lie wholly within the slice, and
 // returns how many bytes these are. What the slice holds stays. On systems other than Linux it fails with
 // [errors.ErrUnsupported].
 //
 // It is worth doing once, for slices of many megabytes: see docs/performance.md.
-func AdviseHugePages[T Element](s []T) (bytes int, err error) {
-	start := unsafe.Pointer(unsafe.SliceData(s))
-	at := uintptr(start)
-	lo, hi := (at+hugePage-1)&^(hugePage-1), (at+uintptr(len(s))*unsafe.Sizeof(*new(T)))&^(hugePage-1)
+func (v Vector) AdviseHugePages() (bytes int, err error) {
+	at := uintptr(v.at)
+	lo, hi := (at+system.HugePage-1)&^(system.HugePage-1), (at+uintptr(v.n*v.size()))&^(system.HugePage-1)
 	if lo >= hi {
-		return 0, adviseHugePages(nil)
+		return 0, system.AdviseHugePages(nil)
 	}
-	whole := unsafe.Slice((*byte)(unsafe.Add(start, lo-at)), hi-lo)
-	if err := adviseHugePages(whole); err != nil {
-		return 0, fmt.Errorf("pnm: huge pages for %d elements: %w", len(s), err)
+	whole := unsafe.Slice((*byte)(unsafe.Add(v.at, lo-at)), hi-lo)
+	if err := system.AdviseHugePages(whole); err != nil {
+		return 0, fmt.Errorf("pnm: huge pages for %d elements: %w", v.n, err)
 	}
 	return len(whole), nil
 }

@@ -41,18 +41,19 @@ func TestArenaIsOnHugePages(t *testing.T) {
 		t.Logf("the system gives %d KiB for 32 MiB (%v)", given, err)
 		return
 	}
-	a, err := Alloc[float32](size / 4)
+	a, err := Alloc("float32", size/4)
 	wantNoError(t, err)
 	defer a.Close()
-	for i := range a.Slices()[0] {
-		a.Slices()[0][i] = 1
+	x := a.Vectors()[0].Float32()
+	for i := range x {
+		x[i] = 1
 	}
 	if got := hugeKiB(t) - before - given; got < size>>11 {
 		t.Errorf("of 32 MiB, %d KiB are on huge pages; others get %d", got, given)
 	}
 }
 
-// Where the system refuses more memory, that of forgotten optimizers goes back first.
+// Where the system refuses more memory, that of forgotten arenas goes back first.
 func TestMemoryIsCollectedWhereRefused(t *testing.T) {
 	defer func(saved int) { leastCollected = saved }(leastCollected)
 	leastCollected = math.MaxInt
@@ -66,17 +67,17 @@ func TestMemoryIsCollectedWhereRefused(t *testing.T) {
 	wantNoError(t, unix.Getrlimit(unix.RLIMIT_AS, &saved))
 	wantNoError(t, unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: min(saved.Max, pages*uint64(os.Getpagesize())+more), Max: saved.Max}))
 	defer unix.Setrlimit(unix.RLIMIT_AS, &saved)
-	if a, err := Alloc[uint16](more); err == nil {
+	if a, err := Alloc("bf16", more); err == nil {
 		a.Close()
 		t.Skip("this system knows no limit") // QEMU
 	}
 	wantNoError(t, forget(100))
-	if a, err := Alloc[uint16](more); a != nil || !errors.Is(err, unix.ENOMEM) {
+	if a, err := Alloc("bf16", more); a != nil || !errors.Is(err, unix.ENOMEM) {
 		t.Errorf("twice as much as there is: %v", err)
 	}
 }
 
-// The workers have touched the state before the first step.
+// Touch brings the state into memory, where Alloc has not.
 func TestStateIsTouched(t *testing.T) {
 	resident := func() int {
 		text, err := os.ReadFile("/proc/self/statm")
@@ -86,11 +87,13 @@ func TestStateIsTouched(t *testing.T) {
 		wantNoError(t, err)
 		return pages * os.Getpagesize()
 	}
-	p := make([]float32, 16*mebi)
-	before := resident()
-	o, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{p}})
+	p := Float32(make([]float32, 16*mebi))
+	a, err := AllocState(NewAdaPNM(), "float32", p.Len())
 	wantNoError(t, err)
-	defer o.Close()
+	defer a.Close()
+	l := List{Updates: []Update{{Rule: NewAdaPNM(), Step: 1, Params: p, State: a.Vectors()}}}
+	before := resident()
+	wantNoError(t, l.Touch(newTestPool(t, 2), 0))
 	if got := resident() - before; got < 48<<20 {
 		t.Errorf("of 64 MiB, %d are in memory", got)
 	}

@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"reflect"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"testing"
 	"unsafe"
+
+	"github.com/posneg/pnm/internal/system"
 )
 
 const mebi = 1 << 20 / 4 // float32 elements of 1 MiB
@@ -18,12 +22,12 @@ const mebi = 1 << 20 / 4 // float32 elements of 1 MiB
 func TestArena(t *testing.T) {
 	for _, lengths := range [][]int{{}, {0}, {3, 0, 5}, {mebi, 0}, {mebi / 2, mebi / 4}, {mebi, 1, mebi, 0, 17, mebi, mebi, mebi + 1, mebi, 12345}} {
 		t.Run(fmt.Sprint(lengths), func(t *testing.T) {
-			a, err := Alloc[float32](lengths...)
+			a, err := Alloc("float32", lengths...)
 			wantNoError(t, err)
 			defer a.Close()
 			offsets := map[uintptr]bool{}
 			large, end, total, asked := 0, uintptr(0), uintptr(0), 0
-			for i, s := range a.Slices() {
+			for i, s := range slicesOf[float32](a.Vectors()) {
 				if s == nil || len(s) != lengths[i] || cap(s) != lengths[i] {
 					t.Fatalf("slice %d has %d elements, room for %d", i, len(s), cap(s))
 				}
@@ -43,7 +47,7 @@ func TestArena(t *testing.T) {
 				if 4*len(s) < leastSpread {
 					continue
 				}
-				at := spanOf(vectorOf(s))
+				at := spanOf(Float32(s))
 				offsets[at.lo%pageSize] = true
 				large++
 				total += pageSize
@@ -57,14 +61,14 @@ func TestArena(t *testing.T) {
 			if len(offsets) != large {
 				t.Errorf("%d large slices at %d offsets", large, len(offsets))
 			}
-			for i, s := range a.Slices() {
+			for i, s := range slicesOf[float32](a.Vectors()) {
 				for _, x := range s {
 					if x != float32(i) {
 						t.Fatal("slices share memory")
 					}
 				}
 			}
-			if mapped := canMap && asked >= leastMapped; mapped != (a.mapping != nil) {
+			if mapped := system.CanMap && asked >= leastMapped; mapped != (a.mapping != nil) {
 				t.Errorf("outside the heap: %v", !mapped)
 			}
 			if a.mapping == nil {
@@ -73,59 +77,138 @@ func TestArena(t *testing.T) {
 			if end > total {
 				t.Errorf("the slices end after %d bytes, %d are promised", end, total)
 			}
-			if first := uintptr(unsafe.Pointer(&a.mapping.bytes[0])); first%hugePage != 0 {
+			if first := uintptr(unsafe.Pointer(&a.mapping.bytes[0])); first%system.HugePage != 0 {
 				t.Errorf("the arena begins at %#x", first)
 			}
 		})
 	}
-	if a, err := Alloc[float32](mebi, -1); a != nil || err == nil {
-		t.Error("-1 elements")
-	}
-	if a, err := onHeap[float64]([]int{math.MaxInt}, 1, func(int) int { return 1 }); a != nil || err == nil {
-		t.Error("a slice of more than all memory")
+	if unsafe.Sizeof(0) == 8 { // else there might be as much
+		if a, err := onHeap(f64, []int{math.MaxInt/8 - pageSize}, func(int) int { return 1 }); a != nil || err == nil {
+			t.Error("a slice of more than all memory")
+		}
 	}
 	for _, n := range []int{math.MaxInt, math.MaxInt / 8, 1 << (8*unsafe.Sizeof(0) - 4)} {
-		if a, err := Alloc[float64](n); a != nil || err == nil {
+		if a, err := Alloc("float64", n); a != nil || err == nil {
 			t.Errorf("%d elements of 8 bytes", n)
 		}
 	}
 }
 
-// The streams of a tensor lie at different offsets, wherever they come from: parameters and gradients in arenas of their own.
+// Arenas refuse what no vectors have, and say what.
+func TestArenaErrors(t *testing.T) {
+	negative := func(tensor, n int) error {
+		return &TensorError{Tensor: tensor, Err: &ValueError{"Alloc", "lengths", float64(n), "≥ 0"}}
+	}
+	unknown := func(name string) error {
+		_, err := formatOf(name)
+		return err
+	}
+	for _, c := range []struct {
+		arena func() (*Arena, error)
+		want  error
+	}{
+		{func() (*Arena, error) { return Alloc("float32", mebi, -1) }, negative(1, -1)},
+		{func() (*Arena, error) { return Alloc("bf16", -7) }, negative(0, -7)},
+		{func() (*Arena, error) { return Alloc("", 1) }, unknown("")},
+		{func() (*Arena, error) { return Alloc("float16", 1) }, unknown("float16")},
+		{func() (*Arena, error) { return AllocState(NewPNM(1), "float32", 1, 2, -1, 5) }, negative(2, -1)},
+		{func() (*Arena, error) { return AllocState(NewSGD(1), "float32", 1, -1) }, negative(1, -1)}, // though it has no state
+		{func() (*Arena, error) { return AllocState(NewPNM(1), "Float32", 1) }, unknown("Float32")},
+		{func() (*Arena, error) { return AllocState(NewPNM(1), "f16", 1) }, &FormatError{"state", "f16", "float32, float64 or bf16"}},
+		{func() (*Arena, error) { return AllocState(nil, "float32", 1) }, errors.New("pnm: Rule is nil")},
+		{func() (*Arena, error) { return AllocState(Adam{}, "float32", 1) }, Adam{}.Validate()},
+	} {
+		if a, err := c.arena(); a != nil || err == nil || err.Error() != c.want.Error() || reflect.TypeOf(err) != reflect.TypeOf(c.want) && !strings.Contains(err.Error(), "nil") {
+			t.Errorf("%v, %v, want %v", a, err, c.want)
+		}
+	}
+}
+
+// The state of an arena is that of the first tensor, then that of the next: zeros, of any length and format, with which steps give
+// the same bits as with other memory.
+func TestAllocState(t *testing.T) {
+	for _, r := range sampleRules() {
+		for _, f := range []format{f32, f64, bf16} {
+			for _, lengths := range [][]int{nil, {0}, {7}, {5, 0, mebi + 3, 9}} {
+				a, err := AllocState(r, f.String(), lengths...)
+				wantNoError(t, err)
+				slots := len(forms[r.form()].slots)
+				state := a.Vectors()
+				if len(state) != slots*len(lengths) {
+					t.Fatalf("%T: %d vectors for %d tensors", r, len(state), len(lengths))
+				}
+				for i, n := range lengths {
+					p := f
+					if f == bf16 {
+						p = f32
+					}
+					u := newUpdate(r, formatsOf{p, p, f, f32}, ordinary(p, 1, n), 0)
+					u.Grads = ordinary(p, 2, n)
+					own := u
+					own.Params = ordinary(p, 1, n)
+					own.State = state[slots*i : slots*(i+1)]
+					for k, v := range own.State {
+						wantSameVector(t, "new state", v, u.State[k])
+						if v.IsNil() || len(v.Bytes()) > 0 && uintptr(v.at)%8 != 0 {
+							t.Errorf("%T: state %d of %d elements lies at %p", r, k, n, v.at)
+						}
+					}
+					_, err := UpdateAll(Options{}, []Update{u, own})
+					wantNoError(t, err)
+					wantSameList(t, "state in an arena", []Update{own}, []Update{u})
+				}
+				a.Close()
+			}
+		}
+	}
+}
+
+// The streams of a tensor lie at different offsets, wherever they come from: parameters, gradients and state in arenas of their own.
 func TestStreamsAreSpread(t *testing.T) {
 	lengths := make([]int, 70)
 	for i := range lengths {
 		lengths[i] = leastSpread / 4
 	}
-	p, err := Alloc[float32](lengths...)
-	wantNoError(t, err)
-	defer p.Close()
-	g, err := Alloc[float32](lengths...)
-	wantNoError(t, err)
-	defer g.Close()
-	o, err := NewOptimizer(Group[float32]{NewAdaPNM(), p.Slices()})
-	wantNoError(t, err)
-	defer o.Close()
-	for i := range lengths {
-		offsets := map[uintptr]bool{}
-		streams := append([]Vector{Float32(p.Slices()[i]), Float32(g.Slices()[i])}, o.batch.tensors[i].s[:]...)
-		for _, s := range streams {
-			offsets[spanOf(s).lo%pageSize] = true
-		}
-		if len(offsets) != 6 {
-			t.Fatalf("the 6 streams of tensor %d lie at %d offsets", i, len(offsets))
+	for _, tensors := range []int{1, 3, 70} { // on the heap and outside it
+		p, err := Alloc("float32", lengths[:tensors]...)
+		wantNoError(t, err)
+		defer p.Close()
+		g, err := Alloc("float32", lengths[:tensors]...)
+		wantNoError(t, err)
+		defer g.Close()
+		s, err := AllocState(NewAdaPNM(), "float32", lengths[:tensors]...)
+		wantNoError(t, err)
+		defer s.Close()
+		for i := range tensors {
+			offsets := map[uintptr]bool{}
+			for _, v := range append([]Vector{p.Vectors()[i], g.Vectors()[i]}, s.Vectors()[4*i:4*i+4]...) {
+				offsets[spanOf(v).lo%pageSize] = true
+			}
+			if len(offsets) != 6 {
+				t.Fatalf("the 6 streams of tensor %d lie at %d offsets", i, len(offsets))
+			}
 		}
 	}
 }
 
-// Arenas and the state of optimizers go back to the system when they are closed, and when they are forgotten.
+// Arenas go back to the system when they are closed, and when they are forgotten.
 func TestArenaIsReleased(t *testing.T) {
-	if !canMap {
+	if !system.CanMap {
 		t.Log("arenas are ordinary memory here")
 		return
 	}
-	arena := func() *Arena[float64] {
-		a, err := Alloc[float64](mebi, mebi)
+	for _, alloc := range []func() (*Arena, error){
+		func() (*Arena, error) { return Alloc("float64", mebi, mebi) },
+		func() (*Arena, error) { return AllocState(NewAdaPNM(), "bf16", mebi, mebi) },
+	} {
+		arenaIsReleased(t, alloc)
+	}
+}
+
+func arenaIsReleased(t *testing.T, alloc func() (*Arena, error)) {
+	t.Helper()
+	arena := func() *Arena {
+		a, err := alloc()
 		wantNoError(t, err)
 		return a
 	}
@@ -133,7 +216,7 @@ func TestArenaIsReleased(t *testing.T) {
 	p := a.mapping.pages
 	a.Close()
 	a.Close()
-	if isMapped(p) || a.Slices() != nil {
+	if isMapped(p) || a.Vectors() != nil {
 		t.Error("a closed arena is still there")
 	}
 	a = arena()
@@ -145,23 +228,6 @@ func TestArenaIsReleased(t *testing.T) {
 	runtime.KeepAlive(a)
 	a = nil
 	eventually(t, "a forgotten arena is still there", func() bool { return !isMapped(p) })
-
-	optimizer := func() *Optimizer[float32] {
-		o, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{make([]float32, mebi)}})
-		wantNoError(t, err)
-		wantNoError(t, o.Step([][]float32{make([]float32, mebi)}))
-		return o
-	}
-	o := optimizer()
-	p = o.arenas[0].mapped().pages
-	o.Close()
-	if isMapped(p) {
-		t.Error("the state of a closed optimizer is still there")
-	}
-	o = optimizer()
-	p = o.arenas[0].mapped().pages
-	o = nil
-	eventually(t, "the state of a forgotten optimizer is still there", func() bool { return !isMapped(p) })
 }
 
 func isMapped(p *pages) bool {
@@ -171,27 +237,26 @@ func isMapped(p *pages) bool {
 	return ok
 }
 
-// forget builds optimizers that nobody closes, by and by. The state of each takes 8 MiB.
+// forget allocates state that nobody closes, by and by, 8 MiB at a time.
 func forget(n int) error {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	p := make([]float32, 4*mebi)
 	for range n {
-		if _, err := NewOptimizer(Group[float32]{NewPNM(1), [][]float32{p}}); err != nil {
+		if _, err := AllocState(NewPNM(1), "float32", 4*mebi); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Optimizers that nobody closes do not pile up, though the collector sees nothing of their state.
-func TestForgottenOptimizersAreCollected(t *testing.T) {
-	if !canMap {
-		t.Log("state is ordinary memory here")
+// Arenas that nobody closes do not pile up, though the collector sees nothing of them.
+func TestForgottenArenasAreCollected(t *testing.T) {
+	if !system.CanMap {
+		t.Log("arenas are ordinary memory here")
 		return
 	}
 	defer func(saved int) { leastCollected = saved }(leastCollected)
 	leastCollected = 32 << 20
-	large, err := Alloc[float32](512 * mebi)
+	large, err := Alloc("float32", 512*mebi)
 	wantNoError(t, err)
 	collect()
 	large.Close() // what was in use then does not matter any more
@@ -202,30 +267,10 @@ func TestForgottenOptimizersAreCollected(t *testing.T) {
 	}
 }
 
-// State in an arena, state on the heap: the same bits.
-func TestHeapState(t *testing.T) {
-	const n = mebi + 3
-	p, q := lcg[float32](1, n), lcg[float32](1, n)
-	onArena, err := NewOptimizer(Group[float32]{NewAdaPNM(), [][]float32{p}})
-	wantNoError(t, err)
-	defer onArena.Close()
-	onHeap, err := NewOptimizerWith(Config{HeapState: true}, Group[float32]{NewAdaPNM(), [][]float32{q}})
-	wantNoError(t, err)
-	if len(onHeap.arenas) != 0 || canMap && onArena.arenas[0].mapped() == nil {
-		t.Error("the state is not where it should be")
-	}
-	for step := range 3 {
-		g := lcg[float32](uint64(step), n)
-		wantNoError(t, onArena.Step([][]float32{g}))
-		wantNoError(t, onHeap.Step([][]float32{g}))
-	}
-	wantSame(t, "params", p, q)
-}
-
 func TestAdviseHugePages(t *testing.T) {
 	s := lcg[float32](1, 9*mebi)
-	bytes, err := AdviseHugePages(s)
-	if !canMap {
+	bytes, err := Float32(s).AdviseHugePages()
+	if !system.CanMap {
 		if !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%d bytes, %v", bytes, err)
 		}
@@ -236,14 +281,20 @@ func TestAdviseHugePages(t *testing.T) {
 		t.Logf("this kernel has no huge pages: %v", err)
 		return
 	}
-	if err != nil || bytes < 6<<20 || bytes > 9<<20 || bytes%hugePage != 0 {
+	if err != nil || bytes < 6<<20 || bytes > 9<<20 || bytes%system.HugePage != 0 {
 		t.Errorf("%d bytes of 9 MiB, %v", bytes, err)
 	}
 	wantSame(t, "content", s, lcg[float32](1, 9*mebi))
-	if bytes, err := AdviseHugePages(s[:100]); bytes != 0 || err != nil {
+	if bytes, err := Float32(s[:100]).AdviseHugePages(); bytes != 0 || err != nil {
 		t.Errorf("of 400 bytes %d were advised, %v", bytes, err)
 	}
-	if bytes, err := AdviseHugePages[float64](nil); bytes != 0 || err != nil {
+	if bytes, err := Float64(nil).AdviseHugePages(); bytes != 0 || err != nil {
 		t.Errorf("of nothing %d bytes were advised, %v", bytes, err)
 	}
+}
+
+// Closing what is not there does nothing: so a deferred Close needs no condition.
+func TestCloseNil(t *testing.T) {
+	(*Arena)(nil).Close()
+	(*Pool)(nil).Close()
 }

@@ -120,18 +120,14 @@ func (b *batch) sumSquares(p *Pool, scale float64) float64 {
 //
 // Steps compute it by themselves where [Options] ask for it. This is for callers that need it apart, such as those that
 // own a part of the gradients and add up the squares of the norms of all parts.
-func GradNorm[T Float](pool *Pool, grads ...[]T) float64 {
-	b := takeBatch()
-	defer b.putBack()
+func GradNorm(pool *Pool, grads ...Vector) float64 {
+	l := takeList()
+	defer l.putBack()
+	b := &l.batch
 	defer b.held.Take().Release()
 	for _, g := range grads {
-		b.tensors = append(b.tensors, tensor{g: vectorOf(g)})
+		b.tensors = append(b.tensors, tensor{g: g})
 	}
-	return b.normAlone(pool)
-}
-
-// normAlone returns the norm of the gradients of a batch that is not planned.
-func (b *batch) normAlone(p *Pool) float64 {
 	b.plan(gradOnly)
-	return b.gradNorm(p).value()
+	return b.gradNorm(pool).value()
 }

@@ -89,7 +89,7 @@ func testNorm[T Float](t *testing.T, rng *rand.Rand, pools []*Pool) {
 		}
 		want := normOracle(grads...)
 		for _, p := range pools {
-			if got := GradNorm(p, grads...); got != want {
+			if got := GradNorm(p, Vectors(grads...)...); got != want {
 				t.Fatalf("%d tensors of %T, %d workers: %x, want %x", len(grads), *new(T), p.Workers(), got, want)
 			}
 		}
@@ -103,14 +103,14 @@ func TestGradNorm(t *testing.T) {
 	sharing(t)
 	var pools []*Pool
 	for _, n := range workerCounts() {
-		pools = append(pools, newTestPool(t, PoolConfig{Workers: n}))
+		pools = append(pools, newTestPool(t, n))
 	}
 	perTier(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(33, 34))
 		testNorm[float32](t, rng, pools)
 		testNorm[float64](t, rng, pools)
 	})
-	if got := GradNorm[float32](nil); got != 0 {
+	if got := GradNorm(nil); got != 0 {
 		t.Errorf("the norm of nothing is %g", got)
 	}
 }
@@ -131,13 +131,13 @@ func TestExtremeNorms(t *testing.T) {
 		{[]float64{1, -inf}, inf},
 		{[]float64{1e200, -inf}, inf},
 	} {
-		got := GradNorm(nil, c.g)
+		got := GradNorm(nil, Float64(c.g))
 		if !sameBits(got, c.want) && !(math.Abs(got-c.want) <= 1e-14*c.want) {
 			t.Errorf("the norm of %v is %g", c.g, got)
 		}
 	}
 	x := float32(math.MaxFloat32)
-	wantClose(t, "the norm of two float32", GradNorm(nil, []float32{x, x}), float64(x)*math.Sqrt2, 1e-15)
+	wantClose(t, "the norm of two float32", GradNorm(nil, Float32([]float32{x, x})), float64(x)*math.Sqrt2, 1e-15)
 
 	// Clipping and skipping see it that way, too.
 	r := NewPNM(1)

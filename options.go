@@ -39,7 +39,7 @@ type Options struct {
 	// ZeroGrads sets the gradients to zero after the step, and also if the step was skipped.
 	ZeroGrads bool
 
-	// Pool shares the work of large steps. If it is nil, the optimizer's own does, or else one that follows GOMAXPROCS.
+	// Pool shares the work of large steps. If it is nil, one that follows GOMAXPROCS does.
 	Pool *Pool
 }
 
@@ -51,7 +51,7 @@ type Report struct {
 
 	Skipped bool // by SkipNonFinite: nothing but, with ZeroGrads, the gradients was changed
 
-	// Overflows is how many parameters, themselves finite, became an infinity in an f16 copy; see [MixedOptions].
+	// Overflows is how many parameters, themselves finite, became an infinity in an f16 copy; see [Update].
 	Overflows int
 }
 
@@ -77,14 +77,14 @@ func checkOptions(o *Options, wide bool) error {
 		}
 	}
 	if o.ClipValue != 0 && rounded(o.ClipValue, wide) == 0 {
-		return &HyperparameterError{"Options", "ClipValue", o.ClipValue, fmt.Sprintf("large enough not to be 0 in %s", arithmetic(wide))}
+		return &ValueError{"Options", "ClipValue", o.ClipValue, fmt.Sprintf("large enough not to be 0 in %s", arithmetic(wide))}
 	}
 	least, greatest := 0x1p-126, math.MaxFloat32
 	if wide {
 		least, greatest = 0x1p-1022, math.MaxFloat64
 	}
 	if inverse := rounded(o.scale(), wide); !(least <= inverse && inverse <= greatest) {
-		return &HyperparameterError{"Options", "LossScale", o.LossScale,
+		return &ValueError{"Options", "LossScale", o.LossScale,
 			fmt.Sprintf("> 0 with an inverse that is a normal number of %s, or 0 for 1", arithmetic(wide))}
 	}
 	return nil

@@ -50,10 +50,9 @@ func everyOption(rng *rand.Rand) Options {
 func testOptions[T Float](t *testing.T, rng *rand.Rand, r Rule) {
 	p := [][]T{lcg[T](1, 300), lcg[T](2, 7), lcg[T](3, 2*blockLen+5)}
 	q := clones(p)
-	fused, err := NewOptimizer(Group[T]{r, p})
-	wantNoError(t, err)
-	plain, err := NewOptimizer(Group[T]{r, q})
-	wantNoError(t, err)
+	f := vectorOf(p[0]).format
+	formats := formatsOf{f, f, f, f32}
+	fused, plain := listOf(r, formats, Vectors(p...)...), listOf(r, formats, Vectors(q...)...)
 	for step := 1; step <= 4; step++ {
 		o := everyOption(rng)
 		what := fmt.Sprintf("%+v, %+v, step %d", r, o, step)
@@ -62,11 +61,9 @@ func testOptions[T Float](t *testing.T, rng *rand.Rand, r Rule) {
 			g = append(g, lcg[T](uint64(10*step+i), len(p[i])))
 		}
 		scaled, norm := byHand(o, g)
-		wantNoError(t, plain.Step(scaled))
+		plain.next(t, Options{}, Vectors(scaled...))
 		after := clones(g)
-		report, err := fused.StepWith(o, g)
-		wantNoError(t, err)
-		if report != (Report{GradNorm: norm}) {
+		if report := fused.next(t, o, Vectors(g...)); report != (Report{GradNorm: norm}) {
 			t.Fatalf("%s: %+v, want norm %g", what, report, norm)
 		}
 		for i := range p {
@@ -77,12 +74,7 @@ func testOptions[T Float](t *testing.T, rng *rand.Rand, r Rule) {
 			wantSame(t, what+": grads", g[i], after[i])
 		}
 	}
-	a, b := stateOf(t, fused), stateOf(t, plain)
-	for i := range a {
-		for name := range b[i].Buffers {
-			wantSame(t, name, a[i].Buffers[name], b[i].Buffers[name])
-		}
-	}
+	wantSameTraining(t, fmt.Sprintf("%+v", r), fused, plain)
 }
 
 // Options do what doing it by hand before and after a plain step does, bit for bit.
@@ -96,16 +88,14 @@ func TestOptionsAreDoneByHand(t *testing.T) {
 	})
 }
 
-// The drop-in call with options is the optimizer over one tensor with the same.
-func TestDropInOptions(t *testing.T) {
+// UpdateAll over one tensor with options is a List over it with the same; a step that was skipped is done again.
+func TestUpdateAllOptions(t *testing.T) {
 	rng := rand.New(rand.NewPCG(43, 44))
 	for _, r := range sampleRules() {
 		const n = blockLen + 9
 		p, state := lcg[float32](1, n), newState[float32](r, n)
-		q := slices.Clone(p)
-		opt, err := NewOptimizer(Group[float32]{r, [][]float32{q}})
-		wantNoError(t, err)
-		step := 1
+		l := listOf(r, formatsOf{f32, f32, f32, f32}, Float32(slices.Clone(p)))
+		step, skipped := 1, 0
 		for i := range 10 {
 			o := everyOption(rng)
 			g := lcg[float32](uint64(i), n)
@@ -114,18 +104,22 @@ func TestDropInOptions(t *testing.T) {
 				o.SkipNonFinite = true
 			}
 			h := slices.Clone(g)
-			want, err := opt.StepWith(o, [][]float32{h})
-			wantNoError(t, err)
+			want := l.next(t, o, Vectors(h))
 			got, err := updateSlicesWith(o, r, step, p, g, state)
 			wantNoError(t, err)
 			if !got.Skipped {
 				step++
+			} else {
+				skipped++
 			}
-			if got.Skipped != want.Skipped || !sameBits(got.GradNorm, want.GradNorm) {
+			if got.Skipped != want.Skipped || !sameBits(got.GradNorm, want.GradNorm) || l.Updates[0].Step != step {
 				t.Fatalf("%+v: %+v, want %+v", o, got, want)
 			}
-			wantSame(t, "params", p, q)
+			wantSame(t, "params", p, l.Updates[0].Params.Float32())
 			wantSame(t, "grads", g, h)
+		}
+		if step == 1 || skipped == 10 {
+			t.Errorf("%d steps, %d skipped", step-1, skipped)
 		}
 	}
 }
@@ -133,7 +127,7 @@ func TestDropInOptions(t *testing.T) {
 // A gradient that is not finite, wherever it is, leaves all as it was, and is reported.
 func TestSkipNonFinite(t *testing.T) {
 	sharing(t)
-	pool := newTestPool(t, PoolConfig{Workers: 3})
+	pool, f := newTestPool(t, 3), formatsOf{f32, f32, f32, f32}
 	perTier(t, func(t *testing.T) {
 		for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 			for tensor, n := range listSizes {
@@ -141,30 +135,23 @@ func TestSkipNonFinite(t *testing.T) {
 					if n == 0 {
 						continue
 					}
-					l := newListRun[float32](t, NewAdaPNM(), pool)
-					l.step(t, Options{}, 1)
-					params, state := clones(l.params), stateOf(t, l.opt)
-					var g [][]float32
-					for i, p := range l.params {
-						g = append(g, lcg[float32](uint64(i), len(p)))
-					}
-					g[tensor][at] = float32(bad)
+					l, before := mixedRun(NewAdaPNM(), f), mixedRun(NewAdaPNM(), f)
+					l.next(t, Options{Pool: pool}, l.grads(f32, 1))
+					before.next(t, Options{Pool: pool}, l.grads(f32, 1))
+					g, grads := l.grads(f32, 2), l.grads(f32, 2)
+					g[tensor].Float32()[at] = float32(bad)
+					grads[tensor].Float32()[at] = float32(bad)
 					zero := at == 0
-					grads := clones(g)
-					report, err := l.opt.StepWith(Options{SkipNonFinite: true, ZeroGrads: zero}, g)
-					wantNoError(t, err)
+					report := l.next(t, Options{SkipNonFinite: true, ZeroGrads: zero, Pool: pool}, g)
 					if !report.Skipped || report.GradNorm-report.GradNorm == 0 {
 						t.Fatalf("%g at %d of tensor %d: %+v", bad, at, tensor, report)
 					}
+					wantSameTraining(t, "skipped", l, before)
 					for i := range g {
-						wantSame(t, "params", l.params[i], params[i])
 						if zero { // else it would be accumulated upon
-							clear(grads[i])
+							grads[i].Clear()
 						}
-						wantSame(t, "grads", g[i], grads[i])
-					}
-					if !reflect.DeepEqual(stateOf(t, l.opt), state) {
-						t.Fatal("the state has changed")
+						wantSameVector(t, "grads", g[i], grads[i])
 					}
 				}
 			}
@@ -227,118 +214,51 @@ func TestOptionErrors(t *testing.T) {
 		fmt.Sscan(name, &field)
 		value := reflect.ValueOf(o).FieldByName(field).Float()
 		check := func(err error) error {
-			e, ok := err.(*HyperparameterError)
-			if !ok || e.Rule != "Options" || e.Field != field || !sameBits(e.Value, value) || e.Legal == "" {
+			e, ok := err.(*ValueError)
+			if !ok || e.Of != "Options" || e.Field != field || !sameBits(e.Value, value) || e.Legal == "" {
 				return fmt.Errorf("wrong error: %v", err)
 			}
 			return errExpected
 		}
 		cases = append(cases,
-			refusal{name + ", drop-in", func(x []float32) error {
+			refusal{name, func(x []float32) error {
 				_, err := updateSlicesWith(o, NewPNM(1), 1, x[:8], x[8:16], [][]float32{x[16:24], x[24:32]})
 				return check(err)
 			}, errExpected, ""},
-			refusal{name + ", optimizer", func(x []float32) error {
-				opt, err := NewOptimizer(Group[float32]{NewPNM(1), [][]float32{x[:8]}})
-				wantNoError(t, err)
-				_, err = opt.StepWith(o, [][]float32{x[8:16]})
+			refusal{name + ", beside float64 that allows it", func(x []float32) error {
+				double := Update{Rule: NewSGD(1), Step: 1, Params: Float64(make([]float64, 8)), Grads: Float64(make([]float64, 8))}
+				single := Update{Rule: NewSGD(1), Step: 1, Params: Float32(x[:8]), Grads: Float32(x[8:16])}
+				_, err := UpdateAll(o, []Update{double, single})
+				return check(err)
+			}, errExpected, ""},
+			refusal{name + ", part", func(x []float32) error {
+				l := List{Updates: []Update{{Rule: NewSGD(1), Step: 1, Params: Float32(x[:8])}}}
+				_, err := l.StepPart(o, 0, 3, Float32(x[8:11]))
 				return check(err)
 			}, errExpected, ""})
 	}
-	cases = append(cases, refusal{"gradients that are zeroed share memory", func(x []float32) error {
-		opt, err := NewOptimizer(Group[float32]{NewPNM(1), [][]float32{x[:8], x[8:16]}})
-		wantNoError(t, err)
-		wantNoError(t, opt.Step([][]float32{x[20:28], x[24:32]}))
-		copy(x, lcg[float32](7, 64))
-		for range 2 { // not only the first time
-			_, err = opt.StepWith(Options{ZeroGrads: true}, [][]float32{x[20:28], x[24:32]})
+	// A list refuses gradients to be zeroed that share memory, not only the first time, and after steps that had others.
+	zeroed := func(last int) func(x []float32) error {
+		return func(x []float32) error {
+			l := listOf(NewPNM(0), formatsOf{f32, f32, f32, f32}, Vectors(x[:8], x[8:16])...)
+			l.next(t, Options{}, Vectors(x[20:28], x[24:32])) // only read
+			l.next(t, Options{ZeroGrads: true}, Vectors(x[20:28], x[28:36]))
+			copy(x, lcg[float32](7, 64))
+			l.Updates[1].Grads = Float32(x[last : last+8])
+			for range 2 {
+				if _, err := l.Step(Options{ZeroGrads: true}); err == nil {
+					return nil
+				}
+			}
+			_, err := l.Step(Options{ZeroGrads: true})
+			return err
 		}
-		return err
-	}, &OverlapError{0, 1, "grads", "grads", 4}, "tensor 0: grads and tensor 1: grads share 4 elements"})
-	cases = append(cases, refusal{"gradients that are zeroed share memory since this step", func(x []float32) error {
-		opt, err := NewOptimizer(Group[float32]{NewPNM(0), [][]float32{x[:8], x[8:16]}})
-		wantNoError(t, err)
-		_, err = opt.StepWith(Options{ZeroGrads: true}, [][]float32{x[20:28], x[28:36]})
-		wantNoError(t, err)
-		copy(x, lcg[float32](7, 64))
-		_, err = opt.StepWith(Options{ZeroGrads: true}, [][]float32{x[20:28], x[27:35]})
-		return err
-	}, &OverlapError{0, 1, "grads", "grads", 1}, "share 1 elements"})
+	}
+	cases = append(cases,
+		refusal{"gradients that are zeroed share memory", zeroed(24), &OverlapError{"grads", "grads", 4, []int{0, 1}, nil},
+			"grads of tensor 0 and grads of tensor 1 share 4 elements"},
+		refusal{"gradients that are zeroed share an element", zeroed(27), &OverlapError{"grads", "grads", 1, []int{0, 1}, nil}, "share 1 elements"})
 	refuse(t, cases)
 }
 
 var errExpected = fmt.Errorf("as expected")
-
-// The scale grows after enough finite steps, backs off after others, and stays in its range; see torch's GradScaler.
-func TestLossScaler(t *testing.T) {
-	s := LossScaler{Scale: 1024, GrowthFactor: 2, BackoffFactor: 0.25, GrowthInterval: 3}
-	for i, c := range []struct {
-		skipped bool
-		scale   float64
-	}{{false, 1024}, {false, 1024}, {false, 2048}, {false, 2048}, {false, 2048}, {true, 512}, {false, 512}, {true, 128}, {false, 128}, {false, 128}, {false, 256}} {
-		wantNoError(t, s.Update(c.skipped))
-		if s.Scale != c.scale {
-			t.Fatalf("update %d: scale %g, want %g", i, s.Scale, c.scale)
-		}
-	}
-	for range 5000 {
-		wantNoError(t, s.Update(false))
-	}
-	if s.Scale != 0x1p126 {
-		t.Errorf("it has grown to %g", s.Scale)
-	}
-	for range 5000 {
-		wantNoError(t, s.Update(true))
-	}
-	if s.Scale != 0x1p-126 {
-		t.Errorf("it has backed off to %g", s.Scale)
-	}
-	for _, bad := range []func(*LossScaler){
-		func(s *LossScaler) { s.Scale = 0 }, func(s *LossScaler) { s.Scale = math.NaN() }, func(s *LossScaler) { s.GrowthFactor = 0.5 },
-		func(s *LossScaler) { s.BackoffFactor = 0 }, func(s *LossScaler) { s.BackoffFactor = 1.5 }, func(s *LossScaler) { s.GrowthInterval = 0 },
-		func(s *LossScaler) { s.FiniteSteps = -1 }, func(s *LossScaler) { *s = LossScaler{} },
-	} {
-		s := NewLossScaler()
-		bad(&s)
-		before := s
-		if _, ok := s.Update(true).(*HyperparameterError); !ok || !reflect.DeepEqual(s, before) && s.Scale == s.Scale {
-			t.Errorf("%+v is legal, or was changed", s)
-		}
-	}
-}
-
-// A run that overflows at first finds its scale, and ends as one without a scale does: powers of two change no bit.
-func TestLossScalerFindsItsScale(t *testing.T) {
-	r := NewPNM(0.1)
-	p, plain := lcg[float32](1, 50), lcg[float32](1, 50)
-	opt, err := NewOptimizer(Group[float32]{r, [][]float32{p}})
-	wantNoError(t, err)
-	reference, err := NewOptimizer(Group[float32]{r, [][]float32{plain}})
-	wantNoError(t, err)
-	scaler := NewLossScaler()
-	scaler.Scale, scaler.GrowthInterval = 0x1p126, 10
-	skips, done := 0, 0
-	for done < 40 {
-		g := lcg[float32](uint64(done), 50)
-		scaled := slices.Clone(g)
-		for i := range scaled {
-			scaled[i] *= float32(scaler.Scale) * 0x1p20 // of a loss that is large
-		}
-		report, err := opt.StepWith(Options{LossScale: scaler.Scale, SkipNonFinite: true}, [][]float32{scaled})
-		wantNoError(t, err)
-		wantNoError(t, scaler.Update(report.Skipped))
-		if report.Skipped {
-			skips++
-			continue
-		}
-		for i := range g {
-			g[i] *= 0x1p20
-		}
-		wantNoError(t, reference.Step([][]float32{g}))
-		done++
-	}
-	if skips < 15 {
-		t.Errorf("%d steps were skipped", skips)
-	}
-	wantSame(t, "params", p, plain)
-}

@@ -253,19 +253,24 @@ func TestOracle(t *testing.T) {
 // FuzzUpdate holds every tier against the oracle on whatever the fuzzer makes up: hyperparameters, legal or not, a step, a
 // length, and the bits of the elements. What is refused must be left as it was.
 func FuzzUpdate(f *testing.F) {
-	for rule := range uint8(4) {
+	for rule := range uint8(len(Rules())) {
 		f.Add(rule, uint8(0b1111), 1, 1e-3, 0.9, 0.999, 1.0, 1e-8, 0.0, uint8(1), []byte("0123456789abcdefghijklmnopqrstuvwxyz0123456789ab"))
 		f.Add(rule, uint8(0), 2, 1.0, 0.9, 0.0, -0.5, 0.0, 0.1, uint8(21), bytes.Repeat([]byte{0xff, 0x80, 0x7f}, 16))
 		f.Add(rule, uint8(0b0110), -1, math.NaN(), 1.0, math.Inf(1), math.MaxFloat64, -1.0, 1e300, uint8(40), []byte{})
 	}
 	f.Fuzz(func(t *testing.T, rule, options uint8, step int, lr, beta1, beta2, beta0, eps, decay float64, n uint8, data []byte) {
-		option := func(i int) bool { return options>>i&1 != 0 }
-		r := []Rule{
-			PNM{lr, beta1, beta0, decay, option(0), option(1)},
-			AdaPNM{lr, beta1, beta2, beta0, eps, decay, option(0), option(2), option(1), option(3)},
-			SGD{lr, beta1, beta2, decay, option(0), option(2), option(1)},
-			Adam{lr, beta1, beta2, eps, decay, option(0), option(2), option(1)},
-		}[rule%4]
+		values := map[string]float64{"lr": lr, "beta1": beta1, "beta2": beta2, "beta0": beta0, "eps": eps, "weight_decay": decay,
+			"momentum": beta1, "dampening": beta2}
+		r := Rules()[int(rule)%len(Rules())]
+		bits := options
+		for name, was := range r.Hyperparameters() {
+			if _, ok := was.(bool); ok {
+				r = set(r, name, bits&1 != 0)
+				bits >>= 1
+			} else {
+				r = set(r, name, values[name])
+			}
+		}
 		// The oracle's γ overflows before the engine's, and its powers of large steps take too long.
 		comparable := math.Abs(beta0) < 0x1p500 && int64(step) < 1<<40
 		for _, tier := range tiers() {
@@ -293,16 +298,18 @@ func fuzzMixed(t *testing.T, r Rule, step, n int, formats uint8, data []byte) {
 	}
 	got := mixedTensor(nil, r, f, step, n, place)
 	want := got.clone()
-	o := MixedOptions{Options: Options{ClipValue: float64(formats & 1)}, Copy: got.out, Rounding: Rounding{Seed: uint64(formats)}}
-	a, err := updateVectors(o, r, step, got.p, got.g, got.s[:len(forms[got.form].slots)])
+	update := func(t *tensor) (Report, error) {
+		u := Update{r, step, t.p, t.g, t.s[:len(forms[t.form].slots)], t.out, Rounding{Seed: uint64(formats)}, false}
+		return UpdateAll(Options{ClipValue: float64(formats & 1)}, []Update{u})
+	}
+	a, err := update(got)
 	if err != nil {
 		wantSameTensor(t, "after an error", got, want)
 		return
 	}
 	tier := active
 	active = generic
-	o.Copy = want.out
-	b, err := updateVectors(o, r, step, want.p, want.g, want.s[:len(forms[got.form].slots)])
+	b, err := update(want)
 	active = tier
 	wantNoError(t, err)
 	wantSameTensor(t, fmt.Sprintf("%+v, %s", r, f), got, want)

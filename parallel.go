@@ -1,11 +1,14 @@
 package pnm
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/posneg/pnm/internal/system"
 )
 
 // A Pool is a set of workers that share the work of large steps: the goroutine that calls a step, and helpers that start
@@ -18,43 +21,34 @@ import (
 // named: it follows GOMAXPROCS, and its helpers sleep until the program ends.
 type Pool struct{ inner *pool }
 
-// A PoolConfig tells how to build a [Pool]. The zero value is what calls without a pool run on.
-type PoolConfig struct {
-	Workers int // how many, the caller included; 0 (default) follows GOMAXPROCS, also when it changes
-
-	// Pin binds each helper to a CPU of its own, on Linux: helper i to the i-th CPU (from 0; helpers from 1) that the
-	// process may run on, which leaves the first one to the caller. Waking a helper that is bound takes longer.
-	Pin bool
-}
-
-// maxWorkers bounds PoolConfig.Workers.
+// maxWorkers bounds the workers of a pool.
 const maxWorkers = 1 << 12
 
 // defaultPool runs the steps that name no pool.
-var defaultPool = newPool(0, nil)
+var defaultPool = newPool(0)
 
-// NewPool returns a pool. It fails if c.Workers is negative or above 4096, or if c.Pin is set where helpers cannot be
-// bound: the system is not Linux, or the process may run on fewer CPUs than there are workers.
+// NewPool returns a pool of so many workers, the caller included: at most 4096; 0 follows GOMAXPROCS, also when it changes. Another
+// number gives a *ValueError.
 //
 // [Pool.Close] ends the helpers; so does the garbage collector, some time after the pool was last used.
-func NewPool(c PoolConfig) (*Pool, error) {
-	if c.Workers < 0 || c.Workers > maxWorkers {
-		return nil, fmt.Errorf("pnm: PoolConfig.Workers is %d, must be in [0, %d]", c.Workers, maxWorkers)
+func NewPool(workers int) (*Pool, error) {
+	if workers < 0 || workers > maxWorkers {
+		return nil, &ValueError{"Pool", "Workers", float64(workers), fmt.Sprintf("in [0, %d]", maxWorkers)}
 	}
-	var cpus []int
-	if c.Pin {
-		var err error
-		if cpus, err = allowedCPUs(); err != nil {
-			return nil, fmt.Errorf("pnm: PoolConfig.Pin: %w", err)
-		}
-		if c.Workers > len(cpus) {
-			return nil, fmt.Errorf("pnm: PoolConfig.Pin needs a CPU for each worker, but Workers is %d and the process may run on %d CPUs",
-				c.Workers, len(cpus))
-		}
-	}
-	p := &Pool{newPool(c.Workers, cpus)}
+	p := &Pool{newPool(workers)}
 	runtime.AddCleanup(p, (*pool).close, p.inner)
 	return p, nil
+}
+
+// Pin binds each helper to a CPU of its own: helper i to the i-th CPU (from 0; helpers from 1) that the process may run on, which
+// leaves the first one to the caller. Waking a helper that is bound takes longer. It comes before the pool's first step, and fails if
+// it does not, or if the process may run on fewer CPUs than there are workers; on systems other than Linux with
+// [errors.ErrUnsupported].
+func (p *Pool) Pin() error {
+	if p == nil || p.inner == nil {
+		return errors.New("pnm: the default pool cannot be pinned: make one by NewPool")
+	}
+	return p.inner.pin()
 }
 
 // pool returns what runs the steps: the default for a nil Pool and for the zero one.
@@ -87,8 +81,8 @@ type task interface{ run(part, parts int) }
 // most. No piece depends on a helper, so that neither a nested call, nor one beside it, nor helpers that are gone can block
 // a step.
 type pool struct {
-	fixed   int   // workers; 0 follows GOMAXPROCS
-	cpus    []int // for helpers to be bound to; nil to let them run anywhere
+	fixed   int                   // workers; 0 follows GOMAXPROCS
+	cpus    atomic.Pointer[[]int] // for helpers to be bound to; nil to let them run anywhere
 	helpers atomic.Pointer[[]*helper]
 	spin    atomic.Bool // there is a CPU for each worker of the last step
 	slots   [steps]slot
@@ -123,8 +117,8 @@ type helper struct {
 	_      [64]byte
 }
 
-func newPool(workers int, cpus []int) *pool {
-	p := &pool{fixed: workers, cpus: cpus}
+func newPool(workers int) *pool {
+	p := &pool{fixed: workers}
 	p.helpers.Store(new([]*helper))
 	for i := range p.slots {
 		p.slots[i].done = make(chan struct{}, 1)
@@ -138,10 +132,29 @@ func (p *pool) workers() int {
 		return 1
 	case p.fixed > 0:
 		return p.fixed
-	case p.cpus != nil:
-		return min(runtime.GOMAXPROCS(0), len(p.cpus))
+	}
+	if cpus := p.cpus.Load(); cpus != nil {
+		return min(runtime.GOMAXPROCS(0), len(*cpus))
 	}
 	return runtime.GOMAXPROCS(0)
+}
+
+func (p *pool) pin() error {
+	cpus, err := system.AllowedCPUs()
+	if err != nil {
+		return fmt.Errorf("pnm: Pool.Pin: %w", err)
+	}
+	if p.fixed > len(cpus) {
+		return fmt.Errorf("pnm: Pool.Pin needs a CPU for each worker, but there are %d workers and the process may run on %d CPUs",
+			p.fixed, len(cpus))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(*p.helpers.Load()) > 0 {
+		return errors.New("pnm: Pool.Pin must come before the first step of the pool")
+	}
+	p.cpus.Store(&cpus)
+	return nil
 }
 
 // run runs all of a task and returns when that is done.
@@ -264,9 +277,9 @@ func (p *pool) close() {
 
 // help is a helper's life.
 func (p *pool) help(h *helper) {
-	if p.cpus != nil {
+	if cpus := p.cpus.Load(); cpus != nil {
 		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		bindThread(p.cpus[h.number])
+		system.BindThread((*cpus)[h.number])
 	}
 	for !p.closed.Load() {
 		worked := false

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/posneg/pnm/internal/system"
 )
 
 // A tally is a task that counts how often each of its parts runs.
@@ -38,9 +40,9 @@ func wantOnce(t *testing.T, p *Pool, shards, pieces int, inside func()) {
 	}
 }
 
-func newTestPool(t testing.TB, c PoolConfig) *Pool {
+func newTestPool(t testing.TB, workers int) *Pool {
 	t.Helper()
-	p, err := NewPool(c)
+	p, err := NewPool(workers)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +52,7 @@ func newTestPool(t testing.TB, c PoolConfig) *Pool {
 
 // Every piece runs exactly once: for any number of workers, with helpers that wait and helpers that sleep.
 func TestPoolRunsEachPieceOnce(t *testing.T) {
-	p := newTestPool(t, PoolConfig{Workers: 64})
+	p := newTestPool(t, 64)
 	for shards := 1; shards <= 64; shards++ {
 		for _, pieces := range []int{1, 3, 16} {
 			wantOnce(t, p, shards, pieces, nil)
@@ -71,7 +73,7 @@ func wantAsleep(t *testing.T, p *Pool) {
 
 // Steps that run at the same time, and steps within steps, do not wait for each other, and none is lost.
 func TestPoolIsShared(t *testing.T) {
-	p := newTestPool(t, PoolConfig{Workers: 5})
+	p := newTestPool(t, 5)
 	var wg sync.WaitGroup
 	for range 3 * steps { // more than can have helpers
 		wg.Go(func() {
@@ -88,7 +90,7 @@ func TestPoolIsShared(t *testing.T) {
 // late with a step may begin the next with a piece of another's, which then finds nothing to do.
 func TestPoolUsesAllWorkers(t *testing.T) {
 	for _, n := range []int{2, 3, 8} {
-		p := newTestPool(t, PoolConfig{Workers: n})
+		p := newTestPool(t, n)
 		for range 20 {
 			wantAsleep(t, p)
 			var arrived atomic.Int32
@@ -103,7 +105,7 @@ func TestPoolUsesAllWorkers(t *testing.T) {
 // The number of workers follows GOMAXPROCS as it changes, unless it is set.
 func TestPoolFollowsGOMAXPROCS(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	p, fixed := newTestPool(t, PoolConfig{}), newTestPool(t, PoolConfig{Workers: 3})
+	p, fixed := newTestPool(t, 0), newTestPool(t, 3)
 	for _, n := range []int{1, 4, 2, 7, 1} {
 		runtime.GOMAXPROCS(n)
 		if p.Workers() != n || fixed.Workers() != 3 {
@@ -117,7 +119,7 @@ func TestPoolFollowsGOMAXPROCS(t *testing.T) {
 func TestPoolClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 20 {
-		p := newTestPool(t, PoolConfig{Workers: 4})
+		p := newTestPool(t, 4)
 		wantOnce(t, p, 4, 1, nil)
 		wantHelpers(t, p, 3)
 		var wg sync.WaitGroup
@@ -165,7 +167,7 @@ func (f byPart) run(part, _ int) { f(part) }
 // Whoever finished the last piece of a step may be late to wake its caller, and wake that of the next step: which must
 // go on waiting.
 func TestPoolIsWokenTooEarly(t *testing.T) {
-	p := newTestPool(t, PoolConfig{Workers: 2})
+	p := newTestPool(t, 2)
 	slot := &p.inner.slots[0]
 	var started, finished atomic.Int32
 	p.pool().run(byPart(func(part int) {
@@ -199,7 +201,7 @@ func TestZeroPool(t *testing.T) {
 
 // A pool that is forgotten ends its helpers by itself.
 func TestPoolIsCollected(t *testing.T) {
-	p, err := NewPool(PoolConfig{Workers: 3})
+	p, err := NewPool(3)
 	wantNoError(t, err)
 	wantOnce(t, p, 3, 1, nil)
 	inner := p.inner
@@ -222,37 +224,43 @@ func eventually(t *testing.T, otherwise string, condition func() bool) {
 
 func TestPoolErrors(t *testing.T) {
 	for _, n := range []int{-1, maxWorkers + 1} {
-		if p, err := NewPool(PoolConfig{Workers: n}); p != nil || err == nil {
+		if p, err := NewPool(n); p != nil || err == nil {
 			t.Errorf("%d workers: %v", n, err)
 		}
 	}
-	cpus, err := allowedCPUs()
+	cpus, err := system.AllowedCPUs()
 	if errors.Is(err, errors.ErrUnsupported) {
-		if _, got := NewPool(PoolConfig{Pin: true}); !errors.Is(got, errors.ErrUnsupported) {
+		if got := newTestPool(t, 0).Pin(); !errors.Is(got, errors.ErrUnsupported) {
 			t.Errorf("Pin: %v", got)
 		}
 		return
 	}
 	wantNoError(t, err)
-	if _, err := NewPool(PoolConfig{Workers: len(cpus) + 1, Pin: true}); err == nil {
+	if newTestPool(t, len(cpus)+1).Pin() == nil {
 		t.Error("more workers are bound than there are CPUs")
+	}
+	late := newTestPool(t, 2)
+	wantOnce(t, late, 2, 1, nil)
+	if late.Pin() == nil || new(Pool).Pin() == nil || (*Pool)(nil).Pin() == nil {
+		t.Error("a pool that has stepped, or the default one, is pinned")
 	}
 }
 
 // Helpers that are pinned run on the CPU that is theirs, and there are no more of them than CPUs.
 func TestPoolPins(t *testing.T) {
-	cpus, err := allowedCPUs()
+	cpus, err := system.AllowedCPUs()
 	if err != nil || len(cpus) < 2 {
 		t.Skipf("nothing to bind helpers to: %v, %v", cpus, err)
 	}
-	p := newTestPool(t, PoolConfig{Workers: 2, Pin: true})
+	p := newTestPool(t, 2)
+	wantNoError(t, p.Pin())
 	var mu sync.Mutex
 	var masks [][]int
 	var started atomic.Int32
 	p.pool().run(&tally{make([]atomic.Int32, 2), func() {
 		started.Add(1)
 		within(t, "the helper does not come", func() bool { return started.Load() == 2 })
-		mask, err := allowedCPUs()
+		mask, err := system.AllowedCPUs()
 		mu.Lock()
 		defer mu.Unlock()
 		if masks = append(masks, mask); err != nil {
@@ -265,7 +273,9 @@ func TestPoolPins(t *testing.T) {
 	}
 
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(len(cpus) + 3))
-	if n := newTestPool(t, PoolConfig{Pin: true}).Workers(); n != len(cpus) {
+	p = newTestPool(t, 0)
+	wantNoError(t, p.Pin())
+	if n := p.Workers(); n != len(cpus) {
 		t.Errorf("%d workers for %d CPUs", n, len(cpus))
 	}
 }

@@ -15,7 +15,7 @@ import (
 // LR has no default, as in the authors' code. Theirs is 1.0 where torch's SGD with momentum 0.9 has 0.1: torch's buffer
 // has gain 1/(1−momentum) = 10, an average such as this one has gain 1.
 type PNM struct {
-	LR          float64 // η, the learning rate: finite; a negative one, which an [Optimizer] refuses, ascends
+	LR          float64 // η, the learning rate: finite; a negative one ascends
 	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
 	Beta0       float64 // β0, the weight of the negative momentum: any finite number; default 1. Called betas[1] by the authors
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
@@ -33,44 +33,24 @@ func NewPNM(lr float64) PNM {
 // place, grads and the other momentum are only read. The caller zeroes both momenta before the first step, counts t from
 // 1 and adds one at every call on the same tensor; one that gets no gradient in some step keeps its count.
 //
-// A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
-// *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.
+// A bad hyperparameter or a step below 1 gives a *[ValueError], a length that differs a *[LengthError], slices that overlap an
+// *[OverlapError], and nothing is written. Nothing is allocated, and nothing kept.
 //
 // Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
 func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []T) error {
-	_, err := UpdatePNMWith(Options{}, r, t, params, grads, posMomentum, negMomentum)
-	return err
-}
-
-// UpdatePNMWith is [UpdatePNM] with options. Where they ask for it, grads is set to zero. If the report says that the step was
-// skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
-// *HyperparameterError.
-func UpdatePNMWith[T Float](o Options, r PNM, t int, params, grads, posMomentum, negMomentum []T) (Report, error) {
-	var one tensor
-	one.p, one.g, one.s[0], one.s[1] = vectorOf(params), vectorOf(grads), vectorOf(posMomentum), vectorOf(negMomentum)
-	return updatePNM(&o, r, t, &one)
-}
-
-// UpdatePNMMixed is [UpdatePNMWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
-// for its place gives a *FormatError.
-func UpdatePNMMixed(o MixedOptions, r PNM, t int, params, grads, posMomentum, negMomentum Vector) (Report, error) {
-	one := tensor{out: o.Copy, rounding: o.Rounding}
-	one.p, one.g, one.s[0], one.s[1] = params, grads, posMomentum, negMomentum
-	return updatePNM(&o.Options, r, t, &one)
-}
-
-func updatePNM(o *Options, r PNM, t int, one *tensor) (Report, error) {
 	var h floatmode.Hold
 	defer h.Take().Release()
+	var one tensor
+	one.p, one.g, one.s[0], one.s[1] = vectorOf(params), vectorOf(grads), vectorOf(posMomentum), vectorOf(negMomentum)
 	if err := r.Validate(); err != nil {
-		return Report{}, err
+		return err
 	}
 	if err := checkStep(t); err != nil {
-		return Report{}, err
+		return err
 	}
 	one.form, one.step = r.form(), t
 	exact := r.scalars(t)
-	return updateOne(one, &exact, o, &h)
+	return updateOne(&one, &exact, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta0 and Decoupled must not all be

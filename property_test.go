@@ -84,7 +84,7 @@ func testStability(t *testing.T, r Rule, limit float64, steps int) {
 	t.Helper()
 	const L = 3.0
 	end := func(lr float64) float64 {
-		ps := trajectory(t, withLR(r, lr), 1, steps, func(p float64, _ int) float64 {
+		ps := trajectory(t, changed(r, "LR", lr), 1, steps, func(p float64, _ int) float64 {
 			return L * max(-1e100, min(p, 1e100)) // bounded, so that a run that diverges stays finite
 		})
 		return math.Abs(ps[len(ps)-1])

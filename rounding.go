@@ -1,7 +1,7 @@
 package pnm
 
 // A Rounding tells the random numbers of stochastic rounding apart, by which bf16 parameters and averages of squares are
-// stored. Element i of a tensor draws the same number at step t wherever, whenever and by whomever it is updated, from a
+// stored. element i of a tensor draws the same number at step t wherever, whenever and by whomever it is updated, from a
 // counter: a function of Seed, Tensor, t and First+i. Other seeds, tensors, steps and elements draw other numbers.
 type Rounding struct {
 	Seed   uint64 // of the run

@@ -12,7 +12,7 @@ import (
 // Hyperparameters have a name each, the same in files, in C and here: lr, beta1, beta2, beta0, eps, weight_decay, momentum,
 // dampening, decoupled, amsgrad, maximize, nesterov and exact_bias, of which a rule has some.
 type Rule interface {
-	// Validate returns nil, or a *HyperparameterError that names the first field out of its range.
+	// Validate returns nil, or a *ValueError that names the first field out of its range.
 	Validate() error
 
 	// Name is the rule's name in files, errors and C: that of its type, as "AdaPNM".
@@ -126,11 +126,11 @@ func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
 	if (((out.k1-out.k1)+(out.k2-out.k2))+((out.keep-out.keep)+(out.l2-out.l2)))+
 		(((out.beta1-out.beta1)+(out.alpha1-out.alpha1))+(out.eps-out.eps)) == 0 {
 		if out.eps == 0 && c.eps != 0 {
-			return &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("0, or large enough not to be 0 in %T", out.eps)}
+			return &ValueError{rule, "Eps", c.eps, fmt.Sprintf("0, or large enough not to be 0 in %T", out.eps)}
 		}
 		return nil
 	}
-	e := &HyperparameterError{rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %T", out.eps)}
+	e := &ValueError{rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %T", out.eps)}
 	switch {
 	case out.k1-out.k1 != 0:
 		e.Field, e.Value = "LR", c.k1
@@ -160,7 +160,7 @@ var (
 	unit        = interval{0, 1 - 0x1p-53, "in [0, 1)"}
 )
 
-// check returns nil, or the *HyperparameterError that field is not in the interval; a NaN is in none.
+// check returns nil, or the *ValueError that field is not in the interval; a NaN is in none.
 func (i *interval) check(rule, field string, value float64) error {
 	if i.lo <= value && value <= i.hi {
 		return nil
@@ -169,7 +169,7 @@ func (i *interval) check(rule, field string, value float64) error {
 }
 
 func (i *interval) outside(rule, field string, value float64) error {
-	return &HyperparameterError{rule, field, value, i.text}
+	return &ValueError{rule, field, value, i.text}
 }
 
 // filled returns nil unless the given fields, a rule's decays and its ε, are all 0: such a rule is a literal that nobody has filled.
@@ -179,5 +179,5 @@ func filled(rule, fields string, values ...float64) error {
 			return nil
 		}
 	}
-	return &HyperparameterError{rule, fields, 0, "set: New" + rule + " fills the defaults"}
+	return &ValueError{rule, fields, 0, "set: New" + rule + " fills the defaults"}
 }

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 )
 
 // A sample is what tests and benchmarks must be told of a rule.
 type sample struct {
 	names string        // of its hyperparameters, in the order that files have
+	calls [2]any        // the drop-in call as a dropIn, of float32 and of float64
 	rules []Rule        // each form at its defaults, with each option turned around at least once
 	bench []benchmarked // each form once, under the name that is printed
 }
@@ -22,6 +24,7 @@ type benchmarked struct {
 var samples = []sample{
 	{
 		"lr beta1 beta0 weight_decay decoupled maximize",
+		[2]any{dropPNM[float32], dropPNM[float64]},
 		[]Rule{
 			NewPNM(0.5),
 			PNM{LR: 0.3, Beta1: 0.9, Beta0: -0.7, WeightDecay: 0.01, Maximize: true},
@@ -30,6 +33,7 @@ var samples = []sample{
 	},
 	{
 		"lr beta1 beta2 beta0 eps weight_decay amsgrad decoupled maximize exact_bias",
+		[2]any{dropAdaPNM[float32], dropAdaPNM[float64]},
 		[]Rule{
 			NewAdaPNM(),
 			AdaPNM{LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Beta0: 1, Eps: 1e-8, WeightDecay: 0.5, Decoupled: true},
@@ -39,6 +43,7 @@ var samples = []sample{
 	},
 	{
 		"lr momentum dampening weight_decay decoupled nesterov maximize",
+		[2]any{dropSGD[float32], dropSGD[float64]},
 		[]Rule{
 			NewSGD(0.1),
 			SGD{LR: 0.1, Momentum: 0.9, Dampening: 0.3, WeightDecay: 0.02, Maximize: true},
@@ -52,6 +57,7 @@ var samples = []sample{
 	},
 	{
 		"lr beta1 beta2 eps weight_decay amsgrad decoupled maximize",
+		[2]any{dropAdam[float32], dropAdam[float64]},
 		[]Rule{
 			NewAdam(),
 			set(set(NewAdamW(), "amsgrad", true), "maximize", true),
@@ -60,26 +66,45 @@ var samples = []sample{
 	},
 }
 
-// updateSlices is the drop-in call of whatever rule r is; state holds the buffers in the order of the call.
-func updateSlices[T Float](r Rule, t int, p, g []T, state [][]T) error {
-	_, err := updateSlicesWith(Options{}, r, t, p, g, state)
-	return err
+// A dropIn is the drop-in call of some rule; what state the rule does not have is nil.
+type dropIn[T Float] = func(r Rule, t int, p, g []T, s *[maxSlots][]T) error
+
+func dropPNM[T Float](r Rule, t int, p, g []T, s *[maxSlots][]T) error {
+	return UpdatePNM(r.(PNM), t, p, g, s[0], s[1])
 }
 
-func updateSlicesWith[T Float](o Options, r Rule, t int, p, g []T, state [][]T) (Report, error) {
-	var s [maxSlots][]T
-	copy(s[:], state)
-	switch r := r.(type) {
-	case PNM:
-		return UpdatePNMWith(o, r, t, p, g, s[0], s[1])
-	case AdaPNM:
-		return UpdateAdaPNMWith(o, r, t, p, g, s[0], s[1], s[2], s[3])
-	case SGD:
-		return UpdateSGDWith(o, r, t, p, g, s[0])
-	case Adam:
-		return UpdateAdamWith(o, r, t, p, g, s[0], s[1], s[2])
+func dropAdaPNM[T Float](r Rule, t int, p, g []T, s *[maxSlots][]T) error {
+	return UpdateAdaPNM(r.(AdaPNM), t, p, g, s[0], s[1], s[2], s[3])
+}
+
+func dropSGD[T Float](r Rule, t int, p, g []T, s *[maxSlots][]T) error {
+	return UpdateSGD(r.(SGD), t, p, g, s[0])
+}
+
+func dropAdam[T Float](r Rule, t int, p, g []T, s *[maxSlots][]T) error {
+	return UpdateAdam(r.(Adam), t, p, g, s[0], s[1], s[2])
+}
+
+// dropInOf returns the drop-in call of a rule.
+func dropInOf[T Float](r Rule) dropIn[T] {
+	for _, s := range samples {
+		if reflect.TypeOf(s.rules[0]) == reflect.TypeOf(r) {
+			return s.calls[sizeOf[T]()/8].(dropIn[T])
+		}
 	}
 	panic(fmt.Sprintf("no drop-in call for %T", r))
+}
+
+// updateSlices is the drop-in call of whatever rule r is; state holds the buffers in the order of the call.
+func updateSlices[T Float](r Rule, t int, p, g []T, state [][]T) error {
+	var s [maxSlots][]T
+	copy(s[:], state)
+	return dropInOf[T](r)(r, t, p, g, &s)
+}
+
+// updateSlicesWith is the same step with options.
+func updateSlicesWith[T Float](o Options, r Rule, t int, p, g []T, state [][]T) (Report, error) {
+	return UpdateAll(o, []Update{{Rule: r, Step: t, Params: vectorOf(p), Grads: vectorOf(g), State: Vectors(state...)}})
 }
 
 // What follows works for every rule, as long as randomValue knows the names of its hyperparameters.

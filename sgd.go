@@ -14,7 +14,7 @@ import (
 //
 // LR has no default. With momentum μ a constant gradient moves a parameter by LR/(1−μ) a step in the long run.
 type SGD struct {
-	LR          float64 // η, the learning rate: finite; a negative one, which an [Optimizer] refuses, ascends
+	LR          float64 // η, the learning rate: finite; a negative one ascends
 	Momentum    float64 // μ, decay of the momentum: finite, ≥ 0; default 0, which needs no state
 	Dampening   float64 // τ: gradients after a tensor's first join the momentum as (1−τ)·g: any finite number; default 0
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
@@ -33,47 +33,27 @@ func NewSGD(lr float64) SGD {
 // momentumBuffer becomes the gradient, whatever it held. The caller counts t from 1 and adds one at every call on the same
 // tensor; one that gets no gradient in some step keeps its count.
 //
-// A bad hyperparameter, a step below 1, a length that differs or slices that overlap give a *HyperparameterError,
-// *StepError, *LengthError or *OverlapError, and nothing is written. Nothing is allocated, and nothing kept.
+// A bad hyperparameter or a step below 1 gives a *[ValueError], a length that differs a *[LengthError], slices that overlap an
+// *[OverlapError], and nothing is written. Nothing is allocated, and nothing kept.
 //
 // Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
 func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
-	_, err := UpdateSGDWith(Options{}, r, t, params, grads, momentumBuffer)
-	return err
-}
-
-// UpdateSGDWith is [UpdateSGD] with options. Where they ask for it, grads is set to zero. If the report says that the step was
-// skipped, it has not been done, and t is the number of the next one, too. An option out of its range gives a
-// *HyperparameterError.
-func UpdateSGDWith[T Float](o Options, r SGD, t int, params, grads, momentumBuffer []T) (Report, error) {
-	var one tensor
-	one.p, one.g, one.s[0] = vectorOf(params), vectorOf(grads), vectorOf(momentumBuffer)
-	return updateSGD(&o, r, t, &one)
-}
-
-// UpdateSGDMixed is [UpdateSGDWith] in mixed precision: see [MixedOptions] for what the vectors may be. One in a format that is not
-// for its place gives a *FormatError.
-func UpdateSGDMixed(o MixedOptions, r SGD, t int, params, grads, momentumBuffer Vector) (Report, error) {
-	one := tensor{out: o.Copy, rounding: o.Rounding}
-	one.p, one.g, one.s[0] = params, grads, momentumBuffer
-	return updateSGD(&o.Options, r, t, &one)
-}
-
-func updateSGD(o *Options, r SGD, t int, one *tensor) (Report, error) {
 	var h floatmode.Hold
 	defer h.Take().Release()
+	var one tensor
+	one.p, one.g, one.s[0] = vectorOf(params), vectorOf(grads), vectorOf(momentumBuffer)
 	if err := r.Validate(); err != nil {
-		return Report{}, err
+		return err
 	}
 	if err := checkStep(t); err != nil {
-		return Report{}, err
+		return err
 	}
 	if r.Momentum == 0 && one.s[0].n != 0 {
-		return Report{}, &LengthError{-1, "momentum_buffer (Momentum is 0)", one.s[0].n, 0}
+		return &LengthError{"momentum_buffer (Momentum is 0)", one.s[0].n, 0}
 	}
 	one.form, one.step = r.form(), t
 	exact := r.scalars(t)
-	return updateOne(one, &exact, o, &h)
+	return updateOne(&one, &exact, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.

@@ -11,10 +11,10 @@ func TestLeftOut(t *testing.T) {
 	inf, negZero := math.Inf(1), math.Copysign(0, -1)
 	perTier(t, func(t *testing.T) {
 		for _, r := range sampleRules() {
-			r = changed(r, "Maximize", false)
+			r = set(r, "maximize", false)
 			for _, decoupled := range []bool{false, true} {
 				for _, decay := range []float64{0, 0.25} {
-					r = changed(changed(r, "Decoupled", decoupled), "WeightDecay", decay)
+					r = set(set(r, "decoupled", decoupled), "weight_decay", decay)
 					if decay == 0 || decoupled {
 						leftOut(t, r, inf, negZero)
 					}
@@ -44,7 +44,7 @@ func leftOut(t *testing.T, r Rule, inf, negZero float64) {
 		for step := 1; step <= 3; step++ {
 			wantNoError(t, updateSlices(r, step, p32, g32, s32))
 			wantNoError(t, updateSlices(r, step, p64, g64, s64))
-			_, err := updateVectors(MixedOptions{}, r, step, p16, g16, s16)
+			_, err := updateVectors(Options{}, Update{Rule: r, Step: step, Params: p16, Grads: g16, State: s16})
 			wantNoError(t, err)
 			for i := range n {
 				want := inf

@@ -9,8 +9,8 @@ import (
 // Float is an element type of parameters, gradients and state, all of the same one.
 type Float interface{ float32 | float64 }
 
-// Element is an element type of memory: those of [Float], and types of 16 bits for bf16 and f16.
-type Element interface{ Float | ~uint16 }
+// element is an element type of memory: those of Float, and types of 16 bits for bf16 and f16.
+type element interface{ Float | ~uint16 }
 
 // The loops below are the reference: the order and the rounding of their operations define the bits that every other
 // implementation must give. T(…) around each product stops the compiler from fusing it with the sum that follows; the

@@ -8,11 +8,11 @@ import (
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// A Vector is a caller's slice whose elements have a format that calls in mixed precision can take: float32, bf16 (bfloat16,
-// the upper half of a float32), f16 (IEEE 754's binary16), or float64 for all at once. It refers to the slice, and copies
-// nothing. The zero Vector is a nil slice.
+// A Vector is a slice whose elements have one of the formats that a step can take: float32, float64, bf16 (bfloat16, the upper
+// half of a float32) or f16 (IEEE 754's binary16). It refers to the slice, and copies nothing. The zero Vector is a nil slice.
 //
-// It can be saved by encoding/gob, encoding/json and whatever else knows encoding.BinaryMarshaler or TextMarshaler.
+// Those of its methods that copy or clear do so in pieces, so that a garbage collection need not wait for a large one. A Vector
+// can be saved by encoding/gob, encoding/json and whatever else knows encoding.BinaryMarshaler or TextMarshaler.
 type Vector struct {
 	at     unsafe.Pointer // nil for a nil slice
 	n      int
@@ -31,11 +31,23 @@ func BF16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceDa
 // F16 returns a slice of f16, whatever its type of 16 bits, as a Vector.
 func F16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), f16} }
 
+// Vectors returns each of the slices as a Vector.
+func Vectors[T Float](slices ...[]T) []Vector {
+	v := make([]Vector, len(slices))
+	for i, x := range slices {
+		v[i] = vectorOf(x)
+	}
+	return v
+}
+
 // Len returns the number of elements.
 func (v Vector) Len() int { return v.n }
 
 // Format returns "float32", "float64", "bf16" or "f16".
 func (v Vector) Format() string { return v.format.String() }
+
+// IsNil reports whether v is a nil slice. A slice of no elements need not be one.
+func (v Vector) IsNil() bool { return v.at == nil }
 
 // Float32 returns the slice, or nil if its format is another.
 func (v Vector) Float32() []float32 {
@@ -61,26 +73,51 @@ func (v Vector) Bits() []uint16 {
 	return sliceOf[uint16](v)
 }
 
-// Convert sets each element of to to the same of from: widened exactly, or rounded to nearest even. It returns how many finite
-// float32 became an infinity of f16. Different lengths give a *LengthError, shared memory an *OverlapError, and nothing is
-// written. It is meant for once, such as the first copy of parameters; steps convert in their own pass.
-func Convert(to, from Vector) (overflows int, err error) {
-	if to.n != from.n {
-		return 0, &LengthError{-1, "to", to.n, from.n}
+// Bytes returns the memory of the slice.
+func (v Vector) Bytes() []byte { return unsafe.Slice((*byte)(v.at), v.n*v.size()) }
+
+// Slice returns the elements lo … hi−1, as v[lo:hi] would.
+func (v Vector) Slice(lo, hi int) Vector {
+	if lo < 0 || hi < lo || hi > v.n {
+		panic(fmt.Sprintf("pnm: elements [%d, %d) of a Vector that has %d", lo, hi, v.n))
 	}
-	if to.format != from.format && (to.format == f64 || from.format == f64) {
-		return 0, &FormatError{-1, "to", to.format.String(), from.format.String() + " as from"}
-	}
-	if n := shared(spanOf(to), spanOf(from)); n > 0 {
-		return 0, &OverlapError{-1, -1, "to", "from", n}
-	}
-	return convert(to, from), nil
+	return v.cut(lo, hi)
 }
 
-// convert is Convert for vectors that fit.
+// Clone returns a copy in memory of its own; of a nil slice, a nil slice.
+func (v Vector) Clone() Vector {
+	if v.at == nil {
+		return v
+	}
+	to := make([]uint64, (v.n*v.size()+7)/8) // aligned for every format
+	c := Vector{unsafe.Pointer(unsafe.SliceData(to)), v.n, v.format}
+	copyBytes(c.Bytes(), v.Bytes())
+	return c
+}
+
+// Clear sets all elements to zero.
+func (v Vector) Clear() { clearBytes(v.Bytes()) }
+
+// Set sets each element to the same of from: copied, widened exactly, or rounded to nearest even. It returns how many finite
+// float32 became an infinity of f16. Different lengths give a *LengthError, float64 on one side only a *FormatError, shared memory an
+// *OverlapError, and nothing is written.
+func (v Vector) Set(from Vector) (overflows int, err error) {
+	if v.n != from.n {
+		return 0, &LengthError{"to", v.n, from.n}
+	}
+	if v.format != from.format && (v.format == f64 || from.format == f64) {
+		return 0, &FormatError{"to", v.format.String(), from.format.String() + " as from"}
+	}
+	if n := shared(spanOf(v), spanOf(from)); n > 0 {
+		return 0, &OverlapError{Arg: "to", OtherArg: "from", Elements: n}
+	}
+	return convert(v, from), nil
+}
+
+// convert is Set for vectors that fit.
 func convert(to, from Vector) (overflows int) {
 	if to.format == from.format {
-		copyBytes(to.bytes(), from.bytes())
+		copyBytes(to.Bytes(), from.Bytes())
 		return 0
 	}
 	var h floatmode.Hold
@@ -112,12 +149,9 @@ func vectorOf[T Float](x []T) Vector {
 }
 
 // sliceOf is the slice of a Vector whose format T is.
-func sliceOf[T Element](v Vector) []T { return unsafe.Slice((*T)(v.at), v.n) }
+func sliceOf[T element](v Vector) []T { return unsafe.Slice((*T)(v.at), v.n) }
 
 func (v Vector) size() int { return v.format.size() }
-
-// bytes is the memory of v.
-func (v Vector) bytes() []byte { return unsafe.Slice((*byte)(v.at), v.n*v.size()) }
 
 // cut returns the elements lo … hi−1.
 func (v Vector) cut(lo, hi int) Vector {
@@ -138,16 +172,16 @@ func (v Vector) pointer(i int) unsafe.Pointer {
 
 // MarshalBinary returns the format, as a byte, and the elements, in little-endian order.
 func (v Vector) MarshalBinary() ([]byte, error) {
-	b := make([]byte, 1+len(v.bytes()))
+	b := make([]byte, 1+len(v.Bytes()))
 	b[0] = byte(v.format)
-	copyBytes(b[1:], v.bytes())
+	copyBytes(b[1:], v.Bytes())
 	v.format.swap(b[1:])
 	return b, nil
 }
 
 // UnmarshalBinary sets v to a slice of its own, with what [Vector.MarshalBinary] returned.
 func (v *Vector) UnmarshalBinary(b []byte) error {
-	if len(b) == 0 || b[0] > byte(f16) {
+	if len(b) == 0 || b[0] >= byte(len(formats)) {
 		return fmt.Errorf("pnm: no Vector begins with % x", b[:min(len(b), 1)])
 	}
 	f := format(b[0])
@@ -155,8 +189,8 @@ func (v *Vector) UnmarshalBinary(b []byte) error {
 		return fmt.Errorf("pnm: %d bytes are no Vector of %s", len(b), f)
 	}
 	read := Vector{unsafe.Pointer(unsafe.SliceData(b)), len(b) / f.size(), f}
-	*v = read.clone()
-	f.swap(v.bytes())
+	*v = read.Clone()
+	f.swap(v.Bytes())
 	return nil
 }
 
@@ -177,3 +211,33 @@ func (v *Vector) UnmarshalText(text []byte) error {
 	}
 	return v.UnmarshalBinary(b[:n])
 }
+
+// maxPiece is how many bytes are copied or cleared at a time. Go's memmove and memclr cannot be preempted, no more than kernels
+// can (see maxCall), and a garbage collection stops all other goroutines until they return. What make clears, Go cuts itself.
+const maxPiece = 64 << 10
+
+// copyBytes copies as many bytes as from has, in pieces.
+func copyBytes(to, from []byte) {
+	for len(from) > 0 {
+		n := copyPiece(to, from[:min(len(from), maxPiece)])
+		to, from = to[n:], from[n:]
+	}
+}
+
+// clearBytes zeroes memory of any length, in pieces.
+func clearBytes(b []byte) {
+	for len(b) > 0 {
+		n := min(len(b), maxPiece)
+		clearPiece(b[:n])
+		b = b[n:]
+	}
+}
+
+// A loop is preempted where it calls a function, as long as that is not inlined: a signal would find the goroutine in memmove
+// or memclr nearly always.
+
+//go:noinline
+func copyPiece(to, from []byte) int { return copy(to, from) }
+
+//go:noinline
+func clearPiece(b []byte) { clear(b) }

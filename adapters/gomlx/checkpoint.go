@@ -12,7 +12,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/gomlx/gomlx/ml/model"
 	"github.com/gomlx/gomlx/ml/train/optimizer"
-	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/optim"
 )
 
 // SaveOptions tell how [Optimizer.Save] writes a run. The zero value writes all of it.
@@ -31,22 +31,22 @@ type LoadOptions struct {
 // The key of metadata under which files have GoMLX's global step.
 const globalStepKey = "gomlx.global_step"
 
-// Save writes the trainable variables, the state, the rules and GoMLX's global step to a file, as [pnm.Optimizer.Save] does and with
+// Save writes the trainable variables, the state, the rules and GoMLX's global step to a file, as [optim.Optimizer.Save] does and with
 // its errors; tensors are called by their variables' paths. It fails if no step was done yet, or loaded.
 //
 // Variables that are not trainable (averages of batch normalization, the state of random numbers, metrics) are not in the file. A
 // model that has them is saved by GoMLX's checkpoint handler, and its optimizer's state, with StateOnly, at the same step by
 // Save.
 func (o *Optimizer) Save(path string, s SaveOptions) error {
-	return o.save(s, func(s pnm.SaveOptions) error { return o.engine.Save(path, s) })
+	return o.save(s, func(s optim.SaveOptions) error { return o.engine.Save(path, s) })
 }
 
 // SaveTo is [Optimizer.Save] to any writer.
 func (o *Optimizer) SaveTo(w io.Writer, s SaveOptions) error {
-	return o.save(s, func(s pnm.SaveOptions) error { return o.engine.SaveTo(w, s) })
+	return o.save(s, func(s optim.SaveOptions) error { return o.engine.SaveTo(w, s) })
 }
 
-func (o *Optimizer) save(s SaveOptions, write func(pnm.SaveOptions) error) error {
+func (o *Optimizer) save(s SaveOptions, write func(optim.SaveOptions) error) error {
 	if err := o.bind(nil); err != nil {
 		return err
 	}
@@ -65,17 +65,15 @@ func (o *Optimizer) save(s SaveOptions, write func(pnm.SaveOptions) error) error
 		return err
 	}
 	meta[globalStepKey] = strconv.FormatInt(step, 10)
-	names, dimensions := o.describe()
-	return write(pnm.SaveOptions{Names: names, Shapes: dimensions, StateOnly: s.StateOnly, Metadata: meta})
+	return write(optim.SaveOptions{Shapes: o.shapes(), StateOnly: s.StateOnly, Metadata: meta})
 }
 
-// describe returns the names and the shapes of the engine's tensors.
-func (o *Optimizer) describe() (names []string, dimensions [][]int) {
+// shapes returns the shapes of the engine's tensors.
+func (o *Optimizer) shapes() (all [][]int) {
 	for _, b := range o.variables {
-		names = append(names, b.variable.Path())
-		dimensions = append(dimensions, append([]int{}, b.variable.Shape().Dimensions...)) // never nil, which is no shape
+		all = append(all, append([]int{}, b.variable.Shape().Dimensions...)) // never nil, which is no shape
 	}
-	return names, dimensions
+	return all
 }
 
 // Load replaces the trainable variables, the state, the rules and GoMLX's global step by those of a file that [Optimizer.Save] wrote. A
@@ -84,32 +82,32 @@ func (o *Optimizer) describe() (names []string, dimensions [][]int) {
 // reads the global step.
 //
 // With StateOnly the store must have the variables, from GoMLX's checkpoint handler, and be of the file's global step. Otherwise, for a
-// file without variables unless StateOnly is set, and where [pnm.Optimizer.Load] does, Load fails, and has written nothing.
-func (o *Optimizer) Load(path string, l LoadOptions) (pnm.CheckpointInfo, error) {
+// file without variables unless StateOnly is set, and where [optim.Optimizer.Load] does, Load fails, and has written nothing.
+func (o *Optimizer) Load(path string, l LoadOptions) (optim.CheckpointInfo, error) {
 	if o.closed {
-		return pnm.CheckpointInfo{}, pnm.ErrClosed
+		return optim.CheckpointInfo{}, optim.ErrClosed
 	}
-	info, err := pnm.ReadCheckpoint(path)
+	info, err := optim.ReadCheckpoint(path)
 	if err != nil {
 		return info, err
 	}
-	return o.load(" "+path, info, l, func(l pnm.LoadOptions) (pnm.CheckpointInfo, error) { return o.engine.Load(path, l) })
+	return o.load(" "+path, info, l, func(l optim.LoadOptions) (optim.CheckpointInfo, error) { return o.engine.Load(path, l) })
 }
 
 // LoadFrom is [Optimizer.Load] from anything that has so many bytes.
-func (o *Optimizer) LoadFrom(r io.ReaderAt, size int64, l LoadOptions) (pnm.CheckpointInfo, error) {
+func (o *Optimizer) LoadFrom(r io.ReaderAt, size int64, l LoadOptions) (optim.CheckpointInfo, error) {
 	if o.closed {
-		return pnm.CheckpointInfo{}, pnm.ErrClosed
+		return optim.CheckpointInfo{}, optim.ErrClosed
 	}
-	info, err := pnm.ReadCheckpointFrom(r, size)
+	info, err := optim.ReadCheckpointFrom(r, size)
 	if err != nil {
 		return info, err
 	}
-	return o.load("", info, l, func(l pnm.LoadOptions) (pnm.CheckpointInfo, error) { return o.engine.LoadFrom(r, size, l) })
+	return o.load("", info, l, func(l optim.LoadOptions) (optim.CheckpointInfo, error) { return o.engine.LoadFrom(r, size, l) })
 }
 
 // load loads by read what info is of. Errors say where it is.
-func (o *Optimizer) load(where string, info pnm.CheckpointInfo, l LoadOptions, read func(pnm.LoadOptions) (pnm.CheckpointInfo, error)) (pnm.CheckpointInfo, error) {
+func (o *Optimizer) load(where string, info optim.CheckpointInfo, l LoadOptions, read func(optim.LoadOptions) (optim.CheckpointInfo, error)) (optim.CheckpointInfo, error) {
 	var step int64
 	var err error
 	text, counted := info.Metadata[globalStepKey]
@@ -133,8 +131,7 @@ func (o *Optimizer) load(where string, info pnm.CheckpointInfo, l LoadOptions, r
 		undo, err = o.bindFile(info, !l.StateOnly)
 	}
 	if err == nil {
-		names, dimensions := o.describe()
-		_, err = read(pnm.LoadOptions{Names: names, Shapes: dimensions, StateOnly: l.StateOnly, KeepRules: l.KeepRules, Unverified: l.Unverified})
+		_, err = read(optim.LoadOptions{Shapes: o.shapes(), StateOnly: l.StateOnly, KeepRules: l.KeepRules, Unverified: l.Unverified})
 	}
 	if err != nil {
 		return info, errors.Join(err, undo())
@@ -146,7 +143,7 @@ func (o *Optimizer) load(where string, info pnm.CheckpointInfo, l LoadOptions, r
 }
 
 // bindFile binds the variables that a file has, and, if it may, creates those that the store does not have. undo undoes it.
-func (o *Optimizer) bindFile(info pnm.CheckpointInfo, create bool) (undo func() error, err error) {
+func (o *Optimizer) bindFile(info optim.CheckpointInfo, create bool) (undo func() error, err error) {
 	var variables []*model.Variable
 	var created []string
 	undo = func() error {
@@ -163,8 +160,8 @@ func (o *Optimizer) bindFile(info pnm.CheckpointInfo, create bool) (undo func() 
 			if v == nil {
 				dtype, ok := map[string]dtypes.DType{"float32": dtypes.Float32, "float64": dtypes.Float64}[t.Params]
 				if !ok || !create {
-					return undo, &VariableError{t.Name, errors.New("is not in the store, and its value in float32 or float64 not taken " +
-						"from the file: load the model's checkpoint first")}
+					return undo, ofVariable(t.Name, errors.New("is not in the store, and its value in float32 or float64 not taken "+
+						"from the file: load the model's checkpoint first"))
 				}
 				v = o.store.VariableWithValue(t.Name, tensors.FromShape(shapes.Make(dtype, t.Shape...)))
 				created = append(created, v.Path())

@@ -2,7 +2,6 @@ package pnmgomlx
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/gomlx/gomlx/ml/train"
 	"github.com/gomlx/gomlx/ml/train/optimizer"
 	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/optim"
 )
 
 // A run that is saved and resumed, at an odd and at an even step, gives the bits of one that was not.
@@ -156,14 +156,11 @@ func TestLossScaleOfCheckpoint(t *testing.T) {
 }
 
 func withLR(r pnm.Rule, lr float64) pnm.Rule {
-	o, err := pnm.NewOptimizer(pnm.Group[float64]{Rule: r})
-	if err == nil {
-		err = o.SetLR(lr)
-	}
+	r, err := r.With("lr", lr)
 	if err != nil {
 		panic(err)
 	}
-	return o.Rule(0)
+	return r
 }
 
 // State and SetState do the same within a process, also in float64.
@@ -208,19 +205,19 @@ func TestState(t *testing.T) {
 		t.Error("a step that was taken again has other bits")
 	}
 	for _, c := range []struct {
-		change func(map[string]pnm.MixedTensorState)
+		change func(map[string]optim.TensorState)
 		want   string
 	}{
-		{func(s map[string]pnm.MixedTensorState) { delete(s, path) }, `variable "/model/dense/weights": the state is missing`},
-		{func(s map[string]pnm.MixedTensorState) { s["/other"] = s[path] }, "states of 3 variables, must be of 2"},
-		{func(s map[string]pnm.MixedTensorState) {
-			s[path] = pnm.MixedTensorState{Step: 3, Buffers: map[string]pnm.Vector{"exp_avg": pnm.Float64(make([]float64, 7840))}}
-		}, `pnmgomlx: variable "/model/dense/weights": state "neg_exp_avg" is missing`},
-		{func(s map[string]pnm.MixedTensorState) {
+		{func(s map[string]optim.TensorState) { delete(s, path) }, `variable "/model/dense/weights": the state is missing`},
+		{func(s map[string]optim.TensorState) { s["/other"] = s[path] }, "states of 3 variables, must be of 2"},
+		{func(s map[string]optim.TensorState) {
+			s[path] = optim.TensorState{Step: 3, Buffers: map[string]pnm.Vector{"exp_avg": pnm.Float64(make([]float64, 7840))}}
+		}, `("/model/dense/weights"): state "neg_exp_avg" is missing`},
+		{func(s map[string]optim.TensorState) {
 			b := maps.Clone(s[path].Buffers)
 			b["exp_avg"] = pnm.Float32(make([]float32, 7840))
-			s[path] = pnm.MixedTensorState{Step: 3, Buffers: b}
-		}, `pnmgomlx: variable "/model/dense/weights": the format of exp_avg is float32, must be float64`},
+			s[path] = optim.TensorState{Step: 3, Buffers: b}
+		}, `("/model/dense/weights"): the format of exp_avg is float32, must be float64`},
 	} {
 		s := maps.Clone(states)
 		c.change(s)
@@ -275,14 +272,14 @@ func TestLoadErrors(t *testing.T) {
 			_ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3)))
 		},
 			`variable "/model/dense/weights": is not in the store`},
-		{"another rule", full, pnm.NewAdam(), nil, `tensor "/model/dense/weights": in the file it is of AdaPNM`},
+		{"another rule", full, pnm.NewAdam(), nil, `("/model/dense/weights"): in the file it is of AdaPNM`},
 		{"short", short, adapnm.Rule, nil, "short"},
 		{"no file", filepath.Join(dir, "missing"), adapnm.Rule, nil, "missing"},
 		{"another shape", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", make([]float32, 3)) },
-			`tensor "/model/dense/weights"`},
+			`("/model/dense/weights")`},
 		{"transposed", full, adapnm.Rule, func(s *model.Store) {
 			s.VariableWithValue("/model/dense/weights", tensors.FromShape(shapes.Make(dtypes.Float32, 10, 784)))
-		}, `tensor "/model/dense/weights"`},
+		}, `("/model/dense/weights")`},
 		{"another type", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", int32(3)) },
 			`variable "/model/dense/weights": is Int32, must be Float32 or Float64`},
 	} {
@@ -345,8 +342,7 @@ func TestLoadErrors(t *testing.T) {
 	if info, err := o.LoadFrom(bytes.NewReader(stream.Bytes()), int64(stream.Len()), LoadOptions{}); err != nil || info.Metadata[globalStepKey] != "3" {
 		t.Errorf("LoadFrom: %v, %v", info.Metadata, err)
 	}
-	var e *pnm.CheckpointError
-	if _, err := o.Load(short, LoadOptions{}); !errors.As(err, &e) {
+	if _, err := o.Load(short, LoadOptions{}); !says(err, short) {
 		t.Errorf("%v", err)
 	}
 }

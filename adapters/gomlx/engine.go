@@ -3,110 +3,24 @@ package pnmgomlx
 import (
 	"errors"
 	"fmt"
-	"io"
-	"reflect"
 	"slices"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/ml/model"
 	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/optim"
 )
-
-// An engine is a *pnm.Optimizer, whatever its element type.
-type engine interface {
-	Rule(group int) pnm.Rule
-	SetRule(group int, r pnm.Rule) error
-	SetLR(lr float64, groups ...int) error
-	Save(path string, s pnm.SaveOptions) error
-	SaveTo(w io.Writer, s pnm.SaveOptions) error
-	Load(path string, l pnm.LoadOptions) (pnm.CheckpointInfo, error)
-	LoadFrom(r io.ReaderAt, size int64, l pnm.LoadOptions) (pnm.CheckpointInfo, error)
-	Close()
-
-	step(o pnm.Options, grads []any) (pnm.Report, error) // a []T, or nil, for each tensor
-	state() ([]pnm.MixedTensorState, error)
-	setState([]pnm.MixedTensorState) error
-}
-
-type typed[T pnm.Float] struct {
-	*pnm.Optimizer[T]
-	grads [][]T
-}
-
-// newEngine returns one over params: for each rule, a []T for each tensor.
-func newEngine[T pnm.Float](c pnm.Config, rules []pnm.Rule, params [][]any) (engine, error) {
-	groups := make([]pnm.Group[T], len(rules))
-	for i, r := range rules {
-		groups[i].Rule = r
-		for _, p := range params[i] {
-			groups[i].Params = append(groups[i].Params, p.([]T))
-		}
-	}
-	o, err := pnm.NewOptimizerWith(c, groups...)
-	if err != nil {
-		return nil, err
-	}
-	return &typed[T]{o, make([][]T, o.Tensors())}, nil
-}
-
-func (e *typed[T]) step(o pnm.Options, grads []any) (pnm.Report, error) {
-	for i, g := range grads {
-		e.grads[i], _ = g.([]T)
-	}
-	defer clear(e.grads)
-	return e.StepWith(o, e.grads)
-}
-
-func (e *typed[T]) state() ([]pnm.MixedTensorState, error) {
-	states, err := e.State()
-	mixed := make([]pnm.MixedTensorState, len(states))
-	for i, s := range states {
-		mixed[i] = pnm.MixedTensorState{Step: s.Step, Buffers: make(map[string]pnm.Vector, len(s.Buffers))}
-		for name, b := range s.Buffers {
-			mixed[i].Buffers[name] = vectorOf(b)
-		}
-	}
-	return mixed, err
-}
-
-func (e *typed[T]) setState(mixed []pnm.MixedTensorState) error {
-	states := make([]pnm.TensorState[T], len(mixed))
-	for i, s := range mixed {
-		states[i] = pnm.TensorState[T]{Step: s.Step, Buffers: make(map[string][]T, len(s.Buffers))}
-		for name, v := range s.Buffers {
-			b, ok := sliceOf[T](v)
-			if !ok {
-				return &pnm.FormatError{Tensor: i, Arg: name, Format: v.Format(), Want: vectorOf[T](nil).Format()}
-			}
-			states[i].Buffers[name] = b
-		}
-	}
-	return e.SetState(states)
-}
-
-func vectorOf[T pnm.Float](x []T) pnm.Vector {
-	switch x := any(x).(type) {
-	case []float32:
-		return pnm.Float32(x)
-	case []float64:
-		return pnm.Float64(x)
-	}
-	panic("unreachable")
-}
-
-func sliceOf[T pnm.Float](v pnm.Vector) ([]T, bool) {
-	if x, ok := any(v.Float32()).([]T); ok {
-		return x, v.Format() == "float32"
-	}
-	x, ok := any(v.Float64()).([]T)
-	return x, ok && v.Format() == "float64"
-}
 
 // A binding is a variable with the memory that the engine updates.
 type binding struct {
 	variable *model.Variable
 	group    int
-	flat     any // a []float32 or []float64
+	values   pnm.Vector
+}
+
+// ofVariable returns an error as one of a variable.
+func ofVariable(path string, err error) error {
+	return fmt.Errorf("pnmgomlx: variable %q: %w", path, err)
 }
 
 // bind sees to it that the engine updates the memory in which the variables, and those it knows already, now have their values.
@@ -116,14 +30,23 @@ func (o *Optimizer) bind(variables []*model.Variable) error {
 	if err := o.check(now); err != nil {
 		return err
 	}
-	changed := len(now) != len(o.variables)
+	params := make([]pnm.Vector, len(now))
 	for i, b := range now {
 		if err := b.share(o); err != nil {
-			return &VariableError{b.variable.Path(), err}
+			return ofVariable(b.variable.Path(), err)
 		}
-		changed = changed || b.variable != o.variables[i].variable || !sameMemory(b.flat, o.variables[i].flat)
+		params[i] = b.values
 	}
-	if !changed {
+	same := func(a, b *binding) bool { return *a == *b }
+	samePath := func(a, b *binding) bool { return a.variable.Path() == b.variable.Path() }
+	switch {
+	case slices.EqualFunc(now, o.variables, same):
+		return nil
+	case slices.EqualFunc(now, o.variables, samePath):
+		if err := o.engine.SetParams(params, nil); err != nil {
+			return err
+		}
+		o.variables = now
 		return nil
 	}
 	states, err := o.State()
@@ -133,8 +56,8 @@ func (o *Optimizer) bind(variables []*model.Variable) error {
 	return o.rebuild(now, states)
 }
 
-// with returns the engine's variables that are still in the store, in its order, and behind them those that it does not know. A
-// variable keeps its group: Match may go by what changes. Their memory is yet to be found.
+// with returns the engine's variables that are still in the store, and those that it does not know, in the order of their groups.
+// A variable keeps its group: Match may go by what changes. Their memory is yet to be found.
 func (o *Optimizer) with(variables []*model.Variable) (now []*binding) {
 	for _, b := range o.variables {
 		if v := o.store.GetVariable(b.variable.Path()); v != nil {
@@ -146,24 +69,26 @@ func (o *Optimizer) with(variables []*model.Variable) (now []*binding) {
 			now = append(now, &binding{variable: v, group: o.group(v)})
 		}
 	}
+	slices.SortStableFunc(now, func(a, b *binding) int { return a.group - b.group })
 	return now
 }
 
-// check reports variables that the engine cannot update.
+// check reports variables that the engine cannot update, of those in the order of their groups.
 func (o *Optimizer) check(variables []*binding) error {
-	for _, b := range variables {
+	for i, b := range variables {
+		before := variables[max(i-1, 0)]
 		var problem error
-		switch d, first := b.variable.DType(), variables[0].variable; {
+		switch d, other := b.variable.DType(), before.variable.DType(); {
 		case d != dtypes.Float32 && d != dtypes.Float64:
 			problem = fmt.Errorf("is %s, must be Float32 or Float64 to be trained: the model can convert its value", d)
 		case b.group < 0:
 			problem = fmt.Errorf("belongs to none of the %d groups", len(o.groups))
-		case d != first.DType():
-			problem = fmt.Errorf("is %s, must be %s as %q is", d, first.DType(), first.Path())
+		case b.group == before.group && d != other:
+			problem = fmt.Errorf("is %s, must be %s as %q of the same group is", d, other, before.variable.Path())
 		default:
 			continue
 		}
-		return &VariableError{b.variable.Path(), problem}
+		return ofVariable(b.variable.Path(), problem)
 	}
 	return nil
 }
@@ -192,81 +117,75 @@ func (b *binding) share(o *Optimizer) error {
 		}
 	}
 	// Nobody moves the value within a step: no graph that trains it is given its buffer to write.
-	return value.MutableFlatData(func(flat any) { b.flat = flat })
+	return value.MutableFlatData(func(flat any) { b.values = vectorOf(flat) })
 }
 
-func sameMemory(a, b any) bool {
-	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
-	return x.Type() == y.Type() && x.Len() == y.Len() && x.Pointer() == y.Pointer()
+// vectorOf returns a []float32 or []float64 as a vector.
+func vectorOf(flat any) pnm.Vector {
+	if x, ok := flat.([]float64); ok {
+		return pnm.Float64(x)
+	}
+	return pnm.Float32(flat.([]float32))
 }
 
-// rebuild replaces the engine by one over other variables, with the state that they have by their paths.
-func (o *Optimizer) rebuild(variables []*binding, states map[string]pnm.MixedTensorState) error {
+// rebuild replaces the engine by one over other variables, in the order of their groups, with the state that they have by their
+// paths.
+func (o *Optimizer) rebuild(variables []*binding, states map[string]optim.TensorState) error {
 	if o.closed {
-		return pnm.ErrClosed
+		return optim.ErrClosed
 	}
-	rules := make([]pnm.Rule, len(o.groups))
-	params := make([][]any, len(rules))
-	members := make([][]*binding, len(rules))
-	for i := range rules {
-		rules[i] = o.engine.Rule(i)
+	groups := make([]optim.Group, len(o.groups))
+	for i := range groups {
+		groups[i].Rule = o.engine.Rule(i)
 	}
-	for _, b := range variables {
-		i := b.group
-		params[i], members[i] = append(params[i], b.flat), append(members[i], b)
+	list := make([]optim.TensorState, len(variables))
+	for i, b := range variables {
+		path, g := b.variable.Path(), &groups[b.group]
+		g.Params, g.Names = append(g.Params, b.values), append(g.Names, path)
+		list[i] = states[path]
 	}
-	var ordered []*binding
-	var list []pnm.MixedTensorState
-	for _, m := range members {
-		for _, b := range m {
-			ordered, list = append(ordered, b), append(list, states[b.variable.Path()])
-		}
-	}
-	build := newEngine[float64]
-	if len(ordered) > 0 && ordered[0].variable.DType() == dtypes.Float32 {
-		build = newEngine[float32]
-	}
-	e, err := build(o.config, rules, params)
+	e, err := optim.New(groups...)
 	if err != nil {
-		return named(err, ordered)
+		return err
 	}
-	if err := e.setState(list); err != nil {
+	if err := e.SetState(list); err != nil {
 		e.Close()
-		return named(err, ordered)
+		return err
 	}
 	o.engine.Close()
-	o.engine, o.variables = e, ordered
+	o.engine, o.variables = e, variables
 	return nil
 }
 
 // State returns a copy of the state of all variables that had a step, by their paths ("/dense/weights"). Together with the values
 // of all variables it is what a later run needs to continue with the same bits.
-func (o *Optimizer) State() (map[string]pnm.MixedTensorState, error) {
-	list, err := o.engine.state()
+func (o *Optimizer) State() (map[string]optim.TensorState, error) {
+	list, err := o.engine.State()
 	if err != nil {
 		return nil, err
 	}
-	states := make(map[string]pnm.MixedTensorState, len(list))
-	for i, s := range list {
-		states[o.variables[i].variable.Path()] = s
+	states := make(map[string]optim.TensorState, len(list))
+	for i, path := range o.engine.Names() {
+		states[path] = list[i]
 	}
 	return states, nil
 }
 
 // SetState replaces the state of all variables by a copy of states. It needs the same variables as the optimizer has had steps
-// of; before the first step use [Optimizer.Load]. Buffers have the variables' type, and otherwise errors are those of
-// [pnm.Optimizer.SetState], and name the variable. The optimizer is then as it was.
-func (o *Optimizer) SetState(states map[string]pnm.MixedTensorState) error {
-	list := make([]pnm.MixedTensorState, len(o.variables))
-	for i, b := range o.variables {
-		s, ok := states[b.variable.Path()]
+// of; before the first step use [Optimizer.Load]. It fails as [optim.Optimizer.SetState] does, and the optimizer is then as it
+// was.
+func (o *Optimizer) SetState(states map[string]optim.TensorState) error {
+	paths := o.engine.Names()
+	list := make([]optim.TensorState, len(paths))
+	for i, path := range paths {
+		s, ok := states[path]
 		if !ok {
-			return &VariableError{b.variable.Path(), errors.New("the state is missing")}
+			return ofVariable(path, errors.New("the state is missing"))
 		}
 		list[i] = s
 	}
 	if len(states) != len(list) {
 		return fmt.Errorf("pnmgomlx: there are states of %d variables, must be of %d", len(states), len(list))
 	}
-	return named(o.engine.setState(list), o.variables)
+	return o.engine.SetState(list)
 }

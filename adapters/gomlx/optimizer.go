@@ -19,12 +19,13 @@ import (
 	"github.com/gomlx/gomlx/ml/train/optimizer"
 	"github.com/gomlx/gomlx/support/exceptions"
 	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/optim"
 	"k8s.io/klog/v2"
 )
 
 // A Group is a rule and the variables that follow it.
 type Group struct {
-	Rule  pnm.Rule                     // PNM, AdaPNM, SGD or Adam, as a value
+	Rule  pnm.Rule                     // one of pnm's, as a value
 	Match func(v *model.Variable) bool // whether v is the group's, if no group before it took it; nil takes all
 }
 
@@ -36,12 +37,11 @@ type Group struct {
 type Optimizer struct {
 	backend compute.Backend
 	store   *model.Store
-	config  pnm.Config
 	groups  []Group
 	options pnm.Options
 
-	engine    engine
-	variables []*binding // the engine's tensors, in its order
+	engine    *optim.Optimizer // its tensors are named by the variables' paths
+	variables []*binding       // its tensors, in its order
 	closed    bool
 
 	attached map[*train.Trainer]bool
@@ -56,27 +56,22 @@ var (
 )
 
 // New returns an optimizer for the variables of store, which live on the first device of backend. Each variable belongs to the
-// first group that takes it. A rule that is missing or has a bad hyperparameter gives a *pnm.GroupError.
+// first group that takes it; those of a group have one type. It fails as [optim.New] does, such as for a rule that is missing or
+// has a bad hyperparameter.
 func New(backend compute.Backend, store *model.Store, groups ...Group) (*Optimizer, error) {
-	return NewWith(pnm.Config{}, backend, store, groups...)
-}
-
-// NewWith is [New] with a configuration of the engine.
-func NewWith(c pnm.Config, backend compute.Backend, store *model.Store, groups ...Group) (*Optimizer, error) {
 	if backend == nil || store == nil {
 		return nil, errors.New("pnmgomlx: New: backend or store is nil, must be those of the trainer")
 	}
-	rules := make([]pnm.Rule, len(groups))
-	for i, g := range groups {
-		rules[i] = g.Rule
-	}
 	// Until variables are there, an engine without tensors holds the rules.
-	e, err := newEngine[float64](c, rules, make([][]any, len(rules)))
+	rules := make([]optim.Group, len(groups))
+	for i, g := range groups {
+		rules[i].Rule = g.Rule
+	}
+	e, err := optim.New(rules...)
 	if err != nil {
 		return nil, err
 	}
-	return &Optimizer{backend: backend, store: store, config: c, groups: slices.Clone(groups), engine: e,
-		attached: make(map[*train.Trainer]bool)}, nil
+	return &Optimizer{backend: backend, store: store, groups: slices.Clone(groups), engine: e, attached: make(map[*train.Trainer]bool)}, nil
 }
 
 // Attach has each step of the loop update the variables, before any other hook with a priority above −1000 sees them. The loop
@@ -246,7 +241,7 @@ func (o *Optimizer) checkTrainable(scope *model.Scope, g *graph.Graph) {
 var errNoVariable = errors.New("pnmgomlx: there is no trainable variable")
 
 func setByGraph(v *model.Variable) error {
-	return &VariableError{v.Path(), errors.New("is to be trained, and also set by the graph itself")}
+	return ofVariable(v.Path(), errors.New("is to be trained, and also set by the graph itself"))
 }
 
 // trainable yields the variables that GoMLX takes gradients of, in its order.
@@ -374,26 +369,25 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 			return err
 		}
 		if err := o.engine.SetLR(scalar(value)); err != nil {
-			return &VariableError{p.lr.Path(), err}
+			return ofVariable(p.lr.Path(), err)
 		}
 	}
-	flats := make([]any, len(o.variables)) // a variable that this graph does not use has none
+	grads := make(map[string]pnm.Vector, len(p.variables)) // variables that this graph does not use have none
 	for i, v := range p.variables {
-		k := slices.IndexFunc(o.variables, func(b *binding) bool { return b.variable == v })
 		if s := p.values[i].Shape(); !s.Equal(v.Shape()) {
-			return &VariableError{v.Path(), fmt.Errorf("is %s, must be %s as its gradient is", v.Shape(), s)}
+			return ofVariable(v.Path(), fmt.Errorf("is %s, must be %s as its gradient is", v.Shape(), s))
 		}
 		// The backend has written the gradient, and nobody writes it until free.
-		if err := p.values[i].ConstFlatData(func(flat any) { flats[k] = flat }); err != nil {
-			return &VariableError{v.Path(), fmt.Errorf("the gradient: %w", err)}
+		if err := p.values[i].ConstFlatData(func(flat any) { grads[v.Path()] = vectorOf(flat) }); err != nil {
+			return ofVariable(v.Path(), fmt.Errorf("the gradient: %w", err))
 		}
 	}
 	options := o.options
 	options.LossScale = p.lossScale
 	options.SkipNonFinite = options.SkipNonFinite || p.accumulated // a batch that was an error has left its NaN there
-	report, err := o.engine.step(options, flats)
+	report, err := o.engine.StepNamed(options, grads)
 	if err != nil {
-		return named(err, o.variables)
+		return err
 	}
 	o.report = report
 	if report.Skipped && !o.options.SkipNonFinite {
@@ -454,8 +448,11 @@ func (o *Optimizer) Report() pnm.Report { return o.report }
 // Rule returns the rule of a group, or nil if there is no such group.
 func (o *Optimizer) Rule(group int) pnm.Rule { return o.engine.Rule(group) }
 
-// SetRule replaces the rule of a group from the next step on, as [pnm.Optimizer.SetRule] does.
+// SetRule replaces the rule of a group from the next step on, as [optim.Optimizer.SetRule] does.
 func (o *Optimizer) SetRule(group int, r pnm.Rule) error { return o.engine.SetRule(group, r) }
+
+// LR returns the learning rate of a group, or 0 if there is no such group.
+func (o *Optimizer) LR(group int) float64 { return o.engine.LR(group) }
 
 // SetLR sets the learning rate of the given groups from the next step on, of all groups if none are given. Where the graph sets
 // GoMLX's own variable of the learning rate, as its cosine schedule does, that is the one of all groups.
@@ -468,7 +465,7 @@ func (o *Optimizer) Clear(*model.Scope) error {
 }
 
 // Close gives the memory of the state back to the system. The variables keep their values. Every later step fails with
-// [pnm.ErrClosed], as do Clear and Load.
+// [optim.ErrClosed], as do Clear and Load.
 func (o *Optimizer) Close() {
 	o.closed = true
 	o.engine.Close()

@@ -3,6 +3,7 @@ package pnmgorgonia
 import (
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,7 @@ func benchmarkStep(b *testing.B, shapes []tensor.Shape) {
 	var model []gorgonia.ValueGrad
 	var gradients [][]float32
 	rng := rand.New(rand.NewPCG(1, 2))
-	for _, s := range shapes {
+	for i, s := range shapes {
 		filled := func() *tensor.Dense {
 			x := make([]float32, s.TotalSize())
 			for i := range x {
@@ -42,7 +43,7 @@ func benchmarkStep(b *testing.B, shapes []tensor.Shape) {
 			return tensor.New(tensor.WithShape(s...), tensor.WithBacking(x))
 		}
 		v, g := filled(), filled()
-		model = append(model, &fake{"w", v, g, nil})
+		model = append(model, &fake{strconv.Itoa(i), v, g, nil})
 		gradients = append(gradients, slices.Clone(g.Float32s()))
 	}
 	momentum := pnm.SGD{LR: 1e-3, Momentum: 0.9}
@@ -56,12 +57,12 @@ func benchmarkStep(b *testing.B, shapes []tensor.Shape) {
 		{"Gorgonia-Adam", gorgonia.NewAdamSolver(), 0},
 		{"Gorgonia-Momentum", gorgonia.NewMomentum(), 1},
 		{"Gorgonia-Vanilla", gorgonia.NewVanillaSolver(), 2},
-		{"Adam", mustSolver[float32](b, pnm.NewAdam(), model), 0},
-		{"AdaPNM", mustSolver[float32](b, adaPNM, model), 0},
-		{"AdaPNM-AMSGrad", mustSolver[float32](b, pnm.NewAdaPNM(), model), 0},
-		{"SGD-momentum", mustSolver[float32](b, momentum, model), 1},
-		{"PNM", mustSolver[float32](b, pnm.NewPNM(1e-3), model), 1},
-		{"SGD", mustSolver[float32](b, pnm.NewSGD(1e-3), model), 2},
+		{"Adam", mustSolver(b, pnm.NewAdam(), model), 0},
+		{"AdaPNM", mustSolver(b, adaPNM, model), 0},
+		{"AdaPNM-AMSGrad", mustSolver(b, pnm.NewAdaPNM(), model), 0},
+		{"SGD-momentum", mustSolver(b, momentum, model), 1},
+		{"PNM", mustSolver(b, pnm.NewPNM(1e-3), model), 1},
+		{"SGD", mustSolver(b, pnm.NewSGD(1e-3), model), 2},
 	}
 	times := make([][]float64, len(solvers))
 	ratios := make([][]float64, len(solvers))

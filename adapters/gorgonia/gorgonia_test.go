@@ -81,7 +81,7 @@ func testAgainstGorgonia[T pnm.Float](t *testing.T, rounding, defaultBound float
 		{"Momentum with another μ", gorgonia.NewMomentum(gorgonia.WithLearnRate(0.005), gorgonia.WithMomentum(0.89)), momentum, pnm.Options{}, 0, 100 * rounding, true},
 	} {
 		theirs, ours := newNet[T](t, 1, true), newNet[T](t, 1, true)
-		solver, err := NewSolver[T](c.rule, ours.model)
+		solver, err := NewSolver(c.rule, ours.model)
 		if err != nil {
 			t.Fatal(err)
 		}

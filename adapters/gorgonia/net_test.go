@@ -130,11 +130,11 @@ func train[T pnm.Float](t testing.TB, n *net, solver gorgonia.Solver, steps int)
 // values returns the nodes' own memory.
 func values[T pnm.Float](t testing.TB, model []gorgonia.ValueGrad) (all [][]T) {
 	for _, n := range model {
-		x, err := valueOf[T](n)
+		x, err := valueOf(n)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, x.elements)
+		all = append(all, sliceOf[T](x.elements))
 	}
 	return all
 }
@@ -146,11 +146,25 @@ func grads[T pnm.Float](t testing.TB, model []gorgonia.ValueGrad) (all [][]T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := memoryOf[T](g)
+		x, err := memoryOf(g)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, x.elements)
+		all = append(all, sliceOf[T](x.elements))
 	}
 	return all
+}
+
+func sliceOf[T pnm.Float](v pnm.Vector) []T {
+	if x, ok := any(v.Float32()).([]T); ok {
+		return x
+	}
+	return any(v.Float64()).([]T)
+}
+
+func dtypeOf[T pnm.Float]() tensor.Dtype {
+	if _, ok := any(*new(T)).(float32); ok {
+		return tensor.Float32
+	}
+	return tensor.Float64
 }

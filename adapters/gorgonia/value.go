@@ -12,21 +12,21 @@ import (
 )
 
 // A value is the memory of a gorgonia.Value.
-type value[T pnm.Float] struct {
-	elements []T
+type value struct {
+	elements pnm.Vector
 	shape    tensor.Shape
 }
 
 // valueOf returns the value of a node of the model.
-func valueOf[T pnm.Float](v gorgonia.ValueGrad) (value[T], error) {
+func valueOf(v gorgonia.ValueGrad) (value, error) {
 	if n, isNode := v.(*gorgonia.Node); v == nil || isNode && n == nil {
-		return value[T]{}, errors.New("is nil")
+		return value{}, errors.New("is nil")
 	}
 	bound := v.Value()
 	if isNil(bound) {
-		return value[T]{}, errors.New("has no value yet: give it one by gorgonia.WithInit, WithValue or Let")
+		return value{}, errors.New("has no value yet: give it one by gorgonia.WithInit, WithValue or Let")
 	}
-	x, err := memoryOf[T](bound)
+	x, err := memoryOf(bound)
 	if err != nil {
 		return x, fmt.Errorf("its value %w", err)
 	}
@@ -35,21 +35,21 @@ func valueOf[T pnm.Float](v gorgonia.ValueGrad) (value[T], error) {
 
 // gradOf returns the gradient of a node, and whether it may be written. Without dual values a gradient can be an input of the graph, or
 // one of the constants that all of Gorgonia's graphs have in common.
-func gradOf[T pnm.Float](n *node) (elements []T, writable bool, err error) {
+func gradOf(n *node) (elements pnm.Vector, writable bool, err error) {
 	const hint = "it must be among the nodes given to gorgonia.Grad, and the machine must have run"
 	grad, err := n.Grad()
 	if err != nil {
-		return nil, false, fmt.Errorf("has no gradient (%w): %s", err, hint)
+		return pnm.Vector{}, false, fmt.Errorf("has no gradient (%w): %s", err, hint)
 	}
 	if isNil(grad) {
-		return nil, false, fmt.Errorf("its gradient is nil: %s", hint)
+		return pnm.Vector{}, false, fmt.Errorf("its gradient is nil: %s", hint)
 	}
-	g, err := memoryOf[T](grad)
+	g, err := memoryOf(grad)
 	if err != nil {
-		return nil, false, fmt.Errorf("its gradient %w", err)
+		return pnm.Vector{}, false, fmt.Errorf("its gradient %w", err)
 	}
-	if one := len(g.elements) == 1 && n.shape.TotalSize() == 1; !one && !g.shape.Eq(n.shape) {
-		return nil, false, fmt.Errorf("the shape of its gradient is %v, must be %v", g.shape, n.shape)
+	if one := g.elements.Len() == 1 && n.shape.TotalSize() == 1; !one && !g.shape.Eq(n.shape) {
+		return pnm.Vector{}, false, fmt.Errorf("the shape of its gradient is %v, must be %v", g.shape, n.shape)
 	}
 	writable = true
 	if x, isNode := n.ValueGrad.(*gorgonia.Node); isNode {
@@ -74,59 +74,41 @@ func isNil(v gorgonia.Value) bool {
 	return false
 }
 
-// memoryOf returns the memory of a value, if its elements are of type T and lie there in row-major order without gaps.
-func memoryOf[T pnm.Float](v gorgonia.Value) (value[T], error) {
-	var elements []T
-	switch v := v.(type) {
-	case *gorgonia.F32, *gorgonia.F64:
-		if v.Dtype() != dtypeOf[T]() {
-			break
-		}
-		return value[T]{unsafe.Slice(scalarOf[T](v), 1), v.Shape()}, nil
-	case *tensor.Dense:
-		if v.Dtype() != dtypeOf[T]() {
-			break
-		}
-		shape := v.Shape()
-		switch {
-		case !v.IsNativelyAccessible():
-			return value[T]{}, fmt.Errorf("lies in memory of %T, which Go cannot reach", v.Engine())
-		case v.IsMasked() && shape.TotalSize() > 0:
-			return value[T]{}, errors.New("is masked")
-		case !isRowMajor(shape, v.Strides()):
-			return value[T]{}, fmt.Errorf("has shape %v and strides %v, must be in row-major order: see tensor.Materialize", shape, v.Strides())
-		}
-		switch x := any(&elements).(type) {
-		case *[]float32:
-			*x = v.Float32s()
-		case *[]float64:
-			*x = v.Float64s()
-		}
-		if len(elements) != shape.TotalSize() {
-			return value[T]{}, fmt.Errorf("has %d elements in memory, and shape %v", len(elements), shape)
-		}
-		return value[T]{elements, shape}, nil
-	default:
-		return value[T]{}, fmt.Errorf("is a %T of %v, must be a *tensor.Dense or a scalar of %v", v, v.Dtype(), dtypeOf[T]())
-	}
-	return value[T]{}, fmt.Errorf("is of %v, must be of %v as the solver is", v.Dtype(), dtypeOf[T]())
-}
-
-func scalarOf[T pnm.Float](v gorgonia.Value) *T {
+// memoryOf returns the memory of a value, if its elements are of float32 or float64 and lie there in row-major order without gaps.
+func memoryOf(v gorgonia.Value) (value, error) {
 	switch v := v.(type) {
 	case *gorgonia.F32:
-		return (*T)(unsafe.Pointer(v))
+		return value{pnm.Float32(unsafe.Slice((*float32)(v), 1)), v.Shape()}, nil
 	case *gorgonia.F64:
-		return (*T)(unsafe.Pointer(v))
+		return value{pnm.Float64(unsafe.Slice((*float64)(v), 1)), v.Shape()}, nil
+	case *tensor.Dense:
+		return denseMemory(v)
 	}
-	return nil
+	return value{}, fmt.Errorf("is a %T of %v, must be a *tensor.Dense or a scalar of float32 or float64", v, v.Dtype())
 }
 
-func dtypeOf[T pnm.Float]() tensor.Dtype {
-	if unsafe.Sizeof(*new(T)) == 4 {
-		return tensor.Float32
+func denseMemory(v *tensor.Dense) (value, error) {
+	shape := v.Shape()
+	switch {
+	case v.Dtype() != tensor.Float32 && v.Dtype() != tensor.Float64:
+		return value{}, fmt.Errorf("is of %v, must be of float32 or float64", v.Dtype())
+	case !v.IsNativelyAccessible():
+		return value{}, fmt.Errorf("lies in memory of %T, which Go cannot reach", v.Engine())
+	case v.IsMasked() && shape.TotalSize() > 0:
+		return value{}, errors.New("is masked")
+	case !isRowMajor(shape, v.Strides()):
+		return value{}, fmt.Errorf("has shape %v and strides %v, must be in row-major order: see tensor.Materialize", shape, v.Strides())
 	}
-	return tensor.Float64
+	var elements pnm.Vector
+	if v.Dtype() == tensor.Float32 {
+		elements = pnm.Float32(v.Float32s())
+	} else {
+		elements = pnm.Float64(v.Float64s())
+	}
+	if elements.Len() != shape.TotalSize() {
+		return value{}, fmt.Errorf("has %d elements in memory, and shape %v", elements.Len(), shape)
+	}
+	return value{elements, shape}, nil
 }
 
 // isRowMajor reports whether strides are those of row-major order, which say nothing of dimensions of one element. What the

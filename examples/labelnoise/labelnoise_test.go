@@ -14,6 +14,7 @@ import (
 	"github.com/posneg/pnm/examples/internal/trials"
 	"github.com/posneg/pnm/examples/internal/trials/trialstest"
 	"github.com/posneg/pnm/internal/fashionmnist"
+	"github.com/posneg/pnm/optim"
 )
 
 func TestFlip(t *testing.T) {
@@ -60,24 +61,25 @@ func TestFlip(t *testing.T) {
 func TestMatching(t *testing.T) {
 	follow := func(r pnm.Rule, steps int, start, gradient float64) (end, step float64) {
 		p := []float64{start}
-		opt, err := pnm.NewOptimizer(pnm.Group[float64]{Rule: r, Params: [][]float64{p}})
+		opt, err := optim.New(optim.Group{Rule: r, Params: pnm.Vectors(p)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		var before float64
 		for range steps {
 			before = p[0]
-			if err := opt.Step([][]float64{{gradient}}); err != nil {
+			if _, err := opt.Step(pnm.Options{}, pnm.Vectors([]float64{gradient})); err != nil {
 				t.Fatal(err)
 			}
 		}
 		return p[0], before - p[0]
 	}
 	withoutDecay := func(r pnm.Rule) pnm.Rule {
-		v := reflect.New(reflect.TypeOf(r)).Elem()
-		v.Set(reflect.ValueOf(r))
-		v.FieldByName("WeightDecay").SetFloat(0)
-		return v.Interface().(pnm.Rule)
+		r, err := r.With("weight_decay", 0.0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
 	}
 
 	const pnmLR, adapnmLR = 0.3, 2e-3

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/optim"
 )
 
 // forwardBackward stands for a network on a device that takes parameters in bf16 and gives gradients in bf16. Here they are
@@ -11,11 +12,11 @@ import (
 func forwardBackward(weights, grads []uint16) {
 	const n = 2
 	target, w, g := [n]float32{3, -2}, make([]float32, n), make([]float32, n)
-	pnm.Convert(pnm.Float32(w), pnm.BF16(weights))
+	pnm.Float32(w).Set(pnm.BF16(weights))
 	for i := range w {
 		g[i] = w[i] - target[i]
 	}
-	pnm.Convert(pnm.BF16(grads), pnm.Float32(g))
+	pnm.BF16(grads).Set(pnm.Float32(g))
 }
 
 func Example_offload() {
@@ -24,14 +25,14 @@ func Example_offload() {
 
 	weights := make([]uint16, len(masters)) // what forward and backward run on: bf16
 	grads := make([]uint16, len(masters))   // what they give: bf16
-	if _, err := pnm.Convert(pnm.BF16(weights), pnm.Float32(masters)); err != nil {
+	if _, err := pnm.BF16(weights).Set(pnm.Float32(masters)); err != nil {
 		panic(err)
 	}
 	rule := pnm.NewAdaPNM()
 	rule.LR = 0.05
-	opt, err := pnm.NewMixedOptimizer(pnm.Config{}, pnm.MixedGroup{
+	opt, err := optim.New(optim.Group{
 		Rule:   rule,
-		Params: []pnm.Vector{pnm.Float32(masters)},
+		Params: pnm.Vectors(masters),
 		Copies: []pnm.Vector{pnm.BF16(weights)}, // each step writes it
 	})
 	if err != nil {
@@ -40,7 +41,7 @@ func Example_offload() {
 	defer opt.Close()
 	for range steps {
 		forwardBackward(weights, grads)
-		if err := opt.Step([]pnm.Vector{pnm.BF16(grads)}); err != nil {
+		if _, err := opt.Step(pnm.Options{}, []pnm.Vector{pnm.BF16(grads)}); err != nil {
 			panic(err)
 		}
 	}

@@ -11,6 +11,9 @@ const (
 	f16
 )
 
+// String is what the engine calls the format.
+func (k kind) String() string { return [...]string{f32: "float32", bf16: "bf16", f16: "f16"}[k] }
+
 func (k kind) bytes() int {
 	if k == f32 {
 		return 4
@@ -32,9 +35,9 @@ func (k kind) vector(n int) pnm.Vector {
 // round rounds numbers to those that k can store.
 func (k kind) round(x []float32) error {
 	stored := k.vector(len(x))
-	_, err := pnm.Convert(stored, pnm.Float32(x))
+	_, err := stored.Set(pnm.Float32(x))
 	if err == nil {
-		_, err = pnm.Convert(pnm.Float32(x), stored)
+		_, err = pnm.Float32(x).Set(stored)
 	}
 	return err
 }

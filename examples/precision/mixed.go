@@ -6,14 +6,15 @@ import (
 
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/mlp"
+	"github.com/posneg/pnm/optim"
 )
 
 // A mixed is an optimizer in mixed precision for a network that computes in float32: it rounds gradients before a step, and
 // widens parameters after it.
 type mixed struct {
-	*pnm.MixedOptimizer
+	*optim.Optimizer
 	format format
-	scaler pnm.LossScaler
+	scaler optim.LossScaler
 
 	net    []pnm.Vector // parameters that the network runs on
 	params []pnm.Vector // those that steps update: the same, if they are float32 and have no copy
@@ -24,7 +25,7 @@ type mixed struct {
 }
 
 func newMixed(f format, rule pnm.Rule, seed uint64, net *mlp.Net) (*mixed, error) {
-	m := &mixed{format: f, scaler: pnm.NewLossScaler()}
+	m := &mixed{format: f, scaler: optim.NewLossScaler()}
 	params, copies := f.params, f.copy
 	if f.nearest { // the engine rounds copies to nearest, but not parameters
 		params, copies = f32, f.params
@@ -44,18 +45,17 @@ func newMixed(f format, rule pnm.Rule, seed uint64, net *mlp.Net) (*mixed, error
 	}
 	if m.params == nil {
 		m.params = m.net
-	} else if err := convert(m.params, m.net); err != nil {
+	} else if err := setAll(m.params, m.net); err != nil {
 		return nil, err
 	}
-	if err := convert(m.copies, m.params); err != nil {
+	if err := setAll(m.copies, m.params); err != nil {
 		return nil, err
 	}
 	if err := m.widen(); err != nil {
 		return nil, err
 	}
 	var err error
-	m.MixedOptimizer, err = pnm.NewMixedOptimizer(pnm.Config{Seed: seed},
-		pnm.MixedGroup{Rule: rule, Params: m.params, Copies: m.copies, BF16State: f.state == bf16})
+	m.Optimizer, err = optim.Config{Seed: seed}.New(optim.Group{Rule: rule, Params: m.params, Copies: m.copies, State: f.state.String()})
 	return m, err
 }
 
@@ -69,11 +69,11 @@ func (m *mixed) Step(grads [][]float32) error {
 		if m.format.scales() {
 			scale(g, float32(o.LossScale))
 		}
-		if _, err := pnm.Convert(m.grads[i], pnm.Float32(g)); err != nil { // what overflows, SkipNonFinite sees
+		if _, err := m.grads[i].Set(pnm.Float32(g)); err != nil { // what overflows, SkipNonFinite sees
 			return err
 		}
 	}
-	report, err := m.StepWith(o, m.grads)
+	report, err := m.Optimizer.Step(o, m.grads)
 	if err != nil {
 		return err
 	}
@@ -98,20 +98,20 @@ func (m *mixed) widen() error {
 		stored = m.copies
 	}
 	if m.format.nearest { // there is nothing but what is stored
-		if err := convert(m.params, stored); err != nil {
+		if err := setAll(m.params, stored); err != nil {
 			return err
 		}
 	}
 	if m.params[0] == m.net[0] {
 		return nil
 	}
-	return convert(m.net, stored)
+	return setAll(m.net, stored)
 }
 
-// convert converts lists of vectors; an empty one is nothing to do.
-func convert(to, from []pnm.Vector) error {
+// setAll sets each vector of a list to that of another; an empty one is nothing to do.
+func setAll(to, from []pnm.Vector) error {
 	for i := range to {
-		if _, err := pnm.Convert(to[i], from[i]); err != nil {
+		if _, err := to[i].Set(from[i]); err != nil {
 			return err
 		}
 	}

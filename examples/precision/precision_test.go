@@ -19,6 +19,7 @@ import (
 	"github.com/posneg/pnm/examples/internal/trials"
 	"github.com/posneg/pnm/examples/internal/trials/trialstest"
 	"github.com/posneg/pnm/internal/fashionmnist"
+	"github.com/posneg/pnm/optim"
 )
 
 func head(t *testing.T, images int) (train, test fashionmnist.Set) {
@@ -62,7 +63,7 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// What all else is compared with is what the optimizer of float32 slices does.
+// What all else is compared with is what an optimizer that is all float32 does.
 func TestYardstick(t *testing.T) {
 	images, tests := head(t, 300)
 	s := trials.Settings{Epochs: 2, Batch: 64, Hidden: 16}
@@ -196,9 +197,9 @@ func TestSmallSteps(t *testing.T) {
 // docs/precision.md says of it, of gradients from a normal distribution.
 func TestLargestAverage(t *testing.T) {
 	const elements, steps = 1000, 20000
-	follow := func(bf16State bool) (average, std, largest float64) {
-		opt, err := pnm.NewMixedOptimizer(pnm.Config{Seed: 1},
-			pnm.MixedGroup{Rule: pnm.NewAdaPNM(), Params: []pnm.Vector{f32.vector(elements)}, BF16State: bf16State})
+	follow := func(state kind) (average, std, largest float64) {
+		opt, err := optim.Config{Seed: 1}.New(
+			optim.Group{Rule: pnm.NewAdaPNM(), Params: []pnm.Vector{f32.vector(elements)}, State: state.String()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +209,7 @@ func TestLargestAverage(t *testing.T) {
 			for i := range grads {
 				grads[i] = float32(rng.NormFloat64())
 			}
-			if err := opt.Step([]pnm.Vector{pnm.Float32(grads)}); err != nil {
+			if _, err := opt.Step(pnm.Options{}, pnm.Vectors(grads)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -218,7 +219,7 @@ func TestLargestAverage(t *testing.T) {
 		}
 		of := func(buffer string) (mean, std float64) {
 			wide := make([]float32, elements)
-			if _, err := pnm.Convert(pnm.Float32(wide), states[0].Buffers[buffer]); err != nil {
+			if _, err := pnm.Float32(wide).Set(states[0].Buffers[buffer]); err != nil {
 				t.Fatal(err)
 			}
 			x := make([]float64, elements)
@@ -232,12 +233,12 @@ func TestLargestAverage(t *testing.T) {
 		return average, std, largest
 	}
 	for _, c := range []struct {
-		bf16State    bool
+		state        kind
 		std, largest float64
-	}{{false, 0.032, 1.08}, {true, 0.054, 1.14}} {
-		average, std, largest := follow(c.bf16State)
+	}{{f32, 0.032, 1.08}, {bf16, 0.054, 1.14}} {
+		average, std, largest := follow(c.state)
 		if math.Abs(average-1) > 0.01 || math.Abs(std-c.std) > 0.004 || math.Abs(largest-c.largest) > 0.01 {
-			t.Errorf("bf16 state %v: average %.4f ± %.4f, must be 1 ± %g; largest %.4f, must be %g", c.bf16State, average, std, c.std, largest, c.largest)
+			t.Errorf("%v state: average %.4f ± %.4f, must be 1 ± %g; largest %.4f, must be %g", c.state, average, std, c.std, largest, c.largest)
 		}
 	}
 }

@@ -27,13 +27,13 @@ GROUPS = [["layer.weight", LATE], ["layer.bias", "scale"]]
 # What the parameters are here, what the optimizer does with them, and how resume/main.go is told so.
 FORMATS = {
     "float32": (torch.float32, {}, []),
-    "float32, bf16 state": (torch.float32, dict(state_dtype=torch.bfloat16), ["-bf16-state"]),
+    "float32, bf16 state": (torch.float32, dict(state_dtype=torch.bfloat16), ["-state=bf16"]),
     "float64": (torch.float64, {}, ["-params=float64"]),
     "bf16": (torch.bfloat16, {}, ["-params=bf16"]),
-    "bf16, bf16 state": (torch.bfloat16, dict(state_dtype=torch.bfloat16), ["-params=bf16", "-bf16-state"]),
+    "bf16, bf16 state": (torch.bfloat16, dict(state_dtype=torch.bfloat16), ["-params=bf16", "-state=bf16"]),
     "bf16, masters": (torch.bfloat16, dict(master_weights=True), ["-copies=bf16"]),
     "f16, masters": (torch.float16, {}, ["-copies=f16"]),
-    "f16, masters, bf16 state": (torch.float16, dict(state_dtype=torch.bfloat16), ["-copies=f16", "-bf16-state"]),
+    "f16, masters, bf16 state": (torch.float16, dict(state_dtype=torch.bfloat16), ["-copies=f16", "-state=bf16"]),
 }
 
 

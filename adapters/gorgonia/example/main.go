@@ -20,6 +20,7 @@ import (
 	"github.com/posneg/pnm"
 	pnmgorgonia "github.com/posneg/pnm/adapters/gorgonia"
 	"github.com/posneg/pnm/internal/fashionmnist"
+	"github.com/posneg/pnm/optim"
 )
 
 type settings struct {
@@ -79,7 +80,7 @@ func run(s settings, progress *os.File) error {
 	defer ours.close()
 	rule := pnm.NewAdaPNM()
 	rule.LR = s.adapnmLR
-	solver, err := pnmgorgonia.NewSolver[float32](rule, ours.model)
+	solver, err := pnmgorgonia.NewSolver(rule, ours.model)
 	if err != nil {
 		return err
 	}
@@ -132,8 +133,8 @@ func run(s settings, progress *os.File) error {
 }
 
 // save writes weights and state, and what else decides how the run goes on.
-func save(solver *pnmgorgonia.Solver[float32], s settings, epoch int) error {
-	return solver.Save(s.save, pnm.SaveOptions{Metadata: map[string]string{
+func save(solver *pnmgorgonia.Solver, s settings, epoch int) error {
+	return solver.Save(s.save, optim.SaveOptions{Metadata: map[string]string{
 		"epoch":  strconv.Itoa(epoch),
 		"seed":   strconv.FormatUint(s.seed, 10),
 		"batch":  strconv.Itoa(s.batch),
@@ -142,8 +143,8 @@ func save(solver *pnmgorgonia.Solver[float32], s settings, epoch int) error {
 }
 
 // resume loads what save wrote, and returns how many epochs are done.
-func resume(solver *pnmgorgonia.Solver[float32], s settings) (epoch int, err error) {
-	info, err := pnm.ReadCheckpoint(s.resume)
+func resume(solver *pnmgorgonia.Solver, s settings) (epoch int, err error) {
+	info, err := optim.ReadCheckpoint(s.resume)
 	if err != nil {
 		return 0, err
 	}
@@ -162,7 +163,7 @@ func resume(solver *pnmgorgonia.Solver[float32], s settings) (epoch int, err err
 	if epoch >= s.epochs {
 		return 0, fmt.Errorf("%s has %d epochs behind it: -epochs must be larger", s.resume, epoch)
 	}
-	if _, err := solver.Load(s.resume, pnm.LoadOptions{}); err != nil {
+	if _, err := solver.Load(s.resume, optim.LoadOptions{}); err != nil {
 		return 0, err
 	}
 	// The file brings its rule; the learning rate is what the flag says.

@@ -10,6 +10,7 @@ import (
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/mlp"
 	"github.com/posneg/pnm/internal/fashionmnist"
+	"github.com/posneg/pnm/optim"
 )
 
 // A Run is a network in training.
@@ -36,11 +37,20 @@ type Optimizer interface {
 // Rules makes the optimizer of a network: a rule for the weights and one for the biases.
 func Rules(weights, biases pnm.Rule) func(*mlp.Net) (Optimizer, error) {
 	return func(net *mlp.Net) (Optimizer, error) {
-		return pnm.NewOptimizer(
-			pnm.Group[float32]{Rule: weights, Params: net.Weights()},
-			pnm.Group[float32]{Rule: biases, Params: net.Biases()},
+		opt, err := optim.New(
+			optim.Group{Rule: weights, Params: pnm.Vectors(net.Weights()...)},
+			optim.Group{Rule: biases, Params: pnm.Vectors(net.Biases()...)},
 		)
+		return plain{opt}, err
 	}
+}
+
+// A plain is an optimizer of float32 whose steps have no options.
+type plain struct{ *optim.Optimizer }
+
+func (p plain) Step(grads [][]float32) error {
+	_, err := p.Optimizer.Step(pnm.Options{}, pnm.Vectors(grads...))
+	return err
 }
 
 // New returns a new network with the optimizer that is made for it. The seed is that of the initial weights and of the order

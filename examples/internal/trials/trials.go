@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/internal/fashionmnist"
+	"github.com/posneg/pnm/optim"
 )
 
 // A Plan is a list of contenders, each of which runs once with each seed.
@@ -61,7 +61,7 @@ func (s Settings) Train(ctx context.Context, run *training.Run, lr float64, test
 	other func() float64, step func(left int)) (Result, error) {
 	var r Result
 	for n := range s.Epochs {
-		loss, err := run.Epoch(lr*pnm.StepDecay(n+1, (2*s.Epochs+4)/5, 0.1), step)
+		loss, err := run.Epoch(lr*optim.StepDecay(n+1, (2*s.Epochs+4)/5, 0.1), step)
 		if err := cmp.Or(err, ctx.Err()); err != nil {
 			return r, err
 		}

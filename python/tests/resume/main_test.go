@@ -6,8 +6,8 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/internal/safetensors"
+	"github.com/posneg/pnm/optim"
 )
 
 // TestFilesOfPython continues from files that Python wrote after three steps, and must end with all that it wrote after five.
@@ -15,7 +15,7 @@ func TestFilesOfPython(t *testing.T) {
 	for name, f := range map[string]formats{
 		"pnm-float32":   {params: "float32"},
 		"sgd-float64":   {params: "float64"},
-		"adapnm-bf16":   {params: "bf16", bf16State: true},
+		"adapnm-bf16":   {params: "bf16", state: "bf16"},
 		"adamw-masters": {params: "float32", copies: "f16"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -37,9 +37,9 @@ func TestFilesOfPython(t *testing.T) {
 }
 
 // read returns what a checkpoint holds, but for who wrote it.
-func read(t *testing.T, path string) (pnm.CheckpointInfo, map[string][]byte) {
+func read(t *testing.T, path string) (optim.CheckpointInfo, map[string][]byte) {
 	t.Helper()
-	info, err := pnm.ReadCheckpoint(path)
+	info, err := optim.ReadCheckpoint(path)
 	if err != nil {
 		t.Fatal(err)
 	}

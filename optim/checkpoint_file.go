@@ -1,4 +1,4 @@
-package pnm
+package optim
 
 import (
 	"encoding/json"
@@ -17,10 +17,10 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/internal/floatmode"
 	"github.com/posneg/pnm/internal/safetensors"
 	"github.com/posneg/pnm/internal/strictjson"
-
-	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // What a checkpoint has beyond a safetensors file: docs/checkpoints.md explains it.
@@ -39,13 +39,10 @@ const (
 
 func stateName(tensor, slot string) string { return "state." + tensor + "." + slot }
 
-// dtypes are what a file calls the formats of state and parameters.
-var dtypes = [...]string{f32: "F32", f64: "F64", bf16: "BF16"}
-
 // A blob is the elements of a vector in a file.
 type blob struct {
 	name   string
-	format format
+	format *format
 	shape  []int
 	at     int64 // offset in the file
 	n      int64 // elements
@@ -59,11 +56,12 @@ type sum struct {
 }
 
 func blobOf(t *safetensors.Tensor) (*blob, error) {
-	f := slices.Index(dtypes[:], t.DType)
-	if f < 0 {
-		return nil, fmt.Errorf("%s is %s, must be one of %s", strictjson.Quote(t.Name), t.DType, strings.Join(dtypes[:], ", "))
+	for i := range formats {
+		if f := &formats[i]; f.dtype == t.DType {
+			return &blob{t.Name, f, t.Shape, t.Begin, (t.End - t.Begin) / int64(f.size), nil}, nil
+		}
 	}
-	return &blob{t.Name, format(f), t.Shape, t.Begin, (t.End - t.Begin) / int64(format(f).size()), nil}, nil
+	return nil, fmt.Errorf("%s is %s, must be one of %s, %s, %s", strictjson.Quote(t.Name), t.DType, formats[0].dtype, formats[1].dtype, formats[2].dtype)
 }
 
 // countOf returns how many elements a shape has, or -1 if it is none that can be in memory.
@@ -87,10 +85,16 @@ func hasShape(file, shape []int) bool {
 // A savedTensor is a tensor in a checkpoint.
 type savedTensor struct {
 	*CheckpointTensor
-	rule   Rule
+	number int // of the tensor in the file
+	rule   pnm.Rule
 	state  []*blob // in the order of the rule's slots; nil where it is zero
 	params *blob   // nil where they were not saved
 	sums   []sum   // of all these; nil in files of others
+}
+
+// fault returns err as one of the tensor.
+func (t *savedTensor) fault(err error) error {
+	return &pnm.TensorError{Tensor: t.number, Name: t.Name, Err: err}
 }
 
 // A checkpointFile is a checkpoint whose header has been read.
@@ -188,7 +192,8 @@ func headerSum(meta map[string]string, tensors []safetensors.Tensor) uint32 {
 }
 
 // find finds the groups' tensors in the file, which must have nothing else.
-func (c *checkpointFile) find(stored []safetensors.Tensor, sums [][]sum) error {
+func (c *checkpointFile) find(stored []safetensors.Tensor, all [][]sum) error {
+	sums := all
 	rest := make(map[string]*safetensors.Tensor, len(stored))
 	for i := range stored {
 		rest[stored[i].Name] = &stored[i]
@@ -196,14 +201,14 @@ func (c *checkpointFile) find(stored []safetensors.Tensor, sums [][]sum) error {
 	for g := range c.info.Groups {
 		group := &c.info.Groups[g]
 		for i := range group.Tensors {
-			t := &savedTensor{CheckpointTensor: &group.Tensors[i], rule: group.Rule, sums: sums[0]}
+			t := &savedTensor{CheckpointTensor: &group.Tensors[i], number: len(all) - len(sums), rule: group.Rule, sums: sums[0]}
 			sums = sums[1:]
 			err := t.find(rest)
 			if c.tensors[t.Name] != nil {
 				err = errors.New("there are two of this name")
 			}
 			if err != nil {
-				return &CheckpointError{Tensor: t.Name, Err: err}
+				return t.fault(err)
 			}
 			c.tensors[t.Name] = t
 		}
@@ -215,7 +220,7 @@ func (c *checkpointFile) find(stored []safetensors.Tensor, sums [][]sum) error {
 	}
 	for _, t := range c.tensors {
 		if err := t.checkSums(); err != nil {
-			return &CheckpointError{Tensor: t.Name, Err: err}
+			return t.fault(err)
 		}
 	}
 	return nil
@@ -248,23 +253,23 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 		return err
 	}
 	if t.params != nil {
-		t.Params = t.params.format.String()
+		t.Params = t.params.format.name
 	}
 	missing := ""
 	t.Buffers = make(map[string]string)
-	for _, slot := range forms[t.rule.form()].slots {
+	for _, slot := range t.rule.State() {
 		switch b, err := take(stateName(t.Name, slot), slot); {
 		case err != nil:
 			return err
 		case b != nil:
 			t.state = append(t.state, b)
-			t.Buffers[slot] = b.format.String()
+			t.Buffers[slot] = b.format.name
 		case missing == "":
 			missing = slot
 		}
 	}
 	if missing != "" && (t.Step > 0 || t.state != nil) {
-		return fmt.Errorf("%s is missing, the state of the rule is %s", missing, t.rule.form().state())
+		return fmt.Errorf("%s is missing, the state of the rule is %s", missing, joined(t.rule.State()))
 	}
 	return nil
 }
@@ -294,10 +299,12 @@ func parseGroups(text string) (groups []CheckpointGroup, sums [][]sum, err error
 	if err != nil {
 		return nil, nil, fmt.Errorf("metadata %s: %w", groupsKey, err)
 	}
+	var bad error // of a group
 	err = d.Array(func() error {
 		g, err := parseGroup(d, &sums)
 		if err != nil {
-			return &GroupError{len(groups), err}
+			bad = at(fmt.Sprintf("group %d", len(groups)), err)
+			return bad
 		}
 		groups = append(groups, g)
 		return nil
@@ -305,14 +312,17 @@ func parseGroups(text string) (groups []CheckpointGroup, sums [][]sum, err error
 	if err == nil {
 		err = d.End()
 	}
-	if group := (*GroupError)(nil); err != nil && !errors.As(err, &group) {
+	if bad == nil && err != nil {
 		err = fmt.Errorf("metadata %s: %w", groupsKey, err)
 	}
 	return groups, sums, err
 }
 
 // No rule has more: what else is there is refused before it takes memory.
-const mostHyperparameters = 16
+const (
+	mostHyperparameters = 16
+	mostSums            = 8 // of state, and that of the parameters
+)
 
 func parseGroup(d *strictjson.Decoder, sums *[][]sum) (g CheckpointGroup, err error) {
 	var rule string
@@ -387,7 +397,7 @@ func parseTensor(d *strictjson.Decoder) (t CheckpointTensor, sums []sum, err err
 	return t, sums, err
 }
 
-func parseRounding(d *strictjson.Decoder) (*Rounding, error) {
+func parseRounding(d *strictjson.Decoder) (*pnm.Rounding, error) {
 	var numbers [3]uint64
 	k := 0
 	err := d.Array(func() (err error) {
@@ -401,11 +411,11 @@ func parseRounding(d *strictjson.Decoder) (*Rounding, error) {
 	if err == nil && k < len(numbers) {
 		err = fmt.Errorf("rounding has %d numbers, must have 3: seed, tensor, first", k)
 	}
-	return &Rounding{numbers[0], numbers[1], numbers[2]}, err
+	return &pnm.Rounding{Seed: numbers[0], Tensor: numbers[1], First: numbers[2]}, err
 }
 
 func parseSums(d *strictjson.Decoder) ([]sum, error) {
-	sums := make([]sum, 0, 1+maxSlots)
+	sums := make([]sum, 0, mostSums)
 	err := d.Object(func(of string) error {
 		if len(sums) == cap(sums) {
 			return d.Errorf("crc32 has more than %d numbers", cap(sums))
@@ -418,24 +428,23 @@ func parseSums(d *strictjson.Decoder) ([]sum, error) {
 }
 
 // appendGroups appends the groups' JSON. sums has the checksums of each tensor, first that of the parameters if they are saved.
-func (o *optimizer) appendGroups(b []byte, names []string, params bool, sums []uint32) []byte {
+func (o *Optimizer) appendGroups(b []byte, params bool, sums []uint32) []byte {
 	comma := func() {
 		if last := b[len(b)-1]; last != '[' && last != '{' {
 			b = append(b, ',')
 		}
 	}
 	b = append(b, '[')
-	i := 0
-	for g, rule := range o.groups {
+	for g := range o.groups {
 		comma()
-		b = append(appendRule(append(b, '{'), rule), `,"tensors":[`...)
-		for ; i < len(names) && o.batch.tensors[i].group == g; i++ {
-			t := &o.batch.tensors[i]
-			name, _ := json.Marshal(names[i])
+		b = append(appendRule(append(b, '{'), o.groups[g].rule), `,"tensors":[`...)
+		for i, end := o.members(g); i < end; i++ {
+			u := &o.list.Updates[i]
+			name, _ := json.Marshal(o.names[i])
 			comma()
 			b = append(append(append(b, `{"name":`...), name...), `,"step":`...)
-			b = strconv.AppendInt(b, int64(t.step-1), 10)
-			if r := t.rounding; t.formats()&stochastic != 0 {
+			b = strconv.AppendInt(b, int64(u.Step-1), 10)
+			if r := u.Rounding; u.Draws() {
 				b = fmt.Appendf(b, `,"rounding":[%d,%d,%d]`, r.Seed, r.Tensor, r.First)
 			}
 			b = append(b, `,"crc32":{`...)
@@ -448,7 +457,7 @@ func (o *optimizer) appendGroups(b []byte, names []string, params bool, sums []u
 			if params {
 				add(paramsSum)
 			}
-			for _, slot := range forms[t.form].slots {
+			for _, slot := range u.Rule.State() {
 				add(slot)
 			}
 			b = append(b, "}}"...)

@@ -1,13 +1,15 @@
-package pnm
+package optim
 
-import "github.com/posneg/pnm/internal/floatmode"
+import (
+	"math"
 
-import "math"
+	"github.com/posneg/pnm/internal/floatmode"
+)
 
 // StepDecay returns factor^⌊(t−1)/every⌋: after each so many steps the learning rate is multiplied by factor, as by torch's
 // StepLR. If every is not positive it never is. Schedules are factors on a base learning rate at step t ≥ 1, and multiply:
 //
-//	lr := base * pnm.WarmUp(t, 500) * pnm.CosineDecay(t, 10_000)
+//	lr := base * optim.WarmUp(t, 500) * optim.CosineDecay(t, 10_000)
 //
 // goes to [Optimizer.SetLR], or into the rule's LR, before step t. Like the rules they give the same bits on every machine.
 func StepDecay(t, every int, factor float64) float64 {

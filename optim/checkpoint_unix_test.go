@@ -1,31 +1,32 @@
 //go:build unix
 
-package pnm
+package optim
 
 import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/posneg/pnm"
 	"golang.org/x/sys/unix"
 )
 
 // A disk that is full, here a limit on the size of files, leaves the old file, and no part of the new one.
 func TestSaveOnFullDisk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run")
-	opt, err := NewOptimizer(Group[float32]{NewPNM(1), [][]float32{make([]float32, 1<<20), make([]float32, 1)}})
-	wantNoError(t, err)
+	opt := optimizerOf(t, groupOf(pnm.NewPNM(1), make([]float32, 1<<20), make([]float32, 1)))
 	wantNoError(t, os.WriteFile(path, []byte("old"), 0o666))
 	var limit unix.Rlimit
 	wantNoError(t, unix.Getrlimit(unix.RLIMIT_FSIZE, &limit))
 	low := limit
 	low.Cur = 1 << 20
 	wantNoError(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &low))
-	err = opt.Save(path, SaveOptions{})
+	err := opt.Save(path, SaveOptions{})
 	wantNoError(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &limit))
-	if !errors.Is(err, syscall.EFBIG) || !errors.As(err, new(*CheckpointError)) {
+	if !errors.Is(err, syscall.EFBIG) {
 		t.Error(err)
 	}
 	entries, _ := os.ReadDir(filepath.Dir(path))
@@ -38,10 +39,10 @@ func TestSaveOnFullDisk(t *testing.T) {
 func TestLoadPipe(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pipe")
 	wantNoError(t, unix.Mkfifo(path, 0o666))
-	if _, err := ReadCheckpoint(path); !errors.As(err, new(*CheckpointError)) {
+	if _, err := ReadCheckpoint(path); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Error(err)
 	}
-	if err := newSubject(t).Save(path, SaveOptions{}); !errors.As(err, new(*CheckpointError)) {
+	if err := newSubject(t).Save(path, SaveOptions{}); err == nil || !strings.HasPrefix(err.Error(), "optim: checkpoint "+path) {
 		t.Error(err)
 	}
 }

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package pnm
+package system
 
 import (
 	"errors"
@@ -8,8 +8,8 @@ import (
 	"runtime"
 )
 
-func allowedCPUs() ([]int, error) {
+func AllowedCPUs() ([]int, error) {
 	return nil, fmt.Errorf("binding to CPUs on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
-func bindThread(int) {}
+func BindThread(int) {}

@@ -1,4 +1,4 @@
-package pnm
+package optim
 
 import (
 	"cmp"
@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/internal/safetensors"
 	"github.com/posneg/pnm/internal/strictjson"
 )
@@ -71,12 +72,13 @@ func (b ioBlocks) each(n int, do func(i int, block []byte) error) error {
 	return nil
 }
 
-// pieces calls use with the elements in little-endian order, piece by piece; by way of a block where the machine's order is another.
-func (v Vector) pieces(block []byte, use func(b []byte) error) error {
-	for b := range slices.Chunk(v.bytes(), blockSize) {
+// pieces calls use with the elements of a vector in little-endian order, piece by piece; by way of a block where the machine's order
+// is another.
+func pieces(v pnm.Vector, block []byte, use func(b []byte) error) error {
+	for b := range slices.Chunk(v.Bytes(), blockSize) {
 		if bigEndian {
 			b = block[:copy(block, b)]
-			v.format.swap(b)
+			formatOf(v).swap(b)
 		}
 		if err := use(b); err != nil {
 			return err
@@ -85,18 +87,18 @@ func (v Vector) pieces(block []byte, use func(b []byte) error) error {
 	return nil
 }
 
-func writeVector(w io.Writer, v Vector, block []byte) error {
-	return v.pieces(block, func(b []byte) error {
+func writeVector(w io.Writer, v pnm.Vector, block []byte) error {
+	return pieces(v, block, func(b []byte) error {
 		_, err := w.Write(b)
 		return err
 	})
 }
 
 // checksums returns those of vectors.
-func checksums(vectors []Vector, b ioBlocks) []uint32 {
+func checksums(vectors []pnm.Vector, b ioBlocks) []uint32 {
 	sums := make([]uint32, len(vectors))
 	b.each(len(vectors), func(i int, block []byte) error {
-		return vectors[i].pieces(block, func(b []byte) error {
+		return pieces(vectors[i], block, func(b []byte) error {
 			sums[i] = crc32.Update(sums[i], crc32.IEEETable, b)
 			return nil
 		})
@@ -106,11 +108,11 @@ func checksums(vectors []Vector, b ioBlocks) []uint32 {
 
 // A read is a vector that is to be read from a file.
 type read struct {
-	to   Vector
+	to   pnm.Vector
 	from *blob
 }
 
-func (x read) size() int64 { return x.from.n * int64(x.from.format.size()) }
+func (x read) size() int64 { return x.from.n * int64(x.from.format.size) }
 
 // A part is reads that lie side by side in a file and fit into a block together, or one that does not.
 type part []read
@@ -125,7 +127,7 @@ func partsOf(reads []read) (parts []part) {
 		end := first
 		for ; hi < len(reads); hi++ {
 			x := reads[hi]
-			aligned := (x.from.at-first)%int64(x.from.format.size()) == 0
+			aligned := (x.from.at-first)%int64(x.from.format.size) == 0
 			if hi > lo && (x.from.at != end || !aligned || end+x.size()-first > blockSize) {
 				break
 			}
@@ -147,7 +149,7 @@ func (p part) pieces(r io.ReaderAt, block []byte, use func(i, lo int, data []byt
 			return fmt.Errorf("%s: %w", strictjson.Quote(p[0].from.name), err)
 		}
 		if len(p) == 1 {
-			use(0, int(at-first)/p[0].from.format.size(), b)
+			use(0, int(at-first)/p[0].from.format.size, b)
 			continue
 		}
 		for i, x := range p {
@@ -175,13 +177,13 @@ func (p part) verify(r io.ReaderAt, block []byte) error {
 
 // load reads the elements; by way of a block where the formats differ.
 func (p part) load(r io.ReaderAt, block []byte) error {
-	if x := p[0]; len(p) == 1 && x.from.format == x.to.format {
+	if x := p[0]; len(p) == 1 && x.from.format == formatOf(x.to) {
 		at := x.from.at
-		for b := range slices.Chunk(x.to.bytes(), blockSize) {
+		for b := range slices.Chunk(x.to.Bytes(), blockSize) {
 			if err := safetensors.ReadFull(r, b, at); err != nil {
 				return fmt.Errorf("%s: %w", strictjson.Quote(x.from.name), err)
 			}
-			x.to.format.swap(b)
+			x.from.format.swap(b)
 			at += int64(len(b))
 		}
 		return nil
@@ -189,7 +191,7 @@ func (p part) load(r io.ReaderAt, block []byte) error {
 	return p.pieces(r, block, func(i, lo int, data []byte) {
 		f := p[i].from.format
 		f.swap(data)
-		v := Vector{unsafe.Pointer(unsafe.SliceData(data)), len(data) / f.size(), f}
-		convert(p[i].to.cut(lo, lo+v.n), v)
+		v := f.vector(data)
+		set(p[i].to.Slice(lo, lo+v.Len()), v)
 	})
 }

@@ -1,9 +1,9 @@
-package pnm
+package system
 
 import "golang.org/x/sys/unix"
 
-// allowedCPUs returns the CPUs that the process may run on, in order.
-func allowedCPUs() ([]int, error) {
+// AllowedCPUs returns the CPUs that the process may run on, in order.
+func AllowedCPUs() ([]int, error) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
 		return nil, err
@@ -17,8 +17,8 @@ func allowedCPUs() ([]int, error) {
 	return cpus, nil
 }
 
-// bindThread binds the calling thread to a CPU. If the system no longer allows that, the thread goes on where it may.
-func bindThread(cpu int) {
+// BindThread binds the calling thread to a CPU. If the system no longer allows that, the thread goes on where it may.
+func BindThread(cpu int) {
 	var set unix.CPUSet
 	set.Set(cpu)
 	_ = unix.SchedSetaffinity(0, &set)

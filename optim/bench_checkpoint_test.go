@@ -1,35 +1,53 @@
-package pnm
+package optim
 
 import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
+
+	"github.com/posneg/pnm"
 )
 
 // benchCheckpoint measures what a checkpoint with parameters takes, in turn with a plain file of the same bytes.
-func benchCheckpoint(b *testing.B, run func(opt *MixedOptimizer, path string) error, plain func(path string, bytes []byte) error) {
+func benchCheckpoint(b *testing.B, run func(opt *Optimizer, path string) error, plain func(path string, bytes []byte) error) {
 	const n = 16 << 20 / 5 // parameters; with AdaPNM's four buffers, 64 MiB where all is float32
-	for _, state := range []format{f32, bf16} {
+	for _, state := range []string{"float32", "bf16"} {
 		b.Run(fmt.Sprintf("rule=AdaPNM/state=%s", state), func(b *testing.B) {
-			opt, err := NewMixedOptimizer(Config{}, MixedGroup{Rule: NewAdaPNM(), Params: []Vector{Float32(lcg[float32](1, n))}, BF16State: state == bf16})
-			wantNoError(b, err)
-			defer opt.Close()
-			wantNoError(b, opt.Step([]Vector{Float32(lcg[float32](2, n))}))
+			opt := optimizerOf(b, Group{Rule: pnm.NewAdaPNM(), Params: pnm.Vectors(lcg[float32](1, n)), State: state})
+			wantNoError(b, stepOf(opt, lcg[float32](2, n)))
 			path := filepath.Join(b.TempDir(), "run")
 			wantNoError(b, opt.Save(path, SaveOptions{}))
 			bytes, err := os.ReadFile(path)
 			wantNoError(b, err)
 			wantNoError(b, os.WriteFile(path+"2", bytes, 0o666))
-			inTurn(b, n, int64(len(bytes)), func() { wantNoError(b, run(opt, path)) },
-				[]yardstick{{"of-plain", func() { wantNoError(b, plain(path+"2", bytes)) }}})
+			var ours, theirs []float64
+			timed := func(times *[]float64, f func() error) {
+				start := time.Now()
+				wantNoError(b, f())
+				*times = append(*times, time.Since(start).Seconds())
+			}
+			for b.Loop() {
+				timed(&ours, func() error { return run(opt, path) })
+				timed(&theirs, func() error { return plain(path+"2", bytes) })
+			}
+			b.ReportMetric(median(ours)*1e9, "ns/op")
+			b.ReportMetric(float64(len(bytes))/median(ours)/1e6, "MB/s")
+			b.ReportMetric(median(theirs)/median(ours), "of-plain")
 		})
 	}
 }
 
+func median(x []float64) float64 {
+	x = slices.Sorted(slices.Values(x))
+	return x[len(x)/2]
+}
+
 // BenchmarkSave compares with writing as much from memory, and synchronizing it.
 func BenchmarkSave(b *testing.B) {
-	save := func(opt *MixedOptimizer, path string) error { return opt.Save(path, SaveOptions{}) }
+	save := func(opt *Optimizer, path string) error { return opt.Save(path, SaveOptions{}) }
 	benchCheckpoint(b, save, func(path string, bytes []byte) error {
 		f, err := os.Create(path)
 		if err != nil {
@@ -45,7 +63,7 @@ func BenchmarkSave(b *testing.B) {
 
 // BenchmarkLoad compares with reading as much into memory that is there; the files are in the system's cache.
 func BenchmarkLoad(b *testing.B) {
-	load := func(opt *MixedOptimizer, path string) error {
+	load := func(opt *Optimizer, path string) error {
 		_, err := opt.Load(path, LoadOptions{})
 		return err
 	}
@@ -67,9 +85,7 @@ func BenchmarkCheckpointTensors(b *testing.B) {
 		for i := range params {
 			params[i] = make([]float32, 4)
 		}
-		opt, err := NewOptimizer(Group[float32]{NewAdaPNM(), params})
-		wantNoError(b, err)
-		defer opt.Close()
+		opt := optimizerOf(b, groupOf(pnm.NewAdaPNM(), params...))
 		path := filepath.Join(b.TempDir(), "run")
 		wantNoError(b, opt.Save(path, SaveOptions{}))
 		for _, c := range []struct {

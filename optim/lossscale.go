@@ -1,12 +1,15 @@
-package pnm
+package optim
 
-import "github.com/posneg/pnm/internal/floatmode"
+import (
+	"math"
 
-import "math"
+	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/internal/floatmode"
+)
 
 // A LossScaler chooses the loss scale of a run in low precision, as torch's GradScaler does: it grows the scale after a
 // number of steps in a row that were finite, and backs off after each that was not. The trainer multiplies the loss by
-// Scale before it computes gradients, passes Scale as [Options].LossScale together with SkipNonFinite, and then calls
+// Scale before it computes gradients, passes Scale as [pnm.Options].LossScale together with SkipNonFinite, and then calls
 // [LossScaler.Update].
 //
 // Its fields are all there is to save and restore: torch's state_dict has them as scale, growth_factor, backoff_factor,
@@ -27,26 +30,13 @@ func NewLossScaler() LossScaler {
 // The scale stays where it and its inverse are normal numbers of float32.
 const leastScale, greatestScale = 0x1p-126, 0x1p126
 
-// Update adjusts the scale after a step; skipped is [Report].Skipped. A field out of its range gives a
-// *HyperparameterError, and nothing is changed.
+// Update adjusts the scale after a step; skipped is [pnm.Report].Skipped. A field out of its range gives a
+// *pnm.ValueError, and nothing is changed.
 func (s *LossScaler) Update(skipped bool) error {
 	var h floatmode.Hold
 	defer h.Take().Release()
-	const name = "LossScaler"
-	for _, f := range []struct {
-		legal interval
-		field string
-		value float64
-	}{
-		{interval{leastScale, greatestScale, "in [2⁻¹²⁶, 2¹²⁶]"}, "Scale", s.Scale},
-		{interval{1, math.MaxFloat64, "finite and ≥ 1"}, "GrowthFactor", s.GrowthFactor},
-		{interval{math.SmallestNonzeroFloat64, 1, "in (0, 1]"}, "BackoffFactor", s.BackoffFactor},
-		{interval{1, math.Inf(1), "≥ 1"}, "GrowthInterval", float64(s.GrowthInterval)},
-		{interval{0, math.Inf(1), "≥ 0"}, "FiniteSteps", float64(s.FiniteSteps)},
-	} {
-		if err := f.legal.check(name, f.field, f.value); err != nil {
-			return err
-		}
+	if err := s.check(); err != nil {
+		return err
 	}
 	if skipped {
 		s.Scale = max(s.Scale*s.BackoffFactor, leastScale)
@@ -58,6 +48,26 @@ func (s *LossScaler) Update(skipped bool) error {
 		s.FiniteSteps = 0
 		if grown := s.Scale * s.GrowthFactor; grown <= greatestScale {
 			s.Scale = grown
+		}
+	}
+	return nil
+}
+
+// check reports the first field out of its range.
+func (s *LossScaler) check() error {
+	for _, f := range []struct {
+		field         string
+		value, lo, hi float64
+		legal         string
+	}{
+		{"Scale", s.Scale, leastScale, greatestScale, "in [2⁻¹²⁶, 2¹²⁶]"},
+		{"GrowthFactor", s.GrowthFactor, 1, math.MaxFloat64, "finite and ≥ 1"},
+		{"BackoffFactor", s.BackoffFactor, math.SmallestNonzeroFloat64, 1, "in (0, 1]"},
+		{"GrowthInterval", float64(s.GrowthInterval), 1, math.Inf(1), "≥ 1"},
+		{"FiniteSteps", float64(s.FiniteSteps), 0, math.Inf(1), "≥ 0"},
+	} {
+		if !(f.lo <= f.value && f.value <= f.hi) {
+			return &pnm.ValueError{Of: "LossScaler", Field: f.field, Value: f.value, Legal: f.legal}
 		}
 	}
 	return nil

@@ -1,8 +1,10 @@
-package pnm
+package optim
 
 import (
 	"sync"
 	"sync/atomic"
+
+	"github.com/posneg/pnm"
 )
 
 // A turnstile lets one call at a time into an optimizer, or several that only read it, and refuses others. Its lock is held during
@@ -14,10 +16,10 @@ type turnstile struct {
 
 const writing = -1
 
-// begin starts a call that changes the optimizer, or returns ErrBusy.
+// begin starts a call that changes the optimizer, or returns pnm.ErrBusy.
 func (t *turnstile) begin() error {
 	if !t.inside.CompareAndSwap(0, writing) {
-		return ErrBusy
+		return pnm.ErrBusy
 	}
 	t.Lock()
 	return nil
@@ -28,12 +30,12 @@ func (t *turnstile) end() {
 	t.inside.Store(0)
 }
 
-// beginReading starts a call that does not change the optimizer, or returns ErrBusy.
+// beginReading starts a call that does not change the optimizer, or returns pnm.ErrBusy.
 func (t *turnstile) beginReading() error {
 	for {
 		n := t.inside.Load()
 		if n == writing {
-			return ErrBusy
+			return pnm.ErrBusy
 		}
 		if t.inside.CompareAndSwap(n, n+1) {
 			t.RLock()

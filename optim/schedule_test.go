@@ -1,4 +1,4 @@
-package pnm
+package optim
 
 import (
 	"crypto/sha256"

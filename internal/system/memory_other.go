@@ -1,0 +1,14 @@
+//go:build !linux
+
+package system
+
+import "errors"
+
+// CanMap tells whether there is Map.
+const CanMap = false
+
+func Map(int) (memory, whole []byte, err error) { return nil, nil, errors.ErrUnsupported }
+
+func Unmap([]byte) {}
+
+func AdviseHugePages([]byte) error { return errors.ErrUnsupported }

@@ -1,0 +1,80 @@
+package optim
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/posneg/pnm"
+)
+
+// ErrClosed is what calls on a closed optimizer return.
+var ErrClosed = errors.New("optim: the optimizer has been closed")
+
+// ErrChecksum is behind the error of a checkpoint that is damaged: its content differs from what was written.
+var ErrChecksum = errors.New("the checksum differs: the file is damaged")
+
+// A StateError reports an imported state that does not fit its tensor. It comes within a [pnm.TensorError].
+type StateError struct {
+	Name    string // the official name of the entry: "step", "exp_avg", …
+	Problem string
+}
+
+func (e *StateError) Error() string { return fmt.Sprintf("state %q %s", e.Name, e.Problem) }
+
+// A PartError reports elements of a tensor that cannot have their part of a step, or that have not had it where a complete step
+// is needed: see [Optimizer.StepPart]. It comes within a [pnm.TensorError].
+type PartError struct {
+	Step    int    // the step that the part was for, or that is incomplete
+	Lo, Hi  int    // the elements Lo … Hi−1
+	Problem string // what is wrong with them
+}
+
+func (e *PartError) Error() string {
+	return fmt.Sprintf("step %d: elements [%d, %d) %s", e.Step, e.Lo, e.Hi, e.Problem)
+}
+
+// A located error is one that another text goes before.
+type located struct {
+	text string
+	err  error
+}
+
+func (e *located) Error() string { return e.text }
+
+func (e *located) Unwrap() error { return e.err }
+
+// at returns err with a text in front of what it says.
+func at(where string, err error) error {
+	said := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "pnm: "), "optim: ")
+	return &located{where + ": " + said, err}
+}
+
+// inGroup returns err as one of a group.
+func inGroup(group int, err error) error { return at(fmt.Sprintf("optim: group %d", group), err) }
+
+// inTensor returns err as one of a tensor.
+func (o *Optimizer) inTensor(i int, err error) error {
+	return &pnm.TensorError{Tensor: i, Name: o.names[i], Err: err}
+}
+
+// checkTensor reports the number of a tensor that there is not.
+func (o *Optimizer) checkTensor(i int) error {
+	if i < 0 || i >= len(o.names) {
+		return &pnm.TensorError{Tensor: i, Err: fmt.Errorf("there is no such tensor, the optimizer has %d", len(o.names))}
+	}
+	return nil
+}
+
+// named completes an error of the engine by the names of its tensors.
+func named(err error, names []string) error {
+	if e := (*pnm.TensorError)(nil); errors.As(err, &e) {
+		e.Name = names[e.Tensor]
+	}
+	if e := (*pnm.OverlapError)(nil); errors.As(err, &e) {
+		for _, i := range e.Tensors {
+			e.Names = append(e.Names, names[i])
+		}
+	}
+	return err
+}

@@ -1,0 +1,229 @@
+package optim
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+
+	"github.com/posneg/pnm"
+)
+
+// A Part is a part of a step of one tensor: the elements Lo … Lo+Grads.Len()−1.
+type Part struct {
+	Tensor int        // the number of the tensor in its optimizer
+	Step   int        // the number of the step: [Optimizer.Steps] + 1
+	Lo     int        // the first element
+	Grads  pnm.Vector // the gradients of the elements Lo, Lo+1, …
+}
+
+// StepPart performs a part of a step, for trainers that get gradients in pieces. The parts may come in any order and from several
+// goroutines, each element in one part. The last one completes the step, which is then counted. The bits are those of a whole step.
+// The report has the overflows of this part's copy. A process that owns only a part of a tensor builds its optimizer over that part
+// alone, params.Slice(lo, hi), and keeps no other state.
+//
+// A *PartError reports elements that are not in the tensor, that have had their part of this step, or that still lack their part of
+// the step before. While a step is incomplete, calls that need a complete one give it, too: [Optimizer.Step], [Optimizer.State], ….
+// [Optimizer.SetState] drops what was done.
+//
+// LossScale and ClipValue must be the same for all parts of a tensor's step. ClipNorm and SkipNonFinite need all gradients: see
+// [pnm.Options] for what to do instead. Both faults give a *pnm.ValueError. Other errors are those of Step. Nothing is
+// allocated once steps have been cut into as many parts before.
+func (o *Optimizer) StepPart(opts pnm.Options, part Part) (pnm.Report, error) {
+	o.onePart.Lock()
+	defer o.onePart.Unlock()
+	if err := o.calls.begin(); err != nil {
+		return pnm.Report{}, err
+	}
+	defer o.calls.end()
+	if o.closed {
+		return pnm.Report{}, ErrClosed
+	}
+	if err := o.checkTensor(part.Tensor); err != nil {
+		return pnm.Report{}, err
+	}
+	if err := checkPartOptions(&opts); err != nil {
+		return pnm.Report{}, err
+	}
+	u, begun := &o.list.Updates[part.Tensor], &o.parts.of[part.Tensor]
+	n := u.Params.Len()
+	if err := begun.check(part, u.Step, n); err != nil {
+		return pnm.Report{}, o.inTensor(part.Tensor, err)
+	}
+	if err := begun.checkOptions(&opts); err != nil {
+		return pnm.Report{}, err
+	}
+	report, err := o.list.StepPart(o.withPool(&opts), part.Tensor, part.Lo, part.Grads)
+	if err != nil {
+		return pnm.Report{}, named(err, o.names)
+	}
+	if part.Grads.Len() == 0 && n > 0 {
+		return report, nil // nothing is no part
+	}
+	begun.setOptions(&opts)
+	if o.parts.mark(part.Tensor, part.Lo, part.Lo+part.Grads.Len(), n) {
+		u.Step++
+	}
+	return report, nil
+}
+
+// checkPartOptions reports an option that needs all gradients.
+func checkPartOptions(o *pnm.Options) error {
+	switch {
+	case o.ClipNorm != 0:
+		return &pnm.ValueError{Of: "Options", Field: "ClipNorm", Value: o.ClipNorm, Legal: "0 for a part of a step"}
+	case o.SkipNonFinite:
+		return &pnm.ValueError{Of: "Options", Field: "SkipNonFinite", Value: 1, Legal: "off for a part of a step"}
+	}
+	return nil
+}
+
+const (
+	incomplete = "must have their part of it first, by StepPart"
+	already    = "have been updated already"
+)
+
+// wholeSteps reports the first of the tensors first … end−1 that has had a part of a step.
+func (o *Optimizer) wholeSteps(first, end int) error {
+	if o.parts.open == 0 {
+		return nil
+	}
+	for i := first; i < end; i++ {
+		if done := o.parts.of[i].done; len(done) > 0 {
+			u := &o.list.Updates[i]
+			gap := done.gap(u.Params.Len())
+			return o.inTensor(i, &PartError{u.Step, gap.lo, gap.hi, incomplete})
+		}
+	}
+	return nil
+}
+
+// parts keeps track of the steps that are done in parts.
+type parts struct {
+	of   []progress // each tensor
+	open int        // how many tensors have had a part
+}
+
+// A progress is what has been done of the step of a tensor that is due.
+type progress struct {
+	done                 ranges // the elements that have had it
+	lossScale, clipValue float64
+}
+
+// check reports a part that cannot be done where a step of a tensor of n elements is due.
+func (p *progress) check(part Part, due, n int) error {
+	if part.Step < 1 {
+		return &pnm.ValueError{Of: "Part", Field: "Step", Value: float64(part.Step), Legal: "≥ 1"}
+	}
+	lo, hi := part.Lo, part.Lo+part.Grads.Len()
+	if hi < lo {
+		hi = math.MaxInt
+	}
+	if lo < 0 || lo > n || hi > n {
+		return &PartError{part.Step, lo, hi, fmt.Sprintf("are not all within the tensor, which has %d", n)}
+	}
+	again := p.done.overlap(lo, hi)
+	switch {
+	case part.Step > due:
+		gap := p.done.gap(n)
+		return &PartError{due, gap.lo, gap.hi, fmt.Sprintf("must have their part of it before step %d", part.Step)}
+	case part.Step < due:
+		return &PartError{part.Step, lo, hi, already}
+	case again != (elements{}):
+		return &PartError{part.Step, again.lo, again.hi, already}
+	}
+	return nil
+}
+
+// checkOptions reports options that would do to a part something else than was done to others.
+func (p *progress) checkOptions(o *pnm.Options) error {
+	if len(p.done) == 0 {
+		return nil
+	}
+	same := func(field string, value, before float64) error {
+		if value == before {
+			return nil
+		}
+		return &pnm.ValueError{Of: "Options", Field: field, Value: value, Legal: fmt.Sprintf("%v, as for other parts of the step", before)}
+	}
+	return cmp.Or(same("LossScale", lossScale(o), p.lossScale), same("ClipValue", o.ClipValue, p.clipValue))
+}
+
+func (p *progress) setOptions(o *pnm.Options) { p.lossScale, p.clipValue = lossScale(o), o.ClipValue }
+
+// lossScale is what options divide gradients by.
+func lossScale(o *pnm.Options) float64 { return cmp.Or(o.LossScale, 1) }
+
+// mark adds elements to those of tensor i that have had their part, and reports whether all of its n elements have: the
+// step is then complete.
+func (p *parts) mark(i, lo, hi, n int) (complete bool) {
+	done := &p.of[i].done
+	if len(*done) == 0 {
+		p.open++
+	}
+	*done = done.with(lo, hi)
+	if (*done)[0] != (elements{0, n}) {
+		return false
+	}
+	p.drop(i)
+	return true
+}
+
+// drop forgets the parts of tensor i.
+func (p *parts) drop(i int) {
+	if done := &p.of[i].done; len(*done) > 0 {
+		*done = (*done)[:0]
+		p.open--
+	}
+}
+
+// elements are those from lo to hi−1.
+type elements struct{ lo, hi int }
+
+// ranges are disjoint, in order, and do not touch each other.
+type ranges []elements
+
+// behind returns the index of the first range that ends behind element i.
+func (r ranges) behind(i int) int {
+	return sort.Search(len(r), func(k int) bool { return r[k].hi > i })
+}
+
+// overlap returns what of the elements lo … hi−1 is in the ranges; if it is several pieces, the first. No elements, if none.
+func (r ranges) overlap(lo, hi int) elements {
+	if k := r.behind(lo); k < len(r) && r[k].lo < hi {
+		return elements{max(lo, r[k].lo), min(hi, r[k].hi)}
+	}
+	return elements{}
+}
+
+// with returns the ranges and the elements lo … hi−1, of which they have none.
+func (r ranges) with(lo, hi int) ranges {
+	k := r.behind(lo)
+	before, after := k > 0 && r[k-1].hi == lo, k < len(r) && r[k].lo == hi
+	switch {
+	case before && after:
+		r[k-1].hi = r[k].hi
+		return slices.Delete(r, k, k+1)
+	case before:
+		r[k-1].hi = hi
+	case after:
+		r[k].lo = lo
+	default:
+		return slices.Insert(r, k, elements{lo, hi})
+	}
+	return r
+}
+
+// gap returns the first elements of n that are in no range.
+func (r ranges) gap(n int) elements {
+	switch {
+	case len(r) == 0:
+		return elements{0, n}
+	case r[0].lo > 0:
+		return elements{0, r[0].lo}
+	case len(r) > 1:
+		return elements{r[0].hi, r[1].lo}
+	}
+	return elements{r[0].hi, n}
+}
