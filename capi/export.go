@@ -3,12 +3,13 @@
 package main
 
 /*
-#cgo CFLAGS: -std=c11 -D_GNU_SOURCE -fvisibility=hidden
+#cgo CFLAGS: -std=c11 -D_GNU_SOURCE -DPNM_BUILD -fvisibility=hidden
 #include "internal.h"
 */
 import "C"
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -46,6 +47,9 @@ func pnmgo_update_all(options *C.pnm_options, updates *C.pnm_update, count C.int
 		if err != nil {
 			return err
 		}
+		if err := checkAlignment(report, "report"); err != nil {
+			return err
+		}
 		o, err := optionsOf(options)
 		if err != nil {
 			return err
@@ -54,7 +58,7 @@ func pnmgo_update_all(options *C.pnm_options, updates *C.pnm_update, count C.int
 		defer in.putBack()
 		for i := range list {
 			if err := in.add(&list[i]); err != nil {
-				return &pnm.UpdateError{Tensor: i, Err: err}
+				return &pnm.TensorError{Tensor: i, Err: err}
 			}
 		}
 		r, err := pnm.UpdateAll(o, in.updates)
@@ -69,14 +73,14 @@ func pnmgo_update_all(options *C.pnm_options, updates *C.pnm_update, count C.int
 }
 
 //export pnmgo_grad_norm
-func pnmgo_grad_norm(grads *C.pnm_vector, count C.int64_t, workers C.int32_t, norm *C.double) C.pnm_status {
+func pnmgo_grad_norm(grads *C.pnm_const_vector, count C.int64_t, workers C.int32_t, norm *C.double) C.pnm_status {
 	return call(func() error {
 		list, err := listOf(grads, count, "grads")
 		if err != nil {
 			return err
 		}
-		if norm == nil {
-			return &failure{C.PNM_ERROR_NULL, "norm is null"}
+		if err := checkPointer(norm, "norm"); err != nil {
+			return err
 		}
 		pool, err := pools.of(int(workers))
 		if err != nil {
@@ -85,15 +89,88 @@ func pnmgo_grad_norm(grads *C.pnm_vector, count C.int64_t, workers C.int32_t, no
 		in := takeInput()
 		defer in.putBack()
 		for i := range list {
-			v, err := vectorOf(&list[i], "grads")
+			v, err := vectorOf(readOnly(&list[i]), "grads")
 			if err != nil {
-				return &pnm.UpdateError{Tensor: i, Err: err}
+				return &pnm.TensorError{Tensor: i, Err: err}
 			}
 			in.vectors = append(in.vectors, v)
 		}
-		*norm = C.double(pnm.GradNormMixed(pool, in.vectors...))
+		*norm = C.double(pnm.GradNorm(pool, in.vectors...))
 		return nil
 	})
+}
+
+//export pnmgo_alloc
+func pnmgo_alloc(vectors *C.pnm_vector, count C.int64_t) C.pnm_status {
+	return call(func() error {
+		list, err := listOf(vectors, count, "vectors")
+		if err != nil {
+			return err
+		}
+		return alloc(list)
+	})
+}
+
+//export pnmgo_free
+func pnmgo_free(vectors *C.pnm_vector, count C.int64_t) C.pnm_status {
+	return call(func() error {
+		list, err := listOf(vectors, count, "vectors")
+		if err != nil {
+			return err
+		}
+		return free(list)
+	})
+}
+
+//export pnmgo_convert
+func pnmgo_convert(to *C.pnm_vector, from *C.pnm_const_vector, overflows *C.int64_t) C.pnm_status {
+	return call(func() error {
+		if err := cmp.Or(checkPointer(to, "to"), checkPointer(from, "from"), checkAlignment(overflows, "overflows")); err != nil {
+			return err
+		}
+		written, err := vectorOf(to, "to")
+		if err != nil {
+			return err
+		}
+		read, err := vectorOf(readOnly(from), "from")
+		if err != nil {
+			return err
+		}
+		n, err := written.Set(read)
+		if err == nil && overflows != nil {
+			*overflows = C.int64_t(n)
+		}
+		return err
+	})
+}
+
+//export pnmgo_state_count
+func pnmgo_state_count(rule *C.pnm_rule) C.int32_t {
+	count := -1
+	call(func() error {
+		names, err := stateOf(rule)
+		if err == nil {
+			count = len(names)
+		}
+		return err
+	})
+	return C.int32_t(count)
+}
+
+//export pnmgo_state_name
+func pnmgo_state_name(rule *C.pnm_rule, i C.int32_t) (name *C.char) {
+	call(func() error {
+		names, err := stateOf(rule)
+		if err != nil {
+			return err
+		}
+		if i < 0 || int(i) >= len(names) {
+			return outside("state", "i", float64(i), fmt.Sprintf("in [0, %d)", len(names)))
+		}
+		name = cName(names[i])
+		return nil
+	})
+	return name
 }
 
 // listOf is a caller's array of structs.
@@ -107,7 +184,7 @@ func listOf[T any](first *T, count C.int64_t, name string) ([]T, error) {
 	case at+uintptr(count)*size < at:
 		return nil, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("count is %d, which no array at %#x has", count, at)}
 	case at%unsafe.Alignof(*first) != 0 && count > 0:
-		return nil, &failure{C.PNM_ERROR_ALIGNMENT, fmt.Sprintf("%s is at %#x, must be at a multiple of %d", name, at, unsafe.Alignof(*first))}
+		return nil, misaligned(name, at, unsafe.Alignof(*first))
 	}
 	return unsafe.Slice(first, int(count)), nil
 }
@@ -143,11 +220,13 @@ func statusOf(err error) C.pnm_status {
 	if own, ok := errors.AsType[*failure](err); ok {
 		return own.status
 	}
-	switch {
-	case is[*pnm.HyperparameterError](err):
+	if e, ok := errors.AsType[*pnm.ValueError](err); ok {
+		if e.Of == "Update" && e.Field == "Step" {
+			return C.PNM_ERROR_STEP
+		}
 		return C.PNM_ERROR_HYPERPARAMETER
-	case is[*pnm.StepError](err):
-		return C.PNM_ERROR_STEP
+	}
+	switch {
 	case is[*pnm.LengthError](err):
 		return C.PNM_ERROR_LENGTH
 	case is[*pnm.OverlapError](err):

@@ -46,9 +46,6 @@ func (in *input) putBack() {
 // add appends a tensor.
 func (in *input) add(u *C.pnm_update) (err error) {
 	var to pnm.Update
-	if u.rule == nil {
-		return &failure{C.PNM_ERROR_NULL, "rule is null"}
-	}
 	if to.Rule, err = in.rules.get(u.rule); err != nil {
 		return err
 	}
@@ -58,10 +55,15 @@ func (in *input) add(u *C.pnm_update) (err error) {
 	if to.Params, err = vectorOf(&u.params, "params"); err != nil {
 		return err
 	}
-	if to.Grads, err = vectorOf(&u.grads, "grads"); err != nil {
+	if to.Skip, err = boolOf(u.skip, "Update", "skip"); err != nil {
 		return err
 	}
-	first, slots := len(in.vectors), slotsOf(to.Rule)
+	if !to.Skip {
+		if to.Grads, err = vectorOf(readOnly(&u.grads), "grads"); err != nil {
+			return err
+		}
+	}
+	first, slots := len(in.vectors), len(to.Rule.State())
 	for k := range u.state {
 		name := stateNames[k]
 		if k >= slots {
@@ -82,18 +84,16 @@ func (in *input) add(u *C.pnm_update) (err error) {
 			return err
 		}
 		if u.copy.length != u.params.length { // the engine would take a copy that is null for none
-			return &pnm.LengthError{Tensor: -1, Arg: "copy", Len: int(u.copy.length), Want: int(u.params.length)}
+			return &pnm.LengthError{Arg: "copy", Len: int(u.copy.length), Want: int(u.params.length)}
 		}
 	}
 	to.Rounding = pnm.Rounding{Seed: uint64(u.seed), Tensor: uint64(u.tensor)}
 	if u.first < 0 {
-		return outside("update", "first", float64(u.first), "≥ 0")
+		return outside("Update", "first", float64(u.first), "≥ 0")
 	}
 	to.Rounding.First = uint64(u.first)
-	for _, r := range u.reserved {
-		if r != 0 {
-			return outside("update", "reserved", float64(r), "0")
-		}
+	if err := checkReserved("Update", u.reserved_flags[:], u.reserved[:]); err != nil {
+		return err
 	}
 	in.updates = append(in.updates, to)
 	return nil
@@ -101,41 +101,31 @@ func (in *input) add(u *C.pnm_update) (err error) {
 
 var stateNames = [...]string{"state[0]", "state[1]", "state[2]", "state[3]"}
 
-// slotsOf is how much state a rule has.
-func slotsOf(r pnm.Rule) int {
-	switch r := r.(type) {
-	case pnm.PNM:
-		return 2
-	case pnm.AdaPNM:
-		return 3 + count(r.AMSGrad)
-	case pnm.SGD:
-		return count(r.Momentum != 0)
-	case pnm.Adam:
-		return 2 + count(r.AMSGrad)
-	}
-	panic(fmt.Sprintf("capi: %T", r))
-}
+// readOnly is a vector that C declares to be only read. The engine writes it only where the options ask for that.
+func readOnly(v *C.pnm_const_vector) *C.pnm_vector { return (*C.pnm_vector)(unsafe.Pointer(v)) }
 
-func count(b bool) int {
-	if b {
-		return 1
+// checkShape checks all of a vector but where it is, and returns the size of its elements.
+func checkShape(v *C.pnm_vector, name string) (size uintptr, err error) {
+	if v.dtype < C.PNM_FLOAT32 || v.dtype > C.PNM_F16 {
+		return 0, &failure{C.PNM_ERROR_DTYPE, fmt.Sprintf("dtype of %s is %d, must be a pnm_dtype", name, v.dtype)}
 	}
-	return 0
+	if err := checkReserved(name, v.reserved_flags[:], v.reserved[:]); err != nil {
+		return 0, err
+	}
+	size = [...]uintptr{C.PNM_FLOAT32: 4, C.PNM_FLOAT64: 8, C.PNM_BF16: 2, C.PNM_F16: 2}[v.dtype]
+	if most := math.MaxInt / int64(size); v.length < 0 || int64(v.length) > most {
+		return 0, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, must be in [0, %d]", name, v.length, most)}
+	}
+	return size, nil
 }
 
 // vectorOf is a caller's array.
 func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
-	if v.dtype < C.PNM_FLOAT32 || v.dtype > C.PNM_F16 {
-		return pnm.Vector{}, &failure{C.PNM_ERROR_DTYPE, fmt.Sprintf("dtype of %s is %d, must be a pnm_dtype", name, v.dtype)}
+	size, err := checkShape(v, name)
+	if err != nil {
+		return pnm.Vector{}, err
 	}
-	if v.reserved != 0 {
-		return pnm.Vector{}, outside(name, "reserved", float64(v.reserved), "0")
-	}
-	size := [...]uintptr{C.PNM_FLOAT32: 4, C.PNM_FLOAT64: 8, C.PNM_BF16: 2, C.PNM_F16: 2}[v.dtype]
 	align := min(size, unsafe.Alignof(float64(0)))
-	if most := math.MaxInt / int64(size); v.length < 0 || int64(v.length) > most {
-		return pnm.Vector{}, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, must be in [0, %d]", name, v.length, most)}
-	}
 	if at, bytes := uintptr(v.data), uintptr(v.length)*size; at+bytes < at {
 		return pnm.Vector{}, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, which no memory at %#x has", name, v.length, at)}
 	}
@@ -143,7 +133,7 @@ func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
 		return pnm.Vector{}, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("%s is null, but its length is %d", name, v.length)}
 	}
 	if uintptr(v.data)%align != 0 && v.length > 0 {
-		return pnm.Vector{}, &failure{C.PNM_ERROR_ALIGNMENT, fmt.Sprintf("%s is at %#x, must be at a multiple of %d", name, uintptr(v.data), align)}
+		return pnm.Vector{}, misaligned(name, uintptr(v.data), align)
 	}
 	n := int(v.length)
 	switch v.dtype {
@@ -162,6 +152,9 @@ func optionsOf(c *C.pnm_options) (o pnm.Options, err error) {
 	if c == nil {
 		c = new(C.pnm_options)
 	}
+	if err := checkPointer(c, "options"); err != nil {
+		return o, err
+	}
 	o.LossScale, o.ClipNorm, o.ClipValue = float64(c.loss_scale), float64(c.clip_norm), float64(c.clip_value)
 	if o.SkipNonFinite, err = boolOf(c.skip_non_finite, "Options", "skip_non_finite"); err != nil {
 		return o, err
@@ -169,10 +162,8 @@ func optionsOf(c *C.pnm_options) (o pnm.Options, err error) {
 	if o.ZeroGrads, err = boolOf(c.zero_grads, "Options", "zero_grads"); err != nil {
 		return o, err
 	}
-	for _, r := range c.reserved {
-		if r != 0 {
-			return o, outside("Options", "reserved", float64(r), "0")
-		}
+	if err := checkReserved("Options", c.reserved_flags[:], c.reserved[:]); err != nil {
+		return o, err
 	}
 	o.Pool, err = pools.of(int(c.workers))
 	return o, err
@@ -188,12 +179,47 @@ func boolOf(value C.int32_t, of, name string) (bool, error) {
 // intOf is a number as an int, which has 32 bits on some machines.
 func intOf(x C.int64_t, name string) (int, error) {
 	if int64(int(x)) != int64(x) {
-		return 0, outside("update", name, float64(x), fmt.Sprintf("≤ %d on this machine", math.MaxInt))
+		return 0, outside("Update", name, float64(x), fmt.Sprintf("≤ %d on this machine", math.MaxInt))
 	}
 	return int(x), nil
 }
 
+// checkReserved refuses what a later version of the interface may ask for.
+func checkReserved(of string, flags []C.int32_t, numbers []C.int64_t) error {
+	for _, x := range flags {
+		if x != 0 {
+			return outside(of, "reserved_flags", float64(x), "0")
+		}
+	}
+	for _, x := range numbers {
+		if x != 0 {
+			return outside(of, "reserved", float64(x), "0")
+		}
+	}
+	return nil
+}
+
+// checkPointer checks where a struct or a number of the caller's is.
+func checkPointer[T any](p *T, name string) error {
+	if p == nil {
+		return &failure{C.PNM_ERROR_NULL, name + " is null"}
+	}
+	return checkAlignment(p, name)
+}
+
+// checkAlignment is checkPointer for what may be null.
+func checkAlignment[T any](p *T, name string) error {
+	if at, align := uintptr(unsafe.Pointer(p)), unsafe.Alignof(*p); at%align != 0 {
+		return misaligned(name, at, align)
+	}
+	return nil
+}
+
+func misaligned(name string, at, align uintptr) error {
+	return &failure{C.PNM_ERROR_ALIGNMENT, fmt.Sprintf("%s is at %#x, must be at a multiple of %d", name, at, align)}
+}
+
 // outside is the error of a field that is out of its range.
 func outside(of, name string, value float64, legal string) error {
-	return &pnm.HyperparameterError{Rule: of, Field: name, Value: value, Legal: legal}
+	return &pnm.ValueError{Of: of, Field: name, Value: value, Legal: legal}
 }

@@ -3,7 +3,11 @@
 package main
 
 import (
+	"encoding/hex"
 	"math"
+	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,7 +19,7 @@ import (
 
 // Tests cannot name C's types. These make what a function takes.
 func newUpdate[T any](func(*input, *T) error) *T         { return new(T) }
-func newRule[T any](func(T) (pnm.Rule, error)) *T        { return new(T) }
+func newRule[T any](func(*T) (pnm.Rule, error)) *T       { return new(T) }
 func newOptions[T any](func(*T) (pnm.Options, error)) *T { return new(T) }
 func setInt[T ~int32](to *T, x int)                      { *to = T(x) }
 func setFloat[T ~float64](to *T, x float64)              { *to = T(x) }
@@ -121,7 +125,7 @@ func TestRuleFields(t *testing.T) {
 	}
 	want := func(want pnm.Rule) {
 		t.Helper()
-		if got, err := ruleOf(*r); err != nil || got != want {
+		if got, err := ruleOf(r); err != nil || got != want {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
 	}
@@ -154,6 +158,44 @@ func TestRuleFields(t *testing.T) {
 	want(pnm.Adam{LR: 1, WeightDecay: 2, Beta1: 3, Beta2: 4, Eps: 5, AMSGrad: true})
 	r.amsgrad, r.maximize = 0, 1
 	want(pnm.Adam{LR: 1, WeightDecay: 2, Beta1: 3, Beta2: 4, Eps: 5, Maximize: true})
+}
+
+// C has every rule, with every hyperparameter and the defaults that it has in Go.
+func TestRulesAreGos(t *testing.T) {
+	header, err := os.ReadFile("pnm.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := pnm.Rules()
+	kinds := regexp.MustCompile(`(?m)^\tPNM_RULE_(\w+) = (\d+)`).FindAllStringSubmatch(string(header), -1)
+	if len(kinds) != len(rules) {
+		t.Errorf("pnm.h has the kinds %q, Go has %d rules", kinds, len(rules))
+	}
+	for i, kind := range kinds {
+		if want := strings.ToUpper(rules[i].Name()); kind[1] != want || kind[2] != strconv.Itoa(i+1) {
+			t.Errorf("%s has the number %s, must be %s and %d", kind[1], kind[2], want, i+1)
+		}
+	}
+
+	lines := strings.Fields(run(t, shared.compile(t, "rules.c", "-std=c11")))
+	rules = append(rules, pnm.NewAdamW())
+	if len(lines) != len(rules) {
+		t.Fatalf("rules.c prints %d rules, Go has %d", len(lines), len(rules))
+	}
+	for i, line := range lines {
+		r := newRule(ruleOf)
+		if _, err := hex.Decode(unsafe.Slice((*byte)(unsafe.Pointer(r)), unsafe.Sizeof(*r)), []byte(line)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ruleOf(r); err != nil || got != rules[i] {
+			t.Errorf("C's constructor makes %+v, %v, Go's %+v", got, err, rules[i])
+		}
+		for name := range rules[i].Hyperparameters() {
+			if !slices.ContainsFunc(fields, func(f field) bool { return f.name == name }) {
+				t.Errorf("pnm_rule has no field for %s of %s", name, rules[i].Name())
+			}
+		}
+	}
 }
 
 // A rule is found again if, and only if, all its bits are the same.

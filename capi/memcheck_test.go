@@ -9,11 +9,11 @@ import (
 )
 
 // memcheck runs a program of testdata under valgrind and returns what it prints.
-func memcheck(t *testing.T, source string) string {
+func memcheck(t *testing.T, source string, flags ...string) string {
 	t.Helper()
 	long(t)
 	need(t, "valgrind")
-	program := forValgrind.compile(t, source)
+	program := forValgrind.compile(t, source, flags...)
 	log := filepath.Join(t.TempDir(), "log")
 	out, err := try("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite",
 		"--errors-for-leak-kinds=definite", "--suppressions=testdata/valgrind.supp", "--log-file="+log, program)

@@ -10,10 +10,20 @@
 
 // The Go half. Nothing here may be called in a forked child.
 extern pnm_status pnmgo_update_all(const pnm_options *options, const pnm_update *updates, int64_t count, pnm_report *report);
-extern pnm_status pnmgo_grad_norm(const pnm_vector *grads, int64_t count, int32_t workers, double *norm);
+extern pnm_status pnmgo_grad_norm(const pnm_const_vector *grads, int64_t count, int32_t workers, double *norm);
+extern pnm_status pnmgo_alloc(pnm_vector *vectors, int64_t count);
+extern pnm_status pnmgo_free(pnm_vector *vectors, int64_t count);
+extern pnm_status pnmgo_convert(const pnm_vector *to, const pnm_const_vector *from, int64_t *overflows);
+extern int32_t pnmgo_state_count(const pnm_rule *rule);
+extern const char *pnmgo_state_name(const pnm_rule *rule, int32_t i);
 extern pnm_status pnmgo_set_workers(int32_t workers);
 extern int32_t pnmgo_workers(void);
 extern const char *pnmgo_isa(void);
+
+// Go sees both kinds of vectors as one.
+_Static_assert(sizeof(pnm_const_vector) == sizeof(pnm_vector) && offsetof(pnm_const_vector, length) == offsetof(pnm_vector, length) &&
+	offsetof(pnm_const_vector, dtype) == offsetof(pnm_vector, dtype) && offsetof(pnm_const_vector, reserved) == offsetof(pnm_vector, reserved),
+	"the two kinds of vectors differ");
 
 // The message lives on the heap: a thread-local array would come out of the little room that glibc has for libraries which are
 // loaded late, and that PyTorch and others want, too. It stays where it is, so that nobody holds a pointer to freed memory.
@@ -61,45 +71,44 @@ static int enter(pnm_guest *g) {
 	return 1;
 }
 
+// IN_GO evaluates a call of Go's and returns its result from the function, or otherwise in a forked child.
+#define IN_GO(type, call, otherwise) \
+	do { \
+		pnm_guest g; \
+		if (!enter(&g)) \
+			return otherwise; \
+		type result = call; \
+		pnm_host_leave(&g); \
+		return result; \
+	} while (0)
+
 pnm_status pnm_update_all(const pnm_options *options, const pnm_update *updates, int64_t count, pnm_report *report) {
-	pnm_guest g;
-	if (!enter(&g))
-		return PNM_ERROR_FORKED;
-	pnm_status status = pnmgo_update_all(options, updates, count, report);
-	pnm_host_leave(&g);
-	return status;
+	IN_GO(pnm_status, pnmgo_update_all(options, updates, count, report), PNM_ERROR_FORKED);
 }
 
 pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, pnm_report *report) {
 	return pnm_update_all(options, update, 1, report);
 }
 
-pnm_status pnm_grad_norm(const pnm_vector *grads, int64_t count, int32_t workers, double *norm) {
-	pnm_guest g;
-	if (!enter(&g))
-		return PNM_ERROR_FORKED;
-	pnm_status status = pnmgo_grad_norm(grads, count, workers, norm);
-	pnm_host_leave(&g);
-	return status;
+pnm_status pnm_grad_norm(const pnm_const_vector *grads, int64_t count, int32_t workers, double *norm) {
+	IN_GO(pnm_status, pnmgo_grad_norm(grads, count, workers, norm), PNM_ERROR_FORKED);
 }
 
-pnm_status pnm_set_workers(int workers) {
-	pnm_guest g;
-	if (!enter(&g))
-		return PNM_ERROR_FORKED;
-	pnm_status status = pnmgo_set_workers(workers);
-	pnm_host_leave(&g);
-	return status;
+pnm_status pnm_alloc(pnm_vector *vectors, int64_t count) { IN_GO(pnm_status, pnmgo_alloc(vectors, count), PNM_ERROR_FORKED); }
+
+pnm_status pnm_free(pnm_vector *vectors, int64_t count) { IN_GO(pnm_status, pnmgo_free(vectors, count), PNM_ERROR_FORKED); }
+
+pnm_status pnm_convert(const pnm_vector *to, const pnm_const_vector *from, int64_t *overflows) {
+	IN_GO(pnm_status, pnmgo_convert(to, from, overflows), PNM_ERROR_FORKED);
 }
 
-int pnm_workers(void) {
-	pnm_guest g;
-	if (!enter(&g))
-		return 0;
-	int workers = pnmgo_workers();
-	pnm_host_leave(&g);
-	return workers;
-}
+int pnm_state_count(const pnm_rule *rule) { IN_GO(int, pnmgo_state_count(rule), -1); }
+
+const char *pnm_state_name(const pnm_rule *rule, int i) { IN_GO(const char *, pnmgo_state_name(rule, i), NULL); }
+
+pnm_status pnm_set_workers(int workers) { IN_GO(pnm_status, pnmgo_set_workers(workers), PNM_ERROR_FORKED); }
+
+int pnm_workers(void) { IN_GO(int, pnmgo_workers(), 0); }
 
 const char *pnm_isa(void) {
 	static _Atomic(const char *) known; // it does not change, and a forked child may ask, too
@@ -117,7 +126,42 @@ const char *pnm_isa(void) {
 
 int pnm_abi_version(void) { return PNM_ABI_VERSION; }
 
-const char *pnm_version(void) { return "0.1.0"; }
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+
+const char *pnm_version(void) { return TEXT(PNM_VERSION_MAJOR) "." TEXT(PNM_VERSION_MINOR) "." TEXT(PNM_VERSION_PATCH); }
+
+const char *pnm_status_string(pnm_status status) {
+	switch (status) {
+	case PNM_OK:
+		return "no error";
+	case PNM_ERROR_HYPERPARAMETER:
+		return "a field is out of its range";
+	case PNM_ERROR_STEP:
+		return "a step is below 1";
+	case PNM_ERROR_LENGTH:
+		return "a length or a count is wrong";
+	case PNM_ERROR_OVERLAP:
+		return "memory overlaps";
+	case PNM_ERROR_DTYPE:
+		return "an element type is wrong";
+	case PNM_ERROR_NULL:
+		return "a pointer is null";
+	case PNM_ERROR_ISA:
+		return "PNM_ISA names an instruction set that is not available";
+	case PNM_ERROR_FORKED:
+		return "the library does not work in a forked process";
+	case PNM_ERROR_INTERNAL:
+		return "internal error of the library";
+	case PNM_ERROR_ALIGNMENT:
+		return "an address is misaligned";
+	case PNM_ERROR_MEMORY:
+		return "the system refuses the memory";
+	case PNM_ERROR_NOT_ALLOCATED:
+		return "the memory is not from pnm_alloc, or was freed";
+	}
+	return "unknown status";
+}
 
 pnm_rule pnm_rule_pnm(double lr) {
 	return (pnm_rule){.kind = PNM_RULE_PNM, .decoupled = 1, .lr = lr, .beta1 = 0.9, .beta0 = 1};

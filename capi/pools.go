@@ -44,7 +44,7 @@ func (c *poolCache) of(workers int) (*pnm.Pool, error) {
 	if workers < 0 || workers > mostWorkers {
 		return nil, &failure{C.PNM_ERROR_HYPERPARAMETER, fmt.Sprintf("workers is %d, must be in [0, %d]", workers, mostWorkers)}
 	}
-	p, err := pnm.NewPool(pnm.PoolConfig{Workers: workers})
+	p, err := pnm.NewPool(workers)
 	if err != nil {
 		return nil, err
 	}

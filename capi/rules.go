@@ -8,7 +8,10 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/posneg/pnm"
@@ -27,13 +30,16 @@ type ruleCache struct {
 type ruleBits [unsafe.Sizeof(C.pnm_rule{}) / 8]uint64
 
 func (c *ruleCache) get(r *C.pnm_rule) (pnm.Rule, error) {
+	if err := checkPointer(r, "rule"); err != nil {
+		return nil, err
+	}
 	bits := *(*ruleBits)(unsafe.Pointer(r))
 	for i := range c.entries {
 		if e := &c.entries[i]; e.bits == bits && e.rule != nil {
 			return e.rule, nil
 		}
 	}
-	rule, err := ruleOf(*r)
+	rule, err := ruleOf(r)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +54,7 @@ func (c *ruleCache) get(r *C.pnm_rule) (pnm.Rule, error) {
 
 // nameConstructor has an error name what fills a rule's defaults as C calls it: pnm_rule_adapnm() for NewAdaPNM.
 func nameConstructor(err error) error {
-	if e, ok := errors.AsType[*pnm.HyperparameterError](err); ok {
+	if e, ok := errors.AsType[*pnm.ValueError](err); ok {
 		if text, ok := strings.CutPrefix(e.Legal, "set: New"); ok {
 			name, rest, _ := strings.Cut(text, " ")
 			e.Legal = fmt.Sprintf("set: pnm_rule_%s() %s", strings.ToLower(name), rest)
@@ -57,89 +63,92 @@ func nameConstructor(err error) error {
 	return err
 }
 
-// ruleOf checks what the engine does not: the kind, the flags, and that the rule has no other fields.
-func ruleOf(r C.pnm_rule) (pnm.Rule, error) {
-	f := fields{rest: r}
-	var rule pnm.Rule
-	switch r.kind {
-	case C.PNM_RULE_PNM:
-		f.name = "PNM"
-		rule = pnm.PNM{LR: f.number(&f.rest.lr), Beta1: f.number(&f.rest.beta1), Beta0: f.number(&f.rest.beta0),
-			WeightDecay: f.number(&f.rest.weight_decay), Decoupled: f.flag(&f.rest.decoupled), Maximize: f.flag(&f.rest.maximize)}
-	case C.PNM_RULE_ADAPNM:
-		f.name = "AdaPNM"
-		rule = pnm.AdaPNM{LR: f.number(&f.rest.lr), Beta1: f.number(&f.rest.beta1), Beta2: f.number(&f.rest.beta2),
-			Beta0: f.number(&f.rest.beta0), Eps: f.number(&f.rest.eps), WeightDecay: f.number(&f.rest.weight_decay),
-			Decoupled: f.flag(&f.rest.decoupled), AMSGrad: f.flag(&f.rest.amsgrad), Maximize: f.flag(&f.rest.maximize),
-			ExactBias: f.flag(&f.rest.exact_bias)}
-	case C.PNM_RULE_SGD:
-		f.name = "SGD"
-		rule = pnm.SGD{LR: f.number(&f.rest.lr), Momentum: f.number(&f.rest.momentum), Dampening: f.number(&f.rest.dampening),
-			WeightDecay: f.number(&f.rest.weight_decay), Decoupled: f.flag(&f.rest.decoupled), Nesterov: f.flag(&f.rest.nesterov),
-			Maximize: f.flag(&f.rest.maximize)}
-	case C.PNM_RULE_ADAM:
-		f.name = "Adam"
-		rule = pnm.Adam{LR: f.number(&f.rest.lr), Beta1: f.number(&f.rest.beta1), Beta2: f.number(&f.rest.beta2),
-			Eps: f.number(&f.rest.eps), WeightDecay: f.number(&f.rest.weight_decay), Decoupled: f.flag(&f.rest.decoupled),
-			AMSGrad: f.flag(&f.rest.amsgrad), Maximize: f.flag(&f.rest.maximize)}
-	default:
-		return nil, outside("rule", "kind", float64(r.kind), fmt.Sprintf("a pnm_rule_kind, %d … %d", C.PNM_RULE_PNM, C.PNM_RULE_ADAM))
-	}
-	return rule, f.check()
+// A field is one of pnm_rule that has the name of a hyperparameter.
+type field struct {
+	name   string
+	offset uintptr
+	flag   bool // an int32, or else a double
 }
 
-// A fields is the fields of a rule that nobody has taken yet. Flags that are neither 0 nor 1 stay.
-type fields struct {
-	rest C.pnm_rule
-	name string
+// fields are all of them, in the order of pnm_rule.
+var fields = func() (list []field) {
+	rule := reflect.TypeFor[C.pnm_rule]()
+	for i := range rule.NumField() {
+		if f := rule.Field(i); f.Name != "kind" && !strings.HasPrefix(f.Name, "reserved") {
+			list = append(list, field{f.Name, f.Offset, f.Type.Kind() == reflect.Int32})
+		}
+	}
+	return list
+}()
+
+func (f field) number(r *C.pnm_rule) float64 {
+	if at := unsafe.Add(unsafe.Pointer(r), f.offset); f.flag {
+		return float64(*(*int32)(at))
+	} else {
+		return *(*float64)(at)
+	}
 }
 
-func (f *fields) number(at *C.double) float64 {
-	x := float64(*at)
-	*at = 0
-	return x
+// ruleOf checks what the engine does not: the kind, the flags, and that the rule has no other fields. A kind is the number of a
+// rule in [pnm.Rules], from 1.
+func ruleOf(r *C.pnm_rule) (pnm.Rule, error) {
+	rules := pnm.Rules()
+	if r.kind < 1 || int(r.kind) > len(rules) {
+		return nil, outside("rule", "kind", float64(r.kind), fmt.Sprintf("a pnm_rule_kind, 1 … %d", len(rules)))
+	}
+	rule := rules[r.kind-1]
+	of := rule.Name()
+	if err := checkReserved(of, r.reserved_flags[:], r.reserved[:]); err != nil {
+		return nil, err
+	}
+	has := maps.Collect(rule.Hyperparameters())
+	for _, f := range fields {
+		x, err := f.number(r), error(nil)
+		switch {
+		case f.flag && x != 0 && x != 1:
+			return nil, outside(of, f.name, x, "0 or 1")
+		case has[f.name] == nil:
+			if x != 0 {
+				return nil, outside(of, f.name, x, "0: the rule does not have it")
+			}
+		case f.flag:
+			rule, err = rule.With(f.name, x == 1)
+		default:
+			rule, err = rule.With(f.name, x)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return rule, nil
 }
 
-func (f *fields) flag(at *C.int32_t) bool {
-	if *at == 1 {
-		*at = 0
-		return true
+// stateOf is the names of a rule's state.
+func stateOf(r *C.pnm_rule) ([]string, error) {
+	if err := checkPointer(r, "rule"); err != nil {
+		return nil, err
 	}
-	return false
+	rule, err := ruleOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return rule.State(), nil
 }
 
-// check reports a field that is left. Fields that are not the rule's must be 0.
-func (f *fields) check() error {
-	r := &f.rest
-	for _, left := range []struct {
-		field string
-		value float64
-	}{
-		{"decoupled", float64(r.decoupled)}, {"amsgrad", float64(r.amsgrad)}, {"maximize", float64(r.maximize)},
-		{"nesterov", float64(r.nesterov)}, {"exact_bias", float64(r.exact_bias)},
-	} {
-		if left.value != 0 && left.value != 1 {
-			return outside(f.name, left.field, left.value, "0 or 1")
-		}
-		if left.value != 0 {
-			return outside(f.name, left.field, left.value, "0: the rule does not have it")
-		}
+// names are strings on C's heap, for ever.
+var names struct {
+	sync.Mutex
+	of map[string]*C.char
+}
+
+func cName(s string) *C.char {
+	names.Lock()
+	defer names.Unlock()
+	if names.of == nil {
+		names.of = make(map[string]*C.char)
 	}
-	for _, left := range r.reserved {
-		if left != 0 {
-			return outside(f.name, "reserved", float64(left), "0")
-		}
+	if names.of[s] == nil {
+		names.of[s] = C.CString(s)
 	}
-	for _, left := range []struct {
-		field string
-		value C.double
-	}{
-		{"lr", r.lr}, {"beta1", r.beta1}, {"beta2", r.beta2}, {"beta0", r.beta0}, {"eps", r.eps},
-		{"weight_decay", r.weight_decay}, {"momentum", r.momentum}, {"dampening", r.dampening},
-	} {
-		if left.value != 0 {
-			return outside(f.name, left.field, float64(left.value), "0: the rule does not have it")
-		}
-	}
-	return nil
+	return names.of[s]
 }

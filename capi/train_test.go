@@ -7,7 +7,6 @@ import (
 	"hash/fnv"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/posneg/pnm"
 )
@@ -53,18 +52,17 @@ func trainAll(t *testing.T) string {
 		{"bf16", newBF16, newBF16, newBF16, nil},
 	} {
 		for _, r := range []struct {
-			name  string
-			rule  pnm.Rule
-			state int
+			name string
+			rule pnm.Rule
 		}{
-			{"PNM", pnm.NewPNM(0.5), 2},
-			{"AdaPNM", pnm.NewAdaPNM(), 4},
-			{"SGD", pnm.NewSGD(0.1), 0},
-			{"SGD with momentum", momentum, 1},
-			{"Adam", pnm.NewAdam(), 2},
-			{"AdamW", pnm.NewAdamW(), 2},
+			{"PNM", pnm.NewPNM(0.5)},
+			{"AdaPNM", pnm.NewAdaPNM()},
+			{"SGD", pnm.NewSGD(0.1)},
+			{"SGD with momentum", momentum},
+			{"Adam", pnm.NewAdam()},
+			{"AdamW", pnm.NewAdamW()},
 		} {
-			fmt.Fprintf(&out, "%s, %s: %s\n", r.name, f.name, train(t, r.rule, r.state, f))
+			fmt.Fprintf(&out, "%s, %s: %s\n", r.name, f.name, train(t, r.rule, f))
 		}
 	}
 	return out.String()
@@ -80,9 +78,9 @@ func newFloat64(n int) pnm.Vector { return pnm.Float64(make([]float64, n)) }
 func newBF16(n int) pnm.Vector    { return pnm.BF16(make([]uint16, n)) }
 func newF16(n int) pnm.Vector     { return pnm.F16(make([]uint16, n)) }
 
-func (f trainFormat) tensor(r pnm.Rule, state, n int, number uint64) pnm.Update {
+func (f trainFormat) tensor(r pnm.Rule, n int, number uint64) pnm.Update {
 	u := pnm.Update{Rule: r, Params: f.params(n), Grads: f.grads(n), Rounding: pnm.Rounding{Seed: 7, Tensor: number}}
-	for range state {
+	for range r.State() {
 		u.State = append(u.State, f.state(n))
 	}
 	if f.copy != nil {
@@ -91,9 +89,9 @@ func (f trainFormat) tensor(r pnm.Rule, state, n int, number uint64) pnm.Update 
 	return u
 }
 
-func train(t *testing.T, r pnm.Rule, state int, f trainFormat) string {
+func train(t *testing.T, r pnm.Rule, f trainFormat) string {
 	input, target := fill(rows*weights, 1), fill(rows, 2)
-	u := []pnm.Update{f.tensor(r, state, weights, 0), f.tensor(r, state, 1, 1)}
+	u := []pnm.Update{f.tensor(r, weights, 0), f.tensor(r, 1, 1)}
 	var first, last float32
 	var report pnm.Report
 	for step := 1; step <= steps; step++ {
@@ -112,14 +110,14 @@ func train(t *testing.T, r pnm.Rule, state int, f trainFormat) string {
 	}
 	h := fnv.New64a()
 	for i := range u {
-		h.Write(memory(u[i].Params))
-		h.Write(memory(u[i].Copy))
+		h.Write(u[i].Params.Bytes())
+		h.Write(u[i].Copy.Bytes())
 		for _, s := range u[i].State {
-			h.Write(memory(s))
+			h.Write(s.Bytes())
 		}
 	}
-	h.Write(memory(pnm.Float64([]float64{report.GradNorm})))
-	h.Write(memory(pnm.Float32([]float32{last})))
+	h.Write(pnm.Float64([]float64{report.GradNorm}).Bytes())
+	h.Write(pnm.Float32([]float32{last}).Bytes())
 	return fmt.Sprintf("%016x, loss %.6f to %.6f", h.Sum64(), first, last)
 }
 
@@ -163,7 +161,7 @@ func get(v pnm.Vector) []float32 {
 		for i := range x {
 			x[i] = float32(wide[i])
 		}
-	} else if _, err := pnm.Convert(pnm.Float32(x), v); err != nil {
+	} else if _, err := pnm.Float32(x).Set(v); err != nil {
 		panic(err)
 	}
 	return x
@@ -174,18 +172,7 @@ func put(v pnm.Vector, x []float32) {
 		for i := range x {
 			wide[i] = float64(x[i])
 		}
-	} else if _, err := pnm.Convert(v, pnm.Float32(x)); err != nil {
+	} else if _, err := v.Set(pnm.Float32(x)); err != nil {
 		panic(err)
 	}
-}
-
-func memory(v pnm.Vector) []byte {
-	bytesOf := func(p unsafe.Pointer, n int) []byte { return unsafe.Slice((*byte)(p), n) }
-	switch v.Format() {
-	case "float32":
-		return bytesOf(unsafe.Pointer(unsafe.SliceData(v.Float32())), 4*v.Len())
-	case "float64":
-		return bytesOf(unsafe.Pointer(unsafe.SliceData(v.Float64())), 8*v.Len())
-	}
-	return bytesOf(unsafe.Pointer(unsafe.SliceData(v.Bits())), 2*v.Len())
 }

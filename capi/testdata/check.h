@@ -29,10 +29,19 @@ static inline double seconds(void) {
 
 static inline pnm_vector vector(void *data, int64_t length, pnm_dtype dtype) {
 	pnm_vector v;
+	memset(&v, 0, sizeof v);
 	v.data = data;
 	v.length = length;
 	v.dtype = dtype;
-	v.reserved = 0;
+	return v;
+}
+
+static inline pnm_const_vector const_vector(const void *data, int64_t length, pnm_dtype dtype) {
+	pnm_const_vector v;
+	memset(&v, 0, sizeof v);
+	v.data = data;
+	v.length = length;
+	v.dtype = dtype;
 	return v;
 }
 
@@ -51,15 +60,20 @@ static inline pnm_update tensor(const pnm_rule *rule, int64_t length, int state)
 	u.rule = rule;
 	u.step = 1;
 	u.params = zeros(length, PNM_FLOAT32);
-	u.grads = zeros(length, PNM_FLOAT32);
+	u.grads = pnm_as_const(zeros(length, PNM_FLOAT32));
 	for (int k = 0; k < state; k++)
 		u.state[k] = zeros(length, PNM_FLOAT32);
 	return u;
 }
 
+/* Gradients that the program itself has allocated. */
+static inline pnm_vector grads_of(const pnm_update *u) {
+	return vector((void *)u->grads.data, u->grads.length, (pnm_dtype)u->grads.dtype);
+}
+
 static inline void release(pnm_update *u) {
 	free(u->params.data);
-	free(u->grads.data);
+	free(grads_of(u).data);
 	for (int k = 0; k < 4; k++)
 		free(u->state[k].data);
 	free(u->copy.data);

@@ -29,7 +29,7 @@ static uint64_t bits(void) {
 static void refused_all(int line, pnm_status want, const char *text, const pnm_update *updates, int64_t count) {
 	for (int i = 0; i < 2; i++)
 		if (u[i].grads.data != NULL)
-			((float *)u[i].grads.data)[0] = 1;
+			((float *)grads_of(&u[i]).data)[0] = 1;
 	uint64_t before = bits();
 	pnm_report report;
 	memset(&report, 0x55, sizeof report);
@@ -66,14 +66,15 @@ static void rules(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "AdaPNM.dampening is 1", rule = pnm_rule_adapnm(); rule.dampening = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Adam.beta0 is 1", rule = pnm_rule_adam(); rule.beta0 = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Adam.nesterov is 1", rule = pnm_rule_adam(); rule.nesterov = 1);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.reserved is 5, must be 0", rule.reserved[3] = 5);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.reserved is 5, must be 0", rule.reserved[7] = 5);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.reserved_flags is 6, must be 0", rule.reserved_flags[5] = 6);
 }
 
 static void *odd(void *p, int by) { return (char *)p + by; }
 
 static void vectors(void) {
 	REFUSED(PNM_ERROR_NULL, "tensor 0: params is null, but its length is 8", free(u[0].params.data); u[0].params.data = NULL);
-	REFUSED(PNM_ERROR_NULL, "tensor 1: grads is null", free(u[1].grads.data); u[1].grads.data = NULL);
+	REFUSED(PNM_ERROR_NULL, "tensor 1: grads is null", free(grads_of(&u[1]).data); u[1].grads.data = NULL);
 	REFUSED(PNM_ERROR_NULL, "tensor 1: state[0] is null", free(u[1].state[0].data); u[1].state[0].data = NULL);
 	REFUSED(PNM_ERROR_NULL, "copy is null", u[0].copy = vector(NULL, N, PNM_BF16));
 	REFUSED(PNM_ERROR_LENGTH, "length of copy is 0, must be 8", u[0].copy = vector(NULL, 0, PNM_BF16));
@@ -85,24 +86,30 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_LENGTH, "tensor 1: state[1] is given, but the rule has 1", u[1].state[1] = zeros(N, PNM_FLOAT32));
 	REFUSED(PNM_ERROR_LENGTH, "state[0] is given, but the rule has 0", rule.momentum = 0);
 	REFUSED(PNM_ERROR_LENGTH, "length of exp_avg_sq is 0, must be 8", rule = pnm_rule_adam());
-	REFUSED(PNM_ERROR_OVERLAP, "tensor 0: params and tensor 1: params share 1 elements", free(u[1].params.data); u[1].params.data = u[0].params.data;
+	REFUSED(PNM_ERROR_OVERLAP, "params of tensor 0 and params of tensor 1 share 1 elements", free(u[1].params.data); u[1].params.data = u[0].params.data;
 		u[1].params.length = u[1].grads.length = u[1].state[0].length = 1);
 	u[1].params.data = NULL;
 	REFUSED(PNM_ERROR_DTYPE, "dtype of grads is 4", u[1].grads.dtype = 4);
 	REFUSED(PNM_ERROR_DTYPE, "dtype of state[0] is -1", u[1].state[0].dtype = -1);
 	REFUSED(PNM_ERROR_DTYPE, "the format of momentum_buffer is f16, must be float32 or bf16", u[1].state[0].dtype = PNM_F16);
 	REFUSED(PNM_ERROR_DTYPE, "the format of grads is float64", u[1].grads.dtype = PNM_FLOAT64);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved = 1);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "update.reserved is -1, must be 0", u[1].reserved[3] = -1);
-	REFUSED(PNM_ERROR_ALIGNMENT, "tensor 1: grads is at 0x", u[1].grads.length = 1; u[1].grads.data = odd(u[1].grads.data, 1));
-	u[1].grads.data = odd(u[1].grads.data, -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved[2] = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Update.reserved is -1, must be 0", u[1].reserved[7] = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "copy.reserved_flags is 2, must be 0", u[0].copy.reserved_flags[0] = 2);
+	REFUSED(PNM_ERROR_LENGTH, "state[1] is given", u[0].state[1].reserved[0] = 2);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Update.reserved_flags is 3, must be 0", u[0].reserved_flags[0] = 3);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "tensor 1: Update.skip is 2, must be 0 or 1", u[1].skip = 2);
+	REFUSED(PNM_ERROR_NULL, "tensor 1: params is null", u[1].skip = 1; free(u[1].params.data); u[1].params.data = NULL); /* checked, too */
+	REFUSED(PNM_ERROR_ALIGNMENT, "tensor 1: rule is at 0x", u[1].rule = odd(&rule, 4));
+	REFUSED(PNM_ERROR_ALIGNMENT, "tensor 1: grads is at 0x", u[1].grads.length = 1; u[1].grads.data = odd(grads_of(&u[1]).data, 1));
+	u[1].grads.data = odd(grads_of(&u[1]).data, -1);
 	REFUSED(PNM_ERROR_ALIGNMENT, "state[1] is at 0x", rule = pnm_rule_adam(); u[0].state[1] = vector(odd(u[1].params.data, 2), 1, PNM_FLOAT32));
 	u[0].state[1].data = NULL;
 	REFUSED(PNM_ERROR_ALIGNMENT, "tensor 0: copy is at", u[0].copy = vector(odd(u[1].params.data, 3), 1, PNM_F16));
 	u[0].copy.data = NULL;
-	REFUSED(PNM_ERROR_STEP, "tensor 1: step is 0, must be", u[1].step = 0);
-	REFUSED(PNM_ERROR_STEP, "step is -9223372036854775808", u[1].step = INT64_MIN);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "update.first is -1", u[1].first = -1);
+	REFUSED(PNM_ERROR_STEP, "tensor 1: Update.Step is 0, must be", u[1].step = 0);
+	REFUSED(PNM_ERROR_STEP, "Update.Step is -9.223372036854776e+18", u[1].step = INT64_MIN);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Update.first is -1", u[1].first = -1);
 }
 
 static void calls(void) {
@@ -112,7 +119,8 @@ static void calls(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.zero_grads is -1, must be 0 or 1", options.zero_grads = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is -1, must be in [0, 4096]", options.workers = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is 4097", options.workers = 4097);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved[4] = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved[7] = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved_flags is 1, must be 0", options.reserved_flags[2] = 1);
 	reset();
 	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is -1", u, -1);
 	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is 9223372036854775807", u, INT64_MAX);
@@ -121,7 +129,19 @@ static void calls(void) {
 	refused_all(__LINE__, PNM_ERROR_NULL, "updates is null, but count is 2", NULL, 2);
 	CHECK(pnm_update_one(NULL, NULL, NULL) == PNM_ERROR_NULL, "%s", pnm_last_error());
 
+	pnm_report report;
+	uint64_t before = bits();
+	CHECK(pnm_update_all(odd(&options, 4), u, 2, &report) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	CHECK(strstr(pnm_last_error(), "options is at 0x") != NULL, "%s", pnm_last_error());
+	CHECK(pnm_update_all(&options, u, 2, odd(&report, 4)) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	CHECK(strstr(pnm_last_error(), "report is at 0x") != NULL, "%s", pnm_last_error());
+	CHECK(before == bits(), "something was written");
+
 	double norm = 5;
+	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, odd(&norm, 4)) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	CHECK(strstr(pnm_last_error(), "norm is at 0x") != NULL, "%s", pnm_last_error());
+	CHECK(pnm_grad_norm(odd(&u[0].grads, 4), 1, 0, &norm) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	CHECK(strstr(pnm_last_error(), "grads is at 0x") != NULL, "%s", pnm_last_error());
 	CHECK(pnm_grad_norm(&u[0].grads, -1, 0, &norm) == PNM_ERROR_LENGTH, "%s", pnm_last_error());
 	CHECK(pnm_grad_norm(NULL, 1, 0, &norm) == PNM_ERROR_NULL, "%s", pnm_last_error());
 	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, NULL) == PNM_ERROR_NULL, "%s", pnm_last_error());
@@ -152,8 +172,8 @@ static void accepted(void) {
 
 	double norm = 5;
 	CHECK(pnm_grad_norm(NULL, 0, 0, &norm) == PNM_OK && norm == 0, "%s, norm %g", pnm_last_error(), norm);
-	float g[2] = {3, 4};
-	pnm_vector grads = vector(g, 2, PNM_FLOAT32);
+	static const float g[2] = {3, 4};
+	pnm_const_vector grads = const_vector(g, 2, PNM_FLOAT32);
 	CHECK(pnm_grad_norm(&grads, 1, 3, &norm) == PNM_OK && norm == 5, "%s, norm %g", pnm_last_error(), norm);
 
 	for (int n = 1; n < 40; n++) /* more than there are pools */
@@ -162,11 +182,24 @@ static void accepted(void) {
 
 	reset();
 	options.skip_non_finite = 1;
-	((float *)u[1].grads.data)[3] = (float)INFINITY;
-	pnm_report report;
+	((float *)grads_of(&u[1]).data)[3] = (float)INFINITY;
+	pnm_report report, zero;
+	memset(&report, 0x55, sizeof report);
+	memset(&zero, 0, sizeof zero);
 	uint64_t before = bits();
 	CHECK(pnm_update_all(&options, u, 2, &report) == PNM_OK && report.skipped == 1 && isinf(report.grad_norm), "%s", pnm_last_error());
 	CHECK(before == bits(), "a skipped step has written");
+	CHECK(memcmp(report.reserved, zero.reserved, sizeof zero.reserved) == 0 &&
+		memcmp(report.reserved_flags, zero.reserved_flags, sizeof zero.reserved_flags) == 0, "the report is not written whole");
+
+	options.skip_non_finite = 0;
+	u[1].skip = 1;
+	u[1].step = -5;
+	u[1].grads.length = 1; /* of a gradient that is not looked at */
+	before = hash(HASH_START, u[1].params);
+	((float *)u[0].params.data)[0] = ((float *)grads_of(&u[0]).data)[0] = 1;
+	CHECK(pnm_update_all(&options, u, 2, &report) == PNM_OK && report.skipped == 0, "%s", pnm_last_error());
+	CHECK(before == hash(HASH_START, u[1].params) && ((float *)u[0].params.data)[0] < 1, "a tensor is left out that shall not be, or the other way round");
 	release(&u[1]);
 	u[1] = tensor(&rule, N, 1);
 	u[1].copy = zeros(N, PNM_F16);
@@ -176,8 +209,6 @@ static void accepted(void) {
 
 int main(void) {
 	CHECK(strcmp(pnm_last_error(), "") == 0, "%s", pnm_last_error());
-	CHECK(pnm_abi_version() == PNM_ABI_VERSION, "%d", pnm_abi_version());
-	CHECK(strcmp(pnm_version(), "0.1.0") == 0, "%s", pnm_version());
 	rules();
 	vectors();
 	calls();

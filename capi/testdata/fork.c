@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 static pnm_rule rule;
+static pnm_vector allocated;
 static volatile int stop;
 
 static void in_child(pnm_update *u, const char *isa) {
@@ -15,6 +16,18 @@ static void in_child(pnm_update *u, const char *isa) {
 	CHECK(pnm_update_all(NULL, u, 1, NULL) == PNM_ERROR_FORKED, "%s", pnm_last_error());
 	CHECK(pnm_update_all(NULL, NULL, 0, NULL) == PNM_ERROR_FORKED, "%s", pnm_last_error());
 	CHECK(pnm_grad_norm(&u->grads, 1, 0, &norm) == PNM_ERROR_FORKED && norm == 1, "%s", pnm_last_error());
+	pnm_vector v = vector(NULL, 5, PNM_FLOAT32);
+	CHECK(pnm_alloc(&v, 1) == PNM_ERROR_FORKED && v.data == NULL, "%s", pnm_last_error());
+	float *p = (float *)allocated.data;
+	CHECK(p[0] == 3, "%g", (double)p[0]); /* memory is there, and the parent's stays as it is */
+	p[0] = 4;
+	v = allocated;
+	CHECK(pnm_free(&v, 1) == PNM_ERROR_FORKED && v.data == p && p[0] == 4, "%s", pnm_last_error());
+	p[0] = 3; /* for a child of this one */
+	CHECK(pnm_convert(&u->params, &u->grads, NULL) == PNM_ERROR_FORKED, "%s", pnm_last_error());
+	CHECK(pnm_state_count(&rule) == -1 && strstr(pnm_last_error(), "forked") != NULL, "%s", pnm_last_error());
+	CHECK(pnm_state_name(&rule, 0) == NULL, "a name");
+	CHECK(strcmp(pnm_status_string(PNM_ERROR_FORKED), "") != 0, "no text");
 	CHECK(pnm_set_workers(1) == PNM_ERROR_FORKED, "%s", pnm_last_error());
 	CHECK(pnm_workers() == 0, "%d", pnm_workers());
 	CHECK(strcmp(pnm_isa(), isa) == 0, "%s, not %s", pnm_isa(), isa);
@@ -55,7 +68,13 @@ int main(void) {
 	rule = pnm_rule_sgd(0.1);
 	rule.momentum = 0.9;
 	pnm_update u = tensor(&rule, 1000, 1);
+	float own = 3;
+	allocated = vector(&own, 1, PNM_FLOAT32);
 	fork_child(&u, "", 1); /* before Go has been asked for anything, it may still be starting */
+	CHECK(own == 3, "a child has written %g", (double)own);
+	allocated = vector(NULL, 1000000, PNM_FLOAT32);
+	CHECK(pnm_alloc(&allocated, 1) == PNM_OK, "%s", pnm_last_error());
+	((float *)allocated.data)[0] = 3;
 	char isa[16];
 	snprintf(isa, sizeof isa, "%s", pnm_isa());
 	pthread_t threads[2];
@@ -69,6 +88,7 @@ int main(void) {
 	for (int i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
 	CHECK(pnm_update_one(NULL, &u, NULL) == PNM_OK, "%s", pnm_last_error());
+	CHECK(((float *)allocated.data)[0] == 3 && pnm_free(&allocated, 1) == PNM_OK, "%s", pnm_last_error());
 	release(&u);
 	return failures != 0;
 }

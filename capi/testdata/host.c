@@ -115,7 +115,7 @@ static void *interrupt(void *arg) {
 static uint64_t train(int steps) {
 	pnm_update u = tensor(&rule, 1 << 20, slots);
 	for (int i = 0; i < u.grads.length; i++)
-		((float *)u.grads.data)[i] = (float)(i % 11 - 5);
+		((float *)grads_of(&u).data)[i] = (float)(i % 11 - 5);
 	for (int i = 0; i < steps; i++)
 		step(&u);
 	uint64_t h = hash(hash(HASH_START, u.params), u.state[0]);

@@ -9,7 +9,7 @@ int main(void) {
 	u.rule = &rule;
 	u.step = 1;
 	u.params = vector(&p, 1, PNM_FLOAT32);
-	u.grads = vector(&g, 1, PNM_FLOAT32);
+	u.grads = const_vector(&g, 1, PNM_FLOAT32);
 	CHECK(strcmp(pnm_isa(), "") != 0, "no name");
 	pnm_status status = pnm_update_one(NULL, &u, NULL);
 	printf("%s %d %g %s\n", pnm_isa(), (int)status, (double)p, pnm_last_error());

@@ -46,7 +46,7 @@ static uint64_t train(int32_t workers) {
 	pnm_update u = tensor(&rule, N, 4);
 	u.copy = zeros(N, PNM_BF16);
 	fill(u.params, 1);
-	fill(u.grads, 2);
+	fill(grads_of(&u), 2);
 	fill(u.state[0], 3);
 	fill(u.state[1], 4);
 	uint64_t h = HASH_START;

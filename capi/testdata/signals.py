@@ -11,12 +11,18 @@ pnm.pnm_isa.restype = pnm.pnm_last_error.restype = ctypes.c_char_p
 
 
 class Vector(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("length", ctypes.c_int64), ("dtype", ctypes.c_int32), ("reserved", ctypes.c_int32)]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("length", ctypes.c_int64),
+        ("dtype", ctypes.c_int32),
+        ("reserved_flags", ctypes.c_int32 * 1),
+        ("reserved", ctypes.c_int64 * 3),
+    ]
 
 
 N = 1 << 22
 memory = (ctypes.c_float * N)()
-grads = Vector(ctypes.addressof(memory), N, 0, 0)
+grads = Vector(ctypes.addressof(memory), N)
 norm = ctypes.c_double()
 
 

@@ -15,7 +15,7 @@ static uint64_t train(int number) {
 	options.workers = number % 4;
 	pnm_update u = tensor(&rule, N, 2);
 	for (int i = 0; i < N; i++)
-		((float *)u.grads.data)[i] = (float)(i % 7 - number);
+		((float *)grads_of(&u).data)[i] = (float)(i % 7 - number);
 	for (u.step = 1; u.step <= STEPS; u.step++)
 		CHECK(pnm_update_one(&options, &u, NULL) == PNM_OK, "%s", pnm_last_error());
 	uint64_t h = hash(hash(HASH_START, u.params), u.state[1]);
@@ -25,7 +25,7 @@ static uint64_t train(int number) {
 
 static void fail(int number) {
 	char want[64];
-	snprintf(want, sizeof want, "step is -%d,", number + 1);
+	snprintf(want, sizeof want, "Update.Step is -%d,", number + 1);
 	pnm_rule rule = pnm_rule_adam();
 	pnm_update u = tensor(&rule, 1, 2);
 	u.step = -number - 1;

@@ -58,8 +58,8 @@ static float backward(pnm_update *weights, pnm_update *bias) {
 		loss += residual * residual;
 	}
 	for (int i = 0; i < WEIGHTS; i++)
-		put(weights->grads, i, dw[i] / ROWS);
-	put(bias->grads, 0, db / ROWS);
+		put(grads_of(weights), i, dw[i] / ROWS);
+	put(grads_of(bias), 0, db / ROWS);
 	return loss / ROWS;
 }
 
@@ -69,13 +69,13 @@ typedef struct {
 	int copy; /* a pnm_dtype, or -1 */
 } format;
 
-static pnm_update new_tensor(const pnm_rule *rule, int state, format f, int64_t length, uint64_t number) {
+static pnm_update new_tensor(const pnm_rule *rule, format f, int64_t length, uint64_t number) {
 	pnm_update u;
 	memset(&u, 0, sizeof u);
 	u.rule = rule;
 	u.params = zeros(length, f.params);
-	u.grads = zeros(length, f.grads);
-	for (int k = 0; k < state; k++)
+	u.grads = pnm_as_const(zeros(length, f.grads));
+	for (int k = 0; k < pnm_state_count(rule); k++)
 		u.state[k] = zeros(length, f.state);
 	if (f.copy >= 0)
 		u.copy = zeros(length, (pnm_dtype)f.copy);
@@ -84,7 +84,7 @@ static pnm_update new_tensor(const pnm_rule *rule, int state, format f, int64_t 
 	return u;
 }
 
-static void train(const char *name, pnm_rule rule, int state, format f) {
+static void train(const char *name, pnm_rule rule, format f) {
 	pnm_options options;
 	memset(&options, 0, sizeof options);
 	options.clip_norm = 1;
@@ -92,7 +92,7 @@ static void train(const char *name, pnm_rule rule, int state, format f) {
 	options.zero_grads = 1;
 	pnm_report report;
 	memset(&report, 0, sizeof report);
-	pnm_update u[2] = {new_tensor(&rule, state, f, WEIGHTS, 0), new_tensor(&rule, state, f, 1, 1)};
+	pnm_update u[2] = {new_tensor(&rule, f, WEIGHTS, 0), new_tensor(&rule, f, 1, 1)};
 	float first = 0, last = 0;
 	for (int step = 1; step <= STEPS; step++) {
 		last = backward(&u[0], &u[1]);
@@ -108,10 +108,10 @@ static void train(const char *name, pnm_rule rule, int state, format f) {
 	uint64_t h = HASH_START;
 	for (int i = 0; i < 2; i++) {
 		h = hash(hash(h, u[i].params), u[i].copy);
-		for (int k = 0; k < state; k++)
+		for (int k = 0; k < pnm_state_count(&rule); k++)
 			h = hash(h, u[i].state[k]);
 		for (int j = 0; j < u[i].grads.length; j++)
-			CHECK(get(u[i].grads, j) == 0, "%s %s: a gradient is left", name, f.name);
+			CHECK(get(grads_of(&u[i]), j) == 0, "%s %s: a gradient is left", name, f.name);
 		release(&u[i]);
 	}
 	h = hash(h, vector(&report.grad_norm, 1, PNM_FLOAT64));
@@ -133,12 +133,12 @@ int main(void) {
 	momentum.momentum = 0.9;
 	momentum.nesterov = 1;
 	for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++) {
-		train("PNM", pnm_rule_pnm(0.5), 2, formats[i]);
-		train("AdaPNM", pnm_rule_adapnm(), 4, formats[i]);
-		train("SGD", pnm_rule_sgd(0.1), 0, formats[i]);
-		train("SGD with momentum", momentum, 1, formats[i]);
-		train("Adam", pnm_rule_adam(), 2, formats[i]);
-		train("AdamW", pnm_rule_adamw(), 2, formats[i]);
+		train("PNM", pnm_rule_pnm(0.5), formats[i]);
+		train("AdaPNM", pnm_rule_adapnm(), formats[i]);
+		train("SGD", pnm_rule_sgd(0.1), formats[i]);
+		train("SGD with momentum", momentum, formats[i]);
+		train("Adam", pnm_rule_adam(), formats[i]);
+		train("AdamW", pnm_rule_adamw(), formats[i]);
 	}
 	return failures != 0;
 }

@@ -47,7 +47,7 @@ func write[T any](h hash.Hash, x ...T) {
 }
 
 func train(workers int) string {
-	pool, err := pnm.NewPool(pnm.PoolConfig{Workers: workers})
+	pool, err := pnm.NewPool(workers)
 	check(err)
 	defer pool.Close()
 	p, g, m0, m1, v, x := fill(1), fill(2), fill(3), fill(4), make([]float32, n), make([]float32, n)

@@ -7,7 +7,7 @@ import functools
 import os
 import platform
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Sequence, Tuple
 
 import numpy as np
 
@@ -15,9 +15,18 @@ ABI_VERSION = 1
 
 FLOAT32, FLOAT64, BF16, F16 = range(4)  # pnm_dtype
 PNM, ADAPNM, SGD, ADAM = range(1, 5)  # pnm_rule_kind
-ERROR_OVERLAP, ERROR_FORKED, ERROR_INTERNAL = 4, 8, 9  # of pnm_status
+ERROR_HYPERPARAMETER, ERROR_OVERLAP, ERROR_FORKED, ERROR_INTERNAL = 1, 4, 8, 9  # of pnm_status
 
-VECTOR = np.dtype([("data", np.uintp), ("length", np.int64), ("dtype", np.int32), ("reserved", np.int32)], align=True)
+VECTOR = np.dtype(
+    [
+        ("data", np.uintp),
+        ("length", np.int64),
+        ("dtype", np.int32),
+        ("reserved_flags", np.int32, (1,)),
+        ("reserved", np.int64, (3,)),
+    ],
+    align=True,
+)
 UPDATE = np.dtype(
     [
         ("rule", np.uintp),
@@ -29,7 +38,9 @@ UPDATE = np.dtype(
         ("seed", np.uint64),
         ("tensor", np.uint64),
         ("first", np.int64),
-        ("reserved", np.int64, (4,)),
+        ("skip", np.int32),
+        ("reserved_flags", np.int32, (1,)),
+        ("reserved", np.int64, (8,)),
     ],
     align=True,
 )
@@ -38,17 +49,28 @@ RULE = np.dtype(
         (name, np.int32)
         for name in ("kind", "decoupled", "amsgrad", "maximize", "nesterov", "exact_bias")
     ]
+    + [("reserved_flags", np.int32, (6,))]
     + [
         (name, np.float64)
         for name in ("lr", "beta1", "beta2", "beta0", "eps", "weight_decay", "momentum", "dampening")
     ]
-    + [("reserved", np.int64, (4,))],
+    + [("reserved", np.int64, (8,))],
     align=True,
 )
-REPORT = np.dtype([("grad_norm", np.float64), ("overflows", np.int64), ("skipped", np.int32), ("reserved", np.int32, (5,))], align=True)
+LR = list(RULE.names or ()).index("lr")
+REPORT = np.dtype(
+    [
+        ("grad_norm", np.float64),
+        ("overflows", np.int64),
+        ("skipped", np.int32),
+        ("reserved_flags", np.int32, (3,)),
+        ("reserved", np.int64, (8,)),
+    ],
+    align=True,
+)
 
 
-class _Options(ctypes.Structure):
+class Options(ctypes.Structure):
     _fields_ = [
         ("loss_scale", ctypes.c_double),
         ("clip_norm", ctypes.c_double),
@@ -56,7 +78,8 @@ class _Options(ctypes.Structure):
         ("skip_non_finite", ctypes.c_int32),
         ("zero_grads", ctypes.c_int32),
         ("workers", ctypes.c_int32),
-        ("reserved", ctypes.c_int32 * 5),
+        ("reserved_flags", ctypes.c_int32 * 3),
+        ("reserved", ctypes.c_int64 * 8),
     ]
 
 
@@ -91,9 +114,23 @@ def load() -> ctypes.CDLL:
         raise ImportError(
             f"posneg: {file} has version {library.pnm_abi_version()} of the C interface, this package needs {ABI_VERSION}"
         )
-    library.pnm_last_error.restype = library.pnm_isa.restype = library.pnm_version.restype = ctypes.c_char_p
+    for f in (library.pnm_last_error, library.pnm_isa, library.pnm_version, library.pnm_state_name):
+        f.restype = ctypes.c_char_p
+    library.pnm_state_count.argtypes = [ctypes.c_void_p]
+    library.pnm_state_name.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.pnm_update_all.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
     return library
+
+
+@functools.lru_cache(maxsize=256)
+def state_names(rule: Tuple[Any, ...]) -> Tuple[str, ...]:
+    """What a parameter's state is called under a rule, the fields of RULE, in the engine's order."""
+    library, fields = load(), np.array(rule, RULE)
+    count = library.pnm_state_count(fields.ctypes.data)
+    if count < 0:
+        message = library.pnm_last_error().decode()
+        raise _error(ERROR_HYPERPARAMETER if library.pnm_workers() else ERROR_FORKED, message)
+    return tuple(library.pnm_state_name(fields.ctypes.data, i).decode() for i in range(count))
 
 
 class Refused(Exception):
@@ -117,7 +154,7 @@ class Call:
 
     def __init__(self, updates: np.ndarray):
         self._library, self.steps = load(), len(updates)
-        self._options = _Options()
+        self._options = Options()
         self._report = np.zeros((), REPORT)
         self._skipped = self._report["skipped"]
         self.done = np.zeros((), bool)  # by the last run

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ._counts import STEP, step_tensor
-from ._library import path
+from ._library import LR, path, state_names
 from ._plan import Group, Plan, all_params, check_overlap, owner
 from ._rounding import param_names, take_names
 from ._state import check_state, name_state_dtype
@@ -54,8 +54,9 @@ class Optimizer(torch.optim.Optimizer):
         self._complete = True
 
     def _slots(self, group: Group) -> Sequence[str]:
-        """The names of a parameter's state, in the engine's order; the same object for the same names."""
-        raise NotImplementedError
+        """The names of a parameter's state, in the engine's order. It loads the library."""
+        rule = self._rule(group)
+        return state_names((*rule[:LR], 0.0, *rule[LR + 1 :]))  # on which lr has no influence, and which are thus known at once
 
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         """The fields of pnm_rule."""

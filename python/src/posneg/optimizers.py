@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -11,14 +11,6 @@ from torch import Tensor
 from . import _library
 from ._optimizer import Optimizer, Params, check_betas, check_filled, non_negative
 from ._plan import Group
-
-_PNM = ("pos_momentum", "neg_momentum")
-_ADAPNM = ("exp_avg", "neg_exp_avg", "exp_avg_sq")
-_ADAPNM_AMSGRAD = (*_ADAPNM, "max_exp_avg_sq")
-_SGD: Tuple[str, ...] = ()
-_SGD_MOMENTUM = ("momentum_buffer",)
-_ADAM = ("exp_avg", "exp_avg_sq")
-_ADAM_AMSGRAD = (*_ADAM, "max_exp_avg_sq")
 
 
 def _same(names: str) -> Dict[str, Optional[str]]:
@@ -73,9 +65,6 @@ class PNM(Optimizer):
         check_betas(group, "beta1 beta0", decays=1)
         if not group["decoupled"] and not any(group["betas"]):
             raise ValueError(f"Invalid betas: {group['betas']} without decoupled, which is plain gradient descent: use posneg.SGD for that")
-
-    def _slots(self, group: Group) -> Sequence[str]:
-        return _PNM
 
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         beta1, beta0 = group["betas"]
@@ -132,9 +121,6 @@ class AdaPNM(Optimizer):
         check_betas(group, "beta1 beta2 beta0", decays=2)
         check_filled(group, decays=2)
 
-    def _slots(self, group: Group) -> Sequence[str]:
-        return _ADAPNM_AMSGRAD if group["amsgrad"] else _ADAPNM
-
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         beta1, beta2, beta0 = group["betas"]
         return _rule(
@@ -183,9 +169,6 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def _slots(self, group: Group) -> Sequence[str]:
-        return _SGD_MOMENTUM if group["momentum"] else _SGD
-
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         return _rule(
             _library.SGD, group, nesterov=group["nesterov"], momentum=group["momentum"], dampening=group["dampening"]
@@ -232,9 +215,6 @@ class Adam(Optimizer):
         non_negative(group, "eps")
         check_betas(group, "beta1 beta2", decays=2)
         check_filled(group, decays=2)
-
-    def _slots(self, group: Group) -> Sequence[str]:
-        return _ADAM_AMSGRAD if group["amsgrad"] else _ADAM
 
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         beta1, beta2 = group["betas"]
@@ -299,8 +279,8 @@ def _rule(
 ) -> Tuple[Any, ...]:
     """The fields of pnm_rule, in their order."""
     return (
-        kind, decoupled, amsgrad, group["maximize"], nesterov, exact_bias,
-        float(group["lr"]), beta1, beta2, beta0, eps, group["weight_decay"], momentum, dampening, (0, 0, 0, 0),
+        kind, decoupled, amsgrad, group["maximize"], nesterov, exact_bias, (0,) * 6,
+        float(group["lr"]), beta1, beta2, beta0, eps, group["weight_decay"], momentum, dampening, (0,) * 8,
     )
 
 
