@@ -97,7 +97,7 @@ func symbols(t *testing.T, library string, flags ...string) (names []string) {
 	return names
 }
 
-// The library shows all functions. It also shows names of cgo's own, which only a linker's script hides: see TestDocs.
+// The library shows all functions. It also shows names of cgo's own, which only the Makefile hides: see TestInstall.
 func TestSymbols(t *testing.T) {
 	own := slices.DeleteFunc(symbols(t, shared.library(t), "-D"), func(name string) bool { return !strings.HasPrefix(name, "pnm") })
 	if want := functions(t); !slices.Equal(own, want) {

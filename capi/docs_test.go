@@ -5,14 +5,11 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 )
-
-const version = "0.1.0"
 
 // blocksOf returns the blocks of code of a page, by their language.
 func blocksOf(t *testing.T, page string) map[string][]string {
@@ -28,39 +25,37 @@ func blocksOf(t *testing.T, page string) map[string][]string {
 	return blocks
 }
 
-// What docs/c.md says, works: its commands install the library and build its program in both ways. So does the C program of
+// What docs/c.md says, works: its commands install the library and build its program in all ways. So does the C program of
 // docs/trainers.md; the tests of the Python package run the others.
 func TestDocs(t *testing.T) {
-	need(t, "go", "cc", "pkg-config", "cmake")
+	need(t, "go", "cc", "make", "pkg-config", "cmake")
 	blocks := blocksOf(t, "../docs/c.md")
-	if len(blocks["sh"]) != 3 || len(blocks["c"]) != 1 || len(blocks["cmake"]) != 1 {
+	if len(blocks["sh"]) != 3 || len(blocks["c"]) != 2 || len(blocks["cmake"]) != 1 {
 		t.Fatalf("the page has other blocks: %q", blocks)
 	}
 	prefix, dir := t.TempDir(), t.TempDir()
 	t.Setenv("prefix", prefix)
+	t.Setenv("BUILD", t.TempDir())
 	t.Setenv("PKG_CONFIG_PATH", prefix+"/lib/pkgconfig")
+	t.Setenv("CMAKE_PREFIX_PATH", prefix)
 	t.Setenv("LD_LIBRARY_PATH", prefix+"/lib")
 	script := func(in, text string) string {
 		t.Helper()
 		return run(t, "sh", "-euc", "cd "+in+"\n"+text)
 	}
-	write := func(name, text string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
-			t.Fatal(err)
-		}
-	}
 
 	script("..", blocks["sh"][0])
-	write("fit.c", blocks["c"][0])
-	write("CMakeLists.txt", blocks["cmake"][0])
+	write(t, dir+"/fit.c", blocks["c"][0])
+	write(t, dir+"/CMakeLists.txt", blocks["cmake"][0])
 	for _, text := range blocks["sh"][1:] {
 		if out := script(dir, text); !strings.Contains(out, "y = 2.00x + 1.00, with ") {
 			t.Errorf("%s\nprints %s", text, out)
 		}
 	}
+	write(t, dir+"/alloc.c", "#include <pnm.h>\n#include <stdio.h>\nint main(void) {\nint64_t n = 1000000;\n"+blocks["c"][1]+"return v[3].data != NULL;\n}\n")
+	script(dir, "cc alloc.c -o alloc $(pkg-config --cflags --libs pnm) && ./alloc")
 	trainers := blocksOf(t, "../docs/trainers.md")
-	write("plane.c", trainers["c"][0])
+	write(t, dir+"/plane.c", trainers["c"][0])
 	printed := strings.SplitAfter(trainers[""][0], "\n")
 	if out := script(dir, trainers["sh"][0]); out != printed[2] {
 		t.Errorf("plane.c prints %q, docs/trainers.md says %q", out, printed[2])
@@ -69,13 +64,131 @@ func TestDocs(t *testing.T) {
 	library := prefix + "/lib/libpnm.so"
 	run(t, hostProgram(t), "unchanged", library) // what is stripped, too
 	if got, want := symbols(t, library, "-D"), functions(t); !slices.Equal(got, want) {
-		t.Errorf("the library has the symbols %s, want %s", got, want)
-	}
-	if out := run(t, "pkg-config", "--modversion", "pnm"); strings.TrimSpace(out) != version {
-		t.Errorf("pnm.pc has version %s, want %s", out, version)
+		t.Errorf("the shared library has the symbols %s, want %s", got, want)
 	}
 	soname := fmt.Sprintf("[libpnm.so.%d]", abiVersion())
 	if out := run(t, "readelf", "-d", dir+"/fit", dir+"/build/fit"); strings.Count(out, soname) != 2 {
 		t.Errorf("the programs need something else than %s:\n%s", soname, out)
+	}
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What make installs may be staged, split over folders, and moved; and each of the libraries may be alone.
+func TestInstall(t *testing.T) {
+	long(t)
+	need(t, "go", "cc", "make", "pkg-config", "cmake")
+	build, stage, dir := t.TempDir(), t.TempDir(), t.TempDir()
+	make := func(goal string) {
+		t.Helper()
+		run(t, "make", "BUILD="+build, "DESTDIR="+stage, "PREFIX=/opt/pnm", "LIBDIR=/opt/pnm/lib/here", "INCLUDEDIR=/opt/pnm/include/pnm-1", goal)
+	}
+	cmake := func(target string, more string) (string, error) {
+		folder := t.TempDir()
+		write(t, folder+"/CMakeLists.txt", "cmake_minimum_required(VERSION 3.16)\nproject(fit C)\n"+
+			"find_package(pnm "+version(t)+" REQUIRED "+more+")\nadd_executable(fit "+dir+"/fit.c)\ntarget_link_libraries(fit "+target+")\n")
+		if out, err := try("cmake", "-S", folder, "-B", folder+"/build"); err != nil {
+			return out, err
+		}
+		run(t, "cmake", "--build", folder+"/build")
+		return folder + "/build/fit", nil
+	}
+	fits := func(program string) {
+		t.Helper()
+		if out := run(t, program); !strings.Contains(out, "y = 2.00x + 1.00, with ") {
+			t.Errorf("%s prints %s", program, out)
+		}
+	}
+	write(t, dir+"/fit.c", blocksOf(t, "../docs/c.md")["c"][0])
+
+	make("install-static")
+	moved := dir + "/moved"
+	if err := os.Rename(stage+"/opt/pnm", moved); err != nil {
+		t.Fatal(err)
+	}
+	library := moved + "/lib/here/libpnm.a"
+	if got, want := symbols(t, library), functions(t); !slices.Equal(got, want) {
+		t.Errorf("the static library has the symbols %s, want %s", got, want)
+	}
+	run(t, "gcc", append(slices.Clone(gccFlags), "-std=c11", "-DINSTALLED", "testdata/static.c", library, "-o", dir+"/static")...)
+	run(t, dir+"/static")
+	t.Setenv("PKG_CONFIG_PATH", moved+"/lib/here/pkgconfig")
+	t.Setenv("pnm_DIR", moved+"/lib/here/cmake/pnm")
+	flags := strings.Fields(run(t, "pkg-config", "--static", "--cflags", "--libs", "pnm"))
+	if !slices.Contains(flags, "-pthread") {
+		t.Errorf("pkg-config --static says %q", flags)
+	}
+	run(t, "cc", append([]string{dir + "/fit.c", "-o", dir + "/fit"}, flags...)...)
+	fits(dir + "/fit")
+	if out := strings.TrimSpace(run(t, "pkg-config", "--modversion", "pnm")); out != version(t) {
+		t.Errorf("pnm.pc has version %s, want %s", out, version(t))
+	}
+	program, err := cmake("pnm::static", "COMPONENTS static")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, program)
+	}
+	fits(program)
+	if out, err := cmake("pnm::pnm", "COMPONENTS pnm"); err == nil || !strings.Contains(out, "the component pnm is not installed") {
+		t.Errorf("%v\n%s", err, out)
+	}
+
+	if err := os.RemoveAll(moved); err != nil {
+		t.Fatal(err)
+	}
+	make("install-shared")
+	if err := os.Rename(stage+"/opt/pnm", moved); err != nil {
+		t.Fatal(err)
+	}
+	if program, err = cmake("pnm::pnm", ""); err != nil {
+		t.Fatalf("%v\n%s", err, program)
+	}
+	fits(program)
+	if out, err := cmake("pnm::static", "COMPONENTS static"); err == nil || !strings.Contains(out, "the component static is not installed") {
+		t.Errorf("%v\n%s", err, out)
+	}
+
+	make("install")
+	make("uninstall")
+	left := run(t, "find", stage, "-type", "f", "-o", "-type", "l")
+	if left != "" {
+		t.Errorf("uninstall leaves %s", left)
+	}
+}
+
+// version is that of pnm.h.
+func version(t *testing.T) string {
+	t.Helper()
+	header, err := os.ReadFile("pnm.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var numbers []string
+	for _, m := range regexp.MustCompile(`(?m)^#define PNM_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)$`).FindAllSubmatch(header, -1) {
+		numbers = append(numbers, string(m[1]))
+	}
+	if len(numbers) != 3 {
+		t.Fatalf("pnm.h has the numbers %s", numbers)
+	}
+	return strings.Join(numbers, ".")
+}
+
+// The Python package has the version of the header.
+func TestVersions(t *testing.T) {
+	for file, line := range map[string]string{
+		"../python/pyproject.toml":         "version = %q\n",
+		"../python/src/posneg/__init__.py": "__version__ = %q\n",
+	} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprintf(line, version(t)); strings.Count(string(text), "\n"+want) != 1 {
+			t.Errorf("%s has not once %s", file, want)
+		}
 	}
 }

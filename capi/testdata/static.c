@@ -2,6 +2,9 @@
 #include "masks.h"
 
 int forked, host_forked, hold_signals, bind_thread, search; /* the host's own */
+#ifdef INSTALLED
+int fatalf, crosscall1, crosscall2, _cgo_init, x_cgo_init, x_cgo_inittls, _cgo_topofstack, pnm_host_forked, pnmgo_bind;
+#endif
 
 int main(void) {
 	static const int go[] = {SIGSEGV, SIGBUS, SIGFPE, SIGPIPE, SIGURG};

@@ -1,6 +1,7 @@
 /* Threads that call at the same time, each on its own memory, and fail each in its own way. */
 #include "check.h"
 #include <pthread.h>
+#include <unistd.h>
 
 enum { THREADS = 12, STEPS = 60, N = 50000 };
 
@@ -46,12 +47,15 @@ static void *work(void *arg) {
 }
 
 int main(void) {
+	pthread_attr_t small; /* as small a stack as there is */
+	pthread_attr_init(&small);
+	CHECK(pthread_attr_setstacksize(&small, (size_t)sysconf(_SC_THREAD_STACK_MIN)) == 0, "no small stacks");
 	pthread_t threads[THREADS];
 	int numbers[THREADS];
 	pthread_barrier_init(&all, NULL, THREADS);
 	for (int i = 0; i < THREADS; i++) {
 		numbers[i] = i;
-		pthread_create(&threads[i], NULL, work, &numbers[i]);
+		CHECK(pthread_create(&threads[i], i == 0 ? &small : NULL, work, &numbers[i]) == 0, "no thread");
 	}
 	for (int i = 0; i < THREADS; i++) {
 		void *h;
