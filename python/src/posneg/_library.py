@@ -183,8 +183,8 @@ class Call:
 def _error(status: int, message: str) -> Exception:
     if status == ERROR_FORKED:
         return _RefusedProcess(
-            f"posneg: this process was forked from one that had already stepped an optimizer, which the library does not "
-            f"survive; start it with multiprocessing's 'spawn' or 'forkserver' method ({message})"
+            f"posneg: this process was forked from one that had already used the library, which does not "
+            f"survive that; start it with multiprocessing's 'spawn' or 'forkserver' method ({message})"
         )
     if status == ERROR_INTERNAL:
         return _RefusedProcess(message)
