@@ -92,6 +92,7 @@ def main():
         curves[rule] = a, b = train(ours, arguments, options.epochs), train(theirs, arguments, options.epochs)
         print(f"{rule}: loss {a[0]:.4f} at the first step, {np.mean(a[-20:]):.4f} in the last 20; largest difference {np.abs(np.subtract(a, b)).max():.1e}")
     draw(curves, options.out)
+    return curves
 
 
 if __name__ == "__main__":

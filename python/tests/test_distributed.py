@@ -66,8 +66,7 @@ def alone(name, steps=20, state_dtype=None):
     return net, optimizer
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("name", ["AdaPNM", "PNM", "SGD"])
+@pytest.mark.parametrize("name, world", [("AdaPNM", 2), ("AdaPNM", 4), ("PNM", 4), ("SGD", 2)])
 def test_same_bits_as_one_process(tmp_path, name, world):
     result = run(world, optimizer=name, save=tmp_path / "end")
     net, optimizer = alone(name)
@@ -84,8 +83,7 @@ def test_random_numbers_do_not_depend_on_who_owns_a_parameter(tmp_path):
     equal(result["model"].values(), alone("AdaPNM", state_dtype="bfloat16")[0].state_dict().values())
 
 
-@pytest.mark.parametrize("before, after", [(2, 4), (4, 2), (2, 1)])
-@pytest.mark.parametrize("steps", [7, 8], ids=["odd", "even"])
+@pytest.mark.parametrize("before, after, steps", [(2, 4, 7), (4, 2, 8), (2, 1, 7)])  # odd and even
 def test_resumed_by_another_number_of_processes(tmp_path, before, after, steps):
     run(before, optimizer="AdaPNM", last=steps, save=tmp_path / "middle")
     result = run(after, optimizer="AdaPNM", first=steps, load=tmp_path / "middle", save=tmp_path / "end")
