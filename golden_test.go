@@ -98,7 +98,8 @@ func TestGolden(t *testing.T) {
 			fmt.Printf(format, a...)
 		}
 	}
-	for _, c := range readGolden(t, cmp.Or(*golden, goldenFile)) {
+	file := cmp.Or(*golden, goldenFile)
+	for _, c := range readGolden(t, file) {
 		name := c.Name + "/" + c.Dtype
 		r, ok, err := c.rule()
 		if err != nil {
@@ -107,6 +108,9 @@ func TestGolden(t *testing.T) {
 		}
 		if !ok {
 			report("%-36s not run: this package has no rule %q\n", name, c.Rule)
+			if file == goldenFile {
+				t.Errorf("%s was not run", name)
+			}
 			continue
 		}
 		ran++
