@@ -46,6 +46,7 @@ RULES = [
     {"Adam": {**ADAM, "Beta2": 0.95, "WeightDecay": 0.1, "Decoupled": True, "AMSGrad": True}},
     {"Adam": {**ADAM, "Beta1": 0.8, "Eps": 1e-6, "AMSGrad": True, "Maximize": True}},
 ]
+MOMENTA = {"PNM": 2, "AdaPNM": 2, "SGD": 1, "Adam": 1}
 
 MIXED = [
     {"params": "float32", "grads": "bf16", "state": "float32", "copy": "bf16"},
@@ -106,8 +107,9 @@ def trajectory(name, h, seed, T, formats=None):
     p = inputs(seed, T)
     if formats:
         p = rounded(p, f["params"])
-    buffers = {"PNM": 2, "AdaPNM": 3, "SGD": 1 if h.get("Momentum") else 0, "Adam": 2}[name]
-    state = [np.zeros(N, T) for _ in range(buffers + (1 if h.get("AMSGrad") else 0))]
+    momenta = 0 if h.get("Momentum") == 0 else MOMENTA[name]
+    averages = ("Eps" in h) + h.get("AMSGrad", False)  # of squares: what ε joins is their root
+    state = [np.zeros(N, T) for _ in range(momenta + averages)]
     hashes = {}
     for t in range(1, STEPS + 1):
         g = inputs(seed + t, T)
@@ -121,7 +123,6 @@ def trajectory(name, h, seed, T, formats=None):
         assert all(q.dtype == T for q in (p, g, u, *state))
         copy = stored(rounded(p, f["copy"]), f["copy"]) if f["copy"] else b""
         if f["state"] == "bf16":
-            momenta = {"PNM": 2, "AdaPNM": 2, "SGD": 1, "Adam": 1}[name]
             for i, q in enumerate(state):
                 q[:] = bf16(q) if i < momenta else bf16(q, draw(seed, t) & np.uint32(0xFFFF))
         if f["params"] == "bf16":
