@@ -23,8 +23,11 @@ import (
 // A run that is saved and resumed, at an odd and at an even step, gives the bits of one that was not.
 func TestResume(t *testing.T) {
 	const steps, size = 5, 2
-	rules := []pnm.Rule{pnm.NewPNM(0.1), pnm.NewAdaPNM(), pnm.NewSGD(0.1), pnm.NewAdamW()}
-	for _, rule := range rules {
+	for _, rule := range pnm.Rules() {
+		rule, err := rule.With("lr", 0.1)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, at := range []int{3, 4} {
 			// With variables that the graph sets, and random numbers, GoMLX's checkpoint is needed; without, ours is enough.
 			for _, theirs := range []bool{false, true} {

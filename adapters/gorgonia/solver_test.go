@@ -16,7 +16,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// rules are one or two of each kind.
+// rules are some with each number of state buffers.
 var rules = []struct {
 	name string
 	rule pnm.Rule
