@@ -7,6 +7,8 @@ import torch
 import posneg
 from eager import EagerAdaPNM, EagerPNM
 
+CLASSES = [c for c in map(posneg.__dict__.get, posneg.__all__) if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
+
 # Our optimizers with one that performs the same rule, and options that both have.
 PAIRS = {
     "PNM": (posneg.PNM, EagerPNM, dict(lr=0.5, weight_decay=0.01)),

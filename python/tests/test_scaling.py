@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import posneg
-from helpers import close, equal, parameters, set_gradients, twins
+from helpers import CLASSES, close, equal, parameters, set_gradients, twins
 
 needs_scaler = pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch has no torch.amp.GradScaler")
 
@@ -68,7 +68,7 @@ def test_float16_model_with_scaler():
 @needs_scaler
 def test_who_divides_by_the_scale():
     p, half = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2).half())
-    for ours in (posneg.SGD, posneg.PNM, posneg.AdaPNM, posneg.Adam, posneg.AdamW):
+    for ours in CLASSES:
         assert not ours([p], lr=1.0)._step_supports_amp_scaling
         for optimizer in (ours([p], lr=1.0, fused=True), ours([half], lr=1.0)):
             assert optimizer._step_supports_amp_scaling and copy.deepcopy(optimizer)._step_supports_amp_scaling

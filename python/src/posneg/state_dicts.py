@@ -36,7 +36,7 @@ def from_any(state_dict: StateDict) -> StateDict:
 
 
 def to_pytorch_optimizer(state_dict: StateDict) -> StateDict:
-    """A state dict of PNM or AdaPNM as pytorch_optimizer's classes of that name load it."""
+    """A state dict as pytorch_optimizer's class of the same name loads it."""
     groups = []
     state = {key: {k: v for k, v in value.items() if k != "step"} for key, value in state_dict["state"].items()}
     for saved in state_dict["param_groups"]:
