@@ -14,7 +14,6 @@ import numpy as np
 ABI_VERSION = 1
 
 FLOAT32, FLOAT64, BF16, F16 = range(4)  # pnm_dtype
-PNM, ADAPNM, SGD, ADAM = range(1, 5)  # pnm_rule_kind
 ERROR_HYPERPARAMETER, ERROR_OVERLAP, ERROR_FORKED, ERROR_INTERNAL = 1, 4, 8, 9  # of pnm_status
 
 VECTOR = np.dtype(

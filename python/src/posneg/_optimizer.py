@@ -42,6 +42,8 @@ class Optimizer(torch.optim.Optimizer):
     _rule_name: str
     _hyperparameters: Dict[str, Optional[str]]
 
+    _kind: int  # pnm_rule_kind
+
     # While a checkpoint is being loaded, and after it could be loaded only in part: "state", or "parameters" if these are, too.
     _half_loaded: Optional[str] = None
 

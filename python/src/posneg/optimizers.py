@@ -8,7 +8,6 @@ from typing import Any, Dict, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from . import _library
 from ._optimizer import Optimizer, Params, check_betas, check_filled, non_negative
 from ._plan import Group
 
@@ -36,6 +35,7 @@ class PNM(Optimizer):
     """
 
     _rule_name = "PNM"
+    _kind = 1
     _hyperparameters = _same("lr betas weight_decay decoupled maximize")
 
     def __init__(
@@ -68,7 +68,7 @@ class PNM(Optimizer):
 
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         beta1, beta0 = group["betas"]
-        return _rule(_library.PNM, group, decoupled=group["decoupled"], beta1=beta1, beta0=beta0)
+        return _rule(self._kind, group, decoupled=group["decoupled"], beta1=beta1, beta0=beta0)
 
 
 class AdaPNM(Optimizer):
@@ -87,6 +87,7 @@ class AdaPNM(Optimizer):
     """
 
     _rule_name = "AdaPNM"
+    _kind = 2
     _hyperparameters = _same("lr betas eps weight_decay amsgrad decoupled maximize exact_bias")
 
     def __init__(
@@ -124,7 +125,7 @@ class AdaPNM(Optimizer):
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         beta1, beta2, beta0 = group["betas"]
         return _rule(
-            _library.ADAPNM, group, decoupled=group["decoupled"], amsgrad=group["amsgrad"], exact_bias=group["exact_bias"],
+            self._kind, group, decoupled=group["decoupled"], amsgrad=group["amsgrad"], exact_bias=group["exact_bias"],
             beta1=beta1, beta2=beta2, beta0=beta0, eps=group["eps"],
         )
 
@@ -133,6 +134,7 @@ class SGD(Optimizer):
     """torch.optim.SGD, with its arguments; foreach changes nothing. See PNM for the last four."""
 
     _rule_name = "SGD"
+    _kind = 3
     _hyperparameters = {**_same("lr momentum dampening weight_decay nesterov maximize"), "decoupled": None}
 
     def __init__(
@@ -171,7 +173,7 @@ class SGD(Optimizer):
 
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         return _rule(
-            _library.SGD, group, nesterov=group["nesterov"], momentum=group["momentum"], dampening=group["dampening"]
+            self._kind, group, nesterov=group["nesterov"], momentum=group["momentum"], dampening=group["dampening"]
         )
 
 
@@ -179,6 +181,7 @@ class Adam(Optimizer):
     """torch.optim.Adam, with its arguments; foreach changes nothing. See PNM for the last four."""
 
     _rule_name = "Adam"
+    _kind = 4
     _hyperparameters = {**_same("lr betas eps weight_decay amsgrad maximize"), "decoupled": "decoupled_weight_decay"}
 
     def __init__(
@@ -219,7 +222,7 @@ class Adam(Optimizer):
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         beta1, beta2 = group["betas"]
         return _rule(
-            _library.ADAM, group, decoupled=group["decoupled_weight_decay"], amsgrad=group["amsgrad"],
+            self._kind, group, decoupled=group["decoupled_weight_decay"], amsgrad=group["amsgrad"],
             beta1=beta1, beta2=beta2, eps=group["eps"],
         )
 
