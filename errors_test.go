@@ -147,6 +147,26 @@ func TestEmptyIsNoOp(t *testing.T) {
 	}
 }
 
+// A literal whose decays and ε nobody has filled is refused, whatever else it has; SGD has none.
+func TestUnfilled(t *testing.T) {
+	for _, r := range Rules() {
+		literal := set(reflect.Zero(reflect.TypeOf(r)).Interface().(Rule), "lr", 1.0)
+		want := &ValueError{Of: r.Name(), Value: 0, Legal: "set: New" + r.Name() + " fills the defaults"}
+		err := literal.Validate()
+		if _, ok := r.(SGD); ok {
+			wantNoError(t, err)
+			continue
+		}
+		var e *ValueError
+		if errors.As(err, &e) {
+			want.Field = e.Field
+		}
+		if e == nil || *e != *want || !strings.HasPrefix(e.Field, "Beta1") {
+			t.Errorf("%#v: %v, want %+v", literal, err, want)
+		}
+	}
+}
+
 func TestValidate(t *testing.T) {
 	nan, inf := math.NaN(), math.Inf(1)
 	illegal := map[string][]float64{
