@@ -18,6 +18,7 @@ var (
 			equations.SGDNesterov:   limitMF32AVX2,
 			equations.Adam:          limitMVF32AVX2,
 			equations.AdamAMSGrad:   limitMVXF32AVX2,
+			equations.Lion:          limitMF32AVX2,
 		},
 		avx512: {
 			equations.PNM:           limitMNF32AVX512,
@@ -28,6 +29,7 @@ var (
 			equations.SGDNesterov:   limitMF32AVX512,
 			equations.Adam:          limitMVF32AVX512,
 			equations.AdamAMSGrad:   limitMVXF32AVX512,
+			equations.Lion:          limitMF32AVX512,
 		},
 	}
 	dividers = map[tier]struct {

@@ -18,6 +18,7 @@ var (
 			equations.SGDNesterov:   limitMF32NEON,
 			equations.Adam:          limitMVF32NEON,
 			equations.AdamAMSGrad:   limitMVXF32NEON,
+			equations.Lion:          limitMF32NEON,
 		},
 	}
 	dividers = map[tier]struct {

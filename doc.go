@@ -1,11 +1,11 @@
 // Package pnm performs the optimizer step of a training loop on the CPU: given parameters, gradients and optimizer
 // state in memory, it updates them in place, fused into one pass over memory. Its rules are Positive-Negative Momentum
-// ([PNM], [AdaPNM]: Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182) and the baselines of that paper, [SGD] and [Adam],
-// as PyTorch defines them.
+// ([PNM], [AdaPNM]: Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182), the baselines of that paper, [SGD] and [Adam],
+// as PyTorch defines them, and [Lion] (Chen and others, NeurIPS 2023, arXiv 2302.06675).
 //
-// A trainer calls it on memory of its own, with the number of the step: [UpdatePNM], [UpdateAdaPNM], [UpdateSGD] or [UpdateAdam] on the
-// slices of one tensor; [UpdateAll] on a list of tensors, with all that trainers do around a step; or, for who steps the same tensors
-// again and again, a [List], which does what UpdateAll does and checks only what has changed. These keep nothing, and allocate nothing.
+// A trainer calls it on memory of its own, with the number of the step: [UpdatePNM], [UpdateAdaPNM], [UpdateSGD], [UpdateAdam] or
+// [UpdateLion] on the slices of one tensor; [UpdateAll] on a list of tensors, with all that trainers do around a step; or, for who steps
+// the same tensors again and again, a [List], which does what UpdateAll does and checks only what has changed. These keep nothing, and allocate nothing.
 // A trainer that wants the state kept for it, with groups, schedules and checkpoints, takes package
 // [github.com/posneg/pnm/optim], which is built on a List.
 //
@@ -35,12 +35,13 @@
 //	w = vmax = max(vmax, v) with AMSGrad, else v
 //	r = 1/√(1−β2^t)
 //
-// The baselines have their own m, or none, and u:
+// The other rules have their own m, or none, and u:
 //
 //	SGD                           u = η·g
 //	SGD with momentum μ           m = g at step 1, then m = μ·m + (1−τ)·g with the dampening τ; u = η·m
 //	SGD with Nesterov momentum    the same m, u = η·(g + μ·m)
 //	Adam                          m = β1·m + (1−β1)·g, u = (η/(1−β1^t))·m divided as in AdaPNM
+//	Lion                          u = η·sign(β1·m + (1−β1)·g), then m = β2·m + (1−β2)·g; sign(±0) = +0, sign(NaN) = NaN
 //
 // What an option leaves out is not computed: without coupled decay an infinite parameter stays infinite, and a gradient of −0
 // stays −0.

@@ -82,6 +82,23 @@ func ExampleUpdateAdam() {
 	// Output: [3.000 -2.000]
 }
 
+// Lion's steps all have the size of the learning rate: it must fall for them to settle.
+func ExampleUpdateLion() {
+	w, g := []float32{0, 0}, make([]float32, 2)
+	m := make([]float32, 2) // zero before the first step
+
+	const steps = 500
+	rule := pnm.NewLion()
+	for step := 1; step <= steps; step++ {
+		rule.LR = 0.05 * (1 - float64(step-1)/steps)
+		if err := pnm.UpdateLion(rule, step, w, gradient(g, w), m); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Printf("%.2f\n", w)
+	// Output: [3.00 -2.00]
+}
+
 // Large vectors are best in an arena. Two workers share the steps, and a list checks what they are given once.
 func ExampleList() {
 	const n = 1 << 20

@@ -139,6 +139,17 @@ func oracle[T Float](rule Rule, t int) func(p, g T, s []T) (T, []T) {
 			}
 			return div(mul(T(k1), s[0]), denominator(w, r.Beta2, r.Eps))
 		}
+	case Lion:
+		lr, decay, decoupled, maximize = r.LR, r.WeightDecay, r.Decoupled, r.Maximize
+		descend = func(g T, s []T) T {
+			c := s[0]
+			ema(&c, r.Beta1, sub(one, r.Beta1), g)
+			ema(&s[0], r.Beta2, sub(one, r.Beta2), g)
+			if c == 0 || c != c {
+				return mul(T(lr), add(c, 0)) // +0 for −0
+			}
+			return mul(T(lr), T(math.Copysign(1, float64(c))))
+		}
 	default:
 		panic(fmt.Sprintf("no oracle for %T", rule))
 	}

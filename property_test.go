@@ -147,6 +147,63 @@ func TestAMSGrad(t *testing.T) {
 	}
 }
 
+// Lion moves a parameter by exactly η a step: against a constant gradient's sign, whatever its size; and if β1 = β2, against that of
+// the gradients' average. Without any gradient it stays.
+func TestStepsOfLion(t *testing.T) {
+	r := NewLion()
+	r.LR = 0x1p-10 // all sums of steps are exact
+	for _, g := range []float64{1, -1, 1e-310, -1e-300, 1e300, math.Inf(1), 0, math.Copysign(0, -1)} {
+		direction := 0.0
+		if g != 0 {
+			direction = math.Copysign(r.LR, g)
+		}
+		for i, got := range trajectory(t, r, 3, 50, func(float64, int) float64 { return g }) {
+			if want := 3 - direction*float64(i+1); got != want {
+				t.Fatalf("gradient %g, step %d: at %g, want %g", g, i+1, got, want)
+			}
+		}
+	}
+	r.Beta1 = r.Beta2
+	p, m := 3.0, 0.0
+	for i, got := range trajectory(t, r, p, 300, func(_ float64, t int) float64 { return noise(t) }) {
+		m = r.Beta2*m + (1-r.Beta2)*noise(i+1)
+		if p -= math.Copysign(r.LR, m); got != p {
+			t.Fatalf("step %d: at %g, want %g", i+1, got, p)
+		}
+	}
+}
+
+// The gradients' scale has no part in Lion's steps, if it is a power of two, by which all is exact.
+func TestScaleOfLion(t *testing.T) {
+	r := NewLion()
+	want := trajectory(t, r, 1, 300, func(_ float64, t int) float64 { return noise(t) })
+	for _, scale := range []float64{0x1p-500, 0x1p500} {
+		wantSame(t, fmt.Sprintf("scaled by %g", scale), trajectory(t, r, 1, 300, func(_ float64, t int) float64 { return scale * noise(t) }), want)
+	}
+}
+
+// Every tier takes Lion's sign of all that an average of specials can be: of both zeros, denormals, infinities, NaN.
+func TestSignOfLion(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		signOfSpecials[float32](t)
+		signOfSpecials[float64](t)
+	})
+}
+
+func signOfSpecials[T Float](t *testing.T) {
+	for _, r := range []Lion{NewLion(), {LR: -1, Beta1: 0.5}, {LR: 1, Beta2: 0.5, Decoupled: true, WeightDecay: 0.5}} {
+		for _, p0 := range []T{0, T(math.Copysign(0, -1)), 1} {
+			var p, g, m []T
+			for _, x := range specials[T]() {
+				for _, y := range specials[T]() {
+					p, g, m = append(p, p0), append(g, x), append(m, y)
+				}
+			}
+			differ(t, r, 1, p, g, [][]T{m})
+		}
+	}
+}
+
 // With β0 = 0 the negative momentum has no weight: two averages take turns, each over every second gradient.
 func TestBeta0Zero(t *testing.T) {
 	r := NewPNM(0.1)

@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// A Rule is an update rule with its hyperparameters: [PNM], [AdaPNM], [SGD] or [Adam]. Rules are plain values;
+// A Rule is an update rule with its hyperparameters: [PNM], [AdaPNM], [SGD], [Adam] or [Lion]. Rules are plain values;
 // copying one copies all of it, and a field set to zero means zero. The constructors fill the defaults.
 //
 // Hyperparameters have a name each, the same in files, in C and here: lr, beta1, beta2, beta0, eps, weight_decay, momentum,
@@ -38,7 +38,7 @@ type Rule interface {
 }
 
 // Rules returns every rule, with the defaults of its constructor. A learning rate without a default is 0.
-func Rules() []Rule { return []Rule{NewPNM(0), NewAdaPNM(), NewSGD(0), NewAdam()} }
+func Rules() []Rule { return []Rule{NewPNM(0), NewAdaPNM(), NewSGD(0), NewAdam(), NewLion()} }
 
 // scalars are the coefficients of the update equations for one step. A rule computes them in float64; round brings them
 // to the element type. Fields that a rule does not use stay zero.
@@ -46,9 +46,9 @@ type scalars[T Float] struct {
 	gs     T // factor on the gradient: 1, or −1 to maximize; options multiply it
 	l2     T // λ if decay is coupled, else 0
 	keep   T // 1 − η·λ if decay is decoupled, else 1
-	beta1  T // decay of the momentum: β1² in PNM, β1 in Adam, μ in SGD
+	beta1  T // decay of the momentum: β1² in PNM, β1 in Adam, μ in SGD; in Lion its weight in the step
 	alpha1 T // weight of the gradient in it: 1 − beta1, in SGD 1 or 1 − τ
-	beta2  T // β2
+	beta2  T // β2: decay of the average of squares, in Lion of the momentum
 	alpha2 T // 1 − β2
 	k1, k2 T // weights of the two momenta, or k1 of the only one, with the step size and the bias correction in them
 	r      T // 1/√(1−β2^t)

@@ -64,6 +64,16 @@ var samples = []sample{
 		},
 		[]benchmarked{{"Adam", NewAdam()}, {"Adam-AMSGrad", set(NewAdam(), "amsgrad", true)}},
 	},
+	{
+		"lr beta1 beta2 weight_decay decoupled maximize",
+		[2]any{dropLion[float32], dropLion[float64]},
+		[]Rule{
+			NewLion(),
+			Lion{LR: 3e-4, Beta1: 0.95, Beta2: 0.98, WeightDecay: 1, Decoupled: true},
+			Lion{LR: 1e-4, Beta1: 0.8, Beta2: 0.8, WeightDecay: 0.1, Maximize: true},
+		},
+		[]benchmarked{{"Lion", NewLion()}},
+	},
 }
 
 // A dropIn is the drop-in call of some rule; what state the rule does not have is nil.
@@ -83,6 +93,10 @@ func dropSGD[T Float](r Rule, t int, p, g []T, s *[maxSlots][]T) error {
 
 func dropAdam[T Float](r Rule, t int, p, g []T, s *[maxSlots][]T) error {
 	return UpdateAdam(r.(Adam), t, p, g, s[0], s[1], s[2])
+}
+
+func dropLion[T Float](r Rule, t int, p, g []T, s *[maxSlots][]T) error {
+	return UpdateLion(r.(Lion), t, p, g, s[0])
 }
 
 // dropInOf returns the drop-in call of a rule.

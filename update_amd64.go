@@ -46,6 +46,11 @@ func adamF32AVX2(c *float32, p *float32, grad *float32, m *float32, v *float32, 
 //go:noescape
 func adamAMSGradF32AVX2(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
 
+// lionF32AVX2 works like lionGeneric.
+//
+//go:noescape
+func lionF32AVX2(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+
 // dividerF32AVX2 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
@@ -131,6 +136,11 @@ func adamF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, 
 //go:noescape
 func adamAMSGradF64AVX2(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
 
+// lionF64AVX2 works like lionGeneric.
+//
+//go:noescape
+func lionF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+
 // dividerF64AVX2 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
@@ -180,6 +190,11 @@ func adamMixedAVX2(c *float32, count int, ahead int)
 //
 //go:noescape
 func adamAMSGradMixedAVX2(c *float32, count int, ahead int)
+
+// lionMixedAVX2 works like updateMixedGeneric, for Lion.
+//
+//go:noescape
+func lionMixedAVX2(c *float32, count int, ahead int)
 
 // mixedLimitAVX2 reads and writes the memory that updateMixedGeneric does, and changes nothing but the copy.
 //
@@ -235,6 +250,11 @@ func adamF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32
 //
 //go:noescape
 func adamAMSGradF32AVX512(c *float32, p *float32, grad *float32, m *float32, v *float32, x *float32, count int, ahead int)
+
+// lionF32AVX512 works like lionGeneric.
+//
+//go:noescape
+func lionF32AVX512(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
 
 // dividerF32AVX512 takes the square roots of p, divides by them, and writes nothing.
 //
@@ -321,6 +341,11 @@ func adamF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64
 //go:noescape
 func adamAMSGradF64AVX512(c *float64, p *float64, grad *float64, m *float64, v *float64, x *float64, count int, ahead int)
 
+// lionF64AVX512 works like lionGeneric.
+//
+//go:noescape
+func lionF64AVX512(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+
 // dividerF64AVX512 takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
@@ -371,6 +396,11 @@ func adamMixedAVX512(c *float32, count int, ahead int)
 //go:noescape
 func adamAMSGradMixedAVX512(c *float32, count int, ahead int)
 
+// lionMixedAVX512 works like updateMixedGeneric, for Lion.
+//
+//go:noescape
+func lionMixedAVX512(c *float32, count int, ahead int)
+
 // mixedLimitAVX512 reads and writes the memory that updateMixedGeneric does, and changes nothing but the copy.
 //
 //go:noescape
@@ -398,7 +428,8 @@ const (
 		1<<equations.SGDMomentum |
 		1<<equations.SGDNesterov |
 		1<<equations.Adam |
-		1<<equations.AdamAMSGrad
+		1<<equations.AdamAMSGrad |
+		1<<equations.Lion
 	mixedKernelForms formSet = 1<<equations.PNM |
 		1<<equations.AdaPNM |
 		1<<equations.AdaPNMAMSGrad |
@@ -406,7 +437,8 @@ const (
 		1<<equations.SGDMomentum |
 		1<<equations.SGDNesterov |
 		1<<equations.Adam |
-		1<<equations.AdamAMSGrad
+		1<<equations.AdamAMSGrad |
+		1<<equations.Lion
 )
 
 // updateF32 runs the active tier's kernel of a form, one of kernelForms, on the elements i … i+n−1.
@@ -459,6 +491,12 @@ func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
 			adamAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
 		} else {
 			adamAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+		}
+	case equations.Lion:
+		if active == avx512 {
+			lionF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		} else {
+			lionF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
 		}
 	}
 }
@@ -514,6 +552,12 @@ func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
 		} else {
 			adamAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
 		}
+	case equations.Lion:
+		if active == avx512 {
+			lionF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		} else {
+			lionF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		}
 	}
 }
 
@@ -567,6 +611,12 @@ func updateMixed(f form, b *mixed, n, ahead int) {
 			adamAMSGradMixedAVX512(&b.c.gs, n, ahead)
 		} else {
 			adamAMSGradMixedAVX2(&b.c.gs, n, ahead)
+		}
+	case equations.Lion:
+		if active == avx512 {
+			lionMixedAVX512(&b.c.gs, n, ahead)
+		} else {
+			lionMixedAVX2(&b.c.gs, n, ahead)
 		}
 	}
 }

@@ -2283,6 +2283,317 @@ done:
 	VZEROUPPER
 	RET
 
+// func lionF32AVX2(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·lionF32AVX2(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// keep
+	VBROADCASTSS 8(AX), Y1
+
+	// beta1
+	VBROADCASTSS 12(AX), Y2
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y3
+
+	// beta2
+	VBROADCASTSS 20(AX), Y4
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y5
+
+	// k1
+	VBROADCASTSS 28(AX), Y6
+
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
+
+	// l2
+	VBROADCASTSS 4(AX), Y9
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ count+32(FP), SI
+	MOVQ ahead+40(FP), DI
+	XORQ R8, R8
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPS (DX)(R8*1), Y0, Y10
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y10, Y8, Y10
+	VMAXPS Y10, Y7, Y10
+
+	// load p
+	VMOVUPS (CX)(R8*1), Y11
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPS Y11, Y9, Y12
+	VADDPS Y12, Y10, Y10
+
+decoupled1:
+	// load m
+	VMOVUPS (BX)(R8*1), Y12
+
+	// d = beta1·m + alpha1·g
+	VMULPS Y12, Y2, Y13
+	VMULPS Y10, Y3, Y14
+	VADDPS Y14, Y13, Y13
+
+	// m = beta2·m + alpha2·g
+	VMULPS Y12, Y4, Y12
+	VMULPS Y10, Y5, Y10
+	VADDPS Y10, Y12, Y10
+
+	// store m
+	VMOVUPS Y10, (BX)(R8*1)
+
+	// u = k1·sign(d)
+	VXORPS   Y10, Y10, Y10
+	VXORPS   Y12, Y12, Y12
+	VPCMPEQD Y12, Y12, Y12
+	VPSRLD   $0x19, Y12, Y12
+	VPSLLD   $0x17, Y12, Y12
+	VCMPPS   $0x1e, Y10, Y13, Y14
+	VANDPS   Y12, Y14, Y14
+	VCMPPS   $0x11, Y10, Y13, Y10
+	VANDPS   Y12, Y10, Y10
+	VSUBPS   Y10, Y14, Y10
+	VCMPPS   $0x03, Y13, Y13, Y12
+	VORPS    Y12, Y10, Y10
+	VMULPS   Y10, Y6, Y10
+
+	// p = keep·p − u
+	VMULPS Y11, Y1, Y11
+	VSUBPS Y10, Y11, Y10
+
+	// store p
+	VMOVUPS Y10, (CX)(R8*1)
+
+	// g = gs·g
+	VMULPS 32(DX)(R8*1), Y0, Y10
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y10, Y8, Y10
+	VMAXPS Y10, Y7, Y10
+
+	// load p
+	VMOVUPS 32(CX)(R8*1), Y11
+	TESTQ   AX, AX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	VMULPS Y11, Y9, Y12
+	VADDPS Y12, Y10, Y10
+
+decoupled2:
+	// load m
+	VMOVUPS 32(BX)(R8*1), Y12
+
+	// d = beta1·m + alpha1·g
+	VMULPS Y12, Y2, Y13
+	VMULPS Y10, Y3, Y14
+	VADDPS Y14, Y13, Y13
+
+	// m = beta2·m + alpha2·g
+	VMULPS Y12, Y4, Y12
+	VMULPS Y10, Y5, Y10
+	VADDPS Y10, Y12, Y10
+
+	// store m
+	VMOVUPS Y10, 32(BX)(R8*1)
+
+	// u = k1·sign(d)
+	VXORPS   Y10, Y10, Y10
+	VXORPS   Y12, Y12, Y12
+	VPCMPEQD Y12, Y12, Y12
+	VPSRLD   $0x19, Y12, Y12
+	VPSLLD   $0x17, Y12, Y12
+	VCMPPS   $0x1e, Y10, Y13, Y14
+	VANDPS   Y12, Y14, Y14
+	VCMPPS   $0x11, Y10, Y13, Y10
+	VANDPS   Y12, Y10, Y10
+	VSUBPS   Y10, Y14, Y10
+	VCMPPS   $0x03, Y13, Y13, Y12
+	VORPS    Y12, Y10, Y10
+	VMULPS   Y10, Y6, Y10
+
+	// p = keep·p − u
+	VMULPS Y11, Y1, Y11
+	VSUBPS Y10, Y11, Y10
+
+	// store p
+	VMOVUPS Y10, 32(CX)(R8*1)
+	ADDQ    $0x00000040, R8
+	TESTQ   DI, DI
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
+
+enter:
+	SUBQ $0x00000010, SI
+	JGE  line
+	ADDQ $0x00000010, SI
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPS (DX)(R8*1), Y0, Y10
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y10, Y8, Y10
+	VMAXPS Y10, Y7, Y10
+
+	// load p
+	VMOVUPS (CX)(R8*1), Y11
+	TESTQ   AX, AX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	VMULPS Y11, Y9, Y12
+	VADDPS Y12, Y10, Y10
+
+decoupled3:
+	// load m
+	VMOVUPS (BX)(R8*1), Y12
+
+	// d = beta1·m + alpha1·g
+	VMULPS Y12, Y2, Y13
+	VMULPS Y10, Y3, Y14
+	VADDPS Y14, Y13, Y13
+
+	// m = beta2·m + alpha2·g
+	VMULPS Y12, Y4, Y12
+	VMULPS Y10, Y5, Y10
+	VADDPS Y10, Y12, Y10
+
+	// store m
+	VMOVUPS Y10, (BX)(R8*1)
+
+	// u = k1·sign(d)
+	VXORPS   Y10, Y10, Y10
+	VXORPS   Y12, Y12, Y12
+	VPCMPEQD Y12, Y12, Y12
+	VPSRLD   $0x19, Y12, Y12
+	VPSLLD   $0x17, Y12, Y12
+	VCMPPS   $0x1e, Y10, Y13, Y14
+	VANDPS   Y12, Y14, Y14
+	VCMPPS   $0x11, Y10, Y13, Y10
+	VANDPS   Y12, Y10, Y10
+	VSUBPS   Y10, Y14, Y10
+	VCMPPS   $0x03, Y13, Y13, Y12
+	VORPS    Y12, Y10, Y10
+	VMULPS   Y10, Y6, Y10
+
+	// p = keep·p − u
+	VMULPS Y11, Y1, Y11
+	VSUBPS Y10, Y11, Y10
+
+	// store p
+	VMOVUPS Y10, (CX)(R8*1)
+	ADDQ    $0x00000020, R8
+
+enterVector:
+	SUBQ  $0x00000008, SI
+	JGE   vector
+	ADDQ  $0x00000008, SI
+	TESTQ SI, SI
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), DI
+	SHLQ $0x02, SI
+	SUBQ SI, DI
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (DI), Y10
+	VMASKMOVPS (DX)(R8*1), Y10, Y10
+	VMULPS     Y10, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y0, Y8, Y0
+	VMAXPS Y0, Y7, Y0
+
+	// load p
+	VMOVUPS    (DI), Y7
+	VMASKMOVPS (CX)(R8*1), Y7, Y7
+	TESTQ      AX, AX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	VMULPS Y7, Y9, Y8
+	VADDPS Y8, Y0, Y0
+
+decoupled4:
+	// load m
+	VMOVUPS    (DI), Y8
+	VMASKMOVPS (BX)(R8*1), Y8, Y8
+
+	// d = beta1·m + alpha1·g
+	VMULPS Y8, Y2, Y2
+	VMULPS Y0, Y3, Y3
+	VADDPS Y3, Y2, Y2
+
+	// m = beta2·m + alpha2·g
+	VMULPS Y8, Y4, Y3
+	VMULPS Y0, Y5, Y0
+	VADDPS Y0, Y3, Y0
+
+	// store m
+	VMOVUPS    (DI), Y3
+	VMASKMOVPS Y0, Y3, (BX)(R8*1)
+
+	// u = k1·sign(d)
+	VXORPS   Y0, Y0, Y0
+	VXORPS   Y3, Y3, Y3
+	VPCMPEQD Y3, Y3, Y3
+	VPSRLD   $0x19, Y3, Y3
+	VPSLLD   $0x17, Y3, Y3
+	VCMPPS   $0x1e, Y0, Y2, Y4
+	VANDPS   Y3, Y4, Y4
+	VCMPPS   $0x11, Y0, Y2, Y0
+	VANDPS   Y3, Y0, Y0
+	VSUBPS   Y0, Y4, Y0
+	VCMPPS   $0x03, Y2, Y2, Y2
+	VORPS    Y2, Y0, Y0
+	VMULPS   Y0, Y6, Y0
+
+	// p = keep·p − u
+	VMULPS Y7, Y1, Y1
+	VSUBPS Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS Y0, Y1, (CX)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
 // func dividerF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·dividerF32AVX2(SB), NOSPLIT, $0-72
@@ -5162,6 +5473,317 @@ done:
 	VZEROUPPER
 	RET
 
+// func lionF64AVX2(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·lionF64AVX2(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Y0
+
+	// keep
+	VBROADCASTSD 16(AX), Y1
+
+	// beta1
+	VBROADCASTSD 24(AX), Y2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y3
+
+	// beta2
+	VBROADCASTSD 40(AX), Y4
+
+	// alpha2
+	VBROADCASTSD 48(AX), Y5
+
+	// k1
+	VBROADCASTSD 56(AX), Y6
+
+	// lo
+	VBROADCASTSD 88(AX), Y7
+
+	// hi
+	VBROADCASTSD 96(AX), Y8
+
+	// l2
+	VBROADCASTSD 8(AX), Y9
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), CX
+	MOVQ grad+16(FP), DX
+	MOVQ m+24(FP), BX
+	MOVQ count+32(FP), SI
+	MOVQ ahead+40(FP), DI
+	XORQ R8, R8
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (DX)(R8*1), Y0, Y10
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y10, Y8, Y10
+	VMAXPD Y10, Y7, Y10
+
+	// load p
+	VMOVUPD (CX)(R8*1), Y11
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPD Y11, Y9, Y12
+	VADDPD Y12, Y10, Y10
+
+decoupled1:
+	// load m
+	VMOVUPD (BX)(R8*1), Y12
+
+	// d = beta1·m + alpha1·g
+	VMULPD Y12, Y2, Y13
+	VMULPD Y10, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// m = beta2·m + alpha2·g
+	VMULPD Y12, Y4, Y12
+	VMULPD Y10, Y5, Y10
+	VADDPD Y10, Y12, Y10
+
+	// store m
+	VMOVUPD Y10, (BX)(R8*1)
+
+	// u = k1·sign(d)
+	VXORPS   Y10, Y10, Y10
+	VXORPS   Y12, Y12, Y12
+	VPCMPEQD Y12, Y12, Y12
+	VPSRLQ   $0x36, Y12, Y12
+	VPSLLQ   $0x34, Y12, Y12
+	VCMPPD   $0x1e, Y10, Y13, Y14
+	VANDPS   Y12, Y14, Y14
+	VCMPPD   $0x11, Y10, Y13, Y10
+	VANDPS   Y12, Y10, Y10
+	VSUBPD   Y10, Y14, Y10
+	VCMPPD   $0x03, Y13, Y13, Y12
+	VORPD    Y12, Y10, Y10
+	VMULPD   Y10, Y6, Y10
+
+	// p = keep·p − u
+	VMULPD Y11, Y1, Y11
+	VSUBPD Y10, Y11, Y10
+
+	// store p
+	VMOVUPD Y10, (CX)(R8*1)
+
+	// g = gs·g
+	VMULPD 32(DX)(R8*1), Y0, Y10
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y10, Y8, Y10
+	VMAXPD Y10, Y7, Y10
+
+	// load p
+	VMOVUPD 32(CX)(R8*1), Y11
+	TESTQ   AX, AX
+	JZ      decoupled2
+
+	// g = g + l2·p
+	VMULPD Y11, Y9, Y12
+	VADDPD Y12, Y10, Y10
+
+decoupled2:
+	// load m
+	VMOVUPD 32(BX)(R8*1), Y12
+
+	// d = beta1·m + alpha1·g
+	VMULPD Y12, Y2, Y13
+	VMULPD Y10, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// m = beta2·m + alpha2·g
+	VMULPD Y12, Y4, Y12
+	VMULPD Y10, Y5, Y10
+	VADDPD Y10, Y12, Y10
+
+	// store m
+	VMOVUPD Y10, 32(BX)(R8*1)
+
+	// u = k1·sign(d)
+	VXORPS   Y10, Y10, Y10
+	VXORPS   Y12, Y12, Y12
+	VPCMPEQD Y12, Y12, Y12
+	VPSRLQ   $0x36, Y12, Y12
+	VPSLLQ   $0x34, Y12, Y12
+	VCMPPD   $0x1e, Y10, Y13, Y14
+	VANDPS   Y12, Y14, Y14
+	VCMPPD   $0x11, Y10, Y13, Y10
+	VANDPS   Y12, Y10, Y10
+	VSUBPD   Y10, Y14, Y10
+	VCMPPD   $0x03, Y13, Y13, Y12
+	VORPD    Y12, Y10, Y10
+	VMULPD   Y10, Y6, Y10
+
+	// p = keep·p − u
+	VMULPD Y11, Y1, Y11
+	VSUBPD Y10, Y11, Y10
+
+	// store p
+	VMOVUPD Y10, 32(CX)(R8*1)
+	ADDQ    $0x00000040, R8
+	TESTQ   DI, DI
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (CX)(DI*1)
+	PREFETCHT1 (DX)(DI*1)
+	PREFETCHT1 (BX)(DI*1)
+	ADDQ       $0x00000040, DI
+
+enter:
+	SUBQ $0x00000008, SI
+	JGE  line
+	ADDQ $0x00000008, SI
+
+	// a vector at a time
+	JMP enterVector
+
+vector:
+	// g = gs·g
+	VMULPD (DX)(R8*1), Y0, Y10
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y10, Y8, Y10
+	VMAXPD Y10, Y7, Y10
+
+	// load p
+	VMOVUPD (CX)(R8*1), Y11
+	TESTQ   AX, AX
+	JZ      decoupled3
+
+	// g = g + l2·p
+	VMULPD Y11, Y9, Y12
+	VADDPD Y12, Y10, Y10
+
+decoupled3:
+	// load m
+	VMOVUPD (BX)(R8*1), Y12
+
+	// d = beta1·m + alpha1·g
+	VMULPD Y12, Y2, Y13
+	VMULPD Y10, Y3, Y14
+	VADDPD Y14, Y13, Y13
+
+	// m = beta2·m + alpha2·g
+	VMULPD Y12, Y4, Y12
+	VMULPD Y10, Y5, Y10
+	VADDPD Y10, Y12, Y10
+
+	// store m
+	VMOVUPD Y10, (BX)(R8*1)
+
+	// u = k1·sign(d)
+	VXORPS   Y10, Y10, Y10
+	VXORPS   Y12, Y12, Y12
+	VPCMPEQD Y12, Y12, Y12
+	VPSRLQ   $0x36, Y12, Y12
+	VPSLLQ   $0x34, Y12, Y12
+	VCMPPD   $0x1e, Y10, Y13, Y14
+	VANDPS   Y12, Y14, Y14
+	VCMPPD   $0x11, Y10, Y13, Y10
+	VANDPS   Y12, Y10, Y10
+	VSUBPD   Y10, Y14, Y10
+	VCMPPD   $0x03, Y13, Y13, Y12
+	VORPD    Y12, Y10, Y10
+	VMULPD   Y10, Y6, Y10
+
+	// p = keep·p − u
+	VMULPD Y11, Y1, Y11
+	VSUBPD Y10, Y11, Y10
+
+	// store p
+	VMOVUPD Y10, (CX)(R8*1)
+	ADDQ    $0x00000020, R8
+
+enterVector:
+	SUBQ  $0x00000004, SI
+	JGE   vector
+	ADDQ  $0x00000004, SI
+	TESTQ SI, SI
+	JZ    done
+
+	// the rest, under a mask
+	// mask = n lanes of ones, then zeros: a window into the table
+	LEAQ tailMask<>+32(SB), DI
+	SHLQ $0x03, SI
+	SUBQ SI, DI
+
+	// g = gs·g
+	// load grad
+	VMOVUPS    (DI), Y10
+	VMASKMOVPD (DX)(R8*1), Y10, Y10
+	VMULPD     Y10, Y0, Y0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Y0, Y8, Y0
+	VMAXPD Y0, Y7, Y0
+
+	// load p
+	VMOVUPS    (DI), Y7
+	VMASKMOVPD (CX)(R8*1), Y7, Y7
+	TESTQ      AX, AX
+	JZ         decoupled4
+
+	// g = g + l2·p
+	VMULPD Y7, Y9, Y8
+	VADDPD Y8, Y0, Y0
+
+decoupled4:
+	// load m
+	VMOVUPS    (DI), Y8
+	VMASKMOVPD (BX)(R8*1), Y8, Y8
+
+	// d = beta1·m + alpha1·g
+	VMULPD Y8, Y2, Y2
+	VMULPD Y0, Y3, Y3
+	VADDPD Y3, Y2, Y2
+
+	// m = beta2·m + alpha2·g
+	VMULPD Y8, Y4, Y3
+	VMULPD Y0, Y5, Y0
+	VADDPD Y0, Y3, Y0
+
+	// store m
+	VMOVUPS    (DI), Y3
+	VMASKMOVPD Y0, Y3, (BX)(R8*1)
+
+	// u = k1·sign(d)
+	VXORPS   Y0, Y0, Y0
+	VXORPS   Y3, Y3, Y3
+	VPCMPEQD Y3, Y3, Y3
+	VPSRLQ   $0x36, Y3, Y3
+	VPSLLQ   $0x34, Y3, Y3
+	VCMPPD   $0x1e, Y0, Y2, Y4
+	VANDPS   Y3, Y4, Y4
+	VCMPPD   $0x11, Y0, Y2, Y0
+	VANDPS   Y3, Y0, Y0
+	VSUBPD   Y0, Y4, Y0
+	VCMPPD   $0x03, Y2, Y2, Y2
+	VORPD    Y2, Y0, Y0
+	VMULPD   Y0, Y6, Y0
+
+	// p = keep·p − u
+	VMULPD Y7, Y1, Y1
+	VSUBPD Y0, Y1, Y0
+
+	// store p
+	VMOVUPS    (DI), Y1
+	VMASKMOVPD Y0, Y1, (CX)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
 // func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·dividerF64AVX2(SB), NOSPLIT, $0-72
@@ -7658,6 +8280,281 @@ end35:
 	VZEROUPPER
 	RET
 
+// func lionMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+TEXT ·lionMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Y0
+
+	// keep
+	VBROADCASTSS 8(AX), Y1
+
+	// beta1
+	VBROADCASTSS 12(AX), Y2
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y3
+
+	// beta2
+	VBROADCASTSS 20(AX), Y4
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y5
+
+	// k1
+	VBROADCASTSS 28(AX), Y6
+
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
+
+	// counter
+	VPBROADCASTD 56(AX), Y10
+	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
+
+	// formats
+	MOVL 52(AX), CX
+
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// out
+	MOVQ 112(AX), DI
+	XORQ R8, R8
+	MOVQ ahead+16(FP), R10
+	XORQ R9, R9
+	SHRQ $0x02, R10
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end3
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y10, Y9
+	VXORPS Y10, Y9, Y9
+
+	// draw = draw·0x7feb352d ^ key
+	// key
+	VPBROADCASTD 60(AX), Y11
+	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS       Y11, Y9, Y9
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y9, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y11, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y10, Y10
+
+end3:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else4
+	TESTL     $0x00000002, CX
+	JZ        else6
+	VCVTPH2PS (BX)(R9*2), Y11
+	JMP       end7
+
+else6:
+	VPMOVZXWD (BX)(R9*2), Y11
+	VPSLLD    $0x10, Y11, Y11
+
+end7:
+	PREFETCHT1 (BX)(R10*2)
+	JMP        end5
+
+else4:
+	VMOVUPS    (BX)(R9*4), Y11
+	PREFETCHT1 (BX)(R10*4)
+
+end5:
+	VMULPS Y11, Y0, Y11
+
+	// g = max(min(g, hi), lo)
+	VMINPS Y11, Y8, Y11
+	VMAXPS Y11, Y7, Y11
+
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else8
+	VPMOVZXWD  (DX)(R9*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT1 (DX)(R10*2)
+	JMP        end9
+
+else8:
+	VMOVUPS    (DX)(R9*4), Y12
+	PREFETCHT1 (DX)(R10*4)
+
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y13
+	VMULPS       Y12, Y13, Y13
+	VADDPS       Y13, Y11, Y11
+
+end11:
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else12
+	VPMOVZXWD  (SI)(R9*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	PREFETCHT1 (SI)(R10*2)
+	JMP        end13
+
+else12:
+	VMOVUPS    (SI)(R9*4), Y13
+	PREFETCHT1 (SI)(R10*4)
+
+end13:
+	// d = beta1·m + alpha1·g
+	VMULPS Y13, Y2, Y14
+	VMULPS Y11, Y3, Y15
+	VADDPS Y15, Y14, Y14
+
+	// m = beta2·m + alpha2·g
+	VMULPS Y13, Y4, Y13
+	VMULPS Y11, Y5, Y11
+	VADDPS Y11, Y13, Y11
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else14
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y11, Y13
+	VPSRLD  $0x1f, Y13, Y13
+	VPADDD  Y13, Y11, Y13
+	VPADDD  roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y13, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y11
+	VMOVUPS X11, (SI)(R9*2)
+	JMP     end15
+
+else14:
+	VMOVUPS Y11, (SI)(R9*4)
+
+end15:
+	// u = k1·sign(d)
+	VXORPS   Y11, Y11, Y11
+	VXORPS   Y13, Y13, Y13
+	VPCMPEQD Y13, Y13, Y13
+	VPSRLD   $0x19, Y13, Y13
+	VPSLLD   $0x17, Y13, Y13
+	VCMPPS   $0x1e, Y11, Y14, Y15
+	VANDPS   Y13, Y15, Y15
+	VCMPPS   $0x11, Y11, Y14, Y11
+	VANDPS   Y13, Y11, Y11
+	VSUBPS   Y11, Y15, Y11
+	VCMPPS   $0x03, Y14, Y14, Y13
+	VORPS    Y13, Y11, Y11
+	VMULPS   Y11, Y6, Y11
+
+	// p = keep·p − u
+	VMULPS Y12, Y1, Y12
+	VSUBPS Y11, Y12, Y11
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else16
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Y9, Y12
+	VPADDD  Y12, Y11, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y11
+	VMOVUPS X11, (DX)(R9*2)
+	JMP     end17
+
+else16:
+	VMOVUPS   Y11, (DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end19
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y11, X12
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
+	VANDPS    Y11, Y13, Y11
+	VMOVMSKPS Y11, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y11, Y12
+	VPSRLD  $0x1f, Y12, Y12
+	VPADDD  Y12, Y11, Y12
+	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y12, Y11
+	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
+	VPERMQ  $0x08, Y11, Y12
+
+end21:
+	TESTL    $0x00000040, CX
+	JZ       else22
+	VMOVNTDQ X12, (DI)(R9*2)
+	JMP      end23
+
+else22:
+	VMOVUPS X12, (DI)(R9*2)
+
+end23:
+end19:
+end17:
+	ADDQ  $0x00000008, R9
+	ADDQ  $0x00000008, R10
+	CMPQ  R9, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end25
+	MOVQ  c+0(FP), AX
+
+	// overflows
+	ADDQ R8, 120(AX)
+
+end25:
+	TESTL $0x00000040, CX
+	JZ    end27
+	SFENCE
+
+end27:
+	VZEROUPPER
+	RET
+
 // func mixedLimitAVX2(c *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·mixedLimitAVX2(SB), NOSPLIT, $0-24
@@ -9366,6 +10263,193 @@ decoupled2:
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func lionF32AVX512(c *float32, p *float32, grad *float32, m *float32, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
+TEXT ·lionF32AVX512(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// keep
+	VBROADCASTSS 8(AX), Z1
+
+	// beta1
+	VBROADCASTSS 12(AX), Z2
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z3
+
+	// beta2
+	VBROADCASTSS 20(AX), Z4
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z5
+
+	// k1
+	VBROADCASTSS 28(AX), Z6
+
+	// lo
+	VBROADCASTSS 44(AX), Z7
+
+	// hi
+	VBROADCASTSS 48(AX), Z8
+
+	// l2
+	VBROADCASTSS 4(AX), Z9
+
+	// coupled = the bits of l2
+	MOVL 4(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ count+32(FP), CX
+	MOVQ ahead+40(FP), R8
+	XORQ DI, DI
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPS (BX)(DI*1), Z0, Z10
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z10, Z8, Z10
+	VMAXPS Z10, Z7, Z10
+
+	// load p
+	VMOVUPS (DX)(DI*1), Z11
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPS Z11, Z9, Z12
+	VADDPS Z12, Z10, Z10
+
+decoupled1:
+	// load m
+	VMOVUPS (SI)(DI*1), Z12
+
+	// d = beta1·m + alpha1·g
+	VMULPS Z12, Z2, Z13
+	VMULPS Z10, Z3, Z14
+	VADDPS Z14, Z13, Z13
+
+	// m = beta2·m + alpha2·g
+	VMULPS Z12, Z4, Z12
+	VMULPS Z10, Z5, Z10
+	VADDPS Z10, Z12, Z10
+
+	// store m
+	VMOVUPS Z10, (SI)(DI*1)
+
+	// u = k1·sign(d)
+	VXORPS     Z10, Z10, Z10
+	VXORPS     Z12, Z12, Z12
+	VPTERNLOGD $0xff, Z12, Z12, Z12
+	VPSRLD     $0x19, Z12, Z12
+	VPSLLD     $0x17, Z12, Z12
+	VCMPPS     $0x1e, Z10, Z13, K1
+	VMOVUPS.Z  Z12, K1, Z14
+	VCMPPS     $0x11, Z10, Z13, K1
+	VMOVUPS.Z  Z12, K1, Z10
+	VSUBPS     Z10, Z14, Z10
+	VCMPPS     $0x03, Z13, Z13, K1
+	VMOVAPS    Z13, K1, Z10
+	VMULPS     Z10, Z6, Z10
+
+	// p = keep·p − u
+	VMULPS Z11, Z1, Z11
+	VSUBPS Z10, Z11, Z10
+
+	// store p
+	VMOVUPS Z10, (DX)(DI*1)
+	ADDQ    $0x00000040, DI
+	TESTQ   R8, R8
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
+
+enter:
+	SUBQ  $0x00000010, CX
+	JGE   line
+	ADDQ  $0x00000010, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R8
+	SHLQ  CL, R8
+	DECQ  R8
+	KMOVW R8, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPS.Z (BX)(DI*1), K1, Z10
+	VMULPS    Z10, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z0, Z8, Z0
+	VMAXPS Z0, Z7, Z0
+
+	// load p
+	VMOVUPS.Z (DX)(DI*1), K1, Z7
+	TESTQ     AX, AX
+	JZ        decoupled2
+
+	// g = g + l2·p
+	VMULPS Z7, Z9, Z8
+	VADDPS Z8, Z0, Z0
+
+decoupled2:
+	// load m
+	VMOVUPS.Z (SI)(DI*1), K1, Z8
+
+	// d = beta1·m + alpha1·g
+	VMULPS Z8, Z2, Z2
+	VMULPS Z0, Z3, Z3
+	VADDPS Z3, Z2, Z2
+
+	// m = beta2·m + alpha2·g
+	VMULPS Z8, Z4, Z3
+	VMULPS Z0, Z5, Z0
+	VADDPS Z0, Z3, Z0
+
+	// store m
+	VMOVUPS Z0, K1, (SI)(DI*1)
+
+	// u = k1·sign(d)
+	VXORPS     Z0, Z0, Z0
+	VXORPS     Z3, Z3, Z3
+	VPTERNLOGD $0xff, Z3, Z3, Z3
+	VPSRLD     $0x19, Z3, Z3
+	VPSLLD     $0x17, Z3, Z3
+	VCMPPS     $0x1e, Z0, Z2, K2
+	VMOVUPS.Z  Z3, K2, Z4
+	VCMPPS     $0x11, Z0, Z2, K2
+	VMOVUPS.Z  Z3, K2, Z0
+	VSUBPS     Z0, Z4, Z0
+	VCMPPS     $0x03, Z2, Z2, K2
+	VMOVAPS    Z2, K2, Z0
+	VMULPS     Z0, Z6, Z0
+
+	// p = keep·p − u
+	VMULPS Z7, Z1, Z1
+	VSUBPS Z0, Z1, Z0
+
+	// store p
+	VMOVUPS Z0, K1, (DX)(DI*1)
 
 done:
 	VZEROUPPER
@@ -11197,6 +12281,193 @@ decoupled2:
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(R9*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func lionF64AVX512(c *float64, p *float64, grad *float64, m *float64, count int, ahead int)
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
+TEXT ·lionF64AVX512(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSD (AX), Z0
+
+	// keep
+	VBROADCASTSD 16(AX), Z1
+
+	// beta1
+	VBROADCASTSD 24(AX), Z2
+
+	// alpha1
+	VBROADCASTSD 32(AX), Z3
+
+	// beta2
+	VBROADCASTSD 40(AX), Z4
+
+	// alpha2
+	VBROADCASTSD 48(AX), Z5
+
+	// k1
+	VBROADCASTSD 56(AX), Z6
+
+	// lo
+	VBROADCASTSD 88(AX), Z7
+
+	// hi
+	VBROADCASTSD 96(AX), Z8
+
+	// l2
+	VBROADCASTSD 8(AX), Z9
+
+	// coupled = the bits of l2
+	MOVQ 8(AX), AX
+	MOVQ p+8(FP), DX
+	MOVQ grad+16(FP), BX
+	MOVQ m+24(FP), SI
+	MOVQ count+32(FP), CX
+	MOVQ ahead+40(FP), R8
+	XORQ DI, DI
+
+	// a cache line at a time
+	JMP enter
+
+line:
+	// g = gs·g
+	VMULPD (BX)(DI*1), Z0, Z10
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z10, Z8, Z10
+	VMAXPD Z10, Z7, Z10
+
+	// load p
+	VMOVUPD (DX)(DI*1), Z11
+	TESTQ   AX, AX
+	JZ      decoupled1
+
+	// g = g + l2·p
+	VMULPD Z11, Z9, Z12
+	VADDPD Z12, Z10, Z10
+
+decoupled1:
+	// load m
+	VMOVUPD (SI)(DI*1), Z12
+
+	// d = beta1·m + alpha1·g
+	VMULPD Z12, Z2, Z13
+	VMULPD Z10, Z3, Z14
+	VADDPD Z14, Z13, Z13
+
+	// m = beta2·m + alpha2·g
+	VMULPD Z12, Z4, Z12
+	VMULPD Z10, Z5, Z10
+	VADDPD Z10, Z12, Z10
+
+	// store m
+	VMOVUPD Z10, (SI)(DI*1)
+
+	// u = k1·sign(d)
+	VXORPS     Z10, Z10, Z10
+	VXORPS     Z12, Z12, Z12
+	VPTERNLOGD $0xff, Z12, Z12, Z12
+	VPSRLQ     $0x36, Z12, Z12
+	VPSLLQ     $0x34, Z12, Z12
+	VCMPPD     $0x1e, Z10, Z13, K1
+	VMOVUPD.Z  Z12, K1, Z14
+	VCMPPD     $0x11, Z10, Z13, K1
+	VMOVUPD.Z  Z12, K1, Z10
+	VSUBPD     Z10, Z14, Z10
+	VCMPPD     $0x03, Z13, Z13, K1
+	VMOVAPD    Z13, K1, Z10
+	VMULPD     Z10, Z6, Z10
+
+	// p = keep·p − u
+	VMULPD Z11, Z1, Z11
+	VSUBPD Z10, Z11, Z10
+
+	// store p
+	VMOVUPD Z10, (DX)(DI*1)
+	ADDQ    $0x00000040, DI
+	TESTQ   R8, R8
+	JZ      enter
+
+	// prefetch
+	PREFETCHT1 (DX)(R8*1)
+	PREFETCHT1 (BX)(R8*1)
+	PREFETCHT1 (SI)(R8*1)
+	ADDQ       $0x00000040, R8
+
+enter:
+	SUBQ  $0x00000008, CX
+	JGE   line
+	ADDQ  $0x00000008, CX
+	TESTQ CX, CX
+	JZ    done
+
+	// the rest, under a mask
+	// mask = 1<<n − 1
+	MOVQ  $0x00000001, R8
+	SHLQ  CL, R8
+	DECQ  R8
+	KMOVW R8, K1
+
+	// g = gs·g
+	// load grad
+	VMOVUPD.Z (BX)(DI*1), K1, Z10
+	VMULPD    Z10, Z0, Z0
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z0, Z8, Z0
+	VMAXPD Z0, Z7, Z0
+
+	// load p
+	VMOVUPD.Z (DX)(DI*1), K1, Z7
+	TESTQ     AX, AX
+	JZ        decoupled2
+
+	// g = g + l2·p
+	VMULPD Z7, Z9, Z8
+	VADDPD Z8, Z0, Z0
+
+decoupled2:
+	// load m
+	VMOVUPD.Z (SI)(DI*1), K1, Z8
+
+	// d = beta1·m + alpha1·g
+	VMULPD Z8, Z2, Z2
+	VMULPD Z0, Z3, Z3
+	VADDPD Z3, Z2, Z2
+
+	// m = beta2·m + alpha2·g
+	VMULPD Z8, Z4, Z3
+	VMULPD Z0, Z5, Z0
+	VADDPD Z0, Z3, Z0
+
+	// store m
+	VMOVUPD Z0, K1, (SI)(DI*1)
+
+	// u = k1·sign(d)
+	VXORPS     Z0, Z0, Z0
+	VXORPS     Z3, Z3, Z3
+	VPTERNLOGD $0xff, Z3, Z3, Z3
+	VPSRLQ     $0x36, Z3, Z3
+	VPSLLQ     $0x34, Z3, Z3
+	VCMPPD     $0x1e, Z0, Z2, K2
+	VMOVUPD.Z  Z3, K2, Z4
+	VCMPPD     $0x11, Z0, Z2, K2
+	VMOVUPD.Z  Z3, K2, Z0
+	VSUBPD     Z0, Z4, Z0
+	VCMPPD     $0x03, Z2, Z2, K2
+	VMOVAPD    Z2, K2, Z0
+	VMULPD     Z0, Z6, Z0
+
+	// p = keep·p − u
+	VMULPD Z7, Z1, Z1
+	VSUBPD Z0, Z1, Z0
+
+	// store p
+	VMOVUPD Z0, K1, (DX)(DI*1)
 
 done:
 	VZEROUPPER
@@ -13929,6 +15200,309 @@ end33:
 	SFENCE
 
 end35:
+	VZEROUPPER
+	RET
+
+// func lionMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// gs
+	VBROADCASTSS (AX), Z0
+
+	// keep
+	VBROADCASTSS 8(AX), Z1
+
+	// beta1
+	VBROADCASTSS 12(AX), Z2
+
+	// alpha1
+	VBROADCASTSS 16(AX), Z3
+
+	// beta2
+	VBROADCASTSS 20(AX), Z4
+
+	// alpha2
+	VBROADCASTSS 24(AX), Z5
+
+	// k1
+	VBROADCASTSS 28(AX), Z6
+
+	// lo
+	VBROADCASTSS 44(AX), Z7
+
+	// hi
+	VBROADCASTSS 48(AX), Z8
+
+	// l2
+	VBROADCASTSS 4(AX), Z9
+
+	// number
+	VMOVUPS roundingAVX512<>+0(SB), Z10
+
+	// lanes
+	VMOVUPS roundingAVX512<>+64(SB), Z11
+
+	// first
+	VMOVUPS roundingAVX512<>+128(SB), Z12
+
+	// second
+	VMOVUPS roundingAVX512<>+192(SB), Z13
+
+	// low
+	VMOVUPS roundingAVX512<>+256(SB), Z14
+
+	// half
+	VMOVUPS roundingAVX512<>+320(SB), Z14
+
+	// upper
+	VMOVUPS roundingAVX512<>+384(SB), Z16
+
+	// magnitude
+	VMOVUPS roundingAVX512<>+448(SB), Z17
+
+	// overflow
+	VMOVUPS roundingAVX512<>+512(SB), Z18
+
+	// infinity
+	VMOVUPS roundingAVX512<>+576(SB), Z19
+
+	// key
+	VPBROADCASTD 60(AX), Z20
+
+	// counter
+	VPBROADCASTD 56(AX), Z21
+	VPADDD       Z10, Z21, Z21
+
+	// formats
+	MOVL 52(AX), CX
+
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000100, CX
+
+uncoupled1:
+	// p
+	MOVQ 64(AX), DX
+
+	// grad
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// out
+	MOVQ 112(AX), AX
+	XORQ DI, DI
+	MOVQ ahead+16(FP), R9
+	XORQ R8, R8
+	SHRQ $0x02, R9
+
+pass:
+	TESTL $0x00000080, CX
+	JZ    end3
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z21, Z10
+	VXORPS Z21, Z10, Z10
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z12, Z10, Z10
+	VXORPS  Z20, Z10, Z10
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z10, Z15
+	VXORPS  Z10, Z15, Z15
+	VPMULLD Z13, Z15, Z10
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z10, Z15
+	VXORPS Z10, Z15, Z15
+	VPADDD Z11, Z21, Z21
+
+end3:
+	// g = gs·g
+	// load grad
+	TESTL     $0x00000003, CX
+	JZ        else4
+	TESTL     $0x00000002, CX
+	JZ        else6
+	VCVTPH2PS (BX)(R8*2), Z10
+	JMP       end7
+
+else6:
+	VPMOVZXWD (BX)(R8*2), Z10
+	VPSLLD    $0x10, Z10, Z10
+
+end7:
+	PREFETCHT1 (BX)(R9*2)
+	JMP        end5
+
+else4:
+	VMOVUPS    (BX)(R8*4), Z10
+	PREFETCHT1 (BX)(R9*4)
+
+end5:
+	VMULPS Z10, Z0, Z10
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z10, Z8, Z10
+	VMAXPS Z10, Z7, Z10
+
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else8
+	VPMOVZXWD  (DX)(R8*2), Z22
+	VPSLLD     $0x10, Z22, Z22
+	PREFETCHT1 (DX)(R9*2)
+	JMP        end9
+
+else8:
+	VMOVUPS    (DX)(R8*4), Z22
+	PREFETCHT1 (DX)(R9*4)
+
+end9:
+	TESTL $0x00000100, CX
+	JZ    end11
+
+	// g = g + l2·p
+	VMULPS Z22, Z9, Z23
+	VADDPS Z23, Z10, Z10
+
+end11:
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else12
+	VPMOVZXWD  (SI)(R8*2), Z23
+	VPSLLD     $0x10, Z23, Z23
+	PREFETCHT1 (SI)(R9*2)
+	JMP        end13
+
+else12:
+	VMOVUPS    (SI)(R8*4), Z23
+	PREFETCHT1 (SI)(R9*4)
+
+end13:
+	// d = beta1·m + alpha1·g
+	VMULPS Z23, Z2, Z24
+	VMULPS Z10, Z3, Z25
+	VADDPS Z25, Z24, Z24
+
+	// m = beta2·m + alpha2·g
+	VMULPS Z23, Z4, Z23
+	VMULPS Z10, Z5, Z10
+	VADDPS Z10, Z23, Z10
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else14
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z10, Z23
+	VPSRLD  $0x1f, Z23, Z23
+	VPADDD  Z23, Z10, Z23
+	VPADDD  Z14, Z23, Z23
+	VCMPPS  $0x03, Z10, Z10, K1
+	VMOVAPS Z10, K1, Z23
+	VPERMW  Z23, Z16, Z10
+	VMOVUPS Y10, (SI)(R8*2)
+	JMP     end15
+
+else14:
+	VMOVUPS Z10, (SI)(R8*4)
+
+end15:
+	// u = k1·sign(d)
+	VXORPS     Z10, Z10, Z10
+	VXORPS     Z23, Z23, Z23
+	VPTERNLOGD $0xff, Z23, Z23, Z23
+	VPSRLD     $0x19, Z23, Z23
+	VPSLLD     $0x17, Z23, Z23
+	VCMPPS     $0x1e, Z10, Z24, K1
+	VMOVUPS.Z  Z23, K1, Z25
+	VCMPPS     $0x11, Z10, Z24, K1
+	VMOVUPS.Z  Z23, K1, Z10
+	VSUBPS     Z10, Z25, Z10
+	VCMPPS     $0x03, Z24, Z24, K1
+	VMOVAPS    Z24, K1, Z10
+	VMULPS     Z10, Z6, Z10
+
+	// p = keep·p − u
+	VMULPS Z22, Z1, Z22
+	VSUBPS Z10, Z22, Z10
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else16
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z15, Z22
+	VPADDD  Z22, Z10, Z22
+	VCMPPS  $0x03, Z10, Z10, K1
+	VMOVAPS Z10, K1, Z22
+	VPERMW  Z22, Z16, Z10
+	VMOVUPS Y10, (DX)(R8*2)
+	JMP     end17
+
+else16:
+	VMOVUPS   Z10, (DX)(R8*4)
+	TESTL     $0x00000030, CX
+	JZ        end19
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Z10, Y22
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  Z17, Z10, Z10
+	VCMPPS  $0x1d, Z18, Z10, K1
+	VCMPPS  $0x11, Z19, Z10, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, DI
+	JMP     end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z10, Z22
+	VPSRLD  $0x1f, Z22, Z22
+	VPADDD  Z22, Z10, Z22
+	VPADDD  Z14, Z22, Z22
+	VCMPPS  $0x03, Z10, Z10, K1
+	VMOVAPS Z10, K1, Z22
+	VPERMW  Z22, Z16, Z22
+
+end21:
+	TESTL    $0x00000040, CX
+	JZ       else22
+	VMOVNTDQ Y22, (AX)(R8*2)
+	JMP      end23
+
+else22:
+	VMOVUPS Y22, (AX)(R8*2)
+
+end23:
+end19:
+end17:
+	ADDQ  $0x00000010, R8
+	ADDQ  $0x00000010, R9
+	CMPQ  R8, count+8(FP)
+	JNE   pass
+	TESTL $0x00000020, CX
+	JZ    end25
+	MOVQ  c+0(FP), AX
+
+	// overflows
+	ADDQ DI, 120(AX)
+
+end25:
+	TESTL $0x00000040, CX
+	JZ    end27
+	SFENCE
+
+end27:
 	VZEROUPPER
 	RET
 

@@ -126,6 +126,21 @@ func adamAMSGradF64NEON(c, p, grad, m, v, x *float64, count, ahead int)
 //go:noescape
 func adamAMSGradMixedNEON(c *float32, count, ahead int)
 
+// lionF32NEON works like lionGeneric.
+//
+//go:noescape
+func lionF32NEON(c, p, grad, m *float32, count, ahead int)
+
+// lionF64NEON works like lionGeneric.
+//
+//go:noescape
+func lionF64NEON(c, p, grad, m *float64, count, ahead int)
+
+// lionMixedNEON works like updateMixedGeneric, for Lion.
+//
+//go:noescape
+func lionMixedNEON(c *float32, count, ahead int)
+
 // dividerF32NEON takes the square roots of p, divides by them, and writes nothing.
 //
 //go:noescape
@@ -208,7 +223,8 @@ const (
 		1<<equations.SGDMomentum |
 		1<<equations.SGDNesterov |
 		1<<equations.Adam |
-		1<<equations.AdamAMSGrad
+		1<<equations.AdamAMSGrad |
+		1<<equations.Lion
 	mixedKernelForms formSet = 1<<equations.PNM |
 		1<<equations.AdaPNM |
 		1<<equations.AdaPNMAMSGrad |
@@ -216,7 +232,8 @@ const (
 		1<<equations.SGDMomentum |
 		1<<equations.SGDNesterov |
 		1<<equations.Adam |
-		1<<equations.AdamAMSGrad
+		1<<equations.AdamAMSGrad |
+		1<<equations.Lion
 )
 
 // updateF32 runs the active tier's kernel of a form, one of kernelForms, on the elements i … i+n−1.
@@ -238,6 +255,8 @@ func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
 		adamF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
 	case equations.AdamAMSGrad:
 		adamAMSGradF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+	case equations.Lion:
+		lionF32NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
 	}
 }
 
@@ -260,6 +279,8 @@ func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
 		adamF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
 	case equations.AdamAMSGrad:
 		adamAMSGradF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+	case equations.Lion:
+		lionF64NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
 	}
 }
 
@@ -282,6 +303,8 @@ func updateMixed(f form, b *mixed, n, ahead int) {
 		adamMixedNEON(&b.c.gs, n, ahead)
 	case equations.AdamAMSGrad:
 		adamAMSGradMixedNEON(&b.c.gs, n, ahead)
+	case equations.Lion:
+		lionMixedNEON(&b.c.gs, n, ahead)
 	}
 }
 

@@ -17,6 +17,7 @@
 #define VFMAX(m, n, d)  WORD $(0x4E20F400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFMIN(m, n, d)  WORD $(0x4EA0F400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFSQRT(n, d)    WORD $(0x6EA1F800 | sz<<22 | (n)<<5 | (d))
+#define VSCVTF(n, d)    WORD $(0x4E21D800 | sz<<22 | (n)<<5 | (d)) // integers as numbers
 #define VFCVTL(n, d)    WORD $(0x0E617800 | (n)<<5 | (d)) // the lower two float32 as float64
 #define VFCVTL2(n, d)   WORD $(0x4E617800 | (n)<<5 | (d)) // the upper two
 #define VDUP(n, d)      WORD $(0x4E000400 | size<<16 | (n)<<5 | (d)) // of element 0; Go has it, but not by number
@@ -44,6 +45,12 @@
 #define VADDV(n, d)     WORD $(0x4EB1B800 | (n)<<5 | (d))                // the sum of all four, in element 0
 #define VCMGE_0(n, d)   WORD $(0x6EA08800 | (n)<<5 | (d))                // n ≥ 0
 #define VFACGE(m, n, d) WORD $(0x6E20EC00 | (m)<<16 | (n)<<5 | (d))      // |n| ≥ |m|
+
+// Comparisons of the arrangement that sz selects, and what chooses by them.
+#define VFCMEQ(m, n, d) WORD $(0x4E20E400 | sz<<22 | (m)<<16 | (n)<<5 | (d)) // n = m
+#define VFCMGT_0(n, d)  WORD $(0x4EA0C800 | sz<<22 | (n)<<5 | (d))           // n > 0
+#define VFCMLT_0(n, d)  WORD $(0x4EA0E800 | sz<<22 | (n)<<5 | (d))           // n < 0
+#define VBIF(m, n, d)   WORD $(0x6EE01C00 | (m)<<16 | (n)<<5 | (d))          // d where m is −1, n where it is 0
 
 // Addresses: of the coefficients and, in each stream, of what comes next.
 #define atC    R0
@@ -122,6 +129,16 @@
 	VFMUL(g, alpha1, t) \
 	VFADD(t, m, m)
 
+// d = beta1·m + alpha1·g
+// m = beta2·m + alpha2·g
+#define INTERPOLATION(m, g, d, t) \
+	VFMUL(m, beta1, d)  \
+	VFMUL(g, alpha1, t) \
+	VFADD(t, d, d)      \
+	VFMUL(m, beta2, m)  \
+	VFMUL(g, alpha2, t) \
+	VFADD(t, m, m)
+
 // v = beta2·v + (alpha2·g)·g
 #define SECOND_MOMENT(v, g, t) \
 	VFMUL(v, beta2, v)  \
@@ -137,6 +154,16 @@
 #define NESTEROV(m, g, t) \
 	VFMUL(m, beta1, t) \
 	VFADD(t, g, g)
+
+// s = sign(d)                     1 or −1, +0 for either zero, NaN for a NaN: (d < 0) − (d > 0), either of which is −1 or 0
+#define SIGN(d, s, t) \
+	VFCMGT_0(d, t)  \
+	VFCMLT_0(d, s)  \
+	VSCVTF(t, t)    \
+	VSCVTF(s, s)    \
+	VFSUB(t, s, s)  \
+	VFCMEQ(d, d, t) \
+	VBIF(t, d, s)
 
 // u = k1·d
 #define SCALED(d, u) \
@@ -349,6 +376,18 @@
 	DIFFERENCE(m, n, t)    \
 	DIVIDE(n, x, t)        \
 	STEP(p, n)
+
+// Lion's state is a momentum alone: the registers of the other one serve for the average that the step is made of.
+#define LION_COEFFICIENTS \
+	SGD_MOMENTUM_COEFFICIENTS \
+	COEFFICIENT(beta2, 5)     \
+	COEFFICIENT(alpha2, 6)
+#define LION(p, g, m, n, v, x, t) \
+	GRADIENT(p, g, t)         \
+	INTERPOLATION(m, g, n, t) \
+	SIGN(n, g, t)             \
+	SCALED(g, g)              \
+	STEP(p, g)
 
 // What benchmarks measure the rules against: their streams without arithmetic, and the divider without streams.
 #define NOTHING(p, g, m, n, v, x, t)
@@ -796,6 +835,13 @@ TEXT ·adamAMSGradF32NEON(SB), NOSPLIT, $0-64
 	LOOP(STREAMS_PGMVX, WRITES_PMVX, ADAM_AMSGRAD)
 	RET
 
+// func lionF32NEON(c, p, grad, m *float32, count, ahead int)
+TEXT ·lionF32NEON(SB), NOSPLIT, $0-48
+	ARGUMENTS_PGM
+	LION_COEFFICIENTS
+	LOOP(STREAMS_PGM, WRITES_PM, LION)
+	RET
+
 // func dividerF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
 TEXT ·dividerF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
@@ -940,6 +986,13 @@ TEXT ·adamAMSGradMixedNEON(SB), NOSPLIT, $0-24
 	LOOP_MIXED(STREAMS_PGMVX, WRITES_PMVX, ADAM_AMSGRAD)
 	RET
 
+// func lionMixedNEON(c *float32, count, ahead int)
+TEXT ·lionMixedNEON(SB), NOSPLIT, $0-24
+	ARGUMENTS_MIXED
+	LION_COEFFICIENTS
+	LOOP_MIXED(STREAMS_PGM, WRITES_PM, LION)
+	RET
+
 // func mixedLimitNEON(c *float32, count, ahead int)
 TEXT ·mixedLimitNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
@@ -1011,6 +1064,13 @@ TEXT ·adamAMSGradF64NEON(SB), NOSPLIT, $0-64
 	ARGUMENTS_PGMVX
 	ADAM_COEFFICIENTS
 	LOOP(STREAMS_PGMVX, WRITES_PMVX, ADAM_AMSGRAD)
+	RET
+
+// func lionF64NEON(c, p, grad, m *float64, count, ahead int)
+TEXT ·lionF64NEON(SB), NOSPLIT, $0-48
+	ARGUMENTS_PGM
+	LION_COEFFICIENTS
+	LOOP(STREAMS_PGM, WRITES_PM, LION)
 	RET
 
 // func dividerF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)

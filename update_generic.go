@@ -47,6 +47,8 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 		adamGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi])
 	case equations.AdamAMSGrad:
 		adamAMSGradGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi], s.v[lo:hi], s.x[lo:hi])
+	case equations.Lion:
+		lionGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
 	default:
 		panic("pnm: a form of " + forms[f].rule + " has no reference")
 	}
@@ -135,6 +137,30 @@ func adamAMSGradGeneric[T Float](c *scalars[T], p, g, m, v, x []T) {
 		u := T(c.k1*m[i]) / (T(sqrt(x[i])*c.r) + c.eps)
 		p[i] = T(c.keep*p[i]) - u
 	}
+}
+
+func lionGeneric[T Float](c *scalars[T], p, g, m []T) {
+	g, m = g[:len(p)], m[:len(p)]
+	for i := range p {
+		d := gradient(c, g[i], p[i])
+		s := sign(T(c.beta1*m[i]) + T(c.alpha1*d))
+		m[i] = T(c.beta2*m[i]) + T(c.alpha2*d)
+		u := T(c.k1 * s)
+		p[i] = T(c.keep*p[i]) - u
+	}
+}
+
+// sign returns 1 or −1, +0 for either zero, and NaN for a NaN.
+func sign[T Float](x T) T {
+	switch {
+	case x > 0:
+		return 1
+	case x < 0:
+		return -1
+	case x == 0:
+		return 0
+	}
+	return x
 }
 
 // sqrt is the square root in T, correctly rounded: float64 has more than twice float32's digits and two to spare, so that

@@ -28,6 +28,7 @@ var forms = [len(equations.Forms)]*arithmetic{
 	equations.SGDNesterov:   {"beta1 alpha1 k1", lookAhead, scaled("d")},
 	equations.Adam:          {"beta1 alpha1 k1", momentum, scaled("m")},
 	equations.AdamAMSGrad:   {"beta1 alpha1 k1", momentum, scaled("m")},
+	equations.Lion:          {"beta1 alpha1 beta2 alpha2 k1", interpolation, signed},
 }
 
 // kernels has one for each form, and Rules those that have a body.
@@ -110,6 +111,16 @@ func lookAhead(v *Vector, g Op) Op {
 	return v.Add(g, v.Mul(v.C("beta1"), m))
 }
 
+// interpolation returns the average that the step is made of, and leaves another one.
+func interpolation(v *Vector, g Op) Op {
+	m := v.Load("m")
+	Comment("d = beta1·m + alpha1·g")
+	d := v.Add(v.Mul(v.C("beta1"), m), v.Mul(v.C("alpha1"), g))
+	Comment("m = beta2·m + alpha2·g")
+	v.Store(v.Add(v.Mul(v.C("beta2"), m), v.Mul(v.C("alpha2"), g)), "m")
+	return d
+}
+
 func secondMoment(v *Vector, g Op) Op {
 	Comment("v = beta2·v + (alpha2·g)·g")
 	w := v.Add(v.Mul(v.C("beta2"), v.In("v")), v.Mul(v.Mul(v.C("alpha2"), g), g))
@@ -130,6 +141,11 @@ func scaled(name string) func(v *Vector, d Op) Op {
 		Comment("u = k1·" + name)
 		return v.Mul(v.C("k1"), d)
 	}
+}
+
+func signed(v *Vector, d Op) Op {
+	Comment("u = k1·sign(d)")
+	return v.Mul(v.C("k1"), v.Sign(d))
 }
 
 func difference(v *Vector, m Op) Op {

@@ -194,6 +194,48 @@ func (v *Vector) orNaN(x, y Op) Op {
 	return v.op(v.vor, nan, y) // all ones is a NaN
 }
 
+// Sign returns 1 or −1, +0 for either zero, and NaN for a NaN.
+func (v *Vector) Sign(x Op) Op {
+	const less, greater = 0x11, 0x1e // false for a NaN
+	zero, one := v.zero(), v.one()
+	return v.orNaN(x, v.Sub(v.where(greater, x, zero, one), v.where(less, x, zero, one)))
+}
+
+// where returns y where a compares so with b, and +0 elsewhere.
+func (v *Vector) where(predicate uint8, a, b, y Op) Op {
+	if v.ISA.Name == AVX512.Name {
+		k, x := K(), v.vec()
+		v.vcmp(U8(predicate), b, a, k)
+		v.vmovuZ(y, k, x)
+		return x
+	}
+	return v.op(VANDPS, y, v.op(v.vcmp, U8(predicate), b, a))
+}
+
+func (v *Vector) zero() reg.VecVirtual {
+	x := v.vec()
+	VXORPS(x, x, x)
+	return x
+}
+
+// one is made of ones, shifted to where the number 1 has them.
+func (v *Vector) one() Op {
+	x := v.zero()
+	if v.ISA.Name == AVX512.Name {
+		VPTERNLOGD(U8(0xff), x, x, x)
+	} else {
+		VPCMPEQD(x, x, x)
+	}
+	if v.size == 8 {
+		VPSRLQ(U8(54), x, x)
+		VPSLLQ(U8(52), x, x)
+	} else {
+		VPSRLD(U8(25), x, x)
+		VPSLLD(U8(23), x, x)
+	}
+	return x
+}
+
 // Clamp returns x within [lo, hi], or NaN if x is: of a NaN and a number VMIN and VMAX return their second source.
 func (v *Vector) Clamp(x, lo, hi Op) Op {
 	return v.op(v.vmax, v.op(v.vmin, x, hi), lo)

@@ -183,3 +183,7 @@ pnm_rule pnm_rule_adamw(void) {
 	rule.weight_decay = 0.01;
 	return rule;
 }
+
+pnm_rule pnm_rule_lion(void) {
+	return (pnm_rule){.kind = PNM_RULE_LION, .decoupled = 1, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.99};
+}

@@ -138,7 +138,8 @@ typedef enum {
 	PNM_RULE_PNM = 1,
 	PNM_RULE_ADAPNM = 2,
 	PNM_RULE_SGD = 3,
-	PNM_RULE_ADAM = 4 /* AdamW is decoupled */
+	PNM_RULE_ADAM = 4, /* AdamW is decoupled */
+	PNM_RULE_LION = 5
 } pnm_rule_kind;
 
 /* An update rule. Build it by one of the functions below, which fill the defaults, and change fields: a field set to zero means
@@ -156,6 +157,7 @@ PNM_API pnm_rule pnm_rule_adapnm(void);
 PNM_API pnm_rule pnm_rule_sgd(double lr);
 PNM_API pnm_rule pnm_rule_adam(void);
 PNM_API pnm_rule pnm_rule_adamw(void);
+PNM_API pnm_rule pnm_rule_lion(void);
 
 /* How many state vectors a tensor has with a rule, which depends on the rule's options; −1 if the rule is null or misaligned, its
  * kind or a flag is unknown, or in a forked child: pnm_last_error() says which. */

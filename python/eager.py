@@ -1,4 +1,4 @@
-"""PNM and AdaPNM in torch operations, one after the other: what the tests compare with, and the benchmark.
+"""PNM, AdaPNM and Lion in torch operations, one after the other: what the tests compare with, and the benchmark.
 
 The equations and their order are the authors': decay, then the momentum that is due (on odd steps the first one), then the
 average of squares and the largest so far, then the step.
@@ -71,3 +71,15 @@ class EagerAdaPNM(Eager):
         mixed = direction(due, other, grad, beta1, beta0)
         denominator = (average.sqrt() / math.sqrt(1 - beta2**step)).add_(group["eps"])
         p.addcdiv_(mixed, denominator, value=-group["lr"] / (1 - beta1**step))
+
+
+class EagerLion(Eager):
+    options = dict(lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, decoupled=True)
+
+    @staticmethod
+    def update(p, grad, state, group):
+        beta1, beta2 = group["betas"]
+        state["step"] = state.get("step", 0) + 1
+        momentum = state.setdefault("exp_avg", torch.zeros_like(p) if state["step"] == 1 else None)
+        p.add_((momentum * beta1).add_(grad, alpha=1 - beta1).sign_(), alpha=-group["lr"])
+        momentum.mul_(beta2).add_(grad, alpha=1 - beta2)

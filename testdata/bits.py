@@ -29,6 +29,7 @@ SGD = {"LR": 0.1, "Momentum": 0.0, "Dampening": 0.0, "WeightDecay": 0.0, "Decoup
        "Maximize": False}
 ADAM = {"LR": 1e-3, "Beta1": 0.9, "Beta2": 0.999, "Eps": 1e-8, "WeightDecay": 0.0, "Decoupled": False, "AMSGrad": False,
         "Maximize": False}
+LION = {"LR": 1e-4, "Beta1": 0.9, "Beta2": 0.99, "WeightDecay": 0.0, "Decoupled": True, "Maximize": False}
 RULES = [
     {"PNM": PNM},
     {"PNM": {**PNM, "LR": 0.3, "WeightDecay": 0.01}},
@@ -45,8 +46,10 @@ RULES = [
     {"Adam": {**ADAM, "WeightDecay": 0.01}},
     {"Adam": {**ADAM, "Beta2": 0.95, "WeightDecay": 0.1, "Decoupled": True, "AMSGrad": True}},
     {"Adam": {**ADAM, "Beta1": 0.8, "Eps": 1e-6, "AMSGrad": True, "Maximize": True}},
+    {"Lion": {**LION, "LR": 3e-4, "WeightDecay": 1.0}},
+    {"Lion": {**LION, "Beta1": 0.95, "Beta2": 0.98, "WeightDecay": 0.01, "Decoupled": False, "Maximize": True}},
 ]
-MOMENTA = {"PNM": 2, "AdaPNM": 2, "SGD": 1, "Adam": 1}
+MOMENTA = {"PNM": 2, "AdaPNM": 2, "SGD": 1, "Adam": 1, "Lion": 1}
 
 MIXED = [
     {"params": "float32", "grads": "bf16", "state": "float32", "copy": "bf16"},
@@ -163,6 +166,13 @@ def adam(h, t, g, state, T):
     m, beta1 = state[0], h["Beta1"]
     m[:] = T(beta1) * m + T(1 - beta1) * g
     return T(h["LR"] / (1 - beta1**t)) * m / denominator(h, t, g, state[1:], T)
+
+
+def lion(h, t, g, state, T):
+    m, beta1, beta2 = state[0], h["Beta1"], h["Beta2"]
+    c = T(beta1) * m + T(1 - beta1) * g
+    m[:] = T(beta2) * m + T(1 - beta2) * g
+    return T(h["LR"]) * np.sign(c)
 
 
 def denominator(h, t, g, state, T):

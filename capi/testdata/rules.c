@@ -14,6 +14,7 @@ int main(void) {
 	print(pnm_rule_adapnm());
 	print(pnm_rule_sgd(0));
 	print(pnm_rule_adam());
+	print(pnm_rule_lion());
 	print(pnm_rule_adamw());
 	return failures != 0;
 }

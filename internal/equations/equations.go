@@ -15,6 +15,7 @@ const (
 	SGDNesterov
 	Adam
 	AdamAMSGrad
+	Lion
 )
 
 // Forms has a row for each form.
@@ -27,6 +28,7 @@ var Forms = [...]Form{
 	SGDNesterov:   {Rule: "SGD", Variant: "Nesterov", Roles: "m", Slots: []string{"momentum_buffer"}, Starts: true},
 	Adam:          {Rule: "Adam", Roles: "mv", Slots: []string{"exp_avg", "exp_avg_sq"}},
 	AdamAMSGrad:   {Rule: "Adam", Variant: "AMSGrad", Roles: "mvx", Slots: []string{"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+	Lion:          {Rule: "Lion", Roles: "m", Slots: []string{"exp_avg"}},
 }
 
 // A Form describes a form.

@@ -47,6 +47,10 @@ var operands = map[string]string{
 	"ushr":     "v%[1]d.4s, v%[2]d.4s, #%[3]d",
 	"cmge_0":   "v%[1]d.4s, v%[2]d.4s, #0",
 	"addv":     "s%[1]d, v%[2]d.4s",
+	"scvtf":    "v%[1]d.%[4]s, v%[2]d.%[4]s",
+	"fcmgt_0":  "v%[1]d.%[4]s, v%[2]d.%[4]s, #0",
+	"fcmlt_0":  "v%[1]d.%[4]s, v%[2]d.%[4]s, #0",
+	"bif":      "v%[1]d.16b, v%[2]d.16b, v%[3]d.16b",
 }
 
 // Every macro that encodes an instruction encodes the one that its name claims, with the operands in Go's order: that is
@@ -114,7 +118,7 @@ func TestEncodings(t *testing.T) {
 // The arm64 kernels consist of these instructions, none of which is fused or an estimate. Those of floating point work on
 // vectors, and those on integers on these, too, or only on the registers that Go leaves to assembly. s3_3_c4_c4_0 is FPCR.
 func TestInstructions(t *testing.T) {
-	known := regexp.MustCompile(`^(f(add|sub|mul|div|sqrt|max|min|acge)|fcvt[ln]2?|dup|shll2?|r?addhn2?|add|sub|mul|eor|shl|ushr|cmge) v|` +
+	known := regexp.MustCompile(`^(f(add|sub|mul|div|sqrt|max|min|acge|cmeq|cmgt|cmlt)|fcvt[ln]2?|scvtf|dup|shll2?|r?addhn2?|add|sub|mul|eor|bif|shl|ushr|cmge) v|` +
 		`^(addv s|fmov s\d+, w|fmov w\d+, s|mrs x\d+, s3_3_c4_c4_0$|msr s3_3_c4_c4_0, x)|` +
 		`^(ldr|ldp|ld1|str|stp|st1|prfm|adrp|cbz|tbz|tbnz|b|b\.eq|b\.ne|b\.ge) |` +
 		`^(add|adds|sub|subs|mov|movk|orr|ubfx|lsr) [wx]|^(ret|yield|isb( #15)?)$`)

@@ -5,7 +5,7 @@ import io
 import torch
 
 import posneg
-from eager import EagerAdaPNM, EagerPNM
+from eager import EagerAdaPNM, EagerLion, EagerPNM
 
 CLASSES = [c for c in map(posneg.__dict__.get, posneg.__all__) if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
 
@@ -22,6 +22,8 @@ PAIRS = {
     "Adam, AMSGrad": (posneg.Adam, torch.optim.Adam, dict(amsgrad=True, eps=1e-3, maximize=True)),
     "AdamW": (posneg.AdamW, torch.optim.AdamW, dict(lr=0.01)),
     "AdamW, AMSGrad": (posneg.AdamW, torch.optim.AdamW, dict(lr=0.01, amsgrad=True, weight_decay=0.5)),
+    "Lion": (posneg.Lion, EagerLion, dict(lr=0.01, weight_decay=1.0)),
+    "Lion, L2": (posneg.Lion, EagerLion, dict(lr=0.01, betas=(0.8, 0.95), weight_decay=0.1, decoupled=False)),
 }
 
 # Our optimizers alone, with options that together turn each of them around.

@@ -281,6 +281,8 @@ def test_maximize(ours, maximize):
         (posneg.SGD, dict(lr=1.0, nesterov=True), "Nesterov"),
         (posneg.AdamW, dict(betas=(-0.1, 0.9)), "index 0"),
         (posneg.Adam, dict(capturable=True), "capturable"),
+        (posneg.Lion, dict(betas=(0.9, 1.0)), "index 1"),
+        (posneg.Lion, dict(betas=(0.0, 0.0)), "betas: .* must not both be 0"),
     ],
 )
 def test_bad_options(ours, options, message):

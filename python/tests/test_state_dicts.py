@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import posneg
-from eager import EagerAdaPNM, EagerPNM, decayed, direction, momenta
+from eager import EagerAdaPNM, EagerLion, EagerPNM, decayed, direction, momenta
 from helpers import close, equal, parameters, saved, set_gradients, twins, values
 
 AUTHORS = {
@@ -120,9 +120,24 @@ class GroupwisePNM(torch.optim.Optimizer):
                 self.state[p] = {name: state[name] for name in ("pos_momentum", "neg_momentum")}
 
 
+class GroupwiseLion(torch.optim.Optimizer):
+    def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0):
+        super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay, weight_decouple=True, fixed_decay=False))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            for p in group["params"]:
+                state = {**self.state[p], "step": group["step"] - 1}
+                EagerLion.update(p, decayed(p, p.grad, {**group, "decoupled": group["weight_decouple"]}), state, group)
+                self.state[p] = {"exp_avg": state["exp_avg"]}
+
+
 GROUPWISE = {
     "PNM": (posneg.PNM, GroupwisePNM, dict(lr=0.5, weight_decay=0.01)),
     "AdaPNM": (posneg.AdaPNM, GroupwiseAdaPNM, dict(lr=0.01, weight_decay=0.1)),
+    "Lion": (posneg.Lion, GroupwiseLion, dict(lr=0.01, weight_decay=1.0)),
 }
 try:
     import pytorch_optimizer

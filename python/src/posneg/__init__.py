@@ -1,4 +1,4 @@
-"""PNM, AdaPNM, SGD, Adam and AdamW for PyTorch on the CPU: torch.optim's classes around a fused step.
+"""PNM, AdaPNM, SGD, Adam, AdamW and Lion for PyTorch on the CPU: torch.optim's classes around a fused step.
 
 >>> from posneg import AdaPNM
 >>> optimizer = AdaPNM(model.parameters(), lr=1e-3)
@@ -6,12 +6,12 @@
 
 from ._library import isa
 from .checkpoints import CheckpointError, ChecksumError, load_checkpoint, save_checkpoint
-from .optimizers import SGD, PNM, AdaPNM, Adam, AdamW
+from .optimizers import SGD, PNM, AdaPNM, Adam, AdamW, Lion
 from .state_dicts import to_pytorch_optimizer
 
 __version__ = "0.1.0"
 __all__ = [
-    "PNM", "AdaPNM", "SGD", "Adam", "AdamW",
+    "PNM", "AdaPNM", "SGD", "Adam", "AdamW", "Lion",
     "save_checkpoint", "load_checkpoint", "CheckpointError", "ChecksumError",
     "isa", "to_pytorch_optimizer",
 ]

@@ -265,6 +265,56 @@ class AdamW(Adam):
             group["decoupled_weight_decay"] = True  # torch 1 has saved no such option, or Adam's
 
 
+class Lion(Optimizer):
+    """Lion (Chen and others, Symbolic Discovery of Optimization Algorithms, NeurIPS 2023), with the arguments of its authors' class.
+
+    A step moves each parameter by lr, so that lr must be 3 to 10 times smaller than AdamW's, and weight_decay as many times larger.
+    See PNM for the arguments that are not here. A NaN in a gradient reaches the parameters: the sign of a NaN is NaN, and not 0 as in
+    torch.sign.
+
+    Args:
+        betas: the weight of the momentum in the average whose sign is the step, and the decay of the momentum, in [0, 1).
+        weight_decay: shrinks parameters by lr * weight_decay a step if decoupled, as the authors have it, or else joins the
+            gradients (L2).
+    """
+
+    _rule_name = "Lion"
+    _kind = 5
+    _hyperparameters = _same("lr betas weight_decay decoupled maximize")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Union[float, Tensor] = 1e-4,
+        betas: Tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        decoupled: bool = True,
+        maximize: bool = False,
+        fused: Optional[bool] = None,
+        state_dtype: Union[torch.dtype, str, None] = None,
+        master_weights: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            params,
+            dict(
+                lr=lr, betas=betas, weight_decay=weight_decay, decoupled=decoupled, maximize=maximize,
+                fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+            ),
+        )
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        check_betas(group, "beta1 beta2", decays=2)
+        if not any(group["betas"]):
+            raise ValueError(f"Invalid betas: {group['betas']}, must not both be 0")
+
+    def _rule(self, group: Group) -> Tuple[Any, ...]:
+        beta1, beta2 = group["betas"]
+        return _rule(self._kind, group, decoupled=group["decoupled"], beta1=beta1, beta2=beta2)
+
+
 def _rule(
     kind: int,
     group: Group,
