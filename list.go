@@ -176,21 +176,22 @@ func (l *List) preparePart(o *Options, tensor, lo int, grads Vector) error {
 	if err := checkOptions(o, l.batch.tensors[tensor].wide()); err != nil {
 		return err
 	}
-	err := l.checkPart(tensor, lo, grads)
-	if err == nil {
-		err = l.checkGradient(tensor, grads)
-		if err != nil && l.learn(0) == nil { // the memory that it shares may have been left
-			err = l.checkGradient(tensor, grads)
+	if err := l.checkPart(tensor, lo, grads); err != nil {
+		return atTensor(tensor, err)
+	}
+	if err := l.checkGradient(tensor, grads); err != nil { // the memory that it shares may have been left
+		if err := l.learn(0); err != nil {
+			return err
+		}
+		if err := l.checkGradient(tensor, grads); err != nil {
+			return err
 		}
 	}
 	t := &l.batch.tensors[tensor]
-	if err == nil {
-		err = t.setStep(u)
-	}
-	if err != nil {
+	t.rounding = u.Rounding
+	if err := t.setStep(u); err != nil {
 		return atTensor(tensor, err)
 	}
-	t.rounding = u.Rounding
 	return nil
 }
 

@@ -550,6 +550,14 @@ func TestPartSeesOverlaps(t *testing.T) {
 	}
 	l.Updates = l.Updates[:1]
 	wantNoError(t, part(2)) // of a tensor that is gone
+	l.Updates = append(l.Updates, update(2, 3))
+	wantNoError(t, part(5))
+	l.Updates[1].State = nil
+	if err := part(3); !errors.As(err, new(*LengthError)) {
+		t.Errorf("a part that meets memory of a tensor without state: %v", err)
+	}
+	l.Updates[1] = update(2, 4)
+	wantNoError(t, part(3))
 }
 
 func TestUpdateAllErrors(t *testing.T) {
