@@ -367,6 +367,9 @@ func (l *List) forgetGradients() {
 
 // learn checks the memory of tensors that is not known. Those in front of first, if they have been known, have not changed.
 func (l *List) learn(first int) error {
+	if first < 0 {
+		return &ValueError{"List", "first", float64(first), "≥ 0"}
+	}
 	known := len(l.batch.tensors)
 	for i := min(first, len(l.Updates)); i < known; i++ {
 		if i == len(l.Updates) || !l.knows(i) {

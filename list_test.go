@@ -836,6 +836,17 @@ func TestTouch(t *testing.T) {
 	}
 }
 
+// There is no tensor in front of the first, and there need be none from first on.
+func TestFirst(t *testing.T) {
+	l := List{Updates: updateList(sampleRules())}
+	for _, call := range []func(first int) error{l.Check, func(first int) error { return l.Touch(nil, first) }} {
+		wantNoError(t, call(len(l.Updates)+1))
+		if err := call(-1); !reflect.DeepEqual(err, &ValueError{"List", "first", -1, "≥ 0"}) {
+			t.Error(err)
+		}
+	}
+}
+
 // Draws tells of each combination of formats whether another seed gives other bits.
 func TestDraws(t *testing.T) {
 	const n = 200
