@@ -37,6 +37,9 @@ type Update struct {
 // Draws reports whether steps draw random numbers, as those do that store parameters or averages of squares in bf16. Whoever saves a run
 // then saves Rounding, too.
 func (u *Update) Draws() bool {
+	if checkRule(u.Rule) != nil {
+		return false
+	}
 	t := tensor{form: u.Rule.form(), p: u.Params}
 	if len(u.State) > 0 {
 		t.s[0] = u.State[0]
@@ -125,15 +128,19 @@ func (l *List) Step(o Options) (Report, error) {
 		return Report{}, err
 	}
 	defer l.end()
+	defer l.letGo()
 	if err := l.prepare(&o, 0); err != nil {
 		return Report{}, err
 	}
-	r := l.batch.step(&o, l.working)
+	return l.batch.step(&o, l.working), nil
+}
+
+// letGo forgets the gradients, which are the caller's.
+func (l *List) letGo() {
 	for i := range l.batch.tensors {
 		t := &l.batch.tensors[i]
-		t.g.at, t.g.n = nil, 0 // what the caller owns
+		t.g.at, t.g.n = nil, 0
 	}
-	return r, nil
 }
 
 // StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces. They
@@ -231,6 +238,7 @@ func (l *List) Check(first int) error {
 			return atTensor(i, err)
 		}
 	}
+	defer l.letGo()
 	return l.prepare(&Options{}, first)
 }
 
@@ -255,7 +263,6 @@ func (l *List) prepare(o *Options, first int) error {
 	if err := l.learn(first); err != nil {
 		return err
 	}
-	l.working = 0
 	begin := first                 // of those with the same rule
 	last := -1                     // the last tensor that is due
 	var allowed [len(formats)]bool // the options are good for parameters of a format
@@ -283,7 +290,6 @@ func (l *List) prepare(o *Options, first int) error {
 		if t.g.at != nil {
 			last = i
 		}
-		l.working += t.traffic()
 	}
 	if last < 0 {
 		return checkOptions(o, true)
@@ -391,9 +397,9 @@ func (l *List) learn(first int) error {
 
 // learnFrom checks the memory of the tensors from first on.
 func (l *List) learnFrom(first int) error {
-	added := l.base[:0]
+	added, working := l.base[:0], int64(0)
 	if first > 0 {
-		added = nil
+		added, working = nil, l.working
 	}
 	for i := first; i < len(l.Updates); i++ {
 		u := &l.Updates[i]
@@ -408,6 +414,7 @@ func (l *List) learnFrom(first int) error {
 			return atTensor(i, err)
 		}
 		added = t.spans(i, added)
+		working += t.traffic()
 	}
 	if err := added.sort(); err != nil {
 		return err
@@ -422,6 +429,7 @@ func (l *List) learnFrom(first int) error {
 		}
 		l.memory = memory
 	}
+	l.working = working
 	l.forgetGradients() // some may lie in the new memory
 	l.apart = slices.Grow(l.apart[:first], len(l.Updates)-first)[:len(l.Updates)]
 	clear(l.apart[first:])

@@ -836,6 +836,42 @@ func TestTouch(t *testing.T) {
 	}
 }
 
+// What a list has looked at of the caller's gradients it does not keep, whatever became of the call.
+func TestListLetsGradientsGo(t *testing.T) {
+	l := List{Updates: updateList(sampleRules())}
+	nextGrads(l.Updates)
+	last := &l.Updates[len(l.Updates)-1]
+	for _, step := range []int{1, 0} {
+		last.Step = step
+		_, err := l.Step(Options{})
+		for _, err := range []error{err, l.Check(0)} {
+			if (err == nil) != (step > 0) {
+				t.Error(err)
+			}
+			for i := range l.batch.tensors {
+				if l.batch.tensors[i].g.at != nil {
+					t.Errorf("gradient %d is kept, where the step is %d", i, step)
+				}
+			}
+		}
+	}
+}
+
+// How much memory a step touches does not depend on which tensors were looked at last.
+func TestWorkingIsOfAllTensors(t *testing.T) {
+	l, whole := List{Updates: updateList(sampleRules())}, List{Updates: updateList(sampleRules())}
+	wantNoError(t, whole.Touch(nil, 0))
+	all := l.Updates
+	l.Updates = all[:2]
+	wantNoError(t, l.Touch(nil, 0))
+	l.Updates = all
+	nextGrads(l.Updates)
+	wantNoError(t, l.Check(2))
+	if l.working != whole.working || l.working == 0 {
+		t.Errorf("%d bytes, must be %d", l.working, whole.working)
+	}
+}
+
 // There is no tensor in front of the first, and there need be none from first on.
 func TestFirst(t *testing.T) {
 	l := List{Updates: updateList(sampleRules())}
@@ -850,6 +886,9 @@ func TestFirst(t *testing.T) {
 // Draws tells of each combination of formats whether another seed gives other bits.
 func TestDraws(t *testing.T) {
 	const n = 200
+	if (&Update{}).Draws() || (&Update{Rule: (*PNM)(nil)}).Draws() {
+		t.Error("what has no rule draws numbers")
+	}
 	for _, r := range sampleRules() {
 		for _, f := range allFormats(r) {
 			var out [2]*tensor
