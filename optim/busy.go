@@ -38,7 +38,10 @@ func (t *turnstile) beginReading() error {
 			return pnm.ErrBusy
 		}
 		if t.inside.CompareAndSwap(n, n+1) {
-			t.RLock()
+			if !t.TryRLock() { // Close has it, or waits for a call that this one may be within
+				t.inside.Add(-1)
+				return pnm.ErrBusy
+			}
 			return nil
 		}
 	}

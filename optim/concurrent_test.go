@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -214,6 +215,26 @@ func TestBusy(t *testing.T) {
 		t.Errorf("%d calls of writer and reader", calls)
 	}
 	wantNoError(t, stepOf(o, g))
+}
+
+// A call within one that Close waits for is refused, and not left waiting for Close.
+func TestBusyWithClose(t *testing.T) {
+	o, err := New(groupOf(pnm.NewPNM(1), make([]float32, 8)))
+	wantNoError(t, err)
+	var closing sync.WaitGroup
+	wantNoError(t, o.SaveTo(writerFunc(func(b []byte) (int, error) {
+		closing.Go(o.Close)
+		for {
+			if _, err := o.State(); errors.Is(err, pnm.ErrBusy) {
+				return len(b), nil
+			}
+			runtime.Gosched()
+		}
+	}), SaveOptions{}))
+	closing.Wait()
+	if _, err := o.State(); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
 }
 
 type writerFunc func([]byte) (int, error)

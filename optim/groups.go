@@ -150,9 +150,9 @@ func (o *Optimizer) withNames(g Group) ([]string, error) {
 		}
 		switch {
 		case taken:
-			return nil, &pnm.TensorError{Tensor: number, Name: name, Err: fmt.Errorf("tensor %d has the same name", other)}
+			return nil, &pnm.TensorError{Tensor: number, Name: name, Err: fmt.Errorf("tensor %d is called %q, too", other, name)}
 		case name == "" || !utf8.ValidString(name):
-			return nil, &pnm.TensorError{Tensor: number, Err: fmt.Errorf("its name is %q, must not be empty and be UTF-8", name)}
+			return nil, &pnm.TensorError{Tensor: number, Err: fmt.Errorf("its name is %q, must be UTF-8 and not empty", name)}
 		}
 		here[name] = number
 		all = append(all, name)
@@ -262,8 +262,9 @@ func (o *Optimizer) SetLR(lr float64, groups ...int) error {
 	}
 	defer o.calls.end()
 	if len(groups) == 0 {
-		for i := range o.groups {
-			groups = append(groups, i)
+		groups = make([]int, len(o.groups)) // not behind the caller's, which may have room there
+		for i := range groups {
+			groups[i] = i
 		}
 	}
 	rules := make([]pnm.Rule, len(groups))
