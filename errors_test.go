@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unsafe"
 )
 
 // A refusal is a call that must be refused, with the error that it must give.
@@ -215,80 +214,4 @@ func TestValidate(t *testing.T) {
 			t.Errorf("%T has no fields", r)
 		}
 	}
-}
-
-func TestListErrors(t *testing.T) {
-	bad := NewAdaPNM()
-	bad.Beta2 = 1.5
-	small := NewPNM(1e-3)
-	badErr := bad.Validate()
-	if badErr == nil {
-		t.Fatal("Beta2 = 1.5 is legal")
-	}
-	at := func(i int, err error) error { return &TensorError{Tensor: i, Err: err} }
-	g := Float32(make([]float32, 8))
-	other := func() Vector { return Float32(make([]float32, 8)) }
-	// with makes a step of two tensors in x[:48] after a change.
-	with := func(o Options, change func(u []Update, x []float32) []Update) func(x []float32) error {
-		return func(x []float32) error {
-			v := Float32(x)
-			u := []Update{
-				{Rule: small, Step: 1, Params: v.Slice(0, 8), Grads: g, State: []Vector{v.Slice(8, 16), v.Slice(16, 24)}},
-				{Rule: small, Step: 1, Params: v.Slice(24, 32), Grads: g, State: []Vector{v.Slice(32, 40), v.Slice(40, 48)}},
-			}
-			l := List{Updates: change(u, x)}
-			_, err := l.Step(o)
-			if _, again := UpdateAll(o, l.Updates); !reflect.DeepEqual(again, err) {
-				t.Errorf("UpdateAll says %v, the list %v", again, err)
-			}
-			return err
-		}
-	}
-	update := func(i int, change func(u *Update, x []float32)) func(x []float32) error {
-		return with(Options{}, func(u []Update, x []float32) []Update {
-			change(&u[i], x)
-			return u
-		})
-	}
-	const finite32 = "small enough for its coefficient to be finite in float32"
-	refuse(t, []refusal{
-		{"no rule", update(1, func(u *Update, _ []float32) { u.Rule = nil }), at(1, errors.New("pnm: Rule is nil")), "pnm: tensor 1: Rule is nil"},
-		{"a rule of another package", update(0, func(u *Update, _ []float32) { u.Rule = struct{ Rule }{} }),
-			at(0, errors.New("pnm: Rule is a struct { pnm.Rule }, must be one of this package's rules, by value")), "tensor 0: Rule is a struct"},
-		{"a pointer to a rule", update(1, func(u *Update, _ []float32) { u.Rule = &small }),
-			at(1, errors.New("pnm: Rule is a *pnm.PNM, must be one of this package's rules, by value")), "Rule is a *pnm.PNM"},
-		{"a bad rule", update(1, func(u *Update, _ []float32) { u.Rule = bad }), at(1, badErr), "tensor 1: AdaPNM.Beta2 is 1.5, must be in [0, 1)"},
-		{"a rule with other state", update(1, func(u *Update, _ []float32) { u.Rule = NewAdaPNM() }),
-			at(1, &LengthError{"State (exp_avg, neg_exp_avg, exp_avg_sq, max_exp_avg_sq)", 2, 4}), "tensor 1: length of State (exp_avg"},
-		{"a rule without state", update(0, func(u *Update, _ []float32) { u.Rule = NewSGD(1) }), at(0, &LengthError{"State (empty)", 2, 0}), "State (empty) is 2"},
-		{"too much state", update(0, func(u *Update, _ []float32) { u.State = make([]Vector, 9) }),
-			at(0, &LengthError{"State (pos_momentum, neg_momentum)", 9, 2}), "is 9, must be 2"},
-		{"step 0", update(1, func(u *Update, _ []float32) { u.Step = 0 }), at(1, &ValueError{"Update", "Step", 0, "≥ 1"}), "tensor 1: Update.Step is 0, must be ≥ 1"},
-		{"coefficient beyond float32", update(1, func(u *Update, _ []float32) { u.Rule = NewPNM(1e39) }),
-			at(1, &ValueError{"PNM", "LR", NewPNM(1e39).scalars(1).k1, finite32}), "tensor 1: PNM.LR leads to"},
-		{"no gradient", update(0, func(u *Update, _ []float32) { u.Grads = Vector{} }), at(0, &LengthError{"grads", 0, 8}), "tensor 0: length of grads is 0, must be 8"},
-		{"short state", update(1, func(u *Update, _ []float32) { u.State[1] = u.State[1].Slice(0, 7) }),
-			at(1, &LengthError{"neg_momentum", 7, 8}), "length of neg_momentum is 7"},
-		{"long copy", update(1, func(u *Update, _ []float32) { u.Copy = BF16(make([]uint16, 9)) }), at(1, &LengthError{"copy", 9, 8}), "copy is 9"},
-		{"float64 gradient", update(1, func(u *Update, _ []float32) { u.Grads = Float64(make([]float64, 8)) }),
-			at(1, &FormatError{"grads", "float64", "float32, bf16 or f16"}), "the format of grads is float64"},
-		{"f16 state", update(0, func(u *Update, _ []float32) { u.State[0] = F16(make([]uint16, 8)) }),
-			at(0, &FormatError{"pos_momentum", "f16", "float32 or bf16"}), "the format of pos_momentum is f16"},
-		{"parameters twice", with(Options{}, func(u []Update, _ []float32) []Update { u[1].Params = u[0].Params; return u }),
-			&OverlapError{Arg: "params", OtherArg: "params", Elements: 8, Tensors: []int{0, 1}}, "params of tensor 0 and params of tensor 1 share 8"},
-		{"another's state", with(Options{}, func(u []Update, x []float32) []Update { u[0].Params = Float32(x[47:55]); return u }),
-			&OverlapError{Arg: "params", OtherArg: "neg_momentum", Elements: 1, Tensors: []int{0, 1}}, "neg_momentum of tensor 1 share 1"},
-		{"its own state", update(1, func(u *Update, x []float32) { u.State[0] = Float32(x[25:33]) }),
-			at(1, &OverlapError{Arg: "params", OtherArg: "pos_momentum", Elements: 7}), "tensor 1: params and pos_momentum share 7"},
-		{"its own copy", update(0, func(u *Update, x []float32) { u.Copy = BF16(unsafe.Slice((*uint16)(unsafe.Pointer(&x[6])), 8)) }),
-			at(0, &OverlapError{Arg: "params", OtherArg: "copy", Elements: 2}), "tensor 0: params and copy"},
-		{"a gradient within another's params", update(0, func(u *Update, x []float32) { u.Grads = Float32(x[25:33]) }),
-			&OverlapError{Arg: "params", OtherArg: "grads", Elements: 7, Tensors: []int{1, 0}}, "params of tensor 1 and grads of tensor 0 share 7"},
-		{"a gradient within its own state", update(1, func(u *Update, x []float32) { u.Grads = Float32(x[38:46]) }),
-			at(1, &OverlapError{Arg: "pos_momentum", OtherArg: "grads", Elements: 2}), "tensor 1: pos_momentum and grads share 2"},
-		{"gradients that are zeroed twice", with(Options{ZeroGrads: true}, func(u []Update, _ []float32) []Update { return u }),
-			&OverlapError{Arg: "grads", OtherArg: "grads", Elements: 8, Tensors: []int{0, 1}}, "grads of tensor 0 and grads of tensor 1"},
-		{"an option", with(Options{ClipNorm: -1}, func(u []Update, _ []float32) []Update { u[1].Grads = other(); return u }),
-			&ValueError{"Options", "ClipNorm", -1, "> 0, or 0 for none"}, "Options.ClipNorm is -1"},
-	})
 }
