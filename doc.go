@@ -4,8 +4,9 @@
 // as PyTorch defines them, and [Lion] (Chen and others, NeurIPS 2023, arXiv 2302.06675).
 //
 // A trainer calls it on memory of its own, with the number of the step: [UpdatePNM], [UpdateAdaPNM], [UpdateSGD], [UpdateAdam] or
-// [UpdateLion] on the slices of one tensor; [UpdateAll] on a list of tensors, with all that trainers do around a step; or, for who steps
-// the same tensors again and again, a [List], which does what UpdateAll does and checks only what has changed. These keep nothing, and allocate nothing.
+// [UpdateLion] on the slices of one tensor; [UpdateAll] on a list of tensors, with all that trainers do around a step. A [List] does the
+// same for tensors that are stepped again and again, and checks only what has changed. None of them allocates memory, and the state is
+// the caller's.
 // A trainer that wants the state kept for it, with groups, schedules and checkpoints, takes package
 // [github.com/posneg/pnm/optim], which is built on a List.
 //

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// ErrBusy is what a call on a [List] returns, having done nothing, if another goroutine's call is running.
+// ErrBusy is returned by a call on a [List], or on an optimizer of package optim, that comes while another one runs. It has done nothing.
 var ErrBusy = errors.New("pnm: busy with a call of another goroutine: let one goroutine at a time call")
 
 // A TensorError reports which tensor of a list an error is about.

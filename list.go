@@ -34,8 +34,8 @@ type Update struct {
 	Skip bool // leave the tensor as it is, for it has no gradient now; Step and Grads do not matter then
 }
 
-// Draws reports whether steps draw random numbers, as those do that store parameters or averages of squares in bf16. Whoever saves a run
-// then saves Rounding, too.
+// Draws reports whether steps draw random numbers: those that store parameters or averages of squares in bf16 do. A saved run then needs
+// Rounding, too. Without a valid Rule it is false.
 func (u *Update) Draws() bool {
 	if checkRule(u.Rule) != nil {
 		return false
@@ -143,10 +143,10 @@ func (l *List) letGo() {
 	}
 }
 
-// StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces. They
-// see to it that each element has its part once; the bits are those of a whole step, but for what the options say of all gradients:
-// these are then the part's. Other tensors' memory, which the gradients must not share, is taken to lie where it did at the last call that
-// looked at all tensors.
+// StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces; each
+// element must be in one part. Grads and Skip of the Update do not matter. The bits are those of a whole step, except that options about
+// all gradients are about those of the part. Other tensors' memory, which the gradients must not share, is taken to lie where it did at
+// the last call that looked at all tensors.
 func (l *List) StepPart(o Options, tensor, lo int, grads Vector) (Report, error) {
 	if err := l.begin(); err != nil {
 		return Report{}, err
@@ -213,9 +213,9 @@ func (l *List) checkPart(tensor, lo int, grads Vector) error {
 	return t.checkGradFormat(grads.format)
 }
 
-// Check reports what [List.Step] would refuse of the tensors from first on, and does nothing. Those in front of it, if they have been
-// checked, are taken to be as they were. Of those that are skipped it looks at all
-// but Step and Grads; and of each rule at the coefficients of steps 1 and 2, which are the largest.
+// Check reports what [List.Step] would refuse of the tensors from first on, and performs nothing. In a list that grows, those before
+// first that have been checked are taken to be as they were. Skipped tensors are checked, too, except for Step and Grads, and so are the
+// coefficients of each rule at steps 1 and 2, where they are largest.
 func (l *List) Check(first int) error {
 	if err := l.begin(); err != nil {
 		return err
@@ -242,8 +242,9 @@ func (l *List) Check(first int) error {
 	return l.prepare(&Options{}, first)
 }
 
-// Touch has each worker of a pool touch the state that it will update, of the tensors from first on, so that the system places it
-// nearby: for memory that nobody has touched, as that of a new [Arena]. What the state holds stays.
+// Touch has each worker of a pool touch the state that it will update, of the tensors from first on, so that the system places the
+// memory nearby. It is for memory that nobody has touched yet, such as that of a new [Arena]; the state keeps its content. See
+// [List.Check] for first and for errors.
 func (l *List) Touch(p *Pool, first int) error {
 	if err := l.begin(); err != nil {
 		return err

@@ -1,8 +1,8 @@
 package pnm
 
-// A Rounding tells the random numbers of stochastic rounding apart, by which bf16 parameters and averages of squares are
-// stored. element i of a tensor draws the same number at step t wherever, whenever and by whomever it is updated, from a
-// counter: a function of Seed, Tensor, t and First+i. Other seeds, tensors, steps and elements draw other numbers.
+// A Rounding selects the random numbers of stochastic rounding, by which bf16 parameters and averages of squares are stored. The
+// number of element i at step t is a function of Seed, Tensor, t and First+i: the same wherever, whenever and by whomever the element
+// is updated. Other seeds, tensors, steps and elements draw other numbers.
 type Rounding struct {
 	Seed   uint64 // of the run
 	Tensor uint64 // tells the tensors of a run apart

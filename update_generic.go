@@ -6,7 +6,7 @@ import (
 	"github.com/posneg/pnm/internal/equations"
 )
 
-// Float is an element type of parameters, gradients and state, all of the same one.
+// Float is an element type of a drop-in call: all its slices have the same one.
 type Float interface{ float32 | float64 }
 
 // element is an element type of memory: those of Float, and types of 16 bits for bf16 and f16.

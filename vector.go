@@ -22,13 +22,13 @@ type Vector struct {
 // Float32 returns a slice of float32 as a Vector.
 func Float32(x []float32) Vector { return vectorOf(x) }
 
-// Float64 returns a slice of float64 as a Vector. It meets no other format in a step: all vectors of a tensor are float64.
+// Float64 returns a slice of float64 as a Vector. In a step, all vectors of a tensor are float64, or none is.
 func Float64(x []float64) Vector { return vectorOf(x) }
 
-// BF16 returns a slice of bf16, whatever its type of 16 bits, as a Vector.
+// BF16 returns a slice of bf16 as a Vector; any type of 16 bits will do.
 func BF16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), bf16} }
 
-// F16 returns a slice of f16, whatever its type of 16 bits, as a Vector.
+// F16 returns a slice of f16 as a Vector; any type of 16 bits will do.
 func F16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), f16} }
 
 // Vectors returns each of the slices as a Vector.
@@ -98,8 +98,8 @@ func (v Vector) Clone() Vector {
 // Clear sets all elements to zero.
 func (v Vector) Clear() { clearBytes(v.Bytes()) }
 
-// Set sets each element to the same of from: copied, widened exactly, or rounded to nearest even. It returns how many finite
-// float32 became an infinity of f16. Different lengths give a *LengthError, float64 on one side only a *FormatError, shared memory an
+// Set copies the elements of from: widened exactly, or rounded to nearest even, where the formats differ. It returns how many finite
+// elements became an infinity of f16. Different lengths give a *LengthError, float64 on one side only a *FormatError, shared memory an
 // *OverlapError, and nothing is written.
 func (v Vector) Set(from Vector) (overflows int, err error) {
 	if v.n != from.n {

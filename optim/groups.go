@@ -253,9 +253,9 @@ func (o *Optimizer) LR(group int) float64 {
 	return 0
 }
 
-// SetLR sets the learning rate of the given groups from the next step on; of all groups, if none are given. A learning rate out of
-// range gives a *pnm.ValueError, and that, or a group that there is not, an error that names the group. A tensor of the groups of which
-// [Optimizer.StepPart] has done a part gives a *PartError.
+// SetLR sets the learning rate of the given groups from the next step on; of all groups, if none are given. A group that
+// does not exist gives an error that names it, and so does a learning rate out of range, with a *pnm.ValueError behind it. A tensor of
+// the groups of which [Optimizer.StepPart] has done a part gives a *PartError.
 func (o *Optimizer) SetLR(lr float64, groups ...int) error {
 	if err := o.calls.begin(); err != nil {
 		return err

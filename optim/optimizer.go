@@ -286,7 +286,7 @@ func (o *Optimizer) Steps(tensor int) int {
 // which of the two momenta of PNM and AdaPNM is due: set it with the state that belongs to it, or use [Optimizer.SetState].
 //
 // A count below 0, or one that no step can follow, gives a *StateError; a tensor of which [Optimizer.StepPart] has done a part a
-// *PartError; a tensor that there is not a *pnm.TensorError.
+// *PartError; a tensor that does not exist a *pnm.TensorError.
 func (o *Optimizer) SetSteps(tensor, steps int) error {
 	if err := o.calls.begin(); err != nil {
 		return err
