@@ -179,7 +179,7 @@ func (v Vector) MarshalBinary() ([]byte, error) {
 	return b, nil
 }
 
-// UnmarshalBinary sets v to a slice of its own, with what [Vector.MarshalBinary] returned.
+// UnmarshalBinary sets v to a slice of its own, with what [Vector.MarshalBinary] returned. Without elements it is a nil slice.
 func (v *Vector) UnmarshalBinary(b []byte) error {
 	if len(b) == 0 || b[0] >= byte(len(formats)) {
 		return fmt.Errorf("pnm: no Vector begins with % x", b[:min(len(b), 1)])
@@ -188,7 +188,10 @@ func (v *Vector) UnmarshalBinary(b []byte) error {
 	if b = b[1:]; len(b)%f.size() != 0 {
 		return fmt.Errorf("pnm: %d bytes are no Vector of %s", len(b), f)
 	}
-	read := Vector{unsafe.Pointer(unsafe.SliceData(b)), len(b) / f.size(), f}
+	read := Vector{nil, len(b) / f.size(), f}
+	if len(b) > 0 { // else a missing copy or gradient would become one of the wrong length
+		read.at = unsafe.Pointer(unsafe.SliceData(b))
+	}
 	*v = read.Clone()
 	f.swap(v.Bytes())
 	return nil

@@ -137,7 +137,7 @@ func TestVectorIsSaved(t *testing.T) {
 		wantNoError(t, u.UnmarshalBinary(b))
 		wantNoError(t, json.Unmarshal(text, &m))
 		for _, w := range []Vector{u, m["exp_avg"]} {
-			if w.format != v.format || w.n != v.n || string(w.Bytes()) != string(v.Bytes()) {
+			if w.format != v.format || w.n != v.n || w.IsNil() != v.IsNil() || string(w.Bytes()) != string(v.Bytes()) {
 				t.Errorf("%v becomes %v", v, w)
 			}
 		}
