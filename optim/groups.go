@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -79,7 +80,7 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 	}
 	o.list.Updates = append(o.list.Updates, o.updatesOf(g, arena.Vectors())...)
 	if err := o.list.Check(first); err != nil {
-		o.list.Updates = o.list.Updates[:first]
+		o.list.Updates = slices.Delete(o.list.Updates, first, len(o.list.Updates)) // which forgets them
 		arena.Close()
 		return 0, named(err, names)
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"weak"
 
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/internal/allocated"
@@ -403,6 +404,20 @@ func TestGradientsAreLetGo(t *testing.T) {
 			return false
 		}
 	})
+	runtime.KeepAlive(o)
+}
+
+// An optimizer keeps nothing of a group that it refused.
+func TestRefusedParamsAreLetGo(t *testing.T) {
+	o := optimizerOf(t, groupOf(pnm.NewPNM(1), make([]float32, 8)))
+	first := func() weak.Pointer[float32] {
+		p := make([]float32, 1000)
+		if o.AddGroup(groupOf(pnm.NewPNM(1), p, p)) == nil {
+			t.Error("the same parameters are added twice")
+		}
+		return weak.Make(&p[0])
+	}()
+	eventually(t, "parameters that were refused are kept", func() bool { runtime.GC(); return first.Value() == nil })
 	runtime.KeepAlive(o)
 }
 
