@@ -153,7 +153,7 @@ func TestKeepRules(t *testing.T) {
 	f := formatsOf{"bf16", "bf16", "bf16", ""}
 	sizes := []int{5, 0, 33, 1, 70, 16}
 	a := newRun(t, pnm.NewAdaPNM(), f, Config{Seed: 3}, sizes)
-	wantNoError(t, a.opt.SetLR(0.5, 1)) // the groups differ
+	wantNoError(t, a.opt.SetGroupLR(1, 0.5)) // the groups differ
 	a.step(t, 1)
 	file := saved(t, a.opt, SaveOptions{StateOnly: true})
 	nine := with(pnm.NewAdaPNM(), "lr", 9.0)

@@ -173,9 +173,9 @@ func TestOptimizerErrors(t *testing.T) {
 			}
 			return err
 		}, &pnm.ValueError{Of: "PNM", Field: "LR", Value: -1, Legal: "finite and ≥ 0"}, "group 0: PNM.LR is -1"},
-		{"SetLR of one group, and of one that is not there", func(x []float32) error {
+		{"SetLR of a group that is not there", func(x []float32) error {
 			o := optimizer(x)
-			err := o.SetLR(0.5, 0, 2)
+			err := o.SetGroupLR(2, 0.5)
 			if o.Rule(0) != pnm.Rule(small) {
 				t.Error("a rule was changed")
 			}
@@ -189,7 +189,7 @@ func TestOptimizerErrors(t *testing.T) {
 			&pnm.ValueError{Of: "PNM", Field: "LR", Value: -1, Legal: "finite and ≥ 0"}, "group 0"},
 		{"a coefficient of step 2", one(pnm.SGD{LR: 1, Momentum: 0.9, Dampening: 1e39}),
 			&pnm.ValueError{Of: "SGD", Field: "Dampening", Value: -1e39, Legal: "small enough for its coefficient to be finite in float32"}, "group 0: SGD.Dampening"},
-		{"SetLR beyond float32", func(x []float32) error { return optimizer(x).SetLR(1e39, 1) }, wrapped, "group 1: AdaPNM.LR leads to"},
+		{"SetLR beyond float32", func(x []float32) error { return optimizer(x).SetGroupLR(1, 1e39) }, wrapped, "group 1: AdaPNM.LR leads to"},
 		{"SetRule to a bad one", func(x []float32) error { return optimizer(x).SetRule(1, bad) }, badErr, "optim: group 1: AdaPNM.Beta2 is 1.5"},
 		{"SetRule to nil", func(x []float32) error { return optimizer(x).SetRule(1, nil) }, wrapped, "nil"},
 		{"SetSteps of no tensor", func(x []float32) error { return optimizer(x).SetSteps(3, 0) },

@@ -77,7 +77,7 @@ func ExampleOptimizer_groups() {
 	defer opt.Close()
 	for step := range 10 {
 		if step == 8 {
-			check(opt.SetLR(1e-4)) // of all groups; SetLR(1e-4, 1) would be the second one's
+			check(opt.SetLR(1e-4)) // of all groups; SetGroupLR(1, 1e-4) would be the second one's
 		}
 		_, err := opt.StepNamed(pnm.Options{}, map[string]pnm.Vector{ // 2.bias has none
 			"1.weight": pnm.Float32(make([]float32, 6)),

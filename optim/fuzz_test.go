@@ -170,7 +170,7 @@ func (w *world) fail() {
 	_, err = o.StepNamed(pnm.Options{}, map[string]pnm.Vector{"x": {}})
 	w.refused(err, "a gradient of no tensor")
 	w.refused(o.SetRule(groups, pnm.NewPNM(1)), "SetRule of no group")
-	w.refused(o.SetLR(math.NaN(), groups), "SetLR of no group")
+	w.refused(o.SetGroupLR(groups, 1), "SetGroupLR of no group")
 	w.refused(o.SetSteps(n, 1), "SetSteps of no tensor")
 	w.refused(partOf(o, pnm.Options{}, Part{Tensor: n, Step: 1}), "a part of no tensor")
 	w.refused(o.SetState(make([]TensorState, n+1)), "SetState of other length")
@@ -284,7 +284,11 @@ func (w *world) run(program []byte) {
 			wantNoError(w.t, twin.SetRule(g, r))
 		case 8:
 			lr := math.Exp(-5 * w.rng.Float64())
-			wantNoError(w.t, plain.SetLR(lr, []int{g}[:w.rng.IntN(2)]...))
+			if w.rng.IntN(2) == 0 {
+				wantNoError(w.t, plain.SetLR(lr))
+			} else {
+				wantNoError(w.t, plain.SetGroupLR(g, lr))
+			}
 			for i := range groups {
 				wantNoError(w.t, twin.SetRule(i, plain.Rule(i)))
 			}

@@ -254,25 +254,32 @@ func (o *Optimizer) LR(group int) float64 {
 	return 0
 }
 
-// SetLR sets the learning rate of the given groups from the next step on; of all groups, if none are given. A group that
-// does not exist gives an error that names it, and so does a learning rate out of range, with a *pnm.ValueError behind it. A tensor of
-// the groups of which [Optimizer.StepPart] has done a part gives a *PartError.
-func (o *Optimizer) SetLR(lr float64, groups ...int) error {
+// SetLR sets the learning rate of all groups from the next step on. A learning rate out of range gives an error that names the group,
+// with a *pnm.ValueError behind it; a tensor of which [Optimizer.StepPart] has done a part gives a *PartError. Nothing changes then.
+func (o *Optimizer) SetLR(lr float64) error {
 	if err := o.calls.begin(); err != nil {
 		return err
 	}
 	defer o.calls.end()
-	if len(groups) == 0 {
-		groups = make([]int, len(o.groups)) // not behind the caller's, which may have room there
-		for i := range groups {
-			groups[i] = i
-		}
+	return o.setLR(lr, 0, len(o.groups))
+}
+
+// SetGroupLR is [Optimizer.SetLR] for one group. If there is no such group, it returns an error that says so.
+func (o *Optimizer) SetGroupLR(group int, lr float64) error {
+	if err := o.calls.begin(); err != nil {
+		return err
 	}
-	rules := make([]pnm.Rule, len(groups))
-	for k, i := range groups {
-		if err := o.checkGroup(i); err != nil {
-			return err
-		}
+	defer o.calls.end()
+	if err := o.checkGroup(group); err != nil {
+		return err
+	}
+	return o.setLR(lr, group, group+1)
+}
+
+// setLR sets the learning rate of the groups from first to end−1.
+func (o *Optimizer) setLR(lr float64, first, end int) error {
+	rules := make([]pnm.Rule, 0, end-first)
+	for i := first; i < end; i++ {
 		if err := o.wholeSteps(o.members(i)); err != nil {
 			return err
 		}
@@ -283,10 +290,10 @@ func (o *Optimizer) SetLR(lr float64, groups ...int) error {
 		if err != nil {
 			return inGroup(i, err)
 		}
-		rules[k] = r
+		rules = append(rules, r)
 	}
-	for k, i := range groups {
-		o.setRule(i, rules[k])
+	for k, r := range rules {
+		o.setRule(first+k, r)
 	}
 	return nil
 }

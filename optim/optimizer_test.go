@@ -79,7 +79,7 @@ func TestOptimizerIsTheEngine(t *testing.T) {
 					}
 				}
 				if step == 8 { // for one group
-					wantNoError(t, r.opt.SetLR(0.02, 1))
+					wantNoError(t, r.opt.SetGroupLR(1, 0.02))
 					rules[2] = with(rules[2], "lr", 0.02)
 				}
 				grads := r.grads(step)
@@ -304,17 +304,6 @@ func TestGroupsChange(t *testing.T) {
 		wantNoError(t, stepOf(other, g))
 	}
 	wantSame(t, "the late tensor", late, fresh)
-}
-
-// A list of groups is only read, also an empty one that has room behind it, which stands for all groups.
-func TestSetLRLeavesTheList(t *testing.T) {
-	o := optimizerOf(t, groupOf[float32](pnm.NewPNM(1)), groupOf[float32](pnm.NewSGD(1)))
-	groups := []int{1, 1, 0}
-	wantNoError(t, o.SetLR(0.5, groups[:0]...))
-	wantNoError(t, o.SetLR(0.25, groups[:2]...))
-	if !slices.Equal(groups, []int{1, 1, 0}) || o.LR(0) != 0.5 || o.LR(1) != 0.25 {
-		t.Errorf("groups %d, learning rates %g and %g", groups, o.LR(0), o.LR(1))
-	}
 }
 
 // A group that comes later changes nothing of those that are there, and its parameters are looked at in later steps.

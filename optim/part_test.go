@@ -119,7 +119,7 @@ func TestPartErrors(t *testing.T) {
 		{"SetParams", func(x []float32) error {
 			return optimizer(x).SetParams(pnm.Vectors(make([]float32, 8), make([]float32, 8)), nil)
 		}, missing, "first"},
-		{"SetLR", func(x []float32) error { return optimizer(x).SetLR(1, 1, 0) }, missing, "first"},
+		{"SetLR", func(x []float32) error { return optimizer(x).SetLR(1) }, missing, "first"},
 		{"SetRule", func(x []float32) error { return optimizer(x).SetRule(0, pnm.NewPNM(2)) }, missing, "first"},
 		{"SetSteps", func(x []float32) error { return optimizer(x).SetSteps(0, 2) }, missing, "first"},
 		{"the last missing", func(x []float32) error {
@@ -137,7 +137,7 @@ func TestPartErrors(t *testing.T) {
 		t.Helper()
 		wantNoError(t, partOf(o, opts, Part{tensor, step, lo, pnm.Float32(x[32 : 32+n])}))
 	}
-	wantNoError(t, o.SetLR(1, 1)) // the other group is not in the middle of a step
+	wantNoError(t, o.SetGroupLR(1, 1)) // the other group is not in the middle of a step
 	wantNoError(t, o.SetSteps(1, 0))
 	do(pnm.Options{}, 1, 1, 0, 0)
 	do(pnm.Options{}, 0, 1, 8, 0)

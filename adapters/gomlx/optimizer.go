@@ -454,9 +454,12 @@ func (o *Optimizer) SetRule(group int, r pnm.Rule) error { return o.engine.SetRu
 // LR returns the learning rate of a group, or 0 if there is no such group.
 func (o *Optimizer) LR(group int) float64 { return o.engine.LR(group) }
 
-// SetLR sets the learning rate of the given groups from the next step on, of all groups if none are given. Where the graph sets
+// SetLR sets the learning rate of all groups from the next step on. Where the graph sets
 // GoMLX's own variable of the learning rate, as its cosine schedule does, that is the one of all groups.
-func (o *Optimizer) SetLR(lr float64, groups ...int) error { return o.engine.SetLR(lr, groups...) }
+func (o *Optimizer) SetLR(lr float64) error { return o.engine.SetLR(lr) }
+
+// SetGroupLR is [optim.Optimizer.SetGroupLR].
+func (o *Optimizer) SetGroupLR(group int, lr float64) error { return o.engine.SetGroupLR(group, lr) }
 
 // Clear drops the state: the next step is the first. It implements [optimizer.Interface].
 func (o *Optimizer) Clear(*model.Scope) error {

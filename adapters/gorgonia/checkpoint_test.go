@@ -35,7 +35,7 @@ func testResume[T pnm.Float](t *testing.T) {
 	solver := func(n *net, lr float64) *Solver {
 		s, err := NewSolverFor(n.model, byName)
 		if err == nil {
-			err = s.SetLR(lr, 1)
+			err = s.SetGroupLR(1, lr)
 		}
 		if err != nil {
 			t.Fatal(err)

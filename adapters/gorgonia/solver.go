@@ -195,8 +195,11 @@ func (s *Solver) Report() pnm.Report { return s.report }
 // LR returns the learning rate of a group, or 0 if there is no such group.
 func (s *Solver) LR(group int) float64 { return s.opt.LR(group) }
 
-// SetLR sets the learning rate of the given groups, or of all, from the next step on. It fails as [optim.Optimizer.SetLR] does.
-func (s *Solver) SetLR(lr float64, groups ...int) error { return s.opt.SetLR(lr, groups...) }
+// SetLR sets the learning rate of all groups from the next step on. It fails as [optim.Optimizer.SetLR] does.
+func (s *Solver) SetLR(lr float64) error { return s.opt.SetLR(lr) }
+
+// SetGroupLR is [optim.Optimizer.SetGroupLR].
+func (s *Solver) SetGroupLR(group int, lr float64) error { return s.opt.SetGroupLR(group, lr) }
 
 // Groups returns the number of groups: 1, unless [NewSolverFor] found several rules.
 func (s *Solver) Groups() int { return s.opt.Groups() }

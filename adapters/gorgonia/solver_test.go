@@ -301,7 +301,7 @@ func TestGroups(t *testing.T) {
 		}
 	}
 	step(1, 0.75, 0, -0.25)
-	if err := s.SetLR(0, 1); err != nil {
+	if err := s.SetGroupLR(1, 0); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range nodes {

@@ -30,7 +30,7 @@ type Run struct {
 // An Optimizer moves the parameters of a network by their gradients, which come in the order of [mlp.Net.Grads]; they may be
 // changed.
 type Optimizer interface {
-	SetLR(lr float64, groups ...int) error
+	SetLR(lr float64) error
 	Step(grads [][]float32) error
 }
 
