@@ -81,6 +81,9 @@ type List struct {
 	sorted   regions // scratch
 }
 
+// mostSpare is how many tensors a list may have had that is kept for the next call: each takes some 400 bytes.
+const mostSpare = 64 << 10
+
 // spare are lists of calls that keep nothing, for the next such call.
 var spare = make(chan *List, 16)
 
@@ -98,6 +101,9 @@ func takeList() *List {
 func (l *List) putBack() {
 	l.Updates = nil
 	l.forget()
+	if cap(l.batch.tensors) > mostSpare {
+		return
+	}
 	select {
 	case spare <- l:
 	default:

@@ -277,7 +277,7 @@ func (p *pool) close() {
 
 // help is a helper's life.
 func (p *pool) help(h *helper) {
-	if cpus := p.cpus.Load(); cpus != nil {
+	if cpus := p.cpus.Load(); cpus != nil && h.number < len(*cpus) {
 		runtime.LockOSThread() // for ever: the thread ends with the goroutine
 		system.BindThread((*cpus)[h.number])
 	}
