@@ -16,37 +16,33 @@ func checkStep(t int) error {
 	return nil
 }
 
-// checkBuffers reports a vector of a drop-in call that differs from the parameters in length, shares memory with another, or has a
-// format that is not for its place.
-func checkBuffers(t *tensor) error {
-	used := t.vectors()
-	oneFormat := t.out.at == nil && (t.p.format == f32 || t.p.format == f64)
-	for i := 1; i < used; i++ {
-		v := t.vector(i)
-		if v.n != t.p.n {
-			return &LengthError{t.argument(i), v.n, t.p.n}
-		}
-		oneFormat = oneFormat && v.format == t.p.format
+// checkSlices reports a slice of a drop-in call, all of one format, that differs from the parameters in length or shares memory with
+// another.
+func checkSlices(t *tensor) error {
+	slots := len(forms[t.form].slots)
+	n, bytes := t.p.n, uintptr(t.p.n*t.p.size())
+	starts := [2 + maxSlots]uintptr{uintptr(t.p.at), uintptr(t.g.at)}
+	if t.g.n != n {
+		return t.wrongLength(1)
 	}
-	if !oneFormat {
-		if err := checkFormats(t); err != nil {
-			return err
+	for k := range slots {
+		if t.s[k].n != n {
+			return t.wrongLength(2 + k)
 		}
+		starts[2+k] = uintptr(t.s[k].at)
 	}
-	var starts, ends [3 + maxSlots]uintptr
-	for i := range used {
-		v := t.vector(i)
-		starts[i] = uintptr(v.at)
-		ends[i] = starts[i] + uintptr(v.n*v.size())
+	for i := 1; i < 2+slots; i++ {
 		for j := range i {
-			if starts[i] < ends[j] && starts[j] < ends[i] {
-				n := shared(spanOf(*t.vector(j)), spanOf(*v))
-				return &OverlapError{Arg: t.argument(j), OtherArg: t.argument(i), Elements: n}
+			if ahead := starts[i] - starts[j]; ahead < bytes || -ahead < bytes {
+				return &OverlapError{Arg: t.argument(j), OtherArg: t.argument(i), Elements: shared(spanOf(*t.vector(j)), spanOf(*t.vector(i)))}
 			}
 		}
 	}
 	return nil
 }
+
+// wrongLength is the error of vector i.
+func (t *tensor) wrongLength(i int) error { return &LengthError{t.argument(i), t.vector(i).n, t.p.n} }
 
 // checkFormats reports a vector of a tensor in a format that is not for its place.
 func checkFormats(t *tensor) error {

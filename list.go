@@ -496,7 +496,7 @@ func (t *tensor) set(u *Update) error {
 	copy(t.s[:], u.State)
 	for k := range t.vectors() {
 		if v := t.vector(k); k != 1 && v.n != t.p.n {
-			return &LengthError{t.argument(k), v.n, t.p.n}
+			return t.wrongLength(k)
 		}
 	}
 	return checkFormats(t)

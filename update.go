@@ -48,7 +48,7 @@ func updateOne(t *tensor, exact *scalars[float64], h *floatmode.Hold) error {
 	if err := t.round(exact); err != nil {
 		return err
 	}
-	if err := checkBuffers(t); err != nil {
+	if err := checkSlices(t); err != nil {
 		return err
 	}
 	clear(t.s[len(forms[t.form].slots):]) // an empty one may have an address, and kernels take that for a stream
