@@ -73,7 +73,9 @@ type List struct {
 	batch   batch   // its tensors are those of Updates, as they were checked
 	memory  layers  // where all that steps write of them lies, but for gradients
 	base    regions // the memory of the first of its layers
-	working int64   // bytes that a step of all tensors touches
+	laid    regions // the same, in the order of the tensors
+	scratch regions
+	working int64 // bytes that a step of all tensors touches
 
 	apart    []span  // for each tensor, the last gradient that was found to share no memory with what is written
 	compared bool    // there are such gradients
@@ -367,7 +369,6 @@ func (l *List) forget() {
 	clear(l.batch.tensors) // what the caller owns
 	l.batch.tensors = l.batch.tensors[:0]
 	l.memory = l.memory[:0]
-	l.forgetGradients()
 }
 
 // forgetGradients has gradients compared anew with what is written.
@@ -404,7 +405,7 @@ func (l *List) learn(first int) error {
 
 // learnFrom checks the memory of the tensors from first on.
 func (l *List) learnFrom(first int) error {
-	added, working := l.base[:0], int64(0)
+	added, working := l.scratch[:0], int64(0)
 	if first > 0 {
 		added, working = nil, l.working
 	}
@@ -423,23 +424,42 @@ func (l *List) learnFrom(first int) error {
 		added = t.spans(i, added)
 		working += t.traffic()
 	}
-	if err := added.sort(); err != nil {
-		return err
-	}
-	if first == 0 {
-		l.base = added
-		l.memory = append(l.memory[:0], added)
-	} else {
+	if first > 0 {
+		if err := added.sort(); err != nil {
+			return err
+		}
 		memory, err := l.memory.with(added)
 		if err != nil {
 			return err
 		}
 		l.memory = memory
+		l.forgetGradients() // some may lie in the new memory
+	} else {
+		l.scratch = added
+		if err := l.layBase(added); err != nil {
+			return err
+		}
+		l.memory = append(l.memory[:0], l.base)
 	}
 	l.working = working
-	l.forgetGradients() // some may lie in the new memory
-	l.apart = slices.Grow(l.apart[:first], len(l.Updates)-first)[:len(l.Updates)]
-	clear(l.apart[first:])
+	l.apart = slices.Grow(l.apart, max(0, len(l.Updates)-len(l.apart)))[:len(l.Updates)]
+	return nil
+}
+
+// layBase sorts the memory of all tensors, unless it is that of the call before: most lists that come to [UpdateAll] come at every step.
+func (l *List) layBase(memory regions) error {
+	if slices.Equal(memory, l.laid) && len(l.apart) == len(l.Updates) {
+		return nil
+	}
+	l.laid = l.laid[:0]
+	clear(l.apart)
+	l.apart, l.compared = l.apart[:0], false
+	l.base = append(l.base[:0], memory...)
+	if err := l.base.sort(); err != nil {
+		l.base = l.base[:0]
+		return err
+	}
+	l.laid = append(l.laid, memory...)
 	return nil
 }
 

@@ -517,8 +517,13 @@ func TestListSeesOverlaps(t *testing.T) {
 			}
 		}
 		var overlap *OverlapError
-		if _, err := l.Step(o); (err == nil) != legal || err != nil && !errors.As(err, &overlap) {
-			t.Fatalf("%v, %+v: %v", where, o, err)
+		for k, step := range []func() (Report, error){
+			func() (Report, error) { return l.Step(o) },
+			func() (Report, error) { return UpdateAll(o, l.Updates) }, // by a list that knows the memory of the call before
+		} {
+			if _, err := step(); (err == nil) != legal || err != nil && !errors.As(err, &overlap) {
+				t.Fatalf("%d: %v, %+v: %v", k, where, o, err)
+			}
 		}
 		counts[map[bool]int{true: 1}[legal]]++
 	}
