@@ -62,8 +62,8 @@ func UpdateAll(o Options, updates []Update) (Report, error) {
 }
 
 // A List performs steps of the same tensors again and again: each is [UpdateAll] of its Updates, but what has not changed since the last
-// step is not checked anew, and nothing is allocated. Between steps the caller may change whatever it likes: Step, Grads and Skip at every
-// step, Rule where a learning rate changes, memory where it moves; and append. The zero List is ready for use.
+// step is not checked anew, and nothing is allocated. Between steps the caller may change anything in Updates (Step, Grads and Skip at
+// every step, Rule where a learning rate changes, vectors that move) and may add to them. The zero List is ready for use.
 //
 // A List is for one goroutine at a time: a call beside another one does nothing and returns [ErrBusy].
 type List struct {
