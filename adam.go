@@ -70,10 +70,10 @@ func (r Adam) Validate() error {
 }
 
 // Name implements [Rule].
-func (r Adam) Name() string { return forms[r.form()].rule }
+func (r Adam) Name() string { return forms[r.form()].Rule }
 
 // State implements [Rule].
-func (r Adam) State() []string { return forms[r.form()].slots }
+func (r Adam) State() []string { return forms[r.form()].Slots }
 
 // Hyperparameters implements [Rule].
 func (r Adam) Hyperparameters() iter.Seq2[string, any] { return hyperparametersOf(r) }

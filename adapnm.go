@@ -72,10 +72,10 @@ func (r AdaPNM) Validate() error {
 }
 
 // Name implements [Rule].
-func (r AdaPNM) Name() string { return forms[r.form()].rule }
+func (r AdaPNM) Name() string { return forms[r.form()].Rule }
 
 // State implements [Rule].
-func (r AdaPNM) State() []string { return forms[r.form()].slots }
+func (r AdaPNM) State() []string { return forms[r.form()].Slots }
 
 // Hyperparameters implements [Rule].
 func (r AdaPNM) Hyperparameters() iter.Seq2[string, any] { return hyperparametersOf(r) }

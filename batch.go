@@ -162,7 +162,7 @@ func (b *batch) each(i int, t *tensor, lo, hi int) {
 		if i < b.first {
 			return
 		}
-		for k := range forms[t.form].slots {
+		for k := range forms[t.form].Slots {
 			state := t.s[k].cut(lo, hi).Bytes()
 			for j := 0; j < len(state); j += pageSize {
 				touch(&state[j], 0)

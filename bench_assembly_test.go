@@ -37,7 +37,7 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	}
 
 	all := []yardstick{limit(t)}
-	if strings.Contains(forms[f].roles, "v") {
+	if forms[f].Has("v") {
 		all = append(all, yardstick{"of-divider", func() {
 			switch s := any(&s).(type) {
 			case *streams[float32]:
@@ -113,7 +113,7 @@ func TestLimitKernels(t *testing.T) {
 				}
 				before := slices.Clone(x)
 				at := func(role rune) []float32 { // those alone that the form has
-					if i := strings.IndexRune("pg"+forms[f].roles, role); i >= 0 {
+					if i := strings.IndexRune("pg"+forms[f].Roles, role); i >= 0 {
 						return x[i*n : (i+1)*n]
 					}
 					return nil
@@ -121,7 +121,7 @@ func TestLimitKernels(t *testing.T) {
 				call(kernel, &streams[float32]{at('p'), at('g'), at('m'), at('n'), at('v'), at('x')}, rng.IntN(2)*prefetchAhead)
 				for i := range x {
 					if math.Float32bits(x[i]) != math.Float32bits(before[i]) {
-						t.Fatalf("%s, %s with %q, %d elements: %d changed", tier, forms[f].rule, forms[f].roles, n, i)
+						t.Fatalf("%s, %s with %q, %d elements: %d changed", tier, forms[f].Rule, forms[f].Roles, n, i)
 					}
 				}
 			}

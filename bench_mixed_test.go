@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
-	"strings"
 	"testing"
 )
 
@@ -29,7 +28,7 @@ func BenchmarkMixed(b *testing.B) {
 	rules, names := benchRules()
 	for i, r := range rules {
 		for _, format := range mixedFormats {
-			if format.name == "bf16-state" && len(forms[r.form()].slots) == 0 {
+			if format.name == "bf16-state" && len(forms[r.form()].Slots) == 0 {
 				continue
 			}
 			for _, tier := range tiers()[1:] {
@@ -138,7 +137,7 @@ func (q *mixedProblem) moved() (total int64) {
 			total += moved
 		}
 	}
-	if strings.Contains(forms[q.form].roles, "n") { // of two momenta only one is written
+	if forms[q.form].Has("n") { // of two momenta only one is written
 		total -= int64(q.p.n * q.s[0].size())
 	}
 	return total

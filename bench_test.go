@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 )
@@ -79,7 +78,7 @@ func newProblem[T Float](r Rule, n int) *problem[T] {
 	q := &problem[T]{rule: r, p: spreadSlice[T](4, n), g: spreadSlice[T](5, n)}
 	copy(q.p, lcg[T](1, n))
 	copy(q.g, lcg[T](2, n))
-	for i := range forms[r.form()].slots {
+	for i := range forms[r.form()].Slots {
 		q.s = append(q.s, spreadSlice[T](i, n))
 	}
 	copy(q.slots[:], q.s)
@@ -140,8 +139,8 @@ func (q *problem[T]) roles() (streams[T], scalars[T]) {
 // bytes is what a step reads and writes.
 func (q *problem[T]) bytes() int64 {
 	f := forms[q.rule.form()]
-	reads, writes := 2+len(f.slots), 1+len(f.slots)
-	if strings.Contains(f.roles, "n") { // of two momenta only one is written
+	reads, writes := 2+len(f.Slots), 1+len(f.Slots)
+	if f.Has("n") { // of two momenta only one is written
 		writes--
 	}
 	return int64(reads+writes) * int64(len(q.p)*sizeOf[T]())

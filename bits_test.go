@@ -111,7 +111,7 @@ func replayMixed(t *testing.T, c recordedCase, n int) {
 	if c.Formats.Copy != "" {
 		u.Copy = newVector(formats[c.Formats.Copy], n)
 	}
-	for range forms[r.form()].slots {
+	for range forms[r.form()].Slots {
 		u.State = append(u.State, newVector(formats[c.Formats.State], n))
 	}
 	seen := 0

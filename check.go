@@ -19,7 +19,7 @@ func checkStep(t int) error {
 // checkSlices reports a slice of a drop-in call, all of one format, that differs from the parameters in length or shares memory with
 // another.
 func checkSlices(t *tensor) error {
-	slots := len(forms[t.form].slots)
+	slots := len(forms[t.form].Slots)
 	n, bytes := t.p.n, uintptr(t.p.n*t.p.size())
 	starts := [2 + maxSlots]uintptr{uintptr(t.p.at), uintptr(t.g.at)}
 	if t.g.n != n {
@@ -55,12 +55,12 @@ func checkFormats(t *tensor) error {
 		return &FormatError{"params", t.p.format.String(), "float32 or bf16"}
 	}
 	state := t.s[0].format
-	for k, name := range forms[t.form].slots {
+	for k, name := range forms[t.form].Slots {
 		switch f := t.s[k].format; {
 		case f == f16:
 			return &FormatError{name, f.String(), "float32 or bf16"}
 		case f != state:
-			return &FormatError{name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].slots[0])}
+			return &FormatError{name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].Slots[0])}
 		}
 	}
 	if t.out.at != nil {

@@ -13,25 +13,14 @@ import (
 // A form is one set of update equations, over one set of state buffers: it is the number of a row of [equations.Forms].
 type form uint8
 
-// forms has those rows, as the engine reads them: see there.
-var forms = func() (rows [len(equations.Forms)]struct {
-	rule, roles string
-	slots       []string
-	starts      bool
-}) {
-	for f, row := range equations.Forms {
-		to := &rows[f]
-		to.rule, to.roles, to.slots, to.starts = row.Rule, row.Roles, row.Slots, row.Starts
-	}
-	return rows
-}()
+var forms = equations.Forms
 
 // state names the state buffers in an error.
 func (f form) state() string {
-	if len(forms[f].slots) == 0 {
+	if len(forms[f].Slots) == 0 {
 		return "empty"
 	}
-	return strings.Join(forms[f].slots, ", ")
+	return strings.Join(forms[f].Slots, ", ")
 }
 
 // A formSet has bit f set for each form f in it.
@@ -48,10 +37,10 @@ func (f form) assembled(among formSet) bool { return active != generic && among>
 // the form does not know gets a slot that it does not use.
 var slotOf = func() (table [len(forms)][2][maxSlots]uint8) {
 	for f, form := range forms {
-		unused := len(form.slots)
+		unused := len(form.Slots)
 		at := &table[f][1]
 		for i, role := range equations.AllRoles {
-			k := strings.IndexRune(form.roles, role)
+			k := strings.IndexRune(form.Roles, role)
 			if k < 0 {
 				k = unused
 				unused++
@@ -59,7 +48,7 @@ var slotOf = func() (table [len(forms)][2][maxSlots]uint8) {
 			at[i] = uint8(k)
 		}
 		table[f][0] = *at
-		if strings.Contains(form.roles, "n") {
+		if form.Has("n") {
 			table[f][0][0], table[f][0][1] = at[1], at[0]
 		}
 	}

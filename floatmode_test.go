@@ -137,7 +137,7 @@ func listInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
 					}
 					all = append(all, *one.vector(i))
 				}
-				list = append(list, Update{Rule: r, Step: 3, Params: one.p, Grads: one.g, State: one.s[:len(forms[one.form].slots)],
+				list = append(list, Update{Rule: r, Step: 3, Params: one.p, Grads: one.g, State: one.s[:len(forms[one.form].Slots)],
 					Copy: one.out, Rounding: one.rounding})
 			}
 		}

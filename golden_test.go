@@ -241,7 +241,7 @@ func compareState[T Float](t *testing.T, c goldenCase, r Rule) {
 		t.Errorf("the official step is %q, want %q", got, want)
 	}
 	delete(c.FinalState, "step")
-	slots := forms[r.form()].slots
+	slots := forms[r.form()].Slots
 	if len(c.FinalState) != len(slots) {
 		t.Errorf("%d buffers of state, officially there are %d", len(slots), len(c.FinalState))
 	}

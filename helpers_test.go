@@ -25,7 +25,7 @@ func sizeOf[T Float]() int { return int(unsafe.Sizeof(*new(T))) }
 
 // newState returns zeroed buffers for a tensor of n elements.
 func newState[T Float](r Rule, n int) [][]T {
-	s := make([][]T, len(forms[r.form()].slots))
+	s := make([][]T, len(forms[r.form()].Slots))
 	for i := range s {
 		s[i] = make([]T, n)
 	}
@@ -44,7 +44,7 @@ func tensorOf[T Float](f form, step int, p, g []T, state [][]T) tensor {
 // coefficients returns the coefficients of step t.
 func coefficients[T Float](r Rule, t int) (c scalars[T], err error) {
 	exact := r.scalars(t)
-	err = round(forms[r.form()].rule, &exact, &c)
+	err = round(forms[r.form()].Rule, &exact, &c)
 	return c, err
 }
 

@@ -60,10 +60,10 @@ func (r Lion) Validate() error {
 }
 
 // Name implements [Rule].
-func (r Lion) Name() string { return forms[r.form()].rule }
+func (r Lion) Name() string { return forms[r.form()].Rule }
 
 // State implements [Rule].
-func (r Lion) State() []string { return forms[r.form()].slots }
+func (r Lion) State() []string { return forms[r.form()].Slots }
 
 // Hyperparameters implements [Rule].
 func (r Lion) Hyperparameters() iter.Seq2[string, any] { return hyperparametersOf(r) }

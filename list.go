@@ -274,6 +274,7 @@ func (l *List) prepare(o *Options, first int) error {
 	}
 	begin := first                 // of those with the same rule
 	last := -1                     // the last tensor that is due
+	var form form                  // of their rule
 	var allowed [len(formats)]bool // the options are good for parameters of a format
 	for i := first; i < len(l.Updates); i++ {
 		u, t := &l.Updates[i], &l.batch.tensors[i]
@@ -281,9 +282,9 @@ func (l *List) prepare(o *Options, first int) error {
 			if err := checkRule(u.Rule); err != nil {
 				return atTensor(i, err)
 			}
-			begin = i
+			begin, form = i, u.Rule.form()
 		}
-		if u.Rule.form() != t.form { // its state may have the same vectors by other names
+		if t.form != form { // its state may have the same vectors by other names
 			l.forget()
 			return l.prepare(o, first)
 		}
@@ -352,7 +353,7 @@ func (l *List) knows(i int) bool {
 		return false
 	}
 	t, u := &l.batch.tensors[i], &l.Updates[i]
-	slots := len(forms[t.form].slots)
+	slots := len(forms[t.form].Slots)
 	if t.p != u.Params || t.out != u.Copy || len(u.State) != slots {
 		return false
 	}
@@ -523,7 +524,7 @@ func (t *tensor) set(u *Update) error {
 }
 
 func (t *tensor) checkSlots(u *Update) error {
-	if n := len(forms[t.form].slots); len(u.State) != n {
+	if n := len(forms[t.form].Slots); len(u.State) != n {
 		return &LengthError{fmt.Sprintf("State (%s)", t.form.state()), len(u.State), n}
 	}
 	return nil

@@ -25,7 +25,7 @@ func listOf(r Rule, f formatsOf, params ...Vector) *training {
 // newUpdate returns the first update of a tensor, without gradients.
 func newUpdate(r Rule, f formatsOf, p Vector, number uint64) Update {
 	u := Update{Rule: r, Step: 1, Params: p, Rounding: Rounding{Seed: 5, Tensor: number}}
-	for range forms[r.form()].slots {
+	for range forms[r.form()].Slots {
 		u.State = append(u.State, newVector(f.s, p.n))
 	}
 	if f.out != f32 {
@@ -262,7 +262,7 @@ var changes = []func(rng *rand.Rand, u []Update) []Update{
 	one(func(rng *rand.Rand, u *Update) { // with the state as it is
 		for {
 			r := sampleRules()[rng.IntN(len(sampleRules()))]
-			if len(forms[r.form()].slots) == len(u.State) {
+			if len(forms[r.form()].Slots) == len(u.State) {
 				u.Rule = r
 				return
 			}

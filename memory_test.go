@@ -132,7 +132,7 @@ func TestAllocState(t *testing.T) {
 			for _, lengths := range [][]int{nil, {0}, {7}, {5, 0, mebi + 3, 9}} {
 				a, err := AllocState(r, f.String(), lengths...)
 				wantNoError(t, err)
-				slots := len(forms[r.form()].slots)
+				slots := len(forms[r.form()].Slots)
 				state := a.Vectors()
 				if len(state) != slots*len(lengths) {
 					t.Fatalf("%T: %d vectors for %d tensors", r, len(state), len(lengths))

@@ -20,7 +20,7 @@ var copiesF16 = os.Getenv("PNM_TEST_NO_F16_COPIES") == ""
 // allFormats are all combinations of formats that a rule can have.
 func allFormats(r Rule) (all []formatsOf) {
 	states := []format{f32, bf16}
-	if len(forms[r.form()].slots) == 0 {
+	if len(forms[r.form()].Slots) == 0 {
 		states = states[:1]
 	}
 	for _, s := range states {
@@ -71,7 +71,7 @@ func (v Vector) fill(rng *rand.Rand) {
 // mixedTensor returns a tensor of a rule at a step, filled if there is an rng.
 func mixedTensor(rng *rand.Rand, r Rule, f formatsOf, step, n int, place func(bytes int) []byte) *tensor {
 	t := &tensor{form: r.form(), step: step, p: vector(f.p, n, place), g: vector(f.g, n, place)}
-	for i := range forms[t.form].slots {
+	for i := range forms[t.form].Slots {
 		t.s[i] = vector(f.s, n, place)
 	}
 	if f.out != f32 {

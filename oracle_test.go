@@ -200,7 +200,7 @@ func differ[T Float](t *testing.T, r Rule, step int, p, g []T, state [][]T) {
 	}
 	what := fmt.Sprintf("%+v, step %d, %T: ", r, step, *new(T))
 	wantSame(t, what+"grads", g, wantG)
-	for k, name := range forms[r.form()].slots {
+	for k, name := range forms[r.form()].Slots {
 		wantSame(t, what+name, state[k], wantState[k])
 	}
 	wantSame(t, what+"params", p, wantP)
@@ -310,7 +310,7 @@ func fuzzMixed(t *testing.T, r Rule, step, n int, formats uint8, data []byte) {
 	got := mixedTensor(nil, r, f, step, n, place)
 	want := got.clone()
 	update := func(t *tensor) (Report, error) {
-		u := Update{r, step, t.p, t.g, t.s[:len(forms[t.form].slots)], t.out, Rounding{Seed: uint64(formats)}, false}
+		u := Update{r, step, t.p, t.g, t.s[:len(forms[t.form].Slots)], t.out, Rounding{Seed: uint64(formats)}, false}
 		return UpdateAll(Options{ClipValue: float64(formats & 1)}, []Update{u})
 	}
 	a, err := update(got)
@@ -330,7 +330,7 @@ func fuzzMixed(t *testing.T, r Rule, step, n int, formats uint8, data []byte) {
 }
 
 func fuzzOne[T Float](t *testing.T, r Rule, step, n int, data []byte, comparable bool) {
-	slots := len(forms[r.form()].slots)
+	slots := len(forms[r.form()].Slots)
 	words := make([]T, (2+slots)*n)
 	for i := range words {
 		var b [8]byte

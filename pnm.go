@@ -72,10 +72,10 @@ func (r PNM) filled() error {
 }
 
 // Name implements [Rule].
-func (r PNM) Name() string { return forms[r.form()].rule }
+func (r PNM) Name() string { return forms[r.form()].Rule }
 
 // State implements [Rule].
-func (r PNM) State() []string { return forms[r.form()].slots }
+func (r PNM) State() []string { return forms[r.form()].Slots }
 
 // Hyperparameters implements [Rule].
 func (r PNM) Hyperparameters() iter.Seq2[string, any] { return hyperparametersOf(r) }

@@ -16,7 +16,7 @@ func (t *tensor) raceAnnotate(lo, hi int) {
 	if t.out.at != nil {
 		raceWrite(t.out.cut(lo, hi))
 	}
-	for _, role := range forms[t.form].roles {
+	for _, role := range forms[t.form].Roles {
 		if k := t.s[slotOf[t.form][t.step&1][strings.IndexRune(equations.AllRoles, role)]]; role == 'n' {
 			raceRead(k.cut(lo, hi))
 		} else {

@@ -64,10 +64,10 @@ func (r SGD) Validate() error {
 }
 
 // Name implements [Rule].
-func (r SGD) Name() string { return forms[r.form()].rule }
+func (r SGD) Name() string { return forms[r.form()].Rule }
 
 // State implements [Rule].
-func (r SGD) State() []string { return forms[r.form()].slots }
+func (r SGD) State() []string { return forms[r.form()].Slots }
 
 // Hyperparameters implements [Rule].
 func (r SGD) Hyperparameters() iter.Seq2[string, any] { return hyperparametersOf(r) }

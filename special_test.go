@@ -54,7 +54,7 @@ func leftOut(t *testing.T, r Rule, inf, negZero float64) {
 				if got := [...]float64{float64(p32[i]), p64[i], float64(widenBF16(p16.Bits()[i]))}; got != [...]float64{want, want, want} {
 					t.Fatalf("%+v, step %d: parameter %d of %d is %v, want %v", r, step, i, n, got, want)
 				}
-				if forms[r.form()].starts && step == 1 { // the first momentum is the gradient
+				if forms[r.form()].Starts && step == 1 { // the first momentum is the gradient
 					if got := [...]bool{math.Signbit(float64(s32[0][i])), math.Signbit(s64[0][i]), s16[0].Bits()[i] == 1<<15}; got != [...]bool{true, true, true} {
 						t.Fatalf("%+v: the first momentum of −0 is not −0: %v", r, got)
 					}

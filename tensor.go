@@ -23,7 +23,7 @@ func (t *tensor) vector(i int) *Vector {
 		return &t.p
 	case i == 1:
 		return &t.g
-	case i < 2+len(forms[t.form].slots):
+	case i < 2+len(forms[t.form].Slots):
 		return &t.s[i-2]
 	}
 	return &t.out
@@ -31,7 +31,7 @@ func (t *tensor) vector(i int) *Vector {
 
 // argument names vector i in an error.
 func (t *tensor) argument(i int) string {
-	switch slots := forms[t.form].slots; {
+	switch slots := forms[t.form].Slots; {
 	case i < 2:
 		return [...]string{"params", "grads"}[i]
 	case i < 2+len(slots):
@@ -42,7 +42,7 @@ func (t *tensor) argument(i int) string {
 
 // vectors is how many vectors t has.
 func (t *tensor) vectors() int {
-	n := 2 + len(forms[t.form].slots)
+	n := 2 + len(forms[t.form].Slots)
 	if t.out.at != nil {
 		n++
 	}
@@ -55,9 +55,9 @@ func (t *tensor) wide() bool { return t.p.format == f64 }
 // round sets the coefficients.
 func (t *tensor) round(exact *scalars[float64]) error {
 	if t.wide() {
-		return round(forms[t.form].rule, exact, &t.c64)
+		return round(forms[t.form].Rule, exact, &t.c64)
 	}
-	return round(forms[t.form].rule, exact, &t.c32)
+	return round(forms[t.form].Rule, exact, &t.c32)
 }
 
 // apply puts what options ask for into the coefficients, and a factor on the gradients.
@@ -74,7 +74,7 @@ func (t *tensor) len() int { return max(t.p.n, t.g.n) }
 
 // traffic is how many bytes of memory a step of t touches.
 func (t *tensor) traffic() int64 {
-	each := t.p.size() + t.g.size() + len(forms[t.form].slots)*t.s[0].size()
+	each := t.p.size() + t.g.size() + len(forms[t.form].Slots)*t.s[0].size()
 	if t.out.at != nil {
 		each += t.out.size()
 	}
@@ -85,7 +85,7 @@ func (t *tensor) traffic() int64 {
 func (t *tensor) cut(lo, hi int, grads Vector) tensor {
 	c := *t
 	c.p, c.g, c.out = t.p.cut(lo, hi), grads, t.out.cut(lo, hi)
-	for k := range forms[t.form].slots {
+	for k := range forms[t.form].Slots {
 		c.s[k] = t.s[k].cut(lo, hi)
 	}
 	c.rounding.First += uint64(lo)

@@ -89,7 +89,7 @@ func TestEveryFormIsSampled(t *testing.T) {
 		}
 		for f, has := range has {
 			if !has {
-				t.Errorf("%s lacks form %d, of %s with %v", list, f, forms[f].rule, forms[f].slots)
+				t.Errorf("%s lacks form %d, of %s with %v", list, f, forms[f].Rule, forms[f].Slots)
 			}
 		}
 	}
@@ -173,7 +173,7 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 	}
 	fill(&got.p, &want.p)
 	fill(&got.g, &want.g)
-	for i := range forms[f].slots {
+	for i := range forms[f].Slots {
 		fill(&got.s[i], &want.s[i])
 	}
 	got.update(0, n, rng.IntN(2)*prefetchAhead, o.ZeroGrads)
@@ -182,10 +182,10 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 	want.update(0, n, 0, o.ZeroGrads)
 	active = tier
 
-	what := fmt.Sprintf("%s, %T, %d elements, step %d: ", forms[f].rule, *new(T), n, step)
+	what := fmt.Sprintf("%s, %T, %d elements, step %d: ", forms[f].Rule, *new(T), n, step)
 	wantSame(t, what+"params", sliceOf[T](got.p), sliceOf[T](want.p))
 	wantSame(t, what+"grads", sliceOf[T](got.g), sliceOf[T](want.g))
-	for i, name := range forms[f].slots {
+	for i, name := range forms[f].Slots {
 		wantSame(t, what+name, sliceOf[T](got.s[i]), sliceOf[T](want.s[i]))
 	}
 }

@@ -51,7 +51,7 @@ func updateOne(t *tensor, exact *scalars[float64], h *floatmode.Hold) error {
 	if err := checkSlices(t); err != nil {
 		return err
 	}
-	clear(t.s[len(forms[t.form].slots):]) // an empty one may have an address, and kernels take that for a stream
+	clear(t.s[len(forms[t.form].Slots):]) // an empty one may have an address, and kernels take that for a stream
 	working := t.traffic()
 	if working < int64(2*leastShard) { // too small to be shared
 		t.update(0, t.p.n, prefetchFor(working), false)
@@ -107,7 +107,7 @@ func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, ahead, most int, zer
 // start prepares the first momentum of the elements lo … hi−1 where it is to be the gradient itself, as torch has it: β·m + g is g
 // for m = −0, also if g is −0.
 func (t *tensor) start(lo, hi int) {
-	if t.step != 1 || !forms[t.form].starts {
+	if t.step != 1 || !forms[t.form].Starts {
 		return
 	}
 	switch m := t.s[0].cut(lo, hi); m.format {

@@ -50,7 +50,7 @@ func updateGeneric[T Float](f form, c *scalars[T], s *streams[T], lo, hi int) {
 	case equations.Lion:
 		lionGeneric(c, s.p[lo:hi], s.g[lo:hi], s.m[lo:hi])
 	default:
-		panic("pnm: a form of " + forms[f].rule + " has no reference")
+		panic("pnm: a form of " + forms[f].Rule + " has no reference")
 	}
 }
 

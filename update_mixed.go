@@ -1,7 +1,6 @@
 package pnm
 
 import (
-	"strings"
 	"unsafe"
 )
 
@@ -32,7 +31,7 @@ const (
 
 // withStochastic adds to a set of formats whether a form rounds stochastically there.
 func withStochastic(f form, formats uint32) uint32 {
-	if formats&paramBF16 != 0 || formats&stateBF16 != 0 && strings.Contains(forms[f].roles, "v") {
+	if formats&paramBF16 != 0 || formats&stateBF16 != 0 && forms[f].Has("v") {
 		formats |= stochastic
 	}
 	return formats
