@@ -17,7 +17,7 @@ type batch struct {
 	sums    []float64 // of squares, by block
 
 	phase phase
-	ahead int     // bytes to prefetch in front of loads, or 0
+	far   bool    // what the caller touches from one step to the next does not fit the caches
 	zero  bool    // zero the gradients
 	wide  bool    // there are float64 gradients
 	scale float64 // by which gradients are multiplied before they are squared
@@ -146,14 +146,14 @@ func (b *batch) border(part, parts int) (i, element int) {
 func (b *batch) each(i int, t *tensor, lo, hi int) {
 	switch b.phase {
 	case updating:
-		if n := t.update(lo, hi, b.ahead, b.zero); n > 0 {
+		if n := t.update(lo, hi, b.far, b.zero); n > 0 {
 			b.overflows.Add(int64(n))
 		}
 	case summing:
 		raceRead(t.g.cut(lo, hi))
 		for k := lo / blockLen; lo < hi; k++ {
 			end := min(lo+blockLen, hi)
-			b.sums[b.blocks[i]+k] = sumSquares(t.g.cut(lo, end), b.scale, b.ahead)
+			b.sums[b.blocks[i]+k] = sumSquares(t.g.cut(lo, end), b.scale, b.far)
 			lo = end
 		}
 	case zeroing:
@@ -196,7 +196,7 @@ func (b *batch) step(o *Options, working int64) (r Report) {
 			b.tensors[i].apply(o, scale)
 		}
 	}
-	b.ahead, b.zero = prefetchFor(working), o.ZeroGrads
+	b.far, b.zero = isFar(working), o.ZeroGrads
 	b.overflows.Store(0)
 	b.do(o.Pool, updating, b.bytes())
 	r.Overflows = int(b.overflows.Load())

@@ -25,8 +25,8 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	s, c := q.roles()
 	whole := q.tensor()
 	touched := whole.traffic()
+	ahead := ahead(isFar(touched))
 	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
-	ahead := prefetchFor(touched)
 	limit := func(t tier) yardstick {
 		task := &limitTask{limitKernels[t][f], raw, ahead}
 		shards, pieces := split(touched, q.pool.Workers())
@@ -54,11 +54,12 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 			}
 		}
 	}
-	other, unit := prefetchAhead, "with-prefetch" // what the step does not do
-	if ahead > 0 {
-		other, unit = 0, "without-prefetch"
+	switch { // what the step does not do
+	case ahead > 0:
+		all = append(all, yardstick{"without-prefetch", kernel(0, maxCall)})
+	case t != neon: // whose kernels do not prefetch
+		all = append(all, yardstick{"with-prefetch", kernel(2048, maxCall)})
 	}
-	all = append(all, yardstick{unit, kernel(other, maxCall)})
 	if len(q.p) > maxCall {
 		all = append(all, yardstick{"unbounded-call", kernel(ahead, len(q.p))})
 	}
@@ -106,7 +107,7 @@ func TestLimitKernels(t *testing.T) {
 				t.Errorf("%s has no limit kernel for form %d", tier, f)
 				continue
 			}
-			for n := 16; n <= blocks[float32](); n += 16 {
+			for n := 64; n <= 256; n += 64 { // whole passes
 				x := make([]float32, (2+maxSlots)*n)
 				for i := range x {
 					x[i] = math.Float32frombits(rng.Uint32())
@@ -118,7 +119,7 @@ func TestLimitKernels(t *testing.T) {
 					}
 					return nil
 				}
-				call(kernel, &streams[float32]{at('p'), at('g'), at('m'), at('n'), at('v'), at('x')}, rng.IntN(2)*prefetchAhead)
+				call(kernel, &streams[float32]{at('p'), at('g'), at('m'), at('n'), at('v'), at('x')}, 64*rng.IntN(2))
 				for i := range x {
 					if math.Float32bits(x[i]) != math.Float32bits(before[i]) {
 						t.Fatalf("%s, %s with %q, %d elements: %d changed", tier, forms[f].Rule, forms[f].Roles, n, i)

@@ -29,3 +29,12 @@ var lastLevelCache = func() int {
 	}
 	return 32 << 20
 }()
+
+// prefetchAhead is how far in front of its loads a kernel prefetches what comes from memory, in bytes. It depends on who makes the processor:
+// see docs/performance.md for what was measured.
+var prefetchAhead = func() int {
+	if cpuid.CPU.VendorID == cpuid.Intel {
+		return 2 << 10
+	}
+	return 0
+}()

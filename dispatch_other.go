@@ -4,6 +4,8 @@ package pnm
 
 const lastLevelCache = 0
 
+var prefetchAhead = 0
+
 // There is nothing but the reference.
 const kernelForms, mixedKernelForms formSet = 0, 0
 

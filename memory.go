@@ -183,7 +183,7 @@ func inList(i int) int { return i + i/64 }
 
 // allocate returns an arena of vectors that are run through in lists of so many, each list beside the others. The i-th vector,
 // if it is large or the first of a list, begins position(i) units of spreadStep into its page; others follow the one before
-// them, so that what is prefetched behind a small one's end is the next one.
+// them, so that what the processor prefetches behind a small one's end is the next one.
 func allocate(f format, lengths []int, list int, position func(i int) int) (*Arena, error) {
 	size := f.size()
 	starts := make([]int, len(lengths)) // in bytes

@@ -140,10 +140,10 @@ func mixedLikeReference(t *testing.T, rng *rand.Rand, r Rule, f formatsOf, step,
 	wantNoError(t, got.round(&exact))
 	got.apply(&o, []float64{1, 0.7, 1e30}[rng.IntN(3)])
 	want := got.clone()
-	over := got.update(0, n, rng.IntN(2)*prefetchAhead, o.ZeroGrads)
+	over := got.updateFar(rng, o.ZeroGrads)
 	tier := active
 	active = generic
-	wantOver := want.update(0, n, 0, o.ZeroGrads)
+	wantOver := want.update(0, n, false, o.ZeroGrads)
 	active = tier
 	what := fmt.Sprintf("%+v, %s, %d elements, step %d", r, f, n, step)
 	wantSameTensor(t, what, got, want)

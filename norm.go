@@ -9,6 +9,10 @@ const lanes = 32
 // the sums do not depend on the shards.
 const blockLen = 4 << 10
 
+// sumAhead is how far in front of its loads a sum of squares prefetches what comes from memory, in bytes: processors follow a single
+// stream too closely. See docs/performance.md for what was measured.
+const sumAhead = 8 << 10
+
 // sumSquaresGeneric is the reference: it adds the square of each element of g, in float64 and multiplied by scale first, to the
 // sum of its lane. Assembly knows no scale but 1.
 func sumSquaresGeneric[T Float](sums *[lanes]float64, g []T, scale float64) {
@@ -23,9 +27,13 @@ func sumSquaresGeneric[T Float](sums *[lanes]float64, g []T, scale float64) {
 }
 
 // sumSquares returns the sum of the squares of a block's elements, each multiplied by scale first, by a tree that is the same
-// for every tier.
-func sumSquares(g Vector, scale float64, ahead int) float64 {
+// for every tier. far tells that they come from memory.
+func sumSquares(g Vector, scale float64, far bool) float64 {
 	var sums [lanes]float64
+	ahead := 0
+	if far {
+		ahead = sumAhead
+	}
 	if whole := g.n &^ (lanes - 1); whole > 0 && scale == 1 && active != generic {
 		sumSquaresAssembly(&sums, g.cut(0, whole), ahead)
 		g = g.cut(whole, g.n)
@@ -82,7 +90,7 @@ func (n norm) factor(limit float64) float64 {
 
 // gradNorm returns the norm of the gradients.
 func (b *batch) gradNorm(p *Pool) norm {
-	b.ahead = prefetchAlone * prefetchFor(b.bytes())
+	b.far = isFar(b.bytes())
 	blocks := b.blocks[len(b.tensors)]
 	if cap(b.sums) < blocks {
 		b.sums = make([]float64, blocks)

@@ -50,7 +50,7 @@ func normOracle[T Float](grads ...[]T) float64 {
 func testSquares[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
 	t.Helper()
 	for n := range 4*lanes + 1 {
-		for _, ahead := range []int{0, prefetchAhead} {
+		for _, far := range []bool{false, true} {
 			g := place(n)
 			copy(g, random[T](rng, n))
 			if rng.IntN(2) == 0 { // specials would hide everything else
@@ -58,7 +58,7 @@ func testSquares[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
 					g[i] = T(rng.NormFloat64())
 				}
 			}
-			if got, want := sumSquares(vectorOf(g), 1, ahead), squaresOracle(g); !sameBits(got, want) {
+			if got, want := sumSquares(vectorOf(g), 1, far), squaresOracle(g); !sameBits(got, want) {
 				t.Fatalf("%d elements of %T: %x, want %x", n, *new(T), got, want)
 			}
 		}
@@ -182,7 +182,7 @@ func TestSumSquares16Agree(t *testing.T) {
 				for _, v := range []Vector{BF16(g), F16(g)} {
 					got := [lanes]float64(lcg[float64](rng.Uint64(), lanes))
 					want := got
-					sumSquaresAssembly(&got, v, rng.IntN(2)*prefetchAhead)
+					sumSquaresAssembly(&got, v, rng.IntN(2)*sumAhead)
 					wide := make([]float32, n)
 					widen(wide, v.at, v.format, 0)
 					sumSquaresGeneric(&want, wide, 1)

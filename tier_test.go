@@ -147,7 +147,7 @@ func TestFallback(t *testing.T) {
 				t.Error("a kernel ran")
 			}
 		}()
-		short.update(0, 8, 0, false)
+		short.update(0, 8, false, false)
 	})
 }
 
@@ -176,10 +176,10 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 	for i := range forms[f].Slots {
 		fill(&got.s[i], &want.s[i])
 	}
-	got.update(0, n, rng.IntN(2)*prefetchAhead, o.ZeroGrads)
+	got.updateFar(rng, o.ZeroGrads)
 	tier := active
 	active = generic
-	want.update(0, n, 0, o.ZeroGrads)
+	want.update(0, n, false, o.ZeroGrads)
 	active = tier
 
 	what := fmt.Sprintf("%s, %T, %d elements, step %d: ", forms[f].Rule, *new(T), n, step)
@@ -190,8 +190,15 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 	}
 }
 
-// blocks is how many elements four passes of the kernels' main loop take, of a cache line each.
-func blocks[T Float]() int { return 4 * 64 / sizeOf[T]() }
+// updateFar is update as it may be on any processor: with prefetch and without.
+func (t *tensor) updateFar(rng *rand.Rand, zero bool) (overflows int) {
+	defer func(ahead int) { prefetchAhead = ahead }(prefetchAhead)
+	prefetchAhead = rng.IntN(2) * 2048
+	return t.update(0, t.len(), rng.IntN(2) == 0, zero)
+}
+
+// blocks is how many elements three passes of the kernels' main loop take, of two cache lines each.
+func blocks[T Float]() int { return 3 * 128 / sizeOf[T]() }
 
 func testAlignments[T Float](t *testing.T, rng *rand.Rand) {
 	for _, r := range sampleRules() {
@@ -225,7 +232,7 @@ func sumsLikeReference[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
 			copy(g, values)
 			got := [lanes]float64(lcg[float64](rng.Uint64(), lanes))
 			want := got
-			sumSquaresAssembly(&got, vectorOf(g), rng.IntN(2)*prefetchAhead)
+			sumSquaresAssembly(&got, vectorOf(g), rng.IntN(2)*sumAhead)
 			sumSquaresGeneric(&want, g, 1)
 			wantSame(t, fmt.Sprintf("%d elements of %T: sums", n, *new(T)), got[:], want[:])
 		}

@@ -15,17 +15,13 @@ const maxCall = 16 << 10
 // average of squared gradients, x the largest v so far.
 type streams[T Float] struct{ p, g, m, n, v, x []T }
 
-// prefetchAhead is how far in front of its loads a kernel prefetches where the data comes from memory, in bytes. See
-// docs/performance.md for what was measured.
-const prefetchAhead = 2048
+// isFar reports whether so many bytes, touched from one step of the caller's to the next, come from memory: what fits the caches is found
+// there.
+func isFar(working int64) bool { return working > int64(lastLevelCache) }
 
-// prefetchAlone is how many times further that is where gradients are the only stream.
-const prefetchAlone = 4
-
-// prefetchFor returns how far to prefetch if working bytes are touched from one step of the caller's to the next: what fits
-// the caches is found there.
-func prefetchFor(working int64) int {
-	if working > int64(lastLevelCache) {
+// ahead is how far in front of its loads a kernel prefetches, in bytes.
+func ahead(far bool) int {
+	if far {
 		return prefetchAhead
 	}
 	return 0
@@ -54,7 +50,7 @@ func updateOne(t *tensor, exact *scalars[float64], h *floatmode.Hold) error {
 	clear(t.s[len(forms[t.form].Slots):]) // an empty one may have an address, and kernels take that for a stream
 	working := t.traffic()
 	if working < int64(2*leastShard) { // too small to be shared
-		t.update(0, t.p.n, prefetchFor(working), false)
+		t.update(0, t.p.n, isFar(working), false)
 		return nil
 	}
 	l := takeList()
@@ -68,25 +64,25 @@ func updateOne(t *tensor, exact *scalars[float64], h *floatmode.Hold) error {
 }
 
 // update performs the step that is due on the elements lo … hi−1 of a tensor that has been checked, and then zeroes their
-// gradients if zero is set. It returns how many parameters overflowed in their copy.
-func (t *tensor) update(lo, hi, ahead int, zero bool) (overflows int) {
+// gradients if zero is set. far tells that they come from memory. It returns how many parameters overflowed in their copy.
+func (t *tensor) update(lo, hi int, far, zero bool) (overflows int) {
 	most := maxCall
 	if zero {
 		most = zeroLen
 	}
 	switch {
 	case t.isMixed():
-		return t.updateFormats(lo, hi, ahead, most, zero)
+		return t.updateFormats(lo, hi, most, far, zero)
 	case t.wide():
-		updateTyped(t, &t.c64, lo, hi, ahead, most, zero)
+		updateTyped(t, &t.c64, lo, hi, most, far, zero)
 	default:
-		updateTyped(t, &t.c32, lo, hi, ahead, most, zero)
+		updateTyped(t, &t.c32, lo, hi, most, far, zero)
 	}
 	return 0
 }
 
 // updateTyped is update for a tensor that has one format, in calls of most elements.
-func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, ahead, most int, zero bool) {
+func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, most int, far, zero bool) {
 	var s streams[T]
 	assign(t, &s)
 	for ; lo < hi; lo += most {
@@ -94,7 +90,7 @@ func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, ahead, most int, zer
 		t.start(lo, end)
 		if t.form.assembled(kernels) {
 			t.raceAnnotate(lo, end)
-			updateAssembly(t.form, c, &s, lo, end-lo, ahead)
+			updateAssembly(t.form, c, &s, lo, end-lo, ahead(far))
 		} else {
 			updateGeneric(t.form, c, &s, lo, end)
 		}
@@ -151,18 +147,18 @@ func (t *tensor) formats() uint32 {
 }
 
 // updateFormats is update for a mixed tensor, in calls of most elements.
-func (t *tensor) updateFormats(lo, hi, ahead, most int, zero bool) int {
+func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 	var b mixed
 	for end := lo; lo < hi; lo = end {
 		end = min(lo+most, hi, t.sameKey(lo))
 		t.start(lo, end)
 		t.call(&b, lo)
-		if ahead > 0 && active == avx512 && b.out != nil && uintptr(b.out)%aroundAlign == 0 { // AVX2 gains nothing by it
+		if far && active == avx512 && b.out != nil && uintptr(b.out)%aroundAlign == 0 { // AVX2 gains nothing by it
 			b.formats |= outAround
 		}
 		if t.form.assembled(mixedKernels) {
 			t.raceAnnotate(lo, end)
-			updateMixedAssembly(t.form, &b, end-lo, ahead)
+			updateMixedAssembly(t.form, &b, end-lo, ahead(far))
 		} else {
 			updateMixedGeneric(t.form, &b, end-lo)
 		}

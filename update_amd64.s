@@ -30,219 +30,226 @@ TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-56
 	// lo
 	VBROADCASTSS 44(AX), Y6
 
+	// coupled = the bits of l2
+	MOVL  4(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  count+40(FP), R8
+	MOVQ  ahead+48(FP), R9
+	XORQ  R10, R10
+	TESTQ R9, R9
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPS (BX)(R10*1), Y0, Y7
+	VMULPS 32(BX)(R10*1), Y0, Y8
+	VMULPS 64(BX)(R10*1), Y0, Y9
+	VMULPS 96(BX)(R10*1), Y0, Y10
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSS 48(AX), Y11
+	VMINPS       Y7, Y11, Y7
+	VMINPS       Y8, Y11, Y8
+	VMINPS       Y9, Y11, Y9
+	VMINPS       Y10, Y11, Y10
+	VMAXPS       Y7, Y6, Y7
+	VMAXPS       Y8, Y6, Y8
+	VMAXPS       Y9, Y6, Y9
+	VMAXPS       Y10, Y6, Y10
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y11
+	VMULPS       (DX)(R10*1), Y11, Y12
+	VMULPS       32(DX)(R10*1), Y11, Y13
+	VMULPS       64(DX)(R10*1), Y11, Y14
+	VMULPS       96(DX)(R10*1), Y11, Y11
+	VADDPS       Y12, Y7, Y7
+	VADDPS       Y13, Y8, Y8
+	VADDPS       Y14, Y9, Y9
+	VADDPS       Y11, Y10, Y10
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R10*1), Y2, Y11
+	VMULPS 32(SI)(R10*1), Y2, Y12
+	VMULPS 64(SI)(R10*1), Y2, Y13
+	VMULPS 96(SI)(R10*1), Y2, Y14
+	VMULPS Y7, Y3, Y7
+	VMULPS Y8, Y3, Y8
+	VMULPS Y9, Y3, Y9
+	VMULPS Y10, Y3, Y10
+	VADDPS Y7, Y11, Y7
+	VADDPS Y8, Y12, Y8
+	VADDPS Y9, Y13, Y9
+	VADDPS Y10, Y14, Y10
+
+	// store m
+	VMOVUPS Y7, (SI)(R10*1)
+	VMOVUPS Y8, 32(SI)(R10*1)
+	VMOVUPS Y9, 64(SI)(R10*1)
+	VMOVUPS Y10, 96(SI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y8
+	VMULPS Y9, Y4, Y9
+	VMULPS Y10, Y4, Y10
+	VMULPS (DI)(R10*1), Y5, Y11
+	VMULPS 32(DI)(R10*1), Y5, Y12
+	VMULPS 64(DI)(R10*1), Y5, Y13
+	VMULPS 96(DI)(R10*1), Y5, Y14
+	VSUBPS Y11, Y7, Y7
+	VSUBPS Y12, Y8, Y8
+	VSUBPS Y13, Y9, Y9
+	VSUBPS Y14, Y10, Y10
+
+	// p = keep·p − u
+	VMULPS (DX)(R10*1), Y1, Y11
+	VMULPS 32(DX)(R10*1), Y1, Y12
+	VMULPS 64(DX)(R10*1), Y1, Y13
+	VMULPS 96(DX)(R10*1), Y1, Y14
+	VSUBPS Y7, Y11, Y7
+	VSUBPS Y8, Y12, Y8
+	VSUBPS Y9, Y13, Y9
+	VSUBPS Y10, Y14, Y10
+
+	// store p
+	VMOVUPS Y7, (DX)(R10*1)
+	VMOVUPS Y8, 32(DX)(R10*1)
+	VMOVUPS Y9, 64(DX)(R10*1)
+	VMOVUPS Y10, 96(DX)(R10*1)
+	ADDQ    $0x00000080, R10
+
+enter:
+	SUBQ $0x00000020, R8
+	JGE  pass
+	ADDQ $0x00000020, R8
+
+far:
+	// a vector at a time
 	// hi
 	VBROADCASTSS 48(AX), Y7
 
 	// l2
 	VBROADCASTSS 4(AX), Y8
-
-	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ count+40(FP), DI
-	MOVQ ahead+48(FP), R8
-	XORQ R9, R9
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (DX)(R9*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y9, Y7, Y9
-	VMAXPS Y9, Y6, Y9
-
-	// load p
-	VMOVUPS (CX)(R9*1), Y10
-	TESTQ   AX, AX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	VMULPS Y10, Y8, Y11
-	VADDPS Y11, Y9, Y9
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R9*1), Y2, Y11
-	VMULPS Y9, Y3, Y9
-	VADDPS Y9, Y11, Y9
-
-	// store m
-	VMOVUPS Y9, (BX)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y9, Y4, Y9
-	VMULPS (SI)(R9*1), Y5, Y11
-	VSUBPS Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPS Y10, Y1, Y10
-	VSUBPS Y9, Y10, Y9
-
-	// store p
-	VMOVUPS Y9, (CX)(R9*1)
-
-	// g = gs·g
-	VMULPS 32(DX)(R9*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y9, Y7, Y9
-	VMAXPS Y9, Y6, Y9
-
-	// load p
-	VMOVUPS 32(CX)(R9*1), Y10
-	TESTQ   AX, AX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	VMULPS Y10, Y8, Y11
-	VADDPS Y11, Y9, Y9
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPS 32(BX)(R9*1), Y2, Y11
-	VMULPS Y9, Y3, Y9
-	VADDPS Y9, Y11, Y9
-
-	// store m
-	VMOVUPS Y9, 32(BX)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y9, Y4, Y9
-	VMULPS 32(SI)(R9*1), Y5, Y11
-	VSUBPS Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPS Y10, Y1, Y10
-	VSUBPS Y9, Y10, Y9
-
-	// store p
-	VMOVUPS Y9, 32(CX)(R9*1)
-	ADDQ    $0x00000040, R9
-	TESTQ   R8, R8
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ $0x00000010, DI
-	JGE  line
-	ADDQ $0x00000010, DI
-
-	// a vector at a time
-	JMP enterVector
+	ADDQ         R10, R9
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (DX)(R9*1), Y0, Y9
+	PREFETCHT0 (BX)(R9*1)
+	VMULPS     (BX)(R10*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y9, Y7, Y9
 	VMAXPS Y9, Y6, Y9
-
-	// load p
-	VMOVUPS (CX)(R9*1), Y10
-	TESTQ   AX, AX
-	JZ      decoupled3
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPS Y10, Y8, Y11
-	VADDPS Y11, Y9, Y9
+	PREFETCHT0 (DX)(R9*1)
+	VMULPS     (DX)(R10*1), Y8, Y10
+	VADDPS     Y10, Y9, Y9
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R9*1), Y2, Y11
-	VMULPS Y9, Y3, Y9
-	VADDPS Y9, Y11, Y9
+	PREFETCHT0 (SI)(R9*1)
+	VMULPS     (SI)(R10*1), Y2, Y10
+	VMULPS     Y9, Y3, Y9
+	VADDPS     Y9, Y10, Y9
 
 	// store m
-	VMOVUPS Y9, (BX)(R9*1)
+	VMOVUPS Y9, (SI)(R10*1)
 
 	// u = k1·m − k2·n
-	VMULPS Y9, Y4, Y9
-	VMULPS (SI)(R9*1), Y5, Y11
-	VSUBPS Y11, Y9, Y9
+	VMULPS     Y9, Y4, Y9
+	PREFETCHT0 (DI)(R9*1)
+	VMULPS     (DI)(R10*1), Y5, Y10
+	VSUBPS     Y10, Y9, Y9
 
 	// p = keep·p − u
-	VMULPS Y10, Y1, Y10
-	VSUBPS Y9, Y10, Y9
+	PREFETCHT0 (DX)(R9*1)
+	VMULPS     (DX)(R10*1), Y1, Y10
+	VSUBPS     Y9, Y10, Y9
 
 	// store p
-	VMOVUPS Y9, (CX)(R9*1)
+	VMOVUPS Y9, (DX)(R10*1)
+	ADDQ    $0x00000020, R10
 	ADDQ    $0x00000020, R9
 
 enterVector:
-	SUBQ  $0x00000008, DI
-	JGE   vector
-	ADDQ  $0x00000008, DI
-	TESTQ DI, DI
-	JZ    done
+	SUBQ $0x00000008, R8
+	JGE  vector
+	ADDQ $0x00000008, R8
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x02, DI
-	SUBQ DI, R8
+	LEAQ tailMask<>+32(SB), AX
+	SHLQ $0x02, R8
+	SUBQ R8, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R8), Y9
-	VMASKMOVPS (DX)(R9*1), Y9, Y9
+	VMOVUPS    (AX), Y9
+	VMASKMOVPS (BX)(R10*1), Y9, Y9
 	VMULPS     Y9, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y0, Y7, Y0
 	VMAXPS Y0, Y6, Y0
-
-	// load p
-	VMOVUPS    (R8), Y6
-	VMASKMOVPS (CX)(R9*1), Y6, Y6
-	TESTQ      AX, AX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Y6, Y8, Y7
-	VADDPS Y7, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y6
+	VMASKMOVPS (DX)(R10*1), Y6, Y6
+	VMULPS     Y6, Y8, Y6
+	VADDPS     Y6, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R8), Y7
-	VMASKMOVPS (BX)(R9*1), Y7, Y7
-	VMULPS     Y7, Y2, Y2
+	VMOVUPS    (AX), Y6
+	VMASKMOVPS (SI)(R10*1), Y6, Y6
+	VMULPS     Y6, Y2, Y2
 	VMULPS     Y0, Y3, Y0
 	VADDPS     Y0, Y2, Y0
 
 	// store m
-	VMOVUPS    (R8), Y2
-	VMASKMOVPS Y0, Y2, (BX)(R9*1)
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS Y0, Y2, (SI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y0, Y4, Y0
 
 	// load n
-	VMOVUPS    (R8), Y2
-	VMASKMOVPS (SI)(R9*1), Y2, Y2
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS (DI)(R10*1), Y2, Y2
 	VMULPS     Y2, Y5, Y2
 	VSUBPS     Y2, Y0, Y0
 
 	// p = keep·p − u
-	VMULPS Y6, Y1, Y1
-	VSUBPS Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS (DX)(R10*1), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VSUBPS     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPS Y0, Y1, (CX)(R9*1)
+	VMOVUPS    (AX), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R10*1)
 
 done:
 	VZEROUPPER
@@ -272,6 +279,178 @@ TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-64
 	// beta1
 	VBROADCASTSS 12(AX), Y2
 
+	// coupled = the bits of l2
+	MOVL  4(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  v+40(FP), R8
+	MOVQ  count+48(FP), R9
+	MOVQ  ahead+56(FP), R10
+	XORQ  R11, R11
+	TESTQ R10, R10
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPS (BX)(R11*1), Y0, Y3
+	VMULPS 32(BX)(R11*1), Y0, Y4
+	VMULPS 64(BX)(R11*1), Y0, Y5
+	VMULPS 96(BX)(R11*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
+	VMINPS       Y3, Y8, Y3
+	VMINPS       Y4, Y8, Y4
+	VMINPS       Y5, Y8, Y5
+	VMINPS       Y6, Y8, Y6
+	VMAXPS       Y3, Y7, Y3
+	VMAXPS       Y4, Y7, Y4
+	VMAXPS       Y5, Y7, Y5
+	VMAXPS       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y7
+	VMULPS       (DX)(R11*1), Y7, Y8
+	VMULPS       32(DX)(R11*1), Y7, Y9
+	VMULPS       64(DX)(R11*1), Y7, Y10
+	VMULPS       96(DX)(R11*1), Y7, Y7
+	VADDPS       Y8, Y3, Y3
+	VADDPS       Y9, Y4, Y4
+	VADDPS       Y10, Y5, Y5
+	VADDPS       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R11*1), Y2, Y7
+	VMULPS 32(SI)(R11*1), Y2, Y8
+	VMULPS 64(SI)(R11*1), Y2, Y9
+	VMULPS 96(SI)(R11*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VADDPS       Y12, Y7, Y7
+	VADDPS       Y13, Y8, Y8
+	VADDPS       Y14, Y9, Y9
+	VADDPS       Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y7, (SI)(R11*1)
+	VMOVUPS Y8, 32(SI)(R11*1)
+	VMOVUPS Y9, 64(SI)(R11*1)
+	VMOVUPS Y10, 96(SI)(R11*1)
+
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSS 28(AX), Y11
+	VMULPS       Y7, Y11, Y7
+	VMULPS       Y8, Y11, Y8
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y10, Y11, Y10
+
+	// k2
+	VBROADCASTSS 32(AX), Y11
+	VMULPS       (DI)(R11*1), Y11, Y12
+	VMULPS       32(DI)(R11*1), Y11, Y13
+	VMULPS       64(DI)(R11*1), Y11, Y14
+	VMULPS       96(DI)(R11*1), Y11, Y11
+	VSUBPS       Y12, Y7, Y7
+	VSUBPS       Y13, Y8, Y8
+	VSUBPS       Y14, Y9, Y9
+	VSUBPS       Y11, Y10, Y10
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VMULPS       Y3, Y12, Y3
+	VMULPS       Y4, Y13, Y4
+	VMULPS       Y5, Y14, Y5
+	VMULPS       Y6, Y11, Y6
+
+	// beta2
+	VBROADCASTSS 20(AX), Y11
+	VMULPS       (R8)(R11*1), Y11, Y12
+	VMULPS       32(R8)(R11*1), Y11, Y13
+	VMULPS       64(R8)(R11*1), Y11, Y14
+	VMULPS       96(R8)(R11*1), Y11, Y11
+	VADDPS       Y3, Y12, Y3
+	VADDPS       Y4, Y13, Y4
+	VADDPS       Y5, Y14, Y5
+	VADDPS       Y6, Y11, Y6
+
+	// store v
+	VMOVUPS Y3, (R8)(R11*1)
+	VMOVUPS Y4, 32(R8)(R11*1)
+	VMOVUPS Y5, 64(R8)(R11*1)
+	VMOVUPS Y6, 96(R8)(R11*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y3, Y3
+	VSQRTPS Y4, Y4
+	VSQRTPS Y5, Y5
+	VSQRTPS Y6, Y6
+
+	// r
+	VBROADCASTSS 36(AX), Y11
+	VMULPS       Y11, Y3, Y3
+	VMULPS       Y11, Y4, Y4
+	VMULPS       Y11, Y5, Y5
+	VMULPS       Y11, Y6, Y6
+
+	// eps
+	VBROADCASTSS 40(AX), Y11
+	VADDPS       Y11, Y3, Y3
+	VADDPS       Y11, Y4, Y4
+	VADDPS       Y11, Y5, Y5
+	VADDPS       Y11, Y6, Y6
+	VDIVPS       Y3, Y7, Y3
+	VDIVPS       Y4, Y8, Y4
+	VDIVPS       Y5, Y9, Y5
+	VDIVPS       Y6, Y10, Y6
+
+	// p = keep·p − u
+	VMULPS (DX)(R11*1), Y1, Y7
+	VMULPS 32(DX)(R11*1), Y1, Y8
+	VMULPS 64(DX)(R11*1), Y1, Y9
+	VMULPS 96(DX)(R11*1), Y1, Y10
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y4, Y8, Y4
+	VSUBPS Y5, Y9, Y5
+	VSUBPS Y6, Y10, Y6
+
+	// store p
+	VMOVUPS Y3, (DX)(R11*1)
+	VMOVUPS Y4, 32(DX)(R11*1)
+	VMOVUPS Y5, 64(DX)(R11*1)
+	VMOVUPS Y6, 96(DX)(R11*1)
+	ADDQ    $0x00000080, R11
+
+enter:
+	SUBQ $0x00000020, R9
+	JGE  pass
+	ADDQ $0x00000020, R9
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSS 16(AX), Y3
 
@@ -296,216 +475,76 @@ TEXT ·adapnmF32AVX2(SB), NOSPLIT, $0-64
 	// lo
 	VBROADCASTSS 44(AX), Y10
 
-	// coupled = the bits of l2
-	MOVL 4(AX), CX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ v+40(FP), R8
-	MOVQ count+48(FP), R9
-	MOVQ ahead+56(FP), R10
-	XORQ R11, R11
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (BX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
 	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
-
-	// load p
-	VMOVUPS (DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPS (SI)(R11*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS (R8)(R11*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y6, Y13
-	VMULPS (DI)(R11*1), Y7, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (DX)(R11*1)
-
-	// g = gs·g
-	VMULPS 32(BX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
-
-	// load p
-	VMOVUPS 32(DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPS 32(SI)(R11*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, 32(SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS 32(R8)(R11*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, 32(R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y6, Y13
-	VMULPS 32(DI)(R11*1), Y7, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, 32(DX)(R11*1)
-	ADDQ    $0x00000040, R11
-	TESTQ   R10, R10
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
-
-enter:
-	SUBQ $0x00000010, R9
-	JGE  line
-	ADDQ $0x00000010, R9
-
-	// a vector at a time
-	JMP enterVector
+	VBROADCASTSS 48(AX), Y11
+	ADDQ         R11, R10
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (BX)(R11*1), Y0, Y11
+	PREFETCHT0 (BX)(R10*1)
+	VMULPS     (BX)(R11*1), Y0, Y12
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
-
-	// load p
-	VMOVUPS (DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled3
+	VMINPS Y12, Y11, Y12
+	VMAXPS Y12, Y10, Y12
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
 	// l2
 	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
+	PREFETCHT0   (DX)(R10*1)
+	VMULPS       (DX)(R11*1), Y13, Y13
+	VADDPS       Y13, Y12, Y12
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS (SI)(R11*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
+	PREFETCHT0 (SI)(R10*1)
+	VMULPS     (SI)(R11*1), Y2, Y13
+	VMULPS     Y12, Y3, Y14
+	VADDPS     Y14, Y13, Y13
 
 	// store m
 	VMOVUPS Y13, (SI)(R11*1)
 
+	// u = k1·m − k2·n
+	VMULPS     Y13, Y6, Y13
+	PREFETCHT0 (DI)(R10*1)
+	VMULPS     (DI)(R11*1), Y7, Y14
+	VSUBPS     Y14, Y13, Y13
+
 	// v = beta2·v + (alpha2·g)·g
-	VMULPS (R8)(R11*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
+	VMULPS     Y12, Y5, Y14
+	VMULPS     Y12, Y14, Y12
+	PREFETCHT0 (R8)(R10*1)
+	VMULPS     (R8)(R11*1), Y4, Y14
+	VADDPS     Y12, Y14, Y12
 
 	// store v
-	VMOVUPS Y11, (R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y6, Y13
-	VMULPS (DI)(R11*1), Y7, Y14
-	VSUBPS Y14, Y13, Y13
+	VMOVUPS Y12, (R8)(R11*1)
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
+	VSQRTPS Y12, Y12
+	VMULPS  Y8, Y12, Y12
+	VADDPS  Y9, Y12, Y12
+	VDIVPS  Y12, Y13, Y12
 
 	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	PREFETCHT0 (DX)(R10*1)
+	VMULPS     (DX)(R11*1), Y1, Y13
+	VSUBPS     Y12, Y13, Y12
 
 	// store p
-	VMOVUPS Y11, (DX)(R11*1)
+	VMOVUPS Y12, (DX)(R11*1)
 	ADDQ    $0x00000020, R11
+	ADDQ    $0x00000020, R10
 
 enterVector:
-	SUBQ  $0x00000008, R9
-	JGE   vector
-	ADDQ  $0x00000008, R9
-	TESTQ R9, R9
-	JZ    done
+	SUBQ $0x00000008, R9
+	JGE  vector
+	ADDQ $0x00000008, R9
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -515,53 +554,38 @@ enterVector:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R10), Y11
-	VMASKMOVPS (BX)(R11*1), Y11, Y11
-	VMULPS     Y11, Y0, Y0
+	VMOVUPS    (R10), Y12
+	VMASKMOVPS (BX)(R11*1), Y12, Y12
+	VMULPS     Y12, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y11
-	VMINPS       Y0, Y11, Y0
-	VMAXPS       Y0, Y10, Y0
-
-	// load p
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (DX)(R11*1), Y10, Y10
-	TESTQ      CX, CX
-	JZ         decoupled4
+	VMINPS Y0, Y11, Y0
+	VMAXPS Y0, Y10, Y0
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
 	// l2
-	VBROADCASTSS 4(AX), Y11
-	VMULPS       Y10, Y11, Y11
-	VADDPS       Y11, Y0, Y0
+	VBROADCASTSS 4(AX), Y10
 
-decoupled4:
+	// load p
+	VMOVUPS    (R10), Y11
+	VMASKMOVPS (DX)(R11*1), Y11, Y11
+	VMULPS     Y11, Y10, Y10
+	VADDPS     Y10, Y0, Y0
+
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R10), Y11
-	VMASKMOVPS (SI)(R11*1), Y11, Y11
-	VMULPS     Y11, Y2, Y2
+	VMOVUPS    (R10), Y10
+	VMASKMOVPS (SI)(R11*1), Y10, Y10
+	VMULPS     Y10, Y2, Y2
 	VMULPS     Y0, Y3, Y3
 	VADDPS     Y3, Y2, Y2
 
 	// store m
 	VMOVUPS    (R10), Y3
 	VMASKMOVPS Y2, Y3, (SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS (R8)(R11*1), Y3, Y3
-	VMULPS     Y3, Y4, Y3
-	VMULPS     Y0, Y5, Y4
-	VMULPS     Y0, Y4, Y0
-	VADDPS     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R10), Y3
-	VMASKMOVPS Y0, Y3, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPS Y2, Y6, Y2
@@ -572,6 +596,20 @@ decoupled4:
 	VMULPS     Y3, Y7, Y3
 	VSUBPS     Y3, Y2, Y2
 
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Y0, Y5, Y3
+	VMULPS Y0, Y3, Y0
+
+	// load v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS (R8)(R11*1), Y3, Y3
+	VMULPS     Y3, Y4, Y3
+	VADDPS     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPS Y0, Y3, (R8)(R11*1)
+
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
 	VMULPS  Y8, Y0, Y0
@@ -579,8 +617,11 @@ decoupled4:
 	VDIVPS  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPS Y10, Y1, Y1
-	VSUBPS Y0, Y1, Y0
+	// load p
+	VMOVUPS    (R10), Y2
+	VMASKMOVPS (DX)(R11*1), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VSUBPS     Y0, Y1, Y0
 
 	// store p
 	VMOVUPS    (R10), Y1
@@ -604,6 +645,204 @@ TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-72
 	// beta1
 	VBROADCASTSS 12(AX), Y2
 
+	// coupled = the bits of l2
+	MOVL  4(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  v+40(FP), R8
+	MOVQ  x+48(FP), R9
+	MOVQ  count+56(FP), R10
+	MOVQ  ahead+64(FP), R11
+	XORQ  R12, R12
+	TESTQ R11, R11
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPS (BX)(R12*1), Y0, Y3
+	VMULPS 32(BX)(R12*1), Y0, Y4
+	VMULPS 64(BX)(R12*1), Y0, Y5
+	VMULPS 96(BX)(R12*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
+	VMINPS       Y3, Y8, Y3
+	VMINPS       Y4, Y8, Y4
+	VMINPS       Y5, Y8, Y5
+	VMINPS       Y6, Y8, Y6
+	VMAXPS       Y3, Y7, Y3
+	VMAXPS       Y4, Y7, Y4
+	VMAXPS       Y5, Y7, Y5
+	VMAXPS       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y7
+	VMULPS       (DX)(R12*1), Y7, Y8
+	VMULPS       32(DX)(R12*1), Y7, Y9
+	VMULPS       64(DX)(R12*1), Y7, Y10
+	VMULPS       96(DX)(R12*1), Y7, Y7
+	VADDPS       Y8, Y3, Y3
+	VADDPS       Y9, Y4, Y4
+	VADDPS       Y10, Y5, Y5
+	VADDPS       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R12*1), Y2, Y7
+	VMULPS 32(SI)(R12*1), Y2, Y8
+	VMULPS 64(SI)(R12*1), Y2, Y9
+	VMULPS 96(SI)(R12*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VADDPS       Y12, Y7, Y7
+	VADDPS       Y13, Y8, Y8
+	VADDPS       Y14, Y9, Y9
+	VADDPS       Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y7, (SI)(R12*1)
+	VMOVUPS Y8, 32(SI)(R12*1)
+	VMOVUPS Y9, 64(SI)(R12*1)
+	VMOVUPS Y10, 96(SI)(R12*1)
+
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSS 28(AX), Y11
+	VMULPS       Y7, Y11, Y7
+	VMULPS       Y8, Y11, Y8
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y10, Y11, Y10
+
+	// k2
+	VBROADCASTSS 32(AX), Y11
+	VMULPS       (DI)(R12*1), Y11, Y12
+	VMULPS       32(DI)(R12*1), Y11, Y13
+	VMULPS       64(DI)(R12*1), Y11, Y14
+	VMULPS       96(DI)(R12*1), Y11, Y11
+	VSUBPS       Y12, Y7, Y7
+	VSUBPS       Y13, Y8, Y8
+	VSUBPS       Y14, Y9, Y9
+	VSUBPS       Y11, Y10, Y10
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VMULPS       Y3, Y12, Y3
+	VMULPS       Y4, Y13, Y4
+	VMULPS       Y5, Y14, Y5
+	VMULPS       Y6, Y11, Y6
+
+	// beta2
+	VBROADCASTSS 20(AX), Y11
+	VMULPS       (R8)(R12*1), Y11, Y12
+	VMULPS       32(R8)(R12*1), Y11, Y13
+	VMULPS       64(R8)(R12*1), Y11, Y14
+	VMULPS       96(R8)(R12*1), Y11, Y11
+	VADDPS       Y3, Y12, Y3
+	VADDPS       Y4, Y13, Y4
+	VADDPS       Y5, Y14, Y5
+	VADDPS       Y6, Y11, Y6
+
+	// store v
+	VMOVUPS Y3, (R8)(R12*1)
+	VMOVUPS Y4, 32(R8)(R12*1)
+	VMOVUPS Y5, 64(R8)(R12*1)
+	VMOVUPS Y6, 96(R8)(R12*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (R9)(R12*1), Y11
+	VMOVUPS 32(R9)(R12*1), Y12
+	VMOVUPS 64(R9)(R12*1), Y13
+	VMOVUPS 96(R9)(R12*1), Y14
+	VMAXPS  Y3, Y11, Y3
+	VMAXPS  Y4, Y12, Y4
+	VMAXPS  Y5, Y13, Y5
+	VMAXPS  Y6, Y14, Y6
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y3, Y3
+	VCMPPS  $0x03, Y12, Y12, Y11
+	VORPS   Y11, Y4, Y4
+	VCMPPS  $0x03, Y13, Y13, Y11
+	VORPS   Y11, Y5, Y5
+	VCMPPS  $0x03, Y14, Y14, Y11
+	VORPS   Y11, Y6, Y6
+
+	// store x
+	VMOVUPS Y3, (R9)(R12*1)
+	VMOVUPS Y4, 32(R9)(R12*1)
+	VMOVUPS Y5, 64(R9)(R12*1)
+	VMOVUPS Y6, 96(R9)(R12*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y3, Y3
+	VSQRTPS Y4, Y4
+	VSQRTPS Y5, Y5
+	VSQRTPS Y6, Y6
+
+	// r
+	VBROADCASTSS 36(AX), Y11
+	VMULPS       Y11, Y3, Y3
+	VMULPS       Y11, Y4, Y4
+	VMULPS       Y11, Y5, Y5
+	VMULPS       Y11, Y6, Y6
+
+	// eps
+	VBROADCASTSS 40(AX), Y11
+	VADDPS       Y11, Y3, Y3
+	VADDPS       Y11, Y4, Y4
+	VADDPS       Y11, Y5, Y5
+	VADDPS       Y11, Y6, Y6
+	VDIVPS       Y3, Y7, Y3
+	VDIVPS       Y4, Y8, Y4
+	VDIVPS       Y5, Y9, Y5
+	VDIVPS       Y6, Y10, Y6
+
+	// p = keep·p − u
+	VMULPS (DX)(R12*1), Y1, Y7
+	VMULPS 32(DX)(R12*1), Y1, Y8
+	VMULPS 64(DX)(R12*1), Y1, Y9
+	VMULPS 96(DX)(R12*1), Y1, Y10
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y4, Y8, Y4
+	VSUBPS Y5, Y9, Y5
+	VSUBPS Y6, Y10, Y6
+
+	// store p
+	VMOVUPS Y3, (DX)(R12*1)
+	VMOVUPS Y4, 32(DX)(R12*1)
+	VMOVUPS Y5, 64(DX)(R12*1)
+	VMOVUPS Y6, 96(DX)(R12*1)
+	ADDQ    $0x00000080, R12
+
+enter:
+	SUBQ $0x00000020, R10
+	JGE  pass
+	ADDQ $0x00000020, R10
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSS 16(AX), Y3
 
@@ -628,248 +867,87 @@ TEXT ·adapnmAMSGradF32AVX2(SB), NOSPLIT, $0-72
 	// lo
 	VBROADCASTSS 44(AX), Y10
 
-	// coupled = the bits of l2
-	MOVL 4(AX), CX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ v+40(FP), R8
-	MOVQ x+48(FP), R9
-	MOVQ count+56(FP), R10
-	MOVQ ahead+64(FP), R11
-	XORQ R12, R12
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (BX)(R12*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
 	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
-
-	// load p
-	VMOVUPS (DX)(R12*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPS (SI)(R12*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (SI)(R12*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS (R8)(R12*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (R8)(R12*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R9)(R12*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, (R9)(R12*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y6, Y13
-	VMULPS (DI)(R12*1), Y7, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (DX)(R12*1)
-
-	// g = gs·g
-	VMULPS 32(BX)(R12*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
-
-	// load p
-	VMOVUPS 32(DX)(R12*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPS 32(SI)(R12*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, 32(SI)(R12*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS 32(R8)(R12*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, 32(R8)(R12*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS 32(R9)(R12*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, 32(R9)(R12*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y6, Y13
-	VMULPS 32(DI)(R12*1), Y7, Y14
-	VSUBPS Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, 32(DX)(R12*1)
-	ADDQ    $0x00000040, R12
-	TESTQ   R11, R11
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (DX)(R11*1)
-	PREFETCHT1 (BX)(R11*1)
-	PREFETCHT1 (SI)(R11*1)
-	PREFETCHT1 (DI)(R11*1)
-	PREFETCHT1 (R8)(R11*1)
-	PREFETCHT1 (R9)(R11*1)
-	ADDQ       $0x00000040, R11
-
-enter:
-	SUBQ $0x00000010, R10
-	JGE  line
-	ADDQ $0x00000010, R10
-
-	// a vector at a time
-	JMP enterVector
+	VBROADCASTSS 48(AX), Y11
+	ADDQ         R12, R11
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (BX)(R12*1), Y0, Y11
+	PREFETCHT0 (BX)(R11*1)
+	VMULPS     (BX)(R12*1), Y0, Y12
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y12
-	VMINPS       Y11, Y12, Y11
-	VMAXPS       Y11, Y10, Y11
-
-	// load p
-	VMOVUPS (DX)(R12*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled3
+	VMINPS Y12, Y11, Y12
+	VMAXPS Y12, Y10, Y12
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
 	// l2
 	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
+	PREFETCHT0   (DX)(R11*1)
+	VMULPS       (DX)(R12*1), Y13, Y13
+	VADDPS       Y13, Y12, Y12
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS (SI)(R12*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
+	PREFETCHT0 (SI)(R11*1)
+	VMULPS     (SI)(R12*1), Y2, Y13
+	VMULPS     Y12, Y3, Y14
+	VADDPS     Y14, Y13, Y13
 
 	// store m
 	VMOVUPS Y13, (SI)(R12*1)
 
+	// u = k1·m − k2·n
+	VMULPS     Y13, Y6, Y13
+	PREFETCHT0 (DI)(R11*1)
+	VMULPS     (DI)(R12*1), Y7, Y14
+	VSUBPS     Y14, Y13, Y13
+
 	// v = beta2·v + (alpha2·g)·g
-	VMULPS (R8)(R12*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
+	VMULPS     Y12, Y5, Y14
+	VMULPS     Y12, Y14, Y12
+	PREFETCHT0 (R8)(R11*1)
+	VMULPS     (R8)(R12*1), Y4, Y14
+	VADDPS     Y12, Y14, Y12
 
 	// store v
-	VMOVUPS Y11, (R8)(R12*1)
+	VMOVUPS Y12, (R8)(R12*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS (R9)(R12*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
+	PREFETCHT0 (R9)(R11*1)
+	VMOVUPS    (R9)(R12*1), Y14
+	VMAXPS     Y12, Y14, Y12
+	VCMPPS     $0x03, Y14, Y14, Y14
+	VORPS      Y14, Y12, Y12
 
 	// store x
-	VMOVUPS Y11, (R9)(R12*1)
-
-	// u = k1·m − k2·n
-	VMULPS Y13, Y6, Y13
-	VMULPS (DI)(R12*1), Y7, Y14
-	VSUBPS Y14, Y13, Y13
+	VMOVUPS Y12, (R9)(R12*1)
 
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
-	VADDPS  Y9, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
+	VSQRTPS Y12, Y12
+	VMULPS  Y8, Y12, Y12
+	VADDPS  Y9, Y12, Y12
+	VDIVPS  Y12, Y13, Y12
 
 	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	PREFETCHT0 (DX)(R11*1)
+	VMULPS     (DX)(R12*1), Y1, Y13
+	VSUBPS     Y12, Y13, Y12
 
 	// store p
-	VMOVUPS Y11, (DX)(R12*1)
+	VMOVUPS Y12, (DX)(R12*1)
 	ADDQ    $0x00000020, R12
+	ADDQ    $0x00000020, R11
 
 enterVector:
-	SUBQ  $0x00000008, R10
-	JGE   vector
-	ADDQ  $0x00000008, R10
-	TESTQ R10, R10
-	JZ    done
+	SUBQ $0x00000008, R10
+	JGE  vector
+	ADDQ $0x00000008, R10
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -879,34 +957,32 @@ enterVector:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R11), Y11
-	VMASKMOVPS (BX)(R12*1), Y11, Y11
-	VMULPS     Y11, Y0, Y0
+	VMOVUPS    (R11), Y12
+	VMASKMOVPS (BX)(R12*1), Y12, Y12
+	VMULPS     Y12, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSS 48(AX), Y11
-	VMINPS       Y0, Y11, Y0
-	VMAXPS       Y0, Y10, Y0
-
-	// load p
-	VMOVUPS    (R11), Y10
-	VMASKMOVPS (DX)(R12*1), Y10, Y10
-	TESTQ      CX, CX
-	JZ         decoupled4
+	VMINPS Y0, Y11, Y0
+	VMAXPS Y0, Y10, Y0
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
 	// l2
-	VBROADCASTSS 4(AX), Y11
-	VMULPS       Y10, Y11, Y11
-	VADDPS       Y11, Y0, Y0
+	VBROADCASTSS 4(AX), Y10
 
-decoupled4:
+	// load p
+	VMOVUPS    (R11), Y11
+	VMASKMOVPS (DX)(R12*1), Y11, Y11
+	VMULPS     Y11, Y10, Y10
+	VADDPS     Y10, Y0, Y0
+
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R11), Y11
-	VMASKMOVPS (SI)(R12*1), Y11, Y11
-	VMULPS     Y11, Y2, Y2
+	VMOVUPS    (R11), Y10
+	VMASKMOVPS (SI)(R12*1), Y10, Y10
+	VMULPS     Y10, Y2, Y2
 	VMULPS     Y0, Y3, Y3
 	VADDPS     Y3, Y2, Y2
 
@@ -914,13 +990,23 @@ decoupled4:
 	VMOVUPS    (R11), Y3
 	VMASKMOVPS Y2, Y3, (SI)(R12*1)
 
+	// u = k1·m − k2·n
+	VMULPS Y2, Y6, Y2
+
+	// load n
+	VMOVUPS    (R11), Y3
+	VMASKMOVPS (DI)(R12*1), Y3, Y3
+	VMULPS     Y3, Y7, Y3
+	VSUBPS     Y3, Y2, Y2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPS Y0, Y5, Y3
+	VMULPS Y0, Y3, Y0
+
 	// load v
 	VMOVUPS    (R11), Y3
 	VMASKMOVPS (R8)(R12*1), Y3, Y3
 	VMULPS     Y3, Y4, Y3
-	VMULPS     Y0, Y5, Y4
-	VMULPS     Y0, Y4, Y0
 	VADDPS     Y0, Y3, Y0
 
 	// store v
@@ -939,15 +1025,6 @@ decoupled4:
 	VMOVUPS    (R11), Y3
 	VMASKMOVPS Y0, Y3, (R9)(R12*1)
 
-	// u = k1·m − k2·n
-	VMULPS Y2, Y6, Y2
-
-	// load n
-	VMOVUPS    (R11), Y3
-	VMASKMOVPS (DI)(R12*1), Y3, Y3
-	VMULPS     Y3, Y7, Y3
-	VSUBPS     Y3, Y2, Y2
-
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
 	VMULPS  Y8, Y0, Y0
@@ -955,8 +1032,11 @@ decoupled4:
 	VDIVPS  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPS Y10, Y1, Y1
-	VSUBPS Y0, Y1, Y0
+	// load p
+	VMOVUPS    (R11), Y2
+	VMASKMOVPS (DX)(R12*1), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VSUBPS     Y0, Y1, Y0
 
 	// store p
 	VMOVUPS    (R11), Y1
@@ -990,122 +1070,116 @@ TEXT ·sgdF32AVX2(SB), NOSPLIT, $0-40
 	VBROADCASTSS 4(AX), Y5
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ count+24(FP), BX
-	MOVQ ahead+32(FP), SI
-	XORQ DI, DI
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), CX
+	MOVQ  grad+16(FP), DX
+	MOVQ  count+24(FP), BX
+	MOVQ  ahead+32(FP), SI
+	XORQ  DI, DI
+	TESTQ SI, SI
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (DX)(DI*1), Y0, Y6
+	VMULPS 32(DX)(DI*1), Y0, Y7
+	VMULPS 64(DX)(DI*1), Y0, Y8
+	VMULPS 96(DX)(DI*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y6, Y4, Y6
+	VMINPS Y7, Y4, Y7
+	VMINPS Y8, Y4, Y8
+	VMINPS Y9, Y4, Y9
 	VMAXPS Y6, Y3, Y6
-
-	// load p
-	VMOVUPS (CX)(DI*1), Y7
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Y7, Y3, Y7
+	VMAXPS Y8, Y3, Y8
+	VMAXPS Y9, Y3, Y9
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Y7, Y5, Y8
-	VADDPS Y8, Y6, Y6
+	VMULPS (CX)(DI*1), Y5, Y10
+	VMULPS 32(CX)(DI*1), Y5, Y11
+	VMULPS 64(CX)(DI*1), Y5, Y12
+	VMULPS 96(CX)(DI*1), Y5, Y13
+	VADDPS Y10, Y6, Y6
+	VADDPS Y11, Y7, Y7
+	VADDPS Y12, Y8, Y8
+	VADDPS Y13, Y9, Y9
 
 decoupled1:
 	// u = k1·g
 	VMULPS Y6, Y2, Y6
+	VMULPS Y7, Y2, Y7
+	VMULPS Y8, Y2, Y8
+	VMULPS Y9, Y2, Y9
 
 	// p = keep·p − u
-	VMULPS Y7, Y1, Y7
-	VSUBPS Y6, Y7, Y6
+	VMULPS (CX)(DI*1), Y1, Y10
+	VMULPS 32(CX)(DI*1), Y1, Y11
+	VMULPS 64(CX)(DI*1), Y1, Y12
+	VMULPS 96(CX)(DI*1), Y1, Y13
+	VSUBPS Y6, Y10, Y6
+	VSUBPS Y7, Y11, Y7
+	VSUBPS Y8, Y12, Y8
+	VSUBPS Y9, Y13, Y9
 
 	// store p
 	VMOVUPS Y6, (CX)(DI*1)
+	VMOVUPS Y7, 32(CX)(DI*1)
+	VMOVUPS Y8, 64(CX)(DI*1)
+	VMOVUPS Y9, 96(CX)(DI*1)
+	ADDQ    $0x00000080, DI
 
+enter:
+	SUBQ $0x00000020, BX
+	JGE  pass
+	ADDQ $0x00000020, BX
+
+far:
+	// a vector at a time
+	ADDQ DI, SI
+	JMP  enterVector
+
+vector:
 	// g = gs·g
-	VMULPS 32(DX)(DI*1), Y0, Y6
+	PREFETCHT0 (DX)(SI*1)
+	VMULPS     (DX)(DI*1), Y0, Y6
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y6, Y4, Y6
 	VMAXPS Y6, Y3, Y6
-
-	// load p
-	VMOVUPS 32(CX)(DI*1), Y7
-	TESTQ   AX, AX
-	JZ      decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPS Y7, Y5, Y8
-	VADDPS Y8, Y6, Y6
+	PREFETCHT0 (CX)(SI*1)
+	VMULPS     (CX)(DI*1), Y5, Y7
+	VADDPS     Y7, Y6, Y6
 
 decoupled2:
 	// u = k1·g
 	VMULPS Y6, Y2, Y6
 
 	// p = keep·p − u
-	VMULPS Y7, Y1, Y7
-	VSUBPS Y6, Y7, Y6
-
-	// store p
-	VMOVUPS Y6, 32(CX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   SI, SI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
-
-enter:
-	SUBQ $0x00000010, BX
-	JGE  line
-	ADDQ $0x00000010, BX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPS (DX)(DI*1), Y0, Y6
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y6, Y4, Y6
-	VMAXPS Y6, Y3, Y6
-
-	// load p
-	VMOVUPS (CX)(DI*1), Y7
-	TESTQ   AX, AX
-	JZ      decoupled3
-
-	// g = g + l2·p
-	VMULPS Y7, Y5, Y8
-	VADDPS Y8, Y6, Y6
-
-decoupled3:
-	// u = k1·g
-	VMULPS Y6, Y2, Y6
-
-	// p = keep·p − u
-	VMULPS Y7, Y1, Y7
-	VSUBPS Y6, Y7, Y6
+	PREFETCHT0 (CX)(SI*1)
+	VMULPS     (CX)(DI*1), Y1, Y7
+	VSUBPS     Y6, Y7, Y6
 
 	// store p
 	VMOVUPS Y6, (CX)(DI*1)
 	ADDQ    $0x00000020, DI
+	ADDQ    $0x00000020, SI
 
 enterVector:
-	SUBQ  $0x00000008, BX
-	JGE   vector
-	ADDQ  $0x00000008, BX
-	TESTQ BX, BX
-	JZ    done
+	SUBQ $0x00000008, BX
+	JGE  vector
+	ADDQ $0x00000008, BX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -1122,24 +1196,26 @@ enterVector:
 	// g = max(min(g, hi), lo)
 	VMINPS Y0, Y4, Y0
 	VMAXPS Y0, Y3, Y0
+	TESTQ  AX, AX
+	JZ     decoupled3
 
+	// g = g + l2·p
 	// load p
 	VMOVUPS    (SI), Y3
 	VMASKMOVPS (CX)(DI*1), Y3, Y3
-	TESTQ      AX, AX
-	JZ         decoupled4
+	VMULPS     Y3, Y5, Y3
+	VADDPS     Y3, Y0, Y0
 
-	// g = g + l2·p
-	VMULPS Y3, Y5, Y4
-	VADDPS Y4, Y0, Y0
-
-decoupled4:
+decoupled3:
 	// u = k1·g
 	VMULPS Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPS Y3, Y1, Y1
-	VSUBPS Y0, Y1, Y0
+	// load p
+	VMOVUPS    (SI), Y2
+	VMASKMOVPS (CX)(DI*1), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VSUBPS     Y0, Y1, Y0
 
 	// store p
 	VMOVUPS    (SI), Y1
@@ -1175,202 +1251,203 @@ TEXT ·sgdMomentumF32AVX2(SB), NOSPLIT, $0-48
 	// hi
 	VBROADCASTSS 48(AX), Y6
 
-	// l2
-	VBROADCASTSS 4(AX), Y7
-
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+32(FP), SI
-	MOVQ ahead+40(FP), DI
-	XORQ R8, R8
+	MOVL  4(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), DI
+	MOVQ  ahead+40(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
-	VMULPS (DX)(R8*1), Y0, Y8
+	VMULPS (BX)(R9*1), Y0, Y7
+	VMULPS 32(BX)(R9*1), Y0, Y8
+	VMULPS 64(BX)(R9*1), Y0, Y9
+	VMULPS 96(BX)(R9*1), Y0, Y10
 
 	// g = max(min(g, hi), lo)
+	VMINPS Y7, Y6, Y7
 	VMINPS Y8, Y6, Y8
+	VMINPS Y9, Y6, Y9
+	VMINPS Y10, Y6, Y10
+	VMAXPS Y7, Y5, Y7
 	VMAXPS Y8, Y5, Y8
-
-	// load p
-	VMOVUPS (CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Y9, Y5, Y9
+	VMAXPS Y10, Y5, Y10
+	TESTQ  CX, CX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Y9, Y7, Y10
-	VADDPS Y10, Y8, Y8
+	// l2
+	VBROADCASTSS 4(AX), Y11
+	VMULPS       (DX)(R9*1), Y11, Y12
+	VMULPS       32(DX)(R9*1), Y11, Y13
+	VMULPS       64(DX)(R9*1), Y11, Y14
+	VMULPS       96(DX)(R9*1), Y11, Y11
+	VADDPS       Y12, Y7, Y7
+	VADDPS       Y13, Y8, Y8
+	VADDPS       Y14, Y9, Y9
+	VADDPS       Y11, Y10, Y10
 
 decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R8*1), Y2, Y10
+	VMULPS (SI)(R9*1), Y2, Y11
+	VMULPS 32(SI)(R9*1), Y2, Y12
+	VMULPS 64(SI)(R9*1), Y2, Y13
+	VMULPS 96(SI)(R9*1), Y2, Y14
+	VMULPS Y7, Y3, Y7
 	VMULPS Y8, Y3, Y8
-	VADDPS Y8, Y10, Y8
+	VMULPS Y9, Y3, Y9
+	VMULPS Y10, Y3, Y10
+	VADDPS Y7, Y11, Y7
+	VADDPS Y8, Y12, Y8
+	VADDPS Y9, Y13, Y9
+	VADDPS Y10, Y14, Y10
 
 	// store m
-	VMOVUPS Y8, (BX)(R8*1)
+	VMOVUPS Y7, (SI)(R9*1)
+	VMOVUPS Y8, 32(SI)(R9*1)
+	VMOVUPS Y9, 64(SI)(R9*1)
+	VMOVUPS Y10, 96(SI)(R9*1)
 
 	// u = k1·m
+	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y8
+	VMULPS Y9, Y4, Y9
+	VMULPS Y10, Y4, Y10
 
 	// p = keep·p − u
-	VMULPS Y9, Y1, Y9
-	VSUBPS Y8, Y9, Y8
+	VMULPS (DX)(R9*1), Y1, Y11
+	VMULPS 32(DX)(R9*1), Y1, Y12
+	VMULPS 64(DX)(R9*1), Y1, Y13
+	VMULPS 96(DX)(R9*1), Y1, Y14
+	VSUBPS Y7, Y11, Y7
+	VSUBPS Y8, Y12, Y8
+	VSUBPS Y9, Y13, Y9
+	VSUBPS Y10, Y14, Y10
 
 	// store p
-	VMOVUPS Y8, (CX)(R8*1)
-
-	// g = gs·g
-	VMULPS 32(DX)(R8*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y6, Y8
-	VMAXPS Y8, Y5, Y8
-
-	// load p
-	VMOVUPS 32(CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	VMULPS Y9, Y7, Y10
-	VADDPS Y10, Y8, Y8
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPS 32(BX)(R8*1), Y2, Y10
-	VMULPS Y8, Y3, Y8
-	VADDPS Y8, Y10, Y8
-
-	// store m
-	VMOVUPS Y8, 32(BX)(R8*1)
-
-	// u = k1·m
-	VMULPS Y8, Y4, Y8
-
-	// p = keep·p − u
-	VMULPS Y9, Y1, Y9
-	VSUBPS Y8, Y9, Y8
-
-	// store p
-	VMOVUPS Y8, 32(CX)(R8*1)
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
+	VMOVUPS Y7, (DX)(R9*1)
+	VMOVUPS Y8, 32(DX)(R9*1)
+	VMOVUPS Y9, 64(DX)(R9*1)
+	VMOVUPS Y10, 96(DX)(R9*1)
+	ADDQ    $0x00000080, R9
 
 enter:
-	SUBQ $0x00000010, SI
-	JGE  line
-	ADDQ $0x00000010, SI
+	SUBQ $0x00000020, DI
+	JGE  pass
+	ADDQ $0x00000020, DI
 
+far:
 	// a vector at a time
-	JMP enterVector
+	// l2
+	VBROADCASTSS 4(AX), Y7
+	ADDQ         R9, R8
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (DX)(R8*1), Y0, Y8
+	PREFETCHT0 (BX)(R8*1)
+	VMULPS     (BX)(R9*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y8, Y6, Y8
 	VMAXPS Y8, Y5, Y8
-
-	// load p
-	VMOVUPS (CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled3
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPS Y9, Y7, Y10
-	VADDPS Y10, Y8, Y8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(R9*1), Y7, Y9
+	VADDPS     Y9, Y8, Y8
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R8*1), Y2, Y10
-	VMULPS Y8, Y3, Y8
-	VADDPS Y8, Y10, Y8
+	PREFETCHT0 (SI)(R8*1)
+	VMULPS     (SI)(R9*1), Y2, Y9
+	VMULPS     Y8, Y3, Y8
+	VADDPS     Y8, Y9, Y8
 
 	// store m
-	VMOVUPS Y8, (BX)(R8*1)
+	VMOVUPS Y8, (SI)(R9*1)
 
 	// u = k1·m
 	VMULPS Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPS Y9, Y1, Y9
-	VSUBPS Y8, Y9, Y8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(R9*1), Y1, Y9
+	VSUBPS     Y8, Y9, Y8
 
 	// store p
-	VMOVUPS Y8, (CX)(R8*1)
+	VMOVUPS Y8, (DX)(R9*1)
+	ADDQ    $0x00000020, R9
 	ADDQ    $0x00000020, R8
 
 enterVector:
-	SUBQ  $0x00000008, SI
-	JGE   vector
-	ADDQ  $0x00000008, SI
-	TESTQ SI, SI
-	JZ    done
+	SUBQ $0x00000008, DI
+	JGE  vector
+	ADDQ $0x00000008, DI
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x02, SI
-	SUBQ SI, DI
+	LEAQ tailMask<>+32(SB), AX
+	SHLQ $0x02, DI
+	SUBQ DI, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (DI), Y8
-	VMASKMOVPS (DX)(R8*1), Y8, Y8
+	VMOVUPS    (AX), Y8
+	VMASKMOVPS (BX)(R9*1), Y8, Y8
 	VMULPS     Y8, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y0, Y6, Y0
 	VMAXPS Y0, Y5, Y0
-
-	// load p
-	VMOVUPS    (DI), Y5
-	VMASKMOVPS (CX)(R8*1), Y5, Y5
-	TESTQ      AX, AX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Y5, Y7, Y6
-	VADDPS Y6, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y5
+	VMASKMOVPS (DX)(R9*1), Y5, Y5
+	VMULPS     Y5, Y7, Y5
+	VADDPS     Y5, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (DI), Y6
-	VMASKMOVPS (BX)(R8*1), Y6, Y6
-	VMULPS     Y6, Y2, Y2
+	VMOVUPS    (AX), Y5
+	VMASKMOVPS (SI)(R9*1), Y5, Y5
+	VMULPS     Y5, Y2, Y2
 	VMULPS     Y0, Y3, Y0
 	VADDPS     Y0, Y2, Y0
 
 	// store m
-	VMOVUPS    (DI), Y2
-	VMASKMOVPS Y0, Y2, (BX)(R8*1)
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS Y0, Y2, (SI)(R9*1)
 
 	// u = k1·m
 	VMULPS Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y5, Y1, Y1
-	VSUBPS Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS (DX)(R9*1), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VSUBPS     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (CX)(R8*1)
+	VMOVUPS    (AX), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R9*1)
 
 done:
 	VZEROUPPER
@@ -1390,6 +1467,122 @@ TEXT ·sgdNesterovF32AVX2(SB), NOSPLIT, $0-48
 	// beta1
 	VBROADCASTSS 12(AX), Y2
 
+	// coupled = the bits of l2
+	MOVL  4(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), DI
+	MOVQ  ahead+40(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPS (BX)(R9*1), Y0, Y3
+	VMULPS 32(BX)(R9*1), Y0, Y4
+	VMULPS 64(BX)(R9*1), Y0, Y5
+	VMULPS 96(BX)(R9*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
+	VMINPS       Y3, Y8, Y3
+	VMINPS       Y4, Y8, Y4
+	VMINPS       Y5, Y8, Y5
+	VMINPS       Y6, Y8, Y6
+	VMAXPS       Y3, Y7, Y3
+	VMAXPS       Y4, Y7, Y4
+	VMAXPS       Y5, Y7, Y5
+	VMAXPS       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y7
+	VMULPS       (DX)(R9*1), Y7, Y8
+	VMULPS       32(DX)(R9*1), Y7, Y9
+	VMULPS       64(DX)(R9*1), Y7, Y10
+	VMULPS       96(DX)(R9*1), Y7, Y7
+	VADDPS       Y8, Y3, Y3
+	VADDPS       Y9, Y4, Y4
+	VADDPS       Y10, Y5, Y5
+	VADDPS       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R9*1), Y2, Y7
+	VMULPS 32(SI)(R9*1), Y2, Y8
+	VMULPS 64(SI)(R9*1), Y2, Y9
+	VMULPS 96(SI)(R9*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VADDPS       Y12, Y7, Y7
+	VADDPS       Y13, Y8, Y8
+	VADDPS       Y14, Y9, Y9
+	VADDPS       Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y7, (SI)(R9*1)
+	VMOVUPS Y8, 32(SI)(R9*1)
+	VMOVUPS Y9, 64(SI)(R9*1)
+	VMOVUPS Y10, 96(SI)(R9*1)
+
+	// d = g + beta1·m
+	VMULPS Y7, Y2, Y7
+	VMULPS Y8, Y2, Y8
+	VMULPS Y9, Y2, Y9
+	VMULPS Y10, Y2, Y10
+	VADDPS Y7, Y3, Y3
+	VADDPS Y8, Y4, Y4
+	VADDPS Y9, Y5, Y5
+	VADDPS Y10, Y6, Y6
+
+	// u = k1·d
+	// k1
+	VBROADCASTSS 28(AX), Y7
+	VMULPS       Y3, Y7, Y3
+	VMULPS       Y4, Y7, Y4
+	VMULPS       Y5, Y7, Y5
+	VMULPS       Y6, Y7, Y6
+
+	// p = keep·p − u
+	VMULPS (DX)(R9*1), Y1, Y7
+	VMULPS 32(DX)(R9*1), Y1, Y8
+	VMULPS 64(DX)(R9*1), Y1, Y9
+	VMULPS 96(DX)(R9*1), Y1, Y10
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y4, Y8, Y4
+	VSUBPS Y5, Y9, Y5
+	VSUBPS Y6, Y10, Y6
+
+	// store p
+	VMOVUPS Y3, (DX)(R9*1)
+	VMOVUPS Y4, 32(DX)(R9*1)
+	VMOVUPS Y5, 64(DX)(R9*1)
+	VMOVUPS Y6, 96(DX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000020, DI
+	JGE  pass
+	ADDQ $0x00000020, DI
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSS 16(AX), Y3
 
@@ -1404,201 +1597,95 @@ TEXT ·sgdNesterovF32AVX2(SB), NOSPLIT, $0-48
 
 	// l2
 	VBROADCASTSS 4(AX), Y7
-
-	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+32(FP), SI
-	MOVQ ahead+40(FP), DI
-	XORQ R8, R8
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (DX)(R8*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y6, Y8
-	VMAXPS Y8, Y5, Y8
-
-	// load p
-	VMOVUPS (CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	VMULPS Y9, Y7, Y10
-	VADDPS Y10, Y8, Y8
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R8*1), Y2, Y10
-	VMULPS Y8, Y3, Y11
-	VADDPS Y11, Y10, Y10
-
-	// store m
-	VMOVUPS Y10, (BX)(R8*1)
-
-	// d = g + beta1·m
-	VMULPS Y10, Y2, Y10
-	VADDPS Y10, Y8, Y8
-
-	// u = k1·d
-	VMULPS Y8, Y4, Y8
-
-	// p = keep·p − u
-	VMULPS Y9, Y1, Y9
-	VSUBPS Y8, Y9, Y8
-
-	// store p
-	VMOVUPS Y8, (CX)(R8*1)
-
-	// g = gs·g
-	VMULPS 32(DX)(R8*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y6, Y8
-	VMAXPS Y8, Y5, Y8
-
-	// load p
-	VMOVUPS 32(CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	VMULPS Y9, Y7, Y10
-	VADDPS Y10, Y8, Y8
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPS 32(BX)(R8*1), Y2, Y10
-	VMULPS Y8, Y3, Y11
-	VADDPS Y11, Y10, Y10
-
-	// store m
-	VMOVUPS Y10, 32(BX)(R8*1)
-
-	// d = g + beta1·m
-	VMULPS Y10, Y2, Y10
-	VADDPS Y10, Y8, Y8
-
-	// u = k1·d
-	VMULPS Y8, Y4, Y8
-
-	// p = keep·p − u
-	VMULPS Y9, Y1, Y9
-	VSUBPS Y8, Y9, Y8
-
-	// store p
-	VMOVUPS Y8, 32(CX)(R8*1)
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ $0x00000010, SI
-	JGE  line
-	ADDQ $0x00000010, SI
-
-	// a vector at a time
-	JMP enterVector
+	ADDQ         R9, R8
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (DX)(R8*1), Y0, Y8
+	PREFETCHT0 (BX)(R8*1)
+	VMULPS     (BX)(R9*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y8, Y6, Y8
 	VMAXPS Y8, Y5, Y8
-
-	// load p
-	VMOVUPS (CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled3
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPS Y9, Y7, Y10
-	VADDPS Y10, Y8, Y8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(R9*1), Y7, Y9
+	VADDPS     Y9, Y8, Y8
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS (BX)(R8*1), Y2, Y10
-	VMULPS Y8, Y3, Y11
-	VADDPS Y11, Y10, Y10
+	PREFETCHT0 (SI)(R8*1)
+	VMULPS     (SI)(R9*1), Y2, Y9
+	VMULPS     Y8, Y3, Y10
+	VADDPS     Y10, Y9, Y9
 
 	// store m
-	VMOVUPS Y10, (BX)(R8*1)
+	VMOVUPS Y9, (SI)(R9*1)
 
 	// d = g + beta1·m
-	VMULPS Y10, Y2, Y10
-	VADDPS Y10, Y8, Y8
+	VMULPS Y9, Y2, Y9
+	VADDPS Y9, Y8, Y8
 
 	// u = k1·d
 	VMULPS Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPS Y9, Y1, Y9
-	VSUBPS Y8, Y9, Y8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(R9*1), Y1, Y9
+	VSUBPS     Y8, Y9, Y8
 
 	// store p
-	VMOVUPS Y8, (CX)(R8*1)
+	VMOVUPS Y8, (DX)(R9*1)
+	ADDQ    $0x00000020, R9
 	ADDQ    $0x00000020, R8
 
 enterVector:
-	SUBQ  $0x00000008, SI
-	JGE   vector
-	ADDQ  $0x00000008, SI
-	TESTQ SI, SI
-	JZ    done
+	SUBQ $0x00000008, DI
+	JGE  vector
+	ADDQ $0x00000008, DI
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x02, SI
-	SUBQ SI, DI
+	LEAQ tailMask<>+32(SB), AX
+	SHLQ $0x02, DI
+	SUBQ DI, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (DI), Y8
-	VMASKMOVPS (DX)(R8*1), Y8, Y8
+	VMOVUPS    (AX), Y8
+	VMASKMOVPS (BX)(R9*1), Y8, Y8
 	VMULPS     Y8, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y0, Y6, Y0
 	VMAXPS Y0, Y5, Y0
-
-	// load p
-	VMOVUPS    (DI), Y5
-	VMASKMOVPS (CX)(R8*1), Y5, Y5
-	TESTQ      AX, AX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Y5, Y7, Y6
-	VADDPS Y6, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y5
+	VMASKMOVPS (DX)(R9*1), Y5, Y5
+	VMULPS     Y5, Y7, Y5
+	VADDPS     Y5, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (DI), Y6
-	VMASKMOVPS (BX)(R8*1), Y6, Y6
-	VMULPS     Y6, Y2, Y6
+	VMOVUPS    (AX), Y5
+	VMASKMOVPS (SI)(R9*1), Y5, Y5
+	VMULPS     Y5, Y2, Y5
 	VMULPS     Y0, Y3, Y3
-	VADDPS     Y3, Y6, Y3
+	VADDPS     Y3, Y5, Y3
 
 	// store m
-	VMOVUPS    (DI), Y6
-	VMASKMOVPS Y3, Y6, (BX)(R8*1)
+	VMOVUPS    (AX), Y5
+	VMASKMOVPS Y3, Y5, (SI)(R9*1)
 
 	// d = g + beta1·m
 	VMULPS Y3, Y2, Y2
@@ -1608,12 +1695,15 @@ decoupled4:
 	VMULPS Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y5, Y1, Y1
-	VSUBPS Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS (DX)(R9*1), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VSUBPS     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (CX)(R8*1)
+	VMOVUPS    (AX), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R9*1)
 
 done:
 	VZEROUPPER
@@ -1633,6 +1723,166 @@ TEXT ·adamF32AVX2(SB), NOSPLIT, $0-56
 	// beta1
 	VBROADCASTSS 12(AX), Y2
 
+	// coupled = the bits of l2
+	MOVL  4(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  v+32(FP), DI
+	MOVQ  count+40(FP), R8
+	MOVQ  ahead+48(FP), R9
+	XORQ  R10, R10
+	TESTQ R9, R9
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPS (BX)(R10*1), Y0, Y3
+	VMULPS 32(BX)(R10*1), Y0, Y4
+	VMULPS 64(BX)(R10*1), Y0, Y5
+	VMULPS 96(BX)(R10*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
+	VMINPS       Y3, Y8, Y3
+	VMINPS       Y4, Y8, Y4
+	VMINPS       Y5, Y8, Y5
+	VMINPS       Y6, Y8, Y6
+	VMAXPS       Y3, Y7, Y3
+	VMAXPS       Y4, Y7, Y4
+	VMAXPS       Y5, Y7, Y5
+	VMAXPS       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y7
+	VMULPS       (DX)(R10*1), Y7, Y8
+	VMULPS       32(DX)(R10*1), Y7, Y9
+	VMULPS       64(DX)(R10*1), Y7, Y10
+	VMULPS       96(DX)(R10*1), Y7, Y7
+	VADDPS       Y8, Y3, Y3
+	VADDPS       Y9, Y4, Y4
+	VADDPS       Y10, Y5, Y5
+	VADDPS       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R10*1), Y2, Y7
+	VMULPS 32(SI)(R10*1), Y2, Y8
+	VMULPS 64(SI)(R10*1), Y2, Y9
+	VMULPS 96(SI)(R10*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VADDPS       Y12, Y7, Y7
+	VADDPS       Y13, Y8, Y8
+	VADDPS       Y14, Y9, Y9
+	VADDPS       Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y7, (SI)(R10*1)
+	VMOVUPS Y8, 32(SI)(R10*1)
+	VMOVUPS Y9, 64(SI)(R10*1)
+	VMOVUPS Y10, 96(SI)(R10*1)
+
+	// u = k1·m
+	// k1
+	VBROADCASTSS 28(AX), Y11
+	VMULPS       Y7, Y11, Y7
+	VMULPS       Y8, Y11, Y8
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y10, Y11, Y10
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VMULPS       Y3, Y12, Y3
+	VMULPS       Y4, Y13, Y4
+	VMULPS       Y5, Y14, Y5
+	VMULPS       Y6, Y11, Y6
+
+	// beta2
+	VBROADCASTSS 20(AX), Y11
+	VMULPS       (DI)(R10*1), Y11, Y12
+	VMULPS       32(DI)(R10*1), Y11, Y13
+	VMULPS       64(DI)(R10*1), Y11, Y14
+	VMULPS       96(DI)(R10*1), Y11, Y11
+	VADDPS       Y3, Y12, Y3
+	VADDPS       Y4, Y13, Y4
+	VADDPS       Y5, Y14, Y5
+	VADDPS       Y6, Y11, Y6
+
+	// store v
+	VMOVUPS Y3, (DI)(R10*1)
+	VMOVUPS Y4, 32(DI)(R10*1)
+	VMOVUPS Y5, 64(DI)(R10*1)
+	VMOVUPS Y6, 96(DI)(R10*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y3, Y3
+	VSQRTPS Y4, Y4
+	VSQRTPS Y5, Y5
+	VSQRTPS Y6, Y6
+
+	// r
+	VBROADCASTSS 36(AX), Y11
+	VMULPS       Y11, Y3, Y3
+	VMULPS       Y11, Y4, Y4
+	VMULPS       Y11, Y5, Y5
+	VMULPS       Y11, Y6, Y6
+
+	// eps
+	VBROADCASTSS 40(AX), Y11
+	VADDPS       Y11, Y3, Y3
+	VADDPS       Y11, Y4, Y4
+	VADDPS       Y11, Y5, Y5
+	VADDPS       Y11, Y6, Y6
+	VDIVPS       Y3, Y7, Y3
+	VDIVPS       Y4, Y8, Y4
+	VDIVPS       Y5, Y9, Y5
+	VDIVPS       Y6, Y10, Y6
+
+	// p = keep·p − u
+	VMULPS (DX)(R10*1), Y1, Y7
+	VMULPS 32(DX)(R10*1), Y1, Y8
+	VMULPS 64(DX)(R10*1), Y1, Y9
+	VMULPS 96(DX)(R10*1), Y1, Y10
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y4, Y8, Y4
+	VSUBPS Y5, Y9, Y5
+	VSUBPS Y6, Y10, Y6
+
+	// store p
+	VMOVUPS Y3, (DX)(R10*1)
+	VMOVUPS Y4, 32(DX)(R10*1)
+	VMOVUPS Y5, 64(DX)(R10*1)
+	VMOVUPS Y6, 96(DX)(R10*1)
+	ADDQ    $0x00000080, R10
+
+enter:
+	SUBQ $0x00000020, R8
+	JGE  pass
+	ADDQ $0x00000020, R8
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSS 16(AX), Y3
 
@@ -1657,259 +1907,126 @@ TEXT ·adamF32AVX2(SB), NOSPLIT, $0-56
 	// hi
 	VBROADCASTSS 48(AX), Y10
 
-	// coupled = the bits of l2
-	MOVL 4(AX), CX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ v+32(FP), DI
-	MOVQ count+40(FP), R8
-	MOVQ ahead+48(FP), R9
-	XORQ R10, R10
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (BX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y11, Y10, Y11
-	VMAXPS Y11, Y9, Y11
-
-	// load p
-	VMOVUPS (DX)(R10*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled1
-
-	// g = g + l2·p
 	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPS (SI)(R10*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (SI)(R10*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS (DI)(R10*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (DI)(R10*1)
-
-	// u = k1·m
-	VMULPS Y13, Y6, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y7, Y11, Y11
-	VADDPS  Y8, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (DX)(R10*1)
-
-	// g = gs·g
-	VMULPS 32(BX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y11, Y10, Y11
-	VMAXPS Y11, Y9, Y11
-
-	// load p
-	VMOVUPS 32(DX)(R10*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPS 32(SI)(R10*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, 32(SI)(R10*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS 32(DI)(R10*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, 32(DI)(R10*1)
-
-	// u = k1·m
-	VMULPS Y13, Y6, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y7, Y11, Y11
-	VADDPS  Y8, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, 32(DX)(R10*1)
-	ADDQ    $0x00000040, R10
-	TESTQ   R9, R9
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
-	SUBQ $0x00000010, R8
-	JGE  line
-	ADDQ $0x00000010, R8
-
-	// a vector at a time
-	JMP enterVector
+	VBROADCASTSS 4(AX), Y11
+	ADDQ         R10, R9
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (BX)(R10*1), Y0, Y11
+	PREFETCHT0 (BX)(R9*1)
+	VMULPS     (BX)(R10*1), Y0, Y12
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y11, Y10, Y11
-	VMAXPS Y11, Y9, Y11
-
-	// load p
-	VMOVUPS (DX)(R10*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled3
+	VMINPS Y12, Y10, Y12
+	VMAXPS Y12, Y9, Y12
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
+	PREFETCHT0 (DX)(R9*1)
+	VMULPS     (DX)(R10*1), Y11, Y13
+	VADDPS     Y13, Y12, Y12
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS (SI)(R10*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
+	PREFETCHT0 (SI)(R9*1)
+	VMULPS     (SI)(R10*1), Y2, Y13
+	VMULPS     Y12, Y3, Y14
+	VADDPS     Y14, Y13, Y13
 
 	// store m
 	VMOVUPS Y13, (SI)(R10*1)
 
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS (DI)(R10*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (DI)(R10*1)
-
 	// u = k1·m
 	VMULPS Y13, Y6, Y13
 
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS     Y12, Y5, Y14
+	VMULPS     Y12, Y14, Y12
+	PREFETCHT0 (DI)(R9*1)
+	VMULPS     (DI)(R10*1), Y4, Y14
+	VADDPS     Y12, Y14, Y12
+
+	// store v
+	VMOVUPS Y12, (DI)(R10*1)
+
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y7, Y11, Y11
-	VADDPS  Y8, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
+	VSQRTPS Y12, Y12
+	VMULPS  Y7, Y12, Y12
+	VADDPS  Y8, Y12, Y12
+	VDIVPS  Y12, Y13, Y12
 
 	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	PREFETCHT0 (DX)(R9*1)
+	VMULPS     (DX)(R10*1), Y1, Y13
+	VSUBPS     Y12, Y13, Y12
 
 	// store p
-	VMOVUPS Y11, (DX)(R10*1)
+	VMOVUPS Y12, (DX)(R10*1)
 	ADDQ    $0x00000020, R10
+	ADDQ    $0x00000020, R9
 
 enterVector:
-	SUBQ  $0x00000008, R8
-	JGE   vector
-	ADDQ  $0x00000008, R8
-	TESTQ R8, R8
-	JZ    done
+	SUBQ $0x00000008, R8
+	JGE  vector
+	ADDQ $0x00000008, R8
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
+	LEAQ tailMask<>+32(SB), AX
 	SHLQ $0x02, R8
-	SUBQ R8, R9
+	SUBQ R8, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R9), Y11
-	VMASKMOVPS (BX)(R10*1), Y11, Y11
-	VMULPS     Y11, Y0, Y0
+	VMOVUPS    (AX), Y12
+	VMASKMOVPS (BX)(R10*1), Y12, Y12
+	VMULPS     Y12, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y0, Y10, Y0
 	VMAXPS Y0, Y9, Y0
-
-	// load p
-	VMOVUPS    (R9), Y9
-	VMASKMOVPS (DX)(R10*1), Y9, Y9
-	TESTQ      CX, CX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y10
-	VMULPS       Y9, Y10, Y10
-	VADDPS       Y10, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y9
+	VMASKMOVPS (DX)(R10*1), Y9, Y9
+	VMULPS     Y9, Y11, Y9
+	VADDPS     Y9, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R9), Y10
-	VMASKMOVPS (SI)(R10*1), Y10, Y10
-	VMULPS     Y10, Y2, Y2
+	VMOVUPS    (AX), Y9
+	VMASKMOVPS (SI)(R10*1), Y9, Y9
+	VMULPS     Y9, Y2, Y2
 	VMULPS     Y0, Y3, Y3
 	VADDPS     Y3, Y2, Y2
 
 	// store m
-	VMOVUPS    (R9), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPS Y2, Y3, (SI)(R10*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS (DI)(R10*1), Y3, Y3
-	VMULPS     Y3, Y4, Y3
-	VMULPS     Y0, Y5, Y4
-	VMULPS     Y0, Y4, Y0
-	VADDPS     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPS Y0, Y3, (DI)(R10*1)
 
 	// u = k1·m
 	VMULPS Y2, Y6, Y2
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Y0, Y5, Y3
+	VMULPS Y0, Y3, Y0
+
+	// load v
+	VMOVUPS    (AX), Y3
+	VMASKMOVPS (DI)(R10*1), Y3, Y3
+	VMULPS     Y3, Y4, Y3
+	VADDPS     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (AX), Y3
+	VMASKMOVPS Y0, Y3, (DI)(R10*1)
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
@@ -1918,11 +2035,14 @@ decoupled4:
 	VDIVPS  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPS Y9, Y1, Y1
-	VSUBPS Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS (DX)(R10*1), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VSUBPS     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R9), Y1
+	VMOVUPS    (AX), Y1
 	VMASKMOVPS Y0, Y1, (DX)(R10*1)
 
 done:
@@ -1943,6 +2063,192 @@ TEXT ·adamAMSGradF32AVX2(SB), NOSPLIT, $0-64
 	// beta1
 	VBROADCASTSS 12(AX), Y2
 
+	// coupled = the bits of l2
+	MOVL  4(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  v+32(FP), DI
+	MOVQ  x+40(FP), R8
+	MOVQ  count+48(FP), R9
+	MOVQ  ahead+56(FP), R10
+	XORQ  R11, R11
+	TESTQ R10, R10
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPS (BX)(R11*1), Y0, Y3
+	VMULPS 32(BX)(R11*1), Y0, Y4
+	VMULPS 64(BX)(R11*1), Y0, Y5
+	VMULPS 96(BX)(R11*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
+	VMINPS       Y3, Y8, Y3
+	VMINPS       Y4, Y8, Y4
+	VMINPS       Y5, Y8, Y5
+	VMINPS       Y6, Y8, Y6
+	VMAXPS       Y3, Y7, Y3
+	VMAXPS       Y4, Y7, Y4
+	VMAXPS       Y5, Y7, Y5
+	VMAXPS       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y7
+	VMULPS       (DX)(R11*1), Y7, Y8
+	VMULPS       32(DX)(R11*1), Y7, Y9
+	VMULPS       64(DX)(R11*1), Y7, Y10
+	VMULPS       96(DX)(R11*1), Y7, Y7
+	VADDPS       Y8, Y3, Y3
+	VADDPS       Y9, Y4, Y4
+	VADDPS       Y10, Y5, Y5
+	VADDPS       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPS (SI)(R11*1), Y2, Y7
+	VMULPS 32(SI)(R11*1), Y2, Y8
+	VMULPS 64(SI)(R11*1), Y2, Y9
+	VMULPS 96(SI)(R11*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VADDPS       Y12, Y7, Y7
+	VADDPS       Y13, Y8, Y8
+	VADDPS       Y14, Y9, Y9
+	VADDPS       Y11, Y10, Y10
+
+	// store m
+	VMOVUPS Y7, (SI)(R11*1)
+	VMOVUPS Y8, 32(SI)(R11*1)
+	VMOVUPS Y9, 64(SI)(R11*1)
+	VMOVUPS Y10, 96(SI)(R11*1)
+
+	// u = k1·m
+	// k1
+	VBROADCASTSS 28(AX), Y11
+	VMULPS       Y7, Y11, Y7
+	VMULPS       Y8, Y11, Y8
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y10, Y11, Y10
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VMULPS       Y3, Y12, Y3
+	VMULPS       Y4, Y13, Y4
+	VMULPS       Y5, Y14, Y5
+	VMULPS       Y6, Y11, Y6
+
+	// beta2
+	VBROADCASTSS 20(AX), Y11
+	VMULPS       (DI)(R11*1), Y11, Y12
+	VMULPS       32(DI)(R11*1), Y11, Y13
+	VMULPS       64(DI)(R11*1), Y11, Y14
+	VMULPS       96(DI)(R11*1), Y11, Y11
+	VADDPS       Y3, Y12, Y3
+	VADDPS       Y4, Y13, Y4
+	VADDPS       Y5, Y14, Y5
+	VADDPS       Y6, Y11, Y6
+
+	// store v
+	VMOVUPS Y3, (DI)(R11*1)
+	VMOVUPS Y4, 32(DI)(R11*1)
+	VMOVUPS Y5, 64(DI)(R11*1)
+	VMOVUPS Y6, 96(DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (R8)(R11*1), Y11
+	VMOVUPS 32(R8)(R11*1), Y12
+	VMOVUPS 64(R8)(R11*1), Y13
+	VMOVUPS 96(R8)(R11*1), Y14
+	VMAXPS  Y3, Y11, Y3
+	VMAXPS  Y4, Y12, Y4
+	VMAXPS  Y5, Y13, Y5
+	VMAXPS  Y6, Y14, Y6
+	VCMPPS  $0x03, Y11, Y11, Y11
+	VORPS   Y11, Y3, Y3
+	VCMPPS  $0x03, Y12, Y12, Y11
+	VORPS   Y11, Y4, Y4
+	VCMPPS  $0x03, Y13, Y13, Y11
+	VORPS   Y11, Y5, Y5
+	VCMPPS  $0x03, Y14, Y14, Y11
+	VORPS   Y11, Y6, Y6
+
+	// store x
+	VMOVUPS Y3, (R8)(R11*1)
+	VMOVUPS Y4, 32(R8)(R11*1)
+	VMOVUPS Y5, 64(R8)(R11*1)
+	VMOVUPS Y6, 96(R8)(R11*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y3, Y3
+	VSQRTPS Y4, Y4
+	VSQRTPS Y5, Y5
+	VSQRTPS Y6, Y6
+
+	// r
+	VBROADCASTSS 36(AX), Y11
+	VMULPS       Y11, Y3, Y3
+	VMULPS       Y11, Y4, Y4
+	VMULPS       Y11, Y5, Y5
+	VMULPS       Y11, Y6, Y6
+
+	// eps
+	VBROADCASTSS 40(AX), Y11
+	VADDPS       Y11, Y3, Y3
+	VADDPS       Y11, Y4, Y4
+	VADDPS       Y11, Y5, Y5
+	VADDPS       Y11, Y6, Y6
+	VDIVPS       Y3, Y7, Y3
+	VDIVPS       Y4, Y8, Y4
+	VDIVPS       Y5, Y9, Y5
+	VDIVPS       Y6, Y10, Y6
+
+	// p = keep·p − u
+	VMULPS (DX)(R11*1), Y1, Y7
+	VMULPS 32(DX)(R11*1), Y1, Y8
+	VMULPS 64(DX)(R11*1), Y1, Y9
+	VMULPS 96(DX)(R11*1), Y1, Y10
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y4, Y8, Y4
+	VSUBPS Y5, Y9, Y5
+	VSUBPS Y6, Y10, Y6
+
+	// store p
+	VMOVUPS Y3, (DX)(R11*1)
+	VMOVUPS Y4, 32(DX)(R11*1)
+	VMOVUPS Y5, 64(DX)(R11*1)
+	VMOVUPS Y6, 96(DX)(R11*1)
+	ADDQ    $0x00000080, R11
+
+enter:
+	SUBQ $0x00000020, R9
+	JGE  pass
+	ADDQ $0x00000020, R9
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSS 16(AX), Y3
 
@@ -1967,303 +2273,149 @@ TEXT ·adamAMSGradF32AVX2(SB), NOSPLIT, $0-64
 	// hi
 	VBROADCASTSS 48(AX), Y10
 
-	// coupled = the bits of l2
-	MOVL 4(AX), CX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ v+32(FP), DI
-	MOVQ x+40(FP), R8
-	MOVQ count+48(FP), R9
-	MOVQ ahead+56(FP), R10
-	XORQ R11, R11
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (BX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y11, Y10, Y11
-	VMAXPS Y11, Y9, Y11
-
-	// load p
-	VMOVUPS (DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled1
-
-	// g = g + l2·p
 	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPS (SI)(R11*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, (SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS (DI)(R11*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R8)(R11*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, (R8)(R11*1)
-
-	// u = k1·m
-	VMULPS Y13, Y6, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y7, Y11, Y11
-	VADDPS  Y8, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, (DX)(R11*1)
-
-	// g = gs·g
-	VMULPS 32(BX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y11, Y10, Y11
-	VMAXPS Y11, Y9, Y11
-
-	// load p
-	VMOVUPS 32(DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPS 32(SI)(R11*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// store m
-	VMOVUPS Y13, 32(SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS 32(DI)(R11*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, 32(DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS 32(R8)(R11*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, 32(R8)(R11*1)
-
-	// u = k1·m
-	VMULPS Y13, Y6, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y7, Y11, Y11
-	VADDPS  Y8, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
-
-	// store p
-	VMOVUPS Y11, 32(DX)(R11*1)
-	ADDQ    $0x00000040, R11
-	TESTQ   R10, R10
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
-
-enter:
-	SUBQ $0x00000010, R9
-	JGE  line
-	ADDQ $0x00000010, R9
-
-	// a vector at a time
-	JMP enterVector
+	VBROADCASTSS 4(AX), Y11
+	ADDQ         R11, R10
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (BX)(R11*1), Y0, Y11
+	PREFETCHT0 (BX)(R10*1)
+	VMULPS     (BX)(R11*1), Y0, Y12
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y11, Y10, Y11
-	VMAXPS Y11, Y9, Y11
-
-	// load p
-	VMOVUPS (DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled3
+	VMINPS Y12, Y10, Y12
+	VMAXPS Y12, Y9, Y12
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
+	PREFETCHT0 (DX)(R10*1)
+	VMULPS     (DX)(R11*1), Y11, Y13
+	VADDPS     Y13, Y12, Y12
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPS (SI)(R11*1), Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
+	PREFETCHT0 (SI)(R10*1)
+	VMULPS     (SI)(R11*1), Y2, Y13
+	VMULPS     Y12, Y3, Y14
+	VADDPS     Y14, Y13, Y13
 
 	// store m
 	VMOVUPS Y13, (SI)(R11*1)
 
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS (DI)(R11*1), Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
-
-	// store v
-	VMOVUPS Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPS (R8)(R11*1), Y14
-	VMAXPS  Y11, Y14, Y11
-	VCMPPS  $0x03, Y14, Y14, Y14
-	VORPS   Y14, Y11, Y11
-
-	// store x
-	VMOVUPS Y11, (R8)(R11*1)
-
 	// u = k1·m
 	VMULPS Y13, Y6, Y13
 
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS     Y12, Y5, Y14
+	VMULPS     Y12, Y14, Y12
+	PREFETCHT0 (DI)(R10*1)
+	VMULPS     (DI)(R11*1), Y4, Y14
+	VADDPS     Y12, Y14, Y12
+
+	// store v
+	VMOVUPS Y12, (DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	PREFETCHT0 (R8)(R10*1)
+	VMOVUPS    (R8)(R11*1), Y14
+	VMAXPS     Y12, Y14, Y12
+	VCMPPS     $0x03, Y14, Y14, Y14
+	VORPS      Y14, Y12, Y12
+
+	// store x
+	VMOVUPS Y12, (R8)(R11*1)
+
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y7, Y11, Y11
-	VADDPS  Y8, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
+	VSQRTPS Y12, Y12
+	VMULPS  Y7, Y12, Y12
+	VADDPS  Y8, Y12, Y12
+	VDIVPS  Y12, Y13, Y12
 
 	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	PREFETCHT0 (DX)(R10*1)
+	VMULPS     (DX)(R11*1), Y1, Y13
+	VSUBPS     Y12, Y13, Y12
 
 	// store p
-	VMOVUPS Y11, (DX)(R11*1)
+	VMOVUPS Y12, (DX)(R11*1)
 	ADDQ    $0x00000020, R11
+	ADDQ    $0x00000020, R10
 
 enterVector:
-	SUBQ  $0x00000008, R9
-	JGE   vector
-	ADDQ  $0x00000008, R9
-	TESTQ R9, R9
-	JZ    done
+	SUBQ $0x00000008, R9
+	JGE  vector
+	ADDQ $0x00000008, R9
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R10
+	LEAQ tailMask<>+32(SB), AX
 	SHLQ $0x02, R9
-	SUBQ R9, R10
+	SUBQ R9, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R10), Y11
-	VMASKMOVPS (BX)(R11*1), Y11, Y11
-	VMULPS     Y11, Y0, Y0
+	VMOVUPS    (AX), Y12
+	VMASKMOVPS (BX)(R11*1), Y12, Y12
+	VMULPS     Y12, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y0, Y10, Y0
 	VMAXPS Y0, Y9, Y0
-
-	// load p
-	VMOVUPS    (R10), Y9
-	VMASKMOVPS (DX)(R11*1), Y9, Y9
-	TESTQ      CX, CX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y10
-	VMULPS       Y9, Y10, Y10
-	VADDPS       Y10, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y9
+	VMASKMOVPS (DX)(R11*1), Y9, Y9
+	VMULPS     Y9, Y11, Y9
+	VADDPS     Y9, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R10), Y10
-	VMASKMOVPS (SI)(R11*1), Y10, Y10
-	VMULPS     Y10, Y2, Y2
+	VMOVUPS    (AX), Y9
+	VMASKMOVPS (SI)(R11*1), Y9, Y9
+	VMULPS     Y9, Y2, Y2
 	VMULPS     Y0, Y3, Y3
 	VADDPS     Y3, Y2, Y2
 
 	// store m
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPS Y2, Y3, (SI)(R11*1)
 
+	// u = k1·m
+	VMULPS Y2, Y6, Y2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPS Y0, Y5, Y3
+	VMULPS Y0, Y3, Y0
+
 	// load v
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPS (DI)(R11*1), Y3, Y3
 	VMULPS     Y3, Y4, Y3
-	VMULPS     Y0, Y5, Y4
-	VMULPS     Y0, Y4, Y0
 	VADDPS     Y0, Y3, Y0
 
 	// store v
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPS Y0, Y3, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPS (R8)(R11*1), Y3, Y3
 	VMAXPS     Y0, Y3, Y0
 	VCMPPS     $0x03, Y3, Y3, Y3
 	VORPS      Y3, Y0, Y0
 
 	// store x
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPS Y0, Y3, (R8)(R11*1)
-
-	// u = k1·m
-	VMULPS Y2, Y6, Y2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
@@ -2272,11 +2424,14 @@ decoupled4:
 	VDIVPS  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPS Y9, Y1, Y1
-	VSUBPS Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS (DX)(R11*1), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VSUBPS     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R10), Y1
+	VMOVUPS    (AX), Y1
 	VMASKMOVPS Y0, Y1, (DX)(R11*1)
 
 done:
@@ -2297,6 +2452,164 @@ TEXT ·lionF32AVX2(SB), NOSPLIT, $0-48
 	// beta1
 	VBROADCASTSS 12(AX), Y2
 
+	// coupled = the bits of l2
+	MOVL  4(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), DI
+	MOVQ  ahead+40(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPS (BX)(R9*1), Y0, Y3
+	VMULPS 32(BX)(R9*1), Y0, Y4
+	VMULPS 64(BX)(R9*1), Y0, Y5
+	VMULPS 96(BX)(R9*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y7
+
+	// hi
+	VBROADCASTSS 48(AX), Y8
+	VMINPS       Y3, Y8, Y3
+	VMINPS       Y4, Y8, Y4
+	VMINPS       Y5, Y8, Y5
+	VMINPS       Y6, Y8, Y6
+	VMAXPS       Y3, Y7, Y3
+	VMAXPS       Y4, Y7, Y4
+	VMAXPS       Y5, Y7, Y5
+	VMAXPS       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y7
+	VMULPS       (DX)(R9*1), Y7, Y8
+	VMULPS       32(DX)(R9*1), Y7, Y9
+	VMULPS       64(DX)(R9*1), Y7, Y10
+	VMULPS       96(DX)(R9*1), Y7, Y7
+	VADDPS       Y8, Y3, Y3
+	VADDPS       Y9, Y4, Y4
+	VADDPS       Y10, Y5, Y5
+	VADDPS       Y7, Y6, Y6
+
+decoupled1:
+	// d = beta1·m + alpha1·g
+	VMULPS (SI)(R9*1), Y2, Y7
+	VMULPS 32(SI)(R9*1), Y2, Y8
+	VMULPS 64(SI)(R9*1), Y2, Y9
+	VMULPS 96(SI)(R9*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y11
+	VMULPS       Y3, Y11, Y12
+	VMULPS       Y4, Y11, Y13
+	VMULPS       Y5, Y11, Y14
+	VMULPS       Y6, Y11, Y11
+	VADDPS       Y12, Y7, Y7
+	VADDPS       Y13, Y8, Y8
+	VADDPS       Y14, Y9, Y9
+	VADDPS       Y11, Y10, Y10
+
+	// m = beta2·m + alpha2·g
+	// beta2
+	VBROADCASTSS 20(AX), Y11
+	VMULPS       (SI)(R9*1), Y11, Y12
+	VMULPS       32(SI)(R9*1), Y11, Y13
+	VMULPS       64(SI)(R9*1), Y11, Y14
+	VMULPS       96(SI)(R9*1), Y11, Y11
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y15
+	VMULPS       Y3, Y15, Y3
+	VMULPS       Y4, Y15, Y4
+	VMULPS       Y5, Y15, Y5
+	VMULPS       Y6, Y15, Y6
+	VADDPS       Y3, Y12, Y3
+	VADDPS       Y4, Y13, Y4
+	VADDPS       Y5, Y14, Y5
+	VADDPS       Y6, Y11, Y6
+
+	// store m
+	VMOVUPS Y3, (SI)(R9*1)
+	VMOVUPS Y4, 32(SI)(R9*1)
+	VMOVUPS Y5, 64(SI)(R9*1)
+	VMOVUPS Y6, 96(SI)(R9*1)
+
+	// u = k1·sign(d)
+	// k1
+	VBROADCASTSS 28(AX), Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VPCMPEQD     Y5, Y5, Y5
+	VPSRLD       $0x19, Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VCMPPS       $0x1e, Y4, Y7, Y6
+	VANDPS       Y5, Y6, Y6
+	VCMPPS       $0x11, Y4, Y7, Y11
+	VANDPS       Y5, Y11, Y11
+	VSUBPS       Y11, Y6, Y6
+	VCMPPS       $0x03, Y7, Y7, Y7
+	VORPS        Y7, Y6, Y6
+	VCMPPS       $0x1e, Y4, Y8, Y7
+	VANDPS       Y5, Y7, Y7
+	VCMPPS       $0x11, Y4, Y8, Y11
+	VANDPS       Y5, Y11, Y11
+	VSUBPS       Y11, Y7, Y7
+	VCMPPS       $0x03, Y8, Y8, Y8
+	VORPS        Y8, Y7, Y7
+	VCMPPS       $0x1e, Y4, Y9, Y8
+	VANDPS       Y5, Y8, Y8
+	VCMPPS       $0x11, Y4, Y9, Y11
+	VANDPS       Y5, Y11, Y11
+	VSUBPS       Y11, Y8, Y8
+	VCMPPS       $0x03, Y9, Y9, Y9
+	VORPS        Y9, Y8, Y8
+	VCMPPS       $0x1e, Y4, Y10, Y9
+	VANDPS       Y5, Y9, Y9
+	VCMPPS       $0x11, Y4, Y10, Y4
+	VANDPS       Y5, Y4, Y4
+	VSUBPS       Y4, Y9, Y4
+	VCMPPS       $0x03, Y10, Y10, Y5
+	VORPS        Y5, Y4, Y4
+	VMULPS       Y6, Y3, Y5
+	VMULPS       Y7, Y3, Y6
+	VMULPS       Y8, Y3, Y7
+	VMULPS       Y4, Y3, Y3
+
+	// p = keep·p − u
+	VMULPS (DX)(R9*1), Y1, Y4
+	VMULPS 32(DX)(R9*1), Y1, Y8
+	VMULPS 64(DX)(R9*1), Y1, Y9
+	VMULPS 96(DX)(R9*1), Y1, Y10
+	VSUBPS Y5, Y4, Y4
+	VSUBPS Y6, Y8, Y5
+	VSUBPS Y7, Y9, Y6
+	VSUBPS Y3, Y10, Y3
+
+	// store p
+	VMOVUPS Y4, (DX)(R9*1)
+	VMOVUPS Y5, 32(DX)(R9*1)
+	VMOVUPS Y6, 64(DX)(R9*1)
+	VMOVUPS Y3, 96(DX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000020, DI
+	JGE  pass
+	ADDQ $0x00000020, DI
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSS 16(AX), Y3
 
@@ -2317,180 +2630,40 @@ TEXT ·lionF32AVX2(SB), NOSPLIT, $0-48
 
 	// l2
 	VBROADCASTSS 4(AX), Y9
-
-	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+32(FP), SI
-	MOVQ ahead+40(FP), DI
-	XORQ R8, R8
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPS (DX)(R8*1), Y0, Y10
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y10, Y8, Y10
-	VMAXPS Y10, Y7, Y10
-
-	// load p
-	VMOVUPS (CX)(R8*1), Y11
-	TESTQ   AX, AX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	VMULPS Y11, Y9, Y12
-	VADDPS Y12, Y10, Y10
-
-decoupled1:
-	// load m
-	VMOVUPS (BX)(R8*1), Y12
-
-	// d = beta1·m + alpha1·g
-	VMULPS Y12, Y2, Y13
-	VMULPS Y10, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// m = beta2·m + alpha2·g
-	VMULPS Y12, Y4, Y12
-	VMULPS Y10, Y5, Y10
-	VADDPS Y10, Y12, Y10
-
-	// store m
-	VMOVUPS Y10, (BX)(R8*1)
-
-	// u = k1·sign(d)
-	VXORPS   Y10, Y10, Y10
-	VXORPS   Y12, Y12, Y12
-	VPCMPEQD Y12, Y12, Y12
-	VPSRLD   $0x19, Y12, Y12
-	VPSLLD   $0x17, Y12, Y12
-	VCMPPS   $0x1e, Y10, Y13, Y14
-	VANDPS   Y12, Y14, Y14
-	VCMPPS   $0x11, Y10, Y13, Y10
-	VANDPS   Y12, Y10, Y10
-	VSUBPS   Y10, Y14, Y10
-	VCMPPS   $0x03, Y13, Y13, Y12
-	VORPS    Y12, Y10, Y10
-	VMULPS   Y10, Y6, Y10
-
-	// p = keep·p − u
-	VMULPS Y11, Y1, Y11
-	VSUBPS Y10, Y11, Y10
-
-	// store p
-	VMOVUPS Y10, (CX)(R8*1)
-
-	// g = gs·g
-	VMULPS 32(DX)(R8*1), Y0, Y10
-
-	// g = max(min(g, hi), lo)
-	VMINPS Y10, Y8, Y10
-	VMAXPS Y10, Y7, Y10
-
-	// load p
-	VMOVUPS 32(CX)(R8*1), Y11
-	TESTQ   AX, AX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	VMULPS Y11, Y9, Y12
-	VADDPS Y12, Y10, Y10
-
-decoupled2:
-	// load m
-	VMOVUPS 32(BX)(R8*1), Y12
-
-	// d = beta1·m + alpha1·g
-	VMULPS Y12, Y2, Y13
-	VMULPS Y10, Y3, Y14
-	VADDPS Y14, Y13, Y13
-
-	// m = beta2·m + alpha2·g
-	VMULPS Y12, Y4, Y12
-	VMULPS Y10, Y5, Y10
-	VADDPS Y10, Y12, Y10
-
-	// store m
-	VMOVUPS Y10, 32(BX)(R8*1)
-
-	// u = k1·sign(d)
-	VXORPS   Y10, Y10, Y10
-	VXORPS   Y12, Y12, Y12
-	VPCMPEQD Y12, Y12, Y12
-	VPSRLD   $0x19, Y12, Y12
-	VPSLLD   $0x17, Y12, Y12
-	VCMPPS   $0x1e, Y10, Y13, Y14
-	VANDPS   Y12, Y14, Y14
-	VCMPPS   $0x11, Y10, Y13, Y10
-	VANDPS   Y12, Y10, Y10
-	VSUBPS   Y10, Y14, Y10
-	VCMPPS   $0x03, Y13, Y13, Y12
-	VORPS    Y12, Y10, Y10
-	VMULPS   Y10, Y6, Y10
-
-	// p = keep·p − u
-	VMULPS Y11, Y1, Y11
-	VSUBPS Y10, Y11, Y10
-
-	// store p
-	VMOVUPS Y10, 32(CX)(R8*1)
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ $0x00000010, SI
-	JGE  line
-	ADDQ $0x00000010, SI
-
-	// a vector at a time
-	JMP enterVector
+	ADDQ         R9, R8
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPS (DX)(R8*1), Y0, Y10
+	PREFETCHT0 (BX)(R8*1)
+	VMULPS     (BX)(R9*1), Y0, Y10
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y10, Y8, Y10
 	VMAXPS Y10, Y7, Y10
-
-	// load p
-	VMOVUPS (CX)(R8*1), Y11
-	TESTQ   AX, AX
-	JZ      decoupled3
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPS Y11, Y9, Y12
-	VADDPS Y12, Y10, Y10
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(R9*1), Y9, Y11
+	VADDPS     Y11, Y10, Y10
 
-decoupled3:
-	// load m
-	VMOVUPS (BX)(R8*1), Y12
-
+decoupled2:
 	// d = beta1·m + alpha1·g
-	VMULPS Y12, Y2, Y13
-	VMULPS Y10, Y3, Y14
-	VADDPS Y14, Y13, Y13
+	PREFETCHT0 (SI)(R8*1)
+	VMULPS     (SI)(R9*1), Y2, Y11
+	VMULPS     Y10, Y3, Y12
+	VADDPS     Y12, Y11, Y11
 
 	// m = beta2·m + alpha2·g
-	VMULPS Y12, Y4, Y12
-	VMULPS Y10, Y5, Y10
-	VADDPS Y10, Y12, Y10
+	PREFETCHT0 (SI)(R8*1)
+	VMULPS     (SI)(R9*1), Y4, Y12
+	VMULPS     Y10, Y5, Y10
+	VADDPS     Y10, Y12, Y10
 
 	// store m
-	VMOVUPS Y10, (BX)(R8*1)
+	VMOVUPS Y10, (SI)(R9*1)
 
 	// u = k1·sign(d)
 	VXORPS   Y10, Y10, Y10
@@ -2498,74 +2671,76 @@ decoupled3:
 	VPCMPEQD Y12, Y12, Y12
 	VPSRLD   $0x19, Y12, Y12
 	VPSLLD   $0x17, Y12, Y12
-	VCMPPS   $0x1e, Y10, Y13, Y14
-	VANDPS   Y12, Y14, Y14
-	VCMPPS   $0x11, Y10, Y13, Y10
+	VCMPPS   $0x1e, Y10, Y11, Y13
+	VANDPS   Y12, Y13, Y13
+	VCMPPS   $0x11, Y10, Y11, Y10
 	VANDPS   Y12, Y10, Y10
-	VSUBPS   Y10, Y14, Y10
-	VCMPPS   $0x03, Y13, Y13, Y12
-	VORPS    Y12, Y10, Y10
+	VSUBPS   Y10, Y13, Y10
+	VCMPPS   $0x03, Y11, Y11, Y11
+	VORPS    Y11, Y10, Y10
 	VMULPS   Y10, Y6, Y10
 
 	// p = keep·p − u
-	VMULPS Y11, Y1, Y11
-	VSUBPS Y10, Y11, Y10
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(R9*1), Y1, Y11
+	VSUBPS     Y10, Y11, Y10
 
 	// store p
-	VMOVUPS Y10, (CX)(R8*1)
+	VMOVUPS Y10, (DX)(R9*1)
+	ADDQ    $0x00000020, R9
 	ADDQ    $0x00000020, R8
 
 enterVector:
-	SUBQ  $0x00000008, SI
-	JGE   vector
-	ADDQ  $0x00000008, SI
-	TESTQ SI, SI
-	JZ    done
+	SUBQ $0x00000008, DI
+	JGE  vector
+	ADDQ $0x00000008, DI
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x02, SI
-	SUBQ SI, DI
+	LEAQ tailMask<>+32(SB), AX
+	SHLQ $0x02, DI
+	SUBQ DI, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (DI), Y10
-	VMASKMOVPS (DX)(R8*1), Y10, Y10
+	VMOVUPS    (AX), Y10
+	VMASKMOVPS (BX)(R9*1), Y10, Y10
 	VMULPS     Y10, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y0, Y8, Y0
 	VMAXPS Y0, Y7, Y0
-
-	// load p
-	VMOVUPS    (DI), Y7
-	VMASKMOVPS (CX)(R8*1), Y7, Y7
-	TESTQ      AX, AX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Y7, Y9, Y8
-	VADDPS Y8, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y7
+	VMASKMOVPS (DX)(R9*1), Y7, Y7
+	VMULPS     Y7, Y9, Y7
+	VADDPS     Y7, Y0, Y0
 
-decoupled4:
-	// load m
-	VMOVUPS    (DI), Y8
-	VMASKMOVPS (BX)(R8*1), Y8, Y8
-
+decoupled3:
 	// d = beta1·m + alpha1·g
-	VMULPS Y8, Y2, Y2
-	VMULPS Y0, Y3, Y3
-	VADDPS Y3, Y2, Y2
+	// load m
+	VMOVUPS    (AX), Y7
+	VMASKMOVPS (SI)(R9*1), Y7, Y7
+	VMULPS     Y7, Y2, Y2
+	VMULPS     Y0, Y3, Y3
+	VADDPS     Y3, Y2, Y2
 
 	// m = beta2·m + alpha2·g
-	VMULPS Y8, Y4, Y3
-	VMULPS Y0, Y5, Y0
-	VADDPS Y0, Y3, Y0
+	// load m
+	VMOVUPS    (AX), Y3
+	VMASKMOVPS (SI)(R9*1), Y3, Y3
+	VMULPS     Y3, Y4, Y3
+	VMULPS     Y0, Y5, Y0
+	VADDPS     Y0, Y3, Y0
 
 	// store m
-	VMOVUPS    (DI), Y3
-	VMASKMOVPS Y0, Y3, (BX)(R8*1)
+	VMOVUPS    (AX), Y3
+	VMASKMOVPS Y0, Y3, (SI)(R9*1)
 
 	// u = k1·sign(d)
 	VXORPS   Y0, Y0, Y0
@@ -2583,12 +2758,15 @@ decoupled4:
 	VMULPS   Y0, Y6, Y0
 
 	// p = keep·p − u
-	VMULPS Y7, Y1, Y1
-	VSUBPS Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS (DX)(R9*1), Y2, Y2
+	VMULPS     Y2, Y1, Y1
+	VSUBPS     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPS Y0, Y1, (CX)(R8*1)
+	VMOVUPS    (AX), Y1
+	VMASKMOVPS Y0, Y1, (DX)(R9*1)
 
 done:
 	VZEROUPPER
@@ -2597,542 +2775,775 @@ done:
 // func dividerF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·dividerF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), DX
-	XORQ BX, BX
+	MOVQ  p+8(FP), AX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), DX
+	XORQ  BX, BX
+	TESTQ DX, DX
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// load p
 	VMOVUPS (AX)(BX*1), Y0
-	VSQRTPS Y0, Y1
-	VDIVPS  Y1, Y0, Y0
-
-	// load p
-	VMOVUPS 32(AX)(BX*1), Y0
-	VSQRTPS Y0, Y1
-	VDIVPS  Y1, Y0, Y0
-	ADDQ    $0x00000040, BX
-	TESTQ   DX, DX
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DX*1)
-	ADDQ       $0x00000040, DX
+	VMOVUPS 32(AX)(BX*1), Y1
+	VMOVUPS 64(AX)(BX*1), Y2
+	VMOVUPS 96(AX)(BX*1), Y3
+	VSQRTPS Y0, Y4
+	VSQRTPS Y1, Y5
+	VSQRTPS Y2, Y6
+	VSQRTPS Y3, Y7
+	VDIVPS  Y4, Y0, Y0
+	VDIVPS  Y5, Y1, Y0
+	VDIVPS  Y6, Y2, Y0
+	VDIVPS  Y7, Y3, Y0
+	ADDQ    $0x00000080, BX
 
 enter:
-	SUBQ $0x00000010, CX
-	JGE  line
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ BX, DX
+	JMP  enterVector
+
+vector:
+	// load p
+	PREFETCHT0 (AX)(DX*1)
+	VMOVUPS    (AX)(BX*1), Y0
+	VSQRTPS    Y0, Y1
+	VDIVPS     Y1, Y0, Y0
+	ADDQ       $0x00000020, BX
+	ADDQ       $0x00000020, DX
+
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMNF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·limitMNF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ n+32(FP), BX
-	MOVQ count+56(FP), SI
-	MOVQ ahead+64(FP), DI
-	XORQ R8, R8
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  count+56(FP), SI
+	MOVQ  ahead+64(FP), DI
+	XORQ  R8, R8
+	TESTQ DI, DI
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R8*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R8*1), Y0
+	VMOVUPS 32(CX)(R8*1), Y0
+	VMOVUPS 64(CX)(R8*1), Y0
+	VMOVUPS 96(CX)(R8*1), Y0
 
 	// load m
 	VMOVUPS (DX)(R8*1), Y0
+	VMOVUPS 32(DX)(R8*1), Y1
+	VMOVUPS 64(DX)(R8*1), Y2
+	VMOVUPS 96(DX)(R8*1), Y3
+
+	// store m
+	VMOVUPS Y0, (DX)(R8*1)
+	VMOVUPS Y1, 32(DX)(R8*1)
+	VMOVUPS Y2, 64(DX)(R8*1)
+	VMOVUPS Y3, 96(DX)(R8*1)
+
+	// load n
+	VMOVUPS (BX)(R8*1), Y0
+	VMOVUPS 32(BX)(R8*1), Y0
+	VMOVUPS 64(BX)(R8*1), Y0
+	VMOVUPS 96(BX)(R8*1), Y0
+
+	// load p
+	VMOVUPS (AX)(R8*1), Y0
+	VMOVUPS 32(AX)(R8*1), Y1
+	VMOVUPS 64(AX)(R8*1), Y2
+	VMOVUPS 96(AX)(R8*1), Y3
+
+	// store p
+	VMOVUPS Y0, (AX)(R8*1)
+	VMOVUPS Y1, 32(AX)(R8*1)
+	VMOVUPS Y2, 64(AX)(R8*1)
+	VMOVUPS Y3, 96(AX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000020, SI
+	JGE  pass
+	ADDQ $0x00000020, SI
+
+far:
+	// a vector at a time
+	ADDQ R8, DI
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(DI*1)
+	VMOVUPS    (CX)(R8*1), Y0
+
+	// load m
+	PREFETCHT0 (DX)(DI*1)
+	VMOVUPS    (DX)(R8*1), Y0
 
 	// store m
 	VMOVUPS Y0, (DX)(R8*1)
 
 	// load n
-	VMOVUPS (BX)(R8*1), Y0
+	PREFETCHT0 (BX)(DI*1)
+	VMOVUPS    (BX)(R8*1), Y0
 
 	// load p
-	VMOVUPS 32(AX)(R8*1), Y0
+	PREFETCHT0 (AX)(DI*1)
+	VMOVUPS    (AX)(R8*1), Y0
 
 	// store p
-	VMOVUPS Y0, 32(AX)(R8*1)
+	VMOVUPS Y0, (AX)(R8*1)
+	ADDQ    $0x00000020, R8
+	ADDQ    $0x00000020, DI
 
-	// load grad
-	VMOVUPS 32(CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(R8*1)
-
-	// load n
-	VMOVUPS 32(BX)(R8*1), Y0
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ $0x00000010, SI
-	JGE  line
+enterVector:
+	SUBQ $0x00000008, SI
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMNVF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·limitMNVF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ n+32(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ count+56(FP), DI
-	MOVQ ahead+64(FP), R8
-	XORQ R9, R9
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  v+40(FP), SI
+	MOVQ  count+56(FP), DI
+	MOVQ  ahead+64(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R9*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R9*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R9*1), Y0
+	VMOVUPS 32(CX)(R9*1), Y0
+	VMOVUPS 64(CX)(R9*1), Y0
+	VMOVUPS 96(CX)(R9*1), Y0
 
 	// load m
 	VMOVUPS (DX)(R9*1), Y0
+	VMOVUPS 32(DX)(R9*1), Y1
+	VMOVUPS 64(DX)(R9*1), Y2
+	VMOVUPS 96(DX)(R9*1), Y3
+
+	// store m
+	VMOVUPS Y0, (DX)(R9*1)
+	VMOVUPS Y1, 32(DX)(R9*1)
+	VMOVUPS Y2, 64(DX)(R9*1)
+	VMOVUPS Y3, 96(DX)(R9*1)
+
+	// load n
+	VMOVUPS (BX)(R9*1), Y0
+	VMOVUPS 32(BX)(R9*1), Y0
+	VMOVUPS 64(BX)(R9*1), Y0
+	VMOVUPS 96(BX)(R9*1), Y0
+
+	// load v
+	VMOVUPS (SI)(R9*1), Y0
+	VMOVUPS 32(SI)(R9*1), Y1
+	VMOVUPS 64(SI)(R9*1), Y2
+	VMOVUPS 96(SI)(R9*1), Y3
+
+	// store v
+	VMOVUPS Y0, (SI)(R9*1)
+	VMOVUPS Y1, 32(SI)(R9*1)
+	VMOVUPS Y2, 64(SI)(R9*1)
+	VMOVUPS Y3, 96(SI)(R9*1)
+
+	// load p
+	VMOVUPS (AX)(R9*1), Y0
+	VMOVUPS 32(AX)(R9*1), Y1
+	VMOVUPS 64(AX)(R9*1), Y2
+	VMOVUPS 96(AX)(R9*1), Y3
+
+	// store p
+	VMOVUPS Y0, (AX)(R9*1)
+	VMOVUPS Y1, 32(AX)(R9*1)
+	VMOVUPS Y2, 64(AX)(R9*1)
+	VMOVUPS Y3, 96(AX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000020, DI
+	JGE  pass
+	ADDQ $0x00000020, DI
+
+far:
+	// a vector at a time
+	ADDQ R9, R8
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(R8*1)
+	VMOVUPS    (CX)(R9*1), Y0
+
+	// load m
+	PREFETCHT0 (DX)(R8*1)
+	VMOVUPS    (DX)(R9*1), Y0
 
 	// store m
 	VMOVUPS Y0, (DX)(R9*1)
 
 	// load n
-	VMOVUPS (BX)(R9*1), Y0
+	PREFETCHT0 (BX)(R8*1)
+	VMOVUPS    (BX)(R9*1), Y0
 
 	// load v
-	VMOVUPS (SI)(R9*1), Y0
+	PREFETCHT0 (SI)(R8*1)
+	VMOVUPS    (SI)(R9*1), Y0
 
 	// store v
 	VMOVUPS Y0, (SI)(R9*1)
 
 	// load p
-	VMOVUPS 32(AX)(R9*1), Y0
+	PREFETCHT0 (AX)(R8*1)
+	VMOVUPS    (AX)(R9*1), Y0
 
 	// store p
-	VMOVUPS Y0, 32(AX)(R9*1)
+	VMOVUPS Y0, (AX)(R9*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
 
-	// load grad
-	VMOVUPS 32(CX)(R9*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(R9*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(R9*1)
-
-	// load n
-	VMOVUPS 32(BX)(R9*1), Y0
-
-	// load v
-	VMOVUPS 32(SI)(R9*1), Y0
-
-	// store v
-	VMOVUPS Y0, 32(SI)(R9*1)
-	ADDQ    $0x00000040, R9
-	TESTQ   R8, R8
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ $0x00000010, DI
-	JGE  line
+enterVector:
+	SUBQ $0x00000008, DI
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMNVXF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·limitMNVXF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ n+32(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ x+48(FP), DI
-	MOVQ count+56(FP), R8
-	MOVQ ahead+64(FP), R9
-	XORQ R10, R10
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  v+40(FP), SI
+	MOVQ  x+48(FP), DI
+	MOVQ  count+56(FP), R8
+	MOVQ  ahead+64(FP), R9
+	XORQ  R10, R10
+	TESTQ R9, R9
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R10*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R10*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R10*1), Y0
+	VMOVUPS 32(CX)(R10*1), Y0
+	VMOVUPS 64(CX)(R10*1), Y0
+	VMOVUPS 96(CX)(R10*1), Y0
 
 	// load m
 	VMOVUPS (DX)(R10*1), Y0
+	VMOVUPS 32(DX)(R10*1), Y1
+	VMOVUPS 64(DX)(R10*1), Y2
+	VMOVUPS 96(DX)(R10*1), Y3
+
+	// store m
+	VMOVUPS Y0, (DX)(R10*1)
+	VMOVUPS Y1, 32(DX)(R10*1)
+	VMOVUPS Y2, 64(DX)(R10*1)
+	VMOVUPS Y3, 96(DX)(R10*1)
+
+	// load n
+	VMOVUPS (BX)(R10*1), Y0
+	VMOVUPS 32(BX)(R10*1), Y0
+	VMOVUPS 64(BX)(R10*1), Y0
+	VMOVUPS 96(BX)(R10*1), Y0
+
+	// load v
+	VMOVUPS (SI)(R10*1), Y0
+	VMOVUPS 32(SI)(R10*1), Y1
+	VMOVUPS 64(SI)(R10*1), Y2
+	VMOVUPS 96(SI)(R10*1), Y3
+
+	// store v
+	VMOVUPS Y0, (SI)(R10*1)
+	VMOVUPS Y1, 32(SI)(R10*1)
+	VMOVUPS Y2, 64(SI)(R10*1)
+	VMOVUPS Y3, 96(SI)(R10*1)
+
+	// load x
+	VMOVUPS (DI)(R10*1), Y0
+	VMOVUPS 32(DI)(R10*1), Y1
+	VMOVUPS 64(DI)(R10*1), Y2
+	VMOVUPS 96(DI)(R10*1), Y3
+
+	// store x
+	VMOVUPS Y0, (DI)(R10*1)
+	VMOVUPS Y1, 32(DI)(R10*1)
+	VMOVUPS Y2, 64(DI)(R10*1)
+	VMOVUPS Y3, 96(DI)(R10*1)
+
+	// load p
+	VMOVUPS (AX)(R10*1), Y0
+	VMOVUPS 32(AX)(R10*1), Y1
+	VMOVUPS 64(AX)(R10*1), Y2
+	VMOVUPS 96(AX)(R10*1), Y3
+
+	// store p
+	VMOVUPS Y0, (AX)(R10*1)
+	VMOVUPS Y1, 32(AX)(R10*1)
+	VMOVUPS Y2, 64(AX)(R10*1)
+	VMOVUPS Y3, 96(AX)(R10*1)
+	ADDQ    $0x00000080, R10
+
+enter:
+	SUBQ $0x00000020, R8
+	JGE  pass
+	ADDQ $0x00000020, R8
+
+far:
+	// a vector at a time
+	ADDQ R10, R9
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(R9*1)
+	VMOVUPS    (CX)(R10*1), Y0
+
+	// load m
+	PREFETCHT0 (DX)(R9*1)
+	VMOVUPS    (DX)(R10*1), Y0
 
 	// store m
 	VMOVUPS Y0, (DX)(R10*1)
 
 	// load n
-	VMOVUPS (BX)(R10*1), Y0
+	PREFETCHT0 (BX)(R9*1)
+	VMOVUPS    (BX)(R10*1), Y0
 
 	// load v
-	VMOVUPS (SI)(R10*1), Y0
+	PREFETCHT0 (SI)(R9*1)
+	VMOVUPS    (SI)(R10*1), Y0
 
 	// store v
 	VMOVUPS Y0, (SI)(R10*1)
 
 	// load x
-	VMOVUPS (DI)(R10*1), Y0
+	PREFETCHT0 (DI)(R9*1)
+	VMOVUPS    (DI)(R10*1), Y0
 
 	// store x
 	VMOVUPS Y0, (DI)(R10*1)
 
 	// load p
-	VMOVUPS 32(AX)(R10*1), Y0
+	PREFETCHT0 (AX)(R9*1)
+	VMOVUPS    (AX)(R10*1), Y0
 
 	// store p
-	VMOVUPS Y0, 32(AX)(R10*1)
+	VMOVUPS Y0, (AX)(R10*1)
+	ADDQ    $0x00000020, R10
+	ADDQ    $0x00000020, R9
 
-	// load grad
-	VMOVUPS 32(CX)(R10*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(R10*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(R10*1)
-
-	// load n
-	VMOVUPS 32(BX)(R10*1), Y0
-
-	// load v
-	VMOVUPS 32(SI)(R10*1), Y0
-
-	// store v
-	VMOVUPS Y0, 32(SI)(R10*1)
-
-	// load x
-	VMOVUPS 32(DI)(R10*1), Y0
-
-	// store x
-	VMOVUPS Y0, 32(DI)(R10*1)
-	ADDQ    $0x00000040, R10
-	TESTQ   R9, R9
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (CX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
-	SUBQ $0x00000010, R8
-	JGE  line
+enterVector:
+	SUBQ $0x00000008, R8
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·limitF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ count+56(FP), DX
-	MOVQ ahead+64(FP), BX
-	XORQ SI, SI
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  count+56(FP), DX
+	MOVQ  ahead+64(FP), BX
+	XORQ  SI, SI
+	TESTQ BX, BX
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
+pass:
+	// load grad
+	VMOVUPS (CX)(SI*1), Y0
+	VMOVUPS 32(CX)(SI*1), Y0
+	VMOVUPS 64(CX)(SI*1), Y0
+	VMOVUPS 96(CX)(SI*1), Y0
+
 	// load p
 	VMOVUPS (AX)(SI*1), Y0
+	VMOVUPS 32(AX)(SI*1), Y1
+	VMOVUPS 64(AX)(SI*1), Y2
+	VMOVUPS 96(AX)(SI*1), Y3
 
 	// store p
 	VMOVUPS Y0, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS (CX)(SI*1), Y0
-
-	// load p
-	VMOVUPS 32(AX)(SI*1), Y0
-
-	// store p
-	VMOVUPS Y0, 32(AX)(SI*1)
-
-	// load grad
-	VMOVUPS 32(CX)(SI*1), Y0
-	ADDQ    $0x00000040, SI
-	TESTQ   BX, BX
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	PREFETCHT1 (CX)(BX*1)
-	ADDQ       $0x00000040, BX
+	VMOVUPS Y1, 32(AX)(SI*1)
+	VMOVUPS Y2, 64(AX)(SI*1)
+	VMOVUPS Y3, 96(AX)(SI*1)
+	ADDQ    $0x00000080, SI
 
 enter:
-	SUBQ $0x00000010, DX
-	JGE  line
+	SUBQ $0x00000020, DX
+	JGE  pass
+	ADDQ $0x00000020, DX
+
+far:
+	// a vector at a time
+	ADDQ SI, BX
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(BX*1)
+	VMOVUPS    (CX)(SI*1), Y0
+
+	// load p
+	PREFETCHT0 (AX)(BX*1)
+	VMOVUPS    (AX)(SI*1), Y0
+
+	// store p
+	VMOVUPS Y0, (AX)(SI*1)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000020, BX
+
+enterVector:
+	SUBQ $0x00000008, DX
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·limitMF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ count+56(FP), BX
-	MOVQ ahead+64(FP), SI
-	XORQ DI, DI
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  count+56(FP), BX
+	MOVQ  ahead+64(FP), SI
+	XORQ  DI, DI
+	TESTQ SI, SI
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(DI*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(DI*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(DI*1), Y0
+	VMOVUPS 32(CX)(DI*1), Y0
+	VMOVUPS 64(CX)(DI*1), Y0
+	VMOVUPS 96(CX)(DI*1), Y0
 
 	// load m
 	VMOVUPS (DX)(DI*1), Y0
+	VMOVUPS 32(DX)(DI*1), Y1
+	VMOVUPS 64(DX)(DI*1), Y2
+	VMOVUPS 96(DX)(DI*1), Y3
+
+	// store m
+	VMOVUPS Y0, (DX)(DI*1)
+	VMOVUPS Y1, 32(DX)(DI*1)
+	VMOVUPS Y2, 64(DX)(DI*1)
+	VMOVUPS Y3, 96(DX)(DI*1)
+
+	// load p
+	VMOVUPS (AX)(DI*1), Y0
+	VMOVUPS 32(AX)(DI*1), Y1
+	VMOVUPS 64(AX)(DI*1), Y2
+	VMOVUPS 96(AX)(DI*1), Y3
+
+	// store p
+	VMOVUPS Y0, (AX)(DI*1)
+	VMOVUPS Y1, 32(AX)(DI*1)
+	VMOVUPS Y2, 64(AX)(DI*1)
+	VMOVUPS Y3, 96(AX)(DI*1)
+	ADDQ    $0x00000080, DI
+
+enter:
+	SUBQ $0x00000020, BX
+	JGE  pass
+	ADDQ $0x00000020, BX
+
+far:
+	// a vector at a time
+	ADDQ DI, SI
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(SI*1)
+	VMOVUPS    (CX)(DI*1), Y0
+
+	// load m
+	PREFETCHT0 (DX)(SI*1)
+	VMOVUPS    (DX)(DI*1), Y0
 
 	// store m
 	VMOVUPS Y0, (DX)(DI*1)
 
 	// load p
-	VMOVUPS 32(AX)(DI*1), Y0
+	PREFETCHT0 (AX)(SI*1)
+	VMOVUPS    (AX)(DI*1), Y0
 
 	// store p
-	VMOVUPS Y0, 32(AX)(DI*1)
+	VMOVUPS Y0, (AX)(DI*1)
+	ADDQ    $0x00000020, DI
+	ADDQ    $0x00000020, SI
 
-	// load grad
-	VMOVUPS 32(CX)(DI*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(DI*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   SI, SI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (CX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
-
-enter:
-	SUBQ $0x00000010, BX
-	JGE  line
+enterVector:
+	SUBQ $0x00000008, BX
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMVF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·limitMVF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ v+40(FP), BX
-	MOVQ count+56(FP), SI
-	MOVQ ahead+64(FP), DI
-	XORQ R8, R8
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  v+40(FP), BX
+	MOVQ  count+56(FP), SI
+	MOVQ  ahead+64(FP), DI
+	XORQ  R8, R8
+	TESTQ DI, DI
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R8*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R8*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R8*1), Y0
+	VMOVUPS 32(CX)(R8*1), Y0
+	VMOVUPS 64(CX)(R8*1), Y0
+	VMOVUPS 96(CX)(R8*1), Y0
 
 	// load m
 	VMOVUPS (DX)(R8*1), Y0
+	VMOVUPS 32(DX)(R8*1), Y1
+	VMOVUPS 64(DX)(R8*1), Y2
+	VMOVUPS 96(DX)(R8*1), Y3
+
+	// store m
+	VMOVUPS Y0, (DX)(R8*1)
+	VMOVUPS Y1, 32(DX)(R8*1)
+	VMOVUPS Y2, 64(DX)(R8*1)
+	VMOVUPS Y3, 96(DX)(R8*1)
+
+	// load v
+	VMOVUPS (BX)(R8*1), Y0
+	VMOVUPS 32(BX)(R8*1), Y1
+	VMOVUPS 64(BX)(R8*1), Y2
+	VMOVUPS 96(BX)(R8*1), Y3
+
+	// store v
+	VMOVUPS Y0, (BX)(R8*1)
+	VMOVUPS Y1, 32(BX)(R8*1)
+	VMOVUPS Y2, 64(BX)(R8*1)
+	VMOVUPS Y3, 96(BX)(R8*1)
+
+	// load p
+	VMOVUPS (AX)(R8*1), Y0
+	VMOVUPS 32(AX)(R8*1), Y1
+	VMOVUPS 64(AX)(R8*1), Y2
+	VMOVUPS 96(AX)(R8*1), Y3
+
+	// store p
+	VMOVUPS Y0, (AX)(R8*1)
+	VMOVUPS Y1, 32(AX)(R8*1)
+	VMOVUPS Y2, 64(AX)(R8*1)
+	VMOVUPS Y3, 96(AX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000020, SI
+	JGE  pass
+	ADDQ $0x00000020, SI
+
+far:
+	// a vector at a time
+	ADDQ R8, DI
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(DI*1)
+	VMOVUPS    (CX)(R8*1), Y0
+
+	// load m
+	PREFETCHT0 (DX)(DI*1)
+	VMOVUPS    (DX)(R8*1), Y0
 
 	// store m
 	VMOVUPS Y0, (DX)(R8*1)
 
 	// load v
-	VMOVUPS (BX)(R8*1), Y0
+	PREFETCHT0 (BX)(DI*1)
+	VMOVUPS    (BX)(R8*1), Y0
 
 	// store v
 	VMOVUPS Y0, (BX)(R8*1)
 
 	// load p
-	VMOVUPS 32(AX)(R8*1), Y0
+	PREFETCHT0 (AX)(DI*1)
+	VMOVUPS    (AX)(R8*1), Y0
 
 	// store p
-	VMOVUPS Y0, 32(AX)(R8*1)
+	VMOVUPS Y0, (AX)(R8*1)
+	ADDQ    $0x00000020, R8
+	ADDQ    $0x00000020, DI
 
-	// load grad
-	VMOVUPS 32(CX)(R8*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(R8*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(R8*1)
-
-	// load v
-	VMOVUPS 32(BX)(R8*1), Y0
-
-	// store v
-	VMOVUPS Y0, 32(BX)(R8*1)
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ $0x00000010, SI
-	JGE  line
+enterVector:
+	SUBQ $0x00000008, SI
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMVXF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·limitMVXF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ v+40(FP), BX
-	MOVQ x+48(FP), SI
-	MOVQ count+56(FP), DI
-	MOVQ ahead+64(FP), R8
-	XORQ R9, R9
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  v+40(FP), BX
+	MOVQ  x+48(FP), SI
+	MOVQ  count+56(FP), DI
+	MOVQ  ahead+64(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R9*1), Y0
-
-	// store p
-	VMOVUPS Y0, (AX)(R9*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R9*1), Y0
+	VMOVUPS 32(CX)(R9*1), Y0
+	VMOVUPS 64(CX)(R9*1), Y0
+	VMOVUPS 96(CX)(R9*1), Y0
 
 	// load m
 	VMOVUPS (DX)(R9*1), Y0
+	VMOVUPS 32(DX)(R9*1), Y1
+	VMOVUPS 64(DX)(R9*1), Y2
+	VMOVUPS 96(DX)(R9*1), Y3
+
+	// store m
+	VMOVUPS Y0, (DX)(R9*1)
+	VMOVUPS Y1, 32(DX)(R9*1)
+	VMOVUPS Y2, 64(DX)(R9*1)
+	VMOVUPS Y3, 96(DX)(R9*1)
+
+	// load v
+	VMOVUPS (BX)(R9*1), Y0
+	VMOVUPS 32(BX)(R9*1), Y1
+	VMOVUPS 64(BX)(R9*1), Y2
+	VMOVUPS 96(BX)(R9*1), Y3
+
+	// store v
+	VMOVUPS Y0, (BX)(R9*1)
+	VMOVUPS Y1, 32(BX)(R9*1)
+	VMOVUPS Y2, 64(BX)(R9*1)
+	VMOVUPS Y3, 96(BX)(R9*1)
+
+	// load x
+	VMOVUPS (SI)(R9*1), Y0
+	VMOVUPS 32(SI)(R9*1), Y1
+	VMOVUPS 64(SI)(R9*1), Y2
+	VMOVUPS 96(SI)(R9*1), Y3
+
+	// store x
+	VMOVUPS Y0, (SI)(R9*1)
+	VMOVUPS Y1, 32(SI)(R9*1)
+	VMOVUPS Y2, 64(SI)(R9*1)
+	VMOVUPS Y3, 96(SI)(R9*1)
+
+	// load p
+	VMOVUPS (AX)(R9*1), Y0
+	VMOVUPS 32(AX)(R9*1), Y1
+	VMOVUPS 64(AX)(R9*1), Y2
+	VMOVUPS 96(AX)(R9*1), Y3
+
+	// store p
+	VMOVUPS Y0, (AX)(R9*1)
+	VMOVUPS Y1, 32(AX)(R9*1)
+	VMOVUPS Y2, 64(AX)(R9*1)
+	VMOVUPS Y3, 96(AX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000020, DI
+	JGE  pass
+	ADDQ $0x00000020, DI
+
+far:
+	// a vector at a time
+	ADDQ R9, R8
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(R8*1)
+	VMOVUPS    (CX)(R9*1), Y0
+
+	// load m
+	PREFETCHT0 (DX)(R8*1)
+	VMOVUPS    (DX)(R9*1), Y0
 
 	// store m
 	VMOVUPS Y0, (DX)(R9*1)
 
 	// load v
-	VMOVUPS (BX)(R9*1), Y0
+	PREFETCHT0 (BX)(R8*1)
+	VMOVUPS    (BX)(R9*1), Y0
 
 	// store v
 	VMOVUPS Y0, (BX)(R9*1)
 
 	// load x
-	VMOVUPS (SI)(R9*1), Y0
+	PREFETCHT0 (SI)(R8*1)
+	VMOVUPS    (SI)(R9*1), Y0
 
 	// store x
 	VMOVUPS Y0, (SI)(R9*1)
 
 	// load p
-	VMOVUPS 32(AX)(R9*1), Y0
+	PREFETCHT0 (AX)(R8*1)
+	VMOVUPS    (AX)(R9*1), Y0
 
 	// store p
-	VMOVUPS Y0, 32(AX)(R9*1)
+	VMOVUPS Y0, (AX)(R9*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
 
-	// load grad
-	VMOVUPS 32(CX)(R9*1), Y0
-
-	// load m
-	VMOVUPS 32(DX)(R9*1), Y0
-
-	// store m
-	VMOVUPS Y0, 32(DX)(R9*1)
-
-	// load v
-	VMOVUPS 32(BX)(R9*1), Y0
-
-	// store v
-	VMOVUPS Y0, 32(BX)(R9*1)
-
-	// load x
-	VMOVUPS 32(SI)(R9*1), Y0
-
-	// store x
-	VMOVUPS Y0, 32(SI)(R9*1)
-	ADDQ    $0x00000040, R9
-	TESTQ   R8, R8
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ $0x00000010, DI
-	JGE  line
+enterVector:
+	SUBQ $0x00000008, DI
+	JGE  vector
 	VZEROUPPER
 	RET
 
@@ -3230,219 +3641,226 @@ TEXT ·pnmF64AVX2(SB), NOSPLIT, $0-56
 	// lo
 	VBROADCASTSD 88(AX), Y6
 
+	// coupled = the bits of l2
+	MOVQ  8(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  count+40(FP), R8
+	MOVQ  ahead+48(FP), R9
+	XORQ  R10, R10
+	TESTQ R9, R9
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPD (BX)(R10*1), Y0, Y7
+	VMULPD 32(BX)(R10*1), Y0, Y8
+	VMULPD 64(BX)(R10*1), Y0, Y9
+	VMULPD 96(BX)(R10*1), Y0, Y10
+
+	// g = max(min(g, hi), lo)
+	// hi
+	VBROADCASTSD 96(AX), Y11
+	VMINPD       Y7, Y11, Y7
+	VMINPD       Y8, Y11, Y8
+	VMINPD       Y9, Y11, Y9
+	VMINPD       Y10, Y11, Y10
+	VMAXPD       Y7, Y6, Y7
+	VMAXPD       Y8, Y6, Y8
+	VMAXPD       Y9, Y6, Y9
+	VMAXPD       Y10, Y6, Y10
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y11
+	VMULPD       (DX)(R10*1), Y11, Y12
+	VMULPD       32(DX)(R10*1), Y11, Y13
+	VMULPD       64(DX)(R10*1), Y11, Y14
+	VMULPD       96(DX)(R10*1), Y11, Y11
+	VADDPD       Y12, Y7, Y7
+	VADDPD       Y13, Y8, Y8
+	VADDPD       Y14, Y9, Y9
+	VADDPD       Y11, Y10, Y10
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R10*1), Y2, Y11
+	VMULPD 32(SI)(R10*1), Y2, Y12
+	VMULPD 64(SI)(R10*1), Y2, Y13
+	VMULPD 96(SI)(R10*1), Y2, Y14
+	VMULPD Y7, Y3, Y7
+	VMULPD Y8, Y3, Y8
+	VMULPD Y9, Y3, Y9
+	VMULPD Y10, Y3, Y10
+	VADDPD Y7, Y11, Y7
+	VADDPD Y8, Y12, Y8
+	VADDPD Y9, Y13, Y9
+	VADDPD Y10, Y14, Y10
+
+	// store m
+	VMOVUPD Y7, (SI)(R10*1)
+	VMOVUPD Y8, 32(SI)(R10*1)
+	VMOVUPD Y9, 64(SI)(R10*1)
+	VMOVUPD Y10, 96(SI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD Y7, Y4, Y7
+	VMULPD Y8, Y4, Y8
+	VMULPD Y9, Y4, Y9
+	VMULPD Y10, Y4, Y10
+	VMULPD (DI)(R10*1), Y5, Y11
+	VMULPD 32(DI)(R10*1), Y5, Y12
+	VMULPD 64(DI)(R10*1), Y5, Y13
+	VMULPD 96(DI)(R10*1), Y5, Y14
+	VSUBPD Y11, Y7, Y7
+	VSUBPD Y12, Y8, Y8
+	VSUBPD Y13, Y9, Y9
+	VSUBPD Y14, Y10, Y10
+
+	// p = keep·p − u
+	VMULPD (DX)(R10*1), Y1, Y11
+	VMULPD 32(DX)(R10*1), Y1, Y12
+	VMULPD 64(DX)(R10*1), Y1, Y13
+	VMULPD 96(DX)(R10*1), Y1, Y14
+	VSUBPD Y7, Y11, Y7
+	VSUBPD Y8, Y12, Y8
+	VSUBPD Y9, Y13, Y9
+	VSUBPD Y10, Y14, Y10
+
+	// store p
+	VMOVUPD Y7, (DX)(R10*1)
+	VMOVUPD Y8, 32(DX)(R10*1)
+	VMOVUPD Y9, 64(DX)(R10*1)
+	VMOVUPD Y10, 96(DX)(R10*1)
+	ADDQ    $0x00000080, R10
+
+enter:
+	SUBQ $0x00000010, R8
+	JGE  pass
+	ADDQ $0x00000010, R8
+
+far:
+	// a vector at a time
 	// hi
 	VBROADCASTSD 96(AX), Y7
 
 	// l2
 	VBROADCASTSD 8(AX), Y8
-
-	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ n+32(FP), SI
-	MOVQ count+40(FP), DI
-	MOVQ ahead+48(FP), R8
-	XORQ R9, R9
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (DX)(R9*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y9, Y7, Y9
-	VMAXPD Y9, Y6, Y9
-
-	// load p
-	VMOVUPD (CX)(R9*1), Y10
-	TESTQ   AX, AX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	VMULPD Y10, Y8, Y11
-	VADDPD Y11, Y9, Y9
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R9*1), Y2, Y11
-	VMULPD Y9, Y3, Y9
-	VADDPD Y9, Y11, Y9
-
-	// store m
-	VMOVUPD Y9, (BX)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y9, Y4, Y9
-	VMULPD (SI)(R9*1), Y5, Y11
-	VSUBPD Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPD Y10, Y1, Y10
-	VSUBPD Y9, Y10, Y9
-
-	// store p
-	VMOVUPD Y9, (CX)(R9*1)
-
-	// g = gs·g
-	VMULPD 32(DX)(R9*1), Y0, Y9
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y9, Y7, Y9
-	VMAXPD Y9, Y6, Y9
-
-	// load p
-	VMOVUPD 32(CX)(R9*1), Y10
-	TESTQ   AX, AX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	VMULPD Y10, Y8, Y11
-	VADDPD Y11, Y9, Y9
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPD 32(BX)(R9*1), Y2, Y11
-	VMULPD Y9, Y3, Y9
-	VADDPD Y9, Y11, Y9
-
-	// store m
-	VMOVUPD Y9, 32(BX)(R9*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y9, Y4, Y9
-	VMULPD 32(SI)(R9*1), Y5, Y11
-	VSUBPD Y11, Y9, Y9
-
-	// p = keep·p − u
-	VMULPD Y10, Y1, Y10
-	VSUBPD Y9, Y10, Y9
-
-	// store p
-	VMOVUPD Y9, 32(CX)(R9*1)
-	ADDQ    $0x00000040, R9
-	TESTQ   R8, R8
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ $0x00000008, DI
-	JGE  line
-	ADDQ $0x00000008, DI
-
-	// a vector at a time
-	JMP enterVector
+	ADDQ         R10, R9
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (DX)(R9*1), Y0, Y9
+	PREFETCHT0 (BX)(R9*1)
+	VMULPD     (BX)(R10*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y9, Y7, Y9
 	VMAXPD Y9, Y6, Y9
-
-	// load p
-	VMOVUPD (CX)(R9*1), Y10
-	TESTQ   AX, AX
-	JZ      decoupled3
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPD Y10, Y8, Y11
-	VADDPD Y11, Y9, Y9
+	PREFETCHT0 (DX)(R9*1)
+	VMULPD     (DX)(R10*1), Y8, Y10
+	VADDPD     Y10, Y9, Y9
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R9*1), Y2, Y11
-	VMULPD Y9, Y3, Y9
-	VADDPD Y9, Y11, Y9
+	PREFETCHT0 (SI)(R9*1)
+	VMULPD     (SI)(R10*1), Y2, Y10
+	VMULPD     Y9, Y3, Y9
+	VADDPD     Y9, Y10, Y9
 
 	// store m
-	VMOVUPD Y9, (BX)(R9*1)
+	VMOVUPD Y9, (SI)(R10*1)
 
 	// u = k1·m − k2·n
-	VMULPD Y9, Y4, Y9
-	VMULPD (SI)(R9*1), Y5, Y11
-	VSUBPD Y11, Y9, Y9
+	VMULPD     Y9, Y4, Y9
+	PREFETCHT0 (DI)(R9*1)
+	VMULPD     (DI)(R10*1), Y5, Y10
+	VSUBPD     Y10, Y9, Y9
 
 	// p = keep·p − u
-	VMULPD Y10, Y1, Y10
-	VSUBPD Y9, Y10, Y9
+	PREFETCHT0 (DX)(R9*1)
+	VMULPD     (DX)(R10*1), Y1, Y10
+	VSUBPD     Y9, Y10, Y9
 
 	// store p
-	VMOVUPD Y9, (CX)(R9*1)
+	VMOVUPD Y9, (DX)(R10*1)
+	ADDQ    $0x00000020, R10
 	ADDQ    $0x00000020, R9
 
 enterVector:
-	SUBQ  $0x00000004, DI
-	JGE   vector
-	ADDQ  $0x00000004, DI
-	TESTQ DI, DI
-	JZ    done
+	SUBQ $0x00000004, R8
+	JGE  vector
+	ADDQ $0x00000004, R8
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R8
-	SHLQ $0x03, DI
-	SUBQ DI, R8
+	LEAQ tailMask<>+32(SB), AX
+	SHLQ $0x03, R8
+	SUBQ R8, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R8), Y9
-	VMASKMOVPD (DX)(R9*1), Y9, Y9
+	VMOVUPS    (AX), Y9
+	VMASKMOVPD (BX)(R10*1), Y9, Y9
 	VMULPD     Y9, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y0, Y7, Y0
 	VMAXPD Y0, Y6, Y0
-
-	// load p
-	VMOVUPS    (R8), Y6
-	VMASKMOVPD (CX)(R9*1), Y6, Y6
-	TESTQ      AX, AX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Y6, Y8, Y7
-	VADDPD Y7, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y6
+	VMASKMOVPD (DX)(R10*1), Y6, Y6
+	VMULPD     Y6, Y8, Y6
+	VADDPD     Y6, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R8), Y7
-	VMASKMOVPD (BX)(R9*1), Y7, Y7
-	VMULPD     Y7, Y2, Y2
+	VMOVUPS    (AX), Y6
+	VMASKMOVPD (SI)(R10*1), Y6, Y6
+	VMULPD     Y6, Y2, Y2
 	VMULPD     Y0, Y3, Y0
 	VADDPD     Y0, Y2, Y0
 
 	// store m
-	VMOVUPS    (R8), Y2
-	VMASKMOVPD Y0, Y2, (BX)(R9*1)
+	VMOVUPS    (AX), Y2
+	VMASKMOVPD Y0, Y2, (SI)(R10*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y0, Y4, Y0
 
 	// load n
-	VMOVUPS    (R8), Y2
-	VMASKMOVPD (SI)(R9*1), Y2, Y2
+	VMOVUPS    (AX), Y2
+	VMASKMOVPD (DI)(R10*1), Y2, Y2
 	VMULPD     Y2, Y5, Y2
 	VSUBPD     Y2, Y0, Y0
 
 	// p = keep·p − u
-	VMULPD Y6, Y1, Y1
-	VSUBPD Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPD (DX)(R10*1), Y2, Y2
+	VMULPD     Y2, Y1, Y1
+	VSUBPD     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R8), Y1
-	VMASKMOVPD Y0, Y1, (CX)(R9*1)
+	VMOVUPS    (AX), Y1
+	VMASKMOVPD Y0, Y1, (DX)(R10*1)
 
 done:
 	VZEROUPPER
@@ -3462,6 +3880,178 @@ TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-64
 	// beta1
 	VBROADCASTSD 24(AX), Y2
 
+	// coupled = the bits of l2
+	MOVQ  8(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  v+40(FP), R8
+	MOVQ  count+48(FP), R9
+	MOVQ  ahead+56(FP), R10
+	XORQ  R11, R11
+	TESTQ R10, R10
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPD (BX)(R11*1), Y0, Y3
+	VMULPD 32(BX)(R11*1), Y0, Y4
+	VMULPD 64(BX)(R11*1), Y0, Y5
+	VMULPD 96(BX)(R11*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y7
+
+	// hi
+	VBROADCASTSD 96(AX), Y8
+	VMINPD       Y3, Y8, Y3
+	VMINPD       Y4, Y8, Y4
+	VMINPD       Y5, Y8, Y5
+	VMINPD       Y6, Y8, Y6
+	VMAXPD       Y3, Y7, Y3
+	VMAXPD       Y4, Y7, Y4
+	VMAXPD       Y5, Y7, Y5
+	VMAXPD       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y7
+	VMULPD       (DX)(R11*1), Y7, Y8
+	VMULPD       32(DX)(R11*1), Y7, Y9
+	VMULPD       64(DX)(R11*1), Y7, Y10
+	VMULPD       96(DX)(R11*1), Y7, Y7
+	VADDPD       Y8, Y3, Y3
+	VADDPD       Y9, Y4, Y4
+	VADDPD       Y10, Y5, Y5
+	VADDPD       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R11*1), Y2, Y7
+	VMULPD 32(SI)(R11*1), Y2, Y8
+	VMULPD 64(SI)(R11*1), Y2, Y9
+	VMULPD 96(SI)(R11*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VADDPD       Y12, Y7, Y7
+	VADDPD       Y13, Y8, Y8
+	VADDPD       Y14, Y9, Y9
+	VADDPD       Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y7, (SI)(R11*1)
+	VMOVUPD Y8, 32(SI)(R11*1)
+	VMOVUPD Y9, 64(SI)(R11*1)
+	VMOVUPD Y10, 96(SI)(R11*1)
+
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSD 56(AX), Y11
+	VMULPD       Y7, Y11, Y7
+	VMULPD       Y8, Y11, Y8
+	VMULPD       Y9, Y11, Y9
+	VMULPD       Y10, Y11, Y10
+
+	// k2
+	VBROADCASTSD 64(AX), Y11
+	VMULPD       (DI)(R11*1), Y11, Y12
+	VMULPD       32(DI)(R11*1), Y11, Y13
+	VMULPD       64(DI)(R11*1), Y11, Y14
+	VMULPD       96(DI)(R11*1), Y11, Y11
+	VSUBPD       Y12, Y7, Y7
+	VSUBPD       Y13, Y8, Y8
+	VSUBPD       Y14, Y9, Y9
+	VSUBPD       Y11, Y10, Y10
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSD 48(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VMULPD       Y3, Y12, Y3
+	VMULPD       Y4, Y13, Y4
+	VMULPD       Y5, Y14, Y5
+	VMULPD       Y6, Y11, Y6
+
+	// beta2
+	VBROADCASTSD 40(AX), Y11
+	VMULPD       (R8)(R11*1), Y11, Y12
+	VMULPD       32(R8)(R11*1), Y11, Y13
+	VMULPD       64(R8)(R11*1), Y11, Y14
+	VMULPD       96(R8)(R11*1), Y11, Y11
+	VADDPD       Y3, Y12, Y3
+	VADDPD       Y4, Y13, Y4
+	VADDPD       Y5, Y14, Y5
+	VADDPD       Y6, Y11, Y6
+
+	// store v
+	VMOVUPD Y3, (R8)(R11*1)
+	VMOVUPD Y4, 32(R8)(R11*1)
+	VMOVUPD Y5, 64(R8)(R11*1)
+	VMOVUPD Y6, 96(R8)(R11*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y3, Y3
+	VSQRTPD Y4, Y4
+	VSQRTPD Y5, Y5
+	VSQRTPD Y6, Y6
+
+	// r
+	VBROADCASTSD 72(AX), Y11
+	VMULPD       Y11, Y3, Y3
+	VMULPD       Y11, Y4, Y4
+	VMULPD       Y11, Y5, Y5
+	VMULPD       Y11, Y6, Y6
+
+	// eps
+	VBROADCASTSD 80(AX), Y11
+	VADDPD       Y11, Y3, Y3
+	VADDPD       Y11, Y4, Y4
+	VADDPD       Y11, Y5, Y5
+	VADDPD       Y11, Y6, Y6
+	VDIVPD       Y3, Y7, Y3
+	VDIVPD       Y4, Y8, Y4
+	VDIVPD       Y5, Y9, Y5
+	VDIVPD       Y6, Y10, Y6
+
+	// p = keep·p − u
+	VMULPD (DX)(R11*1), Y1, Y7
+	VMULPD 32(DX)(R11*1), Y1, Y8
+	VMULPD 64(DX)(R11*1), Y1, Y9
+	VMULPD 96(DX)(R11*1), Y1, Y10
+	VSUBPD Y3, Y7, Y3
+	VSUBPD Y4, Y8, Y4
+	VSUBPD Y5, Y9, Y5
+	VSUBPD Y6, Y10, Y6
+
+	// store p
+	VMOVUPD Y3, (DX)(R11*1)
+	VMOVUPD Y4, 32(DX)(R11*1)
+	VMOVUPD Y5, 64(DX)(R11*1)
+	VMOVUPD Y6, 96(DX)(R11*1)
+	ADDQ    $0x00000080, R11
+
+enter:
+	SUBQ $0x00000010, R9
+	JGE  pass
+	ADDQ $0x00000010, R9
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSD 32(AX), Y3
 
@@ -3486,216 +4076,76 @@ TEXT ·adapnmF64AVX2(SB), NOSPLIT, $0-64
 	// lo
 	VBROADCASTSD 88(AX), Y10
 
-	// coupled = the bits of l2
-	MOVQ 8(AX), CX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ v+40(FP), R8
-	MOVQ count+48(FP), R9
-	MOVQ ahead+56(FP), R10
-	XORQ R11, R11
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (BX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
 	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
-
-	// load p
-	VMOVUPD (DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPD (SI)(R11*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD (R8)(R11*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y6, Y13
-	VMULPD (DI)(R11*1), Y7, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (DX)(R11*1)
-
-	// g = gs·g
-	VMULPD 32(BX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
-
-	// load p
-	VMOVUPD 32(DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPD 32(SI)(R11*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD 32(R8)(R11*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y6, Y13
-	VMULPD 32(DI)(R11*1), Y7, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(DX)(R11*1)
-	ADDQ    $0x00000040, R11
-	TESTQ   R10, R10
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
-
-enter:
-	SUBQ $0x00000008, R9
-	JGE  line
-	ADDQ $0x00000008, R9
-
-	// a vector at a time
-	JMP enterVector
+	VBROADCASTSD 96(AX), Y11
+	ADDQ         R11, R10
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (BX)(R11*1), Y0, Y11
+	PREFETCHT0 (BX)(R10*1)
+	VMULPD     (BX)(R11*1), Y0, Y12
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
-
-	// load p
-	VMOVUPD (DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled3
+	VMINPD Y12, Y11, Y12
+	VMAXPD Y12, Y10, Y12
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
 	// l2
 	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
+	PREFETCHT0   (DX)(R10*1)
+	VMULPD       (DX)(R11*1), Y13, Y13
+	VADDPD       Y13, Y12, Y12
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPD (SI)(R11*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
+	PREFETCHT0 (SI)(R10*1)
+	VMULPD     (SI)(R11*1), Y2, Y13
+	VMULPD     Y12, Y3, Y14
+	VADDPD     Y14, Y13, Y13
 
 	// store m
 	VMOVUPD Y13, (SI)(R11*1)
 
+	// u = k1·m − k2·n
+	VMULPD     Y13, Y6, Y13
+	PREFETCHT0 (DI)(R10*1)
+	VMULPD     (DI)(R11*1), Y7, Y14
+	VSUBPD     Y14, Y13, Y13
+
 	// v = beta2·v + (alpha2·g)·g
-	VMULPD (R8)(R11*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
+	VMULPD     Y12, Y5, Y14
+	VMULPD     Y12, Y14, Y12
+	PREFETCHT0 (R8)(R10*1)
+	VMULPD     (R8)(R11*1), Y4, Y14
+	VADDPD     Y12, Y14, Y12
 
 	// store v
-	VMOVUPD Y11, (R8)(R11*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y6, Y13
-	VMULPD (DI)(R11*1), Y7, Y14
-	VSUBPD Y14, Y13, Y13
+	VMOVUPD Y12, (R8)(R11*1)
 
 	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
+	VSQRTPD Y12, Y12
+	VMULPD  Y8, Y12, Y12
+	VADDPD  Y9, Y12, Y12
+	VDIVPD  Y12, Y13, Y12
 
 	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
+	PREFETCHT0 (DX)(R10*1)
+	VMULPD     (DX)(R11*1), Y1, Y13
+	VSUBPD     Y12, Y13, Y12
 
 	// store p
-	VMOVUPD Y11, (DX)(R11*1)
+	VMOVUPD Y12, (DX)(R11*1)
 	ADDQ    $0x00000020, R11
+	ADDQ    $0x00000020, R10
 
 enterVector:
-	SUBQ  $0x00000004, R9
-	JGE   vector
-	ADDQ  $0x00000004, R9
-	TESTQ R9, R9
-	JZ    done
+	SUBQ $0x00000004, R9
+	JGE  vector
+	ADDQ $0x00000004, R9
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -3705,53 +4155,38 @@ enterVector:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R10), Y11
-	VMASKMOVPD (BX)(R11*1), Y11, Y11
-	VMULPD     Y11, Y0, Y0
+	VMOVUPS    (R10), Y12
+	VMASKMOVPD (BX)(R11*1), Y12, Y12
+	VMULPD     Y12, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y11
-	VMINPD       Y0, Y11, Y0
-	VMAXPD       Y0, Y10, Y0
-
-	// load p
-	VMOVUPS    (R10), Y10
-	VMASKMOVPD (DX)(R11*1), Y10, Y10
-	TESTQ      CX, CX
-	JZ         decoupled4
+	VMINPD Y0, Y11, Y0
+	VMAXPD Y0, Y10, Y0
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
 	// l2
-	VBROADCASTSD 8(AX), Y11
-	VMULPD       Y10, Y11, Y11
-	VADDPD       Y11, Y0, Y0
+	VBROADCASTSD 8(AX), Y10
 
-decoupled4:
+	// load p
+	VMOVUPS    (R10), Y11
+	VMASKMOVPD (DX)(R11*1), Y11, Y11
+	VMULPD     Y11, Y10, Y10
+	VADDPD     Y10, Y0, Y0
+
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R10), Y11
-	VMASKMOVPD (SI)(R11*1), Y11, Y11
-	VMULPD     Y11, Y2, Y2
+	VMOVUPS    (R10), Y10
+	VMASKMOVPD (SI)(R11*1), Y10, Y10
+	VMULPD     Y10, Y2, Y2
 	VMULPD     Y0, Y3, Y3
 	VADDPD     Y3, Y2, Y2
 
 	// store m
 	VMOVUPS    (R10), Y3
 	VMASKMOVPD Y2, Y3, (SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD (R8)(R11*1), Y3, Y3
-	VMULPD     Y3, Y4, Y3
-	VMULPD     Y0, Y5, Y4
-	VMULPD     Y0, Y4, Y0
-	VADDPD     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R10), Y3
-	VMASKMOVPD Y0, Y3, (R8)(R11*1)
 
 	// u = k1·m − k2·n
 	VMULPD Y2, Y6, Y2
@@ -3762,6 +4197,20 @@ decoupled4:
 	VMULPD     Y3, Y7, Y3
 	VSUBPD     Y3, Y2, Y2
 
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD Y0, Y5, Y3
+	VMULPD Y0, Y3, Y0
+
+	// load v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD (R8)(R11*1), Y3, Y3
+	VMULPD     Y3, Y4, Y3
+	VADDPD     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (R10), Y3
+	VMASKMOVPD Y0, Y3, (R8)(R11*1)
+
 	// √w·r + ε, by which u is divided
 	VSQRTPD Y0, Y0
 	VMULPD  Y8, Y0, Y0
@@ -3769,8 +4218,11 @@ decoupled4:
 	VDIVPD  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPD Y10, Y1, Y1
-	VSUBPD Y0, Y1, Y0
+	// load p
+	VMOVUPS    (R10), Y2
+	VMASKMOVPD (DX)(R11*1), Y2, Y2
+	VMULPD     Y2, Y1, Y1
+	VSUBPD     Y0, Y1, Y0
 
 	// store p
 	VMOVUPS    (R10), Y1
@@ -3794,6 +4246,204 @@ TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-72
 	// beta1
 	VBROADCASTSD 24(AX), Y2
 
+	// coupled = the bits of l2
+	MOVQ  8(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  v+40(FP), R8
+	MOVQ  x+48(FP), R9
+	MOVQ  count+56(FP), R10
+	MOVQ  ahead+64(FP), R11
+	XORQ  R12, R12
+	TESTQ R11, R11
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPD (BX)(R12*1), Y0, Y3
+	VMULPD 32(BX)(R12*1), Y0, Y4
+	VMULPD 64(BX)(R12*1), Y0, Y5
+	VMULPD 96(BX)(R12*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y7
+
+	// hi
+	VBROADCASTSD 96(AX), Y8
+	VMINPD       Y3, Y8, Y3
+	VMINPD       Y4, Y8, Y4
+	VMINPD       Y5, Y8, Y5
+	VMINPD       Y6, Y8, Y6
+	VMAXPD       Y3, Y7, Y3
+	VMAXPD       Y4, Y7, Y4
+	VMAXPD       Y5, Y7, Y5
+	VMAXPD       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y7
+	VMULPD       (DX)(R12*1), Y7, Y8
+	VMULPD       32(DX)(R12*1), Y7, Y9
+	VMULPD       64(DX)(R12*1), Y7, Y10
+	VMULPD       96(DX)(R12*1), Y7, Y7
+	VADDPD       Y8, Y3, Y3
+	VADDPD       Y9, Y4, Y4
+	VADDPD       Y10, Y5, Y5
+	VADDPD       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R12*1), Y2, Y7
+	VMULPD 32(SI)(R12*1), Y2, Y8
+	VMULPD 64(SI)(R12*1), Y2, Y9
+	VMULPD 96(SI)(R12*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VADDPD       Y12, Y7, Y7
+	VADDPD       Y13, Y8, Y8
+	VADDPD       Y14, Y9, Y9
+	VADDPD       Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y7, (SI)(R12*1)
+	VMOVUPD Y8, 32(SI)(R12*1)
+	VMOVUPD Y9, 64(SI)(R12*1)
+	VMOVUPD Y10, 96(SI)(R12*1)
+
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSD 56(AX), Y11
+	VMULPD       Y7, Y11, Y7
+	VMULPD       Y8, Y11, Y8
+	VMULPD       Y9, Y11, Y9
+	VMULPD       Y10, Y11, Y10
+
+	// k2
+	VBROADCASTSD 64(AX), Y11
+	VMULPD       (DI)(R12*1), Y11, Y12
+	VMULPD       32(DI)(R12*1), Y11, Y13
+	VMULPD       64(DI)(R12*1), Y11, Y14
+	VMULPD       96(DI)(R12*1), Y11, Y11
+	VSUBPD       Y12, Y7, Y7
+	VSUBPD       Y13, Y8, Y8
+	VSUBPD       Y14, Y9, Y9
+	VSUBPD       Y11, Y10, Y10
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSD 48(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VMULPD       Y3, Y12, Y3
+	VMULPD       Y4, Y13, Y4
+	VMULPD       Y5, Y14, Y5
+	VMULPD       Y6, Y11, Y6
+
+	// beta2
+	VBROADCASTSD 40(AX), Y11
+	VMULPD       (R8)(R12*1), Y11, Y12
+	VMULPD       32(R8)(R12*1), Y11, Y13
+	VMULPD       64(R8)(R12*1), Y11, Y14
+	VMULPD       96(R8)(R12*1), Y11, Y11
+	VADDPD       Y3, Y12, Y3
+	VADDPD       Y4, Y13, Y4
+	VADDPD       Y5, Y14, Y5
+	VADDPD       Y6, Y11, Y6
+
+	// store v
+	VMOVUPD Y3, (R8)(R12*1)
+	VMOVUPD Y4, 32(R8)(R12*1)
+	VMOVUPD Y5, 64(R8)(R12*1)
+	VMOVUPD Y6, 96(R8)(R12*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (R9)(R12*1), Y11
+	VMOVUPD 32(R9)(R12*1), Y12
+	VMOVUPD 64(R9)(R12*1), Y13
+	VMOVUPD 96(R9)(R12*1), Y14
+	VMAXPD  Y3, Y11, Y3
+	VMAXPD  Y4, Y12, Y4
+	VMAXPD  Y5, Y13, Y5
+	VMAXPD  Y6, Y14, Y6
+	VCMPPD  $0x03, Y11, Y11, Y11
+	VORPD   Y11, Y3, Y3
+	VCMPPD  $0x03, Y12, Y12, Y11
+	VORPD   Y11, Y4, Y4
+	VCMPPD  $0x03, Y13, Y13, Y11
+	VORPD   Y11, Y5, Y5
+	VCMPPD  $0x03, Y14, Y14, Y11
+	VORPD   Y11, Y6, Y6
+
+	// store x
+	VMOVUPD Y3, (R9)(R12*1)
+	VMOVUPD Y4, 32(R9)(R12*1)
+	VMOVUPD Y5, 64(R9)(R12*1)
+	VMOVUPD Y6, 96(R9)(R12*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y3, Y3
+	VSQRTPD Y4, Y4
+	VSQRTPD Y5, Y5
+	VSQRTPD Y6, Y6
+
+	// r
+	VBROADCASTSD 72(AX), Y11
+	VMULPD       Y11, Y3, Y3
+	VMULPD       Y11, Y4, Y4
+	VMULPD       Y11, Y5, Y5
+	VMULPD       Y11, Y6, Y6
+
+	// eps
+	VBROADCASTSD 80(AX), Y11
+	VADDPD       Y11, Y3, Y3
+	VADDPD       Y11, Y4, Y4
+	VADDPD       Y11, Y5, Y5
+	VADDPD       Y11, Y6, Y6
+	VDIVPD       Y3, Y7, Y3
+	VDIVPD       Y4, Y8, Y4
+	VDIVPD       Y5, Y9, Y5
+	VDIVPD       Y6, Y10, Y6
+
+	// p = keep·p − u
+	VMULPD (DX)(R12*1), Y1, Y7
+	VMULPD 32(DX)(R12*1), Y1, Y8
+	VMULPD 64(DX)(R12*1), Y1, Y9
+	VMULPD 96(DX)(R12*1), Y1, Y10
+	VSUBPD Y3, Y7, Y3
+	VSUBPD Y4, Y8, Y4
+	VSUBPD Y5, Y9, Y5
+	VSUBPD Y6, Y10, Y6
+
+	// store p
+	VMOVUPD Y3, (DX)(R12*1)
+	VMOVUPD Y4, 32(DX)(R12*1)
+	VMOVUPD Y5, 64(DX)(R12*1)
+	VMOVUPD Y6, 96(DX)(R12*1)
+	ADDQ    $0x00000080, R12
+
+enter:
+	SUBQ $0x00000010, R10
+	JGE  pass
+	ADDQ $0x00000010, R10
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSD 32(AX), Y3
 
@@ -3818,248 +4468,87 @@ TEXT ·adapnmAMSGradF64AVX2(SB), NOSPLIT, $0-72
 	// lo
 	VBROADCASTSD 88(AX), Y10
 
-	// coupled = the bits of l2
-	MOVQ 8(AX), CX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ v+40(FP), R8
-	MOVQ x+48(FP), R9
-	MOVQ count+56(FP), R10
-	MOVQ ahead+64(FP), R11
-	XORQ R12, R12
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (BX)(R12*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
 	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
-
-	// load p
-	VMOVUPD (DX)(R12*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPD (SI)(R12*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (SI)(R12*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD (R8)(R12*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (R8)(R12*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (R9)(R12*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, (R9)(R12*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y6, Y13
-	VMULPD (DI)(R12*1), Y7, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (DX)(R12*1)
-
-	// g = gs·g
-	VMULPD 32(BX)(R12*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
-
-	// load p
-	VMOVUPD 32(DX)(R12*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPD 32(SI)(R12*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(SI)(R12*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD 32(R8)(R12*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(R8)(R12*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD 32(R9)(R12*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, 32(R9)(R12*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y6, Y13
-	VMULPD 32(DI)(R12*1), Y7, Y14
-	VSUBPD Y14, Y13, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(DX)(R12*1)
-	ADDQ    $0x00000040, R12
-	TESTQ   R11, R11
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (DX)(R11*1)
-	PREFETCHT1 (BX)(R11*1)
-	PREFETCHT1 (SI)(R11*1)
-	PREFETCHT1 (DI)(R11*1)
-	PREFETCHT1 (R8)(R11*1)
-	PREFETCHT1 (R9)(R11*1)
-	ADDQ       $0x00000040, R11
-
-enter:
-	SUBQ $0x00000008, R10
-	JGE  line
-	ADDQ $0x00000008, R10
-
-	// a vector at a time
-	JMP enterVector
+	VBROADCASTSD 96(AX), Y11
+	ADDQ         R12, R11
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (BX)(R12*1), Y0, Y11
+	PREFETCHT0 (BX)(R11*1)
+	VMULPD     (BX)(R12*1), Y0, Y12
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y12
-	VMINPD       Y11, Y12, Y11
-	VMAXPD       Y11, Y10, Y11
-
-	// load p
-	VMOVUPD (DX)(R12*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled3
+	VMINPD Y12, Y11, Y12
+	VMAXPD Y12, Y10, Y12
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
 	// l2
 	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
+	PREFETCHT0   (DX)(R11*1)
+	VMULPD       (DX)(R12*1), Y13, Y13
+	VADDPD       Y13, Y12, Y12
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPD (SI)(R12*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
+	PREFETCHT0 (SI)(R11*1)
+	VMULPD     (SI)(R12*1), Y2, Y13
+	VMULPD     Y12, Y3, Y14
+	VADDPD     Y14, Y13, Y13
 
 	// store m
 	VMOVUPD Y13, (SI)(R12*1)
 
+	// u = k1·m − k2·n
+	VMULPD     Y13, Y6, Y13
+	PREFETCHT0 (DI)(R11*1)
+	VMULPD     (DI)(R12*1), Y7, Y14
+	VSUBPD     Y14, Y13, Y13
+
 	// v = beta2·v + (alpha2·g)·g
-	VMULPD (R8)(R12*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
+	VMULPD     Y12, Y5, Y14
+	VMULPD     Y12, Y14, Y12
+	PREFETCHT0 (R8)(R11*1)
+	VMULPD     (R8)(R12*1), Y4, Y14
+	VADDPD     Y12, Y14, Y12
 
 	// store v
-	VMOVUPD Y11, (R8)(R12*1)
+	VMOVUPD Y12, (R8)(R12*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD (R9)(R12*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
+	PREFETCHT0 (R9)(R11*1)
+	VMOVUPD    (R9)(R12*1), Y14
+	VMAXPD     Y12, Y14, Y12
+	VCMPPD     $0x03, Y14, Y14, Y14
+	VORPD      Y14, Y12, Y12
 
 	// store x
-	VMOVUPD Y11, (R9)(R12*1)
-
-	// u = k1·m − k2·n
-	VMULPD Y13, Y6, Y13
-	VMULPD (DI)(R12*1), Y7, Y14
-	VSUBPD Y14, Y13, Y13
+	VMOVUPD Y12, (R9)(R12*1)
 
 	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y8, Y11, Y11
-	VADDPD  Y9, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
+	VSQRTPD Y12, Y12
+	VMULPD  Y8, Y12, Y12
+	VADDPD  Y9, Y12, Y12
+	VDIVPD  Y12, Y13, Y12
 
 	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
+	PREFETCHT0 (DX)(R11*1)
+	VMULPD     (DX)(R12*1), Y1, Y13
+	VSUBPD     Y12, Y13, Y12
 
 	// store p
-	VMOVUPD Y11, (DX)(R12*1)
+	VMOVUPD Y12, (DX)(R12*1)
 	ADDQ    $0x00000020, R12
+	ADDQ    $0x00000020, R11
 
 enterVector:
-	SUBQ  $0x00000004, R10
-	JGE   vector
-	ADDQ  $0x00000004, R10
-	TESTQ R10, R10
-	JZ    done
+	SUBQ $0x00000004, R10
+	JGE  vector
+	ADDQ $0x00000004, R10
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -4069,34 +4558,32 @@ enterVector:
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R11), Y11
-	VMASKMOVPD (BX)(R12*1), Y11, Y11
-	VMULPD     Y11, Y0, Y0
+	VMOVUPS    (R11), Y12
+	VMASKMOVPD (BX)(R12*1), Y12, Y12
+	VMULPD     Y12, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	// hi
-	VBROADCASTSD 96(AX), Y11
-	VMINPD       Y0, Y11, Y0
-	VMAXPD       Y0, Y10, Y0
-
-	// load p
-	VMOVUPS    (R11), Y10
-	VMASKMOVPD (DX)(R12*1), Y10, Y10
-	TESTQ      CX, CX
-	JZ         decoupled4
+	VMINPD Y0, Y11, Y0
+	VMAXPD Y0, Y10, Y0
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
 	// l2
-	VBROADCASTSD 8(AX), Y11
-	VMULPD       Y10, Y11, Y11
-	VADDPD       Y11, Y0, Y0
+	VBROADCASTSD 8(AX), Y10
 
-decoupled4:
+	// load p
+	VMOVUPS    (R11), Y11
+	VMASKMOVPD (DX)(R12*1), Y11, Y11
+	VMULPD     Y11, Y10, Y10
+	VADDPD     Y10, Y0, Y0
+
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R11), Y11
-	VMASKMOVPD (SI)(R12*1), Y11, Y11
-	VMULPD     Y11, Y2, Y2
+	VMOVUPS    (R11), Y10
+	VMASKMOVPD (SI)(R12*1), Y10, Y10
+	VMULPD     Y10, Y2, Y2
 	VMULPD     Y0, Y3, Y3
 	VADDPD     Y3, Y2, Y2
 
@@ -4104,13 +4591,23 @@ decoupled4:
 	VMOVUPS    (R11), Y3
 	VMASKMOVPD Y2, Y3, (SI)(R12*1)
 
+	// u = k1·m − k2·n
+	VMULPD Y2, Y6, Y2
+
+	// load n
+	VMOVUPS    (R11), Y3
+	VMASKMOVPD (DI)(R12*1), Y3, Y3
+	VMULPD     Y3, Y7, Y3
+	VSUBPD     Y3, Y2, Y2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPD Y0, Y5, Y3
+	VMULPD Y0, Y3, Y0
+
 	// load v
 	VMOVUPS    (R11), Y3
 	VMASKMOVPD (R8)(R12*1), Y3, Y3
 	VMULPD     Y3, Y4, Y3
-	VMULPD     Y0, Y5, Y4
-	VMULPD     Y0, Y4, Y0
 	VADDPD     Y0, Y3, Y0
 
 	// store v
@@ -4129,15 +4626,6 @@ decoupled4:
 	VMOVUPS    (R11), Y3
 	VMASKMOVPD Y0, Y3, (R9)(R12*1)
 
-	// u = k1·m − k2·n
-	VMULPD Y2, Y6, Y2
-
-	// load n
-	VMOVUPS    (R11), Y3
-	VMASKMOVPD (DI)(R12*1), Y3, Y3
-	VMULPD     Y3, Y7, Y3
-	VSUBPD     Y3, Y2, Y2
-
 	// √w·r + ε, by which u is divided
 	VSQRTPD Y0, Y0
 	VMULPD  Y8, Y0, Y0
@@ -4145,8 +4633,11 @@ decoupled4:
 	VDIVPD  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPD Y10, Y1, Y1
-	VSUBPD Y0, Y1, Y0
+	// load p
+	VMOVUPS    (R11), Y2
+	VMASKMOVPD (DX)(R12*1), Y2, Y2
+	VMULPD     Y2, Y1, Y1
+	VSUBPD     Y0, Y1, Y0
 
 	// store p
 	VMOVUPS    (R11), Y1
@@ -4180,122 +4671,116 @@ TEXT ·sgdF64AVX2(SB), NOSPLIT, $0-40
 	VBROADCASTSD 8(AX), Y5
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ count+24(FP), BX
-	MOVQ ahead+32(FP), SI
-	XORQ DI, DI
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), CX
+	MOVQ  grad+16(FP), DX
+	MOVQ  count+24(FP), BX
+	MOVQ  ahead+32(FP), SI
+	XORQ  DI, DI
+	TESTQ SI, SI
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (DX)(DI*1), Y0, Y6
+	VMULPD 32(DX)(DI*1), Y0, Y7
+	VMULPD 64(DX)(DI*1), Y0, Y8
+	VMULPD 96(DX)(DI*1), Y0, Y9
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y6, Y4, Y6
+	VMINPD Y7, Y4, Y7
+	VMINPD Y8, Y4, Y8
+	VMINPD Y9, Y4, Y9
 	VMAXPD Y6, Y3, Y6
-
-	// load p
-	VMOVUPD (CX)(DI*1), Y7
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Y7, Y3, Y7
+	VMAXPD Y8, Y3, Y8
+	VMAXPD Y9, Y3, Y9
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Y7, Y5, Y8
-	VADDPD Y8, Y6, Y6
+	VMULPD (CX)(DI*1), Y5, Y10
+	VMULPD 32(CX)(DI*1), Y5, Y11
+	VMULPD 64(CX)(DI*1), Y5, Y12
+	VMULPD 96(CX)(DI*1), Y5, Y13
+	VADDPD Y10, Y6, Y6
+	VADDPD Y11, Y7, Y7
+	VADDPD Y12, Y8, Y8
+	VADDPD Y13, Y9, Y9
 
 decoupled1:
 	// u = k1·g
 	VMULPD Y6, Y2, Y6
+	VMULPD Y7, Y2, Y7
+	VMULPD Y8, Y2, Y8
+	VMULPD Y9, Y2, Y9
 
 	// p = keep·p − u
-	VMULPD Y7, Y1, Y7
-	VSUBPD Y6, Y7, Y6
+	VMULPD (CX)(DI*1), Y1, Y10
+	VMULPD 32(CX)(DI*1), Y1, Y11
+	VMULPD 64(CX)(DI*1), Y1, Y12
+	VMULPD 96(CX)(DI*1), Y1, Y13
+	VSUBPD Y6, Y10, Y6
+	VSUBPD Y7, Y11, Y7
+	VSUBPD Y8, Y12, Y8
+	VSUBPD Y9, Y13, Y9
 
 	// store p
 	VMOVUPD Y6, (CX)(DI*1)
+	VMOVUPD Y7, 32(CX)(DI*1)
+	VMOVUPD Y8, 64(CX)(DI*1)
+	VMOVUPD Y9, 96(CX)(DI*1)
+	ADDQ    $0x00000080, DI
 
+enter:
+	SUBQ $0x00000010, BX
+	JGE  pass
+	ADDQ $0x00000010, BX
+
+far:
+	// a vector at a time
+	ADDQ DI, SI
+	JMP  enterVector
+
+vector:
 	// g = gs·g
-	VMULPD 32(DX)(DI*1), Y0, Y6
+	PREFETCHT0 (DX)(SI*1)
+	VMULPD     (DX)(DI*1), Y0, Y6
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y6, Y4, Y6
 	VMAXPD Y6, Y3, Y6
-
-	// load p
-	VMOVUPD 32(CX)(DI*1), Y7
-	TESTQ   AX, AX
-	JZ      decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPD Y7, Y5, Y8
-	VADDPD Y8, Y6, Y6
+	PREFETCHT0 (CX)(SI*1)
+	VMULPD     (CX)(DI*1), Y5, Y7
+	VADDPD     Y7, Y6, Y6
 
 decoupled2:
 	// u = k1·g
 	VMULPD Y6, Y2, Y6
 
 	// p = keep·p − u
-	VMULPD Y7, Y1, Y7
-	VSUBPD Y6, Y7, Y6
-
-	// store p
-	VMOVUPD Y6, 32(CX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   SI, SI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
-
-enter:
-	SUBQ $0x00000008, BX
-	JGE  line
-	ADDQ $0x00000008, BX
-
-	// a vector at a time
-	JMP enterVector
-
-vector:
-	// g = gs·g
-	VMULPD (DX)(DI*1), Y0, Y6
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y6, Y4, Y6
-	VMAXPD Y6, Y3, Y6
-
-	// load p
-	VMOVUPD (CX)(DI*1), Y7
-	TESTQ   AX, AX
-	JZ      decoupled3
-
-	// g = g + l2·p
-	VMULPD Y7, Y5, Y8
-	VADDPD Y8, Y6, Y6
-
-decoupled3:
-	// u = k1·g
-	VMULPD Y6, Y2, Y6
-
-	// p = keep·p − u
-	VMULPD Y7, Y1, Y7
-	VSUBPD Y6, Y7, Y6
+	PREFETCHT0 (CX)(SI*1)
+	VMULPD     (CX)(DI*1), Y1, Y7
+	VSUBPD     Y6, Y7, Y6
 
 	// store p
 	VMOVUPD Y6, (CX)(DI*1)
 	ADDQ    $0x00000020, DI
+	ADDQ    $0x00000020, SI
 
 enterVector:
-	SUBQ  $0x00000004, BX
-	JGE   vector
-	ADDQ  $0x00000004, BX
-	TESTQ BX, BX
-	JZ    done
+	SUBQ $0x00000004, BX
+	JGE  vector
+	ADDQ $0x00000004, BX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
@@ -4312,24 +4797,26 @@ enterVector:
 	// g = max(min(g, hi), lo)
 	VMINPD Y0, Y4, Y0
 	VMAXPD Y0, Y3, Y0
+	TESTQ  AX, AX
+	JZ     decoupled3
 
+	// g = g + l2·p
 	// load p
 	VMOVUPS    (SI), Y3
 	VMASKMOVPD (CX)(DI*1), Y3, Y3
-	TESTQ      AX, AX
-	JZ         decoupled4
+	VMULPD     Y3, Y5, Y3
+	VADDPD     Y3, Y0, Y0
 
-	// g = g + l2·p
-	VMULPD Y3, Y5, Y4
-	VADDPD Y4, Y0, Y0
-
-decoupled4:
+decoupled3:
 	// u = k1·g
 	VMULPD Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPD Y3, Y1, Y1
-	VSUBPD Y0, Y1, Y0
+	// load p
+	VMOVUPS    (SI), Y2
+	VMASKMOVPD (CX)(DI*1), Y2, Y2
+	VMULPD     Y2, Y1, Y1
+	VSUBPD     Y0, Y1, Y0
 
 	// store p
 	VMOVUPS    (SI), Y1
@@ -4365,202 +4852,203 @@ TEXT ·sgdMomentumF64AVX2(SB), NOSPLIT, $0-48
 	// hi
 	VBROADCASTSD 96(AX), Y6
 
-	// l2
-	VBROADCASTSD 8(AX), Y7
-
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+32(FP), SI
-	MOVQ ahead+40(FP), DI
-	XORQ R8, R8
+	MOVQ  8(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), DI
+	MOVQ  ahead+40(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
-	VMULPD (DX)(R8*1), Y0, Y8
+	VMULPD (BX)(R9*1), Y0, Y7
+	VMULPD 32(BX)(R9*1), Y0, Y8
+	VMULPD 64(BX)(R9*1), Y0, Y9
+	VMULPD 96(BX)(R9*1), Y0, Y10
 
 	// g = max(min(g, hi), lo)
+	VMINPD Y7, Y6, Y7
 	VMINPD Y8, Y6, Y8
+	VMINPD Y9, Y6, Y9
+	VMINPD Y10, Y6, Y10
+	VMAXPD Y7, Y5, Y7
 	VMAXPD Y8, Y5, Y8
-
-	// load p
-	VMOVUPD (CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Y9, Y5, Y9
+	VMAXPD Y10, Y5, Y10
+	TESTQ  CX, CX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Y9, Y7, Y10
-	VADDPD Y10, Y8, Y8
+	// l2
+	VBROADCASTSD 8(AX), Y11
+	VMULPD       (DX)(R9*1), Y11, Y12
+	VMULPD       32(DX)(R9*1), Y11, Y13
+	VMULPD       64(DX)(R9*1), Y11, Y14
+	VMULPD       96(DX)(R9*1), Y11, Y11
+	VADDPD       Y12, Y7, Y7
+	VADDPD       Y13, Y8, Y8
+	VADDPD       Y14, Y9, Y9
+	VADDPD       Y11, Y10, Y10
 
 decoupled1:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R8*1), Y2, Y10
+	VMULPD (SI)(R9*1), Y2, Y11
+	VMULPD 32(SI)(R9*1), Y2, Y12
+	VMULPD 64(SI)(R9*1), Y2, Y13
+	VMULPD 96(SI)(R9*1), Y2, Y14
+	VMULPD Y7, Y3, Y7
 	VMULPD Y8, Y3, Y8
-	VADDPD Y8, Y10, Y8
+	VMULPD Y9, Y3, Y9
+	VMULPD Y10, Y3, Y10
+	VADDPD Y7, Y11, Y7
+	VADDPD Y8, Y12, Y8
+	VADDPD Y9, Y13, Y9
+	VADDPD Y10, Y14, Y10
 
 	// store m
-	VMOVUPD Y8, (BX)(R8*1)
+	VMOVUPD Y7, (SI)(R9*1)
+	VMOVUPD Y8, 32(SI)(R9*1)
+	VMOVUPD Y9, 64(SI)(R9*1)
+	VMOVUPD Y10, 96(SI)(R9*1)
 
 	// u = k1·m
+	VMULPD Y7, Y4, Y7
 	VMULPD Y8, Y4, Y8
+	VMULPD Y9, Y4, Y9
+	VMULPD Y10, Y4, Y10
 
 	// p = keep·p − u
-	VMULPD Y9, Y1, Y9
-	VSUBPD Y8, Y9, Y8
+	VMULPD (DX)(R9*1), Y1, Y11
+	VMULPD 32(DX)(R9*1), Y1, Y12
+	VMULPD 64(DX)(R9*1), Y1, Y13
+	VMULPD 96(DX)(R9*1), Y1, Y14
+	VSUBPD Y7, Y11, Y7
+	VSUBPD Y8, Y12, Y8
+	VSUBPD Y9, Y13, Y9
+	VSUBPD Y10, Y14, Y10
 
 	// store p
-	VMOVUPD Y8, (CX)(R8*1)
-
-	// g = gs·g
-	VMULPD 32(DX)(R8*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y8, Y6, Y8
-	VMAXPD Y8, Y5, Y8
-
-	// load p
-	VMOVUPD 32(CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	VMULPD Y9, Y7, Y10
-	VADDPD Y10, Y8, Y8
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPD 32(BX)(R8*1), Y2, Y10
-	VMULPD Y8, Y3, Y8
-	VADDPD Y8, Y10, Y8
-
-	// store m
-	VMOVUPD Y8, 32(BX)(R8*1)
-
-	// u = k1·m
-	VMULPD Y8, Y4, Y8
-
-	// p = keep·p − u
-	VMULPD Y9, Y1, Y9
-	VSUBPD Y8, Y9, Y8
-
-	// store p
-	VMOVUPD Y8, 32(CX)(R8*1)
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
+	VMOVUPD Y7, (DX)(R9*1)
+	VMOVUPD Y8, 32(DX)(R9*1)
+	VMOVUPD Y9, 64(DX)(R9*1)
+	VMOVUPD Y10, 96(DX)(R9*1)
+	ADDQ    $0x00000080, R9
 
 enter:
-	SUBQ $0x00000008, SI
-	JGE  line
-	ADDQ $0x00000008, SI
+	SUBQ $0x00000010, DI
+	JGE  pass
+	ADDQ $0x00000010, DI
 
+far:
 	// a vector at a time
-	JMP enterVector
+	// l2
+	VBROADCASTSD 8(AX), Y7
+	ADDQ         R9, R8
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (DX)(R8*1), Y0, Y8
+	PREFETCHT0 (BX)(R8*1)
+	VMULPD     (BX)(R9*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y8, Y6, Y8
 	VMAXPD Y8, Y5, Y8
-
-	// load p
-	VMOVUPD (CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled3
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPD Y9, Y7, Y10
-	VADDPD Y10, Y8, Y8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(R9*1), Y7, Y9
+	VADDPD     Y9, Y8, Y8
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R8*1), Y2, Y10
-	VMULPD Y8, Y3, Y8
-	VADDPD Y8, Y10, Y8
+	PREFETCHT0 (SI)(R8*1)
+	VMULPD     (SI)(R9*1), Y2, Y9
+	VMULPD     Y8, Y3, Y8
+	VADDPD     Y8, Y9, Y8
 
 	// store m
-	VMOVUPD Y8, (BX)(R8*1)
+	VMOVUPD Y8, (SI)(R9*1)
 
 	// u = k1·m
 	VMULPD Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPD Y9, Y1, Y9
-	VSUBPD Y8, Y9, Y8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(R9*1), Y1, Y9
+	VSUBPD     Y8, Y9, Y8
 
 	// store p
-	VMOVUPD Y8, (CX)(R8*1)
+	VMOVUPD Y8, (DX)(R9*1)
+	ADDQ    $0x00000020, R9
 	ADDQ    $0x00000020, R8
 
 enterVector:
-	SUBQ  $0x00000004, SI
-	JGE   vector
-	ADDQ  $0x00000004, SI
-	TESTQ SI, SI
-	JZ    done
+	SUBQ $0x00000004, DI
+	JGE  vector
+	ADDQ $0x00000004, DI
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x03, SI
-	SUBQ SI, DI
+	LEAQ tailMask<>+32(SB), AX
+	SHLQ $0x03, DI
+	SUBQ DI, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (DI), Y8
-	VMASKMOVPD (DX)(R8*1), Y8, Y8
+	VMOVUPS    (AX), Y8
+	VMASKMOVPD (BX)(R9*1), Y8, Y8
 	VMULPD     Y8, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y0, Y6, Y0
 	VMAXPD Y0, Y5, Y0
-
-	// load p
-	VMOVUPS    (DI), Y5
-	VMASKMOVPD (CX)(R8*1), Y5, Y5
-	TESTQ      AX, AX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Y5, Y7, Y6
-	VADDPD Y6, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y5
+	VMASKMOVPD (DX)(R9*1), Y5, Y5
+	VMULPD     Y5, Y7, Y5
+	VADDPD     Y5, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (DI), Y6
-	VMASKMOVPD (BX)(R8*1), Y6, Y6
-	VMULPD     Y6, Y2, Y2
+	VMOVUPS    (AX), Y5
+	VMASKMOVPD (SI)(R9*1), Y5, Y5
+	VMULPD     Y5, Y2, Y2
 	VMULPD     Y0, Y3, Y0
 	VADDPD     Y0, Y2, Y0
 
 	// store m
-	VMOVUPS    (DI), Y2
-	VMASKMOVPD Y0, Y2, (BX)(R8*1)
+	VMOVUPS    (AX), Y2
+	VMASKMOVPD Y0, Y2, (SI)(R9*1)
 
 	// u = k1·m
 	VMULPD Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPD Y5, Y1, Y1
-	VSUBPD Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPD (DX)(R9*1), Y2, Y2
+	VMULPD     Y2, Y1, Y1
+	VSUBPD     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPD Y0, Y1, (CX)(R8*1)
+	VMOVUPS    (AX), Y1
+	VMASKMOVPD Y0, Y1, (DX)(R9*1)
 
 done:
 	VZEROUPPER
@@ -4580,6 +5068,122 @@ TEXT ·sgdNesterovF64AVX2(SB), NOSPLIT, $0-48
 	// beta1
 	VBROADCASTSD 24(AX), Y2
 
+	// coupled = the bits of l2
+	MOVQ  8(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), DI
+	MOVQ  ahead+40(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPD (BX)(R9*1), Y0, Y3
+	VMULPD 32(BX)(R9*1), Y0, Y4
+	VMULPD 64(BX)(R9*1), Y0, Y5
+	VMULPD 96(BX)(R9*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y7
+
+	// hi
+	VBROADCASTSD 96(AX), Y8
+	VMINPD       Y3, Y8, Y3
+	VMINPD       Y4, Y8, Y4
+	VMINPD       Y5, Y8, Y5
+	VMINPD       Y6, Y8, Y6
+	VMAXPD       Y3, Y7, Y3
+	VMAXPD       Y4, Y7, Y4
+	VMAXPD       Y5, Y7, Y5
+	VMAXPD       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y7
+	VMULPD       (DX)(R9*1), Y7, Y8
+	VMULPD       32(DX)(R9*1), Y7, Y9
+	VMULPD       64(DX)(R9*1), Y7, Y10
+	VMULPD       96(DX)(R9*1), Y7, Y7
+	VADDPD       Y8, Y3, Y3
+	VADDPD       Y9, Y4, Y4
+	VADDPD       Y10, Y5, Y5
+	VADDPD       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R9*1), Y2, Y7
+	VMULPD 32(SI)(R9*1), Y2, Y8
+	VMULPD 64(SI)(R9*1), Y2, Y9
+	VMULPD 96(SI)(R9*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VADDPD       Y12, Y7, Y7
+	VADDPD       Y13, Y8, Y8
+	VADDPD       Y14, Y9, Y9
+	VADDPD       Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y7, (SI)(R9*1)
+	VMOVUPD Y8, 32(SI)(R9*1)
+	VMOVUPD Y9, 64(SI)(R9*1)
+	VMOVUPD Y10, 96(SI)(R9*1)
+
+	// d = g + beta1·m
+	VMULPD Y7, Y2, Y7
+	VMULPD Y8, Y2, Y8
+	VMULPD Y9, Y2, Y9
+	VMULPD Y10, Y2, Y10
+	VADDPD Y7, Y3, Y3
+	VADDPD Y8, Y4, Y4
+	VADDPD Y9, Y5, Y5
+	VADDPD Y10, Y6, Y6
+
+	// u = k1·d
+	// k1
+	VBROADCASTSD 56(AX), Y7
+	VMULPD       Y3, Y7, Y3
+	VMULPD       Y4, Y7, Y4
+	VMULPD       Y5, Y7, Y5
+	VMULPD       Y6, Y7, Y6
+
+	// p = keep·p − u
+	VMULPD (DX)(R9*1), Y1, Y7
+	VMULPD 32(DX)(R9*1), Y1, Y8
+	VMULPD 64(DX)(R9*1), Y1, Y9
+	VMULPD 96(DX)(R9*1), Y1, Y10
+	VSUBPD Y3, Y7, Y3
+	VSUBPD Y4, Y8, Y4
+	VSUBPD Y5, Y9, Y5
+	VSUBPD Y6, Y10, Y6
+
+	// store p
+	VMOVUPD Y3, (DX)(R9*1)
+	VMOVUPD Y4, 32(DX)(R9*1)
+	VMOVUPD Y5, 64(DX)(R9*1)
+	VMOVUPD Y6, 96(DX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000010, DI
+	JGE  pass
+	ADDQ $0x00000010, DI
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSD 32(AX), Y3
 
@@ -4594,201 +5198,95 @@ TEXT ·sgdNesterovF64AVX2(SB), NOSPLIT, $0-48
 
 	// l2
 	VBROADCASTSD 8(AX), Y7
-
-	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+32(FP), SI
-	MOVQ ahead+40(FP), DI
-	XORQ R8, R8
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (DX)(R8*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y8, Y6, Y8
-	VMAXPD Y8, Y5, Y8
-
-	// load p
-	VMOVUPD (CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	VMULPD Y9, Y7, Y10
-	VADDPD Y10, Y8, Y8
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R8*1), Y2, Y10
-	VMULPD Y8, Y3, Y11
-	VADDPD Y11, Y10, Y10
-
-	// store m
-	VMOVUPD Y10, (BX)(R8*1)
-
-	// d = g + beta1·m
-	VMULPD Y10, Y2, Y10
-	VADDPD Y10, Y8, Y8
-
-	// u = k1·d
-	VMULPD Y8, Y4, Y8
-
-	// p = keep·p − u
-	VMULPD Y9, Y1, Y9
-	VSUBPD Y8, Y9, Y8
-
-	// store p
-	VMOVUPD Y8, (CX)(R8*1)
-
-	// g = gs·g
-	VMULPD 32(DX)(R8*1), Y0, Y8
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y8, Y6, Y8
-	VMAXPD Y8, Y5, Y8
-
-	// load p
-	VMOVUPD 32(CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	VMULPD Y9, Y7, Y10
-	VADDPD Y10, Y8, Y8
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPD 32(BX)(R8*1), Y2, Y10
-	VMULPD Y8, Y3, Y11
-	VADDPD Y11, Y10, Y10
-
-	// store m
-	VMOVUPD Y10, 32(BX)(R8*1)
-
-	// d = g + beta1·m
-	VMULPD Y10, Y2, Y10
-	VADDPD Y10, Y8, Y8
-
-	// u = k1·d
-	VMULPD Y8, Y4, Y8
-
-	// p = keep·p − u
-	VMULPD Y9, Y1, Y9
-	VSUBPD Y8, Y9, Y8
-
-	// store p
-	VMOVUPD Y8, 32(CX)(R8*1)
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ $0x00000008, SI
-	JGE  line
-	ADDQ $0x00000008, SI
-
-	// a vector at a time
-	JMP enterVector
+	ADDQ         R9, R8
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (DX)(R8*1), Y0, Y8
+	PREFETCHT0 (BX)(R8*1)
+	VMULPD     (BX)(R9*1), Y0, Y8
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y8, Y6, Y8
 	VMAXPD Y8, Y5, Y8
-
-	// load p
-	VMOVUPD (CX)(R8*1), Y9
-	TESTQ   AX, AX
-	JZ      decoupled3
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPD Y9, Y7, Y10
-	VADDPD Y10, Y8, Y8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(R9*1), Y7, Y9
+	VADDPD     Y9, Y8, Y8
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPD (BX)(R8*1), Y2, Y10
-	VMULPD Y8, Y3, Y11
-	VADDPD Y11, Y10, Y10
+	PREFETCHT0 (SI)(R8*1)
+	VMULPD     (SI)(R9*1), Y2, Y9
+	VMULPD     Y8, Y3, Y10
+	VADDPD     Y10, Y9, Y9
 
 	// store m
-	VMOVUPD Y10, (BX)(R8*1)
+	VMOVUPD Y9, (SI)(R9*1)
 
 	// d = g + beta1·m
-	VMULPD Y10, Y2, Y10
-	VADDPD Y10, Y8, Y8
+	VMULPD Y9, Y2, Y9
+	VADDPD Y9, Y8, Y8
 
 	// u = k1·d
 	VMULPD Y8, Y4, Y8
 
 	// p = keep·p − u
-	VMULPD Y9, Y1, Y9
-	VSUBPD Y8, Y9, Y8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(R9*1), Y1, Y9
+	VSUBPD     Y8, Y9, Y8
 
 	// store p
-	VMOVUPD Y8, (CX)(R8*1)
+	VMOVUPD Y8, (DX)(R9*1)
+	ADDQ    $0x00000020, R9
 	ADDQ    $0x00000020, R8
 
 enterVector:
-	SUBQ  $0x00000004, SI
-	JGE   vector
-	ADDQ  $0x00000004, SI
-	TESTQ SI, SI
-	JZ    done
+	SUBQ $0x00000004, DI
+	JGE  vector
+	ADDQ $0x00000004, DI
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x03, SI
-	SUBQ SI, DI
+	LEAQ tailMask<>+32(SB), AX
+	SHLQ $0x03, DI
+	SUBQ DI, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (DI), Y8
-	VMASKMOVPD (DX)(R8*1), Y8, Y8
+	VMOVUPS    (AX), Y8
+	VMASKMOVPD (BX)(R9*1), Y8, Y8
 	VMULPD     Y8, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y0, Y6, Y0
 	VMAXPD Y0, Y5, Y0
-
-	// load p
-	VMOVUPS    (DI), Y5
-	VMASKMOVPD (CX)(R8*1), Y5, Y5
-	TESTQ      AX, AX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Y5, Y7, Y6
-	VADDPD Y6, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y5
+	VMASKMOVPD (DX)(R9*1), Y5, Y5
+	VMULPD     Y5, Y7, Y5
+	VADDPD     Y5, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (DI), Y6
-	VMASKMOVPD (BX)(R8*1), Y6, Y6
-	VMULPD     Y6, Y2, Y6
+	VMOVUPS    (AX), Y5
+	VMASKMOVPD (SI)(R9*1), Y5, Y5
+	VMULPD     Y5, Y2, Y5
 	VMULPD     Y0, Y3, Y3
-	VADDPD     Y3, Y6, Y3
+	VADDPD     Y3, Y5, Y3
 
 	// store m
-	VMOVUPS    (DI), Y6
-	VMASKMOVPD Y3, Y6, (BX)(R8*1)
+	VMOVUPS    (AX), Y5
+	VMASKMOVPD Y3, Y5, (SI)(R9*1)
 
 	// d = g + beta1·m
 	VMULPD Y3, Y2, Y2
@@ -4798,12 +5296,15 @@ decoupled4:
 	VMULPD Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPD Y5, Y1, Y1
-	VSUBPD Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPD (DX)(R9*1), Y2, Y2
+	VMULPD     Y2, Y1, Y1
+	VSUBPD     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPD Y0, Y1, (CX)(R8*1)
+	VMOVUPS    (AX), Y1
+	VMASKMOVPD Y0, Y1, (DX)(R9*1)
 
 done:
 	VZEROUPPER
@@ -4823,6 +5324,166 @@ TEXT ·adamF64AVX2(SB), NOSPLIT, $0-56
 	// beta1
 	VBROADCASTSD 24(AX), Y2
 
+	// coupled = the bits of l2
+	MOVQ  8(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  v+32(FP), DI
+	MOVQ  count+40(FP), R8
+	MOVQ  ahead+48(FP), R9
+	XORQ  R10, R10
+	TESTQ R9, R9
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPD (BX)(R10*1), Y0, Y3
+	VMULPD 32(BX)(R10*1), Y0, Y4
+	VMULPD 64(BX)(R10*1), Y0, Y5
+	VMULPD 96(BX)(R10*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y7
+
+	// hi
+	VBROADCASTSD 96(AX), Y8
+	VMINPD       Y3, Y8, Y3
+	VMINPD       Y4, Y8, Y4
+	VMINPD       Y5, Y8, Y5
+	VMINPD       Y6, Y8, Y6
+	VMAXPD       Y3, Y7, Y3
+	VMAXPD       Y4, Y7, Y4
+	VMAXPD       Y5, Y7, Y5
+	VMAXPD       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y7
+	VMULPD       (DX)(R10*1), Y7, Y8
+	VMULPD       32(DX)(R10*1), Y7, Y9
+	VMULPD       64(DX)(R10*1), Y7, Y10
+	VMULPD       96(DX)(R10*1), Y7, Y7
+	VADDPD       Y8, Y3, Y3
+	VADDPD       Y9, Y4, Y4
+	VADDPD       Y10, Y5, Y5
+	VADDPD       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R10*1), Y2, Y7
+	VMULPD 32(SI)(R10*1), Y2, Y8
+	VMULPD 64(SI)(R10*1), Y2, Y9
+	VMULPD 96(SI)(R10*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VADDPD       Y12, Y7, Y7
+	VADDPD       Y13, Y8, Y8
+	VADDPD       Y14, Y9, Y9
+	VADDPD       Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y7, (SI)(R10*1)
+	VMOVUPD Y8, 32(SI)(R10*1)
+	VMOVUPD Y9, 64(SI)(R10*1)
+	VMOVUPD Y10, 96(SI)(R10*1)
+
+	// u = k1·m
+	// k1
+	VBROADCASTSD 56(AX), Y11
+	VMULPD       Y7, Y11, Y7
+	VMULPD       Y8, Y11, Y8
+	VMULPD       Y9, Y11, Y9
+	VMULPD       Y10, Y11, Y10
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSD 48(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VMULPD       Y3, Y12, Y3
+	VMULPD       Y4, Y13, Y4
+	VMULPD       Y5, Y14, Y5
+	VMULPD       Y6, Y11, Y6
+
+	// beta2
+	VBROADCASTSD 40(AX), Y11
+	VMULPD       (DI)(R10*1), Y11, Y12
+	VMULPD       32(DI)(R10*1), Y11, Y13
+	VMULPD       64(DI)(R10*1), Y11, Y14
+	VMULPD       96(DI)(R10*1), Y11, Y11
+	VADDPD       Y3, Y12, Y3
+	VADDPD       Y4, Y13, Y4
+	VADDPD       Y5, Y14, Y5
+	VADDPD       Y6, Y11, Y6
+
+	// store v
+	VMOVUPD Y3, (DI)(R10*1)
+	VMOVUPD Y4, 32(DI)(R10*1)
+	VMOVUPD Y5, 64(DI)(R10*1)
+	VMOVUPD Y6, 96(DI)(R10*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y3, Y3
+	VSQRTPD Y4, Y4
+	VSQRTPD Y5, Y5
+	VSQRTPD Y6, Y6
+
+	// r
+	VBROADCASTSD 72(AX), Y11
+	VMULPD       Y11, Y3, Y3
+	VMULPD       Y11, Y4, Y4
+	VMULPD       Y11, Y5, Y5
+	VMULPD       Y11, Y6, Y6
+
+	// eps
+	VBROADCASTSD 80(AX), Y11
+	VADDPD       Y11, Y3, Y3
+	VADDPD       Y11, Y4, Y4
+	VADDPD       Y11, Y5, Y5
+	VADDPD       Y11, Y6, Y6
+	VDIVPD       Y3, Y7, Y3
+	VDIVPD       Y4, Y8, Y4
+	VDIVPD       Y5, Y9, Y5
+	VDIVPD       Y6, Y10, Y6
+
+	// p = keep·p − u
+	VMULPD (DX)(R10*1), Y1, Y7
+	VMULPD 32(DX)(R10*1), Y1, Y8
+	VMULPD 64(DX)(R10*1), Y1, Y9
+	VMULPD 96(DX)(R10*1), Y1, Y10
+	VSUBPD Y3, Y7, Y3
+	VSUBPD Y4, Y8, Y4
+	VSUBPD Y5, Y9, Y5
+	VSUBPD Y6, Y10, Y6
+
+	// store p
+	VMOVUPD Y3, (DX)(R10*1)
+	VMOVUPD Y4, 32(DX)(R10*1)
+	VMOVUPD Y5, 64(DX)(R10*1)
+	VMOVUPD Y6, 96(DX)(R10*1)
+	ADDQ    $0x00000080, R10
+
+enter:
+	SUBQ $0x00000010, R8
+	JGE  pass
+	ADDQ $0x00000010, R8
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSD 32(AX), Y3
 
@@ -4847,259 +5508,126 @@ TEXT ·adamF64AVX2(SB), NOSPLIT, $0-56
 	// hi
 	VBROADCASTSD 96(AX), Y10
 
-	// coupled = the bits of l2
-	MOVQ 8(AX), CX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ v+32(FP), DI
-	MOVQ count+40(FP), R8
-	MOVQ ahead+48(FP), R9
-	XORQ R10, R10
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (BX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y11, Y10, Y11
-	VMAXPD Y11, Y9, Y11
-
-	// load p
-	VMOVUPD (DX)(R10*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled1
-
-	// g = g + l2·p
 	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPD (SI)(R10*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (SI)(R10*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD (DI)(R10*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R10*1)
-
-	// u = k1·m
-	VMULPD Y13, Y6, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y7, Y11, Y11
-	VADDPD  Y8, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (DX)(R10*1)
-
-	// g = gs·g
-	VMULPD 32(BX)(R10*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y11, Y10, Y11
-	VMAXPD Y11, Y9, Y11
-
-	// load p
-	VMOVUPD 32(DX)(R10*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPD 32(SI)(R10*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(SI)(R10*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD 32(DI)(R10*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(DI)(R10*1)
-
-	// u = k1·m
-	VMULPD Y13, Y6, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y7, Y11, Y11
-	VADDPD  Y8, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(DX)(R10*1)
-	ADDQ    $0x00000040, R10
-	TESTQ   R9, R9
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
-	SUBQ $0x00000008, R8
-	JGE  line
-	ADDQ $0x00000008, R8
-
-	// a vector at a time
-	JMP enterVector
+	VBROADCASTSD 8(AX), Y11
+	ADDQ         R10, R9
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (BX)(R10*1), Y0, Y11
+	PREFETCHT0 (BX)(R9*1)
+	VMULPD     (BX)(R10*1), Y0, Y12
 
 	// g = max(min(g, hi), lo)
-	VMINPD Y11, Y10, Y11
-	VMAXPD Y11, Y9, Y11
-
-	// load p
-	VMOVUPD (DX)(R10*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled3
+	VMINPD Y12, Y10, Y12
+	VMAXPD Y12, Y9, Y12
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
+	PREFETCHT0 (DX)(R9*1)
+	VMULPD     (DX)(R10*1), Y11, Y13
+	VADDPD     Y13, Y12, Y12
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPD (SI)(R10*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
+	PREFETCHT0 (SI)(R9*1)
+	VMULPD     (SI)(R10*1), Y2, Y13
+	VMULPD     Y12, Y3, Y14
+	VADDPD     Y14, Y13, Y13
 
 	// store m
 	VMOVUPD Y13, (SI)(R10*1)
 
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD (DI)(R10*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R10*1)
-
 	// u = k1·m
 	VMULPD Y13, Y6, Y13
 
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD     Y12, Y5, Y14
+	VMULPD     Y12, Y14, Y12
+	PREFETCHT0 (DI)(R9*1)
+	VMULPD     (DI)(R10*1), Y4, Y14
+	VADDPD     Y12, Y14, Y12
+
+	// store v
+	VMOVUPD Y12, (DI)(R10*1)
+
 	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y7, Y11, Y11
-	VADDPD  Y8, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
+	VSQRTPD Y12, Y12
+	VMULPD  Y7, Y12, Y12
+	VADDPD  Y8, Y12, Y12
+	VDIVPD  Y12, Y13, Y12
 
 	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
+	PREFETCHT0 (DX)(R9*1)
+	VMULPD     (DX)(R10*1), Y1, Y13
+	VSUBPD     Y12, Y13, Y12
 
 	// store p
-	VMOVUPD Y11, (DX)(R10*1)
+	VMOVUPD Y12, (DX)(R10*1)
 	ADDQ    $0x00000020, R10
+	ADDQ    $0x00000020, R9
 
 enterVector:
-	SUBQ  $0x00000004, R8
-	JGE   vector
-	ADDQ  $0x00000004, R8
-	TESTQ R8, R8
-	JZ    done
+	SUBQ $0x00000004, R8
+	JGE  vector
+	ADDQ $0x00000004, R8
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R9
+	LEAQ tailMask<>+32(SB), AX
 	SHLQ $0x03, R8
-	SUBQ R8, R9
+	SUBQ R8, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R9), Y11
-	VMASKMOVPD (BX)(R10*1), Y11, Y11
-	VMULPD     Y11, Y0, Y0
+	VMOVUPS    (AX), Y12
+	VMASKMOVPD (BX)(R10*1), Y12, Y12
+	VMULPD     Y12, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y0, Y10, Y0
 	VMAXPD Y0, Y9, Y0
-
-	// load p
-	VMOVUPS    (R9), Y9
-	VMASKMOVPD (DX)(R10*1), Y9, Y9
-	TESTQ      CX, CX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y10
-	VMULPD       Y9, Y10, Y10
-	VADDPD       Y10, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y9
+	VMASKMOVPD (DX)(R10*1), Y9, Y9
+	VMULPD     Y9, Y11, Y9
+	VADDPD     Y9, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R9), Y10
-	VMASKMOVPD (SI)(R10*1), Y10, Y10
-	VMULPD     Y10, Y2, Y2
+	VMOVUPS    (AX), Y9
+	VMASKMOVPD (SI)(R10*1), Y9, Y9
+	VMULPD     Y9, Y2, Y2
 	VMULPD     Y0, Y3, Y3
 	VADDPD     Y3, Y2, Y2
 
 	// store m
-	VMOVUPS    (R9), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPD Y2, Y3, (SI)(R10*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD (DI)(R10*1), Y3, Y3
-	VMULPD     Y3, Y4, Y3
-	VMULPD     Y0, Y5, Y4
-	VMULPD     Y0, Y4, Y0
-	VADDPD     Y0, Y3, Y0
-
-	// store v
-	VMOVUPS    (R9), Y3
-	VMASKMOVPD Y0, Y3, (DI)(R10*1)
 
 	// u = k1·m
 	VMULPD Y2, Y6, Y2
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD Y0, Y5, Y3
+	VMULPD Y0, Y3, Y0
+
+	// load v
+	VMOVUPS    (AX), Y3
+	VMASKMOVPD (DI)(R10*1), Y3, Y3
+	VMULPD     Y3, Y4, Y3
+	VADDPD     Y0, Y3, Y0
+
+	// store v
+	VMOVUPS    (AX), Y3
+	VMASKMOVPD Y0, Y3, (DI)(R10*1)
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Y0, Y0
@@ -5108,11 +5636,14 @@ decoupled4:
 	VDIVPD  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPD Y9, Y1, Y1
-	VSUBPD Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPD (DX)(R10*1), Y2, Y2
+	VMULPD     Y2, Y1, Y1
+	VSUBPD     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R9), Y1
+	VMOVUPS    (AX), Y1
 	VMASKMOVPD Y0, Y1, (DX)(R10*1)
 
 done:
@@ -5133,6 +5664,192 @@ TEXT ·adamAMSGradF64AVX2(SB), NOSPLIT, $0-64
 	// beta1
 	VBROADCASTSD 24(AX), Y2
 
+	// coupled = the bits of l2
+	MOVQ  8(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  v+32(FP), DI
+	MOVQ  x+40(FP), R8
+	MOVQ  count+48(FP), R9
+	MOVQ  ahead+56(FP), R10
+	XORQ  R11, R11
+	TESTQ R10, R10
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPD (BX)(R11*1), Y0, Y3
+	VMULPD 32(BX)(R11*1), Y0, Y4
+	VMULPD 64(BX)(R11*1), Y0, Y5
+	VMULPD 96(BX)(R11*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y7
+
+	// hi
+	VBROADCASTSD 96(AX), Y8
+	VMINPD       Y3, Y8, Y3
+	VMINPD       Y4, Y8, Y4
+	VMINPD       Y5, Y8, Y5
+	VMINPD       Y6, Y8, Y6
+	VMAXPD       Y3, Y7, Y3
+	VMAXPD       Y4, Y7, Y4
+	VMAXPD       Y5, Y7, Y5
+	VMAXPD       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y7
+	VMULPD       (DX)(R11*1), Y7, Y8
+	VMULPD       32(DX)(R11*1), Y7, Y9
+	VMULPD       64(DX)(R11*1), Y7, Y10
+	VMULPD       96(DX)(R11*1), Y7, Y7
+	VADDPD       Y8, Y3, Y3
+	VADDPD       Y9, Y4, Y4
+	VADDPD       Y10, Y5, Y5
+	VADDPD       Y7, Y6, Y6
+
+decoupled1:
+	// m = beta1·m + alpha1·g
+	VMULPD (SI)(R11*1), Y2, Y7
+	VMULPD 32(SI)(R11*1), Y2, Y8
+	VMULPD 64(SI)(R11*1), Y2, Y9
+	VMULPD 96(SI)(R11*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VADDPD       Y12, Y7, Y7
+	VADDPD       Y13, Y8, Y8
+	VADDPD       Y14, Y9, Y9
+	VADDPD       Y11, Y10, Y10
+
+	// store m
+	VMOVUPD Y7, (SI)(R11*1)
+	VMOVUPD Y8, 32(SI)(R11*1)
+	VMOVUPD Y9, 64(SI)(R11*1)
+	VMOVUPD Y10, 96(SI)(R11*1)
+
+	// u = k1·m
+	// k1
+	VBROADCASTSD 56(AX), Y11
+	VMULPD       Y7, Y11, Y7
+	VMULPD       Y8, Y11, Y8
+	VMULPD       Y9, Y11, Y9
+	VMULPD       Y10, Y11, Y10
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSD 48(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VMULPD       Y3, Y12, Y3
+	VMULPD       Y4, Y13, Y4
+	VMULPD       Y5, Y14, Y5
+	VMULPD       Y6, Y11, Y6
+
+	// beta2
+	VBROADCASTSD 40(AX), Y11
+	VMULPD       (DI)(R11*1), Y11, Y12
+	VMULPD       32(DI)(R11*1), Y11, Y13
+	VMULPD       64(DI)(R11*1), Y11, Y14
+	VMULPD       96(DI)(R11*1), Y11, Y11
+	VADDPD       Y3, Y12, Y3
+	VADDPD       Y4, Y13, Y4
+	VADDPD       Y5, Y14, Y5
+	VADDPD       Y6, Y11, Y6
+
+	// store v
+	VMOVUPD Y3, (DI)(R11*1)
+	VMOVUPD Y4, 32(DI)(R11*1)
+	VMOVUPD Y5, 64(DI)(R11*1)
+	VMOVUPD Y6, 96(DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (R8)(R11*1), Y11
+	VMOVUPD 32(R8)(R11*1), Y12
+	VMOVUPD 64(R8)(R11*1), Y13
+	VMOVUPD 96(R8)(R11*1), Y14
+	VMAXPD  Y3, Y11, Y3
+	VMAXPD  Y4, Y12, Y4
+	VMAXPD  Y5, Y13, Y5
+	VMAXPD  Y6, Y14, Y6
+	VCMPPD  $0x03, Y11, Y11, Y11
+	VORPD   Y11, Y3, Y3
+	VCMPPD  $0x03, Y12, Y12, Y11
+	VORPD   Y11, Y4, Y4
+	VCMPPD  $0x03, Y13, Y13, Y11
+	VORPD   Y11, Y5, Y5
+	VCMPPD  $0x03, Y14, Y14, Y11
+	VORPD   Y11, Y6, Y6
+
+	// store x
+	VMOVUPD Y3, (R8)(R11*1)
+	VMOVUPD Y4, 32(R8)(R11*1)
+	VMOVUPD Y5, 64(R8)(R11*1)
+	VMOVUPD Y6, 96(R8)(R11*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Y3, Y3
+	VSQRTPD Y4, Y4
+	VSQRTPD Y5, Y5
+	VSQRTPD Y6, Y6
+
+	// r
+	VBROADCASTSD 72(AX), Y11
+	VMULPD       Y11, Y3, Y3
+	VMULPD       Y11, Y4, Y4
+	VMULPD       Y11, Y5, Y5
+	VMULPD       Y11, Y6, Y6
+
+	// eps
+	VBROADCASTSD 80(AX), Y11
+	VADDPD       Y11, Y3, Y3
+	VADDPD       Y11, Y4, Y4
+	VADDPD       Y11, Y5, Y5
+	VADDPD       Y11, Y6, Y6
+	VDIVPD       Y3, Y7, Y3
+	VDIVPD       Y4, Y8, Y4
+	VDIVPD       Y5, Y9, Y5
+	VDIVPD       Y6, Y10, Y6
+
+	// p = keep·p − u
+	VMULPD (DX)(R11*1), Y1, Y7
+	VMULPD 32(DX)(R11*1), Y1, Y8
+	VMULPD 64(DX)(R11*1), Y1, Y9
+	VMULPD 96(DX)(R11*1), Y1, Y10
+	VSUBPD Y3, Y7, Y3
+	VSUBPD Y4, Y8, Y4
+	VSUBPD Y5, Y9, Y5
+	VSUBPD Y6, Y10, Y6
+
+	// store p
+	VMOVUPD Y3, (DX)(R11*1)
+	VMOVUPD Y4, 32(DX)(R11*1)
+	VMOVUPD Y5, 64(DX)(R11*1)
+	VMOVUPD Y6, 96(DX)(R11*1)
+	ADDQ    $0x00000080, R11
+
+enter:
+	SUBQ $0x00000010, R9
+	JGE  pass
+	ADDQ $0x00000010, R9
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSD 32(AX), Y3
 
@@ -5157,303 +5874,149 @@ TEXT ·adamAMSGradF64AVX2(SB), NOSPLIT, $0-64
 	// hi
 	VBROADCASTSD 96(AX), Y10
 
-	// coupled = the bits of l2
-	MOVQ 8(AX), CX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ v+32(FP), DI
-	MOVQ x+40(FP), R8
-	MOVQ count+48(FP), R9
-	MOVQ ahead+56(FP), R10
-	XORQ R11, R11
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (BX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y11, Y10, Y11
-	VMAXPD Y11, Y9, Y11
-
-	// load p
-	VMOVUPD (DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled1
-
-	// g = g + l2·p
 	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
-
-decoupled1:
-	// m = beta1·m + alpha1·g
-	VMULPD (SI)(R11*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, (SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD (DI)(R11*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (R8)(R11*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, (R8)(R11*1)
-
-	// u = k1·m
-	VMULPD Y13, Y6, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y7, Y11, Y11
-	VADDPD  Y8, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, (DX)(R11*1)
-
-	// g = gs·g
-	VMULPD 32(BX)(R11*1), Y0, Y11
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y11, Y10, Y11
-	VMAXPD Y11, Y9, Y11
-
-	// load p
-	VMOVUPD 32(DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
-
-decoupled2:
-	// m = beta1·m + alpha1·g
-	VMULPD 32(SI)(R11*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// store m
-	VMOVUPD Y13, 32(SI)(R11*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD 32(DI)(R11*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, 32(DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD 32(R8)(R11*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, 32(R8)(R11*1)
-
-	// u = k1·m
-	VMULPD Y13, Y6, Y13
-
-	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y7, Y11, Y11
-	VADDPD  Y8, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
-
-	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
-
-	// store p
-	VMOVUPD Y11, 32(DX)(R11*1)
-	ADDQ    $0x00000040, R11
-	TESTQ   R10, R10
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
-
-enter:
-	SUBQ $0x00000008, R9
-	JGE  line
-	ADDQ $0x00000008, R9
-
-	// a vector at a time
-	JMP enterVector
+	VBROADCASTSD 8(AX), Y11
+	ADDQ         R11, R10
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (BX)(R11*1), Y0, Y11
+	PREFETCHT0 (BX)(R10*1)
+	VMULPD     (BX)(R11*1), Y0, Y12
 
 	// g = max(min(g, hi), lo)
-	VMINPD Y11, Y10, Y11
-	VMAXPD Y11, Y9, Y11
-
-	// load p
-	VMOVUPD (DX)(R11*1), Y12
-	TESTQ   CX, CX
-	JZ      decoupled3
+	VMINPD Y12, Y10, Y12
+	VMAXPD Y12, Y9, Y12
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y13
-	VMULPD       Y12, Y13, Y13
-	VADDPD       Y13, Y11, Y11
+	PREFETCHT0 (DX)(R10*1)
+	VMULPD     (DX)(R11*1), Y11, Y13
+	VADDPD     Y13, Y12, Y12
 
-decoupled3:
+decoupled2:
 	// m = beta1·m + alpha1·g
-	VMULPD (SI)(R11*1), Y2, Y13
-	VMULPD Y11, Y3, Y14
-	VADDPD Y14, Y13, Y13
+	PREFETCHT0 (SI)(R10*1)
+	VMULPD     (SI)(R11*1), Y2, Y13
+	VMULPD     Y12, Y3, Y14
+	VADDPD     Y14, Y13, Y13
 
 	// store m
 	VMOVUPD Y13, (SI)(R11*1)
 
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD (DI)(R11*1), Y4, Y14
-	VMULPD Y11, Y5, Y15
-	VMULPD Y11, Y15, Y11
-	VADDPD Y11, Y14, Y11
-
-	// store v
-	VMOVUPD Y11, (DI)(R11*1)
-
-	// w = x = max(x, v)
-	// load x
-	VMOVUPD (R8)(R11*1), Y14
-	VMAXPD  Y11, Y14, Y11
-	VCMPPD  $0x03, Y14, Y14, Y14
-	VORPD   Y14, Y11, Y11
-
-	// store x
-	VMOVUPD Y11, (R8)(R11*1)
-
 	// u = k1·m
 	VMULPD Y13, Y6, Y13
 
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD     Y12, Y5, Y14
+	VMULPD     Y12, Y14, Y12
+	PREFETCHT0 (DI)(R10*1)
+	VMULPD     (DI)(R11*1), Y4, Y14
+	VADDPD     Y12, Y14, Y12
+
+	// store v
+	VMOVUPD Y12, (DI)(R11*1)
+
+	// w = x = max(x, v)
+	// load x
+	PREFETCHT0 (R8)(R10*1)
+	VMOVUPD    (R8)(R11*1), Y14
+	VMAXPD     Y12, Y14, Y12
+	VCMPPD     $0x03, Y14, Y14, Y14
+	VORPD      Y14, Y12, Y12
+
+	// store x
+	VMOVUPD Y12, (R8)(R11*1)
+
 	// √w·r + ε, by which u is divided
-	VSQRTPD Y11, Y11
-	VMULPD  Y7, Y11, Y11
-	VADDPD  Y8, Y11, Y11
-	VDIVPD  Y11, Y13, Y11
+	VSQRTPD Y12, Y12
+	VMULPD  Y7, Y12, Y12
+	VADDPD  Y8, Y12, Y12
+	VDIVPD  Y12, Y13, Y12
 
 	// p = keep·p − u
-	VMULPD Y12, Y1, Y12
-	VSUBPD Y11, Y12, Y11
+	PREFETCHT0 (DX)(R10*1)
+	VMULPD     (DX)(R11*1), Y1, Y13
+	VSUBPD     Y12, Y13, Y12
 
 	// store p
-	VMOVUPD Y11, (DX)(R11*1)
+	VMOVUPD Y12, (DX)(R11*1)
 	ADDQ    $0x00000020, R11
+	ADDQ    $0x00000020, R10
 
 enterVector:
-	SUBQ  $0x00000004, R9
-	JGE   vector
-	ADDQ  $0x00000004, R9
-	TESTQ R9, R9
-	JZ    done
+	SUBQ $0x00000004, R9
+	JGE  vector
+	ADDQ $0x00000004, R9
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), R10
+	LEAQ tailMask<>+32(SB), AX
 	SHLQ $0x03, R9
-	SUBQ R9, R10
+	SUBQ R9, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (R10), Y11
-	VMASKMOVPD (BX)(R11*1), Y11, Y11
-	VMULPD     Y11, Y0, Y0
+	VMOVUPS    (AX), Y12
+	VMASKMOVPD (BX)(R11*1), Y12, Y12
+	VMULPD     Y12, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y0, Y10, Y0
 	VMAXPD Y0, Y9, Y0
-
-	// load p
-	VMOVUPS    (R10), Y9
-	VMASKMOVPD (DX)(R11*1), Y9, Y9
-	TESTQ      CX, CX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	// l2
-	VBROADCASTSD 8(AX), Y10
-	VMULPD       Y9, Y10, Y10
-	VADDPD       Y10, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y9
+	VMASKMOVPD (DX)(R11*1), Y9, Y9
+	VMULPD     Y9, Y11, Y9
+	VADDPD     Y9, Y0, Y0
 
-decoupled4:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS    (R10), Y10
-	VMASKMOVPD (SI)(R11*1), Y10, Y10
-	VMULPD     Y10, Y2, Y2
+	VMOVUPS    (AX), Y9
+	VMASKMOVPD (SI)(R11*1), Y9, Y9
+	VMULPD     Y9, Y2, Y2
 	VMULPD     Y0, Y3, Y3
 	VADDPD     Y3, Y2, Y2
 
 	// store m
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPD Y2, Y3, (SI)(R11*1)
 
+	// u = k1·m
+	VMULPD Y2, Y6, Y2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPD Y0, Y5, Y3
+	VMULPD Y0, Y3, Y0
+
 	// load v
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPD (DI)(R11*1), Y3, Y3
 	VMULPD     Y3, Y4, Y3
-	VMULPD     Y0, Y5, Y4
-	VMULPD     Y0, Y4, Y0
 	VADDPD     Y0, Y3, Y0
 
 	// store v
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPD Y0, Y3, (DI)(R11*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPD (R8)(R11*1), Y3, Y3
 	VMAXPD     Y0, Y3, Y0
 	VCMPPD     $0x03, Y3, Y3, Y3
 	VORPD      Y3, Y0, Y0
 
 	// store x
-	VMOVUPS    (R10), Y3
+	VMOVUPS    (AX), Y3
 	VMASKMOVPD Y0, Y3, (R8)(R11*1)
-
-	// u = k1·m
-	VMULPD Y2, Y6, Y2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Y0, Y0
@@ -5462,11 +6025,14 @@ decoupled4:
 	VDIVPD  Y0, Y2, Y0
 
 	// p = keep·p − u
-	VMULPD Y9, Y1, Y1
-	VSUBPD Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPD (DX)(R11*1), Y2, Y2
+	VMULPD     Y2, Y1, Y1
+	VSUBPD     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (R10), Y1
+	VMOVUPS    (AX), Y1
 	VMASKMOVPD Y0, Y1, (DX)(R11*1)
 
 done:
@@ -5487,6 +6053,164 @@ TEXT ·lionF64AVX2(SB), NOSPLIT, $0-48
 	// beta1
 	VBROADCASTSD 24(AX), Y2
 
+	// coupled = the bits of l2
+	MOVQ  8(AX), CX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), DI
+	MOVQ  ahead+40(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// g = gs·g
+	VMULPD (BX)(R9*1), Y0, Y3
+	VMULPD 32(BX)(R9*1), Y0, Y4
+	VMULPD 64(BX)(R9*1), Y0, Y5
+	VMULPD 96(BX)(R9*1), Y0, Y6
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSD 88(AX), Y7
+
+	// hi
+	VBROADCASTSD 96(AX), Y8
+	VMINPD       Y3, Y8, Y3
+	VMINPD       Y4, Y8, Y4
+	VMINPD       Y5, Y8, Y5
+	VMINPD       Y6, Y8, Y6
+	VMAXPD       Y3, Y7, Y3
+	VMAXPD       Y4, Y7, Y4
+	VMAXPD       Y5, Y7, Y5
+	VMAXPD       Y6, Y7, Y6
+	TESTQ        CX, CX
+	JZ           decoupled1
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSD 8(AX), Y7
+	VMULPD       (DX)(R9*1), Y7, Y8
+	VMULPD       32(DX)(R9*1), Y7, Y9
+	VMULPD       64(DX)(R9*1), Y7, Y10
+	VMULPD       96(DX)(R9*1), Y7, Y7
+	VADDPD       Y8, Y3, Y3
+	VADDPD       Y9, Y4, Y4
+	VADDPD       Y10, Y5, Y5
+	VADDPD       Y7, Y6, Y6
+
+decoupled1:
+	// d = beta1·m + alpha1·g
+	VMULPD (SI)(R9*1), Y2, Y7
+	VMULPD 32(SI)(R9*1), Y2, Y8
+	VMULPD 64(SI)(R9*1), Y2, Y9
+	VMULPD 96(SI)(R9*1), Y2, Y10
+
+	// alpha1
+	VBROADCASTSD 32(AX), Y11
+	VMULPD       Y3, Y11, Y12
+	VMULPD       Y4, Y11, Y13
+	VMULPD       Y5, Y11, Y14
+	VMULPD       Y6, Y11, Y11
+	VADDPD       Y12, Y7, Y7
+	VADDPD       Y13, Y8, Y8
+	VADDPD       Y14, Y9, Y9
+	VADDPD       Y11, Y10, Y10
+
+	// m = beta2·m + alpha2·g
+	// beta2
+	VBROADCASTSD 40(AX), Y11
+	VMULPD       (SI)(R9*1), Y11, Y12
+	VMULPD       32(SI)(R9*1), Y11, Y13
+	VMULPD       64(SI)(R9*1), Y11, Y14
+	VMULPD       96(SI)(R9*1), Y11, Y11
+
+	// alpha2
+	VBROADCASTSD 48(AX), Y15
+	VMULPD       Y3, Y15, Y3
+	VMULPD       Y4, Y15, Y4
+	VMULPD       Y5, Y15, Y5
+	VMULPD       Y6, Y15, Y6
+	VADDPD       Y3, Y12, Y3
+	VADDPD       Y4, Y13, Y4
+	VADDPD       Y5, Y14, Y5
+	VADDPD       Y6, Y11, Y6
+
+	// store m
+	VMOVUPD Y3, (SI)(R9*1)
+	VMOVUPD Y4, 32(SI)(R9*1)
+	VMOVUPD Y5, 64(SI)(R9*1)
+	VMOVUPD Y6, 96(SI)(R9*1)
+
+	// u = k1·sign(d)
+	// k1
+	VBROADCASTSD 56(AX), Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VPCMPEQD     Y5, Y5, Y5
+	VPSRLQ       $0x36, Y5, Y5
+	VPSLLQ       $0x34, Y5, Y5
+	VCMPPD       $0x1e, Y4, Y7, Y6
+	VANDPS       Y5, Y6, Y6
+	VCMPPD       $0x11, Y4, Y7, Y11
+	VANDPS       Y5, Y11, Y11
+	VSUBPD       Y11, Y6, Y6
+	VCMPPD       $0x03, Y7, Y7, Y7
+	VORPD        Y7, Y6, Y6
+	VCMPPD       $0x1e, Y4, Y8, Y7
+	VANDPS       Y5, Y7, Y7
+	VCMPPD       $0x11, Y4, Y8, Y11
+	VANDPS       Y5, Y11, Y11
+	VSUBPD       Y11, Y7, Y7
+	VCMPPD       $0x03, Y8, Y8, Y8
+	VORPD        Y8, Y7, Y7
+	VCMPPD       $0x1e, Y4, Y9, Y8
+	VANDPS       Y5, Y8, Y8
+	VCMPPD       $0x11, Y4, Y9, Y11
+	VANDPS       Y5, Y11, Y11
+	VSUBPD       Y11, Y8, Y8
+	VCMPPD       $0x03, Y9, Y9, Y9
+	VORPD        Y9, Y8, Y8
+	VCMPPD       $0x1e, Y4, Y10, Y9
+	VANDPS       Y5, Y9, Y9
+	VCMPPD       $0x11, Y4, Y10, Y4
+	VANDPS       Y5, Y4, Y4
+	VSUBPD       Y4, Y9, Y4
+	VCMPPD       $0x03, Y10, Y10, Y5
+	VORPD        Y5, Y4, Y4
+	VMULPD       Y6, Y3, Y5
+	VMULPD       Y7, Y3, Y6
+	VMULPD       Y8, Y3, Y7
+	VMULPD       Y4, Y3, Y3
+
+	// p = keep·p − u
+	VMULPD (DX)(R9*1), Y1, Y4
+	VMULPD 32(DX)(R9*1), Y1, Y8
+	VMULPD 64(DX)(R9*1), Y1, Y9
+	VMULPD 96(DX)(R9*1), Y1, Y10
+	VSUBPD Y5, Y4, Y4
+	VSUBPD Y6, Y8, Y5
+	VSUBPD Y7, Y9, Y6
+	VSUBPD Y3, Y10, Y3
+
+	// store p
+	VMOVUPD Y4, (DX)(R9*1)
+	VMOVUPD Y5, 32(DX)(R9*1)
+	VMOVUPD Y6, 64(DX)(R9*1)
+	VMOVUPD Y3, 96(DX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000010, DI
+	JGE  pass
+	ADDQ $0x00000010, DI
+
+far:
+	// a vector at a time
 	// alpha1
 	VBROADCASTSD 32(AX), Y3
 
@@ -5507,180 +6231,40 @@ TEXT ·lionF64AVX2(SB), NOSPLIT, $0-48
 
 	// l2
 	VBROADCASTSD 8(AX), Y9
-
-	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), CX
-	MOVQ grad+16(FP), DX
-	MOVQ m+24(FP), BX
-	MOVQ count+32(FP), SI
-	MOVQ ahead+40(FP), DI
-	XORQ R8, R8
-
-	// a cache line at a time
-	JMP enter
-
-line:
-	// g = gs·g
-	VMULPD (DX)(R8*1), Y0, Y10
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y10, Y8, Y10
-	VMAXPD Y10, Y7, Y10
-
-	// load p
-	VMOVUPD (CX)(R8*1), Y11
-	TESTQ   AX, AX
-	JZ      decoupled1
-
-	// g = g + l2·p
-	VMULPD Y11, Y9, Y12
-	VADDPD Y12, Y10, Y10
-
-decoupled1:
-	// load m
-	VMOVUPD (BX)(R8*1), Y12
-
-	// d = beta1·m + alpha1·g
-	VMULPD Y12, Y2, Y13
-	VMULPD Y10, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// m = beta2·m + alpha2·g
-	VMULPD Y12, Y4, Y12
-	VMULPD Y10, Y5, Y10
-	VADDPD Y10, Y12, Y10
-
-	// store m
-	VMOVUPD Y10, (BX)(R8*1)
-
-	// u = k1·sign(d)
-	VXORPS   Y10, Y10, Y10
-	VXORPS   Y12, Y12, Y12
-	VPCMPEQD Y12, Y12, Y12
-	VPSRLQ   $0x36, Y12, Y12
-	VPSLLQ   $0x34, Y12, Y12
-	VCMPPD   $0x1e, Y10, Y13, Y14
-	VANDPS   Y12, Y14, Y14
-	VCMPPD   $0x11, Y10, Y13, Y10
-	VANDPS   Y12, Y10, Y10
-	VSUBPD   Y10, Y14, Y10
-	VCMPPD   $0x03, Y13, Y13, Y12
-	VORPD    Y12, Y10, Y10
-	VMULPD   Y10, Y6, Y10
-
-	// p = keep·p − u
-	VMULPD Y11, Y1, Y11
-	VSUBPD Y10, Y11, Y10
-
-	// store p
-	VMOVUPD Y10, (CX)(R8*1)
-
-	// g = gs·g
-	VMULPD 32(DX)(R8*1), Y0, Y10
-
-	// g = max(min(g, hi), lo)
-	VMINPD Y10, Y8, Y10
-	VMAXPD Y10, Y7, Y10
-
-	// load p
-	VMOVUPD 32(CX)(R8*1), Y11
-	TESTQ   AX, AX
-	JZ      decoupled2
-
-	// g = g + l2·p
-	VMULPD Y11, Y9, Y12
-	VADDPD Y12, Y10, Y10
-
-decoupled2:
-	// load m
-	VMOVUPD 32(BX)(R8*1), Y12
-
-	// d = beta1·m + alpha1·g
-	VMULPD Y12, Y2, Y13
-	VMULPD Y10, Y3, Y14
-	VADDPD Y14, Y13, Y13
-
-	// m = beta2·m + alpha2·g
-	VMULPD Y12, Y4, Y12
-	VMULPD Y10, Y5, Y10
-	VADDPD Y10, Y12, Y10
-
-	// store m
-	VMOVUPD Y10, 32(BX)(R8*1)
-
-	// u = k1·sign(d)
-	VXORPS   Y10, Y10, Y10
-	VXORPS   Y12, Y12, Y12
-	VPCMPEQD Y12, Y12, Y12
-	VPSRLQ   $0x36, Y12, Y12
-	VPSLLQ   $0x34, Y12, Y12
-	VCMPPD   $0x1e, Y10, Y13, Y14
-	VANDPS   Y12, Y14, Y14
-	VCMPPD   $0x11, Y10, Y13, Y10
-	VANDPS   Y12, Y10, Y10
-	VSUBPD   Y10, Y14, Y10
-	VCMPPD   $0x03, Y13, Y13, Y12
-	VORPD    Y12, Y10, Y10
-	VMULPD   Y10, Y6, Y10
-
-	// p = keep·p − u
-	VMULPD Y11, Y1, Y11
-	VSUBPD Y10, Y11, Y10
-
-	// store p
-	VMOVUPD Y10, 32(CX)(R8*1)
-	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ $0x00000008, SI
-	JGE  line
-	ADDQ $0x00000008, SI
-
-	// a vector at a time
-	JMP enterVector
+	ADDQ         R9, R8
+	JMP          enterVector
 
 vector:
 	// g = gs·g
-	VMULPD (DX)(R8*1), Y0, Y10
+	PREFETCHT0 (BX)(R8*1)
+	VMULPD     (BX)(R9*1), Y0, Y10
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y10, Y8, Y10
 	VMAXPD Y10, Y7, Y10
-
-	// load p
-	VMOVUPD (CX)(R8*1), Y11
-	TESTQ   AX, AX
-	JZ      decoupled3
+	TESTQ  CX, CX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPD Y11, Y9, Y12
-	VADDPD Y12, Y10, Y10
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(R9*1), Y9, Y11
+	VADDPD     Y11, Y10, Y10
 
-decoupled3:
-	// load m
-	VMOVUPD (BX)(R8*1), Y12
-
+decoupled2:
 	// d = beta1·m + alpha1·g
-	VMULPD Y12, Y2, Y13
-	VMULPD Y10, Y3, Y14
-	VADDPD Y14, Y13, Y13
+	PREFETCHT0 (SI)(R8*1)
+	VMULPD     (SI)(R9*1), Y2, Y11
+	VMULPD     Y10, Y3, Y12
+	VADDPD     Y12, Y11, Y11
 
 	// m = beta2·m + alpha2·g
-	VMULPD Y12, Y4, Y12
-	VMULPD Y10, Y5, Y10
-	VADDPD Y10, Y12, Y10
+	PREFETCHT0 (SI)(R8*1)
+	VMULPD     (SI)(R9*1), Y4, Y12
+	VMULPD     Y10, Y5, Y10
+	VADDPD     Y10, Y12, Y10
 
 	// store m
-	VMOVUPD Y10, (BX)(R8*1)
+	VMOVUPD Y10, (SI)(R9*1)
 
 	// u = k1·sign(d)
 	VXORPS   Y10, Y10, Y10
@@ -5688,74 +6272,76 @@ decoupled3:
 	VPCMPEQD Y12, Y12, Y12
 	VPSRLQ   $0x36, Y12, Y12
 	VPSLLQ   $0x34, Y12, Y12
-	VCMPPD   $0x1e, Y10, Y13, Y14
-	VANDPS   Y12, Y14, Y14
-	VCMPPD   $0x11, Y10, Y13, Y10
+	VCMPPD   $0x1e, Y10, Y11, Y13
+	VANDPS   Y12, Y13, Y13
+	VCMPPD   $0x11, Y10, Y11, Y10
 	VANDPS   Y12, Y10, Y10
-	VSUBPD   Y10, Y14, Y10
-	VCMPPD   $0x03, Y13, Y13, Y12
-	VORPD    Y12, Y10, Y10
+	VSUBPD   Y10, Y13, Y10
+	VCMPPD   $0x03, Y11, Y11, Y11
+	VORPD    Y11, Y10, Y10
 	VMULPD   Y10, Y6, Y10
 
 	// p = keep·p − u
-	VMULPD Y11, Y1, Y11
-	VSUBPD Y10, Y11, Y10
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(R9*1), Y1, Y11
+	VSUBPD     Y10, Y11, Y10
 
 	// store p
-	VMOVUPD Y10, (CX)(R8*1)
+	VMOVUPD Y10, (DX)(R9*1)
+	ADDQ    $0x00000020, R9
 	ADDQ    $0x00000020, R8
 
 enterVector:
-	SUBQ  $0x00000004, SI
-	JGE   vector
-	ADDQ  $0x00000004, SI
-	TESTQ SI, SI
-	JZ    done
+	SUBQ $0x00000004, DI
+	JGE  vector
+	ADDQ $0x00000004, DI
+	JZ   done
 
 	// the rest, under a mask
 	// mask = n lanes of ones, then zeros: a window into the table
-	LEAQ tailMask<>+32(SB), DI
-	SHLQ $0x03, SI
-	SUBQ SI, DI
+	LEAQ tailMask<>+32(SB), AX
+	SHLQ $0x03, DI
+	SUBQ DI, AX
 
 	// g = gs·g
 	// load grad
-	VMOVUPS    (DI), Y10
-	VMASKMOVPD (DX)(R8*1), Y10, Y10
+	VMOVUPS    (AX), Y10
+	VMASKMOVPD (BX)(R9*1), Y10, Y10
 	VMULPD     Y10, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y0, Y8, Y0
 	VMAXPD Y0, Y7, Y0
-
-	// load p
-	VMOVUPS    (DI), Y7
-	VMASKMOVPD (CX)(R8*1), Y7, Y7
-	TESTQ      AX, AX
-	JZ         decoupled4
+	TESTQ  CX, CX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Y7, Y9, Y8
-	VADDPD Y8, Y0, Y0
+	// load p
+	VMOVUPS    (AX), Y7
+	VMASKMOVPD (DX)(R9*1), Y7, Y7
+	VMULPD     Y7, Y9, Y7
+	VADDPD     Y7, Y0, Y0
 
-decoupled4:
-	// load m
-	VMOVUPS    (DI), Y8
-	VMASKMOVPD (BX)(R8*1), Y8, Y8
-
+decoupled3:
 	// d = beta1·m + alpha1·g
-	VMULPD Y8, Y2, Y2
-	VMULPD Y0, Y3, Y3
-	VADDPD Y3, Y2, Y2
+	// load m
+	VMOVUPS    (AX), Y7
+	VMASKMOVPD (SI)(R9*1), Y7, Y7
+	VMULPD     Y7, Y2, Y2
+	VMULPD     Y0, Y3, Y3
+	VADDPD     Y3, Y2, Y2
 
 	// m = beta2·m + alpha2·g
-	VMULPD Y8, Y4, Y3
-	VMULPD Y0, Y5, Y0
-	VADDPD Y0, Y3, Y0
+	// load m
+	VMOVUPS    (AX), Y3
+	VMASKMOVPD (SI)(R9*1), Y3, Y3
+	VMULPD     Y3, Y4, Y3
+	VMULPD     Y0, Y5, Y0
+	VADDPD     Y0, Y3, Y0
 
 	// store m
-	VMOVUPS    (DI), Y3
-	VMASKMOVPD Y0, Y3, (BX)(R8*1)
+	VMOVUPS    (AX), Y3
+	VMASKMOVPD Y0, Y3, (SI)(R9*1)
 
 	// u = k1·sign(d)
 	VXORPS   Y0, Y0, Y0
@@ -5773,12 +6359,15 @@ decoupled4:
 	VMULPD   Y0, Y6, Y0
 
 	// p = keep·p − u
-	VMULPD Y7, Y1, Y1
-	VSUBPD Y0, Y1, Y0
+	// load p
+	VMOVUPS    (AX), Y2
+	VMASKMOVPD (DX)(R9*1), Y2, Y2
+	VMULPD     Y2, Y1, Y1
+	VSUBPD     Y0, Y1, Y0
 
 	// store p
-	VMOVUPS    (DI), Y1
-	VMASKMOVPD Y0, Y1, (CX)(R8*1)
+	VMOVUPS    (AX), Y1
+	VMASKMOVPD Y0, Y1, (DX)(R9*1)
 
 done:
 	VZEROUPPER
@@ -5787,35 +6376,54 @@ done:
 // func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·dividerF64AVX2(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), DX
-	XORQ BX, BX
+	MOVQ  p+8(FP), AX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), DX
+	XORQ  BX, BX
+	TESTQ DX, DX
+	JNZ   far
 
-	// a cache line at a time
+	// 4 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// load p
 	VMOVUPD (AX)(BX*1), Y0
-	VSQRTPD Y0, Y1
-	VDIVPD  Y1, Y0, Y0
-
-	// load p
-	VMOVUPD 32(AX)(BX*1), Y0
-	VSQRTPD Y0, Y1
-	VDIVPD  Y1, Y0, Y0
-	ADDQ    $0x00000040, BX
-	TESTQ   DX, DX
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DX*1)
-	ADDQ       $0x00000040, DX
+	VMOVUPD 32(AX)(BX*1), Y1
+	VMOVUPD 64(AX)(BX*1), Y2
+	VMOVUPD 96(AX)(BX*1), Y3
+	VSQRTPD Y0, Y4
+	VSQRTPD Y1, Y5
+	VSQRTPD Y2, Y6
+	VSQRTPD Y3, Y7
+	VDIVPD  Y4, Y0, Y0
+	VDIVPD  Y5, Y1, Y0
+	VDIVPD  Y6, Y2, Y0
+	VDIVPD  Y7, Y3, Y0
+	ADDQ    $0x00000080, BX
 
 enter:
-	SUBQ $0x00000008, CX
-	JGE  line
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ BX, DX
+	JMP  enterVector
+
+vector:
+	// load p
+	PREFETCHT0 (AX)(DX*1)
+	VMOVUPD    (AX)(BX*1), Y0
+	VSQRTPD    Y0, Y1
+	VDIVPD     Y1, Y0, Y0
+	ADDQ       $0x00000020, BX
+	ADDQ       $0x00000020, DX
+
+enterVector:
+	SUBQ $0x00000004, CX
+	JGE  vector
 	VZEROUPPER
 	RET
 
@@ -5894,37 +6502,6 @@ enter:
 TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// keep
-	VBROADCASTSS 8(AX), Y1
-
-	// beta1
-	VBROADCASTSS 12(AX), Y2
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y3
-
-	// k1
-	VBROADCASTSS 28(AX), Y4
-
-	// k2
-	VBROADCASTSS 32(AX), Y5
-
-	// lo
-	VBROADCASTSS 44(AX), Y6
-
-	// hi
-	VBROADCASTSS 48(AX), Y7
-
-	// l2
-	VBROADCASTSS 4(AX), Y8
-
-	// counter
-	VPBROADCASTD 56(AX), Y10
-	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
-
 	// formats
 	MOVL 52(AX), CX
 
@@ -5950,217 +6527,581 @@ uncoupled1:
 	// out
 	MOVQ 112(AX), R8
 	XORQ R9, R9
-	MOVQ ahead+16(FP), R11
 	XORQ R10, R10
+	MOVQ ahead+16(FP), R11
 	SHRQ $0x02, R11
 
-pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y10, Y9
-	VXORPS Y10, Y9, Y9
-
-	// draw = draw·0x7feb352d ^ key
-	// key
-	VPBROADCASTD 60(AX), Y11
-	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS       Y11, Y9, Y9
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y9, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y11, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y10, Y10
-
-end3:
+	// 4 vectors at a time, with prefetch
+passAhead:
 	// g = gs·g
+	// gs
+	VBROADCASTSS (AX), Y0
+
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else4
-	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R10*2), Y11
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R10*2), Y11
-	VPSLLD    $0x10, Y11, Y11
-
-end7:
-	PREFETCHT1 (BX)(R11*2)
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R10*2), Y1
+	VCVTPH2PS  16(BX)(R10*2), Y2
+	VCVTPH2PS  32(BX)(R10*2), Y3
+	VCVTPH2PS  48(BX)(R10*2), Y4
+	PREFETCHT0 (BX)(R11*2)
 	JMP        end5
 
 else4:
-	VMOVUPS    (BX)(R10*4), Y11
-	PREFETCHT1 (BX)(R11*4)
+	VPMOVZXWD  (BX)(R10*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(BX)(R10*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(BX)(R10*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(BX)(R10*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (BX)(R11*2)
 
 end5:
-	VMULPS Y11, Y0, Y11
+	JMP end3
+
+else2:
+	VMOVUPS    (BX)(R10*4), Y1
+	VMOVUPS    32(BX)(R10*4), Y2
+	VMOVUPS    64(BX)(R10*4), Y3
+	VMOVUPS    96(BX)(R10*4), Y4
+	PREFETCHT0 (BX)(R11*4)
+	PREFETCHT0 64(BX)(R11*4)
+
+end3:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y11, Y7, Y11
-	VMAXPS Y11, Y6, Y11
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y1, Y5, Y1
+	VMINPS       Y2, Y5, Y2
+	VMINPS       Y3, Y5, Y3
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y0, Y4, Y0
+	TESTL        $0x00000100, CX
+	JZ           end7
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
 
 	// load p
 	TESTL      $0x00000004, CX
 	JZ         else8
-	VPMOVZXWD  (DX)(R10*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT1 (DX)(R11*2)
+	VPMOVZXWD  (DX)(R10*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R10*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R10*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R10*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R11*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (DX)(R10*4), Y12
-	PREFETCHT1 (DX)(R11*4)
+	VMOVUPS    (DX)(R10*4), Y5
+	VMOVUPS    32(DX)(R10*4), Y6
+	VMOVUPS    64(DX)(R10*4), Y7
+	VMOVUPS    96(DX)(R10*4), Y8
+	PREFETCHT0 (DX)(R11*4)
+	PREFETCHT0 64(DX)(R11*4)
 
 end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y1
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	VADDPS Y4, Y0, Y0
 
-	// g = g + l2·p
-	VMULPS Y12, Y8, Y13
-	VADDPS Y13, Y11, Y11
-
-end11:
+end7:
 	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R10*2), Y13
-	VPSLLD     $0x10, Y13, Y13
-	PREFETCHT1 (SI)(R11*2)
-	JMP        end13
+	JZ         else10
+	VPMOVZXWD  (SI)(R10*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(SI)(R10*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(SI)(R10*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(SI)(R10*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (SI)(R11*2)
+	JMP        end11
 
-else12:
-	VMOVUPS    (SI)(R10*4), Y13
-	PREFETCHT1 (SI)(R11*4)
+else10:
+	VMOVUPS    (SI)(R10*4), Y5
+	VMOVUPS    32(SI)(R10*4), Y6
+	VMOVUPS    64(SI)(R10*4), Y7
+	VMOVUPS    96(SI)(R10*4), Y8
+	PREFETCHT0 (SI)(R11*4)
+	PREFETCHT0 64(SI)(R11*4)
 
-end13:
-	VMULPS Y13, Y2, Y13
-	VMULPS Y11, Y3, Y11
-	VADDPS Y11, Y13, Y11
+end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y1, Y8, Y1
+	VMULPS       Y2, Y8, Y2
+	VMULPS       Y3, Y8, Y3
+	VMULPS       Y0, Y8, Y0
+	VADDPS       Y1, Y5, Y1
+	VADDPS       Y2, Y6, Y2
+	VADDPS       Y3, Y7, Y3
+	VADDPS       Y0, Y4, Y0
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y11, Y13
-	VPSRLD  $0x1f, Y13, Y13
-	VPADDD  Y13, Y11, Y13
-	VPADDD  roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS  $0x03, Y11, Y11, Y14
-	VORPS   Y14, Y13, Y13
-	VPSHUFB roundingAVX2<>+192(SB), Y13, Y13
-	VPERMQ  $0x08, Y13, Y13
-	VMOVUPS X13, (SI)(R10*2)
-	JMP     end15
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (SI)(R10*2)
 
-else14:
-	VMOVUPS Y11, (SI)(R10*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y2, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y2, Y2, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, 16(SI)(R10*2)
 
-end15:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y3, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y3, Y3, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, 32(SI)(R10*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, 48(SI)(R10*2)
+	JMP     end13
+
+else12:
+	VMOVUPS Y1, (SI)(R10*4)
+	VMOVUPS Y2, 32(SI)(R10*4)
+	VMOVUPS Y3, 64(SI)(R10*4)
+	VMOVUPS Y0, 96(SI)(R10*4)
+
+end13:
 	// u = k1·m − k2·n
-	VMULPS Y11, Y4, Y11
+	// k1
+	VBROADCASTSS 28(AX), Y4
+	VMULPS       Y1, Y4, Y1
+	VMULPS       Y2, Y4, Y2
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y0, Y4, Y0
+
+	// k2
+	VBROADCASTSS 32(AX), Y4
 
 	// load n
 	TESTL      $0x00000008, CX
+	JZ         else14
+	VPMOVZXWD  (DI)(R10*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DI)(R10*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DI)(R10*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DI)(R10*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DI)(R11*2)
+	JMP        end15
+
+else14:
+	VMOVUPS    (DI)(R10*4), Y5
+	VMOVUPS    32(DI)(R10*4), Y6
+	VMOVUPS    64(DI)(R10*4), Y7
+	VMOVUPS    96(DI)(R10*4), Y8
+	PREFETCHT0 (DI)(R11*4)
+	PREFETCHT0 64(DI)(R11*4)
+
+end15:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VSUBPS Y5, Y1, Y1
+	VSUBPS Y6, Y2, Y2
+	VSUBPS Y7, Y3, Y3
+	VSUBPS Y4, Y0, Y0
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	TESTL      $0x00000004, CX
 	JZ         else16
-	VPMOVZXWD  (DI)(R10*2), Y13
-	VPSLLD     $0x10, Y13, Y13
-	PREFETCHT1 (DI)(R11*2)
+	VPMOVZXWD  (DX)(R10*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R10*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R10*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R10*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R11*2)
 	JMP        end17
 
 else16:
-	VMOVUPS    (DI)(R10*4), Y13
-	PREFETCHT1 (DI)(R11*4)
+	VMOVUPS    (DX)(R10*4), Y5
+	VMOVUPS    32(DX)(R10*4), Y6
+	VMOVUPS    64(DX)(R10*4), Y7
+	VMOVUPS    96(DX)(R10*4), Y8
+	PREFETCHT0 (DX)(R11*4)
+	PREFETCHT0 64(DX)(R11*4)
 
 end17:
-	VMULPS Y13, Y5, Y13
-	VSUBPS Y13, Y11, Y11
-
-	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VSUBPS Y1, Y5, Y1
+	VSUBPS Y2, Y6, Y2
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y0, Y4, Y0
 
 	// store p
-	TESTL $0x00000004, CX
+	TESTL $0x00000080, CX
 	JZ    else18
 
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y9, Y12
-	VPADDD  Y12, Y11, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y11
-	VMOVUPS X11, (DX)(R10*2)
-	JMP     end19
+	// counter
+	MOVL         56(AX), R12
+	ADDL         R10, R12
+	VMOVD        R12, X7
+	VPBROADCASTD X7, Y7
+	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
+
+	// key
+	VPBROADCASTD 60(AX), Y8
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y4
+	VXORPS Y4, Y7, Y4
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
+	VXORPS  Y8, Y4, Y4
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y5
+	VXORPS  Y5, Y4, Y4
+	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y4, Y5
+	VXORPS Y5, Y4, Y4
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y5
+	VXORPS Y5, Y7, Y5
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VXORPS  Y8, Y5, Y5
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y6
+	VXORPS Y6, Y7, Y6
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
+	VXORPS  Y8, Y6, Y6
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y6, Y9
+	VXORPS  Y9, Y6, Y6
+	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y6, Y9
+	VXORPS Y9, Y6, Y6
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y9
+	VXORPS Y9, Y7, Y7
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
+	VXORPS  Y8, Y7, Y7
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y7, Y8
+	VXORPS  Y8, Y7, Y7
+	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y8, Y7, Y7
+	JMP    end19
 
 else18:
-	VMOVUPS   Y11, (DX)(R10*4)
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+end19:
+	TESTL $0x00000004, CX
+	JZ    else20
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R10*2)
+	VPSRLD  $0x10, Y5, Y1
+	VPADDD  Y1, Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R10*2)
+	VPSRLD  $0x10, Y6, Y1
+	VPADDD  Y1, Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R10*2)
+	VPSRLD  $0x10, Y7, Y1
+	VPADDD  Y1, Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R10*2)
+	JMP     end21
+
+else20:
+	VMOVUPS   Y1, (DX)(R10*4)
+	VMOVUPS   Y2, 32(DX)(R10*4)
+	VMOVUPS   Y3, 64(DX)(R10*4)
+	VMOVUPS   Y0, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end21
+	JZ        end23
 	TESTL     $0x00000020, CX
-	JZ        else22
-	VCVTPS2PH $0x00, Y11, X12
+	JZ        else24
+	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
-	VANDPS    Y11, Y13, Y11
-	VMOVMSKPS Y11, R12
+	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    Y1, Y5, Y1
+	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end23
-
-else22:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y11, Y12
-	VPSRLD  $0x1f, Y12, Y12
-	VPADDD  Y12, Y11, Y12
-	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y12
-
-end23:
-	TESTL    $0x00000040, CX
-	JZ       else24
-	VMOVNTDQ X12, (R8)(R10*2)
-	JMP      end25
+	JMP       end25
 
 else24:
-	VMOVUPS X12, (R8)(R10*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y4
 
 end25:
+	TESTL    $0x00000040, CX
+	JZ       else26
+	VMOVNTDQ X4, (R8)(R10*2)
+	JMP      end27
+
+else26:
+	VMOVUPS X4, (R8)(R10*2)
+
+end27:
+	TESTL     $0x00000020, CX
+	JZ        else28
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end29
+
+else28:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end29:
+	TESTL    $0x00000040, CX
+	JZ       else30
+	VMOVNTDQ X1, 16(R8)(R10*2)
+	JMP      end31
+
+else30:
+	VMOVUPS X1, 16(R8)(R10*2)
+
+end31:
+	TESTL     $0x00000020, CX
+	JZ        else32
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end33
+
+else32:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end33:
+	TESTL    $0x00000040, CX
+	JZ       else34
+	VMOVNTDQ X1, 32(R8)(R10*2)
+	JMP      end35
+
+else34:
+	VMOVUPS X1, 32(R8)(R10*2)
+
+end35:
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y1
+
+end37:
+	TESTL    $0x00000040, CX
+	JZ       else38
+	VMOVNTDQ X1, 48(R8)(R10*2)
+	JMP      end39
+
+else38:
+	VMOVUPS X1, 48(R8)(R10*2)
+
+end39:
+end23:
 end21:
-end19:
-	ADDQ  $0x00000008, R10
-	ADDQ  $0x00000008, R11
+	ADDQ  $0x00000020, R10
+	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end27
+	JZ    end41
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end27:
+end41:
 	TESTL $0x00000040, CX
-	JZ    end29
+	JZ    end43
 	SFENCE
 
-end29:
+end43:
 	VZEROUPPER
 	RET
 
@@ -6211,37 +7152,6 @@ GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $320
 TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// keep
-	VBROADCASTSS 8(AX), Y1
-
-	// beta1
-	VBROADCASTSS 12(AX), Y2
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y3
-
-	// beta2
-	VBROADCASTSS 20(AX), Y4
-
-	// alpha2
-	VBROADCASTSS 24(AX), Y5
-
-	// k1
-	VBROADCASTSS 28(AX), Y6
-
-	// k2
-	VBROADCASTSS 32(AX), Y7
-
-	// r
-	VBROADCASTSS 36(AX), Y8
-
-	// counter
-	VPBROADCASTD 56(AX), Y10
-	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
-
 	// formats
 	MOVL 52(AX), CX
 
@@ -6270,270 +7180,694 @@ uncoupled1:
 	// out
 	MOVQ 112(AX), R9
 	XORQ R10, R10
-	MOVQ ahead+16(FP), R12
 	XORQ R11, R11
+	MOVQ ahead+16(FP), R12
 	SHRQ $0x02, R12
 
-pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y10, Y9
-	VXORPS Y10, Y9, Y9
-
-	// draw = draw·0x7feb352d ^ key
-	// key
-	VPBROADCASTD 60(AX), Y11
-	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS       Y11, Y9, Y9
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y9, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y11, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y10, Y10
-
-end3:
+	// 4 vectors at a time, with prefetch
+passAhead:
 	// g = gs·g
+	// gs
+	VBROADCASTSS (AX), Y0
+
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else4
-	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R11*2), Y11
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R11*2), Y11
-	VPSLLD    $0x10, Y11, Y11
-
-end7:
-	PREFETCHT1 (BX)(R12*2)
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R11*2), Y1
+	VCVTPH2PS  16(BX)(R11*2), Y2
+	VCVTPH2PS  32(BX)(R11*2), Y3
+	VCVTPH2PS  48(BX)(R11*2), Y4
+	PREFETCHT0 (BX)(R12*2)
 	JMP        end5
 
 else4:
-	VMOVUPS    (BX)(R11*4), Y11
-	PREFETCHT1 (BX)(R12*4)
+	VPMOVZXWD  (BX)(R11*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(BX)(R11*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(BX)(R11*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(BX)(R11*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (BX)(R12*2)
 
 end5:
-	VMULPS Y11, Y0, Y11
+	JMP end3
+
+else2:
+	VMOVUPS    (BX)(R11*4), Y1
+	VMOVUPS    32(BX)(R11*4), Y2
+	VMOVUPS    64(BX)(R11*4), Y3
+	VMOVUPS    96(BX)(R11*4), Y4
+	PREFETCHT0 (BX)(R12*4)
+	PREFETCHT0 64(BX)(R12*4)
+
+end3:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	// lo
-	VBROADCASTSS 44(AX), Y12
+	VBROADCASTSS 44(AX), Y4
 
 	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y1, Y5, Y1
+	VMINPS       Y2, Y5, Y2
+	VMINPS       Y3, Y5, Y3
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y0, Y4, Y0
+	TESTL        $0x00000100, CX
+	JZ           end7
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
 
 	// load p
 	TESTL      $0x00000004, CX
 	JZ         else8
-	VPMOVZXWD  (DX)(R11*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT1 (DX)(R12*2)
+	VPMOVZXWD  (DX)(R11*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R11*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R11*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R11*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R12*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (DX)(R11*4), Y12
-	PREFETCHT1 (DX)(R12*4)
+	VMOVUPS    (DX)(R11*4), Y5
+	VMOVUPS    32(DX)(R11*4), Y6
+	VMOVUPS    64(DX)(R11*4), Y7
+	VMOVUPS    96(DX)(R11*4), Y8
+	PREFETCHT0 (DX)(R12*4)
+	PREFETCHT0 64(DX)(R12*4)
 
 end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y1
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	VADDPS Y4, Y0, Y0
 
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-end11:
+end7:
 	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R11*2), Y13
-	VPSLLD     $0x10, Y13, Y13
-	PREFETCHT1 (SI)(R12*2)
-	JMP        end13
+	JZ         else10
+	VPMOVZXWD  (SI)(R11*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(SI)(R11*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(SI)(R11*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(SI)(R11*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (SI)(R12*2)
+	JMP        end11
 
-else12:
-	VMOVUPS    (SI)(R11*4), Y13
-	PREFETCHT1 (SI)(R12*4)
+else10:
+	VMOVUPS    (SI)(R11*4), Y5
+	VMOVUPS    32(SI)(R11*4), Y6
+	VMOVUPS    64(SI)(R11*4), Y7
+	VMOVUPS    96(SI)(R11*4), Y8
+	PREFETCHT0 (SI)(R12*4)
+	PREFETCHT0 64(SI)(R12*4)
 
-end13:
-	VMULPS Y13, Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
+end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y13, Y14
-	VPSRLD  $0x1f, Y14, Y14
-	VPADDD  Y14, Y13, Y14
-	VPADDD  roundingAVX2<>+160(SB), Y14, Y14
-	VCMPPS  $0x03, Y13, Y13, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (SI)(R11*2)
-	JMP     end15
+	VPSLLD  $0x0f, Y5, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y5, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y5, Y5, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, (SI)(R11*2)
 
-else14:
-	VMOVUPS Y13, (SI)(R11*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y6, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y6, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y6, Y6, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 16(SI)(R11*2)
 
-end15:
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else16
-	VPMOVZXWD  (R8)(R11*2), Y14
-	VPSLLD     $0x10, Y14, Y14
-	PREFETCHT1 (R8)(R12*2)
-	JMP        end17
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y7, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y7, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y7, Y7, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 32(SI)(R11*2)
 
-else16:
-	VMOVUPS    (R8)(R11*4), Y14
-	PREFETCHT1 (R8)(R12*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y4, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y4, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y4, Y4, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 48(SI)(R11*2)
+	JMP     end13
 
-end17:
-	VMULPS Y14, Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
+else12:
+	VMOVUPS Y5, (SI)(R11*4)
+	VMOVUPS Y6, 32(SI)(R11*4)
+	VMOVUPS Y7, 64(SI)(R11*4)
+	VMOVUPS Y4, 96(SI)(R11*4)
 
-	// store v
-	TESTL $0x00000008, CX
-	JZ    else18
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
-	VPADDD  Y14, Y11, Y14
-	VCMPPS  $0x03, Y11, Y11, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (R8)(R11*2)
-	JMP     end19
-
-else18:
-	VMOVUPS Y11, (R8)(R11*4)
-
-end19:
+end13:
 	// u = k1·m − k2·n
-	VMULPS Y13, Y6, Y13
+	// k1
+	VBROADCASTSS 28(AX), Y8
+	VMULPS       Y5, Y8, Y5
+	VMULPS       Y6, Y8, Y6
+	VMULPS       Y7, Y8, Y7
+	VMULPS       Y4, Y8, Y4
+
+	// k2
+	VBROADCASTSS 32(AX), Y8
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else20
-	VPMOVZXWD  (DI)(R11*2), Y14
-	VPSLLD     $0x10, Y14, Y14
-	PREFETCHT1 (DI)(R12*2)
-	JMP        end21
+	JZ         else14
+	VPMOVZXWD  (DI)(R11*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  16(DI)(R11*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	VPMOVZXWD  32(DI)(R11*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  48(DI)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (DI)(R12*2)
+	JMP        end15
+
+else14:
+	VMOVUPS    (DI)(R11*4), Y9
+	VMOVUPS    32(DI)(R11*4), Y10
+	VMOVUPS    64(DI)(R11*4), Y11
+	VMOVUPS    96(DI)(R11*4), Y12
+	PREFETCHT0 (DI)(R12*4)
+	PREFETCHT0 64(DI)(R12*4)
+
+end15:
+	VMULPS Y9, Y8, Y9
+	VMULPS Y10, Y8, Y10
+	VMULPS Y11, Y8, Y11
+	VMULPS Y12, Y8, Y8
+	VSUBPS Y9, Y5, Y5
+	VSUBPS Y10, Y6, Y6
+	VSUBPS Y11, Y7, Y7
+	VSUBPS Y8, Y4, Y4
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VMULPS       Y1, Y9, Y1
+	VMULPS       Y2, Y10, Y2
+	VMULPS       Y3, Y11, Y3
+	VMULPS       Y0, Y8, Y0
+
+	// beta2
+	VBROADCASTSS 20(AX), Y8
+
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else16
+	VPMOVZXWD  (R8)(R11*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  16(R8)(R11*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	VPMOVZXWD  32(R8)(R11*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  48(R8)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (R8)(R12*2)
+	JMP        end17
+
+else16:
+	VMOVUPS    (R8)(R11*4), Y9
+	VMOVUPS    32(R8)(R11*4), Y10
+	VMOVUPS    64(R8)(R11*4), Y11
+	VMOVUPS    96(R8)(R11*4), Y12
+	PREFETCHT0 (R8)(R12*4)
+	PREFETCHT0 64(R8)(R12*4)
+
+end17:
+	VMULPS Y9, Y8, Y9
+	VMULPS Y10, Y8, Y10
+	VMULPS Y11, Y8, Y11
+	VMULPS Y12, Y8, Y8
+	VADDPS Y1, Y9, Y1
+	VADDPS Y2, Y10, Y2
+	VADDPS Y3, Y11, Y3
+	VADDPS Y0, Y8, Y0
+
+	// store v
+	TESTL $0x00000080, CX
+	JZ    else18
+
+	// counter
+	MOVL         56(AX), R13
+	ADDL         R11, R13
+	VMOVD        R13, X11
+	VPBROADCASTD X11, Y11
+	VPADDD       roundingAVX2<>+0(SB), Y11, Y11
+
+	// key
+	VPBROADCASTD 60(AX), Y12
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y8
+	VXORPS Y8, Y11, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS  Y12, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y9, Y8, Y8
+	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y8, Y9
+	VXORPS Y9, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y9, Y11, Y9
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS  Y12, Y9, Y9
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y10
+	VXORPS Y10, Y11, Y10
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y10, Y10
+	VXORPS  Y12, Y10, Y10
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y10, Y13
+	VXORPS  Y13, Y10, Y10
+	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y10, Y13
+	VXORPS Y13, Y10, Y10
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y13
+	VXORPS Y13, Y11, Y11
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y11, Y11
+	VXORPS  Y12, Y11, Y11
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y11, Y12
+	VXORPS  Y12, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y11, Y12
+	VXORPS Y12, Y11, Y11
+	JMP    end19
+
+else18:
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+
+end19:
+	TESTL $0x00000008, CX
+	JZ    else20
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
+	VPADDD  Y12, Y1, Y12
+	VCMPPS  $0x03, Y1, Y1, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, (R8)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
+	VPADDD  Y12, Y2, Y12
+	VCMPPS  $0x03, Y2, Y2, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 16(R8)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
+	VPADDD  Y12, Y3, Y12
+	VCMPPS  $0x03, Y3, Y3, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 32(R8)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
+	VPADDD  Y12, Y0, Y12
+	VCMPPS  $0x03, Y0, Y0, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 48(R8)(R11*2)
+	JMP     end21
 
 else20:
-	VMOVUPS    (DI)(R11*4), Y14
-	PREFETCHT1 (DI)(R12*4)
+	VMOVUPS Y1, (R8)(R11*4)
+	VMOVUPS Y2, 32(R8)(R11*4)
+	VMOVUPS Y3, 64(R8)(R11*4)
+	VMOVUPS Y0, 96(R8)(R11*4)
 
 end21:
-	VMULPS Y14, Y7, Y14
-	VSUBPS Y14, Y13, Y13
-
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
+	VSQRTPS Y1, Y1
+	VSQRTPS Y2, Y2
+	VSQRTPS Y3, Y3
+	VSQRTPS Y0, Y0
+
+	// r
+	VBROADCASTSS 36(AX), Y12
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y0, Y0
 
 	// eps
-	VBROADCASTSS 40(AX), Y14
-	VADDPS       Y14, Y11, Y11
-	VDIVPS       Y11, Y13, Y11
+	VBROADCASTSS 40(AX), Y12
+	VADDPS       Y12, Y1, Y1
+	VADDPS       Y12, Y2, Y2
+	VADDPS       Y12, Y3, Y3
+	VADDPS       Y12, Y0, Y0
+	VDIVPS       Y1, Y5, Y1
+	VDIVPS       Y2, Y6, Y2
+	VDIVPS       Y3, Y7, Y3
+	VDIVPS       Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else22
+	VPMOVZXWD  (DX)(R11*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R11*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R11*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (DX)(R12*2)
+	JMP        end23
+
+else22:
+	VMOVUPS    (DX)(R11*4), Y5
+	VMOVUPS    32(DX)(R11*4), Y6
+	VMOVUPS    64(DX)(R11*4), Y7
+	VMOVUPS    96(DX)(R11*4), Y12
+	PREFETCHT0 (DX)(R12*4)
+	PREFETCHT0 64(DX)(R12*4)
+
+end23:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y12, Y4, Y4
+	VSUBPS Y1, Y5, Y1
+	VSUBPS Y2, Y6, Y2
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y0, Y4, Y0
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else22
+	JZ    else24
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y9, Y12
-	VPADDD  Y12, Y11, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y11
-	VMOVUPS X11, (DX)(R11*2)
-	JMP     end23
+	VPSRLD  $0x10, Y8, Y4
+	VPADDD  Y4, Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R11*2)
+	VPSRLD  $0x10, Y9, Y1
+	VPADDD  Y1, Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R11*2)
+	VPSRLD  $0x10, Y10, Y1
+	VPADDD  Y1, Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R11*2)
+	VPSRLD  $0x10, Y11, Y1
+	VPADDD  Y1, Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R11*2)
+	JMP     end25
 
-else22:
-	VMOVUPS   Y11, (DX)(R11*4)
+else24:
+	VMOVUPS   Y1, (DX)(R11*4)
+	VMOVUPS   Y2, 32(DX)(R11*4)
+	VMOVUPS   Y3, 64(DX)(R11*4)
+	VMOVUPS   Y0, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end25
+	JZ        end27
 	TESTL     $0x00000020, CX
-	JZ        else26
-	VCVTPS2PH $0x00, Y11, X12
+	JZ        else28
+	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
-	VANDPS    Y11, Y13, Y11
-	VMOVMSKPS Y11, R13
+	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    Y1, Y5, Y1
+	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end27
-
-else26:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y11, Y12
-	VPSRLD  $0x1f, Y12, Y12
-	VPADDD  Y12, Y11, Y12
-	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y12
-
-end27:
-	TESTL    $0x00000040, CX
-	JZ       else28
-	VMOVNTDQ X12, (R9)(R11*2)
-	JMP      end29
+	JMP       end29
 
 else28:
-	VMOVUPS X12, (R9)(R11*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y4
 
 end29:
+	TESTL    $0x00000040, CX
+	JZ       else30
+	VMOVNTDQ X4, (R9)(R11*2)
+	JMP      end31
+
+else30:
+	VMOVUPS X4, (R9)(R11*2)
+
+end31:
+	TESTL     $0x00000020, CX
+	JZ        else32
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end33
+
+else32:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end33:
+	TESTL    $0x00000040, CX
+	JZ       else34
+	VMOVNTDQ X1, 16(R9)(R11*2)
+	JMP      end35
+
+else34:
+	VMOVUPS X1, 16(R9)(R11*2)
+
+end35:
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end37:
+	TESTL    $0x00000040, CX
+	JZ       else38
+	VMOVNTDQ X1, 32(R9)(R11*2)
+	JMP      end39
+
+else38:
+	VMOVUPS X1, 32(R9)(R11*2)
+
+end39:
+	TESTL     $0x00000020, CX
+	JZ        else40
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end41
+
+else40:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y1
+
+end41:
+	TESTL    $0x00000040, CX
+	JZ       else42
+	VMOVNTDQ X1, 48(R9)(R11*2)
+	JMP      end43
+
+else42:
+	VMOVUPS X1, 48(R9)(R11*2)
+
+end43:
+end27:
 end25:
-end23:
-	ADDQ  $0x00000008, R11
-	ADDQ  $0x00000008, R12
+	ADDQ  $0x00000020, R11
+	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end31
+	JZ    end45
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end31:
+end45:
 	TESTL $0x00000040, CX
-	JZ    end33
+	JZ    end47
 	SFENCE
 
-end33:
+end47:
 	VZEROUPPER
 	RET
 
@@ -6541,37 +7875,6 @@ end33:
 // Requires: AVX, AVX2, F16C, MMX+, POPCNT
 TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// keep
-	VBROADCASTSS 8(AX), Y1
-
-	// beta1
-	VBROADCASTSS 12(AX), Y2
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y3
-
-	// beta2
-	VBROADCASTSS 20(AX), Y4
-
-	// alpha2
-	VBROADCASTSS 24(AX), Y5
-
-	// k1
-	VBROADCASTSS 28(AX), Y6
-
-	// k2
-	VBROADCASTSS 32(AX), Y7
-
-	// r
-	VBROADCASTSS 36(AX), Y8
-
-	// counter
-	VPBROADCASTD 56(AX), Y10
-	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
 
 	// formats
 	MOVL 52(AX), CX
@@ -6604,306 +7907,773 @@ uncoupled1:
 	// out
 	MOVQ 112(AX), R10
 	XORQ R11, R11
-	MOVQ ahead+16(FP), R13
 	XORQ R12, R12
+	MOVQ ahead+16(FP), R13
 	SHRQ $0x02, R13
 
-pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y10, Y9
-	VXORPS Y10, Y9, Y9
-
-	// draw = draw·0x7feb352d ^ key
-	// key
-	VPBROADCASTD 60(AX), Y11
-	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS       Y11, Y9, Y9
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y9, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y11, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y10, Y10
-
-end3:
+	// 4 vectors at a time, with prefetch
+passAhead:
 	// g = gs·g
+	// gs
+	VBROADCASTSS (AX), Y0
+
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else4
-	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R12*2), Y11
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R12*2), Y11
-	VPSLLD    $0x10, Y11, Y11
-
-end7:
-	PREFETCHT1 (BX)(R13*2)
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R12*2), Y1
+	VCVTPH2PS  16(BX)(R12*2), Y2
+	VCVTPH2PS  32(BX)(R12*2), Y3
+	VCVTPH2PS  48(BX)(R12*2), Y4
+	PREFETCHT0 (BX)(R13*2)
 	JMP        end5
 
 else4:
-	VMOVUPS    (BX)(R12*4), Y11
-	PREFETCHT1 (BX)(R13*4)
+	VPMOVZXWD  (BX)(R12*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(BX)(R12*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(BX)(R12*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(BX)(R12*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (BX)(R13*2)
 
 end5:
-	VMULPS Y11, Y0, Y11
+	JMP end3
+
+else2:
+	VMOVUPS    (BX)(R12*4), Y1
+	VMOVUPS    32(BX)(R12*4), Y2
+	VMOVUPS    64(BX)(R12*4), Y3
+	VMOVUPS    96(BX)(R12*4), Y4
+	PREFETCHT0 (BX)(R13*4)
+	PREFETCHT0 64(BX)(R13*4)
+
+end3:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	// lo
-	VBROADCASTSS 44(AX), Y12
+	VBROADCASTSS 44(AX), Y4
 
 	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y1, Y5, Y1
+	VMINPS       Y2, Y5, Y2
+	VMINPS       Y3, Y5, Y3
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y0, Y4, Y0
+	TESTL        $0x00000100, CX
+	JZ           end7
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
 
 	// load p
 	TESTL      $0x00000004, CX
 	JZ         else8
-	VPMOVZXWD  (DX)(R12*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT1 (DX)(R13*2)
+	VPMOVZXWD  (DX)(R12*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R12*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R12*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R12*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R13*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (DX)(R12*4), Y12
-	PREFETCHT1 (DX)(R13*4)
+	VMOVUPS    (DX)(R12*4), Y5
+	VMOVUPS    32(DX)(R12*4), Y6
+	VMOVUPS    64(DX)(R12*4), Y7
+	VMOVUPS    96(DX)(R12*4), Y8
+	PREFETCHT0 (DX)(R13*4)
+	PREFETCHT0 64(DX)(R13*4)
 
 end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y1
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	VADDPS Y4, Y0, Y0
 
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-end11:
+end7:
 	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R12*2), Y13
-	VPSLLD     $0x10, Y13, Y13
-	PREFETCHT1 (SI)(R13*2)
-	JMP        end13
+	JZ         else10
+	VPMOVZXWD  (SI)(R12*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(SI)(R12*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(SI)(R12*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(SI)(R12*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (SI)(R13*2)
+	JMP        end11
 
-else12:
-	VMOVUPS    (SI)(R12*4), Y13
-	PREFETCHT1 (SI)(R13*4)
+else10:
+	VMOVUPS    (SI)(R12*4), Y5
+	VMOVUPS    32(SI)(R12*4), Y6
+	VMOVUPS    64(SI)(R12*4), Y7
+	VMOVUPS    96(SI)(R12*4), Y8
+	PREFETCHT0 (SI)(R13*4)
+	PREFETCHT0 64(SI)(R13*4)
 
-end13:
-	VMULPS Y13, Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
+end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y13, Y14
-	VPSRLD  $0x1f, Y14, Y14
-	VPADDD  Y14, Y13, Y14
-	VPADDD  roundingAVX2<>+160(SB), Y14, Y14
-	VCMPPS  $0x03, Y13, Y13, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (SI)(R12*2)
-	JMP     end15
+	VPSLLD  $0x0f, Y5, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y5, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y5, Y5, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, (SI)(R12*2)
 
-else14:
-	VMOVUPS Y13, (SI)(R12*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y6, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y6, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y6, Y6, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 16(SI)(R12*2)
 
-end15:
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else16
-	VPMOVZXWD  (R8)(R12*2), Y14
-	VPSLLD     $0x10, Y14, Y14
-	PREFETCHT1 (R8)(R13*2)
-	JMP        end17
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y7, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y7, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y7, Y7, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 32(SI)(R12*2)
 
-else16:
-	VMOVUPS    (R8)(R12*4), Y14
-	PREFETCHT1 (R8)(R13*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y4, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y4, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y4, Y4, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 48(SI)(R12*2)
+	JMP     end13
 
-end17:
-	VMULPS Y14, Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
+else12:
+	VMOVUPS Y5, (SI)(R12*4)
+	VMOVUPS Y6, 32(SI)(R12*4)
+	VMOVUPS Y7, 64(SI)(R12*4)
+	VMOVUPS Y4, 96(SI)(R12*4)
 
-	// store v
-	TESTL $0x00000008, CX
-	JZ    else18
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
-	VPADDD  Y14, Y11, Y14
-	VCMPPS  $0x03, Y11, Y11, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (R8)(R12*2)
-	JMP     end19
-
-else18:
-	VMOVUPS Y11, (R8)(R12*4)
-
-end19:
-	// w = x = max(x, v)
-	// load x
-	TESTL      $0x00000008, CX
-	JZ         else20
-	VPMOVZXWD  (R9)(R12*2), Y14
-	VPSLLD     $0x10, Y14, Y14
-	PREFETCHT1 (R9)(R13*2)
-	JMP        end21
-
-else20:
-	VMOVUPS    (R9)(R12*4), Y14
-	PREFETCHT1 (R9)(R13*4)
-
-end21:
-	VMAXPS Y11, Y14, Y11
-	VCMPPS $0x03, Y14, Y14, Y14
-	VORPS  Y14, Y11, Y11
-
-	// store x
-	TESTL $0x00000008, CX
-	JZ    else22
-
-	// bf16: (x + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
-	VPADDD  Y14, Y11, Y14
-	VCMPPS  $0x03, Y11, Y11, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (R9)(R12*2)
-	JMP     end23
-
-else22:
-	VMOVUPS Y11, (R9)(R12*4)
-
-end23:
+end13:
 	// u = k1·m − k2·n
-	VMULPS Y13, Y6, Y13
+	// k1
+	VBROADCASTSS 28(AX), Y8
+	VMULPS       Y5, Y8, Y5
+	VMULPS       Y6, Y8, Y6
+	VMULPS       Y7, Y8, Y7
+	VMULPS       Y4, Y8, Y4
+
+	// k2
+	VBROADCASTSS 32(AX), Y8
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else24
-	VPMOVZXWD  (DI)(R12*2), Y14
+	JZ         else14
+	VPMOVZXWD  (DI)(R12*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  16(DI)(R12*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	VPMOVZXWD  32(DI)(R12*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  48(DI)(R12*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (DI)(R13*2)
+	JMP        end15
+
+else14:
+	VMOVUPS    (DI)(R12*4), Y9
+	VMOVUPS    32(DI)(R12*4), Y10
+	VMOVUPS    64(DI)(R12*4), Y11
+	VMOVUPS    96(DI)(R12*4), Y12
+	PREFETCHT0 (DI)(R13*4)
+	PREFETCHT0 64(DI)(R13*4)
+
+end15:
+	VMULPS Y9, Y8, Y9
+	VMULPS Y10, Y8, Y10
+	VMULPS Y11, Y8, Y11
+	VMULPS Y12, Y8, Y8
+	VSUBPS Y9, Y5, Y5
+	VSUBPS Y10, Y6, Y6
+	VSUBPS Y11, Y7, Y7
+	VSUBPS Y8, Y4, Y4
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VMULPS       Y1, Y9, Y1
+	VMULPS       Y2, Y10, Y2
+	VMULPS       Y3, Y11, Y3
+	VMULPS       Y0, Y8, Y0
+
+	// beta2
+	VBROADCASTSS 20(AX), Y8
+
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else16
+	VPMOVZXWD  (R8)(R12*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  16(R8)(R12*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	VPMOVZXWD  32(R8)(R12*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  48(R8)(R12*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (R8)(R13*2)
+	JMP        end17
+
+else16:
+	VMOVUPS    (R8)(R12*4), Y9
+	VMOVUPS    32(R8)(R12*4), Y10
+	VMOVUPS    64(R8)(R12*4), Y11
+	VMOVUPS    96(R8)(R12*4), Y12
+	PREFETCHT0 (R8)(R13*4)
+	PREFETCHT0 64(R8)(R13*4)
+
+end17:
+	VMULPS Y9, Y8, Y9
+	VMULPS Y10, Y8, Y10
+	VMULPS Y11, Y8, Y11
+	VMULPS Y12, Y8, Y8
+	VADDPS Y1, Y9, Y1
+	VADDPS Y2, Y10, Y2
+	VADDPS Y3, Y11, Y3
+	VADDPS Y0, Y8, Y0
+
+	// store v
+	TESTL $0x00000080, CX
+	JZ    else18
+
+	// counter
+	MOVL         56(AX), R14
+	ADDL         R12, R14
+	VMOVD        R14, X11
+	VPBROADCASTD X11, Y11
+	VPADDD       roundingAVX2<>+0(SB), Y11, Y11
+
+	// key
+	VPBROADCASTD 60(AX), Y12
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y8
+	VXORPS Y8, Y11, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS  Y12, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y9, Y8, Y8
+	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y8, Y9
+	VXORPS Y9, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y9, Y11, Y9
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS  Y12, Y9, Y9
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y10
+	VXORPS Y10, Y11, Y10
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y10, Y10
+	VXORPS  Y12, Y10, Y10
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y10, Y13
+	VXORPS  Y13, Y10, Y10
+	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y10, Y13
+	VXORPS Y13, Y10, Y10
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y13
+	VXORPS Y13, Y11, Y11
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y11, Y11
+	VXORPS  Y12, Y11, Y11
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y11, Y12
+	VXORPS  Y12, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y11, Y12
+	VXORPS Y12, Y11, Y11
+	JMP    end19
+
+else18:
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+
+end19:
+	TESTL $0x00000008, CX
+	JZ    else20
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
+	VPADDD  Y12, Y1, Y12
+	VCMPPS  $0x03, Y1, Y1, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, (R8)(R12*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
+	VPADDD  Y12, Y2, Y12
+	VCMPPS  $0x03, Y2, Y2, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 16(R8)(R12*2)
+	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
+	VPADDD  Y12, Y3, Y12
+	VCMPPS  $0x03, Y3, Y3, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 32(R8)(R12*2)
+	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
+	VPADDD  Y12, Y0, Y12
+	VCMPPS  $0x03, Y0, Y0, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 48(R8)(R12*2)
+	JMP     end21
+
+else20:
+	VMOVUPS Y1, (R8)(R12*4)
+	VMOVUPS Y2, 32(R8)(R12*4)
+	VMOVUPS Y3, 64(R8)(R12*4)
+	VMOVUPS Y0, 96(R8)(R12*4)
+
+end21:
+	// w = x = max(x, v)
+	// load x
+	TESTL      $0x00000008, CX
+	JZ         else22
+	VPMOVZXWD  (R9)(R12*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  16(R9)(R12*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	VPMOVZXWD  32(R9)(R12*2), Y14
 	VPSLLD     $0x10, Y14, Y14
-	PREFETCHT1 (DI)(R13*2)
-	JMP        end25
+	VPMOVZXWD  48(R9)(R12*2), Y15
+	VPSLLD     $0x10, Y15, Y15
+	PREFETCHT0 (R9)(R13*2)
+	JMP        end23
+
+else22:
+	VMOVUPS    (R9)(R12*4), Y12
+	VMOVUPS    32(R9)(R12*4), Y13
+	VMOVUPS    64(R9)(R12*4), Y14
+	VMOVUPS    96(R9)(R12*4), Y15
+	PREFETCHT0 (R9)(R13*4)
+	PREFETCHT0 64(R9)(R13*4)
+
+end23:
+	VMAXPS Y1, Y12, Y1
+	VMAXPS Y2, Y13, Y2
+	VMAXPS Y3, Y14, Y3
+	VMAXPS Y0, Y15, Y0
+	VCMPPS $0x03, Y12, Y12, Y12
+	VORPS  Y12, Y1, Y1
+	VCMPPS $0x03, Y13, Y13, Y12
+	VORPS  Y12, Y2, Y2
+	VCMPPS $0x03, Y14, Y14, Y12
+	VORPS  Y12, Y3, Y3
+	VCMPPS $0x03, Y15, Y15, Y12
+	VORPS  Y12, Y0, Y0
+
+	// store x
+	TESTL $0x00000008, CX
+	JZ    else24
+
+	// bf16: (x + draw&0xffff)>>16
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
+	VPADDD  Y12, Y1, Y12
+	VCMPPS  $0x03, Y1, Y1, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, (R9)(R12*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
+	VPADDD  Y12, Y2, Y12
+	VCMPPS  $0x03, Y2, Y2, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 16(R9)(R12*2)
+	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
+	VPADDD  Y12, Y3, Y12
+	VCMPPS  $0x03, Y3, Y3, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 32(R9)(R12*2)
+	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
+	VPADDD  Y12, Y0, Y12
+	VCMPPS  $0x03, Y0, Y0, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 48(R9)(R12*2)
+	JMP     end25
 
 else24:
-	VMOVUPS    (DI)(R12*4), Y14
-	PREFETCHT1 (DI)(R13*4)
+	VMOVUPS Y1, (R9)(R12*4)
+	VMOVUPS Y2, 32(R9)(R12*4)
+	VMOVUPS Y3, 64(R9)(R12*4)
+	VMOVUPS Y0, 96(R9)(R12*4)
 
 end25:
-	VMULPS Y14, Y7, Y14
-	VSUBPS Y14, Y13, Y13
-
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y8, Y11, Y11
+	VSQRTPS Y1, Y1
+	VSQRTPS Y2, Y2
+	VSQRTPS Y3, Y3
+	VSQRTPS Y0, Y0
+
+	// r
+	VBROADCASTSS 36(AX), Y12
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y0, Y0
 
 	// eps
-	VBROADCASTSS 40(AX), Y14
-	VADDPS       Y14, Y11, Y11
-	VDIVPS       Y11, Y13, Y11
+	VBROADCASTSS 40(AX), Y12
+	VADDPS       Y12, Y1, Y1
+	VADDPS       Y12, Y2, Y2
+	VADDPS       Y12, Y3, Y3
+	VADDPS       Y12, Y0, Y0
+	VDIVPS       Y1, Y5, Y1
+	VDIVPS       Y2, Y6, Y2
+	VDIVPS       Y3, Y7, Y3
+	VDIVPS       Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else26
+	VPMOVZXWD  (DX)(R12*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R12*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R12*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R12*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (DX)(R13*2)
+	JMP        end27
+
+else26:
+	VMOVUPS    (DX)(R12*4), Y5
+	VMOVUPS    32(DX)(R12*4), Y6
+	VMOVUPS    64(DX)(R12*4), Y7
+	VMOVUPS    96(DX)(R12*4), Y12
+	PREFETCHT0 (DX)(R13*4)
+	PREFETCHT0 64(DX)(R13*4)
+
+end27:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y12, Y4, Y4
+	VSUBPS Y1, Y5, Y1
+	VSUBPS Y2, Y6, Y2
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y0, Y4, Y0
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else26
+	JZ    else28
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y9, Y12
-	VPADDD  Y12, Y11, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y11
-	VMOVUPS X11, (DX)(R12*2)
-	JMP     end27
+	VPSRLD  $0x10, Y8, Y4
+	VPADDD  Y4, Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R12*2)
+	VPSRLD  $0x10, Y9, Y1
+	VPADDD  Y1, Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R12*2)
+	VPSRLD  $0x10, Y10, Y1
+	VPADDD  Y1, Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R12*2)
+	VPSRLD  $0x10, Y11, Y1
+	VPADDD  Y1, Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R12*2)
+	JMP     end29
 
-else26:
-	VMOVUPS   Y11, (DX)(R12*4)
+else28:
+	VMOVUPS   Y1, (DX)(R12*4)
+	VMOVUPS   Y2, 32(DX)(R12*4)
+	VMOVUPS   Y3, 64(DX)(R12*4)
+	VMOVUPS   Y0, 96(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end29
+	JZ        end31
 	TESTL     $0x00000020, CX
-	JZ        else30
-	VCVTPS2PH $0x00, Y11, X12
+	JZ        else32
+	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
-	VANDPS    Y11, Y13, Y11
-	VMOVMSKPS Y11, R14
+	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    Y1, Y5, Y1
+	VMOVMSKPS Y1, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end31
-
-else30:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y11, Y12
-	VPSRLD  $0x1f, Y12, Y12
-	VPADDD  Y12, Y11, Y12
-	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y12
-
-end31:
-	TESTL    $0x00000040, CX
-	JZ       else32
-	VMOVNTDQ X12, (R10)(R12*2)
-	JMP      end33
+	JMP       end33
 
 else32:
-	VMOVUPS X12, (R10)(R12*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y4
 
 end33:
+	TESTL    $0x00000040, CX
+	JZ       else34
+	VMOVNTDQ X4, (R10)(R12*2)
+	JMP      end35
+
+else34:
+	VMOVUPS X4, (R10)(R12*2)
+
+end35:
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R14
+	POPCNTL   R14, R14
+	ADDQ      R14, R11
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end37:
+	TESTL    $0x00000040, CX
+	JZ       else38
+	VMOVNTDQ X1, 16(R10)(R12*2)
+	JMP      end39
+
+else38:
+	VMOVUPS X1, 16(R10)(R12*2)
+
+end39:
+	TESTL     $0x00000020, CX
+	JZ        else40
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R14
+	POPCNTL   R14, R14
+	ADDQ      R14, R11
+	JMP       end41
+
+else40:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end41:
+	TESTL    $0x00000040, CX
+	JZ       else42
+	VMOVNTDQ X1, 32(R10)(R12*2)
+	JMP      end43
+
+else42:
+	VMOVUPS X1, 32(R10)(R12*2)
+
+end43:
+	TESTL     $0x00000020, CX
+	JZ        else44
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R14
+	POPCNTL   R14, R14
+	ADDQ      R14, R11
+	JMP       end45
+
+else44:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y1
+
+end45:
+	TESTL    $0x00000040, CX
+	JZ       else46
+	VMOVNTDQ X1, 48(R10)(R12*2)
+	JMP      end47
+
+else46:
+	VMOVUPS X1, 48(R10)(R12*2)
+
+end47:
+end31:
 end29:
-end27:
-	ADDQ  $0x00000008, R12
-	ADDQ  $0x00000008, R13
+	ADDQ  $0x00000020, R12
+	ADDQ  $0x00000020, R13
 	CMPQ  R12, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end35
+	JZ    end49
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end35:
+end49:
 	TESTL $0x00000040, CX
-	JZ    end37
+	JZ    end51
 	SFENCE
 
-end37:
+end51:
 	VZEROUPPER
 	RET
 
@@ -6911,28 +8681,6 @@ end37:
 // Requires: AVX, AVX2, F16C, MMX+, POPCNT
 TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// keep
-	VBROADCASTSS 8(AX), Y1
-
-	// k1
-	VBROADCASTSS 28(AX), Y2
-
-	// lo
-	VBROADCASTSS 44(AX), Y3
-
-	// hi
-	VBROADCASTSS 48(AX), Y4
-
-	// l2
-	VBROADCASTSS 4(AX), Y5
-
-	// counter
-	VPBROADCASTD 56(AX), Y7
-	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
 
 	// formats
 	MOVL 52(AX), CX
@@ -6953,163 +8701,447 @@ uncoupled1:
 	// out
 	MOVQ 112(AX), SI
 	XORQ DI, DI
-	MOVQ ahead+16(FP), R9
 	XORQ R8, R8
+	MOVQ ahead+16(FP), R9
 	SHRQ $0x02, R9
 
-pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y6
-	VXORPS Y7, Y6, Y6
-
-	// draw = draw·0x7feb352d ^ key
-	// key
-	VPBROADCASTD 60(AX), Y8
-	VPMULLD      roundingAVX2<>+64(SB), Y6, Y6
-	VXORPS       Y8, Y6, Y6
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y6, Y8
-	VXORPS  Y6, Y8, Y8
-	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y8, Y6
-	VXORPS Y8, Y6, Y6
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-end3:
+	// 4 vectors at a time, with prefetch
+passAhead:
 	// g = gs·g
+	// gs
+	VBROADCASTSS (AX), Y0
+
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else4
-	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R8*2), Y8
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R8*2), Y8
-	VPSLLD    $0x10, Y8, Y8
-
-end7:
-	PREFETCHT1 (BX)(R9*2)
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R8*2), Y1
+	VCVTPH2PS  16(BX)(R8*2), Y2
+	VCVTPH2PS  32(BX)(R8*2), Y3
+	VCVTPH2PS  48(BX)(R8*2), Y4
+	PREFETCHT0 (BX)(R9*2)
 	JMP        end5
 
 else4:
-	VMOVUPS    (BX)(R8*4), Y8
-	PREFETCHT1 (BX)(R9*4)
+	VPMOVZXWD  (BX)(R8*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(BX)(R8*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(BX)(R8*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(BX)(R8*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (BX)(R9*2)
 
 end5:
-	VMULPS Y8, Y0, Y8
+	JMP end3
+
+else2:
+	VMOVUPS    (BX)(R8*4), Y1
+	VMOVUPS    32(BX)(R8*4), Y2
+	VMOVUPS    64(BX)(R8*4), Y3
+	VMOVUPS    96(BX)(R8*4), Y4
+	PREFETCHT0 (BX)(R9*4)
+	PREFETCHT0 64(BX)(R9*4)
+
+end3:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y8, Y4, Y8
-	VMAXPS Y8, Y3, Y8
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y1, Y5, Y1
+	VMINPS       Y2, Y5, Y2
+	VMINPS       Y3, Y5, Y3
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y0, Y4, Y0
+	TESTL        $0x00000100, CX
+	JZ           end7
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
 
 	// load p
 	TESTL      $0x00000004, CX
 	JZ         else8
-	VPMOVZXWD  (DX)(R8*2), Y9
-	VPSLLD     $0x10, Y9, Y9
-	PREFETCHT1 (DX)(R9*2)
+	VPMOVZXWD  (DX)(R8*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R8*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R8*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R8*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R9*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (DX)(R8*4), Y9
-	PREFETCHT1 (DX)(R9*4)
+	VMOVUPS    (DX)(R8*4), Y5
+	VMOVUPS    32(DX)(R8*4), Y6
+	VMOVUPS    64(DX)(R8*4), Y7
+	VMOVUPS    96(DX)(R8*4), Y8
+	PREFETCHT0 (DX)(R9*4)
+	PREFETCHT0 64(DX)(R9*4)
 
 end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y1
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	VADDPS Y4, Y0, Y0
 
-	// g = g + l2·p
-	VMULPS Y9, Y5, Y10
-	VADDPS Y10, Y8, Y8
-
-end11:
+end7:
 	// u = k1·g
-	VMULPS Y8, Y2, Y8
+	// k1
+	VBROADCASTSS 28(AX), Y4
+	VMULPS       Y1, Y4, Y1
+	VMULPS       Y2, Y4, Y2
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y9, Y1, Y9
-	VSUBPS Y8, Y9, Y8
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else10
+	VPMOVZXWD  (DX)(R8*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R8*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R8*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R8*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R9*2)
+	JMP        end11
+
+else10:
+	VMOVUPS    (DX)(R8*4), Y5
+	VMOVUPS    32(DX)(R8*4), Y6
+	VMOVUPS    64(DX)(R8*4), Y7
+	VMOVUPS    96(DX)(R8*4), Y8
+	PREFETCHT0 (DX)(R9*4)
+	PREFETCHT0 64(DX)(R9*4)
+
+end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VSUBPS Y1, Y5, Y1
+	VSUBPS Y2, Y6, Y2
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y0, Y4, Y0
 
 	// store p
-	TESTL $0x00000004, CX
+	TESTL $0x00000080, CX
 	JZ    else12
 
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y6, Y9
-	VPADDD  Y9, Y8, Y9
-	VCMPPS  $0x03, Y8, Y8, Y8
-	VORPS   Y8, Y9, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, (DX)(R8*2)
-	JMP     end13
+	// counter
+	MOVL         56(AX), R10
+	ADDL         R8, R10
+	VMOVD        R10, X7
+	VPBROADCASTD X7, Y7
+	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
+
+	// key
+	VPBROADCASTD 60(AX), Y8
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y4
+	VXORPS Y4, Y7, Y4
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
+	VXORPS  Y8, Y4, Y4
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y5
+	VXORPS  Y5, Y4, Y4
+	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y4, Y5
+	VXORPS Y5, Y4, Y4
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y5
+	VXORPS Y5, Y7, Y5
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VXORPS  Y8, Y5, Y5
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y6
+	VXORPS Y6, Y7, Y6
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
+	VXORPS  Y8, Y6, Y6
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y6, Y9
+	VXORPS  Y9, Y6, Y6
+	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y6, Y9
+	VXORPS Y9, Y6, Y6
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y9
+	VXORPS Y9, Y7, Y7
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
+	VXORPS  Y8, Y7, Y7
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y7, Y8
+	VXORPS  Y8, Y7, Y7
+	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y8, Y7, Y7
+	JMP    end13
 
 else12:
-	VMOVUPS   Y8, (DX)(R8*4)
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+end13:
+	TESTL $0x00000004, CX
+	JZ    else14
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R8*2)
+	VPSRLD  $0x10, Y5, Y1
+	VPADDD  Y1, Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R8*2)
+	VPSRLD  $0x10, Y6, Y1
+	VPADDD  Y1, Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R8*2)
+	VPSRLD  $0x10, Y7, Y1
+	VPADDD  Y1, Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R8*2)
+	JMP     end15
+
+else14:
+	VMOVUPS   Y1, (DX)(R8*4)
+	VMOVUPS   Y2, 32(DX)(R8*4)
+	VMOVUPS   Y3, 64(DX)(R8*4)
+	VMOVUPS   Y0, 96(DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end15
+	JZ        end17
 	TESTL     $0x00000020, CX
-	JZ        else16
-	VCVTPS2PH $0x00, Y8, X9
+	JZ        else18
+	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y8, Y8
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y8, Y10
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y8, Y8
-	VANDPS    Y8, Y10, Y8
-	VMOVMSKPS Y8, R10
+	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    Y1, Y5, Y1
+	VMOVMSKPS Y1, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end17
-
-else16:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y8, Y9
-	VPSRLD  $0x1f, Y9, Y9
-	VPADDD  Y9, Y8, Y9
-	VPADDD  roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS  $0x03, Y8, Y8, Y8
-	VORPS   Y8, Y9, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y9
-
-end17:
-	TESTL    $0x00000040, CX
-	JZ       else18
-	VMOVNTDQ X9, (SI)(R8*2)
-	JMP      end19
+	JMP       end19
 
 else18:
-	VMOVUPS X9, (SI)(R8*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y4
 
 end19:
+	TESTL    $0x00000040, CX
+	JZ       else20
+	VMOVNTDQ X4, (SI)(R8*2)
+	JMP      end21
+
+else20:
+	VMOVUPS X4, (SI)(R8*2)
+
+end21:
+	TESTL     $0x00000020, CX
+	JZ        else22
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R10
+	POPCNTL   R10, R10
+	ADDQ      R10, DI
+	JMP       end23
+
+else22:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end23:
+	TESTL    $0x00000040, CX
+	JZ       else24
+	VMOVNTDQ X1, 16(SI)(R8*2)
+	JMP      end25
+
+else24:
+	VMOVUPS X1, 16(SI)(R8*2)
+
+end25:
+	TESTL     $0x00000020, CX
+	JZ        else26
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R10
+	POPCNTL   R10, R10
+	ADDQ      R10, DI
+	JMP       end27
+
+else26:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end27:
+	TESTL    $0x00000040, CX
+	JZ       else28
+	VMOVNTDQ X1, 32(SI)(R8*2)
+	JMP      end29
+
+else28:
+	VMOVUPS X1, 32(SI)(R8*2)
+
+end29:
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R10
+	POPCNTL   R10, R10
+	ADDQ      R10, DI
+	JMP       end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y1
+
+end31:
+	TESTL    $0x00000040, CX
+	JZ       else32
+	VMOVNTDQ X1, 48(SI)(R8*2)
+	JMP      end33
+
+else32:
+	VMOVUPS X1, 48(SI)(R8*2)
+
+end33:
+end17:
 end15:
-end13:
-	ADDQ  $0x00000008, R8
-	ADDQ  $0x00000008, R9
+	ADDQ  $0x00000020, R8
+	ADDQ  $0x00000020, R9
 	CMPQ  R8, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end21
+	JZ    end35
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end21:
+end35:
 	TESTL $0x00000040, CX
-	JZ    end23
+	JZ    end37
 	SFENCE
 
-end23:
+end37:
 	VZEROUPPER
 	RET
 
@@ -7118,34 +9150,6 @@ end23:
 TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// keep
-	VBROADCASTSS 8(AX), Y1
-
-	// beta1
-	VBROADCASTSS 12(AX), Y2
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y3
-
-	// k1
-	VBROADCASTSS 28(AX), Y4
-
-	// lo
-	VBROADCASTSS 44(AX), Y5
-
-	// hi
-	VBROADCASTSS 48(AX), Y6
-
-	// l2
-	VBROADCASTSS 4(AX), Y7
-
-	// counter
-	VPBROADCASTD 56(AX), Y9
-	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
-
 	// formats
 	MOVL 52(AX), CX
 
@@ -7168,201 +9172,546 @@ uncoupled1:
 	// out
 	MOVQ 112(AX), DI
 	XORQ R8, R8
-	MOVQ ahead+16(FP), R10
 	XORQ R9, R9
+	MOVQ ahead+16(FP), R10
 	SHRQ $0x02, R10
 
-pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y9, Y8
-	VXORPS Y9, Y8, Y8
-
-	// draw = draw·0x7feb352d ^ key
-	// key
-	VPBROADCASTD 60(AX), Y10
-	VPMULLD      roundingAVX2<>+64(SB), Y8, Y8
-	VXORPS       Y10, Y8, Y8
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y10
-	VXORPS  Y8, Y10, Y10
-	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y10, Y8
-	VXORPS Y10, Y8, Y8
-	VPADDD roundingAVX2<>+32(SB), Y9, Y9
-
-end3:
+	// 4 vectors at a time, with prefetch
+passAhead:
 	// g = gs·g
+	// gs
+	VBROADCASTSS (AX), Y0
+
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else4
-	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R9*2), Y10
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
-
-end7:
-	PREFETCHT1 (BX)(R10*2)
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R9*2), Y1
+	VCVTPH2PS  16(BX)(R9*2), Y2
+	VCVTPH2PS  32(BX)(R9*2), Y3
+	VCVTPH2PS  48(BX)(R9*2), Y4
+	PREFETCHT0 (BX)(R10*2)
 	JMP        end5
 
 else4:
-	VMOVUPS    (BX)(R9*4), Y10
-	PREFETCHT1 (BX)(R10*4)
+	VPMOVZXWD  (BX)(R9*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(BX)(R9*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(BX)(R9*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(BX)(R9*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (BX)(R10*2)
 
 end5:
-	VMULPS Y10, Y0, Y10
+	JMP end3
+
+else2:
+	VMOVUPS    (BX)(R9*4), Y1
+	VMOVUPS    32(BX)(R9*4), Y2
+	VMOVUPS    64(BX)(R9*4), Y3
+	VMOVUPS    96(BX)(R9*4), Y4
+	PREFETCHT0 (BX)(R10*4)
+	PREFETCHT0 64(BX)(R10*4)
+
+end3:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y10, Y6, Y10
-	VMAXPS Y10, Y5, Y10
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y1, Y5, Y1
+	VMINPS       Y2, Y5, Y2
+	VMINPS       Y3, Y5, Y3
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y0, Y4, Y0
+	TESTL        $0x00000100, CX
+	JZ           end7
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
 
 	// load p
 	TESTL      $0x00000004, CX
 	JZ         else8
-	VPMOVZXWD  (DX)(R9*2), Y11
-	VPSLLD     $0x10, Y11, Y11
-	PREFETCHT1 (DX)(R10*2)
+	VPMOVZXWD  (DX)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R10*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (DX)(R9*4), Y11
-	PREFETCHT1 (DX)(R10*4)
+	VMOVUPS    (DX)(R9*4), Y5
+	VMOVUPS    32(DX)(R9*4), Y6
+	VMOVUPS    64(DX)(R9*4), Y7
+	VMOVUPS    96(DX)(R9*4), Y8
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
 
 end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y1
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	VADDPS Y4, Y0, Y0
 
-	// g = g + l2·p
-	VMULPS Y11, Y7, Y12
-	VADDPS Y12, Y10, Y10
-
-end11:
+end7:
 	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R9*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT1 (SI)(R10*2)
-	JMP        end13
+	JZ         else10
+	VPMOVZXWD  (SI)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(SI)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(SI)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(SI)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end11
 
-else12:
-	VMOVUPS    (SI)(R9*4), Y12
-	PREFETCHT1 (SI)(R10*4)
+else10:
+	VMOVUPS    (SI)(R9*4), Y5
+	VMOVUPS    32(SI)(R9*4), Y6
+	VMOVUPS    64(SI)(R9*4), Y7
+	VMOVUPS    96(SI)(R9*4), Y8
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
 
-end13:
-	VMULPS Y12, Y2, Y12
-	VMULPS Y10, Y3, Y10
-	VADDPS Y10, Y12, Y10
+end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y1, Y8, Y1
+	VMULPS       Y2, Y8, Y2
+	VMULPS       Y3, Y8, Y3
+	VMULPS       Y0, Y8, Y0
+	VADDPS       Y1, Y5, Y1
+	VADDPS       Y2, Y6, Y2
+	VADDPS       Y3, Y7, Y3
+	VADDPS       Y0, Y4, Y0
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y10, Y12
-	VPSRLD  $0x1f, Y12, Y12
-	VPADDD  Y12, Y10, Y12
-	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
-	VCMPPS  $0x03, Y10, Y10, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, (SI)(R9*2)
-	JMP     end15
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (SI)(R9*2)
 
-else14:
-	VMOVUPS Y10, (SI)(R9*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y2, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y2, Y2, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, 16(SI)(R9*2)
 
-end15:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y3, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y3, Y3, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, 32(SI)(R9*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, 48(SI)(R9*2)
+	JMP     end13
+
+else12:
+	VMOVUPS Y1, (SI)(R9*4)
+	VMOVUPS Y2, 32(SI)(R9*4)
+	VMOVUPS Y3, 64(SI)(R9*4)
+	VMOVUPS Y0, 96(SI)(R9*4)
+
+end13:
 	// u = k1·m
-	VMULPS Y10, Y4, Y10
+	// k1
+	VBROADCASTSS 28(AX), Y4
+	VMULPS       Y1, Y4, Y1
+	VMULPS       Y2, Y4, Y2
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y11, Y1, Y11
-	VSUBPS Y10, Y11, Y10
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else14
+	VPMOVZXWD  (DX)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R10*2)
+	JMP        end15
+
+else14:
+	VMOVUPS    (DX)(R9*4), Y5
+	VMOVUPS    32(DX)(R9*4), Y6
+	VMOVUPS    64(DX)(R9*4), Y7
+	VMOVUPS    96(DX)(R9*4), Y8
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
+
+end15:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VSUBPS Y1, Y5, Y1
+	VSUBPS Y2, Y6, Y2
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y0, Y4, Y0
 
 	// store p
-	TESTL $0x00000004, CX
+	TESTL $0x00000080, CX
 	JZ    else16
 
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y8, Y11
-	VPADDD  Y11, Y10, Y11
-	VCMPPS  $0x03, Y10, Y10, Y10
-	VORPS   Y10, Y11, Y10
-	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
-	VPERMQ  $0x08, Y10, Y10
-	VMOVUPS X10, (DX)(R9*2)
-	JMP     end17
+	// counter
+	MOVL         56(AX), R11
+	ADDL         R9, R11
+	VMOVD        R11, X7
+	VPBROADCASTD X7, Y7
+	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
+
+	// key
+	VPBROADCASTD 60(AX), Y8
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y4
+	VXORPS Y4, Y7, Y4
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
+	VXORPS  Y8, Y4, Y4
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y5
+	VXORPS  Y5, Y4, Y4
+	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y4, Y5
+	VXORPS Y5, Y4, Y4
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y5
+	VXORPS Y5, Y7, Y5
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VXORPS  Y8, Y5, Y5
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y6
+	VXORPS Y6, Y7, Y6
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
+	VXORPS  Y8, Y6, Y6
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y6, Y9
+	VXORPS  Y9, Y6, Y6
+	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y6, Y9
+	VXORPS Y9, Y6, Y6
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y9
+	VXORPS Y9, Y7, Y7
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
+	VXORPS  Y8, Y7, Y7
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y7, Y8
+	VXORPS  Y8, Y7, Y7
+	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y8, Y7, Y7
+	JMP    end17
 
 else16:
-	VMOVUPS   Y10, (DX)(R9*4)
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+end17:
+	TESTL $0x00000004, CX
+	JZ    else18
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R9*2)
+	VPSRLD  $0x10, Y5, Y1
+	VPADDD  Y1, Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R9*2)
+	VPSRLD  $0x10, Y6, Y1
+	VPADDD  Y1, Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R9*2)
+	VPSRLD  $0x10, Y7, Y1
+	VPADDD  Y1, Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R9*2)
+	JMP     end19
+
+else18:
+	VMOVUPS   Y1, (DX)(R9*4)
+	VMOVUPS   Y2, 32(DX)(R9*4)
+	VMOVUPS   Y3, 64(DX)(R9*4)
+	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end19
+	JZ        end21
 	TESTL     $0x00000020, CX
-	JZ        else20
-	VCVTPS2PH $0x00, Y10, X11
+	JZ        else22
+	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y10, Y10
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y10, Y12
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y10, Y10
-	VANDPS    Y10, Y12, Y10
-	VMOVMSKPS Y10, R11
+	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    Y1, Y5, Y1
+	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end21
-
-else20:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y10, Y11
-	VPSRLD  $0x1f, Y11, Y11
-	VPADDD  Y11, Y10, Y11
-	VPADDD  roundingAVX2<>+160(SB), Y11, Y11
-	VCMPPS  $0x03, Y10, Y10, Y10
-	VORPS   Y10, Y11, Y10
-	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
-	VPERMQ  $0x08, Y10, Y11
-
-end21:
-	TESTL    $0x00000040, CX
-	JZ       else22
-	VMOVNTDQ X11, (DI)(R9*2)
-	JMP      end23
+	JMP       end23
 
 else22:
-	VMOVUPS X11, (DI)(R9*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y4
 
 end23:
+	TESTL    $0x00000040, CX
+	JZ       else24
+	VMOVNTDQ X4, (DI)(R9*2)
+	JMP      end25
+
+else24:
+	VMOVUPS X4, (DI)(R9*2)
+
+end25:
+	TESTL     $0x00000020, CX
+	JZ        else26
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end27
+
+else26:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end27:
+	TESTL    $0x00000040, CX
+	JZ       else28
+	VMOVNTDQ X1, 16(DI)(R9*2)
+	JMP      end29
+
+else28:
+	VMOVUPS X1, 16(DI)(R9*2)
+
+end29:
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end31:
+	TESTL    $0x00000040, CX
+	JZ       else32
+	VMOVNTDQ X1, 32(DI)(R9*2)
+	JMP      end33
+
+else32:
+	VMOVUPS X1, 32(DI)(R9*2)
+
+end33:
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y1
+
+end35:
+	TESTL    $0x00000040, CX
+	JZ       else36
+	VMOVNTDQ X1, 48(DI)(R9*2)
+	JMP      end37
+
+else36:
+	VMOVUPS X1, 48(DI)(R9*2)
+
+end37:
+end21:
 end19:
-end17:
-	ADDQ  $0x00000008, R9
-	ADDQ  $0x00000008, R10
+	ADDQ  $0x00000020, R9
+	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end25
+	JZ    end39
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end25:
+end39:
 	TESTL $0x00000040, CX
-	JZ    end27
+	JZ    end41
 	SFENCE
 
-end27:
+end41:
 	VZEROUPPER
 	RET
 
@@ -7371,34 +9720,6 @@ end27:
 TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// keep
-	VBROADCASTSS 8(AX), Y1
-
-	// beta1
-	VBROADCASTSS 12(AX), Y2
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y3
-
-	// k1
-	VBROADCASTSS 28(AX), Y4
-
-	// lo
-	VBROADCASTSS 44(AX), Y5
-
-	// hi
-	VBROADCASTSS 48(AX), Y6
-
-	// l2
-	VBROADCASTSS 4(AX), Y7
-
-	// counter
-	VPBROADCASTD 56(AX), Y9
-	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
-
 	// formats
 	MOVL 52(AX), CX
 
@@ -7421,205 +9742,558 @@ uncoupled1:
 	// out
 	MOVQ 112(AX), DI
 	XORQ R8, R8
-	MOVQ ahead+16(FP), R10
 	XORQ R9, R9
+	MOVQ ahead+16(FP), R10
 	SHRQ $0x02, R10
 
-pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y9, Y8
-	VXORPS Y9, Y8, Y8
-
-	// draw = draw·0x7feb352d ^ key
-	// key
-	VPBROADCASTD 60(AX), Y10
-	VPMULLD      roundingAVX2<>+64(SB), Y8, Y8
-	VXORPS       Y10, Y8, Y8
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y10
-	VXORPS  Y8, Y10, Y10
-	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y10, Y8
-	VXORPS Y10, Y8, Y8
-	VPADDD roundingAVX2<>+32(SB), Y9, Y9
-
-end3:
+	// 4 vectors at a time, with prefetch
+passAhead:
 	// g = gs·g
+	// gs
+	VBROADCASTSS (AX), Y0
+
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else4
-	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R9*2), Y10
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
-
-end7:
-	PREFETCHT1 (BX)(R10*2)
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R9*2), Y1
+	VCVTPH2PS  16(BX)(R9*2), Y2
+	VCVTPH2PS  32(BX)(R9*2), Y3
+	VCVTPH2PS  48(BX)(R9*2), Y4
+	PREFETCHT0 (BX)(R10*2)
 	JMP        end5
 
 else4:
-	VMOVUPS    (BX)(R9*4), Y10
-	PREFETCHT1 (BX)(R10*4)
+	VPMOVZXWD  (BX)(R9*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(BX)(R9*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(BX)(R9*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(BX)(R9*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (BX)(R10*2)
 
 end5:
-	VMULPS Y10, Y0, Y10
+	JMP end3
+
+else2:
+	VMOVUPS    (BX)(R9*4), Y1
+	VMOVUPS    32(BX)(R9*4), Y2
+	VMOVUPS    64(BX)(R9*4), Y3
+	VMOVUPS    96(BX)(R9*4), Y4
+	PREFETCHT0 (BX)(R10*4)
+	PREFETCHT0 64(BX)(R10*4)
+
+end3:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y10, Y6, Y10
-	VMAXPS Y10, Y5, Y10
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y1, Y5, Y1
+	VMINPS       Y2, Y5, Y2
+	VMINPS       Y3, Y5, Y3
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y0, Y4, Y0
+	TESTL        $0x00000100, CX
+	JZ           end7
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
 
 	// load p
 	TESTL      $0x00000004, CX
 	JZ         else8
-	VPMOVZXWD  (DX)(R9*2), Y11
-	VPSLLD     $0x10, Y11, Y11
-	PREFETCHT1 (DX)(R10*2)
+	VPMOVZXWD  (DX)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R10*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (DX)(R9*4), Y11
-	PREFETCHT1 (DX)(R10*4)
+	VMOVUPS    (DX)(R9*4), Y5
+	VMOVUPS    32(DX)(R9*4), Y6
+	VMOVUPS    64(DX)(R9*4), Y7
+	VMOVUPS    96(DX)(R9*4), Y8
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
 
 end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y1
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	VADDPS Y4, Y0, Y0
 
-	// g = g + l2·p
-	VMULPS Y11, Y7, Y12
-	VADDPS Y12, Y10, Y10
-
-end11:
+end7:
 	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R9*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT1 (SI)(R10*2)
-	JMP        end13
+	JZ         else10
+	VPMOVZXWD  (SI)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(SI)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(SI)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(SI)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end11
 
-else12:
-	VMOVUPS    (SI)(R9*4), Y12
-	PREFETCHT1 (SI)(R10*4)
+else10:
+	VMOVUPS    (SI)(R9*4), Y5
+	VMOVUPS    32(SI)(R9*4), Y6
+	VMOVUPS    64(SI)(R9*4), Y7
+	VMOVUPS    96(SI)(R9*4), Y8
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
 
-end13:
-	VMULPS Y12, Y2, Y12
-	VMULPS Y10, Y3, Y13
-	VADDPS Y13, Y12, Y12
+end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y12, Y13
-	VPSRLD  $0x1f, Y13, Y13
-	VPADDD  Y13, Y12, Y13
-	VPADDD  roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS  $0x03, Y12, Y12, Y14
-	VORPS   Y14, Y13, Y13
-	VPSHUFB roundingAVX2<>+192(SB), Y13, Y13
-	VPERMQ  $0x08, Y13, Y13
-	VMOVUPS X13, (SI)(R9*2)
-	JMP     end15
+	VPSLLD  $0x0f, Y5, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y5, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y5, Y5, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, (SI)(R9*2)
 
-else14:
-	VMOVUPS Y12, (SI)(R9*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y6, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y6, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y6, Y6, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 16(SI)(R9*2)
 
-end15:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y7, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y7, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y7, Y7, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 32(SI)(R9*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y4, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y4, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y4, Y4, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 48(SI)(R9*2)
+	JMP     end13
+
+else12:
+	VMOVUPS Y5, (SI)(R9*4)
+	VMOVUPS Y6, 32(SI)(R9*4)
+	VMOVUPS Y7, 64(SI)(R9*4)
+	VMOVUPS Y4, 96(SI)(R9*4)
+
+end13:
 	// d = g + beta1·m
-	VMULPS Y12, Y2, Y12
-	VADDPS Y12, Y10, Y10
+	// beta1
+	VBROADCASTSS 12(AX), Y8
+	VMULPS       Y5, Y8, Y5
+	VMULPS       Y6, Y8, Y6
+	VMULPS       Y7, Y8, Y7
+	VMULPS       Y4, Y8, Y4
+	VADDPS       Y5, Y1, Y1
+	VADDPS       Y6, Y2, Y2
+	VADDPS       Y7, Y3, Y3
+	VADDPS       Y4, Y0, Y0
 
 	// u = k1·d
-	VMULPS Y10, Y4, Y10
+	// k1
+	VBROADCASTSS 28(AX), Y4
+	VMULPS       Y1, Y4, Y1
+	VMULPS       Y2, Y4, Y2
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y11, Y1, Y11
-	VSUBPS Y10, Y11, Y10
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else14
+	VPMOVZXWD  (DX)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R10*2)
+	JMP        end15
+
+else14:
+	VMOVUPS    (DX)(R9*4), Y5
+	VMOVUPS    32(DX)(R9*4), Y6
+	VMOVUPS    64(DX)(R9*4), Y7
+	VMOVUPS    96(DX)(R9*4), Y8
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
+
+end15:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VSUBPS Y1, Y5, Y1
+	VSUBPS Y2, Y6, Y2
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y0, Y4, Y0
 
 	// store p
-	TESTL $0x00000004, CX
+	TESTL $0x00000080, CX
 	JZ    else16
 
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y8, Y11
-	VPADDD  Y11, Y10, Y11
-	VCMPPS  $0x03, Y10, Y10, Y10
-	VORPS   Y10, Y11, Y10
-	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
-	VPERMQ  $0x08, Y10, Y10
-	VMOVUPS X10, (DX)(R9*2)
-	JMP     end17
+	// counter
+	MOVL         56(AX), R11
+	ADDL         R9, R11
+	VMOVD        R11, X7
+	VPBROADCASTD X7, Y7
+	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
+
+	// key
+	VPBROADCASTD 60(AX), Y8
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y4
+	VXORPS Y4, Y7, Y4
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
+	VXORPS  Y8, Y4, Y4
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y5
+	VXORPS  Y5, Y4, Y4
+	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y4, Y5
+	VXORPS Y5, Y4, Y4
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y5
+	VXORPS Y5, Y7, Y5
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VXORPS  Y8, Y5, Y5
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y6
+	VXORPS Y6, Y7, Y6
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
+	VXORPS  Y8, Y6, Y6
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y6, Y9
+	VXORPS  Y9, Y6, Y6
+	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y6, Y9
+	VXORPS Y9, Y6, Y6
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y9
+	VXORPS Y9, Y7, Y7
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
+	VXORPS  Y8, Y7, Y7
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y7, Y8
+	VXORPS  Y8, Y7, Y7
+	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y8, Y7, Y7
+	JMP    end17
 
 else16:
-	VMOVUPS   Y10, (DX)(R9*4)
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+end17:
+	TESTL $0x00000004, CX
+	JZ    else18
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R9*2)
+	VPSRLD  $0x10, Y5, Y1
+	VPADDD  Y1, Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R9*2)
+	VPSRLD  $0x10, Y6, Y1
+	VPADDD  Y1, Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R9*2)
+	VPSRLD  $0x10, Y7, Y1
+	VPADDD  Y1, Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R9*2)
+	JMP     end19
+
+else18:
+	VMOVUPS   Y1, (DX)(R9*4)
+	VMOVUPS   Y2, 32(DX)(R9*4)
+	VMOVUPS   Y3, 64(DX)(R9*4)
+	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end19
+	JZ        end21
 	TESTL     $0x00000020, CX
-	JZ        else20
-	VCVTPS2PH $0x00, Y10, X11
+	JZ        else22
+	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y10, Y10
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y10, Y12
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y10, Y10
-	VANDPS    Y10, Y12, Y10
-	VMOVMSKPS Y10, R11
+	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    Y1, Y5, Y1
+	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end21
-
-else20:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y10, Y11
-	VPSRLD  $0x1f, Y11, Y11
-	VPADDD  Y11, Y10, Y11
-	VPADDD  roundingAVX2<>+160(SB), Y11, Y11
-	VCMPPS  $0x03, Y10, Y10, Y10
-	VORPS   Y10, Y11, Y10
-	VPSHUFB roundingAVX2<>+192(SB), Y10, Y10
-	VPERMQ  $0x08, Y10, Y11
-
-end21:
-	TESTL    $0x00000040, CX
-	JZ       else22
-	VMOVNTDQ X11, (DI)(R9*2)
-	JMP      end23
+	JMP       end23
 
 else22:
-	VMOVUPS X11, (DI)(R9*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y4
 
 end23:
+	TESTL    $0x00000040, CX
+	JZ       else24
+	VMOVNTDQ X4, (DI)(R9*2)
+	JMP      end25
+
+else24:
+	VMOVUPS X4, (DI)(R9*2)
+
+end25:
+	TESTL     $0x00000020, CX
+	JZ        else26
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end27
+
+else26:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end27:
+	TESTL    $0x00000040, CX
+	JZ       else28
+	VMOVNTDQ X1, 16(DI)(R9*2)
+	JMP      end29
+
+else28:
+	VMOVUPS X1, 16(DI)(R9*2)
+
+end29:
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end31:
+	TESTL    $0x00000040, CX
+	JZ       else32
+	VMOVNTDQ X1, 32(DI)(R9*2)
+	JMP      end33
+
+else32:
+	VMOVUPS X1, 32(DI)(R9*2)
+
+end33:
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y1
+
+end35:
+	TESTL    $0x00000040, CX
+	JZ       else36
+	VMOVNTDQ X1, 48(DI)(R9*2)
+	JMP      end37
+
+else36:
+	VMOVUPS X1, 48(DI)(R9*2)
+
+end37:
+end21:
 end19:
-end17:
-	ADDQ  $0x00000008, R9
-	ADDQ  $0x00000008, R10
+	ADDQ  $0x00000020, R9
+	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end25
+	JZ    end39
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end25:
+end39:
 	TESTL $0x00000040, CX
-	JZ    end27
+	JZ    end41
 	SFENCE
 
-end27:
+end41:
 	VZEROUPPER
 	RET
 
@@ -7627,37 +10301,6 @@ end27:
 // Requires: AVX, AVX2, F16C, MMX+, POPCNT
 TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// keep
-	VBROADCASTSS 8(AX), Y1
-
-	// beta1
-	VBROADCASTSS 12(AX), Y2
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y3
-
-	// beta2
-	VBROADCASTSS 20(AX), Y4
-
-	// alpha2
-	VBROADCASTSS 24(AX), Y5
-
-	// k1
-	VBROADCASTSS 28(AX), Y6
-
-	// r
-	VBROADCASTSS 36(AX), Y7
-
-	// eps
-	VBROADCASTSS 40(AX), Y8
-
-	// counter
-	VPBROADCASTD 56(AX), Y10
-	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
 
 	// formats
 	MOVL 52(AX), CX
@@ -7684,251 +10327,659 @@ uncoupled1:
 	// out
 	MOVQ 112(AX), R8
 	XORQ R9, R9
-	MOVQ ahead+16(FP), R11
 	XORQ R10, R10
+	MOVQ ahead+16(FP), R11
 	SHRQ $0x02, R11
 
-pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y10, Y9
-	VXORPS Y10, Y9, Y9
-
-	// draw = draw·0x7feb352d ^ key
-	// key
-	VPBROADCASTD 60(AX), Y11
-	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS       Y11, Y9, Y9
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y9, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y11, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y10, Y10
-
-end3:
+	// 4 vectors at a time, with prefetch
+passAhead:
 	// g = gs·g
+	// gs
+	VBROADCASTSS (AX), Y0
+
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else4
-	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R10*2), Y11
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R10*2), Y11
-	VPSLLD    $0x10, Y11, Y11
-
-end7:
-	PREFETCHT1 (BX)(R11*2)
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R10*2), Y1
+	VCVTPH2PS  16(BX)(R10*2), Y2
+	VCVTPH2PS  32(BX)(R10*2), Y3
+	VCVTPH2PS  48(BX)(R10*2), Y4
+	PREFETCHT0 (BX)(R11*2)
 	JMP        end5
 
 else4:
-	VMOVUPS    (BX)(R10*4), Y11
-	PREFETCHT1 (BX)(R11*4)
+	VPMOVZXWD  (BX)(R10*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(BX)(R10*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(BX)(R10*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(BX)(R10*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (BX)(R11*2)
 
 end5:
-	VMULPS Y11, Y0, Y11
+	JMP end3
+
+else2:
+	VMOVUPS    (BX)(R10*4), Y1
+	VMOVUPS    32(BX)(R10*4), Y2
+	VMOVUPS    64(BX)(R10*4), Y3
+	VMOVUPS    96(BX)(R10*4), Y4
+	PREFETCHT0 (BX)(R11*4)
+	PREFETCHT0 64(BX)(R11*4)
+
+end3:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	// lo
-	VBROADCASTSS 44(AX), Y12
+	VBROADCASTSS 44(AX), Y4
 
 	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y1, Y5, Y1
+	VMINPS       Y2, Y5, Y2
+	VMINPS       Y3, Y5, Y3
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y0, Y4, Y0
+	TESTL        $0x00000100, CX
+	JZ           end7
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
 
 	// load p
 	TESTL      $0x00000004, CX
 	JZ         else8
-	VPMOVZXWD  (DX)(R10*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT1 (DX)(R11*2)
+	VPMOVZXWD  (DX)(R10*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R10*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R10*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R10*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R11*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (DX)(R10*4), Y12
-	PREFETCHT1 (DX)(R11*4)
+	VMOVUPS    (DX)(R10*4), Y5
+	VMOVUPS    32(DX)(R10*4), Y6
+	VMOVUPS    64(DX)(R10*4), Y7
+	VMOVUPS    96(DX)(R10*4), Y8
+	PREFETCHT0 (DX)(R11*4)
+	PREFETCHT0 64(DX)(R11*4)
 
 end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y1
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	VADDPS Y4, Y0, Y0
 
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-end11:
+end7:
 	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R10*2), Y13
-	VPSLLD     $0x10, Y13, Y13
-	PREFETCHT1 (SI)(R11*2)
-	JMP        end13
+	JZ         else10
+	VPMOVZXWD  (SI)(R10*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(SI)(R10*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(SI)(R10*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(SI)(R10*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (SI)(R11*2)
+	JMP        end11
 
-else12:
-	VMOVUPS    (SI)(R10*4), Y13
-	PREFETCHT1 (SI)(R11*4)
+else10:
+	VMOVUPS    (SI)(R10*4), Y5
+	VMOVUPS    32(SI)(R10*4), Y6
+	VMOVUPS    64(SI)(R10*4), Y7
+	VMOVUPS    96(SI)(R10*4), Y8
+	PREFETCHT0 (SI)(R11*4)
+	PREFETCHT0 64(SI)(R11*4)
 
-end13:
-	VMULPS Y13, Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
+end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y13, Y14
-	VPSRLD  $0x1f, Y14, Y14
-	VPADDD  Y14, Y13, Y14
-	VPADDD  roundingAVX2<>+160(SB), Y14, Y14
-	VCMPPS  $0x03, Y13, Y13, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (SI)(R10*2)
-	JMP     end15
+	VPSLLD  $0x0f, Y5, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y5, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y5, Y5, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, (SI)(R10*2)
 
-else14:
-	VMOVUPS Y13, (SI)(R10*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y6, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y6, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y6, Y6, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 16(SI)(R10*2)
 
-end15:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y7, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y7, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y7, Y7, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 32(SI)(R10*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y4, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y4, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y4, Y4, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 48(SI)(R10*2)
+	JMP     end13
+
+else12:
+	VMOVUPS Y5, (SI)(R10*4)
+	VMOVUPS Y6, 32(SI)(R10*4)
+	VMOVUPS Y7, 64(SI)(R10*4)
+	VMOVUPS Y4, 96(SI)(R10*4)
+
+end13:
+	// u = k1·m
+	// k1
+	VBROADCASTSS 28(AX), Y8
+	VMULPS       Y5, Y8, Y5
+	VMULPS       Y6, Y8, Y6
+	VMULPS       Y7, Y8, Y7
+	VMULPS       Y4, Y8, Y4
+
 	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VMULPS       Y1, Y9, Y1
+	VMULPS       Y2, Y10, Y2
+	VMULPS       Y3, Y11, Y3
+	VMULPS       Y0, Y8, Y0
+
+	// beta2
+	VBROADCASTSS 20(AX), Y8
+
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else16
-	VPMOVZXWD  (DI)(R10*2), Y14
-	VPSLLD     $0x10, Y14, Y14
-	PREFETCHT1 (DI)(R11*2)
-	JMP        end17
+	JZ         else14
+	VPMOVZXWD  (DI)(R10*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  16(DI)(R10*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	VPMOVZXWD  32(DI)(R10*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  48(DI)(R10*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (DI)(R11*2)
+	JMP        end15
 
-else16:
-	VMOVUPS    (DI)(R10*4), Y14
-	PREFETCHT1 (DI)(R11*4)
+else14:
+	VMOVUPS    (DI)(R10*4), Y9
+	VMOVUPS    32(DI)(R10*4), Y10
+	VMOVUPS    64(DI)(R10*4), Y11
+	VMOVUPS    96(DI)(R10*4), Y12
+	PREFETCHT0 (DI)(R11*4)
+	PREFETCHT0 64(DI)(R11*4)
 
-end17:
-	VMULPS Y14, Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
+end15:
+	VMULPS Y9, Y8, Y9
+	VMULPS Y10, Y8, Y10
+	VMULPS Y11, Y8, Y11
+	VMULPS Y12, Y8, Y8
+	VADDPS Y1, Y9, Y1
+	VADDPS Y2, Y10, Y2
+	VADDPS Y3, Y11, Y3
+	VADDPS Y0, Y8, Y0
 
 	// store v
+	TESTL $0x00000080, CX
+	JZ    else16
+
+	// counter
+	MOVL         56(AX), R12
+	ADDL         R10, R12
+	VMOVD        R12, X11
+	VPBROADCASTD X11, Y11
+	VPADDD       roundingAVX2<>+0(SB), Y11, Y11
+
+	// key
+	VPBROADCASTD 60(AX), Y12
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y8
+	VXORPS Y8, Y11, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS  Y12, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y9, Y8, Y8
+	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y8, Y9
+	VXORPS Y9, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y9, Y11, Y9
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS  Y12, Y9, Y9
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y10
+	VXORPS Y10, Y11, Y10
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y10, Y10
+	VXORPS  Y12, Y10, Y10
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y10, Y13
+	VXORPS  Y13, Y10, Y10
+	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y10, Y13
+	VXORPS Y13, Y10, Y10
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y13
+	VXORPS Y13, Y11, Y11
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y11, Y11
+	VXORPS  Y12, Y11, Y11
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y11, Y12
+	VXORPS  Y12, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y11, Y12
+	VXORPS Y12, Y11, Y11
+	JMP    end17
+
+else16:
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+
+end17:
 	TESTL $0x00000008, CX
 	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
-	VPADDD  Y14, Y11, Y14
-	VCMPPS  $0x03, Y11, Y11, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (DI)(R10*2)
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
+	VPADDD  Y12, Y1, Y12
+	VCMPPS  $0x03, Y1, Y1, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, (DI)(R10*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
+	VPADDD  Y12, Y2, Y12
+	VCMPPS  $0x03, Y2, Y2, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 16(DI)(R10*2)
+	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
+	VPADDD  Y12, Y3, Y12
+	VCMPPS  $0x03, Y3, Y3, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 32(DI)(R10*2)
+	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
+	VPADDD  Y12, Y0, Y12
+	VCMPPS  $0x03, Y0, Y0, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 48(DI)(R10*2)
 	JMP     end19
 
 else18:
-	VMOVUPS Y11, (DI)(R10*4)
+	VMOVUPS Y1, (DI)(R10*4)
+	VMOVUPS Y2, 32(DI)(R10*4)
+	VMOVUPS Y3, 64(DI)(R10*4)
+	VMOVUPS Y0, 96(DI)(R10*4)
 
 end19:
-	// u = k1·m
-	VMULPS Y13, Y6, Y13
-
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y7, Y11, Y11
-	VADDPS  Y8, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
+	VSQRTPS Y1, Y1
+	VSQRTPS Y2, Y2
+	VSQRTPS Y3, Y3
+	VSQRTPS Y0, Y0
+
+	// r
+	VBROADCASTSS 36(AX), Y12
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y0, Y0
+
+	// eps
+	VBROADCASTSS 40(AX), Y12
+	VADDPS       Y12, Y1, Y1
+	VADDPS       Y12, Y2, Y2
+	VADDPS       Y12, Y3, Y3
+	VADDPS       Y12, Y0, Y0
+	VDIVPS       Y1, Y5, Y1
+	VDIVPS       Y2, Y6, Y2
+	VDIVPS       Y3, Y7, Y3
+	VDIVPS       Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else20
+	VPMOVZXWD  (DX)(R10*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R10*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R10*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R10*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (DX)(R11*2)
+	JMP        end21
+
+else20:
+	VMOVUPS    (DX)(R10*4), Y5
+	VMOVUPS    32(DX)(R10*4), Y6
+	VMOVUPS    64(DX)(R10*4), Y7
+	VMOVUPS    96(DX)(R10*4), Y12
+	PREFETCHT0 (DX)(R11*4)
+	PREFETCHT0 64(DX)(R11*4)
+
+end21:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y12, Y4, Y4
+	VSUBPS Y1, Y5, Y1
+	VSUBPS Y2, Y6, Y2
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y0, Y4, Y0
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else20
+	JZ    else22
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y9, Y12
-	VPADDD  Y12, Y11, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y11
-	VMOVUPS X11, (DX)(R10*2)
-	JMP     end21
+	VPSRLD  $0x10, Y8, Y4
+	VPADDD  Y4, Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R10*2)
+	VPSRLD  $0x10, Y9, Y1
+	VPADDD  Y1, Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R10*2)
+	VPSRLD  $0x10, Y10, Y1
+	VPADDD  Y1, Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R10*2)
+	VPSRLD  $0x10, Y11, Y1
+	VPADDD  Y1, Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R10*2)
+	JMP     end23
 
-else20:
-	VMOVUPS   Y11, (DX)(R10*4)
+else22:
+	VMOVUPS   Y1, (DX)(R10*4)
+	VMOVUPS   Y2, 32(DX)(R10*4)
+	VMOVUPS   Y3, 64(DX)(R10*4)
+	VMOVUPS   Y0, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end23
+	JZ        end25
 	TESTL     $0x00000020, CX
-	JZ        else24
-	VCVTPS2PH $0x00, Y11, X12
+	JZ        else26
+	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
-	VANDPS    Y11, Y13, Y11
-	VMOVMSKPS Y11, R12
+	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    Y1, Y5, Y1
+	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end25
-
-else24:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y11, Y12
-	VPSRLD  $0x1f, Y12, Y12
-	VPADDD  Y12, Y11, Y12
-	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y12
-
-end25:
-	TESTL    $0x00000040, CX
-	JZ       else26
-	VMOVNTDQ X12, (R8)(R10*2)
-	JMP      end27
+	JMP       end27
 
 else26:
-	VMOVUPS X12, (R8)(R10*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y4
 
 end27:
+	TESTL    $0x00000040, CX
+	JZ       else28
+	VMOVNTDQ X4, (R8)(R10*2)
+	JMP      end29
+
+else28:
+	VMOVUPS X4, (R8)(R10*2)
+
+end29:
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end31:
+	TESTL    $0x00000040, CX
+	JZ       else32
+	VMOVNTDQ X1, 16(R8)(R10*2)
+	JMP      end33
+
+else32:
+	VMOVUPS X1, 16(R8)(R10*2)
+
+end33:
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end35:
+	TESTL    $0x00000040, CX
+	JZ       else36
+	VMOVNTDQ X1, 32(R8)(R10*2)
+	JMP      end37
+
+else36:
+	VMOVUPS X1, 32(R8)(R10*2)
+
+end37:
+	TESTL     $0x00000020, CX
+	JZ        else38
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end39
+
+else38:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y1
+
+end39:
+	TESTL    $0x00000040, CX
+	JZ       else40
+	VMOVNTDQ X1, 48(R8)(R10*2)
+	JMP      end41
+
+else40:
+	VMOVUPS X1, 48(R8)(R10*2)
+
+end41:
+end25:
 end23:
-end21:
-	ADDQ  $0x00000008, R10
-	ADDQ  $0x00000008, R11
+	ADDQ  $0x00000020, R10
+	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end29
+	JZ    end43
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end29:
+end43:
 	TESTL $0x00000040, CX
-	JZ    end31
+	JZ    end45
 	SFENCE
 
-end31:
+end45:
 	VZEROUPPER
 	RET
 
@@ -7936,37 +10987,6 @@ end31:
 // Requires: AVX, AVX2, F16C, MMX+, POPCNT
 TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// keep
-	VBROADCASTSS 8(AX), Y1
-
-	// beta1
-	VBROADCASTSS 12(AX), Y2
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y3
-
-	// beta2
-	VBROADCASTSS 20(AX), Y4
-
-	// alpha2
-	VBROADCASTSS 24(AX), Y5
-
-	// k1
-	VBROADCASTSS 28(AX), Y6
-
-	// r
-	VBROADCASTSS 36(AX), Y7
-
-	// eps
-	VBROADCASTSS 40(AX), Y8
-
-	// counter
-	VPBROADCASTD 56(AX), Y10
-	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
 
 	// formats
 	MOVL 52(AX), CX
@@ -7996,287 +11016,738 @@ uncoupled1:
 	// out
 	MOVQ 112(AX), R9
 	XORQ R10, R10
-	MOVQ ahead+16(FP), R12
 	XORQ R11, R11
+	MOVQ ahead+16(FP), R12
 	SHRQ $0x02, R12
 
-pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y10, Y9
-	VXORPS Y10, Y9, Y9
-
-	// draw = draw·0x7feb352d ^ key
-	// key
-	VPBROADCASTD 60(AX), Y11
-	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS       Y11, Y9, Y9
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y9, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y11, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y10, Y10
-
-end3:
+	// 4 vectors at a time, with prefetch
+passAhead:
 	// g = gs·g
+	// gs
+	VBROADCASTSS (AX), Y0
+
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else4
-	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R11*2), Y11
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R11*2), Y11
-	VPSLLD    $0x10, Y11, Y11
-
-end7:
-	PREFETCHT1 (BX)(R12*2)
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R11*2), Y1
+	VCVTPH2PS  16(BX)(R11*2), Y2
+	VCVTPH2PS  32(BX)(R11*2), Y3
+	VCVTPH2PS  48(BX)(R11*2), Y4
+	PREFETCHT0 (BX)(R12*2)
 	JMP        end5
 
 else4:
-	VMOVUPS    (BX)(R11*4), Y11
-	PREFETCHT1 (BX)(R12*4)
+	VPMOVZXWD  (BX)(R11*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(BX)(R11*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(BX)(R11*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(BX)(R11*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (BX)(R12*2)
 
 end5:
-	VMULPS Y11, Y0, Y11
+	JMP end3
+
+else2:
+	VMOVUPS    (BX)(R11*4), Y1
+	VMOVUPS    32(BX)(R11*4), Y2
+	VMOVUPS    64(BX)(R11*4), Y3
+	VMOVUPS    96(BX)(R11*4), Y4
+	PREFETCHT0 (BX)(R12*4)
+	PREFETCHT0 64(BX)(R12*4)
+
+end3:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
 
 	// g = max(min(g, hi), lo)
 	// lo
-	VBROADCASTSS 44(AX), Y12
+	VBROADCASTSS 44(AX), Y4
 
 	// hi
-	VBROADCASTSS 48(AX), Y13
-	VMINPS       Y11, Y13, Y11
-	VMAXPS       Y11, Y12, Y11
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y1, Y5, Y1
+	VMINPS       Y2, Y5, Y2
+	VMINPS       Y3, Y5, Y3
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y0, Y4, Y0
+	TESTL        $0x00000100, CX
+	JZ           end7
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
 
 	// load p
 	TESTL      $0x00000004, CX
 	JZ         else8
-	VPMOVZXWD  (DX)(R11*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT1 (DX)(R12*2)
+	VPMOVZXWD  (DX)(R11*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R11*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R11*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R11*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R12*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (DX)(R11*4), Y12
-	PREFETCHT1 (DX)(R12*4)
+	VMOVUPS    (DX)(R11*4), Y5
+	VMOVUPS    32(DX)(R11*4), Y6
+	VMOVUPS    64(DX)(R11*4), Y7
+	VMOVUPS    96(DX)(R11*4), Y8
+	PREFETCHT0 (DX)(R12*4)
+	PREFETCHT0 64(DX)(R12*4)
 
 end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y1
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	VADDPS Y4, Y0, Y0
 
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
-
-end11:
+end7:
 	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R11*2), Y13
-	VPSLLD     $0x10, Y13, Y13
-	PREFETCHT1 (SI)(R12*2)
-	JMP        end13
+	JZ         else10
+	VPMOVZXWD  (SI)(R11*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(SI)(R11*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(SI)(R11*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(SI)(R11*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (SI)(R12*2)
+	JMP        end11
 
-else12:
-	VMOVUPS    (SI)(R11*4), Y13
-	PREFETCHT1 (SI)(R12*4)
+else10:
+	VMOVUPS    (SI)(R11*4), Y5
+	VMOVUPS    32(SI)(R11*4), Y6
+	VMOVUPS    64(SI)(R11*4), Y7
+	VMOVUPS    96(SI)(R11*4), Y8
+	PREFETCHT0 (SI)(R12*4)
+	PREFETCHT0 64(SI)(R12*4)
 
-end13:
-	VMULPS Y13, Y2, Y13
-	VMULPS Y11, Y3, Y14
-	VADDPS Y14, Y13, Y13
+end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y13, Y14
-	VPSRLD  $0x1f, Y14, Y14
-	VPADDD  Y14, Y13, Y14
-	VPADDD  roundingAVX2<>+160(SB), Y14, Y14
-	VCMPPS  $0x03, Y13, Y13, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (SI)(R11*2)
-	JMP     end15
+	VPSLLD  $0x0f, Y5, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y5, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y5, Y5, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, (SI)(R11*2)
 
-else14:
-	VMOVUPS Y13, (SI)(R11*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y6, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y6, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y6, Y6, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 16(SI)(R11*2)
 
-end15:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y7, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y7, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y7, Y7, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 32(SI)(R11*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y4, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y4, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y4, Y4, Y9
+	VORPS   Y9, Y8, Y8
+	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPERMQ  $0x08, Y8, Y8
+	VMOVUPS X8, 48(SI)(R11*2)
+	JMP     end13
+
+else12:
+	VMOVUPS Y5, (SI)(R11*4)
+	VMOVUPS Y6, 32(SI)(R11*4)
+	VMOVUPS Y7, 64(SI)(R11*4)
+	VMOVUPS Y4, 96(SI)(R11*4)
+
+end13:
+	// u = k1·m
+	// k1
+	VBROADCASTSS 28(AX), Y8
+	VMULPS       Y5, Y8, Y5
+	VMULPS       Y6, Y8, Y6
+	VMULPS       Y7, Y8, Y7
+	VMULPS       Y4, Y8, Y4
+
 	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VMULPS       Y1, Y9, Y1
+	VMULPS       Y2, Y10, Y2
+	VMULPS       Y3, Y11, Y3
+	VMULPS       Y0, Y8, Y0
+
+	// beta2
+	VBROADCASTSS 20(AX), Y8
+
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else16
-	VPMOVZXWD  (DI)(R11*2), Y14
-	VPSLLD     $0x10, Y14, Y14
-	PREFETCHT1 (DI)(R12*2)
-	JMP        end17
+	JZ         else14
+	VPMOVZXWD  (DI)(R11*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  16(DI)(R11*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	VPMOVZXWD  32(DI)(R11*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  48(DI)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (DI)(R12*2)
+	JMP        end15
 
-else16:
-	VMOVUPS    (DI)(R11*4), Y14
-	PREFETCHT1 (DI)(R12*4)
+else14:
+	VMOVUPS    (DI)(R11*4), Y9
+	VMOVUPS    32(DI)(R11*4), Y10
+	VMOVUPS    64(DI)(R11*4), Y11
+	VMOVUPS    96(DI)(R11*4), Y12
+	PREFETCHT0 (DI)(R12*4)
+	PREFETCHT0 64(DI)(R12*4)
 
-end17:
-	VMULPS Y14, Y4, Y14
-	VMULPS Y11, Y5, Y15
-	VMULPS Y11, Y15, Y11
-	VADDPS Y11, Y14, Y11
+end15:
+	VMULPS Y9, Y8, Y9
+	VMULPS Y10, Y8, Y10
+	VMULPS Y11, Y8, Y11
+	VMULPS Y12, Y8, Y8
+	VADDPS Y1, Y9, Y1
+	VADDPS Y2, Y10, Y2
+	VADDPS Y3, Y11, Y3
+	VADDPS Y0, Y8, Y0
 
 	// store v
+	TESTL $0x00000080, CX
+	JZ    else16
+
+	// counter
+	MOVL         56(AX), R13
+	ADDL         R11, R13
+	VMOVD        R13, X11
+	VPBROADCASTD X11, Y11
+	VPADDD       roundingAVX2<>+0(SB), Y11, Y11
+
+	// key
+	VPBROADCASTD 60(AX), Y12
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y8
+	VXORPS Y8, Y11, Y8
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS  Y12, Y8, Y8
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y9
+	VXORPS  Y9, Y8, Y8
+	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y8, Y9
+	VXORPS Y9, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y9
+	VXORPS Y9, Y11, Y9
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS  Y12, Y9, Y9
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y10
+	VXORPS Y10, Y11, Y10
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y10, Y10
+	VXORPS  Y12, Y10, Y10
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y10, Y13
+	VXORPS  Y13, Y10, Y10
+	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y10, Y13
+	VXORPS Y13, Y10, Y10
+	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y11, Y13
+	VXORPS Y13, Y11, Y11
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y11, Y11
+	VXORPS  Y12, Y11, Y11
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y11, Y12
+	VXORPS  Y12, Y11, Y11
+	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y11, Y12
+	VXORPS Y12, Y11, Y11
+	JMP    end17
+
+else16:
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+
+end17:
 	TESTL $0x00000008, CX
 	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
-	VPADDD  Y14, Y11, Y14
-	VCMPPS  $0x03, Y11, Y11, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (DI)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
+	VPADDD  Y12, Y1, Y12
+	VCMPPS  $0x03, Y1, Y1, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, (DI)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
+	VPADDD  Y12, Y2, Y12
+	VCMPPS  $0x03, Y2, Y2, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 16(DI)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
+	VPADDD  Y12, Y3, Y12
+	VCMPPS  $0x03, Y3, Y3, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 32(DI)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
+	VPADDD  Y12, Y0, Y12
+	VCMPPS  $0x03, Y0, Y0, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 48(DI)(R11*2)
 	JMP     end19
 
 else18:
-	VMOVUPS Y11, (DI)(R11*4)
+	VMOVUPS Y1, (DI)(R11*4)
+	VMOVUPS Y2, 32(DI)(R11*4)
+	VMOVUPS Y3, 64(DI)(R11*4)
+	VMOVUPS Y0, 96(DI)(R11*4)
 
 end19:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
 	JZ         else20
-	VPMOVZXWD  (R8)(R11*2), Y14
+	VPMOVZXWD  (R8)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  16(R8)(R11*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	VPMOVZXWD  32(R8)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
-	PREFETCHT1 (R8)(R12*2)
+	VPMOVZXWD  48(R8)(R11*2), Y15
+	VPSLLD     $0x10, Y15, Y15
+	PREFETCHT0 (R8)(R12*2)
 	JMP        end21
 
 else20:
-	VMOVUPS    (R8)(R11*4), Y14
-	PREFETCHT1 (R8)(R12*4)
+	VMOVUPS    (R8)(R11*4), Y12
+	VMOVUPS    32(R8)(R11*4), Y13
+	VMOVUPS    64(R8)(R11*4), Y14
+	VMOVUPS    96(R8)(R11*4), Y15
+	PREFETCHT0 (R8)(R12*4)
+	PREFETCHT0 64(R8)(R12*4)
 
 end21:
-	VMAXPS Y11, Y14, Y11
-	VCMPPS $0x03, Y14, Y14, Y14
-	VORPS  Y14, Y11, Y11
+	VMAXPS Y1, Y12, Y1
+	VMAXPS Y2, Y13, Y2
+	VMAXPS Y3, Y14, Y3
+	VMAXPS Y0, Y15, Y0
+	VCMPPS $0x03, Y12, Y12, Y12
+	VORPS  Y12, Y1, Y1
+	VCMPPS $0x03, Y13, Y13, Y12
+	VORPS  Y12, Y2, Y2
+	VCMPPS $0x03, Y14, Y14, Y12
+	VORPS  Y12, Y3, Y3
+	VCMPPS $0x03, Y15, Y15, Y12
+	VORPS  Y12, Y0, Y0
 
 	// store x
 	TESTL $0x00000008, CX
 	JZ    else22
 
 	// bf16: (x + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y14
-	VPADDD  Y14, Y11, Y14
-	VCMPPS  $0x03, Y11, Y11, Y15
-	VORPS   Y15, Y14, Y14
-	VPSHUFB roundingAVX2<>+192(SB), Y14, Y14
-	VPERMQ  $0x08, Y14, Y14
-	VMOVUPS X14, (R8)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
+	VPADDD  Y12, Y1, Y12
+	VCMPPS  $0x03, Y1, Y1, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, (R8)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
+	VPADDD  Y12, Y2, Y12
+	VCMPPS  $0x03, Y2, Y2, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 16(R8)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
+	VPADDD  Y12, Y3, Y12
+	VCMPPS  $0x03, Y3, Y3, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 32(R8)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
+	VPADDD  Y12, Y0, Y12
+	VCMPPS  $0x03, Y0, Y0, Y13
+	VORPS   Y13, Y12, Y12
+	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPERMQ  $0x08, Y12, Y12
+	VMOVUPS X12, 48(R8)(R11*2)
 	JMP     end23
 
 else22:
-	VMOVUPS Y11, (R8)(R11*4)
+	VMOVUPS Y1, (R8)(R11*4)
+	VMOVUPS Y2, 32(R8)(R11*4)
+	VMOVUPS Y3, 64(R8)(R11*4)
+	VMOVUPS Y0, 96(R8)(R11*4)
 
 end23:
-	// u = k1·m
-	VMULPS Y13, Y6, Y13
-
 	// √w·r + ε, by which u is divided
-	VSQRTPS Y11, Y11
-	VMULPS  Y7, Y11, Y11
-	VADDPS  Y8, Y11, Y11
-	VDIVPS  Y11, Y13, Y11
+	VSQRTPS Y1, Y1
+	VSQRTPS Y2, Y2
+	VSQRTPS Y3, Y3
+	VSQRTPS Y0, Y0
+
+	// r
+	VBROADCASTSS 36(AX), Y12
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y0, Y0
+
+	// eps
+	VBROADCASTSS 40(AX), Y12
+	VADDPS       Y12, Y1, Y1
+	VADDPS       Y12, Y2, Y2
+	VADDPS       Y12, Y3, Y3
+	VADDPS       Y12, Y0, Y0
+	VDIVPS       Y1, Y5, Y1
+	VDIVPS       Y2, Y6, Y2
+	VDIVPS       Y3, Y7, Y3
+	VDIVPS       Y0, Y4, Y0
 
 	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else24
+	VPMOVZXWD  (DX)(R11*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R11*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R11*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (DX)(R12*2)
+	JMP        end25
+
+else24:
+	VMOVUPS    (DX)(R11*4), Y5
+	VMOVUPS    32(DX)(R11*4), Y6
+	VMOVUPS    64(DX)(R11*4), Y7
+	VMOVUPS    96(DX)(R11*4), Y12
+	PREFETCHT0 (DX)(R12*4)
+	PREFETCHT0 64(DX)(R12*4)
+
+end25:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y12, Y4, Y4
+	VSUBPS Y1, Y5, Y1
+	VSUBPS Y2, Y6, Y2
+	VSUBPS Y3, Y7, Y3
+	VSUBPS Y0, Y4, Y0
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else24
+	JZ    else26
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y9, Y12
-	VPADDD  Y12, Y11, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y11
-	VMOVUPS X11, (DX)(R11*2)
-	JMP     end25
+	VPSRLD  $0x10, Y8, Y4
+	VPADDD  Y4, Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R11*2)
+	VPSRLD  $0x10, Y9, Y1
+	VPADDD  Y1, Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R11*2)
+	VPSRLD  $0x10, Y10, Y1
+	VPADDD  Y1, Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R11*2)
+	VPSRLD  $0x10, Y11, Y1
+	VPADDD  Y1, Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R11*2)
+	JMP     end27
 
-else24:
-	VMOVUPS   Y11, (DX)(R11*4)
+else26:
+	VMOVUPS   Y1, (DX)(R11*4)
+	VMOVUPS   Y2, 32(DX)(R11*4)
+	VMOVUPS   Y3, 64(DX)(R11*4)
+	VMOVUPS   Y0, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end27
+	JZ        end29
 	TESTL     $0x00000020, CX
-	JZ        else28
-	VCVTPS2PH $0x00, Y11, X12
+	JZ        else30
+	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
-	VANDPS    Y11, Y13, Y11
-	VMOVMSKPS Y11, R13
+	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    Y1, Y5, Y1
+	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end29
-
-else28:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y11, Y12
-	VPSRLD  $0x1f, Y12, Y12
-	VPADDD  Y12, Y11, Y12
-	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y12
-
-end29:
-	TESTL    $0x00000040, CX
-	JZ       else30
-	VMOVNTDQ X12, (R9)(R11*2)
-	JMP      end31
+	JMP       end31
 
 else30:
-	VMOVUPS X12, (R9)(R11*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y1, Y4
+	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y4
 
 end31:
+	TESTL    $0x00000040, CX
+	JZ       else32
+	VMOVNTDQ X4, (R9)(R11*2)
+	JMP      end33
+
+else32:
+	VMOVUPS X4, (R9)(R11*2)
+
+end33:
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end35:
+	TESTL    $0x00000040, CX
+	JZ       else36
+	VMOVNTDQ X1, 16(R9)(R11*2)
+	JMP      end37
+
+else36:
+	VMOVUPS X1, 16(R9)(R11*2)
+
+end37:
+	TESTL     $0x00000020, CX
+	JZ        else38
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end39
+
+else38:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end39:
+	TESTL    $0x00000040, CX
+	JZ       else40
+	VMOVNTDQ X1, 32(R9)(R11*2)
+	JMP      end41
+
+else40:
+	VMOVUPS X1, 32(R9)(R11*2)
+
+end41:
+	TESTL     $0x00000020, CX
+	JZ        else42
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end43
+
+else42:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y1
+
+end43:
+	TESTL    $0x00000040, CX
+	JZ       else44
+	VMOVNTDQ X1, 48(R9)(R11*2)
+	JMP      end45
+
+else44:
+	VMOVUPS X1, 48(R9)(R11*2)
+
+end45:
+end29:
 end27:
-end25:
-	ADDQ  $0x00000008, R11
-	ADDQ  $0x00000008, R12
+	ADDQ  $0x00000020, R11
+	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end33
+	JZ    end47
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end33:
+end47:
 	TESTL $0x00000040, CX
-	JZ    end35
+	JZ    end49
 	SFENCE
 
-end35:
+end49:
 	VZEROUPPER
 	RET
 
@@ -8284,37 +11755,6 @@ end35:
 // Requires: AVX, AVX2, F16C, MMX+, POPCNT
 TEXT ·lionMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
-
-	// gs
-	VBROADCASTSS (AX), Y0
-
-	// keep
-	VBROADCASTSS 8(AX), Y1
-
-	// beta1
-	VBROADCASTSS 12(AX), Y2
-
-	// alpha1
-	VBROADCASTSS 16(AX), Y3
-
-	// beta2
-	VBROADCASTSS 20(AX), Y4
-
-	// alpha2
-	VBROADCASTSS 24(AX), Y5
-
-	// k1
-	VBROADCASTSS 28(AX), Y6
-
-	// lo
-	VBROADCASTSS 44(AX), Y7
-
-	// hi
-	VBROADCASTSS 48(AX), Y8
-
-	// counter
-	VPBROADCASTD 56(AX), Y10
-	VPADDD       roundingAVX2<>+0(SB), Y10, Y10
 
 	// formats
 	MOVL 52(AX), CX
@@ -8338,220 +11778,622 @@ uncoupled1:
 	// out
 	MOVQ 112(AX), DI
 	XORQ R8, R8
-	MOVQ ahead+16(FP), R10
 	XORQ R9, R9
+	MOVQ ahead+16(FP), R10
 	SHRQ $0x02, R10
 
-pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y10, Y9
-	VXORPS Y10, Y9, Y9
-
-	// draw = draw·0x7feb352d ^ key
-	// key
-	VPBROADCASTD 60(AX), Y11
-	VPMULLD      roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS       Y11, Y9, Y9
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y9, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y11, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y10, Y10
-
-end3:
+	// 4 vectors at a time, with prefetch
+passAhead:
 	// g = gs·g
+	// gs
+	VBROADCASTSS (AX), Y0
+
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else4
-	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R9*2), Y11
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R9*2), Y11
-	VPSLLD    $0x10, Y11, Y11
-
-end7:
-	PREFETCHT1 (BX)(R10*2)
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R9*2), Y1
+	VCVTPH2PS  16(BX)(R9*2), Y2
+	VCVTPH2PS  32(BX)(R9*2), Y3
+	VCVTPH2PS  48(BX)(R9*2), Y4
+	PREFETCHT0 (BX)(R10*2)
 	JMP        end5
 
 else4:
-	VMOVUPS    (BX)(R9*4), Y11
-	PREFETCHT1 (BX)(R10*4)
+	VPMOVZXWD  (BX)(R9*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(BX)(R9*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(BX)(R9*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(BX)(R9*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (BX)(R10*2)
 
 end5:
-	VMULPS Y11, Y0, Y11
+	JMP end3
+
+else2:
+	VMOVUPS    (BX)(R9*4), Y1
+	VMOVUPS    32(BX)(R9*4), Y2
+	VMOVUPS    64(BX)(R9*4), Y3
+	VMOVUPS    96(BX)(R9*4), Y4
+	PREFETCHT0 (BX)(R10*4)
+	PREFETCHT0 64(BX)(R10*4)
+
+end3:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
 
 	// g = max(min(g, hi), lo)
-	VMINPS Y11, Y8, Y11
-	VMAXPS Y11, Y7, Y11
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y1, Y5, Y1
+	VMINPS       Y2, Y5, Y2
+	VMINPS       Y3, Y5, Y3
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y0, Y4, Y0
+	TESTL        $0x00000100, CX
+	JZ           end7
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
 
 	// load p
 	TESTL      $0x00000004, CX
 	JZ         else8
-	VPMOVZXWD  (DX)(R9*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT1 (DX)(R10*2)
+	VPMOVZXWD  (DX)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R10*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (DX)(R9*4), Y12
-	PREFETCHT1 (DX)(R10*4)
+	VMOVUPS    (DX)(R9*4), Y5
+	VMOVUPS    32(DX)(R9*4), Y6
+	VMOVUPS    64(DX)(R9*4), Y7
+	VMOVUPS    96(DX)(R9*4), Y8
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
 
 end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y1
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	VADDPS Y4, Y0, Y0
 
-	// g = g + l2·p
-	// l2
-	VBROADCASTSS 4(AX), Y13
-	VMULPS       Y12, Y13, Y13
-	VADDPS       Y13, Y11, Y11
+end7:
+	// d = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else10
+	VPMOVZXWD  (SI)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(SI)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(SI)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(SI)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end11
+
+else10:
+	VMOVUPS    (SI)(R9*4), Y5
+	VMOVUPS    32(SI)(R9*4), Y6
+	VMOVUPS    64(SI)(R9*4), Y7
+	VMOVUPS    96(SI)(R9*4), Y8
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
 
 end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y1, Y8, Y9
+	VMULPS       Y2, Y8, Y10
+	VMULPS       Y3, Y8, Y11
+	VMULPS       Y0, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
+
+	// m = beta2·m + alpha2·g
+	// beta2
+	VBROADCASTSS 20(AX), Y8
+
 	// load m
 	TESTL      $0x00000008, CX
 	JZ         else12
-	VPMOVZXWD  (SI)(R9*2), Y13
-	VPSLLD     $0x10, Y13, Y13
-	PREFETCHT1 (SI)(R10*2)
+	VPMOVZXWD  (SI)(R9*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  16(SI)(R9*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	VPMOVZXWD  32(SI)(R9*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  48(SI)(R9*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (SI)(R10*2)
 	JMP        end13
 
 else12:
-	VMOVUPS    (SI)(R9*4), Y13
-	PREFETCHT1 (SI)(R10*4)
+	VMOVUPS    (SI)(R9*4), Y9
+	VMOVUPS    32(SI)(R9*4), Y10
+	VMOVUPS    64(SI)(R9*4), Y11
+	VMOVUPS    96(SI)(R9*4), Y12
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
 
 end13:
-	// d = beta1·m + alpha1·g
-	VMULPS Y13, Y2, Y14
-	VMULPS Y11, Y3, Y15
-	VADDPS Y15, Y14, Y14
+	VMULPS Y9, Y8, Y9
+	VMULPS Y10, Y8, Y10
+	VMULPS Y11, Y8, Y11
+	VMULPS Y12, Y8, Y8
 
-	// m = beta2·m + alpha2·g
-	VMULPS Y13, Y4, Y13
-	VMULPS Y11, Y5, Y11
-	VADDPS Y11, Y13, Y11
+	// alpha2
+	VBROADCASTSS 24(AX), Y12
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y12, Y2
+	VMULPS       Y3, Y12, Y3
+	VMULPS       Y0, Y12, Y0
+	VADDPS       Y1, Y9, Y1
+	VADDPS       Y2, Y10, Y2
+	VADDPS       Y3, Y11, Y3
+	VADDPS       Y0, Y8, Y0
 
 	// store m
 	TESTL $0x00000008, CX
 	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y11, Y13
-	VPSRLD  $0x1f, Y13, Y13
-	VPADDD  Y13, Y11, Y13
-	VPADDD  roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y13, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y11
-	VMOVUPS X11, (SI)(R9*2)
+	VPSLLD  $0x0f, Y1, Y8
+	VPSRLD  $0x1f, Y8, Y8
+	VPADDD  Y8, Y1, Y8
+	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y8, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (SI)(R9*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(SI)(R9*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(SI)(R9*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(SI)(R9*2)
 	JMP     end15
 
 else14:
-	VMOVUPS Y11, (SI)(R9*4)
+	VMOVUPS Y1, (SI)(R9*4)
+	VMOVUPS Y2, 32(SI)(R9*4)
+	VMOVUPS Y3, 64(SI)(R9*4)
+	VMOVUPS Y0, 96(SI)(R9*4)
 
 end15:
 	// u = k1·sign(d)
-	VXORPS   Y11, Y11, Y11
-	VXORPS   Y13, Y13, Y13
-	VPCMPEQD Y13, Y13, Y13
-	VPSRLD   $0x19, Y13, Y13
-	VPSLLD   $0x17, Y13, Y13
-	VCMPPS   $0x1e, Y11, Y14, Y15
-	VANDPS   Y13, Y15, Y15
-	VCMPPS   $0x11, Y11, Y14, Y11
-	VANDPS   Y13, Y11, Y11
-	VSUBPS   Y11, Y15, Y11
-	VCMPPS   $0x03, Y14, Y14, Y13
-	VORPS    Y13, Y11, Y11
-	VMULPS   Y11, Y6, Y11
+	// k1
+	VBROADCASTSS 28(AX), Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x19, Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VCMPPS       $0x1e, Y1, Y5, Y3
+	VANDPS       Y2, Y3, Y3
+	VCMPPS       $0x11, Y1, Y5, Y8
+	VANDPS       Y2, Y8, Y8
+	VSUBPS       Y8, Y3, Y3
+	VCMPPS       $0x03, Y5, Y5, Y5
+	VORPS        Y5, Y3, Y3
+	VCMPPS       $0x1e, Y1, Y6, Y5
+	VANDPS       Y2, Y5, Y5
+	VCMPPS       $0x11, Y1, Y6, Y8
+	VANDPS       Y2, Y8, Y8
+	VSUBPS       Y8, Y5, Y5
+	VCMPPS       $0x03, Y6, Y6, Y6
+	VORPS        Y6, Y5, Y5
+	VCMPPS       $0x1e, Y1, Y7, Y6
+	VANDPS       Y2, Y6, Y6
+	VCMPPS       $0x11, Y1, Y7, Y8
+	VANDPS       Y2, Y8, Y8
+	VSUBPS       Y8, Y6, Y6
+	VCMPPS       $0x03, Y7, Y7, Y7
+	VORPS        Y7, Y6, Y6
+	VCMPPS       $0x1e, Y1, Y4, Y7
+	VANDPS       Y2, Y7, Y7
+	VCMPPS       $0x11, Y1, Y4, Y1
+	VANDPS       Y2, Y1, Y1
+	VSUBPS       Y1, Y7, Y1
+	VCMPPS       $0x03, Y4, Y4, Y2
+	VORPS        Y2, Y1, Y1
+	VMULPS       Y3, Y0, Y2
+	VMULPS       Y5, Y0, Y3
+	VMULPS       Y6, Y0, Y4
+	VMULPS       Y1, Y0, Y0
 
 	// p = keep·p − u
-	VMULPS Y12, Y1, Y12
-	VSUBPS Y11, Y12, Y11
+	// keep
+	VBROADCASTSS 8(AX), Y1
 
-	// store p
-	TESTL $0x00000004, CX
-	JZ    else16
-
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y9, Y12
-	VPADDD  Y12, Y11, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y11
-	VMOVUPS X11, (DX)(R9*2)
-	JMP     end17
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else16
+	VPMOVZXWD  (DX)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DX)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DX)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DX)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DX)(R10*2)
+	JMP        end17
 
 else16:
-	VMOVUPS   Y11, (DX)(R9*4)
-	TESTL     $0x00000030, CX
-	JZ        end19
-	TESTL     $0x00000020, CX
-	JZ        else20
-	VCVTPS2PH $0x00, Y11, X12
+	VMOVUPS    (DX)(R9*4), Y5
+	VMOVUPS    32(DX)(R9*4), Y6
+	VMOVUPS    64(DX)(R9*4), Y7
+	VMOVUPS    96(DX)(R9*4), Y8
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
 
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y11, Y11
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y11, Y13
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y11, Y11
-	VANDPS    Y11, Y13, Y11
-	VMOVMSKPS Y11, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end21
+end17:
+	VMULPS Y5, Y1, Y5
+	VMULPS Y6, Y1, Y6
+	VMULPS Y7, Y1, Y7
+	VMULPS Y8, Y1, Y1
+	VSUBPS Y2, Y5, Y2
+	VSUBPS Y3, Y6, Y3
+	VSUBPS Y4, Y7, Y4
+	VSUBPS Y0, Y1, Y0
+
+	// store p
+	TESTL $0x00000080, CX
+	JZ    else18
+
+	// counter
+	MOVL         56(AX), R11
+	ADDL         R9, R11
+	VMOVD        R11, X7
+	VPBROADCASTD X7, Y7
+	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
+
+	// key
+	VPBROADCASTD 60(AX), Y8
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y1
+	VXORPS Y1, Y7, Y1
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y1, Y1
+	VXORPS  Y8, Y1, Y1
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y1, Y5
+	VXORPS  Y5, Y1, Y1
+	VPMULLD roundingAVX2<>+96(SB), Y1, Y1
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y1, Y5
+	VXORPS Y5, Y1, Y1
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y5
+	VXORPS Y5, Y7, Y5
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VXORPS  Y8, Y5, Y5
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y6
+	VXORPS Y6, Y7, Y6
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
+	VXORPS  Y8, Y6, Y6
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y6, Y9
+	VXORPS  Y9, Y6, Y6
+	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y6, Y9
+	VXORPS Y9, Y6, Y6
+	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Y7, Y9
+	VXORPS Y9, Y7, Y7
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
+	VXORPS  Y8, Y7, Y7
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y7, Y8
+	VXORPS  Y8, Y7, Y7
+	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Y7, Y8
+	VXORPS Y8, Y7, Y7
+	JMP    end19
+
+else18:
+	VXORPS Y1, Y1, Y1
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+end19:
+	TESTL $0x00000004, CX
+	JZ    else20
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R9*2)
+	VPSRLD  $0x10, Y5, Y1
+	VPADDD  Y1, Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R9*2)
+	VPSRLD  $0x10, Y6, Y1
+	VPADDD  Y1, Y4, Y1
+	VCMPPS  $0x03, Y4, Y4, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R9*2)
+	VPSRLD  $0x10, Y7, Y1
+	VPADDD  Y1, Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R9*2)
+	JMP     end21
 
 else20:
+	VMOVUPS   Y2, (DX)(R9*4)
+	VMOVUPS   Y3, 32(DX)(R9*4)
+	VMOVUPS   Y4, 64(DX)(R9*4)
+	VMOVUPS   Y0, 96(DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end23
+	TESTL     $0x00000020, CX
+	JZ        else24
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y5
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y5, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end25
+
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y11, Y12
-	VPSRLD  $0x1f, Y12, Y12
-	VPADDD  Y12, Y11, Y12
-	VPADDD  roundingAVX2<>+160(SB), Y12, Y12
-	VCMPPS  $0x03, Y11, Y11, Y11
-	VORPS   Y11, Y12, Y11
-	VPSHUFB roundingAVX2<>+192(SB), Y11, Y11
-	VPERMQ  $0x08, Y11, Y12
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
 
-end21:
+end25:
 	TESTL    $0x00000040, CX
-	JZ       else22
-	VMOVNTDQ X12, (DI)(R9*2)
-	JMP      end23
+	JZ       else26
+	VMOVNTDQ X1, (DI)(R9*2)
+	JMP      end27
 
-else22:
-	VMOVUPS X12, (DI)(R9*2)
+else26:
+	VMOVUPS X1, (DI)(R9*2)
 
+end27:
+	TESTL     $0x00000020, CX
+	JZ        else28
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end29
+
+else28:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end29:
+	TESTL    $0x00000040, CX
+	JZ       else30
+	VMOVNTDQ X1, 16(DI)(R9*2)
+	JMP      end31
+
+else30:
+	VMOVUPS X1, 16(DI)(R9*2)
+
+end31:
+	TESTL     $0x00000020, CX
+	JZ        else32
+	VCVTPS2PH $0x00, Y4, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y4, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end33
+
+else32:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y4, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y4, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y4, Y4, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+
+end33:
+	TESTL    $0x00000040, CX
+	JZ       else34
+	VMOVNTDQ X1, 32(DI)(R9*2)
+	JMP      end35
+
+else34:
+	VMOVUPS X1, 32(DI)(R9*2)
+
+end35:
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y1
+
+end37:
+	TESTL    $0x00000040, CX
+	JZ       else38
+	VMOVNTDQ X1, 48(DI)(R9*2)
+	JMP      end39
+
+else38:
+	VMOVUPS X1, 48(DI)(R9*2)
+
+end39:
 end23:
-end19:
-end17:
-	ADDQ  $0x00000008, R9
-	ADDQ  $0x00000008, R10
+end21:
+	ADDQ  $0x00000020, R9
+	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end25
+	JZ    end41
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end25:
+end41:
 	TESTL $0x00000040, CX
-	JZ    end27
+	JZ    end43
 	SFENCE
 
-end27:
+end43:
 	VZEROUPPER
 	RET
 
@@ -8584,139 +12426,233 @@ TEXT ·mixedLimitAVX2(SB), NOSPLIT, $0-24
 	// out
 	MOVQ 112(AX), AX
 	XORQ R10, R10
-	MOVQ ahead+16(FP), R12
 	XORQ R11, R11
+	MOVQ ahead+16(FP), R12
 	SHRQ $0x02, R12
 
-pass:
-	// move p
-	TESTQ      DX, DX
+	// 4 vectors at a time, with prefetch
+passAhead:
+	// move grad
+	TESTQ      BX, BX
 	JZ         nil1
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000003, CX
 	JZ         else2
-	VMOVUPS    (DX)(R11*2), X0
-	PREFETCHT1 (DX)(R12*2)
-	VMOVUPS    X0, (DX)(R11*2)
+	VMOVUPS    (BX)(R11*2), X0
+	VMOVUPS    16(BX)(R11*2), X0
+	VMOVUPS    32(BX)(R11*2), X0
+	VMOVUPS    48(BX)(R11*2), X0
+	PREFETCHT0 (BX)(R12*2)
 	JMP        end3
 
 else2:
-	VMOVUPS    (DX)(R11*4), Y0
-	PREFETCHT1 (DX)(R12*4)
-	VMOVUPS    Y0, (DX)(R11*4)
+	VMOVUPS    (BX)(R11*4), Y0
+	VMOVUPS    32(BX)(R11*4), Y0
+	VMOVUPS    64(BX)(R11*4), Y0
+	VMOVUPS    96(BX)(R11*4), Y0
+	PREFETCHT0 (BX)(R12*4)
+	PREFETCHT0 64(BX)(R12*4)
 
 end3:
 nil1:
-	// move out
-	TESTQ    AX, AX
-	JZ       nil4
-	TESTL    $0x00000040, CX
-	JZ       else5
-	VMOVNTDQ X0, (AX)(R11*2)
-	JMP      end6
+	// move m
+	TESTQ      SI, SI
+	JZ         nil4
+	TESTL      $0x00000008, CX
+	JZ         else5
+	VMOVUPS    (SI)(R11*2), X0
+	VMOVUPS    16(SI)(R11*2), X5
+	VMOVUPS    32(SI)(R11*2), X6
+	VMOVUPS    48(SI)(R11*2), X7
+	PREFETCHT0 (SI)(R12*2)
+	VMOVUPS    X0, (SI)(R11*2)
+	VMOVUPS    X5, 16(SI)(R11*2)
+	VMOVUPS    X6, 32(SI)(R11*2)
+	VMOVUPS    X7, 48(SI)(R11*2)
+	JMP        end6
 
 else5:
-	VMOVUPS X0, (AX)(R11*2)
+	VMOVUPS    (SI)(R11*4), Y0
+	VMOVUPS    32(SI)(R11*4), Y5
+	VMOVUPS    64(SI)(R11*4), Y6
+	VMOVUPS    96(SI)(R11*4), Y7
+	PREFETCHT0 (SI)(R12*4)
+	PREFETCHT0 64(SI)(R12*4)
+	VMOVUPS    Y0, (SI)(R11*4)
+	VMOVUPS    Y5, 32(SI)(R11*4)
+	VMOVUPS    Y6, 64(SI)(R11*4)
+	VMOVUPS    Y7, 96(SI)(R11*4)
 
 end6:
 nil4:
-	// move grad
-	TESTQ      BX, BX
+	// move n
+	TESTQ      DI, DI
 	JZ         nil7
-	TESTL      $0x00000003, CX
+	TESTL      $0x00000008, CX
 	JZ         else8
-	VMOVUPS    (BX)(R11*2), X1
-	PREFETCHT1 (BX)(R12*2)
+	VMOVUPS    (DI)(R11*2), X0
+	VMOVUPS    16(DI)(R11*2), X0
+	VMOVUPS    32(DI)(R11*2), X0
+	VMOVUPS    48(DI)(R11*2), X0
+	PREFETCHT0 (DI)(R12*2)
 	JMP        end9
 
 else8:
-	VMOVUPS    (BX)(R11*4), Y1
-	PREFETCHT1 (BX)(R12*4)
+	VMOVUPS    (DI)(R11*4), Y0
+	VMOVUPS    32(DI)(R11*4), Y0
+	VMOVUPS    64(DI)(R11*4), Y0
+	VMOVUPS    96(DI)(R11*4), Y0
+	PREFETCHT0 (DI)(R12*4)
+	PREFETCHT0 64(DI)(R12*4)
 
 end9:
 nil7:
-	// move m
-	TESTQ      SI, SI
+	// move v
+	TESTQ      R8, R8
 	JZ         nil10
 	TESTL      $0x00000008, CX
 	JZ         else11
-	VMOVUPS    (SI)(R11*2), X1
-	PREFETCHT1 (SI)(R12*2)
-	VMOVUPS    X1, (SI)(R11*2)
+	VMOVUPS    (R8)(R11*2), X0
+	VMOVUPS    16(R8)(R11*2), X5
+	VMOVUPS    32(R8)(R11*2), X6
+	VMOVUPS    48(R8)(R11*2), X7
+	PREFETCHT0 (R8)(R12*2)
+	VMOVUPS    X0, (R8)(R11*2)
+	VMOVUPS    X5, 16(R8)(R11*2)
+	VMOVUPS    X6, 32(R8)(R11*2)
+	VMOVUPS    X7, 48(R8)(R11*2)
 	JMP        end12
 
 else11:
-	VMOVUPS    (SI)(R11*4), Y1
-	PREFETCHT1 (SI)(R12*4)
-	VMOVUPS    Y1, (SI)(R11*4)
+	VMOVUPS    (R8)(R11*4), Y0
+	VMOVUPS    32(R8)(R11*4), Y5
+	VMOVUPS    64(R8)(R11*4), Y6
+	VMOVUPS    96(R8)(R11*4), Y7
+	PREFETCHT0 (R8)(R12*4)
+	PREFETCHT0 64(R8)(R12*4)
+	VMOVUPS    Y0, (R8)(R11*4)
+	VMOVUPS    Y5, 32(R8)(R11*4)
+	VMOVUPS    Y6, 64(R8)(R11*4)
+	VMOVUPS    Y7, 96(R8)(R11*4)
 
 end12:
 nil10:
-	// move n
-	TESTQ      DI, DI
+	// move x
+	TESTQ      R9, R9
 	JZ         nil13
 	TESTL      $0x00000008, CX
 	JZ         else14
-	VMOVUPS    (DI)(R11*2), X1
-	PREFETCHT1 (DI)(R12*2)
+	VMOVUPS    (R9)(R11*2), X0
+	VMOVUPS    16(R9)(R11*2), X5
+	VMOVUPS    32(R9)(R11*2), X6
+	VMOVUPS    48(R9)(R11*2), X7
+	PREFETCHT0 (R9)(R12*2)
+	VMOVUPS    X0, (R9)(R11*2)
+	VMOVUPS    X5, 16(R9)(R11*2)
+	VMOVUPS    X6, 32(R9)(R11*2)
+	VMOVUPS    X7, 48(R9)(R11*2)
 	JMP        end15
 
 else14:
-	VMOVUPS    (DI)(R11*4), Y1
-	PREFETCHT1 (DI)(R12*4)
+	VMOVUPS    (R9)(R11*4), Y0
+	VMOVUPS    32(R9)(R11*4), Y5
+	VMOVUPS    64(R9)(R11*4), Y6
+	VMOVUPS    96(R9)(R11*4), Y7
+	PREFETCHT0 (R9)(R12*4)
+	PREFETCHT0 64(R9)(R12*4)
+	VMOVUPS    Y0, (R9)(R11*4)
+	VMOVUPS    Y5, 32(R9)(R11*4)
+	VMOVUPS    Y6, 64(R9)(R11*4)
+	VMOVUPS    Y7, 96(R9)(R11*4)
 
 end15:
 nil13:
-	// move v
-	TESTQ      R8, R8
+	// move p
+	TESTQ      DX, DX
 	JZ         nil16
-	TESTL      $0x00000008, CX
+	TESTL      $0x00000004, CX
 	JZ         else17
-	VMOVUPS    (R8)(R11*2), X1
-	PREFETCHT1 (R8)(R12*2)
-	VMOVUPS    X1, (R8)(R11*2)
+	VMOVUPS    (DX)(R11*2), X1
+	VMOVUPS    16(DX)(R11*2), X2
+	VMOVUPS    32(DX)(R11*2), X3
+	VMOVUPS    48(DX)(R11*2), X4
+	PREFETCHT0 (DX)(R12*2)
+	VMOVUPS    X1, (DX)(R11*2)
+	VMOVUPS    X2, 16(DX)(R11*2)
+	VMOVUPS    X3, 32(DX)(R11*2)
+	VMOVUPS    X4, 48(DX)(R11*2)
 	JMP        end18
 
 else17:
-	VMOVUPS    (R8)(R11*4), Y1
-	PREFETCHT1 (R8)(R12*4)
-	VMOVUPS    Y1, (R8)(R11*4)
+	VMOVUPS    (DX)(R11*4), Y1
+	VMOVUPS    32(DX)(R11*4), Y2
+	VMOVUPS    64(DX)(R11*4), Y3
+	VMOVUPS    96(DX)(R11*4), Y4
+	PREFETCHT0 (DX)(R12*4)
+	PREFETCHT0 64(DX)(R12*4)
+	VMOVUPS    Y1, (DX)(R11*4)
+	VMOVUPS    Y2, 32(DX)(R11*4)
+	VMOVUPS    Y3, 64(DX)(R11*4)
+	VMOVUPS    Y4, 96(DX)(R11*4)
 
 end18:
 nil16:
-	// move x
-	TESTQ      R9, R9
-	JZ         nil19
-	TESTL      $0x00000008, CX
-	JZ         else20
-	VMOVUPS    (R9)(R11*2), X1
-	PREFETCHT1 (R9)(R12*2)
-	VMOVUPS    X1, (R9)(R11*2)
-	JMP        end21
+	// move out
+	TESTQ    AX, AX
+	JZ       nil19
+	TESTL    $0x00000040, CX
+	JZ       else20
+	VMOVNTDQ X1, (AX)(R11*2)
+	JMP      end21
 
 else20:
-	VMOVUPS    (R9)(R11*4), Y1
-	PREFETCHT1 (R9)(R12*4)
-	VMOVUPS    Y1, (R9)(R11*4)
+	VMOVUPS X1, (AX)(R11*2)
 
 end21:
+	TESTL    $0x00000040, CX
+	JZ       else22
+	VMOVNTDQ X2, 16(AX)(R11*2)
+	JMP      end23
+
+else22:
+	VMOVUPS X2, 16(AX)(R11*2)
+
+end23:
+	TESTL    $0x00000040, CX
+	JZ       else24
+	VMOVNTDQ X3, 32(AX)(R11*2)
+	JMP      end25
+
+else24:
+	VMOVUPS X3, 32(AX)(R11*2)
+
+end25:
+	TESTL    $0x00000040, CX
+	JZ       else26
+	VMOVNTDQ X4, 48(AX)(R11*2)
+	JMP      end27
+
+else26:
+	VMOVUPS X4, 48(AX)(R11*2)
+
+end27:
 nil19:
-	ADDQ  $0x00000008, R11
-	ADDQ  $0x00000008, R12
+	ADDQ  $0x00000020, R11
+	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
-	JNE   pass
+	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end23
+	JZ    end29
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end23:
+end29:
 	TESTL $0x00000040, CX
-	JZ    end25
+	JZ    end31
 	SFENCE
 
-end25:
+end31:
 	VZEROUPPER
 	RET
 
@@ -8911,72 +12847,128 @@ TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
 	VBROADCASTSS 4(AX), Z8
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ count+40(FP), CX
-	MOVQ ahead+48(FP), R9
-	XORQ R8, R8
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  count+40(FP), CX
+	MOVQ  ahead+48(FP), R9
+	XORQ  R8, R8
+	TESTQ R9, R9
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (BX)(R8*1), Z0, Z9
+	VMULPS 64(BX)(R8*1), Z0, Z10
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z9, Z7, Z9
+	VMINPS Z10, Z7, Z10
 	VMAXPS Z9, Z6, Z9
-
-	// load p
-	VMOVUPS (DX)(R8*1), Z10
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Z10, Z6, Z10
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Z10, Z8, Z11
+	VMULPS (DX)(R8*1), Z8, Z11
+	VMULPS 64(DX)(R8*1), Z8, Z12
 	VADDPS Z11, Z9, Z9
+	VADDPS Z12, Z10, Z10
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPS (SI)(R8*1), Z2, Z11
+	VMULPS 64(SI)(R8*1), Z2, Z12
 	VMULPS Z9, Z3, Z9
+	VMULPS Z10, Z3, Z10
 	VADDPS Z9, Z11, Z9
+	VADDPS Z10, Z12, Z10
+
+	// store m
+	VMOVUPS Z9, (SI)(R8*1)
+	VMOVUPS Z10, 64(SI)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPS Z9, Z4, Z9
+	VMULPS Z10, Z4, Z10
+	VMULPS (DI)(R8*1), Z5, Z11
+	VMULPS 64(DI)(R8*1), Z5, Z12
+	VSUBPS Z11, Z9, Z9
+	VSUBPS Z12, Z10, Z10
+
+	// p = keep·p − u
+	VMULPS (DX)(R8*1), Z1, Z11
+	VMULPS 64(DX)(R8*1), Z1, Z12
+	VSUBPS Z9, Z11, Z9
+	VSUBPS Z10, Z12, Z10
+
+	// store p
+	VMOVUPS Z9, (DX)(R8*1)
+	VMOVUPS Z10, 64(DX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ R8, R9
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R9*1)
+	VMULPS     (BX)(R8*1), Z0, Z9
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z9, Z7, Z9
+	VMAXPS Z9, Z6, Z9
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R9*1)
+	VMULPS     (DX)(R8*1), Z8, Z10
+	VADDPS     Z10, Z9, Z9
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R9*1)
+	VMULPS     (SI)(R8*1), Z2, Z10
+	VMULPS     Z9, Z3, Z9
+	VADDPS     Z9, Z10, Z9
 
 	// store m
 	VMOVUPS Z9, (SI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPS Z9, Z4, Z9
-	VMULPS (DI)(R8*1), Z5, Z11
-	VSUBPS Z11, Z9, Z9
+	VMULPS     Z9, Z4, Z9
+	PREFETCHT0 (DI)(R9*1)
+	VMULPS     (DI)(R8*1), Z5, Z10
+	VSUBPS     Z10, Z9, Z9
 
 	// p = keep·p − u
-	VMULPS Z10, Z1, Z10
-	VSUBPS Z9, Z10, Z9
+	PREFETCHT0 (DX)(R9*1)
+	VMULPS     (DX)(R8*1), Z1, Z10
+	VSUBPS     Z9, Z10, Z9
 
 	// store p
 	VMOVUPS Z9, (DX)(R8*1)
 	ADDQ    $0x00000040, R8
-	TESTQ   R9, R9
-	JZ      enter
+	ADDQ    $0x00000040, R9
 
-	// prefetch
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000010, CX
+	JGE  vector
+	ADDQ $0x00000010, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -8993,21 +12985,20 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPS Z0, Z7, Z0
 	VMAXPS Z0, Z6, Z0
-
-	// load p
-	VMOVUPS.Z (DX)(R8*1), K1, Z6
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Z6, Z8, Z7
-	VADDPS Z7, Z0, Z0
+	// load p
+	VMOVUPS.Z (DX)(R8*1), K1, Z6
+	VMULPS    Z6, Z8, Z6
+	VADDPS    Z6, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (SI)(R8*1), K1, Z7
-	VMULPS    Z7, Z2, Z2
+	VMOVUPS.Z (SI)(R8*1), K1, Z6
+	VMULPS    Z6, Z2, Z2
 	VMULPS    Z0, Z3, Z0
 	VADDPS    Z0, Z2, Z0
 
@@ -9023,8 +13014,10 @@ decoupled2:
 	VSUBPS    Z2, Z0, Z0
 
 	// p = keep·p − u
-	VMULPS Z6, Z1, Z1
-	VSUBPS Z0, Z1, Z0
+	// load p
+	VMOVUPS.Z (DX)(R8*1), K1, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    Z0, Z1, Z0
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(R8*1)
@@ -9078,89 +13071,169 @@ TEXT ·adapnmF32AVX512(SB), NOSPLIT, $0-64
 	VBROADCASTSS 4(AX), Z12
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ v+40(FP), R8
-	MOVQ count+48(FP), CX
-	MOVQ ahead+56(FP), R10
-	XORQ R9, R9
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  v+40(FP), R8
+	MOVQ  count+48(FP), CX
+	MOVQ  ahead+56(FP), R10
+	XORQ  R9, R9
+	TESTQ R10, R10
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (BX)(R9*1), Z0, Z13
+	VMULPS 64(BX)(R9*1), Z0, Z14
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z13, Z11, Z13
+	VMINPS Z14, Z11, Z14
 	VMAXPS Z13, Z10, Z13
-
-	// load p
-	VMOVUPS (DX)(R9*1), Z14
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Z14, Z10, Z14
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Z14, Z12, Z15
+	VMULPS (DX)(R9*1), Z12, Z15
+	VMULPS 64(DX)(R9*1), Z12, Z16
 	VADDPS Z15, Z13, Z13
+	VADDPS Z16, Z14, Z14
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPS (SI)(R9*1), Z2, Z15
-	VMULPS Z13, Z3, Z16
-	VADDPS Z16, Z15, Z15
+	VMULPS 64(SI)(R9*1), Z2, Z16
+	VMULPS Z13, Z3, Z17
+	VMULPS Z14, Z3, Z18
+	VADDPS Z17, Z15, Z15
+	VADDPS Z18, Z16, Z16
 
 	// store m
 	VMOVUPS Z15, (SI)(R9*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS (R8)(R9*1), Z4, Z16
-	VMULPS Z13, Z5, Z17
-	VMULPS Z13, Z17, Z13
-	VADDPS Z13, Z16, Z13
-
-	// store v
-	VMOVUPS Z13, (R8)(R9*1)
+	VMOVUPS Z16, 64(SI)(R9*1)
 
 	// u = k1·m − k2·n
 	VMULPS Z15, Z6, Z15
-	VMULPS (DI)(R9*1), Z7, Z16
-	VSUBPS Z16, Z15, Z15
+	VMULPS Z16, Z6, Z16
+	VMULPS (DI)(R9*1), Z7, Z17
+	VMULPS 64(DI)(R9*1), Z7, Z18
+	VSUBPS Z17, Z15, Z15
+	VSUBPS Z18, Z16, Z16
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z13, Z5, Z17
+	VMULPS Z14, Z5, Z18
+	VMULPS Z13, Z17, Z13
+	VMULPS Z14, Z18, Z14
+	VMULPS (R8)(R9*1), Z4, Z17
+	VMULPS 64(R8)(R9*1), Z4, Z18
+	VADDPS Z13, Z17, Z13
+	VADDPS Z14, Z18, Z14
+
+	// store v
+	VMOVUPS Z13, (R8)(R9*1)
+	VMOVUPS Z14, 64(R8)(R9*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z13, Z13
+	VSQRTPS Z14, Z14
+	VMULPS  Z8, Z13, Z13
+	VMULPS  Z8, Z14, Z14
+	VADDPS  Z9, Z13, Z13
+	VADDPS  Z9, Z14, Z14
+	VDIVPS  Z13, Z15, Z13
+	VDIVPS  Z14, Z16, Z14
+
+	// p = keep·p − u
+	VMULPS (DX)(R9*1), Z1, Z15
+	VMULPS 64(DX)(R9*1), Z1, Z16
+	VSUBPS Z13, Z15, Z13
+	VSUBPS Z14, Z16, Z14
+
+	// store p
+	VMOVUPS Z13, (DX)(R9*1)
+	VMOVUPS Z14, 64(DX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ R9, R10
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R10*1)
+	VMULPS     (BX)(R9*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z13, Z11, Z13
+	VMAXPS Z13, Z10, Z13
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R10*1)
+	VMULPS     (DX)(R9*1), Z12, Z14
+	VADDPS     Z14, Z13, Z13
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R10*1)
+	VMULPS     (SI)(R9*1), Z2, Z14
+	VMULPS     Z13, Z3, Z15
+	VADDPS     Z15, Z14, Z14
+
+	// store m
+	VMOVUPS Z14, (SI)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPS     Z14, Z6, Z14
+	PREFETCHT0 (DI)(R10*1)
+	VMULPS     (DI)(R9*1), Z7, Z15
+	VSUBPS     Z15, Z14, Z14
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS     Z13, Z5, Z15
+	VMULPS     Z13, Z15, Z13
+	PREFETCHT0 (R8)(R10*1)
+	VMULPS     (R8)(R9*1), Z4, Z15
+	VADDPS     Z13, Z15, Z13
+
+	// store v
+	VMOVUPS Z13, (R8)(R9*1)
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z13, Z13
 	VMULPS  Z8, Z13, Z13
 	VADDPS  Z9, Z13, Z13
-	VDIVPS  Z13, Z15, Z13
+	VDIVPS  Z13, Z14, Z13
 
 	// p = keep·p − u
-	VMULPS Z14, Z1, Z14
-	VSUBPS Z13, Z14, Z13
+	PREFETCHT0 (DX)(R10*1)
+	VMULPS     (DX)(R9*1), Z1, Z14
+	VSUBPS     Z13, Z14, Z13
 
 	// store p
 	VMOVUPS Z13, (DX)(R9*1)
 	ADDQ    $0x00000040, R9
-	TESTQ   R10, R10
-	JZ      enter
+	ADDQ    $0x00000040, R10
 
-	// prefetch
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000010, CX
+	JGE  vector
+	ADDQ $0x00000010, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -9177,37 +13250,25 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPS Z0, Z11, Z0
 	VMAXPS Z0, Z10, Z0
-
-	// load p
-	VMOVUPS.Z (DX)(R9*1), K1, Z10
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Z10, Z12, Z11
-	VADDPS Z11, Z0, Z0
+	// load p
+	VMOVUPS.Z (DX)(R9*1), K1, Z10
+	VMULPS    Z10, Z12, Z10
+	VADDPS    Z10, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (SI)(R9*1), K1, Z11
-	VMULPS    Z11, Z2, Z2
+	VMOVUPS.Z (SI)(R9*1), K1, Z10
+	VMULPS    Z10, Z2, Z2
 	VMULPS    Z0, Z3, Z3
 	VADDPS    Z3, Z2, Z2
 
 	// store m
 	VMOVUPS Z2, K1, (SI)(R9*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	VMOVUPS.Z (R8)(R9*1), K1, Z3
-	VMULPS    Z3, Z4, Z3
-	VMULPS    Z0, Z5, Z4
-	VMULPS    Z0, Z4, Z0
-	VADDPS    Z0, Z3, Z0
-
-	// store v
-	VMOVUPS Z0, K1, (R8)(R9*1)
 
 	// u = k1·m − k2·n
 	VMULPS Z2, Z6, Z2
@@ -9217,6 +13278,18 @@ decoupled2:
 	VMULPS    Z3, Z7, Z3
 	VSUBPS    Z3, Z2, Z2
 
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z0, Z5, Z3
+	VMULPS Z0, Z3, Z0
+
+	// load v
+	VMOVUPS.Z (R8)(R9*1), K1, Z3
+	VMULPS    Z3, Z4, Z3
+	VADDPS    Z0, Z3, Z0
+
+	// store v
+	VMOVUPS Z0, K1, (R8)(R9*1)
+
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z0, Z0
 	VMULPS  Z8, Z0, Z0
@@ -9224,8 +13297,10 @@ decoupled2:
 	VDIVPS  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPS Z10, Z1, Z1
-	VSUBPS Z0, Z1, Z0
+	// load p
+	VMOVUPS.Z (DX)(R9*1), K1, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    Z0, Z1, Z0
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(R9*1)
@@ -9279,101 +13354,196 @@ TEXT ·adapnmAMSGradF32AVX512(SB), NOSPLIT, $0-72
 	VBROADCASTSS 4(AX), Z12
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ v+40(FP), R8
-	MOVQ x+48(FP), R9
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R11
-	XORQ R10, R10
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  v+40(FP), R8
+	MOVQ  x+48(FP), R9
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), R11
+	XORQ  R10, R10
+	TESTQ R11, R11
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (BX)(R10*1), Z0, Z13
+	VMULPS 64(BX)(R10*1), Z0, Z14
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z13, Z11, Z13
+	VMINPS Z14, Z11, Z14
 	VMAXPS Z13, Z10, Z13
-
-	// load p
-	VMOVUPS (DX)(R10*1), Z14
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Z14, Z10, Z14
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Z14, Z12, Z15
+	VMULPS (DX)(R10*1), Z12, Z15
+	VMULPS 64(DX)(R10*1), Z12, Z16
 	VADDPS Z15, Z13, Z13
+	VADDPS Z16, Z14, Z14
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPS (SI)(R10*1), Z2, Z15
-	VMULPS Z13, Z3, Z16
-	VADDPS Z16, Z15, Z15
+	VMULPS 64(SI)(R10*1), Z2, Z16
+	VMULPS Z13, Z3, Z17
+	VMULPS Z14, Z3, Z18
+	VADDPS Z17, Z15, Z15
+	VADDPS Z18, Z16, Z16
 
 	// store m
 	VMOVUPS Z15, (SI)(R10*1)
+	VMOVUPS Z16, 64(SI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPS Z15, Z6, Z15
+	VMULPS Z16, Z6, Z16
+	VMULPS (DI)(R10*1), Z7, Z17
+	VMULPS 64(DI)(R10*1), Z7, Z18
+	VSUBPS Z17, Z15, Z15
+	VSUBPS Z18, Z16, Z16
 
 	// v = beta2·v + (alpha2·g)·g
-	VMULPS (R8)(R10*1), Z4, Z16
 	VMULPS Z13, Z5, Z17
+	VMULPS Z14, Z5, Z18
 	VMULPS Z13, Z17, Z13
-	VADDPS Z13, Z16, Z13
+	VMULPS Z14, Z18, Z14
+	VMULPS (R8)(R10*1), Z4, Z17
+	VMULPS 64(R8)(R10*1), Z4, Z18
+	VADDPS Z13, Z17, Z13
+	VADDPS Z14, Z18, Z14
+
+	// store v
+	VMOVUPS Z13, (R8)(R10*1)
+	VMOVUPS Z14, 64(R8)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (R9)(R10*1), Z17
+	VMOVUPS 64(R9)(R10*1), Z18
+	VMAXPS  Z13, Z17, Z13
+	VMAXPS  Z14, Z18, Z14
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z13
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z14
+
+	// store x
+	VMOVUPS Z13, (R9)(R10*1)
+	VMOVUPS Z14, 64(R9)(R10*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z13, Z13
+	VSQRTPS Z14, Z14
+	VMULPS  Z8, Z13, Z13
+	VMULPS  Z8, Z14, Z14
+	VADDPS  Z9, Z13, Z13
+	VADDPS  Z9, Z14, Z14
+	VDIVPS  Z13, Z15, Z13
+	VDIVPS  Z14, Z16, Z14
+
+	// p = keep·p − u
+	VMULPS (DX)(R10*1), Z1, Z15
+	VMULPS 64(DX)(R10*1), Z1, Z16
+	VSUBPS Z13, Z15, Z13
+	VSUBPS Z14, Z16, Z14
+
+	// store p
+	VMOVUPS Z13, (DX)(R10*1)
+	VMOVUPS Z14, 64(DX)(R10*1)
+	ADDQ    $0x00000080, R10
+
+enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ R10, R11
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R11*1)
+	VMULPS     (BX)(R10*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z13, Z11, Z13
+	VMAXPS Z13, Z10, Z13
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R11*1)
+	VMULPS     (DX)(R10*1), Z12, Z14
+	VADDPS     Z14, Z13, Z13
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R11*1)
+	VMULPS     (SI)(R10*1), Z2, Z14
+	VMULPS     Z13, Z3, Z15
+	VADDPS     Z15, Z14, Z14
+
+	// store m
+	VMOVUPS Z14, (SI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPS     Z14, Z6, Z14
+	PREFETCHT0 (DI)(R11*1)
+	VMULPS     (DI)(R10*1), Z7, Z15
+	VSUBPS     Z15, Z14, Z14
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS     Z13, Z5, Z15
+	VMULPS     Z13, Z15, Z13
+	PREFETCHT0 (R8)(R11*1)
+	VMULPS     (R8)(R10*1), Z4, Z15
+	VADDPS     Z13, Z15, Z13
 
 	// store v
 	VMOVUPS Z13, (R8)(R10*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS (R9)(R10*1), Z16
-	VMAXPS  Z13, Z16, Z13
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z13
+	PREFETCHT0 (R9)(R11*1)
+	VMOVUPS    (R9)(R10*1), Z15
+	VMAXPS     Z13, Z15, Z13
+	VCMPPS     $0x03, Z15, Z15, K1
+	VMOVAPS    Z15, K1, Z13
 
 	// store x
 	VMOVUPS Z13, (R9)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPS Z15, Z6, Z15
-	VMULPS (DI)(R10*1), Z7, Z16
-	VSUBPS Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z13, Z13
 	VMULPS  Z8, Z13, Z13
 	VADDPS  Z9, Z13, Z13
-	VDIVPS  Z13, Z15, Z13
+	VDIVPS  Z13, Z14, Z13
 
 	// p = keep·p − u
-	VMULPS Z14, Z1, Z14
-	VSUBPS Z13, Z14, Z13
+	PREFETCHT0 (DX)(R11*1)
+	VMULPS     (DX)(R10*1), Z1, Z14
+	VSUBPS     Z13, Z14, Z13
 
 	// store p
 	VMOVUPS Z13, (DX)(R10*1)
 	ADDQ    $0x00000040, R10
-	TESTQ   R11, R11
-	JZ      enter
+	ADDQ    $0x00000040, R11
 
-	// prefetch
-	PREFETCHT1 (DX)(R11*1)
-	PREFETCHT1 (BX)(R11*1)
-	PREFETCHT1 (SI)(R11*1)
-	PREFETCHT1 (DI)(R11*1)
-	PREFETCHT1 (R8)(R11*1)
-	PREFETCHT1 (R9)(R11*1)
-	ADDQ       $0x00000040, R11
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000010, CX
+	JGE  vector
+	ADDQ $0x00000010, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -9390,33 +13560,41 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPS Z0, Z11, Z0
 	VMAXPS Z0, Z10, Z0
-
-	// load p
-	VMOVUPS.Z (DX)(R10*1), K1, Z10
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Z10, Z12, Z11
-	VADDPS Z11, Z0, Z0
+	// load p
+	VMOVUPS.Z (DX)(R10*1), K1, Z10
+	VMULPS    Z10, Z12, Z10
+	VADDPS    Z10, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (SI)(R10*1), K1, Z11
-	VMULPS    Z11, Z2, Z2
+	VMOVUPS.Z (SI)(R10*1), K1, Z10
+	VMULPS    Z10, Z2, Z2
 	VMULPS    Z0, Z3, Z3
 	VADDPS    Z3, Z2, Z2
 
 	// store m
 	VMOVUPS Z2, K1, (SI)(R10*1)
 
+	// u = k1·m − k2·n
+	VMULPS Z2, Z6, Z2
+
+	// load n
+	VMOVUPS.Z (DI)(R10*1), K1, Z3
+	VMULPS    Z3, Z7, Z3
+	VSUBPS    Z3, Z2, Z2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z0, Z5, Z3
+	VMULPS Z0, Z3, Z0
+
 	// load v
 	VMOVUPS.Z (R8)(R10*1), K1, Z3
 	VMULPS    Z3, Z4, Z3
-	VMULPS    Z0, Z5, Z4
-	VMULPS    Z0, Z4, Z0
 	VADDPS    Z0, Z3, Z0
 
 	// store v
@@ -9432,14 +13610,6 @@ decoupled2:
 	// store x
 	VMOVUPS Z0, K1, (R9)(R10*1)
 
-	// u = k1·m − k2·n
-	VMULPS Z2, Z6, Z2
-
-	// load n
-	VMOVUPS.Z (DI)(R10*1), K1, Z3
-	VMULPS    Z3, Z7, Z3
-	VSUBPS    Z3, Z2, Z2
-
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z0, Z0
 	VMULPS  Z8, Z0, Z0
@@ -9447,8 +13617,10 @@ decoupled2:
 	VDIVPS  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPS Z10, Z1, Z1
-	VSUBPS Z0, Z1, Z0
+	// load p
+	VMOVUPS.Z (DX)(R10*1), K1, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    Z0, Z1, Z0
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(R10*1)
@@ -9481,58 +13653,98 @@ TEXT ·sgdF32AVX512(SB), NOSPLIT, $0-40
 	VBROADCASTSS 4(AX), Z5
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ count+24(FP), CX
-	MOVQ ahead+32(FP), DI
-	XORQ SI, SI
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  count+24(FP), CX
+	MOVQ  ahead+32(FP), DI
+	XORQ  SI, SI
+	TESTQ DI, DI
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (BX)(SI*1), Z0, Z6
+	VMULPS 64(BX)(SI*1), Z0, Z7
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z6, Z4, Z6
+	VMINPS Z7, Z4, Z7
 	VMAXPS Z6, Z3, Z6
-
-	// load p
-	VMOVUPS (DX)(SI*1), Z7
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Z7, Z3, Z7
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Z7, Z5, Z8
+	VMULPS (DX)(SI*1), Z5, Z8
+	VMULPS 64(DX)(SI*1), Z5, Z9
 	VADDPS Z8, Z6, Z6
+	VADDPS Z9, Z7, Z7
 
 decoupled1:
 	// u = k1·g
 	VMULPS Z6, Z2, Z6
+	VMULPS Z7, Z2, Z7
 
 	// p = keep·p − u
-	VMULPS Z7, Z1, Z7
-	VSUBPS Z6, Z7, Z6
+	VMULPS (DX)(SI*1), Z1, Z8
+	VMULPS 64(DX)(SI*1), Z1, Z9
+	VSUBPS Z6, Z8, Z6
+	VSUBPS Z7, Z9, Z7
+
+	// store p
+	VMOVUPS Z6, (DX)(SI*1)
+	VMOVUPS Z7, 64(DX)(SI*1)
+	ADDQ    $0x00000080, SI
+
+enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ SI, DI
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(DI*1)
+	VMULPS     (BX)(SI*1), Z0, Z6
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z6, Z4, Z6
+	VMAXPS Z6, Z3, Z6
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(DI*1)
+	VMULPS     (DX)(SI*1), Z5, Z7
+	VADDPS     Z7, Z6, Z6
+
+decoupled2:
+	// u = k1·g
+	VMULPS Z6, Z2, Z6
+
+	// p = keep·p − u
+	PREFETCHT0 (DX)(DI*1)
+	VMULPS     (DX)(SI*1), Z1, Z7
+	VSUBPS     Z6, Z7, Z6
 
 	// store p
 	VMOVUPS Z6, (DX)(SI*1)
 	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
+	ADDQ    $0x00000040, DI
 
-	// prefetch
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000010, CX
+	JGE  vector
+	ADDQ $0x00000010, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -9549,23 +13761,24 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPS Z0, Z4, Z0
 	VMAXPS Z0, Z3, Z0
-
-	// load p
-	VMOVUPS.Z (DX)(SI*1), K1, Z3
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Z3, Z5, Z4
-	VADDPS Z4, Z0, Z0
+	// load p
+	VMOVUPS.Z (DX)(SI*1), K1, Z3
+	VMULPS    Z3, Z5, Z3
+	VADDPS    Z3, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// u = k1·g
 	VMULPS Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPS Z3, Z1, Z1
-	VSUBPS Z0, Z1, Z0
+	// load p
+	VMOVUPS.Z (DX)(SI*1), K1, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    Z0, Z1, Z0
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(SI*1)
@@ -9604,39 +13817,98 @@ TEXT ·sgdMomentumF32AVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS 4(AX), Z7
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ count+32(FP), CX
-	MOVQ ahead+40(FP), R8
-	XORQ DI, DI
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), CX
+	MOVQ  ahead+40(FP), R8
+	XORQ  DI, DI
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (BX)(DI*1), Z0, Z8
+	VMULPS 64(BX)(DI*1), Z0, Z9
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z8, Z6, Z8
+	VMINPS Z9, Z6, Z9
 	VMAXPS Z8, Z5, Z8
-
-	// load p
-	VMOVUPS (DX)(DI*1), Z9
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Z9, Z5, Z9
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Z9, Z7, Z10
+	VMULPS (DX)(DI*1), Z7, Z10
+	VMULPS 64(DX)(DI*1), Z7, Z11
 	VADDPS Z10, Z8, Z8
+	VADDPS Z11, Z9, Z9
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPS (SI)(DI*1), Z2, Z10
+	VMULPS 64(SI)(DI*1), Z2, Z11
 	VMULPS Z8, Z3, Z8
+	VMULPS Z9, Z3, Z9
 	VADDPS Z8, Z10, Z8
+	VADDPS Z9, Z11, Z9
+
+	// store m
+	VMOVUPS Z8, (SI)(DI*1)
+	VMOVUPS Z9, 64(SI)(DI*1)
+
+	// u = k1·m
+	VMULPS Z8, Z4, Z8
+	VMULPS Z9, Z4, Z9
+
+	// p = keep·p − u
+	VMULPS (DX)(DI*1), Z1, Z10
+	VMULPS 64(DX)(DI*1), Z1, Z11
+	VSUBPS Z8, Z10, Z8
+	VSUBPS Z9, Z11, Z9
+
+	// store p
+	VMOVUPS Z8, (DX)(DI*1)
+	VMOVUPS Z9, 64(DX)(DI*1)
+	ADDQ    $0x00000080, DI
+
+enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ DI, R8
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R8*1)
+	VMULPS     (BX)(DI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z8, Z6, Z8
+	VMAXPS Z8, Z5, Z8
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(DI*1), Z7, Z9
+	VADDPS     Z9, Z8, Z8
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R8*1)
+	VMULPS     (SI)(DI*1), Z2, Z9
+	VMULPS     Z8, Z3, Z8
+	VADDPS     Z8, Z9, Z8
 
 	// store m
 	VMOVUPS Z8, (SI)(DI*1)
@@ -9645,27 +13917,20 @@ decoupled1:
 	VMULPS Z8, Z4, Z8
 
 	// p = keep·p − u
-	VMULPS Z9, Z1, Z9
-	VSUBPS Z8, Z9, Z8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(DI*1), Z1, Z9
+	VSUBPS     Z8, Z9, Z8
 
 	// store p
 	VMOVUPS Z8, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
+	ADDQ    $0x00000040, R8
 
-	// prefetch
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000010, CX
+	JGE  vector
+	ADDQ $0x00000010, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -9682,21 +13947,20 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPS Z0, Z6, Z0
 	VMAXPS Z0, Z5, Z0
-
-	// load p
-	VMOVUPS.Z (DX)(DI*1), K1, Z5
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Z5, Z7, Z6
-	VADDPS Z6, Z0, Z0
+	// load p
+	VMOVUPS.Z (DX)(DI*1), K1, Z5
+	VMULPS    Z5, Z7, Z5
+	VADDPS    Z5, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (SI)(DI*1), K1, Z6
-	VMULPS    Z6, Z2, Z2
+	VMOVUPS.Z (SI)(DI*1), K1, Z5
+	VMULPS    Z5, Z2, Z2
 	VMULPS    Z0, Z3, Z0
 	VADDPS    Z0, Z2, Z0
 
@@ -9707,8 +13971,10 @@ decoupled2:
 	VMULPS Z0, Z4, Z0
 
 	// p = keep·p − u
-	VMULPS Z5, Z1, Z1
-	VSUBPS Z0, Z1, Z0
+	// load p
+	VMOVUPS.Z (DX)(DI*1), K1, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    Z0, Z1, Z0
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(DI*1)
@@ -9747,72 +14013,130 @@ TEXT ·sgdNesterovF32AVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS 4(AX), Z7
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ count+32(FP), CX
-	MOVQ ahead+40(FP), R8
-	XORQ DI, DI
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), CX
+	MOVQ  ahead+40(FP), R8
+	XORQ  DI, DI
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (BX)(DI*1), Z0, Z8
+	VMULPS 64(BX)(DI*1), Z0, Z9
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z8, Z6, Z8
+	VMINPS Z9, Z6, Z9
 	VMAXPS Z8, Z5, Z8
-
-	// load p
-	VMOVUPS (DX)(DI*1), Z9
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Z9, Z5, Z9
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Z9, Z7, Z10
+	VMULPS (DX)(DI*1), Z7, Z10
+	VMULPS 64(DX)(DI*1), Z7, Z11
 	VADDPS Z10, Z8, Z8
+	VADDPS Z11, Z9, Z9
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPS (SI)(DI*1), Z2, Z10
-	VMULPS Z8, Z3, Z11
-	VADDPS Z11, Z10, Z10
+	VMULPS 64(SI)(DI*1), Z2, Z11
+	VMULPS Z8, Z3, Z12
+	VMULPS Z9, Z3, Z13
+	VADDPS Z12, Z10, Z10
+	VADDPS Z13, Z11, Z11
 
 	// store m
 	VMOVUPS Z10, (SI)(DI*1)
+	VMOVUPS Z11, 64(SI)(DI*1)
 
 	// d = g + beta1·m
 	VMULPS Z10, Z2, Z10
+	VMULPS Z11, Z2, Z11
 	VADDPS Z10, Z8, Z8
+	VADDPS Z11, Z9, Z9
+
+	// u = k1·d
+	VMULPS Z8, Z4, Z8
+	VMULPS Z9, Z4, Z9
+
+	// p = keep·p − u
+	VMULPS (DX)(DI*1), Z1, Z10
+	VMULPS 64(DX)(DI*1), Z1, Z11
+	VSUBPS Z8, Z10, Z8
+	VSUBPS Z9, Z11, Z9
+
+	// store p
+	VMOVUPS Z8, (DX)(DI*1)
+	VMOVUPS Z9, 64(DX)(DI*1)
+	ADDQ    $0x00000080, DI
+
+enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ DI, R8
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R8*1)
+	VMULPS     (BX)(DI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z8, Z6, Z8
+	VMAXPS Z8, Z5, Z8
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(DI*1), Z7, Z9
+	VADDPS     Z9, Z8, Z8
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R8*1)
+	VMULPS     (SI)(DI*1), Z2, Z9
+	VMULPS     Z8, Z3, Z10
+	VADDPS     Z10, Z9, Z9
+
+	// store m
+	VMOVUPS Z9, (SI)(DI*1)
+
+	// d = g + beta1·m
+	VMULPS Z9, Z2, Z9
+	VADDPS Z9, Z8, Z8
 
 	// u = k1·d
 	VMULPS Z8, Z4, Z8
 
 	// p = keep·p − u
-	VMULPS Z9, Z1, Z9
-	VSUBPS Z8, Z9, Z8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(DI*1), Z1, Z9
+	VSUBPS     Z8, Z9, Z8
 
 	// store p
 	VMOVUPS Z8, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
+	ADDQ    $0x00000040, R8
 
-	// prefetch
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000010, CX
+	JGE  vector
+	ADDQ $0x00000010, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -9829,23 +14153,22 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPS Z0, Z6, Z0
 	VMAXPS Z0, Z5, Z0
-
-	// load p
-	VMOVUPS.Z (DX)(DI*1), K1, Z5
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Z5, Z7, Z6
-	VADDPS Z6, Z0, Z0
+	// load p
+	VMOVUPS.Z (DX)(DI*1), K1, Z5
+	VMULPS    Z5, Z7, Z5
+	VADDPS    Z5, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (SI)(DI*1), K1, Z6
-	VMULPS    Z6, Z2, Z6
+	VMOVUPS.Z (SI)(DI*1), K1, Z5
+	VMULPS    Z5, Z2, Z5
 	VMULPS    Z0, Z3, Z3
-	VADDPS    Z3, Z6, Z3
+	VADDPS    Z3, Z5, Z3
 
 	// store m
 	VMOVUPS Z3, K1, (SI)(DI*1)
@@ -9858,8 +14181,10 @@ decoupled2:
 	VMULPS Z0, Z4, Z0
 
 	// p = keep·p − u
-	VMULPS Z5, Z1, Z1
-	VSUBPS Z0, Z1, Z0
+	// load p
+	VMOVUPS.Z (DX)(DI*1), K1, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    Z0, Z1, Z0
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(DI*1)
@@ -9910,85 +14235,161 @@ TEXT ·adamF32AVX512(SB), NOSPLIT, $0-56
 	VBROADCASTSS 4(AX), Z11
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ v+32(FP), DI
-	MOVQ count+40(FP), CX
-	MOVQ ahead+48(FP), R9
-	XORQ R8, R8
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  v+32(FP), DI
+	MOVQ  count+40(FP), CX
+	MOVQ  ahead+48(FP), R9
+	XORQ  R8, R8
+	TESTQ R9, R9
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (BX)(R8*1), Z0, Z12
+	VMULPS 64(BX)(R8*1), Z0, Z13
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z12, Z10, Z12
+	VMINPS Z13, Z10, Z13
 	VMAXPS Z12, Z9, Z12
-
-	// load p
-	VMOVUPS (DX)(R8*1), Z13
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Z13, Z9, Z13
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Z13, Z11, Z14
+	VMULPS (DX)(R8*1), Z11, Z14
+	VMULPS 64(DX)(R8*1), Z11, Z15
 	VADDPS Z14, Z12, Z12
+	VADDPS Z15, Z13, Z13
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPS (SI)(R8*1), Z2, Z14
-	VMULPS Z12, Z3, Z15
-	VADDPS Z15, Z14, Z14
+	VMULPS 64(SI)(R8*1), Z2, Z15
+	VMULPS Z12, Z3, Z16
+	VMULPS Z13, Z3, Z17
+	VADDPS Z16, Z14, Z14
+	VADDPS Z17, Z15, Z15
 
 	// store m
 	VMOVUPS Z14, (SI)(R8*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS (DI)(R8*1), Z4, Z15
-	VMULPS Z12, Z5, Z16
-	VMULPS Z12, Z16, Z12
-	VADDPS Z12, Z15, Z12
-
-	// store v
-	VMOVUPS Z12, (DI)(R8*1)
+	VMOVUPS Z15, 64(SI)(R8*1)
 
 	// u = k1·m
 	VMULPS Z14, Z6, Z14
+	VMULPS Z15, Z6, Z15
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z12, Z5, Z16
+	VMULPS Z13, Z5, Z17
+	VMULPS Z12, Z16, Z12
+	VMULPS Z13, Z17, Z13
+	VMULPS (DI)(R8*1), Z4, Z16
+	VMULPS 64(DI)(R8*1), Z4, Z17
+	VADDPS Z12, Z16, Z12
+	VADDPS Z13, Z17, Z13
+
+	// store v
+	VMOVUPS Z12, (DI)(R8*1)
+	VMOVUPS Z13, 64(DI)(R8*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z12, Z12
+	VSQRTPS Z13, Z13
+	VMULPS  Z7, Z12, Z12
+	VMULPS  Z7, Z13, Z13
+	VADDPS  Z8, Z12, Z12
+	VADDPS  Z8, Z13, Z13
+	VDIVPS  Z12, Z14, Z12
+	VDIVPS  Z13, Z15, Z13
+
+	// p = keep·p − u
+	VMULPS (DX)(R8*1), Z1, Z14
+	VMULPS 64(DX)(R8*1), Z1, Z15
+	VSUBPS Z12, Z14, Z12
+	VSUBPS Z13, Z15, Z13
+
+	// store p
+	VMOVUPS Z12, (DX)(R8*1)
+	VMOVUPS Z13, 64(DX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ R8, R9
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R9*1)
+	VMULPS     (BX)(R8*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z10, Z12
+	VMAXPS Z12, Z9, Z12
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R9*1)
+	VMULPS     (DX)(R8*1), Z11, Z13
+	VADDPS     Z13, Z12, Z12
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R9*1)
+	VMULPS     (SI)(R8*1), Z2, Z13
+	VMULPS     Z12, Z3, Z14
+	VADDPS     Z14, Z13, Z13
+
+	// store m
+	VMOVUPS Z13, (SI)(R8*1)
+
+	// u = k1·m
+	VMULPS Z13, Z6, Z13
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS     Z12, Z5, Z14
+	VMULPS     Z12, Z14, Z12
+	PREFETCHT0 (DI)(R9*1)
+	VMULPS     (DI)(R8*1), Z4, Z14
+	VADDPS     Z12, Z14, Z12
+
+	// store v
+	VMOVUPS Z12, (DI)(R8*1)
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z12, Z12
 	VMULPS  Z7, Z12, Z12
 	VADDPS  Z8, Z12, Z12
-	VDIVPS  Z12, Z14, Z12
+	VDIVPS  Z12, Z13, Z12
 
 	// p = keep·p − u
-	VMULPS Z13, Z1, Z13
-	VSUBPS Z12, Z13, Z12
+	PREFETCHT0 (DX)(R9*1)
+	VMULPS     (DX)(R8*1), Z1, Z13
+	VSUBPS     Z12, Z13, Z12
 
 	// store p
 	VMOVUPS Z12, (DX)(R8*1)
 	ADDQ    $0x00000040, R8
-	TESTQ   R9, R9
-	JZ      enter
+	ADDQ    $0x00000040, R9
 
-	// prefetch
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000010, CX
+	JGE  vector
+	ADDQ $0x00000010, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -10005,40 +14406,40 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPS Z0, Z10, Z0
 	VMAXPS Z0, Z9, Z0
-
-	// load p
-	VMOVUPS.Z (DX)(R8*1), K1, Z9
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Z9, Z11, Z10
-	VADDPS Z10, Z0, Z0
+	// load p
+	VMOVUPS.Z (DX)(R8*1), K1, Z9
+	VMULPS    Z9, Z11, Z9
+	VADDPS    Z9, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (SI)(R8*1), K1, Z10
-	VMULPS    Z10, Z2, Z2
+	VMOVUPS.Z (SI)(R8*1), K1, Z9
+	VMULPS    Z9, Z2, Z2
 	VMULPS    Z0, Z3, Z3
 	VADDPS    Z3, Z2, Z2
 
 	// store m
 	VMOVUPS Z2, K1, (SI)(R8*1)
 
+	// u = k1·m
+	VMULPS Z2, Z6, Z2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z0, Z5, Z3
+	VMULPS Z0, Z3, Z0
+
 	// load v
 	VMOVUPS.Z (DI)(R8*1), K1, Z3
 	VMULPS    Z3, Z4, Z3
-	VMULPS    Z0, Z5, Z4
-	VMULPS    Z0, Z4, Z0
 	VADDPS    Z0, Z3, Z0
 
 	// store v
 	VMOVUPS Z0, K1, (DI)(R8*1)
-
-	// u = k1·m
-	VMULPS Z2, Z6, Z2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z0, Z0
@@ -10047,8 +14448,10 @@ decoupled2:
 	VDIVPS  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPS Z9, Z1, Z1
-	VSUBPS Z0, Z1, Z0
+	// load p
+	VMOVUPS.Z (DX)(R8*1), K1, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    Z0, Z1, Z0
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(R8*1)
@@ -10099,97 +14502,188 @@ TEXT ·adamAMSGradF32AVX512(SB), NOSPLIT, $0-64
 	VBROADCASTSS 4(AX), Z11
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ v+32(FP), DI
-	MOVQ x+40(FP), R8
-	MOVQ count+48(FP), CX
-	MOVQ ahead+56(FP), R10
-	XORQ R9, R9
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  v+32(FP), DI
+	MOVQ  x+40(FP), R8
+	MOVQ  count+48(FP), CX
+	MOVQ  ahead+56(FP), R10
+	XORQ  R9, R9
+	TESTQ R10, R10
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (BX)(R9*1), Z0, Z12
+	VMULPS 64(BX)(R9*1), Z0, Z13
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z12, Z10, Z12
+	VMINPS Z13, Z10, Z13
 	VMAXPS Z12, Z9, Z12
-
-	// load p
-	VMOVUPS (DX)(R9*1), Z13
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPS Z13, Z9, Z13
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPS Z13, Z11, Z14
+	VMULPS (DX)(R9*1), Z11, Z14
+	VMULPS 64(DX)(R9*1), Z11, Z15
 	VADDPS Z14, Z12, Z12
+	VADDPS Z15, Z13, Z13
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPS (SI)(R9*1), Z2, Z14
-	VMULPS Z12, Z3, Z15
-	VADDPS Z15, Z14, Z14
+	VMULPS 64(SI)(R9*1), Z2, Z15
+	VMULPS Z12, Z3, Z16
+	VMULPS Z13, Z3, Z17
+	VADDPS Z16, Z14, Z14
+	VADDPS Z17, Z15, Z15
 
 	// store m
 	VMOVUPS Z14, (SI)(R9*1)
+	VMOVUPS Z15, 64(SI)(R9*1)
+
+	// u = k1·m
+	VMULPS Z14, Z6, Z14
+	VMULPS Z15, Z6, Z15
 
 	// v = beta2·v + (alpha2·g)·g
-	VMULPS (DI)(R9*1), Z4, Z15
 	VMULPS Z12, Z5, Z16
+	VMULPS Z13, Z5, Z17
 	VMULPS Z12, Z16, Z12
-	VADDPS Z12, Z15, Z12
+	VMULPS Z13, Z17, Z13
+	VMULPS (DI)(R9*1), Z4, Z16
+	VMULPS 64(DI)(R9*1), Z4, Z17
+	VADDPS Z12, Z16, Z12
+	VADDPS Z13, Z17, Z13
+
+	// store v
+	VMOVUPS Z12, (DI)(R9*1)
+	VMOVUPS Z13, 64(DI)(R9*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS (R8)(R9*1), Z16
+	VMOVUPS 64(R8)(R9*1), Z17
+	VMAXPS  Z12, Z16, Z12
+	VMAXPS  Z13, Z17, Z13
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z12
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z13
+
+	// store x
+	VMOVUPS Z12, (R8)(R9*1)
+	VMOVUPS Z13, 64(R8)(R9*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z12, Z12
+	VSQRTPS Z13, Z13
+	VMULPS  Z7, Z12, Z12
+	VMULPS  Z7, Z13, Z13
+	VADDPS  Z8, Z12, Z12
+	VADDPS  Z8, Z13, Z13
+	VDIVPS  Z12, Z14, Z12
+	VDIVPS  Z13, Z15, Z13
+
+	// p = keep·p − u
+	VMULPS (DX)(R9*1), Z1, Z14
+	VMULPS 64(DX)(R9*1), Z1, Z15
+	VSUBPS Z12, Z14, Z12
+	VSUBPS Z13, Z15, Z13
+
+	// store p
+	VMOVUPS Z12, (DX)(R9*1)
+	VMOVUPS Z13, 64(DX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ R9, R10
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R10*1)
+	VMULPS     (BX)(R9*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z10, Z12
+	VMAXPS Z12, Z9, Z12
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R10*1)
+	VMULPS     (DX)(R9*1), Z11, Z13
+	VADDPS     Z13, Z12, Z12
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R10*1)
+	VMULPS     (SI)(R9*1), Z2, Z13
+	VMULPS     Z12, Z3, Z14
+	VADDPS     Z14, Z13, Z13
+
+	// store m
+	VMOVUPS Z13, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPS Z13, Z6, Z13
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS     Z12, Z5, Z14
+	VMULPS     Z12, Z14, Z12
+	PREFETCHT0 (DI)(R10*1)
+	VMULPS     (DI)(R9*1), Z4, Z14
+	VADDPS     Z12, Z14, Z12
 
 	// store v
 	VMOVUPS Z12, (DI)(R9*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPS (R8)(R9*1), Z15
-	VMAXPS  Z12, Z15, Z12
-	VCMPPS  $0x03, Z15, Z15, K1
-	VMOVAPS Z15, K1, Z12
+	PREFETCHT0 (R8)(R10*1)
+	VMOVUPS    (R8)(R9*1), Z14
+	VMAXPS     Z12, Z14, Z12
+	VCMPPS     $0x03, Z14, Z14, K1
+	VMOVAPS    Z14, K1, Z12
 
 	// store x
 	VMOVUPS Z12, (R8)(R9*1)
-
-	// u = k1·m
-	VMULPS Z14, Z6, Z14
 
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z12, Z12
 	VMULPS  Z7, Z12, Z12
 	VADDPS  Z8, Z12, Z12
-	VDIVPS  Z12, Z14, Z12
+	VDIVPS  Z12, Z13, Z12
 
 	// p = keep·p − u
-	VMULPS Z13, Z1, Z13
-	VSUBPS Z12, Z13, Z12
+	PREFETCHT0 (DX)(R10*1)
+	VMULPS     (DX)(R9*1), Z1, Z13
+	VSUBPS     Z12, Z13, Z12
 
 	// store p
 	VMOVUPS Z12, (DX)(R9*1)
 	ADDQ    $0x00000040, R9
-	TESTQ   R10, R10
-	JZ      enter
+	ADDQ    $0x00000040, R10
 
-	// prefetch
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000010, CX
+	JGE  vector
+	ADDQ $0x00000010, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -10206,33 +14700,36 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPS Z0, Z10, Z0
 	VMAXPS Z0, Z9, Z0
-
-	// load p
-	VMOVUPS.Z (DX)(R9*1), K1, Z9
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Z9, Z11, Z10
-	VADDPS Z10, Z0, Z0
+	// load p
+	VMOVUPS.Z (DX)(R9*1), K1, Z9
+	VMULPS    Z9, Z11, Z9
+	VADDPS    Z9, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPS.Z (SI)(R9*1), K1, Z10
-	VMULPS    Z10, Z2, Z2
+	VMOVUPS.Z (SI)(R9*1), K1, Z9
+	VMULPS    Z9, Z2, Z2
 	VMULPS    Z0, Z3, Z3
 	VADDPS    Z3, Z2, Z2
 
 	// store m
 	VMOVUPS Z2, K1, (SI)(R9*1)
 
+	// u = k1·m
+	VMULPS Z2, Z6, Z2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z0, Z5, Z3
+	VMULPS Z0, Z3, Z0
+
 	// load v
 	VMOVUPS.Z (DI)(R9*1), K1, Z3
 	VMULPS    Z3, Z4, Z3
-	VMULPS    Z0, Z5, Z4
-	VMULPS    Z0, Z4, Z0
 	VADDPS    Z0, Z3, Z0
 
 	// store v
@@ -10248,9 +14745,6 @@ decoupled2:
 	// store x
 	VMOVUPS Z0, K1, (R8)(R9*1)
 
-	// u = k1·m
-	VMULPS Z2, Z6, Z2
-
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z0, Z0
 	VMULPS  Z7, Z0, Z0
@@ -10258,8 +14752,10 @@ decoupled2:
 	VDIVPS  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPS Z9, Z1, Z1
-	VSUBPS Z0, Z1, Z0
+	// load p
+	VMOVUPS.Z (DX)(R9*1), K1, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    Z0, Z1, Z0
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(R9*1)
@@ -10304,47 +14800,131 @@ TEXT ·lionF32AVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS 4(AX), Z9
 
 	// coupled = the bits of l2
-	MOVL 4(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ count+32(FP), CX
-	MOVQ ahead+40(FP), R8
-	XORQ DI, DI
+	MOVL  4(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), CX
+	MOVQ  ahead+40(FP), R8
+	XORQ  DI, DI
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPS (BX)(DI*1), Z0, Z10
+	VMULPS 64(BX)(DI*1), Z0, Z11
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z10, Z8, Z10
+	VMINPS Z11, Z8, Z11
+	VMAXPS Z10, Z7, Z10
+	VMAXPS Z11, Z7, Z11
+	TESTQ  AX, AX
+	JZ     decoupled1
+
+	// g = g + l2·p
+	VMULPS (DX)(DI*1), Z9, Z12
+	VMULPS 64(DX)(DI*1), Z9, Z13
+	VADDPS Z12, Z10, Z10
+	VADDPS Z13, Z11, Z11
+
+decoupled1:
+	// d = beta1·m + alpha1·g
+	VMULPS (SI)(DI*1), Z2, Z12
+	VMULPS 64(SI)(DI*1), Z2, Z13
+	VMULPS Z10, Z3, Z14
+	VMULPS Z11, Z3, Z15
+	VADDPS Z14, Z12, Z12
+	VADDPS Z15, Z13, Z13
+
+	// m = beta2·m + alpha2·g
+	VMULPS (SI)(DI*1), Z4, Z14
+	VMULPS 64(SI)(DI*1), Z4, Z15
+	VMULPS Z10, Z5, Z10
+	VMULPS Z11, Z5, Z11
+	VADDPS Z10, Z14, Z10
+	VADDPS Z11, Z15, Z11
+
+	// store m
+	VMOVUPS Z10, (SI)(DI*1)
+	VMOVUPS Z11, 64(SI)(DI*1)
+
+	// u = k1·sign(d)
+	VXORPS     Z10, Z10, Z10
+	VXORPS     Z11, Z11, Z11
+	VPTERNLOGD $0xff, Z11, Z11, Z11
+	VPSRLD     $0x19, Z11, Z11
+	VPSLLD     $0x17, Z11, Z11
+	VCMPPS     $0x1e, Z10, Z12, K1
+	VMOVUPS.Z  Z11, K1, Z14
+	VCMPPS     $0x11, Z10, Z12, K1
+	VMOVUPS.Z  Z11, K1, Z15
+	VSUBPS     Z15, Z14, Z14
+	VCMPPS     $0x03, Z12, Z12, K1
+	VMOVAPS    Z12, K1, Z14
+	VCMPPS     $0x1e, Z10, Z13, K1
+	VMOVUPS.Z  Z11, K1, Z12
+	VCMPPS     $0x11, Z10, Z13, K1
+	VMOVUPS.Z  Z11, K1, Z10
+	VSUBPS     Z10, Z12, Z10
+	VCMPPS     $0x03, Z13, Z13, K1
+	VMOVAPS    Z13, K1, Z10
+	VMULPS     Z14, Z6, Z11
+	VMULPS     Z10, Z6, Z10
+
+	// p = keep·p − u
+	VMULPS (DX)(DI*1), Z1, Z12
+	VMULPS 64(DX)(DI*1), Z1, Z13
+	VSUBPS Z11, Z12, Z11
+	VSUBPS Z10, Z13, Z10
+
+	// store p
+	VMOVUPS Z11, (DX)(DI*1)
+	VMOVUPS Z10, 64(DX)(DI*1)
+	ADDQ    $0x00000080, DI
+
+enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ DI, R8
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R8*1)
+	VMULPS     (BX)(DI*1), Z0, Z10
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z10, Z8, Z10
 	VMAXPS Z10, Z7, Z10
-
-	// load p
-	VMOVUPS (DX)(DI*1), Z11
-	TESTQ   AX, AX
-	JZ      decoupled1
+	TESTQ  AX, AX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPS Z11, Z9, Z12
-	VADDPS Z12, Z10, Z10
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(DI*1), Z9, Z11
+	VADDPS     Z11, Z10, Z10
 
-decoupled1:
-	// load m
-	VMOVUPS (SI)(DI*1), Z12
-
+decoupled2:
 	// d = beta1·m + alpha1·g
-	VMULPS Z12, Z2, Z13
-	VMULPS Z10, Z3, Z14
-	VADDPS Z14, Z13, Z13
+	PREFETCHT0 (SI)(R8*1)
+	VMULPS     (SI)(DI*1), Z2, Z11
+	VMULPS     Z10, Z3, Z12
+	VADDPS     Z12, Z11, Z11
 
 	// m = beta2·m + alpha2·g
-	VMULPS Z12, Z4, Z12
-	VMULPS Z10, Z5, Z10
-	VADDPS Z10, Z12, Z10
+	PREFETCHT0 (SI)(R8*1)
+	VMULPS     (SI)(DI*1), Z4, Z12
+	VMULPS     Z10, Z5, Z10
+	VADDPS     Z10, Z12, Z10
 
 	// store m
 	VMOVUPS Z10, (SI)(DI*1)
@@ -10355,37 +14935,30 @@ decoupled1:
 	VPTERNLOGD $0xff, Z12, Z12, Z12
 	VPSRLD     $0x19, Z12, Z12
 	VPSLLD     $0x17, Z12, Z12
-	VCMPPS     $0x1e, Z10, Z13, K1
-	VMOVUPS.Z  Z12, K1, Z14
-	VCMPPS     $0x11, Z10, Z13, K1
+	VCMPPS     $0x1e, Z10, Z11, K1
+	VMOVUPS.Z  Z12, K1, Z13
+	VCMPPS     $0x11, Z10, Z11, K1
 	VMOVUPS.Z  Z12, K1, Z10
-	VSUBPS     Z10, Z14, Z10
-	VCMPPS     $0x03, Z13, Z13, K1
-	VMOVAPS    Z13, K1, Z10
+	VSUBPS     Z10, Z13, Z10
+	VCMPPS     $0x03, Z11, Z11, K1
+	VMOVAPS    Z11, K1, Z10
 	VMULPS     Z10, Z6, Z10
 
 	// p = keep·p − u
-	VMULPS Z11, Z1, Z11
-	VSUBPS Z10, Z11, Z10
+	PREFETCHT0 (DX)(R8*1)
+	VMULPS     (DX)(DI*1), Z1, Z11
+	VSUBPS     Z10, Z11, Z10
 
 	// store p
 	VMOVUPS Z10, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
+	ADDQ    $0x00000040, R8
 
-	// prefetch
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000010, CX
-	JGE   line
-	ADDQ  $0x00000010, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000010, CX
+	JGE  vector
+	ADDQ $0x00000010, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -10402,29 +14975,29 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPS Z0, Z8, Z0
 	VMAXPS Z0, Z7, Z0
-
-	// load p
-	VMOVUPS.Z (DX)(DI*1), K1, Z7
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPS Z7, Z9, Z8
-	VADDPS Z8, Z0, Z0
+	// load p
+	VMOVUPS.Z (DX)(DI*1), K1, Z7
+	VMULPS    Z7, Z9, Z7
+	VADDPS    Z7, Z0, Z0
 
-decoupled2:
-	// load m
-	VMOVUPS.Z (SI)(DI*1), K1, Z8
-
+decoupled3:
 	// d = beta1·m + alpha1·g
-	VMULPS Z8, Z2, Z2
-	VMULPS Z0, Z3, Z3
-	VADDPS Z3, Z2, Z2
+	// load m
+	VMOVUPS.Z (SI)(DI*1), K1, Z7
+	VMULPS    Z7, Z2, Z2
+	VMULPS    Z0, Z3, Z3
+	VADDPS    Z3, Z2, Z2
 
 	// m = beta2·m + alpha2·g
-	VMULPS Z8, Z4, Z3
-	VMULPS Z0, Z5, Z0
-	VADDPS Z0, Z3, Z0
+	// load m
+	VMOVUPS.Z (SI)(DI*1), K1, Z3
+	VMULPS    Z3, Z4, Z3
+	VMULPS    Z0, Z5, Z0
+	VADDPS    Z0, Z3, Z0
 
 	// store m
 	VMOVUPS Z0, K1, (SI)(DI*1)
@@ -10445,8 +15018,10 @@ decoupled2:
 	VMULPS     Z0, Z6, Z0
 
 	// p = keep·p − u
-	VMULPS Z7, Z1, Z1
-	VSUBPS Z0, Z1, Z0
+	// load p
+	VMOVUPS.Z (DX)(DI*1), K1, Z2
+	VMULPS    Z2, Z1, Z1
+	VSUBPS    Z0, Z1, Z0
 
 	// store p
 	VMOVUPS Z0, K1, (DX)(DI*1)
@@ -10458,393 +15033,673 @@ done:
 // func dividerF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·dividerF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), DX
-	XORQ BX, BX
+	MOVQ  p+8(FP), AX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), DX
+	XORQ  BX, BX
+	TESTQ DX, DX
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// load p
 	VMOVUPS (AX)(BX*1), Z0
-	VSQRTPS Z0, Z1
-	VDIVPS  Z1, Z0, Z0
-	ADDQ    $0x00000040, BX
-	TESTQ   DX, DX
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DX*1)
-	ADDQ       $0x00000040, DX
+	VMOVUPS 64(AX)(BX*1), Z1
+	VSQRTPS Z0, Z2
+	VSQRTPS Z1, Z3
+	VDIVPS  Z2, Z0, Z0
+	VDIVPS  Z3, Z1, Z0
+	ADDQ    $0x00000080, BX
 
 enter:
+	SUBQ $0x00000020, CX
+	JGE  pass
+	ADDQ $0x00000020, CX
+
+far:
+	// a vector at a time
+	ADDQ BX, DX
+	JMP  enterVector
+
+vector:
+	// load p
+	PREFETCHT0 (AX)(DX*1)
+	VMOVUPS    (AX)(BX*1), Z0
+	VSQRTPS    Z0, Z1
+	VDIVPS     Z1, Z0, Z0
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000040, DX
+
+enterVector:
 	SUBQ $0x00000010, CX
-	JGE  line
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMNF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·limitMNF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ n+32(FP), BX
-	MOVQ count+56(FP), SI
-	MOVQ ahead+64(FP), DI
-	XORQ R8, R8
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  count+56(FP), SI
+	MOVQ  ahead+64(FP), DI
+	XORQ  R8, R8
+	TESTQ DI, DI
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R8*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R8*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R8*1), Z0
+	VMOVUPS 64(CX)(R8*1), Z0
 
 	// load m
 	VMOVUPS (DX)(R8*1), Z0
+	VMOVUPS 64(DX)(R8*1), Z1
+
+	// store m
+	VMOVUPS Z0, (DX)(R8*1)
+	VMOVUPS Z1, 64(DX)(R8*1)
+
+	// load n
+	VMOVUPS (BX)(R8*1), Z0
+	VMOVUPS 64(BX)(R8*1), Z0
+
+	// load p
+	VMOVUPS (AX)(R8*1), Z0
+	VMOVUPS 64(AX)(R8*1), Z1
+
+	// store p
+	VMOVUPS Z0, (AX)(R8*1)
+	VMOVUPS Z1, 64(AX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000020, SI
+	JGE  pass
+	ADDQ $0x00000020, SI
+
+far:
+	// a vector at a time
+	ADDQ R8, DI
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(DI*1)
+	VMOVUPS    (CX)(R8*1), Z0
+
+	// load m
+	PREFETCHT0 (DX)(DI*1)
+	VMOVUPS    (DX)(R8*1), Z0
 
 	// store m
 	VMOVUPS Z0, (DX)(R8*1)
 
 	// load n
-	VMOVUPS (BX)(R8*1), Z0
+	PREFETCHT0 (BX)(DI*1)
+	VMOVUPS    (BX)(R8*1), Z0
+
+	// load p
+	PREFETCHT0 (AX)(DI*1)
+	VMOVUPS    (AX)(R8*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
+	ADDQ    $0x00000040, DI
 
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
+enterVector:
 	SUBQ $0x00000010, SI
-	JGE  line
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMNVF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·limitMNVF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ n+32(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ count+56(FP), DI
-	MOVQ ahead+64(FP), R8
-	XORQ R9, R9
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  v+40(FP), SI
+	MOVQ  count+56(FP), DI
+	MOVQ  ahead+64(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R9*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R9*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R9*1), Z0
+	VMOVUPS 64(CX)(R9*1), Z0
 
 	// load m
 	VMOVUPS (DX)(R9*1), Z0
+	VMOVUPS 64(DX)(R9*1), Z1
+
+	// store m
+	VMOVUPS Z0, (DX)(R9*1)
+	VMOVUPS Z1, 64(DX)(R9*1)
+
+	// load n
+	VMOVUPS (BX)(R9*1), Z0
+	VMOVUPS 64(BX)(R9*1), Z0
+
+	// load v
+	VMOVUPS (SI)(R9*1), Z0
+	VMOVUPS 64(SI)(R9*1), Z1
+
+	// store v
+	VMOVUPS Z0, (SI)(R9*1)
+	VMOVUPS Z1, 64(SI)(R9*1)
+
+	// load p
+	VMOVUPS (AX)(R9*1), Z0
+	VMOVUPS 64(AX)(R9*1), Z1
+
+	// store p
+	VMOVUPS Z0, (AX)(R9*1)
+	VMOVUPS Z1, 64(AX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000020, DI
+	JGE  pass
+	ADDQ $0x00000020, DI
+
+far:
+	// a vector at a time
+	ADDQ R9, R8
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(R8*1)
+	VMOVUPS    (CX)(R9*1), Z0
+
+	// load m
+	PREFETCHT0 (DX)(R8*1)
+	VMOVUPS    (DX)(R9*1), Z0
 
 	// store m
 	VMOVUPS Z0, (DX)(R9*1)
 
 	// load n
-	VMOVUPS (BX)(R9*1), Z0
+	PREFETCHT0 (BX)(R8*1)
+	VMOVUPS    (BX)(R9*1), Z0
 
 	// load v
-	VMOVUPS (SI)(R9*1), Z0
+	PREFETCHT0 (SI)(R8*1)
+	VMOVUPS    (SI)(R9*1), Z0
 
 	// store v
 	VMOVUPS Z0, (SI)(R9*1)
+
+	// load p
+	PREFETCHT0 (AX)(R8*1)
+	VMOVUPS    (AX)(R9*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
-	TESTQ   R8, R8
-	JZ      enter
+	ADDQ    $0x00000040, R8
 
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
+enterVector:
 	SUBQ $0x00000010, DI
-	JGE  line
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMNVXF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·limitMNVXF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ n+32(FP), BX
-	MOVQ v+40(FP), SI
-	MOVQ x+48(FP), DI
-	MOVQ count+56(FP), R8
-	MOVQ ahead+64(FP), R9
-	XORQ R10, R10
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  v+40(FP), SI
+	MOVQ  x+48(FP), DI
+	MOVQ  count+56(FP), R8
+	MOVQ  ahead+64(FP), R9
+	XORQ  R10, R10
+	TESTQ R9, R9
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R10*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R10*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R10*1), Z0
+	VMOVUPS 64(CX)(R10*1), Z0
 
 	// load m
 	VMOVUPS (DX)(R10*1), Z0
+	VMOVUPS 64(DX)(R10*1), Z1
+
+	// store m
+	VMOVUPS Z0, (DX)(R10*1)
+	VMOVUPS Z1, 64(DX)(R10*1)
+
+	// load n
+	VMOVUPS (BX)(R10*1), Z0
+	VMOVUPS 64(BX)(R10*1), Z0
+
+	// load v
+	VMOVUPS (SI)(R10*1), Z0
+	VMOVUPS 64(SI)(R10*1), Z1
+
+	// store v
+	VMOVUPS Z0, (SI)(R10*1)
+	VMOVUPS Z1, 64(SI)(R10*1)
+
+	// load x
+	VMOVUPS (DI)(R10*1), Z0
+	VMOVUPS 64(DI)(R10*1), Z1
+
+	// store x
+	VMOVUPS Z0, (DI)(R10*1)
+	VMOVUPS Z1, 64(DI)(R10*1)
+
+	// load p
+	VMOVUPS (AX)(R10*1), Z0
+	VMOVUPS 64(AX)(R10*1), Z1
+
+	// store p
+	VMOVUPS Z0, (AX)(R10*1)
+	VMOVUPS Z1, 64(AX)(R10*1)
+	ADDQ    $0x00000080, R10
+
+enter:
+	SUBQ $0x00000020, R8
+	JGE  pass
+	ADDQ $0x00000020, R8
+
+far:
+	// a vector at a time
+	ADDQ R10, R9
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(R9*1)
+	VMOVUPS    (CX)(R10*1), Z0
+
+	// load m
+	PREFETCHT0 (DX)(R9*1)
+	VMOVUPS    (DX)(R10*1), Z0
 
 	// store m
 	VMOVUPS Z0, (DX)(R10*1)
 
 	// load n
-	VMOVUPS (BX)(R10*1), Z0
+	PREFETCHT0 (BX)(R9*1)
+	VMOVUPS    (BX)(R10*1), Z0
 
 	// load v
-	VMOVUPS (SI)(R10*1), Z0
+	PREFETCHT0 (SI)(R9*1)
+	VMOVUPS    (SI)(R10*1), Z0
 
 	// store v
 	VMOVUPS Z0, (SI)(R10*1)
 
 	// load x
-	VMOVUPS (DI)(R10*1), Z0
+	PREFETCHT0 (DI)(R9*1)
+	VMOVUPS    (DI)(R10*1), Z0
 
 	// store x
 	VMOVUPS Z0, (DI)(R10*1)
+
+	// load p
+	PREFETCHT0 (AX)(R9*1)
+	VMOVUPS    (AX)(R10*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R10*1)
 	ADDQ    $0x00000040, R10
-	TESTQ   R9, R9
-	JZ      enter
+	ADDQ    $0x00000040, R9
 
-	// prefetch
-	PREFETCHT1 (AX)(R9*1)
-	PREFETCHT1 (CX)(R9*1)
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
+enterVector:
 	SUBQ $0x00000010, R8
-	JGE  line
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·limitF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ count+56(FP), DX
-	MOVQ ahead+64(FP), BX
-	XORQ SI, SI
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  count+56(FP), DX
+	MOVQ  ahead+64(FP), BX
+	XORQ  SI, SI
+	TESTQ BX, BX
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
+	// load grad
+	VMOVUPS (CX)(SI*1), Z0
+	VMOVUPS 64(CX)(SI*1), Z0
+
 	// load p
 	VMOVUPS (AX)(SI*1), Z0
+	VMOVUPS 64(AX)(SI*1), Z1
 
 	// store p
 	VMOVUPS Z0, (AX)(SI*1)
-
-	// load grad
-	VMOVUPS (CX)(SI*1), Z0
-	ADDQ    $0x00000040, SI
-	TESTQ   BX, BX
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(BX*1)
-	PREFETCHT1 (CX)(BX*1)
-	ADDQ       $0x00000040, BX
+	VMOVUPS Z1, 64(AX)(SI*1)
+	ADDQ    $0x00000080, SI
 
 enter:
+	SUBQ $0x00000020, DX
+	JGE  pass
+	ADDQ $0x00000020, DX
+
+far:
+	// a vector at a time
+	ADDQ SI, BX
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(BX*1)
+	VMOVUPS    (CX)(SI*1), Z0
+
+	// load p
+	PREFETCHT0 (AX)(BX*1)
+	VMOVUPS    (AX)(SI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(SI*1)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, BX
+
+enterVector:
 	SUBQ $0x00000010, DX
-	JGE  line
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·limitMF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ count+56(FP), BX
-	MOVQ ahead+64(FP), SI
-	XORQ DI, DI
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  count+56(FP), BX
+	MOVQ  ahead+64(FP), SI
+	XORQ  DI, DI
+	TESTQ SI, SI
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(DI*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(DI*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(DI*1), Z0
+	VMOVUPS 64(CX)(DI*1), Z0
 
 	// load m
 	VMOVUPS (DX)(DI*1), Z0
+	VMOVUPS 64(DX)(DI*1), Z1
 
 	// store m
 	VMOVUPS Z0, (DX)(DI*1)
-	ADDQ    $0x00000040, DI
-	TESTQ   SI, SI
-	JZ      enter
+	VMOVUPS Z1, 64(DX)(DI*1)
 
-	// prefetch
-	PREFETCHT1 (AX)(SI*1)
-	PREFETCHT1 (CX)(SI*1)
-	PREFETCHT1 (DX)(SI*1)
-	ADDQ       $0x00000040, SI
+	// load p
+	VMOVUPS (AX)(DI*1), Z0
+	VMOVUPS 64(AX)(DI*1), Z1
+
+	// store p
+	VMOVUPS Z0, (AX)(DI*1)
+	VMOVUPS Z1, 64(AX)(DI*1)
+	ADDQ    $0x00000080, DI
 
 enter:
+	SUBQ $0x00000020, BX
+	JGE  pass
+	ADDQ $0x00000020, BX
+
+far:
+	// a vector at a time
+	ADDQ DI, SI
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(SI*1)
+	VMOVUPS    (CX)(DI*1), Z0
+
+	// load m
+	PREFETCHT0 (DX)(SI*1)
+	VMOVUPS    (DX)(DI*1), Z0
+
+	// store m
+	VMOVUPS Z0, (DX)(DI*1)
+
+	// load p
+	PREFETCHT0 (AX)(SI*1)
+	VMOVUPS    (AX)(DI*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(DI*1)
+	ADDQ    $0x00000040, DI
+	ADDQ    $0x00000040, SI
+
+enterVector:
 	SUBQ $0x00000010, BX
-	JGE  line
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMVF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·limitMVF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ v+40(FP), BX
-	MOVQ count+56(FP), SI
-	MOVQ ahead+64(FP), DI
-	XORQ R8, R8
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  v+40(FP), BX
+	MOVQ  count+56(FP), SI
+	MOVQ  ahead+64(FP), DI
+	XORQ  R8, R8
+	TESTQ DI, DI
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R8*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R8*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R8*1), Z0
+	VMOVUPS 64(CX)(R8*1), Z0
 
 	// load m
 	VMOVUPS (DX)(R8*1), Z0
+	VMOVUPS 64(DX)(R8*1), Z1
+
+	// store m
+	VMOVUPS Z0, (DX)(R8*1)
+	VMOVUPS Z1, 64(DX)(R8*1)
+
+	// load v
+	VMOVUPS (BX)(R8*1), Z0
+	VMOVUPS 64(BX)(R8*1), Z1
+
+	// store v
+	VMOVUPS Z0, (BX)(R8*1)
+	VMOVUPS Z1, 64(BX)(R8*1)
+
+	// load p
+	VMOVUPS (AX)(R8*1), Z0
+	VMOVUPS 64(AX)(R8*1), Z1
+
+	// store p
+	VMOVUPS Z0, (AX)(R8*1)
+	VMOVUPS Z1, 64(AX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000020, SI
+	JGE  pass
+	ADDQ $0x00000020, SI
+
+far:
+	// a vector at a time
+	ADDQ R8, DI
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(DI*1)
+	VMOVUPS    (CX)(R8*1), Z0
+
+	// load m
+	PREFETCHT0 (DX)(DI*1)
+	VMOVUPS    (DX)(R8*1), Z0
 
 	// store m
 	VMOVUPS Z0, (DX)(R8*1)
 
 	// load v
-	VMOVUPS (BX)(R8*1), Z0
+	PREFETCHT0 (BX)(DI*1)
+	VMOVUPS    (BX)(R8*1), Z0
 
 	// store v
 	VMOVUPS Z0, (BX)(R8*1)
+
+	// load p
+	PREFETCHT0 (AX)(DI*1)
+	VMOVUPS    (AX)(R8*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R8*1)
 	ADDQ    $0x00000040, R8
-	TESTQ   DI, DI
-	JZ      enter
+	ADDQ    $0x00000040, DI
 
-	// prefetch
-	PREFETCHT1 (AX)(DI*1)
-	PREFETCHT1 (CX)(DI*1)
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
+enterVector:
 	SUBQ $0x00000010, SI
-	JGE  line
+	JGE  vector
 	VZEROUPPER
 	RET
 
 // func limitMVXF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, v *float32, x *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·limitMVXF32AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ grad+16(FP), CX
-	MOVQ m+24(FP), DX
-	MOVQ v+40(FP), BX
-	MOVQ x+48(FP), SI
-	MOVQ count+56(FP), DI
-	MOVQ ahead+64(FP), R8
-	XORQ R9, R9
+	MOVQ  p+8(FP), AX
+	MOVQ  grad+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  v+40(FP), BX
+	MOVQ  x+48(FP), SI
+	MOVQ  count+56(FP), DI
+	MOVQ  ahead+64(FP), R8
+	XORQ  R9, R9
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
-	// load p
-	VMOVUPS (AX)(R9*1), Z0
-
-	// store p
-	VMOVUPS Z0, (AX)(R9*1)
-
+pass:
 	// load grad
 	VMOVUPS (CX)(R9*1), Z0
+	VMOVUPS 64(CX)(R9*1), Z0
 
 	// load m
 	VMOVUPS (DX)(R9*1), Z0
+	VMOVUPS 64(DX)(R9*1), Z1
+
+	// store m
+	VMOVUPS Z0, (DX)(R9*1)
+	VMOVUPS Z1, 64(DX)(R9*1)
+
+	// load v
+	VMOVUPS (BX)(R9*1), Z0
+	VMOVUPS 64(BX)(R9*1), Z1
+
+	// store v
+	VMOVUPS Z0, (BX)(R9*1)
+	VMOVUPS Z1, 64(BX)(R9*1)
+
+	// load x
+	VMOVUPS (SI)(R9*1), Z0
+	VMOVUPS 64(SI)(R9*1), Z1
+
+	// store x
+	VMOVUPS Z0, (SI)(R9*1)
+	VMOVUPS Z1, 64(SI)(R9*1)
+
+	// load p
+	VMOVUPS (AX)(R9*1), Z0
+	VMOVUPS 64(AX)(R9*1), Z1
+
+	// store p
+	VMOVUPS Z0, (AX)(R9*1)
+	VMOVUPS Z1, 64(AX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000020, DI
+	JGE  pass
+	ADDQ $0x00000020, DI
+
+far:
+	// a vector at a time
+	ADDQ R9, R8
+	JMP  enterVector
+
+vector:
+	// load grad
+	PREFETCHT0 (CX)(R8*1)
+	VMOVUPS    (CX)(R9*1), Z0
+
+	// load m
+	PREFETCHT0 (DX)(R8*1)
+	VMOVUPS    (DX)(R9*1), Z0
 
 	// store m
 	VMOVUPS Z0, (DX)(R9*1)
 
 	// load v
-	VMOVUPS (BX)(R9*1), Z0
+	PREFETCHT0 (BX)(R8*1)
+	VMOVUPS    (BX)(R9*1), Z0
 
 	// store v
 	VMOVUPS Z0, (BX)(R9*1)
 
 	// load x
-	VMOVUPS (SI)(R9*1), Z0
+	PREFETCHT0 (SI)(R8*1)
+	VMOVUPS    (SI)(R9*1), Z0
 
 	// store x
 	VMOVUPS Z0, (SI)(R9*1)
+
+	// load p
+	PREFETCHT0 (AX)(R8*1)
+	VMOVUPS    (AX)(R9*1), Z0
+
+	// store p
+	VMOVUPS Z0, (AX)(R9*1)
 	ADDQ    $0x00000040, R9
-	TESTQ   R8, R8
-	JZ      enter
+	ADDQ    $0x00000040, R8
 
-	// prefetch
-	PREFETCHT1 (AX)(R8*1)
-	PREFETCHT1 (CX)(R8*1)
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
+enterVector:
 	SUBQ $0x00000010, DI
-	JGE  line
+	JGE  vector
 	VZEROUPPER
 	RET
 
@@ -10929,72 +15784,128 @@ TEXT ·pnmF64AVX512(SB), NOSPLIT, $0-56
 	VBROADCASTSD 8(AX), Z8
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ count+40(FP), CX
-	MOVQ ahead+48(FP), R9
-	XORQ R8, R8
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  count+40(FP), CX
+	MOVQ  ahead+48(FP), R9
+	XORQ  R8, R8
+	TESTQ R9, R9
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (BX)(R8*1), Z0, Z9
+	VMULPD 64(BX)(R8*1), Z0, Z10
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z9, Z7, Z9
+	VMINPD Z10, Z7, Z10
 	VMAXPD Z9, Z6, Z9
-
-	// load p
-	VMOVUPD (DX)(R8*1), Z10
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Z10, Z6, Z10
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Z10, Z8, Z11
+	VMULPD (DX)(R8*1), Z8, Z11
+	VMULPD 64(DX)(R8*1), Z8, Z12
 	VADDPD Z11, Z9, Z9
+	VADDPD Z12, Z10, Z10
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPD (SI)(R8*1), Z2, Z11
+	VMULPD 64(SI)(R8*1), Z2, Z12
 	VMULPD Z9, Z3, Z9
+	VMULPD Z10, Z3, Z10
 	VADDPD Z9, Z11, Z9
+	VADDPD Z10, Z12, Z10
+
+	// store m
+	VMOVUPD Z9, (SI)(R8*1)
+	VMOVUPD Z10, 64(SI)(R8*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z9, Z4, Z9
+	VMULPD Z10, Z4, Z10
+	VMULPD (DI)(R8*1), Z5, Z11
+	VMULPD 64(DI)(R8*1), Z5, Z12
+	VSUBPD Z11, Z9, Z9
+	VSUBPD Z12, Z10, Z10
+
+	// p = keep·p − u
+	VMULPD (DX)(R8*1), Z1, Z11
+	VMULPD 64(DX)(R8*1), Z1, Z12
+	VSUBPD Z9, Z11, Z9
+	VSUBPD Z10, Z12, Z10
+
+	// store p
+	VMOVUPD Z9, (DX)(R8*1)
+	VMOVUPD Z10, 64(DX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ R8, R9
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R9*1)
+	VMULPD     (BX)(R8*1), Z0, Z9
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z9, Z7, Z9
+	VMAXPD Z9, Z6, Z9
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R9*1)
+	VMULPD     (DX)(R8*1), Z8, Z10
+	VADDPD     Z10, Z9, Z9
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R9*1)
+	VMULPD     (SI)(R8*1), Z2, Z10
+	VMULPD     Z9, Z3, Z9
+	VADDPD     Z9, Z10, Z9
 
 	// store m
 	VMOVUPD Z9, (SI)(R8*1)
 
 	// u = k1·m − k2·n
-	VMULPD Z9, Z4, Z9
-	VMULPD (DI)(R8*1), Z5, Z11
-	VSUBPD Z11, Z9, Z9
+	VMULPD     Z9, Z4, Z9
+	PREFETCHT0 (DI)(R9*1)
+	VMULPD     (DI)(R8*1), Z5, Z10
+	VSUBPD     Z10, Z9, Z9
 
 	// p = keep·p − u
-	VMULPD Z10, Z1, Z10
-	VSUBPD Z9, Z10, Z9
+	PREFETCHT0 (DX)(R9*1)
+	VMULPD     (DX)(R8*1), Z1, Z10
+	VSUBPD     Z9, Z10, Z9
 
 	// store p
 	VMOVUPD Z9, (DX)(R8*1)
 	ADDQ    $0x00000040, R8
-	TESTQ   R9, R9
-	JZ      enter
+	ADDQ    $0x00000040, R9
 
-	// prefetch
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
+	ADDQ $0x00000008, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -11011,21 +15922,20 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPD Z0, Z7, Z0
 	VMAXPD Z0, Z6, Z0
-
-	// load p
-	VMOVUPD.Z (DX)(R8*1), K1, Z6
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Z6, Z8, Z7
-	VADDPD Z7, Z0, Z0
+	// load p
+	VMOVUPD.Z (DX)(R8*1), K1, Z6
+	VMULPD    Z6, Z8, Z6
+	VADDPD    Z6, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (SI)(R8*1), K1, Z7
-	VMULPD    Z7, Z2, Z2
+	VMOVUPD.Z (SI)(R8*1), K1, Z6
+	VMULPD    Z6, Z2, Z2
 	VMULPD    Z0, Z3, Z0
 	VADDPD    Z0, Z2, Z0
 
@@ -11041,8 +15951,10 @@ decoupled2:
 	VSUBPD    Z2, Z0, Z0
 
 	// p = keep·p − u
-	VMULPD Z6, Z1, Z1
-	VSUBPD Z0, Z1, Z0
+	// load p
+	VMOVUPD.Z (DX)(R8*1), K1, Z2
+	VMULPD    Z2, Z1, Z1
+	VSUBPD    Z0, Z1, Z0
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(R8*1)
@@ -11096,89 +16008,169 @@ TEXT ·adapnmF64AVX512(SB), NOSPLIT, $0-64
 	VBROADCASTSD 8(AX), Z12
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ v+40(FP), R8
-	MOVQ count+48(FP), CX
-	MOVQ ahead+56(FP), R10
-	XORQ R9, R9
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  v+40(FP), R8
+	MOVQ  count+48(FP), CX
+	MOVQ  ahead+56(FP), R10
+	XORQ  R9, R9
+	TESTQ R10, R10
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (BX)(R9*1), Z0, Z13
+	VMULPD 64(BX)(R9*1), Z0, Z14
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z13, Z11, Z13
+	VMINPD Z14, Z11, Z14
 	VMAXPD Z13, Z10, Z13
-
-	// load p
-	VMOVUPD (DX)(R9*1), Z14
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Z14, Z10, Z14
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Z14, Z12, Z15
+	VMULPD (DX)(R9*1), Z12, Z15
+	VMULPD 64(DX)(R9*1), Z12, Z16
 	VADDPD Z15, Z13, Z13
+	VADDPD Z16, Z14, Z14
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPD (SI)(R9*1), Z2, Z15
-	VMULPD Z13, Z3, Z16
-	VADDPD Z16, Z15, Z15
+	VMULPD 64(SI)(R9*1), Z2, Z16
+	VMULPD Z13, Z3, Z17
+	VMULPD Z14, Z3, Z18
+	VADDPD Z17, Z15, Z15
+	VADDPD Z18, Z16, Z16
 
 	// store m
 	VMOVUPD Z15, (SI)(R9*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD (R8)(R9*1), Z4, Z16
-	VMULPD Z13, Z5, Z17
-	VMULPD Z13, Z17, Z13
-	VADDPD Z13, Z16, Z13
-
-	// store v
-	VMOVUPD Z13, (R8)(R9*1)
+	VMOVUPD Z16, 64(SI)(R9*1)
 
 	// u = k1·m − k2·n
 	VMULPD Z15, Z6, Z15
-	VMULPD (DI)(R9*1), Z7, Z16
-	VSUBPD Z16, Z15, Z15
+	VMULPD Z16, Z6, Z16
+	VMULPD (DI)(R9*1), Z7, Z17
+	VMULPD 64(DI)(R9*1), Z7, Z18
+	VSUBPD Z17, Z15, Z15
+	VSUBPD Z18, Z16, Z16
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD Z13, Z5, Z17
+	VMULPD Z14, Z5, Z18
+	VMULPD Z13, Z17, Z13
+	VMULPD Z14, Z18, Z14
+	VMULPD (R8)(R9*1), Z4, Z17
+	VMULPD 64(R8)(R9*1), Z4, Z18
+	VADDPD Z13, Z17, Z13
+	VADDPD Z14, Z18, Z14
+
+	// store v
+	VMOVUPD Z13, (R8)(R9*1)
+	VMOVUPD Z14, 64(R8)(R9*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z13, Z13
+	VSQRTPD Z14, Z14
+	VMULPD  Z8, Z13, Z13
+	VMULPD  Z8, Z14, Z14
+	VADDPD  Z9, Z13, Z13
+	VADDPD  Z9, Z14, Z14
+	VDIVPD  Z13, Z15, Z13
+	VDIVPD  Z14, Z16, Z14
+
+	// p = keep·p − u
+	VMULPD (DX)(R9*1), Z1, Z15
+	VMULPD 64(DX)(R9*1), Z1, Z16
+	VSUBPD Z13, Z15, Z13
+	VSUBPD Z14, Z16, Z14
+
+	// store p
+	VMOVUPD Z13, (DX)(R9*1)
+	VMOVUPD Z14, 64(DX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ R9, R10
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R10*1)
+	VMULPD     (BX)(R9*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z13, Z11, Z13
+	VMAXPD Z13, Z10, Z13
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R10*1)
+	VMULPD     (DX)(R9*1), Z12, Z14
+	VADDPD     Z14, Z13, Z13
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R10*1)
+	VMULPD     (SI)(R9*1), Z2, Z14
+	VMULPD     Z13, Z3, Z15
+	VADDPD     Z15, Z14, Z14
+
+	// store m
+	VMOVUPD Z14, (SI)(R9*1)
+
+	// u = k1·m − k2·n
+	VMULPD     Z14, Z6, Z14
+	PREFETCHT0 (DI)(R10*1)
+	VMULPD     (DI)(R9*1), Z7, Z15
+	VSUBPD     Z15, Z14, Z14
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD     Z13, Z5, Z15
+	VMULPD     Z13, Z15, Z13
+	PREFETCHT0 (R8)(R10*1)
+	VMULPD     (R8)(R9*1), Z4, Z15
+	VADDPD     Z13, Z15, Z13
+
+	// store v
+	VMOVUPD Z13, (R8)(R9*1)
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z13, Z13
 	VMULPD  Z8, Z13, Z13
 	VADDPD  Z9, Z13, Z13
-	VDIVPD  Z13, Z15, Z13
+	VDIVPD  Z13, Z14, Z13
 
 	// p = keep·p − u
-	VMULPD Z14, Z1, Z14
-	VSUBPD Z13, Z14, Z13
+	PREFETCHT0 (DX)(R10*1)
+	VMULPD     (DX)(R9*1), Z1, Z14
+	VSUBPD     Z13, Z14, Z13
 
 	// store p
 	VMOVUPD Z13, (DX)(R9*1)
 	ADDQ    $0x00000040, R9
-	TESTQ   R10, R10
-	JZ      enter
+	ADDQ    $0x00000040, R10
 
-	// prefetch
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
+	ADDQ $0x00000008, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -11195,37 +16187,25 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPD Z0, Z11, Z0
 	VMAXPD Z0, Z10, Z0
-
-	// load p
-	VMOVUPD.Z (DX)(R9*1), K1, Z10
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Z10, Z12, Z11
-	VADDPD Z11, Z0, Z0
+	// load p
+	VMOVUPD.Z (DX)(R9*1), K1, Z10
+	VMULPD    Z10, Z12, Z10
+	VADDPD    Z10, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (SI)(R9*1), K1, Z11
-	VMULPD    Z11, Z2, Z2
+	VMOVUPD.Z (SI)(R9*1), K1, Z10
+	VMULPD    Z10, Z2, Z2
 	VMULPD    Z0, Z3, Z3
 	VADDPD    Z3, Z2, Z2
 
 	// store m
 	VMOVUPD Z2, K1, (SI)(R9*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	VMOVUPD.Z (R8)(R9*1), K1, Z3
-	VMULPD    Z3, Z4, Z3
-	VMULPD    Z0, Z5, Z4
-	VMULPD    Z0, Z4, Z0
-	VADDPD    Z0, Z3, Z0
-
-	// store v
-	VMOVUPD Z0, K1, (R8)(R9*1)
 
 	// u = k1·m − k2·n
 	VMULPD Z2, Z6, Z2
@@ -11235,6 +16215,18 @@ decoupled2:
 	VMULPD    Z3, Z7, Z3
 	VSUBPD    Z3, Z2, Z2
 
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD Z0, Z5, Z3
+	VMULPD Z0, Z3, Z0
+
+	// load v
+	VMOVUPD.Z (R8)(R9*1), K1, Z3
+	VMULPD    Z3, Z4, Z3
+	VADDPD    Z0, Z3, Z0
+
+	// store v
+	VMOVUPD Z0, K1, (R8)(R9*1)
+
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z0, Z0
 	VMULPD  Z8, Z0, Z0
@@ -11242,8 +16234,10 @@ decoupled2:
 	VDIVPD  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPD Z10, Z1, Z1
-	VSUBPD Z0, Z1, Z0
+	// load p
+	VMOVUPD.Z (DX)(R9*1), K1, Z2
+	VMULPD    Z2, Z1, Z1
+	VSUBPD    Z0, Z1, Z0
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(R9*1)
@@ -11297,101 +16291,196 @@ TEXT ·adapnmAMSGradF64AVX512(SB), NOSPLIT, $0-72
 	VBROADCASTSD 8(AX), Z12
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ n+32(FP), DI
-	MOVQ v+40(FP), R8
-	MOVQ x+48(FP), R9
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), R11
-	XORQ R10, R10
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  n+32(FP), DI
+	MOVQ  v+40(FP), R8
+	MOVQ  x+48(FP), R9
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), R11
+	XORQ  R10, R10
+	TESTQ R11, R11
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (BX)(R10*1), Z0, Z13
+	VMULPD 64(BX)(R10*1), Z0, Z14
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z13, Z11, Z13
+	VMINPD Z14, Z11, Z14
 	VMAXPD Z13, Z10, Z13
-
-	// load p
-	VMOVUPD (DX)(R10*1), Z14
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Z14, Z10, Z14
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Z14, Z12, Z15
+	VMULPD (DX)(R10*1), Z12, Z15
+	VMULPD 64(DX)(R10*1), Z12, Z16
 	VADDPD Z15, Z13, Z13
+	VADDPD Z16, Z14, Z14
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPD (SI)(R10*1), Z2, Z15
-	VMULPD Z13, Z3, Z16
-	VADDPD Z16, Z15, Z15
+	VMULPD 64(SI)(R10*1), Z2, Z16
+	VMULPD Z13, Z3, Z17
+	VMULPD Z14, Z3, Z18
+	VADDPD Z17, Z15, Z15
+	VADDPD Z18, Z16, Z16
 
 	// store m
 	VMOVUPD Z15, (SI)(R10*1)
+	VMOVUPD Z16, 64(SI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD Z15, Z6, Z15
+	VMULPD Z16, Z6, Z16
+	VMULPD (DI)(R10*1), Z7, Z17
+	VMULPD 64(DI)(R10*1), Z7, Z18
+	VSUBPD Z17, Z15, Z15
+	VSUBPD Z18, Z16, Z16
 
 	// v = beta2·v + (alpha2·g)·g
-	VMULPD (R8)(R10*1), Z4, Z16
 	VMULPD Z13, Z5, Z17
+	VMULPD Z14, Z5, Z18
 	VMULPD Z13, Z17, Z13
-	VADDPD Z13, Z16, Z13
+	VMULPD Z14, Z18, Z14
+	VMULPD (R8)(R10*1), Z4, Z17
+	VMULPD 64(R8)(R10*1), Z4, Z18
+	VADDPD Z13, Z17, Z13
+	VADDPD Z14, Z18, Z14
+
+	// store v
+	VMOVUPD Z13, (R8)(R10*1)
+	VMOVUPD Z14, 64(R8)(R10*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (R9)(R10*1), Z17
+	VMOVUPD 64(R9)(R10*1), Z18
+	VMAXPD  Z13, Z17, Z13
+	VMAXPD  Z14, Z18, Z14
+	VCMPPD  $0x03, Z17, Z17, K1
+	VMOVAPD Z17, K1, Z13
+	VCMPPD  $0x03, Z18, Z18, K1
+	VMOVAPD Z18, K1, Z14
+
+	// store x
+	VMOVUPD Z13, (R9)(R10*1)
+	VMOVUPD Z14, 64(R9)(R10*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z13, Z13
+	VSQRTPD Z14, Z14
+	VMULPD  Z8, Z13, Z13
+	VMULPD  Z8, Z14, Z14
+	VADDPD  Z9, Z13, Z13
+	VADDPD  Z9, Z14, Z14
+	VDIVPD  Z13, Z15, Z13
+	VDIVPD  Z14, Z16, Z14
+
+	// p = keep·p − u
+	VMULPD (DX)(R10*1), Z1, Z15
+	VMULPD 64(DX)(R10*1), Z1, Z16
+	VSUBPD Z13, Z15, Z13
+	VSUBPD Z14, Z16, Z14
+
+	// store p
+	VMOVUPD Z13, (DX)(R10*1)
+	VMOVUPD Z14, 64(DX)(R10*1)
+	ADDQ    $0x00000080, R10
+
+enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ R10, R11
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R11*1)
+	VMULPD     (BX)(R10*1), Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z13, Z11, Z13
+	VMAXPD Z13, Z10, Z13
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R11*1)
+	VMULPD     (DX)(R10*1), Z12, Z14
+	VADDPD     Z14, Z13, Z13
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R11*1)
+	VMULPD     (SI)(R10*1), Z2, Z14
+	VMULPD     Z13, Z3, Z15
+	VADDPD     Z15, Z14, Z14
+
+	// store m
+	VMOVUPD Z14, (SI)(R10*1)
+
+	// u = k1·m − k2·n
+	VMULPD     Z14, Z6, Z14
+	PREFETCHT0 (DI)(R11*1)
+	VMULPD     (DI)(R10*1), Z7, Z15
+	VSUBPD     Z15, Z14, Z14
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD     Z13, Z5, Z15
+	VMULPD     Z13, Z15, Z13
+	PREFETCHT0 (R8)(R11*1)
+	VMULPD     (R8)(R10*1), Z4, Z15
+	VADDPD     Z13, Z15, Z13
 
 	// store v
 	VMOVUPD Z13, (R8)(R10*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD (R9)(R10*1), Z16
-	VMAXPD  Z13, Z16, Z13
-	VCMPPD  $0x03, Z16, Z16, K1
-	VMOVAPD Z16, K1, Z13
+	PREFETCHT0 (R9)(R11*1)
+	VMOVUPD    (R9)(R10*1), Z15
+	VMAXPD     Z13, Z15, Z13
+	VCMPPD     $0x03, Z15, Z15, K1
+	VMOVAPD    Z15, K1, Z13
 
 	// store x
 	VMOVUPD Z13, (R9)(R10*1)
-
-	// u = k1·m − k2·n
-	VMULPD Z15, Z6, Z15
-	VMULPD (DI)(R10*1), Z7, Z16
-	VSUBPD Z16, Z15, Z15
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z13, Z13
 	VMULPD  Z8, Z13, Z13
 	VADDPD  Z9, Z13, Z13
-	VDIVPD  Z13, Z15, Z13
+	VDIVPD  Z13, Z14, Z13
 
 	// p = keep·p − u
-	VMULPD Z14, Z1, Z14
-	VSUBPD Z13, Z14, Z13
+	PREFETCHT0 (DX)(R11*1)
+	VMULPD     (DX)(R10*1), Z1, Z14
+	VSUBPD     Z13, Z14, Z13
 
 	// store p
 	VMOVUPD Z13, (DX)(R10*1)
 	ADDQ    $0x00000040, R10
-	TESTQ   R11, R11
-	JZ      enter
+	ADDQ    $0x00000040, R11
 
-	// prefetch
-	PREFETCHT1 (DX)(R11*1)
-	PREFETCHT1 (BX)(R11*1)
-	PREFETCHT1 (SI)(R11*1)
-	PREFETCHT1 (DI)(R11*1)
-	PREFETCHT1 (R8)(R11*1)
-	PREFETCHT1 (R9)(R11*1)
-	ADDQ       $0x00000040, R11
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
+	ADDQ $0x00000008, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -11408,33 +16497,41 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPD Z0, Z11, Z0
 	VMAXPD Z0, Z10, Z0
-
-	// load p
-	VMOVUPD.Z (DX)(R10*1), K1, Z10
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Z10, Z12, Z11
-	VADDPD Z11, Z0, Z0
+	// load p
+	VMOVUPD.Z (DX)(R10*1), K1, Z10
+	VMULPD    Z10, Z12, Z10
+	VADDPD    Z10, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (SI)(R10*1), K1, Z11
-	VMULPD    Z11, Z2, Z2
+	VMOVUPD.Z (SI)(R10*1), K1, Z10
+	VMULPD    Z10, Z2, Z2
 	VMULPD    Z0, Z3, Z3
 	VADDPD    Z3, Z2, Z2
 
 	// store m
 	VMOVUPD Z2, K1, (SI)(R10*1)
 
+	// u = k1·m − k2·n
+	VMULPD Z2, Z6, Z2
+
+	// load n
+	VMOVUPD.Z (DI)(R10*1), K1, Z3
+	VMULPD    Z3, Z7, Z3
+	VSUBPD    Z3, Z2, Z2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPD Z0, Z5, Z3
+	VMULPD Z0, Z3, Z0
+
 	// load v
 	VMOVUPD.Z (R8)(R10*1), K1, Z3
 	VMULPD    Z3, Z4, Z3
-	VMULPD    Z0, Z5, Z4
-	VMULPD    Z0, Z4, Z0
 	VADDPD    Z0, Z3, Z0
 
 	// store v
@@ -11450,14 +16547,6 @@ decoupled2:
 	// store x
 	VMOVUPD Z0, K1, (R9)(R10*1)
 
-	// u = k1·m − k2·n
-	VMULPD Z2, Z6, Z2
-
-	// load n
-	VMOVUPD.Z (DI)(R10*1), K1, Z3
-	VMULPD    Z3, Z7, Z3
-	VSUBPD    Z3, Z2, Z2
-
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z0, Z0
 	VMULPD  Z8, Z0, Z0
@@ -11465,8 +16554,10 @@ decoupled2:
 	VDIVPD  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPD Z10, Z1, Z1
-	VSUBPD Z0, Z1, Z0
+	// load p
+	VMOVUPD.Z (DX)(R10*1), K1, Z2
+	VMULPD    Z2, Z1, Z1
+	VSUBPD    Z0, Z1, Z0
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(R10*1)
@@ -11499,58 +16590,98 @@ TEXT ·sgdF64AVX512(SB), NOSPLIT, $0-40
 	VBROADCASTSD 8(AX), Z5
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ count+24(FP), CX
-	MOVQ ahead+32(FP), DI
-	XORQ SI, SI
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  count+24(FP), CX
+	MOVQ  ahead+32(FP), DI
+	XORQ  SI, SI
+	TESTQ DI, DI
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (BX)(SI*1), Z0, Z6
+	VMULPD 64(BX)(SI*1), Z0, Z7
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z6, Z4, Z6
+	VMINPD Z7, Z4, Z7
 	VMAXPD Z6, Z3, Z6
-
-	// load p
-	VMOVUPD (DX)(SI*1), Z7
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Z7, Z3, Z7
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Z7, Z5, Z8
+	VMULPD (DX)(SI*1), Z5, Z8
+	VMULPD 64(DX)(SI*1), Z5, Z9
 	VADDPD Z8, Z6, Z6
+	VADDPD Z9, Z7, Z7
 
 decoupled1:
 	// u = k1·g
 	VMULPD Z6, Z2, Z6
+	VMULPD Z7, Z2, Z7
 
 	// p = keep·p − u
-	VMULPD Z7, Z1, Z7
-	VSUBPD Z6, Z7, Z6
+	VMULPD (DX)(SI*1), Z1, Z8
+	VMULPD 64(DX)(SI*1), Z1, Z9
+	VSUBPD Z6, Z8, Z6
+	VSUBPD Z7, Z9, Z7
+
+	// store p
+	VMOVUPD Z6, (DX)(SI*1)
+	VMOVUPD Z7, 64(DX)(SI*1)
+	ADDQ    $0x00000080, SI
+
+enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ SI, DI
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(DI*1)
+	VMULPD     (BX)(SI*1), Z0, Z6
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z6, Z4, Z6
+	VMAXPD Z6, Z3, Z6
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(DI*1)
+	VMULPD     (DX)(SI*1), Z5, Z7
+	VADDPD     Z7, Z6, Z6
+
+decoupled2:
+	// u = k1·g
+	VMULPD Z6, Z2, Z6
+
+	// p = keep·p − u
+	PREFETCHT0 (DX)(DI*1)
+	VMULPD     (DX)(SI*1), Z1, Z7
+	VSUBPD     Z6, Z7, Z6
 
 	// store p
 	VMOVUPD Z6, (DX)(SI*1)
 	ADDQ    $0x00000040, SI
-	TESTQ   DI, DI
-	JZ      enter
+	ADDQ    $0x00000040, DI
 
-	// prefetch
-	PREFETCHT1 (DX)(DI*1)
-	PREFETCHT1 (BX)(DI*1)
-	ADDQ       $0x00000040, DI
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
+	ADDQ $0x00000008, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -11567,23 +16698,24 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPD Z0, Z4, Z0
 	VMAXPD Z0, Z3, Z0
-
-	// load p
-	VMOVUPD.Z (DX)(SI*1), K1, Z3
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Z3, Z5, Z4
-	VADDPD Z4, Z0, Z0
+	// load p
+	VMOVUPD.Z (DX)(SI*1), K1, Z3
+	VMULPD    Z3, Z5, Z3
+	VADDPD    Z3, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// u = k1·g
 	VMULPD Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPD Z3, Z1, Z1
-	VSUBPD Z0, Z1, Z0
+	// load p
+	VMOVUPD.Z (DX)(SI*1), K1, Z2
+	VMULPD    Z2, Z1, Z1
+	VSUBPD    Z0, Z1, Z0
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(SI*1)
@@ -11622,39 +16754,98 @@ TEXT ·sgdMomentumF64AVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSD 8(AX), Z7
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ count+32(FP), CX
-	MOVQ ahead+40(FP), R8
-	XORQ DI, DI
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), CX
+	MOVQ  ahead+40(FP), R8
+	XORQ  DI, DI
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (BX)(DI*1), Z0, Z8
+	VMULPD 64(BX)(DI*1), Z0, Z9
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z8, Z6, Z8
+	VMINPD Z9, Z6, Z9
 	VMAXPD Z8, Z5, Z8
-
-	// load p
-	VMOVUPD (DX)(DI*1), Z9
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Z9, Z5, Z9
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Z9, Z7, Z10
+	VMULPD (DX)(DI*1), Z7, Z10
+	VMULPD 64(DX)(DI*1), Z7, Z11
 	VADDPD Z10, Z8, Z8
+	VADDPD Z11, Z9, Z9
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPD (SI)(DI*1), Z2, Z10
+	VMULPD 64(SI)(DI*1), Z2, Z11
 	VMULPD Z8, Z3, Z8
+	VMULPD Z9, Z3, Z9
 	VADDPD Z8, Z10, Z8
+	VADDPD Z9, Z11, Z9
+
+	// store m
+	VMOVUPD Z8, (SI)(DI*1)
+	VMOVUPD Z9, 64(SI)(DI*1)
+
+	// u = k1·m
+	VMULPD Z8, Z4, Z8
+	VMULPD Z9, Z4, Z9
+
+	// p = keep·p − u
+	VMULPD (DX)(DI*1), Z1, Z10
+	VMULPD 64(DX)(DI*1), Z1, Z11
+	VSUBPD Z8, Z10, Z8
+	VSUBPD Z9, Z11, Z9
+
+	// store p
+	VMOVUPD Z8, (DX)(DI*1)
+	VMOVUPD Z9, 64(DX)(DI*1)
+	ADDQ    $0x00000080, DI
+
+enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ DI, R8
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R8*1)
+	VMULPD     (BX)(DI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z8, Z6, Z8
+	VMAXPD Z8, Z5, Z8
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(DI*1), Z7, Z9
+	VADDPD     Z9, Z8, Z8
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R8*1)
+	VMULPD     (SI)(DI*1), Z2, Z9
+	VMULPD     Z8, Z3, Z8
+	VADDPD     Z8, Z9, Z8
 
 	// store m
 	VMOVUPD Z8, (SI)(DI*1)
@@ -11663,27 +16854,20 @@ decoupled1:
 	VMULPD Z8, Z4, Z8
 
 	// p = keep·p − u
-	VMULPD Z9, Z1, Z9
-	VSUBPD Z8, Z9, Z8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(DI*1), Z1, Z9
+	VSUBPD     Z8, Z9, Z8
 
 	// store p
 	VMOVUPD Z8, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
+	ADDQ    $0x00000040, R8
 
-	// prefetch
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
+	ADDQ $0x00000008, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -11700,21 +16884,20 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPD Z0, Z6, Z0
 	VMAXPD Z0, Z5, Z0
-
-	// load p
-	VMOVUPD.Z (DX)(DI*1), K1, Z5
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Z5, Z7, Z6
-	VADDPD Z6, Z0, Z0
+	// load p
+	VMOVUPD.Z (DX)(DI*1), K1, Z5
+	VMULPD    Z5, Z7, Z5
+	VADDPD    Z5, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (SI)(DI*1), K1, Z6
-	VMULPD    Z6, Z2, Z2
+	VMOVUPD.Z (SI)(DI*1), K1, Z5
+	VMULPD    Z5, Z2, Z2
 	VMULPD    Z0, Z3, Z0
 	VADDPD    Z0, Z2, Z0
 
@@ -11725,8 +16908,10 @@ decoupled2:
 	VMULPD Z0, Z4, Z0
 
 	// p = keep·p − u
-	VMULPD Z5, Z1, Z1
-	VSUBPD Z0, Z1, Z0
+	// load p
+	VMOVUPD.Z (DX)(DI*1), K1, Z2
+	VMULPD    Z2, Z1, Z1
+	VSUBPD    Z0, Z1, Z0
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(DI*1)
@@ -11765,72 +16950,130 @@ TEXT ·sgdNesterovF64AVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSD 8(AX), Z7
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ count+32(FP), CX
-	MOVQ ahead+40(FP), R8
-	XORQ DI, DI
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), CX
+	MOVQ  ahead+40(FP), R8
+	XORQ  DI, DI
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (BX)(DI*1), Z0, Z8
+	VMULPD 64(BX)(DI*1), Z0, Z9
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z8, Z6, Z8
+	VMINPD Z9, Z6, Z9
 	VMAXPD Z8, Z5, Z8
-
-	// load p
-	VMOVUPD (DX)(DI*1), Z9
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Z9, Z5, Z9
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Z9, Z7, Z10
+	VMULPD (DX)(DI*1), Z7, Z10
+	VMULPD 64(DX)(DI*1), Z7, Z11
 	VADDPD Z10, Z8, Z8
+	VADDPD Z11, Z9, Z9
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPD (SI)(DI*1), Z2, Z10
-	VMULPD Z8, Z3, Z11
-	VADDPD Z11, Z10, Z10
+	VMULPD 64(SI)(DI*1), Z2, Z11
+	VMULPD Z8, Z3, Z12
+	VMULPD Z9, Z3, Z13
+	VADDPD Z12, Z10, Z10
+	VADDPD Z13, Z11, Z11
 
 	// store m
 	VMOVUPD Z10, (SI)(DI*1)
+	VMOVUPD Z11, 64(SI)(DI*1)
 
 	// d = g + beta1·m
 	VMULPD Z10, Z2, Z10
+	VMULPD Z11, Z2, Z11
 	VADDPD Z10, Z8, Z8
+	VADDPD Z11, Z9, Z9
+
+	// u = k1·d
+	VMULPD Z8, Z4, Z8
+	VMULPD Z9, Z4, Z9
+
+	// p = keep·p − u
+	VMULPD (DX)(DI*1), Z1, Z10
+	VMULPD 64(DX)(DI*1), Z1, Z11
+	VSUBPD Z8, Z10, Z8
+	VSUBPD Z9, Z11, Z9
+
+	// store p
+	VMOVUPD Z8, (DX)(DI*1)
+	VMOVUPD Z9, 64(DX)(DI*1)
+	ADDQ    $0x00000080, DI
+
+enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ DI, R8
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R8*1)
+	VMULPD     (BX)(DI*1), Z0, Z8
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z8, Z6, Z8
+	VMAXPD Z8, Z5, Z8
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(DI*1), Z7, Z9
+	VADDPD     Z9, Z8, Z8
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R8*1)
+	VMULPD     (SI)(DI*1), Z2, Z9
+	VMULPD     Z8, Z3, Z10
+	VADDPD     Z10, Z9, Z9
+
+	// store m
+	VMOVUPD Z9, (SI)(DI*1)
+
+	// d = g + beta1·m
+	VMULPD Z9, Z2, Z9
+	VADDPD Z9, Z8, Z8
 
 	// u = k1·d
 	VMULPD Z8, Z4, Z8
 
 	// p = keep·p − u
-	VMULPD Z9, Z1, Z9
-	VSUBPD Z8, Z9, Z8
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(DI*1), Z1, Z9
+	VSUBPD     Z8, Z9, Z8
 
 	// store p
 	VMOVUPD Z8, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
+	ADDQ    $0x00000040, R8
 
-	// prefetch
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
+	ADDQ $0x00000008, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -11847,23 +17090,22 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPD Z0, Z6, Z0
 	VMAXPD Z0, Z5, Z0
-
-	// load p
-	VMOVUPD.Z (DX)(DI*1), K1, Z5
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Z5, Z7, Z6
-	VADDPD Z6, Z0, Z0
+	// load p
+	VMOVUPD.Z (DX)(DI*1), K1, Z5
+	VMULPD    Z5, Z7, Z5
+	VADDPD    Z5, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (SI)(DI*1), K1, Z6
-	VMULPD    Z6, Z2, Z6
+	VMOVUPD.Z (SI)(DI*1), K1, Z5
+	VMULPD    Z5, Z2, Z5
 	VMULPD    Z0, Z3, Z3
-	VADDPD    Z3, Z6, Z3
+	VADDPD    Z3, Z5, Z3
 
 	// store m
 	VMOVUPD Z3, K1, (SI)(DI*1)
@@ -11876,8 +17118,10 @@ decoupled2:
 	VMULPD Z0, Z4, Z0
 
 	// p = keep·p − u
-	VMULPD Z5, Z1, Z1
-	VSUBPD Z0, Z1, Z0
+	// load p
+	VMOVUPD.Z (DX)(DI*1), K1, Z2
+	VMULPD    Z2, Z1, Z1
+	VSUBPD    Z0, Z1, Z0
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(DI*1)
@@ -11928,85 +17172,161 @@ TEXT ·adamF64AVX512(SB), NOSPLIT, $0-56
 	VBROADCASTSD 8(AX), Z11
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ v+32(FP), DI
-	MOVQ count+40(FP), CX
-	MOVQ ahead+48(FP), R9
-	XORQ R8, R8
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  v+32(FP), DI
+	MOVQ  count+40(FP), CX
+	MOVQ  ahead+48(FP), R9
+	XORQ  R8, R8
+	TESTQ R9, R9
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (BX)(R8*1), Z0, Z12
+	VMULPD 64(BX)(R8*1), Z0, Z13
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z12, Z10, Z12
+	VMINPD Z13, Z10, Z13
 	VMAXPD Z12, Z9, Z12
-
-	// load p
-	VMOVUPD (DX)(R8*1), Z13
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Z13, Z9, Z13
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Z13, Z11, Z14
+	VMULPD (DX)(R8*1), Z11, Z14
+	VMULPD 64(DX)(R8*1), Z11, Z15
 	VADDPD Z14, Z12, Z12
+	VADDPD Z15, Z13, Z13
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPD (SI)(R8*1), Z2, Z14
-	VMULPD Z12, Z3, Z15
-	VADDPD Z15, Z14, Z14
+	VMULPD 64(SI)(R8*1), Z2, Z15
+	VMULPD Z12, Z3, Z16
+	VMULPD Z13, Z3, Z17
+	VADDPD Z16, Z14, Z14
+	VADDPD Z17, Z15, Z15
 
 	// store m
 	VMOVUPD Z14, (SI)(R8*1)
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPD (DI)(R8*1), Z4, Z15
-	VMULPD Z12, Z5, Z16
-	VMULPD Z12, Z16, Z12
-	VADDPD Z12, Z15, Z12
-
-	// store v
-	VMOVUPD Z12, (DI)(R8*1)
+	VMOVUPD Z15, 64(SI)(R8*1)
 
 	// u = k1·m
 	VMULPD Z14, Z6, Z14
+	VMULPD Z15, Z6, Z15
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD Z12, Z5, Z16
+	VMULPD Z13, Z5, Z17
+	VMULPD Z12, Z16, Z12
+	VMULPD Z13, Z17, Z13
+	VMULPD (DI)(R8*1), Z4, Z16
+	VMULPD 64(DI)(R8*1), Z4, Z17
+	VADDPD Z12, Z16, Z12
+	VADDPD Z13, Z17, Z13
+
+	// store v
+	VMOVUPD Z12, (DI)(R8*1)
+	VMOVUPD Z13, 64(DI)(R8*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z12, Z12
+	VSQRTPD Z13, Z13
+	VMULPD  Z7, Z12, Z12
+	VMULPD  Z7, Z13, Z13
+	VADDPD  Z8, Z12, Z12
+	VADDPD  Z8, Z13, Z13
+	VDIVPD  Z12, Z14, Z12
+	VDIVPD  Z13, Z15, Z13
+
+	// p = keep·p − u
+	VMULPD (DX)(R8*1), Z1, Z14
+	VMULPD 64(DX)(R8*1), Z1, Z15
+	VSUBPD Z12, Z14, Z12
+	VSUBPD Z13, Z15, Z13
+
+	// store p
+	VMOVUPD Z12, (DX)(R8*1)
+	VMOVUPD Z13, 64(DX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ R8, R9
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R9*1)
+	VMULPD     (BX)(R8*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z12, Z10, Z12
+	VMAXPD Z12, Z9, Z12
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R9*1)
+	VMULPD     (DX)(R8*1), Z11, Z13
+	VADDPD     Z13, Z12, Z12
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R9*1)
+	VMULPD     (SI)(R8*1), Z2, Z13
+	VMULPD     Z12, Z3, Z14
+	VADDPD     Z14, Z13, Z13
+
+	// store m
+	VMOVUPD Z13, (SI)(R8*1)
+
+	// u = k1·m
+	VMULPD Z13, Z6, Z13
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD     Z12, Z5, Z14
+	VMULPD     Z12, Z14, Z12
+	PREFETCHT0 (DI)(R9*1)
+	VMULPD     (DI)(R8*1), Z4, Z14
+	VADDPD     Z12, Z14, Z12
+
+	// store v
+	VMOVUPD Z12, (DI)(R8*1)
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z12, Z12
 	VMULPD  Z7, Z12, Z12
 	VADDPD  Z8, Z12, Z12
-	VDIVPD  Z12, Z14, Z12
+	VDIVPD  Z12, Z13, Z12
 
 	// p = keep·p − u
-	VMULPD Z13, Z1, Z13
-	VSUBPD Z12, Z13, Z12
+	PREFETCHT0 (DX)(R9*1)
+	VMULPD     (DX)(R8*1), Z1, Z13
+	VSUBPD     Z12, Z13, Z12
 
 	// store p
 	VMOVUPD Z12, (DX)(R8*1)
 	ADDQ    $0x00000040, R8
-	TESTQ   R9, R9
-	JZ      enter
+	ADDQ    $0x00000040, R9
 
-	// prefetch
-	PREFETCHT1 (DX)(R9*1)
-	PREFETCHT1 (BX)(R9*1)
-	PREFETCHT1 (SI)(R9*1)
-	PREFETCHT1 (DI)(R9*1)
-	ADDQ       $0x00000040, R9
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
+	ADDQ $0x00000008, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -12023,40 +17343,40 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPD Z0, Z10, Z0
 	VMAXPD Z0, Z9, Z0
-
-	// load p
-	VMOVUPD.Z (DX)(R8*1), K1, Z9
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Z9, Z11, Z10
-	VADDPD Z10, Z0, Z0
+	// load p
+	VMOVUPD.Z (DX)(R8*1), K1, Z9
+	VMULPD    Z9, Z11, Z9
+	VADDPD    Z9, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (SI)(R8*1), K1, Z10
-	VMULPD    Z10, Z2, Z2
+	VMOVUPD.Z (SI)(R8*1), K1, Z9
+	VMULPD    Z9, Z2, Z2
 	VMULPD    Z0, Z3, Z3
 	VADDPD    Z3, Z2, Z2
 
 	// store m
 	VMOVUPD Z2, K1, (SI)(R8*1)
 
+	// u = k1·m
+	VMULPD Z2, Z6, Z2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPD Z0, Z5, Z3
+	VMULPD Z0, Z3, Z0
+
 	// load v
 	VMOVUPD.Z (DI)(R8*1), K1, Z3
 	VMULPD    Z3, Z4, Z3
-	VMULPD    Z0, Z5, Z4
-	VMULPD    Z0, Z4, Z0
 	VADDPD    Z0, Z3, Z0
 
 	// store v
 	VMOVUPD Z0, K1, (DI)(R8*1)
-
-	// u = k1·m
-	VMULPD Z2, Z6, Z2
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z0, Z0
@@ -12065,8 +17385,10 @@ decoupled2:
 	VDIVPD  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPD Z9, Z1, Z1
-	VSUBPD Z0, Z1, Z0
+	// load p
+	VMOVUPD.Z (DX)(R8*1), K1, Z2
+	VMULPD    Z2, Z1, Z1
+	VSUBPD    Z0, Z1, Z0
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(R8*1)
@@ -12117,97 +17439,188 @@ TEXT ·adamAMSGradF64AVX512(SB), NOSPLIT, $0-64
 	VBROADCASTSD 8(AX), Z11
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ v+32(FP), DI
-	MOVQ x+40(FP), R8
-	MOVQ count+48(FP), CX
-	MOVQ ahead+56(FP), R10
-	XORQ R9, R9
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  v+32(FP), DI
+	MOVQ  x+40(FP), R8
+	MOVQ  count+48(FP), CX
+	MOVQ  ahead+56(FP), R10
+	XORQ  R9, R9
+	TESTQ R10, R10
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (BX)(R9*1), Z0, Z12
+	VMULPD 64(BX)(R9*1), Z0, Z13
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z12, Z10, Z12
+	VMINPD Z13, Z10, Z13
 	VMAXPD Z12, Z9, Z12
-
-	// load p
-	VMOVUPD (DX)(R9*1), Z13
-	TESTQ   AX, AX
-	JZ      decoupled1
+	VMAXPD Z13, Z9, Z13
+	TESTQ  AX, AX
+	JZ     decoupled1
 
 	// g = g + l2·p
-	VMULPD Z13, Z11, Z14
+	VMULPD (DX)(R9*1), Z11, Z14
+	VMULPD 64(DX)(R9*1), Z11, Z15
 	VADDPD Z14, Z12, Z12
+	VADDPD Z15, Z13, Z13
 
 decoupled1:
 	// m = beta1·m + alpha1·g
 	VMULPD (SI)(R9*1), Z2, Z14
-	VMULPD Z12, Z3, Z15
-	VADDPD Z15, Z14, Z14
+	VMULPD 64(SI)(R9*1), Z2, Z15
+	VMULPD Z12, Z3, Z16
+	VMULPD Z13, Z3, Z17
+	VADDPD Z16, Z14, Z14
+	VADDPD Z17, Z15, Z15
 
 	// store m
 	VMOVUPD Z14, (SI)(R9*1)
+	VMOVUPD Z15, 64(SI)(R9*1)
+
+	// u = k1·m
+	VMULPD Z14, Z6, Z14
+	VMULPD Z15, Z6, Z15
 
 	// v = beta2·v + (alpha2·g)·g
-	VMULPD (DI)(R9*1), Z4, Z15
 	VMULPD Z12, Z5, Z16
+	VMULPD Z13, Z5, Z17
 	VMULPD Z12, Z16, Z12
-	VADDPD Z12, Z15, Z12
+	VMULPD Z13, Z17, Z13
+	VMULPD (DI)(R9*1), Z4, Z16
+	VMULPD 64(DI)(R9*1), Z4, Z17
+	VADDPD Z12, Z16, Z12
+	VADDPD Z13, Z17, Z13
+
+	// store v
+	VMOVUPD Z12, (DI)(R9*1)
+	VMOVUPD Z13, 64(DI)(R9*1)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPD (R8)(R9*1), Z16
+	VMOVUPD 64(R8)(R9*1), Z17
+	VMAXPD  Z12, Z16, Z12
+	VMAXPD  Z13, Z17, Z13
+	VCMPPD  $0x03, Z16, Z16, K1
+	VMOVAPD Z16, K1, Z12
+	VCMPPD  $0x03, Z17, Z17, K1
+	VMOVAPD Z17, K1, Z13
+
+	// store x
+	VMOVUPD Z12, (R8)(R9*1)
+	VMOVUPD Z13, 64(R8)(R9*1)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPD Z12, Z12
+	VSQRTPD Z13, Z13
+	VMULPD  Z7, Z12, Z12
+	VMULPD  Z7, Z13, Z13
+	VADDPD  Z8, Z12, Z12
+	VADDPD  Z8, Z13, Z13
+	VDIVPD  Z12, Z14, Z12
+	VDIVPD  Z13, Z15, Z13
+
+	// p = keep·p − u
+	VMULPD (DX)(R9*1), Z1, Z14
+	VMULPD 64(DX)(R9*1), Z1, Z15
+	VSUBPD Z12, Z14, Z12
+	VSUBPD Z13, Z15, Z13
+
+	// store p
+	VMOVUPD Z12, (DX)(R9*1)
+	VMOVUPD Z13, 64(DX)(R9*1)
+	ADDQ    $0x00000080, R9
+
+enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ R9, R10
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R10*1)
+	VMULPD     (BX)(R9*1), Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z12, Z10, Z12
+	VMAXPD Z12, Z9, Z12
+	TESTQ  AX, AX
+	JZ     decoupled2
+
+	// g = g + l2·p
+	PREFETCHT0 (DX)(R10*1)
+	VMULPD     (DX)(R9*1), Z11, Z13
+	VADDPD     Z13, Z12, Z12
+
+decoupled2:
+	// m = beta1·m + alpha1·g
+	PREFETCHT0 (SI)(R10*1)
+	VMULPD     (SI)(R9*1), Z2, Z13
+	VMULPD     Z12, Z3, Z14
+	VADDPD     Z14, Z13, Z13
+
+	// store m
+	VMOVUPD Z13, (SI)(R9*1)
+
+	// u = k1·m
+	VMULPD Z13, Z6, Z13
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPD     Z12, Z5, Z14
+	VMULPD     Z12, Z14, Z12
+	PREFETCHT0 (DI)(R10*1)
+	VMULPD     (DI)(R9*1), Z4, Z14
+	VADDPD     Z12, Z14, Z12
 
 	// store v
 	VMOVUPD Z12, (DI)(R9*1)
 
 	// w = x = max(x, v)
 	// load x
-	VMOVUPD (R8)(R9*1), Z15
-	VMAXPD  Z12, Z15, Z12
-	VCMPPD  $0x03, Z15, Z15, K1
-	VMOVAPD Z15, K1, Z12
+	PREFETCHT0 (R8)(R10*1)
+	VMOVUPD    (R8)(R9*1), Z14
+	VMAXPD     Z12, Z14, Z12
+	VCMPPD     $0x03, Z14, Z14, K1
+	VMOVAPD    Z14, K1, Z12
 
 	// store x
 	VMOVUPD Z12, (R8)(R9*1)
-
-	// u = k1·m
-	VMULPD Z14, Z6, Z14
 
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z12, Z12
 	VMULPD  Z7, Z12, Z12
 	VADDPD  Z8, Z12, Z12
-	VDIVPD  Z12, Z14, Z12
+	VDIVPD  Z12, Z13, Z12
 
 	// p = keep·p − u
-	VMULPD Z13, Z1, Z13
-	VSUBPD Z12, Z13, Z12
+	PREFETCHT0 (DX)(R10*1)
+	VMULPD     (DX)(R9*1), Z1, Z13
+	VSUBPD     Z12, Z13, Z12
 
 	// store p
 	VMOVUPD Z12, (DX)(R9*1)
 	ADDQ    $0x00000040, R9
-	TESTQ   R10, R10
-	JZ      enter
+	ADDQ    $0x00000040, R10
 
-	// prefetch
-	PREFETCHT1 (DX)(R10*1)
-	PREFETCHT1 (BX)(R10*1)
-	PREFETCHT1 (SI)(R10*1)
-	PREFETCHT1 (DI)(R10*1)
-	PREFETCHT1 (R8)(R10*1)
-	ADDQ       $0x00000040, R10
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
+	ADDQ $0x00000008, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -12224,33 +17637,36 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPD Z0, Z10, Z0
 	VMAXPD Z0, Z9, Z0
-
-	// load p
-	VMOVUPD.Z (DX)(R9*1), K1, Z9
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Z9, Z11, Z10
-	VADDPD Z10, Z0, Z0
+	// load p
+	VMOVUPD.Z (DX)(R9*1), K1, Z9
+	VMULPD    Z9, Z11, Z9
+	VADDPD    Z9, Z0, Z0
 
-decoupled2:
+decoupled3:
 	// m = beta1·m + alpha1·g
 	// load m
-	VMOVUPD.Z (SI)(R9*1), K1, Z10
-	VMULPD    Z10, Z2, Z2
+	VMOVUPD.Z (SI)(R9*1), K1, Z9
+	VMULPD    Z9, Z2, Z2
 	VMULPD    Z0, Z3, Z3
 	VADDPD    Z3, Z2, Z2
 
 	// store m
 	VMOVUPD Z2, K1, (SI)(R9*1)
 
+	// u = k1·m
+	VMULPD Z2, Z6, Z2
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPD Z0, Z5, Z3
+	VMULPD Z0, Z3, Z0
+
 	// load v
 	VMOVUPD.Z (DI)(R9*1), K1, Z3
 	VMULPD    Z3, Z4, Z3
-	VMULPD    Z0, Z5, Z4
-	VMULPD    Z0, Z4, Z0
 	VADDPD    Z0, Z3, Z0
 
 	// store v
@@ -12266,9 +17682,6 @@ decoupled2:
 	// store x
 	VMOVUPD Z0, K1, (R8)(R9*1)
 
-	// u = k1·m
-	VMULPD Z2, Z6, Z2
-
 	// √w·r + ε, by which u is divided
 	VSQRTPD Z0, Z0
 	VMULPD  Z7, Z0, Z0
@@ -12276,8 +17689,10 @@ decoupled2:
 	VDIVPD  Z0, Z2, Z0
 
 	// p = keep·p − u
-	VMULPD Z9, Z1, Z1
-	VSUBPD Z0, Z1, Z0
+	// load p
+	VMOVUPD.Z (DX)(R9*1), K1, Z2
+	VMULPD    Z2, Z1, Z1
+	VSUBPD    Z0, Z1, Z0
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(R9*1)
@@ -12322,47 +17737,131 @@ TEXT ·lionF64AVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSD 8(AX), Z9
 
 	// coupled = the bits of l2
-	MOVQ 8(AX), AX
-	MOVQ p+8(FP), DX
-	MOVQ grad+16(FP), BX
-	MOVQ m+24(FP), SI
-	MOVQ count+32(FP), CX
-	MOVQ ahead+40(FP), R8
-	XORQ DI, DI
+	MOVQ  8(AX), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  grad+16(FP), BX
+	MOVQ  m+24(FP), SI
+	MOVQ  count+32(FP), CX
+	MOVQ  ahead+40(FP), R8
+	XORQ  DI, DI
+	TESTQ R8, R8
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// g = gs·g
 	VMULPD (BX)(DI*1), Z0, Z10
+	VMULPD 64(BX)(DI*1), Z0, Z11
+
+	// g = max(min(g, hi), lo)
+	VMINPD Z10, Z8, Z10
+	VMINPD Z11, Z8, Z11
+	VMAXPD Z10, Z7, Z10
+	VMAXPD Z11, Z7, Z11
+	TESTQ  AX, AX
+	JZ     decoupled1
+
+	// g = g + l2·p
+	VMULPD (DX)(DI*1), Z9, Z12
+	VMULPD 64(DX)(DI*1), Z9, Z13
+	VADDPD Z12, Z10, Z10
+	VADDPD Z13, Z11, Z11
+
+decoupled1:
+	// d = beta1·m + alpha1·g
+	VMULPD (SI)(DI*1), Z2, Z12
+	VMULPD 64(SI)(DI*1), Z2, Z13
+	VMULPD Z10, Z3, Z14
+	VMULPD Z11, Z3, Z15
+	VADDPD Z14, Z12, Z12
+	VADDPD Z15, Z13, Z13
+
+	// m = beta2·m + alpha2·g
+	VMULPD (SI)(DI*1), Z4, Z14
+	VMULPD 64(SI)(DI*1), Z4, Z15
+	VMULPD Z10, Z5, Z10
+	VMULPD Z11, Z5, Z11
+	VADDPD Z10, Z14, Z10
+	VADDPD Z11, Z15, Z11
+
+	// store m
+	VMOVUPD Z10, (SI)(DI*1)
+	VMOVUPD Z11, 64(SI)(DI*1)
+
+	// u = k1·sign(d)
+	VXORPS     Z10, Z10, Z10
+	VXORPS     Z11, Z11, Z11
+	VPTERNLOGD $0xff, Z11, Z11, Z11
+	VPSRLQ     $0x36, Z11, Z11
+	VPSLLQ     $0x34, Z11, Z11
+	VCMPPD     $0x1e, Z10, Z12, K1
+	VMOVUPD.Z  Z11, K1, Z14
+	VCMPPD     $0x11, Z10, Z12, K1
+	VMOVUPD.Z  Z11, K1, Z15
+	VSUBPD     Z15, Z14, Z14
+	VCMPPD     $0x03, Z12, Z12, K1
+	VMOVAPD    Z12, K1, Z14
+	VCMPPD     $0x1e, Z10, Z13, K1
+	VMOVUPD.Z  Z11, K1, Z12
+	VCMPPD     $0x11, Z10, Z13, K1
+	VMOVUPD.Z  Z11, K1, Z10
+	VSUBPD     Z10, Z12, Z10
+	VCMPPD     $0x03, Z13, Z13, K1
+	VMOVAPD    Z13, K1, Z10
+	VMULPD     Z14, Z6, Z11
+	VMULPD     Z10, Z6, Z10
+
+	// p = keep·p − u
+	VMULPD (DX)(DI*1), Z1, Z12
+	VMULPD 64(DX)(DI*1), Z1, Z13
+	VSUBPD Z11, Z12, Z11
+	VSUBPD Z10, Z13, Z10
+
+	// store p
+	VMOVUPD Z11, (DX)(DI*1)
+	VMOVUPD Z10, 64(DX)(DI*1)
+	ADDQ    $0x00000080, DI
+
+enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ DI, R8
+	JMP  enterVector
+
+vector:
+	// g = gs·g
+	PREFETCHT0 (BX)(R8*1)
+	VMULPD     (BX)(DI*1), Z0, Z10
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z10, Z8, Z10
 	VMAXPD Z10, Z7, Z10
-
-	// load p
-	VMOVUPD (DX)(DI*1), Z11
-	TESTQ   AX, AX
-	JZ      decoupled1
+	TESTQ  AX, AX
+	JZ     decoupled2
 
 	// g = g + l2·p
-	VMULPD Z11, Z9, Z12
-	VADDPD Z12, Z10, Z10
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(DI*1), Z9, Z11
+	VADDPD     Z11, Z10, Z10
 
-decoupled1:
-	// load m
-	VMOVUPD (SI)(DI*1), Z12
-
+decoupled2:
 	// d = beta1·m + alpha1·g
-	VMULPD Z12, Z2, Z13
-	VMULPD Z10, Z3, Z14
-	VADDPD Z14, Z13, Z13
+	PREFETCHT0 (SI)(R8*1)
+	VMULPD     (SI)(DI*1), Z2, Z11
+	VMULPD     Z10, Z3, Z12
+	VADDPD     Z12, Z11, Z11
 
 	// m = beta2·m + alpha2·g
-	VMULPD Z12, Z4, Z12
-	VMULPD Z10, Z5, Z10
-	VADDPD Z10, Z12, Z10
+	PREFETCHT0 (SI)(R8*1)
+	VMULPD     (SI)(DI*1), Z4, Z12
+	VMULPD     Z10, Z5, Z10
+	VADDPD     Z10, Z12, Z10
 
 	// store m
 	VMOVUPD Z10, (SI)(DI*1)
@@ -12373,37 +17872,30 @@ decoupled1:
 	VPTERNLOGD $0xff, Z12, Z12, Z12
 	VPSRLQ     $0x36, Z12, Z12
 	VPSLLQ     $0x34, Z12, Z12
-	VCMPPD     $0x1e, Z10, Z13, K1
-	VMOVUPD.Z  Z12, K1, Z14
-	VCMPPD     $0x11, Z10, Z13, K1
+	VCMPPD     $0x1e, Z10, Z11, K1
+	VMOVUPD.Z  Z12, K1, Z13
+	VCMPPD     $0x11, Z10, Z11, K1
 	VMOVUPD.Z  Z12, K1, Z10
-	VSUBPD     Z10, Z14, Z10
-	VCMPPD     $0x03, Z13, Z13, K1
-	VMOVAPD    Z13, K1, Z10
+	VSUBPD     Z10, Z13, Z10
+	VCMPPD     $0x03, Z11, Z11, K1
+	VMOVAPD    Z11, K1, Z10
 	VMULPD     Z10, Z6, Z10
 
 	// p = keep·p − u
-	VMULPD Z11, Z1, Z11
-	VSUBPD Z10, Z11, Z10
+	PREFETCHT0 (DX)(R8*1)
+	VMULPD     (DX)(DI*1), Z1, Z11
+	VSUBPD     Z10, Z11, Z10
 
 	// store p
 	VMOVUPD Z10, (DX)(DI*1)
 	ADDQ    $0x00000040, DI
-	TESTQ   R8, R8
-	JZ      enter
+	ADDQ    $0x00000040, R8
 
-	// prefetch
-	PREFETCHT1 (DX)(R8*1)
-	PREFETCHT1 (BX)(R8*1)
-	PREFETCHT1 (SI)(R8*1)
-	ADDQ       $0x00000040, R8
-
-enter:
-	SUBQ  $0x00000008, CX
-	JGE   line
-	ADDQ  $0x00000008, CX
-	TESTQ CX, CX
-	JZ    done
+enterVector:
+	SUBQ $0x00000008, CX
+	JGE  vector
+	ADDQ $0x00000008, CX
+	JZ   done
 
 	// the rest, under a mask
 	// mask = 1<<n − 1
@@ -12420,29 +17912,29 @@ enter:
 	// g = max(min(g, hi), lo)
 	VMINPD Z0, Z8, Z0
 	VMAXPD Z0, Z7, Z0
-
-	// load p
-	VMOVUPD.Z (DX)(DI*1), K1, Z7
-	TESTQ     AX, AX
-	JZ        decoupled2
+	TESTQ  AX, AX
+	JZ     decoupled3
 
 	// g = g + l2·p
-	VMULPD Z7, Z9, Z8
-	VADDPD Z8, Z0, Z0
+	// load p
+	VMOVUPD.Z (DX)(DI*1), K1, Z7
+	VMULPD    Z7, Z9, Z7
+	VADDPD    Z7, Z0, Z0
 
-decoupled2:
-	// load m
-	VMOVUPD.Z (SI)(DI*1), K1, Z8
-
+decoupled3:
 	// d = beta1·m + alpha1·g
-	VMULPD Z8, Z2, Z2
-	VMULPD Z0, Z3, Z3
-	VADDPD Z3, Z2, Z2
+	// load m
+	VMOVUPD.Z (SI)(DI*1), K1, Z7
+	VMULPD    Z7, Z2, Z2
+	VMULPD    Z0, Z3, Z3
+	VADDPD    Z3, Z2, Z2
 
 	// m = beta2·m + alpha2·g
-	VMULPD Z8, Z4, Z3
-	VMULPD Z0, Z5, Z0
-	VADDPD Z0, Z3, Z0
+	// load m
+	VMOVUPD.Z (SI)(DI*1), K1, Z3
+	VMULPD    Z3, Z4, Z3
+	VMULPD    Z0, Z5, Z0
+	VADDPD    Z0, Z3, Z0
 
 	// store m
 	VMOVUPD Z0, K1, (SI)(DI*1)
@@ -12463,8 +17955,10 @@ decoupled2:
 	VMULPD     Z0, Z6, Z0
 
 	// p = keep·p − u
-	VMULPD Z7, Z1, Z1
-	VSUBPD Z0, Z1, Z0
+	// load p
+	VMOVUPD.Z (DX)(DI*1), K1, Z2
+	VMULPD    Z2, Z1, Z1
+	VSUBPD    Z0, Z1, Z0
 
 	// store p
 	VMOVUPD Z0, K1, (DX)(DI*1)
@@ -12476,30 +17970,48 @@ done:
 // func dividerF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *float64, v *float64, x *float64, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·dividerF64AVX512(SB), NOSPLIT, $0-72
-	MOVQ p+8(FP), AX
-	MOVQ count+56(FP), CX
-	MOVQ ahead+64(FP), DX
-	XORQ BX, BX
+	MOVQ  p+8(FP), AX
+	MOVQ  count+56(FP), CX
+	MOVQ  ahead+64(FP), DX
+	XORQ  BX, BX
+	TESTQ DX, DX
+	JNZ   far
 
-	// a cache line at a time
+	// 2 vectors at a time
 	JMP enter
 
-line:
+pass:
 	// load p
 	VMOVUPD (AX)(BX*1), Z0
-	VSQRTPD Z0, Z1
-	VDIVPD  Z1, Z0, Z0
-	ADDQ    $0x00000040, BX
-	TESTQ   DX, DX
-	JZ      enter
-
-	// prefetch
-	PREFETCHT1 (AX)(DX*1)
-	ADDQ       $0x00000040, DX
+	VMOVUPD 64(AX)(BX*1), Z1
+	VSQRTPD Z0, Z2
+	VSQRTPD Z1, Z3
+	VDIVPD  Z2, Z0, Z0
+	VDIVPD  Z3, Z1, Z0
+	ADDQ    $0x00000080, BX
 
 enter:
+	SUBQ $0x00000010, CX
+	JGE  pass
+	ADDQ $0x00000010, CX
+
+far:
+	// a vector at a time
+	ADDQ BX, DX
+	JMP  enterVector
+
+vector:
+	// load p
+	PREFETCHT0 (AX)(DX*1)
+	VMOVUPD    (AX)(BX*1), Z0
+	VSQRTPD    Z0, Z1
+	VDIVPD     Z1, Z0, Z0
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000040, DX
+
+enterVector:
 	SUBQ $0x00000008, CX
-	JGE  line
+	JGE  vector
 	VZEROUPPER
 	RET
 
@@ -12585,42 +18097,17 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	// l2
 	VBROADCASTSS 4(AX), Z8
 
-	// number
-	VMOVUPS roundingAVX512<>+0(SB), Z9
-
-	// lanes
-	VMOVUPS roundingAVX512<>+64(SB), Z10
-
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z11
+	VMOVUPS roundingAVX512<>+128(SB), Z9
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z12
-
-	// low
-	VMOVUPS roundingAVX512<>+256(SB), Z13
+	VMOVUPS roundingAVX512<>+192(SB), Z10
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z13
+	VMOVUPS roundingAVX512<>+320(SB), Z11
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z15
-
-	// magnitude
-	VMOVUPS roundingAVX512<>+448(SB), Z16
-
-	// overflow
-	VMOVUPS roundingAVX512<>+512(SB), Z17
-
-	// infinity
-	VMOVUPS roundingAVX512<>+576(SB), Z18
-
-	// key
-	VPBROADCASTD 60(AX), Z19
-
-	// counter
-	VPBROADCASTD 56(AX), Z20
-	VPADDD       Z9, Z20, Z20
+	VMOVUPS roundingAVX512<>+384(SB), Z12
 
 	// formats
 	MOVL 52(AX), CX
@@ -12645,213 +18132,547 @@ uncoupled1:
 	MOVQ 88(AX), DI
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ R8, R8
-	MOVQ ahead+16(FP), R10
-	XORQ R9, R9
-	SHRQ $0x02, R10
+	MOVQ  112(AX), R8
+	XORQ  R9, R9
+	XORQ  R10, R10
+	MOVQ  ahead+16(FP), R11
+	SHRQ  $0x02, R11
+	TESTQ R11, R11
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z20, Z9
-	VXORPS Z20, Z9, Z9
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z11, Z9, Z9
-	VXORPS  Z19, Z9, Z9
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z9, Z14
-	VXORPS  Z9, Z14, Z14
-	VPMULLD Z12, Z14, Z9
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z9, Z14
-	VXORPS Z9, Z14, Z14
-	VPADDD Z10, Z20, Z20
-
-end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else4
+	JZ        else2
 	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R9*2), Z9
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R9*2), Z9
-	VPSLLD    $0x10, Z9, Z9
-
-end7:
-	PREFETCHT1 (BX)(R10*2)
-	JMP        end5
+	JZ        else4
+	VCVTPH2PS (BX)(R10*2), Z13
+	VCVTPH2PS 32(BX)(R10*2), Z14
+	JMP       end5
 
 else4:
-	VMOVUPS    (BX)(R9*4), Z9
-	PREFETCHT1 (BX)(R10*4)
+	VPMOVZXWD (BX)(R10*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+	VPMOVZXWD 32(BX)(R10*2), Z14
+	VPSLLD    $0x10, Z14, Z14
 
 end5:
-	VMULPS Z9, Z0, Z9
+	JMP end3
+
+else2:
+	VMOVUPS (BX)(R10*4), Z13
+	VMOVUPS 64(BX)(R10*4), Z14
+
+end3:
+	VMULPS Z13, Z0, Z13
+	VMULPS Z14, Z0, Z14
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z9, Z7, Z9
-	VMAXPS Z9, Z6, Z9
-
-	// load p
-	TESTL      $0x00000004, CX
-	JZ         else8
-	VPMOVZXWD  (DX)(R9*2), Z21
-	VPSLLD     $0x10, Z21, Z21
-	PREFETCHT1 (DX)(R10*2)
-	JMP        end9
-
-else8:
-	VMOVUPS    (DX)(R9*4), Z21
-	PREFETCHT1 (DX)(R10*4)
-
-end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMINPS Z13, Z7, Z13
+	VMINPS Z14, Z7, Z14
+	VMAXPS Z13, Z6, Z13
+	VMAXPS Z14, Z6, Z14
+	TESTL  $0x00000100, CX
+	JZ     end7
 
 	// g = g + l2·p
-	VMULPS Z21, Z8, Z22
-	VADDPS Z22, Z9, Z9
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else8
+	VPMOVZXWD (DX)(R10*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVZXWD 32(DX)(R10*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	JMP       end9
 
-end11:
+else8:
+	VMOVUPS (DX)(R10*4), Z15
+	VMOVUPS 64(DX)(R10*4), Z16
+
+end9:
+	VMULPS Z15, Z8, Z15
+	VMULPS Z16, Z8, Z16
+	VADDPS Z15, Z13, Z13
+	VADDPS Z16, Z14, Z14
+
+end7:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R9*2), Z22
-	VPSLLD     $0x10, Z22, Z22
-	PREFETCHT1 (SI)(R10*2)
-	JMP        end13
+	TESTL     $0x00000008, CX
+	JZ        else10
+	VPMOVZXWD (SI)(R10*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVZXWD 32(SI)(R10*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	JMP       end11
 
-else12:
-	VMOVUPS    (SI)(R9*4), Z22
-	PREFETCHT1 (SI)(R10*4)
+else10:
+	VMOVUPS (SI)(R10*4), Z15
+	VMOVUPS 64(SI)(R10*4), Z16
 
-end13:
-	VMULPS Z22, Z2, Z22
-	VMULPS Z9, Z3, Z9
-	VADDPS Z9, Z22, Z9
+end11:
+	VMULPS Z15, Z2, Z15
+	VMULPS Z16, Z2, Z16
+	VMULPS Z13, Z3, Z13
+	VMULPS Z14, Z3, Z14
+	VADDPS Z13, Z15, Z13
+	VADDPS Z14, Z16, Z14
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z9, Z22
-	VPSRLD  $0x1f, Z22, Z22
-	VPADDD  Z22, Z9, Z22
-	VPADDD  Z13, Z22, Z22
-	VCMPPS  $0x03, Z9, Z9, K1
-	VMOVAPS Z9, K1, Z22
-	VPERMW  Z22, Z15, Z22
-	VMOVUPS Y22, (SI)(R9*2)
-	JMP     end15
+	VPSLLD  $0x0f, Z13, Z15
+	VPSRLD  $0x1f, Z15, Z15
+	VPADDD  Z15, Z13, Z15
+	VPADDD  Z11, Z15, Z15
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z15
+	VPERMW  Z15, Z12, Z15
+	VMOVUPS Y15, (SI)(R10*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z14, Z15
+	VPSRLD  $0x1f, Z15, Z15
+	VPADDD  Z15, Z14, Z15
+	VPADDD  Z11, Z15, Z15
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z15
+	VPERMW  Z15, Z12, Z15
+	VMOVUPS Y15, 32(SI)(R10*2)
+	JMP     end13
+
+else12:
+	VMOVUPS Z13, (SI)(R10*4)
+	VMOVUPS Z14, 64(SI)(R10*4)
+
+end13:
+	// u = k1·m − k2·n
+	VMULPS Z13, Z4, Z13
+	VMULPS Z14, Z4, Z14
+
+	// load n
+	TESTL     $0x00000008, CX
+	JZ        else14
+	VPMOVZXWD (DI)(R10*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVZXWD 32(DI)(R10*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	JMP       end15
 
 else14:
-	VMOVUPS Z9, (SI)(R9*4)
+	VMOVUPS (DI)(R10*4), Z15
+	VMOVUPS 64(DI)(R10*4), Z16
 
 end15:
+	VMULPS Z15, Z5, Z15
+	VMULPS Z16, Z5, Z16
+	VSUBPS Z15, Z13, Z13
+	VSUBPS Z16, Z14, Z14
+
+	// p = keep·p − u
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else16
+	VPMOVZXWD (DX)(R10*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVZXWD 32(DX)(R10*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	JMP       end17
+
+else16:
+	VMOVUPS (DX)(R10*4), Z15
+	VMOVUPS 64(DX)(R10*4), Z16
+
+end17:
+	VMULPS Z15, Z1, Z15
+	VMULPS Z16, Z1, Z16
+	VSUBPS Z13, Z15, Z13
+	VSUBPS Z14, Z16, Z14
+
+	// store p
+	TESTL $0x00000080, CX
+	JZ    else18
+
+	// counter
+	MOVL         56(AX), R11
+	ADDL         R10, R11
+	VPBROADCASTD R11, Z16
+	VPADDD       roundingAVX512<>+0(SB), Z16, Z16
+
+	// key
+	VPBROADCASTD 60(AX), Z17
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z16, Z15
+	VXORPS Z15, Z16, Z15
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z9, Z15, Z15
+	VXORPS  Z17, Z15, Z15
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z15, Z18
+	VXORPS  Z18, Z15, Z15
+	VPMULLD Z10, Z15, Z15
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z15, Z18
+	VXORPS Z18, Z15, Z15
+	VPADDD roundingAVX512<>+64(SB), Z16, Z16
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z16, Z18
+	VXORPS Z18, Z16, Z16
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z9, Z16, Z16
+	VXORPS  Z17, Z16, Z16
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z16, Z17
+	VXORPS  Z17, Z16, Z16
+	VPMULLD Z10, Z16, Z16
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z16, Z17
+	VXORPS Z17, Z16, Z16
+	JMP    end19
+
+else18:
+	VXORPS Z15, Z15, Z15
+	VXORPS Z16, Z16, Z16
+
+end19:
+	TESTL $0x00000004, CX
+	JZ    else20
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z15, Z15
+	VPADDD  Z15, Z13, Z15
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z15
+	VPERMW  Z15, Z12, Z13
+	VMOVUPS Y13, (DX)(R10*2)
+	VPSRLD  $0x10, Z16, Z13
+	VPADDD  Z13, Z14, Z13
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z13
+	VPERMW  Z13, Z12, Z13
+	VMOVUPS Y13, 32(DX)(R10*2)
+	JMP     end21
+
+else20:
+	VMOVUPS   Z13, (DX)(R10*4)
+	VMOVUPS   Z14, 64(DX)(R10*4)
+	TESTL     $0x00000030, CX
+	JZ        end23
+	TESTL     $0x00000020, CX
+	JZ        else24
+	VCVTPS2PH $0x00, Z13, Y15
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z13, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R9
+	JMP     end25
+
+else24:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z13, Z15
+	VPSRLD  $0x1f, Z15, Z15
+	VPADDD  Z15, Z13, Z15
+	VPADDD  Z11, Z15, Z15
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z15
+	VPERMW  Z15, Z12, Z15
+
+end25:
+	TESTL    $0x00000040, CX
+	JZ       else26
+	VMOVNTDQ Y15, (R8)(R10*2)
+	JMP      end27
+
+else26:
+	VMOVUPS Y15, (R8)(R10*2)
+
+end27:
+	TESTL     $0x00000020, CX
+	JZ        else28
+	VCVTPS2PH $0x00, Z14, Y13
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z14, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R9
+	JMP     end29
+
+else28:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z14, Z13
+	VPSRLD  $0x1f, Z13, Z13
+	VPADDD  Z13, Z14, Z13
+	VPADDD  Z11, Z13, Z13
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z13
+	VPERMW  Z13, Z12, Z13
+
+end29:
+	TESTL    $0x00000040, CX
+	JZ       else30
+	VMOVNTDQ Y13, 32(R8)(R10*2)
+	JMP      end31
+
+else30:
+	VMOVUPS Y13, 32(R8)(R10*2)
+
+end31:
+end23:
+end21:
+	ADDQ $0x00000020, R10
+	CMPQ R10, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// g = gs·g
+	// load grad
+	TESTL      $0x00000003, CX
+	JZ         else32
+	TESTL      $0x00000002, CX
+	JZ         else34
+	VCVTPH2PS  (BX)(R10*2), Z13
+	PREFETCHT0 (BX)(R11*2)
+	JMP        end35
+
+else34:
+	VPMOVZXWD  (BX)(R10*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (BX)(R11*2)
+
+end35:
+	JMP end33
+
+else32:
+	VMOVUPS    (BX)(R10*4), Z13
+	PREFETCHT0 (BX)(R11*4)
+
+end33:
+	VMULPS Z13, Z0, Z13
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z13, Z7, Z13
+	VMAXPS Z13, Z6, Z13
+	TESTL  $0x00000100, CX
+	JZ     end37
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else38
+	VPMOVZXWD  (DX)(R10*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	PREFETCHT0 (DX)(R11*2)
+	JMP        end39
+
+else38:
+	VMOVUPS    (DX)(R10*4), Z14
+	PREFETCHT0 (DX)(R11*4)
+
+end39:
+	VMULPS Z14, Z8, Z14
+	VADDPS Z14, Z13, Z13
+
+end37:
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else40
+	VPMOVZXWD  (SI)(R10*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	PREFETCHT0 (SI)(R11*2)
+	JMP        end41
+
+else40:
+	VMOVUPS    (SI)(R10*4), Z14
+	PREFETCHT0 (SI)(R11*4)
+
+end41:
+	VMULPS Z14, Z2, Z14
+	VMULPS Z13, Z3, Z13
+	VADDPS Z13, Z14, Z13
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else42
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z13, Z14
+	VPSRLD  $0x1f, Z14, Z14
+	VPADDD  Z14, Z13, Z14
+	VPADDD  Z11, Z14, Z14
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z14
+	VPERMW  Z14, Z12, Z14
+	VMOVUPS Y14, (SI)(R10*2)
+	JMP     end43
+
+else42:
+	VMOVUPS Z13, (SI)(R10*4)
+
+end43:
 	// u = k1·m − k2·n
-	VMULPS Z9, Z4, Z9
+	VMULPS Z13, Z4, Z13
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else16
-	VPMOVZXWD  (DI)(R9*2), Z22
-	VPSLLD     $0x10, Z22, Z22
-	PREFETCHT1 (DI)(R10*2)
-	JMP        end17
+	JZ         else44
+	VPMOVZXWD  (DI)(R10*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	PREFETCHT0 (DI)(R11*2)
+	JMP        end45
 
-else16:
-	VMOVUPS    (DI)(R9*4), Z22
-	PREFETCHT1 (DI)(R10*4)
+else44:
+	VMOVUPS    (DI)(R10*4), Z14
+	PREFETCHT0 (DI)(R11*4)
 
-end17:
-	VMULPS Z22, Z5, Z22
-	VSUBPS Z22, Z9, Z9
+end45:
+	VMULPS Z14, Z5, Z14
+	VSUBPS Z14, Z13, Z13
 
 	// p = keep·p − u
-	VMULPS Z21, Z1, Z21
-	VSUBPS Z9, Z21, Z9
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else46
+	VPMOVZXWD  (DX)(R10*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	PREFETCHT0 (DX)(R11*2)
+	JMP        end47
+
+else46:
+	VMOVUPS    (DX)(R10*4), Z14
+	PREFETCHT0 (DX)(R11*4)
+
+end47:
+	VMULPS Z14, Z1, Z14
+	VSUBPS Z13, Z14, Z13
 
 	// store p
+	TESTL $0x00000080, CX
+	JZ    else48
+
+	// counter
+	MOVL         56(AX), R12
+	ADDL         R10, R12
+	VPBROADCASTD R12, Z14
+	VPADDD       roundingAVX512<>+0(SB), Z14, Z14
+
+	// key
+	VPBROADCASTD 60(AX), Z15
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z14, Z16
+	VXORPS Z16, Z14, Z14
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z9, Z14, Z14
+	VXORPS  Z15, Z14, Z14
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z14, Z15
+	VXORPS  Z15, Z14, Z14
+	VPMULLD Z10, Z14, Z14
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z14, Z15
+	VXORPS Z15, Z14, Z14
+	JMP    end49
+
+else48:
+	VXORPS Z14, Z14, Z14
+
+end49:
 	TESTL $0x00000004, CX
-	JZ    else18
+	JZ    else50
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z14, Z21
-	VPADDD  Z21, Z9, Z21
-	VCMPPS  $0x03, Z9, Z9, K1
-	VMOVAPS Z9, K1, Z21
-	VPERMW  Z21, Z15, Z9
-	VMOVUPS Y9, (DX)(R9*2)
-	JMP     end19
+	VPSRLD  $0x10, Z14, Z14
+	VPADDD  Z14, Z13, Z14
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z14
+	VPERMW  Z14, Z12, Z13
+	VMOVUPS Y13, (DX)(R10*2)
+	JMP     end51
 
-else18:
-	VMOVUPS   Z9, (DX)(R9*4)
+else50:
+	VMOVUPS   Z13, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end21
+	JZ        end53
 	TESTL     $0x00000020, CX
-	JZ        else22
-	VCVTPS2PH $0x00, Z9, Y21
+	JZ        else54
+	VCVTPS2PH $0x00, Z13, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z16, Z9, Z9
-	VCMPPS  $0x1d, Z17, Z9, K1
-	VCMPPS  $0x11, Z18, Z9, K1, K1
-	KMOVW   K1, R11
-	POPCNTL R11, R11
-	ADDQ    R11, R8
-	JMP     end23
+	VANDPS  roundingAVX512<>+448(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z13, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R9
+	JMP     end55
 
-else22:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z9, Z21
-	VPSRLD  $0x1f, Z21, Z21
-	VPADDD  Z21, Z9, Z21
-	VPADDD  Z13, Z21, Z21
-	VCMPPS  $0x03, Z9, Z9, K1
-	VMOVAPS Z9, K1, Z21
-	VPERMW  Z21, Z15, Z21
+	VPSLLD  $0x0f, Z13, Z14
+	VPSRLD  $0x1f, Z14, Z14
+	VPADDD  Z14, Z13, Z14
+	VPADDD  Z11, Z14, Z14
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z14
+	VPERMW  Z14, Z12, Z14
 
-end23:
+end55:
 	TESTL    $0x00000040, CX
-	JZ       else24
-	VMOVNTDQ Y21, (AX)(R9*2)
-	JMP      end25
+	JZ       else56
+	VMOVNTDQ Y14, (R8)(R10*2)
+	JMP      end57
 
-else24:
-	VMOVUPS Y21, (AX)(R9*2)
+else56:
+	VMOVUPS Y14, (R8)(R10*2)
 
-end25:
-end21:
-end19:
-	ADDQ  $0x00000010, R9
-	ADDQ  $0x00000010, R10
-	CMPQ  R9, count+8(FP)
-	JNE   pass
+end57:
+end53:
+end51:
+	ADDQ $0x00000010, R10
+	ADDQ $0x00000010, R11
+	CMPQ R10, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end27
+	JZ    end59
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ R8, 120(AX)
+	ADDQ R9, 120(AX)
 
-end27:
+end59:
 	TESTL $0x00000040, CX
-	JZ    end29
+	JZ    end61
 	SFENCE
 
-end29:
+end61:
 	VZEROUPPER
 	RET
 
@@ -12981,42 +18802,17 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	// l2
 	VBROADCASTSS 4(AX), Z12
 
-	// number
-	VMOVUPS roundingAVX512<>+0(SB), Z13
-
-	// lanes
-	VMOVUPS roundingAVX512<>+64(SB), Z14
-
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z15
+	VMOVUPS roundingAVX512<>+128(SB), Z13
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z16
-
-	// low
-	VMOVUPS roundingAVX512<>+256(SB), Z17
+	VMOVUPS roundingAVX512<>+192(SB), Z14
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z18
+	VMOVUPS roundingAVX512<>+320(SB), Z15
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z19
-
-	// magnitude
-	VMOVUPS roundingAVX512<>+448(SB), Z20
-
-	// overflow
-	VMOVUPS roundingAVX512<>+512(SB), Z21
-
-	// infinity
-	VMOVUPS roundingAVX512<>+576(SB), Z22
-
-	// key
-	VPBROADCASTD 60(AX), Z23
-
-	// counter
-	VPBROADCASTD 56(AX), Z25
-	VPADDD       Z13, Z25, Z25
+	VMOVUPS roundingAVX512<>+384(SB), Z16
 
 	// formats
 	MOVL 52(AX), CX
@@ -13044,255 +18840,649 @@ uncoupled1:
 	MOVQ 96(AX), R8
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ R9, R9
-	MOVQ ahead+16(FP), R11
-	XORQ R10, R10
-	SHRQ $0x02, R11
+	MOVQ  112(AX), R9
+	XORQ  R10, R10
+	XORQ  R11, R11
+	MOVQ  ahead+16(FP), R12
+	SHRQ  $0x02, R12
+	TESTQ R12, R12
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z25, Z13
-	VXORPS Z25, Z13, Z13
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z15, Z13, Z13
-	VXORPS  Z23, Z13, Z13
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z13, Z24
-	VXORPS  Z13, Z24, Z24
-	VPMULLD Z16, Z24, Z13
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z13, Z24
-	VXORPS Z13, Z24, Z24
-	VPADDD Z14, Z25, Z25
-
-end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else4
+	JZ        else2
 	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R10*2), Z13
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R10*2), Z13
-	VPSLLD    $0x10, Z13, Z13
-
-end7:
-	PREFETCHT1 (BX)(R11*2)
-	JMP        end5
+	JZ        else4
+	VCVTPH2PS (BX)(R11*2), Z17
+	VCVTPH2PS 32(BX)(R11*2), Z18
+	JMP       end5
 
 else4:
-	VMOVUPS    (BX)(R10*4), Z13
-	PREFETCHT1 (BX)(R11*4)
+	VPMOVZXWD (BX)(R11*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	VPMOVZXWD 32(BX)(R11*2), Z18
+	VPSLLD    $0x10, Z18, Z18
 
 end5:
-	VMULPS Z13, Z0, Z13
+	JMP end3
+
+else2:
+	VMOVUPS (BX)(R11*4), Z17
+	VMOVUPS 64(BX)(R11*4), Z18
+
+end3:
+	VMULPS Z17, Z0, Z17
+	VMULPS Z18, Z0, Z18
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z13, Z11, Z13
-	VMAXPS Z13, Z10, Z13
-
-	// load p
-	TESTL      $0x00000004, CX
-	JZ         else8
-	VPMOVZXWD  (DX)(R10*2), Z26
-	VPSLLD     $0x10, Z26, Z26
-	PREFETCHT1 (DX)(R11*2)
-	JMP        end9
-
-else8:
-	VMOVUPS    (DX)(R10*4), Z26
-	PREFETCHT1 (DX)(R11*4)
-
-end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMINPS Z17, Z11, Z17
+	VMINPS Z18, Z11, Z18
+	VMAXPS Z17, Z10, Z17
+	VMAXPS Z18, Z10, Z18
+	TESTL  $0x00000100, CX
+	JZ     end7
 
 	// g = g + l2·p
-	VMULPS Z26, Z12, Z27
-	VADDPS Z27, Z13, Z13
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else8
+	VPMOVZXWD (DX)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVZXWD 32(DX)(R11*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	JMP       end9
 
-end11:
+else8:
+	VMOVUPS (DX)(R11*4), Z19
+	VMOVUPS 64(DX)(R11*4), Z20
+
+end9:
+	VMULPS Z19, Z12, Z19
+	VMULPS Z20, Z12, Z20
+	VADDPS Z19, Z17, Z17
+	VADDPS Z20, Z18, Z18
+
+end7:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R10*2), Z27
-	VPSLLD     $0x10, Z27, Z27
-	PREFETCHT1 (SI)(R11*2)
-	JMP        end13
+	TESTL     $0x00000008, CX
+	JZ        else10
+	VPMOVZXWD (SI)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVZXWD 32(SI)(R11*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	JMP       end11
 
-else12:
-	VMOVUPS    (SI)(R10*4), Z27
-	PREFETCHT1 (SI)(R11*4)
+else10:
+	VMOVUPS (SI)(R11*4), Z19
+	VMOVUPS 64(SI)(R11*4), Z20
 
-end13:
-	VMULPS Z27, Z2, Z27
-	VMULPS Z13, Z3, Z28
-	VADDPS Z28, Z27, Z27
+end11:
+	VMULPS Z19, Z2, Z19
+	VMULPS Z20, Z2, Z20
+	VMULPS Z17, Z3, Z21
+	VMULPS Z18, Z3, Z22
+	VADDPS Z21, Z19, Z19
+	VADDPS Z22, Z20, Z20
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z27, Z28
-	VPSRLD  $0x1f, Z28, Z28
-	VPADDD  Z28, Z27, Z28
-	VPADDD  Z18, Z28, Z28
-	VCMPPS  $0x03, Z27, Z27, K1
-	VMOVAPS Z27, K1, Z28
-	VPERMW  Z28, Z19, Z28
-	VMOVUPS Y28, (SI)(R10*2)
-	JMP     end15
+	VPSLLD  $0x0f, Z19, Z21
+	VPSRLD  $0x1f, Z21, Z21
+	VPADDD  Z21, Z19, Z21
+	VPADDD  Z15, Z21, Z21
+	VCMPPS  $0x03, Z19, Z19, K1
+	VMOVAPS Z19, K1, Z21
+	VPERMW  Z21, Z16, Z21
+	VMOVUPS Y21, (SI)(R11*2)
 
-else14:
-	VMOVUPS Z27, (SI)(R10*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z20, Z21
+	VPSRLD  $0x1f, Z21, Z21
+	VPADDD  Z21, Z20, Z21
+	VPADDD  Z15, Z21, Z21
+	VCMPPS  $0x03, Z20, Z20, K1
+	VMOVAPS Z20, K1, Z21
+	VPERMW  Z21, Z16, Z21
+	VMOVUPS Y21, 32(SI)(R11*2)
+	JMP     end13
 
-end15:
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else16
-	VPMOVZXWD  (R8)(R10*2), Z28
-	VPSLLD     $0x10, Z28, Z28
-	PREFETCHT1 (R8)(R11*2)
-	JMP        end17
+else12:
+	VMOVUPS Z19, (SI)(R11*4)
+	VMOVUPS Z20, 64(SI)(R11*4)
 
-else16:
-	VMOVUPS    (R8)(R10*4), Z28
-	PREFETCHT1 (R8)(R11*4)
-
-end17:
-	VMULPS Z28, Z4, Z28
-	VMULPS Z13, Z5, Z29
-	VMULPS Z13, Z29, Z13
-	VADDPS Z13, Z28, Z13
-
-	// store v
-	TESTL $0x00000008, CX
-	JZ    else18
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  Z17, Z24, Z28
-	VPADDD  Z28, Z13, Z28
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z28
-	VPERMW  Z28, Z19, Z28
-	VMOVUPS Y28, (R8)(R10*2)
-	JMP     end19
-
-else18:
-	VMOVUPS Z13, (R8)(R10*4)
-
-end19:
+end13:
 	// u = k1·m − k2·n
-	VMULPS Z27, Z6, Z27
+	VMULPS Z19, Z6, Z19
+	VMULPS Z20, Z6, Z20
 
 	// load n
-	TESTL      $0x00000008, CX
-	JZ         else20
-	VPMOVZXWD  (DI)(R10*2), Z28
-	VPSLLD     $0x10, Z28, Z28
-	PREFETCHT1 (DI)(R11*2)
-	JMP        end21
+	TESTL     $0x00000008, CX
+	JZ        else14
+	VPMOVZXWD (DI)(R11*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+	VPMOVZXWD 32(DI)(R11*2), Z22
+	VPSLLD    $0x10, Z22, Z22
+	JMP       end15
+
+else14:
+	VMOVUPS (DI)(R11*4), Z21
+	VMOVUPS 64(DI)(R11*4), Z22
+
+end15:
+	VMULPS Z21, Z7, Z21
+	VMULPS Z22, Z7, Z22
+	VSUBPS Z21, Z19, Z19
+	VSUBPS Z22, Z20, Z20
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z17, Z5, Z21
+	VMULPS Z18, Z5, Z22
+	VMULPS Z17, Z21, Z17
+	VMULPS Z18, Z22, Z18
+
+	// load v
+	TESTL     $0x00000008, CX
+	JZ        else16
+	VPMOVZXWD (R8)(R11*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+	VPMOVZXWD 32(R8)(R11*2), Z22
+	VPSLLD    $0x10, Z22, Z22
+	JMP       end17
+
+else16:
+	VMOVUPS (R8)(R11*4), Z21
+	VMOVUPS 64(R8)(R11*4), Z22
+
+end17:
+	VMULPS Z21, Z4, Z21
+	VMULPS Z22, Z4, Z22
+	VADDPS Z17, Z21, Z17
+	VADDPS Z18, Z22, Z18
+
+	// store v
+	TESTL $0x00000080, CX
+	JZ    else18
+
+	// counter
+	MOVL         56(AX), R12
+	ADDL         R11, R12
+	VPBROADCASTD R12, Z22
+	VPADDD       roundingAVX512<>+0(SB), Z22, Z22
+
+	// key
+	VPBROADCASTD 60(AX), Z23
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z22, Z21
+	VXORPS Z21, Z22, Z21
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z13, Z21, Z21
+	VXORPS  Z23, Z21, Z21
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z21, Z24
+	VXORPS  Z24, Z21, Z21
+	VPMULLD Z14, Z21, Z21
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z21, Z24
+	VXORPS Z24, Z21, Z21
+	VPADDD roundingAVX512<>+64(SB), Z22, Z22
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z22, Z24
+	VXORPS Z24, Z22, Z22
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z13, Z22, Z22
+	VXORPS  Z23, Z22, Z22
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z22, Z23
+	VXORPS  Z23, Z22, Z22
+	VPMULLD Z14, Z22, Z22
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z22, Z23
+	VXORPS Z23, Z22, Z22
+	JMP    end19
+
+else18:
+	VXORPS Z21, Z21, Z21
+	VXORPS Z22, Z22, Z22
+
+end19:
+	TESTL $0x00000008, CX
+	JZ    else20
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z23
+	VPADDD  Z23, Z17, Z23
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z23
+	VPERMW  Z23, Z16, Z23
+	VMOVUPS Y23, (R8)(R11*2)
+	VANDPS  roundingAVX512<>+256(SB), Z22, Z23
+	VPADDD  Z23, Z18, Z23
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z23
+	VPERMW  Z23, Z16, Z23
+	VMOVUPS Y23, 32(R8)(R11*2)
+	JMP     end21
 
 else20:
-	VMOVUPS    (DI)(R10*4), Z28
-	PREFETCHT1 (DI)(R11*4)
+	VMOVUPS Z17, (R8)(R11*4)
+	VMOVUPS Z18, 64(R8)(R11*4)
 
 end21:
-	VMULPS Z28, Z7, Z28
-	VSUBPS Z28, Z27, Z27
-
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z13, Z13
-	VMULPS  Z8, Z13, Z13
-	VADDPS  Z9, Z13, Z13
-	VDIVPS  Z13, Z27, Z13
+	VSQRTPS Z17, Z17
+	VSQRTPS Z18, Z18
+	VMULPS  Z8, Z17, Z17
+	VMULPS  Z8, Z18, Z18
+	VADDPS  Z9, Z17, Z17
+	VADDPS  Z9, Z18, Z18
+	VDIVPS  Z17, Z19, Z17
+	VDIVPS  Z18, Z20, Z18
 
 	// p = keep·p − u
-	VMULPS Z26, Z1, Z26
-	VSUBPS Z13, Z26, Z13
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else22
+	VPMOVZXWD (DX)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVZXWD 32(DX)(R11*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	JMP       end23
+
+else22:
+	VMOVUPS (DX)(R11*4), Z19
+	VMOVUPS 64(DX)(R11*4), Z20
+
+end23:
+	VMULPS Z19, Z1, Z19
+	VMULPS Z20, Z1, Z20
+	VSUBPS Z17, Z19, Z17
+	VSUBPS Z18, Z20, Z18
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else22
+	JZ    else24
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z24, Z26
-	VPADDD  Z26, Z13, Z26
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z26
-	VPERMW  Z26, Z19, Z13
-	VMOVUPS Y13, (DX)(R10*2)
-	JMP     end23
+	VPSRLD  $0x10, Z21, Z19
+	VPADDD  Z19, Z17, Z19
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z19
+	VPERMW  Z19, Z16, Z17
+	VMOVUPS Y17, (DX)(R11*2)
+	VPSRLD  $0x10, Z22, Z17
+	VPADDD  Z17, Z18, Z17
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z17
+	VPERMW  Z17, Z16, Z17
+	VMOVUPS Y17, 32(DX)(R11*2)
+	JMP     end25
 
-else22:
-	VMOVUPS   Z13, (DX)(R10*4)
+else24:
+	VMOVUPS   Z17, (DX)(R11*4)
+	VMOVUPS   Z18, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end25
+	JZ        end27
 	TESTL     $0x00000020, CX
-	JZ        else26
-	VCVTPS2PH $0x00, Z13, Y26
+	JZ        else28
+	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z20, Z13, Z13
-	VCMPPS  $0x1d, Z21, Z13, K1
-	VCMPPS  $0x11, Z22, Z13, K1, K1
+	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
-	ADDQ    R12, R9
-	JMP     end27
-
-else26:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z13, Z26
-	VPSRLD  $0x1f, Z26, Z26
-	VPADDD  Z26, Z13, Z26
-	VPADDD  Z18, Z26, Z26
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z26
-	VPERMW  Z26, Z19, Z26
-
-end27:
-	TESTL    $0x00000040, CX
-	JZ       else28
-	VMOVNTDQ Y26, (AX)(R10*2)
-	JMP      end29
+	ADDQ    R12, R10
+	JMP     end29
 
 else28:
-	VMOVUPS Y26, (AX)(R10*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z17, Z19
+	VPSRLD  $0x1f, Z19, Z19
+	VPADDD  Z19, Z17, Z19
+	VPADDD  Z15, Z19, Z19
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z19
+	VPERMW  Z19, Z16, Z19
 
 end29:
+	TESTL    $0x00000040, CX
+	JZ       else30
+	VMOVNTDQ Y19, (R9)(R11*2)
+	JMP      end31
+
+else30:
+	VMOVUPS Y19, (R9)(R11*2)
+
+end31:
+	TESTL     $0x00000020, CX
+	JZ        else32
+	VCVTPS2PH $0x00, Z18, Y17
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z18, Z18
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z18, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z18, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R10
+	JMP     end33
+
+else32:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z18, Z17
+	VPSRLD  $0x1f, Z17, Z17
+	VPADDD  Z17, Z18, Z17
+	VPADDD  Z15, Z17, Z17
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z17
+	VPERMW  Z17, Z16, Z17
+
+end33:
+	TESTL    $0x00000040, CX
+	JZ       else34
+	VMOVNTDQ Y17, 32(R9)(R11*2)
+	JMP      end35
+
+else34:
+	VMOVUPS Y17, 32(R9)(R11*2)
+
+end35:
+end27:
 end25:
-end23:
-	ADDQ  $0x00000010, R10
-	ADDQ  $0x00000010, R11
-	CMPQ  R10, count+8(FP)
-	JNE   pass
+	ADDQ $0x00000020, R11
+	CMPQ R11, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// g = gs·g
+	// load grad
+	TESTL      $0x00000003, CX
+	JZ         else36
+	TESTL      $0x00000002, CX
+	JZ         else38
+	VCVTPH2PS  (BX)(R11*2), Z17
+	PREFETCHT0 (BX)(R12*2)
+	JMP        end39
+
+else38:
+	VPMOVZXWD  (BX)(R11*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (BX)(R12*2)
+
+end39:
+	JMP end37
+
+else36:
+	VMOVUPS    (BX)(R11*4), Z17
+	PREFETCHT0 (BX)(R12*4)
+
+end37:
+	VMULPS Z17, Z0, Z17
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z17, Z11, Z17
+	VMAXPS Z17, Z10, Z17
+	TESTL  $0x00000100, CX
+	JZ     end41
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else42
+	VPMOVZXWD  (DX)(R11*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (DX)(R12*2)
+	JMP        end43
+
+else42:
+	VMOVUPS    (DX)(R11*4), Z18
+	PREFETCHT0 (DX)(R12*4)
+
+end43:
+	VMULPS Z18, Z12, Z18
+	VADDPS Z18, Z17, Z17
+
+end41:
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else44
+	VPMOVZXWD  (SI)(R11*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (SI)(R12*2)
+	JMP        end45
+
+else44:
+	VMOVUPS    (SI)(R11*4), Z18
+	PREFETCHT0 (SI)(R12*4)
+
+end45:
+	VMULPS Z18, Z2, Z18
+	VMULPS Z17, Z3, Z19
+	VADDPS Z19, Z18, Z18
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else46
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z18, Z19
+	VPSRLD  $0x1f, Z19, Z19
+	VPADDD  Z19, Z18, Z19
+	VPADDD  Z15, Z19, Z19
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z19
+	VPERMW  Z19, Z16, Z19
+	VMOVUPS Y19, (SI)(R11*2)
+	JMP     end47
+
+else46:
+	VMOVUPS Z18, (SI)(R11*4)
+
+end47:
+	// u = k1·m − k2·n
+	VMULPS Z18, Z6, Z18
+
+	// load n
+	TESTL      $0x00000008, CX
+	JZ         else48
+	VPMOVZXWD  (DI)(R11*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (DI)(R12*2)
+	JMP        end49
+
+else48:
+	VMOVUPS    (DI)(R11*4), Z19
+	PREFETCHT0 (DI)(R12*4)
+
+end49:
+	VMULPS Z19, Z7, Z19
+	VSUBPS Z19, Z18, Z18
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z17, Z5, Z19
+	VMULPS Z17, Z19, Z17
+
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else50
+	VPMOVZXWD  (R8)(R11*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (R8)(R12*2)
+	JMP        end51
+
+else50:
+	VMOVUPS    (R8)(R11*4), Z19
+	PREFETCHT0 (R8)(R12*4)
+
+end51:
+	VMULPS Z19, Z4, Z19
+	VADDPS Z17, Z19, Z17
+
+	// store v
+	TESTL $0x00000080, CX
+	JZ    else52
+
+	// counter
+	MOVL         56(AX), R13
+	ADDL         R11, R13
+	VPBROADCASTD R13, Z19
+	VPADDD       roundingAVX512<>+0(SB), Z19, Z19
+
+	// key
+	VPBROADCASTD 60(AX), Z20
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z19, Z21
+	VXORPS Z21, Z19, Z19
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z13, Z19, Z19
+	VXORPS  Z20, Z19, Z19
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z19, Z20
+	VXORPS  Z20, Z19, Z19
+	VPMULLD Z14, Z19, Z19
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z19, Z20
+	VXORPS Z20, Z19, Z19
+	JMP    end53
+
+else52:
+	VXORPS Z19, Z19, Z19
+
+end53:
+	TESTL $0x00000008, CX
+	JZ    else54
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z19, Z20
+	VPADDD  Z20, Z17, Z20
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z20
+	VPERMW  Z20, Z16, Z20
+	VMOVUPS Y20, (R8)(R11*2)
+	JMP     end55
+
+else54:
+	VMOVUPS Z17, (R8)(R11*4)
+
+end55:
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z17, Z17
+	VMULPS  Z8, Z17, Z17
+	VADDPS  Z9, Z17, Z17
+	VDIVPS  Z17, Z18, Z17
+
+	// p = keep·p − u
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else56
+	VPMOVZXWD  (DX)(R11*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (DX)(R12*2)
+	JMP        end57
+
+else56:
+	VMOVUPS    (DX)(R11*4), Z18
+	PREFETCHT0 (DX)(R12*4)
+
+end57:
+	VMULPS Z18, Z1, Z18
+	VSUBPS Z17, Z18, Z17
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else58
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z19, Z18
+	VPADDD  Z18, Z17, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z18
+	VPERMW  Z18, Z16, Z17
+	VMOVUPS Y17, (DX)(R11*2)
+	JMP     end59
+
+else58:
+	VMOVUPS   Z17, (DX)(R11*4)
+	TESTL     $0x00000030, CX
+	JZ        end61
+	TESTL     $0x00000020, CX
+	JZ        else62
+	VCVTPS2PH $0x00, Z17, Y18
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	KMOVW   K1, R13
+	POPCNTL R13, R13
+	ADDQ    R13, R10
+	JMP     end63
+
+else62:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z17, Z18
+	VPSRLD  $0x1f, Z18, Z18
+	VPADDD  Z18, Z17, Z18
+	VPADDD  Z15, Z18, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z18
+	VPERMW  Z18, Z16, Z18
+
+end63:
+	TESTL    $0x00000040, CX
+	JZ       else64
+	VMOVNTDQ Y18, (R9)(R11*2)
+	JMP      end65
+
+else64:
+	VMOVUPS Y18, (R9)(R11*2)
+
+end65:
+end61:
+end59:
+	ADDQ $0x00000010, R11
+	ADDQ $0x00000010, R12
+	CMPQ R11, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end31
+	JZ    end67
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ R9, 120(AX)
+	ADDQ R10, 120(AX)
 
-end31:
+end67:
 	TESTL $0x00000040, CX
-	JZ    end33
+	JZ    end69
 	SFENCE
 
-end33:
+end69:
 	VZEROUPPER
 	RET
 
@@ -13340,42 +19530,17 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	// l2
 	VBROADCASTSS 4(AX), Z12
 
-	// number
-	VMOVUPS roundingAVX512<>+0(SB), Z13
-
-	// lanes
-	VMOVUPS roundingAVX512<>+64(SB), Z14
-
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z15
+	VMOVUPS roundingAVX512<>+128(SB), Z13
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z16
-
-	// low
-	VMOVUPS roundingAVX512<>+256(SB), Z17
+	VMOVUPS roundingAVX512<>+192(SB), Z14
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z18
+	VMOVUPS roundingAVX512<>+320(SB), Z15
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z19
-
-	// magnitude
-	VMOVUPS roundingAVX512<>+448(SB), Z20
-
-	// overflow
-	VMOVUPS roundingAVX512<>+512(SB), Z21
-
-	// infinity
-	VMOVUPS roundingAVX512<>+576(SB), Z22
-
-	// key
-	VPBROADCASTD 60(AX), Z23
-
-	// counter
-	VPBROADCASTD 56(AX), Z25
-	VPADDD       Z13, Z25, Z25
+	VMOVUPS roundingAVX512<>+384(SB), Z16
 
 	// formats
 	MOVL 52(AX), CX
@@ -13406,290 +19571,730 @@ uncoupled1:
 	MOVQ 104(AX), R9
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ R10, R10
-	MOVQ ahead+16(FP), R12
-	XORQ R11, R11
-	SHRQ $0x02, R12
+	MOVQ  112(AX), R10
+	XORQ  R11, R11
+	XORQ  R12, R12
+	MOVQ  ahead+16(FP), R13
+	SHRQ  $0x02, R13
+	TESTQ R13, R13
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z25, Z13
-	VXORPS Z25, Z13, Z13
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z15, Z13, Z13
-	VXORPS  Z23, Z13, Z13
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z13, Z24
-	VXORPS  Z13, Z24, Z24
-	VPMULLD Z16, Z24, Z13
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z13, Z24
-	VXORPS Z13, Z24, Z24
-	VPADDD Z14, Z25, Z25
-
-end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else4
+	JZ        else2
 	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R11*2), Z13
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R11*2), Z13
-	VPSLLD    $0x10, Z13, Z13
-
-end7:
-	PREFETCHT1 (BX)(R12*2)
-	JMP        end5
+	JZ        else4
+	VCVTPH2PS (BX)(R12*2), Z17
+	VCVTPH2PS 32(BX)(R12*2), Z18
+	JMP       end5
 
 else4:
-	VMOVUPS    (BX)(R11*4), Z13
-	PREFETCHT1 (BX)(R12*4)
+	VPMOVZXWD (BX)(R12*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	VPMOVZXWD 32(BX)(R12*2), Z18
+	VPSLLD    $0x10, Z18, Z18
 
 end5:
-	VMULPS Z13, Z0, Z13
+	JMP end3
+
+else2:
+	VMOVUPS (BX)(R12*4), Z17
+	VMOVUPS 64(BX)(R12*4), Z18
+
+end3:
+	VMULPS Z17, Z0, Z17
+	VMULPS Z18, Z0, Z18
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z13, Z11, Z13
-	VMAXPS Z13, Z10, Z13
-
-	// load p
-	TESTL      $0x00000004, CX
-	JZ         else8
-	VPMOVZXWD  (DX)(R11*2), Z26
-	VPSLLD     $0x10, Z26, Z26
-	PREFETCHT1 (DX)(R12*2)
-	JMP        end9
-
-else8:
-	VMOVUPS    (DX)(R11*4), Z26
-	PREFETCHT1 (DX)(R12*4)
-
-end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMINPS Z17, Z11, Z17
+	VMINPS Z18, Z11, Z18
+	VMAXPS Z17, Z10, Z17
+	VMAXPS Z18, Z10, Z18
+	TESTL  $0x00000100, CX
+	JZ     end7
 
 	// g = g + l2·p
-	VMULPS Z26, Z12, Z27
-	VADDPS Z27, Z13, Z13
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else8
+	VPMOVZXWD (DX)(R12*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVZXWD 32(DX)(R12*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	JMP       end9
 
-end11:
+else8:
+	VMOVUPS (DX)(R12*4), Z19
+	VMOVUPS 64(DX)(R12*4), Z20
+
+end9:
+	VMULPS Z19, Z12, Z19
+	VMULPS Z20, Z12, Z20
+	VADDPS Z19, Z17, Z17
+	VADDPS Z20, Z18, Z18
+
+end7:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R11*2), Z27
-	VPSLLD     $0x10, Z27, Z27
-	PREFETCHT1 (SI)(R12*2)
-	JMP        end13
+	TESTL     $0x00000008, CX
+	JZ        else10
+	VPMOVZXWD (SI)(R12*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVZXWD 32(SI)(R12*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	JMP       end11
 
-else12:
-	VMOVUPS    (SI)(R11*4), Z27
-	PREFETCHT1 (SI)(R12*4)
+else10:
+	VMOVUPS (SI)(R12*4), Z19
+	VMOVUPS 64(SI)(R12*4), Z20
 
-end13:
-	VMULPS Z27, Z2, Z27
-	VMULPS Z13, Z3, Z28
-	VADDPS Z28, Z27, Z27
+end11:
+	VMULPS Z19, Z2, Z19
+	VMULPS Z20, Z2, Z20
+	VMULPS Z17, Z3, Z21
+	VMULPS Z18, Z3, Z22
+	VADDPS Z21, Z19, Z19
+	VADDPS Z22, Z20, Z20
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z27, Z28
-	VPSRLD  $0x1f, Z28, Z28
-	VPADDD  Z28, Z27, Z28
-	VPADDD  Z18, Z28, Z28
-	VCMPPS  $0x03, Z27, Z27, K1
-	VMOVAPS Z27, K1, Z28
-	VPERMW  Z28, Z19, Z28
-	VMOVUPS Y28, (SI)(R11*2)
-	JMP     end15
+	VPSLLD  $0x0f, Z19, Z21
+	VPSRLD  $0x1f, Z21, Z21
+	VPADDD  Z21, Z19, Z21
+	VPADDD  Z15, Z21, Z21
+	VCMPPS  $0x03, Z19, Z19, K1
+	VMOVAPS Z19, K1, Z21
+	VPERMW  Z21, Z16, Z21
+	VMOVUPS Y21, (SI)(R12*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z20, Z21
+	VPSRLD  $0x1f, Z21, Z21
+	VPADDD  Z21, Z20, Z21
+	VPADDD  Z15, Z21, Z21
+	VCMPPS  $0x03, Z20, Z20, K1
+	VMOVAPS Z20, K1, Z21
+	VPERMW  Z21, Z16, Z21
+	VMOVUPS Y21, 32(SI)(R12*2)
+	JMP     end13
+
+else12:
+	VMOVUPS Z19, (SI)(R12*4)
+	VMOVUPS Z20, 64(SI)(R12*4)
+
+end13:
+	// u = k1·m − k2·n
+	VMULPS Z19, Z6, Z19
+	VMULPS Z20, Z6, Z20
+
+	// load n
+	TESTL     $0x00000008, CX
+	JZ        else14
+	VPMOVZXWD (DI)(R12*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+	VPMOVZXWD 32(DI)(R12*2), Z22
+	VPSLLD    $0x10, Z22, Z22
+	JMP       end15
 
 else14:
-	VMOVUPS Z27, (SI)(R11*4)
+	VMOVUPS (DI)(R12*4), Z21
+	VMOVUPS 64(DI)(R12*4), Z22
 
 end15:
+	VMULPS Z21, Z7, Z21
+	VMULPS Z22, Z7, Z22
+	VSUBPS Z21, Z19, Z19
+	VSUBPS Z22, Z20, Z20
+
 	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z17, Z5, Z21
+	VMULPS Z18, Z5, Z22
+	VMULPS Z17, Z21, Z17
+	VMULPS Z18, Z22, Z18
+
 	// load v
-	TESTL      $0x00000008, CX
-	JZ         else16
-	VPMOVZXWD  (R8)(R11*2), Z28
-	VPSLLD     $0x10, Z28, Z28
-	PREFETCHT1 (R8)(R12*2)
-	JMP        end17
+	TESTL     $0x00000008, CX
+	JZ        else16
+	VPMOVZXWD (R8)(R12*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+	VPMOVZXWD 32(R8)(R12*2), Z22
+	VPSLLD    $0x10, Z22, Z22
+	JMP       end17
 
 else16:
-	VMOVUPS    (R8)(R11*4), Z28
-	PREFETCHT1 (R8)(R12*4)
+	VMOVUPS (R8)(R12*4), Z21
+	VMOVUPS 64(R8)(R12*4), Z22
 
 end17:
-	VMULPS Z28, Z4, Z28
-	VMULPS Z13, Z5, Z29
-	VMULPS Z13, Z29, Z13
-	VADDPS Z13, Z28, Z13
+	VMULPS Z21, Z4, Z21
+	VMULPS Z22, Z4, Z22
+	VADDPS Z17, Z21, Z17
+	VADDPS Z18, Z22, Z18
 
 	// store v
-	TESTL $0x00000008, CX
+	TESTL $0x00000080, CX
 	JZ    else18
 
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  Z17, Z24, Z28
-	VPADDD  Z28, Z13, Z28
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z28
-	VPERMW  Z28, Z19, Z28
-	VMOVUPS Y28, (R8)(R11*2)
-	JMP     end19
+	// counter
+	MOVL         56(AX), R13
+	ADDL         R12, R13
+	VPBROADCASTD R13, Z22
+	VPADDD       roundingAVX512<>+0(SB), Z22, Z22
+
+	// key
+	VPBROADCASTD 60(AX), Z23
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z22, Z21
+	VXORPS Z21, Z22, Z21
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z13, Z21, Z21
+	VXORPS  Z23, Z21, Z21
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z21, Z24
+	VXORPS  Z24, Z21, Z21
+	VPMULLD Z14, Z21, Z21
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z21, Z24
+	VXORPS Z24, Z21, Z21
+	VPADDD roundingAVX512<>+64(SB), Z22, Z22
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z22, Z24
+	VXORPS Z24, Z22, Z22
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z13, Z22, Z22
+	VXORPS  Z23, Z22, Z22
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z22, Z23
+	VXORPS  Z23, Z22, Z22
+	VPMULLD Z14, Z22, Z22
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z22, Z23
+	VXORPS Z23, Z22, Z22
+	JMP    end19
 
 else18:
-	VMOVUPS Z13, (R8)(R11*4)
+	VXORPS Z21, Z21, Z21
+	VXORPS Z22, Z22, Z22
 
 end19:
-	// w = x = max(x, v)
-	// load x
-	TESTL      $0x00000008, CX
-	JZ         else20
-	VPMOVZXWD  (R9)(R11*2), Z28
-	VPSLLD     $0x10, Z28, Z28
-	PREFETCHT1 (R9)(R12*2)
-	JMP        end21
+	TESTL $0x00000008, CX
+	JZ    else20
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z23
+	VPADDD  Z23, Z17, Z23
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z23
+	VPERMW  Z23, Z16, Z23
+	VMOVUPS Y23, (R8)(R12*2)
+	VANDPS  roundingAVX512<>+256(SB), Z22, Z23
+	VPADDD  Z23, Z18, Z23
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z23
+	VPERMW  Z23, Z16, Z23
+	VMOVUPS Y23, 32(R8)(R12*2)
+	JMP     end21
 
 else20:
-	VMOVUPS    (R9)(R11*4), Z28
-	PREFETCHT1 (R9)(R12*4)
+	VMOVUPS Z17, (R8)(R12*4)
+	VMOVUPS Z18, 64(R8)(R12*4)
 
 end21:
-	VMAXPS  Z13, Z28, Z13
-	VCMPPS  $0x03, Z28, Z28, K1
-	VMOVAPS Z28, K1, Z13
+	// w = x = max(x, v)
+	// load x
+	TESTL     $0x00000008, CX
+	JZ        else22
+	VPMOVZXWD (R9)(R12*2), Z23
+	VPSLLD    $0x10, Z23, Z23
+	VPMOVZXWD 32(R9)(R12*2), Z24
+	VPSLLD    $0x10, Z24, Z24
+	JMP       end23
+
+else22:
+	VMOVUPS (R9)(R12*4), Z23
+	VMOVUPS 64(R9)(R12*4), Z24
+
+end23:
+	VMAXPS  Z17, Z23, Z17
+	VMAXPS  Z18, Z24, Z18
+	VCMPPS  $0x03, Z23, Z23, K1
+	VMOVAPS Z23, K1, Z17
+	VCMPPS  $0x03, Z24, Z24, K1
+	VMOVAPS Z24, K1, Z18
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else22
+	JZ    else24
 
 	// bf16: (x + draw&0xffff)>>16
-	VANDPS  Z17, Z24, Z28
-	VPADDD  Z28, Z13, Z28
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z28
-	VPERMW  Z28, Z19, Z28
-	VMOVUPS Y28, (R9)(R11*2)
-	JMP     end23
-
-else22:
-	VMOVUPS Z13, (R9)(R11*4)
-
-end23:
-	// u = k1·m − k2·n
-	VMULPS Z27, Z6, Z27
-
-	// load n
-	TESTL      $0x00000008, CX
-	JZ         else24
-	VPMOVZXWD  (DI)(R11*2), Z28
-	VPSLLD     $0x10, Z28, Z28
-	PREFETCHT1 (DI)(R12*2)
-	JMP        end25
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z23
+	VPADDD  Z23, Z17, Z23
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z23
+	VPERMW  Z23, Z16, Z23
+	VMOVUPS Y23, (R9)(R12*2)
+	VANDPS  roundingAVX512<>+256(SB), Z22, Z23
+	VPADDD  Z23, Z18, Z23
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z23
+	VPERMW  Z23, Z16, Z23
+	VMOVUPS Y23, 32(R9)(R12*2)
+	JMP     end25
 
 else24:
-	VMOVUPS    (DI)(R11*4), Z28
-	PREFETCHT1 (DI)(R12*4)
+	VMOVUPS Z17, (R9)(R12*4)
+	VMOVUPS Z18, 64(R9)(R12*4)
 
 end25:
-	VMULPS Z28, Z7, Z28
-	VSUBPS Z28, Z27, Z27
-
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z13, Z13
-	VMULPS  Z8, Z13, Z13
-	VADDPS  Z9, Z13, Z13
-	VDIVPS  Z13, Z27, Z13
+	VSQRTPS Z17, Z17
+	VSQRTPS Z18, Z18
+	VMULPS  Z8, Z17, Z17
+	VMULPS  Z8, Z18, Z18
+	VADDPS  Z9, Z17, Z17
+	VADDPS  Z9, Z18, Z18
+	VDIVPS  Z17, Z19, Z17
+	VDIVPS  Z18, Z20, Z18
 
 	// p = keep·p − u
-	VMULPS Z26, Z1, Z26
-	VSUBPS Z13, Z26, Z13
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else26
+	VPMOVZXWD (DX)(R12*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVZXWD 32(DX)(R12*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	JMP       end27
+
+else26:
+	VMOVUPS (DX)(R12*4), Z19
+	VMOVUPS 64(DX)(R12*4), Z20
+
+end27:
+	VMULPS Z19, Z1, Z19
+	VMULPS Z20, Z1, Z20
+	VSUBPS Z17, Z19, Z17
+	VSUBPS Z18, Z20, Z18
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else26
+	JZ    else28
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z24, Z26
-	VPADDD  Z26, Z13, Z26
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z26
-	VPERMW  Z26, Z19, Z13
-	VMOVUPS Y13, (DX)(R11*2)
-	JMP     end27
+	VPSRLD  $0x10, Z21, Z19
+	VPADDD  Z19, Z17, Z19
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z19
+	VPERMW  Z19, Z16, Z17
+	VMOVUPS Y17, (DX)(R12*2)
+	VPSRLD  $0x10, Z22, Z17
+	VPADDD  Z17, Z18, Z17
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z17
+	VPERMW  Z17, Z16, Z17
+	VMOVUPS Y17, 32(DX)(R12*2)
+	JMP     end29
 
-else26:
-	VMOVUPS   Z13, (DX)(R11*4)
+else28:
+	VMOVUPS   Z17, (DX)(R12*4)
+	VMOVUPS   Z18, 64(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end29
+	JZ        end31
 	TESTL     $0x00000020, CX
-	JZ        else30
-	VCVTPS2PH $0x00, Z13, Y26
+	JZ        else32
+	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z20, Z13, Z13
-	VCMPPS  $0x1d, Z21, Z13, K1
-	VCMPPS  $0x11, Z22, Z13, K1, K1
+	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
-	ADDQ    R13, R10
-	JMP     end31
-
-else30:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z13, Z26
-	VPSRLD  $0x1f, Z26, Z26
-	VPADDD  Z26, Z13, Z26
-	VPADDD  Z18, Z26, Z26
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z26
-	VPERMW  Z26, Z19, Z26
-
-end31:
-	TESTL    $0x00000040, CX
-	JZ       else32
-	VMOVNTDQ Y26, (AX)(R11*2)
-	JMP      end33
+	ADDQ    R13, R11
+	JMP     end33
 
 else32:
-	VMOVUPS Y26, (AX)(R11*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z17, Z19
+	VPSRLD  $0x1f, Z19, Z19
+	VPADDD  Z19, Z17, Z19
+	VPADDD  Z15, Z19, Z19
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z19
+	VPERMW  Z19, Z16, Z19
 
 end33:
+	TESTL    $0x00000040, CX
+	JZ       else34
+	VMOVNTDQ Y19, (R10)(R12*2)
+	JMP      end35
+
+else34:
+	VMOVUPS Y19, (R10)(R12*2)
+
+end35:
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Z18, Y17
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z18, Z18
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z18, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z18, K1, K1
+	KMOVW   K1, R13
+	POPCNTL R13, R13
+	ADDQ    R13, R11
+	JMP     end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z18, Z17
+	VPSRLD  $0x1f, Z17, Z17
+	VPADDD  Z17, Z18, Z17
+	VPADDD  Z15, Z17, Z17
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z17
+	VPERMW  Z17, Z16, Z17
+
+end37:
+	TESTL    $0x00000040, CX
+	JZ       else38
+	VMOVNTDQ Y17, 32(R10)(R12*2)
+	JMP      end39
+
+else38:
+	VMOVUPS Y17, 32(R10)(R12*2)
+
+end39:
+end31:
 end29:
-end27:
-	ADDQ  $0x00000010, R11
-	ADDQ  $0x00000010, R12
-	CMPQ  R11, count+8(FP)
-	JNE   pass
+	ADDQ $0x00000020, R12
+	CMPQ R12, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// g = gs·g
+	// load grad
+	TESTL      $0x00000003, CX
+	JZ         else40
+	TESTL      $0x00000002, CX
+	JZ         else42
+	VCVTPH2PS  (BX)(R12*2), Z17
+	PREFETCHT0 (BX)(R13*2)
+	JMP        end43
+
+else42:
+	VPMOVZXWD  (BX)(R12*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (BX)(R13*2)
+
+end43:
+	JMP end41
+
+else40:
+	VMOVUPS    (BX)(R12*4), Z17
+	PREFETCHT0 (BX)(R13*4)
+
+end41:
+	VMULPS Z17, Z0, Z17
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z17, Z11, Z17
+	VMAXPS Z17, Z10, Z17
+	TESTL  $0x00000100, CX
+	JZ     end45
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else46
+	VPMOVZXWD  (DX)(R12*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (DX)(R13*2)
+	JMP        end47
+
+else46:
+	VMOVUPS    (DX)(R12*4), Z18
+	PREFETCHT0 (DX)(R13*4)
+
+end47:
+	VMULPS Z18, Z12, Z18
+	VADDPS Z18, Z17, Z17
+
+end45:
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else48
+	VPMOVZXWD  (SI)(R12*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (SI)(R13*2)
+	JMP        end49
+
+else48:
+	VMOVUPS    (SI)(R12*4), Z18
+	PREFETCHT0 (SI)(R13*4)
+
+end49:
+	VMULPS Z18, Z2, Z18
+	VMULPS Z17, Z3, Z19
+	VADDPS Z19, Z18, Z18
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else50
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z18, Z19
+	VPSRLD  $0x1f, Z19, Z19
+	VPADDD  Z19, Z18, Z19
+	VPADDD  Z15, Z19, Z19
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z19
+	VPERMW  Z19, Z16, Z19
+	VMOVUPS Y19, (SI)(R12*2)
+	JMP     end51
+
+else50:
+	VMOVUPS Z18, (SI)(R12*4)
+
+end51:
+	// u = k1·m − k2·n
+	VMULPS Z18, Z6, Z18
+
+	// load n
+	TESTL      $0x00000008, CX
+	JZ         else52
+	VPMOVZXWD  (DI)(R12*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (DI)(R13*2)
+	JMP        end53
+
+else52:
+	VMOVUPS    (DI)(R12*4), Z19
+	PREFETCHT0 (DI)(R13*4)
+
+end53:
+	VMULPS Z19, Z7, Z19
+	VSUBPS Z19, Z18, Z18
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z17, Z5, Z19
+	VMULPS Z17, Z19, Z17
+
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else54
+	VPMOVZXWD  (R8)(R12*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (R8)(R13*2)
+	JMP        end55
+
+else54:
+	VMOVUPS    (R8)(R12*4), Z19
+	PREFETCHT0 (R8)(R13*4)
+
+end55:
+	VMULPS Z19, Z4, Z19
+	VADDPS Z17, Z19, Z17
+
+	// store v
+	TESTL $0x00000080, CX
+	JZ    else56
+
+	// counter
+	MOVL         56(AX), R14
+	ADDL         R12, R14
+	VPBROADCASTD R14, Z19
+	VPADDD       roundingAVX512<>+0(SB), Z19, Z19
+
+	// key
+	VPBROADCASTD 60(AX), Z20
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z19, Z21
+	VXORPS Z21, Z19, Z19
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z13, Z19, Z19
+	VXORPS  Z20, Z19, Z19
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z19, Z20
+	VXORPS  Z20, Z19, Z19
+	VPMULLD Z14, Z19, Z19
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z19, Z20
+	VXORPS Z20, Z19, Z19
+	JMP    end57
+
+else56:
+	VXORPS Z19, Z19, Z19
+
+end57:
+	TESTL $0x00000008, CX
+	JZ    else58
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z19, Z20
+	VPADDD  Z20, Z17, Z20
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z20
+	VPERMW  Z20, Z16, Z20
+	VMOVUPS Y20, (R8)(R12*2)
+	JMP     end59
+
+else58:
+	VMOVUPS Z17, (R8)(R12*4)
+
+end59:
+	// w = x = max(x, v)
+	// load x
+	TESTL      $0x00000008, CX
+	JZ         else60
+	VPMOVZXWD  (R9)(R12*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT0 (R9)(R13*2)
+	JMP        end61
+
+else60:
+	VMOVUPS    (R9)(R12*4), Z20
+	PREFETCHT0 (R9)(R13*4)
+
+end61:
+	VMAXPS  Z17, Z20, Z17
+	VCMPPS  $0x03, Z20, Z20, K1
+	VMOVAPS Z20, K1, Z17
+
+	// store x
+	TESTL $0x00000008, CX
+	JZ    else62
+
+	// bf16: (x + draw&0xffff)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z19, Z20
+	VPADDD  Z20, Z17, Z20
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z20
+	VPERMW  Z20, Z16, Z20
+	VMOVUPS Y20, (R9)(R12*2)
+	JMP     end63
+
+else62:
+	VMOVUPS Z17, (R9)(R12*4)
+
+end63:
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z17, Z17
+	VMULPS  Z8, Z17, Z17
+	VADDPS  Z9, Z17, Z17
+	VDIVPS  Z17, Z18, Z17
+
+	// p = keep·p − u
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else64
+	VPMOVZXWD  (DX)(R12*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (DX)(R13*2)
+	JMP        end65
+
+else64:
+	VMOVUPS    (DX)(R12*4), Z18
+	PREFETCHT0 (DX)(R13*4)
+
+end65:
+	VMULPS Z18, Z1, Z18
+	VSUBPS Z17, Z18, Z17
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else66
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z19, Z18
+	VPADDD  Z18, Z17, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z18
+	VPERMW  Z18, Z16, Z17
+	VMOVUPS Y17, (DX)(R12*2)
+	JMP     end67
+
+else66:
+	VMOVUPS   Z17, (DX)(R12*4)
+	TESTL     $0x00000030, CX
+	JZ        end69
+	TESTL     $0x00000020, CX
+	JZ        else70
+	VCVTPS2PH $0x00, Z17, Y18
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	KMOVW   K1, R14
+	POPCNTL R14, R14
+	ADDQ    R14, R11
+	JMP     end71
+
+else70:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z17, Z18
+	VPSRLD  $0x1f, Z18, Z18
+	VPADDD  Z18, Z17, Z18
+	VPADDD  Z15, Z18, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z18
+	VPERMW  Z18, Z16, Z18
+
+end71:
+	TESTL    $0x00000040, CX
+	JZ       else72
+	VMOVNTDQ Y18, (R10)(R12*2)
+	JMP      end73
+
+else72:
+	VMOVUPS Y18, (R10)(R12*2)
+
+end73:
+end69:
+end67:
+	ADDQ $0x00000010, R12
+	ADDQ $0x00000010, R13
+	CMPQ R12, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end35
+	JZ    end75
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ R10, 120(AX)
+	ADDQ R11, 120(AX)
 
-end35:
+end75:
 	TESTL $0x00000040, CX
-	JZ    end37
+	JZ    end77
 	SFENCE
 
-end37:
+end77:
 	VZEROUPPER
 	RET
 
@@ -13716,42 +20321,17 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	// l2
 	VBROADCASTSS 4(AX), Z5
 
-	// number
-	VMOVUPS roundingAVX512<>+0(SB), Z6
-
-	// lanes
-	VMOVUPS roundingAVX512<>+64(SB), Z7
-
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z8
+	VMOVUPS roundingAVX512<>+128(SB), Z6
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z9
-
-	// low
-	VMOVUPS roundingAVX512<>+256(SB), Z10
+	VMOVUPS roundingAVX512<>+192(SB), Z7
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z10
+	VMOVUPS roundingAVX512<>+320(SB), Z8
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z12
-
-	// magnitude
-	VMOVUPS roundingAVX512<>+448(SB), Z13
-
-	// overflow
-	VMOVUPS roundingAVX512<>+512(SB), Z14
-
-	// infinity
-	VMOVUPS roundingAVX512<>+576(SB), Z15
-
-	// key
-	VPBROADCASTD 60(AX), Z16
-
-	// counter
-	VPBROADCASTD 56(AX), Z17
-	VPADDD       Z6, Z17, Z17
+	VMOVUPS roundingAVX512<>+384(SB), Z9
 
 	// formats
 	MOVL 52(AX), CX
@@ -13770,160 +20350,423 @@ uncoupled1:
 	MOVQ 72(AX), BX
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ SI, SI
-	MOVQ ahead+16(FP), R8
-	XORQ DI, DI
-	SHRQ $0x02, R8
+	MOVQ  112(AX), SI
+	XORQ  DI, DI
+	XORQ  R8, R8
+	MOVQ  ahead+16(FP), R9
+	SHRQ  $0x02, R9
+	TESTQ R9, R9
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z17, Z6
-	VXORPS Z17, Z6, Z6
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z8, Z6, Z6
-	VXORPS  Z16, Z6, Z6
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z6, Z11
-	VXORPS  Z6, Z11, Z11
-	VPMULLD Z9, Z11, Z6
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z6, Z11
-	VXORPS Z6, Z11, Z11
-	VPADDD Z7, Z17, Z17
-
-end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else4
+	JZ        else2
 	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(DI*2), Z6
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(DI*2), Z6
-	VPSLLD    $0x10, Z6, Z6
-
-end7:
-	PREFETCHT1 (BX)(R8*2)
-	JMP        end5
+	JZ        else4
+	VCVTPH2PS (BX)(R8*2), Z10
+	VCVTPH2PS 32(BX)(R8*2), Z11
+	JMP       end5
 
 else4:
-	VMOVUPS    (BX)(DI*4), Z6
-	PREFETCHT1 (BX)(R8*4)
+	VPMOVZXWD (BX)(R8*2), Z10
+	VPSLLD    $0x10, Z10, Z10
+	VPMOVZXWD 32(BX)(R8*2), Z11
+	VPSLLD    $0x10, Z11, Z11
 
 end5:
-	VMULPS Z6, Z0, Z6
+	JMP end3
+
+else2:
+	VMOVUPS (BX)(R8*4), Z10
+	VMOVUPS 64(BX)(R8*4), Z11
+
+end3:
+	VMULPS Z10, Z0, Z10
+	VMULPS Z11, Z0, Z11
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z6, Z4, Z6
-	VMAXPS Z6, Z3, Z6
-
-	// load p
-	TESTL      $0x00000004, CX
-	JZ         else8
-	VPMOVZXWD  (DX)(DI*2), Z18
-	VPSLLD     $0x10, Z18, Z18
-	PREFETCHT1 (DX)(R8*2)
-	JMP        end9
-
-else8:
-	VMOVUPS    (DX)(DI*4), Z18
-	PREFETCHT1 (DX)(R8*4)
-
-end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMINPS Z10, Z4, Z10
+	VMINPS Z11, Z4, Z11
+	VMAXPS Z10, Z3, Z10
+	VMAXPS Z11, Z3, Z11
+	TESTL  $0x00000100, CX
+	JZ     end7
 
 	// g = g + l2·p
-	VMULPS Z18, Z5, Z19
-	VADDPS Z19, Z6, Z6
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else8
+	VPMOVZXWD (DX)(R8*2), Z12
+	VPSLLD    $0x10, Z12, Z12
+	VPMOVZXWD 32(DX)(R8*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+	JMP       end9
 
-end11:
+else8:
+	VMOVUPS (DX)(R8*4), Z12
+	VMOVUPS 64(DX)(R8*4), Z13
+
+end9:
+	VMULPS Z12, Z5, Z12
+	VMULPS Z13, Z5, Z13
+	VADDPS Z12, Z10, Z10
+	VADDPS Z13, Z11, Z11
+
+end7:
 	// u = k1·g
-	VMULPS Z6, Z2, Z6
+	VMULPS Z10, Z2, Z10
+	VMULPS Z11, Z2, Z11
 
 	// p = keep·p − u
-	VMULPS Z18, Z1, Z18
-	VSUBPS Z6, Z18, Z6
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else10
+	VPMOVZXWD (DX)(R8*2), Z12
+	VPSLLD    $0x10, Z12, Z12
+	VPMOVZXWD 32(DX)(R8*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+	JMP       end11
+
+else10:
+	VMOVUPS (DX)(R8*4), Z12
+	VMOVUPS 64(DX)(R8*4), Z13
+
+end11:
+	VMULPS Z12, Z1, Z12
+	VMULPS Z13, Z1, Z13
+	VSUBPS Z10, Z12, Z10
+	VSUBPS Z11, Z13, Z11
 
 	// store p
-	TESTL $0x00000004, CX
+	TESTL $0x00000080, CX
 	JZ    else12
 
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z11, Z18
-	VPADDD  Z18, Z6, Z18
-	VCMPPS  $0x03, Z6, Z6, K1
-	VMOVAPS Z6, K1, Z18
-	VPERMW  Z18, Z12, Z6
-	VMOVUPS Y6, (DX)(DI*2)
-	JMP     end13
+	// counter
+	MOVL         56(AX), R9
+	ADDL         R8, R9
+	VPBROADCASTD R9, Z13
+	VPADDD       roundingAVX512<>+0(SB), Z13, Z13
+
+	// key
+	VPBROADCASTD 60(AX), Z14
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z13, Z12
+	VXORPS Z12, Z13, Z12
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z6, Z12, Z12
+	VXORPS  Z14, Z12, Z12
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z12, Z15
+	VXORPS  Z15, Z12, Z12
+	VPMULLD Z7, Z12, Z12
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z12, Z15
+	VXORPS Z15, Z12, Z12
+	VPADDD roundingAVX512<>+64(SB), Z13, Z13
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z13, Z15
+	VXORPS Z15, Z13, Z13
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z6, Z13, Z13
+	VXORPS  Z14, Z13, Z13
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z13, Z14
+	VXORPS  Z14, Z13, Z13
+	VPMULLD Z7, Z13, Z13
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z13, Z14
+	VXORPS Z14, Z13, Z13
+	JMP    end13
 
 else12:
-	VMOVUPS   Z6, (DX)(DI*4)
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+
+end13:
+	TESTL $0x00000004, CX
+	JZ    else14
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z12, Z12
+	VPADDD  Z12, Z10, Z12
+	VCMPPS  $0x03, Z10, Z10, K1
+	VMOVAPS Z10, K1, Z12
+	VPERMW  Z12, Z9, Z10
+	VMOVUPS Y10, (DX)(R8*2)
+	VPSRLD  $0x10, Z13, Z10
+	VPADDD  Z10, Z11, Z10
+	VCMPPS  $0x03, Z11, Z11, K1
+	VMOVAPS Z11, K1, Z10
+	VPERMW  Z10, Z9, Z10
+	VMOVUPS Y10, 32(DX)(R8*2)
+	JMP     end15
+
+else14:
+	VMOVUPS   Z10, (DX)(R8*4)
+	VMOVUPS   Z11, 64(DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end15
+	JZ        end17
 	TESTL     $0x00000020, CX
-	JZ        else16
-	VCVTPS2PH $0x00, Z6, Y18
+	JZ        else18
+	VCVTPS2PH $0x00, Z10, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z13, Z6, Z6
-	VCMPPS  $0x1d, Z14, Z6, K1
-	VCMPPS  $0x11, Z15, Z6, K1, K1
+	VANDPS  roundingAVX512<>+448(SB), Z10, Z10
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z10, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z10, K1, K1
 	KMOVW   K1, R9
 	POPCNTL R9, R9
-	ADDQ    R9, SI
-	JMP     end17
-
-else16:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z6, Z18
-	VPSRLD  $0x1f, Z18, Z18
-	VPADDD  Z18, Z6, Z18
-	VPADDD  Z10, Z18, Z18
-	VCMPPS  $0x03, Z6, Z6, K1
-	VMOVAPS Z6, K1, Z18
-	VPERMW  Z18, Z12, Z18
-
-end17:
-	TESTL    $0x00000040, CX
-	JZ       else18
-	VMOVNTDQ Y18, (AX)(DI*2)
-	JMP      end19
+	ADDQ    R9, DI
+	JMP     end19
 
 else18:
-	VMOVUPS Y18, (AX)(DI*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z10, Z12
+	VPSRLD  $0x1f, Z12, Z12
+	VPADDD  Z12, Z10, Z12
+	VPADDD  Z8, Z12, Z12
+	VCMPPS  $0x03, Z10, Z10, K1
+	VMOVAPS Z10, K1, Z12
+	VPERMW  Z12, Z9, Z12
 
 end19:
+	TESTL    $0x00000040, CX
+	JZ       else20
+	VMOVNTDQ Y12, (SI)(R8*2)
+	JMP      end21
+
+else20:
+	VMOVUPS Y12, (SI)(R8*2)
+
+end21:
+	TESTL     $0x00000020, CX
+	JZ        else22
+	VCVTPS2PH $0x00, Z11, Y10
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z11, Z11
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z11, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z11, K1, K1
+	KMOVW   K1, R9
+	POPCNTL R9, R9
+	ADDQ    R9, DI
+	JMP     end23
+
+else22:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z11, Z10
+	VPSRLD  $0x1f, Z10, Z10
+	VPADDD  Z10, Z11, Z10
+	VPADDD  Z8, Z10, Z10
+	VCMPPS  $0x03, Z11, Z11, K1
+	VMOVAPS Z11, K1, Z10
+	VPERMW  Z10, Z9, Z10
+
+end23:
+	TESTL    $0x00000040, CX
+	JZ       else24
+	VMOVNTDQ Y10, 32(SI)(R8*2)
+	JMP      end25
+
+else24:
+	VMOVUPS Y10, 32(SI)(R8*2)
+
+end25:
+end17:
 end15:
-end13:
-	ADDQ  $0x00000010, DI
-	ADDQ  $0x00000010, R8
-	CMPQ  DI, count+8(FP)
-	JNE   pass
+	ADDQ $0x00000020, R8
+	CMPQ R8, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// g = gs·g
+	// load grad
+	TESTL      $0x00000003, CX
+	JZ         else26
+	TESTL      $0x00000002, CX
+	JZ         else28
+	VCVTPH2PS  (BX)(R8*2), Z10
+	PREFETCHT0 (BX)(R9*2)
+	JMP        end29
+
+else28:
+	VPMOVZXWD  (BX)(R8*2), Z10
+	VPSLLD     $0x10, Z10, Z10
+	PREFETCHT0 (BX)(R9*2)
+
+end29:
+	JMP end27
+
+else26:
+	VMOVUPS    (BX)(R8*4), Z10
+	PREFETCHT0 (BX)(R9*4)
+
+end27:
+	VMULPS Z10, Z0, Z10
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z10, Z4, Z10
+	VMAXPS Z10, Z3, Z10
+	TESTL  $0x00000100, CX
+	JZ     end31
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else32
+	VPMOVZXWD  (DX)(R8*2), Z11
+	VPSLLD     $0x10, Z11, Z11
+	PREFETCHT0 (DX)(R9*2)
+	JMP        end33
+
+else32:
+	VMOVUPS    (DX)(R8*4), Z11
+	PREFETCHT0 (DX)(R9*4)
+
+end33:
+	VMULPS Z11, Z5, Z11
+	VADDPS Z11, Z10, Z10
+
+end31:
+	// u = k1·g
+	VMULPS Z10, Z2, Z10
+
+	// p = keep·p − u
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else34
+	VPMOVZXWD  (DX)(R8*2), Z11
+	VPSLLD     $0x10, Z11, Z11
+	PREFETCHT0 (DX)(R9*2)
+	JMP        end35
+
+else34:
+	VMOVUPS    (DX)(R8*4), Z11
+	PREFETCHT0 (DX)(R9*4)
+
+end35:
+	VMULPS Z11, Z1, Z11
+	VSUBPS Z10, Z11, Z10
+
+	// store p
+	TESTL $0x00000080, CX
+	JZ    else36
+
+	// counter
+	MOVL         56(AX), R10
+	ADDL         R8, R10
+	VPBROADCASTD R10, Z11
+	VPADDD       roundingAVX512<>+0(SB), Z11, Z11
+
+	// key
+	VPBROADCASTD 60(AX), Z12
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z11, Z13
+	VXORPS Z13, Z11, Z11
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z6, Z11, Z11
+	VXORPS  Z12, Z11, Z11
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z11, Z12
+	VXORPS  Z12, Z11, Z11
+	VPMULLD Z7, Z11, Z11
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z11, Z12
+	VXORPS Z12, Z11, Z11
+	JMP    end37
+
+else36:
+	VXORPS Z11, Z11, Z11
+
+end37:
+	TESTL $0x00000004, CX
+	JZ    else38
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z11, Z11
+	VPADDD  Z11, Z10, Z11
+	VCMPPS  $0x03, Z10, Z10, K1
+	VMOVAPS Z10, K1, Z11
+	VPERMW  Z11, Z9, Z10
+	VMOVUPS Y10, (DX)(R8*2)
+	JMP     end39
+
+else38:
+	VMOVUPS   Z10, (DX)(R8*4)
+	TESTL     $0x00000030, CX
+	JZ        end41
+	TESTL     $0x00000020, CX
+	JZ        else42
+	VCVTPS2PH $0x00, Z10, Y11
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z10, Z10
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z10, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z10, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, DI
+	JMP     end43
+
+else42:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z10, Z11
+	VPSRLD  $0x1f, Z11, Z11
+	VPADDD  Z11, Z10, Z11
+	VPADDD  Z8, Z11, Z11
+	VCMPPS  $0x03, Z10, Z10, K1
+	VMOVAPS Z10, K1, Z11
+	VPERMW  Z11, Z9, Z11
+
+end43:
+	TESTL    $0x00000040, CX
+	JZ       else44
+	VMOVNTDQ Y11, (SI)(R8*2)
+	JMP      end45
+
+else44:
+	VMOVUPS Y11, (SI)(R8*2)
+
+end45:
+end41:
+end39:
+	ADDQ $0x00000010, R8
+	ADDQ $0x00000010, R9
+	CMPQ R8, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end21
+	JZ    end47
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ SI, 120(AX)
+	ADDQ DI, 120(AX)
 
-end21:
+end47:
 	TESTL $0x00000040, CX
-	JZ    end23
+	JZ    end49
 	SFENCE
 
-end23:
+end49:
 	VZEROUPPER
 	RET
 
@@ -13956,42 +20799,17 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	// l2
 	VBROADCASTSS 4(AX), Z7
 
-	// number
-	VMOVUPS roundingAVX512<>+0(SB), Z8
-
-	// lanes
-	VMOVUPS roundingAVX512<>+64(SB), Z9
-
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z10
+	VMOVUPS roundingAVX512<>+128(SB), Z8
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z11
-
-	// low
-	VMOVUPS roundingAVX512<>+256(SB), Z12
+	VMOVUPS roundingAVX512<>+192(SB), Z9
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z12
+	VMOVUPS roundingAVX512<>+320(SB), Z10
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z14
-
-	// magnitude
-	VMOVUPS roundingAVX512<>+448(SB), Z15
-
-	// overflow
-	VMOVUPS roundingAVX512<>+512(SB), Z16
-
-	// infinity
-	VMOVUPS roundingAVX512<>+576(SB), Z17
-
-	// key
-	VPBROADCASTD 60(AX), Z18
-
-	// counter
-	VPBROADCASTD 56(AX), Z19
-	VPADDD       Z8, Z19, Z19
+	VMOVUPS roundingAVX512<>+384(SB), Z11
 
 	// formats
 	MOVL 52(AX), CX
@@ -14013,197 +20831,512 @@ uncoupled1:
 	MOVQ 80(AX), SI
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ DI, DI
-	MOVQ ahead+16(FP), R9
-	XORQ R8, R8
-	SHRQ $0x02, R9
+	MOVQ  112(AX), DI
+	XORQ  R8, R8
+	XORQ  R9, R9
+	MOVQ  ahead+16(FP), R10
+	SHRQ  $0x02, R10
+	TESTQ R10, R10
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z19, Z8
-	VXORPS Z19, Z8, Z8
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z10, Z8, Z8
-	VXORPS  Z18, Z8, Z8
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z8, Z13
-	VXORPS  Z8, Z13, Z13
-	VPMULLD Z11, Z13, Z8
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z8, Z13
-	VXORPS Z8, Z13, Z13
-	VPADDD Z9, Z19, Z19
-
-end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else4
+	JZ        else2
 	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R8*2), Z8
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R8*2), Z8
-	VPSLLD    $0x10, Z8, Z8
-
-end7:
-	PREFETCHT1 (BX)(R9*2)
-	JMP        end5
+	JZ        else4
+	VCVTPH2PS (BX)(R9*2), Z12
+	VCVTPH2PS 32(BX)(R9*2), Z13
+	JMP       end5
 
 else4:
-	VMOVUPS    (BX)(R8*4), Z8
-	PREFETCHT1 (BX)(R9*4)
+	VPMOVZXWD (BX)(R9*2), Z12
+	VPSLLD    $0x10, Z12, Z12
+	VPMOVZXWD 32(BX)(R9*2), Z13
+	VPSLLD    $0x10, Z13, Z13
 
 end5:
-	VMULPS Z8, Z0, Z8
+	JMP end3
+
+else2:
+	VMOVUPS (BX)(R9*4), Z12
+	VMOVUPS 64(BX)(R9*4), Z13
+
+end3:
+	VMULPS Z12, Z0, Z12
+	VMULPS Z13, Z0, Z13
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z8, Z6, Z8
-	VMAXPS Z8, Z5, Z8
-
-	// load p
-	TESTL      $0x00000004, CX
-	JZ         else8
-	VPMOVZXWD  (DX)(R8*2), Z20
-	VPSLLD     $0x10, Z20, Z20
-	PREFETCHT1 (DX)(R9*2)
-	JMP        end9
-
-else8:
-	VMOVUPS    (DX)(R8*4), Z20
-	PREFETCHT1 (DX)(R9*4)
-
-end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMINPS Z12, Z6, Z12
+	VMINPS Z13, Z6, Z13
+	VMAXPS Z12, Z5, Z12
+	VMAXPS Z13, Z5, Z13
+	TESTL  $0x00000100, CX
+	JZ     end7
 
 	// g = g + l2·p
-	VMULPS Z20, Z7, Z21
-	VADDPS Z21, Z8, Z8
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else8
+	VPMOVZXWD (DX)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVZXWD 32(DX)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	JMP       end9
 
-end11:
+else8:
+	VMOVUPS (DX)(R9*4), Z14
+	VMOVUPS 64(DX)(R9*4), Z15
+
+end9:
+	VMULPS Z14, Z7, Z14
+	VMULPS Z15, Z7, Z15
+	VADDPS Z14, Z12, Z12
+	VADDPS Z15, Z13, Z13
+
+end7:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R8*2), Z21
-	VPSLLD     $0x10, Z21, Z21
-	PREFETCHT1 (SI)(R9*2)
-	JMP        end13
+	TESTL     $0x00000008, CX
+	JZ        else10
+	VPMOVZXWD (SI)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVZXWD 32(SI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	JMP       end11
 
-else12:
-	VMOVUPS    (SI)(R8*4), Z21
-	PREFETCHT1 (SI)(R9*4)
+else10:
+	VMOVUPS (SI)(R9*4), Z14
+	VMOVUPS 64(SI)(R9*4), Z15
 
-end13:
-	VMULPS Z21, Z2, Z21
-	VMULPS Z8, Z3, Z8
-	VADDPS Z8, Z21, Z8
+end11:
+	VMULPS Z14, Z2, Z14
+	VMULPS Z15, Z2, Z15
+	VMULPS Z12, Z3, Z12
+	VMULPS Z13, Z3, Z13
+	VADDPS Z12, Z14, Z12
+	VADDPS Z13, Z15, Z13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z8, Z21
-	VPSRLD  $0x1f, Z21, Z21
-	VPADDD  Z21, Z8, Z21
-	VPADDD  Z12, Z21, Z21
-	VCMPPS  $0x03, Z8, Z8, K1
-	VMOVAPS Z8, K1, Z21
-	VPERMW  Z21, Z14, Z21
-	VMOVUPS Y21, (SI)(R8*2)
-	JMP     end15
+	VPSLLD  $0x0f, Z12, Z14
+	VPSRLD  $0x1f, Z14, Z14
+	VPADDD  Z14, Z12, Z14
+	VPADDD  Z10, Z14, Z14
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z14
+	VPERMW  Z14, Z11, Z14
+	VMOVUPS Y14, (SI)(R9*2)
 
-else14:
-	VMOVUPS Z8, (SI)(R8*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z13, Z14
+	VPSRLD  $0x1f, Z14, Z14
+	VPADDD  Z14, Z13, Z14
+	VPADDD  Z10, Z14, Z14
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z14
+	VPERMW  Z14, Z11, Z14
+	VMOVUPS Y14, 32(SI)(R9*2)
+	JMP     end13
 
-end15:
+else12:
+	VMOVUPS Z12, (SI)(R9*4)
+	VMOVUPS Z13, 64(SI)(R9*4)
+
+end13:
 	// u = k1·m
-	VMULPS Z8, Z4, Z8
+	VMULPS Z12, Z4, Z12
+	VMULPS Z13, Z4, Z13
 
 	// p = keep·p − u
-	VMULPS Z20, Z1, Z20
-	VSUBPS Z8, Z20, Z8
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else14
+	VPMOVZXWD (DX)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVZXWD 32(DX)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	JMP       end15
+
+else14:
+	VMOVUPS (DX)(R9*4), Z14
+	VMOVUPS 64(DX)(R9*4), Z15
+
+end15:
+	VMULPS Z14, Z1, Z14
+	VMULPS Z15, Z1, Z15
+	VSUBPS Z12, Z14, Z12
+	VSUBPS Z13, Z15, Z13
 
 	// store p
-	TESTL $0x00000004, CX
+	TESTL $0x00000080, CX
 	JZ    else16
 
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z13, Z20
-	VPADDD  Z20, Z8, Z20
-	VCMPPS  $0x03, Z8, Z8, K1
-	VMOVAPS Z8, K1, Z20
-	VPERMW  Z20, Z14, Z8
-	VMOVUPS Y8, (DX)(R8*2)
-	JMP     end17
+	// counter
+	MOVL         56(AX), R10
+	ADDL         R9, R10
+	VPBROADCASTD R10, Z15
+	VPADDD       roundingAVX512<>+0(SB), Z15, Z15
+
+	// key
+	VPBROADCASTD 60(AX), Z16
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z15, Z14
+	VXORPS Z14, Z15, Z14
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z8, Z14, Z14
+	VXORPS  Z16, Z14, Z14
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z14, Z17
+	VXORPS  Z17, Z14, Z14
+	VPMULLD Z9, Z14, Z14
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z14, Z17
+	VXORPS Z17, Z14, Z14
+	VPADDD roundingAVX512<>+64(SB), Z15, Z15
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z15, Z17
+	VXORPS Z17, Z15, Z15
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z8, Z15, Z15
+	VXORPS  Z16, Z15, Z15
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z15, Z16
+	VXORPS  Z16, Z15, Z15
+	VPMULLD Z9, Z15, Z15
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z15, Z16
+	VXORPS Z16, Z15, Z15
+	JMP    end17
 
 else16:
-	VMOVUPS   Z8, (DX)(R8*4)
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+
+end17:
+	TESTL $0x00000004, CX
+	JZ    else18
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z14, Z14
+	VPADDD  Z14, Z12, Z14
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z14
+	VPERMW  Z14, Z11, Z12
+	VMOVUPS Y12, (DX)(R9*2)
+	VPSRLD  $0x10, Z15, Z12
+	VPADDD  Z12, Z13, Z12
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z12
+	VPERMW  Z12, Z11, Z12
+	VMOVUPS Y12, 32(DX)(R9*2)
+	JMP     end19
+
+else18:
+	VMOVUPS   Z12, (DX)(R9*4)
+	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end19
+	JZ        end21
 	TESTL     $0x00000020, CX
-	JZ        else20
-	VCVTPS2PH $0x00, Z8, Y20
+	JZ        else22
+	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z15, Z8, Z8
-	VCMPPS  $0x1d, Z16, Z8, K1
-	VCMPPS  $0x11, Z17, Z8, K1, K1
+	VANDPS  roundingAVX512<>+448(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z12, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
-	ADDQ    R10, DI
-	JMP     end21
-
-else20:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z8, Z20
-	VPSRLD  $0x1f, Z20, Z20
-	VPADDD  Z20, Z8, Z20
-	VPADDD  Z12, Z20, Z20
-	VCMPPS  $0x03, Z8, Z8, K1
-	VMOVAPS Z8, K1, Z20
-	VPERMW  Z20, Z14, Z20
-
-end21:
-	TESTL    $0x00000040, CX
-	JZ       else22
-	VMOVNTDQ Y20, (AX)(R8*2)
-	JMP      end23
+	ADDQ    R10, R8
+	JMP     end23
 
 else22:
-	VMOVUPS Y20, (AX)(R8*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z12, Z14
+	VPSRLD  $0x1f, Z14, Z14
+	VPADDD  Z14, Z12, Z14
+	VPADDD  Z10, Z14, Z14
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z14
+	VPERMW  Z14, Z11, Z14
 
 end23:
+	TESTL    $0x00000040, CX
+	JZ       else24
+	VMOVNTDQ Y14, (DI)(R9*2)
+	JMP      end25
+
+else24:
+	VMOVUPS Y14, (DI)(R9*2)
+
+end25:
+	TESTL     $0x00000020, CX
+	JZ        else26
+	VCVTPS2PH $0x00, Z13, Y12
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z13, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, R8
+	JMP     end27
+
+else26:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z13, Z12
+	VPSRLD  $0x1f, Z12, Z12
+	VPADDD  Z12, Z13, Z12
+	VPADDD  Z10, Z12, Z12
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z12
+	VPERMW  Z12, Z11, Z12
+
+end27:
+	TESTL    $0x00000040, CX
+	JZ       else28
+	VMOVNTDQ Y12, 32(DI)(R9*2)
+	JMP      end29
+
+else28:
+	VMOVUPS Y12, 32(DI)(R9*2)
+
+end29:
+end21:
 end19:
-end17:
-	ADDQ  $0x00000010, R8
-	ADDQ  $0x00000010, R9
-	CMPQ  R8, count+8(FP)
-	JNE   pass
+	ADDQ $0x00000020, R9
+	CMPQ R9, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// g = gs·g
+	// load grad
+	TESTL      $0x00000003, CX
+	JZ         else30
+	TESTL      $0x00000002, CX
+	JZ         else32
+	VCVTPH2PS  (BX)(R9*2), Z12
+	PREFETCHT0 (BX)(R10*2)
+	JMP        end33
+
+else32:
+	VPMOVZXWD  (BX)(R9*2), Z12
+	VPSLLD     $0x10, Z12, Z12
+	PREFETCHT0 (BX)(R10*2)
+
+end33:
+	JMP end31
+
+else30:
+	VMOVUPS    (BX)(R9*4), Z12
+	PREFETCHT0 (BX)(R10*4)
+
+end31:
+	VMULPS Z12, Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z6, Z12
+	VMAXPS Z12, Z5, Z12
+	TESTL  $0x00000100, CX
+	JZ     end35
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else36
+	VPMOVZXWD  (DX)(R9*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (DX)(R10*2)
+	JMP        end37
+
+else36:
+	VMOVUPS    (DX)(R9*4), Z13
+	PREFETCHT0 (DX)(R10*4)
+
+end37:
+	VMULPS Z13, Z7, Z13
+	VADDPS Z13, Z12, Z12
+
+end35:
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else38
+	VPMOVZXWD  (SI)(R9*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end39
+
+else38:
+	VMOVUPS    (SI)(R9*4), Z13
+	PREFETCHT0 (SI)(R10*4)
+
+end39:
+	VMULPS Z13, Z2, Z13
+	VMULPS Z12, Z3, Z12
+	VADDPS Z12, Z13, Z12
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else40
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z12, Z13
+	VPSRLD  $0x1f, Z13, Z13
+	VPADDD  Z13, Z12, Z13
+	VPADDD  Z10, Z13, Z13
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z13
+	VPERMW  Z13, Z11, Z13
+	VMOVUPS Y13, (SI)(R9*2)
+	JMP     end41
+
+else40:
+	VMOVUPS Z12, (SI)(R9*4)
+
+end41:
+	// u = k1·m
+	VMULPS Z12, Z4, Z12
+
+	// p = keep·p − u
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else42
+	VPMOVZXWD  (DX)(R9*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (DX)(R10*2)
+	JMP        end43
+
+else42:
+	VMOVUPS    (DX)(R9*4), Z13
+	PREFETCHT0 (DX)(R10*4)
+
+end43:
+	VMULPS Z13, Z1, Z13
+	VSUBPS Z12, Z13, Z12
+
+	// store p
+	TESTL $0x00000080, CX
+	JZ    else44
+
+	// counter
+	MOVL         56(AX), R11
+	ADDL         R9, R11
+	VPBROADCASTD R11, Z13
+	VPADDD       roundingAVX512<>+0(SB), Z13, Z13
+
+	// key
+	VPBROADCASTD 60(AX), Z14
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z13, Z15
+	VXORPS Z15, Z13, Z13
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z8, Z13, Z13
+	VXORPS  Z14, Z13, Z13
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z13, Z14
+	VXORPS  Z14, Z13, Z13
+	VPMULLD Z9, Z13, Z13
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z13, Z14
+	VXORPS Z14, Z13, Z13
+	JMP    end45
+
+else44:
+	VXORPS Z13, Z13, Z13
+
+end45:
+	TESTL $0x00000004, CX
+	JZ    else46
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z13, Z13
+	VPADDD  Z13, Z12, Z13
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z13
+	VPERMW  Z13, Z11, Z12
+	VMOVUPS Y12, (DX)(R9*2)
+	JMP     end47
+
+else46:
+	VMOVUPS   Z12, (DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end49
+	TESTL     $0x00000020, CX
+	JZ        else50
+	VCVTPS2PH $0x00, Z12, Y13
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z12, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end51
+
+else50:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z12, Z13
+	VPSRLD  $0x1f, Z13, Z13
+	VPADDD  Z13, Z12, Z13
+	VPADDD  Z10, Z13, Z13
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z13
+	VPERMW  Z13, Z11, Z13
+
+end51:
+	TESTL    $0x00000040, CX
+	JZ       else52
+	VMOVNTDQ Y13, (DI)(R9*2)
+	JMP      end53
+
+else52:
+	VMOVUPS Y13, (DI)(R9*2)
+
+end53:
+end49:
+end47:
+	ADDQ $0x00000010, R9
+	ADDQ $0x00000010, R10
+	CMPQ R9, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end25
+	JZ    end55
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ DI, 120(AX)
+	ADDQ R8, 120(AX)
 
-end25:
+end55:
 	TESTL $0x00000040, CX
-	JZ    end27
+	JZ    end57
 	SFENCE
 
-end27:
+end57:
 	VZEROUPPER
 	RET
 
@@ -14236,42 +21369,17 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	// l2
 	VBROADCASTSS 4(AX), Z7
 
-	// number
-	VMOVUPS roundingAVX512<>+0(SB), Z8
-
-	// lanes
-	VMOVUPS roundingAVX512<>+64(SB), Z9
-
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z10
+	VMOVUPS roundingAVX512<>+128(SB), Z8
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z11
-
-	// low
-	VMOVUPS roundingAVX512<>+256(SB), Z12
+	VMOVUPS roundingAVX512<>+192(SB), Z9
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z12
+	VMOVUPS roundingAVX512<>+320(SB), Z10
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z14
-
-	// magnitude
-	VMOVUPS roundingAVX512<>+448(SB), Z15
-
-	// overflow
-	VMOVUPS roundingAVX512<>+512(SB), Z16
-
-	// infinity
-	VMOVUPS roundingAVX512<>+576(SB), Z17
-
-	// key
-	VPBROADCASTD 60(AX), Z18
-
-	// counter
-	VPBROADCASTD 56(AX), Z19
-	VPADDD       Z8, Z19, Z19
+	VMOVUPS roundingAVX512<>+384(SB), Z11
 
 	// formats
 	MOVL 52(AX), CX
@@ -14293,201 +21401,522 @@ uncoupled1:
 	MOVQ 80(AX), SI
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ DI, DI
-	MOVQ ahead+16(FP), R9
-	XORQ R8, R8
-	SHRQ $0x02, R9
+	MOVQ  112(AX), DI
+	XORQ  R8, R8
+	XORQ  R9, R9
+	MOVQ  ahead+16(FP), R10
+	SHRQ  $0x02, R10
+	TESTQ R10, R10
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z19, Z8
-	VXORPS Z19, Z8, Z8
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z10, Z8, Z8
-	VXORPS  Z18, Z8, Z8
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z8, Z13
-	VXORPS  Z8, Z13, Z13
-	VPMULLD Z11, Z13, Z8
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z8, Z13
-	VXORPS Z8, Z13, Z13
-	VPADDD Z9, Z19, Z19
-
-end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else4
+	JZ        else2
 	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R8*2), Z8
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R8*2), Z8
-	VPSLLD    $0x10, Z8, Z8
-
-end7:
-	PREFETCHT1 (BX)(R9*2)
-	JMP        end5
+	JZ        else4
+	VCVTPH2PS (BX)(R9*2), Z12
+	VCVTPH2PS 32(BX)(R9*2), Z13
+	JMP       end5
 
 else4:
-	VMOVUPS    (BX)(R8*4), Z8
-	PREFETCHT1 (BX)(R9*4)
+	VPMOVZXWD (BX)(R9*2), Z12
+	VPSLLD    $0x10, Z12, Z12
+	VPMOVZXWD 32(BX)(R9*2), Z13
+	VPSLLD    $0x10, Z13, Z13
 
 end5:
-	VMULPS Z8, Z0, Z8
+	JMP end3
+
+else2:
+	VMOVUPS (BX)(R9*4), Z12
+	VMOVUPS 64(BX)(R9*4), Z13
+
+end3:
+	VMULPS Z12, Z0, Z12
+	VMULPS Z13, Z0, Z13
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z8, Z6, Z8
-	VMAXPS Z8, Z5, Z8
-
-	// load p
-	TESTL      $0x00000004, CX
-	JZ         else8
-	VPMOVZXWD  (DX)(R8*2), Z20
-	VPSLLD     $0x10, Z20, Z20
-	PREFETCHT1 (DX)(R9*2)
-	JMP        end9
-
-else8:
-	VMOVUPS    (DX)(R8*4), Z20
-	PREFETCHT1 (DX)(R9*4)
-
-end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMINPS Z12, Z6, Z12
+	VMINPS Z13, Z6, Z13
+	VMAXPS Z12, Z5, Z12
+	VMAXPS Z13, Z5, Z13
+	TESTL  $0x00000100, CX
+	JZ     end7
 
 	// g = g + l2·p
-	VMULPS Z20, Z7, Z21
-	VADDPS Z21, Z8, Z8
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else8
+	VPMOVZXWD (DX)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVZXWD 32(DX)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	JMP       end9
 
-end11:
+else8:
+	VMOVUPS (DX)(R9*4), Z14
+	VMOVUPS 64(DX)(R9*4), Z15
+
+end9:
+	VMULPS Z14, Z7, Z14
+	VMULPS Z15, Z7, Z15
+	VADDPS Z14, Z12, Z12
+	VADDPS Z15, Z13, Z13
+
+end7:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R8*2), Z21
-	VPSLLD     $0x10, Z21, Z21
-	PREFETCHT1 (SI)(R9*2)
-	JMP        end13
+	TESTL     $0x00000008, CX
+	JZ        else10
+	VPMOVZXWD (SI)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVZXWD 32(SI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	JMP       end11
 
-else12:
-	VMOVUPS    (SI)(R8*4), Z21
-	PREFETCHT1 (SI)(R9*4)
+else10:
+	VMOVUPS (SI)(R9*4), Z14
+	VMOVUPS 64(SI)(R9*4), Z15
 
-end13:
-	VMULPS Z21, Z2, Z21
-	VMULPS Z8, Z3, Z22
-	VADDPS Z22, Z21, Z21
+end11:
+	VMULPS Z14, Z2, Z14
+	VMULPS Z15, Z2, Z15
+	VMULPS Z12, Z3, Z16
+	VMULPS Z13, Z3, Z17
+	VADDPS Z16, Z14, Z14
+	VADDPS Z17, Z15, Z15
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z21, Z22
-	VPSRLD  $0x1f, Z22, Z22
-	VPADDD  Z22, Z21, Z22
-	VPADDD  Z12, Z22, Z22
-	VCMPPS  $0x03, Z21, Z21, K1
-	VMOVAPS Z21, K1, Z22
-	VPERMW  Z22, Z14, Z22
-	VMOVUPS Y22, (SI)(R8*2)
-	JMP     end15
+	VPSLLD  $0x0f, Z14, Z16
+	VPSRLD  $0x1f, Z16, Z16
+	VPADDD  Z16, Z14, Z16
+	VPADDD  Z10, Z16, Z16
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z16
+	VPERMW  Z16, Z11, Z16
+	VMOVUPS Y16, (SI)(R9*2)
 
-else14:
-	VMOVUPS Z21, (SI)(R8*4)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z15, Z16
+	VPSRLD  $0x1f, Z16, Z16
+	VPADDD  Z16, Z15, Z16
+	VPADDD  Z10, Z16, Z16
+	VCMPPS  $0x03, Z15, Z15, K1
+	VMOVAPS Z15, K1, Z16
+	VPERMW  Z16, Z11, Z16
+	VMOVUPS Y16, 32(SI)(R9*2)
+	JMP     end13
 
-end15:
+else12:
+	VMOVUPS Z14, (SI)(R9*4)
+	VMOVUPS Z15, 64(SI)(R9*4)
+
+end13:
 	// d = g + beta1·m
-	VMULPS Z21, Z2, Z21
-	VADDPS Z21, Z8, Z8
+	VMULPS Z14, Z2, Z14
+	VMULPS Z15, Z2, Z15
+	VADDPS Z14, Z12, Z12
+	VADDPS Z15, Z13, Z13
 
 	// u = k1·d
-	VMULPS Z8, Z4, Z8
+	VMULPS Z12, Z4, Z12
+	VMULPS Z13, Z4, Z13
 
 	// p = keep·p − u
-	VMULPS Z20, Z1, Z20
-	VSUBPS Z8, Z20, Z8
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else14
+	VPMOVZXWD (DX)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVZXWD 32(DX)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	JMP       end15
+
+else14:
+	VMOVUPS (DX)(R9*4), Z14
+	VMOVUPS 64(DX)(R9*4), Z15
+
+end15:
+	VMULPS Z14, Z1, Z14
+	VMULPS Z15, Z1, Z15
+	VSUBPS Z12, Z14, Z12
+	VSUBPS Z13, Z15, Z13
 
 	// store p
-	TESTL $0x00000004, CX
+	TESTL $0x00000080, CX
 	JZ    else16
 
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z13, Z20
-	VPADDD  Z20, Z8, Z20
-	VCMPPS  $0x03, Z8, Z8, K1
-	VMOVAPS Z8, K1, Z20
-	VPERMW  Z20, Z14, Z8
-	VMOVUPS Y8, (DX)(R8*2)
-	JMP     end17
+	// counter
+	MOVL         56(AX), R10
+	ADDL         R9, R10
+	VPBROADCASTD R10, Z15
+	VPADDD       roundingAVX512<>+0(SB), Z15, Z15
+
+	// key
+	VPBROADCASTD 60(AX), Z16
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z15, Z14
+	VXORPS Z14, Z15, Z14
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z8, Z14, Z14
+	VXORPS  Z16, Z14, Z14
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z14, Z17
+	VXORPS  Z17, Z14, Z14
+	VPMULLD Z9, Z14, Z14
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z14, Z17
+	VXORPS Z17, Z14, Z14
+	VPADDD roundingAVX512<>+64(SB), Z15, Z15
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z15, Z17
+	VXORPS Z17, Z15, Z15
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z8, Z15, Z15
+	VXORPS  Z16, Z15, Z15
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z15, Z16
+	VXORPS  Z16, Z15, Z15
+	VPMULLD Z9, Z15, Z15
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z15, Z16
+	VXORPS Z16, Z15, Z15
+	JMP    end17
 
 else16:
-	VMOVUPS   Z8, (DX)(R8*4)
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+
+end17:
+	TESTL $0x00000004, CX
+	JZ    else18
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z14, Z14
+	VPADDD  Z14, Z12, Z14
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z14
+	VPERMW  Z14, Z11, Z12
+	VMOVUPS Y12, (DX)(R9*2)
+	VPSRLD  $0x10, Z15, Z12
+	VPADDD  Z12, Z13, Z12
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z12
+	VPERMW  Z12, Z11, Z12
+	VMOVUPS Y12, 32(DX)(R9*2)
+	JMP     end19
+
+else18:
+	VMOVUPS   Z12, (DX)(R9*4)
+	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end19
+	JZ        end21
 	TESTL     $0x00000020, CX
-	JZ        else20
-	VCVTPS2PH $0x00, Z8, Y20
+	JZ        else22
+	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z15, Z8, Z8
-	VCMPPS  $0x1d, Z16, Z8, K1
-	VCMPPS  $0x11, Z17, Z8, K1, K1
+	VANDPS  roundingAVX512<>+448(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z12, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
-	ADDQ    R10, DI
-	JMP     end21
-
-else20:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z8, Z20
-	VPSRLD  $0x1f, Z20, Z20
-	VPADDD  Z20, Z8, Z20
-	VPADDD  Z12, Z20, Z20
-	VCMPPS  $0x03, Z8, Z8, K1
-	VMOVAPS Z8, K1, Z20
-	VPERMW  Z20, Z14, Z20
-
-end21:
-	TESTL    $0x00000040, CX
-	JZ       else22
-	VMOVNTDQ Y20, (AX)(R8*2)
-	JMP      end23
+	ADDQ    R10, R8
+	JMP     end23
 
 else22:
-	VMOVUPS Y20, (AX)(R8*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z12, Z14
+	VPSRLD  $0x1f, Z14, Z14
+	VPADDD  Z14, Z12, Z14
+	VPADDD  Z10, Z14, Z14
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z14
+	VPERMW  Z14, Z11, Z14
 
 end23:
+	TESTL    $0x00000040, CX
+	JZ       else24
+	VMOVNTDQ Y14, (DI)(R9*2)
+	JMP      end25
+
+else24:
+	VMOVUPS Y14, (DI)(R9*2)
+
+end25:
+	TESTL     $0x00000020, CX
+	JZ        else26
+	VCVTPS2PH $0x00, Z13, Y12
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z13, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, R8
+	JMP     end27
+
+else26:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z13, Z12
+	VPSRLD  $0x1f, Z12, Z12
+	VPADDD  Z12, Z13, Z12
+	VPADDD  Z10, Z12, Z12
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z12
+	VPERMW  Z12, Z11, Z12
+
+end27:
+	TESTL    $0x00000040, CX
+	JZ       else28
+	VMOVNTDQ Y12, 32(DI)(R9*2)
+	JMP      end29
+
+else28:
+	VMOVUPS Y12, 32(DI)(R9*2)
+
+end29:
+end21:
 end19:
-end17:
-	ADDQ  $0x00000010, R8
-	ADDQ  $0x00000010, R9
-	CMPQ  R8, count+8(FP)
-	JNE   pass
+	ADDQ $0x00000020, R9
+	CMPQ R9, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// g = gs·g
+	// load grad
+	TESTL      $0x00000003, CX
+	JZ         else30
+	TESTL      $0x00000002, CX
+	JZ         else32
+	VCVTPH2PS  (BX)(R9*2), Z12
+	PREFETCHT0 (BX)(R10*2)
+	JMP        end33
+
+else32:
+	VPMOVZXWD  (BX)(R9*2), Z12
+	VPSLLD     $0x10, Z12, Z12
+	PREFETCHT0 (BX)(R10*2)
+
+end33:
+	JMP end31
+
+else30:
+	VMOVUPS    (BX)(R9*4), Z12
+	PREFETCHT0 (BX)(R10*4)
+
+end31:
+	VMULPS Z12, Z0, Z12
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z12, Z6, Z12
+	VMAXPS Z12, Z5, Z12
+	TESTL  $0x00000100, CX
+	JZ     end35
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else36
+	VPMOVZXWD  (DX)(R9*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (DX)(R10*2)
+	JMP        end37
+
+else36:
+	VMOVUPS    (DX)(R9*4), Z13
+	PREFETCHT0 (DX)(R10*4)
+
+end37:
+	VMULPS Z13, Z7, Z13
+	VADDPS Z13, Z12, Z12
+
+end35:
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else38
+	VPMOVZXWD  (SI)(R9*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end39
+
+else38:
+	VMOVUPS    (SI)(R9*4), Z13
+	PREFETCHT0 (SI)(R10*4)
+
+end39:
+	VMULPS Z13, Z2, Z13
+	VMULPS Z12, Z3, Z14
+	VADDPS Z14, Z13, Z13
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else40
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z13, Z14
+	VPSRLD  $0x1f, Z14, Z14
+	VPADDD  Z14, Z13, Z14
+	VPADDD  Z10, Z14, Z14
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z14
+	VPERMW  Z14, Z11, Z14
+	VMOVUPS Y14, (SI)(R9*2)
+	JMP     end41
+
+else40:
+	VMOVUPS Z13, (SI)(R9*4)
+
+end41:
+	// d = g + beta1·m
+	VMULPS Z13, Z2, Z13
+	VADDPS Z13, Z12, Z12
+
+	// u = k1·d
+	VMULPS Z12, Z4, Z12
+
+	// p = keep·p − u
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else42
+	VPMOVZXWD  (DX)(R9*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (DX)(R10*2)
+	JMP        end43
+
+else42:
+	VMOVUPS    (DX)(R9*4), Z13
+	PREFETCHT0 (DX)(R10*4)
+
+end43:
+	VMULPS Z13, Z1, Z13
+	VSUBPS Z12, Z13, Z12
+
+	// store p
+	TESTL $0x00000080, CX
+	JZ    else44
+
+	// counter
+	MOVL         56(AX), R11
+	ADDL         R9, R11
+	VPBROADCASTD R11, Z13
+	VPADDD       roundingAVX512<>+0(SB), Z13, Z13
+
+	// key
+	VPBROADCASTD 60(AX), Z14
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z13, Z15
+	VXORPS Z15, Z13, Z13
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z8, Z13, Z13
+	VXORPS  Z14, Z13, Z13
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z13, Z14
+	VXORPS  Z14, Z13, Z13
+	VPMULLD Z9, Z13, Z13
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z13, Z14
+	VXORPS Z14, Z13, Z13
+	JMP    end45
+
+else44:
+	VXORPS Z13, Z13, Z13
+
+end45:
+	TESTL $0x00000004, CX
+	JZ    else46
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z13, Z13
+	VPADDD  Z13, Z12, Z13
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z13
+	VPERMW  Z13, Z11, Z12
+	VMOVUPS Y12, (DX)(R9*2)
+	JMP     end47
+
+else46:
+	VMOVUPS   Z12, (DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end49
+	TESTL     $0x00000020, CX
+	JZ        else50
+	VCVTPS2PH $0x00, Z12, Y13
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z12, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end51
+
+else50:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z12, Z13
+	VPSRLD  $0x1f, Z13, Z13
+	VPADDD  Z13, Z12, Z13
+	VPADDD  Z10, Z13, Z13
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z13
+	VPERMW  Z13, Z11, Z13
+
+end51:
+	TESTL    $0x00000040, CX
+	JZ       else52
+	VMOVNTDQ Y13, (DI)(R9*2)
+	JMP      end53
+
+else52:
+	VMOVUPS Y13, (DI)(R9*2)
+
+end53:
+end49:
+end47:
+	ADDQ $0x00000010, R9
+	ADDQ $0x00000010, R10
+	CMPQ R9, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end25
+	JZ    end55
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ DI, 120(AX)
+	ADDQ R8, 120(AX)
 
-end25:
+end55:
 	TESTL $0x00000040, CX
-	JZ    end27
+	JZ    end57
 	SFENCE
 
-end27:
+end57:
 	VZEROUPPER
 	RET
 
@@ -14532,42 +21961,17 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	// l2
 	VBROADCASTSS 4(AX), Z11
 
-	// number
-	VMOVUPS roundingAVX512<>+0(SB), Z12
-
-	// lanes
-	VMOVUPS roundingAVX512<>+64(SB), Z13
-
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z14
+	VMOVUPS roundingAVX512<>+128(SB), Z12
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z15
-
-	// low
-	VMOVUPS roundingAVX512<>+256(SB), Z16
+	VMOVUPS roundingAVX512<>+192(SB), Z13
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z17
+	VMOVUPS roundingAVX512<>+320(SB), Z14
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z18
-
-	// magnitude
-	VMOVUPS roundingAVX512<>+448(SB), Z19
-
-	// overflow
-	VMOVUPS roundingAVX512<>+512(SB), Z20
-
-	// infinity
-	VMOVUPS roundingAVX512<>+576(SB), Z21
-
-	// key
-	VPBROADCASTD 60(AX), Z22
-
-	// counter
-	VPBROADCASTD 56(AX), Z24
-	VPADDD       Z12, Z24, Z24
+	VMOVUPS roundingAVX512<>+384(SB), Z15
 
 	// formats
 	MOVL 52(AX), CX
@@ -14592,239 +21996,614 @@ uncoupled1:
 	MOVQ 96(AX), DI
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ R8, R8
-	MOVQ ahead+16(FP), R10
-	XORQ R9, R9
-	SHRQ $0x02, R10
+	MOVQ  112(AX), R8
+	XORQ  R9, R9
+	XORQ  R10, R10
+	MOVQ  ahead+16(FP), R11
+	SHRQ  $0x02, R11
+	TESTQ R11, R11
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z24, Z12
-	VXORPS Z24, Z12, Z12
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z14, Z12, Z12
-	VXORPS  Z22, Z12, Z12
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z12, Z23
-	VXORPS  Z12, Z23, Z23
-	VPMULLD Z15, Z23, Z12
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z12, Z23
-	VXORPS Z12, Z23, Z23
-	VPADDD Z13, Z24, Z24
-
-end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else4
+	JZ        else2
 	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R9*2), Z12
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R9*2), Z12
-	VPSLLD    $0x10, Z12, Z12
-
-end7:
-	PREFETCHT1 (BX)(R10*2)
-	JMP        end5
+	JZ        else4
+	VCVTPH2PS (BX)(R10*2), Z16
+	VCVTPH2PS 32(BX)(R10*2), Z17
+	JMP       end5
 
 else4:
-	VMOVUPS    (BX)(R9*4), Z12
-	PREFETCHT1 (BX)(R10*4)
+	VPMOVZXWD (BX)(R10*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVZXWD 32(BX)(R10*2), Z17
+	VPSLLD    $0x10, Z17, Z17
 
 end5:
-	VMULPS Z12, Z0, Z12
+	JMP end3
+
+else2:
+	VMOVUPS (BX)(R10*4), Z16
+	VMOVUPS 64(BX)(R10*4), Z17
+
+end3:
+	VMULPS Z16, Z0, Z16
+	VMULPS Z17, Z0, Z17
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z12, Z10, Z12
-	VMAXPS Z12, Z9, Z12
-
-	// load p
-	TESTL      $0x00000004, CX
-	JZ         else8
-	VPMOVZXWD  (DX)(R9*2), Z25
-	VPSLLD     $0x10, Z25, Z25
-	PREFETCHT1 (DX)(R10*2)
-	JMP        end9
-
-else8:
-	VMOVUPS    (DX)(R9*4), Z25
-	PREFETCHT1 (DX)(R10*4)
-
-end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMINPS Z16, Z10, Z16
+	VMINPS Z17, Z10, Z17
+	VMAXPS Z16, Z9, Z16
+	VMAXPS Z17, Z9, Z17
+	TESTL  $0x00000100, CX
+	JZ     end7
 
 	// g = g + l2·p
-	VMULPS Z25, Z11, Z26
-	VADDPS Z26, Z12, Z12
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else8
+	VPMOVZXWD (DX)(R10*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVZXWD 32(DX)(R10*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	JMP       end9
 
-end11:
+else8:
+	VMOVUPS (DX)(R10*4), Z18
+	VMOVUPS 64(DX)(R10*4), Z19
+
+end9:
+	VMULPS Z18, Z11, Z18
+	VMULPS Z19, Z11, Z19
+	VADDPS Z18, Z16, Z16
+	VADDPS Z19, Z17, Z17
+
+end7:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R9*2), Z26
-	VPSLLD     $0x10, Z26, Z26
-	PREFETCHT1 (SI)(R10*2)
-	JMP        end13
+	TESTL     $0x00000008, CX
+	JZ        else10
+	VPMOVZXWD (SI)(R10*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVZXWD 32(SI)(R10*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	JMP       end11
 
-else12:
-	VMOVUPS    (SI)(R9*4), Z26
-	PREFETCHT1 (SI)(R10*4)
+else10:
+	VMOVUPS (SI)(R10*4), Z18
+	VMOVUPS 64(SI)(R10*4), Z19
 
-end13:
-	VMULPS Z26, Z2, Z26
-	VMULPS Z12, Z3, Z27
-	VADDPS Z27, Z26, Z26
+end11:
+	VMULPS Z18, Z2, Z18
+	VMULPS Z19, Z2, Z19
+	VMULPS Z16, Z3, Z20
+	VMULPS Z17, Z3, Z21
+	VADDPS Z20, Z18, Z18
+	VADDPS Z21, Z19, Z19
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z26, Z27
-	VPSRLD  $0x1f, Z27, Z27
-	VPADDD  Z27, Z26, Z27
-	VPADDD  Z17, Z27, Z27
-	VCMPPS  $0x03, Z26, Z26, K1
-	VMOVAPS Z26, K1, Z27
-	VPERMW  Z27, Z18, Z27
-	VMOVUPS Y27, (SI)(R9*2)
-	JMP     end15
+	VPSLLD  $0x0f, Z18, Z20
+	VPSRLD  $0x1f, Z20, Z20
+	VPADDD  Z20, Z18, Z20
+	VPADDD  Z14, Z20, Z20
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z20
+	VPERMW  Z20, Z15, Z20
+	VMOVUPS Y20, (SI)(R10*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z19, Z20
+	VPSRLD  $0x1f, Z20, Z20
+	VPADDD  Z20, Z19, Z20
+	VPADDD  Z14, Z20, Z20
+	VCMPPS  $0x03, Z19, Z19, K1
+	VMOVAPS Z19, K1, Z20
+	VPERMW  Z20, Z15, Z20
+	VMOVUPS Y20, 32(SI)(R10*2)
+	JMP     end13
+
+else12:
+	VMOVUPS Z18, (SI)(R10*4)
+	VMOVUPS Z19, 64(SI)(R10*4)
+
+end13:
+	// u = k1·m
+	VMULPS Z18, Z6, Z18
+	VMULPS Z19, Z6, Z19
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z16, Z5, Z20
+	VMULPS Z17, Z5, Z21
+	VMULPS Z16, Z20, Z16
+	VMULPS Z17, Z21, Z17
+
+	// load v
+	TESTL     $0x00000008, CX
+	JZ        else14
+	VPMOVZXWD (DI)(R10*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	VPMOVZXWD 32(DI)(R10*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+	JMP       end15
 
 else14:
-	VMOVUPS Z26, (SI)(R9*4)
+	VMOVUPS (DI)(R10*4), Z20
+	VMOVUPS 64(DI)(R10*4), Z21
 
 end15:
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else16
-	VPMOVZXWD  (DI)(R9*2), Z27
-	VPSLLD     $0x10, Z27, Z27
-	PREFETCHT1 (DI)(R10*2)
-	JMP        end17
-
-else16:
-	VMOVUPS    (DI)(R9*4), Z27
-	PREFETCHT1 (DI)(R10*4)
-
-end17:
-	VMULPS Z27, Z4, Z27
-	VMULPS Z12, Z5, Z28
-	VMULPS Z12, Z28, Z12
-	VADDPS Z12, Z27, Z12
+	VMULPS Z20, Z4, Z20
+	VMULPS Z21, Z4, Z21
+	VADDPS Z16, Z20, Z16
+	VADDPS Z17, Z21, Z17
 
 	// store v
+	TESTL $0x00000080, CX
+	JZ    else16
+
+	// counter
+	MOVL         56(AX), R11
+	ADDL         R10, R11
+	VPBROADCASTD R11, Z21
+	VPADDD       roundingAVX512<>+0(SB), Z21, Z21
+
+	// key
+	VPBROADCASTD 60(AX), Z22
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z21, Z20
+	VXORPS Z20, Z21, Z20
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z12, Z20, Z20
+	VXORPS  Z22, Z20, Z20
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z20, Z23
+	VXORPS  Z23, Z20, Z20
+	VPMULLD Z13, Z20, Z20
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z20, Z23
+	VXORPS Z23, Z20, Z20
+	VPADDD roundingAVX512<>+64(SB), Z21, Z21
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z21, Z23
+	VXORPS Z23, Z21, Z21
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z12, Z21, Z21
+	VXORPS  Z22, Z21, Z21
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z21, Z22
+	VXORPS  Z22, Z21, Z21
+	VPMULLD Z13, Z21, Z21
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z21, Z22
+	VXORPS Z22, Z21, Z21
+	JMP    end17
+
+else16:
+	VXORPS Z20, Z20, Z20
+	VXORPS Z21, Z21, Z21
+
+end17:
 	TESTL $0x00000008, CX
 	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS  Z16, Z23, Z27
-	VPADDD  Z27, Z12, Z27
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z27
-	VPERMW  Z27, Z18, Z27
-	VMOVUPS Y27, (DI)(R9*2)
+	VANDPS  roundingAVX512<>+256(SB), Z20, Z22
+	VPADDD  Z22, Z16, Z22
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z22
+	VPERMW  Z22, Z15, Z22
+	VMOVUPS Y22, (DI)(R10*2)
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	VPADDD  Z22, Z17, Z22
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z22
+	VPERMW  Z22, Z15, Z22
+	VMOVUPS Y22, 32(DI)(R10*2)
 	JMP     end19
 
 else18:
-	VMOVUPS Z12, (DI)(R9*4)
+	VMOVUPS Z16, (DI)(R10*4)
+	VMOVUPS Z17, 64(DI)(R10*4)
 
 end19:
-	// u = k1·m
-	VMULPS Z26, Z6, Z26
-
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z12, Z12
-	VMULPS  Z7, Z12, Z12
-	VADDPS  Z8, Z12, Z12
-	VDIVPS  Z12, Z26, Z12
+	VSQRTPS Z16, Z16
+	VSQRTPS Z17, Z17
+	VMULPS  Z7, Z16, Z16
+	VMULPS  Z7, Z17, Z17
+	VADDPS  Z8, Z16, Z16
+	VADDPS  Z8, Z17, Z17
+	VDIVPS  Z16, Z18, Z16
+	VDIVPS  Z17, Z19, Z17
 
 	// p = keep·p − u
-	VMULPS Z25, Z1, Z25
-	VSUBPS Z12, Z25, Z12
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else20
+	VPMOVZXWD (DX)(R10*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVZXWD 32(DX)(R10*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	JMP       end21
+
+else20:
+	VMOVUPS (DX)(R10*4), Z18
+	VMOVUPS 64(DX)(R10*4), Z19
+
+end21:
+	VMULPS Z18, Z1, Z18
+	VMULPS Z19, Z1, Z19
+	VSUBPS Z16, Z18, Z16
+	VSUBPS Z17, Z19, Z17
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else20
+	JZ    else22
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z23, Z25
-	VPADDD  Z25, Z12, Z25
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z25
-	VPERMW  Z25, Z18, Z12
-	VMOVUPS Y12, (DX)(R9*2)
-	JMP     end21
+	VPSRLD  $0x10, Z20, Z18
+	VPADDD  Z18, Z16, Z18
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z18
+	VPERMW  Z18, Z15, Z16
+	VMOVUPS Y16, (DX)(R10*2)
+	VPSRLD  $0x10, Z21, Z16
+	VPADDD  Z16, Z17, Z16
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z16
+	VPERMW  Z16, Z15, Z16
+	VMOVUPS Y16, 32(DX)(R10*2)
+	JMP     end23
 
-else20:
-	VMOVUPS   Z12, (DX)(R9*4)
+else22:
+	VMOVUPS   Z16, (DX)(R10*4)
+	VMOVUPS   Z17, 64(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end23
+	JZ        end25
 	TESTL     $0x00000020, CX
-	JZ        else24
-	VCVTPS2PH $0x00, Z12, Y25
+	JZ        else26
+	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z19, Z12, Z12
-	VCMPPS  $0x1d, Z20, Z12, K1
-	VCMPPS  $0x11, Z21, Z12, K1, K1
+	VANDPS  roundingAVX512<>+448(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z16, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
-	ADDQ    R11, R8
-	JMP     end25
-
-else24:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z12, Z25
-	VPSRLD  $0x1f, Z25, Z25
-	VPADDD  Z25, Z12, Z25
-	VPADDD  Z17, Z25, Z25
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z25
-	VPERMW  Z25, Z18, Z25
-
-end25:
-	TESTL    $0x00000040, CX
-	JZ       else26
-	VMOVNTDQ Y25, (AX)(R9*2)
-	JMP      end27
+	ADDQ    R11, R9
+	JMP     end27
 
 else26:
-	VMOVUPS Y25, (AX)(R9*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z16, Z18
+	VPSRLD  $0x1f, Z18, Z18
+	VPADDD  Z18, Z16, Z18
+	VPADDD  Z14, Z18, Z18
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z18
+	VPERMW  Z18, Z15, Z18
 
 end27:
+	TESTL    $0x00000040, CX
+	JZ       else28
+	VMOVNTDQ Y18, (R8)(R10*2)
+	JMP      end29
+
+else28:
+	VMOVUPS Y18, (R8)(R10*2)
+
+end29:
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Z17, Y16
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R9
+	JMP     end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z17, Z16
+	VPSRLD  $0x1f, Z16, Z16
+	VPADDD  Z16, Z17, Z16
+	VPADDD  Z14, Z16, Z16
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z16
+	VPERMW  Z16, Z15, Z16
+
+end31:
+	TESTL    $0x00000040, CX
+	JZ       else32
+	VMOVNTDQ Y16, 32(R8)(R10*2)
+	JMP      end33
+
+else32:
+	VMOVUPS Y16, 32(R8)(R10*2)
+
+end33:
+end25:
 end23:
-end21:
-	ADDQ  $0x00000010, R9
-	ADDQ  $0x00000010, R10
-	CMPQ  R9, count+8(FP)
-	JNE   pass
+	ADDQ $0x00000020, R10
+	CMPQ R10, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// g = gs·g
+	// load grad
+	TESTL      $0x00000003, CX
+	JZ         else34
+	TESTL      $0x00000002, CX
+	JZ         else36
+	VCVTPH2PS  (BX)(R10*2), Z16
+	PREFETCHT0 (BX)(R11*2)
+	JMP        end37
+
+else36:
+	VPMOVZXWD  (BX)(R10*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	PREFETCHT0 (BX)(R11*2)
+
+end37:
+	JMP end35
+
+else34:
+	VMOVUPS    (BX)(R10*4), Z16
+	PREFETCHT0 (BX)(R11*4)
+
+end35:
+	VMULPS Z16, Z0, Z16
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z16, Z10, Z16
+	VMAXPS Z16, Z9, Z16
+	TESTL  $0x00000100, CX
+	JZ     end39
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else40
+	VPMOVZXWD  (DX)(R10*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (DX)(R11*2)
+	JMP        end41
+
+else40:
+	VMOVUPS    (DX)(R10*4), Z17
+	PREFETCHT0 (DX)(R11*4)
+
+end41:
+	VMULPS Z17, Z11, Z17
+	VADDPS Z17, Z16, Z16
+
+end39:
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else42
+	VPMOVZXWD  (SI)(R10*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (SI)(R11*2)
+	JMP        end43
+
+else42:
+	VMOVUPS    (SI)(R10*4), Z17
+	PREFETCHT0 (SI)(R11*4)
+
+end43:
+	VMULPS Z17, Z2, Z17
+	VMULPS Z16, Z3, Z18
+	VADDPS Z18, Z17, Z17
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else44
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z17, Z18
+	VPSRLD  $0x1f, Z18, Z18
+	VPADDD  Z18, Z17, Z18
+	VPADDD  Z14, Z18, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z18
+	VPERMW  Z18, Z15, Z18
+	VMOVUPS Y18, (SI)(R10*2)
+	JMP     end45
+
+else44:
+	VMOVUPS Z17, (SI)(R10*4)
+
+end45:
+	// u = k1·m
+	VMULPS Z17, Z6, Z17
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z16, Z5, Z18
+	VMULPS Z16, Z18, Z16
+
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else46
+	VPMOVZXWD  (DI)(R10*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (DI)(R11*2)
+	JMP        end47
+
+else46:
+	VMOVUPS    (DI)(R10*4), Z18
+	PREFETCHT0 (DI)(R11*4)
+
+end47:
+	VMULPS Z18, Z4, Z18
+	VADDPS Z16, Z18, Z16
+
+	// store v
+	TESTL $0x00000080, CX
+	JZ    else48
+
+	// counter
+	MOVL         56(AX), R12
+	ADDL         R10, R12
+	VPBROADCASTD R12, Z18
+	VPADDD       roundingAVX512<>+0(SB), Z18, Z18
+
+	// key
+	VPBROADCASTD 60(AX), Z19
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z18, Z20
+	VXORPS Z20, Z18, Z18
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z12, Z18, Z18
+	VXORPS  Z19, Z18, Z18
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z18, Z19
+	VXORPS  Z19, Z18, Z18
+	VPMULLD Z13, Z18, Z18
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z18, Z19
+	VXORPS Z19, Z18, Z18
+	JMP    end49
+
+else48:
+	VXORPS Z18, Z18, Z18
+
+end49:
+	TESTL $0x00000008, CX
+	JZ    else50
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z18, Z19
+	VPADDD  Z19, Z16, Z19
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z19
+	VPERMW  Z19, Z15, Z19
+	VMOVUPS Y19, (DI)(R10*2)
+	JMP     end51
+
+else50:
+	VMOVUPS Z16, (DI)(R10*4)
+
+end51:
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z16, Z16
+	VMULPS  Z7, Z16, Z16
+	VADDPS  Z8, Z16, Z16
+	VDIVPS  Z16, Z17, Z16
+
+	// p = keep·p − u
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else52
+	VPMOVZXWD  (DX)(R10*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (DX)(R11*2)
+	JMP        end53
+
+else52:
+	VMOVUPS    (DX)(R10*4), Z17
+	PREFETCHT0 (DX)(R11*4)
+
+end53:
+	VMULPS Z17, Z1, Z17
+	VSUBPS Z16, Z17, Z16
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else54
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z18, Z17
+	VPADDD  Z17, Z16, Z17
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z17
+	VPERMW  Z17, Z15, Z16
+	VMOVUPS Y16, (DX)(R10*2)
+	JMP     end55
+
+else54:
+	VMOVUPS   Z16, (DX)(R10*4)
+	TESTL     $0x00000030, CX
+	JZ        end57
+	TESTL     $0x00000020, CX
+	JZ        else58
+	VCVTPS2PH $0x00, Z16, Y17
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z16, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R9
+	JMP     end59
+
+else58:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z16, Z17
+	VPSRLD  $0x1f, Z17, Z17
+	VPADDD  Z17, Z16, Z17
+	VPADDD  Z14, Z17, Z17
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z17
+	VPERMW  Z17, Z15, Z17
+
+end59:
+	TESTL    $0x00000040, CX
+	JZ       else60
+	VMOVNTDQ Y17, (R8)(R10*2)
+	JMP      end61
+
+else60:
+	VMOVUPS Y17, (R8)(R10*2)
+
+end61:
+end57:
+end55:
+	ADDQ $0x00000010, R10
+	ADDQ $0x00000010, R11
+	CMPQ R10, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end29
+	JZ    end63
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ R8, 120(AX)
+	ADDQ R9, 120(AX)
 
-end29:
+end63:
 	TESTL $0x00000040, CX
-	JZ    end31
+	JZ    end65
 	SFENCE
 
-end31:
+end65:
 	VZEROUPPER
 	RET
 
@@ -14869,42 +22648,17 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	// l2
 	VBROADCASTSS 4(AX), Z11
 
-	// number
-	VMOVUPS roundingAVX512<>+0(SB), Z12
-
-	// lanes
-	VMOVUPS roundingAVX512<>+64(SB), Z13
-
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z14
+	VMOVUPS roundingAVX512<>+128(SB), Z12
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z15
-
-	// low
-	VMOVUPS roundingAVX512<>+256(SB), Z16
+	VMOVUPS roundingAVX512<>+192(SB), Z13
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z17
+	VMOVUPS roundingAVX512<>+320(SB), Z14
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z18
-
-	// magnitude
-	VMOVUPS roundingAVX512<>+448(SB), Z19
-
-	// overflow
-	VMOVUPS roundingAVX512<>+512(SB), Z20
-
-	// infinity
-	VMOVUPS roundingAVX512<>+576(SB), Z21
-
-	// key
-	VPBROADCASTD 60(AX), Z22
-
-	// counter
-	VPBROADCASTD 56(AX), Z24
-	VPADDD       Z12, Z24, Z24
+	VMOVUPS roundingAVX512<>+384(SB), Z15
 
 	// formats
 	MOVL 52(AX), CX
@@ -14932,274 +22686,695 @@ uncoupled1:
 	MOVQ 104(AX), R8
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ R9, R9
-	MOVQ ahead+16(FP), R11
-	XORQ R10, R10
-	SHRQ $0x02, R11
+	MOVQ  112(AX), R9
+	XORQ  R10, R10
+	XORQ  R11, R11
+	MOVQ  ahead+16(FP), R12
+	SHRQ  $0x02, R12
+	TESTQ R12, R12
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z24, Z12
-	VXORPS Z24, Z12, Z12
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z14, Z12, Z12
-	VXORPS  Z22, Z12, Z12
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z12, Z23
-	VXORPS  Z12, Z23, Z23
-	VPMULLD Z15, Z23, Z12
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z12, Z23
-	VXORPS Z12, Z23, Z23
-	VPADDD Z13, Z24, Z24
-
-end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else4
+	JZ        else2
 	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R10*2), Z12
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R10*2), Z12
-	VPSLLD    $0x10, Z12, Z12
-
-end7:
-	PREFETCHT1 (BX)(R11*2)
-	JMP        end5
+	JZ        else4
+	VCVTPH2PS (BX)(R11*2), Z16
+	VCVTPH2PS 32(BX)(R11*2), Z17
+	JMP       end5
 
 else4:
-	VMOVUPS    (BX)(R10*4), Z12
-	PREFETCHT1 (BX)(R11*4)
+	VPMOVZXWD (BX)(R11*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVZXWD 32(BX)(R11*2), Z17
+	VPSLLD    $0x10, Z17, Z17
 
 end5:
-	VMULPS Z12, Z0, Z12
+	JMP end3
+
+else2:
+	VMOVUPS (BX)(R11*4), Z16
+	VMOVUPS 64(BX)(R11*4), Z17
+
+end3:
+	VMULPS Z16, Z0, Z16
+	VMULPS Z17, Z0, Z17
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z12, Z10, Z12
-	VMAXPS Z12, Z9, Z12
-
-	// load p
-	TESTL      $0x00000004, CX
-	JZ         else8
-	VPMOVZXWD  (DX)(R10*2), Z25
-	VPSLLD     $0x10, Z25, Z25
-	PREFETCHT1 (DX)(R11*2)
-	JMP        end9
-
-else8:
-	VMOVUPS    (DX)(R10*4), Z25
-	PREFETCHT1 (DX)(R11*4)
-
-end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMINPS Z16, Z10, Z16
+	VMINPS Z17, Z10, Z17
+	VMAXPS Z16, Z9, Z16
+	VMAXPS Z17, Z9, Z17
+	TESTL  $0x00000100, CX
+	JZ     end7
 
 	// g = g + l2·p
-	VMULPS Z25, Z11, Z26
-	VADDPS Z26, Z12, Z12
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else8
+	VPMOVZXWD (DX)(R11*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVZXWD 32(DX)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	JMP       end9
 
-end11:
+else8:
+	VMOVUPS (DX)(R11*4), Z18
+	VMOVUPS 64(DX)(R11*4), Z19
+
+end9:
+	VMULPS Z18, Z11, Z18
+	VMULPS Z19, Z11, Z19
+	VADDPS Z18, Z16, Z16
+	VADDPS Z19, Z17, Z17
+
+end7:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R10*2), Z26
-	VPSLLD     $0x10, Z26, Z26
-	PREFETCHT1 (SI)(R11*2)
-	JMP        end13
+	TESTL     $0x00000008, CX
+	JZ        else10
+	VPMOVZXWD (SI)(R11*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVZXWD 32(SI)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	JMP       end11
 
-else12:
-	VMOVUPS    (SI)(R10*4), Z26
-	PREFETCHT1 (SI)(R11*4)
+else10:
+	VMOVUPS (SI)(R11*4), Z18
+	VMOVUPS 64(SI)(R11*4), Z19
 
-end13:
-	VMULPS Z26, Z2, Z26
-	VMULPS Z12, Z3, Z27
-	VADDPS Z27, Z26, Z26
+end11:
+	VMULPS Z18, Z2, Z18
+	VMULPS Z19, Z2, Z19
+	VMULPS Z16, Z3, Z20
+	VMULPS Z17, Z3, Z21
+	VADDPS Z20, Z18, Z18
+	VADDPS Z21, Z19, Z19
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z26, Z27
-	VPSRLD  $0x1f, Z27, Z27
-	VPADDD  Z27, Z26, Z27
-	VPADDD  Z17, Z27, Z27
-	VCMPPS  $0x03, Z26, Z26, K1
-	VMOVAPS Z26, K1, Z27
-	VPERMW  Z27, Z18, Z27
-	VMOVUPS Y27, (SI)(R10*2)
-	JMP     end15
+	VPSLLD  $0x0f, Z18, Z20
+	VPSRLD  $0x1f, Z20, Z20
+	VPADDD  Z20, Z18, Z20
+	VPADDD  Z14, Z20, Z20
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z20
+	VPERMW  Z20, Z15, Z20
+	VMOVUPS Y20, (SI)(R11*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z19, Z20
+	VPSRLD  $0x1f, Z20, Z20
+	VPADDD  Z20, Z19, Z20
+	VPADDD  Z14, Z20, Z20
+	VCMPPS  $0x03, Z19, Z19, K1
+	VMOVAPS Z19, K1, Z20
+	VPERMW  Z20, Z15, Z20
+	VMOVUPS Y20, 32(SI)(R11*2)
+	JMP     end13
+
+else12:
+	VMOVUPS Z18, (SI)(R11*4)
+	VMOVUPS Z19, 64(SI)(R11*4)
+
+end13:
+	// u = k1·m
+	VMULPS Z18, Z6, Z18
+	VMULPS Z19, Z6, Z19
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z16, Z5, Z20
+	VMULPS Z17, Z5, Z21
+	VMULPS Z16, Z20, Z16
+	VMULPS Z17, Z21, Z17
+
+	// load v
+	TESTL     $0x00000008, CX
+	JZ        else14
+	VPMOVZXWD (DI)(R11*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	VPMOVZXWD 32(DI)(R11*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+	JMP       end15
 
 else14:
-	VMOVUPS Z26, (SI)(R10*4)
+	VMOVUPS (DI)(R11*4), Z20
+	VMOVUPS 64(DI)(R11*4), Z21
 
 end15:
-	// v = beta2·v + (alpha2·g)·g
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else16
-	VPMOVZXWD  (DI)(R10*2), Z27
-	VPSLLD     $0x10, Z27, Z27
-	PREFETCHT1 (DI)(R11*2)
-	JMP        end17
-
-else16:
-	VMOVUPS    (DI)(R10*4), Z27
-	PREFETCHT1 (DI)(R11*4)
-
-end17:
-	VMULPS Z27, Z4, Z27
-	VMULPS Z12, Z5, Z28
-	VMULPS Z12, Z28, Z12
-	VADDPS Z12, Z27, Z12
+	VMULPS Z20, Z4, Z20
+	VMULPS Z21, Z4, Z21
+	VADDPS Z16, Z20, Z16
+	VADDPS Z17, Z21, Z17
 
 	// store v
+	TESTL $0x00000080, CX
+	JZ    else16
+
+	// counter
+	MOVL         56(AX), R12
+	ADDL         R11, R12
+	VPBROADCASTD R12, Z21
+	VPADDD       roundingAVX512<>+0(SB), Z21, Z21
+
+	// key
+	VPBROADCASTD 60(AX), Z22
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z21, Z20
+	VXORPS Z20, Z21, Z20
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z12, Z20, Z20
+	VXORPS  Z22, Z20, Z20
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z20, Z23
+	VXORPS  Z23, Z20, Z20
+	VPMULLD Z13, Z20, Z20
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z20, Z23
+	VXORPS Z23, Z20, Z20
+	VPADDD roundingAVX512<>+64(SB), Z21, Z21
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z21, Z23
+	VXORPS Z23, Z21, Z21
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z12, Z21, Z21
+	VXORPS  Z22, Z21, Z21
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z21, Z22
+	VXORPS  Z22, Z21, Z21
+	VPMULLD Z13, Z21, Z21
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z21, Z22
+	VXORPS Z22, Z21, Z21
+	JMP    end17
+
+else16:
+	VXORPS Z20, Z20, Z20
+	VXORPS Z21, Z21, Z21
+
+end17:
 	TESTL $0x00000008, CX
 	JZ    else18
 
 	// bf16: (v + draw&0xffff)>>16
-	VANDPS  Z16, Z23, Z27
-	VPADDD  Z27, Z12, Z27
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z27
-	VPERMW  Z27, Z18, Z27
-	VMOVUPS Y27, (DI)(R10*2)
+	VANDPS  roundingAVX512<>+256(SB), Z20, Z22
+	VPADDD  Z22, Z16, Z22
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z22
+	VPERMW  Z22, Z15, Z22
+	VMOVUPS Y22, (DI)(R11*2)
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	VPADDD  Z22, Z17, Z22
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z22
+	VPERMW  Z22, Z15, Z22
+	VMOVUPS Y22, 32(DI)(R11*2)
 	JMP     end19
 
 else18:
-	VMOVUPS Z12, (DI)(R10*4)
+	VMOVUPS Z16, (DI)(R11*4)
+	VMOVUPS Z17, 64(DI)(R11*4)
 
 end19:
 	// w = x = max(x, v)
 	// load x
-	TESTL      $0x00000008, CX
-	JZ         else20
-	VPMOVZXWD  (R8)(R10*2), Z27
-	VPSLLD     $0x10, Z27, Z27
-	PREFETCHT1 (R8)(R11*2)
-	JMP        end21
+	TESTL     $0x00000008, CX
+	JZ        else20
+	VPMOVZXWD (R8)(R11*2), Z22
+	VPSLLD    $0x10, Z22, Z22
+	VPMOVZXWD 32(R8)(R11*2), Z23
+	VPSLLD    $0x10, Z23, Z23
+	JMP       end21
 
 else20:
-	VMOVUPS    (R8)(R10*4), Z27
-	PREFETCHT1 (R8)(R11*4)
+	VMOVUPS (R8)(R11*4), Z22
+	VMOVUPS 64(R8)(R11*4), Z23
 
 end21:
-	VMAXPS  Z12, Z27, Z12
-	VCMPPS  $0x03, Z27, Z27, K1
-	VMOVAPS Z27, K1, Z12
+	VMAXPS  Z16, Z22, Z16
+	VMAXPS  Z17, Z23, Z17
+	VCMPPS  $0x03, Z22, Z22, K1
+	VMOVAPS Z22, K1, Z16
+	VCMPPS  $0x03, Z23, Z23, K1
+	VMOVAPS Z23, K1, Z17
 
 	// store x
 	TESTL $0x00000008, CX
 	JZ    else22
 
 	// bf16: (x + draw&0xffff)>>16
-	VANDPS  Z16, Z23, Z27
-	VPADDD  Z27, Z12, Z27
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z27
-	VPERMW  Z27, Z18, Z27
-	VMOVUPS Y27, (R8)(R10*2)
+	VANDPS  roundingAVX512<>+256(SB), Z20, Z22
+	VPADDD  Z22, Z16, Z22
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z22
+	VPERMW  Z22, Z15, Z22
+	VMOVUPS Y22, (R8)(R11*2)
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	VPADDD  Z22, Z17, Z22
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z22
+	VPERMW  Z22, Z15, Z22
+	VMOVUPS Y22, 32(R8)(R11*2)
 	JMP     end23
 
 else22:
-	VMOVUPS Z12, (R8)(R10*4)
+	VMOVUPS Z16, (R8)(R11*4)
+	VMOVUPS Z17, 64(R8)(R11*4)
 
 end23:
-	// u = k1·m
-	VMULPS Z26, Z6, Z26
-
 	// √w·r + ε, by which u is divided
-	VSQRTPS Z12, Z12
-	VMULPS  Z7, Z12, Z12
-	VADDPS  Z8, Z12, Z12
-	VDIVPS  Z12, Z26, Z12
+	VSQRTPS Z16, Z16
+	VSQRTPS Z17, Z17
+	VMULPS  Z7, Z16, Z16
+	VMULPS  Z7, Z17, Z17
+	VADDPS  Z8, Z16, Z16
+	VADDPS  Z8, Z17, Z17
+	VDIVPS  Z16, Z18, Z16
+	VDIVPS  Z17, Z19, Z17
 
 	// p = keep·p − u
-	VMULPS Z25, Z1, Z25
-	VSUBPS Z12, Z25, Z12
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else24
+	VPMOVZXWD (DX)(R11*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVZXWD 32(DX)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	JMP       end25
+
+else24:
+	VMOVUPS (DX)(R11*4), Z18
+	VMOVUPS 64(DX)(R11*4), Z19
+
+end25:
+	VMULPS Z18, Z1, Z18
+	VMULPS Z19, Z1, Z19
+	VSUBPS Z16, Z18, Z16
+	VSUBPS Z17, Z19, Z17
 
 	// store p
 	TESTL $0x00000004, CX
-	JZ    else24
+	JZ    else26
 
 	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z23, Z25
-	VPADDD  Z25, Z12, Z25
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z25
-	VPERMW  Z25, Z18, Z12
-	VMOVUPS Y12, (DX)(R10*2)
-	JMP     end25
+	VPSRLD  $0x10, Z20, Z18
+	VPADDD  Z18, Z16, Z18
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z18
+	VPERMW  Z18, Z15, Z16
+	VMOVUPS Y16, (DX)(R11*2)
+	VPSRLD  $0x10, Z21, Z16
+	VPADDD  Z16, Z17, Z16
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z16
+	VPERMW  Z16, Z15, Z16
+	VMOVUPS Y16, 32(DX)(R11*2)
+	JMP     end27
 
-else24:
-	VMOVUPS   Z12, (DX)(R10*4)
+else26:
+	VMOVUPS   Z16, (DX)(R11*4)
+	VMOVUPS   Z17, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end27
+	JZ        end29
 	TESTL     $0x00000020, CX
-	JZ        else28
-	VCVTPS2PH $0x00, Z12, Y25
+	JZ        else30
+	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z19, Z12, Z12
-	VCMPPS  $0x1d, Z20, Z12, K1
-	VCMPPS  $0x11, Z21, Z12, K1, K1
+	VANDPS  roundingAVX512<>+448(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z16, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
-	ADDQ    R12, R9
-	JMP     end29
-
-else28:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z12, Z25
-	VPSRLD  $0x1f, Z25, Z25
-	VPADDD  Z25, Z12, Z25
-	VPADDD  Z17, Z25, Z25
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z25
-	VPERMW  Z25, Z18, Z25
-
-end29:
-	TESTL    $0x00000040, CX
-	JZ       else30
-	VMOVNTDQ Y25, (AX)(R10*2)
-	JMP      end31
+	ADDQ    R12, R10
+	JMP     end31
 
 else30:
-	VMOVUPS Y25, (AX)(R10*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z16, Z18
+	VPSRLD  $0x1f, Z18, Z18
+	VPADDD  Z18, Z16, Z18
+	VPADDD  Z14, Z18, Z18
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z18
+	VPERMW  Z18, Z15, Z18
 
 end31:
+	TESTL    $0x00000040, CX
+	JZ       else32
+	VMOVNTDQ Y18, (R9)(R11*2)
+	JMP      end33
+
+else32:
+	VMOVUPS Y18, (R9)(R11*2)
+
+end33:
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Z17, Y16
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R10
+	JMP     end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z17, Z16
+	VPSRLD  $0x1f, Z16, Z16
+	VPADDD  Z16, Z17, Z16
+	VPADDD  Z14, Z16, Z16
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z16
+	VPERMW  Z16, Z15, Z16
+
+end35:
+	TESTL    $0x00000040, CX
+	JZ       else36
+	VMOVNTDQ Y16, 32(R9)(R11*2)
+	JMP      end37
+
+else36:
+	VMOVUPS Y16, 32(R9)(R11*2)
+
+end37:
+end29:
 end27:
-end25:
-	ADDQ  $0x00000010, R10
-	ADDQ  $0x00000010, R11
-	CMPQ  R10, count+8(FP)
-	JNE   pass
+	ADDQ $0x00000020, R11
+	CMPQ R11, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// g = gs·g
+	// load grad
+	TESTL      $0x00000003, CX
+	JZ         else38
+	TESTL      $0x00000002, CX
+	JZ         else40
+	VCVTPH2PS  (BX)(R11*2), Z16
+	PREFETCHT0 (BX)(R12*2)
+	JMP        end41
+
+else40:
+	VPMOVZXWD  (BX)(R11*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	PREFETCHT0 (BX)(R12*2)
+
+end41:
+	JMP end39
+
+else38:
+	VMOVUPS    (BX)(R11*4), Z16
+	PREFETCHT0 (BX)(R12*4)
+
+end39:
+	VMULPS Z16, Z0, Z16
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z16, Z10, Z16
+	VMAXPS Z16, Z9, Z16
+	TESTL  $0x00000100, CX
+	JZ     end43
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else44
+	VPMOVZXWD  (DX)(R11*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (DX)(R12*2)
+	JMP        end45
+
+else44:
+	VMOVUPS    (DX)(R11*4), Z17
+	PREFETCHT0 (DX)(R12*4)
+
+end45:
+	VMULPS Z17, Z11, Z17
+	VADDPS Z17, Z16, Z16
+
+end43:
+	// m = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else46
+	VPMOVZXWD  (SI)(R11*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (SI)(R12*2)
+	JMP        end47
+
+else46:
+	VMOVUPS    (SI)(R11*4), Z17
+	PREFETCHT0 (SI)(R12*4)
+
+end47:
+	VMULPS Z17, Z2, Z17
+	VMULPS Z16, Z3, Z18
+	VADDPS Z18, Z17, Z17
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else48
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z17, Z18
+	VPSRLD  $0x1f, Z18, Z18
+	VPADDD  Z18, Z17, Z18
+	VPADDD  Z14, Z18, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z18
+	VPERMW  Z18, Z15, Z18
+	VMOVUPS Y18, (SI)(R11*2)
+	JMP     end49
+
+else48:
+	VMOVUPS Z17, (SI)(R11*4)
+
+end49:
+	// u = k1·m
+	VMULPS Z17, Z6, Z17
+
+	// v = beta2·v + (alpha2·g)·g
+	VMULPS Z16, Z5, Z18
+	VMULPS Z16, Z18, Z16
+
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else50
+	VPMOVZXWD  (DI)(R11*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (DI)(R12*2)
+	JMP        end51
+
+else50:
+	VMOVUPS    (DI)(R11*4), Z18
+	PREFETCHT0 (DI)(R12*4)
+
+end51:
+	VMULPS Z18, Z4, Z18
+	VADDPS Z16, Z18, Z16
+
+	// store v
+	TESTL $0x00000080, CX
+	JZ    else52
+
+	// counter
+	MOVL         56(AX), R13
+	ADDL         R11, R13
+	VPBROADCASTD R13, Z18
+	VPADDD       roundingAVX512<>+0(SB), Z18, Z18
+
+	// key
+	VPBROADCASTD 60(AX), Z19
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z18, Z20
+	VXORPS Z20, Z18, Z18
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z12, Z18, Z18
+	VXORPS  Z19, Z18, Z18
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z18, Z19
+	VXORPS  Z19, Z18, Z18
+	VPMULLD Z13, Z18, Z18
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z18, Z19
+	VXORPS Z19, Z18, Z18
+	JMP    end53
+
+else52:
+	VXORPS Z18, Z18, Z18
+
+end53:
+	TESTL $0x00000008, CX
+	JZ    else54
+
+	// bf16: (v + draw&0xffff)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z18, Z19
+	VPADDD  Z19, Z16, Z19
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z19
+	VPERMW  Z19, Z15, Z19
+	VMOVUPS Y19, (DI)(R11*2)
+	JMP     end55
+
+else54:
+	VMOVUPS Z16, (DI)(R11*4)
+
+end55:
+	// w = x = max(x, v)
+	// load x
+	TESTL      $0x00000008, CX
+	JZ         else56
+	VPMOVZXWD  (R8)(R11*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (R8)(R12*2)
+	JMP        end57
+
+else56:
+	VMOVUPS    (R8)(R11*4), Z19
+	PREFETCHT0 (R8)(R12*4)
+
+end57:
+	VMAXPS  Z16, Z19, Z16
+	VCMPPS  $0x03, Z19, Z19, K1
+	VMOVAPS Z19, K1, Z16
+
+	// store x
+	TESTL $0x00000008, CX
+	JZ    else58
+
+	// bf16: (x + draw&0xffff)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z18, Z19
+	VPADDD  Z19, Z16, Z19
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z19
+	VPERMW  Z19, Z15, Z19
+	VMOVUPS Y19, (R8)(R11*2)
+	JMP     end59
+
+else58:
+	VMOVUPS Z16, (R8)(R11*4)
+
+end59:
+	// √w·r + ε, by which u is divided
+	VSQRTPS Z16, Z16
+	VMULPS  Z7, Z16, Z16
+	VADDPS  Z8, Z16, Z16
+	VDIVPS  Z16, Z17, Z16
+
+	// p = keep·p − u
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else60
+	VPMOVZXWD  (DX)(R11*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (DX)(R12*2)
+	JMP        end61
+
+else60:
+	VMOVUPS    (DX)(R11*4), Z17
+	PREFETCHT0 (DX)(R12*4)
+
+end61:
+	VMULPS Z17, Z1, Z17
+	VSUBPS Z16, Z17, Z16
+
+	// store p
+	TESTL $0x00000004, CX
+	JZ    else62
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z18, Z17
+	VPADDD  Z17, Z16, Z17
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z17
+	VPERMW  Z17, Z15, Z16
+	VMOVUPS Y16, (DX)(R11*2)
+	JMP     end63
+
+else62:
+	VMOVUPS   Z16, (DX)(R11*4)
+	TESTL     $0x00000030, CX
+	JZ        end65
+	TESTL     $0x00000020, CX
+	JZ        else66
+	VCVTPS2PH $0x00, Z16, Y17
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z16, K1, K1
+	KMOVW   K1, R13
+	POPCNTL R13, R13
+	ADDQ    R13, R10
+	JMP     end67
+
+else66:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z16, Z17
+	VPSRLD  $0x1f, Z17, Z17
+	VPADDD  Z17, Z16, Z17
+	VPADDD  Z14, Z17, Z17
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z17
+	VPERMW  Z17, Z15, Z17
+
+end67:
+	TESTL    $0x00000040, CX
+	JZ       else68
+	VMOVNTDQ Y17, (R9)(R11*2)
+	JMP      end69
+
+else68:
+	VMOVUPS Y17, (R9)(R11*2)
+
+end69:
+end65:
+end63:
+	ADDQ $0x00000010, R11
+	ADDQ $0x00000010, R12
+	CMPQ R11, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end33
+	JZ    end71
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ R9, 120(AX)
+	ADDQ R10, 120(AX)
 
-end33:
+end71:
 	TESTL $0x00000040, CX
-	JZ    end35
+	JZ    end73
 	SFENCE
 
-end35:
+end73:
 	VZEROUPPER
 	RET
 
@@ -15238,42 +23413,17 @@ TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
 	// l2
 	VBROADCASTSS 4(AX), Z9
 
-	// number
-	VMOVUPS roundingAVX512<>+0(SB), Z10
-
-	// lanes
-	VMOVUPS roundingAVX512<>+64(SB), Z11
-
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z12
+	VMOVUPS roundingAVX512<>+128(SB), Z10
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z13
-
-	// low
-	VMOVUPS roundingAVX512<>+256(SB), Z14
+	VMOVUPS roundingAVX512<>+192(SB), Z11
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z14
+	VMOVUPS roundingAVX512<>+320(SB), Z12
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z16
-
-	// magnitude
-	VMOVUPS roundingAVX512<>+448(SB), Z17
-
-	// overflow
-	VMOVUPS roundingAVX512<>+512(SB), Z18
-
-	// infinity
-	VMOVUPS roundingAVX512<>+576(SB), Z19
-
-	// key
-	VPBROADCASTD 60(AX), Z20
-
-	// counter
-	VPBROADCASTD 56(AX), Z21
-	VPADDD       Z10, Z21, Z21
+	VMOVUPS roundingAVX512<>+384(SB), Z13
 
 	// formats
 	MOVL 52(AX), CX
@@ -15295,214 +23445,583 @@ uncoupled1:
 	MOVQ 80(AX), SI
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ DI, DI
-	MOVQ ahead+16(FP), R9
-	XORQ R8, R8
-	SHRQ $0x02, R9
+	MOVQ  112(AX), DI
+	XORQ  R8, R8
+	XORQ  R9, R9
+	MOVQ  ahead+16(FP), R10
+	SHRQ  $0x02, R10
+	TESTQ R10, R10
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	TESTL $0x00000080, CX
-	JZ    end3
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z21, Z10
-	VXORPS Z21, Z10, Z10
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z12, Z10, Z10
-	VXORPS  Z20, Z10, Z10
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z10, Z15
-	VXORPS  Z10, Z15, Z15
-	VPMULLD Z13, Z15, Z10
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z10, Z15
-	VXORPS Z10, Z15, Z15
-	VPADDD Z11, Z21, Z21
-
-end3:
 	// g = gs·g
 	// load grad
 	TESTL     $0x00000003, CX
-	JZ        else4
+	JZ        else2
 	TESTL     $0x00000002, CX
-	JZ        else6
-	VCVTPH2PS (BX)(R8*2), Z10
-	JMP       end7
-
-else6:
-	VPMOVZXWD (BX)(R8*2), Z10
-	VPSLLD    $0x10, Z10, Z10
-
-end7:
-	PREFETCHT1 (BX)(R9*2)
-	JMP        end5
+	JZ        else4
+	VCVTPH2PS (BX)(R9*2), Z14
+	VCVTPH2PS 32(BX)(R9*2), Z15
+	JMP       end5
 
 else4:
-	VMOVUPS    (BX)(R8*4), Z10
-	PREFETCHT1 (BX)(R9*4)
+	VPMOVZXWD (BX)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVZXWD 32(BX)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
 
 end5:
-	VMULPS Z10, Z0, Z10
+	JMP end3
+
+else2:
+	VMOVUPS (BX)(R9*4), Z14
+	VMOVUPS 64(BX)(R9*4), Z15
+
+end3:
+	VMULPS Z14, Z0, Z14
+	VMULPS Z15, Z0, Z15
 
 	// g = max(min(g, hi), lo)
-	VMINPS Z10, Z8, Z10
-	VMAXPS Z10, Z7, Z10
-
-	// load p
-	TESTL      $0x00000004, CX
-	JZ         else8
-	VPMOVZXWD  (DX)(R8*2), Z22
-	VPSLLD     $0x10, Z22, Z22
-	PREFETCHT1 (DX)(R9*2)
-	JMP        end9
-
-else8:
-	VMOVUPS    (DX)(R8*4), Z22
-	PREFETCHT1 (DX)(R9*4)
-
-end9:
-	TESTL $0x00000100, CX
-	JZ    end11
+	VMINPS Z14, Z8, Z14
+	VMINPS Z15, Z8, Z15
+	VMAXPS Z14, Z7, Z14
+	VMAXPS Z15, Z7, Z15
+	TESTL  $0x00000100, CX
+	JZ     end7
 
 	// g = g + l2·p
-	VMULPS Z22, Z9, Z23
-	VADDPS Z23, Z10, Z10
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else8
+	VPMOVZXWD (DX)(R9*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVZXWD 32(DX)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	JMP       end9
+
+else8:
+	VMOVUPS (DX)(R9*4), Z16
+	VMOVUPS 64(DX)(R9*4), Z17
+
+end9:
+	VMULPS Z16, Z9, Z16
+	VMULPS Z17, Z9, Z17
+	VADDPS Z16, Z14, Z14
+	VADDPS Z17, Z15, Z15
+
+end7:
+	// d = beta1·m + alpha1·g
+	// load m
+	TESTL     $0x00000008, CX
+	JZ        else10
+	VPMOVZXWD (SI)(R9*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVZXWD 32(SI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	JMP       end11
+
+else10:
+	VMOVUPS (SI)(R9*4), Z16
+	VMOVUPS 64(SI)(R9*4), Z17
 
 end11:
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else12
-	VPMOVZXWD  (SI)(R8*2), Z23
-	VPSLLD     $0x10, Z23, Z23
-	PREFETCHT1 (SI)(R9*2)
-	JMP        end13
-
-else12:
-	VMOVUPS    (SI)(R8*4), Z23
-	PREFETCHT1 (SI)(R9*4)
-
-end13:
-	// d = beta1·m + alpha1·g
-	VMULPS Z23, Z2, Z24
-	VMULPS Z10, Z3, Z25
-	VADDPS Z25, Z24, Z24
+	VMULPS Z16, Z2, Z16
+	VMULPS Z17, Z2, Z17
+	VMULPS Z14, Z3, Z18
+	VMULPS Z15, Z3, Z19
+	VADDPS Z18, Z16, Z16
+	VADDPS Z19, Z17, Z17
 
 	// m = beta2·m + alpha2·g
-	VMULPS Z23, Z4, Z23
-	VMULPS Z10, Z5, Z10
-	VADDPS Z10, Z23, Z10
+	// load m
+	TESTL     $0x00000008, CX
+	JZ        else12
+	VPMOVZXWD (SI)(R9*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVZXWD 32(SI)(R9*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	JMP       end13
+
+else12:
+	VMOVUPS (SI)(R9*4), Z18
+	VMOVUPS 64(SI)(R9*4), Z19
+
+end13:
+	VMULPS Z18, Z4, Z18
+	VMULPS Z19, Z4, Z19
+	VMULPS Z14, Z5, Z14
+	VMULPS Z15, Z5, Z15
+	VADDPS Z14, Z18, Z14
+	VADDPS Z15, Z19, Z15
 
 	// store m
 	TESTL $0x00000008, CX
 	JZ    else14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z10, Z23
-	VPSRLD  $0x1f, Z23, Z23
-	VPADDD  Z23, Z10, Z23
-	VPADDD  Z14, Z23, Z23
-	VCMPPS  $0x03, Z10, Z10, K1
-	VMOVAPS Z10, K1, Z23
-	VPERMW  Z23, Z16, Z10
-	VMOVUPS Y10, (SI)(R8*2)
+	VPSLLD  $0x0f, Z14, Z18
+	VPSRLD  $0x1f, Z18, Z18
+	VPADDD  Z18, Z14, Z18
+	VPADDD  Z12, Z18, Z18
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z18
+	VPERMW  Z18, Z13, Z14
+	VMOVUPS Y14, (SI)(R9*2)
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z15, Z14
+	VPSRLD  $0x1f, Z14, Z14
+	VPADDD  Z14, Z15, Z14
+	VPADDD  Z12, Z14, Z14
+	VCMPPS  $0x03, Z15, Z15, K1
+	VMOVAPS Z15, K1, Z14
+	VPERMW  Z14, Z13, Z14
+	VMOVUPS Y14, 32(SI)(R9*2)
 	JMP     end15
 
 else14:
-	VMOVUPS Z10, (SI)(R8*4)
+	VMOVUPS Z14, (SI)(R9*4)
+	VMOVUPS Z15, 64(SI)(R9*4)
 
 end15:
 	// u = k1·sign(d)
-	VXORPS     Z10, Z10, Z10
-	VXORPS     Z23, Z23, Z23
-	VPTERNLOGD $0xff, Z23, Z23, Z23
-	VPSRLD     $0x19, Z23, Z23
-	VPSLLD     $0x17, Z23, Z23
-	VCMPPS     $0x1e, Z10, Z24, K1
-	VMOVUPS.Z  Z23, K1, Z25
-	VCMPPS     $0x11, Z10, Z24, K1
-	VMOVUPS.Z  Z23, K1, Z10
-	VSUBPS     Z10, Z25, Z10
-	VCMPPS     $0x03, Z24, Z24, K1
-	VMOVAPS    Z24, K1, Z10
-	VMULPS     Z10, Z6, Z10
+	VXORPS     Z14, Z14, Z14
+	VXORPS     Z15, Z15, Z15
+	VPTERNLOGD $0xff, Z15, Z15, Z15
+	VPSRLD     $0x19, Z15, Z15
+	VPSLLD     $0x17, Z15, Z15
+	VCMPPS     $0x1e, Z14, Z16, K1
+	VMOVUPS.Z  Z15, K1, Z18
+	VCMPPS     $0x11, Z14, Z16, K1
+	VMOVUPS.Z  Z15, K1, Z19
+	VSUBPS     Z19, Z18, Z18
+	VCMPPS     $0x03, Z16, Z16, K1
+	VMOVAPS    Z16, K1, Z18
+	VCMPPS     $0x1e, Z14, Z17, K1
+	VMOVUPS.Z  Z15, K1, Z16
+	VCMPPS     $0x11, Z14, Z17, K1
+	VMOVUPS.Z  Z15, K1, Z14
+	VSUBPS     Z14, Z16, Z14
+	VCMPPS     $0x03, Z17, Z17, K1
+	VMOVAPS    Z17, K1, Z14
+	VMULPS     Z18, Z6, Z15
+	VMULPS     Z14, Z6, Z14
 
 	// p = keep·p − u
-	VMULPS Z22, Z1, Z22
-	VSUBPS Z10, Z22, Z10
-
-	// store p
-	TESTL $0x00000004, CX
-	JZ    else16
-
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z15, Z22
-	VPADDD  Z22, Z10, Z22
-	VCMPPS  $0x03, Z10, Z10, K1
-	VMOVAPS Z10, K1, Z22
-	VPERMW  Z22, Z16, Z10
-	VMOVUPS Y10, (DX)(R8*2)
-	JMP     end17
+	// load p
+	TESTL     $0x00000004, CX
+	JZ        else16
+	VPMOVZXWD (DX)(R9*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVZXWD 32(DX)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	JMP       end17
 
 else16:
-	VMOVUPS   Z10, (DX)(R8*4)
-	TESTL     $0x00000030, CX
-	JZ        end19
-	TESTL     $0x00000020, CX
-	JZ        else20
-	VCVTPS2PH $0x00, Z10, Y22
+	VMOVUPS (DX)(R9*4), Z16
+	VMOVUPS 64(DX)(R9*4), Z17
 
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  Z17, Z10, Z10
-	VCMPPS  $0x1d, Z18, Z10, K1
-	VCMPPS  $0x11, Z19, Z10, K1, K1
-	KMOVW   K1, R10
-	POPCNTL R10, R10
-	ADDQ    R10, DI
+end17:
+	VMULPS Z16, Z1, Z16
+	VMULPS Z17, Z1, Z17
+	VSUBPS Z15, Z16, Z15
+	VSUBPS Z14, Z17, Z14
+
+	// store p
+	TESTL $0x00000080, CX
+	JZ    else18
+
+	// counter
+	MOVL         56(AX), R10
+	ADDL         R9, R10
+	VPBROADCASTD R10, Z17
+	VPADDD       roundingAVX512<>+0(SB), Z17, Z17
+
+	// key
+	VPBROADCASTD 60(AX), Z18
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z17, Z16
+	VXORPS Z16, Z17, Z16
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z10, Z16, Z16
+	VXORPS  Z18, Z16, Z16
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z16, Z19
+	VXORPS  Z19, Z16, Z16
+	VPMULLD Z11, Z16, Z16
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z16, Z19
+	VXORPS Z19, Z16, Z16
+	VPADDD roundingAVX512<>+64(SB), Z17, Z17
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z17, Z19
+	VXORPS Z19, Z17, Z17
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z10, Z17, Z17
+	VXORPS  Z18, Z17, Z17
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z17, Z18
+	VXORPS  Z18, Z17, Z17
+	VPMULLD Z11, Z17, Z17
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z17, Z18
+	VXORPS Z18, Z17, Z17
+	JMP    end19
+
+else18:
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+
+end19:
+	TESTL $0x00000004, CX
+	JZ    else20
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z16, Z16
+	VPADDD  Z16, Z15, Z16
+	VCMPPS  $0x03, Z15, Z15, K1
+	VMOVAPS Z15, K1, Z16
+	VPERMW  Z16, Z13, Z15
+	VMOVUPS Y15, (DX)(R9*2)
+	VPSRLD  $0x10, Z17, Z15
+	VPADDD  Z15, Z14, Z15
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z15
+	VPERMW  Z15, Z13, Z14
+	VMOVUPS Y14, 32(DX)(R9*2)
 	JMP     end21
 
 else20:
+	VMOVUPS   Z15, (DX)(R9*4)
+	VMOVUPS   Z14, 64(DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end23
+	TESTL     $0x00000020, CX
+	JZ        else24
+	VCVTPS2PH $0x00, Z15, Y16
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z15, Z15
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z15, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z15, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, R8
+	JMP     end25
+
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z10, Z22
-	VPSRLD  $0x1f, Z22, Z22
-	VPADDD  Z22, Z10, Z22
-	VPADDD  Z14, Z22, Z22
-	VCMPPS  $0x03, Z10, Z10, K1
-	VMOVAPS Z10, K1, Z22
-	VPERMW  Z22, Z16, Z22
+	VPSLLD  $0x0f, Z15, Z16
+	VPSRLD  $0x1f, Z16, Z16
+	VPADDD  Z16, Z15, Z16
+	VPADDD  Z12, Z16, Z16
+	VCMPPS  $0x03, Z15, Z15, K1
+	VMOVAPS Z15, K1, Z16
+	VPERMW  Z16, Z13, Z16
 
-end21:
+end25:
 	TESTL    $0x00000040, CX
-	JZ       else22
-	VMOVNTDQ Y22, (AX)(R8*2)
-	JMP      end23
+	JZ       else26
+	VMOVNTDQ Y16, (DI)(R9*2)
+	JMP      end27
 
-else22:
-	VMOVUPS Y22, (AX)(R8*2)
+else26:
+	VMOVUPS Y16, (DI)(R9*2)
 
+end27:
+	TESTL     $0x00000020, CX
+	JZ        else28
+	VCVTPS2PH $0x00, Z14, Y15
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z14, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, R8
+	JMP     end29
+
+else28:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z14, Z15
+	VPSRLD  $0x1f, Z15, Z15
+	VPADDD  Z15, Z14, Z15
+	VPADDD  Z12, Z15, Z15
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z15
+	VPERMW  Z15, Z13, Z15
+
+end29:
+	TESTL    $0x00000040, CX
+	JZ       else30
+	VMOVNTDQ Y15, 32(DI)(R9*2)
+	JMP      end31
+
+else30:
+	VMOVUPS Y15, 32(DI)(R9*2)
+
+end31:
 end23:
-end19:
-end17:
-	ADDQ  $0x00000010, R8
-	ADDQ  $0x00000010, R9
-	CMPQ  R8, count+8(FP)
-	JNE   pass
+end21:
+	ADDQ $0x00000020, R9
+	CMPQ R9, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// g = gs·g
+	// load grad
+	TESTL      $0x00000003, CX
+	JZ         else32
+	TESTL      $0x00000002, CX
+	JZ         else34
+	VCVTPH2PS  (BX)(R9*2), Z14
+	PREFETCHT0 (BX)(R10*2)
+	JMP        end35
+
+else34:
+	VPMOVZXWD  (BX)(R9*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	PREFETCHT0 (BX)(R10*2)
+
+end35:
+	JMP end33
+
+else32:
+	VMOVUPS    (BX)(R9*4), Z14
+	PREFETCHT0 (BX)(R10*4)
+
+end33:
+	VMULPS Z14, Z0, Z14
+
+	// g = max(min(g, hi), lo)
+	VMINPS Z14, Z8, Z14
+	VMAXPS Z14, Z7, Z14
+	TESTL  $0x00000100, CX
+	JZ     end37
+
+	// g = g + l2·p
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else38
+	VPMOVZXWD  (DX)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	PREFETCHT0 (DX)(R10*2)
+	JMP        end39
+
+else38:
+	VMOVUPS    (DX)(R9*4), Z15
+	PREFETCHT0 (DX)(R10*4)
+
+end39:
+	VMULPS Z15, Z9, Z15
+	VADDPS Z15, Z14, Z14
+
+end37:
+	// d = beta1·m + alpha1·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else40
+	VPMOVZXWD  (SI)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end41
+
+else40:
+	VMOVUPS    (SI)(R9*4), Z15
+	PREFETCHT0 (SI)(R10*4)
+
+end41:
+	VMULPS Z15, Z2, Z15
+	VMULPS Z14, Z3, Z16
+	VADDPS Z16, Z15, Z15
+
+	// m = beta2·m + alpha2·g
+	// load m
+	TESTL      $0x00000008, CX
+	JZ         else42
+	VPMOVZXWD  (SI)(R9*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end43
+
+else42:
+	VMOVUPS    (SI)(R9*4), Z16
+	PREFETCHT0 (SI)(R10*4)
+
+end43:
+	VMULPS Z16, Z4, Z16
+	VMULPS Z14, Z5, Z14
+	VADDPS Z14, Z16, Z14
+
+	// store m
+	TESTL $0x00000008, CX
+	JZ    else44
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z14, Z16
+	VPSRLD  $0x1f, Z16, Z16
+	VPADDD  Z16, Z14, Z16
+	VPADDD  Z12, Z16, Z16
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z16
+	VPERMW  Z16, Z13, Z14
+	VMOVUPS Y14, (SI)(R9*2)
+	JMP     end45
+
+else44:
+	VMOVUPS Z14, (SI)(R9*4)
+
+end45:
+	// u = k1·sign(d)
+	VXORPS     Z14, Z14, Z14
+	VXORPS     Z16, Z16, Z16
+	VPTERNLOGD $0xff, Z16, Z16, Z16
+	VPSRLD     $0x19, Z16, Z16
+	VPSLLD     $0x17, Z16, Z16
+	VCMPPS     $0x1e, Z14, Z15, K1
+	VMOVUPS.Z  Z16, K1, Z17
+	VCMPPS     $0x11, Z14, Z15, K1
+	VMOVUPS.Z  Z16, K1, Z14
+	VSUBPS     Z14, Z17, Z14
+	VCMPPS     $0x03, Z15, Z15, K1
+	VMOVAPS    Z15, K1, Z14
+	VMULPS     Z14, Z6, Z14
+
+	// p = keep·p − u
+	// load p
+	TESTL      $0x00000004, CX
+	JZ         else46
+	VPMOVZXWD  (DX)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	PREFETCHT0 (DX)(R10*2)
+	JMP        end47
+
+else46:
+	VMOVUPS    (DX)(R9*4), Z15
+	PREFETCHT0 (DX)(R10*4)
+
+end47:
+	VMULPS Z15, Z1, Z15
+	VSUBPS Z14, Z15, Z14
+
+	// store p
+	TESTL $0x00000080, CX
+	JZ    else48
+
+	// counter
+	MOVL         56(AX), R11
+	ADDL         R9, R11
+	VPBROADCASTD R11, Z15
+	VPADDD       roundingAVX512<>+0(SB), Z15, Z15
+
+	// key
+	VPBROADCASTD 60(AX), Z16
+
+	// draw = counter ^ counter>>16
+	VPSRLD $0x10, Z15, Z17
+	VXORPS Z17, Z15, Z15
+
+	// draw = draw·0x7feb352d ^ key
+	VPMULLD Z10, Z15, Z15
+	VXORPS  Z16, Z15, Z15
+
+	// draw = (draw ^ draw>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z15, Z16
+	VXORPS  Z16, Z15, Z15
+	VPMULLD Z11, Z15, Z15
+
+	// draw = draw ^ draw>>16
+	VPSRLD $0x10, Z15, Z16
+	VXORPS Z16, Z15, Z15
+	JMP    end49
+
+else48:
+	VXORPS Z15, Z15, Z15
+
+end49:
+	TESTL $0x00000004, CX
+	JZ    else50
+
+	// bf16: (p + draw>>16)>>16
+	VPSRLD  $0x10, Z15, Z15
+	VPADDD  Z15, Z14, Z15
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z15
+	VPERMW  Z15, Z13, Z14
+	VMOVUPS Y14, (DX)(R9*2)
+	JMP     end51
+
+else50:
+	VMOVUPS   Z14, (DX)(R9*4)
+	TESTL     $0x00000030, CX
+	JZ        end53
+	TESTL     $0x00000020, CX
+	JZ        else54
+	VCVTPS2PH $0x00, Z14, Y15
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS  roundingAVX512<>+448(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z14, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end55
+
+else54:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Z14, Z15
+	VPSRLD  $0x1f, Z15, Z15
+	VPADDD  Z15, Z14, Z15
+	VPADDD  Z12, Z15, Z15
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z15
+	VPERMW  Z15, Z13, Z15
+
+end55:
+	TESTL    $0x00000040, CX
+	JZ       else56
+	VMOVNTDQ Y15, (DI)(R9*2)
+	JMP      end57
+
+else56:
+	VMOVUPS Y15, (DI)(R9*2)
+
+end57:
+end53:
+end51:
+	ADDQ $0x00000010, R9
+	ADDQ $0x00000010, R10
+	CMPQ R9, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end25
+	JZ    end59
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ DI, 120(AX)
+	ADDQ R8, 120(AX)
 
-end25:
+end59:
 	TESTL $0x00000040, CX
-	JZ    end27
+	JZ    end61
 	SFENCE
 
-end27:
+end61:
 	VZEROUPPER
 	RET
 
@@ -15533,141 +24052,282 @@ TEXT ·mixedLimitAVX512(SB), NOSPLIT, $0-24
 	MOVQ 104(AX), R9
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ R10, R10
-	MOVQ ahead+16(FP), R12
-	XORQ R11, R11
-	SHRQ $0x02, R12
+	MOVQ  112(AX), AX
+	XORQ  R10, R10
+	XORQ  R11, R11
+	MOVQ  ahead+16(FP), R12
+	SHRQ  $0x02, R12
+	TESTQ R12, R12
+	JNZ   far
 
+	// 2 vectors at a time
 pass:
-	// move p
-	TESTQ      DX, DX
-	JZ         nil1
-	TESTL      $0x00000004, CX
-	JZ         else2
-	VMOVUPS    (DX)(R11*2), Y0
-	PREFETCHT1 (DX)(R12*2)
-	VMOVUPS    Y0, (DX)(R11*2)
-	JMP        end3
+	// move grad
+	TESTQ   BX, BX
+	JZ      nil1
+	TESTL   $0x00000003, CX
+	JZ      else2
+	VMOVUPS (BX)(R11*2), Y0
+	VMOVUPS 32(BX)(R11*2), Y0
+	JMP     end3
 
 else2:
-	VMOVUPS    (DX)(R11*4), Z0
-	PREFETCHT1 (DX)(R12*4)
-	VMOVUPS    Z0, (DX)(R11*4)
+	VMOVUPS (BX)(R11*4), Z0
+	VMOVUPS 64(BX)(R11*4), Z0
 
 end3:
 nil1:
-	// move out
-	TESTQ    AX, AX
-	JZ       nil4
-	TESTL    $0x00000040, CX
-	JZ       else5
-	VMOVNTDQ Y0, (AX)(R11*2)
-	JMP      end6
+	// move m
+	TESTQ   SI, SI
+	JZ      nil4
+	TESTL   $0x00000008, CX
+	JZ      else5
+	VMOVUPS (SI)(R11*2), Y0
+	VMOVUPS 32(SI)(R11*2), Y3
+	VMOVUPS Y0, (SI)(R11*2)
+	VMOVUPS Y3, 32(SI)(R11*2)
+	JMP     end6
 
 else5:
-	VMOVUPS Y0, (AX)(R11*2)
+	VMOVUPS (SI)(R11*4), Z0
+	VMOVUPS 64(SI)(R11*4), Z3
+	VMOVUPS Z0, (SI)(R11*4)
+	VMOVUPS Z3, 64(SI)(R11*4)
 
 end6:
 nil4:
-	// move grad
-	TESTQ      BX, BX
-	JZ         nil7
-	TESTL      $0x00000003, CX
-	JZ         else8
-	VMOVUPS    (BX)(R11*2), Y1
-	PREFETCHT1 (BX)(R12*2)
-	JMP        end9
+	// move n
+	TESTQ   DI, DI
+	JZ      nil7
+	TESTL   $0x00000008, CX
+	JZ      else8
+	VMOVUPS (DI)(R11*2), Y0
+	VMOVUPS 32(DI)(R11*2), Y0
+	JMP     end9
 
 else8:
-	VMOVUPS    (BX)(R11*4), Z1
-	PREFETCHT1 (BX)(R12*4)
+	VMOVUPS (DI)(R11*4), Z0
+	VMOVUPS 64(DI)(R11*4), Z0
 
 end9:
 nil7:
-	// move m
-	TESTQ      SI, SI
-	JZ         nil10
-	TESTL      $0x00000008, CX
-	JZ         else11
-	VMOVUPS    (SI)(R11*2), Y1
-	PREFETCHT1 (SI)(R12*2)
-	VMOVUPS    Y1, (SI)(R11*2)
-	JMP        end12
+	// move v
+	TESTQ   R8, R8
+	JZ      nil10
+	TESTL   $0x00000008, CX
+	JZ      else11
+	VMOVUPS (R8)(R11*2), Y0
+	VMOVUPS 32(R8)(R11*2), Y3
+	VMOVUPS Y0, (R8)(R11*2)
+	VMOVUPS Y3, 32(R8)(R11*2)
+	JMP     end12
 
 else11:
-	VMOVUPS    (SI)(R11*4), Z1
-	PREFETCHT1 (SI)(R12*4)
-	VMOVUPS    Z1, (SI)(R11*4)
+	VMOVUPS (R8)(R11*4), Z0
+	VMOVUPS 64(R8)(R11*4), Z3
+	VMOVUPS Z0, (R8)(R11*4)
+	VMOVUPS Z3, 64(R8)(R11*4)
 
 end12:
 nil10:
-	// move n
-	TESTQ      DI, DI
-	JZ         nil13
-	TESTL      $0x00000008, CX
-	JZ         else14
-	VMOVUPS    (DI)(R11*2), Y1
-	PREFETCHT1 (DI)(R12*2)
-	JMP        end15
+	// move x
+	TESTQ   R9, R9
+	JZ      nil13
+	TESTL   $0x00000008, CX
+	JZ      else14
+	VMOVUPS (R9)(R11*2), Y0
+	VMOVUPS 32(R9)(R11*2), Y3
+	VMOVUPS Y0, (R9)(R11*2)
+	VMOVUPS Y3, 32(R9)(R11*2)
+	JMP     end15
 
 else14:
-	VMOVUPS    (DI)(R11*4), Z1
-	PREFETCHT1 (DI)(R12*4)
+	VMOVUPS (R9)(R11*4), Z0
+	VMOVUPS 64(R9)(R11*4), Z3
+	VMOVUPS Z0, (R9)(R11*4)
+	VMOVUPS Z3, 64(R9)(R11*4)
 
 end15:
 nil13:
-	// move v
-	TESTQ      R8, R8
-	JZ         nil16
-	TESTL      $0x00000008, CX
-	JZ         else17
-	VMOVUPS    (R8)(R11*2), Y1
-	PREFETCHT1 (R8)(R12*2)
-	VMOVUPS    Y1, (R8)(R11*2)
-	JMP        end18
+	// move p
+	TESTQ   DX, DX
+	JZ      nil16
+	TESTL   $0x00000004, CX
+	JZ      else17
+	VMOVUPS (DX)(R11*2), Y1
+	VMOVUPS 32(DX)(R11*2), Y2
+	VMOVUPS Y1, (DX)(R11*2)
+	VMOVUPS Y2, 32(DX)(R11*2)
+	JMP     end18
 
 else17:
-	VMOVUPS    (R8)(R11*4), Z1
-	PREFETCHT1 (R8)(R12*4)
-	VMOVUPS    Z1, (R8)(R11*4)
+	VMOVUPS (DX)(R11*4), Z1
+	VMOVUPS 64(DX)(R11*4), Z2
+	VMOVUPS Z1, (DX)(R11*4)
+	VMOVUPS Z2, 64(DX)(R11*4)
 
 end18:
 nil16:
-	// move x
-	TESTQ      R9, R9
-	JZ         nil19
-	TESTL      $0x00000008, CX
-	JZ         else20
-	VMOVUPS    (R9)(R11*2), Y1
-	PREFETCHT1 (R9)(R12*2)
-	VMOVUPS    Y1, (R9)(R11*2)
-	JMP        end21
+	// move out
+	TESTQ    AX, AX
+	JZ       nil19
+	TESTL    $0x00000040, CX
+	JZ       else20
+	VMOVNTDQ Y1, (AX)(R11*2)
+	JMP      end21
 
 else20:
-	VMOVUPS    (R9)(R11*4), Z1
-	PREFETCHT1 (R9)(R12*4)
-	VMOVUPS    Z1, (R9)(R11*4)
+	VMOVUPS Y1, (AX)(R11*2)
 
 end21:
+	TESTL    $0x00000040, CX
+	JZ       else22
+	VMOVNTDQ Y2, 32(AX)(R11*2)
+	JMP      end23
+
+else22:
+	VMOVUPS Y2, 32(AX)(R11*2)
+
+end23:
 nil19:
-	ADDQ  $0x00000010, R11
-	ADDQ  $0x00000010, R12
-	CMPQ  R11, count+8(FP)
-	JNE   pass
+	ADDQ $0x00000020, R11
+	CMPQ R11, count+8(FP)
+	JNE  pass
+	JMP  done
+
+far:
+	// 1 vectors at a time, with prefetch
+passAhead:
+	// move grad
+	TESTQ      BX, BX
+	JZ         nil24
+	TESTL      $0x00000003, CX
+	JZ         else25
+	VMOVUPS    (BX)(R11*2), Y0
+	PREFETCHT0 (BX)(R12*2)
+	JMP        end26
+
+else25:
+	VMOVUPS    (BX)(R11*4), Z0
+	PREFETCHT0 (BX)(R12*4)
+
+end26:
+nil24:
+	// move m
+	TESTQ      SI, SI
+	JZ         nil27
+	TESTL      $0x00000008, CX
+	JZ         else28
+	VMOVUPS    (SI)(R11*2), Y0
+	PREFETCHT0 (SI)(R12*2)
+	VMOVUPS    Y0, (SI)(R11*2)
+	JMP        end29
+
+else28:
+	VMOVUPS    (SI)(R11*4), Z0
+	PREFETCHT0 (SI)(R12*4)
+	VMOVUPS    Z0, (SI)(R11*4)
+
+end29:
+nil27:
+	// move n
+	TESTQ      DI, DI
+	JZ         nil30
+	TESTL      $0x00000008, CX
+	JZ         else31
+	VMOVUPS    (DI)(R11*2), Y0
+	PREFETCHT0 (DI)(R12*2)
+	JMP        end32
+
+else31:
+	VMOVUPS    (DI)(R11*4), Z0
+	PREFETCHT0 (DI)(R12*4)
+
+end32:
+nil30:
+	// move v
+	TESTQ      R8, R8
+	JZ         nil33
+	TESTL      $0x00000008, CX
+	JZ         else34
+	VMOVUPS    (R8)(R11*2), Y0
+	PREFETCHT0 (R8)(R12*2)
+	VMOVUPS    Y0, (R8)(R11*2)
+	JMP        end35
+
+else34:
+	VMOVUPS    (R8)(R11*4), Z0
+	PREFETCHT0 (R8)(R12*4)
+	VMOVUPS    Z0, (R8)(R11*4)
+
+end35:
+nil33:
+	// move x
+	TESTQ      R9, R9
+	JZ         nil36
+	TESTL      $0x00000008, CX
+	JZ         else37
+	VMOVUPS    (R9)(R11*2), Y0
+	PREFETCHT0 (R9)(R12*2)
+	VMOVUPS    Y0, (R9)(R11*2)
+	JMP        end38
+
+else37:
+	VMOVUPS    (R9)(R11*4), Z0
+	PREFETCHT0 (R9)(R12*4)
+	VMOVUPS    Z0, (R9)(R11*4)
+
+end38:
+nil36:
+	// move p
+	TESTQ      DX, DX
+	JZ         nil39
+	TESTL      $0x00000004, CX
+	JZ         else40
+	VMOVUPS    (DX)(R11*2), Y1
+	PREFETCHT0 (DX)(R12*2)
+	VMOVUPS    Y1, (DX)(R11*2)
+	JMP        end41
+
+else40:
+	VMOVUPS    (DX)(R11*4), Z1
+	PREFETCHT0 (DX)(R12*4)
+	VMOVUPS    Z1, (DX)(R11*4)
+
+end41:
+nil39:
+	// move out
+	TESTQ    AX, AX
+	JZ       nil42
+	TESTL    $0x00000040, CX
+	JZ       else43
+	VMOVNTDQ Y1, (AX)(R11*2)
+	JMP      end44
+
+else43:
+	VMOVUPS Y1, (AX)(R11*2)
+
+end44:
+nil42:
+	ADDQ $0x00000010, R11
+	ADDQ $0x00000010, R12
+	CMPQ R11, count+8(FP)
+	JNE  passAhead
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end23
+	JZ    end46
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end23:
+end46:
 	TESTL $0x00000040, CX
-	JZ    end25
+	JZ    end48
 	SFENCE
 
-end25:
+end48:
 	VZEROUPPER
 	RET
 

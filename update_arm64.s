@@ -2,9 +2,10 @@
 
 #include "textflag.h"
 
-// The kernels for NEON: the loops of update_generic.go, with the same operations in the same order. Read from the top, these
-// are the instructions, the registers, the steps of the equations, the streams, the rules, the loop, what streams of 16 bits need,
-// the loop for these, and then the functions: once for each element type, and once for mixed formats.
+// The kernels for NEON: the loops of update_generic.go, with the same operations on each element in the same order. Read from the top,
+// these are the instructions, the registers, what a loop takes at a time, the streams, the steps of the equations, the arguments, the
+// rules, the loop, what streams of 16 bits need, the loop for these, and then the functions: once for each element type, and once for
+// mixed formats.
 
 // Instructions that Go 1.26's assembler lacks, with their operands in its order but registers by number: VFSUB(m, n, d) is
 // d = n − m, VFDIV(m, n, d) is d = n / m. The arrangement of those with sz is S4 or D2, by that; of the others see their
@@ -20,7 +21,7 @@
 #define VSCVTF(n, d)    WORD $(0x4E21D800 | sz<<22 | (n)<<5 | (d)) // integers as numbers
 #define VFCVTL(n, d)    WORD $(0x0E617800 | (n)<<5 | (d)) // the lower two float32 as float64
 #define VFCVTL2(n, d)   WORD $(0x4E617800 | (n)<<5 | (d)) // the upper two
-#define VDUP(n, d)      WORD $(0x4E000400 | size<<16 | (n)<<5 | (d)) // of element 0; Go has it, but not by number
+#define VDUP_0(n, d)    WORD $(0x4E000400 | size<<16 | (n)<<5 | (d)) // of element 0
 
 // Those for elements of 16 bits, between H4 or the upper half of H8 and S4.
 #define VFCVTL_H(n, d)    WORD $(0x0E217800 | (n)<<5 | (d)) // the lower four f16 as float32
@@ -33,6 +34,12 @@
 #define VADDHN2(m, n, d)  WORD $(0x4E604000 | (m)<<16 | (n)<<5 | (d)) // to the upper four
 #define VRADDHN(m, n, d)  WORD $(0x2E604000 | (m)<<16 | (n)<<5 | (d)) // those of n + m + 0x8000 to the lower four
 #define VRADDHN2(m, n, d) WORD $(0x6E604000 | (m)<<16 | (n)<<5 | (d)) // to the upper four
+#define VSHRN(n, d)       WORD $(0x0F108400 | (n)<<5 | (d)) // the upper halves of n to the lower four
+#define VSHRN2(n, d)      WORD $(0x4F108400 | (n)<<5 | (d)) // to the upper four
+#define VUADDW(m, n, d)   WORD $(0x2E601000 | (m)<<16 | (n)<<5 | (d)) // n + the lower four of m
+#define VUADDW2(m, n, d)  WORD $(0x6E601000 | (m)<<16 | (n)<<5 | (d)) // n + the upper four
+#define VUZP1(m, n, d)    WORD $(0x4E401800 | (m)<<16 | (n)<<5 | (d)) // the lower halves of words, n's and then m's
+#define VUZP2(m, n, d)    WORD $(0x4E405800 | (m)<<16 | (n)<<5 | (d)) // the upper halves
 
 // Those for integers, and comparisons, whose result is −1 where they hold and 0 elsewhere; all S4. Go has most, but not by
 // number.
@@ -66,233 +73,272 @@
 #define addr   R9
 #define coupled R25 // the bits of l2
 
-// Two vectors of each stream: their numbers, and the pair for loads and stores.
-#define p0  0
-#define p1  1
-#define p01 (F0, F1)
-#define g0  2
-#define g1  3
-#define g01 (F2, F3)
-#define m0  4
-#define m1  5
-#define m01 (F4, F5)
-#define n0  6
-#define n1  7
-#define n01 (F6, F7)
-#define v0  8
-#define v1  9
-#define v01 (F8, F9)
-#define x0  10
-#define x1  11
-#define x01 (F10, F11)
-#define t0  12 // temporary
-#define t1  13
+// Vectors, four of each stream. What takes one at a time uses the first. A stream that is done leaves its registers to another. Of
+// their numbers, and the pairs for loads and stores, one is picked: m4(second) is the momentum's second vector.
+#define g4(pick) pick(0, 1, 2, 3, (F0, F1), (F2, F3), (F0, F2))
+#define m4(pick) pick(4, 5, 6, 7, (F4, F5), (F6, F7), (F4, F6))
+#define u4(pick) m4(pick) // of which a step is made
+#define n4(pick) pick(8, 9, 10, 11, (F8, F9), (F10, F11), (F8, F10))
+#define d4(pick) n4(pick) // Lion's other average
+#define v4(pick) n4(pick)
+#define p4(pick) n4(pick)
+#define t4(pick) pick(12, 13, 14, 15, (F12, F13), (F14, F15), (F12, F14)) // temporary
+#define x4(pick) t4(pick)
 
-// The coefficients, each in all elements of a vector.
-#define gs     19
-#define l2     20
-#define keep   21
-#define beta1  22
-#define alpha1 23
-#define beta2  24
-#define alpha2 25
-#define k1     26
-#define k2     27
-#define r      28
-#define eps    29
-#define lo     30
-#define hi     31
+#define first(a, b, c, d, ab, cd, ac)  a
+#define second(a, b, c, d, ab, cd, ac) b
+#define third(a, b, c, d, ab, cd, ac)  c
+#define fourth(a, b, c, d, ab, cd, ac) d
+#define pair12(a, b, c, d, ab, cd, ac) ab
+#define pair34(a, b, c, d, ab, cd, ac) cd
+#define pair13(a, b, c, d, ab, cd, ac) ac
+
+// The coefficients, each in all elements of one vector.
+#define gs(any)     19
+#define l2(any)     20
+#define keep(any)   21
+#define beta1(any)  22
+#define alpha1(any) 23
+#define beta2(any)  24
+#define alpha2(any) 25
+#define k1(any)     26
+#define k2(any)     27
+#define r(any)      28
+#define eps(any)    29
+#define lo(any)     30
+#define hi(any)     31
 
 // COEFFICIENT loads field i of scalars.
-#define COEFFICIENT(d, i) \
-	FMOV ((i)*size)(atC), F(d) \
-	VDUP(d, d)
+#define COEFFICIENT(c, i) \
+	FMOV ((i)*size)(atC), F(c(first)) \
+	VDUP_0(c(first), c(first))
 
 // COUPLED tells whether l2 is not 0; it is never −0.
 #define COUPLED \
 	MOVBITS size(atC), coupled
 
+// What a loop takes at a time, K: a pass of four vectors, a vector, an element, or a pass through streams of several formats. Each picks
+// its own of what is said for all, so that a rule is written once.
+#define PASS(pass, vector, element, mixed)    pass
+#define VECTOR(pass, vector, element, mixed)  vector
+#define ELEMENT(pass, vector, element, mixed) element
+#define MIXED(pass, vector, element, mixed)   mixed
+
+// EACH is an instruction for each vector, EACH1 one with a single source.
+#define EACH(K, I, a, b, c) K(FOUR, ONE, ONE, FOUR)(I, a, b, c)
+#define EACH1(K, I, a, b)   K(FOUR1, ONE1, ONE1, FOUR1)(I, a, b)
+#define FOUR(I, a, b, c) \
+	I(a(first), b(first), c(first))    \
+	I(a(second), b(second), c(second)) \
+	I(a(third), b(third), c(third))    \
+	I(a(fourth), b(fourth), c(fourth))
+#define FOUR1(I, a, b) \
+	I(a(first), b(first))   \
+	I(a(second), b(second)) \
+	I(a(third), b(third))   \
+	I(a(fourth), b(fourth))
+#define ONE(I, a, b, c) I(a(first), b(first), c(first))
+#define ONE1(I, a, b)   I(a(first), b(first))
+
+// The streams S, by the letters of their roles: gradients, state as in internal/equations, and parameters. Each picks its own of what
+// is said for all.
+#define ROLE_G(g, m, n, v, x, p) g
+#define ROLE_M(g, m, n, v, x, p) m
+#define ROLE_N(g, m, n, v, x, p) n
+#define ROLE_V(g, m, n, v, x, p) v
+#define ROLE_X(g, m, n, v, x, p) x
+#define ROLE_P(g, m, n, v, x, p) p
+#define AT(S) S(atG, atM, atN, atV, atX, atP)
+
+// LOAD loads what comes next in a stream to the vectors y, and STORE writes it back and goes on. READ loads and goes on. They go on by
+// an addition: where a store moves the address itself, that may wait for what is stored, and the next pass for the address. A load of
+// one element sets the rest of the register to zero.
+#define LOAD(K, S, y)  K(LOAD_PASS, LOAD_VECTOR, LOAD_ELEMENT, LOAD_MIXED)(S, y)
+#define READ(K, S, y)  K(READ_PASS, READ_VECTOR, READ_ELEMENT, READ_MIXED)(S, y)
+#define STORE(K, S, y) K(STORE_PASS, STORE_VECTOR, STORE_ELEMENT, STORE_MIXED)(S, y)
+#define LOAD_PASS(S, y) \
+	FLDPQ (AT(S)), y(pair12) \
+	FLDPQ 32(AT(S)), y(pair34)
+#define READ_PASS(S, y) \
+	LOAD_PASS(S, y) \
+	ADD $64, AT(S)
+#define STORE_PASS(S, y) \
+	FSTPQ y(pair12), (AT(S))   \
+	FSTPQ y(pair34), 32(AT(S)) \
+	ADD   $64, AT(S)
+#define LOAD_VECTOR(S, y) \
+	FMOVQ (AT(S)), F(y(first))
+#define READ_VECTOR(S, y) \
+	LOAD_VECTOR(S, y) \
+	ADD $16, AT(S)
+#define STORE_VECTOR(S, y) \
+	FMOVQ F(y(first)), (AT(S)) \
+	ADD   $16, AT(S)
+#define LOAD_ELEMENT(S, y) \
+	FMOV (AT(S)), F(y(first))
+#define READ_ELEMENT(S, y) \
+	LOAD_ELEMENT(S, y) \
+	ADD $size, AT(S)
+#define STORE_ELEMENT(S, y) \
+	FMOV F(y(first)), (AT(S)) \
+	ADD  $size, AT(S)
+
+// The steps of the equations, in vectors of the same letters. Each step is done with its stream; but parameters are read early where
+// decay is coupled.
+
 // g = gs·g
 // g = max(min(g, hi), lo)         NaN if g is
 // g = g + l2·p                    if decay is coupled: else 0·∞ would be NaN, and −0 + 0 is +0
-#define GRADIENT(p, g, t) \
-	VFMUL(g, gs, g)    \
-	VFMIN(hi, g, g)    \
-	VFMAX(lo, g, g)    \
-	CBZ coupled, 3(PC) \
-	VFMUL(p, l2, t)    \
-	VFADD(t, g, g)
+#define GRADIENT(K) \
+	READ(K, ROLE_G, g4)        \
+	EACH(K, VFMUL, g4, gs, g4) \
+	EACH(K, VFMIN, hi, g4, g4) \
+	EACH(K, VFMAX, lo, g4, g4) \
+	CBZ coupled, CLIPPED(K)    \
+	LOAD(K, ROLE_P, t4)        \
+	EACH(K, VFMUL, t4, l2, t4) \
+	EACH(K, VFADD, t4, g4, g4) \
+CLIPPED(K):
+#define CLIPPED(K) K(passClipped, vectorClipped, elementClipped, mixedClipped)
 
 // m = beta1·m + alpha1·g
-#define MOMENTUM(m, g, t) \
-	VFMUL(m, beta1, m)  \
-	VFMUL(g, alpha1, t) \
-	VFADD(t, m, m)
+#define MOMENTUM(K) \
+	LOAD(K, ROLE_M, m4)            \
+	EACH(K, VFMUL, m4, beta1, m4)  \
+	EACH(K, VFMUL, g4, alpha1, t4) \
+	EACH(K, VFADD, t4, m4, m4)     \
+	STORE(K, ROLE_M, m4)
 
 // d = beta1·m + alpha1·g
 // m = beta2·m + alpha2·g
-#define INTERPOLATION(m, g, d, t) \
-	VFMUL(m, beta1, d)  \
-	VFMUL(g, alpha1, t) \
-	VFADD(t, d, d)      \
-	VFMUL(m, beta2, m)  \
-	VFMUL(g, alpha2, t) \
-	VFADD(t, m, m)
-
-// v = beta2·v + (alpha2·g)·g
-#define SECOND_MOMENT(v, g, t) \
-	VFMUL(v, beta2, v)  \
-	VFMUL(g, alpha2, t) \
-	VFMUL(g, t, t)      \
-	VFADD(t, v, v)
-
-// x = max(x, v)                   NaN if either is, +0 of two zeros
-#define LARGEST(v, x) \
-	VFMAX(v, x, x)
+#define INTERPOLATION(K) \
+	LOAD(K, ROLE_M, m4)            \
+	EACH(K, VFMUL, m4, beta1, d4)  \
+	EACH(K, VFMUL, g4, alpha1, t4) \
+	EACH(K, VFADD, t4, d4, d4)     \
+	EACH(K, VFMUL, m4, beta2, m4)  \
+	EACH(K, VFMUL, g4, alpha2, t4) \
+	EACH(K, VFADD, t4, m4, m4)     \
+	STORE(K, ROLE_M, m4)
 
 // g = g + beta1·m
-#define NESTEROV(m, g, t) \
-	VFMUL(m, beta1, t) \
-	VFADD(t, g, g)
+#define NESTEROV(K) \
+	EACH(K, VFMUL, m4, beta1, t4) \
+	EACH(K, VFADD, t4, g4, g4)
 
-// s = sign(d)                     1 or −1, +0 for either zero, NaN for a NaN: (d < 0) − (d > 0), either of which is −1 or 0
-#define SIGN(d, s, t) \
-	VFCMGT_0(d, t)  \
-	VFCMLT_0(d, s)  \
-	VSCVTF(t, t)    \
-	VSCVTF(s, s)    \
-	VFSUB(t, s, s)  \
-	VFCMEQ(d, d, t) \
-	VBIF(t, d, s)
+// u = sign(d)                     1 or −1, +0 for either zero, NaN for a NaN: (d < 0) − (d > 0), either of which is −1 or 0
+#define SIGN(K) \
+	EACH1(K, VFCMGT_0, d4, t4)  \
+	EACH1(K, VFCMLT_0, d4, u4)  \
+	EACH1(K, VSCVTF, t4, t4)    \
+	EACH1(K, VSCVTF, u4, u4)    \
+	EACH(K, VFSUB, t4, u4, u4)  \
+	EACH(K, VFCMEQ, d4, d4, t4) \
+	EACH(K, VBIF, t4, d4, u4)
 
-// u = k1·d
-#define SCALED(d, u) \
-	VFMUL(d, k1, u)
+// u = k1·y
+#define SCALED(K, y) \
+	EACH(K, VFMUL, y, k1, u4)
 
-// u = k1·m − k2·n                 in place of n
-#define DIFFERENCE(m, n, t) \
-	VFMUL(m, k1, t) \
-	VFMUL(n, k2, n) \
-	VFSUB(n, t, n)
+// u = k1·m − k2·n                 in place of m
+#define DIFFERENCE(K) \
+	READ(K, ROLE_N, n4)        \
+	EACH(K, VFMUL, m4, k1, u4) \
+	EACH(K, VFMUL, n4, k2, n4) \
+	EACH(K, VFSUB, n4, u4, u4)
 
-// u = u / (√w·r + ε)
-#define DIVIDE(u, w, t) \
-	VFSQRT(w, t)     \
-	VFMUL(r, t, t)   \
-	VFADD(eps, t, t) \
-	VFDIV(t, u, u)
+// v = beta2·v + (alpha2·g)·g
+#define SECOND_MOMENT(K) \
+	LOAD(K, ROLE_V, v4)            \
+	EACH(K, VFMUL, v4, beta2, v4)  \
+	EACH(K, VFMUL, g4, alpha2, t4) \
+	EACH(K, VFMUL, g4, t4, t4)     \
+	EACH(K, VFADD, t4, v4, v4)     \
+	DRAW(K)                        \
+	STORE(K, ROLE_V, v4)
+
+// x = max(x, v)                   NaN if either is, +0 of two zeros
+#define LARGEST(K) \
+	LOAD(K, ROLE_X, x4)        \
+	EACH(K, VFMAX, v4, x4, x4) \
+	STORE(K, ROLE_X, x4)
+
+// u = u / (√w·r + ε)              in place of w
+#define DIVIDE(K, w) \
+	EACH1(K, VFSQRT, w, w)    \
+	EACH(K, VFMUL, r, w, w)   \
+	EACH(K, VFADD, eps, w, w) \
+	EACH(K, VFDIV, w, u4, u4)
 
 // p = keep·p − u
-#define STEP(p, u) \
-	VFMUL(p, keep, p) \
-	VFSUB(u, p, p)
+#define STEP(K) \
+	LOAD(K, ROLE_P, p4)          \
+	EACH(K, VFMUL, p4, keep, p4) \
+	EACH(K, VFSUB, u4, p4, p4)   \
+	STORE(K, ROLE_P, p4)
 
-// The streams of kernels, by the letters of their roles: parameters, gradients and state as in internal/equations. First all of
-// them, to be passed to a macro one by one, then those that are written, then the arguments of a function.
+// DRAW stands where the first store may be rounded stochastically: it makes random numbers in place of the gradients, if they are needed.
+#define DRAW(K) K(NONE, NONE, NONE, DRAW_MIXED)(ROLE_G, g4)
+#define NONE(S, y)
 
-// A role picks its own of what is said for parameters, gradients, momenta, and averages of squares with the largest so far.
-#define ROLE_P(p, g, m, v) p
-#define ROLE_G(p, g, m, v) g
-#define ROLE_M(p, g, m, v) m
-#define ROLE_V(p, g, m, v) v
-
-#define STREAMS_PG(DO) \
-	DO(ROLE_P, atP, p0, p01) \
-	DO(ROLE_G, atG, g0, g01)
-#define STREAMS_PGM(DO) \
-	STREAMS_PG(DO) \
-	DO(ROLE_M, atM, m0, m01)
-#define STREAMS_PGMV(DO) \
-	STREAMS_PGM(DO) \
-	DO(ROLE_V, atV, v0, v01)
-#define STREAMS_PGMVX(DO) \
-	STREAMS_PGMV(DO) \
-	DO(ROLE_V, atX, x0, x01)
-#define STREAMS_PGMN(DO) \
-	STREAMS_PGM(DO) \
-	DO(ROLE_M, atN, n0, n01)
-#define STREAMS_PGMNV(DO) \
-	STREAMS_PGMN(DO) \
-	DO(ROLE_V, atV, v0, v01)
-#define STREAMS_PGMNVX(DO) \
-	STREAMS_PGMNV(DO) \
-	DO(ROLE_V, atX, x0, x01)
-
-#define WRITES_P(DO) \
-	DO(ROLE_P, atP, p0, p01)
-#define WRITES_PM(DO) \
-	WRITES_P(DO) \
-	DO(ROLE_M, atM, m0, m01)
-#define WRITES_PMV(DO) \
-	WRITES_PM(DO) \
-	DO(ROLE_V, atV, v0, v01)
-#define WRITES_PMVX(DO) \
-	WRITES_PMV(DO) \
-	DO(ROLE_V, atX, x0, x01)
+// The arguments of a function, by its streams. None takes ahead: these kernels do not prefetch.
 
 #define ARGUMENTS_PG \
-	MOVD c+0(FP), atC       \
-	MOVD p+8(FP), atP       \
-	MOVD grad+16(FP), atG   \
-	MOVD count+24(FP), left \
-	MOVD ahead+32(FP), front
+	MOVD c+0(FP), atC     \
+	MOVD p+8(FP), atP     \
+	MOVD grad+16(FP), atG \
+	MOVD count+24(FP), left
 #define ARGUMENTS_PGM \
-	MOVD c+0(FP), atC       \
-	MOVD p+8(FP), atP       \
-	MOVD grad+16(FP), atG   \
-	MOVD m+24(FP), atM      \
-	MOVD count+32(FP), left \
-	MOVD ahead+40(FP), front
+	MOVD c+0(FP), atC     \
+	MOVD p+8(FP), atP     \
+	MOVD grad+16(FP), atG \
+	MOVD m+24(FP), atM    \
+	MOVD count+32(FP), left
 #define ARGUMENTS_PGMV \
-	MOVD c+0(FP), atC       \
-	MOVD p+8(FP), atP       \
-	MOVD grad+16(FP), atG   \
-	MOVD m+24(FP), atM      \
-	MOVD v+32(FP), atV      \
-	MOVD count+40(FP), left \
-	MOVD ahead+48(FP), front
+	MOVD c+0(FP), atC     \
+	MOVD p+8(FP), atP     \
+	MOVD grad+16(FP), atG \
+	MOVD m+24(FP), atM    \
+	MOVD v+32(FP), atV    \
+	MOVD count+40(FP), left
 #define ARGUMENTS_PGMVX \
-	MOVD c+0(FP), atC       \
-	MOVD p+8(FP), atP       \
-	MOVD grad+16(FP), atG   \
-	MOVD m+24(FP), atM      \
-	MOVD v+32(FP), atV      \
-	MOVD x+40(FP), atX      \
-	MOVD count+48(FP), left \
-	MOVD ahead+56(FP), front
+	MOVD c+0(FP), atC     \
+	MOVD p+8(FP), atP     \
+	MOVD grad+16(FP), atG \
+	MOVD m+24(FP), atM    \
+	MOVD v+32(FP), atV    \
+	MOVD x+40(FP), atX    \
+	MOVD count+48(FP), left
 #define ARGUMENTS_PGMN \
-	MOVD c+0(FP), atC       \
-	MOVD p+8(FP), atP       \
-	MOVD grad+16(FP), atG   \
-	MOVD m+24(FP), atM      \
-	MOVD n+32(FP), atN      \
-	MOVD count+40(FP), left \
-	MOVD ahead+48(FP), front
+	MOVD c+0(FP), atC     \
+	MOVD p+8(FP), atP     \
+	MOVD grad+16(FP), atG \
+	MOVD m+24(FP), atM    \
+	MOVD n+32(FP), atN    \
+	MOVD count+40(FP), left
 #define ARGUMENTS_PGMNV \
-	MOVD c+0(FP), atC       \
-	MOVD p+8(FP), atP       \
-	MOVD grad+16(FP), atG   \
-	MOVD m+24(FP), atM      \
-	MOVD n+32(FP), atN      \
-	MOVD v+40(FP), atV      \
-	MOVD count+48(FP), left \
-	MOVD ahead+56(FP), front
+	MOVD c+0(FP), atC     \
+	MOVD p+8(FP), atP     \
+	MOVD grad+16(FP), atG \
+	MOVD m+24(FP), atM    \
+	MOVD n+32(FP), atN    \
+	MOVD v+40(FP), atV    \
+	MOVD count+48(FP), left
 #define ARGUMENTS_PGMNVX \
-	MOVD c+0(FP), atC       \
-	MOVD p+8(FP), atP       \
-	MOVD grad+16(FP), atG   \
-	MOVD m+24(FP), atM      \
-	MOVD n+32(FP), atN      \
-	MOVD v+40(FP), atV      \
-	MOVD x+48(FP), atX      \
-	MOVD count+56(FP), left \
-	MOVD ahead+64(FP), front
+	MOVD c+0(FP), atC     \
+	MOVD p+8(FP), atP     \
+	MOVD grad+16(FP), atG \
+	MOVD m+24(FP), atM    \
+	MOVD n+32(FP), atN    \
+	MOVD v+40(FP), atV    \
+	MOVD x+48(FP), atX    \
+	MOVD count+56(FP), left
 #define ARGUMENTS_MIXED \
-	MOVD c+0(FP), atC      \
-	MOVD count+8(FP), left \
-	MOVD ahead+16(FP), front
+	MOVD c+0(FP), atC \
+	MOVD count+8(FP), left
 
-// The rules, each from those before it: a rule is its coefficients, and what it does to one vector of each stream.
+// The rules, each from those before it: a rule is its coefficients, and the steps of its equations, one stream after the other: where
+// arrays lie alike within a page, lines of different streams would evict each other if a pass went through all of them at once.
 
 #define SGD_COEFFICIENTS \
 	COEFFICIENT(gs, 0)   \
@@ -302,27 +348,30 @@
 	COEFFICIENT(k1, 7)   \
 	COEFFICIENT(lo, 11)  \
 	COEFFICIENT(hi, 12)
-#define SGD(p, g, m, n, v, x, t) \
-	GRADIENT(p, g, t) \
-	SCALED(g, g)      \
-	STEP(p, g)
+#define SGD(K) \
+	GRADIENT(K)   \
+	SCALED(K, g4) \
+	DRAW(K)       \
+	STEP(K)
 
 #define SGD_MOMENTUM_COEFFICIENTS \
 	SGD_COEFFICIENTS      \
 	COEFFICIENT(beta1, 3) \
 	COEFFICIENT(alpha1, 4)
-#define SGD_MOMENTUM(p, g, m, n, v, x, t) \
-	GRADIENT(p, g, t) \
-	MOMENTUM(m, g, t) \
-	SCALED(m, g)      \
-	STEP(p, g)
+#define SGD_MOMENTUM(K) \
+	GRADIENT(K)   \
+	MOMENTUM(K)   \
+	SCALED(K, m4) \
+	DRAW(K)       \
+	STEP(K)
 
-#define SGD_NESTEROV(p, g, m, n, v, x, t) \
-	GRADIENT(p, g, t) \
-	MOMENTUM(m, g, t) \
-	NESTEROV(m, g, t) \
-	SCALED(g, g)      \
-	STEP(p, g)
+#define SGD_NESTEROV(K) \
+	GRADIENT(K)   \
+	MOMENTUM(K)   \
+	NESTEROV(K)   \
+	SCALED(K, g4) \
+	DRAW(K)       \
+	STEP(K)
 
 #define ADAM_COEFFICIENTS \
 	SGD_MOMENTUM_COEFFICIENTS \
@@ -330,141 +379,138 @@
 	COEFFICIENT(alpha2, 6)    \
 	COEFFICIENT(r, 9)         \
 	COEFFICIENT(eps, 10)
-#define ADAM(p, g, m, n, v, x, t) \
-	GRADIENT(p, g, t)      \
-	MOMENTUM(m, g, t)      \
-	SECOND_MOMENT(v, g, t) \
-	SCALED(m, g)           \
-	DIVIDE(g, v, t)        \
-	STEP(p, g)
+#define ADAM(K) \
+	GRADIENT(K)      \
+	MOMENTUM(K)      \
+	SCALED(K, m4)    \
+	SECOND_MOMENT(K) \
+	DIVIDE(K, v4)    \
+	STEP(K)
 
-#define ADAM_AMSGRAD(p, g, m, n, v, x, t) \
-	GRADIENT(p, g, t)      \
-	MOMENTUM(m, g, t)      \
-	SECOND_MOMENT(v, g, t) \
-	LARGEST(v, x)          \
-	SCALED(m, g)           \
-	DIVIDE(g, x, t)        \
-	STEP(p, g)
+#define ADAM_AMSGRAD(K) \
+	GRADIENT(K)      \
+	MOMENTUM(K)      \
+	SCALED(K, m4)    \
+	SECOND_MOMENT(K) \
+	LARGEST(K)       \
+	DIVIDE(K, x4)    \
+	STEP(K)
 
 // PNM and AdaPNM are these with a second momentum, which they only read.
 #define PNM_COEFFICIENTS \
 	SGD_MOMENTUM_COEFFICIENTS \
 	COEFFICIENT(k2, 8)
-#define PNM(p, g, m, n, v, x, t) \
-	GRADIENT(p, g, t)   \
-	MOMENTUM(m, g, t)   \
-	DIFFERENCE(m, n, t) \
-	STEP(p, n)
+#define PNM(K) \
+	GRADIENT(K)   \
+	MOMENTUM(K)   \
+	DIFFERENCE(K) \
+	DRAW(K)       \
+	STEP(K)
 
 #define ADAPNM_COEFFICIENTS \
 	ADAM_COEFFICIENTS \
 	COEFFICIENT(k2, 8)
-#define ADAPNM(p, g, m, n, v, x, t) \
-	GRADIENT(p, g, t)      \
-	MOMENTUM(m, g, t)      \
-	SECOND_MOMENT(v, g, t) \
-	DIFFERENCE(m, n, t)    \
-	DIVIDE(n, v, t)        \
-	STEP(p, n)
+#define ADAPNM(K) \
+	GRADIENT(K)      \
+	MOMENTUM(K)      \
+	DIFFERENCE(K)    \
+	SECOND_MOMENT(K) \
+	DIVIDE(K, v4)    \
+	STEP(K)
 
-#define ADAPNM_AMSGRAD(p, g, m, n, v, x, t) \
-	GRADIENT(p, g, t)      \
-	MOMENTUM(m, g, t)      \
-	SECOND_MOMENT(v, g, t) \
-	LARGEST(v, x)          \
-	DIFFERENCE(m, n, t)    \
-	DIVIDE(n, x, t)        \
-	STEP(p, n)
+#define ADAPNM_AMSGRAD(K) \
+	GRADIENT(K)      \
+	MOMENTUM(K)      \
+	DIFFERENCE(K)    \
+	SECOND_MOMENT(K) \
+	LARGEST(K)       \
+	DIVIDE(K, x4)    \
+	STEP(K)
 
-// Lion's state is a momentum alone: the registers of the other one serve for the average that the step is made of.
 #define LION_COEFFICIENTS \
 	SGD_MOMENTUM_COEFFICIENTS \
 	COEFFICIENT(beta2, 5)     \
 	COEFFICIENT(alpha2, 6)
-#define LION(p, g, m, n, v, x, t) \
-	GRADIENT(p, g, t)         \
-	INTERPOLATION(m, g, n, t) \
-	SIGN(n, g, t)             \
-	SCALED(g, g)              \
-	STEP(p, g)
+#define LION(K) \
+	GRADIENT(K)      \
+	INTERPOLATION(K) \
+	SIGN(K)          \
+	SCALED(K, u4)    \
+	DRAW(K)          \
+	STEP(K)
 
-// What benchmarks measure the rules against: their streams without arithmetic, and the divider without streams.
-#define NOTHING(p, g, m, n, v, x, t)
-#define DIVIDER_STREAMS(DO) \
-	DO(ROLE_P, atP, p0, p01)
-#define DIVIDER_WRITES(DO)
-#define DIVIDER(p, g, m, n, v, x, t) \
-	VFSQRT(p, t) \
-	VFDIV(t, p, t)
+// What benchmarks measure the rules against: their streams without arithmetic, by the roles of the state, and the divider without
+// streams.
+#define LIMIT(K) \
+	READ(K, ROLE_G, g4) \
+	MOVE(K, ROLE_P, p4)
+#define LIMIT_M(K) \
+	READ(K, ROLE_G, g4) \
+	MOVE(K, ROLE_M, m4) \
+	MOVE(K, ROLE_P, p4)
+#define LIMIT_MV(K) \
+	READ(K, ROLE_G, g4) \
+	MOVE(K, ROLE_M, m4) \
+	MOVE(K, ROLE_V, v4) \
+	MOVE(K, ROLE_P, p4)
+#define LIMIT_MVX(K) \
+	READ(K, ROLE_G, g4) \
+	MOVE(K, ROLE_M, m4) \
+	MOVE(K, ROLE_V, v4) \
+	MOVE(K, ROLE_X, x4) \
+	MOVE(K, ROLE_P, p4)
+#define LIMIT_MN(K) \
+	READ(K, ROLE_G, g4) \
+	MOVE(K, ROLE_M, m4) \
+	READ(K, ROLE_N, n4) \
+	MOVE(K, ROLE_P, p4)
+#define LIMIT_MNV(K) \
+	READ(K, ROLE_G, g4) \
+	MOVE(K, ROLE_M, m4) \
+	READ(K, ROLE_N, n4) \
+	MOVE(K, ROLE_V, v4) \
+	MOVE(K, ROLE_P, p4)
+#define LIMIT_MNVX(K) \
+	READ(K, ROLE_G, g4) \
+	MOVE(K, ROLE_M, m4) \
+	READ(K, ROLE_N, n4) \
+	MOVE(K, ROLE_V, v4) \
+	MOVE(K, ROLE_X, x4) \
+	MOVE(K, ROLE_P, p4)
+#define MOVE(K, S, y) \
+	LOAD(K, S, y) \
+	STORE(K, S, y)
+
+#define DIVIDER(K) \
+	READ(K, ROLE_P, p4)      \
+	EACH1(K, VFSQRT, p4, t4) \
+	EACH(K, VFDIV, t4, p4, t4)
 
 // LOOP applies a rule to all elements: a cache line of each stream at a time, then a vector, then an element. An element
 // is alone in its vector, so that all go through the same instructions.
-#define LOOP(STREAMS, WRITES, RULE) \
-	CBZ  front, enterPlain           \
-	B    enterAhead                  \
-ahead: \
-	STREAMS(PREFETCH)                \
-	LINE(STREAMS, WRITES, RULE)      \
-enterAhead: \
-	SUBS $(64/size), left            \
-	BGE  ahead                       \
-	B    rest                        \
-plain: \
-	LINE(STREAMS, WRITES, RULE)      \
-enterPlain: \
-	SUBS $(64/size), left            \
-	BGE  plain                       \
-rest: \
-	ADD  $(64/size), left            \
-	B    enterVector                 \
+#define LOOP(RULE) \
+	B    enter            \
+pass: \
+	RULE(PASS)            \
+enter: \
+	SUBS $(64/size), left \
+	BGE  pass             \
+	ADD  $(64/size), left \
+	B    enterVector      \
 vector: \
-	STREAMS(LOAD_VECTOR)             \
-	RULE(p0, g0, m0, n0, v0, x0, t0) \
-	WRITES(STORE_VECTOR)             \
-	STREAMS(NEXT_VECTOR)             \
+	RULE(VECTOR)          \
 enterVector: \
-	SUBS $(16/size), left            \
-	BGE  vector                      \
-	ADDS $(16/size), left            \
-	BEQ  done                        \
+	SUBS $(16/size), left \
+	BGE  vector           \
+	ADDS $(16/size), left \
+	BEQ  done             \
 element: \
-	STREAMS(LOAD_ELEMENT)            \
-	RULE(p0, g0, m0, n0, v0, x0, t0) \
-	WRITES(STORE_ELEMENT)            \
-	STREAMS(NEXT_ELEMENT)            \
-	SUBS $1, left                    \
-	BNE  element                     \
+	RULE(ELEMENT)         \
+	SUBS $1, left         \
+	BNE  element          \
 done:
 
-#define LINE(STREAMS, WRITES, RULE) \
-	STREAMS(LOAD_LOWER)              \
-	RULE(p0, g0, m0, n0, v0, x0, t0) \
-	RULE(p1, g1, m1, n1, v1, x1, t1) \
-	WRITES(STORE_LOWER)              \
-	STREAMS(LOAD_UPPER)              \
-	RULE(p0, g0, m0, n0, v0, x0, t0) \
-	RULE(p1, g1, m1, n1, v1, x1, t1) \
-	WRITES(STORE_UPPER)              \
-	STREAMS(NEXT_LINE)
-
-// What LOOP does to a stream. A load of one element sets the rest of the register to zero.
-#define PREFETCH(role, at, one, two) \
-	ADD  front, at, addr \
-	PRFM (addr), PLDL1KEEP
-#define LOAD_LOWER(role, at, one, two)    FLDPQ (at), two
-#define LOAD_UPPER(role, at, one, two)    FLDPQ 32(at), two
-#define LOAD_VECTOR(role, at, one, two)   FMOVQ (at), F(one)
-#define LOAD_ELEMENT(role, at, one, two)  FMOV  (at), F(one)
-#define STORE_LOWER(role, at, one, two)   FSTPQ two, (at)
-#define STORE_UPPER(role, at, one, two)   FSTPQ two, 32(at)
-#define STORE_VECTOR(role, at, one, two)  FMOVQ F(one), (at)
-#define STORE_ELEMENT(role, at, one, two) FMOV  F(one), (at)
-#define NEXT_LINE(role, at, one, two)     ADD   $64, at
-#define NEXT_VECTOR(role, at, one, two)   ADD   $16, at
-#define NEXT_ELEMENT(role, at, one, two)  ADD   $size, at
-
-// Streams of 16 bits: widened to float32 as they are loaded, so that the rules above do the arithmetic, and rounded as they are
+// Streams of 16 bits: widened to float32 as they are loaded, so that the steps above do the arithmetic, and rounded as they are
 // stored. update_mixed.go says what the formats are, format.go and rounding.go how numbers are rounded.
 
 // Where the fields of mixed are that follow its coefficients, and the bits of its formats.
@@ -488,289 +534,280 @@ done:
 #define outF16     5
 #define stochastic 7
 
-// What a loop for mixed formats has beside the registers above: for parameters, gradients and state the bytes of a pass and how
-// far to prefetch, which for 16 bits are half of what they are for 32.
+// What a loop for mixed formats has beside the registers above. Constants wait here until a vector is made of them.
 #define formats    R10
 #define atOut      R11 // the next element of the copy
-#define bytesP     R12
-#define bytesG     R13
-#define bytesS     R14
-#define frontP     R15
-#define frontG     R19
-#define frontS     R20
-#define overflowed R21 // how many parameters
-#define border     R22 // 65520, from which on float32 overflows
-#define infinity   R23
+#define overflowed R12 // how many parameters
+#define border     R13 // 65520, from which on float32 overflows
+#define infinity   R14
+#define counter    R15 // of the next element to be drawn for
+#define four       R19
+#define key        R20
+#define factor1    R21
+#define factor2    R22
 #define fpcr       R24 // what FPCR was
 
-// Vectors: what rounding needs in the place of gradients and of the momentum that is only read, which are of no use any more
-// after the rule; and what draws need all the time.
-#define u0      2 // parameters draw its upper half
-#define u1      3
-#define w0      6 // state draws this
-#define w1      7
-#define counter 14 // of the next four elements
-#define four    15
-#define key     16
-#define factor1 17
-#define factor2 18
+// Vectors: the numbers 0 to 3, and two of constants. Go's VDUP, which fills a vector from a general register, has names of its own.
+#define numbers 16
+#define c0(any) 17
+#define c1(any) 18
+#define c0S4    V17.S4
+#define c1S4    V18.S4
+#define tS4     V12.S4
 
-// SPLAT loads the 32 bits of a register into all elements of a vector.
-#define SPLAT(register, d) \
-	FMOVS register, F(d) \
-	VDUP(d, d)
-#define CONSTANT(value, d) \
-	MOVD  $value, addr \
-	SPLAT(addr, d)
+// The counts of shifts, the same for each vector.
+#define by15(any) 15
+#define by16(any) 16
 
-// y = float32(y)                  eight elements in one as those of the vectors one and one+1
-#define WIDEN_BF16(one) \
-	VSHLL2(one, (one)+1) \
-	VSHLL(one, one)
-#define WIDEN_F16(one) \
-	VFCVTL2_H(one, (one)+1) \
-	VFCVTL_H(one, one)
+// y = float32(y)                  eight elements in one as those of two vectors
+#define WIDEN_BF16(y, upper) \
+	VSHLL2(y, upper) \
+	VSHLL(y, y)
+#define WIDEN_F16(y, upper) \
+	VFCVTL2_H(y, upper) \
+	VFCVTL_H(y, y)
 
-// u = draw(counter, key)          in its upper half
-// w = u & 0xffff                  for the next four elements
-#define DRAW(u, w, t) \
-	VUSHR(16, counter, u) \
-	VEOR(counter, u, u)   \
-	VMUL(factor1, u, u)   \
-	VEOR(key, u, u)       \
-	VUSHR(15, u, t)       \
-	VEOR(t, u, u)         \
-	VMUL(factor2, u, u)   \
-	VSHL(16, u, w)        \
-	VEOR(u, w, w)         \
-	VUSHR(16, w, w)       \
-	VADD(four, counter, counter)
+// y = draw(counter, key)          for the next 16 elements: the lower halves in its first and second vectors, by which state is
+//                                 rounded, and the upper halves, by which parameters are, in the others
+#define DRAW_MIXED(S, y) \
+	TBZ  $stochastic, formats, drawn        \
+	VDUP counter, tS4                       \
+	VDUP four, c0S4                         \
+	ADDW $16, counter                       \
+	VADD(numbers, t4(first), t4(first))     \
+	VADD(c0(first), t4(first), t4(second))  \
+	VADD(c0(first), t4(second), t4(third))  \
+	VADD(c0(first), t4(third), t4(fourth))  \
+	VDUP factor1, c0S4                      \
+	VDUP key, c1S4                          \
+	FOUR(VUSHR, by16, t4, y)                \
+	FOUR(VEOR, y, t4, t4)                   \
+	FOUR(VMUL, c0, t4, t4)                  \
+	FOUR(VEOR, c1, t4, t4)                  \
+	VDUP factor2, c0S4                      \
+	FOUR(VUSHR, by15, t4, y)                \
+	FOUR(VEOR, y, t4, t4)                   \
+	FOUR(VMUL, c0, t4, t4)                  \
+	FOUR(VUSHR, by16, t4, y)                \
+	FOUR(VEOR, y, t4, t4)                   \
+	VUZP1(t4(second), t4(first), y(first))  \
+	VUZP1(t4(fourth), t4(third), y(second)) \
+	VUZP2(t4(second), t4(first), y(third))  \
+	VUZP2(t4(fourth), t4(third), y(fourth)) \
+drawn:
 
-// Rounding takes eight elements from the vectors one and one+1 to one. To bf16, it adds less than 1<<16 and cuts the lower half.
-// That of a NaN is 0, DEFAULT_NAN sees to it, so that nothing carries: a NaN stays one.
+// Rounding takes 16 elements from four vectors y to the first and third of z. To bf16, it adds less than 1<<16 and cuts the lower
+// half. That of a NaN is 0, START_ROUNDING sees to it, so that nothing carries: a NaN stays one.
 
-// y = (y + 0x8000 − even) >> 16   even = 1 − (y>>16 & 1)
-#define ROUND_NEAREST(one) \
-	VSHL(15, one, t0)     \
-	VSHL(15, (one)+1, t1) \
-	VCMGE_0(t0, t0)       \
-	VCMGE_0(t1, t1)       \
-	VRADDHN(t0, one, one) \
-	VRADDHN2(t1, (one)+1, one)
+// z = (y + 0x8000 − even) >> 16   even = 1 − (y>>16 & 1)
+#define ROUND_NEAREST(y, z) \
+	FOUR(VSHL, by15, y, z)                   \
+	FOUR1(VCMGE_0, z, z)                     \
+	VRADDHN(z(first), y(first), z(first))    \
+	VRADDHN2(z(second), y(second), z(first)) \
+	VRADDHN(z(third), y(third), z(third))    \
+	VRADDHN2(z(fourth), y(fourth), z(third))
 
-// y = (y + w) >> 16
-#define ROUND_LOWER(one) \
-	VADDHN(w0, one, one) \
-	VADDHN2(w1, (one)+1, one)
+// z = (y + draw) >> 16            of a draw the lower half or the upper one, as DRAW_MIXED leaves them
+#define ROUND_LOWER(y, z) ROUND_STOCHASTIC(y, g4(first), g4(second), z)
+#define ROUND_UPPER(y, z) ROUND_STOCHASTIC(y, g4(third), g4(fourth), z)
+#define ROUND_STOCHASTIC(y, draw1, draw2, z) \
+	VUADDW(draw1, y(first), z(first))    \
+	VUADDW2(draw1, y(second), z(second)) \
+	VUADDW(draw2, y(third), z(third))    \
+	VUADDW2(draw2, y(fourth), z(fourth)) \
+	VSHRN(z(first), z(first))            \
+	VSHRN2(z(second), z(first))          \
+	VSHRN(z(third), z(third))            \
+	VSHRN2(z(fourth), z(third))
 
-// y = (y + u>>16) >> 16
-#define ROUND_UPPER(one) \
-	VUSHR(16, u0, u0)    \
-	VUSHR(16, u1, u1)    \
-	VADDHN(u0, one, one) \
-	VADDHN2(u1, (one)+1, one)
+// z = f16(y)
+#define ROUND_F16(y, z) \
+	VFCVTN(y(first), z(first))   \
+	VFCVTN2(y(second), z(first)) \
+	VFCVTN(y(third), z(third))   \
+	VFCVTN2(y(fourth), z(third))
 
-// y = f16(y)
-#define ROUND_F16(one) \
-	VFCVTN(one, one) \
-	VFCVTN2((one)+1, one)
-
-// overflowed = overflowed + how many of both vectors have 65520 ≤ |y| < ∞, in place of what was drawn
-#define COUNT_OVERFLOWS(y0, y1) \
-	SPLAT(border, w0)   \
-	VFACGE(w0, y0, t0)  \
-	VFACGE(w0, y1, t1)  \
-	VADD(t1, t0, t0)    \
-	SPLAT(infinity, w1) \
-	VFACGE(w1, y0, t1)  \
-	VSUB(t1, t0, t0)    \
-	VFACGE(w1, y1, t1)  \
-	VSUB(t1, t0, t0)    \
-	VADDV(t0, t0)       \
-	FMOVS F(t0), addr   \
+// overflowed = overflowed + how many have 65520 ≤ |y| < ∞
+#define COUNT_OVERFLOWS(y, z, w) \
+	VDUP border, c0S4                   \
+	VDUP infinity, c1S4                 \
+	FOUR(VFACGE, c0, y, z)              \
+	FOUR(VFACGE, c1, y, w)              \
+	FOUR(VSUB, w, z, z)                 \
+	VADD(z(second), z(first), z(first)) \
+	VADD(z(fourth), z(third), z(third)) \
+	VADD(z(third), z(first), z(first))  \
+	VADDV(z(first), z(first))           \
+	FMOVS F(z(first)), addr             \
 	SUBW  addr, overflowed
 
-// LOOP_MIXED applies a rule to all elements, a positive multiple of 16: two vectors of each stream at a time. Its branches go
-// the same way in every pass, by the formats; but every other pass prefetches, a cache line of a stream of float32. The copy is
-// written like everything else, whether it is to go around the caches or not: what STNP does for it could not be measured.
-#define LOOP_MIXED(STREAMS, WRITES, RULE) \
-	START_MIXED                              \
-	DEFAULT_NAN                              \
-	TBZ  $stochastic, formats, pass          \
-	FIRST_COUNTERS                           \
-pass: \
-	CBZ  front, load                         \
-	TBNZ $3, left, load                      \
-	STREAMS(PREFETCH_MIXED)                  \
-load: \
-	TBNZ $paramBF16, formats, loadParamBF16  \
-	LOAD_LOWER(ROLE_P, atP, p0, p01)         \
-	B    loadGrad                            \
-loadParamBF16: \
-	LOAD_BF16(ROLE_P, atP, p0, p01)          \
-loadGrad: \
-	TBNZ $gradBF16, formats, loadGradBF16    \
-	TBNZ $gradF16, formats, loadGradF16      \
-	LOAD_LOWER(ROLE_G, atG, g0, g01)         \
-	B    loadState                           \
-loadGradBF16: \
-	LOAD_BF16(ROLE_G, atG, g0, g01)          \
-	B    loadState                           \
-loadGradF16: \
-	LOAD_F16(ROLE_G, atG, g0, g01)           \
-loadState: \
-	TBNZ $stateBF16, formats, loadStateBF16  \
-	STREAMS(LOAD_STATE)                      \
-	B    update                              \
-loadStateBF16: \
-	STREAMS(LOAD_STATE_BF16)                 \
-update: \
-	RULE(p0, g0, m0, n0, v0, x0, t0)         \
-	RULE(p1, g1, m1, n1, v1, x1, t1)         \
-	TBZ  $stochastic, formats, storeState    \
-	DRAW(u0, w0, t0)                         \
-	DRAW(u1, w1, t1)                         \
-storeState: \
-	TBNZ $stateBF16, formats, storeStateBF16 \
-	WRITES(STORE_STATE)                      \
-	B    storeParam                          \
-storeStateBF16: \
-	WRITES(STORE_STATE_BF16)                 \
-storeParam: \
-	TBNZ $paramBF16, formats, storeParamBF16 \
-	STORE_LOWER(ROLE_P, atP, p0, p01)        \
-	TBNZ $outBF16, formats, copyBF16         \
-	TBZ  $outF16, formats, next              \
-	COUNT_OVERFLOWS(p0, p1)                  \
-	ROUND_F16(p0)                            \
-	FMOVQ.P F(p0), 16(atOut)                 \
-	B    next                                \
+// What a pass for mixed formats does to a stream, by one branch on its format, or two: four vectors are four of float32 in memory, or two
+// of 16 bits, which go through the first and the third.
+#define BIT(S) S(gradBF16, stateBF16, stateBF16, stateBF16, stateBF16, paramBF16)
+#define NARROW(S) S(gradNarrow, mNarrow, nNarrow, vNarrow, xNarrow, pNarrow) // labels
+#define DONE(S)   S(gradDone, mDone, nDone, vDone, xDone, pDone)
+#define LOAD_NARROW(S, y) \
+	FLDPQ (AT(S)), y(pair13)
+#define READ_NARROW(S, y) \
+	LOAD_NARROW(S, y) \
+	ADD $32, AT(S)
+#define STORE_NARROW(S, y) \
+	FSTPQ y(pair13), (AT(S)) \
+	ADD   $32, AT(S)
+#define WIDEN(TO, y) \
+	TO(y(first), y(second)) \
+	TO(y(third), y(fourth))
+
+#define LOAD_MIXED(S, y) \
+	TBNZ $BIT(S), formats, 4(PC) \
+	LOAD_PASS(S, y)              \
+	B    6(PC)                   \
+	LOAD_NARROW(S, y)            \
+	WIDEN(WIDEN_BF16, y)
+#define READ_MIXED(S, y) S(READ_GRADIENT, NONE, READ_STATE, NONE, NONE, NONE)(S, y)
+#define READ_STATE(S, y) \
+	TBNZ $BIT(S), formats, NARROW(S) \
+	READ_PASS(S, y)                  \
+	B    DONE(S)                     \
+NARROW(S): \
+	READ_NARROW(S, y)                \
+	WIDEN(WIDEN_BF16, y)             \
+DONE(S):
+#define READ_GRADIENT(S, y) \
+	TBNZ $gradBF16, formats, NARROW(S) \
+	TBNZ $gradF16, formats, readF16    \
+	READ_PASS(S, y)                    \
+	B    DONE(S)                       \
+NARROW(S): \
+	READ_NARROW(S, y)                  \
+	WIDEN(WIDEN_BF16, y)               \
+	B    DONE(S)                       \
+readF16: \
+	READ_NARROW(S, y)                  \
+	WIDEN(WIDEN_F16, y)                \
+DONE(S):
+
+#define STORE_MIXED(S, y)    S(NONE, STORE_MOMENTUM, NONE, STORE_SQUARES, STORE_LARGEST, STORE_PARAMETERS)(S, y)
+#define STORE_MOMENTUM(S, y) STORE_STATE(S, y, t4, ROUND_NEAREST)
+#define STORE_SQUARES(S, y)  STORE_STATE(S, y, t4, ROUND_LOWER)
+#define STORE_LARGEST(S, y)  STORE_STATE(S, y, v4, ROUND_LOWER)
+#define STORE_STATE(S, y, z, ROUND) \
+	TBNZ $BIT(S), formats, NARROW(S) \
+	STORE_PASS(S, y)                 \
+	B    DONE(S)                     \
+NARROW(S): \
+	ROUND(y, z)                      \
+	STORE_NARROW(S, z)               \
+DONE(S):
+#define STORE_PARAMETERS(S, y) \
+	TBNZ $BIT(S), formats, NARROW(S) \
+	TBNZ $outBF16, formats, copyBF16 \
+	TBZ  $outF16, formats, storeP    \
+	COUNT_OVERFLOWS(y, t4, g4)       \
+	ROUND_F16(y, t4)                 \
+	B    copy                        \
 copyBF16: \
-	ROUND_NEAREST(p0)                        \
-	FMOVQ.P F(p0), 16(atOut)                 \
-	B    next                                \
-storeParamBF16: \
-	STORE_BF16(ROLE_P, atP, p0, p01)         \
-next: \
-	STREAMS(NEXT_MIXED)                      \
-	SUBS $8, left                            \
-	BNE  pass                                \
-	MOVD mixed_overflows(atC), addr          \
-	ADD  overflowed, addr                    \
-	MOVD addr, mixed_overflows(atC)          \
+	ROUND_NEAREST(y, t4)             \
+copy: \
+	STORE_COPY(t4)                   \
+storeP: \
+	STORE_PASS(S, y)                 \
+	B    DONE(S)                     \
+NARROW(S): \
+	ROUND_UPPER(y, t4)               \
+	STORE_NARROW(S, t4)              \
+DONE(S):
+#define STORE_COPY(y) FSTPQ.P y(pair13), 32(atOut)
+
+// LOOP_MIXED applies a rule to all elements, a positive multiple of 16. Its branches go the same way in every pass, by the formats.
+// The copy is written like everything else, whether it is to go around the caches or not: what STNP does for it could not be
+// measured.
+#define LOOP_MIXED(RULE) \
+	START_MIXED                     \
+	START_ROUNDING                  \
+pass: \
+	RULE(MIXED)                     \
+	SUBS $16, left                  \
+	BNE  pass                       \
+	MOVD mixed_overflows(atC), addr \
+	ADD  overflowed, addr           \
+	MOVD addr, mixed_overflows(atC) \
 	MSR  fpcr, FPCR
 
-// START_MIXED gives all registers but the vectors their first values, from the argument atC and front.
+// START_MIXED finds the streams, from the argument atC.
 #define START_MIXED \
-	MOVD  mixed_p(atC), atP              \
-	MOVD  mixed_g(atC), atG              \
-	MOVD  mixed_m(atC), atM              \
-	MOVD  mixed_n(atC), atN              \
-	MOVD  mixed_v(atC), atV              \
-	MOVD  mixed_x(atC), atX              \
-	MOVD  mixed_out(atC), atOut          \
-	MOVWU mixed_formats(atC), formats    \
-	UBFX  $paramBF16, formats, $1, addr  \
-	WIDTH(addr, bytesP, frontP)          \
-	UBFX  $stateBF16, formats, $1, addr  \
-	WIDTH(addr, bytesS, frontS)          \
-	UBFX  $gradBF16, formats, $1, bytesG \
-	UBFX  $gradF16, formats, $1, addr    \
-	ORR   bytesG, addr                   \
-	WIDTH(addr, bytesG, frontG)          \
-	MOVD  $0, overflowed                 \
-	MOVD  $0x477ff000, border            \
-	MOVD  $0x7f800000, infinity
+	MOVD  mixed_p(atC), atP     \
+	MOVD  mixed_g(atC), atG     \
+	MOVD  mixed_m(atC), atM     \
+	MOVD  mixed_n(atC), atN     \
+	MOVD  mixed_v(atC), atV     \
+	MOVD  mixed_x(atC), atX     \
+	MOVD  mixed_out(atC), atOut \
+	MOVWU mixed_formats(atC), formats
 
-// Those of float32 if narrow is 0, half of them if it is 1.
-#define WIDTH(narrow, bytes, ahead) \
-	MOVD $32, bytes    \
-	LSR  narrow, bytes \
-	LSR  narrow, front, ahead
+// START_ROUNDING prepares what rounding needs. From there on arithmetic makes 0x7fc00000 of each NaN, and so of each that a rule writes.
+// That is undone at the end: FPCR is Go's to choose, but nobody else sees it until then.
+#define START_ROUNDING \
+	MOVD  $0, overflowed              \
+	MOVD  $0x477ff000, border         \
+	MOVD  $0x7f800000, infinity       \
+	MOVWU mixed_counter(atC), counter \
+	MOVD  $4, four                    \
+	MOVWU mixed_key(atC), key         \
+	MOVD  $0x7feb352d, factor1        \
+	MOVD  $0x846ca68b, factor2        \
+	MOVD  $zeroToThree<>(SB), addr    \
+	FMOVQ (addr), F(numbers)          \
+	MRS   FPCR, fpcr                  \
+	ORR   $(1<<25), fpcr, addr        \
+	MSR   addr, FPCR
 
-// DEFAULT_NAN makes 0x7fc00000 of each NaN that arithmetic gives, which is each that a rule writes. It is undone at the end:
-// FPCR is Go's to choose, but nobody else sees it until then.
-#define DEFAULT_NAN \
-	MRS FPCR, fpcr           \
-	ORR $(1<<25), fpcr, addr \
-	MSR addr, FPCR
-
-// FIRST_COUNTERS gives the vectors that draws need theirs.
-#define FIRST_COUNTERS \
-	MOVD  $firstFour<>(SB), addr    \
-	FMOVQ (addr), F(counter)        \
-	FMOVS mixed_counter(atC), F(t0) \
-	VDUP(t0, t0)                    \
-	VADD(t0, counter, counter)      \
-	FMOVS mixed_key(atC), F(key)    \
-	VDUP(key, key)                  \
-	CONSTANT(4, four)               \
-	CONSTANT(0x7feb352d, factor1)   \
-	CONSTANT(0x846ca68b, factor2)
-
-DATA firstFour<>+0(SB)/4, $0
-DATA firstFour<>+4(SB)/4, $1
-DATA firstFour<>+8(SB)/4, $2
-DATA firstFour<>+12(SB)/4, $3
-GLOBL firstFour<>(SB), RODATA|NOPTR, $16
-
-// What LOOP_MIXED does to a stream. It loads parameters and gradients by themselves, and stores parameters so.
-#define PREFETCH_MIXED(role, at, one, two) \
-	ADD  role(frontP, frontG, frontS, frontS), at, addr \
-	PRFM (addr), PLDL1KEEP
-#define LOAD_STATE(role, at, one, two)       role(NONE, NONE, LOAD_LOWER, LOAD_LOWER)(role, at, one, two)
-#define LOAD_STATE_BF16(role, at, one, two)  role(NONE, NONE, LOAD_BF16, LOAD_BF16)(role, at, one, two)
-#define STORE_STATE(role, at, one, two)      role(NONE, NONE, STORE_LOWER, STORE_LOWER)(role, at, one, two)
-#define STORE_STATE_BF16(role, at, one, two) role(NONE, NONE, STORE_BF16, STORE_BF16)(role, at, one, two)
-#define NEXT_MIXED(role, at, one, two)       ADD role(bytesP, bytesG, bytesS, bytesS), at
-#define NONE(role, at, one, two)
-#define LOAD_BF16(role, at, one, two) \
-	FMOVQ (at), F(one) \
-	WIDEN_BF16(one)
-#define LOAD_F16(role, at, one, two) \
-	FMOVQ (at), F(one) \
-	WIDEN_F16(one)
-#define STORE_BF16(role, at, one, two) \
-	role(ROUND_UPPER, NONE, ROUND_NEAREST, ROUND_LOWER)(one) \
-	FMOVQ F(one), (at)
+DATA zeroToThree<>+0(SB)/4, $0
+DATA zeroToThree<>+4(SB)/4, $1
+DATA zeroToThree<>+8(SB)/4, $2
+DATA zeroToThree<>+12(SB)/4, $3
+GLOBL zeroToThree<>(SB), RODATA|NOPTR, $16
 
 // LOOP_LIMIT is what benchmarks measure LOOP_MIXED against: its streams without arithmetic, those that there are, in any
 // formats. It loads and stores as many bytes in as many instructions; what it copies is no parameter.
-#define LOOP_LIMIT(STREAMS, WRITES) \
-	START_MIXED              \
+#define LOOP_LIMIT \
+	START_MIXED            \
 pass: \
-	CBZ  front, load         \
-	TBNZ $3, left, load      \
-	STREAMS(PREFETCH_LIMIT)  \
-load: \
-	STREAMS(LOAD_LIMIT)      \
-	WRITES(STORE_LIMIT)      \
-	CBZ  atOut, next         \
-	FMOVQ.P F(p0), 16(atOut) \
+	READ_LIMIT(ROLE_G, g4) \
+	MOVE_LIMIT(ROLE_M, m4) \
+	READ_LIMIT(ROLE_N, n4) \
+	MOVE_LIMIT(ROLE_V, v4) \
+	MOVE_LIMIT(ROLE_X, x4) \
+	MOVE_LIMIT(ROLE_P, p4) \
+	CBZ  atOut, next       \
+	STORE_COPY(p4)         \
 next: \
-	STREAMS(NEXT_LIMIT)      \
-	SUBS $8, left            \
+	SUBS $16, left         \
 	BNE  pass
 
-// What LOOP_LIMIT does to a stream: nothing if its address is 0. A pass takes 32 bytes or 16.
-#define PREFETCH_LIMIT(role, at, one, two) \
-	CBZ at, 3(PC) \
-	PREFETCH_MIXED(role, at, one, two)
-#define LOAD_LIMIT(role, at, one, two) \
-	CBZ   at, 5(PC)          \
-	TBZ   $5, role(bytesP, bytesG, bytesS, bytesS), 3(PC) \
-	FLDPQ (at), two          \
-	B     2(PC)              \
-	FMOVQ (at), F(one)
-#define STORE_LIMIT(role, at, one, two) \
-	CBZ   at, 5(PC)          \
-	TBZ   $5, role(bytesP, bytesG, bytesS, bytesS), 3(PC) \
-	FSTPQ two, (at)          \
-	B     2(PC)              \
-	FMOVQ F(one), (at)
-#define NEXT_LIMIT(role, at, one, two) \
-	CBZ at, 2(PC) \
-	NEXT_MIXED(role, at, one, two)
+// What LOOP_LIMIT does to a stream: nothing if its address is 0.
+#define NARROW_BITS(S) S(1<<gradBF16|1<<gradF16, 1<<stateBF16, 1<<stateBF16, 1<<stateBF16, 1<<stateBF16, 1<<paramBF16)
+#define READ_LIMIT(S, y) \
+	CBZ AT(S), DONE(S)             \
+	TST $(NARROW_BITS(S)), formats \
+	BNE NARROW(S)                  \
+	READ_PASS(S, y)                \
+	B   DONE(S)                    \
+NARROW(S): \
+	READ_NARROW(S, y)              \
+DONE(S):
+#define MOVE_LIMIT(S, y) \
+	CBZ AT(S), DONE(S)             \
+	TST $(NARROW_BITS(S)), formats \
+	BNE NARROW(S)                  \
+	LOAD_PASS(S, y)                \
+	STORE_PASS(S, y)               \
+	B   DONE(S)                    \
+NARROW(S): \
+	LOAD_NARROW(S, y)              \
+	STORE_NARROW(S, y)             \
+DONE(S):
 
 // float32
 
@@ -783,71 +820,70 @@ next: \
 TEXT ·pnmF32NEON(SB), NOSPLIT, $0-56
 	ARGUMENTS_PGMN
 	PNM_COEFFICIENTS
-	LOOP(STREAMS_PGMN, WRITES_PM, PNM)
+	LOOP(PNM)
 	RET
 
 // func adapnmF32NEON(c, p, grad, m, n, v *float32, count, ahead int)
 TEXT ·adapnmF32NEON(SB), NOSPLIT, $0-64
 	ARGUMENTS_PGMNV
 	ADAPNM_COEFFICIENTS
-	LOOP(STREAMS_PGMNV, WRITES_PMV, ADAPNM)
+	LOOP(ADAPNM)
 	RET
 
 // func adapnmAMSGradF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
 TEXT ·adapnmAMSGradF32NEON(SB), NOSPLIT, $0-72
 	ARGUMENTS_PGMNVX
 	ADAPNM_COEFFICIENTS
-	LOOP(STREAMS_PGMNVX, WRITES_PMVX, ADAPNM_AMSGRAD)
+	LOOP(ADAPNM_AMSGRAD)
 	RET
 
 // func sgdF32NEON(c, p, grad *float32, count, ahead int)
 TEXT ·sgdF32NEON(SB), NOSPLIT, $0-40
 	ARGUMENTS_PG
 	SGD_COEFFICIENTS
-	LOOP(STREAMS_PG, WRITES_P, SGD)
+	LOOP(SGD)
 	RET
 
 // func sgdMomentumF32NEON(c, p, grad, m *float32, count, ahead int)
 TEXT ·sgdMomentumF32NEON(SB), NOSPLIT, $0-48
 	ARGUMENTS_PGM
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP(STREAMS_PGM, WRITES_PM, SGD_MOMENTUM)
+	LOOP(SGD_MOMENTUM)
 	RET
 
 // func sgdNesterovF32NEON(c, p, grad, m *float32, count, ahead int)
 TEXT ·sgdNesterovF32NEON(SB), NOSPLIT, $0-48
 	ARGUMENTS_PGM
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP(STREAMS_PGM, WRITES_PM, SGD_NESTEROV)
+	LOOP(SGD_NESTEROV)
 	RET
 
 // func adamF32NEON(c, p, grad, m, v *float32, count, ahead int)
 TEXT ·adamF32NEON(SB), NOSPLIT, $0-56
 	ARGUMENTS_PGMV
 	ADAM_COEFFICIENTS
-	LOOP(STREAMS_PGMV, WRITES_PMV, ADAM)
+	LOOP(ADAM)
 	RET
 
 // func adamAMSGradF32NEON(c, p, grad, m, v, x *float32, count, ahead int)
 TEXT ·adamAMSGradF32NEON(SB), NOSPLIT, $0-64
 	ARGUMENTS_PGMVX
 	ADAM_COEFFICIENTS
-	LOOP(STREAMS_PGMVX, WRITES_PMVX, ADAM_AMSGRAD)
+	LOOP(ADAM_AMSGRAD)
 	RET
 
 // func lionF32NEON(c, p, grad, m *float32, count, ahead int)
 TEXT ·lionF32NEON(SB), NOSPLIT, $0-48
 	ARGUMENTS_PGM
 	LION_COEFFICIENTS
-	LOOP(STREAMS_PGM, WRITES_PM, LION)
+	LOOP(LION)
 	RET
 
 // func dividerF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
 TEXT ·dividerF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(DIVIDER_STREAMS, DIVIDER_WRITES, DIVIDER)
+	LOOP(DIVIDER)
 	RET
 
 // func limitMNF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -857,8 +893,7 @@ TEXT ·limitMNF32NEON(SB), NOSPLIT, $0-72
 	MOVD m+24(FP), atM
 	MOVD n+32(FP), atN
 	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(STREAMS_PGMN, WRITES_PM, NOTHING)
+	LOOP(LIMIT_MN)
 	RET
 
 // func limitMNVF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -869,8 +904,7 @@ TEXT ·limitMNVF32NEON(SB), NOSPLIT, $0-72
 	MOVD n+32(FP), atN
 	MOVD v+40(FP), atV
 	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(STREAMS_PGMNV, WRITES_PMV, NOTHING)
+	LOOP(LIMIT_MNV)
 	RET
 
 // func limitMNVXF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -882,8 +916,7 @@ TEXT ·limitMNVXF32NEON(SB), NOSPLIT, $0-72
 	MOVD v+40(FP), atV
 	MOVD x+48(FP), atX
 	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(STREAMS_PGMNVX, WRITES_PMVX, NOTHING)
+	LOOP(LIMIT_MNVX)
 	RET
 
 // func limitF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -891,8 +924,7 @@ TEXT ·limitF32NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD grad+16(FP), atG
 	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(STREAMS_PG, WRITES_P, NOTHING)
+	LOOP(LIMIT)
 	RET
 
 // func limitMF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -901,8 +933,7 @@ TEXT ·limitMF32NEON(SB), NOSPLIT, $0-72
 	MOVD grad+16(FP), atG
 	MOVD m+24(FP), atM
 	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(STREAMS_PGM, WRITES_PM, NOTHING)
+	LOOP(LIMIT_M)
 	RET
 
 // func limitMVF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -912,8 +943,7 @@ TEXT ·limitMVF32NEON(SB), NOSPLIT, $0-72
 	MOVD m+24(FP), atM
 	MOVD v+40(FP), atV
 	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(STREAMS_PGMV, WRITES_PMV, NOTHING)
+	LOOP(LIMIT_MV)
 	RET
 
 // func limitMVXF32NEON(c, p, grad, m, n, v, x *float32, count, ahead int)
@@ -924,8 +954,7 @@ TEXT ·limitMVXF32NEON(SB), NOSPLIT, $0-72
 	MOVD v+40(FP), atV
 	MOVD x+48(FP), atX
 	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(STREAMS_PGMVX, WRITES_PMVX, NOTHING)
+	LOOP(LIMIT_MVX)
 	RET
 
 // mixed formats: float32, in which they are updated, and those of 16 bits
@@ -934,69 +963,69 @@ TEXT ·limitMVXF32NEON(SB), NOSPLIT, $0-72
 TEXT ·pnmMixedNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
 	PNM_COEFFICIENTS
-	LOOP_MIXED(STREAMS_PGMN, WRITES_PM, PNM)
+	LOOP_MIXED(PNM)
 	RET
 
 // func adapnmMixedNEON(c *float32, count, ahead int)
 TEXT ·adapnmMixedNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
 	ADAPNM_COEFFICIENTS
-	LOOP_MIXED(STREAMS_PGMNV, WRITES_PMV, ADAPNM)
+	LOOP_MIXED(ADAPNM)
 	RET
 
 // func adapnmAMSGradMixedNEON(c *float32, count, ahead int)
 TEXT ·adapnmAMSGradMixedNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
 	ADAPNM_COEFFICIENTS
-	LOOP_MIXED(STREAMS_PGMNVX, WRITES_PMVX, ADAPNM_AMSGRAD)
+	LOOP_MIXED(ADAPNM_AMSGRAD)
 	RET
 
 // func sgdMixedNEON(c *float32, count, ahead int)
 TEXT ·sgdMixedNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
 	SGD_COEFFICIENTS
-	LOOP_MIXED(STREAMS_PG, WRITES_P, SGD)
+	LOOP_MIXED(SGD)
 	RET
 
 // func sgdMomentumMixedNEON(c *float32, count, ahead int)
 TEXT ·sgdMomentumMixedNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP_MIXED(STREAMS_PGM, WRITES_PM, SGD_MOMENTUM)
+	LOOP_MIXED(SGD_MOMENTUM)
 	RET
 
 // func sgdNesterovMixedNEON(c *float32, count, ahead int)
 TEXT ·sgdNesterovMixedNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP_MIXED(STREAMS_PGM, WRITES_PM, SGD_NESTEROV)
+	LOOP_MIXED(SGD_NESTEROV)
 	RET
 
 // func adamMixedNEON(c *float32, count, ahead int)
 TEXT ·adamMixedNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
 	ADAM_COEFFICIENTS
-	LOOP_MIXED(STREAMS_PGMV, WRITES_PMV, ADAM)
+	LOOP_MIXED(ADAM)
 	RET
 
 // func adamAMSGradMixedNEON(c *float32, count, ahead int)
 TEXT ·adamAMSGradMixedNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
 	ADAM_COEFFICIENTS
-	LOOP_MIXED(STREAMS_PGMVX, WRITES_PMVX, ADAM_AMSGRAD)
+	LOOP_MIXED(ADAM_AMSGRAD)
 	RET
 
 // func lionMixedNEON(c *float32, count, ahead int)
 TEXT ·lionMixedNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
 	LION_COEFFICIENTS
-	LOOP_MIXED(STREAMS_PGM, WRITES_PM, LION)
+	LOOP_MIXED(LION)
 	RET
 
 // func mixedLimitNEON(c *float32, count, ahead int)
 TEXT ·mixedLimitNEON(SB), NOSPLIT, $0-24
 	ARGUMENTS_MIXED
-	LOOP_LIMIT(STREAMS_PGMNVX, WRITES_PMVX)
+	LOOP_LIMIT
 	RET
 
 // float64
@@ -1014,71 +1043,70 @@ TEXT ·mixedLimitNEON(SB), NOSPLIT, $0-24
 TEXT ·pnmF64NEON(SB), NOSPLIT, $0-56
 	ARGUMENTS_PGMN
 	PNM_COEFFICIENTS
-	LOOP(STREAMS_PGMN, WRITES_PM, PNM)
+	LOOP(PNM)
 	RET
 
 // func adapnmF64NEON(c, p, grad, m, n, v *float64, count, ahead int)
 TEXT ·adapnmF64NEON(SB), NOSPLIT, $0-64
 	ARGUMENTS_PGMNV
 	ADAPNM_COEFFICIENTS
-	LOOP(STREAMS_PGMNV, WRITES_PMV, ADAPNM)
+	LOOP(ADAPNM)
 	RET
 
 // func adapnmAMSGradF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)
 TEXT ·adapnmAMSGradF64NEON(SB), NOSPLIT, $0-72
 	ARGUMENTS_PGMNVX
 	ADAPNM_COEFFICIENTS
-	LOOP(STREAMS_PGMNVX, WRITES_PMVX, ADAPNM_AMSGRAD)
+	LOOP(ADAPNM_AMSGRAD)
 	RET
 
 // func sgdF64NEON(c, p, grad *float64, count, ahead int)
 TEXT ·sgdF64NEON(SB), NOSPLIT, $0-40
 	ARGUMENTS_PG
 	SGD_COEFFICIENTS
-	LOOP(STREAMS_PG, WRITES_P, SGD)
+	LOOP(SGD)
 	RET
 
 // func sgdMomentumF64NEON(c, p, grad, m *float64, count, ahead int)
 TEXT ·sgdMomentumF64NEON(SB), NOSPLIT, $0-48
 	ARGUMENTS_PGM
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP(STREAMS_PGM, WRITES_PM, SGD_MOMENTUM)
+	LOOP(SGD_MOMENTUM)
 	RET
 
 // func sgdNesterovF64NEON(c, p, grad, m *float64, count, ahead int)
 TEXT ·sgdNesterovF64NEON(SB), NOSPLIT, $0-48
 	ARGUMENTS_PGM
 	SGD_MOMENTUM_COEFFICIENTS
-	LOOP(STREAMS_PGM, WRITES_PM, SGD_NESTEROV)
+	LOOP(SGD_NESTEROV)
 	RET
 
 // func adamF64NEON(c, p, grad, m, v *float64, count, ahead int)
 TEXT ·adamF64NEON(SB), NOSPLIT, $0-56
 	ARGUMENTS_PGMV
 	ADAM_COEFFICIENTS
-	LOOP(STREAMS_PGMV, WRITES_PMV, ADAM)
+	LOOP(ADAM)
 	RET
 
 // func adamAMSGradF64NEON(c, p, grad, m, v, x *float64, count, ahead int)
 TEXT ·adamAMSGradF64NEON(SB), NOSPLIT, $0-64
 	ARGUMENTS_PGMVX
 	ADAM_COEFFICIENTS
-	LOOP(STREAMS_PGMVX, WRITES_PMVX, ADAM_AMSGRAD)
+	LOOP(ADAM_AMSGRAD)
 	RET
 
 // func lionF64NEON(c, p, grad, m *float64, count, ahead int)
 TEXT ·lionF64NEON(SB), NOSPLIT, $0-48
 	ARGUMENTS_PGM
 	LION_COEFFICIENTS
-	LOOP(STREAMS_PGM, WRITES_PM, LION)
+	LOOP(LION)
 	RET
 
 // func dividerF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)
 TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD count+56(FP), left
-	MOVD ahead+64(FP), front
-	LOOP(DIVIDER_STREAMS, DIVIDER_WRITES, DIVIDER)
+	LOOP(DIVIDER)
 	RET
 
 // The sums of squares are float64 for both types: lane i is element i mod 2 of V(i/2).
@@ -1119,10 +1147,10 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 #define LANES_16(WIDEN) \
 	FLDPQ (atG), (F16, F18)   \
 	FLDPQ 32(atG), (F20, F22) \
-	WIDEN(16)                 \
-	WIDEN(18)                 \
-	WIDEN(20)                 \
-	WIDEN(22)                 \
+	WIDEN(16, 17)             \
+	WIDEN(18, 19)             \
+	WIDEN(20, 21)             \
+	WIDEN(22, 23)             \
 	ALL_SQUARES_F32           \
 	ADD $64, atG
 #define LANES_BF16 LANES_16(WIDEN_BF16)

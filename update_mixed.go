@@ -40,8 +40,8 @@ func withStochastic(f form, formats uint32) uint32 {
 // aroundAlign is what the address of a copy that is written around the caches is a multiple of.
 const aroundAlign = 32
 
-// mixedBlock is how many elements of each stream a pass through a mixed kernel's loop takes; there is no other.
-const mixedBlock = 16
+// mixedBlock is what the number of elements that a mixed kernel updates is a multiple of.
+const mixedBlock = 32
 
 // updateMixedGeneric is the reference, for any number of elements: the float32 rule, on what is widened before and rounded
 // after it. Within a step nothing is rounded: v is what x and the step take, not what is stored of it.

@@ -13,7 +13,7 @@ import (
 // Scalars are the fields of the engine's scalars, in order: where a kernel finds its coefficients.
 var Scalars = []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"}
 
-// A Kernel is one assembly function for each element type and ISA: its body updates one vector of each stream.
+// A Kernel is one assembly function for each element type and ISA: its body updates as many vectors of each stream as it is given.
 type Kernel struct {
 	Name    string
 	Form    equations.Form // of a rule
@@ -21,9 +21,10 @@ type Kernel struct {
 	Streams []string       // those that it uses
 	Writes  []string       // those of them that it writes
 	Scalars []string       // the coefficients that it uses, those that it can best do without in a register last
-	Body    func(*Vector)
+	Alive   int            // operands of its body, at most, that are alive at once
+	Body    func(*Vectors)
 	Doc     string // what it does, to follow its name
-	Whole   bool   // it only gets whole cache lines
+	Whole   bool   // it only gets whole passes
 }
 
 func (k Kernel) args() []string {
@@ -32,9 +33,6 @@ func (k Kernel) args() []string {
 	}
 	return k.Streams
 }
-
-// Pass is how many bytes of each stream a pass through the main loop covers: a cache line.
-const Pass = 64
 
 // A Type is an element type and its instructions.
 type Type struct {
@@ -65,18 +63,29 @@ var (
 
 // An ISA is an instruction set with its vector registers.
 type ISA struct {
-	Name  string
-	width int // bytes of a vector
-	vec   func() reg.VecVirtual
-	keeps int // how many coefficients stay in registers; those after them are read again for each vector
+	Name      string
+	width     int // bytes of a vector
+	registers int
+	vec       func() reg.VecVirtual
+	vectors   int // of a stream in a pass, as measured in docs/performance.md
 
-	mixedKeeps int // the same for mixed formats: rounding needs registers, too
+	// Where there are several formats:
+	mixedFar       int      // vectors in a pass with prefetch
+	mixedKeeps     int      // coefficients that stay in registers
+	mixedConstants []string // of what rounding needs, the same
 }
 
 var (
-	AVX2   = ISA{"AVX2", 32, YMM, 11, 9}
-	AVX512 = ISA{"AVX512", 64, ZMM, 24, 24}
+	AVX2   = ISA{"AVX2", 32, 16, YMM, 4, 4, 0, nil}
+	AVX512 = ISA{"AVX512", 64, 32, ZMM, 2, 1, 13, []string{"first", "second", "half", "upper"}}
 )
+
+// keeps is how many coefficients stay in registers where so many operands, of so many vectors, are alive at once: one more register takes those
+// after them, which are read again each time.
+func (isa ISA) keeps(alive, vectors int) int { return isa.registers - vectors*alive - 1 }
+
+// elements is how many elements of each stream a pass through the main loop covers.
+func (isa ISA) elements(t Type) int { return isa.vectors * isa.width / t.size }
 
 // half is the lower half of a register.
 func (isa ISA) half(y reg.VecVirtual) reg.Register {

@@ -14,52 +14,50 @@ import (
 //
 //	func name(c, p, grad, … *T, count, ahead int)
 //
-// c is where the coefficients are, then come the streams. It runs the body over count elements of each stream: a cache line at a
-// time, then a vector at a time, then the rest under a mask. All use the same instructions for the arithmetic, so that an element's bits do not depend on its position. If
-// ahead is not 0, it prefetches each stream that many bytes in front of its loads.
+// c is where the coefficients are, then come the streams. It runs the body over count elements of each stream: as many vectors at a time
+// as a pass has, then one at a time, then the rest under a mask. If ahead is not 0, it takes all vectors one at a time, and prefetches each
+// stream that many bytes in front of its loads. The arithmetic has the same instructions everywhere, so that an element's bits do not
+// depend on its position.
 func (k Kernel) Emit(t Type, isa ISA) {
 	name := k.Name + t.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, k.signature(t))
 	Pragma("noescape")
 	Doc(name + " " + k.Doc + ".")
 
-	v := &Vector{Type: t, ISA: isa, streams: map[string]reg.Register{}, scalars: map[string]Op{}}
+	v := &Vectors{Type: t, ISA: isa, n: isa.vectors, streams: map[string]reg.Register{}, scalars: map[string]Op{}}
 	if len(k.Scalars) > 0 {
 		v.coefficients = Load(Param("c"), GP64())
-		v.keep(k.Scalars, isa.keeps)
+		v.keep(k.Scalars, isa.keeps(k.Alive, v.n))
 		v.findCoupled()
 	}
 	for _, name := range k.Streams {
 		v.streams[name] = Load(Param(name), GP64())
 	}
-	n, front := Load(Param("count"), GP64()), Load(Param("ahead"), GP64())
+	left, front := Load(Param("count"), GP64()), Load(Param("ahead"), GP64())
 	v.offset = GP64()
 	XORQ(v.offset, v.offset)
-	lanes := isa.width / t.size
-
-	vectors := Pass / isa.width
-
-	Comment("a cache line at a time")
-	JMP(LabelRef("enter"))
-	Label("line")
-	for v.disp = 0; v.disp < Pass; v.disp += isa.width {
-		k.Body(v)
-	}
-	v.disp = 0
-	ADDQ(U32(Pass), v.offset)
 	TESTQ(front, front)
-	JZ(LabelRef("enter"))
-	Comment("prefetch")
-	for _, name := range k.Streams {
-		PREFETCHT1(Mem{Base: v.streams[name], Index: front, Scale: 1})
-	}
-	ADDQ(U32(Pass), front)
-	Label("enter")
-	SUBQ(U32(vectors*lanes), n)
-	JGE(LabelRef("line"))
+	JNZ(LabelRef("far"))
+
+	Commentf("%d vectors at a time", v.n)
+	k.emitLoop(v, left, "pass", "enter")
+	ADDQ(U32(isa.elements(t)), left)
+
+	Label("far")
+	Comment("a vector at a time")
+	v.n, v.front = 1, front
+	v.keep(k.Scalars, isa.keeps(k.Alive, v.n))
+	ADDQ(v.offset, v.front)
+	k.emitLoop(v, left, "vector", "enterVector")
+	v.front = nil
+
 	if !k.Whole {
-		ADDQ(U32(vectors*lanes), n)
-		k.emitRest(v, n)
+		ADDQ(U32(v.width/v.size), left)
+		JZ(LabelRef("done"))
+		Comment("the rest, under a mask")
+		v.maskFirst(left)
+		k.Body(v)
+		Label("done")
 	}
 	VZEROUPPER()
 	RET()
@@ -69,28 +67,19 @@ func (k Kernel) signature(t Type) string {
 	return fmt.Sprintf("func(c, %s *%s, count, ahead int)", strings.Join(k.args(), ", "), t.goName)
 }
 
-// emitRest runs the body over n elements, less than a cache line.
-func (k Kernel) emitRest(v *Vector, n reg.Register) {
-	lanes := v.width / v.size
-	if v.width < Pass {
-		Comment("a vector at a time")
-		JMP(LabelRef("enterVector"))
-		Label("vector")
-		k.Body(v)
-		ADDQ(U32(v.width), v.offset)
-		Label("enterVector")
-		SUBQ(U32(lanes), n)
-		JGE(LabelRef("vector"))
-		ADDQ(U32(lanes), n)
-	}
-	TESTQ(n, n)
-	JZ(LabelRef("done"))
-
-	Comment("the rest, under a mask")
-	v.maskFirst(n)
+// emitLoop runs the body while there are elements enough for all vectors. At its end, left is less than 0 by so many.
+func (k Kernel) emitLoop(v *Vectors, left reg.Register, pass, enter string) {
+	bytes := v.n * v.width
+	JMP(LabelRef(enter))
+	Label(pass)
 	k.Body(v)
-
-	Label("done")
+	ADDQ(U32(bytes), v.offset)
+	if v.front != nil {
+		ADDQ(U32(bytes), v.front)
+	}
+	Label(enter)
+	SUBQ(U32(bytes/v.size), left)
+	JGE(LabelRef(pass))
 }
 
 func index(scalar string) int {

@@ -29,18 +29,17 @@ const (
 // narrow are the formats by which a stream's elements have 16 bits.
 var narrow = map[string]int{"p": paramBF16, "grad": gradBF16 | gradF16, "m": stateBF16, "n": stateBF16, "v": stateBF16, "x": stateBF16}
 
-// A mixed gives a Vector streams of several formats: loads widen them to the float32 that a body works on, stores round it.
+// A mixed gives Vectors streams of several formats: loads widen them to the float32 that a body works on, stores round it.
 // One kernel serves all sets of formats: it branches on the set wherever a stream is touched, always the same way in a call.
 type mixed struct {
-	*Vector
+	*Vectors
 	formats   reg.Register
-	at        reg.Register // which element is the vector's first
-	front     reg.Register // which one is prefetched
+	at        reg.Register // which element is the pass's first
+	fetched   reg.Register // which one is prefetched, if there is anything
 	overflows reg.Register // so far
 
-	counter   reg.VecVirtual // of each lane
-	draw      reg.VecVirtual // what the engine's draw makes of it
-	constants map[string]Op  // those in registers
+	drawn     Operand       // what the engine's draw makes of the lanes' counters, once a pass has drawn
+	constants map[string]Op // those in registers
 }
 
 // MixedKernels are the rules for mixed formats, and their yardstick.
@@ -56,10 +55,6 @@ func mixedRule(rule Kernel) Kernel {
 	k := rule
 	k.Name += "Mixed"
 	k.Doc = "works like updateMixedGeneric, for " + rule.Form.Constant()
-	k.Body = func(v *Vector) {
-		v.mixed.nextDraw()
-		rule.Body(v)
-	}
 	return k
 }
 
@@ -70,8 +65,8 @@ const mixedSignature = "func(c *float32, count, ahead int)"
 //	func name(c *float32, count, ahead int)
 //
 // c is the first field of a mixed, count a positive multiple of what the engine calls mixedBlock. It prefetches each stream that
-// it reads, in front of its loads: float32 by ahead bytes, others by as many elements. Where ahead is 0, that is what is loaded
-// anyway: a block apart, to be skipped then, would have to tell the formats again, and is no faster.
+// it reads, in front of its loads: float32 by ahead bytes, others by as many elements. If ahead is 0, it has a loop without, or it
+// prefetches what it loads anyway.
 func (k Kernel) EmitMixed(isa ISA) {
 	name := k.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, mixedSignature)
@@ -79,12 +74,12 @@ func (k Kernel) EmitMixed(isa ISA) {
 	Doc(name + " " + k.Doc + ".")
 
 	c := Load(Param("c"), GP64())
-	v := &Vector{Type: Float32, ISA: isa, streams: map[string]reg.Register{}, scalars: map[string]Op{}, coefficients: c}
-	m := &mixed{Vector: v, constants: map[string]Op{}}
+	v := &Vectors{Type: Float32, ISA: isa, streams: map[string]reg.Register{}, scalars: map[string]Op{}, coefficients: c}
+	m := &mixed{Vectors: v, constants: map[string]Op{}}
 	v.mixed = m
 	if len(k.Scalars) > 0 {
 		v.keep(k.Scalars, isa.mixedKeeps)
-		m.startRounding()
+		m.keepConstants()
 	}
 	m.formats = m.field(MOVL, "formats", GP32())
 	if len(k.Scalars) > 0 {
@@ -100,22 +95,23 @@ func (k Kernel) EmitMixed(isa ISA) {
 	}
 	m.overflows = GP64()
 	XORQ(m.overflows, m.overflows)
-	m.at, m.front = GP64(), Load(Param("ahead"), GP64())
+	m.at = GP64()
 	XORQ(m.at, m.at)
-	SHRQ(U8(2), m.front)
-	count, err := Param("count").Resolve() // stays in memory: registers are short
-	if err != nil {
-		panic(err)
+	front := Load(Param("ahead"), GP64())
+	SHRQ(U8(2), front)
+	if near := isa.vectors; near != isa.mixedFar {
+		TESTQ(front, front)
+		JNZ(LabelRef("far"))
+		Commentf("%d vectors at a time", near)
+		k.emitMixedLoop(m, near, "pass")
+		JMP(LabelRef("done"))
 	}
+	Label("far")
+	Commentf("%d vectors at a time, with prefetch", isa.mixedFar)
+	m.fetched = front
+	k.emitMixedLoop(m, isa.mixedFar, "passAhead")
 
-	lanes := U32(isa.width / v.size)
-	Label("pass")
-	k.Body(v)
-	ADDQ(lanes, m.at)
-	ADDQ(lanes, m.front)
-	CMPQ(m.at, count.Addr)
-	JNE(LabelRef("pass"))
-
+	Label("done")
 	m.either(outF16, func() {
 		Load(Param("c"), c) // again: the register had other uses
 		Comment("overflows")
@@ -124,6 +120,24 @@ func (k Kernel) EmitMixed(isa ISA) {
 	m.either(outAround, func() { SFENCE() }, nil)
 	VZEROUPPER()
 	RET()
+}
+
+// emitMixedLoop runs the body over all elements.
+func (k Kernel) emitMixedLoop(m *mixed, vectors int, pass string) {
+	count, err := Param("count").Resolve() // stays in memory: registers are short
+	if err != nil {
+		panic(err)
+	}
+	m.n = vectors
+	elements := U32(m.n * m.width / m.size)
+	Label(pass)
+	k.Body(m.Vectors)
+	ADDQ(elements, m.at)
+	if m.fetched != nil {
+		ADDQ(elements, m.fetched)
+	}
+	CMPQ(m.at, count.Addr)
+	JNE(LabelRef(pass))
 }
 
 func (m *mixed) field(mov func(from, to Op), name string, to reg.Register) reg.Register {
@@ -149,28 +163,37 @@ func (m *mixed) either(formats int, has, hasNot func()) {
 	Label(end)
 }
 
-// vector is a stream's vector in memory, of elements of so many bytes.
-func (m *mixed) vector(stream string, size uint8) Mem {
-	return Mem{Base: m.streams[stream], Index: m.at, Scale: size}
+// vector is vector i of a stream in memory, of elements of so many bytes.
+func (m *mixed) vector(stream string, size uint8, i int) Mem {
+	return Mem{Base: m.streams[stream], Index: m.at, Scale: size, Disp: i * m.width / 4 * int(size)}
 }
 
+// prefetch prefetches as many lines of a stream as a pass loads.
 func (m *mixed) prefetch(stream string, size uint8) {
-	PREFETCHT1(Mem{Base: m.streams[stream], Index: m.front, Scale: size})
+	if m.fetched == nil {
+		return
+	}
+	for line := 0; line < m.n*m.width/4*int(size); line += cacheLine {
+		PREFETCHT0(Mem{Base: m.streams[stream], Index: m.fetched, Scale: size, Disp: line})
+	}
 }
 
-func (m *mixed) load(stream string) Op {
-	x := m.vec()
-	m.either(narrow[stream], func() {
-		if stream == "grad" {
-			m.either(gradF16, func() { VCVTPH2PS(m.vector(stream, 2), x) }, func() { widenBF16(m.vector(stream, 2), x) })
-		} else {
-			widenBF16(m.vector(stream, 2), x)
+func (m *mixed) load(stream string) Operand {
+	x := m.each(func(int) Op { return m.vec() })
+	fill := func(size uint8, load func(from, to Op)) func() {
+		return func() {
+			for i := range x {
+				load(m.vector(stream, size, i), x[i])
+			}
+			m.prefetch(stream, size)
 		}
-		m.prefetch(stream, 2)
-	}, func() {
-		VMOVUPS(m.vector(stream, 4), x)
-		m.prefetch(stream, 4)
-	})
+	}
+	bf16 := fill(2, widenBF16)
+	if stream == "grad" {
+		either := bf16
+		bf16 = func() { m.either(gradF16, fill(2, func(from, to Op) { VCVTPH2PS(from, to) }), either) }
+	}
+	m.either(narrow[stream], bf16, fill(4, func(from, to Op) { VMOVUPS(from, to) }))
 	return x
 }
 
@@ -179,46 +202,62 @@ func widenBF16(from, x Op) {
 	VPSLLD(U8(16), x, x)
 }
 
-func (m *mixed) store(x Op, stream string) {
-	wide := func() { VMOVUPS(x, m.vector(stream, 4)) }
+// store rounds, vector by vector, which takes the fewest registers.
+func (m *mixed) store(x Operand, stream string) {
+	each := func(store func(x Op, i int)) func() {
+		return func() {
+			for i := range x {
+				store(x[i], i)
+			}
+		}
+	}
+	half := func(round func(x Op, i int) reg.VecVirtual) func() {
+		return each(func(x Op, i int) { m.storeHalf(round(x, i), stream, i) })
+	}
+	wide := each(func(x Op, i int) { VMOVUPS(x, m.vector(stream, 4, i)) })
 	switch stream {
 	case "p":
+		m.draw()
 		m.either(paramBF16, func() {
 			Comment("bf16: (p + draw>>16)>>16")
-			m.storeHalf(m.stochastic(x, m.op(VPSRLD, U8(16), m.draw)), stream)
+			half(func(x Op, i int) reg.VecVirtual { return m.stochastic(x, m.op1(VPSRLD, U8(16), m.drawn[i])) })()
 		}, func() {
 			wide()
-			m.either(outBF16|outF16, func() { m.copyOut(x) }, nil)
+			m.either(outBF16|outF16, each(m.copyOut), nil)
 		})
+		m.drawn = nil // the pass ends
 	case "m":
-		m.either(stateBF16, func() { m.storeHalf(m.nearest(x, m.vec()), stream) }, wide)
+		m.either(stateBF16, half(func(x Op, _ int) reg.VecVirtual { return m.nearest(x, m.vec()) }), wide)
 	default:
+		m.draw()
 		m.either(stateBF16, func() {
 			Commentf("bf16: (%s + draw&0xffff)>>16", stream)
-			m.storeHalf(m.stochastic(x, m.op(VANDPS, m.constant("low"), m.draw)), stream)
+			half(func(x Op, i int) reg.VecVirtual {
+				return m.stochastic(x, m.op1(VANDPS, m.constant("low"), m.drawn[i]))
+			})()
 		}, wide)
 	}
 }
 
 // copyOut writes the copy of the parameters x.
-func (m *mixed) copyOut(x Op) {
+func (m *mixed) copyOut(x Op, i int) {
 	y := m.vec()
 	m.either(outF16, func() {
 		const toNearestEven = 0
 		VCVTPS2PH(U8(toNearestEven), x, m.half(y))
 		m.countOverflows(x)
 	}, func() { m.nearest(x, y) })
-	m.storeOut(y)
+	m.storeOut(y, i)
 }
 
-func (m *mixed) storeOut(y reg.VecVirtual) {
-	m.either(outAround, func() { VMOVNTDQ(m.half(y), m.vector("out", 2)) }, func() { m.storeHalf(y, "out") })
+func (m *mixed) storeOut(y reg.VecVirtual, i int) {
+	m.either(outAround, func() { VMOVNTDQ(m.half(y), m.vector("out", 2, i)) }, func() { m.storeHalf(y, "out", i) })
 }
 
 func (m *mixed) countOverflows(x Op) {
 	Comment("overflows += 65520 ≤ |x| < ∞")
 	const atLeast, below = 0x1d, 0x11 // false for a NaN
-	size := m.op(VANDPS, m.constant("magnitude"), x)
+	size := m.op1(VANDPS, m.constant("magnitude"), x)
 	bits := GP32()
 	if m.ISA.Name == AVX512.Name {
 		k := K()
@@ -226,9 +265,9 @@ func (m *mixed) countOverflows(x Op) {
 		VCMPPS(U8(below), m.constant("infinity"), size, k, k)
 		KMOVW(k, bits)
 	} else {
-		large := m.op(VCMPPS, U8(atLeast), m.constant("overflow"), size)
-		finite := m.op(VCMPPS, U8(below), m.constant("infinity"), size)
-		VMOVMSKPS(m.op(VANDPS, finite, large), bits)
+		large := m.op1(VCMPPS, U8(atLeast), m.constant("overflow"), size)
+		finite := m.op1(VCMPPS, U8(below), m.constant("infinity"), size)
+		VMOVMSKPS(m.op1(VANDPS, finite, large), bits)
 	}
 	POPCNTL(bits, bits)
 	ADDQ(bits.As64(), m.overflows)
@@ -237,80 +276,92 @@ func (m *mixed) countOverflows(x Op) {
 // nearest rounds x to bf16 in the lower half of y: to nearest, to even in between.
 func (m *mixed) nearest(x Op, y reg.VecVirtual) reg.VecVirtual {
 	Comment("bf16: (x + x>>16&1 + 0x7fff)>>16")
-	odd := m.op(VPSRLD, U8(31), m.op(VPSLLD, U8(15), x))
-	return m.cut(x, m.op(VPADDD, m.constant("half"), m.op(VPADDD, odd, x)), y)
+	odd := m.op1(VPSRLD, U8(31), m.op1(VPSLLD, U8(15), x))
+	return m.cut(x, m.op1(VPADDD, m.constant("half"), m.op1(VPADDD, odd, x)), y)
 }
 
 // stochastic rounds x to bf16, by random numbers of 16 bits.
 func (m *mixed) stochastic(x, random Op) reg.VecVirtual {
-	return m.cut(x, m.op(VPADDD, random, x), m.vec())
+	return m.cut(x, m.op1(VPADDD, random, x), m.vec())
 }
 
 // cut puts the upper halves of a sum, of x and what rounds it, into the lower half of y. A NaN in x stays one: its upper half is
 // that of a NaN, for arithmetic made it quiet, or it was bf16 before.
 func (m *mixed) cut(x, sum Op, y reg.VecVirtual) reg.VecVirtual {
-	sum = m.orNaN(x, sum)
+	sum = m.orNaN1(x, sum)
 	if m.ISA.Name == AVX512.Name {
 		VPERMW(sum, m.constant("upper"), y)
 	} else {
 		const evenQuarters = 0 | 2<<2 // VPSHUFB gathers within 16 bytes
-		VPERMQ(U8(evenQuarters), m.op(VPSHUFB, m.constant("upper"), sum), y)
+		VPERMQ(U8(evenQuarters), m.op1(VPSHUFB, m.constant("upper"), sum), y)
 	}
 	return y
 }
 
-func (m *mixed) storeHalf(y reg.VecVirtual, stream string) {
-	VMOVUPS(m.half(y), m.vector(stream, 2))
+func (m *mixed) storeHalf(y reg.VecVirtual, stream string, i int) {
+	VMOVUPS(m.half(y), m.vector(stream, 2, i))
 }
 
-// startRounding prepares what nextDraw and the stores need.
-func (m *mixed) startRounding() {
-	if m.ISA.Name == AVX512.Name { // which has registers for all
-		for _, c := range m.ISA.constants() {
-			x := m.vec()
-			Comment(c.name)
-			VMOVUPS(m.constant(c.name), x)
-			m.constants[c.name] = x
-		}
-		m.constants["key"] = m.key()
+// keepConstants puts those into registers that there are registers for.
+func (m *mixed) keepConstants() {
+	for _, name := range m.mixedConstants {
+		x := m.vec()
+		Comment(name)
+		VMOVUPS(m.constant(name), x)
+		m.constants[name] = x
 	}
-	m.draw = m.vec()
-	m.counter = m.broadcastField("counter")
-	VPADDD(m.constant("number"), m.counter, m.counter)
 }
 
-// nextDraw draws the random numbers of a vector, if there is anything to be rounded by them.
-func (m *mixed) nextDraw() {
+// draw draws the random numbers of a pass, if it has not done so before and there is anything to be rounded by them.
+func (m *mixed) draw() {
+	if m.drawn != nil {
+		return
+	}
+	m.drawn = m.each(func(int) Op { return m.vec() })
 	m.either(stochastic, func() {
-		Comment("draw = counter ^ counter>>16")
-		x := m.xorShift(m.counter, 16, m.vec())
-		Comment("draw = draw·0x7feb352d ^ key")
-		x = m.op(VXORPS, m.key(), m.op(VPMULLD, m.constant("first"), x))
-		Comment("draw = (draw ^ draw>>15)·0x846ca68b")
-		x = m.op(VPMULLD, m.constant("second"), m.xorShift(x, 15, m.vec()))
-		Comment("draw = draw ^ draw>>16")
-		m.xorShift(x, 16, m.draw)
-		VPADDD(m.constant("lanes"), m.counter, m.counter)
-	}, nil)
+		first := GP32()
+		m.field(MOVL, "counter", first)
+		ADDL(m.at.(reg.GP).As32(), first)
+		counter := m.broadcast32(first)
+		VPADDD(m.constant("number"), counter, counter)
+		key := m.vec()
+		m.field(func(from, to Op) { VPBROADCASTD(from, to) }, "key", key)
+		for i, x := range m.drawn {
+			if i > 0 {
+				VPADDD(m.constant("lanes"), counter, counter)
+			}
+			Comment("draw = counter ^ counter>>16")
+			m.xorShift(counter, 16, x)
+			Comment("draw = draw·0x7feb352d ^ key")
+			VPMULLD(m.constant("first"), x, x)
+			VXORPS(key, x, x)
+			Comment("draw = (draw ^ draw>>15)·0x846ca68b")
+			VPMULLD(m.constant("second"), m.xorShift(x, 15, m.vec()), x)
+			Comment("draw = draw ^ draw>>16")
+			m.xorShift(x, 16, x)
+		}
+	}, func() {
+		for _, x := range m.drawn { // else what the pass before drew would live on
+			VXORPS(x, x, x)
+		}
+	})
 }
 
-func (m *mixed) xorShift(x Op, by uint8, y reg.VecVirtual) Op {
-	VPSRLD(U8(by), x, y)
-	VXORPS(x, y, y)
+// xorShift sets y to x ^ x>>by.
+func (m *mixed) xorShift(x Op, by uint8, y Op) Op {
+	shifted := m.op1(VPSRLD, U8(by), x)
+	VXORPS(shifted, x, y)
 	return y
 }
 
-// key returns the key of draw, for use in one instruction.
-func (m *mixed) key() Op {
-	if key, ok := m.constants["key"]; ok {
-		return key
-	}
-	return m.broadcastField("key")
-}
-
-func (m *mixed) broadcastField(name string) reg.VecVirtual {
+func (m *mixed) broadcast32(from reg.GPVirtual) reg.VecVirtual {
 	x := m.vec()
-	m.field(func(from, to Op) { VPBROADCASTD(from, to) }, name, x)
+	if m.ISA.Name == AVX512.Name {
+		VPBROADCASTD(from, x)
+	} else {
+		VMOVD(from, x.AsX())
+		VPBROADCASTD(x.AsX(), x)
+	}
 	return x
 }
 

@@ -50,7 +50,7 @@ func EmitSumSquares(t Type, isa ISA) {
 	TESTQ(front, front)
 	JZ(LabelRef("enter"))
 	Comment("prefetch")
-	for line := 0; line < Lanes*t.size; line += Pass {
+	for line := 0; line < Lanes*t.size; line += cacheLine {
 		PREFETCHT0(Mem{Base: grad, Index: front, Scale: 1, Disp: line})
 	}
 	Label("enter")
@@ -63,6 +63,8 @@ func EmitSumSquares(t Type, isa ISA) {
 	VZEROUPPER()
 	RET()
 }
+
+const cacheLine = 64 // bytes
 
 const sumDoc = "works like sumSquaresGeneric"
 

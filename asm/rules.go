@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	. "github.com/mmcloughlin/avo/build"
-	. "github.com/mmcloughlin/avo/operand"
 
 	"github.com/posneg/pnm/internal/equations"
 )
@@ -13,22 +12,23 @@ import (
 // arithmetic is what the kernel of a form computes, with the operations of update_generic.go in their order. The step is a
 // numerator, divided by the root of the average of squares if there is one, as body puts them together.
 type arithmetic struct {
-	scalars   string                   // the coefficients of the two
-	direction func(v *Vector, g Op) Op // made of the gradient and the momentum, which it updates
-	numerator func(v *Vector, d Op) Op // made of the direction
+	scalars   string                              // the coefficients of the two
+	direction func(v *Vectors, g Operand) Operand // made of the gradient and the momentum, which it updates
+	numerator func(v *Vectors, d Operand) Operand // made of the direction
+	alive     int                                 // how many operands the body needs registers for at once: the rest is for coefficients
 }
 
 // forms is the arithmetic of each row of equations.Forms. Where it is nil, there are no kernels: the reference runs the form.
 var forms = [len(equations.Forms)]*arithmetic{
-	equations.PNM:           {"beta1 alpha1 k1 k2", momentum, difference},
-	equations.AdaPNM:        {"beta1 alpha1 k1 k2", momentum, difference},
-	equations.AdaPNMAMSGrad: {"beta1 alpha1 k1 k2", momentum, difference},
-	equations.SGD:           {"k1", same, scaled("g")},
-	equations.SGDMomentum:   {"beta1 alpha1 k1", momentum, scaled("m")},
-	equations.SGDNesterov:   {"beta1 alpha1 k1", lookAhead, scaled("d")},
-	equations.Adam:          {"beta1 alpha1 k1", momentum, scaled("m")},
-	equations.AdamAMSGrad:   {"beta1 alpha1 k1", momentum, scaled("m")},
-	equations.Lion:          {"beta1 alpha1 beta2 alpha2 k1", interpolation, signed},
+	equations.PNM:           {"beta1 alpha1 k1 k2", momentum, difference, 2},
+	equations.AdaPNM:        {"beta1 alpha1 k1 k2", momentum, difference, 3},
+	equations.AdaPNMAMSGrad: {"beta1 alpha1 k1 k2", momentum, difference, 3},
+	equations.SGD:           {"k1", same, scaled("g"), 2},
+	equations.SGDMomentum:   {"beta1 alpha1 k1", momentum, scaled("m"), 2},
+	equations.SGDNesterov:   {"beta1 alpha1 k1", lookAhead, scaled("d"), 3},
+	equations.Adam:          {"beta1 alpha1 k1", momentum, scaled("m"), 3},
+	equations.AdamAMSGrad:   {"beta1 alpha1 k1", momentum, scaled("m"), 3},
+	equations.Lion:          {"beta1 alpha1 beta2 alpha2 k1", interpolation, signed, 3},
 }
 
 // kernels has one for each form, and Rules those that have a body.
@@ -45,8 +45,8 @@ func rules() (all, bodies []Kernel) {
 			Doc:     "works like " + f.Kernel() + "Generic",
 		}
 		if a != nil {
-			k.Scalars = a.allScalars(f)
-			k.Body = func(v *Vector) { a.body(v, f) }
+			k.Scalars, k.Alive = a.allScalars(f), a.alive
+			k.Body = func(v *Vectors) { a.body(v, f) }
 			bodies = append(bodies, k)
 		}
 		all = append(all, k)
@@ -68,97 +68,98 @@ func (a *arithmetic) allScalars(f equations.Form) (names []string) {
 	return names
 }
 
-func (a *arithmetic) body(v *Vector, f equations.Form) {
-	p, g := gradient(v)
+// body finishes a stream before it touches the next, in the order g, m, n, v, x, p, so that it does not matter to the caches how they lie
+// to each other. (Coupled decay is the exception.)
+func (a *arithmetic) body(v *Vectors, f equations.Form) {
+	g := gradient(v)
 	d := a.direction(v, g)
-	if !f.Has("v") {
-		step(v, p, a.numerator(v, d))
-		return
-	}
-	w := secondMoment(v, g)
-	if f.Has("x") {
-		w = largest(v, w)
-	}
 	u := a.numerator(v, d)
-	step(v, p, v.Div(u, denominator(v, w)))
+	if f.Has("v") {
+		w := secondMoment(v, g)
+		if f.Has("x") {
+			w = largest(v, w)
+		}
+		u = v.Div(u, denominator(v, w))
+	}
+	step(v, u)
 }
 
-func gradient(v *Vector) (p, g Op) {
+func gradient(v *Vectors) Operand {
 	Comment("g = gs·g")
-	g = v.Mul(v.C("gs"), v.In("grad"))
+	g := v.Mul(v.C("gs"), v.In("grad"))
 	Comment("g = max(min(g, hi), lo)")
 	g = v.Clamp(g, v.C("lo"), v.C("hi"))
-	p = v.Load("p")
 	v.IfCoupled(func() {
 		Comment("g = g + l2·p")
-		v.vadd(v.Mul(v.C("l2"), p), g, g)
+		v.AddTo(g, v.Mul(v.C("l2"), v.In("p")))
 	})
-	return p, g
+	return g
 }
 
-func momentum(v *Vector, g Op) Op {
+func momentum(v *Vectors, g Operand) Operand {
 	Comment("m = beta1·m + alpha1·g")
 	m := v.Add(v.Mul(v.C("beta1"), v.In("m")), v.Mul(v.C("alpha1"), g))
 	v.Store(m, "m")
 	return m
 }
 
-func same(_ *Vector, g Op) Op { return g }
+func same(_ *Vectors, g Operand) Operand { return g }
 
-func lookAhead(v *Vector, g Op) Op {
+func lookAhead(v *Vectors, g Operand) Operand {
 	m := momentum(v, g)
 	Comment("d = g + beta1·m")
 	return v.Add(g, v.Mul(v.C("beta1"), m))
 }
 
 // interpolation returns the average that the step is made of, and leaves another one.
-func interpolation(v *Vector, g Op) Op {
-	m := v.Load("m")
+func interpolation(v *Vectors, g Operand) Operand {
 	Comment("d = beta1·m + alpha1·g")
-	d := v.Add(v.Mul(v.C("beta1"), m), v.Mul(v.C("alpha1"), g))
+	d := v.Add(v.Mul(v.C("beta1"), v.In("m")), v.Mul(v.C("alpha1"), g))
 	Comment("m = beta2·m + alpha2·g")
-	v.Store(v.Add(v.Mul(v.C("beta2"), m), v.Mul(v.C("alpha2"), g)), "m")
+	// m is read again: AVX2 has no registers to keep it in
+	v.Store(v.Add(v.Mul(v.C("beta2"), v.In("m")), v.Mul(v.C("alpha2"), g)), "m")
 	return d
 }
 
-func secondMoment(v *Vector, g Op) Op {
+func secondMoment(v *Vectors, g Operand) Operand {
 	Comment("v = beta2·v + (alpha2·g)·g")
-	w := v.Add(v.Mul(v.C("beta2"), v.In("v")), v.Mul(v.Mul(v.C("alpha2"), g), g))
+	square := v.Mul(v.Mul(v.C("alpha2"), g), g) // first: it takes the registers of g
+	w := v.Add(v.Mul(v.C("beta2"), v.In("v")), square)
 	v.Store(w, "v")
 	return w
 }
 
 // largest may use Max: w is a sum with a term (alpha2·g)·g ≥ +0, and a sum is −0 only if both terms are.
-func largest(v *Vector, w Op) Op {
+func largest(v *Vectors, w Operand) Operand {
 	Comment("w = x = max(x, v)")
 	x := v.Max(v.Load("x"), w)
 	v.Store(x, "x")
 	return x
 }
 
-func scaled(name string) func(v *Vector, d Op) Op {
-	return func(v *Vector, d Op) Op {
+func scaled(name string) func(v *Vectors, d Operand) Operand {
+	return func(v *Vectors, d Operand) Operand {
 		Comment("u = k1·" + name)
 		return v.Mul(v.C("k1"), d)
 	}
 }
 
-func signed(v *Vector, d Op) Op {
+func signed(v *Vectors, d Operand) Operand {
 	Comment("u = k1·sign(d)")
 	return v.Mul(v.C("k1"), v.Sign(d))
 }
 
-func difference(v *Vector, m Op) Op {
+func difference(v *Vectors, m Operand) Operand {
 	Comment("u = k1·m − k2·n")
 	return v.Sub(v.Mul(v.C("k1"), m), v.Mul(v.C("k2"), v.In("n")))
 }
 
-func denominator(v *Vector, w Op) Op {
+func denominator(v *Vectors, w Operand) Operand {
 	Comment("√w·r + ε, by which u is divided")
 	return v.Add(v.Mul(v.Sqrt(w), v.C("r")), v.C("eps"))
 }
 
-func step(v *Vector, p, u Op) {
+func step(v *Vectors, u Operand) {
 	Comment("p = keep·p − u")
-	v.Store(v.Sub(v.Mul(v.C("keep"), p), u), "p")
+	v.Store(v.Sub(v.Mul(v.C("keep"), v.In("p")), u), "p")
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // Yardsticks are what benchmarks measure the rules against; nothing else calls them. Each gets the coefficients and all
-// streams, whichever it uses, and only whole cache lines.
+// streams, whichever it uses, and only whole passes.
 func Yardsticks(t Type) []Kernel {
 	all := []Kernel{divider}
 	if t.Name != Float32.Name {
@@ -30,16 +30,16 @@ func Yardsticks(t Type) []Kernel {
 
 var anyStreams = equations.Form{Roles: equations.AllRoles}.Streams()
 
-// limit is the kernel with the streams and the prefetch of a rule but no arithmetic: every vector is loaded, and those of
-// the streams that the rule writes are stored again, unchanged. It bounds the rule's speed from above. Rules whose state has the same
+// limit is the kernel with the streams and the prefetch of a rule, in its order, but no arithmetic: every vector is loaded, and those of the
+// streams that the rule writes are stored again, unchanged. It bounds the rule's speed from above. Rules whose state has the same
 // roles share it and, since it moves bytes and not numbers, so do all types: it is that for float32.
 func limit(rule Kernel) Kernel {
 	return Kernel{
 		Name:    rule.Form.Limit(),
 		Args:    anyStreams,
 		Streams: rule.Streams,
-		Body: func(v *Vector) {
-			for _, name := range rule.Streams {
+		Body: func(v *Vectors) {
+			for _, name := range inOrder(rule.Streams) {
 				if x := v.Load(name); slices.Contains(rule.Writes, name) {
 					v.Store(x, name)
 				}
@@ -50,12 +50,15 @@ func limit(rule Kernel) Kernel {
 	}
 }
 
+// inOrder is the order in which rules touch their streams: parameters come last.
+func inOrder(streams []string) []string { return append(slices.Clone(streams[1:]), streams[0]) }
+
 // divider does what of an element of AdaPNM or Adam needs the divider, a square root and a division, and no more.
 var divider = Kernel{
 	Name:    "divider",
 	Args:    anyStreams,
 	Streams: []string{"p"},
-	Body: func(v *Vector) {
+	Body: func(v *Vectors) {
 		p := v.Load("p")
 		v.Div(p, v.Sqrt(p))
 	},
@@ -67,29 +70,43 @@ var divider = Kernel{
 var mixedLimit = Kernel{
 	Name:    "mixedLimit",
 	Streams: anyStreams,
-	Body: func(v *Vector) {
-		for _, stream := range anyStreams {
+	Body: func(v *Vectors) {
+		for _, stream := range inOrder(anyStreams) {
 			x := v.mixed.move(stream, stream != "grad" && stream != "n")
 			if stream == "p" {
-				v.mixed.unlessNil("out", func() { v.mixed.storeOut(x) })
+				v.mixed.unlessNil("out", func() {
+					for i, x := range x {
+						v.mixed.storeOut(x.(reg.VecVirtual), i)
+					}
+				})
 			}
 		}
 	},
 	Doc: "reads and writes the memory that updateMixedGeneric does, and changes nothing but the copy",
 }
 
-// move loads a stream's vector, if there is one, and may store it again, as it is.
-func (m *mixed) move(stream string, store bool) reg.VecVirtual {
-	x := m.vec()
-	move := func(x Op, size uint8) {
-		VMOVUPS(m.vector(stream, size), x)
+// move loads a stream's vectors, if there are any, and may store them again, as they are.
+func (m *mixed) move(stream string, store bool) Operand {
+	x := m.each(func(int) Op { return m.vec() })
+	move := func(size uint8) {
+		sized := func(i int) Op {
+			if size == 2 {
+				return m.half(x[i].(reg.VecVirtual))
+			}
+			return x[i]
+		}
+		for i := range x {
+			VMOVUPS(m.vector(stream, size, i), sized(i))
+		}
 		m.prefetch(stream, size)
-		if store {
-			VMOVUPS(x, m.vector(stream, size))
+		for i := range x {
+			if store {
+				VMOVUPS(sized(i), m.vector(stream, size, i))
+			}
 		}
 	}
 	m.unlessNil(stream, func() {
-		m.either(narrow[stream], func() { move(m.half(x), 2) }, func() { move(x, 4) })
+		m.either(narrow[stream], func() { move(2) }, func() { move(4) })
 	})
 	return x
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -35,7 +36,7 @@ func main() {
 }
 
 // mainLoops returns the names of all kernels, without type and instruction set, but of those that benchmarks measure against;
-// and the instructions of each kernel's main loop, the one without prefetch, by the kernel's full name.
+// and, by the kernel's full name, the instructions that its main loop runs where nothing is prefetched and decay is not coupled.
 func mainLoops(root string) (kernels []string, amd64, arm64 map[string][]string, err error) {
 	text, err := os.ReadFile(filepath.Join(root, "update_amd64.s"))
 	if err != nil {
@@ -51,17 +52,17 @@ func mainLoops(root string) (kernels []string, amd64, arm64 map[string][]string,
 		return nil, nil, nil, err
 	}
 	amd64, arm64 = amd64Loops(string(text)), arm64Loops(code)
-	return kernels, amd64, arm64, errors.Join(missing(kernels, amd64, "line", "AVX2", "AVX512"), missing(kernels, arm64, "plain", "NEON"))
+	return kernels, amd64, arm64, errors.Join(missing(kernels, amd64, "AVX2", "AVX512"), missing(kernels, arm64, "NEON"))
 }
 
-// missing names the kernels whose main loop, which begins at a label, was not found.
-func missing(kernels []string, loops map[string][]string, label string, isas ...string) error {
+// missing names the kernels whose main loop was not found.
+func missing(kernels []string, loops map[string][]string, isas ...string) error {
 	var all []error
 	for _, kernel := range kernels {
 		for _, t := range types {
 			for _, isa := range isas {
-				if name := kernel + t.name + isa; len(loops[name]) == 0 {
-					all = append(all, fmt.Errorf("%s has no loop at a label %q, or there is no such function", name, label))
+				if name := kernel + t + isa; len(loops[name]) == 0 {
+					all = append(all, fmt.Errorf("%s has no main loop, or there is no such function", name))
 				}
 			}
 		}
@@ -70,19 +71,19 @@ func missing(kernels []string, loops map[string][]string, label string, isas ...
 }
 
 // types are the element types of kernels with loops to be counted.
-var types = []struct {
-	name string
-	line int // elements in a cache line
-}{{"F32", 16}, {"F64", 8}}
+var types = []string{"F32", "F64"}
 
-// amd64Loops reads the source, which has one instruction on a line: objdump does not know AVX-512.
+// amd64Loops reads the source, which has one instruction on a line: objdump does not know AVX-512. The loop of a rule is entered and
+// ends at the label enter, as is that of a sum, which has the prefetch before it. What a rule jumps over is for coupled decay.
 func amd64Loops(source string) map[string][]string {
 	loops := map[string][]string{}
 	instruction := regexp.MustCompile(`(?m)^\t([A-Z].*)$`)
-	loop := regexp.MustCompile(`(?s)^(\w+).*?\nline:\n(.*?)\n\t// prefetch\n.*?\nenter:(\n.*?J(?:GE|NE) +line\n)`)
+	loop := regexp.MustCompile(`(?s)^(\w+).*?\n(?:pass|line):\n(.*?)\n(?:\t// prefetch\n.*?\n)?enter:(\n.*?J(?:GE +pass|NE +line)\n)`)
+	skipped := regexp.MustCompile(`(?s)(\n\tJZ +\w+\n).*?\n\w+:\n`)
 	for text := range strings.SplitSeq(source, "\nTEXT ·") {
 		if f := loop.FindStringSubmatch(text); f != nil {
-			for _, line := range instruction.FindAllStringSubmatch(f[2]+f[3], -1) {
+			code := skipped.ReplaceAllString(f[2], "$1") + f[3]
+			for _, line := range instruction.FindAllStringSubmatch(code, -1) {
 				loops[f[1]] = append(loops[f[1]], line[1])
 			}
 		}
@@ -142,25 +143,30 @@ func goCommand(args ...string) (string, error) {
 	return string(out), nil
 }
 
-// arm64Loops finds the second loop of each function that has more than one, that of the label plain: the first prefetches.
+// arm64Loops finds the first loop of each function that does not prefetch. What it jumps over if x25 is 0 is for coupled decay.
 func arm64Loops(functions map[string][]instruction) map[string][]string {
 	loops := map[string][]string{}
 	back := regexp.MustCompile(`^(b\.\w+) \.\+0x(f+[0-9a-f]+)$`)
+	over := regexp.MustCompile(`^cbz x25, \.\+(0x[0-9a-f]+)$`)
 	for name, code := range functions {
-		seen := 0
 		for end, i := range code {
 			branch := back.FindStringSubmatch(i.text)
 			if branch == nil {
 				continue
 			}
-			if seen++; seen != 2 {
-				continue
-			}
 			offset, _ := strconv.ParseUint(branch[2], 16, 64) // as a two's complement
-			for _, i := range code[end-int(-offset/4) : end] {
-				loops[name] = append(loops[name], i.text)
+			var loop []string
+			for at := end - int(-offset/4); at < end; at++ {
+				loop = append(loop, code[at].text)
+				if skip := over.FindStringSubmatch(code[at].text); skip != nil {
+					bytes, _ := strconv.ParseInt(skip[1], 0, 0)
+					at += int(bytes)/4 - 1
+				}
 			}
-			loops[name] = append(loops[name], branch[1]+" loop")
+			if !slices.ContainsFunc(loop, func(i string) bool { return strings.HasPrefix(i, "prfm") }) {
+				loops[name] = append(loop, branch[1]+" loop")
+				break
+			}
 		}
 	}
 	return loops
@@ -169,26 +175,37 @@ func arm64Loops(functions map[string][]instruction) map[string][]string {
 // accesses are instructions that load or store: those with an address, but LEAQ; arm64's by name.
 var accesses = regexp.MustCompile(`^[^L].*\(|^(ld|st)`)
 
+// elements is how many elements a loop takes in a pass: it subtracts them from those that are left. The loops for sums on amd64 compare
+// addresses instead.
+func elements(loop []string) int {
+	const lanes = 32
+	subtract := regexp.MustCompile(`^(?:SUBQ +\$|subs x\d+, x\d+, #)(0x[0-9a-f]+)`)
+	for _, i := range loop {
+		if s := subtract.FindStringSubmatch(i); s != nil {
+			n, _ := strconv.ParseInt(s[1], 0, 0)
+			return int(n)
+		}
+	}
+	return lanes
+}
+
 // table counts instructions and, among them, those that load or store, for each element.
 func table(kernels []string, amd64, arm64 map[string][]string) string {
 	var b strings.Builder
 	b.WriteString("| kernel | AVX2 | AVX-512 | NEON |\n| --- | --- | --- | --- |\n")
 	for _, kernel := range kernels {
 		for _, t := range types {
-			elements := t.line
-			if kernel == "sumSquares" {
-				elements = 32
-			}
-			fmt.Fprintf(&b, "| `%s%s` |", kernel, t.name)
+			fmt.Fprintf(&b, "| `%s%s` |", kernel, t)
 			for _, isa := range []string{"AVX2", "AVX512", "NEON"} {
-				code := append(amd64[kernel+t.name+isa], arm64[kernel+t.name+isa]...)
+				code := append(amd64[kernel+t+isa], arm64[kernel+t+isa]...)
 				moves := 0
 				for _, i := range code {
 					if accesses.MatchString(i) {
 						moves++
 					}
 				}
-				fmt.Fprintf(&b, " %.2f, %.2f |", float64(len(code))/float64(elements), float64(moves)/float64(elements))
+				n := float64(elements(code))
+				fmt.Fprintf(&b, " %.2f, %.2f |", float64(len(code))/n, float64(moves)/n)
 			}
 			b.WriteString("\n")
 		}
