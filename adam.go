@@ -56,8 +56,8 @@ func UpdateAdam[T Float](r Adam, t int, params, grads, expAvg, expAvgSq, maxExpA
 		return &LengthError{"max_exp_avg_sq (AMSGrad is off)", one.s[2].n, 0}
 	}
 	one.form, one.step = r.form(), t
-	exact := r.scalars(t)
-	return updateOne(&one, &exact, &h)
+	r.scalars(t, &one.c64)
+	return updateOne(&one, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,
@@ -101,12 +101,11 @@ var adamTable = tableOf[Adam](
 
 func (r Adam) table() *table { return adamTable }
 
-func (r Adam) scalars(t int) (c scalars[float64]) {
-	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+func (r Adam) scalars(t int, c *scalars[float64]) {
+	setCommon(c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.beta1, c.alpha1 = r.Beta1, 1-r.Beta1
 	c.beta2, c.alpha2 = r.Beta2, 1-r.Beta2
 	c.k1 = r.LR / emaMass(r.Beta1, t)
 	c.r = 1 / math.Sqrt(emaMass(r.Beta2, t))
 	c.eps = r.Eps
-	return c
 }

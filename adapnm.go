@@ -58,8 +58,8 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 		return &LengthError{"max_exp_avg_sq (AMSGrad is off)", one.s[3].n, 0}
 	}
 	one.form, one.step = r.form(), t
-	exact := r.scalars(t)
-	return updateOne(&one, &exact, &h)
+	r.scalars(t, &one.c64)
+	return updateOne(&one, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,
@@ -105,8 +105,8 @@ var adapnmTable = tableOf[AdaPNM](
 
 func (r AdaPNM) table() *table { return adapnmTable }
 
-func (r AdaPNM) scalars(t int) (c scalars[float64]) {
-	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+func (r AdaPNM) scalars(t int, c *scalars[float64]) {
+	setCommon(c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.beta1 = r.Beta1 * r.Beta1
 	c.alpha1 = 1 - float64(r.Beta1*r.Beta1)
 	c.beta2 = r.Beta2
@@ -121,5 +121,4 @@ func (r AdaPNM) scalars(t int) (c scalars[float64]) {
 	c.k2 /= correction
 	c.r = 1 / math.Sqrt(emaMass(r.Beta2, t))
 	c.eps = r.Eps
-	return c
 }

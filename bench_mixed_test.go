@@ -102,8 +102,8 @@ func newMixedProblem(r Rule, f formatsOf, n int) *mixedProblem {
 	})}
 	convert(q.p, Float32(lcg[float32](1, n)))
 	convert(q.g, Float32(lcg[float32](2, n)))
-	exact := r.scalars(q.step)
-	if err := q.round(&exact); err != nil {
+	r.scalars(q.step, &q.c64)
+	if err := q.round(); err != nil {
 		panic(err)
 	}
 	runtime.GC() // not in the middle of a measurement

@@ -117,8 +117,8 @@ func workers(b testing.TB, n int) *Pool { return newTestPool(b, n) }
 // tensor returns the tensor at an odd step.
 func (q *problem[T]) tensor() tensor {
 	t := tensorOf(q.rule.form(), 1001, q.p, q.g, q.s)
-	exact := q.rule.scalars(t.step)
-	if err := t.round(&exact); err != nil {
+	q.rule.scalars(t.step, &t.c64)
+	if err := t.round(); err != nil {
 		panic(err)
 	}
 	return t

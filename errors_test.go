@@ -78,9 +78,9 @@ func TestDropInErrors(t *testing.T) {
 			return UpdateAdam(Adam{LR: 1, Decoupled: true}, 1, x[:8], x[8:16], x[16:24], x[24:32], nil)
 		}, &ValueError{"Adam", "Beta1, Beta2 and Eps", 0, "set: NewAdam fills the defaults"}, "NewAdam fills"},
 		{"coefficient beyond float32", func(x []float32) error { return UpdatePNM(huge, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
-			&ValueError{"PNM", "LR", huge.scalars(1).k1, finite32}, "finite in float32"},
+			&ValueError{"PNM", "LR", exactly(huge, 1).k1, finite32}, "finite in float32"},
 		{"decay beyond float32", func(x []float32) error { return UpdatePNM(hugeDecay, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
-			&ValueError{"PNM", "LR·WeightDecay", hugeDecay.scalars(1).keep, finite32}, "LR·WeightDecay"},
+			&ValueError{"PNM", "LR·WeightDecay", exactly(hugeDecay, 1).keep, finite32}, "LR·WeightDecay"},
 		{"momentum beyond float32", func(x []float32) error {
 			return UpdateSGD(SGD{LR: 1, Momentum: 1e39}, 1, x[:8], x[8:16], x[16:24])
 		}, &ValueError{"SGD", "Momentum", 1e39, finite32}, "SGD.Momentum leads to 1e+39"},

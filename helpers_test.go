@@ -43,9 +43,15 @@ func tensorOf[T Float](f form, step int, p, g []T, state [][]T) tensor {
 
 // coefficients returns the coefficients of step t.
 func coefficients[T Float](r Rule, t int) (c scalars[T], err error) {
-	exact := r.scalars(t)
+	exact := exactly(r, t)
 	err = round(forms[r.form()].Rule, &exact, &c)
 	return c, err
+}
+
+// exactly returns them as the rule has them.
+func exactly(r Rule, t int) (c scalars[float64]) {
+	r.scalars(t, &c)
+	return c
 }
 
 // changed returns r with a field set to another value.

@@ -46,8 +46,8 @@ func UpdateLion[T Float](r Lion, t int, params, grads, expAvg []T) error {
 		return err
 	}
 	one.form, one.step = r.form(), t
-	exact := r.scalars(t)
-	return updateOne(&one, &exact, &h)
+	r.scalars(t, &one.c64)
+	return updateOne(&one, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1 and Beta2 must not both be zero, as
@@ -84,10 +84,9 @@ var lionTable = tableOf[Lion](
 
 func (r Lion) table() *table { return lionTable }
 
-func (r Lion) scalars(int) (c scalars[float64]) {
-	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+func (r Lion) scalars(_ int, c *scalars[float64]) {
+	setCommon(c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.beta1, c.alpha1 = r.Beta1, 1-r.Beta1
 	c.beta2, c.alpha2 = r.Beta2, 1-r.Beta2
 	c.k1 = r.LR
-	return c
 }

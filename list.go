@@ -547,6 +547,6 @@ func (t *tensor) setStep(u *Update) error {
 		return err
 	}
 	t.step = u.Step
-	exact := u.Rule.scalars(u.Step)
-	return t.round(&exact)
+	u.Rule.scalars(u.Step, &t.c64)
+	return t.round()
 }

@@ -49,8 +49,8 @@ func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []
 		return err
 	}
 	one.form, one.step = r.form(), t
-	exact := r.scalars(t)
-	return updateOne(&one, &exact, &h)
+	r.scalars(t, &one.c64)
+	return updateOne(&one, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta0 and Decoupled must not all be
@@ -96,10 +96,9 @@ var pnmTable = tableOf[PNM](
 
 func (r PNM) table() *table { return pnmTable }
 
-func (r PNM) scalars(int) (c scalars[float64]) {
-	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+func (r PNM) scalars(_ int, c *scalars[float64]) {
+	setCommon(c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.beta1 = r.Beta1 * r.Beta1
 	c.alpha1 = 1 - float64(r.Beta1*r.Beta1)
 	c.k1, c.k2 = noiseWeights(r.LR, r.Beta0)
-	return c
 }

@@ -277,7 +277,7 @@ func TestExactBias(t *testing.T) {
 	official, exact := NewAdaPNM(), NewAdaPNM()
 	exact.ExactBias = true
 	for n := 1; n < 200; n++ {
-		a, b := official.scalars(n), exact.scalars(n)
+		a, b := exactly(official, n), exactly(exact, n)
 		ratio := 1.0
 		if n%2 == 1 {
 			ratio = (1 - math.Pow(0.9, float64(n))) / (1 - math.Pow(0.9, float64(n+1)))
@@ -357,14 +357,14 @@ func TestCoefficientsAreNotFused(t *testing.T) {
 	rng := rand.New(rand.NewPCG(13, 14))
 	for range 10_000 {
 		x, y, beta0 := rng.Float64(), rng.Float64(), 4*rng.Float64()-2
-		if got, want := (PNM{LR: x, WeightDecay: y, Decoupled: true}).scalars(1).keep, sub(1, mul(x, y)); got != want {
+		if got, want := exactly(PNM{LR: x, WeightDecay: y, Decoupled: true}, 1).keep, sub(1, mul(x, y)); got != want {
 			t.Fatalf("keep of %v and %v is %v, want %v", x, y, got, want)
 		}
 		gamma := add(mul(1+beta0, 1+beta0), mul(beta0, beta0))
 		if got, _ := noiseWeights(x, beta0); got != div(mul(x, 1+beta0), math.Sqrt(gamma)) {
 			t.Fatalf("k1 of %v and %v is %v", x, beta0, got)
 		}
-		if got, want := (PNM{Beta1: x}).scalars(1).alpha1, sub(1, mul(x, x)); got != want {
+		if got, want := exactly(PNM{Beta1: x}, 1).alpha1, sub(1, mul(x, x)); got != want {
 			t.Fatalf("1−β1² of %v is %v, want %v", x, got, want)
 		}
 	}

@@ -31,8 +31,8 @@ type Rule interface {
 
 	// form tells which equations the rule's options select.
 	form() form
-	// scalars computes the coefficients of step t ≥ 1.
-	scalars(t int) scalars[float64]
+	// scalars sets c to the coefficients of step t ≥ 1.
+	scalars(t int, c *scalars[float64])
 	// table describes the hyperparameters.
 	table() *table
 }
@@ -56,11 +56,12 @@ type scalars[T Float] struct {
 	lo, hi T // bounds of the scaled gradient: −∞ and +∞, unless it is clipped by value
 }
 
-// setCommon sets the coefficients that mean the same in every rule: the gradient's sign and weight decay.
+// setCommon sets the coefficients that mean the same in every rule, the gradient's sign and weight decay, and all others to zero.
 //
 // Here and below, float64(…) around a product keeps the compiler from fusing it into an FMA, which would give other bits
 // on some architectures.
 func setCommon(c *scalars[float64], lr, lambda float64, decoupled, maximize bool) {
+	*c = scalars[float64]{}
 	c.gs, c.keep = 1, 1
 	c.lo, c.hi = math.Inf(-1), math.Inf(1)
 	if maximize {
@@ -113,7 +114,7 @@ func mulPair(ah, al, bh, bl float64) (hi, lo float64) {
 	return hi, e - (hi - p)
 }
 
-// round rounds the coefficients to the element type. It fails, naming the hyperparameter at fault, where one of them
+// round rounds the coefficients to the element type; out may be c. It fails, naming the hyperparameter at fault, where one of them
 // is not finite there: the step would fill the parameters with NaN.
 func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
 	// + 0 makes +0 of −0, so that rules which are equal have equal coefficients.

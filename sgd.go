@@ -52,8 +52,8 @@ func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
 		return &LengthError{"momentum_buffer (Momentum is 0)", one.s[0].n, 0}
 	}
 	one.form, one.step = r.form(), t
-	exact := r.scalars(t)
-	return updateOne(&one, &exact, &h)
+	r.scalars(t, &one.c64)
+	return updateOne(&one, &h)
 }
 
 // Validate implements [Rule]. The legal ranges are those in the comments of the fields.
@@ -112,8 +112,8 @@ func (r SGD) table() *table {
 	return sgdTable
 }
 
-func (r SGD) scalars(t int) (c scalars[float64]) {
-	setCommon(&c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
+func (r SGD) scalars(t int, c *scalars[float64]) {
+	setCommon(c, r.LR, r.WeightDecay, r.Decoupled, r.Maximize)
 	c.k1 = r.LR
 	if r.Momentum != 0 {
 		c.beta1, c.alpha1 = r.Momentum, 1
@@ -121,5 +121,4 @@ func (r SGD) scalars(t int) (c scalars[float64]) {
 			c.alpha1 = 1 - r.Dampening
 		}
 	}
-	return c
 }

@@ -7,8 +7,8 @@ type tensor struct {
 	out  Vector           // the copy of the parameters, if there is one
 	form form
 	step int              // the number of the step that is due, from 1
-	c64  scalars[float64] // its coefficients where arithmetic is in float64
-	c32  scalars[float32] // and everywhere else
+	c64  scalars[float64] // its coefficients, as the rule has them
+	c32  scalars[float32] // the same, rounded, unless arithmetic is in float64
 
 	rounding Rounding
 }
@@ -52,12 +52,12 @@ func (t *tensor) vectors() int {
 // wide reports whether arithmetic is in float64; it is in float32 for all other formats.
 func (t *tensor) wide() bool { return t.p.format == f64 }
 
-// round sets the coefficients.
-func (t *tensor) round(exact *scalars[float64]) error {
+// round rounds the coefficients that a rule has set.
+func (t *tensor) round() error {
 	if t.wide() {
-		return round(forms[t.form].Rule, exact, &t.c64)
+		return round(forms[t.form].Rule, &t.c64, &t.c64)
 	}
-	return round(forms[t.form].Rule, exact, &t.c32)
+	return round(forms[t.form].Rule, &t.c64, &t.c32)
 }
 
 // apply puts what options ask for into the coefficients, and a factor on the gradients.

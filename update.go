@@ -37,11 +37,11 @@ func assign[T Float](t *tensor, s *streams[T]) {
 
 // updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's
 // coefficients. h is the caller's hold.
-func updateOne(t *tensor, exact *scalars[float64], h *floatmode.Hold) error {
+func updateOne(t *tensor, h *floatmode.Hold) error {
 	if errISA != nil {
 		return errISA
 	}
-	if err := t.round(exact); err != nil {
+	if err := t.round(); err != nil {
 		return err
 	}
 	if err := checkSlices(t); err != nil {
