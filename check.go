@@ -19,21 +19,51 @@ func checkStep(t int) error {
 // checkSlices reports a slice of a drop-in call, all of one format, that differs from the parameters in length or shares memory with
 // another.
 func checkSlices(t *tensor) error {
-	slots := len(forms[t.form].Slots)
 	n, bytes := t.p.n, uintptr(t.p.n*t.p.size())
-	starts := [2 + maxSlots]uintptr{uintptr(t.p.at), uintptr(t.g.at)}
 	if t.g.n != n {
 		return t.wrongLength(1)
 	}
-	for k := range slots {
-		if t.s[k].n != n {
+	all := hull{uintptr(t.p.at), uintptr(t.p.at) + bytes}
+	apart := all.add(uintptr(t.g.at), bytes)
+	state := t.s[:len(forms[t.form].Slots)]
+	for k := range state {
+		if state[k].n != n {
 			return t.wrongLength(2 + k)
 		}
-		starts[2+k] = uintptr(t.s[k].at)
+		apart = all.add(uintptr(state[k].at), bytes) && apart
 	}
-	for i := 1; i < 2+slots; i++ {
-		for j := range i {
-			if ahead := starts[i] - starts[j]; ahead < bytes || -ahead < bytes {
+	if apart {
+		return nil
+	}
+	return t.overlap(bytes)
+}
+
+// A hull is the memory from the first of some slices to the last.
+type hull struct{ lo, hi uintptr }
+
+// add adds a slice. It reports whether the slice lies before or behind all others, as most do: such a one shares memory with none.
+func (h *hull) add(at, bytes uintptr) bool {
+	if at >= h.hi {
+		h.hi = at + bytes
+		return true
+	}
+	if at+bytes <= h.lo {
+		h.lo = at
+		return true
+	}
+	return false
+}
+
+// overlap compares all slices, of so many bytes, with each other, and reports two that share memory.
+func (t *tensor) overlap(bytes uintptr) error {
+	starts := [2 + maxSlots]uintptr{uintptr(t.p.at), uintptr(t.g.at)}
+	state := t.s[:len(forms[t.form].Slots)]
+	for k := range state {
+		starts[2+k] = uintptr(state[k].at)
+	}
+	for i, a := range starts[:2+len(state)] {
+		for j, b := range starts[:i] {
+			if a-b < bytes || b-a < bytes {
 				return &OverlapError{Arg: t.argument(j), OtherArg: t.argument(i), Elements: shared(spanOf(*t.vector(j)), spanOf(*t.vector(i)))}
 			}
 		}

@@ -3,6 +3,7 @@ package pnm
 import (
 	"errors"
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -143,6 +144,42 @@ func TestEmptyIsNoOp(t *testing.T) {
 	for _, updates := range [][]Update{nil, {{Rule: NewPNM(1), Step: 1, State: make([]Vector, 2)}}} {
 		_, err := UpdateAll(Options{}, updates)
 		wantNoError(t, err)
+	}
+}
+
+// Slices of a drop-in call may lie in any order, as long as none share memory. The error names the first two that do.
+func TestDropInSeesOverlaps(t *testing.T) {
+	rng := rand.New(rand.NewPCG(37, 38))
+	names := append([]string{"params", "grads"}, NewAdaPNM().State()...)
+	x := make([]float32, 60)
+	refused, taken := 0, 0
+	for range 20_000 {
+		n := rng.IntN(8)
+		var at [6]int
+		var s [6][]float32
+		var want *OverlapError
+		for i := range s {
+			at[i] = rng.IntN(len(x) - n)
+			s[i] = x[at[i] : at[i]+n]
+			for j := range i {
+				if common := n - max(at[i]-at[j], at[j]-at[i]); common > 0 && want == nil {
+					want = &OverlapError{Arg: names[j], OtherArg: names[i], Elements: common}
+				}
+			}
+		}
+		err := UpdateAdaPNM(NewAdaPNM(), 1, s[0], s[1], s[2], s[3], s[4], s[5])
+		if want == nil {
+			wantNoError(t, err)
+			taken++
+			continue
+		}
+		if got, ok := err.(*OverlapError); !ok || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%d elements at %d: %v, want %v", n, at, err, want)
+		}
+		refused++
+	}
+	if refused < 1000 || taken < 1000 {
+		t.Errorf("%d calls were refused, and %d were not", refused, taken)
 	}
 }
 
