@@ -45,15 +45,17 @@ func UpdateAdam[T Float](r Adam, t int, params, grads, expAvg, expAvgSq, maxExpA
 	var h floatmode.Hold
 	defer h.Take().Release()
 	var one tensor
-	one.p, one.g, one.s[0], one.s[1], one.s[2] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq)
+	one.p, one.g, one.s[0], one.s[1] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(expAvgSq)
 	if err := r.Validate(); err != nil {
 		return err
 	}
 	if err := checkStep(t); err != nil {
 		return err
 	}
-	if !r.AMSGrad && one.s[2].n != 0 {
-		return &LengthError{"max_exp_avg_sq (AMSGrad is off)", one.s[2].n, 0}
+	if r.AMSGrad {
+		one.s[2] = vectorOf(maxExpAvgSq)
+	} else if len(maxExpAvgSq) != 0 {
+		return &LengthError{"max_exp_avg_sq (AMSGrad is off)", len(maxExpAvgSq), 0}
 	}
 	one.form, one.step = r.form(), t
 	r.scalars(t, &one.c64)
@@ -66,7 +68,10 @@ func (r Adam) Validate() error {
 	if err := check(adamTable, &r); err != nil {
 		return err
 	}
-	return filled("Adam", "Beta1, Beta2 and Eps", r.Beta1, r.Beta2, r.Eps)
+	if r.Beta1 == 0 && r.Beta2 == 0 && r.Eps == 0 {
+		return unfilled("Adam", "Beta1, Beta2 and Eps")
+	}
+	return nil
 }
 
 // Name implements [Rule].

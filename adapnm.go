@@ -47,15 +47,17 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 	var h floatmode.Hold
 	defer h.Take().Release()
 	var one tensor
-	one.p, one.g, one.s[0], one.s[1], one.s[2], one.s[3] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(negExpAvg), vectorOf(expAvgSq), vectorOf(maxExpAvgSq)
+	one.p, one.g, one.s[0], one.s[1], one.s[2] = vectorOf(params), vectorOf(grads), vectorOf(expAvg), vectorOf(negExpAvg), vectorOf(expAvgSq)
 	if err := r.Validate(); err != nil {
 		return err
 	}
 	if err := checkStep(t); err != nil {
 		return err
 	}
-	if !r.AMSGrad && one.s[3].n != 0 {
-		return &LengthError{"max_exp_avg_sq (AMSGrad is off)", one.s[3].n, 0}
+	if r.AMSGrad {
+		one.s[3] = vectorOf(maxExpAvgSq)
+	} else if len(maxExpAvgSq) != 0 {
+		return &LengthError{"max_exp_avg_sq (AMSGrad is off)", len(maxExpAvgSq), 0}
 	}
 	one.form, one.step = r.form(), t
 	r.scalars(t, &one.c64)
@@ -68,7 +70,10 @@ func (r AdaPNM) Validate() error {
 	if err := check(adapnmTable, &r); err != nil {
 		return err
 	}
-	return filled("AdaPNM", "Beta1, Beta2 and Eps", r.Beta1, r.Beta2, r.Eps)
+	if r.Beta1 == 0 && r.Beta2 == 0 && r.Eps == 0 {
+		return unfilled("AdaPNM", "Beta1, Beta2 and Eps")
+	}
+	return nil
 }
 
 // Name implements [Rule].

@@ -103,7 +103,7 @@ func newMixedProblem(r Rule, f formatsOf, n int) *mixedProblem {
 	convert(q.p, Float32(lcg[float32](1, n)))
 	convert(q.g, Float32(lcg[float32](2, n)))
 	r.scalars(q.step, &q.c64)
-	if err := q.round(); err != nil {
+	if err := q.round(q.form); err != nil {
 		panic(err)
 	}
 	runtime.GC() // not in the middle of a measurement

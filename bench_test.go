@@ -118,7 +118,7 @@ func workers(b testing.TB, n int) *Pool { return newTestPool(b, n) }
 func (q *problem[T]) tensor() tensor {
 	t := tensorOf(q.rule.form(), 1001, q.p, q.g, q.s)
 	q.rule.scalars(t.step, &t.c64)
-	if err := t.round(); err != nil {
+	if err := t.round(t.form); err != nil {
 		panic(err)
 	}
 	return t

@@ -199,7 +199,7 @@ func workersInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
 		one := &b.tensors[0]
 		copy(one.g.Float32(), delicate[float32](rng, one.g.n))
 		r.scalars(3, &one.c64)
-		wantNoError(t, one.round())
+		wantNoError(t, one.round(one.form))
 		b.plan(withGrads)
 		b.sums, b.scale = make([]float64, b.blocks[1]), 1
 		for _, b.phase = range []phase{summing, updating} {

@@ -44,7 +44,7 @@ func tensorOf[T Float](f form, step int, p, g []T, state [][]T) tensor {
 // coefficients returns the coefficients of step t.
 func coefficients[T Float](r Rule, t int) (c scalars[T], err error) {
 	exact := exactly(r, t)
-	err = round(forms[r.form()].Rule, &exact, &c)
+	err = round(r.form(), &exact, &c)
 	return c, err
 }
 

@@ -56,7 +56,10 @@ func (r Lion) Validate() error {
 	if err := check(lionTable, &r); err != nil {
 		return err
 	}
-	return filled("Lion", "Beta1 and Beta2", r.Beta1, r.Beta2)
+	if r.Beta1 == 0 && r.Beta2 == 0 {
+		return unfilled("Lion", "Beta1 and Beta2")
+	}
+	return nil
 }
 
 // Name implements [Rule].

@@ -233,13 +233,12 @@ func (l *List) Check(first int) error {
 		return err
 	}
 	for i := first; i < len(l.Updates); i++ {
-		u, t := l.Updates[i], l.batch.tensors[i]
+		u, t := l.Updates[i], &l.batch.tensors[i]
 		if i > first && u.Rule == l.Updates[i-1].Rule && t.wide() == l.batch.tensors[i-1].wide() {
 			continue
 		}
 		err := checkRule(u.Rule)
 		for u.Step = 1; u.Step <= 2 && err == nil; u.Step++ {
-			t.form = u.Rule.form()
 			err = t.setStep(&u)
 		}
 		if err != nil {
@@ -547,6 +546,7 @@ func (t *tensor) setStep(u *Update) error {
 		return err
 	}
 	t.step = u.Step
+	t.c64 = scalars[float64]{}
 	u.Rule.scalars(u.Step, &t.c64)
-	return t.round()
+	return t.round(u.Rule.form())
 }

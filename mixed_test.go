@@ -137,7 +137,7 @@ func mixedLikeReference(t *testing.T, rng *rand.Rand, r Rule, f formatsOf, step,
 	got := mixedTensor(rng, r, f, step, n, place)
 	o := Options{ClipValue: []float64{0, 1}[rng.IntN(2)], ZeroGrads: rng.IntN(2) == 0}
 	r.scalars(step, &got.c64)
-	wantNoError(t, got.round())
+	wantNoError(t, got.round(got.form))
 	got.apply(&o, []float64{1, 0.7, 1e30}[rng.IntN(3)])
 	want := got.clone()
 	over := got.updateFar(rng, o.ZeroGrads)

@@ -59,16 +59,10 @@ func (r PNM) Validate() error {
 	if err := check(pnmTable, &r); err != nil {
 		return err
 	}
-	return r.filled()
-}
-
-// filled reports a literal that nobody has filled. With Decoupled, as NewPNM sets it, β1 = β0 = 0 is somebody's choice: plain
-// gradient descent.
-func (r PNM) filled() error {
-	if r.Decoupled {
-		return nil
+	if r.Beta1 == 0 && r.Beta0 == 0 && !r.Decoupled { // with Decoupled, as NewPNM sets it, this is somebody's choice: plain gradient descent
+		return unfilled("PNM", "Beta1 and Beta0")
 	}
-	return filled("PNM", "Beta1 and Beta0", r.Beta1, r.Beta0)
+	return nil
 }
 
 // Name implements [Rule].

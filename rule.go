@@ -31,7 +31,7 @@ type Rule interface {
 
 	// form tells which equations the rule's options select.
 	form() form
-	// scalars sets c to the coefficients of step t ≥ 1.
+	// scalars sets the coefficients of step t ≥ 1 in c, which is zero.
 	scalars(t int, c *scalars[float64])
 	// table describes the hyperparameters.
 	table() *table
@@ -56,12 +56,11 @@ type scalars[T Float] struct {
 	lo, hi T // bounds of the scaled gradient: −∞ and +∞, unless it is clipped by value
 }
 
-// setCommon sets the coefficients that mean the same in every rule, the gradient's sign and weight decay, and all others to zero.
+// setCommon sets the coefficients that mean the same in every rule: the gradient's sign and weight decay.
 //
 // Here and below, float64(…) around a product keeps the compiler from fusing it into an FMA, which would give other bits
 // on some architectures.
 func setCommon(c *scalars[float64], lr, lambda float64, decoupled, maximize bool) {
-	*c = scalars[float64]{}
 	c.gs, c.keep = 1, 1
 	c.lo, c.hi = math.Inf(-1), math.Inf(1)
 	if maximize {
@@ -116,7 +115,7 @@ func mulPair(ah, al, bh, bl float64) (hi, lo float64) {
 
 // round rounds the coefficients to the element type; out may be c. It fails, naming the hyperparameter at fault, where one of them
 // is not finite there: the step would fill the parameters with NaN.
-func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
+func round[T Float](f form, c *scalars[float64], out *scalars[T]) error {
 	// + 0 makes +0 of −0, so that rules which are equal have equal coefficients.
 	out.gs, out.l2, out.keep = T(c.gs), T(c.l2)+0, T(c.keep)+0
 	out.beta1, out.alpha1 = T(c.beta1)+0, T(c.alpha1)+0
@@ -127,11 +126,11 @@ func round[T Float](rule string, c *scalars[float64], out *scalars[T]) error {
 	if (((out.k1-out.k1)+(out.k2-out.k2))+((out.keep-out.keep)+(out.l2-out.l2)))+
 		(((out.beta1-out.beta1)+(out.alpha1-out.alpha1))+(out.eps-out.eps)) == 0 {
 		if out.eps == 0 && c.eps != 0 {
-			return &ValueError{rule, "Eps", c.eps, fmt.Sprintf("0, or large enough not to be 0 in %T", out.eps)}
+			return &ValueError{forms[f].Rule, "Eps", c.eps, fmt.Sprintf("0, or large enough not to be 0 in %T", out.eps)}
 		}
 		return nil
 	}
-	e := &ValueError{rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %T", out.eps)}
+	e := &ValueError{forms[f].Rule, "Eps", c.eps, fmt.Sprintf("small enough for its coefficient to be finite in %T", out.eps)}
 	switch {
 	case out.k1-out.k1 != 0:
 		e.Field, e.Value = "LR", c.k1
@@ -173,12 +172,7 @@ func (i *interval) outside(rule, field string, value float64) error {
 	return &ValueError{rule, field, value, i.text}
 }
 
-// filled returns nil unless the given fields, a rule's decays and its ε, are all 0: such a rule is a literal that nobody has filled.
-func filled(rule, fields string, values ...float64) error {
-	for _, x := range values {
-		if x != 0 {
-			return nil
-		}
-	}
+// unfilled is the error of a rule whose decays and ε, the given fields, are all 0: it is a literal that nobody has filled.
+func unfilled(rule, fields string) error {
 	return &ValueError{rule, fields, 0, "set: New" + rule + " fills the defaults"}
 }

@@ -41,15 +41,17 @@ func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
 	var h floatmode.Hold
 	defer h.Take().Release()
 	var one tensor
-	one.p, one.g, one.s[0] = vectorOf(params), vectorOf(grads), vectorOf(momentumBuffer)
-	if err := r.Validate(); err != nil {
+	one.p, one.g = vectorOf(params), vectorOf(grads)
+	if err := check(r.table(), &r); err != nil {
 		return err
 	}
 	if err := checkStep(t); err != nil {
 		return err
 	}
-	if r.Momentum == 0 && one.s[0].n != 0 {
-		return &LengthError{"momentum_buffer (Momentum is 0)", one.s[0].n, 0}
+	if r.Momentum != 0 {
+		one.s[0] = vectorOf(momentumBuffer)
+	} else if len(momentumBuffer) != 0 {
+		return &LengthError{"momentum_buffer (Momentum is 0)", len(momentumBuffer), 0}
 	}
 	one.form, one.step = r.form(), t
 	r.scalars(t, &one.c64)

@@ -52,12 +52,12 @@ func (t *tensor) vectors() int {
 // wide reports whether arithmetic is in float64; it is in float32 for all other formats.
 func (t *tensor) wide() bool { return t.p.format == f64 }
 
-// round rounds the coefficients that a rule has set.
-func (t *tensor) round() error {
+// round rounds the coefficients that a rule with form f has set.
+func (t *tensor) round(f form) error {
 	if t.wide() {
-		return round(forms[t.form].Rule, &t.c64, &t.c64)
+		return round(f, &t.c64, &t.c64)
 	}
-	return round(forms[t.form].Rule, &t.c64, &t.c32)
+	return round(f, &t.c64, &t.c32)
 }
 
 // apply puts what options ask for into the coefficients, and a factor on the gradients.

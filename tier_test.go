@@ -163,7 +163,7 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 	scale := []float64{1, 0.7, 1e30}[rng.IntN(3)]
 	for _, tensor := range []*tensor{&got, &want} {
 		r.scalars(step, &tensor.c64)
-		wantNoError(t, tensor.round())
+		wantNoError(t, tensor.round(tensor.form))
 		tensor.apply(&o, scale)
 	}
 	fill := func(got, want *Vector) {

@@ -41,7 +41,7 @@ func updateOne(t *tensor, h *floatmode.Hold) error {
 	if errISA != nil {
 		return errISA
 	}
-	if err := t.round(); err != nil {
+	if err := t.round(t.form); err != nil {
 		return err
 	}
 	if err := checkSlices(t); err != nil {
