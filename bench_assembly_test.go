@@ -22,8 +22,8 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 		return nil
 	}
 	f := q.rule.form()
-	s, c := q.roles()
 	whole := q.tensor()
+	s := streamsOf[T](&whole)
 	touched := whole.traffic()
 	ahead := ahead(isFar(touched))
 	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
@@ -50,7 +50,7 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 	kernel := func(ahead, most int) func() {
 		return func() {
 			for lo := 0; lo < len(q.p); lo += most {
-				updateAssembly(f, &c, &s, lo, min(most, len(q.p)-lo), ahead)
+				whole.updateAssembly(lo, min(lo+most, len(q.p)), ahead)
 			}
 		}
 	}

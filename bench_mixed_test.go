@@ -82,10 +82,10 @@ func TestMixedLimit(t *testing.T) {
 
 // bare is a step by the kernel alone, of the active tier.
 func (q *problem[T]) bare() func() {
-	s, c := q.roles()
+	t := q.tensor()
 	return func() {
 		for lo := 0; lo < len(q.p); lo += maxCall {
-			updateAssembly(q.rule.form(), &c, &s, lo, min(maxCall, len(q.p)-lo), prefetchAhead)
+			t.updateAssembly(lo, min(lo+maxCall, len(q.p)), prefetchAhead)
 		}
 	}
 }

@@ -124,18 +124,6 @@ func (q *problem[T]) tensor() tensor {
 	return t
 }
 
-// roles returns the slices by their role at an odd step, and the coefficients of one.
-func (q *problem[T]) roles() (streams[T], scalars[T]) {
-	t := q.tensor()
-	var s streams[T]
-	assign(&t, &s)
-	c, err := coefficients[T](q.rule, t.step)
-	if err != nil {
-		panic(err)
-	}
-	return s, c
-}
-
 // bytes is what a step reads and writes.
 func (q *problem[T]) bytes() int64 {
 	f := forms[q.rule.form()]
@@ -215,11 +203,11 @@ func BenchmarkPrefetch(b *testing.B) {
 					b.Skip("this tier does not prefetch")
 				}
 				q := newProblem[float32](r, 64<<20)
-				s, c := q.roles()
+				t := q.tensor()
 				run := func(ahead int) func() {
 					return func() {
 						for lo := 0; lo < len(q.p); lo += maxCall {
-							updateAssembly(r.form(), &c, &s, lo, min(maxCall, len(q.p)-lo), ahead)
+							t.updateAssembly(lo, min(lo+maxCall, len(q.p)), ahead)
 						}
 					}
 				}

@@ -2,15 +2,26 @@
 
 package pnm
 
-// updateAssembly updates the elements lo … lo+n−1 by the kernels of the active tier, which is not generic; n > 0. It
+import "unsafe"
+
+// updateAssembly works like updateReference, by the kernels of the active tier, which is not generic; lo < hi. It
 // prefetches ahead bytes in front of its loads, or not if ahead is 0.
-func updateAssembly[T Float](f form, c *scalars[T], s *streams[T], lo, n, ahead int) {
-	switch s := any(s).(type) {
-	case *streams[float32]:
-		updateF32(f, &any(c).(*scalars[float32]).gs, s, lo, n, ahead)
-	case *streams[float64]:
-		updateF64(f, &any(c).(*scalars[float64]).gs, s, lo, n, ahead)
+func (t *tensor) updateAssembly(lo, hi, ahead int) {
+	p, g := &t.p, &t.g
+	m, n, v, x := t.roles()
+	if t.wide() {
+		updateF64(t.form, &t.c64.gs, at[float64](p, lo), at[float64](g, lo), at[float64](m, lo), at[float64](n, lo), at[float64](v, lo), at[float64](x, lo), hi-lo, ahead)
+	} else {
+		updateF32(t.form, &t.c32.gs, at[float32](p, lo), at[float32](g, lo), at[float32](m, lo), at[float32](n, lo), at[float32](v, lo), at[float32](x, lo), hi-lo, ahead)
 	}
+}
+
+// at is where element i of a vector is whose format T is, or nil if the vector is.
+func at[T Float](v *Vector, i int) *T {
+	if v.at == nil {
+		return nil
+	}
+	return (*T)(unsafe.Add(v.at, i*int(unsafe.Sizeof(*new(T)))))
 }
 
 // sumSquaresAssembly works like sumSquaresGeneric, for a positive multiple of lanes elements. It prefetches as updateAssembly

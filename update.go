@@ -27,12 +27,16 @@ func ahead(far bool) int {
 	return 0
 }
 
-// assign gives the tensor's slices their roles at the step that is due.
-func assign[T Float](t *tensor, s *streams[T]) {
+// streamsOf gives the tensor's slices their roles at the step that is due.
+func streamsOf[T Float](t *tensor) streams[T] {
+	m, n, v, x := t.roles()
+	return streams[T]{sliceOf[T](t.p), sliceOf[T](t.g), sliceOf[T](*m), sliceOf[T](*n), sliceOf[T](*v), sliceOf[T](*x)}
+}
+
+// roles returns the tensor's state by its role at the step that is due; a role that the form does not have is nil.
+func (t *tensor) roles() (m, n, v, x *Vector) {
 	at := &slotOf[t.form][t.step&1]
-	// Field by field: a literal would be built aside and copied, and the copy would wait for the stores to drain.
-	s.p, s.g = sliceOf[T](t.p), sliceOf[T](t.g)
-	s.m, s.n, s.v, s.x = sliceOf[T](t.s[at[0]]), sliceOf[T](t.s[at[1]]), sliceOf[T](t.s[at[2]]), sliceOf[T](t.s[at[3]])
+	return &t.s[at[0]], &t.s[at[1]], &t.s[at[2]], &t.s[at[3]]
 }
 
 // updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's
@@ -47,12 +51,16 @@ func updateOne(t *tensor, h *floatmode.Hold) error {
 	if err := checkSlices(t); err != nil {
 		return err
 	}
-	clear(t.s[len(forms[t.form].Slots):]) // an empty one may have an address, and kernels take that for a stream
-	working := t.traffic()
-	if working < int64(2*leastShard) { // too small to be shared
+	if working := t.traffic(); working < int64(2*leastShard) { // too small to be shared
 		t.update(0, t.p.n, isFar(working), false)
-		return nil
+	} else {
+		updateShared(t, working, h)
 	}
+	return nil
+}
+
+// updateShared performs the step on the pool that follows GOMAXPROCS.
+func updateShared(t *tensor, working int64, h *floatmode.Hold) {
 	l := takeList()
 	defer l.putBack()
 	b := &l.batch
@@ -60,7 +68,6 @@ func updateOne(t *tensor, h *floatmode.Hold) error {
 	b.held = *h
 	b.step(&Options{}, working)
 	*h = b.held
-	return nil
 }
 
 // update performs the step that is due on the elements lo … hi−1 of a tensor that has been checked, and then zeroes their
@@ -70,42 +77,45 @@ func (t *tensor) update(lo, hi int, far, zero bool) (overflows int) {
 	if zero {
 		most = zeroLen
 	}
-	switch {
-	case t.isMixed():
+	if t.isMixed() {
 		return t.updateFormats(lo, hi, most, far, zero)
-	case t.wide():
-		updateTyped(t, &t.c64, lo, hi, most, far, zero)
-	default:
-		updateTyped(t, &t.c32, lo, hi, most, far, zero)
 	}
-	return 0
-}
-
-// updateTyped is update for a tensor that has one format, in calls of most elements.
-func updateTyped[T Float](t *tensor, c *scalars[T], lo, hi, most int, far, zero bool) {
-	var s streams[T]
-	assign(t, &s)
 	for ; lo < hi; lo += most {
 		end := min(lo+most, hi)
 		t.start(lo, end)
 		if t.form.assembled(kernels) {
 			t.raceAnnotate(lo, end)
-			updateAssembly(t.form, c, &s, lo, end-lo, ahead(far))
+			t.updateAssembly(lo, end, ahead(far))
 		} else {
-			updateGeneric(t.form, c, &s, lo, end)
+			t.updateReference(lo, end)
 		}
 		if zero {
 			t.zeroGrads(lo, end)
 		}
+	}
+	return 0
+}
+
+// updateReference runs the reference on the elements lo … hi−1 of a tensor that has one format.
+func (t *tensor) updateReference(lo, hi int) {
+	if t.wide() {
+		s := streamsOf[float64](t)
+		updateGeneric(t.form, &t.c64, &s, lo, hi)
+	} else {
+		s := streamsOf[float32](t)
+		updateGeneric(t.form, &t.c32, &s, lo, hi)
 	}
 }
 
 // start prepares the first momentum of the elements lo … hi−1 where it is to be the gradient itself, as torch has it: β·m + g is g
 // for m = −0, also if g is −0.
 func (t *tensor) start(lo, hi int) {
-	if t.step != 1 || !forms[t.form].Starts {
-		return
+	if t.step == 1 && forms[t.form].Starts {
+		t.startMomentum(lo, hi)
 	}
+}
+
+func (t *tensor) startMomentum(lo, hi int) {
 	switch m := t.s[0].cut(lo, hi); m.format {
 	case f32:
 		fill(sliceOf[float32](m), float32(math.Copysign(0, -1)))
@@ -173,9 +183,9 @@ func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 func (t *tensor) call(b *mixed, lo int) {
 	b.c, b.formats = t.c32, t.formats()
 	b.counter, b.key = t.rounding.draws(t.step, t.rounding.First+uint64(lo))
-	at := &slotOf[t.form][t.step&1]
+	m, n, v, x := t.roles()
 	b.p, b.g, b.out = t.p.pointer(lo), t.g.pointer(lo), t.out.pointer(lo)
-	b.m, b.n, b.v, b.x = t.s[at[0]].pointer(lo), t.s[at[1]].pointer(lo), t.s[at[2]].pointer(lo), t.s[at[3]].pointer(lo)
+	b.m, b.n, b.v, b.x = m.pointer(lo), n.pointer(lo), v.pointer(lo), x.pointer(lo)
 }
 
 // sameKey returns the first element behind lo that draws by another key.

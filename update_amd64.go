@@ -441,122 +441,122 @@ const (
 		1<<equations.Lion
 )
 
-// updateF32 runs the active tier's kernel of a form, one of kernelForms, on the elements i … i+n−1.
-func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
+// updateF32 runs the active tier's kernel of a form, one of kernelForms, on count elements.
+func updateF32(f form, c, p, g, m, n, v, x *float32, count, ahead int) {
 	switch f {
 	case equations.PNM:
 		if active == avx512 {
-			pnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+			pnmF32AVX512(c, p, g, m, n, count, ahead)
 		} else {
-			pnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+			pnmF32AVX2(c, p, g, m, n, count, ahead)
 		}
 	case equations.AdaPNM:
 		if active == avx512 {
-			adapnmF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+			adapnmF32AVX512(c, p, g, m, n, v, count, ahead)
 		} else {
-			adapnmF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+			adapnmF32AVX2(c, p, g, m, n, v, count, ahead)
 		}
 	case equations.AdaPNMAMSGrad:
 		if active == avx512 {
-			adapnmAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+			adapnmAMSGradF32AVX512(c, p, g, m, n, v, x, count, ahead)
 		} else {
-			adapnmAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+			adapnmAMSGradF32AVX2(c, p, g, m, n, v, x, count, ahead)
 		}
 	case equations.SGD:
 		if active == avx512 {
-			sgdF32AVX512(c, &s.p[i], &s.g[i], n, ahead)
+			sgdF32AVX512(c, p, g, count, ahead)
 		} else {
-			sgdF32AVX2(c, &s.p[i], &s.g[i], n, ahead)
+			sgdF32AVX2(c, p, g, count, ahead)
 		}
 	case equations.SGDMomentum:
 		if active == avx512 {
-			sgdMomentumF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			sgdMomentumF32AVX512(c, p, g, m, count, ahead)
 		} else {
-			sgdMomentumF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			sgdMomentumF32AVX2(c, p, g, m, count, ahead)
 		}
 	case equations.SGDNesterov:
 		if active == avx512 {
-			sgdNesterovF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			sgdNesterovF32AVX512(c, p, g, m, count, ahead)
 		} else {
-			sgdNesterovF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			sgdNesterovF32AVX2(c, p, g, m, count, ahead)
 		}
 	case equations.Adam:
 		if active == avx512 {
-			adamF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+			adamF32AVX512(c, p, g, m, v, count, ahead)
 		} else {
-			adamF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+			adamF32AVX2(c, p, g, m, v, count, ahead)
 		}
 	case equations.AdamAMSGrad:
 		if active == avx512 {
-			adamAMSGradF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+			adamAMSGradF32AVX512(c, p, g, m, v, x, count, ahead)
 		} else {
-			adamAMSGradF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+			adamAMSGradF32AVX2(c, p, g, m, v, x, count, ahead)
 		}
 	case equations.Lion:
 		if active == avx512 {
-			lionF32AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			lionF32AVX512(c, p, g, m, count, ahead)
 		} else {
-			lionF32AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			lionF32AVX2(c, p, g, m, count, ahead)
 		}
 	}
 }
 
-// updateF64 runs the active tier's kernel of a form, one of kernelForms, on the elements i … i+n−1.
-func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
+// updateF64 runs the active tier's kernel of a form, one of kernelForms, on count elements.
+func updateF64(f form, c, p, g, m, n, v, x *float64, count, ahead int) {
 	switch f {
 	case equations.PNM:
 		if active == avx512 {
-			pnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+			pnmF64AVX512(c, p, g, m, n, count, ahead)
 		} else {
-			pnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+			pnmF64AVX2(c, p, g, m, n, count, ahead)
 		}
 	case equations.AdaPNM:
 		if active == avx512 {
-			adapnmF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+			adapnmF64AVX512(c, p, g, m, n, v, count, ahead)
 		} else {
-			adapnmF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+			adapnmF64AVX2(c, p, g, m, n, v, count, ahead)
 		}
 	case equations.AdaPNMAMSGrad:
 		if active == avx512 {
-			adapnmAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+			adapnmAMSGradF64AVX512(c, p, g, m, n, v, x, count, ahead)
 		} else {
-			adapnmAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+			adapnmAMSGradF64AVX2(c, p, g, m, n, v, x, count, ahead)
 		}
 	case equations.SGD:
 		if active == avx512 {
-			sgdF64AVX512(c, &s.p[i], &s.g[i], n, ahead)
+			sgdF64AVX512(c, p, g, count, ahead)
 		} else {
-			sgdF64AVX2(c, &s.p[i], &s.g[i], n, ahead)
+			sgdF64AVX2(c, p, g, count, ahead)
 		}
 	case equations.SGDMomentum:
 		if active == avx512 {
-			sgdMomentumF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			sgdMomentumF64AVX512(c, p, g, m, count, ahead)
 		} else {
-			sgdMomentumF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			sgdMomentumF64AVX2(c, p, g, m, count, ahead)
 		}
 	case equations.SGDNesterov:
 		if active == avx512 {
-			sgdNesterovF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			sgdNesterovF64AVX512(c, p, g, m, count, ahead)
 		} else {
-			sgdNesterovF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			sgdNesterovF64AVX2(c, p, g, m, count, ahead)
 		}
 	case equations.Adam:
 		if active == avx512 {
-			adamF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+			adamF64AVX512(c, p, g, m, v, count, ahead)
 		} else {
-			adamF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+			adamF64AVX2(c, p, g, m, v, count, ahead)
 		}
 	case equations.AdamAMSGrad:
 		if active == avx512 {
-			adamAMSGradF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+			adamAMSGradF64AVX512(c, p, g, m, v, x, count, ahead)
 		} else {
-			adamAMSGradF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+			adamAMSGradF64AVX2(c, p, g, m, v, x, count, ahead)
 		}
 	case equations.Lion:
 		if active == avx512 {
-			lionF64AVX512(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			lionF64AVX512(c, p, g, m, count, ahead)
 		} else {
-			lionF64AVX2(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+			lionF64AVX2(c, p, g, m, count, ahead)
 		}
 	}
 }

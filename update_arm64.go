@@ -236,51 +236,51 @@ const (
 		1<<equations.Lion
 )
 
-// updateF32 runs the active tier's kernel of a form, one of kernelForms, on the elements i … i+n−1.
-func updateF32(f form, c *float32, s *streams[float32], i, n, ahead int) {
+// updateF32 runs the active tier's kernel of a form, one of kernelForms, on count elements.
+func updateF32(f form, c, p, g, m, n, v, x *float32, count, ahead int) {
 	switch f {
 	case equations.PNM:
-		pnmF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+		pnmF32NEON(c, p, g, m, n, count, ahead)
 	case equations.AdaPNM:
-		adapnmF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+		adapnmF32NEON(c, p, g, m, n, v, count, ahead)
 	case equations.AdaPNMAMSGrad:
-		adapnmAMSGradF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+		adapnmAMSGradF32NEON(c, p, g, m, n, v, x, count, ahead)
 	case equations.SGD:
-		sgdF32NEON(c, &s.p[i], &s.g[i], n, ahead)
+		sgdF32NEON(c, p, g, count, ahead)
 	case equations.SGDMomentum:
-		sgdMomentumF32NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		sgdMomentumF32NEON(c, p, g, m, count, ahead)
 	case equations.SGDNesterov:
-		sgdNesterovF32NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		sgdNesterovF32NEON(c, p, g, m, count, ahead)
 	case equations.Adam:
-		adamF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+		adamF32NEON(c, p, g, m, v, count, ahead)
 	case equations.AdamAMSGrad:
-		adamAMSGradF32NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+		adamAMSGradF32NEON(c, p, g, m, v, x, count, ahead)
 	case equations.Lion:
-		lionF32NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		lionF32NEON(c, p, g, m, count, ahead)
 	}
 }
 
-// updateF64 runs the active tier's kernel of a form, one of kernelForms, on the elements i … i+n−1.
-func updateF64(f form, c *float64, s *streams[float64], i, n, ahead int) {
+// updateF64 runs the active tier's kernel of a form, one of kernelForms, on count elements.
+func updateF64(f form, c, p, g, m, n, v, x *float64, count, ahead int) {
 	switch f {
 	case equations.PNM:
-		pnmF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], n, ahead)
+		pnmF64NEON(c, p, g, m, n, count, ahead)
 	case equations.AdaPNM:
-		adapnmF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], n, ahead)
+		adapnmF64NEON(c, p, g, m, n, v, count, ahead)
 	case equations.AdaPNMAMSGrad:
-		adapnmAMSGradF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.n[i], &s.v[i], &s.x[i], n, ahead)
+		adapnmAMSGradF64NEON(c, p, g, m, n, v, x, count, ahead)
 	case equations.SGD:
-		sgdF64NEON(c, &s.p[i], &s.g[i], n, ahead)
+		sgdF64NEON(c, p, g, count, ahead)
 	case equations.SGDMomentum:
-		sgdMomentumF64NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		sgdMomentumF64NEON(c, p, g, m, count, ahead)
 	case equations.SGDNesterov:
-		sgdNesterovF64NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		sgdNesterovF64NEON(c, p, g, m, count, ahead)
 	case equations.Adam:
-		adamF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], n, ahead)
+		adamF64NEON(c, p, g, m, v, count, ahead)
 	case equations.AdamAMSGrad:
-		adamAMSGradF64NEON(c, &s.p[i], &s.g[i], &s.m[i], &s.v[i], &s.x[i], n, ahead)
+		adamAMSGradF64NEON(c, p, g, m, v, x, count, ahead)
 	case equations.Lion:
-		lionF64NEON(c, &s.p[i], &s.g[i], &s.m[i], n, ahead)
+		lionF64NEON(c, p, g, m, count, ahead)
 	}
 }
 

@@ -18,7 +18,7 @@ var AMD64 = Target{[]string{AVX2.Name, AVX512.Name}, Rules, Rules}
 
 // Calls returns Go source of the functions that call the kernels, those of the active tier, and of the sets of forms that have some:
 //
-//	func updateType(f form, c *T, s *streams[T], i, n, ahead int)
+//	func updateType(f form, c, p, g, m, n, v, x *T, count, ahead int)
 //	func updateMixed(f form, b *mixed, n, ahead int)
 //	func sumSquaresType(sums *float64, g *T, n, ahead int)
 //
@@ -29,14 +29,14 @@ func (t Target) Calls() string {
 	b.WriteString("\n// The forms that have kernels.\nconst (\n")
 	fmt.Fprintf(&b, "\tkernelForms formSet = %s\n\tmixedKernelForms formSet = %s\n)\n", set(t.Rules), set(t.Mixed))
 	for _, of := range Types {
-		fmt.Fprintf(&b, "\n// update%s runs the active tier's kernel of a form, one of kernelForms, on the elements i … i+n−1.\n", of.Name)
-		fmt.Fprintf(&b, "func update%s(f form, c *%s, s *streams[%[2]s], i, n, ahead int) {\n", of.Name, of.goName)
+		fmt.Fprintf(&b, "\n// update%s runs the active tier's kernel of a form, one of kernelForms, on count elements.\n", of.Name)
+		fmt.Fprintf(&b, "func update%s(f form, c, p, g, m, n, v, x *%s, count, ahead int) {\n", of.Name, of.goName)
 		t.chooseForm(&b, t.Rules, func(k Kernel) (kernel, args string) {
 			args = "c, "
 			for _, stream := range k.args() {
-				args += "&s." + stream[:1] + "[i], "
+				args += stream[:1] + ", "
 			}
-			return k.Name + of.Name, args + "n, ahead"
+			return k.Name + of.Name, args + "count, ahead"
 		})
 	}
 	b.WriteString("\n// updateMixed runs the active tier's kernel of a form, one of mixedKernelForms, on n elements, a positive multiple of mixedBlock.\n")
