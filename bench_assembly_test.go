@@ -22,21 +22,14 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 		return nil
 	}
 	f := q.rule.form()
-	whole := q.tensor()
-	s := streamsOf[T](&whole)
-	touched := whole.traffic()
-	ahead := ahead(isFar(touched))
-	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
-	limit := func(t tier) yardstick {
-		task := &limitTask{limitKernels[t][f], raw, ahead}
-		shards, pieces := split(touched, q.pool.Workers())
-		return yardstick{"of-limit", func() { q.pool.pool().run(task, shards, pieces) }}
-	}
 	if t == generic {
-		return []yardstick{limit(best)}
+		return []yardstick{{"of-limit", q.limit(best)}}
 	}
 
-	all := []yardstick{limit(t)}
+	whole := q.tensor()
+	s := streamsOf[T](&whole)
+	ahead := ahead(isFar(whole.traffic()))
+	all := []yardstick{{"of-limit", q.limit(t)}}
 	if forms[f].Has("v") {
 		all = append(all, yardstick{"of-divider", func() {
 			switch s := any(&s).(type) {
@@ -64,6 +57,17 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 		all = append(all, yardstick{"unbounded-call", kernel(ahead, len(q.p))})
 	}
 	return all
+}
+
+// limit returns a pass of a tier's limit kernel over a step's streams, on its pool.
+func (q *problem[T]) limit(t tier) func() {
+	whole := q.tensor()
+	s := streamsOf[T](&whole)
+	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
+	touched := whole.traffic()
+	task := &limitTask{limitKernels[t][whole.form], raw, ahead(isFar(touched))}
+	shards, pieces := split(touched, q.pool.Workers())
+	return func() { q.pool.pool().run(task, shards, pieces) }
 }
 
 // A limitTask runs a limit kernel on a pool.

@@ -10,7 +10,7 @@ import (
 
 // A yardstick is something that a step is measured against, in turn with it: the same streams without arithmetic, say.
 type yardstick struct {
-	unit string // of the metric: the yardstick's time divided by the step's
+	unit string // of the metric, if it is reported: the yardstick's time divided by the step's
 	run  func()
 }
 
@@ -44,7 +44,9 @@ func inTurn(b *testing.B, params int, bytes int64, step func(), yardsticks []yar
 			ratios[k] = times[i+1][k] / times[0][k]
 		}
 		medians = append(medians, median(ratios))
-		b.ReportMetric(medians[i], y.unit)
+		if y.unit != "" {
+			b.ReportMetric(medians[i], y.unit)
+		}
 	}
 	ns := median(times[0])
 	b.ReportMetric(ns, "ns/op")
@@ -75,19 +77,30 @@ type problem[T Float] struct {
 // newProblem places all slices at different offsets within a page, as the optimizer does its state and as a caller should;
 // see docs/performance.md for what equal offsets cost.
 func newProblem[T Float](r Rule, n int) *problem[T] {
-	q := &problem[T]{rule: r, p: spreadSlice[T](4, n), g: spreadSlice[T](5, n)}
-	copy(q.p, lcg[T](1, n))
-	copy(q.g, lcg[T](2, n))
+	q := problemOn(r, func(i int) []T { return spreadSlice[T]((4+i)%6, n) })
+	q.fill()
+	return q
+}
+
+// problemOn places slice i, in the order of a drop-in call's, where place says.
+func problemOn[T Float](r Rule, place func(i int) []T) *problem[T] {
+	q := &problem[T]{rule: r, p: place(0), g: place(1)}
 	for i := range forms[r.form()].Slots {
-		q.s = append(q.s, spreadSlice[T](i, n))
+		q.s = append(q.s, place(2+i))
 	}
 	copy(q.slots[:], q.s)
 	if t := q.tensor(); t.traffic() < int64(2*leastShard) {
 		q.call = dropInOf[T](r)
 	}
 	q.updates = []Update{{Rule: r, Params: vectorOf(q.p), Grads: vectorOf(q.g), State: Vectors(q.s...)}}
-	runtime.GC() // not in the middle of a measurement
 	return q
+}
+
+// fill sets parameters and gradients.
+func (q *problem[T]) fill() {
+	copy(q.p, lcg[T](1, len(q.p)))
+	copy(q.g, lcg[T](2, len(q.g)))
+	runtime.GC() // not in the middle of a measurement
 }
 
 // update is one step: of a small tensor by the drop-in call, of others by UpdateAll on the pool. The count starts where the bias
