@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Times steps of posneg's optimizers beside the same rules in torch operations and beside torch's own AdamW.
+"""Times steps of posneg's optimizers beside the same rules in torch operations, torch's own AdamW and DeepSpeedCPUAdam.
 
-All candidates of a table run in turn, round after round; the table has the medians, and the medians of the ratios of each round.
+All candidates of a table take one step in each round, and each round begins with the next one of them. The table has the medians, and the
+medians of the ratios of each round. DeepSpeed builds its kernel at its first use, which takes a minute or two.
 """
 
 import argparse
 import gc
+import os
 import platform
 import statistics
 import time
@@ -17,7 +19,7 @@ from eager import EagerAdaPNM, EagerPNM
 
 
 def one_tensor(mebi):
-    return [mebi << 20]
+    return [int(mebi * 2**20)]
 
 
 def gpt2_small():
@@ -38,6 +40,14 @@ def resnet50():
     return [*sizes, 1000 * channels, 1000]
 
 
+def deepspeed(params):
+    """DeepSpeed's AdamW, on as many threads as torch: its kernel uses the OpenMP that torch has loaded."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return DeepSpeedCPUAdam(params, adamw_mode=True, weight_decay=0.01)
+
+
 # For each table, the candidates and how many bytes of float32 they must move for an element: p, g and the state are read, all
 # that changes is written.
 TABLES = {
@@ -55,53 +65,81 @@ TABLES = {
         ("torch AdamW", lambda p: torch.optim.AdamW(p, foreach=False), 28),
         ("torch AdamW, foreach", lambda p: torch.optim.AdamW(p, foreach=True), 28),
         ("torch AdamW, fused", lambda p: torch.optim.AdamW(p, fused=True), 28),
+        ("DeepSpeedCPUAdam", deepspeed, 28),
     ],
 }
 
 
-def steppers(candidates, sizes):
-    """The optimizers of a table, over the same parameters; those that this torch does not have are left out."""
-    params = [torch.nn.Parameter(torch.randn(n)) for n in sizes]
-    for p in params:
-        p.grad = torch.randn_like(p)
-    found = []
-    for name, make, width in candidates:
-        try:
-            optimizer = make(params)
-            optimizer.step()  # makes the state
-        except (TypeError, RuntimeError):
-            print(f"({name}: not in torch {torch.__version__})")
-            continue
-        found.append((name, optimizer, width))
+def usable(tables):
+    """The tables without the candidates that are not there; says which, and why."""
+    found = {}
+    for table, candidates in tables.items():
+        found[table] = []
+        for name, make, width in candidates:
+            p = torch.nn.Parameter(torch.zeros(2))
+            p.grad = torch.zeros(2)
+            try:
+                make([p]).step()
+            except ImportError as e:
+                print(f"{name} is left out: {e}; pip install deepspeed ninja")
+            except (TypeError, RuntimeError) as e:
+                print(f"{name} is left out: {str(e.__cause__ or e).partition(chr(10))[0]}")
+            else:
+                found[table].append((name, make, width))
     return found
 
 
-def measure(found, rounds):
-    """For each round the seconds of each candidate, one after the other."""
+def steppers(candidates, sizes, gap):
+    """The optimizers of a table, over the same parameters."""
+    params = [torch.nn.Parameter(torch.randn(n)) for n in sizes]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizers = [make(params) for _, make, _ in candidates]
+    for optimizer in optimizers:
+        optimizer.step()  # makes the state
+    if gap is not None:
+        lay_out([t for p in params for t in (p, p.grad, *state(p, optimizers))], gap)
+    return optimizers
+
+
+def state(p, optimizers):
+    return [t for o in optimizers for t in o.state[p].values() if torch.is_tensor(t) and t.shape == p.shape]
+
+
+def lay_out(tensors, gap):
+    """Moves tensors of float32 into one piece of memory, with so many bytes between them."""
+    memory, at = torch.empty(sum(t.numel() + gap // 4 for t in tensors)), 0
+    for t in tensors:
+        t.data = memory[at : at + t.numel()].copy_(t.data)
+        at += t.numel() + gap // 4
+
+
+def measure(optimizers, rounds):
+    """For each round the seconds of each optimizer."""
     times = []
-    for _ in range(rounds):
-        row = []
-        for _, optimizer, _ in found:
+    for first in range(rounds):
+        row = [0.0] * len(optimizers)
+        for i in range(len(row)):
+            turn = (first + i) % len(row)
             start = time.perf_counter()
-            optimizer.step()
-            row.append(time.perf_counter() - start)
+            optimizers[turn].step()
+            row[turn] = time.perf_counter() - start
         times.append(row)
     return times
 
 
-def table(network, name, sizes, threads, rounds):
+def table(tensors, candidates, sizes, gap, threads, rounds):
     torch.set_num_threads(threads)
-    found = steppers(TABLES[name], sizes)
-    times = measure(found, rounds)
-    total = sum(sizes)
-    for i, (candidate, _, width) in enumerate(found):
+    optimizers = steppers(candidates, sizes, gap)
+    times = measure(optimizers, rounds)
+    for i, (name, _, width) in enumerate(candidates):
         median = statistics.median(row[i] for row in times)
         ratio = statistics.median(row[i] / row[0] for row in times)
         print(
-            f"| {network} | {threads} | {candidate} | {1e3 * median:.3f} | {width * total / median / 1e9:.1f} | {ratio:.2f} |",
+            f"| {tensors} | {threads} | {name} | {1e3 * median:.3f} | {width * sum(sizes) / median / 1e9:.1f} | {ratio:.2f} |",
             flush=True,
         )
-    del found
+    del optimizers
     gc.collect()
 
 
@@ -135,20 +173,26 @@ def overhead(rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mebi", type=int, default=64, help="elements of the single tensor, in units of 2^20 (default 64)")
-    parser.add_argument("--rounds", type=int, default=15, help="(default 15)")
+    parser.add_argument(
+        "--mebi", type=float, nargs="*", default=[32, 31.3], help="elements of the single tensors, in units of 2^20 (default 32 31.3)"
+    )
+    parser.add_argument("--rounds", type=int, default=12, help="(default 12)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default 1 2)")
     parser.add_argument("--networks", nargs="*", default=["GPT-2-small", "ResNet-50"], help="(default: both)")
+    parser.add_argument(
+        "--gap", type=int, metavar="BYTES", help="have parameters, gradients and state side by side, so far apart (default: as torch allocates)"
+    )
     options = parser.parse_args()
 
-    networks = {f"{options.mebi} Mi": one_tensor(options.mebi)}
-    networks.update({n: s() for n, s in {"GPT-2-small": gpt2_small, "ResNet-50": resnet50}.items() if n in options.networks})
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, posneg on {posneg.isa()}\n")
-    print("| tensors | threads | optimizer | ms per step | GB/s | times ours |\n| --- | --- | --- | --- | --- | --- |")
-    for network, sizes in networks.items():
+    sets = {f"{mebi:g} Mi": one_tensor(mebi) for mebi in options.mebi}
+    sets.update({n: s() for n, s in {"GPT-2-small": gpt2_small, "ResNet-50": resnet50}.items() if n in options.networks})
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, posneg on {posneg.isa()}")
+    tables = usable(TABLES)
+    print("\n| tensors | threads | optimizer | ms per step | GB/s | times ours |\n| --- | --- | --- | --- | --- | --- |")
+    for tensors, sizes in sets.items():
         for threads in options.threads:
-            for name in TABLES:
-                table(network, name, sizes, threads, options.rounds)
+            for candidates in tables.values():
+                table(tensors, candidates, sizes, options.gap, threads, options.rounds)
     print("\n| step of tiny tensors | tensors | µs beyond the engine, median | least |\n| --- | --- | --- | --- |")
     overhead(20 * options.rounds)
 
