@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._counts import STEP, as_count, step_tensor
 from ._layout import like
+from ._memory import zeros
 from ._placements import check_whole, cut_as, is_cut, local, with_part
 
 MASTER = "master_param"
@@ -103,15 +104,15 @@ def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[
     """Completes and converts a state that has been checked, so that the engine can use its memory."""
     ready: Dict[str, Any] = {STEP: _step_of(state, slots)}
     dtype = state_dtype(p, group)
-    for name in slots:
+    for place, name in enumerate(slots):
         if state.get(name) is None:
-            ready[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+            ready[name] = zeros(p, dtype, place)
         else:
             ready[name] = _laid_out(state[name], p, dtype)
     if not has_master(p, group):
         state.pop(MASTER, None)
     elif state.get(MASTER) is None:
-        ready[MASTER] = p.detach().to(torch.float32, memory_format=torch.preserve_format)
+        ready[MASTER] = zeros(p, torch.float32, len(slots)).copy_(p.detach())
     else:
         ready[MASTER] = _laid_out(state[MASTER], p, torch.float32)
         adopt_changes(p, ready[MASTER])

@@ -21,6 +21,7 @@ from ._files import replacing
 from ._header import FLAGS, PARAMS, Damaged, SavedGroup, SavedTensor, check_metadata, decode, encode
 from ._json import dumps, short
 from ._layout import real
+from ._memory import zeros
 from ._optimizer import Optimizer
 from ._plan import Group
 from ._rounding import Name, draws, packed, param_names, rounding
@@ -338,7 +339,7 @@ class _Load:
         state: Dict[str, Any] = {}
         if self.has_master:
             assert self.param is not None
-            state[MASTER] = _read(source, self.param, torch.empty_like(p.detach(), dtype=torch.float32))
+            state[MASTER] = _read(source, self.param, zeros(p, torch.float32, len(self.slots)))
         if self.params and MASTER in state:
             p.copy_(state[MASTER])
         elif self.params:
@@ -351,10 +352,10 @@ class _Load:
         state["step"] = step_tensor(self.step)
         dtype = state_dtype(p, self.group)
         if self.has_state:
-            for slot, claim in zip(self.slots, self.state):
-                state[slot] = _read(source, claim, torch.empty_like(p.detach(), dtype=dtype))
+            for place, (slot, claim) in enumerate(zip(self.slots, self.state)):
+                state[slot] = _read(source, claim, zeros(p, dtype, place))
         else:
-            state.update((slot, torch.zeros_like(p.detach(), dtype=dtype)) for slot in self.slots)
+            state.update((slot, zeros(p, dtype, place)) for place, slot in enumerate(self.slots))
         return state
 
 

@@ -1,0 +1,37 @@
+"""Where large tensors of the state lie: each at another offset within a page, on huge pages where the system has them.
+
+docs/performance.md says what this is worth. They are ordinary tensors: each is the whole of its storage, whose memory goes back to the
+system with it. Only resizing the storage is refused, as that of a tensor over a NumPy array is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+
+import torch
+from torch import Tensor
+
+from ._placements import is_cut, local, with_part
+
+LEAST = 4 << 20  # bytes: with less, there might be no huge page within
+STEP = 1216  # as between the vectors of an arena in Go
+_CAN_MAP = hasattr(mmap, "MADV_HUGEPAGE")  # Linux
+
+
+def zeros(p: Tensor, dtype: torch.dtype, place: int) -> Tensor:
+    """Zeros for each element of a parameter, laid out as it is; place tells apart the tensors that a step runs through side by side."""
+    model = torch.empty_like(local(p), dtype=dtype, device="meta", memory_format=torch.preserve_format)
+    if _CAN_MAP and model.numel() * model.element_size() >= LEAST:
+        with contextlib.suppress(OSError):
+            part = _mapped(model, place)
+            return with_part(p.detach(), part) if is_cut(p) else part
+    return torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+
+
+def _mapped(model: Tensor, place: int) -> Tensor:
+    skip = (64 + STEP * (1 + place)) % 4096  # malloc has its large blocks at 64 or so
+    memory = mmap.mmap(-1, skip + model.numel() * model.element_size(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=model.dtype, count=model.numel(), offset=skip).as_strided_(model.shape, model.stride())
