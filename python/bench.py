@@ -180,7 +180,7 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default 1 2)")
     parser.add_argument("--networks", nargs="*", default=["GPT-2-small", "ResNet-50"], help="(default: both)")
     parser.add_argument(
-        "--gap", type=int, metavar="BYTES", help="have parameters, gradients and state side by side, so far apart (default: as torch allocates)"
+        "--gap", type=int, metavar="BYTES", help="have all arrays side by side, so far apart (default: as torch allocates)"
     )
     options = parser.parse_args()
 
