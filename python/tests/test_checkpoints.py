@@ -723,7 +723,7 @@ params = [torch.nn.Parameter(torch.ones(2**20)) for _ in range(16)]
 optimizer = posneg.AdaPNM(params)
 for p in params:
     p.grad = torch.ones_like(p)
-optimizer.step()
+optimizer.step(), optimizer.step()  # which write all of the state: zeros may have no memory
 if action == "load":
     posneg.save_checkpoint(file, optimizer)
 before = peak()
