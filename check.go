@@ -82,24 +82,30 @@ func checkFormats(t *tensor) error {
 		}
 	}
 	if t.p.format == f16 {
-		return &FormatError{"params", t.p.format.String(), "float32 or bf16"}
+		return &FormatError{"params", t.p.format.String(), "float32, bf16 or low16"}
 	}
 	state := t.s[0].format
 	for k, name := range forms[t.form].Slots {
 		switch f := t.s[k].format; {
-		case f == f16:
+		case f == f16 || f == low16:
 			return &FormatError{name, f.String(), "float32 or bf16"}
 		case f != state:
 			return &FormatError{name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].Slots[0])}
 		}
 	}
-	if t.out.at != nil {
-		if t.p.format != f32 {
-			return &FormatError{"params", t.p.format.String(), "float32 where there is a copy of them"}
+	switch copied := t.out.at != nil; {
+	case t.p.format == low16:
+		if !copied || t.out.format != bf16 {
+			return &FormatError{"copy", t.out.described(), "bf16, the upper halves of params, where these are low16"}
 		}
-		if t.out.format == f32 {
-			return &FormatError{"copy", t.out.format.String(), "bf16 or f16"}
+	case !copied:
+		if t.follow {
+			return &FormatError{"copy", t.out.described(), "bf16 or f16 where params follow it"}
 		}
+	case t.p.format != f32:
+		return &FormatError{"params", t.p.format.String(), "float32 or low16 where there is a copy of them"}
+	case t.out.format != bf16 && t.out.format != f16:
+		return &FormatError{"copy", t.out.format.String(), "bf16 or f16"}
 	}
 	return nil
 }

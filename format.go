@@ -14,16 +14,20 @@ type format uint8
 const (
 	f32 format = iota
 	f64
-	bf16 // the upper half of a float32
-	f16  // IEEE 754's binary16
+	bf16  // the upper half of a float32
+	f16   // IEEE 754's binary16
+	low16 // what splitBF16 leaves of a float32 beside a bf16
 )
 
-var formats = [...]string{f32: "float32", f64: "float64", bf16: "bf16", f16: "f16"}
+var formats = [...]string{f32: "float32", f64: "float64", bf16: "bf16", f16: "f16", low16: "low16"}
 
 func (f format) String() string { return formats[f] }
 
 // size is that of an element, in bytes.
-func (f format) size() int { return int("\x04\x08\x02\x02"[f]) }
+func (f format) size() int { return int("\x04\x08\x02\x02\x02"[f]) }
+
+// alone reports whether numbers of the format are not converted to any other.
+func (f format) alone() bool { return f == f64 || f == low16 }
 
 // formatOf returns the format of a name.
 func formatOf(name string) (format, error) {
@@ -78,6 +82,25 @@ func narrowStochastic(x float32, random uint32) uint16 {
 		return quietBF16(b)
 	}
 	return uint16((b + random) >> 16)
+}
+
+// splitBF16 cuts a float32 into the nearest bf16, of two the one farther from zero, and its own lower half. A NaN has nothing there.
+func splitBF16(x float32) (upper, low uint16) {
+	b := math.Float32bits(x)
+	if x != x {
+		return quietBF16(b), 0
+	}
+	return uint16((b + 0x8000) >> 16), uint16(b)
+}
+
+// joinBF16 returns what was split. If somebody has changed the bf16 since, it returns something that rounds to the new one.
+func joinBF16(upper, low uint16) float32 {
+	u := uint32(upper) << 16
+	b := u + uint32(int16(low)) // what was rounded up has a low half < 0
+	if int32(u^b) < 0 {         // which nothing has that rounds to zero
+		b = u
+	}
+	return math.Float32frombits(b)
 }
 
 func quietBF16(nan uint32) uint16 { return uint16(nan>>16) | 0x40 }

@@ -166,3 +166,35 @@ func TestSet(t *testing.T) {
 		})
 	}
 }
+
+// What is split is joined again, bit for bit, and its upper half is the nearest bf16. What others write to that is not lost.
+func TestSplitAndJoin(t *testing.T) {
+	for upper := range 1 << 16 {
+		for _, low := range []uint32{0, 1, 0x1234, 0x7fff, 0x8000, 0x8001, 0xedcb, 0xffff} {
+			x := math.Float32frombits(uint32(upper)<<16 | low)
+			half, rest := splitBF16(x)
+			near := widenBF16(half)
+			switch joined := joinBF16(half, rest); {
+			case x != x:
+				if near == near || joined == joined || rest != 0 {
+					t.Fatalf("%x is split into %x and %x", x, half, rest)
+				}
+			case math.Float32bits(joined) != math.Float32bits(x):
+				t.Fatalf("%x is split into %x and %x, which are %x", x, half, rest, joined)
+			case half != narrowBF16(x) && rest != 0x8000 || half&0x8000 != uint16(math.Float32bits(x)>>16)&0x8000:
+				t.Fatalf("%x becomes %x, the nearest is %x", x, half, narrowBF16(x))
+			}
+			written := joinBF16(uint16(upper), uint16(low))
+			if near := widenBF16(uint16(upper)); near != near {
+				if written == written {
+					t.Fatalf("%x, a NaN, with %x is %x", upper, low, written)
+				}
+			} else if half, _ := splitBF16(written); half != uint16(upper) && !(math.IsInf(float64(near), 0) && written != written) {
+				t.Fatalf("%x with %x is %x, which rounds to %x", upper, low, written, half)
+			}
+			if upper&0x7fff == 0 && low >= 0x8000 && math.Float32bits(written) != uint32(upper)<<16 {
+				t.Fatalf("a zero with %x is %x", low, written)
+			}
+		}
+	}
+}

@@ -9,13 +9,17 @@ import (
 // An Update is a step of one tensor on a caller's own memory. The vectors have the same length (0 is legal), share no memory, and
 // may be, in any combination,
 //
-//	Params    float32, or bf16 that is stored by stochastic rounding
+//	Params    float32; bf16 that is stored by stochastic rounding; or low16, see below
 //	Grads     float32, bf16 or f16
 //	State     float32, or bf16: all momenta rounded to nearest even, averages of squares (and their largest) stochastically
-//	Copy      bf16 or f16, rounded to nearest even, of float32 parameters
+//	Copy      bf16 or f16, rounded to nearest even, of float32 parameters; bf16 of low16 ones
 //
 // or all are float64, with no copy. A step widens to float32, does what it does to float32, and rounds once, where it stores. State is
 // zero before the first step; see [AllocState].
+//
+// Parameters in low16 are the lower halves of float32 ones, and Copy has the upper halves: 4 bytes for what a model computes with and the
+// exact number behind it. The bf16 is that number to nearest, of two the one farther from zero. What others write to Copy is taken over:
+// the next step begins from a number that rounds to it.
 //
 // Stochastic rounding takes one of the two neighbours of a number, the nearer one more often, so that the mean is the number.
 // Steps too small for the nearest bf16 are not lost that way: parameters keep moving, at the right rate, and averages of
@@ -28,7 +32,8 @@ type Update struct {
 	Grads  Vector   // read, and zeroed where the options ask for it
 	State  []Vector // updated; in the order of the rule's State
 
-	Copy     Vector   // of the updated parameters; nil for none. It is written and not read
+	Copy     Vector   // of the updated parameters; nil for none. It is written, and read only where the next line or low16 say so
+	Follow   bool     // read Copy first: Params of which it is not what they round to, since others have written to it, become it
 	Rounding Rounding // the random numbers of stochastic rounding: give each tensor a number of its own, or all draw the same
 
 	Skip bool // leave the tensor as it is, for it has no gradient now; Step and Grads do not matter then
@@ -353,7 +358,7 @@ func (l *List) knows(i int) bool {
 	}
 	t, u := &l.batch.tensors[i], &l.Updates[i]
 	slots := len(forms[t.form].Slots)
-	if t.p != u.Params || t.out != u.Copy || len(u.State) != slots {
+	if t.p != u.Params || t.out != u.Copy || t.follow != u.Follow || len(u.State) != slots {
 		return false
 	}
 	for k := range slots {
@@ -505,7 +510,7 @@ func (l *List) checkDisjoint() error {
 // set takes over the memory of an update, and checks it.
 func (t *tensor) set(u *Update) error {
 	t.form = u.Rule.form()
-	t.p, t.out, t.rounding = u.Params, u.Copy, u.Rounding
+	t.p, t.out, t.follow, t.rounding = u.Params, u.Copy, u.Follow, u.Rounding
 	t.g = Vector{format: f32}
 	if t.wide() {
 		t.g.format = f64
@@ -534,7 +539,7 @@ func (t *tensor) checkGradFormat(f format) error {
 	switch {
 	case t.wide() && f != f64:
 		return &FormatError{"grads", f.String(), "float64 as params are"}
-	case !t.wide() && f == f64:
+	case !t.wide() && f.alone():
 		return &FormatError{"grads", f.String(), "float32, bf16 or f16"}
 	}
 	return nil

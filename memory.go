@@ -146,7 +146,7 @@ func AllocState(r Rule, format string, lengths ...int) (*Arena, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f == f16 {
+	if f == f16 || f == low16 {
 		return nil, &FormatError{"state", format, "float32, float64 or bf16"}
 	}
 	for i, n := range lengths {

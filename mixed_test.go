@@ -25,7 +25,7 @@ func allFormats(r Rule) (all []formatsOf) {
 	}
 	for _, s := range states {
 		for _, g := range []format{f32, bf16, f16} {
-			for _, x := range [][2]format{{f32, f32}, {f32, bf16}, {f32, f16}, {bf16, f32}} {
+			for _, x := range [][2]format{{f32, f32}, {f32, bf16}, {f32, f16}, {bf16, f32}, {low16, bf16}} {
 				if x[1] == f16 && !copiesF16 {
 					continue
 				}
@@ -84,6 +84,14 @@ func mixedTensor(rng *rand.Rand, r Rule, f formatsOf, step, n int, place func(by
 	for i := range t.vectors() {
 		t.vector(i).fill(rng)
 	}
+	if f.p == f32 && f.out != f32 && rng.IntN(2) == 0 {
+		t.follow = true
+		for i, x := range t.p.Float32() {
+			if rng.IntN(2) == 0 { // nobody has written to it
+				t.out.Bits()[i] = map[format]func(float32) uint16{bf16: narrowBF16, f16: narrowF16}[f.out](x)
+			}
+		}
+	}
 	if f.out == f16 && rng.IntN(2) == 0 { // where f16 ends
 		for i, x := range t.p.Float32() {
 			t.p.Float32()[i] = float32(math.Copysign(65500+40*rng.Float64(), float64(x)))
@@ -118,6 +126,12 @@ func wantSameVector(t *testing.T, what string, got, want Vector) {
 	case string(got.Bytes()) == string(want.Bytes()):
 	case want.format == f64:
 		wantSame(t, what, got.Float64(), want.Float64())
+	case want.format == low16:
+		for i, b := range got.Bits() {
+			if b != want.Bits()[i] {
+				t.Fatalf("%s[%d] = %#x, want %#x", what, i, b, want.Bits()[i])
+			}
+		}
 	default:
 		wantSame(t, what, got.wide(), want.wide())
 	}
@@ -408,6 +422,67 @@ func TestOverflows(t *testing.T) {
 	})
 }
 
+// Split parameters, and those that follow their copy, are trained as float32 ones are, bit for bit; what others write to the bf16 or f16 is
+// where the next step begins.
+func TestMastersAreFloat32(t *testing.T) {
+	const n = 3*blockLen + 5
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(51, 52))
+		for _, r := range sampleRules() {
+			for _, f := range []formatsOf{{low16, bf16, f32, bf16}, {f32, f16, f32, f16}, {f32, bf16, f32, bf16}} {
+				if f.out == f16 && !copiesF16 {
+					continue
+				}
+				want := newUpdate(r, formatsOf{f32, f.g, f32, f32}, ordinary(f32, 1, n), 1)
+				got := want
+				got.State = newUpdate(r, formatsOf{f32, f.g, f32, f32}, ordinary(f32, 1, n), 1).State
+				got.Params, got.Copy, got.Follow = newVector(f.p, n), newVector(f.out, n), f.p == f32
+				write := func(i int, x float32) { // as somebody who knows of the copy alone
+					round, widen := narrowBF16, widenBF16
+					if f.out == f16 {
+						round, widen = narrowF16, widenF16
+					}
+					copied, p := &got.Copy.Bits()[i], &want.Params.Float32()[i]
+					switch before := *copied; {
+					case f.p == low16:
+						*copied = round(x)
+						*p = joinBF16(*copied, got.Params.Bits()[i])
+					case before != round(x):
+						*copied = round(x)
+						*p = widen(*copied)
+					}
+				}
+				for i, x := range ordinary(f32, 1, n).Float32() {
+					write(i, x)
+				}
+				for step := 1; step <= 4; step++ {
+					g := ordinary(f.g, uint64(10+step), n)
+					for _, u := range []*Update{&got, &want} {
+						u.Step, u.Grads = step, g
+						_, err := updateVectors(Options{}, *u)
+						wantNoError(t, err)
+					}
+					for i, x := range want.Params.Float32() {
+						var have float32
+						switch f.p {
+						case low16:
+							have = joinBF16(got.Copy.Bits()[i], got.Params.Bits()[i])
+						default:
+							have = got.Params.Float32()[i]
+						}
+						if !sameBits(have, x) {
+							t.Fatalf("%+v, %s, step %d: element %d is %x, want %x", r, f, step, i, have, x)
+						}
+					}
+					for i := rng.IntN(9); i < n; i += 1 + rng.IntN(17) {
+						write(i, []float32{0, 1, float32(rng.NormFloat64())}[rng.IntN(3)])
+					}
+				}
+			}
+		}
+	})
+}
+
 // Parameters that move by less than half a bf16 ulp keep moving at the right rate, and an average of squares without new gradients
 // decays as it should; to the nearest, both would stand still.
 func TestStochasticRoundingMoves(t *testing.T) {
@@ -563,7 +638,7 @@ func TestMixedErrors(t *testing.T) {
 	tensor := func(err error) error { return &TensorError{Tensor: 0, Err: err} }
 	refuse(t, []refusal{
 		{"f16 params", call(Options{}, func(x []float32, u *Update) { u.Params = as(at(x, 0), f16) }),
-			tensor(&FormatError{"params", "f16", "float32 or bf16"}), "tensor 0: the format of params is f16, must be float32 or bf16"},
+			tensor(&FormatError{"params", "f16", "float32, bf16 or low16"}), "tensor 0: the format of params is f16, must be float32, bf16 or low16"},
 		{"f16 state", call(Options{}, func(x []float32, u *Update) { u.State[2] = as(at(x, 4), f16) }),
 			tensor(&FormatError{"exp_avg_sq", "f16", "float32 or bf16"}), "exp_avg_sq is f16"},
 		{"state of two formats", call(Options{}, func(x []float32, u *Update) { u.State[2] = Float32(x[40:48]) }),
@@ -572,7 +647,7 @@ func TestMixedErrors(t *testing.T) {
 			u.Grads, u.State = Float32(x[8:16]), []Vector{Float32(x[0:8]), Float32(x[16:24]), Float32(x[40:48]), at(x, 12)}
 		}), tensor(&FormatError{"max_exp_avg_sq", "bf16", "float32 as exp_avg are"}), "float32 as exp_avg are"},
 		{"copy of bf16", call(Options{}, func(x []float32, u *Update) { u.Params, u.Copy = at(x, 0), at(x, 6) }),
-			tensor(&FormatError{"params", "bf16", "float32 where there is a copy of them"}), "float32 where there is a copy"},
+			tensor(&FormatError{"params", "bf16", "float32 or low16 where there is a copy of them"}), "where there is a copy of them"},
 		{"copy in float32", call(Options{}, func(x []float32, u *Update) { u.Copy = Float32(x[40:48]) }),
 			tensor(&FormatError{"copy", "float32", "bf16 or f16"}), "copy is float32"},
 		{"short copy", call(Options{}, func(x []float32, u *Update) { u.Copy = at(x, 6).cut(0, 7) }),
@@ -592,7 +667,7 @@ func TestMixedErrors(t *testing.T) {
 		}), tensor(&FormatError{"copy", "float32", "bf16 or f16"}), "the format of copy is float32, must be bf16 or f16"},
 		{"copy in float64", call(Options{}, func(x []float32, u *Update) {
 			*u = Update{Rule: NewSGD(1), Step: 1, Params: wide(), Grads: wide(), Copy: wide()}
-		}), tensor(&FormatError{"params", "float64", "float32 where there is a copy of them"}), "params is float64"},
+		}), tensor(&FormatError{"params", "float64", "float32 or low16 where there is a copy of them"}), "params is float64"},
 		{"float64 gradient", call(Options{}, func(x []float32, u *Update) { u.Grads = wide() }),
 			tensor(&FormatError{"grads", "float64", "float32, bf16 or f16"}), "grads is float64"},
 		{"float64 state", call(Options{}, func(x []float32, u *Update) { u.State[0] = wide() }),

@@ -310,7 +310,7 @@ func fuzzMixed(t *testing.T, r Rule, step, n int, formats uint8, data []byte) {
 	got := mixedTensor(nil, r, f, step, n, place)
 	want := got.clone()
 	update := func(t *tensor) (Report, error) {
-		u := Update{r, step, t.p, t.g, t.s[:len(forms[t.form].Slots)], t.out, Rounding{Seed: uint64(formats)}, false}
+		u := Update{r, step, t.p, t.g, t.s[:len(forms[t.form].Slots)], t.out, t.follow, Rounding{Seed: uint64(formats)}, false}
 		return UpdateAll(Options{ClipValue: float64(formats & 1)}, []Update{u})
 	}
 	a, err := update(got)

@@ -11,6 +11,7 @@ type tensor struct {
 	c32  scalars[float32] // the same, rounded, unless arithmetic is in float64
 
 	rounding Rounding
+	follow   bool // take over what others wrote to the copy
 }
 
 // maxSlots is the largest number of state buffers of any rule.

@@ -141,17 +141,20 @@ func (t *tensor) zeroGrads(lo, hi int) {
 
 // isMixed reports whether t has more than one format, or one that the rules do not compute in.
 func (t *tensor) isMixed() bool {
-	return t.p.format == bf16 || t.g.format != t.p.format || t.s[0].format == bf16 || t.out.at != nil
+	return t.p.format == bf16 || t.p.format == low16 || t.g.format != t.p.format || t.s[0].format == bf16 || t.out.at != nil
 }
 
 // formats is the set of formats of a mixed tensor.
 func (t *tensor) formats() uint32 {
-	set := [...]uint32{bf16: gradBF16, f16: gradF16}[t.g.format] | [...]uint32{bf16: paramBF16, f16: 0}[t.p.format]
+	set := [...]uint32{bf16: gradBF16, f16: gradF16}[t.g.format] | [...]uint32{bf16: paramBF16, low16: paramLow}[t.p.format]
 	if t.s[0].format == bf16 {
 		set |= stateBF16
 	}
-	if t.out.at != nil {
+	if t.out.at != nil && t.p.format == f32 {
 		set |= [...]uint32{bf16: outBF16, f16: outF16}[t.out.format]
+	}
+	if t.follow {
+		set |= follow
 	}
 	return withStochastic(t.form, set)
 }
@@ -163,7 +166,7 @@ func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 		end = min(lo+most, hi, t.sameKey(lo))
 		t.start(lo, end)
 		t.call(&b, lo)
-		if far && active == avx512 && b.out != nil && uintptr(b.out)%aroundAlign == 0 { // AVX2 gains nothing by it
+		if far && active == avx512 && b.formats&(outBF16|outF16) != 0 && !t.follow && uintptr(b.out)%aroundAlign == 0 { // AVX2 gains nothing by it
 			b.formats |= outAround
 		}
 		if t.form.assembled(mixedKernels) {
@@ -214,7 +217,7 @@ func updateMixedRest(f form, b *mixed, lo, n int) {
 		}
 		return 4
 	}
-	param, grad, state, out := size(paramBF16), size(gradBF16|gradF16), size(stateBF16), 2
+	param, grad, state, out := size(paramBF16|paramLow), size(gradBF16|gradF16), size(stateBF16), 2
 	var block [7][4 * mixedBlock]byte
 	c := *b
 	c.counter += uint32(lo)

@@ -6509,7 +6509,7 @@ TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -6591,7 +6591,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000100, CX
+	TESTL        $0x00000400, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -6599,8 +6599,47 @@ end3:
 	VBROADCASTSS 4(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R10*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R8)(R10*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R10*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R10*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R8)(R10*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R10*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end11
+
+else10:
 	VPMOVZXWD  (DX)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R10*2), Y6
@@ -6610,7 +6649,9 @@ end3:
 	VPMOVZXWD  48(DX)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R11*2)
-	JMP        end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS    (DX)(R10*4), Y5
@@ -6619,7 +6660,111 @@ else8:
 	VMOVUPS    96(DX)(R10*4), Y8
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R8)(R11*2)
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (R8)(R10*2), Y10
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end15:
+	VPCMPEQW  (R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(R8)(R10*2), Y10
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end17:
+	VPCMPEQW  16(R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else18
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(R8)(R10*2), Y10
+	JMP       end19
+
+else18:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end19:
+	VPCMPEQW  32(R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(R8)(R10*2), Y10
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end21:
+	VPCMPEQW  48(R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end13:
 end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -6637,7 +6782,7 @@ end7:
 
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else22
 	VPMOVZXWD  (SI)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R10*2), Y6
@@ -6647,9 +6792,9 @@ end7:
 	VPMOVZXWD  48(SI)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end11
+	JMP        end23
 
-else10:
+else22:
 	VMOVUPS    (SI)(R10*4), Y5
 	VMOVUPS    32(SI)(R10*4), Y6
 	VMOVUPS    64(SI)(R10*4), Y7
@@ -6657,7 +6802,7 @@ else10:
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end11:
+end23:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -6676,7 +6821,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else24
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
@@ -6685,7 +6830,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y5
 	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
 	VPERMQ  $0x08, Y4, Y4
 	VMOVUPS X4, (SI)(R10*2)
 
@@ -6696,7 +6841,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y2, Y2, Y5
 	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
 	VPERMQ  $0x08, Y4, Y4
 	VMOVUPS X4, 16(SI)(R10*2)
 
@@ -6707,7 +6852,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y3, Y3, Y5
 	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
 	VPERMQ  $0x08, Y4, Y4
 	VMOVUPS X4, 32(SI)(R10*2)
 
@@ -6718,18 +6863,18 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y0, Y0, Y5
 	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
 	VPERMQ  $0x08, Y4, Y4
 	VMOVUPS X4, 48(SI)(R10*2)
-	JMP     end13
+	JMP     end25
 
-else12:
+else24:
 	VMOVUPS Y1, (SI)(R10*4)
 	VMOVUPS Y2, 32(SI)(R10*4)
 	VMOVUPS Y3, 64(SI)(R10*4)
 	VMOVUPS Y0, 96(SI)(R10*4)
 
-end13:
+end25:
 	// u = k1·m − k2·n
 	// k1
 	VBROADCASTSS 28(AX), Y4
@@ -6743,7 +6888,7 @@ end13:
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else14
+	JZ         else26
 	VPMOVZXWD  (DI)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DI)(R10*2), Y6
@@ -6753,9 +6898,9 @@ end13:
 	VPMOVZXWD  48(DI)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end15
+	JMP        end27
 
-else14:
+else26:
 	VMOVUPS    (DI)(R10*4), Y5
 	VMOVUPS    32(DI)(R10*4), Y6
 	VMOVUPS    64(DI)(R10*4), Y7
@@ -6763,7 +6908,7 @@ else14:
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end15:
+end27:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -6778,8 +6923,47 @@ end15:
 	VBROADCASTSS 8(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else16
+	TESTL      $0x00000104, CX
+	JZ         else28
+	TESTL      $0x00000100, CX
+	JZ         else30
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R10*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R8)(R10*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R10*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R10*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R8)(R10*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R10*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end31
+
+else30:
 	VPMOVZXWD  (DX)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R10*2), Y6
@@ -6789,17 +6973,123 @@ end15:
 	VPMOVZXWD  48(DX)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R11*2)
-	JMP        end17
 
-else16:
+end31:
+	JMP end29
+
+else28:
 	VMOVUPS    (DX)(R10*4), Y5
 	VMOVUPS    32(DX)(R10*4), Y6
 	VMOVUPS    64(DX)(R10*4), Y7
 	VMOVUPS    96(DX)(R10*4), Y8
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end33
+	PREFETCHT0 (R8)(R11*2)
 
-end17:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (R8)(R10*2), Y10
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end35:
+	VPCMPEQW  (R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(R8)(R10*2), Y10
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end37:
+	VPCMPEQW  16(R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else38
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(R8)(R10*2), Y10
+	JMP       end39
+
+else38:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end39:
+	VPCMPEQW  32(R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else40
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(R8)(R10*2), Y10
+	JMP       end41
+
+else40:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end41:
+	VPCMPEQW  48(R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end33:
+end29:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -6811,7 +7101,7 @@ end17:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else18
+	JZ    else42
 
 	// counter
 	MOVL         56(AX), R12
@@ -6893,71 +7183,137 @@ end17:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Y7, Y8
 	VXORPS Y8, Y7, Y7
-	JMP    end19
+	JMP    end43
 
-else18:
+else42:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 
-end19:
-	TESTL $0x00000004, CX
-	JZ    else20
+end43:
+	TESTL $0x00000104, CX
+	JZ    else44
+	TESTL $0x00000100, CX
+	JZ    else46
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VANDNPS Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R10*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y4
+	VORPS   Y4, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VANDNPS Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R10*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VANDNPS Y3, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R10*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y0, Y0, Y1
+	VANDNPS Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R10*2)
+	JMP     end47
+
+else46:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y4, Y4
 	VPADDD  Y4, Y1, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R10*2)
 	VPSRLD  $0x10, Y5, Y1
 	VPADDD  Y1, Y2, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R10*2)
 	VPSRLD  $0x10, Y6, Y1
 	VPADDD  Y1, Y3, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R10*2)
 	VPSRLD  $0x10, Y7, Y1
 	VPADDD  Y1, Y0, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R10*2)
-	JMP     end21
 
-else20:
+end47:
+	JMP end45
+
+else44:
 	VMOVUPS   Y1, (DX)(R10*4)
 	VMOVUPS   Y2, 32(DX)(R10*4)
 	VMOVUPS   Y3, 64(DX)(R10*4)
 	VMOVUPS   Y0, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end23
+	JZ        end49
 	TESTL     $0x00000020, CX
-	JZ        else24
+	JZ        else50
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end25
+	JMP       end51
 
-else24:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
 	VPSRLD  $0x1f, Y4, Y4
@@ -6965,34 +7321,34 @@ else24:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y4
 
-end25:
+end51:
 	TESTL    $0x00000040, CX
-	JZ       else26
+	JZ       else52
 	VMOVNTDQ X4, (R8)(R10*2)
-	JMP      end27
+	JMP      end53
 
-else26:
+else52:
 	VMOVUPS X4, (R8)(R10*2)
 
-end27:
+end53:
 	TESTL     $0x00000020, CX
-	JZ        else28
+	JZ        else54
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end29
+	JMP       end55
 
-else28:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y2, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -7000,34 +7356,34 @@ else28:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end29:
+end55:
 	TESTL    $0x00000040, CX
-	JZ       else30
+	JZ       else56
 	VMOVNTDQ X1, 16(R8)(R10*2)
-	JMP      end31
+	JMP      end57
 
-else30:
+else56:
 	VMOVUPS X1, 16(R8)(R10*2)
 
-end31:
+end57:
 	TESTL     $0x00000020, CX
-	JZ        else32
+	JZ        else58
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end33
+	JMP       end59
 
-else32:
+else58:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y3, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -7035,34 +7391,34 @@ else32:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end33:
+end59:
 	TESTL    $0x00000040, CX
-	JZ       else34
+	JZ       else60
 	VMOVNTDQ X1, 32(R8)(R10*2)
-	JMP      end35
+	JMP      end61
 
-else34:
+else60:
 	VMOVUPS X1, 32(R8)(R10*2)
 
-end35:
+end61:
 	TESTL     $0x00000020, CX
-	JZ        else36
+	JZ        else62
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end37
+	JMP       end63
 
-else36:
+else62:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y0, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -7070,38 +7426,38 @@ else36:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y1
 
-end37:
+end63:
 	TESTL    $0x00000040, CX
-	JZ       else38
+	JZ       else64
 	VMOVNTDQ X1, 48(R8)(R10*2)
-	JMP      end39
+	JMP      end65
 
-else38:
+else64:
 	VMOVUPS X1, 48(R8)(R10*2)
 
-end39:
-end23:
-end21:
+end65:
+end49:
+end45:
 	ADDQ  $0x00000020, R10
 	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end41
+	JZ    end67
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end41:
+end67:
 	TESTL $0x00000040, CX
-	JZ    end43
+	JZ    end69
 	SFENCE
 
-end43:
+end69:
 	VZEROUPPER
 	RET
 
@@ -7129,23 +7485,31 @@ DATA roundingAVX2<>+160(SB)/8, $0x00007fff00007fff
 DATA roundingAVX2<>+168(SB)/8, $0x00007fff00007fff
 DATA roundingAVX2<>+176(SB)/8, $0x00007fff00007fff
 DATA roundingAVX2<>+184(SB)/8, $0x00007fff00007fff
-DATA roundingAVX2<>+192(SB)/8, $0x0f0e0b0a07060302
-DATA roundingAVX2<>+200(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+208(SB)/8, $0x0f0e0b0a07060302
-DATA roundingAVX2<>+216(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+224(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+232(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+240(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+248(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+256(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+264(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+272(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+280(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+288(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+296(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+304(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+312(SB)/8, $0x7f8000007f800000
-GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $320
+DATA roundingAVX2<>+192(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+200(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+208(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+216(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+224(SB)/8, $0x0f0e0b0a07060302
+DATA roundingAVX2<>+232(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+240(SB)/8, $0x0f0e0b0a07060302
+DATA roundingAVX2<>+248(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+256(SB)/8, $0x0d0c090805040100
+DATA roundingAVX2<>+264(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+272(SB)/8, $0x0d0c090805040100
+DATA roundingAVX2<>+280(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+288(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+296(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+304(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+312(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+320(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+328(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+336(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+344(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+352(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+360(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+368(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+376(SB)/8, $0x7f8000007f800000
+GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $384
 
 // func adapnmMixedAVX2(c *float32, count int, ahead int)
 // Requires: AVX, AVX2, F16C, MMX+, POPCNT
@@ -7159,7 +7523,7 @@ TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -7244,7 +7608,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000100, CX
+	TESTL        $0x00000400, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -7252,8 +7616,47 @@ end3:
 	VBROADCASTSS 4(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R11*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R9)(R11*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R11*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R9)(R11*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R11*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R9)(R11*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R11*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end11
+
+else10:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -7263,7 +7666,9 @@ end3:
 	VPMOVZXWD  48(DX)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R12*2)
-	JMP        end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS    (DX)(R11*4), Y5
@@ -7272,7 +7677,111 @@ else8:
 	VMOVUPS    96(DX)(R11*4), Y8
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R9)(R12*2)
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (R9)(R11*2), Y10
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end15:
+	VPCMPEQW  (R9)(R11*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(R9)(R11*2), Y10
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end17:
+	VPCMPEQW  16(R9)(R11*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else18
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(R9)(R11*2), Y10
+	JMP       end19
+
+else18:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end19:
+	VPCMPEQW  32(R9)(R11*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(R9)(R11*2), Y10
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end21:
+	VPCMPEQW  48(R9)(R11*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end13:
 end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -7290,7 +7799,7 @@ end7:
 
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else22
 	VPMOVZXWD  (SI)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R11*2), Y6
@@ -7300,9 +7809,9 @@ end7:
 	VPMOVZXWD  48(SI)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end11
+	JMP        end23
 
-else10:
+else22:
 	VMOVUPS    (SI)(R11*4), Y5
 	VMOVUPS    32(SI)(R11*4), Y6
 	VMOVUPS    64(SI)(R11*4), Y7
@@ -7310,7 +7819,7 @@ else10:
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end11:
+end23:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -7329,7 +7838,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else24
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y5, Y8
@@ -7338,7 +7847,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y5, Y5, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, (SI)(R11*2)
 
@@ -7349,7 +7858,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y6, Y6, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 16(SI)(R11*2)
 
@@ -7360,7 +7869,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y7, Y7, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 32(SI)(R11*2)
 
@@ -7371,18 +7880,18 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y4, Y4, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 48(SI)(R11*2)
-	JMP     end13
+	JMP     end25
 
-else12:
+else24:
 	VMOVUPS Y5, (SI)(R11*4)
 	VMOVUPS Y6, 32(SI)(R11*4)
 	VMOVUPS Y7, 64(SI)(R11*4)
 	VMOVUPS Y4, 96(SI)(R11*4)
 
-end13:
+end25:
 	// u = k1·m − k2·n
 	// k1
 	VBROADCASTSS 28(AX), Y8
@@ -7396,7 +7905,7 @@ end13:
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else14
+	JZ         else26
 	VPMOVZXWD  (DI)(R11*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(DI)(R11*2), Y10
@@ -7406,9 +7915,9 @@ end13:
 	VPMOVZXWD  48(DI)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end15
+	JMP        end27
 
-else14:
+else26:
 	VMOVUPS    (DI)(R11*4), Y9
 	VMOVUPS    32(DI)(R11*4), Y10
 	VMOVUPS    64(DI)(R11*4), Y11
@@ -7416,7 +7925,7 @@ else14:
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end15:
+end27:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -7443,7 +7952,7 @@ end15:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else16
+	JZ         else28
 	VPMOVZXWD  (R8)(R11*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(R8)(R11*2), Y10
@@ -7453,9 +7962,9 @@ end15:
 	VPMOVZXWD  48(R8)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end17
+	JMP        end29
 
-else16:
+else28:
 	VMOVUPS    (R8)(R11*4), Y9
 	VMOVUPS    32(R8)(R11*4), Y10
 	VMOVUPS    64(R8)(R11*4), Y11
@@ -7463,7 +7972,7 @@ else16:
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end17:
+end29:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -7475,7 +7984,7 @@ end17:
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else18
+	JZ    else30
 
 	// counter
 	MOVL         56(AX), R13
@@ -7557,56 +8066,56 @@ end17:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Y11, Y12
 	VXORPS Y12, Y11, Y11
-	JMP    end19
+	JMP    end31
 
-else18:
+else30:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
 
-end19:
+end31:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else32
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
 	VPADDD  Y12, Y1, Y12
 	VCMPPS  $0x03, Y1, Y1, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, (R8)(R11*2)
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
 	VPADDD  Y12, Y2, Y12
 	VCMPPS  $0x03, Y2, Y2, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 16(R8)(R11*2)
 	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
 	VPADDD  Y12, Y3, Y12
 	VCMPPS  $0x03, Y3, Y3, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 32(R8)(R11*2)
 	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
 	VPADDD  Y12, Y0, Y12
 	VCMPPS  $0x03, Y0, Y0, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 48(R8)(R11*2)
-	JMP     end21
+	JMP     end33
 
-else20:
+else32:
 	VMOVUPS Y1, (R8)(R11*4)
 	VMOVUPS Y2, 32(R8)(R11*4)
 	VMOVUPS Y3, 64(R8)(R11*4)
 	VMOVUPS Y0, 96(R8)(R11*4)
 
-end21:
+end33:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
@@ -7636,8 +8145,47 @@ end21:
 	VBROADCASTSS 8(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else22
+	TESTL      $0x00000104, CX
+	JZ         else34
+	TESTL      $0x00000100, CX
+	JZ         else36
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R11*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R9)(R11*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R11*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y12
+	VBLENDVPS Y12, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R9)(R11*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R11*2), Y12
+	VPADDD    Y12, Y7, Y12
+	VXORPS    Y12, Y7, Y13
+	VBLENDVPS Y13, Y7, Y12, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
+	VPMOVSXWD 48(DX)(R11*2), Y13
+	VPADDD    Y13, Y12, Y13
+	VXORPS    Y13, Y12, Y14
+	VBLENDVPS Y14, Y12, Y13, Y12
+	JMP       end37
+
+else36:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -7647,17 +8195,123 @@ end21:
 	VPMOVZXWD  48(DX)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (DX)(R12*2)
-	JMP        end23
 
-else22:
+end37:
+	JMP end35
+
+else34:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
 	VMOVUPS    96(DX)(R11*4), Y12
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end39
+	PREFETCHT0 (R9)(R12*2)
 
-end23:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else40
+	VCVTPS2PH $0x00, Y5, X13
+	VCVTPH2PS (R9)(R11*2), Y14
+	JMP       end41
+
+else40:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y5, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y5, Y5, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD (R9)(R11*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end41:
+	VPCMPEQW  (R9)(R11*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y5, Y14, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else42
+	VCVTPS2PH $0x00, Y6, X13
+	VCVTPH2PS 16(R9)(R11*2), Y14
+	JMP       end43
+
+else42:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y6, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y6, Y6, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 16(R9)(R11*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end43:
+	VPCMPEQW  16(R9)(R11*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y6, Y14, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else44
+	VCVTPS2PH $0x00, Y7, X13
+	VCVTPH2PS 32(R9)(R11*2), Y14
+	JMP       end45
+
+else44:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y7, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y7, Y7, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 32(R9)(R11*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end45:
+	VPCMPEQW  32(R9)(R11*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y7, Y14, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else46
+	VCVTPS2PH $0x00, Y12, X13
+	VCVTPH2PS 48(R9)(R11*2), Y14
+	JMP       end47
+
+else46:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y12, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y12, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y12, Y12, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 48(R9)(R11*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end47:
+	VPCMPEQW  48(R9)(R11*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y12, Y14, Y12
+
+end39:
+end35:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -7668,62 +8322,128 @@ end23:
 	VSUBPS Y0, Y4, Y0
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else24
+	TESTL $0x00000104, CX
+	JZ    else48
+	TESTL $0x00000100, CX
+	JZ    else50
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VANDNPS Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R11*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y4
+	VORPS   Y4, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VANDNPS Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R11*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VANDNPS Y3, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R11*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y0, Y0, Y1
+	VANDNPS Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R11*2)
+	JMP     end51
+
+else50:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y8, Y4
 	VPADDD  Y4, Y1, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R11*2)
 	VPSRLD  $0x10, Y9, Y1
 	VPADDD  Y1, Y2, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R11*2)
 	VPSRLD  $0x10, Y10, Y1
 	VPADDD  Y1, Y3, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R11*2)
 	VPSRLD  $0x10, Y11, Y1
 	VPADDD  Y1, Y0, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R11*2)
-	JMP     end25
 
-else24:
+end51:
+	JMP end49
+
+else48:
 	VMOVUPS   Y1, (DX)(R11*4)
 	VMOVUPS   Y2, 32(DX)(R11*4)
 	VMOVUPS   Y3, 64(DX)(R11*4)
 	VMOVUPS   Y0, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end27
+	JZ        end53
 	TESTL     $0x00000020, CX
-	JZ        else28
+	JZ        else54
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end29
+	JMP       end55
 
-else28:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
 	VPSRLD  $0x1f, Y4, Y4
@@ -7731,34 +8451,34 @@ else28:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y4
 
-end29:
+end55:
 	TESTL    $0x00000040, CX
-	JZ       else30
+	JZ       else56
 	VMOVNTDQ X4, (R9)(R11*2)
-	JMP      end31
+	JMP      end57
 
-else30:
+else56:
 	VMOVUPS X4, (R9)(R11*2)
 
-end31:
+end57:
 	TESTL     $0x00000020, CX
-	JZ        else32
+	JZ        else58
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end33
+	JMP       end59
 
-else32:
+else58:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y2, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -7766,34 +8486,34 @@ else32:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end33:
+end59:
 	TESTL    $0x00000040, CX
-	JZ       else34
+	JZ       else60
 	VMOVNTDQ X1, 16(R9)(R11*2)
-	JMP      end35
+	JMP      end61
 
-else34:
+else60:
 	VMOVUPS X1, 16(R9)(R11*2)
 
-end35:
+end61:
 	TESTL     $0x00000020, CX
-	JZ        else36
+	JZ        else62
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end37
+	JMP       end63
 
-else36:
+else62:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y3, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -7801,34 +8521,34 @@ else36:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end37:
+end63:
 	TESTL    $0x00000040, CX
-	JZ       else38
+	JZ       else64
 	VMOVNTDQ X1, 32(R9)(R11*2)
-	JMP      end39
+	JMP      end65
 
-else38:
+else64:
 	VMOVUPS X1, 32(R9)(R11*2)
 
-end39:
+end65:
 	TESTL     $0x00000020, CX
-	JZ        else40
+	JZ        else66
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end41
+	JMP       end67
 
-else40:
+else66:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y0, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -7836,38 +8556,38 @@ else40:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y1
 
-end41:
+end67:
 	TESTL    $0x00000040, CX
-	JZ       else42
+	JZ       else68
 	VMOVNTDQ X1, 48(R9)(R11*2)
-	JMP      end43
+	JMP      end69
 
-else42:
+else68:
 	VMOVUPS X1, 48(R9)(R11*2)
 
-end43:
-end27:
-end25:
+end69:
+end53:
+end49:
 	ADDQ  $0x00000020, R11
 	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end45
+	JZ    end71
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end45:
+end71:
 	TESTL $0x00000040, CX
-	JZ    end47
+	JZ    end73
 	SFENCE
 
-end47:
+end73:
 	VZEROUPPER
 	RET
 
@@ -7883,7 +8603,7 @@ TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -7971,7 +8691,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000100, CX
+	TESTL        $0x00000400, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -7979,8 +8699,47 @@ end3:
 	VBROADCASTSS 4(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R13*2)
+	PREFETCHT0 (R10)(R13*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R10)(R12*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R12*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R10)(R12*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R12*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R10)(R12*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R12*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R10)(R12*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R12*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end11
+
+else10:
 	VPMOVZXWD  (DX)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R12*2), Y6
@@ -7990,7 +8749,9 @@ end3:
 	VPMOVZXWD  48(DX)(R12*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R13*2)
-	JMP        end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS    (DX)(R12*4), Y5
@@ -7999,7 +8760,111 @@ else8:
 	VMOVUPS    96(DX)(R12*4), Y8
 	PREFETCHT0 (DX)(R13*4)
 	PREFETCHT0 64(DX)(R13*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R10)(R13*2)
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (R10)(R12*2), Y10
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (R10)(R12*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end15:
+	VPCMPEQW  (R10)(R12*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(R10)(R12*2), Y10
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(R10)(R12*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end17:
+	VPCMPEQW  16(R10)(R12*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else18
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(R10)(R12*2), Y10
+	JMP       end19
+
+else18:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(R10)(R12*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end19:
+	VPCMPEQW  32(R10)(R12*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(R10)(R12*2), Y10
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(R10)(R12*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end21:
+	VPCMPEQW  48(R10)(R12*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end13:
 end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -8017,7 +8882,7 @@ end7:
 
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else22
 	VPMOVZXWD  (SI)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R12*2), Y6
@@ -8027,9 +8892,9 @@ end7:
 	VPMOVZXWD  48(SI)(R12*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R13*2)
-	JMP        end11
+	JMP        end23
 
-else10:
+else22:
 	VMOVUPS    (SI)(R12*4), Y5
 	VMOVUPS    32(SI)(R12*4), Y6
 	VMOVUPS    64(SI)(R12*4), Y7
@@ -8037,7 +8902,7 @@ else10:
 	PREFETCHT0 (SI)(R13*4)
 	PREFETCHT0 64(SI)(R13*4)
 
-end11:
+end23:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -8056,7 +8921,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else24
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y5, Y8
@@ -8065,7 +8930,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y5, Y5, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, (SI)(R12*2)
 
@@ -8076,7 +8941,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y6, Y6, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 16(SI)(R12*2)
 
@@ -8087,7 +8952,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y7, Y7, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 32(SI)(R12*2)
 
@@ -8098,18 +8963,18 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y4, Y4, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 48(SI)(R12*2)
-	JMP     end13
+	JMP     end25
 
-else12:
+else24:
 	VMOVUPS Y5, (SI)(R12*4)
 	VMOVUPS Y6, 32(SI)(R12*4)
 	VMOVUPS Y7, 64(SI)(R12*4)
 	VMOVUPS Y4, 96(SI)(R12*4)
 
-end13:
+end25:
 	// u = k1·m − k2·n
 	// k1
 	VBROADCASTSS 28(AX), Y8
@@ -8123,7 +8988,7 @@ end13:
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else14
+	JZ         else26
 	VPMOVZXWD  (DI)(R12*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(DI)(R12*2), Y10
@@ -8133,9 +8998,9 @@ end13:
 	VPMOVZXWD  48(DI)(R12*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (DI)(R13*2)
-	JMP        end15
+	JMP        end27
 
-else14:
+else26:
 	VMOVUPS    (DI)(R12*4), Y9
 	VMOVUPS    32(DI)(R12*4), Y10
 	VMOVUPS    64(DI)(R12*4), Y11
@@ -8143,7 +9008,7 @@ else14:
 	PREFETCHT0 (DI)(R13*4)
 	PREFETCHT0 64(DI)(R13*4)
 
-end15:
+end27:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -8170,7 +9035,7 @@ end15:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else16
+	JZ         else28
 	VPMOVZXWD  (R8)(R12*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(R8)(R12*2), Y10
@@ -8180,9 +9045,9 @@ end15:
 	VPMOVZXWD  48(R8)(R12*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (R8)(R13*2)
-	JMP        end17
+	JMP        end29
 
-else16:
+else28:
 	VMOVUPS    (R8)(R12*4), Y9
 	VMOVUPS    32(R8)(R12*4), Y10
 	VMOVUPS    64(R8)(R12*4), Y11
@@ -8190,7 +9055,7 @@ else16:
 	PREFETCHT0 (R8)(R13*4)
 	PREFETCHT0 64(R8)(R13*4)
 
-end17:
+end29:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -8202,7 +9067,7 @@ end17:
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else18
+	JZ    else30
 
 	// counter
 	MOVL         56(AX), R14
@@ -8284,60 +9149,60 @@ end17:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Y11, Y12
 	VXORPS Y12, Y11, Y11
-	JMP    end19
+	JMP    end31
 
-else18:
+else30:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
 
-end19:
+end31:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else32
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
 	VPADDD  Y12, Y1, Y12
 	VCMPPS  $0x03, Y1, Y1, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, (R8)(R12*2)
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
 	VPADDD  Y12, Y2, Y12
 	VCMPPS  $0x03, Y2, Y2, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 16(R8)(R12*2)
 	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
 	VPADDD  Y12, Y3, Y12
 	VCMPPS  $0x03, Y3, Y3, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 32(R8)(R12*2)
 	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
 	VPADDD  Y12, Y0, Y12
 	VCMPPS  $0x03, Y0, Y0, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 48(R8)(R12*2)
-	JMP     end21
+	JMP     end33
 
-else20:
+else32:
 	VMOVUPS Y1, (R8)(R12*4)
 	VMOVUPS Y2, 32(R8)(R12*4)
 	VMOVUPS Y3, 64(R8)(R12*4)
 	VMOVUPS Y0, 96(R8)(R12*4)
 
-end21:
+end33:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else22
+	JZ         else34
 	VPMOVZXWD  (R9)(R12*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	VPMOVZXWD  16(R9)(R12*2), Y13
@@ -8347,9 +9212,9 @@ end21:
 	VPMOVZXWD  48(R9)(R12*2), Y15
 	VPSLLD     $0x10, Y15, Y15
 	PREFETCHT0 (R9)(R13*2)
-	JMP        end23
+	JMP        end35
 
-else22:
+else34:
 	VMOVUPS    (R9)(R12*4), Y12
 	VMOVUPS    32(R9)(R12*4), Y13
 	VMOVUPS    64(R9)(R12*4), Y14
@@ -8357,7 +9222,7 @@ else22:
 	PREFETCHT0 (R9)(R13*4)
 	PREFETCHT0 64(R9)(R13*4)
 
-end23:
+end35:
 	VMAXPS Y1, Y12, Y1
 	VMAXPS Y2, Y13, Y2
 	VMAXPS Y3, Y14, Y3
@@ -8373,46 +9238,46 @@ end23:
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else24
+	JZ    else36
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
 	VPADDD  Y12, Y1, Y12
 	VCMPPS  $0x03, Y1, Y1, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, (R9)(R12*2)
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
 	VPADDD  Y12, Y2, Y12
 	VCMPPS  $0x03, Y2, Y2, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 16(R9)(R12*2)
 	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
 	VPADDD  Y12, Y3, Y12
 	VCMPPS  $0x03, Y3, Y3, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 32(R9)(R12*2)
 	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
 	VPADDD  Y12, Y0, Y12
 	VCMPPS  $0x03, Y0, Y0, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 48(R9)(R12*2)
-	JMP     end25
+	JMP     end37
 
-else24:
+else36:
 	VMOVUPS Y1, (R9)(R12*4)
 	VMOVUPS Y2, 32(R9)(R12*4)
 	VMOVUPS Y3, 64(R9)(R12*4)
 	VMOVUPS Y0, 96(R9)(R12*4)
 
-end25:
+end37:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
@@ -8442,8 +9307,47 @@ end25:
 	VBROADCASTSS 8(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else26
+	TESTL      $0x00000104, CX
+	JZ         else38
+	TESTL      $0x00000100, CX
+	JZ         else40
+	PREFETCHT0 (DX)(R13*2)
+	PREFETCHT0 (R10)(R13*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R10)(R12*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R12*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R10)(R12*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R12*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y12
+	VBLENDVPS Y12, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R10)(R12*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R12*2), Y12
+	VPADDD    Y12, Y7, Y12
+	VXORPS    Y12, Y7, Y13
+	VBLENDVPS Y13, Y7, Y12, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R10)(R12*2), Y12
+	VPSLLD    $0x10, Y12, Y12
+	VPMOVSXWD 48(DX)(R12*2), Y13
+	VPADDD    Y13, Y12, Y13
+	VXORPS    Y13, Y12, Y14
+	VBLENDVPS Y14, Y12, Y13, Y12
+	JMP       end41
+
+else40:
 	VPMOVZXWD  (DX)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R12*2), Y6
@@ -8453,17 +9357,123 @@ end25:
 	VPMOVZXWD  48(DX)(R12*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (DX)(R13*2)
-	JMP        end27
 
-else26:
+end41:
+	JMP end39
+
+else38:
 	VMOVUPS    (DX)(R12*4), Y5
 	VMOVUPS    32(DX)(R12*4), Y6
 	VMOVUPS    64(DX)(R12*4), Y7
 	VMOVUPS    96(DX)(R12*4), Y12
 	PREFETCHT0 (DX)(R13*4)
 	PREFETCHT0 64(DX)(R13*4)
+	TESTL      $0x00000200, CX
+	JZ         end43
+	PREFETCHT0 (R10)(R13*2)
 
-end27:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else44
+	VCVTPS2PH $0x00, Y5, X13
+	VCVTPH2PS (R10)(R12*2), Y14
+	JMP       end45
+
+else44:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y5, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y5, Y5, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD (R10)(R12*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end45:
+	VPCMPEQW  (R10)(R12*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y5, Y14, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else46
+	VCVTPS2PH $0x00, Y6, X13
+	VCVTPH2PS 16(R10)(R12*2), Y14
+	JMP       end47
+
+else46:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y6, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y6, Y6, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 16(R10)(R12*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end47:
+	VPCMPEQW  16(R10)(R12*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y6, Y14, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else48
+	VCVTPS2PH $0x00, Y7, X13
+	VCVTPH2PS 32(R10)(R12*2), Y14
+	JMP       end49
+
+else48:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y7, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y7, Y7, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 32(R10)(R12*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end49:
+	VPCMPEQW  32(R10)(R12*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y7, Y14, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else50
+	VCVTPS2PH $0x00, Y12, X13
+	VCVTPH2PS 48(R10)(R12*2), Y14
+	JMP       end51
+
+else50:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y12, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y12, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y12, Y12, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 48(R10)(R12*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end51:
+	VPCMPEQW  48(R10)(R12*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y12, Y14, Y12
+
+end43:
+end39:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -8474,62 +9484,128 @@ end27:
 	VSUBPS Y0, Y4, Y0
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else28
+	TESTL $0x00000104, CX
+	JZ    else52
+	TESTL $0x00000100, CX
+	JZ    else54
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R10)(R12*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VANDNPS Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R12*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y4
+	VORPS   Y4, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(R10)(R12*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VANDNPS Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R12*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(R10)(R12*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VANDNPS Y3, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R12*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(R10)(R12*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y0, Y0, Y1
+	VANDNPS Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R12*2)
+	JMP     end55
+
+else54:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y8, Y4
 	VPADDD  Y4, Y1, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R12*2)
 	VPSRLD  $0x10, Y9, Y1
 	VPADDD  Y1, Y2, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R12*2)
 	VPSRLD  $0x10, Y10, Y1
 	VPADDD  Y1, Y3, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R12*2)
 	VPSRLD  $0x10, Y11, Y1
 	VPADDD  Y1, Y0, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R12*2)
-	JMP     end29
 
-else28:
+end55:
+	JMP end53
+
+else52:
 	VMOVUPS   Y1, (DX)(R12*4)
 	VMOVUPS   Y2, 32(DX)(R12*4)
 	VMOVUPS   Y3, 64(DX)(R12*4)
 	VMOVUPS   Y0, 96(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end31
+	JZ        end57
 	TESTL     $0x00000020, CX
-	JZ        else32
+	JZ        else58
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end33
+	JMP       end59
 
-else32:
+else58:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
 	VPSRLD  $0x1f, Y4, Y4
@@ -8537,34 +9613,34 @@ else32:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y4
 
-end33:
+end59:
 	TESTL    $0x00000040, CX
-	JZ       else34
+	JZ       else60
 	VMOVNTDQ X4, (R10)(R12*2)
-	JMP      end35
+	JMP      end61
 
-else34:
+else60:
 	VMOVUPS X4, (R10)(R12*2)
 
-end35:
+end61:
 	TESTL     $0x00000020, CX
-	JZ        else36
+	JZ        else62
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end37
+	JMP       end63
 
-else36:
+else62:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y2, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -8572,34 +9648,34 @@ else36:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end37:
+end63:
 	TESTL    $0x00000040, CX
-	JZ       else38
+	JZ       else64
 	VMOVNTDQ X1, 16(R10)(R12*2)
-	JMP      end39
+	JMP      end65
 
-else38:
+else64:
 	VMOVUPS X1, 16(R10)(R12*2)
 
-end39:
+end65:
 	TESTL     $0x00000020, CX
-	JZ        else40
+	JZ        else66
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end41
+	JMP       end67
 
-else40:
+else66:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y3, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -8607,34 +9683,34 @@ else40:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end41:
+end67:
 	TESTL    $0x00000040, CX
-	JZ       else42
+	JZ       else68
 	VMOVNTDQ X1, 32(R10)(R12*2)
-	JMP      end43
+	JMP      end69
 
-else42:
+else68:
 	VMOVUPS X1, 32(R10)(R12*2)
 
-end43:
+end69:
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else70
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end45
+	JMP       end71
 
-else44:
+else70:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y0, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -8642,38 +9718,38 @@ else44:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y1
 
-end45:
+end71:
 	TESTL    $0x00000040, CX
-	JZ       else46
+	JZ       else72
 	VMOVNTDQ X1, 48(R10)(R12*2)
-	JMP      end47
+	JMP      end73
 
-else46:
+else72:
 	VMOVUPS X1, 48(R10)(R12*2)
 
-end47:
-end31:
-end29:
+end73:
+end57:
+end53:
 	ADDQ  $0x00000020, R12
 	ADDQ  $0x00000020, R13
 	CMPQ  R12, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end49
+	JZ    end75
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end49:
+end75:
 	TESTL $0x00000040, CX
-	JZ    end51
+	JZ    end77
 	SFENCE
 
-end51:
+end77:
 	VZEROUPPER
 	RET
 
@@ -8689,7 +9765,7 @@ TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -8765,7 +9841,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000100, CX
+	TESTL        $0x00000400, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -8773,8 +9849,47 @@ end3:
 	VBROADCASTSS 4(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R9*2)
+	PREFETCHT0 (SI)(R9*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (SI)(R8*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R8*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(SI)(R8*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R8*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(SI)(R8*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R8*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(SI)(R8*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R8*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end11
+
+else10:
 	VPMOVZXWD  (DX)(R8*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R8*2), Y6
@@ -8784,7 +9899,9 @@ end3:
 	VPMOVZXWD  48(DX)(R8*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R9*2)
-	JMP        end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS    (DX)(R8*4), Y5
@@ -8793,7 +9910,111 @@ else8:
 	VMOVUPS    96(DX)(R8*4), Y8
 	PREFETCHT0 (DX)(R9*4)
 	PREFETCHT0 64(DX)(R9*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (SI)(R9*2)
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (SI)(R8*2), Y10
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (SI)(R8*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end15:
+	VPCMPEQW  (SI)(R8*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(SI)(R8*2), Y10
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(SI)(R8*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end17:
+	VPCMPEQW  16(SI)(R8*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else18
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(SI)(R8*2), Y10
+	JMP       end19
+
+else18:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(SI)(R8*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end19:
+	VPCMPEQW  32(SI)(R8*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(SI)(R8*2), Y10
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(SI)(R8*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end21:
+	VPCMPEQW  48(SI)(R8*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end13:
 end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -8818,8 +10039,47 @@ end7:
 	VBROADCASTSS 8(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else10
+	TESTL      $0x00000104, CX
+	JZ         else22
+	TESTL      $0x00000100, CX
+	JZ         else24
+	PREFETCHT0 (DX)(R9*2)
+	PREFETCHT0 (SI)(R9*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (SI)(R8*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R8*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(SI)(R8*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R8*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(SI)(R8*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R8*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(SI)(R8*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R8*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end25
+
+else24:
 	VPMOVZXWD  (DX)(R8*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R8*2), Y6
@@ -8829,17 +10089,123 @@ end7:
 	VPMOVZXWD  48(DX)(R8*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R9*2)
-	JMP        end11
 
-else10:
+end25:
+	JMP end23
+
+else22:
 	VMOVUPS    (DX)(R8*4), Y5
 	VMOVUPS    32(DX)(R8*4), Y6
 	VMOVUPS    64(DX)(R8*4), Y7
 	VMOVUPS    96(DX)(R8*4), Y8
 	PREFETCHT0 (DX)(R9*4)
 	PREFETCHT0 64(DX)(R9*4)
+	TESTL      $0x00000200, CX
+	JZ         end27
+	PREFETCHT0 (SI)(R9*2)
 
-end11:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else28
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (SI)(R8*2), Y10
+	JMP       end29
+
+else28:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (SI)(R8*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end29:
+	VPCMPEQW  (SI)(R8*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(SI)(R8*2), Y10
+	JMP       end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(SI)(R8*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end31:
+	VPCMPEQW  16(SI)(R8*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else32
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(SI)(R8*2), Y10
+	JMP       end33
+
+else32:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(SI)(R8*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end33:
+	VPCMPEQW  32(SI)(R8*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(SI)(R8*2), Y10
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(SI)(R8*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end35:
+	VPCMPEQW  48(SI)(R8*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end27:
+end23:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -8851,7 +10217,7 @@ end11:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else12
+	JZ    else36
 
 	// counter
 	MOVL         56(AX), R10
@@ -8933,71 +10299,137 @@ end11:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Y7, Y8
 	VXORPS Y8, Y7, Y7
-	JMP    end13
+	JMP    end37
 
-else12:
+else36:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 
-end13:
-	TESTL $0x00000004, CX
-	JZ    else14
+end37:
+	TESTL $0x00000104, CX
+	JZ    else38
+	TESTL $0x00000100, CX
+	JZ    else40
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (SI)(R8*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VANDNPS Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R8*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y4
+	VORPS   Y4, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(SI)(R8*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VANDNPS Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R8*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(SI)(R8*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VANDNPS Y3, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R8*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(SI)(R8*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y0, Y0, Y1
+	VANDNPS Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R8*2)
+	JMP     end41
+
+else40:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y4, Y4
 	VPADDD  Y4, Y1, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R8*2)
 	VPSRLD  $0x10, Y5, Y1
 	VPADDD  Y1, Y2, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R8*2)
 	VPSRLD  $0x10, Y6, Y1
 	VPADDD  Y1, Y3, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R8*2)
 	VPSRLD  $0x10, Y7, Y1
 	VPADDD  Y1, Y0, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R8*2)
-	JMP     end15
 
-else14:
+end41:
+	JMP end39
+
+else38:
 	VMOVUPS   Y1, (DX)(R8*4)
 	VMOVUPS   Y2, 32(DX)(R8*4)
 	VMOVUPS   Y3, 64(DX)(R8*4)
 	VMOVUPS   Y0, 96(DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end17
+	JZ        end43
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else44
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end19
+	JMP       end45
 
-else18:
+else44:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
 	VPSRLD  $0x1f, Y4, Y4
@@ -9005,34 +10437,34 @@ else18:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y4
 
-end19:
+end45:
 	TESTL    $0x00000040, CX
-	JZ       else20
+	JZ       else46
 	VMOVNTDQ X4, (SI)(R8*2)
-	JMP      end21
+	JMP      end47
 
-else20:
+else46:
 	VMOVUPS X4, (SI)(R8*2)
 
-end21:
+end47:
 	TESTL     $0x00000020, CX
-	JZ        else22
+	JZ        else48
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end23
+	JMP       end49
 
-else22:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y2, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -9040,34 +10472,34 @@ else22:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end23:
+end49:
 	TESTL    $0x00000040, CX
-	JZ       else24
+	JZ       else50
 	VMOVNTDQ X1, 16(SI)(R8*2)
-	JMP      end25
+	JMP      end51
 
-else24:
+else50:
 	VMOVUPS X1, 16(SI)(R8*2)
 
-end25:
+end51:
 	TESTL     $0x00000020, CX
-	JZ        else26
+	JZ        else52
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end27
+	JMP       end53
 
-else26:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y3, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -9075,34 +10507,34 @@ else26:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end27:
+end53:
 	TESTL    $0x00000040, CX
-	JZ       else28
+	JZ       else54
 	VMOVNTDQ X1, 32(SI)(R8*2)
-	JMP      end29
+	JMP      end55
 
-else28:
+else54:
 	VMOVUPS X1, 32(SI)(R8*2)
 
-end29:
+end55:
 	TESTL     $0x00000020, CX
-	JZ        else30
+	JZ        else56
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end31
+	JMP       end57
 
-else30:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y0, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -9110,38 +10542,38 @@ else30:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y1
 
-end31:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else32
+	JZ       else58
 	VMOVNTDQ X1, 48(SI)(R8*2)
-	JMP      end33
+	JMP      end59
 
-else32:
+else58:
 	VMOVUPS X1, 48(SI)(R8*2)
 
-end33:
-end17:
-end15:
+end59:
+end43:
+end39:
 	ADDQ  $0x00000020, R8
 	ADDQ  $0x00000020, R9
 	CMPQ  R8, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end35
+	JZ    end61
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end35:
+end61:
 	TESTL $0x00000040, CX
-	JZ    end37
+	JZ    end63
 	SFENCE
 
-end37:
+end63:
 	VZEROUPPER
 	RET
 
@@ -9157,7 +10589,7 @@ TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -9236,7 +10668,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000100, CX
+	TESTL        $0x00000400, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -9244,8 +10676,47 @@ end3:
 	VBROADCASTSS 4(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R9*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(DI)(R9*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R9*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R9*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(DI)(R9*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R9*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end11
+
+else10:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -9255,7 +10726,9 @@ end3:
 	VPMOVZXWD  48(DX)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS    (DX)(R9*4), Y5
@@ -9264,7 +10737,111 @@ else8:
 	VMOVUPS    96(DX)(R9*4), Y8
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (DI)(R10*2)
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (DI)(R9*2), Y10
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end15:
+	VPCMPEQW  (DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(DI)(R9*2), Y10
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end17:
+	VPCMPEQW  16(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else18
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(DI)(R9*2), Y10
+	JMP       end19
+
+else18:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end19:
+	VPCMPEQW  32(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(DI)(R9*2), Y10
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end21:
+	VPCMPEQW  48(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end13:
 end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -9282,7 +10859,7 @@ end7:
 
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else22
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -9292,9 +10869,9 @@ end7:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end11
+	JMP        end23
 
-else10:
+else22:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -9302,7 +10879,7 @@ else10:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end11:
+end23:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -9321,7 +10898,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else24
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
@@ -9330,7 +10907,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y5
 	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
 	VPERMQ  $0x08, Y4, Y4
 	VMOVUPS X4, (SI)(R9*2)
 
@@ -9341,7 +10918,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y2, Y2, Y5
 	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
 	VPERMQ  $0x08, Y4, Y4
 	VMOVUPS X4, 16(SI)(R9*2)
 
@@ -9352,7 +10929,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y3, Y3, Y5
 	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
 	VPERMQ  $0x08, Y4, Y4
 	VMOVUPS X4, 32(SI)(R9*2)
 
@@ -9363,18 +10940,18 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y0, Y0, Y5
 	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+192(SB), Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
 	VPERMQ  $0x08, Y4, Y4
 	VMOVUPS X4, 48(SI)(R9*2)
-	JMP     end13
+	JMP     end25
 
-else12:
+else24:
 	VMOVUPS Y1, (SI)(R9*4)
 	VMOVUPS Y2, 32(SI)(R9*4)
 	VMOVUPS Y3, 64(SI)(R9*4)
 	VMOVUPS Y0, 96(SI)(R9*4)
 
-end13:
+end25:
 	// u = k1·m
 	// k1
 	VBROADCASTSS 28(AX), Y4
@@ -9388,8 +10965,47 @@ end13:
 	VBROADCASTSS 8(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else14
+	TESTL      $0x00000104, CX
+	JZ         else26
+	TESTL      $0x00000100, CX
+	JZ         else28
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R9*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(DI)(R9*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R9*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R9*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(DI)(R9*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R9*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end29
+
+else28:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -9399,17 +11015,123 @@ end13:
 	VPMOVZXWD  48(DX)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end15
 
-else14:
+end29:
+	JMP end27
+
+else26:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
 	VMOVUPS    96(DX)(R9*4), Y8
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end31
+	PREFETCHT0 (DI)(R10*2)
 
-end15:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else32
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (DI)(R9*2), Y10
+	JMP       end33
+
+else32:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end33:
+	VPCMPEQW  (DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(DI)(R9*2), Y10
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end35:
+	VPCMPEQW  16(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(DI)(R9*2), Y10
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end37:
+	VPCMPEQW  32(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else38
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(DI)(R9*2), Y10
+	JMP       end39
+
+else38:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end39:
+	VPCMPEQW  48(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end31:
+end27:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -9421,7 +11143,7 @@ end15:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else16
+	JZ    else40
 
 	// counter
 	MOVL         56(AX), R11
@@ -9503,71 +11225,137 @@ end15:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Y7, Y8
 	VXORPS Y8, Y7, Y7
-	JMP    end17
+	JMP    end41
 
-else16:
+else40:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 
-end17:
-	TESTL $0x00000004, CX
-	JZ    else18
+end41:
+	TESTL $0x00000104, CX
+	JZ    else42
+	TESTL $0x00000100, CX
+	JZ    else44
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VANDNPS Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y4
+	VORPS   Y4, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VANDNPS Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VANDNPS Y3, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y0, Y0, Y1
+	VANDNPS Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R9*2)
+	JMP     end45
+
+else44:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y4, Y4
 	VPADDD  Y4, Y1, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R9*2)
 	VPSRLD  $0x10, Y5, Y1
 	VPADDD  Y1, Y2, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R9*2)
 	VPSRLD  $0x10, Y6, Y1
 	VPADDD  Y1, Y3, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R9*2)
 	VPSRLD  $0x10, Y7, Y1
 	VPADDD  Y1, Y0, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end19
 
-else18:
+end45:
+	JMP end43
+
+else42:
 	VMOVUPS   Y1, (DX)(R9*4)
 	VMOVUPS   Y2, 32(DX)(R9*4)
 	VMOVUPS   Y3, 64(DX)(R9*4)
 	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end21
+	JZ        end47
 	TESTL     $0x00000020, CX
-	JZ        else22
+	JZ        else48
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end23
+	JMP       end49
 
-else22:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
 	VPSRLD  $0x1f, Y4, Y4
@@ -9575,34 +11363,34 @@ else22:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y4
 
-end23:
+end49:
 	TESTL    $0x00000040, CX
-	JZ       else24
+	JZ       else50
 	VMOVNTDQ X4, (DI)(R9*2)
-	JMP      end25
+	JMP      end51
 
-else24:
+else50:
 	VMOVUPS X4, (DI)(R9*2)
 
-end25:
+end51:
 	TESTL     $0x00000020, CX
-	JZ        else26
+	JZ        else52
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end27
+	JMP       end53
 
-else26:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y2, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -9610,34 +11398,34 @@ else26:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end27:
+end53:
 	TESTL    $0x00000040, CX
-	JZ       else28
+	JZ       else54
 	VMOVNTDQ X1, 16(DI)(R9*2)
-	JMP      end29
+	JMP      end55
 
-else28:
+else54:
 	VMOVUPS X1, 16(DI)(R9*2)
 
-end29:
+end55:
 	TESTL     $0x00000020, CX
-	JZ        else30
+	JZ        else56
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end31
+	JMP       end57
 
-else30:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y3, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -9645,34 +11433,34 @@ else30:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end31:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else32
+	JZ       else58
 	VMOVNTDQ X1, 32(DI)(R9*2)
-	JMP      end33
+	JMP      end59
 
-else32:
+else58:
 	VMOVUPS X1, 32(DI)(R9*2)
 
-end33:
+end59:
 	TESTL     $0x00000020, CX
-	JZ        else34
+	JZ        else60
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end35
+	JMP       end61
 
-else34:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y0, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -9680,38 +11468,38 @@ else34:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y1
 
-end35:
+end61:
 	TESTL    $0x00000040, CX
-	JZ       else36
+	JZ       else62
 	VMOVNTDQ X1, 48(DI)(R9*2)
-	JMP      end37
+	JMP      end63
 
-else36:
+else62:
 	VMOVUPS X1, 48(DI)(R9*2)
 
-end37:
-end21:
-end19:
+end63:
+end47:
+end43:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end39
+	JZ    end65
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end39:
+end65:
 	TESTL $0x00000040, CX
-	JZ    end41
+	JZ    end67
 	SFENCE
 
-end41:
+end67:
 	VZEROUPPER
 	RET
 
@@ -9727,7 +11515,7 @@ TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -9806,7 +11594,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000100, CX
+	TESTL        $0x00000400, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -9814,8 +11602,47 @@ end3:
 	VBROADCASTSS 4(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R9*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(DI)(R9*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R9*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R9*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(DI)(R9*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R9*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end11
+
+else10:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -9825,7 +11652,9 @@ end3:
 	VPMOVZXWD  48(DX)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS    (DX)(R9*4), Y5
@@ -9834,7 +11663,111 @@ else8:
 	VMOVUPS    96(DX)(R9*4), Y8
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (DI)(R10*2)
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (DI)(R9*2), Y10
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end15:
+	VPCMPEQW  (DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(DI)(R9*2), Y10
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end17:
+	VPCMPEQW  16(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else18
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(DI)(R9*2), Y10
+	JMP       end19
+
+else18:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end19:
+	VPCMPEQW  32(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(DI)(R9*2), Y10
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end21:
+	VPCMPEQW  48(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end13:
 end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -9852,7 +11785,7 @@ end7:
 
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else22
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -9862,9 +11795,9 @@ end7:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end11
+	JMP        end23
 
-else10:
+else22:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -9872,7 +11805,7 @@ else10:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end11:
+end23:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -9891,7 +11824,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else24
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y5, Y8
@@ -9900,7 +11833,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y5, Y5, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, (SI)(R9*2)
 
@@ -9911,7 +11844,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y6, Y6, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 16(SI)(R9*2)
 
@@ -9922,7 +11855,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y7, Y7, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 32(SI)(R9*2)
 
@@ -9933,18 +11866,18 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y4, Y4, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 48(SI)(R9*2)
-	JMP     end13
+	JMP     end25
 
-else12:
+else24:
 	VMOVUPS Y5, (SI)(R9*4)
 	VMOVUPS Y6, 32(SI)(R9*4)
 	VMOVUPS Y7, 64(SI)(R9*4)
 	VMOVUPS Y4, 96(SI)(R9*4)
 
-end13:
+end25:
 	// d = g + beta1·m
 	// beta1
 	VBROADCASTSS 12(AX), Y8
@@ -9970,8 +11903,47 @@ end13:
 	VBROADCASTSS 8(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else14
+	TESTL      $0x00000104, CX
+	JZ         else26
+	TESTL      $0x00000100, CX
+	JZ         else28
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R9*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(DI)(R9*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R9*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R9*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(DI)(R9*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R9*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end29
+
+else28:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -9981,17 +11953,123 @@ end13:
 	VPMOVZXWD  48(DX)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end15
 
-else14:
+end29:
+	JMP end27
+
+else26:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
 	VMOVUPS    96(DX)(R9*4), Y8
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end31
+	PREFETCHT0 (DI)(R10*2)
 
-end15:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else32
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (DI)(R9*2), Y10
+	JMP       end33
+
+else32:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end33:
+	VPCMPEQW  (DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(DI)(R9*2), Y10
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end35:
+	VPCMPEQW  16(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(DI)(R9*2), Y10
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end37:
+	VPCMPEQW  32(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else38
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(DI)(R9*2), Y10
+	JMP       end39
+
+else38:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end39:
+	VPCMPEQW  48(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end31:
+end27:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -10003,7 +12081,7 @@ end15:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else16
+	JZ    else40
 
 	// counter
 	MOVL         56(AX), R11
@@ -10085,71 +12163,137 @@ end15:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Y7, Y8
 	VXORPS Y8, Y7, Y7
-	JMP    end17
+	JMP    end41
 
-else16:
+else40:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 
-end17:
-	TESTL $0x00000004, CX
-	JZ    else18
+end41:
+	TESTL $0x00000104, CX
+	JZ    else42
+	TESTL $0x00000100, CX
+	JZ    else44
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VANDNPS Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y4
+	VORPS   Y4, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VANDNPS Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VANDNPS Y3, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y0, Y0, Y1
+	VANDNPS Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R9*2)
+	JMP     end45
+
+else44:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y4, Y4
 	VPADDD  Y4, Y1, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R9*2)
 	VPSRLD  $0x10, Y5, Y1
 	VPADDD  Y1, Y2, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R9*2)
 	VPSRLD  $0x10, Y6, Y1
 	VPADDD  Y1, Y3, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R9*2)
 	VPSRLD  $0x10, Y7, Y1
 	VPADDD  Y1, Y0, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end19
 
-else18:
+end45:
+	JMP end43
+
+else42:
 	VMOVUPS   Y1, (DX)(R9*4)
 	VMOVUPS   Y2, 32(DX)(R9*4)
 	VMOVUPS   Y3, 64(DX)(R9*4)
 	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end21
+	JZ        end47
 	TESTL     $0x00000020, CX
-	JZ        else22
+	JZ        else48
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end23
+	JMP       end49
 
-else22:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
 	VPSRLD  $0x1f, Y4, Y4
@@ -10157,34 +12301,34 @@ else22:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y4
 
-end23:
+end49:
 	TESTL    $0x00000040, CX
-	JZ       else24
+	JZ       else50
 	VMOVNTDQ X4, (DI)(R9*2)
-	JMP      end25
+	JMP      end51
 
-else24:
+else50:
 	VMOVUPS X4, (DI)(R9*2)
 
-end25:
+end51:
 	TESTL     $0x00000020, CX
-	JZ        else26
+	JZ        else52
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end27
+	JMP       end53
 
-else26:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y2, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -10192,34 +12336,34 @@ else26:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end27:
+end53:
 	TESTL    $0x00000040, CX
-	JZ       else28
+	JZ       else54
 	VMOVNTDQ X1, 16(DI)(R9*2)
-	JMP      end29
+	JMP      end55
 
-else28:
+else54:
 	VMOVUPS X1, 16(DI)(R9*2)
 
-end29:
+end55:
 	TESTL     $0x00000020, CX
-	JZ        else30
+	JZ        else56
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end31
+	JMP       end57
 
-else30:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y3, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -10227,34 +12371,34 @@ else30:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end31:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else32
+	JZ       else58
 	VMOVNTDQ X1, 32(DI)(R9*2)
-	JMP      end33
+	JMP      end59
 
-else32:
+else58:
 	VMOVUPS X1, 32(DI)(R9*2)
 
-end33:
+end59:
 	TESTL     $0x00000020, CX
-	JZ        else34
+	JZ        else60
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end35
+	JMP       end61
 
-else34:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y0, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -10262,38 +12406,38 @@ else34:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y1
 
-end35:
+end61:
 	TESTL    $0x00000040, CX
-	JZ       else36
+	JZ       else62
 	VMOVNTDQ X1, 48(DI)(R9*2)
-	JMP      end37
+	JMP      end63
 
-else36:
+else62:
 	VMOVUPS X1, 48(DI)(R9*2)
 
-end37:
-end21:
-end19:
+end63:
+end47:
+end43:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end39
+	JZ    end65
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end39:
+end65:
 	TESTL $0x00000040, CX
-	JZ    end41
+	JZ    end67
 	SFENCE
 
-end41:
+end67:
 	VZEROUPPER
 	RET
 
@@ -10309,7 +12453,7 @@ TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -10391,7 +12535,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000100, CX
+	TESTL        $0x00000400, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -10399,8 +12543,47 @@ end3:
 	VBROADCASTSS 4(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R10*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R8)(R10*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R10*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R10*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R8)(R10*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R10*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end11
+
+else10:
 	VPMOVZXWD  (DX)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R10*2), Y6
@@ -10410,7 +12593,9 @@ end3:
 	VPMOVZXWD  48(DX)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R11*2)
-	JMP        end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS    (DX)(R10*4), Y5
@@ -10419,7 +12604,111 @@ else8:
 	VMOVUPS    96(DX)(R10*4), Y8
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R8)(R11*2)
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (R8)(R10*2), Y10
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end15:
+	VPCMPEQW  (R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(R8)(R10*2), Y10
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end17:
+	VPCMPEQW  16(R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else18
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(R8)(R10*2), Y10
+	JMP       end19
+
+else18:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end19:
+	VPCMPEQW  32(R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(R8)(R10*2), Y10
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end21:
+	VPCMPEQW  48(R8)(R10*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end13:
 end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -10437,7 +12726,7 @@ end7:
 
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else22
 	VPMOVZXWD  (SI)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R10*2), Y6
@@ -10447,9 +12736,9 @@ end7:
 	VPMOVZXWD  48(SI)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end11
+	JMP        end23
 
-else10:
+else22:
 	VMOVUPS    (SI)(R10*4), Y5
 	VMOVUPS    32(SI)(R10*4), Y6
 	VMOVUPS    64(SI)(R10*4), Y7
@@ -10457,7 +12746,7 @@ else10:
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end11:
+end23:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -10476,7 +12765,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else24
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y5, Y8
@@ -10485,7 +12774,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y5, Y5, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, (SI)(R10*2)
 
@@ -10496,7 +12785,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y6, Y6, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 16(SI)(R10*2)
 
@@ -10507,7 +12796,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y7, Y7, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 32(SI)(R10*2)
 
@@ -10518,18 +12807,18 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y4, Y4, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 48(SI)(R10*2)
-	JMP     end13
+	JMP     end25
 
-else12:
+else24:
 	VMOVUPS Y5, (SI)(R10*4)
 	VMOVUPS Y6, 32(SI)(R10*4)
 	VMOVUPS Y7, 64(SI)(R10*4)
 	VMOVUPS Y4, 96(SI)(R10*4)
 
-end13:
+end25:
 	// u = k1·m
 	// k1
 	VBROADCASTSS 28(AX), Y8
@@ -10555,7 +12844,7 @@ end13:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else14
+	JZ         else26
 	VPMOVZXWD  (DI)(R10*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(DI)(R10*2), Y10
@@ -10565,9 +12854,9 @@ end13:
 	VPMOVZXWD  48(DI)(R10*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end15
+	JMP        end27
 
-else14:
+else26:
 	VMOVUPS    (DI)(R10*4), Y9
 	VMOVUPS    32(DI)(R10*4), Y10
 	VMOVUPS    64(DI)(R10*4), Y11
@@ -10575,7 +12864,7 @@ else14:
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end15:
+end27:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -10587,7 +12876,7 @@ end15:
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else16
+	JZ    else28
 
 	// counter
 	MOVL         56(AX), R12
@@ -10669,56 +12958,56 @@ end15:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Y11, Y12
 	VXORPS Y12, Y11, Y11
-	JMP    end17
+	JMP    end29
 
-else16:
+else28:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
 
-end17:
+end29:
 	TESTL $0x00000008, CX
-	JZ    else18
+	JZ    else30
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
 	VPADDD  Y12, Y1, Y12
 	VCMPPS  $0x03, Y1, Y1, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, (DI)(R10*2)
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
 	VPADDD  Y12, Y2, Y12
 	VCMPPS  $0x03, Y2, Y2, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 16(DI)(R10*2)
 	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
 	VPADDD  Y12, Y3, Y12
 	VCMPPS  $0x03, Y3, Y3, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 32(DI)(R10*2)
 	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
 	VPADDD  Y12, Y0, Y12
 	VCMPPS  $0x03, Y0, Y0, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 48(DI)(R10*2)
-	JMP     end19
+	JMP     end31
 
-else18:
+else30:
 	VMOVUPS Y1, (DI)(R10*4)
 	VMOVUPS Y2, 32(DI)(R10*4)
 	VMOVUPS Y3, 64(DI)(R10*4)
 	VMOVUPS Y0, 96(DI)(R10*4)
 
-end19:
+end31:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
@@ -10748,8 +13037,47 @@ end19:
 	VBROADCASTSS 8(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else20
+	TESTL      $0x00000104, CX
+	JZ         else32
+	TESTL      $0x00000100, CX
+	JZ         else34
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R10*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R8)(R10*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R10*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y12
+	VBLENDVPS Y12, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R10*2), Y12
+	VPADDD    Y12, Y7, Y12
+	VXORPS    Y12, Y7, Y13
+	VBLENDVPS Y13, Y7, Y12, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R8)(R10*2), Y12
+	VPSLLD    $0x10, Y12, Y12
+	VPMOVSXWD 48(DX)(R10*2), Y13
+	VPADDD    Y13, Y12, Y13
+	VXORPS    Y13, Y12, Y14
+	VBLENDVPS Y14, Y12, Y13, Y12
+	JMP       end35
+
+else34:
 	VPMOVZXWD  (DX)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R10*2), Y6
@@ -10759,17 +13087,123 @@ end19:
 	VPMOVZXWD  48(DX)(R10*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (DX)(R11*2)
-	JMP        end21
 
-else20:
+end35:
+	JMP end33
+
+else32:
 	VMOVUPS    (DX)(R10*4), Y5
 	VMOVUPS    32(DX)(R10*4), Y6
 	VMOVUPS    64(DX)(R10*4), Y7
 	VMOVUPS    96(DX)(R10*4), Y12
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end37
+	PREFETCHT0 (R8)(R11*2)
 
-end21:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else38
+	VCVTPS2PH $0x00, Y5, X13
+	VCVTPH2PS (R8)(R10*2), Y14
+	JMP       end39
+
+else38:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y5, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y5, Y5, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD (R8)(R10*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end39:
+	VPCMPEQW  (R8)(R10*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y5, Y14, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else40
+	VCVTPS2PH $0x00, Y6, X13
+	VCVTPH2PS 16(R8)(R10*2), Y14
+	JMP       end41
+
+else40:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y6, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y6, Y6, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 16(R8)(R10*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end41:
+	VPCMPEQW  16(R8)(R10*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y6, Y14, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else42
+	VCVTPS2PH $0x00, Y7, X13
+	VCVTPH2PS 32(R8)(R10*2), Y14
+	JMP       end43
+
+else42:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y7, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y7, Y7, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 32(R8)(R10*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end43:
+	VPCMPEQW  32(R8)(R10*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y7, Y14, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else44
+	VCVTPS2PH $0x00, Y12, X13
+	VCVTPH2PS 48(R8)(R10*2), Y14
+	JMP       end45
+
+else44:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y12, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y12, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y12, Y12, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 48(R8)(R10*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end45:
+	VPCMPEQW  48(R8)(R10*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y12, Y14, Y12
+
+end37:
+end33:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -10780,62 +13214,128 @@ end21:
 	VSUBPS Y0, Y4, Y0
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else22
+	TESTL $0x00000104, CX
+	JZ    else46
+	TESTL $0x00000100, CX
+	JZ    else48
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VANDNPS Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R10*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y4
+	VORPS   Y4, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VANDNPS Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R10*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VANDNPS Y3, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R10*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y0, Y0, Y1
+	VANDNPS Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R10*2)
+	JMP     end49
+
+else48:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y8, Y4
 	VPADDD  Y4, Y1, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R10*2)
 	VPSRLD  $0x10, Y9, Y1
 	VPADDD  Y1, Y2, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R10*2)
 	VPSRLD  $0x10, Y10, Y1
 	VPADDD  Y1, Y3, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R10*2)
 	VPSRLD  $0x10, Y11, Y1
 	VPADDD  Y1, Y0, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R10*2)
-	JMP     end23
 
-else22:
+end49:
+	JMP end47
+
+else46:
 	VMOVUPS   Y1, (DX)(R10*4)
 	VMOVUPS   Y2, 32(DX)(R10*4)
 	VMOVUPS   Y3, 64(DX)(R10*4)
 	VMOVUPS   Y0, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end25
+	JZ        end51
 	TESTL     $0x00000020, CX
-	JZ        else26
+	JZ        else52
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end27
+	JMP       end53
 
-else26:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
 	VPSRLD  $0x1f, Y4, Y4
@@ -10843,34 +13343,34 @@ else26:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y4
 
-end27:
+end53:
 	TESTL    $0x00000040, CX
-	JZ       else28
+	JZ       else54
 	VMOVNTDQ X4, (R8)(R10*2)
-	JMP      end29
+	JMP      end55
 
-else28:
+else54:
 	VMOVUPS X4, (R8)(R10*2)
 
-end29:
+end55:
 	TESTL     $0x00000020, CX
-	JZ        else30
+	JZ        else56
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end31
+	JMP       end57
 
-else30:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y2, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -10878,34 +13378,34 @@ else30:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end31:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else32
+	JZ       else58
 	VMOVNTDQ X1, 16(R8)(R10*2)
-	JMP      end33
+	JMP      end59
 
-else32:
+else58:
 	VMOVUPS X1, 16(R8)(R10*2)
 
-end33:
+end59:
 	TESTL     $0x00000020, CX
-	JZ        else34
+	JZ        else60
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end35
+	JMP       end61
 
-else34:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y3, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -10913,34 +13413,34 @@ else34:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end35:
+end61:
 	TESTL    $0x00000040, CX
-	JZ       else36
+	JZ       else62
 	VMOVNTDQ X1, 32(R8)(R10*2)
-	JMP      end37
+	JMP      end63
 
-else36:
+else62:
 	VMOVUPS X1, 32(R8)(R10*2)
 
-end37:
+end63:
 	TESTL     $0x00000020, CX
-	JZ        else38
+	JZ        else64
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end39
+	JMP       end65
 
-else38:
+else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y0, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -10948,38 +13448,38 @@ else38:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y1
 
-end39:
+end65:
 	TESTL    $0x00000040, CX
-	JZ       else40
+	JZ       else66
 	VMOVNTDQ X1, 48(R8)(R10*2)
-	JMP      end41
+	JMP      end67
 
-else40:
+else66:
 	VMOVUPS X1, 48(R8)(R10*2)
 
-end41:
-end25:
-end23:
+end67:
+end51:
+end47:
 	ADDQ  $0x00000020, R10
 	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end43
+	JZ    end69
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end43:
+end69:
 	TESTL $0x00000040, CX
-	JZ    end45
+	JZ    end71
 	SFENCE
 
-end45:
+end71:
 	VZEROUPPER
 	RET
 
@@ -10995,7 +13495,7 @@ TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -11080,7 +13580,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000100, CX
+	TESTL        $0x00000400, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -11088,8 +13588,47 @@ end3:
 	VBROADCASTSS 4(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R11*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R9)(R11*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R11*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R9)(R11*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R11*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R9)(R11*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R11*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end11
+
+else10:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -11099,7 +13638,9 @@ end3:
 	VPMOVZXWD  48(DX)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R12*2)
-	JMP        end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS    (DX)(R11*4), Y5
@@ -11108,7 +13649,111 @@ else8:
 	VMOVUPS    96(DX)(R11*4), Y8
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R9)(R12*2)
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (R9)(R11*2), Y10
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end15:
+	VPCMPEQW  (R9)(R11*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(R9)(R11*2), Y10
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end17:
+	VPCMPEQW  16(R9)(R11*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else18
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(R9)(R11*2), Y10
+	JMP       end19
+
+else18:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end19:
+	VPCMPEQW  32(R9)(R11*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(R9)(R11*2), Y10
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end21:
+	VPCMPEQW  48(R9)(R11*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end13:
 end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -11126,7 +13771,7 @@ end7:
 
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else22
 	VPMOVZXWD  (SI)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R11*2), Y6
@@ -11136,9 +13781,9 @@ end7:
 	VPMOVZXWD  48(SI)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end11
+	JMP        end23
 
-else10:
+else22:
 	VMOVUPS    (SI)(R11*4), Y5
 	VMOVUPS    32(SI)(R11*4), Y6
 	VMOVUPS    64(SI)(R11*4), Y7
@@ -11146,7 +13791,7 @@ else10:
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end11:
+end23:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -11165,7 +13810,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else24
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y5, Y8
@@ -11174,7 +13819,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y5, Y5, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, (SI)(R11*2)
 
@@ -11185,7 +13830,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y6, Y6, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 16(SI)(R11*2)
 
@@ -11196,7 +13841,7 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y7, Y7, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 32(SI)(R11*2)
 
@@ -11207,18 +13852,18 @@ end11:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y4, Y4, Y9
 	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+192(SB), Y8, Y8
+	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
 	VPERMQ  $0x08, Y8, Y8
 	VMOVUPS X8, 48(SI)(R11*2)
-	JMP     end13
+	JMP     end25
 
-else12:
+else24:
 	VMOVUPS Y5, (SI)(R11*4)
 	VMOVUPS Y6, 32(SI)(R11*4)
 	VMOVUPS Y7, 64(SI)(R11*4)
 	VMOVUPS Y4, 96(SI)(R11*4)
 
-end13:
+end25:
 	// u = k1·m
 	// k1
 	VBROADCASTSS 28(AX), Y8
@@ -11244,7 +13889,7 @@ end13:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else14
+	JZ         else26
 	VPMOVZXWD  (DI)(R11*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(DI)(R11*2), Y10
@@ -11254,9 +13899,9 @@ end13:
 	VPMOVZXWD  48(DI)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end15
+	JMP        end27
 
-else14:
+else26:
 	VMOVUPS    (DI)(R11*4), Y9
 	VMOVUPS    32(DI)(R11*4), Y10
 	VMOVUPS    64(DI)(R11*4), Y11
@@ -11264,7 +13909,7 @@ else14:
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end15:
+end27:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -11276,7 +13921,7 @@ end15:
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else16
+	JZ    else28
 
 	// counter
 	MOVL         56(AX), R13
@@ -11358,60 +14003,60 @@ end15:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Y11, Y12
 	VXORPS Y12, Y11, Y11
-	JMP    end17
+	JMP    end29
 
-else16:
+else28:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
 
-end17:
+end29:
 	TESTL $0x00000008, CX
-	JZ    else18
+	JZ    else30
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
 	VPADDD  Y12, Y1, Y12
 	VCMPPS  $0x03, Y1, Y1, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, (DI)(R11*2)
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
 	VPADDD  Y12, Y2, Y12
 	VCMPPS  $0x03, Y2, Y2, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 16(DI)(R11*2)
 	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
 	VPADDD  Y12, Y3, Y12
 	VCMPPS  $0x03, Y3, Y3, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 32(DI)(R11*2)
 	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
 	VPADDD  Y12, Y0, Y12
 	VCMPPS  $0x03, Y0, Y0, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 48(DI)(R11*2)
-	JMP     end19
+	JMP     end31
 
-else18:
+else30:
 	VMOVUPS Y1, (DI)(R11*4)
 	VMOVUPS Y2, 32(DI)(R11*4)
 	VMOVUPS Y3, 64(DI)(R11*4)
 	VMOVUPS Y0, 96(DI)(R11*4)
 
-end19:
+end31:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else20
+	JZ         else32
 	VPMOVZXWD  (R8)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	VPMOVZXWD  16(R8)(R11*2), Y13
@@ -11421,9 +14066,9 @@ end19:
 	VPMOVZXWD  48(R8)(R11*2), Y15
 	VPSLLD     $0x10, Y15, Y15
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end21
+	JMP        end33
 
-else20:
+else32:
 	VMOVUPS    (R8)(R11*4), Y12
 	VMOVUPS    32(R8)(R11*4), Y13
 	VMOVUPS    64(R8)(R11*4), Y14
@@ -11431,7 +14076,7 @@ else20:
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end21:
+end33:
 	VMAXPS Y1, Y12, Y1
 	VMAXPS Y2, Y13, Y2
 	VMAXPS Y3, Y14, Y3
@@ -11447,46 +14092,46 @@ end21:
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else22
+	JZ    else34
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
 	VPADDD  Y12, Y1, Y12
 	VCMPPS  $0x03, Y1, Y1, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, (R8)(R11*2)
 	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
 	VPADDD  Y12, Y2, Y12
 	VCMPPS  $0x03, Y2, Y2, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 16(R8)(R11*2)
 	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
 	VPADDD  Y12, Y3, Y12
 	VCMPPS  $0x03, Y3, Y3, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 32(R8)(R11*2)
 	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
 	VPADDD  Y12, Y0, Y12
 	VCMPPS  $0x03, Y0, Y0, Y13
 	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+192(SB), Y12, Y12
+	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
 	VPERMQ  $0x08, Y12, Y12
 	VMOVUPS X12, 48(R8)(R11*2)
-	JMP     end23
+	JMP     end35
 
-else22:
+else34:
 	VMOVUPS Y1, (R8)(R11*4)
 	VMOVUPS Y2, 32(R8)(R11*4)
 	VMOVUPS Y3, 64(R8)(R11*4)
 	VMOVUPS Y0, 96(R8)(R11*4)
 
-end23:
+end35:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
@@ -11516,8 +14161,47 @@ end23:
 	VBROADCASTSS 8(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else24
+	TESTL      $0x00000104, CX
+	JZ         else36
+	TESTL      $0x00000100, CX
+	JZ         else38
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R11*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(R9)(R11*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R11*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y12
+	VBLENDVPS Y12, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R9)(R11*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R11*2), Y12
+	VPADDD    Y12, Y7, Y12
+	VXORPS    Y12, Y7, Y13
+	VBLENDVPS Y13, Y7, Y12, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
+	VPMOVSXWD 48(DX)(R11*2), Y13
+	VPADDD    Y13, Y12, Y13
+	VXORPS    Y13, Y12, Y14
+	VBLENDVPS Y14, Y12, Y13, Y12
+	JMP       end39
+
+else38:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -11527,17 +14211,123 @@ end23:
 	VPMOVZXWD  48(DX)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (DX)(R12*2)
-	JMP        end25
 
-else24:
+end39:
+	JMP end37
+
+else36:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
 	VMOVUPS    96(DX)(R11*4), Y12
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end41
+	PREFETCHT0 (R9)(R12*2)
 
-end25:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else42
+	VCVTPS2PH $0x00, Y5, X13
+	VCVTPH2PS (R9)(R11*2), Y14
+	JMP       end43
+
+else42:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y5, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y5, Y5, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD (R9)(R11*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end43:
+	VPCMPEQW  (R9)(R11*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y5, Y14, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else44
+	VCVTPS2PH $0x00, Y6, X13
+	VCVTPH2PS 16(R9)(R11*2), Y14
+	JMP       end45
+
+else44:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y6, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y6, Y6, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 16(R9)(R11*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end45:
+	VPCMPEQW  16(R9)(R11*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y6, Y14, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else46
+	VCVTPS2PH $0x00, Y7, X13
+	VCVTPH2PS 32(R9)(R11*2), Y14
+	JMP       end47
+
+else46:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y7, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y7, Y7, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 32(R9)(R11*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end47:
+	VPCMPEQW  32(R9)(R11*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y7, Y14, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else48
+	VCVTPS2PH $0x00, Y12, X13
+	VCVTPH2PS 48(R9)(R11*2), Y14
+	JMP       end49
+
+else48:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y12, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y12, Y13
+	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
+	VCMPPS    $0x03, Y12, Y12, Y14
+	VORPS     Y14, Y13, Y13
+	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
+	VPERMQ    $0x08, Y13, Y13
+	VPMOVZXWD 48(R9)(R11*2), Y14
+	VPSLLD    $0x10, Y14, Y14
+
+end49:
+	VPCMPEQW  48(R9)(R11*2), X13, X13
+	VPMOVSXWD X13, Y13
+	VBLENDVPS Y13, Y12, Y14, Y12
+
+end41:
+end37:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -11548,62 +14338,128 @@ end25:
 	VSUBPS Y0, Y4, Y0
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else26
+	TESTL $0x00000104, CX
+	JZ    else50
+	TESTL $0x00000100, CX
+	JZ    else52
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
+	VCMPPS  $0x03, Y1, Y1, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VANDNPS Y1, Y4, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R11*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y4
+	VORPS   Y4, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VANDNPS Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R11*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VANDNPS Y3, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R11*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y0, Y0, Y1
+	VANDNPS Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R11*2)
+	JMP     end53
+
+else52:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y8, Y4
 	VPADDD  Y4, Y1, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R11*2)
 	VPSRLD  $0x10, Y9, Y1
 	VPADDD  Y1, Y2, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R11*2)
 	VPSRLD  $0x10, Y10, Y1
 	VPADDD  Y1, Y3, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R11*2)
 	VPSRLD  $0x10, Y11, Y1
 	VPADDD  Y1, Y0, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R11*2)
-	JMP     end27
 
-else26:
+end53:
+	JMP end51
+
+else50:
 	VMOVUPS   Y1, (DX)(R11*4)
 	VMOVUPS   Y2, 32(DX)(R11*4)
 	VMOVUPS   Y3, 64(DX)(R11*4)
 	VMOVUPS   Y0, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end29
+	JZ        end55
 	TESTL     $0x00000020, CX
-	JZ        else30
+	JZ        else56
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end31
+	JMP       end57
 
-else30:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y4
 	VPSRLD  $0x1f, Y4, Y4
@@ -11611,34 +14467,34 @@ else30:
 	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y4
 
-end31:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else32
+	JZ       else58
 	VMOVNTDQ X4, (R9)(R11*2)
-	JMP      end33
+	JMP      end59
 
-else32:
+else58:
 	VMOVUPS X4, (R9)(R11*2)
 
-end33:
+end59:
 	TESTL     $0x00000020, CX
-	JZ        else34
+	JZ        else60
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end35
+	JMP       end61
 
-else34:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y2, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -11646,34 +14502,34 @@ else34:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end35:
+end61:
 	TESTL    $0x00000040, CX
-	JZ       else36
+	JZ       else62
 	VMOVNTDQ X1, 16(R9)(R11*2)
-	JMP      end37
+	JMP      end63
 
-else36:
+else62:
 	VMOVUPS X1, 16(R9)(R11*2)
 
-end37:
+end63:
 	TESTL     $0x00000020, CX
-	JZ        else38
+	JZ        else64
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end39
+	JMP       end65
 
-else38:
+else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y3, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -11681,34 +14537,34 @@ else38:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end39:
+end65:
 	TESTL    $0x00000040, CX
-	JZ       else40
+	JZ       else66
 	VMOVNTDQ X1, 32(R9)(R11*2)
-	JMP      end41
+	JMP      end67
 
-else40:
+else66:
 	VMOVUPS X1, 32(R9)(R11*2)
 
-end41:
+end67:
 	TESTL     $0x00000020, CX
-	JZ        else42
+	JZ        else68
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end43
+	JMP       end69
 
-else42:
+else68:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y0, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -11716,38 +14572,38 @@ else42:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y1
 
-end43:
+end69:
 	TESTL    $0x00000040, CX
-	JZ       else44
+	JZ       else70
 	VMOVNTDQ X1, 48(R9)(R11*2)
-	JMP      end45
+	JMP      end71
 
-else44:
+else70:
 	VMOVUPS X1, 48(R9)(R11*2)
 
-end45:
-end29:
-end27:
+end71:
+end55:
+end51:
 	ADDQ  $0x00000020, R11
 	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end47
+	JZ    end73
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end47:
+end73:
 	TESTL $0x00000040, CX
-	JZ    end49
+	JZ    end75
 	SFENCE
 
-end49:
+end75:
 	VZEROUPPER
 	RET
 
@@ -11763,7 +14619,7 @@ TEXT ·lionMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -11842,7 +14698,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000100, CX
+	TESTL        $0x00000400, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -11850,8 +14706,47 @@ end3:
 	VBROADCASTSS 4(AX), Y4
 
 	// load p
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R9*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(DI)(R9*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R9*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R9*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(DI)(R9*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R9*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end11
+
+else10:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -11861,7 +14756,9 @@ end3:
 	VPMOVZXWD  48(DX)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS    (DX)(R9*4), Y5
@@ -11870,7 +14767,111 @@ else8:
 	VMOVUPS    96(DX)(R9*4), Y8
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (DI)(R10*2)
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (DI)(R9*2), Y10
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end15:
+	VPCMPEQW  (DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(DI)(R9*2), Y10
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end17:
+	VPCMPEQW  16(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else18
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(DI)(R9*2), Y10
+	JMP       end19
+
+else18:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end19:
+	VPCMPEQW  32(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else20
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(DI)(R9*2), Y10
+	JMP       end21
+
+else20:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end21:
+	VPCMPEQW  48(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end13:
 end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -11888,7 +14889,7 @@ end7:
 
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else10
+	JZ         else22
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -11898,9 +14899,9 @@ end7:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end11
+	JMP        end23
 
-else10:
+else22:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -11908,7 +14909,7 @@ else10:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end11:
+end23:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -11931,7 +14932,7 @@ end11:
 
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else12
+	JZ         else24
 	VPMOVZXWD  (SI)(R9*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(SI)(R9*2), Y10
@@ -11941,9 +14942,9 @@ end11:
 	VPMOVZXWD  48(SI)(R9*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end13
+	JMP        end25
 
-else12:
+else24:
 	VMOVUPS    (SI)(R9*4), Y9
 	VMOVUPS    32(SI)(R9*4), Y10
 	VMOVUPS    64(SI)(R9*4), Y11
@@ -11951,7 +14952,7 @@ else12:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end13:
+end25:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -11970,7 +14971,7 @@ end13:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else26
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y1, Y8
@@ -11979,7 +14980,7 @@ end13:
 	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
 	VCMPPS  $0x03, Y1, Y1, Y1
 	VORPS   Y1, Y8, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (SI)(R9*2)
 
@@ -11990,7 +14991,7 @@ end13:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(SI)(R9*2)
 
@@ -12001,7 +15002,7 @@ end13:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(SI)(R9*2)
 
@@ -12012,18 +15013,18 @@ end13:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(SI)(R9*2)
-	JMP     end15
+	JMP     end27
 
-else14:
+else26:
 	VMOVUPS Y1, (SI)(R9*4)
 	VMOVUPS Y2, 32(SI)(R9*4)
 	VMOVUPS Y3, 64(SI)(R9*4)
 	VMOVUPS Y0, 96(SI)(R9*4)
 
-end15:
+end27:
 	// u = k1·sign(d)
 	// k1
 	VBROADCASTSS 28(AX), Y0
@@ -12070,8 +15071,47 @@ end15:
 	VBROADCASTSS 8(AX), Y1
 
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else16
+	TESTL      $0x00000104, CX
+	JZ         else28
+	TESTL      $0x00000100, CX
+	JZ         else30
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Y5
+	VPSLLD    $0x10, Y5, Y5
+	VPMOVSXWD (DX)(R9*2), Y6
+	VPADDD    Y6, Y5, Y6
+	VXORPS    Y6, Y5, Y7
+	VBLENDVPS Y7, Y5, Y6, Y5
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 16(DI)(R9*2), Y6
+	VPSLLD    $0x10, Y6, Y6
+	VPMOVSXWD 16(DX)(R9*2), Y7
+	VPADDD    Y7, Y6, Y7
+	VXORPS    Y7, Y6, Y8
+	VBLENDVPS Y8, Y6, Y7, Y6
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Y7
+	VPSLLD    $0x10, Y7, Y7
+	VPMOVSXWD 32(DX)(R9*2), Y8
+	VPADDD    Y8, Y7, Y8
+	VXORPS    Y8, Y7, Y9
+	VBLENDVPS Y9, Y7, Y8, Y7
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(DI)(R9*2), Y8
+	VPSLLD    $0x10, Y8, Y8
+	VPMOVSXWD 48(DX)(R9*2), Y9
+	VPADDD    Y9, Y8, Y9
+	VXORPS    Y9, Y8, Y10
+	VBLENDVPS Y10, Y8, Y9, Y8
+	JMP       end31
+
+else30:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -12081,17 +15121,123 @@ end15:
 	VPMOVZXWD  48(DX)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end17
 
-else16:
+end31:
+	JMP end29
+
+else28:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
 	VMOVUPS    96(DX)(R9*4), Y8
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end33
+	PREFETCHT0 (DI)(R10*2)
 
-end17:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Y5, X9
+	VCVTPH2PS (DI)(R9*2), Y10
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y5, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y5, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y5, Y5, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD (DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end35:
+	VPCMPEQW  (DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y5, Y10, Y5
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Y6, X9
+	VCVTPH2PS 16(DI)(R9*2), Y10
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y6, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y6, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y6, Y6, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 16(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end37:
+	VPCMPEQW  16(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y6, Y10, Y6
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else38
+	VCVTPS2PH $0x00, Y7, X9
+	VCVTPH2PS 32(DI)(R9*2), Y10
+	JMP       end39
+
+else38:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y7, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y7, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y7, Y7, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 32(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end39:
+	VPCMPEQW  32(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y7, Y10, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else40
+	VCVTPS2PH $0x00, Y8, X9
+	VCVTPH2PS 48(DI)(R9*2), Y10
+	JMP       end41
+
+else40:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y8, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y8, Y9
+	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VCMPPS    $0x03, Y8, Y8, Y10
+	VORPS     Y10, Y9, Y9
+	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VPERMQ    $0x08, Y9, Y9
+	VPMOVZXWD 48(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+
+end41:
+	VPCMPEQW  48(DI)(R9*2), X9, X9
+	VPMOVSXWD X9, Y9
+	VBLENDVPS Y9, Y8, Y10, Y8
+
+end33:
+end29:
 	VMULPS Y5, Y1, Y5
 	VMULPS Y6, Y1, Y6
 	VMULPS Y7, Y1, Y7
@@ -12103,7 +15249,7 @@ end17:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else18
+	JZ    else42
 
 	// counter
 	MOVL         56(AX), R11
@@ -12185,71 +15331,137 @@ end17:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Y7, Y8
 	VXORPS Y8, Y7, Y7
-	JMP    end19
+	JMP    end43
 
-else18:
+else42:
 	VXORPS Y1, Y1, Y1
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 
-end19:
-	TESTL $0x00000004, CX
-	JZ    else20
+end43:
+	TESTL $0x00000104, CX
+	JZ    else44
+	TESTL $0x00000100, CX
+	JZ    else46
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y5
+	VORPS   Y5, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VANDNPS Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VANDNPS Y3, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y4, Y1
+	VCMPPS  $0x03, Y4, Y4, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y4, Y4, Y1
+	VANDNPS Y4, Y1, Y1
+	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS  $0x03, Y0, Y0, Y1
+	VANDNPS Y0, Y1, Y0
+	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DX)(R9*2)
+	JMP     end47
+
+else46:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Y1, Y1
 	VPADDD  Y1, Y2, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R9*2)
 	VPSRLD  $0x10, Y5, Y1
 	VPADDD  Y1, Y3, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R9*2)
 	VPSRLD  $0x10, Y6, Y1
 	VPADDD  Y1, Y4, Y1
 	VCMPPS  $0x03, Y4, Y4, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R9*2)
 	VPSRLD  $0x10, Y7, Y1
 	VPADDD  Y1, Y0, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end21
 
-else20:
+end47:
+	JMP end45
+
+else44:
 	VMOVUPS   Y2, (DX)(R9*4)
 	VMOVUPS   Y3, 32(DX)(R9*4)
 	VMOVUPS   Y4, 64(DX)(R9*4)
 	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end23
+	JZ        end49
 	TESTL     $0x00000020, CX
-	JZ        else24
+	JZ        else50
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y5
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y5
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y5, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end25
+	JMP       end51
 
-else24:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y2, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -12257,34 +15469,34 @@ else24:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y2, Y2, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end25:
+end51:
 	TESTL    $0x00000040, CX
-	JZ       else26
+	JZ       else52
 	VMOVNTDQ X1, (DI)(R9*2)
-	JMP      end27
+	JMP      end53
 
-else26:
+else52:
 	VMOVUPS X1, (DI)(R9*2)
 
-end27:
+end53:
 	TESTL     $0x00000020, CX
-	JZ        else28
+	JZ        else54
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end29
+	JMP       end55
 
-else28:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y3, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -12292,34 +15504,34 @@ else28:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y3, Y3, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end29:
+end55:
 	TESTL    $0x00000040, CX
-	JZ       else30
+	JZ       else56
 	VMOVNTDQ X1, 16(DI)(R9*2)
-	JMP      end31
+	JMP      end57
 
-else30:
+else56:
 	VMOVUPS X1, 16(DI)(R9*2)
 
-end31:
+end57:
 	TESTL     $0x00000020, CX
-	JZ        else32
+	JZ        else58
 	VCVTPS2PH $0x00, Y4, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y4, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+288(SB), Y4, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end33
+	JMP       end59
 
-else32:
+else58:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y4, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -12327,34 +15539,34 @@ else32:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y4, Y4, Y2
 	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+192(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 
-end33:
+end59:
 	TESTL    $0x00000040, CX
-	JZ       else34
+	JZ       else60
 	VMOVNTDQ X1, 32(DI)(R9*2)
-	JMP      end35
+	JMP      end61
 
-else34:
+else60:
 	VMOVUPS X1, 32(DI)(R9*2)
 
-end35:
+end61:
 	TESTL     $0x00000020, CX
-	JZ        else36
+	JZ        else62
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+224(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+256(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+288(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end37
+	JMP       end63
 
-else36:
+else62:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Y0, Y1
 	VPSRLD  $0x1f, Y1, Y1
@@ -12362,38 +15574,38 @@ else36:
 	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
 	VCMPPS  $0x03, Y0, Y0, Y0
 	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+192(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y1
 
-end37:
+end63:
 	TESTL    $0x00000040, CX
-	JZ       else38
+	JZ       else64
 	VMOVNTDQ X1, 48(DI)(R9*2)
-	JMP      end39
+	JMP      end65
 
-else38:
+else64:
 	VMOVUPS X1, 48(DI)(R9*2)
 
-end39:
-end23:
-end21:
+end65:
+end49:
+end45:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end41
+	JZ    end67
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end41:
+end67:
 	TESTL $0x00000040, CX
-	JZ    end43
+	JZ    end69
 	SFENCE
 
-end43:
+end69:
 	VZEROUPPER
 	RET
 
@@ -12569,7 +15781,7 @@ nil13:
 	// move p
 	TESTQ      DX, DX
 	JZ         nil16
-	TESTL      $0x00000004, CX
+	TESTL      $0x00000104, CX
 	JZ         else17
 	VMOVUPS    (DX)(R11*2), X1
 	VMOVUPS    16(DX)(R11*2), X2
@@ -12597,62 +15809,77 @@ else17:
 end18:
 nil16:
 	// move out
-	TESTQ    AX, AX
-	JZ       nil19
-	TESTL    $0x00000040, CX
-	JZ       else20
-	VMOVNTDQ X1, (AX)(R11*2)
-	JMP      end21
+	TESTQ      AX, AX
+	JZ         nil19
+	TESTL      $0x00000300, CX
+	JZ         else20
+	VMOVUPS    (AX)(R11*2), X1
+	VMOVUPS    16(AX)(R11*2), X2
+	VMOVUPS    32(AX)(R11*2), X3
+	VMOVUPS    48(AX)(R11*2), X4
+	PREFETCHT0 (AX)(R12*2)
+	VMOVUPS    X1, (AX)(R11*2)
+	VMOVUPS    X2, 16(AX)(R11*2)
+	VMOVUPS    X3, 32(AX)(R11*2)
+	VMOVUPS    X4, 48(AX)(R11*2)
+	JMP        end21
 
 else20:
-	VMOVUPS X1, (AX)(R11*2)
-
-end21:
 	TESTL    $0x00000040, CX
 	JZ       else22
-	VMOVNTDQ X2, 16(AX)(R11*2)
+	VMOVNTDQ X1, (AX)(R11*2)
 	JMP      end23
 
 else22:
-	VMOVUPS X2, 16(AX)(R11*2)
+	VMOVUPS X1, (AX)(R11*2)
 
 end23:
 	TESTL    $0x00000040, CX
 	JZ       else24
-	VMOVNTDQ X3, 32(AX)(R11*2)
+	VMOVNTDQ X2, 16(AX)(R11*2)
 	JMP      end25
 
 else24:
-	VMOVUPS X3, 32(AX)(R11*2)
+	VMOVUPS X2, 16(AX)(R11*2)
 
 end25:
 	TESTL    $0x00000040, CX
 	JZ       else26
-	VMOVNTDQ X4, 48(AX)(R11*2)
+	VMOVNTDQ X3, 32(AX)(R11*2)
 	JMP      end27
 
 else26:
-	VMOVUPS X4, 48(AX)(R11*2)
+	VMOVUPS X3, 32(AX)(R11*2)
 
 end27:
+	TESTL    $0x00000040, CX
+	JZ       else28
+	VMOVNTDQ X4, 48(AX)(R11*2)
+	JMP      end29
+
+else28:
+	VMOVUPS X4, 48(AX)(R11*2)
+
+end29:
+end21:
 nil19:
 	ADDQ  $0x00000020, R11
 	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
 	JNE   passAhead
 	TESTL $0x00000020, CX
-	JZ    end29
+	JZ    end31
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end29:
+end31:
 	TESTL $0x00000040, CX
-	JZ    end31
+	JZ    end33
 	SFENCE
 
-end31:
+end33:
 	VZEROUPPER
 	RET
 
@@ -18066,7 +21293,7 @@ enter:
 	RET
 
 // func pnmMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
 TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -18107,7 +21334,7 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+320(SB), Z11
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z12
+	VMOVUPS roundingAVX512<>+448(SB), Z12
 
 	// formats
 	MOVL 52(AX), CX
@@ -18116,7 +21343,7 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -18174,23 +21401,99 @@ end3:
 	VMINPS Z14, Z7, Z14
 	VMAXPS Z13, Z6, Z13
 	VMAXPS Z14, Z6, Z14
-	TESTL  $0x00000100, CX
+	TESTL  $0x00000400, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else8
+	TESTL $0x00000104, CX
+	JZ    else8
+	TESTL $0x00000100, CX
+	JZ    else10
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVSXWD (DX)(R10*2), Z16
+	VPADDD    Z16, Z15, Z16
+	VXORPS    Z16, Z15, Z17
+	VPMOVD2M  Z17, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z16, K1, Z15
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVSXWD 32(DX)(R10*2), Z17
+	VPADDD    Z17, Z16, Z17
+	VXORPS    Z17, Z16, Z18
+	VPMOVD2M  Z18, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z17, K1, Z16
+	JMP       end11
+
+else10:
 	VPMOVZXWD (DX)(R10*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 	VPMOVZXWD 32(DX)(R10*2), Z16
 	VPSLLD    $0x10, Z16, Z16
-	JMP       end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS (DX)(R10*4), Z15
 	VMOVUPS 64(DX)(R10*4), Z16
+	TESTL   $0x00000200, CX
+	JZ      end13
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z15, Y17
+	VCVTPH2PS (R8)(R10*2), Z18
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z15, Z17
+	VPSRLD    $0x1f, Z17, Z17
+	VPADDD    Z17, Z15, Z17
+	VPADDD    Z11, Z17, Z17
+	VCMPPS    $0x03, Z15, Z15, K1
+	VMOVAPS   Z15, K1, Z17
+	VPERMW    Z17, Z12, Z17
+	VPMOVZXWD (R8)(R10*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+
+end15:
+	VPCMPUW $0x04, (R8)(R10*2), Y17, K1
+	VMOVAPS Z18, K1, Z15
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Z16, Y17
+	VCVTPH2PS 32(R8)(R10*2), Z18
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z16, Z17
+	VPSRLD    $0x1f, Z17, Z17
+	VPADDD    Z17, Z16, Z17
+	VPADDD    Z11, Z17, Z17
+	VCMPPS    $0x03, Z16, Z16, K1
+	VMOVAPS   Z16, K1, Z17
+	VPERMW    Z17, Z12, Z17
+	VPMOVZXWD 32(R8)(R10*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+
+end17:
+	VPCMPUW $0x04, 32(R8)(R10*2), Y17, K1
+	VMOVAPS Z18, K1, Z16
+
+end13:
 end9:
 	VMULPS Z15, Z8, Z15
 	VMULPS Z16, Z8, Z16
@@ -18201,18 +21504,18 @@ end7:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL     $0x00000008, CX
-	JZ        else10
+	JZ        else18
 	VPMOVZXWD (SI)(R10*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 	VPMOVZXWD 32(SI)(R10*2), Z16
 	VPSLLD    $0x10, Z16, Z16
-	JMP       end11
+	JMP       end19
 
-else10:
+else18:
 	VMOVUPS (SI)(R10*4), Z15
 	VMOVUPS 64(SI)(R10*4), Z16
 
-end11:
+end19:
 	VMULPS Z15, Z2, Z15
 	VMULPS Z16, Z2, Z16
 	VMULPS Z13, Z3, Z13
@@ -18222,7 +21525,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else20
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z15
@@ -18243,31 +21546,31 @@ end11:
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z12, Z15
 	VMOVUPS Y15, 32(SI)(R10*2)
-	JMP     end13
+	JMP     end21
 
-else12:
+else20:
 	VMOVUPS Z13, (SI)(R10*4)
 	VMOVUPS Z14, 64(SI)(R10*4)
 
-end13:
+end21:
 	// u = k1·m − k2·n
 	VMULPS Z13, Z4, Z13
 	VMULPS Z14, Z4, Z14
 
 	// load n
 	TESTL     $0x00000008, CX
-	JZ        else14
+	JZ        else22
 	VPMOVZXWD (DI)(R10*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 	VPMOVZXWD 32(DI)(R10*2), Z16
 	VPSLLD    $0x10, Z16, Z16
-	JMP       end15
+	JMP       end23
 
-else14:
+else22:
 	VMOVUPS (DI)(R10*4), Z15
 	VMOVUPS 64(DI)(R10*4), Z16
 
-end15:
+end23:
 	VMULPS Z15, Z5, Z15
 	VMULPS Z16, Z5, Z16
 	VSUBPS Z15, Z13, Z13
@@ -18275,19 +21578,95 @@ end15:
 
 	// p = keep·p − u
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else16
+	TESTL $0x00000104, CX
+	JZ    else24
+	TESTL $0x00000100, CX
+	JZ    else26
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVSXWD (DX)(R10*2), Z16
+	VPADDD    Z16, Z15, Z16
+	VXORPS    Z16, Z15, Z17
+	VPMOVD2M  Z17, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z16, K1, Z15
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVSXWD 32(DX)(R10*2), Z17
+	VPADDD    Z17, Z16, Z17
+	VXORPS    Z17, Z16, Z18
+	VPMOVD2M  Z18, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z17, K1, Z16
+	JMP       end27
+
+else26:
 	VPMOVZXWD (DX)(R10*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 	VPMOVZXWD 32(DX)(R10*2), Z16
 	VPSLLD    $0x10, Z16, Z16
-	JMP       end17
 
-else16:
+end27:
+	JMP end25
+
+else24:
 	VMOVUPS (DX)(R10*4), Z15
 	VMOVUPS 64(DX)(R10*4), Z16
+	TESTL   $0x00000200, CX
+	JZ      end29
 
-end17:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Z15, Y17
+	VCVTPH2PS (R8)(R10*2), Z18
+	JMP       end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z15, Z17
+	VPSRLD    $0x1f, Z17, Z17
+	VPADDD    Z17, Z15, Z17
+	VPADDD    Z11, Z17, Z17
+	VCMPPS    $0x03, Z15, Z15, K1
+	VMOVAPS   Z15, K1, Z17
+	VPERMW    Z17, Z12, Z17
+	VPMOVZXWD (R8)(R10*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+
+end31:
+	VPCMPUW $0x04, (R8)(R10*2), Y17, K1
+	VMOVAPS Z18, K1, Z15
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else32
+	VCVTPS2PH $0x00, Z16, Y17
+	VCVTPH2PS 32(R8)(R10*2), Z18
+	JMP       end33
+
+else32:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z16, Z17
+	VPSRLD    $0x1f, Z17, Z17
+	VPADDD    Z17, Z16, Z17
+	VPADDD    Z11, Z17, Z17
+	VCMPPS    $0x03, Z16, Z16, K1
+	VMOVAPS   Z16, K1, Z17
+	VPERMW    Z17, Z12, Z17
+	VPMOVZXWD 32(R8)(R10*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+
+end33:
+	VPCMPUW $0x04, 32(R8)(R10*2), Y17, K1
+	VMOVAPS Z18, K1, Z16
+
+end29:
+end25:
 	VMULPS Z15, Z1, Z15
 	VMULPS Z16, Z1, Z16
 	VSUBPS Z13, Z15, Z13
@@ -18295,7 +21674,7 @@ end17:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else18
+	JZ    else34
 
 	// counter
 	MOVL         56(AX), R11
@@ -18340,16 +21719,46 @@ end17:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z16, Z17
 	VXORPS Z17, Z16, Z16
-	JMP    end19
+	JMP    end35
 
-else18:
+else34:
 	VXORPS Z15, Z15, Z15
 	VXORPS Z16, Z16, Z16
 
-end19:
-	TESTL $0x00000004, CX
-	JZ    else20
+end35:
+	TESTL $0x00000104, CX
+	JZ    else36
+	TESTL $0x00000100, CX
+	JZ    else38
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z13, Z15
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z15
+	VPERMW  Z15, Z12, Z15
+	VMOVUPS Y15, (R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z13, Z13, K1
+	VMOVAPS.Z Z13, K1, Z13
+	VPMOVDW   Z13, Y13
+	VMOVUPS   Y13, (DX)(R10*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z14, Z13
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z13
+	VPERMW  Z13, Z12, Z13
+	VMOVUPS Y13, 32(R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z14, Z14, K1
+	VMOVAPS.Z Z14, K1, Z13
+	VPMOVDW   Z13, Y13
+	VMOVUPS   Y13, 32(DX)(R10*2)
+	JMP       end39
+
+else38:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z15, Z15
 	VPADDD  Z15, Z13, Z15
@@ -18363,27 +21772,29 @@ end19:
 	VMOVAPS Z14, K1, Z13
 	VPERMW  Z13, Z12, Z13
 	VMOVUPS Y13, 32(DX)(R10*2)
-	JMP     end21
 
-else20:
+end39:
+	JMP end37
+
+else36:
 	VMOVUPS   Z13, (DX)(R10*4)
 	VMOVUPS   Z14, 64(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end23
+	JZ        end41
 	TESTL     $0x00000020, CX
-	JZ        else24
+	JZ        else42
 	VCVTPS2PH $0x00, Z13, Y15
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z13, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z13, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R9
-	JMP     end25
+	JMP     end43
 
-else24:
+else42:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z15
 	VPSRLD  $0x1f, Z15, Z15
@@ -18393,30 +21804,30 @@ else24:
 	VMOVAPS Z13, K1, Z15
 	VPERMW  Z15, Z12, Z15
 
-end25:
+end43:
 	TESTL    $0x00000040, CX
-	JZ       else26
+	JZ       else44
 	VMOVNTDQ Y15, (R8)(R10*2)
-	JMP      end27
+	JMP      end45
 
-else26:
+else44:
 	VMOVUPS Y15, (R8)(R10*2)
 
-end27:
+end45:
 	TESTL     $0x00000020, CX
-	JZ        else28
+	JZ        else46
 	VCVTPS2PH $0x00, Z14, Y13
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z14, Z14
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z14, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z14, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z14, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R9
-	JMP     end29
+	JMP     end47
 
-else28:
+else46:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z13
 	VPSRLD  $0x1f, Z13, Z13
@@ -18426,18 +21837,18 @@ else28:
 	VMOVAPS Z14, K1, Z13
 	VPERMW  Z13, Z12, Z13
 
-end29:
+end47:
 	TESTL    $0x00000040, CX
-	JZ       else30
+	JZ       else48
 	VMOVNTDQ Y13, 32(R8)(R10*2)
-	JMP      end31
+	JMP      end49
 
-else30:
+else48:
 	VMOVUPS Y13, 32(R8)(R10*2)
 
-end31:
-end23:
-end21:
+end49:
+end41:
+end37:
 	ADDQ $0x00000020, R10
 	CMPQ R10, count+8(FP)
 	JNE  pass
@@ -18449,73 +21860,119 @@ passAhead:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else32
+	JZ         else50
 	TESTL      $0x00000002, CX
-	JZ         else34
+	JZ         else52
 	VCVTPH2PS  (BX)(R10*2), Z13
 	PREFETCHT0 (BX)(R11*2)
-	JMP        end35
+	JMP        end53
 
-else34:
+else52:
 	VPMOVZXWD  (BX)(R10*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (BX)(R11*2)
 
-end35:
-	JMP end33
+end53:
+	JMP end51
 
-else32:
+else50:
 	VMOVUPS    (BX)(R10*4), Z13
 	PREFETCHT0 (BX)(R11*4)
 
-end33:
+end51:
 	VMULPS Z13, Z0, Z13
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z13, Z7, Z13
 	VMAXPS Z13, Z6, Z13
-	TESTL  $0x00000100, CX
-	JZ     end37
+	TESTL  $0x00000400, CX
+	JZ     end55
 
 	// g = g + l2·p
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else38
+	TESTL      $0x00000104, CX
+	JZ         else56
+	TESTL      $0x00000100, CX
+	JZ         else58
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVSXWD (DX)(R10*2), Z15
+	VPADDD    Z15, Z14, Z15
+	VXORPS    Z15, Z14, Z16
+	VPMOVD2M  Z16, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z15, K1, Z14
+	JMP       end59
+
+else58:
 	VPMOVZXWD  (DX)(R10*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	PREFETCHT0 (DX)(R11*2)
-	JMP        end39
 
-else38:
+end59:
+	JMP end57
+
+else56:
 	VMOVUPS    (DX)(R10*4), Z14
 	PREFETCHT0 (DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end61
+	PREFETCHT0 (R8)(R11*2)
 
-end39:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else62
+	VCVTPS2PH $0x00, Z14, Y15
+	VCVTPH2PS (R8)(R10*2), Z16
+	JMP       end63
+
+else62:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z14, Z15
+	VPSRLD    $0x1f, Z15, Z15
+	VPADDD    Z15, Z14, Z15
+	VPADDD    Z11, Z15, Z15
+	VCMPPS    $0x03, Z14, Z14, K1
+	VMOVAPS   Z14, K1, Z15
+	VPERMW    Z15, Z12, Z15
+	VPMOVZXWD (R8)(R10*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+
+end63:
+	VPCMPUW $0x04, (R8)(R10*2), Y15, K1
+	VMOVAPS Z16, K1, Z14
+
+end61:
+end57:
 	VMULPS Z14, Z8, Z14
 	VADDPS Z14, Z13, Z13
 
-end37:
+end55:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else40
+	JZ         else64
 	VPMOVZXWD  (SI)(R10*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end41
+	JMP        end65
 
-else40:
+else64:
 	VMOVUPS    (SI)(R10*4), Z14
 	PREFETCHT0 (SI)(R11*4)
 
-end41:
+end65:
 	VMULPS Z14, Z2, Z14
 	VMULPS Z13, Z3, Z13
 	VADDPS Z13, Z14, Z13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else42
+	JZ    else66
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z14
@@ -18526,51 +21983,97 @@ end41:
 	VMOVAPS Z13, K1, Z14
 	VPERMW  Z14, Z12, Z14
 	VMOVUPS Y14, (SI)(R10*2)
-	JMP     end43
+	JMP     end67
 
-else42:
+else66:
 	VMOVUPS Z13, (SI)(R10*4)
 
-end43:
+end67:
 	// u = k1·m − k2·n
 	VMULPS Z13, Z4, Z13
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else44
+	JZ         else68
 	VPMOVZXWD  (DI)(R10*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end45
+	JMP        end69
 
-else44:
+else68:
 	VMOVUPS    (DI)(R10*4), Z14
 	PREFETCHT0 (DI)(R11*4)
 
-end45:
+end69:
 	VMULPS Z14, Z5, Z14
 	VSUBPS Z14, Z13, Z13
 
 	// p = keep·p − u
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else46
+	TESTL      $0x00000104, CX
+	JZ         else70
+	TESTL      $0x00000100, CX
+	JZ         else72
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVSXWD (DX)(R10*2), Z15
+	VPADDD    Z15, Z14, Z15
+	VXORPS    Z15, Z14, Z16
+	VPMOVD2M  Z16, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z15, K1, Z14
+	JMP       end73
+
+else72:
 	VPMOVZXWD  (DX)(R10*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	PREFETCHT0 (DX)(R11*2)
-	JMP        end47
 
-else46:
+end73:
+	JMP end71
+
+else70:
 	VMOVUPS    (DX)(R10*4), Z14
 	PREFETCHT0 (DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end75
+	PREFETCHT0 (R8)(R11*2)
 
-end47:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else76
+	VCVTPS2PH $0x00, Z14, Y15
+	VCVTPH2PS (R8)(R10*2), Z16
+	JMP       end77
+
+else76:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z14, Z15
+	VPSRLD    $0x1f, Z15, Z15
+	VPADDD    Z15, Z14, Z15
+	VPADDD    Z11, Z15, Z15
+	VCMPPS    $0x03, Z14, Z14, K1
+	VMOVAPS   Z14, K1, Z15
+	VPERMW    Z15, Z12, Z15
+	VPMOVZXWD (R8)(R10*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+
+end77:
+	VPCMPUW $0x04, (R8)(R10*2), Y15, K1
+	VMOVAPS Z16, K1, Z14
+
+end75:
+end71:
 	VMULPS Z14, Z1, Z14
 	VSUBPS Z13, Z14, Z13
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else48
+	JZ    else78
 
 	// counter
 	MOVL         56(AX), R12
@@ -18597,15 +22100,32 @@ end47:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z14, Z15
 	VXORPS Z15, Z14, Z14
-	JMP    end49
+	JMP    end79
 
-else48:
+else78:
 	VXORPS Z14, Z14, Z14
 
-end49:
-	TESTL $0x00000004, CX
-	JZ    else50
+end79:
+	TESTL $0x00000104, CX
+	JZ    else80
+	TESTL $0x00000100, CX
+	JZ    else82
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z13, Z14
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z14
+	VPERMW  Z14, Z12, Z14
+	VMOVUPS Y14, (R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z13, Z13, K1
+	VMOVAPS.Z Z13, K1, Z13
+	VPMOVDW   Z13, Y13
+	VMOVUPS   Y13, (DX)(R10*2)
+	JMP       end83
+
+else82:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z14, Z14
 	VPADDD  Z14, Z13, Z14
@@ -18613,26 +22133,28 @@ end49:
 	VMOVAPS Z13, K1, Z14
 	VPERMW  Z14, Z12, Z13
 	VMOVUPS Y13, (DX)(R10*2)
-	JMP     end51
 
-else50:
+end83:
+	JMP end81
+
+else80:
 	VMOVUPS   Z13, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end53
+	JZ        end85
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else86
 	VCVTPS2PH $0x00, Z13, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z13, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z13, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end55
+	JMP     end87
 
-else54:
+else86:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z14
 	VPSRLD  $0x1f, Z14, Z14
@@ -18642,18 +22164,18 @@ else54:
 	VMOVAPS Z13, K1, Z14
 	VPERMW  Z14, Z12, Z14
 
-end55:
+end87:
 	TESTL    $0x00000040, CX
-	JZ       else56
+	JZ       else88
 	VMOVNTDQ Y14, (R8)(R10*2)
-	JMP      end57
+	JMP      end89
 
-else56:
+else88:
 	VMOVUPS Y14, (R8)(R10*2)
 
-end57:
-end53:
-end51:
+end89:
+end85:
+end81:
 	ADDQ $0x00000010, R10
 	ADDQ $0x00000010, R11
 	CMPQ R10, count+8(FP)
@@ -18661,18 +22183,18 @@ end51:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end59
+	JZ    end91
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end59:
+end91:
 	TESTL $0x00000040, CX
-	JZ    end61
+	JZ    end93
 	SFENCE
 
-end61:
+end93:
 	VZEROUPPER
 	RET
 
@@ -18724,42 +22246,58 @@ DATA roundingAVX512<>+352(SB)/8, $0x00007fff00007fff
 DATA roundingAVX512<>+360(SB)/8, $0x00007fff00007fff
 DATA roundingAVX512<>+368(SB)/8, $0x00007fff00007fff
 DATA roundingAVX512<>+376(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+384(SB)/8, $0x0007000500030001
-DATA roundingAVX512<>+392(SB)/8, $0x000f000d000b0009
-DATA roundingAVX512<>+400(SB)/8, $0x0017001500130011
-DATA roundingAVX512<>+408(SB)/8, $0x001f001d001b0019
-DATA roundingAVX512<>+416(SB)/8, $0x0007000500030001
-DATA roundingAVX512<>+424(SB)/8, $0x000f000d000b0009
-DATA roundingAVX512<>+432(SB)/8, $0x0017001500130011
-DATA roundingAVX512<>+440(SB)/8, $0x001f001d001b0019
-DATA roundingAVX512<>+448(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+456(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+464(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+472(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+480(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+488(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+496(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+504(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+512(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+520(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+528(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+536(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+544(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+552(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+560(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+568(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+576(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+584(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+592(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+600(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+608(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+616(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+624(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+632(SB)/8, $0x7f8000007f800000
-GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $640
+DATA roundingAVX512<>+384(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+392(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+400(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+408(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+416(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+424(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+432(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+440(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+448(SB)/8, $0x0007000500030001
+DATA roundingAVX512<>+456(SB)/8, $0x000f000d000b0009
+DATA roundingAVX512<>+464(SB)/8, $0x0017001500130011
+DATA roundingAVX512<>+472(SB)/8, $0x001f001d001b0019
+DATA roundingAVX512<>+480(SB)/8, $0x0007000500030001
+DATA roundingAVX512<>+488(SB)/8, $0x000f000d000b0009
+DATA roundingAVX512<>+496(SB)/8, $0x0017001500130011
+DATA roundingAVX512<>+504(SB)/8, $0x001f001d001b0019
+DATA roundingAVX512<>+512(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+520(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+528(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+536(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+544(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+552(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+560(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+568(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+576(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+584(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+592(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+600(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+608(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+616(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+624(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+632(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+640(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+648(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+656(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+664(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+672(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+680(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+688(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+696(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+704(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+712(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+720(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+728(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+736(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+744(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+752(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+760(SB)/8, $0x7f8000007f800000
+GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $768
 
 // func adapnmMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
 TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -18812,7 +22350,7 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+320(SB), Z15
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z16
+	VMOVUPS roundingAVX512<>+448(SB), Z16
 
 	// formats
 	MOVL 52(AX), CX
@@ -18821,7 +22359,7 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -18882,23 +22420,99 @@ end3:
 	VMINPS Z18, Z11, Z18
 	VMAXPS Z17, Z10, Z17
 	VMAXPS Z18, Z10, Z18
-	TESTL  $0x00000100, CX
+	TESTL  $0x00000400, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else8
+	TESTL $0x00000104, CX
+	JZ    else8
+	TESTL $0x00000100, CX
+	JZ    else10
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVSXWD (DX)(R11*2), Z20
+	VPADDD    Z20, Z19, Z20
+	VXORPS    Z20, Z19, Z21
+	VPMOVD2M  Z21, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z20, K1, Z19
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R9)(R11*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	VPMOVSXWD 32(DX)(R11*2), Z21
+	VPADDD    Z21, Z20, Z21
+	VXORPS    Z21, Z20, Z22
+	VPMOVD2M  Z22, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z21, K1, Z20
+	JMP       end11
+
+else10:
 	VPMOVZXWD (DX)(R11*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 	VPMOVZXWD 32(DX)(R11*2), Z20
 	VPSLLD    $0x10, Z20, Z20
-	JMP       end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS (DX)(R11*4), Z19
 	VMOVUPS 64(DX)(R11*4), Z20
+	TESTL   $0x00000200, CX
+	JZ      end13
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z19, Y21
+	VCVTPH2PS (R9)(R11*2), Z22
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z19, Z21
+	VPSRLD    $0x1f, Z21, Z21
+	VPADDD    Z21, Z19, Z21
+	VPADDD    Z15, Z21, Z21
+	VCMPPS    $0x03, Z19, Z19, K1
+	VMOVAPS   Z19, K1, Z21
+	VPERMW    Z21, Z16, Z21
+	VPMOVZXWD (R9)(R11*2), Z22
+	VPSLLD    $0x10, Z22, Z22
+
+end15:
+	VPCMPUW $0x04, (R9)(R11*2), Y21, K1
+	VMOVAPS Z22, K1, Z19
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Z20, Y21
+	VCVTPH2PS 32(R9)(R11*2), Z22
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z20, Z21
+	VPSRLD    $0x1f, Z21, Z21
+	VPADDD    Z21, Z20, Z21
+	VPADDD    Z15, Z21, Z21
+	VCMPPS    $0x03, Z20, Z20, K1
+	VMOVAPS   Z20, K1, Z21
+	VPERMW    Z21, Z16, Z21
+	VPMOVZXWD 32(R9)(R11*2), Z22
+	VPSLLD    $0x10, Z22, Z22
+
+end17:
+	VPCMPUW $0x04, 32(R9)(R11*2), Y21, K1
+	VMOVAPS Z22, K1, Z20
+
+end13:
 end9:
 	VMULPS Z19, Z12, Z19
 	VMULPS Z20, Z12, Z20
@@ -18909,18 +22523,18 @@ end7:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL     $0x00000008, CX
-	JZ        else10
+	JZ        else18
 	VPMOVZXWD (SI)(R11*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 	VPMOVZXWD 32(SI)(R11*2), Z20
 	VPSLLD    $0x10, Z20, Z20
-	JMP       end11
+	JMP       end19
 
-else10:
+else18:
 	VMOVUPS (SI)(R11*4), Z19
 	VMOVUPS 64(SI)(R11*4), Z20
 
-end11:
+end19:
 	VMULPS Z19, Z2, Z19
 	VMULPS Z20, Z2, Z20
 	VMULPS Z17, Z3, Z21
@@ -18930,7 +22544,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else20
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z19, Z21
@@ -18951,31 +22565,31 @@ end11:
 	VMOVAPS Z20, K1, Z21
 	VPERMW  Z21, Z16, Z21
 	VMOVUPS Y21, 32(SI)(R11*2)
-	JMP     end13
+	JMP     end21
 
-else12:
+else20:
 	VMOVUPS Z19, (SI)(R11*4)
 	VMOVUPS Z20, 64(SI)(R11*4)
 
-end13:
+end21:
 	// u = k1·m − k2·n
 	VMULPS Z19, Z6, Z19
 	VMULPS Z20, Z6, Z20
 
 	// load n
 	TESTL     $0x00000008, CX
-	JZ        else14
+	JZ        else22
 	VPMOVZXWD (DI)(R11*2), Z21
 	VPSLLD    $0x10, Z21, Z21
 	VPMOVZXWD 32(DI)(R11*2), Z22
 	VPSLLD    $0x10, Z22, Z22
-	JMP       end15
+	JMP       end23
 
-else14:
+else22:
 	VMOVUPS (DI)(R11*4), Z21
 	VMOVUPS 64(DI)(R11*4), Z22
 
-end15:
+end23:
 	VMULPS Z21, Z7, Z21
 	VMULPS Z22, Z7, Z22
 	VSUBPS Z21, Z19, Z19
@@ -18989,18 +22603,18 @@ end15:
 
 	// load v
 	TESTL     $0x00000008, CX
-	JZ        else16
+	JZ        else24
 	VPMOVZXWD (R8)(R11*2), Z21
 	VPSLLD    $0x10, Z21, Z21
 	VPMOVZXWD 32(R8)(R11*2), Z22
 	VPSLLD    $0x10, Z22, Z22
-	JMP       end17
+	JMP       end25
 
-else16:
+else24:
 	VMOVUPS (R8)(R11*4), Z21
 	VMOVUPS 64(R8)(R11*4), Z22
 
-end17:
+end25:
 	VMULPS Z21, Z4, Z21
 	VMULPS Z22, Z4, Z22
 	VADDPS Z17, Z21, Z17
@@ -19008,7 +22622,7 @@ end17:
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else18
+	JZ    else26
 
 	// counter
 	MOVL         56(AX), R12
@@ -19053,15 +22667,15 @@ end17:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z22, Z23
 	VXORPS Z23, Z22, Z22
-	JMP    end19
+	JMP    end27
 
-else18:
+else26:
 	VXORPS Z21, Z21, Z21
 	VXORPS Z22, Z22, Z22
 
-end19:
+end27:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else28
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z21, Z23
@@ -19076,13 +22690,13 @@ end19:
 	VMOVAPS Z18, K1, Z23
 	VPERMW  Z23, Z16, Z23
 	VMOVUPS Y23, 32(R8)(R11*2)
-	JMP     end21
+	JMP     end29
 
-else20:
+else28:
 	VMOVUPS Z17, (R8)(R11*4)
 	VMOVUPS Z18, 64(R8)(R11*4)
 
-end21:
+end29:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VSQRTPS Z18, Z18
@@ -19095,28 +22709,134 @@ end21:
 
 	// p = keep·p − u
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else22
+	TESTL $0x00000104, CX
+	JZ    else30
+	TESTL $0x00000100, CX
+	JZ    else32
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVSXWD (DX)(R11*2), Z20
+	VPADDD    Z20, Z19, Z20
+	VXORPS    Z20, Z19, Z23
+	VPMOVD2M  Z23, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z20, K1, Z19
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R9)(R11*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	VPMOVSXWD 32(DX)(R11*2), Z23
+	VPADDD    Z23, Z20, Z23
+	VXORPS    Z23, Z20, Z24
+	VPMOVD2M  Z24, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z23, K1, Z20
+	JMP       end33
+
+else32:
 	VPMOVZXWD (DX)(R11*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 	VPMOVZXWD 32(DX)(R11*2), Z20
 	VPSLLD    $0x10, Z20, Z20
-	JMP       end23
 
-else22:
+end33:
+	JMP end31
+
+else30:
 	VMOVUPS (DX)(R11*4), Z19
 	VMOVUPS 64(DX)(R11*4), Z20
+	TESTL   $0x00000200, CX
+	JZ      end35
 
-end23:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Z19, Y23
+	VCVTPH2PS (R9)(R11*2), Z24
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z19, Z23
+	VPSRLD    $0x1f, Z23, Z23
+	VPADDD    Z23, Z19, Z23
+	VPADDD    Z15, Z23, Z23
+	VCMPPS    $0x03, Z19, Z19, K1
+	VMOVAPS   Z19, K1, Z23
+	VPERMW    Z23, Z16, Z23
+	VPMOVZXWD (R9)(R11*2), Z24
+	VPSLLD    $0x10, Z24, Z24
+
+end37:
+	VPCMPUW $0x04, (R9)(R11*2), Y23, K1
+	VMOVAPS Z24, K1, Z19
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else38
+	VCVTPS2PH $0x00, Z20, Y23
+	VCVTPH2PS 32(R9)(R11*2), Z24
+	JMP       end39
+
+else38:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z20, Z23
+	VPSRLD    $0x1f, Z23, Z23
+	VPADDD    Z23, Z20, Z23
+	VPADDD    Z15, Z23, Z23
+	VCMPPS    $0x03, Z20, Z20, K1
+	VMOVAPS   Z20, K1, Z23
+	VPERMW    Z23, Z16, Z23
+	VPMOVZXWD 32(R9)(R11*2), Z24
+	VPSLLD    $0x10, Z24, Z24
+
+end39:
+	VPCMPUW $0x04, 32(R9)(R11*2), Y23, K1
+	VMOVAPS Z24, K1, Z20
+
+end35:
+end31:
 	VMULPS Z19, Z1, Z19
 	VMULPS Z20, Z1, Z20
 	VSUBPS Z17, Z19, Z17
 	VSUBPS Z18, Z20, Z18
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else24
+	TESTL $0x00000104, CX
+	JZ    else40
+	TESTL $0x00000100, CX
+	JZ    else42
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z17, Z19
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z19
+	VPERMW  Z19, Z16, Z19
+	VMOVUPS Y19, (R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z17, Z17, K1
+	VMOVAPS.Z Z17, K1, Z17
+	VPMOVDW   Z17, Y17
+	VMOVUPS   Y17, (DX)(R11*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z18, Z17
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z17
+	VPERMW  Z17, Z16, Z17
+	VMOVUPS Y17, 32(R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z18, Z18, K1
+	VMOVAPS.Z Z18, K1, Z17
+	VPMOVDW   Z17, Y17
+	VMOVUPS   Y17, 32(DX)(R11*2)
+	JMP       end43
+
+else42:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z21, Z19
 	VPADDD  Z19, Z17, Z19
@@ -19130,27 +22850,29 @@ end23:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 	VMOVUPS Y17, 32(DX)(R11*2)
-	JMP     end25
 
-else24:
+end43:
+	JMP end41
+
+else40:
 	VMOVUPS   Z17, (DX)(R11*4)
 	VMOVUPS   Z18, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end27
+	JZ        end45
 	TESTL     $0x00000020, CX
-	JZ        else28
+	JZ        else46
 	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R10
-	JMP     end29
+	JMP     end47
 
-else28:
+else46:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z19
 	VPSRLD  $0x1f, Z19, Z19
@@ -19160,30 +22882,30 @@ else28:
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
 
-end29:
+end47:
 	TESTL    $0x00000040, CX
-	JZ       else30
+	JZ       else48
 	VMOVNTDQ Y19, (R9)(R11*2)
-	JMP      end31
+	JMP      end49
 
-else30:
+else48:
 	VMOVUPS Y19, (R9)(R11*2)
 
-end31:
+end49:
 	TESTL     $0x00000020, CX
-	JZ        else32
+	JZ        else50
 	VCVTPS2PH $0x00, Z18, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z18, Z18
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z18, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z18, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z18, Z18
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z18, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z18, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R10
-	JMP     end33
+	JMP     end51
 
-else32:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -19193,18 +22915,18 @@ else32:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 
-end33:
+end51:
 	TESTL    $0x00000040, CX
-	JZ       else34
+	JZ       else52
 	VMOVNTDQ Y17, 32(R9)(R11*2)
-	JMP      end35
+	JMP      end53
 
-else34:
+else52:
 	VMOVUPS Y17, 32(R9)(R11*2)
 
-end35:
-end27:
-end25:
+end53:
+end45:
+end41:
 	ADDQ $0x00000020, R11
 	CMPQ R11, count+8(FP)
 	JNE  pass
@@ -19216,73 +22938,119 @@ passAhead:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else36
+	JZ         else54
 	TESTL      $0x00000002, CX
-	JZ         else38
+	JZ         else56
 	VCVTPH2PS  (BX)(R11*2), Z17
 	PREFETCHT0 (BX)(R12*2)
-	JMP        end39
+	JMP        end57
 
-else38:
+else56:
 	VPMOVZXWD  (BX)(R11*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (BX)(R12*2)
 
-end39:
-	JMP end37
+end57:
+	JMP end55
 
-else36:
+else54:
 	VMOVUPS    (BX)(R11*4), Z17
 	PREFETCHT0 (BX)(R12*4)
 
-end37:
+end55:
 	VMULPS Z17, Z0, Z17
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z17, Z11, Z17
 	VMAXPS Z17, Z10, Z17
-	TESTL  $0x00000100, CX
-	JZ     end41
+	TESTL  $0x00000400, CX
+	JZ     end59
 
 	// g = g + l2·p
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else42
+	TESTL      $0x00000104, CX
+	JZ         else60
+	TESTL      $0x00000100, CX
+	JZ         else62
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVSXWD (DX)(R11*2), Z19
+	VPADDD    Z19, Z18, Z19
+	VXORPS    Z19, Z18, Z20
+	VPMOVD2M  Z20, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z19, K1, Z18
+	JMP       end63
+
+else62:
 	VPMOVZXWD  (DX)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (DX)(R12*2)
-	JMP        end43
 
-else42:
+end63:
+	JMP end61
+
+else60:
 	VMOVUPS    (DX)(R11*4), Z18
 	PREFETCHT0 (DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end65
+	PREFETCHT0 (R9)(R12*2)
 
-end43:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else66
+	VCVTPS2PH $0x00, Z18, Y19
+	VCVTPH2PS (R9)(R11*2), Z20
+	JMP       end67
+
+else66:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z18, Z19
+	VPSRLD    $0x1f, Z19, Z19
+	VPADDD    Z19, Z18, Z19
+	VPADDD    Z15, Z19, Z19
+	VCMPPS    $0x03, Z18, Z18, K1
+	VMOVAPS   Z18, K1, Z19
+	VPERMW    Z19, Z16, Z19
+	VPMOVZXWD (R9)(R11*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+
+end67:
+	VPCMPUW $0x04, (R9)(R11*2), Y19, K1
+	VMOVAPS Z20, K1, Z18
+
+end65:
+end61:
 	VMULPS Z18, Z12, Z18
 	VADDPS Z18, Z17, Z17
 
-end41:
+end59:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else44
+	JZ         else68
 	VPMOVZXWD  (SI)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end45
+	JMP        end69
 
-else44:
+else68:
 	VMOVUPS    (SI)(R11*4), Z18
 	PREFETCHT0 (SI)(R12*4)
 
-end45:
+end69:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z17, Z3, Z19
 	VADDPS Z19, Z18, Z18
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else46
+	JZ    else70
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z19
@@ -19293,28 +23061,28 @@ end45:
 	VMOVAPS Z18, K1, Z19
 	VPERMW  Z19, Z16, Z19
 	VMOVUPS Y19, (SI)(R11*2)
-	JMP     end47
+	JMP     end71
 
-else46:
+else70:
 	VMOVUPS Z18, (SI)(R11*4)
 
-end47:
+end71:
 	// u = k1·m − k2·n
 	VMULPS Z18, Z6, Z18
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else48
+	JZ         else72
 	VPMOVZXWD  (DI)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end49
+	JMP        end73
 
-else48:
+else72:
 	VMOVUPS    (DI)(R11*4), Z19
 	PREFETCHT0 (DI)(R12*4)
 
-end49:
+end73:
 	VMULPS Z19, Z7, Z19
 	VSUBPS Z19, Z18, Z18
 
@@ -19324,23 +23092,23 @@ end49:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else50
+	JZ         else74
 	VPMOVZXWD  (R8)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end51
+	JMP        end75
 
-else50:
+else74:
 	VMOVUPS    (R8)(R11*4), Z19
 	PREFETCHT0 (R8)(R12*4)
 
-end51:
+end75:
 	VMULPS Z19, Z4, Z19
 	VADDPS Z17, Z19, Z17
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else52
+	JZ    else76
 
 	// counter
 	MOVL         56(AX), R13
@@ -19367,14 +23135,14 @@ end51:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z19, Z20
 	VXORPS Z20, Z19, Z19
-	JMP    end53
+	JMP    end77
 
-else52:
+else76:
 	VXORPS Z19, Z19, Z19
 
-end53:
+end77:
 	TESTL $0x00000008, CX
-	JZ    else54
+	JZ    else78
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z19, Z20
@@ -19383,12 +23151,12 @@ end53:
 	VMOVAPS Z17, K1, Z20
 	VPERMW  Z20, Z16, Z20
 	VMOVUPS Y20, (R8)(R11*2)
-	JMP     end55
+	JMP     end79
 
-else54:
+else78:
 	VMOVUPS Z17, (R8)(R11*4)
 
-end55:
+end79:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VMULPS  Z8, Z17, Z17
@@ -19397,25 +23165,88 @@ end55:
 
 	// p = keep·p − u
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else56
+	TESTL      $0x00000104, CX
+	JZ         else80
+	TESTL      $0x00000100, CX
+	JZ         else82
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVSXWD (DX)(R11*2), Z20
+	VPADDD    Z20, Z18, Z20
+	VXORPS    Z20, Z18, Z21
+	VPMOVD2M  Z21, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z20, K1, Z18
+	JMP       end83
+
+else82:
 	VPMOVZXWD  (DX)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (DX)(R12*2)
-	JMP        end57
 
-else56:
+end83:
+	JMP end81
+
+else80:
 	VMOVUPS    (DX)(R11*4), Z18
 	PREFETCHT0 (DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end85
+	PREFETCHT0 (R9)(R12*2)
 
-end57:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else86
+	VCVTPS2PH $0x00, Z18, Y20
+	VCVTPH2PS (R9)(R11*2), Z21
+	JMP       end87
+
+else86:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z18, Z20
+	VPSRLD    $0x1f, Z20, Z20
+	VPADDD    Z20, Z18, Z20
+	VPADDD    Z15, Z20, Z20
+	VCMPPS    $0x03, Z18, Z18, K1
+	VMOVAPS   Z18, K1, Z20
+	VPERMW    Z20, Z16, Z20
+	VPMOVZXWD (R9)(R11*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+
+end87:
+	VPCMPUW $0x04, (R9)(R11*2), Y20, K1
+	VMOVAPS Z21, K1, Z18
+
+end85:
+end81:
 	VMULPS Z18, Z1, Z18
 	VSUBPS Z17, Z18, Z17
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else58
+	TESTL $0x00000104, CX
+	JZ    else88
+	TESTL $0x00000100, CX
+	JZ    else90
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z17, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z18
+	VPERMW  Z18, Z16, Z18
+	VMOVUPS Y18, (R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z17, Z17, K1
+	VMOVAPS.Z Z17, K1, Z17
+	VPMOVDW   Z17, Y17
+	VMOVUPS   Y17, (DX)(R11*2)
+	JMP       end91
+
+else90:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z19, Z18
 	VPADDD  Z18, Z17, Z18
@@ -19423,26 +23254,28 @@ end57:
 	VMOVAPS Z17, K1, Z18
 	VPERMW  Z18, Z16, Z17
 	VMOVUPS Y17, (DX)(R11*2)
-	JMP     end59
 
-else58:
+end91:
+	JMP end89
+
+else88:
 	VMOVUPS   Z17, (DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end61
+	JZ        end93
 	TESTL     $0x00000020, CX
-	JZ        else62
+	JZ        else94
 	VCVTPS2PH $0x00, Z17, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end63
+	JMP     end95
 
-else62:
+else94:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -19452,18 +23285,18 @@ else62:
 	VMOVAPS Z17, K1, Z18
 	VPERMW  Z18, Z16, Z18
 
-end63:
+end95:
 	TESTL    $0x00000040, CX
-	JZ       else64
+	JZ       else96
 	VMOVNTDQ Y18, (R9)(R11*2)
-	JMP      end65
+	JMP      end97
 
-else64:
+else96:
 	VMOVUPS Y18, (R9)(R11*2)
 
-end65:
-end61:
-end59:
+end97:
+end93:
+end89:
 	ADDQ $0x00000010, R11
 	ADDQ $0x00000010, R12
 	CMPQ R11, count+8(FP)
@@ -19471,23 +23304,23 @@ end59:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end67
+	JZ    end99
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end67:
+end99:
 	TESTL $0x00000040, CX
-	JZ    end69
+	JZ    end101
 	SFENCE
 
-end69:
+end101:
 	VZEROUPPER
 	RET
 
 // func adapnmAMSGradMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
 TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -19540,7 +23373,7 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+320(SB), Z15
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z16
+	VMOVUPS roundingAVX512<>+448(SB), Z16
 
 	// formats
 	MOVL 52(AX), CX
@@ -19549,7 +23382,7 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -19613,23 +23446,99 @@ end3:
 	VMINPS Z18, Z11, Z18
 	VMAXPS Z17, Z10, Z17
 	VMAXPS Z18, Z10, Z18
-	TESTL  $0x00000100, CX
+	TESTL  $0x00000400, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else8
+	TESTL $0x00000104, CX
+	JZ    else8
+	TESTL $0x00000100, CX
+	JZ    else10
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R10)(R12*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVSXWD (DX)(R12*2), Z20
+	VPADDD    Z20, Z19, Z20
+	VXORPS    Z20, Z19, Z21
+	VPMOVD2M  Z21, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z20, K1, Z19
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R10)(R12*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	VPMOVSXWD 32(DX)(R12*2), Z21
+	VPADDD    Z21, Z20, Z21
+	VXORPS    Z21, Z20, Z22
+	VPMOVD2M  Z22, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z21, K1, Z20
+	JMP       end11
+
+else10:
 	VPMOVZXWD (DX)(R12*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 	VPMOVZXWD 32(DX)(R12*2), Z20
 	VPSLLD    $0x10, Z20, Z20
-	JMP       end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS (DX)(R12*4), Z19
 	VMOVUPS 64(DX)(R12*4), Z20
+	TESTL   $0x00000200, CX
+	JZ      end13
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z19, Y21
+	VCVTPH2PS (R10)(R12*2), Z22
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z19, Z21
+	VPSRLD    $0x1f, Z21, Z21
+	VPADDD    Z21, Z19, Z21
+	VPADDD    Z15, Z21, Z21
+	VCMPPS    $0x03, Z19, Z19, K1
+	VMOVAPS   Z19, K1, Z21
+	VPERMW    Z21, Z16, Z21
+	VPMOVZXWD (R10)(R12*2), Z22
+	VPSLLD    $0x10, Z22, Z22
+
+end15:
+	VPCMPUW $0x04, (R10)(R12*2), Y21, K1
+	VMOVAPS Z22, K1, Z19
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Z20, Y21
+	VCVTPH2PS 32(R10)(R12*2), Z22
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z20, Z21
+	VPSRLD    $0x1f, Z21, Z21
+	VPADDD    Z21, Z20, Z21
+	VPADDD    Z15, Z21, Z21
+	VCMPPS    $0x03, Z20, Z20, K1
+	VMOVAPS   Z20, K1, Z21
+	VPERMW    Z21, Z16, Z21
+	VPMOVZXWD 32(R10)(R12*2), Z22
+	VPSLLD    $0x10, Z22, Z22
+
+end17:
+	VPCMPUW $0x04, 32(R10)(R12*2), Y21, K1
+	VMOVAPS Z22, K1, Z20
+
+end13:
 end9:
 	VMULPS Z19, Z12, Z19
 	VMULPS Z20, Z12, Z20
@@ -19640,18 +23549,18 @@ end7:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL     $0x00000008, CX
-	JZ        else10
+	JZ        else18
 	VPMOVZXWD (SI)(R12*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 	VPMOVZXWD 32(SI)(R12*2), Z20
 	VPSLLD    $0x10, Z20, Z20
-	JMP       end11
+	JMP       end19
 
-else10:
+else18:
 	VMOVUPS (SI)(R12*4), Z19
 	VMOVUPS 64(SI)(R12*4), Z20
 
-end11:
+end19:
 	VMULPS Z19, Z2, Z19
 	VMULPS Z20, Z2, Z20
 	VMULPS Z17, Z3, Z21
@@ -19661,7 +23570,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else20
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z19, Z21
@@ -19682,31 +23591,31 @@ end11:
 	VMOVAPS Z20, K1, Z21
 	VPERMW  Z21, Z16, Z21
 	VMOVUPS Y21, 32(SI)(R12*2)
-	JMP     end13
+	JMP     end21
 
-else12:
+else20:
 	VMOVUPS Z19, (SI)(R12*4)
 	VMOVUPS Z20, 64(SI)(R12*4)
 
-end13:
+end21:
 	// u = k1·m − k2·n
 	VMULPS Z19, Z6, Z19
 	VMULPS Z20, Z6, Z20
 
 	// load n
 	TESTL     $0x00000008, CX
-	JZ        else14
+	JZ        else22
 	VPMOVZXWD (DI)(R12*2), Z21
 	VPSLLD    $0x10, Z21, Z21
 	VPMOVZXWD 32(DI)(R12*2), Z22
 	VPSLLD    $0x10, Z22, Z22
-	JMP       end15
+	JMP       end23
 
-else14:
+else22:
 	VMOVUPS (DI)(R12*4), Z21
 	VMOVUPS 64(DI)(R12*4), Z22
 
-end15:
+end23:
 	VMULPS Z21, Z7, Z21
 	VMULPS Z22, Z7, Z22
 	VSUBPS Z21, Z19, Z19
@@ -19720,18 +23629,18 @@ end15:
 
 	// load v
 	TESTL     $0x00000008, CX
-	JZ        else16
+	JZ        else24
 	VPMOVZXWD (R8)(R12*2), Z21
 	VPSLLD    $0x10, Z21, Z21
 	VPMOVZXWD 32(R8)(R12*2), Z22
 	VPSLLD    $0x10, Z22, Z22
-	JMP       end17
+	JMP       end25
 
-else16:
+else24:
 	VMOVUPS (R8)(R12*4), Z21
 	VMOVUPS 64(R8)(R12*4), Z22
 
-end17:
+end25:
 	VMULPS Z21, Z4, Z21
 	VMULPS Z22, Z4, Z22
 	VADDPS Z17, Z21, Z17
@@ -19739,7 +23648,7 @@ end17:
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else18
+	JZ    else26
 
 	// counter
 	MOVL         56(AX), R13
@@ -19784,15 +23693,15 @@ end17:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z22, Z23
 	VXORPS Z23, Z22, Z22
-	JMP    end19
+	JMP    end27
 
-else18:
+else26:
 	VXORPS Z21, Z21, Z21
 	VXORPS Z22, Z22, Z22
 
-end19:
+end27:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else28
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z21, Z23
@@ -19807,28 +23716,28 @@ end19:
 	VMOVAPS Z18, K1, Z23
 	VPERMW  Z23, Z16, Z23
 	VMOVUPS Y23, 32(R8)(R12*2)
-	JMP     end21
+	JMP     end29
 
-else20:
+else28:
 	VMOVUPS Z17, (R8)(R12*4)
 	VMOVUPS Z18, 64(R8)(R12*4)
 
-end21:
+end29:
 	// w = x = max(x, v)
 	// load x
 	TESTL     $0x00000008, CX
-	JZ        else22
+	JZ        else30
 	VPMOVZXWD (R9)(R12*2), Z23
 	VPSLLD    $0x10, Z23, Z23
 	VPMOVZXWD 32(R9)(R12*2), Z24
 	VPSLLD    $0x10, Z24, Z24
-	JMP       end23
+	JMP       end31
 
-else22:
+else30:
 	VMOVUPS (R9)(R12*4), Z23
 	VMOVUPS 64(R9)(R12*4), Z24
 
-end23:
+end31:
 	VMAXPS  Z17, Z23, Z17
 	VMAXPS  Z18, Z24, Z18
 	VCMPPS  $0x03, Z23, Z23, K1
@@ -19838,7 +23747,7 @@ end23:
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else24
+	JZ    else32
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z21, Z23
@@ -19853,13 +23762,13 @@ end23:
 	VMOVAPS Z18, K1, Z23
 	VPERMW  Z23, Z16, Z23
 	VMOVUPS Y23, 32(R9)(R12*2)
-	JMP     end25
+	JMP     end33
 
-else24:
+else32:
 	VMOVUPS Z17, (R9)(R12*4)
 	VMOVUPS Z18, 64(R9)(R12*4)
 
-end25:
+end33:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VSQRTPS Z18, Z18
@@ -19872,28 +23781,134 @@ end25:
 
 	// p = keep·p − u
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else26
+	TESTL $0x00000104, CX
+	JZ    else34
+	TESTL $0x00000100, CX
+	JZ    else36
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R10)(R12*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVSXWD (DX)(R12*2), Z20
+	VPADDD    Z20, Z19, Z20
+	VXORPS    Z20, Z19, Z23
+	VPMOVD2M  Z23, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z20, K1, Z19
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R10)(R12*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+	VPMOVSXWD 32(DX)(R12*2), Z23
+	VPADDD    Z23, Z20, Z23
+	VXORPS    Z23, Z20, Z24
+	VPMOVD2M  Z24, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z23, K1, Z20
+	JMP       end37
+
+else36:
 	VPMOVZXWD (DX)(R12*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 	VPMOVZXWD 32(DX)(R12*2), Z20
 	VPSLLD    $0x10, Z20, Z20
-	JMP       end27
 
-else26:
+end37:
+	JMP end35
+
+else34:
 	VMOVUPS (DX)(R12*4), Z19
 	VMOVUPS 64(DX)(R12*4), Z20
+	TESTL   $0x00000200, CX
+	JZ      end39
 
-end27:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else40
+	VCVTPS2PH $0x00, Z19, Y23
+	VCVTPH2PS (R10)(R12*2), Z24
+	JMP       end41
+
+else40:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z19, Z23
+	VPSRLD    $0x1f, Z23, Z23
+	VPADDD    Z23, Z19, Z23
+	VPADDD    Z15, Z23, Z23
+	VCMPPS    $0x03, Z19, Z19, K1
+	VMOVAPS   Z19, K1, Z23
+	VPERMW    Z23, Z16, Z23
+	VPMOVZXWD (R10)(R12*2), Z24
+	VPSLLD    $0x10, Z24, Z24
+
+end41:
+	VPCMPUW $0x04, (R10)(R12*2), Y23, K1
+	VMOVAPS Z24, K1, Z19
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else42
+	VCVTPS2PH $0x00, Z20, Y23
+	VCVTPH2PS 32(R10)(R12*2), Z24
+	JMP       end43
+
+else42:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z20, Z23
+	VPSRLD    $0x1f, Z23, Z23
+	VPADDD    Z23, Z20, Z23
+	VPADDD    Z15, Z23, Z23
+	VCMPPS    $0x03, Z20, Z20, K1
+	VMOVAPS   Z20, K1, Z23
+	VPERMW    Z23, Z16, Z23
+	VPMOVZXWD 32(R10)(R12*2), Z24
+	VPSLLD    $0x10, Z24, Z24
+
+end43:
+	VPCMPUW $0x04, 32(R10)(R12*2), Y23, K1
+	VMOVAPS Z24, K1, Z20
+
+end39:
+end35:
 	VMULPS Z19, Z1, Z19
 	VMULPS Z20, Z1, Z20
 	VSUBPS Z17, Z19, Z17
 	VSUBPS Z18, Z20, Z18
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else28
+	TESTL $0x00000104, CX
+	JZ    else44
+	TESTL $0x00000100, CX
+	JZ    else46
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z17, Z19
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z19
+	VPERMW  Z19, Z16, Z19
+	VMOVUPS Y19, (R10)(R12*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z17, Z17, K1
+	VMOVAPS.Z Z17, K1, Z17
+	VPMOVDW   Z17, Y17
+	VMOVUPS   Y17, (DX)(R12*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z18, Z17
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z17
+	VPERMW  Z17, Z16, Z17
+	VMOVUPS Y17, 32(R10)(R12*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z18, Z18, K1
+	VMOVAPS.Z Z18, K1, Z17
+	VPMOVDW   Z17, Y17
+	VMOVUPS   Y17, 32(DX)(R12*2)
+	JMP       end47
+
+else46:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z21, Z19
 	VPADDD  Z19, Z17, Z19
@@ -19907,27 +23922,29 @@ end27:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 	VMOVUPS Y17, 32(DX)(R12*2)
-	JMP     end29
 
-else28:
+end47:
+	JMP end45
+
+else44:
 	VMOVUPS   Z17, (DX)(R12*4)
 	VMOVUPS   Z18, 64(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end31
+	JZ        end49
 	TESTL     $0x00000020, CX
-	JZ        else32
+	JZ        else50
 	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R11
-	JMP     end33
+	JMP     end51
 
-else32:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z19
 	VPSRLD  $0x1f, Z19, Z19
@@ -19937,30 +23954,30 @@ else32:
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
 
-end33:
+end51:
 	TESTL    $0x00000040, CX
-	JZ       else34
+	JZ       else52
 	VMOVNTDQ Y19, (R10)(R12*2)
-	JMP      end35
+	JMP      end53
 
-else34:
+else52:
 	VMOVUPS Y19, (R10)(R12*2)
 
-end35:
+end53:
 	TESTL     $0x00000020, CX
-	JZ        else36
+	JZ        else54
 	VCVTPS2PH $0x00, Z18, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z18, Z18
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z18, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z18, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z18, Z18
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z18, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z18, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R11
-	JMP     end37
+	JMP     end55
 
-else36:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -19970,18 +23987,18 @@ else36:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 
-end37:
+end55:
 	TESTL    $0x00000040, CX
-	JZ       else38
+	JZ       else56
 	VMOVNTDQ Y17, 32(R10)(R12*2)
-	JMP      end39
+	JMP      end57
 
-else38:
+else56:
 	VMOVUPS Y17, 32(R10)(R12*2)
 
-end39:
-end31:
-end29:
+end57:
+end49:
+end45:
 	ADDQ $0x00000020, R12
 	CMPQ R12, count+8(FP)
 	JNE  pass
@@ -19993,73 +24010,119 @@ passAhead:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else40
+	JZ         else58
 	TESTL      $0x00000002, CX
-	JZ         else42
+	JZ         else60
 	VCVTPH2PS  (BX)(R12*2), Z17
 	PREFETCHT0 (BX)(R13*2)
-	JMP        end43
+	JMP        end61
 
-else42:
+else60:
 	VPMOVZXWD  (BX)(R12*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (BX)(R13*2)
 
-end43:
-	JMP end41
+end61:
+	JMP end59
 
-else40:
+else58:
 	VMOVUPS    (BX)(R12*4), Z17
 	PREFETCHT0 (BX)(R13*4)
 
-end41:
+end59:
 	VMULPS Z17, Z0, Z17
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z17, Z11, Z17
 	VMAXPS Z17, Z10, Z17
-	TESTL  $0x00000100, CX
-	JZ     end45
+	TESTL  $0x00000400, CX
+	JZ     end63
 
 	// g = g + l2·p
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else46
+	TESTL      $0x00000104, CX
+	JZ         else64
+	TESTL      $0x00000100, CX
+	JZ         else66
+	PREFETCHT0 (DX)(R13*2)
+	PREFETCHT0 (R10)(R13*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R10)(R12*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVSXWD (DX)(R12*2), Z19
+	VPADDD    Z19, Z18, Z19
+	VXORPS    Z19, Z18, Z20
+	VPMOVD2M  Z20, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z19, K1, Z18
+	JMP       end67
+
+else66:
 	VPMOVZXWD  (DX)(R12*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (DX)(R13*2)
-	JMP        end47
 
-else46:
+end67:
+	JMP end65
+
+else64:
 	VMOVUPS    (DX)(R12*4), Z18
 	PREFETCHT0 (DX)(R13*4)
+	TESTL      $0x00000200, CX
+	JZ         end69
+	PREFETCHT0 (R10)(R13*2)
 
-end47:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else70
+	VCVTPS2PH $0x00, Z18, Y19
+	VCVTPH2PS (R10)(R12*2), Z20
+	JMP       end71
+
+else70:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z18, Z19
+	VPSRLD    $0x1f, Z19, Z19
+	VPADDD    Z19, Z18, Z19
+	VPADDD    Z15, Z19, Z19
+	VCMPPS    $0x03, Z18, Z18, K1
+	VMOVAPS   Z18, K1, Z19
+	VPERMW    Z19, Z16, Z19
+	VPMOVZXWD (R10)(R12*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+
+end71:
+	VPCMPUW $0x04, (R10)(R12*2), Y19, K1
+	VMOVAPS Z20, K1, Z18
+
+end69:
+end65:
 	VMULPS Z18, Z12, Z18
 	VADDPS Z18, Z17, Z17
 
-end45:
+end63:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else48
+	JZ         else72
 	VPMOVZXWD  (SI)(R12*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (SI)(R13*2)
-	JMP        end49
+	JMP        end73
 
-else48:
+else72:
 	VMOVUPS    (SI)(R12*4), Z18
 	PREFETCHT0 (SI)(R13*4)
 
-end49:
+end73:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z17, Z3, Z19
 	VADDPS Z19, Z18, Z18
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else50
+	JZ    else74
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z19
@@ -20070,28 +24133,28 @@ end49:
 	VMOVAPS Z18, K1, Z19
 	VPERMW  Z19, Z16, Z19
 	VMOVUPS Y19, (SI)(R12*2)
-	JMP     end51
+	JMP     end75
 
-else50:
+else74:
 	VMOVUPS Z18, (SI)(R12*4)
 
-end51:
+end75:
 	// u = k1·m − k2·n
 	VMULPS Z18, Z6, Z18
 
 	// load n
 	TESTL      $0x00000008, CX
-	JZ         else52
+	JZ         else76
 	VPMOVZXWD  (DI)(R12*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (DI)(R13*2)
-	JMP        end53
+	JMP        end77
 
-else52:
+else76:
 	VMOVUPS    (DI)(R12*4), Z19
 	PREFETCHT0 (DI)(R13*4)
 
-end53:
+end77:
 	VMULPS Z19, Z7, Z19
 	VSUBPS Z19, Z18, Z18
 
@@ -20101,23 +24164,23 @@ end53:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else54
+	JZ         else78
 	VPMOVZXWD  (R8)(R12*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (R8)(R13*2)
-	JMP        end55
+	JMP        end79
 
-else54:
+else78:
 	VMOVUPS    (R8)(R12*4), Z19
 	PREFETCHT0 (R8)(R13*4)
 
-end55:
+end79:
 	VMULPS Z19, Z4, Z19
 	VADDPS Z17, Z19, Z17
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else56
+	JZ    else80
 
 	// counter
 	MOVL         56(AX), R14
@@ -20144,14 +24207,14 @@ end55:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z19, Z20
 	VXORPS Z20, Z19, Z19
-	JMP    end57
+	JMP    end81
 
-else56:
+else80:
 	VXORPS Z19, Z19, Z19
 
-end57:
+end81:
 	TESTL $0x00000008, CX
-	JZ    else58
+	JZ    else82
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z19, Z20
@@ -20160,33 +24223,33 @@ end57:
 	VMOVAPS Z17, K1, Z20
 	VPERMW  Z20, Z16, Z20
 	VMOVUPS Y20, (R8)(R12*2)
-	JMP     end59
+	JMP     end83
 
-else58:
+else82:
 	VMOVUPS Z17, (R8)(R12*4)
 
-end59:
+end83:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else60
+	JZ         else84
 	VPMOVZXWD  (R9)(R12*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (R9)(R13*2)
-	JMP        end61
+	JMP        end85
 
-else60:
+else84:
 	VMOVUPS    (R9)(R12*4), Z20
 	PREFETCHT0 (R9)(R13*4)
 
-end61:
+end85:
 	VMAXPS  Z17, Z20, Z17
 	VCMPPS  $0x03, Z20, Z20, K1
 	VMOVAPS Z20, K1, Z17
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else62
+	JZ    else86
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z19, Z20
@@ -20195,12 +24258,12 @@ end61:
 	VMOVAPS Z17, K1, Z20
 	VPERMW  Z20, Z16, Z20
 	VMOVUPS Y20, (R9)(R12*2)
-	JMP     end63
+	JMP     end87
 
-else62:
+else86:
 	VMOVUPS Z17, (R9)(R12*4)
 
-end63:
+end87:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VMULPS  Z8, Z17, Z17
@@ -20209,25 +24272,88 @@ end63:
 
 	// p = keep·p − u
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else64
+	TESTL      $0x00000104, CX
+	JZ         else88
+	TESTL      $0x00000100, CX
+	JZ         else90
+	PREFETCHT0 (DX)(R13*2)
+	PREFETCHT0 (R10)(R13*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R10)(R12*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVSXWD (DX)(R12*2), Z20
+	VPADDD    Z20, Z18, Z20
+	VXORPS    Z20, Z18, Z21
+	VPMOVD2M  Z21, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z20, K1, Z18
+	JMP       end91
+
+else90:
 	VPMOVZXWD  (DX)(R12*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (DX)(R13*2)
-	JMP        end65
 
-else64:
+end91:
+	JMP end89
+
+else88:
 	VMOVUPS    (DX)(R12*4), Z18
 	PREFETCHT0 (DX)(R13*4)
+	TESTL      $0x00000200, CX
+	JZ         end93
+	PREFETCHT0 (R10)(R13*2)
 
-end65:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else94
+	VCVTPS2PH $0x00, Z18, Y20
+	VCVTPH2PS (R10)(R12*2), Z21
+	JMP       end95
+
+else94:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z18, Z20
+	VPSRLD    $0x1f, Z20, Z20
+	VPADDD    Z20, Z18, Z20
+	VPADDD    Z15, Z20, Z20
+	VCMPPS    $0x03, Z18, Z18, K1
+	VMOVAPS   Z18, K1, Z20
+	VPERMW    Z20, Z16, Z20
+	VPMOVZXWD (R10)(R12*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+
+end95:
+	VPCMPUW $0x04, (R10)(R12*2), Y20, K1
+	VMOVAPS Z21, K1, Z18
+
+end93:
+end89:
 	VMULPS Z18, Z1, Z18
 	VSUBPS Z17, Z18, Z17
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else66
+	TESTL $0x00000104, CX
+	JZ    else96
+	TESTL $0x00000100, CX
+	JZ    else98
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z17, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z18
+	VPERMW  Z18, Z16, Z18
+	VMOVUPS Y18, (R10)(R12*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z17, Z17, K1
+	VMOVAPS.Z Z17, K1, Z17
+	VPMOVDW   Z17, Y17
+	VMOVUPS   Y17, (DX)(R12*2)
+	JMP       end99
+
+else98:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z19, Z18
 	VPADDD  Z18, Z17, Z18
@@ -20235,26 +24361,28 @@ end65:
 	VMOVAPS Z17, K1, Z18
 	VPERMW  Z18, Z16, Z17
 	VMOVUPS Y17, (DX)(R12*2)
-	JMP     end67
 
-else66:
+end99:
+	JMP end97
+
+else96:
 	VMOVUPS   Z17, (DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end69
+	JZ        end101
 	TESTL     $0x00000020, CX
-	JZ        else70
+	JZ        else102
 	VCVTPS2PH $0x00, Z17, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
 	KMOVW   K1, R14
 	POPCNTL R14, R14
 	ADDQ    R14, R11
-	JMP     end71
+	JMP     end103
 
-else70:
+else102:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -20264,18 +24392,18 @@ else70:
 	VMOVAPS Z17, K1, Z18
 	VPERMW  Z18, Z16, Z18
 
-end71:
+end103:
 	TESTL    $0x00000040, CX
-	JZ       else72
+	JZ       else104
 	VMOVNTDQ Y18, (R10)(R12*2)
-	JMP      end73
+	JMP      end105
 
-else72:
+else104:
 	VMOVUPS Y18, (R10)(R12*2)
 
-end73:
-end69:
-end67:
+end105:
+end101:
+end97:
 	ADDQ $0x00000010, R12
 	ADDQ $0x00000010, R13
 	CMPQ R12, count+8(FP)
@@ -20283,23 +24411,23 @@ end67:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end75
+	JZ    end107
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end75:
+end107:
 	TESTL $0x00000040, CX
-	JZ    end77
+	JZ    end109
 	SFENCE
 
-end77:
+end109:
 	VZEROUPPER
 	RET
 
 // func sgdMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
 TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -20331,7 +24459,7 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+320(SB), Z8
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z9
+	VMOVUPS roundingAVX512<>+448(SB), Z9
 
 	// formats
 	MOVL 52(AX), CX
@@ -20340,7 +24468,7 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -20392,23 +24520,99 @@ end3:
 	VMINPS Z11, Z4, Z11
 	VMAXPS Z10, Z3, Z10
 	VMAXPS Z11, Z3, Z11
-	TESTL  $0x00000100, CX
+	TESTL  $0x00000400, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else8
+	TESTL $0x00000104, CX
+	JZ    else8
+	TESTL $0x00000100, CX
+	JZ    else10
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (SI)(R8*2), Z12
+	VPSLLD    $0x10, Z12, Z12
+	VPMOVSXWD (DX)(R8*2), Z13
+	VPADDD    Z13, Z12, Z13
+	VXORPS    Z13, Z12, Z14
+	VPMOVD2M  Z14, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z13, K1, Z12
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(SI)(R8*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+	VPMOVSXWD 32(DX)(R8*2), Z14
+	VPADDD    Z14, Z13, Z14
+	VXORPS    Z14, Z13, Z15
+	VPMOVD2M  Z15, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z14, K1, Z13
+	JMP       end11
+
+else10:
 	VPMOVZXWD (DX)(R8*2), Z12
 	VPSLLD    $0x10, Z12, Z12
 	VPMOVZXWD 32(DX)(R8*2), Z13
 	VPSLLD    $0x10, Z13, Z13
-	JMP       end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS (DX)(R8*4), Z12
 	VMOVUPS 64(DX)(R8*4), Z13
+	TESTL   $0x00000200, CX
+	JZ      end13
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z12, Y14
+	VCVTPH2PS (SI)(R8*2), Z15
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z12, Z14
+	VPSRLD    $0x1f, Z14, Z14
+	VPADDD    Z14, Z12, Z14
+	VPADDD    Z8, Z14, Z14
+	VCMPPS    $0x03, Z12, Z12, K1
+	VMOVAPS   Z12, K1, Z14
+	VPERMW    Z14, Z9, Z14
+	VPMOVZXWD (SI)(R8*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+
+end15:
+	VPCMPUW $0x04, (SI)(R8*2), Y14, K1
+	VMOVAPS Z15, K1, Z12
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Z13, Y14
+	VCVTPH2PS 32(SI)(R8*2), Z15
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z13, Z14
+	VPSRLD    $0x1f, Z14, Z14
+	VPADDD    Z14, Z13, Z14
+	VPADDD    Z8, Z14, Z14
+	VCMPPS    $0x03, Z13, Z13, K1
+	VMOVAPS   Z13, K1, Z14
+	VPERMW    Z14, Z9, Z14
+	VPMOVZXWD 32(SI)(R8*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+
+end17:
+	VPCMPUW $0x04, 32(SI)(R8*2), Y14, K1
+	VMOVAPS Z15, K1, Z13
+
+end13:
 end9:
 	VMULPS Z12, Z5, Z12
 	VMULPS Z13, Z5, Z13
@@ -20422,19 +24626,95 @@ end7:
 
 	// p = keep·p − u
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else10
+	TESTL $0x00000104, CX
+	JZ    else18
+	TESTL $0x00000100, CX
+	JZ    else20
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (SI)(R8*2), Z12
+	VPSLLD    $0x10, Z12, Z12
+	VPMOVSXWD (DX)(R8*2), Z13
+	VPADDD    Z13, Z12, Z13
+	VXORPS    Z13, Z12, Z14
+	VPMOVD2M  Z14, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z13, K1, Z12
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(SI)(R8*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+	VPMOVSXWD 32(DX)(R8*2), Z14
+	VPADDD    Z14, Z13, Z14
+	VXORPS    Z14, Z13, Z15
+	VPMOVD2M  Z15, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z14, K1, Z13
+	JMP       end21
+
+else20:
 	VPMOVZXWD (DX)(R8*2), Z12
 	VPSLLD    $0x10, Z12, Z12
 	VPMOVZXWD 32(DX)(R8*2), Z13
 	VPSLLD    $0x10, Z13, Z13
-	JMP       end11
 
-else10:
+end21:
+	JMP end19
+
+else18:
 	VMOVUPS (DX)(R8*4), Z12
 	VMOVUPS 64(DX)(R8*4), Z13
+	TESTL   $0x00000200, CX
+	JZ      end23
 
-end11:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else24
+	VCVTPS2PH $0x00, Z12, Y14
+	VCVTPH2PS (SI)(R8*2), Z15
+	JMP       end25
+
+else24:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z12, Z14
+	VPSRLD    $0x1f, Z14, Z14
+	VPADDD    Z14, Z12, Z14
+	VPADDD    Z8, Z14, Z14
+	VCMPPS    $0x03, Z12, Z12, K1
+	VMOVAPS   Z12, K1, Z14
+	VPERMW    Z14, Z9, Z14
+	VPMOVZXWD (SI)(R8*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+
+end25:
+	VPCMPUW $0x04, (SI)(R8*2), Y14, K1
+	VMOVAPS Z15, K1, Z12
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else26
+	VCVTPS2PH $0x00, Z13, Y14
+	VCVTPH2PS 32(SI)(R8*2), Z15
+	JMP       end27
+
+else26:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z13, Z14
+	VPSRLD    $0x1f, Z14, Z14
+	VPADDD    Z14, Z13, Z14
+	VPADDD    Z8, Z14, Z14
+	VCMPPS    $0x03, Z13, Z13, K1
+	VMOVAPS   Z13, K1, Z14
+	VPERMW    Z14, Z9, Z14
+	VPMOVZXWD 32(SI)(R8*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+
+end27:
+	VPCMPUW $0x04, 32(SI)(R8*2), Y14, K1
+	VMOVAPS Z15, K1, Z13
+
+end23:
+end19:
 	VMULPS Z12, Z1, Z12
 	VMULPS Z13, Z1, Z13
 	VSUBPS Z10, Z12, Z10
@@ -20442,7 +24722,7 @@ end11:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else12
+	JZ    else28
 
 	// counter
 	MOVL         56(AX), R9
@@ -20487,16 +24767,46 @@ end11:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z13, Z14
 	VXORPS Z14, Z13, Z13
-	JMP    end13
+	JMP    end29
 
-else12:
+else28:
 	VXORPS Z12, Z12, Z12
 	VXORPS Z13, Z13, Z13
 
-end13:
-	TESTL $0x00000004, CX
-	JZ    else14
+end29:
+	TESTL $0x00000104, CX
+	JZ    else30
+	TESTL $0x00000100, CX
+	JZ    else32
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z10, Z12
+	VCMPPS  $0x03, Z10, Z10, K1
+	VMOVAPS Z10, K1, Z12
+	VPERMW  Z12, Z9, Z12
+	VMOVUPS Y12, (SI)(R8*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z10, Z10, K1
+	VMOVAPS.Z Z10, K1, Z10
+	VPMOVDW   Z10, Y10
+	VMOVUPS   Y10, (DX)(R8*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z11, Z10
+	VCMPPS  $0x03, Z11, Z11, K1
+	VMOVAPS Z11, K1, Z10
+	VPERMW  Z10, Z9, Z10
+	VMOVUPS Y10, 32(SI)(R8*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z11, Z11, K1
+	VMOVAPS.Z Z11, K1, Z10
+	VPMOVDW   Z10, Y10
+	VMOVUPS   Y10, 32(DX)(R8*2)
+	JMP       end33
+
+else32:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z12, Z12
 	VPADDD  Z12, Z10, Z12
@@ -20510,27 +24820,29 @@ end13:
 	VMOVAPS Z11, K1, Z10
 	VPERMW  Z10, Z9, Z10
 	VMOVUPS Y10, 32(DX)(R8*2)
-	JMP     end15
 
-else14:
+end33:
+	JMP end31
+
+else30:
 	VMOVUPS   Z10, (DX)(R8*4)
 	VMOVUPS   Z11, 64(DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end17
+	JZ        end35
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else36
 	VCVTPS2PH $0x00, Z10, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z10, Z10
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z10, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z10, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z10, Z10
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z10, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z10, K1, K1
 	KMOVW   K1, R9
 	POPCNTL R9, R9
 	ADDQ    R9, DI
-	JMP     end19
+	JMP     end37
 
-else18:
+else36:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z10, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -20540,30 +24852,30 @@ else18:
 	VMOVAPS Z10, K1, Z12
 	VPERMW  Z12, Z9, Z12
 
-end19:
+end37:
 	TESTL    $0x00000040, CX
-	JZ       else20
+	JZ       else38
 	VMOVNTDQ Y12, (SI)(R8*2)
-	JMP      end21
+	JMP      end39
 
-else20:
+else38:
 	VMOVUPS Y12, (SI)(R8*2)
 
-end21:
+end39:
 	TESTL     $0x00000020, CX
-	JZ        else22
+	JZ        else40
 	VCVTPS2PH $0x00, Z11, Y10
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z11, Z11
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z11, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z11, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z11, Z11
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z11, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z11, K1, K1
 	KMOVW   K1, R9
 	POPCNTL R9, R9
 	ADDQ    R9, DI
-	JMP     end23
+	JMP     end41
 
-else22:
+else40:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z11, Z10
 	VPSRLD  $0x1f, Z10, Z10
@@ -20573,18 +24885,18 @@ else22:
 	VMOVAPS Z11, K1, Z10
 	VPERMW  Z10, Z9, Z10
 
-end23:
+end41:
 	TESTL    $0x00000040, CX
-	JZ       else24
+	JZ       else42
 	VMOVNTDQ Y10, 32(SI)(R8*2)
-	JMP      end25
+	JMP      end43
 
-else24:
+else42:
 	VMOVUPS Y10, 32(SI)(R8*2)
 
-end25:
-end17:
-end15:
+end43:
+end35:
+end31:
 	ADDQ $0x00000020, R8
 	CMPQ R8, count+8(FP)
 	JNE  pass
@@ -20596,75 +24908,167 @@ passAhead:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else26
+	JZ         else44
 	TESTL      $0x00000002, CX
-	JZ         else28
+	JZ         else46
 	VCVTPH2PS  (BX)(R8*2), Z10
 	PREFETCHT0 (BX)(R9*2)
-	JMP        end29
+	JMP        end47
 
-else28:
+else46:
 	VPMOVZXWD  (BX)(R8*2), Z10
 	VPSLLD     $0x10, Z10, Z10
 	PREFETCHT0 (BX)(R9*2)
 
-end29:
-	JMP end27
+end47:
+	JMP end45
 
-else26:
+else44:
 	VMOVUPS    (BX)(R8*4), Z10
 	PREFETCHT0 (BX)(R9*4)
 
-end27:
+end45:
 	VMULPS Z10, Z0, Z10
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z10, Z4, Z10
 	VMAXPS Z10, Z3, Z10
-	TESTL  $0x00000100, CX
-	JZ     end31
+	TESTL  $0x00000400, CX
+	JZ     end49
 
 	// g = g + l2·p
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else32
+	TESTL      $0x00000104, CX
+	JZ         else50
+	TESTL      $0x00000100, CX
+	JZ         else52
+	PREFETCHT0 (DX)(R9*2)
+	PREFETCHT0 (SI)(R9*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (SI)(R8*2), Z11
+	VPSLLD    $0x10, Z11, Z11
+	VPMOVSXWD (DX)(R8*2), Z12
+	VPADDD    Z12, Z11, Z12
+	VXORPS    Z12, Z11, Z13
+	VPMOVD2M  Z13, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z12, K1, Z11
+	JMP       end53
+
+else52:
 	VPMOVZXWD  (DX)(R8*2), Z11
 	VPSLLD     $0x10, Z11, Z11
 	PREFETCHT0 (DX)(R9*2)
-	JMP        end33
 
-else32:
+end53:
+	JMP end51
+
+else50:
 	VMOVUPS    (DX)(R8*4), Z11
 	PREFETCHT0 (DX)(R9*4)
+	TESTL      $0x00000200, CX
+	JZ         end55
+	PREFETCHT0 (SI)(R9*2)
 
-end33:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else56
+	VCVTPS2PH $0x00, Z11, Y12
+	VCVTPH2PS (SI)(R8*2), Z13
+	JMP       end57
+
+else56:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z11, Z12
+	VPSRLD    $0x1f, Z12, Z12
+	VPADDD    Z12, Z11, Z12
+	VPADDD    Z8, Z12, Z12
+	VCMPPS    $0x03, Z11, Z11, K1
+	VMOVAPS   Z11, K1, Z12
+	VPERMW    Z12, Z9, Z12
+	VPMOVZXWD (SI)(R8*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+
+end57:
+	VPCMPUW $0x04, (SI)(R8*2), Y12, K1
+	VMOVAPS Z13, K1, Z11
+
+end55:
+end51:
 	VMULPS Z11, Z5, Z11
 	VADDPS Z11, Z10, Z10
 
-end31:
+end49:
 	// u = k1·g
 	VMULPS Z10, Z2, Z10
 
 	// p = keep·p − u
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else34
+	TESTL      $0x00000104, CX
+	JZ         else58
+	TESTL      $0x00000100, CX
+	JZ         else60
+	PREFETCHT0 (DX)(R9*2)
+	PREFETCHT0 (SI)(R9*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (SI)(R8*2), Z11
+	VPSLLD    $0x10, Z11, Z11
+	VPMOVSXWD (DX)(R8*2), Z12
+	VPADDD    Z12, Z11, Z12
+	VXORPS    Z12, Z11, Z13
+	VPMOVD2M  Z13, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z12, K1, Z11
+	JMP       end61
+
+else60:
 	VPMOVZXWD  (DX)(R8*2), Z11
 	VPSLLD     $0x10, Z11, Z11
 	PREFETCHT0 (DX)(R9*2)
-	JMP        end35
 
-else34:
+end61:
+	JMP end59
+
+else58:
 	VMOVUPS    (DX)(R8*4), Z11
 	PREFETCHT0 (DX)(R9*4)
+	TESTL      $0x00000200, CX
+	JZ         end63
+	PREFETCHT0 (SI)(R9*2)
 
-end35:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else64
+	VCVTPS2PH $0x00, Z11, Y12
+	VCVTPH2PS (SI)(R8*2), Z13
+	JMP       end65
+
+else64:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z11, Z12
+	VPSRLD    $0x1f, Z12, Z12
+	VPADDD    Z12, Z11, Z12
+	VPADDD    Z8, Z12, Z12
+	VCMPPS    $0x03, Z11, Z11, K1
+	VMOVAPS   Z11, K1, Z12
+	VPERMW    Z12, Z9, Z12
+	VPMOVZXWD (SI)(R8*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+
+end65:
+	VPCMPUW $0x04, (SI)(R8*2), Y12, K1
+	VMOVAPS Z13, K1, Z11
+
+end63:
+end59:
 	VMULPS Z11, Z1, Z11
 	VSUBPS Z10, Z11, Z10
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else36
+	JZ    else66
 
 	// counter
 	MOVL         56(AX), R10
@@ -20691,15 +25095,32 @@ end35:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z11, Z12
 	VXORPS Z12, Z11, Z11
-	JMP    end37
+	JMP    end67
 
-else36:
+else66:
 	VXORPS Z11, Z11, Z11
 
-end37:
-	TESTL $0x00000004, CX
-	JZ    else38
+end67:
+	TESTL $0x00000104, CX
+	JZ    else68
+	TESTL $0x00000100, CX
+	JZ    else70
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z10, Z11
+	VCMPPS  $0x03, Z10, Z10, K1
+	VMOVAPS Z10, K1, Z11
+	VPERMW  Z11, Z9, Z11
+	VMOVUPS Y11, (SI)(R8*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z10, Z10, K1
+	VMOVAPS.Z Z10, K1, Z10
+	VPMOVDW   Z10, Y10
+	VMOVUPS   Y10, (DX)(R8*2)
+	JMP       end71
+
+else70:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z11, Z11
 	VPADDD  Z11, Z10, Z11
@@ -20707,26 +25128,28 @@ end37:
 	VMOVAPS Z10, K1, Z11
 	VPERMW  Z11, Z9, Z10
 	VMOVUPS Y10, (DX)(R8*2)
-	JMP     end39
 
-else38:
+end71:
+	JMP end69
+
+else68:
 	VMOVUPS   Z10, (DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end41
+	JZ        end73
 	TESTL     $0x00000020, CX
-	JZ        else42
+	JZ        else74
 	VCVTPS2PH $0x00, Z10, Y11
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z10, Z10
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z10, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z10, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z10, Z10
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z10, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z10, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, DI
-	JMP     end43
+	JMP     end75
 
-else42:
+else74:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z10, Z11
 	VPSRLD  $0x1f, Z11, Z11
@@ -20736,18 +25159,18 @@ else42:
 	VMOVAPS Z10, K1, Z11
 	VPERMW  Z11, Z9, Z11
 
-end43:
+end75:
 	TESTL    $0x00000040, CX
-	JZ       else44
+	JZ       else76
 	VMOVNTDQ Y11, (SI)(R8*2)
-	JMP      end45
+	JMP      end77
 
-else44:
+else76:
 	VMOVUPS Y11, (SI)(R8*2)
 
-end45:
-end41:
-end39:
+end77:
+end73:
+end69:
 	ADDQ $0x00000010, R8
 	ADDQ $0x00000010, R9
 	CMPQ R8, count+8(FP)
@@ -20755,23 +25178,23 @@ end39:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end47
+	JZ    end79
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end47:
+end79:
 	TESTL $0x00000040, CX
-	JZ    end49
+	JZ    end81
 	SFENCE
 
-end49:
+end81:
 	VZEROUPPER
 	RET
 
 // func sgdMomentumMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
 TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -20809,7 +25232,7 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+320(SB), Z10
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z11
+	VMOVUPS roundingAVX512<>+448(SB), Z11
 
 	// formats
 	MOVL 52(AX), CX
@@ -20818,7 +25241,7 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -20873,23 +25296,99 @@ end3:
 	VMINPS Z13, Z6, Z13
 	VMAXPS Z12, Z5, Z12
 	VMAXPS Z13, Z5, Z13
-	TESTL  $0x00000100, CX
+	TESTL  $0x00000400, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else8
+	TESTL $0x00000104, CX
+	JZ    else8
+	TESTL $0x00000100, CX
+	JZ    else10
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVSXWD (DX)(R9*2), Z15
+	VPADDD    Z15, Z14, Z15
+	VXORPS    Z15, Z14, Z16
+	VPMOVD2M  Z16, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z15, K1, Z14
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVSXWD 32(DX)(R9*2), Z16
+	VPADDD    Z16, Z15, Z16
+	VXORPS    Z16, Z15, Z17
+	VPMOVD2M  Z17, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z16, K1, Z15
+	JMP       end11
+
+else10:
 	VPMOVZXWD (DX)(R9*2), Z14
 	VPSLLD    $0x10, Z14, Z14
 	VPMOVZXWD 32(DX)(R9*2), Z15
 	VPSLLD    $0x10, Z15, Z15
-	JMP       end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS (DX)(R9*4), Z14
 	VMOVUPS 64(DX)(R9*4), Z15
+	TESTL   $0x00000200, CX
+	JZ      end13
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z14, Y16
+	VCVTPH2PS (DI)(R9*2), Z17
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z14, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z14, Z16
+	VPADDD    Z10, Z16, Z16
+	VCMPPS    $0x03, Z14, Z14, K1
+	VMOVAPS   Z14, K1, Z16
+	VPERMW    Z16, Z11, Z16
+	VPMOVZXWD (DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end15:
+	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z14
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Z15, Y16
+	VCVTPH2PS 32(DI)(R9*2), Z17
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z15, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z15, Z16
+	VPADDD    Z10, Z16, Z16
+	VCMPPS    $0x03, Z15, Z15, K1
+	VMOVAPS   Z15, K1, Z16
+	VPERMW    Z16, Z11, Z16
+	VPMOVZXWD 32(DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end17:
+	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z15
+
+end13:
 end9:
 	VMULPS Z14, Z7, Z14
 	VMULPS Z15, Z7, Z15
@@ -20900,18 +25399,18 @@ end7:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL     $0x00000008, CX
-	JZ        else10
+	JZ        else18
 	VPMOVZXWD (SI)(R9*2), Z14
 	VPSLLD    $0x10, Z14, Z14
 	VPMOVZXWD 32(SI)(R9*2), Z15
 	VPSLLD    $0x10, Z15, Z15
-	JMP       end11
+	JMP       end19
 
-else10:
+else18:
 	VMOVUPS (SI)(R9*4), Z14
 	VMOVUPS 64(SI)(R9*4), Z15
 
-end11:
+end19:
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
 	VMULPS Z12, Z3, Z12
@@ -20921,7 +25420,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else20
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z14
@@ -20942,32 +25441,108 @@ end11:
 	VMOVAPS Z13, K1, Z14
 	VPERMW  Z14, Z11, Z14
 	VMOVUPS Y14, 32(SI)(R9*2)
-	JMP     end13
+	JMP     end21
 
-else12:
+else20:
 	VMOVUPS Z12, (SI)(R9*4)
 	VMOVUPS Z13, 64(SI)(R9*4)
 
-end13:
+end21:
 	// u = k1·m
 	VMULPS Z12, Z4, Z12
 	VMULPS Z13, Z4, Z13
 
 	// p = keep·p − u
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else14
+	TESTL $0x00000104, CX
+	JZ    else22
+	TESTL $0x00000100, CX
+	JZ    else24
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVSXWD (DX)(R9*2), Z15
+	VPADDD    Z15, Z14, Z15
+	VXORPS    Z15, Z14, Z16
+	VPMOVD2M  Z16, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z15, K1, Z14
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVSXWD 32(DX)(R9*2), Z16
+	VPADDD    Z16, Z15, Z16
+	VXORPS    Z16, Z15, Z17
+	VPMOVD2M  Z17, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z16, K1, Z15
+	JMP       end25
+
+else24:
 	VPMOVZXWD (DX)(R9*2), Z14
 	VPSLLD    $0x10, Z14, Z14
 	VPMOVZXWD 32(DX)(R9*2), Z15
 	VPSLLD    $0x10, Z15, Z15
-	JMP       end15
 
-else14:
+end25:
+	JMP end23
+
+else22:
 	VMOVUPS (DX)(R9*4), Z14
 	VMOVUPS 64(DX)(R9*4), Z15
+	TESTL   $0x00000200, CX
+	JZ      end27
 
-end15:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else28
+	VCVTPS2PH $0x00, Z14, Y16
+	VCVTPH2PS (DI)(R9*2), Z17
+	JMP       end29
+
+else28:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z14, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z14, Z16
+	VPADDD    Z10, Z16, Z16
+	VCMPPS    $0x03, Z14, Z14, K1
+	VMOVAPS   Z14, K1, Z16
+	VPERMW    Z16, Z11, Z16
+	VPMOVZXWD (DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end29:
+	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z14
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Z15, Y16
+	VCVTPH2PS 32(DI)(R9*2), Z17
+	JMP       end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z15, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z15, Z16
+	VPADDD    Z10, Z16, Z16
+	VCMPPS    $0x03, Z15, Z15, K1
+	VMOVAPS   Z15, K1, Z16
+	VPERMW    Z16, Z11, Z16
+	VPMOVZXWD 32(DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end31:
+	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z15
+
+end27:
+end23:
 	VMULPS Z14, Z1, Z14
 	VMULPS Z15, Z1, Z15
 	VSUBPS Z12, Z14, Z12
@@ -20975,7 +25550,7 @@ end15:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else16
+	JZ    else32
 
 	// counter
 	MOVL         56(AX), R10
@@ -21020,16 +25595,46 @@ end15:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z15, Z16
 	VXORPS Z16, Z15, Z15
-	JMP    end17
+	JMP    end33
 
-else16:
+else32:
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
 
-end17:
-	TESTL $0x00000004, CX
-	JZ    else18
+end33:
+	TESTL $0x00000104, CX
+	JZ    else34
+	TESTL $0x00000100, CX
+	JZ    else36
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z12, Z14
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z14
+	VPERMW  Z14, Z11, Z14
+	VMOVUPS Y14, (DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z12, Z12, K1
+	VMOVAPS.Z Z12, K1, Z12
+	VPMOVDW   Z12, Y12
+	VMOVUPS   Y12, (DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z13, Z12
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z12
+	VPERMW  Z12, Z11, Z12
+	VMOVUPS Y12, 32(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z13, Z13, K1
+	VMOVAPS.Z Z13, K1, Z12
+	VPMOVDW   Z12, Y12
+	VMOVUPS   Y12, 32(DX)(R9*2)
+	JMP       end37
+
+else36:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z14, Z14
 	VPADDD  Z14, Z12, Z14
@@ -21043,27 +25648,29 @@ end17:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 	VMOVUPS Y12, 32(DX)(R9*2)
-	JMP     end19
 
-else18:
+end37:
+	JMP end35
+
+else34:
 	VMOVUPS   Z12, (DX)(R9*4)
 	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end21
+	JZ        end39
 	TESTL     $0x00000020, CX
-	JZ        else22
+	JZ        else40
 	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z12, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z12, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, R8
-	JMP     end23
+	JMP     end41
 
-else22:
+else40:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z14
 	VPSRLD  $0x1f, Z14, Z14
@@ -21073,30 +25680,30 @@ else22:
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
 
-end23:
+end41:
 	TESTL    $0x00000040, CX
-	JZ       else24
+	JZ       else42
 	VMOVNTDQ Y14, (DI)(R9*2)
-	JMP      end25
+	JMP      end43
 
-else24:
+else42:
 	VMOVUPS Y14, (DI)(R9*2)
 
-end25:
+end43:
 	TESTL     $0x00000020, CX
-	JZ        else26
+	JZ        else44
 	VCVTPS2PH $0x00, Z13, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z13, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z13, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, R8
-	JMP     end27
+	JMP     end45
 
-else26:
+else44:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -21106,18 +25713,18 @@ else26:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 
-end27:
+end45:
 	TESTL    $0x00000040, CX
-	JZ       else28
+	JZ       else46
 	VMOVNTDQ Y12, 32(DI)(R9*2)
-	JMP      end29
+	JMP      end47
 
-else28:
+else46:
 	VMOVUPS Y12, 32(DI)(R9*2)
 
-end29:
-end21:
-end19:
+end47:
+end39:
+end35:
 	ADDQ $0x00000020, R9
 	CMPQ R9, count+8(FP)
 	JNE  pass
@@ -21129,73 +25736,119 @@ passAhead:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else30
+	JZ         else48
 	TESTL      $0x00000002, CX
-	JZ         else32
+	JZ         else50
 	VCVTPH2PS  (BX)(R9*2), Z12
 	PREFETCHT0 (BX)(R10*2)
-	JMP        end33
+	JMP        end51
 
-else32:
+else50:
 	VPMOVZXWD  (BX)(R9*2), Z12
 	VPSLLD     $0x10, Z12, Z12
 	PREFETCHT0 (BX)(R10*2)
 
-end33:
-	JMP end31
+end51:
+	JMP end49
 
-else30:
+else48:
 	VMOVUPS    (BX)(R9*4), Z12
 	PREFETCHT0 (BX)(R10*4)
 
-end31:
+end49:
 	VMULPS Z12, Z0, Z12
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z12, Z6, Z12
 	VMAXPS Z12, Z5, Z12
-	TESTL  $0x00000100, CX
-	JZ     end35
+	TESTL  $0x00000400, CX
+	JZ     end53
 
 	// g = g + l2·p
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else36
+	TESTL      $0x00000104, CX
+	JZ         else54
+	TESTL      $0x00000100, CX
+	JZ         else56
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+	VPMOVSXWD (DX)(R9*2), Z14
+	VPADDD    Z14, Z13, Z14
+	VXORPS    Z14, Z13, Z15
+	VPMOVD2M  Z15, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z14, K1, Z13
+	JMP       end57
+
+else56:
 	VPMOVZXWD  (DX)(R9*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end37
 
-else36:
+end57:
+	JMP end55
+
+else54:
 	VMOVUPS    (DX)(R9*4), Z13
 	PREFETCHT0 (DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end59
+	PREFETCHT0 (DI)(R10*2)
 
-end37:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else60
+	VCVTPS2PH $0x00, Z13, Y14
+	VCVTPH2PS (DI)(R9*2), Z15
+	JMP       end61
+
+else60:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z13, Z14
+	VPSRLD    $0x1f, Z14, Z14
+	VPADDD    Z14, Z13, Z14
+	VPADDD    Z10, Z14, Z14
+	VCMPPS    $0x03, Z13, Z13, K1
+	VMOVAPS   Z13, K1, Z14
+	VPERMW    Z14, Z11, Z14
+	VPMOVZXWD (DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+
+end61:
+	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
+	VMOVAPS Z15, K1, Z13
+
+end59:
+end55:
 	VMULPS Z13, Z7, Z13
 	VADDPS Z13, Z12, Z12
 
-end35:
+end53:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else38
+	JZ         else62
 	VPMOVZXWD  (SI)(R9*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end39
+	JMP        end63
 
-else38:
+else62:
 	VMOVUPS    (SI)(R9*4), Z13
 	PREFETCHT0 (SI)(R10*4)
 
-end39:
+end63:
 	VMULPS Z13, Z2, Z13
 	VMULPS Z12, Z3, Z12
 	VADDPS Z12, Z13, Z12
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else64
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z13
@@ -21206,35 +25859,81 @@ end39:
 	VMOVAPS Z12, K1, Z13
 	VPERMW  Z13, Z11, Z13
 	VMOVUPS Y13, (SI)(R9*2)
-	JMP     end41
+	JMP     end65
 
-else40:
+else64:
 	VMOVUPS Z12, (SI)(R9*4)
 
-end41:
+end65:
 	// u = k1·m
 	VMULPS Z12, Z4, Z12
 
 	// p = keep·p − u
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else42
+	TESTL      $0x00000104, CX
+	JZ         else66
+	TESTL      $0x00000100, CX
+	JZ         else68
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+	VPMOVSXWD (DX)(R9*2), Z14
+	VPADDD    Z14, Z13, Z14
+	VXORPS    Z14, Z13, Z15
+	VPMOVD2M  Z15, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z14, K1, Z13
+	JMP       end69
+
+else68:
 	VPMOVZXWD  (DX)(R9*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end43
 
-else42:
+end69:
+	JMP end67
+
+else66:
 	VMOVUPS    (DX)(R9*4), Z13
 	PREFETCHT0 (DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end71
+	PREFETCHT0 (DI)(R10*2)
 
-end43:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else72
+	VCVTPS2PH $0x00, Z13, Y14
+	VCVTPH2PS (DI)(R9*2), Z15
+	JMP       end73
+
+else72:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z13, Z14
+	VPSRLD    $0x1f, Z14, Z14
+	VPADDD    Z14, Z13, Z14
+	VPADDD    Z10, Z14, Z14
+	VCMPPS    $0x03, Z13, Z13, K1
+	VMOVAPS   Z13, K1, Z14
+	VPERMW    Z14, Z11, Z14
+	VPMOVZXWD (DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+
+end73:
+	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
+	VMOVAPS Z15, K1, Z13
+
+end71:
+end67:
 	VMULPS Z13, Z1, Z13
 	VSUBPS Z12, Z13, Z12
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else44
+	JZ    else74
 
 	// counter
 	MOVL         56(AX), R11
@@ -21261,15 +25960,32 @@ end43:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z13, Z14
 	VXORPS Z14, Z13, Z13
-	JMP    end45
+	JMP    end75
 
-else44:
+else74:
 	VXORPS Z13, Z13, Z13
 
-end45:
-	TESTL $0x00000004, CX
-	JZ    else46
+end75:
+	TESTL $0x00000104, CX
+	JZ    else76
+	TESTL $0x00000100, CX
+	JZ    else78
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z12, Z13
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z13
+	VPERMW  Z13, Z11, Z13
+	VMOVUPS Y13, (DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z12, Z12, K1
+	VMOVAPS.Z Z12, K1, Z12
+	VPMOVDW   Z12, Y12
+	VMOVUPS   Y12, (DX)(R9*2)
+	JMP       end79
+
+else78:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z13, Z13
 	VPADDD  Z13, Z12, Z13
@@ -21277,26 +25993,28 @@ end45:
 	VMOVAPS Z12, K1, Z13
 	VPERMW  Z13, Z11, Z12
 	VMOVUPS Y12, (DX)(R9*2)
-	JMP     end47
 
-else46:
+end79:
+	JMP end77
+
+else76:
 	VMOVUPS   Z12, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end49
+	JZ        end81
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else82
 	VCVTPS2PH $0x00, Z12, Y13
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z12, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z12, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end51
+	JMP     end83
 
-else50:
+else82:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z13
 	VPSRLD  $0x1f, Z13, Z13
@@ -21306,18 +26024,18 @@ else50:
 	VMOVAPS Z12, K1, Z13
 	VPERMW  Z13, Z11, Z13
 
-end51:
+end83:
 	TESTL    $0x00000040, CX
-	JZ       else52
+	JZ       else84
 	VMOVNTDQ Y13, (DI)(R9*2)
-	JMP      end53
+	JMP      end85
 
-else52:
+else84:
 	VMOVUPS Y13, (DI)(R9*2)
 
-end53:
-end49:
-end47:
+end85:
+end81:
+end77:
 	ADDQ $0x00000010, R9
 	ADDQ $0x00000010, R10
 	CMPQ R9, count+8(FP)
@@ -21325,23 +26043,23 @@ end47:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end55
+	JZ    end87
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end55:
+end87:
 	TESTL $0x00000040, CX
-	JZ    end57
+	JZ    end89
 	SFENCE
 
-end57:
+end89:
 	VZEROUPPER
 	RET
 
 // func sgdNesterovMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
 TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -21379,7 +26097,7 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+320(SB), Z10
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z11
+	VMOVUPS roundingAVX512<>+448(SB), Z11
 
 	// formats
 	MOVL 52(AX), CX
@@ -21388,7 +26106,7 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -21443,23 +26161,99 @@ end3:
 	VMINPS Z13, Z6, Z13
 	VMAXPS Z12, Z5, Z12
 	VMAXPS Z13, Z5, Z13
-	TESTL  $0x00000100, CX
+	TESTL  $0x00000400, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else8
+	TESTL $0x00000104, CX
+	JZ    else8
+	TESTL $0x00000100, CX
+	JZ    else10
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVSXWD (DX)(R9*2), Z15
+	VPADDD    Z15, Z14, Z15
+	VXORPS    Z15, Z14, Z16
+	VPMOVD2M  Z16, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z15, K1, Z14
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVSXWD 32(DX)(R9*2), Z16
+	VPADDD    Z16, Z15, Z16
+	VXORPS    Z16, Z15, Z17
+	VPMOVD2M  Z17, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z16, K1, Z15
+	JMP       end11
+
+else10:
 	VPMOVZXWD (DX)(R9*2), Z14
 	VPSLLD    $0x10, Z14, Z14
 	VPMOVZXWD 32(DX)(R9*2), Z15
 	VPSLLD    $0x10, Z15, Z15
-	JMP       end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS (DX)(R9*4), Z14
 	VMOVUPS 64(DX)(R9*4), Z15
+	TESTL   $0x00000200, CX
+	JZ      end13
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z14, Y16
+	VCVTPH2PS (DI)(R9*2), Z17
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z14, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z14, Z16
+	VPADDD    Z10, Z16, Z16
+	VCMPPS    $0x03, Z14, Z14, K1
+	VMOVAPS   Z14, K1, Z16
+	VPERMW    Z16, Z11, Z16
+	VPMOVZXWD (DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end15:
+	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z14
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Z15, Y16
+	VCVTPH2PS 32(DI)(R9*2), Z17
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z15, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z15, Z16
+	VPADDD    Z10, Z16, Z16
+	VCMPPS    $0x03, Z15, Z15, K1
+	VMOVAPS   Z15, K1, Z16
+	VPERMW    Z16, Z11, Z16
+	VPMOVZXWD 32(DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end17:
+	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z15
+
+end13:
 end9:
 	VMULPS Z14, Z7, Z14
 	VMULPS Z15, Z7, Z15
@@ -21470,18 +26264,18 @@ end7:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL     $0x00000008, CX
-	JZ        else10
+	JZ        else18
 	VPMOVZXWD (SI)(R9*2), Z14
 	VPSLLD    $0x10, Z14, Z14
 	VPMOVZXWD 32(SI)(R9*2), Z15
 	VPSLLD    $0x10, Z15, Z15
-	JMP       end11
+	JMP       end19
 
-else10:
+else18:
 	VMOVUPS (SI)(R9*4), Z14
 	VMOVUPS 64(SI)(R9*4), Z15
 
-end11:
+end19:
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
 	VMULPS Z12, Z3, Z16
@@ -21491,7 +26285,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else20
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z16
@@ -21512,13 +26306,13 @@ end11:
 	VMOVAPS Z15, K1, Z16
 	VPERMW  Z16, Z11, Z16
 	VMOVUPS Y16, 32(SI)(R9*2)
-	JMP     end13
+	JMP     end21
 
-else12:
+else20:
 	VMOVUPS Z14, (SI)(R9*4)
 	VMOVUPS Z15, 64(SI)(R9*4)
 
-end13:
+end21:
 	// d = g + beta1·m
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
@@ -21531,19 +26325,95 @@ end13:
 
 	// p = keep·p − u
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else14
+	TESTL $0x00000104, CX
+	JZ    else22
+	TESTL $0x00000100, CX
+	JZ    else24
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z14
+	VPSLLD    $0x10, Z14, Z14
+	VPMOVSXWD (DX)(R9*2), Z15
+	VPADDD    Z15, Z14, Z15
+	VXORPS    Z15, Z14, Z16
+	VPMOVD2M  Z16, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z15, K1, Z14
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVSXWD 32(DX)(R9*2), Z16
+	VPADDD    Z16, Z15, Z16
+	VXORPS    Z16, Z15, Z17
+	VPMOVD2M  Z17, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z16, K1, Z15
+	JMP       end25
+
+else24:
 	VPMOVZXWD (DX)(R9*2), Z14
 	VPSLLD    $0x10, Z14, Z14
 	VPMOVZXWD 32(DX)(R9*2), Z15
 	VPSLLD    $0x10, Z15, Z15
-	JMP       end15
 
-else14:
+end25:
+	JMP end23
+
+else22:
 	VMOVUPS (DX)(R9*4), Z14
 	VMOVUPS 64(DX)(R9*4), Z15
+	TESTL   $0x00000200, CX
+	JZ      end27
 
-end15:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else28
+	VCVTPS2PH $0x00, Z14, Y16
+	VCVTPH2PS (DI)(R9*2), Z17
+	JMP       end29
+
+else28:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z14, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z14, Z16
+	VPADDD    Z10, Z16, Z16
+	VCMPPS    $0x03, Z14, Z14, K1
+	VMOVAPS   Z14, K1, Z16
+	VPERMW    Z16, Z11, Z16
+	VPMOVZXWD (DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end29:
+	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z14
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Z15, Y16
+	VCVTPH2PS 32(DI)(R9*2), Z17
+	JMP       end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z15, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z15, Z16
+	VPADDD    Z10, Z16, Z16
+	VCMPPS    $0x03, Z15, Z15, K1
+	VMOVAPS   Z15, K1, Z16
+	VPERMW    Z16, Z11, Z16
+	VPMOVZXWD 32(DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end31:
+	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z15
+
+end27:
+end23:
 	VMULPS Z14, Z1, Z14
 	VMULPS Z15, Z1, Z15
 	VSUBPS Z12, Z14, Z12
@@ -21551,7 +26421,7 @@ end15:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else16
+	JZ    else32
 
 	// counter
 	MOVL         56(AX), R10
@@ -21596,16 +26466,46 @@ end15:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z15, Z16
 	VXORPS Z16, Z15, Z15
-	JMP    end17
+	JMP    end33
 
-else16:
+else32:
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
 
-end17:
-	TESTL $0x00000004, CX
-	JZ    else18
+end33:
+	TESTL $0x00000104, CX
+	JZ    else34
+	TESTL $0x00000100, CX
+	JZ    else36
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z12, Z14
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z14
+	VPERMW  Z14, Z11, Z14
+	VMOVUPS Y14, (DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z12, Z12, K1
+	VMOVAPS.Z Z12, K1, Z12
+	VPMOVDW   Z12, Y12
+	VMOVUPS   Y12, (DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z13, Z12
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z12
+	VPERMW  Z12, Z11, Z12
+	VMOVUPS Y12, 32(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z13, Z13, K1
+	VMOVAPS.Z Z13, K1, Z12
+	VPMOVDW   Z12, Y12
+	VMOVUPS   Y12, 32(DX)(R9*2)
+	JMP       end37
+
+else36:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z14, Z14
 	VPADDD  Z14, Z12, Z14
@@ -21619,27 +26519,29 @@ end17:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 	VMOVUPS Y12, 32(DX)(R9*2)
-	JMP     end19
 
-else18:
+end37:
+	JMP end35
+
+else34:
 	VMOVUPS   Z12, (DX)(R9*4)
 	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end21
+	JZ        end39
 	TESTL     $0x00000020, CX
-	JZ        else22
+	JZ        else40
 	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z12, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z12, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, R8
-	JMP     end23
+	JMP     end41
 
-else22:
+else40:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z14
 	VPSRLD  $0x1f, Z14, Z14
@@ -21649,30 +26551,30 @@ else22:
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
 
-end23:
+end41:
 	TESTL    $0x00000040, CX
-	JZ       else24
+	JZ       else42
 	VMOVNTDQ Y14, (DI)(R9*2)
-	JMP      end25
+	JMP      end43
 
-else24:
+else42:
 	VMOVUPS Y14, (DI)(R9*2)
 
-end25:
+end43:
 	TESTL     $0x00000020, CX
-	JZ        else26
+	JZ        else44
 	VCVTPS2PH $0x00, Z13, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z13, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z13, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, R8
-	JMP     end27
+	JMP     end45
 
-else26:
+else44:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -21682,18 +26584,18 @@ else26:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 
-end27:
+end45:
 	TESTL    $0x00000040, CX
-	JZ       else28
+	JZ       else46
 	VMOVNTDQ Y12, 32(DI)(R9*2)
-	JMP      end29
+	JMP      end47
 
-else28:
+else46:
 	VMOVUPS Y12, 32(DI)(R9*2)
 
-end29:
-end21:
-end19:
+end47:
+end39:
+end35:
 	ADDQ $0x00000020, R9
 	CMPQ R9, count+8(FP)
 	JNE  pass
@@ -21705,73 +26607,119 @@ passAhead:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else30
+	JZ         else48
 	TESTL      $0x00000002, CX
-	JZ         else32
+	JZ         else50
 	VCVTPH2PS  (BX)(R9*2), Z12
 	PREFETCHT0 (BX)(R10*2)
-	JMP        end33
+	JMP        end51
 
-else32:
+else50:
 	VPMOVZXWD  (BX)(R9*2), Z12
 	VPSLLD     $0x10, Z12, Z12
 	PREFETCHT0 (BX)(R10*2)
 
-end33:
-	JMP end31
+end51:
+	JMP end49
 
-else30:
+else48:
 	VMOVUPS    (BX)(R9*4), Z12
 	PREFETCHT0 (BX)(R10*4)
 
-end31:
+end49:
 	VMULPS Z12, Z0, Z12
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z12, Z6, Z12
 	VMAXPS Z12, Z5, Z12
-	TESTL  $0x00000100, CX
-	JZ     end35
+	TESTL  $0x00000400, CX
+	JZ     end53
 
 	// g = g + l2·p
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else36
+	TESTL      $0x00000104, CX
+	JZ         else54
+	TESTL      $0x00000100, CX
+	JZ         else56
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+	VPMOVSXWD (DX)(R9*2), Z14
+	VPADDD    Z14, Z13, Z14
+	VXORPS    Z14, Z13, Z15
+	VPMOVD2M  Z15, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z14, K1, Z13
+	JMP       end57
+
+else56:
 	VPMOVZXWD  (DX)(R9*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end37
 
-else36:
+end57:
+	JMP end55
+
+else54:
 	VMOVUPS    (DX)(R9*4), Z13
 	PREFETCHT0 (DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end59
+	PREFETCHT0 (DI)(R10*2)
 
-end37:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else60
+	VCVTPS2PH $0x00, Z13, Y14
+	VCVTPH2PS (DI)(R9*2), Z15
+	JMP       end61
+
+else60:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z13, Z14
+	VPSRLD    $0x1f, Z14, Z14
+	VPADDD    Z14, Z13, Z14
+	VPADDD    Z10, Z14, Z14
+	VCMPPS    $0x03, Z13, Z13, K1
+	VMOVAPS   Z13, K1, Z14
+	VPERMW    Z14, Z11, Z14
+	VPMOVZXWD (DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+
+end61:
+	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
+	VMOVAPS Z15, K1, Z13
+
+end59:
+end55:
 	VMULPS Z13, Z7, Z13
 	VADDPS Z13, Z12, Z12
 
-end35:
+end53:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else38
+	JZ         else62
 	VPMOVZXWD  (SI)(R9*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end39
+	JMP        end63
 
-else38:
+else62:
 	VMOVUPS    (SI)(R9*4), Z13
 	PREFETCHT0 (SI)(R10*4)
 
-end39:
+end63:
 	VMULPS Z13, Z2, Z13
 	VMULPS Z12, Z3, Z14
 	VADDPS Z14, Z13, Z13
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else64
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z14
@@ -21782,12 +26730,12 @@ end39:
 	VMOVAPS Z13, K1, Z14
 	VPERMW  Z14, Z11, Z14
 	VMOVUPS Y14, (SI)(R9*2)
-	JMP     end41
+	JMP     end65
 
-else40:
+else64:
 	VMOVUPS Z13, (SI)(R9*4)
 
-end41:
+end65:
 	// d = g + beta1·m
 	VMULPS Z13, Z2, Z13
 	VADDPS Z13, Z12, Z12
@@ -21797,24 +26745,70 @@ end41:
 
 	// p = keep·p − u
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else42
+	TESTL      $0x00000104, CX
+	JZ         else66
+	TESTL      $0x00000100, CX
+	JZ         else68
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z13
+	VPSLLD    $0x10, Z13, Z13
+	VPMOVSXWD (DX)(R9*2), Z14
+	VPADDD    Z14, Z13, Z14
+	VXORPS    Z14, Z13, Z15
+	VPMOVD2M  Z15, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z14, K1, Z13
+	JMP       end69
+
+else68:
 	VPMOVZXWD  (DX)(R9*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end43
 
-else42:
+end69:
+	JMP end67
+
+else66:
 	VMOVUPS    (DX)(R9*4), Z13
 	PREFETCHT0 (DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end71
+	PREFETCHT0 (DI)(R10*2)
 
-end43:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else72
+	VCVTPS2PH $0x00, Z13, Y14
+	VCVTPH2PS (DI)(R9*2), Z15
+	JMP       end73
+
+else72:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z13, Z14
+	VPSRLD    $0x1f, Z14, Z14
+	VPADDD    Z14, Z13, Z14
+	VPADDD    Z10, Z14, Z14
+	VCMPPS    $0x03, Z13, Z13, K1
+	VMOVAPS   Z13, K1, Z14
+	VPERMW    Z14, Z11, Z14
+	VPMOVZXWD (DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+
+end73:
+	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
+	VMOVAPS Z15, K1, Z13
+
+end71:
+end67:
 	VMULPS Z13, Z1, Z13
 	VSUBPS Z12, Z13, Z12
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else44
+	JZ    else74
 
 	// counter
 	MOVL         56(AX), R11
@@ -21841,15 +26835,32 @@ end43:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z13, Z14
 	VXORPS Z14, Z13, Z13
-	JMP    end45
+	JMP    end75
 
-else44:
+else74:
 	VXORPS Z13, Z13, Z13
 
-end45:
-	TESTL $0x00000004, CX
-	JZ    else46
+end75:
+	TESTL $0x00000104, CX
+	JZ    else76
+	TESTL $0x00000100, CX
+	JZ    else78
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z12, Z13
+	VCMPPS  $0x03, Z12, Z12, K1
+	VMOVAPS Z12, K1, Z13
+	VPERMW  Z13, Z11, Z13
+	VMOVUPS Y13, (DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z12, Z12, K1
+	VMOVAPS.Z Z12, K1, Z12
+	VPMOVDW   Z12, Y12
+	VMOVUPS   Y12, (DX)(R9*2)
+	JMP       end79
+
+else78:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z13, Z13
 	VPADDD  Z13, Z12, Z13
@@ -21857,26 +26868,28 @@ end45:
 	VMOVAPS Z12, K1, Z13
 	VPERMW  Z13, Z11, Z12
 	VMOVUPS Y12, (DX)(R9*2)
-	JMP     end47
 
-else46:
+end79:
+	JMP end77
+
+else76:
 	VMOVUPS   Z12, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end49
+	JZ        end81
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else82
 	VCVTPS2PH $0x00, Z12, Y13
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z12, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z12, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end51
+	JMP     end83
 
-else50:
+else82:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z13
 	VPSRLD  $0x1f, Z13, Z13
@@ -21886,18 +26899,18 @@ else50:
 	VMOVAPS Z12, K1, Z13
 	VPERMW  Z13, Z11, Z13
 
-end51:
+end83:
 	TESTL    $0x00000040, CX
-	JZ       else52
+	JZ       else84
 	VMOVNTDQ Y13, (DI)(R9*2)
-	JMP      end53
+	JMP      end85
 
-else52:
+else84:
 	VMOVUPS Y13, (DI)(R9*2)
 
-end53:
-end49:
-end47:
+end85:
+end81:
+end77:
 	ADDQ $0x00000010, R9
 	ADDQ $0x00000010, R10
 	CMPQ R9, count+8(FP)
@@ -21905,23 +26918,23 @@ end47:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end55
+	JZ    end87
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end55:
+end87:
 	TESTL $0x00000040, CX
-	JZ    end57
+	JZ    end89
 	SFENCE
 
-end57:
+end89:
 	VZEROUPPER
 	RET
 
 // func adamMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
 TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -21971,7 +26984,7 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+320(SB), Z14
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z15
+	VMOVUPS roundingAVX512<>+448(SB), Z15
 
 	// formats
 	MOVL 52(AX), CX
@@ -21980,7 +26993,7 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -22038,23 +27051,99 @@ end3:
 	VMINPS Z17, Z10, Z17
 	VMAXPS Z16, Z9, Z16
 	VMAXPS Z17, Z9, Z17
-	TESTL  $0x00000100, CX
+	TESTL  $0x00000400, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else8
+	TESTL $0x00000104, CX
+	JZ    else8
+	TESTL $0x00000100, CX
+	JZ    else10
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVSXWD (DX)(R10*2), Z19
+	VPADDD    Z19, Z18, Z19
+	VXORPS    Z19, Z18, Z20
+	VPMOVD2M  Z20, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z19, K1, Z18
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVSXWD 32(DX)(R10*2), Z20
+	VPADDD    Z20, Z19, Z20
+	VXORPS    Z20, Z19, Z21
+	VPMOVD2M  Z21, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z20, K1, Z19
+	JMP       end11
+
+else10:
 	VPMOVZXWD (DX)(R10*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 	VPMOVZXWD 32(DX)(R10*2), Z19
 	VPSLLD    $0x10, Z19, Z19
-	JMP       end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS (DX)(R10*4), Z18
 	VMOVUPS 64(DX)(R10*4), Z19
+	TESTL   $0x00000200, CX
+	JZ      end13
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z18, Y20
+	VCVTPH2PS (R8)(R10*2), Z21
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z18, Z20
+	VPSRLD    $0x1f, Z20, Z20
+	VPADDD    Z20, Z18, Z20
+	VPADDD    Z14, Z20, Z20
+	VCMPPS    $0x03, Z18, Z18, K1
+	VMOVAPS   Z18, K1, Z20
+	VPERMW    Z20, Z15, Z20
+	VPMOVZXWD (R8)(R10*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+
+end15:
+	VPCMPUW $0x04, (R8)(R10*2), Y20, K1
+	VMOVAPS Z21, K1, Z18
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Z19, Y20
+	VCVTPH2PS 32(R8)(R10*2), Z21
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z19, Z20
+	VPSRLD    $0x1f, Z20, Z20
+	VPADDD    Z20, Z19, Z20
+	VPADDD    Z14, Z20, Z20
+	VCMPPS    $0x03, Z19, Z19, K1
+	VMOVAPS   Z19, K1, Z20
+	VPERMW    Z20, Z15, Z20
+	VPMOVZXWD 32(R8)(R10*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+
+end17:
+	VPCMPUW $0x04, 32(R8)(R10*2), Y20, K1
+	VMOVAPS Z21, K1, Z19
+
+end13:
 end9:
 	VMULPS Z18, Z11, Z18
 	VMULPS Z19, Z11, Z19
@@ -22065,18 +27154,18 @@ end7:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL     $0x00000008, CX
-	JZ        else10
+	JZ        else18
 	VPMOVZXWD (SI)(R10*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 	VPMOVZXWD 32(SI)(R10*2), Z19
 	VPSLLD    $0x10, Z19, Z19
-	JMP       end11
+	JMP       end19
 
-else10:
+else18:
 	VMOVUPS (SI)(R10*4), Z18
 	VMOVUPS 64(SI)(R10*4), Z19
 
-end11:
+end19:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z19, Z2, Z19
 	VMULPS Z16, Z3, Z20
@@ -22086,7 +27175,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else20
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z20
@@ -22107,13 +27196,13 @@ end11:
 	VMOVAPS Z19, K1, Z20
 	VPERMW  Z20, Z15, Z20
 	VMOVUPS Y20, 32(SI)(R10*2)
-	JMP     end13
+	JMP     end21
 
-else12:
+else20:
 	VMOVUPS Z18, (SI)(R10*4)
 	VMOVUPS Z19, 64(SI)(R10*4)
 
-end13:
+end21:
 	// u = k1·m
 	VMULPS Z18, Z6, Z18
 	VMULPS Z19, Z6, Z19
@@ -22126,18 +27215,18 @@ end13:
 
 	// load v
 	TESTL     $0x00000008, CX
-	JZ        else14
+	JZ        else22
 	VPMOVZXWD (DI)(R10*2), Z20
 	VPSLLD    $0x10, Z20, Z20
 	VPMOVZXWD 32(DI)(R10*2), Z21
 	VPSLLD    $0x10, Z21, Z21
-	JMP       end15
+	JMP       end23
 
-else14:
+else22:
 	VMOVUPS (DI)(R10*4), Z20
 	VMOVUPS 64(DI)(R10*4), Z21
 
-end15:
+end23:
 	VMULPS Z20, Z4, Z20
 	VMULPS Z21, Z4, Z21
 	VADDPS Z16, Z20, Z16
@@ -22145,7 +27234,7 @@ end15:
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else16
+	JZ    else24
 
 	// counter
 	MOVL         56(AX), R11
@@ -22190,15 +27279,15 @@ end15:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z21, Z22
 	VXORPS Z22, Z21, Z21
-	JMP    end17
+	JMP    end25
 
-else16:
+else24:
 	VXORPS Z20, Z20, Z20
 	VXORPS Z21, Z21, Z21
 
-end17:
+end25:
 	TESTL $0x00000008, CX
-	JZ    else18
+	JZ    else26
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z20, Z22
@@ -22213,13 +27302,13 @@ end17:
 	VMOVAPS Z17, K1, Z22
 	VPERMW  Z22, Z15, Z22
 	VMOVUPS Y22, 32(DI)(R10*2)
-	JMP     end19
+	JMP     end27
 
-else18:
+else26:
 	VMOVUPS Z16, (DI)(R10*4)
 	VMOVUPS Z17, 64(DI)(R10*4)
 
-end19:
+end27:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VSQRTPS Z17, Z17
@@ -22232,28 +27321,134 @@ end19:
 
 	// p = keep·p − u
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else20
+	TESTL $0x00000104, CX
+	JZ    else28
+	TESTL $0x00000100, CX
+	JZ    else30
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVSXWD (DX)(R10*2), Z19
+	VPADDD    Z19, Z18, Z19
+	VXORPS    Z19, Z18, Z22
+	VPMOVD2M  Z22, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z19, K1, Z18
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVSXWD 32(DX)(R10*2), Z22
+	VPADDD    Z22, Z19, Z22
+	VXORPS    Z22, Z19, Z23
+	VPMOVD2M  Z23, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z22, K1, Z19
+	JMP       end31
+
+else30:
 	VPMOVZXWD (DX)(R10*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 	VPMOVZXWD 32(DX)(R10*2), Z19
 	VPSLLD    $0x10, Z19, Z19
-	JMP       end21
 
-else20:
+end31:
+	JMP end29
+
+else28:
 	VMOVUPS (DX)(R10*4), Z18
 	VMOVUPS 64(DX)(R10*4), Z19
+	TESTL   $0x00000200, CX
+	JZ      end33
 
-end21:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else34
+	VCVTPS2PH $0x00, Z18, Y22
+	VCVTPH2PS (R8)(R10*2), Z23
+	JMP       end35
+
+else34:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z18, Z22
+	VPSRLD    $0x1f, Z22, Z22
+	VPADDD    Z22, Z18, Z22
+	VPADDD    Z14, Z22, Z22
+	VCMPPS    $0x03, Z18, Z18, K1
+	VMOVAPS   Z18, K1, Z22
+	VPERMW    Z22, Z15, Z22
+	VPMOVZXWD (R8)(R10*2), Z23
+	VPSLLD    $0x10, Z23, Z23
+
+end35:
+	VPCMPUW $0x04, (R8)(R10*2), Y22, K1
+	VMOVAPS Z23, K1, Z18
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else36
+	VCVTPS2PH $0x00, Z19, Y22
+	VCVTPH2PS 32(R8)(R10*2), Z23
+	JMP       end37
+
+else36:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z19, Z22
+	VPSRLD    $0x1f, Z22, Z22
+	VPADDD    Z22, Z19, Z22
+	VPADDD    Z14, Z22, Z22
+	VCMPPS    $0x03, Z19, Z19, K1
+	VMOVAPS   Z19, K1, Z22
+	VPERMW    Z22, Z15, Z22
+	VPMOVZXWD 32(R8)(R10*2), Z23
+	VPSLLD    $0x10, Z23, Z23
+
+end37:
+	VPCMPUW $0x04, 32(R8)(R10*2), Y22, K1
+	VMOVAPS Z23, K1, Z19
+
+end33:
+end29:
 	VMULPS Z18, Z1, Z18
 	VMULPS Z19, Z1, Z19
 	VSUBPS Z16, Z18, Z16
 	VSUBPS Z17, Z19, Z17
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else22
+	TESTL $0x00000104, CX
+	JZ    else38
+	TESTL $0x00000100, CX
+	JZ    else40
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z16, Z18
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z18
+	VPERMW  Z18, Z15, Z18
+	VMOVUPS Y18, (R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z16, Z16, K1
+	VMOVAPS.Z Z16, K1, Z16
+	VPMOVDW   Z16, Y16
+	VMOVUPS   Y16, (DX)(R10*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z17, Z16
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z16
+	VPERMW  Z16, Z15, Z16
+	VMOVUPS Y16, 32(R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z17, Z17, K1
+	VMOVAPS.Z Z17, K1, Z16
+	VPMOVDW   Z16, Y16
+	VMOVUPS   Y16, 32(DX)(R10*2)
+	JMP       end41
+
+else40:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z20, Z18
 	VPADDD  Z18, Z16, Z18
@@ -22267,27 +27462,29 @@ end21:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 	VMOVUPS Y16, 32(DX)(R10*2)
-	JMP     end23
 
-else22:
+end41:
+	JMP end39
+
+else38:
 	VMOVUPS   Z16, (DX)(R10*4)
 	VMOVUPS   Z17, 64(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end25
+	JZ        end43
 	TESTL     $0x00000020, CX
-	JZ        else26
+	JZ        else44
 	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z16, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z16, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R9
-	JMP     end27
+	JMP     end45
 
-else26:
+else44:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -22297,30 +27494,30 @@ else26:
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
 
-end27:
+end45:
 	TESTL    $0x00000040, CX
-	JZ       else28
+	JZ       else46
 	VMOVNTDQ Y18, (R8)(R10*2)
-	JMP      end29
+	JMP      end47
 
-else28:
+else46:
 	VMOVUPS Y18, (R8)(R10*2)
 
-end29:
+end47:
 	TESTL     $0x00000020, CX
-	JZ        else30
+	JZ        else48
 	VCVTPS2PH $0x00, Z17, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R9
-	JMP     end31
+	JMP     end49
 
-else30:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -22330,18 +27527,18 @@ else30:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 
-end31:
+end49:
 	TESTL    $0x00000040, CX
-	JZ       else32
+	JZ       else50
 	VMOVNTDQ Y16, 32(R8)(R10*2)
-	JMP      end33
+	JMP      end51
 
-else32:
+else50:
 	VMOVUPS Y16, 32(R8)(R10*2)
 
-end33:
-end25:
-end23:
+end51:
+end43:
+end39:
 	ADDQ $0x00000020, R10
 	CMPQ R10, count+8(FP)
 	JNE  pass
@@ -22353,73 +27550,119 @@ passAhead:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else34
+	JZ         else52
 	TESTL      $0x00000002, CX
-	JZ         else36
+	JZ         else54
 	VCVTPH2PS  (BX)(R10*2), Z16
 	PREFETCHT0 (BX)(R11*2)
-	JMP        end37
+	JMP        end55
 
-else36:
+else54:
 	VPMOVZXWD  (BX)(R10*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	PREFETCHT0 (BX)(R11*2)
 
-end37:
-	JMP end35
+end55:
+	JMP end53
 
-else34:
+else52:
 	VMOVUPS    (BX)(R10*4), Z16
 	PREFETCHT0 (BX)(R11*4)
 
-end35:
+end53:
 	VMULPS Z16, Z0, Z16
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z16, Z10, Z16
 	VMAXPS Z16, Z9, Z16
-	TESTL  $0x00000100, CX
-	JZ     end39
+	TESTL  $0x00000400, CX
+	JZ     end57
 
 	// g = g + l2·p
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else40
+	TESTL      $0x00000104, CX
+	JZ         else58
+	TESTL      $0x00000100, CX
+	JZ         else60
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	VPMOVSXWD (DX)(R10*2), Z18
+	VPADDD    Z18, Z17, Z18
+	VXORPS    Z18, Z17, Z19
+	VPMOVD2M  Z19, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z18, K1, Z17
+	JMP       end61
+
+else60:
 	VPMOVZXWD  (DX)(R10*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DX)(R11*2)
-	JMP        end41
 
-else40:
+end61:
+	JMP end59
+
+else58:
 	VMOVUPS    (DX)(R10*4), Z17
 	PREFETCHT0 (DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end63
+	PREFETCHT0 (R8)(R11*2)
 
-end41:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else64
+	VCVTPS2PH $0x00, Z17, Y18
+	VCVTPH2PS (R8)(R10*2), Z19
+	JMP       end65
+
+else64:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z17, Z18
+	VPSRLD    $0x1f, Z18, Z18
+	VPADDD    Z18, Z17, Z18
+	VPADDD    Z14, Z18, Z18
+	VCMPPS    $0x03, Z17, Z17, K1
+	VMOVAPS   Z17, K1, Z18
+	VPERMW    Z18, Z15, Z18
+	VPMOVZXWD (R8)(R10*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+
+end65:
+	VPCMPUW $0x04, (R8)(R10*2), Y18, K1
+	VMOVAPS Z19, K1, Z17
+
+end63:
+end59:
 	VMULPS Z17, Z11, Z17
 	VADDPS Z17, Z16, Z16
 
-end39:
+end57:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else42
+	JZ         else66
 	VPMOVZXWD  (SI)(R10*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end43
+	JMP        end67
 
-else42:
+else66:
 	VMOVUPS    (SI)(R10*4), Z17
 	PREFETCHT0 (SI)(R11*4)
 
-end43:
+end67:
 	VMULPS Z17, Z2, Z17
 	VMULPS Z16, Z3, Z18
 	VADDPS Z18, Z17, Z17
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else44
+	JZ    else68
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z18
@@ -22430,12 +27673,12 @@ end43:
 	VMOVAPS Z17, K1, Z18
 	VPERMW  Z18, Z15, Z18
 	VMOVUPS Y18, (SI)(R10*2)
-	JMP     end45
+	JMP     end69
 
-else44:
+else68:
 	VMOVUPS Z17, (SI)(R10*4)
 
-end45:
+end69:
 	// u = k1·m
 	VMULPS Z17, Z6, Z17
 
@@ -22445,23 +27688,23 @@ end45:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else46
+	JZ         else70
 	VPMOVZXWD  (DI)(R10*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end47
+	JMP        end71
 
-else46:
+else70:
 	VMOVUPS    (DI)(R10*4), Z18
 	PREFETCHT0 (DI)(R11*4)
 
-end47:
+end71:
 	VMULPS Z18, Z4, Z18
 	VADDPS Z16, Z18, Z16
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else48
+	JZ    else72
 
 	// counter
 	MOVL         56(AX), R12
@@ -22488,14 +27731,14 @@ end47:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z18, Z19
 	VXORPS Z19, Z18, Z18
-	JMP    end49
+	JMP    end73
 
-else48:
+else72:
 	VXORPS Z18, Z18, Z18
 
-end49:
+end73:
 	TESTL $0x00000008, CX
-	JZ    else50
+	JZ    else74
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z18, Z19
@@ -22504,12 +27747,12 @@ end49:
 	VMOVAPS Z16, K1, Z19
 	VPERMW  Z19, Z15, Z19
 	VMOVUPS Y19, (DI)(R10*2)
-	JMP     end51
+	JMP     end75
 
-else50:
+else74:
 	VMOVUPS Z16, (DI)(R10*4)
 
-end51:
+end75:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VMULPS  Z7, Z16, Z16
@@ -22518,25 +27761,88 @@ end51:
 
 	// p = keep·p − u
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else52
+	TESTL      $0x00000104, CX
+	JZ         else76
+	TESTL      $0x00000100, CX
+	JZ         else78
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R8)(R10*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	VPMOVSXWD (DX)(R10*2), Z19
+	VPADDD    Z19, Z17, Z19
+	VXORPS    Z19, Z17, Z20
+	VPMOVD2M  Z20, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z19, K1, Z17
+	JMP       end79
+
+else78:
 	VPMOVZXWD  (DX)(R10*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DX)(R11*2)
-	JMP        end53
 
-else52:
+end79:
+	JMP end77
+
+else76:
 	VMOVUPS    (DX)(R10*4), Z17
 	PREFETCHT0 (DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end81
+	PREFETCHT0 (R8)(R11*2)
 
-end53:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else82
+	VCVTPS2PH $0x00, Z17, Y19
+	VCVTPH2PS (R8)(R10*2), Z20
+	JMP       end83
+
+else82:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z17, Z19
+	VPSRLD    $0x1f, Z19, Z19
+	VPADDD    Z19, Z17, Z19
+	VPADDD    Z14, Z19, Z19
+	VCMPPS    $0x03, Z17, Z17, K1
+	VMOVAPS   Z17, K1, Z19
+	VPERMW    Z19, Z15, Z19
+	VPMOVZXWD (R8)(R10*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+
+end83:
+	VPCMPUW $0x04, (R8)(R10*2), Y19, K1
+	VMOVAPS Z20, K1, Z17
+
+end81:
+end77:
 	VMULPS Z17, Z1, Z17
 	VSUBPS Z16, Z17, Z16
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else54
+	TESTL $0x00000104, CX
+	JZ    else84
+	TESTL $0x00000100, CX
+	JZ    else86
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z16, Z17
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z17
+	VPERMW  Z17, Z15, Z17
+	VMOVUPS Y17, (R8)(R10*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z16, Z16, K1
+	VMOVAPS.Z Z16, K1, Z16
+	VPMOVDW   Z16, Y16
+	VMOVUPS   Y16, (DX)(R10*2)
+	JMP       end87
+
+else86:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z18, Z17
 	VPADDD  Z17, Z16, Z17
@@ -22544,26 +27850,28 @@ end53:
 	VMOVAPS Z16, K1, Z17
 	VPERMW  Z17, Z15, Z16
 	VMOVUPS Y16, (DX)(R10*2)
-	JMP     end55
 
-else54:
+end87:
+	JMP end85
+
+else84:
 	VMOVUPS   Z16, (DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end57
+	JZ        end89
 	TESTL     $0x00000020, CX
-	JZ        else58
+	JZ        else90
 	VCVTPS2PH $0x00, Z16, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z16, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z16, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end59
+	JMP     end91
 
-else58:
+else90:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -22573,18 +27881,18 @@ else58:
 	VMOVAPS Z16, K1, Z17
 	VPERMW  Z17, Z15, Z17
 
-end59:
+end91:
 	TESTL    $0x00000040, CX
-	JZ       else60
+	JZ       else92
 	VMOVNTDQ Y17, (R8)(R10*2)
-	JMP      end61
+	JMP      end93
 
-else60:
+else92:
 	VMOVUPS Y17, (R8)(R10*2)
 
-end61:
-end57:
-end55:
+end93:
+end89:
+end85:
 	ADDQ $0x00000010, R10
 	ADDQ $0x00000010, R11
 	CMPQ R10, count+8(FP)
@@ -22592,23 +27900,23 @@ end55:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end63
+	JZ    end95
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end63:
+end95:
 	TESTL $0x00000040, CX
-	JZ    end65
+	JZ    end97
 	SFENCE
 
-end65:
+end97:
 	VZEROUPPER
 	RET
 
 // func adamAMSGradMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
 TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -22658,7 +27966,7 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+320(SB), Z14
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z15
+	VMOVUPS roundingAVX512<>+448(SB), Z15
 
 	// formats
 	MOVL 52(AX), CX
@@ -22667,7 +27975,7 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -22728,23 +28036,99 @@ end3:
 	VMINPS Z17, Z10, Z17
 	VMAXPS Z16, Z9, Z16
 	VMAXPS Z17, Z9, Z17
-	TESTL  $0x00000100, CX
+	TESTL  $0x00000400, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else8
+	TESTL $0x00000104, CX
+	JZ    else8
+	TESTL $0x00000100, CX
+	JZ    else10
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVSXWD (DX)(R11*2), Z19
+	VPADDD    Z19, Z18, Z19
+	VXORPS    Z19, Z18, Z20
+	VPMOVD2M  Z20, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z19, K1, Z18
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R9)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVSXWD 32(DX)(R11*2), Z20
+	VPADDD    Z20, Z19, Z20
+	VXORPS    Z20, Z19, Z21
+	VPMOVD2M  Z21, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z20, K1, Z19
+	JMP       end11
+
+else10:
 	VPMOVZXWD (DX)(R11*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 	VPMOVZXWD 32(DX)(R11*2), Z19
 	VPSLLD    $0x10, Z19, Z19
-	JMP       end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS (DX)(R11*4), Z18
 	VMOVUPS 64(DX)(R11*4), Z19
+	TESTL   $0x00000200, CX
+	JZ      end13
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z18, Y20
+	VCVTPH2PS (R9)(R11*2), Z21
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z18, Z20
+	VPSRLD    $0x1f, Z20, Z20
+	VPADDD    Z20, Z18, Z20
+	VPADDD    Z14, Z20, Z20
+	VCMPPS    $0x03, Z18, Z18, K1
+	VMOVAPS   Z18, K1, Z20
+	VPERMW    Z20, Z15, Z20
+	VPMOVZXWD (R9)(R11*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+
+end15:
+	VPCMPUW $0x04, (R9)(R11*2), Y20, K1
+	VMOVAPS Z21, K1, Z18
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Z19, Y20
+	VCVTPH2PS 32(R9)(R11*2), Z21
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z19, Z20
+	VPSRLD    $0x1f, Z20, Z20
+	VPADDD    Z20, Z19, Z20
+	VPADDD    Z14, Z20, Z20
+	VCMPPS    $0x03, Z19, Z19, K1
+	VMOVAPS   Z19, K1, Z20
+	VPERMW    Z20, Z15, Z20
+	VPMOVZXWD 32(R9)(R11*2), Z21
+	VPSLLD    $0x10, Z21, Z21
+
+end17:
+	VPCMPUW $0x04, 32(R9)(R11*2), Y20, K1
+	VMOVAPS Z21, K1, Z19
+
+end13:
 end9:
 	VMULPS Z18, Z11, Z18
 	VMULPS Z19, Z11, Z19
@@ -22755,18 +28139,18 @@ end7:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL     $0x00000008, CX
-	JZ        else10
+	JZ        else18
 	VPMOVZXWD (SI)(R11*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 	VPMOVZXWD 32(SI)(R11*2), Z19
 	VPSLLD    $0x10, Z19, Z19
-	JMP       end11
+	JMP       end19
 
-else10:
+else18:
 	VMOVUPS (SI)(R11*4), Z18
 	VMOVUPS 64(SI)(R11*4), Z19
 
-end11:
+end19:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z19, Z2, Z19
 	VMULPS Z16, Z3, Z20
@@ -22776,7 +28160,7 @@ end11:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else12
+	JZ    else20
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z20
@@ -22797,13 +28181,13 @@ end11:
 	VMOVAPS Z19, K1, Z20
 	VPERMW  Z20, Z15, Z20
 	VMOVUPS Y20, 32(SI)(R11*2)
-	JMP     end13
+	JMP     end21
 
-else12:
+else20:
 	VMOVUPS Z18, (SI)(R11*4)
 	VMOVUPS Z19, 64(SI)(R11*4)
 
-end13:
+end21:
 	// u = k1·m
 	VMULPS Z18, Z6, Z18
 	VMULPS Z19, Z6, Z19
@@ -22816,18 +28200,18 @@ end13:
 
 	// load v
 	TESTL     $0x00000008, CX
-	JZ        else14
+	JZ        else22
 	VPMOVZXWD (DI)(R11*2), Z20
 	VPSLLD    $0x10, Z20, Z20
 	VPMOVZXWD 32(DI)(R11*2), Z21
 	VPSLLD    $0x10, Z21, Z21
-	JMP       end15
+	JMP       end23
 
-else14:
+else22:
 	VMOVUPS (DI)(R11*4), Z20
 	VMOVUPS 64(DI)(R11*4), Z21
 
-end15:
+end23:
 	VMULPS Z20, Z4, Z20
 	VMULPS Z21, Z4, Z21
 	VADDPS Z16, Z20, Z16
@@ -22835,7 +28219,7 @@ end15:
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else16
+	JZ    else24
 
 	// counter
 	MOVL         56(AX), R12
@@ -22880,15 +28264,15 @@ end15:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z21, Z22
 	VXORPS Z22, Z21, Z21
-	JMP    end17
+	JMP    end25
 
-else16:
+else24:
 	VXORPS Z20, Z20, Z20
 	VXORPS Z21, Z21, Z21
 
-end17:
+end25:
 	TESTL $0x00000008, CX
-	JZ    else18
+	JZ    else26
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z20, Z22
@@ -22903,28 +28287,28 @@ end17:
 	VMOVAPS Z17, K1, Z22
 	VPERMW  Z22, Z15, Z22
 	VMOVUPS Y22, 32(DI)(R11*2)
-	JMP     end19
+	JMP     end27
 
-else18:
+else26:
 	VMOVUPS Z16, (DI)(R11*4)
 	VMOVUPS Z17, 64(DI)(R11*4)
 
-end19:
+end27:
 	// w = x = max(x, v)
 	// load x
 	TESTL     $0x00000008, CX
-	JZ        else20
+	JZ        else28
 	VPMOVZXWD (R8)(R11*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 	VPMOVZXWD 32(R8)(R11*2), Z23
 	VPSLLD    $0x10, Z23, Z23
-	JMP       end21
+	JMP       end29
 
-else20:
+else28:
 	VMOVUPS (R8)(R11*4), Z22
 	VMOVUPS 64(R8)(R11*4), Z23
 
-end21:
+end29:
 	VMAXPS  Z16, Z22, Z16
 	VMAXPS  Z17, Z23, Z17
 	VCMPPS  $0x03, Z22, Z22, K1
@@ -22934,7 +28318,7 @@ end21:
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else22
+	JZ    else30
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z20, Z22
@@ -22949,13 +28333,13 @@ end21:
 	VMOVAPS Z17, K1, Z22
 	VPERMW  Z22, Z15, Z22
 	VMOVUPS Y22, 32(R8)(R11*2)
-	JMP     end23
+	JMP     end31
 
-else22:
+else30:
 	VMOVUPS Z16, (R8)(R11*4)
 	VMOVUPS Z17, 64(R8)(R11*4)
 
-end23:
+end31:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VSQRTPS Z17, Z17
@@ -22968,28 +28352,134 @@ end23:
 
 	// p = keep·p − u
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else24
+	TESTL $0x00000104, CX
+	JZ    else32
+	TESTL $0x00000100, CX
+	JZ    else34
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+	VPMOVSXWD (DX)(R11*2), Z19
+	VPADDD    Z19, Z18, Z19
+	VXORPS    Z19, Z18, Z22
+	VPMOVD2M  Z22, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z19, K1, Z18
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R9)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+	VPMOVSXWD 32(DX)(R11*2), Z22
+	VPADDD    Z22, Z19, Z22
+	VXORPS    Z22, Z19, Z23
+	VPMOVD2M  Z23, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z22, K1, Z19
+	JMP       end35
+
+else34:
 	VPMOVZXWD (DX)(R11*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 	VPMOVZXWD 32(DX)(R11*2), Z19
 	VPSLLD    $0x10, Z19, Z19
-	JMP       end25
 
-else24:
+end35:
+	JMP end33
+
+else32:
 	VMOVUPS (DX)(R11*4), Z18
 	VMOVUPS 64(DX)(R11*4), Z19
+	TESTL   $0x00000200, CX
+	JZ      end37
 
-end25:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else38
+	VCVTPS2PH $0x00, Z18, Y22
+	VCVTPH2PS (R9)(R11*2), Z23
+	JMP       end39
+
+else38:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z18, Z22
+	VPSRLD    $0x1f, Z22, Z22
+	VPADDD    Z22, Z18, Z22
+	VPADDD    Z14, Z22, Z22
+	VCMPPS    $0x03, Z18, Z18, K1
+	VMOVAPS   Z18, K1, Z22
+	VPERMW    Z22, Z15, Z22
+	VPMOVZXWD (R9)(R11*2), Z23
+	VPSLLD    $0x10, Z23, Z23
+
+end39:
+	VPCMPUW $0x04, (R9)(R11*2), Y22, K1
+	VMOVAPS Z23, K1, Z18
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else40
+	VCVTPS2PH $0x00, Z19, Y22
+	VCVTPH2PS 32(R9)(R11*2), Z23
+	JMP       end41
+
+else40:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z19, Z22
+	VPSRLD    $0x1f, Z22, Z22
+	VPADDD    Z22, Z19, Z22
+	VPADDD    Z14, Z22, Z22
+	VCMPPS    $0x03, Z19, Z19, K1
+	VMOVAPS   Z19, K1, Z22
+	VPERMW    Z22, Z15, Z22
+	VPMOVZXWD 32(R9)(R11*2), Z23
+	VPSLLD    $0x10, Z23, Z23
+
+end41:
+	VPCMPUW $0x04, 32(R9)(R11*2), Y22, K1
+	VMOVAPS Z23, K1, Z19
+
+end37:
+end33:
 	VMULPS Z18, Z1, Z18
 	VMULPS Z19, Z1, Z19
 	VSUBPS Z16, Z18, Z16
 	VSUBPS Z17, Z19, Z17
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else26
+	TESTL $0x00000104, CX
+	JZ    else42
+	TESTL $0x00000100, CX
+	JZ    else44
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z16, Z18
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z18
+	VPERMW  Z18, Z15, Z18
+	VMOVUPS Y18, (R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z16, Z16, K1
+	VMOVAPS.Z Z16, K1, Z16
+	VPMOVDW   Z16, Y16
+	VMOVUPS   Y16, (DX)(R11*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z17, Z16
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z16
+	VPERMW  Z16, Z15, Z16
+	VMOVUPS Y16, 32(R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z17, Z17, K1
+	VMOVAPS.Z Z17, K1, Z16
+	VPMOVDW   Z16, Y16
+	VMOVUPS   Y16, 32(DX)(R11*2)
+	JMP       end45
+
+else44:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z20, Z18
 	VPADDD  Z18, Z16, Z18
@@ -23003,27 +28493,29 @@ end25:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 	VMOVUPS Y16, 32(DX)(R11*2)
-	JMP     end27
 
-else26:
+end45:
+	JMP end43
+
+else42:
 	VMOVUPS   Z16, (DX)(R11*4)
 	VMOVUPS   Z17, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end29
+	JZ        end47
 	TESTL     $0x00000020, CX
-	JZ        else30
+	JZ        else48
 	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z16, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z16, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R10
-	JMP     end31
+	JMP     end49
 
-else30:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -23033,30 +28525,30 @@ else30:
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
 
-end31:
+end49:
 	TESTL    $0x00000040, CX
-	JZ       else32
+	JZ       else50
 	VMOVNTDQ Y18, (R9)(R11*2)
-	JMP      end33
+	JMP      end51
 
-else32:
+else50:
 	VMOVUPS Y18, (R9)(R11*2)
 
-end33:
+end51:
 	TESTL     $0x00000020, CX
-	JZ        else34
+	JZ        else52
 	VCVTPS2PH $0x00, Z17, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R10
-	JMP     end35
+	JMP     end53
 
-else34:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -23066,18 +28558,18 @@ else34:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 
-end35:
+end53:
 	TESTL    $0x00000040, CX
-	JZ       else36
+	JZ       else54
 	VMOVNTDQ Y16, 32(R9)(R11*2)
-	JMP      end37
+	JMP      end55
 
-else36:
+else54:
 	VMOVUPS Y16, 32(R9)(R11*2)
 
-end37:
-end29:
-end27:
+end55:
+end47:
+end43:
 	ADDQ $0x00000020, R11
 	CMPQ R11, count+8(FP)
 	JNE  pass
@@ -23089,73 +28581,119 @@ passAhead:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else38
+	JZ         else56
 	TESTL      $0x00000002, CX
-	JZ         else40
+	JZ         else58
 	VCVTPH2PS  (BX)(R11*2), Z16
 	PREFETCHT0 (BX)(R12*2)
-	JMP        end41
+	JMP        end59
 
-else40:
+else58:
 	VPMOVZXWD  (BX)(R11*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	PREFETCHT0 (BX)(R12*2)
 
-end41:
-	JMP end39
+end59:
+	JMP end57
 
-else38:
+else56:
 	VMOVUPS    (BX)(R11*4), Z16
 	PREFETCHT0 (BX)(R12*4)
 
-end39:
+end57:
 	VMULPS Z16, Z0, Z16
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z16, Z10, Z16
 	VMAXPS Z16, Z9, Z16
-	TESTL  $0x00000100, CX
-	JZ     end43
+	TESTL  $0x00000400, CX
+	JZ     end61
 
 	// g = g + l2·p
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else44
+	TESTL      $0x00000104, CX
+	JZ         else62
+	TESTL      $0x00000100, CX
+	JZ         else64
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	VPMOVSXWD (DX)(R11*2), Z18
+	VPADDD    Z18, Z17, Z18
+	VXORPS    Z18, Z17, Z19
+	VPMOVD2M  Z19, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z18, K1, Z17
+	JMP       end65
+
+else64:
 	VPMOVZXWD  (DX)(R11*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DX)(R12*2)
-	JMP        end45
 
-else44:
+end65:
+	JMP end63
+
+else62:
 	VMOVUPS    (DX)(R11*4), Z17
 	PREFETCHT0 (DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end67
+	PREFETCHT0 (R9)(R12*2)
 
-end45:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else68
+	VCVTPS2PH $0x00, Z17, Y18
+	VCVTPH2PS (R9)(R11*2), Z19
+	JMP       end69
+
+else68:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z17, Z18
+	VPSRLD    $0x1f, Z18, Z18
+	VPADDD    Z18, Z17, Z18
+	VPADDD    Z14, Z18, Z18
+	VCMPPS    $0x03, Z17, Z17, K1
+	VMOVAPS   Z17, K1, Z18
+	VPERMW    Z18, Z15, Z18
+	VPMOVZXWD (R9)(R11*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+
+end69:
+	VPCMPUW $0x04, (R9)(R11*2), Y18, K1
+	VMOVAPS Z19, K1, Z17
+
+end67:
+end63:
 	VMULPS Z17, Z11, Z17
 	VADDPS Z17, Z16, Z16
 
-end43:
+end61:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else46
+	JZ         else70
 	VPMOVZXWD  (SI)(R11*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end47
+	JMP        end71
 
-else46:
+else70:
 	VMOVUPS    (SI)(R11*4), Z17
 	PREFETCHT0 (SI)(R12*4)
 
-end47:
+end71:
 	VMULPS Z17, Z2, Z17
 	VMULPS Z16, Z3, Z18
 	VADDPS Z18, Z17, Z17
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else48
+	JZ    else72
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z18
@@ -23166,12 +28704,12 @@ end47:
 	VMOVAPS Z17, K1, Z18
 	VPERMW  Z18, Z15, Z18
 	VMOVUPS Y18, (SI)(R11*2)
-	JMP     end49
+	JMP     end73
 
-else48:
+else72:
 	VMOVUPS Z17, (SI)(R11*4)
 
-end49:
+end73:
 	// u = k1·m
 	VMULPS Z17, Z6, Z17
 
@@ -23181,23 +28719,23 @@ end49:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else50
+	JZ         else74
 	VPMOVZXWD  (DI)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end51
+	JMP        end75
 
-else50:
+else74:
 	VMOVUPS    (DI)(R11*4), Z18
 	PREFETCHT0 (DI)(R12*4)
 
-end51:
+end75:
 	VMULPS Z18, Z4, Z18
 	VADDPS Z16, Z18, Z16
 
 	// store v
 	TESTL $0x00000080, CX
-	JZ    else52
+	JZ    else76
 
 	// counter
 	MOVL         56(AX), R13
@@ -23224,14 +28762,14 @@ end51:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z18, Z19
 	VXORPS Z19, Z18, Z18
-	JMP    end53
+	JMP    end77
 
-else52:
+else76:
 	VXORPS Z18, Z18, Z18
 
-end53:
+end77:
 	TESTL $0x00000008, CX
-	JZ    else54
+	JZ    else78
 
 	// bf16: (v + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z18, Z19
@@ -23240,33 +28778,33 @@ end53:
 	VMOVAPS Z16, K1, Z19
 	VPERMW  Z19, Z15, Z19
 	VMOVUPS Y19, (DI)(R11*2)
-	JMP     end55
+	JMP     end79
 
-else54:
+else78:
 	VMOVUPS Z16, (DI)(R11*4)
 
-end55:
+end79:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else56
+	JZ         else80
 	VPMOVZXWD  (R8)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end57
+	JMP        end81
 
-else56:
+else80:
 	VMOVUPS    (R8)(R11*4), Z19
 	PREFETCHT0 (R8)(R12*4)
 
-end57:
+end81:
 	VMAXPS  Z16, Z19, Z16
 	VCMPPS  $0x03, Z19, Z19, K1
 	VMOVAPS Z19, K1, Z16
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else58
+	JZ    else82
 
 	// bf16: (x + draw&0xffff)>>16
 	VANDPS  roundingAVX512<>+256(SB), Z18, Z19
@@ -23275,12 +28813,12 @@ end57:
 	VMOVAPS Z16, K1, Z19
 	VPERMW  Z19, Z15, Z19
 	VMOVUPS Y19, (R8)(R11*2)
-	JMP     end59
+	JMP     end83
 
-else58:
+else82:
 	VMOVUPS Z16, (R8)(R11*4)
 
-end59:
+end83:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VMULPS  Z7, Z16, Z16
@@ -23289,25 +28827,88 @@ end59:
 
 	// p = keep·p − u
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else60
+	TESTL      $0x00000104, CX
+	JZ         else84
+	TESTL      $0x00000100, CX
+	JZ         else86
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (R9)(R11*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	VPMOVSXWD (DX)(R11*2), Z19
+	VPADDD    Z19, Z17, Z19
+	VXORPS    Z19, Z17, Z20
+	VPMOVD2M  Z20, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z19, K1, Z17
+	JMP       end87
+
+else86:
 	VPMOVZXWD  (DX)(R11*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DX)(R12*2)
-	JMP        end61
 
-else60:
+end87:
+	JMP end85
+
+else84:
 	VMOVUPS    (DX)(R11*4), Z17
 	PREFETCHT0 (DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end89
+	PREFETCHT0 (R9)(R12*2)
 
-end61:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else90
+	VCVTPS2PH $0x00, Z17, Y19
+	VCVTPH2PS (R9)(R11*2), Z20
+	JMP       end91
+
+else90:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z17, Z19
+	VPSRLD    $0x1f, Z19, Z19
+	VPADDD    Z19, Z17, Z19
+	VPADDD    Z14, Z19, Z19
+	VCMPPS    $0x03, Z17, Z17, K1
+	VMOVAPS   Z17, K1, Z19
+	VPERMW    Z19, Z15, Z19
+	VPMOVZXWD (R9)(R11*2), Z20
+	VPSLLD    $0x10, Z20, Z20
+
+end91:
+	VPCMPUW $0x04, (R9)(R11*2), Y19, K1
+	VMOVAPS Z20, K1, Z17
+
+end89:
+end85:
 	VMULPS Z17, Z1, Z17
 	VSUBPS Z16, Z17, Z16
 
 	// store p
-	TESTL $0x00000004, CX
-	JZ    else62
+	TESTL $0x00000104, CX
+	JZ    else92
+	TESTL $0x00000100, CX
+	JZ    else94
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z16, Z17
+	VCMPPS  $0x03, Z16, Z16, K1
+	VMOVAPS Z16, K1, Z17
+	VPERMW  Z17, Z15, Z17
+	VMOVUPS Y17, (R9)(R11*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z16, Z16, K1
+	VMOVAPS.Z Z16, K1, Z16
+	VPMOVDW   Z16, Y16
+	VMOVUPS   Y16, (DX)(R11*2)
+	JMP       end95
+
+else94:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z18, Z17
 	VPADDD  Z17, Z16, Z17
@@ -23315,26 +28916,28 @@ end61:
 	VMOVAPS Z16, K1, Z17
 	VPERMW  Z17, Z15, Z16
 	VMOVUPS Y16, (DX)(R11*2)
-	JMP     end63
 
-else62:
+end95:
+	JMP end93
+
+else92:
 	VMOVUPS   Z16, (DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end65
+	JZ        end97
 	TESTL     $0x00000020, CX
-	JZ        else66
+	JZ        else98
 	VCVTPS2PH $0x00, Z16, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z16, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z16, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end67
+	JMP     end99
 
-else66:
+else98:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -23344,18 +28947,18 @@ else66:
 	VMOVAPS Z16, K1, Z17
 	VPERMW  Z17, Z15, Z17
 
-end67:
+end99:
 	TESTL    $0x00000040, CX
-	JZ       else68
+	JZ       else100
 	VMOVNTDQ Y17, (R9)(R11*2)
-	JMP      end69
+	JMP      end101
 
-else68:
+else100:
 	VMOVUPS Y17, (R9)(R11*2)
 
-end69:
-end65:
-end63:
+end101:
+end97:
+end93:
 	ADDQ $0x00000010, R11
 	ADDQ $0x00000010, R12
 	CMPQ R11, count+8(FP)
@@ -23363,23 +28966,23 @@ end63:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end71
+	JZ    end103
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end71:
+end103:
 	TESTL $0x00000040, CX
-	JZ    end73
+	JZ    end105
 	SFENCE
 
-end73:
+end105:
 	VZEROUPPER
 	RET
 
 // func lionMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, MMX+, POPCNT
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
 TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -23423,7 +29026,7 @@ TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+320(SB), Z12
 
 	// upper
-	VMOVUPS roundingAVX512<>+384(SB), Z13
+	VMOVUPS roundingAVX512<>+448(SB), Z13
 
 	// formats
 	MOVL 52(AX), CX
@@ -23432,7 +29035,7 @@ TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000100, CX
+	ORL   $0x00000400, CX
 
 uncoupled1:
 	// p
@@ -23487,23 +29090,99 @@ end3:
 	VMINPS Z15, Z8, Z15
 	VMAXPS Z14, Z7, Z14
 	VMAXPS Z15, Z7, Z15
-	TESTL  $0x00000100, CX
+	TESTL  $0x00000400, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else8
+	TESTL $0x00000104, CX
+	JZ    else8
+	TESTL $0x00000100, CX
+	JZ    else10
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVSXWD (DX)(R9*2), Z17
+	VPADDD    Z17, Z16, Z17
+	VXORPS    Z17, Z16, Z18
+	VPMOVD2M  Z18, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z17, K1, Z16
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	VPMOVSXWD 32(DX)(R9*2), Z18
+	VPADDD    Z18, Z17, Z18
+	VXORPS    Z18, Z17, Z19
+	VPMOVD2M  Z19, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z18, K1, Z17
+	JMP       end11
+
+else10:
 	VPMOVZXWD (DX)(R9*2), Z16
 	VPSLLD    $0x10, Z16, Z16
 	VPMOVZXWD 32(DX)(R9*2), Z17
 	VPSLLD    $0x10, Z17, Z17
-	JMP       end9
+
+end11:
+	JMP end9
 
 else8:
 	VMOVUPS (DX)(R9*4), Z16
 	VMOVUPS 64(DX)(R9*4), Z17
+	TESTL   $0x00000200, CX
+	JZ      end13
 
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else14
+	VCVTPS2PH $0x00, Z16, Y18
+	VCVTPH2PS (DI)(R9*2), Z19
+	JMP       end15
+
+else14:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z16, Z18
+	VPSRLD    $0x1f, Z18, Z18
+	VPADDD    Z18, Z16, Z18
+	VPADDD    Z12, Z18, Z18
+	VCMPPS    $0x03, Z16, Z16, K1
+	VMOVAPS   Z16, K1, Z18
+	VPERMW    Z18, Z13, Z18
+	VPMOVZXWD (DI)(R9*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+
+end15:
+	VPCMPUW $0x04, (DI)(R9*2), Y18, K1
+	VMOVAPS Z19, K1, Z16
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else16
+	VCVTPS2PH $0x00, Z17, Y18
+	VCVTPH2PS 32(DI)(R9*2), Z19
+	JMP       end17
+
+else16:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z17, Z18
+	VPSRLD    $0x1f, Z18, Z18
+	VPADDD    Z18, Z17, Z18
+	VPADDD    Z12, Z18, Z18
+	VCMPPS    $0x03, Z17, Z17, K1
+	VMOVAPS   Z17, K1, Z18
+	VPERMW    Z18, Z13, Z18
+	VPMOVZXWD 32(DI)(R9*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+
+end17:
+	VPCMPUW $0x04, 32(DI)(R9*2), Y18, K1
+	VMOVAPS Z19, K1, Z17
+
+end13:
 end9:
 	VMULPS Z16, Z9, Z16
 	VMULPS Z17, Z9, Z17
@@ -23514,18 +29193,18 @@ end7:
 	// d = beta1·m + alpha1·g
 	// load m
 	TESTL     $0x00000008, CX
-	JZ        else10
+	JZ        else18
 	VPMOVZXWD (SI)(R9*2), Z16
 	VPSLLD    $0x10, Z16, Z16
 	VPMOVZXWD 32(SI)(R9*2), Z17
 	VPSLLD    $0x10, Z17, Z17
-	JMP       end11
+	JMP       end19
 
-else10:
+else18:
 	VMOVUPS (SI)(R9*4), Z16
 	VMOVUPS 64(SI)(R9*4), Z17
 
-end11:
+end19:
 	VMULPS Z16, Z2, Z16
 	VMULPS Z17, Z2, Z17
 	VMULPS Z14, Z3, Z18
@@ -23536,18 +29215,18 @@ end11:
 	// m = beta2·m + alpha2·g
 	// load m
 	TESTL     $0x00000008, CX
-	JZ        else12
+	JZ        else20
 	VPMOVZXWD (SI)(R9*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 	VPMOVZXWD 32(SI)(R9*2), Z19
 	VPSLLD    $0x10, Z19, Z19
-	JMP       end13
+	JMP       end21
 
-else12:
+else20:
 	VMOVUPS (SI)(R9*4), Z18
 	VMOVUPS 64(SI)(R9*4), Z19
 
-end13:
+end21:
 	VMULPS Z18, Z4, Z18
 	VMULPS Z19, Z4, Z19
 	VMULPS Z14, Z5, Z14
@@ -23557,7 +29236,7 @@ end13:
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else14
+	JZ    else22
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z18
@@ -23578,13 +29257,13 @@ end13:
 	VMOVAPS Z15, K1, Z14
 	VPERMW  Z14, Z13, Z14
 	VMOVUPS Y14, 32(SI)(R9*2)
-	JMP     end15
+	JMP     end23
 
-else14:
+else22:
 	VMOVUPS Z14, (SI)(R9*4)
 	VMOVUPS Z15, 64(SI)(R9*4)
 
-end15:
+end23:
 	// u = k1·sign(d)
 	VXORPS     Z14, Z14, Z14
 	VXORPS     Z15, Z15, Z15
@@ -23610,19 +29289,95 @@ end15:
 
 	// p = keep·p − u
 	// load p
-	TESTL     $0x00000004, CX
-	JZ        else16
+	TESTL $0x00000104, CX
+	JZ    else24
+	TESTL $0x00000100, CX
+	JZ    else26
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVSXWD (DX)(R9*2), Z17
+	VPADDD    Z17, Z16, Z17
+	VXORPS    Z17, Z16, Z18
+	VPMOVD2M  Z18, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z17, K1, Z16
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	VPMOVSXWD 32(DX)(R9*2), Z18
+	VPADDD    Z18, Z17, Z18
+	VXORPS    Z18, Z17, Z19
+	VPMOVD2M  Z19, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z18, K1, Z17
+	JMP       end27
+
+else26:
 	VPMOVZXWD (DX)(R9*2), Z16
 	VPSLLD    $0x10, Z16, Z16
 	VPMOVZXWD 32(DX)(R9*2), Z17
 	VPSLLD    $0x10, Z17, Z17
-	JMP       end17
 
-else16:
+end27:
+	JMP end25
+
+else24:
 	VMOVUPS (DX)(R9*4), Z16
 	VMOVUPS 64(DX)(R9*4), Z17
+	TESTL   $0x00000200, CX
+	JZ      end29
 
-end17:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else30
+	VCVTPS2PH $0x00, Z16, Y18
+	VCVTPH2PS (DI)(R9*2), Z19
+	JMP       end31
+
+else30:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z16, Z18
+	VPSRLD    $0x1f, Z18, Z18
+	VPADDD    Z18, Z16, Z18
+	VPADDD    Z12, Z18, Z18
+	VCMPPS    $0x03, Z16, Z16, K1
+	VMOVAPS   Z16, K1, Z18
+	VPERMW    Z18, Z13, Z18
+	VPMOVZXWD (DI)(R9*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+
+end31:
+	VPCMPUW $0x04, (DI)(R9*2), Y18, K1
+	VMOVAPS Z19, K1, Z16
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else32
+	VCVTPS2PH $0x00, Z17, Y18
+	VCVTPH2PS 32(DI)(R9*2), Z19
+	JMP       end33
+
+else32:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z17, Z18
+	VPSRLD    $0x1f, Z18, Z18
+	VPADDD    Z18, Z17, Z18
+	VPADDD    Z12, Z18, Z18
+	VCMPPS    $0x03, Z17, Z17, K1
+	VMOVAPS   Z17, K1, Z18
+	VPERMW    Z18, Z13, Z18
+	VPMOVZXWD 32(DI)(R9*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+
+end33:
+	VPCMPUW $0x04, 32(DI)(R9*2), Y18, K1
+	VMOVAPS Z19, K1, Z17
+
+end29:
+end25:
 	VMULPS Z16, Z1, Z16
 	VMULPS Z17, Z1, Z17
 	VSUBPS Z15, Z16, Z15
@@ -23630,7 +29385,7 @@ end17:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else18
+	JZ    else34
 
 	// counter
 	MOVL         56(AX), R10
@@ -23675,16 +29430,46 @@ end17:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z17, Z18
 	VXORPS Z18, Z17, Z17
-	JMP    end19
+	JMP    end35
 
-else18:
+else34:
 	VXORPS Z16, Z16, Z16
 	VXORPS Z17, Z17, Z17
 
-end19:
-	TESTL $0x00000004, CX
-	JZ    else20
+end35:
+	TESTL $0x00000104, CX
+	JZ    else36
+	TESTL $0x00000100, CX
+	JZ    else38
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z15, Z16
+	VCMPPS  $0x03, Z15, Z15, K1
+	VMOVAPS Z15, K1, Z16
+	VPERMW  Z16, Z13, Z16
+	VMOVUPS Y16, (DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z15, Z15, K1
+	VMOVAPS.Z Z15, K1, Z15
+	VPMOVDW   Z15, Y15
+	VMOVUPS   Y15, (DX)(R9*2)
+
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z14, Z15
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z15
+	VPERMW  Z15, Z13, Z15
+	VMOVUPS Y15, 32(DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z14, Z14, K1
+	VMOVAPS.Z Z14, K1, Z14
+	VPMOVDW   Z14, Y14
+	VMOVUPS   Y14, 32(DX)(R9*2)
+	JMP       end39
+
+else38:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z16, Z16
 	VPADDD  Z16, Z15, Z16
@@ -23698,27 +29483,29 @@ end19:
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z13, Z14
 	VMOVUPS Y14, 32(DX)(R9*2)
-	JMP     end21
 
-else20:
+end39:
+	JMP end37
+
+else36:
 	VMOVUPS   Z15, (DX)(R9*4)
 	VMOVUPS   Z14, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end23
+	JZ        end41
 	TESTL     $0x00000020, CX
-	JZ        else24
+	JZ        else42
 	VCVTPS2PH $0x00, Z15, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z15, Z15
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z15, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z15, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z15, Z15
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z15, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z15, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, R8
-	JMP     end25
+	JMP     end43
 
-else24:
+else42:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z15, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -23728,30 +29515,30 @@ else24:
 	VMOVAPS Z15, K1, Z16
 	VPERMW  Z16, Z13, Z16
 
-end25:
+end43:
 	TESTL    $0x00000040, CX
-	JZ       else26
+	JZ       else44
 	VMOVNTDQ Y16, (DI)(R9*2)
-	JMP      end27
+	JMP      end45
 
-else26:
+else44:
 	VMOVUPS Y16, (DI)(R9*2)
 
-end27:
+end45:
 	TESTL     $0x00000020, CX
-	JZ        else28
+	JZ        else46
 	VCVTPS2PH $0x00, Z14, Y15
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z14, Z14
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z14, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z14, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z14, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, R8
-	JMP     end29
+	JMP     end47
 
-else28:
+else46:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z15
 	VPSRLD  $0x1f, Z15, Z15
@@ -23761,18 +29548,18 @@ else28:
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z13, Z15
 
-end29:
+end47:
 	TESTL    $0x00000040, CX
-	JZ       else30
+	JZ       else48
 	VMOVNTDQ Y15, 32(DI)(R9*2)
-	JMP      end31
+	JMP      end49
 
-else30:
+else48:
 	VMOVUPS Y15, 32(DI)(R9*2)
 
-end31:
-end23:
-end21:
+end49:
+end41:
+end37:
 	ADDQ $0x00000020, R9
 	CMPQ R9, count+8(FP)
 	JNE  pass
@@ -23784,66 +29571,112 @@ passAhead:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else32
+	JZ         else50
 	TESTL      $0x00000002, CX
-	JZ         else34
+	JZ         else52
 	VCVTPH2PS  (BX)(R9*2), Z14
 	PREFETCHT0 (BX)(R10*2)
-	JMP        end35
+	JMP        end53
 
-else34:
+else52:
 	VPMOVZXWD  (BX)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	PREFETCHT0 (BX)(R10*2)
 
-end35:
-	JMP end33
+end53:
+	JMP end51
 
-else32:
+else50:
 	VMOVUPS    (BX)(R9*4), Z14
 	PREFETCHT0 (BX)(R10*4)
 
-end33:
+end51:
 	VMULPS Z14, Z0, Z14
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z14, Z8, Z14
 	VMAXPS Z14, Z7, Z14
-	TESTL  $0x00000100, CX
-	JZ     end37
+	TESTL  $0x00000400, CX
+	JZ     end55
 
 	// g = g + l2·p
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else38
+	TESTL      $0x00000104, CX
+	JZ         else56
+	TESTL      $0x00000100, CX
+	JZ         else58
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVSXWD (DX)(R9*2), Z16
+	VPADDD    Z16, Z15, Z16
+	VXORPS    Z16, Z15, Z17
+	VPMOVD2M  Z17, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z16, K1, Z15
+	JMP       end59
+
+else58:
 	VPMOVZXWD  (DX)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end39
 
-else38:
+end59:
+	JMP end57
+
+else56:
 	VMOVUPS    (DX)(R9*4), Z15
 	PREFETCHT0 (DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end61
+	PREFETCHT0 (DI)(R10*2)
 
-end39:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else62
+	VCVTPS2PH $0x00, Z15, Y16
+	VCVTPH2PS (DI)(R9*2), Z17
+	JMP       end63
+
+else62:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z15, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z15, Z16
+	VPADDD    Z12, Z16, Z16
+	VCMPPS    $0x03, Z15, Z15, K1
+	VMOVAPS   Z15, K1, Z16
+	VPERMW    Z16, Z13, Z16
+	VPMOVZXWD (DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end63:
+	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z15
+
+end61:
+end57:
 	VMULPS Z15, Z9, Z15
 	VADDPS Z15, Z14, Z14
 
-end37:
+end55:
 	// d = beta1·m + alpha1·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else40
+	JZ         else64
 	VPMOVZXWD  (SI)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end41
+	JMP        end65
 
-else40:
+else64:
 	VMOVUPS    (SI)(R9*4), Z15
 	PREFETCHT0 (SI)(R10*4)
 
-end41:
+end65:
 	VMULPS Z15, Z2, Z15
 	VMULPS Z14, Z3, Z16
 	VADDPS Z16, Z15, Z15
@@ -23851,24 +29684,24 @@ end41:
 	// m = beta2·m + alpha2·g
 	// load m
 	TESTL      $0x00000008, CX
-	JZ         else42
+	JZ         else66
 	VPMOVZXWD  (SI)(R9*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end43
+	JMP        end67
 
-else42:
+else66:
 	VMOVUPS    (SI)(R9*4), Z16
 	PREFETCHT0 (SI)(R10*4)
 
-end43:
+end67:
 	VMULPS Z16, Z4, Z16
 	VMULPS Z14, Z5, Z14
 	VADDPS Z14, Z16, Z14
 
 	// store m
 	TESTL $0x00000008, CX
-	JZ    else44
+	JZ    else68
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z16
@@ -23879,12 +29712,12 @@ end43:
 	VMOVAPS Z14, K1, Z16
 	VPERMW  Z16, Z13, Z14
 	VMOVUPS Y14, (SI)(R9*2)
-	JMP     end45
+	JMP     end69
 
-else44:
+else68:
 	VMOVUPS Z14, (SI)(R9*4)
 
-end45:
+end69:
 	// u = k1·sign(d)
 	VXORPS     Z14, Z14, Z14
 	VXORPS     Z16, Z16, Z16
@@ -23902,24 +29735,70 @@ end45:
 
 	// p = keep·p − u
 	// load p
-	TESTL      $0x00000004, CX
-	JZ         else46
+	TESTL      $0x00000104, CX
+	JZ         else70
+	TESTL      $0x00000100, CX
+	JZ         else72
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD (DI)(R9*2), Z15
+	VPSLLD    $0x10, Z15, Z15
+	VPMOVSXWD (DX)(R9*2), Z16
+	VPADDD    Z16, Z15, Z16
+	VXORPS    Z16, Z15, Z17
+	VPMOVD2M  Z17, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z16, K1, Z15
+	JMP       end73
+
+else72:
 	VPMOVZXWD  (DX)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (DX)(R10*2)
-	JMP        end47
 
-else46:
+end73:
+	JMP end71
+
+else70:
 	VMOVUPS    (DX)(R9*4), Z15
 	PREFETCHT0 (DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end75
+	PREFETCHT0 (DI)(R10*2)
 
-end47:
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else76
+	VCVTPS2PH $0x00, Z15, Y16
+	VCVTPH2PS (DI)(R9*2), Z17
+	JMP       end77
+
+else76:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z15, Z16
+	VPSRLD    $0x1f, Z16, Z16
+	VPADDD    Z16, Z15, Z16
+	VPADDD    Z12, Z16, Z16
+	VCMPPS    $0x03, Z15, Z15, K1
+	VMOVAPS   Z15, K1, Z16
+	VPERMW    Z16, Z13, Z16
+	VPMOVZXWD (DI)(R9*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+
+end77:
+	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VMOVAPS Z17, K1, Z15
+
+end75:
+end71:
 	VMULPS Z15, Z1, Z15
 	VSUBPS Z14, Z15, Z14
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else48
+	JZ    else78
 
 	// counter
 	MOVL         56(AX), R11
@@ -23946,15 +29825,32 @@ end47:
 	// draw = draw ^ draw>>16
 	VPSRLD $0x10, Z15, Z16
 	VXORPS Z16, Z15, Z15
-	JMP    end49
+	JMP    end79
 
-else48:
+else78:
 	VXORPS Z15, Z15, Z15
 
-end49:
-	TESTL $0x00000004, CX
-	JZ    else50
+end79:
+	TESTL $0x00000104, CX
+	JZ    else80
+	TESTL $0x00000100, CX
+	JZ    else82
 
+	// upper: (x + 0x8000)>>16
+	VPADDD  roundingAVX512<>+384(SB), Z14, Z15
+	VCMPPS  $0x03, Z14, Z14, K1
+	VMOVAPS Z14, K1, Z15
+	VPERMW  Z15, Z13, Z15
+	VMOVUPS Y15, (DI)(R9*2)
+
+	// low: x&0xffff, 0 for a NaN
+	VCMPPS    $0x07, Z14, Z14, K1
+	VMOVAPS.Z Z14, K1, Z14
+	VPMOVDW   Z14, Y14
+	VMOVUPS   Y14, (DX)(R9*2)
+	JMP       end83
+
+else82:
 	// bf16: (p + draw>>16)>>16
 	VPSRLD  $0x10, Z15, Z15
 	VPADDD  Z15, Z14, Z15
@@ -23962,26 +29858,28 @@ end49:
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z13, Z14
 	VMOVUPS Y14, (DX)(R9*2)
-	JMP     end51
 
-else50:
+end83:
+	JMP end81
+
+else80:
 	VMOVUPS   Z14, (DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end53
+	JZ        end85
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else86
 	VCVTPS2PH $0x00, Z14, Y15
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+448(SB), Z14, Z14
-	VCMPPS  $0x1d, roundingAVX512<>+512(SB), Z14, K1
-	VCMPPS  $0x11, roundingAVX512<>+576(SB), Z14, K1, K1
+	VANDPS  roundingAVX512<>+576(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z14, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end55
+	JMP     end87
 
-else54:
+else86:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z15
 	VPSRLD  $0x1f, Z15, Z15
@@ -23991,18 +29889,18 @@ else54:
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z13, Z15
 
-end55:
+end87:
 	TESTL    $0x00000040, CX
-	JZ       else56
+	JZ       else88
 	VMOVNTDQ Y15, (DI)(R9*2)
-	JMP      end57
+	JMP      end89
 
-else56:
+else88:
 	VMOVUPS Y15, (DI)(R9*2)
 
-end57:
-end53:
-end51:
+end89:
+end85:
+end81:
 	ADDQ $0x00000010, R9
 	ADDQ $0x00000010, R10
 	CMPQ R9, count+8(FP)
@@ -24010,18 +29908,18 @@ end51:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end59
+	JZ    end91
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end59:
+end91:
 	TESTL $0x00000040, CX
-	JZ    end61
+	JZ    end93
 	SFENCE
 
-end61:
+end93:
 	VZEROUPPER
 	RET
 
@@ -24152,7 +30050,7 @@ nil13:
 	// move p
 	TESTQ   DX, DX
 	JZ      nil16
-	TESTL   $0x00000004, CX
+	TESTL   $0x00000104, CX
 	JZ      else17
 	VMOVUPS (DX)(R11*2), Y1
 	VMOVUPS 32(DX)(R11*2), Y2
@@ -24169,26 +30067,36 @@ else17:
 end18:
 nil16:
 	// move out
-	TESTQ    AX, AX
-	JZ       nil19
-	TESTL    $0x00000040, CX
-	JZ       else20
-	VMOVNTDQ Y1, (AX)(R11*2)
-	JMP      end21
+	TESTQ   AX, AX
+	JZ      nil19
+	TESTL   $0x00000300, CX
+	JZ      else20
+	VMOVUPS (AX)(R11*2), Y1
+	VMOVUPS 32(AX)(R11*2), Y2
+	VMOVUPS Y1, (AX)(R11*2)
+	VMOVUPS Y2, 32(AX)(R11*2)
+	JMP     end21
 
 else20:
-	VMOVUPS Y1, (AX)(R11*2)
-
-end21:
 	TESTL    $0x00000040, CX
 	JZ       else22
-	VMOVNTDQ Y2, 32(AX)(R11*2)
+	VMOVNTDQ Y1, (AX)(R11*2)
 	JMP      end23
 
 else22:
-	VMOVUPS Y2, 32(AX)(R11*2)
+	VMOVUPS Y1, (AX)(R11*2)
 
 end23:
+	TESTL    $0x00000040, CX
+	JZ       else24
+	VMOVNTDQ Y2, 32(AX)(R11*2)
+	JMP      end25
+
+else24:
+	VMOVUPS Y2, 32(AX)(R11*2)
+
+end25:
+end21:
 nil19:
 	ADDQ $0x00000020, R11
 	CMPQ R11, count+8(FP)
@@ -24200,115 +30108,124 @@ far:
 passAhead:
 	// move grad
 	TESTQ      BX, BX
-	JZ         nil24
+	JZ         nil26
 	TESTL      $0x00000003, CX
-	JZ         else25
+	JZ         else27
 	VMOVUPS    (BX)(R11*2), Y0
 	PREFETCHT0 (BX)(R12*2)
-	JMP        end26
+	JMP        end28
 
-else25:
+else27:
 	VMOVUPS    (BX)(R11*4), Z0
 	PREFETCHT0 (BX)(R12*4)
 
-end26:
-nil24:
+end28:
+nil26:
 	// move m
 	TESTQ      SI, SI
-	JZ         nil27
+	JZ         nil29
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else30
 	VMOVUPS    (SI)(R11*2), Y0
 	PREFETCHT0 (SI)(R12*2)
 	VMOVUPS    Y0, (SI)(R11*2)
-	JMP        end29
+	JMP        end31
 
-else28:
+else30:
 	VMOVUPS    (SI)(R11*4), Z0
 	PREFETCHT0 (SI)(R12*4)
 	VMOVUPS    Z0, (SI)(R11*4)
 
-end29:
-nil27:
+end31:
+nil29:
 	// move n
 	TESTQ      DI, DI
-	JZ         nil30
+	JZ         nil32
 	TESTL      $0x00000008, CX
-	JZ         else31
+	JZ         else33
 	VMOVUPS    (DI)(R11*2), Y0
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end32
+	JMP        end34
 
-else31:
+else33:
 	VMOVUPS    (DI)(R11*4), Z0
 	PREFETCHT0 (DI)(R12*4)
 
-end32:
-nil30:
+end34:
+nil32:
 	// move v
 	TESTQ      R8, R8
-	JZ         nil33
+	JZ         nil35
 	TESTL      $0x00000008, CX
-	JZ         else34
+	JZ         else36
 	VMOVUPS    (R8)(R11*2), Y0
 	PREFETCHT0 (R8)(R12*2)
 	VMOVUPS    Y0, (R8)(R11*2)
-	JMP        end35
+	JMP        end37
 
-else34:
+else36:
 	VMOVUPS    (R8)(R11*4), Z0
 	PREFETCHT0 (R8)(R12*4)
 	VMOVUPS    Z0, (R8)(R11*4)
 
-end35:
-nil33:
+end37:
+nil35:
 	// move x
 	TESTQ      R9, R9
-	JZ         nil36
+	JZ         nil38
 	TESTL      $0x00000008, CX
-	JZ         else37
+	JZ         else39
 	VMOVUPS    (R9)(R11*2), Y0
 	PREFETCHT0 (R9)(R12*2)
 	VMOVUPS    Y0, (R9)(R11*2)
-	JMP        end38
+	JMP        end40
 
-else37:
+else39:
 	VMOVUPS    (R9)(R11*4), Z0
 	PREFETCHT0 (R9)(R12*4)
 	VMOVUPS    Z0, (R9)(R11*4)
 
-end38:
-nil36:
+end40:
+nil38:
 	// move p
 	TESTQ      DX, DX
-	JZ         nil39
-	TESTL      $0x00000004, CX
-	JZ         else40
+	JZ         nil41
+	TESTL      $0x00000104, CX
+	JZ         else42
 	VMOVUPS    (DX)(R11*2), Y1
 	PREFETCHT0 (DX)(R12*2)
 	VMOVUPS    Y1, (DX)(R11*2)
-	JMP        end41
+	JMP        end43
 
-else40:
+else42:
 	VMOVUPS    (DX)(R11*4), Z1
 	PREFETCHT0 (DX)(R12*4)
 	VMOVUPS    Z1, (DX)(R11*4)
 
-end41:
-nil39:
+end43:
+nil41:
 	// move out
-	TESTQ    AX, AX
-	JZ       nil42
-	TESTL    $0x00000040, CX
-	JZ       else43
-	VMOVNTDQ Y1, (AX)(R11*2)
-	JMP      end44
+	TESTQ      AX, AX
+	JZ         nil44
+	TESTL      $0x00000300, CX
+	JZ         else45
+	VMOVUPS    (AX)(R11*2), Y1
+	PREFETCHT0 (AX)(R12*2)
+	VMOVUPS    Y1, (AX)(R11*2)
+	JMP        end46
 
-else43:
+else45:
+	TESTL    $0x00000040, CX
+	JZ       else47
+	VMOVNTDQ Y1, (AX)(R11*2)
+	JMP      end48
+
+else47:
 	VMOVUPS Y1, (AX)(R11*2)
 
-end44:
-nil42:
+end48:
+end46:
+nil44:
 	ADDQ $0x00000010, R11
 	ADDQ $0x00000010, R12
 	CMPQ R11, count+8(FP)
@@ -24316,18 +30233,18 @@ nil42:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end46
+	JZ    end50
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end46:
+end50:
 	TESTL $0x00000040, CX
-	JZ    end48
+	JZ    end52
 	SFENCE
 
-end48:
+end52:
 	VZEROUPPER
 	RET
 

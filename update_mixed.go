@@ -13,7 +13,7 @@ type mixed struct {
 	key     uint32 // for draw
 
 	p, g, m, n, v, x unsafe.Pointer // the first elements, by role; nil where the form has none
-	out              unsafe.Pointer // the copy of the parameters, if there is one
+	out              unsafe.Pointer // the copy of the parameters, or their upper halves, if there are any
 	overflows        int            // finite parameters that are infinite in an f16 copy are added to it
 }
 
@@ -27,6 +27,8 @@ const (
 	outF16     // not together with outBF16
 	outAround  // the copy is written around the caches, and begins at a multiple of 32 bytes
 	stochastic // there is anything to be rounded so: paramBF16, or stateBF16 with an average of squares
+	paramLow   // not together with paramBF16: parameters are split, and out has their upper halves, in bf16
+	follow     // float32 parameters of which the copy is not what they round to take its value first
 )
 
 // withStochastic adds to a set of formats whether a form rounds stochastically there.
@@ -56,8 +58,11 @@ func updateMixedGeneric(f form, b *mixed, n int) {
 	case b.formats&gradF16 != 0:
 		grad = f16
 	}
-	if b.formats&paramBF16 != 0 {
+	switch {
+	case b.formats&paramBF16 != 0:
 		param = bf16
+	case b.formats&paramLow != 0:
+		param = low16
 	}
 	if b.formats&stateBF16 != 0 {
 		state = bf16
@@ -65,7 +70,7 @@ func updateMixedGeneric(f form, b *mixed, n int) {
 	for lo := 0; lo < n; lo += most {
 		k := min(most, n-lo)
 		widen(s.g[:k], b.g, grad, lo)
-		widen(s.p[:k], b.p, param, lo)
+		widenParams(s.p[:k], b, param, lo)
 		widen(s.m[:k], b.m, state, lo)
 		widen(s.n[:k], b.n, state, lo)
 		widen(s.v[:k], b.v, state, lo)
@@ -76,6 +81,13 @@ func updateMixedGeneric(f form, b *mixed, n int) {
 		nearest := func(_ int, x float32) uint16 { return narrowBF16(x) }
 		lower := func(i int, x float32) uint16 { return narrowStochastic(x, draw(first+uint32(i), b.key)&0xffff) }
 		upper := func(i int, x float32) uint16 { return narrowStochastic(x, draw(first+uint32(i), b.key)>>16) }
+		if b.formats&paramLow != 0 {
+			copied := elements16(b.out, lo, k)
+			upper = func(i int, x float32) (low uint16) {
+				copied[i], low = splitBF16(x)
+				return low
+			}
+		}
 		narrow(b.p, param, lo, s.p[:k], upper)
 		narrow(b.m, state, lo, s.m[:k], nearest)
 		narrow(b.v, state, lo, s.v[:k], lower)
@@ -90,6 +102,30 @@ func updateMixedGeneric(f form, b *mixed, n int) {
 				}
 				return narrowF16(x)
 			})
+		}
+	}
+}
+
+// widenParams reads parameters from lo on, with what others wrote to their copy.
+func widenParams(p []float32, b *mixed, param format, lo int) {
+	if param == low16 {
+		low := elements16(b.p, lo, len(p))
+		for i, upper := range elements16(b.out, lo, len(p)) {
+			p[i] = joinBF16(upper, low[i])
+		}
+		return
+	}
+	widen(p, b.p, param, lo)
+	if b.formats&follow == 0 {
+		return
+	}
+	round, widen := narrowBF16, widenBF16
+	if b.formats&outF16 != 0 {
+		round, widen = narrowF16, widenF16
+	}
+	for i, x := range elements16(b.out, lo, len(p)) {
+		if x != round(p[i]) {
+			p[i] = widen(x)
 		}
 	}
 }

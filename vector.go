@@ -9,7 +9,7 @@ import (
 )
 
 // A Vector is a slice whose elements have one of the formats that a step can take: float32, float64, bf16 (bfloat16, the upper
-// half of a float32) or f16 (IEEE 754's binary16). It refers to the slice, and copies nothing. The zero Vector is a nil slice.
+// half of a float32), f16 (IEEE 754's binary16) or low16 (the lower half of a float32 whose upper half is a bf16). It refers to the slice, and copies nothing. The zero Vector is a nil slice.
 //
 // Those of its methods that copy or clear do so in pieces, so that a garbage collection need not wait for a large one. A Vector
 // can be saved by encoding/gob, encoding/json and whatever else knows encoding.BinaryMarshaler or TextMarshaler.
@@ -31,6 +31,11 @@ func BF16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceDa
 // F16 returns a slice of f16 as a Vector; any type of 16 bits will do.
 func F16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), f16} }
 
+// Low16 returns a slice of the lower halves of float32 parameters as a Vector, see [Update]; any type of 16 bits will do.
+func Low16[E ~uint16 | ~int16](x []E) Vector {
+	return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), low16}
+}
+
 // Vectors returns each of the slices as a Vector.
 func Vectors[T Float](slices ...[]T) []Vector {
 	v := make([]Vector, len(slices))
@@ -43,8 +48,16 @@ func Vectors[T Float](slices ...[]T) []Vector {
 // Len returns the number of elements.
 func (v Vector) Len() int { return v.n }
 
-// Format returns "float32", "float64", "bf16" or "f16".
+// Format returns "float32", "float64", "bf16", "f16" or "low16".
 func (v Vector) Format() string { return v.format.String() }
+
+// described is the format, or says that there is nothing.
+func (v Vector) described() string {
+	if v.at == nil {
+		return "nil"
+	}
+	return v.format.String()
+}
 
 // IsNil reports whether v is a nil slice. A slice of no elements need not be one.
 func (v Vector) IsNil() bool { return v.at == nil }
@@ -99,13 +112,13 @@ func (v Vector) Clone() Vector {
 func (v Vector) Clear() { clearBytes(v.Bytes()) }
 
 // Set copies the elements of from: widened exactly, or rounded to nearest even, where the formats differ. It returns how many finite
-// elements became an infinity of f16. Different lengths give a *LengthError, float64 on one side only a *FormatError, shared memory an
+// elements became an infinity of f16. Different lengths give a *LengthError, float64 or low16 on one side only a *FormatError, shared memory an
 // *OverlapError, and nothing is written.
 func (v Vector) Set(from Vector) (overflows int, err error) {
 	if v.n != from.n {
 		return 0, &LengthError{"to", v.n, from.n}
 	}
-	if v.format != from.format && (v.format == f64 || from.format == f64) {
+	if v.format != from.format && (v.format.alone() || from.format.alone()) {
 		return 0, &FormatError{"to", v.format.String(), from.format.String() + " as from"}
 	}
 	if n := shared(spanOf(v), spanOf(from)); n > 0 {

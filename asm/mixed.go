@@ -23,11 +23,13 @@ const (
 	outF16
 	outAround
 	stochastic
+	paramLow
+	follow
 	coupled // a kernel finds this one in its coefficients
 )
 
 // narrow are the formats by which a stream's elements have 16 bits.
-var narrow = map[string]int{"p": paramBF16, "grad": gradBF16 | gradF16, "m": stateBF16, "n": stateBF16, "v": stateBF16, "x": stateBF16}
+var narrow = map[string]int{"p": paramBF16 | paramLow, "grad": gradBF16 | gradF16, "m": stateBF16, "n": stateBF16, "v": stateBF16, "x": stateBF16}
 
 // A mixed gives Vectors streams of several formats: loads widen them to the float32 that a body works on, stores round it.
 // One kernel serves all sets of formats: it branches on the set wherever a stream is touched, always the same way in a call.
@@ -188,13 +190,70 @@ func (m *mixed) load(stream string) Operand {
 			m.prefetch(stream, size)
 		}
 	}
-	bf16 := fill(2, widenBF16)
-	if stream == "grad" {
-		either := bf16
-		bf16 = func() { m.either(gradF16, fill(2, func(from, to Op) { VCVTPH2PS(from, to) }), either) }
+	half, bf16 := fill(2, widenBF16), fill(2, widenBF16)
+	wide := fill(4, func(from, to Op) { VMOVUPS(from, to) })
+	switch stream {
+	case "grad":
+		half = func() { m.either(gradF16, fill(2, func(from, to Op) { VCVTPH2PS(from, to) }), bf16) }
+	case "p":
+		half = func() { m.either(paramLow, func() { m.join(x) }, bf16) }
+		float32s := wide
+		wide = func() {
+			float32s()
+			m.either(follow, func() { m.follow(x) }, nil)
+		}
 	}
-	m.either(narrow[stream], bf16, fill(4, func(from, to Op) { VMOVUPS(from, to) }))
+	m.either(narrow[stream], half, wide)
 	return x
+}
+
+// join makes parameters of their lower halves in p and their upper ones in out.
+func (m *mixed) join(p Operand) {
+	m.prefetch("p", 2)
+	m.prefetch("out", 2)
+	for i, p := range p {
+		Comment("p = upper<<16 + low, unless the sign changes: then it is upper<<16")
+		widenBF16(m.vector("out", 2, i), p)
+		sum := m.vec()
+		VPMOVSXWD(m.vector("p", 2, i), sum)
+		VPADDD(sum, p, sum)
+		changed := m.op1(VXORPS, sum, p)
+		if m.ISA.Name == AVX512.Name {
+			same := K()
+			VPMOVD2M(changed, same)
+			KNOTW(same, same)
+			VMOVAPS(sum, same, p)
+		} else {
+			VBLENDVPS(changed, p, sum, p)
+		}
+	}
+}
+
+// follow has parameters that do not round to their copy take its value.
+func (m *mixed) follow(p Operand) {
+	m.prefetch("out", 2)
+	for i, p := range p {
+		Comment("p = copy, where p does not round to it")
+		rounded, copied := m.vec(), m.vec()
+		out := m.vector("out", 2, i)
+		m.either(outF16, func() {
+			m.roundF16(p, rounded)
+			VCVTPH2PS(out, copied)
+		}, func() {
+			m.nearest(p, rounded)
+			widenBF16(out, copied)
+		})
+		if m.ISA.Name == AVX512.Name {
+			const not = 4
+			other := K()
+			VPCMPUW(U8(not), out, m.half(rounded), other)
+			VMOVAPS(copied, other, p)
+		} else {
+			VPCMPEQW(out, m.half(rounded), m.half(rounded))
+			VPMOVSXWD(m.half(rounded), rounded)
+			VBLENDVPS(rounded, p, copied, p)
+		}
+	}
 }
 
 func widenBF16(from, x Op) {
@@ -218,9 +277,11 @@ func (m *mixed) store(x Operand, stream string) {
 	switch stream {
 	case "p":
 		m.draw()
-		m.either(paramBF16, func() {
-			Comment("bf16: (p + draw>>16)>>16")
-			half(func(x Op, i int) reg.VecVirtual { return m.stochastic(x, m.op1(VPSRLD, U8(16), m.drawn[i])) })()
+		m.either(paramBF16|paramLow, func() {
+			m.either(paramLow, each(m.split), func() {
+				Comment("bf16: (p + draw>>16)>>16")
+				half(func(x Op, i int) reg.VecVirtual { return m.stochastic(x, m.op1(VPSRLD, U8(16), m.drawn[i])) })()
+			})
 		}, func() {
 			wide()
 			m.either(outBF16|outF16, each(m.copyOut), nil)
@@ -243,11 +304,34 @@ func (m *mixed) store(x Operand, stream string) {
 func (m *mixed) copyOut(x Op, i int) {
 	y := m.vec()
 	m.either(outF16, func() {
-		const toNearestEven = 0
-		VCVTPS2PH(U8(toNearestEven), x, m.half(y))
+		m.roundF16(x, y)
 		m.countOverflows(x)
 	}, func() { m.nearest(x, y) })
 	m.storeOut(y, i)
+}
+
+func (m *mixed) roundF16(x Op, y reg.VecVirtual) {
+	const toNearestEven = 0
+	VCVTPS2PH(U8(toNearestEven), x, m.half(y))
+}
+
+// split writes what join makes x of.
+func (m *mixed) split(x Op, i int) {
+	Comment("upper: (x + 0x8000)>>16")
+	m.storeHalf(m.cut(x, m.op1(VPADDD, m.constant("tie"), x), m.vec()), "out", i)
+	Comment("low: x&0xffff, 0 for a NaN")
+	const unordered, ordered = 3, 7
+	y := m.vec()
+	if m.ISA.Name == AVX512.Name {
+		number := K()
+		VCMPPS(U8(ordered), x, x, number)
+		VMOVAPS_Z(x, number, y)
+		VPMOVDW(y, m.half(y))
+	} else {
+		number := m.op1(VANDNPS, x, m.op1(VCMPPS, U8(unordered), x, x))
+		m.gather(number, "lower", y)
+	}
+	m.storeHalf(y, "p", i)
 }
 
 func (m *mixed) storeOut(y reg.VecVirtual, i int) {
@@ -292,10 +376,15 @@ func (m *mixed) cut(x, sum Op, y reg.VecVirtual) reg.VecVirtual {
 	if m.ISA.Name == AVX512.Name {
 		VPERMW(sum, m.constant("upper"), y)
 	} else {
-		const evenQuarters = 0 | 2<<2 // VPSHUFB gathers within 16 bytes
-		VPERMQ(U8(evenQuarters), m.op1(VPSHUFB, m.constant("upper"), sum), y)
+		m.gather(sum, "upper", y)
 	}
 	return y
+}
+
+// gather is for AVX2: it puts those halves of x into the lower half of y of which the constant says where they are.
+func (m *mixed) gather(x Op, halves string, y reg.VecVirtual) {
+	const evenQuarters = 0 | 2<<2 // VPSHUFB gathers within 16 bytes
+	VPERMQ(U8(evenQuarters), m.op1(VPSHUFB, m.constant(halves), x), y)
 }
 
 func (m *mixed) storeHalf(y reg.VecVirtual, stream string, i int) {
@@ -388,6 +477,7 @@ type constant struct {
 func (isa ISA) constants() []constant {
 	lanes := uint32(isa.width / 4)
 	var number, upper []uint32
+	lower := []uint32{0}
 	for i := range lanes {
 		number = append(number, i)
 	}
@@ -397,6 +487,7 @@ func (isa ISA) constants() []constant {
 		}
 	} else {
 		upper = []uint32{0x07060302, 0x0f0e0b0a, 0, 0} // by bytes
+		lower = []uint32{0x05040100, 0x0d0c0908, 0, 0}
 	}
 	return []constant{
 		{"number", number}, // of a lane
@@ -405,7 +496,9 @@ func (isa ISA) constants() []constant {
 		{"second", []uint32{0x846ca68b}},
 		{"low", []uint32{0xffff}},
 		{"half", []uint32{0x7fff}}, // of the last place, or just below
-		{"upper", upper},           // where the upper halves of lanes are
+		{"tie", []uint32{0x8000}},
+		{"upper", upper}, // where the upper halves of lanes are
+		{"lower", lower},
 		{"magnitude", []uint32{0x7fffffff}},
 		{"overflow", []uint32{0x477ff000}},
 		{"infinity", []uint32{0x7f800000}},

@@ -75,9 +75,11 @@ var mixedLimit = Kernel{
 			x := v.mixed.move(stream, stream != "grad" && stream != "n")
 			if stream == "p" {
 				v.mixed.unlessNil("out", func() {
-					for i, x := range x {
-						v.mixed.storeOut(x.(reg.VecVirtual), i)
-					}
+					v.mixed.either(paramLow|follow, func() { v.mixed.moveSized(x, "out", 2, true) }, func() {
+						for i, x := range x {
+							v.mixed.storeOut(x.(reg.VecVirtual), i)
+						}
+					})
 				})
 			}
 		}
@@ -88,27 +90,29 @@ var mixedLimit = Kernel{
 // move loads a stream's vectors, if there are any, and may store them again, as they are.
 func (m *mixed) move(stream string, store bool) Operand {
 	x := m.each(func(int) Op { return m.vec() })
-	move := func(size uint8) {
-		sized := func(i int) Op {
-			if size == 2 {
-				return m.half(x[i].(reg.VecVirtual))
-			}
-			return x[i]
-		}
-		for i := range x {
-			VMOVUPS(m.vector(stream, size, i), sized(i))
-		}
-		m.prefetch(stream, size)
-		for i := range x {
-			if store {
-				VMOVUPS(sized(i), m.vector(stream, size, i))
-			}
-		}
-	}
 	m.unlessNil(stream, func() {
-		m.either(narrow[stream], func() { move(2) }, func() { move(4) })
+		m.either(narrow[stream], func() { m.moveSized(x, stream, 2, store) }, func() { m.moveSized(x, stream, 4, store) })
 	})
 	return x
+}
+
+// moveSized is move for elements of so many bytes.
+func (m *mixed) moveSized(x Operand, stream string, size uint8, store bool) {
+	sized := func(i int) Op {
+		if size == 2 {
+			return m.half(x[i].(reg.VecVirtual))
+		}
+		return x[i]
+	}
+	for i := range x {
+		VMOVUPS(m.vector(stream, size, i), sized(i))
+	}
+	m.prefetch(stream, size)
+	for i := range x {
+		if store {
+			VMOVUPS(sized(i), m.vector(stream, size, i))
+		}
+	}
 }
 
 func (m *mixed) unlessNil(stream string, do func()) {

@@ -294,7 +294,7 @@ func TestFormatErrors(t *testing.T) {
 			format(0, "exp_avg", "bf16", "float64 as params are, where one of them is float64"), "exp_avg is bf16"},
 		{"a copy of bf16", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{at(x, 0)}, Copies: []pnm.Vector{at(x, 1)}}
-		}), format(0, "params", "bf16", "float32 where there is a copy of them"), "where there is a copy"},
+		}), format(0, "params", "bf16", "float32 or low16 where there is a copy of them"), "where there is a copy"},
 		{"a copy in float32", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{p(x)}, Copies: []pnm.Vector{pnm.Float32(x[:8])}}
 		}), format(0, "copy", "float32", "bf16 or f16"), "copy is float32"},
