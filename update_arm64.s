@@ -36,8 +36,15 @@
 #define VRADDHN2(m, n, d) WORD $(0x6E604000 | (m)<<16 | (n)<<5 | (d)) // to the upper four
 #define VSHRN(n, d)       WORD $(0x0F108400 | (n)<<5 | (d)) // the upper halves of n to the lower four
 #define VSHRN2(n, d)      WORD $(0x4F108400 | (n)<<5 | (d)) // to the upper four
+#define VRSHRN(n, d)      WORD $(0x0F108C00 | (n)<<5 | (d)) // those of n + 0x8000 to the lower four
+#define VRSHRN2(n, d)     WORD $(0x4F108C00 | (n)<<5 | (d)) // to the upper four
 #define VUADDW(m, n, d)   WORD $(0x2E601000 | (m)<<16 | (n)<<5 | (d)) // n + the lower four of m
 #define VUADDW2(m, n, d)  WORD $(0x6E601000 | (m)<<16 | (n)<<5 | (d)) // n + the upper four
+#define VSADDW(m, n, d)   WORD $(0x0E601000 | (m)<<16 | (n)<<5 | (d)) // n + the lower four of m, which have signs
+#define VSADDW2(m, n, d)  WORD $(0x4E601000 | (m)<<16 | (n)<<5 | (d)) // n + the upper four
+#define VSXTL(n, d)       WORD $(0x0F10A400 | (n)<<5 | (d)) // the lower four, which have signs, as words
+#define VSXTL2(n, d)      WORD $(0x4F10A400 | (n)<<5 | (d)) // the upper four
+#define VCMEQ_H(m, n, d)  WORD $(0x6E608C00 | (m)<<16 | (n)<<5 | (d)) // −1 where n = m, 0 elsewhere
 #define VUZP1(m, n, d)    WORD $(0x4E401800 | (m)<<16 | (n)<<5 | (d)) // the lower halves of words, n's and then m's
 #define VUZP2(m, n, d)    WORD $(0x4E405800 | (m)<<16 | (n)<<5 | (d)) // the upper halves
 
@@ -75,23 +82,24 @@
 
 // Vectors, four of each stream. What takes one at a time uses the first. A stream that is done leaves its registers to another. Of
 // their numbers, and the pairs for loads and stores, one is picked: m4(second) is the momentum's second vector.
-#define g4(pick) pick(0, 1, 2, 3, (F0, F1), (F2, F3), (F0, F2))
-#define m4(pick) pick(4, 5, 6, 7, (F4, F5), (F6, F7), (F4, F6))
+#define g4(pick) pick(0, 1, 2, 3, (F0, F1), (F2, F3), (F0, F2), (F1, F3))
+#define m4(pick) pick(4, 5, 6, 7, (F4, F5), (F6, F7), (F4, F6), (F5, F7))
 #define u4(pick) m4(pick) // of which a step is made
-#define n4(pick) pick(8, 9, 10, 11, (F8, F9), (F10, F11), (F8, F10))
+#define n4(pick) pick(8, 9, 10, 11, (F8, F9), (F10, F11), (F8, F10), (F9, F11))
 #define d4(pick) n4(pick) // Lion's other average
 #define v4(pick) n4(pick)
 #define p4(pick) n4(pick)
-#define t4(pick) pick(12, 13, 14, 15, (F12, F13), (F14, F15), (F12, F14)) // temporary
+#define t4(pick) pick(12, 13, 14, 15, (F12, F13), (F14, F15), (F12, F14), (F13, F15)) // temporary
 #define x4(pick) t4(pick)
 
-#define first(a, b, c, d, ab, cd, ac)  a
-#define second(a, b, c, d, ab, cd, ac) b
-#define third(a, b, c, d, ab, cd, ac)  c
-#define fourth(a, b, c, d, ab, cd, ac) d
-#define pair12(a, b, c, d, ab, cd, ac) ab
-#define pair34(a, b, c, d, ab, cd, ac) cd
-#define pair13(a, b, c, d, ab, cd, ac) ac
+#define first(a, b, c, d, ab, cd, ac, bd)  a
+#define second(a, b, c, d, ab, cd, ac, bd) b
+#define third(a, b, c, d, ab, cd, ac, bd)  c
+#define fourth(a, b, c, d, ab, cd, ac, bd) d
+#define pair12(a, b, c, d, ab, cd, ac, bd) ab
+#define pair34(a, b, c, d, ab, cd, ac, bd) cd
+#define pair13(a, b, c, d, ab, cd, ac, bd) ac
+#define pair24(a, b, c, d, ab, cd, ac, bd) bd
 
 // The coefficients, each in all elements of one vector.
 #define gs(any)     19
@@ -150,10 +158,11 @@
 #define ROLE_P(g, m, n, v, x, p) p
 #define AT(S) S(atG, atM, atN, atV, atX, atP)
 
-// LOAD loads what comes next in a stream to the vectors y, and STORE writes it back and goes on. READ loads and goes on. They go on by
-// an addition: where a store moves the address itself, that may wait for what is stored, and the next pass for the address. A load of
-// one element sets the rest of the register to zero.
+// LOAD loads what comes next in a stream to the vectors y, and STORE writes it back and goes on. READ loads and goes on. PEEK loads what
+// LOAD loads again later in the pass. They go on by an addition: where a store moves the address itself, that may wait for what is
+// stored, and the next pass for the address. A load of one element sets the rest of the register to zero.
 #define LOAD(K, S, y)  K(LOAD_PASS, LOAD_VECTOR, LOAD_ELEMENT, LOAD_MIXED)(S, y)
+#define PEEK(K, S, y)  K(LOAD_PASS, LOAD_VECTOR, LOAD_ELEMENT, PEEK_MIXED)(S, y)
 #define READ(K, S, y)  K(READ_PASS, READ_VECTOR, READ_ELEMENT, READ_MIXED)(S, y)
 #define STORE(K, S, y) K(STORE_PASS, STORE_VECTOR, STORE_ELEMENT, STORE_MIXED)(S, y)
 #define LOAD_PASS(S, y) \
@@ -195,9 +204,9 @@
 	EACH(K, VFMIN, hi, g4, g4) \
 	EACH(K, VFMAX, lo, g4, g4) \
 	CBZ coupled, CLIPPED(K)    \
-	LOAD(K, ROLE_P, t4)        \
-	EACH(K, VFMUL, t4, l2, t4) \
-	EACH(K, VFADD, t4, g4, g4) \
+	PEEK(K, ROLE_P, p4)        \
+	EACH(K, VFMUL, p4, l2, p4) \
+	EACH(K, VFADD, p4, g4, g4) \
 CLIPPED(K):
 #define CLIPPED(K) K(passClipped, vectorClipped, elementClipped, mixedClipped)
 
@@ -533,10 +542,12 @@ done:
 #define outBF16    4
 #define outF16     5
 #define stochastic 7
+#define paramLow   8
+#define follow     9
 
 // What a loop for mixed formats has beside the registers above. Constants wait here until a vector is made of them.
 #define formats    R10
-#define atOut      R11 // the next element of the copy
+#define atOut      R11 // the next element of the copy, or the next upper half
 #define overflowed R12 // how many parameters
 #define border     R13 // 65520, from which on float32 overflows
 #define infinity   R14
@@ -628,6 +639,39 @@ drawn:
 	VFCVTN(y(third), z(third))   \
 	VFCVTN2(y(fourth), z(third))
 
+// z = (y + 0x8000) >> 16          in y's first and third vectors y & 0xffff
+#define SPLIT(y, z) \
+	VRSHRN(y(first), z(first))           \
+	VRSHRN2(y(second), z(first))         \
+	VRSHRN(y(third), z(third))           \
+	VRSHRN2(y(fourth), z(third))         \
+	VUZP1(y(second), y(first), y(first)) \
+	VUZP1(y(fourth), y(third), y(third))
+
+// y = z + y                       that is, what SPLIT split; but z where the sum has another sign. z is wide, y as SPLIT leaves it
+#define JOIN(y, z) \
+	VSADDW2(y(first), z(second), y(second)) \
+	VSADDW(y(first), z(first), y(first))    \
+	VSADDW2(y(third), z(fourth), y(fourth)) \
+	VSADDW(y(third), z(third), y(third))    \
+	FOUR(KEEP_SIGN, z, y, c0)
+#define KEEP_SIGN(z, y, t) \
+	VEOR(z, y, t) \
+	VCMGE_0(t, t) \
+	VBIF(t, z, y)
+
+// y = TO(copy)                    where the copy, in z's second and fourth vectors, is not what y was rounded to in the others
+#define FOLLOW(TO, y, z) \
+	FOLLOW_EIGHT(TO, y(first), y(second), z(first), z(second)) \
+	FOLLOW_EIGHT(TO, y(third), y(fourth), z(third), z(fourth))
+#define FOLLOW_EIGHT(TO, y, upper, rounded, copy) \
+	VCMEQ_H(copy, rounded, rounded)   \
+	TO(copy, c0(first))               \
+	VSXTL2(rounded, c1(first))        \
+	VSXTL(rounded, rounded)           \
+	VBIF(c1(first), c0(first), upper) \
+	VBIF(rounded, copy, y)
+
 // overflowed = overflowed + how many have 65520 ≤ |y| < ∞
 #define COUNT_OVERFLOWS(y, z, w) \
 	VDUP border, c0S4                   \
@@ -642,8 +686,8 @@ drawn:
 	FMOVS F(z(first)), addr             \
 	SUBW  addr, overflowed
 
-// What a pass for mixed formats does to a stream, by one branch on its format, or two: four vectors are four of float32 in memory, or two
-// of 16 bits, which go through the first and the third.
+// What a pass for mixed formats does to a stream, by branches on its format: four vectors are four of float32 in memory, or two of
+// 16 bits, which go through the first and the third.
 #define BIT(S) S(gradBF16, stateBF16, stateBF16, stateBF16, stateBF16, paramBF16)
 #define NARROW(S) S(gradNarrow, mNarrow, nNarrow, vNarrow, xNarrow, pNarrow) // labels
 #define DONE(S)   S(gradDone, mDone, nDone, vDone, xDone, pDone)
@@ -659,12 +703,44 @@ drawn:
 	TO(y(first), y(second)) \
 	TO(y(third), y(fourth))
 
-#define LOAD_MIXED(S, y) \
+#define LOAD_MIXED(S, y) S(NONE, LOAD_EITHER, NONE, LOAD_EITHER, LOAD_EITHER, LOAD_PARAMETERS)(S, y)
+#define LOAD_EITHER(S, y) \
 	TBNZ $BIT(S), formats, 4(PC) \
 	LOAD_PASS(S, y)              \
 	B    6(PC)                   \
 	LOAD_NARROW(S, y)            \
 	WIDEN(WIDEN_BF16, y)
+
+// Parameters are loaded in two places, with labels of their own. VFMAX makes 0x7fc00000 of each NaN, which is what ROUND_NEAREST can
+// round, and changes nothing else.
+#define LOAD_PARAMETERS(S, y) PARAMETERS(AT_LOAD, S, y, t4)
+#define PEEK_MIXED(S, y)      PARAMETERS(AT_PEEK, S, y, t4)
+#define AT_LOAD(load, peek)   load
+#define AT_PEEK(load, peek)   peek
+#define LOW(PLACE)        PLACE(loadLow, peekLow) // labels
+#define FOLLOW_F16(PLACE) PLACE(loadFollowF16, peekFollowF16)
+#define LOADED(PLACE)     PLACE(loaded, peeked)
+#define PARAMETERS(PLACE, S, y, z) \
+	TBNZ  $paramLow, formats, LOW(PLACE)      \
+	LOAD_EITHER(S, y)                         \
+	TBZ   $follow, formats, LOADED(PLACE)     \
+	TBNZ  $outF16, formats, FOLLOW_F16(PLACE) \
+	FOUR(VFMAX, y, y, y)                      \
+	ROUND_NEAREST(y, z)                       \
+	FLDPQ (atOut), z(pair24)                  \
+	FOLLOW(WIDEN_BF16, y, z)                  \
+	B     LOADED(PLACE)                       \
+FOLLOW_F16(PLACE): \
+	ROUND_F16(y, z)                           \
+	FLDPQ (atOut), z(pair24)                  \
+	FOLLOW(WIDEN_F16, y, z)                   \
+	B     LOADED(PLACE)                       \
+LOW(PLACE): \
+	LOAD_NARROW(S, y)                         \
+	FLDPQ (atOut), z(pair13)                  \
+	WIDEN(WIDEN_BF16, z)                      \
+	JOIN(y, z)                                \
+LOADED(PLACE):
 #define READ_MIXED(S, y) S(READ_GRADIENT, NONE, READ_STATE, NONE, NONE, NONE)(S, y)
 #define READ_STATE(S, y) \
 	TBNZ $BIT(S), formats, NARROW(S) \
@@ -702,6 +778,7 @@ NARROW(S): \
 DONE(S):
 #define STORE_PARAMETERS(S, y) \
 	TBNZ $BIT(S), formats, NARROW(S) \
+	TBNZ $paramLow, formats, split   \
 	TBNZ $outBF16, formats, copyBF16 \
 	TBZ  $outF16, formats, storeP    \
 	COUNT_OVERFLOWS(y, t4, g4)       \
@@ -717,8 +794,15 @@ storeP: \
 NARROW(S): \
 	ROUND_UPPER(y, t4)               \
 	STORE_NARROW(S, t4)              \
+	B    DONE(S)                     \
+split: \
+	SPLIT(y, t4)                     \
+	STORE_COPY(t4)                   \
+	STORE_NARROW(S, y)               \
 DONE(S):
-#define STORE_COPY(y) FSTPQ.P y(pair13), 32(atOut)
+#define STORE_COPY(y) \
+	FSTPQ y(pair13), (atOut) \
+	ADD   $32, atOut
 
 // LOOP_MIXED applies a rule to all elements, a positive multiple of 16. Its branches go the same way in every pass, by the formats.
 // The copy is written like everything else, whether it is to go around the caches or not: what STNP does for it could not be
@@ -772,41 +856,45 @@ GLOBL zeroToThree<>(SB), RODATA|NOPTR, $16
 // LOOP_LIMIT is what benchmarks measure LOOP_MIXED against: its streams without arithmetic, those that there are, in any
 // formats. It loads and stores as many bytes in as many instructions; what it copies is no parameter.
 #define LOOP_LIMIT \
-	START_MIXED            \
+	START_MIXED                             \
 pass: \
-	READ_LIMIT(ROLE_G, g4) \
-	MOVE_LIMIT(ROLE_M, m4) \
-	READ_LIMIT(ROLE_N, n4) \
-	MOVE_LIMIT(ROLE_V, v4) \
-	MOVE_LIMIT(ROLE_X, x4) \
-	MOVE_LIMIT(ROLE_P, p4) \
-	CBZ  atOut, next       \
-	STORE_COPY(p4)         \
+	READ_LIMIT(ROLE_G, g4)                  \
+	MOVE_LIMIT(ROLE_M, m4)                  \
+	READ_LIMIT(ROLE_N, n4)                  \
+	MOVE_LIMIT(ROLE_V, v4)                  \
+	MOVE_LIMIT(ROLE_X, x4)                  \
+	MOVE_LIMIT(ROLE_P, p4)                  \
+	CBZ   atOut, next                       \
+	TST   $(1<<paramLow|1<<follow), formats \
+	BEQ   copy                              \
+	FLDPQ (atOut), p4(pair13)               \
+copy: \
+	STORE_COPY(p4)                          \
 next: \
-	SUBS $16, left         \
-	BNE  pass
+	SUBS  $16, left                         \
+	BNE   pass
 
 // What LOOP_LIMIT does to a stream: nothing if its address is 0.
-#define NARROW_BITS(S) S(1<<gradBF16|1<<gradF16, 1<<stateBF16, 1<<stateBF16, 1<<stateBF16, 1<<stateBF16, 1<<paramBF16)
+#define BIT2(S) S(gradF16, stateBF16, stateBF16, stateBF16, stateBF16, paramLow)
 #define READ_LIMIT(S, y) \
-	CBZ AT(S), DONE(S)             \
-	TST $(NARROW_BITS(S)), formats \
-	BNE NARROW(S)                  \
-	READ_PASS(S, y)                \
-	B   DONE(S)                    \
+	CBZ  AT(S), DONE(S)               \
+	TBNZ $BIT(S), formats, NARROW(S)  \
+	TBNZ $BIT2(S), formats, NARROW(S) \
+	READ_PASS(S, y)                   \
+	B    DONE(S)                      \
 NARROW(S): \
-	READ_NARROW(S, y)              \
+	READ_NARROW(S, y)                 \
 DONE(S):
 #define MOVE_LIMIT(S, y) \
-	CBZ AT(S), DONE(S)             \
-	TST $(NARROW_BITS(S)), formats \
-	BNE NARROW(S)                  \
-	LOAD_PASS(S, y)                \
-	STORE_PASS(S, y)               \
-	B   DONE(S)                    \
+	CBZ  AT(S), DONE(S)               \
+	TBNZ $BIT(S), formats, NARROW(S)  \
+	TBNZ $BIT2(S), formats, NARROW(S) \
+	LOAD_PASS(S, y)                   \
+	STORE_PASS(S, y)                  \
+	B    DONE(S)                      \
 NARROW(S): \
-	LOAD_NARROW(S, y)              \
-	STORE_NARROW(S, y)             \
+	LOAD_NARROW(S, y)                 \
+	STORE_NARROW(S, y)                \
 DONE(S):
 
 // float32

@@ -40,8 +40,15 @@ var operands = map[string]string{
 	"raddhn2":  "v%[1]d.8h, v%[2]d.4s, v%[3]d.4s",
 	"shrn":     "v%[1]d.4h, v%[2]d.4s, #16",
 	"shrn2":    "v%[1]d.8h, v%[2]d.4s, #16",
+	"rshrn":    "v%[1]d.4h, v%[2]d.4s, #16",
+	"rshrn2":   "v%[1]d.8h, v%[2]d.4s, #16",
 	"uaddw":    "v%[1]d.4s, v%[2]d.4s, v%[3]d.4h",
 	"uaddw2":   "v%[1]d.4s, v%[2]d.4s, v%[3]d.8h",
+	"saddw":    "v%[1]d.4s, v%[2]d.4s, v%[3]d.4h",
+	"saddw2":   "v%[1]d.4s, v%[2]d.4s, v%[3]d.8h",
+	"sxtl":     "v%[1]d.4s, v%[2]d.4h",
+	"sxtl2":    "v%[1]d.4s, v%[2]d.8h",
+	"cmeq_h":   "v%[1]d.8h, v%[2]d.8h, v%[3]d.8h",
 	"uzp1":     "v%[1]d.8h, v%[2]d.8h, v%[3]d.8h",
 	"uzp2":     "v%[1]d.8h, v%[2]d.8h, v%[3]d.8h",
 	"add":      "v%[1]d.4s, v%[2]d.4s, v%[3]d.4s",
@@ -124,7 +131,7 @@ func TestEncodings(t *testing.T) {
 // The arm64 kernels consist of these instructions, none of which is fused or an estimate. Those of floating point work on
 // vectors, and those on integers on these, too, or only on the registers that Go leaves to assembly. s3_3_c4_c4_0 is FPCR.
 func TestInstructions(t *testing.T) {
-	known := regexp.MustCompile(`^(f(add|sub|mul|div|sqrt|max|min|acge|cmeq|cmgt|cmlt)|fcvt[ln]2?|scvtf|dup|shll2?|shrn2?|r?addhn2?|uaddw2?|uzp[12]|add|sub|mul|eor|bif|shl|ushr|cmge) v|` +
+	known := regexp.MustCompile(`^(f(add|sub|mul|div|sqrt|max|min|acge|cmeq|cmgt|cmlt)|fcvt[ln]2?|scvtf|dup|shll2?|r?shrn2?|r?addhn2?|[su]addw2?|sxtl2?|uzp[12]|add|sub|mul|eor|bif|shl|ushr|cm(ge|eq)) v|` +
 		`^(addv s|fmov s\d+, w|fmov w\d+, s|mrs x\d+, s3_3_c4_c4_0$|msr s3_3_c4_c4_0, x)|` +
 		`^(ldr|ldp|ld1|str|stp|st1|prfm|adrp|cbz|tbz|tbnz|b|b\.eq|b\.ne|b\.ge) |` +
 		`^(add|adds|sub|subs|mov|movk|orr|tst) [wx]|^(ret|yield|isb( #15)?)$`)
