@@ -73,7 +73,9 @@ func TestMixedLimit(t *testing.T) {
 				var b mixed
 				got.call(&b, 0)
 				mixedLimits[tier](&b.c.gs, n, 64*rng.IntN(2))
-				copy(want.out.Bytes(), got.out.Bytes())
+				if f.p != low16 && !got.follow {
+					copy(want.out.Bytes(), got.out.Bytes())
+				}
 				wantSameTensor(t, fmt.Sprintf("%s, %T, %s", tier, r, f), got, want)
 			}
 		}

@@ -483,6 +483,29 @@ func TestMastersAreFloat32(t *testing.T) {
 	})
 }
 
+// A NaN rounds to no number: where the copy is one, parameters take it, whatever the NaN carries.
+func TestNaNsFollow(t *testing.T) {
+	nans := []uint32{0x7f800001, 0xff800001, 0x7f80ffff, 0x7fbfffff, 0x7fc00000, 0x7fffffff, 0xffffffff}
+	copies := []uint16{0, 0x8000, 0x3f80, 0x7f80, 0xff80}
+	perTier(t, func(t *testing.T) {
+		for _, nan := range nans {
+			for _, copied := range copies {
+				p, out := make([]float32, mixedBlock), make([]uint16, mixedBlock)
+				for i := range p {
+					p[i], out[i] = math.Float32frombits(nan), copied
+				}
+				_, err := updateVectors(Options{}, Update{Rule: NewSGD(0), Step: 1, Params: Float32(p), Grads: newVector(f32, mixedBlock), Copy: BF16(out), Follow: true})
+				wantNoError(t, err)
+				for i, x := range p {
+					if !sameBits(x, widenBF16(copied)) {
+						t.Fatalf("element %d, %#x, is %x with the copy %#x", i, nan, x, copied)
+					}
+				}
+			}
+		}
+	})
+}
+
 // Parameters that move by less than half a bf16 ulp keep moving at the right rate, and an average of squares without new gradients
 // decays as it should; to the nearest, both would stand still.
 func TestStochasticRoundingMoves(t *testing.T) {

@@ -21468,6 +21468,8 @@ else14:
 
 end15:
 	VPCMPUW $0x04, (R8)(R10*2), Y17, K1
+	VCMPPS  $0x03, Z15, Z15, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z18, K1, Z15
 
 	// p = copy, where p does not round to it
@@ -21491,6 +21493,8 @@ else16:
 
 end17:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y17, K1
+	VCMPPS  $0x03, Z16, Z16, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z18, K1, Z16
 
 end13:
@@ -21640,6 +21644,8 @@ else30:
 
 end31:
 	VPCMPUW $0x04, (R8)(R10*2), Y17, K1
+	VCMPPS  $0x03, Z15, Z15, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z18, K1, Z15
 
 	// p = copy, where p does not round to it
@@ -21663,6 +21669,8 @@ else32:
 
 end33:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y17, K1
+	VCMPPS  $0x03, Z16, Z16, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z18, K1, Z16
 
 end29:
@@ -21944,6 +21952,8 @@ else62:
 
 end63:
 	VPCMPUW $0x04, (R8)(R10*2), Y15, K1
+	VCMPPS  $0x03, Z14, Z14, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z16, K1, Z14
 
 end61:
@@ -22064,6 +22074,8 @@ else76:
 
 end77:
 	VPCMPUW $0x04, (R8)(R10*2), Y15, K1
+	VCMPPS  $0x03, Z14, Z14, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z16, K1, Z14
 
 end75:
@@ -22487,6 +22499,8 @@ else14:
 
 end15:
 	VPCMPUW $0x04, (R9)(R11*2), Y21, K1
+	VCMPPS  $0x03, Z19, Z19, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z19
 
 	// p = copy, where p does not round to it
@@ -22510,6 +22524,8 @@ else16:
 
 end17:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y21, K1
+	VCMPPS  $0x03, Z20, Z20, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z20
 
 end13:
@@ -22771,6 +22787,8 @@ else36:
 
 end37:
 	VPCMPUW $0x04, (R9)(R11*2), Y23, K1
+	VCMPPS  $0x03, Z19, Z19, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z24, K1, Z19
 
 	// p = copy, where p does not round to it
@@ -22794,6 +22812,8 @@ else38:
 
 end39:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y23, K1
+	VCMPPS  $0x03, Z20, Z20, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z24, K1, Z20
 
 end35:
@@ -23022,6 +23042,8 @@ else66:
 
 end67:
 	VPCMPUW $0x04, (R9)(R11*2), Y19, K1
+	VCMPPS  $0x03, Z18, Z18, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z20, K1, Z18
 
 end65:
@@ -23219,6 +23241,8 @@ else86:
 
 end87:
 	VPCMPUW $0x04, (R9)(R11*2), Y20, K1
+	VCMPPS  $0x03, Z18, Z18, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z21, K1, Z18
 
 end85:
@@ -23513,6 +23537,8 @@ else14:
 
 end15:
 	VPCMPUW $0x04, (R10)(R12*2), Y21, K1
+	VCMPPS  $0x03, Z19, Z19, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z19
 
 	// p = copy, where p does not round to it
@@ -23536,6 +23562,8 @@ else16:
 
 end17:
 	VPCMPUW $0x04, 32(R10)(R12*2), Y21, K1
+	VCMPPS  $0x03, Z20, Z20, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z20
 
 end13:
@@ -23843,6 +23871,8 @@ else40:
 
 end41:
 	VPCMPUW $0x04, (R10)(R12*2), Y23, K1
+	VCMPPS  $0x03, Z19, Z19, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z24, K1, Z19
 
 	// p = copy, where p does not round to it
@@ -23866,6 +23896,8 @@ else42:
 
 end43:
 	VPCMPUW $0x04, 32(R10)(R12*2), Y23, K1
+	VCMPPS  $0x03, Z20, Z20, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z24, K1, Z20
 
 end39:
@@ -24094,6 +24126,8 @@ else70:
 
 end71:
 	VPCMPUW $0x04, (R10)(R12*2), Y19, K1
+	VCMPPS  $0x03, Z18, Z18, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z20, K1, Z18
 
 end69:
@@ -24326,6 +24360,8 @@ else94:
 
 end95:
 	VPCMPUW $0x04, (R10)(R12*2), Y20, K1
+	VCMPPS  $0x03, Z18, Z18, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z21, K1, Z18
 
 end93:
@@ -24587,6 +24623,8 @@ else14:
 
 end15:
 	VPCMPUW $0x04, (SI)(R8*2), Y14, K1
+	VCMPPS  $0x03, Z12, Z12, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z12
 
 	// p = copy, where p does not round to it
@@ -24610,6 +24648,8 @@ else16:
 
 end17:
 	VPCMPUW $0x04, 32(SI)(R8*2), Y14, K1
+	VCMPPS  $0x03, Z13, Z13, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z13
 
 end13:
@@ -24688,6 +24728,8 @@ else24:
 
 end25:
 	VPCMPUW $0x04, (SI)(R8*2), Y14, K1
+	VCMPPS  $0x03, Z12, Z12, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z12
 
 	// p = copy, where p does not round to it
@@ -24711,6 +24753,8 @@ else26:
 
 end27:
 	VPCMPUW $0x04, 32(SI)(R8*2), Y14, K1
+	VCMPPS  $0x03, Z13, Z13, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z13
 
 end23:
@@ -24992,6 +25036,8 @@ else56:
 
 end57:
 	VPCMPUW $0x04, (SI)(R8*2), Y12, K1
+	VCMPPS  $0x03, Z11, Z11, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z13, K1, Z11
 
 end55:
@@ -25059,6 +25105,8 @@ else64:
 
 end65:
 	VPCMPUW $0x04, (SI)(R8*2), Y12, K1
+	VCMPPS  $0x03, Z11, Z11, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z13, K1, Z11
 
 end63:
@@ -25363,6 +25411,8 @@ else14:
 
 end15:
 	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z14, Z14, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z14
 
 	// p = copy, where p does not round to it
@@ -25386,6 +25436,8 @@ else16:
 
 end17:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z15, Z15, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z15
 
 end13:
@@ -25516,6 +25568,8 @@ else28:
 
 end29:
 	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z14, Z14, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z14
 
 	// p = copy, where p does not round to it
@@ -25539,6 +25593,8 @@ else30:
 
 end31:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z15, Z15, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z15
 
 end27:
@@ -25820,6 +25876,8 @@ else60:
 
 end61:
 	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
+	VCMPPS  $0x03, Z13, Z13, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z13
 
 end59:
@@ -25924,6 +25982,8 @@ else72:
 
 end73:
 	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
+	VCMPPS  $0x03, Z13, Z13, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z13
 
 end71:
@@ -26228,6 +26288,8 @@ else14:
 
 end15:
 	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z14, Z14, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z14
 
 	// p = copy, where p does not round to it
@@ -26251,6 +26313,8 @@ else16:
 
 end17:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z15, Z15, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z15
 
 end13:
@@ -26387,6 +26451,8 @@ else28:
 
 end29:
 	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z14, Z14, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z14
 
 	// p = copy, where p does not round to it
@@ -26410,6 +26476,8 @@ else30:
 
 end31:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z15, Z15, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z15
 
 end27:
@@ -26691,6 +26759,8 @@ else60:
 
 end61:
 	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
+	VCMPPS  $0x03, Z13, Z13, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z13
 
 end59:
@@ -26799,6 +26869,8 @@ else72:
 
 end73:
 	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
+	VCMPPS  $0x03, Z13, Z13, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z13
 
 end71:
@@ -27118,6 +27190,8 @@ else14:
 
 end15:
 	VPCMPUW $0x04, (R8)(R10*2), Y20, K1
+	VCMPPS  $0x03, Z18, Z18, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z21, K1, Z18
 
 	// p = copy, where p does not round to it
@@ -27141,6 +27215,8 @@ else16:
 
 end17:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y20, K1
+	VCMPPS  $0x03, Z19, Z19, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z21, K1, Z19
 
 end13:
@@ -27383,6 +27459,8 @@ else34:
 
 end35:
 	VPCMPUW $0x04, (R8)(R10*2), Y22, K1
+	VCMPPS  $0x03, Z18, Z18, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z23, K1, Z18
 
 	// p = copy, where p does not round to it
@@ -27406,6 +27484,8 @@ else36:
 
 end37:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y22, K1
+	VCMPPS  $0x03, Z19, Z19, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z23, K1, Z19
 
 end33:
@@ -27634,6 +27714,8 @@ else64:
 
 end65:
 	VPCMPUW $0x04, (R8)(R10*2), Y18, K1
+	VCMPPS  $0x03, Z17, Z17, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z19, K1, Z17
 
 end63:
@@ -27815,6 +27897,8 @@ else82:
 
 end83:
 	VPCMPUW $0x04, (R8)(R10*2), Y19, K1
+	VCMPPS  $0x03, Z17, Z17, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z20, K1, Z17
 
 end81:
@@ -28103,6 +28187,8 @@ else14:
 
 end15:
 	VPCMPUW $0x04, (R9)(R11*2), Y20, K1
+	VCMPPS  $0x03, Z18, Z18, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z21, K1, Z18
 
 	// p = copy, where p does not round to it
@@ -28126,6 +28212,8 @@ else16:
 
 end17:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y20, K1
+	VCMPPS  $0x03, Z19, Z19, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z21, K1, Z19
 
 end13:
@@ -28414,6 +28502,8 @@ else38:
 
 end39:
 	VPCMPUW $0x04, (R9)(R11*2), Y22, K1
+	VCMPPS  $0x03, Z18, Z18, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z23, K1, Z18
 
 	// p = copy, where p does not round to it
@@ -28437,6 +28527,8 @@ else40:
 
 end41:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y22, K1
+	VCMPPS  $0x03, Z19, Z19, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z23, K1, Z19
 
 end37:
@@ -28665,6 +28757,8 @@ else68:
 
 end69:
 	VPCMPUW $0x04, (R9)(R11*2), Y18, K1
+	VCMPPS  $0x03, Z17, Z17, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z19, K1, Z17
 
 end67:
@@ -28881,6 +28975,8 @@ else90:
 
 end91:
 	VPCMPUW $0x04, (R9)(R11*2), Y19, K1
+	VCMPPS  $0x03, Z17, Z17, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z20, K1, Z17
 
 end89:
@@ -29157,6 +29253,8 @@ else14:
 
 end15:
 	VPCMPUW $0x04, (DI)(R9*2), Y18, K1
+	VCMPPS  $0x03, Z16, Z16, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z19, K1, Z16
 
 	// p = copy, where p does not round to it
@@ -29180,6 +29278,8 @@ else16:
 
 end17:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y18, K1
+	VCMPPS  $0x03, Z17, Z17, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z19, K1, Z17
 
 end13:
@@ -29351,6 +29451,8 @@ else30:
 
 end31:
 	VPCMPUW $0x04, (DI)(R9*2), Y18, K1
+	VCMPPS  $0x03, Z16, Z16, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z19, K1, Z16
 
 	// p = copy, where p does not round to it
@@ -29374,6 +29476,8 @@ else32:
 
 end33:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y18, K1
+	VCMPPS  $0x03, Z17, Z17, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z19, K1, Z17
 
 end29:
@@ -29655,6 +29759,8 @@ else62:
 
 end63:
 	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z15, Z15, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z15
 
 end61:
@@ -29789,6 +29895,8 @@ else76:
 
 end77:
 	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+	VCMPPS  $0x03, Z15, Z15, K2
+	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z15
 
 end75:

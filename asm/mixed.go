@@ -244,9 +244,12 @@ func (m *mixed) follow(p Operand) {
 			widenBF16(out, copied)
 		})
 		if m.ISA.Name == AVX512.Name {
-			const not = 4
+			const not, unordered = 4, 3
 			other := K()
 			VPCMPUW(U8(not), out, m.half(rounded), other)
+			nan := K() // which may have the upper half of an infinity
+			VCMPPS(U8(unordered), p, p, nan)
+			KORW(nan, other, other)
 			VMOVAPS(copied, other, p)
 		} else {
 			VPCMPEQW(out, m.half(rounded), m.half(rounded))
