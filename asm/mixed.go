@@ -190,20 +190,19 @@ func (m *mixed) load(stream string) Operand {
 			m.prefetch(stream, size)
 		}
 	}
-	half, bf16 := fill(2, widenBF16), fill(2, widenBF16)
-	wide := fill(4, func(from, to Op) { VMOVUPS(from, to) })
+	bf16, f16 := fill(2, widenBF16), fill(2, func(from, to Op) { VCVTPH2PS(from, to) })
+	float32s := fill(4, func(from, to Op) { VMOVUPS(from, to) })
 	switch stream {
 	case "grad":
-		half = func() { m.either(gradF16, fill(2, func(from, to Op) { VCVTPH2PS(from, to) }), bf16) }
+		m.either(narrow[stream], func() { m.either(gradF16, f16, bf16) }, float32s)
 	case "p":
-		half = func() { m.either(paramLow, func() { m.join(x) }, bf16) }
-		float32s := wide
-		wide = func() {
+		m.either(narrow[stream], func() { m.either(paramLow, func() { m.join(x) }, bf16) }, func() {
 			float32s()
 			m.either(follow, func() { m.follow(x) }, nil)
-		}
+		})
+	default:
+		m.either(narrow[stream], bf16, float32s)
 	}
-	m.either(narrow[stream], half, wide)
 	return x
 }
 
