@@ -77,7 +77,7 @@ func (t *tensor) wrongLength(i int) error { return &LengthError{t.argument(i), t
 // checkFormats reports a vector of a tensor in a format that is not for its place.
 func checkFormats(t *tensor) error {
 	for k := range t.vectors() {
-		if f := t.vector(k).format; f != t.p.format && (f == f64 || t.p.format == f64) {
+		if f := t.vector(k).format; f != t.p.format && (f == f64 || t.p.format == f64) && t.p.format != low16 {
 			return &FormatError{t.argument(k), f.String(), fmt.Sprintf("%s as params are, where one of them is float64", t.p.format)}
 		}
 	}
@@ -87,21 +87,30 @@ func checkFormats(t *tensor) error {
 	state := t.s[0].format
 	for k, name := range forms[t.form].Slots {
 		switch f := t.s[k].format; {
-		case f == f16 || f == low16:
+		case f == f16 || f == low16 || f == f64 && !t.wide():
 			return &FormatError{name, f.String(), "float32 or bf16"}
 		case f != state:
 			return &FormatError{name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].Slots[0])}
 		}
 	}
-	switch copied := t.out.at != nil; {
+	return checkCopy(t)
+}
+
+// checkCopy reports a copy that the parameters cannot have, or lack.
+func checkCopy(t *tensor) error {
+	lacks := t.out.at == nil && t.p.n > 0
+	switch {
+	case t.follow && t.p.format != f32:
+		return &FormatError{"params", t.p.format.String(), "float32 where they follow their copy"}
 	case t.p.format == low16:
-		if !copied || t.out.format != bf16 {
+		if lacks || t.out.format != bf16 {
 			return &FormatError{"copy", t.out.described(), "bf16, the upper halves of params, where these are low16"}
 		}
-	case !copied:
-		if t.follow {
+	case t.follow:
+		if lacks || t.out.format != bf16 && t.out.format != f16 {
 			return &FormatError{"copy", t.out.described(), "bf16 or f16 where params follow it"}
 		}
+	case t.out.at == nil:
 	case t.p.format != f32:
 		return &FormatError{"params", t.p.format.String(), "float32 or low16 where there is a copy of them"}
 	case t.out.format != bf16 && t.out.format != f16:

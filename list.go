@@ -17,9 +17,12 @@ import (
 // or all are float64, with no copy. A step widens to float32, does what it does to float32, and rounds once, where it stores. State is
 // zero before the first step; see [AllocState].
 //
-// Parameters in low16 are the lower halves of float32 ones, and Copy has the upper halves: 4 bytes for what a model computes with and the
-// exact number behind it. The bf16 is that number to nearest, of two the one farther from zero. What others write to Copy is taken over:
-// the next step begins from a number that rounds to it.
+// Parameters in low16 are the lower halves of float32 ones, and Copy has the upper halves, in bf16: together 4 bytes, for what a model
+// computes with and for the exact number behind it. A step has the bits of one of float32 parameters. The bf16 is the nearest to the
+// number, of two the one farther from zero. [Split] makes both, [Join] puts them together; zeros in low16 make any bf16 exact numbers.
+//
+// What others write to Copy is lost at the next step, unless Params are in low16 or Follow is set: then the step begins from a number that
+// rounds to what they wrote. Params in low16 keep their lower halves: an infinity in Copy may thus become a NaN, or the largest number.
 //
 // Stochastic rounding takes one of the two neighbours of a number, the nearer one more often, so that the mean is the number.
 // Steps too small for the nearest bf16 are not lost that way: parameters keep moving, at the right rate, and averages of
@@ -32,8 +35,8 @@ type Update struct {
 	Grads  Vector   // read, and zeroed where the options ask for it
 	State  []Vector // updated; in the order of the rule's State
 
-	Copy     Vector   // of the updated parameters; nil for none. It is written, and read only where the next line or low16 say so
-	Follow   bool     // read Copy first: Params of which it is not what they round to, since others have written to it, become it
+	Copy     Vector   // of the updated parameters; nil for none. It is written, and read only with Follow or low16
+	Follow   bool     // read Copy first: a float32 parameter that does not round to its copy takes the copy's value
 	Rounding Rounding // the random numbers of stochastic rounding: give each tensor a number of its own, or all draw the same
 
 	Skip bool // leave the tensor as it is, for it has no gradient now; Step and Grads do not matter then

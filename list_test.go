@@ -28,8 +28,13 @@ func newUpdate(r Rule, f formatsOf, p Vector, number uint64) Update {
 	for range forms[r.form()].Slots {
 		u.State = append(u.State, newVector(f.s, p.n))
 	}
-	if f.out != f32 {
+	switch {
+	case f.p == low16:
+		u.Copy = ordinary(f.out, 1000+number, p.n)
+	case f.out != f32:
 		u.Copy = newVector(f.out, p.n)
+		convert(u.Copy, p)
+		u.Follow = f.p == f32 && number%2 == 0
 	}
 	return u
 }
@@ -84,7 +89,8 @@ func slicesOf[T Float](vectors []Vector) (slices [][]T) {
 // updateList is a list of tensors of all rules and some formats, float64 among them.
 func updateList(rules []Rule) (list []Update) {
 	for i, n := range slices.Concat(listSizes, listSizes) {
-		f := append(slices.Clone(someFormats), formatsOf{f32, f32, f32, f32})[i%7]
+		all := append(slices.Clone(someFormats), formatsOf{f32, f32, f32, f32})
+		f := all[i%len(all)]
 		if i%5 == 4 {
 			f = formatsOf{f64, f64, f64, f32}
 		}
@@ -234,7 +240,8 @@ func one(change func(rng *rand.Rand, u *Update)) func(*rand.Rand, []Update) []Up
 }
 
 func randomUpdate(rng *rand.Rand) Update {
-	f := append(slices.Clone(someFormats), formatsOf{f32, f32, f32, f32}, formatsOf{f64, f64, f64, f32})[rng.IntN(8)]
+	all := append(slices.Clone(someFormats), formatsOf{f32, f32, f32, f32}, formatsOf{f64, f64, f64, f32})
+	f := all[rng.IntN(len(all))]
 	rules := sampleRules()
 	n := []int{0, 1, 7, 33, 100, blockLen + 1}[rng.IntN(6)]
 	return newUpdate(rules[rng.IntN(len(rules))], f, ordinary(f.p, rng.Uint64(), n), rng.Uint64())
@@ -743,7 +750,7 @@ func TestCheckOfSkipped(t *testing.T) {
 			u.Skip = true
 		}, errExpected},
 		"state":  {func(u *Update) { u.State = u.State[:1] }, &LengthError{"State (exp_avg, exp_avg_sq)", 1, 2}},
-		"format": {func(u *Update) { u.Params = newVector(f16, 8) }, &FormatError{"params", "f16", "float32 or bf16"}},
+		"format": {func(u *Update) { u.Params = newVector(f16, 8) }, &FormatError{"params", "f16", "float32, bf16 or low16"}},
 		"memory": {func(u *Update) { u.Params = u.State[1] }, nil},
 	} {
 		for _, known := range []bool{false, true} {

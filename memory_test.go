@@ -115,6 +115,7 @@ func TestArenaErrors(t *testing.T) {
 		{func() (*Arena, error) { return AllocState(NewSGD(1), "float32", 1, -1) }, negative(1, -1)}, // though it has no state
 		{func() (*Arena, error) { return AllocState(NewPNM(1), "Float32", 1) }, unknown("Float32")},
 		{func() (*Arena, error) { return AllocState(NewPNM(1), "f16", 1) }, &FormatError{"state", "f16", "float32, float64 or bf16"}},
+		{func() (*Arena, error) { return AllocState(NewPNM(1), "low16", 1) }, &FormatError{"state", "low16", "float32, float64 or bf16"}},
 		{func() (*Arena, error) { return AllocState(nil, "float32", 1) }, errors.New("pnm: Rule is nil")},
 		{func() (*Arena, error) { return AllocState(Adam{}, "float32", 1) }, Adam{}.Validate()},
 	} {

@@ -192,8 +192,14 @@ func anywhereZero(n int) []byte {
 
 // ordinary returns a vector of ordinary numbers, as lcg makes them.
 func ordinary(f format, seed uint64, n int) Vector {
-	if f == f64 {
+	switch v := newVector(f, n); f {
+	case f64:
 		return Float64(lcg[float64](seed, n))
+	case low16:
+		if err := Split(newVector(bf16, n), v, Float32(lcg[float32](seed, n))); err != nil {
+			panic(err)
+		}
+		return v
 	}
 	v := newVector(f, n)
 	convert(v, Float32(lcg[float32](seed, n)))
@@ -239,7 +245,8 @@ func vectorClones(vectors []Vector) (copies []Vector) {
 }
 
 // someFormats are the formats that a user would choose.
-var someFormats = []formatsOf{{f32, bf16, f32, f32}, {f32, f16, f32, f16}, {f32, f32, bf16, f32}, {f32, bf16, bf16, bf16}, {bf16, bf16, bf16, f32}, {bf16, bf16, f32, f32}}
+var someFormats = []formatsOf{{f32, bf16, f32, f32}, {f32, f16, f32, f16}, {f32, f32, bf16, f32}, {f32, bf16, bf16, bf16}, {bf16, bf16, bf16, f32},
+	{bf16, bf16, f32, f32}, {low16, bf16, f32, bf16}}
 
 // The same bits come from a list on any number of workers, from calls of UpdateAll, from parts in any order, and from owners of parts
 // of tensors, with all that options do.
@@ -621,6 +628,69 @@ func emptyStateIsNone[T Float](t *testing.T, r Rule) {
 	wantSame(t, fmt.Sprintf("%T: memory behind an empty slice", r), memory, lcg[T](9, 2*n))
 }
 
+// What others write to a copy is what the next step begins from, whatever they write: where it is what the parameter rounds to, nothing
+// changes.
+func TestWhatOthersWrite(t *testing.T) {
+	inf, nan, denormal, zero := float32(math.Inf(1)), float32(math.NaN()), float32(0x1p-140), float32(math.Copysign(0, -1))
+	perTier(t, func(t *testing.T) {
+		for _, f := range []formatsOf{{low16, f32, f32, bf16}, {f32, f32, f32, bf16}, {f32, f32, f32, f16}} {
+			if f.out == f16 && !copiesF16 {
+				continue
+			}
+			// The first three round to 1.
+			before := []float32{1, 1 + 0x1p-20, 1 - 0x1p-20, denormal, -denormal, zero, inf, -inf, nan, 3e38, -1.5}
+			for _, x := range []float32{0, zero, 1, -2, inf, -inf, nan, denormal, -denormal, 0x1p-20, 65504, -3e38} {
+				n := len(before)
+				u := Update{Rule: NewSGD(0), Step: 1, Params: newVector(f.p, n), Grads: newVector(f32, n), Copy: newVector(f.out, n), Follow: f.p == f32}
+				written := newVector(f.out, n)
+				convert(written, Float32(slices.Repeat([]float32{x}, n)))
+				joined := make([]float32, n)
+				if f.p == low16 {
+					wantNoError(t, Split(u.Copy, u.Params, Float32(before)))
+					wantNoError(t, Join(Float32(joined), written, u.Params))
+				} else {
+					convert(u.Params, Float32(before))
+					convert(u.Copy, Float32(before))
+				}
+				was := u.Copy.Clone()
+				convert(u.Copy, written)
+				_, err := updateVectors(Options{}, u)
+				wantNoError(t, err)
+				for i, p := range before {
+					copied, want := u.Copy.wide()[i], written.wide()[i]
+					if infinite := want-want != 0 && want == want; !sameBits(copied, want) && !(infinite && joined[i] != joined[i]) {
+						t.Errorf("%s: %x, of which others make %x, has the copy %x", f, p, x, copied)
+					}
+				}
+				for i, p := range before {
+					got, want := float32(0), written.wide()[i]
+					switch {
+					case f.p == low16:
+						got, want = joinBF16(u.Copy.Bits()[i], u.Params.Bits()[i]), joined[i]
+					case was.Bits()[i] == written.Bits()[i]:
+						got, want = u.Params.Float32()[i], p
+					default:
+						got = u.Params.Float32()[i]
+					}
+					if !sameBits(got, want) {
+						t.Errorf("%s: %x, of which others make %x, becomes %x, want %x", f, p, x, got, want)
+					}
+				}
+			}
+		}
+	})
+}
+
+// Tensors without elements need no memory for their copies, either.
+func TestEmptyCopies(t *testing.T) {
+	none := []uint16(nil)
+	_, err := UpdateAll(Options{}, []Update{
+		{Rule: NewSGD(1), Step: 1, Params: Low16(none), Grads: BF16(none), Copy: BF16(none)},
+		{Rule: NewSGD(1), Step: 1, Params: Float32(nil), Grads: BF16(none), Copy: F16(none), Follow: true},
+	})
+	wantNoError(t, err)
+}
+
 // A step in mixed precision allocates nothing.
 func TestMixedAllocatesNothing(t *testing.T) {
 	sharing(t)
@@ -673,6 +743,38 @@ func TestMixedErrors(t *testing.T) {
 			tensor(&FormatError{"params", "bf16", "float32 or low16 where there is a copy of them"}), "where there is a copy of them"},
 		{"copy in float32", call(Options{}, func(x []float32, u *Update) { u.Copy = Float32(x[40:48]) }),
 			tensor(&FormatError{"copy", "float32", "bf16 or f16"}), "copy is float32"},
+		{"low16 without copy", call(Options{}, func(x []float32, u *Update) { u.Params = as(at(x, 0), low16) }),
+			tensor(&FormatError{"copy", "nil", "bf16, the upper halves of params, where these are low16"}), "copy is nil, must be bf16, the upper halves"},
+		{"low16 with an f16 copy", call(Options{}, func(x []float32, u *Update) { u.Params, u.Copy = as(at(x, 0), low16), as(at(x, 6), f16) }),
+			tensor(&FormatError{"copy", "f16", "bf16, the upper halves of params, where these are low16"}), "copy is f16"},
+		{"low16 with a float64 copy", call(Options{}, func(x []float32, u *Update) { u.Params, u.Copy = as(at(x, 0), low16), wide() }),
+			tensor(&FormatError{"copy", "float64", "bf16, the upper halves of params, where these are low16"}), "copy is float64"},
+		{"low16 with float64 state", call(Options{}, func(x []float32, u *Update) {
+			u.Params, u.Copy, u.State[0] = as(at(x, 0), low16), at(x, 6), wide()
+		}), tensor(&FormatError{"exp_avg", "float64", "float32 or bf16"}), "exp_avg is float64, must be float32 or bf16"},
+		{"low16 gradient", call(Options{}, func(x []float32, u *Update) { u.Grads = as(at(x, 1), low16) }),
+			tensor(&FormatError{"grads", "low16", "float32, bf16 or f16"}), "grads is low16"},
+		{"low16 gradient of float64", call(Options{}, func(x []float32, u *Update) {
+			*u = Update{Rule: NewSGD(1), Step: 1, Params: wide(), Grads: as(at(x, 1), low16)}
+		}), tensor(&FormatError{"grads", "low16", "float64 as params are"}), "grads is low16"},
+		{"low16 state", call(Options{}, func(x []float32, u *Update) { u.State[2] = as(at(x, 4), low16) }),
+			tensor(&FormatError{"exp_avg_sq", "low16", "float32 or bf16"}), "is low16, must be float32 or bf16"},
+		{"low16 copy", call(Options{}, func(x []float32, u *Update) { u.Copy = as(at(x, 6), low16) }),
+			tensor(&FormatError{"copy", "low16", "bf16 or f16"}), "copy is low16"},
+		{"the halves overlap", call(Options{}, func(x []float32, u *Update) { u.Params, u.Copy = as(at(x, 0), low16), half(x[2:6]) }),
+			tensor(&OverlapError{"params", "copy", 4, nil, nil}), "params and copy share 4 elements"},
+		{"nothing to follow", call(Options{}, func(x []float32, u *Update) { u.Follow = true }),
+			tensor(&FormatError{"copy", "nil", "bf16 or f16 where params follow it"}), "copy is nil, must be bf16 or f16 where params follow it"},
+		{"float32 to follow", call(Options{}, func(x []float32, u *Update) { u.Copy, u.Follow = Float32(x[40:48]), true }),
+			tensor(&FormatError{"copy", "float32", "bf16 or f16 where params follow it"}), "copy is float32"},
+		{"bf16 that follow", call(Options{}, func(x []float32, u *Update) { u.Params, u.Follow = at(x, 0), true }),
+			tensor(&FormatError{"params", "bf16", "float32 where they follow their copy"}), "params is bf16, must be float32 where they follow"},
+		{"low16 that follow", call(Options{}, func(x []float32, u *Update) {
+			u.Params, u.Copy, u.Follow = as(at(x, 0), low16), at(x, 6), true
+		}), tensor(&FormatError{"params", "low16", "float32 where they follow their copy"}), "params is low16, must be float32 where they follow"},
+		{"float64 that follow", call(Options{}, func(x []float32, u *Update) {
+			*u = Update{Rule: NewSGD(1), Step: 1, Params: wide(), Grads: wide(), Follow: true}
+		}), tensor(&FormatError{"params", "float64", "float32 where they follow their copy"}), "params is float64"},
 		{"short copy", call(Options{}, func(x []float32, u *Update) { u.Copy = at(x, 6).cut(0, 7) }),
 			tensor(&LengthError{"copy", 7, 8}), "length of copy is 7, must be 8"},
 		{"short gradient", call(Options{}, func(x []float32, u *Update) { u.Grads = at(x, 1).cut(0, 3) }),

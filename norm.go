@@ -1,6 +1,9 @@
 package pnm
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
 
 // lanes is how many partial sums a sum of squares has: element i of a block is added to sum i mod lanes.
 const lanes = 32
@@ -126,6 +129,8 @@ func (b *batch) sumSquares(p *Pool, scale float64) float64 {
 // and on the order of these. It is +Inf or NaN if a gradient has an infinity or a NaN, and +Inf also
 // where the norm of finite float64 is too large for one. A nil pool stands for the default one.
 //
+// A gradient cannot be low16: GradNorm panics.
+//
 // Steps compute it by themselves where [Options] ask for it. This is for callers that need it apart, such as those that
 // own a part of the gradients and add up the squares of the norms of all parts.
 func GradNorm(pool *Pool, grads ...Vector) float64 {
@@ -133,7 +138,10 @@ func GradNorm(pool *Pool, grads ...Vector) float64 {
 	defer l.putBack()
 	b := &l.batch
 	defer b.held.Take().Release()
-	for _, g := range grads {
+	for i, g := range grads {
+		if g.format == low16 {
+			panic(fmt.Sprintf("pnm: gradient %d is low16, which has no norm", i))
+		}
 		b.tensors = append(b.tensors, tensor{g: g})
 	}
 	b.plan(gradOnly)

@@ -192,3 +192,17 @@ func TestSumSquares16Agree(t *testing.T) {
 		}
 	})
 }
+
+// Halves of numbers have no norm; to say nothing would be to say 0.
+func TestNoNormOfHalves(t *testing.T) {
+	for _, n := range []int{0, 1, lanes} {
+		func() {
+			defer func() {
+				if r := fmt.Sprint(recover()); r != "pnm: gradient 1 is low16, which has no norm" {
+					t.Errorf("%d elements: %s", n, r)
+				}
+			}()
+			GradNorm(nil, newVector(f32, 5), newVector(low16, n))
+		}()
+	}
+}

@@ -308,6 +308,7 @@ func fuzzMixed(t *testing.T, r Rule, step, n int, formats uint8, data []byte) {
 		place = anywhereZero
 	}
 	got := mixedTensor(nil, r, f, step, n, place)
+	got.follow = f.p == f32 && f.out != f32 && formats&0x80 != 0
 	want := got.clone()
 	update := func(t *tensor) (Report, error) {
 		u := Update{r, step, t.p, t.g, t.s[:len(forms[t.form].Slots)], t.out, t.follow, Rounding{Seed: uint64(formats)}, false}

@@ -18,6 +18,13 @@ func TestRaceIsSeen(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 2 {
 			wg.Go(func() {
+				if what == "halves" {
+					l := List{Updates: []Update{{Rule: NewSGD(1), Step: 1, Params: Low16(make([]uint16, 100)),
+						Grads: BF16(make([]uint16, 100)), Copy: copies.Slice(50*i, 50*i+100)}}}
+					_, err := l.Step(Options{})
+					wantNoError(t, err)
+					return
+				}
 				if what == "copy" {
 					l := List{Updates: []Update{{Rule: NewSGD(1), Step: 1, Params: Float32(make([]float32, 100)),
 						Grads: BF16(make([]uint16, 100)), Copy: copies.Slice(50*i, 50*i+100)}}}
@@ -35,8 +42,8 @@ func TestRaceIsSeen(t *testing.T) {
 		wg.Wait()
 		return
 	}
-	for i := range 3 * len(tiers()) {
-		tier, what := tiers()[i/3], []string{"update", "norm", "copy"}[i%3]
+	for i := range 4 * len(tiers()) {
+		tier, what := tiers()[i/4], []string{"update", "norm", "copy", "halves"}[i%4]
 		child := exec.Command(os.Args[0], "-test.run=^TestRaceIsSeen$")
 		child.Env = append(os.Environ(), "PNM_TEST_RACE="+what, "PNM_TEST_REQUIRE=", "PNM_ISA="+string(tier))
 		out, err := child.CombinedOutput()

@@ -9,7 +9,8 @@ import (
 )
 
 // A Vector is a slice whose elements have one of the formats that a step can take: float32, float64, bf16 (bfloat16, the upper
-// half of a float32), f16 (IEEE 754's binary16) or low16 (the lower half of a float32 whose upper half is a bf16). It refers to the slice, and copies nothing. The zero Vector is a nil slice.
+// half of a float32), f16 (IEEE 754's binary16) or low16 (what is left of a float32 beside a bf16, see [Split]). It refers to the
+// slice, and copies nothing. The zero Vector is a nil slice.
 //
 // Those of its methods that copy or clear do so in pieces, so that a garbage collection need not wait for a large one. A Vector
 // can be saved by encoding/gob, encoding/json and whatever else knows encoding.BinaryMarshaler or TextMarshaler.
@@ -31,7 +32,7 @@ func BF16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceDa
 // F16 returns a slice of f16 as a Vector; any type of 16 bits will do.
 func F16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), f16} }
 
-// Low16 returns a slice of the lower halves of float32 parameters as a Vector, see [Update]; any type of 16 bits will do.
+// Low16 returns a slice of low16, the lower halves of float32 parameters, as a Vector; any type of 16 bits will do. See [Update].
 func Low16[E ~uint16 | ~int16](x []E) Vector {
 	return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), low16}
 }
@@ -112,8 +113,8 @@ func (v Vector) Clone() Vector {
 func (v Vector) Clear() { clearBytes(v.Bytes()) }
 
 // Set copies the elements of from: widened exactly, or rounded to nearest even, where the formats differ. It returns how many finite
-// elements became an infinity of f16. Different lengths give a *LengthError, float64 or low16 on one side only a *FormatError, shared memory an
-// *OverlapError, and nothing is written.
+// elements became an infinity of f16. Different lengths give a *LengthError, float64 or low16 on one side only a *FormatError, shared
+// memory an *OverlapError, and nothing is written.
 func (v Vector) Set(from Vector) (overflows int, err error) {
 	if v.n != from.n {
 		return 0, &LengthError{"to", v.n, from.n}
@@ -125,6 +126,69 @@ func (v Vector) Set(from Vector) (overflows int, err error) {
 		return 0, &OverlapError{Arg: "to", OtherArg: "from", Elements: n}
 	}
 	return convert(v, from), nil
+}
+
+// Split cuts each number of from into the nearest bf16, in upper, and what is left of it, in low: the copy and the parameters of an
+// [Update] in low16. from is float32, or bf16 or f16, which it widens. Other formats give a *FormatError, different lengths a *LengthError,
+// shared memory an *OverlapError, and nothing is written.
+func Split(upper, low, from Vector) error {
+	if from.format.alone() {
+		return &FormatError{"from", from.format.String(), "float32, bf16 or f16"}
+	}
+	if err := checkHalves(upper, low, from, "from"); err != nil {
+		return err
+	}
+	var h floatmode.Hold
+	defer h.Take().Release()
+	var wide [1 << 10]float32
+	u, l := upper.Bits(), low.Bits()
+	for lo := 0; lo < from.n; lo += len(wide) {
+		part := wide[:min(len(wide), from.n-lo)]
+		widen(part, from.at, from.format, lo)
+		for i, x := range part {
+			u[lo+i], l[lo+i] = splitBF16(x)
+		}
+	}
+	return nil
+}
+
+// Join sets to, in float32, to the numbers that [Split] cut into upper and low, or that a step did: bit for bit, but for the payload of a
+// NaN. Where others have written to upper since, a finite number is one that rounds to it. The errors are those of Split.
+func Join(to, upper, low Vector) error {
+	if to.format != f32 {
+		return &FormatError{"to", to.format.String(), f32.String()}
+	}
+	if err := checkHalves(upper, low, to, "to"); err != nil {
+		return err
+	}
+	x, u, l := to.Float32(), upper.Bits(), low.Bits()
+	for i := range x {
+		x[i] = joinBF16(u[i], l[i])
+	}
+	return nil
+}
+
+// checkHalves reports the halves of numbers that do not fit these.
+func checkHalves(upper, low, whole Vector, name string) error {
+	switch {
+	case upper.format != bf16:
+		return &FormatError{"upper", upper.format.String(), bf16.String()}
+	case low.format != low16:
+		return &FormatError{"low", low.format.String(), low16.String()}
+	case upper.n != whole.n:
+		return &LengthError{"upper", upper.n, whole.n}
+	case low.n != whole.n:
+		return &LengthError{"low", low.n, whole.n}
+	}
+	for _, pair := range []struct {
+		a, b       Vector
+		arg, other string
+	}{{upper, low, "upper", "low"}, {upper, whole, "upper", name}, {low, whole, "low", name}} {
+		if n := shared(spanOf(pair.a), spanOf(pair.b)); n > 0 {
+			return &OverlapError{Arg: pair.arg, OtherArg: pair.other, Elements: n}
+		}
+	}
+	return nil
 }
 
 // convert is Set for vectors that fit.
