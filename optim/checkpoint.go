@@ -70,7 +70,7 @@ func ofCheckpoint(path string, err error) error {
 // Save writes a run to a file, from which [Optimizer.Load] continues with the same bits: the parameters, the state, the counts of
 // steps and the rules. The format is safetensors; docs/checkpoints.md tells what is in it. The file replaces what the path had as a
 // whole, once it is on disk: whenever the program or the machine stops, the path has the old file or the new one. Save needs no
-// memory for a copy.
+// memory for a copy. Parameters in low16 are saved as the float32 numbers that they and their copies are.
 //
 // The error names the path, unless nothing was tried: for Shapes that do not fit the tensors, a *pnm.LengthError; for a tensor of which
 // [Optimizer.StepPart] has done a part, a *PartError; and for a closed optimizer, [ErrClosed]. Metadata and step counts that could not
@@ -118,31 +118,31 @@ func (o *Optimizer) saveBy(path string, s *SaveOptions, write func(save func(io.
 
 func (o *Optimizer) save(w io.Writer, s *SaveOptions) error {
 	var tensors []safetensors.Tensor
-	var vectors []pnm.Vector
+	var sources []source
 	for i, name := range o.names {
 		u := &o.list.Updates[i]
 		shape := []int{u.Params.Len()}
 		if s.Shapes != nil && s.Shapes[i] != nil {
 			shape = s.Shapes[i]
 		}
-		add := func(name string, v pnm.Vector) {
-			tensors = append(tensors, safetensors.Tensor{Name: name, DType: formatOf(v).dtype, Shape: shape})
-			vectors = append(vectors, v)
+		add := func(name string, s source) {
+			tensors = append(tensors, safetensors.Tensor{Name: name, DType: formatOf(s.v).dtype, Shape: shape})
+			sources = append(sources, s)
 		}
 		if !s.StateOnly {
-			add(paramsName+name, u.Params)
+			add(paramsName+name, paramsOf(u))
 		}
 		for k, slot := range u.Rule.State() {
-			add(stateName(name, slot), u.State[k])
+			add(stateName(name, slot), source{v: u.State[k]})
 		}
 	}
 	blocks := newBlocks()
-	sums := checksums(vectors, blocks)
+	sums := checksums(sources, blocks)
 	meta := map[string]string{writerKey: writer(), groupsKey: string(o.appendGroups(nil, !s.StateOnly, sums))}
 	maps.Copy(meta, s.Metadata)
 	meta[layoutKey] = fmt.Sprintf("%s %08x", layout, headerSum(meta, tensors))
 	buffered := bufio.NewWriterSize(w, blockSize) // gathers what is small
-	err := safetensors.Write(buffered, meta, tensors, func(w io.Writer, i int) error { return writeVector(w, vectors[i], blocks[0]) })
+	err := safetensors.Write(buffered, meta, tensors, func(w io.Writer, i int) error { return sources[i].write(w, blocks[0]) })
 	if err == nil {
 		err = buffered.Flush()
 	}
@@ -151,7 +151,7 @@ func (o *Optimizer) save(w io.Writer, s *SaveOptions) error {
 
 // Load replaces the parameters and the state of all tensors and the rules of all groups by those in a file that [Optimizer.Save]
 // wrote, or the Python package. A run that continues from there gives the bits of one that was not interrupted. Copies of the
-// parameters are made anew.
+// parameters are made anew; with those in low16, they are the halves of what the file has.
 //
 // The tensors of the file and of the optimizer are matched by name, and must be the same. The groups need not be the same: but all
 // tensors of one of the optimizer's groups must come with the same rule, of the type and with the state that the group has (see
@@ -250,7 +250,7 @@ func (o *Optimizer) load(file *checkpointFile, l *LoadOptions) error {
 		if s.Rounding != nil && !l.KeepRules {
 			u.Rounding = *s.Rounding
 		}
-		if !l.StateOnly && !u.Copy.IsNil() {
+		if !l.StateOnly && !u.Copy.IsNil() && u.Params.Format() != low16Format {
 			set(u.Copy, u.Params)
 		}
 	}
@@ -370,13 +370,13 @@ func (c *checkpointFile) list() string {
 // reads returns what must be read for a tensor, if it fits.
 func (s *savedTensor) reads(u *pnm.Update, shape []int, params bool) (reads []read, err error) {
 	for k, b := range s.state {
-		reads = append(reads, read{u.State[k], b})
+		reads = append(reads, read{to: u.State[k], from: b})
 	}
 	if params {
 		if s.params == nil {
 			return nil, errors.New("the file does not have its parameters, only its state")
 		}
-		reads = append(reads, read{u.Params, s.params})
+		reads = append(reads, read{u.Params, u.Copy, s.params})
 	}
 	for _, r := range reads {
 		name := strictjson.Quote(r.from.name)

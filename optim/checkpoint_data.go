@@ -72,13 +72,28 @@ func (b ioBlocks) each(n int, do func(i int, block []byte) error) error {
 	return nil
 }
 
-// pieces calls use with the elements of a vector in little-endian order, piece by piece; by way of a block where the machine's order
-// is another.
-func pieces(v pnm.Vector, block []byte, use func(b []byte) error) error {
-	for b := range slices.Chunk(v.Bytes(), blockSize) {
+// A source is what a tensor in a file is written from: a vector, or parameters and the copy that they are read with.
+type source struct {
+	v, copied pnm.Vector // copied is nil if v is all
+}
+
+// paramsOf are a tensor's parameters as its next step reads them.
+func paramsOf(u *pnm.Update) source {
+	if u.Follow || u.Params.Format() == low16Format {
+		return source{u.Params, u.Copy}
+	}
+	return source{v: u.Params}
+}
+
+// pieces calls use with the elements in little-endian order, piece by piece; by way of a block where they are not like that in memory.
+func (s source) pieces(block []byte, use func(b []byte) error) error {
+	if !s.copied.IsNil() {
+		return s.joinedPieces(block, use)
+	}
+	for b := range slices.Chunk(s.v.Bytes(), blockSize) {
 		if bigEndian {
 			b = block[:copy(block, b)]
-			formatOf(v).swap(b)
+			formatOf(s.v).swap(b)
 		}
 		if err := use(b); err != nil {
 			return err
@@ -87,18 +102,57 @@ func pieces(v pnm.Vector, block []byte, use func(b []byte) error) error {
 	return nil
 }
 
-func writeVector(w io.Writer, v pnm.Vector, block []byte) error {
-	return pieces(v, block, func(b []byte) error {
+// joinedPieces is pieces of parameters with a copy.
+func (s source) joinedPieces(block []byte, use func(b []byte) error) error {
+	const most = blockSize / 8 // elements; behind them the block has room for as many of 16 bits
+	for lo := 0; lo < s.v.Len(); lo += most {
+		hi := min(lo+most, s.v.Len())
+		v, copied := s.v.Slice(lo, hi), s.copied.Slice(lo, hi)
+		b := block[:4*v.Len()]
+		to := formats[0].vector(b)
+		if v.Format() == low16Format {
+			if err := pnm.Join(to, copied, v); err != nil {
+				panic(err)
+			}
+		} else {
+			set(to, v)
+			follow(to, copied, block[4*most:])
+		}
+		formats[0].swap(b)
+		if err := use(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// follow has float32 parameters that do not round to their copy take its value, as a step does.
+func follow(params, copied pnm.Vector, scratch []byte) {
+	bits := elementsOf[uint16](scratch[:2*params.Len()])
+	rounded := pnm.BF16(bits)
+	if copied.Format() == "f16" {
+		rounded = pnm.F16(bits)
+	}
+	set(rounded, params)
+	for i, written := range copied.Bits() {
+		if bits[i] != written {
+			set(params.Slice(i, i+1), copied.Slice(i, i+1))
+		}
+	}
+}
+
+func (s source) write(w io.Writer, block []byte) error {
+	return s.pieces(block, func(b []byte) error {
 		_, err := w.Write(b)
 		return err
 	})
 }
 
-// checksums returns those of vectors.
-func checksums(vectors []pnm.Vector, b ioBlocks) []uint32 {
-	sums := make([]uint32, len(vectors))
-	b.each(len(vectors), func(i int, block []byte) error {
-		return pieces(vectors[i], block, func(b []byte) error {
+// checksums returns those of what is written.
+func checksums(sources []source, b ioBlocks) []uint32 {
+	sums := make([]uint32, len(sources))
+	b.each(len(sources), func(i int, block []byte) error {
+		return sources[i].pieces(block, func(b []byte) error {
 			sums[i] = crc32.Update(sums[i], crc32.IEEETable, b)
 			return nil
 		})
@@ -108,8 +162,9 @@ func checksums(vectors []pnm.Vector, b ioBlocks) []uint32 {
 
 // A read is a vector that is to be read from a file.
 type read struct {
-	to   pnm.Vector
-	from *blob
+	to    pnm.Vector
+	upper pnm.Vector // the other halves, if to is low16
+	from  *blob
 }
 
 func (x read) size() int64 { return x.from.n * int64(x.from.format.size) }
@@ -177,7 +232,7 @@ func (p part) verify(r io.ReaderAt, block []byte) error {
 
 // load reads the elements; by way of a block where the formats differ.
 func (p part) load(r io.ReaderAt, block []byte) error {
-	if x := p[0]; len(p) == 1 && x.from.format == formatOf(x.to) {
+	if x := p[0]; len(p) == 1 && x.to.Format() == x.from.format.name {
 		at := x.from.at
 		for b := range slices.Chunk(x.to.Bytes(), blockSize) {
 			if err := safetensors.ReadFull(r, b, at); err != nil {
@@ -191,7 +246,18 @@ func (p part) load(r io.ReaderAt, block []byte) error {
 	return p.pieces(r, block, func(i, lo int, data []byte) {
 		f := p[i].from.format
 		f.swap(data)
-		v := f.vector(data)
-		set(p[i].to.Slice(lo, lo+v.Len()), v)
+		p[i].set(lo, f.vector(data))
 	})
+}
+
+// set sets the elements from lo on.
+func (x read) set(lo int, v pnm.Vector) {
+	to := x.to.Slice(lo, lo+v.Len())
+	if to.Format() != low16Format {
+		set(to, v)
+		return
+	}
+	if err := pnm.Split(x.upper.Slice(lo, lo+v.Len()), to, v); err != nil {
+		panic(err)
+	}
 }

@@ -283,9 +283,9 @@ func TestFormatErrors(t *testing.T) {
 	}
 	refuse(t, []refusal{
 		{"f16", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{p(x), none("f16")}} }),
-			format(1, "params", "f16", "float32 or bf16"), "tensor 1: the format of params is f16"},
+			format(1, "params", "f16", "float32, bf16 or low16"), "tensor 1: the format of params is f16"},
 		{"float64 behind float32", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{p(x), none("float64")}} }),
-			format(1, "params", "float64", "float32 or bf16, as the group's first"), "tensor 1: the format of params is float64"},
+			format(1, "params", "float64", "float32, bf16 or low16, as the group's first"), "tensor 1: the format of params is float64"},
 		{"float32 behind float64", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{none("float64"), p(x)}} }),
 			format(1, "params", "float32", "float64, as the group's first"), "tensor 1: the format of params is float32"},
 		{"bf16 state of float64", group(func(x []float32) Group {
@@ -298,6 +298,29 @@ func TestFormatErrors(t *testing.T) {
 		{"a copy in float32", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{p(x)}, Copies: []pnm.Vector{pnm.Float32(x[:8])}}
 		}), format(0, "copy", "float32", "bf16 or f16"), "copy is float32"},
+		{"low16 without copies", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{none("low16")}} }),
+			format(0, "copy", "nil", "bf16, the upper halves of params, where these are low16"), "tensor 0: the format of copy is nil, must be bf16"},
+		{"low16 with an f16 copy", group(func(x []float32) Group {
+			return Group{Rule: r, Params: []pnm.Vector{p(x), none("low16")}, Copies: []pnm.Vector{{}, none("f16")}}
+		}), format(1, "copy", "f16", "bf16, the upper halves of params, where these are low16"), "tensor 1: the format of copy is f16"},
+		{"low16 behind float64", group(func(x []float32) Group {
+			return Group{Rule: r, Params: []pnm.Vector{none("float64"), none("low16")}, Copies: []pnm.Vector{{}, at(x, 0)}}
+		}), format(1, "params", "low16", "float64, as the group's first"), "tensor 1: the format of params is low16"},
+		{"nothing to follow", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{p(x)}, Follow: true} }),
+			wrapped, "optim: group 0: Follow is set, but there are no Copies"},
+		{"low16 state", with(Group{Rule: sgd}, func(o *Optimizer, x []float32) error {
+			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": none("low16")}}})
+		}), format(0, "momentum_buffer", "low16", "float32, bf16 or f16"), "momentum_buffer is low16"},
+		{"low16 state of float64", func(x []float32) error {
+			o := optimizerOf(t, Group{Rule: sgd, Params: []pnm.Vector{none("float64")}})
+			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": none("low16")}}})
+		}, format(0, "momentum_buffer", "low16", "float64"), "momentum_buffer is low16"},
+		{"a low16 gradient", step(Group{Rule: r}, func([]float32) pnm.Vector { return none("low16") }),
+			format(0, "grads", "low16", "float32, bf16 or f16"), "grads is low16"},
+		{"moved low16, no copies", func(x []float32) error {
+			o := optimizerOf(t, Group{Rule: r, Params: []pnm.Vector{none("low16")}, Copies: []pnm.Vector{at(x, 0)}})
+			return o.SetParams([]pnm.Vector{none("low16")}, nil)
+		}, format(0, "copy", "nil", "bf16, the upper halves of params, where these are low16"), "copy is nil"},
 		{"no copies", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{p(x)}, Copies: []pnm.Vector{}}
 		}), &pnm.LengthError{Arg: "copies", Len: 0, Want: 1}, "group 0: length of copies is 0"},

@@ -17,13 +17,16 @@ type format struct {
 }
 
 var formats = [...]format{
-	{"float32", "F32", 4, func(b []byte) pnm.Vector { return pnm.Float32(elementsOf[float32](b)) }},
+	{float32Format, "F32", 4, func(b []byte) pnm.Vector { return pnm.Float32(elementsOf[float32](b)) }},
 	{float64Format, "F64", 8, func(b []byte) pnm.Vector { return pnm.Float64(elementsOf[float64](b)) }},
 	{"bf16", "BF16", 2, func(b []byte) pnm.Vector { return pnm.BF16(elementsOf[uint16](b)) }},
 }
 
-// formatOf returns the format of parameters or of state.
+// formatOf returns the format that parameters or state have in files.
 func formatOf(v pnm.Vector) *format {
+	if v.Format() == low16Format {
+		return &formats[0] // joined with their upper halves
+	}
 	return &formats[slices.IndexFunc(formats[:], func(f format) bool { return f.name == v.Format() })]
 }
 

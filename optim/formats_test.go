@@ -224,6 +224,9 @@ func TestStateOfFormats(t *testing.T) {
 		b := newRun(t, pnm.NewAdaPNM(), f, Config{Seed: 3}, sizes)
 		for i, p := range a.params {
 			set(b.params[i], p)
+			if f.out != "" {
+				set(b.copies[i], a.copies[i])
+			}
 		}
 		wantNoError(t, b.opt.SetState(state))
 		for step := 4; step <= 5; step++ {

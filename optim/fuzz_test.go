@@ -38,6 +38,8 @@ func (w *world) numbers(f string, n int) pnm.Vector {
 		switch f {
 		case float64Format:
 			v.Float64()[i] = x
+		case low16Format:
+			v.Bits()[i] = uint16(w.rng.Uint32())
 		default:
 			set(v.Slice(i, i+1), pnm.Float32([]float32{float32(x)}))
 		}
@@ -55,13 +57,14 @@ func (w *world) addGroup() {
 		params = append(params, w.numbers(f.p, n))
 		c := pnm.Vector{}
 		if f.out != "" {
-			c = newVector(f.out, n)
+			c = w.numbers(f.out, n)
 		}
 		copies = append(copies, c)
 		w.f = append(w.f, f)
 	}
+	follow := f.out != "" && w.rng.IntN(2) == 0
 	for _, run := range []*run{&w.plain, &w.twin} {
-		g := Group{Rule: r, Params: vectorClones(params), Copies: vectorClones(copies), State: f.s}
+		g := Group{Rule: r, Params: vectorClones(params), Copies: vectorClones(copies), State: f.s, Follow: follow}
 		wantNoError(w.t, run.opt.AddGroup(g))
 		run.params, run.copies = append(run.params, g.Params...), append(run.copies, g.Copies...)
 	}
@@ -224,7 +227,7 @@ func (w *world) rebuild(seed uint64, withLR bool) {
 		if withLR {
 			r = with(r, "lr", 0.75)
 		}
-		wantNoError(w.t, w.twin.opt.AddGroup(Group{Rule: r, Params: w.twin.params[first:end], Copies: w.twin.copies[first:end], State: w.stateOf(old, g)}))
+		wantNoError(w.t, w.twin.opt.AddGroup(Group{Rule: r, Params: w.twin.params[first:end], Copies: w.twin.copies[first:end], State: w.stateOf(old, g), Follow: old.groups[g].follow}))
 	}
 }
 

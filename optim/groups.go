@@ -15,7 +15,7 @@ import (
 // A Group is a list of tensors that share a rule.
 type Group struct {
 	Rule   pnm.Rule     // as a value; with a learning rate ≥ 0
-	Params []pnm.Vector // updated in place by steps: float32, bf16 or both; or all float64; may be empty
+	Params []pnm.Vector // updated in place by steps: float32, bf16 and low16, or all float64; may be empty
 
 	// Names are what the tensors are called in errors, in gradients by name and in checkpoints: not empty, UTF-8, and unlike all others
 	// of the optimizer. If it is nil, they are called by their numbers in the optimizer: "0", "1", ….
@@ -26,8 +26,13 @@ type Group struct {
 	State string
 
 	// Copies has a bf16 or f16 copy for each tensor, or a nil vector where there is to be none: see [pnm.Update]. A step writes it for
-	// tensors that have a gradient; [pnm.Vector.Set] makes the first one. Nil (default) means none at all.
+	// tensors that have a gradient; [pnm.Vector.Set] makes the first one. Nil (default) means none at all. Of Params in low16 it has the
+	// upper halves, in bf16; [pnm.Split] makes both.
 	Copies []pnm.Vector
+
+	// Follow has float32 Params take over what others write to their copies, at the next step or in the next checkpoint: see
+	// [pnm.Update]. A copy must have been made before. Params in low16 always follow.
+	Follow bool
 
 	// Rounding tells which random numbers each tensor draws. If it is nil, they are those of Config.Seed and of the tensor's number in
 	// the optimizer. A process that owns parts of tensors names, for each, the tensor and the part's first element.
@@ -36,9 +41,15 @@ type Group struct {
 
 // A group is what is kept of a Group.
 type group struct {
-	rule  pnm.Rule
-	first int  // the number of its first tensor
-	wide  bool // its arithmetic is in float64
+	rule   pnm.Rule
+	first  int  // the number of its first tensor
+	wide   bool // its arithmetic is in float64
+	follow bool
+}
+
+// follows reports whether a tensor of a group is one that Follow is about.
+func follows(follow bool, u *pnm.Update) bool {
+	return follow && u.Params.Format() == float32Format && !u.Copy.IsNil()
 }
 
 // members returns the first tensor of a group, and the one behind its last.
@@ -61,6 +72,9 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 	}
 	if err := g.checkLengths(); err != nil {
 		return 0, inGroup(number, err)
+	}
+	if g.Follow && g.Copies == nil && len(g.Params) > 0 {
+		return 0, inGroup(number, errors.New("Follow is set, but there are no Copies"))
 	}
 	names, err := o.withNames(g)
 	if err != nil {
@@ -89,7 +103,7 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 	for i, name := range names[first:] {
 		o.number[name] = first + i
 	}
-	o.groups = append(o.groups, group{g.Rule, first, wide})
+	o.groups = append(o.groups, group{g.Rule, first, wide, g.Follow})
 	o.arenas = append(o.arenas, arena)
 	o.parts.of = append(o.parts.of, make([]progress, len(g.Params))...)
 	for _, v := range arena.Vectors() {
@@ -110,6 +124,7 @@ func (o *Optimizer) updatesOf(g Group, state []pnm.Vector) []pnm.Update {
 		if g.Copies != nil {
 			u.Copy = g.Copies[i]
 		}
+		u.Follow = follows(g.Follow, u)
 		if g.Rounding != nil {
 			u.Rounding = g.Rounding[i]
 		}
@@ -161,13 +176,17 @@ func (o *Optimizer) withNames(g Group) ([]string, error) {
 	return all, nil
 }
 
-const float64Format = "float64"
+const (
+	float32Format = "float32"
+	float64Format = "float64"
+	low16Format   = "low16"
+)
 
 func isWide(v pnm.Vector) bool { return v.Format() == float64Format }
 
 // checkArithmetic reports parameters whose arithmetic is not the group's.
 func (o *Optimizer) checkArithmetic(params []pnm.Vector, wide bool, names []string) error {
-	want := "float32 or bf16, as the group's first"
+	want := "float32, bf16 or low16, as the group's first"
 	if wide {
 		want = "float64, as the group's first"
 	}
@@ -187,7 +206,7 @@ func (g *Group) stateFormat(wide bool) string {
 	case wide:
 		return float64Format
 	}
-	return "float32"
+	return float32Format
 }
 
 // Groups returns the number of groups.

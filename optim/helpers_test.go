@@ -147,6 +147,8 @@ func wantSameVector(t *testing.T, what string, got, want pnm.Vector) {
 	case got.Len() == want.Len() && string(got.Bytes()) == string(want.Bytes()):
 	case isWide(want):
 		wantSame(t, what, got.Float64(), want.Float64())
+	case want.Format() == low16Format:
+		t.Fatalf("%s: % x, want % x", what, got.Bytes(), want.Bytes())
 	default:
 		wantSame(t, what, wide(got), wide(want))
 	}
@@ -209,6 +211,8 @@ func newVector(format string, n int) pnm.Vector {
 		return pnm.BF16(make([]uint16, n))
 	case "f16":
 		return pnm.F16(make([]uint16, n))
+	case low16Format:
+		return pnm.Low16(make([]uint16, n))
 	}
 	panic(format)
 }
@@ -216,7 +220,28 @@ func newVector(format string, n int) pnm.Vector {
 // ordinary returns a vector of ordinary numbers, as lcg makes them.
 func ordinary(format string, seed uint64, n int) pnm.Vector {
 	v := newVector(format, n)
-	set(v, pnm.Float32(lcg[float32](seed, n)))
+	x := pnm.Float32(lcg[float32](seed, n))
+	if format == low16Format {
+		splitInto(newVector("bf16", n), v, x)
+	} else {
+		set(v, x)
+	}
+	return v
+}
+
+// splitInto is pnm.Split for vectors that are known to fit.
+func splitInto(upper, low, from pnm.Vector) {
+	if err := pnm.Split(upper, low, from); err != nil {
+		panic(err)
+	}
+}
+
+// joinedOf returns the numbers whose lower and upper halves these are.
+func joinedOf(low, upper pnm.Vector) pnm.Vector {
+	v := newVector(float32Format, low.Len())
+	if err := pnm.Join(v, upper, low); err != nil {
+		panic(err)
+	}
 	return v
 }
 
@@ -240,7 +265,7 @@ func (f formatsOf) String() string {
 // someFormats are the formats that a user would choose.
 var someFormats = []formatsOf{
 	{"float32", "bf16", "float32", ""}, {"float32", "f16", "float32", "f16"}, {"float32", "float32", "bf16", ""},
-	{"float32", "bf16", "bf16", "bf16"}, {"bf16", "bf16", "bf16", ""}, {"bf16", "bf16", "float32", ""},
+	{"float32", "bf16", "bf16", "bf16"}, {"bf16", "bf16", "bf16", ""}, {"bf16", "bf16", "float32", ""}, {"low16", "bf16", "float32", "bf16"},
 }
 
 // listSizes are lengths of many kinds. A step of all tensors is shared by several workers; in a tier of its own, see TestEveryTier,
@@ -260,21 +285,21 @@ type run struct {
 	f              formatsOf
 }
 
-// newRun has the tensors in two groups of one rule.
+// newRun has the tensors in two groups of one rule, of which the second one follows copies.
 func newRun(t *testing.T, r pnm.Rule, f formatsOf, c Config, sizes []int) *run {
 	t.Helper()
 	m := &run{f: f}
 	for i, n := range sizes {
 		m.params = append(m.params, f.params(uint64(i), n))
 		if f.out != "" {
-			m.copies = append(m.copies, newVector(f.out, n))
+			m.copies = append(m.copies, ordinary(f.out, uint64(i), n))
 		}
 	}
 	var groups []Group
 	for _, at := range [][2]int{{0, 4}, {4, len(m.params)}} {
 		g := Group{Rule: r, Params: m.params[at[0]:at[1]], State: f.s}
 		if m.copies != nil {
-			g.Copies = m.copies[at[0]:at[1]]
+			g.Copies, g.Follow = m.copies[at[0]:at[1]], at[0] > 0
 		}
 		groups = append(groups, g)
 	}

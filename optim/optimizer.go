@@ -19,7 +19,8 @@ import (
 // [pnm.ErrBusy]. There are three exceptions. Calls that only read (State, Save, SaveTo, Steps, …) run beside each other. Calls of
 // StepPart wait for each other, so that parts may come from several goroutines. Close waits, and so do the calls that return no error;
 // the writer of SaveTo and the reader of LoadFrom must make none of these, or they wait for themselves. Distinct optimizers are
-// independent. While a call runs, no goroutine may write the parameters and gradients that it is given, or read those that it writes.
+// independent. While a call runs, no goroutine may write the parameters, copies and gradients that it is given, or read those that it
+// writes.
 type Optimizer struct {
 	calls   turnstile  // each exported method goes through it; its deferred end keeps the state mapped, too
 	onePart sync.Mutex // held by StepPart, whose calls wait for each other
@@ -64,7 +65,7 @@ func (c Config) New(groups ...Group) (*Optimizer, error) {
 //	*pnm.OverlapError  parameters or copies share memory, with each other or with those added before
 //	*pnm.TensorError   a name is empty, not UTF-8 or taken
 //
-// and others for a missing rule, and where the system refuses memory for the state. Those that concern no single tensor name the group.
+// and others for a missing rule, for Follow without Copies, and where the system refuses memory for the state. Those that concern no single tensor name the group.
 func (o *Optimizer) AddGroup(g Group) error { return o.extend(g) }
 
 // leastTouched is how many bytes of new state are worth touching by the workers that will update it.
@@ -117,8 +118,8 @@ func (o *Optimizer) close() {
 
 // SetParams has the optimizer update other memory from the next step on, and keeps the state and the counts of steps: for trainers
 // whose parameters move. params has one vector for each tensor, in the optimizer's order, with as many elements and in the same
-// format as before. copies has one for each, as in a [Group]; without it no copies are written any more. Nothing is copied, and the old
-// parameters are let go.
+// format as before. copies has one for each, as in a [Group]; without it no copies are written, or followed, any more. Nothing is copied,
+// and the old parameters are let go.
 //
 // A list or a vector of another length gives a *pnm.LengthError, another format a *pnm.FormatError, vectors that share memory a
 // *pnm.OverlapError, and a tensor of which [Optimizer.StepPart] has done a part a *PartError.
@@ -153,6 +154,12 @@ func (o *Optimizer) SetParams(params, copies []pnm.Vector) error {
 		u.Params, u.Copy = p, pnm.Vector{}
 		if copies != nil {
 			u.Copy = copies[i]
+		}
+	}
+	for g := range o.groups {
+		for i, end := o.members(g); i < end; i++ {
+			u := &moved.Updates[i]
+			u.Follow = follows(o.groups[g].follow, u)
 		}
 	}
 	if err := moved.Check(0); err != nil {

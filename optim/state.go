@@ -124,7 +124,7 @@ func checkState(u *pnm.Update, s TensorState) error {
 			return &StateError{name, "is missing"}
 		case b.Len() != u.Params.Len():
 			return &pnm.LengthError{Arg: name, Len: b.Len(), Want: u.Params.Len()}
-		case isWide(b) && !isWide(u.Params):
+		case (isWide(b) || b.Format() == low16Format) && !isWide(u.Params):
 			return &pnm.FormatError{Arg: name, Format: b.Format(), Want: "float32, bf16 or f16"}
 		case !isWide(b) && isWide(u.Params):
 			return &pnm.FormatError{Arg: name, Format: b.Format(), Want: float64Format}
