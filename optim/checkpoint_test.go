@@ -119,6 +119,113 @@ func TestCheckpointConverts(t *testing.T) {
 	}
 }
 
+// A file is the same, byte by byte, of split parameters, or those that follow a copy, as of float32 ones, and has what others wrote to the
+// copy. Each loads into the other, and goes on with the same bits.
+func TestCheckpointOfMasters(t *testing.T) {
+	sizes := []int{5, 0, 33, 1, 70, blockSize/8 + 3}
+	rng := rand.New(rand.NewPCG(71, 72))
+	for _, f := range []formatsOf{{"low16", "bf16", "float32", "bf16"}, {"low16", "f16", "bf16", "bf16"}, {"float32", "bf16", "float32", "bf16"},
+		{"float32", "bf16", "bf16", "f16"}} {
+		for _, r := range sampleRules() {
+			plain := func() *run { return newRun(t, r, formatsOf{"float32", f.g, f.s, ""}, Config{Seed: 3}, sizes) }
+			masters := func() *run {
+				m := newRun(t, r, f, Config{Seed: 3}, sizes)
+				for i, n := range sizes {
+					if f.p == low16Format {
+						splitInto(m.copies[i], m.params[i], ordinary("float32", uint64(i), n))
+					}
+				}
+				return m
+			}
+			a, b := masters(), plain()
+			step := func(what string, a, b *run, step int) {
+				t.Helper()
+				a.step(t, step)
+				b.step(t, step)
+				wantSameFile(t, fmt.Sprintf("%+v, %s, %s", r, f, what), a, b)
+			}
+			step("one step", a, b, 1)
+			step("two steps", a, b, 2)
+			for i := 4; i < len(sizes); i++ { // those that follow
+				for k := rng.IntN(9); k < sizes[i]; k += 1 + rng.IntN(200) {
+					low, p, copied := a.params[i].Slice(k, k+1), b.params[i].Slice(k, k+1), a.copies[i].Slice(k, k+1)
+					before := copied.Clone()
+					set(copied, pnm.Float32([]float32{float32(rng.NormFloat64())}))
+					switch {
+					case f.p == low16Format:
+						set(p, joinedOf(low, copied))
+					case copied.Bits()[0] != before.Bits()[0]:
+						set(p, copied)
+					}
+				}
+			}
+			wantSameFile(t, fmt.Sprintf("%+v, %s, written", r, f), a, b)
+			step("three steps", a, b, 3)
+
+			c, d := masters(), plain()
+			c.step(t, 1) // something that must be replaced
+			d.step(t, 1)
+			wantNoError(t, loadFrom(c.opt, saved(t, b.opt, SaveOptions{}), LoadOptions{}))
+			wantNoError(t, loadFrom(d.opt, saved(t, a.opt, SaveOptions{}), LoadOptions{}))
+			wantSameRun(t, f.String(), c, a)
+			wantSameRun(t, f.String(), d, b)
+			step("loaded", c, d, 4)
+		}
+	}
+}
+
+// wantSameFile compares what two runs save.
+func wantSameFile(t *testing.T, what string, got, want *run) {
+	t.Helper()
+	if !bytes.Equal(saved(t, got.opt, SaveOptions{}), saved(t, want.opt, SaveOptions{})) {
+		t.Fatalf("%s: the files differ", what)
+	}
+}
+
+// Parameters in bf16 are exact where they are split; float64 is not converted, and the halves are as they were.
+func TestCheckpointIsSplit(t *testing.T) {
+	sizes := []int{5, 0, 33, 1, blockSize + 1}
+	split := formatsOf{"low16", "bf16", "float32", "bf16"}
+	a, b := newRun(t, pnm.NewPNM(1), formatsOf{"bf16", "bf16", "float32", ""}, Config{}, sizes), newRun(t, pnm.NewPNM(1), split, Config{}, sizes)
+	a.step(t, 1)
+	wantNoError(t, loadFrom(b.opt, saved(t, a.opt, SaveOptions{}), LoadOptions{}))
+	for i, p := range a.params {
+		wantSameVector(t, "upper halves", b.copies[i], p)
+		if !isZero(b.params[i]) {
+			t.Errorf("tensor %d has lower halves", i)
+		}
+	}
+
+	w := newRun(t, pnm.NewPNM(1), formatsOf{"float64", "float64", "float64", ""}, Config{}, sizes)
+	before := snapshot(b.opt)
+	err := loadFrom(b.opt, saved(t, w.opt, SaveOptions{}), LoadOptions{})
+	if err == nil || !strings.Contains(err.Error(), `"state.0.pos_momentum" is float64, the optimizer has float32: float64 is not converted`) {
+		t.Error(err)
+	}
+	header, data := unsummed(saved(t, newRun(t, pnm.NewSGD(1), formatsOf{"float64", "float64", "float64", ""}, Config{}, sizes).opt, SaveOptions{}))
+	c := newRun(t, pnm.NewSGD(1), split, Config{}, sizes)
+	err = loadFrom(c.opt, withHeader(header, data), LoadOptions{})
+	if err == nil || !strings.Contains(err.Error(), `"params.0" is float64, the optimizer has low16: float64 is not converted`) {
+		t.Error(err)
+	}
+	if snapshot(b.opt) != before {
+		t.Error("the optimizer has changed")
+	}
+}
+
+// A file without parameters leaves both halves as they are.
+func TestStateOnlyOfSplit(t *testing.T) {
+	f, sizes := formatsOf{"low16", "bf16", "float32", "bf16"}, []int{5, 0, 33, 1, 70}
+	a, b := newRun(t, pnm.NewAdaPNM(), f, Config{}, sizes), newRun(t, pnm.NewAdaPNM(), f, Config{}, sizes)
+	a.step(t, 1)
+	wantNoError(t, loadFrom(b.opt, saved(t, a.opt, SaveOptions{StateOnly: true}), LoadOptions{StateOnly: true}))
+	wantSameState(t, "state", b.opt, a.opt)
+	for i, n := range sizes {
+		wantSameVector(t, "lower halves", b.params[i], ordinary(f.p, uint64(i), n))
+		wantSameVector(t, "upper halves", b.copies[i], ordinary(f.out, uint64(i), n))
+	}
+}
+
 // Tensors are found by their names, whatever their order and their groups.
 func TestCheckpointNames(t *testing.T) {
 	p, q := [][]float32{lcg[float32](1, 3), lcg[float32](2, 4), lcg[float32](3, 5)}, [][]float32{make([]float32, 5), make([]float32, 3), make([]float32, 4)}
@@ -240,8 +347,8 @@ func newSubject(t testing.TB) *subject {
 func newSubjectOf(t testing.TB, names ...string) *subject {
 	t.Helper()
 	opt := Config{Seed: 5}.of(t,
-		Group{Rule: pnm.NewAdaPNM(), Params: pnm.Vectors(lcg[float32](1, 4), lcg[float32](2, 2)), Names: names[:2], State: "bf16",
-			Copies: []pnm.Vector{newVector("bf16", 4), newVector("f16", 2)}},
+		Group{Rule: pnm.NewAdaPNM(), Params: []pnm.Vector{ordinary(float32Format, 1, 4), ordinary(low16Format, 2, 2)}, Names: names[:2],
+			State: "bf16", Copies: []pnm.Vector{newVector("f16", 4), ordinary("bf16", 2, 2)}},
 		Group{Rule: pnm.SGD{LR: 1, Momentum: 0.5}, Params: []pnm.Vector{newVector("bf16", 3)}, Names: names[2:]})
 	shapes := [][]int{{2, 2}, nil, {3}}
 	s := &subject{Optimizer: opt, load: LoadOptions{Shapes: shapes}, save: SaveOptions{Shapes: shapes, Metadata: map[string]string{"epoch": "3"}}}
@@ -597,9 +704,10 @@ func (w *fullDisk) Write(b []byte) (int, error) {
 
 // Vectors of all lengths around a block, in files whose vectors lie in any order and at any offset.
 func TestCheckpointPieces(t *testing.T) {
-	sizes := []int{3, 0, blockSize/4 - 1, 1, blockSize / 4, blockSize / 2, 5, blockSize/4 + 1, 2}
+	sizes := []int{3, 0, blockSize/4 - 1, 1, blockSize / 4, blockSize / 2, 5, blockSize/4 + 1, 2, blockSize/8 - 1, blockSize / 8, blockSize/8 + 1}
 	rng := rand.New(rand.NewPCG(1, 2))
-	for _, f := range []formatsOf{{"float32", "float32", "float32", ""}, {"float64", "float64", "float64", ""}, {"bf16", "float32", "bf16", ""}, {"bf16", "bf16", "float32", ""}} {
+	for _, f := range []formatsOf{{"float32", "float32", "float32", ""}, {"float64", "float64", "float64", ""}, {"bf16", "float32", "bf16", ""}, {"bf16", "bf16", "float32", ""},
+		{"low16", "bf16", "float32", "bf16"}, {"float32", "bf16", "float32", "f16"}} {
 		ada := func(f formatsOf) *run { return newRun(t, pnm.NewAdaPNM(), f, Config{}, sizes) }
 		a, b, c := ada(f), ada(f), ada(f)
 		a.step(t, 1)
@@ -762,12 +870,12 @@ func TestCheckpointAllocates(t *testing.T) {
 	const n = 2 << 20
 	path := filepath.Join(t.TempDir(), "run")
 	params := pnm.Vectors(make([]float32, n), make([]float32, 3))
-	for _, narrow := range []bool{false, true} { // the second one converts
-		state := "float32"
-		if narrow {
-			state = "bf16"
-		}
-		opt := optimizerOf(t, Group{Rule: pnm.NewAdaPNM(), Params: params, State: state})
+	halves, followed := Group{Params: []pnm.Vector{newVector("low16", n)}}, Group{Params: pnm.Vectors(make([]float32, n)), Follow: true}
+	halves.Copies, followed.Copies = []pnm.Vector{newVector("bf16", n)}, []pnm.Vector{newVector("f16", n)}
+	for i, g := range []Group{{Params: params}, {Params: params, State: "bf16"}, halves, followed} {
+		narrow := i == 1 // it converts
+		g.Rule = pnm.NewAdaPNM()
+		opt := optimizerOf(t, g)
 		bytes := allocation(func() {
 			if !narrow {
 				wantNoError(t, opt.Save(path, SaveOptions{}))

@@ -251,3 +251,54 @@ func TestStateOfFormats(t *testing.T) {
 		}
 	}
 }
+
+// What others write to a copy is taken over by the group that follows, from a nil copy nothing is, and moves of the parameters change neither.
+func TestFollow(t *testing.T) {
+	one := func() []pnm.Vector { return pnm.Vectors([]float32{1}, []float32{1}) }
+	copied := func() []pnm.Vector { return []pnm.Vector{ordinary("bf16", 1, 1), {}} }
+	params, copies := [2][]pnm.Vector{one(), one()}, [2][]pnm.Vector{copied(), copied()}
+	rule := pnm.NewSGD(0)
+	o := optimizerOf(t, Group{Rule: rule}, Group{Rule: rule, Params: params[0], Copies: copies[0]},
+		Group{Rule: rule, Params: params[1], Copies: copies[1], Follow: true})
+	step := func(what string, want ...float32) {
+		t.Helper()
+		_, err := o.Step(pnm.Options{}, []pnm.Vector{newVector("bf16", 1), newVector("bf16", 1), newVector("bf16", 1), newVector("bf16", 1)})
+		wantNoError(t, err)
+		for i, w := range want {
+			if got := params[i/2][i%2].Float32()[0]; got != w {
+				t.Errorf("%s: parameters %d are %g, want %g", what, i, got, w)
+			}
+		}
+	}
+	write := func(x float32) {
+		for _, c := range copies {
+			set(c[0], pnm.Float32([]float32{x}))
+		}
+	}
+	move := func(withCopies bool) {
+		for i := range params {
+			params[i], copies[i] = vectorClones(params[i]), vectorClones(copies[i])
+		}
+		var all []pnm.Vector
+		if withCopies {
+			all = slices.Concat(copies[0], copies[1])
+		}
+		wantNoError(t, o.SetParams(slices.Concat(params[0], params[1]), all))
+	}
+	write(2)
+	step("written", 1, 1, 2, 1)
+	write(3)
+	move(true)
+	step("moved", 1, 1, 3, 1)
+	move(false)
+	write(4)
+	step("without copies", 1, 1, 3, 1)
+	move(true)
+	step("with copies again", 1, 1, 4, 1)
+	write(5)
+	_, err := o.StepPart(pnm.Options{}, Part{2, o.Steps(2) + 1, 0, newVector("bf16", 1)})
+	wantNoError(t, err)
+	if got := params[1][0].Float32()[0]; got != 5 {
+		t.Errorf("a part: %g, want 5", got)
+	}
+}
