@@ -180,6 +180,27 @@ func ExampleBF16() {
 	// Output: 1.200
 }
 
+// A model in bf16 has exact float32 numbers behind it where a step gets the lower halves of these, too. Steps far below the precision of
+// bf16 are not lost, and what others write to the model is where the next step begins.
+func ExampleLow16() {
+	model, low := []bfloat16{0}, []int16{0}
+	if err := pnm.Split(pnm.BF16(model), pnm.Low16(low), pnm.Float32([]float32{1})); err != nil {
+		panic(err)
+	}
+	u := pnm.Update{Rule: pnm.NewSGD(0.0002), Params: pnm.Low16(low), Copy: pnm.BF16(model), Grads: pnm.BF16([]bfloat16{0xbf80})} // −1
+	for u.Step = 1; u.Step <= 1000; u.Step++ {
+		if _, err := pnm.UpdateAll(pnm.Options{}, []pnm.Update{u}); err != nil {
+			panic(err)
+		}
+	}
+	master := make([]float32, 1)
+	if err := pnm.Join(pnm.Float32(master), pnm.BF16(model), pnm.Low16(low)); err != nil {
+		panic(err)
+	}
+	fmt.Printf("the model has %g, and the master is %.4f\n", model[0].float32(), master[0])
+	// Output: the model has 1.203125, and the master is 1.2000
+}
+
 // A trainer that keeps all its memory hands over a list: the gradients are clipped by their common norm, and large lists are shared
 // among workers.
 func ExampleUpdateAll() {

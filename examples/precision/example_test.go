@@ -49,3 +49,35 @@ func Example_offload() {
 	fmt.Printf("%.1f\n", masters)
 	// Output: [3.0 -2.0]
 }
+
+func Example_split() {
+	const steps = 1000
+	weights := []uint16{0x3f80, 0xbf80} // your model, in bf16: 1 and -1
+
+	grads := make([]uint16, len(weights))
+	low := make([]uint16, len(weights)) // the lower halves: zeros, for the weights are exact
+	rule := pnm.NewAdaPNM()
+	rule.LR = 0.05
+	opt, err := optim.New(optim.Group{
+		Rule:   rule,
+		Params: []pnm.Vector{pnm.Low16(low)},
+		Copies: []pnm.Vector{pnm.BF16(weights)}, // the upper halves
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer opt.Close()
+	for range steps {
+		forwardBackward(weights, grads)
+		if _, err := opt.Step(pnm.Options{}, []pnm.Vector{pnm.BF16(grads)}); err != nil {
+			panic(err)
+		}
+	}
+	masters := make([]float32, len(weights))
+	if err := pnm.Join(pnm.Float32(masters), pnm.BF16(weights), pnm.Low16(low)); err != nil {
+		panic(err)
+	}
+
+	fmt.Printf("%.1f\n", masters)
+	// Output: [3.0 -2.0]
+}

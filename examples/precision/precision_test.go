@@ -313,7 +313,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// The example in the docs is the one that is compiled.
+// The examples in the docs are those that are compiled.
 func TestDocs(t *testing.T) {
 	docs, err := os.ReadFile("../../docs/precision.md")
 	if err != nil {
@@ -323,9 +323,14 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, code, _ := strings.Cut(string(docs), "```go\n")
-	code, _, found := strings.Cut(code, "```")
-	if body := strings.ReplaceAll(string(source), "\n\t", "\n"); !found || !strings.Contains(body, code) {
-		t.Errorf("example_test.go has no such lines:\n%s", code)
+	body := strings.ReplaceAll(string(source), "\n\t", "\n")
+	examples := strings.Split(string(docs), "```go\n")[1:]
+	if len(examples) != 2 {
+		t.Errorf("the docs have %d examples, want 2", len(examples))
+	}
+	for _, e := range examples {
+		if code, _, found := strings.Cut(e, "```"); !found || !strings.Contains(body, code) {
+			t.Errorf("example_test.go has no such lines:\n%s", code)
+		}
 	}
 }
