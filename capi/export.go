@@ -90,6 +90,9 @@ func pnmgo_grad_norm(grads *C.pnm_const_vector, count C.int64_t, workers C.int32
 		defer in.putBack()
 		for i := range list {
 			v, err := vectorOf(readOnly(&list[i]), "grads")
+			if err == nil && list[i].dtype == C.PNM_LOW16 {
+				err = &pnm.FormatError{Arg: "grads", Format: v.Format(), Want: "float32, float64, bf16 or f16"}
+			}
 			if err != nil {
 				return &pnm.TensorError{Tensor: i, Err: err}
 			}

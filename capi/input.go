@@ -83,16 +83,19 @@ func (in *input) add(u *C.pnm_update) (err error) {
 		if to.Copy, err = vectorOf(&u.copy, "copy"); err != nil {
 			return err
 		}
-		if u.copy.length != u.params.length { // the engine would take a copy that is null for none
+		if u.copy.length != u.params.length {
 			return &pnm.LengthError{Arg: "copy", Len: int(u.copy.length), Want: int(u.params.length)}
 		}
+	}
+	if to.Follow, err = boolOf(u.follow, "Update", "follow"); err != nil {
+		return err
 	}
 	to.Rounding = pnm.Rounding{Seed: uint64(u.seed), Tensor: uint64(u.tensor)}
 	if u.first < 0 {
 		return outside("Update", "first", float64(u.first), "≥ 0")
 	}
 	to.Rounding.First = uint64(u.first)
-	if err := checkReserved("Update", u.reserved_flags[:], u.reserved[:]); err != nil {
+	if err := checkReserved("Update", nil, u.reserved[:]); err != nil {
 		return err
 	}
 	in.updates = append(in.updates, to)
@@ -106,13 +109,13 @@ func readOnly(v *C.pnm_const_vector) *C.pnm_vector { return (*C.pnm_vector)(unsa
 
 // checkShape checks all of a vector but where it is, and returns the size of its elements.
 func checkShape(v *C.pnm_vector, name string) (size uintptr, err error) {
-	if v.dtype < C.PNM_FLOAT32 || v.dtype > C.PNM_F16 {
+	if v.dtype < C.PNM_FLOAT32 || v.dtype > C.PNM_LOW16 {
 		return 0, &failure{C.PNM_ERROR_DTYPE, fmt.Sprintf("dtype of %s is %d, must be a pnm_dtype", name, v.dtype)}
 	}
 	if err := checkReserved(name, v.reserved_flags[:], v.reserved[:]); err != nil {
 		return 0, err
 	}
-	size = [...]uintptr{C.PNM_FLOAT32: 4, C.PNM_FLOAT64: 8, C.PNM_BF16: 2, C.PNM_F16: 2}[v.dtype]
+	size = [...]uintptr{C.PNM_FLOAT32: 4, C.PNM_FLOAT64: 8, C.PNM_BF16: 2, C.PNM_F16: 2, C.PNM_LOW16: 2}[v.dtype]
 	if most := math.MaxInt / int64(size); v.length < 0 || int64(v.length) > most {
 		return 0, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, must be in [0, %d]", name, v.length, most)}
 	}
@@ -135,17 +138,25 @@ func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
 	if uintptr(v.data)%align != 0 && v.length > 0 {
 		return pnm.Vector{}, misaligned(name, uintptr(v.data), align)
 	}
-	n := int(v.length)
+	n, data := int(v.length), v.data
+	if data == nil {
+		data = unsafe.Pointer(&nothing) // the engine takes a copy that is null for none
+	}
 	switch v.dtype {
 	case C.PNM_FLOAT32:
-		return pnm.Float32(unsafe.Slice((*float32)(v.data), n)), nil
+		return pnm.Float32(unsafe.Slice((*float32)(data), n)), nil
 	case C.PNM_FLOAT64:
-		return pnm.Float64(unsafe.Slice((*float64)(v.data), n)), nil
+		return pnm.Float64(unsafe.Slice((*float64)(data), n)), nil
 	case C.PNM_BF16:
-		return pnm.BF16(unsafe.Slice((*uint16)(v.data), n)), nil
+		return pnm.BF16(unsafe.Slice((*uint16)(data), n)), nil
+	case C.PNM_LOW16:
+		return pnm.Low16(unsafe.Slice((*int16)(data), n)), nil
 	}
-	return pnm.F16(unsafe.Slice((*uint16)(v.data), n)), nil
+	return pnm.F16(unsafe.Slice((*uint16)(data), n)), nil
 }
+
+// nothing is where a vector without elements and address is.
+var nothing float64
 
 // optionsOf are a caller's options, which may be null.
 func optionsOf(c *C.pnm_options) (o pnm.Options, err error) {

@@ -92,7 +92,8 @@ typedef enum {
 	PNM_FLOAT32 = 0,
 	PNM_FLOAT64 = 1,
 	PNM_BF16 = 2, /* the upper half of a float32 */
-	PNM_F16 = 3   /* IEEE 754 binary16 */
+	PNM_F16 = 3,  /* IEEE 754 binary16 */
+	PNM_LOW16 = 4 /* the lower half of a float32 whose upper half is a PNM_BF16, see pnm_update */
 } pnm_dtype;
 
 /* A contiguous array, aligned as its elements are. data may be null if length is 0. */
@@ -129,8 +130,8 @@ PNM_API pnm_status pnm_alloc(pnm_vector *vectors, int64_t count);
  * nothing is freed, and the status is PNM_ERROR_NOT_ALLOCATED. In a forked child the memory may be used, but not freed. */
 PNM_API pnm_status pnm_free(pnm_vector *vectors, int64_t count);
 
-/* Sets each element of to to that of from, which has as many: widened exactly, or rounded to nearest even. Both are of any dtype but
- * PNM_FLOAT64, or both are PNM_FLOAT64. *overflows becomes the number of finite elements that became infinite in PNM_F16; overflows
+/* Sets each element of to to that of from, which has as many: widened exactly, or rounded to nearest even. Both are of the same
+ * dtype, or of any two but PNM_FLOAT64 and PNM_LOW16. *overflows becomes the number of finite elements that became infinite in PNM_F16; overflows
  * may be null. */
 PNM_API pnm_status pnm_convert(const pnm_vector *to, const pnm_const_vector *from, int64_t *overflows);
 
@@ -167,20 +168,32 @@ PNM_API int pnm_state_count(const pnm_rule *rule);
  * library. Null where pnm_state_count is −1 or i is not below it. */
 PNM_API const char *pnm_state_name(const pnm_rule *rule, int i);
 
-/* A step of one tensor. All vectors have the same length and share no memory. Params are float32 or bf16 (stored by stochastic
- * rounding), grads float32, bf16 or f16, state float32 or bf16 (momenta to nearest, averages of squares stochastically); or all are
- * float64. */
+/* A step of one tensor. All vectors have the same length and share no memory. Params are float32, bf16 (stored by stochastic
+ * rounding) or split, grads float32, bf16 or f16, state float32 or bf16 (momenta to nearest, averages of squares stochastically); or
+ * all are float64.
+ *
+ * Split params are float32 numbers in two halves, with the bits that float32 params would have after every step. copy, in PNM_BF16, has
+ * the upper halves, which a model computes with: each is its float32 rounded to nearest, of two the one farther from zero. params, in
+ * PNM_LOW16, has the lower halves, as int16_t. A float32 with the bits b is split and joined by
+ *
+ *	uint16_t upper = (uint16_t)((b + 0x8000) >> 16);        of a NaN: any NaN
+ *	int16_t low = (int16_t)(b & 0xffff);                    of a NaN: 0
+ *	b = ((uint32_t)upper << 16) + (uint32_t)(int32_t)low;   (uint32_t)upper << 16 where the sum has another sign
+ *
+ * Zeros in params are lower halves of what is in copy. Others may write to copy between steps: the next step begins from a number that
+ * rounds to theirs. Without a copy in PNM_BF16 the status is PNM_ERROR_DTYPE. */
 typedef struct {
 	const pnm_rule *rule;
 	int64_t step;           /* the tensor's own count, from 1; it decides which momentum is due */
 	pnm_vector params;
 	pnm_const_vector grads; /* only read, unless zero_grads is set: then they must be memory that may be written */
 	pnm_vector state[4];    /* pnm_state_count(rule) of them, zero before the first step; the others are all zero */
-	pnm_vector copy;        /* of updated float32 params in bf16 or f16; all zero for none */
+	pnm_vector copy;        /* of updated float32 params in bf16 or f16, or the upper halves of split ones; all zero for none */
 	uint64_t seed, tensor;  /* of stochastic rounding: the run's seed, and a number that tells its tensors apart */
 	int64_t first;          /* the number of the first element within the whole tensor, where this is a part of it */
 	int32_t skip;           /* leave the tensor as it is, for it has no gradient now: step and grads do not matter then */
-	int32_t reserved_flags[1];
+	int32_t follow;         /* 1: read copy before the step; where float32 params do not round to it, they become what it has, since
+	                         * others have written to it. 0: only write it. Without a copy 1 is PNM_ERROR_DTYPE; split params always follow */
 	int64_t reserved[8];
 } pnm_update;
 

@@ -45,11 +45,13 @@ func trainAll(t *testing.T) string {
 	momentum.Momentum, momentum.Nesterov = 0.9, true
 	var out strings.Builder
 	for _, f := range []trainFormat{
-		{"float32", newFloat32, newFloat32, newFloat32, nil},
-		{"float64", newFloat64, newFloat64, newFloat64, nil},
-		{"bf16 grads and copy", newFloat32, newBF16, newFloat32, newBF16},
-		{"f16 copy", newFloat32, newFloat32, newBF16, newF16},
-		{"bf16", newBF16, newBF16, newBF16, nil},
+		{"float32", newFloat32, newFloat32, newFloat32, nil, false},
+		{"float64", newFloat64, newFloat64, newFloat64, nil, false},
+		{"bf16 grads and copy", newFloat32, newBF16, newFloat32, newBF16, false},
+		{"f16 copy", newFloat32, newFloat32, newBF16, newF16, false},
+		{"bf16", newBF16, newBF16, newBF16, nil, false},
+		{"split", newLow16, newBF16, newFloat32, newBF16, false},
+		{"bf16 copy that is followed", newFloat32, newBF16, newFloat32, newBF16, true},
 	} {
 		for _, r := range []struct {
 			name string
@@ -71,15 +73,17 @@ func trainAll(t *testing.T) string {
 type trainFormat struct {
 	name                       string
 	params, grads, state, copy func(n int) pnm.Vector
+	follow                     bool
 }
 
 func newFloat32(n int) pnm.Vector { return pnm.Float32(make([]float32, n)) }
 func newFloat64(n int) pnm.Vector { return pnm.Float64(make([]float64, n)) }
 func newBF16(n int) pnm.Vector    { return pnm.BF16(make([]uint16, n)) }
 func newF16(n int) pnm.Vector     { return pnm.F16(make([]uint16, n)) }
+func newLow16(n int) pnm.Vector   { return pnm.Low16(make([]int16, n)) }
 
 func (f trainFormat) tensor(r pnm.Rule, n int, number uint64) pnm.Update {
-	u := pnm.Update{Rule: r, Params: f.params(n), Grads: f.grads(n), Rounding: pnm.Rounding{Seed: 7, Tensor: number}}
+	u := pnm.Update{Rule: r, Params: f.params(n), Grads: f.grads(n), Follow: f.follow, Rounding: pnm.Rounding{Seed: 7, Tensor: number}}
 	for range r.State() {
 		u.State = append(u.State, f.state(n))
 	}
@@ -100,6 +104,9 @@ func train(t *testing.T, r pnm.Rule, f trainFormat) string {
 			first = last
 		}
 		u[0].Step, u[1].Step = step, step
+		if step == 5 { // as somebody who does not know of other halves or masters
+			put(model(u[1]), []float32{0.25})
+		}
 		var err error
 		if report, err = pnm.UpdateAll(pnm.Options{ClipNorm: 1, LossScale: 0.5, ZeroGrads: true}, u); err != nil {
 			t.Fatal(err)
@@ -121,9 +128,17 @@ func train(t *testing.T, r pnm.Rule, f trainFormat) string {
 	return fmt.Sprintf("%016x, loss %.6f to %.6f", h.Sum64(), first, last)
 }
 
+// model is what a model computes with.
+func model(u pnm.Update) pnm.Vector {
+	if u.Follow || u.Params.Format() == "low16" {
+		return u.Copy
+	}
+	return u.Params
+}
+
 // backward returns the loss of weights and bias, and sets their gradients.
 func backward(input, target []float32, u []pnm.Update) float32 {
-	w, b := get(u[0].Params), get(u[1].Params)
+	w, b := get(model(u[0])), get(model(u[1]))
 	dw := make([]float32, weights)
 	var loss, db float32
 	for r, want := range target {

@@ -45,9 +45,10 @@ static inline pnm_const_vector const_vector(const void *data, int64_t length, pn
 	return v;
 }
 
+static const size_t size_of[] = {4, 8, 2, 2, 2}; /* an element of a pnm_dtype */
+
 static inline pnm_vector zeros(int64_t length, pnm_dtype dtype) {
-	static const size_t size[] = {4, 8, 2, 2};
-	void *data = calloc((size_t)length, size[dtype]); /* exactly so much: valgrind sees one element too many */
+	void *data = calloc((size_t)length, size_of[dtype]); /* exactly so much: valgrind sees one element too many */
 	if (data == NULL)
 		abort();
 	return vector(data, length, dtype);
@@ -80,9 +81,8 @@ static inline void release(pnm_update *u) {
 }
 
 static inline uint64_t hash(uint64_t h, pnm_vector v) { /* FNV-1a */
-	static const size_t size[] = {4, 8, 2, 2};
 	const unsigned char *bytes = (const unsigned char *)v.data;
-	for (size_t i = 0; i < (size_t)v.length * size[v.dtype]; i++)
+	for (size_t i = 0; i < (size_t)v.length * size_of[v.dtype]; i++)
 		h = (h ^ bytes[i]) * UINT64_C(1099511628211);
 	return h;
 }

@@ -89,15 +89,21 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_OVERLAP, "params of tensor 0 and params of tensor 1 share 1 elements", free(u[1].params.data); u[1].params.data = u[0].params.data;
 		u[1].params.length = u[1].grads.length = u[1].state[0].length = 1);
 	u[1].params.data = NULL;
-	REFUSED(PNM_ERROR_DTYPE, "dtype of grads is 4", u[1].grads.dtype = 4);
+	REFUSED(PNM_ERROR_DTYPE, "dtype of grads is 5", u[1].grads.dtype = 5);
 	REFUSED(PNM_ERROR_DTYPE, "dtype of state[0] is -1", u[1].state[0].dtype = -1);
 	REFUSED(PNM_ERROR_DTYPE, "the format of momentum_buffer is f16, must be float32 or bf16", u[1].state[0].dtype = PNM_F16);
 	REFUSED(PNM_ERROR_DTYPE, "the format of grads is float64", u[1].grads.dtype = PNM_FLOAT64);
+	REFUSED(PNM_ERROR_DTYPE, "the format of grads is low16", u[1].grads.dtype = PNM_LOW16);
+	REFUSED(PNM_ERROR_DTYPE, "the format of momentum_buffer is low16", u[1].state[0].dtype = PNM_LOW16);
+	REFUSED(PNM_ERROR_DTYPE, "the format of copy is nil, must be bf16, the upper halves of params", u[1].params.dtype = PNM_LOW16);
+	REFUSED(PNM_ERROR_DTYPE, "the format of copy is f16, must be bf16", u[1].params.dtype = PNM_LOW16; u[1].copy = zeros(N, PNM_F16));
+	REFUSED(PNM_ERROR_DTYPE, "the format of copy is low16, must be bf16 or f16", u[1].copy = zeros(N, PNM_LOW16));
+	REFUSED(PNM_ERROR_DTYPE, "the format of copy is nil, must be bf16 or f16 where params follow it", u[1].follow = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "tensor 1: Update.follow is 2, must be 0 or 1", u[1].follow = 2);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved[2] = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Update.reserved is -1, must be 0", u[1].reserved[7] = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "copy.reserved_flags is 2, must be 0", u[0].copy.reserved_flags[0] = 2);
 	REFUSED(PNM_ERROR_LENGTH, "state[1] is given", u[0].state[1].reserved[0] = 2);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "Update.reserved_flags is 3, must be 0", u[0].reserved_flags[0] = 3);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "tensor 1: Update.skip is 2, must be 0 or 1", u[1].skip = 2);
 	REFUSED(PNM_ERROR_NULL, "tensor 1: params is null", u[1].skip = 1; free(u[1].params.data); u[1].params.data = NULL); /* checked, too */
 	REFUSED(PNM_ERROR_ALIGNMENT, "tensor 1: rule is at 0x", u[1].rule = odd(&rule, 4));
@@ -149,6 +155,9 @@ static void calls(void) {
 	u[0].grads.dtype = 9;
 	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, &norm) == PNM_ERROR_DTYPE, "%s", pnm_last_error());
 	CHECK(strstr(pnm_last_error(), "tensor 0: dtype of grads is 9") != NULL, "%s", pnm_last_error());
+	u[0].grads.dtype = PNM_LOW16;
+	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, &norm) == PNM_ERROR_DTYPE, "%s", pnm_last_error());
+	CHECK(strstr(pnm_last_error(), "tensor 0: the format of grads is low16") != NULL, "%s", pnm_last_error());
 	CHECK(norm == 5, "norm is %g after errors", norm);
 	int workers = pnm_workers();
 	CHECK(pnm_set_workers(4097) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
@@ -168,6 +177,8 @@ static void accepted(void) {
 	CHECK(pnm_update_all(NULL, u, 2, NULL) == PNM_OK, "%s", pnm_last_error());
 	CHECK(pnm_update_all(NULL, NULL, 0, NULL) == PNM_OK, "%s", pnm_last_error());
 	u[0].copy = vector(NULL, 0, PNM_BF16);
+	CHECK(pnm_update_one(&options, u, NULL) == PNM_OK, "%s", pnm_last_error());
+	u[0].params.dtype = PNM_LOW16;
 	CHECK(pnm_update_one(&options, u, NULL) == PNM_OK, "%s", pnm_last_error());
 
 	double norm = 5;

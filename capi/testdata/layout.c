@@ -38,7 +38,7 @@ SAME(offsetof(pnm_update, seed), 352);
 SAME(offsetof(pnm_update, tensor), 360);
 SAME(offsetof(pnm_update, first), 368);
 SAME(offsetof(pnm_update, skip), 376);
-SAME(offsetof(pnm_update, reserved_flags), 380);
+SAME(offsetof(pnm_update, follow), 380);
 SAME(offsetof(pnm_update, reserved), 384);
 #endif
 

@@ -5,19 +5,18 @@
 enum { LARGE = 300000 };
 
 static void is_zero(pnm_vector v) {
-	static const size_t size[] = {4, 8, 2, 2};
-	for (size_t i = 0; i < (size_t)v.length * size[v.dtype]; i++)
+	for (size_t i = 0; i < (size_t)v.length * size_of[v.dtype]; i++)
 		if (((const unsigned char *)v.data)[i] != 0) {
 			CHECK(0, "byte %d is not 0", (int)i);
 			return;
 		}
-	memset(v.data, 0x5a, (size_t)v.length * size[v.dtype]); /* all of it may be written */
+	memset(v.data, 0x5a, (size_t)v.length * size_of[v.dtype]); /* all of it may be written */
 }
 
 /* From both kinds of memory, small and large, and with none at all. */
 static void allocate(int64_t length) {
 	pnm_vector v[6] = {vector(NULL, length, PNM_FLOAT32), vector(NULL, length + 1, PNM_BF16), vector(&v, 0, PNM_F16),
-		vector(NULL, length + 3, PNM_F16), vector(NULL, length, PNM_FLOAT64), vector(NULL, 1, PNM_BF16)};
+		vector(NULL, length + 3, PNM_F16), vector(NULL, length, PNM_FLOAT64), vector(NULL, 1, PNM_LOW16)};
 	for (int round = 0; round < 20; round++) {
 		CHECK(pnm_alloc(v, 6) == PNM_OK, "%s", pnm_last_error());
 		CHECK(v[2].data == NULL, "an empty vector has memory");
@@ -96,8 +95,8 @@ static void refused(void) {
 	REFUSED(PNM_ERROR_MEMORY, "the system refuses ", pnm_alloc(v, 3));
 #endif
 	v[1] = bad;
-	v[2].dtype = 4;
-	REFUSED(PNM_ERROR_DTYPE, "dtype of vectors[2] is 4", pnm_alloc(v, 3));
+	v[2].dtype = 5;
+	REFUSED(PNM_ERROR_DTYPE, "dtype of vectors[2] is 5", pnm_alloc(v, 3));
 	v[2].dtype = PNM_F16;
 	v[1].reserved[0] = 1;
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "vectors[1].reserved is 1", pnm_alloc(v, 3));
@@ -140,6 +139,10 @@ static void convert(void) {
 	pnm_vector copy = vector(e, 2, PNM_FLOAT64), none = vector(NULL, 0, PNM_F16);
 	pnm_const_vector nothing = const_vector(NULL, 0, PNM_FLOAT32);
 	CHECK(pnm_convert(&copy, &doubles, NULL) == PNM_OK && e[1] == 2, "%s", pnm_last_error());
+	int16_t low[2] = {-3, 4}, other[2] = {0, 0};
+	pnm_const_vector lower = const_vector(low, 2, PNM_LOW16);
+	pnm_vector same = vector(other, 2, PNM_LOW16);
+	CHECK(pnm_convert(&same, &lower, &overflows) == PNM_OK && other[0] == -3 && other[1] == 4, "%s", pnm_last_error());
 	CHECK(pnm_convert(&none, &nothing, &overflows) == PNM_OK && overflows == 0, "%s", pnm_last_error());
 
 	overflows = 7;
@@ -152,6 +155,7 @@ static void convert(void) {
 	REFUSED(PNM_ERROR_ALIGNMENT, "from is at 0x", pnm_convert(&to, (pnm_const_vector *)((char *)&from + 4), &overflows));
 	bad.length = 2;
 	REFUSED(PNM_ERROR_DTYPE, "the format of to is f16", pnm_convert(&bad, &doubles, &overflows));
+	REFUSED(PNM_ERROR_DTYPE, "the format of to is f16, must be low16 as from", pnm_convert(&bad, &lower, &overflows));
 	REFUSED(PNM_ERROR_LENGTH, "length of to is 2, must be 4", pnm_convert(&bad, &from, &overflows));
 	bad.length = -1;
 	REFUSED(PNM_ERROR_LENGTH, "length of to is -1", pnm_convert(&bad, &from, &overflows));

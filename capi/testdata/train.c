@@ -45,13 +45,16 @@ static void put(pnm_vector v, int i, float x) {
 	}
 }
 
+/* What a model computes with. */
+static pnm_vector model(const pnm_update *u) { return u->params.dtype == PNM_LOW16 || u->follow ? u->copy : u->params; }
+
 /* The loss of weights and bias, and its gradients. */
 static float backward(pnm_update *weights, pnm_update *bias) {
 	float loss = 0, db = 0, dw[WEIGHTS] = {0};
 	for (int r = 0; r < ROWS; r++) {
-		float residual = get(bias->params, 0) - target[r];
+		float residual = get(model(bias), 0) - target[r];
 		for (int i = 0; i < WEIGHTS; i++)
-			residual += input[r][i] * get(weights->params, i);
+			residual += input[r][i] * get(model(weights), i);
 		for (int i = 0; i < WEIGHTS; i++)
 			dw[i] += residual * input[r][i];
 		db += residual;
@@ -67,6 +70,7 @@ typedef struct {
 	const char *name;
 	pnm_dtype params, grads, state;
 	int copy; /* a pnm_dtype, or -1 */
+	int follow;
 } format;
 
 static pnm_update new_tensor(const pnm_rule *rule, format f, int64_t length, uint64_t number) {
@@ -79,6 +83,7 @@ static pnm_update new_tensor(const pnm_rule *rule, format f, int64_t length, uin
 		u.state[k] = zeros(length, f.state);
 	if (f.copy >= 0)
 		u.copy = zeros(length, (pnm_dtype)f.copy);
+	u.follow = f.follow;
 	u.seed = 7;
 	u.tensor = number;
 	return u;
@@ -99,6 +104,8 @@ static void train(const char *name, pnm_rule rule, format f) {
 		if (step == 1)
 			first = last;
 		u[0].step = u[1].step = step;
+		if (step == 5) /* as somebody who does not know of other halves or masters */
+			put(model(&u[1]), 0, 0.25f);
 		pnm_status status = pnm_update_all(&options, u, 2, &report);
 		if (status != PNM_OK) {
 			printf("%s: %s\n", name, pnm_last_error());
@@ -121,11 +128,13 @@ static void train(const char *name, pnm_rule rule, format f) {
 
 int main(void) {
 	static const format formats[] = {
-		{"float32", PNM_FLOAT32, PNM_FLOAT32, PNM_FLOAT32, -1},
-		{"float64", PNM_FLOAT64, PNM_FLOAT64, PNM_FLOAT64, -1},
-		{"bf16 grads and copy", PNM_FLOAT32, PNM_BF16, PNM_FLOAT32, PNM_BF16},
-		{"f16 copy", PNM_FLOAT32, PNM_FLOAT32, PNM_BF16, PNM_F16},
-		{"bf16", PNM_BF16, PNM_BF16, PNM_BF16, -1},
+		{"float32", PNM_FLOAT32, PNM_FLOAT32, PNM_FLOAT32, -1, 0},
+		{"float64", PNM_FLOAT64, PNM_FLOAT64, PNM_FLOAT64, -1, 0},
+		{"bf16 grads and copy", PNM_FLOAT32, PNM_BF16, PNM_FLOAT32, PNM_BF16, 0},
+		{"f16 copy", PNM_FLOAT32, PNM_FLOAT32, PNM_BF16, PNM_F16, 0},
+		{"bf16", PNM_BF16, PNM_BF16, PNM_BF16, -1, 0},
+		{"split", PNM_LOW16, PNM_BF16, PNM_FLOAT32, PNM_BF16, 0},
+		{"bf16 copy that is followed", PNM_FLOAT32, PNM_BF16, PNM_FLOAT32, PNM_BF16, 1},
 	};
 	fill(&input[0][0], ROWS * WEIGHTS, 1);
 	fill(target, ROWS, 2);
