@@ -30,7 +30,7 @@ func blocksOf(t *testing.T, page string) map[string][]string {
 func TestDocs(t *testing.T) {
 	need(t, "go", "cc", "make", "pkg-config", "cmake")
 	blocks := blocksOf(t, "../docs/c.md")
-	if len(blocks["sh"]) != 3 || len(blocks["c"]) != 2 || len(blocks["cmake"]) != 1 {
+	if len(blocks["sh"]) != 3 || len(blocks["c"]) != 3 || len(blocks["cmake"]) != 1 {
 		t.Fatalf("the page has other blocks: %q", blocks)
 	}
 	prefix, dir := t.TempDir(), t.TempDir()
@@ -54,6 +54,15 @@ func TestDocs(t *testing.T) {
 	}
 	write(t, dir+"/alloc.c", "#include <pnm.h>\n#include <stdio.h>\nint main(void) {\nint64_t n = 1000000;\n"+blocks["c"][1]+"return v[3].data != NULL;\n}\n")
 	script(dir, "cc alloc.c -o alloc $(pkg-config --cflags --libs pnm) && ./alloc")
+	write(t, dir+"/masters.c", "#include <pnm.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n"+
+		"enum { n = 3 };\nstatic uint16_t your_model[n] = {0x3f80, 0x3f80, 0x3f80}, grads[n] = {0x3f80, 0x3f80, 0x3f80};\nstatic float m[n], v[n];\n"+
+		"int main(void) {\npnm_rule rule = pnm_rule_adam();\n"+blocks["c"][2]+
+		"for (update.step = 1; update.step <= 100; update.step++) /* each by less than half of a bfloat16's last place */\n"+
+		"if (pnm_update_one(NULL, &update, NULL) != PNM_OK)\nreturn puts(pnm_last_error());\n"+
+		"float x;\nuint32_t b = ((uint32_t)weights[2] << 16) + (uint32_t)(int32_t)low[2];\nmemcpy(&x, &b, sizeof x);\nprintf(\"%.4f\", x);\nreturn 0;\n}\n")
+	if out := script(dir, "cc masters.c -o masters $(pkg-config --cflags --libs pnm) && ./masters"); out != "0.9000" {
+		t.Errorf("100 steps of 0.001 from 1 lead to %s", out)
+	}
 	trainers := blocksOf(t, "../docs/trainers.md")
 	write(t, dir+"/plane.c", trainers["c"][0])
 	printed := strings.SplitAfter(trainers[""][0], "\n")

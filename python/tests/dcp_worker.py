@@ -35,18 +35,16 @@ def train(net, optimizer, first, steps):
         optimizer.step()
 
 
-def same(a, b):
-    assert all(torch.equal(p.full_tensor(), q.full_tensor()) for p, q in zip(a.parameters(), b.parameters()))
+def same(net, optimizer, again, resumed):
+    assert all(torch.equal(p.full_tensor(), q.full_tensor()) for p, q in zip(net.parameters(), again.parameters()))
+    for mine, other in zip(*(o.state_dict()["state"].values() for o in (optimizer, resumed))):
+        assert ("master_low" in mine) == resumed.param_groups[0]["master_weights"]
+        if "master_low" in mine:
+            a, b = (s["master_low"].full_tensor().view(torch.int16) for s in (mine, other))
+            assert torch.equal(a, b) and a.any()
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", required=True)
-    folder = parser.parse_args().folder
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rank, mesh = dist.get_rank(), init_device_mesh("cpu", (dist.get_world_size(),))
-    how = dict(lr=0.05, state_dtype=torch.bfloat16)
+def carry(mesh, rank, folder, how):
     net = sharded(mesh)
     optimizer = posneg.AdaPNM(net.parameters(), **how, seed=7)
     train(net, optimizer, 0, 3)
@@ -78,7 +76,7 @@ def main():
         set_model_state_dict(again, model_state if rank == 0 or not whole else {}, options=options)
         set_optimizer_state_dict(again, resumed, state if rank == 0 or not whole else {}, options=options)
         train(again, resumed, 3, 2)
-        same(net, again)
+        same(net, optimizer, again, resumed)
 
     for i in range(3):
         again = sharded(mesh)
@@ -89,7 +87,18 @@ def main():
         set_model_state_dict(again, states["model"], options=options)
         set_optimizer_state_dict(again, resumed, states["optimizer"], options=options)
         train(again, resumed, 3, 2)
-        same(net, again)
+        same(net, optimizer, again, resumed)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", required=True)
+    folder = parser.parse_args().folder
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, mesh = dist.get_rank(), init_device_mesh("cpu", (dist.get_world_size(),))
+    for kind, how in (("bfloat16", dict(state_dtype=torch.bfloat16)), ("masters", dict(master_weights=True))):
+        carry(mesh, rank, f"{folder}/{kind}", dict(lr=0.05, **how))
     dist.barrier()  # who leaves earlier takes the connections with it
     dist.destroy_process_group()
 

@@ -13,15 +13,15 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 import posneg
 
 
-def model():
+def model(dtype=torch.float32):
     torch.manual_seed(3)
-    return torch.nn.Sequential(torch.nn.Linear(6, 17), torch.nn.Tanh(), torch.nn.Linear(17, 9), torch.nn.Tanh(), torch.nn.Linear(9, 2))
+    return torch.nn.Sequential(torch.nn.Linear(6, 17), torch.nn.Tanh(), torch.nn.Linear(17, 9), torch.nn.Tanh(), torch.nn.Linear(9, 2)).to(dtype)
 
 
 def loss(net, step):
     """The same in all processes, so that the mean of their gradients is that of one: of 2 or 4 equal numbers it is exact."""
     data = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
-    return net(data).square().sum()
+    return net(data.to(next(net.parameters()).dtype)).square().sum()
 
 
 def train(net, optimizer, first, last, at_step=lambda step: None):
@@ -40,15 +40,16 @@ def main():
     parser.add_argument("--load")
     parser.add_argument("--save", required=True)
     parser.add_argument("--state_dtype")
+    parser.add_argument("--masters", action="store_true")
     parser.add_argument("--die", type=int, nargs=2, default=(-1, -1), metavar=("RANK", "STEP"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
 
-    net = model()
+    net = model(torch.bfloat16 if options.masters else torch.float32)
     replica = torch.nn.parallel.DistributedDataParallel(net)
-    how = dict(lr=0.05, state_dtype=options.state_dtype)
+    how = dict(lr=0.05, state_dtype=options.state_dtype, master_weights=options.masters)
     optimizer = ZeroRedundancyOptimizer(net.parameters(), optimizer_class=getattr(posneg, options.optimizer), **how)
     if options.load:
         loaded = torch.load(options.load)

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import posneg
+from posneg._placements import retyped
 from helpers import bits
 
 
@@ -30,6 +31,17 @@ def placements(rows):
 
 def parameter(whole, mesh, ways):
     return torch.nn.Parameter(distribute_tensor(whole.clone(), mesh, ways))
+
+
+def cut(t, mesh, ways):
+    """distribute_tensor, also of int16, which gloo does not send."""
+    if t.dtype != torch.int16:
+        return distribute_tensor(t, mesh, ways)
+    return retyped(distribute_tensor(t.view(torch.bfloat16), mesh, ways), torch.int16)
+
+
+def whole_of(t):
+    return retyped(t, torch.bfloat16).full_tensor().view(torch.int16) if t.dtype == torch.int16 else t.full_tensor()
 
 
 def refused(optimizer, error, text):
@@ -148,7 +160,7 @@ def states():
                 p = parameter(at_middle, mesh, ways)
                 optimizer = posneg.AdaPNM([p], lr=0.1, **how)
                 optimizer.state[p] = {
-                    k: distribute_tensor(v, mesh, others) if others and isinstance(v, torch.Tensor) and v.ndim else v
+                    k: cut(v, mesh, others) if others and isinstance(v, torch.Tensor) and v.ndim else v
                     for k, v in copy.deepcopy(middle).items()
                 }
                 p.grad = distribute_tensor(gradient, mesh, ways)
@@ -156,11 +168,11 @@ def states():
                 assert torch.equal(p.full_tensor(), single), (mesh, ways, others, dtype)
                 for k, v in optimizer.state[p].items():
                     if isinstance(v, torch.Tensor) and v.ndim:
-                        assert torch.equal(v.full_tensor(), reference.state[single][k])
+                        assert v.placements == p.placements and torch.equal(whole_of(v), reference.state[single][k])
             p = torch.nn.Parameter(at_middle.clone())
             optimizer = posneg.AdaPNM([p], lr=0.1, **how)
             optimizer.state[p] = {
-                k: distribute_tensor(v.clone(), mesh, ways) if isinstance(v, torch.Tensor) and v.ndim else v for k, v in middle.items()
+                k: cut(v.clone(), mesh, ways) if isinstance(v, torch.Tensor) and v.ndim else v for k, v in middle.items()
             }
             p.grad = gradient.clone()
             optimizer.step()

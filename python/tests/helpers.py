@@ -73,7 +73,10 @@ def values(optimizer):
     """All momenta and averages of an optimizer, in the order of its parameters."""
     state = optimizer.state_dict()["state"]
     return [
-        v for _, s in sorted(state.items()) for name, v in sorted(s.items()) if name not in ("step", "rounding") and v is not None
+        v.view(torch.int16) if name == "master_low" else v
+        for _, s in sorted(state.items())
+        for name, v in sorted(s.items())
+        if name not in ("step", "rounding") and v is not None
     ]
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import posneg
 from posneg import checkpoints
+from posneg._masters import join
 from posneg._state import begun
 from helpers import RULES, bits, parameters, set_gradients, twins
 
@@ -148,29 +149,77 @@ def test_conversions(tmp_path):
         y = posneg.AdaPNM(b, **how)
         posneg.load_checkpoint(tmp_path / "wide", y)
         for p, q in zip(a, b):
-            assert torch.equal(p.to(dtype), q)  # to the nearest
+            if "master_low" in y.state[q]:
+                assert torch.equal(join(q, y.state[q]["master_low"]), p)
+            else:
+                assert torch.equal(p.to(dtype), q)  # to the nearest
             if p in x.state:
                 kept = y.state[q]["exp_avg_sq"]
                 assert kept.dtype == how.get("state_dtype", torch.float32) and torch.equal(x.state[p]["exp_avg_sq"].to(kept.dtype), kept)
             if "master_param" in y.state[q]:
                 assert torch.equal(y.state[q]["master_param"], p)
-        assert ("master_param" in y.state[b[1]]) == (how.get("master_weights", False) or dtype == torch.float16)
+        assert ("master_param" in y.state[b[1]]) == (dtype == torch.float16)
+        assert ("master_low" in y.state[b[1]]) == how.get("master_weights", False)
         go(b, y, 1)
     wide = posneg.AdaPNM(parameters(30, 20, dtype=torch.float64))
     with pytest.raises(posneg.CheckpointError, match="F32.*torch.float64"):
         posneg.load_checkpoint(tmp_path / "wide", wide)
 
 
-def test_masters_go_without_asking_and_what_is_written_to_parameters_counts(tmp_path):
-    a = parameters(30, 20, dtype=torch.float16)
-    x = posneg.SGD(a, lr=2.0**-14)
+def master(p, optimizer):
+    state = optimizer.state[p]
+    return join(p, state["master_low"]) if p.dtype == torch.bfloat16 else state["master_param"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_masters_go_without_asking_and_what_is_written_to_parameters_counts(tmp_path, dtype):
+    a = parameters(30, 20, dtype=dtype)
+    x = posneg.SGD(a, lr=2.0**-14, master_weights=True)
     go(a, x, 2)
     posneg.save_checkpoint(tmp_path / "run", x, params=False)
     b = twins(a)
-    y = posneg.SGD(b, lr=0.0)
+    y = posneg.SGD(b, lr=0.0, master_weights=True)
     posneg.load_checkpoint(tmp_path / "run", y, params=False)
-    assert torch.equal(x.state[a[0]]["master_param"], y.state[b[0]]["master_param"])
-    assert not torch.equal(y.state[b[0]]["master_param"], b[0].float())
+    set_gradients(a, b, scale=0.0)
+    x.param_groups[0]["lr"] = y.param_groups[0]["lr"] = 0.0
+    x.step(), y.step()
+    assert torch.equal(master(a[0], x), master(b[0], y)) and not torch.equal(master(b[0], y), b[0].float())
+
+
+@pytest.mark.parametrize("params", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_others_have_written_is_saved(tmp_path, dtype, params):
+    a = parameters(30, 20, dtype=dtype)
+    x = posneg.SGD(a, lr=2.0**-14, master_weights=True)
+    go(a, x, 2)
+    a[0].data[:10] = 3
+    a[0].data[10:12] = float("nan")
+    posneg.save_checkpoint(tmp_path / "run", x, params=params)
+    b = twins(a)
+    y = posneg.SGD(b, lr=0.0, master_weights=True)
+    posneg.load_checkpoint(tmp_path / "run", y, params=params)
+    set_gradients(a, b)
+    x.param_groups[0]["lr"] = y.param_groups[0]["lr"] = 0.0
+    x.step(), y.step()
+    assert torch.equal(bits(a[0])[:10], bits(b[0])[:10]) and torch.equal(a[0][12:], b[0][12:]) and b[0][10:12].isnan().all()
+    x, y = master(a[0], x), master(b[0], y)
+    assert torch.equal(x[:10], y[:10]) and torch.equal(x[12:], y[12:])
+
+
+def test_a_file_of_float32_masters_of_which_some_are_ties(tmp_path):
+    """They round to even, or away from zero as the upper half does: the master is the file's."""
+    wide = [torch.nn.Parameter(torch.tensor([1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-8, 1 + 2.0**-20, 0.0, 1e-40, float("inf")]))]
+    x = posneg.SGD(wide, lr=0.0)
+    wide[0].grad = torch.zeros_like(wide[0])
+    x.step()
+    posneg.save_checkpoint(tmp_path / "wide", x)
+    for params in (True, False):
+        b = [torch.nn.Parameter(wide[0].detach().bfloat16())]
+        y = posneg.SGD(b, lr=0.0, master_weights=True)
+        posneg.load_checkpoint(tmp_path / "wide", y, params=params)
+        b[0].grad = torch.zeros_like(b[0])
+        y.step()
+        assert torch.equal(bits(master(b[0], y)), bits(wide[0]))
 
 
 def test_schedulers_go_on(tmp_path):

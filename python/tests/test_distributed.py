@@ -53,13 +53,13 @@ def run(world, worker=WORKER, **options):
     return torch.load(options["save"]) if "save" in options else None
 
 
-def alone(name, steps=20, state_dtype=None):
+def alone(name, steps=20, masters=False, **how):
     """The same training in this process, with as many threads, on which the bits of torch's products depend."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        net = model()
-        optimizer = getattr(posneg, name)(net.parameters(), lr=0.05, state_dtype=state_dtype)
+        net = model(torch.bfloat16 if masters else torch.float32)
+        optimizer = getattr(posneg, name)(net.parameters(), lr=0.05, master_weights=masters, **how)
         train(net, optimizer, 0, steps)
     finally:
         torch.set_num_threads(threads)
@@ -88,6 +88,18 @@ def test_resumed_by_another_number_of_processes(tmp_path, before, after, steps):
     run(before, optimizer="AdaPNM", last=steps, save=tmp_path / "middle")
     result = run(after, optimizer="AdaPNM", first=steps, load=tmp_path / "middle", save=tmp_path / "end")
     equal(result["model"].values(), alone("AdaPNM")[0].state_dict().values())
+
+
+@pytest.mark.parametrize("before, after", [(2, 4), (4, 2)])
+def test_masters_of_owned_parameters(tmp_path, before, after):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        pytest.skip("this torch's gloo sends no bfloat16")
+    middle = run(before, "distributed_worker.py", optimizer="AdaPNM", masters=(), last=7, save=tmp_path / "middle")
+    result = run(after, "distributed_worker.py", optimizer="AdaPNM", masters=(), first=7, load=tmp_path / "middle", save=tmp_path / "end")
+    for got, steps in ((middle, 7), (result, 20)):
+        net, optimizer = alone("AdaPNM", steps, masters=True)
+        equal(got["model"].values(), net.state_dict().values())
+        equal(*([s["master_low"].view(torch.int16) for _, s in sorted(o["state"].items())] for o in (got["optimizer"], optimizer.state_dict())))
 
 
 def test_a_killed_process_ends_the_others(tmp_path):

@@ -38,7 +38,9 @@ CASES = {
     "first step": (0, torch.float32, lambda t: t, {}),
     "later": (2, torch.float32, lambda t: t, {}),
     "gaps": (1, torch.float32, lambda t: t[:, ::2], {}),
-    "master": (1, torch.bfloat16, lambda t: t, dict(master_weights=True)),
+    "master": (1, torch.float16, lambda t: t, {}),
+    "split master": (1, torch.bfloat16, lambda t: t, dict(master_weights=True)),
+    "split master, gaps": (1, torch.bfloat16, lambda t: t[:, ::2], dict(master_weights=True)),
 }
 
 

@@ -15,7 +15,7 @@ from helpers import equal, set_gradients, twins
 from posneg import _memory
 
 N = _memory.LEAST // 4  # elements of float32
-MASTERED = dict(ours=posneg.AdamW, dtype=torch.bfloat16, master_weights=True)
+MASTERED = dict(ours=posneg.AdamW, dtype=torch.bfloat16, master_weights=True, size=2 * N)
 LARGE = {
     "AdaPNM": dict(ours=posneg.AdaPNM),
     "AdamW, bfloat16 masters": MASTERED,

@@ -13,7 +13,7 @@ import numpy as np
 
 ABI_VERSION = 1
 
-FLOAT32, FLOAT64, BF16, F16 = range(4)  # pnm_dtype
+FLOAT32, FLOAT64, BF16, F16, LOW16 = range(5)  # pnm_dtype
 ERROR_HYPERPARAMETER, ERROR_OVERLAP, ERROR_FORKED, ERROR_INTERNAL = 1, 4, 8, 9  # of pnm_status
 
 VECTOR = np.dtype(
@@ -38,7 +38,7 @@ UPDATE = np.dtype(
         ("tensor", np.uint64),
         ("first", np.int64),
         ("skip", np.int32),
-        ("reserved_flags", np.int32, (1,)),
+        ("follow", np.int32),
         ("reserved", np.int64, (8,)),
     ],
     align=True,

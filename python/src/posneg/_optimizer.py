@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ._counts import STEP, step_tensor
 from ._library import LR, path, state_names
+from ._masters import MASTER_LOW, exported
 from ._plan import Group, Plan, all_params, check_overlap, owner
 from ._rounding import param_names, take_names
-from ._state import check_state, name_state_dtype
+from ._state import check_low, check_state, name_state_dtype
 from .state_dicts import from_any
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -138,8 +139,14 @@ class Optimizer(torch.optim.Optimizer):
         self._check_loaded()
         for group in self.param_groups:
             name_state_dtype(group)
-        state: Dict[str, Any] = super().state_dict()
-        return state
+        saved: Dict[str, Any] = super().state_dict()
+        keys = chain.from_iterable(g["params"] for g in saved["param_groups"])
+        for index, (key, p) in enumerate(zip(keys, all_params(self.param_groups))):
+            state = saved["state"].get(key, {})
+            if MASTER_LOW in state:
+                check_low(p, state[MASTER_LOW], owner(self.param_groups, index))
+                saved["state"][key] = exported(state)
+        return saved
 
     def __getstate__(self) -> Any:
         self._check_loaded()

@@ -69,6 +69,12 @@ def with_part(t: Any, part: Tensor) -> Any:
     return type(t).from_local(part, t.device_mesh, t.placements, run_check=False, shape=t.shape, stride=t.stride())
 
 
+def retyped(t: Any, dtype: torch.dtype) -> Any:
+    """The same bits as numbers of another type of the same size."""
+    part = local(t).view(dtype)
+    return with_part(t, part) if is_cut(t) else part
+
+
 def first_element(p: Any) -> int:
     """The number, in the whole tensor, of the first element of the part that this process has.
 

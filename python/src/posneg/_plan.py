@@ -13,10 +13,11 @@ from torch import Tensor
 from . import _library
 from ._counts import STEP, Counts, as_count
 from ._layout import is_dense, like, real
+from ._masters import MASTER, MASTER_LOW
 from ._overlap import address, first_overlap, without_shared
 from ._placements import check_fits, cut_as, is_cut, local
 from ._rounding import draws, param_names, rounding
-from ._state import MASTER, ROUNDING, adopt_changes, check_param, check_state, name_state_dtype, prepare
+from ._state import ROUNDING, check_param, check_state, name_state_dtype, prepare
 
 _DTYPES = {
     torch.float32: _library.FLOAT32,
@@ -24,6 +25,7 @@ _DTYPES = {
     torch.bfloat16: _library.BF16,
     torch.float16: _library.F16,
 }
+_DTYPES_OF_STATE = {**_DTYPES, torch.int16: _library.LOW16}
 
 _dtype_of = attrgetter("dtype")
 _shape_of = attrgetter("shape")
@@ -77,16 +79,16 @@ class Plan:
         self._order = [order[id(p)] for p in updated]
         states = self._states(state)
         self._sizes = list(map(len, states))
-        self._slots = [(*slots(groups[group_of[i]]), MASTER) for i in self._due]
+        self._slots = [slots(groups[group_of[i]]) for i in self._due]
         self._buffers: Dict[str, List[int]] = {}  # which of the states have one of this name
-        for k, (slots_and_master, s) in enumerate(zip(self._slots, states)):
-            for name in slots_and_master:
+        for k, (names_of_slots, s) in enumerate(zip(self._slots, states)):
+            for name in (*names_of_slots, MASTER, MASTER_LOW):
                 if name in s:
                     self._buffers.setdefault(name, []).append(k)
         self._numbered = [k for k, s in enumerate(states) if ROUNDING in s]
-        self._mastered = self._buffers.get(MASTER, [])
         self._distributed = any(map(is_cut, updated))
-        self._gapped = {k: "copy" if k in self._mastered else "params" for k, p in enumerate(updated) if not is_dense(local(p))}
+        mastered = {*self._buffers.get(MASTER, ()), *self._buffers.get(MASTER_LOW, ())}
+        self._gapped = {k: "copy" if k in mastered else "params" for k, p in enumerate(updated) if not is_dense(local(p))}
         self._simple = not self._distributed and all(p.is_contiguous() and not p.is_complex() for p in updated)
         self._looks = self._find(updated, states)
         self._shapes, self._dtypes = list(map(_shape_of, updated)), list(map(_dtype_of, updated))
@@ -112,11 +114,14 @@ class Plan:
         views = [real(p.detach()) for p in updated]
         _point(rows["params"], range(len(views)), views)
         rows["grads"]["length"], rows["grads"]["dtype"] = rows["params"]["length"], rows["params"]["dtype"]
-        if self._mastered:
-            _point(rows["copy"], self._mastered, [views[k] for k in self._mastered])
-            _point(rows["params"], self._mastered, [real(states[k][MASTER]) for k in self._mastered])
-        for slot in range(max(map(len, self._slots), default=1) - 1):
-            of = [k for k, names in enumerate(self._slots) if slot < len(names) - 1]
+        for name in (MASTER, MASTER_LOW):
+            mastered = self._buffers.get(name, [])
+            if mastered:
+                _point(rows["copy"], mastered, [views[k] for k in mastered])
+                _point(rows["params"], mastered, [real(states[k][name]) for k in mastered])
+        rows["follow"][self._buffers.get(MASTER, [])] = 1  # others may write to the parameter
+        for slot in range(max(map(len, self._slots), default=0)):
+            of = [k for k, names in enumerate(self._slots) if slot < len(names)]
             _point(rows["state"][:, slot], of, [real(states[k][self._slots[k][slot]]) for k in of])
 
     def look(self, groups: List[Group], state: State, slots: Slots) -> Optional[Now]:
@@ -165,8 +170,6 @@ class Plan:
             for i in self._due:
                 as_count(self.counts.values[i], owner(groups, i))
         self._step_numbers[:] = steps
-        for k in self._mastered:
-            adopt_changes(updated[k], states[k][MASTER])
         gapped = {k: _Copied(updated[k]) for k in self._gapped}
         for k, copied in gapped.items():
             self._rows[k][self._gapped[k]]["data"] = copied.work.data_ptr()
@@ -268,7 +271,7 @@ def _due(grads: List[Any]) -> Sequence[int]:
 def _point(vectors: Any, at: Sequence[int], tensors: List[Tensor]) -> None:
     vectors["data"][at] = list(map(address, tensors))
     vectors["length"][at] = list(map(Tensor.numel, tensors))
-    vectors["dtype"][at] = [_DTYPES[t.dtype] for t in tensors]
+    vectors["dtype"][at] = [_DTYPES_OF_STATE[t.dtype] for t in tensors]
 
 
 def _tell_autograd(changed: List[Tensor]) -> None:

@@ -15,8 +15,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor
 
+from ._masters import has_master
 from ._placements import first_element, is_cut
-from ._state import ROUNDING, as_number, has_master, state_dtype
+from ._state import ROUNDING, as_number, state_dtype
 
 _SAMPLE = 256  # elements that the content is told by
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ._counts import STEP, as_count, step_tensor
 from ._layout import like
+from ._masters import MASTER, MASTER_LOW, begin, has_master, split
 from ._memory import zeros
-from ._placements import check_whole, cut_as, is_cut, local, with_part
+from ._placements import check_whole, cut_as, is_cut, local, retyped, with_part
 
-MASTER = "master_param"
 ROUNDING = "rounding"  # the number that a parameter draws by, and 2^64 times that of its first element
 
 
@@ -36,11 +36,6 @@ def check_param(p: Tensor) -> None:
         torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128,
     ):
         raise TypeError(f"posneg does not support parameters of {p.dtype}; use float32, float64, bfloat16 or float16")
-
-
-def has_master(p: Tensor, group: Dict[str, Any]) -> bool:
-    """Whether a parameter is a 16-bit copy of the float32 one that is trained."""
-    return p.dtype == torch.float16 or p.dtype == torch.bfloat16 and group["master_weights"]
 
 
 def state_dtype(p: Tensor, group: Dict[str, Any]) -> torch.dtype:
@@ -87,6 +82,19 @@ def check_state(p: Tensor, state: Dict[str, Any], slots: Sequence[str], owner: s
             raise ValueError(f"posneg: {name!r} of {owner} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}")
         if t.is_meta or t.layout is not torch.strided or t.is_complex() != p.is_complex() or not (t.is_complex() or t.is_floating_point()):
             raise ValueError(f"posneg: {name!r} of {owner} is {t.dtype}, {t.layout} and on {t.device}, the parameter {p.dtype}")
+    if MASTER_LOW in state:
+        check_low(p, state[MASTER_LOW], owner)
+
+
+def check_low(p: Tensor, low: Any, owner: str) -> None:
+    """Reports what cannot be the lower half of a parameter's master."""
+    halves = isinstance(low, Tensor) and low.dtype in (torch.int16, torch.bfloat16) and low.layout is torch.strided and not low.is_meta
+    if not halves or low.shape != p.shape:
+        found = f"{low.dtype} of shape {tuple(low.shape)}" if isinstance(low, Tensor) else f"a {type(low).__name__}"
+        raise ValueError(
+            f"posneg: {MASTER_LOW!r} of {owner} is {found}, must be torch.int16, or its bits as torch.bfloat16, of the parameter's shape "
+            f"{tuple(p.shape)}; without it the parameter's master begins as the parameter"
+        )
 
 
 def as_number(packed: Any, owner: str) -> int:
@@ -109,22 +117,22 @@ def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[
             ready[name] = zeros(p, dtype, place)
         else:
             ready[name] = _laid_out(state[name], p, dtype)
-    if not has_master(p, group):
-        state.pop(MASTER, None)
-    elif state.get(MASTER) is None:
-        ready[MASTER] = zeros(p, torch.float32, len(slots)).copy_(p.detach())
-    else:
-        ready[MASTER] = _laid_out(state[MASTER], p, torch.float32)
-        adopt_changes(p, ready[MASTER])
+    if has_master(p, group):
+        ready.update(_master(p, state, len(slots)))
     state.update(ready)  # at once: an interrupt must not leave half of a new state
+    for name in {MASTER, MASTER_LOW} - ready.keys():
+        state.pop(name, None)
 
 
-def adopt_changes(p: Tensor, master: Tensor) -> None:
-    """Takes over what others have written to a parameter since its master was copied to it."""
-    ours, theirs = local(master), local(p).detach()
-    if torch.equal(ours.to(theirs.dtype), theirs):
-        return
-    ours.copy_(torch.where(ours.to(theirs.dtype) == theirs, ours, theirs.to(ours.dtype)))
+def _master(p: Tensor, state: Dict[str, Any], place: int) -> Dict[str, Tensor]:
+    """What the state is to have of a parameter's master."""
+    whole, low = state.get(MASTER), state.get(MASTER_LOW)
+    if whole is not None:
+        whole = _laid_out(whole, p, torch.float32)
+        return {MASTER: whole} if p.dtype == torch.float16 else {MASTER_LOW: split(p, whole, place)}
+    if low is not None and p.dtype == torch.bfloat16:
+        return {MASTER_LOW: retyped(_laid_out(retyped(low, torch.bfloat16), p, torch.bfloat16), torch.int16)}
+    return begin(p, place)
 
 
 def _step_of(state: Dict[str, Any], slots: Sequence[str]) -> Tensor:

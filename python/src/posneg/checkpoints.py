@@ -11,6 +11,7 @@ import stat
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union
 
 import torch
@@ -21,12 +22,13 @@ from ._files import replacing
 from ._header import FLAGS, PARAMS, Damaged, SavedGroup, SavedTensor, check_metadata, decode, encode
 from ._json import dumps, short
 from ._layout import real
+from ._masters import MASTER, MASTER_LOW, followed, has_master, join, split
 from ._memory import zeros
 from ._optimizer import Optimizer
 from ._plan import Group
 from ._rounding import Name, draws, packed, param_names, rounding
 from ._safetensors import DTYPES, PIECE, Entry, Source, encode_header, memory, pieces, read_header, swap
-from ._state import MASTER, ROUNDING, begun, check_param, check_state, has_master, prepare, state_dtype
+from ._state import ROUNDING, begun, check_param, check_state, prepare, state_dtype
 
 File = Union[str, "os.PathLike[str]", BinaryIO]
 Names = Optional[Iterable[Tuple[str, Tensor]]]
@@ -58,6 +60,7 @@ class _Saved:
 
     tensor: Tensor
     dtype: torch.dtype
+    master: Optional[Callable[[], Tensor]] = None  # made each time, as it would need as much memory as the parameters
 
     def entry(self) -> Tuple[str, Tuple[int, ...]]:
         t = real(self.tensor.detach())
@@ -65,7 +68,7 @@ class _Saved:
 
     def rows(self) -> Tensor:
         """A copy only if they are of another type, or in another order."""
-        return real(self.tensor.detach().to(self.dtype)).contiguous()
+        return real((self.master() if self.master else self.tensor.detach()).to(self.dtype)).contiguous()
 
     def size(self) -> int:
         return self.tensor.numel() * self.tensor.element_size()
@@ -175,8 +178,9 @@ def _in_threads(call: Callable[[_T], _R], arguments: Iterable[_T], size: Callabl
 
 def _trained(p: Tensor, state: Dict[str, Any], group: Group, params: bool) -> Optional[_Saved]:
     """What is trained of a parameter, if it must be saved: its master, if it has one."""
-    if MASTER in state:
-        return _Saved(state[MASTER], torch.float32)
+    for name, master_of in ((MASTER, followed), (MASTER_LOW, join)):
+        if name in state:
+            return _Saved(p, torch.float32, partial(master_of, p, state[name]))
     if not params:
         return None
     return _Saved(p, torch.float32 if has_master(p, group) else p.dtype)
@@ -342,6 +346,8 @@ class _Load:
             state[MASTER] = _read(source, self.param, zeros(p, torch.float32, len(self.slots)))
         if self.params and MASTER in state:
             p.copy_(state[MASTER])
+            if p.dtype == torch.bfloat16:
+                state[MASTER_LOW] = split(p, state.pop(MASTER), len(self.slots))
         elif self.params:
             assert self.param is not None
             _read(source, self.param, p)

@@ -29,8 +29,8 @@ class PNM(Optimizer):
             pass, but gradients cannot be clipped before. It changes nothing else, and is always so for float16 parameters.
         state_dtype: torch.bfloat16, or "bfloat16", keeps the momenta in half the memory; None is float32, or float64 for such
             parameters.
-        master_weights: keep a float32 master of bfloat16 parameters in the state, as is always done for float16, instead of
-            rounding them stochastically.
+        master_weights: keep exact float32 masters of bfloat16 parameters, instead of rounding them stochastically: the parameter
+            is the upper half, and the state has the lower one, "master_low". float16 parameters always have a master, "master_param".
         seed: of stochastic rounding.
     """
 

@@ -1,0 +1,78 @@
+"""float32 masters of 16-bit parameters, of which the parameter itself is the copy that a model computes with.
+
+A float16 parameter's master is kept whole, as "master_param". A bfloat16 parameter is the upper half of its master, and "master_low", in
+int16, has the lower half: 2 bytes less for each element. State dicts have its bits as bfloat16, which torch's tools send from process to
+process, as they do not int16, and which Optimizer.load_state_dict leaves alone. Checkpoints have whole masters.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+import torch
+from torch import Tensor
+
+from ._memory import zeros
+from ._placements import is_cut, local, retyped, with_part
+
+MASTER = "master_param"
+MASTER_LOW = "master_low"
+
+
+def has_master(p: Tensor, group: Dict[str, Any]) -> bool:
+    """Whether a parameter is a 16-bit copy of the float32 one that is trained."""
+    return p.dtype == torch.float16 or p.dtype == torch.bfloat16 and group["master_weights"]
+
+
+def begin(p: Tensor, place: int) -> Dict[str, Tensor]:
+    """What the state has of the master of a parameter that begins as it is."""
+    if p.dtype == torch.float16:
+        return {MASTER: zeros(p, torch.float32, place).copy_(p.detach())}
+    return {MASTER_LOW: zeros(p, torch.int16, place)}
+
+
+def join(p: Tensor, low: Tensor) -> Tensor:
+    """The master of a bfloat16 parameter: joinBF16 in format.go."""
+    upper = local(p).detach().view(torch.int16).to(torch.int32).mul_(1 << 16)
+    both = upper + local(low)
+    joined = torch.where((upper ^ both) < 0, upper, both).view(torch.float32)
+    return with_part(low, joined) if is_cut(low) else joined
+
+
+def split(p: Tensor, master: Tensor, place: int) -> Tensor:
+    """The lower half of a master that lies as its parameter does, which becomes the upper one.
+
+    Where the parameter is not what the master rounds to, it is what others wrote: it stays, and becomes the master.
+    """
+    ours, theirs = local(master).view(torch.int32), local(p).detach().view(torch.int16)
+    nan = local(master).isnan()
+    nearest = _upper(ours + 0x7FFF + (ours >> 16 & 1))
+    upper = _upper(ours + 0x8000)  # farther from zero in a tie: splitBF16 in format.go
+    kept = ((theirs == nearest) | (theirs == upper)).logical_and_(nan.logical_not_())
+    now = torch.where(kept, upper, theirs)
+    if not torch.equal(now, theirs):
+        theirs.copy_(now)
+    low = zeros(p, torch.int16, place)
+    local(low).copy_(_narrow(ours).mul_(kept))
+    return low
+
+
+def followed(p: Tensor, master: Tensor) -> Tensor:
+    """The master with what others wrote to the parameter since it was copied there, as the next step will have it."""
+    ours, theirs = local(master), local(p).detach()
+    same = ours.to(theirs.dtype).view(torch.int16) == theirs.view(torch.int16)
+    return torch.where(same, ours, theirs.to(ours.dtype))
+
+
+def exported(state: Dict[str, Any]) -> Dict[str, Any]:
+    """A state as state dicts have it."""
+    return {**state, MASTER_LOW: retyped(state[MASTER_LOW], torch.bfloat16)}
+
+
+def _upper(bits: Tensor) -> Tensor:
+    return (bits >> 16).to(torch.int16)
+
+
+def _narrow(bits: Tensor) -> Tensor:
+    """The lower halves: no number is outside of int16 when it is converted, which is not the same everywhere."""
+    return (bits.mul(1 << 16) >> 16).to(torch.int16)
