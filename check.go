@@ -41,7 +41,7 @@ func checkSlices(t *tensor) error {
 // A hull is the memory from the first of some slices to the last.
 type hull struct{ lo, hi uintptr }
 
-// add adds a slice. It reports whether the slice lies before or behind all others, as most do: such a one shares memory with none.
+// add adds a slice. It reports whether the slice lies before or behind all others, as most do: it then shares memory with none of them.
 func (h *hull) add(at, bytes uintptr) bool {
 	if at >= h.hi {
 		h.hi = at + bytes
@@ -77,6 +77,7 @@ func (t *tensor) wrongLength(i int) error { return &LengthError{t.argument(i), t
 // checkFormats reports a vector of a tensor in a format that is not for its place.
 func checkFormats(t *tensor) error {
 	for k := range t.vectors() {
+		// What is said of low16 parameters follows below: a float64 vector beside them is not told to be low16.
 		if f := t.vector(k).format; f != t.p.format && (f == f64 || t.p.format == f64) && t.p.format != low16 {
 			return &FormatError{t.argument(k), f.String(), fmt.Sprintf("%s as params are, where one of them is float64", t.p.format)}
 		}
@@ -96,24 +97,23 @@ func checkFormats(t *tensor) error {
 	return checkCopy(t)
 }
 
-// checkCopy reports a copy that the parameters cannot have, or lack.
+// checkCopy reports a copy that the parameters cannot have, or lack. Where there are none, they lack nothing.
 func checkCopy(t *tensor) error {
-	lacks := t.out.at == nil && t.p.n > 0
+	none := t.out.at == nil
+	half := !none && (t.out.format == bf16 || t.out.format == f16)
 	switch {
-	case t.follow && t.p.format != f32:
-		return &FormatError{"params", t.p.format.String(), "float32 where they follow their copy"}
+	case none && t.p.n == 0:
 	case t.p.format == low16:
-		if lacks || t.out.format != bf16 {
+		if none || t.out.format != bf16 {
 			return &FormatError{"copy", t.out.described(), "bf16, the upper halves of params, where these are low16"}
 		}
-	case t.follow:
-		if lacks || t.out.format != bf16 && t.out.format != f16 {
-			return &FormatError{"copy", t.out.described(), "bf16 or f16 where params follow it"}
-		}
-	case t.out.at == nil:
-	case t.p.format != f32:
+	case t.p.format != f32 && t.follow:
+		return &FormatError{"params", t.p.format.String(), "float32 or low16 where they follow their copy"}
+	case t.p.format != f32 && !none:
 		return &FormatError{"params", t.p.format.String(), "float32 or low16 where there is a copy of them"}
-	case t.out.format != bf16 && t.out.format != f16:
+	case t.follow && !half:
+		return &FormatError{"copy", t.out.described(), "bf16 or f16 where params follow it"}
+	case !none && !half:
 		return &FormatError{"copy", t.out.format.String(), "bf16 or f16"}
 	}
 	return nil

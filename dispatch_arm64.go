@@ -9,5 +9,5 @@ func tiers() []tier { return []tier{generic, neon} }
 // and of Ampere Altra.
 const lastLevelCache = 32 << 20
 
-// prefetchAhead is 0, since nothing was measured: the kernels do not prefetch.
+// prefetchAhead is 0, since nothing was measured: the kernels do not prefetch. Tests set it.
 var prefetchAhead = 0

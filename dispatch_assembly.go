@@ -10,14 +10,16 @@ func (t *tensor) updateAssembly(lo, hi, ahead int) {
 	p, g := &t.p, &t.g
 	m, n, v, x := t.roles()
 	if t.wide() {
-		updateF64(t.form, &t.c64.gs, at[float64](p, lo), at[float64](g, lo), at[float64](m, lo), at[float64](n, lo), at[float64](v, lo), at[float64](x, lo), hi-lo, ahead)
+		at := pointerTo[float64]
+		updateF64(t.form, &t.c64.gs, at(p, lo), at(g, lo), at(m, lo), at(n, lo), at(v, lo), at(x, lo), hi-lo, ahead)
 	} else {
-		updateF32(t.form, &t.c32.gs, at[float32](p, lo), at[float32](g, lo), at[float32](m, lo), at[float32](n, lo), at[float32](v, lo), at[float32](x, lo), hi-lo, ahead)
+		at := pointerTo[float32]
+		updateF32(t.form, &t.c32.gs, at(p, lo), at(g, lo), at(m, lo), at(n, lo), at(v, lo), at(x, lo), hi-lo, ahead)
 	}
 }
 
-// at is where element i of a vector is whose format T is, or nil if the vector is.
-func at[T Float](v *Vector, i int) *T {
+// pointerTo is Vector.pointer for a size that the compiler knows.
+func pointerTo[T Float](v *Vector, i int) *T {
 	if v.at == nil {
 		return nil
 	}

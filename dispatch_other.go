@@ -4,7 +4,7 @@ package pnm
 
 const lastLevelCache = 0
 
-var prefetchAhead = 0
+var prefetchAhead = 0 // tests set it
 
 // There is nothing but the reference.
 const kernelForms, mixedKernelForms formSet = 0, 0

@@ -42,7 +42,7 @@ func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
 	defer h.Take().Release()
 	var one tensor
 	one.p, one.g = vectorOf(params), vectorOf(grads)
-	if err := check(r.table(), &r); err != nil {
+	if err := check(r.table(), &r); err != nil { // as Validate does, without a second hold
 		return err
 	}
 	if err := checkStep(t); err != nil {

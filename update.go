@@ -39,8 +39,8 @@ func (t *tensor) roles() (m, n, v, x *Vector) {
 	return &t.s[at[0]], &t.s[at[1]], &t.s[at[2]], &t.s[at[3]]
 }
 
-// updateOne checks the slices of a tensor that a caller brings, and performs the step that t names, with a rule's
-// coefficients. h is the caller's hold.
+// updateOne rounds the coefficients that a rule has set in a tensor, checks its slices, which a caller brings, and performs the step. h is
+// the caller's hold.
 func updateOne(t *tensor, h *floatmode.Hold) error {
 	if errISA != nil {
 		return errISA
@@ -153,7 +153,7 @@ func (t *tensor) formats() uint32 {
 	if t.out.at != nil && t.p.format == f32 {
 		set |= [...]uint32{bf16: outBF16, f16: outF16}[t.out.format]
 	}
-	if t.follow {
+	if t.follow && t.p.format == f32 { // low16 always does
 		set |= follow
 	}
 	return withStochastic(t.form, set)
@@ -166,7 +166,7 @@ func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 		end = min(lo+most, hi, t.sameKey(lo))
 		t.start(lo, end)
 		t.call(&b, lo)
-		if far && active == avx512 && b.formats&(outBF16|outF16) != 0 && !t.follow && uintptr(b.out)%aroundAlign == 0 { // AVX2 gains nothing by it
+		if far && b.copiesAround() {
 			b.formats |= outAround
 		}
 		if t.form.assembled(mixedKernels) {
@@ -180,6 +180,11 @@ func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 		}
 	}
 	return b.overflows
+}
+
+// copiesAround reports whether a copy is worth writing around the caches: with AVX2 nothing is gained, and one that is read is there anyway.
+func (b *mixed) copiesAround() bool {
+	return active == avx512 && b.formats&(outBF16|outF16) != 0 && b.formats&follow == 0 && uintptr(b.out)%aroundAlign == 0
 }
 
 // call sets what a kernel gets for the elements of a mixed tensor from lo on.

@@ -804,7 +804,7 @@ DONE(S):
 	FSTPQ y(pair13), (atOut) \
 	ADD   $32, atOut
 
-// LOOP_MIXED applies a rule to all elements, a positive multiple of 16. Its branches go the same way in every pass, by the formats.
+// LOOP_MIXED applies a rule to all elements, 16 in a pass. Its branches go the same way in every pass, by the formats.
 // The copy is written like everything else, whether it is to go around the caches or not: what STNP does for it could not be
 // measured.
 #define LOOP_MIXED(RULE) \

@@ -28,7 +28,7 @@ const (
 	outAround  // the copy is written around the caches, and begins at a multiple of 32 bytes
 	stochastic // there is anything to be rounded so: paramBF16, or stateBF16 with an average of squares
 	paramLow   // not together with paramBF16: parameters are split, and out has their upper halves, in bf16
-	follow     // float32 parameters of which the copy is not what they round to take its value first
+	follow     // a float32 parameter that does not round to its copy takes the copy's value first
 )
 
 // withStochastic adds to a set of formats whether a form rounds stochastically there.

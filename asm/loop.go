@@ -67,7 +67,7 @@ func (k Kernel) signature(t Type) string {
 	return fmt.Sprintf("func(c, %s *%s, count, ahead int)", strings.Join(k.args(), ", "), t.goName)
 }
 
-// emitLoop runs the body while there are elements enough for all vectors. At its end, left is less than 0 by so many.
+// emitLoop runs the body while there are elements enough for all vectors. At its end, left is what is left, less a pass.
 func (k Kernel) emitLoop(v *Vectors, left reg.Register, pass, enter string) {
 	bytes := v.n * v.width
 	JMP(LabelRef(enter))

@@ -104,7 +104,7 @@ func (s source) pieces(block []byte, use func(b []byte) error) error {
 
 // joinedPieces is pieces of parameters with a copy.
 func (s source) joinedPieces(block []byte, use func(b []byte) error) error {
-	const most = blockSize / 8 // elements; behind them the block has room for as many of 16 bits
+	const most = blockSize / 16 // elements; behind them the block has room for as many in float32 and in 16 bits
 	for lo := 0; lo < s.v.Len(); lo += most {
 		hi := min(lo+most, s.v.Len())
 		v, copied := s.v.Slice(lo, hi), s.copied.Slice(lo, hi)
@@ -128,15 +128,18 @@ func (s source) joinedPieces(block []byte, use func(b []byte) error) error {
 
 // follow has float32 parameters that do not round to their copy take its value, as a step does.
 func follow(params, copied pnm.Vector, scratch []byte) {
-	bits := elementsOf[uint16](scratch[:2*params.Len()])
+	n := params.Len()
+	wide, bits := elementsOf[float32](scratch[:4*n]), elementsOf[uint16](scratch[4*n:6*n])
 	rounded := pnm.BF16(bits)
 	if copied.Format() == "f16" {
 		rounded = pnm.F16(bits)
 	}
 	set(rounded, params)
+	set(pnm.Float32(wide), copied)
+	to := params.Float32()
 	for i, written := range copied.Bits() {
 		if bits[i] != written {
-			set(params.Slice(i, i+1), copied.Slice(i, i+1))
+			to[i] = wide[i]
 		}
 	}
 }

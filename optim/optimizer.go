@@ -65,7 +65,8 @@ func (c Config) New(groups ...Group) (*Optimizer, error) {
 //	*pnm.OverlapError  parameters or copies share memory, with each other or with those added before
 //	*pnm.TensorError   a name is empty, not UTF-8 or taken
 //
-// and others for a missing rule, for Follow without Copies, and where the system refuses memory for the state. Those that concern no single tensor name the group.
+// and others for a missing rule, for Follow without Copies, and where the system refuses memory for the state. Those that concern no
+// single tensor name the group.
 func (o *Optimizer) AddGroup(g Group) error { return o.extend(g) }
 
 // leastTouched is how many bytes of new state are worth touching by the workers that will update it.

@@ -23,8 +23,10 @@ def zeros(p: Tensor, dtype: torch.dtype, place: int) -> Tensor:
     """Zeros for each element of a parameter, laid out as it is; place tells apart the tensors that a step runs through side by side."""
     model = torch.empty_like(local(p), dtype=dtype, device="meta", memory_format=torch.preserve_format)
     if _CAN_MAP and model.numel() * model.element_size() >= LEAST:
+        part = None
         with contextlib.suppress(OSError):
             part = _mapped(model, place)
+        if part is not None:
             return with_part(p.detach(), part) if is_cut(p) else part
     return torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
 
