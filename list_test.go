@@ -277,10 +277,10 @@ var changes = []func(rng *rand.Rand, u []Update) []Update{
 	}),
 	one(func(rng *rand.Rand, u *Update) { // with new state
 		r, f := sampleRules()[rng.IntN(len(sampleRules()))], u.Params.format
-		if f == bf16 {
+		if f.size() == 2 {
 			f = []format{f32, bf16}[rng.IntN(2)]
 		}
-		*u = Update{Rule: r, Step: 1, Params: u.Params, State: newUpdate(r, formatsOf{s: f}, u.Params, 0).State, Copy: u.Copy}
+		*u = Update{Rule: r, Step: 1, Params: u.Params, State: newUpdate(r, formatsOf{s: f}, u.Params, 0).State, Copy: u.Copy, Follow: u.Follow}
 	}),
 	one(func(rng *rand.Rand, u *Update) { u.Step = 1 + rng.IntN(5) }),
 	func(rng *rand.Rand, u []Update) []Update {
