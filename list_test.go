@@ -300,6 +300,7 @@ var changes = []func(rng *rand.Rand, u []Update) []Update{
 	one(func(rng *rand.Rand, u *Update) {
 		if u.Params.format == f32 {
 			u.Copy = []Vector{{}, newVector(bf16, u.Params.n)}[rng.IntN(2)]
+			u.Follow = !u.Copy.IsNil() && rng.IntN(2) == 0
 		}
 	}),
 }
