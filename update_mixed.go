@@ -81,14 +81,15 @@ func updateMixedGeneric(f form, b *mixed, n int) {
 		nearest := func(_ int, x float32) uint16 { return narrowBF16(x) }
 		lower := func(i int, x float32) uint16 { return narrowStochastic(x, draw(first+uint32(i), b.key)&0xffff) }
 		upper := func(i int, x float32) uint16 { return narrowStochastic(x, draw(first+uint32(i), b.key)>>16) }
+		roundParam := upper
 		if b.formats&paramLow != 0 {
 			copied := elements16(b.out, lo, k)
-			upper = func(i int, x float32) (low uint16) {
+			roundParam = func(i int, x float32) (low uint16) {
 				copied[i], low = splitBF16(x)
 				return low
 			}
 		}
-		narrow(b.p, param, lo, s.p[:k], upper)
+		narrow(b.p, param, lo, s.p[:k], roundParam)
 		narrow(b.m, state, lo, s.m[:k], nearest)
 		narrow(b.v, state, lo, s.v[:k], lower)
 		narrow(b.x, state, lo, s.x[:k], lower)

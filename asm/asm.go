@@ -85,9 +85,6 @@ var (
 // after them, which are read again each time.
 func (isa ISA) keeps(alive, vectors int) int { return isa.registers - vectors*alive - 1 }
 
-// elements is how many elements of each stream a pass through the main loop covers.
-func (isa ISA) elements(t Type) int { return isa.vectors * isa.width / t.size }
-
 // half is the lower half of a register.
 func (isa ISA) half(y reg.VecVirtual) reg.Register {
 	if isa.Name == AVX512.Name {

@@ -41,7 +41,7 @@ func (k Kernel) Emit(t Type, isa ISA) {
 
 	Commentf("%d vectors at a time", v.n)
 	k.emitLoop(v, left, "pass", "enter")
-	ADDQ(U32(isa.elements(t)), left)
+	ADDQ(U32(v.elements()), left)
 
 	Label("far")
 	Comment("a vector at a time")
@@ -52,7 +52,7 @@ func (k Kernel) Emit(t Type, isa ISA) {
 	v.front = nil
 
 	if !k.Whole {
-		ADDQ(U32(v.width/v.size), left)
+		ADDQ(U32(v.elements()), left)
 		JZ(LabelRef("done"))
 		Comment("the rest, under a mask")
 		v.maskFirst(left)
@@ -78,7 +78,7 @@ func (k Kernel) emitLoop(v *Vectors, left reg.Register, pass, enter string) {
 		ADDQ(U32(bytes), v.front)
 	}
 	Label(enter)
-	SUBQ(U32(bytes/v.size), left)
+	SUBQ(U32(v.elements()), left)
 	JGE(LabelRef(pass))
 }
 

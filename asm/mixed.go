@@ -131,7 +131,7 @@ func (k Kernel) emitMixedLoop(m *mixed, vectors int, pass string) {
 		panic(err)
 	}
 	m.n = vectors
-	elements := U32(m.n * m.width / m.size)
+	elements := U32(m.elements())
 	Label(pass)
 	k.Body(m.Vectors)
 	ADDQ(elements, m.at)
@@ -175,7 +175,7 @@ func (m *mixed) prefetch(stream string, size uint8) {
 	if m.fetched == nil {
 		return
 	}
-	for line := 0; line < m.n*m.width/4*int(size); line += cacheLine {
+	for line := 0; line < m.elements()*int(size); line += cacheLine {
 		PREFETCHT0(Mem{Base: m.streams[stream], Index: m.fetched, Scale: size, Disp: line})
 	}
 }

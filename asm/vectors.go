@@ -30,6 +30,9 @@ type Vectors struct {
 	ymask reg.Register // AVX2: the address of a vector with their sign bits set
 }
 
+// elements is how many elements of each stream the vectors have.
+func (v *Vectors) elements() int { return v.n * v.width / v.size }
+
 // An Operand is one of an instruction for each of several vectors: n registers, or n addresses.
 type Operand []Op
 
