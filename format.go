@@ -17,14 +17,15 @@ const (
 	bf16  // the upper half of a float32
 	f16   // IEEE 754's binary16
 	low16 // what splitBF16 leaves of a float32 beside a bf16
+	mxfp8 // blocks of E4M3 elements, each with a scale
 )
 
-var formats = [...]string{f32: "float32", f64: "float64", bf16: "bf16", f16: "f16", low16: "low16"}
+var formats = [...]string{f32: "float32", f64: "float64", bf16: "bf16", f16: "f16", low16: "low16", mxfp8: "mxfp8"}
 
 func (f format) String() string { return formats[f] }
 
-// size is that of an element, in bytes.
-func (f format) size() int { return int("\x04\x08\x02\x02\x02"[f]) }
+// size is that of an element, in bytes; scales come on top.
+func (f format) size() int { return int("\x04\x08\x02\x02\x02\x01"[f]) }
 
 // alone reports whether numbers of the format are not converted to any other.
 func (f format) alone() bool { return f == f64 || f == low16 }
@@ -120,6 +121,52 @@ func narrowF16(x float32) uint16 {
 	}
 	return sign | uint16((b-112<<23+0xfff+b>>13&1)>>13)
 }
+
+// mxBlock is how many elements of mxfp8 share a scale.
+const mxBlock = 32
+
+// widenMX returns the E4M3 number x·2^(scale−127), which is exact: E4M3's denormals are numbers of f16, at another scale.
+func widenMX(x, scale uint8) float32 {
+	if x&0x7f == 0x7f || scale == 0xff {
+		return float32(math.NaN())
+	}
+	half := widenF16(uint16(int8(x)) << 7 &^ (1 << 14)) // E4M3(x)·2⁻⁸
+	return float32(float64(half) * powerOf2(int(scale)-119))
+}
+
+// scaleMX returns the smallest scale with which no finite number of a block exceeds E4M3's largest, 448.
+func scaleMX(block []float32) uint8 {
+	most := uint32(0)
+	for _, x := range block {
+		if b := math.Float32bits(x) &^ (1 << 31); b < 0xff<<23 {
+			most = max(most, b)
+		}
+	}
+	return uint8(max(int((most+0x1fffff)>>23)-8, 0))
+}
+
+// narrowMX packs a number of a block of that scale: it adds a random number of 16 bits, high·2⁹ + low, below the last place, and cuts.
+// (Of E4M3's denormals, it adds high only: the rest is below 2⁻⁷ of their last place.) E4M3 has no infinity: it becomes a NaN.
+func narrowMX(x float32, scale uint8, low, high uint16) uint8 {
+	if x-x != 0 {
+		return uint8(math.Float32bits(x)>>24)&0x80 | 0x7f
+	}
+	scaled := x * float32(powerOf2(119-int(scale)))
+	h := cutF16(math.Float32bits(scaled)+uint32(low)<<4) + high
+	return uint8(h>>8&0x80 | h>>7&0x7f)
+}
+
+// cutF16 rounds the float32 of some bits, below 2¹⁶ and not below −2¹⁶, to f16 towards zero.
+func cutF16(b uint32) uint16 {
+	sign, exponent := uint16(b>>16)&0x8000, b>>23&0xff
+	if exponent < 113 { // below 2⁻¹⁴: a multiple of 2⁻²⁴
+		return sign | uint16((b&0x7fffff|1<<23)>>(126-exponent))
+	}
+	return sign | uint16(b&^(1<<31)>>13-112<<10)
+}
+
+// powerOf2 is 2^n.
+func powerOf2(n int) float64 { return math.Float64frombits(uint64(1023+n) << 52) }
 
 // overflowF16 is the float32 65520, from which on f16 rounds to infinity.
 const overflowF16 = 0x477ff000

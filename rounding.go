@@ -9,11 +9,12 @@ type Rounding struct {
 	First  uint64 // which element of the whole tensor the first one here is; for who owns a part of it
 }
 
-// draws returns the counter of the element first of the whole tensor, and the key. Elements behind it have the counters that
-// follow, as long as their numbers have the same upper 32 bits.
-func (r *Rounding) draws(step int, first uint64) (counter, key uint32) {
-	h := scramble(scramble(scramble(scramble(r.Seed)+r.Tensor)+uint64(step)) + first>>32)
-	return uint32(h) + uint32(first), uint32(h >> 32)
+// draws returns the counter of the first word of a block, and the key; index is that of the block's first element, a multiple of 32.
+// Words behind it have counters that are wordStep more each, as long as their numbers have the same upper 32 bits.
+func (r *Rounding) draws(step int, index uint64) (counter, key uint32) {
+	word := index / 2
+	h := scramble(scramble(scramble(scramble(r.Seed)+r.Tensor)+uint64(step)) + word>>32)
+	return uint32(h) + uint32(word)*wordStep, uint32(h >> 32)
 }
 
 // scramble is the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), of the next state.
@@ -24,14 +25,56 @@ func scramble(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// draw returns the 32 random bits of a counter. State takes the lower half of them, a parameter the upper half. An average of
-// squares and the largest so far take the same, so that one which is not above the other is not after rounding, either.
+// drawBlock is the number of elements that share words: element i of a block has the lower half of word i, or the upper half of word i−16.
+const drawBlock = 32
+
+// A dice has the random numbers of a block, 16 bits for each element: mxfp8 momenta take them as they are; averages of squares, and the
+// largest so far, take their products with a factor modulo 2¹⁶, both the same, so that one which is not above the other is not after
+// rounding, either; and bf16 parameters take those with the factor's square.
+type dice [drawBlock]uint16
+
+// slotFactor is odd. Of all 2¹⁶ numbers and their products with it, or with its square, the pairs fill a square evenly, as independent
+// numbers do: each is a lattice whose shortest vector is 265 or longer, of at most 275.
+const slotFactor = 0x4f13
+
+// roll draws the numbers of a block.
+func roll(counter, key uint32) (d dice) {
+	for i := range uint32(drawBlock / 2) {
+		x := draw(counter+i*wordStep, key)
+		d[i], d[i+drawBlock/2] = uint16(x), uint16(x>>16)
+	}
+	return d
+}
+
+// next are the numbers of the next slot.
+func (d dice) next() dice {
+	for i := range d {
+		d[i] *= slotFactor
+	}
+	return d
+}
+
+// narrowMX packs a block of at most 32 momenta by stochastic rounding, and returns its scale. Where a kernel has elements in another
+// order than the halves of words, it takes the upper bits as they come: those of element i are lane i of the words.
+func (d dice) narrowMX(to []uint8, from []float32) (scale uint8) {
+	scale = scaleMX(from)
+	for i, x := range from {
+		low, high := d[i]&0x1ff, d[i/2+i%2*drawBlock/2]>>9
+		to[i] = narrowMX(x, scale, low, high)
+	}
+	return scale
+}
+
+// wordStep is 2³² over the golden ratio: counters that are small numbers would leave one product of draw without effect.
+const wordStep = 0x9e3779b9
+
+// draw returns the word of a counter.
 //
-// It is the hash “lowbias32” (Wellons, Prospecting for Hash Functions) with a key between its halves: the counters of two steps
-// that happen to run through the same numbers draw different bits.
+// It is the finalizer of MurmurHash3 with other factors (those of Wellons, Prospecting for Hash Functions) and a key in its middle: the
+// counters of two steps that happen to run through the same numbers draw different bits.
 func draw(counter, key uint32) uint32 {
 	x := counter
-	x = (x ^ x>>16) * 0x7feb352d
+	x = (x ^ x>>15) * 0x7feb352d
 	x ^= key
 	x = (x ^ x>>15) * 0x846ca68b
 	return x ^ x>>16

@@ -6498,7 +6498,7 @@ enter:
 	RET
 
 // func pnmMixedAVX2(c *float32, count int, ahead int)
-// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+// Requires: AVX, AVX2, CMOV, F16C, MMX+, POPCNT
 TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -6509,7 +6509,7 @@ TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -6531,8 +6531,7 @@ uncoupled1:
 	MOVQ ahead+16(FP), R11
 	SHRQ $0x02, R11
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// g = gs·g
 	// gs
 	VBROADCASTSS (AX), Y0
@@ -6591,7 +6590,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000400, CX
+	TESTL        $0x00000800, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -6676,10 +6675,10 @@ else14:
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -6701,10 +6700,10 @@ else16:
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -6726,10 +6725,10 @@ else18:
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -6751,10 +6750,10 @@ else20:
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -6776,13 +6775,101 @@ end9:
 	VADDPS Y4, Y0, Y0
 
 end7:
+	TESTL     $0x0000040c, CX
+	JZ        end23
+	VCMPPS    $0x03, Y1, Y2, Y4
+	VCMPPS    $0x03, Y3, Y0, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R12
+	TESTL     R12, R12
+	JZ        numbers24
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
+	TESTL $0x00000400, CX
+	JZ    else25
+
+	// mScales
+	MOVQ    128(AX), R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
+	MOVBLZX (R12)(R13*1), R12
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R10*1), Y6
+	VPSLLW       $0x07, Y6, Y6
+	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VCVTPH2PS    X6, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPMOVSXBW    16(SI)(R10*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	PREFETCHT0   (SI)(R11*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (SI)(R10*1), Y9
+	VPAND        roundingAVX2<>+512(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPMOVMSKB    Y9, R13
+	LEAL         9(R12), R14
+	SHRL         $0x08, R14
+	ORL          R14, R13
+	JZ           usual27
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y5, Y5
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y6, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y7, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y8, Y8
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VMOVD        R14, X9
+	VPBROADCASTD X9, Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+
+usual27:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R13
+	VBROADCASTSS (R13)(R12*4), Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+	JMP          end26
+
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else22
+	JZ         else28
 	VPMOVZXWD  (SI)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R10*2), Y6
@@ -6792,9 +6879,9 @@ end7:
 	VPMOVZXWD  48(SI)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end23
+	JMP        end29
 
-else22:
+else28:
 	VMOVUPS    (SI)(R10*4), Y5
 	VMOVUPS    32(SI)(R10*4), Y6
 	VMOVUPS    64(SI)(R10*4), Y7
@@ -6802,7 +6889,8 @@ else22:
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end23:
+end29:
+end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -6820,655 +6908,872 @@ end23:
 	VADDPS       Y0, Y4, Y0
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else30
+
+	// the counter of the pass's first word
+	MOVQ         R10, R12
+	SHRQ         $0x01, R12
+	IMUL3L       $0x9e3779b9, R12, R12
+	ADDL         56(AX), R12
+	VMOVD        R12, X5
+	VPBROADCASTD X5, Y5
+	VPADDD       roundingAVX2<>+0(SB), Y5, Y5
+
+	// key
+	VPBROADCASTD 60(AX), Y6
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y4
+	VXORPS  Y4, Y5, Y4
+	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
+	VXORPS  Y6, Y4, Y4
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y7
+	VXORPS  Y7, Y4, Y4
+	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y4, Y7
+	VXORPS Y7, Y4, Y4
+	VPADDD roundingAVX2<>+32(SB), Y5, Y5
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y7
+	VXORPS  Y7, Y5, Y5
+	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VXORPS  Y6, Y5, Y5
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+	JMP    end31
+
+else30:
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+
+end31:
+	TESTL        $0x00000400, CX
+	JZ           else32
+	VANDPS       roundingAVX2<>+352(SB), Y1, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y2, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y3, Y8
+	VANDPS       roundingAVX2<>+352(SB), Y0, Y9
+	VPMAXUD      Y8, Y6, Y6
+	VPMAXUD      Y9, Y7, Y7
+	VPMAXUD      Y7, Y6, Y6
+	VEXTRACTI128 $0x01, Y6, X7
+	VPMAXUD      X7, X6, X6
+	VPSHUFD      $0x0e, X6, X7
+	VPMAXUD      X7, X6, X6
+	VPSHUFD      $0x01, X6, X7
+	VPMAXUD      X7, X6, X6
+	VMOVD        X6, R12
+	CMPL         R12, $0x7f800000
+	JAE          rare34
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R13, R13
+	ADDL    $0x001fffff, R12
+	SHRL    $0x17, R12
+	SUBL    $0x08, R12
+	CMOVLCS R13, R12
+
+	// mScales
+	MOVQ         128(AX), R13
+	MOVQ         R10, R14
+	SHRQ         $0x05, R14
+	MOVB         R12, (R13)(R14*1)
+	LEAQ         scaleFactors<>+1024(SB), R13
+	VBROADCASTSS (R13)(R12*4), Y6
+	VMULPS       Y6, Y1, Y7
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y4, Y8
+	VANDPS    roundingAVX2<>+480(SB), Y8, Y8
+	VPADDD    Y8, Y7, Y7
+	VCVTPS2PH $0x03, Y7, X7
+	VMULPS    Y6, Y2, Y8
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y5, Y9
+	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD      Y9, Y8, Y8
+	VCVTPS2PH   $0x03, Y8, X8
+	VINSERTI128 $0x01, X8, Y7, Y7
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW $0x09, Y4, Y8
+	VPADDW Y8, Y7, Y7
+	VANDPS roundingAVX2<>+608(SB), Y7, Y8
+	VPADDW Y7, Y7, Y7
+	VORPS  Y8, Y7, Y7
+	VPSRLW $0x08, Y7, Y7
+	VMULPS Y6, Y3, Y8
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y4, Y9
+	VANDPS    roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD    Y9, Y8, Y8
+	VCVTPS2PH $0x03, Y8, X8
+	VMULPS    Y6, Y0, Y6
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y5, Y9
+	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD      Y9, Y6, Y6
+	VCVTPS2PH   $0x03, Y6, X6
+	VINSERTI128 $0x01, X6, Y8, Y6
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y5, Y8
+	VPADDW    Y8, Y6, Y6
+	VANDPS    roundingAVX2<>+608(SB), Y6, Y8
+	VPADDW    Y6, Y6, Y6
+	VORPS     Y8, Y6, Y6
+	VPSRLW    $0x08, Y6, Y6
+	VPACKUSWB Y6, Y7, Y6
+	VPERMQ    $0xd8, Y6, Y6
+	VMOVDQU   Y6, (SI)(R10*1)
+	JMP       packed35
+
+rare34:
+	// the same, where there are NaNs or infinities
+	VANDPS       roundingAVX2<>+352(SB), Y1, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y2, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y3, Y8
+	VANDPS       roundingAVX2<>+352(SB), Y0, Y9
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y6, Y10
+	VANDPS       Y10, Y6, Y6
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y7, Y10
+	VANDPS       Y10, Y7, Y7
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y8, Y10
+	VANDPS       Y10, Y8, Y8
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y9, Y10
+	VANDPS       Y10, Y9, Y9
+	VPMAXUD      Y8, Y6, Y6
+	VPMAXUD      Y9, Y7, Y7
+	VPMAXUD      Y7, Y6, Y6
+	VEXTRACTI128 $0x01, Y6, X7
+	VPMAXUD      X7, X6, X6
+	VPSHUFD      $0x0e, X6, X7
+	VPMAXUD      X7, X6, X6
+	VPSHUFD      $0x01, X6, X7
+	VPMAXUD      X7, X6, X6
+	VMOVD        X6, R12
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R13, R13
+	ADDL    $0x001fffff, R12
+	SHRL    $0x17, R12
+	SUBL    $0x08, R12
+	CMOVLCS R13, R12
+
+	// mScales
+	MOVQ         128(AX), R13
+	MOVQ         R10, R14
+	SHRQ         $0x05, R14
+	MOVB         R12, (R13)(R14*1)
+	LEAQ         scaleFactors<>+1024(SB), R13
+	VBROADCASTSS (R13)(R12*4), Y6
+	VMULPS       Y6, Y1, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y1, Y8
+	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y8, Y8
+	VBLENDVPS    Y8, roundingAVX2<>+544(SB), Y7, Y7
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y4, Y8
+	VANDPS    roundingAVX2<>+480(SB), Y8, Y8
+	VPADDD    Y8, Y7, Y7
+	VCVTPS2PH $0x03, Y7, X7
+	VMULPS    Y6, Y2, Y8
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y9
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y8, Y8
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y5, Y9
+	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD      Y9, Y8, Y8
+	VCVTPS2PH   $0x03, Y8, X8
+	VINSERTI128 $0x01, X8, Y7, Y7
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y4, Y8
+	VPADDW    Y8, Y7, Y7
+	VANDPS    roundingAVX2<>+608(SB), Y7, Y8
+	VPADDW    Y7, Y7, Y7
+	VORPS     Y8, Y7, Y7
+	VPSRLW    $0x08, Y7, Y7
+	VMULPS    Y6, Y3, Y8
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y9
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y8, Y8
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y4, Y9
+	VANDPS    roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD    Y9, Y8, Y8
+	VCVTPS2PH $0x03, Y8, X8
+	VMULPS    Y6, Y0, Y6
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y9
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y6, Y6
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y5, Y9
+	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD      Y9, Y6, Y6
+	VCVTPS2PH   $0x03, Y6, X6
+	VINSERTI128 $0x01, X6, Y8, Y6
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y5, Y8
+	VPADDW    Y8, Y6, Y6
+	VANDPS    roundingAVX2<>+608(SB), Y6, Y8
+	VPADDW    Y6, Y6, Y6
+	VORPS     Y8, Y6, Y6
+	VPSRLW    $0x08, Y6, Y6
+	VPACKUSWB Y6, Y7, Y6
+	VPERMQ    $0xd8, Y6, Y6
+	VMOVDQU   Y6, (SI)(R10*1)
+
+packed35:
+	JMP end33
+
+else32:
 	TESTL $0x00000008, CX
-	JZ    else24
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (SI)(R10*2)
+	VPSLLD $0x0f, Y1, Y6
+	VPSRLD $0x1f, Y6, Y6
+	VPADDD Y6, Y1, Y6
+	VPADDD roundingAVX2<>+224(SB), Y6, Y6
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y2, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y2, Y2, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, 16(SI)(R10*2)
+	VPSLLD $0x0f, Y2, Y7
+	VPSRLD $0x1f, Y7, Y7
+	VPADDD Y7, Y2, Y7
+	VPADDD roundingAVX2<>+224(SB), Y7, Y7
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y3, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y3, Y3, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, 32(SI)(R10*2)
+	VPSLLD $0x0f, Y3, Y8
+	VPSRLD $0x1f, Y8, Y8
+	VPADDD Y8, Y3, Y8
+	VPADDD roundingAVX2<>+224(SB), Y8, Y8
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y0, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y0, Y0, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, 48(SI)(R10*2)
-	JMP     end25
+	VPSLLD    $0x0f, Y0, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y0, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y6
+	VPERMQ    $0xd8, Y6, Y6
+	VMOVDQU   Y6, (SI)(R10*2)
+	VPSRLD    $0x10, Y8, Y8
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y8, Y6
+	VPERMQ    $0xd8, Y6, Y6
+	VMOVDQU   Y6, 32(SI)(R10*2)
+	JMP       end37
 
-else24:
+else36:
 	VMOVUPS Y1, (SI)(R10*4)
 	VMOVUPS Y2, 32(SI)(R10*4)
 	VMOVUPS Y3, 64(SI)(R10*4)
 	VMOVUPS Y0, 96(SI)(R10*4)
 
-end25:
+end37:
+end33:
 	// u = k1·m − k2·n
 	// k1
-	VBROADCASTSS 28(AX), Y4
-	VMULPS       Y1, Y4, Y1
-	VMULPS       Y2, Y4, Y2
-	VMULPS       Y3, Y4, Y3
-	VMULPS       Y0, Y4, Y0
+	VBROADCASTSS 28(AX), Y6
+	VMULPS       Y1, Y6, Y1
+	VMULPS       Y2, Y6, Y2
+	VMULPS       Y3, Y6, Y3
+	VMULPS       Y0, Y6, Y0
 
 	// k2
-	VBROADCASTSS 32(AX), Y4
+	VBROADCASTSS 32(AX), Y6
 
 	// load n
-	TESTL      $0x00000008, CX
-	JZ         else26
-	VPMOVZXWD  (DI)(R10*2), Y5
-	VPSLLD     $0x10, Y5, Y5
-	VPMOVZXWD  16(DI)(R10*2), Y6
-	VPSLLD     $0x10, Y6, Y6
-	VPMOVZXWD  32(DI)(R10*2), Y7
-	VPSLLD     $0x10, Y7, Y7
-	VPMOVZXWD  48(DI)(R10*2), Y8
-	VPSLLD     $0x10, Y8, Y8
-	PREFETCHT0 (DI)(R11*2)
-	JMP        end27
+	TESTL $0x00000400, CX
+	JZ    else38
 
-else26:
-	VMOVUPS    (DI)(R10*4), Y5
-	VMOVUPS    32(DI)(R10*4), Y6
-	VMOVUPS    64(DI)(R10*4), Y7
-	VMOVUPS    96(DI)(R10*4), Y8
+	// nScales
+	MOVQ    136(AX), R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
+	MOVBLZX (R12)(R13*1), R12
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (DI)(R10*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	VPMOVSXBW    16(DI)(R10*1), Y10
+	VPSLLW       $0x07, Y10, Y10
+	VANDPS       roundingAVX2<>+576(SB), Y10, Y10
+	VCVTPH2PS    X10, Y9
+	VEXTRACTI128 $0x01, Y10, X10
+	VCVTPH2PS    X10, Y10
+	PREFETCHT0   (DI)(R11*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (DI)(R10*1), Y11
+	VPAND        roundingAVX2<>+512(SB), Y11, Y11
+	VPCMPEQB     roundingAVX2<>+512(SB), Y11, Y11
+	VPMOVMSKB    Y11, R13
+	LEAL         9(R12), R14
+	SHRL         $0x08, R14
+	ORL          R14, R13
+	JZ           usual40
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y11
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y11, Y11
+	VORPS        Y11, Y7, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y8, Y11
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y11, Y11
+	VORPS        Y11, Y8, Y8
+	VANDPS       roundingAVX2<>+352(SB), Y9, Y11
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y11, Y11
+	VORPS        Y11, Y9, Y9
+	VANDPS       roundingAVX2<>+352(SB), Y10, Y11
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y11, Y11
+	VORPS        Y11, Y10, Y10
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VMOVD        R14, X11
+	VPBROADCASTD X11, Y11
+	VMULPS       Y11, Y7, Y7
+	VMULPS       Y11, Y8, Y8
+	VMULPS       Y11, Y9, Y9
+	VMULPS       Y11, Y10, Y10
+
+usual40:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R13
+	VBROADCASTSS (R13)(R12*4), Y11
+	VMULPS       Y11, Y7, Y7
+	VMULPS       Y11, Y8, Y8
+	VMULPS       Y11, Y9, Y9
+	VMULPS       Y11, Y10, Y10
+	JMP          end39
+
+else38:
+	TESTL      $0x00000008, CX
+	JZ         else41
+	VPMOVZXWD  (DI)(R10*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  16(DI)(R10*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	VPMOVZXWD  32(DI)(R10*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  48(DI)(R10*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	PREFETCHT0 (DI)(R11*2)
+	JMP        end42
+
+else41:
+	VMOVUPS    (DI)(R10*4), Y7
+	VMOVUPS    32(DI)(R10*4), Y8
+	VMOVUPS    64(DI)(R10*4), Y9
+	VMOVUPS    96(DI)(R10*4), Y10
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end27:
-	VMULPS Y5, Y4, Y5
-	VMULPS Y6, Y4, Y6
-	VMULPS Y7, Y4, Y7
-	VMULPS Y8, Y4, Y4
-	VSUBPS Y5, Y1, Y1
-	VSUBPS Y6, Y2, Y2
-	VSUBPS Y7, Y3, Y3
-	VSUBPS Y4, Y0, Y0
+end42:
+end39:
+	VMULPS Y7, Y6, Y7
+	VMULPS Y8, Y6, Y8
+	VMULPS Y9, Y6, Y9
+	VMULPS Y10, Y6, Y6
+	VSUBPS Y7, Y1, Y1
+	VSUBPS Y8, Y2, Y2
+	VSUBPS Y9, Y3, Y3
+	VSUBPS Y6, Y0, Y0
 
 	// p = keep·p − u
 	// keep
-	VBROADCASTSS 8(AX), Y4
+	VBROADCASTSS 8(AX), Y6
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else28
+	JZ         else43
 	TESTL      $0x00000100, CX
-	JZ         else30
+	JZ         else45
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R8)(R10*2), Y5
-	VPSLLD    $0x10, Y5, Y5
-	VPMOVSXWD (DX)(R10*2), Y6
-	VPADDD    Y6, Y5, Y6
-	VXORPS    Y6, Y5, Y7
-	VBLENDVPS Y7, Y5, Y6, Y5
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 16(R8)(R10*2), Y6
-	VPSLLD    $0x10, Y6, Y6
-	VPMOVSXWD 16(DX)(R10*2), Y7
-	VPADDD    Y7, Y6, Y7
-	VXORPS    Y7, Y6, Y8
-	VBLENDVPS Y8, Y6, Y7, Y6
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 32(R8)(R10*2), Y7
+	VPMOVZXWD (R8)(R10*2), Y7
 	VPSLLD    $0x10, Y7, Y7
-	VPMOVSXWD 32(DX)(R10*2), Y8
+	VPMOVSXWD (DX)(R10*2), Y8
 	VPADDD    Y8, Y7, Y8
 	VXORPS    Y8, Y7, Y9
 	VBLENDVPS Y9, Y7, Y8, Y7
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 48(R8)(R10*2), Y8
+	VPMOVZXWD 16(R8)(R10*2), Y8
 	VPSLLD    $0x10, Y8, Y8
-	VPMOVSXWD 48(DX)(R10*2), Y9
+	VPMOVSXWD 16(DX)(R10*2), Y9
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end31
 
-else30:
-	VPMOVZXWD  (DX)(R10*2), Y5
-	VPSLLD     $0x10, Y5, Y5
-	VPMOVZXWD  16(DX)(R10*2), Y6
-	VPSLLD     $0x10, Y6, Y6
-	VPMOVZXWD  32(DX)(R10*2), Y7
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Y9
+	VPSLLD    $0x10, Y9, Y9
+	VPMOVSXWD 32(DX)(R10*2), Y10
+	VPADDD    Y10, Y9, Y10
+	VXORPS    Y10, Y9, Y11
+	VBLENDVPS Y11, Y9, Y10, Y9
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+	VPMOVSXWD 48(DX)(R10*2), Y11
+	VPADDD    Y11, Y10, Y11
+	VXORPS    Y11, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y10
+	JMP       end46
+
+else45:
+	VPMOVZXWD  (DX)(R10*2), Y7
 	VPSLLD     $0x10, Y7, Y7
-	VPMOVZXWD  48(DX)(R10*2), Y8
+	VPMOVZXWD  16(DX)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
+	VPMOVZXWD  32(DX)(R10*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  48(DX)(R10*2), Y10
+	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R11*2)
 
-end31:
-	JMP end29
+end46:
+	JMP end44
 
-else28:
-	VMOVUPS    (DX)(R10*4), Y5
-	VMOVUPS    32(DX)(R10*4), Y6
-	VMOVUPS    64(DX)(R10*4), Y7
-	VMOVUPS    96(DX)(R10*4), Y8
+else43:
+	VMOVUPS    (DX)(R10*4), Y7
+	VMOVUPS    32(DX)(R10*4), Y8
+	VMOVUPS    64(DX)(R10*4), Y9
+	VMOVUPS    96(DX)(R10*4), Y10
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end33
+	JZ         end48
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else34
-	VCVTPS2PH $0x00, Y5, X9
-	VCVTPH2PS (R8)(R10*2), Y10
-	JMP       end35
+	JZ        else49
+	VCVTPS2PH $0x00, Y7, X11
+	VCVTPH2PS (R8)(R10*2), Y12
+	JMP       end50
 
-else34:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y5, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD (R8)(R10*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y7, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y7, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y7, Y7, Y12
+	VBLENDVPS Y12, Y7, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD (R8)(R10*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end35:
-	VPCMPEQW  (R8)(R10*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y5, Y10, Y5
+end50:
+	VPCMPEQW  (R8)(R10*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else36
-	VCVTPS2PH $0x00, Y6, X9
-	VCVTPH2PS 16(R8)(R10*2), Y10
-	JMP       end37
+	JZ        else51
+	VCVTPS2PH $0x00, Y8, X11
+	VCVTPH2PS 16(R8)(R10*2), Y12
+	JMP       end52
 
-else36:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y6, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 16(R8)(R10*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y8, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y8, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y8, Y8, Y12
+	VBLENDVPS Y12, Y8, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 16(R8)(R10*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end37:
-	VPCMPEQW  16(R8)(R10*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y6, Y10, Y6
+end52:
+	VPCMPEQW  16(R8)(R10*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y8, Y12, Y8
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else38
-	VCVTPS2PH $0x00, Y7, X9
-	VCVTPH2PS 32(R8)(R10*2), Y10
-	JMP       end39
+	JZ        else53
+	VCVTPS2PH $0x00, Y9, X11
+	VCVTPH2PS 32(R8)(R10*2), Y12
+	JMP       end54
 
-else38:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y7, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 32(R8)(R10*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y9, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y9, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y9, Y9, Y12
+	VBLENDVPS Y12, Y9, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 32(R8)(R10*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end39:
-	VPCMPEQW  32(R8)(R10*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y7, Y10, Y7
+end54:
+	VPCMPEQW  32(R8)(R10*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y9, Y12, Y9
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else40
-	VCVTPS2PH $0x00, Y8, X9
-	VCVTPH2PS 48(R8)(R10*2), Y10
-	JMP       end41
+	JZ        else55
+	VCVTPS2PH $0x00, Y10, X11
+	VCVTPH2PS 48(R8)(R10*2), Y12
+	JMP       end56
 
-else40:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y8, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 48(R8)(R10*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y10, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y10, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y10, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 48(R8)(R10*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end41:
-	VPCMPEQW  48(R8)(R10*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y8, Y10, Y8
+end56:
+	VPCMPEQW  48(R8)(R10*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y10, Y12, Y10
 
-end33:
-end29:
-	VMULPS Y5, Y4, Y5
-	VMULPS Y6, Y4, Y6
-	VMULPS Y7, Y4, Y7
-	VMULPS Y8, Y4, Y4
-	VSUBPS Y1, Y5, Y1
-	VSUBPS Y2, Y6, Y2
-	VSUBPS Y3, Y7, Y3
-	VSUBPS Y0, Y4, Y0
+end48:
+end44:
+	VMULPS Y7, Y6, Y7
+	VMULPS Y8, Y6, Y8
+	VMULPS Y9, Y6, Y9
+	VMULPS Y10, Y6, Y6
+	VSUBPS Y1, Y7, Y1
+	VSUBPS Y2, Y8, Y2
+	VSUBPS Y3, Y9, Y3
+	VSUBPS Y0, Y6, Y0
 
 	// store p
-	TESTL $0x00000080, CX
-	JZ    else42
-
-	// counter
-	MOVL         56(AX), R12
-	ADDL         R10, R12
-	VMOVD        R12, X7
-	VPBROADCASTD X7, Y7
-	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
-
-	// key
-	VPBROADCASTD 60(AX), Y8
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y4
-	VXORPS Y4, Y7, Y4
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
-	VXORPS  Y8, Y4, Y4
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y5
-	VXORPS  Y5, Y4, Y4
-	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y4, Y5
-	VXORPS Y5, Y4, Y4
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y5
-	VXORPS Y5, Y7, Y5
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
-	VXORPS  Y8, Y5, Y5
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
-	VXORPS  Y6, Y5, Y5
-	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y5, Y6
-	VXORPS Y6, Y5, Y5
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y6
-	VXORPS Y6, Y7, Y6
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
-	VXORPS  Y8, Y6, Y6
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y6, Y9
-	VXORPS  Y9, Y6, Y6
-	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y6, Y9
-	VXORPS Y9, Y6, Y6
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y9
-	VXORPS Y9, Y7, Y7
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
-	VXORPS  Y8, Y7, Y7
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y7, Y8
-	VXORPS  Y8, Y7, Y7
-	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y8, Y7, Y7
-	JMP    end43
-
-else42:
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-
-end43:
 	TESTL $0x00000104, CX
-	JZ    else44
+	JZ    else57
 	TESTL $0x00000100, CX
-	JZ    else46
+	JZ    else59
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (R8)(R10*2)
+	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPERMQ    $0x08, Y4, Y4
+	VMOVUPS   X4, (R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y4
 	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y4
-	VORPS   Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(R8)(R10*2)
+	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 16(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(R8)(R10*2)
+	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 32(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 48(R8)(R10*2)
+	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 48(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R10*2)
-	JMP     end47
+	JMP     end60
 
-else46:
-	// bf16: (p + draw>>16)>>16
+else59:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX2<>+192(SB), Y4, Y4
+	VPMULLW roundingAVX2<>+192(SB), Y5, Y5
+	VANDPS  roundingAVX2<>+128(SB), Y4, Y6
+	VPADDD  Y6, Y1, Y6
+	VANDPS  roundingAVX2<>+128(SB), Y5, Y7
+	VPADDD  Y7, Y2, Y7
 	VPSRLD  $0x10, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R10*2)
-	VPSRLD  $0x10, Y5, Y1
-	VPADDD  Y1, Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R10*2)
-	VPSRLD  $0x10, Y6, Y1
-	VPADDD  Y1, Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R10*2)
-	VPSRLD  $0x10, Y7, Y1
-	VPADDD  Y1, Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(DX)(R10*2)
+	VPADDD  Y4, Y3, Y4
+	VPSRLD  $0x10, Y5, Y5
+	VPADDD  Y5, Y0, Y5
+	TESTL   $0x00000408, CX
+	JZ      else61
+	JMP     end62
 
-end47:
-	JMP end45
+else61:
+	VCMPPS    $0x03, Y1, Y1, Y8
+	VBLENDVPS Y8, Y1, Y6, Y6
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y7, Y7
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VBLENDVPS Y1, Y0, Y5, Y5
 
-else44:
+end62:
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DX)(R10*2)
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y5
+	VPACKUSDW Y5, Y4, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DX)(R10*2)
+
+end60:
+	JMP end58
+
+else57:
 	VMOVUPS   Y1, (DX)(R10*4)
 	VMOVUPS   Y2, 32(DX)(R10*4)
 	VMOVUPS   Y3, 64(DX)(R10*4)
 	VMOVUPS   Y0, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end49
+	JZ        end64
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else65
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end51
+	JMP       end66
 
-else50:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y4
+	VPSLLD    $0x0f, Y1, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y1, Y4
+	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
+	VPERMQ    $0x08, Y1, Y4
 
-end51:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else52
+	JZ       else67
 	VMOVNTDQ X4, (R8)(R10*2)
-	JMP      end53
+	JMP      end68
 
-else52:
+else67:
 	VMOVUPS X4, (R8)(R10*2)
 
-end53:
+end68:
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else69
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end55
+	JMP       end70
 
-else54:
+else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y2, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end55:
+end70:
 	TESTL    $0x00000040, CX
-	JZ       else56
+	JZ       else71
 	VMOVNTDQ X1, 16(R8)(R10*2)
-	JMP      end57
+	JMP      end72
 
-else56:
+else71:
 	VMOVUPS X1, 16(R8)(R10*2)
 
-end57:
+end72:
 	TESTL     $0x00000020, CX
-	JZ        else58
+	JZ        else73
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end59
+	JMP       end74
 
-else58:
+else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y3, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end59:
+end74:
 	TESTL    $0x00000040, CX
-	JZ       else60
+	JZ       else75
 	VMOVNTDQ X1, 32(R8)(R10*2)
-	JMP      end61
+	JMP      end76
 
-else60:
+else75:
 	VMOVUPS X1, 32(R8)(R10*2)
 
-end61:
+end76:
 	TESTL     $0x00000020, CX
-	JZ        else62
+	JZ        else77
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end63
+	JMP       end78
 
-else62:
+else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
 
-end63:
+end78:
 	TESTL    $0x00000040, CX
-	JZ       else64
+	JZ       else79
 	VMOVNTDQ X1, 48(R8)(R10*2)
-	JMP      end65
+	JMP      end80
 
-else64:
+else79:
 	VMOVUPS X1, 48(R8)(R10*2)
 
-end65:
-end49:
-end45:
+end80:
+end64:
+end58:
 	ADDQ  $0x00000020, R10
 	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
-	JNE   passAhead
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end67
+	JZ    end82
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end67:
+end82:
 	TESTL $0x00000040, CX
-	JZ    end69
+	JZ    end84
 	SFENCE
 
-end69:
+end84:
 	VZEROUPPER
 	RET
 
-DATA roundingAVX2<>+0(SB)/8, $0x0000000100000000
-DATA roundingAVX2<>+8(SB)/8, $0x0000000300000002
-DATA roundingAVX2<>+16(SB)/8, $0x0000000500000004
-DATA roundingAVX2<>+24(SB)/8, $0x0000000700000006
-DATA roundingAVX2<>+32(SB)/8, $0x0000000800000008
-DATA roundingAVX2<>+40(SB)/8, $0x0000000800000008
-DATA roundingAVX2<>+48(SB)/8, $0x0000000800000008
-DATA roundingAVX2<>+56(SB)/8, $0x0000000800000008
+DATA roundingAVX2<>+0(SB)/8, $0x9e3779b900000000
+DATA roundingAVX2<>+8(SB)/8, $0xdaa66d2b3c6ef372
+DATA roundingAVX2<>+16(SB)/8, $0x1715609d78dde6e4
+DATA roundingAVX2<>+24(SB)/8, $0x5384540fb54cda56
+DATA roundingAVX2<>+32(SB)/8, $0xf1bbcdc8f1bbcdc8
+DATA roundingAVX2<>+40(SB)/8, $0xf1bbcdc8f1bbcdc8
+DATA roundingAVX2<>+48(SB)/8, $0xf1bbcdc8f1bbcdc8
+DATA roundingAVX2<>+56(SB)/8, $0xf1bbcdc8f1bbcdc8
 DATA roundingAVX2<>+64(SB)/8, $0x7feb352d7feb352d
 DATA roundingAVX2<>+72(SB)/8, $0x7feb352d7feb352d
 DATA roundingAVX2<>+80(SB)/8, $0x7feb352d7feb352d
@@ -7481,38 +7786,328 @@ DATA roundingAVX2<>+128(SB)/8, $0x0000ffff0000ffff
 DATA roundingAVX2<>+136(SB)/8, $0x0000ffff0000ffff
 DATA roundingAVX2<>+144(SB)/8, $0x0000ffff0000ffff
 DATA roundingAVX2<>+152(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX2<>+160(SB)/8, $0x00007fff00007fff
-DATA roundingAVX2<>+168(SB)/8, $0x00007fff00007fff
-DATA roundingAVX2<>+176(SB)/8, $0x00007fff00007fff
-DATA roundingAVX2<>+184(SB)/8, $0x00007fff00007fff
-DATA roundingAVX2<>+192(SB)/8, $0x0000800000008000
-DATA roundingAVX2<>+200(SB)/8, $0x0000800000008000
-DATA roundingAVX2<>+208(SB)/8, $0x0000800000008000
-DATA roundingAVX2<>+216(SB)/8, $0x0000800000008000
-DATA roundingAVX2<>+224(SB)/8, $0x0f0e0b0a07060302
-DATA roundingAVX2<>+232(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+240(SB)/8, $0x0f0e0b0a07060302
-DATA roundingAVX2<>+248(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+256(SB)/8, $0x0d0c090805040100
-DATA roundingAVX2<>+264(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+272(SB)/8, $0x0d0c090805040100
-DATA roundingAVX2<>+280(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+288(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+296(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+304(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+312(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+320(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+328(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+336(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+344(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+352(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+360(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+368(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+376(SB)/8, $0x7f8000007f800000
-GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $384
+DATA roundingAVX2<>+160(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX2<>+168(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX2<>+176(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX2<>+184(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX2<>+192(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX2<>+200(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX2<>+208(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX2<>+216(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX2<>+224(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+232(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+240(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+248(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+256(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+264(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+272(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+280(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+288(SB)/8, $0x0f0e0b0a07060302
+DATA roundingAVX2<>+296(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+304(SB)/8, $0x0f0e0b0a07060302
+DATA roundingAVX2<>+312(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+320(SB)/8, $0x0d0c090805040100
+DATA roundingAVX2<>+328(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+336(SB)/8, $0x0d0c090805040100
+DATA roundingAVX2<>+344(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+352(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+360(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+368(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+376(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+384(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+392(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+400(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+408(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+416(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+424(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+432(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+440(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+448(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX2<>+456(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX2<>+464(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX2<>+472(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX2<>+480(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX2<>+488(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX2<>+496(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX2<>+504(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX2<>+512(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+520(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+528(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+536(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+544(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+552(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+560(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+568(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+576(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+584(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+592(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+600(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+608(SB)/8, $0x8000800080008000
+DATA roundingAVX2<>+616(SB)/8, $0x8000800080008000
+DATA roundingAVX2<>+624(SB)/8, $0x8000800080008000
+DATA roundingAVX2<>+632(SB)/8, $0x8000800080008000
+GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $640
+
+DATA scaleFactors<>+0(SB)/8, $0x0480000004000000
+DATA scaleFactors<>+8(SB)/8, $0x0580000005000000
+DATA scaleFactors<>+16(SB)/8, $0x0680000006000000
+DATA scaleFactors<>+24(SB)/8, $0x0780000007000000
+DATA scaleFactors<>+32(SB)/8, $0x0880000008000000
+DATA scaleFactors<>+40(SB)/8, $0x0980000009000000
+DATA scaleFactors<>+48(SB)/8, $0x0a8000000a000000
+DATA scaleFactors<>+56(SB)/8, $0x0b8000000b000000
+DATA scaleFactors<>+64(SB)/8, $0x0c8000000c000000
+DATA scaleFactors<>+72(SB)/8, $0x0d8000000d000000
+DATA scaleFactors<>+80(SB)/8, $0x0e8000000e000000
+DATA scaleFactors<>+88(SB)/8, $0x0f8000000f000000
+DATA scaleFactors<>+96(SB)/8, $0x1080000010000000
+DATA scaleFactors<>+104(SB)/8, $0x1180000011000000
+DATA scaleFactors<>+112(SB)/8, $0x1280000012000000
+DATA scaleFactors<>+120(SB)/8, $0x1380000013000000
+DATA scaleFactors<>+128(SB)/8, $0x1480000014000000
+DATA scaleFactors<>+136(SB)/8, $0x1580000015000000
+DATA scaleFactors<>+144(SB)/8, $0x1680000016000000
+DATA scaleFactors<>+152(SB)/8, $0x1780000017000000
+DATA scaleFactors<>+160(SB)/8, $0x1880000018000000
+DATA scaleFactors<>+168(SB)/8, $0x1980000019000000
+DATA scaleFactors<>+176(SB)/8, $0x1a8000001a000000
+DATA scaleFactors<>+184(SB)/8, $0x1b8000001b000000
+DATA scaleFactors<>+192(SB)/8, $0x1c8000001c000000
+DATA scaleFactors<>+200(SB)/8, $0x1d8000001d000000
+DATA scaleFactors<>+208(SB)/8, $0x1e8000001e000000
+DATA scaleFactors<>+216(SB)/8, $0x1f8000001f000000
+DATA scaleFactors<>+224(SB)/8, $0x2080000020000000
+DATA scaleFactors<>+232(SB)/8, $0x2180000021000000
+DATA scaleFactors<>+240(SB)/8, $0x2280000022000000
+DATA scaleFactors<>+248(SB)/8, $0x2380000023000000
+DATA scaleFactors<>+256(SB)/8, $0x2480000024000000
+DATA scaleFactors<>+264(SB)/8, $0x2580000025000000
+DATA scaleFactors<>+272(SB)/8, $0x2680000026000000
+DATA scaleFactors<>+280(SB)/8, $0x2780000027000000
+DATA scaleFactors<>+288(SB)/8, $0x2880000028000000
+DATA scaleFactors<>+296(SB)/8, $0x2980000029000000
+DATA scaleFactors<>+304(SB)/8, $0x2a8000002a000000
+DATA scaleFactors<>+312(SB)/8, $0x2b8000002b000000
+DATA scaleFactors<>+320(SB)/8, $0x2c8000002c000000
+DATA scaleFactors<>+328(SB)/8, $0x2d8000002d000000
+DATA scaleFactors<>+336(SB)/8, $0x2e8000002e000000
+DATA scaleFactors<>+344(SB)/8, $0x2f8000002f000000
+DATA scaleFactors<>+352(SB)/8, $0x3080000030000000
+DATA scaleFactors<>+360(SB)/8, $0x3180000031000000
+DATA scaleFactors<>+368(SB)/8, $0x3280000032000000
+DATA scaleFactors<>+376(SB)/8, $0x3380000033000000
+DATA scaleFactors<>+384(SB)/8, $0x3480000034000000
+DATA scaleFactors<>+392(SB)/8, $0x3580000035000000
+DATA scaleFactors<>+400(SB)/8, $0x3680000036000000
+DATA scaleFactors<>+408(SB)/8, $0x3780000037000000
+DATA scaleFactors<>+416(SB)/8, $0x3880000038000000
+DATA scaleFactors<>+424(SB)/8, $0x3980000039000000
+DATA scaleFactors<>+432(SB)/8, $0x3a8000003a000000
+DATA scaleFactors<>+440(SB)/8, $0x3b8000003b000000
+DATA scaleFactors<>+448(SB)/8, $0x3c8000003c000000
+DATA scaleFactors<>+456(SB)/8, $0x3d8000003d000000
+DATA scaleFactors<>+464(SB)/8, $0x3e8000003e000000
+DATA scaleFactors<>+472(SB)/8, $0x3f8000003f000000
+DATA scaleFactors<>+480(SB)/8, $0x4080000040000000
+DATA scaleFactors<>+488(SB)/8, $0x4180000041000000
+DATA scaleFactors<>+496(SB)/8, $0x4280000042000000
+DATA scaleFactors<>+504(SB)/8, $0x4380000043000000
+DATA scaleFactors<>+512(SB)/8, $0x4480000044000000
+DATA scaleFactors<>+520(SB)/8, $0x4580000045000000
+DATA scaleFactors<>+528(SB)/8, $0x4680000046000000
+DATA scaleFactors<>+536(SB)/8, $0x4780000047000000
+DATA scaleFactors<>+544(SB)/8, $0x4880000048000000
+DATA scaleFactors<>+552(SB)/8, $0x4980000049000000
+DATA scaleFactors<>+560(SB)/8, $0x4a8000004a000000
+DATA scaleFactors<>+568(SB)/8, $0x4b8000004b000000
+DATA scaleFactors<>+576(SB)/8, $0x4c8000004c000000
+DATA scaleFactors<>+584(SB)/8, $0x4d8000004d000000
+DATA scaleFactors<>+592(SB)/8, $0x4e8000004e000000
+DATA scaleFactors<>+600(SB)/8, $0x4f8000004f000000
+DATA scaleFactors<>+608(SB)/8, $0x5080000050000000
+DATA scaleFactors<>+616(SB)/8, $0x5180000051000000
+DATA scaleFactors<>+624(SB)/8, $0x5280000052000000
+DATA scaleFactors<>+632(SB)/8, $0x5380000053000000
+DATA scaleFactors<>+640(SB)/8, $0x5480000054000000
+DATA scaleFactors<>+648(SB)/8, $0x5580000055000000
+DATA scaleFactors<>+656(SB)/8, $0x5680000056000000
+DATA scaleFactors<>+664(SB)/8, $0x5780000057000000
+DATA scaleFactors<>+672(SB)/8, $0x5880000058000000
+DATA scaleFactors<>+680(SB)/8, $0x5980000059000000
+DATA scaleFactors<>+688(SB)/8, $0x5a8000005a000000
+DATA scaleFactors<>+696(SB)/8, $0x5b8000005b000000
+DATA scaleFactors<>+704(SB)/8, $0x5c8000005c000000
+DATA scaleFactors<>+712(SB)/8, $0x5d8000005d000000
+DATA scaleFactors<>+720(SB)/8, $0x5e8000005e000000
+DATA scaleFactors<>+728(SB)/8, $0x5f8000005f000000
+DATA scaleFactors<>+736(SB)/8, $0x6080000060000000
+DATA scaleFactors<>+744(SB)/8, $0x6180000061000000
+DATA scaleFactors<>+752(SB)/8, $0x6280000062000000
+DATA scaleFactors<>+760(SB)/8, $0x6380000063000000
+DATA scaleFactors<>+768(SB)/8, $0x6480000064000000
+DATA scaleFactors<>+776(SB)/8, $0x6580000065000000
+DATA scaleFactors<>+784(SB)/8, $0x6680000066000000
+DATA scaleFactors<>+792(SB)/8, $0x6780000067000000
+DATA scaleFactors<>+800(SB)/8, $0x6880000068000000
+DATA scaleFactors<>+808(SB)/8, $0x6980000069000000
+DATA scaleFactors<>+816(SB)/8, $0x6a8000006a000000
+DATA scaleFactors<>+824(SB)/8, $0x6b8000006b000000
+DATA scaleFactors<>+832(SB)/8, $0x6c8000006c000000
+DATA scaleFactors<>+840(SB)/8, $0x6d8000006d000000
+DATA scaleFactors<>+848(SB)/8, $0x6e8000006e000000
+DATA scaleFactors<>+856(SB)/8, $0x6f8000006f000000
+DATA scaleFactors<>+864(SB)/8, $0x7080000070000000
+DATA scaleFactors<>+872(SB)/8, $0x7180000071000000
+DATA scaleFactors<>+880(SB)/8, $0x7280000072000000
+DATA scaleFactors<>+888(SB)/8, $0x7380000073000000
+DATA scaleFactors<>+896(SB)/8, $0x7480000074000000
+DATA scaleFactors<>+904(SB)/8, $0x7580000075000000
+DATA scaleFactors<>+912(SB)/8, $0x7680000076000000
+DATA scaleFactors<>+920(SB)/8, $0x7780000077000000
+DATA scaleFactors<>+928(SB)/8, $0x7880000078000000
+DATA scaleFactors<>+936(SB)/8, $0x7980000079000000
+DATA scaleFactors<>+944(SB)/8, $0x7a8000007a000000
+DATA scaleFactors<>+952(SB)/8, $0x7b8000007b000000
+DATA scaleFactors<>+960(SB)/8, $0x7c8000007c000000
+DATA scaleFactors<>+968(SB)/8, $0x7d8000007d000000
+DATA scaleFactors<>+976(SB)/8, $0x7e8000007e000000
+DATA scaleFactors<>+984(SB)/8, $0x5f8000007f000000
+DATA scaleFactors<>+992(SB)/8, $0x6080000060000000
+DATA scaleFactors<>+1000(SB)/8, $0x6180000061000000
+DATA scaleFactors<>+1008(SB)/8, $0x6280000062000000
+DATA scaleFactors<>+1016(SB)/8, $0x7fc0000063000000
+DATA scaleFactors<>+1024(SB)/8, $0x7a8000007b000000
+DATA scaleFactors<>+1032(SB)/8, $0x798000007a000000
+DATA scaleFactors<>+1040(SB)/8, $0x7880000079000000
+DATA scaleFactors<>+1048(SB)/8, $0x7780000078000000
+DATA scaleFactors<>+1056(SB)/8, $0x7680000077000000
+DATA scaleFactors<>+1064(SB)/8, $0x7580000076000000
+DATA scaleFactors<>+1072(SB)/8, $0x7480000075000000
+DATA scaleFactors<>+1080(SB)/8, $0x7380000074000000
+DATA scaleFactors<>+1088(SB)/8, $0x7280000073000000
+DATA scaleFactors<>+1096(SB)/8, $0x7180000072000000
+DATA scaleFactors<>+1104(SB)/8, $0x7080000071000000
+DATA scaleFactors<>+1112(SB)/8, $0x6f80000070000000
+DATA scaleFactors<>+1120(SB)/8, $0x6e8000006f000000
+DATA scaleFactors<>+1128(SB)/8, $0x6d8000006e000000
+DATA scaleFactors<>+1136(SB)/8, $0x6c8000006d000000
+DATA scaleFactors<>+1144(SB)/8, $0x6b8000006c000000
+DATA scaleFactors<>+1152(SB)/8, $0x6a8000006b000000
+DATA scaleFactors<>+1160(SB)/8, $0x698000006a000000
+DATA scaleFactors<>+1168(SB)/8, $0x6880000069000000
+DATA scaleFactors<>+1176(SB)/8, $0x6780000068000000
+DATA scaleFactors<>+1184(SB)/8, $0x6680000067000000
+DATA scaleFactors<>+1192(SB)/8, $0x6580000066000000
+DATA scaleFactors<>+1200(SB)/8, $0x6480000065000000
+DATA scaleFactors<>+1208(SB)/8, $0x6380000064000000
+DATA scaleFactors<>+1216(SB)/8, $0x6280000063000000
+DATA scaleFactors<>+1224(SB)/8, $0x6180000062000000
+DATA scaleFactors<>+1232(SB)/8, $0x6080000061000000
+DATA scaleFactors<>+1240(SB)/8, $0x5f80000060000000
+DATA scaleFactors<>+1248(SB)/8, $0x5e8000005f000000
+DATA scaleFactors<>+1256(SB)/8, $0x5d8000005e000000
+DATA scaleFactors<>+1264(SB)/8, $0x5c8000005d000000
+DATA scaleFactors<>+1272(SB)/8, $0x5b8000005c000000
+DATA scaleFactors<>+1280(SB)/8, $0x5a8000005b000000
+DATA scaleFactors<>+1288(SB)/8, $0x598000005a000000
+DATA scaleFactors<>+1296(SB)/8, $0x5880000059000000
+DATA scaleFactors<>+1304(SB)/8, $0x5780000058000000
+DATA scaleFactors<>+1312(SB)/8, $0x5680000057000000
+DATA scaleFactors<>+1320(SB)/8, $0x5580000056000000
+DATA scaleFactors<>+1328(SB)/8, $0x5480000055000000
+DATA scaleFactors<>+1336(SB)/8, $0x5380000054000000
+DATA scaleFactors<>+1344(SB)/8, $0x5280000053000000
+DATA scaleFactors<>+1352(SB)/8, $0x5180000052000000
+DATA scaleFactors<>+1360(SB)/8, $0x5080000051000000
+DATA scaleFactors<>+1368(SB)/8, $0x4f80000050000000
+DATA scaleFactors<>+1376(SB)/8, $0x4e8000004f000000
+DATA scaleFactors<>+1384(SB)/8, $0x4d8000004e000000
+DATA scaleFactors<>+1392(SB)/8, $0x4c8000004d000000
+DATA scaleFactors<>+1400(SB)/8, $0x4b8000004c000000
+DATA scaleFactors<>+1408(SB)/8, $0x4a8000004b000000
+DATA scaleFactors<>+1416(SB)/8, $0x498000004a000000
+DATA scaleFactors<>+1424(SB)/8, $0x4880000049000000
+DATA scaleFactors<>+1432(SB)/8, $0x4780000048000000
+DATA scaleFactors<>+1440(SB)/8, $0x4680000047000000
+DATA scaleFactors<>+1448(SB)/8, $0x4580000046000000
+DATA scaleFactors<>+1456(SB)/8, $0x4480000045000000
+DATA scaleFactors<>+1464(SB)/8, $0x4380000044000000
+DATA scaleFactors<>+1472(SB)/8, $0x4280000043000000
+DATA scaleFactors<>+1480(SB)/8, $0x4180000042000000
+DATA scaleFactors<>+1488(SB)/8, $0x4080000041000000
+DATA scaleFactors<>+1496(SB)/8, $0x3f80000040000000
+DATA scaleFactors<>+1504(SB)/8, $0x3e8000003f000000
+DATA scaleFactors<>+1512(SB)/8, $0x3d8000003e000000
+DATA scaleFactors<>+1520(SB)/8, $0x3c8000003d000000
+DATA scaleFactors<>+1528(SB)/8, $0x3b8000003c000000
+DATA scaleFactors<>+1536(SB)/8, $0x3a8000003b000000
+DATA scaleFactors<>+1544(SB)/8, $0x398000003a000000
+DATA scaleFactors<>+1552(SB)/8, $0x3880000039000000
+DATA scaleFactors<>+1560(SB)/8, $0x3780000038000000
+DATA scaleFactors<>+1568(SB)/8, $0x3680000037000000
+DATA scaleFactors<>+1576(SB)/8, $0x3580000036000000
+DATA scaleFactors<>+1584(SB)/8, $0x3480000035000000
+DATA scaleFactors<>+1592(SB)/8, $0x3380000034000000
+DATA scaleFactors<>+1600(SB)/8, $0x3280000033000000
+DATA scaleFactors<>+1608(SB)/8, $0x3180000032000000
+DATA scaleFactors<>+1616(SB)/8, $0x3080000031000000
+DATA scaleFactors<>+1624(SB)/8, $0x2f80000030000000
+DATA scaleFactors<>+1632(SB)/8, $0x2e8000002f000000
+DATA scaleFactors<>+1640(SB)/8, $0x2d8000002e000000
+DATA scaleFactors<>+1648(SB)/8, $0x2c8000002d000000
+DATA scaleFactors<>+1656(SB)/8, $0x2b8000002c000000
+DATA scaleFactors<>+1664(SB)/8, $0x2a8000002b000000
+DATA scaleFactors<>+1672(SB)/8, $0x298000002a000000
+DATA scaleFactors<>+1680(SB)/8, $0x2880000029000000
+DATA scaleFactors<>+1688(SB)/8, $0x2780000028000000
+DATA scaleFactors<>+1696(SB)/8, $0x2680000027000000
+DATA scaleFactors<>+1704(SB)/8, $0x2580000026000000
+DATA scaleFactors<>+1712(SB)/8, $0x2480000025000000
+DATA scaleFactors<>+1720(SB)/8, $0x2380000024000000
+DATA scaleFactors<>+1728(SB)/8, $0x2280000023000000
+DATA scaleFactors<>+1736(SB)/8, $0x2180000022000000
+DATA scaleFactors<>+1744(SB)/8, $0x2080000021000000
+DATA scaleFactors<>+1752(SB)/8, $0x1f80000020000000
+DATA scaleFactors<>+1760(SB)/8, $0x1e8000001f000000
+DATA scaleFactors<>+1768(SB)/8, $0x1d8000001e000000
+DATA scaleFactors<>+1776(SB)/8, $0x1c8000001d000000
+DATA scaleFactors<>+1784(SB)/8, $0x1b8000001c000000
+DATA scaleFactors<>+1792(SB)/8, $0x1a8000001b000000
+DATA scaleFactors<>+1800(SB)/8, $0x198000001a000000
+DATA scaleFactors<>+1808(SB)/8, $0x1880000019000000
+DATA scaleFactors<>+1816(SB)/8, $0x1780000018000000
+DATA scaleFactors<>+1824(SB)/8, $0x1680000017000000
+DATA scaleFactors<>+1832(SB)/8, $0x1580000016000000
+DATA scaleFactors<>+1840(SB)/8, $0x1480000015000000
+DATA scaleFactors<>+1848(SB)/8, $0x1380000014000000
+DATA scaleFactors<>+1856(SB)/8, $0x1280000013000000
+DATA scaleFactors<>+1864(SB)/8, $0x1180000012000000
+DATA scaleFactors<>+1872(SB)/8, $0x1080000011000000
+DATA scaleFactors<>+1880(SB)/8, $0x0f80000010000000
+DATA scaleFactors<>+1888(SB)/8, $0x0e8000000f000000
+DATA scaleFactors<>+1896(SB)/8, $0x0d8000000e000000
+DATA scaleFactors<>+1904(SB)/8, $0x0c8000000d000000
+DATA scaleFactors<>+1912(SB)/8, $0x0b8000000c000000
+DATA scaleFactors<>+1920(SB)/8, $0x0a8000000b000000
+DATA scaleFactors<>+1928(SB)/8, $0x098000000a000000
+DATA scaleFactors<>+1936(SB)/8, $0x0880000009000000
+DATA scaleFactors<>+1944(SB)/8, $0x0780000008000000
+DATA scaleFactors<>+1952(SB)/8, $0x0680000007000000
+DATA scaleFactors<>+1960(SB)/8, $0x0580000006000000
+DATA scaleFactors<>+1968(SB)/8, $0x0480000005000000
+DATA scaleFactors<>+1976(SB)/8, $0x0380000004000000
+DATA scaleFactors<>+1984(SB)/8, $0x0280000003000000
+DATA scaleFactors<>+1992(SB)/8, $0x0180000002000000
+DATA scaleFactors<>+2000(SB)/8, $0x0080000001000000
+DATA scaleFactors<>+2008(SB)/8, $0x0020000000400000
+DATA scaleFactors<>+2016(SB)/8, $0x0008000000100000
+DATA scaleFactors<>+2024(SB)/8, $0x0002000000040000
+DATA scaleFactors<>+2032(SB)/8, $0x0000800000010000
+DATA scaleFactors<>+2040(SB)/8, $0x0000200000004000
+GLOBL scaleFactors<>(SB), RODATA|NOPTR, $2048
 
 // func adapnmMixedAVX2(c *float32, count int, ahead int)
-// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+// Requires: AVX, AVX2, CMOV, F16C, MMX+, POPCNT
 TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -7523,7 +8118,7 @@ TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -7548,8 +8143,7 @@ uncoupled1:
 	MOVQ ahead+16(FP), R12
 	SHRQ $0x02, R12
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// g = gs·g
 	// gs
 	VBROADCASTSS (AX), Y0
@@ -7608,7 +8202,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000400, CX
+	TESTL        $0x00000800, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -7693,10 +8287,10 @@ else14:
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -7718,10 +8312,10 @@ else16:
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -7743,10 +8337,10 @@ else18:
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -7768,10 +8362,10 @@ else20:
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -7793,13 +8387,101 @@ end9:
 	VADDPS Y4, Y0, Y0
 
 end7:
+	TESTL     $0x0000040c, CX
+	JZ        end23
+	VCMPPS    $0x03, Y1, Y2, Y4
+	VCMPPS    $0x03, Y3, Y0, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R13
+	TESTL     R13, R13
+	JZ        numbers24
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
+	TESTL $0x00000400, CX
+	JZ    else25
+
+	// mScales
+	MOVQ    128(AX), R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
+	MOVBLZX (R13)(R14*1), R13
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R11*1), Y6
+	VPSLLW       $0x07, Y6, Y6
+	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VCVTPH2PS    X6, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPMOVSXBW    16(SI)(R11*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	PREFETCHT0   (SI)(R12*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (SI)(R11*1), Y9
+	VPAND        roundingAVX2<>+512(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPMOVMSKB    Y9, R14
+	LEAL         9(R13), R15
+	SHRL         $0x08, R15
+	ORL          R15, R14
+	JZ           usual27
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y5, Y5
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y6, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y7, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y8, Y8
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VMOVD        R15, X9
+	VPBROADCASTD X9, Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+
+usual27:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R14
+	VBROADCASTSS (R14)(R13*4), Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+	JMP          end26
+
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else22
+	JZ         else28
 	VPMOVZXWD  (SI)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R11*2), Y6
@@ -7809,9 +8491,9 @@ end7:
 	VPMOVZXWD  48(SI)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end23
+	JMP        end29
 
-else22:
+else28:
 	VMOVUPS    (SI)(R11*4), Y5
 	VMOVUPS    32(SI)(R11*4), Y6
 	VMOVUPS    64(SI)(R11*4), Y7
@@ -7819,7 +8501,8 @@ else22:
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end23:
+end29:
+end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -7837,285 +8520,487 @@ end23:
 	VADDPS       Y8, Y4, Y4
 
 	// store m
-	TESTL $0x00000008, CX
-	JZ    else24
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y5, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y5, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y5, Y5, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, (SI)(R11*2)
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y6, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y6, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y6, Y6, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 16(SI)(R11*2)
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y7, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y7, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y7, Y7, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 32(SI)(R11*2)
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y4, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y4, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y4, Y4, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 48(SI)(R11*2)
-	JMP     end25
-
-else24:
-	VMOVUPS Y5, (SI)(R11*4)
-	VMOVUPS Y6, 32(SI)(R11*4)
-	VMOVUPS Y7, 64(SI)(R11*4)
-	VMOVUPS Y4, 96(SI)(R11*4)
-
-end25:
-	// u = k1·m − k2·n
-	// k1
-	VBROADCASTSS 28(AX), Y8
-	VMULPS       Y5, Y8, Y5
-	VMULPS       Y6, Y8, Y6
-	VMULPS       Y7, Y8, Y7
-	VMULPS       Y4, Y8, Y4
-
-	// k2
-	VBROADCASTSS 32(AX), Y8
-
-	// load n
-	TESTL      $0x00000008, CX
-	JZ         else26
-	VPMOVZXWD  (DI)(R11*2), Y9
-	VPSLLD     $0x10, Y9, Y9
-	VPMOVZXWD  16(DI)(R11*2), Y10
-	VPSLLD     $0x10, Y10, Y10
-	VPMOVZXWD  32(DI)(R11*2), Y11
-	VPSLLD     $0x10, Y11, Y11
-	VPMOVZXWD  48(DI)(R11*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT0 (DI)(R12*2)
-	JMP        end27
-
-else26:
-	VMOVUPS    (DI)(R11*4), Y9
-	VMOVUPS    32(DI)(R11*4), Y10
-	VMOVUPS    64(DI)(R11*4), Y11
-	VMOVUPS    96(DI)(R11*4), Y12
-	PREFETCHT0 (DI)(R12*4)
-	PREFETCHT0 64(DI)(R12*4)
-
-end27:
-	VMULPS Y9, Y8, Y9
-	VMULPS Y10, Y8, Y10
-	VMULPS Y11, Y8, Y11
-	VMULPS Y12, Y8, Y8
-	VSUBPS Y9, Y5, Y5
-	VSUBPS Y10, Y6, Y6
-	VSUBPS Y11, Y7, Y7
-	VSUBPS Y8, Y4, Y4
-
-	// v = beta2·v + (alpha2·g)·g
-	// alpha2
-	VBROADCASTSS 24(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
-	VMULPS       Y1, Y9, Y1
-	VMULPS       Y2, Y10, Y2
-	VMULPS       Y3, Y11, Y3
-	VMULPS       Y0, Y8, Y0
-
-	// beta2
-	VBROADCASTSS 20(AX), Y8
-
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else28
-	VPMOVZXWD  (R8)(R11*2), Y9
-	VPSLLD     $0x10, Y9, Y9
-	VPMOVZXWD  16(R8)(R11*2), Y10
-	VPSLLD     $0x10, Y10, Y10
-	VPMOVZXWD  32(R8)(R11*2), Y11
-	VPSLLD     $0x10, Y11, Y11
-	VPMOVZXWD  48(R8)(R11*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT0 (R8)(R12*2)
-	JMP        end29
-
-else28:
-	VMOVUPS    (R8)(R11*4), Y9
-	VMOVUPS    32(R8)(R11*4), Y10
-	VMOVUPS    64(R8)(R11*4), Y11
-	VMOVUPS    96(R8)(R11*4), Y12
-	PREFETCHT0 (R8)(R12*4)
-	PREFETCHT0 64(R8)(R12*4)
-
-end29:
-	VMULPS Y9, Y8, Y9
-	VMULPS Y10, Y8, Y10
-	VMULPS Y11, Y8, Y11
-	VMULPS Y12, Y8, Y8
-	VADDPS Y1, Y9, Y1
-	VADDPS Y2, Y10, Y2
-	VADDPS Y3, Y11, Y3
-	VADDPS Y0, Y8, Y0
-
-	// store v
 	TESTL $0x00000080, CX
 	JZ    else30
 
-	// counter
-	MOVL         56(AX), R13
-	ADDL         R11, R13
-	VMOVD        R13, X11
-	VPBROADCASTD X11, Y11
-	VPADDD       roundingAVX2<>+0(SB), Y11, Y11
+	// the counter of the pass's first word
+	MOVQ         R11, R13
+	SHRQ         $0x01, R13
+	IMUL3L       $0x9e3779b9, R13, R13
+	ADDL         56(AX), R13
+	VMOVD        R13, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
 
 	// key
-	VPBROADCASTD 60(AX), Y12
+	VPBROADCASTD 60(AX), Y10
 
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y8
-	VXORPS Y8, Y11, Y8
-
-	// draw = draw·0x7feb352d ^ key
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
 	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
-	VXORPS  Y12, Y8, Y8
+	VXORPS  Y10, Y8, Y8
 
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y9, Y8, Y8
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
 
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y8, Y9
-	VXORPS Y9, Y8, Y8
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y9, Y9
 
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y9, Y11, Y9
-
-	// draw = draw·0x7feb352d ^ key
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
 	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS  Y12, Y9, Y9
+	VXORPS  Y10, Y9, Y9
 
-	// draw = (draw ^ draw>>15)·0x846ca68b
+	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
 
-	// draw = draw ^ draw>>16
+	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y10
-	VXORPS Y10, Y11, Y10
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y10, Y10
-	VXORPS  Y12, Y10, Y10
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y10, Y13
-	VXORPS  Y13, Y10, Y10
-	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y10, Y13
-	VXORPS Y13, Y10, Y10
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y13
-	VXORPS Y13, Y11, Y11
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y11, Y11
-	VXORPS  Y12, Y11, Y11
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y11, Y12
-	VXORPS  Y12, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y12
-	VXORPS Y12, Y11, Y11
 	JMP    end31
 
 else30:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
 
 end31:
-	TESTL $0x00000008, CX
-	JZ    else32
+	TESTL        $0x00000400, CX
+	JZ           else32
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R13
+	CMPL         R13, $0x7f800000
+	JAE          rare34
 
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
-	VPADDD  Y12, Y1, Y12
-	VCMPPS  $0x03, Y1, Y1, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, (R8)(R11*2)
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
-	VPADDD  Y12, Y2, Y12
-	VCMPPS  $0x03, Y2, Y2, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 16(R8)(R11*2)
-	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
-	VPADDD  Y12, Y3, Y12
-	VCMPPS  $0x03, Y3, Y3, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 32(R8)(R11*2)
-	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
-	VPADDD  Y12, Y0, Y12
-	VCMPPS  $0x03, Y0, Y0, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 48(R8)(R11*2)
-	JMP     end33
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R14, R14
+	ADDL    $0x001fffff, R13
+	SHRL    $0x17, R13
+	SUBL    $0x08, R13
+	CMOVLCS R14, R13
+
+	// mScales
+	MOVQ         128(AX), R14
+	MOVQ         R11, R15
+	SHRQ         $0x05, R15
+	MOVB         R13, (R14)(R15*1)
+	LEAQ         scaleFactors<>+1024(SB), R14
+	VBROADCASTSS (R14)(R13*4), Y10
+	VMULPS       Y10, Y5, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW $0x09, Y8, Y12
+	VPADDW Y12, Y11, Y11
+	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW Y11, Y11, Y11
+	VORPS  Y12, Y11, Y11
+	VPSRLW $0x08, Y11, Y11
+	VMULPS Y10, Y7, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R11*1)
+	JMP       packed35
+
+rare34:
+	// the same, where there are NaNs or infinities
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       Y14, Y10, Y10
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VANDPS       Y14, Y11, Y11
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VANDPS       Y14, Y12, Y12
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VANDPS       Y14, Y13, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R13
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R14, R14
+	ADDL    $0x001fffff, R13
+	SHRL    $0x17, R13
+	SUBL    $0x08, R13
+	CMOVLCS R14, R13
+
+	// mScales
+	MOVQ         128(AX), R14
+	MOVQ         R11, R15
+	SHRQ         $0x05, R15
+	MOVB         R13, (R14)(R15*1)
+	LEAQ         scaleFactors<>+1024(SB), R14
+	VBROADCASTSS (R14)(R13*4), Y10
+	VMULPS       Y10, Y5, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y8, Y12
+	VPADDW    Y12, Y11, Y11
+	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW    Y11, Y11, Y11
+	VORPS     Y12, Y11, Y11
+	VPSRLW    $0x08, Y11, Y11
+	VMULPS    Y10, Y7, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R11*1)
+
+packed35:
+	JMP end33
 
 else32:
+	TESTL $0x00000008, CX
+	JZ    else36
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+224(SB), Y10, Y10
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+224(SB), Y11, Y11
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+224(SB), Y12, Y12
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y4, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y4, Y13
+	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R11*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(SI)(R11*2)
+	JMP       end37
+
+else36:
+	VMOVUPS Y5, (SI)(R11*4)
+	VMOVUPS Y6, 32(SI)(R11*4)
+	VMOVUPS Y7, 64(SI)(R11*4)
+	VMOVUPS Y4, 96(SI)(R11*4)
+
+end37:
+end33:
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSS 28(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
+
+	// k2
+	VBROADCASTSS 32(AX), Y10
+
+	// load n
+	TESTL $0x00000400, CX
+	JZ    else38
+
+	// nScales
+	MOVQ    136(AX), R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
+	MOVBLZX (R13)(R14*1), R13
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (DI)(R11*1), Y12
+	VPSLLW       $0x07, Y12, Y12
+	VANDPS       roundingAVX2<>+576(SB), Y12, Y12
+	VCVTPH2PS    X12, Y11
+	VEXTRACTI128 $0x01, Y12, X12
+	VCVTPH2PS    X12, Y12
+	VPMOVSXBW    16(DI)(R11*1), Y14
+	VPSLLW       $0x07, Y14, Y14
+	VANDPS       roundingAVX2<>+576(SB), Y14, Y14
+	VCVTPH2PS    X14, Y13
+	VEXTRACTI128 $0x01, Y14, X14
+	VCVTPH2PS    X14, Y14
+	PREFETCHT0   (DI)(R12*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (DI)(R11*1), Y15
+	VPAND        roundingAVX2<>+512(SB), Y15, Y15
+	VPCMPEQB     roundingAVX2<>+512(SB), Y15, Y15
+	VPMOVMSKB    Y15, R14
+	LEAL         9(R13), R15
+	SHRL         $0x08, R15
+	ORL          R15, R14
+	JZ           usual40
+	VANDPS       roundingAVX2<>+352(SB), Y11, Y15
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VORPS        Y15, Y11, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y12, Y15
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VORPS        Y15, Y12, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y13, Y15
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VORPS        Y15, Y13, Y13
+	VANDPS       roundingAVX2<>+352(SB), Y14, Y15
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VORPS        Y15, Y14, Y14
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VMOVD        R15, X15
+	VPBROADCASTD X15, Y15
+	VMULPS       Y15, Y11, Y11
+	VMULPS       Y15, Y12, Y12
+	VMULPS       Y15, Y13, Y13
+	VMULPS       Y15, Y14, Y14
+
+usual40:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R14
+	VBROADCASTSS (R14)(R13*4), Y15
+	VMULPS       Y15, Y11, Y11
+	VMULPS       Y15, Y12, Y12
+	VMULPS       Y15, Y13, Y13
+	VMULPS       Y15, Y14, Y14
+	JMP          end39
+
+else38:
+	TESTL      $0x00000008, CX
+	JZ         else41
+	VPMOVZXWD  (DI)(R11*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  16(DI)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  32(DI)(R11*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	VPMOVZXWD  48(DI)(R11*2), Y14
+	VPSLLD     $0x10, Y14, Y14
+	PREFETCHT0 (DI)(R12*2)
+	JMP        end42
+
+else41:
+	VMOVUPS    (DI)(R11*4), Y11
+	VMOVUPS    32(DI)(R11*4), Y12
+	VMOVUPS    64(DI)(R11*4), Y13
+	VMOVUPS    96(DI)(R11*4), Y14
+	PREFETCHT0 (DI)(R12*4)
+	PREFETCHT0 64(DI)(R12*4)
+
+end42:
+end39:
+	VMULPS Y11, Y10, Y11
+	VMULPS Y12, Y10, Y12
+	VMULPS Y13, Y10, Y13
+	VMULPS Y14, Y10, Y10
+	VSUBPS Y11, Y5, Y5
+	VSUBPS Y12, Y6, Y6
+	VSUBPS Y13, Y7, Y7
+	VSUBPS Y10, Y4, Y4
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y10
+	VMULPS       Y1, Y10, Y11
+	VMULPS       Y2, Y10, Y12
+	VMULPS       Y3, Y10, Y13
+	VMULPS       Y0, Y10, Y10
+	VMULPS       Y1, Y11, Y1
+	VMULPS       Y2, Y12, Y2
+	VMULPS       Y3, Y13, Y3
+	VMULPS       Y0, Y10, Y0
+
+	// beta2
+	VBROADCASTSS 20(AX), Y10
+
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else43
+	VPMOVZXWD  (R8)(R11*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  16(R8)(R11*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  32(R8)(R11*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	VPMOVZXWD  48(R8)(R11*2), Y14
+	VPSLLD     $0x10, Y14, Y14
+	PREFETCHT0 (R8)(R12*2)
+	JMP        end44
+
+else43:
+	VMOVUPS    (R8)(R11*4), Y11
+	VMOVUPS    32(R8)(R11*4), Y12
+	VMOVUPS    64(R8)(R11*4), Y13
+	VMOVUPS    96(R8)(R11*4), Y14
+	PREFETCHT0 (R8)(R12*4)
+	PREFETCHT0 64(R8)(R12*4)
+
+end44:
+	VMULPS Y11, Y10, Y11
+	VMULPS Y12, Y10, Y12
+	VMULPS Y13, Y10, Y13
+	VMULPS Y14, Y10, Y10
+	VADDPS Y1, Y11, Y1
+	VADDPS Y2, Y12, Y2
+	VADDPS Y3, Y13, Y3
+	VADDPS Y0, Y10, Y0
+
+	// store v
+	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	TESTL   $0x00000008, CX
+	JZ      else45
+
+	// bf16: (v + random)>>16
+	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
+	VPADDD    Y10, Y1, Y10
+	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
+	VPADDD    Y11, Y2, Y11
+	VPSRLD    $0x10, Y8, Y12
+	VPADDD    Y12, Y3, Y12
+	VPSRLD    $0x10, Y9, Y13
+	VPADDD    Y13, Y0, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (R8)(R11*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(R8)(R11*2)
+	JMP       end46
+
+else45:
 	VMOVUPS Y1, (R8)(R11*4)
 	VMOVUPS Y2, 32(R8)(R11*4)
 	VMOVUPS Y3, 64(R8)(R11*4)
 	VMOVUPS Y0, 96(R8)(R11*4)
 
-end33:
+end46:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
@@ -8123,18 +9008,18 @@ end33:
 	VSQRTPS Y0, Y0
 
 	// r
-	VBROADCASTSS 36(AX), Y12
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y0, Y0
+	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y0, Y0
 
 	// eps
-	VBROADCASTSS 40(AX), Y12
-	VADDPS       Y12, Y1, Y1
-	VADDPS       Y12, Y2, Y2
-	VADDPS       Y12, Y3, Y3
-	VADDPS       Y12, Y0, Y0
+	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y1, Y1
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y10, Y3, Y3
+	VADDPS       Y10, Y0, Y0
 	VDIVPS       Y1, Y5, Y1
 	VDIVPS       Y2, Y6, Y2
 	VDIVPS       Y3, Y7, Y3
@@ -8146,9 +9031,9 @@ end33:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else34
+	JZ         else47
 	TESTL      $0x00000100, CX
-	JZ         else36
+	JZ         else49
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -8165,157 +9050,157 @@ end33:
 	VPSLLD    $0x10, Y6, Y6
 	VPMOVSXWD 16(DX)(R11*2), Y7
 	VPADDD    Y7, Y6, Y7
-	VXORPS    Y7, Y6, Y12
-	VBLENDVPS Y12, Y6, Y7, Y6
+	VXORPS    Y7, Y6, Y10
+	VBLENDVPS Y10, Y6, Y7, Y6
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(R9)(R11*2), Y7
 	VPSLLD    $0x10, Y7, Y7
-	VPMOVSXWD 32(DX)(R11*2), Y12
-	VPADDD    Y12, Y7, Y12
-	VXORPS    Y12, Y7, Y13
-	VBLENDVPS Y13, Y7, Y12, Y7
+	VPMOVSXWD 32(DX)(R11*2), Y10
+	VPADDD    Y10, Y7, Y10
+	VXORPS    Y10, Y7, Y11
+	VBLENDVPS Y11, Y7, Y10, Y7
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 48(R9)(R11*2), Y12
-	VPSLLD    $0x10, Y12, Y12
-	VPMOVSXWD 48(DX)(R11*2), Y13
-	VPADDD    Y13, Y12, Y13
-	VXORPS    Y13, Y12, Y14
-	VBLENDVPS Y14, Y12, Y13, Y12
-	JMP       end37
+	VPMOVZXWD 48(R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+	VPMOVSXWD 48(DX)(R11*2), Y11
+	VPADDD    Y11, Y10, Y11
+	VXORPS    Y11, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y10
+	JMP       end50
 
-else36:
+else49:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
 	VPSLLD     $0x10, Y6, Y6
 	VPMOVZXWD  32(DX)(R11*2), Y7
 	VPSLLD     $0x10, Y7, Y7
-	VPMOVZXWD  48(DX)(R11*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  48(DX)(R11*2), Y10
+	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R12*2)
 
-end37:
-	JMP end35
+end50:
+	JMP end48
 
-else34:
+else47:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
-	VMOVUPS    96(DX)(R11*4), Y12
+	VMOVUPS    96(DX)(R11*4), Y10
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end39
+	JZ         end52
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else40
-	VCVTPS2PH $0x00, Y5, X13
-	VCVTPH2PS (R9)(R11*2), Y14
-	JMP       end41
+	JZ        else53
+	VCVTPS2PH $0x00, Y5, X11
+	VCVTPH2PS (R9)(R11*2), Y12
+	JMP       end54
 
-else40:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y5, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y5, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y5, Y5, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD (R9)(R11*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y5, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y5, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y5, Y5, Y12
+	VBLENDVPS Y12, Y5, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD (R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end41:
-	VPCMPEQW  (R9)(R11*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y5, Y14, Y5
+end54:
+	VPCMPEQW  (R9)(R11*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else42
-	VCVTPS2PH $0x00, Y6, X13
-	VCVTPH2PS 16(R9)(R11*2), Y14
-	JMP       end43
+	JZ        else55
+	VCVTPS2PH $0x00, Y6, X11
+	VCVTPH2PS 16(R9)(R11*2), Y12
+	JMP       end56
 
-else42:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y6, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y6, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y6, Y6, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 16(R9)(R11*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y6, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y6, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y6, Y6, Y12
+	VBLENDVPS Y12, Y6, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 16(R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end43:
-	VPCMPEQW  16(R9)(R11*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y6, Y14, Y6
+end56:
+	VPCMPEQW  16(R9)(R11*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else44
-	VCVTPS2PH $0x00, Y7, X13
-	VCVTPH2PS 32(R9)(R11*2), Y14
-	JMP       end45
+	JZ        else57
+	VCVTPS2PH $0x00, Y7, X11
+	VCVTPH2PS 32(R9)(R11*2), Y12
+	JMP       end58
 
-else44:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y7, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y7, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y7, Y7, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 32(R9)(R11*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y7, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y7, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y7, Y7, Y12
+	VBLENDVPS Y12, Y7, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 32(R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end45:
-	VPCMPEQW  32(R9)(R11*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y7, Y14, Y7
+end58:
+	VPCMPEQW  32(R9)(R11*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else46
-	VCVTPS2PH $0x00, Y12, X13
-	VCVTPH2PS 48(R9)(R11*2), Y14
-	JMP       end47
+	JZ        else59
+	VCVTPS2PH $0x00, Y10, X11
+	VCVTPH2PS 48(R9)(R11*2), Y12
+	JMP       end60
 
-else46:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y12, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y12, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y12, Y12, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 48(R9)(R11*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y10, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y10, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y10, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 48(R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end47:
-	VPCMPEQW  48(R9)(R11*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y12, Y14, Y12
+end60:
+	VPCMPEQW  48(R9)(R11*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y10, Y12, Y10
 
-end39:
-end35:
+end52:
+end48:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
-	VMULPS Y12, Y4, Y4
+	VMULPS Y10, Y4, Y4
 	VSUBPS Y1, Y5, Y1
 	VSUBPS Y2, Y6, Y2
 	VSUBPS Y3, Y7, Y3
@@ -8323,277 +9208,284 @@ end35:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else48
+	JZ    else61
 	TESTL $0x00000100, CX
-	JZ    else50
+	JZ    else63
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (R9)(R11*2)
+	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPERMQ    $0x08, Y4, Y4
+	VMOVUPS   X4, (R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y4
 	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y4
-	VORPS   Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(R9)(R11*2)
+	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 16(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(R9)(R11*2)
+	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 32(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 48(R9)(R11*2)
+	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 48(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R11*2)
-	JMP     end51
+	JMP     end64
 
-else50:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y8, Y4
+else63:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
 	VPADDD  Y4, Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R11*2)
-	VPSRLD  $0x10, Y9, Y1
-	VPADDD  Y1, Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R11*2)
-	VPSRLD  $0x10, Y10, Y1
-	VPADDD  Y1, Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R11*2)
-	VPSRLD  $0x10, Y11, Y1
-	VPADDD  Y1, Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(DX)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
+	VPADDD  Y5, Y2, Y5
+	VPSRLD  $0x10, Y8, Y6
+	VPADDD  Y6, Y3, Y6
+	VPSRLD  $0x10, Y9, Y7
+	VPADDD  Y7, Y0, Y7
+	TESTL   $0x00000408, CX
+	JZ      else65
+	JMP     end66
 
-end51:
-	JMP end49
+else65:
+	VCMPPS    $0x03, Y1, Y1, Y8
+	VBLENDVPS Y8, Y1, Y4, Y4
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y5, Y5
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y6, Y6
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VBLENDVPS Y1, Y0, Y7, Y7
 
-else48:
+end66:
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y5
+	VPACKUSDW Y5, Y4, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DX)(R11*2)
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DX)(R11*2)
+
+end64:
+	JMP end62
+
+else61:
 	VMOVUPS   Y1, (DX)(R11*4)
 	VMOVUPS   Y2, 32(DX)(R11*4)
 	VMOVUPS   Y3, 64(DX)(R11*4)
 	VMOVUPS   Y0, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end53
+	JZ        end68
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else69
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end55
+	JMP       end70
 
-else54:
+else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y4
+	VPSLLD    $0x0f, Y1, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y1, Y4
+	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
+	VPERMQ    $0x08, Y1, Y4
 
-end55:
+end70:
 	TESTL    $0x00000040, CX
-	JZ       else56
+	JZ       else71
 	VMOVNTDQ X4, (R9)(R11*2)
-	JMP      end57
+	JMP      end72
 
-else56:
+else71:
 	VMOVUPS X4, (R9)(R11*2)
 
-end57:
+end72:
 	TESTL     $0x00000020, CX
-	JZ        else58
+	JZ        else73
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end59
+	JMP       end74
 
-else58:
+else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y2, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end59:
+end74:
 	TESTL    $0x00000040, CX
-	JZ       else60
+	JZ       else75
 	VMOVNTDQ X1, 16(R9)(R11*2)
-	JMP      end61
+	JMP      end76
 
-else60:
+else75:
 	VMOVUPS X1, 16(R9)(R11*2)
 
-end61:
+end76:
 	TESTL     $0x00000020, CX
-	JZ        else62
+	JZ        else77
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end63
+	JMP       end78
 
-else62:
+else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y3, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end63:
+end78:
 	TESTL    $0x00000040, CX
-	JZ       else64
+	JZ       else79
 	VMOVNTDQ X1, 32(R9)(R11*2)
-	JMP      end65
+	JMP      end80
 
-else64:
+else79:
 	VMOVUPS X1, 32(R9)(R11*2)
 
-end65:
+end80:
 	TESTL     $0x00000020, CX
-	JZ        else66
+	JZ        else81
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end67
+	JMP       end82
 
-else66:
+else81:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
 
-end67:
+end82:
 	TESTL    $0x00000040, CX
-	JZ       else68
+	JZ       else83
 	VMOVNTDQ X1, 48(R9)(R11*2)
-	JMP      end69
+	JMP      end84
 
-else68:
+else83:
 	VMOVUPS X1, 48(R9)(R11*2)
 
-end69:
-end53:
-end49:
+end84:
+end68:
+end62:
 	ADDQ  $0x00000020, R11
 	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
-	JNE   passAhead
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end71
+	JZ    end86
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end71:
+end86:
 	TESTL $0x00000040, CX
-	JZ    end73
+	JZ    end88
 	SFENCE
 
-end73:
+end88:
 	VZEROUPPER
 	RET
 
 // func adapnmAMSGradMixedAVX2(c *float32, count int, ahead int)
-// Requires: AVX, AVX2, F16C, MMX+, POPCNT
-TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
+// Requires: AVX, AVX2, CMOV, F16C, MMX+, POPCNT
+TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $8-24
 	MOVQ c+0(FP), AX
 
 	// formats
@@ -8603,7 +9495,7 @@ TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -8631,8 +9523,7 @@ uncoupled1:
 	MOVQ ahead+16(FP), R13
 	SHRQ $0x02, R13
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// g = gs·g
 	// gs
 	VBROADCASTSS (AX), Y0
@@ -8691,7 +9582,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000400, CX
+	TESTL        $0x00000800, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -8776,10 +9667,10 @@ else14:
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R10)(R12*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -8801,10 +9692,10 @@ else16:
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R10)(R12*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -8826,10 +9717,10 @@ else18:
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R10)(R12*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -8851,10 +9742,10 @@ else20:
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R10)(R12*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -8876,13 +9767,101 @@ end9:
 	VADDPS Y4, Y0, Y0
 
 end7:
+	TESTL     $0x0000040c, CX
+	JZ        end23
+	VCMPPS    $0x03, Y1, Y2, Y4
+	VCMPPS    $0x03, Y3, Y0, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R14
+	TESTL     R14, R14
+	JZ        numbers24
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
+	TESTL $0x00000400, CX
+	JZ    else25
+
+	// mScales
+	MOVQ    128(AX), R14
+	MOVQ    R12, R15
+	SHRQ    $0x05, R15
+	MOVBLZX (R14)(R15*1), R14
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R12*1), Y6
+	VPSLLW       $0x07, Y6, Y6
+	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VCVTPH2PS    X6, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPMOVSXBW    16(SI)(R12*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	PREFETCHT0   (SI)(R13*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (SI)(R12*1), Y9
+	VPAND        roundingAVX2<>+512(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPMOVMSKB    Y9, R15
+	LEAL         9(R14), BP
+	SHRL         $0x08, BP
+	ORL          BP, R15
+	JZ           usual27
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y5, Y5
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y6, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y7, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y8, Y8
+	SHLL         $0x1d, BP
+	ADDL         $0x3f800000, BP
+	VMOVD        BP, X9
+	VPBROADCASTD X9, Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+
+usual27:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R15
+	VBROADCASTSS (R15)(R14*4), Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+	JMP          end26
+
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else22
+	JZ         else28
 	VPMOVZXWD  (SI)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R12*2), Y6
@@ -8892,9 +9871,9 @@ end7:
 	VPMOVZXWD  48(SI)(R12*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R13*2)
-	JMP        end23
+	JMP        end29
 
-else22:
+else28:
 	VMOVUPS    (SI)(R12*4), Y5
 	VMOVUPS    32(SI)(R12*4), Y6
 	VMOVUPS    64(SI)(R12*4), Y7
@@ -8902,7 +9881,8 @@ else22:
 	PREFETCHT0 (SI)(R13*4)
 	PREFETCHT0 64(SI)(R13*4)
 
-end23:
+end29:
+end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -8920,364 +9900,556 @@ end23:
 	VADDPS       Y8, Y4, Y4
 
 	// store m
-	TESTL $0x00000008, CX
-	JZ    else24
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y5, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y5, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y5, Y5, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, (SI)(R12*2)
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y6, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y6, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y6, Y6, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 16(SI)(R12*2)
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y7, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y7, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y7, Y7, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 32(SI)(R12*2)
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y4, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y4, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y4, Y4, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 48(SI)(R12*2)
-	JMP     end25
-
-else24:
-	VMOVUPS Y5, (SI)(R12*4)
-	VMOVUPS Y6, 32(SI)(R12*4)
-	VMOVUPS Y7, 64(SI)(R12*4)
-	VMOVUPS Y4, 96(SI)(R12*4)
-
-end25:
-	// u = k1·m − k2·n
-	// k1
-	VBROADCASTSS 28(AX), Y8
-	VMULPS       Y5, Y8, Y5
-	VMULPS       Y6, Y8, Y6
-	VMULPS       Y7, Y8, Y7
-	VMULPS       Y4, Y8, Y4
-
-	// k2
-	VBROADCASTSS 32(AX), Y8
-
-	// load n
-	TESTL      $0x00000008, CX
-	JZ         else26
-	VPMOVZXWD  (DI)(R12*2), Y9
-	VPSLLD     $0x10, Y9, Y9
-	VPMOVZXWD  16(DI)(R12*2), Y10
-	VPSLLD     $0x10, Y10, Y10
-	VPMOVZXWD  32(DI)(R12*2), Y11
-	VPSLLD     $0x10, Y11, Y11
-	VPMOVZXWD  48(DI)(R12*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT0 (DI)(R13*2)
-	JMP        end27
-
-else26:
-	VMOVUPS    (DI)(R12*4), Y9
-	VMOVUPS    32(DI)(R12*4), Y10
-	VMOVUPS    64(DI)(R12*4), Y11
-	VMOVUPS    96(DI)(R12*4), Y12
-	PREFETCHT0 (DI)(R13*4)
-	PREFETCHT0 64(DI)(R13*4)
-
-end27:
-	VMULPS Y9, Y8, Y9
-	VMULPS Y10, Y8, Y10
-	VMULPS Y11, Y8, Y11
-	VMULPS Y12, Y8, Y8
-	VSUBPS Y9, Y5, Y5
-	VSUBPS Y10, Y6, Y6
-	VSUBPS Y11, Y7, Y7
-	VSUBPS Y8, Y4, Y4
-
-	// v = beta2·v + (alpha2·g)·g
-	// alpha2
-	VBROADCASTSS 24(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
-	VMULPS       Y1, Y9, Y1
-	VMULPS       Y2, Y10, Y2
-	VMULPS       Y3, Y11, Y3
-	VMULPS       Y0, Y8, Y0
-
-	// beta2
-	VBROADCASTSS 20(AX), Y8
-
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else28
-	VPMOVZXWD  (R8)(R12*2), Y9
-	VPSLLD     $0x10, Y9, Y9
-	VPMOVZXWD  16(R8)(R12*2), Y10
-	VPSLLD     $0x10, Y10, Y10
-	VPMOVZXWD  32(R8)(R12*2), Y11
-	VPSLLD     $0x10, Y11, Y11
-	VPMOVZXWD  48(R8)(R12*2), Y12
-	VPSLLD     $0x10, Y12, Y12
-	PREFETCHT0 (R8)(R13*2)
-	JMP        end29
-
-else28:
-	VMOVUPS    (R8)(R12*4), Y9
-	VMOVUPS    32(R8)(R12*4), Y10
-	VMOVUPS    64(R8)(R12*4), Y11
-	VMOVUPS    96(R8)(R12*4), Y12
-	PREFETCHT0 (R8)(R13*4)
-	PREFETCHT0 64(R8)(R13*4)
-
-end29:
-	VMULPS Y9, Y8, Y9
-	VMULPS Y10, Y8, Y10
-	VMULPS Y11, Y8, Y11
-	VMULPS Y12, Y8, Y8
-	VADDPS Y1, Y9, Y1
-	VADDPS Y2, Y10, Y2
-	VADDPS Y3, Y11, Y3
-	VADDPS Y0, Y8, Y0
-
-	// store v
 	TESTL $0x00000080, CX
 	JZ    else30
 
-	// counter
-	MOVL         56(AX), R14
-	ADDL         R12, R14
-	VMOVD        R14, X11
-	VPBROADCASTD X11, Y11
-	VPADDD       roundingAVX2<>+0(SB), Y11, Y11
+	// the counter of the pass's first word
+	MOVQ         R12, R14
+	SHRQ         $0x01, R14
+	IMUL3L       $0x9e3779b9, R14, R14
+	ADDL         56(AX), R14
+	VMOVD        R14, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
 
 	// key
-	VPBROADCASTD 60(AX), Y12
+	VPBROADCASTD 60(AX), Y10
 
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y8
-	VXORPS Y8, Y11, Y8
-
-	// draw = draw·0x7feb352d ^ key
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
 	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
-	VXORPS  Y12, Y8, Y8
+	VXORPS  Y10, Y8, Y8
 
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y9, Y8, Y8
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
 
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y8, Y9
-	VXORPS Y9, Y8, Y8
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y9, Y9
 
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y9, Y11, Y9
-
-	// draw = draw·0x7feb352d ^ key
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
 	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS  Y12, Y9, Y9
+	VXORPS  Y10, Y9, Y9
 
-	// draw = (draw ^ draw>>15)·0x846ca68b
+	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
 
-	// draw = draw ^ draw>>16
+	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y10
-	VXORPS Y10, Y11, Y10
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y10, Y10
-	VXORPS  Y12, Y10, Y10
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y10, Y13
-	VXORPS  Y13, Y10, Y10
-	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y10, Y13
-	VXORPS Y13, Y10, Y10
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y13
-	VXORPS Y13, Y11, Y11
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y11, Y11
-	VXORPS  Y12, Y11, Y11
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y11, Y12
-	VXORPS  Y12, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y12
-	VXORPS Y12, Y11, Y11
 	JMP    end31
 
 else30:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
 
 end31:
-	TESTL $0x00000008, CX
-	JZ    else32
+	TESTL        $0x00000400, CX
+	JZ           else32
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R14
+	CMPL         R14, $0x7f800000
+	JAE          rare34
 
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
-	VPADDD  Y12, Y1, Y12
-	VCMPPS  $0x03, Y1, Y1, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, (R8)(R12*2)
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
-	VPADDD  Y12, Y2, Y12
-	VCMPPS  $0x03, Y2, Y2, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 16(R8)(R12*2)
-	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
-	VPADDD  Y12, Y3, Y12
-	VCMPPS  $0x03, Y3, Y3, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 32(R8)(R12*2)
-	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
-	VPADDD  Y12, Y0, Y12
-	VCMPPS  $0x03, Y0, Y0, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 48(R8)(R12*2)
-	JMP     end33
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R15, R15
+	ADDL    $0x001fffff, R14
+	SHRL    $0x17, R14
+	SUBL    $0x08, R14
+	CMOVLCS R15, R14
+
+	// mScales
+	MOVQ         128(AX), R15
+	MOVQ         R12, BP
+	SHRQ         $0x05, BP
+	MOVB         R14, (R15)(BP*1)
+	LEAQ         scaleFactors<>+1024(SB), R15
+	VBROADCASTSS (R15)(R14*4), Y10
+	VMULPS       Y10, Y5, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW $0x09, Y8, Y12
+	VPADDW Y12, Y11, Y11
+	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW Y11, Y11, Y11
+	VORPS  Y12, Y11, Y11
+	VPSRLW $0x08, Y11, Y11
+	VMULPS Y10, Y7, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R12*1)
+	JMP       packed35
+
+rare34:
+	// the same, where there are NaNs or infinities
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       Y14, Y10, Y10
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VANDPS       Y14, Y11, Y11
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VANDPS       Y14, Y12, Y12
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VANDPS       Y14, Y13, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R14
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R15, R15
+	ADDL    $0x001fffff, R14
+	SHRL    $0x17, R14
+	SUBL    $0x08, R14
+	CMOVLCS R15, R14
+
+	// mScales
+	MOVQ         128(AX), R15
+	MOVQ         R12, BP
+	SHRQ         $0x05, BP
+	MOVB         R14, (R15)(BP*1)
+	LEAQ         scaleFactors<>+1024(SB), R15
+	VBROADCASTSS (R15)(R14*4), Y10
+	VMULPS       Y10, Y5, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y8, Y12
+	VPADDW    Y12, Y11, Y11
+	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW    Y11, Y11, Y11
+	VORPS     Y12, Y11, Y11
+	VPSRLW    $0x08, Y11, Y11
+	VMULPS    Y10, Y7, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R12*1)
+
+packed35:
+	JMP end33
 
 else32:
+	TESTL $0x00000008, CX
+	JZ    else36
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+224(SB), Y10, Y10
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+224(SB), Y11, Y11
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+224(SB), Y12, Y12
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y4, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y4, Y13
+	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R12*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(SI)(R12*2)
+	JMP       end37
+
+else36:
+	VMOVUPS Y5, (SI)(R12*4)
+	VMOVUPS Y6, 32(SI)(R12*4)
+	VMOVUPS Y7, 64(SI)(R12*4)
+	VMOVUPS Y4, 96(SI)(R12*4)
+
+end37:
+end33:
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSS 28(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
+
+	// k2
+	VBROADCASTSS 32(AX), Y10
+
+	// load n
+	TESTL $0x00000400, CX
+	JZ    else38
+
+	// nScales
+	MOVQ    136(AX), R14
+	MOVQ    R12, R15
+	SHRQ    $0x05, R15
+	MOVBLZX (R14)(R15*1), R14
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (DI)(R12*1), Y12
+	VPSLLW       $0x07, Y12, Y12
+	VANDPS       roundingAVX2<>+576(SB), Y12, Y12
+	VCVTPH2PS    X12, Y11
+	VEXTRACTI128 $0x01, Y12, X12
+	VCVTPH2PS    X12, Y12
+	VPMOVSXBW    16(DI)(R12*1), Y14
+	VPSLLW       $0x07, Y14, Y14
+	VANDPS       roundingAVX2<>+576(SB), Y14, Y14
+	VCVTPH2PS    X14, Y13
+	VEXTRACTI128 $0x01, Y14, X14
+	VCVTPH2PS    X14, Y14
+	PREFETCHT0   (DI)(R13*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (DI)(R12*1), Y15
+	VPAND        roundingAVX2<>+512(SB), Y15, Y15
+	VPCMPEQB     roundingAVX2<>+512(SB), Y15, Y15
+	VPMOVMSKB    Y15, R15
+	LEAL         9(R14), BP
+	SHRL         $0x08, BP
+	ORL          BP, R15
+	JZ           usual40
+	VANDPS       roundingAVX2<>+352(SB), Y11, Y15
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VORPS        Y15, Y11, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y12, Y15
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VORPS        Y15, Y12, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y13, Y15
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VORPS        Y15, Y13, Y13
+	VANDPS       roundingAVX2<>+352(SB), Y14, Y15
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VORPS        Y15, Y14, Y14
+	SHLL         $0x1d, BP
+	ADDL         $0x3f800000, BP
+	VMOVD        BP, X15
+	VPBROADCASTD X15, Y15
+	VMULPS       Y15, Y11, Y11
+	VMULPS       Y15, Y12, Y12
+	VMULPS       Y15, Y13, Y13
+	VMULPS       Y15, Y14, Y14
+
+usual40:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R15
+	VBROADCASTSS (R15)(R14*4), Y15
+	VMULPS       Y15, Y11, Y11
+	VMULPS       Y15, Y12, Y12
+	VMULPS       Y15, Y13, Y13
+	VMULPS       Y15, Y14, Y14
+	JMP          end39
+
+else38:
+	TESTL      $0x00000008, CX
+	JZ         else41
+	VPMOVZXWD  (DI)(R12*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  16(DI)(R12*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  32(DI)(R12*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	VPMOVZXWD  48(DI)(R12*2), Y14
+	VPSLLD     $0x10, Y14, Y14
+	PREFETCHT0 (DI)(R13*2)
+	JMP        end42
+
+else41:
+	VMOVUPS    (DI)(R12*4), Y11
+	VMOVUPS    32(DI)(R12*4), Y12
+	VMOVUPS    64(DI)(R12*4), Y13
+	VMOVUPS    96(DI)(R12*4), Y14
+	PREFETCHT0 (DI)(R13*4)
+	PREFETCHT0 64(DI)(R13*4)
+
+end42:
+end39:
+	VMULPS Y11, Y10, Y11
+	VMULPS Y12, Y10, Y12
+	VMULPS Y13, Y10, Y13
+	VMULPS Y14, Y10, Y10
+	VSUBPS Y11, Y5, Y5
+	VSUBPS Y12, Y6, Y6
+	VSUBPS Y13, Y7, Y7
+	VSUBPS Y10, Y4, Y4
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y10
+	VMULPS       Y1, Y10, Y11
+	VMULPS       Y2, Y10, Y12
+	VMULPS       Y3, Y10, Y13
+	VMULPS       Y0, Y10, Y10
+	VMULPS       Y1, Y11, Y1
+	VMULPS       Y2, Y12, Y2
+	VMULPS       Y3, Y13, Y3
+	VMULPS       Y0, Y10, Y0
+
+	// beta2
+	VBROADCASTSS 20(AX), Y10
+
+	// load v
+	TESTL      $0x00000008, CX
+	JZ         else43
+	VPMOVZXWD  (R8)(R12*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  16(R8)(R12*2), Y12
+	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  32(R8)(R12*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	VPMOVZXWD  48(R8)(R12*2), Y14
+	VPSLLD     $0x10, Y14, Y14
+	PREFETCHT0 (R8)(R13*2)
+	JMP        end44
+
+else43:
+	VMOVUPS    (R8)(R12*4), Y11
+	VMOVUPS    32(R8)(R12*4), Y12
+	VMOVUPS    64(R8)(R12*4), Y13
+	VMOVUPS    96(R8)(R12*4), Y14
+	PREFETCHT0 (R8)(R13*4)
+	PREFETCHT0 64(R8)(R13*4)
+
+end44:
+	VMULPS Y11, Y10, Y11
+	VMULPS Y12, Y10, Y12
+	VMULPS Y13, Y10, Y13
+	VMULPS Y14, Y10, Y10
+	VADDPS Y1, Y11, Y1
+	VADDPS Y2, Y12, Y2
+	VADDPS Y3, Y13, Y3
+	VADDPS Y0, Y10, Y0
+
+	// store v
+	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	TESTL   $0x00000008, CX
+	JZ      else45
+
+	// bf16: (v + random)>>16
+	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
+	VPADDD    Y10, Y1, Y10
+	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
+	VPADDD    Y11, Y2, Y11
+	VPSRLD    $0x10, Y8, Y12
+	VPADDD    Y12, Y3, Y12
+	VPSRLD    $0x10, Y9, Y13
+	VPADDD    Y13, Y0, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (R8)(R12*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(R8)(R12*2)
+	JMP       end46
+
+else45:
 	VMOVUPS Y1, (R8)(R12*4)
 	VMOVUPS Y2, 32(R8)(R12*4)
 	VMOVUPS Y3, 64(R8)(R12*4)
 	VMOVUPS Y0, 96(R8)(R12*4)
 
-end33:
+end46:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else34
-	VPMOVZXWD  (R9)(R12*2), Y12
+	JZ         else47
+	VPMOVZXWD  (R9)(R12*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	VPMOVZXWD  16(R9)(R12*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  32(R9)(R12*2), Y12
 	VPSLLD     $0x10, Y12, Y12
-	VPMOVZXWD  16(R9)(R12*2), Y13
+	VPMOVZXWD  48(R9)(R12*2), Y13
 	VPSLLD     $0x10, Y13, Y13
-	VPMOVZXWD  32(R9)(R12*2), Y14
-	VPSLLD     $0x10, Y14, Y14
-	VPMOVZXWD  48(R9)(R12*2), Y15
-	VPSLLD     $0x10, Y15, Y15
 	PREFETCHT0 (R9)(R13*2)
-	JMP        end35
+	JMP        end48
 
-else34:
-	VMOVUPS    (R9)(R12*4), Y12
-	VMOVUPS    32(R9)(R12*4), Y13
-	VMOVUPS    64(R9)(R12*4), Y14
-	VMOVUPS    96(R9)(R12*4), Y15
+else47:
+	VMOVUPS    (R9)(R12*4), Y10
+	VMOVUPS    32(R9)(R12*4), Y11
+	VMOVUPS    64(R9)(R12*4), Y12
+	VMOVUPS    96(R9)(R12*4), Y13
 	PREFETCHT0 (R9)(R13*4)
 	PREFETCHT0 64(R9)(R13*4)
 
-end35:
-	VMAXPS Y1, Y12, Y1
-	VMAXPS Y2, Y13, Y2
-	VMAXPS Y3, Y14, Y3
-	VMAXPS Y0, Y15, Y0
-	VCMPPS $0x03, Y12, Y12, Y12
-	VORPS  Y12, Y1, Y1
-	VCMPPS $0x03, Y13, Y13, Y12
-	VORPS  Y12, Y2, Y2
-	VCMPPS $0x03, Y14, Y14, Y12
-	VORPS  Y12, Y3, Y3
-	VCMPPS $0x03, Y15, Y15, Y12
-	VORPS  Y12, Y0, Y0
+end48:
+	VMAXPS    Y1, Y10, Y1
+	VMAXPS    Y2, Y11, Y2
+	VMAXPS    Y3, Y12, Y3
+	VMAXPS    Y0, Y13, Y0
+	VCMPPS    $0x03, Y10, Y10, Y14
+	VBLENDVPS Y14, Y10, Y1, Y1
+	VCMPPS    $0x03, Y11, Y11, Y10
+	VBLENDVPS Y10, Y11, Y2, Y2
+	VCMPPS    $0x03, Y12, Y12, Y10
+	VBLENDVPS Y10, Y12, Y3, Y3
+	VCMPPS    $0x03, Y13, Y13, Y10
+	VBLENDVPS Y10, Y13, Y0, Y0
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else49
 
-	// bf16: (x + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
-	VPADDD  Y12, Y1, Y12
-	VCMPPS  $0x03, Y1, Y1, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, (R9)(R12*2)
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
-	VPADDD  Y12, Y2, Y12
-	VCMPPS  $0x03, Y2, Y2, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 16(R9)(R12*2)
-	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
-	VPADDD  Y12, Y3, Y12
-	VCMPPS  $0x03, Y3, Y3, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 32(R9)(R12*2)
-	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
-	VPADDD  Y12, Y0, Y12
-	VCMPPS  $0x03, Y0, Y0, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 48(R9)(R12*2)
-	JMP     end37
+	// bf16: (x + random)>>16
+	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
+	VPADDD    Y10, Y1, Y10
+	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
+	VPADDD    Y11, Y2, Y11
+	VPSRLD    $0x10, Y8, Y12
+	VPADDD    Y12, Y3, Y12
+	VPSRLD    $0x10, Y9, Y13
+	VPADDD    Y13, Y0, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (R9)(R12*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(R9)(R12*2)
+	JMP       end50
 
-else36:
+else49:
 	VMOVUPS Y1, (R9)(R12*4)
 	VMOVUPS Y2, 32(R9)(R12*4)
 	VMOVUPS Y3, 64(R9)(R12*4)
 	VMOVUPS Y0, 96(R9)(R12*4)
 
-end37:
+end50:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
@@ -9285,18 +10457,18 @@ end37:
 	VSQRTPS Y0, Y0
 
 	// r
-	VBROADCASTSS 36(AX), Y12
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y0, Y0
+	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y0, Y0
 
 	// eps
-	VBROADCASTSS 40(AX), Y12
-	VADDPS       Y12, Y1, Y1
-	VADDPS       Y12, Y2, Y2
-	VADDPS       Y12, Y3, Y3
-	VADDPS       Y12, Y0, Y0
+	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y1, Y1
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y10, Y3, Y3
+	VADDPS       Y10, Y0, Y0
 	VDIVPS       Y1, Y5, Y1
 	VDIVPS       Y2, Y6, Y2
 	VDIVPS       Y3, Y7, Y3
@@ -9308,9 +10480,9 @@ end37:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else38
+	JZ         else51
 	TESTL      $0x00000100, CX
-	JZ         else40
+	JZ         else53
 	PREFETCHT0 (DX)(R13*2)
 	PREFETCHT0 (R10)(R13*2)
 
@@ -9327,157 +10499,157 @@ end37:
 	VPSLLD    $0x10, Y6, Y6
 	VPMOVSXWD 16(DX)(R12*2), Y7
 	VPADDD    Y7, Y6, Y7
-	VXORPS    Y7, Y6, Y12
-	VBLENDVPS Y12, Y6, Y7, Y6
+	VXORPS    Y7, Y6, Y10
+	VBLENDVPS Y10, Y6, Y7, Y6
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(R10)(R12*2), Y7
 	VPSLLD    $0x10, Y7, Y7
-	VPMOVSXWD 32(DX)(R12*2), Y12
-	VPADDD    Y12, Y7, Y12
-	VXORPS    Y12, Y7, Y13
-	VBLENDVPS Y13, Y7, Y12, Y7
+	VPMOVSXWD 32(DX)(R12*2), Y10
+	VPADDD    Y10, Y7, Y10
+	VXORPS    Y10, Y7, Y11
+	VBLENDVPS Y11, Y7, Y10, Y7
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 48(R10)(R12*2), Y12
-	VPSLLD    $0x10, Y12, Y12
-	VPMOVSXWD 48(DX)(R12*2), Y13
-	VPADDD    Y13, Y12, Y13
-	VXORPS    Y13, Y12, Y14
-	VBLENDVPS Y14, Y12, Y13, Y12
-	JMP       end41
+	VPMOVZXWD 48(R10)(R12*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+	VPMOVSXWD 48(DX)(R12*2), Y11
+	VPADDD    Y11, Y10, Y11
+	VXORPS    Y11, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y10
+	JMP       end54
 
-else40:
+else53:
 	VPMOVZXWD  (DX)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R12*2), Y6
 	VPSLLD     $0x10, Y6, Y6
 	VPMOVZXWD  32(DX)(R12*2), Y7
 	VPSLLD     $0x10, Y7, Y7
-	VPMOVZXWD  48(DX)(R12*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  48(DX)(R12*2), Y10
+	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R13*2)
 
-end41:
-	JMP end39
+end54:
+	JMP end52
 
-else38:
+else51:
 	VMOVUPS    (DX)(R12*4), Y5
 	VMOVUPS    32(DX)(R12*4), Y6
 	VMOVUPS    64(DX)(R12*4), Y7
-	VMOVUPS    96(DX)(R12*4), Y12
+	VMOVUPS    96(DX)(R12*4), Y10
 	PREFETCHT0 (DX)(R13*4)
 	PREFETCHT0 64(DX)(R13*4)
 	TESTL      $0x00000200, CX
-	JZ         end43
+	JZ         end56
 	PREFETCHT0 (R10)(R13*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else44
-	VCVTPS2PH $0x00, Y5, X13
-	VCVTPH2PS (R10)(R12*2), Y14
-	JMP       end45
+	JZ        else57
+	VCVTPS2PH $0x00, Y5, X11
+	VCVTPH2PS (R10)(R12*2), Y12
+	JMP       end58
 
-else44:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y5, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y5, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y5, Y5, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD (R10)(R12*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y5, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y5, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y5, Y5, Y12
+	VBLENDVPS Y12, Y5, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD (R10)(R12*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end45:
-	VPCMPEQW  (R10)(R12*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y5, Y14, Y5
+end58:
+	VPCMPEQW  (R10)(R12*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else46
-	VCVTPS2PH $0x00, Y6, X13
-	VCVTPH2PS 16(R10)(R12*2), Y14
-	JMP       end47
+	JZ        else59
+	VCVTPS2PH $0x00, Y6, X11
+	VCVTPH2PS 16(R10)(R12*2), Y12
+	JMP       end60
 
-else46:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y6, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y6, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y6, Y6, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 16(R10)(R12*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y6, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y6, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y6, Y6, Y12
+	VBLENDVPS Y12, Y6, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 16(R10)(R12*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end47:
-	VPCMPEQW  16(R10)(R12*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y6, Y14, Y6
+end60:
+	VPCMPEQW  16(R10)(R12*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else48
-	VCVTPS2PH $0x00, Y7, X13
-	VCVTPH2PS 32(R10)(R12*2), Y14
-	JMP       end49
+	JZ        else61
+	VCVTPS2PH $0x00, Y7, X11
+	VCVTPH2PS 32(R10)(R12*2), Y12
+	JMP       end62
 
-else48:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y7, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y7, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y7, Y7, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 32(R10)(R12*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y7, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y7, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y7, Y7, Y12
+	VBLENDVPS Y12, Y7, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 32(R10)(R12*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end49:
-	VPCMPEQW  32(R10)(R12*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y7, Y14, Y7
+end62:
+	VPCMPEQW  32(R10)(R12*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else50
-	VCVTPS2PH $0x00, Y12, X13
-	VCVTPH2PS 48(R10)(R12*2), Y14
-	JMP       end51
+	JZ        else63
+	VCVTPS2PH $0x00, Y10, X11
+	VCVTPH2PS 48(R10)(R12*2), Y12
+	JMP       end64
 
-else50:
+else63:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y12, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y12, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y12, Y12, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 48(R10)(R12*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y10, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y10, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y10, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 48(R10)(R12*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end51:
-	VPCMPEQW  48(R10)(R12*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y12, Y14, Y12
+end64:
+	VPCMPEQW  48(R10)(R12*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y10, Y12, Y10
 
-end43:
-end39:
+end56:
+end52:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
-	VMULPS Y12, Y4, Y4
+	VMULPS Y10, Y4, Y4
 	VSUBPS Y1, Y5, Y1
 	VSUBPS Y2, Y6, Y2
 	VSUBPS Y3, Y7, Y3
@@ -9485,271 +10657,278 @@ end39:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else52
+	JZ    else65
 	TESTL $0x00000100, CX
-	JZ    else54
+	JZ    else67
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (R10)(R12*2)
+	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPERMQ    $0x08, Y4, Y4
+	VMOVUPS   X4, (R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y4
 	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y4
-	VORPS   Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(R10)(R12*2)
+	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 16(R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(R10)(R12*2)
+	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 32(R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 48(R10)(R12*2)
+	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 48(R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R12*2)
-	JMP     end55
+	JMP     end68
 
-else54:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y8, Y4
+else67:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
 	VPADDD  Y4, Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R12*2)
-	VPSRLD  $0x10, Y9, Y1
-	VPADDD  Y1, Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R12*2)
-	VPSRLD  $0x10, Y10, Y1
-	VPADDD  Y1, Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R12*2)
-	VPSRLD  $0x10, Y11, Y1
-	VPADDD  Y1, Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(DX)(R12*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
+	VPADDD  Y5, Y2, Y5
+	VPSRLD  $0x10, Y8, Y6
+	VPADDD  Y6, Y3, Y6
+	VPSRLD  $0x10, Y9, Y7
+	VPADDD  Y7, Y0, Y7
+	TESTL   $0x00000408, CX
+	JZ      else69
+	JMP     end70
 
-end55:
-	JMP end53
+else69:
+	VCMPPS    $0x03, Y1, Y1, Y8
+	VBLENDVPS Y8, Y1, Y4, Y4
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y5, Y5
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y6, Y6
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VBLENDVPS Y1, Y0, Y7, Y7
 
-else52:
+end70:
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y5
+	VPACKUSDW Y5, Y4, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DX)(R12*2)
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DX)(R12*2)
+
+end68:
+	JMP end66
+
+else65:
 	VMOVUPS   Y1, (DX)(R12*4)
 	VMOVUPS   Y2, 32(DX)(R12*4)
 	VMOVUPS   Y3, 64(DX)(R12*4)
 	VMOVUPS   Y0, 96(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end57
+	JZ        end72
 	TESTL     $0x00000020, CX
-	JZ        else58
+	JZ        else73
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end59
+	JMP       end74
 
-else58:
+else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y4
+	VPSLLD    $0x0f, Y1, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y1, Y4
+	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
+	VPERMQ    $0x08, Y1, Y4
 
-end59:
+end74:
 	TESTL    $0x00000040, CX
-	JZ       else60
+	JZ       else75
 	VMOVNTDQ X4, (R10)(R12*2)
-	JMP      end61
+	JMP      end76
 
-else60:
+else75:
 	VMOVUPS X4, (R10)(R12*2)
 
-end61:
+end76:
 	TESTL     $0x00000020, CX
-	JZ        else62
+	JZ        else77
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end63
+	JMP       end78
 
-else62:
+else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y2, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end63:
+end78:
 	TESTL    $0x00000040, CX
-	JZ       else64
+	JZ       else79
 	VMOVNTDQ X1, 16(R10)(R12*2)
-	JMP      end65
+	JMP      end80
 
-else64:
+else79:
 	VMOVUPS X1, 16(R10)(R12*2)
 
-end65:
+end80:
 	TESTL     $0x00000020, CX
-	JZ        else66
+	JZ        else81
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end67
+	JMP       end82
 
-else66:
+else81:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y3, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end67:
+end82:
 	TESTL    $0x00000040, CX
-	JZ       else68
+	JZ       else83
 	VMOVNTDQ X1, 32(R10)(R12*2)
-	JMP      end69
+	JMP      end84
 
-else68:
+else83:
 	VMOVUPS X1, 32(R10)(R12*2)
 
-end69:
+end84:
 	TESTL     $0x00000020, CX
-	JZ        else70
+	JZ        else85
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end71
+	JMP       end86
 
-else70:
+else85:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
 
-end71:
+end86:
 	TESTL    $0x00000040, CX
-	JZ       else72
+	JZ       else87
 	VMOVNTDQ X1, 48(R10)(R12*2)
-	JMP      end73
+	JMP      end88
 
-else72:
+else87:
 	VMOVUPS X1, 48(R10)(R12*2)
 
-end73:
-end57:
-end53:
+end88:
+end72:
+end66:
 	ADDQ  $0x00000020, R12
 	ADDQ  $0x00000020, R13
 	CMPQ  R12, count+8(FP)
-	JNE   passAhead
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end75
+	JZ    end90
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end75:
+end90:
 	TESTL $0x00000040, CX
-	JZ    end77
+	JZ    end92
 	SFENCE
 
-end77:
+end92:
 	VZEROUPPER
 	RET
 
@@ -9765,7 +10944,7 @@ TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -9781,8 +10960,7 @@ uncoupled1:
 	MOVQ ahead+16(FP), R9
 	SHRQ $0x02, R9
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// g = gs·g
 	// gs
 	VBROADCASTSS (AX), Y0
@@ -9841,7 +11019,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000400, CX
+	TESTL        $0x00000800, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -9926,10 +11104,10 @@ else14:
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -9951,10 +11129,10 @@ else16:
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -9976,10 +11154,10 @@ else18:
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -10001,10 +11179,10 @@ else20:
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -10026,6 +11204,25 @@ end9:
 	VADDPS Y4, Y0, Y0
 
 end7:
+	TESTL     $0x0000040c, CX
+	JZ        end23
+	VCMPPS    $0x03, Y1, Y2, Y4
+	VCMPPS    $0x03, Y3, Y0, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R10
+	TESTL     R10, R10
+	JZ        numbers24
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+
+numbers24:
+end23:
 	// u = k1·g
 	// k1
 	VBROADCASTSS 28(AX), Y4
@@ -10040,9 +11237,9 @@ end7:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else22
+	JZ         else25
 	TESTL      $0x00000100, CX
-	JZ         else24
+	JZ         else27
 	PREFETCHT0 (DX)(R9*2)
 	PREFETCHT0 (SI)(R9*2)
 
@@ -10077,9 +11274,9 @@ end7:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end25
+	JMP       end28
 
-else24:
+else27:
 	VPMOVZXWD  (DX)(R8*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R8*2), Y6
@@ -10090,10 +11287,10 @@ else24:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R9*2)
 
-end25:
-	JMP end23
+end28:
+	JMP end26
 
-else22:
+else25:
 	VMOVUPS    (DX)(R8*4), Y5
 	VMOVUPS    32(DX)(R8*4), Y6
 	VMOVUPS    64(DX)(R8*4), Y7
@@ -10101,111 +11298,111 @@ else22:
 	PREFETCHT0 (DX)(R9*4)
 	PREFETCHT0 64(DX)(R9*4)
 	TESTL      $0x00000200, CX
-	JZ         end27
+	JZ         end30
 	PREFETCHT0 (SI)(R9*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else28
+	JZ        else31
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (SI)(R8*2), Y10
-	JMP       end29
+	JMP       end32
 
-else28:
+else31:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end29:
+end32:
 	VPCMPEQW  (SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else30
+	JZ        else33
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(SI)(R8*2), Y10
-	JMP       end31
+	JMP       end34
 
-else30:
+else33:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end31:
+end34:
 	VPCMPEQW  16(SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else32
+	JZ        else35
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(SI)(R8*2), Y10
-	JMP       end33
+	JMP       end36
 
-else32:
+else35:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end33:
+end36:
 	VPCMPEQW  32(SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else34
+	JZ        else37
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(SI)(R8*2), Y10
-	JMP       end35
+	JMP       end38
 
-else34:
+else37:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end35:
+end38:
 	VPCMPEQW  48(SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
-end27:
-end23:
+end30:
+end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -10217,368 +11414,335 @@ end23:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else36
+	JZ    else39
 
-	// counter
-	MOVL         56(AX), R10
-	ADDL         R8, R10
-	VMOVD        R10, X7
-	VPBROADCASTD X7, Y7
-	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
+	// the counter of the pass's first word
+	MOVQ         R8, R10
+	SHRQ         $0x01, R10
+	IMUL3L       $0x9e3779b9, R10, R10
+	ADDL         56(AX), R10
+	VMOVD        R10, X5
+	VPBROADCASTD X5, Y5
+	VPADDD       roundingAVX2<>+0(SB), Y5, Y5
 
 	// key
-	VPBROADCASTD 60(AX), Y8
+	VPBROADCASTD 60(AX), Y6
 
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y4
-	VXORPS Y4, Y7, Y4
-
-	// draw = draw·0x7feb352d ^ key
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y4
+	VXORPS  Y4, Y5, Y4
 	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
-	VXORPS  Y8, Y4, Y4
+	VXORPS  Y6, Y4, Y4
 
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y5
-	VXORPS  Y5, Y4, Y4
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y7
+	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
 
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y4, Y5
-	VXORPS Y5, Y4, Y4
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y4, Y7
+	VXORPS Y7, Y4, Y4
+	VPADDD roundingAVX2<>+32(SB), Y5, Y5
 
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y5
-	VXORPS Y5, Y7, Y5
-
-	// draw = draw·0x7feb352d ^ key
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y7
+	VXORPS  Y7, Y5, Y5
 	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
-	VXORPS  Y8, Y5, Y5
+	VXORPS  Y6, Y5, Y5
 
-	// draw = (draw ^ draw>>15)·0x846ca68b
+	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y5, Y6
 	VXORPS  Y6, Y5, Y5
 	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
 
-	// draw = draw ^ draw>>16
+	// word = word ^ word>>16
 	VPSRLD $0x10, Y5, Y6
 	VXORPS Y6, Y5, Y5
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
+	JMP    end40
 
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y6
-	VXORPS Y6, Y7, Y6
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
-	VXORPS  Y8, Y6, Y6
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y6, Y9
-	VXORPS  Y9, Y6, Y6
-	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y6, Y9
-	VXORPS Y9, Y6, Y6
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y9
-	VXORPS Y9, Y7, Y7
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
-	VXORPS  Y8, Y7, Y7
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y7, Y8
-	VXORPS  Y8, Y7, Y7
-	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y8, Y7, Y7
-	JMP    end37
-
-else36:
+else39:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
 
-end37:
+end40:
 	TESTL $0x00000104, CX
-	JZ    else38
+	JZ    else41
 	TESTL $0x00000100, CX
-	JZ    else40
+	JZ    else43
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (SI)(R8*2)
+	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPERMQ    $0x08, Y4, Y4
+	VMOVUPS   X4, (SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y4
 	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y4
-	VORPS   Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(SI)(R8*2)
+	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 16(SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(SI)(R8*2)
+	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 32(SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 48(SI)(R8*2)
+	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 48(SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R8*2)
-	JMP     end41
+	JMP     end44
 
-else40:
-	// bf16: (p + draw>>16)>>16
+else43:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX2<>+192(SB), Y4, Y4
+	VPMULLW roundingAVX2<>+192(SB), Y5, Y5
+	VANDPS  roundingAVX2<>+128(SB), Y4, Y6
+	VPADDD  Y6, Y1, Y6
+	VANDPS  roundingAVX2<>+128(SB), Y5, Y7
+	VPADDD  Y7, Y2, Y7
 	VPSRLD  $0x10, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R8*2)
-	VPSRLD  $0x10, Y5, Y1
-	VPADDD  Y1, Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R8*2)
-	VPSRLD  $0x10, Y6, Y1
-	VPADDD  Y1, Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R8*2)
-	VPSRLD  $0x10, Y7, Y1
-	VPADDD  Y1, Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(DX)(R8*2)
+	VPADDD  Y4, Y3, Y4
+	VPSRLD  $0x10, Y5, Y5
+	VPADDD  Y5, Y0, Y5
+	TESTL   $0x00000408, CX
+	JZ      else45
+	JMP     end46
 
-end41:
-	JMP end39
+else45:
+	VCMPPS    $0x03, Y1, Y1, Y8
+	VBLENDVPS Y8, Y1, Y6, Y6
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y7, Y7
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VBLENDVPS Y1, Y0, Y5, Y5
 
-else38:
+end46:
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DX)(R8*2)
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y5
+	VPACKUSDW Y5, Y4, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DX)(R8*2)
+
+end44:
+	JMP end42
+
+else41:
 	VMOVUPS   Y1, (DX)(R8*4)
 	VMOVUPS   Y2, 32(DX)(R8*4)
 	VMOVUPS   Y3, 64(DX)(R8*4)
 	VMOVUPS   Y0, 96(DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end43
+	JZ        end48
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else49
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end45
+	JMP       end50
 
-else44:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y4
+	VPSLLD    $0x0f, Y1, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y1, Y4
+	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
+	VPERMQ    $0x08, Y1, Y4
 
-end45:
+end50:
 	TESTL    $0x00000040, CX
-	JZ       else46
+	JZ       else51
 	VMOVNTDQ X4, (SI)(R8*2)
-	JMP      end47
+	JMP      end52
 
-else46:
+else51:
 	VMOVUPS X4, (SI)(R8*2)
 
-end47:
+end52:
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else53
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y4, Y2
 	VMOVMSKPS Y2, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end49
+	JMP       end54
 
-else48:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y2, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end49:
+end54:
 	TESTL    $0x00000040, CX
-	JZ       else50
+	JZ       else55
 	VMOVNTDQ X1, 16(SI)(R8*2)
-	JMP      end51
+	JMP      end56
 
-else50:
+else55:
 	VMOVUPS X1, 16(SI)(R8*2)
 
-end51:
+end56:
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else57
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end53
+	JMP       end58
 
-else52:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y3, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end53:
+end58:
 	TESTL    $0x00000040, CX
-	JZ       else54
+	JZ       else59
 	VMOVNTDQ X1, 32(SI)(R8*2)
-	JMP      end55
+	JMP      end60
 
-else54:
+else59:
 	VMOVUPS X1, 32(SI)(R8*2)
 
-end55:
+end60:
 	TESTL     $0x00000020, CX
-	JZ        else56
+	JZ        else61
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
-	JMP       end57
+	JMP       end62
 
-else56:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
 
-end57:
+end62:
 	TESTL    $0x00000040, CX
-	JZ       else58
+	JZ       else63
 	VMOVNTDQ X1, 48(SI)(R8*2)
-	JMP      end59
+	JMP      end64
 
-else58:
+else63:
 	VMOVUPS X1, 48(SI)(R8*2)
 
-end59:
-end43:
-end39:
+end64:
+end48:
+end42:
 	ADDQ  $0x00000020, R8
 	ADDQ  $0x00000020, R9
 	CMPQ  R8, count+8(FP)
-	JNE   passAhead
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end61
+	JZ    end66
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end61:
+end66:
 	TESTL $0x00000040, CX
-	JZ    end63
+	JZ    end68
 	SFENCE
 
-end63:
+end68:
 	VZEROUPPER
 	RET
 
 // func sgdMomentumMixedAVX2(c *float32, count int, ahead int)
-// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+// Requires: AVX, AVX2, CMOV, F16C, MMX+, POPCNT
 TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -10589,7 +11753,7 @@ TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -10608,8 +11772,7 @@ uncoupled1:
 	MOVQ ahead+16(FP), R10
 	SHRQ $0x02, R10
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// g = gs·g
 	// gs
 	VBROADCASTSS (AX), Y0
@@ -10668,7 +11831,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000400, CX
+	TESTL        $0x00000800, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -10753,10 +11916,10 @@ else14:
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -10778,10 +11941,10 @@ else16:
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -10803,10 +11966,10 @@ else18:
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -10828,10 +11991,10 @@ else20:
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -10853,13 +12016,101 @@ end9:
 	VADDPS Y4, Y0, Y0
 
 end7:
+	TESTL     $0x0000040c, CX
+	JZ        end23
+	VCMPPS    $0x03, Y1, Y2, Y4
+	VCMPPS    $0x03, Y3, Y0, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R11
+	TESTL     R11, R11
+	JZ        numbers24
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
+	TESTL $0x00000400, CX
+	JZ    else25
+
+	// mScales
+	MOVQ    128(AX), R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
+	MOVBLZX (R11)(R12*1), R11
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R9*1), Y6
+	VPSLLW       $0x07, Y6, Y6
+	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VCVTPH2PS    X6, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPMOVSXBW    16(SI)(R9*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	PREFETCHT0   (SI)(R10*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (SI)(R9*1), Y9
+	VPAND        roundingAVX2<>+512(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPMOVMSKB    Y9, R12
+	LEAL         9(R11), R13
+	SHRL         $0x08, R13
+	ORL          R13, R12
+	JZ           usual27
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y5, Y5
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y6, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y7, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y8, Y8
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VMOVD        R13, X9
+	VPBROADCASTD X9, Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+
+usual27:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+	JMP          end26
+
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else22
+	JZ         else28
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -10869,9 +12120,9 @@ end7:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end23
+	JMP        end29
 
-else22:
+else28:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -10879,7 +12130,8 @@ else22:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end23:
+end29:
+end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -10897,614 +12149,761 @@ end23:
 	VADDPS       Y0, Y4, Y0
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else30
+
+	// the counter of the pass's first word
+	MOVQ         R9, R11
+	SHRQ         $0x01, R11
+	IMUL3L       $0x9e3779b9, R11, R11
+	ADDL         56(AX), R11
+	VMOVD        R11, X5
+	VPBROADCASTD X5, Y5
+	VPADDD       roundingAVX2<>+0(SB), Y5, Y5
+
+	// key
+	VPBROADCASTD 60(AX), Y6
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y4
+	VXORPS  Y4, Y5, Y4
+	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
+	VXORPS  Y6, Y4, Y4
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y7
+	VXORPS  Y7, Y4, Y4
+	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y4, Y7
+	VXORPS Y7, Y4, Y4
+	VPADDD roundingAVX2<>+32(SB), Y5, Y5
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y7
+	VXORPS  Y7, Y5, Y5
+	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VXORPS  Y6, Y5, Y5
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+	JMP    end31
+
+else30:
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+
+end31:
+	TESTL        $0x00000400, CX
+	JZ           else32
+	VANDPS       roundingAVX2<>+352(SB), Y1, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y2, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y3, Y8
+	VANDPS       roundingAVX2<>+352(SB), Y0, Y9
+	VPMAXUD      Y8, Y6, Y6
+	VPMAXUD      Y9, Y7, Y7
+	VPMAXUD      Y7, Y6, Y6
+	VEXTRACTI128 $0x01, Y6, X7
+	VPMAXUD      X7, X6, X6
+	VPSHUFD      $0x0e, X6, X7
+	VPMAXUD      X7, X6, X6
+	VPSHUFD      $0x01, X6, X7
+	VPMAXUD      X7, X6, X6
+	VMOVD        X6, R11
+	CMPL         R11, $0x7f800000
+	JAE          rare34
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y6
+	VMULPS       Y6, Y1, Y7
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y4, Y8
+	VANDPS    roundingAVX2<>+480(SB), Y8, Y8
+	VPADDD    Y8, Y7, Y7
+	VCVTPS2PH $0x03, Y7, X7
+	VMULPS    Y6, Y2, Y8
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y5, Y9
+	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD      Y9, Y8, Y8
+	VCVTPS2PH   $0x03, Y8, X8
+	VINSERTI128 $0x01, X8, Y7, Y7
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW $0x09, Y4, Y8
+	VPADDW Y8, Y7, Y7
+	VANDPS roundingAVX2<>+608(SB), Y7, Y8
+	VPADDW Y7, Y7, Y7
+	VORPS  Y8, Y7, Y7
+	VPSRLW $0x08, Y7, Y7
+	VMULPS Y6, Y3, Y8
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y4, Y9
+	VANDPS    roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD    Y9, Y8, Y8
+	VCVTPS2PH $0x03, Y8, X8
+	VMULPS    Y6, Y0, Y6
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y5, Y9
+	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD      Y9, Y6, Y6
+	VCVTPS2PH   $0x03, Y6, X6
+	VINSERTI128 $0x01, X6, Y8, Y6
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y5, Y8
+	VPADDW    Y8, Y6, Y6
+	VANDPS    roundingAVX2<>+608(SB), Y6, Y8
+	VPADDW    Y6, Y6, Y6
+	VORPS     Y8, Y6, Y6
+	VPSRLW    $0x08, Y6, Y6
+	VPACKUSWB Y6, Y7, Y6
+	VPERMQ    $0xd8, Y6, Y6
+	VMOVDQU   Y6, (SI)(R9*1)
+	JMP       packed35
+
+rare34:
+	// the same, where there are NaNs or infinities
+	VANDPS       roundingAVX2<>+352(SB), Y1, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y2, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y3, Y8
+	VANDPS       roundingAVX2<>+352(SB), Y0, Y9
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y6, Y10
+	VANDPS       Y10, Y6, Y6
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y7, Y10
+	VANDPS       Y10, Y7, Y7
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y8, Y10
+	VANDPS       Y10, Y8, Y8
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y9, Y10
+	VANDPS       Y10, Y9, Y9
+	VPMAXUD      Y8, Y6, Y6
+	VPMAXUD      Y9, Y7, Y7
+	VPMAXUD      Y7, Y6, Y6
+	VEXTRACTI128 $0x01, Y6, X7
+	VPMAXUD      X7, X6, X6
+	VPSHUFD      $0x0e, X6, X7
+	VPMAXUD      X7, X6, X6
+	VPSHUFD      $0x01, X6, X7
+	VPMAXUD      X7, X6, X6
+	VMOVD        X6, R11
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y6
+	VMULPS       Y6, Y1, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y1, Y8
+	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y8, Y8
+	VBLENDVPS    Y8, roundingAVX2<>+544(SB), Y7, Y7
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y4, Y8
+	VANDPS    roundingAVX2<>+480(SB), Y8, Y8
+	VPADDD    Y8, Y7, Y7
+	VCVTPS2PH $0x03, Y7, X7
+	VMULPS    Y6, Y2, Y8
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y9
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y8, Y8
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y5, Y9
+	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD      Y9, Y8, Y8
+	VCVTPS2PH   $0x03, Y8, X8
+	VINSERTI128 $0x01, X8, Y7, Y7
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y4, Y8
+	VPADDW    Y8, Y7, Y7
+	VANDPS    roundingAVX2<>+608(SB), Y7, Y8
+	VPADDW    Y7, Y7, Y7
+	VORPS     Y8, Y7, Y7
+	VPSRLW    $0x08, Y7, Y7
+	VMULPS    Y6, Y3, Y8
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y9
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y8, Y8
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y4, Y9
+	VANDPS    roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD    Y9, Y8, Y8
+	VCVTPS2PH $0x03, Y8, X8
+	VMULPS    Y6, Y0, Y6
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y9
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y6, Y6
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y5, Y9
+	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VPADDD      Y9, Y6, Y6
+	VCVTPS2PH   $0x03, Y6, X6
+	VINSERTI128 $0x01, X6, Y8, Y6
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y5, Y8
+	VPADDW    Y8, Y6, Y6
+	VANDPS    roundingAVX2<>+608(SB), Y6, Y8
+	VPADDW    Y6, Y6, Y6
+	VORPS     Y8, Y6, Y6
+	VPSRLW    $0x08, Y6, Y6
+	VPACKUSWB Y6, Y7, Y6
+	VPERMQ    $0xd8, Y6, Y6
+	VMOVDQU   Y6, (SI)(R9*1)
+
+packed35:
+	JMP end33
+
+else32:
 	TESTL $0x00000008, CX
-	JZ    else24
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (SI)(R9*2)
+	VPSLLD $0x0f, Y1, Y6
+	VPSRLD $0x1f, Y6, Y6
+	VPADDD Y6, Y1, Y6
+	VPADDD roundingAVX2<>+224(SB), Y6, Y6
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y2, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y2, Y2, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, 16(SI)(R9*2)
+	VPSLLD $0x0f, Y2, Y7
+	VPSRLD $0x1f, Y7, Y7
+	VPADDD Y7, Y2, Y7
+	VPADDD roundingAVX2<>+224(SB), Y7, Y7
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y3, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y3, Y3, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, 32(SI)(R9*2)
+	VPSLLD $0x0f, Y3, Y8
+	VPSRLD $0x1f, Y8, Y8
+	VPADDD Y8, Y3, Y8
+	VPADDD roundingAVX2<>+224(SB), Y8, Y8
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y0, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y0, Y0, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, 48(SI)(R9*2)
-	JMP     end25
+	VPSLLD    $0x0f, Y0, Y9
+	VPSRLD    $0x1f, Y9, Y9
+	VPADDD    Y9, Y0, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y6
+	VPERMQ    $0xd8, Y6, Y6
+	VMOVDQU   Y6, (SI)(R9*2)
+	VPSRLD    $0x10, Y8, Y8
+	VPSRLD    $0x10, Y9, Y9
+	VPACKUSDW Y9, Y8, Y6
+	VPERMQ    $0xd8, Y6, Y6
+	VMOVDQU   Y6, 32(SI)(R9*2)
+	JMP       end37
 
-else24:
+else36:
 	VMOVUPS Y1, (SI)(R9*4)
 	VMOVUPS Y2, 32(SI)(R9*4)
 	VMOVUPS Y3, 64(SI)(R9*4)
 	VMOVUPS Y0, 96(SI)(R9*4)
 
-end25:
+end37:
+end33:
 	// u = k1·m
 	// k1
-	VBROADCASTSS 28(AX), Y4
-	VMULPS       Y1, Y4, Y1
-	VMULPS       Y2, Y4, Y2
-	VMULPS       Y3, Y4, Y3
-	VMULPS       Y0, Y4, Y0
+	VBROADCASTSS 28(AX), Y6
+	VMULPS       Y1, Y6, Y1
+	VMULPS       Y2, Y6, Y2
+	VMULPS       Y3, Y6, Y3
+	VMULPS       Y0, Y6, Y0
 
 	// p = keep·p − u
 	// keep
-	VBROADCASTSS 8(AX), Y4
+	VBROADCASTSS 8(AX), Y6
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else26
+	JZ         else38
 	TESTL      $0x00000100, CX
-	JZ         else28
+	JZ         else40
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (DI)(R9*2), Y5
-	VPSLLD    $0x10, Y5, Y5
-	VPMOVSXWD (DX)(R9*2), Y6
-	VPADDD    Y6, Y5, Y6
-	VXORPS    Y6, Y5, Y7
-	VBLENDVPS Y7, Y5, Y6, Y5
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 16(DI)(R9*2), Y6
-	VPSLLD    $0x10, Y6, Y6
-	VPMOVSXWD 16(DX)(R9*2), Y7
-	VPADDD    Y7, Y6, Y7
-	VXORPS    Y7, Y6, Y8
-	VBLENDVPS Y8, Y6, Y7, Y6
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 32(DI)(R9*2), Y7
+	VPMOVZXWD (DI)(R9*2), Y7
 	VPSLLD    $0x10, Y7, Y7
-	VPMOVSXWD 32(DX)(R9*2), Y8
+	VPMOVSXWD (DX)(R9*2), Y8
 	VPADDD    Y8, Y7, Y8
 	VXORPS    Y8, Y7, Y9
 	VBLENDVPS Y9, Y7, Y8, Y7
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 48(DI)(R9*2), Y8
+	VPMOVZXWD 16(DI)(R9*2), Y8
 	VPSLLD    $0x10, Y8, Y8
-	VPMOVSXWD 48(DX)(R9*2), Y9
+	VPMOVSXWD 16(DX)(R9*2), Y9
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end29
 
-else28:
-	VPMOVZXWD  (DX)(R9*2), Y5
-	VPSLLD     $0x10, Y5, Y5
-	VPMOVZXWD  16(DX)(R9*2), Y6
-	VPSLLD     $0x10, Y6, Y6
-	VPMOVZXWD  32(DX)(R9*2), Y7
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Y9
+	VPSLLD    $0x10, Y9, Y9
+	VPMOVSXWD 32(DX)(R9*2), Y10
+	VPADDD    Y10, Y9, Y10
+	VXORPS    Y10, Y9, Y11
+	VBLENDVPS Y11, Y9, Y10, Y9
+
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 48(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+	VPMOVSXWD 48(DX)(R9*2), Y11
+	VPADDD    Y11, Y10, Y11
+	VXORPS    Y11, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y10
+	JMP       end41
+
+else40:
+	VPMOVZXWD  (DX)(R9*2), Y7
 	VPSLLD     $0x10, Y7, Y7
-	VPMOVZXWD  48(DX)(R9*2), Y8
+	VPMOVZXWD  16(DX)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
+	VPMOVZXWD  32(DX)(R9*2), Y9
+	VPSLLD     $0x10, Y9, Y9
+	VPMOVZXWD  48(DX)(R9*2), Y10
+	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R10*2)
 
-end29:
-	JMP end27
+end41:
+	JMP end39
 
-else26:
-	VMOVUPS    (DX)(R9*4), Y5
-	VMOVUPS    32(DX)(R9*4), Y6
-	VMOVUPS    64(DX)(R9*4), Y7
-	VMOVUPS    96(DX)(R9*4), Y8
+else38:
+	VMOVUPS    (DX)(R9*4), Y7
+	VMOVUPS    32(DX)(R9*4), Y8
+	VMOVUPS    64(DX)(R9*4), Y9
+	VMOVUPS    96(DX)(R9*4), Y10
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end31
+	JZ         end43
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else32
-	VCVTPS2PH $0x00, Y5, X9
-	VCVTPH2PS (DI)(R9*2), Y10
-	JMP       end33
+	JZ        else44
+	VCVTPS2PH $0x00, Y7, X11
+	VCVTPH2PS (DI)(R9*2), Y12
+	JMP       end45
 
-else32:
+else44:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y5, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD (DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y7, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y7, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y7, Y7, Y12
+	VBLENDVPS Y12, Y7, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD (DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end33:
-	VPCMPEQW  (DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y5, Y10, Y5
+end45:
+	VPCMPEQW  (DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else34
-	VCVTPS2PH $0x00, Y6, X9
-	VCVTPH2PS 16(DI)(R9*2), Y10
-	JMP       end35
+	JZ        else46
+	VCVTPS2PH $0x00, Y8, X11
+	VCVTPH2PS 16(DI)(R9*2), Y12
+	JMP       end47
 
-else34:
+else46:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y6, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 16(DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y8, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y8, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y8, Y8, Y12
+	VBLENDVPS Y12, Y8, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 16(DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end35:
-	VPCMPEQW  16(DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y6, Y10, Y6
+end47:
+	VPCMPEQW  16(DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y8, Y12, Y8
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else36
-	VCVTPS2PH $0x00, Y7, X9
-	VCVTPH2PS 32(DI)(R9*2), Y10
-	JMP       end37
+	JZ        else48
+	VCVTPS2PH $0x00, Y9, X11
+	VCVTPH2PS 32(DI)(R9*2), Y12
+	JMP       end49
 
-else36:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y7, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 32(DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y9, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y9, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y9, Y9, Y12
+	VBLENDVPS Y12, Y9, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 32(DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end37:
-	VPCMPEQW  32(DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y7, Y10, Y7
+end49:
+	VPCMPEQW  32(DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y9, Y12, Y9
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else38
-	VCVTPS2PH $0x00, Y8, X9
-	VCVTPH2PS 48(DI)(R9*2), Y10
-	JMP       end39
+	JZ        else50
+	VCVTPS2PH $0x00, Y10, X11
+	VCVTPH2PS 48(DI)(R9*2), Y12
+	JMP       end51
 
-else38:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y8, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 48(DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y10, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y10, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y10, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 48(DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
+end51:
+	VPCMPEQW  48(DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y10, Y12, Y10
+
+end43:
 end39:
-	VPCMPEQW  48(DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y8, Y10, Y8
-
-end31:
-end27:
-	VMULPS Y5, Y4, Y5
-	VMULPS Y6, Y4, Y6
-	VMULPS Y7, Y4, Y7
-	VMULPS Y8, Y4, Y4
-	VSUBPS Y1, Y5, Y1
-	VSUBPS Y2, Y6, Y2
-	VSUBPS Y3, Y7, Y3
-	VSUBPS Y0, Y4, Y0
+	VMULPS Y7, Y6, Y7
+	VMULPS Y8, Y6, Y8
+	VMULPS Y9, Y6, Y9
+	VMULPS Y10, Y6, Y6
+	VSUBPS Y1, Y7, Y1
+	VSUBPS Y2, Y8, Y2
+	VSUBPS Y3, Y9, Y3
+	VSUBPS Y0, Y6, Y0
 
 	// store p
-	TESTL $0x00000080, CX
-	JZ    else40
-
-	// counter
-	MOVL         56(AX), R11
-	ADDL         R9, R11
-	VMOVD        R11, X7
-	VPBROADCASTD X7, Y7
-	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
-
-	// key
-	VPBROADCASTD 60(AX), Y8
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y4
-	VXORPS Y4, Y7, Y4
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
-	VXORPS  Y8, Y4, Y4
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y5
-	VXORPS  Y5, Y4, Y4
-	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y4, Y5
-	VXORPS Y5, Y4, Y4
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y5
-	VXORPS Y5, Y7, Y5
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
-	VXORPS  Y8, Y5, Y5
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
-	VXORPS  Y6, Y5, Y5
-	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y5, Y6
-	VXORPS Y6, Y5, Y5
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y6
-	VXORPS Y6, Y7, Y6
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
-	VXORPS  Y8, Y6, Y6
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y6, Y9
-	VXORPS  Y9, Y6, Y6
-	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y6, Y9
-	VXORPS Y9, Y6, Y6
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y9
-	VXORPS Y9, Y7, Y7
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
-	VXORPS  Y8, Y7, Y7
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y7, Y8
-	VXORPS  Y8, Y7, Y7
-	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y8, Y7, Y7
-	JMP    end41
-
-else40:
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-
-end41:
 	TESTL $0x00000104, CX
-	JZ    else42
+	JZ    else52
 	TESTL $0x00000100, CX
-	JZ    else44
+	JZ    else54
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPERMQ    $0x08, Y4, Y4
+	VMOVUPS   X4, (DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y4
 	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y4
-	VORPS   Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 16(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 32(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 48(DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 48(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end45
+	JMP     end55
 
-else44:
-	// bf16: (p + draw>>16)>>16
+else54:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX2<>+192(SB), Y4, Y4
+	VPMULLW roundingAVX2<>+192(SB), Y5, Y5
+	VANDPS  roundingAVX2<>+128(SB), Y4, Y6
+	VPADDD  Y6, Y1, Y6
+	VANDPS  roundingAVX2<>+128(SB), Y5, Y7
+	VPADDD  Y7, Y2, Y7
 	VPSRLD  $0x10, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R9*2)
-	VPSRLD  $0x10, Y5, Y1
-	VPADDD  Y1, Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R9*2)
-	VPSRLD  $0x10, Y6, Y1
-	VPADDD  Y1, Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R9*2)
-	VPSRLD  $0x10, Y7, Y1
-	VPADDD  Y1, Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(DX)(R9*2)
+	VPADDD  Y4, Y3, Y4
+	VPSRLD  $0x10, Y5, Y5
+	VPADDD  Y5, Y0, Y5
+	TESTL   $0x00000408, CX
+	JZ      else56
+	JMP     end57
 
-end45:
-	JMP end43
+else56:
+	VCMPPS    $0x03, Y1, Y1, Y8
+	VBLENDVPS Y8, Y1, Y6, Y6
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y7, Y7
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VBLENDVPS Y1, Y0, Y5, Y5
 
-else42:
+end57:
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DX)(R9*2)
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y5
+	VPACKUSDW Y5, Y4, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DX)(R9*2)
+
+end55:
+	JMP end53
+
+else52:
 	VMOVUPS   Y1, (DX)(R9*4)
 	VMOVUPS   Y2, 32(DX)(R9*4)
 	VMOVUPS   Y3, 64(DX)(R9*4)
 	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end47
+	JZ        end59
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else60
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end49
-
-else48:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y4
-
-end49:
-	TESTL    $0x00000040, CX
-	JZ       else50
-	VMOVNTDQ X4, (DI)(R9*2)
-	JMP      end51
-
-else50:
-	VMOVUPS X4, (DI)(R9*2)
-
-end51:
-	TESTL     $0x00000020, CX
-	JZ        else52
-	VCVTPS2PH $0x00, Y2, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end53
-
-else52:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-
-end53:
-	TESTL    $0x00000040, CX
-	JZ       else54
-	VMOVNTDQ X1, 16(DI)(R9*2)
-	JMP      end55
-
-else54:
-	VMOVUPS X1, 16(DI)(R9*2)
-
-end55:
-	TESTL     $0x00000020, CX
-	JZ        else56
-	VCVTPS2PH $0x00, Y3, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end57
-
-else56:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-
-end57:
-	TESTL    $0x00000040, CX
-	JZ       else58
-	VMOVNTDQ X1, 32(DI)(R9*2)
-	JMP      end59
-
-else58:
-	VMOVUPS X1, 32(DI)(R9*2)
-
-end59:
-	TESTL     $0x00000020, CX
-	JZ        else60
-	VCVTPS2PH $0x00, Y0, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
 	JMP       end61
 
 else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y1, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y1, Y4
+	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
+	VPERMQ    $0x08, Y1, Y4
 
 end61:
 	TESTL    $0x00000040, CX
 	JZ       else62
-	VMOVNTDQ X1, 48(DI)(R9*2)
+	VMOVNTDQ X4, (DI)(R9*2)
 	JMP      end63
 
 else62:
-	VMOVUPS X1, 48(DI)(R9*2)
+	VMOVUPS X4, (DI)(R9*2)
 
 end63:
-end47:
-end43:
+	TESTL     $0x00000020, CX
+	JZ        else64
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end65
+
+else64:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y2, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+
+end65:
+	TESTL    $0x00000040, CX
+	JZ       else66
+	VMOVNTDQ X1, 16(DI)(R9*2)
+	JMP      end67
+
+else66:
+	VMOVUPS X1, 16(DI)(R9*2)
+
+end67:
+	TESTL     $0x00000020, CX
+	JZ        else68
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end69
+
+else68:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+
+end69:
+	TESTL    $0x00000040, CX
+	JZ       else70
+	VMOVNTDQ X1, 32(DI)(R9*2)
+	JMP      end71
+
+else70:
+	VMOVUPS X1, 32(DI)(R9*2)
+
+end71:
+	TESTL     $0x00000020, CX
+	JZ        else72
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end73
+
+else72:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
+
+end73:
+	TESTL    $0x00000040, CX
+	JZ       else74
+	VMOVNTDQ X1, 48(DI)(R9*2)
+	JMP      end75
+
+else74:
+	VMOVUPS X1, 48(DI)(R9*2)
+
+end75:
+end59:
+end53:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
-	JNE   passAhead
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end65
+	JZ    end77
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end65:
+end77:
 	TESTL $0x00000040, CX
-	JZ    end67
+	JZ    end79
 	SFENCE
 
-end67:
+end79:
 	VZEROUPPER
 	RET
 
 // func sgdNesterovMixedAVX2(c *float32, count int, ahead int)
-// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+// Requires: AVX, AVX2, CMOV, F16C, MMX+, POPCNT
 TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -11515,7 +12914,7 @@ TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -11534,8 +12933,7 @@ uncoupled1:
 	MOVQ ahead+16(FP), R10
 	SHRQ $0x02, R10
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// g = gs·g
 	// gs
 	VBROADCASTSS (AX), Y0
@@ -11594,7 +12992,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000400, CX
+	TESTL        $0x00000800, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -11679,10 +13077,10 @@ else14:
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -11704,10 +13102,10 @@ else16:
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -11729,10 +13127,10 @@ else18:
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -11754,10 +13152,10 @@ else20:
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -11779,13 +13177,101 @@ end9:
 	VADDPS Y4, Y0, Y0
 
 end7:
+	TESTL     $0x0000040c, CX
+	JZ        end23
+	VCMPPS    $0x03, Y1, Y2, Y4
+	VCMPPS    $0x03, Y3, Y0, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R11
+	TESTL     R11, R11
+	JZ        numbers24
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
+	TESTL $0x00000400, CX
+	JZ    else25
+
+	// mScales
+	MOVQ    128(AX), R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
+	MOVBLZX (R11)(R12*1), R11
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R9*1), Y6
+	VPSLLW       $0x07, Y6, Y6
+	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VCVTPH2PS    X6, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPMOVSXBW    16(SI)(R9*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	PREFETCHT0   (SI)(R10*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (SI)(R9*1), Y9
+	VPAND        roundingAVX2<>+512(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPMOVMSKB    Y9, R12
+	LEAL         9(R11), R13
+	SHRL         $0x08, R13
+	ORL          R13, R12
+	JZ           usual27
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y5, Y5
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y6, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y7, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y8, Y8
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VMOVD        R13, X9
+	VPBROADCASTD X9, Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+
+usual27:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+	JMP          end26
+
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else22
+	JZ         else28
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -11795,9 +13281,9 @@ end7:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end23
+	JMP        end29
 
-else22:
+else28:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -11805,7 +13291,8 @@ else22:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end23:
+end29:
+end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -11823,68 +13310,300 @@ end23:
 	VADDPS       Y8, Y4, Y4
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else30
+
+	// the counter of the pass's first word
+	MOVQ         R9, R11
+	SHRQ         $0x01, R11
+	IMUL3L       $0x9e3779b9, R11, R11
+	ADDL         56(AX), R11
+	VMOVD        R11, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+	JMP    end31
+
+else30:
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+
+end31:
+	TESTL        $0x00000400, CX
+	JZ           else32
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R11
+	CMPL         R11, $0x7f800000
+	JAE          rare34
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y10
+	VMULPS       Y10, Y5, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW $0x09, Y8, Y12
+	VPADDW Y12, Y11, Y11
+	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW Y11, Y11, Y11
+	VORPS  Y12, Y11, Y11
+	VPSRLW $0x08, Y11, Y11
+	VMULPS Y10, Y7, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R9*1)
+	JMP       packed35
+
+rare34:
+	// the same, where there are NaNs or infinities
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       Y14, Y10, Y10
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VANDPS       Y14, Y11, Y11
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VANDPS       Y14, Y12, Y12
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VANDPS       Y14, Y13, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R11
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y10
+	VMULPS       Y10, Y5, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y8, Y12
+	VPADDW    Y12, Y11, Y11
+	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW    Y11, Y11, Y11
+	VORPS     Y12, Y11, Y11
+	VPSRLW    $0x08, Y11, Y11
+	VMULPS    Y10, Y7, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R9*1)
+
+packed35:
+	JMP end33
+
+else32:
 	TESTL $0x00000008, CX
-	JZ    else24
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y5, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y5, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y5, Y5, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, (SI)(R9*2)
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+224(SB), Y10, Y10
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y6, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y6, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y6, Y6, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 16(SI)(R9*2)
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+224(SB), Y11, Y11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y7, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y7, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y7, Y7, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 32(SI)(R9*2)
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+224(SB), Y12, Y12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y4, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y4, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y4, Y4, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 48(SI)(R9*2)
-	JMP     end25
+	VPSLLD    $0x0f, Y4, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y4, Y13
+	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R9*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(SI)(R9*2)
+	JMP       end37
 
-else24:
+else36:
 	VMOVUPS Y5, (SI)(R9*4)
 	VMOVUPS Y6, 32(SI)(R9*4)
 	VMOVUPS Y7, 64(SI)(R9*4)
 	VMOVUPS Y4, 96(SI)(R9*4)
 
-end25:
+end37:
+end33:
 	// d = g + beta1·m
 	// beta1
-	VBROADCASTSS 12(AX), Y8
-	VMULPS       Y5, Y8, Y5
-	VMULPS       Y6, Y8, Y6
-	VMULPS       Y7, Y8, Y7
-	VMULPS       Y4, Y8, Y4
+	VBROADCASTSS 12(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
 	VADDPS       Y5, Y1, Y1
 	VADDPS       Y6, Y2, Y2
 	VADDPS       Y7, Y3, Y3
@@ -11904,9 +13623,9 @@ end25:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else26
+	JZ         else38
 	TESTL      $0x00000100, CX
-	JZ         else28
+	JZ         else40
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -11923,526 +13642,441 @@ end25:
 	VPSLLD    $0x10, Y6, Y6
 	VPMOVSXWD 16(DX)(R9*2), Y7
 	VPADDD    Y7, Y6, Y7
-	VXORPS    Y7, Y6, Y8
-	VBLENDVPS Y8, Y6, Y7, Y6
+	VXORPS    Y7, Y6, Y10
+	VBLENDVPS Y10, Y6, Y7, Y6
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(DI)(R9*2), Y7
 	VPSLLD    $0x10, Y7, Y7
-	VPMOVSXWD 32(DX)(R9*2), Y8
-	VPADDD    Y8, Y7, Y8
-	VXORPS    Y8, Y7, Y9
-	VBLENDVPS Y9, Y7, Y8, Y7
+	VPMOVSXWD 32(DX)(R9*2), Y10
+	VPADDD    Y10, Y7, Y10
+	VXORPS    Y10, Y7, Y11
+	VBLENDVPS Y11, Y7, Y10, Y7
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 48(DI)(R9*2), Y8
-	VPSLLD    $0x10, Y8, Y8
-	VPMOVSXWD 48(DX)(R9*2), Y9
-	VPADDD    Y9, Y8, Y9
-	VXORPS    Y9, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end29
+	VPMOVZXWD 48(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+	VPMOVSXWD 48(DX)(R9*2), Y11
+	VPADDD    Y11, Y10, Y11
+	VXORPS    Y11, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y10
+	JMP       end41
 
-else28:
+else40:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
 	VPSLLD     $0x10, Y6, Y6
 	VPMOVZXWD  32(DX)(R9*2), Y7
 	VPSLLD     $0x10, Y7, Y7
-	VPMOVZXWD  48(DX)(R9*2), Y8
-	VPSLLD     $0x10, Y8, Y8
+	VPMOVZXWD  48(DX)(R9*2), Y10
+	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R10*2)
 
-end29:
-	JMP end27
+end41:
+	JMP end39
 
-else26:
+else38:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
-	VMOVUPS    96(DX)(R9*4), Y8
+	VMOVUPS    96(DX)(R9*4), Y10
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end31
+	JZ         end43
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else32
-	VCVTPS2PH $0x00, Y5, X9
-	VCVTPH2PS (DI)(R9*2), Y10
-	JMP       end33
+	JZ        else44
+	VCVTPS2PH $0x00, Y5, X11
+	VCVTPH2PS (DI)(R9*2), Y12
+	JMP       end45
 
-else32:
+else44:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y5, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD (DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y5, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y5, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y5, Y5, Y12
+	VBLENDVPS Y12, Y5, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD (DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end33:
-	VPCMPEQW  (DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y5, Y10, Y5
+end45:
+	VPCMPEQW  (DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else34
-	VCVTPS2PH $0x00, Y6, X9
-	VCVTPH2PS 16(DI)(R9*2), Y10
-	JMP       end35
+	JZ        else46
+	VCVTPS2PH $0x00, Y6, X11
+	VCVTPH2PS 16(DI)(R9*2), Y12
+	JMP       end47
 
-else34:
+else46:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y6, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 16(DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y6, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y6, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y6, Y6, Y12
+	VBLENDVPS Y12, Y6, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 16(DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end35:
-	VPCMPEQW  16(DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y6, Y10, Y6
+end47:
+	VPCMPEQW  16(DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else36
-	VCVTPS2PH $0x00, Y7, X9
-	VCVTPH2PS 32(DI)(R9*2), Y10
-	JMP       end37
+	JZ        else48
+	VCVTPS2PH $0x00, Y7, X11
+	VCVTPH2PS 32(DI)(R9*2), Y12
+	JMP       end49
 
-else36:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y7, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 32(DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y7, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y7, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y7, Y7, Y12
+	VBLENDVPS Y12, Y7, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 32(DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end37:
-	VPCMPEQW  32(DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y7, Y10, Y7
+end49:
+	VPCMPEQW  32(DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else38
-	VCVTPS2PH $0x00, Y8, X9
-	VCVTPH2PS 48(DI)(R9*2), Y10
-	JMP       end39
+	JZ        else50
+	VCVTPS2PH $0x00, Y10, X11
+	VCVTPH2PS 48(DI)(R9*2), Y12
+	JMP       end51
 
-else38:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y8, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 48(DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y10, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y10, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y10, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 48(DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
+end51:
+	VPCMPEQW  48(DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y10, Y12, Y10
+
+end43:
 end39:
-	VPCMPEQW  48(DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y8, Y10, Y8
-
-end31:
-end27:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
-	VMULPS Y8, Y4, Y4
+	VMULPS Y10, Y4, Y4
 	VSUBPS Y1, Y5, Y1
 	VSUBPS Y2, Y6, Y2
 	VSUBPS Y3, Y7, Y3
 	VSUBPS Y0, Y4, Y0
 
 	// store p
-	TESTL $0x00000080, CX
-	JZ    else40
-
-	// counter
-	MOVL         56(AX), R11
-	ADDL         R9, R11
-	VMOVD        R11, X7
-	VPBROADCASTD X7, Y7
-	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
-
-	// key
-	VPBROADCASTD 60(AX), Y8
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y4
-	VXORPS Y4, Y7, Y4
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
-	VXORPS  Y8, Y4, Y4
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y5
-	VXORPS  Y5, Y4, Y4
-	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y4, Y5
-	VXORPS Y5, Y4, Y4
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y5
-	VXORPS Y5, Y7, Y5
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
-	VXORPS  Y8, Y5, Y5
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
-	VXORPS  Y6, Y5, Y5
-	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y5, Y6
-	VXORPS Y6, Y5, Y5
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y6
-	VXORPS Y6, Y7, Y6
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
-	VXORPS  Y8, Y6, Y6
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y6, Y9
-	VXORPS  Y9, Y6, Y6
-	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y6, Y9
-	VXORPS Y9, Y6, Y6
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y9
-	VXORPS Y9, Y7, Y7
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
-	VXORPS  Y8, Y7, Y7
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y7, Y8
-	VXORPS  Y8, Y7, Y7
-	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y8, Y7, Y7
-	JMP    end41
-
-else40:
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-
-end41:
 	TESTL $0x00000104, CX
-	JZ    else42
+	JZ    else52
 	TESTL $0x00000100, CX
-	JZ    else44
+	JZ    else54
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPERMQ    $0x08, Y4, Y4
+	VMOVUPS   X4, (DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y4
 	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y4
-	VORPS   Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 16(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 32(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 48(DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 48(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end45
+	JMP     end55
 
-else44:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y4, Y4
+else54:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX2<>+192(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+192(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
 	VPADDD  Y4, Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R9*2)
-	VPSRLD  $0x10, Y5, Y1
-	VPADDD  Y1, Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R9*2)
-	VPSRLD  $0x10, Y6, Y1
-	VPADDD  Y1, Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R9*2)
-	VPSRLD  $0x10, Y7, Y1
-	VPADDD  Y1, Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(DX)(R9*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
+	VPADDD  Y5, Y2, Y5
+	VPSRLD  $0x10, Y8, Y6
+	VPADDD  Y6, Y3, Y6
+	VPSRLD  $0x10, Y9, Y7
+	VPADDD  Y7, Y0, Y7
+	TESTL   $0x00000408, CX
+	JZ      else56
+	JMP     end57
 
-end45:
-	JMP end43
+else56:
+	VCMPPS    $0x03, Y1, Y1, Y8
+	VBLENDVPS Y8, Y1, Y4, Y4
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y5, Y5
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y6, Y6
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VBLENDVPS Y1, Y0, Y7, Y7
 
-else42:
+end57:
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y5
+	VPACKUSDW Y5, Y4, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DX)(R9*2)
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DX)(R9*2)
+
+end55:
+	JMP end53
+
+else52:
 	VMOVUPS   Y1, (DX)(R9*4)
 	VMOVUPS   Y2, 32(DX)(R9*4)
 	VMOVUPS   Y3, 64(DX)(R9*4)
 	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end47
+	JZ        end59
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else60
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end49
-
-else48:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y4
-
-end49:
-	TESTL    $0x00000040, CX
-	JZ       else50
-	VMOVNTDQ X4, (DI)(R9*2)
-	JMP      end51
-
-else50:
-	VMOVUPS X4, (DI)(R9*2)
-
-end51:
-	TESTL     $0x00000020, CX
-	JZ        else52
-	VCVTPS2PH $0x00, Y2, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end53
-
-else52:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-
-end53:
-	TESTL    $0x00000040, CX
-	JZ       else54
-	VMOVNTDQ X1, 16(DI)(R9*2)
-	JMP      end55
-
-else54:
-	VMOVUPS X1, 16(DI)(R9*2)
-
-end55:
-	TESTL     $0x00000020, CX
-	JZ        else56
-	VCVTPS2PH $0x00, Y3, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end57
-
-else56:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-
-end57:
-	TESTL    $0x00000040, CX
-	JZ       else58
-	VMOVNTDQ X1, 32(DI)(R9*2)
-	JMP      end59
-
-else58:
-	VMOVUPS X1, 32(DI)(R9*2)
-
-end59:
-	TESTL     $0x00000020, CX
-	JZ        else60
-	VCVTPS2PH $0x00, Y0, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
 	JMP       end61
 
 else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y1, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y1, Y4
+	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
+	VPERMQ    $0x08, Y1, Y4
 
 end61:
 	TESTL    $0x00000040, CX
 	JZ       else62
-	VMOVNTDQ X1, 48(DI)(R9*2)
+	VMOVNTDQ X4, (DI)(R9*2)
 	JMP      end63
 
 else62:
-	VMOVUPS X1, 48(DI)(R9*2)
+	VMOVUPS X4, (DI)(R9*2)
 
 end63:
-end47:
-end43:
+	TESTL     $0x00000020, CX
+	JZ        else64
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end65
+
+else64:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y2, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+
+end65:
+	TESTL    $0x00000040, CX
+	JZ       else66
+	VMOVNTDQ X1, 16(DI)(R9*2)
+	JMP      end67
+
+else66:
+	VMOVUPS X1, 16(DI)(R9*2)
+
+end67:
+	TESTL     $0x00000020, CX
+	JZ        else68
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end69
+
+else68:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+
+end69:
+	TESTL    $0x00000040, CX
+	JZ       else70
+	VMOVNTDQ X1, 32(DI)(R9*2)
+	JMP      end71
+
+else70:
+	VMOVUPS X1, 32(DI)(R9*2)
+
+end71:
+	TESTL     $0x00000020, CX
+	JZ        else72
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end73
+
+else72:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
+
+end73:
+	TESTL    $0x00000040, CX
+	JZ       else74
+	VMOVNTDQ X1, 48(DI)(R9*2)
+	JMP      end75
+
+else74:
+	VMOVUPS X1, 48(DI)(R9*2)
+
+end75:
+end59:
+end53:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
-	JNE   passAhead
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end65
+	JZ    end77
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end65:
+end77:
 	TESTL $0x00000040, CX
-	JZ    end67
+	JZ    end79
 	SFENCE
 
-end67:
+end79:
 	VZEROUPPER
 	RET
 
 // func adamMixedAVX2(c *float32, count int, ahead int)
-// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+// Requires: AVX, AVX2, CMOV, F16C, MMX+, POPCNT
 TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -12453,7 +14087,7 @@ TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -12475,8 +14109,7 @@ uncoupled1:
 	MOVQ ahead+16(FP), R11
 	SHRQ $0x02, R11
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// g = gs·g
 	// gs
 	VBROADCASTSS (AX), Y0
@@ -12535,7 +14168,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000400, CX
+	TESTL        $0x00000800, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -12620,10 +14253,10 @@ else14:
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -12645,10 +14278,10 @@ else16:
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -12670,10 +14303,10 @@ else18:
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -12695,10 +14328,10 @@ else20:
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -12720,13 +14353,101 @@ end9:
 	VADDPS Y4, Y0, Y0
 
 end7:
+	TESTL     $0x0000040c, CX
+	JZ        end23
+	VCMPPS    $0x03, Y1, Y2, Y4
+	VCMPPS    $0x03, Y3, Y0, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R12
+	TESTL     R12, R12
+	JZ        numbers24
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
+	TESTL $0x00000400, CX
+	JZ    else25
+
+	// mScales
+	MOVQ    128(AX), R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
+	MOVBLZX (R12)(R13*1), R12
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R10*1), Y6
+	VPSLLW       $0x07, Y6, Y6
+	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VCVTPH2PS    X6, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPMOVSXBW    16(SI)(R10*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	PREFETCHT0   (SI)(R11*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (SI)(R10*1), Y9
+	VPAND        roundingAVX2<>+512(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPMOVMSKB    Y9, R13
+	LEAL         9(R12), R14
+	SHRL         $0x08, R14
+	ORL          R14, R13
+	JZ           usual27
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y5, Y5
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y6, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y7, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y8, Y8
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VMOVD        R14, X9
+	VPBROADCASTD X9, Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+
+usual27:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R13
+	VBROADCASTSS (R13)(R12*4), Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+	JMP          end26
+
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else22
+	JZ         else28
 	VPMOVZXWD  (SI)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R10*2), Y6
@@ -12736,9 +14457,9 @@ end7:
 	VPMOVZXWD  48(SI)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end23
+	JMP        end29
 
-else22:
+else28:
 	VMOVUPS    (SI)(R10*4), Y5
 	VMOVUPS    32(SI)(R10*4), Y6
 	VMOVUPS    64(SI)(R10*4), Y7
@@ -12746,7 +14467,8 @@ else22:
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end23:
+end29:
+end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -12764,250 +14486,382 @@ end23:
 	VADDPS       Y8, Y4, Y4
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else30
+
+	// the counter of the pass's first word
+	MOVQ         R10, R12
+	SHRQ         $0x01, R12
+	IMUL3L       $0x9e3779b9, R12, R12
+	ADDL         56(AX), R12
+	VMOVD        R12, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+	JMP    end31
+
+else30:
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+
+end31:
+	TESTL        $0x00000400, CX
+	JZ           else32
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R12
+	CMPL         R12, $0x7f800000
+	JAE          rare34
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R13, R13
+	ADDL    $0x001fffff, R12
+	SHRL    $0x17, R12
+	SUBL    $0x08, R12
+	CMOVLCS R13, R12
+
+	// mScales
+	MOVQ         128(AX), R13
+	MOVQ         R10, R14
+	SHRQ         $0x05, R14
+	MOVB         R12, (R13)(R14*1)
+	LEAQ         scaleFactors<>+1024(SB), R13
+	VBROADCASTSS (R13)(R12*4), Y10
+	VMULPS       Y10, Y5, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW $0x09, Y8, Y12
+	VPADDW Y12, Y11, Y11
+	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW Y11, Y11, Y11
+	VORPS  Y12, Y11, Y11
+	VPSRLW $0x08, Y11, Y11
+	VMULPS Y10, Y7, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R10*1)
+	JMP       packed35
+
+rare34:
+	// the same, where there are NaNs or infinities
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       Y14, Y10, Y10
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VANDPS       Y14, Y11, Y11
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VANDPS       Y14, Y12, Y12
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VANDPS       Y14, Y13, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R12
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R13, R13
+	ADDL    $0x001fffff, R12
+	SHRL    $0x17, R12
+	SUBL    $0x08, R12
+	CMOVLCS R13, R12
+
+	// mScales
+	MOVQ         128(AX), R13
+	MOVQ         R10, R14
+	SHRQ         $0x05, R14
+	MOVB         R12, (R13)(R14*1)
+	LEAQ         scaleFactors<>+1024(SB), R13
+	VBROADCASTSS (R13)(R12*4), Y10
+	VMULPS       Y10, Y5, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y8, Y12
+	VPADDW    Y12, Y11, Y11
+	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW    Y11, Y11, Y11
+	VORPS     Y12, Y11, Y11
+	VPSRLW    $0x08, Y11, Y11
+	VMULPS    Y10, Y7, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R10*1)
+
+packed35:
+	JMP end33
+
+else32:
 	TESTL $0x00000008, CX
-	JZ    else24
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y5, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y5, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y5, Y5, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, (SI)(R10*2)
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+224(SB), Y10, Y10
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y6, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y6, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y6, Y6, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 16(SI)(R10*2)
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+224(SB), Y11, Y11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y7, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y7, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y7, Y7, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 32(SI)(R10*2)
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+224(SB), Y12, Y12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y4, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y4, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y4, Y4, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 48(SI)(R10*2)
-	JMP     end25
+	VPSLLD    $0x0f, Y4, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y4, Y13
+	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R10*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(SI)(R10*2)
+	JMP       end37
 
-else24:
+else36:
 	VMOVUPS Y5, (SI)(R10*4)
 	VMOVUPS Y6, 32(SI)(R10*4)
 	VMOVUPS Y7, 64(SI)(R10*4)
 	VMOVUPS Y4, 96(SI)(R10*4)
 
-end25:
+end37:
+end33:
 	// u = k1·m
 	// k1
-	VBROADCASTSS 28(AX), Y8
-	VMULPS       Y5, Y8, Y5
-	VMULPS       Y6, Y8, Y6
-	VMULPS       Y7, Y8, Y7
-	VMULPS       Y4, Y8, Y4
+	VBROADCASTSS 28(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
 
 	// v = beta2·v + (alpha2·g)·g
 	// alpha2
-	VBROADCASTSS 24(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
-	VMULPS       Y1, Y9, Y1
-	VMULPS       Y2, Y10, Y2
-	VMULPS       Y3, Y11, Y3
-	VMULPS       Y0, Y8, Y0
+	VBROADCASTSS 24(AX), Y10
+	VMULPS       Y1, Y10, Y11
+	VMULPS       Y2, Y10, Y12
+	VMULPS       Y3, Y10, Y13
+	VMULPS       Y0, Y10, Y10
+	VMULPS       Y1, Y11, Y1
+	VMULPS       Y2, Y12, Y2
+	VMULPS       Y3, Y13, Y3
+	VMULPS       Y0, Y10, Y0
 
 	// beta2
-	VBROADCASTSS 20(AX), Y8
+	VBROADCASTSS 20(AX), Y10
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else26
-	VPMOVZXWD  (DI)(R10*2), Y9
-	VPSLLD     $0x10, Y9, Y9
-	VPMOVZXWD  16(DI)(R10*2), Y10
-	VPSLLD     $0x10, Y10, Y10
-	VPMOVZXWD  32(DI)(R10*2), Y11
+	JZ         else38
+	VPMOVZXWD  (DI)(R10*2), Y11
 	VPSLLD     $0x10, Y11, Y11
-	VPMOVZXWD  48(DI)(R10*2), Y12
+	VPMOVZXWD  16(DI)(R10*2), Y12
 	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  32(DI)(R10*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	VPMOVZXWD  48(DI)(R10*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end27
+	JMP        end39
 
-else26:
-	VMOVUPS    (DI)(R10*4), Y9
-	VMOVUPS    32(DI)(R10*4), Y10
-	VMOVUPS    64(DI)(R10*4), Y11
-	VMOVUPS    96(DI)(R10*4), Y12
+else38:
+	VMOVUPS    (DI)(R10*4), Y11
+	VMOVUPS    32(DI)(R10*4), Y12
+	VMOVUPS    64(DI)(R10*4), Y13
+	VMOVUPS    96(DI)(R10*4), Y14
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end27:
-	VMULPS Y9, Y8, Y9
-	VMULPS Y10, Y8, Y10
-	VMULPS Y11, Y8, Y11
-	VMULPS Y12, Y8, Y8
-	VADDPS Y1, Y9, Y1
-	VADDPS Y2, Y10, Y2
-	VADDPS Y3, Y11, Y3
-	VADDPS Y0, Y8, Y0
+end39:
+	VMULPS Y11, Y10, Y11
+	VMULPS Y12, Y10, Y12
+	VMULPS Y13, Y10, Y13
+	VMULPS Y14, Y10, Y10
+	VADDPS Y1, Y11, Y1
+	VADDPS Y2, Y12, Y2
+	VADDPS Y3, Y13, Y3
+	VADDPS Y0, Y10, Y0
 
 	// store v
-	TESTL $0x00000080, CX
-	JZ    else28
+	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	TESTL   $0x00000008, CX
+	JZ      else40
 
-	// counter
-	MOVL         56(AX), R12
-	ADDL         R10, R12
-	VMOVD        R12, X11
-	VPBROADCASTD X11, Y11
-	VPADDD       roundingAVX2<>+0(SB), Y11, Y11
+	// bf16: (v + random)>>16
+	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
+	VPADDD    Y10, Y1, Y10
+	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
+	VPADDD    Y11, Y2, Y11
+	VPSRLD    $0x10, Y8, Y12
+	VPADDD    Y12, Y3, Y12
+	VPSRLD    $0x10, Y9, Y13
+	VPADDD    Y13, Y0, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (DI)(R10*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(DI)(R10*2)
+	JMP       end41
 
-	// key
-	VPBROADCASTD 60(AX), Y12
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y8
-	VXORPS Y8, Y11, Y8
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
-	VXORPS  Y12, Y8, Y8
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y9, Y8, Y8
-	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y8, Y9
-	VXORPS Y9, Y8, Y8
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y9, Y11, Y9
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS  Y12, Y9, Y9
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
-	VXORPS  Y10, Y9, Y9
-	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y9, Y10
-	VXORPS Y10, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y10
-	VXORPS Y10, Y11, Y10
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y10, Y10
-	VXORPS  Y12, Y10, Y10
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y10, Y13
-	VXORPS  Y13, Y10, Y10
-	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y10, Y13
-	VXORPS Y13, Y10, Y10
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y13
-	VXORPS Y13, Y11, Y11
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y11, Y11
-	VXORPS  Y12, Y11, Y11
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y11, Y12
-	VXORPS  Y12, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y12
-	VXORPS Y12, Y11, Y11
-	JMP    end29
-
-else28:
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-
-end29:
-	TESTL $0x00000008, CX
-	JZ    else30
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
-	VPADDD  Y12, Y1, Y12
-	VCMPPS  $0x03, Y1, Y1, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, (DI)(R10*2)
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
-	VPADDD  Y12, Y2, Y12
-	VCMPPS  $0x03, Y2, Y2, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 16(DI)(R10*2)
-	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
-	VPADDD  Y12, Y3, Y12
-	VCMPPS  $0x03, Y3, Y3, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 32(DI)(R10*2)
-	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
-	VPADDD  Y12, Y0, Y12
-	VCMPPS  $0x03, Y0, Y0, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 48(DI)(R10*2)
-	JMP     end31
-
-else30:
+else40:
 	VMOVUPS Y1, (DI)(R10*4)
 	VMOVUPS Y2, 32(DI)(R10*4)
 	VMOVUPS Y3, 64(DI)(R10*4)
 	VMOVUPS Y0, 96(DI)(R10*4)
 
-end31:
+end41:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
@@ -13015,18 +14869,18 @@ end31:
 	VSQRTPS Y0, Y0
 
 	// r
-	VBROADCASTSS 36(AX), Y12
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y0, Y0
+	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y0, Y0
 
 	// eps
-	VBROADCASTSS 40(AX), Y12
-	VADDPS       Y12, Y1, Y1
-	VADDPS       Y12, Y2, Y2
-	VADDPS       Y12, Y3, Y3
-	VADDPS       Y12, Y0, Y0
+	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y1, Y1
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y10, Y3, Y3
+	VADDPS       Y10, Y0, Y0
 	VDIVPS       Y1, Y5, Y1
 	VDIVPS       Y2, Y6, Y2
 	VDIVPS       Y3, Y7, Y3
@@ -13038,9 +14892,9 @@ end31:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else32
+	JZ         else42
 	TESTL      $0x00000100, CX
-	JZ         else34
+	JZ         else44
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -13057,157 +14911,157 @@ end31:
 	VPSLLD    $0x10, Y6, Y6
 	VPMOVSXWD 16(DX)(R10*2), Y7
 	VPADDD    Y7, Y6, Y7
-	VXORPS    Y7, Y6, Y12
-	VBLENDVPS Y12, Y6, Y7, Y6
+	VXORPS    Y7, Y6, Y10
+	VBLENDVPS Y10, Y6, Y7, Y6
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(R8)(R10*2), Y7
 	VPSLLD    $0x10, Y7, Y7
-	VPMOVSXWD 32(DX)(R10*2), Y12
-	VPADDD    Y12, Y7, Y12
-	VXORPS    Y12, Y7, Y13
-	VBLENDVPS Y13, Y7, Y12, Y7
+	VPMOVSXWD 32(DX)(R10*2), Y10
+	VPADDD    Y10, Y7, Y10
+	VXORPS    Y10, Y7, Y11
+	VBLENDVPS Y11, Y7, Y10, Y7
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 48(R8)(R10*2), Y12
-	VPSLLD    $0x10, Y12, Y12
-	VPMOVSXWD 48(DX)(R10*2), Y13
-	VPADDD    Y13, Y12, Y13
-	VXORPS    Y13, Y12, Y14
-	VBLENDVPS Y14, Y12, Y13, Y12
-	JMP       end35
+	VPMOVZXWD 48(R8)(R10*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+	VPMOVSXWD 48(DX)(R10*2), Y11
+	VPADDD    Y11, Y10, Y11
+	VXORPS    Y11, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y10
+	JMP       end45
 
-else34:
+else44:
 	VPMOVZXWD  (DX)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R10*2), Y6
 	VPSLLD     $0x10, Y6, Y6
 	VPMOVZXWD  32(DX)(R10*2), Y7
 	VPSLLD     $0x10, Y7, Y7
-	VPMOVZXWD  48(DX)(R10*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  48(DX)(R10*2), Y10
+	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R11*2)
 
-end35:
-	JMP end33
+end45:
+	JMP end43
 
-else32:
+else42:
 	VMOVUPS    (DX)(R10*4), Y5
 	VMOVUPS    32(DX)(R10*4), Y6
 	VMOVUPS    64(DX)(R10*4), Y7
-	VMOVUPS    96(DX)(R10*4), Y12
+	VMOVUPS    96(DX)(R10*4), Y10
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end37
+	JZ         end47
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else38
-	VCVTPS2PH $0x00, Y5, X13
-	VCVTPH2PS (R8)(R10*2), Y14
-	JMP       end39
+	JZ        else48
+	VCVTPS2PH $0x00, Y5, X11
+	VCVTPH2PS (R8)(R10*2), Y12
+	JMP       end49
 
-else38:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y5, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y5, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y5, Y5, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD (R8)(R10*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y5, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y5, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y5, Y5, Y12
+	VBLENDVPS Y12, Y5, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD (R8)(R10*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end39:
-	VPCMPEQW  (R8)(R10*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y5, Y14, Y5
+end49:
+	VPCMPEQW  (R8)(R10*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else40
-	VCVTPS2PH $0x00, Y6, X13
-	VCVTPH2PS 16(R8)(R10*2), Y14
-	JMP       end41
+	JZ        else50
+	VCVTPS2PH $0x00, Y6, X11
+	VCVTPH2PS 16(R8)(R10*2), Y12
+	JMP       end51
 
-else40:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y6, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y6, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y6, Y6, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 16(R8)(R10*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y6, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y6, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y6, Y6, Y12
+	VBLENDVPS Y12, Y6, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 16(R8)(R10*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end41:
-	VPCMPEQW  16(R8)(R10*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y6, Y14, Y6
+end51:
+	VPCMPEQW  16(R8)(R10*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else42
-	VCVTPS2PH $0x00, Y7, X13
-	VCVTPH2PS 32(R8)(R10*2), Y14
-	JMP       end43
+	JZ        else52
+	VCVTPS2PH $0x00, Y7, X11
+	VCVTPH2PS 32(R8)(R10*2), Y12
+	JMP       end53
 
-else42:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y7, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y7, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y7, Y7, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 32(R8)(R10*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y7, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y7, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y7, Y7, Y12
+	VBLENDVPS Y12, Y7, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 32(R8)(R10*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
+end53:
+	VPCMPEQW  32(R8)(R10*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y7, Y12, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else54
+	VCVTPS2PH $0x00, Y10, X11
+	VCVTPH2PS 48(R8)(R10*2), Y12
+	JMP       end55
+
+else54:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y10, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y10, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y10, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 48(R8)(R10*2), Y12
+	VPSLLD    $0x10, Y12, Y12
+
+end55:
+	VPCMPEQW  48(R8)(R10*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y10, Y12, Y10
+
+end47:
 end43:
-	VPCMPEQW  32(R8)(R10*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y7, Y14, Y7
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else44
-	VCVTPS2PH $0x00, Y12, X13
-	VCVTPH2PS 48(R8)(R10*2), Y14
-	JMP       end45
-
-else44:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y12, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y12, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y12, Y12, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 48(R8)(R10*2), Y14
-	VPSLLD    $0x10, Y14, Y14
-
-end45:
-	VPCMPEQW  48(R8)(R10*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y12, Y14, Y12
-
-end37:
-end33:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
-	VMULPS Y12, Y4, Y4
+	VMULPS Y10, Y4, Y4
 	VSUBPS Y1, Y5, Y1
 	VSUBPS Y2, Y6, Y2
 	VSUBPS Y3, Y7, Y3
@@ -13215,276 +15069,283 @@ end33:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else46
+	JZ    else56
 	TESTL $0x00000100, CX
-	JZ    else48
+	JZ    else58
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (R8)(R10*2)
+	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPERMQ    $0x08, Y4, Y4
+	VMOVUPS   X4, (R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y4
 	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y4
-	VORPS   Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(R8)(R10*2)
+	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 16(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(R8)(R10*2)
+	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 32(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 48(R8)(R10*2)
+	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 48(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R10*2)
-	JMP     end49
+	JMP     end59
 
-else48:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y8, Y4
+else58:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
 	VPADDD  Y4, Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R10*2)
-	VPSRLD  $0x10, Y9, Y1
-	VPADDD  Y1, Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R10*2)
-	VPSRLD  $0x10, Y10, Y1
-	VPADDD  Y1, Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R10*2)
-	VPSRLD  $0x10, Y11, Y1
-	VPADDD  Y1, Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(DX)(R10*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
+	VPADDD  Y5, Y2, Y5
+	VPSRLD  $0x10, Y8, Y6
+	VPADDD  Y6, Y3, Y6
+	VPSRLD  $0x10, Y9, Y7
+	VPADDD  Y7, Y0, Y7
+	TESTL   $0x00000408, CX
+	JZ      else60
+	JMP     end61
 
-end49:
-	JMP end47
+else60:
+	VCMPPS    $0x03, Y1, Y1, Y8
+	VBLENDVPS Y8, Y1, Y4, Y4
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y5, Y5
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y6, Y6
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VBLENDVPS Y1, Y0, Y7, Y7
 
-else46:
+end61:
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y5
+	VPACKUSDW Y5, Y4, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DX)(R10*2)
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DX)(R10*2)
+
+end59:
+	JMP end57
+
+else56:
 	VMOVUPS   Y1, (DX)(R10*4)
 	VMOVUPS   Y2, 32(DX)(R10*4)
 	VMOVUPS   Y3, 64(DX)(R10*4)
 	VMOVUPS   Y0, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end51
+	JZ        end63
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else64
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R12
-	POPCNTL   R12, R12
-	ADDQ      R12, R9
-	JMP       end53
-
-else52:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y4
-
-end53:
-	TESTL    $0x00000040, CX
-	JZ       else54
-	VMOVNTDQ X4, (R8)(R10*2)
-	JMP      end55
-
-else54:
-	VMOVUPS X4, (R8)(R10*2)
-
-end55:
-	TESTL     $0x00000020, CX
-	JZ        else56
-	VCVTPS2PH $0x00, Y2, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R12
-	POPCNTL   R12, R12
-	ADDQ      R12, R9
-	JMP       end57
-
-else56:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-
-end57:
-	TESTL    $0x00000040, CX
-	JZ       else58
-	VMOVNTDQ X1, 16(R8)(R10*2)
-	JMP      end59
-
-else58:
-	VMOVUPS X1, 16(R8)(R10*2)
-
-end59:
-	TESTL     $0x00000020, CX
-	JZ        else60
-	VCVTPS2PH $0x00, Y3, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R12
-	POPCNTL   R12, R12
-	ADDQ      R12, R9
-	JMP       end61
-
-else60:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-
-end61:
-	TESTL    $0x00000040, CX
-	JZ       else62
-	VMOVNTDQ X1, 32(R8)(R10*2)
-	JMP      end63
-
-else62:
-	VMOVUPS X1, 32(R8)(R10*2)
-
-end63:
-	TESTL     $0x00000020, CX
-	JZ        else64
-	VCVTPS2PH $0x00, Y0, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
 	JMP       end65
 
 else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y1, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y1, Y4
+	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
+	VPERMQ    $0x08, Y1, Y4
 
 end65:
 	TESTL    $0x00000040, CX
 	JZ       else66
-	VMOVNTDQ X1, 48(R8)(R10*2)
+	VMOVNTDQ X4, (R8)(R10*2)
 	JMP      end67
 
 else66:
-	VMOVUPS X1, 48(R8)(R10*2)
+	VMOVUPS X4, (R8)(R10*2)
 
 end67:
-end51:
-end47:
+	TESTL     $0x00000020, CX
+	JZ        else68
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end69
+
+else68:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y2, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+
+end69:
+	TESTL    $0x00000040, CX
+	JZ       else70
+	VMOVNTDQ X1, 16(R8)(R10*2)
+	JMP      end71
+
+else70:
+	VMOVUPS X1, 16(R8)(R10*2)
+
+end71:
+	TESTL     $0x00000020, CX
+	JZ        else72
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end73
+
+else72:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+
+end73:
+	TESTL    $0x00000040, CX
+	JZ       else74
+	VMOVNTDQ X1, 32(R8)(R10*2)
+	JMP      end75
+
+else74:
+	VMOVUPS X1, 32(R8)(R10*2)
+
+end75:
+	TESTL     $0x00000020, CX
+	JZ        else76
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end77
+
+else76:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
+
+end77:
+	TESTL    $0x00000040, CX
+	JZ       else78
+	VMOVNTDQ X1, 48(R8)(R10*2)
+	JMP      end79
+
+else78:
+	VMOVUPS X1, 48(R8)(R10*2)
+
+end79:
+end63:
+end57:
 	ADDQ  $0x00000020, R10
 	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
-	JNE   passAhead
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end69
+	JZ    end81
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end69:
+end81:
 	TESTL $0x00000040, CX
-	JZ    end71
+	JZ    end83
 	SFENCE
 
-end71:
+end83:
 	VZEROUPPER
 	RET
 
 // func adamAMSGradMixedAVX2(c *float32, count int, ahead int)
-// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+// Requires: AVX, AVX2, CMOV, F16C, MMX+, POPCNT
 TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -13495,7 +15356,7 @@ TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -13520,8 +15381,7 @@ uncoupled1:
 	MOVQ ahead+16(FP), R12
 	SHRQ $0x02, R12
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// g = gs·g
 	// gs
 	VBROADCASTSS (AX), Y0
@@ -13580,7 +15440,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000400, CX
+	TESTL        $0x00000800, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -13665,10 +15525,10 @@ else14:
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -13690,10 +15550,10 @@ else16:
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -13715,10 +15575,10 @@ else18:
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -13740,10 +15600,10 @@ else20:
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -13765,13 +15625,101 @@ end9:
 	VADDPS Y4, Y0, Y0
 
 end7:
+	TESTL     $0x0000040c, CX
+	JZ        end23
+	VCMPPS    $0x03, Y1, Y2, Y4
+	VCMPPS    $0x03, Y3, Y0, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R13
+	TESTL     R13, R13
+	JZ        numbers24
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
+	TESTL $0x00000400, CX
+	JZ    else25
+
+	// mScales
+	MOVQ    128(AX), R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
+	MOVBLZX (R13)(R14*1), R13
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R11*1), Y6
+	VPSLLW       $0x07, Y6, Y6
+	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VCVTPH2PS    X6, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPMOVSXBW    16(SI)(R11*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	PREFETCHT0   (SI)(R12*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (SI)(R11*1), Y9
+	VPAND        roundingAVX2<>+512(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPMOVMSKB    Y9, R14
+	LEAL         9(R13), R15
+	SHRL         $0x08, R15
+	ORL          R15, R14
+	JZ           usual27
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y5, Y5
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y6, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y7, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y8, Y8
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VMOVD        R15, X9
+	VPBROADCASTD X9, Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+
+usual27:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R14
+	VBROADCASTSS (R14)(R13*4), Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+	JMP          end26
+
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else22
+	JZ         else28
 	VPMOVZXWD  (SI)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R11*2), Y6
@@ -13781,9 +15729,9 @@ end7:
 	VPMOVZXWD  48(SI)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end23
+	JMP        end29
 
-else22:
+else28:
 	VMOVUPS    (SI)(R11*4), Y5
 	VMOVUPS    32(SI)(R11*4), Y6
 	VMOVUPS    64(SI)(R11*4), Y7
@@ -13791,7 +15739,8 @@ else22:
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end23:
+end29:
+end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -13809,329 +15758,451 @@ end23:
 	VADDPS       Y8, Y4, Y4
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else30
+
+	// the counter of the pass's first word
+	MOVQ         R11, R13
+	SHRQ         $0x01, R13
+	IMUL3L       $0x9e3779b9, R13, R13
+	ADDL         56(AX), R13
+	VMOVD        R13, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+	JMP    end31
+
+else30:
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+
+end31:
+	TESTL        $0x00000400, CX
+	JZ           else32
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R13
+	CMPL         R13, $0x7f800000
+	JAE          rare34
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R14, R14
+	ADDL    $0x001fffff, R13
+	SHRL    $0x17, R13
+	SUBL    $0x08, R13
+	CMOVLCS R14, R13
+
+	// mScales
+	MOVQ         128(AX), R14
+	MOVQ         R11, R15
+	SHRQ         $0x05, R15
+	MOVB         R13, (R14)(R15*1)
+	LEAQ         scaleFactors<>+1024(SB), R14
+	VBROADCASTSS (R14)(R13*4), Y10
+	VMULPS       Y10, Y5, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW $0x09, Y8, Y12
+	VPADDW Y12, Y11, Y11
+	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW Y11, Y11, Y11
+	VORPS  Y12, Y11, Y11
+	VPSRLW $0x08, Y11, Y11
+	VMULPS Y10, Y7, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R11*1)
+	JMP       packed35
+
+rare34:
+	// the same, where there are NaNs or infinities
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       Y14, Y10, Y10
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VANDPS       Y14, Y11, Y11
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VANDPS       Y14, Y12, Y12
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VANDPS       Y14, Y13, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R13
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R14, R14
+	ADDL    $0x001fffff, R13
+	SHRL    $0x17, R13
+	SUBL    $0x08, R13
+	CMOVLCS R14, R13
+
+	// mScales
+	MOVQ         128(AX), R14
+	MOVQ         R11, R15
+	SHRQ         $0x05, R15
+	MOVB         R13, (R14)(R15*1)
+	LEAQ         scaleFactors<>+1024(SB), R14
+	VBROADCASTSS (R14)(R13*4), Y10
+	VMULPS       Y10, Y5, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y12
+	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VPADDD    Y12, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y6, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y12, Y12
+	VCVTPS2PH   $0x03, Y12, X12
+	VINSERTI128 $0x01, X12, Y11, Y11
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y8, Y12
+	VPADDW    Y12, Y11, Y11
+	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VPADDW    Y11, Y11, Y11
+	VORPS     Y12, Y11, Y11
+	VPSRLW    $0x08, Y11, Y11
+	VMULPS    Y10, Y7, Y12
+	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y13
+	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD    Y13, Y12, Y12
+	VCVTPS2PH $0x03, Y12, X12
+	VMULPS    Y10, Y4, Y10
+	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y13
+	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VPADDD      Y13, Y10, Y10
+	VCVTPS2PH   $0x03, Y10, X10
+	VINSERTI128 $0x01, X10, Y12, Y10
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y12
+	VPADDW    Y12, Y10, Y10
+	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VPADDW    Y10, Y10, Y10
+	VORPS     Y12, Y10, Y10
+	VPSRLW    $0x08, Y10, Y10
+	VPACKUSWB Y10, Y11, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R11*1)
+
+packed35:
+	JMP end33
+
+else32:
 	TESTL $0x00000008, CX
-	JZ    else24
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y5, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y5, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y5, Y5, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, (SI)(R11*2)
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+224(SB), Y10, Y10
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y6, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y6, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y6, Y6, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 16(SI)(R11*2)
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+224(SB), Y11, Y11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y7, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y7, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y7, Y7, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 32(SI)(R11*2)
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+224(SB), Y12, Y12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y4, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y4, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y4, Y4, Y9
-	VORPS   Y9, Y8, Y8
-	VPSHUFB roundingAVX2<>+224(SB), Y8, Y8
-	VPERMQ  $0x08, Y8, Y8
-	VMOVUPS X8, 48(SI)(R11*2)
-	JMP     end25
+	VPSLLD    $0x0f, Y4, Y13
+	VPSRLD    $0x1f, Y13, Y13
+	VPADDD    Y13, Y4, Y13
+	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (SI)(R11*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(SI)(R11*2)
+	JMP       end37
 
-else24:
+else36:
 	VMOVUPS Y5, (SI)(R11*4)
 	VMOVUPS Y6, 32(SI)(R11*4)
 	VMOVUPS Y7, 64(SI)(R11*4)
 	VMOVUPS Y4, 96(SI)(R11*4)
 
-end25:
+end37:
+end33:
 	// u = k1·m
 	// k1
-	VBROADCASTSS 28(AX), Y8
-	VMULPS       Y5, Y8, Y5
-	VMULPS       Y6, Y8, Y6
-	VMULPS       Y7, Y8, Y7
-	VMULPS       Y4, Y8, Y4
+	VBROADCASTSS 28(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
 
 	// v = beta2·v + (alpha2·g)·g
 	// alpha2
-	VBROADCASTSS 24(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
-	VMULPS       Y1, Y9, Y1
-	VMULPS       Y2, Y10, Y2
-	VMULPS       Y3, Y11, Y3
-	VMULPS       Y0, Y8, Y0
+	VBROADCASTSS 24(AX), Y10
+	VMULPS       Y1, Y10, Y11
+	VMULPS       Y2, Y10, Y12
+	VMULPS       Y3, Y10, Y13
+	VMULPS       Y0, Y10, Y10
+	VMULPS       Y1, Y11, Y1
+	VMULPS       Y2, Y12, Y2
+	VMULPS       Y3, Y13, Y3
+	VMULPS       Y0, Y10, Y0
 
 	// beta2
-	VBROADCASTSS 20(AX), Y8
+	VBROADCASTSS 20(AX), Y10
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else26
-	VPMOVZXWD  (DI)(R11*2), Y9
-	VPSLLD     $0x10, Y9, Y9
-	VPMOVZXWD  16(DI)(R11*2), Y10
-	VPSLLD     $0x10, Y10, Y10
-	VPMOVZXWD  32(DI)(R11*2), Y11
+	JZ         else38
+	VPMOVZXWD  (DI)(R11*2), Y11
 	VPSLLD     $0x10, Y11, Y11
-	VPMOVZXWD  48(DI)(R11*2), Y12
+	VPMOVZXWD  16(DI)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  32(DI)(R11*2), Y13
+	VPSLLD     $0x10, Y13, Y13
+	VPMOVZXWD  48(DI)(R11*2), Y14
+	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end27
+	JMP        end39
 
-else26:
-	VMOVUPS    (DI)(R11*4), Y9
-	VMOVUPS    32(DI)(R11*4), Y10
-	VMOVUPS    64(DI)(R11*4), Y11
-	VMOVUPS    96(DI)(R11*4), Y12
+else38:
+	VMOVUPS    (DI)(R11*4), Y11
+	VMOVUPS    32(DI)(R11*4), Y12
+	VMOVUPS    64(DI)(R11*4), Y13
+	VMOVUPS    96(DI)(R11*4), Y14
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end27:
-	VMULPS Y9, Y8, Y9
-	VMULPS Y10, Y8, Y10
-	VMULPS Y11, Y8, Y11
-	VMULPS Y12, Y8, Y8
-	VADDPS Y1, Y9, Y1
-	VADDPS Y2, Y10, Y2
-	VADDPS Y3, Y11, Y3
-	VADDPS Y0, Y8, Y0
+end39:
+	VMULPS Y11, Y10, Y11
+	VMULPS Y12, Y10, Y12
+	VMULPS Y13, Y10, Y13
+	VMULPS Y14, Y10, Y10
+	VADDPS Y1, Y11, Y1
+	VADDPS Y2, Y12, Y2
+	VADDPS Y3, Y13, Y3
+	VADDPS Y0, Y10, Y0
 
 	// store v
-	TESTL $0x00000080, CX
-	JZ    else28
+	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	TESTL   $0x00000008, CX
+	JZ      else40
 
-	// counter
-	MOVL         56(AX), R13
-	ADDL         R11, R13
-	VMOVD        R13, X11
-	VPBROADCASTD X11, Y11
-	VPADDD       roundingAVX2<>+0(SB), Y11, Y11
+	// bf16: (v + random)>>16
+	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
+	VPADDD    Y10, Y1, Y10
+	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
+	VPADDD    Y11, Y2, Y11
+	VPSRLD    $0x10, Y8, Y12
+	VPADDD    Y12, Y3, Y12
+	VPSRLD    $0x10, Y9, Y13
+	VPADDD    Y13, Y0, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (DI)(R11*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(DI)(R11*2)
+	JMP       end41
 
-	// key
-	VPBROADCASTD 60(AX), Y12
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y8
-	VXORPS Y8, Y11, Y8
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
-	VXORPS  Y12, Y8, Y8
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y9
-	VXORPS  Y9, Y8, Y8
-	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y8, Y9
-	VXORPS Y9, Y8, Y8
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y9
-	VXORPS Y9, Y11, Y9
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
-	VXORPS  Y12, Y9, Y9
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
-	VXORPS  Y10, Y9, Y9
-	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y9, Y10
-	VXORPS Y10, Y9, Y9
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y10
-	VXORPS Y10, Y11, Y10
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y10, Y10
-	VXORPS  Y12, Y10, Y10
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y10, Y13
-	VXORPS  Y13, Y10, Y10
-	VPMULLD roundingAVX2<>+96(SB), Y10, Y10
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y10, Y13
-	VXORPS Y13, Y10, Y10
-	VPADDD roundingAVX2<>+32(SB), Y11, Y11
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y11, Y13
-	VXORPS Y13, Y11, Y11
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y11, Y11
-	VXORPS  Y12, Y11, Y11
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y11, Y12
-	VXORPS  Y12, Y11, Y11
-	VPMULLD roundingAVX2<>+96(SB), Y11, Y11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y11, Y12
-	VXORPS Y12, Y11, Y11
-	JMP    end29
-
-else28:
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-
-end29:
-	TESTL $0x00000008, CX
-	JZ    else30
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
-	VPADDD  Y12, Y1, Y12
-	VCMPPS  $0x03, Y1, Y1, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, (DI)(R11*2)
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
-	VPADDD  Y12, Y2, Y12
-	VCMPPS  $0x03, Y2, Y2, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 16(DI)(R11*2)
-	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
-	VPADDD  Y12, Y3, Y12
-	VCMPPS  $0x03, Y3, Y3, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 32(DI)(R11*2)
-	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
-	VPADDD  Y12, Y0, Y12
-	VCMPPS  $0x03, Y0, Y0, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 48(DI)(R11*2)
-	JMP     end31
-
-else30:
+else40:
 	VMOVUPS Y1, (DI)(R11*4)
 	VMOVUPS Y2, 32(DI)(R11*4)
 	VMOVUPS Y3, 64(DI)(R11*4)
 	VMOVUPS Y0, 96(DI)(R11*4)
 
-end31:
+end41:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else32
-	VPMOVZXWD  (R8)(R11*2), Y12
+	JZ         else42
+	VPMOVZXWD  (R8)(R11*2), Y10
+	VPSLLD     $0x10, Y10, Y10
+	VPMOVZXWD  16(R8)(R11*2), Y11
+	VPSLLD     $0x10, Y11, Y11
+	VPMOVZXWD  32(R8)(R11*2), Y12
 	VPSLLD     $0x10, Y12, Y12
-	VPMOVZXWD  16(R8)(R11*2), Y13
+	VPMOVZXWD  48(R8)(R11*2), Y13
 	VPSLLD     $0x10, Y13, Y13
-	VPMOVZXWD  32(R8)(R11*2), Y14
-	VPSLLD     $0x10, Y14, Y14
-	VPMOVZXWD  48(R8)(R11*2), Y15
-	VPSLLD     $0x10, Y15, Y15
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end33
+	JMP        end43
 
-else32:
-	VMOVUPS    (R8)(R11*4), Y12
-	VMOVUPS    32(R8)(R11*4), Y13
-	VMOVUPS    64(R8)(R11*4), Y14
-	VMOVUPS    96(R8)(R11*4), Y15
+else42:
+	VMOVUPS    (R8)(R11*4), Y10
+	VMOVUPS    32(R8)(R11*4), Y11
+	VMOVUPS    64(R8)(R11*4), Y12
+	VMOVUPS    96(R8)(R11*4), Y13
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end33:
-	VMAXPS Y1, Y12, Y1
-	VMAXPS Y2, Y13, Y2
-	VMAXPS Y3, Y14, Y3
-	VMAXPS Y0, Y15, Y0
-	VCMPPS $0x03, Y12, Y12, Y12
-	VORPS  Y12, Y1, Y1
-	VCMPPS $0x03, Y13, Y13, Y12
-	VORPS  Y12, Y2, Y2
-	VCMPPS $0x03, Y14, Y14, Y12
-	VORPS  Y12, Y3, Y3
-	VCMPPS $0x03, Y15, Y15, Y12
-	VORPS  Y12, Y0, Y0
+end43:
+	VMAXPS    Y1, Y10, Y1
+	VMAXPS    Y2, Y11, Y2
+	VMAXPS    Y3, Y12, Y3
+	VMAXPS    Y0, Y13, Y0
+	VCMPPS    $0x03, Y10, Y10, Y14
+	VBLENDVPS Y14, Y10, Y1, Y1
+	VCMPPS    $0x03, Y11, Y11, Y10
+	VBLENDVPS Y10, Y11, Y2, Y2
+	VCMPPS    $0x03, Y12, Y12, Y10
+	VBLENDVPS Y10, Y12, Y3, Y3
+	VCMPPS    $0x03, Y13, Y13, Y10
+	VBLENDVPS Y10, Y13, Y0, Y0
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else34
+	JZ    else44
 
-	// bf16: (x + draw&0xffff)>>16
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y12
-	VPADDD  Y12, Y1, Y12
-	VCMPPS  $0x03, Y1, Y1, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, (R8)(R11*2)
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y12
-	VPADDD  Y12, Y2, Y12
-	VCMPPS  $0x03, Y2, Y2, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 16(R8)(R11*2)
-	VANDPS  roundingAVX2<>+128(SB), Y10, Y12
-	VPADDD  Y12, Y3, Y12
-	VCMPPS  $0x03, Y3, Y3, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 32(R8)(R11*2)
-	VANDPS  roundingAVX2<>+128(SB), Y11, Y12
-	VPADDD  Y12, Y0, Y12
-	VCMPPS  $0x03, Y0, Y0, Y13
-	VORPS   Y13, Y12, Y12
-	VPSHUFB roundingAVX2<>+224(SB), Y12, Y12
-	VPERMQ  $0x08, Y12, Y12
-	VMOVUPS X12, 48(R8)(R11*2)
-	JMP     end35
+	// bf16: (x + random)>>16
+	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
+	VPADDD    Y10, Y1, Y10
+	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
+	VPADDD    Y11, Y2, Y11
+	VPSRLD    $0x10, Y8, Y12
+	VPADDD    Y12, Y3, Y12
+	VPSRLD    $0x10, Y9, Y13
+	VPADDD    Y13, Y0, Y13
+	VPSRLD    $0x10, Y10, Y10
+	VPSRLD    $0x10, Y11, Y11
+	VPACKUSDW Y11, Y10, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, (R8)(R11*2)
+	VPSRLD    $0x10, Y12, Y12
+	VPSRLD    $0x10, Y13, Y13
+	VPACKUSDW Y13, Y12, Y10
+	VPERMQ    $0xd8, Y10, Y10
+	VMOVDQU   Y10, 32(R8)(R11*2)
+	JMP       end45
 
-else34:
+else44:
 	VMOVUPS Y1, (R8)(R11*4)
 	VMOVUPS Y2, 32(R8)(R11*4)
 	VMOVUPS Y3, 64(R8)(R11*4)
 	VMOVUPS Y0, 96(R8)(R11*4)
 
-end35:
+end45:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
@@ -14139,18 +16210,18 @@ end35:
 	VSQRTPS Y0, Y0
 
 	// r
-	VBROADCASTSS 36(AX), Y12
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y0, Y0
+	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y0, Y0
 
 	// eps
-	VBROADCASTSS 40(AX), Y12
-	VADDPS       Y12, Y1, Y1
-	VADDPS       Y12, Y2, Y2
-	VADDPS       Y12, Y3, Y3
-	VADDPS       Y12, Y0, Y0
+	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y1, Y1
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y10, Y3, Y3
+	VADDPS       Y10, Y0, Y0
 	VDIVPS       Y1, Y5, Y1
 	VDIVPS       Y2, Y6, Y2
 	VDIVPS       Y3, Y7, Y3
@@ -14162,9 +16233,9 @@ end35:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else36
+	JZ         else46
 	TESTL      $0x00000100, CX
-	JZ         else38
+	JZ         else48
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -14181,157 +16252,157 @@ end35:
 	VPSLLD    $0x10, Y6, Y6
 	VPMOVSXWD 16(DX)(R11*2), Y7
 	VPADDD    Y7, Y6, Y7
-	VXORPS    Y7, Y6, Y12
-	VBLENDVPS Y12, Y6, Y7, Y6
+	VXORPS    Y7, Y6, Y10
+	VBLENDVPS Y10, Y6, Y7, Y6
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(R9)(R11*2), Y7
 	VPSLLD    $0x10, Y7, Y7
-	VPMOVSXWD 32(DX)(R11*2), Y12
-	VPADDD    Y12, Y7, Y12
-	VXORPS    Y12, Y7, Y13
-	VBLENDVPS Y13, Y7, Y12, Y7
+	VPMOVSXWD 32(DX)(R11*2), Y10
+	VPADDD    Y10, Y7, Y10
+	VXORPS    Y10, Y7, Y11
+	VBLENDVPS Y11, Y7, Y10, Y7
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 48(R9)(R11*2), Y12
-	VPSLLD    $0x10, Y12, Y12
-	VPMOVSXWD 48(DX)(R11*2), Y13
-	VPADDD    Y13, Y12, Y13
-	VXORPS    Y13, Y12, Y14
-	VBLENDVPS Y14, Y12, Y13, Y12
-	JMP       end39
+	VPMOVZXWD 48(R9)(R11*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+	VPMOVSXWD 48(DX)(R11*2), Y11
+	VPADDD    Y11, Y10, Y11
+	VXORPS    Y11, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y10
+	JMP       end49
 
-else38:
+else48:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
 	VPSLLD     $0x10, Y6, Y6
 	VPMOVZXWD  32(DX)(R11*2), Y7
 	VPSLLD     $0x10, Y7, Y7
-	VPMOVZXWD  48(DX)(R11*2), Y12
-	VPSLLD     $0x10, Y12, Y12
+	VPMOVZXWD  48(DX)(R11*2), Y10
+	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R12*2)
 
-end39:
-	JMP end37
+end49:
+	JMP end47
 
-else36:
+else46:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
-	VMOVUPS    96(DX)(R11*4), Y12
+	VMOVUPS    96(DX)(R11*4), Y10
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end41
+	JZ         end51
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else42
-	VCVTPS2PH $0x00, Y5, X13
-	VCVTPH2PS (R9)(R11*2), Y14
-	JMP       end43
+	JZ        else52
+	VCVTPS2PH $0x00, Y5, X11
+	VCVTPH2PS (R9)(R11*2), Y12
+	JMP       end53
 
-else42:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y5, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y5, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y5, Y5, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD (R9)(R11*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y5, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y5, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y5, Y5, Y12
+	VBLENDVPS Y12, Y5, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD (R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end43:
-	VPCMPEQW  (R9)(R11*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y5, Y14, Y5
+end53:
+	VPCMPEQW  (R9)(R11*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else44
-	VCVTPS2PH $0x00, Y6, X13
-	VCVTPH2PS 16(R9)(R11*2), Y14
-	JMP       end45
+	JZ        else54
+	VCVTPS2PH $0x00, Y6, X11
+	VCVTPH2PS 16(R9)(R11*2), Y12
+	JMP       end55
 
-else44:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y6, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y6, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y6, Y6, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 16(R9)(R11*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y6, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y6, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y6, Y6, Y12
+	VBLENDVPS Y12, Y6, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 16(R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end45:
-	VPCMPEQW  16(R9)(R11*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y6, Y14, Y6
+end55:
+	VPCMPEQW  16(R9)(R11*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else46
-	VCVTPS2PH $0x00, Y7, X13
-	VCVTPH2PS 32(R9)(R11*2), Y14
-	JMP       end47
+	JZ        else56
+	VCVTPS2PH $0x00, Y7, X11
+	VCVTPH2PS 32(R9)(R11*2), Y12
+	JMP       end57
 
-else46:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y7, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y7, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y7, Y7, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 32(R9)(R11*2), Y14
-	VPSLLD    $0x10, Y14, Y14
+	VPSLLD    $0x0f, Y7, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y7, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y7, Y7, Y12
+	VBLENDVPS Y12, Y7, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 32(R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
+end57:
+	VPCMPEQW  32(R9)(R11*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y7, Y12, Y7
+
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else58
+	VCVTPS2PH $0x00, Y10, X11
+	VCVTPH2PS 48(R9)(R11*2), Y12
+	JMP       end59
+
+else58:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y10, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y10, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y10, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 48(R9)(R11*2), Y12
+	VPSLLD    $0x10, Y12, Y12
+
+end59:
+	VPCMPEQW  48(R9)(R11*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y10, Y12, Y10
+
+end51:
 end47:
-	VPCMPEQW  32(R9)(R11*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y7, Y14, Y7
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else48
-	VCVTPS2PH $0x00, Y12, X13
-	VCVTPH2PS 48(R9)(R11*2), Y14
-	JMP       end49
-
-else48:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y12, Y13
-	VPSRLD    $0x1f, Y13, Y13
-	VPADDD    Y13, Y12, Y13
-	VPADDD    roundingAVX2<>+160(SB), Y13, Y13
-	VCMPPS    $0x03, Y12, Y12, Y14
-	VORPS     Y14, Y13, Y13
-	VPSHUFB   roundingAVX2<>+224(SB), Y13, Y13
-	VPERMQ    $0x08, Y13, Y13
-	VPMOVZXWD 48(R9)(R11*2), Y14
-	VPSLLD    $0x10, Y14, Y14
-
-end49:
-	VPCMPEQW  48(R9)(R11*2), X13, X13
-	VPMOVSXWD X13, Y13
-	VBLENDVPS Y13, Y12, Y14, Y12
-
-end41:
-end37:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
-	VMULPS Y12, Y4, Y4
+	VMULPS Y10, Y4, Y4
 	VSUBPS Y1, Y5, Y1
 	VSUBPS Y2, Y6, Y2
 	VSUBPS Y3, Y7, Y3
@@ -14339,276 +16410,283 @@ end37:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else50
+	JZ    else60
 	TESTL $0x00000100, CX
-	JZ    else52
+	JZ    else62
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y5
-	VORPS   Y5, Y4, Y4
-	VPSHUFB roundingAVX2<>+224(SB), Y4, Y4
-	VPERMQ  $0x08, Y4, Y4
-	VMOVUPS X4, (R9)(R11*2)
+	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPERMQ    $0x08, Y4, Y4
+	VMOVUPS   X4, (R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y4
 	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y4
-	VORPS   Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(R9)(R11*2)
+	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 16(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(R9)(R11*2)
+	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 32(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 48(R9)(R11*2)
+	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 48(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R11*2)
-	JMP     end53
+	JMP     end63
 
-else52:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y8, Y4
+else62:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
 	VPADDD  Y4, Y1, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R11*2)
-	VPSRLD  $0x10, Y9, Y1
-	VPADDD  Y1, Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R11*2)
-	VPSRLD  $0x10, Y10, Y1
-	VPADDD  Y1, Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R11*2)
-	VPSRLD  $0x10, Y11, Y1
-	VPADDD  Y1, Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(DX)(R11*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
+	VPADDD  Y5, Y2, Y5
+	VPSRLD  $0x10, Y8, Y6
+	VPADDD  Y6, Y3, Y6
+	VPSRLD  $0x10, Y9, Y7
+	VPADDD  Y7, Y0, Y7
+	TESTL   $0x00000408, CX
+	JZ      else64
+	JMP     end65
 
-end53:
-	JMP end51
+else64:
+	VCMPPS    $0x03, Y1, Y1, Y8
+	VBLENDVPS Y8, Y1, Y4, Y4
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y5, Y5
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y6, Y6
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VBLENDVPS Y1, Y0, Y7, Y7
 
-else50:
+end65:
+	VPSRLD    $0x10, Y4, Y4
+	VPSRLD    $0x10, Y5, Y5
+	VPACKUSDW Y5, Y4, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DX)(R11*2)
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DX)(R11*2)
+
+end63:
+	JMP end61
+
+else60:
 	VMOVUPS   Y1, (DX)(R11*4)
 	VMOVUPS   Y2, 32(DX)(R11*4)
 	VMOVUPS   Y3, 64(DX)(R11*4)
 	VMOVUPS   Y0, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end55
+	JZ        end67
 	TESTL     $0x00000020, CX
-	JZ        else56
+	JZ        else68
 	VCVTPS2PH $0x00, Y1, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y1, Y1
+	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
 	VANDPS    Y1, Y5, Y1
 	VMOVMSKPS Y1, R13
-	POPCNTL   R13, R13
-	ADDQ      R13, R10
-	JMP       end57
-
-else56:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y4
-	VPSRLD  $0x1f, Y4, Y4
-	VPADDD  Y4, Y1, Y4
-	VPADDD  roundingAVX2<>+160(SB), Y4, Y4
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y4
-
-end57:
-	TESTL    $0x00000040, CX
-	JZ       else58
-	VMOVNTDQ X4, (R9)(R11*2)
-	JMP      end59
-
-else58:
-	VMOVUPS X4, (R9)(R11*2)
-
-end59:
-	TESTL     $0x00000020, CX
-	JZ        else60
-	VCVTPS2PH $0x00, Y2, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R13
-	POPCNTL   R13, R13
-	ADDQ      R13, R10
-	JMP       end61
-
-else60:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-
-end61:
-	TESTL    $0x00000040, CX
-	JZ       else62
-	VMOVNTDQ X1, 16(R9)(R11*2)
-	JMP      end63
-
-else62:
-	VMOVUPS X1, 16(R9)(R11*2)
-
-end63:
-	TESTL     $0x00000020, CX
-	JZ        else64
-	VCVTPS2PH $0x00, Y3, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R13
-	POPCNTL   R13, R13
-	ADDQ      R13, R10
-	JMP       end65
-
-else64:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-
-end65:
-	TESTL    $0x00000040, CX
-	JZ       else66
-	VMOVNTDQ X1, 32(R9)(R11*2)
-	JMP      end67
-
-else66:
-	VMOVUPS X1, 32(R9)(R11*2)
-
-end67:
-	TESTL     $0x00000020, CX
-	JZ        else68
-	VCVTPS2PH $0x00, Y0, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
 	JMP       end69
 
 else68:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y1, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y1, Y4
+	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y5
+	VBLENDVPS Y5, Y1, Y4, Y4
+	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
+	VPERMQ    $0x08, Y1, Y4
 
 end69:
 	TESTL    $0x00000040, CX
 	JZ       else70
-	VMOVNTDQ X1, 48(R9)(R11*2)
+	VMOVNTDQ X4, (R9)(R11*2)
 	JMP      end71
 
 else70:
-	VMOVUPS X1, 48(R9)(R11*2)
+	VMOVUPS X4, (R9)(R11*2)
 
 end71:
-end55:
-end51:
+	TESTL     $0x00000020, CX
+	JZ        else72
+	VCVTPS2PH $0x00, Y2, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    Y2, Y4, Y2
+	VMOVMSKPS Y2, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end73
+
+else72:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y2, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+
+end73:
+	TESTL    $0x00000040, CX
+	JZ       else74
+	VMOVNTDQ X1, 16(R9)(R11*2)
+	JMP      end75
+
+else74:
+	VMOVUPS X1, 16(R9)(R11*2)
+
+end75:
+	TESTL     $0x00000020, CX
+	JZ        else76
+	VCVTPS2PH $0x00, Y3, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end77
+
+else76:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+
+end77:
+	TESTL    $0x00000040, CX
+	JZ       else78
+	VMOVNTDQ X1, 32(R9)(R11*2)
+	JMP      end79
+
+else78:
+	VMOVUPS X1, 32(R9)(R11*2)
+
+end79:
+	TESTL     $0x00000020, CX
+	JZ        else80
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end81
+
+else80:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
+
+end81:
+	TESTL    $0x00000040, CX
+	JZ       else82
+	VMOVNTDQ X1, 48(R9)(R11*2)
+	JMP      end83
+
+else82:
+	VMOVUPS X1, 48(R9)(R11*2)
+
+end83:
+end67:
+end61:
 	ADDQ  $0x00000020, R11
 	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
-	JNE   passAhead
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end73
+	JZ    end85
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end73:
+end85:
 	TESTL $0x00000040, CX
-	JZ    end75
+	JZ    end87
 	SFENCE
 
-end75:
+end87:
 	VZEROUPPER
 	RET
 
 // func lionMixedAVX2(c *float32, count int, ahead int)
-// Requires: AVX, AVX2, F16C, MMX+, POPCNT
+// Requires: AVX, AVX2, CMOV, F16C, MMX+, POPCNT
 TEXT ·lionMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -14619,7 +16697,7 @@ TEXT ·lionMixedAVX2(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -14638,8 +16716,7 @@ uncoupled1:
 	MOVQ ahead+16(FP), R10
 	SHRQ $0x02, R10
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// g = gs·g
 	// gs
 	VBROADCASTSS (AX), Y0
@@ -14698,7 +16775,7 @@ end3:
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000400, CX
+	TESTL        $0x00000800, CX
 	JZ           end7
 
 	// g = g + l2·p
@@ -14783,10 +16860,10 @@ else14:
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y5, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -14808,10 +16885,10 @@ else16:
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y6, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -14833,10 +16910,10 @@ else18:
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y7, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -14858,10 +16935,10 @@ else20:
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
@@ -14883,13 +16960,101 @@ end9:
 	VADDPS Y4, Y0, Y0
 
 end7:
+	TESTL     $0x0000040c, CX
+	JZ        end23
+	VCMPPS    $0x03, Y1, Y2, Y4
+	VCMPPS    $0x03, Y3, Y0, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R11
+	TESTL     R11, R11
+	JZ        numbers24
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+
+numbers24:
+end23:
 	// d = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
+	TESTL $0x00000400, CX
+	JZ    else25
+
+	// mScales
+	MOVQ    128(AX), R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
+	MOVBLZX (R11)(R12*1), R11
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R9*1), Y6
+	VPSLLW       $0x07, Y6, Y6
+	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VCVTPH2PS    X6, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPMOVSXBW    16(SI)(R9*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	PREFETCHT0   (SI)(R10*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (SI)(R9*1), Y9
+	VPAND        roundingAVX2<>+512(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPMOVMSKB    Y9, R12
+	LEAL         9(R11), R13
+	SHRL         $0x08, R13
+	ORL          R13, R12
+	JZ           usual27
+	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y5, Y5
+	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y6, Y6
+	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y7, Y7
+	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VORPS        Y9, Y8, Y8
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VMOVD        R13, X9
+	VPBROADCASTD X9, Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+
+usual27:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+	JMP          end26
+
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else22
+	JZ         else28
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -14899,9 +17064,9 @@ end7:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end23
+	JMP        end29
 
-else22:
+else28:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -14909,7 +17074,8 @@ else22:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end23:
+end29:
+end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -14931,8 +17097,77 @@ end23:
 	VBROADCASTSS 20(AX), Y8
 
 	// load m
+	TESTL $0x00000400, CX
+	JZ    else30
+
+	// mScales
+	MOVQ    128(AX), R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
+	MOVBLZX (R11)(R12*1), R11
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R9*1), Y10
+	VPSLLW       $0x07, Y10, Y10
+	VANDPS       roundingAVX2<>+576(SB), Y10, Y10
+	VCVTPH2PS    X10, Y9
+	VEXTRACTI128 $0x01, Y10, X10
+	VCVTPH2PS    X10, Y10
+	VPMOVSXBW    16(SI)(R9*1), Y12
+	VPSLLW       $0x07, Y12, Y12
+	VANDPS       roundingAVX2<>+576(SB), Y12, Y12
+	VCVTPH2PS    X12, Y11
+	VEXTRACTI128 $0x01, Y12, X12
+	VCVTPH2PS    X12, Y12
+	PREFETCHT0   (SI)(R10*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU      (SI)(R9*1), Y13
+	VPAND        roundingAVX2<>+512(SB), Y13, Y13
+	VPCMPEQB     roundingAVX2<>+512(SB), Y13, Y13
+	VPMOVMSKB    Y13, R12
+	LEAL         9(R11), R13
+	SHRL         $0x08, R13
+	ORL          R13, R12
+	JZ           usual32
+	VANDPS       roundingAVX2<>+352(SB), Y9, Y13
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+448(SB), Y13, Y13
+	VORPS        Y13, Y9, Y9
+	VANDPS       roundingAVX2<>+352(SB), Y10, Y13
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+448(SB), Y13, Y13
+	VORPS        Y13, Y10, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y11, Y13
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+448(SB), Y13, Y13
+	VORPS        Y13, Y11, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y12, Y13
+	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+448(SB), Y13, Y13
+	VORPS        Y13, Y12, Y12
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VMOVD        R13, X13
+	VPBROADCASTD X13, Y13
+	VMULPS       Y13, Y9, Y9
+	VMULPS       Y13, Y10, Y10
+	VMULPS       Y13, Y11, Y11
+	VMULPS       Y13, Y12, Y12
+
+usual32:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y13
+	VMULPS       Y13, Y9, Y9
+	VMULPS       Y13, Y10, Y10
+	VMULPS       Y13, Y11, Y11
+	VMULPS       Y13, Y12, Y12
+	JMP          end31
+
+else30:
 	TESTL      $0x00000008, CX
-	JZ         else24
+	JZ         else33
 	VPMOVZXWD  (SI)(R9*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(SI)(R9*2), Y10
@@ -14942,9 +17177,9 @@ end23:
 	VPMOVZXWD  48(SI)(R9*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end25
+	JMP        end34
 
-else24:
+else33:
 	VMOVUPS    (SI)(R9*4), Y9
 	VMOVUPS    32(SI)(R9*4), Y10
 	VMOVUPS    64(SI)(R9*4), Y11
@@ -14952,7 +17187,8 @@ else24:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end25:
+end34:
+end31:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -14970,61 +17206,293 @@ end25:
 	VADDPS       Y0, Y8, Y0
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else35
+
+	// the counter of the pass's first word
+	MOVQ         R9, R11
+	SHRQ         $0x01, R11
+	IMUL3L       $0x9e3779b9, R11, R11
+	ADDL         56(AX), R11
+	VMOVD        R11, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+0(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+	JMP    end36
+
+else35:
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+
+end36:
+	TESTL        $0x00000400, CX
+	JZ           else37
+	VANDPS       roundingAVX2<>+352(SB), Y1, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y2, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y3, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y0, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R11
+	CMPL         R11, $0x7f800000
+	JAE          rare39
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y10
+	VMULPS       Y10, Y1, Y1
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y11
+	VANDPS    roundingAVX2<>+480(SB), Y11, Y11
+	VPADDD    Y11, Y1, Y1
+	VCVTPS2PH $0x03, Y1, X1
+	VMULPS    Y10, Y2, Y2
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y11
+	VANDPS      roundingAVX2<>+480(SB), Y11, Y11
+	VPADDD      Y11, Y2, Y2
+	VCVTPS2PH   $0x03, Y2, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW $0x09, Y8, Y2
+	VPADDW Y2, Y1, Y1
+	VANDPS roundingAVX2<>+608(SB), Y1, Y2
+	VPADDW Y1, Y1, Y1
+	VORPS  Y2, Y1, Y1
+	VPSRLW $0x08, Y1, Y1
+	VMULPS Y10, Y3, Y2
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y3
+	VANDPS    roundingAVX2<>+480(SB), Y3, Y3
+	VPADDD    Y3, Y2, Y2
+	VCVTPS2PH $0x03, Y2, X2
+	VMULPS    Y10, Y0, Y0
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y3
+	VANDPS      roundingAVX2<>+480(SB), Y3, Y3
+	VPADDD      Y3, Y0, Y0
+	VCVTPS2PH   $0x03, Y0, X0
+	VINSERTI128 $0x01, X0, Y2, Y0
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y2
+	VPADDW    Y2, Y0, Y0
+	VANDPS    roundingAVX2<>+608(SB), Y0, Y2
+	VPADDW    Y0, Y0, Y0
+	VORPS     Y2, Y0, Y0
+	VPSRLW    $0x08, Y0, Y0
+	VPACKUSWB Y0, Y1, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (SI)(R9*1)
+	JMP       packed40
+
+rare39:
+	// the same, where there are NaNs or infinities
+	VANDPS       roundingAVX2<>+352(SB), Y1, Y10
+	VANDPS       roundingAVX2<>+352(SB), Y2, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y3, Y12
+	VANDPS       roundingAVX2<>+352(SB), Y0, Y13
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       Y14, Y10, Y10
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VANDPS       Y14, Y11, Y11
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VANDPS       Y14, Y12, Y12
+	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VANDPS       Y14, Y13, Y13
+	VPMAXUD      Y12, Y10, Y10
+	VPMAXUD      Y13, Y11, Y11
+	VPMAXUD      Y11, Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x0e, X10, X11
+	VPMAXUD      X11, X10, X10
+	VPSHUFD      $0x01, X10, X11
+	VPMAXUD      X11, X10, X10
+	VMOVD        X10, R11
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y10
+	VMULPS       Y10, Y1, Y11
+	VANDPS       roundingAVX2<>+352(SB), Y1, Y1
+	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y1, Y1
+	VBLENDVPS    Y1, roundingAVX2<>+544(SB), Y11, Y11
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Y8, Y1
+	VANDPS    roundingAVX2<>+480(SB), Y1, Y1
+	VPADDD    Y1, Y11, Y11
+	VCVTPS2PH $0x03, Y11, X11
+	VMULPS    Y10, Y2, Y1
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y2, Y2
+	VBLENDVPS Y2, roundingAVX2<>+544(SB), Y1, Y1
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD      $0x04, Y9, Y2
+	VANDPS      roundingAVX2<>+480(SB), Y2, Y2
+	VPADDD      Y2, Y1, Y1
+	VCVTPS2PH   $0x03, Y1, X1
+	VINSERTI128 $0x01, X1, Y11, Y1
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y8, Y2
+	VPADDW    Y2, Y1, Y1
+	VANDPS    roundingAVX2<>+608(SB), Y1, Y2
+	VPADDW    Y1, Y1, Y1
+	VORPS     Y2, Y1, Y1
+	VPSRLW    $0x08, Y1, Y1
+	VMULPS    Y10, Y3, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y3
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y3, Y3
+	VBLENDVPS Y3, roundingAVX2<>+544(SB), Y2, Y2
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y3
+	VANDPS    roundingAVX2<>+480(SB), Y3, Y3
+	VPADDD    Y3, Y2, Y2
+	VCVTPS2PH $0x03, Y2, X2
+	VMULPS    Y10, Y0, Y3
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y0, Y0
+	VBLENDVPS Y0, roundingAVX2<>+544(SB), Y3, Y3
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y0
+	VANDPS      roundingAVX2<>+480(SB), Y0, Y0
+	VPADDD      Y0, Y3, Y3
+	VCVTPS2PH   $0x03, Y3, X3
+	VINSERTI128 $0x01, X3, Y2, Y0
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Y9, Y2
+	VPADDW    Y2, Y0, Y0
+	VANDPS    roundingAVX2<>+608(SB), Y0, Y2
+	VPADDW    Y0, Y0, Y0
+	VORPS     Y2, Y0, Y0
+	VPSRLW    $0x08, Y0, Y0
+	VPACKUSWB Y0, Y1, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (SI)(R9*1)
+
+packed40:
+	JMP end38
+
+else37:
 	TESTL $0x00000008, CX
-	JZ    else26
+	JZ    else41
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y1, Y8
-	VPSRLD  $0x1f, Y8, Y8
-	VPADDD  Y8, Y1, Y8
-	VPADDD  roundingAVX2<>+160(SB), Y8, Y8
-	VCMPPS  $0x03, Y1, Y1, Y1
-	VORPS   Y1, Y8, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (SI)(R9*2)
+	VPSLLD $0x0f, Y1, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y1, Y1
+	VPADDD roundingAVX2<>+224(SB), Y1, Y1
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(SI)(R9*2)
+	VPSLLD $0x0f, Y2, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y2, Y2
+	VPADDD roundingAVX2<>+224(SB), Y2, Y2
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(SI)(R9*2)
+	VPSLLD $0x0f, Y3, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y3, Y3
+	VPADDD roundingAVX2<>+224(SB), Y3, Y3
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(SI)(R9*2)
-	JMP     end27
+	VPSLLD    $0x0f, Y0, Y10
+	VPSRLD    $0x1f, Y10, Y10
+	VPADDD    Y10, Y0, Y0
+	VPADDD    roundingAVX2<>+224(SB), Y0, Y0
+	VPSRLD    $0x10, Y1, Y1
+	VPSRLD    $0x10, Y2, Y2
+	VPACKUSDW Y2, Y1, Y1
+	VPERMQ    $0xd8, Y1, Y1
+	VMOVDQU   Y1, (SI)(R9*2)
+	VPSRLD    $0x10, Y3, Y3
+	VPSRLD    $0x10, Y0, Y0
+	VPACKUSDW Y0, Y3, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(SI)(R9*2)
+	JMP       end42
 
-else26:
+else41:
 	VMOVUPS Y1, (SI)(R9*4)
 	VMOVUPS Y2, 32(SI)(R9*4)
 	VMOVUPS Y3, 64(SI)(R9*4)
 	VMOVUPS Y0, 96(SI)(R9*4)
 
-end27:
+end42:
+end38:
 	// u = k1·sign(d)
 	// k1
 	VBROADCASTSS 28(AX), Y0
@@ -15035,32 +17503,32 @@ end27:
 	VPSLLD       $0x17, Y2, Y2
 	VCMPPS       $0x1e, Y1, Y5, Y3
 	VANDPS       Y2, Y3, Y3
-	VCMPPS       $0x11, Y1, Y5, Y8
-	VANDPS       Y2, Y8, Y8
-	VSUBPS       Y8, Y3, Y3
-	VCMPPS       $0x03, Y5, Y5, Y5
-	VORPS        Y5, Y3, Y3
+	VCMPPS       $0x11, Y1, Y5, Y10
+	VANDPS       Y2, Y10, Y10
+	VSUBPS       Y10, Y3, Y3
+	VCMPPS       $0x03, Y5, Y5, Y10
+	VBLENDVPS    Y10, Y5, Y3, Y3
 	VCMPPS       $0x1e, Y1, Y6, Y5
 	VANDPS       Y2, Y5, Y5
-	VCMPPS       $0x11, Y1, Y6, Y8
-	VANDPS       Y2, Y8, Y8
-	VSUBPS       Y8, Y5, Y5
-	VCMPPS       $0x03, Y6, Y6, Y6
-	VORPS        Y6, Y5, Y5
+	VCMPPS       $0x11, Y1, Y6, Y10
+	VANDPS       Y2, Y10, Y10
+	VSUBPS       Y10, Y5, Y5
+	VCMPPS       $0x03, Y6, Y6, Y10
+	VBLENDVPS    Y10, Y6, Y5, Y5
 	VCMPPS       $0x1e, Y1, Y7, Y6
 	VANDPS       Y2, Y6, Y6
-	VCMPPS       $0x11, Y1, Y7, Y8
-	VANDPS       Y2, Y8, Y8
-	VSUBPS       Y8, Y6, Y6
-	VCMPPS       $0x03, Y7, Y7, Y7
-	VORPS        Y7, Y6, Y6
+	VCMPPS       $0x11, Y1, Y7, Y10
+	VANDPS       Y2, Y10, Y10
+	VSUBPS       Y10, Y6, Y6
+	VCMPPS       $0x03, Y7, Y7, Y10
+	VBLENDVPS    Y10, Y7, Y6, Y6
 	VCMPPS       $0x1e, Y1, Y4, Y7
 	VANDPS       Y2, Y7, Y7
 	VCMPPS       $0x11, Y1, Y4, Y1
 	VANDPS       Y2, Y1, Y1
 	VSUBPS       Y1, Y7, Y1
 	VCMPPS       $0x03, Y4, Y4, Y2
-	VORPS        Y2, Y1, Y1
+	VBLENDVPS    Y2, Y4, Y1, Y1
 	VMULPS       Y3, Y0, Y2
 	VMULPS       Y5, Y0, Y3
 	VMULPS       Y6, Y0, Y4
@@ -15072,9 +17540,9 @@ end27:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else28
+	JZ         else43
 	TESTL      $0x00000100, CX
-	JZ         else30
+	JZ         else45
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -15091,527 +17559,442 @@ end27:
 	VPSLLD    $0x10, Y6, Y6
 	VPMOVSXWD 16(DX)(R9*2), Y7
 	VPADDD    Y7, Y6, Y7
-	VXORPS    Y7, Y6, Y8
-	VBLENDVPS Y8, Y6, Y7, Y6
+	VXORPS    Y7, Y6, Y10
+	VBLENDVPS Y10, Y6, Y7, Y6
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(DI)(R9*2), Y7
 	VPSLLD    $0x10, Y7, Y7
-	VPMOVSXWD 32(DX)(R9*2), Y8
-	VPADDD    Y8, Y7, Y8
-	VXORPS    Y8, Y7, Y9
-	VBLENDVPS Y9, Y7, Y8, Y7
+	VPMOVSXWD 32(DX)(R9*2), Y10
+	VPADDD    Y10, Y7, Y10
+	VXORPS    Y10, Y7, Y11
+	VBLENDVPS Y11, Y7, Y10, Y7
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 48(DI)(R9*2), Y8
-	VPSLLD    $0x10, Y8, Y8
-	VPMOVSXWD 48(DX)(R9*2), Y9
-	VPADDD    Y9, Y8, Y9
-	VXORPS    Y9, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end31
+	VPMOVZXWD 48(DI)(R9*2), Y10
+	VPSLLD    $0x10, Y10, Y10
+	VPMOVSXWD 48(DX)(R9*2), Y11
+	VPADDD    Y11, Y10, Y11
+	VXORPS    Y11, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y10
+	JMP       end46
 
-else30:
+else45:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
 	VPSLLD     $0x10, Y6, Y6
 	VPMOVZXWD  32(DX)(R9*2), Y7
 	VPSLLD     $0x10, Y7, Y7
-	VPMOVZXWD  48(DX)(R9*2), Y8
-	VPSLLD     $0x10, Y8, Y8
+	VPMOVZXWD  48(DX)(R9*2), Y10
+	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R10*2)
 
-end31:
-	JMP end29
+end46:
+	JMP end44
 
-else28:
+else43:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
-	VMOVUPS    96(DX)(R9*4), Y8
+	VMOVUPS    96(DX)(R9*4), Y10
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end33
+	JZ         end48
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else34
-	VCVTPS2PH $0x00, Y5, X9
-	VCVTPH2PS (DI)(R9*2), Y10
-	JMP       end35
+	JZ        else49
+	VCVTPS2PH $0x00, Y5, X11
+	VCVTPH2PS (DI)(R9*2), Y12
+	JMP       end50
 
-else34:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y5, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y5, Y5, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD (DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y5, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y5, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y5, Y5, Y12
+	VBLENDVPS Y12, Y5, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD (DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end35:
-	VPCMPEQW  (DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y5, Y10, Y5
+end50:
+	VPCMPEQW  (DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else36
-	VCVTPS2PH $0x00, Y6, X9
-	VCVTPH2PS 16(DI)(R9*2), Y10
-	JMP       end37
+	JZ        else51
+	VCVTPS2PH $0x00, Y6, X11
+	VCVTPH2PS 16(DI)(R9*2), Y12
+	JMP       end52
 
-else36:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y6, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y6, Y6, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 16(DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y6, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y6, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y6, Y6, Y12
+	VBLENDVPS Y12, Y6, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 16(DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end37:
-	VPCMPEQW  16(DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y6, Y10, Y6
+end52:
+	VPCMPEQW  16(DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else38
-	VCVTPS2PH $0x00, Y7, X9
-	VCVTPH2PS 32(DI)(R9*2), Y10
-	JMP       end39
+	JZ        else53
+	VCVTPS2PH $0x00, Y7, X11
+	VCVTPH2PS 32(DI)(R9*2), Y12
+	JMP       end54
 
-else38:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y7, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y7, Y7, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 32(DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y7, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y7, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y7, Y7, Y12
+	VBLENDVPS Y12, Y7, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 32(DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end39:
-	VPCMPEQW  32(DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y7, Y10, Y7
+end54:
+	VPCMPEQW  32(DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else40
-	VCVTPS2PH $0x00, Y8, X9
-	VCVTPH2PS 48(DI)(R9*2), Y10
-	JMP       end41
+	JZ        else55
+	VCVTPS2PH $0x00, Y10, X11
+	VCVTPH2PS 48(DI)(R9*2), Y12
+	JMP       end56
 
-else40:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y8, Y9
-	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+160(SB), Y9, Y9
-	VCMPPS    $0x03, Y8, Y8, Y10
-	VORPS     Y10, Y9, Y9
-	VPSHUFB   roundingAVX2<>+224(SB), Y9, Y9
-	VPERMQ    $0x08, Y9, Y9
-	VPMOVZXWD 48(DI)(R9*2), Y10
-	VPSLLD    $0x10, Y10, Y10
+	VPSLLD    $0x0f, Y10, Y11
+	VPSRLD    $0x1f, Y11, Y11
+	VPADDD    Y11, Y10, Y11
+	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VCMPPS    $0x03, Y10, Y10, Y12
+	VBLENDVPS Y12, Y10, Y11, Y11
+	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPERMQ    $0x08, Y11, Y11
+	VPMOVZXWD 48(DI)(R9*2), Y12
+	VPSLLD    $0x10, Y12, Y12
 
-end41:
-	VPCMPEQW  48(DI)(R9*2), X9, X9
-	VPMOVSXWD X9, Y9
-	VBLENDVPS Y9, Y8, Y10, Y8
+end56:
+	VPCMPEQW  48(DI)(R9*2), X11, X11
+	VPMOVSXWD X11, Y11
+	VBLENDVPS Y11, Y10, Y12, Y10
 
-end33:
-end29:
+end48:
+end44:
 	VMULPS Y5, Y1, Y5
 	VMULPS Y6, Y1, Y6
 	VMULPS Y7, Y1, Y7
-	VMULPS Y8, Y1, Y1
+	VMULPS Y10, Y1, Y1
 	VSUBPS Y2, Y5, Y2
 	VSUBPS Y3, Y6, Y3
 	VSUBPS Y4, Y7, Y4
 	VSUBPS Y0, Y1, Y0
 
 	// store p
-	TESTL $0x00000080, CX
-	JZ    else42
-
-	// counter
-	MOVL         56(AX), R11
-	ADDL         R9, R11
-	VMOVD        R11, X7
-	VPBROADCASTD X7, Y7
-	VPADDD       roundingAVX2<>+0(SB), Y7, Y7
-
-	// key
-	VPBROADCASTD 60(AX), Y8
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y1
-	VXORPS Y1, Y7, Y1
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y1, Y1
-	VXORPS  Y8, Y1, Y1
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y1, Y5
-	VXORPS  Y5, Y1, Y1
-	VPMULLD roundingAVX2<>+96(SB), Y1, Y1
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y1, Y5
-	VXORPS Y5, Y1, Y1
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y5
-	VXORPS Y5, Y7, Y5
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
-	VXORPS  Y8, Y5, Y5
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
-	VXORPS  Y6, Y5, Y5
-	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y5, Y6
-	VXORPS Y6, Y5, Y5
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y6
-	VXORPS Y6, Y7, Y6
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y6, Y6
-	VXORPS  Y8, Y6, Y6
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y6, Y9
-	VXORPS  Y9, Y6, Y6
-	VPMULLD roundingAVX2<>+96(SB), Y6, Y6
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y6, Y9
-	VXORPS Y9, Y6, Y6
-	VPADDD roundingAVX2<>+32(SB), Y7, Y7
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Y7, Y9
-	VXORPS Y9, Y7, Y7
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD roundingAVX2<>+64(SB), Y7, Y7
-	VXORPS  Y8, Y7, Y7
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y7, Y8
-	VXORPS  Y8, Y7, Y7
-	VPMULLD roundingAVX2<>+96(SB), Y7, Y7
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Y7, Y8
-	VXORPS Y8, Y7, Y7
-	JMP    end43
-
-else42:
-	VXORPS Y1, Y1, Y1
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-
-end43:
 	TESTL $0x00000104, CX
-	JZ    else44
+	JZ    else57
 	TESTL $0x00000100, CX
-	JZ    else46
+	JZ    else59
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y5
-	VORPS   Y5, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VCMPPS    $0x03, Y2, Y2, Y5
+	VBLENDVPS Y5, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, (DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 16(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y4, Y1
-	VCMPPS  $0x03, Y4, Y4, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y4, Y1
+	VCMPPS    $0x03, Y4, Y4, Y2
+	VBLENDVPS Y2, Y4, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 32(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y4, Y4, Y1
 	VANDNPS Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+256(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX2<>+192(SB), Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 48(DI)(R9*2)
+	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
+	VMOVUPS   X1, 48(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+256(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end47
+	JMP     end60
 
-else46:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Y1, Y1
+else59:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX2<>+192(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+192(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+128(SB), Y8, Y1
 	VPADDD  Y1, Y2, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R9*2)
-	VPSRLD  $0x10, Y5, Y1
-	VPADDD  Y1, Y3, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R9*2)
-	VPSRLD  $0x10, Y6, Y1
-	VPADDD  Y1, Y4, Y1
-	VCMPPS  $0x03, Y4, Y4, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R9*2)
-	VPSRLD  $0x10, Y7, Y1
-	VPADDD  Y1, Y0, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y0
-	VMOVUPS X0, 48(DX)(R9*2)
+	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
+	VPADDD  Y5, Y3, Y5
+	VPSRLD  $0x10, Y8, Y6
+	VPADDD  Y6, Y4, Y6
+	VPSRLD  $0x10, Y9, Y7
+	VPADDD  Y7, Y0, Y7
+	TESTL   $0x00000408, CX
+	JZ      else61
+	JMP     end62
 
-end47:
-	JMP end45
+else61:
+	VCMPPS    $0x03, Y2, Y2, Y8
+	VBLENDVPS Y8, Y2, Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y5, Y5
+	VCMPPS    $0x03, Y4, Y4, Y2
+	VBLENDVPS Y2, Y4, Y6, Y6
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y7, Y7
 
-else44:
+end62:
+	VPSRLD    $0x10, Y1, Y1
+	VPSRLD    $0x10, Y5, Y5
+	VPACKUSDW Y5, Y1, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DX)(R9*2)
+	VPSRLD    $0x10, Y6, Y6
+	VPSRLD    $0x10, Y7, Y7
+	VPACKUSDW Y7, Y6, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DX)(R9*2)
+
+end60:
+	JMP end58
+
+else57:
 	VMOVUPS   Y2, (DX)(R9*4)
 	VMOVUPS   Y3, 32(DX)(R9*4)
 	VMOVUPS   Y4, 64(DX)(R9*4)
 	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end49
+	JZ        end64
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else65
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y5
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y5
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y5, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end51
+	JMP       end66
 
-else50:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y2, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y2, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y2, Y2, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y2, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y5
+	VBLENDVPS Y5, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end51:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else52
+	JZ       else67
 	VMOVNTDQ X1, (DI)(R9*2)
-	JMP      end53
+	JMP      end68
 
-else52:
+else67:
 	VMOVUPS X1, (DI)(R9*2)
 
-end53:
+end68:
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else69
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end55
+	JMP       end70
 
-else54:
+else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y3, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y3, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y3, Y3, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y3, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end55:
+end70:
 	TESTL    $0x00000040, CX
-	JZ       else56
+	JZ       else71
 	VMOVNTDQ X1, 16(DI)(R9*2)
-	JMP      end57
+	JMP      end72
 
-else56:
+else71:
 	VMOVUPS X1, 16(DI)(R9*2)
 
-end57:
+end72:
 	TESTL     $0x00000020, CX
-	JZ        else58
+	JZ        else73
 	VCVTPS2PH $0x00, Y4, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y4, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+352(SB), Y4, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end59
+	JMP       end74
 
-else58:
+else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y4, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y4, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y4, Y4, Y2
-	VORPS   Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+224(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y4, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y4, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y4, Y4, Y2
+	VBLENDVPS Y2, Y4, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
-end59:
+end74:
 	TESTL    $0x00000040, CX
-	JZ       else60
+	JZ       else75
 	VMOVNTDQ X1, 32(DI)(R9*2)
-	JMP      end61
+	JMP      end76
 
-else60:
+else75:
 	VMOVUPS X1, 32(DI)(R9*2)
 
-end61:
+end76:
 	TESTL     $0x00000020, CX
-	JZ        else62
+	JZ        else77
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+288(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+320(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+352(SB), Y0, Y0
+	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
 	VANDPS    Y0, Y2, Y0
 	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end63
+	JMP       end78
 
-else62:
+else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Y0, Y1
-	VPSRLD  $0x1f, Y1, Y1
-	VPADDD  Y1, Y0, Y1
-	VPADDD  roundingAVX2<>+160(SB), Y1, Y1
-	VCMPPS  $0x03, Y0, Y0, Y0
-	VORPS   Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+224(SB), Y0, Y0
-	VPERMQ  $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
 
-end63:
+end78:
 	TESTL    $0x00000040, CX
-	JZ       else64
+	JZ       else79
 	VMOVNTDQ X1, 48(DI)(R9*2)
-	JMP      end65
+	JMP      end80
 
-else64:
+else79:
 	VMOVUPS X1, 48(DI)(R9*2)
 
-end65:
-end49:
-end45:
+end80:
+end64:
+end58:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
-	JNE   passAhead
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end67
+	JZ    end82
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end67:
+end82:
 	TESTL $0x00000040, CX
-	JZ    end69
+	JZ    end84
 	SFENCE
 
-end69:
+end84:
 	VZEROUPPER
 	RET
 
 // func mixedLimitAVX2(c *float32, count int, ahead int)
 // Requires: AVX, MMX+
-TEXT ·mixedLimitAVX2(SB), NOSPLIT, $0-24
+TEXT ·mixedLimitAVX2(SB), NOSPLIT, $8-24
 	MOVQ c+0(FP), AX
 
 	// formats
@@ -15636,250 +18019,279 @@ TEXT ·mixedLimitAVX2(SB), NOSPLIT, $0-24
 	MOVQ 104(AX), R9
 
 	// out
-	MOVQ 112(AX), AX
-	XORQ R10, R10
+	MOVQ 112(AX), R10
 	XORQ R11, R11
-	MOVQ ahead+16(FP), R12
-	SHRQ $0x02, R12
+	XORQ R12, R12
+	MOVQ ahead+16(FP), R13
+	SHRQ $0x02, R13
 
-	// 4 vectors at a time, with prefetch
-passAhead:
+pass:
 	// move grad
 	TESTQ      BX, BX
 	JZ         nil1
 	TESTL      $0x00000003, CX
 	JZ         else2
-	VMOVUPS    (BX)(R11*2), X0
-	VMOVUPS    16(BX)(R11*2), X0
-	VMOVUPS    32(BX)(R11*2), X0
-	VMOVUPS    48(BX)(R11*2), X0
-	PREFETCHT0 (BX)(R12*2)
+	VMOVUPS    (BX)(R12*2), X0
+	VMOVUPS    16(BX)(R12*2), X0
+	VMOVUPS    32(BX)(R12*2), X0
+	VMOVUPS    48(BX)(R12*2), X0
+	PREFETCHT0 (BX)(R13*2)
 	JMP        end3
 
 else2:
-	VMOVUPS    (BX)(R11*4), Y0
-	VMOVUPS    32(BX)(R11*4), Y0
-	VMOVUPS    64(BX)(R11*4), Y0
-	VMOVUPS    96(BX)(R11*4), Y0
-	PREFETCHT0 (BX)(R12*4)
-	PREFETCHT0 64(BX)(R12*4)
+	VMOVUPS    (BX)(R12*4), Y0
+	VMOVUPS    32(BX)(R12*4), Y0
+	VMOVUPS    64(BX)(R12*4), Y0
+	VMOVUPS    96(BX)(R12*4), Y0
+	PREFETCHT0 (BX)(R13*4)
+	PREFETCHT0 64(BX)(R13*4)
 
 end3:
 nil1:
 	// move m
-	TESTQ      SI, SI
-	JZ         nil4
-	TESTL      $0x00000008, CX
-	JZ         else5
-	VMOVUPS    (SI)(R11*2), X0
-	VMOVUPS    16(SI)(R11*2), X5
-	VMOVUPS    32(SI)(R11*2), X6
-	VMOVUPS    48(SI)(R11*2), X7
-	PREFETCHT0 (SI)(R12*2)
-	VMOVUPS    X0, (SI)(R11*2)
-	VMOVUPS    X5, 16(SI)(R11*2)
-	VMOVUPS    X6, 32(SI)(R11*2)
-	VMOVUPS    X7, 48(SI)(R11*2)
+	TESTQ SI, SI
+	JZ    nil4
+	TESTL $0x00000400, CX
+	JZ    else5
+
+	// mScales
+	MOVQ       128(AX), R15
+	MOVQ       R12, BP
+	SHRQ       $0x05, BP
+	VMOVUPS    (SI)(R12*1), Y0
+	PREFETCHT0 (SI)(R13*1)
+	MOVBLZX    (R15)(BP*1), R14
+	VMOVUPS    Y0, (SI)(R12*1)
+	MOVB       R14, (R15)(BP*1)
 	JMP        end6
 
 else5:
-	VMOVUPS    (SI)(R11*4), Y0
-	VMOVUPS    32(SI)(R11*4), Y5
-	VMOVUPS    64(SI)(R11*4), Y6
-	VMOVUPS    96(SI)(R11*4), Y7
-	PREFETCHT0 (SI)(R12*4)
-	PREFETCHT0 64(SI)(R12*4)
-	VMOVUPS    Y0, (SI)(R11*4)
-	VMOVUPS    Y5, 32(SI)(R11*4)
-	VMOVUPS    Y6, 64(SI)(R11*4)
-	VMOVUPS    Y7, 96(SI)(R11*4)
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VMOVUPS    (SI)(R12*2), X0
+	VMOVUPS    16(SI)(R12*2), X5
+	VMOVUPS    32(SI)(R12*2), X6
+	VMOVUPS    48(SI)(R12*2), X7
+	PREFETCHT0 (SI)(R13*2)
+	VMOVUPS    X0, (SI)(R12*2)
+	VMOVUPS    X5, 16(SI)(R12*2)
+	VMOVUPS    X6, 32(SI)(R12*2)
+	VMOVUPS    X7, 48(SI)(R12*2)
+	JMP        end8
 
+else7:
+	VMOVUPS    (SI)(R12*4), Y0
+	VMOVUPS    32(SI)(R12*4), Y5
+	VMOVUPS    64(SI)(R12*4), Y6
+	VMOVUPS    96(SI)(R12*4), Y7
+	PREFETCHT0 (SI)(R13*4)
+	PREFETCHT0 64(SI)(R13*4)
+	VMOVUPS    Y0, (SI)(R12*4)
+	VMOVUPS    Y5, 32(SI)(R12*4)
+	VMOVUPS    Y6, 64(SI)(R12*4)
+	VMOVUPS    Y7, 96(SI)(R12*4)
+
+end8:
 end6:
 nil4:
 	// move n
-	TESTQ      DI, DI
-	JZ         nil7
+	TESTQ DI, DI
+	JZ    nil9
+	TESTL $0x00000400, CX
+	JZ    else10
+
+	// nScales
+	MOVQ       136(AX), R14
+	MOVQ       R12, R15
+	SHRQ       $0x05, R15
+	VMOVUPS    (DI)(R12*1), Y0
+	PREFETCHT0 (DI)(R13*1)
+	MOVBLZX    (R14)(R15*1), R14
+	JMP        end11
+
+else10:
 	TESTL      $0x00000008, CX
-	JZ         else8
-	VMOVUPS    (DI)(R11*2), X0
-	VMOVUPS    16(DI)(R11*2), X0
-	VMOVUPS    32(DI)(R11*2), X0
-	VMOVUPS    48(DI)(R11*2), X0
-	PREFETCHT0 (DI)(R12*2)
-	JMP        end9
+	JZ         else12
+	VMOVUPS    (DI)(R12*2), X0
+	VMOVUPS    16(DI)(R12*2), X0
+	VMOVUPS    32(DI)(R12*2), X0
+	VMOVUPS    48(DI)(R12*2), X0
+	PREFETCHT0 (DI)(R13*2)
+	JMP        end13
 
-else8:
-	VMOVUPS    (DI)(R11*4), Y0
-	VMOVUPS    32(DI)(R11*4), Y0
-	VMOVUPS    64(DI)(R11*4), Y0
-	VMOVUPS    96(DI)(R11*4), Y0
-	PREFETCHT0 (DI)(R12*4)
-	PREFETCHT0 64(DI)(R12*4)
+else12:
+	VMOVUPS    (DI)(R12*4), Y0
+	VMOVUPS    32(DI)(R12*4), Y0
+	VMOVUPS    64(DI)(R12*4), Y0
+	VMOVUPS    96(DI)(R12*4), Y0
+	PREFETCHT0 (DI)(R13*4)
+	PREFETCHT0 64(DI)(R13*4)
 
-end9:
-nil7:
+end13:
+end11:
+nil9:
 	// move v
 	TESTQ      R8, R8
-	JZ         nil10
+	JZ         nil14
 	TESTL      $0x00000008, CX
-	JZ         else11
-	VMOVUPS    (R8)(R11*2), X0
-	VMOVUPS    16(R8)(R11*2), X5
-	VMOVUPS    32(R8)(R11*2), X6
-	VMOVUPS    48(R8)(R11*2), X7
-	PREFETCHT0 (R8)(R12*2)
-	VMOVUPS    X0, (R8)(R11*2)
-	VMOVUPS    X5, 16(R8)(R11*2)
-	VMOVUPS    X6, 32(R8)(R11*2)
-	VMOVUPS    X7, 48(R8)(R11*2)
-	JMP        end12
+	JZ         else15
+	VMOVUPS    (R8)(R12*2), X0
+	VMOVUPS    16(R8)(R12*2), X5
+	VMOVUPS    32(R8)(R12*2), X6
+	VMOVUPS    48(R8)(R12*2), X7
+	PREFETCHT0 (R8)(R13*2)
+	VMOVUPS    X0, (R8)(R12*2)
+	VMOVUPS    X5, 16(R8)(R12*2)
+	VMOVUPS    X6, 32(R8)(R12*2)
+	VMOVUPS    X7, 48(R8)(R12*2)
+	JMP        end16
 
-else11:
-	VMOVUPS    (R8)(R11*4), Y0
-	VMOVUPS    32(R8)(R11*4), Y5
-	VMOVUPS    64(R8)(R11*4), Y6
-	VMOVUPS    96(R8)(R11*4), Y7
-	PREFETCHT0 (R8)(R12*4)
-	PREFETCHT0 64(R8)(R12*4)
-	VMOVUPS    Y0, (R8)(R11*4)
-	VMOVUPS    Y5, 32(R8)(R11*4)
-	VMOVUPS    Y6, 64(R8)(R11*4)
-	VMOVUPS    Y7, 96(R8)(R11*4)
+else15:
+	VMOVUPS    (R8)(R12*4), Y0
+	VMOVUPS    32(R8)(R12*4), Y5
+	VMOVUPS    64(R8)(R12*4), Y6
+	VMOVUPS    96(R8)(R12*4), Y7
+	PREFETCHT0 (R8)(R13*4)
+	PREFETCHT0 64(R8)(R13*4)
+	VMOVUPS    Y0, (R8)(R12*4)
+	VMOVUPS    Y5, 32(R8)(R12*4)
+	VMOVUPS    Y6, 64(R8)(R12*4)
+	VMOVUPS    Y7, 96(R8)(R12*4)
 
-end12:
-nil10:
+end16:
+nil14:
 	// move x
 	TESTQ      R9, R9
-	JZ         nil13
+	JZ         nil17
 	TESTL      $0x00000008, CX
-	JZ         else14
-	VMOVUPS    (R9)(R11*2), X0
-	VMOVUPS    16(R9)(R11*2), X5
-	VMOVUPS    32(R9)(R11*2), X6
-	VMOVUPS    48(R9)(R11*2), X7
-	PREFETCHT0 (R9)(R12*2)
-	VMOVUPS    X0, (R9)(R11*2)
-	VMOVUPS    X5, 16(R9)(R11*2)
-	VMOVUPS    X6, 32(R9)(R11*2)
-	VMOVUPS    X7, 48(R9)(R11*2)
-	JMP        end15
+	JZ         else18
+	VMOVUPS    (R9)(R12*2), X0
+	VMOVUPS    16(R9)(R12*2), X5
+	VMOVUPS    32(R9)(R12*2), X6
+	VMOVUPS    48(R9)(R12*2), X7
+	PREFETCHT0 (R9)(R13*2)
+	VMOVUPS    X0, (R9)(R12*2)
+	VMOVUPS    X5, 16(R9)(R12*2)
+	VMOVUPS    X6, 32(R9)(R12*2)
+	VMOVUPS    X7, 48(R9)(R12*2)
+	JMP        end19
 
-else14:
-	VMOVUPS    (R9)(R11*4), Y0
-	VMOVUPS    32(R9)(R11*4), Y5
-	VMOVUPS    64(R9)(R11*4), Y6
-	VMOVUPS    96(R9)(R11*4), Y7
-	PREFETCHT0 (R9)(R12*4)
-	PREFETCHT0 64(R9)(R12*4)
-	VMOVUPS    Y0, (R9)(R11*4)
-	VMOVUPS    Y5, 32(R9)(R11*4)
-	VMOVUPS    Y6, 64(R9)(R11*4)
-	VMOVUPS    Y7, 96(R9)(R11*4)
+else18:
+	VMOVUPS    (R9)(R12*4), Y0
+	VMOVUPS    32(R9)(R12*4), Y5
+	VMOVUPS    64(R9)(R12*4), Y6
+	VMOVUPS    96(R9)(R12*4), Y7
+	PREFETCHT0 (R9)(R13*4)
+	PREFETCHT0 64(R9)(R13*4)
+	VMOVUPS    Y0, (R9)(R12*4)
+	VMOVUPS    Y5, 32(R9)(R12*4)
+	VMOVUPS    Y6, 64(R9)(R12*4)
+	VMOVUPS    Y7, 96(R9)(R12*4)
 
-end15:
-nil13:
+end19:
+nil17:
 	// move p
 	TESTQ      DX, DX
-	JZ         nil16
+	JZ         nil20
 	TESTL      $0x00000104, CX
-	JZ         else17
-	VMOVUPS    (DX)(R11*2), X1
-	VMOVUPS    16(DX)(R11*2), X2
-	VMOVUPS    32(DX)(R11*2), X3
-	VMOVUPS    48(DX)(R11*2), X4
-	PREFETCHT0 (DX)(R12*2)
-	VMOVUPS    X1, (DX)(R11*2)
-	VMOVUPS    X2, 16(DX)(R11*2)
-	VMOVUPS    X3, 32(DX)(R11*2)
-	VMOVUPS    X4, 48(DX)(R11*2)
-	JMP        end18
+	JZ         else21
+	VMOVUPS    (DX)(R12*2), X1
+	VMOVUPS    16(DX)(R12*2), X2
+	VMOVUPS    32(DX)(R12*2), X3
+	VMOVUPS    48(DX)(R12*2), X4
+	PREFETCHT0 (DX)(R13*2)
+	VMOVUPS    X1, (DX)(R12*2)
+	VMOVUPS    X2, 16(DX)(R12*2)
+	VMOVUPS    X3, 32(DX)(R12*2)
+	VMOVUPS    X4, 48(DX)(R12*2)
+	JMP        end22
 
-else17:
-	VMOVUPS    (DX)(R11*4), Y1
-	VMOVUPS    32(DX)(R11*4), Y2
-	VMOVUPS    64(DX)(R11*4), Y3
-	VMOVUPS    96(DX)(R11*4), Y4
-	PREFETCHT0 (DX)(R12*4)
-	PREFETCHT0 64(DX)(R12*4)
-	VMOVUPS    Y1, (DX)(R11*4)
-	VMOVUPS    Y2, 32(DX)(R11*4)
-	VMOVUPS    Y3, 64(DX)(R11*4)
-	VMOVUPS    Y4, 96(DX)(R11*4)
+else21:
+	VMOVUPS    (DX)(R12*4), Y1
+	VMOVUPS    32(DX)(R12*4), Y2
+	VMOVUPS    64(DX)(R12*4), Y3
+	VMOVUPS    96(DX)(R12*4), Y4
+	PREFETCHT0 (DX)(R13*4)
+	PREFETCHT0 64(DX)(R13*4)
+	VMOVUPS    Y1, (DX)(R12*4)
+	VMOVUPS    Y2, 32(DX)(R12*4)
+	VMOVUPS    Y3, 64(DX)(R12*4)
+	VMOVUPS    Y4, 96(DX)(R12*4)
 
-end18:
-nil16:
+end22:
+nil20:
 	// move out
-	TESTQ      AX, AX
-	JZ         nil19
+	TESTQ      R10, R10
+	JZ         nil23
 	TESTL      $0x00000300, CX
-	JZ         else20
-	VMOVUPS    (AX)(R11*2), X1
-	VMOVUPS    16(AX)(R11*2), X2
-	VMOVUPS    32(AX)(R11*2), X3
-	VMOVUPS    48(AX)(R11*2), X4
-	PREFETCHT0 (AX)(R12*2)
-	VMOVUPS    X1, (AX)(R11*2)
-	VMOVUPS    X2, 16(AX)(R11*2)
-	VMOVUPS    X3, 32(AX)(R11*2)
-	VMOVUPS    X4, 48(AX)(R11*2)
-	JMP        end21
-
-else20:
-	TESTL    $0x00000040, CX
-	JZ       else22
-	VMOVNTDQ X1, (AX)(R11*2)
-	JMP      end23
-
-else22:
-	VMOVUPS X1, (AX)(R11*2)
-
-end23:
-	TESTL    $0x00000040, CX
-	JZ       else24
-	VMOVNTDQ X2, 16(AX)(R11*2)
-	JMP      end25
+	JZ         else24
+	VMOVUPS    (R10)(R12*2), X1
+	VMOVUPS    16(R10)(R12*2), X2
+	VMOVUPS    32(R10)(R12*2), X3
+	VMOVUPS    48(R10)(R12*2), X4
+	PREFETCHT0 (R10)(R13*2)
+	VMOVUPS    X1, (R10)(R12*2)
+	VMOVUPS    X2, 16(R10)(R12*2)
+	VMOVUPS    X3, 32(R10)(R12*2)
+	VMOVUPS    X4, 48(R10)(R12*2)
+	JMP        end25
 
 else24:
-	VMOVUPS X2, 16(AX)(R11*2)
-
-end25:
 	TESTL    $0x00000040, CX
 	JZ       else26
-	VMOVNTDQ X3, 32(AX)(R11*2)
+	VMOVNTDQ X1, (R10)(R12*2)
 	JMP      end27
 
 else26:
-	VMOVUPS X3, 32(AX)(R11*2)
+	VMOVUPS X1, (R10)(R12*2)
 
 end27:
 	TESTL    $0x00000040, CX
 	JZ       else28
-	VMOVNTDQ X4, 48(AX)(R11*2)
+	VMOVNTDQ X2, 16(R10)(R12*2)
 	JMP      end29
 
 else28:
-	VMOVUPS X4, 48(AX)(R11*2)
+	VMOVUPS X2, 16(R10)(R12*2)
 
 end29:
-end21:
-nil19:
-	ADDQ  $0x00000020, R11
+	TESTL    $0x00000040, CX
+	JZ       else30
+	VMOVNTDQ X3, 32(R10)(R12*2)
+	JMP      end31
+
+else30:
+	VMOVUPS X3, 32(R10)(R12*2)
+
+end31:
+	TESTL    $0x00000040, CX
+	JZ       else32
+	VMOVNTDQ X4, 48(R10)(R12*2)
+	JMP      end33
+
+else32:
+	VMOVUPS X4, 48(R10)(R12*2)
+
+end33:
+end25:
+nil23:
 	ADDQ  $0x00000020, R12
-	CMPQ  R11, count+8(FP)
-	JNE   passAhead
+	ADDQ  $0x00000020, R13
+	CMPQ  R12, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end31
+	JZ    end35
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ R10, 120(AX)
+	ADDQ R11, 120(AX)
 
-end31:
+end35:
 	TESTL $0x00000040, CX
-	JZ    end33
+	JZ    end37
 	SFENCE
 
-end33:
+end37:
 	VZEROUPPER
 	RET
 
@@ -21293,7 +23705,7 @@ enter:
 	RET
 
 // func pnmMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
 TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -21331,10 +23743,10 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+192(SB), Z10
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z11
+	VMOVUPS roundingAVX512<>+448(SB), Z11
 
 	// upper
-	VMOVUPS roundingAVX512<>+448(SB), Z12
+	VMOVUPS roundingAVX512<>+576(SB), Z12
 
 	// formats
 	MOVL 52(AX), CX
@@ -21343,7 +23755,7 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -21359,38 +23771,39 @@ uncoupled1:
 	MOVQ 88(AX), DI
 
 	// out
-	MOVQ  112(AX), R8
-	XORQ  R9, R9
-	XORQ  R10, R10
-	MOVQ  ahead+16(FP), R11
-	SHRQ  $0x02, R11
-	TESTQ R11, R11
-	JNZ   far
+	MOVQ 112(AX), R8
+	XORQ R9, R9
+	XORQ R10, R10
+	MOVQ ahead+16(FP), R11
+	SHRQ $0x02, R11
 
-	// 2 vectors at a time
 pass:
 	// g = gs·g
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
-	JZ        else4
-	VCVTPH2PS (BX)(R10*2), Z13
-	VCVTPH2PS 32(BX)(R10*2), Z14
-	JMP       end5
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R10*2), Z13
+	VCVTPH2PS  32(BX)(R10*2), Z14
+	PREFETCHT0 (BX)(R11*2)
+	JMP        end5
 
 else4:
-	VPMOVZXWD (BX)(R10*2), Z13
-	VPSLLD    $0x10, Z13, Z13
-	VPMOVZXWD 32(BX)(R10*2), Z14
-	VPSLLD    $0x10, Z14, Z14
+	VPMOVZXWD  (BX)(R10*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	VPMOVZXWD  32(BX)(R10*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	PREFETCHT0 (BX)(R11*2)
 
 end5:
 	JMP end3
 
 else2:
-	VMOVUPS (BX)(R10*4), Z13
-	VMOVUPS 64(BX)(R10*4), Z14
+	VMOVUPS    (BX)(R10*4), Z13
+	VMOVUPS    64(BX)(R10*4), Z14
+	PREFETCHT0 (BX)(R11*4)
+	PREFETCHT0 64(BX)(R11*4)
 
 end3:
 	VMULPS Z13, Z0, Z13
@@ -21401,15 +23814,17 @@ end3:
 	VMINPS Z14, Z7, Z14
 	VMAXPS Z13, Z6, Z13
 	VMAXPS Z14, Z6, Z14
-	TESTL  $0x00000400, CX
+	TESTL  $0x00000800, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else8
-	TESTL $0x00000100, CX
-	JZ    else10
+	TESTL      $0x00000104, CX
+	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (R8)(R10*2), Z15
@@ -21433,19 +23848,23 @@ end3:
 	JMP       end11
 
 else10:
-	VPMOVZXWD (DX)(R10*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-	VPMOVZXWD 32(DX)(R10*2), Z16
-	VPSLLD    $0x10, Z16, Z16
+	VPMOVZXWD  (DX)(R10*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	VPMOVZXWD  32(DX)(R10*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	PREFETCHT0 (DX)(R11*2)
 
 end11:
 	JMP end9
 
 else8:
-	VMOVUPS (DX)(R10*4), Z15
-	VMOVUPS 64(DX)(R10*4), Z16
-	TESTL   $0x00000200, CX
-	JZ      end13
+	VMOVUPS    (DX)(R10*4), Z15
+	VMOVUPS    64(DX)(R10*4), Z16
+	PREFETCHT0 (DX)(R11*4)
+	PREFETCHT0 64(DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
@@ -21505,21 +23924,89 @@ end9:
 	VADDPS Z16, Z14, Z14
 
 end7:
+	TESTL    $0x0000040c, CX
+	JZ       end19
+	VCMPPS   $0x03, Z13, Z14, K1
+	KORTESTW K1, K1
+	JZ       numbers20
+	VCMPPS   $0x03, Z13, Z13, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z15
+	VMOVAPS  Z15, K1, Z13
+	VCMPPS   $0x03, Z14, Z14, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z15
+	VMOVAPS  Z15, K1, Z14
+
+numbers20:
+end19:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL     $0x00000008, CX
-	JZ        else18
-	VPMOVZXWD (SI)(R10*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-	VPMOVZXWD 32(SI)(R10*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-	JMP       end19
+	TESTL $0x00000400, CX
+	JZ    else21
 
-else18:
-	VMOVUPS (SI)(R10*4), Z15
-	VMOVUPS 64(SI)(R10*4), Z16
+	// mScales
+	MOVQ    128(AX), R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
+	MOVBLZX (R12)(R13*1), R12
 
-end19:
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R10*1), Z16
+	VPSLLW        $0x07, Z16, Z16
+	VANDPS        roundingAVX512<>+1152(SB), Z16, Z16
+	VCVTPH2PS     Y16, Z15
+	VEXTRACTI64X4 $0x01, Z16, Y16
+	VCVTPH2PS     Y16, Z16
+	PREFETCHT0    (SI)(R11*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (SI)(R10*1), Y17
+	VPANDD       roundingAVX512<>+1024(SB), Y17, Y17
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y17, K1
+	KMOVD        K1, R13
+	LEAL         9(R12), R14
+	SHRL         $0x08, R14
+	ORL          R14, R13
+	JZ           usual23
+	VANDPS       roundingAVX512<>+704(SB), Z15, Z17
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z17, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z17
+	VMOVAPS      Z17, K1, Z15
+	VANDPS       roundingAVX512<>+704(SB), Z16, Z17
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z17, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z17
+	VMOVAPS      Z17, K1, Z16
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VPBROADCASTD R14, Z17
+	VMULPS       Z17, Z15, Z15
+	VMULPS       Z17, Z16, Z16
+
+usual23:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R13
+	VBROADCASTSS (R13)(R12*4), Z17
+	VMULPS       Z17, Z15, Z15
+	VMULPS       Z17, Z16, Z16
+	JMP          end22
+
+else21:
+	TESTL      $0x00000008, CX
+	JZ         else24
+	VPMOVZXWD  (SI)(R10*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	VPMOVZXWD  32(SI)(R10*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	PREFETCHT0 (SI)(R11*2)
+	JMP        end25
+
+else24:
+	VMOVUPS    (SI)(R10*4), Z15
+	VMOVUPS    64(SI)(R10*4), Z16
+	PREFETCHT0 (SI)(R11*4)
+	PREFETCHT0 64(SI)(R11*4)
+
+end25:
+end22:
 	VMULPS Z15, Z2, Z15
 	VMULPS Z16, Z2, Z16
 	VMULPS Z13, Z3, Z13
@@ -21528,219 +24015,386 @@ end19:
 	VADDPS Z14, Z16, Z14
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else26
+
+	// the counter of the pass's first word
+	MOVQ         R10, R12
+	SHRQ         $0x01, R12
+	IMUL3L       $0x9e3779b9, R12, R12
+	ADDL         56(AX), R12
+	VPBROADCASTD R12, Z15
+	VPADDD       roundingAVX512<>+0(SB), Z15, Z15
+
+	// key
+	VPBROADCASTD 60(AX), Z16
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Z15, Z17
+	VXORPS  Z17, Z15, Z15
+	VPMULLD Z9, Z15, Z15
+	VXORPS  Z16, Z15, Z15
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z15, Z16
+	VXORPS  Z16, Z15, Z15
+	VPMULLD Z10, Z15, Z15
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Z15, Z16
+	VXORPS Z16, Z15, Z15
+	JMP    end27
+
+else26:
+	VXORPS Z15, Z15, Z15
+
+end27:
+	TESTL         $0x00000400, CX
+	JZ            else28
+	VANDPS        roundingAVX512<>+704(SB), Z13, Z16
+	VANDPS        roundingAVX512<>+704(SB), Z14, Z17
+	VPMAXUD       Z17, Z16, Z16
+	VEXTRACTI64X4 $0x01, Z16, Y17
+	VPMAXUD       Y17, Y16, Y16
+	VEXTRACTI32X4 $0x01, Y16, X17
+	VPMAXUD       X17, X16, X16
+	VPSHUFD       $0x0e, X16, X17
+	VPMAXUD       X17, X16, X16
+	VPSHUFD       $0x01, X16, X17
+	VPMAXUD       X17, X16, X16
+	VMOVD         X16, R12
+	CMPL          R12, $0x7f800000
+	JAE           rare30
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R13, R13
+	ADDL    $0x001fffff, R12
+	SHRL    $0x17, R12
+	SUBL    $0x08, R12
+	CMOVLCS R13, R12
+
+	// mScales
+	MOVQ         128(AX), R13
+	MOVQ         R10, R14
+	SHRQ         $0x05, R14
+	MOVB         R12, (R13)(R14*1)
+	LEAQ         scaleFactors<>+1024(SB), R13
+	VBROADCASTSS (R13)(R12*4), Z16
+	VMULPS       Z16, Z13, Z17
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z15, Z18
+	VANDPS    roundingAVX512<>+960(SB), Z18, Z18
+	VPADDD    Z18, Z17, Z17
+	VCVTPS2PH $0x03, Z17, Y17
+	VMULPS    Z16, Z14, Z16
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z15, Z18
+	VANDPS       roundingAVX512<>+960(SB), Z18, Z18
+	VPADDD       Z18, Z16, Z16
+	VCVTPS2PH    $0x03, Z16, Y16
+	VINSERTI64X4 $0x01, Y16, Z17, Z16
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z15, Z17
+	VPADDW    Z17, Z16, Z16
+	VANDPS    roundingAVX512<>+1216(SB), Z16, Z17
+	VPADDW    Z16, Z16, Z16
+	VORPS     Z17, Z16, Z16
+	VPSRLW    $0x08, Z16, Z16
+	VPMOVWB   Z16, Y16
+	VMOVDQU32 Y16, (SI)(R10*1)
+	JMP       packed31
+
+rare30:
+	// the same, where there are NaNs or infinities
+	VANDPS        roundingAVX512<>+704(SB), Z13, Z16
+	VANDPS        roundingAVX512<>+704(SB), Z14, Z17
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z16, K1
+	VMOVAPS.Z     Z16, K1, Z16
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z17, K1
+	VMOVAPS.Z     Z17, K1, Z17
+	VPMAXUD       Z17, Z16, Z16
+	VEXTRACTI64X4 $0x01, Z16, Y17
+	VPMAXUD       Y17, Y16, Y16
+	VEXTRACTI32X4 $0x01, Y16, X17
+	VPMAXUD       X17, X16, X16
+	VPSHUFD       $0x0e, X16, X17
+	VPMAXUD       X17, X16, X16
+	VPSHUFD       $0x01, X16, X17
+	VPMAXUD       X17, X16, X16
+	VMOVD         X16, R12
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R13, R13
+	ADDL    $0x001fffff, R12
+	SHRL    $0x17, R12
+	SUBL    $0x08, R12
+	CMOVLCS R13, R12
+
+	// mScales
+	MOVQ         128(AX), R13
+	MOVQ         R10, R14
+	SHRQ         $0x05, R14
+	MOVB         R12, (R13)(R14*1)
+	LEAQ         scaleFactors<>+1024(SB), R13
+	VBROADCASTSS (R13)(R12*4), Z16
+	VMULPS       Z16, Z13, Z17
+	VANDPS       roundingAVX512<>+704(SB), Z13, Z18
+	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z18
+	VMOVAPS      Z18, K1, Z17
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z15, Z18
+	VANDPS    roundingAVX512<>+960(SB), Z18, Z18
+	VPADDD    Z18, Z17, Z17
+	VCVTPS2PH $0x03, Z17, Y17
+	VMULPS    Z16, Z14, Z16
+	VANDPS    roundingAVX512<>+704(SB), Z14, Z18
+	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z18, K1
+	VMOVUPS   roundingAVX512<>+1088(SB), Z18
+	VMOVAPS   Z18, K1, Z16
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z15, Z18
+	VANDPS       roundingAVX512<>+960(SB), Z18, Z18
+	VPADDD       Z18, Z16, Z16
+	VCVTPS2PH    $0x03, Z16, Y16
+	VINSERTI64X4 $0x01, Y16, Z17, Z16
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z15, Z17
+	VPADDW    Z17, Z16, Z16
+	VANDPS    roundingAVX512<>+1216(SB), Z16, Z17
+	VPADDW    Z16, Z16, Z16
+	VORPS     Z17, Z16, Z16
+	VPSRLW    $0x08, Z16, Z16
+	VPMOVWB   Z16, Y16
+	VMOVDQU32 Y16, (SI)(R10*1)
+
+packed31:
+	JMP end29
+
+else28:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else32
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z13, Z15
-	VPSRLD  $0x1f, Z15, Z15
-	VPADDD  Z15, Z13, Z15
-	VPADDD  Z11, Z15, Z15
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z15
-	VPERMW  Z15, Z12, Z15
-	VMOVUPS Y15, (SI)(R10*2)
+	VPSLLD $0x0f, Z13, Z16
+	VPSRLD $0x1f, Z16, Z16
+	VPADDD Z16, Z13, Z16
+	VPADDD Z11, Z16, Z16
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z14, Z15
-	VPSRLD  $0x1f, Z15, Z15
-	VPADDD  Z15, Z14, Z15
-	VPADDD  Z11, Z15, Z15
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z15
-	VPERMW  Z15, Z12, Z15
-	VMOVUPS Y15, 32(SI)(R10*2)
-	JMP     end21
+	VPSLLD  $0x0f, Z14, Z17
+	VPSRLD  $0x1f, Z17, Z17
+	VPADDD  Z17, Z14, Z17
+	VPADDD  Z11, Z17, Z17
+	VPERMW  Z16, Z12, Z16
+	VMOVUPS Y16, (SI)(R10*2)
+	VPERMW  Z17, Z12, Z16
+	VMOVUPS Y16, 32(SI)(R10*2)
+	JMP     end33
 
-else20:
+else32:
 	VMOVUPS Z13, (SI)(R10*4)
 	VMOVUPS Z14, 64(SI)(R10*4)
 
-end21:
+end33:
+end29:
 	// u = k1·m − k2·n
 	VMULPS Z13, Z4, Z13
 	VMULPS Z14, Z4, Z14
 
 	// load n
-	TESTL     $0x00000008, CX
-	JZ        else22
-	VPMOVZXWD (DI)(R10*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-	VPMOVZXWD 32(DI)(R10*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-	JMP       end23
+	TESTL $0x00000400, CX
+	JZ    else34
 
-else22:
-	VMOVUPS (DI)(R10*4), Z15
-	VMOVUPS 64(DI)(R10*4), Z16
+	// nScales
+	MOVQ    136(AX), R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
+	MOVBLZX (R12)(R13*1), R12
 
-end23:
-	VMULPS Z15, Z5, Z15
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (DI)(R10*1), Z17
+	VPSLLW        $0x07, Z17, Z17
+	VANDPS        roundingAVX512<>+1152(SB), Z17, Z17
+	VCVTPH2PS     Y17, Z16
+	VEXTRACTI64X4 $0x01, Z17, Y17
+	VCVTPH2PS     Y17, Z17
+	PREFETCHT0    (DI)(R11*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (DI)(R10*1), Y18
+	VPANDD       roundingAVX512<>+1024(SB), Y18, Y18
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y18, K1
+	KMOVD        K1, R13
+	LEAL         9(R12), R14
+	SHRL         $0x08, R14
+	ORL          R14, R13
+	JZ           usual36
+	VANDPS       roundingAVX512<>+704(SB), Z16, Z18
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z18
+	VMOVAPS      Z18, K1, Z16
+	VANDPS       roundingAVX512<>+704(SB), Z17, Z18
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z18
+	VMOVAPS      Z18, K1, Z17
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VPBROADCASTD R14, Z18
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+usual36:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R13
+	VBROADCASTSS (R13)(R12*4), Z18
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+	JMP          end35
+
+else34:
+	TESTL      $0x00000008, CX
+	JZ         else37
+	VPMOVZXWD  (DI)(R10*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	VPMOVZXWD  32(DI)(R10*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (DI)(R11*2)
+	JMP        end38
+
+else37:
+	VMOVUPS    (DI)(R10*4), Z16
+	VMOVUPS    64(DI)(R10*4), Z17
+	PREFETCHT0 (DI)(R11*4)
+	PREFETCHT0 64(DI)(R11*4)
+
+end38:
+end35:
 	VMULPS Z16, Z5, Z16
-	VSUBPS Z15, Z13, Z13
-	VSUBPS Z16, Z14, Z14
+	VMULPS Z17, Z5, Z17
+	VSUBPS Z16, Z13, Z13
+	VSUBPS Z17, Z14, Z14
 
 	// p = keep·p − u
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else24
-	TESTL $0x00000100, CX
-	JZ    else26
+	TESTL      $0x00000104, CX
+	JZ         else39
+	TESTL      $0x00000100, CX
+	JZ         else41
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R8)(R10*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-	VPMOVSXWD (DX)(R10*2), Z16
-	VPADDD    Z16, Z15, Z16
-	VXORPS    Z16, Z15, Z17
-	VPMOVD2M  Z17, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z16, K1, Z15
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 32(R8)(R10*2), Z16
+	VPMOVZXWD (R8)(R10*2), Z16
 	VPSLLD    $0x10, Z16, Z16
-	VPMOVSXWD 32(DX)(R10*2), Z17
+	VPMOVSXWD (DX)(R10*2), Z17
 	VPADDD    Z17, Z16, Z17
 	VXORPS    Z17, Z16, Z18
 	VPMOVD2M  Z18, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z17, K1, Z16
-	JMP       end27
 
-else26:
-	VPMOVZXWD (DX)(R10*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-	VPMOVZXWD 32(DX)(R10*2), Z16
-	VPSLLD    $0x10, Z16, Z16
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(R8)(R10*2), Z17
+	VPSLLD    $0x10, Z17, Z17
+	VPMOVSXWD 32(DX)(R10*2), Z18
+	VPADDD    Z18, Z17, Z18
+	VXORPS    Z18, Z17, Z19
+	VPMOVD2M  Z19, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z18, K1, Z17
+	JMP       end42
 
-end27:
-	JMP end25
+else41:
+	VPMOVZXWD  (DX)(R10*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	VPMOVZXWD  32(DX)(R10*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (DX)(R11*2)
 
-else24:
-	VMOVUPS (DX)(R10*4), Z15
-	VMOVUPS 64(DX)(R10*4), Z16
-	TESTL   $0x00000200, CX
-	JZ      end29
+end42:
+	JMP end40
 
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else30
-	VCVTPS2PH $0x00, Z15, Y17
-	VCVTPH2PS (R8)(R10*2), Z18
-	JMP       end31
-
-else30:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z15, Z17
-	VPSRLD    $0x1f, Z17, Z17
-	VPADDD    Z17, Z15, Z17
-	VPADDD    Z11, Z17, Z17
-	VCMPPS    $0x03, Z15, Z15, K1
-	VMOVAPS   Z15, K1, Z17
-	VPERMW    Z17, Z12, Z17
-	VPMOVZXWD (R8)(R10*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-
-end31:
-	VPCMPUW $0x04, (R8)(R10*2), Y17, K1
-	VCMPPS  $0x03, Z15, Z15, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z18, K1, Z15
+else39:
+	VMOVUPS    (DX)(R10*4), Z16
+	VMOVUPS    64(DX)(R10*4), Z17
+	PREFETCHT0 (DX)(R11*4)
+	PREFETCHT0 64(DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end44
+	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else32
-	VCVTPS2PH $0x00, Z16, Y17
-	VCVTPH2PS 32(R8)(R10*2), Z18
-	JMP       end33
+	JZ        else45
+	VCVTPS2PH $0x00, Z16, Y18
+	VCVTPH2PS (R8)(R10*2), Z19
+	JMP       end46
 
-else32:
+else45:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z16, Z17
-	VPSRLD    $0x1f, Z17, Z17
-	VPADDD    Z17, Z16, Z17
-	VPADDD    Z11, Z17, Z17
+	VPSLLD    $0x0f, Z16, Z18
+	VPSRLD    $0x1f, Z18, Z18
+	VPADDD    Z18, Z16, Z18
+	VPADDD    Z11, Z18, Z18
 	VCMPPS    $0x03, Z16, Z16, K1
-	VMOVAPS   Z16, K1, Z17
-	VPERMW    Z17, Z12, Z17
-	VPMOVZXWD 32(R8)(R10*2), Z18
-	VPSLLD    $0x10, Z18, Z18
+	VMOVAPS   Z16, K1, Z18
+	VPERMW    Z18, Z12, Z18
+	VPMOVZXWD (R8)(R10*2), Z19
+	VPSLLD    $0x10, Z19, Z19
 
-end33:
-	VPCMPUW $0x04, 32(R8)(R10*2), Y17, K1
+end46:
+	VPCMPUW $0x04, (R8)(R10*2), Y18, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z18, K1, Z16
+	VMOVAPS Z19, K1, Z16
 
-end29:
-end25:
-	VMULPS Z15, Z1, Z15
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else47
+	VCVTPS2PH $0x00, Z17, Y18
+	VCVTPH2PS 32(R8)(R10*2), Z19
+	JMP       end48
+
+else47:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z17, Z18
+	VPSRLD    $0x1f, Z18, Z18
+	VPADDD    Z18, Z17, Z18
+	VPADDD    Z11, Z18, Z18
+	VCMPPS    $0x03, Z17, Z17, K1
+	VMOVAPS   Z17, K1, Z18
+	VPERMW    Z18, Z12, Z18
+	VPMOVZXWD 32(R8)(R10*2), Z19
+	VPSLLD    $0x10, Z19, Z19
+
+end48:
+	VPCMPUW $0x04, 32(R8)(R10*2), Y18, K1
+	VCMPPS  $0x03, Z17, Z17, K2
+	KORW    K2, K1, K1
+	VMOVAPS Z19, K1, Z17
+
+end44:
+end40:
 	VMULPS Z16, Z1, Z16
-	VSUBPS Z13, Z15, Z13
-	VSUBPS Z14, Z16, Z14
+	VMULPS Z17, Z1, Z17
+	VSUBPS Z13, Z16, Z13
+	VSUBPS Z14, Z17, Z14
 
 	// store p
-	TESTL $0x00000080, CX
-	JZ    else34
-
-	// counter
-	MOVL         56(AX), R11
-	ADDL         R10, R11
-	VPBROADCASTD R11, Z16
-	VPADDD       roundingAVX512<>+0(SB), Z16, Z16
-
-	// key
-	VPBROADCASTD 60(AX), Z17
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z16, Z15
-	VXORPS Z15, Z16, Z15
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z9, Z15, Z15
-	VXORPS  Z17, Z15, Z15
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z15, Z18
-	VXORPS  Z18, Z15, Z15
-	VPMULLD Z10, Z15, Z15
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z15, Z18
-	VXORPS Z18, Z15, Z15
-	VPADDD roundingAVX512<>+64(SB), Z16, Z16
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z16, Z18
-	VXORPS Z18, Z16, Z16
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z9, Z16, Z16
-	VXORPS  Z17, Z16, Z16
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z16, Z17
-	VXORPS  Z17, Z16, Z16
-	VPMULLD Z10, Z16, Z16
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z16, Z17
-	VXORPS Z17, Z16, Z16
-	JMP    end35
-
-else34:
-	VXORPS Z15, Z15, Z15
-	VXORPS Z16, Z16, Z16
-
-end35:
 	TESTL $0x00000104, CX
-	JZ    else36
+	JZ    else49
 	TESTL $0x00000100, CX
-	JZ    else38
+	JZ    else51
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z13, Z15
+	VPADDD  roundingAVX512<>+512(SB), Z13, Z15
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z15
 	VPERMW  Z15, Z12, Z15
@@ -21753,7 +24407,7 @@ end35:
 	VMOVUPS   Y13, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z14, Z13
+	VPADDD  roundingAVX512<>+512(SB), Z14, Z13
 	VCMPPS  $0x03, Z14, Z14, K1
 	VMOVAPS Z14, K1, Z13
 	VPERMW  Z13, Z12, Z13
@@ -21764,45 +24418,53 @@ end35:
 	VMOVAPS.Z Z14, K1, Z13
 	VPMOVDW   Z13, Y13
 	VMOVUPS   Y13, 32(DX)(R10*2)
-	JMP       end39
+	JMP       end52
 
-else38:
-	// bf16: (p + draw>>16)>>16
+else51:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX512<>+384(SB), Z15, Z15
+	VANDPS  roundingAVX512<>+256(SB), Z15, Z16
+	VPADDD  Z16, Z13, Z16
 	VPSRLD  $0x10, Z15, Z15
-	VPADDD  Z15, Z13, Z15
+	VPADDD  Z15, Z14, Z15
+	TESTL   $0x00000408, CX
+	JZ      else53
+	JMP     end54
+
+else53:
 	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z15
-	VPERMW  Z15, Z12, Z13
-	VMOVUPS Y13, (DX)(R10*2)
-	VPSRLD  $0x10, Z16, Z13
-	VPADDD  Z13, Z14, Z13
+	VMOVAPS Z13, K1, Z16
 	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z13
-	VPERMW  Z13, Z12, Z13
+	VMOVAPS Z14, K1, Z15
+
+end54:
+	VPERMW  Z16, Z12, Z13
+	VMOVUPS Y13, (DX)(R10*2)
+	VPERMW  Z15, Z12, Z13
 	VMOVUPS Y13, 32(DX)(R10*2)
 
-end39:
-	JMP end37
+end52:
+	JMP end50
 
-else36:
+else49:
 	VMOVUPS   Z13, (DX)(R10*4)
 	VMOVUPS   Z14, 64(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end41
+	JZ        end56
 	TESTL     $0x00000020, CX
-	JZ        else42
+	JZ        else57
 	VCVTPS2PH $0x00, Z13, Y15
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z13, K1, K1
-	KMOVW   K1, R11
-	POPCNTL R11, R11
-	ADDQ    R11, R9
-	JMP     end43
+	VANDPS  roundingAVX512<>+704(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z13, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R9
+	JMP     end58
 
-else42:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z15
 	VPSRLD  $0x1f, Z15, Z15
@@ -21812,30 +24474,30 @@ else42:
 	VMOVAPS Z13, K1, Z15
 	VPERMW  Z15, Z12, Z15
 
-end43:
+end58:
 	TESTL    $0x00000040, CX
-	JZ       else44
+	JZ       else59
 	VMOVNTDQ Y15, (R8)(R10*2)
-	JMP      end45
+	JMP      end60
 
-else44:
+else59:
 	VMOVUPS Y15, (R8)(R10*2)
 
-end45:
+end60:
 	TESTL     $0x00000020, CX
-	JZ        else46
+	JZ        else61
 	VCVTPS2PH $0x00, Z14, Y13
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z14, Z14
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z14, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z14, K1, K1
-	KMOVW   K1, R11
-	POPCNTL R11, R11
-	ADDQ    R11, R9
-	JMP     end47
+	VANDPS  roundingAVX512<>+704(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z14, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R9
+	JMP     end62
 
-else46:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z13
 	VPSRLD  $0x1f, Z13, Z13
@@ -21845,387 +24507,54 @@ else46:
 	VMOVAPS Z14, K1, Z13
 	VPERMW  Z13, Z12, Z13
 
-end47:
+end62:
 	TESTL    $0x00000040, CX
-	JZ       else48
+	JZ       else63
 	VMOVNTDQ Y13, 32(R8)(R10*2)
-	JMP      end49
+	JMP      end64
 
-else48:
+else63:
 	VMOVUPS Y13, 32(R8)(R10*2)
 
-end49:
-end41:
-end37:
-	ADDQ $0x00000020, R10
-	CMPQ R10, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// g = gs·g
-	// load grad
-	TESTL      $0x00000003, CX
-	JZ         else50
-	TESTL      $0x00000002, CX
-	JZ         else52
-	VCVTPH2PS  (BX)(R10*2), Z13
-	PREFETCHT0 (BX)(R11*2)
-	JMP        end53
-
-else52:
-	VPMOVZXWD  (BX)(R10*2), Z13
-	VPSLLD     $0x10, Z13, Z13
-	PREFETCHT0 (BX)(R11*2)
-
-end53:
-	JMP end51
-
-else50:
-	VMOVUPS    (BX)(R10*4), Z13
-	PREFETCHT0 (BX)(R11*4)
-
-end51:
-	VMULPS Z13, Z0, Z13
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z13, Z7, Z13
-	VMAXPS Z13, Z6, Z13
-	TESTL  $0x00000400, CX
-	JZ     end55
-
-	// g = g + l2·p
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else56
-	TESTL      $0x00000100, CX
-	JZ         else58
-	PREFETCHT0 (DX)(R11*2)
-	PREFETCHT0 (R8)(R11*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R8)(R10*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVSXWD (DX)(R10*2), Z15
-	VPADDD    Z15, Z14, Z15
-	VXORPS    Z15, Z14, Z16
-	VPMOVD2M  Z16, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z15, K1, Z14
-	JMP       end59
-
-else58:
-	VPMOVZXWD  (DX)(R10*2), Z14
-	VPSLLD     $0x10, Z14, Z14
-	PREFETCHT0 (DX)(R11*2)
-
-end59:
-	JMP end57
-
-else56:
-	VMOVUPS    (DX)(R10*4), Z14
-	PREFETCHT0 (DX)(R11*4)
-	TESTL      $0x00000200, CX
-	JZ         end61
-	PREFETCHT0 (R8)(R11*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else62
-	VCVTPS2PH $0x00, Z14, Y15
-	VCVTPH2PS (R8)(R10*2), Z16
-	JMP       end63
-
-else62:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z14, Z15
-	VPSRLD    $0x1f, Z15, Z15
-	VPADDD    Z15, Z14, Z15
-	VPADDD    Z11, Z15, Z15
-	VCMPPS    $0x03, Z14, Z14, K1
-	VMOVAPS   Z14, K1, Z15
-	VPERMW    Z15, Z12, Z15
-	VPMOVZXWD (R8)(R10*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-
-end63:
-	VPCMPUW $0x04, (R8)(R10*2), Y15, K1
-	VCMPPS  $0x03, Z14, Z14, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z16, K1, Z14
-
-end61:
-end57:
-	VMULPS Z14, Z8, Z14
-	VADDPS Z14, Z13, Z13
-
-end55:
-	// m = beta1·m + alpha1·g
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else64
-	VPMOVZXWD  (SI)(R10*2), Z14
-	VPSLLD     $0x10, Z14, Z14
-	PREFETCHT0 (SI)(R11*2)
-	JMP        end65
-
-else64:
-	VMOVUPS    (SI)(R10*4), Z14
-	PREFETCHT0 (SI)(R11*4)
-
-end65:
-	VMULPS Z14, Z2, Z14
-	VMULPS Z13, Z3, Z13
-	VADDPS Z13, Z14, Z13
-
-	// store m
-	TESTL $0x00000008, CX
-	JZ    else66
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z13, Z14
-	VPSRLD  $0x1f, Z14, Z14
-	VPADDD  Z14, Z13, Z14
-	VPADDD  Z11, Z14, Z14
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z14
-	VPERMW  Z14, Z12, Z14
-	VMOVUPS Y14, (SI)(R10*2)
-	JMP     end67
-
-else66:
-	VMOVUPS Z13, (SI)(R10*4)
-
-end67:
-	// u = k1·m − k2·n
-	VMULPS Z13, Z4, Z13
-
-	// load n
-	TESTL      $0x00000008, CX
-	JZ         else68
-	VPMOVZXWD  (DI)(R10*2), Z14
-	VPSLLD     $0x10, Z14, Z14
-	PREFETCHT0 (DI)(R11*2)
-	JMP        end69
-
-else68:
-	VMOVUPS    (DI)(R10*4), Z14
-	PREFETCHT0 (DI)(R11*4)
-
-end69:
-	VMULPS Z14, Z5, Z14
-	VSUBPS Z14, Z13, Z13
-
-	// p = keep·p − u
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else70
-	TESTL      $0x00000100, CX
-	JZ         else72
-	PREFETCHT0 (DX)(R11*2)
-	PREFETCHT0 (R8)(R11*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R8)(R10*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVSXWD (DX)(R10*2), Z15
-	VPADDD    Z15, Z14, Z15
-	VXORPS    Z15, Z14, Z16
-	VPMOVD2M  Z16, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z15, K1, Z14
-	JMP       end73
-
-else72:
-	VPMOVZXWD  (DX)(R10*2), Z14
-	VPSLLD     $0x10, Z14, Z14
-	PREFETCHT0 (DX)(R11*2)
-
-end73:
-	JMP end71
-
-else70:
-	VMOVUPS    (DX)(R10*4), Z14
-	PREFETCHT0 (DX)(R11*4)
-	TESTL      $0x00000200, CX
-	JZ         end75
-	PREFETCHT0 (R8)(R11*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else76
-	VCVTPS2PH $0x00, Z14, Y15
-	VCVTPH2PS (R8)(R10*2), Z16
-	JMP       end77
-
-else76:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z14, Z15
-	VPSRLD    $0x1f, Z15, Z15
-	VPADDD    Z15, Z14, Z15
-	VPADDD    Z11, Z15, Z15
-	VCMPPS    $0x03, Z14, Z14, K1
-	VMOVAPS   Z14, K1, Z15
-	VPERMW    Z15, Z12, Z15
-	VPMOVZXWD (R8)(R10*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-
-end77:
-	VPCMPUW $0x04, (R8)(R10*2), Y15, K1
-	VCMPPS  $0x03, Z14, Z14, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z16, K1, Z14
-
-end75:
-end71:
-	VMULPS Z14, Z1, Z14
-	VSUBPS Z13, Z14, Z13
-
-	// store p
-	TESTL $0x00000080, CX
-	JZ    else78
-
-	// counter
-	MOVL         56(AX), R12
-	ADDL         R10, R12
-	VPBROADCASTD R12, Z14
-	VPADDD       roundingAVX512<>+0(SB), Z14, Z14
-
-	// key
-	VPBROADCASTD 60(AX), Z15
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z14, Z16
-	VXORPS Z16, Z14, Z14
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z9, Z14, Z14
-	VXORPS  Z15, Z14, Z14
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z14, Z15
-	VXORPS  Z15, Z14, Z14
-	VPMULLD Z10, Z14, Z14
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z14, Z15
-	VXORPS Z15, Z14, Z14
-	JMP    end79
-
-else78:
-	VXORPS Z14, Z14, Z14
-
-end79:
-	TESTL $0x00000104, CX
-	JZ    else80
-	TESTL $0x00000100, CX
-	JZ    else82
-
-	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z13, Z14
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z14
-	VPERMW  Z14, Z12, Z14
-	VMOVUPS Y14, (R8)(R10*2)
-
-	// low: x&0xffff, 0 for a NaN
-	VCMPPS    $0x07, Z13, Z13, K1
-	VMOVAPS.Z Z13, K1, Z13
-	VPMOVDW   Z13, Y13
-	VMOVUPS   Y13, (DX)(R10*2)
-	JMP       end83
-
-else82:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z14, Z14
-	VPADDD  Z14, Z13, Z14
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z14
-	VPERMW  Z14, Z12, Z13
-	VMOVUPS Y13, (DX)(R10*2)
-
-end83:
-	JMP end81
-
-else80:
-	VMOVUPS   Z13, (DX)(R10*4)
-	TESTL     $0x00000030, CX
-	JZ        end85
-	TESTL     $0x00000020, CX
-	JZ        else86
-	VCVTPS2PH $0x00, Z13, Y14
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z13, K1, K1
-	KMOVW   K1, R12
-	POPCNTL R12, R12
-	ADDQ    R12, R9
-	JMP     end87
-
-else86:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z13, Z14
-	VPSRLD  $0x1f, Z14, Z14
-	VPADDD  Z14, Z13, Z14
-	VPADDD  Z11, Z14, Z14
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z14
-	VPERMW  Z14, Z12, Z14
-
-end87:
-	TESTL    $0x00000040, CX
-	JZ       else88
-	VMOVNTDQ Y14, (R8)(R10*2)
-	JMP      end89
-
-else88:
-	VMOVUPS Y14, (R8)(R10*2)
-
-end89:
-end85:
-end81:
-	ADDQ $0x00000010, R10
-	ADDQ $0x00000010, R11
-	CMPQ R10, count+8(FP)
-	JNE  passAhead
-
-done:
+end64:
+end56:
+end50:
+	ADDQ  $0x00000020, R10
+	ADDQ  $0x00000020, R11
+	CMPQ  R10, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end91
+	JZ    end66
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end91:
+end66:
 	TESTL $0x00000040, CX
-	JZ    end93
+	JZ    end68
 	SFENCE
 
-end93:
+end68:
 	VZEROUPPER
 	RET
 
-DATA roundingAVX512<>+0(SB)/8, $0x0000000100000000
-DATA roundingAVX512<>+8(SB)/8, $0x0000000300000002
-DATA roundingAVX512<>+16(SB)/8, $0x0000000500000004
-DATA roundingAVX512<>+24(SB)/8, $0x0000000700000006
-DATA roundingAVX512<>+32(SB)/8, $0x0000000900000008
-DATA roundingAVX512<>+40(SB)/8, $0x0000000b0000000a
-DATA roundingAVX512<>+48(SB)/8, $0x0000000d0000000c
-DATA roundingAVX512<>+56(SB)/8, $0x0000000f0000000e
-DATA roundingAVX512<>+64(SB)/8, $0x0000001000000010
-DATA roundingAVX512<>+72(SB)/8, $0x0000001000000010
-DATA roundingAVX512<>+80(SB)/8, $0x0000001000000010
-DATA roundingAVX512<>+88(SB)/8, $0x0000001000000010
-DATA roundingAVX512<>+96(SB)/8, $0x0000001000000010
-DATA roundingAVX512<>+104(SB)/8, $0x0000001000000010
-DATA roundingAVX512<>+112(SB)/8, $0x0000001000000010
-DATA roundingAVX512<>+120(SB)/8, $0x0000001000000010
+DATA roundingAVX512<>+0(SB)/8, $0x9e3779b900000000
+DATA roundingAVX512<>+8(SB)/8, $0xdaa66d2b3c6ef372
+DATA roundingAVX512<>+16(SB)/8, $0x1715609d78dde6e4
+DATA roundingAVX512<>+24(SB)/8, $0x5384540fb54cda56
+DATA roundingAVX512<>+32(SB)/8, $0x8ff34781f1bbcdc8
+DATA roundingAVX512<>+40(SB)/8, $0xcc623af32e2ac13a
+DATA roundingAVX512<>+48(SB)/8, $0x08d12e656a99b4ac
+DATA roundingAVX512<>+56(SB)/8, $0x454021d7a708a81e
+DATA roundingAVX512<>+64(SB)/8, $0xe3779b90e3779b90
+DATA roundingAVX512<>+72(SB)/8, $0xe3779b90e3779b90
+DATA roundingAVX512<>+80(SB)/8, $0xe3779b90e3779b90
+DATA roundingAVX512<>+88(SB)/8, $0xe3779b90e3779b90
+DATA roundingAVX512<>+96(SB)/8, $0xe3779b90e3779b90
+DATA roundingAVX512<>+104(SB)/8, $0xe3779b90e3779b90
+DATA roundingAVX512<>+112(SB)/8, $0xe3779b90e3779b90
+DATA roundingAVX512<>+120(SB)/8, $0xe3779b90e3779b90
 DATA roundingAVX512<>+128(SB)/8, $0x7feb352d7feb352d
 DATA roundingAVX512<>+136(SB)/8, $0x7feb352d7feb352d
 DATA roundingAVX512<>+144(SB)/8, $0x7feb352d7feb352d
@@ -22250,66 +24579,130 @@ DATA roundingAVX512<>+288(SB)/8, $0x0000ffff0000ffff
 DATA roundingAVX512<>+296(SB)/8, $0x0000ffff0000ffff
 DATA roundingAVX512<>+304(SB)/8, $0x0000ffff0000ffff
 DATA roundingAVX512<>+312(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX512<>+320(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+328(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+336(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+344(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+352(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+360(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+368(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+376(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+384(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+392(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+400(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+408(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+416(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+424(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+432(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+440(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+448(SB)/8, $0x0007000500030001
-DATA roundingAVX512<>+456(SB)/8, $0x000f000d000b0009
-DATA roundingAVX512<>+464(SB)/8, $0x0017001500130011
-DATA roundingAVX512<>+472(SB)/8, $0x001f001d001b0019
-DATA roundingAVX512<>+480(SB)/8, $0x0007000500030001
-DATA roundingAVX512<>+488(SB)/8, $0x000f000d000b0009
-DATA roundingAVX512<>+496(SB)/8, $0x0017001500130011
-DATA roundingAVX512<>+504(SB)/8, $0x001f001d001b0019
-DATA roundingAVX512<>+512(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+520(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+528(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+536(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+544(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+552(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+560(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+568(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+576(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+584(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+592(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+600(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+608(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+616(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+624(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+632(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+640(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+648(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+656(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+664(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+672(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+680(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+688(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+696(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+704(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+712(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+720(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+728(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+736(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+744(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+752(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+760(SB)/8, $0x7f8000007f800000
-GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $768
+DATA roundingAVX512<>+320(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+328(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+336(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+344(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+352(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+360(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+368(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+376(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+384(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+392(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+400(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+408(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+416(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+424(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+432(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+440(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+448(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+456(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+464(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+472(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+480(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+488(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+496(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+504(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+512(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+520(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+528(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+536(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+544(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+552(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+560(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+568(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+576(SB)/8, $0x0007000500030001
+DATA roundingAVX512<>+584(SB)/8, $0x000f000d000b0009
+DATA roundingAVX512<>+592(SB)/8, $0x0017001500130011
+DATA roundingAVX512<>+600(SB)/8, $0x001f001d001b0019
+DATA roundingAVX512<>+608(SB)/8, $0x0007000500030001
+DATA roundingAVX512<>+616(SB)/8, $0x000f000d000b0009
+DATA roundingAVX512<>+624(SB)/8, $0x0017001500130011
+DATA roundingAVX512<>+632(SB)/8, $0x001f001d001b0019
+DATA roundingAVX512<>+640(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+648(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+656(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+664(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+672(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+680(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+688(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+696(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+704(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+712(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+720(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+728(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+736(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+744(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+752(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+760(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+768(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+776(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+784(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+792(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+800(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+808(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+816(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+824(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+832(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+840(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+848(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+856(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+864(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+872(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+880(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+888(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+896(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+904(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+912(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+920(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+928(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+936(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+944(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+952(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+960(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+968(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+976(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+984(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+992(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1000(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1008(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1016(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1024(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1032(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1040(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1048(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1056(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1064(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1072(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1080(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1088(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1096(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1104(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1112(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1120(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1128(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1136(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1144(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1152(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1160(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1168(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1176(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1184(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1192(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1200(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1208(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1216(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1224(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1232(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1240(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1248(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1256(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1264(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1272(SB)/8, $0x8000800080008000
+GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $1280
 
 // func adapnmMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
 TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -22359,10 +24752,10 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+192(SB), Z14
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z15
+	VMOVUPS roundingAVX512<>+448(SB), Z15
 
 	// upper
-	VMOVUPS roundingAVX512<>+448(SB), Z16
+	VMOVUPS roundingAVX512<>+576(SB), Z16
 
 	// formats
 	MOVL 52(AX), CX
@@ -22371,7 +24764,7 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -22390,38 +24783,39 @@ uncoupled1:
 	MOVQ 96(AX), R8
 
 	// out
-	MOVQ  112(AX), R9
-	XORQ  R10, R10
-	XORQ  R11, R11
-	MOVQ  ahead+16(FP), R12
-	SHRQ  $0x02, R12
-	TESTQ R12, R12
-	JNZ   far
+	MOVQ 112(AX), R9
+	XORQ R10, R10
+	XORQ R11, R11
+	MOVQ ahead+16(FP), R12
+	SHRQ $0x02, R12
 
-	// 2 vectors at a time
 pass:
 	// g = gs·g
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
-	JZ        else4
-	VCVTPH2PS (BX)(R11*2), Z17
-	VCVTPH2PS 32(BX)(R11*2), Z18
-	JMP       end5
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R11*2), Z17
+	VCVTPH2PS  32(BX)(R11*2), Z18
+	PREFETCHT0 (BX)(R12*2)
+	JMP        end5
 
 else4:
-	VPMOVZXWD (BX)(R11*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-	VPMOVZXWD 32(BX)(R11*2), Z18
-	VPSLLD    $0x10, Z18, Z18
+	VPMOVZXWD  (BX)(R11*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	VPMOVZXWD  32(BX)(R11*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (BX)(R12*2)
 
 end5:
 	JMP end3
 
 else2:
-	VMOVUPS (BX)(R11*4), Z17
-	VMOVUPS 64(BX)(R11*4), Z18
+	VMOVUPS    (BX)(R11*4), Z17
+	VMOVUPS    64(BX)(R11*4), Z18
+	PREFETCHT0 (BX)(R12*4)
+	PREFETCHT0 64(BX)(R12*4)
 
 end3:
 	VMULPS Z17, Z0, Z17
@@ -22432,15 +24826,17 @@ end3:
 	VMINPS Z18, Z11, Z18
 	VMAXPS Z17, Z10, Z17
 	VMAXPS Z18, Z10, Z18
-	TESTL  $0x00000400, CX
+	TESTL  $0x00000800, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else8
-	TESTL $0x00000100, CX
-	JZ    else10
+	TESTL      $0x00000104, CX
+	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (R9)(R11*2), Z19
@@ -22464,19 +24860,23 @@ end3:
 	JMP       end11
 
 else10:
-	VPMOVZXWD (DX)(R11*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-	VPMOVZXWD 32(DX)(R11*2), Z20
-	VPSLLD    $0x10, Z20, Z20
+	VPMOVZXWD  (DX)(R11*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	VPMOVZXWD  32(DX)(R11*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT0 (DX)(R12*2)
 
 end11:
 	JMP end9
 
 else8:
-	VMOVUPS (DX)(R11*4), Z19
-	VMOVUPS 64(DX)(R11*4), Z20
-	TESTL   $0x00000200, CX
-	JZ      end13
+	VMOVUPS    (DX)(R11*4), Z19
+	VMOVUPS    64(DX)(R11*4), Z20
+	PREFETCHT0 (DX)(R12*4)
+	PREFETCHT0 64(DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
@@ -22536,21 +24936,89 @@ end9:
 	VADDPS Z20, Z18, Z18
 
 end7:
+	TESTL    $0x0000040c, CX
+	JZ       end19
+	VCMPPS   $0x03, Z17, Z18, K1
+	KORTESTW K1, K1
+	JZ       numbers20
+	VCMPPS   $0x03, Z17, Z17, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z19
+	VMOVAPS  Z19, K1, Z17
+	VCMPPS   $0x03, Z18, Z18, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z19
+	VMOVAPS  Z19, K1, Z18
+
+numbers20:
+end19:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL     $0x00000008, CX
-	JZ        else18
-	VPMOVZXWD (SI)(R11*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-	VPMOVZXWD 32(SI)(R11*2), Z20
-	VPSLLD    $0x10, Z20, Z20
-	JMP       end19
+	TESTL $0x00000400, CX
+	JZ    else21
 
-else18:
-	VMOVUPS (SI)(R11*4), Z19
-	VMOVUPS 64(SI)(R11*4), Z20
+	// mScales
+	MOVQ    128(AX), R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
+	MOVBLZX (R13)(R14*1), R13
 
-end19:
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R11*1), Z20
+	VPSLLW        $0x07, Z20, Z20
+	VANDPS        roundingAVX512<>+1152(SB), Z20, Z20
+	VCVTPH2PS     Y20, Z19
+	VEXTRACTI64X4 $0x01, Z20, Y20
+	VCVTPH2PS     Y20, Z20
+	PREFETCHT0    (SI)(R12*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (SI)(R11*1), Y21
+	VPANDD       roundingAVX512<>+1024(SB), Y21, Y21
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y21, K1
+	KMOVD        K1, R14
+	LEAL         9(R13), R15
+	SHRL         $0x08, R15
+	ORL          R15, R14
+	JZ           usual23
+	VANDPS       roundingAVX512<>+704(SB), Z19, Z21
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z21, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z21
+	VMOVAPS      Z21, K1, Z19
+	VANDPS       roundingAVX512<>+704(SB), Z20, Z21
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z21, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z21
+	VMOVAPS      Z21, K1, Z20
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VPBROADCASTD R15, Z21
+	VMULPS       Z21, Z19, Z19
+	VMULPS       Z21, Z20, Z20
+
+usual23:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R14
+	VBROADCASTSS (R14)(R13*4), Z21
+	VMULPS       Z21, Z19, Z19
+	VMULPS       Z21, Z20, Z20
+	JMP          end22
+
+else21:
+	TESTL      $0x00000008, CX
+	JZ         else24
+	VPMOVZXWD  (SI)(R11*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	VPMOVZXWD  32(SI)(R11*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT0 (SI)(R12*2)
+	JMP        end25
+
+else24:
+	VMOVUPS    (SI)(R11*4), Z19
+	VMOVUPS    64(SI)(R11*4), Z20
+	PREFETCHT0 (SI)(R12*4)
+	PREFETCHT0 64(SI)(R12*4)
+
+end25:
+end22:
 	VMULPS Z19, Z2, Z19
 	VMULPS Z20, Z2, Z20
 	VMULPS Z17, Z3, Z21
@@ -22559,160 +25027,321 @@ end19:
 	VADDPS Z22, Z20, Z20
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else26
+
+	// the counter of the pass's first word
+	MOVQ         R11, R13
+	SHRQ         $0x01, R13
+	IMUL3L       $0x9e3779b9, R13, R13
+	ADDL         56(AX), R13
+	VPBROADCASTD R13, Z21
+	VPADDD       roundingAVX512<>+0(SB), Z21, Z21
+
+	// key
+	VPBROADCASTD 60(AX), Z22
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Z21, Z23
+	VXORPS  Z23, Z21, Z21
+	VPMULLD Z13, Z21, Z21
+	VXORPS  Z22, Z21, Z21
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z21, Z22
+	VXORPS  Z22, Z21, Z21
+	VPMULLD Z14, Z21, Z21
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Z21, Z22
+	VXORPS Z22, Z21, Z21
+	JMP    end27
+
+else26:
+	VXORPS Z21, Z21, Z21
+
+end27:
+	TESTL         $0x00000400, CX
+	JZ            else28
+	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	VANDPS        roundingAVX512<>+704(SB), Z20, Z23
+	VPMAXUD       Z23, Z22, Z22
+	VEXTRACTI64X4 $0x01, Z22, Y23
+	VPMAXUD       Y23, Y22, Y22
+	VEXTRACTI32X4 $0x01, Y22, X23
+	VPMAXUD       X23, X22, X22
+	VPSHUFD       $0x0e, X22, X23
+	VPMAXUD       X23, X22, X22
+	VPSHUFD       $0x01, X22, X23
+	VPMAXUD       X23, X22, X22
+	VMOVD         X22, R13
+	CMPL          R13, $0x7f800000
+	JAE           rare30
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R14, R14
+	ADDL    $0x001fffff, R13
+	SHRL    $0x17, R13
+	SUBL    $0x08, R13
+	CMOVLCS R14, R13
+
+	// mScales
+	MOVQ         128(AX), R14
+	MOVQ         R11, R15
+	SHRQ         $0x05, R15
+	MOVB         R13, (R14)(R15*1)
+	LEAQ         scaleFactors<>+1024(SB), R14
+	VBROADCASTSS (R14)(R13*4), Z22
+	VMULPS       Z22, Z19, Z23
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z21, Z24
+	VANDPS    roundingAVX512<>+960(SB), Z24, Z24
+	VPADDD    Z24, Z23, Z23
+	VCVTPS2PH $0x03, Z23, Y23
+	VMULPS    Z22, Z20, Z22
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z21, Z24
+	VANDPS       roundingAVX512<>+960(SB), Z24, Z24
+	VPADDD       Z24, Z22, Z22
+	VCVTPS2PH    $0x03, Z22, Y22
+	VINSERTI64X4 $0x01, Y22, Z23, Z22
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z21, Z23
+	VPADDW    Z23, Z22, Z22
+	VANDPS    roundingAVX512<>+1216(SB), Z22, Z23
+	VPADDW    Z22, Z22, Z22
+	VORPS     Z23, Z22, Z22
+	VPSRLW    $0x08, Z22, Z22
+	VPMOVWB   Z22, Y22
+	VMOVDQU32 Y22, (SI)(R11*1)
+	JMP       packed31
+
+rare30:
+	// the same, where there are NaNs or infinities
+	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	VANDPS        roundingAVX512<>+704(SB), Z20, Z23
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z22, K1
+	VMOVAPS.Z     Z22, K1, Z22
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z23, K1
+	VMOVAPS.Z     Z23, K1, Z23
+	VPMAXUD       Z23, Z22, Z22
+	VEXTRACTI64X4 $0x01, Z22, Y23
+	VPMAXUD       Y23, Y22, Y22
+	VEXTRACTI32X4 $0x01, Y22, X23
+	VPMAXUD       X23, X22, X22
+	VPSHUFD       $0x0e, X22, X23
+	VPMAXUD       X23, X22, X22
+	VPSHUFD       $0x01, X22, X23
+	VPMAXUD       X23, X22, X22
+	VMOVD         X22, R13
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R14, R14
+	ADDL    $0x001fffff, R13
+	SHRL    $0x17, R13
+	SUBL    $0x08, R13
+	CMOVLCS R14, R13
+
+	// mScales
+	MOVQ         128(AX), R14
+	MOVQ         R11, R15
+	SHRQ         $0x05, R15
+	MOVB         R13, (R14)(R15*1)
+	LEAQ         scaleFactors<>+1024(SB), R14
+	VBROADCASTSS (R14)(R13*4), Z22
+	VMULPS       Z22, Z19, Z23
+	VANDPS       roundingAVX512<>+704(SB), Z19, Z24
+	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z24
+	VMOVAPS      Z24, K1, Z23
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z21, Z24
+	VANDPS    roundingAVX512<>+960(SB), Z24, Z24
+	VPADDD    Z24, Z23, Z23
+	VCVTPS2PH $0x03, Z23, Y23
+	VMULPS    Z22, Z20, Z22
+	VANDPS    roundingAVX512<>+704(SB), Z20, Z24
+	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z24, K1
+	VMOVUPS   roundingAVX512<>+1088(SB), Z24
+	VMOVAPS   Z24, K1, Z22
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z21, Z24
+	VANDPS       roundingAVX512<>+960(SB), Z24, Z24
+	VPADDD       Z24, Z22, Z22
+	VCVTPS2PH    $0x03, Z22, Y22
+	VINSERTI64X4 $0x01, Y22, Z23, Z22
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z21, Z23
+	VPADDW    Z23, Z22, Z22
+	VANDPS    roundingAVX512<>+1216(SB), Z22, Z23
+	VPADDW    Z22, Z22, Z22
+	VORPS     Z23, Z22, Z22
+	VPSRLW    $0x08, Z22, Z22
+	VPMOVWB   Z22, Y22
+	VMOVDQU32 Y22, (SI)(R11*1)
+
+packed31:
+	JMP end29
+
+else28:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else32
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z19, Z21
-	VPSRLD  $0x1f, Z21, Z21
-	VPADDD  Z21, Z19, Z21
-	VPADDD  Z15, Z21, Z21
-	VCMPPS  $0x03, Z19, Z19, K1
-	VMOVAPS Z19, K1, Z21
-	VPERMW  Z21, Z16, Z21
-	VMOVUPS Y21, (SI)(R11*2)
+	VPSLLD $0x0f, Z19, Z22
+	VPSRLD $0x1f, Z22, Z22
+	VPADDD Z22, Z19, Z22
+	VPADDD Z15, Z22, Z22
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z20, Z21
-	VPSRLD  $0x1f, Z21, Z21
-	VPADDD  Z21, Z20, Z21
-	VPADDD  Z15, Z21, Z21
-	VCMPPS  $0x03, Z20, Z20, K1
-	VMOVAPS Z20, K1, Z21
-	VPERMW  Z21, Z16, Z21
-	VMOVUPS Y21, 32(SI)(R11*2)
-	JMP     end21
+	VPSLLD  $0x0f, Z20, Z23
+	VPSRLD  $0x1f, Z23, Z23
+	VPADDD  Z23, Z20, Z23
+	VPADDD  Z15, Z23, Z23
+	VPERMW  Z22, Z16, Z22
+	VMOVUPS Y22, (SI)(R11*2)
+	VPERMW  Z23, Z16, Z22
+	VMOVUPS Y22, 32(SI)(R11*2)
+	JMP     end33
 
-else20:
+else32:
 	VMOVUPS Z19, (SI)(R11*4)
 	VMOVUPS Z20, 64(SI)(R11*4)
 
-end21:
+end33:
+end29:
 	// u = k1·m − k2·n
 	VMULPS Z19, Z6, Z19
 	VMULPS Z20, Z6, Z20
 
 	// load n
-	TESTL     $0x00000008, CX
-	JZ        else22
-	VPMOVZXWD (DI)(R11*2), Z21
-	VPSLLD    $0x10, Z21, Z21
-	VPMOVZXWD 32(DI)(R11*2), Z22
-	VPSLLD    $0x10, Z22, Z22
-	JMP       end23
+	TESTL $0x00000400, CX
+	JZ    else34
 
-else22:
-	VMOVUPS (DI)(R11*4), Z21
-	VMOVUPS 64(DI)(R11*4), Z22
+	// nScales
+	MOVQ    136(AX), R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
+	MOVBLZX (R13)(R14*1), R13
 
-end23:
-	VMULPS Z21, Z7, Z21
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (DI)(R11*1), Z23
+	VPSLLW        $0x07, Z23, Z23
+	VANDPS        roundingAVX512<>+1152(SB), Z23, Z23
+	VCVTPH2PS     Y23, Z22
+	VEXTRACTI64X4 $0x01, Z23, Y23
+	VCVTPH2PS     Y23, Z23
+	PREFETCHT0    (DI)(R12*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (DI)(R11*1), Y24
+	VPANDD       roundingAVX512<>+1024(SB), Y24, Y24
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y24, K1
+	KMOVD        K1, R14
+	LEAL         9(R13), R15
+	SHRL         $0x08, R15
+	ORL          R15, R14
+	JZ           usual36
+	VANDPS       roundingAVX512<>+704(SB), Z22, Z24
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z24
+	VMOVAPS      Z24, K1, Z22
+	VANDPS       roundingAVX512<>+704(SB), Z23, Z24
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z24
+	VMOVAPS      Z24, K1, Z23
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VPBROADCASTD R15, Z24
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+usual36:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R14
+	VBROADCASTSS (R14)(R13*4), Z24
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+	JMP          end35
+
+else34:
+	TESTL      $0x00000008, CX
+	JZ         else37
+	VPMOVZXWD  (DI)(R11*2), Z22
+	VPSLLD     $0x10, Z22, Z22
+	VPMOVZXWD  32(DI)(R11*2), Z23
+	VPSLLD     $0x10, Z23, Z23
+	PREFETCHT0 (DI)(R12*2)
+	JMP        end38
+
+else37:
+	VMOVUPS    (DI)(R11*4), Z22
+	VMOVUPS    64(DI)(R11*4), Z23
+	PREFETCHT0 (DI)(R12*4)
+	PREFETCHT0 64(DI)(R12*4)
+
+end38:
+end35:
 	VMULPS Z22, Z7, Z22
-	VSUBPS Z21, Z19, Z19
-	VSUBPS Z22, Z20, Z20
+	VMULPS Z23, Z7, Z23
+	VSUBPS Z22, Z19, Z19
+	VSUBPS Z23, Z20, Z20
 
 	// v = beta2·v + (alpha2·g)·g
-	VMULPS Z17, Z5, Z21
-	VMULPS Z18, Z5, Z22
-	VMULPS Z17, Z21, Z17
-	VMULPS Z18, Z22, Z18
+	VMULPS Z17, Z5, Z22
+	VMULPS Z18, Z5, Z23
+	VMULPS Z17, Z22, Z17
+	VMULPS Z18, Z23, Z18
 
 	// load v
-	TESTL     $0x00000008, CX
-	JZ        else24
-	VPMOVZXWD (R8)(R11*2), Z21
-	VPSLLD    $0x10, Z21, Z21
-	VPMOVZXWD 32(R8)(R11*2), Z22
-	VPSLLD    $0x10, Z22, Z22
-	JMP       end25
+	TESTL      $0x00000008, CX
+	JZ         else39
+	VPMOVZXWD  (R8)(R11*2), Z22
+	VPSLLD     $0x10, Z22, Z22
+	VPMOVZXWD  32(R8)(R11*2), Z23
+	VPSLLD     $0x10, Z23, Z23
+	PREFETCHT0 (R8)(R12*2)
+	JMP        end40
 
-else24:
-	VMOVUPS (R8)(R11*4), Z21
-	VMOVUPS 64(R8)(R11*4), Z22
+else39:
+	VMOVUPS    (R8)(R11*4), Z22
+	VMOVUPS    64(R8)(R11*4), Z23
+	PREFETCHT0 (R8)(R12*4)
+	PREFETCHT0 64(R8)(R12*4)
 
-end25:
-	VMULPS Z21, Z4, Z21
+end40:
 	VMULPS Z22, Z4, Z22
-	VADDPS Z17, Z21, Z17
-	VADDPS Z18, Z22, Z18
+	VMULPS Z23, Z4, Z23
+	VADDPS Z17, Z22, Z17
+	VADDPS Z18, Z23, Z18
 
 	// store v
-	TESTL $0x00000080, CX
-	JZ    else26
+	VPMULLW roundingAVX512<>+320(SB), Z21, Z21
+	TESTL   $0x00000008, CX
+	JZ      else41
 
-	// counter
-	MOVL         56(AX), R12
-	ADDL         R11, R12
-	VPBROADCASTD R12, Z22
-	VPADDD       roundingAVX512<>+0(SB), Z22, Z22
-
-	// key
-	VPBROADCASTD 60(AX), Z23
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z22, Z21
-	VXORPS Z21, Z22, Z21
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z13, Z21, Z21
-	VXORPS  Z23, Z21, Z21
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z21, Z24
-	VXORPS  Z24, Z21, Z21
-	VPMULLD Z14, Z21, Z21
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z21, Z24
-	VXORPS Z24, Z21, Z21
-	VPADDD roundingAVX512<>+64(SB), Z22, Z22
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z22, Z24
-	VXORPS Z24, Z22, Z22
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z13, Z22, Z22
-	VXORPS  Z23, Z22, Z22
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z22, Z23
-	VXORPS  Z23, Z22, Z22
-	VPMULLD Z14, Z22, Z22
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z22, Z23
-	VXORPS Z23, Z22, Z22
-	JMP    end27
-
-else26:
-	VXORPS Z21, Z21, Z21
-	VXORPS Z22, Z22, Z22
-
-end27:
-	TESTL $0x00000008, CX
-	JZ    else28
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z23
-	VPADDD  Z23, Z17, Z23
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z23
-	VPERMW  Z23, Z16, Z23
-	VMOVUPS Y23, (R8)(R11*2)
-	VANDPS  roundingAVX512<>+256(SB), Z22, Z23
+	// bf16: (v + random)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	VPADDD  Z22, Z17, Z22
+	VPSRLD  $0x10, Z21, Z23
 	VPADDD  Z23, Z18, Z23
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z23
-	VPERMW  Z23, Z16, Z23
-	VMOVUPS Y23, 32(R8)(R11*2)
-	JMP     end29
+	VPERMW  Z22, Z16, Z22
+	VMOVUPS Y22, (R8)(R11*2)
+	VPERMW  Z23, Z16, Z22
+	VMOVUPS Y22, 32(R8)(R11*2)
+	JMP     end42
 
-else28:
+else41:
 	VMOVUPS Z17, (R8)(R11*4)
 	VMOVUPS Z18, 64(R8)(R11*4)
 
-end29:
+end42:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VSQRTPS Z18, Z18
@@ -22725,99 +25354,105 @@ end29:
 
 	// p = keep·p − u
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else30
-	TESTL $0x00000100, CX
-	JZ    else32
+	TESTL      $0x00000104, CX
+	JZ         else43
+	TESTL      $0x00000100, CX
+	JZ         else45
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (R9)(R11*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 	VPMOVSXWD (DX)(R11*2), Z20
 	VPADDD    Z20, Z19, Z20
-	VXORPS    Z20, Z19, Z23
-	VPMOVD2M  Z23, K1
+	VXORPS    Z20, Z19, Z22
+	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z20, K1, Z19
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(R9)(R11*2), Z20
 	VPSLLD    $0x10, Z20, Z20
-	VPMOVSXWD 32(DX)(R11*2), Z23
-	VPADDD    Z23, Z20, Z23
-	VXORPS    Z23, Z20, Z24
-	VPMOVD2M  Z24, K1
+	VPMOVSXWD 32(DX)(R11*2), Z22
+	VPADDD    Z22, Z20, Z22
+	VXORPS    Z22, Z20, Z23
+	VPMOVD2M  Z23, K1
 	KNOTW     K1, K1
-	VMOVAPS   Z23, K1, Z20
-	JMP       end33
+	VMOVAPS   Z22, K1, Z20
+	JMP       end46
 
-else32:
-	VPMOVZXWD (DX)(R11*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-	VPMOVZXWD 32(DX)(R11*2), Z20
-	VPSLLD    $0x10, Z20, Z20
+else45:
+	VPMOVZXWD  (DX)(R11*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	VPMOVZXWD  32(DX)(R11*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT0 (DX)(R12*2)
 
-end33:
-	JMP end31
+end46:
+	JMP end44
 
-else30:
-	VMOVUPS (DX)(R11*4), Z19
-	VMOVUPS 64(DX)(R11*4), Z20
-	TESTL   $0x00000200, CX
-	JZ      end35
+else43:
+	VMOVUPS    (DX)(R11*4), Z19
+	VMOVUPS    64(DX)(R11*4), Z20
+	PREFETCHT0 (DX)(R12*4)
+	PREFETCHT0 64(DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end48
+	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else36
-	VCVTPS2PH $0x00, Z19, Y23
-	VCVTPH2PS (R9)(R11*2), Z24
-	JMP       end37
+	JZ        else49
+	VCVTPS2PH $0x00, Z19, Y22
+	VCVTPH2PS (R9)(R11*2), Z23
+	JMP       end50
 
-else36:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z19, Z23
-	VPSRLD    $0x1f, Z23, Z23
-	VPADDD    Z23, Z19, Z23
-	VPADDD    Z15, Z23, Z23
+	VPSLLD    $0x0f, Z19, Z22
+	VPSRLD    $0x1f, Z22, Z22
+	VPADDD    Z22, Z19, Z22
+	VPADDD    Z15, Z22, Z22
 	VCMPPS    $0x03, Z19, Z19, K1
-	VMOVAPS   Z19, K1, Z23
-	VPERMW    Z23, Z16, Z23
-	VPMOVZXWD (R9)(R11*2), Z24
-	VPSLLD    $0x10, Z24, Z24
+	VMOVAPS   Z19, K1, Z22
+	VPERMW    Z22, Z16, Z22
+	VPMOVZXWD (R9)(R11*2), Z23
+	VPSLLD    $0x10, Z23, Z23
 
-end37:
-	VPCMPUW $0x04, (R9)(R11*2), Y23, K1
+end50:
+	VPCMPUW $0x04, (R9)(R11*2), Y22, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z24, K1, Z19
+	VMOVAPS Z23, K1, Z19
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else38
-	VCVTPS2PH $0x00, Z20, Y23
-	VCVTPH2PS 32(R9)(R11*2), Z24
-	JMP       end39
+	JZ        else51
+	VCVTPS2PH $0x00, Z20, Y22
+	VCVTPH2PS 32(R9)(R11*2), Z23
+	JMP       end52
 
-else38:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z20, Z23
-	VPSRLD    $0x1f, Z23, Z23
-	VPADDD    Z23, Z20, Z23
-	VPADDD    Z15, Z23, Z23
+	VPSLLD    $0x0f, Z20, Z22
+	VPSRLD    $0x1f, Z22, Z22
+	VPADDD    Z22, Z20, Z22
+	VPADDD    Z15, Z22, Z22
 	VCMPPS    $0x03, Z20, Z20, K1
-	VMOVAPS   Z20, K1, Z23
-	VPERMW    Z23, Z16, Z23
-	VPMOVZXWD 32(R9)(R11*2), Z24
-	VPSLLD    $0x10, Z24, Z24
+	VMOVAPS   Z20, K1, Z22
+	VPERMW    Z22, Z16, Z22
+	VPMOVZXWD 32(R9)(R11*2), Z23
+	VPSLLD    $0x10, Z23, Z23
 
-end39:
-	VPCMPUW $0x04, 32(R9)(R11*2), Y23, K1
+end52:
+	VPCMPUW $0x04, 32(R9)(R11*2), Y22, K1
 	VCMPPS  $0x03, Z20, Z20, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z24, K1, Z20
+	VMOVAPS Z23, K1, Z20
 
-end35:
-end31:
+end48:
+end44:
 	VMULPS Z19, Z1, Z19
 	VMULPS Z20, Z1, Z20
 	VSUBPS Z17, Z19, Z17
@@ -22825,12 +25460,12 @@ end31:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else40
+	JZ    else53
 	TESTL $0x00000100, CX
-	JZ    else42
+	JZ    else55
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z17, Z19
+	VPADDD  roundingAVX512<>+512(SB), Z17, Z19
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
@@ -22843,7 +25478,7 @@ end31:
 	VMOVUPS   Y17, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z18, Z17
+	VPADDD  roundingAVX512<>+512(SB), Z18, Z17
 	VCMPPS  $0x03, Z18, Z18, K1
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
@@ -22854,45 +25489,53 @@ end31:
 	VMOVAPS.Z Z18, K1, Z17
 	VPMOVDW   Z17, Y17
 	VMOVUPS   Y17, 32(DX)(R11*2)
-	JMP       end43
+	JMP       end56
 
-else42:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z21, Z19
+else55:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX512<>+320(SB), Z21, Z21
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z19
 	VPADDD  Z19, Z17, Z19
+	VPSRLD  $0x10, Z21, Z20
+	VPADDD  Z20, Z18, Z20
+	TESTL   $0x00000408, CX
+	JZ      else57
+	JMP     end58
+
+else57:
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z20
+
+end58:
 	VPERMW  Z19, Z16, Z17
 	VMOVUPS Y17, (DX)(R11*2)
-	VPSRLD  $0x10, Z22, Z17
-	VPADDD  Z17, Z18, Z17
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z17
-	VPERMW  Z17, Z16, Z17
+	VPERMW  Z20, Z16, Z17
 	VMOVUPS Y17, 32(DX)(R11*2)
 
-end43:
-	JMP end41
+end56:
+	JMP end54
 
-else40:
+else53:
 	VMOVUPS   Z17, (DX)(R11*4)
 	VMOVUPS   Z18, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end45
+	JZ        end60
 	TESTL     $0x00000020, CX
-	JZ        else46
+	JZ        else61
 	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
-	KMOVW   K1, R12
-	POPCNTL R12, R12
-	ADDQ    R12, R10
-	JMP     end47
+	VANDPS  roundingAVX512<>+704(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z17, K1, K1
+	KMOVW   K1, R13
+	POPCNTL R13, R13
+	ADDQ    R13, R10
+	JMP     end62
 
-else46:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z19
 	VPSRLD  $0x1f, Z19, Z19
@@ -22902,30 +25545,30 @@ else46:
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
 
-end47:
+end62:
 	TESTL    $0x00000040, CX
-	JZ       else48
+	JZ       else63
 	VMOVNTDQ Y19, (R9)(R11*2)
-	JMP      end49
+	JMP      end64
 
-else48:
+else63:
 	VMOVUPS Y19, (R9)(R11*2)
 
-end49:
+end64:
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else65
 	VCVTPS2PH $0x00, Z18, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z18, Z18
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z18, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z18, K1, K1
-	KMOVW   K1, R12
-	POPCNTL R12, R12
-	ADDQ    R12, R10
-	JMP     end51
+	VANDPS  roundingAVX512<>+704(SB), Z18, Z18
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z18, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z18, K1, K1
+	KMOVW   K1, R13
+	POPCNTL R13, R13
+	ADDQ    R13, R10
+	JMP     end66
 
-else50:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -22935,417 +25578,41 @@ else50:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 
-end51:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else52
+	JZ       else67
 	VMOVNTDQ Y17, 32(R9)(R11*2)
-	JMP      end53
+	JMP      end68
 
-else52:
+else67:
 	VMOVUPS Y17, 32(R9)(R11*2)
 
-end53:
-end45:
-end41:
-	ADDQ $0x00000020, R11
-	CMPQ R11, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// g = gs·g
-	// load grad
-	TESTL      $0x00000003, CX
-	JZ         else54
-	TESTL      $0x00000002, CX
-	JZ         else56
-	VCVTPH2PS  (BX)(R11*2), Z17
-	PREFETCHT0 (BX)(R12*2)
-	JMP        end57
-
-else56:
-	VPMOVZXWD  (BX)(R11*2), Z17
-	VPSLLD     $0x10, Z17, Z17
-	PREFETCHT0 (BX)(R12*2)
-
-end57:
-	JMP end55
-
-else54:
-	VMOVUPS    (BX)(R11*4), Z17
-	PREFETCHT0 (BX)(R12*4)
-
-end55:
-	VMULPS Z17, Z0, Z17
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z17, Z11, Z17
-	VMAXPS Z17, Z10, Z17
-	TESTL  $0x00000400, CX
-	JZ     end59
-
-	// g = g + l2·p
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else60
-	TESTL      $0x00000100, CX
-	JZ         else62
-	PREFETCHT0 (DX)(R12*2)
-	PREFETCHT0 (R9)(R12*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R9)(R11*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVSXWD (DX)(R11*2), Z19
-	VPADDD    Z19, Z18, Z19
-	VXORPS    Z19, Z18, Z20
-	VPMOVD2M  Z20, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z19, K1, Z18
-	JMP       end63
-
-else62:
-	VPMOVZXWD  (DX)(R11*2), Z18
-	VPSLLD     $0x10, Z18, Z18
-	PREFETCHT0 (DX)(R12*2)
-
-end63:
-	JMP end61
-
-else60:
-	VMOVUPS    (DX)(R11*4), Z18
-	PREFETCHT0 (DX)(R12*4)
-	TESTL      $0x00000200, CX
-	JZ         end65
-	PREFETCHT0 (R9)(R12*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else66
-	VCVTPS2PH $0x00, Z18, Y19
-	VCVTPH2PS (R9)(R11*2), Z20
-	JMP       end67
-
-else66:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z18, Z19
-	VPSRLD    $0x1f, Z19, Z19
-	VPADDD    Z19, Z18, Z19
-	VPADDD    Z15, Z19, Z19
-	VCMPPS    $0x03, Z18, Z18, K1
-	VMOVAPS   Z18, K1, Z19
-	VPERMW    Z19, Z16, Z19
-	VPMOVZXWD (R9)(R11*2), Z20
-	VPSLLD    $0x10, Z20, Z20
-
-end67:
-	VPCMPUW $0x04, (R9)(R11*2), Y19, K1
-	VCMPPS  $0x03, Z18, Z18, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z20, K1, Z18
-
-end65:
-end61:
-	VMULPS Z18, Z12, Z18
-	VADDPS Z18, Z17, Z17
-
-end59:
-	// m = beta1·m + alpha1·g
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else68
-	VPMOVZXWD  (SI)(R11*2), Z18
-	VPSLLD     $0x10, Z18, Z18
-	PREFETCHT0 (SI)(R12*2)
-	JMP        end69
-
-else68:
-	VMOVUPS    (SI)(R11*4), Z18
-	PREFETCHT0 (SI)(R12*4)
-
-end69:
-	VMULPS Z18, Z2, Z18
-	VMULPS Z17, Z3, Z19
-	VADDPS Z19, Z18, Z18
-
-	// store m
-	TESTL $0x00000008, CX
-	JZ    else70
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z18, Z19
-	VPSRLD  $0x1f, Z19, Z19
-	VPADDD  Z19, Z18, Z19
-	VPADDD  Z15, Z19, Z19
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z19
-	VPERMW  Z19, Z16, Z19
-	VMOVUPS Y19, (SI)(R11*2)
-	JMP     end71
-
-else70:
-	VMOVUPS Z18, (SI)(R11*4)
-
-end71:
-	// u = k1·m − k2·n
-	VMULPS Z18, Z6, Z18
-
-	// load n
-	TESTL      $0x00000008, CX
-	JZ         else72
-	VPMOVZXWD  (DI)(R11*2), Z19
-	VPSLLD     $0x10, Z19, Z19
-	PREFETCHT0 (DI)(R12*2)
-	JMP        end73
-
-else72:
-	VMOVUPS    (DI)(R11*4), Z19
-	PREFETCHT0 (DI)(R12*4)
-
-end73:
-	VMULPS Z19, Z7, Z19
-	VSUBPS Z19, Z18, Z18
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS Z17, Z5, Z19
-	VMULPS Z17, Z19, Z17
-
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else74
-	VPMOVZXWD  (R8)(R11*2), Z19
-	VPSLLD     $0x10, Z19, Z19
-	PREFETCHT0 (R8)(R12*2)
-	JMP        end75
-
-else74:
-	VMOVUPS    (R8)(R11*4), Z19
-	PREFETCHT0 (R8)(R12*4)
-
-end75:
-	VMULPS Z19, Z4, Z19
-	VADDPS Z17, Z19, Z17
-
-	// store v
-	TESTL $0x00000080, CX
-	JZ    else76
-
-	// counter
-	MOVL         56(AX), R13
-	ADDL         R11, R13
-	VPBROADCASTD R13, Z19
-	VPADDD       roundingAVX512<>+0(SB), Z19, Z19
-
-	// key
-	VPBROADCASTD 60(AX), Z20
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z19, Z21
-	VXORPS Z21, Z19, Z19
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z13, Z19, Z19
-	VXORPS  Z20, Z19, Z19
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z19, Z20
-	VXORPS  Z20, Z19, Z19
-	VPMULLD Z14, Z19, Z19
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z19, Z20
-	VXORPS Z20, Z19, Z19
-	JMP    end77
-
-else76:
-	VXORPS Z19, Z19, Z19
-
-end77:
-	TESTL $0x00000008, CX
-	JZ    else78
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z19, Z20
-	VPADDD  Z20, Z17, Z20
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z20
-	VPERMW  Z20, Z16, Z20
-	VMOVUPS Y20, (R8)(R11*2)
-	JMP     end79
-
-else78:
-	VMOVUPS Z17, (R8)(R11*4)
-
-end79:
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z17, Z17
-	VMULPS  Z8, Z17, Z17
-	VADDPS  Z9, Z17, Z17
-	VDIVPS  Z17, Z18, Z17
-
-	// p = keep·p − u
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else80
-	TESTL      $0x00000100, CX
-	JZ         else82
-	PREFETCHT0 (DX)(R12*2)
-	PREFETCHT0 (R9)(R12*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R9)(R11*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVSXWD (DX)(R11*2), Z20
-	VPADDD    Z20, Z18, Z20
-	VXORPS    Z20, Z18, Z21
-	VPMOVD2M  Z21, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z20, K1, Z18
-	JMP       end83
-
-else82:
-	VPMOVZXWD  (DX)(R11*2), Z18
-	VPSLLD     $0x10, Z18, Z18
-	PREFETCHT0 (DX)(R12*2)
-
-end83:
-	JMP end81
-
-else80:
-	VMOVUPS    (DX)(R11*4), Z18
-	PREFETCHT0 (DX)(R12*4)
-	TESTL      $0x00000200, CX
-	JZ         end85
-	PREFETCHT0 (R9)(R12*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else86
-	VCVTPS2PH $0x00, Z18, Y20
-	VCVTPH2PS (R9)(R11*2), Z21
-	JMP       end87
-
-else86:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z18, Z20
-	VPSRLD    $0x1f, Z20, Z20
-	VPADDD    Z20, Z18, Z20
-	VPADDD    Z15, Z20, Z20
-	VCMPPS    $0x03, Z18, Z18, K1
-	VMOVAPS   Z18, K1, Z20
-	VPERMW    Z20, Z16, Z20
-	VPMOVZXWD (R9)(R11*2), Z21
-	VPSLLD    $0x10, Z21, Z21
-
-end87:
-	VPCMPUW $0x04, (R9)(R11*2), Y20, K1
-	VCMPPS  $0x03, Z18, Z18, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z21, K1, Z18
-
-end85:
-end81:
-	VMULPS Z18, Z1, Z18
-	VSUBPS Z17, Z18, Z17
-
-	// store p
-	TESTL $0x00000104, CX
-	JZ    else88
-	TESTL $0x00000100, CX
-	JZ    else90
-
-	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z17, Z18
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z18
-	VPERMW  Z18, Z16, Z18
-	VMOVUPS Y18, (R9)(R11*2)
-
-	// low: x&0xffff, 0 for a NaN
-	VCMPPS    $0x07, Z17, Z17, K1
-	VMOVAPS.Z Z17, K1, Z17
-	VPMOVDW   Z17, Y17
-	VMOVUPS   Y17, (DX)(R11*2)
-	JMP       end91
-
-else90:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z19, Z18
-	VPADDD  Z18, Z17, Z18
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z18
-	VPERMW  Z18, Z16, Z17
-	VMOVUPS Y17, (DX)(R11*2)
-
-end91:
-	JMP end89
-
-else88:
-	VMOVUPS   Z17, (DX)(R11*4)
-	TESTL     $0x00000030, CX
-	JZ        end93
-	TESTL     $0x00000020, CX
-	JZ        else94
-	VCVTPS2PH $0x00, Z17, Y18
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
-	KMOVW   K1, R13
-	POPCNTL R13, R13
-	ADDQ    R13, R10
-	JMP     end95
-
-else94:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z17, Z18
-	VPSRLD  $0x1f, Z18, Z18
-	VPADDD  Z18, Z17, Z18
-	VPADDD  Z15, Z18, Z18
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z18
-	VPERMW  Z18, Z16, Z18
-
-end95:
-	TESTL    $0x00000040, CX
-	JZ       else96
-	VMOVNTDQ Y18, (R9)(R11*2)
-	JMP      end97
-
-else96:
-	VMOVUPS Y18, (R9)(R11*2)
-
-end97:
-end93:
-end89:
-	ADDQ $0x00000010, R11
-	ADDQ $0x00000010, R12
-	CMPQ R11, count+8(FP)
-	JNE  passAhead
-
-done:
+end68:
+end60:
+end54:
+	ADDQ  $0x00000020, R11
+	ADDQ  $0x00000020, R12
+	CMPQ  R11, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end99
+	JZ    end70
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end99:
+end70:
 	TESTL $0x00000040, CX
-	JZ    end101
+	JZ    end72
 	SFENCE
 
-end101:
+end72:
 	VZEROUPPER
 	RET
 
 // func adapnmAMSGradMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
-TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
+TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $8-24
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -23394,10 +25661,10 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+192(SB), Z14
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z15
+	VMOVUPS roundingAVX512<>+448(SB), Z15
 
 	// upper
-	VMOVUPS roundingAVX512<>+448(SB), Z16
+	VMOVUPS roundingAVX512<>+576(SB), Z16
 
 	// formats
 	MOVL 52(AX), CX
@@ -23406,7 +25673,7 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -23428,38 +25695,39 @@ uncoupled1:
 	MOVQ 104(AX), R9
 
 	// out
-	MOVQ  112(AX), R10
-	XORQ  R11, R11
-	XORQ  R12, R12
-	MOVQ  ahead+16(FP), R13
-	SHRQ  $0x02, R13
-	TESTQ R13, R13
-	JNZ   far
+	MOVQ 112(AX), R10
+	XORQ R11, R11
+	XORQ R12, R12
+	MOVQ ahead+16(FP), R13
+	SHRQ $0x02, R13
 
-	// 2 vectors at a time
 pass:
 	// g = gs·g
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
-	JZ        else4
-	VCVTPH2PS (BX)(R12*2), Z17
-	VCVTPH2PS 32(BX)(R12*2), Z18
-	JMP       end5
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R12*2), Z17
+	VCVTPH2PS  32(BX)(R12*2), Z18
+	PREFETCHT0 (BX)(R13*2)
+	JMP        end5
 
 else4:
-	VPMOVZXWD (BX)(R12*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-	VPMOVZXWD 32(BX)(R12*2), Z18
-	VPSLLD    $0x10, Z18, Z18
+	VPMOVZXWD  (BX)(R12*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	VPMOVZXWD  32(BX)(R12*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	PREFETCHT0 (BX)(R13*2)
 
 end5:
 	JMP end3
 
 else2:
-	VMOVUPS (BX)(R12*4), Z17
-	VMOVUPS 64(BX)(R12*4), Z18
+	VMOVUPS    (BX)(R12*4), Z17
+	VMOVUPS    64(BX)(R12*4), Z18
+	PREFETCHT0 (BX)(R13*4)
+	PREFETCHT0 64(BX)(R13*4)
 
 end3:
 	VMULPS Z17, Z0, Z17
@@ -23470,15 +25738,17 @@ end3:
 	VMINPS Z18, Z11, Z18
 	VMAXPS Z17, Z10, Z17
 	VMAXPS Z18, Z10, Z18
-	TESTL  $0x00000400, CX
+	TESTL  $0x00000800, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else8
-	TESTL $0x00000100, CX
-	JZ    else10
+	TESTL      $0x00000104, CX
+	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R13*2)
+	PREFETCHT0 (R10)(R13*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (R10)(R12*2), Z19
@@ -23502,19 +25772,23 @@ end3:
 	JMP       end11
 
 else10:
-	VPMOVZXWD (DX)(R12*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-	VPMOVZXWD 32(DX)(R12*2), Z20
-	VPSLLD    $0x10, Z20, Z20
+	VPMOVZXWD  (DX)(R12*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	VPMOVZXWD  32(DX)(R12*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT0 (DX)(R13*2)
 
 end11:
 	JMP end9
 
 else8:
-	VMOVUPS (DX)(R12*4), Z19
-	VMOVUPS 64(DX)(R12*4), Z20
-	TESTL   $0x00000200, CX
-	JZ      end13
+	VMOVUPS    (DX)(R12*4), Z19
+	VMOVUPS    64(DX)(R12*4), Z20
+	PREFETCHT0 (DX)(R13*4)
+	PREFETCHT0 64(DX)(R13*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R10)(R13*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
@@ -23574,21 +25848,89 @@ end9:
 	VADDPS Z20, Z18, Z18
 
 end7:
+	TESTL    $0x0000040c, CX
+	JZ       end19
+	VCMPPS   $0x03, Z17, Z18, K1
+	KORTESTW K1, K1
+	JZ       numbers20
+	VCMPPS   $0x03, Z17, Z17, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z19
+	VMOVAPS  Z19, K1, Z17
+	VCMPPS   $0x03, Z18, Z18, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z19
+	VMOVAPS  Z19, K1, Z18
+
+numbers20:
+end19:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL     $0x00000008, CX
-	JZ        else18
-	VPMOVZXWD (SI)(R12*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-	VPMOVZXWD 32(SI)(R12*2), Z20
-	VPSLLD    $0x10, Z20, Z20
-	JMP       end19
+	TESTL $0x00000400, CX
+	JZ    else21
 
-else18:
-	VMOVUPS (SI)(R12*4), Z19
-	VMOVUPS 64(SI)(R12*4), Z20
+	// mScales
+	MOVQ    128(AX), R14
+	MOVQ    R12, R15
+	SHRQ    $0x05, R15
+	MOVBLZX (R14)(R15*1), R14
 
-end19:
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R12*1), Z20
+	VPSLLW        $0x07, Z20, Z20
+	VANDPS        roundingAVX512<>+1152(SB), Z20, Z20
+	VCVTPH2PS     Y20, Z19
+	VEXTRACTI64X4 $0x01, Z20, Y20
+	VCVTPH2PS     Y20, Z20
+	PREFETCHT0    (SI)(R13*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (SI)(R12*1), Y21
+	VPANDD       roundingAVX512<>+1024(SB), Y21, Y21
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y21, K1
+	KMOVD        K1, R15
+	LEAL         9(R14), BP
+	SHRL         $0x08, BP
+	ORL          BP, R15
+	JZ           usual23
+	VANDPS       roundingAVX512<>+704(SB), Z19, Z21
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z21, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z21
+	VMOVAPS      Z21, K1, Z19
+	VANDPS       roundingAVX512<>+704(SB), Z20, Z21
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z21, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z21
+	VMOVAPS      Z21, K1, Z20
+	SHLL         $0x1d, BP
+	ADDL         $0x3f800000, BP
+	VPBROADCASTD BP, Z21
+	VMULPS       Z21, Z19, Z19
+	VMULPS       Z21, Z20, Z20
+
+usual23:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R15
+	VBROADCASTSS (R15)(R14*4), Z21
+	VMULPS       Z21, Z19, Z19
+	VMULPS       Z21, Z20, Z20
+	JMP          end22
+
+else21:
+	TESTL      $0x00000008, CX
+	JZ         else24
+	VPMOVZXWD  (SI)(R12*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	VPMOVZXWD  32(SI)(R12*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT0 (SI)(R13*2)
+	JMP        end25
+
+else24:
+	VMOVUPS    (SI)(R12*4), Z19
+	VMOVUPS    64(SI)(R12*4), Z20
+	PREFETCHT0 (SI)(R13*4)
+	PREFETCHT0 64(SI)(R13*4)
+
+end25:
+end22:
 	VMULPS Z19, Z2, Z19
 	VMULPS Z20, Z2, Z20
 	VMULPS Z17, Z3, Z21
@@ -23597,206 +25939,366 @@ end19:
 	VADDPS Z22, Z20, Z20
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else26
+
+	// the counter of the pass's first word
+	MOVQ         R12, R14
+	SHRQ         $0x01, R14
+	IMUL3L       $0x9e3779b9, R14, R14
+	ADDL         56(AX), R14
+	VPBROADCASTD R14, Z21
+	VPADDD       roundingAVX512<>+0(SB), Z21, Z21
+
+	// key
+	VPBROADCASTD 60(AX), Z22
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Z21, Z23
+	VXORPS  Z23, Z21, Z21
+	VPMULLD Z13, Z21, Z21
+	VXORPS  Z22, Z21, Z21
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z21, Z22
+	VXORPS  Z22, Z21, Z21
+	VPMULLD Z14, Z21, Z21
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Z21, Z22
+	VXORPS Z22, Z21, Z21
+	JMP    end27
+
+else26:
+	VXORPS Z21, Z21, Z21
+
+end27:
+	TESTL         $0x00000400, CX
+	JZ            else28
+	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	VANDPS        roundingAVX512<>+704(SB), Z20, Z23
+	VPMAXUD       Z23, Z22, Z22
+	VEXTRACTI64X4 $0x01, Z22, Y23
+	VPMAXUD       Y23, Y22, Y22
+	VEXTRACTI32X4 $0x01, Y22, X23
+	VPMAXUD       X23, X22, X22
+	VPSHUFD       $0x0e, X22, X23
+	VPMAXUD       X23, X22, X22
+	VPSHUFD       $0x01, X22, X23
+	VPMAXUD       X23, X22, X22
+	VMOVD         X22, R14
+	CMPL          R14, $0x7f800000
+	JAE           rare30
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R15, R15
+	ADDL    $0x001fffff, R14
+	SHRL    $0x17, R14
+	SUBL    $0x08, R14
+	CMOVLCS R15, R14
+
+	// mScales
+	MOVQ         128(AX), R15
+	MOVQ         R12, BP
+	SHRQ         $0x05, BP
+	MOVB         R14, (R15)(BP*1)
+	LEAQ         scaleFactors<>+1024(SB), R15
+	VBROADCASTSS (R15)(R14*4), Z22
+	VMULPS       Z22, Z19, Z23
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z21, Z24
+	VANDPS    roundingAVX512<>+960(SB), Z24, Z24
+	VPADDD    Z24, Z23, Z23
+	VCVTPS2PH $0x03, Z23, Y23
+	VMULPS    Z22, Z20, Z22
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z21, Z24
+	VANDPS       roundingAVX512<>+960(SB), Z24, Z24
+	VPADDD       Z24, Z22, Z22
+	VCVTPS2PH    $0x03, Z22, Y22
+	VINSERTI64X4 $0x01, Y22, Z23, Z22
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z21, Z23
+	VPADDW    Z23, Z22, Z22
+	VANDPS    roundingAVX512<>+1216(SB), Z22, Z23
+	VPADDW    Z22, Z22, Z22
+	VORPS     Z23, Z22, Z22
+	VPSRLW    $0x08, Z22, Z22
+	VPMOVWB   Z22, Y22
+	VMOVDQU32 Y22, (SI)(R12*1)
+	JMP       packed31
+
+rare30:
+	// the same, where there are NaNs or infinities
+	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	VANDPS        roundingAVX512<>+704(SB), Z20, Z23
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z22, K1
+	VMOVAPS.Z     Z22, K1, Z22
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z23, K1
+	VMOVAPS.Z     Z23, K1, Z23
+	VPMAXUD       Z23, Z22, Z22
+	VEXTRACTI64X4 $0x01, Z22, Y23
+	VPMAXUD       Y23, Y22, Y22
+	VEXTRACTI32X4 $0x01, Y22, X23
+	VPMAXUD       X23, X22, X22
+	VPSHUFD       $0x0e, X22, X23
+	VPMAXUD       X23, X22, X22
+	VPSHUFD       $0x01, X22, X23
+	VPMAXUD       X23, X22, X22
+	VMOVD         X22, R14
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R15, R15
+	ADDL    $0x001fffff, R14
+	SHRL    $0x17, R14
+	SUBL    $0x08, R14
+	CMOVLCS R15, R14
+
+	// mScales
+	MOVQ         128(AX), R15
+	MOVQ         R12, BP
+	SHRQ         $0x05, BP
+	MOVB         R14, (R15)(BP*1)
+	LEAQ         scaleFactors<>+1024(SB), R15
+	VBROADCASTSS (R15)(R14*4), Z22
+	VMULPS       Z22, Z19, Z23
+	VANDPS       roundingAVX512<>+704(SB), Z19, Z24
+	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z24
+	VMOVAPS      Z24, K1, Z23
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z21, Z24
+	VANDPS    roundingAVX512<>+960(SB), Z24, Z24
+	VPADDD    Z24, Z23, Z23
+	VCVTPS2PH $0x03, Z23, Y23
+	VMULPS    Z22, Z20, Z22
+	VANDPS    roundingAVX512<>+704(SB), Z20, Z24
+	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z24, K1
+	VMOVUPS   roundingAVX512<>+1088(SB), Z24
+	VMOVAPS   Z24, K1, Z22
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z21, Z24
+	VANDPS       roundingAVX512<>+960(SB), Z24, Z24
+	VPADDD       Z24, Z22, Z22
+	VCVTPS2PH    $0x03, Z22, Y22
+	VINSERTI64X4 $0x01, Y22, Z23, Z22
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z21, Z23
+	VPADDW    Z23, Z22, Z22
+	VANDPS    roundingAVX512<>+1216(SB), Z22, Z23
+	VPADDW    Z22, Z22, Z22
+	VORPS     Z23, Z22, Z22
+	VPSRLW    $0x08, Z22, Z22
+	VPMOVWB   Z22, Y22
+	VMOVDQU32 Y22, (SI)(R12*1)
+
+packed31:
+	JMP end29
+
+else28:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else32
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z19, Z21
-	VPSRLD  $0x1f, Z21, Z21
-	VPADDD  Z21, Z19, Z21
-	VPADDD  Z15, Z21, Z21
-	VCMPPS  $0x03, Z19, Z19, K1
-	VMOVAPS Z19, K1, Z21
-	VPERMW  Z21, Z16, Z21
-	VMOVUPS Y21, (SI)(R12*2)
+	VPSLLD $0x0f, Z19, Z22
+	VPSRLD $0x1f, Z22, Z22
+	VPADDD Z22, Z19, Z22
+	VPADDD Z15, Z22, Z22
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z20, Z21
-	VPSRLD  $0x1f, Z21, Z21
-	VPADDD  Z21, Z20, Z21
-	VPADDD  Z15, Z21, Z21
-	VCMPPS  $0x03, Z20, Z20, K1
-	VMOVAPS Z20, K1, Z21
-	VPERMW  Z21, Z16, Z21
-	VMOVUPS Y21, 32(SI)(R12*2)
-	JMP     end21
+	VPSLLD  $0x0f, Z20, Z23
+	VPSRLD  $0x1f, Z23, Z23
+	VPADDD  Z23, Z20, Z23
+	VPADDD  Z15, Z23, Z23
+	VPERMW  Z22, Z16, Z22
+	VMOVUPS Y22, (SI)(R12*2)
+	VPERMW  Z23, Z16, Z22
+	VMOVUPS Y22, 32(SI)(R12*2)
+	JMP     end33
 
-else20:
+else32:
 	VMOVUPS Z19, (SI)(R12*4)
 	VMOVUPS Z20, 64(SI)(R12*4)
 
-end21:
+end33:
+end29:
 	// u = k1·m − k2·n
 	VMULPS Z19, Z6, Z19
 	VMULPS Z20, Z6, Z20
 
 	// load n
-	TESTL     $0x00000008, CX
-	JZ        else22
-	VPMOVZXWD (DI)(R12*2), Z21
-	VPSLLD    $0x10, Z21, Z21
-	VPMOVZXWD 32(DI)(R12*2), Z22
-	VPSLLD    $0x10, Z22, Z22
-	JMP       end23
+	TESTL $0x00000400, CX
+	JZ    else34
 
-else22:
-	VMOVUPS (DI)(R12*4), Z21
-	VMOVUPS 64(DI)(R12*4), Z22
+	// nScales
+	MOVQ    136(AX), R14
+	MOVQ    R12, R15
+	SHRQ    $0x05, R15
+	MOVBLZX (R14)(R15*1), R14
 
-end23:
-	VMULPS Z21, Z7, Z21
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (DI)(R12*1), Z23
+	VPSLLW        $0x07, Z23, Z23
+	VANDPS        roundingAVX512<>+1152(SB), Z23, Z23
+	VCVTPH2PS     Y23, Z22
+	VEXTRACTI64X4 $0x01, Z23, Y23
+	VCVTPH2PS     Y23, Z23
+	PREFETCHT0    (DI)(R13*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (DI)(R12*1), Y24
+	VPANDD       roundingAVX512<>+1024(SB), Y24, Y24
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y24, K1
+	KMOVD        K1, R15
+	LEAL         9(R14), BP
+	SHRL         $0x08, BP
+	ORL          BP, R15
+	JZ           usual36
+	VANDPS       roundingAVX512<>+704(SB), Z22, Z24
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z24
+	VMOVAPS      Z24, K1, Z22
+	VANDPS       roundingAVX512<>+704(SB), Z23, Z24
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z24
+	VMOVAPS      Z24, K1, Z23
+	SHLL         $0x1d, BP
+	ADDL         $0x3f800000, BP
+	VPBROADCASTD BP, Z24
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+usual36:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R15
+	VBROADCASTSS (R15)(R14*4), Z24
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+	JMP          end35
+
+else34:
+	TESTL      $0x00000008, CX
+	JZ         else37
+	VPMOVZXWD  (DI)(R12*2), Z22
+	VPSLLD     $0x10, Z22, Z22
+	VPMOVZXWD  32(DI)(R12*2), Z23
+	VPSLLD     $0x10, Z23, Z23
+	PREFETCHT0 (DI)(R13*2)
+	JMP        end38
+
+else37:
+	VMOVUPS    (DI)(R12*4), Z22
+	VMOVUPS    64(DI)(R12*4), Z23
+	PREFETCHT0 (DI)(R13*4)
+	PREFETCHT0 64(DI)(R13*4)
+
+end38:
+end35:
 	VMULPS Z22, Z7, Z22
-	VSUBPS Z21, Z19, Z19
-	VSUBPS Z22, Z20, Z20
+	VMULPS Z23, Z7, Z23
+	VSUBPS Z22, Z19, Z19
+	VSUBPS Z23, Z20, Z20
 
 	// v = beta2·v + (alpha2·g)·g
-	VMULPS Z17, Z5, Z21
-	VMULPS Z18, Z5, Z22
-	VMULPS Z17, Z21, Z17
-	VMULPS Z18, Z22, Z18
+	VMULPS Z17, Z5, Z22
+	VMULPS Z18, Z5, Z23
+	VMULPS Z17, Z22, Z17
+	VMULPS Z18, Z23, Z18
 
 	// load v
-	TESTL     $0x00000008, CX
-	JZ        else24
-	VPMOVZXWD (R8)(R12*2), Z21
-	VPSLLD    $0x10, Z21, Z21
-	VPMOVZXWD 32(R8)(R12*2), Z22
-	VPSLLD    $0x10, Z22, Z22
-	JMP       end25
+	TESTL      $0x00000008, CX
+	JZ         else39
+	VPMOVZXWD  (R8)(R12*2), Z22
+	VPSLLD     $0x10, Z22, Z22
+	VPMOVZXWD  32(R8)(R12*2), Z23
+	VPSLLD     $0x10, Z23, Z23
+	PREFETCHT0 (R8)(R13*2)
+	JMP        end40
 
-else24:
-	VMOVUPS (R8)(R12*4), Z21
-	VMOVUPS 64(R8)(R12*4), Z22
+else39:
+	VMOVUPS    (R8)(R12*4), Z22
+	VMOVUPS    64(R8)(R12*4), Z23
+	PREFETCHT0 (R8)(R13*4)
+	PREFETCHT0 64(R8)(R13*4)
 
-end25:
-	VMULPS Z21, Z4, Z21
+end40:
 	VMULPS Z22, Z4, Z22
-	VADDPS Z17, Z21, Z17
-	VADDPS Z18, Z22, Z18
+	VMULPS Z23, Z4, Z23
+	VADDPS Z17, Z22, Z17
+	VADDPS Z18, Z23, Z18
 
 	// store v
-	TESTL $0x00000080, CX
-	JZ    else26
+	VPMULLW roundingAVX512<>+320(SB), Z21, Z21
+	TESTL   $0x00000008, CX
+	JZ      else41
 
-	// counter
-	MOVL         56(AX), R13
-	ADDL         R12, R13
-	VPBROADCASTD R13, Z22
-	VPADDD       roundingAVX512<>+0(SB), Z22, Z22
-
-	// key
-	VPBROADCASTD 60(AX), Z23
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z22, Z21
-	VXORPS Z21, Z22, Z21
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z13, Z21, Z21
-	VXORPS  Z23, Z21, Z21
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z21, Z24
-	VXORPS  Z24, Z21, Z21
-	VPMULLD Z14, Z21, Z21
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z21, Z24
-	VXORPS Z24, Z21, Z21
-	VPADDD roundingAVX512<>+64(SB), Z22, Z22
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z22, Z24
-	VXORPS Z24, Z22, Z22
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z13, Z22, Z22
-	VXORPS  Z23, Z22, Z22
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z22, Z23
-	VXORPS  Z23, Z22, Z22
-	VPMULLD Z14, Z22, Z22
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z22, Z23
-	VXORPS Z23, Z22, Z22
-	JMP    end27
-
-else26:
-	VXORPS Z21, Z21, Z21
-	VXORPS Z22, Z22, Z22
-
-end27:
-	TESTL $0x00000008, CX
-	JZ    else28
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z23
-	VPADDD  Z23, Z17, Z23
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z23
-	VPERMW  Z23, Z16, Z23
-	VMOVUPS Y23, (R8)(R12*2)
-	VANDPS  roundingAVX512<>+256(SB), Z22, Z23
+	// bf16: (v + random)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	VPADDD  Z22, Z17, Z22
+	VPSRLD  $0x10, Z21, Z23
 	VPADDD  Z23, Z18, Z23
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z23
-	VPERMW  Z23, Z16, Z23
-	VMOVUPS Y23, 32(R8)(R12*2)
-	JMP     end29
+	VPERMW  Z22, Z16, Z22
+	VMOVUPS Y22, (R8)(R12*2)
+	VPERMW  Z23, Z16, Z22
+	VMOVUPS Y22, 32(R8)(R12*2)
+	JMP     end42
 
-else28:
+else41:
 	VMOVUPS Z17, (R8)(R12*4)
 	VMOVUPS Z18, 64(R8)(R12*4)
 
-end29:
+end42:
 	// w = x = max(x, v)
 	// load x
-	TESTL     $0x00000008, CX
-	JZ        else30
-	VPMOVZXWD (R9)(R12*2), Z23
-	VPSLLD    $0x10, Z23, Z23
-	VPMOVZXWD 32(R9)(R12*2), Z24
-	VPSLLD    $0x10, Z24, Z24
-	JMP       end31
+	TESTL      $0x00000008, CX
+	JZ         else43
+	VPMOVZXWD  (R9)(R12*2), Z22
+	VPSLLD     $0x10, Z22, Z22
+	VPMOVZXWD  32(R9)(R12*2), Z23
+	VPSLLD     $0x10, Z23, Z23
+	PREFETCHT0 (R9)(R13*2)
+	JMP        end44
 
-else30:
-	VMOVUPS (R9)(R12*4), Z23
-	VMOVUPS 64(R9)(R12*4), Z24
+else43:
+	VMOVUPS    (R9)(R12*4), Z22
+	VMOVUPS    64(R9)(R12*4), Z23
+	PREFETCHT0 (R9)(R13*4)
+	PREFETCHT0 64(R9)(R13*4)
 
-end31:
-	VMAXPS  Z17, Z23, Z17
-	VMAXPS  Z18, Z24, Z18
+end44:
+	VMAXPS  Z17, Z22, Z17
+	VMAXPS  Z18, Z23, Z18
+	VCMPPS  $0x03, Z22, Z22, K1
+	VMOVAPS Z22, K1, Z17
 	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z17
-	VCMPPS  $0x03, Z24, Z24, K1
-	VMOVAPS Z24, K1, Z18
+	VMOVAPS Z23, K1, Z18
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else32
+	JZ    else45
 
-	// bf16: (x + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z23
-	VPADDD  Z23, Z17, Z23
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z23
-	VPERMW  Z23, Z16, Z23
-	VMOVUPS Y23, (R9)(R12*2)
-	VANDPS  roundingAVX512<>+256(SB), Z22, Z23
+	// bf16: (x + random)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	VPADDD  Z22, Z17, Z22
+	VPSRLD  $0x10, Z21, Z23
 	VPADDD  Z23, Z18, Z23
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z23
-	VPERMW  Z23, Z16, Z23
-	VMOVUPS Y23, 32(R9)(R12*2)
-	JMP     end33
+	VPERMW  Z22, Z16, Z22
+	VMOVUPS Y22, (R9)(R12*2)
+	VPERMW  Z23, Z16, Z22
+	VMOVUPS Y22, 32(R9)(R12*2)
+	JMP     end46
 
-else32:
+else45:
 	VMOVUPS Z17, (R9)(R12*4)
 	VMOVUPS Z18, 64(R9)(R12*4)
 
-end33:
+end46:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VSQRTPS Z18, Z18
@@ -23809,99 +26311,105 @@ end33:
 
 	// p = keep·p − u
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else34
-	TESTL $0x00000100, CX
-	JZ    else36
+	TESTL      $0x00000104, CX
+	JZ         else47
+	TESTL      $0x00000100, CX
+	JZ         else49
+	PREFETCHT0 (DX)(R13*2)
+	PREFETCHT0 (R10)(R13*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (R10)(R12*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 	VPMOVSXWD (DX)(R12*2), Z20
 	VPADDD    Z20, Z19, Z20
-	VXORPS    Z20, Z19, Z23
-	VPMOVD2M  Z23, K1
+	VXORPS    Z20, Z19, Z22
+	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z20, K1, Z19
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(R10)(R12*2), Z20
 	VPSLLD    $0x10, Z20, Z20
-	VPMOVSXWD 32(DX)(R12*2), Z23
-	VPADDD    Z23, Z20, Z23
-	VXORPS    Z23, Z20, Z24
-	VPMOVD2M  Z24, K1
+	VPMOVSXWD 32(DX)(R12*2), Z22
+	VPADDD    Z22, Z20, Z22
+	VXORPS    Z22, Z20, Z23
+	VPMOVD2M  Z23, K1
 	KNOTW     K1, K1
-	VMOVAPS   Z23, K1, Z20
-	JMP       end37
+	VMOVAPS   Z22, K1, Z20
+	JMP       end50
 
-else36:
-	VPMOVZXWD (DX)(R12*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-	VPMOVZXWD 32(DX)(R12*2), Z20
-	VPSLLD    $0x10, Z20, Z20
+else49:
+	VPMOVZXWD  (DX)(R12*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	VPMOVZXWD  32(DX)(R12*2), Z20
+	VPSLLD     $0x10, Z20, Z20
+	PREFETCHT0 (DX)(R13*2)
 
-end37:
-	JMP end35
+end50:
+	JMP end48
 
-else34:
-	VMOVUPS (DX)(R12*4), Z19
-	VMOVUPS 64(DX)(R12*4), Z20
-	TESTL   $0x00000200, CX
-	JZ      end39
+else47:
+	VMOVUPS    (DX)(R12*4), Z19
+	VMOVUPS    64(DX)(R12*4), Z20
+	PREFETCHT0 (DX)(R13*4)
+	PREFETCHT0 64(DX)(R13*4)
+	TESTL      $0x00000200, CX
+	JZ         end52
+	PREFETCHT0 (R10)(R13*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else40
-	VCVTPS2PH $0x00, Z19, Y23
-	VCVTPH2PS (R10)(R12*2), Z24
-	JMP       end41
+	JZ        else53
+	VCVTPS2PH $0x00, Z19, Y22
+	VCVTPH2PS (R10)(R12*2), Z23
+	JMP       end54
 
-else40:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z19, Z23
-	VPSRLD    $0x1f, Z23, Z23
-	VPADDD    Z23, Z19, Z23
-	VPADDD    Z15, Z23, Z23
+	VPSLLD    $0x0f, Z19, Z22
+	VPSRLD    $0x1f, Z22, Z22
+	VPADDD    Z22, Z19, Z22
+	VPADDD    Z15, Z22, Z22
 	VCMPPS    $0x03, Z19, Z19, K1
-	VMOVAPS   Z19, K1, Z23
-	VPERMW    Z23, Z16, Z23
-	VPMOVZXWD (R10)(R12*2), Z24
-	VPSLLD    $0x10, Z24, Z24
+	VMOVAPS   Z19, K1, Z22
+	VPERMW    Z22, Z16, Z22
+	VPMOVZXWD (R10)(R12*2), Z23
+	VPSLLD    $0x10, Z23, Z23
 
-end41:
-	VPCMPUW $0x04, (R10)(R12*2), Y23, K1
+end54:
+	VPCMPUW $0x04, (R10)(R12*2), Y22, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z24, K1, Z19
+	VMOVAPS Z23, K1, Z19
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else42
-	VCVTPS2PH $0x00, Z20, Y23
-	VCVTPH2PS 32(R10)(R12*2), Z24
-	JMP       end43
+	JZ        else55
+	VCVTPS2PH $0x00, Z20, Y22
+	VCVTPH2PS 32(R10)(R12*2), Z23
+	JMP       end56
 
-else42:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z20, Z23
-	VPSRLD    $0x1f, Z23, Z23
-	VPADDD    Z23, Z20, Z23
-	VPADDD    Z15, Z23, Z23
+	VPSLLD    $0x0f, Z20, Z22
+	VPSRLD    $0x1f, Z22, Z22
+	VPADDD    Z22, Z20, Z22
+	VPADDD    Z15, Z22, Z22
 	VCMPPS    $0x03, Z20, Z20, K1
-	VMOVAPS   Z20, K1, Z23
-	VPERMW    Z23, Z16, Z23
-	VPMOVZXWD 32(R10)(R12*2), Z24
-	VPSLLD    $0x10, Z24, Z24
+	VMOVAPS   Z20, K1, Z22
+	VPERMW    Z22, Z16, Z22
+	VPMOVZXWD 32(R10)(R12*2), Z23
+	VPSLLD    $0x10, Z23, Z23
 
-end43:
-	VPCMPUW $0x04, 32(R10)(R12*2), Y23, K1
+end56:
+	VPCMPUW $0x04, 32(R10)(R12*2), Y22, K1
 	VCMPPS  $0x03, Z20, Z20, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z24, K1, Z20
+	VMOVAPS Z23, K1, Z20
 
-end39:
-end35:
+end52:
+end48:
 	VMULPS Z19, Z1, Z19
 	VMULPS Z20, Z1, Z20
 	VSUBPS Z17, Z19, Z17
@@ -23909,12 +26417,12 @@ end35:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else44
+	JZ    else57
 	TESTL $0x00000100, CX
-	JZ    else46
+	JZ    else59
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z17, Z19
+	VPADDD  roundingAVX512<>+512(SB), Z17, Z19
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
@@ -23927,7 +26435,7 @@ end35:
 	VMOVUPS   Y17, (DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z18, Z17
+	VPADDD  roundingAVX512<>+512(SB), Z18, Z17
 	VCMPPS  $0x03, Z18, Z18, K1
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
@@ -23938,45 +26446,53 @@ end35:
 	VMOVAPS.Z Z18, K1, Z17
 	VPMOVDW   Z17, Y17
 	VMOVUPS   Y17, 32(DX)(R12*2)
-	JMP       end47
+	JMP       end60
 
-else46:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z21, Z19
+else59:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX512<>+320(SB), Z21, Z21
+	VANDPS  roundingAVX512<>+256(SB), Z21, Z19
 	VPADDD  Z19, Z17, Z19
+	VPSRLD  $0x10, Z21, Z20
+	VPADDD  Z20, Z18, Z20
+	TESTL   $0x00000408, CX
+	JZ      else61
+	JMP     end62
+
+else61:
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
+	VCMPPS  $0x03, Z18, Z18, K1
+	VMOVAPS Z18, K1, Z20
+
+end62:
 	VPERMW  Z19, Z16, Z17
 	VMOVUPS Y17, (DX)(R12*2)
-	VPSRLD  $0x10, Z22, Z17
-	VPADDD  Z17, Z18, Z17
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z17
-	VPERMW  Z17, Z16, Z17
+	VPERMW  Z20, Z16, Z17
 	VMOVUPS Y17, 32(DX)(R12*2)
 
-end47:
-	JMP end45
+end60:
+	JMP end58
 
-else44:
+else57:
 	VMOVUPS   Z17, (DX)(R12*4)
 	VMOVUPS   Z18, 64(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end49
+	JZ        end64
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else65
 	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
-	KMOVW   K1, R13
-	POPCNTL R13, R13
-	ADDQ    R13, R11
-	JMP     end51
+	VANDPS  roundingAVX512<>+704(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z17, K1, K1
+	KMOVW   K1, R14
+	POPCNTL R14, R14
+	ADDQ    R14, R11
+	JMP     end66
 
-else50:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z19
 	VPSRLD  $0x1f, Z19, Z19
@@ -23986,30 +26502,30 @@ else50:
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
 
-end51:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else52
+	JZ       else67
 	VMOVNTDQ Y19, (R10)(R12*2)
-	JMP      end53
+	JMP      end68
 
-else52:
+else67:
 	VMOVUPS Y19, (R10)(R12*2)
 
-end53:
+end68:
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else69
 	VCVTPS2PH $0x00, Z18, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z18, Z18
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z18, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z18, K1, K1
-	KMOVW   K1, R13
-	POPCNTL R13, R13
-	ADDQ    R13, R11
-	JMP     end55
+	VANDPS  roundingAVX512<>+704(SB), Z18, Z18
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z18, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z18, K1, K1
+	KMOVW   K1, R14
+	POPCNTL R14, R14
+	ADDQ    R14, R11
+	JMP     end70
 
-else54:
+else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -24019,446 +26535,35 @@ else54:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 
-end55:
+end70:
 	TESTL    $0x00000040, CX
-	JZ       else56
+	JZ       else71
 	VMOVNTDQ Y17, 32(R10)(R12*2)
-	JMP      end57
+	JMP      end72
 
-else56:
+else71:
 	VMOVUPS Y17, 32(R10)(R12*2)
 
-end57:
-end49:
-end45:
-	ADDQ $0x00000020, R12
-	CMPQ R12, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// g = gs·g
-	// load grad
-	TESTL      $0x00000003, CX
-	JZ         else58
-	TESTL      $0x00000002, CX
-	JZ         else60
-	VCVTPH2PS  (BX)(R12*2), Z17
-	PREFETCHT0 (BX)(R13*2)
-	JMP        end61
-
-else60:
-	VPMOVZXWD  (BX)(R12*2), Z17
-	VPSLLD     $0x10, Z17, Z17
-	PREFETCHT0 (BX)(R13*2)
-
-end61:
-	JMP end59
-
-else58:
-	VMOVUPS    (BX)(R12*4), Z17
-	PREFETCHT0 (BX)(R13*4)
-
-end59:
-	VMULPS Z17, Z0, Z17
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z17, Z11, Z17
-	VMAXPS Z17, Z10, Z17
-	TESTL  $0x00000400, CX
-	JZ     end63
-
-	// g = g + l2·p
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else64
-	TESTL      $0x00000100, CX
-	JZ         else66
-	PREFETCHT0 (DX)(R13*2)
-	PREFETCHT0 (R10)(R13*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R10)(R12*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVSXWD (DX)(R12*2), Z19
-	VPADDD    Z19, Z18, Z19
-	VXORPS    Z19, Z18, Z20
-	VPMOVD2M  Z20, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z19, K1, Z18
-	JMP       end67
-
-else66:
-	VPMOVZXWD  (DX)(R12*2), Z18
-	VPSLLD     $0x10, Z18, Z18
-	PREFETCHT0 (DX)(R13*2)
-
-end67:
-	JMP end65
-
-else64:
-	VMOVUPS    (DX)(R12*4), Z18
-	PREFETCHT0 (DX)(R13*4)
-	TESTL      $0x00000200, CX
-	JZ         end69
-	PREFETCHT0 (R10)(R13*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else70
-	VCVTPS2PH $0x00, Z18, Y19
-	VCVTPH2PS (R10)(R12*2), Z20
-	JMP       end71
-
-else70:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z18, Z19
-	VPSRLD    $0x1f, Z19, Z19
-	VPADDD    Z19, Z18, Z19
-	VPADDD    Z15, Z19, Z19
-	VCMPPS    $0x03, Z18, Z18, K1
-	VMOVAPS   Z18, K1, Z19
-	VPERMW    Z19, Z16, Z19
-	VPMOVZXWD (R10)(R12*2), Z20
-	VPSLLD    $0x10, Z20, Z20
-
-end71:
-	VPCMPUW $0x04, (R10)(R12*2), Y19, K1
-	VCMPPS  $0x03, Z18, Z18, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z20, K1, Z18
-
-end69:
-end65:
-	VMULPS Z18, Z12, Z18
-	VADDPS Z18, Z17, Z17
-
-end63:
-	// m = beta1·m + alpha1·g
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else72
-	VPMOVZXWD  (SI)(R12*2), Z18
-	VPSLLD     $0x10, Z18, Z18
-	PREFETCHT0 (SI)(R13*2)
-	JMP        end73
-
-else72:
-	VMOVUPS    (SI)(R12*4), Z18
-	PREFETCHT0 (SI)(R13*4)
-
-end73:
-	VMULPS Z18, Z2, Z18
-	VMULPS Z17, Z3, Z19
-	VADDPS Z19, Z18, Z18
-
-	// store m
-	TESTL $0x00000008, CX
-	JZ    else74
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z18, Z19
-	VPSRLD  $0x1f, Z19, Z19
-	VPADDD  Z19, Z18, Z19
-	VPADDD  Z15, Z19, Z19
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z19
-	VPERMW  Z19, Z16, Z19
-	VMOVUPS Y19, (SI)(R12*2)
-	JMP     end75
-
-else74:
-	VMOVUPS Z18, (SI)(R12*4)
-
-end75:
-	// u = k1·m − k2·n
-	VMULPS Z18, Z6, Z18
-
-	// load n
-	TESTL      $0x00000008, CX
-	JZ         else76
-	VPMOVZXWD  (DI)(R12*2), Z19
-	VPSLLD     $0x10, Z19, Z19
-	PREFETCHT0 (DI)(R13*2)
-	JMP        end77
-
-else76:
-	VMOVUPS    (DI)(R12*4), Z19
-	PREFETCHT0 (DI)(R13*4)
-
-end77:
-	VMULPS Z19, Z7, Z19
-	VSUBPS Z19, Z18, Z18
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS Z17, Z5, Z19
-	VMULPS Z17, Z19, Z17
-
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else78
-	VPMOVZXWD  (R8)(R12*2), Z19
-	VPSLLD     $0x10, Z19, Z19
-	PREFETCHT0 (R8)(R13*2)
-	JMP        end79
-
-else78:
-	VMOVUPS    (R8)(R12*4), Z19
-	PREFETCHT0 (R8)(R13*4)
-
-end79:
-	VMULPS Z19, Z4, Z19
-	VADDPS Z17, Z19, Z17
-
-	// store v
-	TESTL $0x00000080, CX
-	JZ    else80
-
-	// counter
-	MOVL         56(AX), R14
-	ADDL         R12, R14
-	VPBROADCASTD R14, Z19
-	VPADDD       roundingAVX512<>+0(SB), Z19, Z19
-
-	// key
-	VPBROADCASTD 60(AX), Z20
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z19, Z21
-	VXORPS Z21, Z19, Z19
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z13, Z19, Z19
-	VXORPS  Z20, Z19, Z19
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z19, Z20
-	VXORPS  Z20, Z19, Z19
-	VPMULLD Z14, Z19, Z19
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z19, Z20
-	VXORPS Z20, Z19, Z19
-	JMP    end81
-
-else80:
-	VXORPS Z19, Z19, Z19
-
-end81:
-	TESTL $0x00000008, CX
-	JZ    else82
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z19, Z20
-	VPADDD  Z20, Z17, Z20
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z20
-	VPERMW  Z20, Z16, Z20
-	VMOVUPS Y20, (R8)(R12*2)
-	JMP     end83
-
-else82:
-	VMOVUPS Z17, (R8)(R12*4)
-
-end83:
-	// w = x = max(x, v)
-	// load x
-	TESTL      $0x00000008, CX
-	JZ         else84
-	VPMOVZXWD  (R9)(R12*2), Z20
-	VPSLLD     $0x10, Z20, Z20
-	PREFETCHT0 (R9)(R13*2)
-	JMP        end85
-
-else84:
-	VMOVUPS    (R9)(R12*4), Z20
-	PREFETCHT0 (R9)(R13*4)
-
-end85:
-	VMAXPS  Z17, Z20, Z17
-	VCMPPS  $0x03, Z20, Z20, K1
-	VMOVAPS Z20, K1, Z17
-
-	// store x
-	TESTL $0x00000008, CX
-	JZ    else86
-
-	// bf16: (x + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z19, Z20
-	VPADDD  Z20, Z17, Z20
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z20
-	VPERMW  Z20, Z16, Z20
-	VMOVUPS Y20, (R9)(R12*2)
-	JMP     end87
-
-else86:
-	VMOVUPS Z17, (R9)(R12*4)
-
-end87:
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z17, Z17
-	VMULPS  Z8, Z17, Z17
-	VADDPS  Z9, Z17, Z17
-	VDIVPS  Z17, Z18, Z17
-
-	// p = keep·p − u
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else88
-	TESTL      $0x00000100, CX
-	JZ         else90
-	PREFETCHT0 (DX)(R13*2)
-	PREFETCHT0 (R10)(R13*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R10)(R12*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVSXWD (DX)(R12*2), Z20
-	VPADDD    Z20, Z18, Z20
-	VXORPS    Z20, Z18, Z21
-	VPMOVD2M  Z21, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z20, K1, Z18
-	JMP       end91
-
-else90:
-	VPMOVZXWD  (DX)(R12*2), Z18
-	VPSLLD     $0x10, Z18, Z18
-	PREFETCHT0 (DX)(R13*2)
-
-end91:
-	JMP end89
-
-else88:
-	VMOVUPS    (DX)(R12*4), Z18
-	PREFETCHT0 (DX)(R13*4)
-	TESTL      $0x00000200, CX
-	JZ         end93
-	PREFETCHT0 (R10)(R13*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else94
-	VCVTPS2PH $0x00, Z18, Y20
-	VCVTPH2PS (R10)(R12*2), Z21
-	JMP       end95
-
-else94:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z18, Z20
-	VPSRLD    $0x1f, Z20, Z20
-	VPADDD    Z20, Z18, Z20
-	VPADDD    Z15, Z20, Z20
-	VCMPPS    $0x03, Z18, Z18, K1
-	VMOVAPS   Z18, K1, Z20
-	VPERMW    Z20, Z16, Z20
-	VPMOVZXWD (R10)(R12*2), Z21
-	VPSLLD    $0x10, Z21, Z21
-
-end95:
-	VPCMPUW $0x04, (R10)(R12*2), Y20, K1
-	VCMPPS  $0x03, Z18, Z18, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z21, K1, Z18
-
-end93:
-end89:
-	VMULPS Z18, Z1, Z18
-	VSUBPS Z17, Z18, Z17
-
-	// store p
-	TESTL $0x00000104, CX
-	JZ    else96
-	TESTL $0x00000100, CX
-	JZ    else98
-
-	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z17, Z18
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z18
-	VPERMW  Z18, Z16, Z18
-	VMOVUPS Y18, (R10)(R12*2)
-
-	// low: x&0xffff, 0 for a NaN
-	VCMPPS    $0x07, Z17, Z17, K1
-	VMOVAPS.Z Z17, K1, Z17
-	VPMOVDW   Z17, Y17
-	VMOVUPS   Y17, (DX)(R12*2)
-	JMP       end99
-
-else98:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z19, Z18
-	VPADDD  Z18, Z17, Z18
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z18
-	VPERMW  Z18, Z16, Z17
-	VMOVUPS Y17, (DX)(R12*2)
-
-end99:
-	JMP end97
-
-else96:
-	VMOVUPS   Z17, (DX)(R12*4)
-	TESTL     $0x00000030, CX
-	JZ        end101
-	TESTL     $0x00000020, CX
-	JZ        else102
-	VCVTPS2PH $0x00, Z17, Y18
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
-	KMOVW   K1, R14
-	POPCNTL R14, R14
-	ADDQ    R14, R11
-	JMP     end103
-
-else102:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z17, Z18
-	VPSRLD  $0x1f, Z18, Z18
-	VPADDD  Z18, Z17, Z18
-	VPADDD  Z15, Z18, Z18
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z18
-	VPERMW  Z18, Z16, Z18
-
-end103:
-	TESTL    $0x00000040, CX
-	JZ       else104
-	VMOVNTDQ Y18, (R10)(R12*2)
-	JMP      end105
-
-else104:
-	VMOVUPS Y18, (R10)(R12*2)
-
-end105:
-end101:
-end97:
-	ADDQ $0x00000010, R12
-	ADDQ $0x00000010, R13
-	CMPQ R12, count+8(FP)
-	JNE  passAhead
-
-done:
+end72:
+end64:
+end58:
+	ADDQ  $0x00000020, R12
+	ADDQ  $0x00000020, R13
+	CMPQ  R12, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end107
+	JZ    end74
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end107:
+end74:
 	TESTL $0x00000040, CX
-	JZ    end109
+	JZ    end76
 	SFENCE
 
-end109:
+end76:
 	VZEROUPPER
 	RET
 
@@ -24492,10 +26597,10 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+192(SB), Z7
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z8
+	VMOVUPS roundingAVX512<>+448(SB), Z8
 
 	// upper
-	VMOVUPS roundingAVX512<>+448(SB), Z9
+	VMOVUPS roundingAVX512<>+576(SB), Z9
 
 	// formats
 	MOVL 52(AX), CX
@@ -24504,7 +26609,7 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -24514,38 +26619,39 @@ uncoupled1:
 	MOVQ 72(AX), BX
 
 	// out
-	MOVQ  112(AX), SI
-	XORQ  DI, DI
-	XORQ  R8, R8
-	MOVQ  ahead+16(FP), R9
-	SHRQ  $0x02, R9
-	TESTQ R9, R9
-	JNZ   far
+	MOVQ 112(AX), SI
+	XORQ DI, DI
+	XORQ R8, R8
+	MOVQ ahead+16(FP), R9
+	SHRQ $0x02, R9
 
-	// 2 vectors at a time
 pass:
 	// g = gs·g
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
-	JZ        else4
-	VCVTPH2PS (BX)(R8*2), Z10
-	VCVTPH2PS 32(BX)(R8*2), Z11
-	JMP       end5
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R8*2), Z10
+	VCVTPH2PS  32(BX)(R8*2), Z11
+	PREFETCHT0 (BX)(R9*2)
+	JMP        end5
 
 else4:
-	VPMOVZXWD (BX)(R8*2), Z10
-	VPSLLD    $0x10, Z10, Z10
-	VPMOVZXWD 32(BX)(R8*2), Z11
-	VPSLLD    $0x10, Z11, Z11
+	VPMOVZXWD  (BX)(R8*2), Z10
+	VPSLLD     $0x10, Z10, Z10
+	VPMOVZXWD  32(BX)(R8*2), Z11
+	VPSLLD     $0x10, Z11, Z11
+	PREFETCHT0 (BX)(R9*2)
 
 end5:
 	JMP end3
 
 else2:
-	VMOVUPS (BX)(R8*4), Z10
-	VMOVUPS 64(BX)(R8*4), Z11
+	VMOVUPS    (BX)(R8*4), Z10
+	VMOVUPS    64(BX)(R8*4), Z11
+	PREFETCHT0 (BX)(R9*4)
+	PREFETCHT0 64(BX)(R9*4)
 
 end3:
 	VMULPS Z10, Z0, Z10
@@ -24556,15 +26662,17 @@ end3:
 	VMINPS Z11, Z4, Z11
 	VMAXPS Z10, Z3, Z10
 	VMAXPS Z11, Z3, Z11
-	TESTL  $0x00000400, CX
+	TESTL  $0x00000800, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else8
-	TESTL $0x00000100, CX
-	JZ    else10
+	TESTL      $0x00000104, CX
+	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R9*2)
+	PREFETCHT0 (SI)(R9*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (SI)(R8*2), Z12
@@ -24588,19 +26696,23 @@ end3:
 	JMP       end11
 
 else10:
-	VPMOVZXWD (DX)(R8*2), Z12
-	VPSLLD    $0x10, Z12, Z12
-	VPMOVZXWD 32(DX)(R8*2), Z13
-	VPSLLD    $0x10, Z13, Z13
+	VPMOVZXWD  (DX)(R8*2), Z12
+	VPSLLD     $0x10, Z12, Z12
+	VPMOVZXWD  32(DX)(R8*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (DX)(R9*2)
 
 end11:
 	JMP end9
 
 else8:
-	VMOVUPS (DX)(R8*4), Z12
-	VMOVUPS 64(DX)(R8*4), Z13
-	TESTL   $0x00000200, CX
-	JZ      end13
+	VMOVUPS    (DX)(R8*4), Z12
+	VMOVUPS    64(DX)(R8*4), Z13
+	PREFETCHT0 (DX)(R9*4)
+	PREFETCHT0 64(DX)(R9*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (SI)(R9*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
@@ -24660,16 +26772,32 @@ end9:
 	VADDPS Z13, Z11, Z11
 
 end7:
+	TESTL    $0x0000040c, CX
+	JZ       end19
+	VCMPPS   $0x03, Z10, Z11, K1
+	KORTESTW K1, K1
+	JZ       numbers20
+	VCMPPS   $0x03, Z10, Z10, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z12
+	VMOVAPS  Z12, K1, Z10
+	VCMPPS   $0x03, Z11, Z11, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z12
+	VMOVAPS  Z12, K1, Z11
+
+numbers20:
+end19:
 	// u = k1·g
 	VMULPS Z10, Z2, Z10
 	VMULPS Z11, Z2, Z11
 
 	// p = keep·p − u
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else18
-	TESTL $0x00000100, CX
-	JZ    else20
+	TESTL      $0x00000104, CX
+	JZ         else21
+	TESTL      $0x00000100, CX
+	JZ         else23
+	PREFETCHT0 (DX)(R9*2)
+	PREFETCHT0 (SI)(R9*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (SI)(R8*2), Z12
@@ -24690,31 +26818,35 @@ end7:
 	VPMOVD2M  Z15, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z14, K1, Z13
-	JMP       end21
+	JMP       end24
 
-else20:
-	VPMOVZXWD (DX)(R8*2), Z12
-	VPSLLD    $0x10, Z12, Z12
-	VPMOVZXWD 32(DX)(R8*2), Z13
-	VPSLLD    $0x10, Z13, Z13
+else23:
+	VPMOVZXWD  (DX)(R8*2), Z12
+	VPSLLD     $0x10, Z12, Z12
+	VPMOVZXWD  32(DX)(R8*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (DX)(R9*2)
 
-end21:
-	JMP end19
+end24:
+	JMP end22
 
-else18:
-	VMOVUPS (DX)(R8*4), Z12
-	VMOVUPS 64(DX)(R8*4), Z13
-	TESTL   $0x00000200, CX
-	JZ      end23
+else21:
+	VMOVUPS    (DX)(R8*4), Z12
+	VMOVUPS    64(DX)(R8*4), Z13
+	PREFETCHT0 (DX)(R9*4)
+	PREFETCHT0 64(DX)(R9*4)
+	TESTL      $0x00000200, CX
+	JZ         end26
+	PREFETCHT0 (SI)(R9*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else24
+	JZ        else27
 	VCVTPS2PH $0x00, Z12, Y14
 	VCVTPH2PS (SI)(R8*2), Z15
-	JMP       end25
+	JMP       end28
 
-else24:
+else27:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z12, Z14
 	VPSRLD    $0x1f, Z14, Z14
@@ -24726,7 +26858,7 @@ else24:
 	VPMOVZXWD (SI)(R8*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 
-end25:
+end28:
 	VPCMPUW $0x04, (SI)(R8*2), Y14, K1
 	VCMPPS  $0x03, Z12, Z12, K2
 	KORW    K2, K1, K1
@@ -24734,12 +26866,12 @@ end25:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else26
+	JZ        else29
 	VCVTPS2PH $0x00, Z13, Y14
 	VCVTPH2PS 32(SI)(R8*2), Z15
-	JMP       end27
+	JMP       end30
 
-else26:
+else29:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z13, Z14
 	VPSRLD    $0x1f, Z14, Z14
@@ -24751,14 +26883,14 @@ else26:
 	VPMOVZXWD 32(SI)(R8*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 
-end27:
+end30:
 	VPCMPUW $0x04, 32(SI)(R8*2), Y14, K1
 	VCMPPS  $0x03, Z13, Z13, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z13
 
-end23:
-end19:
+end26:
+end22:
 	VMULPS Z12, Z1, Z12
 	VMULPS Z13, Z1, Z13
 	VSUBPS Z10, Z12, Z10
@@ -24766,65 +26898,46 @@ end19:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else28
+	JZ    else31
 
-	// counter
-	MOVL         56(AX), R9
-	ADDL         R8, R9
-	VPBROADCASTD R9, Z13
-	VPADDD       roundingAVX512<>+0(SB), Z13, Z13
+	// the counter of the pass's first word
+	MOVQ         R8, R10
+	SHRQ         $0x01, R10
+	IMUL3L       $0x9e3779b9, R10, R10
+	ADDL         56(AX), R10
+	VPBROADCASTD R10, Z12
+	VPADDD       roundingAVX512<>+0(SB), Z12, Z12
 
 	// key
-	VPBROADCASTD 60(AX), Z14
+	VPBROADCASTD 60(AX), Z13
 
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z13, Z12
-	VXORPS Z12, Z13, Z12
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z6, Z12, Z12
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Z12, Z14
 	VXORPS  Z14, Z12, Z12
+	VPMULLD Z6, Z12, Z12
+	VXORPS  Z13, Z12, Z12
 
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z12, Z15
-	VXORPS  Z15, Z12, Z12
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z12, Z13
+	VXORPS  Z13, Z12, Z12
 	VPMULLD Z7, Z12, Z12
 
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z12, Z15
-	VXORPS Z15, Z12, Z12
-	VPADDD roundingAVX512<>+64(SB), Z13, Z13
+	// word = word ^ word>>16
+	VPSRLD $0x10, Z12, Z13
+	VXORPS Z13, Z12, Z12
+	JMP    end32
 
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z13, Z15
-	VXORPS Z15, Z13, Z13
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z6, Z13, Z13
-	VXORPS  Z14, Z13, Z13
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z13, Z14
-	VXORPS  Z14, Z13, Z13
-	VPMULLD Z7, Z13, Z13
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z13, Z14
-	VXORPS Z14, Z13, Z13
-	JMP    end29
-
-else28:
+else31:
 	VXORPS Z12, Z12, Z12
-	VXORPS Z13, Z13, Z13
 
-end29:
+end32:
 	TESTL $0x00000104, CX
-	JZ    else30
+	JZ    else33
 	TESTL $0x00000100, CX
-	JZ    else32
+	JZ    else35
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z10, Z12
+	VPADDD  roundingAVX512<>+512(SB), Z10, Z12
 	VCMPPS  $0x03, Z10, Z10, K1
 	VMOVAPS Z10, K1, Z12
 	VPERMW  Z12, Z9, Z12
@@ -24837,7 +26950,7 @@ end29:
 	VMOVUPS   Y10, (DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z11, Z10
+	VPADDD  roundingAVX512<>+512(SB), Z11, Z10
 	VCMPPS  $0x03, Z11, Z11, K1
 	VMOVAPS Z11, K1, Z10
 	VPERMW  Z10, Z9, Z10
@@ -24848,45 +26961,53 @@ end29:
 	VMOVAPS.Z Z11, K1, Z10
 	VPMOVDW   Z10, Y10
 	VMOVUPS   Y10, 32(DX)(R8*2)
-	JMP       end33
+	JMP       end36
 
-else32:
-	// bf16: (p + draw>>16)>>16
+else35:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX512<>+384(SB), Z12, Z12
+	VANDPS  roundingAVX512<>+256(SB), Z12, Z13
+	VPADDD  Z13, Z10, Z13
 	VPSRLD  $0x10, Z12, Z12
-	VPADDD  Z12, Z10, Z12
+	VPADDD  Z12, Z11, Z12
+	TESTL   $0x00000408, CX
+	JZ      else37
+	JMP     end38
+
+else37:
 	VCMPPS  $0x03, Z10, Z10, K1
-	VMOVAPS Z10, K1, Z12
-	VPERMW  Z12, Z9, Z10
-	VMOVUPS Y10, (DX)(R8*2)
-	VPSRLD  $0x10, Z13, Z10
-	VPADDD  Z10, Z11, Z10
+	VMOVAPS Z10, K1, Z13
 	VCMPPS  $0x03, Z11, Z11, K1
-	VMOVAPS Z11, K1, Z10
-	VPERMW  Z10, Z9, Z10
+	VMOVAPS Z11, K1, Z12
+
+end38:
+	VPERMW  Z13, Z9, Z10
+	VMOVUPS Y10, (DX)(R8*2)
+	VPERMW  Z12, Z9, Z10
 	VMOVUPS Y10, 32(DX)(R8*2)
 
-end33:
-	JMP end31
+end36:
+	JMP end34
 
-else30:
+else33:
 	VMOVUPS   Z10, (DX)(R8*4)
 	VMOVUPS   Z11, 64(DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end35
+	JZ        end40
 	TESTL     $0x00000020, CX
-	JZ        else36
+	JZ        else41
 	VCVTPS2PH $0x00, Z10, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z10, Z10
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z10, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z10, K1, K1
-	KMOVW   K1, R9
-	POPCNTL R9, R9
-	ADDQ    R9, DI
-	JMP     end37
+	VANDPS  roundingAVX512<>+704(SB), Z10, Z10
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z10, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z10, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, DI
+	JMP     end42
 
-else36:
+else41:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z10, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -24896,30 +27017,30 @@ else36:
 	VMOVAPS Z10, K1, Z12
 	VPERMW  Z12, Z9, Z12
 
-end37:
+end42:
 	TESTL    $0x00000040, CX
-	JZ       else38
+	JZ       else43
 	VMOVNTDQ Y12, (SI)(R8*2)
-	JMP      end39
+	JMP      end44
 
-else38:
+else43:
 	VMOVUPS Y12, (SI)(R8*2)
 
-end39:
+end44:
 	TESTL     $0x00000020, CX
-	JZ        else40
+	JZ        else45
 	VCVTPS2PH $0x00, Z11, Y10
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z11, Z11
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z11, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z11, K1, K1
-	KMOVW   K1, R9
-	POPCNTL R9, R9
-	ADDQ    R9, DI
-	JMP     end41
+	VANDPS  roundingAVX512<>+704(SB), Z11, Z11
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z11, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z11, K1, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDQ    R10, DI
+	JMP     end46
 
-else40:
+else45:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z11, Z10
 	VPSRLD  $0x1f, Z10, Z10
@@ -24929,320 +27050,40 @@ else40:
 	VMOVAPS Z11, K1, Z10
 	VPERMW  Z10, Z9, Z10
 
-end41:
+end46:
 	TESTL    $0x00000040, CX
-	JZ       else42
+	JZ       else47
 	VMOVNTDQ Y10, 32(SI)(R8*2)
-	JMP      end43
+	JMP      end48
 
-else42:
+else47:
 	VMOVUPS Y10, 32(SI)(R8*2)
 
-end43:
-end35:
-end31:
-	ADDQ $0x00000020, R8
-	CMPQ R8, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// g = gs·g
-	// load grad
-	TESTL      $0x00000003, CX
-	JZ         else44
-	TESTL      $0x00000002, CX
-	JZ         else46
-	VCVTPH2PS  (BX)(R8*2), Z10
-	PREFETCHT0 (BX)(R9*2)
-	JMP        end47
-
-else46:
-	VPMOVZXWD  (BX)(R8*2), Z10
-	VPSLLD     $0x10, Z10, Z10
-	PREFETCHT0 (BX)(R9*2)
-
-end47:
-	JMP end45
-
-else44:
-	VMOVUPS    (BX)(R8*4), Z10
-	PREFETCHT0 (BX)(R9*4)
-
-end45:
-	VMULPS Z10, Z0, Z10
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z10, Z4, Z10
-	VMAXPS Z10, Z3, Z10
-	TESTL  $0x00000400, CX
-	JZ     end49
-
-	// g = g + l2·p
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else50
-	TESTL      $0x00000100, CX
-	JZ         else52
-	PREFETCHT0 (DX)(R9*2)
-	PREFETCHT0 (SI)(R9*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (SI)(R8*2), Z11
-	VPSLLD    $0x10, Z11, Z11
-	VPMOVSXWD (DX)(R8*2), Z12
-	VPADDD    Z12, Z11, Z12
-	VXORPS    Z12, Z11, Z13
-	VPMOVD2M  Z13, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z12, K1, Z11
-	JMP       end53
-
-else52:
-	VPMOVZXWD  (DX)(R8*2), Z11
-	VPSLLD     $0x10, Z11, Z11
-	PREFETCHT0 (DX)(R9*2)
-
-end53:
-	JMP end51
-
-else50:
-	VMOVUPS    (DX)(R8*4), Z11
-	PREFETCHT0 (DX)(R9*4)
-	TESTL      $0x00000200, CX
-	JZ         end55
-	PREFETCHT0 (SI)(R9*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else56
-	VCVTPS2PH $0x00, Z11, Y12
-	VCVTPH2PS (SI)(R8*2), Z13
-	JMP       end57
-
-else56:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z11, Z12
-	VPSRLD    $0x1f, Z12, Z12
-	VPADDD    Z12, Z11, Z12
-	VPADDD    Z8, Z12, Z12
-	VCMPPS    $0x03, Z11, Z11, K1
-	VMOVAPS   Z11, K1, Z12
-	VPERMW    Z12, Z9, Z12
-	VPMOVZXWD (SI)(R8*2), Z13
-	VPSLLD    $0x10, Z13, Z13
-
-end57:
-	VPCMPUW $0x04, (SI)(R8*2), Y12, K1
-	VCMPPS  $0x03, Z11, Z11, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z13, K1, Z11
-
-end55:
-end51:
-	VMULPS Z11, Z5, Z11
-	VADDPS Z11, Z10, Z10
-
-end49:
-	// u = k1·g
-	VMULPS Z10, Z2, Z10
-
-	// p = keep·p − u
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else58
-	TESTL      $0x00000100, CX
-	JZ         else60
-	PREFETCHT0 (DX)(R9*2)
-	PREFETCHT0 (SI)(R9*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (SI)(R8*2), Z11
-	VPSLLD    $0x10, Z11, Z11
-	VPMOVSXWD (DX)(R8*2), Z12
-	VPADDD    Z12, Z11, Z12
-	VXORPS    Z12, Z11, Z13
-	VPMOVD2M  Z13, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z12, K1, Z11
-	JMP       end61
-
-else60:
-	VPMOVZXWD  (DX)(R8*2), Z11
-	VPSLLD     $0x10, Z11, Z11
-	PREFETCHT0 (DX)(R9*2)
-
-end61:
-	JMP end59
-
-else58:
-	VMOVUPS    (DX)(R8*4), Z11
-	PREFETCHT0 (DX)(R9*4)
-	TESTL      $0x00000200, CX
-	JZ         end63
-	PREFETCHT0 (SI)(R9*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else64
-	VCVTPS2PH $0x00, Z11, Y12
-	VCVTPH2PS (SI)(R8*2), Z13
-	JMP       end65
-
-else64:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z11, Z12
-	VPSRLD    $0x1f, Z12, Z12
-	VPADDD    Z12, Z11, Z12
-	VPADDD    Z8, Z12, Z12
-	VCMPPS    $0x03, Z11, Z11, K1
-	VMOVAPS   Z11, K1, Z12
-	VPERMW    Z12, Z9, Z12
-	VPMOVZXWD (SI)(R8*2), Z13
-	VPSLLD    $0x10, Z13, Z13
-
-end65:
-	VPCMPUW $0x04, (SI)(R8*2), Y12, K1
-	VCMPPS  $0x03, Z11, Z11, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z13, K1, Z11
-
-end63:
-end59:
-	VMULPS Z11, Z1, Z11
-	VSUBPS Z10, Z11, Z10
-
-	// store p
-	TESTL $0x00000080, CX
-	JZ    else66
-
-	// counter
-	MOVL         56(AX), R10
-	ADDL         R8, R10
-	VPBROADCASTD R10, Z11
-	VPADDD       roundingAVX512<>+0(SB), Z11, Z11
-
-	// key
-	VPBROADCASTD 60(AX), Z12
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z11, Z13
-	VXORPS Z13, Z11, Z11
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z6, Z11, Z11
-	VXORPS  Z12, Z11, Z11
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z11, Z12
-	VXORPS  Z12, Z11, Z11
-	VPMULLD Z7, Z11, Z11
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z11, Z12
-	VXORPS Z12, Z11, Z11
-	JMP    end67
-
-else66:
-	VXORPS Z11, Z11, Z11
-
-end67:
-	TESTL $0x00000104, CX
-	JZ    else68
-	TESTL $0x00000100, CX
-	JZ    else70
-
-	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z10, Z11
-	VCMPPS  $0x03, Z10, Z10, K1
-	VMOVAPS Z10, K1, Z11
-	VPERMW  Z11, Z9, Z11
-	VMOVUPS Y11, (SI)(R8*2)
-
-	// low: x&0xffff, 0 for a NaN
-	VCMPPS    $0x07, Z10, Z10, K1
-	VMOVAPS.Z Z10, K1, Z10
-	VPMOVDW   Z10, Y10
-	VMOVUPS   Y10, (DX)(R8*2)
-	JMP       end71
-
-else70:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z11, Z11
-	VPADDD  Z11, Z10, Z11
-	VCMPPS  $0x03, Z10, Z10, K1
-	VMOVAPS Z10, K1, Z11
-	VPERMW  Z11, Z9, Z10
-	VMOVUPS Y10, (DX)(R8*2)
-
-end71:
-	JMP end69
-
-else68:
-	VMOVUPS   Z10, (DX)(R8*4)
-	TESTL     $0x00000030, CX
-	JZ        end73
-	TESTL     $0x00000020, CX
-	JZ        else74
-	VCVTPS2PH $0x00, Z10, Y11
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z10, Z10
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z10, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z10, K1, K1
-	KMOVW   K1, R10
-	POPCNTL R10, R10
-	ADDQ    R10, DI
-	JMP     end75
-
-else74:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z10, Z11
-	VPSRLD  $0x1f, Z11, Z11
-	VPADDD  Z11, Z10, Z11
-	VPADDD  Z8, Z11, Z11
-	VCMPPS  $0x03, Z10, Z10, K1
-	VMOVAPS Z10, K1, Z11
-	VPERMW  Z11, Z9, Z11
-
-end75:
-	TESTL    $0x00000040, CX
-	JZ       else76
-	VMOVNTDQ Y11, (SI)(R8*2)
-	JMP      end77
-
-else76:
-	VMOVUPS Y11, (SI)(R8*2)
-
-end77:
-end73:
-end69:
-	ADDQ $0x00000010, R8
-	ADDQ $0x00000010, R9
-	CMPQ R8, count+8(FP)
-	JNE  passAhead
-
-done:
+end48:
+end40:
+end34:
+	ADDQ  $0x00000020, R8
+	ADDQ  $0x00000020, R9
+	CMPQ  R8, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end79
+	JZ    end50
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end79:
+end50:
 	TESTL $0x00000040, CX
-	JZ    end81
+	JZ    end52
 	SFENCE
 
-end81:
+end52:
 	VZEROUPPER
 	RET
 
 // func sgdMomentumMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
 TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -25277,10 +27118,10 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+192(SB), Z9
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z10
+	VMOVUPS roundingAVX512<>+448(SB), Z10
 
 	// upper
-	VMOVUPS roundingAVX512<>+448(SB), Z11
+	VMOVUPS roundingAVX512<>+576(SB), Z11
 
 	// formats
 	MOVL 52(AX), CX
@@ -25289,7 +27130,7 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -25302,38 +27143,39 @@ uncoupled1:
 	MOVQ 80(AX), SI
 
 	// out
-	MOVQ  112(AX), DI
-	XORQ  R8, R8
-	XORQ  R9, R9
-	MOVQ  ahead+16(FP), R10
-	SHRQ  $0x02, R10
-	TESTQ R10, R10
-	JNZ   far
+	MOVQ 112(AX), DI
+	XORQ R8, R8
+	XORQ R9, R9
+	MOVQ ahead+16(FP), R10
+	SHRQ $0x02, R10
 
-	// 2 vectors at a time
 pass:
 	// g = gs·g
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
-	JZ        else4
-	VCVTPH2PS (BX)(R9*2), Z12
-	VCVTPH2PS 32(BX)(R9*2), Z13
-	JMP       end5
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R9*2), Z12
+	VCVTPH2PS  32(BX)(R9*2), Z13
+	PREFETCHT0 (BX)(R10*2)
+	JMP        end5
 
 else4:
-	VPMOVZXWD (BX)(R9*2), Z12
-	VPSLLD    $0x10, Z12, Z12
-	VPMOVZXWD 32(BX)(R9*2), Z13
-	VPSLLD    $0x10, Z13, Z13
+	VPMOVZXWD  (BX)(R9*2), Z12
+	VPSLLD     $0x10, Z12, Z12
+	VPMOVZXWD  32(BX)(R9*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (BX)(R10*2)
 
 end5:
 	JMP end3
 
 else2:
-	VMOVUPS (BX)(R9*4), Z12
-	VMOVUPS 64(BX)(R9*4), Z13
+	VMOVUPS    (BX)(R9*4), Z12
+	VMOVUPS    64(BX)(R9*4), Z13
+	PREFETCHT0 (BX)(R10*4)
+	PREFETCHT0 64(BX)(R10*4)
 
 end3:
 	VMULPS Z12, Z0, Z12
@@ -25344,15 +27186,17 @@ end3:
 	VMINPS Z13, Z6, Z13
 	VMAXPS Z12, Z5, Z12
 	VMAXPS Z13, Z5, Z13
-	TESTL  $0x00000400, CX
+	TESTL  $0x00000800, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else8
-	TESTL $0x00000100, CX
-	JZ    else10
+	TESTL      $0x00000104, CX
+	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (DI)(R9*2), Z14
@@ -25376,19 +27220,23 @@ end3:
 	JMP       end11
 
 else10:
-	VPMOVZXWD (DX)(R9*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVZXWD 32(DX)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
+	VPMOVZXWD  (DX)(R9*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	VPMOVZXWD  32(DX)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	PREFETCHT0 (DX)(R10*2)
 
 end11:
 	JMP end9
 
 else8:
-	VMOVUPS (DX)(R9*4), Z14
-	VMOVUPS 64(DX)(R9*4), Z15
-	TESTL   $0x00000200, CX
-	JZ      end13
+	VMOVUPS    (DX)(R9*4), Z14
+	VMOVUPS    64(DX)(R9*4), Z15
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
@@ -25448,21 +27296,89 @@ end9:
 	VADDPS Z15, Z13, Z13
 
 end7:
+	TESTL    $0x0000040c, CX
+	JZ       end19
+	VCMPPS   $0x03, Z12, Z13, K1
+	KORTESTW K1, K1
+	JZ       numbers20
+	VCMPPS   $0x03, Z12, Z12, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z14
+	VMOVAPS  Z14, K1, Z12
+	VCMPPS   $0x03, Z13, Z13, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z14
+	VMOVAPS  Z14, K1, Z13
+
+numbers20:
+end19:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL     $0x00000008, CX
-	JZ        else18
-	VPMOVZXWD (SI)(R9*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVZXWD 32(SI)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-	JMP       end19
+	TESTL $0x00000400, CX
+	JZ    else21
 
-else18:
-	VMOVUPS (SI)(R9*4), Z14
-	VMOVUPS 64(SI)(R9*4), Z15
+	// mScales
+	MOVQ    128(AX), R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
+	MOVBLZX (R11)(R12*1), R11
 
-end19:
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R9*1), Z15
+	VPSLLW        $0x07, Z15, Z15
+	VANDPS        roundingAVX512<>+1152(SB), Z15, Z15
+	VCVTPH2PS     Y15, Z14
+	VEXTRACTI64X4 $0x01, Z15, Y15
+	VCVTPH2PS     Y15, Z15
+	PREFETCHT0    (SI)(R10*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (SI)(R9*1), Y16
+	VPANDD       roundingAVX512<>+1024(SB), Y16, Y16
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y16, K1
+	KMOVD        K1, R12
+	LEAL         9(R11), R13
+	SHRL         $0x08, R13
+	ORL          R13, R12
+	JZ           usual23
+	VANDPS       roundingAVX512<>+704(SB), Z14, Z16
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z16, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z16
+	VMOVAPS      Z16, K1, Z14
+	VANDPS       roundingAVX512<>+704(SB), Z15, Z16
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z16, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z16
+	VMOVAPS      Z16, K1, Z15
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VPBROADCASTD R13, Z16
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+
+usual23:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z16
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+	JMP          end22
+
+else21:
+	TESTL      $0x00000008, CX
+	JZ         else24
+	VPMOVZXWD  (SI)(R9*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	VPMOVZXWD  32(SI)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end25
+
+else24:
+	VMOVUPS    (SI)(R9*4), Z14
+	VMOVUPS    64(SI)(R9*4), Z15
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
+
+end25:
+end22:
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
 	VMULPS Z12, Z3, Z12
@@ -25471,200 +27387,313 @@ end19:
 	VADDPS Z13, Z15, Z13
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else26
+
+	// the counter of the pass's first word
+	MOVQ         R9, R11
+	SHRQ         $0x01, R11
+	IMUL3L       $0x9e3779b9, R11, R11
+	ADDL         56(AX), R11
+	VPBROADCASTD R11, Z14
+	VPADDD       roundingAVX512<>+0(SB), Z14, Z14
+
+	// key
+	VPBROADCASTD 60(AX), Z15
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Z14, Z16
+	VXORPS  Z16, Z14, Z14
+	VPMULLD Z8, Z14, Z14
+	VXORPS  Z15, Z14, Z14
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z14, Z15
+	VXORPS  Z15, Z14, Z14
+	VPMULLD Z9, Z14, Z14
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Z14, Z15
+	VXORPS Z15, Z14, Z14
+	JMP    end27
+
+else26:
+	VXORPS Z14, Z14, Z14
+
+end27:
+	TESTL         $0x00000400, CX
+	JZ            else28
+	VANDPS        roundingAVX512<>+704(SB), Z12, Z15
+	VANDPS        roundingAVX512<>+704(SB), Z13, Z16
+	VPMAXUD       Z16, Z15, Z15
+	VEXTRACTI64X4 $0x01, Z15, Y16
+	VPMAXUD       Y16, Y15, Y15
+	VEXTRACTI32X4 $0x01, Y15, X16
+	VPMAXUD       X16, X15, X15
+	VPSHUFD       $0x0e, X15, X16
+	VPMAXUD       X16, X15, X15
+	VPSHUFD       $0x01, X15, X16
+	VPMAXUD       X16, X15, X15
+	VMOVD         X15, R11
+	CMPL          R11, $0x7f800000
+	JAE           rare30
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z15
+	VMULPS       Z15, Z12, Z16
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z14, Z17
+	VANDPS    roundingAVX512<>+960(SB), Z17, Z17
+	VPADDD    Z17, Z16, Z16
+	VCVTPS2PH $0x03, Z16, Y16
+	VMULPS    Z15, Z13, Z15
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z14, Z17
+	VANDPS       roundingAVX512<>+960(SB), Z17, Z17
+	VPADDD       Z17, Z15, Z15
+	VCVTPS2PH    $0x03, Z15, Y15
+	VINSERTI64X4 $0x01, Y15, Z16, Z15
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z14, Z16
+	VPADDW    Z16, Z15, Z15
+	VANDPS    roundingAVX512<>+1216(SB), Z15, Z16
+	VPADDW    Z15, Z15, Z15
+	VORPS     Z16, Z15, Z15
+	VPSRLW    $0x08, Z15, Z15
+	VPMOVWB   Z15, Y15
+	VMOVDQU32 Y15, (SI)(R9*1)
+	JMP       packed31
+
+rare30:
+	// the same, where there are NaNs or infinities
+	VANDPS        roundingAVX512<>+704(SB), Z12, Z15
+	VANDPS        roundingAVX512<>+704(SB), Z13, Z16
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z15, K1
+	VMOVAPS.Z     Z15, K1, Z15
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z16, K1
+	VMOVAPS.Z     Z16, K1, Z16
+	VPMAXUD       Z16, Z15, Z15
+	VEXTRACTI64X4 $0x01, Z15, Y16
+	VPMAXUD       Y16, Y15, Y15
+	VEXTRACTI32X4 $0x01, Y15, X16
+	VPMAXUD       X16, X15, X15
+	VPSHUFD       $0x0e, X15, X16
+	VPMAXUD       X16, X15, X15
+	VPSHUFD       $0x01, X15, X16
+	VPMAXUD       X16, X15, X15
+	VMOVD         X15, R11
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z15
+	VMULPS       Z15, Z12, Z16
+	VANDPS       roundingAVX512<>+704(SB), Z12, Z17
+	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z17, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z17
+	VMOVAPS      Z17, K1, Z16
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z14, Z17
+	VANDPS    roundingAVX512<>+960(SB), Z17, Z17
+	VPADDD    Z17, Z16, Z16
+	VCVTPS2PH $0x03, Z16, Y16
+	VMULPS    Z15, Z13, Z15
+	VANDPS    roundingAVX512<>+704(SB), Z13, Z17
+	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z17, K1
+	VMOVUPS   roundingAVX512<>+1088(SB), Z17
+	VMOVAPS   Z17, K1, Z15
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z14, Z17
+	VANDPS       roundingAVX512<>+960(SB), Z17, Z17
+	VPADDD       Z17, Z15, Z15
+	VCVTPS2PH    $0x03, Z15, Y15
+	VINSERTI64X4 $0x01, Y15, Z16, Z15
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z14, Z16
+	VPADDW    Z16, Z15, Z15
+	VANDPS    roundingAVX512<>+1216(SB), Z15, Z16
+	VPADDW    Z15, Z15, Z15
+	VORPS     Z16, Z15, Z15
+	VPSRLW    $0x08, Z15, Z15
+	VPMOVWB   Z15, Y15
+	VMOVDQU32 Y15, (SI)(R9*1)
+
+packed31:
+	JMP end29
+
+else28:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else32
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z12, Z14
-	VPSRLD  $0x1f, Z14, Z14
-	VPADDD  Z14, Z12, Z14
-	VPADDD  Z10, Z14, Z14
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z14
-	VPERMW  Z14, Z11, Z14
-	VMOVUPS Y14, (SI)(R9*2)
+	VPSLLD $0x0f, Z12, Z15
+	VPSRLD $0x1f, Z15, Z15
+	VPADDD Z15, Z12, Z15
+	VPADDD Z10, Z15, Z15
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z13, Z14
-	VPSRLD  $0x1f, Z14, Z14
-	VPADDD  Z14, Z13, Z14
-	VPADDD  Z10, Z14, Z14
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z14
-	VPERMW  Z14, Z11, Z14
-	VMOVUPS Y14, 32(SI)(R9*2)
-	JMP     end21
+	VPSLLD  $0x0f, Z13, Z16
+	VPSRLD  $0x1f, Z16, Z16
+	VPADDD  Z16, Z13, Z16
+	VPADDD  Z10, Z16, Z16
+	VPERMW  Z15, Z11, Z15
+	VMOVUPS Y15, (SI)(R9*2)
+	VPERMW  Z16, Z11, Z15
+	VMOVUPS Y15, 32(SI)(R9*2)
+	JMP     end33
 
-else20:
+else32:
 	VMOVUPS Z12, (SI)(R9*4)
 	VMOVUPS Z13, 64(SI)(R9*4)
 
-end21:
+end33:
+end29:
 	// u = k1·m
 	VMULPS Z12, Z4, Z12
 	VMULPS Z13, Z4, Z13
 
 	// p = keep·p − u
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else22
-	TESTL $0x00000100, CX
-	JZ    else24
+	TESTL      $0x00000104, CX
+	JZ         else34
+	TESTL      $0x00000100, CX
+	JZ         else36
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (DI)(R9*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVSXWD (DX)(R9*2), Z15
-	VPADDD    Z15, Z14, Z15
-	VXORPS    Z15, Z14, Z16
-	VPMOVD2M  Z16, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z15, K1, Z14
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD 32(DI)(R9*2), Z15
+	VPMOVZXWD (DI)(R9*2), Z15
 	VPSLLD    $0x10, Z15, Z15
-	VPMOVSXWD 32(DX)(R9*2), Z16
+	VPMOVSXWD (DX)(R9*2), Z16
 	VPADDD    Z16, Z15, Z16
 	VXORPS    Z16, Z15, Z17
 	VPMOVD2M  Z17, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z16, K1, Z15
-	JMP       end25
 
-else24:
-	VPMOVZXWD (DX)(R9*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVZXWD 32(DX)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
+	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
+	VPMOVZXWD 32(DI)(R9*2), Z16
+	VPSLLD    $0x10, Z16, Z16
+	VPMOVSXWD 32(DX)(R9*2), Z17
+	VPADDD    Z17, Z16, Z17
+	VXORPS    Z17, Z16, Z18
+	VPMOVD2M  Z18, K1
+	KNOTW     K1, K1
+	VMOVAPS   Z17, K1, Z16
+	JMP       end37
 
-end25:
-	JMP end23
+else36:
+	VPMOVZXWD  (DX)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	VPMOVZXWD  32(DX)(R9*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	PREFETCHT0 (DX)(R10*2)
 
-else22:
-	VMOVUPS (DX)(R9*4), Z14
-	VMOVUPS 64(DX)(R9*4), Z15
-	TESTL   $0x00000200, CX
-	JZ      end27
+end37:
+	JMP end35
 
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else28
-	VCVTPS2PH $0x00, Z14, Y16
-	VCVTPH2PS (DI)(R9*2), Z17
-	JMP       end29
-
-else28:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z14, Z16
-	VPSRLD    $0x1f, Z16, Z16
-	VPADDD    Z16, Z14, Z16
-	VPADDD    Z10, Z16, Z16
-	VCMPPS    $0x03, Z14, Z14, K1
-	VMOVAPS   Z14, K1, Z16
-	VPERMW    Z16, Z11, Z16
-	VPMOVZXWD (DI)(R9*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-
-end29:
-	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
-	VCMPPS  $0x03, Z14, Z14, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z17, K1, Z14
+else34:
+	VMOVUPS    (DX)(R9*4), Z15
+	VMOVUPS    64(DX)(R9*4), Z16
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end39
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else30
-	VCVTPS2PH $0x00, Z15, Y16
-	VCVTPH2PS 32(DI)(R9*2), Z17
-	JMP       end31
+	JZ        else40
+	VCVTPS2PH $0x00, Z15, Y17
+	VCVTPH2PS (DI)(R9*2), Z18
+	JMP       end41
 
-else30:
+else40:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z15, Z16
-	VPSRLD    $0x1f, Z16, Z16
-	VPADDD    Z16, Z15, Z16
-	VPADDD    Z10, Z16, Z16
+	VPSLLD    $0x0f, Z15, Z17
+	VPSRLD    $0x1f, Z17, Z17
+	VPADDD    Z17, Z15, Z17
+	VPADDD    Z10, Z17, Z17
 	VCMPPS    $0x03, Z15, Z15, K1
-	VMOVAPS   Z15, K1, Z16
-	VPERMW    Z16, Z11, Z16
-	VPMOVZXWD 32(DI)(R9*2), Z17
-	VPSLLD    $0x10, Z17, Z17
+	VMOVAPS   Z15, K1, Z17
+	VPERMW    Z17, Z11, Z17
+	VPMOVZXWD (DI)(R9*2), Z18
+	VPSLLD    $0x10, Z18, Z18
 
-end31:
-	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+end41:
+	VPCMPUW $0x04, (DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z15, Z15, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z17, K1, Z15
+	VMOVAPS Z18, K1, Z15
 
-end27:
-end23:
-	VMULPS Z14, Z1, Z14
+	// p = copy, where p does not round to it
+	TESTL     $0x00000020, CX
+	JZ        else42
+	VCVTPS2PH $0x00, Z16, Y17
+	VCVTPH2PS 32(DI)(R9*2), Z18
+	JMP       end43
+
+else42:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Z16, Z17
+	VPSRLD    $0x1f, Z17, Z17
+	VPADDD    Z17, Z16, Z17
+	VPADDD    Z10, Z17, Z17
+	VCMPPS    $0x03, Z16, Z16, K1
+	VMOVAPS   Z16, K1, Z17
+	VPERMW    Z17, Z11, Z17
+	VPMOVZXWD 32(DI)(R9*2), Z18
+	VPSLLD    $0x10, Z18, Z18
+
+end43:
+	VPCMPUW $0x04, 32(DI)(R9*2), Y17, K1
+	VCMPPS  $0x03, Z16, Z16, K2
+	KORW    K2, K1, K1
+	VMOVAPS Z18, K1, Z16
+
+end39:
+end35:
 	VMULPS Z15, Z1, Z15
-	VSUBPS Z12, Z14, Z12
-	VSUBPS Z13, Z15, Z13
+	VMULPS Z16, Z1, Z16
+	VSUBPS Z12, Z15, Z12
+	VSUBPS Z13, Z16, Z13
 
 	// store p
-	TESTL $0x00000080, CX
-	JZ    else32
-
-	// counter
-	MOVL         56(AX), R10
-	ADDL         R9, R10
-	VPBROADCASTD R10, Z15
-	VPADDD       roundingAVX512<>+0(SB), Z15, Z15
-
-	// key
-	VPBROADCASTD 60(AX), Z16
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z15, Z14
-	VXORPS Z14, Z15, Z14
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z8, Z14, Z14
-	VXORPS  Z16, Z14, Z14
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z14, Z17
-	VXORPS  Z17, Z14, Z14
-	VPMULLD Z9, Z14, Z14
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z14, Z17
-	VXORPS Z17, Z14, Z14
-	VPADDD roundingAVX512<>+64(SB), Z15, Z15
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z15, Z17
-	VXORPS Z17, Z15, Z15
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z8, Z15, Z15
-	VXORPS  Z16, Z15, Z15
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z15, Z16
-	VXORPS  Z16, Z15, Z15
-	VPMULLD Z9, Z15, Z15
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z15, Z16
-	VXORPS Z16, Z15, Z15
-	JMP    end33
-
-else32:
-	VXORPS Z14, Z14, Z14
-	VXORPS Z15, Z15, Z15
-
-end33:
 	TESTL $0x00000104, CX
-	JZ    else34
+	JZ    else44
 	TESTL $0x00000100, CX
-	JZ    else36
+	JZ    else46
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z12, Z14
+	VPADDD  roundingAVX512<>+512(SB), Z12, Z14
 	VCMPPS  $0x03, Z12, Z12, K1
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
@@ -25677,7 +27706,7 @@ end33:
 	VMOVUPS   Y12, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z13, Z12
+	VPADDD  roundingAVX512<>+512(SB), Z13, Z12
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
@@ -25688,45 +27717,53 @@ end33:
 	VMOVAPS.Z Z13, K1, Z12
 	VPMOVDW   Z12, Y12
 	VMOVUPS   Y12, 32(DX)(R9*2)
-	JMP       end37
+	JMP       end47
 
-else36:
-	// bf16: (p + draw>>16)>>16
+else46:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX512<>+384(SB), Z14, Z14
+	VANDPS  roundingAVX512<>+256(SB), Z14, Z15
+	VPADDD  Z15, Z12, Z15
 	VPSRLD  $0x10, Z14, Z14
-	VPADDD  Z14, Z12, Z14
+	VPADDD  Z14, Z13, Z14
+	TESTL   $0x00000408, CX
+	JZ      else48
+	JMP     end49
+
+else48:
 	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z14
-	VPERMW  Z14, Z11, Z12
-	VMOVUPS Y12, (DX)(R9*2)
-	VPSRLD  $0x10, Z15, Z12
-	VPADDD  Z12, Z13, Z12
+	VMOVAPS Z12, K1, Z15
 	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z12
-	VPERMW  Z12, Z11, Z12
+	VMOVAPS Z13, K1, Z14
+
+end49:
+	VPERMW  Z15, Z11, Z12
+	VMOVUPS Y12, (DX)(R9*2)
+	VPERMW  Z14, Z11, Z12
 	VMOVUPS Y12, 32(DX)(R9*2)
 
-end37:
-	JMP end35
+end47:
+	JMP end45
 
-else34:
+else44:
 	VMOVUPS   Z12, (DX)(R9*4)
 	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end39
+	JZ        end51
 	TESTL     $0x00000020, CX
-	JZ        else40
+	JZ        else52
 	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z12, K1, K1
-	KMOVW   K1, R10
-	POPCNTL R10, R10
-	ADDQ    R10, R8
-	JMP     end41
+	VANDPS  roundingAVX512<>+704(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z12, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end53
 
-else40:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z14
 	VPSRLD  $0x1f, Z14, Z14
@@ -25736,30 +27773,30 @@ else40:
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
 
-end41:
+end53:
 	TESTL    $0x00000040, CX
-	JZ       else42
+	JZ       else54
 	VMOVNTDQ Y14, (DI)(R9*2)
-	JMP      end43
+	JMP      end55
 
-else42:
+else54:
 	VMOVUPS Y14, (DI)(R9*2)
 
-end43:
+end55:
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else56
 	VCVTPS2PH $0x00, Z13, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z13, K1, K1
-	KMOVW   K1, R10
-	POPCNTL R10, R10
-	ADDQ    R10, R8
-	JMP     end45
+	VANDPS  roundingAVX512<>+704(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z13, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end57
 
-else44:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -25769,357 +27806,40 @@ else44:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 
-end45:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else46
+	JZ       else58
 	VMOVNTDQ Y12, 32(DI)(R9*2)
-	JMP      end47
+	JMP      end59
 
-else46:
+else58:
 	VMOVUPS Y12, 32(DI)(R9*2)
 
-end47:
-end39:
-end35:
-	ADDQ $0x00000020, R9
-	CMPQ R9, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// g = gs·g
-	// load grad
-	TESTL      $0x00000003, CX
-	JZ         else48
-	TESTL      $0x00000002, CX
-	JZ         else50
-	VCVTPH2PS  (BX)(R9*2), Z12
-	PREFETCHT0 (BX)(R10*2)
-	JMP        end51
-
-else50:
-	VPMOVZXWD  (BX)(R9*2), Z12
-	VPSLLD     $0x10, Z12, Z12
-	PREFETCHT0 (BX)(R10*2)
-
-end51:
-	JMP end49
-
-else48:
-	VMOVUPS    (BX)(R9*4), Z12
-	PREFETCHT0 (BX)(R10*4)
-
-end49:
-	VMULPS Z12, Z0, Z12
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z12, Z6, Z12
-	VMAXPS Z12, Z5, Z12
-	TESTL  $0x00000400, CX
-	JZ     end53
-
-	// g = g + l2·p
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else54
-	TESTL      $0x00000100, CX
-	JZ         else56
-	PREFETCHT0 (DX)(R10*2)
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (DI)(R9*2), Z13
-	VPSLLD    $0x10, Z13, Z13
-	VPMOVSXWD (DX)(R9*2), Z14
-	VPADDD    Z14, Z13, Z14
-	VXORPS    Z14, Z13, Z15
-	VPMOVD2M  Z15, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z14, K1, Z13
-	JMP       end57
-
-else56:
-	VPMOVZXWD  (DX)(R9*2), Z13
-	VPSLLD     $0x10, Z13, Z13
-	PREFETCHT0 (DX)(R10*2)
-
-end57:
-	JMP end55
-
-else54:
-	VMOVUPS    (DX)(R9*4), Z13
-	PREFETCHT0 (DX)(R10*4)
-	TESTL      $0x00000200, CX
-	JZ         end59
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else60
-	VCVTPS2PH $0x00, Z13, Y14
-	VCVTPH2PS (DI)(R9*2), Z15
-	JMP       end61
-
-else60:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z13, Z14
-	VPSRLD    $0x1f, Z14, Z14
-	VPADDD    Z14, Z13, Z14
-	VPADDD    Z10, Z14, Z14
-	VCMPPS    $0x03, Z13, Z13, K1
-	VMOVAPS   Z13, K1, Z14
-	VPERMW    Z14, Z11, Z14
-	VPMOVZXWD (DI)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-
-end61:
-	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
-	VCMPPS  $0x03, Z13, Z13, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z15, K1, Z13
-
 end59:
-end55:
-	VMULPS Z13, Z7, Z13
-	VADDPS Z13, Z12, Z12
-
-end53:
-	// m = beta1·m + alpha1·g
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else62
-	VPMOVZXWD  (SI)(R9*2), Z13
-	VPSLLD     $0x10, Z13, Z13
-	PREFETCHT0 (SI)(R10*2)
-	JMP        end63
-
-else62:
-	VMOVUPS    (SI)(R9*4), Z13
-	PREFETCHT0 (SI)(R10*4)
-
-end63:
-	VMULPS Z13, Z2, Z13
-	VMULPS Z12, Z3, Z12
-	VADDPS Z12, Z13, Z12
-
-	// store m
-	TESTL $0x00000008, CX
-	JZ    else64
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z12, Z13
-	VPSRLD  $0x1f, Z13, Z13
-	VPADDD  Z13, Z12, Z13
-	VPADDD  Z10, Z13, Z13
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z13
-	VPERMW  Z13, Z11, Z13
-	VMOVUPS Y13, (SI)(R9*2)
-	JMP     end65
-
-else64:
-	VMOVUPS Z12, (SI)(R9*4)
-
-end65:
-	// u = k1·m
-	VMULPS Z12, Z4, Z12
-
-	// p = keep·p − u
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else66
-	TESTL      $0x00000100, CX
-	JZ         else68
-	PREFETCHT0 (DX)(R10*2)
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (DI)(R9*2), Z13
-	VPSLLD    $0x10, Z13, Z13
-	VPMOVSXWD (DX)(R9*2), Z14
-	VPADDD    Z14, Z13, Z14
-	VXORPS    Z14, Z13, Z15
-	VPMOVD2M  Z15, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z14, K1, Z13
-	JMP       end69
-
-else68:
-	VPMOVZXWD  (DX)(R9*2), Z13
-	VPSLLD     $0x10, Z13, Z13
-	PREFETCHT0 (DX)(R10*2)
-
-end69:
-	JMP end67
-
-else66:
-	VMOVUPS    (DX)(R9*4), Z13
-	PREFETCHT0 (DX)(R10*4)
-	TESTL      $0x00000200, CX
-	JZ         end71
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else72
-	VCVTPS2PH $0x00, Z13, Y14
-	VCVTPH2PS (DI)(R9*2), Z15
-	JMP       end73
-
-else72:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z13, Z14
-	VPSRLD    $0x1f, Z14, Z14
-	VPADDD    Z14, Z13, Z14
-	VPADDD    Z10, Z14, Z14
-	VCMPPS    $0x03, Z13, Z13, K1
-	VMOVAPS   Z13, K1, Z14
-	VPERMW    Z14, Z11, Z14
-	VPMOVZXWD (DI)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-
-end73:
-	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
-	VCMPPS  $0x03, Z13, Z13, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z15, K1, Z13
-
-end71:
-end67:
-	VMULPS Z13, Z1, Z13
-	VSUBPS Z12, Z13, Z12
-
-	// store p
-	TESTL $0x00000080, CX
-	JZ    else74
-
-	// counter
-	MOVL         56(AX), R11
-	ADDL         R9, R11
-	VPBROADCASTD R11, Z13
-	VPADDD       roundingAVX512<>+0(SB), Z13, Z13
-
-	// key
-	VPBROADCASTD 60(AX), Z14
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z13, Z15
-	VXORPS Z15, Z13, Z13
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z8, Z13, Z13
-	VXORPS  Z14, Z13, Z13
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z13, Z14
-	VXORPS  Z14, Z13, Z13
-	VPMULLD Z9, Z13, Z13
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z13, Z14
-	VXORPS Z14, Z13, Z13
-	JMP    end75
-
-else74:
-	VXORPS Z13, Z13, Z13
-
-end75:
-	TESTL $0x00000104, CX
-	JZ    else76
-	TESTL $0x00000100, CX
-	JZ    else78
-
-	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z12, Z13
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z13
-	VPERMW  Z13, Z11, Z13
-	VMOVUPS Y13, (DI)(R9*2)
-
-	// low: x&0xffff, 0 for a NaN
-	VCMPPS    $0x07, Z12, Z12, K1
-	VMOVAPS.Z Z12, K1, Z12
-	VPMOVDW   Z12, Y12
-	VMOVUPS   Y12, (DX)(R9*2)
-	JMP       end79
-
-else78:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z13, Z13
-	VPADDD  Z13, Z12, Z13
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z13
-	VPERMW  Z13, Z11, Z12
-	VMOVUPS Y12, (DX)(R9*2)
-
-end79:
-	JMP end77
-
-else76:
-	VMOVUPS   Z12, (DX)(R9*4)
-	TESTL     $0x00000030, CX
-	JZ        end81
-	TESTL     $0x00000020, CX
-	JZ        else82
-	VCVTPS2PH $0x00, Z12, Y13
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z12, K1, K1
-	KMOVW   K1, R11
-	POPCNTL R11, R11
-	ADDQ    R11, R8
-	JMP     end83
-
-else82:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z12, Z13
-	VPSRLD  $0x1f, Z13, Z13
-	VPADDD  Z13, Z12, Z13
-	VPADDD  Z10, Z13, Z13
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z13
-	VPERMW  Z13, Z11, Z13
-
-end83:
-	TESTL    $0x00000040, CX
-	JZ       else84
-	VMOVNTDQ Y13, (DI)(R9*2)
-	JMP      end85
-
-else84:
-	VMOVUPS Y13, (DI)(R9*2)
-
-end85:
-end81:
-end77:
-	ADDQ $0x00000010, R9
-	ADDQ $0x00000010, R10
-	CMPQ R9, count+8(FP)
-	JNE  passAhead
-
-done:
+end51:
+end45:
+	ADDQ  $0x00000020, R9
+	ADDQ  $0x00000020, R10
+	CMPQ  R9, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end87
+	JZ    end61
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end87:
+end61:
 	TESTL $0x00000040, CX
-	JZ    end89
+	JZ    end63
 	SFENCE
 
-end89:
+end63:
 	VZEROUPPER
 	RET
 
 // func sgdNesterovMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
 TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -26154,10 +27874,10 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+192(SB), Z9
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z10
+	VMOVUPS roundingAVX512<>+448(SB), Z10
 
 	// upper
-	VMOVUPS roundingAVX512<>+448(SB), Z11
+	VMOVUPS roundingAVX512<>+576(SB), Z11
 
 	// formats
 	MOVL 52(AX), CX
@@ -26166,7 +27886,7 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -26179,38 +27899,39 @@ uncoupled1:
 	MOVQ 80(AX), SI
 
 	// out
-	MOVQ  112(AX), DI
-	XORQ  R8, R8
-	XORQ  R9, R9
-	MOVQ  ahead+16(FP), R10
-	SHRQ  $0x02, R10
-	TESTQ R10, R10
-	JNZ   far
+	MOVQ 112(AX), DI
+	XORQ R8, R8
+	XORQ R9, R9
+	MOVQ ahead+16(FP), R10
+	SHRQ $0x02, R10
 
-	// 2 vectors at a time
 pass:
 	// g = gs·g
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
-	JZ        else4
-	VCVTPH2PS (BX)(R9*2), Z12
-	VCVTPH2PS 32(BX)(R9*2), Z13
-	JMP       end5
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R9*2), Z12
+	VCVTPH2PS  32(BX)(R9*2), Z13
+	PREFETCHT0 (BX)(R10*2)
+	JMP        end5
 
 else4:
-	VPMOVZXWD (BX)(R9*2), Z12
-	VPSLLD    $0x10, Z12, Z12
-	VPMOVZXWD 32(BX)(R9*2), Z13
-	VPSLLD    $0x10, Z13, Z13
+	VPMOVZXWD  (BX)(R9*2), Z12
+	VPSLLD     $0x10, Z12, Z12
+	VPMOVZXWD  32(BX)(R9*2), Z13
+	VPSLLD     $0x10, Z13, Z13
+	PREFETCHT0 (BX)(R10*2)
 
 end5:
 	JMP end3
 
 else2:
-	VMOVUPS (BX)(R9*4), Z12
-	VMOVUPS 64(BX)(R9*4), Z13
+	VMOVUPS    (BX)(R9*4), Z12
+	VMOVUPS    64(BX)(R9*4), Z13
+	PREFETCHT0 (BX)(R10*4)
+	PREFETCHT0 64(BX)(R10*4)
 
 end3:
 	VMULPS Z12, Z0, Z12
@@ -26221,15 +27942,17 @@ end3:
 	VMINPS Z13, Z6, Z13
 	VMAXPS Z12, Z5, Z12
 	VMAXPS Z13, Z5, Z13
-	TESTL  $0x00000400, CX
+	TESTL  $0x00000800, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else8
-	TESTL $0x00000100, CX
-	JZ    else10
+	TESTL      $0x00000104, CX
+	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (DI)(R9*2), Z14
@@ -26253,19 +27976,23 @@ end3:
 	JMP       end11
 
 else10:
-	VPMOVZXWD (DX)(R9*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVZXWD 32(DX)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
+	VPMOVZXWD  (DX)(R9*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	VPMOVZXWD  32(DX)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	PREFETCHT0 (DX)(R10*2)
 
 end11:
 	JMP end9
 
 else8:
-	VMOVUPS (DX)(R9*4), Z14
-	VMOVUPS 64(DX)(R9*4), Z15
-	TESTL   $0x00000200, CX
-	JZ      end13
+	VMOVUPS    (DX)(R9*4), Z14
+	VMOVUPS    64(DX)(R9*4), Z15
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
@@ -26325,21 +28052,89 @@ end9:
 	VADDPS Z15, Z13, Z13
 
 end7:
+	TESTL    $0x0000040c, CX
+	JZ       end19
+	VCMPPS   $0x03, Z12, Z13, K1
+	KORTESTW K1, K1
+	JZ       numbers20
+	VCMPPS   $0x03, Z12, Z12, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z14
+	VMOVAPS  Z14, K1, Z12
+	VCMPPS   $0x03, Z13, Z13, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z14
+	VMOVAPS  Z14, K1, Z13
+
+numbers20:
+end19:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL     $0x00000008, CX
-	JZ        else18
-	VPMOVZXWD (SI)(R9*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVZXWD 32(SI)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-	JMP       end19
+	TESTL $0x00000400, CX
+	JZ    else21
 
-else18:
-	VMOVUPS (SI)(R9*4), Z14
-	VMOVUPS 64(SI)(R9*4), Z15
+	// mScales
+	MOVQ    128(AX), R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
+	MOVBLZX (R11)(R12*1), R11
 
-end19:
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R9*1), Z15
+	VPSLLW        $0x07, Z15, Z15
+	VANDPS        roundingAVX512<>+1152(SB), Z15, Z15
+	VCVTPH2PS     Y15, Z14
+	VEXTRACTI64X4 $0x01, Z15, Y15
+	VCVTPH2PS     Y15, Z15
+	PREFETCHT0    (SI)(R10*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (SI)(R9*1), Y16
+	VPANDD       roundingAVX512<>+1024(SB), Y16, Y16
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y16, K1
+	KMOVD        K1, R12
+	LEAL         9(R11), R13
+	SHRL         $0x08, R13
+	ORL          R13, R12
+	JZ           usual23
+	VANDPS       roundingAVX512<>+704(SB), Z14, Z16
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z16, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z16
+	VMOVAPS      Z16, K1, Z14
+	VANDPS       roundingAVX512<>+704(SB), Z15, Z16
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z16, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z16
+	VMOVAPS      Z16, K1, Z15
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VPBROADCASTD R13, Z16
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+
+usual23:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z16
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+	JMP          end22
+
+else21:
+	TESTL      $0x00000008, CX
+	JZ         else24
+	VPMOVZXWD  (SI)(R9*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	VPMOVZXWD  32(SI)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end25
+
+else24:
+	VMOVUPS    (SI)(R9*4), Z14
+	VMOVUPS    64(SI)(R9*4), Z15
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
+
+end25:
+end22:
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
 	VMULPS Z12, Z3, Z16
@@ -26348,35 +28143,195 @@ end19:
 	VADDPS Z17, Z15, Z15
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else26
+
+	// the counter of the pass's first word
+	MOVQ         R9, R11
+	SHRQ         $0x01, R11
+	IMUL3L       $0x9e3779b9, R11, R11
+	ADDL         56(AX), R11
+	VPBROADCASTD R11, Z16
+	VPADDD       roundingAVX512<>+0(SB), Z16, Z16
+
+	// key
+	VPBROADCASTD 60(AX), Z17
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Z16, Z18
+	VXORPS  Z18, Z16, Z16
+	VPMULLD Z8, Z16, Z16
+	VXORPS  Z17, Z16, Z16
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z16, Z17
+	VXORPS  Z17, Z16, Z16
+	VPMULLD Z9, Z16, Z16
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Z16, Z17
+	VXORPS Z17, Z16, Z16
+	JMP    end27
+
+else26:
+	VXORPS Z16, Z16, Z16
+
+end27:
+	TESTL         $0x00000400, CX
+	JZ            else28
+	VANDPS        roundingAVX512<>+704(SB), Z14, Z17
+	VANDPS        roundingAVX512<>+704(SB), Z15, Z18
+	VPMAXUD       Z18, Z17, Z17
+	VEXTRACTI64X4 $0x01, Z17, Y18
+	VPMAXUD       Y18, Y17, Y17
+	VEXTRACTI32X4 $0x01, Y17, X18
+	VPMAXUD       X18, X17, X17
+	VPSHUFD       $0x0e, X17, X18
+	VPMAXUD       X18, X17, X17
+	VPSHUFD       $0x01, X17, X18
+	VPMAXUD       X18, X17, X17
+	VMOVD         X17, R11
+	CMPL          R11, $0x7f800000
+	JAE           rare30
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z17
+	VMULPS       Z17, Z14, Z18
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z16, Z19
+	VANDPS    roundingAVX512<>+960(SB), Z19, Z19
+	VPADDD    Z19, Z18, Z18
+	VCVTPS2PH $0x03, Z18, Y18
+	VMULPS    Z17, Z15, Z17
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z16, Z19
+	VANDPS       roundingAVX512<>+960(SB), Z19, Z19
+	VPADDD       Z19, Z17, Z17
+	VCVTPS2PH    $0x03, Z17, Y17
+	VINSERTI64X4 $0x01, Y17, Z18, Z17
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z16, Z18
+	VPADDW    Z18, Z17, Z17
+	VANDPS    roundingAVX512<>+1216(SB), Z17, Z18
+	VPADDW    Z17, Z17, Z17
+	VORPS     Z18, Z17, Z17
+	VPSRLW    $0x08, Z17, Z17
+	VPMOVWB   Z17, Y17
+	VMOVDQU32 Y17, (SI)(R9*1)
+	JMP       packed31
+
+rare30:
+	// the same, where there are NaNs or infinities
+	VANDPS        roundingAVX512<>+704(SB), Z14, Z17
+	VANDPS        roundingAVX512<>+704(SB), Z15, Z18
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z17, K1
+	VMOVAPS.Z     Z17, K1, Z17
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z18, K1
+	VMOVAPS.Z     Z18, K1, Z18
+	VPMAXUD       Z18, Z17, Z17
+	VEXTRACTI64X4 $0x01, Z17, Y18
+	VPMAXUD       Y18, Y17, Y17
+	VEXTRACTI32X4 $0x01, Y17, X18
+	VPMAXUD       X18, X17, X17
+	VPSHUFD       $0x0e, X17, X18
+	VPMAXUD       X18, X17, X17
+	VPSHUFD       $0x01, X17, X18
+	VPMAXUD       X18, X17, X17
+	VMOVD         X17, R11
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z17
+	VMULPS       Z17, Z14, Z18
+	VANDPS       roundingAVX512<>+704(SB), Z14, Z19
+	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z19, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z19
+	VMOVAPS      Z19, K1, Z18
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z16, Z19
+	VANDPS    roundingAVX512<>+960(SB), Z19, Z19
+	VPADDD    Z19, Z18, Z18
+	VCVTPS2PH $0x03, Z18, Y18
+	VMULPS    Z17, Z15, Z17
+	VANDPS    roundingAVX512<>+704(SB), Z15, Z19
+	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z19, K1
+	VMOVUPS   roundingAVX512<>+1088(SB), Z19
+	VMOVAPS   Z19, K1, Z17
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z16, Z19
+	VANDPS       roundingAVX512<>+960(SB), Z19, Z19
+	VPADDD       Z19, Z17, Z17
+	VCVTPS2PH    $0x03, Z17, Y17
+	VINSERTI64X4 $0x01, Y17, Z18, Z17
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z16, Z18
+	VPADDW    Z18, Z17, Z17
+	VANDPS    roundingAVX512<>+1216(SB), Z17, Z18
+	VPADDW    Z17, Z17, Z17
+	VORPS     Z18, Z17, Z17
+	VPSRLW    $0x08, Z17, Z17
+	VPMOVWB   Z17, Y17
+	VMOVDQU32 Y17, (SI)(R9*1)
+
+packed31:
+	JMP end29
+
+else28:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else32
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z14, Z16
-	VPSRLD  $0x1f, Z16, Z16
-	VPADDD  Z16, Z14, Z16
-	VPADDD  Z10, Z16, Z16
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z16
-	VPERMW  Z16, Z11, Z16
-	VMOVUPS Y16, (SI)(R9*2)
+	VPSLLD $0x0f, Z14, Z17
+	VPSRLD $0x1f, Z17, Z17
+	VPADDD Z17, Z14, Z17
+	VPADDD Z10, Z17, Z17
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z15, Z16
-	VPSRLD  $0x1f, Z16, Z16
-	VPADDD  Z16, Z15, Z16
-	VPADDD  Z10, Z16, Z16
-	VCMPPS  $0x03, Z15, Z15, K1
-	VMOVAPS Z15, K1, Z16
-	VPERMW  Z16, Z11, Z16
-	VMOVUPS Y16, 32(SI)(R9*2)
-	JMP     end21
+	VPSLLD  $0x0f, Z15, Z18
+	VPSRLD  $0x1f, Z18, Z18
+	VPADDD  Z18, Z15, Z18
+	VPADDD  Z10, Z18, Z18
+	VPERMW  Z17, Z11, Z17
+	VMOVUPS Y17, (SI)(R9*2)
+	VPERMW  Z18, Z11, Z17
+	VMOVUPS Y17, 32(SI)(R9*2)
+	JMP     end33
 
-else20:
+else32:
 	VMOVUPS Z14, (SI)(R9*4)
 	VMOVUPS Z15, 64(SI)(R9*4)
 
-end21:
+end33:
+end29:
 	// d = g + beta1·m
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
@@ -26389,165 +28344,118 @@ end21:
 
 	// p = keep·p − u
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else22
-	TESTL $0x00000100, CX
-	JZ    else24
+	TESTL      $0x00000104, CX
+	JZ         else34
+	TESTL      $0x00000100, CX
+	JZ         else36
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (DI)(R9*2), Z14
 	VPSLLD    $0x10, Z14, Z14
 	VPMOVSXWD (DX)(R9*2), Z15
 	VPADDD    Z15, Z14, Z15
-	VXORPS    Z15, Z14, Z16
-	VPMOVD2M  Z16, K1
+	VXORPS    Z15, Z14, Z17
+	VPMOVD2M  Z17, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z15, K1, Z14
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(DI)(R9*2), Z15
 	VPSLLD    $0x10, Z15, Z15
-	VPMOVSXWD 32(DX)(R9*2), Z16
-	VPADDD    Z16, Z15, Z16
-	VXORPS    Z16, Z15, Z17
-	VPMOVD2M  Z17, K1
+	VPMOVSXWD 32(DX)(R9*2), Z17
+	VPADDD    Z17, Z15, Z17
+	VXORPS    Z17, Z15, Z18
+	VPMOVD2M  Z18, K1
 	KNOTW     K1, K1
-	VMOVAPS   Z16, K1, Z15
-	JMP       end25
+	VMOVAPS   Z17, K1, Z15
+	JMP       end37
 
-else24:
-	VPMOVZXWD (DX)(R9*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVZXWD 32(DX)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
+else36:
+	VPMOVZXWD  (DX)(R9*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	VPMOVZXWD  32(DX)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	PREFETCHT0 (DX)(R10*2)
 
-end25:
-	JMP end23
+end37:
+	JMP end35
 
-else22:
-	VMOVUPS (DX)(R9*4), Z14
-	VMOVUPS 64(DX)(R9*4), Z15
-	TESTL   $0x00000200, CX
-	JZ      end27
+else34:
+	VMOVUPS    (DX)(R9*4), Z14
+	VMOVUPS    64(DX)(R9*4), Z15
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end39
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else28
-	VCVTPS2PH $0x00, Z14, Y16
-	VCVTPH2PS (DI)(R9*2), Z17
-	JMP       end29
+	JZ        else40
+	VCVTPS2PH $0x00, Z14, Y17
+	VCVTPH2PS (DI)(R9*2), Z18
+	JMP       end41
 
-else28:
+else40:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z14, Z16
-	VPSRLD    $0x1f, Z16, Z16
-	VPADDD    Z16, Z14, Z16
-	VPADDD    Z10, Z16, Z16
+	VPSLLD    $0x0f, Z14, Z17
+	VPSRLD    $0x1f, Z17, Z17
+	VPADDD    Z17, Z14, Z17
+	VPADDD    Z10, Z17, Z17
 	VCMPPS    $0x03, Z14, Z14, K1
-	VMOVAPS   Z14, K1, Z16
-	VPERMW    Z16, Z11, Z16
-	VPMOVZXWD (DI)(R9*2), Z17
-	VPSLLD    $0x10, Z17, Z17
+	VMOVAPS   Z14, K1, Z17
+	VPERMW    Z17, Z11, Z17
+	VPMOVZXWD (DI)(R9*2), Z18
+	VPSLLD    $0x10, Z18, Z18
 
-end29:
-	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
+end41:
+	VPCMPUW $0x04, (DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z14, Z14, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z17, K1, Z14
+	VMOVAPS Z18, K1, Z14
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else30
-	VCVTPS2PH $0x00, Z15, Y16
-	VCVTPH2PS 32(DI)(R9*2), Z17
-	JMP       end31
+	JZ        else42
+	VCVTPS2PH $0x00, Z15, Y17
+	VCVTPH2PS 32(DI)(R9*2), Z18
+	JMP       end43
 
-else30:
+else42:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z15, Z16
-	VPSRLD    $0x1f, Z16, Z16
-	VPADDD    Z16, Z15, Z16
-	VPADDD    Z10, Z16, Z16
+	VPSLLD    $0x0f, Z15, Z17
+	VPSRLD    $0x1f, Z17, Z17
+	VPADDD    Z17, Z15, Z17
+	VPADDD    Z10, Z17, Z17
 	VCMPPS    $0x03, Z15, Z15, K1
-	VMOVAPS   Z15, K1, Z16
-	VPERMW    Z16, Z11, Z16
-	VPMOVZXWD 32(DI)(R9*2), Z17
-	VPSLLD    $0x10, Z17, Z17
+	VMOVAPS   Z15, K1, Z17
+	VPERMW    Z17, Z11, Z17
+	VPMOVZXWD 32(DI)(R9*2), Z18
+	VPSLLD    $0x10, Z18, Z18
 
-end31:
-	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
+end43:
+	VPCMPUW $0x04, 32(DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z15, Z15, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z17, K1, Z15
+	VMOVAPS Z18, K1, Z15
 
-end27:
-end23:
+end39:
+end35:
 	VMULPS Z14, Z1, Z14
 	VMULPS Z15, Z1, Z15
 	VSUBPS Z12, Z14, Z12
 	VSUBPS Z13, Z15, Z13
 
 	// store p
-	TESTL $0x00000080, CX
-	JZ    else32
-
-	// counter
-	MOVL         56(AX), R10
-	ADDL         R9, R10
-	VPBROADCASTD R10, Z15
-	VPADDD       roundingAVX512<>+0(SB), Z15, Z15
-
-	// key
-	VPBROADCASTD 60(AX), Z16
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z15, Z14
-	VXORPS Z14, Z15, Z14
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z8, Z14, Z14
-	VXORPS  Z16, Z14, Z14
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z14, Z17
-	VXORPS  Z17, Z14, Z14
-	VPMULLD Z9, Z14, Z14
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z14, Z17
-	VXORPS Z17, Z14, Z14
-	VPADDD roundingAVX512<>+64(SB), Z15, Z15
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z15, Z17
-	VXORPS Z17, Z15, Z15
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z8, Z15, Z15
-	VXORPS  Z16, Z15, Z15
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z15, Z16
-	VXORPS  Z16, Z15, Z15
-	VPMULLD Z9, Z15, Z15
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z15, Z16
-	VXORPS Z16, Z15, Z15
-	JMP    end33
-
-else32:
-	VXORPS Z14, Z14, Z14
-	VXORPS Z15, Z15, Z15
-
-end33:
 	TESTL $0x00000104, CX
-	JZ    else34
+	JZ    else44
 	TESTL $0x00000100, CX
-	JZ    else36
+	JZ    else46
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z12, Z14
+	VPADDD  roundingAVX512<>+512(SB), Z12, Z14
 	VCMPPS  $0x03, Z12, Z12, K1
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
@@ -26560,7 +28468,7 @@ end33:
 	VMOVUPS   Y12, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z13, Z12
+	VPADDD  roundingAVX512<>+512(SB), Z13, Z12
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
@@ -26571,45 +28479,53 @@ end33:
 	VMOVAPS.Z Z13, K1, Z12
 	VPMOVDW   Z12, Y12
 	VMOVUPS   Y12, 32(DX)(R9*2)
-	JMP       end37
+	JMP       end47
 
-else36:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z14, Z14
+else46:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX512<>+384(SB), Z16, Z16
+	VANDPS  roundingAVX512<>+256(SB), Z16, Z14
 	VPADDD  Z14, Z12, Z14
+	VPSRLD  $0x10, Z16, Z15
+	VPADDD  Z15, Z13, Z15
+	TESTL   $0x00000408, CX
+	JZ      else48
+	JMP     end49
+
+else48:
 	VCMPPS  $0x03, Z12, Z12, K1
 	VMOVAPS Z12, K1, Z14
+	VCMPPS  $0x03, Z13, Z13, K1
+	VMOVAPS Z13, K1, Z15
+
+end49:
 	VPERMW  Z14, Z11, Z12
 	VMOVUPS Y12, (DX)(R9*2)
-	VPSRLD  $0x10, Z15, Z12
-	VPADDD  Z12, Z13, Z12
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z12
-	VPERMW  Z12, Z11, Z12
+	VPERMW  Z15, Z11, Z12
 	VMOVUPS Y12, 32(DX)(R9*2)
 
-end37:
-	JMP end35
+end47:
+	JMP end45
 
-else34:
+else44:
 	VMOVUPS   Z12, (DX)(R9*4)
 	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end39
+	JZ        end51
 	TESTL     $0x00000020, CX
-	JZ        else40
+	JZ        else52
 	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z12, K1, K1
-	KMOVW   K1, R10
-	POPCNTL R10, R10
-	ADDQ    R10, R8
-	JMP     end41
+	VANDPS  roundingAVX512<>+704(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z12, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end53
 
-else40:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z14
 	VPSRLD  $0x1f, Z14, Z14
@@ -26619,30 +28535,30 @@ else40:
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
 
-end41:
+end53:
 	TESTL    $0x00000040, CX
-	JZ       else42
+	JZ       else54
 	VMOVNTDQ Y14, (DI)(R9*2)
-	JMP      end43
+	JMP      end55
 
-else42:
+else54:
 	VMOVUPS Y14, (DI)(R9*2)
 
-end43:
+end55:
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else56
 	VCVTPS2PH $0x00, Z13, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z13, K1, K1
-	KMOVW   K1, R10
-	POPCNTL R10, R10
-	ADDQ    R10, R8
-	JMP     end45
+	VANDPS  roundingAVX512<>+704(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z13, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end57
 
-else44:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -26652,361 +28568,40 @@ else44:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 
-end45:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else46
+	JZ       else58
 	VMOVNTDQ Y12, 32(DI)(R9*2)
-	JMP      end47
+	JMP      end59
 
-else46:
+else58:
 	VMOVUPS Y12, 32(DI)(R9*2)
 
-end47:
-end39:
-end35:
-	ADDQ $0x00000020, R9
-	CMPQ R9, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// g = gs·g
-	// load grad
-	TESTL      $0x00000003, CX
-	JZ         else48
-	TESTL      $0x00000002, CX
-	JZ         else50
-	VCVTPH2PS  (BX)(R9*2), Z12
-	PREFETCHT0 (BX)(R10*2)
-	JMP        end51
-
-else50:
-	VPMOVZXWD  (BX)(R9*2), Z12
-	VPSLLD     $0x10, Z12, Z12
-	PREFETCHT0 (BX)(R10*2)
-
-end51:
-	JMP end49
-
-else48:
-	VMOVUPS    (BX)(R9*4), Z12
-	PREFETCHT0 (BX)(R10*4)
-
-end49:
-	VMULPS Z12, Z0, Z12
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z12, Z6, Z12
-	VMAXPS Z12, Z5, Z12
-	TESTL  $0x00000400, CX
-	JZ     end53
-
-	// g = g + l2·p
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else54
-	TESTL      $0x00000100, CX
-	JZ         else56
-	PREFETCHT0 (DX)(R10*2)
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (DI)(R9*2), Z13
-	VPSLLD    $0x10, Z13, Z13
-	VPMOVSXWD (DX)(R9*2), Z14
-	VPADDD    Z14, Z13, Z14
-	VXORPS    Z14, Z13, Z15
-	VPMOVD2M  Z15, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z14, K1, Z13
-	JMP       end57
-
-else56:
-	VPMOVZXWD  (DX)(R9*2), Z13
-	VPSLLD     $0x10, Z13, Z13
-	PREFETCHT0 (DX)(R10*2)
-
-end57:
-	JMP end55
-
-else54:
-	VMOVUPS    (DX)(R9*4), Z13
-	PREFETCHT0 (DX)(R10*4)
-	TESTL      $0x00000200, CX
-	JZ         end59
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else60
-	VCVTPS2PH $0x00, Z13, Y14
-	VCVTPH2PS (DI)(R9*2), Z15
-	JMP       end61
-
-else60:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z13, Z14
-	VPSRLD    $0x1f, Z14, Z14
-	VPADDD    Z14, Z13, Z14
-	VPADDD    Z10, Z14, Z14
-	VCMPPS    $0x03, Z13, Z13, K1
-	VMOVAPS   Z13, K1, Z14
-	VPERMW    Z14, Z11, Z14
-	VPMOVZXWD (DI)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-
-end61:
-	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
-	VCMPPS  $0x03, Z13, Z13, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z15, K1, Z13
-
 end59:
-end55:
-	VMULPS Z13, Z7, Z13
-	VADDPS Z13, Z12, Z12
-
-end53:
-	// m = beta1·m + alpha1·g
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else62
-	VPMOVZXWD  (SI)(R9*2), Z13
-	VPSLLD     $0x10, Z13, Z13
-	PREFETCHT0 (SI)(R10*2)
-	JMP        end63
-
-else62:
-	VMOVUPS    (SI)(R9*4), Z13
-	PREFETCHT0 (SI)(R10*4)
-
-end63:
-	VMULPS Z13, Z2, Z13
-	VMULPS Z12, Z3, Z14
-	VADDPS Z14, Z13, Z13
-
-	// store m
-	TESTL $0x00000008, CX
-	JZ    else64
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z13, Z14
-	VPSRLD  $0x1f, Z14, Z14
-	VPADDD  Z14, Z13, Z14
-	VPADDD  Z10, Z14, Z14
-	VCMPPS  $0x03, Z13, Z13, K1
-	VMOVAPS Z13, K1, Z14
-	VPERMW  Z14, Z11, Z14
-	VMOVUPS Y14, (SI)(R9*2)
-	JMP     end65
-
-else64:
-	VMOVUPS Z13, (SI)(R9*4)
-
-end65:
-	// d = g + beta1·m
-	VMULPS Z13, Z2, Z13
-	VADDPS Z13, Z12, Z12
-
-	// u = k1·d
-	VMULPS Z12, Z4, Z12
-
-	// p = keep·p − u
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else66
-	TESTL      $0x00000100, CX
-	JZ         else68
-	PREFETCHT0 (DX)(R10*2)
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (DI)(R9*2), Z13
-	VPSLLD    $0x10, Z13, Z13
-	VPMOVSXWD (DX)(R9*2), Z14
-	VPADDD    Z14, Z13, Z14
-	VXORPS    Z14, Z13, Z15
-	VPMOVD2M  Z15, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z14, K1, Z13
-	JMP       end69
-
-else68:
-	VPMOVZXWD  (DX)(R9*2), Z13
-	VPSLLD     $0x10, Z13, Z13
-	PREFETCHT0 (DX)(R10*2)
-
-end69:
-	JMP end67
-
-else66:
-	VMOVUPS    (DX)(R9*4), Z13
-	PREFETCHT0 (DX)(R10*4)
-	TESTL      $0x00000200, CX
-	JZ         end71
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else72
-	VCVTPS2PH $0x00, Z13, Y14
-	VCVTPH2PS (DI)(R9*2), Z15
-	JMP       end73
-
-else72:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z13, Z14
-	VPSRLD    $0x1f, Z14, Z14
-	VPADDD    Z14, Z13, Z14
-	VPADDD    Z10, Z14, Z14
-	VCMPPS    $0x03, Z13, Z13, K1
-	VMOVAPS   Z13, K1, Z14
-	VPERMW    Z14, Z11, Z14
-	VPMOVZXWD (DI)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-
-end73:
-	VPCMPUW $0x04, (DI)(R9*2), Y14, K1
-	VCMPPS  $0x03, Z13, Z13, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z15, K1, Z13
-
-end71:
-end67:
-	VMULPS Z13, Z1, Z13
-	VSUBPS Z12, Z13, Z12
-
-	// store p
-	TESTL $0x00000080, CX
-	JZ    else74
-
-	// counter
-	MOVL         56(AX), R11
-	ADDL         R9, R11
-	VPBROADCASTD R11, Z13
-	VPADDD       roundingAVX512<>+0(SB), Z13, Z13
-
-	// key
-	VPBROADCASTD 60(AX), Z14
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z13, Z15
-	VXORPS Z15, Z13, Z13
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z8, Z13, Z13
-	VXORPS  Z14, Z13, Z13
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z13, Z14
-	VXORPS  Z14, Z13, Z13
-	VPMULLD Z9, Z13, Z13
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z13, Z14
-	VXORPS Z14, Z13, Z13
-	JMP    end75
-
-else74:
-	VXORPS Z13, Z13, Z13
-
-end75:
-	TESTL $0x00000104, CX
-	JZ    else76
-	TESTL $0x00000100, CX
-	JZ    else78
-
-	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z12, Z13
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z13
-	VPERMW  Z13, Z11, Z13
-	VMOVUPS Y13, (DI)(R9*2)
-
-	// low: x&0xffff, 0 for a NaN
-	VCMPPS    $0x07, Z12, Z12, K1
-	VMOVAPS.Z Z12, K1, Z12
-	VPMOVDW   Z12, Y12
-	VMOVUPS   Y12, (DX)(R9*2)
-	JMP       end79
-
-else78:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z13, Z13
-	VPADDD  Z13, Z12, Z13
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z13
-	VPERMW  Z13, Z11, Z12
-	VMOVUPS Y12, (DX)(R9*2)
-
-end79:
-	JMP end77
-
-else76:
-	VMOVUPS   Z12, (DX)(R9*4)
-	TESTL     $0x00000030, CX
-	JZ        end81
-	TESTL     $0x00000020, CX
-	JZ        else82
-	VCVTPS2PH $0x00, Z12, Y13
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z12, K1, K1
-	KMOVW   K1, R11
-	POPCNTL R11, R11
-	ADDQ    R11, R8
-	JMP     end83
-
-else82:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z12, Z13
-	VPSRLD  $0x1f, Z13, Z13
-	VPADDD  Z13, Z12, Z13
-	VPADDD  Z10, Z13, Z13
-	VCMPPS  $0x03, Z12, Z12, K1
-	VMOVAPS Z12, K1, Z13
-	VPERMW  Z13, Z11, Z13
-
-end83:
-	TESTL    $0x00000040, CX
-	JZ       else84
-	VMOVNTDQ Y13, (DI)(R9*2)
-	JMP      end85
-
-else84:
-	VMOVUPS Y13, (DI)(R9*2)
-
-end85:
-end81:
-end77:
-	ADDQ $0x00000010, R9
-	ADDQ $0x00000010, R10
-	CMPQ R9, count+8(FP)
-	JNE  passAhead
-
-done:
+end51:
+end45:
+	ADDQ  $0x00000020, R9
+	ADDQ  $0x00000020, R10
+	CMPQ  R9, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end87
+	JZ    end61
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end87:
+end61:
 	TESTL $0x00000040, CX
-	JZ    end89
+	JZ    end63
 	SFENCE
 
-end89:
+end63:
 	VZEROUPPER
 	RET
 
 // func adamMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
 TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -27053,10 +28648,10 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+192(SB), Z13
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z14
+	VMOVUPS roundingAVX512<>+448(SB), Z14
 
 	// upper
-	VMOVUPS roundingAVX512<>+448(SB), Z15
+	VMOVUPS roundingAVX512<>+576(SB), Z15
 
 	// formats
 	MOVL 52(AX), CX
@@ -27065,7 +28660,7 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -27081,38 +28676,39 @@ uncoupled1:
 	MOVQ 96(AX), DI
 
 	// out
-	MOVQ  112(AX), R8
-	XORQ  R9, R9
-	XORQ  R10, R10
-	MOVQ  ahead+16(FP), R11
-	SHRQ  $0x02, R11
-	TESTQ R11, R11
-	JNZ   far
+	MOVQ 112(AX), R8
+	XORQ R9, R9
+	XORQ R10, R10
+	MOVQ ahead+16(FP), R11
+	SHRQ $0x02, R11
 
-	// 2 vectors at a time
 pass:
 	// g = gs·g
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
-	JZ        else4
-	VCVTPH2PS (BX)(R10*2), Z16
-	VCVTPH2PS 32(BX)(R10*2), Z17
-	JMP       end5
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R10*2), Z16
+	VCVTPH2PS  32(BX)(R10*2), Z17
+	PREFETCHT0 (BX)(R11*2)
+	JMP        end5
 
 else4:
-	VPMOVZXWD (BX)(R10*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-	VPMOVZXWD 32(BX)(R10*2), Z17
-	VPSLLD    $0x10, Z17, Z17
+	VPMOVZXWD  (BX)(R10*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	VPMOVZXWD  32(BX)(R10*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (BX)(R11*2)
 
 end5:
 	JMP end3
 
 else2:
-	VMOVUPS (BX)(R10*4), Z16
-	VMOVUPS 64(BX)(R10*4), Z17
+	VMOVUPS    (BX)(R10*4), Z16
+	VMOVUPS    64(BX)(R10*4), Z17
+	PREFETCHT0 (BX)(R11*4)
+	PREFETCHT0 64(BX)(R11*4)
 
 end3:
 	VMULPS Z16, Z0, Z16
@@ -27123,15 +28719,17 @@ end3:
 	VMINPS Z17, Z10, Z17
 	VMAXPS Z16, Z9, Z16
 	VMAXPS Z17, Z9, Z17
-	TESTL  $0x00000400, CX
+	TESTL  $0x00000800, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else8
-	TESTL $0x00000100, CX
-	JZ    else10
+	TESTL      $0x00000104, CX
+	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (R8)(R10*2), Z18
@@ -27155,19 +28753,23 @@ end3:
 	JMP       end11
 
 else10:
-	VPMOVZXWD (DX)(R10*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVZXWD 32(DX)(R10*2), Z19
-	VPSLLD    $0x10, Z19, Z19
+	VPMOVZXWD  (DX)(R10*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	VPMOVZXWD  32(DX)(R10*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (DX)(R11*2)
 
 end11:
 	JMP end9
 
 else8:
-	VMOVUPS (DX)(R10*4), Z18
-	VMOVUPS 64(DX)(R10*4), Z19
-	TESTL   $0x00000200, CX
-	JZ      end13
+	VMOVUPS    (DX)(R10*4), Z18
+	VMOVUPS    64(DX)(R10*4), Z19
+	PREFETCHT0 (DX)(R11*4)
+	PREFETCHT0 64(DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
@@ -27227,21 +28829,89 @@ end9:
 	VADDPS Z19, Z17, Z17
 
 end7:
+	TESTL    $0x0000040c, CX
+	JZ       end19
+	VCMPPS   $0x03, Z16, Z17, K1
+	KORTESTW K1, K1
+	JZ       numbers20
+	VCMPPS   $0x03, Z16, Z16, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z18
+	VMOVAPS  Z18, K1, Z16
+	VCMPPS   $0x03, Z17, Z17, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z18
+	VMOVAPS  Z18, K1, Z17
+
+numbers20:
+end19:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL     $0x00000008, CX
-	JZ        else18
-	VPMOVZXWD (SI)(R10*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVZXWD 32(SI)(R10*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-	JMP       end19
+	TESTL $0x00000400, CX
+	JZ    else21
 
-else18:
-	VMOVUPS (SI)(R10*4), Z18
-	VMOVUPS 64(SI)(R10*4), Z19
+	// mScales
+	MOVQ    128(AX), R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
+	MOVBLZX (R12)(R13*1), R12
 
-end19:
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R10*1), Z19
+	VPSLLW        $0x07, Z19, Z19
+	VANDPS        roundingAVX512<>+1152(SB), Z19, Z19
+	VCVTPH2PS     Y19, Z18
+	VEXTRACTI64X4 $0x01, Z19, Y19
+	VCVTPH2PS     Y19, Z19
+	PREFETCHT0    (SI)(R11*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (SI)(R10*1), Y20
+	VPANDD       roundingAVX512<>+1024(SB), Y20, Y20
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y20, K1
+	KMOVD        K1, R13
+	LEAL         9(R12), R14
+	SHRL         $0x08, R14
+	ORL          R14, R13
+	JZ           usual23
+	VANDPS       roundingAVX512<>+704(SB), Z18, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	VMOVAPS      Z20, K1, Z18
+	VANDPS       roundingAVX512<>+704(SB), Z19, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	VMOVAPS      Z20, K1, Z19
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VPBROADCASTD R14, Z20
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+usual23:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R13
+	VBROADCASTSS (R13)(R12*4), Z20
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+	JMP          end22
+
+else21:
+	TESTL      $0x00000008, CX
+	JZ         else24
+	VPMOVZXWD  (SI)(R10*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	VPMOVZXWD  32(SI)(R10*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (SI)(R11*2)
+	JMP        end25
+
+else24:
+	VMOVUPS    (SI)(R10*4), Z18
+	VMOVUPS    64(SI)(R10*4), Z19
+	PREFETCHT0 (SI)(R11*4)
+	PREFETCHT0 64(SI)(R11*4)
+
+end25:
+end22:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z19, Z2, Z19
 	VMULPS Z16, Z3, Z20
@@ -27250,141 +28920,248 @@ end19:
 	VADDPS Z21, Z19, Z19
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else26
+
+	// the counter of the pass's first word
+	MOVQ         R10, R12
+	SHRQ         $0x01, R12
+	IMUL3L       $0x9e3779b9, R12, R12
+	ADDL         56(AX), R12
+	VPBROADCASTD R12, Z20
+	VPADDD       roundingAVX512<>+0(SB), Z20, Z20
+
+	// key
+	VPBROADCASTD 60(AX), Z21
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Z20, Z22
+	VXORPS  Z22, Z20, Z20
+	VPMULLD Z12, Z20, Z20
+	VXORPS  Z21, Z20, Z20
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z20, Z21
+	VXORPS  Z21, Z20, Z20
+	VPMULLD Z13, Z20, Z20
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Z20, Z21
+	VXORPS Z21, Z20, Z20
+	JMP    end27
+
+else26:
+	VXORPS Z20, Z20, Z20
+
+end27:
+	TESTL         $0x00000400, CX
+	JZ            else28
+	VANDPS        roundingAVX512<>+704(SB), Z18, Z21
+	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	VPMAXUD       Z22, Z21, Z21
+	VEXTRACTI64X4 $0x01, Z21, Y22
+	VPMAXUD       Y22, Y21, Y21
+	VEXTRACTI32X4 $0x01, Y21, X22
+	VPMAXUD       X22, X21, X21
+	VPSHUFD       $0x0e, X21, X22
+	VPMAXUD       X22, X21, X21
+	VPSHUFD       $0x01, X21, X22
+	VPMAXUD       X22, X21, X21
+	VMOVD         X21, R12
+	CMPL          R12, $0x7f800000
+	JAE           rare30
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R13, R13
+	ADDL    $0x001fffff, R12
+	SHRL    $0x17, R12
+	SUBL    $0x08, R12
+	CMOVLCS R13, R12
+
+	// mScales
+	MOVQ         128(AX), R13
+	MOVQ         R10, R14
+	SHRQ         $0x05, R14
+	MOVB         R12, (R13)(R14*1)
+	LEAQ         scaleFactors<>+1024(SB), R13
+	VBROADCASTSS (R13)(R12*4), Z21
+	VMULPS       Z21, Z18, Z22
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z20, Z23
+	VANDPS    roundingAVX512<>+960(SB), Z23, Z23
+	VPADDD    Z23, Z22, Z22
+	VCVTPS2PH $0x03, Z22, Y22
+	VMULPS    Z21, Z19, Z21
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z20, Z23
+	VANDPS       roundingAVX512<>+960(SB), Z23, Z23
+	VPADDD       Z23, Z21, Z21
+	VCVTPS2PH    $0x03, Z21, Y21
+	VINSERTI64X4 $0x01, Y21, Z22, Z21
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z20, Z22
+	VPADDW    Z22, Z21, Z21
+	VANDPS    roundingAVX512<>+1216(SB), Z21, Z22
+	VPADDW    Z21, Z21, Z21
+	VORPS     Z22, Z21, Z21
+	VPSRLW    $0x08, Z21, Z21
+	VPMOVWB   Z21, Y21
+	VMOVDQU32 Y21, (SI)(R10*1)
+	JMP       packed31
+
+rare30:
+	// the same, where there are NaNs or infinities
+	VANDPS        roundingAVX512<>+704(SB), Z18, Z21
+	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z21, K1
+	VMOVAPS.Z     Z21, K1, Z21
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z22, K1
+	VMOVAPS.Z     Z22, K1, Z22
+	VPMAXUD       Z22, Z21, Z21
+	VEXTRACTI64X4 $0x01, Z21, Y22
+	VPMAXUD       Y22, Y21, Y21
+	VEXTRACTI32X4 $0x01, Y21, X22
+	VPMAXUD       X22, X21, X21
+	VPSHUFD       $0x0e, X21, X22
+	VPMAXUD       X22, X21, X21
+	VPSHUFD       $0x01, X21, X22
+	VPMAXUD       X22, X21, X21
+	VMOVD         X21, R12
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R13, R13
+	ADDL    $0x001fffff, R12
+	SHRL    $0x17, R12
+	SUBL    $0x08, R12
+	CMOVLCS R13, R12
+
+	// mScales
+	MOVQ         128(AX), R13
+	MOVQ         R10, R14
+	SHRQ         $0x05, R14
+	MOVB         R12, (R13)(R14*1)
+	LEAQ         scaleFactors<>+1024(SB), R13
+	VBROADCASTSS (R13)(R12*4), Z21
+	VMULPS       Z21, Z18, Z22
+	VANDPS       roundingAVX512<>+704(SB), Z18, Z23
+	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z23, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z23
+	VMOVAPS      Z23, K1, Z22
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z20, Z23
+	VANDPS    roundingAVX512<>+960(SB), Z23, Z23
+	VPADDD    Z23, Z22, Z22
+	VCVTPS2PH $0x03, Z22, Y22
+	VMULPS    Z21, Z19, Z21
+	VANDPS    roundingAVX512<>+704(SB), Z19, Z23
+	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z23, K1
+	VMOVUPS   roundingAVX512<>+1088(SB), Z23
+	VMOVAPS   Z23, K1, Z21
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z20, Z23
+	VANDPS       roundingAVX512<>+960(SB), Z23, Z23
+	VPADDD       Z23, Z21, Z21
+	VCVTPS2PH    $0x03, Z21, Y21
+	VINSERTI64X4 $0x01, Y21, Z22, Z21
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z20, Z22
+	VPADDW    Z22, Z21, Z21
+	VANDPS    roundingAVX512<>+1216(SB), Z21, Z22
+	VPADDW    Z21, Z21, Z21
+	VORPS     Z22, Z21, Z21
+	VPSRLW    $0x08, Z21, Z21
+	VPMOVWB   Z21, Y21
+	VMOVDQU32 Y21, (SI)(R10*1)
+
+packed31:
+	JMP end29
+
+else28:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else32
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z18, Z20
-	VPSRLD  $0x1f, Z20, Z20
-	VPADDD  Z20, Z18, Z20
-	VPADDD  Z14, Z20, Z20
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z20
-	VPERMW  Z20, Z15, Z20
-	VMOVUPS Y20, (SI)(R10*2)
+	VPSLLD $0x0f, Z18, Z21
+	VPSRLD $0x1f, Z21, Z21
+	VPADDD Z21, Z18, Z21
+	VPADDD Z14, Z21, Z21
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z19, Z20
-	VPSRLD  $0x1f, Z20, Z20
-	VPADDD  Z20, Z19, Z20
-	VPADDD  Z14, Z20, Z20
-	VCMPPS  $0x03, Z19, Z19, K1
-	VMOVAPS Z19, K1, Z20
-	VPERMW  Z20, Z15, Z20
-	VMOVUPS Y20, 32(SI)(R10*2)
-	JMP     end21
+	VPSLLD  $0x0f, Z19, Z22
+	VPSRLD  $0x1f, Z22, Z22
+	VPADDD  Z22, Z19, Z22
+	VPADDD  Z14, Z22, Z22
+	VPERMW  Z21, Z15, Z21
+	VMOVUPS Y21, (SI)(R10*2)
+	VPERMW  Z22, Z15, Z21
+	VMOVUPS Y21, 32(SI)(R10*2)
+	JMP     end33
 
-else20:
+else32:
 	VMOVUPS Z18, (SI)(R10*4)
 	VMOVUPS Z19, 64(SI)(R10*4)
 
-end21:
+end33:
+end29:
 	// u = k1·m
 	VMULPS Z18, Z6, Z18
 	VMULPS Z19, Z6, Z19
 
 	// v = beta2·v + (alpha2·g)·g
-	VMULPS Z16, Z5, Z20
-	VMULPS Z17, Z5, Z21
-	VMULPS Z16, Z20, Z16
-	VMULPS Z17, Z21, Z17
+	VMULPS Z16, Z5, Z21
+	VMULPS Z17, Z5, Z22
+	VMULPS Z16, Z21, Z16
+	VMULPS Z17, Z22, Z17
 
 	// load v
-	TESTL     $0x00000008, CX
-	JZ        else22
-	VPMOVZXWD (DI)(R10*2), Z20
-	VPSLLD    $0x10, Z20, Z20
-	VPMOVZXWD 32(DI)(R10*2), Z21
-	VPSLLD    $0x10, Z21, Z21
-	JMP       end23
+	TESTL      $0x00000008, CX
+	JZ         else34
+	VPMOVZXWD  (DI)(R10*2), Z21
+	VPSLLD     $0x10, Z21, Z21
+	VPMOVZXWD  32(DI)(R10*2), Z22
+	VPSLLD     $0x10, Z22, Z22
+	PREFETCHT0 (DI)(R11*2)
+	JMP        end35
 
-else22:
-	VMOVUPS (DI)(R10*4), Z20
-	VMOVUPS 64(DI)(R10*4), Z21
+else34:
+	VMOVUPS    (DI)(R10*4), Z21
+	VMOVUPS    64(DI)(R10*4), Z22
+	PREFETCHT0 (DI)(R11*4)
+	PREFETCHT0 64(DI)(R11*4)
 
-end23:
-	VMULPS Z20, Z4, Z20
+end35:
 	VMULPS Z21, Z4, Z21
-	VADDPS Z16, Z20, Z16
-	VADDPS Z17, Z21, Z17
+	VMULPS Z22, Z4, Z22
+	VADDPS Z16, Z21, Z16
+	VADDPS Z17, Z22, Z17
 
 	// store v
-	TESTL $0x00000080, CX
-	JZ    else24
+	VPMULLW roundingAVX512<>+320(SB), Z20, Z20
+	TESTL   $0x00000008, CX
+	JZ      else36
 
-	// counter
-	MOVL         56(AX), R11
-	ADDL         R10, R11
-	VPBROADCASTD R11, Z21
-	VPADDD       roundingAVX512<>+0(SB), Z21, Z21
-
-	// key
-	VPBROADCASTD 60(AX), Z22
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z21, Z20
-	VXORPS Z20, Z21, Z20
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z12, Z20, Z20
-	VXORPS  Z22, Z20, Z20
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z20, Z23
-	VXORPS  Z23, Z20, Z20
-	VPMULLD Z13, Z20, Z20
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z20, Z23
-	VXORPS Z23, Z20, Z20
-	VPADDD roundingAVX512<>+64(SB), Z21, Z21
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z21, Z23
-	VXORPS Z23, Z21, Z21
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z12, Z21, Z21
-	VXORPS  Z22, Z21, Z21
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z21, Z22
-	VXORPS  Z22, Z21, Z21
-	VPMULLD Z13, Z21, Z21
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z21, Z22
-	VXORPS Z22, Z21, Z21
-	JMP    end25
-
-else24:
-	VXORPS Z20, Z20, Z20
-	VXORPS Z21, Z21, Z21
-
-end25:
-	TESTL $0x00000008, CX
-	JZ    else26
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z20, Z22
-	VPADDD  Z22, Z16, Z22
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z22
-	VPERMW  Z22, Z15, Z22
-	VMOVUPS Y22, (DI)(R10*2)
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	// bf16: (v + random)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z20, Z21
+	VPADDD  Z21, Z16, Z21
+	VPSRLD  $0x10, Z20, Z22
 	VPADDD  Z22, Z17, Z22
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z22
-	VPERMW  Z22, Z15, Z22
-	VMOVUPS Y22, 32(DI)(R10*2)
-	JMP     end27
+	VPERMW  Z21, Z15, Z21
+	VMOVUPS Y21, (DI)(R10*2)
+	VPERMW  Z22, Z15, Z21
+	VMOVUPS Y21, 32(DI)(R10*2)
+	JMP     end37
 
-else26:
+else36:
 	VMOVUPS Z16, (DI)(R10*4)
 	VMOVUPS Z17, 64(DI)(R10*4)
 
-end27:
+end37:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VSQRTPS Z17, Z17
@@ -27397,99 +29174,105 @@ end27:
 
 	// p = keep·p − u
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else28
-	TESTL $0x00000100, CX
-	JZ    else30
+	TESTL      $0x00000104, CX
+	JZ         else38
+	TESTL      $0x00000100, CX
+	JZ         else40
+	PREFETCHT0 (DX)(R11*2)
+	PREFETCHT0 (R8)(R11*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (R8)(R10*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 	VPMOVSXWD (DX)(R10*2), Z19
 	VPADDD    Z19, Z18, Z19
-	VXORPS    Z19, Z18, Z22
-	VPMOVD2M  Z22, K1
+	VXORPS    Z19, Z18, Z21
+	VPMOVD2M  Z21, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z19, K1, Z18
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(R8)(R10*2), Z19
 	VPSLLD    $0x10, Z19, Z19
-	VPMOVSXWD 32(DX)(R10*2), Z22
-	VPADDD    Z22, Z19, Z22
-	VXORPS    Z22, Z19, Z23
-	VPMOVD2M  Z23, K1
+	VPMOVSXWD 32(DX)(R10*2), Z21
+	VPADDD    Z21, Z19, Z21
+	VXORPS    Z21, Z19, Z22
+	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
-	VMOVAPS   Z22, K1, Z19
-	JMP       end31
+	VMOVAPS   Z21, K1, Z19
+	JMP       end41
 
-else30:
-	VPMOVZXWD (DX)(R10*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVZXWD 32(DX)(R10*2), Z19
-	VPSLLD    $0x10, Z19, Z19
+else40:
+	VPMOVZXWD  (DX)(R10*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	VPMOVZXWD  32(DX)(R10*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (DX)(R11*2)
 
-end31:
-	JMP end29
+end41:
+	JMP end39
 
-else28:
-	VMOVUPS (DX)(R10*4), Z18
-	VMOVUPS 64(DX)(R10*4), Z19
-	TESTL   $0x00000200, CX
-	JZ      end33
+else38:
+	VMOVUPS    (DX)(R10*4), Z18
+	VMOVUPS    64(DX)(R10*4), Z19
+	PREFETCHT0 (DX)(R11*4)
+	PREFETCHT0 64(DX)(R11*4)
+	TESTL      $0x00000200, CX
+	JZ         end43
+	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else34
-	VCVTPS2PH $0x00, Z18, Y22
-	VCVTPH2PS (R8)(R10*2), Z23
-	JMP       end35
+	JZ        else44
+	VCVTPS2PH $0x00, Z18, Y21
+	VCVTPH2PS (R8)(R10*2), Z22
+	JMP       end45
 
-else34:
+else44:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z18, Z22
-	VPSRLD    $0x1f, Z22, Z22
-	VPADDD    Z22, Z18, Z22
-	VPADDD    Z14, Z22, Z22
+	VPSLLD    $0x0f, Z18, Z21
+	VPSRLD    $0x1f, Z21, Z21
+	VPADDD    Z21, Z18, Z21
+	VPADDD    Z14, Z21, Z21
 	VCMPPS    $0x03, Z18, Z18, K1
-	VMOVAPS   Z18, K1, Z22
-	VPERMW    Z22, Z15, Z22
-	VPMOVZXWD (R8)(R10*2), Z23
-	VPSLLD    $0x10, Z23, Z23
+	VMOVAPS   Z18, K1, Z21
+	VPERMW    Z21, Z15, Z21
+	VPMOVZXWD (R8)(R10*2), Z22
+	VPSLLD    $0x10, Z22, Z22
 
-end35:
-	VPCMPUW $0x04, (R8)(R10*2), Y22, K1
+end45:
+	VPCMPUW $0x04, (R8)(R10*2), Y21, K1
 	VCMPPS  $0x03, Z18, Z18, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z23, K1, Z18
+	VMOVAPS Z22, K1, Z18
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else36
-	VCVTPS2PH $0x00, Z19, Y22
-	VCVTPH2PS 32(R8)(R10*2), Z23
-	JMP       end37
+	JZ        else46
+	VCVTPS2PH $0x00, Z19, Y21
+	VCVTPH2PS 32(R8)(R10*2), Z22
+	JMP       end47
 
-else36:
+else46:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z19, Z22
-	VPSRLD    $0x1f, Z22, Z22
-	VPADDD    Z22, Z19, Z22
-	VPADDD    Z14, Z22, Z22
+	VPSLLD    $0x0f, Z19, Z21
+	VPSRLD    $0x1f, Z21, Z21
+	VPADDD    Z21, Z19, Z21
+	VPADDD    Z14, Z21, Z21
 	VCMPPS    $0x03, Z19, Z19, K1
-	VMOVAPS   Z19, K1, Z22
-	VPERMW    Z22, Z15, Z22
-	VPMOVZXWD 32(R8)(R10*2), Z23
-	VPSLLD    $0x10, Z23, Z23
+	VMOVAPS   Z19, K1, Z21
+	VPERMW    Z21, Z15, Z21
+	VPMOVZXWD 32(R8)(R10*2), Z22
+	VPSLLD    $0x10, Z22, Z22
 
-end37:
-	VPCMPUW $0x04, 32(R8)(R10*2), Y22, K1
+end47:
+	VPCMPUW $0x04, 32(R8)(R10*2), Y21, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z23, K1, Z19
+	VMOVAPS Z22, K1, Z19
 
-end33:
-end29:
+end43:
+end39:
 	VMULPS Z18, Z1, Z18
 	VMULPS Z19, Z1, Z19
 	VSUBPS Z16, Z18, Z16
@@ -27497,12 +29280,12 @@ end29:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else38
+	JZ    else48
 	TESTL $0x00000100, CX
-	JZ    else40
+	JZ    else50
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z16, Z18
+	VPADDD  roundingAVX512<>+512(SB), Z16, Z18
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
@@ -27515,7 +29298,7 @@ end29:
 	VMOVUPS   Y16, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z17, Z16
+	VPADDD  roundingAVX512<>+512(SB), Z17, Z16
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
@@ -27526,45 +29309,53 @@ end29:
 	VMOVAPS.Z Z17, K1, Z16
 	VPMOVDW   Z16, Y16
 	VMOVUPS   Y16, 32(DX)(R10*2)
-	JMP       end41
+	JMP       end51
 
-else40:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z20, Z18
+else50:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX512<>+320(SB), Z20, Z20
+	VANDPS  roundingAVX512<>+256(SB), Z20, Z18
 	VPADDD  Z18, Z16, Z18
+	VPSRLD  $0x10, Z20, Z19
+	VPADDD  Z19, Z17, Z19
+	TESTL   $0x00000408, CX
+	JZ      else52
+	JMP     end53
+
+else52:
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z19
+
+end53:
 	VPERMW  Z18, Z15, Z16
 	VMOVUPS Y16, (DX)(R10*2)
-	VPSRLD  $0x10, Z21, Z16
-	VPADDD  Z16, Z17, Z16
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z16
-	VPERMW  Z16, Z15, Z16
+	VPERMW  Z19, Z15, Z16
 	VMOVUPS Y16, 32(DX)(R10*2)
 
-end41:
-	JMP end39
+end51:
+	JMP end49
 
-else38:
+else48:
 	VMOVUPS   Z16, (DX)(R10*4)
 	VMOVUPS   Z17, 64(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end43
+	JZ        end55
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else56
 	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z16, K1, K1
-	KMOVW   K1, R11
-	POPCNTL R11, R11
-	ADDQ    R11, R9
-	JMP     end45
+	VANDPS  roundingAVX512<>+704(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z16, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R9
+	JMP     end57
 
-else44:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -27574,30 +29365,30 @@ else44:
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
 
-end45:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else46
+	JZ       else58
 	VMOVNTDQ Y18, (R8)(R10*2)
-	JMP      end47
+	JMP      end59
 
-else46:
+else58:
 	VMOVUPS Y18, (R8)(R10*2)
 
-end47:
+end59:
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else60
 	VCVTPS2PH $0x00, Z17, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
-	KMOVW   K1, R11
-	POPCNTL R11, R11
-	ADDQ    R11, R9
-	JMP     end49
+	VANDPS  roundingAVX512<>+704(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z17, K1, K1
+	KMOVW   K1, R12
+	POPCNTL R12, R12
+	ADDQ    R12, R9
+	JMP     end61
 
-else48:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -27607,400 +29398,40 @@ else48:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 
-end49:
+end61:
 	TESTL    $0x00000040, CX
-	JZ       else50
+	JZ       else62
 	VMOVNTDQ Y16, 32(R8)(R10*2)
-	JMP      end51
+	JMP      end63
 
-else50:
+else62:
 	VMOVUPS Y16, 32(R8)(R10*2)
 
-end51:
-end43:
-end39:
-	ADDQ $0x00000020, R10
-	CMPQ R10, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// g = gs·g
-	// load grad
-	TESTL      $0x00000003, CX
-	JZ         else52
-	TESTL      $0x00000002, CX
-	JZ         else54
-	VCVTPH2PS  (BX)(R10*2), Z16
-	PREFETCHT0 (BX)(R11*2)
-	JMP        end55
-
-else54:
-	VPMOVZXWD  (BX)(R10*2), Z16
-	VPSLLD     $0x10, Z16, Z16
-	PREFETCHT0 (BX)(R11*2)
-
-end55:
-	JMP end53
-
-else52:
-	VMOVUPS    (BX)(R10*4), Z16
-	PREFETCHT0 (BX)(R11*4)
-
-end53:
-	VMULPS Z16, Z0, Z16
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z16, Z10, Z16
-	VMAXPS Z16, Z9, Z16
-	TESTL  $0x00000400, CX
-	JZ     end57
-
-	// g = g + l2·p
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else58
-	TESTL      $0x00000100, CX
-	JZ         else60
-	PREFETCHT0 (DX)(R11*2)
-	PREFETCHT0 (R8)(R11*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R8)(R10*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-	VPMOVSXWD (DX)(R10*2), Z18
-	VPADDD    Z18, Z17, Z18
-	VXORPS    Z18, Z17, Z19
-	VPMOVD2M  Z19, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z18, K1, Z17
-	JMP       end61
-
-else60:
-	VPMOVZXWD  (DX)(R10*2), Z17
-	VPSLLD     $0x10, Z17, Z17
-	PREFETCHT0 (DX)(R11*2)
-
-end61:
-	JMP end59
-
-else58:
-	VMOVUPS    (DX)(R10*4), Z17
-	PREFETCHT0 (DX)(R11*4)
-	TESTL      $0x00000200, CX
-	JZ         end63
-	PREFETCHT0 (R8)(R11*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else64
-	VCVTPS2PH $0x00, Z17, Y18
-	VCVTPH2PS (R8)(R10*2), Z19
-	JMP       end65
-
-else64:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z17, Z18
-	VPSRLD    $0x1f, Z18, Z18
-	VPADDD    Z18, Z17, Z18
-	VPADDD    Z14, Z18, Z18
-	VCMPPS    $0x03, Z17, Z17, K1
-	VMOVAPS   Z17, K1, Z18
-	VPERMW    Z18, Z15, Z18
-	VPMOVZXWD (R8)(R10*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-
-end65:
-	VPCMPUW $0x04, (R8)(R10*2), Y18, K1
-	VCMPPS  $0x03, Z17, Z17, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z19, K1, Z17
-
 end63:
-end59:
-	VMULPS Z17, Z11, Z17
-	VADDPS Z17, Z16, Z16
-
-end57:
-	// m = beta1·m + alpha1·g
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else66
-	VPMOVZXWD  (SI)(R10*2), Z17
-	VPSLLD     $0x10, Z17, Z17
-	PREFETCHT0 (SI)(R11*2)
-	JMP        end67
-
-else66:
-	VMOVUPS    (SI)(R10*4), Z17
-	PREFETCHT0 (SI)(R11*4)
-
-end67:
-	VMULPS Z17, Z2, Z17
-	VMULPS Z16, Z3, Z18
-	VADDPS Z18, Z17, Z17
-
-	// store m
-	TESTL $0x00000008, CX
-	JZ    else68
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z17, Z18
-	VPSRLD  $0x1f, Z18, Z18
-	VPADDD  Z18, Z17, Z18
-	VPADDD  Z14, Z18, Z18
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z18
-	VPERMW  Z18, Z15, Z18
-	VMOVUPS Y18, (SI)(R10*2)
-	JMP     end69
-
-else68:
-	VMOVUPS Z17, (SI)(R10*4)
-
-end69:
-	// u = k1·m
-	VMULPS Z17, Z6, Z17
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS Z16, Z5, Z18
-	VMULPS Z16, Z18, Z16
-
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else70
-	VPMOVZXWD  (DI)(R10*2), Z18
-	VPSLLD     $0x10, Z18, Z18
-	PREFETCHT0 (DI)(R11*2)
-	JMP        end71
-
-else70:
-	VMOVUPS    (DI)(R10*4), Z18
-	PREFETCHT0 (DI)(R11*4)
-
-end71:
-	VMULPS Z18, Z4, Z18
-	VADDPS Z16, Z18, Z16
-
-	// store v
-	TESTL $0x00000080, CX
-	JZ    else72
-
-	// counter
-	MOVL         56(AX), R12
-	ADDL         R10, R12
-	VPBROADCASTD R12, Z18
-	VPADDD       roundingAVX512<>+0(SB), Z18, Z18
-
-	// key
-	VPBROADCASTD 60(AX), Z19
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z18, Z20
-	VXORPS Z20, Z18, Z18
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z12, Z18, Z18
-	VXORPS  Z19, Z18, Z18
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z18, Z19
-	VXORPS  Z19, Z18, Z18
-	VPMULLD Z13, Z18, Z18
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z18, Z19
-	VXORPS Z19, Z18, Z18
-	JMP    end73
-
-else72:
-	VXORPS Z18, Z18, Z18
-
-end73:
-	TESTL $0x00000008, CX
-	JZ    else74
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z18, Z19
-	VPADDD  Z19, Z16, Z19
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z19
-	VPERMW  Z19, Z15, Z19
-	VMOVUPS Y19, (DI)(R10*2)
-	JMP     end75
-
-else74:
-	VMOVUPS Z16, (DI)(R10*4)
-
-end75:
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z16, Z16
-	VMULPS  Z7, Z16, Z16
-	VADDPS  Z8, Z16, Z16
-	VDIVPS  Z16, Z17, Z16
-
-	// p = keep·p − u
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else76
-	TESTL      $0x00000100, CX
-	JZ         else78
-	PREFETCHT0 (DX)(R11*2)
-	PREFETCHT0 (R8)(R11*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R8)(R10*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-	VPMOVSXWD (DX)(R10*2), Z19
-	VPADDD    Z19, Z17, Z19
-	VXORPS    Z19, Z17, Z20
-	VPMOVD2M  Z20, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z19, K1, Z17
-	JMP       end79
-
-else78:
-	VPMOVZXWD  (DX)(R10*2), Z17
-	VPSLLD     $0x10, Z17, Z17
-	PREFETCHT0 (DX)(R11*2)
-
-end79:
-	JMP end77
-
-else76:
-	VMOVUPS    (DX)(R10*4), Z17
-	PREFETCHT0 (DX)(R11*4)
-	TESTL      $0x00000200, CX
-	JZ         end81
-	PREFETCHT0 (R8)(R11*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else82
-	VCVTPS2PH $0x00, Z17, Y19
-	VCVTPH2PS (R8)(R10*2), Z20
-	JMP       end83
-
-else82:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z17, Z19
-	VPSRLD    $0x1f, Z19, Z19
-	VPADDD    Z19, Z17, Z19
-	VPADDD    Z14, Z19, Z19
-	VCMPPS    $0x03, Z17, Z17, K1
-	VMOVAPS   Z17, K1, Z19
-	VPERMW    Z19, Z15, Z19
-	VPMOVZXWD (R8)(R10*2), Z20
-	VPSLLD    $0x10, Z20, Z20
-
-end83:
-	VPCMPUW $0x04, (R8)(R10*2), Y19, K1
-	VCMPPS  $0x03, Z17, Z17, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z20, K1, Z17
-
-end81:
-end77:
-	VMULPS Z17, Z1, Z17
-	VSUBPS Z16, Z17, Z16
-
-	// store p
-	TESTL $0x00000104, CX
-	JZ    else84
-	TESTL $0x00000100, CX
-	JZ    else86
-
-	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z16, Z17
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z17
-	VPERMW  Z17, Z15, Z17
-	VMOVUPS Y17, (R8)(R10*2)
-
-	// low: x&0xffff, 0 for a NaN
-	VCMPPS    $0x07, Z16, Z16, K1
-	VMOVAPS.Z Z16, K1, Z16
-	VPMOVDW   Z16, Y16
-	VMOVUPS   Y16, (DX)(R10*2)
-	JMP       end87
-
-else86:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z18, Z17
-	VPADDD  Z17, Z16, Z17
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z17
-	VPERMW  Z17, Z15, Z16
-	VMOVUPS Y16, (DX)(R10*2)
-
-end87:
-	JMP end85
-
-else84:
-	VMOVUPS   Z16, (DX)(R10*4)
-	TESTL     $0x00000030, CX
-	JZ        end89
-	TESTL     $0x00000020, CX
-	JZ        else90
-	VCVTPS2PH $0x00, Z16, Y17
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z16, K1, K1
-	KMOVW   K1, R12
-	POPCNTL R12, R12
-	ADDQ    R12, R9
-	JMP     end91
-
-else90:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z16, Z17
-	VPSRLD  $0x1f, Z17, Z17
-	VPADDD  Z17, Z16, Z17
-	VPADDD  Z14, Z17, Z17
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z17
-	VPERMW  Z17, Z15, Z17
-
-end91:
-	TESTL    $0x00000040, CX
-	JZ       else92
-	VMOVNTDQ Y17, (R8)(R10*2)
-	JMP      end93
-
-else92:
-	VMOVUPS Y17, (R8)(R10*2)
-
-end93:
-end89:
-end85:
-	ADDQ $0x00000010, R10
-	ADDQ $0x00000010, R11
-	CMPQ R10, count+8(FP)
-	JNE  passAhead
-
-done:
+end55:
+end49:
+	ADDQ  $0x00000020, R10
+	ADDQ  $0x00000020, R11
+	CMPQ  R10, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end95
+	JZ    end65
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end95:
+end65:
 	TESTL $0x00000040, CX
-	JZ    end97
+	JZ    end67
 	SFENCE
 
-end97:
+end67:
 	VZEROUPPER
 	RET
 
 // func adamAMSGradMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
 TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -28047,10 +29478,10 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+192(SB), Z13
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z14
+	VMOVUPS roundingAVX512<>+448(SB), Z14
 
 	// upper
-	VMOVUPS roundingAVX512<>+448(SB), Z15
+	VMOVUPS roundingAVX512<>+576(SB), Z15
 
 	// formats
 	MOVL 52(AX), CX
@@ -28059,7 +29490,7 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -28078,38 +29509,39 @@ uncoupled1:
 	MOVQ 104(AX), R8
 
 	// out
-	MOVQ  112(AX), R9
-	XORQ  R10, R10
-	XORQ  R11, R11
-	MOVQ  ahead+16(FP), R12
-	SHRQ  $0x02, R12
-	TESTQ R12, R12
-	JNZ   far
+	MOVQ 112(AX), R9
+	XORQ R10, R10
+	XORQ R11, R11
+	MOVQ ahead+16(FP), R12
+	SHRQ $0x02, R12
 
-	// 2 vectors at a time
 pass:
 	// g = gs·g
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
-	JZ        else4
-	VCVTPH2PS (BX)(R11*2), Z16
-	VCVTPH2PS 32(BX)(R11*2), Z17
-	JMP       end5
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R11*2), Z16
+	VCVTPH2PS  32(BX)(R11*2), Z17
+	PREFETCHT0 (BX)(R12*2)
+	JMP        end5
 
 else4:
-	VPMOVZXWD (BX)(R11*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-	VPMOVZXWD 32(BX)(R11*2), Z17
-	VPSLLD    $0x10, Z17, Z17
+	VPMOVZXWD  (BX)(R11*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	VPMOVZXWD  32(BX)(R11*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (BX)(R12*2)
 
 end5:
 	JMP end3
 
 else2:
-	VMOVUPS (BX)(R11*4), Z16
-	VMOVUPS 64(BX)(R11*4), Z17
+	VMOVUPS    (BX)(R11*4), Z16
+	VMOVUPS    64(BX)(R11*4), Z17
+	PREFETCHT0 (BX)(R12*4)
+	PREFETCHT0 64(BX)(R12*4)
 
 end3:
 	VMULPS Z16, Z0, Z16
@@ -28120,15 +29552,17 @@ end3:
 	VMINPS Z17, Z10, Z17
 	VMAXPS Z16, Z9, Z16
 	VMAXPS Z17, Z9, Z17
-	TESTL  $0x00000400, CX
+	TESTL  $0x00000800, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else8
-	TESTL $0x00000100, CX
-	JZ    else10
+	TESTL      $0x00000104, CX
+	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (R9)(R11*2), Z18
@@ -28152,19 +29586,23 @@ end3:
 	JMP       end11
 
 else10:
-	VPMOVZXWD (DX)(R11*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVZXWD 32(DX)(R11*2), Z19
-	VPSLLD    $0x10, Z19, Z19
+	VPMOVZXWD  (DX)(R11*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	VPMOVZXWD  32(DX)(R11*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (DX)(R12*2)
 
 end11:
 	JMP end9
 
 else8:
-	VMOVUPS (DX)(R11*4), Z18
-	VMOVUPS 64(DX)(R11*4), Z19
-	TESTL   $0x00000200, CX
-	JZ      end13
+	VMOVUPS    (DX)(R11*4), Z18
+	VMOVUPS    64(DX)(R11*4), Z19
+	PREFETCHT0 (DX)(R12*4)
+	PREFETCHT0 64(DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
@@ -28224,21 +29662,89 @@ end9:
 	VADDPS Z19, Z17, Z17
 
 end7:
+	TESTL    $0x0000040c, CX
+	JZ       end19
+	VCMPPS   $0x03, Z16, Z17, K1
+	KORTESTW K1, K1
+	JZ       numbers20
+	VCMPPS   $0x03, Z16, Z16, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z18
+	VMOVAPS  Z18, K1, Z16
+	VCMPPS   $0x03, Z17, Z17, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z18
+	VMOVAPS  Z18, K1, Z17
+
+numbers20:
+end19:
 	// m = beta1·m + alpha1·g
 	// load m
-	TESTL     $0x00000008, CX
-	JZ        else18
-	VPMOVZXWD (SI)(R11*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVZXWD 32(SI)(R11*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-	JMP       end19
+	TESTL $0x00000400, CX
+	JZ    else21
 
-else18:
-	VMOVUPS (SI)(R11*4), Z18
-	VMOVUPS 64(SI)(R11*4), Z19
+	// mScales
+	MOVQ    128(AX), R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
+	MOVBLZX (R13)(R14*1), R13
 
-end19:
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R11*1), Z19
+	VPSLLW        $0x07, Z19, Z19
+	VANDPS        roundingAVX512<>+1152(SB), Z19, Z19
+	VCVTPH2PS     Y19, Z18
+	VEXTRACTI64X4 $0x01, Z19, Y19
+	VCVTPH2PS     Y19, Z19
+	PREFETCHT0    (SI)(R12*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (SI)(R11*1), Y20
+	VPANDD       roundingAVX512<>+1024(SB), Y20, Y20
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y20, K1
+	KMOVD        K1, R14
+	LEAL         9(R13), R15
+	SHRL         $0x08, R15
+	ORL          R15, R14
+	JZ           usual23
+	VANDPS       roundingAVX512<>+704(SB), Z18, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	VMOVAPS      Z20, K1, Z18
+	VANDPS       roundingAVX512<>+704(SB), Z19, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	VMOVAPS      Z20, K1, Z19
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VPBROADCASTD R15, Z20
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+usual23:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R14
+	VBROADCASTSS (R14)(R13*4), Z20
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+	JMP          end22
+
+else21:
+	TESTL      $0x00000008, CX
+	JZ         else24
+	VPMOVZXWD  (SI)(R11*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	VPMOVZXWD  32(SI)(R11*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (SI)(R12*2)
+	JMP        end25
+
+else24:
+	VMOVUPS    (SI)(R11*4), Z18
+	VMOVUPS    64(SI)(R11*4), Z19
+	PREFETCHT0 (SI)(R12*4)
+	PREFETCHT0 64(SI)(R12*4)
+
+end25:
+end22:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z19, Z2, Z19
 	VMULPS Z16, Z3, Z20
@@ -28247,187 +29753,293 @@ end19:
 	VADDPS Z21, Z19, Z19
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else26
+
+	// the counter of the pass's first word
+	MOVQ         R11, R13
+	SHRQ         $0x01, R13
+	IMUL3L       $0x9e3779b9, R13, R13
+	ADDL         56(AX), R13
+	VPBROADCASTD R13, Z20
+	VPADDD       roundingAVX512<>+0(SB), Z20, Z20
+
+	// key
+	VPBROADCASTD 60(AX), Z21
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Z20, Z22
+	VXORPS  Z22, Z20, Z20
+	VPMULLD Z12, Z20, Z20
+	VXORPS  Z21, Z20, Z20
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z20, Z21
+	VXORPS  Z21, Z20, Z20
+	VPMULLD Z13, Z20, Z20
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Z20, Z21
+	VXORPS Z21, Z20, Z20
+	JMP    end27
+
+else26:
+	VXORPS Z20, Z20, Z20
+
+end27:
+	TESTL         $0x00000400, CX
+	JZ            else28
+	VANDPS        roundingAVX512<>+704(SB), Z18, Z21
+	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	VPMAXUD       Z22, Z21, Z21
+	VEXTRACTI64X4 $0x01, Z21, Y22
+	VPMAXUD       Y22, Y21, Y21
+	VEXTRACTI32X4 $0x01, Y21, X22
+	VPMAXUD       X22, X21, X21
+	VPSHUFD       $0x0e, X21, X22
+	VPMAXUD       X22, X21, X21
+	VPSHUFD       $0x01, X21, X22
+	VPMAXUD       X22, X21, X21
+	VMOVD         X21, R13
+	CMPL          R13, $0x7f800000
+	JAE           rare30
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R14, R14
+	ADDL    $0x001fffff, R13
+	SHRL    $0x17, R13
+	SUBL    $0x08, R13
+	CMOVLCS R14, R13
+
+	// mScales
+	MOVQ         128(AX), R14
+	MOVQ         R11, R15
+	SHRQ         $0x05, R15
+	MOVB         R13, (R14)(R15*1)
+	LEAQ         scaleFactors<>+1024(SB), R14
+	VBROADCASTSS (R14)(R13*4), Z21
+	VMULPS       Z21, Z18, Z22
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z20, Z23
+	VANDPS    roundingAVX512<>+960(SB), Z23, Z23
+	VPADDD    Z23, Z22, Z22
+	VCVTPS2PH $0x03, Z22, Y22
+	VMULPS    Z21, Z19, Z21
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z20, Z23
+	VANDPS       roundingAVX512<>+960(SB), Z23, Z23
+	VPADDD       Z23, Z21, Z21
+	VCVTPS2PH    $0x03, Z21, Y21
+	VINSERTI64X4 $0x01, Y21, Z22, Z21
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z20, Z22
+	VPADDW    Z22, Z21, Z21
+	VANDPS    roundingAVX512<>+1216(SB), Z21, Z22
+	VPADDW    Z21, Z21, Z21
+	VORPS     Z22, Z21, Z21
+	VPSRLW    $0x08, Z21, Z21
+	VPMOVWB   Z21, Y21
+	VMOVDQU32 Y21, (SI)(R11*1)
+	JMP       packed31
+
+rare30:
+	// the same, where there are NaNs or infinities
+	VANDPS        roundingAVX512<>+704(SB), Z18, Z21
+	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z21, K1
+	VMOVAPS.Z     Z21, K1, Z21
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z22, K1
+	VMOVAPS.Z     Z22, K1, Z22
+	VPMAXUD       Z22, Z21, Z21
+	VEXTRACTI64X4 $0x01, Z21, Y22
+	VPMAXUD       Y22, Y21, Y21
+	VEXTRACTI32X4 $0x01, Y21, X22
+	VPMAXUD       X22, X21, X21
+	VPSHUFD       $0x0e, X21, X22
+	VPMAXUD       X22, X21, X21
+	VPSHUFD       $0x01, X21, X22
+	VPMAXUD       X22, X21, X21
+	VMOVD         X21, R13
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R14, R14
+	ADDL    $0x001fffff, R13
+	SHRL    $0x17, R13
+	SUBL    $0x08, R13
+	CMOVLCS R14, R13
+
+	// mScales
+	MOVQ         128(AX), R14
+	MOVQ         R11, R15
+	SHRQ         $0x05, R15
+	MOVB         R13, (R14)(R15*1)
+	LEAQ         scaleFactors<>+1024(SB), R14
+	VBROADCASTSS (R14)(R13*4), Z21
+	VMULPS       Z21, Z18, Z22
+	VANDPS       roundingAVX512<>+704(SB), Z18, Z23
+	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z23, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z23
+	VMOVAPS      Z23, K1, Z22
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z20, Z23
+	VANDPS    roundingAVX512<>+960(SB), Z23, Z23
+	VPADDD    Z23, Z22, Z22
+	VCVTPS2PH $0x03, Z22, Y22
+	VMULPS    Z21, Z19, Z21
+	VANDPS    roundingAVX512<>+704(SB), Z19, Z23
+	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z23, K1
+	VMOVUPS   roundingAVX512<>+1088(SB), Z23
+	VMOVAPS   Z23, K1, Z21
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z20, Z23
+	VANDPS       roundingAVX512<>+960(SB), Z23, Z23
+	VPADDD       Z23, Z21, Z21
+	VCVTPS2PH    $0x03, Z21, Y21
+	VINSERTI64X4 $0x01, Y21, Z22, Z21
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z20, Z22
+	VPADDW    Z22, Z21, Z21
+	VANDPS    roundingAVX512<>+1216(SB), Z21, Z22
+	VPADDW    Z21, Z21, Z21
+	VORPS     Z22, Z21, Z21
+	VPSRLW    $0x08, Z21, Z21
+	VPMOVWB   Z21, Y21
+	VMOVDQU32 Y21, (SI)(R11*1)
+
+packed31:
+	JMP end29
+
+else28:
 	TESTL $0x00000008, CX
-	JZ    else20
+	JZ    else32
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z18, Z20
-	VPSRLD  $0x1f, Z20, Z20
-	VPADDD  Z20, Z18, Z20
-	VPADDD  Z14, Z20, Z20
-	VCMPPS  $0x03, Z18, Z18, K1
-	VMOVAPS Z18, K1, Z20
-	VPERMW  Z20, Z15, Z20
-	VMOVUPS Y20, (SI)(R11*2)
+	VPSLLD $0x0f, Z18, Z21
+	VPSRLD $0x1f, Z21, Z21
+	VPADDD Z21, Z18, Z21
+	VPADDD Z14, Z21, Z21
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z19, Z20
-	VPSRLD  $0x1f, Z20, Z20
-	VPADDD  Z20, Z19, Z20
-	VPADDD  Z14, Z20, Z20
-	VCMPPS  $0x03, Z19, Z19, K1
-	VMOVAPS Z19, K1, Z20
-	VPERMW  Z20, Z15, Z20
-	VMOVUPS Y20, 32(SI)(R11*2)
-	JMP     end21
+	VPSLLD  $0x0f, Z19, Z22
+	VPSRLD  $0x1f, Z22, Z22
+	VPADDD  Z22, Z19, Z22
+	VPADDD  Z14, Z22, Z22
+	VPERMW  Z21, Z15, Z21
+	VMOVUPS Y21, (SI)(R11*2)
+	VPERMW  Z22, Z15, Z21
+	VMOVUPS Y21, 32(SI)(R11*2)
+	JMP     end33
 
-else20:
+else32:
 	VMOVUPS Z18, (SI)(R11*4)
 	VMOVUPS Z19, 64(SI)(R11*4)
 
-end21:
+end33:
+end29:
 	// u = k1·m
 	VMULPS Z18, Z6, Z18
 	VMULPS Z19, Z6, Z19
 
 	// v = beta2·v + (alpha2·g)·g
-	VMULPS Z16, Z5, Z20
-	VMULPS Z17, Z5, Z21
-	VMULPS Z16, Z20, Z16
-	VMULPS Z17, Z21, Z17
+	VMULPS Z16, Z5, Z21
+	VMULPS Z17, Z5, Z22
+	VMULPS Z16, Z21, Z16
+	VMULPS Z17, Z22, Z17
 
 	// load v
-	TESTL     $0x00000008, CX
-	JZ        else22
-	VPMOVZXWD (DI)(R11*2), Z20
-	VPSLLD    $0x10, Z20, Z20
-	VPMOVZXWD 32(DI)(R11*2), Z21
-	VPSLLD    $0x10, Z21, Z21
-	JMP       end23
+	TESTL      $0x00000008, CX
+	JZ         else34
+	VPMOVZXWD  (DI)(R11*2), Z21
+	VPSLLD     $0x10, Z21, Z21
+	VPMOVZXWD  32(DI)(R11*2), Z22
+	VPSLLD     $0x10, Z22, Z22
+	PREFETCHT0 (DI)(R12*2)
+	JMP        end35
 
-else22:
-	VMOVUPS (DI)(R11*4), Z20
-	VMOVUPS 64(DI)(R11*4), Z21
+else34:
+	VMOVUPS    (DI)(R11*4), Z21
+	VMOVUPS    64(DI)(R11*4), Z22
+	PREFETCHT0 (DI)(R12*4)
+	PREFETCHT0 64(DI)(R12*4)
 
-end23:
-	VMULPS Z20, Z4, Z20
+end35:
 	VMULPS Z21, Z4, Z21
-	VADDPS Z16, Z20, Z16
-	VADDPS Z17, Z21, Z17
+	VMULPS Z22, Z4, Z22
+	VADDPS Z16, Z21, Z16
+	VADDPS Z17, Z22, Z17
 
 	// store v
-	TESTL $0x00000080, CX
-	JZ    else24
+	VPMULLW roundingAVX512<>+320(SB), Z20, Z20
+	TESTL   $0x00000008, CX
+	JZ      else36
 
-	// counter
-	MOVL         56(AX), R12
-	ADDL         R11, R12
-	VPBROADCASTD R12, Z21
-	VPADDD       roundingAVX512<>+0(SB), Z21, Z21
-
-	// key
-	VPBROADCASTD 60(AX), Z22
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z21, Z20
-	VXORPS Z20, Z21, Z20
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z12, Z20, Z20
-	VXORPS  Z22, Z20, Z20
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z20, Z23
-	VXORPS  Z23, Z20, Z20
-	VPMULLD Z13, Z20, Z20
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z20, Z23
-	VXORPS Z23, Z20, Z20
-	VPADDD roundingAVX512<>+64(SB), Z21, Z21
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z21, Z23
-	VXORPS Z23, Z21, Z21
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z12, Z21, Z21
-	VXORPS  Z22, Z21, Z21
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z21, Z22
-	VXORPS  Z22, Z21, Z21
-	VPMULLD Z13, Z21, Z21
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z21, Z22
-	VXORPS Z22, Z21, Z21
-	JMP    end25
-
-else24:
-	VXORPS Z20, Z20, Z20
-	VXORPS Z21, Z21, Z21
-
-end25:
-	TESTL $0x00000008, CX
-	JZ    else26
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z20, Z22
-	VPADDD  Z22, Z16, Z22
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z22
-	VPERMW  Z22, Z15, Z22
-	VMOVUPS Y22, (DI)(R11*2)
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	// bf16: (v + random)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z20, Z21
+	VPADDD  Z21, Z16, Z21
+	VPSRLD  $0x10, Z20, Z22
 	VPADDD  Z22, Z17, Z22
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z22
-	VPERMW  Z22, Z15, Z22
-	VMOVUPS Y22, 32(DI)(R11*2)
-	JMP     end27
+	VPERMW  Z21, Z15, Z21
+	VMOVUPS Y21, (DI)(R11*2)
+	VPERMW  Z22, Z15, Z21
+	VMOVUPS Y21, 32(DI)(R11*2)
+	JMP     end37
 
-else26:
+else36:
 	VMOVUPS Z16, (DI)(R11*4)
 	VMOVUPS Z17, 64(DI)(R11*4)
 
-end27:
+end37:
 	// w = x = max(x, v)
 	// load x
-	TESTL     $0x00000008, CX
-	JZ        else28
-	VPMOVZXWD (R8)(R11*2), Z22
-	VPSLLD    $0x10, Z22, Z22
-	VPMOVZXWD 32(R8)(R11*2), Z23
-	VPSLLD    $0x10, Z23, Z23
-	JMP       end29
+	TESTL      $0x00000008, CX
+	JZ         else38
+	VPMOVZXWD  (R8)(R11*2), Z21
+	VPSLLD     $0x10, Z21, Z21
+	VPMOVZXWD  32(R8)(R11*2), Z22
+	VPSLLD     $0x10, Z22, Z22
+	PREFETCHT0 (R8)(R12*2)
+	JMP        end39
 
-else28:
-	VMOVUPS (R8)(R11*4), Z22
-	VMOVUPS 64(R8)(R11*4), Z23
+else38:
+	VMOVUPS    (R8)(R11*4), Z21
+	VMOVUPS    64(R8)(R11*4), Z22
+	PREFETCHT0 (R8)(R12*4)
+	PREFETCHT0 64(R8)(R12*4)
 
-end29:
-	VMAXPS  Z16, Z22, Z16
-	VMAXPS  Z17, Z23, Z17
+end39:
+	VMAXPS  Z16, Z21, Z16
+	VMAXPS  Z17, Z22, Z17
+	VCMPPS  $0x03, Z21, Z21, K1
+	VMOVAPS Z21, K1, Z16
 	VCMPPS  $0x03, Z22, Z22, K1
-	VMOVAPS Z22, K1, Z16
-	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z17
+	VMOVAPS Z22, K1, Z17
 
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else30
+	JZ    else40
 
-	// bf16: (x + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z20, Z22
-	VPADDD  Z22, Z16, Z22
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z22
-	VPERMW  Z22, Z15, Z22
-	VMOVUPS Y22, (R8)(R11*2)
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	// bf16: (x + random)>>16
+	VANDPS  roundingAVX512<>+256(SB), Z20, Z21
+	VPADDD  Z21, Z16, Z21
+	VPSRLD  $0x10, Z20, Z22
 	VPADDD  Z22, Z17, Z22
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z22
-	VPERMW  Z22, Z15, Z22
-	VMOVUPS Y22, 32(R8)(R11*2)
-	JMP     end31
+	VPERMW  Z21, Z15, Z21
+	VMOVUPS Y21, (R8)(R11*2)
+	VPERMW  Z22, Z15, Z21
+	VMOVUPS Y21, 32(R8)(R11*2)
+	JMP     end41
 
-else30:
+else40:
 	VMOVUPS Z16, (R8)(R11*4)
 	VMOVUPS Z17, 64(R8)(R11*4)
 
-end31:
+end41:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VSQRTPS Z17, Z17
@@ -28440,99 +30052,105 @@ end31:
 
 	// p = keep·p − u
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else32
-	TESTL $0x00000100, CX
-	JZ    else34
+	TESTL      $0x00000104, CX
+	JZ         else42
+	TESTL      $0x00000100, CX
+	JZ         else44
+	PREFETCHT0 (DX)(R12*2)
+	PREFETCHT0 (R9)(R12*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (R9)(R11*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 	VPMOVSXWD (DX)(R11*2), Z19
 	VPADDD    Z19, Z18, Z19
-	VXORPS    Z19, Z18, Z22
-	VPMOVD2M  Z22, K1
+	VXORPS    Z19, Z18, Z21
+	VPMOVD2M  Z21, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z19, K1, Z18
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(R9)(R11*2), Z19
 	VPSLLD    $0x10, Z19, Z19
-	VPMOVSXWD 32(DX)(R11*2), Z22
-	VPADDD    Z22, Z19, Z22
-	VXORPS    Z22, Z19, Z23
-	VPMOVD2M  Z23, K1
+	VPMOVSXWD 32(DX)(R11*2), Z21
+	VPADDD    Z21, Z19, Z21
+	VXORPS    Z21, Z19, Z22
+	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
-	VMOVAPS   Z22, K1, Z19
-	JMP       end35
+	VMOVAPS   Z21, K1, Z19
+	JMP       end45
 
-else34:
-	VPMOVZXWD (DX)(R11*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVZXWD 32(DX)(R11*2), Z19
-	VPSLLD    $0x10, Z19, Z19
+else44:
+	VPMOVZXWD  (DX)(R11*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	VPMOVZXWD  32(DX)(R11*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (DX)(R12*2)
 
-end35:
-	JMP end33
+end45:
+	JMP end43
 
-else32:
-	VMOVUPS (DX)(R11*4), Z18
-	VMOVUPS 64(DX)(R11*4), Z19
-	TESTL   $0x00000200, CX
-	JZ      end37
+else42:
+	VMOVUPS    (DX)(R11*4), Z18
+	VMOVUPS    64(DX)(R11*4), Z19
+	PREFETCHT0 (DX)(R12*4)
+	PREFETCHT0 64(DX)(R12*4)
+	TESTL      $0x00000200, CX
+	JZ         end47
+	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else38
-	VCVTPS2PH $0x00, Z18, Y22
-	VCVTPH2PS (R9)(R11*2), Z23
-	JMP       end39
+	JZ        else48
+	VCVTPS2PH $0x00, Z18, Y21
+	VCVTPH2PS (R9)(R11*2), Z22
+	JMP       end49
 
-else38:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z18, Z22
-	VPSRLD    $0x1f, Z22, Z22
-	VPADDD    Z22, Z18, Z22
-	VPADDD    Z14, Z22, Z22
+	VPSLLD    $0x0f, Z18, Z21
+	VPSRLD    $0x1f, Z21, Z21
+	VPADDD    Z21, Z18, Z21
+	VPADDD    Z14, Z21, Z21
 	VCMPPS    $0x03, Z18, Z18, K1
-	VMOVAPS   Z18, K1, Z22
-	VPERMW    Z22, Z15, Z22
-	VPMOVZXWD (R9)(R11*2), Z23
-	VPSLLD    $0x10, Z23, Z23
+	VMOVAPS   Z18, K1, Z21
+	VPERMW    Z21, Z15, Z21
+	VPMOVZXWD (R9)(R11*2), Z22
+	VPSLLD    $0x10, Z22, Z22
 
-end39:
-	VPCMPUW $0x04, (R9)(R11*2), Y22, K1
+end49:
+	VPCMPUW $0x04, (R9)(R11*2), Y21, K1
 	VCMPPS  $0x03, Z18, Z18, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z23, K1, Z18
+	VMOVAPS Z22, K1, Z18
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else40
-	VCVTPS2PH $0x00, Z19, Y22
-	VCVTPH2PS 32(R9)(R11*2), Z23
-	JMP       end41
+	JZ        else50
+	VCVTPS2PH $0x00, Z19, Y21
+	VCVTPH2PS 32(R9)(R11*2), Z22
+	JMP       end51
 
-else40:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z19, Z22
-	VPSRLD    $0x1f, Z22, Z22
-	VPADDD    Z22, Z19, Z22
-	VPADDD    Z14, Z22, Z22
+	VPSLLD    $0x0f, Z19, Z21
+	VPSRLD    $0x1f, Z21, Z21
+	VPADDD    Z21, Z19, Z21
+	VPADDD    Z14, Z21, Z21
 	VCMPPS    $0x03, Z19, Z19, K1
-	VMOVAPS   Z19, K1, Z22
-	VPERMW    Z22, Z15, Z22
-	VPMOVZXWD 32(R9)(R11*2), Z23
-	VPSLLD    $0x10, Z23, Z23
+	VMOVAPS   Z19, K1, Z21
+	VPERMW    Z21, Z15, Z21
+	VPMOVZXWD 32(R9)(R11*2), Z22
+	VPSLLD    $0x10, Z22, Z22
 
-end41:
-	VPCMPUW $0x04, 32(R9)(R11*2), Y22, K1
+end51:
+	VPCMPUW $0x04, 32(R9)(R11*2), Y21, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z23, K1, Z19
+	VMOVAPS Z22, K1, Z19
 
-end37:
-end33:
+end47:
+end43:
 	VMULPS Z18, Z1, Z18
 	VMULPS Z19, Z1, Z19
 	VSUBPS Z16, Z18, Z16
@@ -28540,12 +30158,12 @@ end33:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else42
+	JZ    else52
 	TESTL $0x00000100, CX
-	JZ    else44
+	JZ    else54
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z16, Z18
+	VPADDD  roundingAVX512<>+512(SB), Z16, Z18
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
@@ -28558,7 +30176,7 @@ end33:
 	VMOVUPS   Y16, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z17, Z16
+	VPADDD  roundingAVX512<>+512(SB), Z17, Z16
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
@@ -28569,45 +30187,53 @@ end33:
 	VMOVAPS.Z Z17, K1, Z16
 	VPMOVDW   Z16, Y16
 	VMOVUPS   Y16, 32(DX)(R11*2)
-	JMP       end45
+	JMP       end55
 
-else44:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z20, Z18
+else54:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX512<>+320(SB), Z20, Z20
+	VANDPS  roundingAVX512<>+256(SB), Z20, Z18
 	VPADDD  Z18, Z16, Z18
+	VPSRLD  $0x10, Z20, Z19
+	VPADDD  Z19, Z17, Z19
+	TESTL   $0x00000408, CX
+	JZ      else56
+	JMP     end57
+
+else56:
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
+	VCMPPS  $0x03, Z17, Z17, K1
+	VMOVAPS Z17, K1, Z19
+
+end57:
 	VPERMW  Z18, Z15, Z16
 	VMOVUPS Y16, (DX)(R11*2)
-	VPSRLD  $0x10, Z21, Z16
-	VPADDD  Z16, Z17, Z16
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z16
-	VPERMW  Z16, Z15, Z16
+	VPERMW  Z19, Z15, Z16
 	VMOVUPS Y16, 32(DX)(R11*2)
 
-end45:
-	JMP end43
+end55:
+	JMP end53
 
-else42:
+else52:
 	VMOVUPS   Z16, (DX)(R11*4)
 	VMOVUPS   Z17, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end47
+	JZ        end59
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else60
 	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z16, K1, K1
-	KMOVW   K1, R12
-	POPCNTL R12, R12
-	ADDQ    R12, R10
-	JMP     end49
+	VANDPS  roundingAVX512<>+704(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z16, K1, K1
+	KMOVW   K1, R13
+	POPCNTL R13, R13
+	ADDQ    R13, R10
+	JMP     end61
 
-else48:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -28617,30 +30243,30 @@ else48:
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
 
-end49:
+end61:
 	TESTL    $0x00000040, CX
-	JZ       else50
+	JZ       else62
 	VMOVNTDQ Y18, (R9)(R11*2)
-	JMP      end51
+	JMP      end63
 
-else50:
+else62:
 	VMOVUPS Y18, (R9)(R11*2)
 
-end51:
+end63:
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else64
 	VCVTPS2PH $0x00, Z17, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z17, K1, K1
-	KMOVW   K1, R12
-	POPCNTL R12, R12
-	ADDQ    R12, R10
-	JMP     end53
+	VANDPS  roundingAVX512<>+704(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z17, K1, K1
+	KMOVW   K1, R13
+	POPCNTL R13, R13
+	ADDQ    R13, R10
+	JMP     end65
 
-else52:
+else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -28650,435 +30276,40 @@ else52:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 
-end53:
+end65:
 	TESTL    $0x00000040, CX
-	JZ       else54
+	JZ       else66
 	VMOVNTDQ Y16, 32(R9)(R11*2)
-	JMP      end55
+	JMP      end67
 
-else54:
+else66:
 	VMOVUPS Y16, 32(R9)(R11*2)
 
-end55:
-end47:
-end43:
-	ADDQ $0x00000020, R11
-	CMPQ R11, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// g = gs·g
-	// load grad
-	TESTL      $0x00000003, CX
-	JZ         else56
-	TESTL      $0x00000002, CX
-	JZ         else58
-	VCVTPH2PS  (BX)(R11*2), Z16
-	PREFETCHT0 (BX)(R12*2)
-	JMP        end59
-
-else58:
-	VPMOVZXWD  (BX)(R11*2), Z16
-	VPSLLD     $0x10, Z16, Z16
-	PREFETCHT0 (BX)(R12*2)
-
-end59:
-	JMP end57
-
-else56:
-	VMOVUPS    (BX)(R11*4), Z16
-	PREFETCHT0 (BX)(R12*4)
-
-end57:
-	VMULPS Z16, Z0, Z16
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z16, Z10, Z16
-	VMAXPS Z16, Z9, Z16
-	TESTL  $0x00000400, CX
-	JZ     end61
-
-	// g = g + l2·p
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else62
-	TESTL      $0x00000100, CX
-	JZ         else64
-	PREFETCHT0 (DX)(R12*2)
-	PREFETCHT0 (R9)(R12*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R9)(R11*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-	VPMOVSXWD (DX)(R11*2), Z18
-	VPADDD    Z18, Z17, Z18
-	VXORPS    Z18, Z17, Z19
-	VPMOVD2M  Z19, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z18, K1, Z17
-	JMP       end65
-
-else64:
-	VPMOVZXWD  (DX)(R11*2), Z17
-	VPSLLD     $0x10, Z17, Z17
-	PREFETCHT0 (DX)(R12*2)
-
-end65:
-	JMP end63
-
-else62:
-	VMOVUPS    (DX)(R11*4), Z17
-	PREFETCHT0 (DX)(R12*4)
-	TESTL      $0x00000200, CX
-	JZ         end67
-	PREFETCHT0 (R9)(R12*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else68
-	VCVTPS2PH $0x00, Z17, Y18
-	VCVTPH2PS (R9)(R11*2), Z19
-	JMP       end69
-
-else68:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z17, Z18
-	VPSRLD    $0x1f, Z18, Z18
-	VPADDD    Z18, Z17, Z18
-	VPADDD    Z14, Z18, Z18
-	VCMPPS    $0x03, Z17, Z17, K1
-	VMOVAPS   Z17, K1, Z18
-	VPERMW    Z18, Z15, Z18
-	VPMOVZXWD (R9)(R11*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-
-end69:
-	VPCMPUW $0x04, (R9)(R11*2), Y18, K1
-	VCMPPS  $0x03, Z17, Z17, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z19, K1, Z17
-
 end67:
-end63:
-	VMULPS Z17, Z11, Z17
-	VADDPS Z17, Z16, Z16
-
-end61:
-	// m = beta1·m + alpha1·g
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else70
-	VPMOVZXWD  (SI)(R11*2), Z17
-	VPSLLD     $0x10, Z17, Z17
-	PREFETCHT0 (SI)(R12*2)
-	JMP        end71
-
-else70:
-	VMOVUPS    (SI)(R11*4), Z17
-	PREFETCHT0 (SI)(R12*4)
-
-end71:
-	VMULPS Z17, Z2, Z17
-	VMULPS Z16, Z3, Z18
-	VADDPS Z18, Z17, Z17
-
-	// store m
-	TESTL $0x00000008, CX
-	JZ    else72
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z17, Z18
-	VPSRLD  $0x1f, Z18, Z18
-	VPADDD  Z18, Z17, Z18
-	VPADDD  Z14, Z18, Z18
-	VCMPPS  $0x03, Z17, Z17, K1
-	VMOVAPS Z17, K1, Z18
-	VPERMW  Z18, Z15, Z18
-	VMOVUPS Y18, (SI)(R11*2)
-	JMP     end73
-
-else72:
-	VMOVUPS Z17, (SI)(R11*4)
-
-end73:
-	// u = k1·m
-	VMULPS Z17, Z6, Z17
-
-	// v = beta2·v + (alpha2·g)·g
-	VMULPS Z16, Z5, Z18
-	VMULPS Z16, Z18, Z16
-
-	// load v
-	TESTL      $0x00000008, CX
-	JZ         else74
-	VPMOVZXWD  (DI)(R11*2), Z18
-	VPSLLD     $0x10, Z18, Z18
-	PREFETCHT0 (DI)(R12*2)
-	JMP        end75
-
-else74:
-	VMOVUPS    (DI)(R11*4), Z18
-	PREFETCHT0 (DI)(R12*4)
-
-end75:
-	VMULPS Z18, Z4, Z18
-	VADDPS Z16, Z18, Z16
-
-	// store v
-	TESTL $0x00000080, CX
-	JZ    else76
-
-	// counter
-	MOVL         56(AX), R13
-	ADDL         R11, R13
-	VPBROADCASTD R13, Z18
-	VPADDD       roundingAVX512<>+0(SB), Z18, Z18
-
-	// key
-	VPBROADCASTD 60(AX), Z19
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z18, Z20
-	VXORPS Z20, Z18, Z18
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z12, Z18, Z18
-	VXORPS  Z19, Z18, Z18
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z18, Z19
-	VXORPS  Z19, Z18, Z18
-	VPMULLD Z13, Z18, Z18
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z18, Z19
-	VXORPS Z19, Z18, Z18
-	JMP    end77
-
-else76:
-	VXORPS Z18, Z18, Z18
-
-end77:
-	TESTL $0x00000008, CX
-	JZ    else78
-
-	// bf16: (v + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z18, Z19
-	VPADDD  Z19, Z16, Z19
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z19
-	VPERMW  Z19, Z15, Z19
-	VMOVUPS Y19, (DI)(R11*2)
-	JMP     end79
-
-else78:
-	VMOVUPS Z16, (DI)(R11*4)
-
-end79:
-	// w = x = max(x, v)
-	// load x
-	TESTL      $0x00000008, CX
-	JZ         else80
-	VPMOVZXWD  (R8)(R11*2), Z19
-	VPSLLD     $0x10, Z19, Z19
-	PREFETCHT0 (R8)(R12*2)
-	JMP        end81
-
-else80:
-	VMOVUPS    (R8)(R11*4), Z19
-	PREFETCHT0 (R8)(R12*4)
-
-end81:
-	VMAXPS  Z16, Z19, Z16
-	VCMPPS  $0x03, Z19, Z19, K1
-	VMOVAPS Z19, K1, Z16
-
-	// store x
-	TESTL $0x00000008, CX
-	JZ    else82
-
-	// bf16: (x + draw&0xffff)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z18, Z19
-	VPADDD  Z19, Z16, Z19
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z19
-	VPERMW  Z19, Z15, Z19
-	VMOVUPS Y19, (R8)(R11*2)
-	JMP     end83
-
-else82:
-	VMOVUPS Z16, (R8)(R11*4)
-
-end83:
-	// √w·r + ε, by which u is divided
-	VSQRTPS Z16, Z16
-	VMULPS  Z7, Z16, Z16
-	VADDPS  Z8, Z16, Z16
-	VDIVPS  Z16, Z17, Z16
-
-	// p = keep·p − u
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else84
-	TESTL      $0x00000100, CX
-	JZ         else86
-	PREFETCHT0 (DX)(R12*2)
-	PREFETCHT0 (R9)(R12*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (R9)(R11*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-	VPMOVSXWD (DX)(R11*2), Z19
-	VPADDD    Z19, Z17, Z19
-	VXORPS    Z19, Z17, Z20
-	VPMOVD2M  Z20, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z19, K1, Z17
-	JMP       end87
-
-else86:
-	VPMOVZXWD  (DX)(R11*2), Z17
-	VPSLLD     $0x10, Z17, Z17
-	PREFETCHT0 (DX)(R12*2)
-
-end87:
-	JMP end85
-
-else84:
-	VMOVUPS    (DX)(R11*4), Z17
-	PREFETCHT0 (DX)(R12*4)
-	TESTL      $0x00000200, CX
-	JZ         end89
-	PREFETCHT0 (R9)(R12*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else90
-	VCVTPS2PH $0x00, Z17, Y19
-	VCVTPH2PS (R9)(R11*2), Z20
-	JMP       end91
-
-else90:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z17, Z19
-	VPSRLD    $0x1f, Z19, Z19
-	VPADDD    Z19, Z17, Z19
-	VPADDD    Z14, Z19, Z19
-	VCMPPS    $0x03, Z17, Z17, K1
-	VMOVAPS   Z17, K1, Z19
-	VPERMW    Z19, Z15, Z19
-	VPMOVZXWD (R9)(R11*2), Z20
-	VPSLLD    $0x10, Z20, Z20
-
-end91:
-	VPCMPUW $0x04, (R9)(R11*2), Y19, K1
-	VCMPPS  $0x03, Z17, Z17, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z20, K1, Z17
-
-end89:
-end85:
-	VMULPS Z17, Z1, Z17
-	VSUBPS Z16, Z17, Z16
-
-	// store p
-	TESTL $0x00000104, CX
-	JZ    else92
-	TESTL $0x00000100, CX
-	JZ    else94
-
-	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z16, Z17
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z17
-	VPERMW  Z17, Z15, Z17
-	VMOVUPS Y17, (R9)(R11*2)
-
-	// low: x&0xffff, 0 for a NaN
-	VCMPPS    $0x07, Z16, Z16, K1
-	VMOVAPS.Z Z16, K1, Z16
-	VPMOVDW   Z16, Y16
-	VMOVUPS   Y16, (DX)(R11*2)
-	JMP       end95
-
-else94:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z18, Z17
-	VPADDD  Z17, Z16, Z17
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z17
-	VPERMW  Z17, Z15, Z16
-	VMOVUPS Y16, (DX)(R11*2)
-
-end95:
-	JMP end93
-
-else92:
-	VMOVUPS   Z16, (DX)(R11*4)
-	TESTL     $0x00000030, CX
-	JZ        end97
-	TESTL     $0x00000020, CX
-	JZ        else98
-	VCVTPS2PH $0x00, Z16, Y17
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z16, K1, K1
-	KMOVW   K1, R13
-	POPCNTL R13, R13
-	ADDQ    R13, R10
-	JMP     end99
-
-else98:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z16, Z17
-	VPSRLD  $0x1f, Z17, Z17
-	VPADDD  Z17, Z16, Z17
-	VPADDD  Z14, Z17, Z17
-	VCMPPS  $0x03, Z16, Z16, K1
-	VMOVAPS Z16, K1, Z17
-	VPERMW  Z17, Z15, Z17
-
-end99:
-	TESTL    $0x00000040, CX
-	JZ       else100
-	VMOVNTDQ Y17, (R9)(R11*2)
-	JMP      end101
-
-else100:
-	VMOVUPS Y17, (R9)(R11*2)
-
-end101:
-end97:
-end93:
-	ADDQ $0x00000010, R11
-	ADDQ $0x00000010, R12
-	CMPQ R11, count+8(FP)
-	JNE  passAhead
-
-done:
+end59:
+end53:
+	ADDQ  $0x00000020, R11
+	ADDQ  $0x00000020, R12
+	CMPQ  R11, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end103
+	JZ    end69
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end103:
+end69:
 	TESTL $0x00000040, CX
-	JZ    end105
+	JZ    end71
 	SFENCE
 
-end105:
+end71:
 	VZEROUPPER
 	RET
 
 // func lionMixedAVX512(c *float32, count int, ahead int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
 TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
@@ -29119,10 +30350,10 @@ TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
 	VMOVUPS roundingAVX512<>+192(SB), Z11
 
 	// half
-	VMOVUPS roundingAVX512<>+320(SB), Z12
+	VMOVUPS roundingAVX512<>+448(SB), Z12
 
 	// upper
-	VMOVUPS roundingAVX512<>+448(SB), Z13
+	VMOVUPS roundingAVX512<>+576(SB), Z13
 
 	// formats
 	MOVL 52(AX), CX
@@ -29131,7 +30362,7 @@ TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
 	MOVL  4(AX), DX
 	TESTQ DX, DX
 	JZ    uncoupled1
-	ORL   $0x00000400, CX
+	ORL   $0x00000800, CX
 
 uncoupled1:
 	// p
@@ -29144,38 +30375,39 @@ uncoupled1:
 	MOVQ 80(AX), SI
 
 	// out
-	MOVQ  112(AX), DI
-	XORQ  R8, R8
-	XORQ  R9, R9
-	MOVQ  ahead+16(FP), R10
-	SHRQ  $0x02, R10
-	TESTQ R10, R10
-	JNZ   far
+	MOVQ 112(AX), DI
+	XORQ R8, R8
+	XORQ R9, R9
+	MOVQ ahead+16(FP), R10
+	SHRQ $0x02, R10
 
-	// 2 vectors at a time
 pass:
 	// g = gs·g
 	// load grad
-	TESTL     $0x00000003, CX
-	JZ        else2
-	TESTL     $0x00000002, CX
-	JZ        else4
-	VCVTPH2PS (BX)(R9*2), Z14
-	VCVTPH2PS 32(BX)(R9*2), Z15
-	JMP       end5
+	TESTL      $0x00000003, CX
+	JZ         else2
+	TESTL      $0x00000002, CX
+	JZ         else4
+	VCVTPH2PS  (BX)(R9*2), Z14
+	VCVTPH2PS  32(BX)(R9*2), Z15
+	PREFETCHT0 (BX)(R10*2)
+	JMP        end5
 
 else4:
-	VPMOVZXWD (BX)(R9*2), Z14
-	VPSLLD    $0x10, Z14, Z14
-	VPMOVZXWD 32(BX)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
+	VPMOVZXWD  (BX)(R9*2), Z14
+	VPSLLD     $0x10, Z14, Z14
+	VPMOVZXWD  32(BX)(R9*2), Z15
+	VPSLLD     $0x10, Z15, Z15
+	PREFETCHT0 (BX)(R10*2)
 
 end5:
 	JMP end3
 
 else2:
-	VMOVUPS (BX)(R9*4), Z14
-	VMOVUPS 64(BX)(R9*4), Z15
+	VMOVUPS    (BX)(R9*4), Z14
+	VMOVUPS    64(BX)(R9*4), Z15
+	PREFETCHT0 (BX)(R10*4)
+	PREFETCHT0 64(BX)(R10*4)
 
 end3:
 	VMULPS Z14, Z0, Z14
@@ -29186,15 +30418,17 @@ end3:
 	VMINPS Z15, Z8, Z15
 	VMAXPS Z14, Z7, Z14
 	VMAXPS Z15, Z7, Z15
-	TESTL  $0x00000400, CX
+	TESTL  $0x00000800, CX
 	JZ     end7
 
 	// g = g + l2·p
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else8
-	TESTL $0x00000100, CX
-	JZ    else10
+	TESTL      $0x00000104, CX
+	JZ         else8
+	TESTL      $0x00000100, CX
+	JZ         else10
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (DI)(R9*2), Z16
@@ -29218,19 +30452,23 @@ end3:
 	JMP       end11
 
 else10:
-	VPMOVZXWD (DX)(R9*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-	VPMOVZXWD 32(DX)(R9*2), Z17
-	VPSLLD    $0x10, Z17, Z17
+	VPMOVZXWD  (DX)(R9*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	VPMOVZXWD  32(DX)(R9*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (DX)(R10*2)
 
 end11:
 	JMP end9
 
 else8:
-	VMOVUPS (DX)(R9*4), Z16
-	VMOVUPS 64(DX)(R9*4), Z17
-	TESTL   $0x00000200, CX
-	JZ      end13
+	VMOVUPS    (DX)(R9*4), Z16
+	VMOVUPS    64(DX)(R9*4), Z17
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end13
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
@@ -29290,21 +30528,89 @@ end9:
 	VADDPS Z17, Z15, Z15
 
 end7:
+	TESTL    $0x0000040c, CX
+	JZ       end19
+	VCMPPS   $0x03, Z14, Z15, K1
+	KORTESTW K1, K1
+	JZ       numbers20
+	VCMPPS   $0x03, Z14, Z14, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z16
+	VMOVAPS  Z16, K1, Z14
+	VCMPPS   $0x03, Z15, Z15, K1
+	VMOVUPS  roundingAVX512<>+896(SB), Z16
+	VMOVAPS  Z16, K1, Z15
+
+numbers20:
+end19:
 	// d = beta1·m + alpha1·g
 	// load m
-	TESTL     $0x00000008, CX
-	JZ        else18
-	VPMOVZXWD (SI)(R9*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-	VPMOVZXWD 32(SI)(R9*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-	JMP       end19
+	TESTL $0x00000400, CX
+	JZ    else21
 
-else18:
-	VMOVUPS (SI)(R9*4), Z16
-	VMOVUPS 64(SI)(R9*4), Z17
+	// mScales
+	MOVQ    128(AX), R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
+	MOVBLZX (R11)(R12*1), R11
 
-end19:
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R9*1), Z17
+	VPSLLW        $0x07, Z17, Z17
+	VANDPS        roundingAVX512<>+1152(SB), Z17, Z17
+	VCVTPH2PS     Y17, Z16
+	VEXTRACTI64X4 $0x01, Z17, Y17
+	VCVTPH2PS     Y17, Z17
+	PREFETCHT0    (SI)(R10*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (SI)(R9*1), Y18
+	VPANDD       roundingAVX512<>+1024(SB), Y18, Y18
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y18, K1
+	KMOVD        K1, R12
+	LEAL         9(R11), R13
+	SHRL         $0x08, R13
+	ORL          R13, R12
+	JZ           usual23
+	VANDPS       roundingAVX512<>+704(SB), Z16, Z18
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z18
+	VMOVAPS      Z18, K1, Z16
+	VANDPS       roundingAVX512<>+704(SB), Z17, Z18
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z18
+	VMOVAPS      Z18, K1, Z17
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VPBROADCASTD R13, Z18
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+usual23:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z18
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+	JMP          end22
+
+else21:
+	TESTL      $0x00000008, CX
+	JZ         else24
+	VPMOVZXWD  (SI)(R9*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	VPMOVZXWD  32(SI)(R9*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end25
+
+else24:
+	VMOVUPS    (SI)(R9*4), Z16
+	VMOVUPS    64(SI)(R9*4), Z17
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
+
+end25:
+end22:
 	VMULPS Z16, Z2, Z16
 	VMULPS Z17, Z2, Z17
 	VMULPS Z14, Z3, Z18
@@ -29314,19 +30620,73 @@ end19:
 
 	// m = beta2·m + alpha2·g
 	// load m
-	TESTL     $0x00000008, CX
-	JZ        else20
-	VPMOVZXWD (SI)(R9*2), Z18
-	VPSLLD    $0x10, Z18, Z18
-	VPMOVZXWD 32(SI)(R9*2), Z19
-	VPSLLD    $0x10, Z19, Z19
-	JMP       end21
+	TESTL $0x00000400, CX
+	JZ    else26
 
-else20:
-	VMOVUPS (SI)(R9*4), Z18
-	VMOVUPS 64(SI)(R9*4), Z19
+	// mScales
+	MOVQ    128(AX), R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
+	MOVBLZX (R11)(R12*1), R11
 
-end21:
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R9*1), Z19
+	VPSLLW        $0x07, Z19, Z19
+	VANDPS        roundingAVX512<>+1152(SB), Z19, Z19
+	VCVTPH2PS     Y19, Z18
+	VEXTRACTI64X4 $0x01, Z19, Y19
+	VCVTPH2PS     Y19, Z19
+	PREFETCHT0    (SI)(R10*1)
+
+	// rare = a byte is a NaN, or the scale is above 246
+	VMOVDQU32    (SI)(R9*1), Y20
+	VPANDD       roundingAVX512<>+1024(SB), Y20, Y20
+	VPCMPEQB     roundingAVX512<>+1024(SB), Y20, K1
+	KMOVD        K1, R12
+	LEAL         9(R11), R13
+	SHRL         $0x08, R13
+	ORL          R13, R12
+	JZ           usual28
+	VANDPS       roundingAVX512<>+704(SB), Z18, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	VMOVAPS      Z20, K1, Z18
+	VANDPS       roundingAVX512<>+704(SB), Z19, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	VMOVAPS      Z20, K1, Z19
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VPBROADCASTD R13, Z20
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+usual28:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z20
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+	JMP          end27
+
+else26:
+	TESTL      $0x00000008, CX
+	JZ         else29
+	VPMOVZXWD  (SI)(R9*2), Z18
+	VPSLLD     $0x10, Z18, Z18
+	VPMOVZXWD  32(SI)(R9*2), Z19
+	VPSLLD     $0x10, Z19, Z19
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end30
+
+else29:
+	VMOVUPS    (SI)(R9*4), Z18
+	VMOVUPS    64(SI)(R9*4), Z19
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
+
+end30:
+end27:
 	VMULPS Z18, Z4, Z18
 	VMULPS Z19, Z4, Z19
 	VMULPS Z14, Z5, Z14
@@ -29335,35 +30695,195 @@ end21:
 	VADDPS Z15, Z19, Z15
 
 	// store m
+	TESTL $0x00000080, CX
+	JZ    else31
+
+	// the counter of the pass's first word
+	MOVQ         R9, R11
+	SHRQ         $0x01, R11
+	IMUL3L       $0x9e3779b9, R11, R11
+	ADDL         56(AX), R11
+	VPBROADCASTD R11, Z18
+	VPADDD       roundingAVX512<>+0(SB), Z18, Z18
+
+	// key
+	VPBROADCASTD 60(AX), Z19
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Z18, Z20
+	VXORPS  Z20, Z18, Z18
+	VPMULLD Z10, Z18, Z18
+	VXORPS  Z19, Z18, Z18
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Z18, Z19
+	VXORPS  Z19, Z18, Z18
+	VPMULLD Z11, Z18, Z18
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Z18, Z19
+	VXORPS Z19, Z18, Z18
+	JMP    end32
+
+else31:
+	VXORPS Z18, Z18, Z18
+
+end32:
+	TESTL         $0x00000400, CX
+	JZ            else33
+	VANDPS        roundingAVX512<>+704(SB), Z14, Z19
+	VANDPS        roundingAVX512<>+704(SB), Z15, Z20
+	VPMAXUD       Z20, Z19, Z19
+	VEXTRACTI64X4 $0x01, Z19, Y20
+	VPMAXUD       Y20, Y19, Y19
+	VEXTRACTI32X4 $0x01, Y19, X20
+	VPMAXUD       X20, X19, X19
+	VPSHUFD       $0x0e, X19, X20
+	VPMAXUD       X20, X19, X19
+	VPSHUFD       $0x01, X19, X20
+	VPMAXUD       X20, X19, X19
+	VMOVD         X19, R11
+	CMPL          R11, $0x7f800000
+	JAE           rare35
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z19
+	VMULPS       Z19, Z14, Z14
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z18, Z20
+	VANDPS    roundingAVX512<>+960(SB), Z20, Z20
+	VPADDD    Z20, Z14, Z14
+	VCVTPS2PH $0x03, Z14, Y14
+	VMULPS    Z19, Z15, Z15
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z18, Z19
+	VANDPS       roundingAVX512<>+960(SB), Z19, Z19
+	VPADDD       Z19, Z15, Z15
+	VCVTPS2PH    $0x03, Z15, Y15
+	VINSERTI64X4 $0x01, Y15, Z14, Z14
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z18, Z15
+	VPADDW    Z15, Z14, Z14
+	VANDPS    roundingAVX512<>+1216(SB), Z14, Z15
+	VPADDW    Z14, Z14, Z14
+	VORPS     Z15, Z14, Z14
+	VPSRLW    $0x08, Z14, Z14
+	VPMOVWB   Z14, Y14
+	VMOVDQU32 Y14, (SI)(R9*1)
+	JMP       packed36
+
+rare35:
+	// the same, where there are NaNs or infinities
+	VANDPS        roundingAVX512<>+704(SB), Z14, Z19
+	VANDPS        roundingAVX512<>+704(SB), Z15, Z20
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z19, K1
+	VMOVAPS.Z     Z19, K1, Z19
+	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z20, K1
+	VMOVAPS.Z     Z20, K1, Z20
+	VPMAXUD       Z20, Z19, Z19
+	VEXTRACTI64X4 $0x01, Z19, Y20
+	VPMAXUD       Y20, Y19, Y19
+	VEXTRACTI32X4 $0x01, Y19, X20
+	VPMAXUD       X20, X19, X19
+	VPSHUFD       $0x0e, X19, X20
+	VPMAXUD       X20, X19, X19
+	VPSHUFD       $0x01, X19, X20
+	VPMAXUD       X20, X19, X19
+	VMOVD         X19, R11
+
+	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
+	XORL    R12, R12
+	ADDL    $0x001fffff, R11
+	SHRL    $0x17, R11
+	SUBL    $0x08, R11
+	CMOVLCS R12, R11
+
+	// mScales
+	MOVQ         128(AX), R12
+	MOVQ         R9, R13
+	SHRQ         $0x05, R13
+	MOVB         R11, (R12)(R13*1)
+	LEAQ         scaleFactors<>+1024(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z19
+	VMULPS       Z19, Z14, Z20
+	VANDPS       roundingAVX512<>+704(SB), Z14, Z14
+	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z14, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z14
+	VMOVAPS      Z14, K1, Z20
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSLLD    $0x04, Z18, Z14
+	VANDPS    roundingAVX512<>+960(SB), Z14, Z14
+	VPADDD    Z14, Z20, Z20
+	VCVTPS2PH $0x03, Z20, Y20
+	VMULPS    Z19, Z15, Z14
+	VANDPS    roundingAVX512<>+704(SB), Z15, Z15
+	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z15, K1
+	VMOVUPS   roundingAVX512<>+1088(SB), Z15
+	VMOVAPS   Z15, K1, Z14
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD       $0x0c, Z18, Z15
+	VANDPS       roundingAVX512<>+960(SB), Z15, Z15
+	VPADDD       Z15, Z14, Z14
+	VCVTPS2PH    $0x03, Z14, Y14
+	VINSERTI64X4 $0x01, Y14, Z20, Z14
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW    $0x09, Z18, Z15
+	VPADDW    Z15, Z14, Z14
+	VANDPS    roundingAVX512<>+1216(SB), Z14, Z15
+	VPADDW    Z14, Z14, Z14
+	VORPS     Z15, Z14, Z14
+	VPSRLW    $0x08, Z14, Z14
+	VPMOVWB   Z14, Y14
+	VMOVDQU32 Y14, (SI)(R9*1)
+
+packed36:
+	JMP end34
+
+else33:
 	TESTL $0x00000008, CX
-	JZ    else22
+	JZ    else37
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z14, Z18
-	VPSRLD  $0x1f, Z18, Z18
-	VPADDD  Z18, Z14, Z18
-	VPADDD  Z12, Z18, Z18
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z18
-	VPERMW  Z18, Z13, Z14
-	VMOVUPS Y14, (SI)(R9*2)
+	VPSLLD $0x0f, Z14, Z19
+	VPSRLD $0x1f, Z19, Z19
+	VPADDD Z19, Z14, Z14
+	VPADDD Z12, Z14, Z14
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z15, Z14
-	VPSRLD  $0x1f, Z14, Z14
-	VPADDD  Z14, Z15, Z14
-	VPADDD  Z12, Z14, Z14
-	VCMPPS  $0x03, Z15, Z15, K1
-	VMOVAPS Z15, K1, Z14
+	VPSLLD  $0x0f, Z15, Z19
+	VPSRLD  $0x1f, Z19, Z19
+	VPADDD  Z19, Z15, Z15
+	VPADDD  Z12, Z15, Z15
 	VPERMW  Z14, Z13, Z14
+	VMOVUPS Y14, (SI)(R9*2)
+	VPERMW  Z15, Z13, Z14
 	VMOVUPS Y14, 32(SI)(R9*2)
-	JMP     end23
+	JMP     end38
 
-else22:
+else37:
 	VMOVUPS Z14, (SI)(R9*4)
 	VMOVUPS Z15, 64(SI)(R9*4)
 
-end23:
+end38:
+end34:
 	// u = k1·sign(d)
 	VXORPS     Z14, Z14, Z14
 	VXORPS     Z15, Z15, Z15
@@ -29371,12 +30891,12 @@ end23:
 	VPSRLD     $0x19, Z15, Z15
 	VPSLLD     $0x17, Z15, Z15
 	VCMPPS     $0x1e, Z14, Z16, K1
-	VMOVUPS.Z  Z15, K1, Z18
-	VCMPPS     $0x11, Z14, Z16, K1
 	VMOVUPS.Z  Z15, K1, Z19
-	VSUBPS     Z19, Z18, Z18
+	VCMPPS     $0x11, Z14, Z16, K1
+	VMOVUPS.Z  Z15, K1, Z20
+	VSUBPS     Z20, Z19, Z19
 	VCMPPS     $0x03, Z16, Z16, K1
-	VMOVAPS    Z16, K1, Z18
+	VMOVAPS    Z16, K1, Z19
 	VCMPPS     $0x1e, Z14, Z17, K1
 	VMOVUPS.Z  Z15, K1, Z16
 	VCMPPS     $0x11, Z14, Z17, K1
@@ -29384,170 +30904,123 @@ end23:
 	VSUBPS     Z14, Z16, Z14
 	VCMPPS     $0x03, Z17, Z17, K1
 	VMOVAPS    Z17, K1, Z14
-	VMULPS     Z18, Z6, Z15
+	VMULPS     Z19, Z6, Z15
 	VMULPS     Z14, Z6, Z14
 
 	// p = keep·p − u
 	// load p
-	TESTL $0x00000104, CX
-	JZ    else24
-	TESTL $0x00000100, CX
-	JZ    else26
+	TESTL      $0x00000104, CX
+	JZ         else39
+	TESTL      $0x00000100, CX
+	JZ         else41
+	PREFETCHT0 (DX)(R10*2)
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD (DI)(R9*2), Z16
 	VPSLLD    $0x10, Z16, Z16
 	VPMOVSXWD (DX)(R9*2), Z17
 	VPADDD    Z17, Z16, Z17
-	VXORPS    Z17, Z16, Z18
-	VPMOVD2M  Z18, K1
+	VXORPS    Z17, Z16, Z19
+	VPMOVD2M  Z19, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z17, K1, Z16
 
 	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
 	VPMOVZXWD 32(DI)(R9*2), Z17
 	VPSLLD    $0x10, Z17, Z17
-	VPMOVSXWD 32(DX)(R9*2), Z18
-	VPADDD    Z18, Z17, Z18
-	VXORPS    Z18, Z17, Z19
-	VPMOVD2M  Z19, K1
+	VPMOVSXWD 32(DX)(R9*2), Z19
+	VPADDD    Z19, Z17, Z19
+	VXORPS    Z19, Z17, Z20
+	VPMOVD2M  Z20, K1
 	KNOTW     K1, K1
-	VMOVAPS   Z18, K1, Z17
-	JMP       end27
+	VMOVAPS   Z19, K1, Z17
+	JMP       end42
 
-else26:
-	VPMOVZXWD (DX)(R9*2), Z16
-	VPSLLD    $0x10, Z16, Z16
-	VPMOVZXWD 32(DX)(R9*2), Z17
-	VPSLLD    $0x10, Z17, Z17
+else41:
+	VPMOVZXWD  (DX)(R9*2), Z16
+	VPSLLD     $0x10, Z16, Z16
+	VPMOVZXWD  32(DX)(R9*2), Z17
+	VPSLLD     $0x10, Z17, Z17
+	PREFETCHT0 (DX)(R10*2)
 
-end27:
-	JMP end25
+end42:
+	JMP end40
 
-else24:
-	VMOVUPS (DX)(R9*4), Z16
-	VMOVUPS 64(DX)(R9*4), Z17
-	TESTL   $0x00000200, CX
-	JZ      end29
+else39:
+	VMOVUPS    (DX)(R9*4), Z16
+	VMOVUPS    64(DX)(R9*4), Z17
+	PREFETCHT0 (DX)(R10*4)
+	PREFETCHT0 64(DX)(R10*4)
+	TESTL      $0x00000200, CX
+	JZ         end44
+	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else30
-	VCVTPS2PH $0x00, Z16, Y18
-	VCVTPH2PS (DI)(R9*2), Z19
-	JMP       end31
+	JZ        else45
+	VCVTPS2PH $0x00, Z16, Y19
+	VCVTPH2PS (DI)(R9*2), Z20
+	JMP       end46
 
-else30:
+else45:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z16, Z18
-	VPSRLD    $0x1f, Z18, Z18
-	VPADDD    Z18, Z16, Z18
-	VPADDD    Z12, Z18, Z18
+	VPSLLD    $0x0f, Z16, Z19
+	VPSRLD    $0x1f, Z19, Z19
+	VPADDD    Z19, Z16, Z19
+	VPADDD    Z12, Z19, Z19
 	VCMPPS    $0x03, Z16, Z16, K1
-	VMOVAPS   Z16, K1, Z18
-	VPERMW    Z18, Z13, Z18
-	VPMOVZXWD (DI)(R9*2), Z19
-	VPSLLD    $0x10, Z19, Z19
+	VMOVAPS   Z16, K1, Z19
+	VPERMW    Z19, Z13, Z19
+	VPMOVZXWD (DI)(R9*2), Z20
+	VPSLLD    $0x10, Z20, Z20
 
-end31:
-	VPCMPUW $0x04, (DI)(R9*2), Y18, K1
+end46:
+	VPCMPUW $0x04, (DI)(R9*2), Y19, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z19, K1, Z16
+	VMOVAPS Z20, K1, Z16
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else32
-	VCVTPS2PH $0x00, Z17, Y18
-	VCVTPH2PS 32(DI)(R9*2), Z19
-	JMP       end33
+	JZ        else47
+	VCVTPS2PH $0x00, Z17, Y19
+	VCVTPH2PS 32(DI)(R9*2), Z20
+	JMP       end48
 
-else32:
+else47:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z17, Z18
-	VPSRLD    $0x1f, Z18, Z18
-	VPADDD    Z18, Z17, Z18
-	VPADDD    Z12, Z18, Z18
+	VPSLLD    $0x0f, Z17, Z19
+	VPSRLD    $0x1f, Z19, Z19
+	VPADDD    Z19, Z17, Z19
+	VPADDD    Z12, Z19, Z19
 	VCMPPS    $0x03, Z17, Z17, K1
-	VMOVAPS   Z17, K1, Z18
-	VPERMW    Z18, Z13, Z18
-	VPMOVZXWD 32(DI)(R9*2), Z19
-	VPSLLD    $0x10, Z19, Z19
+	VMOVAPS   Z17, K1, Z19
+	VPERMW    Z19, Z13, Z19
+	VPMOVZXWD 32(DI)(R9*2), Z20
+	VPSLLD    $0x10, Z20, Z20
 
-end33:
-	VPCMPUW $0x04, 32(DI)(R9*2), Y18, K1
+end48:
+	VPCMPUW $0x04, 32(DI)(R9*2), Y19, K1
 	VCMPPS  $0x03, Z17, Z17, K2
 	KORW    K2, K1, K1
-	VMOVAPS Z19, K1, Z17
+	VMOVAPS Z20, K1, Z17
 
-end29:
-end25:
+end44:
+end40:
 	VMULPS Z16, Z1, Z16
 	VMULPS Z17, Z1, Z17
 	VSUBPS Z15, Z16, Z15
 	VSUBPS Z14, Z17, Z14
 
 	// store p
-	TESTL $0x00000080, CX
-	JZ    else34
-
-	// counter
-	MOVL         56(AX), R10
-	ADDL         R9, R10
-	VPBROADCASTD R10, Z17
-	VPADDD       roundingAVX512<>+0(SB), Z17, Z17
-
-	// key
-	VPBROADCASTD 60(AX), Z18
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z17, Z16
-	VXORPS Z16, Z17, Z16
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z10, Z16, Z16
-	VXORPS  Z18, Z16, Z16
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z16, Z19
-	VXORPS  Z19, Z16, Z16
-	VPMULLD Z11, Z16, Z16
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z16, Z19
-	VXORPS Z19, Z16, Z16
-	VPADDD roundingAVX512<>+64(SB), Z17, Z17
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z17, Z19
-	VXORPS Z19, Z17, Z17
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z10, Z17, Z17
-	VXORPS  Z18, Z17, Z17
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z17, Z18
-	VXORPS  Z18, Z17, Z17
-	VPMULLD Z11, Z17, Z17
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z17, Z18
-	VXORPS Z18, Z17, Z17
-	JMP    end35
-
-else34:
-	VXORPS Z16, Z16, Z16
-	VXORPS Z17, Z17, Z17
-
-end35:
 	TESTL $0x00000104, CX
-	JZ    else36
+	JZ    else49
 	TESTL $0x00000100, CX
-	JZ    else38
+	JZ    else51
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z15, Z16
+	VPADDD  roundingAVX512<>+512(SB), Z15, Z16
 	VCMPPS  $0x03, Z15, Z15, K1
 	VMOVAPS Z15, K1, Z16
 	VPERMW  Z16, Z13, Z16
@@ -29560,7 +31033,7 @@ end35:
 	VMOVUPS   Y15, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z14, Z15
+	VPADDD  roundingAVX512<>+512(SB), Z14, Z15
 	VCMPPS  $0x03, Z14, Z14, K1
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z13, Z15
@@ -29571,45 +31044,53 @@ end35:
 	VMOVAPS.Z Z14, K1, Z14
 	VPMOVDW   Z14, Y14
 	VMOVUPS   Y14, 32(DX)(R9*2)
-	JMP       end39
+	JMP       end52
 
-else38:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z16, Z16
+else51:
+	// bf16: (p + random)>>16
+	VPMULLW roundingAVX512<>+384(SB), Z18, Z18
+	VANDPS  roundingAVX512<>+256(SB), Z18, Z16
 	VPADDD  Z16, Z15, Z16
+	VPSRLD  $0x10, Z18, Z17
+	VPADDD  Z17, Z14, Z17
+	TESTL   $0x00000408, CX
+	JZ      else53
+	JMP     end54
+
+else53:
 	VCMPPS  $0x03, Z15, Z15, K1
 	VMOVAPS Z15, K1, Z16
-	VPERMW  Z16, Z13, Z15
-	VMOVUPS Y15, (DX)(R9*2)
-	VPSRLD  $0x10, Z17, Z15
-	VPADDD  Z15, Z14, Z15
 	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z15
-	VPERMW  Z15, Z13, Z14
+	VMOVAPS Z14, K1, Z17
+
+end54:
+	VPERMW  Z16, Z13, Z14
+	VMOVUPS Y14, (DX)(R9*2)
+	VPERMW  Z17, Z13, Z14
 	VMOVUPS Y14, 32(DX)(R9*2)
 
-end39:
-	JMP end37
+end52:
+	JMP end50
 
-else36:
+else49:
 	VMOVUPS   Z15, (DX)(R9*4)
 	VMOVUPS   Z14, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end41
+	JZ        end56
 	TESTL     $0x00000020, CX
-	JZ        else42
+	JZ        else57
 	VCVTPS2PH $0x00, Z15, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z15, Z15
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z15, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z15, K1, K1
-	KMOVW   K1, R10
-	POPCNTL R10, R10
-	ADDQ    R10, R8
-	JMP     end43
+	VANDPS  roundingAVX512<>+704(SB), Z15, Z15
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z15, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z15, K1, K1
+	KMOVW   K1, R11
+	POPCNTL R11, R11
+	ADDQ    R11, R8
+	JMP     end58
 
-else42:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z15, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -29619,375 +31100,30 @@ else42:
 	VMOVAPS Z15, K1, Z16
 	VPERMW  Z16, Z13, Z16
 
-end43:
+end58:
 	TESTL    $0x00000040, CX
-	JZ       else44
+	JZ       else59
 	VMOVNTDQ Y16, (DI)(R9*2)
-	JMP      end45
+	JMP      end60
 
-else44:
+else59:
 	VMOVUPS Y16, (DI)(R9*2)
 
-end45:
+end60:
 	TESTL     $0x00000020, CX
-	JZ        else46
+	JZ        else61
 	VCVTPS2PH $0x00, Z14, Y15
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z14, Z14
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z14, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z14, K1, K1
-	KMOVW   K1, R10
-	POPCNTL R10, R10
-	ADDQ    R10, R8
-	JMP     end47
-
-else46:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z14, Z15
-	VPSRLD  $0x1f, Z15, Z15
-	VPADDD  Z15, Z14, Z15
-	VPADDD  Z12, Z15, Z15
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z15
-	VPERMW  Z15, Z13, Z15
-
-end47:
-	TESTL    $0x00000040, CX
-	JZ       else48
-	VMOVNTDQ Y15, 32(DI)(R9*2)
-	JMP      end49
-
-else48:
-	VMOVUPS Y15, 32(DI)(R9*2)
-
-end49:
-end41:
-end37:
-	ADDQ $0x00000020, R9
-	CMPQ R9, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// g = gs·g
-	// load grad
-	TESTL      $0x00000003, CX
-	JZ         else50
-	TESTL      $0x00000002, CX
-	JZ         else52
-	VCVTPH2PS  (BX)(R9*2), Z14
-	PREFETCHT0 (BX)(R10*2)
-	JMP        end53
-
-else52:
-	VPMOVZXWD  (BX)(R9*2), Z14
-	VPSLLD     $0x10, Z14, Z14
-	PREFETCHT0 (BX)(R10*2)
-
-end53:
-	JMP end51
-
-else50:
-	VMOVUPS    (BX)(R9*4), Z14
-	PREFETCHT0 (BX)(R10*4)
-
-end51:
-	VMULPS Z14, Z0, Z14
-
-	// g = max(min(g, hi), lo)
-	VMINPS Z14, Z8, Z14
-	VMAXPS Z14, Z7, Z14
-	TESTL  $0x00000400, CX
-	JZ     end55
-
-	// g = g + l2·p
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else56
-	TESTL      $0x00000100, CX
-	JZ         else58
-	PREFETCHT0 (DX)(R10*2)
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (DI)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-	VPMOVSXWD (DX)(R9*2), Z16
-	VPADDD    Z16, Z15, Z16
-	VXORPS    Z16, Z15, Z17
-	VPMOVD2M  Z17, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z16, K1, Z15
-	JMP       end59
-
-else58:
-	VPMOVZXWD  (DX)(R9*2), Z15
-	VPSLLD     $0x10, Z15, Z15
-	PREFETCHT0 (DX)(R10*2)
-
-end59:
-	JMP end57
-
-else56:
-	VMOVUPS    (DX)(R9*4), Z15
-	PREFETCHT0 (DX)(R10*4)
-	TESTL      $0x00000200, CX
-	JZ         end61
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else62
-	VCVTPS2PH $0x00, Z15, Y16
-	VCVTPH2PS (DI)(R9*2), Z17
-	JMP       end63
-
-else62:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z15, Z16
-	VPSRLD    $0x1f, Z16, Z16
-	VPADDD    Z16, Z15, Z16
-	VPADDD    Z12, Z16, Z16
-	VCMPPS    $0x03, Z15, Z15, K1
-	VMOVAPS   Z15, K1, Z16
-	VPERMW    Z16, Z13, Z16
-	VPMOVZXWD (DI)(R9*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-
-end63:
-	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
-	VCMPPS  $0x03, Z15, Z15, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z17, K1, Z15
-
-end61:
-end57:
-	VMULPS Z15, Z9, Z15
-	VADDPS Z15, Z14, Z14
-
-end55:
-	// d = beta1·m + alpha1·g
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else64
-	VPMOVZXWD  (SI)(R9*2), Z15
-	VPSLLD     $0x10, Z15, Z15
-	PREFETCHT0 (SI)(R10*2)
-	JMP        end65
-
-else64:
-	VMOVUPS    (SI)(R9*4), Z15
-	PREFETCHT0 (SI)(R10*4)
-
-end65:
-	VMULPS Z15, Z2, Z15
-	VMULPS Z14, Z3, Z16
-	VADDPS Z16, Z15, Z15
-
-	// m = beta2·m + alpha2·g
-	// load m
-	TESTL      $0x00000008, CX
-	JZ         else66
-	VPMOVZXWD  (SI)(R9*2), Z16
-	VPSLLD     $0x10, Z16, Z16
-	PREFETCHT0 (SI)(R10*2)
-	JMP        end67
-
-else66:
-	VMOVUPS    (SI)(R9*4), Z16
-	PREFETCHT0 (SI)(R10*4)
-
-end67:
-	VMULPS Z16, Z4, Z16
-	VMULPS Z14, Z5, Z14
-	VADDPS Z14, Z16, Z14
-
-	// store m
-	TESTL $0x00000008, CX
-	JZ    else68
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD  $0x0f, Z14, Z16
-	VPSRLD  $0x1f, Z16, Z16
-	VPADDD  Z16, Z14, Z16
-	VPADDD  Z12, Z16, Z16
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z16
-	VPERMW  Z16, Z13, Z14
-	VMOVUPS Y14, (SI)(R9*2)
-	JMP     end69
-
-else68:
-	VMOVUPS Z14, (SI)(R9*4)
-
-end69:
-	// u = k1·sign(d)
-	VXORPS     Z14, Z14, Z14
-	VXORPS     Z16, Z16, Z16
-	VPTERNLOGD $0xff, Z16, Z16, Z16
-	VPSRLD     $0x19, Z16, Z16
-	VPSLLD     $0x17, Z16, Z16
-	VCMPPS     $0x1e, Z14, Z15, K1
-	VMOVUPS.Z  Z16, K1, Z17
-	VCMPPS     $0x11, Z14, Z15, K1
-	VMOVUPS.Z  Z16, K1, Z14
-	VSUBPS     Z14, Z17, Z14
-	VCMPPS     $0x03, Z15, Z15, K1
-	VMOVAPS    Z15, K1, Z14
-	VMULPS     Z14, Z6, Z14
-
-	// p = keep·p − u
-	// load p
-	TESTL      $0x00000104, CX
-	JZ         else70
-	TESTL      $0x00000100, CX
-	JZ         else72
-	PREFETCHT0 (DX)(R10*2)
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = upper<<16 + low, unless the sign changes: then it is upper<<16
-	VPMOVZXWD (DI)(R9*2), Z15
-	VPSLLD    $0x10, Z15, Z15
-	VPMOVSXWD (DX)(R9*2), Z16
-	VPADDD    Z16, Z15, Z16
-	VXORPS    Z16, Z15, Z17
-	VPMOVD2M  Z17, K1
-	KNOTW     K1, K1
-	VMOVAPS   Z16, K1, Z15
-	JMP       end73
-
-else72:
-	VPMOVZXWD  (DX)(R9*2), Z15
-	VPSLLD     $0x10, Z15, Z15
-	PREFETCHT0 (DX)(R10*2)
-
-end73:
-	JMP end71
-
-else70:
-	VMOVUPS    (DX)(R9*4), Z15
-	PREFETCHT0 (DX)(R10*4)
-	TESTL      $0x00000200, CX
-	JZ         end75
-	PREFETCHT0 (DI)(R10*2)
-
-	// p = copy, where p does not round to it
-	TESTL     $0x00000020, CX
-	JZ        else76
-	VCVTPS2PH $0x00, Z15, Y16
-	VCVTPH2PS (DI)(R9*2), Z17
-	JMP       end77
-
-else76:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Z15, Z16
-	VPSRLD    $0x1f, Z16, Z16
-	VPADDD    Z16, Z15, Z16
-	VPADDD    Z12, Z16, Z16
-	VCMPPS    $0x03, Z15, Z15, K1
-	VMOVAPS   Z15, K1, Z16
-	VPERMW    Z16, Z13, Z16
-	VPMOVZXWD (DI)(R9*2), Z17
-	VPSLLD    $0x10, Z17, Z17
-
-end77:
-	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
-	VCMPPS  $0x03, Z15, Z15, K2
-	KORW    K2, K1, K1
-	VMOVAPS Z17, K1, Z15
-
-end75:
-end71:
-	VMULPS Z15, Z1, Z15
-	VSUBPS Z14, Z15, Z14
-
-	// store p
-	TESTL $0x00000080, CX
-	JZ    else78
-
-	// counter
-	MOVL         56(AX), R11
-	ADDL         R9, R11
-	VPBROADCASTD R11, Z15
-	VPADDD       roundingAVX512<>+0(SB), Z15, Z15
-
-	// key
-	VPBROADCASTD 60(AX), Z16
-
-	// draw = counter ^ counter>>16
-	VPSRLD $0x10, Z15, Z17
-	VXORPS Z17, Z15, Z15
-
-	// draw = draw·0x7feb352d ^ key
-	VPMULLD Z10, Z15, Z15
-	VXORPS  Z16, Z15, Z15
-
-	// draw = (draw ^ draw>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z15, Z16
-	VXORPS  Z16, Z15, Z15
-	VPMULLD Z11, Z15, Z15
-
-	// draw = draw ^ draw>>16
-	VPSRLD $0x10, Z15, Z16
-	VXORPS Z16, Z15, Z15
-	JMP    end79
-
-else78:
-	VXORPS Z15, Z15, Z15
-
-end79:
-	TESTL $0x00000104, CX
-	JZ    else80
-	TESTL $0x00000100, CX
-	JZ    else82
-
-	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+384(SB), Z14, Z15
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z15
-	VPERMW  Z15, Z13, Z15
-	VMOVUPS Y15, (DI)(R9*2)
-
-	// low: x&0xffff, 0 for a NaN
-	VCMPPS    $0x07, Z14, Z14, K1
-	VMOVAPS.Z Z14, K1, Z14
-	VPMOVDW   Z14, Y14
-	VMOVUPS   Y14, (DX)(R9*2)
-	JMP       end83
-
-else82:
-	// bf16: (p + draw>>16)>>16
-	VPSRLD  $0x10, Z15, Z15
-	VPADDD  Z15, Z14, Z15
-	VCMPPS  $0x03, Z14, Z14, K1
-	VMOVAPS Z14, K1, Z15
-	VPERMW  Z15, Z13, Z14
-	VMOVUPS Y14, (DX)(R9*2)
-
-end83:
-	JMP end81
-
-else80:
-	VMOVUPS   Z14, (DX)(R9*4)
-	TESTL     $0x00000030, CX
-	JZ        end85
-	TESTL     $0x00000020, CX
-	JZ        else86
-	VCVTPS2PH $0x00, Z14, Y15
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+576(SB), Z14, Z14
-	VCMPPS  $0x1d, roundingAVX512<>+640(SB), Z14, K1
-	VCMPPS  $0x11, roundingAVX512<>+704(SB), Z14, K1, K1
+	VANDPS  roundingAVX512<>+704(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z14, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end87
+	JMP     end62
 
-else86:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z15
 	VPSRLD  $0x1f, Z15, Z15
@@ -29997,43 +31133,41 @@ else86:
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z13, Z15
 
-end87:
+end62:
 	TESTL    $0x00000040, CX
-	JZ       else88
-	VMOVNTDQ Y15, (DI)(R9*2)
-	JMP      end89
+	JZ       else63
+	VMOVNTDQ Y15, 32(DI)(R9*2)
+	JMP      end64
 
-else88:
-	VMOVUPS Y15, (DI)(R9*2)
+else63:
+	VMOVUPS Y15, 32(DI)(R9*2)
 
-end89:
-end85:
-end81:
-	ADDQ $0x00000010, R9
-	ADDQ $0x00000010, R10
-	CMPQ R9, count+8(FP)
-	JNE  passAhead
-
-done:
+end64:
+end56:
+end50:
+	ADDQ  $0x00000020, R9
+	ADDQ  $0x00000020, R10
+	CMPQ  R9, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end91
+	JZ    end66
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end91:
+end66:
 	TESTL $0x00000040, CX
-	JZ    end93
+	JZ    end68
 	SFENCE
 
-end93:
+end68:
 	VZEROUPPER
 	RET
 
 // func mixedLimitAVX512(c *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixedLimitAVX512(SB), NOSPLIT, $0-24
+TEXT ·mixedLimitAVX512(SB), NOSPLIT, $8-24
 	MOVQ c+0(FP), AX
 
 	// formats
@@ -30058,301 +31192,217 @@ TEXT ·mixedLimitAVX512(SB), NOSPLIT, $0-24
 	MOVQ 104(AX), R9
 
 	// out
-	MOVQ  112(AX), AX
-	XORQ  R10, R10
-	XORQ  R11, R11
-	MOVQ  ahead+16(FP), R12
-	SHRQ  $0x02, R12
-	TESTQ R12, R12
-	JNZ   far
+	MOVQ 112(AX), R10
+	XORQ R11, R11
+	XORQ R12, R12
+	MOVQ ahead+16(FP), R13
+	SHRQ $0x02, R13
 
-	// 2 vectors at a time
 pass:
 	// move grad
-	TESTQ   BX, BX
-	JZ      nil1
-	TESTL   $0x00000003, CX
-	JZ      else2
-	VMOVUPS (BX)(R11*2), Y0
-	VMOVUPS 32(BX)(R11*2), Y0
-	JMP     end3
+	TESTQ      BX, BX
+	JZ         nil1
+	TESTL      $0x00000003, CX
+	JZ         else2
+	VMOVUPS    (BX)(R12*2), Y0
+	VMOVUPS    32(BX)(R12*2), Y0
+	PREFETCHT0 (BX)(R13*2)
+	JMP        end3
 
 else2:
-	VMOVUPS (BX)(R11*4), Z0
-	VMOVUPS 64(BX)(R11*4), Z0
+	VMOVUPS    (BX)(R12*4), Z0
+	VMOVUPS    64(BX)(R12*4), Z0
+	PREFETCHT0 (BX)(R13*4)
+	PREFETCHT0 64(BX)(R13*4)
 
 end3:
 nil1:
 	// move m
-	TESTQ   SI, SI
-	JZ      nil4
-	TESTL   $0x00000008, CX
-	JZ      else5
-	VMOVUPS (SI)(R11*2), Y0
-	VMOVUPS 32(SI)(R11*2), Y3
-	VMOVUPS Y0, (SI)(R11*2)
-	VMOVUPS Y3, 32(SI)(R11*2)
-	JMP     end6
+	TESTQ SI, SI
+	JZ    nil4
+	TESTL $0x00000400, CX
+	JZ    else5
+
+	// mScales
+	MOVQ       128(AX), R15
+	MOVQ       R12, BP
+	SHRQ       $0x05, BP
+	VMOVUPS    (SI)(R12*1), Y0
+	PREFETCHT0 (SI)(R13*1)
+	MOVBLZX    (R15)(BP*1), R14
+	VMOVUPS    Y0, (SI)(R12*1)
+	MOVB       R14, (R15)(BP*1)
+	JMP        end6
 
 else5:
-	VMOVUPS (SI)(R11*4), Z0
-	VMOVUPS 64(SI)(R11*4), Z3
-	VMOVUPS Z0, (SI)(R11*4)
-	VMOVUPS Z3, 64(SI)(R11*4)
+	TESTL      $0x00000008, CX
+	JZ         else7
+	VMOVUPS    (SI)(R12*2), Y0
+	VMOVUPS    32(SI)(R12*2), Y3
+	PREFETCHT0 (SI)(R13*2)
+	VMOVUPS    Y0, (SI)(R12*2)
+	VMOVUPS    Y3, 32(SI)(R12*2)
+	JMP        end8
 
+else7:
+	VMOVUPS    (SI)(R12*4), Z0
+	VMOVUPS    64(SI)(R12*4), Z3
+	PREFETCHT0 (SI)(R13*4)
+	PREFETCHT0 64(SI)(R13*4)
+	VMOVUPS    Z0, (SI)(R12*4)
+	VMOVUPS    Z3, 64(SI)(R12*4)
+
+end8:
 end6:
 nil4:
 	// move n
-	TESTQ   DI, DI
-	JZ      nil7
-	TESTL   $0x00000008, CX
-	JZ      else8
-	VMOVUPS (DI)(R11*2), Y0
-	VMOVUPS 32(DI)(R11*2), Y0
-	JMP     end9
+	TESTQ DI, DI
+	JZ    nil9
+	TESTL $0x00000400, CX
+	JZ    else10
 
-else8:
-	VMOVUPS (DI)(R11*4), Z0
-	VMOVUPS 64(DI)(R11*4), Z0
+	// nScales
+	MOVQ       136(AX), R14
+	MOVQ       R12, R15
+	SHRQ       $0x05, R15
+	VMOVUPS    (DI)(R12*1), Y0
+	PREFETCHT0 (DI)(R13*1)
+	MOVBLZX    (R14)(R15*1), R14
+	JMP        end11
 
-end9:
-nil7:
-	// move v
-	TESTQ   R8, R8
-	JZ      nil10
-	TESTL   $0x00000008, CX
-	JZ      else11
-	VMOVUPS (R8)(R11*2), Y0
-	VMOVUPS 32(R8)(R11*2), Y3
-	VMOVUPS Y0, (R8)(R11*2)
-	VMOVUPS Y3, 32(R8)(R11*2)
-	JMP     end12
-
-else11:
-	VMOVUPS (R8)(R11*4), Z0
-	VMOVUPS 64(R8)(R11*4), Z3
-	VMOVUPS Z0, (R8)(R11*4)
-	VMOVUPS Z3, 64(R8)(R11*4)
-
-end12:
-nil10:
-	// move x
-	TESTQ   R9, R9
-	JZ      nil13
-	TESTL   $0x00000008, CX
-	JZ      else14
-	VMOVUPS (R9)(R11*2), Y0
-	VMOVUPS 32(R9)(R11*2), Y3
-	VMOVUPS Y0, (R9)(R11*2)
-	VMOVUPS Y3, 32(R9)(R11*2)
-	JMP     end15
-
-else14:
-	VMOVUPS (R9)(R11*4), Z0
-	VMOVUPS 64(R9)(R11*4), Z3
-	VMOVUPS Z0, (R9)(R11*4)
-	VMOVUPS Z3, 64(R9)(R11*4)
-
-end15:
-nil13:
-	// move p
-	TESTQ   DX, DX
-	JZ      nil16
-	TESTL   $0x00000104, CX
-	JZ      else17
-	VMOVUPS (DX)(R11*2), Y1
-	VMOVUPS 32(DX)(R11*2), Y2
-	VMOVUPS Y1, (DX)(R11*2)
-	VMOVUPS Y2, 32(DX)(R11*2)
-	JMP     end18
-
-else17:
-	VMOVUPS (DX)(R11*4), Z1
-	VMOVUPS 64(DX)(R11*4), Z2
-	VMOVUPS Z1, (DX)(R11*4)
-	VMOVUPS Z2, 64(DX)(R11*4)
-
-end18:
-nil16:
-	// move out
-	TESTQ   AX, AX
-	JZ      nil19
-	TESTL   $0x00000300, CX
-	JZ      else20
-	VMOVUPS (AX)(R11*2), Y1
-	VMOVUPS 32(AX)(R11*2), Y2
-	VMOVUPS Y1, (AX)(R11*2)
-	VMOVUPS Y2, 32(AX)(R11*2)
-	JMP     end21
-
-else20:
-	TESTL    $0x00000040, CX
-	JZ       else22
-	VMOVNTDQ Y1, (AX)(R11*2)
-	JMP      end23
-
-else22:
-	VMOVUPS Y1, (AX)(R11*2)
-
-end23:
-	TESTL    $0x00000040, CX
-	JZ       else24
-	VMOVNTDQ Y2, 32(AX)(R11*2)
-	JMP      end25
-
-else24:
-	VMOVUPS Y2, 32(AX)(R11*2)
-
-end25:
-end21:
-nil19:
-	ADDQ $0x00000020, R11
-	CMPQ R11, count+8(FP)
-	JNE  pass
-	JMP  done
-
-far:
-	// 1 vectors at a time, with prefetch
-passAhead:
-	// move grad
-	TESTQ      BX, BX
-	JZ         nil26
-	TESTL      $0x00000003, CX
-	JZ         else27
-	VMOVUPS    (BX)(R11*2), Y0
-	PREFETCHT0 (BX)(R12*2)
-	JMP        end28
-
-else27:
-	VMOVUPS    (BX)(R11*4), Z0
-	PREFETCHT0 (BX)(R12*4)
-
-end28:
-nil26:
-	// move m
-	TESTQ      SI, SI
-	JZ         nil29
+else10:
 	TESTL      $0x00000008, CX
-	JZ         else30
-	VMOVUPS    (SI)(R11*2), Y0
-	PREFETCHT0 (SI)(R12*2)
-	VMOVUPS    Y0, (SI)(R11*2)
-	JMP        end31
+	JZ         else12
+	VMOVUPS    (DI)(R12*2), Y0
+	VMOVUPS    32(DI)(R12*2), Y0
+	PREFETCHT0 (DI)(R13*2)
+	JMP        end13
 
-else30:
-	VMOVUPS    (SI)(R11*4), Z0
-	PREFETCHT0 (SI)(R12*4)
-	VMOVUPS    Z0, (SI)(R11*4)
+else12:
+	VMOVUPS    (DI)(R12*4), Z0
+	VMOVUPS    64(DI)(R12*4), Z0
+	PREFETCHT0 (DI)(R13*4)
+	PREFETCHT0 64(DI)(R13*4)
 
-end31:
-nil29:
-	// move n
-	TESTQ      DI, DI
-	JZ         nil32
-	TESTL      $0x00000008, CX
-	JZ         else33
-	VMOVUPS    (DI)(R11*2), Y0
-	PREFETCHT0 (DI)(R12*2)
-	JMP        end34
-
-else33:
-	VMOVUPS    (DI)(R11*4), Z0
-	PREFETCHT0 (DI)(R12*4)
-
-end34:
-nil32:
+end13:
+end11:
+nil9:
 	// move v
 	TESTQ      R8, R8
-	JZ         nil35
+	JZ         nil14
 	TESTL      $0x00000008, CX
-	JZ         else36
-	VMOVUPS    (R8)(R11*2), Y0
-	PREFETCHT0 (R8)(R12*2)
-	VMOVUPS    Y0, (R8)(R11*2)
-	JMP        end37
+	JZ         else15
+	VMOVUPS    (R8)(R12*2), Y0
+	VMOVUPS    32(R8)(R12*2), Y3
+	PREFETCHT0 (R8)(R13*2)
+	VMOVUPS    Y0, (R8)(R12*2)
+	VMOVUPS    Y3, 32(R8)(R12*2)
+	JMP        end16
 
-else36:
-	VMOVUPS    (R8)(R11*4), Z0
-	PREFETCHT0 (R8)(R12*4)
-	VMOVUPS    Z0, (R8)(R11*4)
+else15:
+	VMOVUPS    (R8)(R12*4), Z0
+	VMOVUPS    64(R8)(R12*4), Z3
+	PREFETCHT0 (R8)(R13*4)
+	PREFETCHT0 64(R8)(R13*4)
+	VMOVUPS    Z0, (R8)(R12*4)
+	VMOVUPS    Z3, 64(R8)(R12*4)
 
-end37:
-nil35:
+end16:
+nil14:
 	// move x
 	TESTQ      R9, R9
-	JZ         nil38
+	JZ         nil17
 	TESTL      $0x00000008, CX
-	JZ         else39
-	VMOVUPS    (R9)(R11*2), Y0
-	PREFETCHT0 (R9)(R12*2)
-	VMOVUPS    Y0, (R9)(R11*2)
-	JMP        end40
+	JZ         else18
+	VMOVUPS    (R9)(R12*2), Y0
+	VMOVUPS    32(R9)(R12*2), Y3
+	PREFETCHT0 (R9)(R13*2)
+	VMOVUPS    Y0, (R9)(R12*2)
+	VMOVUPS    Y3, 32(R9)(R12*2)
+	JMP        end19
 
-else39:
-	VMOVUPS    (R9)(R11*4), Z0
-	PREFETCHT0 (R9)(R12*4)
-	VMOVUPS    Z0, (R9)(R11*4)
+else18:
+	VMOVUPS    (R9)(R12*4), Z0
+	VMOVUPS    64(R9)(R12*4), Z3
+	PREFETCHT0 (R9)(R13*4)
+	PREFETCHT0 64(R9)(R13*4)
+	VMOVUPS    Z0, (R9)(R12*4)
+	VMOVUPS    Z3, 64(R9)(R12*4)
 
-end40:
-nil38:
+end19:
+nil17:
 	// move p
 	TESTQ      DX, DX
-	JZ         nil41
+	JZ         nil20
 	TESTL      $0x00000104, CX
-	JZ         else42
-	VMOVUPS    (DX)(R11*2), Y1
-	PREFETCHT0 (DX)(R12*2)
-	VMOVUPS    Y1, (DX)(R11*2)
-	JMP        end43
+	JZ         else21
+	VMOVUPS    (DX)(R12*2), Y1
+	VMOVUPS    32(DX)(R12*2), Y2
+	PREFETCHT0 (DX)(R13*2)
+	VMOVUPS    Y1, (DX)(R12*2)
+	VMOVUPS    Y2, 32(DX)(R12*2)
+	JMP        end22
 
-else42:
-	VMOVUPS    (DX)(R11*4), Z1
-	PREFETCHT0 (DX)(R12*4)
-	VMOVUPS    Z1, (DX)(R11*4)
+else21:
+	VMOVUPS    (DX)(R12*4), Z1
+	VMOVUPS    64(DX)(R12*4), Z2
+	PREFETCHT0 (DX)(R13*4)
+	PREFETCHT0 64(DX)(R13*4)
+	VMOVUPS    Z1, (DX)(R12*4)
+	VMOVUPS    Z2, 64(DX)(R12*4)
 
-end43:
-nil41:
+end22:
+nil20:
 	// move out
-	TESTQ      AX, AX
-	JZ         nil44
+	TESTQ      R10, R10
+	JZ         nil23
 	TESTL      $0x00000300, CX
-	JZ         else45
-	VMOVUPS    (AX)(R11*2), Y1
-	PREFETCHT0 (AX)(R12*2)
-	VMOVUPS    Y1, (AX)(R11*2)
-	JMP        end46
+	JZ         else24
+	VMOVUPS    (R10)(R12*2), Y1
+	VMOVUPS    32(R10)(R12*2), Y2
+	PREFETCHT0 (R10)(R13*2)
+	VMOVUPS    Y1, (R10)(R12*2)
+	VMOVUPS    Y2, 32(R10)(R12*2)
+	JMP        end25
 
-else45:
+else24:
 	TESTL    $0x00000040, CX
-	JZ       else47
-	VMOVNTDQ Y1, (AX)(R11*2)
-	JMP      end48
+	JZ       else26
+	VMOVNTDQ Y1, (R10)(R12*2)
+	JMP      end27
 
-else47:
-	VMOVUPS Y1, (AX)(R11*2)
+else26:
+	VMOVUPS Y1, (R10)(R12*2)
 
-end48:
-end46:
-nil44:
-	ADDQ $0x00000010, R11
-	ADDQ $0x00000010, R12
-	CMPQ R11, count+8(FP)
-	JNE  passAhead
+end27:
+	TESTL    $0x00000040, CX
+	JZ       else28
+	VMOVNTDQ Y2, 32(R10)(R12*2)
+	JMP      end29
 
-done:
+else28:
+	VMOVUPS Y2, 32(R10)(R12*2)
+
+end29:
+end25:
+nil23:
+	ADDQ  $0x00000020, R12
+	ADDQ  $0x00000020, R13
+	CMPQ  R12, count+8(FP)
+	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end50
+	JZ    end31
 	MOVQ  c+0(FP), AX
 
 	// overflows
-	ADDQ R10, 120(AX)
+	ADDQ R11, 120(AX)
 
-end50:
+end31:
 	TESTL $0x00000040, CX
-	JZ    end52
+	JZ    end33
 	SFENCE
 
-end52:
+end33:
 	VZEROUPPER
 	RET
 

@@ -9,12 +9,14 @@ import (
 type mixed struct {
 	c       scalars[float32]
 	formats uint32 // a set of the constants below
-	counter uint32 // of the first element, for draw
+	counter uint32 // of the first word, for draw: calls begin with a block of numbers drawn
 	key     uint32 // for draw
 
 	p, g, m, n, v, x unsafe.Pointer // the first elements, by role; nil where the form has none
 	out              unsafe.Pointer // the copy of the parameters, or their upper halves, if there are any
 	overflows        int            // finite parameters that are infinite in an f16 copy are added to it
+
+	ms, ns unsafe.Pointer // the scales of the first blocks of m and n, where these are mxfp8
 }
 
 // What is not in its set of formats is float32.
@@ -26,14 +28,15 @@ const (
 	outBF16    // a copy of float32 parameters
 	outF16     // not together with outBF16
 	outAround  // the copy is written around the caches, and begins at a multiple of 32 bytes
-	stochastic // there is anything to be rounded so: paramBF16, or stateBF16 with an average of squares
+	stochastic // there is anything to be rounded so: paramBF16, momentMX, or stateBF16 with an average of squares
 	paramLow   // not together with paramBF16: parameters are split, and out has their upper halves, in bf16
 	follow     // a float32 parameter that does not round to its copy takes the copy's value first
+	momentMX   // m and n are mxfp8; where there is an average of squares, stateBF16 says that it is bf16
 )
 
 // withStochastic adds to a set of formats whether a form rounds stochastically there.
 func withStochastic(f form, formats uint32) uint32 {
-	if formats&paramBF16 != 0 || formats&stateBF16 != 0 && forms[f].Has("v") {
+	if formats&(paramBF16|momentMX) != 0 || formats&stateBF16 != 0 && forms[f].Has("v") {
 		formats |= stochastic
 	}
 	return formats
@@ -45,7 +48,7 @@ const aroundAlign = 32
 // mixedBlock is what the number of elements that a mixed kernel updates is a multiple of.
 const mixedBlock = 32
 
-// updateMixedGeneric is the reference, for any number of elements: the float32 rule, on what is widened before and rounded
+// updateMixedGeneric is the reference, for any number of elements from the beginning of a block on: the float32 rule, on what is widened before and rounded
 // after it. Within a step nothing is rounded: v is what x and the step take, not what is stored of it.
 func updateMixedGeneric(f form, b *mixed, n int) {
 	const most = 256
@@ -67,43 +70,79 @@ func updateMixedGeneric(f form, b *mixed, n int) {
 	if b.formats&stateBF16 != 0 {
 		state = bf16
 	}
+	moment := state
+	if b.formats&momentMX != 0 {
+		moment = mxfp8
+	}
 	for lo := 0; lo < n; lo += most {
 		k := min(most, n-lo)
 		widen(s.g[:k], b.g, grad, lo)
 		widenParams(s.p[:k], b, param, lo)
-		widen(s.m[:k], b.m, state, lo)
-		widen(s.n[:k], b.n, state, lo)
+		widenMomentum(s.m[:k], b.m, b.ms, moment, lo)
+		widenMomentum(s.n[:k], b.n, b.ns, moment, lo)
 		widen(s.v[:k], b.v, state, lo)
 		widen(s.x[:k], b.x, state, lo)
 		updateGeneric(f, &b.c, &s, 0, k)
-
-		first := b.counter + uint32(lo)
-		nearest := func(_ int, x float32) uint16 { return narrowBF16(x) }
-		lower := func(i int, x float32) uint16 { return narrowStochastic(x, draw(first+uint32(i), b.key)&0xffff) }
-		upper := func(i int, x float32) uint16 { return narrowStochastic(x, draw(first+uint32(i), b.key)>>16) }
-		roundParam := upper
-		if b.formats&paramLow != 0 {
-			copied := elements16(b.out, lo, k)
-			roundParam = func(i int, x float32) (low uint16) {
-				copied[i], low = splitBF16(x)
-				return low
+		for at := 0; at < k; at += drawBlock {
+			var d dice
+			if b.formats&stochastic != 0 {
+				d = roll(b.counter+uint32(lo+at)/2*wordStep, b.key)
 			}
+			end := min(at+drawBlock, k)
+			narrowBlock(b, d, param, moment, state, lo+at, &streams[float32]{p: s.p[at:end], m: s.m[at:end], v: s.v[at:end], x: s.x[at:end]})
 		}
-		narrow(b.p, param, lo, s.p[:k], roundParam)
-		narrow(b.m, state, lo, s.m[:k], nearest)
-		narrow(b.v, state, lo, s.v[:k], lower)
-		narrow(b.x, state, lo, s.x[:k], lower)
-		switch {
-		case b.formats&outBF16 != 0:
-			narrow(b.out, bf16, lo, s.p[:k], nearest)
-		case b.formats&outF16 != 0:
-			narrow(b.out, f16, lo, s.p[:k], func(_ int, x float32) uint16 {
-				if overflowsF16(x) {
-					b.overflows++
-				}
-				return narrowF16(x)
-			})
+	}
+}
+
+// narrowBlock writes what of a block has changed, the elements from lo on.
+func narrowBlock(b *mixed, d dice, param, moment, state format, lo int, s *streams[float32]) {
+	nearest := func(_ int, x float32) uint16 { return narrowBF16(x) }
+	ofAverages := d.next()
+	ofParams := ofAverages.next()
+	average := func(i int, x float32) uint16 { return narrowStochastic(x, uint32(ofAverages[i])) }
+	if moment == mxfp8 {
+		if b.m != nil {
+			elements8(b.ms, lo/mxBlock, 1)[0] = d.narrowMX(elements8(b.m, lo, len(s.p)), s.m)
 		}
+	} else {
+		narrow(b.m, moment, lo, s.m, nearest)
+	}
+	narrow(b.v, state, lo, s.v, average)
+	narrow(b.x, state, lo, s.x, average)
+	switch {
+	case b.formats&paramLow != 0:
+		copied := elements16(b.out, lo, len(s.p))
+		narrow(b.p, param, lo, s.p, func(i int, x float32) (low uint16) {
+			copied[i], low = splitBF16(x)
+			return low
+		})
+	default:
+		narrow(b.p, param, lo, s.p, func(i int, x float32) uint16 { return narrowStochastic(x, uint32(ofParams[i])) })
+	}
+	switch {
+	case b.formats&outBF16 != 0:
+		narrow(b.out, bf16, lo, s.p, nearest)
+	case b.formats&outF16 != 0:
+		narrow(b.out, f16, lo, s.p, func(_ int, x float32) uint16 {
+			if overflowsF16(x) {
+				b.overflows++
+			}
+			return narrowF16(x)
+		})
+	}
+}
+
+// widenMomentum reads a momentum from lo on, if there is one.
+func widenMomentum(to []float32, at, scales unsafe.Pointer, f format, lo int) {
+	if f != mxfp8 {
+		widen(to, at, f, lo)
+		return
+	}
+	if at == nil {
+		return
+	}
+	for i, x := range elements8(at, lo, len(to)) {
+		to[i] = widenMX(x, elements8(scales, (lo+i)/mxBlock, 1)[0])
 	}
 }
 
@@ -168,3 +207,4 @@ func elements32(at unsafe.Pointer, lo, n int) []float32 {
 	return unsafe.Slice((*float32)(at), lo+n)[lo:]
 }
 func elements16(at unsafe.Pointer, lo, n int) []uint16 { return unsafe.Slice((*uint16)(at), lo+n)[lo:] }
+func elements8(at unsafe.Pointer, lo, n int) []uint8   { return unsafe.Slice((*uint8)(at), lo+n)[lo:] }

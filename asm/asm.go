@@ -70,15 +70,14 @@ type ISA struct {
 	vectors   int // of a stream in a pass, as measured in docs/performance.md
 
 	// Where there are several formats:
-	mixedFar       int      // vectors in a pass with prefetch
 	mixedKeeps     int      // coefficients that stay in registers
 	mixedConstants []string // those of rounding that stay in registers
 }
 
 var (
-	AVX2   = ISA{Name: "AVX2", width: 32, registers: 16, vec: YMM, vectors: 4, mixedFar: 4}
+	AVX2   = ISA{Name: "AVX2", width: 32, registers: 16, vec: YMM, vectors: 4}
 	AVX512 = ISA{Name: "AVX512", width: 64, registers: 32, vec: ZMM, vectors: 2,
-		mixedFar: 1, mixedKeeps: 13, mixedConstants: []string{"first", "second", "half", "upper"}}
+		mixedKeeps: 13, mixedConstants: []string{"first", "second", "half", "upper"}}
 )
 
 // keeps is how many coefficients stay in registers where so many operands, of so many vectors, are alive at once: one more register takes those

@@ -11,7 +11,7 @@ import (
 
 // fields are where the engine's mixed has what a kernel needs, in bytes; its coefficients come first.
 var fields = map[string]int{"formats": 52, "counter": 56, "key": 60,
-	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120}
+	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120, "mScales": 128, "nScales": 136}
 
 // The engine's sets of formats consist of these.
 const (
@@ -25,8 +25,12 @@ const (
 	stochastic
 	paramLow
 	follow
+	momentMX
 	coupled // a kernel finds this one in its coefficients
 )
+
+// wordStep is the engine's: what the counters of two words in a row differ by.
+const wordStep uint32 = 0x9e3779b9
 
 // narrow are the formats by which a stream's elements have 16 bits.
 var narrow = map[string]int{"p": paramBF16 | paramLow, "grad": gradBF16 | gradF16, "m": stateBF16, "n": stateBF16, "v": stateBF16, "x": stateBF16}
@@ -37,10 +41,10 @@ type mixed struct {
 	*Vectors
 	formats   reg.Register
 	at        reg.Register // which element is the pass's first
-	fetched   reg.Register // which one is prefetched, if there is anything
+	fetched   reg.Register // which one is prefetched
 	overflows reg.Register // so far
 
-	drawn     Operand       // what the engine's draw makes of the lanes' counters, once a pass has drawn
+	words     Operand       // of random bits, once a pass has drawn
 	constants map[string]Op // those in registers
 }
 
@@ -60,6 +64,10 @@ func mixedRule(rule Kernel) Kernel {
 	return k
 }
 
+// mixedPass is how many elements a pass of a mixed kernel has, as a block of the engine's: the elements that share random words, or an
+// mxfp8 scale.
+const mixedPass = 32
+
 const mixedSignature = "func(c *float32, count, ahead int)"
 
 // EmitMixed emits
@@ -67,8 +75,7 @@ const mixedSignature = "func(c *float32, count, ahead int)"
 //	func name(c *float32, count, ahead int)
 //
 // c is the first field of a mixed, count a positive multiple of what the engine calls mixedBlock. It prefetches each stream that
-// it reads, in front of its loads: float32 by ahead bytes, others by as many elements. If ahead is 0, it has a loop without, or it
-// prefetches what it loads anyway.
+// it reads, in front of its loads: float32 by ahead bytes, others by as many elements. If ahead is 0, that is what it loads anyway.
 func (k Kernel) EmitMixed(isa ISA) {
 	name := k.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, mixedSignature)
@@ -76,7 +83,7 @@ func (k Kernel) EmitMixed(isa ISA) {
 	Doc(name + " " + k.Doc + ".")
 
 	c := Load(Param("c"), GP64())
-	v := &Vectors{Type: Float32, ISA: isa, streams: map[string]reg.Register{}, scalars: map[string]Op{}, coefficients: c}
+	v := &Vectors{Type: Float32, ISA: isa, n: mixedPass / (isa.width / 4), streams: map[string]reg.Register{}, scalars: map[string]Op{}, coefficients: c}
 	m := &mixed{Vectors: v, constants: map[string]Op{}}
 	v.mixed = m
 	if len(k.Scalars) > 0 {
@@ -99,21 +106,10 @@ func (k Kernel) EmitMixed(isa ISA) {
 	XORQ(m.overflows, m.overflows)
 	m.at = GP64()
 	XORQ(m.at, m.at)
-	front := Load(Param("ahead"), GP64())
-	SHRQ(U8(2), front)
-	if near := isa.vectors; near != isa.mixedFar {
-		TESTQ(front, front)
-		JNZ(LabelRef("far"))
-		Commentf("%d vectors at a time", near)
-		k.emitMixedLoop(m, near, "pass")
-		JMP(LabelRef("done"))
-	}
-	Label("far")
-	Commentf("%d vectors at a time, with prefetch", isa.mixedFar)
-	m.fetched = front
-	k.emitMixedLoop(m, isa.mixedFar, "passAhead")
+	m.fetched = Load(Param("ahead"), GP64())
+	SHRQ(U8(2), m.fetched)
+	k.emitMixedLoop(m)
 
-	Label("done")
 	m.either(outF16, func() {
 		Load(Param("c"), c) // again: the register had other uses
 		Comment("overflows")
@@ -125,21 +121,18 @@ func (k Kernel) EmitMixed(isa ISA) {
 }
 
 // emitMixedLoop runs the body over all elements.
-func (k Kernel) emitMixedLoop(m *mixed, vectors int, pass string) {
+func (k Kernel) emitMixedLoop(m *mixed) {
 	count, err := Param("count").Resolve() // stays in memory: registers are short
 	if err != nil {
 		panic(err)
 	}
-	m.n = vectors
 	elements := U32(m.elements())
-	Label(pass)
+	Label("pass")
 	k.Body(m.Vectors)
 	ADDQ(elements, m.at)
-	if m.fetched != nil {
-		ADDQ(elements, m.fetched)
-	}
+	ADDQ(elements, m.fetched)
 	CMPQ(m.at, count.Addr)
-	JNE(LabelRef(pass))
+	JNE(LabelRef("pass"))
 }
 
 func (m *mixed) field(mov func(from, to Op), name string, to reg.Register) reg.Register {
@@ -172,9 +165,6 @@ func (m *mixed) vector(stream string, size uint8, i int) Mem {
 
 // prefetch prefetches as many lines of a stream as a pass loads.
 func (m *mixed) prefetch(stream string, size uint8) {
-	if m.fetched == nil {
-		return
-	}
 	for line := 0; line < m.elements()*int(size); line += cacheLine {
 		PREFETCHT0(Mem{Base: m.streams[stream], Index: m.fetched, Scale: size, Disp: line})
 	}
@@ -200,6 +190,8 @@ func (m *mixed) load(stream string) Operand {
 			float32s()
 			m.either(follow, func() { m.follow(x) }, nil)
 		})
+	case "m", "n":
+		m.either(momentMX, func() { m.unpack(x, stream) }, func() { m.either(narrow[stream], bf16, float32s) })
 	default:
 		m.either(narrow[stream], bf16, float32s)
 	}
@@ -239,7 +231,7 @@ func (m *mixed) follow(p Operand) {
 			m.roundF16(p, rounded)
 			VCVTPH2PS(out, copied)
 		}, func() {
-			m.nearest(p, rounded)
+			m.cut(p, m.nearest(p), rounded)
 			widenBF16(out, copied)
 		})
 		if m.ISA.Name == AVX512.Name {
@@ -263,8 +255,12 @@ func widenBF16(from, x Op) {
 	VPSLLD(U8(16), x, x)
 }
 
-// store rounds, vector by vector, which takes the fewest registers.
 func (m *mixed) store(x Operand, stream string) {
+	wide := func() {
+		for i := range x {
+			VMOVUPS(x[i], m.vector(stream, 4, i))
+		}
+	}
 	each := func(store func(x Op, i int)) func() {
 		return func() {
 			for i := range x {
@@ -272,32 +268,37 @@ func (m *mixed) store(x Operand, stream string) {
 			}
 		}
 	}
-	half := func(round func(x Op, i int) reg.VecVirtual) func() {
-		return each(func(x Op, i int) { m.storeHalf(round(x, i), stream, i) })
-	}
-	wide := each(func(x Op, i int) { VMOVUPS(x, m.vector(stream, 4, i)) })
+	m.draw()
 	switch stream {
 	case "p":
-		m.draw()
 		m.either(paramBF16|paramLow, func() {
 			m.either(paramLow, each(m.split), func() {
-				Comment("bf16: (p + draw>>16)>>16")
-				half(func(x Op, i int) reg.VecVirtual { return m.stochastic(x, m.op1(VPSRLD, U8(16), m.drawn[i])) })()
+				Comment("bf16: (p + random)>>16")
+				if m.streams["v"] == nil {
+					m.multiplyWords("slot2")
+				} else { // it has multiplied them once
+					m.multiplyWords("slot")
+				}
+				sums := m.each(func(i int) Op { return m.op1(VPADDD, m.random(i), x[i]) })
+				m.either(stateBF16|momentMX, func() {}, func() { m.orNaN(x, sums) }) // else NaNs may be those of float32 state
+				m.storeUpper(stream, sums)
 			})
 		}, func() {
 			wide()
 			m.either(outBF16|outF16, each(m.copyOut), nil)
 		})
-		m.drawn = nil // the pass ends
+		m.words = nil // the pass ends
 	case "m":
-		m.either(stateBF16, half(func(x Op, _ int) reg.VecVirtual { return m.nearest(x, m.vec()) }), wide)
+		m.either(momentMX, func() { m.pack(x, stream) }, func() {
+			m.either(stateBF16, func() { m.storeUpper(stream, m.each(func(i int) Op { return m.nearest(x[i]) })) }, wide)
+		})
 	default:
-		m.draw()
+		if stream == "v" {
+			m.multiplyWords("slot")
+		}
 		m.either(stateBF16, func() {
-			Commentf("bf16: (%s + draw&0xffff)>>16", stream)
-			half(func(x Op, i int) reg.VecVirtual {
-				return m.stochastic(x, m.op1(VANDPS, m.constant("low"), m.drawn[i]))
-			})()
+			Commentf("bf16: (%s + random)>>16", stream)
+			m.storeUpper(stream, m.each(func(i int) Op { return m.op1(VPADDD, m.random(i), x[i]) }))
 		}, wide)
 	}
 }
@@ -308,7 +309,7 @@ func (m *mixed) copyOut(x Op, i int) {
 	m.either(outF16, func() {
 		m.roundF16(x, y)
 		m.countOverflows(x)
-	}, func() { m.nearest(x, y) })
+	}, func() { m.cut(x, m.nearest(x), y) })
 	m.storeOut(y, i)
 }
 
@@ -359,20 +360,35 @@ func (m *mixed) countOverflows(x Op) {
 	ADDQ(bits.As64(), m.overflows)
 }
 
-// nearest rounds x to bf16 in the lower half of y: to nearest, to even in between.
-func (m *mixed) nearest(x Op, y reg.VecVirtual) reg.VecVirtual {
+// nearest returns what has x, rounded to bf16 to nearest, to even in between, in its upper halves.
+func (m *mixed) nearest(x Op) Op {
 	Comment("bf16: (x + x>>16&1 + 0x7fff)>>16")
 	odd := m.op1(VPSRLD, U8(31), m.op1(VPSLLD, U8(15), x))
-	return m.cut(x, m.op1(VPADDD, m.constant("half"), m.op1(VPADDD, odd, x)), y)
+	return m.op1(VPADDD, m.constant("half"), m.op1(VPADDD, odd, x))
 }
 
-// stochastic rounds x to bf16, by random numbers of 16 bits.
-func (m *mixed) stochastic(x, random Op) reg.VecVirtual {
-	return m.cut(x, m.op1(VPADDD, random, x), m.vec())
+// storeUpper stores the upper halves of all vectors, which it may change.
+func (m *mixed) storeUpper(stream string, x Operand) {
+	if m.ISA.Name == AVX512.Name {
+		for i, x := range x {
+			y := m.vec()
+			VPERMW(x, m.constant("upper"), y)
+			m.storeHalf(y, stream, i)
+		}
+		return
+	}
+	const evenQuarters = 0 | 2<<2 | 1<<4 | 3<<6 // VPACKUSDW packs within 16 bytes
+	for i := 0; i < len(x); i += 2 {
+		VPSRLD(U8(16), x[i], x[i])
+		VPSRLD(U8(16), x[i+1], x[i+1])
+		y := m.op1(VPACKUSDW, x[i+1], x[i])
+		VPERMQ(U8(evenQuarters), y, y)
+		VMOVDQU(y, m.vector(stream, 2, i))
+	}
 }
 
 // cut puts the upper halves of a sum, of x and what rounds it, into the lower half of y. A NaN in x stays one: its upper half is
-// that of a NaN, for arithmetic made it quiet, or it was bf16 before.
+// that of a NaN, for arithmetic made it quiet.
 func (m *mixed) cut(x, sum Op, y reg.VecVirtual) reg.VecVirtual {
 	sum = m.orNaN1(x, sum)
 	if m.ISA.Name == AVX512.Name {
@@ -403,39 +419,57 @@ func (m *mixed) keepConstants() {
 	}
 }
 
-// draw draws the random numbers of a pass, if it has not done so before and there is anything to be rounded by them.
+// draw draws the random words of a pass, if it has not done so before and there is anything to be rounded by them: half as many vectors as
+// it has of a stream.
 func (m *mixed) draw() {
-	if m.drawn != nil {
+	if m.words != nil {
 		return
 	}
-	m.drawn = m.each(func(int) Op { return m.vec() })
+	m.words = m.each(func(int) Op { return m.vec() })[:m.n/2]
 	m.either(stochastic, func() {
-		first := GP32()
-		m.field(MOVL, "counter", first)
-		ADDL(m.at.(reg.GP).As32(), first)
+		first := GP64()
+		Comment("the counter of the pass's first word")
+		MOVQ(m.at, first)
+		SHRQ(U8(1), first)
+		IMUL3L(U32(wordStep), first.As32(), first.As32())
+		ADDL(Mem{Base: m.coefficients, Disp: fields["counter"]}, first.As32())
 		counter := m.broadcast32(first)
 		VPADDD(m.constant("number"), counter, counter)
 		key := m.vec()
 		m.field(func(from, to Op) { VPBROADCASTD(from, to) }, "key", key)
-		for i, x := range m.drawn {
+		for i, x := range m.words {
 			if i > 0 {
 				VPADDD(m.constant("lanes"), counter, counter)
 			}
-			Comment("draw = counter ^ counter>>16")
-			m.xorShift(counter, 16, x)
-			Comment("draw = draw·0x7feb352d ^ key")
+			Comment("word = (counter ^ counter>>15)·0x7feb352d ^ key")
+			m.xorShift(counter, 15, x)
 			VPMULLD(m.constant("first"), x, x)
 			VXORPS(key, x, x)
-			Comment("draw = (draw ^ draw>>15)·0x846ca68b")
+			Comment("word = (word ^ word>>15)·0x846ca68b")
 			VPMULLD(m.constant("second"), m.xorShift(x, 15, m.vec()), x)
-			Comment("draw = draw ^ draw>>16")
+			Comment("word = word ^ word>>16")
 			m.xorShift(x, 16, x)
 		}
 	}, func() {
-		for _, x := range m.drawn { // else what the pass before drew would live on
+		for _, x := range m.words { // else what the pass before drew would live on
 			VXORPS(x, x, x)
 		}
 	})
+}
+
+// multiplyWords multiplies all halves of words by a factor, modulo 2¹⁶.
+func (m *mixed) multiplyWords(factor string) {
+	for _, x := range m.words {
+		VPMULLW(m.constant(factor), x, x)
+	}
+}
+
+// random returns the numbers of vector i: the first half of them are the lower halves of words, the others the upper ones.
+func (m *mixed) random(i int) Op {
+	if i < len(m.words) {
+		return m.op1(VANDPS, m.constant("low"), m.words[i])
+	}
+	return m.op1(VPSRLD, U8(16), m.words[i-len(m.words)])
 }
 
 // xorShift sets y to x ^ x>>by.
@@ -445,15 +479,48 @@ func (m *mixed) xorShift(x Op, by uint8, y Op) Op {
 	return y
 }
 
-func (m *mixed) broadcast32(from reg.GPVirtual) reg.VecVirtual {
+func (m *mixed) broadcast32(from reg.GP) reg.VecVirtual {
 	x := m.vec()
 	if m.ISA.Name == AVX512.Name {
-		VPBROADCASTD(from, x)
+		VPBROADCASTD(from.As32(), x)
 	} else {
-		VMOVD(from, x.AsX())
+		VMOVD(from.As32(), x.AsX())
 		VPBROADCASTD(x.AsX(), x)
 	}
 	return x
+}
+
+// quieten makes NaNs of g those that rounding leaves NaNs, without a look at each: their upper halves are not all ones, or their lower ones
+// are 0. Parameters and state in bf16, which arithmetic may take NaNs from, too, have such, and so has mxfp8.
+func (v *Vectors) quieten(g Operand) {
+	if v.mixed == nil {
+		return
+	}
+	m := v.mixed
+	m.either(paramBF16|stateBF16|momentMX, func() {
+		const unordered = 3
+		numbers := v.label("numbers")
+		if v.ISA.Name == AVX512.Name {
+			nan := K()
+			VCMPPS(U8(unordered), g[0], g[1], nan)
+			KORTESTW(nan, nan)
+			JZ(LabelRef(numbers))
+			for _, g := range g {
+				VCMPPS(U8(unordered), g, g, nan)
+				VMOVAPS(m.inRegister("quiet"), nan, g)
+			}
+		} else {
+			nan := v.op1(VORPS, v.op1(VCMPPS, U8(unordered), g[0], g[1]), v.op1(VCMPPS, U8(unordered), g[2], g[3]))
+			bits := GP32()
+			VMOVMSKPS(nan, bits)
+			TESTL(bits, bits)
+			JZ(LabelRef(numbers))
+			for _, g := range g {
+				VBLENDVPS(v.op1(VCMPPS, U8(unordered), g, g), m.constant("quiet"), g, g)
+			}
+		}
+		Label(numbers)
+	}, nil)
 }
 
 // constant returns one of the constants, for use in one instruction.
@@ -481,7 +548,7 @@ func (isa ISA) constants() []constant {
 	var number, upper []uint32
 	lower := []uint32{0}
 	for i := range lanes {
-		number = append(number, i)
+		number = append(number, i*wordStep)
 	}
 	if isa.Name == AVX512.Name {
 		for i := uint32(0); i < lanes; i += 2 {
@@ -492,11 +559,13 @@ func (isa ISA) constants() []constant {
 		lower = []uint32{0x05040100, 0x0d0c0908, 0, 0}
 	}
 	return []constant{
-		{"number", number}, // of a lane
-		{"lanes", []uint32{lanes}},
+		{"number", number}, // of a lane, in steps of the counter
+		{"lanes", []uint32{lanes * wordStep}},
 		{"first", []uint32{0x7feb352d}}, // the factors of draw
 		{"second", []uint32{0x846ca68b}},
 		{"low", []uint32{0xffff}},
+		{"slot", []uint32{0x4f13 * 0x10001}}, // the engine's slotFactor, in both halves
+		{"slot2", []uint32{0x4f13 * 0x4f13 & 0xffff * 0x10001}},
 		{"half", []uint32{0x7fff}}, // of the last place, or just below
 		{"tie", []uint32{0x8000}},
 		{"upper", upper}, // where the upper halves of lanes are
@@ -504,6 +573,12 @@ func (isa ISA) constants() []constant {
 		{"magnitude", []uint32{0x7fffffff}},
 		{"overflow", []uint32{0x477ff000}},
 		{"infinity", []uint32{0x7f800000}},
+		{"quiet", []uint32{0x7fc00000}}, // a NaN whose upper half rounding leaves alone
+		{"belowF16", []uint32{0x1ff0}},  // nine bits below the last place of f16
+		{"nan8", []uint32{0x7f7f7f7f}},  // of E4M3
+		{"nan", []uint32{0x3ff00000}},   // what they are as f16: 1.875
+		{"asF16", []uint32{0xbfffbfff}},
+		{"sign16", []uint32{0x80008000}},
 	}
 }
 

@@ -93,6 +93,7 @@ func gradient(v *Vectors) Operand {
 		Comment("g = g + l2·p")
 		v.AddTo(g, v.Mul(v.C("l2"), v.In("p")))
 	})
+	v.quieten(g)
 	return g
 }
 

@@ -237,6 +237,10 @@ func (v *Vectors) orNaN1(x, y Op) Op {
 		return y
 	}
 	nan := v.op1(v.vcmp, U8(unordered), x, x)
+	if v.mixed != nil { // see quieten
+		VBLENDVPS(nan, x, y, y)
+		return y
+	}
 	return v.op1(v.vor, nan, y) // all ones is a NaN
 }
 

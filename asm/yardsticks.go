@@ -91,7 +91,14 @@ var mixedLimit = Kernel{
 func (m *mixed) move(stream string, store bool) Operand {
 	x := m.each(func(int) Op { return m.vec() })
 	m.unlessNil(stream, func() {
-		m.either(narrow[stream], func() { m.moveSized(x, stream, 2, store) }, func() { m.moveSized(x, stream, 4, store) })
+		bySize := func() {
+			m.either(narrow[stream], func() { m.moveSized(x, stream, 2, store) }, func() { m.moveSized(x, stream, 4, store) })
+		}
+		if stream == "m" || stream == "n" {
+			m.either(momentMX, func() { m.moveBlock(stream, store) }, bySize)
+		} else {
+			bySize()
+		}
 	})
 	return x
 }
@@ -112,6 +119,19 @@ func (m *mixed) moveSized(x Operand, stream string, size uint8, store bool) {
 		if store {
 			VMOVUPS(sized(i), m.vector(stream, size, i))
 		}
+	}
+}
+
+// moveBlock is move for a block of mxfp8.
+func (m *mixed) moveBlock(stream string, store bool) {
+	x, scale := YMM(), GP32()
+	at := m.scaleOf(stream)
+	VMOVUPS(m.vector(stream, 1, 0), x)
+	m.prefetch(stream, 1)
+	MOVBLZX(at, scale)
+	if store {
+		VMOVUPS(x, m.vector(stream, 1, 0))
+		MOVB(scale.As8(), at)
 	}
 }
 
