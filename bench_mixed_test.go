@@ -110,7 +110,7 @@ func newMixedProblem(r Rule, f formatsOf, n int) *mixedProblem {
 	place := 0
 	q := &mixedProblem{*mixedTensor(nil, r, f, 1001, n, func(bytes int) []byte {
 		place++
-		return spread(bf16, place, bytes/2).Bytes()
+		return Vector{n: bytes / 2, format: bf16}.spread(place).Bytes()
 	})}
 	p := Float32(lcg[float32](1, n))
 	if f.p == low16 {
@@ -136,7 +136,7 @@ func newMixedProblem(r Rule, f formatsOf, n int) *mixedProblem {
 func (q *mixedProblem) withoutCopy() *mixedProblem {
 	c := *q
 	if c.p.format == low16 {
-		c.p = spread(f32, 0, c.p.n)
+		c.p = Vector{n: c.p.n, format: f32}.spread(0)
 		if err := Join(c.p, c.out, q.p); err != nil {
 			panic(err)
 		}

@@ -102,7 +102,7 @@ func stepperOn(b *testing.B, o Options, p, g []Vector) func() {
 	for i := range p {
 		lengths[i] = p[i].Len()
 	}
-	state, err := AllocState(NewAdaPNM(), "float32", lengths...)
+	state, err := AllocState(NewAdaPNM(), "float32", lengths, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func BenchmarkMemory(b *testing.B) {
 			ordinary := func() []Vector { return Vectors(make([]float32, inMemory)) }
 			staggered := func(positions ...int) (v []Vector) {
 				for _, at := range positions {
-					v = append(v, spread(f32, at, inMemory))
+					v = append(v, Vector{n: inMemory, format: f32}.spread(at))
 				}
 				return v
 			}

@@ -82,19 +82,34 @@ func checkFormats(t *tensor) error {
 			return &FormatError{t.argument(k), f.String(), fmt.Sprintf("%s as params are, where one of them is float64", t.p.format)}
 		}
 	}
-	if t.p.format == f16 {
+	if t.p.format == f16 || t.p.format == mxfp8 {
 		return &FormatError{"params", t.p.format.String(), "float32, bf16 or low16"}
 	}
-	state := t.s[0].format
-	for k, name := range forms[t.form].Slots {
-		switch f := t.s[k].format; {
-		case f == f16 || f == low16 || f == f64 && !t.wide():
-			return &FormatError{name, f.String(), "float32 or bf16"}
-		case f != state:
-			return &FormatError{name, f.String(), fmt.Sprintf("%s as %s are", state, forms[t.form].Slots[0])}
+	for k := range forms[t.form].Slots {
+		if err := t.checkState(k); err != nil {
+			return err
 		}
 	}
 	return checkCopy(t)
+}
+
+// checkState reports state that is not for its role, or not as the first momentum is.
+func (t *tensor) checkState(k int) error {
+	first, name := forms[t.form].Slots[0], forms[t.form].Slots[k]
+	momentum := isMomentum(rune(forms[t.form].Roles[k]))
+	switch v, like := &t.s[k], &t.s[0]; {
+	case momentum && (v.format == f16 || v.format == low16 || v.format == f64 && !t.wide()):
+		return &FormatError{name, v.format.String(), "float32, bf16 or mxfp8"}
+	case !momentum && like.format == mxfp8 && v.format != bf16:
+		return &FormatError{name, v.format.String(), fmt.Sprintf("bf16 where %s is mxfp8", first)}
+	case !momentum && (v.format == f16 || v.format == low16 || v.format == mxfp8 || v.format == f64 && !t.wide()):
+		return &FormatError{name, v.format.String(), "float32 or bf16"}
+	case momentum && v.row != like.row:
+		return &ValueError{name, "Row", float64(v.row), fmt.Sprintf("%d as that of %s", like.row, first)}
+	case v.format != like.format && (momentum || like.format != mxfp8):
+		return &FormatError{name, v.format.String(), fmt.Sprintf("%s as %s are", like.format, first)}
+	}
+	return nil
 }
 
 // checkCopy reports a copy that the parameters cannot have, or lack. Where there are none, they lack nothing.
@@ -136,12 +151,29 @@ func checkRule(r Rule) error {
 // spans appends those of a tensor's vectors that a step writes; gradients are not among them.
 func (t *tensor) spans(tensor int, all regions) regions {
 	for k := range t.vectors() {
-		if v := t.vector(k); v.n > 0 && k != 1 {
-			all = append(all, t.span(tensor, k))
+		v := t.vector(k)
+		if v.n == 0 || k == 1 {
+			continue
+		}
+		all = append(all, t.span(tensor, k))
+		if v.format == mxfp8 {
+			s := spanOf(v.scaleBytes())
+			s.tensor, s.arg = tensor, scaleNames[t.form][k-2]
+			all = append(all, s)
 		}
 	}
 	return all
 }
+
+// scaleNames are what an error calls the scales of the state, by form and slot.
+var scaleNames = func() (names [len(forms)][maxSlots]string) {
+	for f, form := range forms {
+		for k, slot := range form.Slots {
+			names[f][k] = slot + " scales"
+		}
+	}
+	return names
+}()
 
 // span is that of vector k of a tensor.
 func (t *tensor) span(tensor, k int) span {

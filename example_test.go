@@ -110,7 +110,7 @@ func ExampleList() {
 	w, g := arena.Vectors()[0], arena.Vectors()[1]
 
 	rule := pnm.NewAdaPNM()
-	state, err := pnm.AllocState(rule, "float32", n)
+	state, err := pnm.AllocState(rule, "float32", []int{n}, nil)
 	if err != nil {
 		panic(err)
 	}

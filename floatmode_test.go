@@ -225,7 +225,7 @@ func TestFloatModesOfRules(t *testing.T) {
 			wantNoError(t, l.Check(0))
 			_, err = l.Step(Options{})
 			wantNoError(t, err)
-			a, err := AllocState(l.Updates[0].Rule, "float64", 2)
+			a, err := AllocState(l.Updates[0].Rule, "float64", []int{2}, nil)
 			wantNoError(t, err)
 			if len(a.Vectors()) != 1 {
 				t.Error("a denormal momentum has no state")

@@ -134,7 +134,7 @@ func TestSet(t *testing.T) {
 	x[7] = float32(math.Inf(-1))
 	for _, f := range formats16 {
 		bits, back := make([]uint16, n), make([]float32, n)
-		narrow := Vector{BF16(bits).at, n, f.format}
+		narrow := vectorAs(f.format, bits)
 		overflows, err := narrow.Set(Float32(x))
 		wantNoError(t, err)
 		_, err = Float32(back).Set(narrow)
@@ -152,7 +152,7 @@ func TestSet(t *testing.T) {
 			t.Errorf("%s: %d overflows, want %d", f.format, overflows, count)
 		}
 		other := make([]uint16, n)
-		_, err = Vector{BF16(other).at, n, f.format}.Set(narrow)
+		_, err = vectorAs(f.format, other).Set(narrow)
 		wantNoError(t, err)
 		for i := range other {
 			if other[i] != bits[i] {

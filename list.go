@@ -11,7 +11,8 @@ import (
 //
 //	Params    float32; bf16 that is stored by stochastic rounding; or low16, see below
 //	Grads     float32, bf16 or f16
-//	State     float32, or bf16: all momenta rounded to nearest even, averages of squares (and their largest) stochastically
+//	State     float32; bf16: all momenta rounded to nearest even, averages of squares (and their largest) stochastically; or momenta in
+//	          mxfp8, stochastically, with averages of squares in bf16
 //	Copy      bf16 or f16, rounded to nearest even, of float32 parameters; bf16 of low16 ones
 //
 // or all are float64, with no copy. A step widens to float32, does what it does to float32, and rounds once, where it stores. State is
@@ -212,6 +213,9 @@ func (l *List) preparePart(o *Options, tensor, lo int, grads Vector) error {
 	}
 	t := &l.batch.tensors[tensor]
 	t.rounding = u.Rounding
+	if err := t.checkFirst(); err != nil {
+		return atTensor(tensor, err)
+	}
 	if err := t.setStep(u); err != nil {
 		return atTensor(tensor, err)
 	}
@@ -225,6 +229,12 @@ func (l *List) checkPart(tensor, lo int, grads Vector) error {
 	}
 	if grads.n > t.p.n-lo {
 		return &LengthError{"grads", grads.n, t.p.n - lo}
+	}
+	if err := t.checkBorder("StepPart", "lo", lo); err != nil {
+		return err
+	}
+	if err := t.checkBorder("StepPart", "lo + length of grads", lo+grads.n); err != nil {
+		return err
 	}
 	return t.checkGradFormat(grads.format)
 }
@@ -336,6 +346,9 @@ func (l *List) prepareTensor(i, begin, last int) error {
 		return err
 	}
 	t.g, t.rounding = u.Grads, u.Rounding
+	if err := t.checkFirst(); err != nil {
+		return err
+	}
 	if last >= 0 {
 		if same := &l.batch.tensors[last]; last >= begin && same.step == u.Step && same.wide() == t.wide() {
 			t.step, t.c32, t.c64 = same.step, same.c32, same.c64
@@ -527,7 +540,10 @@ func (t *tensor) set(u *Update) error {
 			return t.wrongLength(k)
 		}
 	}
-	return checkFormats(t)
+	if err := checkFormats(t); err != nil {
+		return err
+	}
+	return t.checkFirst()
 }
 
 func (t *tensor) checkSlots(u *Update) error {
@@ -542,7 +558,7 @@ func (t *tensor) checkGradFormat(f format) error {
 	switch {
 	case t.wide() && f != f64:
 		return &FormatError{"grads", f.String(), "float64 as params are"}
-	case !t.wide() && f.alone():
+	case !t.wide() && (f.alone() || f == mxfp8):
 		return &FormatError{"grads", f.String(), "float32, bf16 or f16"}
 	}
 	return nil

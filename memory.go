@@ -3,7 +3,6 @@ package pnm
 import (
 	"fmt"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -131,14 +130,21 @@ func Alloc(format string, lengths ...int) (*Arena, error) {
 	if err != nil {
 		return nil, err
 	}
+	vectors := make([]Vector, len(lengths))
+	for i, n := range lengths {
+		if vectors[i], err = unplaced(f, i, n, 0); err != nil {
+			return nil, err
+		}
+	}
 	base := nextStreams(1)
-	return allocate(f, lengths, len(lengths), func(i int) int { return base + inList(i) })
+	return allocate(vectors, len(lengths), func(i int) int { return base + inList(i) })
 }
 
 // AllocState returns an arena with the state that a rule has of tensors, zero as before their first step. [Arena.Vectors] has that of the
-// first tensor, in the order of the rule's State, then that of the second one, and so on. It fails as [Alloc] does, and for a format
-// that no state can have.
-func AllocState(r Rule, format string, lengths ...int) (*Arena, error) {
+// first tensor, in the order of the rule's State, then that of the second one, and so on. With "mxfp8", momenta are mxfp8, with rows of
+// the given lengths (see [MXFP8]; nil for flat tensors), and averages of squares bf16. It fails as [Alloc] does, for a format that no state
+// can have, and for rows that do not fit the lengths, whatever the format.
+func AllocState(r Rule, format string, lengths, rows []int) (*Arena, error) {
 	f, err := formatOf(format)
 	if err == nil {
 		err = checkRule(r)
@@ -147,17 +153,33 @@ func AllocState(r Rule, format string, lengths ...int) (*Arena, error) {
 		return nil, err
 	}
 	if f == f16 || f == low16 {
-		return nil, &FormatError{"state", format, "float32, float64 or bf16"}
+		return nil, &FormatError{"state", format, "float32, float64, bf16 or mxfp8"}
 	}
+	if rows != nil && len(rows) != len(lengths) {
+		return nil, &LengthError{"rows", len(rows), len(lengths)}
+	}
+	roles, tensors := forms[r.form()].Roles, len(lengths)
+	slots := len(roles)
+	vectors := make([]Vector, slots*tensors)
 	for i, n := range lengths {
-		if err := checkLength(i, n); err != nil {
+		row := 0
+		if rows != nil {
+			row = rows[i]
+		}
+		momentum, err := unplaced(f, i, n, row)
+		if err != nil {
 			return nil, err
 		}
+		for k, role := range roles {
+			v := &vectors[k*tensors+i]
+			if *v = momentum; f == mxfp8 && !isMomentum(role) {
+				*v = Vector{n: n, format: bf16}
+			}
+		}
 	}
-	slots, tensors := len(r.State()), len(lengths)
 	base := nextStreams(slots)
 	position := func(i int) int { return base + 23*(i/tensors) + inList(i%tensors) } // the slots of a tensor all differ
-	a, err := allocate(f, slices.Repeat(lengths, slots), tensors, position)
+	a, err := allocate(vectors, tensors, position)
 	if err != nil {
 		return nil, err
 	}
@@ -181,48 +203,54 @@ func nextStreams(n int) int { return 23 * int(streamCount.Add(int32(n))-int32(n)
 // its gradient.
 func inList(i int) int { return i + i/64 }
 
-// allocate returns an arena of vectors that are run through in lists of so many, each list beside the others. The i-th vector,
-// if it is large or the first of a list, begins position(i) units of spreadStep into its page; others follow the one before
-// them, so that what the processor prefetches behind a small one's end is the next one.
-func allocate(f format, lengths []int, list int, position func(i int) int) (*Arena, error) {
-	size := f.size()
-	starts := make([]int, len(lengths)) // in bytes
+// allocate returns an arena of vectors like these, which have no memory yet and are run through in lists of so many, each list beside
+// the others. The i-th vector, if it is large or the first of a list, begins position(i) units of spreadStep into its page; others follow
+// the one before them, so that what the processor prefetches behind a small one's end is the next one.
+func allocate(vectors []Vector, list int, position func(i int) int) (*Arena, error) {
+	starts := make([]int, len(vectors)) // in bytes
 	end := 0
-	for i, n := range lengths {
-		if err := checkLength(i, n); err != nil {
-			return nil, err
-		}
+	for i, v := range vectors {
 		start := (end + cacheLine - 1) &^ (cacheLine - 1)
-		if n*size >= leastSpread || i%list == 0 {
+		if v.n*v.size() >= leastSpread || i%list == 0 {
 			start += (position(i)*spreadStep - start) & (pageSize - 1)
 		}
-		if n > (1<<(unsafe.Sizeof(n)*8-2)-start)/size {
-			return nil, fmt.Errorf("pnm: an arena of %d vectors is too large: vector %d has %d elements", len(lengths), i, n)
+		if most := v.size() + 1; v.n > (1<<(unsafe.Sizeof(v.n)*8-2)-start)/most { // a scale for each element
+			return nil, fmt.Errorf("pnm: an arena of %d vectors is too large: vector %d has %d elements", len(vectors), i, v.n)
 		}
-		starts[i], end = start, start+n*size
+		starts[i], end = start, start+v.bytes()
 	}
 	if end < leastMapped || !system.CanMap {
-		return onHeap(f, lengths, position)
+		return onHeap(vectors, position)
 	}
 	m, err := newMapping(end)
 	if err != nil {
 		return nil, err
 	}
-	a := &Arena{make([]Vector, len(lengths)), m}
-	for i, n := range lengths {
-		a.vectors[i] = Vector{noElements, 0, f} // a gradient that is nil would not be one
-		if n > 0 {
-			a.vectors[i] = Vector{unsafe.Pointer(&m.bytes[starts[i]]), n, f}
+	for i, v := range vectors {
+		at := noElements // a gradient that is nil would not be one
+		if v.n > 0 {
+			at = unsafe.Pointer(&m.bytes[starts[i]])
 		}
+		vectors[i] = v.placed(at)
 	}
-	return a, nil
+	return &Arena{vectors, m}, nil
 }
 
-func checkLength(i, n int) error {
-	if n < 0 {
-		return &TensorError{Tensor: i, Err: &ValueError{"Alloc", "lengths", float64(n), "≥ 0"}}
+// unplaced is vector i of an arena before it has memory.
+func unplaced(f format, i, n, row int) (v Vector, err error) {
+	v = Vector{n: n, format: f}
+	switch inRows, bad := v.inRows(row); {
+	case n < 0:
+		err = &ValueError{"Alloc", "lengths", float64(n), "≥ 0"}
+	case bad != nil:
+		err = bad
+	case f == mxfp8:
+		return inRows, nil
 	}
-	return nil
+	if err != nil {
+		return Vector{}, &TensorError{Tensor: i, Err: err}
+	}
+	return v, nil
 }
 
 // noElements is where a slice without elements is that is not nil.
@@ -230,31 +258,30 @@ var noElements = unsafe.Pointer(new(uint64))
 
 // onHeap is allocate in ordinary memory. Only a length that no memory could hold is an error: where memory runs out, Go ends
 // the program.
-func onHeap(f format, lengths []int, position func(i int) int) (a *Arena, err error) {
+func onHeap(vectors []Vector, position func(i int) int) (a *Arena, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			a, err = nil, fmt.Errorf("pnm: an arena of %d vectors: %v", len(lengths), r)
+			a, err = nil, fmt.Errorf("pnm: an arena of %d vectors: %v", len(vectors), r)
 		}
 	}()
-	a = &Arena{vectors: make([]Vector, len(lengths))}
-	for i, n := range lengths {
-		a.vectors[i] = spread(f, position(i), n)
+	for i, v := range vectors {
+		vectors[i] = v.spread(position(i))
 	}
-	return a, nil
+	return &Arena{vectors: vectors}, nil
 }
 
-// spread returns n zeros of ordinary memory. Go starts every large slice on a page; where the vectors of a tensor lie at
+// spread returns v in zeros of ordinary memory. Go starts every large slice on a page; where the vectors of a tensor lie at
 // equal offsets, their elements compete for the same sets of the caches and banks of the memory.
-func spread(f format, position, n int) Vector {
+func (v Vector) spread(position int) Vector {
 	skip := 0
-	if n*f.size() >= leastSpread {
+	if v.n*v.size() >= leastSpread {
 		skip = position * spreadStep & (pageSize - 1)
 	}
-	words := make([]uint64, (skip+n*f.size()+7)/8) // aligned for every format
+	words := make([]uint64, (skip+v.bytes()+7)/8) // aligned for every format
 	if len(words) == 0 {
-		return Vector{noElements, 0, f}
+		return v.placed(noElements)
 	}
-	return Vector{unsafe.Add(unsafe.Pointer(unsafe.SliceData(words)), skip), n, f}
+	return v.placed(unsafe.Add(unsafe.Pointer(unsafe.SliceData(words)), skip))
 }
 
 // Vectors returns the arena's vectors, in the order of their lengths. It returns nil after Close.

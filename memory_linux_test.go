@@ -88,7 +88,7 @@ func TestStateIsTouched(t *testing.T) {
 		return pages * os.Getpagesize()
 	}
 	p := Float32(make([]float32, 16*mebi))
-	a, err := AllocState(NewAdaPNM(), "float32", p.Len())
+	a, err := AllocState(NewAdaPNM(), "float32", []int{p.Len()}, nil)
 	wantNoError(t, err)
 	defer a.Close()
 	l := List{Updates: []Update{{Rule: NewAdaPNM(), Step: 1, Params: p, State: a.Vectors()}}}

@@ -83,7 +83,7 @@ func TestArena(t *testing.T) {
 		})
 	}
 	if unsafe.Sizeof(0) == 8 { // else there might be as much
-		if a, err := onHeap(f64, []int{math.MaxInt/8 - pageSize}, func(int) int { return 1 }); a != nil || err == nil {
+		if a, err := onHeap([]Vector{{n: math.MaxInt/8 - pageSize, format: f64}}, func(int) int { return 1 }); a != nil || err == nil {
 			t.Error("a slice of more than all memory")
 		}
 	}
@@ -111,13 +111,13 @@ func TestArenaErrors(t *testing.T) {
 		{func() (*Arena, error) { return Alloc("bf16", -7) }, negative(0, -7)},
 		{func() (*Arena, error) { return Alloc("", 1) }, unknown("")},
 		{func() (*Arena, error) { return Alloc("float16", 1) }, unknown("float16")},
-		{func() (*Arena, error) { return AllocState(NewPNM(1), "float32", 1, 2, -1, 5) }, negative(2, -1)},
-		{func() (*Arena, error) { return AllocState(NewSGD(1), "float32", 1, -1) }, negative(1, -1)}, // though it has no state
-		{func() (*Arena, error) { return AllocState(NewPNM(1), "Float32", 1) }, unknown("Float32")},
-		{func() (*Arena, error) { return AllocState(NewPNM(1), "f16", 1) }, &FormatError{"state", "f16", "float32, float64 or bf16"}},
-		{func() (*Arena, error) { return AllocState(NewPNM(1), "low16", 1) }, &FormatError{"state", "low16", "float32, float64 or bf16"}},
-		{func() (*Arena, error) { return AllocState(nil, "float32", 1) }, errors.New("pnm: Rule is nil")},
-		{func() (*Arena, error) { return AllocState(Adam{}, "float32", 1) }, Adam{}.Validate()},
+		{func() (*Arena, error) { return AllocState(NewPNM(1), "float32", []int{1, 2, -1, 5}, nil) }, negative(2, -1)},
+		{func() (*Arena, error) { return AllocState(NewSGD(1), "float32", []int{1, -1}, nil) }, negative(1, -1)}, // though it has no state
+		{func() (*Arena, error) { return AllocState(NewPNM(1), "Float32", []int{1}, nil) }, unknown("Float32")},
+		{func() (*Arena, error) { return AllocState(NewPNM(1), "f16", []int{1}, nil) }, &FormatError{"state", "f16", "float32, float64, bf16 or mxfp8"}},
+		{func() (*Arena, error) { return AllocState(NewPNM(1), "low16", []int{1}, nil) }, &FormatError{"state", "low16", "float32, float64, bf16 or mxfp8"}},
+		{func() (*Arena, error) { return AllocState(nil, "float32", []int{1}, nil) }, errors.New("pnm: Rule is nil")},
+		{func() (*Arena, error) { return AllocState(Adam{}, "float32", []int{1}, nil) }, Adam{}.Validate()},
 	} {
 		if a, err := c.arena(); a != nil || err == nil || err.Error() != c.want.Error() || reflect.TypeOf(err) != reflect.TypeOf(c.want) && !strings.Contains(err.Error(), "nil") {
 			t.Errorf("%v, %v, want %v", a, err, c.want)
@@ -131,7 +131,7 @@ func TestAllocState(t *testing.T) {
 	for _, r := range sampleRules() {
 		for _, f := range []format{f32, f64, bf16} {
 			for _, lengths := range [][]int{nil, {0}, {7}, {5, 0, mebi + 3, 9}} {
-				a, err := AllocState(r, f.String(), lengths...)
+				a, err := AllocState(r, f.String(), lengths, nil)
 				wantNoError(t, err)
 				slots := len(forms[r.form()].Slots)
 				state := a.Vectors()
@@ -177,7 +177,7 @@ func TestStreamsAreSpread(t *testing.T) {
 		g, err := Alloc("float32", lengths[:tensors]...)
 		wantNoError(t, err)
 		defer g.Close()
-		s, err := AllocState(NewAdaPNM(), "float32", lengths[:tensors]...)
+		s, err := AllocState(NewAdaPNM(), "float32", lengths[:tensors], nil)
 		wantNoError(t, err)
 		defer s.Close()
 		for i := range tensors {
@@ -200,7 +200,7 @@ func TestArenaIsReleased(t *testing.T) {
 	}
 	for _, alloc := range []func() (*Arena, error){
 		func() (*Arena, error) { return Alloc("float64", mebi, mebi) },
-		func() (*Arena, error) { return AllocState(NewAdaPNM(), "bf16", mebi, mebi) },
+		func() (*Arena, error) { return AllocState(NewAdaPNM(), "bf16", []int{mebi, mebi}, nil) },
 	} {
 		arenaIsReleased(t, alloc)
 	}
@@ -242,7 +242,7 @@ func isMapped(p *pages) bool {
 func forget(n int) error {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for range n {
-		if _, err := AllocState(NewPNM(1), "float32", 4*mebi); err != nil {
+		if _, err := AllocState(NewPNM(1), "float32", []int{4 * mebi}, nil); err != nil {
 			return err
 		}
 	}

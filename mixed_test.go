@@ -42,7 +42,8 @@ func (f formatsOf) String() string {
 
 // vector returns a vector of n elements, in memory that place chooses.
 func vector(f format, n int, place func(bytes int) []byte) Vector {
-	return Vector{unsafe.Pointer(unsafe.SliceData(place(n * f.size()))), n, f}
+	v := Vector{n: n, format: f}
+	return v.placed(unsafe.Pointer(unsafe.SliceData(place(v.bytes()))))
 }
 
 // anywhere places memory at some multiple of two bytes.
@@ -714,7 +715,7 @@ func TestMixedAllocatesNothing(t *testing.T) {
 
 func TestMixedErrors(t *testing.T) {
 	half := func(x []float32) Vector { return BF16(unsafe.Slice((*uint16)(unsafe.Pointer(&x[0])), 2*len(x))) }
-	as := func(v Vector, f format) Vector { return Vector{v.at, v.n, f} }
+	as := func(v Vector, f format) Vector { return Vector{at: v.at, n: v.n, format: f} }
 	at := func(x []float32, i int) Vector { return half(x[4*i : 4*i+4]) } // 8 elements of 16 bits
 	wide := func() Vector { return Float64(make([]float64, 8)) }
 	// The tensor is float32 with gradients and state of 16 bits, unless bad changes it.

@@ -129,7 +129,7 @@ func (b *batch) sumSquares(p *Pool, scale float64) float64 {
 // and on the order of these. It is +Inf or NaN if a gradient has an infinity or a NaN, and +Inf also
 // where the norm of finite float64 is too large for one. A nil pool stands for the default one.
 //
-// A gradient cannot be low16: GradNorm panics.
+// A gradient cannot be low16 or mxfp8: GradNorm panics.
 //
 // Steps compute it by themselves where [Options] ask for it. This is for callers that need it apart, such as those that
 // own a part of the gradients and add up the squares of the norms of all parts.
@@ -139,8 +139,8 @@ func GradNorm(pool *Pool, grads ...Vector) float64 {
 	b := &l.batch
 	defer b.held.Take().Release()
 	for i, g := range grads {
-		if g.format == low16 {
-			panic(fmt.Sprintf("pnm: gradient %d is low16, which has no norm", i))
+		if g.format == low16 || g.format == mxfp8 {
+			panic(fmt.Sprintf("pnm: gradient %d is %s, which has no norm", i, g.format))
 		}
 		b.tensors = append(b.tensors, tensor{g: g})
 	}

@@ -148,6 +148,9 @@ func round[T Float](f form, c *scalars[float64], out *scalars[T]) error {
 	return e
 }
 
+// isMomentum reports whether state of a role is a momentum; others are averages of squares, and their largest.
+func isMomentum(role rune) bool { return role == 'm' || role == 'n' }
+
 // An interval is a range of legal values of a hyperparameter, borders included.
 type interval struct {
 	lo, hi float64

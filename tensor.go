@@ -1,5 +1,7 @@
 package pnm
 
+import "fmt"
+
 // A tensor is one tensor's vectors, rule and count of steps.
 type tensor struct {
 	p, g Vector           // parameters and gradients
@@ -75,11 +77,41 @@ func (t *tensor) len() int { return max(t.p.n, t.g.n) }
 
 // traffic is how many bytes of memory a step of t touches.
 func (t *tensor) traffic() int64 {
-	each := t.p.size() + t.g.size() + len(forms[t.form].Slots)*t.s[0].size()
+	bytes := int64(t.p.n) * int64(t.p.size()+t.g.size())
 	if t.out.at != nil {
-		each += t.out.size()
+		bytes += int64(t.p.n) * int64(t.out.size())
 	}
-	return int64(t.p.n) * int64(each)
+	for k := range forms[t.form].Slots {
+		bytes += int64(t.s[k].bytes())
+	}
+	return bytes
+}
+
+// checkBorder reports an element at which t may not be cut, by name. The end of t is not one.
+func (t *tensor) checkBorder(of, field string, i int) error {
+	if below, above := t.s[0].borders(i); below != i {
+		return &ValueError{of, field, float64(i), t.atBorder(uint64(below), uint64(above))}
+	}
+	return nil
+}
+
+// checkFirst reports a part of a tensor that does not begin where the whole may be cut.
+func (t *tensor) checkFirst() error {
+	first, step := t.rounding.First, uint64(t.s[0].step())
+	if first%step == 0 || t.p.n == 0 {
+		return nil
+	}
+	below := first - first%step
+	return &ValueError{"Rounding", "First", float64(first), t.atBorder(below, below+step)}
+}
+
+// atBorder names the borders next to an element that is not one.
+func (t *tensor) atBorder(below, above uint64) string {
+	of := "blocks"
+	if t.s[0].row > 0 {
+		of = fmt.Sprintf("rows of %d", t.s[0].row)
+	}
+	return fmt.Sprintf("between %s of %s, which is mxfp8: %d or %d", of, forms[t.form].Slots[0], below, above)
 }
 
 // cut returns a tensor of the elements lo … hi−1, with their gradients.

@@ -75,7 +75,7 @@ func TestBadPinIsReported(t *testing.T) {
 	refuse(t, []refusal{
 		{"drop-in", func(x []float32) error { return UpdatePNM(NewPNM(1), 1, x[:8], x[8:16], x[16:24], x[24:32]) }, errISA, `PNM_ISA is "sse9"`},
 		{"list", func(x []float32) error { _, err := UpdateAll(Options{}, nil); return err }, errISA, "generic"},
-		{"state", func(x []float32) error { _, err := AllocState(NewPNM(1), "float32", 1); return err }, errISA, "generic"},
+		{"state", func(x []float32) error { _, err := AllocState(NewPNM(1), "float32", []int{1}, nil); return err }, errISA, "generic"},
 	})
 }
 

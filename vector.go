@@ -2,21 +2,25 @@ package pnm
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"unsafe"
 
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // A Vector is a slice whose elements have one of the formats that a step can take: float32, float64, bf16 (bfloat16, the upper
-// half of a float32), f16 (IEEE 754's binary16) or low16 (what is left of a float32 beside a bf16, see [Split]). It refers to the
-// slice, and copies nothing. The zero Vector is a nil slice.
+// half of a float32), f16 (IEEE 754's binary16), low16 (what is left of a float32 beside a bf16, see [Split]) or mxfp8 (see [MXFP8]). It
+// refers to the slice, and copies nothing. The zero Vector is a nil slice.
 //
 // Those of its methods that copy or clear do so in pieces, so that a garbage collection need not wait for a large one. A Vector
 // can be saved by encoding/gob, encoding/json and whatever else knows encoding.BinaryMarshaler or TextMarshaler.
 type Vector struct {
 	at     unsafe.Pointer // nil for a nil slice
+	scales unsafe.Pointer // of the blocks of mxfp8, as many as blocks(n)
 	n      int
+	row    uint32 // the length of a row of mxfp8, unless blocks lie as if there were none; not a multiple of mxBlock
 	format format
 }
 
@@ -27,14 +31,34 @@ func Float32(x []float32) Vector { return vectorOf(x) }
 func Float64(x []float64) Vector { return vectorOf(x) }
 
 // BF16 returns a slice of bf16 as a Vector; any type of 16 bits will do.
-func BF16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), bf16} }
+func BF16[E ~uint16](x []E) Vector { return vectorAs(bf16, x) }
 
 // F16 returns a slice of f16 as a Vector; any type of 16 bits will do.
-func F16[E ~uint16](x []E) Vector { return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), f16} }
+func F16[E ~uint16](x []E) Vector { return vectorAs(f16, x) }
 
 // Low16 returns a slice of low16, the lower halves of float32 parameters, as a Vector; any type of 16 bits will do. See [Update].
-func Low16[E ~uint16 | ~int16](x []E) Vector {
-	return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), low16}
+func Low16[E ~uint16 | ~int16](x []E) Vector { return vectorAs(low16, x) }
+
+// MXFP8 returns a slice of mxfp8 as a Vector, momenta of a byte each: OCP Microscaling's MXFP8, with elements of E4M3 in blocks of 32,
+// each of which has a scale of E8M0. Any type of 8 bits will do.
+//
+// row is the number of elements of a row, those of one index of the tensor's first dimension: blocks begin anew at each row, the last
+// one of each may be shorter, and a tensor can be cut between any two rows. With row 0 the tensor is flat, and can be cut at multiples of
+// 32. A multiple of 32 makes no difference to 0; [Vector.Row] is 0 then.
+//
+// A row that is negative, 2³² or more, or of which len(elements) is no multiple, gives a *ValueError; scales that are not one for each
+// block a *LengthError.
+func MXFP8[E ~uint8](elements, scales []E, row int) (Vector, error) {
+	v := vectorAs(mxfp8, elements)
+	v, err := v.inRows(row)
+	if err != nil {
+		return Vector{}, err
+	}
+	if want := v.blocks(v.n); len(scales) != want {
+		return Vector{}, &LengthError{"scales", len(scales), want}
+	}
+	v.scales = unsafe.Pointer(unsafe.SliceData(scales))
+	return v, nil
 }
 
 // Vectors returns each of the slices as a Vector.
@@ -49,7 +73,7 @@ func Vectors[T Float](slices ...[]T) []Vector {
 // Len returns the number of elements.
 func (v Vector) Len() int { return v.n }
 
-// Format returns "float32", "float64", "bf16", "f16" or "low16".
+// Format returns "float32", "float64", "bf16", "f16", "low16" or "mxfp8".
 func (v Vector) Format() string { return v.format.String() }
 
 // described is the format, or says that there is nothing.
@@ -87,13 +111,25 @@ func (v Vector) Bits() []uint16 {
 	return sliceOf[uint16](v)
 }
 
-// Bytes returns the memory of the slice.
+// Bytes returns the memory of the slice; of mxfp8, that of the elements.
 func (v Vector) Bytes() []byte { return unsafe.Slice((*byte)(v.at), v.n*v.size()) }
 
-// Slice returns the elements lo … hi−1, as v[lo:hi] would.
+// Scales returns the scales of mxfp8, one for each block, or nil for another format.
+func (v Vector) Scales() []byte { return v.scalesOf(0, v.n) }
+
+// Row returns the row of [MXFP8], or 0 if blocks lie as if there were none.
+func (v Vector) Row() int { return int(v.row) }
+
+// Slice returns the elements lo … hi−1, as v[lo:hi] would. Of mxfp8, lo and hi must be borders between rows, or between blocks if it is
+// flat; hi may also be the end.
 func (v Vector) Slice(lo, hi int) Vector {
 	if lo < 0 || hi < lo || hi > v.n {
 		panic(fmt.Sprintf("pnm: elements [%d, %d) of a Vector that has %d", lo, hi, v.n))
+	}
+	for _, i := range [...]int{lo, hi} {
+		if below, above := v.borders(i); below != i {
+			panic(fmt.Sprintf("pnm: elements [%d, %d) of an mxfp8 Vector: it can be cut at %d and %d, but not at %d", lo, hi, below, above, i))
+		}
 	}
 	return v.cut(lo, hi)
 }
@@ -103,14 +139,18 @@ func (v Vector) Clone() Vector {
 	if v.at == nil {
 		return v
 	}
-	to := make([]uint64, (v.n*v.size()+7)/8) // aligned for every format
-	c := Vector{unsafe.Pointer(unsafe.SliceData(to)), v.n, v.format}
+	to := make([]uint64, (v.bytes()+7)/8) // aligned for every format
+	c := v.placed(unsafe.Pointer(unsafe.SliceData(to)))
 	copyBytes(c.Bytes(), v.Bytes())
+	copyBytes(c.Scales(), v.Scales())
 	return c
 }
 
-// Clear sets all elements to zero.
-func (v Vector) Clear() { clearBytes(v.Bytes()) }
+// Clear sets all elements to zero, and the scales of mxfp8, too.
+func (v Vector) Clear() {
+	clearBytes(v.Bytes())
+	clearBytes(v.Scales())
+}
 
 // Set copies the elements of from: widened exactly, or rounded to nearest even, where the formats differ. It returns how many finite
 // elements became an infinity of f16. Different lengths give a *LengthError, float64 or low16 on one side only a *FormatError, shared
@@ -132,7 +172,7 @@ func (v Vector) Set(from Vector) (overflows int, err error) {
 // [Update] in low16. from is float32, or bf16 or f16, which it widens. Other formats give a *FormatError, different lengths a *LengthError,
 // shared memory an *OverlapError, and nothing is written.
 func Split(upper, low, from Vector) error {
-	if from.format.alone() {
+	if from.format.alone() || from.format == mxfp8 {
 		return &FormatError{"from", from.format.String(), "float32, bf16 or f16"}
 	}
 	if err := checkHalves(upper, low, from, "from"); err != nil {
@@ -222,7 +262,12 @@ func vectorOf[T Float](x []T) Vector {
 	if unsafe.Sizeof(*new(T)) == 8 {
 		f = f64
 	}
-	return Vector{unsafe.Pointer(unsafe.SliceData(x)), len(x), f}
+	return vectorAs(f, x)
+}
+
+// vectorAs is the Vector of a slice of elements of a format, without scales.
+func vectorAs[E any](f format, x []E) Vector {
+	return Vector{at: unsafe.Pointer(unsafe.SliceData(x)), n: len(x), format: f}
 }
 
 // sliceOf is the slice of a Vector whose format T is.
@@ -230,13 +275,99 @@ func sliceOf[T element](v Vector) []T { return unsafe.Slice((*T)(v.at), v.n) }
 
 func (v Vector) size() int { return v.format.size() }
 
-// cut returns the elements lo … hi−1.
+// bytes is how much memory v takes: its elements, and the scales of mxfp8.
+func (v Vector) bytes() int {
+	if v.format == mxfp8 {
+		return v.n + v.blocks(v.n)
+	}
+	return v.n * v.size()
+}
+
+// placed returns a vector like v in other memory, of so many bytes: its scales follow its elements.
+func (v Vector) placed(at unsafe.Pointer) Vector {
+	v.at = at
+	if v.format == mxfp8 {
+		v.scales = at
+		if v.n > 0 {
+			v.scales = unsafe.Add(at, v.n)
+		}
+	}
+	return v
+}
+
+// inRows returns v, which is mxfp8, with rows of a length.
+func (v Vector) inRows(row int) (Vector, error) {
+	switch {
+	case uint64(row) > math.MaxUint32:
+		return v, &ValueError{"MXFP8", "row", float64(row), "in [0, 2³²)"}
+	case row > 0 && v.n%row != 0:
+		return v, &ValueError{"MXFP8", "row", float64(row), fmt.Sprintf("a divisor of the number of elements, %d", v.n)}
+	}
+	v.row = uint32(row)
+	if row%mxBlock == 0 {
+		v.row = 0
+	}
+	return v, nil
+}
+
+// blocks returns in how many blocks of mxfp8 the first i elements are. Where a block ends at i, or a block of a row, it is the number
+// of the next one.
+func (v Vector) blocks(i int) int {
+	if v.row == 0 {
+		return (i + mxBlock - 1) / mxBlock
+	}
+	row := int(v.row)
+	return i/row*((row+mxBlock-1)/mxBlock) + (i%row+mxBlock-1)/mxBlock
+}
+
+// scalesOf returns the scales of the elements lo … hi−1, which begin with a block; nil if v is not mxfp8.
+func (v Vector) scalesOf(lo, hi int) []byte {
+	if v.scales == nil {
+		return nil
+	}
+	first := v.blocks(lo)
+	return unsafe.Slice((*byte)(v.scales), v.blocks(v.n))[first:max(first, v.blocks(hi))]
+}
+
+// scaleBytes are the scales of mxfp8, as a vector of bytes.
+func (v Vector) scaleBytes() Vector { return Vector{at: v.scales, n: v.blocks(v.n), format: mxfp8} }
+
+// borders returns the last element not behind i at which v may be cut, and the first one behind that. Only mxfp8 may not be cut anywhere.
+func (v Vector) borders(i int) (below, above int) {
+	step := v.step()
+	if i == v.n {
+		return i, i
+	}
+	below = i - i%step
+	return below, min(below+step, v.n)
+}
+
+// step is what all elements at which v may be cut are multiples of.
+func (v Vector) step() int {
+	switch {
+	case v.format != mxfp8:
+		return 1
+	case v.row == 0:
+		return mxBlock
+	}
+	return int(v.row)
+}
+
+// cut returns the elements lo … hi−1, which mxfp8 has borders at.
 func (v Vector) cut(lo, hi int) Vector {
 	v.n = hi - lo
 	if v.n > 0 { // else at might be behind the slice, in another object's memory
-		v.at = v.pointer(lo)
+		v.at, v.scales = v.pointer(lo), v.scale(lo)
 	}
 	return v
+}
+
+// scale is where the scale of the block is that begins at element i, or nil if v is not mxfp8.
+func (v Vector) scale(i int) unsafe.Pointer {
+	if v.scales == nil {
+		return nil
+	}
+	return unsafe.Add(v.scales, v.blocks(i))
 }
 
 // pointer is where element i is, or nil if v is.
@@ -247,12 +378,18 @@ func (v Vector) pointer(i int) unsafe.Pointer {
 	return unsafe.Add(v.at, i*v.size())
 }
 
-// MarshalBinary returns the format, as a byte, and the elements, in little-endian order.
+// MarshalBinary returns the format, as a byte, and the elements, in little-endian order. Between them, mxfp8 has its row, as 4 bytes,
+// and behind them its scales.
 func (v Vector) MarshalBinary() ([]byte, error) {
-	b := make([]byte, 1+len(v.Bytes()))
-	b[0] = byte(v.format)
-	copyBytes(b[1:], v.Bytes())
-	v.format.swap(b[1:])
+	head := []byte{byte(v.format)}
+	if v.format == mxfp8 {
+		head = binary.LittleEndian.AppendUint32(head, v.row)
+	}
+	b := make([]byte, len(head)+v.bytes())
+	elements := b[copy(b, head):]
+	copyBytes(elements, v.Bytes())
+	copyBytes(elements[len(v.Bytes()):], v.Scales())
+	v.format.swap(elements)
 	return b, nil
 }
 
@@ -262,16 +399,43 @@ func (v *Vector) UnmarshalBinary(b []byte) error {
 		return fmt.Errorf("pnm: no Vector begins with % x", b[:min(len(b), 1)])
 	}
 	f := format(b[0])
-	if b = b[1:]; len(b)%f.size() != 0 {
-		return fmt.Errorf("pnm: %d bytes are no Vector of %s", len(b), f)
-	}
-	read := Vector{nil, len(b) / f.size(), f}
-	if len(b) > 0 { // else a missing copy or gradient would become one of the wrong length
-		read.at = unsafe.Pointer(unsafe.SliceData(b))
+	read, err := unmarshalled(f, b[1:])
+	if err != nil {
+		return err
 	}
 	*v = read.Clone()
 	f.swap(v.Bytes())
 	return nil
+}
+
+// unmarshalled is the Vector of what MarshalBinary returns behind the format, before its bytes are swapped.
+func unmarshalled(f format, b []byte) (v Vector, err error) {
+	v.format = f
+	bad := fmt.Errorf("pnm: %d bytes are no Vector of %s", len(b), f)
+	if f == mxfp8 {
+		if len(b) < 4 {
+			return v, bad
+		}
+		v.row, b = binary.LittleEndian.Uint32(b), b[4:]
+		v.n = elementsOfMX(len(b), int64(v.row))
+	} else {
+		v.n = len(b) / f.size()
+	}
+	if v.bytes() != len(b) || v.row > 0 && v.row%mxBlock == 0 {
+		return v, bad
+	}
+	if len(b) > 0 { // else a missing copy or gradient would become one of the wrong length
+		v = v.placed(unsafe.Pointer(unsafe.SliceData(b)))
+	}
+	return v, nil
+}
+
+// elementsOfMX returns how many elements of mxfp8 take so many bytes with their scales.
+func elementsOfMX(bytes int, row int64) int {
+	if row == 0 {
+		return bytes - (bytes+mxBlock)/(mxBlock+1)
+	}
+	return int(int64(bytes) / (row + (row+mxBlock-1)/mxBlock) * row)
 }
 
 // MarshalText is [Vector.MarshalBinary] in base64.

@@ -150,7 +150,7 @@ func TestOptimizerErrors(t *testing.T) {
 		{"added rule is bad", add(func(x []float32) Group { return groupOf(bad, x[40:]) }), badErr, "optim: group 2: AdaPNM.Beta2 is 1.5, must be in [0, 1)"},
 		{"added state of no format", add(func(x []float32) Group { return Group{Rule: small, Params: pnm.Vectors(x[40:]), State: "int8"} }), wrapped, "optim: group 2: "},
 		{"added state of f16", add(func(x []float32) Group { return Group{Rule: small, Params: pnm.Vectors(x[40:]), State: "f16"} }),
-			&pnm.FormatError{Arg: "state", Format: "f16", Want: "float32, float64 or bf16"}, "optim: group 2: "},
+			&pnm.FormatError{Arg: "state", Format: "f16", Want: "float32, float64, bf16 or mxfp8"}, "optim: group 2: "},
 		{"added state of float64", add(func(x []float32) Group { return Group{Rule: small, Params: pnm.Vectors(x[40:]), State: "float64"} }),
 			&pnm.TensorError{Tensor: 3, Name: "3", Err: &pnm.FormatError{Arg: "pos_momentum", Format: "float64", Want: "float32 as params are, where one of them is float64"}}, "tensor 3"},
 		{"a name too few", add(named("a")), &pnm.LengthError{Arg: "names", Len: 1, Want: 2}, "optim: group 2: length of names is 1, must be 2"},

@@ -88,7 +88,7 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 	for i, p := range g.Params {
 		lengths[i] = p.Len()
 	}
-	arena, err := pnm.AllocState(g.Rule, g.stateFormat(wide), lengths...)
+	arena, err := pnm.AllocState(g.Rule, g.stateFormat(wide), lengths, nil)
 	if err != nil {
 		return 0, inGroup(number, err)
 	}
@@ -352,6 +352,6 @@ func (o *Optimizer) checkRule(r pnm.Rule, wide bool) error {
 
 // checkType reports what is no rule, such as nil.
 func checkType(r pnm.Rule) error {
-	_, err := pnm.AllocState(r, "float32")
+	_, err := pnm.AllocState(r, "float32", nil, nil)
 	return err
 }
