@@ -123,7 +123,7 @@ func (b *batch) run(part, parts int) {
 }
 
 // border returns the tensor and the element at which a part begins: about where its share of the work does, on the border
-// of a block.
+// of a block, and of one of mxfp8 where there are rows.
 func (b *batch) border(part, parts int) (i, element int) {
 	if part == parts {
 		return len(b.tensors), 0
@@ -139,7 +139,11 @@ func (b *batch) border(part, parts int) (i, element int) {
 	if k*blockLen >= t.len() {
 		return i + 1, 0
 	}
-	return i, k * blockLen
+	element = k * blockLen
+	if t.s[0].row > 0 && b.phase != summing {
+		element = t.blockBorder(element)
+	}
+	return i, element
 }
 
 // each runs the phase on the elements lo … hi−1 of tensor i.
@@ -150,7 +154,7 @@ func (b *batch) each(i int, t *tensor, lo, hi int) {
 			b.overflows.Add(int64(n))
 		}
 	case summing:
-		raceRead(t.g.cut(lo, hi))
+		raceRead(t.g.cut(lo, hi).Bytes())
 		for k := lo / blockLen; lo < hi; k++ {
 			end := min(lo+blockLen, hi)
 			b.sums[b.blocks[i]+k] = sumSquares(t.g.cut(lo, end), b.scale, b.far)
@@ -163,10 +167,8 @@ func (b *batch) each(i int, t *tensor, lo, hi int) {
 			return
 		}
 		for k := range forms[t.form].Slots {
-			state := t.s[k].cut(lo, hi).Bytes()
-			for j := 0; j < len(state); j += pageSize {
-				touch(&state[j], 0)
-			}
+			touchPages(t.s[k].cut(lo, hi).Bytes())
+			touchPages(t.s[k].scalesOf(lo, hi))
 		}
 	}
 }
@@ -201,6 +203,13 @@ func (b *batch) step(o *Options, working int64) (r Report) {
 	b.do(o.Pool, updating, b.bytes())
 	r.Overflows = int(b.overflows.Load())
 	return r
+}
+
+// touchPages touches each page of some memory, and leaves its content.
+func touchPages(b []byte) {
+	for j := 0; j < len(b); j += pageSize {
+		touch(&b[j], 0)
+	}
 }
 
 // touch adds 0, and the compiler does not know.

@@ -110,7 +110,7 @@ func newMixedProblem(r Rule, f formatsOf, n int) *mixedProblem {
 	place := 0
 	q := &mixedProblem{*mixedTensor(nil, r, f, 1001, n, func(bytes int) []byte {
 		place++
-		return Vector{n: bytes / 2, format: bf16}.spread(place).Bytes()
+		return Vector{n: bytes, format: mxfp8}.spread(place).Bytes()
 	})}
 	p := Float32(lcg[float32](1, n))
 	if f.p == low16 {
@@ -164,13 +164,13 @@ func (q *mixedProblem) run(formats uint32, kernel func(b *mixed, n, ahead int)) 
 func (q *mixedProblem) moved() (total int64) {
 	for i := range q.vectors() {
 		v := q.vector(i)
-		moved := int64(v.n * v.size())
+		moved := int64(v.bytes())
 		if total += moved; i != 1 && (v != &q.out || q.readsCopy()) { // what is written has been read
 			total += moved
 		}
 	}
 	if forms[q.form].Has("n") { // of two momenta only one is written
-		total -= int64(q.p.n * q.s[0].size())
+		total -= int64(q.s[0].bytes())
 	}
 	return total
 }

@@ -157,8 +157,8 @@ func (t *tensor) spans(tensor int, all regions) regions {
 		}
 		all = append(all, t.span(tensor, k))
 		if v.format == mxfp8 {
-			s := spanOf(v.scaleBytes())
-			s.tensor, s.arg = tensor, scaleNames[t.form][k-2]
+			s := scalesSpanOf(*v).of(scaleNames[t.form][k-2])
+			s.tensor = tensor
 			all = append(all, s)
 		}
 	}
@@ -201,6 +201,18 @@ type span struct {
 func spanOf(v Vector) span {
 	lo := uintptr(v.at)
 	return span{lo: lo, hi: lo + uintptr(v.n)*uintptr(v.size()), size: v.size()}
+}
+
+// scalesSpanOf is the span of the scales of mxfp8, and empty for another format.
+func scalesSpanOf(v Vector) span {
+	lo := uintptr(v.scales)
+	return span{lo: lo, hi: lo + uintptr(len(v.Scales())), size: 1}
+}
+
+// of is the span by a name.
+func (s span) of(arg string) span {
+	s.arg = arg
+	return s
 }
 
 // shared returns how many elements, the larger ones, two spans have in common at least in part.

@@ -64,6 +64,7 @@ func digest(vectors ...Vector) uint64 {
 	h := fnv.New64a()
 	for _, v := range vectors {
 		h.Write(v.Bytes())
+		h.Write(v.Scales())
 	}
 	return h.Sum64()
 }

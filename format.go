@@ -156,6 +156,19 @@ func narrowMX(x float32, scale uint8, low, high uint16) uint8 {
 	return uint8(h>>8&0x80 | h>>7&0x7f)
 }
 
+// nearestMX packs a number of a block of that scale, rounded to nearest, to even in between.
+func nearestMX(x float32, scale uint8) uint8 {
+	sign := uint8(math.Float32bits(x)>>24) & 0x80
+	if x-x != 0 {
+		return sign | 0x7f
+	}
+	b := math.Float32bits(x*float32(powerOf2(119-int(scale)))) &^ (1 << 31)
+	if b < 113<<23 { // below 2⁻¹⁴: the last place of a sum in [64, 128) is 2⁻¹⁷, that of E4M3's denormals
+		return sign | uint8(math.Float32bits(math.Float32frombits(b)+64)-133<<23)
+	}
+	return sign | uint8((b-112<<23+0x7ffff+b>>20&1)>>20)
+}
+
 // cutF16 rounds the float32 of some bits, below 2¹⁶ and not below −2¹⁶, to f16 towards zero.
 func cutF16(b uint32) uint16 {
 	sign, exponent := uint16(b>>16)&0x8000, b>>23&0xff

@@ -48,7 +48,7 @@ func testGuards[T Float](t *testing.T, rng *rand.Rand) {
 }
 
 func testMixedGuards(t *testing.T, rng *rand.Rand) {
-	var pages [3 + maxSlots][]byte
+	var pages [3 + maxSlots + 2][]byte // two momenta have scales
 	for i := range pages {
 		pages[i] = Vector.Bytes(BF16(guarded[uint16](t)))
 	}

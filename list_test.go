@@ -25,8 +25,8 @@ func listOf(r Rule, f formatsOf, params ...Vector) *training {
 // newUpdate returns the first update of a tensor, without gradients.
 func newUpdate(r Rule, f formatsOf, p Vector, number uint64) Update {
 	u := Update{Rule: r, Step: 1, Params: p, Rounding: Rounding{Seed: 5, Tensor: number}}
-	for range forms[r.form()].Slots {
-		u.State = append(u.State, newVector(f.s, p.n))
+	for _, v := range stateOf(r, f.s, p.n, rowOf(p.n, number)) {
+		u.State = append(u.State, v.in(anywhereZero))
 	}
 	switch {
 	case f.p == low16:
@@ -267,9 +267,13 @@ var changes = []func(rng *rand.Rand, u []Update) []Update{
 		return u
 	},
 	one(func(rng *rand.Rand, u *Update) { // with the state as it is
+		first := f32
+		if len(u.State) > 0 {
+			first = u.State[0].format
+		}
 		for {
 			r := sampleRules()[rng.IntN(len(sampleRules()))]
-			if len(forms[r.form()].Slots) == len(u.State) {
+			if slices.EqualFunc(stateOf(r, first, 0, 0), u.State, func(like, v Vector) bool { return like.format == v.format }) {
 				u.Rule = r
 				return
 			}
@@ -277,15 +281,18 @@ var changes = []func(rng *rand.Rand, u []Update) []Update{
 	}),
 	one(func(rng *rand.Rand, u *Update) { // with new state
 		r, f := sampleRules()[rng.IntN(len(sampleRules()))], u.Params.format
-		if f.size() == 2 {
-			f = []format{f32, bf16}[rng.IntN(2)]
+		if f != f64 {
+			f = []format{f32, bf16, mxfp8}[rng.IntN(3)]
 		}
-		*u = Update{Rule: r, Step: 1, Params: u.Params, State: newUpdate(r, formatsOf{s: f}, u.Params, 0).State, Copy: u.Copy, Follow: u.Follow}
+		*u = Update{Rule: r, Step: 1, Params: u.Params, State: newUpdate(r, formatsOf{s: f}, u.Params, rng.Uint64()).State, Copy: u.Copy, Follow: u.Follow}
 	}),
 	one(func(rng *rand.Rand, u *Update) { u.Step = 1 + rng.IntN(5) }),
 	func(rng *rand.Rand, u []Update) []Update {
 		for i := range u {
 			u[i].Rounding = Rounding{rng.Uint64(), rng.Uint64(), rng.Uint64()}
+			if len(u[i].State) > 0 {
+				u[i].Rounding.First -= u[i].Rounding.First % uint64(u[i].State[0].step())
+			}
 		}
 		return u
 	},
@@ -293,7 +300,9 @@ var changes = []func(rng *rand.Rand, u []Update) []Update{
 	one(func(rng *rand.Rand, u *Update) { u.State = vectorClones(u.State) }),
 	one(func(rng *rand.Rand, u *Update) { // in the caller's own list, too
 		if len(u.State) > 0 {
-			u.State[rng.IntN(len(u.State))] = newVector(u.State[0].format, u.Params.n)
+			k := rng.IntN(len(u.State))
+			u.State[k] = u.State[k].Clone()
+			u.State[k].Clear()
 		}
 		u.State = vectorClones(u.State)
 	}),
@@ -422,7 +431,7 @@ func (w *twins) parts(o Options) {
 		if u.Skip {
 			continue
 		}
-		borders := []int{0, w.rng.IntN(u.Params.n + 1), w.rng.IntN(u.Params.n + 1), u.Params.n}
+		borders := []int{0, u.border(w.rng.IntN(u.Params.n + 1)), u.border(w.rng.IntN(u.Params.n + 1)), u.Params.n}
 		slices.Sort(borders)
 		for _, k := range w.rng.Perm(3) {
 			_, err := w.list.StepPart(o, i, borders[k], u.Grads.Slice(borders[k], borders[k+1]))
@@ -628,7 +637,7 @@ func TestUpdateAllErrors(t *testing.T) {
 		{"length of a copy", call(Options{}, func(_ []float32, u []Update) { u[1].Copy = BF16(make([]uint16, 9)) }),
 			tensor(1, &LengthError{"copy", 9, 8}), "length of copy is 9"},
 		{"f16 state", call(Options{}, func(_ []float32, u []Update) { u[0].State = []Vector{F16(make([]uint16, 8))} }),
-			tensor(0, &FormatError{"momentum_buffer", "f16", "float32 or bf16"}), "the format of momentum_buffer is f16"},
+			tensor(0, &FormatError{"momentum_buffer", "f16", "float32, bf16 or mxfp8"}), "the format of momentum_buffer is f16"},
 		{"float64", call(Options{}, func(_ []float32, u []Update) { u[1].Grads = Float64(make([]float64, 8)) }),
 			tensor(1, &FormatError{"grads", "float64", "float32, bf16 or f16"}), "grads is float64"},
 		{"float64 params", call(Options{}, func(_ []float32, u []Update) {
@@ -932,7 +941,8 @@ func TestDraws(t *testing.T) {
 			}
 			differ := false
 			for i := range out[0].vectors() {
-				differ = differ || string(out[0].vector(i).Bytes()) != string(out[1].vector(i).Bytes())
+				a, b := out[0].vector(i), out[1].vector(i)
+				differ = differ || string(a.Bytes()) != string(b.Bytes()) || string(a.Scales()) != string(b.Scales())
 			}
 			if u.Draws() != differ {
 				t.Errorf("%+v, %s: Draws is %v", r, f, u.Draws())

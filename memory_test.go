@@ -129,7 +129,7 @@ func TestArenaErrors(t *testing.T) {
 // the same bits as with other memory.
 func TestAllocState(t *testing.T) {
 	for _, r := range sampleRules() {
-		for _, f := range []format{f32, f64, bf16} {
+		for _, f := range []format{f32, f64, bf16, mxfp8} {
 			for _, lengths := range [][]int{nil, {0}, {7}, {5, 0, mebi + 3, 9}} {
 				a, err := AllocState(r, f.String(), lengths, nil)
 				wantNoError(t, err)
@@ -140,7 +140,7 @@ func TestAllocState(t *testing.T) {
 				}
 				for i, n := range lengths {
 					p := f
-					if f == bf16 {
+					if f != f64 {
 						p = f32
 					}
 					u := newUpdate(r, formatsOf{p, p, f, f32}, ordinary(p, 1, n), 0)

@@ -19,7 +19,7 @@ var copiesF16 = os.Getenv("PNM_TEST_NO_F16_COPIES") == ""
 
 // allFormats are all combinations of formats that a rule can have.
 func allFormats(r Rule) (all []formatsOf) {
-	states := []format{f32, bf16}
+	states := []format{f32, bf16, mxfp8}
 	if len(forms[r.form()].Slots) == 0 {
 		states = states[:1]
 	}
@@ -42,8 +42,42 @@ func (f formatsOf) String() string {
 
 // vector returns a vector of n elements, in memory that place chooses.
 func vector(f format, n int, place func(bytes int) []byte) Vector {
-	v := Vector{n: n, format: f}
-	return v.placed(unsafe.Pointer(unsafe.SliceData(place(v.bytes()))))
+	return Vector{n: n, format: f}.in(place)
+}
+
+// in returns a vector like v in memory that place chooses, for elements and scales apart.
+func (v Vector) in(place func(bytes int) []byte) Vector {
+	v.at = unsafe.Pointer(unsafe.SliceData(place(v.n * v.size())))
+	if v.format == mxfp8 {
+		v.scales = unsafe.Pointer(unsafe.SliceData(place(v.blocks(v.n))))
+	}
+	return v
+}
+
+// stateOf returns a state of a rule without memory, with averages in bf16 where momenta are mxfp8, in rows if that is not 0.
+func stateOf(r Rule, f format, n, row int) (state []Vector) {
+	for _, role := range forms[r.form()].Roles {
+		v := Vector{n: n, format: f}
+		switch {
+		case f == mxfp8 && !isMomentum(role):
+			v.format = bf16
+		case f == mxfp8:
+			v, _ = v.inRows(row)
+		}
+		state = append(state, v)
+	}
+	return state
+}
+
+// rowOf returns the length of rows that n elements may have, one of several; 0 is among them.
+func rowOf(n int, which uint64) int {
+	rows := []int{0}
+	for _, row := range []int{1, 5, 7, 17, 27, 33, 63, 107, 147, 365, 1000, 1365, n} {
+		if row > 0 && n%row == 0 {
+			rows = append(rows, row)
+		}
+	}
+	return rows[which%uint64(len(rows))]
 }
 
 // anywhere places memory at some multiple of two bytes.
@@ -58,6 +92,14 @@ func anywhere(rng *rand.Rand) func(int) []byte {
 // fill sets a vector to specials, arbitrary bits and ordinary numbers.
 func (v Vector) fill(rng *rand.Rand) {
 	x := random[float32](rng, v.n)
+	if v.format == mxfp8 {
+		v.pack(x, 0)
+		for range v.n / 4 {
+			v.Bytes()[rng.IntN(v.n)] = uint8(rng.Uint32())
+			v.Scales()[rng.IntN(v.blocks(v.n))] = uint8(rng.Uint32())
+		}
+		return
+	}
 	narrow(v.at, v.format, 0, x, func(i int, x float32) uint16 {
 		switch {
 		case rng.IntN(3) == 0:
@@ -72,8 +114,12 @@ func (v Vector) fill(rng *rand.Rand) {
 // mixedTensor returns a tensor of a rule at a step, filled if there is an rng.
 func mixedTensor(rng *rand.Rand, r Rule, f formatsOf, step, n int, place func(bytes int) []byte) *tensor {
 	t := &tensor{form: r.form(), step: step, p: vector(f.p, n, place), g: vector(f.g, n, place)}
-	for i := range forms[t.form].Slots {
-		t.s[i] = vector(f.s, n, place)
+	row := 0
+	if rng != nil {
+		row = rowOf(n, rng.Uint64())
+	}
+	for i, v := range stateOf(r, f.s, n, row) {
+		t.s[i] = v.in(place)
 	}
 	if f.out != f32 {
 		t.out = vector(f.out, n, place)
@@ -81,7 +127,8 @@ func mixedTensor(rng *rand.Rand, r Rule, f formatsOf, step, n int, place func(by
 	if rng == nil {
 		return t
 	}
-	t.rounding = Rounding{rng.Uint64(), rng.Uint64(), []uint64{0, rng.Uint64(), 1<<32 - uint64(n/2)}[rng.IntN(3)]}
+	t.rounding = Rounding{rng.Uint64(), rng.Uint64(), []uint64{0, rng.Uint64(), nearNextKey(&t.s[0], n)}[rng.IntN(3)]}
+	t.rounding.First -= t.rounding.First % uint64(t.s[0].step())
 	for i := range t.vectors() {
 		t.vector(i).fill(rng)
 	}
@@ -99,6 +146,16 @@ func mixedTensor(rng *rand.Rand, r Rule, f formatsOf, step, n int, place func(by
 		}
 	}
 	return t
+}
+
+// nearNextKey returns which element comes about n/2 before the first that draws by another key, in a tensor with a state like v.
+func nearNextKey(v *Vector, n int) uint64 {
+	row := uint64(max(1, v.row))
+	padded := row
+	if v.row > 0 {
+		padded = (row + drawBlock - 1) &^ (drawBlock - 1)
+	}
+	return 2<<32/padded*row - uint64(n/2)
 }
 
 // clone returns a tensor with the same in memory of its own.
@@ -124,6 +181,8 @@ func wantSameVector(t *testing.T, what string, got, want Vector) {
 	switch {
 	case got.format != want.format || got.n != want.n:
 		t.Fatalf("%s: %d elements of %s, want %d of %s", what, got.n, got.format, want.n, want.format)
+	case string(got.Scales()) != string(want.Scales()) || got.row != want.row:
+		t.Fatalf("%s: scales % x, rows of %d, want % x, rows of %d", what, got.Scales(), got.row, want.Scales(), want.row)
 	case string(got.Bytes()) == string(want.Bytes()):
 	case want.format == f64:
 		wantSame(t, what, got.Float64(), want.Float64())
@@ -182,9 +241,7 @@ func TestMixedTiersAgree(t *testing.T) {
 	})
 }
 
-func newVector(f format, n int) Vector {
-	return vector(f, n, func(n int) []byte { return anywhereZero(n) })
-}
+func newVector(f format, n int) Vector { return vector(f, n, anywhereZero) }
 
 func anywhereZero(n int) []byte {
 	words := make([]uint64, n/8+1)
@@ -247,7 +304,7 @@ func vectorClones(vectors []Vector) (copies []Vector) {
 
 // someFormats are the formats that a user would choose.
 var someFormats = []formatsOf{{f32, bf16, f32, f32}, {f32, f16, f32, f16}, {f32, f32, bf16, f32}, {f32, bf16, bf16, bf16}, {bf16, bf16, bf16, f32},
-	{bf16, bf16, f32, f32}, {low16, bf16, f32, bf16}}
+	{bf16, bf16, f32, f32}, {low16, bf16, f32, bf16}, {f32, bf16, mxfp8, f32}, {low16, bf16, mxfp8, bf16}, {bf16, f32, mxfp8, f32}}
 
 // The same bits come from a list on any number of workers, from calls of UpdateAll, from parts in any order, and from owners of parts
 // of tensors, with all that options do.
@@ -283,7 +340,7 @@ func TestMixedWaysAgree(t *testing.T) {
 						u.Grads, u.Step = g, step
 						_, err := updateVectors(o, u)
 						wantNoError(t, err)
-						borders := []int{0, rng.IntN(g.n + 1), rng.IntN(g.n + 1), g.n}
+						borders := []int{0, u.border(rng.IntN(g.n + 1)), u.border(rng.IntN(g.n + 1)), g.n}
 						slices.Sort(borders)
 						parts.Updates[i].Step = step
 						for _, k := range rng.Perm(3) {
@@ -291,7 +348,7 @@ func TestMixedWaysAgree(t *testing.T) {
 							wantNoError(t, err)
 						}
 						for k := range 2 {
-							_, err := updateVectors(o, slice(owned.Updates[i], g, step, g.n*k/2, g.n*(k+1)/2))
+							_, err := updateVectors(o, slice(owned.Updates[i], g, step, u.border(g.n*k/2), u.border(g.n*(k+1)/2)))
 							wantNoError(t, err)
 						}
 					}
@@ -309,6 +366,14 @@ func TestMixedWaysAgree(t *testing.T) {
 			}
 		}
 	})
+}
+
+// border is where the tensor may be cut, at or before element i.
+func (u *Update) border(i int) int {
+	if len(u.State) > 0 {
+		i, _ = u.State[0].borders(i)
+	}
+	return i
 }
 
 // slice is the update of the elements lo … hi−1.
@@ -569,7 +634,7 @@ func wantMean(t *testing.T, what string, x []float32, want float64) {
 func TestRoundingFarOut(t *testing.T) {
 	const n = 100
 	perTier(t, func(t *testing.T) {
-		for _, first := range []uint64{1<<31 - n/2, 1<<32 - n/2, 3<<32 - 1, 1<<63 - 7, math.MaxUint64 - n/2} {
+		for _, first := range []uint64{1<<32 - n/2, 1<<33 - n/2, 3<<33 - 1, 1<<63 - 7, math.MaxUint64 - n/2} {
 			whole, g := ordinary(bf16, 1, n), ordinary(f32, 2, n)
 			one := whole.Clone()
 			u := Update{Rule: NewSGD(0.01), Step: 1, Params: whole, Grads: g, Rounding: Rounding{First: first}}
@@ -753,7 +818,7 @@ func TestMixedErrors(t *testing.T) {
 			tensor(&FormatError{"copy", "float64", "bf16, the upper halves of params, where these are low16"}), "copy is float64"},
 		{"low16 with float64 state", call(Options{}, func(x []float32, u *Update) {
 			u.Params, u.Copy, u.State[0] = as(at(x, 0), low16), at(x, 6), wide()
-		}), tensor(&FormatError{"exp_avg", "float64", "float32 or bf16"}), "exp_avg is float64, must be float32 or bf16"},
+		}), tensor(&FormatError{"exp_avg", "float64", "float32, bf16 or mxfp8"}), "exp_avg is float64, must be float32, bf16 or mxfp8"},
 		{"low16 gradient", call(Options{}, func(x []float32, u *Update) { u.Grads = as(at(x, 1), low16) }),
 			tensor(&FormatError{"grads", "low16", "float32, bf16 or f16"}), "grads is low16"},
 		{"low16 gradient of float64", call(Options{}, func(x []float32, u *Update) {

@@ -5,25 +5,29 @@ package pnm
 import (
 	"runtime"
 	"strings"
+	"unsafe"
 
 	"github.com/posneg/pnm/internal/equations"
 )
 
 // raceAnnotate tells the race detector what the assembly is about to read and write of elements lo … hi−1, which it cannot see.
 func (t *tensor) raceAnnotate(lo, hi int) {
-	raceRead(t.g.cut(lo, hi))
-	raceWrite(t.p.cut(lo, hi))
+	raceRead(t.g.cut(lo, hi).Bytes())
+	raceWrite(t.p.cut(lo, hi).Bytes())
 	if t.out.at != nil {
-		raceWrite(t.out.cut(lo, hi))
+		raceWrite(t.out.cut(lo, hi).Bytes())
 	}
 	for _, role := range forms[t.form].Roles {
-		if k := t.s[slotOf[t.form][t.step&1][strings.IndexRune(equations.AllRoles, role)]]; role == 'n' {
-			raceRead(k.cut(lo, hi))
-		} else {
-			raceWrite(k.cut(lo, hi))
+		k := t.s[slotOf[t.form][t.step&1][strings.IndexRune(equations.AllRoles, role)]]
+		for _, b := range [...][]byte{k.cut(lo, hi).Bytes(), k.scalesOf(lo, hi)} {
+			if role == 'n' {
+				raceRead(b)
+			} else {
+				raceWrite(b)
+			}
 		}
 	}
 }
 
-func raceRead(v Vector)  { runtime.RaceReadRange(v.at, v.n*v.size()) }
-func raceWrite(v Vector) { runtime.RaceWriteRange(v.at, v.n*v.size()) }
+func raceRead(b []byte)  { runtime.RaceReadRange(unsafe.Pointer(unsafe.SliceData(b)), len(b)) }
+func raceWrite(b []byte) { runtime.RaceWriteRange(unsafe.Pointer(unsafe.SliceData(b)), len(b)) }

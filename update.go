@@ -123,6 +123,9 @@ func (t *tensor) startMomentum(lo, hi int) {
 		fill(sliceOf[float64](m), math.Copysign(0, -1))
 	case bf16:
 		fill(sliceOf[uint16](m), 1<<15)
+	case mxfp8:
+		fill(sliceOf[uint8](m), 1<<7)
+		clear(t.s[0].scalesOf(lo, hi))
 	}
 }
 
@@ -135,19 +138,20 @@ func fill[T element](s []T, x T) {
 // zeroGrads zeroes the gradients of the elements lo … hi−1.
 func (t *tensor) zeroGrads(lo, hi int) {
 	g := t.g.cut(lo, hi)
-	raceWrite(g)
+	raceWrite(g.Bytes())
 	g.Clear()
 }
 
 // isMixed reports whether t has more than one format, or one that the rules do not compute in.
 func (t *tensor) isMixed() bool {
-	return t.p.format == bf16 || t.p.format == low16 || t.g.format != t.p.format || t.s[0].format == bf16 || t.out.at != nil
+	return t.p.format == bf16 || t.p.format == low16 || t.g.format != t.p.format || t.s[0].format >= bf16 || t.out.at != nil
 }
 
 // formats is the set of formats of a mixed tensor.
 func (t *tensor) formats() uint32 {
 	set := [...]uint32{bf16: gradBF16, f16: gradF16}[t.g.format] | [...]uint32{bf16: paramBF16, low16: paramLow}[t.p.format]
-	if t.s[0].format == bf16 {
+	set |= [...]uint32{bf16: stateBF16, mxfp8: momentMX}[t.s[0].format]
+	if set&momentMX != 0 && forms[t.form].Has("v") {
 		set |= stateBF16
 	}
 	if t.out.at != nil && t.p.format == f32 {
@@ -159,22 +163,20 @@ func (t *tensor) formats() uint32 {
 	return withStochastic(t.form, set)
 }
 
-// updateFormats is update for a mixed tensor, in calls of most elements.
+// updateFormats is update for a mixed tensor, in calls of most elements. lo and hi are borders of the blocks of mxfp8 or the tensor's end.
 func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 	var b mixed
+	t.call(&b, lo)
+	r := run{t, &b, far, t.form.assembled(mixedKernels) && b.formats&stochastic == 0} // until the kernels draw as the reference does
 	for end := lo; lo < hi; lo = end {
-		end = min(lo+most, hi, t.sameKey(lo))
+		if end = hi; hi-lo > most {
+			end = t.blockBorder(lo + most)
+		}
 		t.start(lo, end)
-		t.call(&b, lo)
-		if far && b.copiesAround() {
-			b.formats |= outAround
-		}
-		if t.form.assembled(mixedKernels) {
+		if r.assembled {
 			t.raceAnnotate(lo, end)
-			updateMixedAssembly(t.form, &b, end-lo, ahead(far))
-		} else {
-			updateMixedGeneric(t.form, &b, end-lo)
 		}
+		r.rows(lo, end)
 		if zero {
 			t.zeroGrads(lo, end)
 		}
@@ -182,79 +184,203 @@ func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 	return b.overflows
 }
 
-// copiesAround reports whether a copy is worth writing around the caches: with AVX2 nothing is gained, and one that is read is there anyway.
-func (b *mixed) copiesAround() bool {
-	return active == avx512 && b.formats&(outBF16|outF16) != 0 && b.formats&follow == 0 && uintptr(b.out)%aroundAlign == 0
-}
-
-// call sets what a kernel gets for the elements of a mixed tensor from lo on.
-func (t *tensor) call(b *mixed, lo int) {
-	b.c, b.formats = t.c32, t.formats()
-	b.counter, b.key = t.rounding.draws(t.step, t.rounding.First+uint64(lo))
-	m, n, v, x := t.roles()
-	b.p, b.g, b.out = t.p.pointer(lo), t.g.pointer(lo), t.out.pointer(lo)
-	b.m, b.n, b.v, b.x = m.pointer(lo), n.pointer(lo), v.pointer(lo), x.pointer(lo)
-}
-
-// sameKey returns the first element behind lo that draws by another key.
-func (t *tensor) sameKey(lo int) int {
-	first := t.rounding.First + uint64(lo)
-	return int(min(uint64(lo)+1<<32-first&(1<<32-1), math.MaxInt))
-}
-
-// updateMixedAssembly works like updateMixedGeneric, by the kernels of the active tier, which is not generic. It prefetches as
-// updateAssembly does.
-func updateMixedAssembly(f form, b *mixed, n, ahead int) {
-	whole := n &^ (mixedBlock - 1)
-	if whole > 0 {
-		updateMixed(f, b, whole, ahead)
+// drawIndex tells which random number element i of t draws: Rounding says which element it is of the whole tensor. Each row of mxfp8
+// is padded to a multiple of drawBlock, so that its blocks draw the same in whatever part of the tensor.
+func (t *tensor) drawIndex(i int) uint64 {
+	first, row := t.rounding.First, uint64(t.s[0].row)
+	if row == 0 {
+		return first + uint64(i)
 	}
-	if whole < n {
-		updateMixedRest(f, b, whole, n)
+	padded := (row + drawBlock - 1) &^ (drawBlock - 1)
+	return (first/row+uint64(i)/row)*padded + uint64(i)%row
+}
+
+// blockBorder returns the last element not behind i, which is not among the first of t, at which a block of random numbers begins.
+func (t *tensor) blockBorder(i int) int { return i - int(t.drawIndex(i)%drawBlock) }
+
+// A run is an update of a mixed tensor.
+type run struct {
+	t         *tensor
+	b         *mixed // its next call
+	far       bool   // it comes from memory
+	assembled bool   // by the kernels of the active tier, or else by the reference
+}
+
+// rows updates the elements lo … hi−1, row by row.
+func (r *run) rows(lo, hi int) {
+	switch row := int(r.t.s[0].row); {
+	case row == 0:
+		r.consecutive(lo, hi)
+	case row < mxBlock:
+		r.short(lo, hi, row)
+	default:
+		for lo < hi {
+			end := min(lo-lo%row+row, hi)
+			r.consecutive(lo, end)
+			lo = end
+		}
 	}
 }
 
-// updateMixedRest updates the elements lo … n−1, less than a block, in a block of their own, which zeros fill.
-func updateMixedRest(f form, b *mixed, lo, n int) {
+// consecutive updates elements whose random numbers lie side by side: whole blocks where they are, others in blocks of their own.
+func (r *run) consecutive(lo, hi int) {
+	for lo < hi {
+		index := r.t.drawIndex(lo)
+		at := int(index % drawBlock)
+		r.b.at(r.t, lo, index-uint64(at))
+		n := min(hi-lo, sameKey(index))
+		switch {
+		case at > 0:
+			n = min(n, drawBlock-at)
+			r.part(at, n)
+		case n < drawBlock:
+			r.part(0, n)
+		default:
+			n &^= drawBlock - 1
+			r.whole(n)
+		}
+		lo += n
+	}
+}
+
+// mostRows is how many short rows one call updates.
+const mostRows = 8
+
+// short updates rows shorter than a block, many at a time: a call for each would take longer than the rows do.
+func (r *run) short(lo, hi, row int) {
+	if hi-lo == row {
+		r.consecutive(lo, hi)
+		return
+	}
+	var scratch [paths * mostRows * scratchBlock]byte
+	for lo < hi {
+		index := r.t.drawIndex(lo)
+		r.b.at(r.t, lo, index)
+		rows := min((hi-lo)/row, mostRows, sameKey(index)/drawBlock)
+		r.padded(scratch[:], 0, row, rows)
+		lo += rows * row
+	}
+}
+
+// part updates n elements of one block, from element at of it on.
+func (r *run) part(at, n int) {
+	var scratch [paths * scratchBlock]byte
+	r.padded(scratch[:], at, n, 1)
+}
+
+// whole updates n elements, which are whole blocks, where they are.
+func (r *run) whole(n int) {
+	if r.far && r.b.copiesAround() {
+		r.b.formats |= outAround
+	}
+	r.call(r.b, n, ahead(r.far))
+	r.b.formats &^= outAround
+}
+
+func (r *run) call(b *mixed, n, ahead int) {
+	if r.assembled {
+		updateMixed(r.t.form, b, n, ahead)
+	} else {
+		updateMixedGeneric(r.t.form, b, n)
+	}
+}
+
+// padded updates rows that begin at element at of a block each, in blocks that zeros fill. Zeros become zeros, or NaNs where ε is 0 too: no
+// overflow, and nothing that a scale of mxfp8 knows of.
+func (r *run) padded(scratch []byte, at, row, rows int) {
+	here, there := r.b.paths(), [paths]unsafe.Pointer{}
+	for k, p := range here {
+		if p.at != nil {
+			there[k] = unsafe.Pointer(&scratch[k*len(scratch)/paths])
+			copyRows(unsafe.Add(there[k], at*p.size), p.at, p.size, drawBlock, row, row, rows)
+		}
+	}
+	c := *r.b
+	c.p, c.g, c.m, c.n, c.v, c.x, c.out = there[0], there[1], there[2], there[3], there[4], there[5], there[6]
+	r.call(&c, rows*drawBlock, 0)
+	r.b.overflows = c.overflows
+	for k, p := range here {
+		if p.at != nil && p.written {
+			copyRows(p.at, unsafe.Add(there[k], at*p.size), p.size, row, drawBlock, row, rows)
+		}
+	}
+}
+
+const (
+	paths        = 7
+	scratchBlock = 4 * drawBlock // bytes of a block at most
+)
+
+// A path is where the elements of a stream are, and how large they are.
+type path struct {
+	at      unsafe.Pointer
+	size    int
+	written bool
+}
+
+func (b *mixed) paths() [paths]path {
 	size := func(narrow uint32) int {
 		if b.formats&narrow != 0 {
 			return 2
 		}
 		return 4
 	}
-	param, grad, state, out := size(paramBF16|paramLow), size(gradBF16|gradF16), size(stateBF16), 2
-	var block [7][4 * mixedBlock]byte
-	c := *b
-	c.counter += uint32(lo)
-	c.formats &^= outAround
-	c.p = lift(&block[0], b.p, param, lo, n)
-	c.g = lift(&block[1], b.g, grad, lo, n)
-	c.m = lift(&block[2], b.m, state, lo, n)
-	c.n = lift(&block[3], b.n, state, lo, n)
-	c.v = lift(&block[4], b.v, state, lo, n)
-	c.x = lift(&block[5], b.x, state, lo, n)
-	c.out = lift(&block[6], b.out, out, lo, n)
-	updateMixed(f, &c, mixedBlock, 0)
-	lower(&block[0], b.p, param, lo, n)
-	lower(&block[2], b.m, state, lo, n)
-	lower(&block[4], b.v, state, lo, n)
-	lower(&block[5], b.x, state, lo, n)
-	lower(&block[6], b.out, out, lo, n)
-	b.overflows = c.overflows
+	state := size(stateBF16)
+	moment := state
+	if b.formats&momentMX != 0 {
+		moment = 1
+	}
+	return [...]path{{b.p, size(paramBF16 | paramLow), true}, {b.g, size(gradBF16 | gradF16), false}, {b.m, moment, true}, {b.n, moment, false},
+		{b.v, state, true}, {b.x, state, true}, {b.out, 2, true}}
 }
 
-// lift copies elements of a stream into a block and returns its address, or nil if there is no stream.
-func lift(block *[4 * mixedBlock]byte, at unsafe.Pointer, size, lo, n int) unsafe.Pointer {
-	if at == nil {
-		return nil
+// copyRows copies rows of elements between places where they begin every so many elements.
+func copyRows(to, from unsafe.Pointer, size, toStep, fromStep, row, rows int) {
+	switch size {
+	case 1:
+		copyRowsOf[uint8](to, from, toStep, fromStep, row, rows)
+	case 2:
+		copyRowsOf[uint16](to, from, toStep, fromStep, row, rows)
+	case 4:
+		copyRowsOf[uint32](to, from, toStep, fromStep, row, rows)
 	}
-	copy(block[:], unsafe.Slice((*byte)(at), size*n)[size*lo:])
-	return unsafe.Pointer(block)
 }
 
-// lower copies them back.
-func lower(block *[4 * mixedBlock]byte, at unsafe.Pointer, size, lo, n int) {
-	if at != nil {
-		copy(unsafe.Slice((*byte)(at), size*n)[size*lo:], block[:])
+func copyRowsOf[E uint8 | uint16 | uint32](to, from unsafe.Pointer, toStep, fromStep, row, rows int) {
+	t, f := unsafe.Slice((*E)(to), (rows-1)*toStep+row), unsafe.Slice((*E)(from), (rows-1)*fromStep+row)
+	for r := range rows {
+		t, f := t[r*toStep:][:row], f[r*fromStep:][:row]
+		if row >= 8 {
+			copy(t, f)
+			continue
+		}
+		for i, x := range f {
+			t[i] = x
+		}
 	}
 }
+
+// copiesAround reports whether a copy is worth writing around the caches: with AVX2 nothing is gained, and one that is read is there anyway.
+func (b *mixed) copiesAround() bool {
+	return active == avx512 && b.formats&(outBF16|outF16) != 0 && b.formats&follow == 0 && uintptr(b.out)%aroundAlign == 0
+}
+
+// call sets what a kernel gets for the elements of a mixed tensor from lo on, where a block begins.
+func (t *tensor) call(b *mixed, lo int) {
+	b.c, b.formats = t.c32, t.formats()
+	b.at(t, lo, t.drawIndex(lo))
+}
+
+// at sets what of that depends on where the elements are; index is that of the first number drawn of their block.
+func (b *mixed) at(t *tensor, lo int, index uint64) {
+	if b.formats&stochastic != 0 {
+		b.counter, b.key = t.rounding.draws(t.step, index)
+	}
+	m, n, v, x := t.roles()
+	b.p, b.g, b.out = t.p.pointer(lo), t.g.pointer(lo), t.out.pointer(lo)
+	b.m, b.n, b.v, b.x = m.pointer(lo), n.pointer(lo), v.pointer(lo), x.pointer(lo)
+	b.ms, b.ns = m.scale(lo), n.scale(lo)
+}
+
+// sameKey returns how many numbers from an index on are drawn by the same key.
+func sameKey(index uint64) int { return int(min(2<<32-index%(2<<32), math.MaxInt)) }

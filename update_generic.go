@@ -10,7 +10,7 @@ import (
 type Float interface{ float32 | float64 }
 
 // element is an element type of memory: those of Float, and types of 16 bits for bf16 and f16.
-type element interface{ Float | ~uint16 }
+type element interface{ Float | ~uint16 | ~uint8 }
 
 // The loops below are the reference: the order and the rounding of their operations define the bits that every other
 // implementation must give. T(…) around each product stops the compiler from fusing it with the sum that follows; the

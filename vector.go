@@ -152,8 +152,8 @@ func (v Vector) Clear() {
 	clearBytes(v.Scales())
 }
 
-// Set copies the elements of from: widened exactly, or rounded to nearest even, where the formats differ. It returns how many finite
-// elements became an infinity of f16. Different lengths give a *LengthError, float64 or low16 on one side only a *FormatError, shared
+// Set copies the elements of from: widened exactly, or rounded to nearest even, where the formats differ, or the rows of mxfp8. It returns
+// how many finite elements became an infinity of f16; an infinity is a NaN in mxfp8, which has none. Different lengths give a *LengthError, float64 or low16 on one side only a *FormatError, shared
 // memory an *OverlapError, and nothing is written.
 func (v Vector) Set(from Vector) (overflows int, err error) {
 	if v.n != from.n {
@@ -162,8 +162,12 @@ func (v Vector) Set(from Vector) (overflows int, err error) {
 	if v.format != from.format && (v.format.alone() || from.format.alone()) {
 		return 0, &FormatError{"to", v.format.String(), from.format.String() + " as from"}
 	}
-	if n := shared(spanOf(v), spanOf(from)); n > 0 {
-		return 0, &OverlapError{Arg: "to", OtherArg: "from", Elements: n}
+	for _, a := range [...]span{spanOf(v).of("to"), scalesSpanOf(v).of("to scales")} {
+		for _, b := range [...]span{spanOf(from).of("from"), scalesSpanOf(from).of("from scales")} {
+			if n := shared(a, b); n > 0 {
+				return 0, &OverlapError{Arg: a.arg, OtherArg: b.arg, Elements: n}
+			}
+		}
 	}
 	return convert(v, from), nil
 }
@@ -233,16 +237,24 @@ func checkHalves(upper, low, whole Vector, name string) error {
 
 // convert is Set for vectors that fit.
 func convert(to, from Vector) (overflows int) {
-	if to.format == from.format {
+	if to.format == from.format && to.row == from.row {
 		copyBytes(to.Bytes(), from.Bytes())
+		copyBytes(to.Scales(), from.Scales())
 		return 0
 	}
 	var h floatmode.Hold
 	defer h.Take().Release()
 	var wide [1 << 10]float32
-	for lo := 0; lo < to.n; lo += len(wide) {
-		part := wide[:min(len(wide), to.n-lo)]
-		widen(part, from.at, from.format, lo)
+	for lo, end := 0, 0; lo < to.n; lo = end {
+		if end = min(lo+len(wide), to.n); to.format == mxfp8 && end < to.n {
+			end, _ = to.block(end)
+		}
+		part := wide[:end-lo]
+		from.widen(part, lo)
+		if to.format == mxfp8 {
+			to.pack(part, lo)
+			continue
+		}
 		narrow(to.at, to.format, lo, part, func(_ int, x float32) uint16 {
 			if to.format == bf16 {
 				return narrowBF16(x)
@@ -254,6 +266,40 @@ func convert(to, from Vector) (overflows int) {
 		})
 	}
 	return overflows
+}
+
+// widen reads elements from lo on.
+func (v Vector) widen(to []float32, lo int) {
+	if v.format != mxfp8 {
+		widen(to, v.at, v.format, lo)
+		return
+	}
+	scales := v.Scales()
+	for hi := lo + len(to); lo < hi; {
+		first, end := v.block(lo)
+		part := elements8(v.at, lo, min(end, hi)-lo)
+		scale := scales[v.blocks(first)]
+		for i, x := range part {
+			to[i] = widenMX(x, scale)
+		}
+		to, lo = to[len(part):], lo+len(part)
+	}
+}
+
+// pack writes whole blocks of mxfp8 from lo on, rounded to nearest even.
+func (v Vector) pack(from []float32, lo int) {
+	scales := v.Scales()
+	for len(from) > 0 {
+		_, end := v.block(lo)
+		part := from[:end-lo]
+		scale := scaleMX(part)
+		scales[v.blocks(lo)] = scale
+		to := elements8(v.at, lo, len(part))
+		for i, x := range part {
+			to[i] = nearestMX(x, scale)
+		}
+		from, lo = from[len(part):], end
+	}
 }
 
 // vectorOf is the Vector of a slice of the engine's own types.
@@ -320,17 +366,24 @@ func (v Vector) blocks(i int) int {
 	return i/row*((row+mxBlock-1)/mxBlock) + (i%row+mxBlock-1)/mxBlock
 }
 
+// block returns the first element of the block of mxfp8 that has element i, and the one behind its last.
+func (v Vector) block(i int) (first, end int) {
+	if v.row == 0 {
+		first = i - i%mxBlock
+		return first, min(first+mxBlock, v.n)
+	}
+	row := i - i%int(v.row)
+	first = i - (i-row)%mxBlock
+	return first, min(first+mxBlock, row+int(v.row))
+}
+
 // scalesOf returns the scales of the elements lo … hi−1, which begin with a block; nil if v is not mxfp8.
 func (v Vector) scalesOf(lo, hi int) []byte {
 	if v.scales == nil {
 		return nil
 	}
-	first := v.blocks(lo)
-	return unsafe.Slice((*byte)(v.scales), v.blocks(v.n))[first:max(first, v.blocks(hi))]
+	return unsafe.Slice((*byte)(v.scales), v.blocks(v.n))[v.blocks(lo):v.blocks(hi)]
 }
-
-// scaleBytes are the scales of mxfp8, as a vector of bytes.
-func (v Vector) scaleBytes() Vector { return Vector{at: v.scales, n: v.blocks(v.n), format: mxfp8} }
 
 // borders returns the last element not behind i at which v may be cut, and the first one behind that. Only mxfp8 may not be cut anywhere.
 func (v Vector) borders(i int) (below, above int) {

@@ -104,7 +104,7 @@ func TestVectorSet(t *testing.T) {
 			wantNoError(t, err)
 			wantSameVector(t, "from", v, before)
 			want := newVector(format(to), n)
-			if wantOver := convert(want, v); overflows != wantOver || (v.format == f32 && w.format == f16) != (overflows > 0) && v.format != bf16 {
+			if wantOver := convert(want, v); overflows != wantOver || (v.format == f32 && w.format == f16) != (overflows > 0) && v.format != bf16 && v.format != mxfp8 {
 				t.Errorf("%s to %s: %d overflows, want %d", v.Format(), w.Format(), overflows, wantOver)
 			}
 			if v.format == w.format {
