@@ -110,7 +110,7 @@ func newMixedProblem(r Rule, f formatsOf, n int) *mixedProblem {
 	place := 0
 	q := &mixedProblem{*mixedTensor(nil, r, f, 1001, n, func(bytes int) []byte {
 		place++
-		return Vector{n: bytes, format: mxfp8}.spread(place).Bytes()
+		return Vector{n: bytes, layout: layout{format: mxfp8}}.spread(place).Bytes()
 	})}
 	p := Float32(lcg[float32](1, n))
 	if f.p == low16 {
@@ -136,7 +136,7 @@ func newMixedProblem(r Rule, f formatsOf, n int) *mixedProblem {
 func (q *mixedProblem) withoutCopy() *mixedProblem {
 	c := *q
 	if c.p.format == low16 {
-		c.p = Vector{n: c.p.n, format: f32}.spread(0)
+		c.p = Vector{n: c.p.n, layout: layout{format: f32}}.spread(0)
 		if err := Join(c.p, c.out, q.p); err != nil {
 			panic(err)
 		}

@@ -181,7 +181,7 @@ func BenchmarkMemory(b *testing.B) {
 			ordinary := func() []Vector { return Vectors(make([]float32, inMemory)) }
 			staggered := func(positions ...int) (v []Vector) {
 				for _, at := range positions {
-					v = append(v, Vector{n: inMemory, format: f32}.spread(at))
+					v = append(v, Vector{n: inMemory, layout: layout{format: f32}}.spread(at))
 				}
 				return v
 			}

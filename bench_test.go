@@ -121,7 +121,7 @@ func (q *problem[T]) update() {
 
 // spreadSlice is spread for a slice.
 func spreadSlice[T Float](position, n int) []T {
-	return sliceOf[T](Vector{n: n, format: vectorOf[T](nil).format}.spread(position))
+	return sliceOf[T](Vector{n: n, layout: layout{format: vectorOf[T](nil).format}}.spread(position))
 }
 
 // workers returns a pool of n that ends with the benchmark.

@@ -25,6 +25,9 @@ import (
 // What others write to Copy is lost at the next step, unless Params are in low16 or Follow is set: then the step begins from a number that
 // rounds to what they wrote. Params in low16 keep their lower halves: an infinity in Copy may thus become a NaN, or the largest number.
 //
+// A tensor with momenta in mxfp8 is cut where [Vector.Slice] cuts them: parts of a step, and what Rounding.First says of a part of a tensor,
+// begin and end there. All its momenta have the same rows.
+//
 // Stochastic rounding takes one of the two neighbours of a number, the nearer one more often, so that the mean is the number.
 // Steps too small for the nearest bf16 are not lost that way: parameters keep moving, at the right rate, and averages of
 // squares decay, which to the nearest they would not with β2 = 0.999. What is unbiased is not free of noise: AMSGrad keeps the largest
@@ -43,7 +46,7 @@ type Update struct {
 	Skip bool // leave the tensor as it is, for it has no gradient now; Step and Grads do not matter then
 }
 
-// Draws reports whether steps draw random numbers: those that store parameters or averages of squares in bf16 do. A saved run then needs
+// Draws reports whether steps draw random numbers: those that store parameters or averages of squares in bf16, or momenta in mxfp8. A saved run then needs
 // Rounding, too. Without a valid Rule it is false.
 func (u *Update) Draws() bool {
 	if checkRule(u.Rule) != nil {
@@ -161,7 +164,7 @@ func (l *List) letGo() {
 }
 
 // StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces; each
-// element must be in one part. Grads and Skip of the Update do not matter. The bits are those of a whole step, except that options about
+// element must be in one part, and parts of momenta in mxfp8 begin and end where [Vector.Slice] cuts. Grads and Skip of the Update do not matter. The bits are those of a whole step, except that options about
 // all gradients are about those of the part. Other tensors' memory, which the gradients must not share, is taken to lie where it did at
 // the last call that looked at all tensors.
 func (l *List) StepPart(o Options, tensor, lo int, grads Vector) (Report, error) {
@@ -527,7 +530,7 @@ func (l *List) checkDisjoint() error {
 func (t *tensor) set(u *Update) error {
 	t.form = u.Rule.form()
 	t.p, t.out, t.follow, t.rounding = u.Params, u.Copy, u.Follow, u.Rounding
-	t.g = Vector{format: f32}
+	t.g = Vector{layout: layout{format: f32}}
 	if t.wide() {
 		t.g.format = f64
 	}

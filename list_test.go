@@ -668,12 +668,14 @@ func TestUpdateAllErrors(t *testing.T) {
 			&OverlapError{"params", "grads", 7, []int{1, 0}, nil}, "params of tensor 1 and grads of tensor 0 share 7"},
 		{"own state as gradient", call(Options{}, func(x []float32, u []Update) { u[1].Grads = Float32(x[38:46]) }),
 			tensor(1, &OverlapError{"momentum_buffer", "grads", 6, nil, nil}), "tensor 1: momentum_buffer and grads share 6"},
-		{"params as copy", call(Options{}, func(x []float32, u []Update) { u[0].Copy = Vector{at: Float32(x[6:10]).at, n: 8, format: bf16} }),
+		{"params as copy", call(Options{}, func(x []float32, u []Update) {
+			u[0].Copy = Vector{at: Float32(x[6:10]).at, n: 8, layout: layout{format: bf16}}
+		}),
 			tensor(0, &OverlapError{"params", "copy", 2, nil, nil}), "tensor 0: params and copy share 2"},
 		{"another's state as gradient", call(Options{}, func(x []float32, u []Update) { u[1].Grads = Float32(x[12:20]) }),
 			&OverlapError{"momentum_buffer", "grads", 4, []int{0, 1}, nil}, "momentum_buffer of tensor 0 and grads of tensor 1 share 4"},
 		{"another's copy as gradient", call(Options{}, func(x []float32, u []Update) {
-			u[1].Grads, u[0].Copy = at(x, 6), Vector{at: at(x, 6).at, n: 8, format: f16}
+			u[1].Grads, u[0].Copy = at(x, 6), Vector{at: at(x, 6).at, n: 8, layout: layout{format: f16}}
 		}), &OverlapError{"copy", "grads", 4, []int{0, 1}, nil}, "copy of tensor 0 and grads of tensor 1 share 4"},
 		{"shared gradients to be zeroed", call(Options{ZeroGrads: true}, func(x []float32, u []Update) { u[1].Grads = at(x, 1) }),
 			&OverlapError{"grads", "grads", 8, []int{0, 1}, nil}, "grads of tensor 0 and grads of tensor 1 share 8"},
@@ -691,7 +693,9 @@ func TestUpdateAllErrors(t *testing.T) {
 }
 
 func TestStepPartErrors(t *testing.T) {
-	half := func(x []float32) Vector { return Vector{at: Float32(x).at, n: 2 * len(x), format: bf16} }
+	half := func(x []float32) Vector {
+		return Vector{at: Float32(x).at, n: 2 * len(x), layout: layout{format: bf16}}
+	}
 	call := func(part func(l *List, x []float32) (Report, error)) func(x []float32) error {
 		return func(x []float32) error {
 			l := List{Updates: []Update{{Rule: NewPNM(1), Step: 1, Params: Float32(x[:8]), State: Vectors(x[8:16], x[16:24])}}}

@@ -173,7 +173,7 @@ func AllocState(r Rule, format string, lengths, rows []int) (*Arena, error) {
 		for k, role := range roles {
 			v := &vectors[k*tensors+i]
 			if *v = momentum; f == mxfp8 && !isMomentum(role) {
-				*v = Vector{n: n, format: bf16}
+				*v = Vector{n: n, layout: layout{format: bf16}}
 			}
 		}
 	}
@@ -238,7 +238,7 @@ func allocate(vectors []Vector, list int, position func(i int) int) (*Arena, err
 
 // unplaced is vector i of an arena before it has memory.
 func unplaced(f format, i, n, row int) (v Vector, err error) {
-	v = Vector{n: n, format: f}
+	v = Vector{n: n, layout: layout{format: f}}
 	switch inRows, bad := v.inRows(row); {
 	case n < 0:
 		err = &ValueError{"Alloc", "lengths", float64(n), "≥ 0"}

@@ -83,7 +83,7 @@ func TestArena(t *testing.T) {
 		})
 	}
 	if unsafe.Sizeof(0) == 8 { // else there might be as much
-		if a, err := onHeap([]Vector{{n: math.MaxInt/8 - pageSize, format: f64}}, func(int) int { return 1 }); a != nil || err == nil {
+		if a, err := onHeap([]Vector{{n: math.MaxInt/8 - pageSize, layout: layout{format: f64}}}, func(int) int { return 1 }); a != nil || err == nil {
 			t.Error("a slice of more than all memory")
 		}
 	}

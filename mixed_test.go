@@ -42,7 +42,7 @@ func (f formatsOf) String() string {
 
 // vector returns a vector of n elements, in memory that place chooses.
 func vector(f format, n int, place func(bytes int) []byte) Vector {
-	return Vector{n: n, format: f}.in(place)
+	return Vector{n: n, layout: layout{format: f}}.in(place)
 }
 
 // in returns a vector like v in memory that place chooses, for elements and scales apart.
@@ -57,7 +57,7 @@ func (v Vector) in(place func(bytes int) []byte) Vector {
 // stateOf returns a state of a rule without memory, with averages in bf16 where momenta are mxfp8, in rows if that is not 0.
 func stateOf(r Rule, f format, n, row int) (state []Vector) {
 	for _, role := range forms[r.form()].Roles {
-		v := Vector{n: n, format: f}
+		v := Vector{n: n, layout: layout{format: f}}
 		switch {
 		case f == mxfp8 && !isMomentum(role):
 			v.format = bf16
@@ -780,7 +780,7 @@ func TestMixedAllocatesNothing(t *testing.T) {
 
 func TestMixedErrors(t *testing.T) {
 	half := func(x []float32) Vector { return BF16(unsafe.Slice((*uint16)(unsafe.Pointer(&x[0])), 2*len(x))) }
-	as := func(v Vector, f format) Vector { return Vector{at: v.at, n: v.n, format: f} }
+	as := func(v Vector, f format) Vector { return Vector{at: v.at, n: v.n, layout: layout{format: f}} }
 	at := func(x []float32, i int) Vector { return half(x[4*i : 4*i+4]) } // 8 elements of 16 bits
 	wide := func() Vector { return Float64(make([]float64, 8)) }
 	// The tensor is float32 with gradients and state of 16 bits, unless bad changes it.

@@ -14,7 +14,7 @@ import (
 
 // mx returns zeros in mxfp8.
 func mx(n, row int) Vector {
-	v, err := Vector{n: n, format: mxfp8}.inRows(row)
+	v, err := Vector{n: n, layout: layout{format: mxfp8}}.inRows(row)
 	if err != nil {
 		panic(err)
 	}
@@ -235,7 +235,7 @@ func TestMXFP8IsIndependentOfCuts(t *testing.T) {
 		rng := rand.New(rand.NewPCG(83, 84))
 		for i, row := range []int{0, 1, 2, 7, 27, 31, 33, 63, 147, 1000, 5000, 20001} {
 			r := []Rule{NewAdaPNM(), NewPNM(0.1), SGD{LR: 0.1, Momentum: 0.9}, NewAdamW(), NewLion()}[i%5]
-			for _, first := range []uint64{0, nearNextKey(&Vector{row: uint32(row)}, 2000)} {
+			for _, first := range []uint64{0, nearNextKey(&Vector{layout: layout{row: uint32(row)}}, 2000)} {
 				n := max(row, 1) * (20001/max(row, 1) + 1)
 				if active == generic {
 					n = max(row, 1) * (2000/max(row, 1) + 1)
@@ -307,14 +307,16 @@ func TestMXFP8Errors(t *testing.T) {
 	bytesOf := func(x []float32) []byte { return Float32(x).Bytes() }
 	at := func(x []float32, i, row int) Vector { // 16 elements with their scales
 		b := bytesOf(x[16*i : 16*i+16])
-		v, _ := Vector{n: 16, format: mxfp8}.inRows(row)
+		v, _ := Vector{n: 16, layout: layout{format: mxfp8}}.inRows(row)
 		v, err := MXFP8(b[:16], b[32:32+v.blocks(16)], row)
 		if err != nil {
 			panic(err)
 		}
 		return v
 	}
-	half := func(x []float32, i int) Vector { return Vector{at: Float32(x[16*i:]).at, n: 16, format: bf16} }
+	half := func(x []float32, i int) Vector {
+		return Vector{at: Float32(x[16*i:]).at, n: 16, layout: layout{format: bf16}}
+	}
 	call := func(bad func(x []float32, u *Update)) func(x []float32) error {
 		return func([]float32) error {
 			x := lcg[float32](8, 160)

@@ -1,12 +1,12 @@
 package pnm
 
-// A Rounding selects the random numbers of stochastic rounding, by which bf16 parameters and averages of squares are stored. The
+// A Rounding selects the random numbers of stochastic rounding, by which bf16 parameters, averages of squares and mxfp8 momenta are stored. The
 // number of element i at step t is a function of Seed, Tensor, t and First+i: the same wherever, whenever and by whomever the element
 // is updated. Other seeds, tensors, steps and elements draw other numbers.
 type Rounding struct {
 	Seed   uint64 // of the run
 	Tensor uint64 // tells the tensors of a run apart
-	First  uint64 // which element of the whole tensor the first one here is; for who owns a part of it
+	First  uint64 // which element of the whole tensor the first one here is; for who owns a part of it. Of mxfp8, a row or a block begins there
 }
 
 // draws returns the counter of the first word of a block, and the key; index is that of the block's first element, a multiple of 32.

@@ -77,12 +77,21 @@ func (t *tensor) len() int { return max(t.p.n, t.g.n) }
 
 // traffic is how many bytes of memory a step of t touches.
 func (t *tensor) traffic() int64 {
-	bytes := int64(t.p.n) * int64(t.p.size()+t.g.size())
+	each := t.p.size() + t.g.size() + len(forms[t.form].Slots)*t.s[0].size()
 	if t.out.at != nil {
-		bytes += int64(t.p.n) * int64(t.out.size())
+		each += t.out.size()
 	}
+	bytes := int64(t.p.n) * int64(each)
+	if t.s[0].format == mxfp8 {
+		bytes += t.trafficMX()
+	}
+	return bytes
+}
+
+// trafficMX is how many bytes the state has beside one for each element: averages are larger, and scales come on top.
+func (t *tensor) trafficMX() (bytes int64) {
 	for k := range forms[t.form].Slots {
-		bytes += int64(t.s[k].bytes())
+		bytes += int64(t.s[k].bytes() - t.p.n)
 	}
 	return bytes
 }

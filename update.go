@@ -206,18 +206,20 @@ type run struct {
 	assembled bool   // by the kernels of the active tier, or else by the reference
 }
 
-// rows updates the elements lo … hi−1, row by row.
+// rows updates the elements lo … hi−1, row by row, or many short rows at a time: a call for each would take longer than the row does.
 func (r *run) rows(lo, hi int) {
-	switch row := int(r.t.s[0].row); {
-	case row == 0:
+	row := int(r.t.s[0].row)
+	if row == 0 {
 		r.consecutive(lo, hi)
-	case row < mxBlock:
-		r.short(lo, hi, row)
-	default:
-		for lo < hi {
-			end := min(lo-lo%row+row, hi)
+		return
+	}
+	for end := lo; lo < hi; lo = end {
+		if whole := (hi - lo) / row; row <= longRow && whole > 1 && lo%row == 0 {
+			end = lo + whole*row
+			r.gathered(lo, end, row)
+		} else {
+			end = min(lo-lo%row+row, hi)
 			r.consecutive(lo, end)
-			lo = end
 		}
 	}
 }
@@ -243,21 +245,26 @@ func (r *run) consecutive(lo, hi int) {
 	}
 }
 
-// mostRows is how many short rows one call updates.
-const mostRows = 8
+// Rows up to longRow elements are updated in scratch memory of mostBlocks blocks. Measured.
+const (
+	longRow    = 128
+	mostBlocks = 16
+)
 
-// short updates rows shorter than a block, many at a time: a call for each would take longer than the rows do.
-func (r *run) short(lo, hi, row int) {
-	if hi-lo == row {
-		r.consecutive(lo, hi)
-		return
-	}
-	var scratch [paths * mostRows * scratchBlock]byte
+// gathered updates whole rows in scratch memory, where each begins with a block.
+func (r *run) gathered(lo, hi, row int) {
+	var scratch [paths * mostBlocks * scratchBlock]byte
+	padded := (row + drawBlock - 1) &^ (drawBlock - 1)
 	for lo < hi {
 		index := r.t.drawIndex(lo)
-		r.b.at(r.t, lo, index)
-		rows := min((hi-lo)/row, mostRows, sameKey(index)/drawBlock)
-		r.padded(scratch[:], 0, row, rows)
+		rows := min((hi-lo)/row, mostBlocks*drawBlock/padded, sameKey(index)/padded)
+		if rows > 0 {
+			r.b.at(r.t, lo, index)
+			r.padded(scratch[:], 0, row, padded, rows)
+		} else { // another key within the row
+			rows = 1
+			r.consecutive(lo, lo+row)
+		}
 		lo += rows * row
 	}
 }
@@ -265,7 +272,7 @@ func (r *run) short(lo, hi, row int) {
 // part updates n elements of one block, from element at of it on.
 func (r *run) part(at, n int) {
 	var scratch [paths * scratchBlock]byte
-	r.padded(scratch[:], at, n, 1)
+	r.padded(scratch[:], at, n, drawBlock, 1)
 }
 
 // whole updates n elements, which are whole blocks, where they are.
@@ -285,23 +292,23 @@ func (r *run) call(b *mixed, n, ahead int) {
 	}
 }
 
-// padded updates rows that begin at element at of a block each, in blocks that zeros fill. Zeros become zeros, or NaNs where ε is 0 too: no
-// overflow, and nothing that a scale of mxfp8 knows of.
-func (r *run) padded(scratch []byte, at, row, rows int) {
+// padded updates rows in scratch memory of zeros, where one begins every step elements, at element at of a block. Zeros become zeros, or
+// NaNs where ε is 0 too: no overflow, and nothing that a scale of mxfp8 knows of.
+func (r *run) padded(scratch []byte, at, row, step, rows int) {
 	here, there := r.b.paths(), [paths]unsafe.Pointer{}
 	for k, p := range here {
 		if p.at != nil {
 			there[k] = unsafe.Pointer(&scratch[k*len(scratch)/paths])
-			copyRows(unsafe.Add(there[k], at*p.size), p.at, p.size, drawBlock, row, row, rows)
+			copyRows(unsafe.Add(there[k], at*p.size), p.at, p.size, step, row, row, rows)
 		}
 	}
 	c := *r.b
 	c.p, c.g, c.m, c.n, c.v, c.x, c.out = there[0], there[1], there[2], there[3], there[4], there[5], there[6]
-	r.call(&c, rows*drawBlock, 0)
+	r.call(&c, rows*step, 0)
 	r.b.overflows = c.overflows
 	for k, p := range here {
 		if p.at != nil && p.written {
-			copyRows(p.at, unsafe.Add(there[k], at*p.size), p.size, row, drawBlock, row, rows)
+			copyRows(p.at, unsafe.Add(there[k], at*p.size), p.size, row, step, row, rows)
 		}
 	}
 }

@@ -20,6 +20,11 @@ type Vector struct {
 	at     unsafe.Pointer // nil for a nil slice
 	scales unsafe.Pointer // of the blocks of mxfp8, as many as blocks(n)
 	n      int
+	layout
+}
+
+// A layout is how the elements of a Vector lie in its memory. It is apart because compilers keep structs of four fields in registers.
+type layout struct {
 	row    uint32 // the length of a row of mxfp8, unless blocks lie as if there were none; not a multiple of mxBlock
 	format format
 }
@@ -313,7 +318,7 @@ func vectorOf[T Float](x []T) Vector {
 
 // vectorAs is the Vector of a slice of elements of a format, without scales.
 func vectorAs[E any](f format, x []E) Vector {
-	return Vector{at: unsafe.Pointer(unsafe.SliceData(x)), n: len(x), format: f}
+	return Vector{at: unsafe.Pointer(unsafe.SliceData(x)), n: len(x), layout: layout{format: f}}
 }
 
 // sliceOf is the slice of a Vector whose format T is.

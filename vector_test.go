@@ -122,7 +122,7 @@ func TestVectorSet(t *testing.T) {
 		{"overlap", func(x []float32) error { _, err := Float32(x[:8]).Set(Float32(x[6:14])); return err },
 			&OverlapError{"to", "from", 2, nil, nil}, "to and from share 2 elements"},
 		{"overlap of formats", func(x []float32) error {
-			_, err := Vector{at: Float32(x[3:7]).at, n: 8, format: bf16}.Set(Float32(x[6:14]))
+			_, err := Vector{at: Float32(x[3:7]).at, n: 8, layout: layout{format: bf16}}.Set(Float32(x[6:14]))
 			return err
 		}, &OverlapError{"to", "from", 1, nil, nil}, "to and from share 1 elements"},
 		{"itself", func(x []float32) error { _, err := Float32(x[:8]).Set(Float32(x[:8])); return err },
