@@ -177,7 +177,7 @@ func ExampleBF16() {
 		mean += float64(x.float32()) / float64(len(w))
 	}
 	fmt.Printf("%.3f\n", mean)
-	// Output: 1.200
+	// Output: 1.201
 }
 
 // A model in bf16 has exact float32 numbers behind it where a step gets the lower halves of these, too. Steps far below the precision of
