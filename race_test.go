@@ -10,11 +10,11 @@ import (
 	"testing"
 )
 
-// Two goroutines that update overlapping ranges are a data race, and so are two that write overlapping copies, or the same scales, and one that takes
+// Two goroutines that update overlapping ranges are a data race, and so are two that write overlapping copies, and one that takes
 // the norm of what another updates. The race detector must see them in every tier. It ends the program, so that the race runs in a child.
 func TestRaceIsSeen(t *testing.T) {
 	if what := os.Getenv("PNM_TEST_RACE"); what != "" {
-		x, copies, scales := make([]float32, 400), BF16(make([]uint16, 150)), make([]uint8, 4)
+		x, copies := make([]float32, 400), BF16(make([]uint16, 150))
 		var wg sync.WaitGroup
 		for i := range 2 {
 			wg.Go(func() {
@@ -32,15 +32,6 @@ func TestRaceIsSeen(t *testing.T) {
 					wantNoError(t, err)
 					return
 				}
-				if what == "scales" {
-					m, err := MXFP8(make([]uint8, 96), scales[i:i+3], 0)
-					wantNoError(t, err)
-					l := List{Updates: []Update{{Rule: NewLion(), Step: 1, Params: Float32(make([]float32, 96)),
-						Grads: BF16(make([]uint16, 96)), State: []Vector{m}}}}
-					_, err = l.Step(Options{})
-					wantNoError(t, err)
-					return
-				}
 				if what == "norm" && i == 1 {
 					GradNorm(nil, Float32(x[50:150]))
 					return
@@ -51,8 +42,8 @@ func TestRaceIsSeen(t *testing.T) {
 		wg.Wait()
 		return
 	}
-	for i := range 5 * len(tiers()) {
-		tier, what := tiers()[i/5], []string{"update", "norm", "copy", "halves", "scales"}[i%5]
+	for i := range 4 * len(tiers()) {
+		tier, what := tiers()[i/4], []string{"update", "norm", "copy", "halves"}[i%4]
 		child := exec.Command(os.Args[0], "-test.run=^TestRaceIsSeen$")
 		child.Env = append(os.Environ(), "PNM_TEST_RACE="+what, "PNM_TEST_REQUIRE=", "PNM_ISA="+string(tier))
 		out, err := child.CombinedOutput()
