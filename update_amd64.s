@@ -56,12 +56,12 @@ pass:
 	// hi
 	VBROADCASTSS 48(AX), Y11
 	VMINPS       Y7, Y11, Y7
-	VMINPS       Y8, Y11, Y8
-	VMINPS       Y9, Y11, Y9
-	VMINPS       Y10, Y11, Y10
 	VMAXPS       Y7, Y6, Y7
+	VMINPS       Y8, Y11, Y8
 	VMAXPS       Y8, Y6, Y8
+	VMINPS       Y9, Y11, Y9
 	VMAXPS       Y9, Y6, Y9
+	VMINPS       Y10, Y11, Y10
 	VMAXPS       Y10, Y6, Y10
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -309,12 +309,12 @@ pass:
 	// hi
 	VBROADCASTSS 48(AX), Y8
 	VMINPS       Y3, Y8, Y3
-	VMINPS       Y4, Y8, Y4
-	VMINPS       Y5, Y8, Y5
-	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y3, Y7, Y3
+	VMINPS       Y4, Y8, Y4
 	VMAXPS       Y4, Y7, Y4
+	VMINPS       Y5, Y8, Y5
 	VMAXPS       Y5, Y7, Y5
+	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -676,12 +676,12 @@ pass:
 	// hi
 	VBROADCASTSS 48(AX), Y8
 	VMINPS       Y3, Y8, Y3
-	VMINPS       Y4, Y8, Y4
-	VMINPS       Y5, Y8, Y5
-	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y3, Y7, Y3
+	VMINPS       Y4, Y8, Y4
 	VMAXPS       Y4, Y7, Y4
+	VMINPS       Y5, Y8, Y5
 	VMAXPS       Y5, Y7, Y5
+	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -1091,12 +1091,12 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y6, Y4, Y6
-	VMINPS Y7, Y4, Y7
-	VMINPS Y8, Y4, Y8
-	VMINPS Y9, Y4, Y9
 	VMAXPS Y6, Y3, Y6
+	VMINPS Y7, Y4, Y7
 	VMAXPS Y7, Y3, Y7
+	VMINPS Y8, Y4, Y8
 	VMAXPS Y8, Y3, Y8
+	VMINPS Y9, Y4, Y9
 	VMAXPS Y9, Y3, Y9
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -1274,12 +1274,12 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Y7, Y6, Y7
-	VMINPS Y8, Y6, Y8
-	VMINPS Y9, Y6, Y9
-	VMINPS Y10, Y6, Y10
 	VMAXPS Y7, Y5, Y7
+	VMINPS Y8, Y6, Y8
 	VMAXPS Y8, Y5, Y8
+	VMINPS Y9, Y6, Y9
 	VMAXPS Y9, Y5, Y9
+	VMINPS Y10, Y6, Y10
 	VMAXPS Y10, Y5, Y10
 	TESTQ  CX, CX
 	JZ     decoupled1
@@ -1495,12 +1495,12 @@ pass:
 	// hi
 	VBROADCASTSS 48(AX), Y8
 	VMINPS       Y3, Y8, Y3
-	VMINPS       Y4, Y8, Y4
-	VMINPS       Y5, Y8, Y5
-	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y3, Y7, Y3
+	VMINPS       Y4, Y8, Y4
 	VMAXPS       Y4, Y7, Y4
+	VMINPS       Y5, Y8, Y5
 	VMAXPS       Y5, Y7, Y5
+	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -1752,12 +1752,12 @@ pass:
 	// hi
 	VBROADCASTSS 48(AX), Y8
 	VMINPS       Y3, Y8, Y3
-	VMINPS       Y4, Y8, Y4
-	VMINPS       Y5, Y8, Y5
-	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y3, Y7, Y3
+	VMINPS       Y4, Y8, Y4
 	VMAXPS       Y4, Y7, Y4
+	VMINPS       Y5, Y8, Y5
 	VMAXPS       Y5, Y7, Y5
+	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -2093,12 +2093,12 @@ pass:
 	// hi
 	VBROADCASTSS 48(AX), Y8
 	VMINPS       Y3, Y8, Y3
-	VMINPS       Y4, Y8, Y4
-	VMINPS       Y5, Y8, Y5
-	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y3, Y7, Y3
+	VMINPS       Y4, Y8, Y4
 	VMAXPS       Y4, Y7, Y4
+	VMINPS       Y5, Y8, Y5
 	VMAXPS       Y5, Y7, Y5
+	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -2480,12 +2480,12 @@ pass:
 	// hi
 	VBROADCASTSS 48(AX), Y8
 	VMINPS       Y3, Y8, Y3
-	VMINPS       Y4, Y8, Y4
-	VMINPS       Y5, Y8, Y5
-	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y3, Y7, Y3
+	VMINPS       Y4, Y8, Y4
 	VMAXPS       Y4, Y7, Y4
+	VMINPS       Y5, Y8, Y5
 	VMAXPS       Y5, Y7, Y5
+	VMINPS       Y6, Y8, Y6
 	VMAXPS       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -3667,12 +3667,12 @@ pass:
 	// hi
 	VBROADCASTSD 96(AX), Y11
 	VMINPD       Y7, Y11, Y7
-	VMINPD       Y8, Y11, Y8
-	VMINPD       Y9, Y11, Y9
-	VMINPD       Y10, Y11, Y10
 	VMAXPD       Y7, Y6, Y7
+	VMINPD       Y8, Y11, Y8
 	VMAXPD       Y8, Y6, Y8
+	VMINPD       Y9, Y11, Y9
 	VMAXPD       Y9, Y6, Y9
+	VMINPD       Y10, Y11, Y10
 	VMAXPD       Y10, Y6, Y10
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -3910,12 +3910,12 @@ pass:
 	// hi
 	VBROADCASTSD 96(AX), Y8
 	VMINPD       Y3, Y8, Y3
-	VMINPD       Y4, Y8, Y4
-	VMINPD       Y5, Y8, Y5
-	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y3, Y7, Y3
+	VMINPD       Y4, Y8, Y4
 	VMAXPD       Y4, Y7, Y4
+	VMINPD       Y5, Y8, Y5
 	VMAXPD       Y5, Y7, Y5
+	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -4277,12 +4277,12 @@ pass:
 	// hi
 	VBROADCASTSD 96(AX), Y8
 	VMINPD       Y3, Y8, Y3
-	VMINPD       Y4, Y8, Y4
-	VMINPD       Y5, Y8, Y5
-	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y3, Y7, Y3
+	VMINPD       Y4, Y8, Y4
 	VMAXPD       Y4, Y7, Y4
+	VMINPD       Y5, Y8, Y5
 	VMAXPD       Y5, Y7, Y5
+	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -4692,12 +4692,12 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y6, Y4, Y6
-	VMINPD Y7, Y4, Y7
-	VMINPD Y8, Y4, Y8
-	VMINPD Y9, Y4, Y9
 	VMAXPD Y6, Y3, Y6
+	VMINPD Y7, Y4, Y7
 	VMAXPD Y7, Y3, Y7
+	VMINPD Y8, Y4, Y8
 	VMAXPD Y8, Y3, Y8
+	VMINPD Y9, Y4, Y9
 	VMAXPD Y9, Y3, Y9
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -4875,12 +4875,12 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Y7, Y6, Y7
-	VMINPD Y8, Y6, Y8
-	VMINPD Y9, Y6, Y9
-	VMINPD Y10, Y6, Y10
 	VMAXPD Y7, Y5, Y7
+	VMINPD Y8, Y6, Y8
 	VMAXPD Y8, Y5, Y8
+	VMINPD Y9, Y6, Y9
 	VMAXPD Y9, Y5, Y9
+	VMINPD Y10, Y6, Y10
 	VMAXPD Y10, Y5, Y10
 	TESTQ  CX, CX
 	JZ     decoupled1
@@ -5096,12 +5096,12 @@ pass:
 	// hi
 	VBROADCASTSD 96(AX), Y8
 	VMINPD       Y3, Y8, Y3
-	VMINPD       Y4, Y8, Y4
-	VMINPD       Y5, Y8, Y5
-	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y3, Y7, Y3
+	VMINPD       Y4, Y8, Y4
 	VMAXPD       Y4, Y7, Y4
+	VMINPD       Y5, Y8, Y5
 	VMAXPD       Y5, Y7, Y5
+	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -5353,12 +5353,12 @@ pass:
 	// hi
 	VBROADCASTSD 96(AX), Y8
 	VMINPD       Y3, Y8, Y3
-	VMINPD       Y4, Y8, Y4
-	VMINPD       Y5, Y8, Y5
-	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y3, Y7, Y3
+	VMINPD       Y4, Y8, Y4
 	VMAXPD       Y4, Y7, Y4
+	VMINPD       Y5, Y8, Y5
 	VMAXPD       Y5, Y7, Y5
+	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -5694,12 +5694,12 @@ pass:
 	// hi
 	VBROADCASTSD 96(AX), Y8
 	VMINPD       Y3, Y8, Y3
-	VMINPD       Y4, Y8, Y4
-	VMINPD       Y5, Y8, Y5
-	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y3, Y7, Y3
+	VMINPD       Y4, Y8, Y4
 	VMAXPD       Y4, Y7, Y4
+	VMINPD       Y5, Y8, Y5
 	VMAXPD       Y5, Y7, Y5
+	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -6081,12 +6081,12 @@ pass:
 	// hi
 	VBROADCASTSD 96(AX), Y8
 	VMINPD       Y3, Y8, Y3
-	VMINPD       Y4, Y8, Y4
-	VMINPD       Y5, Y8, Y5
-	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y3, Y7, Y3
+	VMINPD       Y4, Y8, Y4
 	VMAXPD       Y4, Y7, Y4
+	VMINPD       Y5, Y8, Y5
 	VMAXPD       Y5, Y7, Y5
+	VMINPD       Y6, Y8, Y6
 	VMAXPD       Y6, Y7, Y6
 	TESTQ        CX, CX
 	JZ           decoupled1
@@ -6512,6 +6512,16 @@ TEXT ·pnmMixedAVX2(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -6531,50 +6541,58 @@ uncoupled1:
 	MOVQ ahead+16(FP), R11
 	SHRQ $0x02, R11
 
+	// if all is bf16
+	MOVL CX, R12
+	ANDL $-6273, R12
+	CMPL R12, $0x0000000d
+	JEQ  pairs
+
 pass:
 	// g = gs·g
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
-	VCVTPH2PS  (BX)(R10*2), Y1
-	VCVTPH2PS  16(BX)(R10*2), Y2
-	VCVTPH2PS  32(BX)(R10*2), Y3
-	VCVTPH2PS  48(BX)(R10*2), Y4
+	TESTL      $0x00000002, CX
+	JZ         else6
+	VCVTPH2PS  (BX)(R10*2), Y0
+	VCVTPH2PS  16(BX)(R10*2), Y1
+	VCVTPH2PS  32(BX)(R10*2), Y2
+	VCVTPH2PS  48(BX)(R10*2), Y3
 	PREFETCHT0 (BX)(R11*2)
-	JMP        end5
+	JMP        end7
+
+else6:
+	VPMOVZXWD  (BX)(R10*2), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(BX)(R10*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(BX)(R10*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(BX)(R10*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (BX)(R11*2)
+
+end7:
+	JMP end5
 
 else4:
-	VPMOVZXWD  (BX)(R10*2), Y1
-	VPSLLD     $0x10, Y1, Y1
-	VPMOVZXWD  16(BX)(R10*2), Y2
-	VPSLLD     $0x10, Y2, Y2
-	VPMOVZXWD  32(BX)(R10*2), Y3
-	VPSLLD     $0x10, Y3, Y3
-	VPMOVZXWD  48(BX)(R10*2), Y4
-	VPSLLD     $0x10, Y4, Y4
-	PREFETCHT0 (BX)(R11*2)
-
-end5:
-	JMP end3
-
-else2:
-	VMOVUPS    (BX)(R10*4), Y1
-	VMOVUPS    32(BX)(R10*4), Y2
-	VMOVUPS    64(BX)(R10*4), Y3
-	VMOVUPS    96(BX)(R10*4), Y4
+	VMOVUPS    (BX)(R10*4), Y0
+	VMOVUPS    32(BX)(R10*4), Y1
+	VMOVUPS    64(BX)(R10*4), Y2
+	VMOVUPS    96(BX)(R10*4), Y3
 	PREFETCHT0 (BX)(R11*4)
 	PREFETCHT0 64(BX)(R11*4)
 
-end3:
-	VMULPS Y1, Y0, Y1
-	VMULPS Y2, Y0, Y2
-	VMULPS Y3, Y0, Y3
-	VMULPS Y4, Y0, Y0
+end5:
+	TESTL $0x00001000, CX
+	JZ    end9
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
 	// g = max(min(g, hi), lo)
 	// lo
@@ -6582,16 +6600,18 @@ end3:
 
 	// hi
 	VBROADCASTSS 48(AX), Y5
-	VMINPS       Y1, Y5, Y1
-	VMINPS       Y2, Y5, Y2
-	VMINPS       Y3, Y5, Y3
 	VMINPS       Y0, Y5, Y0
-	VMAXPS       Y1, Y4, Y1
-	VMAXPS       Y2, Y4, Y2
-	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000800, CX
-	JZ           end7
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// l2
@@ -6599,9 +6619,9 @@ end3:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -6636,9 +6656,9 @@ end3:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R10*2), Y6
@@ -6649,10 +6669,10 @@ else10:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R11*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R10*4), Y5
 	VMOVUPS    32(DX)(R10*4), Y6
 	VMOVUPS    64(DX)(R10*4), Y7
@@ -6660,147 +6680,147 @@ else8:
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (R8)(R10*2), Y10
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end15:
+end19:
 	VPCMPEQW  (R8)(R10*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(R8)(R10*2), Y10
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end17:
+end21:
 	VPCMPEQW  16(R8)(R10*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else22
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(R8)(R10*2), Y10
-	JMP       end19
+	JMP       end23
 
-else18:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end19:
+end23:
 	VPCMPEQW  32(R8)(R10*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else20
+	JZ        else24
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(R8)(R10*2), Y10
-	JMP       end21
+	JMP       end25
 
-else20:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end21:
+end25:
 	VPCMPEQW  48(R8)(R10*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end17:
 end13:
-end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VADDPS Y5, Y1, Y1
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS Y4, Y0, Y0
+	VADDPS Y5, Y0, Y0
+	VADDPS Y6, Y1, Y1
+	VADDPS Y7, Y2, Y2
+	VADDPS Y4, Y3, Y3
 
-end7:
+end11:
 	TESTL     $0x0000040c, CX
-	JZ        end23
-	VCMPPS    $0x03, Y1, Y2, Y4
-	VCMPPS    $0x03, Y3, Y0, Y5
+	JZ        end27
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R12
 	TESTL     R12, R12
-	JZ        numbers24
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x03, Y3, Y3, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	JZ        numbers28
 	VCMPPS    $0x03, Y0, Y0, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers24:
-end23:
+numbers28:
+end27:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else25
+	JZ    else29
 
 	// mScales
 	MOVQ    128(AX), R12
@@ -6811,13 +6831,13 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R10*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R10*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
@@ -6825,28 +6845,28 @@ end23:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R10*1), Y9
-	VPAND        roundingAVX2<>+512(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPAND        roundingAVX2<>+608(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R13
 	LEAL         9(R12), R14
 	SHRL         $0x08, R14
 	ORL          R14, R13
-	JZ           usual27
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	JZ           usual31
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y8, Y8
 	SHLL         $0x1d, R14
 	ADDL         $0x3f800000, R14
@@ -6857,7 +6877,7 @@ end23:
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual27:
+usual31:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y9
@@ -6865,11 +6885,11 @@ usual27:
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
-	JMP          end26
+	JMP          end30
 
-else25:
+else29:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else32
 	VPMOVZXWD  (SI)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R10*2), Y6
@@ -6879,9 +6899,9 @@ else25:
 	VPMOVZXWD  48(SI)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end29
+	JMP        end33
 
-else28:
+else32:
 	VMOVUPS    (SI)(R10*4), Y5
 	VMOVUPS    32(SI)(R10*4), Y6
 	VMOVUPS    64(SI)(R10*4), Y7
@@ -6889,8 +6909,8 @@ else28:
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end29:
-end26:
+end33:
+end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -6898,18 +6918,18 @@ end26:
 
 	// alpha1
 	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y0
 	VMULPS       Y1, Y8, Y1
 	VMULPS       Y2, Y8, Y2
 	VMULPS       Y3, Y8, Y3
-	VMULPS       Y0, Y8, Y0
-	VADDPS       Y1, Y5, Y1
-	VADDPS       Y2, Y6, Y2
-	VADDPS       Y3, Y7, Y3
-	VADDPS       Y0, Y4, Y0
+	VADDPS       Y0, Y5, Y0
+	VADDPS       Y1, Y6, Y1
+	VADDPS       Y2, Y7, Y2
+	VADDPS       Y3, Y4, Y3
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else34
 
 	// the counter of the pass's first word
 	MOVQ         R10, R12
@@ -6926,13 +6946,13 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y5, Y4
 	VXORPS  Y4, Y5, Y4
-	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
+	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
 	VXORPS  Y6, Y4, Y4
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y4, Y7
 	VXORPS  Y7, Y4, Y4
-	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
+	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y4, Y7
@@ -6942,30 +6962,30 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y5, Y7
 	VXORPS  Y7, Y5, Y5
-	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
 	VXORPS  Y6, Y5, Y5
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y5, Y6
 	VXORPS  Y6, Y5, Y5
-	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y5, Y6
 	VXORPS Y6, Y5, Y5
-	JMP    end31
+	JMP    end35
 
-else30:
+else34:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 
-end31:
+end35:
 	TESTL        $0x00000400, CX
-	JZ           else32
-	VANDPS       roundingAVX2<>+352(SB), Y1, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y2, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y3, Y8
-	VANDPS       roundingAVX2<>+352(SB), Y0, Y9
+	JZ           else36
+	VANDPS       roundingAVX2<>+448(SB), Y0, Y6
+	VANDPS       roundingAVX2<>+448(SB), Y1, Y7
+	VANDPS       roundingAVX2<>+448(SB), Y2, Y8
+	VANDPS       roundingAVX2<>+448(SB), Y3, Y9
 	VPMAXUD      Y8, Y6, Y6
 	VPMAXUD      Y9, Y7, Y7
 	VPMAXUD      Y7, Y6, Y6
@@ -6977,7 +6997,7 @@ end31:
 	VPMAXUD      X7, X6, X6
 	VMOVD        X6, R12
 	CMPL         R12, $0x7f800000
-	JAE          rare34
+	JAE          rare38
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R13, R13
@@ -6993,18 +7013,18 @@ end31:
 	MOVB         R12, (R13)(R14*1)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y6
-	VMULPS       Y6, Y1, Y7
+	VMULPS       Y6, Y0, Y7
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y4, Y8
-	VANDPS    roundingAVX2<>+480(SB), Y8, Y8
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y8
 	VPADDD    Y8, Y7, Y7
 	VCVTPS2PH $0x03, Y7, X7
-	VMULPS    Y6, Y2, Y8
+	VMULPS    Y6, Y1, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y5, Y9
-	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD      Y9, Y8, Y8
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
@@ -7012,22 +7032,22 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW $0x09, Y4, Y8
 	VPADDW Y8, Y7, Y7
-	VANDPS roundingAVX2<>+608(SB), Y7, Y8
+	VANDPS roundingAVX2<>+704(SB), Y7, Y8
 	VPADDW Y7, Y7, Y7
 	VORPS  Y8, Y7, Y7
 	VPSRLW $0x08, Y7, Y7
-	VMULPS Y6, Y3, Y8
+	VMULPS Y6, Y2, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y4, Y9
-	VANDPS    roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS    roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD    Y9, Y8, Y8
 	VCVTPS2PH $0x03, Y8, X8
-	VMULPS    Y6, Y0, Y6
+	VMULPS    Y6, Y3, Y6
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y5, Y9
-	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD      Y9, Y6, Y6
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
@@ -7035,28 +7055,28 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y5, Y8
 	VPADDW    Y8, Y6, Y6
-	VANDPS    roundingAVX2<>+608(SB), Y6, Y8
+	VANDPS    roundingAVX2<>+704(SB), Y6, Y8
 	VPADDW    Y6, Y6, Y6
 	VORPS     Y8, Y6, Y6
 	VPSRLW    $0x08, Y6, Y6
 	VPACKUSWB Y6, Y7, Y6
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, (SI)(R10*1)
-	JMP       packed35
+	JMP       packed39
 
-rare34:
+rare38:
 	// the same, where there are NaNs or infinities
-	VANDPS       roundingAVX2<>+352(SB), Y1, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y2, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y3, Y8
-	VANDPS       roundingAVX2<>+352(SB), Y0, Y9
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y6, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y0, Y6
+	VANDPS       roundingAVX2<>+448(SB), Y1, Y7
+	VANDPS       roundingAVX2<>+448(SB), Y2, Y8
+	VANDPS       roundingAVX2<>+448(SB), Y3, Y9
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y6, Y10
 	VANDPS       Y10, Y6, Y6
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y7, Y10
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y7, Y10
 	VANDPS       Y10, Y7, Y7
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y8, Y10
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y8, Y10
 	VANDPS       Y10, Y8, Y8
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y9, Y10
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y9, Y10
 	VANDPS       Y10, Y9, Y9
 	VPMAXUD      Y8, Y6, Y6
 	VPMAXUD      Y9, Y7, Y7
@@ -7083,24 +7103,24 @@ rare34:
 	MOVB         R12, (R13)(R14*1)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y6
-	VMULPS       Y6, Y1, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y1, Y8
-	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y8, Y8
-	VBLENDVPS    Y8, roundingAVX2<>+544(SB), Y7, Y7
+	VMULPS       Y6, Y0, Y7
+	VANDPS       roundingAVX2<>+448(SB), Y0, Y8
+	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y8, Y8
+	VBLENDVPS    Y8, roundingAVX2<>+640(SB), Y7, Y7
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y4, Y8
-	VANDPS    roundingAVX2<>+480(SB), Y8, Y8
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y8
 	VPADDD    Y8, Y7, Y7
 	VCVTPS2PH $0x03, Y7, X7
-	VMULPS    Y6, Y2, Y8
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y9
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y8, Y8
+	VMULPS    Y6, Y1, Y8
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y9
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y8, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y5, Y9
-	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD      Y9, Y8, Y8
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
@@ -7108,28 +7128,28 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y4, Y8
 	VPADDW    Y8, Y7, Y7
-	VANDPS    roundingAVX2<>+608(SB), Y7, Y8
+	VANDPS    roundingAVX2<>+704(SB), Y7, Y8
 	VPADDW    Y7, Y7, Y7
 	VORPS     Y8, Y7, Y7
 	VPSRLW    $0x08, Y7, Y7
-	VMULPS    Y6, Y3, Y8
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y9
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y8, Y8
+	VMULPS    Y6, Y2, Y8
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y9
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y8, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y4, Y9
-	VANDPS    roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS    roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD    Y9, Y8, Y8
 	VCVTPS2PH $0x03, Y8, X8
-	VMULPS    Y6, Y0, Y6
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y9
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y6, Y6
+	VMULPS    Y6, Y3, Y6
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y9
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y6, Y6
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y5, Y9
-	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD      Y9, Y6, Y6
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
@@ -7137,7 +7157,7 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y5, Y8
 	VPADDW    Y8, Y6, Y6
-	VANDPS    roundingAVX2<>+608(SB), Y6, Y8
+	VANDPS    roundingAVX2<>+704(SB), Y6, Y8
 	VPADDW    Y6, Y6, Y6
 	VORPS     Y8, Y6, Y6
 	VPSRLW    $0x08, Y6, Y6
@@ -7145,36 +7165,36 @@ rare34:
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, (SI)(R10*1)
 
-packed35:
-	JMP end33
+packed39:
+	JMP end37
 
-else32:
+else36:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else40
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD $0x0f, Y1, Y6
+	VPSLLD $0x0f, Y0, Y6
 	VPSRLD $0x1f, Y6, Y6
-	VPADDD Y6, Y1, Y6
-	VPADDD roundingAVX2<>+224(SB), Y6, Y6
+	VPADDD Y6, Y0, Y6
+	VPADDD roundingAVX2<>+320(SB), Y6, Y6
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD $0x0f, Y2, Y7
+	VPSLLD $0x0f, Y1, Y7
 	VPSRLD $0x1f, Y7, Y7
-	VPADDD Y7, Y2, Y7
-	VPADDD roundingAVX2<>+224(SB), Y7, Y7
+	VPADDD Y7, Y1, Y7
+	VPADDD roundingAVX2<>+320(SB), Y7, Y7
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD $0x0f, Y3, Y8
+	VPSLLD $0x0f, Y2, Y8
 	VPSRLD $0x1f, Y8, Y8
-	VPADDD Y8, Y3, Y8
-	VPADDD roundingAVX2<>+224(SB), Y8, Y8
+	VPADDD Y8, Y2, Y8
+	VPADDD roundingAVX2<>+320(SB), Y8, Y8
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y9
+	VPSLLD    $0x0f, Y3, Y9
 	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y0, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    Y9, Y3, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VPSRLD    $0x10, Y6, Y6
 	VPSRLD    $0x10, Y7, Y7
 	VPACKUSDW Y7, Y6, Y6
@@ -7185,30 +7205,30 @@ else32:
 	VPACKUSDW Y9, Y8, Y6
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, 32(SI)(R10*2)
-	JMP       end37
+	JMP       end41
 
-else36:
-	VMOVUPS Y1, (SI)(R10*4)
-	VMOVUPS Y2, 32(SI)(R10*4)
-	VMOVUPS Y3, 64(SI)(R10*4)
-	VMOVUPS Y0, 96(SI)(R10*4)
+else40:
+	VMOVUPS Y0, (SI)(R10*4)
+	VMOVUPS Y1, 32(SI)(R10*4)
+	VMOVUPS Y2, 64(SI)(R10*4)
+	VMOVUPS Y3, 96(SI)(R10*4)
 
+end41:
 end37:
-end33:
 	// u = k1·m − k2·n
 	// k1
 	VBROADCASTSS 28(AX), Y6
+	VMULPS       Y0, Y6, Y0
 	VMULPS       Y1, Y6, Y1
 	VMULPS       Y2, Y6, Y2
 	VMULPS       Y3, Y6, Y3
-	VMULPS       Y0, Y6, Y0
 
 	// k2
 	VBROADCASTSS 32(AX), Y6
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else38
+	JZ    else42
 
 	// nScales
 	MOVQ    136(AX), R12
@@ -7219,13 +7239,13 @@ end33:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (DI)(R10*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	VPMOVSXBW    16(DI)(R10*1), Y10
 	VPSLLW       $0x07, Y10, Y10
-	VANDPS       roundingAVX2<>+576(SB), Y10, Y10
+	VANDPS       roundingAVX2<>+672(SB), Y10, Y10
 	VCVTPH2PS    X10, Y9
 	VEXTRACTI128 $0x01, Y10, X10
 	VCVTPH2PS    X10, Y10
@@ -7233,28 +7253,28 @@ end33:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (DI)(R10*1), Y11
-	VPAND        roundingAVX2<>+512(SB), Y11, Y11
-	VPCMPEQB     roundingAVX2<>+512(SB), Y11, Y11
+	VPAND        roundingAVX2<>+608(SB), Y11, Y11
+	VPCMPEQB     roundingAVX2<>+608(SB), Y11, Y11
 	VPMOVMSKB    Y11, R13
 	LEAL         9(R12), R14
 	SHRL         $0x08, R14
 	ORL          R14, R13
-	JZ           usual40
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y11
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y11, Y11
-	VANDPS       roundingAVX2<>+448(SB), Y11, Y11
+	JZ           usual44
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y11
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+544(SB), Y11, Y11
 	VORPS        Y11, Y7, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y8, Y11
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y11, Y11
-	VANDPS       roundingAVX2<>+448(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y8, Y11
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+544(SB), Y11, Y11
 	VORPS        Y11, Y8, Y8
-	VANDPS       roundingAVX2<>+352(SB), Y9, Y11
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y11, Y11
-	VANDPS       roundingAVX2<>+448(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y11
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+544(SB), Y11, Y11
 	VORPS        Y11, Y9, Y9
-	VANDPS       roundingAVX2<>+352(SB), Y10, Y11
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y11, Y11
-	VANDPS       roundingAVX2<>+448(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y10, Y11
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+544(SB), Y11, Y11
 	VORPS        Y11, Y10, Y10
 	SHLL         $0x1d, R14
 	ADDL         $0x3f800000, R14
@@ -7265,7 +7285,7 @@ end33:
 	VMULPS       Y11, Y9, Y9
 	VMULPS       Y11, Y10, Y10
 
-usual40:
+usual44:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y11
@@ -7273,11 +7293,11 @@ usual40:
 	VMULPS       Y11, Y8, Y8
 	VMULPS       Y11, Y9, Y9
 	VMULPS       Y11, Y10, Y10
-	JMP          end39
+	JMP          end43
 
-else38:
+else42:
 	TESTL      $0x00000008, CX
-	JZ         else41
+	JZ         else45
 	VPMOVZXWD  (DI)(R10*2), Y7
 	VPSLLD     $0x10, Y7, Y7
 	VPMOVZXWD  16(DI)(R10*2), Y8
@@ -7287,9 +7307,9 @@ else38:
 	VPMOVZXWD  48(DI)(R10*2), Y10
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end42
+	JMP        end46
 
-else41:
+else45:
 	VMOVUPS    (DI)(R10*4), Y7
 	VMOVUPS    32(DI)(R10*4), Y8
 	VMOVUPS    64(DI)(R10*4), Y9
@@ -7297,16 +7317,16 @@ else41:
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end42:
-end39:
+end46:
+end43:
 	VMULPS Y7, Y6, Y7
 	VMULPS Y8, Y6, Y8
 	VMULPS Y9, Y6, Y9
 	VMULPS Y10, Y6, Y6
-	VSUBPS Y7, Y1, Y1
-	VSUBPS Y8, Y2, Y2
-	VSUBPS Y9, Y3, Y3
-	VSUBPS Y6, Y0, Y0
+	VSUBPS Y7, Y0, Y0
+	VSUBPS Y8, Y1, Y1
+	VSUBPS Y9, Y2, Y2
+	VSUBPS Y6, Y3, Y3
 
 	// p = keep·p − u
 	// keep
@@ -7314,9 +7334,9 @@ end39:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else43
+	JZ         else47
 	TESTL      $0x00000100, CX
-	JZ         else45
+	JZ         else49
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -7351,9 +7371,9 @@ end39:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end46
+	JMP       end50
 
-else45:
+else49:
 	VPMOVZXWD  (DX)(R10*2), Y7
 	VPSLLD     $0x10, Y7, Y7
 	VPMOVZXWD  16(DX)(R10*2), Y8
@@ -7364,10 +7384,10 @@ else45:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R11*2)
 
-end46:
-	JMP end44
+end50:
+	JMP end48
 
-else43:
+else47:
 	VMOVUPS    (DX)(R10*4), Y7
 	VMOVUPS    32(DX)(R10*4), Y8
 	VMOVUPS    64(DX)(R10*4), Y9
@@ -7375,214 +7395,214 @@ else43:
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end48
+	JZ         end52
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else49
+	JZ        else53
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS (R8)(R10*2), Y12
-	JMP       end50
+	JMP       end54
 
-else49:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
 	VBLENDVPS Y12, Y7, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end50:
+end54:
 	VPCMPEQW  (R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else51
+	JZ        else55
 	VCVTPS2PH $0x00, Y8, X11
 	VCVTPH2PS 16(R8)(R10*2), Y12
-	JMP       end52
+	JMP       end56
 
-else51:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y8, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y8, Y8, Y12
 	VBLENDVPS Y12, Y8, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end52:
+end56:
 	VPCMPEQW  16(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y8, Y12, Y8
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else53
+	JZ        else57
 	VCVTPS2PH $0x00, Y9, X11
 	VCVTPH2PS 32(R8)(R10*2), Y12
-	JMP       end54
+	JMP       end58
 
-else53:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y9, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y9, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y9, Y9, Y12
 	VBLENDVPS Y12, Y9, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end54:
+end58:
 	VPCMPEQW  32(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y9, Y12, Y9
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else55
+	JZ        else59
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R8)(R10*2), Y12
-	JMP       end56
+	JMP       end60
 
-else55:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end56:
+end60:
 	VPCMPEQW  48(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
+end52:
 end48:
-end44:
 	VMULPS Y7, Y6, Y7
 	VMULPS Y8, Y6, Y8
 	VMULPS Y9, Y6, Y9
 	VMULPS Y10, Y6, Y6
-	VSUBPS Y1, Y7, Y1
-	VSUBPS Y2, Y8, Y2
-	VSUBPS Y3, Y9, Y3
-	VSUBPS Y0, Y6, Y0
+	VSUBPS Y0, Y7, Y0
+	VSUBPS Y1, Y8, Y1
+	VSUBPS Y2, Y9, Y2
+	VSUBPS Y3, Y6, Y3
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else57
+	JZ    else61
 	TESTL $0x00000100, CX
-	JZ    else59
+	JZ    else63
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
 	VPERMQ    $0x08, Y4, Y4
 	VMOVUPS   X4, (R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y1, Y1, Y4
-	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R10*2)
+	VCMPPS  $0x03, Y0, Y0, Y4
+	VANDNPS Y0, Y4, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 16(R8)(R10*2)
+	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 16(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y2, Y2, Y1
-	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R10*2)
+	VCMPPS  $0x03, Y1, Y1, Y0
+	VANDNPS Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 32(R8)(R10*2)
+	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 32(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y3, Y3, Y1
-	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R10*2)
+	VCMPPS  $0x03, Y2, Y2, Y0
+	VANDNPS Y2, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 48(R8)(R10*2)
+	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 48(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y0, Y0, Y1
-	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y0
+	VANDNPS Y3, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R10*2)
-	JMP     end60
+	JMP     end64
 
-else59:
+else63:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX2<>+192(SB), Y4, Y4
-	VPMULLW roundingAVX2<>+192(SB), Y5, Y5
-	VANDPS  roundingAVX2<>+128(SB), Y4, Y6
-	VPADDD  Y6, Y1, Y6
-	VANDPS  roundingAVX2<>+128(SB), Y5, Y7
-	VPADDD  Y7, Y2, Y7
+	VPMULLW roundingAVX2<>+288(SB), Y4, Y4
+	VPMULLW roundingAVX2<>+288(SB), Y5, Y5
+	VANDPS  roundingAVX2<>+224(SB), Y4, Y6
+	VPADDD  Y6, Y0, Y6
+	VANDPS  roundingAVX2<>+224(SB), Y5, Y7
+	VPADDD  Y7, Y1, Y7
 	VPSRLD  $0x10, Y4, Y4
-	VPADDD  Y4, Y3, Y4
+	VPADDD  Y4, Y2, Y4
 	VPSRLD  $0x10, Y5, Y5
-	VPADDD  Y5, Y0, Y5
+	VPADDD  Y5, Y3, Y5
 	TESTL   $0x00000408, CX
-	JZ      else61
-	JMP     end62
+	JZ      else65
+	JMP     end66
 
-else61:
-	VCMPPS    $0x03, Y1, Y1, Y8
-	VBLENDVPS Y8, Y1, Y6, Y6
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y7, Y7
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y1
-	VBLENDVPS Y1, Y0, Y5, Y5
+else65:
+	VCMPPS    $0x03, Y0, Y0, Y8
+	VBLENDVPS Y8, Y0, Y6, Y6
+	VCMPPS    $0x03, Y1, Y1, Y0
+	VBLENDVPS Y0, Y1, Y7, Y7
+	VCMPPS    $0x03, Y2, Y2, Y0
+	VBLENDVPS Y0, Y2, Y4, Y4
+	VCMPPS    $0x03, Y3, Y3, Y0
+	VBLENDVPS Y0, Y3, Y5, Y5
 
-end62:
+end66:
 	VPSRLD    $0x10, Y6, Y6
 	VPSRLD    $0x10, Y7, Y7
 	VPACKUSDW Y7, Y6, Y0
@@ -7594,175 +7614,430 @@ end62:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R10*2)
 
-end60:
-	JMP end58
+end64:
+	JMP end62
 
-else57:
-	VMOVUPS   Y1, (DX)(R10*4)
-	VMOVUPS   Y2, 32(DX)(R10*4)
-	VMOVUPS   Y3, 64(DX)(R10*4)
-	VMOVUPS   Y0, 96(DX)(R10*4)
+else61:
+	VMOVUPS   Y0, (DX)(R10*4)
+	VMOVUPS   Y1, 32(DX)(R10*4)
+	VMOVUPS   Y2, 64(DX)(R10*4)
+	VMOVUPS   Y3, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end64
-	TESTL     $0x00000020, CX
-	JZ        else65
-	VCVTPS2PH $0x00, Y1, X4
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
-	VANDPS    Y1, Y5, Y1
-	VMOVMSKPS Y1, R12
-	POPCNTL   R12, R12
-	ADDQ      R12, R9
-	JMP       end66
-
-else65:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y1, Y4
-	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
-	VPERMQ    $0x08, Y1, Y4
-
-end66:
-	TESTL    $0x00000040, CX
-	JZ       else67
-	VMOVNTDQ X4, (R8)(R10*2)
-	JMP      end68
-
-else67:
-	VMOVUPS X4, (R8)(R10*2)
-
-end68:
+	JZ        end68
 	TESTL     $0x00000020, CX
 	JZ        else69
-	VCVTPS2PH $0x00, Y2, X1
+	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R12
+	VANDPS    roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y0, Y5
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y0, Y0
+	VANDPS    Y0, Y5, Y0
+	VMOVMSKPS Y0, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
 	JMP       end70
 
 else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y0, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y0, Y4
+	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ    $0x08, Y0, Y4
 
 end70:
 	TESTL    $0x00000040, CX
 	JZ       else71
-	VMOVNTDQ X1, 16(R8)(R10*2)
+	VMOVNTDQ X4, (R8)(R10*2)
 	JMP      end72
 
 else71:
-	VMOVUPS X1, 16(R8)(R10*2)
+	VMOVUPS X4, (R8)(R10*2)
 
 end72:
 	TESTL     $0x00000020, CX
 	JZ        else73
-	VCVTPS2PH $0x00, Y3, X1
+	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R12
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y4
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y4, Y1
+	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
 	JMP       end74
 
 else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y1, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y1, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end74:
 	TESTL    $0x00000040, CX
 	JZ       else75
-	VMOVNTDQ X1, 32(R8)(R10*2)
+	VMOVNTDQ X0, 16(R8)(R10*2)
 	JMP      end76
 
 else75:
-	VMOVUPS X1, 32(R8)(R10*2)
+	VMOVUPS X0, 16(R8)(R10*2)
 
 end76:
 	TESTL     $0x00000020, CX
 	JZ        else77
-	VCVTPS2PH $0x00, Y0, X1
+	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R12
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
 	JMP       end78
 
 else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y2, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y2, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end78:
 	TESTL    $0x00000040, CX
 	JZ       else79
-	VMOVNTDQ X1, 48(R8)(R10*2)
+	VMOVNTDQ X0, 32(R8)(R10*2)
 	JMP      end80
 
 else79:
-	VMOVUPS X1, 48(R8)(R10*2)
+	VMOVUPS X0, 32(R8)(R10*2)
 
 end80:
-end64:
-end58:
-	ADDQ  $0x00000020, R10
-	ADDQ  $0x00000020, R11
-	CMPQ  R10, count+8(FP)
-	JNE   pass
+	TESTL     $0x00000020, CX
+	JZ        else81
+	VCVTPS2PH $0x00, Y3, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end82
+
+else81:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y3, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end82:
+	TESTL    $0x00000040, CX
+	JZ       else83
+	VMOVNTDQ X0, 48(R8)(R10*2)
+	JMP      end84
+
+else83:
+	VMOVUPS X0, 48(R8)(R10*2)
+
+end84:
+end68:
+end62:
+	ADDQ $0x00000020, R10
+	ADDQ $0x00000020, R11
+	CMPQ R10, count+8(FP)
+	JNE  pass
+	JMP  done
+
+pairs:
+passOfPairs:
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX)(R10*2), Y0
+	VANDPS     roundingAVX2<>+128(SB), Y0, Y1
+	VPSLLD     $0x10, Y0, Y0
+	VMOVUPS    32(BX)(R10*2), Y2
+	VANDPS     roundingAVX2<>+128(SB), Y2, Y3
+	VPSLLD     $0x10, Y2, Y2
+	PREFETCHT0 (BX)(R11*2)
+	TESTL      $0x00001000, CX
+	JZ         end86
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y4, Y0
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end86:
+	TESTL $0x00000800, CX
+	JZ    end88
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R10*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R10*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R11*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y0, Y0
+	VADDPS     Y6, Y1, Y1
+	VADDPS     Y7, Y2, Y2
+	VADDPS     Y4, Y3, Y3
+
+end88:
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R8
+	TESTL     R8, R8
+	JZ        numbers89
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
+
+numbers89:
+	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
+	// load m
+	VMOVUPS    (SI)(R10*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(SI)(R10*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (SI)(R11*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y0
+	VMULPS       Y1, Y8, Y1
+	VMULPS       Y2, Y8, Y2
+	VMULPS       Y3, Y8, Y3
+	VADDPS       Y0, Y5, Y0
+	VADDPS       Y1, Y6, Y1
+	VADDPS       Y2, Y7, Y2
+	VADDPS       Y3, Y4, Y3
+
+	// store m
+	// the counter of the pass's first word
+	MOVQ         R10, R8
+	SHRQ         $0x01, R8
+	IMUL3L       $0x9e3779b9, R8, R8
+	ADDL         56(AX), R8
+	VMOVD        R8, X5
+	VPBROADCASTD X5, Y5
+	VPADDD       roundingAVX2<>+64(SB), Y5, Y5
+
+	// key
+	VPBROADCASTD 60(AX), Y6
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y4
+	VXORPS  Y4, Y5, Y4
+	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
+	VXORPS  Y6, Y4, Y4
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y7
+	VXORPS  Y7, Y4, Y4
+	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y4, Y7
+	VXORPS Y7, Y4, Y4
+	VPADDD roundingAVX2<>+96(SB), Y5, Y5
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y7
+	VXORPS  Y7, Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
+	VXORPS  Y6, Y5, Y5
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y0, Y6
+	VPSRLD $0x1f, Y6, Y6
+	VPADDD Y6, Y0, Y6
+	VPADDD roundingAVX2<>+320(SB), Y6, Y6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y1, Y7
+	VPSRLD $0x1f, Y7, Y7
+	VPADDD Y7, Y1, Y7
+	VPADDD roundingAVX2<>+320(SB), Y7, Y7
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y2, Y8
+	VPSRLD $0x1f, Y8, Y8
+	VPADDD Y8, Y2, Y8
+	VPADDD roundingAVX2<>+320(SB), Y8, Y8
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD   $0x0f, Y3, Y9
+	VPSRLD   $0x1f, Y9, Y9
+	VPADDD   Y9, Y3, Y9
+	VPADDD   roundingAVX2<>+320(SB), Y9, Y9
+	VPSRLD   $0x10, Y6, Y6
+	VPBLENDW $0xaa, Y7, Y6, Y6
+	VMOVDQU  Y6, (SI)(R10*2)
+	VPSRLD   $0x10, Y8, Y8
+	VPBLENDW $0xaa, Y9, Y8, Y8
+	VMOVDQU  Y8, 32(SI)(R10*2)
+
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSS 28(AX), Y6
+	VMULPS       Y0, Y6, Y0
+	VMULPS       Y1, Y6, Y1
+	VMULPS       Y2, Y6, Y2
+	VMULPS       Y3, Y6, Y3
+
+	// k2
+	VBROADCASTSS 32(AX), Y6
+
+	// load n
+	VMOVUPS    (DI)(R10*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	VMOVUPS    32(DI)(R10*2), Y9
+	VANDPS     roundingAVX2<>+128(SB), Y9, Y10
+	VPSLLD     $0x10, Y9, Y9
+	PREFETCHT0 (DI)(R11*2)
+	VMULPS     Y7, Y6, Y7
+	VMULPS     Y8, Y6, Y8
+	VMULPS     Y9, Y6, Y9
+	VMULPS     Y10, Y6, Y6
+	VSUBPS     Y7, Y0, Y0
+	VSUBPS     Y8, Y1, Y1
+	VSUBPS     Y9, Y2, Y2
+	VSUBPS     Y6, Y3, Y3
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y6
+
+	// load p
+	VMOVUPS    (DX)(R10*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	VMOVUPS    32(DX)(R10*2), Y9
+	VANDPS     roundingAVX2<>+128(SB), Y9, Y10
+	VPSLLD     $0x10, Y9, Y9
+	PREFETCHT0 (DX)(R11*2)
+	VMULPS     Y7, Y6, Y7
+	VMULPS     Y8, Y6, Y8
+	VMULPS     Y9, Y6, Y9
+	VMULPS     Y10, Y6, Y6
+	VSUBPS     Y0, Y7, Y0
+	VSUBPS     Y1, Y8, Y1
+	VSUBPS     Y2, Y9, Y2
+	VSUBPS     Y3, Y6, Y3
+
+	// store p
+	// bf16: (p + random)>>16
+	VPMULLW  roundingAVX2<>+288(SB), Y4, Y4
+	VPMULLW  roundingAVX2<>+288(SB), Y5, Y5
+	VANDPS   roundingAVX2<>+224(SB), Y4, Y6
+	VPADDD   Y6, Y0, Y0
+	VANDPS   roundingAVX2<>+224(SB), Y5, Y6
+	VPADDD   Y6, Y1, Y1
+	VPSRLD   $0x10, Y4, Y4
+	VPADDD   Y4, Y2, Y2
+	VPSRLD   $0x10, Y5, Y4
+	VPADDD   Y4, Y3, Y3
+	VPSRLD   $0x10, Y0, Y0
+	VPBLENDW $0xaa, Y1, Y0, Y0
+	VMOVDQU  Y0, (DX)(R10*2)
+	VPSRLD   $0x10, Y2, Y2
+	VPBLENDW $0xaa, Y3, Y2, Y2
+	VMOVDQU  Y2, 32(DX)(R10*2)
+	ADDQ     $0x00000020, R10
+	ADDQ     $0x00000020, R11
+	CMPQ     R10, count+8(FP)
+	JNE      passOfPairs
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end82
+	JZ    end91
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end82:
+end91:
 	TESTL $0x00000040, CX
-	JZ    end84
+	JZ    end93
 	SFENCE
 
-end84:
+end93:
 	VZEROUPPER
 	RET
 
@@ -7774,79 +8049,91 @@ DATA roundingAVX2<>+32(SB)/8, $0xf1bbcdc8f1bbcdc8
 DATA roundingAVX2<>+40(SB)/8, $0xf1bbcdc8f1bbcdc8
 DATA roundingAVX2<>+48(SB)/8, $0xf1bbcdc8f1bbcdc8
 DATA roundingAVX2<>+56(SB)/8, $0xf1bbcdc8f1bbcdc8
-DATA roundingAVX2<>+64(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX2<>+72(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX2<>+80(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX2<>+88(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX2<>+96(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX2<>+104(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX2<>+112(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX2<>+120(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX2<>+128(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX2<>+136(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX2<>+144(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX2<>+152(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX2<>+160(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX2<>+168(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX2<>+176(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX2<>+184(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX2<>+192(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX2<>+200(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX2<>+208(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX2<>+216(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX2<>+224(SB)/8, $0x00007fff00007fff
-DATA roundingAVX2<>+232(SB)/8, $0x00007fff00007fff
-DATA roundingAVX2<>+240(SB)/8, $0x00007fff00007fff
-DATA roundingAVX2<>+248(SB)/8, $0x00007fff00007fff
-DATA roundingAVX2<>+256(SB)/8, $0x0000800000008000
-DATA roundingAVX2<>+264(SB)/8, $0x0000800000008000
-DATA roundingAVX2<>+272(SB)/8, $0x0000800000008000
-DATA roundingAVX2<>+280(SB)/8, $0x0000800000008000
-DATA roundingAVX2<>+288(SB)/8, $0x0f0e0b0a07060302
-DATA roundingAVX2<>+296(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+304(SB)/8, $0x0f0e0b0a07060302
-DATA roundingAVX2<>+312(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+320(SB)/8, $0x0d0c090805040100
-DATA roundingAVX2<>+328(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+336(SB)/8, $0x0d0c090805040100
-DATA roundingAVX2<>+344(SB)/8, $0x0000000000000000
-DATA roundingAVX2<>+352(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+360(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+368(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+376(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX2<>+384(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+392(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+400(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+408(SB)/8, $0x477ff000477ff000
-DATA roundingAVX2<>+416(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+424(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+432(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+440(SB)/8, $0x7f8000007f800000
-DATA roundingAVX2<>+448(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX2<>+456(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX2<>+464(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX2<>+472(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX2<>+480(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX2<>+488(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX2<>+496(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX2<>+504(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX2<>+512(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX2<>+520(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX2<>+528(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX2<>+536(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX2<>+544(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX2<>+552(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX2<>+560(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX2<>+568(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX2<>+576(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX2<>+584(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX2<>+592(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX2<>+600(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX2<>+608(SB)/8, $0x8000800080008000
-DATA roundingAVX2<>+616(SB)/8, $0x8000800080008000
-DATA roundingAVX2<>+624(SB)/8, $0x8000800080008000
-DATA roundingAVX2<>+632(SB)/8, $0x8000800080008000
-GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $640
+DATA roundingAVX2<>+64(SB)/8, $0x3c6ef37200000000
+DATA roundingAVX2<>+72(SB)/8, $0xb54cda5678dde6e4
+DATA roundingAVX2<>+80(SB)/8, $0x2e2ac13af1bbcdc8
+DATA roundingAVX2<>+88(SB)/8, $0xa708a81e6a99b4ac
+DATA roundingAVX2<>+96(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX2<>+104(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX2<>+112(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX2<>+120(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX2<>+128(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX2<>+136(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX2<>+144(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX2<>+152(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX2<>+160(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX2<>+168(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX2<>+176(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX2<>+184(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX2<>+192(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX2<>+200(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX2<>+208(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX2<>+216(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX2<>+224(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX2<>+232(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX2<>+240(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX2<>+248(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX2<>+256(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX2<>+264(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX2<>+272(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX2<>+280(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX2<>+288(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX2<>+296(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX2<>+304(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX2<>+312(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX2<>+320(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+328(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+336(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+344(SB)/8, $0x00007fff00007fff
+DATA roundingAVX2<>+352(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+360(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+368(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+376(SB)/8, $0x0000800000008000
+DATA roundingAVX2<>+384(SB)/8, $0x0f0e0b0a07060302
+DATA roundingAVX2<>+392(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+400(SB)/8, $0x0f0e0b0a07060302
+DATA roundingAVX2<>+408(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+416(SB)/8, $0x0d0c090805040100
+DATA roundingAVX2<>+424(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+432(SB)/8, $0x0d0c090805040100
+DATA roundingAVX2<>+440(SB)/8, $0x0000000000000000
+DATA roundingAVX2<>+448(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+456(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+464(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+472(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX2<>+480(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+488(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+496(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+504(SB)/8, $0x477ff000477ff000
+DATA roundingAVX2<>+512(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+520(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+528(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+536(SB)/8, $0x7f8000007f800000
+DATA roundingAVX2<>+544(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX2<>+552(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX2<>+560(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX2<>+568(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX2<>+576(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX2<>+584(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX2<>+592(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX2<>+600(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX2<>+608(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+616(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+624(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+632(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+640(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+648(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+656(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+664(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+672(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+680(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+688(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+696(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+704(SB)/8, $0x8000800080008000
+DATA roundingAVX2<>+712(SB)/8, $0x8000800080008000
+DATA roundingAVX2<>+720(SB)/8, $0x8000800080008000
+DATA roundingAVX2<>+728(SB)/8, $0x8000800080008000
+GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $736
 
 DATA scaleFactors<>+0(SB)/8, $0x0480000004000000
 DATA scaleFactors<>+8(SB)/8, $0x0580000005000000
@@ -8121,6 +8408,16 @@ TEXT ·adapnmMixedAVX2(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -8143,50 +8440,58 @@ uncoupled1:
 	MOVQ ahead+16(FP), R12
 	SHRQ $0x02, R12
 
+	// if all is bf16
+	MOVL CX, R13
+	ANDL $-6273, R13
+	CMPL R13, $0x0000000d
+	JEQ  pairs
+
 pass:
 	// g = gs·g
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
-	VCVTPH2PS  (BX)(R11*2), Y1
-	VCVTPH2PS  16(BX)(R11*2), Y2
-	VCVTPH2PS  32(BX)(R11*2), Y3
-	VCVTPH2PS  48(BX)(R11*2), Y4
+	TESTL      $0x00000002, CX
+	JZ         else6
+	VCVTPH2PS  (BX)(R11*2), Y0
+	VCVTPH2PS  16(BX)(R11*2), Y1
+	VCVTPH2PS  32(BX)(R11*2), Y2
+	VCVTPH2PS  48(BX)(R11*2), Y3
 	PREFETCHT0 (BX)(R12*2)
-	JMP        end5
+	JMP        end7
+
+else6:
+	VPMOVZXWD  (BX)(R11*2), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(BX)(R11*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(BX)(R11*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(BX)(R11*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (BX)(R12*2)
+
+end7:
+	JMP end5
 
 else4:
-	VPMOVZXWD  (BX)(R11*2), Y1
-	VPSLLD     $0x10, Y1, Y1
-	VPMOVZXWD  16(BX)(R11*2), Y2
-	VPSLLD     $0x10, Y2, Y2
-	VPMOVZXWD  32(BX)(R11*2), Y3
-	VPSLLD     $0x10, Y3, Y3
-	VPMOVZXWD  48(BX)(R11*2), Y4
-	VPSLLD     $0x10, Y4, Y4
-	PREFETCHT0 (BX)(R12*2)
-
-end5:
-	JMP end3
-
-else2:
-	VMOVUPS    (BX)(R11*4), Y1
-	VMOVUPS    32(BX)(R11*4), Y2
-	VMOVUPS    64(BX)(R11*4), Y3
-	VMOVUPS    96(BX)(R11*4), Y4
+	VMOVUPS    (BX)(R11*4), Y0
+	VMOVUPS    32(BX)(R11*4), Y1
+	VMOVUPS    64(BX)(R11*4), Y2
+	VMOVUPS    96(BX)(R11*4), Y3
 	PREFETCHT0 (BX)(R12*4)
 	PREFETCHT0 64(BX)(R12*4)
 
-end3:
-	VMULPS Y1, Y0, Y1
-	VMULPS Y2, Y0, Y2
-	VMULPS Y3, Y0, Y3
-	VMULPS Y4, Y0, Y0
+end5:
+	TESTL $0x00001000, CX
+	JZ    end9
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
 	// g = max(min(g, hi), lo)
 	// lo
@@ -8194,16 +8499,18 @@ end3:
 
 	// hi
 	VBROADCASTSS 48(AX), Y5
-	VMINPS       Y1, Y5, Y1
-	VMINPS       Y2, Y5, Y2
-	VMINPS       Y3, Y5, Y3
 	VMINPS       Y0, Y5, Y0
-	VMAXPS       Y1, Y4, Y1
-	VMAXPS       Y2, Y4, Y2
-	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000800, CX
-	JZ           end7
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// l2
@@ -8211,9 +8518,9 @@ end3:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -8248,9 +8555,9 @@ end3:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -8261,10 +8568,10 @@ else10:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R12*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
@@ -8272,147 +8579,147 @@ else8:
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (R9)(R11*2), Y10
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end15:
+end19:
 	VPCMPEQW  (R9)(R11*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(R9)(R11*2), Y10
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end17:
+end21:
 	VPCMPEQW  16(R9)(R11*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else22
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(R9)(R11*2), Y10
-	JMP       end19
+	JMP       end23
 
-else18:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end19:
+end23:
 	VPCMPEQW  32(R9)(R11*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else20
+	JZ        else24
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(R9)(R11*2), Y10
-	JMP       end21
+	JMP       end25
 
-else20:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end21:
+end25:
 	VPCMPEQW  48(R9)(R11*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end17:
 end13:
-end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VADDPS Y5, Y1, Y1
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS Y4, Y0, Y0
+	VADDPS Y5, Y0, Y0
+	VADDPS Y6, Y1, Y1
+	VADDPS Y7, Y2, Y2
+	VADDPS Y4, Y3, Y3
 
-end7:
+end11:
 	TESTL     $0x0000040c, CX
-	JZ        end23
-	VCMPPS    $0x03, Y1, Y2, Y4
-	VCMPPS    $0x03, Y3, Y0, Y5
+	JZ        end27
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R13
 	TESTL     R13, R13
-	JZ        numbers24
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x03, Y3, Y3, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	JZ        numbers28
 	VCMPPS    $0x03, Y0, Y0, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers24:
-end23:
+numbers28:
+end27:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else25
+	JZ    else29
 
 	// mScales
 	MOVQ    128(AX), R13
@@ -8423,13 +8730,13 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R11*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R11*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
@@ -8437,28 +8744,28 @@ end23:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R11*1), Y9
-	VPAND        roundingAVX2<>+512(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPAND        roundingAVX2<>+608(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R14
 	LEAL         9(R13), R15
 	SHRL         $0x08, R15
 	ORL          R15, R14
-	JZ           usual27
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	JZ           usual31
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y8, Y8
 	SHLL         $0x1d, R15
 	ADDL         $0x3f800000, R15
@@ -8469,7 +8776,7 @@ end23:
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual27:
+usual31:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y9
@@ -8477,11 +8784,11 @@ usual27:
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
-	JMP          end26
+	JMP          end30
 
-else25:
+else29:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else32
 	VPMOVZXWD  (SI)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R11*2), Y6
@@ -8491,9 +8798,9 @@ else25:
 	VPMOVZXWD  48(SI)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end29
+	JMP        end33
 
-else28:
+else32:
 	VMOVUPS    (SI)(R11*4), Y5
 	VMOVUPS    32(SI)(R11*4), Y6
 	VMOVUPS    64(SI)(R11*4), Y7
@@ -8501,8 +8808,8 @@ else28:
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end29:
-end26:
+end33:
+end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -8510,10 +8817,10 @@ end26:
 
 	// alpha1
 	VBROADCASTSS 16(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
 	VADDPS       Y9, Y5, Y5
 	VADDPS       Y10, Y6, Y6
 	VADDPS       Y11, Y7, Y7
@@ -8521,7 +8828,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else34
 
 	// the counter of the pass's first word
 	MOVQ         R11, R13
@@ -8538,13 +8845,13 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y8
 	VXORPS  Y8, Y9, Y8
-	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
 	VXORPS  Y10, Y8, Y8
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y8, Y11
 	VXORPS  Y11, Y8, Y8
-	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y8, Y11
@@ -8554,30 +8861,30 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y11
 	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 	VXORPS  Y10, Y9, Y9
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y9, Y10
 	VXORPS  Y10, Y9, Y9
-	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end31
+	JMP    end35
 
-else30:
+else34:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end31:
+end35:
 	TESTL        $0x00000400, CX
-	JZ           else32
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	JZ           else36
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
 	VPMAXUD      Y11, Y10, Y10
@@ -8589,7 +8896,7 @@ end31:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R13
 	CMPL         R13, $0x7f800000
-	JAE          rare34
+	JAE          rare38
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R14, R14
@@ -8609,14 +8916,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -8624,7 +8931,7 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW $0x09, Y8, Y12
 	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW Y11, Y11, Y11
 	VORPS  Y12, Y11, Y11
 	VPSRLW $0x08, Y11, Y11
@@ -8632,14 +8939,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -8647,28 +8954,28 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R11*1)
-	JMP       packed35
+	JMP       packed39
 
-rare34:
+rare38:
 	// the same, where there are NaNs or infinities
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y10, Y14
 	VANDPS       Y14, Y10, Y10
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y11, Y14
 	VANDPS       Y14, Y11, Y11
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y12, Y14
 	VANDPS       Y14, Y12, Y12
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y13, Y14
 	VANDPS       Y14, Y13, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
@@ -8696,23 +9003,23 @@ rare34:
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y10
 	VMULPS       Y10, Y5, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
-	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -8720,28 +9027,28 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y8, Y12
 	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW    Y11, Y11, Y11
 	VORPS     Y12, Y11, Y11
 	VPSRLW    $0x08, Y11, Y11
 	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
-	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -8749,7 +9056,7 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
@@ -8757,36 +9064,36 @@ rare34:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R11*1)
 
-packed35:
-	JMP end33
+packed39:
+	JMP end37
 
-else32:
+else36:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else40
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
 	VPSRLD $0x1f, Y10, Y10
 	VPADDD Y10, Y5, Y10
-	VPADDD roundingAVX2<>+224(SB), Y10, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y6, Y11
 	VPSRLD $0x1f, Y11, Y11
 	VPADDD Y11, Y6, Y11
-	VPADDD roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y7, Y12
 	VPSRLD $0x1f, Y12, Y12
 	VPADDD Y12, Y7, Y12
-	VPADDD roundingAVX2<>+224(SB), Y12, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y4, Y13
 	VPSRLD    $0x1f, Y13, Y13
 	VPADDD    Y13, Y4, Y13
-	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPADDD    roundingAVX2<>+320(SB), Y13, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -8797,16 +9104,16 @@ else32:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R11*2)
-	JMP       end37
+	JMP       end41
 
-else36:
+else40:
 	VMOVUPS Y5, (SI)(R11*4)
 	VMOVUPS Y6, 32(SI)(R11*4)
 	VMOVUPS Y7, 64(SI)(R11*4)
 	VMOVUPS Y4, 96(SI)(R11*4)
 
+end41:
 end37:
-end33:
 	// u = k1·m − k2·n
 	// k1
 	VBROADCASTSS 28(AX), Y10
@@ -8820,7 +9127,7 @@ end33:
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else38
+	JZ    else42
 
 	// nScales
 	MOVQ    136(AX), R13
@@ -8831,13 +9138,13 @@ end33:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (DI)(R11*1), Y12
 	VPSLLW       $0x07, Y12, Y12
-	VANDPS       roundingAVX2<>+576(SB), Y12, Y12
+	VANDPS       roundingAVX2<>+672(SB), Y12, Y12
 	VCVTPH2PS    X12, Y11
 	VEXTRACTI128 $0x01, Y12, X12
 	VCVTPH2PS    X12, Y12
 	VPMOVSXBW    16(DI)(R11*1), Y14
 	VPSLLW       $0x07, Y14, Y14
-	VANDPS       roundingAVX2<>+576(SB), Y14, Y14
+	VANDPS       roundingAVX2<>+672(SB), Y14, Y14
 	VCVTPH2PS    X14, Y13
 	VEXTRACTI128 $0x01, Y14, X14
 	VCVTPH2PS    X14, Y14
@@ -8845,28 +9152,28 @@ end33:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (DI)(R11*1), Y15
-	VPAND        roundingAVX2<>+512(SB), Y15, Y15
-	VPCMPEQB     roundingAVX2<>+512(SB), Y15, Y15
+	VPAND        roundingAVX2<>+608(SB), Y15, Y15
+	VPCMPEQB     roundingAVX2<>+608(SB), Y15, Y15
 	VPMOVMSKB    Y15, R14
 	LEAL         9(R13), R15
 	SHRL         $0x08, R15
 	ORL          R15, R14
-	JZ           usual40
-	VANDPS       roundingAVX2<>+352(SB), Y11, Y15
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	JZ           usual44
+	VANDPS       roundingAVX2<>+448(SB), Y11, Y15
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
 	VORPS        Y15, Y11, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y12, Y15
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y12, Y15
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
 	VORPS        Y15, Y12, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y13, Y15
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y13, Y15
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
 	VORPS        Y15, Y13, Y13
-	VANDPS       roundingAVX2<>+352(SB), Y14, Y15
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y14, Y15
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
 	VORPS        Y15, Y14, Y14
 	SHLL         $0x1d, R15
 	ADDL         $0x3f800000, R15
@@ -8877,7 +9184,7 @@ end33:
 	VMULPS       Y15, Y13, Y13
 	VMULPS       Y15, Y14, Y14
 
-usual40:
+usual44:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y15
@@ -8885,11 +9192,11 @@ usual40:
 	VMULPS       Y15, Y12, Y12
 	VMULPS       Y15, Y13, Y13
 	VMULPS       Y15, Y14, Y14
-	JMP          end39
+	JMP          end43
 
-else38:
+else42:
 	TESTL      $0x00000008, CX
-	JZ         else41
+	JZ         else45
 	VPMOVZXWD  (DI)(R11*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(DI)(R11*2), Y12
@@ -8899,9 +9206,9 @@ else38:
 	VPMOVZXWD  48(DI)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end42
+	JMP        end46
 
-else41:
+else45:
 	VMOVUPS    (DI)(R11*4), Y11
 	VMOVUPS    32(DI)(R11*4), Y12
 	VMOVUPS    64(DI)(R11*4), Y13
@@ -8909,8 +9216,8 @@ else41:
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end42:
-end39:
+end46:
+end43:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
@@ -8923,21 +9230,21 @@ end39:
 	// v = beta2·v + (alpha2·g)·g
 	// alpha2
 	VBROADCASTSS 24(AX), Y10
-	VMULPS       Y1, Y10, Y11
-	VMULPS       Y2, Y10, Y12
-	VMULPS       Y3, Y10, Y13
-	VMULPS       Y0, Y10, Y10
-	VMULPS       Y1, Y11, Y1
-	VMULPS       Y2, Y12, Y2
-	VMULPS       Y3, Y13, Y3
-	VMULPS       Y0, Y10, Y0
+	VMULPS       Y0, Y10, Y11
+	VMULPS       Y1, Y10, Y12
+	VMULPS       Y2, Y10, Y13
+	VMULPS       Y3, Y10, Y10
+	VMULPS       Y0, Y11, Y0
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y13, Y2
+	VMULPS       Y3, Y10, Y3
 
 	// beta2
 	VBROADCASTSS 20(AX), Y10
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else43
+	JZ         else47
 	VPMOVZXWD  (R8)(R11*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(R8)(R11*2), Y12
@@ -8947,9 +9254,9 @@ end39:
 	VPMOVZXWD  48(R8)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end44
+	JMP        end48
 
-else43:
+else47:
 	VMOVUPS    (R8)(R11*4), Y11
 	VMOVUPS    32(R8)(R11*4), Y12
 	VMOVUPS    64(R8)(R11*4), Y13
@@ -8957,31 +9264,31 @@ else43:
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end44:
+end48:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
 	VMULPS Y14, Y10, Y10
-	VADDPS Y1, Y11, Y1
-	VADDPS Y2, Y12, Y2
-	VADDPS Y3, Y13, Y3
-	VADDPS Y0, Y10, Y0
+	VADDPS Y0, Y11, Y0
+	VADDPS Y1, Y12, Y1
+	VADDPS Y2, Y13, Y2
+	VADDPS Y3, Y10, Y3
 
 	// store v
-	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
 	TESTL   $0x00000008, CX
-	JZ      else45
+	JZ      else49
 
 	// bf16: (v + random)>>16
-	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
-	VPADDD    Y10, Y1, Y10
-	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
-	VPADDD    Y11, Y2, Y11
+	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD    Y10, Y0, Y10
+	VANDPS    roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD    Y11, Y1, Y11
 	VPSRLD    $0x10, Y8, Y12
-	VPADDD    Y12, Y3, Y12
+	VPADDD    Y12, Y2, Y12
 	VPSRLD    $0x10, Y9, Y13
-	VPADDD    Y13, Y0, Y13
+	VPADDD    Y13, Y3, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -8992,38 +9299,38 @@ end44:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(R8)(R11*2)
-	JMP       end46
+	JMP       end50
 
-else45:
-	VMOVUPS Y1, (R8)(R11*4)
-	VMOVUPS Y2, 32(R8)(R11*4)
-	VMOVUPS Y3, 64(R8)(R11*4)
-	VMOVUPS Y0, 96(R8)(R11*4)
+else49:
+	VMOVUPS Y0, (R8)(R11*4)
+	VMOVUPS Y1, 32(R8)(R11*4)
+	VMOVUPS Y2, 64(R8)(R11*4)
+	VMOVUPS Y3, 96(R8)(R11*4)
 
-end46:
+end50:
 	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
 	VSQRTPS Y3, Y3
-	VSQRTPS Y0, Y0
 
 	// r
 	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
 	VMULPS       Y10, Y2, Y2
 	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y0, Y0
 
 	// eps
 	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y0, Y0
 	VADDPS       Y10, Y1, Y1
 	VADDPS       Y10, Y2, Y2
 	VADDPS       Y10, Y3, Y3
-	VADDPS       Y10, Y0, Y0
-	VDIVPS       Y1, Y5, Y1
-	VDIVPS       Y2, Y6, Y2
-	VDIVPS       Y3, Y7, Y3
-	VDIVPS       Y0, Y4, Y0
+	VDIVPS       Y0, Y5, Y0
+	VDIVPS       Y1, Y6, Y1
+	VDIVPS       Y2, Y7, Y2
+	VDIVPS       Y3, Y4, Y3
 
 	// p = keep·p − u
 	// keep
@@ -9031,9 +9338,9 @@ end46:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else47
+	JZ         else51
 	TESTL      $0x00000100, CX
-	JZ         else49
+	JZ         else53
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -9068,9 +9375,9 @@ end46:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end50
+	JMP       end54
 
-else49:
+else53:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -9081,10 +9388,10 @@ else49:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R12*2)
 
-end50:
-	JMP end48
+end54:
+	JMP end52
 
-else47:
+else51:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
@@ -9092,214 +9399,214 @@ else47:
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end52
+	JZ         end56
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else53
+	JZ        else57
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (R9)(R11*2), Y12
-	JMP       end54
+	JMP       end58
 
-else53:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
 	VBLENDVPS Y12, Y5, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end54:
+end58:
 	VPCMPEQW  (R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else55
+	JZ        else59
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(R9)(R11*2), Y12
-	JMP       end56
+	JMP       end60
 
-else55:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
 	VBLENDVPS Y12, Y6, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end56:
+end60:
 	VPCMPEQW  16(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else57
+	JZ        else61
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(R9)(R11*2), Y12
-	JMP       end58
+	JMP       end62
 
-else57:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
 	VBLENDVPS Y12, Y7, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end58:
+end62:
 	VPCMPEQW  32(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else59
+	JZ        else63
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R9)(R11*2), Y12
-	JMP       end60
+	JMP       end64
 
-else59:
+else63:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end60:
+end64:
 	VPCMPEQW  48(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
+end56:
 end52:
-end48:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y10, Y4, Y4
-	VSUBPS Y1, Y5, Y1
-	VSUBPS Y2, Y6, Y2
-	VSUBPS Y3, Y7, Y3
-	VSUBPS Y0, Y4, Y0
+	VSUBPS Y0, Y5, Y0
+	VSUBPS Y1, Y6, Y1
+	VSUBPS Y2, Y7, Y2
+	VSUBPS Y3, Y4, Y3
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else61
+	JZ    else65
 	TESTL $0x00000100, CX
-	JZ    else63
+	JZ    else67
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
 	VPERMQ    $0x08, Y4, Y4
 	VMOVUPS   X4, (R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y1, Y1, Y4
-	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R11*2)
+	VCMPPS  $0x03, Y0, Y0, Y4
+	VANDNPS Y0, Y4, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 16(R9)(R11*2)
+	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 16(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y2, Y2, Y1
-	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R11*2)
+	VCMPPS  $0x03, Y1, Y1, Y0
+	VANDNPS Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 32(R9)(R11*2)
+	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 32(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y3, Y3, Y1
-	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R11*2)
+	VCMPPS  $0x03, Y2, Y2, Y0
+	VANDNPS Y2, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 48(R9)(R11*2)
+	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 48(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y0, Y0, Y1
-	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y0
+	VANDNPS Y3, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R11*2)
-	JMP     end64
+	JMP     end68
 
-else63:
+else67:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
-	VPADDD  Y4, Y1, Y4
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
-	VPADDD  Y5, Y2, Y5
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD  Y4, Y0, Y4
+	VANDPS  roundingAVX2<>+224(SB), Y9, Y5
+	VPADDD  Y5, Y1, Y5
 	VPSRLD  $0x10, Y8, Y6
-	VPADDD  Y6, Y3, Y6
+	VPADDD  Y6, Y2, Y6
 	VPSRLD  $0x10, Y9, Y7
-	VPADDD  Y7, Y0, Y7
+	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else65
-	JMP     end66
+	JZ      else69
+	JMP     end70
 
-else65:
-	VCMPPS    $0x03, Y1, Y1, Y8
-	VBLENDVPS Y8, Y1, Y4, Y4
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y5, Y5
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y6, Y6
-	VCMPPS    $0x03, Y0, Y0, Y1
-	VBLENDVPS Y1, Y0, Y7, Y7
+else69:
+	VCMPPS    $0x03, Y0, Y0, Y8
+	VBLENDVPS Y8, Y0, Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y0
+	VBLENDVPS Y0, Y1, Y5, Y5
+	VCMPPS    $0x03, Y2, Y2, Y0
+	VBLENDVPS Y0, Y2, Y6, Y6
+	VCMPPS    $0x03, Y3, Y3, Y0
+	VBLENDVPS Y0, Y3, Y7, Y7
 
-end66:
+end70:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -9311,175 +9618,506 @@ end66:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R11*2)
 
-end64:
-	JMP end62
+end68:
+	JMP end66
 
-else61:
-	VMOVUPS   Y1, (DX)(R11*4)
-	VMOVUPS   Y2, 32(DX)(R11*4)
-	VMOVUPS   Y3, 64(DX)(R11*4)
-	VMOVUPS   Y0, 96(DX)(R11*4)
+else65:
+	VMOVUPS   Y0, (DX)(R11*4)
+	VMOVUPS   Y1, 32(DX)(R11*4)
+	VMOVUPS   Y2, 64(DX)(R11*4)
+	VMOVUPS   Y3, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end68
-	TESTL     $0x00000020, CX
-	JZ        else69
-	VCVTPS2PH $0x00, Y1, X4
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
-	VANDPS    Y1, Y5, Y1
-	VMOVMSKPS Y1, R13
-	POPCNTL   R13, R13
-	ADDQ      R13, R10
-	JMP       end70
-
-else69:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y1, Y4
-	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
-	VPERMQ    $0x08, Y1, Y4
-
-end70:
-	TESTL    $0x00000040, CX
-	JZ       else71
-	VMOVNTDQ X4, (R9)(R11*2)
-	JMP      end72
-
-else71:
-	VMOVUPS X4, (R9)(R11*2)
-
-end72:
+	JZ        end72
 	TESTL     $0x00000020, CX
 	JZ        else73
-	VCVTPS2PH $0x00, Y2, X1
+	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R13
+	VANDPS    roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y0, Y5
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y0, Y0
+	VANDPS    Y0, Y5, Y0
+	VMOVMSKPS Y0, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
 	JMP       end74
 
 else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y0, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y0, Y4
+	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ    $0x08, Y0, Y4
 
 end74:
 	TESTL    $0x00000040, CX
 	JZ       else75
-	VMOVNTDQ X1, 16(R9)(R11*2)
+	VMOVNTDQ X4, (R9)(R11*2)
 	JMP      end76
 
 else75:
-	VMOVUPS X1, 16(R9)(R11*2)
+	VMOVUPS X4, (R9)(R11*2)
 
 end76:
 	TESTL     $0x00000020, CX
 	JZ        else77
-	VCVTPS2PH $0x00, Y3, X1
+	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R13
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y4
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y4, Y1
+	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
 	JMP       end78
 
 else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y1, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y1, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end78:
 	TESTL    $0x00000040, CX
 	JZ       else79
-	VMOVNTDQ X1, 32(R9)(R11*2)
+	VMOVNTDQ X0, 16(R9)(R11*2)
 	JMP      end80
 
 else79:
-	VMOVUPS X1, 32(R9)(R11*2)
+	VMOVUPS X0, 16(R9)(R11*2)
 
 end80:
 	TESTL     $0x00000020, CX
 	JZ        else81
-	VCVTPS2PH $0x00, Y0, X1
+	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R13
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
 	JMP       end82
 
 else81:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y2, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y2, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end82:
 	TESTL    $0x00000040, CX
 	JZ       else83
-	VMOVNTDQ X1, 48(R9)(R11*2)
+	VMOVNTDQ X0, 32(R9)(R11*2)
 	JMP      end84
 
 else83:
-	VMOVUPS X1, 48(R9)(R11*2)
+	VMOVUPS X0, 32(R9)(R11*2)
 
 end84:
-end68:
-end62:
-	ADDQ  $0x00000020, R11
-	ADDQ  $0x00000020, R12
-	CMPQ  R11, count+8(FP)
-	JNE   pass
+	TESTL     $0x00000020, CX
+	JZ        else85
+	VCVTPS2PH $0x00, Y3, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end86
+
+else85:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y3, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end86:
+	TESTL    $0x00000040, CX
+	JZ       else87
+	VMOVNTDQ X0, 48(R9)(R11*2)
+	JMP      end88
+
+else87:
+	VMOVUPS X0, 48(R9)(R11*2)
+
+end88:
+end72:
+end66:
+	ADDQ $0x00000020, R11
+	ADDQ $0x00000020, R12
+	CMPQ R11, count+8(FP)
+	JNE  pass
+	JMP  done
+
+pairs:
+passOfPairs:
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX)(R11*2), Y0
+	VANDPS     roundingAVX2<>+128(SB), Y0, Y1
+	VPSLLD     $0x10, Y0, Y0
+	VMOVUPS    32(BX)(R11*2), Y2
+	VANDPS     roundingAVX2<>+128(SB), Y2, Y3
+	VPSLLD     $0x10, Y2, Y2
+	PREFETCHT0 (BX)(R12*2)
+	TESTL      $0x00001000, CX
+	JZ         end90
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y4, Y0
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end90:
+	TESTL $0x00000800, CX
+	JZ    end92
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R11*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R11*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R12*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y0, Y0
+	VADDPS     Y6, Y1, Y1
+	VADDPS     Y7, Y2, Y2
+	VADDPS     Y4, Y3, Y3
+
+end92:
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R9
+	TESTL     R9, R9
+	JZ        numbers93
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
+
+numbers93:
+	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
+	// load m
+	VMOVUPS    (SI)(R11*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(SI)(R11*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (SI)(R12*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
+
+	// store m
+	// the counter of the pass's first word
+	MOVQ         R11, R9
+	SHRQ         $0x01, R9
+	IMUL3L       $0x9e3779b9, R9, R9
+	ADDL         56(AX), R9
+	VMOVD        R9, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+64(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD   $0x0f, Y4, Y13
+	VPSRLD   $0x1f, Y13, Y13
+	VPADDD   Y13, Y4, Y13
+	VPADDD   roundingAVX2<>+320(SB), Y13, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (SI)(R11*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(SI)(R11*2)
+
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSS 28(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
+
+	// k2
+	VBROADCASTSS 32(AX), Y10
+
+	// load n
+	VMOVUPS    (DI)(R11*2), Y11
+	VANDPS     roundingAVX2<>+128(SB), Y11, Y12
+	VPSLLD     $0x10, Y11, Y11
+	VMOVUPS    32(DI)(R11*2), Y13
+	VANDPS     roundingAVX2<>+128(SB), Y13, Y14
+	VPSLLD     $0x10, Y13, Y13
+	PREFETCHT0 (DI)(R12*2)
+	VMULPS     Y11, Y10, Y11
+	VMULPS     Y12, Y10, Y12
+	VMULPS     Y13, Y10, Y13
+	VMULPS     Y14, Y10, Y10
+	VSUBPS     Y11, Y5, Y5
+	VSUBPS     Y12, Y6, Y6
+	VSUBPS     Y13, Y7, Y7
+	VSUBPS     Y10, Y4, Y4
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y10
+	VMULPS       Y0, Y10, Y11
+	VMULPS       Y1, Y10, Y12
+	VMULPS       Y2, Y10, Y13
+	VMULPS       Y3, Y10, Y10
+	VMULPS       Y0, Y11, Y0
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y13, Y2
+	VMULPS       Y3, Y10, Y3
+
+	// beta2
+	VBROADCASTSS 20(AX), Y10
+
+	// load v
+	VMOVUPS    (R8)(R11*2), Y11
+	VANDPS     roundingAVX2<>+128(SB), Y11, Y12
+	VPSLLD     $0x10, Y11, Y11
+	VMOVUPS    32(R8)(R11*2), Y13
+	VANDPS     roundingAVX2<>+128(SB), Y13, Y14
+	VPSLLD     $0x10, Y13, Y13
+	PREFETCHT0 (R8)(R12*2)
+	VMULPS     Y11, Y10, Y11
+	VMULPS     Y12, Y10, Y12
+	VMULPS     Y13, Y10, Y13
+	VMULPS     Y14, Y10, Y10
+	VADDPS     Y0, Y11, Y0
+	VADDPS     Y1, Y12, Y1
+	VADDPS     Y2, Y13, Y2
+	VADDPS     Y3, Y10, Y3
+
+	// store v
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
+
+	// bf16: (v + random)>>16
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD   Y10, Y0, Y10
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD   Y11, Y1, Y11
+	VPSRLD   $0x10, Y8, Y12
+	VPADDD   Y12, Y2, Y12
+	VPSRLD   $0x10, Y9, Y13
+	VPADDD   Y13, Y3, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (R8)(R11*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(R8)(R11*2)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
+	VSQRTPS Y1, Y1
+	VSQRTPS Y2, Y2
+	VSQRTPS Y3, Y3
+
+	// r
+	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+
+	// eps
+	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y0, Y0
+	VADDPS       Y10, Y1, Y1
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y10, Y3, Y3
+	VDIVPS       Y0, Y5, Y0
+	VDIVPS       Y1, Y6, Y1
+	VDIVPS       Y2, Y7, Y2
+	VDIVPS       Y3, Y4, Y3
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R11*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R11*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y10
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R12*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y10, Y4, Y4
+	VSUBPS     Y0, Y5, Y0
+	VSUBPS     Y1, Y6, Y1
+	VSUBPS     Y2, Y7, Y2
+	VSUBPS     Y3, Y4, Y3
+
+	// store p
+	// bf16: (p + random)>>16
+	VPMULLW  roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW  roundingAVX2<>+256(SB), Y9, Y9
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD   Y4, Y0, Y0
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y4
+	VPADDD   Y4, Y1, Y1
+	VPSRLD   $0x10, Y8, Y4
+	VPADDD   Y4, Y2, Y2
+	VPSRLD   $0x10, Y9, Y4
+	VPADDD   Y4, Y3, Y3
+	VPSRLD   $0x10, Y0, Y0
+	VPBLENDW $0xaa, Y1, Y0, Y0
+	VMOVDQU  Y0, (DX)(R11*2)
+	VPSRLD   $0x10, Y2, Y2
+	VPBLENDW $0xaa, Y3, Y2, Y2
+	VMOVDQU  Y2, 32(DX)(R11*2)
+	ADDQ     $0x00000020, R11
+	ADDQ     $0x00000020, R12
+	CMPQ     R11, count+8(FP)
+	JNE      passOfPairs
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end86
+	JZ    end95
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end86:
+end95:
 	TESTL $0x00000040, CX
-	JZ    end88
+	JZ    end97
 	SFENCE
 
-end88:
+end97:
 	VZEROUPPER
 	RET
 
@@ -9498,6 +10136,16 @@ TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $8-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -9523,50 +10171,58 @@ uncoupled1:
 	MOVQ ahead+16(FP), R13
 	SHRQ $0x02, R13
 
+	// if all is bf16
+	MOVL CX, R14
+	ANDL $-6273, R14
+	CMPL R14, $0x0000000d
+	JEQ  pairs
+
 pass:
 	// g = gs·g
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
-	VCVTPH2PS  (BX)(R12*2), Y1
-	VCVTPH2PS  16(BX)(R12*2), Y2
-	VCVTPH2PS  32(BX)(R12*2), Y3
-	VCVTPH2PS  48(BX)(R12*2), Y4
+	TESTL      $0x00000002, CX
+	JZ         else6
+	VCVTPH2PS  (BX)(R12*2), Y0
+	VCVTPH2PS  16(BX)(R12*2), Y1
+	VCVTPH2PS  32(BX)(R12*2), Y2
+	VCVTPH2PS  48(BX)(R12*2), Y3
 	PREFETCHT0 (BX)(R13*2)
-	JMP        end5
+	JMP        end7
+
+else6:
+	VPMOVZXWD  (BX)(R12*2), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(BX)(R12*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(BX)(R12*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(BX)(R12*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (BX)(R13*2)
+
+end7:
+	JMP end5
 
 else4:
-	VPMOVZXWD  (BX)(R12*2), Y1
-	VPSLLD     $0x10, Y1, Y1
-	VPMOVZXWD  16(BX)(R12*2), Y2
-	VPSLLD     $0x10, Y2, Y2
-	VPMOVZXWD  32(BX)(R12*2), Y3
-	VPSLLD     $0x10, Y3, Y3
-	VPMOVZXWD  48(BX)(R12*2), Y4
-	VPSLLD     $0x10, Y4, Y4
-	PREFETCHT0 (BX)(R13*2)
-
-end5:
-	JMP end3
-
-else2:
-	VMOVUPS    (BX)(R12*4), Y1
-	VMOVUPS    32(BX)(R12*4), Y2
-	VMOVUPS    64(BX)(R12*4), Y3
-	VMOVUPS    96(BX)(R12*4), Y4
+	VMOVUPS    (BX)(R12*4), Y0
+	VMOVUPS    32(BX)(R12*4), Y1
+	VMOVUPS    64(BX)(R12*4), Y2
+	VMOVUPS    96(BX)(R12*4), Y3
 	PREFETCHT0 (BX)(R13*4)
 	PREFETCHT0 64(BX)(R13*4)
 
-end3:
-	VMULPS Y1, Y0, Y1
-	VMULPS Y2, Y0, Y2
-	VMULPS Y3, Y0, Y3
-	VMULPS Y4, Y0, Y0
+end5:
+	TESTL $0x00001000, CX
+	JZ    end9
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
 	// g = max(min(g, hi), lo)
 	// lo
@@ -9574,16 +10230,18 @@ end3:
 
 	// hi
 	VBROADCASTSS 48(AX), Y5
-	VMINPS       Y1, Y5, Y1
-	VMINPS       Y2, Y5, Y2
-	VMINPS       Y3, Y5, Y3
 	VMINPS       Y0, Y5, Y0
-	VMAXPS       Y1, Y4, Y1
-	VMAXPS       Y2, Y4, Y2
-	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000800, CX
-	JZ           end7
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// l2
@@ -9591,9 +10249,9 @@ end3:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R13*2)
 	PREFETCHT0 (R10)(R13*2)
 
@@ -9628,9 +10286,9 @@ end3:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R12*2), Y6
@@ -9641,10 +10299,10 @@ else10:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R13*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R12*4), Y5
 	VMOVUPS    32(DX)(R12*4), Y6
 	VMOVUPS    64(DX)(R12*4), Y7
@@ -9652,147 +10310,147 @@ else8:
 	PREFETCHT0 (DX)(R13*4)
 	PREFETCHT0 64(DX)(R13*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R10)(R13*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (R10)(R12*2), Y10
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R10)(R12*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end15:
+end19:
 	VPCMPEQW  (R10)(R12*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(R10)(R12*2), Y10
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R10)(R12*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end17:
+end21:
 	VPCMPEQW  16(R10)(R12*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else22
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(R10)(R12*2), Y10
-	JMP       end19
+	JMP       end23
 
-else18:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R10)(R12*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end19:
+end23:
 	VPCMPEQW  32(R10)(R12*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else20
+	JZ        else24
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(R10)(R12*2), Y10
-	JMP       end21
+	JMP       end25
 
-else20:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R10)(R12*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end21:
+end25:
 	VPCMPEQW  48(R10)(R12*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end17:
 end13:
-end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VADDPS Y5, Y1, Y1
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS Y4, Y0, Y0
+	VADDPS Y5, Y0, Y0
+	VADDPS Y6, Y1, Y1
+	VADDPS Y7, Y2, Y2
+	VADDPS Y4, Y3, Y3
 
-end7:
+end11:
 	TESTL     $0x0000040c, CX
-	JZ        end23
-	VCMPPS    $0x03, Y1, Y2, Y4
-	VCMPPS    $0x03, Y3, Y0, Y5
+	JZ        end27
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R14
 	TESTL     R14, R14
-	JZ        numbers24
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x03, Y3, Y3, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	JZ        numbers28
 	VCMPPS    $0x03, Y0, Y0, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers24:
-end23:
+numbers28:
+end27:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else25
+	JZ    else29
 
 	// mScales
 	MOVQ    128(AX), R14
@@ -9803,13 +10461,13 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R12*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R12*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
@@ -9817,28 +10475,28 @@ end23:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R12*1), Y9
-	VPAND        roundingAVX2<>+512(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPAND        roundingAVX2<>+608(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R15
 	LEAL         9(R14), BP
 	SHRL         $0x08, BP
 	ORL          BP, R15
-	JZ           usual27
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	JZ           usual31
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y8, Y8
 	SHLL         $0x1d, BP
 	ADDL         $0x3f800000, BP
@@ -9849,7 +10507,7 @@ end23:
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual27:
+usual31:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R15
 	VBROADCASTSS (R15)(R14*4), Y9
@@ -9857,11 +10515,11 @@ usual27:
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
-	JMP          end26
+	JMP          end30
 
-else25:
+else29:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else32
 	VPMOVZXWD  (SI)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R12*2), Y6
@@ -9871,9 +10529,9 @@ else25:
 	VPMOVZXWD  48(SI)(R12*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R13*2)
-	JMP        end29
+	JMP        end33
 
-else28:
+else32:
 	VMOVUPS    (SI)(R12*4), Y5
 	VMOVUPS    32(SI)(R12*4), Y6
 	VMOVUPS    64(SI)(R12*4), Y7
@@ -9881,8 +10539,8 @@ else28:
 	PREFETCHT0 (SI)(R13*4)
 	PREFETCHT0 64(SI)(R13*4)
 
-end29:
-end26:
+end33:
+end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -9890,10 +10548,10 @@ end26:
 
 	// alpha1
 	VBROADCASTSS 16(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
 	VADDPS       Y9, Y5, Y5
 	VADDPS       Y10, Y6, Y6
 	VADDPS       Y11, Y7, Y7
@@ -9901,7 +10559,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else34
 
 	// the counter of the pass's first word
 	MOVQ         R12, R14
@@ -9918,13 +10576,13 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y8
 	VXORPS  Y8, Y9, Y8
-	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
 	VXORPS  Y10, Y8, Y8
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y8, Y11
 	VXORPS  Y11, Y8, Y8
-	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y8, Y11
@@ -9934,30 +10592,30 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y11
 	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 	VXORPS  Y10, Y9, Y9
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y9, Y10
 	VXORPS  Y10, Y9, Y9
-	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end31
+	JMP    end35
 
-else30:
+else34:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end31:
+end35:
 	TESTL        $0x00000400, CX
-	JZ           else32
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	JZ           else36
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
 	VPMAXUD      Y11, Y10, Y10
@@ -9969,7 +10627,7 @@ end31:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R14
 	CMPL         R14, $0x7f800000
-	JAE          rare34
+	JAE          rare38
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R15, R15
@@ -9989,14 +10647,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -10004,7 +10662,7 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW $0x09, Y8, Y12
 	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW Y11, Y11, Y11
 	VORPS  Y12, Y11, Y11
 	VPSRLW $0x08, Y11, Y11
@@ -10012,14 +10670,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -10027,28 +10685,28 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R12*1)
-	JMP       packed35
+	JMP       packed39
 
-rare34:
+rare38:
 	// the same, where there are NaNs or infinities
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y10, Y14
 	VANDPS       Y14, Y10, Y10
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y11, Y14
 	VANDPS       Y14, Y11, Y11
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y12, Y14
 	VANDPS       Y14, Y12, Y12
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y13, Y14
 	VANDPS       Y14, Y13, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
@@ -10076,23 +10734,23 @@ rare34:
 	LEAQ         scaleFactors<>+1024(SB), R15
 	VBROADCASTSS (R15)(R14*4), Y10
 	VMULPS       Y10, Y5, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
-	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -10100,28 +10758,28 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y8, Y12
 	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW    Y11, Y11, Y11
 	VORPS     Y12, Y11, Y11
 	VPSRLW    $0x08, Y11, Y11
 	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
-	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -10129,7 +10787,7 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
@@ -10137,36 +10795,36 @@ rare34:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R12*1)
 
-packed35:
-	JMP end33
+packed39:
+	JMP end37
 
-else32:
+else36:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else40
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
 	VPSRLD $0x1f, Y10, Y10
 	VPADDD Y10, Y5, Y10
-	VPADDD roundingAVX2<>+224(SB), Y10, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y6, Y11
 	VPSRLD $0x1f, Y11, Y11
 	VPADDD Y11, Y6, Y11
-	VPADDD roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y7, Y12
 	VPSRLD $0x1f, Y12, Y12
 	VPADDD Y12, Y7, Y12
-	VPADDD roundingAVX2<>+224(SB), Y12, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y4, Y13
 	VPSRLD    $0x1f, Y13, Y13
 	VPADDD    Y13, Y4, Y13
-	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPADDD    roundingAVX2<>+320(SB), Y13, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -10177,16 +10835,16 @@ else32:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R12*2)
-	JMP       end37
+	JMP       end41
 
-else36:
+else40:
 	VMOVUPS Y5, (SI)(R12*4)
 	VMOVUPS Y6, 32(SI)(R12*4)
 	VMOVUPS Y7, 64(SI)(R12*4)
 	VMOVUPS Y4, 96(SI)(R12*4)
 
+end41:
 end37:
-end33:
 	// u = k1·m − k2·n
 	// k1
 	VBROADCASTSS 28(AX), Y10
@@ -10200,7 +10858,7 @@ end33:
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else38
+	JZ    else42
 
 	// nScales
 	MOVQ    136(AX), R14
@@ -10211,13 +10869,13 @@ end33:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (DI)(R12*1), Y12
 	VPSLLW       $0x07, Y12, Y12
-	VANDPS       roundingAVX2<>+576(SB), Y12, Y12
+	VANDPS       roundingAVX2<>+672(SB), Y12, Y12
 	VCVTPH2PS    X12, Y11
 	VEXTRACTI128 $0x01, Y12, X12
 	VCVTPH2PS    X12, Y12
 	VPMOVSXBW    16(DI)(R12*1), Y14
 	VPSLLW       $0x07, Y14, Y14
-	VANDPS       roundingAVX2<>+576(SB), Y14, Y14
+	VANDPS       roundingAVX2<>+672(SB), Y14, Y14
 	VCVTPH2PS    X14, Y13
 	VEXTRACTI128 $0x01, Y14, X14
 	VCVTPH2PS    X14, Y14
@@ -10225,28 +10883,28 @@ end33:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (DI)(R12*1), Y15
-	VPAND        roundingAVX2<>+512(SB), Y15, Y15
-	VPCMPEQB     roundingAVX2<>+512(SB), Y15, Y15
+	VPAND        roundingAVX2<>+608(SB), Y15, Y15
+	VPCMPEQB     roundingAVX2<>+608(SB), Y15, Y15
 	VPMOVMSKB    Y15, R15
 	LEAL         9(R14), BP
 	SHRL         $0x08, BP
 	ORL          BP, R15
-	JZ           usual40
-	VANDPS       roundingAVX2<>+352(SB), Y11, Y15
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	JZ           usual44
+	VANDPS       roundingAVX2<>+448(SB), Y11, Y15
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
 	VORPS        Y15, Y11, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y12, Y15
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y12, Y15
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
 	VORPS        Y15, Y12, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y13, Y15
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y13, Y15
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
 	VORPS        Y15, Y13, Y13
-	VANDPS       roundingAVX2<>+352(SB), Y14, Y15
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+448(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+448(SB), Y14, Y15
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
 	VORPS        Y15, Y14, Y14
 	SHLL         $0x1d, BP
 	ADDL         $0x3f800000, BP
@@ -10257,7 +10915,7 @@ end33:
 	VMULPS       Y15, Y13, Y13
 	VMULPS       Y15, Y14, Y14
 
-usual40:
+usual44:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R15
 	VBROADCASTSS (R15)(R14*4), Y15
@@ -10265,11 +10923,11 @@ usual40:
 	VMULPS       Y15, Y12, Y12
 	VMULPS       Y15, Y13, Y13
 	VMULPS       Y15, Y14, Y14
-	JMP          end39
+	JMP          end43
 
-else38:
+else42:
 	TESTL      $0x00000008, CX
-	JZ         else41
+	JZ         else45
 	VPMOVZXWD  (DI)(R12*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(DI)(R12*2), Y12
@@ -10279,9 +10937,9 @@ else38:
 	VPMOVZXWD  48(DI)(R12*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R13*2)
-	JMP        end42
+	JMP        end46
 
-else41:
+else45:
 	VMOVUPS    (DI)(R12*4), Y11
 	VMOVUPS    32(DI)(R12*4), Y12
 	VMOVUPS    64(DI)(R12*4), Y13
@@ -10289,8 +10947,8 @@ else41:
 	PREFETCHT0 (DI)(R13*4)
 	PREFETCHT0 64(DI)(R13*4)
 
-end42:
-end39:
+end46:
+end43:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
@@ -10303,21 +10961,21 @@ end39:
 	// v = beta2·v + (alpha2·g)·g
 	// alpha2
 	VBROADCASTSS 24(AX), Y10
-	VMULPS       Y1, Y10, Y11
-	VMULPS       Y2, Y10, Y12
-	VMULPS       Y3, Y10, Y13
-	VMULPS       Y0, Y10, Y10
-	VMULPS       Y1, Y11, Y1
-	VMULPS       Y2, Y12, Y2
-	VMULPS       Y3, Y13, Y3
-	VMULPS       Y0, Y10, Y0
+	VMULPS       Y0, Y10, Y11
+	VMULPS       Y1, Y10, Y12
+	VMULPS       Y2, Y10, Y13
+	VMULPS       Y3, Y10, Y10
+	VMULPS       Y0, Y11, Y0
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y13, Y2
+	VMULPS       Y3, Y10, Y3
 
 	// beta2
 	VBROADCASTSS 20(AX), Y10
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else43
+	JZ         else47
 	VPMOVZXWD  (R8)(R12*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(R8)(R12*2), Y12
@@ -10327,9 +10985,9 @@ end39:
 	VPMOVZXWD  48(R8)(R12*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (R8)(R13*2)
-	JMP        end44
+	JMP        end48
 
-else43:
+else47:
 	VMOVUPS    (R8)(R12*4), Y11
 	VMOVUPS    32(R8)(R12*4), Y12
 	VMOVUPS    64(R8)(R12*4), Y13
@@ -10337,31 +10995,31 @@ else43:
 	PREFETCHT0 (R8)(R13*4)
 	PREFETCHT0 64(R8)(R13*4)
 
-end44:
+end48:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
 	VMULPS Y14, Y10, Y10
-	VADDPS Y1, Y11, Y1
-	VADDPS Y2, Y12, Y2
-	VADDPS Y3, Y13, Y3
-	VADDPS Y0, Y10, Y0
+	VADDPS Y0, Y11, Y0
+	VADDPS Y1, Y12, Y1
+	VADDPS Y2, Y13, Y2
+	VADDPS Y3, Y10, Y3
 
 	// store v
-	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
 	TESTL   $0x00000008, CX
-	JZ      else45
+	JZ      else49
 
 	// bf16: (v + random)>>16
-	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
-	VPADDD    Y10, Y1, Y10
-	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
-	VPADDD    Y11, Y2, Y11
+	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD    Y10, Y0, Y10
+	VANDPS    roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD    Y11, Y1, Y11
 	VPSRLD    $0x10, Y8, Y12
-	VPADDD    Y12, Y3, Y12
+	VPADDD    Y12, Y2, Y12
 	VPSRLD    $0x10, Y9, Y13
-	VPADDD    Y13, Y0, Y13
+	VPADDD    Y13, Y3, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -10372,19 +11030,19 @@ end44:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(R8)(R12*2)
-	JMP       end46
+	JMP       end50
 
-else45:
-	VMOVUPS Y1, (R8)(R12*4)
-	VMOVUPS Y2, 32(R8)(R12*4)
-	VMOVUPS Y3, 64(R8)(R12*4)
-	VMOVUPS Y0, 96(R8)(R12*4)
+else49:
+	VMOVUPS Y0, (R8)(R12*4)
+	VMOVUPS Y1, 32(R8)(R12*4)
+	VMOVUPS Y2, 64(R8)(R12*4)
+	VMOVUPS Y3, 96(R8)(R12*4)
 
-end46:
+end50:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else47
+	JZ         else51
 	VPMOVZXWD  (R9)(R12*2), Y10
 	VPSLLD     $0x10, Y10, Y10
 	VPMOVZXWD  16(R9)(R12*2), Y11
@@ -10394,9 +11052,9 @@ end46:
 	VPMOVZXWD  48(R9)(R12*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT0 (R9)(R13*2)
-	JMP        end48
+	JMP        end52
 
-else47:
+else51:
 	VMOVUPS    (R9)(R12*4), Y10
 	VMOVUPS    32(R9)(R12*4), Y11
 	VMOVUPS    64(R9)(R12*4), Y12
@@ -10404,33 +11062,40 @@ else47:
 	PREFETCHT0 (R9)(R13*4)
 	PREFETCHT0 64(R9)(R13*4)
 
-end48:
-	VMAXPS    Y1, Y10, Y1
-	VMAXPS    Y2, Y11, Y2
-	VMAXPS    Y3, Y12, Y3
-	VMAXPS    Y0, Y13, Y0
+end52:
+	VMAXPS    Y0, Y10, Y0
+	VMAXPS    Y1, Y11, Y1
+	VMAXPS    Y2, Y12, Y2
+	VMAXPS    Y3, Y13, Y3
+	VCMPPS    $0x03, Y10, Y11, Y14
+	VCMPPS    $0x03, Y12, Y13, Y15
+	VORPS     Y14, Y15, Y14
+	VMOVMSKPS Y14, R14
+	TESTL     R14, R14
+	JZ        numbers53
 	VCMPPS    $0x03, Y10, Y10, Y14
-	VBLENDVPS Y14, Y10, Y1, Y1
+	VBLENDVPS Y14, Y10, Y0, Y0
 	VCMPPS    $0x03, Y11, Y11, Y10
-	VBLENDVPS Y10, Y11, Y2, Y2
+	VBLENDVPS Y10, Y11, Y1, Y1
 	VCMPPS    $0x03, Y12, Y12, Y10
-	VBLENDVPS Y10, Y12, Y3, Y3
+	VBLENDVPS Y10, Y12, Y2, Y2
 	VCMPPS    $0x03, Y13, Y13, Y10
-	VBLENDVPS Y10, Y13, Y0, Y0
+	VBLENDVPS Y10, Y13, Y3, Y3
 
+numbers53:
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else49
+	JZ    else54
 
 	// bf16: (x + random)>>16
-	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
-	VPADDD    Y10, Y1, Y10
-	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
-	VPADDD    Y11, Y2, Y11
+	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD    Y10, Y0, Y10
+	VANDPS    roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD    Y11, Y1, Y11
 	VPSRLD    $0x10, Y8, Y12
-	VPADDD    Y12, Y3, Y12
+	VPADDD    Y12, Y2, Y12
 	VPSRLD    $0x10, Y9, Y13
-	VPADDD    Y13, Y0, Y13
+	VPADDD    Y13, Y3, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -10441,38 +11106,38 @@ end48:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(R9)(R12*2)
-	JMP       end50
+	JMP       end55
 
-else49:
-	VMOVUPS Y1, (R9)(R12*4)
-	VMOVUPS Y2, 32(R9)(R12*4)
-	VMOVUPS Y3, 64(R9)(R12*4)
-	VMOVUPS Y0, 96(R9)(R12*4)
+else54:
+	VMOVUPS Y0, (R9)(R12*4)
+	VMOVUPS Y1, 32(R9)(R12*4)
+	VMOVUPS Y2, 64(R9)(R12*4)
+	VMOVUPS Y3, 96(R9)(R12*4)
 
-end50:
+end55:
 	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
 	VSQRTPS Y3, Y3
-	VSQRTPS Y0, Y0
 
 	// r
 	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
 	VMULPS       Y10, Y2, Y2
 	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y0, Y0
 
 	// eps
 	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y0, Y0
 	VADDPS       Y10, Y1, Y1
 	VADDPS       Y10, Y2, Y2
 	VADDPS       Y10, Y3, Y3
-	VADDPS       Y10, Y0, Y0
-	VDIVPS       Y1, Y5, Y1
-	VDIVPS       Y2, Y6, Y2
-	VDIVPS       Y3, Y7, Y3
-	VDIVPS       Y0, Y4, Y0
+	VDIVPS       Y0, Y5, Y0
+	VDIVPS       Y1, Y6, Y1
+	VDIVPS       Y2, Y7, Y2
+	VDIVPS       Y3, Y4, Y3
 
 	// p = keep·p − u
 	// keep
@@ -10480,9 +11145,9 @@ end50:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else51
+	JZ         else56
 	TESTL      $0x00000100, CX
-	JZ         else53
+	JZ         else58
 	PREFETCHT0 (DX)(R13*2)
 	PREFETCHT0 (R10)(R13*2)
 
@@ -10517,9 +11182,9 @@ end50:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end54
+	JMP       end59
 
-else53:
+else58:
 	VPMOVZXWD  (DX)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R12*2), Y6
@@ -10530,10 +11195,10 @@ else53:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R13*2)
 
-end54:
-	JMP end52
+end59:
+	JMP end57
 
-else51:
+else56:
 	VMOVUPS    (DX)(R12*4), Y5
 	VMOVUPS    32(DX)(R12*4), Y6
 	VMOVUPS    64(DX)(R12*4), Y7
@@ -10541,214 +11206,214 @@ else51:
 	PREFETCHT0 (DX)(R13*4)
 	PREFETCHT0 64(DX)(R13*4)
 	TESTL      $0x00000200, CX
-	JZ         end56
+	JZ         end61
 	PREFETCHT0 (R10)(R13*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else57
+	JZ        else62
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (R10)(R12*2), Y12
-	JMP       end58
+	JMP       end63
 
-else57:
+else62:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
 	VBLENDVPS Y12, Y5, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R10)(R12*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end58:
+end63:
 	VPCMPEQW  (R10)(R12*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else59
+	JZ        else64
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(R10)(R12*2), Y12
-	JMP       end60
+	JMP       end65
 
-else59:
+else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
 	VBLENDVPS Y12, Y6, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R10)(R12*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end60:
+end65:
 	VPCMPEQW  16(R10)(R12*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else61
+	JZ        else66
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(R10)(R12*2), Y12
-	JMP       end62
+	JMP       end67
 
-else61:
+else66:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
 	VBLENDVPS Y12, Y7, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R10)(R12*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end62:
+end67:
 	VPCMPEQW  32(R10)(R12*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else63
+	JZ        else68
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R10)(R12*2), Y12
-	JMP       end64
+	JMP       end69
 
-else63:
+else68:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R10)(R12*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end64:
+end69:
 	VPCMPEQW  48(R10)(R12*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end56:
-end52:
+end61:
+end57:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y10, Y4, Y4
-	VSUBPS Y1, Y5, Y1
-	VSUBPS Y2, Y6, Y2
-	VSUBPS Y3, Y7, Y3
-	VSUBPS Y0, Y4, Y0
+	VSUBPS Y0, Y5, Y0
+	VSUBPS Y1, Y6, Y1
+	VSUBPS Y2, Y7, Y2
+	VSUBPS Y3, Y4, Y3
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else65
+	JZ    else70
 	TESTL $0x00000100, CX
-	JZ    else67
+	JZ    else72
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
 	VPERMQ    $0x08, Y4, Y4
 	VMOVUPS   X4, (R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y1, Y1, Y4
-	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R12*2)
+	VCMPPS  $0x03, Y0, Y0, Y4
+	VANDNPS Y0, Y4, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, (DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 16(R10)(R12*2)
+	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 16(R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y2, Y2, Y1
-	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R12*2)
+	VCMPPS  $0x03, Y1, Y1, Y0
+	VANDNPS Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 32(R10)(R12*2)
+	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 32(R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y3, Y3, Y1
-	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R12*2)
+	VCMPPS  $0x03, Y2, Y2, Y0
+	VANDNPS Y2, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 48(R10)(R12*2)
+	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 48(R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y0, Y0, Y1
-	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y0
+	VANDNPS Y3, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R12*2)
-	JMP     end68
+	JMP     end73
 
-else67:
+else72:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
-	VPADDD  Y4, Y1, Y4
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
-	VPADDD  Y5, Y2, Y5
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD  Y4, Y0, Y4
+	VANDPS  roundingAVX2<>+224(SB), Y9, Y5
+	VPADDD  Y5, Y1, Y5
 	VPSRLD  $0x10, Y8, Y6
-	VPADDD  Y6, Y3, Y6
+	VPADDD  Y6, Y2, Y6
 	VPSRLD  $0x10, Y9, Y7
-	VPADDD  Y7, Y0, Y7
+	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else69
-	JMP     end70
+	JZ      else74
+	JMP     end75
 
-else69:
-	VCMPPS    $0x03, Y1, Y1, Y8
-	VBLENDVPS Y8, Y1, Y4, Y4
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y5, Y5
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y6, Y6
-	VCMPPS    $0x03, Y0, Y0, Y1
-	VBLENDVPS Y1, Y0, Y7, Y7
+else74:
+	VCMPPS    $0x03, Y0, Y0, Y8
+	VBLENDVPS Y8, Y0, Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y0
+	VBLENDVPS Y0, Y1, Y5, Y5
+	VCMPPS    $0x03, Y2, Y2, Y0
+	VBLENDVPS Y0, Y2, Y6, Y6
+	VCMPPS    $0x03, Y3, Y3, Y0
+	VBLENDVPS Y0, Y3, Y7, Y7
 
-end70:
+end75:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -10760,175 +11425,552 @@ end70:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R12*2)
 
-end68:
-	JMP end66
+end73:
+	JMP end71
 
-else65:
-	VMOVUPS   Y1, (DX)(R12*4)
-	VMOVUPS   Y2, 32(DX)(R12*4)
-	VMOVUPS   Y3, 64(DX)(R12*4)
-	VMOVUPS   Y0, 96(DX)(R12*4)
+else70:
+	VMOVUPS   Y0, (DX)(R12*4)
+	VMOVUPS   Y1, 32(DX)(R12*4)
+	VMOVUPS   Y2, 64(DX)(R12*4)
+	VMOVUPS   Y3, 96(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end72
+	JZ        end77
 	TESTL     $0x00000020, CX
-	JZ        else73
-	VCVTPS2PH $0x00, Y1, X4
+	JZ        else78
+	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
-	VANDPS    Y1, Y5, Y1
-	VMOVMSKPS Y1, R14
-	POPCNTL   R14, R14
-	ADDQ      R14, R11
-	JMP       end74
-
-else73:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y1, Y4
-	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
-	VPERMQ    $0x08, Y1, Y4
-
-end74:
-	TESTL    $0x00000040, CX
-	JZ       else75
-	VMOVNTDQ X4, (R10)(R12*2)
-	JMP      end76
-
-else75:
-	VMOVUPS X4, (R10)(R12*2)
-
-end76:
-	TESTL     $0x00000020, CX
-	JZ        else77
-	VCVTPS2PH $0x00, Y2, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R14
-	POPCNTL   R14, R14
-	ADDQ      R14, R11
-	JMP       end78
-
-else77:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-
-end78:
-	TESTL    $0x00000040, CX
-	JZ       else79
-	VMOVNTDQ X1, 16(R10)(R12*2)
-	JMP      end80
-
-else79:
-	VMOVUPS X1, 16(R10)(R12*2)
-
-end80:
-	TESTL     $0x00000020, CX
-	JZ        else81
-	VCVTPS2PH $0x00, Y3, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R14
-	POPCNTL   R14, R14
-	ADDQ      R14, R11
-	JMP       end82
-
-else81:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-
-end82:
-	TESTL    $0x00000040, CX
-	JZ       else83
-	VMOVNTDQ X1, 32(R10)(R12*2)
-	JMP      end84
-
-else83:
-	VMOVUPS X1, 32(R10)(R12*2)
-
-end84:
-	TESTL     $0x00000020, CX
-	JZ        else85
-	VCVTPS2PH $0x00, Y0, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
+	VANDPS    roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y0, Y5
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y0, Y0
+	VANDPS    Y0, Y5, Y0
 	VMOVMSKPS Y0, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end86
+	JMP       end79
 
-else85:
+else78:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y0, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y0, Y4
+	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ    $0x08, Y0, Y4
 
-end86:
+end79:
 	TESTL    $0x00000040, CX
-	JZ       else87
-	VMOVNTDQ X1, 48(R10)(R12*2)
-	JMP      end88
+	JZ       else80
+	VMOVNTDQ X4, (R10)(R12*2)
+	JMP      end81
 
-else87:
-	VMOVUPS X1, 48(R10)(R12*2)
+else80:
+	VMOVUPS X4, (R10)(R12*2)
 
-end88:
-end72:
-end66:
-	ADDQ  $0x00000020, R12
-	ADDQ  $0x00000020, R13
-	CMPQ  R12, count+8(FP)
-	JNE   pass
+end81:
+	TESTL     $0x00000020, CX
+	JZ        else82
+	VCVTPS2PH $0x00, Y1, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y4
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y4, Y1
+	VMOVMSKPS Y1, R14
+	POPCNTL   R14, R14
+	ADDQ      R14, R11
+	JMP       end83
+
+else82:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y1, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y1, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end83:
+	TESTL    $0x00000040, CX
+	JZ       else84
+	VMOVNTDQ X0, 16(R10)(R12*2)
+	JMP      end85
+
+else84:
+	VMOVUPS X0, 16(R10)(R12*2)
+
+end85:
+	TESTL     $0x00000020, CX
+	JZ        else86
+	VCVTPS2PH $0x00, Y2, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R14
+	POPCNTL   R14, R14
+	ADDQ      R14, R11
+	JMP       end87
+
+else86:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y2, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y2, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end87:
+	TESTL    $0x00000040, CX
+	JZ       else88
+	VMOVNTDQ X0, 32(R10)(R12*2)
+	JMP      end89
+
+else88:
+	VMOVUPS X0, 32(R10)(R12*2)
+
+end89:
+	TESTL     $0x00000020, CX
+	JZ        else90
+	VCVTPS2PH $0x00, Y3, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R14
+	POPCNTL   R14, R14
+	ADDQ      R14, R11
+	JMP       end91
+
+else90:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y3, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end91:
+	TESTL    $0x00000040, CX
+	JZ       else92
+	VMOVNTDQ X0, 48(R10)(R12*2)
+	JMP      end93
+
+else92:
+	VMOVUPS X0, 48(R10)(R12*2)
+
+end93:
+end77:
+end71:
+	ADDQ $0x00000020, R12
+	ADDQ $0x00000020, R13
+	CMPQ R12, count+8(FP)
+	JNE  pass
+	JMP  done
+
+pairs:
+passOfPairs:
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX)(R12*2), Y0
+	VANDPS     roundingAVX2<>+128(SB), Y0, Y1
+	VPSLLD     $0x10, Y0, Y0
+	VMOVUPS    32(BX)(R12*2), Y2
+	VANDPS     roundingAVX2<>+128(SB), Y2, Y3
+	VPSLLD     $0x10, Y2, Y2
+	PREFETCHT0 (BX)(R13*2)
+	TESTL      $0x00001000, CX
+	JZ         end95
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y4, Y0
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end95:
+	TESTL $0x00000800, CX
+	JZ    end97
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R12*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R12*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R13*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y0, Y0
+	VADDPS     Y6, Y1, Y1
+	VADDPS     Y7, Y2, Y2
+	VADDPS     Y4, Y3, Y3
+
+end97:
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R10
+	TESTL     R10, R10
+	JZ        numbers98
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
+
+numbers98:
+	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
+	// load m
+	VMOVUPS    (SI)(R12*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(SI)(R12*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (SI)(R13*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
+
+	// store m
+	// the counter of the pass's first word
+	MOVQ         R12, R10
+	SHRQ         $0x01, R10
+	IMUL3L       $0x9e3779b9, R10, R10
+	ADDL         56(AX), R10
+	VMOVD        R10, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+64(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD   $0x0f, Y4, Y13
+	VPSRLD   $0x1f, Y13, Y13
+	VPADDD   Y13, Y4, Y13
+	VPADDD   roundingAVX2<>+320(SB), Y13, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (SI)(R12*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(SI)(R12*2)
+
+	// u = k1·m − k2·n
+	// k1
+	VBROADCASTSS 28(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
+
+	// k2
+	VBROADCASTSS 32(AX), Y10
+
+	// load n
+	VMOVUPS    (DI)(R12*2), Y11
+	VANDPS     roundingAVX2<>+128(SB), Y11, Y12
+	VPSLLD     $0x10, Y11, Y11
+	VMOVUPS    32(DI)(R12*2), Y13
+	VANDPS     roundingAVX2<>+128(SB), Y13, Y14
+	VPSLLD     $0x10, Y13, Y13
+	PREFETCHT0 (DI)(R13*2)
+	VMULPS     Y11, Y10, Y11
+	VMULPS     Y12, Y10, Y12
+	VMULPS     Y13, Y10, Y13
+	VMULPS     Y14, Y10, Y10
+	VSUBPS     Y11, Y5, Y5
+	VSUBPS     Y12, Y6, Y6
+	VSUBPS     Y13, Y7, Y7
+	VSUBPS     Y10, Y4, Y4
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y10
+	VMULPS       Y0, Y10, Y11
+	VMULPS       Y1, Y10, Y12
+	VMULPS       Y2, Y10, Y13
+	VMULPS       Y3, Y10, Y10
+	VMULPS       Y0, Y11, Y0
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y13, Y2
+	VMULPS       Y3, Y10, Y3
+
+	// beta2
+	VBROADCASTSS 20(AX), Y10
+
+	// load v
+	VMOVUPS    (R8)(R12*2), Y11
+	VANDPS     roundingAVX2<>+128(SB), Y11, Y12
+	VPSLLD     $0x10, Y11, Y11
+	VMOVUPS    32(R8)(R12*2), Y13
+	VANDPS     roundingAVX2<>+128(SB), Y13, Y14
+	VPSLLD     $0x10, Y13, Y13
+	PREFETCHT0 (R8)(R13*2)
+	VMULPS     Y11, Y10, Y11
+	VMULPS     Y12, Y10, Y12
+	VMULPS     Y13, Y10, Y13
+	VMULPS     Y14, Y10, Y10
+	VADDPS     Y0, Y11, Y0
+	VADDPS     Y1, Y12, Y1
+	VADDPS     Y2, Y13, Y2
+	VADDPS     Y3, Y10, Y3
+
+	// store v
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
+
+	// bf16: (v + random)>>16
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD   Y10, Y0, Y10
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD   Y11, Y1, Y11
+	VPSRLD   $0x10, Y8, Y12
+	VPADDD   Y12, Y2, Y12
+	VPSRLD   $0x10, Y9, Y13
+	VPADDD   Y13, Y3, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (R8)(R12*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(R8)(R12*2)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R9)(R12*2), Y10
+	VANDPS     roundingAVX2<>+128(SB), Y10, Y11
+	VPSLLD     $0x10, Y10, Y10
+	VMOVUPS    32(R9)(R12*2), Y12
+	VANDPS     roundingAVX2<>+128(SB), Y12, Y13
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (R9)(R13*2)
+	VMAXPS     Y0, Y10, Y0
+	VMAXPS     Y1, Y11, Y1
+	VMAXPS     Y2, Y12, Y2
+	VMAXPS     Y3, Y13, Y3
+	VCMPPS     $0x03, Y10, Y11, Y14
+	VCMPPS     $0x03, Y12, Y13, Y15
+	VORPS      Y14, Y15, Y14
+	VMOVMSKPS  Y14, R10
+	TESTL      R10, R10
+	JZ         numbers99
+	VCMPPS     $0x03, Y10, Y10, Y14
+	VBLENDVPS  Y14, Y10, Y0, Y0
+	VCMPPS     $0x03, Y11, Y11, Y10
+	VBLENDVPS  Y10, Y11, Y1, Y1
+	VCMPPS     $0x03, Y12, Y12, Y10
+	VBLENDVPS  Y10, Y12, Y2, Y2
+	VCMPPS     $0x03, Y13, Y13, Y10
+	VBLENDVPS  Y10, Y13, Y3, Y3
+
+numbers99:
+	// store x
+	// bf16: (x + random)>>16
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD   Y10, Y0, Y10
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD   Y11, Y1, Y11
+	VPSRLD   $0x10, Y8, Y12
+	VPADDD   Y12, Y2, Y12
+	VPSRLD   $0x10, Y9, Y13
+	VPADDD   Y13, Y3, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (R9)(R12*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(R9)(R12*2)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
+	VSQRTPS Y1, Y1
+	VSQRTPS Y2, Y2
+	VSQRTPS Y3, Y3
+
+	// r
+	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+
+	// eps
+	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y0, Y0
+	VADDPS       Y10, Y1, Y1
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y10, Y3, Y3
+	VDIVPS       Y0, Y5, Y0
+	VDIVPS       Y1, Y6, Y1
+	VDIVPS       Y2, Y7, Y2
+	VDIVPS       Y3, Y4, Y3
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R12*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R12*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y10
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R13*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y10, Y4, Y4
+	VSUBPS     Y0, Y5, Y0
+	VSUBPS     Y1, Y6, Y1
+	VSUBPS     Y2, Y7, Y2
+	VSUBPS     Y3, Y4, Y3
+
+	// store p
+	// bf16: (p + random)>>16
+	VPMULLW  roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW  roundingAVX2<>+256(SB), Y9, Y9
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD   Y4, Y0, Y0
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y4
+	VPADDD   Y4, Y1, Y1
+	VPSRLD   $0x10, Y8, Y4
+	VPADDD   Y4, Y2, Y2
+	VPSRLD   $0x10, Y9, Y4
+	VPADDD   Y4, Y3, Y3
+	VPSRLD   $0x10, Y0, Y0
+	VPBLENDW $0xaa, Y1, Y0, Y0
+	VMOVDQU  Y0, (DX)(R12*2)
+	VPSRLD   $0x10, Y2, Y2
+	VPBLENDW $0xaa, Y3, Y2, Y2
+	VMOVDQU  Y2, 32(DX)(R12*2)
+	ADDQ     $0x00000020, R12
+	ADDQ     $0x00000020, R13
+	CMPQ     R12, count+8(FP)
+	JNE      passOfPairs
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end90
+	JZ    end101
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end90:
+end101:
 	TESTL $0x00000040, CX
-	JZ    end92
+	JZ    end103
 	SFENCE
 
-end92:
+end103:
 	VZEROUPPER
 	RET
 
@@ -10947,6 +11989,16 @@ TEXT ·sgdMixedAVX2(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -10960,50 +12012,58 @@ uncoupled1:
 	MOVQ ahead+16(FP), R9
 	SHRQ $0x02, R9
 
+	// if all is bf16
+	MOVL CX, R10
+	ANDL $-6273, R10
+	CMPL R10, $0x00000005
+	JEQ  pairs
+
 pass:
 	// g = gs·g
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
-	VCVTPH2PS  (BX)(R8*2), Y1
-	VCVTPH2PS  16(BX)(R8*2), Y2
-	VCVTPH2PS  32(BX)(R8*2), Y3
-	VCVTPH2PS  48(BX)(R8*2), Y4
+	TESTL      $0x00000002, CX
+	JZ         else6
+	VCVTPH2PS  (BX)(R8*2), Y0
+	VCVTPH2PS  16(BX)(R8*2), Y1
+	VCVTPH2PS  32(BX)(R8*2), Y2
+	VCVTPH2PS  48(BX)(R8*2), Y3
 	PREFETCHT0 (BX)(R9*2)
-	JMP        end5
+	JMP        end7
+
+else6:
+	VPMOVZXWD  (BX)(R8*2), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(BX)(R8*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(BX)(R8*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(BX)(R8*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (BX)(R9*2)
+
+end7:
+	JMP end5
 
 else4:
-	VPMOVZXWD  (BX)(R8*2), Y1
-	VPSLLD     $0x10, Y1, Y1
-	VPMOVZXWD  16(BX)(R8*2), Y2
-	VPSLLD     $0x10, Y2, Y2
-	VPMOVZXWD  32(BX)(R8*2), Y3
-	VPSLLD     $0x10, Y3, Y3
-	VPMOVZXWD  48(BX)(R8*2), Y4
-	VPSLLD     $0x10, Y4, Y4
-	PREFETCHT0 (BX)(R9*2)
-
-end5:
-	JMP end3
-
-else2:
-	VMOVUPS    (BX)(R8*4), Y1
-	VMOVUPS    32(BX)(R8*4), Y2
-	VMOVUPS    64(BX)(R8*4), Y3
-	VMOVUPS    96(BX)(R8*4), Y4
+	VMOVUPS    (BX)(R8*4), Y0
+	VMOVUPS    32(BX)(R8*4), Y1
+	VMOVUPS    64(BX)(R8*4), Y2
+	VMOVUPS    96(BX)(R8*4), Y3
 	PREFETCHT0 (BX)(R9*4)
 	PREFETCHT0 64(BX)(R9*4)
 
-end3:
-	VMULPS Y1, Y0, Y1
-	VMULPS Y2, Y0, Y2
-	VMULPS Y3, Y0, Y3
-	VMULPS Y4, Y0, Y0
+end5:
+	TESTL $0x00001000, CX
+	JZ    end9
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
 	// g = max(min(g, hi), lo)
 	// lo
@@ -11011,16 +12071,18 @@ end3:
 
 	// hi
 	VBROADCASTSS 48(AX), Y5
-	VMINPS       Y1, Y5, Y1
-	VMINPS       Y2, Y5, Y2
-	VMINPS       Y3, Y5, Y3
 	VMINPS       Y0, Y5, Y0
-	VMAXPS       Y1, Y4, Y1
-	VMAXPS       Y2, Y4, Y2
-	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000800, CX
-	JZ           end7
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// l2
@@ -11028,9 +12090,9 @@ end3:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R9*2)
 	PREFETCHT0 (SI)(R9*2)
 
@@ -11065,9 +12127,9 @@ end3:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R8*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R8*2), Y6
@@ -11078,10 +12140,10 @@ else10:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R9*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R8*4), Y5
 	VMOVUPS    32(DX)(R8*4), Y6
 	VMOVUPS    64(DX)(R8*4), Y7
@@ -11089,147 +12151,147 @@ else8:
 	PREFETCHT0 (DX)(R9*4)
 	PREFETCHT0 64(DX)(R9*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (SI)(R9*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (SI)(R8*2), Y10
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end15:
+end19:
 	VPCMPEQW  (SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(SI)(R8*2), Y10
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end17:
+end21:
 	VPCMPEQW  16(SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else22
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(SI)(R8*2), Y10
-	JMP       end19
+	JMP       end23
 
-else18:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end19:
+end23:
 	VPCMPEQW  32(SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else20
+	JZ        else24
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(SI)(R8*2), Y10
-	JMP       end21
+	JMP       end25
 
-else20:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end21:
+end25:
 	VPCMPEQW  48(SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end17:
 end13:
-end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VADDPS Y5, Y1, Y1
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS Y4, Y0, Y0
+	VADDPS Y5, Y0, Y0
+	VADDPS Y6, Y1, Y1
+	VADDPS Y7, Y2, Y2
+	VADDPS Y4, Y3, Y3
 
-end7:
+end11:
 	TESTL     $0x0000040c, CX
-	JZ        end23
-	VCMPPS    $0x03, Y1, Y2, Y4
-	VCMPPS    $0x03, Y3, Y0, Y5
+	JZ        end27
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R10
 	TESTL     R10, R10
-	JZ        numbers24
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x03, Y3, Y3, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	JZ        numbers28
 	VCMPPS    $0x03, Y0, Y0, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers24:
-end23:
+numbers28:
+end27:
 	// u = k1·g
 	// k1
 	VBROADCASTSS 28(AX), Y4
+	VMULPS       Y0, Y4, Y0
 	VMULPS       Y1, Y4, Y1
 	VMULPS       Y2, Y4, Y2
 	VMULPS       Y3, Y4, Y3
-	VMULPS       Y0, Y4, Y0
 
 	// p = keep·p − u
 	// keep
@@ -11237,9 +12299,9 @@ end23:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else25
+	JZ         else29
 	TESTL      $0x00000100, CX
-	JZ         else27
+	JZ         else31
 	PREFETCHT0 (DX)(R9*2)
 	PREFETCHT0 (SI)(R9*2)
 
@@ -11274,9 +12336,9 @@ end23:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end28
+	JMP       end32
 
-else27:
+else31:
 	VPMOVZXWD  (DX)(R8*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R8*2), Y6
@@ -11287,10 +12349,10 @@ else27:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R9*2)
 
-end28:
-	JMP end26
+end32:
+	JMP end30
 
-else25:
+else29:
 	VMOVUPS    (DX)(R8*4), Y5
 	VMOVUPS    32(DX)(R8*4), Y6
 	VMOVUPS    64(DX)(R8*4), Y7
@@ -11298,123 +12360,123 @@ else25:
 	PREFETCHT0 (DX)(R9*4)
 	PREFETCHT0 64(DX)(R9*4)
 	TESTL      $0x00000200, CX
-	JZ         end30
+	JZ         end34
 	PREFETCHT0 (SI)(R9*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else31
+	JZ        else35
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (SI)(R8*2), Y10
-	JMP       end32
+	JMP       end36
 
-else31:
+else35:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end32:
+end36:
 	VPCMPEQW  (SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else33
+	JZ        else37
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(SI)(R8*2), Y10
-	JMP       end34
+	JMP       end38
 
-else33:
+else37:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end34:
+end38:
 	VPCMPEQW  16(SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else35
+	JZ        else39
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(SI)(R8*2), Y10
-	JMP       end36
+	JMP       end40
 
-else35:
+else39:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end36:
+end40:
 	VPCMPEQW  32(SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else37
+	JZ        else41
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(SI)(R8*2), Y10
-	JMP       end38
+	JMP       end42
 
-else37:
+else41:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(SI)(R8*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end38:
+end42:
 	VPCMPEQW  48(SI)(R8*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end34:
 end30:
-end26:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VSUBPS Y1, Y5, Y1
-	VSUBPS Y2, Y6, Y2
-	VSUBPS Y3, Y7, Y3
-	VSUBPS Y0, Y4, Y0
+	VSUBPS Y0, Y5, Y0
+	VSUBPS Y1, Y6, Y1
+	VSUBPS Y2, Y7, Y2
+	VSUBPS Y3, Y4, Y3
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else39
+	JZ    else43
 
 	// the counter of the pass's first word
 	MOVQ         R8, R10
@@ -11431,13 +12493,13 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y5, Y4
 	VXORPS  Y4, Y5, Y4
-	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
+	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
 	VXORPS  Y6, Y4, Y4
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y4, Y7
 	VXORPS  Y7, Y4, Y4
-	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
+	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y4, Y7
@@ -11447,117 +12509,117 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y5, Y7
 	VXORPS  Y7, Y5, Y5
-	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
 	VXORPS  Y6, Y5, Y5
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y5, Y6
 	VXORPS  Y6, Y5, Y5
-	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y5, Y6
 	VXORPS Y6, Y5, Y5
-	JMP    end40
+	JMP    end44
 
-else39:
+else43:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 
-end40:
+end44:
 	TESTL $0x00000104, CX
-	JZ    else41
+	JZ    else45
 	TESTL $0x00000100, CX
-	JZ    else43
+	JZ    else47
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
 	VPERMQ    $0x08, Y4, Y4
 	VMOVUPS   X4, (SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y1, Y1, Y4
-	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R8*2)
+	VCMPPS  $0x03, Y0, Y0, Y4
+	VANDNPS Y0, Y4, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, (DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 16(SI)(R8*2)
+	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 16(SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y2, Y2, Y1
-	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R8*2)
+	VCMPPS  $0x03, Y1, Y1, Y0
+	VANDNPS Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 32(SI)(R8*2)
+	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 32(SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y3, Y3, Y1
-	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R8*2)
+	VCMPPS  $0x03, Y2, Y2, Y0
+	VANDNPS Y2, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 48(SI)(R8*2)
+	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 48(SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y0, Y0, Y1
-	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y0
+	VANDNPS Y3, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R8*2)
-	JMP     end44
+	JMP     end48
 
-else43:
+else47:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX2<>+192(SB), Y4, Y4
-	VPMULLW roundingAVX2<>+192(SB), Y5, Y5
-	VANDPS  roundingAVX2<>+128(SB), Y4, Y6
-	VPADDD  Y6, Y1, Y6
-	VANDPS  roundingAVX2<>+128(SB), Y5, Y7
-	VPADDD  Y7, Y2, Y7
+	VPMULLW roundingAVX2<>+288(SB), Y4, Y4
+	VPMULLW roundingAVX2<>+288(SB), Y5, Y5
+	VANDPS  roundingAVX2<>+224(SB), Y4, Y6
+	VPADDD  Y6, Y0, Y6
+	VANDPS  roundingAVX2<>+224(SB), Y5, Y7
+	VPADDD  Y7, Y1, Y7
 	VPSRLD  $0x10, Y4, Y4
-	VPADDD  Y4, Y3, Y4
+	VPADDD  Y4, Y2, Y4
 	VPSRLD  $0x10, Y5, Y5
-	VPADDD  Y5, Y0, Y5
+	VPADDD  Y5, Y3, Y5
 	TESTL   $0x00000408, CX
-	JZ      else45
-	JMP     end46
+	JZ      else49
+	JMP     end50
 
-else45:
-	VCMPPS    $0x03, Y1, Y1, Y8
-	VBLENDVPS Y8, Y1, Y6, Y6
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y7, Y7
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y1
-	VBLENDVPS Y1, Y0, Y5, Y5
+else49:
+	VCMPPS    $0x03, Y0, Y0, Y8
+	VBLENDVPS Y8, Y0, Y6, Y6
+	VCMPPS    $0x03, Y1, Y1, Y0
+	VBLENDVPS Y0, Y1, Y7, Y7
+	VCMPPS    $0x03, Y2, Y2, Y0
+	VBLENDVPS Y0, Y2, Y4, Y4
+	VCMPPS    $0x03, Y3, Y3, Y0
+	VBLENDVPS Y0, Y3, Y5, Y5
 
-end46:
+end50:
 	VPSRLD    $0x10, Y6, Y6
 	VPSRLD    $0x10, Y7, Y7
 	VPACKUSDW Y7, Y6, Y0
@@ -11569,175 +12631,351 @@ end46:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R8*2)
 
-end44:
-	JMP end42
+end48:
+	JMP end46
 
-else41:
-	VMOVUPS   Y1, (DX)(R8*4)
-	VMOVUPS   Y2, 32(DX)(R8*4)
-	VMOVUPS   Y3, 64(DX)(R8*4)
-	VMOVUPS   Y0, 96(DX)(R8*4)
+else45:
+	VMOVUPS   Y0, (DX)(R8*4)
+	VMOVUPS   Y1, 32(DX)(R8*4)
+	VMOVUPS   Y2, 64(DX)(R8*4)
+	VMOVUPS   Y3, 96(DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end48
-	TESTL     $0x00000020, CX
-	JZ        else49
-	VCVTPS2PH $0x00, Y1, X4
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
-	VANDPS    Y1, Y5, Y1
-	VMOVMSKPS Y1, R10
-	POPCNTL   R10, R10
-	ADDQ      R10, DI
-	JMP       end50
-
-else49:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y1, Y4
-	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
-	VPERMQ    $0x08, Y1, Y4
-
-end50:
-	TESTL    $0x00000040, CX
-	JZ       else51
-	VMOVNTDQ X4, (SI)(R8*2)
-	JMP      end52
-
-else51:
-	VMOVUPS X4, (SI)(R8*2)
-
-end52:
+	JZ        end52
 	TESTL     $0x00000020, CX
 	JZ        else53
-	VCVTPS2PH $0x00, Y2, X1
+	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R10
+	VANDPS    roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y0, Y5
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y0, Y0
+	VANDPS    Y0, Y5, Y0
+	VMOVMSKPS Y0, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
 	JMP       end54
 
 else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y0, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y0, Y4
+	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ    $0x08, Y0, Y4
 
 end54:
 	TESTL    $0x00000040, CX
 	JZ       else55
-	VMOVNTDQ X1, 16(SI)(R8*2)
+	VMOVNTDQ X4, (SI)(R8*2)
 	JMP      end56
 
 else55:
-	VMOVUPS X1, 16(SI)(R8*2)
+	VMOVUPS X4, (SI)(R8*2)
 
 end56:
 	TESTL     $0x00000020, CX
 	JZ        else57
-	VCVTPS2PH $0x00, Y3, X1
+	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R10
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y4
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y4, Y1
+	VMOVMSKPS Y1, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
 	JMP       end58
 
 else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y1, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y1, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end58:
 	TESTL    $0x00000040, CX
 	JZ       else59
-	VMOVNTDQ X1, 32(SI)(R8*2)
+	VMOVNTDQ X0, 16(SI)(R8*2)
 	JMP      end60
 
 else59:
-	VMOVUPS X1, 32(SI)(R8*2)
+	VMOVUPS X0, 16(SI)(R8*2)
 
 end60:
 	TESTL     $0x00000020, CX
 	JZ        else61
-	VCVTPS2PH $0x00, Y0, X1
+	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R10
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R10
 	POPCNTL   R10, R10
 	ADDQ      R10, DI
 	JMP       end62
 
 else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y2, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y2, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end62:
 	TESTL    $0x00000040, CX
 	JZ       else63
-	VMOVNTDQ X1, 48(SI)(R8*2)
+	VMOVNTDQ X0, 32(SI)(R8*2)
 	JMP      end64
 
 else63:
-	VMOVUPS X1, 48(SI)(R8*2)
+	VMOVUPS X0, 32(SI)(R8*2)
 
 end64:
-end48:
-end42:
-	ADDQ  $0x00000020, R8
-	ADDQ  $0x00000020, R9
-	CMPQ  R8, count+8(FP)
-	JNE   pass
+	TESTL     $0x00000020, CX
+	JZ        else65
+	VCVTPS2PH $0x00, Y3, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R10
+	POPCNTL   R10, R10
+	ADDQ      R10, DI
+	JMP       end66
+
+else65:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y3, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end66:
+	TESTL    $0x00000040, CX
+	JZ       else67
+	VMOVNTDQ X0, 48(SI)(R8*2)
+	JMP      end68
+
+else67:
+	VMOVUPS X0, 48(SI)(R8*2)
+
+end68:
+end52:
+end46:
+	ADDQ $0x00000020, R8
+	ADDQ $0x00000020, R9
+	CMPQ R8, count+8(FP)
+	JNE  pass
+	JMP  done
+
+pairs:
+passOfPairs:
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX)(R8*2), Y0
+	VANDPS     roundingAVX2<>+128(SB), Y0, Y1
+	VPSLLD     $0x10, Y0, Y0
+	VMOVUPS    32(BX)(R8*2), Y2
+	VANDPS     roundingAVX2<>+128(SB), Y2, Y3
+	VPSLLD     $0x10, Y2, Y2
+	PREFETCHT0 (BX)(R9*2)
+	TESTL      $0x00001000, CX
+	JZ         end70
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y4, Y0
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end70:
+	TESTL $0x00000800, CX
+	JZ    end72
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R8*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R8*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R9*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y0, Y0
+	VADDPS     Y6, Y1, Y1
+	VADDPS     Y7, Y2, Y2
+	VADDPS     Y4, Y3, Y3
+
+end72:
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, SI
+	TESTL     SI, SI
+	JZ        numbers73
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
+
+numbers73:
+	// u = k1·g
+	// k1
+	VBROADCASTSS 28(AX), Y4
+	VMULPS       Y0, Y4, Y0
+	VMULPS       Y1, Y4, Y1
+	VMULPS       Y2, Y4, Y2
+	VMULPS       Y3, Y4, Y3
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R8*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R8*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R9*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VSUBPS     Y0, Y5, Y0
+	VSUBPS     Y1, Y6, Y1
+	VSUBPS     Y2, Y7, Y2
+	VSUBPS     Y3, Y4, Y3
+
+	// store p
+	// the counter of the pass's first word
+	MOVQ         R8, SI
+	SHRQ         $0x01, SI
+	IMUL3L       $0x9e3779b9, SI, SI
+	ADDL         56(AX), SI
+	VMOVD        SI, X5
+	VPBROADCASTD X5, Y5
+	VPADDD       roundingAVX2<>+64(SB), Y5, Y5
+
+	// key
+	VPBROADCASTD 60(AX), Y6
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y4
+	VXORPS  Y4, Y5, Y4
+	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
+	VXORPS  Y6, Y4, Y4
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y7
+	VXORPS  Y7, Y4, Y4
+	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y4, Y7
+	VXORPS Y7, Y4, Y4
+	VPADDD roundingAVX2<>+96(SB), Y5, Y5
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y7
+	VXORPS  Y7, Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
+	VXORPS  Y6, Y5, Y5
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+
+	// bf16: (p + random)>>16
+	VPMULLW  roundingAVX2<>+288(SB), Y4, Y4
+	VPMULLW  roundingAVX2<>+288(SB), Y5, Y5
+	VANDPS   roundingAVX2<>+224(SB), Y4, Y6
+	VPADDD   Y6, Y0, Y0
+	VANDPS   roundingAVX2<>+224(SB), Y5, Y6
+	VPADDD   Y6, Y1, Y1
+	VPSRLD   $0x10, Y4, Y4
+	VPADDD   Y4, Y2, Y2
+	VPSRLD   $0x10, Y5, Y4
+	VPADDD   Y4, Y3, Y3
+	VPSRLD   $0x10, Y0, Y0
+	VPBLENDW $0xaa, Y1, Y0, Y0
+	VMOVDQU  Y0, (DX)(R8*2)
+	VPSRLD   $0x10, Y2, Y2
+	VPBLENDW $0xaa, Y3, Y2, Y2
+	VMOVDQU  Y2, 32(DX)(R8*2)
+	ADDQ     $0x00000020, R8
+	ADDQ     $0x00000020, R9
+	CMPQ     R8, count+8(FP)
+	JNE      passOfPairs
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end66
+	JZ    end75
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end66:
+end75:
 	TESTL $0x00000040, CX
-	JZ    end68
+	JZ    end77
 	SFENCE
 
-end68:
+end77:
 	VZEROUPPER
 	RET
 
@@ -11756,6 +12994,16 @@ TEXT ·sgdMomentumMixedAVX2(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -11772,50 +13020,58 @@ uncoupled1:
 	MOVQ ahead+16(FP), R10
 	SHRQ $0x02, R10
 
+	// if all is bf16
+	MOVL CX, R11
+	ANDL $-6273, R11
+	CMPL R11, $0x0000000d
+	JEQ  pairs
+
 pass:
 	// g = gs·g
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
-	VCVTPH2PS  (BX)(R9*2), Y1
-	VCVTPH2PS  16(BX)(R9*2), Y2
-	VCVTPH2PS  32(BX)(R9*2), Y3
-	VCVTPH2PS  48(BX)(R9*2), Y4
+	TESTL      $0x00000002, CX
+	JZ         else6
+	VCVTPH2PS  (BX)(R9*2), Y0
+	VCVTPH2PS  16(BX)(R9*2), Y1
+	VCVTPH2PS  32(BX)(R9*2), Y2
+	VCVTPH2PS  48(BX)(R9*2), Y3
 	PREFETCHT0 (BX)(R10*2)
-	JMP        end5
+	JMP        end7
+
+else6:
+	VPMOVZXWD  (BX)(R9*2), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(BX)(R9*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(BX)(R9*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(BX)(R9*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (BX)(R10*2)
+
+end7:
+	JMP end5
 
 else4:
-	VPMOVZXWD  (BX)(R9*2), Y1
-	VPSLLD     $0x10, Y1, Y1
-	VPMOVZXWD  16(BX)(R9*2), Y2
-	VPSLLD     $0x10, Y2, Y2
-	VPMOVZXWD  32(BX)(R9*2), Y3
-	VPSLLD     $0x10, Y3, Y3
-	VPMOVZXWD  48(BX)(R9*2), Y4
-	VPSLLD     $0x10, Y4, Y4
-	PREFETCHT0 (BX)(R10*2)
-
-end5:
-	JMP end3
-
-else2:
-	VMOVUPS    (BX)(R9*4), Y1
-	VMOVUPS    32(BX)(R9*4), Y2
-	VMOVUPS    64(BX)(R9*4), Y3
-	VMOVUPS    96(BX)(R9*4), Y4
+	VMOVUPS    (BX)(R9*4), Y0
+	VMOVUPS    32(BX)(R9*4), Y1
+	VMOVUPS    64(BX)(R9*4), Y2
+	VMOVUPS    96(BX)(R9*4), Y3
 	PREFETCHT0 (BX)(R10*4)
 	PREFETCHT0 64(BX)(R10*4)
 
-end3:
-	VMULPS Y1, Y0, Y1
-	VMULPS Y2, Y0, Y2
-	VMULPS Y3, Y0, Y3
-	VMULPS Y4, Y0, Y0
+end5:
+	TESTL $0x00001000, CX
+	JZ    end9
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
 	// g = max(min(g, hi), lo)
 	// lo
@@ -11823,16 +13079,18 @@ end3:
 
 	// hi
 	VBROADCASTSS 48(AX), Y5
-	VMINPS       Y1, Y5, Y1
-	VMINPS       Y2, Y5, Y2
-	VMINPS       Y3, Y5, Y3
 	VMINPS       Y0, Y5, Y0
-	VMAXPS       Y1, Y4, Y1
-	VMAXPS       Y2, Y4, Y2
-	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000800, CX
-	JZ           end7
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// l2
@@ -11840,9 +13098,9 @@ end3:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -11877,9 +13135,9 @@ end3:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -11890,10 +13148,10 @@ else10:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R10*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
@@ -11901,147 +13159,147 @@ else8:
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (DI)(R9*2), Y10
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end15:
+end19:
 	VPCMPEQW  (DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(DI)(R9*2), Y10
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end17:
+end21:
 	VPCMPEQW  16(DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else22
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(DI)(R9*2), Y10
-	JMP       end19
+	JMP       end23
 
-else18:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end19:
+end23:
 	VPCMPEQW  32(DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else20
+	JZ        else24
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(DI)(R9*2), Y10
-	JMP       end21
+	JMP       end25
 
-else20:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end21:
+end25:
 	VPCMPEQW  48(DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end17:
 end13:
-end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VADDPS Y5, Y1, Y1
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS Y4, Y0, Y0
+	VADDPS Y5, Y0, Y0
+	VADDPS Y6, Y1, Y1
+	VADDPS Y7, Y2, Y2
+	VADDPS Y4, Y3, Y3
 
-end7:
+end11:
 	TESTL     $0x0000040c, CX
-	JZ        end23
-	VCMPPS    $0x03, Y1, Y2, Y4
-	VCMPPS    $0x03, Y3, Y0, Y5
+	JZ        end27
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R11
 	TESTL     R11, R11
-	JZ        numbers24
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x03, Y3, Y3, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	JZ        numbers28
 	VCMPPS    $0x03, Y0, Y0, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers24:
-end23:
+numbers28:
+end27:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else25
+	JZ    else29
 
 	// mScales
 	MOVQ    128(AX), R11
@@ -12052,13 +13310,13 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R9*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
@@ -12066,28 +13324,28 @@ end23:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R9*1), Y9
-	VPAND        roundingAVX2<>+512(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPAND        roundingAVX2<>+608(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R12
 	LEAL         9(R11), R13
 	SHRL         $0x08, R13
 	ORL          R13, R12
-	JZ           usual27
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	JZ           usual31
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y8, Y8
 	SHLL         $0x1d, R13
 	ADDL         $0x3f800000, R13
@@ -12098,7 +13356,7 @@ end23:
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual27:
+usual31:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y9
@@ -12106,11 +13364,11 @@ usual27:
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
-	JMP          end26
+	JMP          end30
 
-else25:
+else29:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else32
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -12120,9 +13378,9 @@ else25:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end29
+	JMP        end33
 
-else28:
+else32:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -12130,8 +13388,8 @@ else28:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end29:
-end26:
+end33:
+end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -12139,18 +13397,18 @@ end26:
 
 	// alpha1
 	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y0
 	VMULPS       Y1, Y8, Y1
 	VMULPS       Y2, Y8, Y2
 	VMULPS       Y3, Y8, Y3
-	VMULPS       Y0, Y8, Y0
-	VADDPS       Y1, Y5, Y1
-	VADDPS       Y2, Y6, Y2
-	VADDPS       Y3, Y7, Y3
-	VADDPS       Y0, Y4, Y0
+	VADDPS       Y0, Y5, Y0
+	VADDPS       Y1, Y6, Y1
+	VADDPS       Y2, Y7, Y2
+	VADDPS       Y3, Y4, Y3
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else34
 
 	// the counter of the pass's first word
 	MOVQ         R9, R11
@@ -12167,13 +13425,13 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y5, Y4
 	VXORPS  Y4, Y5, Y4
-	VPMULLD roundingAVX2<>+64(SB), Y4, Y4
+	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
 	VXORPS  Y6, Y4, Y4
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y4, Y7
 	VXORPS  Y7, Y4, Y4
-	VPMULLD roundingAVX2<>+96(SB), Y4, Y4
+	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y4, Y7
@@ -12183,30 +13441,30 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y5, Y7
 	VXORPS  Y7, Y5, Y5
-	VPMULLD roundingAVX2<>+64(SB), Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
 	VXORPS  Y6, Y5, Y5
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y5, Y6
 	VXORPS  Y6, Y5, Y5
-	VPMULLD roundingAVX2<>+96(SB), Y5, Y5
+	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y5, Y6
 	VXORPS Y6, Y5, Y5
-	JMP    end31
+	JMP    end35
 
-else30:
+else34:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 
-end31:
+end35:
 	TESTL        $0x00000400, CX
-	JZ           else32
-	VANDPS       roundingAVX2<>+352(SB), Y1, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y2, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y3, Y8
-	VANDPS       roundingAVX2<>+352(SB), Y0, Y9
+	JZ           else36
+	VANDPS       roundingAVX2<>+448(SB), Y0, Y6
+	VANDPS       roundingAVX2<>+448(SB), Y1, Y7
+	VANDPS       roundingAVX2<>+448(SB), Y2, Y8
+	VANDPS       roundingAVX2<>+448(SB), Y3, Y9
 	VPMAXUD      Y8, Y6, Y6
 	VPMAXUD      Y9, Y7, Y7
 	VPMAXUD      Y7, Y6, Y6
@@ -12218,7 +13476,7 @@ end31:
 	VPMAXUD      X7, X6, X6
 	VMOVD        X6, R11
 	CMPL         R11, $0x7f800000
-	JAE          rare34
+	JAE          rare38
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -12234,18 +13492,18 @@ end31:
 	MOVB         R11, (R12)(R13*1)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y6
-	VMULPS       Y6, Y1, Y7
+	VMULPS       Y6, Y0, Y7
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y4, Y8
-	VANDPS    roundingAVX2<>+480(SB), Y8, Y8
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y8
 	VPADDD    Y8, Y7, Y7
 	VCVTPS2PH $0x03, Y7, X7
-	VMULPS    Y6, Y2, Y8
+	VMULPS    Y6, Y1, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y5, Y9
-	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD      Y9, Y8, Y8
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
@@ -12253,22 +13511,22 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW $0x09, Y4, Y8
 	VPADDW Y8, Y7, Y7
-	VANDPS roundingAVX2<>+608(SB), Y7, Y8
+	VANDPS roundingAVX2<>+704(SB), Y7, Y8
 	VPADDW Y7, Y7, Y7
 	VORPS  Y8, Y7, Y7
 	VPSRLW $0x08, Y7, Y7
-	VMULPS Y6, Y3, Y8
+	VMULPS Y6, Y2, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y4, Y9
-	VANDPS    roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS    roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD    Y9, Y8, Y8
 	VCVTPS2PH $0x03, Y8, X8
-	VMULPS    Y6, Y0, Y6
+	VMULPS    Y6, Y3, Y6
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y5, Y9
-	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD      Y9, Y6, Y6
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
@@ -12276,28 +13534,28 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y5, Y8
 	VPADDW    Y8, Y6, Y6
-	VANDPS    roundingAVX2<>+608(SB), Y6, Y8
+	VANDPS    roundingAVX2<>+704(SB), Y6, Y8
 	VPADDW    Y6, Y6, Y6
 	VORPS     Y8, Y6, Y6
 	VPSRLW    $0x08, Y6, Y6
 	VPACKUSWB Y6, Y7, Y6
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, (SI)(R9*1)
-	JMP       packed35
+	JMP       packed39
 
-rare34:
+rare38:
 	// the same, where there are NaNs or infinities
-	VANDPS       roundingAVX2<>+352(SB), Y1, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y2, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y3, Y8
-	VANDPS       roundingAVX2<>+352(SB), Y0, Y9
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y6, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y0, Y6
+	VANDPS       roundingAVX2<>+448(SB), Y1, Y7
+	VANDPS       roundingAVX2<>+448(SB), Y2, Y8
+	VANDPS       roundingAVX2<>+448(SB), Y3, Y9
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y6, Y10
 	VANDPS       Y10, Y6, Y6
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y7, Y10
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y7, Y10
 	VANDPS       Y10, Y7, Y7
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y8, Y10
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y8, Y10
 	VANDPS       Y10, Y8, Y8
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y9, Y10
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y9, Y10
 	VANDPS       Y10, Y9, Y9
 	VPMAXUD      Y8, Y6, Y6
 	VPMAXUD      Y9, Y7, Y7
@@ -12324,24 +13582,24 @@ rare34:
 	MOVB         R11, (R12)(R13*1)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y6
-	VMULPS       Y6, Y1, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y1, Y8
-	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y8, Y8
-	VBLENDVPS    Y8, roundingAVX2<>+544(SB), Y7, Y7
+	VMULPS       Y6, Y0, Y7
+	VANDPS       roundingAVX2<>+448(SB), Y0, Y8
+	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y8, Y8
+	VBLENDVPS    Y8, roundingAVX2<>+640(SB), Y7, Y7
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y4, Y8
-	VANDPS    roundingAVX2<>+480(SB), Y8, Y8
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y8
 	VPADDD    Y8, Y7, Y7
 	VCVTPS2PH $0x03, Y7, X7
-	VMULPS    Y6, Y2, Y8
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y9
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y8, Y8
+	VMULPS    Y6, Y1, Y8
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y9
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y8, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y5, Y9
-	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD      Y9, Y8, Y8
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
@@ -12349,28 +13607,28 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y4, Y8
 	VPADDW    Y8, Y7, Y7
-	VANDPS    roundingAVX2<>+608(SB), Y7, Y8
+	VANDPS    roundingAVX2<>+704(SB), Y7, Y8
 	VPADDW    Y7, Y7, Y7
 	VORPS     Y8, Y7, Y7
 	VPSRLW    $0x08, Y7, Y7
-	VMULPS    Y6, Y3, Y8
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y9
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y8, Y8
+	VMULPS    Y6, Y2, Y8
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y9
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y8, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y4, Y9
-	VANDPS    roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS    roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD    Y9, Y8, Y8
 	VCVTPS2PH $0x03, Y8, X8
-	VMULPS    Y6, Y0, Y6
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y9
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+544(SB), Y6, Y6
+	VMULPS    Y6, Y3, Y6
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y9
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
+	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y6, Y6
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y5, Y9
-	VANDPS      roundingAVX2<>+480(SB), Y9, Y9
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
 	VPADDD      Y9, Y6, Y6
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
@@ -12378,7 +13636,7 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y5, Y8
 	VPADDW    Y8, Y6, Y6
-	VANDPS    roundingAVX2<>+608(SB), Y6, Y8
+	VANDPS    roundingAVX2<>+704(SB), Y6, Y8
 	VPADDW    Y6, Y6, Y6
 	VORPS     Y8, Y6, Y6
 	VPSRLW    $0x08, Y6, Y6
@@ -12386,36 +13644,36 @@ rare34:
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, (SI)(R9*1)
 
-packed35:
-	JMP end33
+packed39:
+	JMP end37
 
-else32:
+else36:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else40
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD $0x0f, Y1, Y6
+	VPSLLD $0x0f, Y0, Y6
 	VPSRLD $0x1f, Y6, Y6
-	VPADDD Y6, Y1, Y6
-	VPADDD roundingAVX2<>+224(SB), Y6, Y6
+	VPADDD Y6, Y0, Y6
+	VPADDD roundingAVX2<>+320(SB), Y6, Y6
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD $0x0f, Y2, Y7
+	VPSLLD $0x0f, Y1, Y7
 	VPSRLD $0x1f, Y7, Y7
-	VPADDD Y7, Y2, Y7
-	VPADDD roundingAVX2<>+224(SB), Y7, Y7
+	VPADDD Y7, Y1, Y7
+	VPADDD roundingAVX2<>+320(SB), Y7, Y7
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD $0x0f, Y3, Y8
+	VPSLLD $0x0f, Y2, Y8
 	VPSRLD $0x1f, Y8, Y8
-	VPADDD Y8, Y3, Y8
-	VPADDD roundingAVX2<>+224(SB), Y8, Y8
+	VPADDD Y8, Y2, Y8
+	VPADDD roundingAVX2<>+320(SB), Y8, Y8
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y9
+	VPSLLD    $0x0f, Y3, Y9
 	VPSRLD    $0x1f, Y9, Y9
-	VPADDD    Y9, Y0, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    Y9, Y3, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VPSRLD    $0x10, Y6, Y6
 	VPSRLD    $0x10, Y7, Y7
 	VPACKUSDW Y7, Y6, Y6
@@ -12426,23 +13684,23 @@ else32:
 	VPACKUSDW Y9, Y8, Y6
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, 32(SI)(R9*2)
-	JMP       end37
+	JMP       end41
 
-else36:
-	VMOVUPS Y1, (SI)(R9*4)
-	VMOVUPS Y2, 32(SI)(R9*4)
-	VMOVUPS Y3, 64(SI)(R9*4)
-	VMOVUPS Y0, 96(SI)(R9*4)
+else40:
+	VMOVUPS Y0, (SI)(R9*4)
+	VMOVUPS Y1, 32(SI)(R9*4)
+	VMOVUPS Y2, 64(SI)(R9*4)
+	VMOVUPS Y3, 96(SI)(R9*4)
 
+end41:
 end37:
-end33:
 	// u = k1·m
 	// k1
 	VBROADCASTSS 28(AX), Y6
+	VMULPS       Y0, Y6, Y0
 	VMULPS       Y1, Y6, Y1
 	VMULPS       Y2, Y6, Y2
 	VMULPS       Y3, Y6, Y3
-	VMULPS       Y0, Y6, Y0
 
 	// p = keep·p − u
 	// keep
@@ -12450,9 +13708,9 @@ end33:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else38
+	JZ         else42
 	TESTL      $0x00000100, CX
-	JZ         else40
+	JZ         else44
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -12487,9 +13745,9 @@ end33:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end41
+	JMP       end45
 
-else40:
+else44:
 	VPMOVZXWD  (DX)(R9*2), Y7
 	VPSLLD     $0x10, Y7, Y7
 	VPMOVZXWD  16(DX)(R9*2), Y8
@@ -12500,10 +13758,10 @@ else40:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R10*2)
 
-end41:
-	JMP end39
+end45:
+	JMP end43
 
-else38:
+else42:
 	VMOVUPS    (DX)(R9*4), Y7
 	VMOVUPS    32(DX)(R9*4), Y8
 	VMOVUPS    64(DX)(R9*4), Y9
@@ -12511,214 +13769,214 @@ else38:
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end43
+	JZ         end47
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else48
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS (DI)(R9*2), Y12
-	JMP       end45
+	JMP       end49
 
-else44:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
 	VBLENDVPS Y12, Y7, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end45:
+end49:
 	VPCMPEQW  (DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else46
+	JZ        else50
 	VCVTPS2PH $0x00, Y8, X11
 	VCVTPH2PS 16(DI)(R9*2), Y12
-	JMP       end47
+	JMP       end51
 
-else46:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y8, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y8, Y8, Y12
 	VBLENDVPS Y12, Y8, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end47:
+end51:
 	VPCMPEQW  16(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y8, Y12, Y8
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else52
 	VCVTPS2PH $0x00, Y9, X11
 	VCVTPH2PS 32(DI)(R9*2), Y12
-	JMP       end49
+	JMP       end53
 
-else48:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y9, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y9, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y9, Y9, Y12
 	VBLENDVPS Y12, Y9, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end49:
+end53:
 	VPCMPEQW  32(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y9, Y12, Y9
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else54
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(DI)(R9*2), Y12
-	JMP       end51
+	JMP       end55
 
-else50:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end51:
+end55:
 	VPCMPEQW  48(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
+end47:
 end43:
-end39:
 	VMULPS Y7, Y6, Y7
 	VMULPS Y8, Y6, Y8
 	VMULPS Y9, Y6, Y9
 	VMULPS Y10, Y6, Y6
-	VSUBPS Y1, Y7, Y1
-	VSUBPS Y2, Y8, Y2
-	VSUBPS Y3, Y9, Y3
-	VSUBPS Y0, Y6, Y0
+	VSUBPS Y0, Y7, Y0
+	VSUBPS Y1, Y8, Y1
+	VSUBPS Y2, Y9, Y2
+	VSUBPS Y3, Y6, Y3
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else52
+	JZ    else56
 	TESTL $0x00000100, CX
-	JZ    else54
+	JZ    else58
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
 	VPERMQ    $0x08, Y4, Y4
 	VMOVUPS   X4, (DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y1, Y1, Y4
-	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R9*2)
+	VCMPPS  $0x03, Y0, Y0, Y4
+	VANDNPS Y0, Y4, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 16(DI)(R9*2)
+	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 16(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y2, Y2, Y1
-	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R9*2)
+	VCMPPS  $0x03, Y1, Y1, Y0
+	VANDNPS Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 32(DI)(R9*2)
+	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 32(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y3, Y3, Y1
-	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R9*2)
+	VCMPPS  $0x03, Y2, Y2, Y0
+	VANDNPS Y2, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 48(DI)(R9*2)
+	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 48(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y0, Y0, Y1
-	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y0
+	VANDNPS Y3, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end55
+	JMP     end59
 
-else54:
+else58:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX2<>+192(SB), Y4, Y4
-	VPMULLW roundingAVX2<>+192(SB), Y5, Y5
-	VANDPS  roundingAVX2<>+128(SB), Y4, Y6
-	VPADDD  Y6, Y1, Y6
-	VANDPS  roundingAVX2<>+128(SB), Y5, Y7
-	VPADDD  Y7, Y2, Y7
+	VPMULLW roundingAVX2<>+288(SB), Y4, Y4
+	VPMULLW roundingAVX2<>+288(SB), Y5, Y5
+	VANDPS  roundingAVX2<>+224(SB), Y4, Y6
+	VPADDD  Y6, Y0, Y6
+	VANDPS  roundingAVX2<>+224(SB), Y5, Y7
+	VPADDD  Y7, Y1, Y7
 	VPSRLD  $0x10, Y4, Y4
-	VPADDD  Y4, Y3, Y4
+	VPADDD  Y4, Y2, Y4
 	VPSRLD  $0x10, Y5, Y5
-	VPADDD  Y5, Y0, Y5
+	VPADDD  Y5, Y3, Y5
 	TESTL   $0x00000408, CX
-	JZ      else56
-	JMP     end57
+	JZ      else60
+	JMP     end61
 
-else56:
-	VCMPPS    $0x03, Y1, Y1, Y8
-	VBLENDVPS Y8, Y1, Y6, Y6
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y7, Y7
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y1
-	VBLENDVPS Y1, Y0, Y5, Y5
+else60:
+	VCMPPS    $0x03, Y0, Y0, Y8
+	VBLENDVPS Y8, Y0, Y6, Y6
+	VCMPPS    $0x03, Y1, Y1, Y0
+	VBLENDVPS Y0, Y1, Y7, Y7
+	VCMPPS    $0x03, Y2, Y2, Y0
+	VBLENDVPS Y0, Y2, Y4, Y4
+	VCMPPS    $0x03, Y3, Y3, Y0
+	VBLENDVPS Y0, Y3, Y5, Y5
 
-end57:
+end61:
 	VPSRLD    $0x10, Y6, Y6
 	VPSRLD    $0x10, Y7, Y7
 	VPACKUSDW Y7, Y6, Y0
@@ -12730,175 +13988,410 @@ end57:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R9*2)
 
-end55:
-	JMP end53
+end59:
+	JMP end57
 
-else52:
-	VMOVUPS   Y1, (DX)(R9*4)
-	VMOVUPS   Y2, 32(DX)(R9*4)
-	VMOVUPS   Y3, 64(DX)(R9*4)
-	VMOVUPS   Y0, 96(DX)(R9*4)
+else56:
+	VMOVUPS   Y0, (DX)(R9*4)
+	VMOVUPS   Y1, 32(DX)(R9*4)
+	VMOVUPS   Y2, 64(DX)(R9*4)
+	VMOVUPS   Y3, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end59
-	TESTL     $0x00000020, CX
-	JZ        else60
-	VCVTPS2PH $0x00, Y1, X4
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
-	VANDPS    Y1, Y5, Y1
-	VMOVMSKPS Y1, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end61
-
-else60:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y1, Y4
-	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
-	VPERMQ    $0x08, Y1, Y4
-
-end61:
-	TESTL    $0x00000040, CX
-	JZ       else62
-	VMOVNTDQ X4, (DI)(R9*2)
-	JMP      end63
-
-else62:
-	VMOVUPS X4, (DI)(R9*2)
-
-end63:
+	JZ        end63
 	TESTL     $0x00000020, CX
 	JZ        else64
-	VCVTPS2PH $0x00, Y2, X1
+	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R11
+	VANDPS    roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y0, Y5
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y0, Y0
+	VANDPS    Y0, Y5, Y0
+	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
 	JMP       end65
 
 else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y0, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y0, Y4
+	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ    $0x08, Y0, Y4
 
 end65:
 	TESTL    $0x00000040, CX
 	JZ       else66
-	VMOVNTDQ X1, 16(DI)(R9*2)
+	VMOVNTDQ X4, (DI)(R9*2)
 	JMP      end67
 
 else66:
-	VMOVUPS X1, 16(DI)(R9*2)
+	VMOVUPS X4, (DI)(R9*2)
 
 end67:
 	TESTL     $0x00000020, CX
 	JZ        else68
-	VCVTPS2PH $0x00, Y3, X1
+	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R11
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y4
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y4, Y1
+	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
 	JMP       end69
 
 else68:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y1, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y1, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end69:
 	TESTL    $0x00000040, CX
 	JZ       else70
-	VMOVNTDQ X1, 32(DI)(R9*2)
+	VMOVNTDQ X0, 16(DI)(R9*2)
 	JMP      end71
 
 else70:
-	VMOVUPS X1, 32(DI)(R9*2)
+	VMOVUPS X0, 16(DI)(R9*2)
 
 end71:
 	TESTL     $0x00000020, CX
 	JZ        else72
-	VCVTPS2PH $0x00, Y0, X1
+	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R11
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
 	JMP       end73
 
 else72:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y2, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y2, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end73:
 	TESTL    $0x00000040, CX
 	JZ       else74
-	VMOVNTDQ X1, 48(DI)(R9*2)
+	VMOVNTDQ X0, 32(DI)(R9*2)
 	JMP      end75
 
 else74:
-	VMOVUPS X1, 48(DI)(R9*2)
+	VMOVUPS X0, 32(DI)(R9*2)
 
 end75:
-end59:
-end53:
-	ADDQ  $0x00000020, R9
-	ADDQ  $0x00000020, R10
-	CMPQ  R9, count+8(FP)
-	JNE   pass
+	TESTL     $0x00000020, CX
+	JZ        else76
+	VCVTPS2PH $0x00, Y3, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end77
+
+else76:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y3, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end77:
+	TESTL    $0x00000040, CX
+	JZ       else78
+	VMOVNTDQ X0, 48(DI)(R9*2)
+	JMP      end79
+
+else78:
+	VMOVUPS X0, 48(DI)(R9*2)
+
+end79:
+end63:
+end57:
+	ADDQ $0x00000020, R9
+	ADDQ $0x00000020, R10
+	CMPQ R9, count+8(FP)
+	JNE  pass
+	JMP  done
+
+pairs:
+passOfPairs:
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX)(R9*2), Y0
+	VANDPS     roundingAVX2<>+128(SB), Y0, Y1
+	VPSLLD     $0x10, Y0, Y0
+	VMOVUPS    32(BX)(R9*2), Y2
+	VANDPS     roundingAVX2<>+128(SB), Y2, Y3
+	VPSLLD     $0x10, Y2, Y2
+	PREFETCHT0 (BX)(R10*2)
+	TESTL      $0x00001000, CX
+	JZ         end81
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y4, Y0
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end81:
+	TESTL $0x00000800, CX
+	JZ    end83
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R9*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R10*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y0, Y0
+	VADDPS     Y6, Y1, Y1
+	VADDPS     Y7, Y2, Y2
+	VADDPS     Y4, Y3, Y3
+
+end83:
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, DI
+	TESTL     DI, DI
+	JZ        numbers84
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
+
+numbers84:
+	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
+	// load m
+	VMOVUPS    (SI)(R9*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(SI)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (SI)(R10*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y0
+	VMULPS       Y1, Y8, Y1
+	VMULPS       Y2, Y8, Y2
+	VMULPS       Y3, Y8, Y3
+	VADDPS       Y0, Y5, Y0
+	VADDPS       Y1, Y6, Y1
+	VADDPS       Y2, Y7, Y2
+	VADDPS       Y3, Y4, Y3
+
+	// store m
+	// the counter of the pass's first word
+	MOVQ         R9, DI
+	SHRQ         $0x01, DI
+	IMUL3L       $0x9e3779b9, DI, DI
+	ADDL         56(AX), DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, Y5
+	VPADDD       roundingAVX2<>+64(SB), Y5, Y5
+
+	// key
+	VPBROADCASTD 60(AX), Y6
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y4
+	VXORPS  Y4, Y5, Y4
+	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
+	VXORPS  Y6, Y4, Y4
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y4, Y7
+	VXORPS  Y7, Y4, Y4
+	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y4, Y7
+	VXORPS Y7, Y4, Y4
+	VPADDD roundingAVX2<>+96(SB), Y5, Y5
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y5, Y7
+	VXORPS  Y7, Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
+	VXORPS  Y6, Y5, Y5
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y5, Y6
+	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y5, Y6
+	VXORPS Y6, Y5, Y5
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y0, Y6
+	VPSRLD $0x1f, Y6, Y6
+	VPADDD Y6, Y0, Y6
+	VPADDD roundingAVX2<>+320(SB), Y6, Y6
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y1, Y7
+	VPSRLD $0x1f, Y7, Y7
+	VPADDD Y7, Y1, Y7
+	VPADDD roundingAVX2<>+320(SB), Y7, Y7
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y2, Y8
+	VPSRLD $0x1f, Y8, Y8
+	VPADDD Y8, Y2, Y8
+	VPADDD roundingAVX2<>+320(SB), Y8, Y8
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD   $0x0f, Y3, Y9
+	VPSRLD   $0x1f, Y9, Y9
+	VPADDD   Y9, Y3, Y9
+	VPADDD   roundingAVX2<>+320(SB), Y9, Y9
+	VPSRLD   $0x10, Y6, Y6
+	VPBLENDW $0xaa, Y7, Y6, Y6
+	VMOVDQU  Y6, (SI)(R9*2)
+	VPSRLD   $0x10, Y8, Y8
+	VPBLENDW $0xaa, Y9, Y8, Y8
+	VMOVDQU  Y8, 32(SI)(R9*2)
+
+	// u = k1·m
+	// k1
+	VBROADCASTSS 28(AX), Y6
+	VMULPS       Y0, Y6, Y0
+	VMULPS       Y1, Y6, Y1
+	VMULPS       Y2, Y6, Y2
+	VMULPS       Y3, Y6, Y3
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y6
+
+	// load p
+	VMOVUPS    (DX)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	VMOVUPS    32(DX)(R9*2), Y9
+	VANDPS     roundingAVX2<>+128(SB), Y9, Y10
+	VPSLLD     $0x10, Y9, Y9
+	PREFETCHT0 (DX)(R10*2)
+	VMULPS     Y7, Y6, Y7
+	VMULPS     Y8, Y6, Y8
+	VMULPS     Y9, Y6, Y9
+	VMULPS     Y10, Y6, Y6
+	VSUBPS     Y0, Y7, Y0
+	VSUBPS     Y1, Y8, Y1
+	VSUBPS     Y2, Y9, Y2
+	VSUBPS     Y3, Y6, Y3
+
+	// store p
+	// bf16: (p + random)>>16
+	VPMULLW  roundingAVX2<>+288(SB), Y4, Y4
+	VPMULLW  roundingAVX2<>+288(SB), Y5, Y5
+	VANDPS   roundingAVX2<>+224(SB), Y4, Y6
+	VPADDD   Y6, Y0, Y0
+	VANDPS   roundingAVX2<>+224(SB), Y5, Y6
+	VPADDD   Y6, Y1, Y1
+	VPSRLD   $0x10, Y4, Y4
+	VPADDD   Y4, Y2, Y2
+	VPSRLD   $0x10, Y5, Y4
+	VPADDD   Y4, Y3, Y3
+	VPSRLD   $0x10, Y0, Y0
+	VPBLENDW $0xaa, Y1, Y0, Y0
+	VMOVDQU  Y0, (DX)(R9*2)
+	VPSRLD   $0x10, Y2, Y2
+	VPBLENDW $0xaa, Y3, Y2, Y2
+	VMOVDQU  Y2, 32(DX)(R9*2)
+	ADDQ     $0x00000020, R9
+	ADDQ     $0x00000020, R10
+	CMPQ     R9, count+8(FP)
+	JNE      passOfPairs
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end77
+	JZ    end86
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end77:
+end86:
 	TESTL $0x00000040, CX
-	JZ    end79
+	JZ    end88
 	SFENCE
 
-end79:
+end88:
 	VZEROUPPER
 	RET
 
@@ -12917,6 +14410,16 @@ TEXT ·sgdNesterovMixedAVX2(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -12933,50 +14436,58 @@ uncoupled1:
 	MOVQ ahead+16(FP), R10
 	SHRQ $0x02, R10
 
+	// if all is bf16
+	MOVL CX, R11
+	ANDL $-6273, R11
+	CMPL R11, $0x0000000d
+	JEQ  pairs
+
 pass:
 	// g = gs·g
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
-	VCVTPH2PS  (BX)(R9*2), Y1
-	VCVTPH2PS  16(BX)(R9*2), Y2
-	VCVTPH2PS  32(BX)(R9*2), Y3
-	VCVTPH2PS  48(BX)(R9*2), Y4
+	TESTL      $0x00000002, CX
+	JZ         else6
+	VCVTPH2PS  (BX)(R9*2), Y0
+	VCVTPH2PS  16(BX)(R9*2), Y1
+	VCVTPH2PS  32(BX)(R9*2), Y2
+	VCVTPH2PS  48(BX)(R9*2), Y3
 	PREFETCHT0 (BX)(R10*2)
-	JMP        end5
+	JMP        end7
+
+else6:
+	VPMOVZXWD  (BX)(R9*2), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(BX)(R9*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(BX)(R9*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(BX)(R9*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (BX)(R10*2)
+
+end7:
+	JMP end5
 
 else4:
-	VPMOVZXWD  (BX)(R9*2), Y1
-	VPSLLD     $0x10, Y1, Y1
-	VPMOVZXWD  16(BX)(R9*2), Y2
-	VPSLLD     $0x10, Y2, Y2
-	VPMOVZXWD  32(BX)(R9*2), Y3
-	VPSLLD     $0x10, Y3, Y3
-	VPMOVZXWD  48(BX)(R9*2), Y4
-	VPSLLD     $0x10, Y4, Y4
-	PREFETCHT0 (BX)(R10*2)
-
-end5:
-	JMP end3
-
-else2:
-	VMOVUPS    (BX)(R9*4), Y1
-	VMOVUPS    32(BX)(R9*4), Y2
-	VMOVUPS    64(BX)(R9*4), Y3
-	VMOVUPS    96(BX)(R9*4), Y4
+	VMOVUPS    (BX)(R9*4), Y0
+	VMOVUPS    32(BX)(R9*4), Y1
+	VMOVUPS    64(BX)(R9*4), Y2
+	VMOVUPS    96(BX)(R9*4), Y3
 	PREFETCHT0 (BX)(R10*4)
 	PREFETCHT0 64(BX)(R10*4)
 
-end3:
-	VMULPS Y1, Y0, Y1
-	VMULPS Y2, Y0, Y2
-	VMULPS Y3, Y0, Y3
-	VMULPS Y4, Y0, Y0
+end5:
+	TESTL $0x00001000, CX
+	JZ    end9
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
 	// g = max(min(g, hi), lo)
 	// lo
@@ -12984,16 +14495,18 @@ end3:
 
 	// hi
 	VBROADCASTSS 48(AX), Y5
-	VMINPS       Y1, Y5, Y1
-	VMINPS       Y2, Y5, Y2
-	VMINPS       Y3, Y5, Y3
 	VMINPS       Y0, Y5, Y0
-	VMAXPS       Y1, Y4, Y1
-	VMAXPS       Y2, Y4, Y2
-	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000800, CX
-	JZ           end7
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// l2
@@ -13001,9 +14514,9 @@ end3:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -13038,9 +14551,9 @@ end3:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -13051,10 +14564,10 @@ else10:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R10*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
@@ -13062,147 +14575,147 @@ else8:
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (DI)(R9*2), Y10
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end15:
+end19:
 	VPCMPEQW  (DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(DI)(R9*2), Y10
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end17:
+end21:
 	VPCMPEQW  16(DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else22
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(DI)(R9*2), Y10
-	JMP       end19
+	JMP       end23
 
-else18:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end19:
+end23:
 	VPCMPEQW  32(DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else20
+	JZ        else24
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(DI)(R9*2), Y10
-	JMP       end21
+	JMP       end25
 
-else20:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end21:
+end25:
 	VPCMPEQW  48(DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end17:
 end13:
-end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VADDPS Y5, Y1, Y1
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS Y4, Y0, Y0
+	VADDPS Y5, Y0, Y0
+	VADDPS Y6, Y1, Y1
+	VADDPS Y7, Y2, Y2
+	VADDPS Y4, Y3, Y3
 
-end7:
+end11:
 	TESTL     $0x0000040c, CX
-	JZ        end23
-	VCMPPS    $0x03, Y1, Y2, Y4
-	VCMPPS    $0x03, Y3, Y0, Y5
+	JZ        end27
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R11
 	TESTL     R11, R11
-	JZ        numbers24
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x03, Y3, Y3, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	JZ        numbers28
 	VCMPPS    $0x03, Y0, Y0, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers24:
-end23:
+numbers28:
+end27:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else25
+	JZ    else29
 
 	// mScales
 	MOVQ    128(AX), R11
@@ -13213,13 +14726,13 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R9*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
@@ -13227,28 +14740,28 @@ end23:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R9*1), Y9
-	VPAND        roundingAVX2<>+512(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPAND        roundingAVX2<>+608(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R12
 	LEAL         9(R11), R13
 	SHRL         $0x08, R13
 	ORL          R13, R12
-	JZ           usual27
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	JZ           usual31
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y8, Y8
 	SHLL         $0x1d, R13
 	ADDL         $0x3f800000, R13
@@ -13259,7 +14772,7 @@ end23:
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual27:
+usual31:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y9
@@ -13267,11 +14780,11 @@ usual27:
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
-	JMP          end26
+	JMP          end30
 
-else25:
+else29:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else32
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -13281,9 +14794,9 @@ else25:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end29
+	JMP        end33
 
-else28:
+else32:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -13291,8 +14804,8 @@ else28:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end29:
-end26:
+end33:
+end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -13300,10 +14813,10 @@ end26:
 
 	// alpha1
 	VBROADCASTSS 16(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
 	VADDPS       Y9, Y5, Y5
 	VADDPS       Y10, Y6, Y6
 	VADDPS       Y11, Y7, Y7
@@ -13311,7 +14824,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else34
 
 	// the counter of the pass's first word
 	MOVQ         R9, R11
@@ -13328,13 +14841,13 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y8
 	VXORPS  Y8, Y9, Y8
-	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
 	VXORPS  Y10, Y8, Y8
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y8, Y11
 	VXORPS  Y11, Y8, Y8
-	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y8, Y11
@@ -13344,30 +14857,30 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y11
 	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 	VXORPS  Y10, Y9, Y9
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y9, Y10
 	VXORPS  Y10, Y9, Y9
-	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end31
+	JMP    end35
 
-else30:
+else34:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end31:
+end35:
 	TESTL        $0x00000400, CX
-	JZ           else32
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	JZ           else36
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
 	VPMAXUD      Y11, Y10, Y10
@@ -13379,7 +14892,7 @@ end31:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R11
 	CMPL         R11, $0x7f800000
-	JAE          rare34
+	JAE          rare38
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -13399,14 +14912,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -13414,7 +14927,7 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW $0x09, Y8, Y12
 	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW Y11, Y11, Y11
 	VORPS  Y12, Y11, Y11
 	VPSRLW $0x08, Y11, Y11
@@ -13422,14 +14935,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -13437,28 +14950,28 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R9*1)
-	JMP       packed35
+	JMP       packed39
 
-rare34:
+rare38:
 	// the same, where there are NaNs or infinities
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y10, Y14
 	VANDPS       Y14, Y10, Y10
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y11, Y14
 	VANDPS       Y14, Y11, Y11
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y12, Y14
 	VANDPS       Y14, Y12, Y12
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y13, Y14
 	VANDPS       Y14, Y13, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
@@ -13486,23 +14999,23 @@ rare34:
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y10
 	VMULPS       Y10, Y5, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
-	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -13510,28 +15023,28 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y8, Y12
 	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW    Y11, Y11, Y11
 	VORPS     Y12, Y11, Y11
 	VPSRLW    $0x08, Y11, Y11
 	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
-	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -13539,7 +15052,7 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
@@ -13547,36 +15060,36 @@ rare34:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R9*1)
 
-packed35:
-	JMP end33
+packed39:
+	JMP end37
 
-else32:
+else36:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else40
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
 	VPSRLD $0x1f, Y10, Y10
 	VPADDD Y10, Y5, Y10
-	VPADDD roundingAVX2<>+224(SB), Y10, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y6, Y11
 	VPSRLD $0x1f, Y11, Y11
 	VPADDD Y11, Y6, Y11
-	VPADDD roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y7, Y12
 	VPSRLD $0x1f, Y12, Y12
 	VPADDD Y12, Y7, Y12
-	VPADDD roundingAVX2<>+224(SB), Y12, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y4, Y13
 	VPSRLD    $0x1f, Y13, Y13
 	VPADDD    Y13, Y4, Y13
-	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPADDD    roundingAVX2<>+320(SB), Y13, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -13587,16 +15100,16 @@ else32:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R9*2)
-	JMP       end37
+	JMP       end41
 
-else36:
+else40:
 	VMOVUPS Y5, (SI)(R9*4)
 	VMOVUPS Y6, 32(SI)(R9*4)
 	VMOVUPS Y7, 64(SI)(R9*4)
 	VMOVUPS Y4, 96(SI)(R9*4)
 
+end41:
 end37:
-end33:
 	// d = g + beta1·m
 	// beta1
 	VBROADCASTSS 12(AX), Y10
@@ -13604,18 +15117,18 @@ end33:
 	VMULPS       Y6, Y10, Y6
 	VMULPS       Y7, Y10, Y7
 	VMULPS       Y4, Y10, Y4
-	VADDPS       Y5, Y1, Y1
-	VADDPS       Y6, Y2, Y2
-	VADDPS       Y7, Y3, Y3
-	VADDPS       Y4, Y0, Y0
+	VADDPS       Y5, Y0, Y0
+	VADDPS       Y6, Y1, Y1
+	VADDPS       Y7, Y2, Y2
+	VADDPS       Y4, Y3, Y3
 
 	// u = k1·d
 	// k1
 	VBROADCASTSS 28(AX), Y4
+	VMULPS       Y0, Y4, Y0
 	VMULPS       Y1, Y4, Y1
 	VMULPS       Y2, Y4, Y2
 	VMULPS       Y3, Y4, Y3
-	VMULPS       Y0, Y4, Y0
 
 	// p = keep·p − u
 	// keep
@@ -13623,9 +15136,9 @@ end33:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else38
+	JZ         else42
 	TESTL      $0x00000100, CX
-	JZ         else40
+	JZ         else44
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -13660,9 +15173,9 @@ end33:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end41
+	JMP       end45
 
-else40:
+else44:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -13673,10 +15186,10 @@ else40:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R10*2)
 
-end41:
-	JMP end39
+end45:
+	JMP end43
 
-else38:
+else42:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
@@ -13684,214 +15197,214 @@ else38:
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end43
+	JZ         end47
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else48
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (DI)(R9*2), Y12
-	JMP       end45
+	JMP       end49
 
-else44:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
 	VBLENDVPS Y12, Y5, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end45:
+end49:
 	VPCMPEQW  (DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else46
+	JZ        else50
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(DI)(R9*2), Y12
-	JMP       end47
+	JMP       end51
 
-else46:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
 	VBLENDVPS Y12, Y6, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end47:
+end51:
 	VPCMPEQW  16(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else52
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(DI)(R9*2), Y12
-	JMP       end49
+	JMP       end53
 
-else48:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
 	VBLENDVPS Y12, Y7, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end49:
+end53:
 	VPCMPEQW  32(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else54
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(DI)(R9*2), Y12
-	JMP       end51
+	JMP       end55
 
-else50:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end51:
+end55:
 	VPCMPEQW  48(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
+end47:
 end43:
-end39:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y10, Y4, Y4
-	VSUBPS Y1, Y5, Y1
-	VSUBPS Y2, Y6, Y2
-	VSUBPS Y3, Y7, Y3
-	VSUBPS Y0, Y4, Y0
+	VSUBPS Y0, Y5, Y0
+	VSUBPS Y1, Y6, Y1
+	VSUBPS Y2, Y7, Y2
+	VSUBPS Y3, Y4, Y3
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else52
+	JZ    else56
 	TESTL $0x00000100, CX
-	JZ    else54
+	JZ    else58
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
 	VPERMQ    $0x08, Y4, Y4
 	VMOVUPS   X4, (DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y1, Y1, Y4
-	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R9*2)
+	VCMPPS  $0x03, Y0, Y0, Y4
+	VANDNPS Y0, Y4, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 16(DI)(R9*2)
+	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 16(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y2, Y2, Y1
-	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R9*2)
+	VCMPPS  $0x03, Y1, Y1, Y0
+	VANDNPS Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 32(DI)(R9*2)
+	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 32(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y3, Y3, Y1
-	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R9*2)
+	VCMPPS  $0x03, Y2, Y2, Y0
+	VANDNPS Y2, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 48(DI)(R9*2)
+	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 48(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y0, Y0, Y1
-	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y0
+	VANDNPS Y3, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end55
+	JMP     end59
 
-else54:
+else58:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX2<>+192(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+192(SB), Y9, Y9
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
-	VPADDD  Y4, Y1, Y4
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
-	VPADDD  Y5, Y2, Y5
+	VPMULLW roundingAVX2<>+288(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+288(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD  Y4, Y0, Y4
+	VANDPS  roundingAVX2<>+224(SB), Y9, Y5
+	VPADDD  Y5, Y1, Y5
 	VPSRLD  $0x10, Y8, Y6
-	VPADDD  Y6, Y3, Y6
+	VPADDD  Y6, Y2, Y6
 	VPSRLD  $0x10, Y9, Y7
-	VPADDD  Y7, Y0, Y7
+	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else56
-	JMP     end57
+	JZ      else60
+	JMP     end61
 
-else56:
-	VCMPPS    $0x03, Y1, Y1, Y8
-	VBLENDVPS Y8, Y1, Y4, Y4
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y5, Y5
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y6, Y6
-	VCMPPS    $0x03, Y0, Y0, Y1
-	VBLENDVPS Y1, Y0, Y7, Y7
+else60:
+	VCMPPS    $0x03, Y0, Y0, Y8
+	VBLENDVPS Y8, Y0, Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y0
+	VBLENDVPS Y0, Y1, Y5, Y5
+	VCMPPS    $0x03, Y2, Y2, Y0
+	VBLENDVPS Y0, Y2, Y6, Y6
+	VCMPPS    $0x03, Y3, Y3, Y0
+	VBLENDVPS Y0, Y3, Y7, Y7
 
-end57:
+end61:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -13903,175 +15416,422 @@ end57:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R9*2)
 
-end55:
-	JMP end53
+end59:
+	JMP end57
 
-else52:
-	VMOVUPS   Y1, (DX)(R9*4)
-	VMOVUPS   Y2, 32(DX)(R9*4)
-	VMOVUPS   Y3, 64(DX)(R9*4)
-	VMOVUPS   Y0, 96(DX)(R9*4)
+else56:
+	VMOVUPS   Y0, (DX)(R9*4)
+	VMOVUPS   Y1, 32(DX)(R9*4)
+	VMOVUPS   Y2, 64(DX)(R9*4)
+	VMOVUPS   Y3, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end59
-	TESTL     $0x00000020, CX
-	JZ        else60
-	VCVTPS2PH $0x00, Y1, X4
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
-	VANDPS    Y1, Y5, Y1
-	VMOVMSKPS Y1, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end61
-
-else60:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y1, Y4
-	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
-	VPERMQ    $0x08, Y1, Y4
-
-end61:
-	TESTL    $0x00000040, CX
-	JZ       else62
-	VMOVNTDQ X4, (DI)(R9*2)
-	JMP      end63
-
-else62:
-	VMOVUPS X4, (DI)(R9*2)
-
-end63:
+	JZ        end63
 	TESTL     $0x00000020, CX
 	JZ        else64
-	VCVTPS2PH $0x00, Y2, X1
+	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R11
+	VANDPS    roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y0, Y5
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y0, Y0
+	VANDPS    Y0, Y5, Y0
+	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
 	JMP       end65
 
 else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y0, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y0, Y4
+	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ    $0x08, Y0, Y4
 
 end65:
 	TESTL    $0x00000040, CX
 	JZ       else66
-	VMOVNTDQ X1, 16(DI)(R9*2)
+	VMOVNTDQ X4, (DI)(R9*2)
 	JMP      end67
 
 else66:
-	VMOVUPS X1, 16(DI)(R9*2)
+	VMOVUPS X4, (DI)(R9*2)
 
 end67:
 	TESTL     $0x00000020, CX
 	JZ        else68
-	VCVTPS2PH $0x00, Y3, X1
+	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R11
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y4
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y4, Y1
+	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
 	JMP       end69
 
 else68:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y1, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y1, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end69:
 	TESTL    $0x00000040, CX
 	JZ       else70
-	VMOVNTDQ X1, 32(DI)(R9*2)
+	VMOVNTDQ X0, 16(DI)(R9*2)
 	JMP      end71
 
 else70:
-	VMOVUPS X1, 32(DI)(R9*2)
+	VMOVUPS X0, 16(DI)(R9*2)
 
 end71:
 	TESTL     $0x00000020, CX
 	JZ        else72
-	VCVTPS2PH $0x00, Y0, X1
+	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R11
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
 	JMP       end73
 
 else72:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y2, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y2, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end73:
 	TESTL    $0x00000040, CX
 	JZ       else74
-	VMOVNTDQ X1, 48(DI)(R9*2)
+	VMOVNTDQ X0, 32(DI)(R9*2)
 	JMP      end75
 
 else74:
-	VMOVUPS X1, 48(DI)(R9*2)
+	VMOVUPS X0, 32(DI)(R9*2)
 
 end75:
-end59:
-end53:
-	ADDQ  $0x00000020, R9
-	ADDQ  $0x00000020, R10
-	CMPQ  R9, count+8(FP)
-	JNE   pass
+	TESTL     $0x00000020, CX
+	JZ        else76
+	VCVTPS2PH $0x00, Y3, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end77
+
+else76:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y3, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end77:
+	TESTL    $0x00000040, CX
+	JZ       else78
+	VMOVNTDQ X0, 48(DI)(R9*2)
+	JMP      end79
+
+else78:
+	VMOVUPS X0, 48(DI)(R9*2)
+
+end79:
+end63:
+end57:
+	ADDQ $0x00000020, R9
+	ADDQ $0x00000020, R10
+	CMPQ R9, count+8(FP)
+	JNE  pass
+	JMP  done
+
+pairs:
+passOfPairs:
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX)(R9*2), Y0
+	VANDPS     roundingAVX2<>+128(SB), Y0, Y1
+	VPSLLD     $0x10, Y0, Y0
+	VMOVUPS    32(BX)(R9*2), Y2
+	VANDPS     roundingAVX2<>+128(SB), Y2, Y3
+	VPSLLD     $0x10, Y2, Y2
+	PREFETCHT0 (BX)(R10*2)
+	TESTL      $0x00001000, CX
+	JZ         end81
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y4, Y0
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end81:
+	TESTL $0x00000800, CX
+	JZ    end83
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R9*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R10*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y0, Y0
+	VADDPS     Y6, Y1, Y1
+	VADDPS     Y7, Y2, Y2
+	VADDPS     Y4, Y3, Y3
+
+end83:
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, DI
+	TESTL     DI, DI
+	JZ        numbers84
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
+
+numbers84:
+	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
+	// load m
+	VMOVUPS    (SI)(R9*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(SI)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (SI)(R10*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
+
+	// store m
+	// the counter of the pass's first word
+	MOVQ         R9, DI
+	SHRQ         $0x01, DI
+	IMUL3L       $0x9e3779b9, DI, DI
+	ADDL         56(AX), DI
+	VMOVD        DI, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+64(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD   $0x0f, Y4, Y13
+	VPSRLD   $0x1f, Y13, Y13
+	VPADDD   Y13, Y4, Y13
+	VPADDD   roundingAVX2<>+320(SB), Y13, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (SI)(R9*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(SI)(R9*2)
+
+	// d = g + beta1·m
+	// beta1
+	VBROADCASTSS 12(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
+	VADDPS       Y5, Y0, Y0
+	VADDPS       Y6, Y1, Y1
+	VADDPS       Y7, Y2, Y2
+	VADDPS       Y4, Y3, Y3
+
+	// u = k1·d
+	// k1
+	VBROADCASTSS 28(AX), Y4
+	VMULPS       Y0, Y4, Y0
+	VMULPS       Y1, Y4, Y1
+	VMULPS       Y2, Y4, Y2
+	VMULPS       Y3, Y4, Y3
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R9*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y10
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R10*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y10, Y4, Y4
+	VSUBPS     Y0, Y5, Y0
+	VSUBPS     Y1, Y6, Y1
+	VSUBPS     Y2, Y7, Y2
+	VSUBPS     Y3, Y4, Y3
+
+	// store p
+	// bf16: (p + random)>>16
+	VPMULLW  roundingAVX2<>+288(SB), Y8, Y8
+	VPMULLW  roundingAVX2<>+288(SB), Y9, Y9
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD   Y4, Y0, Y0
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y4
+	VPADDD   Y4, Y1, Y1
+	VPSRLD   $0x10, Y8, Y4
+	VPADDD   Y4, Y2, Y2
+	VPSRLD   $0x10, Y9, Y4
+	VPADDD   Y4, Y3, Y3
+	VPSRLD   $0x10, Y0, Y0
+	VPBLENDW $0xaa, Y1, Y0, Y0
+	VMOVDQU  Y0, (DX)(R9*2)
+	VPSRLD   $0x10, Y2, Y2
+	VPBLENDW $0xaa, Y3, Y2, Y2
+	VMOVDQU  Y2, 32(DX)(R9*2)
+	ADDQ     $0x00000020, R9
+	ADDQ     $0x00000020, R10
+	CMPQ     R9, count+8(FP)
+	JNE      passOfPairs
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end77
+	JZ    end86
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end77:
+end86:
 	TESTL $0x00000040, CX
-	JZ    end79
+	JZ    end88
 	SFENCE
 
-end79:
+end88:
 	VZEROUPPER
 	RET
 
@@ -14090,6 +15850,16 @@ TEXT ·adamMixedAVX2(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -14109,50 +15879,58 @@ uncoupled1:
 	MOVQ ahead+16(FP), R11
 	SHRQ $0x02, R11
 
+	// if all is bf16
+	MOVL CX, R12
+	ANDL $-6273, R12
+	CMPL R12, $0x0000000d
+	JEQ  pairs
+
 pass:
 	// g = gs·g
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
-	VCVTPH2PS  (BX)(R10*2), Y1
-	VCVTPH2PS  16(BX)(R10*2), Y2
-	VCVTPH2PS  32(BX)(R10*2), Y3
-	VCVTPH2PS  48(BX)(R10*2), Y4
+	TESTL      $0x00000002, CX
+	JZ         else6
+	VCVTPH2PS  (BX)(R10*2), Y0
+	VCVTPH2PS  16(BX)(R10*2), Y1
+	VCVTPH2PS  32(BX)(R10*2), Y2
+	VCVTPH2PS  48(BX)(R10*2), Y3
 	PREFETCHT0 (BX)(R11*2)
-	JMP        end5
+	JMP        end7
+
+else6:
+	VPMOVZXWD  (BX)(R10*2), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(BX)(R10*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(BX)(R10*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(BX)(R10*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (BX)(R11*2)
+
+end7:
+	JMP end5
 
 else4:
-	VPMOVZXWD  (BX)(R10*2), Y1
-	VPSLLD     $0x10, Y1, Y1
-	VPMOVZXWD  16(BX)(R10*2), Y2
-	VPSLLD     $0x10, Y2, Y2
-	VPMOVZXWD  32(BX)(R10*2), Y3
-	VPSLLD     $0x10, Y3, Y3
-	VPMOVZXWD  48(BX)(R10*2), Y4
-	VPSLLD     $0x10, Y4, Y4
-	PREFETCHT0 (BX)(R11*2)
-
-end5:
-	JMP end3
-
-else2:
-	VMOVUPS    (BX)(R10*4), Y1
-	VMOVUPS    32(BX)(R10*4), Y2
-	VMOVUPS    64(BX)(R10*4), Y3
-	VMOVUPS    96(BX)(R10*4), Y4
+	VMOVUPS    (BX)(R10*4), Y0
+	VMOVUPS    32(BX)(R10*4), Y1
+	VMOVUPS    64(BX)(R10*4), Y2
+	VMOVUPS    96(BX)(R10*4), Y3
 	PREFETCHT0 (BX)(R11*4)
 	PREFETCHT0 64(BX)(R11*4)
 
-end3:
-	VMULPS Y1, Y0, Y1
-	VMULPS Y2, Y0, Y2
-	VMULPS Y3, Y0, Y3
-	VMULPS Y4, Y0, Y0
+end5:
+	TESTL $0x00001000, CX
+	JZ    end9
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
 	// g = max(min(g, hi), lo)
 	// lo
@@ -14160,16 +15938,18 @@ end3:
 
 	// hi
 	VBROADCASTSS 48(AX), Y5
-	VMINPS       Y1, Y5, Y1
-	VMINPS       Y2, Y5, Y2
-	VMINPS       Y3, Y5, Y3
 	VMINPS       Y0, Y5, Y0
-	VMAXPS       Y1, Y4, Y1
-	VMAXPS       Y2, Y4, Y2
-	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000800, CX
-	JZ           end7
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// l2
@@ -14177,9 +15957,9 @@ end3:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -14214,9 +15994,9 @@ end3:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R10*2), Y6
@@ -14227,10 +16007,10 @@ else10:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R11*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R10*4), Y5
 	VMOVUPS    32(DX)(R10*4), Y6
 	VMOVUPS    64(DX)(R10*4), Y7
@@ -14238,147 +16018,147 @@ else8:
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (R8)(R10*2), Y10
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end15:
+end19:
 	VPCMPEQW  (R8)(R10*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(R8)(R10*2), Y10
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end17:
+end21:
 	VPCMPEQW  16(R8)(R10*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else22
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(R8)(R10*2), Y10
-	JMP       end19
+	JMP       end23
 
-else18:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end19:
+end23:
 	VPCMPEQW  32(R8)(R10*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else20
+	JZ        else24
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(R8)(R10*2), Y10
-	JMP       end21
+	JMP       end25
 
-else20:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R8)(R10*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end21:
+end25:
 	VPCMPEQW  48(R8)(R10*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end17:
 end13:
-end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VADDPS Y5, Y1, Y1
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS Y4, Y0, Y0
+	VADDPS Y5, Y0, Y0
+	VADDPS Y6, Y1, Y1
+	VADDPS Y7, Y2, Y2
+	VADDPS Y4, Y3, Y3
 
-end7:
+end11:
 	TESTL     $0x0000040c, CX
-	JZ        end23
-	VCMPPS    $0x03, Y1, Y2, Y4
-	VCMPPS    $0x03, Y3, Y0, Y5
+	JZ        end27
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R12
 	TESTL     R12, R12
-	JZ        numbers24
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x03, Y3, Y3, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	JZ        numbers28
 	VCMPPS    $0x03, Y0, Y0, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers24:
-end23:
+numbers28:
+end27:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else25
+	JZ    else29
 
 	// mScales
 	MOVQ    128(AX), R12
@@ -14389,13 +16169,13 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R10*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R10*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
@@ -14403,28 +16183,28 @@ end23:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R10*1), Y9
-	VPAND        roundingAVX2<>+512(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPAND        roundingAVX2<>+608(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R13
 	LEAL         9(R12), R14
 	SHRL         $0x08, R14
 	ORL          R14, R13
-	JZ           usual27
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	JZ           usual31
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y8, Y8
 	SHLL         $0x1d, R14
 	ADDL         $0x3f800000, R14
@@ -14435,7 +16215,7 @@ end23:
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual27:
+usual31:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y9
@@ -14443,11 +16223,11 @@ usual27:
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
-	JMP          end26
+	JMP          end30
 
-else25:
+else29:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else32
 	VPMOVZXWD  (SI)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R10*2), Y6
@@ -14457,9 +16237,9 @@ else25:
 	VPMOVZXWD  48(SI)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end29
+	JMP        end33
 
-else28:
+else32:
 	VMOVUPS    (SI)(R10*4), Y5
 	VMOVUPS    32(SI)(R10*4), Y6
 	VMOVUPS    64(SI)(R10*4), Y7
@@ -14467,8 +16247,8 @@ else28:
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end29:
-end26:
+end33:
+end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -14476,10 +16256,10 @@ end26:
 
 	// alpha1
 	VBROADCASTSS 16(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
 	VADDPS       Y9, Y5, Y5
 	VADDPS       Y10, Y6, Y6
 	VADDPS       Y11, Y7, Y7
@@ -14487,7 +16267,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else34
 
 	// the counter of the pass's first word
 	MOVQ         R10, R12
@@ -14504,13 +16284,13 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y8
 	VXORPS  Y8, Y9, Y8
-	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
 	VXORPS  Y10, Y8, Y8
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y8, Y11
 	VXORPS  Y11, Y8, Y8
-	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y8, Y11
@@ -14520,30 +16300,30 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y11
 	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 	VXORPS  Y10, Y9, Y9
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y9, Y10
 	VXORPS  Y10, Y9, Y9
-	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end31
+	JMP    end35
 
-else30:
+else34:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end31:
+end35:
 	TESTL        $0x00000400, CX
-	JZ           else32
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	JZ           else36
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
 	VPMAXUD      Y11, Y10, Y10
@@ -14555,7 +16335,7 @@ end31:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R12
 	CMPL         R12, $0x7f800000
-	JAE          rare34
+	JAE          rare38
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R13, R13
@@ -14575,14 +16355,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -14590,7 +16370,7 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW $0x09, Y8, Y12
 	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW Y11, Y11, Y11
 	VORPS  Y12, Y11, Y11
 	VPSRLW $0x08, Y11, Y11
@@ -14598,14 +16378,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -14613,28 +16393,28 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R10*1)
-	JMP       packed35
+	JMP       packed39
 
-rare34:
+rare38:
 	// the same, where there are NaNs or infinities
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y10, Y14
 	VANDPS       Y14, Y10, Y10
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y11, Y14
 	VANDPS       Y14, Y11, Y11
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y12, Y14
 	VANDPS       Y14, Y12, Y12
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y13, Y14
 	VANDPS       Y14, Y13, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
@@ -14662,23 +16442,23 @@ rare34:
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y10
 	VMULPS       Y10, Y5, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
-	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -14686,28 +16466,28 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y8, Y12
 	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW    Y11, Y11, Y11
 	VORPS     Y12, Y11, Y11
 	VPSRLW    $0x08, Y11, Y11
 	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
-	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -14715,7 +16495,7 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
@@ -14723,36 +16503,36 @@ rare34:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R10*1)
 
-packed35:
-	JMP end33
+packed39:
+	JMP end37
 
-else32:
+else36:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else40
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
 	VPSRLD $0x1f, Y10, Y10
 	VPADDD Y10, Y5, Y10
-	VPADDD roundingAVX2<>+224(SB), Y10, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y6, Y11
 	VPSRLD $0x1f, Y11, Y11
 	VPADDD Y11, Y6, Y11
-	VPADDD roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y7, Y12
 	VPSRLD $0x1f, Y12, Y12
 	VPADDD Y12, Y7, Y12
-	VPADDD roundingAVX2<>+224(SB), Y12, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y4, Y13
 	VPSRLD    $0x1f, Y13, Y13
 	VPADDD    Y13, Y4, Y13
-	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPADDD    roundingAVX2<>+320(SB), Y13, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -14763,16 +16543,16 @@ else32:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R10*2)
-	JMP       end37
+	JMP       end41
 
-else36:
+else40:
 	VMOVUPS Y5, (SI)(R10*4)
 	VMOVUPS Y6, 32(SI)(R10*4)
 	VMOVUPS Y7, 64(SI)(R10*4)
 	VMOVUPS Y4, 96(SI)(R10*4)
 
+end41:
 end37:
-end33:
 	// u = k1·m
 	// k1
 	VBROADCASTSS 28(AX), Y10
@@ -14784,21 +16564,21 @@ end33:
 	// v = beta2·v + (alpha2·g)·g
 	// alpha2
 	VBROADCASTSS 24(AX), Y10
-	VMULPS       Y1, Y10, Y11
-	VMULPS       Y2, Y10, Y12
-	VMULPS       Y3, Y10, Y13
-	VMULPS       Y0, Y10, Y10
-	VMULPS       Y1, Y11, Y1
-	VMULPS       Y2, Y12, Y2
-	VMULPS       Y3, Y13, Y3
-	VMULPS       Y0, Y10, Y0
+	VMULPS       Y0, Y10, Y11
+	VMULPS       Y1, Y10, Y12
+	VMULPS       Y2, Y10, Y13
+	VMULPS       Y3, Y10, Y10
+	VMULPS       Y0, Y11, Y0
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y13, Y2
+	VMULPS       Y3, Y10, Y3
 
 	// beta2
 	VBROADCASTSS 20(AX), Y10
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else38
+	JZ         else42
 	VPMOVZXWD  (DI)(R10*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(DI)(R10*2), Y12
@@ -14808,9 +16588,9 @@ end33:
 	VPMOVZXWD  48(DI)(R10*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end39
+	JMP        end43
 
-else38:
+else42:
 	VMOVUPS    (DI)(R10*4), Y11
 	VMOVUPS    32(DI)(R10*4), Y12
 	VMOVUPS    64(DI)(R10*4), Y13
@@ -14818,31 +16598,31 @@ else38:
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end39:
+end43:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
 	VMULPS Y14, Y10, Y10
-	VADDPS Y1, Y11, Y1
-	VADDPS Y2, Y12, Y2
-	VADDPS Y3, Y13, Y3
-	VADDPS Y0, Y10, Y0
+	VADDPS Y0, Y11, Y0
+	VADDPS Y1, Y12, Y1
+	VADDPS Y2, Y13, Y2
+	VADDPS Y3, Y10, Y3
 
 	// store v
-	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
 	TESTL   $0x00000008, CX
-	JZ      else40
+	JZ      else44
 
 	// bf16: (v + random)>>16
-	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
-	VPADDD    Y10, Y1, Y10
-	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
-	VPADDD    Y11, Y2, Y11
+	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD    Y10, Y0, Y10
+	VANDPS    roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD    Y11, Y1, Y11
 	VPSRLD    $0x10, Y8, Y12
-	VPADDD    Y12, Y3, Y12
+	VPADDD    Y12, Y2, Y12
 	VPSRLD    $0x10, Y9, Y13
-	VPADDD    Y13, Y0, Y13
+	VPADDD    Y13, Y3, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -14853,38 +16633,38 @@ end39:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(DI)(R10*2)
-	JMP       end41
+	JMP       end45
 
-else40:
-	VMOVUPS Y1, (DI)(R10*4)
-	VMOVUPS Y2, 32(DI)(R10*4)
-	VMOVUPS Y3, 64(DI)(R10*4)
-	VMOVUPS Y0, 96(DI)(R10*4)
+else44:
+	VMOVUPS Y0, (DI)(R10*4)
+	VMOVUPS Y1, 32(DI)(R10*4)
+	VMOVUPS Y2, 64(DI)(R10*4)
+	VMOVUPS Y3, 96(DI)(R10*4)
 
-end41:
+end45:
 	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
 	VSQRTPS Y3, Y3
-	VSQRTPS Y0, Y0
 
 	// r
 	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
 	VMULPS       Y10, Y2, Y2
 	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y0, Y0
 
 	// eps
 	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y0, Y0
 	VADDPS       Y10, Y1, Y1
 	VADDPS       Y10, Y2, Y2
 	VADDPS       Y10, Y3, Y3
-	VADDPS       Y10, Y0, Y0
-	VDIVPS       Y1, Y5, Y1
-	VDIVPS       Y2, Y6, Y2
-	VDIVPS       Y3, Y7, Y3
-	VDIVPS       Y0, Y4, Y0
+	VDIVPS       Y0, Y5, Y0
+	VDIVPS       Y1, Y6, Y1
+	VDIVPS       Y2, Y7, Y2
+	VDIVPS       Y3, Y4, Y3
 
 	// p = keep·p − u
 	// keep
@@ -14892,9 +16672,9 @@ end41:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else42
+	JZ         else46
 	TESTL      $0x00000100, CX
-	JZ         else44
+	JZ         else48
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -14929,9 +16709,9 @@ end41:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end45
+	JMP       end49
 
-else44:
+else48:
 	VPMOVZXWD  (DX)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R10*2), Y6
@@ -14942,10 +16722,10 @@ else44:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R11*2)
 
-end45:
-	JMP end43
+end49:
+	JMP end47
 
-else42:
+else46:
 	VMOVUPS    (DX)(R10*4), Y5
 	VMOVUPS    32(DX)(R10*4), Y6
 	VMOVUPS    64(DX)(R10*4), Y7
@@ -14953,214 +16733,214 @@ else42:
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end47
+	JZ         end51
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else52
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (R8)(R10*2), Y12
-	JMP       end49
+	JMP       end53
 
-else48:
+else52:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
 	VBLENDVPS Y12, Y5, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end49:
+end53:
 	VPCMPEQW  (R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else54
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(R8)(R10*2), Y12
-	JMP       end51
+	JMP       end55
 
-else50:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
 	VBLENDVPS Y12, Y6, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end51:
+end55:
 	VPCMPEQW  16(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else56
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(R8)(R10*2), Y12
-	JMP       end53
+	JMP       end57
 
-else52:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
 	VBLENDVPS Y12, Y7, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end53:
+end57:
 	VPCMPEQW  32(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else58
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R8)(R10*2), Y12
-	JMP       end55
+	JMP       end59
 
-else54:
+else58:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end55:
+end59:
 	VPCMPEQW  48(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
+end51:
 end47:
-end43:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y10, Y4, Y4
-	VSUBPS Y1, Y5, Y1
-	VSUBPS Y2, Y6, Y2
-	VSUBPS Y3, Y7, Y3
-	VSUBPS Y0, Y4, Y0
+	VSUBPS Y0, Y5, Y0
+	VSUBPS Y1, Y6, Y1
+	VSUBPS Y2, Y7, Y2
+	VSUBPS Y3, Y4, Y3
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else56
+	JZ    else60
 	TESTL $0x00000100, CX
-	JZ    else58
+	JZ    else62
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
 	VPERMQ    $0x08, Y4, Y4
 	VMOVUPS   X4, (R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y1, Y1, Y4
-	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R10*2)
+	VCMPPS  $0x03, Y0, Y0, Y4
+	VANDNPS Y0, Y4, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 16(R8)(R10*2)
+	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 16(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y2, Y2, Y1
-	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R10*2)
+	VCMPPS  $0x03, Y1, Y1, Y0
+	VANDNPS Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 32(R8)(R10*2)
+	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 32(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y3, Y3, Y1
-	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R10*2)
+	VCMPPS  $0x03, Y2, Y2, Y0
+	VANDNPS Y2, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 48(R8)(R10*2)
+	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 48(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y0, Y0, Y1
-	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y0
+	VANDNPS Y3, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R10*2)
-	JMP     end59
+	JMP     end63
 
-else58:
+else62:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
-	VPADDD  Y4, Y1, Y4
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
-	VPADDD  Y5, Y2, Y5
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD  Y4, Y0, Y4
+	VANDPS  roundingAVX2<>+224(SB), Y9, Y5
+	VPADDD  Y5, Y1, Y5
 	VPSRLD  $0x10, Y8, Y6
-	VPADDD  Y6, Y3, Y6
+	VPADDD  Y6, Y2, Y6
 	VPSRLD  $0x10, Y9, Y7
-	VPADDD  Y7, Y0, Y7
+	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else60
-	JMP     end61
+	JZ      else64
+	JMP     end65
 
-else60:
-	VCMPPS    $0x03, Y1, Y1, Y8
-	VBLENDVPS Y8, Y1, Y4, Y4
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y5, Y5
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y6, Y6
-	VCMPPS    $0x03, Y0, Y0, Y1
-	VBLENDVPS Y1, Y0, Y7, Y7
+else64:
+	VCMPPS    $0x03, Y0, Y0, Y8
+	VBLENDVPS Y8, Y0, Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y0
+	VBLENDVPS Y0, Y1, Y5, Y5
+	VCMPPS    $0x03, Y2, Y2, Y0
+	VBLENDVPS Y0, Y2, Y6, Y6
+	VCMPPS    $0x03, Y3, Y3, Y0
+	VBLENDVPS Y0, Y3, Y7, Y7
 
-end61:
+end65:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -15172,175 +16952,486 @@ end61:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R10*2)
 
-end59:
-	JMP end57
+end63:
+	JMP end61
 
-else56:
-	VMOVUPS   Y1, (DX)(R10*4)
-	VMOVUPS   Y2, 32(DX)(R10*4)
-	VMOVUPS   Y3, 64(DX)(R10*4)
-	VMOVUPS   Y0, 96(DX)(R10*4)
+else60:
+	VMOVUPS   Y0, (DX)(R10*4)
+	VMOVUPS   Y1, 32(DX)(R10*4)
+	VMOVUPS   Y2, 64(DX)(R10*4)
+	VMOVUPS   Y3, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end63
-	TESTL     $0x00000020, CX
-	JZ        else64
-	VCVTPS2PH $0x00, Y1, X4
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
-	VANDPS    Y1, Y5, Y1
-	VMOVMSKPS Y1, R12
-	POPCNTL   R12, R12
-	ADDQ      R12, R9
-	JMP       end65
-
-else64:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y1, Y4
-	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
-	VPERMQ    $0x08, Y1, Y4
-
-end65:
-	TESTL    $0x00000040, CX
-	JZ       else66
-	VMOVNTDQ X4, (R8)(R10*2)
-	JMP      end67
-
-else66:
-	VMOVUPS X4, (R8)(R10*2)
-
-end67:
+	JZ        end67
 	TESTL     $0x00000020, CX
 	JZ        else68
-	VCVTPS2PH $0x00, Y2, X1
+	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R12
+	VANDPS    roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y0, Y5
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y0, Y0
+	VANDPS    Y0, Y5, Y0
+	VMOVMSKPS Y0, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
 	JMP       end69
 
 else68:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y0, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y0, Y4
+	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ    $0x08, Y0, Y4
 
 end69:
 	TESTL    $0x00000040, CX
 	JZ       else70
-	VMOVNTDQ X1, 16(R8)(R10*2)
+	VMOVNTDQ X4, (R8)(R10*2)
 	JMP      end71
 
 else70:
-	VMOVUPS X1, 16(R8)(R10*2)
+	VMOVUPS X4, (R8)(R10*2)
 
 end71:
 	TESTL     $0x00000020, CX
 	JZ        else72
-	VCVTPS2PH $0x00, Y3, X1
+	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R12
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y4
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y4, Y1
+	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
 	JMP       end73
 
 else72:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
+	VPSLLD    $0x0f, Y1, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y1, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end73:
 	TESTL    $0x00000040, CX
 	JZ       else74
-	VMOVNTDQ X1, 32(R8)(R10*2)
+	VMOVNTDQ X0, 16(R8)(R10*2)
 	JMP      end75
 
 else74:
-	VMOVUPS X1, 32(R8)(R10*2)
+	VMOVUPS X0, 16(R8)(R10*2)
 
 end75:
 	TESTL     $0x00000020, CX
 	JZ        else76
-	VCVTPS2PH $0x00, Y0, X1
+	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R12
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
 	JMP       end77
 
 else76:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y2, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y2, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
 
 end77:
 	TESTL    $0x00000040, CX
 	JZ       else78
-	VMOVNTDQ X1, 48(R8)(R10*2)
+	VMOVNTDQ X0, 32(R8)(R10*2)
 	JMP      end79
 
 else78:
-	VMOVUPS X1, 48(R8)(R10*2)
+	VMOVUPS X0, 32(R8)(R10*2)
 
 end79:
-end63:
-end57:
-	ADDQ  $0x00000020, R10
-	ADDQ  $0x00000020, R11
-	CMPQ  R10, count+8(FP)
-	JNE   pass
+	TESTL     $0x00000020, CX
+	JZ        else80
+	VCVTPS2PH $0x00, Y3, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R12
+	POPCNTL   R12, R12
+	ADDQ      R12, R9
+	JMP       end81
+
+else80:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y3, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end81:
+	TESTL    $0x00000040, CX
+	JZ       else82
+	VMOVNTDQ X0, 48(R8)(R10*2)
+	JMP      end83
+
+else82:
+	VMOVUPS X0, 48(R8)(R10*2)
+
+end83:
+end67:
+end61:
+	ADDQ $0x00000020, R10
+	ADDQ $0x00000020, R11
+	CMPQ R10, count+8(FP)
+	JNE  pass
+	JMP  done
+
+pairs:
+passOfPairs:
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX)(R10*2), Y0
+	VANDPS     roundingAVX2<>+128(SB), Y0, Y1
+	VPSLLD     $0x10, Y0, Y0
+	VMOVUPS    32(BX)(R10*2), Y2
+	VANDPS     roundingAVX2<>+128(SB), Y2, Y3
+	VPSLLD     $0x10, Y2, Y2
+	PREFETCHT0 (BX)(R11*2)
+	TESTL      $0x00001000, CX
+	JZ         end85
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y4, Y0
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end85:
+	TESTL $0x00000800, CX
+	JZ    end87
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R10*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R10*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R11*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y0, Y0
+	VADDPS     Y6, Y1, Y1
+	VADDPS     Y7, Y2, Y2
+	VADDPS     Y4, Y3, Y3
+
+end87:
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R8
+	TESTL     R8, R8
+	JZ        numbers88
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
+
+numbers88:
+	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
+	// load m
+	VMOVUPS    (SI)(R10*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(SI)(R10*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (SI)(R11*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
+
+	// store m
+	// the counter of the pass's first word
+	MOVQ         R10, R8
+	SHRQ         $0x01, R8
+	IMUL3L       $0x9e3779b9, R8, R8
+	ADDL         56(AX), R8
+	VMOVD        R8, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+64(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD   $0x0f, Y4, Y13
+	VPSRLD   $0x1f, Y13, Y13
+	VPADDD   Y13, Y4, Y13
+	VPADDD   roundingAVX2<>+320(SB), Y13, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (SI)(R10*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(SI)(R10*2)
+
+	// u = k1·m
+	// k1
+	VBROADCASTSS 28(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y10
+	VMULPS       Y0, Y10, Y11
+	VMULPS       Y1, Y10, Y12
+	VMULPS       Y2, Y10, Y13
+	VMULPS       Y3, Y10, Y10
+	VMULPS       Y0, Y11, Y0
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y13, Y2
+	VMULPS       Y3, Y10, Y3
+
+	// beta2
+	VBROADCASTSS 20(AX), Y10
+
+	// load v
+	VMOVUPS    (DI)(R10*2), Y11
+	VANDPS     roundingAVX2<>+128(SB), Y11, Y12
+	VPSLLD     $0x10, Y11, Y11
+	VMOVUPS    32(DI)(R10*2), Y13
+	VANDPS     roundingAVX2<>+128(SB), Y13, Y14
+	VPSLLD     $0x10, Y13, Y13
+	PREFETCHT0 (DI)(R11*2)
+	VMULPS     Y11, Y10, Y11
+	VMULPS     Y12, Y10, Y12
+	VMULPS     Y13, Y10, Y13
+	VMULPS     Y14, Y10, Y10
+	VADDPS     Y0, Y11, Y0
+	VADDPS     Y1, Y12, Y1
+	VADDPS     Y2, Y13, Y2
+	VADDPS     Y3, Y10, Y3
+
+	// store v
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
+
+	// bf16: (v + random)>>16
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD   Y10, Y0, Y10
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD   Y11, Y1, Y11
+	VPSRLD   $0x10, Y8, Y12
+	VPADDD   Y12, Y2, Y12
+	VPSRLD   $0x10, Y9, Y13
+	VPADDD   Y13, Y3, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (DI)(R10*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(DI)(R10*2)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
+	VSQRTPS Y1, Y1
+	VSQRTPS Y2, Y2
+	VSQRTPS Y3, Y3
+
+	// r
+	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+
+	// eps
+	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y0, Y0
+	VADDPS       Y10, Y1, Y1
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y10, Y3, Y3
+	VDIVPS       Y0, Y5, Y0
+	VDIVPS       Y1, Y6, Y1
+	VDIVPS       Y2, Y7, Y2
+	VDIVPS       Y3, Y4, Y3
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R10*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R10*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y10
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R11*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y10, Y4, Y4
+	VSUBPS     Y0, Y5, Y0
+	VSUBPS     Y1, Y6, Y1
+	VSUBPS     Y2, Y7, Y2
+	VSUBPS     Y3, Y4, Y3
+
+	// store p
+	// bf16: (p + random)>>16
+	VPMULLW  roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW  roundingAVX2<>+256(SB), Y9, Y9
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD   Y4, Y0, Y0
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y4
+	VPADDD   Y4, Y1, Y1
+	VPSRLD   $0x10, Y8, Y4
+	VPADDD   Y4, Y2, Y2
+	VPSRLD   $0x10, Y9, Y4
+	VPADDD   Y4, Y3, Y3
+	VPSRLD   $0x10, Y0, Y0
+	VPBLENDW $0xaa, Y1, Y0, Y0
+	VMOVDQU  Y0, (DX)(R10*2)
+	VPSRLD   $0x10, Y2, Y2
+	VPBLENDW $0xaa, Y3, Y2, Y2
+	VMOVDQU  Y2, 32(DX)(R10*2)
+	ADDQ     $0x00000020, R10
+	ADDQ     $0x00000020, R11
+	CMPQ     R10, count+8(FP)
+	JNE      passOfPairs
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end81
+	JZ    end90
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end81:
+end90:
 	TESTL $0x00000040, CX
-	JZ    end83
+	JZ    end92
 	SFENCE
 
-end83:
+end92:
 	VZEROUPPER
 	RET
 
@@ -15359,6 +17450,16 @@ TEXT ·adamAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -15381,50 +17482,58 @@ uncoupled1:
 	MOVQ ahead+16(FP), R12
 	SHRQ $0x02, R12
 
+	// if all is bf16
+	MOVL CX, R13
+	ANDL $-6273, R13
+	CMPL R13, $0x0000000d
+	JEQ  pairs
+
 pass:
 	// g = gs·g
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
-	VCVTPH2PS  (BX)(R11*2), Y1
-	VCVTPH2PS  16(BX)(R11*2), Y2
-	VCVTPH2PS  32(BX)(R11*2), Y3
-	VCVTPH2PS  48(BX)(R11*2), Y4
+	TESTL      $0x00000002, CX
+	JZ         else6
+	VCVTPH2PS  (BX)(R11*2), Y0
+	VCVTPH2PS  16(BX)(R11*2), Y1
+	VCVTPH2PS  32(BX)(R11*2), Y2
+	VCVTPH2PS  48(BX)(R11*2), Y3
 	PREFETCHT0 (BX)(R12*2)
-	JMP        end5
+	JMP        end7
+
+else6:
+	VPMOVZXWD  (BX)(R11*2), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(BX)(R11*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(BX)(R11*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(BX)(R11*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (BX)(R12*2)
+
+end7:
+	JMP end5
 
 else4:
-	VPMOVZXWD  (BX)(R11*2), Y1
-	VPSLLD     $0x10, Y1, Y1
-	VPMOVZXWD  16(BX)(R11*2), Y2
-	VPSLLD     $0x10, Y2, Y2
-	VPMOVZXWD  32(BX)(R11*2), Y3
-	VPSLLD     $0x10, Y3, Y3
-	VPMOVZXWD  48(BX)(R11*2), Y4
-	VPSLLD     $0x10, Y4, Y4
-	PREFETCHT0 (BX)(R12*2)
-
-end5:
-	JMP end3
-
-else2:
-	VMOVUPS    (BX)(R11*4), Y1
-	VMOVUPS    32(BX)(R11*4), Y2
-	VMOVUPS    64(BX)(R11*4), Y3
-	VMOVUPS    96(BX)(R11*4), Y4
+	VMOVUPS    (BX)(R11*4), Y0
+	VMOVUPS    32(BX)(R11*4), Y1
+	VMOVUPS    64(BX)(R11*4), Y2
+	VMOVUPS    96(BX)(R11*4), Y3
 	PREFETCHT0 (BX)(R12*4)
 	PREFETCHT0 64(BX)(R12*4)
 
-end3:
-	VMULPS Y1, Y0, Y1
-	VMULPS Y2, Y0, Y2
-	VMULPS Y3, Y0, Y3
-	VMULPS Y4, Y0, Y0
+end5:
+	TESTL $0x00001000, CX
+	JZ    end9
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
 	// g = max(min(g, hi), lo)
 	// lo
@@ -15432,16 +17541,18 @@ end3:
 
 	// hi
 	VBROADCASTSS 48(AX), Y5
-	VMINPS       Y1, Y5, Y1
-	VMINPS       Y2, Y5, Y2
-	VMINPS       Y3, Y5, Y3
 	VMINPS       Y0, Y5, Y0
-	VMAXPS       Y1, Y4, Y1
-	VMAXPS       Y2, Y4, Y2
-	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000800, CX
-	JZ           end7
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// l2
@@ -15449,9 +17560,9 @@ end3:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -15486,9 +17597,9 @@ end3:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -15499,10 +17610,10 @@ else10:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R12*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
@@ -15510,147 +17621,147 @@ else8:
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (R9)(R11*2), Y10
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end15:
+end19:
 	VPCMPEQW  (R9)(R11*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(R9)(R11*2), Y10
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end17:
+end21:
 	VPCMPEQW  16(R9)(R11*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else22
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(R9)(R11*2), Y10
-	JMP       end19
+	JMP       end23
 
-else18:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end19:
+end23:
 	VPCMPEQW  32(R9)(R11*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else20
+	JZ        else24
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(R9)(R11*2), Y10
-	JMP       end21
+	JMP       end25
 
-else20:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R9)(R11*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end21:
+end25:
 	VPCMPEQW  48(R9)(R11*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end17:
 end13:
-end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VADDPS Y5, Y1, Y1
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS Y4, Y0, Y0
+	VADDPS Y5, Y0, Y0
+	VADDPS Y6, Y1, Y1
+	VADDPS Y7, Y2, Y2
+	VADDPS Y4, Y3, Y3
 
-end7:
+end11:
 	TESTL     $0x0000040c, CX
-	JZ        end23
-	VCMPPS    $0x03, Y1, Y2, Y4
-	VCMPPS    $0x03, Y3, Y0, Y5
+	JZ        end27
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R13
 	TESTL     R13, R13
-	JZ        numbers24
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x03, Y3, Y3, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	JZ        numbers28
 	VCMPPS    $0x03, Y0, Y0, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers24:
-end23:
+numbers28:
+end27:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else25
+	JZ    else29
 
 	// mScales
 	MOVQ    128(AX), R13
@@ -15661,13 +17772,13 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R11*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R11*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
@@ -15675,28 +17786,28 @@ end23:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R11*1), Y9
-	VPAND        roundingAVX2<>+512(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPAND        roundingAVX2<>+608(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R14
 	LEAL         9(R13), R15
 	SHRL         $0x08, R15
 	ORL          R15, R14
-	JZ           usual27
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	JZ           usual31
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y8, Y8
 	SHLL         $0x1d, R15
 	ADDL         $0x3f800000, R15
@@ -15707,7 +17818,7 @@ end23:
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual27:
+usual31:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y9
@@ -15715,11 +17826,11 @@ usual27:
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
-	JMP          end26
+	JMP          end30
 
-else25:
+else29:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else32
 	VPMOVZXWD  (SI)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R11*2), Y6
@@ -15729,9 +17840,9 @@ else25:
 	VPMOVZXWD  48(SI)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end29
+	JMP        end33
 
-else28:
+else32:
 	VMOVUPS    (SI)(R11*4), Y5
 	VMOVUPS    32(SI)(R11*4), Y6
 	VMOVUPS    64(SI)(R11*4), Y7
@@ -15739,8 +17850,8 @@ else28:
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end29:
-end26:
+end33:
+end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -15748,10 +17859,10 @@ end26:
 
 	// alpha1
 	VBROADCASTSS 16(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
 	VADDPS       Y9, Y5, Y5
 	VADDPS       Y10, Y6, Y6
 	VADDPS       Y11, Y7, Y7
@@ -15759,7 +17870,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else34
 
 	// the counter of the pass's first word
 	MOVQ         R11, R13
@@ -15776,13 +17887,13 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y8
 	VXORPS  Y8, Y9, Y8
-	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
 	VXORPS  Y10, Y8, Y8
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y8, Y11
 	VXORPS  Y11, Y8, Y8
-	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y8, Y11
@@ -15792,30 +17903,30 @@ end26:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y11
 	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 	VXORPS  Y10, Y9, Y9
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y9, Y10
 	VXORPS  Y10, Y9, Y9
-	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end31
+	JMP    end35
 
-else30:
+else34:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end31:
+end35:
 	TESTL        $0x00000400, CX
-	JZ           else32
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
+	JZ           else36
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
 	VPMAXUD      Y11, Y10, Y10
@@ -15827,7 +17938,7 @@ end31:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R13
 	CMPL         R13, $0x7f800000
-	JAE          rare34
+	JAE          rare38
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R14, R14
@@ -15847,14 +17958,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -15862,7 +17973,7 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW $0x09, Y8, Y12
 	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW Y11, Y11, Y11
 	VORPS  Y12, Y11, Y11
 	VPSRLW $0x08, Y11, Y11
@@ -15870,14 +17981,14 @@ end31:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -15885,28 +17996,28 @@ end31:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R11*1)
-	JMP       packed35
+	JMP       packed39
 
-rare34:
+rare38:
 	// the same, where there are NaNs or infinities
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y10, Y14
 	VANDPS       Y14, Y10, Y10
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y11, Y14
 	VANDPS       Y14, Y11, Y11
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y12, Y14
 	VANDPS       Y14, Y12, Y12
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y13, Y14
 	VANDPS       Y14, Y13, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
@@ -15934,23 +18045,23 @@ rare34:
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y10
 	VMULPS       Y10, Y5, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y12
-	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+544(SB), Y11, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
+	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
+	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+480(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y6, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
@@ -15958,28 +18069,28 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y8, Y12
 	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+608(SB), Y11, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
 	VPADDW    Y11, Y11, Y11
 	VORPS     Y12, Y11, Y11
 	VPSRLW    $0x08, Y11, Y11
 	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+352(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y12, Y12
+	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
-	VANDPS    roundingAVX2<>+352(SB), Y4, Y13
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+544(SB), Y10, Y10
+	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+480(SB), Y13, Y13
+	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
@@ -15987,7 +18098,7 @@ rare34:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y12
 	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+608(SB), Y10, Y12
+	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
 	VPADDW    Y10, Y10, Y10
 	VORPS     Y12, Y10, Y10
 	VPSRLW    $0x08, Y10, Y10
@@ -15995,36 +18106,36 @@ rare34:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R11*1)
 
-packed35:
-	JMP end33
+packed39:
+	JMP end37
 
-else32:
+else36:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else40
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
 	VPSRLD $0x1f, Y10, Y10
 	VPADDD Y10, Y5, Y10
-	VPADDD roundingAVX2<>+224(SB), Y10, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y6, Y11
 	VPSRLD $0x1f, Y11, Y11
 	VPADDD Y11, Y6, Y11
-	VPADDD roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y7, Y12
 	VPSRLD $0x1f, Y12, Y12
 	VPADDD Y12, Y7, Y12
-	VPADDD roundingAVX2<>+224(SB), Y12, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y4, Y13
 	VPSRLD    $0x1f, Y13, Y13
 	VPADDD    Y13, Y4, Y13
-	VPADDD    roundingAVX2<>+224(SB), Y13, Y13
+	VPADDD    roundingAVX2<>+320(SB), Y13, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -16035,16 +18146,16 @@ else32:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R11*2)
-	JMP       end37
+	JMP       end41
 
-else36:
+else40:
 	VMOVUPS Y5, (SI)(R11*4)
 	VMOVUPS Y6, 32(SI)(R11*4)
 	VMOVUPS Y7, 64(SI)(R11*4)
 	VMOVUPS Y4, 96(SI)(R11*4)
 
+end41:
 end37:
-end33:
 	// u = k1·m
 	// k1
 	VBROADCASTSS 28(AX), Y10
@@ -16056,21 +18167,21 @@ end33:
 	// v = beta2·v + (alpha2·g)·g
 	// alpha2
 	VBROADCASTSS 24(AX), Y10
-	VMULPS       Y1, Y10, Y11
-	VMULPS       Y2, Y10, Y12
-	VMULPS       Y3, Y10, Y13
-	VMULPS       Y0, Y10, Y10
-	VMULPS       Y1, Y11, Y1
-	VMULPS       Y2, Y12, Y2
-	VMULPS       Y3, Y13, Y3
-	VMULPS       Y0, Y10, Y0
+	VMULPS       Y0, Y10, Y11
+	VMULPS       Y1, Y10, Y12
+	VMULPS       Y2, Y10, Y13
+	VMULPS       Y3, Y10, Y10
+	VMULPS       Y0, Y11, Y0
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y13, Y2
+	VMULPS       Y3, Y10, Y3
 
 	// beta2
 	VBROADCASTSS 20(AX), Y10
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else38
+	JZ         else42
 	VPMOVZXWD  (DI)(R11*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(DI)(R11*2), Y12
@@ -16080,9 +18191,9 @@ end33:
 	VPMOVZXWD  48(DI)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end39
+	JMP        end43
 
-else38:
+else42:
 	VMOVUPS    (DI)(R11*4), Y11
 	VMOVUPS    32(DI)(R11*4), Y12
 	VMOVUPS    64(DI)(R11*4), Y13
@@ -16090,31 +18201,31 @@ else38:
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end39:
+end43:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
 	VMULPS Y14, Y10, Y10
-	VADDPS Y1, Y11, Y1
-	VADDPS Y2, Y12, Y2
-	VADDPS Y3, Y13, Y3
-	VADDPS Y0, Y10, Y0
+	VADDPS Y0, Y11, Y0
+	VADDPS Y1, Y12, Y1
+	VADDPS Y2, Y13, Y2
+	VADDPS Y3, Y10, Y3
 
 	// store v
-	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
 	TESTL   $0x00000008, CX
-	JZ      else40
+	JZ      else44
 
 	// bf16: (v + random)>>16
-	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
-	VPADDD    Y10, Y1, Y10
-	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
-	VPADDD    Y11, Y2, Y11
+	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD    Y10, Y0, Y10
+	VANDPS    roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD    Y11, Y1, Y11
 	VPSRLD    $0x10, Y8, Y12
-	VPADDD    Y12, Y3, Y12
+	VPADDD    Y12, Y2, Y12
 	VPSRLD    $0x10, Y9, Y13
-	VPADDD    Y13, Y0, Y13
+	VPADDD    Y13, Y3, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -16125,19 +18236,19 @@ end39:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(DI)(R11*2)
-	JMP       end41
+	JMP       end45
 
-else40:
-	VMOVUPS Y1, (DI)(R11*4)
-	VMOVUPS Y2, 32(DI)(R11*4)
-	VMOVUPS Y3, 64(DI)(R11*4)
-	VMOVUPS Y0, 96(DI)(R11*4)
+else44:
+	VMOVUPS Y0, (DI)(R11*4)
+	VMOVUPS Y1, 32(DI)(R11*4)
+	VMOVUPS Y2, 64(DI)(R11*4)
+	VMOVUPS Y3, 96(DI)(R11*4)
 
-end41:
+end45:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else42
+	JZ         else46
 	VPMOVZXWD  (R8)(R11*2), Y10
 	VPSLLD     $0x10, Y10, Y10
 	VPMOVZXWD  16(R8)(R11*2), Y11
@@ -16147,9 +18258,9 @@ end41:
 	VPMOVZXWD  48(R8)(R11*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end43
+	JMP        end47
 
-else42:
+else46:
 	VMOVUPS    (R8)(R11*4), Y10
 	VMOVUPS    32(R8)(R11*4), Y11
 	VMOVUPS    64(R8)(R11*4), Y12
@@ -16157,33 +18268,40 @@ else42:
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end43:
-	VMAXPS    Y1, Y10, Y1
-	VMAXPS    Y2, Y11, Y2
-	VMAXPS    Y3, Y12, Y3
-	VMAXPS    Y0, Y13, Y0
+end47:
+	VMAXPS    Y0, Y10, Y0
+	VMAXPS    Y1, Y11, Y1
+	VMAXPS    Y2, Y12, Y2
+	VMAXPS    Y3, Y13, Y3
+	VCMPPS    $0x03, Y10, Y11, Y14
+	VCMPPS    $0x03, Y12, Y13, Y15
+	VORPS     Y14, Y15, Y14
+	VMOVMSKPS Y14, R13
+	TESTL     R13, R13
+	JZ        numbers48
 	VCMPPS    $0x03, Y10, Y10, Y14
-	VBLENDVPS Y14, Y10, Y1, Y1
+	VBLENDVPS Y14, Y10, Y0, Y0
 	VCMPPS    $0x03, Y11, Y11, Y10
-	VBLENDVPS Y10, Y11, Y2, Y2
+	VBLENDVPS Y10, Y11, Y1, Y1
 	VCMPPS    $0x03, Y12, Y12, Y10
-	VBLENDVPS Y10, Y12, Y3, Y3
+	VBLENDVPS Y10, Y12, Y2, Y2
 	VCMPPS    $0x03, Y13, Y13, Y10
-	VBLENDVPS Y10, Y13, Y0, Y0
+	VBLENDVPS Y10, Y13, Y3, Y3
 
+numbers48:
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else44
+	JZ    else49
 
 	// bf16: (x + random)>>16
-	VANDPS    roundingAVX2<>+128(SB), Y8, Y10
-	VPADDD    Y10, Y1, Y10
-	VANDPS    roundingAVX2<>+128(SB), Y9, Y11
-	VPADDD    Y11, Y2, Y11
+	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD    Y10, Y0, Y10
+	VANDPS    roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD    Y11, Y1, Y11
 	VPSRLD    $0x10, Y8, Y12
-	VPADDD    Y12, Y3, Y12
+	VPADDD    Y12, Y2, Y12
 	VPSRLD    $0x10, Y9, Y13
-	VPADDD    Y13, Y0, Y13
+	VPADDD    Y13, Y3, Y13
 	VPSRLD    $0x10, Y10, Y10
 	VPSRLD    $0x10, Y11, Y11
 	VPACKUSDW Y11, Y10, Y10
@@ -16194,38 +18312,38 @@ end43:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(R8)(R11*2)
-	JMP       end45
+	JMP       end50
 
-else44:
-	VMOVUPS Y1, (R8)(R11*4)
-	VMOVUPS Y2, 32(R8)(R11*4)
-	VMOVUPS Y3, 64(R8)(R11*4)
-	VMOVUPS Y0, 96(R8)(R11*4)
+else49:
+	VMOVUPS Y0, (R8)(R11*4)
+	VMOVUPS Y1, 32(R8)(R11*4)
+	VMOVUPS Y2, 64(R8)(R11*4)
+	VMOVUPS Y3, 96(R8)(R11*4)
 
-end45:
+end50:
 	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
 	VSQRTPS Y1, Y1
 	VSQRTPS Y2, Y2
 	VSQRTPS Y3, Y3
-	VSQRTPS Y0, Y0
 
 	// r
 	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
 	VMULPS       Y10, Y2, Y2
 	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y0, Y0
 
 	// eps
 	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y0, Y0
 	VADDPS       Y10, Y1, Y1
 	VADDPS       Y10, Y2, Y2
 	VADDPS       Y10, Y3, Y3
-	VADDPS       Y10, Y0, Y0
-	VDIVPS       Y1, Y5, Y1
-	VDIVPS       Y2, Y6, Y2
-	VDIVPS       Y3, Y7, Y3
-	VDIVPS       Y0, Y4, Y0
+	VDIVPS       Y0, Y5, Y0
+	VDIVPS       Y1, Y6, Y1
+	VDIVPS       Y2, Y7, Y2
+	VDIVPS       Y3, Y4, Y3
 
 	// p = keep·p − u
 	// keep
@@ -16233,9 +18351,9 @@ end45:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else46
+	JZ         else51
 	TESTL      $0x00000100, CX
-	JZ         else48
+	JZ         else53
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -16270,9 +18388,9 @@ end45:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end49
+	JMP       end54
 
-else48:
+else53:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -16283,10 +18401,10 @@ else48:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R12*2)
 
-end49:
-	JMP end47
+end54:
+	JMP end52
 
-else46:
+else51:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
@@ -16294,214 +18412,214 @@ else46:
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end51
+	JZ         end56
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else57
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (R9)(R11*2), Y12
-	JMP       end53
+	JMP       end58
 
-else52:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
 	VBLENDVPS Y12, Y5, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end53:
+end58:
 	VPCMPEQW  (R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else59
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(R9)(R11*2), Y12
-	JMP       end55
+	JMP       end60
 
-else54:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
 	VBLENDVPS Y12, Y6, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end55:
+end60:
 	VPCMPEQW  16(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else56
+	JZ        else61
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(R9)(R11*2), Y12
-	JMP       end57
+	JMP       end62
 
-else56:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
 	VBLENDVPS Y12, Y7, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end57:
+end62:
 	VPCMPEQW  32(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else58
+	JZ        else63
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R9)(R11*2), Y12
-	JMP       end59
+	JMP       end64
 
-else58:
+else63:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end59:
+end64:
 	VPCMPEQW  48(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end51:
-end47:
+end56:
+end52:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y10, Y4, Y4
-	VSUBPS Y1, Y5, Y1
-	VSUBPS Y2, Y6, Y2
-	VSUBPS Y3, Y7, Y3
-	VSUBPS Y0, Y4, Y0
+	VSUBPS Y0, Y5, Y0
+	VSUBPS Y1, Y6, Y1
+	VSUBPS Y2, Y7, Y2
+	VSUBPS Y3, Y4, Y3
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else60
+	JZ    else65
 	TESTL $0x00000100, CX
-	JZ    else62
+	JZ    else67
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y1, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y4
+	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
 	VPERMQ    $0x08, Y4, Y4
 	VMOVUPS   X4, (R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y1, Y1, Y4
-	VANDNPS Y1, Y4, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, (DX)(R11*2)
+	VCMPPS  $0x03, Y0, Y0, Y4
+	VANDNPS Y0, Y4, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 16(R9)(R11*2)
+	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 16(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y2, Y2, Y1
-	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 16(DX)(R11*2)
+	VCMPPS  $0x03, Y1, Y1, Y0
+	VANDNPS Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 32(R9)(R11*2)
+	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 32(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y3, Y3, Y1
-	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
-	VPERMQ  $0x08, Y1, Y1
-	VMOVUPS X1, 32(DX)(R11*2)
+	VCMPPS  $0x03, Y2, Y2, Y0
+	VANDNPS Y2, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 48(R9)(R11*2)
+	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+	VMOVUPS   X0, 48(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
-	VCMPPS  $0x03, Y0, Y0, Y1
-	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y0
+	VANDNPS Y3, Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R11*2)
-	JMP     end63
+	JMP     end68
 
-else62:
+else67:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX2<>+160(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+160(SB), Y9, Y9
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y4
-	VPADDD  Y4, Y1, Y4
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
-	VPADDD  Y5, Y2, Y5
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD  Y4, Y0, Y4
+	VANDPS  roundingAVX2<>+224(SB), Y9, Y5
+	VPADDD  Y5, Y1, Y5
 	VPSRLD  $0x10, Y8, Y6
-	VPADDD  Y6, Y3, Y6
+	VPADDD  Y6, Y2, Y6
 	VPSRLD  $0x10, Y9, Y7
-	VPADDD  Y7, Y0, Y7
+	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else64
-	JMP     end65
+	JZ      else69
+	JMP     end70
 
-else64:
-	VCMPPS    $0x03, Y1, Y1, Y8
-	VBLENDVPS Y8, Y1, Y4, Y4
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y5, Y5
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y6, Y6
-	VCMPPS    $0x03, Y0, Y0, Y1
-	VBLENDVPS Y1, Y0, Y7, Y7
+else69:
+	VCMPPS    $0x03, Y0, Y0, Y8
+	VBLENDVPS Y8, Y0, Y4, Y4
+	VCMPPS    $0x03, Y1, Y1, Y0
+	VBLENDVPS Y0, Y1, Y5, Y5
+	VCMPPS    $0x03, Y2, Y2, Y0
+	VBLENDVPS Y0, Y2, Y6, Y6
+	VCMPPS    $0x03, Y3, Y3, Y0
+	VBLENDVPS Y0, Y3, Y7, Y7
 
-end65:
+end70:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -16513,175 +18631,532 @@ end65:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R11*2)
 
-end63:
-	JMP end61
+end68:
+	JMP end66
 
-else60:
-	VMOVUPS   Y1, (DX)(R11*4)
-	VMOVUPS   Y2, 32(DX)(R11*4)
-	VMOVUPS   Y3, 64(DX)(R11*4)
-	VMOVUPS   Y0, 96(DX)(R11*4)
+else65:
+	VMOVUPS   Y0, (DX)(R11*4)
+	VMOVUPS   Y1, 32(DX)(R11*4)
+	VMOVUPS   Y2, 64(DX)(R11*4)
+	VMOVUPS   Y3, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end67
+	JZ        end72
 	TESTL     $0x00000020, CX
-	JZ        else68
-	VCVTPS2PH $0x00, Y1, X4
+	JZ        else73
+	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y1, Y1
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y1, Y5
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y1, Y1
-	VANDPS    Y1, Y5, Y1
-	VMOVMSKPS Y1, R13
-	POPCNTL   R13, R13
-	ADDQ      R13, R10
-	JMP       end69
-
-else68:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y1, Y4
-	VPADDD    roundingAVX2<>+224(SB), Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y5
-	VBLENDVPS Y5, Y1, Y4, Y4
-	VPSHUFB   roundingAVX2<>+288(SB), Y4, Y1
-	VPERMQ    $0x08, Y1, Y4
-
-end69:
-	TESTL    $0x00000040, CX
-	JZ       else70
-	VMOVNTDQ X4, (R9)(R11*2)
-	JMP      end71
-
-else70:
-	VMOVUPS X4, (R9)(R11*2)
-
-end71:
-	TESTL     $0x00000020, CX
-	JZ        else72
-	VCVTPS2PH $0x00, Y2, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y4
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y4, Y2
-	VMOVMSKPS Y2, R13
-	POPCNTL   R13, R13
-	ADDQ      R13, R10
-	JMP       end73
-
-else72:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-
-end73:
-	TESTL    $0x00000040, CX
-	JZ       else74
-	VMOVNTDQ X1, 16(R9)(R11*2)
-	JMP      end75
-
-else74:
-	VMOVUPS X1, 16(R9)(R11*2)
-
-end75:
-	TESTL     $0x00000020, CX
-	JZ        else76
-	VCVTPS2PH $0x00, Y3, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
-	VMOVMSKPS Y2, R13
-	POPCNTL   R13, R13
-	ADDQ      R13, R10
-	JMP       end77
-
-else76:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-
-end77:
-	TESTL    $0x00000040, CX
-	JZ       else78
-	VMOVNTDQ X1, 32(R9)(R11*2)
-	JMP      end79
-
-else78:
-	VMOVUPS X1, 32(R9)(R11*2)
-
-end79:
-	TESTL     $0x00000020, CX
-	JZ        else80
-	VCVTPS2PH $0x00, Y0, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
+	VANDPS    roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y0, Y5
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y0, Y0
+	VANDPS    Y0, Y5, Y0
 	VMOVMSKPS Y0, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end81
+	JMP       end74
 
-else80:
+else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
+	VPSLLD    $0x0f, Y0, Y4
+	VPSRLD    $0x1f, Y4, Y4
+	VPADDD    Y4, Y0, Y4
+	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS    $0x03, Y0, Y0, Y5
+	VBLENDVPS Y5, Y0, Y4, Y4
+	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ    $0x08, Y0, Y4
 
-end81:
+end74:
 	TESTL    $0x00000040, CX
-	JZ       else82
-	VMOVNTDQ X1, 48(R9)(R11*2)
-	JMP      end83
+	JZ       else75
+	VMOVNTDQ X4, (R9)(R11*2)
+	JMP      end76
 
-else82:
-	VMOVUPS X1, 48(R9)(R11*2)
+else75:
+	VMOVUPS X4, (R9)(R11*2)
 
-end83:
-end67:
-end61:
-	ADDQ  $0x00000020, R11
-	ADDQ  $0x00000020, R12
-	CMPQ  R11, count+8(FP)
-	JNE   pass
+end76:
+	TESTL     $0x00000020, CX
+	JZ        else77
+	VCVTPS2PH $0x00, Y1, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y4
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y4, Y1
+	VMOVMSKPS Y1, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end78
+
+else77:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y1, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y1, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, Y1, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end78:
+	TESTL    $0x00000040, CX
+	JZ       else79
+	VMOVNTDQ X0, 16(R9)(R11*2)
+	JMP      end80
+
+else79:
+	VMOVUPS X0, 16(R9)(R11*2)
+
+end80:
+	TESTL     $0x00000020, CX
+	JZ        else81
+	VCVTPS2PH $0x00, Y2, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end82
+
+else81:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y2, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y2, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y2, Y2, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end82:
+	TESTL    $0x00000040, CX
+	JZ       else83
+	VMOVNTDQ X0, 32(R9)(R11*2)
+	JMP      end84
+
+else83:
+	VMOVUPS X0, 32(R9)(R11*2)
+
+end84:
+	TESTL     $0x00000020, CX
+	JZ        else85
+	VCVTPS2PH $0x00, Y3, X0
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y1
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y1, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y1
+	VMOVMSKPS Y1, R13
+	POPCNTL   R13, R13
+	ADDQ      R13, R10
+	JMP       end86
+
+else85:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y3, Y0
+	VPSRLD    $0x1f, Y0, Y0
+	VPADDD    Y0, Y3, Y0
+	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS    $0x03, Y3, Y3, Y1
+	VBLENDVPS Y1, Y3, Y0, Y0
+	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ    $0x08, Y0, Y0
+
+end86:
+	TESTL    $0x00000040, CX
+	JZ       else87
+	VMOVNTDQ X0, 48(R9)(R11*2)
+	JMP      end88
+
+else87:
+	VMOVUPS X0, 48(R9)(R11*2)
+
+end88:
+end72:
+end66:
+	ADDQ $0x00000020, R11
+	ADDQ $0x00000020, R12
+	CMPQ R11, count+8(FP)
+	JNE  pass
+	JMP  done
+
+pairs:
+passOfPairs:
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX)(R11*2), Y0
+	VANDPS     roundingAVX2<>+128(SB), Y0, Y1
+	VPSLLD     $0x10, Y0, Y0
+	VMOVUPS    32(BX)(R11*2), Y2
+	VANDPS     roundingAVX2<>+128(SB), Y2, Y3
+	VPSLLD     $0x10, Y2, Y2
+	PREFETCHT0 (BX)(R12*2)
+	TESTL      $0x00001000, CX
+	JZ         end90
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y4, Y0
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end90:
+	TESTL $0x00000800, CX
+	JZ    end92
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R11*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R11*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R12*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y0, Y0
+	VADDPS     Y6, Y1, Y1
+	VADDPS     Y7, Y2, Y2
+	VADDPS     Y4, Y3, Y3
+
+end92:
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, R9
+	TESTL     R9, R9
+	JZ        numbers93
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
+
+numbers93:
+	// m = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
+	// load m
+	VMOVUPS    (SI)(R11*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(SI)(R11*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (SI)(R12*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
+
+	// store m
+	// the counter of the pass's first word
+	MOVQ         R11, R9
+	SHRQ         $0x01, R9
+	IMUL3L       $0x9e3779b9, R9, R9
+	ADDL         56(AX), R9
+	VMOVD        R9, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+64(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y5, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y5, Y10
+	VPADDD roundingAVX2<>+320(SB), Y10, Y10
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y6, Y11
+	VPSRLD $0x1f, Y11, Y11
+	VPADDD Y11, Y6, Y11
+	VPADDD roundingAVX2<>+320(SB), Y11, Y11
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y7, Y12
+	VPSRLD $0x1f, Y12, Y12
+	VPADDD Y12, Y7, Y12
+	VPADDD roundingAVX2<>+320(SB), Y12, Y12
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD   $0x0f, Y4, Y13
+	VPSRLD   $0x1f, Y13, Y13
+	VPADDD   Y13, Y4, Y13
+	VPADDD   roundingAVX2<>+320(SB), Y13, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (SI)(R11*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(SI)(R11*2)
+
+	// u = k1·m
+	// k1
+	VBROADCASTSS 28(AX), Y10
+	VMULPS       Y5, Y10, Y5
+	VMULPS       Y6, Y10, Y6
+	VMULPS       Y7, Y10, Y7
+	VMULPS       Y4, Y10, Y4
+
+	// v = beta2·v + (alpha2·g)·g
+	// alpha2
+	VBROADCASTSS 24(AX), Y10
+	VMULPS       Y0, Y10, Y11
+	VMULPS       Y1, Y10, Y12
+	VMULPS       Y2, Y10, Y13
+	VMULPS       Y3, Y10, Y10
+	VMULPS       Y0, Y11, Y0
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y13, Y2
+	VMULPS       Y3, Y10, Y3
+
+	// beta2
+	VBROADCASTSS 20(AX), Y10
+
+	// load v
+	VMOVUPS    (DI)(R11*2), Y11
+	VANDPS     roundingAVX2<>+128(SB), Y11, Y12
+	VPSLLD     $0x10, Y11, Y11
+	VMOVUPS    32(DI)(R11*2), Y13
+	VANDPS     roundingAVX2<>+128(SB), Y13, Y14
+	VPSLLD     $0x10, Y13, Y13
+	PREFETCHT0 (DI)(R12*2)
+	VMULPS     Y11, Y10, Y11
+	VMULPS     Y12, Y10, Y12
+	VMULPS     Y13, Y10, Y13
+	VMULPS     Y14, Y10, Y10
+	VADDPS     Y0, Y11, Y0
+	VADDPS     Y1, Y12, Y1
+	VADDPS     Y2, Y13, Y2
+	VADDPS     Y3, Y10, Y3
+
+	// store v
+	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
+
+	// bf16: (v + random)>>16
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD   Y10, Y0, Y10
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD   Y11, Y1, Y11
+	VPSRLD   $0x10, Y8, Y12
+	VPADDD   Y12, Y2, Y12
+	VPSRLD   $0x10, Y9, Y13
+	VPADDD   Y13, Y3, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (DI)(R11*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(DI)(R11*2)
+
+	// w = x = max(x, v)
+	// load x
+	VMOVUPS    (R8)(R11*2), Y10
+	VANDPS     roundingAVX2<>+128(SB), Y10, Y11
+	VPSLLD     $0x10, Y10, Y10
+	VMOVUPS    32(R8)(R11*2), Y12
+	VANDPS     roundingAVX2<>+128(SB), Y12, Y13
+	VPSLLD     $0x10, Y12, Y12
+	PREFETCHT0 (R8)(R12*2)
+	VMAXPS     Y0, Y10, Y0
+	VMAXPS     Y1, Y11, Y1
+	VMAXPS     Y2, Y12, Y2
+	VMAXPS     Y3, Y13, Y3
+	VCMPPS     $0x03, Y10, Y11, Y14
+	VCMPPS     $0x03, Y12, Y13, Y15
+	VORPS      Y14, Y15, Y14
+	VMOVMSKPS  Y14, R9
+	TESTL      R9, R9
+	JZ         numbers94
+	VCMPPS     $0x03, Y10, Y10, Y14
+	VBLENDVPS  Y14, Y10, Y0, Y0
+	VCMPPS     $0x03, Y11, Y11, Y10
+	VBLENDVPS  Y10, Y11, Y1, Y1
+	VCMPPS     $0x03, Y12, Y12, Y10
+	VBLENDVPS  Y10, Y12, Y2, Y2
+	VCMPPS     $0x03, Y13, Y13, Y10
+	VBLENDVPS  Y10, Y13, Y3, Y3
+
+numbers94:
+	// store x
+	// bf16: (x + random)>>16
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y10
+	VPADDD   Y10, Y0, Y10
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y11
+	VPADDD   Y11, Y1, Y11
+	VPSRLD   $0x10, Y8, Y12
+	VPADDD   Y12, Y2, Y12
+	VPSRLD   $0x10, Y9, Y13
+	VPADDD   Y13, Y3, Y13
+	VPSRLD   $0x10, Y10, Y10
+	VPBLENDW $0xaa, Y11, Y10, Y10
+	VMOVDQU  Y10, (R8)(R11*2)
+	VPSRLD   $0x10, Y12, Y12
+	VPBLENDW $0xaa, Y13, Y12, Y12
+	VMOVDQU  Y12, 32(R8)(R11*2)
+
+	// √w·r + ε, by which u is divided
+	VSQRTPS Y0, Y0
+	VSQRTPS Y1, Y1
+	VSQRTPS Y2, Y2
+	VSQRTPS Y3, Y3
+
+	// r
+	VBROADCASTSS 36(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+
+	// eps
+	VBROADCASTSS 40(AX), Y10
+	VADDPS       Y10, Y0, Y0
+	VADDPS       Y10, Y1, Y1
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y10, Y3, Y3
+	VDIVPS       Y0, Y5, Y0
+	VDIVPS       Y1, Y6, Y1
+	VDIVPS       Y2, Y7, Y2
+	VDIVPS       Y3, Y4, Y3
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R11*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R11*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y10
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R12*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y10, Y4, Y4
+	VSUBPS     Y0, Y5, Y0
+	VSUBPS     Y1, Y6, Y1
+	VSUBPS     Y2, Y7, Y2
+	VSUBPS     Y3, Y4, Y3
+
+	// store p
+	// bf16: (p + random)>>16
+	VPMULLW  roundingAVX2<>+256(SB), Y8, Y8
+	VPMULLW  roundingAVX2<>+256(SB), Y9, Y9
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y4
+	VPADDD   Y4, Y0, Y0
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y4
+	VPADDD   Y4, Y1, Y1
+	VPSRLD   $0x10, Y8, Y4
+	VPADDD   Y4, Y2, Y2
+	VPSRLD   $0x10, Y9, Y4
+	VPADDD   Y4, Y3, Y3
+	VPSRLD   $0x10, Y0, Y0
+	VPBLENDW $0xaa, Y1, Y0, Y0
+	VMOVDQU  Y0, (DX)(R11*2)
+	VPSRLD   $0x10, Y2, Y2
+	VPBLENDW $0xaa, Y3, Y2, Y2
+	VMOVDQU  Y2, 32(DX)(R11*2)
+	ADDQ     $0x00000020, R11
+	ADDQ     $0x00000020, R12
+	CMPQ     R11, count+8(FP)
+	JNE      passOfPairs
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end85
+	JZ    end96
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end85:
+end96:
 	TESTL $0x00000040, CX
-	JZ    end87
+	JZ    end98
 	SFENCE
 
-end87:
+end98:
 	VZEROUPPER
 	RET
 
@@ -16700,6 +19175,16 @@ TEXT ·lionMixedAVX2(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -16716,50 +19201,58 @@ uncoupled1:
 	MOVQ ahead+16(FP), R10
 	SHRQ $0x02, R10
 
+	// if all is bf16
+	MOVL CX, R11
+	ANDL $-6273, R11
+	CMPL R11, $0x0000000d
+	JEQ  pairs
+
 pass:
 	// g = gs·g
-	// gs
-	VBROADCASTSS (AX), Y0
-
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
-	VCVTPH2PS  (BX)(R9*2), Y1
-	VCVTPH2PS  16(BX)(R9*2), Y2
-	VCVTPH2PS  32(BX)(R9*2), Y3
-	VCVTPH2PS  48(BX)(R9*2), Y4
+	TESTL      $0x00000002, CX
+	JZ         else6
+	VCVTPH2PS  (BX)(R9*2), Y0
+	VCVTPH2PS  16(BX)(R9*2), Y1
+	VCVTPH2PS  32(BX)(R9*2), Y2
+	VCVTPH2PS  48(BX)(R9*2), Y3
 	PREFETCHT0 (BX)(R10*2)
-	JMP        end5
+	JMP        end7
+
+else6:
+	VPMOVZXWD  (BX)(R9*2), Y0
+	VPSLLD     $0x10, Y0, Y0
+	VPMOVZXWD  16(BX)(R9*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  32(BX)(R9*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  48(BX)(R9*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (BX)(R10*2)
+
+end7:
+	JMP end5
 
 else4:
-	VPMOVZXWD  (BX)(R9*2), Y1
-	VPSLLD     $0x10, Y1, Y1
-	VPMOVZXWD  16(BX)(R9*2), Y2
-	VPSLLD     $0x10, Y2, Y2
-	VPMOVZXWD  32(BX)(R9*2), Y3
-	VPSLLD     $0x10, Y3, Y3
-	VPMOVZXWD  48(BX)(R9*2), Y4
-	VPSLLD     $0x10, Y4, Y4
-	PREFETCHT0 (BX)(R10*2)
-
-end5:
-	JMP end3
-
-else2:
-	VMOVUPS    (BX)(R9*4), Y1
-	VMOVUPS    32(BX)(R9*4), Y2
-	VMOVUPS    64(BX)(R9*4), Y3
-	VMOVUPS    96(BX)(R9*4), Y4
+	VMOVUPS    (BX)(R9*4), Y0
+	VMOVUPS    32(BX)(R9*4), Y1
+	VMOVUPS    64(BX)(R9*4), Y2
+	VMOVUPS    96(BX)(R9*4), Y3
 	PREFETCHT0 (BX)(R10*4)
 	PREFETCHT0 64(BX)(R10*4)
 
-end3:
-	VMULPS Y1, Y0, Y1
-	VMULPS Y2, Y0, Y2
-	VMULPS Y3, Y0, Y3
-	VMULPS Y4, Y0, Y0
+end5:
+	TESTL $0x00001000, CX
+	JZ    end9
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
 	// g = max(min(g, hi), lo)
 	// lo
@@ -16767,16 +19260,18 @@ end3:
 
 	// hi
 	VBROADCASTSS 48(AX), Y5
-	VMINPS       Y1, Y5, Y1
-	VMINPS       Y2, Y5, Y2
-	VMINPS       Y3, Y5, Y3
 	VMINPS       Y0, Y5, Y0
-	VMAXPS       Y1, Y4, Y1
-	VMAXPS       Y2, Y4, Y2
-	VMAXPS       Y3, Y4, Y3
 	VMAXPS       Y0, Y4, Y0
-	TESTL        $0x00000800, CX
-	JZ           end7
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// l2
@@ -16784,9 +19279,9 @@ end3:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -16821,9 +19316,9 @@ end3:
 	VPADDD    Y9, Y8, Y9
 	VXORPS    Y9, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -16834,10 +19329,10 @@ else10:
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (DX)(R10*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
@@ -16845,147 +19340,147 @@ else8:
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Y5, X9
 	VCVTPH2PS (DI)(R9*2), Y10
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y5, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
 	VBLENDVPS Y10, Y5, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end15:
+end19:
 	VPCMPEQW  (DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y5, Y10, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Y6, X9
 	VCVTPH2PS 16(DI)(R9*2), Y10
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y6, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
 	VBLENDVPS Y10, Y6, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end17:
+end21:
 	VPCMPEQW  16(DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y6, Y10, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else18
+	JZ        else22
 	VCVTPS2PH $0x00, Y7, X9
 	VCVTPH2PS 32(DI)(R9*2), Y10
-	JMP       end19
+	JMP       end23
 
-else18:
+else22:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y7, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end19:
+end23:
 	VPCMPEQW  32(DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y7, Y10, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else20
+	JZ        else24
 	VCVTPS2PH $0x00, Y8, X9
 	VCVTPH2PS 48(DI)(R9*2), Y10
-	JMP       end21
+	JMP       end25
 
-else20:
+else24:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y9
 	VPSRLD    $0x1f, Y9, Y9
 	VPADDD    Y9, Y8, Y9
-	VPADDD    roundingAVX2<>+224(SB), Y9, Y9
+	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y9
-	VPSHUFB   roundingAVX2<>+288(SB), Y9, Y9
+	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(DI)(R9*2), Y10
 	VPSLLD    $0x10, Y10, Y10
 
-end21:
+end25:
 	VPCMPEQW  48(DI)(R9*2), X9, X9
 	VPMOVSXWD X9, Y9
 	VBLENDVPS Y9, Y8, Y10, Y8
 
+end17:
 end13:
-end9:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
 	VMULPS Y8, Y4, Y4
-	VADDPS Y5, Y1, Y1
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS Y4, Y0, Y0
+	VADDPS Y5, Y0, Y0
+	VADDPS Y6, Y1, Y1
+	VADDPS Y7, Y2, Y2
+	VADDPS Y4, Y3, Y3
 
-end7:
+end11:
 	TESTL     $0x0000040c, CX
-	JZ        end23
-	VCMPPS    $0x03, Y1, Y2, Y4
-	VCMPPS    $0x03, Y3, Y0, Y5
+	JZ        end27
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R11
 	TESTL     R11, R11
-	JZ        numbers24
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x03, Y3, Y3, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y3, Y3
+	JZ        numbers28
 	VCMPPS    $0x03, Y0, Y0, Y4
-	VBLENDVPS Y4, roundingAVX2<>+448(SB), Y0, Y0
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers24:
-end23:
+numbers28:
+end27:
 	// d = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else25
+	JZ    else29
 
 	// mScales
 	MOVQ    128(AX), R11
@@ -16996,13 +19491,13 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+576(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R9*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+576(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
@@ -17010,28 +19505,28 @@ end23:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R9*1), Y9
-	VPAND        roundingAVX2<>+512(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+512(SB), Y9, Y9
+	VPAND        roundingAVX2<>+608(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R12
 	LEAL         9(R11), R13
 	SHRL         $0x08, R13
 	ORL          R13, R12
-	JZ           usual27
-	VANDPS       roundingAVX2<>+352(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	JZ           usual31
+	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+352(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+352(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+352(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
 	VORPS        Y9, Y8, Y8
 	SHLL         $0x1d, R13
 	ADDL         $0x3f800000, R13
@@ -17042,7 +19537,7 @@ end23:
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual27:
+usual31:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y9
@@ -17050,11 +19545,11 @@ usual27:
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
-	JMP          end26
+	JMP          end30
 
-else25:
+else29:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else32
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -17064,9 +19559,9 @@ else25:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end29
+	JMP        end33
 
-else28:
+else32:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -17074,8 +19569,8 @@ else28:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end29:
-end26:
+end33:
+end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -17083,10 +19578,10 @@ end26:
 
 	// alpha1
 	VBROADCASTSS 16(AX), Y8
-	VMULPS       Y1, Y8, Y9
-	VMULPS       Y2, Y8, Y10
-	VMULPS       Y3, Y8, Y11
-	VMULPS       Y0, Y8, Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
 	VADDPS       Y9, Y5, Y5
 	VADDPS       Y10, Y6, Y6
 	VADDPS       Y11, Y7, Y7
@@ -17098,7 +19593,7 @@ end26:
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else30
+	JZ    else34
 
 	// mScales
 	MOVQ    128(AX), R11
@@ -17109,13 +19604,13 @@ end26:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y10
 	VPSLLW       $0x07, Y10, Y10
-	VANDPS       roundingAVX2<>+576(SB), Y10, Y10
+	VANDPS       roundingAVX2<>+672(SB), Y10, Y10
 	VCVTPH2PS    X10, Y9
 	VEXTRACTI128 $0x01, Y10, X10
 	VCVTPH2PS    X10, Y10
 	VPMOVSXBW    16(SI)(R9*1), Y12
 	VPSLLW       $0x07, Y12, Y12
-	VANDPS       roundingAVX2<>+576(SB), Y12, Y12
+	VANDPS       roundingAVX2<>+672(SB), Y12, Y12
 	VCVTPH2PS    X12, Y11
 	VEXTRACTI128 $0x01, Y12, X12
 	VCVTPH2PS    X12, Y12
@@ -17123,28 +19618,28 @@ end26:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R9*1), Y13
-	VPAND        roundingAVX2<>+512(SB), Y13, Y13
-	VPCMPEQB     roundingAVX2<>+512(SB), Y13, Y13
+	VPAND        roundingAVX2<>+608(SB), Y13, Y13
+	VPCMPEQB     roundingAVX2<>+608(SB), Y13, Y13
 	VPMOVMSKB    Y13, R12
 	LEAL         9(R11), R13
 	SHRL         $0x08, R13
 	ORL          R13, R12
-	JZ           usual32
-	VANDPS       roundingAVX2<>+352(SB), Y9, Y13
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y13, Y13
-	VANDPS       roundingAVX2<>+448(SB), Y13, Y13
+	JZ           usual36
+	VANDPS       roundingAVX2<>+448(SB), Y9, Y13
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+544(SB), Y13, Y13
 	VORPS        Y13, Y9, Y9
-	VANDPS       roundingAVX2<>+352(SB), Y10, Y13
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y13, Y13
-	VANDPS       roundingAVX2<>+448(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+448(SB), Y10, Y13
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+544(SB), Y13, Y13
 	VORPS        Y13, Y10, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y11, Y13
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y13, Y13
-	VANDPS       roundingAVX2<>+448(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+448(SB), Y11, Y13
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+544(SB), Y13, Y13
 	VORPS        Y13, Y11, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y12, Y13
-	VCMPPS       $0x00, roundingAVX2<>+544(SB), Y13, Y13
-	VANDPS       roundingAVX2<>+448(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+448(SB), Y12, Y13
+	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VANDPS       roundingAVX2<>+544(SB), Y13, Y13
 	VORPS        Y13, Y12, Y12
 	SHLL         $0x1d, R13
 	ADDL         $0x3f800000, R13
@@ -17155,7 +19650,7 @@ end26:
 	VMULPS       Y13, Y11, Y11
 	VMULPS       Y13, Y12, Y12
 
-usual32:
+usual36:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y13
@@ -17163,11 +19658,11 @@ usual32:
 	VMULPS       Y13, Y10, Y10
 	VMULPS       Y13, Y11, Y11
 	VMULPS       Y13, Y12, Y12
-	JMP          end31
+	JMP          end35
 
-else30:
+else34:
 	TESTL      $0x00000008, CX
-	JZ         else33
+	JZ         else37
 	VPMOVZXWD  (SI)(R9*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(SI)(R9*2), Y10
@@ -17177,9 +19672,9 @@ else30:
 	VPMOVZXWD  48(SI)(R9*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end34
+	JMP        end38
 
-else33:
+else37:
 	VMOVUPS    (SI)(R9*4), Y9
 	VMOVUPS    32(SI)(R9*4), Y10
 	VMOVUPS    64(SI)(R9*4), Y11
@@ -17187,8 +19682,8 @@ else33:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end34:
-end31:
+end38:
+end35:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -17196,18 +19691,18 @@ end31:
 
 	// alpha2
 	VBROADCASTSS 24(AX), Y12
+	VMULPS       Y0, Y12, Y0
 	VMULPS       Y1, Y12, Y1
 	VMULPS       Y2, Y12, Y2
 	VMULPS       Y3, Y12, Y3
-	VMULPS       Y0, Y12, Y0
-	VADDPS       Y1, Y9, Y1
-	VADDPS       Y2, Y10, Y2
-	VADDPS       Y3, Y11, Y3
-	VADDPS       Y0, Y8, Y0
+	VADDPS       Y0, Y9, Y0
+	VADDPS       Y1, Y10, Y1
+	VADDPS       Y2, Y11, Y2
+	VADDPS       Y3, Y8, Y3
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else35
+	JZ    else39
 
 	// the counter of the pass's first word
 	MOVQ         R9, R11
@@ -17224,13 +19719,13 @@ end31:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y8
 	VXORPS  Y8, Y9, Y8
-	VPMULLD roundingAVX2<>+64(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
 	VXORPS  Y10, Y8, Y8
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y8, Y11
 	VXORPS  Y11, Y8, Y8
-	VPMULLD roundingAVX2<>+96(SB), Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y8, Y11
@@ -17240,30 +19735,30 @@ end31:
 	// word = (counter ^ counter>>15)·0x7feb352d ^ key
 	VPSRLD  $0x0f, Y9, Y11
 	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+64(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 	VXORPS  Y10, Y9, Y9
 
 	// word = (word ^ word>>15)·0x846ca68b
 	VPSRLD  $0x0f, Y9, Y10
 	VXORPS  Y10, Y9, Y9
-	VPMULLD roundingAVX2<>+96(SB), Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end36
+	JMP    end40
 
-else35:
+else39:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end36:
+end40:
 	TESTL        $0x00000400, CX
-	JZ           else37
-	VANDPS       roundingAVX2<>+352(SB), Y1, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y2, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y3, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y0, Y13
+	JZ           else41
+	VANDPS       roundingAVX2<>+448(SB), Y0, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y1, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y2, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y3, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
 	VPMAXUD      Y11, Y10, Y10
@@ -17275,7 +19770,7 @@ end36:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R11
 	CMPL         R11, $0x7f800000
-	JAE          rare39
+	JAE          rare43
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -17291,70 +19786,70 @@ end36:
 	MOVB         R11, (R12)(R13*1)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y10
-	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y0, Y0
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Y8, Y11
-	VANDPS    roundingAVX2<>+480(SB), Y11, Y11
-	VPADDD    Y11, Y1, Y1
-	VCVTPS2PH $0x03, Y1, X1
-	VMULPS    Y10, Y2, Y2
+	VANDPS    roundingAVX2<>+576(SB), Y11, Y11
+	VPADDD    Y11, Y0, Y0
+	VCVTPS2PH $0x03, Y0, X0
+	VMULPS    Y10, Y1, Y1
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD      $0x04, Y9, Y11
-	VANDPS      roundingAVX2<>+480(SB), Y11, Y11
-	VPADDD      Y11, Y2, Y2
+	VANDPS      roundingAVX2<>+576(SB), Y11, Y11
+	VPADDD      Y11, Y1, Y1
+	VCVTPS2PH   $0x03, Y1, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+
+	// with seven more, cut to seven bits and the sign
+	VPSRLW $0x09, Y8, Y1
+	VPADDW Y1, Y0, Y0
+	VANDPS roundingAVX2<>+704(SB), Y0, Y1
+	VPADDW Y0, Y0, Y0
+	VORPS  Y1, Y0, Y0
+	VPSRLW $0x08, Y0, Y0
+	VMULPS Y10, Y2, Y1
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y2
+	VANDPS    roundingAVX2<>+576(SB), Y2, Y2
+	VPADDD    Y2, Y1, Y1
+	VCVTPS2PH $0x03, Y1, X1
+	VMULPS    Y10, Y3, Y2
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD      $0x0c, Y9, Y3
+	VANDPS      roundingAVX2<>+576(SB), Y3, Y3
+	VPADDD      Y3, Y2, Y2
 	VCVTPS2PH   $0x03, Y2, X2
 	VINSERTI128 $0x01, X2, Y1, Y1
 
 	// with seven more, cut to seven bits and the sign
-	VPSRLW $0x09, Y8, Y2
-	VPADDW Y2, Y1, Y1
-	VANDPS roundingAVX2<>+608(SB), Y1, Y2
-	VPADDW Y1, Y1, Y1
-	VORPS  Y2, Y1, Y1
-	VPSRLW $0x08, Y1, Y1
-	VMULPS Y10, Y3, Y2
-
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y3
-	VANDPS    roundingAVX2<>+480(SB), Y3, Y3
-	VPADDD    Y3, Y2, Y2
-	VCVTPS2PH $0x03, Y2, X2
-	VMULPS    Y10, Y0, Y0
-
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y3
-	VANDPS      roundingAVX2<>+480(SB), Y3, Y3
-	VPADDD      Y3, Y0, Y0
-	VCVTPS2PH   $0x03, Y0, X0
-	VINSERTI128 $0x01, X0, Y2, Y0
-
-	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y2
-	VPADDW    Y2, Y0, Y0
-	VANDPS    roundingAVX2<>+608(SB), Y0, Y2
-	VPADDW    Y0, Y0, Y0
-	VORPS     Y2, Y0, Y0
-	VPSRLW    $0x08, Y0, Y0
-	VPACKUSWB Y0, Y1, Y0
+	VPADDW    Y2, Y1, Y1
+	VANDPS    roundingAVX2<>+704(SB), Y1, Y2
+	VPADDW    Y1, Y1, Y1
+	VORPS     Y2, Y1, Y1
+	VPSRLW    $0x08, Y1, Y1
+	VPACKUSWB Y1, Y0, Y0
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, (SI)(R9*1)
-	JMP       packed40
+	JMP       packed44
 
-rare39:
+rare43:
 	// the same, where there are NaNs or infinities
-	VANDPS       roundingAVX2<>+352(SB), Y1, Y10
-	VANDPS       roundingAVX2<>+352(SB), Y2, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y3, Y12
-	VANDPS       roundingAVX2<>+352(SB), Y0, Y13
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y10, Y14
+	VANDPS       roundingAVX2<>+448(SB), Y0, Y10
+	VANDPS       roundingAVX2<>+448(SB), Y1, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y2, Y12
+	VANDPS       roundingAVX2<>+448(SB), Y3, Y13
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y10, Y14
 	VANDPS       Y14, Y10, Y10
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y11, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y11, Y14
 	VANDPS       Y14, Y11, Y11
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y12, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y12, Y14
 	VANDPS       Y14, Y12, Y12
-	VCMPPS       $0x11, roundingAVX2<>+416(SB), Y13, Y14
+	VCMPPS       $0x11, roundingAVX2<>+512(SB), Y13, Y14
 	VANDPS       Y14, Y13, Y13
 	VPMAXUD      Y12, Y10, Y10
 	VPMAXUD      Y13, Y11, Y11
@@ -17381,118 +19876,118 @@ rare39:
 	MOVB         R11, (R12)(R13*1)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y10
-	VMULPS       Y10, Y1, Y11
-	VANDPS       roundingAVX2<>+352(SB), Y1, Y1
-	VCMPPS       $0x15, roundingAVX2<>+416(SB), Y1, Y1
-	VBLENDVPS    Y1, roundingAVX2<>+544(SB), Y11, Y11
+	VMULPS       Y10, Y0, Y11
+	VANDPS       roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y0, Y0
+	VBLENDVPS    Y0, roundingAVX2<>+640(SB), Y11, Y11
 
 	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y1
-	VANDPS    roundingAVX2<>+480(SB), Y1, Y1
-	VPADDD    Y1, Y11, Y11
+	VPSLLD    $0x04, Y8, Y0
+	VANDPS    roundingAVX2<>+576(SB), Y0, Y0
+	VPADDD    Y0, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
-	VMULPS    Y10, Y2, Y1
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y2, Y2
-	VBLENDVPS Y2, roundingAVX2<>+544(SB), Y1, Y1
+	VMULPS    Y10, Y1, Y0
+	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y1, Y1
+	VBLENDVPS Y1, roundingAVX2<>+640(SB), Y0, Y0
 
 	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y2
-	VANDPS      roundingAVX2<>+480(SB), Y2, Y2
-	VPADDD      Y2, Y1, Y1
-	VCVTPS2PH   $0x03, Y1, X1
-	VINSERTI128 $0x01, X1, Y11, Y1
+	VPSLLD      $0x04, Y9, Y1
+	VANDPS      roundingAVX2<>+576(SB), Y1, Y1
+	VPADDD      Y1, Y0, Y0
+	VCVTPS2PH   $0x03, Y0, X0
+	VINSERTI128 $0x01, X0, Y11, Y0
 
 	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y8, Y2
-	VPADDW    Y2, Y1, Y1
-	VANDPS    roundingAVX2<>+608(SB), Y1, Y2
-	VPADDW    Y1, Y1, Y1
-	VORPS     Y2, Y1, Y1
-	VPSRLW    $0x08, Y1, Y1
+	VPSRLW    $0x09, Y8, Y1
+	VPADDW    Y1, Y0, Y0
+	VANDPS    roundingAVX2<>+704(SB), Y0, Y1
+	VPADDW    Y0, Y0, Y0
+	VORPS     Y1, Y0, Y0
+	VPSRLW    $0x08, Y0, Y0
+	VMULPS    Y10, Y2, Y1
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y2, Y2
+	VBLENDVPS Y2, roundingAVX2<>+640(SB), Y1, Y1
+
+	// f16: m·2^(119−scale), with nine random bits, cut
+	VPSRLD    $0x0c, Y8, Y2
+	VANDPS    roundingAVX2<>+576(SB), Y2, Y2
+	VPADDD    Y2, Y1, Y1
+	VCVTPS2PH $0x03, Y1, X1
 	VMULPS    Y10, Y3, Y2
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y3
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y3, Y3
-	VBLENDVPS Y3, roundingAVX2<>+544(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y3
+	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y3, Y3
+	VBLENDVPS Y3, roundingAVX2<>+640(SB), Y2, Y2
 
 	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y3
-	VANDPS    roundingAVX2<>+480(SB), Y3, Y3
-	VPADDD    Y3, Y2, Y2
-	VCVTPS2PH $0x03, Y2, X2
-	VMULPS    Y10, Y0, Y3
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x15, roundingAVX2<>+416(SB), Y0, Y0
-	VBLENDVPS Y0, roundingAVX2<>+544(SB), Y3, Y3
-
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y0
-	VANDPS      roundingAVX2<>+480(SB), Y0, Y0
-	VPADDD      Y0, Y3, Y3
-	VCVTPS2PH   $0x03, Y3, X3
-	VINSERTI128 $0x01, X3, Y2, Y0
+	VPSRLD      $0x0c, Y9, Y3
+	VANDPS      roundingAVX2<>+576(SB), Y3, Y3
+	VPADDD      Y3, Y2, Y2
+	VCVTPS2PH   $0x03, Y2, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
 
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Y9, Y2
-	VPADDW    Y2, Y0, Y0
-	VANDPS    roundingAVX2<>+608(SB), Y0, Y2
-	VPADDW    Y0, Y0, Y0
-	VORPS     Y2, Y0, Y0
-	VPSRLW    $0x08, Y0, Y0
-	VPACKUSWB Y0, Y1, Y0
+	VPADDW    Y2, Y1, Y1
+	VANDPS    roundingAVX2<>+704(SB), Y1, Y2
+	VPADDW    Y1, Y1, Y1
+	VORPS     Y2, Y1, Y1
+	VPSRLW    $0x08, Y1, Y1
+	VPACKUSWB Y1, Y0, Y0
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, (SI)(R9*1)
 
-packed40:
-	JMP end38
+packed44:
+	JMP end42
 
-else37:
+else41:
 	TESTL $0x00000008, CX
-	JZ    else41
+	JZ    else45
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y0, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y0, Y0
+	VPADDD roundingAVX2<>+320(SB), Y0, Y0
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y1, Y10
 	VPSRLD $0x1f, Y10, Y10
 	VPADDD Y10, Y1, Y1
-	VPADDD roundingAVX2<>+224(SB), Y1, Y1
+	VPADDD roundingAVX2<>+320(SB), Y1, Y1
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y2, Y10
 	VPSRLD $0x1f, Y10, Y10
 	VPADDD Y10, Y2, Y2
-	VPADDD roundingAVX2<>+224(SB), Y2, Y2
+	VPADDD roundingAVX2<>+320(SB), Y2, Y2
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD $0x0f, Y3, Y10
-	VPSRLD $0x1f, Y10, Y10
-	VPADDD Y10, Y3, Y3
-	VPADDD roundingAVX2<>+224(SB), Y3, Y3
-
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y10
+	VPSLLD    $0x0f, Y3, Y10
 	VPSRLD    $0x1f, Y10, Y10
-	VPADDD    Y10, Y0, Y0
-	VPADDD    roundingAVX2<>+224(SB), Y0, Y0
-	VPSRLD    $0x10, Y1, Y1
-	VPSRLD    $0x10, Y2, Y2
-	VPACKUSDW Y2, Y1, Y1
-	VPERMQ    $0xd8, Y1, Y1
-	VMOVDQU   Y1, (SI)(R9*2)
-	VPSRLD    $0x10, Y3, Y3
+	VPADDD    Y10, Y3, Y3
+	VPADDD    roundingAVX2<>+320(SB), Y3, Y3
 	VPSRLD    $0x10, Y0, Y0
-	VPACKUSDW Y0, Y3, Y0
+	VPSRLD    $0x10, Y1, Y1
+	VPACKUSDW Y1, Y0, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (SI)(R9*2)
+	VPSRLD    $0x10, Y2, Y2
+	VPSRLD    $0x10, Y3, Y3
+	VPACKUSDW Y3, Y2, Y0
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(SI)(R9*2)
-	JMP       end42
+	JMP       end46
 
-else41:
-	VMOVUPS Y1, (SI)(R9*4)
-	VMOVUPS Y2, 32(SI)(R9*4)
-	VMOVUPS Y3, 64(SI)(R9*4)
-	VMOVUPS Y0, 96(SI)(R9*4)
+else45:
+	VMOVUPS Y0, (SI)(R9*4)
+	VMOVUPS Y1, 32(SI)(R9*4)
+	VMOVUPS Y2, 64(SI)(R9*4)
+	VMOVUPS Y3, 96(SI)(R9*4)
 
+end46:
 end42:
-end38:
 	// u = k1·sign(d)
 	// k1
 	VBROADCASTSS 28(AX), Y0
@@ -17540,9 +20035,9 @@ end38:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else43
+	JZ         else47
 	TESTL      $0x00000100, CX
-	JZ         else45
+	JZ         else49
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -17577,9 +20072,9 @@ end38:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end46
+	JMP       end50
 
-else45:
+else49:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -17590,10 +20085,10 @@ else45:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R10*2)
 
-end46:
-	JMP end44
+end50:
+	JMP end48
 
-else43:
+else47:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
@@ -17601,111 +20096,111 @@ else43:
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end48
+	JZ         end52
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else49
+	JZ        else53
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (DI)(R9*2), Y12
-	JMP       end50
+	JMP       end54
 
-else49:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
 	VBLENDVPS Y12, Y5, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end50:
+end54:
 	VPCMPEQW  (DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else51
+	JZ        else55
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(DI)(R9*2), Y12
-	JMP       end52
+	JMP       end56
 
-else51:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
 	VBLENDVPS Y12, Y6, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end52:
+end56:
 	VPCMPEQW  16(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else53
+	JZ        else57
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(DI)(R9*2), Y12
-	JMP       end54
+	JMP       end58
 
-else53:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
 	VBLENDVPS Y12, Y7, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end54:
+end58:
 	VPCMPEQW  32(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else55
+	JZ        else59
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(DI)(R9*2), Y12
-	JMP       end56
+	JMP       end60
 
-else55:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
-	VPADDD    roundingAVX2<>+224(SB), Y11, Y11
+	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y11
-	VPSHUFB   roundingAVX2<>+288(SB), Y11, Y11
+	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end56:
+end60:
 	VPCMPEQW  48(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
+end52:
 end48:
-end44:
 	VMULPS Y5, Y1, Y5
 	VMULPS Y6, Y1, Y6
 	VMULPS Y7, Y1, Y7
@@ -17717,88 +20212,88 @@ end44:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else57
+	JZ    else61
 	TESTL $0x00000100, CX
-	JZ    else59
+	JZ    else63
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y2, Y1
+	VPADDD    roundingAVX2<>+352(SB), Y2, Y1
 	VCMPPS    $0x03, Y2, Y2, Y5
 	VBLENDVPS Y5, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
 	VPERMQ    $0x08, Y1, Y1
 	VMOVUPS   X1, (DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
 	VANDNPS Y2, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+416(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y3, Y1
+	VPADDD    roundingAVX2<>+352(SB), Y3, Y1
 	VCMPPS    $0x03, Y3, Y3, Y2
 	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
 	VPERMQ    $0x08, Y1, Y1
 	VMOVUPS   X1, 16(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
 	VANDNPS Y3, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+416(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 16(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y4, Y1
+	VPADDD    roundingAVX2<>+352(SB), Y4, Y1
 	VCMPPS    $0x03, Y4, Y4, Y2
 	VBLENDVPS Y2, Y4, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
 	VPERMQ    $0x08, Y1, Y1
 	VMOVUPS   X1, 32(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y4, Y4, Y1
 	VANDNPS Y4, Y1, Y1
-	VPSHUFB roundingAVX2<>+320(SB), Y1, Y1
+	VPSHUFB roundingAVX2<>+416(SB), Y1, Y1
 	VPERMQ  $0x08, Y1, Y1
 	VMOVUPS X1, 32(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+256(SB), Y0, Y1
+	VPADDD    roundingAVX2<>+352(SB), Y0, Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
 	VPERMQ    $0x08, Y1, Y1
 	VMOVUPS   X1, 48(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
 	VANDNPS Y0, Y1, Y0
-	VPSHUFB roundingAVX2<>+320(SB), Y0, Y0
+	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end60
+	JMP     end64
 
-else59:
+else63:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX2<>+192(SB), Y8, Y8
-	VPMULLW roundingAVX2<>+192(SB), Y9, Y9
-	VANDPS  roundingAVX2<>+128(SB), Y8, Y1
+	VPMULLW roundingAVX2<>+288(SB), Y8, Y8
+	VPMULLW roundingAVX2<>+288(SB), Y9, Y9
+	VANDPS  roundingAVX2<>+224(SB), Y8, Y1
 	VPADDD  Y1, Y2, Y1
-	VANDPS  roundingAVX2<>+128(SB), Y9, Y5
+	VANDPS  roundingAVX2<>+224(SB), Y9, Y5
 	VPADDD  Y5, Y3, Y5
 	VPSRLD  $0x10, Y8, Y6
 	VPADDD  Y6, Y4, Y6
 	VPSRLD  $0x10, Y9, Y7
 	VPADDD  Y7, Y0, Y7
 	TESTL   $0x00000408, CX
-	JZ      else61
-	JMP     end62
+	JZ      else65
+	JMP     end66
 
-else61:
+else65:
 	VCMPPS    $0x03, Y2, Y2, Y8
 	VBLENDVPS Y8, Y2, Y1, Y1
 	VCMPPS    $0x03, Y3, Y3, Y2
@@ -17808,7 +20303,7 @@ else61:
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VBLENDVPS Y2, Y0, Y7, Y7
 
-end62:
+end66:
 	VPSRLD    $0x10, Y1, Y1
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y1, Y0
@@ -17820,60 +20315,25 @@ end62:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R9*2)
 
-end60:
-	JMP end58
+end64:
+	JMP end62
 
-else57:
+else61:
 	VMOVUPS   Y2, (DX)(R9*4)
 	VMOVUPS   Y3, 32(DX)(R9*4)
 	VMOVUPS   Y4, 64(DX)(R9*4)
 	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end64
+	JZ        end68
 	TESTL     $0x00000020, CX
-	JZ        else65
+	JZ        else69
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y2, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y5
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y2, Y5
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y2, Y2
 	VANDPS    Y2, Y5, Y2
-	VMOVMSKPS Y2, R11
-	POPCNTL   R11, R11
-	ADDQ      R11, R8
-	JMP       end66
-
-else65:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y5
-	VBLENDVPS Y5, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-
-end66:
-	TESTL    $0x00000040, CX
-	JZ       else67
-	VMOVNTDQ X1, (DI)(R9*2)
-	JMP      end68
-
-else67:
-	VMOVUPS X1, (DI)(R9*2)
-
-end68:
-	TESTL     $0x00000020, CX
-	JZ        else69
-	VCVTPS2PH $0x00, Y3, X1
-
-	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y3, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
-	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
@@ -17881,33 +20341,33 @@ end68:
 
 else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
+	VPSLLD    $0x0f, Y2, Y1
 	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPADDD    Y1, Y2, Y1
+	VPADDD    roundingAVX2<>+320(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y5
+	VBLENDVPS Y5, Y2, Y1, Y1
+	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
 	VPERMQ    $0x08, Y1, Y1
 
 end70:
 	TESTL    $0x00000040, CX
 	JZ       else71
-	VMOVNTDQ X1, 16(DI)(R9*2)
+	VMOVNTDQ X1, (DI)(R9*2)
 	JMP      end72
 
 else71:
-	VMOVUPS X1, 16(DI)(R9*2)
+	VMOVUPS X1, (DI)(R9*2)
 
 end72:
 	TESTL     $0x00000020, CX
 	JZ        else73
-	VCVTPS2PH $0x00, Y4, X1
+	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y4, Y2
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y2, Y3
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y2, Y2
+	VANDPS    roundingAVX2<>+448(SB), Y3, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y2, Y2
 	VANDPS    Y2, Y3, Y2
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
@@ -17916,79 +20376,410 @@ end72:
 
 else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y4, Y1
+	VPSLLD    $0x0f, Y3, Y1
 	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y4, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y4, Y4, Y2
-	VBLENDVPS Y2, Y4, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y1
+	VPADDD    Y1, Y3, Y1
+	VPADDD    roundingAVX2<>+320(SB), Y1, Y1
+	VCMPPS    $0x03, Y3, Y3, Y2
+	VBLENDVPS Y2, Y3, Y1, Y1
+	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
 	VPERMQ    $0x08, Y1, Y1
 
 end74:
 	TESTL    $0x00000040, CX
 	JZ       else75
-	VMOVNTDQ X1, 32(DI)(R9*2)
+	VMOVNTDQ X1, 16(DI)(R9*2)
 	JMP      end76
 
 else75:
-	VMOVUPS X1, 32(DI)(R9*2)
+	VMOVUPS X1, 16(DI)(R9*2)
 
 end76:
 	TESTL     $0x00000020, CX
 	JZ        else77
-	VCVTPS2PH $0x00, Y0, X1
+	VCVTPS2PH $0x00, Y4, X1
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS    roundingAVX2<>+352(SB), Y0, Y0
-	VCMPPS    $0x1d, roundingAVX2<>+384(SB), Y0, Y2
-	VCMPPS    $0x11, roundingAVX2<>+416(SB), Y0, Y0
-	VANDPS    Y0, Y2, Y0
-	VMOVMSKPS Y0, R11
+	VANDPS    roundingAVX2<>+448(SB), Y4, Y2
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y2, Y3
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y2, Y2
+	VANDPS    Y2, Y3, Y2
+	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
 	JMP       end78
 
 else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
+	VPSLLD    $0x0f, Y4, Y1
 	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+224(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+288(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
+	VPADDD    Y1, Y4, Y1
+	VPADDD    roundingAVX2<>+320(SB), Y1, Y1
+	VCMPPS    $0x03, Y4, Y4, Y2
+	VBLENDVPS Y2, Y4, Y1, Y1
+	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
+	VPERMQ    $0x08, Y1, Y1
 
 end78:
 	TESTL    $0x00000040, CX
 	JZ       else79
-	VMOVNTDQ X1, 48(DI)(R9*2)
+	VMOVNTDQ X1, 32(DI)(R9*2)
 	JMP      end80
 
 else79:
-	VMOVUPS X1, 48(DI)(R9*2)
+	VMOVUPS X1, 32(DI)(R9*2)
 
 end80:
-end64:
-end58:
-	ADDQ  $0x00000020, R9
-	ADDQ  $0x00000020, R10
-	CMPQ  R9, count+8(FP)
-	JNE   pass
+	TESTL     $0x00000020, CX
+	JZ        else81
+	VCVTPS2PH $0x00, Y0, X1
+
+	// overflows += 65520 ≤ |x| < ∞
+	VANDPS    roundingAVX2<>+448(SB), Y0, Y0
+	VCMPPS    $0x1d, roundingAVX2<>+480(SB), Y0, Y2
+	VCMPPS    $0x11, roundingAVX2<>+512(SB), Y0, Y0
+	VANDPS    Y0, Y2, Y0
+	VMOVMSKPS Y0, R11
+	POPCNTL   R11, R11
+	ADDQ      R11, R8
+	JMP       end82
+
+else81:
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD    $0x0f, Y0, Y1
+	VPSRLD    $0x1f, Y1, Y1
+	VPADDD    Y1, Y0, Y1
+	VPADDD    roundingAVX2<>+320(SB), Y1, Y1
+	VCMPPS    $0x03, Y0, Y0, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y0
+	VPERMQ    $0x08, Y0, Y1
+
+end82:
+	TESTL    $0x00000040, CX
+	JZ       else83
+	VMOVNTDQ X1, 48(DI)(R9*2)
+	JMP      end84
+
+else83:
+	VMOVUPS X1, 48(DI)(R9*2)
+
+end84:
+end68:
+end62:
+	ADDQ $0x00000020, R9
+	ADDQ $0x00000020, R10
+	CMPQ R9, count+8(FP)
+	JNE  pass
+	JMP  done
+
+pairs:
+passOfPairs:
+	// g = gs·g
+	// load grad
+	VMOVUPS    (BX)(R9*2), Y0
+	VANDPS     roundingAVX2<>+128(SB), Y0, Y1
+	VPSLLD     $0x10, Y0, Y0
+	VMOVUPS    32(BX)(R9*2), Y2
+	VANDPS     roundingAVX2<>+128(SB), Y2, Y3
+	VPSLLD     $0x10, Y2, Y2
+	PREFETCHT0 (BX)(R10*2)
+	TESTL      $0x00001000, CX
+	JZ         end86
+
+	// gs
+	VBROADCASTSS (AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+	// g = max(min(g, hi), lo)
+	// lo
+	VBROADCASTSS 44(AX), Y4
+
+	// hi
+	VBROADCASTSS 48(AX), Y5
+	VMINPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y4, Y0
+	VMINPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y4, Y1
+	VMINPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y4, Y2
+	VMINPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y4, Y3
+
+end86:
+	TESTL $0x00000800, CX
+	JZ    end88
+
+	// g = g + l2·p
+	// l2
+	VBROADCASTSS 4(AX), Y4
+
+	// load p
+	VMOVUPS    (DX)(R9*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R10*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y0, Y0
+	VADDPS     Y6, Y1, Y1
+	VADDPS     Y7, Y2, Y2
+	VADDPS     Y4, Y3, Y3
+
+end88:
+	VCMPPS    $0x03, Y0, Y1, Y4
+	VCMPPS    $0x03, Y2, Y3, Y5
+	VORPS     Y4, Y5, Y4
+	VMOVMSKPS Y4, DI
+	TESTL     DI, DI
+	JZ        numbers89
+	VCMPPS    $0x03, Y0, Y0, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
+	VCMPPS    $0x03, Y1, Y1, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y1, Y1
+	VCMPPS    $0x03, Y2, Y2, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y2, Y2
+	VCMPPS    $0x03, Y3, Y3, Y4
+	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
+
+numbers89:
+	// d = beta1·m + alpha1·g
+	// beta1
+	VBROADCASTSS 12(AX), Y4
+
+	// load m
+	VMOVUPS    (SI)(R9*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(SI)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (SI)(R10*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+
+	// alpha1
+	VBROADCASTSS 16(AX), Y8
+	VMULPS       Y0, Y8, Y9
+	VMULPS       Y1, Y8, Y10
+	VMULPS       Y2, Y8, Y11
+	VMULPS       Y3, Y8, Y8
+	VADDPS       Y9, Y5, Y5
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y11, Y7, Y7
+	VADDPS       Y8, Y4, Y4
+
+	// m = beta2·m + alpha2·g
+	// beta2
+	VBROADCASTSS 20(AX), Y8
+
+	// load m
+	VMOVUPS    (SI)(R9*2), Y9
+	VANDPS     roundingAVX2<>+128(SB), Y9, Y10
+	VPSLLD     $0x10, Y9, Y9
+	VMOVUPS    32(SI)(R9*2), Y11
+	VANDPS     roundingAVX2<>+128(SB), Y11, Y12
+	VPSLLD     $0x10, Y11, Y11
+	PREFETCHT0 (SI)(R10*2)
+	VMULPS     Y9, Y8, Y9
+	VMULPS     Y10, Y8, Y10
+	VMULPS     Y11, Y8, Y11
+	VMULPS     Y12, Y8, Y8
+
+	// alpha2
+	VBROADCASTSS 24(AX), Y12
+	VMULPS       Y0, Y12, Y0
+	VMULPS       Y1, Y12, Y1
+	VMULPS       Y2, Y12, Y2
+	VMULPS       Y3, Y12, Y3
+	VADDPS       Y0, Y9, Y0
+	VADDPS       Y1, Y10, Y1
+	VADDPS       Y2, Y11, Y2
+	VADDPS       Y3, Y8, Y3
+
+	// store m
+	// the counter of the pass's first word
+	MOVQ         R9, DI
+	SHRQ         $0x01, DI
+	IMUL3L       $0x9e3779b9, DI, DI
+	ADDL         56(AX), DI
+	VMOVD        DI, X9
+	VPBROADCASTD X9, Y9
+	VPADDD       roundingAVX2<>+64(SB), Y9, Y9
+
+	// key
+	VPBROADCASTD 60(AX), Y10
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y8
+	VXORPS  Y8, Y9, Y8
+	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
+	VXORPS  Y10, Y8, Y8
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y8, Y11
+	VXORPS  Y11, Y8, Y8
+	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y8, Y11
+	VXORPS Y11, Y8, Y8
+	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+
+	// word = (counter ^ counter>>15)·0x7feb352d ^ key
+	VPSRLD  $0x0f, Y9, Y11
+	VXORPS  Y11, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	VXORPS  Y10, Y9, Y9
+
+	// word = (word ^ word>>15)·0x846ca68b
+	VPSRLD  $0x0f, Y9, Y10
+	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
+
+	// word = word ^ word>>16
+	VPSRLD $0x10, Y9, Y10
+	VXORPS Y10, Y9, Y9
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y0, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y0, Y0
+	VPADDD roundingAVX2<>+320(SB), Y0, Y0
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y1, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y1, Y1
+	VPADDD roundingAVX2<>+320(SB), Y1, Y1
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD $0x0f, Y2, Y10
+	VPSRLD $0x1f, Y10, Y10
+	VPADDD Y10, Y2, Y2
+	VPADDD roundingAVX2<>+320(SB), Y2, Y2
+
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD   $0x0f, Y3, Y10
+	VPSRLD   $0x1f, Y10, Y10
+	VPADDD   Y10, Y3, Y3
+	VPADDD   roundingAVX2<>+320(SB), Y3, Y3
+	VPSRLD   $0x10, Y0, Y0
+	VPBLENDW $0xaa, Y1, Y0, Y0
+	VMOVDQU  Y0, (SI)(R9*2)
+	VPSRLD   $0x10, Y2, Y2
+	VPBLENDW $0xaa, Y3, Y2, Y2
+	VMOVDQU  Y2, 32(SI)(R9*2)
+
+	// u = k1·sign(d)
+	// k1
+	VBROADCASTSS 28(AX), Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x19, Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VCMPPS       $0x1e, Y1, Y5, Y3
+	VANDPS       Y2, Y3, Y3
+	VCMPPS       $0x11, Y1, Y5, Y10
+	VANDPS       Y2, Y10, Y10
+	VSUBPS       Y10, Y3, Y3
+	VCMPPS       $0x03, Y5, Y5, Y10
+	VBLENDVPS    Y10, Y5, Y3, Y3
+	VCMPPS       $0x1e, Y1, Y6, Y5
+	VANDPS       Y2, Y5, Y5
+	VCMPPS       $0x11, Y1, Y6, Y10
+	VANDPS       Y2, Y10, Y10
+	VSUBPS       Y10, Y5, Y5
+	VCMPPS       $0x03, Y6, Y6, Y10
+	VBLENDVPS    Y10, Y6, Y5, Y5
+	VCMPPS       $0x1e, Y1, Y7, Y6
+	VANDPS       Y2, Y6, Y6
+	VCMPPS       $0x11, Y1, Y7, Y10
+	VANDPS       Y2, Y10, Y10
+	VSUBPS       Y10, Y6, Y6
+	VCMPPS       $0x03, Y7, Y7, Y10
+	VBLENDVPS    Y10, Y7, Y6, Y6
+	VCMPPS       $0x1e, Y1, Y4, Y7
+	VANDPS       Y2, Y7, Y7
+	VCMPPS       $0x11, Y1, Y4, Y1
+	VANDPS       Y2, Y1, Y1
+	VSUBPS       Y1, Y7, Y1
+	VCMPPS       $0x03, Y4, Y4, Y2
+	VBLENDVPS    Y2, Y4, Y1, Y1
+	VMULPS       Y3, Y0, Y2
+	VMULPS       Y5, Y0, Y3
+	VMULPS       Y6, Y0, Y4
+	VMULPS       Y1, Y0, Y0
+
+	// p = keep·p − u
+	// keep
+	VBROADCASTSS 8(AX), Y1
+
+	// load p
+	VMOVUPS    (DX)(R9*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DX)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y10
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DX)(R10*2)
+	VMULPS     Y5, Y1, Y5
+	VMULPS     Y6, Y1, Y6
+	VMULPS     Y7, Y1, Y7
+	VMULPS     Y10, Y1, Y1
+	VSUBPS     Y2, Y5, Y2
+	VSUBPS     Y3, Y6, Y3
+	VSUBPS     Y4, Y7, Y4
+	VSUBPS     Y0, Y1, Y0
+
+	// store p
+	// bf16: (p + random)>>16
+	VPMULLW  roundingAVX2<>+288(SB), Y8, Y8
+	VPMULLW  roundingAVX2<>+288(SB), Y9, Y9
+	VANDPS   roundingAVX2<>+224(SB), Y8, Y1
+	VPADDD   Y1, Y2, Y1
+	VANDPS   roundingAVX2<>+224(SB), Y9, Y2
+	VPADDD   Y2, Y3, Y2
+	VPSRLD   $0x10, Y8, Y3
+	VPADDD   Y3, Y4, Y3
+	VPSRLD   $0x10, Y9, Y4
+	VPADDD   Y4, Y0, Y0
+	VPSRLD   $0x10, Y1, Y1
+	VPBLENDW $0xaa, Y2, Y1, Y1
+	VMOVDQU  Y1, (DX)(R9*2)
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y0, Y3, Y3
+	VMOVDQU  Y3, 32(DX)(R9*2)
+	ADDQ     $0x00000020, R9
+	ADDQ     $0x00000020, R10
+	CMPQ     R9, count+8(FP)
+	JNE      passOfPairs
+
+done:
 	TESTL $0x00000020, CX
-	JZ    end82
+	JZ    end91
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end82:
+end91:
 	TESTL $0x00000040, CX
-	JZ    end84
+	JZ    end93
 	SFENCE
 
-end84:
+end93:
 	VZEROUPPER
 	RET
 
@@ -18507,8 +21298,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z9, Z7, Z9
-	VMINPS Z10, Z7, Z10
 	VMAXPS Z9, Z6, Z9
+	VMINPS Z10, Z7, Z10
 	VMAXPS Z10, Z6, Z10
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -18732,8 +21523,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z13, Z11, Z13
-	VMINPS Z14, Z11, Z14
 	VMAXPS Z13, Z10, Z13
+	VMINPS Z14, Z11, Z14
 	VMAXPS Z14, Z10, Z14
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -19016,8 +21807,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z13, Z11, Z13
-	VMINPS Z14, Z11, Z14
 	VMAXPS Z13, Z10, Z13
+	VMINPS Z14, Z11, Z14
 	VMAXPS Z14, Z10, Z14
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -19311,8 +22102,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z6, Z4, Z6
-	VMINPS Z7, Z4, Z7
 	VMAXPS Z6, Z3, Z6
+	VMINPS Z7, Z4, Z7
 	VMAXPS Z7, Z3, Z7
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -19476,8 +22267,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z8, Z6, Z8
-	VMINPS Z9, Z6, Z9
 	VMAXPS Z8, Z5, Z8
+	VMINPS Z9, Z6, Z9
 	VMAXPS Z9, Z5, Z9
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -19672,8 +22463,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z8, Z6, Z8
-	VMINPS Z9, Z6, Z9
 	VMAXPS Z8, Z5, Z8
+	VMINPS Z9, Z6, Z9
 	VMAXPS Z9, Z5, Z9
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -19895,8 +22686,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z12, Z10, Z12
-	VMINPS Z13, Z10, Z13
 	VMAXPS Z12, Z9, Z12
+	VMINPS Z13, Z10, Z13
 	VMAXPS Z13, Z9, Z13
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -20163,8 +22954,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z12, Z10, Z12
-	VMINPS Z13, Z10, Z13
 	VMAXPS Z12, Z9, Z12
+	VMINPS Z13, Z10, Z13
 	VMAXPS Z13, Z9, Z13
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -20459,8 +23250,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z10, Z8, Z10
-	VMINPS Z11, Z8, Z11
 	VMAXPS Z10, Z7, Z10
+	VMINPS Z11, Z8, Z11
 	VMAXPS Z11, Z7, Z11
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -21444,8 +24235,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z9, Z7, Z9
-	VMINPD Z10, Z7, Z10
 	VMAXPD Z9, Z6, Z9
+	VMINPD Z10, Z7, Z10
 	VMAXPD Z10, Z6, Z10
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -21669,8 +24460,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z13, Z11, Z13
-	VMINPD Z14, Z11, Z14
 	VMAXPD Z13, Z10, Z13
+	VMINPD Z14, Z11, Z14
 	VMAXPD Z14, Z10, Z14
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -21953,8 +24744,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z13, Z11, Z13
-	VMINPD Z14, Z11, Z14
 	VMAXPD Z13, Z10, Z13
+	VMINPD Z14, Z11, Z14
 	VMAXPD Z14, Z10, Z14
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -22248,8 +25039,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z6, Z4, Z6
-	VMINPD Z7, Z4, Z7
 	VMAXPD Z6, Z3, Z6
+	VMINPD Z7, Z4, Z7
 	VMAXPD Z7, Z3, Z7
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -22413,8 +25204,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z8, Z6, Z8
-	VMINPD Z9, Z6, Z9
 	VMAXPD Z8, Z5, Z8
+	VMINPD Z9, Z6, Z9
 	VMAXPD Z9, Z5, Z9
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -22609,8 +25400,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z8, Z6, Z8
-	VMINPD Z9, Z6, Z9
 	VMAXPD Z8, Z5, Z8
+	VMINPD Z9, Z6, Z9
 	VMAXPD Z9, Z5, Z9
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -22832,8 +25623,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z12, Z10, Z12
-	VMINPD Z13, Z10, Z13
 	VMAXPD Z12, Z9, Z12
+	VMINPD Z13, Z10, Z13
 	VMAXPD Z13, Z9, Z13
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -23100,8 +25891,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z12, Z10, Z12
-	VMINPD Z13, Z10, Z13
 	VMAXPD Z12, Z9, Z12
+	VMINPD Z13, Z10, Z13
 	VMAXPD Z13, Z9, Z13
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -23396,8 +26187,8 @@ pass:
 
 	// g = max(min(g, hi), lo)
 	VMINPD Z10, Z8, Z10
-	VMINPD Z11, Z8, Z11
 	VMAXPD Z10, Z7, Z10
+	VMINPD Z11, Z8, Z11
 	VMAXPD Z11, Z7, Z11
 	TESTQ  AX, AX
 	JZ     decoupled1
@@ -23737,16 +26528,16 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	VBROADCASTSS 4(AX), Z8
 
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z9
+	VMOVUPS roundingAVX512<>+320(SB), Z9
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z10
+	VMOVUPS roundingAVX512<>+384(SB), Z10
 
 	// half
-	VMOVUPS roundingAVX512<>+448(SB), Z11
+	VMOVUPS roundingAVX512<>+640(SB), Z11
 
 	// upper
-	VMOVUPS roundingAVX512<>+576(SB), Z12
+	VMOVUPS roundingAVX512<>+768(SB), Z12
 
 	// formats
 	MOVL 52(AX), CX
@@ -23758,6 +26549,16 @@ TEXT ·pnmMixedAVX512(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -23781,48 +26582,52 @@ pass:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
+	TESTL      $0x00000002, CX
+	JZ         else6
 	VCVTPH2PS  (BX)(R10*2), Z13
 	VCVTPH2PS  32(BX)(R10*2), Z14
 	PREFETCHT0 (BX)(R11*2)
-	JMP        end5
+	JMP        end7
 
-else4:
+else6:
 	VPMOVZXWD  (BX)(R10*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	VPMOVZXWD  32(BX)(R10*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	PREFETCHT0 (BX)(R11*2)
 
-end5:
-	JMP end3
+end7:
+	JMP end5
 
-else2:
+else4:
 	VMOVUPS    (BX)(R10*4), Z13
 	VMOVUPS    64(BX)(R10*4), Z14
 	PREFETCHT0 (BX)(R11*4)
 	PREFETCHT0 64(BX)(R11*4)
 
-end3:
-	VMULPS Z13, Z0, Z13
-	VMULPS Z14, Z0, Z14
+end5:
+	TESTL  $0x00001000, CX
+	JZ     end9
+	VMULPS Z0, Z13, Z13
+	VMULPS Z0, Z14, Z14
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z13, Z7, Z13
-	VMINPS Z14, Z7, Z14
 	VMAXPS Z13, Z6, Z13
+	VMINPS Z14, Z7, Z14
 	VMAXPS Z14, Z6, Z14
-	TESTL  $0x00000800, CX
-	JZ     end7
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -23845,35 +26650,35 @@ end3:
 	VPMOVD2M  Z18, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z17, K1, Z16
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R10*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	VPMOVZXWD  32(DX)(R10*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	PREFETCHT0 (DX)(R11*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R10*4), Z15
 	VMOVUPS    64(DX)(R10*4), Z16
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Z15, Y17
 	VCVTPH2PS (R8)(R10*2), Z18
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z15, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -23885,7 +26690,7 @@ else14:
 	VPMOVZXWD (R8)(R10*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end15:
+end19:
 	VPCMPUW $0x04, (R8)(R10*2), Y17, K1
 	VCMPPS  $0x03, Z15, Z15, K2
 	KORW    K2, K1, K1
@@ -23893,12 +26698,12 @@ end15:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Z16, Y17
 	VCVTPH2PS 32(R8)(R10*2), Z18
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z16, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -23910,38 +26715,38 @@ else16:
 	VPMOVZXWD 32(R8)(R10*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end17:
+end21:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y17, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z18, K1, Z16
 
+end17:
 end13:
-end9:
 	VMULPS Z15, Z8, Z15
 	VMULPS Z16, Z8, Z16
 	VADDPS Z15, Z13, Z13
 	VADDPS Z16, Z14, Z14
 
-end7:
+end11:
 	TESTL    $0x0000040c, CX
-	JZ       end19
+	JZ       end23
 	VCMPPS   $0x03, Z13, Z14, K1
 	KORTESTW K1, K1
-	JZ       numbers20
+	JZ       numbers24
 	VCMPPS   $0x03, Z13, Z13, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z15
+	VMOVUPS  roundingAVX512<>+1088(SB), Z15
 	VMOVAPS  Z15, K1, Z13
 	VCMPPS   $0x03, Z14, Z14, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z15
+	VMOVUPS  roundingAVX512<>+1088(SB), Z15
 	VMOVAPS  Z15, K1, Z14
 
-numbers20:
-end19:
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else21
+	JZ    else25
 
 	// mScales
 	MOVQ    128(AX), R12
@@ -23952,7 +26757,7 @@ end19:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R10*1), Z16
 	VPSLLW        $0x07, Z16, Z16
-	VANDPS        roundingAVX512<>+1152(SB), Z16, Z16
+	VANDPS        roundingAVX512<>+1344(SB), Z16, Z16
 	VCVTPH2PS     Y16, Z15
 	VEXTRACTI64X4 $0x01, Z16, Y16
 	VCVTPH2PS     Y16, Z16
@@ -23960,20 +26765,20 @@ end19:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (SI)(R10*1), Y17
-	VPANDD       roundingAVX512<>+1024(SB), Y17, Y17
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y17, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y17, Y17
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y17, K1
 	KMOVD        K1, R13
 	LEAL         9(R12), R14
 	SHRL         $0x08, R14
 	ORL          R14, R13
-	JZ           usual23
-	VANDPS       roundingAVX512<>+704(SB), Z15, Z17
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z17, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z17
+	JZ           usual27
+	VANDPS       roundingAVX512<>+896(SB), Z15, Z17
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z17, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z17
 	VMOVAPS      Z17, K1, Z15
-	VANDPS       roundingAVX512<>+704(SB), Z16, Z17
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z17, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z17
+	VANDPS       roundingAVX512<>+896(SB), Z16, Z17
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z17, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z17
 	VMOVAPS      Z17, K1, Z16
 	SHLL         $0x1d, R14
 	ADDL         $0x3f800000, R14
@@ -23981,32 +26786,32 @@ end19:
 	VMULPS       Z17, Z15, Z15
 	VMULPS       Z17, Z16, Z16
 
-usual23:
+usual27:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z17
 	VMULPS       Z17, Z15, Z15
 	VMULPS       Z17, Z16, Z16
-	JMP          end22
+	JMP          end26
 
-else21:
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else24
+	JZ         else28
 	VPMOVZXWD  (SI)(R10*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	VPMOVZXWD  32(SI)(R10*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end25
+	JMP        end29
 
-else24:
+else28:
 	VMOVUPS    (SI)(R10*4), Z15
 	VMOVUPS    64(SI)(R10*4), Z16
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end25:
-end22:
+end29:
+end26:
 	VMULPS Z15, Z2, Z15
 	VMULPS Z16, Z2, Z16
 	VMULPS Z13, Z3, Z13
@@ -24016,7 +26821,7 @@ end22:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else26
+	JZ    else30
 
 	// the counter of the pass's first word
 	MOVQ         R10, R12
@@ -24043,16 +26848,16 @@ end22:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z15, Z16
 	VXORPS Z16, Z15, Z15
-	JMP    end27
+	JMP    end31
 
-else26:
+else30:
 	VXORPS Z15, Z15, Z15
 
-end27:
+end31:
 	TESTL         $0x00000400, CX
-	JZ            else28
-	VANDPS        roundingAVX512<>+704(SB), Z13, Z16
-	VANDPS        roundingAVX512<>+704(SB), Z14, Z17
+	JZ            else32
+	VANDPS        roundingAVX512<>+896(SB), Z13, Z16
+	VANDPS        roundingAVX512<>+896(SB), Z14, Z17
 	VPMAXUD       Z17, Z16, Z16
 	VEXTRACTI64X4 $0x01, Z16, Y17
 	VPMAXUD       Y17, Y16, Y16
@@ -24064,7 +26869,7 @@ end27:
 	VPMAXUD       X17, X16, X16
 	VMOVD         X16, R12
 	CMPL          R12, $0x7f800000
-	JAE           rare30
+	JAE           rare34
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R13, R13
@@ -24084,14 +26889,14 @@ end27:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z15, Z18
-	VANDPS    roundingAVX512<>+960(SB), Z18, Z18
+	VANDPS    roundingAVX512<>+1152(SB), Z18, Z18
 	VPADDD    Z18, Z17, Z17
 	VCVTPS2PH $0x03, Z17, Y17
 	VMULPS    Z16, Z14, Z16
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z15, Z18
-	VANDPS       roundingAVX512<>+960(SB), Z18, Z18
+	VANDPS       roundingAVX512<>+1152(SB), Z18, Z18
 	VPADDD       Z18, Z16, Z16
 	VCVTPS2PH    $0x03, Z16, Y16
 	VINSERTI64X4 $0x01, Y16, Z17, Z16
@@ -24099,21 +26904,21 @@ end27:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z15, Z17
 	VPADDW    Z17, Z16, Z16
-	VANDPS    roundingAVX512<>+1216(SB), Z16, Z17
+	VANDPS    roundingAVX512<>+1408(SB), Z16, Z17
 	VPADDW    Z16, Z16, Z16
 	VORPS     Z17, Z16, Z16
 	VPSRLW    $0x08, Z16, Z16
 	VPMOVWB   Z16, Y16
 	VMOVDQU32 Y16, (SI)(R10*1)
-	JMP       packed31
+	JMP       packed35
 
-rare30:
+rare34:
 	// the same, where there are NaNs or infinities
-	VANDPS        roundingAVX512<>+704(SB), Z13, Z16
-	VANDPS        roundingAVX512<>+704(SB), Z14, Z17
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z16, K1
+	VANDPS        roundingAVX512<>+896(SB), Z13, Z16
+	VANDPS        roundingAVX512<>+896(SB), Z14, Z17
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z16, K1
 	VMOVAPS.Z     Z16, K1, Z16
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z17, K1
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z17, K1
 	VMOVAPS.Z     Z17, K1, Z17
 	VPMAXUD       Z17, Z16, Z16
 	VEXTRACTI64X4 $0x01, Z16, Y17
@@ -24141,25 +26946,25 @@ rare30:
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z16
 	VMULPS       Z16, Z13, Z17
-	VANDPS       roundingAVX512<>+704(SB), Z13, Z18
-	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z18
+	VANDPS       roundingAVX512<>+896(SB), Z13, Z18
+	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+1280(SB), Z18
 	VMOVAPS      Z18, K1, Z17
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z15, Z18
-	VANDPS    roundingAVX512<>+960(SB), Z18, Z18
+	VANDPS    roundingAVX512<>+1152(SB), Z18, Z18
 	VPADDD    Z18, Z17, Z17
 	VCVTPS2PH $0x03, Z17, Y17
 	VMULPS    Z16, Z14, Z16
-	VANDPS    roundingAVX512<>+704(SB), Z14, Z18
-	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z18, K1
-	VMOVUPS   roundingAVX512<>+1088(SB), Z18
+	VANDPS    roundingAVX512<>+896(SB), Z14, Z18
+	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z18, K1
+	VMOVUPS   roundingAVX512<>+1280(SB), Z18
 	VMOVAPS   Z18, K1, Z16
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z15, Z18
-	VANDPS       roundingAVX512<>+960(SB), Z18, Z18
+	VANDPS       roundingAVX512<>+1152(SB), Z18, Z18
 	VPADDD       Z18, Z16, Z16
 	VCVTPS2PH    $0x03, Z16, Y16
 	VINSERTI64X4 $0x01, Y16, Z17, Z16
@@ -24167,19 +26972,19 @@ rare30:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z15, Z17
 	VPADDW    Z17, Z16, Z16
-	VANDPS    roundingAVX512<>+1216(SB), Z16, Z17
+	VANDPS    roundingAVX512<>+1408(SB), Z16, Z17
 	VPADDW    Z16, Z16, Z16
 	VORPS     Z17, Z16, Z16
 	VPSRLW    $0x08, Z16, Z16
 	VPMOVWB   Z16, Y16
 	VMOVDQU32 Y16, (SI)(R10*1)
 
-packed31:
-	JMP end29
+packed35:
+	JMP end33
 
-else28:
+else32:
 	TESTL $0x00000008, CX
-	JZ    else32
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z13, Z16
@@ -24196,21 +27001,21 @@ else28:
 	VMOVUPS Y16, (SI)(R10*2)
 	VPERMW  Z17, Z12, Z16
 	VMOVUPS Y16, 32(SI)(R10*2)
-	JMP     end33
+	JMP     end37
 
-else32:
+else36:
 	VMOVUPS Z13, (SI)(R10*4)
 	VMOVUPS Z14, 64(SI)(R10*4)
 
+end37:
 end33:
-end29:
 	// u = k1·m − k2·n
 	VMULPS Z13, Z4, Z13
 	VMULPS Z14, Z4, Z14
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else34
+	JZ    else38
 
 	// nScales
 	MOVQ    136(AX), R12
@@ -24221,7 +27026,7 @@ end29:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (DI)(R10*1), Z17
 	VPSLLW        $0x07, Z17, Z17
-	VANDPS        roundingAVX512<>+1152(SB), Z17, Z17
+	VANDPS        roundingAVX512<>+1344(SB), Z17, Z17
 	VCVTPH2PS     Y17, Z16
 	VEXTRACTI64X4 $0x01, Z17, Y17
 	VCVTPH2PS     Y17, Z17
@@ -24229,20 +27034,20 @@ end29:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (DI)(R10*1), Y18
-	VPANDD       roundingAVX512<>+1024(SB), Y18, Y18
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y18, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y18, Y18
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y18, K1
 	KMOVD        K1, R13
 	LEAL         9(R12), R14
 	SHRL         $0x08, R14
 	ORL          R14, R13
-	JZ           usual36
-	VANDPS       roundingAVX512<>+704(SB), Z16, Z18
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z18
+	JZ           usual40
+	VANDPS       roundingAVX512<>+896(SB), Z16, Z18
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z18
 	VMOVAPS      Z18, K1, Z16
-	VANDPS       roundingAVX512<>+704(SB), Z17, Z18
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z18
+	VANDPS       roundingAVX512<>+896(SB), Z17, Z18
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z18
 	VMOVAPS      Z18, K1, Z17
 	SHLL         $0x1d, R14
 	ADDL         $0x3f800000, R14
@@ -24250,32 +27055,32 @@ end29:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-usual36:
+usual40:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z18
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
-	JMP          end35
+	JMP          end39
 
-else34:
+else38:
 	TESTL      $0x00000008, CX
-	JZ         else37
+	JZ         else41
 	VPMOVZXWD  (DI)(R10*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(DI)(R10*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end38
+	JMP        end42
 
-else37:
+else41:
 	VMOVUPS    (DI)(R10*4), Z16
 	VMOVUPS    64(DI)(R10*4), Z17
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end38:
-end35:
+end42:
+end39:
 	VMULPS Z16, Z5, Z16
 	VMULPS Z17, Z5, Z17
 	VSUBPS Z16, Z13, Z13
@@ -24284,9 +27089,9 @@ end35:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else39
+	JZ         else43
 	TESTL      $0x00000100, CX
-	JZ         else41
+	JZ         else45
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -24309,35 +27114,35 @@ end35:
 	VPMOVD2M  Z19, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z18, K1, Z17
-	JMP       end42
+	JMP       end46
 
-else41:
+else45:
 	VPMOVZXWD  (DX)(R10*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(DX)(R10*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DX)(R11*2)
 
-end42:
-	JMP end40
+end46:
+	JMP end44
 
-else39:
+else43:
 	VMOVUPS    (DX)(R10*4), Z16
 	VMOVUPS    64(DX)(R10*4), Z17
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end44
+	JZ         end48
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else45
+	JZ        else49
 	VCVTPS2PH $0x00, Z16, Y18
 	VCVTPH2PS (R8)(R10*2), Z19
-	JMP       end46
+	JMP       end50
 
-else45:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z16, Z18
 	VPSRLD    $0x1f, Z18, Z18
@@ -24349,7 +27154,7 @@ else45:
 	VPMOVZXWD (R8)(R10*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 
-end46:
+end50:
 	VPCMPUW $0x04, (R8)(R10*2), Y18, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
@@ -24357,12 +27162,12 @@ end46:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else47
+	JZ        else51
 	VCVTPS2PH $0x00, Z17, Y18
 	VCVTPH2PS 32(R8)(R10*2), Z19
-	JMP       end48
+	JMP       end52
 
-else47:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z17, Z18
 	VPSRLD    $0x1f, Z18, Z18
@@ -24374,14 +27179,14 @@ else47:
 	VPMOVZXWD 32(R8)(R10*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 
-end48:
+end52:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y18, K1
 	VCMPPS  $0x03, Z17, Z17, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z19, K1, Z17
 
+end48:
 end44:
-end40:
 	VMULPS Z16, Z1, Z16
 	VMULPS Z17, Z1, Z17
 	VSUBPS Z13, Z16, Z13
@@ -24389,12 +27194,12 @@ end40:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else49
+	JZ    else53
 	TESTL $0x00000100, CX
-	JZ    else51
+	JZ    else55
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z13, Z15
+	VPADDD  roundingAVX512<>+704(SB), Z13, Z15
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z15
 	VPERMW  Z15, Z12, Z15
@@ -24407,7 +27212,7 @@ end40:
 	VMOVUPS   Y13, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z14, Z13
+	VPADDD  roundingAVX512<>+704(SB), Z14, Z13
 	VCMPPS  $0x03, Z14, Z14, K1
 	VMOVAPS Z14, K1, Z13
 	VPERMW  Z13, Z12, Z13
@@ -24418,53 +27223,53 @@ end40:
 	VMOVAPS.Z Z14, K1, Z13
 	VPMOVDW   Z13, Y13
 	VMOVUPS   Y13, 32(DX)(R10*2)
-	JMP       end52
+	JMP       end56
 
-else51:
+else55:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX512<>+384(SB), Z15, Z15
-	VANDPS  roundingAVX512<>+256(SB), Z15, Z16
+	VPMULLW roundingAVX512<>+576(SB), Z15, Z15
+	VANDPS  roundingAVX512<>+448(SB), Z15, Z16
 	VPADDD  Z16, Z13, Z16
 	VPSRLD  $0x10, Z15, Z15
 	VPADDD  Z15, Z14, Z15
 	TESTL   $0x00000408, CX
-	JZ      else53
-	JMP     end54
+	JZ      else57
+	JMP     end58
 
-else53:
+else57:
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z16
 	VCMPPS  $0x03, Z14, Z14, K1
 	VMOVAPS Z14, K1, Z15
 
-end54:
+end58:
 	VPERMW  Z16, Z12, Z13
 	VMOVUPS Y13, (DX)(R10*2)
 	VPERMW  Z15, Z12, Z13
 	VMOVUPS Y13, 32(DX)(R10*2)
 
-end52:
-	JMP end50
+end56:
+	JMP end54
 
-else49:
+else53:
 	VMOVUPS   Z13, (DX)(R10*4)
 	VMOVUPS   Z14, 64(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end56
+	JZ        end60
 	TESTL     $0x00000020, CX
-	JZ        else57
+	JZ        else61
 	VCVTPS2PH $0x00, Z13, Y15
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z13, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z13, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end58
+	JMP     end62
 
-else57:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z15
 	VPSRLD  $0x1f, Z15, Z15
@@ -24474,30 +27279,30 @@ else57:
 	VMOVAPS Z13, K1, Z15
 	VPERMW  Z15, Z12, Z15
 
-end58:
+end62:
 	TESTL    $0x00000040, CX
-	JZ       else59
+	JZ       else63
 	VMOVNTDQ Y15, (R8)(R10*2)
-	JMP      end60
+	JMP      end64
 
-else59:
+else63:
 	VMOVUPS Y15, (R8)(R10*2)
 
-end60:
+end64:
 	TESTL     $0x00000020, CX
-	JZ        else61
+	JZ        else65
 	VCVTPS2PH $0x00, Z14, Y13
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z14, Z14
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z14, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z14, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z14, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end62
+	JMP     end66
 
-else61:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z13
 	VPSRLD  $0x1f, Z13, Z13
@@ -24507,35 +27312,35 @@ else61:
 	VMOVAPS Z14, K1, Z13
 	VPERMW  Z13, Z12, Z13
 
-end62:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else63
+	JZ       else67
 	VMOVNTDQ Y13, 32(R8)(R10*2)
-	JMP      end64
+	JMP      end68
 
-else63:
+else67:
 	VMOVUPS Y13, 32(R8)(R10*2)
 
-end64:
-end56:
-end50:
+end68:
+end60:
+end54:
 	ADDQ  $0x00000020, R10
 	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end66
+	JZ    end70
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end66:
+end70:
 	TESTL $0x00000040, CX
-	JZ    end68
+	JZ    end72
 	SFENCE
 
-end68:
+end72:
 	VZEROUPPER
 	RET
 
@@ -24555,151 +27360,175 @@ DATA roundingAVX512<>+96(SB)/8, $0xe3779b90e3779b90
 DATA roundingAVX512<>+104(SB)/8, $0xe3779b90e3779b90
 DATA roundingAVX512<>+112(SB)/8, $0xe3779b90e3779b90
 DATA roundingAVX512<>+120(SB)/8, $0xe3779b90e3779b90
-DATA roundingAVX512<>+128(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX512<>+136(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX512<>+144(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX512<>+152(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX512<>+160(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX512<>+168(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX512<>+176(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX512<>+184(SB)/8, $0x7feb352d7feb352d
-DATA roundingAVX512<>+192(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX512<>+200(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX512<>+208(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX512<>+216(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX512<>+224(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX512<>+232(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX512<>+240(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX512<>+248(SB)/8, $0x846ca68b846ca68b
-DATA roundingAVX512<>+256(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX512<>+264(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX512<>+272(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX512<>+280(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX512<>+288(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX512<>+296(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX512<>+304(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX512<>+312(SB)/8, $0x0000ffff0000ffff
-DATA roundingAVX512<>+320(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX512<>+328(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX512<>+336(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX512<>+344(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX512<>+352(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX512<>+360(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX512<>+368(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX512<>+376(SB)/8, $0x4f134f134f134f13
-DATA roundingAVX512<>+384(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX512<>+392(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX512<>+400(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX512<>+408(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX512<>+416(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX512<>+424(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX512<>+432(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX512<>+440(SB)/8, $0xbb69bb69bb69bb69
-DATA roundingAVX512<>+448(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+456(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+464(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+472(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+480(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+488(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+496(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+504(SB)/8, $0x00007fff00007fff
-DATA roundingAVX512<>+512(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+520(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+528(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+536(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+544(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+552(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+560(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+568(SB)/8, $0x0000800000008000
-DATA roundingAVX512<>+576(SB)/8, $0x0007000500030001
-DATA roundingAVX512<>+584(SB)/8, $0x000f000d000b0009
-DATA roundingAVX512<>+592(SB)/8, $0x0017001500130011
-DATA roundingAVX512<>+600(SB)/8, $0x001f001d001b0019
-DATA roundingAVX512<>+608(SB)/8, $0x0007000500030001
-DATA roundingAVX512<>+616(SB)/8, $0x000f000d000b0009
-DATA roundingAVX512<>+624(SB)/8, $0x0017001500130011
-DATA roundingAVX512<>+632(SB)/8, $0x001f001d001b0019
-DATA roundingAVX512<>+640(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+648(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+656(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+664(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+672(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+680(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+688(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+696(SB)/8, $0x0000000000000000
-DATA roundingAVX512<>+704(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+712(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+720(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+728(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+736(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+744(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+752(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+760(SB)/8, $0x7fffffff7fffffff
-DATA roundingAVX512<>+768(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+776(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+784(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+792(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+800(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+808(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+816(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+824(SB)/8, $0x477ff000477ff000
-DATA roundingAVX512<>+832(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+840(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+848(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+856(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+864(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+872(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+880(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+888(SB)/8, $0x7f8000007f800000
-DATA roundingAVX512<>+896(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX512<>+904(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX512<>+912(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX512<>+920(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX512<>+928(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX512<>+936(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX512<>+944(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX512<>+952(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX512<>+960(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+968(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+976(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+984(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+992(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1000(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1008(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1016(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1024(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1032(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1040(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1048(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1056(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1064(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1072(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1080(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1088(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1096(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1104(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1112(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1120(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1128(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1136(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1144(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1152(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1160(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1168(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1176(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1184(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1192(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1200(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1208(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1216(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1224(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1232(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1240(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1248(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1256(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1264(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1272(SB)/8, $0x8000800080008000
-GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $1280
+DATA roundingAVX512<>+128(SB)/8, $0x3c6ef37200000000
+DATA roundingAVX512<>+136(SB)/8, $0xb54cda5678dde6e4
+DATA roundingAVX512<>+144(SB)/8, $0x2e2ac13af1bbcdc8
+DATA roundingAVX512<>+152(SB)/8, $0xa708a81e6a99b4ac
+DATA roundingAVX512<>+160(SB)/8, $0x1fe68f02e3779b90
+DATA roundingAVX512<>+168(SB)/8, $0x98c475e65c558274
+DATA roundingAVX512<>+176(SB)/8, $0x11a25ccad5336958
+DATA roundingAVX512<>+184(SB)/8, $0x8a8043ae4e11503c
+DATA roundingAVX512<>+192(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX512<>+200(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX512<>+208(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX512<>+216(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX512<>+224(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX512<>+232(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX512<>+240(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX512<>+248(SB)/8, $0x9e3779b99e3779b9
+DATA roundingAVX512<>+256(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX512<>+264(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX512<>+272(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX512<>+280(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX512<>+288(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX512<>+296(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX512<>+304(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX512<>+312(SB)/8, $0xffff0000ffff0000
+DATA roundingAVX512<>+320(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+328(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+336(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+344(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+352(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+360(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+368(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+376(SB)/8, $0x7feb352d7feb352d
+DATA roundingAVX512<>+384(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+392(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+400(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+408(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+416(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+424(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+432(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+440(SB)/8, $0x846ca68b846ca68b
+DATA roundingAVX512<>+448(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+456(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+464(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+472(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+480(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+488(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+496(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+504(SB)/8, $0x0000ffff0000ffff
+DATA roundingAVX512<>+512(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+520(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+528(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+536(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+544(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+552(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+560(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+568(SB)/8, $0x4f134f134f134f13
+DATA roundingAVX512<>+576(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+584(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+592(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+600(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+608(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+616(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+624(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+632(SB)/8, $0xbb69bb69bb69bb69
+DATA roundingAVX512<>+640(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+648(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+656(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+664(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+672(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+680(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+688(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+696(SB)/8, $0x00007fff00007fff
+DATA roundingAVX512<>+704(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+712(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+720(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+728(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+736(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+744(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+752(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+760(SB)/8, $0x0000800000008000
+DATA roundingAVX512<>+768(SB)/8, $0x0007000500030001
+DATA roundingAVX512<>+776(SB)/8, $0x000f000d000b0009
+DATA roundingAVX512<>+784(SB)/8, $0x0017001500130011
+DATA roundingAVX512<>+792(SB)/8, $0x001f001d001b0019
+DATA roundingAVX512<>+800(SB)/8, $0x0007000500030001
+DATA roundingAVX512<>+808(SB)/8, $0x000f000d000b0009
+DATA roundingAVX512<>+816(SB)/8, $0x0017001500130011
+DATA roundingAVX512<>+824(SB)/8, $0x001f001d001b0019
+DATA roundingAVX512<>+832(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+840(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+848(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+856(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+864(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+872(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+880(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+888(SB)/8, $0x0000000000000000
+DATA roundingAVX512<>+896(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+904(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+912(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+920(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+928(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+936(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+944(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+952(SB)/8, $0x7fffffff7fffffff
+DATA roundingAVX512<>+960(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+968(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+976(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+984(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+992(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+1000(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+1008(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+1016(SB)/8, $0x477ff000477ff000
+DATA roundingAVX512<>+1024(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+1032(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+1040(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+1048(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+1056(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+1064(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+1072(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+1080(SB)/8, $0x7f8000007f800000
+DATA roundingAVX512<>+1088(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+1096(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+1104(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+1112(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+1120(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+1128(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+1136(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+1144(SB)/8, $0x7fc000007fc00000
+DATA roundingAVX512<>+1152(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1160(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1168(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1176(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1184(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1192(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1200(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1208(SB)/8, $0x00001ff000001ff0
+DATA roundingAVX512<>+1216(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1224(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1232(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1240(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1248(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1256(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1264(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1272(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1280(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1288(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1296(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1304(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1312(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1320(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1328(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1336(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1344(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1352(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1360(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1368(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1376(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1384(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1392(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1400(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1408(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1416(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1424(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1432(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1440(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1448(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1456(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1464(SB)/8, $0x8000800080008000
+GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $1472
 
 // func adapnmMixedAVX512(c *float32, count int, ahead int)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
@@ -24746,16 +27575,16 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	VBROADCASTSS 4(AX), Z12
 
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z13
+	VMOVUPS roundingAVX512<>+320(SB), Z13
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z14
+	VMOVUPS roundingAVX512<>+384(SB), Z14
 
 	// half
-	VMOVUPS roundingAVX512<>+448(SB), Z15
+	VMOVUPS roundingAVX512<>+640(SB), Z15
 
 	// upper
-	VMOVUPS roundingAVX512<>+576(SB), Z16
+	VMOVUPS roundingAVX512<>+768(SB), Z16
 
 	// formats
 	MOVL 52(AX), CX
@@ -24767,6 +27596,16 @@ TEXT ·adapnmMixedAVX512(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -24793,48 +27632,52 @@ pass:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
+	TESTL      $0x00000002, CX
+	JZ         else6
 	VCVTPH2PS  (BX)(R11*2), Z17
 	VCVTPH2PS  32(BX)(R11*2), Z18
 	PREFETCHT0 (BX)(R12*2)
-	JMP        end5
+	JMP        end7
 
-else4:
+else6:
 	VPMOVZXWD  (BX)(R11*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	VPMOVZXWD  32(BX)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (BX)(R12*2)
 
-end5:
-	JMP end3
+end7:
+	JMP end5
 
-else2:
+else4:
 	VMOVUPS    (BX)(R11*4), Z17
 	VMOVUPS    64(BX)(R11*4), Z18
 	PREFETCHT0 (BX)(R12*4)
 	PREFETCHT0 64(BX)(R12*4)
 
-end3:
-	VMULPS Z17, Z0, Z17
-	VMULPS Z18, Z0, Z18
+end5:
+	TESTL  $0x00001000, CX
+	JZ     end9
+	VMULPS Z0, Z17, Z17
+	VMULPS Z0, Z18, Z18
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z17, Z11, Z17
-	VMINPS Z18, Z11, Z18
 	VMAXPS Z17, Z10, Z17
+	VMINPS Z18, Z11, Z18
 	VMAXPS Z18, Z10, Z18
-	TESTL  $0x00000800, CX
-	JZ     end7
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -24857,35 +27700,35 @@ end3:
 	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z21, K1, Z20
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(DX)(R11*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (DX)(R12*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R11*4), Z19
 	VMOVUPS    64(DX)(R11*4), Z20
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Z19, Y21
 	VCVTPH2PS (R9)(R11*2), Z22
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -24897,7 +27740,7 @@ else14:
 	VPMOVZXWD (R9)(R11*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end15:
+end19:
 	VPCMPUW $0x04, (R9)(R11*2), Y21, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
@@ -24905,12 +27748,12 @@ end15:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Z20, Y21
 	VCVTPH2PS 32(R9)(R11*2), Z22
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z20, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -24922,38 +27765,38 @@ else16:
 	VPMOVZXWD 32(R9)(R11*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end17:
+end21:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y21, K1
 	VCMPPS  $0x03, Z20, Z20, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z20
 
+end17:
 end13:
-end9:
 	VMULPS Z19, Z12, Z19
 	VMULPS Z20, Z12, Z20
 	VADDPS Z19, Z17, Z17
 	VADDPS Z20, Z18, Z18
 
-end7:
+end11:
 	TESTL    $0x0000040c, CX
-	JZ       end19
+	JZ       end23
 	VCMPPS   $0x03, Z17, Z18, K1
 	KORTESTW K1, K1
-	JZ       numbers20
+	JZ       numbers24
 	VCMPPS   $0x03, Z17, Z17, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z19
+	VMOVUPS  roundingAVX512<>+1088(SB), Z19
 	VMOVAPS  Z19, K1, Z17
 	VCMPPS   $0x03, Z18, Z18, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z19
+	VMOVUPS  roundingAVX512<>+1088(SB), Z19
 	VMOVAPS  Z19, K1, Z18
 
-numbers20:
-end19:
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else21
+	JZ    else25
 
 	// mScales
 	MOVQ    128(AX), R13
@@ -24964,7 +27807,7 @@ end19:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R11*1), Z20
 	VPSLLW        $0x07, Z20, Z20
-	VANDPS        roundingAVX512<>+1152(SB), Z20, Z20
+	VANDPS        roundingAVX512<>+1344(SB), Z20, Z20
 	VCVTPH2PS     Y20, Z19
 	VEXTRACTI64X4 $0x01, Z20, Y20
 	VCVTPH2PS     Y20, Z20
@@ -24972,20 +27815,20 @@ end19:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (SI)(R11*1), Y21
-	VPANDD       roundingAVX512<>+1024(SB), Y21, Y21
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y21, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y21, Y21
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y21, K1
 	KMOVD        K1, R14
 	LEAL         9(R13), R15
 	SHRL         $0x08, R15
 	ORL          R15, R14
-	JZ           usual23
-	VANDPS       roundingAVX512<>+704(SB), Z19, Z21
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z21, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z21
+	JZ           usual27
+	VANDPS       roundingAVX512<>+896(SB), Z19, Z21
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z21
 	VMOVAPS      Z21, K1, Z19
-	VANDPS       roundingAVX512<>+704(SB), Z20, Z21
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z21, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z21
+	VANDPS       roundingAVX512<>+896(SB), Z20, Z21
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z21
 	VMOVAPS      Z21, K1, Z20
 	SHLL         $0x1d, R15
 	ADDL         $0x3f800000, R15
@@ -24993,32 +27836,32 @@ end19:
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
 
-usual23:
+usual27:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z21
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
-	JMP          end22
+	JMP          end26
 
-else21:
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else24
+	JZ         else28
 	VPMOVZXWD  (SI)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(SI)(R11*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end25
+	JMP        end29
 
-else24:
+else28:
 	VMOVUPS    (SI)(R11*4), Z19
 	VMOVUPS    64(SI)(R11*4), Z20
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end25:
-end22:
+end29:
+end26:
 	VMULPS Z19, Z2, Z19
 	VMULPS Z20, Z2, Z20
 	VMULPS Z17, Z3, Z21
@@ -25028,7 +27871,7 @@ end22:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else26
+	JZ    else30
 
 	// the counter of the pass's first word
 	MOVQ         R11, R13
@@ -25055,16 +27898,16 @@ end22:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z21, Z22
 	VXORPS Z22, Z21, Z21
-	JMP    end27
+	JMP    end31
 
-else26:
+else30:
 	VXORPS Z21, Z21, Z21
 
-end27:
+end31:
 	TESTL         $0x00000400, CX
-	JZ            else28
-	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
-	VANDPS        roundingAVX512<>+704(SB), Z20, Z23
+	JZ            else32
+	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
+	VANDPS        roundingAVX512<>+896(SB), Z20, Z23
 	VPMAXUD       Z23, Z22, Z22
 	VEXTRACTI64X4 $0x01, Z22, Y23
 	VPMAXUD       Y23, Y22, Y22
@@ -25076,7 +27919,7 @@ end27:
 	VPMAXUD       X23, X22, X22
 	VMOVD         X22, R13
 	CMPL          R13, $0x7f800000
-	JAE           rare30
+	JAE           rare34
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R14, R14
@@ -25096,14 +27939,14 @@ end27:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z21, Z24
-	VANDPS    roundingAVX512<>+960(SB), Z24, Z24
+	VANDPS    roundingAVX512<>+1152(SB), Z24, Z24
 	VPADDD    Z24, Z23, Z23
 	VCVTPS2PH $0x03, Z23, Y23
 	VMULPS    Z22, Z20, Z22
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z21, Z24
-	VANDPS       roundingAVX512<>+960(SB), Z24, Z24
+	VANDPS       roundingAVX512<>+1152(SB), Z24, Z24
 	VPADDD       Z24, Z22, Z22
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
@@ -25111,21 +27954,21 @@ end27:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z21, Z23
 	VPADDW    Z23, Z22, Z22
-	VANDPS    roundingAVX512<>+1216(SB), Z22, Z23
+	VANDPS    roundingAVX512<>+1408(SB), Z22, Z23
 	VPADDW    Z22, Z22, Z22
 	VORPS     Z23, Z22, Z22
 	VPSRLW    $0x08, Z22, Z22
 	VPMOVWB   Z22, Y22
 	VMOVDQU32 Y22, (SI)(R11*1)
-	JMP       packed31
+	JMP       packed35
 
-rare30:
+rare34:
 	// the same, where there are NaNs or infinities
-	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
-	VANDPS        roundingAVX512<>+704(SB), Z20, Z23
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z22, K1
+	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
+	VANDPS        roundingAVX512<>+896(SB), Z20, Z23
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z22, K1
 	VMOVAPS.Z     Z22, K1, Z22
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z23, K1
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z23, K1
 	VMOVAPS.Z     Z23, K1, Z23
 	VPMAXUD       Z23, Z22, Z22
 	VEXTRACTI64X4 $0x01, Z22, Y23
@@ -25153,25 +27996,25 @@ rare30:
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z22
 	VMULPS       Z22, Z19, Z23
-	VANDPS       roundingAVX512<>+704(SB), Z19, Z24
-	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z24
+	VANDPS       roundingAVX512<>+896(SB), Z19, Z24
+	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+1280(SB), Z24
 	VMOVAPS      Z24, K1, Z23
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z21, Z24
-	VANDPS    roundingAVX512<>+960(SB), Z24, Z24
+	VANDPS    roundingAVX512<>+1152(SB), Z24, Z24
 	VPADDD    Z24, Z23, Z23
 	VCVTPS2PH $0x03, Z23, Y23
 	VMULPS    Z22, Z20, Z22
-	VANDPS    roundingAVX512<>+704(SB), Z20, Z24
-	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z24, K1
-	VMOVUPS   roundingAVX512<>+1088(SB), Z24
+	VANDPS    roundingAVX512<>+896(SB), Z20, Z24
+	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z24, K1
+	VMOVUPS   roundingAVX512<>+1280(SB), Z24
 	VMOVAPS   Z24, K1, Z22
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z21, Z24
-	VANDPS       roundingAVX512<>+960(SB), Z24, Z24
+	VANDPS       roundingAVX512<>+1152(SB), Z24, Z24
 	VPADDD       Z24, Z22, Z22
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
@@ -25179,19 +28022,19 @@ rare30:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z21, Z23
 	VPADDW    Z23, Z22, Z22
-	VANDPS    roundingAVX512<>+1216(SB), Z22, Z23
+	VANDPS    roundingAVX512<>+1408(SB), Z22, Z23
 	VPADDW    Z22, Z22, Z22
 	VORPS     Z23, Z22, Z22
 	VPSRLW    $0x08, Z22, Z22
 	VPMOVWB   Z22, Y22
 	VMOVDQU32 Y22, (SI)(R11*1)
 
-packed31:
-	JMP end29
+packed35:
+	JMP end33
 
-else28:
+else32:
 	TESTL $0x00000008, CX
-	JZ    else32
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z19, Z22
@@ -25208,21 +28051,21 @@ else28:
 	VMOVUPS Y22, (SI)(R11*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(SI)(R11*2)
-	JMP     end33
+	JMP     end37
 
-else32:
+else36:
 	VMOVUPS Z19, (SI)(R11*4)
 	VMOVUPS Z20, 64(SI)(R11*4)
 
+end37:
 end33:
-end29:
 	// u = k1·m − k2·n
 	VMULPS Z19, Z6, Z19
 	VMULPS Z20, Z6, Z20
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else34
+	JZ    else38
 
 	// nScales
 	MOVQ    136(AX), R13
@@ -25233,7 +28076,7 @@ end29:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (DI)(R11*1), Z23
 	VPSLLW        $0x07, Z23, Z23
-	VANDPS        roundingAVX512<>+1152(SB), Z23, Z23
+	VANDPS        roundingAVX512<>+1344(SB), Z23, Z23
 	VCVTPH2PS     Y23, Z22
 	VEXTRACTI64X4 $0x01, Z23, Y23
 	VCVTPH2PS     Y23, Z23
@@ -25241,20 +28084,20 @@ end29:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (DI)(R11*1), Y24
-	VPANDD       roundingAVX512<>+1024(SB), Y24, Y24
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y24, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y24, Y24
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y24, K1
 	KMOVD        K1, R14
 	LEAL         9(R13), R15
 	SHRL         $0x08, R15
 	ORL          R15, R14
-	JZ           usual36
-	VANDPS       roundingAVX512<>+704(SB), Z22, Z24
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z24
+	JZ           usual40
+	VANDPS       roundingAVX512<>+896(SB), Z22, Z24
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z24
 	VMOVAPS      Z24, K1, Z22
-	VANDPS       roundingAVX512<>+704(SB), Z23, Z24
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z24
+	VANDPS       roundingAVX512<>+896(SB), Z23, Z24
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z24
 	VMOVAPS      Z24, K1, Z23
 	SHLL         $0x1d, R15
 	ADDL         $0x3f800000, R15
@@ -25262,32 +28105,32 @@ end29:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-usual36:
+usual40:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z24
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
-	JMP          end35
+	JMP          end39
 
-else34:
+else38:
 	TESTL      $0x00000008, CX
-	JZ         else37
+	JZ         else41
 	VPMOVZXWD  (DI)(R11*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(DI)(R11*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end38
+	JMP        end42
 
-else37:
+else41:
 	VMOVUPS    (DI)(R11*4), Z22
 	VMOVUPS    64(DI)(R11*4), Z23
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end38:
-end35:
+end42:
+end39:
 	VMULPS Z22, Z7, Z22
 	VMULPS Z23, Z7, Z23
 	VSUBPS Z22, Z19, Z19
@@ -25301,33 +28144,33 @@ end35:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else39
+	JZ         else43
 	VPMOVZXWD  (R8)(R11*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(R8)(R11*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end40
+	JMP        end44
 
-else39:
+else43:
 	VMOVUPS    (R8)(R11*4), Z22
 	VMOVUPS    64(R8)(R11*4), Z23
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end40:
+end44:
 	VMULPS Z22, Z4, Z22
 	VMULPS Z23, Z4, Z23
 	VADDPS Z17, Z22, Z17
 	VADDPS Z18, Z23, Z18
 
 	// store v
-	VPMULLW roundingAVX512<>+320(SB), Z21, Z21
+	VPMULLW roundingAVX512<>+512(SB), Z21, Z21
 	TESTL   $0x00000008, CX
-	JZ      else41
+	JZ      else45
 
 	// bf16: (v + random)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	VANDPS  roundingAVX512<>+448(SB), Z21, Z22
 	VPADDD  Z22, Z17, Z22
 	VPSRLD  $0x10, Z21, Z23
 	VPADDD  Z23, Z18, Z23
@@ -25335,13 +28178,13 @@ end40:
 	VMOVUPS Y22, (R8)(R11*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(R8)(R11*2)
-	JMP     end42
+	JMP     end46
 
-else41:
+else45:
 	VMOVUPS Z17, (R8)(R11*4)
 	VMOVUPS Z18, 64(R8)(R11*4)
 
-end42:
+end46:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VSQRTPS Z18, Z18
@@ -25355,9 +28198,9 @@ end42:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else43
+	JZ         else47
 	TESTL      $0x00000100, CX
-	JZ         else45
+	JZ         else49
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -25380,35 +28223,35 @@ end42:
 	VPMOVD2M  Z23, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z22, K1, Z20
-	JMP       end46
+	JMP       end50
 
-else45:
+else49:
 	VPMOVZXWD  (DX)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(DX)(R11*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (DX)(R12*2)
 
-end46:
-	JMP end44
+end50:
+	JMP end48
 
-else43:
+else47:
 	VMOVUPS    (DX)(R11*4), Z19
 	VMOVUPS    64(DX)(R11*4), Z20
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end48
+	JZ         end52
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else49
+	JZ        else53
 	VCVTPS2PH $0x00, Z19, Y22
 	VCVTPH2PS (R9)(R11*2), Z23
-	JMP       end50
+	JMP       end54
 
-else49:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z22
 	VPSRLD    $0x1f, Z22, Z22
@@ -25420,7 +28263,7 @@ else49:
 	VPMOVZXWD (R9)(R11*2), Z23
 	VPSLLD    $0x10, Z23, Z23
 
-end50:
+end54:
 	VPCMPUW $0x04, (R9)(R11*2), Y22, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
@@ -25428,12 +28271,12 @@ end50:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else51
+	JZ        else55
 	VCVTPS2PH $0x00, Z20, Y22
 	VCVTPH2PS 32(R9)(R11*2), Z23
-	JMP       end52
+	JMP       end56
 
-else51:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z20, Z22
 	VPSRLD    $0x1f, Z22, Z22
@@ -25445,14 +28288,14 @@ else51:
 	VPMOVZXWD 32(R9)(R11*2), Z23
 	VPSLLD    $0x10, Z23, Z23
 
-end52:
+end56:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y22, K1
 	VCMPPS  $0x03, Z20, Z20, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z23, K1, Z20
 
+end52:
 end48:
-end44:
 	VMULPS Z19, Z1, Z19
 	VMULPS Z20, Z1, Z20
 	VSUBPS Z17, Z19, Z17
@@ -25460,12 +28303,12 @@ end44:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else53
+	JZ    else57
 	TESTL $0x00000100, CX
-	JZ    else55
+	JZ    else59
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z17, Z19
+	VPADDD  roundingAVX512<>+704(SB), Z17, Z19
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
@@ -25478,7 +28321,7 @@ end44:
 	VMOVUPS   Y17, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z18, Z17
+	VPADDD  roundingAVX512<>+704(SB), Z18, Z17
 	VCMPPS  $0x03, Z18, Z18, K1
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
@@ -25489,53 +28332,53 @@ end44:
 	VMOVAPS.Z Z18, K1, Z17
 	VPMOVDW   Z17, Y17
 	VMOVUPS   Y17, 32(DX)(R11*2)
-	JMP       end56
+	JMP       end60
 
-else55:
+else59:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX512<>+320(SB), Z21, Z21
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z19
+	VPMULLW roundingAVX512<>+512(SB), Z21, Z21
+	VANDPS  roundingAVX512<>+448(SB), Z21, Z19
 	VPADDD  Z19, Z17, Z19
 	VPSRLD  $0x10, Z21, Z20
 	VPADDD  Z20, Z18, Z20
 	TESTL   $0x00000408, CX
-	JZ      else57
-	JMP     end58
+	JZ      else61
+	JMP     end62
 
-else57:
+else61:
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 	VCMPPS  $0x03, Z18, Z18, K1
 	VMOVAPS Z18, K1, Z20
 
-end58:
+end62:
 	VPERMW  Z19, Z16, Z17
 	VMOVUPS Y17, (DX)(R11*2)
 	VPERMW  Z20, Z16, Z17
 	VMOVUPS Y17, 32(DX)(R11*2)
 
-end56:
-	JMP end54
+end60:
+	JMP end58
 
-else53:
+else57:
 	VMOVUPS   Z17, (DX)(R11*4)
 	VMOVUPS   Z18, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end60
+	JZ        end64
 	TESTL     $0x00000020, CX
-	JZ        else61
+	JZ        else65
 	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z17, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end62
+	JMP     end66
 
-else61:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z19
 	VPSRLD  $0x1f, Z19, Z19
@@ -25545,30 +28388,30 @@ else61:
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
 
-end62:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else63
+	JZ       else67
 	VMOVNTDQ Y19, (R9)(R11*2)
-	JMP      end64
+	JMP      end68
 
-else63:
+else67:
 	VMOVUPS Y19, (R9)(R11*2)
 
-end64:
+end68:
 	TESTL     $0x00000020, CX
-	JZ        else65
+	JZ        else69
 	VCVTPS2PH $0x00, Z18, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z18, Z18
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z18, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z18, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z18, Z18
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z18, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z18, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end66
+	JMP     end70
 
-else65:
+else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -25578,35 +28421,35 @@ else65:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 
-end66:
+end70:
 	TESTL    $0x00000040, CX
-	JZ       else67
+	JZ       else71
 	VMOVNTDQ Y17, 32(R9)(R11*2)
-	JMP      end68
+	JMP      end72
 
-else67:
+else71:
 	VMOVUPS Y17, 32(R9)(R11*2)
 
-end68:
-end60:
-end54:
+end72:
+end64:
+end58:
 	ADDQ  $0x00000020, R11
 	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end70
+	JZ    end74
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end70:
+end74:
 	TESTL $0x00000040, CX
-	JZ    end72
+	JZ    end76
 	SFENCE
 
-end72:
+end76:
 	VZEROUPPER
 	RET
 
@@ -25655,16 +28498,16 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $8-24
 	VBROADCASTSS 4(AX), Z12
 
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z13
+	VMOVUPS roundingAVX512<>+320(SB), Z13
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z14
+	VMOVUPS roundingAVX512<>+384(SB), Z14
 
 	// half
-	VMOVUPS roundingAVX512<>+448(SB), Z15
+	VMOVUPS roundingAVX512<>+640(SB), Z15
 
 	// upper
-	VMOVUPS roundingAVX512<>+576(SB), Z16
+	VMOVUPS roundingAVX512<>+768(SB), Z16
 
 	// formats
 	MOVL 52(AX), CX
@@ -25676,6 +28519,16 @@ TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $8-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -25705,48 +28558,52 @@ pass:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
+	TESTL      $0x00000002, CX
+	JZ         else6
 	VCVTPH2PS  (BX)(R12*2), Z17
 	VCVTPH2PS  32(BX)(R12*2), Z18
 	PREFETCHT0 (BX)(R13*2)
-	JMP        end5
+	JMP        end7
 
-else4:
+else6:
 	VPMOVZXWD  (BX)(R12*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	VPMOVZXWD  32(BX)(R12*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	PREFETCHT0 (BX)(R13*2)
 
-end5:
-	JMP end3
+end7:
+	JMP end5
 
-else2:
+else4:
 	VMOVUPS    (BX)(R12*4), Z17
 	VMOVUPS    64(BX)(R12*4), Z18
 	PREFETCHT0 (BX)(R13*4)
 	PREFETCHT0 64(BX)(R13*4)
 
-end3:
-	VMULPS Z17, Z0, Z17
-	VMULPS Z18, Z0, Z18
+end5:
+	TESTL  $0x00001000, CX
+	JZ     end9
+	VMULPS Z0, Z17, Z17
+	VMULPS Z0, Z18, Z18
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z17, Z11, Z17
-	VMINPS Z18, Z11, Z18
 	VMAXPS Z17, Z10, Z17
+	VMINPS Z18, Z11, Z18
 	VMAXPS Z18, Z10, Z18
-	TESTL  $0x00000800, CX
-	JZ     end7
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R13*2)
 	PREFETCHT0 (R10)(R13*2)
 
@@ -25769,35 +28626,35 @@ end3:
 	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z21, K1, Z20
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R12*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(DX)(R12*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (DX)(R13*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R12*4), Z19
 	VMOVUPS    64(DX)(R12*4), Z20
 	PREFETCHT0 (DX)(R13*4)
 	PREFETCHT0 64(DX)(R13*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R10)(R13*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Z19, Y21
 	VCVTPH2PS (R10)(R12*2), Z22
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -25809,7 +28666,7 @@ else14:
 	VPMOVZXWD (R10)(R12*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end15:
+end19:
 	VPCMPUW $0x04, (R10)(R12*2), Y21, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
@@ -25817,12 +28674,12 @@ end15:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Z20, Y21
 	VCVTPH2PS 32(R10)(R12*2), Z22
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z20, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -25834,38 +28691,38 @@ else16:
 	VPMOVZXWD 32(R10)(R12*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end17:
+end21:
 	VPCMPUW $0x04, 32(R10)(R12*2), Y21, K1
 	VCMPPS  $0x03, Z20, Z20, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z20
 
+end17:
 end13:
-end9:
 	VMULPS Z19, Z12, Z19
 	VMULPS Z20, Z12, Z20
 	VADDPS Z19, Z17, Z17
 	VADDPS Z20, Z18, Z18
 
-end7:
+end11:
 	TESTL    $0x0000040c, CX
-	JZ       end19
+	JZ       end23
 	VCMPPS   $0x03, Z17, Z18, K1
 	KORTESTW K1, K1
-	JZ       numbers20
+	JZ       numbers24
 	VCMPPS   $0x03, Z17, Z17, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z19
+	VMOVUPS  roundingAVX512<>+1088(SB), Z19
 	VMOVAPS  Z19, K1, Z17
 	VCMPPS   $0x03, Z18, Z18, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z19
+	VMOVUPS  roundingAVX512<>+1088(SB), Z19
 	VMOVAPS  Z19, K1, Z18
 
-numbers20:
-end19:
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else21
+	JZ    else25
 
 	// mScales
 	MOVQ    128(AX), R14
@@ -25876,7 +28733,7 @@ end19:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R12*1), Z20
 	VPSLLW        $0x07, Z20, Z20
-	VANDPS        roundingAVX512<>+1152(SB), Z20, Z20
+	VANDPS        roundingAVX512<>+1344(SB), Z20, Z20
 	VCVTPH2PS     Y20, Z19
 	VEXTRACTI64X4 $0x01, Z20, Y20
 	VCVTPH2PS     Y20, Z20
@@ -25884,20 +28741,20 @@ end19:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (SI)(R12*1), Y21
-	VPANDD       roundingAVX512<>+1024(SB), Y21, Y21
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y21, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y21, Y21
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y21, K1
 	KMOVD        K1, R15
 	LEAL         9(R14), BP
 	SHRL         $0x08, BP
 	ORL          BP, R15
-	JZ           usual23
-	VANDPS       roundingAVX512<>+704(SB), Z19, Z21
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z21, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z21
+	JZ           usual27
+	VANDPS       roundingAVX512<>+896(SB), Z19, Z21
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z21
 	VMOVAPS      Z21, K1, Z19
-	VANDPS       roundingAVX512<>+704(SB), Z20, Z21
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z21, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z21
+	VANDPS       roundingAVX512<>+896(SB), Z20, Z21
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z21
 	VMOVAPS      Z21, K1, Z20
 	SHLL         $0x1d, BP
 	ADDL         $0x3f800000, BP
@@ -25905,32 +28762,32 @@ end19:
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
 
-usual23:
+usual27:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R15
 	VBROADCASTSS (R15)(R14*4), Z21
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
-	JMP          end22
+	JMP          end26
 
-else21:
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else24
+	JZ         else28
 	VPMOVZXWD  (SI)(R12*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(SI)(R12*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (SI)(R13*2)
-	JMP        end25
+	JMP        end29
 
-else24:
+else28:
 	VMOVUPS    (SI)(R12*4), Z19
 	VMOVUPS    64(SI)(R12*4), Z20
 	PREFETCHT0 (SI)(R13*4)
 	PREFETCHT0 64(SI)(R13*4)
 
-end25:
-end22:
+end29:
+end26:
 	VMULPS Z19, Z2, Z19
 	VMULPS Z20, Z2, Z20
 	VMULPS Z17, Z3, Z21
@@ -25940,7 +28797,7 @@ end22:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else26
+	JZ    else30
 
 	// the counter of the pass's first word
 	MOVQ         R12, R14
@@ -25967,16 +28824,16 @@ end22:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z21, Z22
 	VXORPS Z22, Z21, Z21
-	JMP    end27
+	JMP    end31
 
-else26:
+else30:
 	VXORPS Z21, Z21, Z21
 
-end27:
+end31:
 	TESTL         $0x00000400, CX
-	JZ            else28
-	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
-	VANDPS        roundingAVX512<>+704(SB), Z20, Z23
+	JZ            else32
+	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
+	VANDPS        roundingAVX512<>+896(SB), Z20, Z23
 	VPMAXUD       Z23, Z22, Z22
 	VEXTRACTI64X4 $0x01, Z22, Y23
 	VPMAXUD       Y23, Y22, Y22
@@ -25988,7 +28845,7 @@ end27:
 	VPMAXUD       X23, X22, X22
 	VMOVD         X22, R14
 	CMPL          R14, $0x7f800000
-	JAE           rare30
+	JAE           rare34
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R15, R15
@@ -26008,14 +28865,14 @@ end27:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z21, Z24
-	VANDPS    roundingAVX512<>+960(SB), Z24, Z24
+	VANDPS    roundingAVX512<>+1152(SB), Z24, Z24
 	VPADDD    Z24, Z23, Z23
 	VCVTPS2PH $0x03, Z23, Y23
 	VMULPS    Z22, Z20, Z22
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z21, Z24
-	VANDPS       roundingAVX512<>+960(SB), Z24, Z24
+	VANDPS       roundingAVX512<>+1152(SB), Z24, Z24
 	VPADDD       Z24, Z22, Z22
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
@@ -26023,21 +28880,21 @@ end27:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z21, Z23
 	VPADDW    Z23, Z22, Z22
-	VANDPS    roundingAVX512<>+1216(SB), Z22, Z23
+	VANDPS    roundingAVX512<>+1408(SB), Z22, Z23
 	VPADDW    Z22, Z22, Z22
 	VORPS     Z23, Z22, Z22
 	VPSRLW    $0x08, Z22, Z22
 	VPMOVWB   Z22, Y22
 	VMOVDQU32 Y22, (SI)(R12*1)
-	JMP       packed31
+	JMP       packed35
 
-rare30:
+rare34:
 	// the same, where there are NaNs or infinities
-	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
-	VANDPS        roundingAVX512<>+704(SB), Z20, Z23
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z22, K1
+	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
+	VANDPS        roundingAVX512<>+896(SB), Z20, Z23
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z22, K1
 	VMOVAPS.Z     Z22, K1, Z22
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z23, K1
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z23, K1
 	VMOVAPS.Z     Z23, K1, Z23
 	VPMAXUD       Z23, Z22, Z22
 	VEXTRACTI64X4 $0x01, Z22, Y23
@@ -26065,25 +28922,25 @@ rare30:
 	LEAQ         scaleFactors<>+1024(SB), R15
 	VBROADCASTSS (R15)(R14*4), Z22
 	VMULPS       Z22, Z19, Z23
-	VANDPS       roundingAVX512<>+704(SB), Z19, Z24
-	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z24
+	VANDPS       roundingAVX512<>+896(SB), Z19, Z24
+	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+1280(SB), Z24
 	VMOVAPS      Z24, K1, Z23
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z21, Z24
-	VANDPS    roundingAVX512<>+960(SB), Z24, Z24
+	VANDPS    roundingAVX512<>+1152(SB), Z24, Z24
 	VPADDD    Z24, Z23, Z23
 	VCVTPS2PH $0x03, Z23, Y23
 	VMULPS    Z22, Z20, Z22
-	VANDPS    roundingAVX512<>+704(SB), Z20, Z24
-	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z24, K1
-	VMOVUPS   roundingAVX512<>+1088(SB), Z24
+	VANDPS    roundingAVX512<>+896(SB), Z20, Z24
+	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z24, K1
+	VMOVUPS   roundingAVX512<>+1280(SB), Z24
 	VMOVAPS   Z24, K1, Z22
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z21, Z24
-	VANDPS       roundingAVX512<>+960(SB), Z24, Z24
+	VANDPS       roundingAVX512<>+1152(SB), Z24, Z24
 	VPADDD       Z24, Z22, Z22
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
@@ -26091,19 +28948,19 @@ rare30:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z21, Z23
 	VPADDW    Z23, Z22, Z22
-	VANDPS    roundingAVX512<>+1216(SB), Z22, Z23
+	VANDPS    roundingAVX512<>+1408(SB), Z22, Z23
 	VPADDW    Z22, Z22, Z22
 	VORPS     Z23, Z22, Z22
 	VPSRLW    $0x08, Z22, Z22
 	VPMOVWB   Z22, Y22
 	VMOVDQU32 Y22, (SI)(R12*1)
 
-packed31:
-	JMP end29
+packed35:
+	JMP end33
 
-else28:
+else32:
 	TESTL $0x00000008, CX
-	JZ    else32
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z19, Z22
@@ -26120,21 +28977,21 @@ else28:
 	VMOVUPS Y22, (SI)(R12*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(SI)(R12*2)
-	JMP     end33
+	JMP     end37
 
-else32:
+else36:
 	VMOVUPS Z19, (SI)(R12*4)
 	VMOVUPS Z20, 64(SI)(R12*4)
 
+end37:
 end33:
-end29:
 	// u = k1·m − k2·n
 	VMULPS Z19, Z6, Z19
 	VMULPS Z20, Z6, Z20
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else34
+	JZ    else38
 
 	// nScales
 	MOVQ    136(AX), R14
@@ -26145,7 +29002,7 @@ end29:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (DI)(R12*1), Z23
 	VPSLLW        $0x07, Z23, Z23
-	VANDPS        roundingAVX512<>+1152(SB), Z23, Z23
+	VANDPS        roundingAVX512<>+1344(SB), Z23, Z23
 	VCVTPH2PS     Y23, Z22
 	VEXTRACTI64X4 $0x01, Z23, Y23
 	VCVTPH2PS     Y23, Z23
@@ -26153,20 +29010,20 @@ end29:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (DI)(R12*1), Y24
-	VPANDD       roundingAVX512<>+1024(SB), Y24, Y24
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y24, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y24, Y24
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y24, K1
 	KMOVD        K1, R15
 	LEAL         9(R14), BP
 	SHRL         $0x08, BP
 	ORL          BP, R15
-	JZ           usual36
-	VANDPS       roundingAVX512<>+704(SB), Z22, Z24
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z24
+	JZ           usual40
+	VANDPS       roundingAVX512<>+896(SB), Z22, Z24
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z24
 	VMOVAPS      Z24, K1, Z22
-	VANDPS       roundingAVX512<>+704(SB), Z23, Z24
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z24
+	VANDPS       roundingAVX512<>+896(SB), Z23, Z24
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z24
 	VMOVAPS      Z24, K1, Z23
 	SHLL         $0x1d, BP
 	ADDL         $0x3f800000, BP
@@ -26174,32 +29031,32 @@ end29:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-usual36:
+usual40:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R15
 	VBROADCASTSS (R15)(R14*4), Z24
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
-	JMP          end35
+	JMP          end39
 
-else34:
+else38:
 	TESTL      $0x00000008, CX
-	JZ         else37
+	JZ         else41
 	VPMOVZXWD  (DI)(R12*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(DI)(R12*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (DI)(R13*2)
-	JMP        end38
+	JMP        end42
 
-else37:
+else41:
 	VMOVUPS    (DI)(R12*4), Z22
 	VMOVUPS    64(DI)(R12*4), Z23
 	PREFETCHT0 (DI)(R13*4)
 	PREFETCHT0 64(DI)(R13*4)
 
-end38:
-end35:
+end42:
+end39:
 	VMULPS Z22, Z7, Z22
 	VMULPS Z23, Z7, Z23
 	VSUBPS Z22, Z19, Z19
@@ -26213,33 +29070,33 @@ end35:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else39
+	JZ         else43
 	VPMOVZXWD  (R8)(R12*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(R8)(R12*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (R8)(R13*2)
-	JMP        end40
+	JMP        end44
 
-else39:
+else43:
 	VMOVUPS    (R8)(R12*4), Z22
 	VMOVUPS    64(R8)(R12*4), Z23
 	PREFETCHT0 (R8)(R13*4)
 	PREFETCHT0 64(R8)(R13*4)
 
-end40:
+end44:
 	VMULPS Z22, Z4, Z22
 	VMULPS Z23, Z4, Z23
 	VADDPS Z17, Z22, Z17
 	VADDPS Z18, Z23, Z18
 
 	// store v
-	VPMULLW roundingAVX512<>+320(SB), Z21, Z21
+	VPMULLW roundingAVX512<>+512(SB), Z21, Z21
 	TESTL   $0x00000008, CX
-	JZ      else41
+	JZ      else45
 
 	// bf16: (v + random)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	VANDPS  roundingAVX512<>+448(SB), Z21, Z22
 	VPADDD  Z22, Z17, Z22
 	VPSRLD  $0x10, Z21, Z23
 	VPADDD  Z23, Z18, Z23
@@ -26247,44 +29104,48 @@ end40:
 	VMOVUPS Y22, (R8)(R12*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(R8)(R12*2)
-	JMP     end42
+	JMP     end46
 
-else41:
+else45:
 	VMOVUPS Z17, (R8)(R12*4)
 	VMOVUPS Z18, 64(R8)(R12*4)
 
-end42:
+end46:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else43
+	JZ         else47
 	VPMOVZXWD  (R9)(R12*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(R9)(R12*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (R9)(R13*2)
-	JMP        end44
+	JMP        end48
 
-else43:
+else47:
 	VMOVUPS    (R9)(R12*4), Z22
 	VMOVUPS    64(R9)(R12*4), Z23
 	PREFETCHT0 (R9)(R13*4)
 	PREFETCHT0 64(R9)(R13*4)
 
-end44:
-	VMAXPS  Z17, Z22, Z17
-	VMAXPS  Z18, Z23, Z18
-	VCMPPS  $0x03, Z22, Z22, K1
-	VMOVAPS Z22, K1, Z17
-	VCMPPS  $0x03, Z23, Z23, K1
-	VMOVAPS Z23, K1, Z18
+end48:
+	VMAXPS   Z17, Z22, Z17
+	VMAXPS   Z18, Z23, Z18
+	VCMPPS   $0x03, Z22, Z23, K1
+	KORTESTW K1, K1
+	JZ       numbers49
+	VCMPPS   $0x03, Z22, Z22, K1
+	VMOVAPS  Z22, K1, Z17
+	VCMPPS   $0x03, Z23, Z23, K1
+	VMOVAPS  Z23, K1, Z18
 
+numbers49:
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else45
+	JZ    else50
 
 	// bf16: (x + random)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z22
+	VANDPS  roundingAVX512<>+448(SB), Z21, Z22
 	VPADDD  Z22, Z17, Z22
 	VPSRLD  $0x10, Z21, Z23
 	VPADDD  Z23, Z18, Z23
@@ -26292,13 +29153,13 @@ end44:
 	VMOVUPS Y22, (R9)(R12*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(R9)(R12*2)
-	JMP     end46
+	JMP     end51
 
-else45:
+else50:
 	VMOVUPS Z17, (R9)(R12*4)
 	VMOVUPS Z18, 64(R9)(R12*4)
 
-end46:
+end51:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VSQRTPS Z18, Z18
@@ -26312,9 +29173,9 @@ end46:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else47
+	JZ         else52
 	TESTL      $0x00000100, CX
-	JZ         else49
+	JZ         else54
 	PREFETCHT0 (DX)(R13*2)
 	PREFETCHT0 (R10)(R13*2)
 
@@ -26337,35 +29198,35 @@ end46:
 	VPMOVD2M  Z23, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z22, K1, Z20
-	JMP       end50
+	JMP       end55
 
-else49:
+else54:
 	VPMOVZXWD  (DX)(R12*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(DX)(R12*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (DX)(R13*2)
 
-end50:
-	JMP end48
+end55:
+	JMP end53
 
-else47:
+else52:
 	VMOVUPS    (DX)(R12*4), Z19
 	VMOVUPS    64(DX)(R12*4), Z20
 	PREFETCHT0 (DX)(R13*4)
 	PREFETCHT0 64(DX)(R13*4)
 	TESTL      $0x00000200, CX
-	JZ         end52
+	JZ         end57
 	PREFETCHT0 (R10)(R13*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else53
+	JZ        else58
 	VCVTPS2PH $0x00, Z19, Y22
 	VCVTPH2PS (R10)(R12*2), Z23
-	JMP       end54
+	JMP       end59
 
-else53:
+else58:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z22
 	VPSRLD    $0x1f, Z22, Z22
@@ -26377,7 +29238,7 @@ else53:
 	VPMOVZXWD (R10)(R12*2), Z23
 	VPSLLD    $0x10, Z23, Z23
 
-end54:
+end59:
 	VPCMPUW $0x04, (R10)(R12*2), Y22, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
@@ -26385,12 +29246,12 @@ end54:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else55
+	JZ        else60
 	VCVTPS2PH $0x00, Z20, Y22
 	VCVTPH2PS 32(R10)(R12*2), Z23
-	JMP       end56
+	JMP       end61
 
-else55:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z20, Z22
 	VPSRLD    $0x1f, Z22, Z22
@@ -26402,14 +29263,14 @@ else55:
 	VPMOVZXWD 32(R10)(R12*2), Z23
 	VPSLLD    $0x10, Z23, Z23
 
-end56:
+end61:
 	VPCMPUW $0x04, 32(R10)(R12*2), Y22, K1
 	VCMPPS  $0x03, Z20, Z20, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z23, K1, Z20
 
-end52:
-end48:
+end57:
+end53:
 	VMULPS Z19, Z1, Z19
 	VMULPS Z20, Z1, Z20
 	VSUBPS Z17, Z19, Z17
@@ -26417,12 +29278,12 @@ end48:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else57
+	JZ    else62
 	TESTL $0x00000100, CX
-	JZ    else59
+	JZ    else64
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z17, Z19
+	VPADDD  roundingAVX512<>+704(SB), Z17, Z19
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
@@ -26435,7 +29296,7 @@ end48:
 	VMOVUPS   Y17, (DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z18, Z17
+	VPADDD  roundingAVX512<>+704(SB), Z18, Z17
 	VCMPPS  $0x03, Z18, Z18, K1
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
@@ -26446,53 +29307,53 @@ end48:
 	VMOVAPS.Z Z18, K1, Z17
 	VPMOVDW   Z17, Y17
 	VMOVUPS   Y17, 32(DX)(R12*2)
-	JMP       end60
+	JMP       end65
 
-else59:
+else64:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX512<>+320(SB), Z21, Z21
-	VANDPS  roundingAVX512<>+256(SB), Z21, Z19
+	VPMULLW roundingAVX512<>+512(SB), Z21, Z21
+	VANDPS  roundingAVX512<>+448(SB), Z21, Z19
 	VPADDD  Z19, Z17, Z19
 	VPSRLD  $0x10, Z21, Z20
 	VPADDD  Z20, Z18, Z20
 	TESTL   $0x00000408, CX
-	JZ      else61
-	JMP     end62
+	JZ      else66
+	JMP     end67
 
-else61:
+else66:
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 	VCMPPS  $0x03, Z18, Z18, K1
 	VMOVAPS Z18, K1, Z20
 
-end62:
+end67:
 	VPERMW  Z19, Z16, Z17
 	VMOVUPS Y17, (DX)(R12*2)
 	VPERMW  Z20, Z16, Z17
 	VMOVUPS Y17, 32(DX)(R12*2)
 
-end60:
-	JMP end58
+end65:
+	JMP end63
 
-else57:
+else62:
 	VMOVUPS   Z17, (DX)(R12*4)
 	VMOVUPS   Z18, 64(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end64
+	JZ        end69
 	TESTL     $0x00000020, CX
-	JZ        else65
+	JZ        else70
 	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z17, K1, K1
 	KMOVW   K1, R14
 	POPCNTL R14, R14
 	ADDQ    R14, R11
-	JMP     end66
+	JMP     end71
 
-else65:
+else70:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z19
 	VPSRLD  $0x1f, Z19, Z19
@@ -26502,30 +29363,30 @@ else65:
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
 
-end66:
+end71:
 	TESTL    $0x00000040, CX
-	JZ       else67
+	JZ       else72
 	VMOVNTDQ Y19, (R10)(R12*2)
-	JMP      end68
+	JMP      end73
 
-else67:
+else72:
 	VMOVUPS Y19, (R10)(R12*2)
 
-end68:
+end73:
 	TESTL     $0x00000020, CX
-	JZ        else69
+	JZ        else74
 	VCVTPS2PH $0x00, Z18, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z18, Z18
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z18, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z18, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z18, Z18
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z18, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z18, K1, K1
 	KMOVW   K1, R14
 	POPCNTL R14, R14
 	ADDQ    R14, R11
-	JMP     end70
+	JMP     end75
 
-else69:
+else74:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -26535,35 +29396,35 @@ else69:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 
-end70:
+end75:
 	TESTL    $0x00000040, CX
-	JZ       else71
+	JZ       else76
 	VMOVNTDQ Y17, 32(R10)(R12*2)
-	JMP      end72
+	JMP      end77
 
-else71:
+else76:
 	VMOVUPS Y17, 32(R10)(R12*2)
 
-end72:
-end64:
-end58:
+end77:
+end69:
+end63:
 	ADDQ  $0x00000020, R12
 	ADDQ  $0x00000020, R13
 	CMPQ  R12, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end74
+	JZ    end79
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end74:
+end79:
 	TESTL $0x00000040, CX
-	JZ    end76
+	JZ    end81
 	SFENCE
 
-end76:
+end81:
 	VZEROUPPER
 	RET
 
@@ -26591,16 +29452,16 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	VBROADCASTSS 4(AX), Z5
 
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z6
+	VMOVUPS roundingAVX512<>+320(SB), Z6
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z7
+	VMOVUPS roundingAVX512<>+384(SB), Z7
 
 	// half
-	VMOVUPS roundingAVX512<>+448(SB), Z8
+	VMOVUPS roundingAVX512<>+640(SB), Z8
 
 	// upper
-	VMOVUPS roundingAVX512<>+576(SB), Z9
+	VMOVUPS roundingAVX512<>+768(SB), Z9
 
 	// formats
 	MOVL 52(AX), CX
@@ -26612,6 +29473,16 @@ TEXT ·sgdMixedAVX512(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -26629,48 +29500,52 @@ pass:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
+	TESTL      $0x00000002, CX
+	JZ         else6
 	VCVTPH2PS  (BX)(R8*2), Z10
 	VCVTPH2PS  32(BX)(R8*2), Z11
 	PREFETCHT0 (BX)(R9*2)
-	JMP        end5
+	JMP        end7
 
-else4:
+else6:
 	VPMOVZXWD  (BX)(R8*2), Z10
 	VPSLLD     $0x10, Z10, Z10
 	VPMOVZXWD  32(BX)(R8*2), Z11
 	VPSLLD     $0x10, Z11, Z11
 	PREFETCHT0 (BX)(R9*2)
 
-end5:
-	JMP end3
+end7:
+	JMP end5
 
-else2:
+else4:
 	VMOVUPS    (BX)(R8*4), Z10
 	VMOVUPS    64(BX)(R8*4), Z11
 	PREFETCHT0 (BX)(R9*4)
 	PREFETCHT0 64(BX)(R9*4)
 
-end3:
-	VMULPS Z10, Z0, Z10
-	VMULPS Z11, Z0, Z11
+end5:
+	TESTL  $0x00001000, CX
+	JZ     end9
+	VMULPS Z0, Z10, Z10
+	VMULPS Z0, Z11, Z11
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z10, Z4, Z10
-	VMINPS Z11, Z4, Z11
 	VMAXPS Z10, Z3, Z10
+	VMINPS Z11, Z4, Z11
 	VMAXPS Z11, Z3, Z11
-	TESTL  $0x00000800, CX
-	JZ     end7
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R9*2)
 	PREFETCHT0 (SI)(R9*2)
 
@@ -26693,35 +29568,35 @@ end3:
 	VPMOVD2M  Z15, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z14, K1, Z13
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R8*2), Z12
 	VPSLLD     $0x10, Z12, Z12
 	VPMOVZXWD  32(DX)(R8*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (DX)(R9*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R8*4), Z12
 	VMOVUPS    64(DX)(R8*4), Z13
 	PREFETCHT0 (DX)(R9*4)
 	PREFETCHT0 64(DX)(R9*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (SI)(R9*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Z12, Y14
 	VCVTPH2PS (SI)(R8*2), Z15
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z12, Z14
 	VPSRLD    $0x1f, Z14, Z14
@@ -26733,7 +29608,7 @@ else14:
 	VPMOVZXWD (SI)(R8*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 
-end15:
+end19:
 	VPCMPUW $0x04, (SI)(R8*2), Y14, K1
 	VCMPPS  $0x03, Z12, Z12, K2
 	KORW    K2, K1, K1
@@ -26741,12 +29616,12 @@ end15:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Z13, Y14
 	VCVTPH2PS 32(SI)(R8*2), Z15
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z13, Z14
 	VPSRLD    $0x1f, Z14, Z14
@@ -26758,34 +29633,34 @@ else16:
 	VPMOVZXWD 32(SI)(R8*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 
-end17:
+end21:
 	VPCMPUW $0x04, 32(SI)(R8*2), Y14, K1
 	VCMPPS  $0x03, Z13, Z13, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z13
 
+end17:
 end13:
-end9:
 	VMULPS Z12, Z5, Z12
 	VMULPS Z13, Z5, Z13
 	VADDPS Z12, Z10, Z10
 	VADDPS Z13, Z11, Z11
 
-end7:
+end11:
 	TESTL    $0x0000040c, CX
-	JZ       end19
+	JZ       end23
 	VCMPPS   $0x03, Z10, Z11, K1
 	KORTESTW K1, K1
-	JZ       numbers20
+	JZ       numbers24
 	VCMPPS   $0x03, Z10, Z10, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z12
+	VMOVUPS  roundingAVX512<>+1088(SB), Z12
 	VMOVAPS  Z12, K1, Z10
 	VCMPPS   $0x03, Z11, Z11, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z12
+	VMOVUPS  roundingAVX512<>+1088(SB), Z12
 	VMOVAPS  Z12, K1, Z11
 
-numbers20:
-end19:
+numbers24:
+end23:
 	// u = k1·g
 	VMULPS Z10, Z2, Z10
 	VMULPS Z11, Z2, Z11
@@ -26793,9 +29668,9 @@ end19:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else21
+	JZ         else25
 	TESTL      $0x00000100, CX
-	JZ         else23
+	JZ         else27
 	PREFETCHT0 (DX)(R9*2)
 	PREFETCHT0 (SI)(R9*2)
 
@@ -26818,35 +29693,35 @@ end19:
 	VPMOVD2M  Z15, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z14, K1, Z13
-	JMP       end24
+	JMP       end28
 
-else23:
+else27:
 	VPMOVZXWD  (DX)(R8*2), Z12
 	VPSLLD     $0x10, Z12, Z12
 	VPMOVZXWD  32(DX)(R8*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (DX)(R9*2)
 
-end24:
-	JMP end22
+end28:
+	JMP end26
 
-else21:
+else25:
 	VMOVUPS    (DX)(R8*4), Z12
 	VMOVUPS    64(DX)(R8*4), Z13
 	PREFETCHT0 (DX)(R9*4)
 	PREFETCHT0 64(DX)(R9*4)
 	TESTL      $0x00000200, CX
-	JZ         end26
+	JZ         end30
 	PREFETCHT0 (SI)(R9*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else27
+	JZ        else31
 	VCVTPS2PH $0x00, Z12, Y14
 	VCVTPH2PS (SI)(R8*2), Z15
-	JMP       end28
+	JMP       end32
 
-else27:
+else31:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z12, Z14
 	VPSRLD    $0x1f, Z14, Z14
@@ -26858,7 +29733,7 @@ else27:
 	VPMOVZXWD (SI)(R8*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 
-end28:
+end32:
 	VPCMPUW $0x04, (SI)(R8*2), Y14, K1
 	VCMPPS  $0x03, Z12, Z12, K2
 	KORW    K2, K1, K1
@@ -26866,12 +29741,12 @@ end28:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else29
+	JZ        else33
 	VCVTPS2PH $0x00, Z13, Y14
 	VCVTPH2PS 32(SI)(R8*2), Z15
-	JMP       end30
+	JMP       end34
 
-else29:
+else33:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z13, Z14
 	VPSRLD    $0x1f, Z14, Z14
@@ -26883,14 +29758,14 @@ else29:
 	VPMOVZXWD 32(SI)(R8*2), Z15
 	VPSLLD    $0x10, Z15, Z15
 
-end30:
+end34:
 	VPCMPUW $0x04, 32(SI)(R8*2), Y14, K1
 	VCMPPS  $0x03, Z13, Z13, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z15, K1, Z13
 
+end30:
 end26:
-end22:
 	VMULPS Z12, Z1, Z12
 	VMULPS Z13, Z1, Z13
 	VSUBPS Z10, Z12, Z10
@@ -26898,7 +29773,7 @@ end22:
 
 	// store p
 	TESTL $0x00000080, CX
-	JZ    else31
+	JZ    else35
 
 	// the counter of the pass's first word
 	MOVQ         R8, R10
@@ -26925,19 +29800,19 @@ end22:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z12, Z13
 	VXORPS Z13, Z12, Z12
-	JMP    end32
+	JMP    end36
 
-else31:
+else35:
 	VXORPS Z12, Z12, Z12
 
-end32:
+end36:
 	TESTL $0x00000104, CX
-	JZ    else33
+	JZ    else37
 	TESTL $0x00000100, CX
-	JZ    else35
+	JZ    else39
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z10, Z12
+	VPADDD  roundingAVX512<>+704(SB), Z10, Z12
 	VCMPPS  $0x03, Z10, Z10, K1
 	VMOVAPS Z10, K1, Z12
 	VPERMW  Z12, Z9, Z12
@@ -26950,7 +29825,7 @@ end32:
 	VMOVUPS   Y10, (DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z11, Z10
+	VPADDD  roundingAVX512<>+704(SB), Z11, Z10
 	VCMPPS  $0x03, Z11, Z11, K1
 	VMOVAPS Z11, K1, Z10
 	VPERMW  Z10, Z9, Z10
@@ -26961,53 +29836,53 @@ end32:
 	VMOVAPS.Z Z11, K1, Z10
 	VPMOVDW   Z10, Y10
 	VMOVUPS   Y10, 32(DX)(R8*2)
-	JMP       end36
+	JMP       end40
 
-else35:
+else39:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX512<>+384(SB), Z12, Z12
-	VANDPS  roundingAVX512<>+256(SB), Z12, Z13
+	VPMULLW roundingAVX512<>+576(SB), Z12, Z12
+	VANDPS  roundingAVX512<>+448(SB), Z12, Z13
 	VPADDD  Z13, Z10, Z13
 	VPSRLD  $0x10, Z12, Z12
 	VPADDD  Z12, Z11, Z12
 	TESTL   $0x00000408, CX
-	JZ      else37
-	JMP     end38
+	JZ      else41
+	JMP     end42
 
-else37:
+else41:
 	VCMPPS  $0x03, Z10, Z10, K1
 	VMOVAPS Z10, K1, Z13
 	VCMPPS  $0x03, Z11, Z11, K1
 	VMOVAPS Z11, K1, Z12
 
-end38:
+end42:
 	VPERMW  Z13, Z9, Z10
 	VMOVUPS Y10, (DX)(R8*2)
 	VPERMW  Z12, Z9, Z10
 	VMOVUPS Y10, 32(DX)(R8*2)
 
-end36:
-	JMP end34
+end40:
+	JMP end38
 
-else33:
+else37:
 	VMOVUPS   Z10, (DX)(R8*4)
 	VMOVUPS   Z11, 64(DX)(R8*4)
 	TESTL     $0x00000030, CX
-	JZ        end40
+	JZ        end44
 	TESTL     $0x00000020, CX
-	JZ        else41
+	JZ        else45
 	VCVTPS2PH $0x00, Z10, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z10, Z10
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z10, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z10, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z10, Z10
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z10, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z10, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, DI
-	JMP     end42
+	JMP     end46
 
-else41:
+else45:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z10, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -27017,30 +29892,30 @@ else41:
 	VMOVAPS Z10, K1, Z12
 	VPERMW  Z12, Z9, Z12
 
-end42:
+end46:
 	TESTL    $0x00000040, CX
-	JZ       else43
+	JZ       else47
 	VMOVNTDQ Y12, (SI)(R8*2)
-	JMP      end44
+	JMP      end48
 
-else43:
+else47:
 	VMOVUPS Y12, (SI)(R8*2)
 
-end44:
+end48:
 	TESTL     $0x00000020, CX
-	JZ        else45
+	JZ        else49
 	VCVTPS2PH $0x00, Z11, Y10
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z11, Z11
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z11, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z11, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z11, Z11
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z11, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z11, K1, K1
 	KMOVW   K1, R10
 	POPCNTL R10, R10
 	ADDQ    R10, DI
-	JMP     end46
+	JMP     end50
 
-else45:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z11, Z10
 	VPSRLD  $0x1f, Z10, Z10
@@ -27050,35 +29925,35 @@ else45:
 	VMOVAPS Z11, K1, Z10
 	VPERMW  Z10, Z9, Z10
 
-end46:
+end50:
 	TESTL    $0x00000040, CX
-	JZ       else47
+	JZ       else51
 	VMOVNTDQ Y10, 32(SI)(R8*2)
-	JMP      end48
+	JMP      end52
 
-else47:
+else51:
 	VMOVUPS Y10, 32(SI)(R8*2)
 
-end48:
-end40:
-end34:
+end52:
+end44:
+end38:
 	ADDQ  $0x00000020, R8
 	ADDQ  $0x00000020, R9
 	CMPQ  R8, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end50
+	JZ    end54
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ DI, 120(AX)
 
-end50:
+end54:
 	TESTL $0x00000040, CX
-	JZ    end52
+	JZ    end56
 	SFENCE
 
-end52:
+end56:
 	VZEROUPPER
 	RET
 
@@ -27112,16 +29987,16 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	VBROADCASTSS 4(AX), Z7
 
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z8
+	VMOVUPS roundingAVX512<>+320(SB), Z8
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z9
+	VMOVUPS roundingAVX512<>+384(SB), Z9
 
 	// half
-	VMOVUPS roundingAVX512<>+448(SB), Z10
+	VMOVUPS roundingAVX512<>+640(SB), Z10
 
 	// upper
-	VMOVUPS roundingAVX512<>+576(SB), Z11
+	VMOVUPS roundingAVX512<>+768(SB), Z11
 
 	// formats
 	MOVL 52(AX), CX
@@ -27133,6 +30008,16 @@ TEXT ·sgdMomentumMixedAVX512(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -27153,48 +30038,52 @@ pass:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
+	TESTL      $0x00000002, CX
+	JZ         else6
 	VCVTPH2PS  (BX)(R9*2), Z12
 	VCVTPH2PS  32(BX)(R9*2), Z13
 	PREFETCHT0 (BX)(R10*2)
-	JMP        end5
+	JMP        end7
 
-else4:
+else6:
 	VPMOVZXWD  (BX)(R9*2), Z12
 	VPSLLD     $0x10, Z12, Z12
 	VPMOVZXWD  32(BX)(R9*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (BX)(R10*2)
 
-end5:
-	JMP end3
+end7:
+	JMP end5
 
-else2:
+else4:
 	VMOVUPS    (BX)(R9*4), Z12
 	VMOVUPS    64(BX)(R9*4), Z13
 	PREFETCHT0 (BX)(R10*4)
 	PREFETCHT0 64(BX)(R10*4)
 
-end3:
-	VMULPS Z12, Z0, Z12
-	VMULPS Z13, Z0, Z13
+end5:
+	TESTL  $0x00001000, CX
+	JZ     end9
+	VMULPS Z0, Z12, Z12
+	VMULPS Z0, Z13, Z13
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z12, Z6, Z12
-	VMINPS Z13, Z6, Z13
 	VMAXPS Z12, Z5, Z12
+	VMINPS Z13, Z6, Z13
 	VMAXPS Z13, Z5, Z13
-	TESTL  $0x00000800, CX
-	JZ     end7
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -27217,35 +30106,35 @@ end3:
 	VPMOVD2M  Z17, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z16, K1, Z15
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	VPMOVZXWD  32(DX)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (DX)(R10*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R9*4), Z14
 	VMOVUPS    64(DX)(R9*4), Z15
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Z14, Y16
 	VCVTPH2PS (DI)(R9*2), Z17
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z14, Z16
 	VPSRLD    $0x1f, Z16, Z16
@@ -27257,7 +30146,7 @@ else14:
 	VPMOVZXWD (DI)(R9*2), Z17
 	VPSLLD    $0x10, Z17, Z17
 
-end15:
+end19:
 	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
 	VCMPPS  $0x03, Z14, Z14, K2
 	KORW    K2, K1, K1
@@ -27265,12 +30154,12 @@ end15:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Z15, Y16
 	VCVTPH2PS 32(DI)(R9*2), Z17
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z15, Z16
 	VPSRLD    $0x1f, Z16, Z16
@@ -27282,38 +30171,38 @@ else16:
 	VPMOVZXWD 32(DI)(R9*2), Z17
 	VPSLLD    $0x10, Z17, Z17
 
-end17:
+end21:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
 	VCMPPS  $0x03, Z15, Z15, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z15
 
+end17:
 end13:
-end9:
 	VMULPS Z14, Z7, Z14
 	VMULPS Z15, Z7, Z15
 	VADDPS Z14, Z12, Z12
 	VADDPS Z15, Z13, Z13
 
-end7:
+end11:
 	TESTL    $0x0000040c, CX
-	JZ       end19
+	JZ       end23
 	VCMPPS   $0x03, Z12, Z13, K1
 	KORTESTW K1, K1
-	JZ       numbers20
+	JZ       numbers24
 	VCMPPS   $0x03, Z12, Z12, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z14
+	VMOVUPS  roundingAVX512<>+1088(SB), Z14
 	VMOVAPS  Z14, K1, Z12
 	VCMPPS   $0x03, Z13, Z13, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z14
+	VMOVUPS  roundingAVX512<>+1088(SB), Z14
 	VMOVAPS  Z14, K1, Z13
 
-numbers20:
-end19:
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else21
+	JZ    else25
 
 	// mScales
 	MOVQ    128(AX), R11
@@ -27324,7 +30213,7 @@ end19:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z15
 	VPSLLW        $0x07, Z15, Z15
-	VANDPS        roundingAVX512<>+1152(SB), Z15, Z15
+	VANDPS        roundingAVX512<>+1344(SB), Z15, Z15
 	VCVTPH2PS     Y15, Z14
 	VEXTRACTI64X4 $0x01, Z15, Y15
 	VCVTPH2PS     Y15, Z15
@@ -27332,20 +30221,20 @@ end19:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (SI)(R9*1), Y16
-	VPANDD       roundingAVX512<>+1024(SB), Y16, Y16
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y16, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y16, Y16
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y16, K1
 	KMOVD        K1, R12
 	LEAL         9(R11), R13
 	SHRL         $0x08, R13
 	ORL          R13, R12
-	JZ           usual23
-	VANDPS       roundingAVX512<>+704(SB), Z14, Z16
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z16, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z16
+	JZ           usual27
+	VANDPS       roundingAVX512<>+896(SB), Z14, Z16
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z16
 	VMOVAPS      Z16, K1, Z14
-	VANDPS       roundingAVX512<>+704(SB), Z15, Z16
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z16, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z16
+	VANDPS       roundingAVX512<>+896(SB), Z15, Z16
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z16
 	VMOVAPS      Z16, K1, Z15
 	SHLL         $0x1d, R13
 	ADDL         $0x3f800000, R13
@@ -27353,32 +30242,32 @@ end19:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-usual23:
+usual27:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z16
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
-	JMP          end22
+	JMP          end26
 
-else21:
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else24
+	JZ         else28
 	VPMOVZXWD  (SI)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	VPMOVZXWD  32(SI)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end25
+	JMP        end29
 
-else24:
+else28:
 	VMOVUPS    (SI)(R9*4), Z14
 	VMOVUPS    64(SI)(R9*4), Z15
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end25:
-end22:
+end29:
+end26:
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
 	VMULPS Z12, Z3, Z12
@@ -27388,7 +30277,7 @@ end22:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else26
+	JZ    else30
 
 	// the counter of the pass's first word
 	MOVQ         R9, R11
@@ -27415,16 +30304,16 @@ end22:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z14, Z15
 	VXORPS Z15, Z14, Z14
-	JMP    end27
+	JMP    end31
 
-else26:
+else30:
 	VXORPS Z14, Z14, Z14
 
-end27:
+end31:
 	TESTL         $0x00000400, CX
-	JZ            else28
-	VANDPS        roundingAVX512<>+704(SB), Z12, Z15
-	VANDPS        roundingAVX512<>+704(SB), Z13, Z16
+	JZ            else32
+	VANDPS        roundingAVX512<>+896(SB), Z12, Z15
+	VANDPS        roundingAVX512<>+896(SB), Z13, Z16
 	VPMAXUD       Z16, Z15, Z15
 	VEXTRACTI64X4 $0x01, Z15, Y16
 	VPMAXUD       Y16, Y15, Y15
@@ -27436,7 +30325,7 @@ end27:
 	VPMAXUD       X16, X15, X15
 	VMOVD         X15, R11
 	CMPL          R11, $0x7f800000
-	JAE           rare30
+	JAE           rare34
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -27456,14 +30345,14 @@ end27:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z14, Z17
-	VANDPS    roundingAVX512<>+960(SB), Z17, Z17
+	VANDPS    roundingAVX512<>+1152(SB), Z17, Z17
 	VPADDD    Z17, Z16, Z16
 	VCVTPS2PH $0x03, Z16, Y16
 	VMULPS    Z15, Z13, Z15
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z14, Z17
-	VANDPS       roundingAVX512<>+960(SB), Z17, Z17
+	VANDPS       roundingAVX512<>+1152(SB), Z17, Z17
 	VPADDD       Z17, Z15, Z15
 	VCVTPS2PH    $0x03, Z15, Y15
 	VINSERTI64X4 $0x01, Y15, Z16, Z15
@@ -27471,21 +30360,21 @@ end27:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z14, Z16
 	VPADDW    Z16, Z15, Z15
-	VANDPS    roundingAVX512<>+1216(SB), Z15, Z16
+	VANDPS    roundingAVX512<>+1408(SB), Z15, Z16
 	VPADDW    Z15, Z15, Z15
 	VORPS     Z16, Z15, Z15
 	VPSRLW    $0x08, Z15, Z15
 	VPMOVWB   Z15, Y15
 	VMOVDQU32 Y15, (SI)(R9*1)
-	JMP       packed31
+	JMP       packed35
 
-rare30:
+rare34:
 	// the same, where there are NaNs or infinities
-	VANDPS        roundingAVX512<>+704(SB), Z12, Z15
-	VANDPS        roundingAVX512<>+704(SB), Z13, Z16
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z15, K1
+	VANDPS        roundingAVX512<>+896(SB), Z12, Z15
+	VANDPS        roundingAVX512<>+896(SB), Z13, Z16
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z15, K1
 	VMOVAPS.Z     Z15, K1, Z15
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z16, K1
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z16, K1
 	VMOVAPS.Z     Z16, K1, Z16
 	VPMAXUD       Z16, Z15, Z15
 	VEXTRACTI64X4 $0x01, Z15, Y16
@@ -27513,25 +30402,25 @@ rare30:
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z15
 	VMULPS       Z15, Z12, Z16
-	VANDPS       roundingAVX512<>+704(SB), Z12, Z17
-	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z17, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z17
+	VANDPS       roundingAVX512<>+896(SB), Z12, Z17
+	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z17, K1
+	VMOVUPS      roundingAVX512<>+1280(SB), Z17
 	VMOVAPS      Z17, K1, Z16
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z14, Z17
-	VANDPS    roundingAVX512<>+960(SB), Z17, Z17
+	VANDPS    roundingAVX512<>+1152(SB), Z17, Z17
 	VPADDD    Z17, Z16, Z16
 	VCVTPS2PH $0x03, Z16, Y16
 	VMULPS    Z15, Z13, Z15
-	VANDPS    roundingAVX512<>+704(SB), Z13, Z17
-	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z17, K1
-	VMOVUPS   roundingAVX512<>+1088(SB), Z17
+	VANDPS    roundingAVX512<>+896(SB), Z13, Z17
+	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z17, K1
+	VMOVUPS   roundingAVX512<>+1280(SB), Z17
 	VMOVAPS   Z17, K1, Z15
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z14, Z17
-	VANDPS       roundingAVX512<>+960(SB), Z17, Z17
+	VANDPS       roundingAVX512<>+1152(SB), Z17, Z17
 	VPADDD       Z17, Z15, Z15
 	VCVTPS2PH    $0x03, Z15, Y15
 	VINSERTI64X4 $0x01, Y15, Z16, Z15
@@ -27539,19 +30428,19 @@ rare30:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z14, Z16
 	VPADDW    Z16, Z15, Z15
-	VANDPS    roundingAVX512<>+1216(SB), Z15, Z16
+	VANDPS    roundingAVX512<>+1408(SB), Z15, Z16
 	VPADDW    Z15, Z15, Z15
 	VORPS     Z16, Z15, Z15
 	VPSRLW    $0x08, Z15, Z15
 	VPMOVWB   Z15, Y15
 	VMOVDQU32 Y15, (SI)(R9*1)
 
-packed31:
-	JMP end29
+packed35:
+	JMP end33
 
-else28:
+else32:
 	TESTL $0x00000008, CX
-	JZ    else32
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z12, Z15
@@ -27568,14 +30457,14 @@ else28:
 	VMOVUPS Y15, (SI)(R9*2)
 	VPERMW  Z16, Z11, Z15
 	VMOVUPS Y15, 32(SI)(R9*2)
-	JMP     end33
+	JMP     end37
 
-else32:
+else36:
 	VMOVUPS Z12, (SI)(R9*4)
 	VMOVUPS Z13, 64(SI)(R9*4)
 
+end37:
 end33:
-end29:
 	// u = k1·m
 	VMULPS Z12, Z4, Z12
 	VMULPS Z13, Z4, Z13
@@ -27583,9 +30472,9 @@ end29:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else34
+	JZ         else38
 	TESTL      $0x00000100, CX
-	JZ         else36
+	JZ         else40
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -27608,35 +30497,35 @@ end29:
 	VPMOVD2M  Z18, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z17, K1, Z16
-	JMP       end37
+	JMP       end41
 
-else36:
+else40:
 	VPMOVZXWD  (DX)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	VPMOVZXWD  32(DX)(R9*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	PREFETCHT0 (DX)(R10*2)
 
-end37:
-	JMP end35
+end41:
+	JMP end39
 
-else34:
+else38:
 	VMOVUPS    (DX)(R9*4), Z15
 	VMOVUPS    64(DX)(R9*4), Z16
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end39
+	JZ         end43
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else40
+	JZ        else44
 	VCVTPS2PH $0x00, Z15, Y17
 	VCVTPH2PS (DI)(R9*2), Z18
-	JMP       end41
+	JMP       end45
 
-else40:
+else44:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z15, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -27648,7 +30537,7 @@ else40:
 	VPMOVZXWD (DI)(R9*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end41:
+end45:
 	VPCMPUW $0x04, (DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z15, Z15, K2
 	KORW    K2, K1, K1
@@ -27656,12 +30545,12 @@ end41:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else42
+	JZ        else46
 	VCVTPS2PH $0x00, Z16, Y17
 	VCVTPH2PS 32(DI)(R9*2), Z18
-	JMP       end43
+	JMP       end47
 
-else42:
+else46:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z16, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -27673,14 +30562,14 @@ else42:
 	VPMOVZXWD 32(DI)(R9*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end43:
+end47:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z18, K1, Z16
 
+end43:
 end39:
-end35:
 	VMULPS Z15, Z1, Z15
 	VMULPS Z16, Z1, Z16
 	VSUBPS Z12, Z15, Z12
@@ -27688,12 +30577,12 @@ end35:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else44
+	JZ    else48
 	TESTL $0x00000100, CX
-	JZ    else46
+	JZ    else50
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z12, Z14
+	VPADDD  roundingAVX512<>+704(SB), Z12, Z14
 	VCMPPS  $0x03, Z12, Z12, K1
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
@@ -27706,7 +30595,7 @@ end35:
 	VMOVUPS   Y12, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z13, Z12
+	VPADDD  roundingAVX512<>+704(SB), Z13, Z12
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
@@ -27717,53 +30606,53 @@ end35:
 	VMOVAPS.Z Z13, K1, Z12
 	VPMOVDW   Z12, Y12
 	VMOVUPS   Y12, 32(DX)(R9*2)
-	JMP       end47
+	JMP       end51
 
-else46:
+else50:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX512<>+384(SB), Z14, Z14
-	VANDPS  roundingAVX512<>+256(SB), Z14, Z15
+	VPMULLW roundingAVX512<>+576(SB), Z14, Z14
+	VANDPS  roundingAVX512<>+448(SB), Z14, Z15
 	VPADDD  Z15, Z12, Z15
 	VPSRLD  $0x10, Z14, Z14
 	VPADDD  Z14, Z13, Z14
 	TESTL   $0x00000408, CX
-	JZ      else48
-	JMP     end49
+	JZ      else52
+	JMP     end53
 
-else48:
+else52:
 	VCMPPS  $0x03, Z12, Z12, K1
 	VMOVAPS Z12, K1, Z15
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z14
 
-end49:
+end53:
 	VPERMW  Z15, Z11, Z12
 	VMOVUPS Y12, (DX)(R9*2)
 	VPERMW  Z14, Z11, Z12
 	VMOVUPS Y12, 32(DX)(R9*2)
 
-end47:
-	JMP end45
+end51:
+	JMP end49
 
-else44:
+else48:
 	VMOVUPS   Z12, (DX)(R9*4)
 	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end51
+	JZ        end55
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else56
 	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z12, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z12, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end53
+	JMP     end57
 
-else52:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z14
 	VPSRLD  $0x1f, Z14, Z14
@@ -27773,30 +30662,30 @@ else52:
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
 
-end53:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else54
+	JZ       else58
 	VMOVNTDQ Y14, (DI)(R9*2)
-	JMP      end55
+	JMP      end59
 
-else54:
+else58:
 	VMOVUPS Y14, (DI)(R9*2)
 
-end55:
+end59:
 	TESTL     $0x00000020, CX
-	JZ        else56
+	JZ        else60
 	VCVTPS2PH $0x00, Z13, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z13, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z13, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end57
+	JMP     end61
 
-else56:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -27806,35 +30695,35 @@ else56:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 
-end57:
+end61:
 	TESTL    $0x00000040, CX
-	JZ       else58
+	JZ       else62
 	VMOVNTDQ Y12, 32(DI)(R9*2)
-	JMP      end59
+	JMP      end63
 
-else58:
+else62:
 	VMOVUPS Y12, 32(DI)(R9*2)
 
-end59:
-end51:
-end45:
+end63:
+end55:
+end49:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end61
+	JZ    end65
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end61:
+end65:
 	TESTL $0x00000040, CX
-	JZ    end63
+	JZ    end67
 	SFENCE
 
-end63:
+end67:
 	VZEROUPPER
 	RET
 
@@ -27868,16 +30757,16 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	VBROADCASTSS 4(AX), Z7
 
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z8
+	VMOVUPS roundingAVX512<>+320(SB), Z8
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z9
+	VMOVUPS roundingAVX512<>+384(SB), Z9
 
 	// half
-	VMOVUPS roundingAVX512<>+448(SB), Z10
+	VMOVUPS roundingAVX512<>+640(SB), Z10
 
 	// upper
-	VMOVUPS roundingAVX512<>+576(SB), Z11
+	VMOVUPS roundingAVX512<>+768(SB), Z11
 
 	// formats
 	MOVL 52(AX), CX
@@ -27889,6 +30778,16 @@ TEXT ·sgdNesterovMixedAVX512(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -27909,48 +30808,52 @@ pass:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
+	TESTL      $0x00000002, CX
+	JZ         else6
 	VCVTPH2PS  (BX)(R9*2), Z12
 	VCVTPH2PS  32(BX)(R9*2), Z13
 	PREFETCHT0 (BX)(R10*2)
-	JMP        end5
+	JMP        end7
 
-else4:
+else6:
 	VPMOVZXWD  (BX)(R9*2), Z12
 	VPSLLD     $0x10, Z12, Z12
 	VPMOVZXWD  32(BX)(R9*2), Z13
 	VPSLLD     $0x10, Z13, Z13
 	PREFETCHT0 (BX)(R10*2)
 
-end5:
-	JMP end3
+end7:
+	JMP end5
 
-else2:
+else4:
 	VMOVUPS    (BX)(R9*4), Z12
 	VMOVUPS    64(BX)(R9*4), Z13
 	PREFETCHT0 (BX)(R10*4)
 	PREFETCHT0 64(BX)(R10*4)
 
-end3:
-	VMULPS Z12, Z0, Z12
-	VMULPS Z13, Z0, Z13
+end5:
+	TESTL  $0x00001000, CX
+	JZ     end9
+	VMULPS Z0, Z12, Z12
+	VMULPS Z0, Z13, Z13
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z12, Z6, Z12
-	VMINPS Z13, Z6, Z13
 	VMAXPS Z12, Z5, Z12
+	VMINPS Z13, Z6, Z13
 	VMAXPS Z13, Z5, Z13
-	TESTL  $0x00000800, CX
-	JZ     end7
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -27973,35 +30876,35 @@ end3:
 	VPMOVD2M  Z17, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z16, K1, Z15
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	VPMOVZXWD  32(DX)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (DX)(R10*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R9*4), Z14
 	VMOVUPS    64(DX)(R9*4), Z15
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Z14, Y16
 	VCVTPH2PS (DI)(R9*2), Z17
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z14, Z16
 	VPSRLD    $0x1f, Z16, Z16
@@ -28013,7 +30916,7 @@ else14:
 	VPMOVZXWD (DI)(R9*2), Z17
 	VPSLLD    $0x10, Z17, Z17
 
-end15:
+end19:
 	VPCMPUW $0x04, (DI)(R9*2), Y16, K1
 	VCMPPS  $0x03, Z14, Z14, K2
 	KORW    K2, K1, K1
@@ -28021,12 +30924,12 @@ end15:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Z15, Y16
 	VCVTPH2PS 32(DI)(R9*2), Z17
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z15, Z16
 	VPSRLD    $0x1f, Z16, Z16
@@ -28038,38 +30941,38 @@ else16:
 	VPMOVZXWD 32(DI)(R9*2), Z17
 	VPSLLD    $0x10, Z17, Z17
 
-end17:
+end21:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y16, K1
 	VCMPPS  $0x03, Z15, Z15, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z17, K1, Z15
 
+end17:
 end13:
-end9:
 	VMULPS Z14, Z7, Z14
 	VMULPS Z15, Z7, Z15
 	VADDPS Z14, Z12, Z12
 	VADDPS Z15, Z13, Z13
 
-end7:
+end11:
 	TESTL    $0x0000040c, CX
-	JZ       end19
+	JZ       end23
 	VCMPPS   $0x03, Z12, Z13, K1
 	KORTESTW K1, K1
-	JZ       numbers20
+	JZ       numbers24
 	VCMPPS   $0x03, Z12, Z12, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z14
+	VMOVUPS  roundingAVX512<>+1088(SB), Z14
 	VMOVAPS  Z14, K1, Z12
 	VCMPPS   $0x03, Z13, Z13, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z14
+	VMOVUPS  roundingAVX512<>+1088(SB), Z14
 	VMOVAPS  Z14, K1, Z13
 
-numbers20:
-end19:
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else21
+	JZ    else25
 
 	// mScales
 	MOVQ    128(AX), R11
@@ -28080,7 +30983,7 @@ end19:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z15
 	VPSLLW        $0x07, Z15, Z15
-	VANDPS        roundingAVX512<>+1152(SB), Z15, Z15
+	VANDPS        roundingAVX512<>+1344(SB), Z15, Z15
 	VCVTPH2PS     Y15, Z14
 	VEXTRACTI64X4 $0x01, Z15, Y15
 	VCVTPH2PS     Y15, Z15
@@ -28088,20 +30991,20 @@ end19:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (SI)(R9*1), Y16
-	VPANDD       roundingAVX512<>+1024(SB), Y16, Y16
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y16, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y16, Y16
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y16, K1
 	KMOVD        K1, R12
 	LEAL         9(R11), R13
 	SHRL         $0x08, R13
 	ORL          R13, R12
-	JZ           usual23
-	VANDPS       roundingAVX512<>+704(SB), Z14, Z16
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z16, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z16
+	JZ           usual27
+	VANDPS       roundingAVX512<>+896(SB), Z14, Z16
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z16
 	VMOVAPS      Z16, K1, Z14
-	VANDPS       roundingAVX512<>+704(SB), Z15, Z16
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z16, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z16
+	VANDPS       roundingAVX512<>+896(SB), Z15, Z16
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z16
 	VMOVAPS      Z16, K1, Z15
 	SHLL         $0x1d, R13
 	ADDL         $0x3f800000, R13
@@ -28109,32 +31012,32 @@ end19:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-usual23:
+usual27:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z16
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
-	JMP          end22
+	JMP          end26
 
-else21:
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else24
+	JZ         else28
 	VPMOVZXWD  (SI)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	VPMOVZXWD  32(SI)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end25
+	JMP        end29
 
-else24:
+else28:
 	VMOVUPS    (SI)(R9*4), Z14
 	VMOVUPS    64(SI)(R9*4), Z15
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end25:
-end22:
+end29:
+end26:
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
 	VMULPS Z12, Z3, Z16
@@ -28144,7 +31047,7 @@ end22:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else26
+	JZ    else30
 
 	// the counter of the pass's first word
 	MOVQ         R9, R11
@@ -28171,16 +31074,16 @@ end22:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z16, Z17
 	VXORPS Z17, Z16, Z16
-	JMP    end27
+	JMP    end31
 
-else26:
+else30:
 	VXORPS Z16, Z16, Z16
 
-end27:
+end31:
 	TESTL         $0x00000400, CX
-	JZ            else28
-	VANDPS        roundingAVX512<>+704(SB), Z14, Z17
-	VANDPS        roundingAVX512<>+704(SB), Z15, Z18
+	JZ            else32
+	VANDPS        roundingAVX512<>+896(SB), Z14, Z17
+	VANDPS        roundingAVX512<>+896(SB), Z15, Z18
 	VPMAXUD       Z18, Z17, Z17
 	VEXTRACTI64X4 $0x01, Z17, Y18
 	VPMAXUD       Y18, Y17, Y17
@@ -28192,7 +31095,7 @@ end27:
 	VPMAXUD       X18, X17, X17
 	VMOVD         X17, R11
 	CMPL          R11, $0x7f800000
-	JAE           rare30
+	JAE           rare34
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -28212,14 +31115,14 @@ end27:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z16, Z19
-	VANDPS    roundingAVX512<>+960(SB), Z19, Z19
+	VANDPS    roundingAVX512<>+1152(SB), Z19, Z19
 	VPADDD    Z19, Z18, Z18
 	VCVTPS2PH $0x03, Z18, Y18
 	VMULPS    Z17, Z15, Z17
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z16, Z19
-	VANDPS       roundingAVX512<>+960(SB), Z19, Z19
+	VANDPS       roundingAVX512<>+1152(SB), Z19, Z19
 	VPADDD       Z19, Z17, Z17
 	VCVTPS2PH    $0x03, Z17, Y17
 	VINSERTI64X4 $0x01, Y17, Z18, Z17
@@ -28227,21 +31130,21 @@ end27:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z16, Z18
 	VPADDW    Z18, Z17, Z17
-	VANDPS    roundingAVX512<>+1216(SB), Z17, Z18
+	VANDPS    roundingAVX512<>+1408(SB), Z17, Z18
 	VPADDW    Z17, Z17, Z17
 	VORPS     Z18, Z17, Z17
 	VPSRLW    $0x08, Z17, Z17
 	VPMOVWB   Z17, Y17
 	VMOVDQU32 Y17, (SI)(R9*1)
-	JMP       packed31
+	JMP       packed35
 
-rare30:
+rare34:
 	// the same, where there are NaNs or infinities
-	VANDPS        roundingAVX512<>+704(SB), Z14, Z17
-	VANDPS        roundingAVX512<>+704(SB), Z15, Z18
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z17, K1
+	VANDPS        roundingAVX512<>+896(SB), Z14, Z17
+	VANDPS        roundingAVX512<>+896(SB), Z15, Z18
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z17, K1
 	VMOVAPS.Z     Z17, K1, Z17
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z18, K1
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z18, K1
 	VMOVAPS.Z     Z18, K1, Z18
 	VPMAXUD       Z18, Z17, Z17
 	VEXTRACTI64X4 $0x01, Z17, Y18
@@ -28269,25 +31172,25 @@ rare30:
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z17
 	VMULPS       Z17, Z14, Z18
-	VANDPS       roundingAVX512<>+704(SB), Z14, Z19
-	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z19, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z19
+	VANDPS       roundingAVX512<>+896(SB), Z14, Z19
+	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z19, K1
+	VMOVUPS      roundingAVX512<>+1280(SB), Z19
 	VMOVAPS      Z19, K1, Z18
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z16, Z19
-	VANDPS    roundingAVX512<>+960(SB), Z19, Z19
+	VANDPS    roundingAVX512<>+1152(SB), Z19, Z19
 	VPADDD    Z19, Z18, Z18
 	VCVTPS2PH $0x03, Z18, Y18
 	VMULPS    Z17, Z15, Z17
-	VANDPS    roundingAVX512<>+704(SB), Z15, Z19
-	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z19, K1
-	VMOVUPS   roundingAVX512<>+1088(SB), Z19
+	VANDPS    roundingAVX512<>+896(SB), Z15, Z19
+	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z19, K1
+	VMOVUPS   roundingAVX512<>+1280(SB), Z19
 	VMOVAPS   Z19, K1, Z17
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z16, Z19
-	VANDPS       roundingAVX512<>+960(SB), Z19, Z19
+	VANDPS       roundingAVX512<>+1152(SB), Z19, Z19
 	VPADDD       Z19, Z17, Z17
 	VCVTPS2PH    $0x03, Z17, Y17
 	VINSERTI64X4 $0x01, Y17, Z18, Z17
@@ -28295,19 +31198,19 @@ rare30:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z16, Z18
 	VPADDW    Z18, Z17, Z17
-	VANDPS    roundingAVX512<>+1216(SB), Z17, Z18
+	VANDPS    roundingAVX512<>+1408(SB), Z17, Z18
 	VPADDW    Z17, Z17, Z17
 	VORPS     Z18, Z17, Z17
 	VPSRLW    $0x08, Z17, Z17
 	VPMOVWB   Z17, Y17
 	VMOVDQU32 Y17, (SI)(R9*1)
 
-packed31:
-	JMP end29
+packed35:
+	JMP end33
 
-else28:
+else32:
 	TESTL $0x00000008, CX
-	JZ    else32
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z14, Z17
@@ -28324,14 +31227,14 @@ else28:
 	VMOVUPS Y17, (SI)(R9*2)
 	VPERMW  Z18, Z11, Z17
 	VMOVUPS Y17, 32(SI)(R9*2)
-	JMP     end33
+	JMP     end37
 
-else32:
+else36:
 	VMOVUPS Z14, (SI)(R9*4)
 	VMOVUPS Z15, 64(SI)(R9*4)
 
+end37:
 end33:
-end29:
 	// d = g + beta1·m
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
@@ -28345,9 +31248,9 @@ end29:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else34
+	JZ         else38
 	TESTL      $0x00000100, CX
-	JZ         else36
+	JZ         else40
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -28370,35 +31273,35 @@ end29:
 	VPMOVD2M  Z18, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z17, K1, Z15
-	JMP       end37
+	JMP       end41
 
-else36:
+else40:
 	VPMOVZXWD  (DX)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	VPMOVZXWD  32(DX)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (DX)(R10*2)
 
-end37:
-	JMP end35
+end41:
+	JMP end39
 
-else34:
+else38:
 	VMOVUPS    (DX)(R9*4), Z14
 	VMOVUPS    64(DX)(R9*4), Z15
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end39
+	JZ         end43
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else40
+	JZ        else44
 	VCVTPS2PH $0x00, Z14, Y17
 	VCVTPH2PS (DI)(R9*2), Z18
-	JMP       end41
+	JMP       end45
 
-else40:
+else44:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z14, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -28410,7 +31313,7 @@ else40:
 	VPMOVZXWD (DI)(R9*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end41:
+end45:
 	VPCMPUW $0x04, (DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z14, Z14, K2
 	KORW    K2, K1, K1
@@ -28418,12 +31321,12 @@ end41:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else42
+	JZ        else46
 	VCVTPS2PH $0x00, Z15, Y17
 	VCVTPH2PS 32(DI)(R9*2), Z18
-	JMP       end43
+	JMP       end47
 
-else42:
+else46:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z15, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -28435,14 +31338,14 @@ else42:
 	VPMOVZXWD 32(DI)(R9*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end43:
+end47:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z15, Z15, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z18, K1, Z15
 
+end43:
 end39:
-end35:
 	VMULPS Z14, Z1, Z14
 	VMULPS Z15, Z1, Z15
 	VSUBPS Z12, Z14, Z12
@@ -28450,12 +31353,12 @@ end35:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else44
+	JZ    else48
 	TESTL $0x00000100, CX
-	JZ    else46
+	JZ    else50
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z12, Z14
+	VPADDD  roundingAVX512<>+704(SB), Z12, Z14
 	VCMPPS  $0x03, Z12, Z12, K1
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
@@ -28468,7 +31371,7 @@ end35:
 	VMOVUPS   Y12, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z13, Z12
+	VPADDD  roundingAVX512<>+704(SB), Z13, Z12
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
@@ -28479,53 +31382,53 @@ end35:
 	VMOVAPS.Z Z13, K1, Z12
 	VPMOVDW   Z12, Y12
 	VMOVUPS   Y12, 32(DX)(R9*2)
-	JMP       end47
+	JMP       end51
 
-else46:
+else50:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX512<>+384(SB), Z16, Z16
-	VANDPS  roundingAVX512<>+256(SB), Z16, Z14
+	VPMULLW roundingAVX512<>+576(SB), Z16, Z16
+	VANDPS  roundingAVX512<>+448(SB), Z16, Z14
 	VPADDD  Z14, Z12, Z14
 	VPSRLD  $0x10, Z16, Z15
 	VPADDD  Z15, Z13, Z15
 	TESTL   $0x00000408, CX
-	JZ      else48
-	JMP     end49
+	JZ      else52
+	JMP     end53
 
-else48:
+else52:
 	VCMPPS  $0x03, Z12, Z12, K1
 	VMOVAPS Z12, K1, Z14
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z15
 
-end49:
+end53:
 	VPERMW  Z14, Z11, Z12
 	VMOVUPS Y12, (DX)(R9*2)
 	VPERMW  Z15, Z11, Z12
 	VMOVUPS Y12, 32(DX)(R9*2)
 
-end47:
-	JMP end45
+end51:
+	JMP end49
 
-else44:
+else48:
 	VMOVUPS   Z12, (DX)(R9*4)
 	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end51
+	JZ        end55
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else56
 	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z12, Z12
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z12, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z12, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z12, Z12
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z12, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z12, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end53
+	JMP     end57
 
-else52:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z14
 	VPSRLD  $0x1f, Z14, Z14
@@ -28535,30 +31438,30 @@ else52:
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
 
-end53:
+end57:
 	TESTL    $0x00000040, CX
-	JZ       else54
+	JZ       else58
 	VMOVNTDQ Y14, (DI)(R9*2)
-	JMP      end55
+	JMP      end59
 
-else54:
+else58:
 	VMOVUPS Y14, (DI)(R9*2)
 
-end55:
+end59:
 	TESTL     $0x00000020, CX
-	JZ        else56
+	JZ        else60
 	VCVTPS2PH $0x00, Z13, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z13, Z13
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z13, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z13, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z13, Z13
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z13, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z13, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end57
+	JMP     end61
 
-else56:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -28568,35 +31471,35 @@ else56:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 
-end57:
+end61:
 	TESTL    $0x00000040, CX
-	JZ       else58
+	JZ       else62
 	VMOVNTDQ Y12, 32(DI)(R9*2)
-	JMP      end59
+	JMP      end63
 
-else58:
+else62:
 	VMOVUPS Y12, 32(DI)(R9*2)
 
-end59:
-end51:
-end45:
+end63:
+end55:
+end49:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end61
+	JZ    end65
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end61:
+end65:
 	TESTL $0x00000040, CX
-	JZ    end63
+	JZ    end67
 	SFENCE
 
-end63:
+end67:
 	VZEROUPPER
 	RET
 
@@ -28642,16 +31545,16 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	VBROADCASTSS 4(AX), Z11
 
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z12
+	VMOVUPS roundingAVX512<>+320(SB), Z12
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z13
+	VMOVUPS roundingAVX512<>+384(SB), Z13
 
 	// half
-	VMOVUPS roundingAVX512<>+448(SB), Z14
+	VMOVUPS roundingAVX512<>+640(SB), Z14
 
 	// upper
-	VMOVUPS roundingAVX512<>+576(SB), Z15
+	VMOVUPS roundingAVX512<>+768(SB), Z15
 
 	// formats
 	MOVL 52(AX), CX
@@ -28663,6 +31566,16 @@ TEXT ·adamMixedAVX512(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -28686,48 +31599,52 @@ pass:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
+	TESTL      $0x00000002, CX
+	JZ         else6
 	VCVTPH2PS  (BX)(R10*2), Z16
 	VCVTPH2PS  32(BX)(R10*2), Z17
 	PREFETCHT0 (BX)(R11*2)
-	JMP        end5
+	JMP        end7
 
-else4:
+else6:
 	VPMOVZXWD  (BX)(R10*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(BX)(R10*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (BX)(R11*2)
 
-end5:
-	JMP end3
+end7:
+	JMP end5
 
-else2:
+else4:
 	VMOVUPS    (BX)(R10*4), Z16
 	VMOVUPS    64(BX)(R10*4), Z17
 	PREFETCHT0 (BX)(R11*4)
 	PREFETCHT0 64(BX)(R11*4)
 
-end3:
-	VMULPS Z16, Z0, Z16
-	VMULPS Z17, Z0, Z17
+end5:
+	TESTL  $0x00001000, CX
+	JZ     end9
+	VMULPS Z0, Z16, Z16
+	VMULPS Z0, Z17, Z17
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z16, Z10, Z16
-	VMINPS Z17, Z10, Z17
 	VMAXPS Z16, Z9, Z16
+	VMINPS Z17, Z10, Z17
 	VMAXPS Z17, Z9, Z17
-	TESTL  $0x00000800, CX
-	JZ     end7
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -28750,35 +31667,35 @@ end3:
 	VPMOVD2M  Z21, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z20, K1, Z19
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R10*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(DX)(R10*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (DX)(R11*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R10*4), Z18
 	VMOVUPS    64(DX)(R10*4), Z19
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Z18, Y20
 	VCVTPH2PS (R8)(R10*2), Z21
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z18, Z20
 	VPSRLD    $0x1f, Z20, Z20
@@ -28790,7 +31707,7 @@ else14:
 	VPMOVZXWD (R8)(R10*2), Z21
 	VPSLLD    $0x10, Z21, Z21
 
-end15:
+end19:
 	VPCMPUW $0x04, (R8)(R10*2), Y20, K1
 	VCMPPS  $0x03, Z18, Z18, K2
 	KORW    K2, K1, K1
@@ -28798,12 +31715,12 @@ end15:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Z19, Y20
 	VCVTPH2PS 32(R8)(R10*2), Z21
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z20
 	VPSRLD    $0x1f, Z20, Z20
@@ -28815,38 +31732,38 @@ else16:
 	VPMOVZXWD 32(R8)(R10*2), Z21
 	VPSLLD    $0x10, Z21, Z21
 
-end17:
+end21:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y20, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z21, K1, Z19
 
+end17:
 end13:
-end9:
 	VMULPS Z18, Z11, Z18
 	VMULPS Z19, Z11, Z19
 	VADDPS Z18, Z16, Z16
 	VADDPS Z19, Z17, Z17
 
-end7:
+end11:
 	TESTL    $0x0000040c, CX
-	JZ       end19
+	JZ       end23
 	VCMPPS   $0x03, Z16, Z17, K1
 	KORTESTW K1, K1
-	JZ       numbers20
+	JZ       numbers24
 	VCMPPS   $0x03, Z16, Z16, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z18
+	VMOVUPS  roundingAVX512<>+1088(SB), Z18
 	VMOVAPS  Z18, K1, Z16
 	VCMPPS   $0x03, Z17, Z17, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z18
+	VMOVUPS  roundingAVX512<>+1088(SB), Z18
 	VMOVAPS  Z18, K1, Z17
 
-numbers20:
-end19:
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else21
+	JZ    else25
 
 	// mScales
 	MOVQ    128(AX), R12
@@ -28857,7 +31774,7 @@ end19:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R10*1), Z19
 	VPSLLW        $0x07, Z19, Z19
-	VANDPS        roundingAVX512<>+1152(SB), Z19, Z19
+	VANDPS        roundingAVX512<>+1344(SB), Z19, Z19
 	VCVTPH2PS     Y19, Z18
 	VEXTRACTI64X4 $0x01, Z19, Y19
 	VCVTPH2PS     Y19, Z19
@@ -28865,20 +31782,20 @@ end19:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (SI)(R10*1), Y20
-	VPANDD       roundingAVX512<>+1024(SB), Y20, Y20
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y20, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y20, Y20
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y20, K1
 	KMOVD        K1, R13
 	LEAL         9(R12), R14
 	SHRL         $0x08, R14
 	ORL          R14, R13
-	JZ           usual23
-	VANDPS       roundingAVX512<>+704(SB), Z18, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	JZ           usual27
+	VANDPS       roundingAVX512<>+896(SB), Z18, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z20
 	VMOVAPS      Z20, K1, Z18
-	VANDPS       roundingAVX512<>+704(SB), Z19, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	VANDPS       roundingAVX512<>+896(SB), Z19, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z20
 	VMOVAPS      Z20, K1, Z19
 	SHLL         $0x1d, R14
 	ADDL         $0x3f800000, R14
@@ -28886,32 +31803,32 @@ end19:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-usual23:
+usual27:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z20
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
-	JMP          end22
+	JMP          end26
 
-else21:
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else24
+	JZ         else28
 	VPMOVZXWD  (SI)(R10*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(SI)(R10*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end25
+	JMP        end29
 
-else24:
+else28:
 	VMOVUPS    (SI)(R10*4), Z18
 	VMOVUPS    64(SI)(R10*4), Z19
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end25:
-end22:
+end29:
+end26:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z19, Z2, Z19
 	VMULPS Z16, Z3, Z20
@@ -28921,7 +31838,7 @@ end22:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else26
+	JZ    else30
 
 	// the counter of the pass's first word
 	MOVQ         R10, R12
@@ -28948,16 +31865,16 @@ end22:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z20, Z21
 	VXORPS Z21, Z20, Z20
-	JMP    end27
+	JMP    end31
 
-else26:
+else30:
 	VXORPS Z20, Z20, Z20
 
-end27:
+end31:
 	TESTL         $0x00000400, CX
-	JZ            else28
-	VANDPS        roundingAVX512<>+704(SB), Z18, Z21
-	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	JZ            else32
+	VANDPS        roundingAVX512<>+896(SB), Z18, Z21
+	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
 	VPMAXUD       Z22, Z21, Z21
 	VEXTRACTI64X4 $0x01, Z21, Y22
 	VPMAXUD       Y22, Y21, Y21
@@ -28969,7 +31886,7 @@ end27:
 	VPMAXUD       X22, X21, X21
 	VMOVD         X21, R12
 	CMPL          R12, $0x7f800000
-	JAE           rare30
+	JAE           rare34
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R13, R13
@@ -28989,14 +31906,14 @@ end27:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z20, Z23
-	VANDPS    roundingAVX512<>+960(SB), Z23, Z23
+	VANDPS    roundingAVX512<>+1152(SB), Z23, Z23
 	VPADDD    Z23, Z22, Z22
 	VCVTPS2PH $0x03, Z22, Y22
 	VMULPS    Z21, Z19, Z21
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z20, Z23
-	VANDPS       roundingAVX512<>+960(SB), Z23, Z23
+	VANDPS       roundingAVX512<>+1152(SB), Z23, Z23
 	VPADDD       Z23, Z21, Z21
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
@@ -29004,21 +31921,21 @@ end27:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z20, Z22
 	VPADDW    Z22, Z21, Z21
-	VANDPS    roundingAVX512<>+1216(SB), Z21, Z22
+	VANDPS    roundingAVX512<>+1408(SB), Z21, Z22
 	VPADDW    Z21, Z21, Z21
 	VORPS     Z22, Z21, Z21
 	VPSRLW    $0x08, Z21, Z21
 	VPMOVWB   Z21, Y21
 	VMOVDQU32 Y21, (SI)(R10*1)
-	JMP       packed31
+	JMP       packed35
 
-rare30:
+rare34:
 	// the same, where there are NaNs or infinities
-	VANDPS        roundingAVX512<>+704(SB), Z18, Z21
-	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z21, K1
+	VANDPS        roundingAVX512<>+896(SB), Z18, Z21
+	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z21, K1
 	VMOVAPS.Z     Z21, K1, Z21
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z22, K1
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z22, K1
 	VMOVAPS.Z     Z22, K1, Z22
 	VPMAXUD       Z22, Z21, Z21
 	VEXTRACTI64X4 $0x01, Z21, Y22
@@ -29046,25 +31963,25 @@ rare30:
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z21
 	VMULPS       Z21, Z18, Z22
-	VANDPS       roundingAVX512<>+704(SB), Z18, Z23
-	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z23, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z23
+	VANDPS       roundingAVX512<>+896(SB), Z18, Z23
+	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z23, K1
+	VMOVUPS      roundingAVX512<>+1280(SB), Z23
 	VMOVAPS      Z23, K1, Z22
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z20, Z23
-	VANDPS    roundingAVX512<>+960(SB), Z23, Z23
+	VANDPS    roundingAVX512<>+1152(SB), Z23, Z23
 	VPADDD    Z23, Z22, Z22
 	VCVTPS2PH $0x03, Z22, Y22
 	VMULPS    Z21, Z19, Z21
-	VANDPS    roundingAVX512<>+704(SB), Z19, Z23
-	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z23, K1
-	VMOVUPS   roundingAVX512<>+1088(SB), Z23
+	VANDPS    roundingAVX512<>+896(SB), Z19, Z23
+	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z23, K1
+	VMOVUPS   roundingAVX512<>+1280(SB), Z23
 	VMOVAPS   Z23, K1, Z21
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z20, Z23
-	VANDPS       roundingAVX512<>+960(SB), Z23, Z23
+	VANDPS       roundingAVX512<>+1152(SB), Z23, Z23
 	VPADDD       Z23, Z21, Z21
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
@@ -29072,19 +31989,19 @@ rare30:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z20, Z22
 	VPADDW    Z22, Z21, Z21
-	VANDPS    roundingAVX512<>+1216(SB), Z21, Z22
+	VANDPS    roundingAVX512<>+1408(SB), Z21, Z22
 	VPADDW    Z21, Z21, Z21
 	VORPS     Z22, Z21, Z21
 	VPSRLW    $0x08, Z21, Z21
 	VPMOVWB   Z21, Y21
 	VMOVDQU32 Y21, (SI)(R10*1)
 
-packed31:
-	JMP end29
+packed35:
+	JMP end33
 
-else28:
+else32:
 	TESTL $0x00000008, CX
-	JZ    else32
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z18, Z21
@@ -29101,14 +32018,14 @@ else28:
 	VMOVUPS Y21, (SI)(R10*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(SI)(R10*2)
-	JMP     end33
+	JMP     end37
 
-else32:
+else36:
 	VMOVUPS Z18, (SI)(R10*4)
 	VMOVUPS Z19, 64(SI)(R10*4)
 
+end37:
 end33:
-end29:
 	// u = k1·m
 	VMULPS Z18, Z6, Z18
 	VMULPS Z19, Z6, Z19
@@ -29121,33 +32038,33 @@ end29:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else34
+	JZ         else38
 	VPMOVZXWD  (DI)(R10*2), Z21
 	VPSLLD     $0x10, Z21, Z21
 	VPMOVZXWD  32(DI)(R10*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end35
+	JMP        end39
 
-else34:
+else38:
 	VMOVUPS    (DI)(R10*4), Z21
 	VMOVUPS    64(DI)(R10*4), Z22
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end35:
+end39:
 	VMULPS Z21, Z4, Z21
 	VMULPS Z22, Z4, Z22
 	VADDPS Z16, Z21, Z16
 	VADDPS Z17, Z22, Z17
 
 	// store v
-	VPMULLW roundingAVX512<>+320(SB), Z20, Z20
+	VPMULLW roundingAVX512<>+512(SB), Z20, Z20
 	TESTL   $0x00000008, CX
-	JZ      else36
+	JZ      else40
 
 	// bf16: (v + random)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z20, Z21
+	VANDPS  roundingAVX512<>+448(SB), Z20, Z21
 	VPADDD  Z21, Z16, Z21
 	VPSRLD  $0x10, Z20, Z22
 	VPADDD  Z22, Z17, Z22
@@ -29155,13 +32072,13 @@ end35:
 	VMOVUPS Y21, (DI)(R10*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(DI)(R10*2)
-	JMP     end37
+	JMP     end41
 
-else36:
+else40:
 	VMOVUPS Z16, (DI)(R10*4)
 	VMOVUPS Z17, 64(DI)(R10*4)
 
-end37:
+end41:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VSQRTPS Z17, Z17
@@ -29175,9 +32092,9 @@ end37:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else38
+	JZ         else42
 	TESTL      $0x00000100, CX
-	JZ         else40
+	JZ         else44
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -29200,35 +32117,35 @@ end37:
 	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z21, K1, Z19
-	JMP       end41
+	JMP       end45
 
-else40:
+else44:
 	VPMOVZXWD  (DX)(R10*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(DX)(R10*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (DX)(R11*2)
 
-end41:
-	JMP end39
+end45:
+	JMP end43
 
-else38:
+else42:
 	VMOVUPS    (DX)(R10*4), Z18
 	VMOVUPS    64(DX)(R10*4), Z19
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end43
+	JZ         end47
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else48
 	VCVTPS2PH $0x00, Z18, Y21
 	VCVTPH2PS (R8)(R10*2), Z22
-	JMP       end45
+	JMP       end49
 
-else44:
+else48:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z18, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -29240,7 +32157,7 @@ else44:
 	VPMOVZXWD (R8)(R10*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end45:
+end49:
 	VPCMPUW $0x04, (R8)(R10*2), Y21, K1
 	VCMPPS  $0x03, Z18, Z18, K2
 	KORW    K2, K1, K1
@@ -29248,12 +32165,12 @@ end45:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else46
+	JZ        else50
 	VCVTPS2PH $0x00, Z19, Y21
 	VCVTPH2PS 32(R8)(R10*2), Z22
-	JMP       end47
+	JMP       end51
 
-else46:
+else50:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -29265,14 +32182,14 @@ else46:
 	VPMOVZXWD 32(R8)(R10*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end47:
+end51:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y21, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z19
 
+end47:
 end43:
-end39:
 	VMULPS Z18, Z1, Z18
 	VMULPS Z19, Z1, Z19
 	VSUBPS Z16, Z18, Z16
@@ -29280,12 +32197,12 @@ end39:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else48
+	JZ    else52
 	TESTL $0x00000100, CX
-	JZ    else50
+	JZ    else54
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z16, Z18
+	VPADDD  roundingAVX512<>+704(SB), Z16, Z18
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
@@ -29298,7 +32215,7 @@ end39:
 	VMOVUPS   Y16, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z17, Z16
+	VPADDD  roundingAVX512<>+704(SB), Z17, Z16
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
@@ -29309,53 +32226,53 @@ end39:
 	VMOVAPS.Z Z17, K1, Z16
 	VPMOVDW   Z16, Y16
 	VMOVUPS   Y16, 32(DX)(R10*2)
-	JMP       end51
+	JMP       end55
 
-else50:
+else54:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX512<>+320(SB), Z20, Z20
-	VANDPS  roundingAVX512<>+256(SB), Z20, Z18
+	VPMULLW roundingAVX512<>+512(SB), Z20, Z20
+	VANDPS  roundingAVX512<>+448(SB), Z20, Z18
 	VPADDD  Z18, Z16, Z18
 	VPSRLD  $0x10, Z20, Z19
 	VPADDD  Z19, Z17, Z19
 	TESTL   $0x00000408, CX
-	JZ      else52
-	JMP     end53
+	JZ      else56
+	JMP     end57
 
-else52:
+else56:
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 
-end53:
+end57:
 	VPERMW  Z18, Z15, Z16
 	VMOVUPS Y16, (DX)(R10*2)
 	VPERMW  Z19, Z15, Z16
 	VMOVUPS Y16, 32(DX)(R10*2)
 
-end51:
-	JMP end49
+end55:
+	JMP end53
 
-else48:
+else52:
 	VMOVUPS   Z16, (DX)(R10*4)
 	VMOVUPS   Z17, 64(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end55
+	JZ        end59
 	TESTL     $0x00000020, CX
-	JZ        else56
+	JZ        else60
 	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z16, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z16, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end57
+	JMP     end61
 
-else56:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -29365,30 +32282,30 @@ else56:
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
 
-end57:
+end61:
 	TESTL    $0x00000040, CX
-	JZ       else58
+	JZ       else62
 	VMOVNTDQ Y18, (R8)(R10*2)
-	JMP      end59
+	JMP      end63
 
-else58:
+else62:
 	VMOVUPS Y18, (R8)(R10*2)
 
-end59:
+end63:
 	TESTL     $0x00000020, CX
-	JZ        else60
+	JZ        else64
 	VCVTPS2PH $0x00, Z17, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z17, K1, K1
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end61
+	JMP     end65
 
-else60:
+else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -29398,35 +32315,35 @@ else60:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 
-end61:
+end65:
 	TESTL    $0x00000040, CX
-	JZ       else62
+	JZ       else66
 	VMOVNTDQ Y16, 32(R8)(R10*2)
-	JMP      end63
+	JMP      end67
 
-else62:
+else66:
 	VMOVUPS Y16, 32(R8)(R10*2)
 
-end63:
-end55:
-end49:
+end67:
+end59:
+end53:
 	ADDQ  $0x00000020, R10
 	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end65
+	JZ    end69
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end65:
+end69:
 	TESTL $0x00000040, CX
-	JZ    end67
+	JZ    end71
 	SFENCE
 
-end67:
+end71:
 	VZEROUPPER
 	RET
 
@@ -29472,16 +32389,16 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	VBROADCASTSS 4(AX), Z11
 
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z12
+	VMOVUPS roundingAVX512<>+320(SB), Z12
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z13
+	VMOVUPS roundingAVX512<>+384(SB), Z13
 
 	// half
-	VMOVUPS roundingAVX512<>+448(SB), Z14
+	VMOVUPS roundingAVX512<>+640(SB), Z14
 
 	// upper
-	VMOVUPS roundingAVX512<>+576(SB), Z15
+	VMOVUPS roundingAVX512<>+768(SB), Z15
 
 	// formats
 	MOVL 52(AX), CX
@@ -29493,6 +32410,16 @@ TEXT ·adamAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -29519,48 +32446,52 @@ pass:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
+	TESTL      $0x00000002, CX
+	JZ         else6
 	VCVTPH2PS  (BX)(R11*2), Z16
 	VCVTPH2PS  32(BX)(R11*2), Z17
 	PREFETCHT0 (BX)(R12*2)
-	JMP        end5
+	JMP        end7
 
-else4:
+else6:
 	VPMOVZXWD  (BX)(R11*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(BX)(R11*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (BX)(R12*2)
 
-end5:
-	JMP end3
+end7:
+	JMP end5
 
-else2:
+else4:
 	VMOVUPS    (BX)(R11*4), Z16
 	VMOVUPS    64(BX)(R11*4), Z17
 	PREFETCHT0 (BX)(R12*4)
 	PREFETCHT0 64(BX)(R12*4)
 
-end3:
-	VMULPS Z16, Z0, Z16
-	VMULPS Z17, Z0, Z17
+end5:
+	TESTL  $0x00001000, CX
+	JZ     end9
+	VMULPS Z0, Z16, Z16
+	VMULPS Z0, Z17, Z17
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z16, Z10, Z16
-	VMINPS Z17, Z10, Z17
 	VMAXPS Z16, Z9, Z16
+	VMINPS Z17, Z10, Z17
 	VMAXPS Z17, Z9, Z17
-	TESTL  $0x00000800, CX
-	JZ     end7
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -29583,35 +32514,35 @@ end3:
 	VPMOVD2M  Z21, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z20, K1, Z19
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(DX)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (DX)(R12*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R11*4), Z18
 	VMOVUPS    64(DX)(R11*4), Z19
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Z18, Y20
 	VCVTPH2PS (R9)(R11*2), Z21
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z18, Z20
 	VPSRLD    $0x1f, Z20, Z20
@@ -29623,7 +32554,7 @@ else14:
 	VPMOVZXWD (R9)(R11*2), Z21
 	VPSLLD    $0x10, Z21, Z21
 
-end15:
+end19:
 	VPCMPUW $0x04, (R9)(R11*2), Y20, K1
 	VCMPPS  $0x03, Z18, Z18, K2
 	KORW    K2, K1, K1
@@ -29631,12 +32562,12 @@ end15:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Z19, Y20
 	VCVTPH2PS 32(R9)(R11*2), Z21
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z20
 	VPSRLD    $0x1f, Z20, Z20
@@ -29648,38 +32579,38 @@ else16:
 	VPMOVZXWD 32(R9)(R11*2), Z21
 	VPSLLD    $0x10, Z21, Z21
 
-end17:
+end21:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y20, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z21, K1, Z19
 
+end17:
 end13:
-end9:
 	VMULPS Z18, Z11, Z18
 	VMULPS Z19, Z11, Z19
 	VADDPS Z18, Z16, Z16
 	VADDPS Z19, Z17, Z17
 
-end7:
+end11:
 	TESTL    $0x0000040c, CX
-	JZ       end19
+	JZ       end23
 	VCMPPS   $0x03, Z16, Z17, K1
 	KORTESTW K1, K1
-	JZ       numbers20
+	JZ       numbers24
 	VCMPPS   $0x03, Z16, Z16, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z18
+	VMOVUPS  roundingAVX512<>+1088(SB), Z18
 	VMOVAPS  Z18, K1, Z16
 	VCMPPS   $0x03, Z17, Z17, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z18
+	VMOVUPS  roundingAVX512<>+1088(SB), Z18
 	VMOVAPS  Z18, K1, Z17
 
-numbers20:
-end19:
+numbers24:
+end23:
 	// m = beta1·m + alpha1·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else21
+	JZ    else25
 
 	// mScales
 	MOVQ    128(AX), R13
@@ -29690,7 +32621,7 @@ end19:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R11*1), Z19
 	VPSLLW        $0x07, Z19, Z19
-	VANDPS        roundingAVX512<>+1152(SB), Z19, Z19
+	VANDPS        roundingAVX512<>+1344(SB), Z19, Z19
 	VCVTPH2PS     Y19, Z18
 	VEXTRACTI64X4 $0x01, Z19, Y19
 	VCVTPH2PS     Y19, Z19
@@ -29698,20 +32629,20 @@ end19:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (SI)(R11*1), Y20
-	VPANDD       roundingAVX512<>+1024(SB), Y20, Y20
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y20, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y20, Y20
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y20, K1
 	KMOVD        K1, R14
 	LEAL         9(R13), R15
 	SHRL         $0x08, R15
 	ORL          R15, R14
-	JZ           usual23
-	VANDPS       roundingAVX512<>+704(SB), Z18, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	JZ           usual27
+	VANDPS       roundingAVX512<>+896(SB), Z18, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z20
 	VMOVAPS      Z20, K1, Z18
-	VANDPS       roundingAVX512<>+704(SB), Z19, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	VANDPS       roundingAVX512<>+896(SB), Z19, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z20
 	VMOVAPS      Z20, K1, Z19
 	SHLL         $0x1d, R15
 	ADDL         $0x3f800000, R15
@@ -29719,32 +32650,32 @@ end19:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-usual23:
+usual27:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z20
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
-	JMP          end22
+	JMP          end26
 
-else21:
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else24
+	JZ         else28
 	VPMOVZXWD  (SI)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(SI)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end25
+	JMP        end29
 
-else24:
+else28:
 	VMOVUPS    (SI)(R11*4), Z18
 	VMOVUPS    64(SI)(R11*4), Z19
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end25:
-end22:
+end29:
+end26:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z19, Z2, Z19
 	VMULPS Z16, Z3, Z20
@@ -29754,7 +32685,7 @@ end22:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else26
+	JZ    else30
 
 	// the counter of the pass's first word
 	MOVQ         R11, R13
@@ -29781,16 +32712,16 @@ end22:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z20, Z21
 	VXORPS Z21, Z20, Z20
-	JMP    end27
+	JMP    end31
 
-else26:
+else30:
 	VXORPS Z20, Z20, Z20
 
-end27:
+end31:
 	TESTL         $0x00000400, CX
-	JZ            else28
-	VANDPS        roundingAVX512<>+704(SB), Z18, Z21
-	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
+	JZ            else32
+	VANDPS        roundingAVX512<>+896(SB), Z18, Z21
+	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
 	VPMAXUD       Z22, Z21, Z21
 	VEXTRACTI64X4 $0x01, Z21, Y22
 	VPMAXUD       Y22, Y21, Y21
@@ -29802,7 +32733,7 @@ end27:
 	VPMAXUD       X22, X21, X21
 	VMOVD         X21, R13
 	CMPL          R13, $0x7f800000
-	JAE           rare30
+	JAE           rare34
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R14, R14
@@ -29822,14 +32753,14 @@ end27:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z20, Z23
-	VANDPS    roundingAVX512<>+960(SB), Z23, Z23
+	VANDPS    roundingAVX512<>+1152(SB), Z23, Z23
 	VPADDD    Z23, Z22, Z22
 	VCVTPS2PH $0x03, Z22, Y22
 	VMULPS    Z21, Z19, Z21
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z20, Z23
-	VANDPS       roundingAVX512<>+960(SB), Z23, Z23
+	VANDPS       roundingAVX512<>+1152(SB), Z23, Z23
 	VPADDD       Z23, Z21, Z21
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
@@ -29837,21 +32768,21 @@ end27:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z20, Z22
 	VPADDW    Z22, Z21, Z21
-	VANDPS    roundingAVX512<>+1216(SB), Z21, Z22
+	VANDPS    roundingAVX512<>+1408(SB), Z21, Z22
 	VPADDW    Z21, Z21, Z21
 	VORPS     Z22, Z21, Z21
 	VPSRLW    $0x08, Z21, Z21
 	VPMOVWB   Z21, Y21
 	VMOVDQU32 Y21, (SI)(R11*1)
-	JMP       packed31
+	JMP       packed35
 
-rare30:
+rare34:
 	// the same, where there are NaNs or infinities
-	VANDPS        roundingAVX512<>+704(SB), Z18, Z21
-	VANDPS        roundingAVX512<>+704(SB), Z19, Z22
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z21, K1
+	VANDPS        roundingAVX512<>+896(SB), Z18, Z21
+	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z21, K1
 	VMOVAPS.Z     Z21, K1, Z21
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z22, K1
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z22, K1
 	VMOVAPS.Z     Z22, K1, Z22
 	VPMAXUD       Z22, Z21, Z21
 	VEXTRACTI64X4 $0x01, Z21, Y22
@@ -29879,25 +32810,25 @@ rare30:
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z21
 	VMULPS       Z21, Z18, Z22
-	VANDPS       roundingAVX512<>+704(SB), Z18, Z23
-	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z23, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z23
+	VANDPS       roundingAVX512<>+896(SB), Z18, Z23
+	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z23, K1
+	VMOVUPS      roundingAVX512<>+1280(SB), Z23
 	VMOVAPS      Z23, K1, Z22
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z20, Z23
-	VANDPS    roundingAVX512<>+960(SB), Z23, Z23
+	VANDPS    roundingAVX512<>+1152(SB), Z23, Z23
 	VPADDD    Z23, Z22, Z22
 	VCVTPS2PH $0x03, Z22, Y22
 	VMULPS    Z21, Z19, Z21
-	VANDPS    roundingAVX512<>+704(SB), Z19, Z23
-	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z23, K1
-	VMOVUPS   roundingAVX512<>+1088(SB), Z23
+	VANDPS    roundingAVX512<>+896(SB), Z19, Z23
+	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z23, K1
+	VMOVUPS   roundingAVX512<>+1280(SB), Z23
 	VMOVAPS   Z23, K1, Z21
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z20, Z23
-	VANDPS       roundingAVX512<>+960(SB), Z23, Z23
+	VANDPS       roundingAVX512<>+1152(SB), Z23, Z23
 	VPADDD       Z23, Z21, Z21
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
@@ -29905,19 +32836,19 @@ rare30:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z20, Z22
 	VPADDW    Z22, Z21, Z21
-	VANDPS    roundingAVX512<>+1216(SB), Z21, Z22
+	VANDPS    roundingAVX512<>+1408(SB), Z21, Z22
 	VPADDW    Z21, Z21, Z21
 	VORPS     Z22, Z21, Z21
 	VPSRLW    $0x08, Z21, Z21
 	VPMOVWB   Z21, Y21
 	VMOVDQU32 Y21, (SI)(R11*1)
 
-packed31:
-	JMP end29
+packed35:
+	JMP end33
 
-else28:
+else32:
 	TESTL $0x00000008, CX
-	JZ    else32
+	JZ    else36
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z18, Z21
@@ -29934,14 +32865,14 @@ else28:
 	VMOVUPS Y21, (SI)(R11*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(SI)(R11*2)
-	JMP     end33
+	JMP     end37
 
-else32:
+else36:
 	VMOVUPS Z18, (SI)(R11*4)
 	VMOVUPS Z19, 64(SI)(R11*4)
 
+end37:
 end33:
-end29:
 	// u = k1·m
 	VMULPS Z18, Z6, Z18
 	VMULPS Z19, Z6, Z19
@@ -29954,33 +32885,33 @@ end29:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else34
+	JZ         else38
 	VPMOVZXWD  (DI)(R11*2), Z21
 	VPSLLD     $0x10, Z21, Z21
 	VPMOVZXWD  32(DI)(R11*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end35
+	JMP        end39
 
-else34:
+else38:
 	VMOVUPS    (DI)(R11*4), Z21
 	VMOVUPS    64(DI)(R11*4), Z22
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end35:
+end39:
 	VMULPS Z21, Z4, Z21
 	VMULPS Z22, Z4, Z22
 	VADDPS Z16, Z21, Z16
 	VADDPS Z17, Z22, Z17
 
 	// store v
-	VPMULLW roundingAVX512<>+320(SB), Z20, Z20
+	VPMULLW roundingAVX512<>+512(SB), Z20, Z20
 	TESTL   $0x00000008, CX
-	JZ      else36
+	JZ      else40
 
 	// bf16: (v + random)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z20, Z21
+	VANDPS  roundingAVX512<>+448(SB), Z20, Z21
 	VPADDD  Z21, Z16, Z21
 	VPSRLD  $0x10, Z20, Z22
 	VPADDD  Z22, Z17, Z22
@@ -29988,44 +32919,48 @@ end35:
 	VMOVUPS Y21, (DI)(R11*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(DI)(R11*2)
-	JMP     end37
+	JMP     end41
 
-else36:
+else40:
 	VMOVUPS Z16, (DI)(R11*4)
 	VMOVUPS Z17, 64(DI)(R11*4)
 
-end37:
+end41:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else38
+	JZ         else42
 	VPMOVZXWD  (R8)(R11*2), Z21
 	VPSLLD     $0x10, Z21, Z21
 	VPMOVZXWD  32(R8)(R11*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end39
+	JMP        end43
 
-else38:
+else42:
 	VMOVUPS    (R8)(R11*4), Z21
 	VMOVUPS    64(R8)(R11*4), Z22
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end39:
-	VMAXPS  Z16, Z21, Z16
-	VMAXPS  Z17, Z22, Z17
-	VCMPPS  $0x03, Z21, Z21, K1
-	VMOVAPS Z21, K1, Z16
-	VCMPPS  $0x03, Z22, Z22, K1
-	VMOVAPS Z22, K1, Z17
+end43:
+	VMAXPS   Z16, Z21, Z16
+	VMAXPS   Z17, Z22, Z17
+	VCMPPS   $0x03, Z21, Z22, K1
+	KORTESTW K1, K1
+	JZ       numbers44
+	VCMPPS   $0x03, Z21, Z21, K1
+	VMOVAPS  Z21, K1, Z16
+	VCMPPS   $0x03, Z22, Z22, K1
+	VMOVAPS  Z22, K1, Z17
 
+numbers44:
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else45
 
 	// bf16: (x + random)>>16
-	VANDPS  roundingAVX512<>+256(SB), Z20, Z21
+	VANDPS  roundingAVX512<>+448(SB), Z20, Z21
 	VPADDD  Z21, Z16, Z21
 	VPSRLD  $0x10, Z20, Z22
 	VPADDD  Z22, Z17, Z22
@@ -30033,13 +32968,13 @@ end39:
 	VMOVUPS Y21, (R8)(R11*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(R8)(R11*2)
-	JMP     end41
+	JMP     end46
 
-else40:
+else45:
 	VMOVUPS Z16, (R8)(R11*4)
 	VMOVUPS Z17, 64(R8)(R11*4)
 
-end41:
+end46:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VSQRTPS Z17, Z17
@@ -30053,9 +32988,9 @@ end41:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else42
+	JZ         else47
 	TESTL      $0x00000100, CX
-	JZ         else44
+	JZ         else49
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -30078,35 +33013,35 @@ end41:
 	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z21, K1, Z19
-	JMP       end45
+	JMP       end50
 
-else44:
+else49:
 	VPMOVZXWD  (DX)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(DX)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (DX)(R12*2)
 
-end45:
-	JMP end43
+end50:
+	JMP end48
 
-else42:
+else47:
 	VMOVUPS    (DX)(R11*4), Z18
 	VMOVUPS    64(DX)(R11*4), Z19
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end47
+	JZ         end52
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else53
 	VCVTPS2PH $0x00, Z18, Y21
 	VCVTPH2PS (R9)(R11*2), Z22
-	JMP       end49
+	JMP       end54
 
-else48:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z18, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -30118,7 +33053,7 @@ else48:
 	VPMOVZXWD (R9)(R11*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end49:
+end54:
 	VPCMPUW $0x04, (R9)(R11*2), Y21, K1
 	VCMPPS  $0x03, Z18, Z18, K2
 	KORW    K2, K1, K1
@@ -30126,12 +33061,12 @@ end49:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else55
 	VCVTPS2PH $0x00, Z19, Y21
 	VCVTPH2PS 32(R9)(R11*2), Z22
-	JMP       end51
+	JMP       end56
 
-else50:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -30143,14 +33078,14 @@ else50:
 	VPMOVZXWD 32(R9)(R11*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end51:
+end56:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y21, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z19
 
-end47:
-end43:
+end52:
+end48:
 	VMULPS Z18, Z1, Z18
 	VMULPS Z19, Z1, Z19
 	VSUBPS Z16, Z18, Z16
@@ -30158,12 +33093,12 @@ end43:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else52
+	JZ    else57
 	TESTL $0x00000100, CX
-	JZ    else54
+	JZ    else59
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z16, Z18
+	VPADDD  roundingAVX512<>+704(SB), Z16, Z18
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
@@ -30176,7 +33111,7 @@ end43:
 	VMOVUPS   Y16, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z17, Z16
+	VPADDD  roundingAVX512<>+704(SB), Z17, Z16
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
@@ -30187,53 +33122,53 @@ end43:
 	VMOVAPS.Z Z17, K1, Z16
 	VPMOVDW   Z16, Y16
 	VMOVUPS   Y16, 32(DX)(R11*2)
-	JMP       end55
+	JMP       end60
 
-else54:
+else59:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX512<>+320(SB), Z20, Z20
-	VANDPS  roundingAVX512<>+256(SB), Z20, Z18
+	VPMULLW roundingAVX512<>+512(SB), Z20, Z20
+	VANDPS  roundingAVX512<>+448(SB), Z20, Z18
 	VPADDD  Z18, Z16, Z18
 	VPSRLD  $0x10, Z20, Z19
 	VPADDD  Z19, Z17, Z19
 	TESTL   $0x00000408, CX
-	JZ      else56
-	JMP     end57
+	JZ      else61
+	JMP     end62
 
-else56:
+else61:
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 
-end57:
+end62:
 	VPERMW  Z18, Z15, Z16
 	VMOVUPS Y16, (DX)(R11*2)
 	VPERMW  Z19, Z15, Z16
 	VMOVUPS Y16, 32(DX)(R11*2)
 
-end55:
-	JMP end53
+end60:
+	JMP end58
 
-else52:
+else57:
 	VMOVUPS   Z16, (DX)(R11*4)
 	VMOVUPS   Z17, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end59
+	JZ        end64
 	TESTL     $0x00000020, CX
-	JZ        else60
+	JZ        else65
 	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z16, Z16
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z16, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z16, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z16, Z16
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z16, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z16, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end61
+	JMP     end66
 
-else60:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -30243,30 +33178,30 @@ else60:
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
 
-end61:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else62
+	JZ       else67
 	VMOVNTDQ Y18, (R9)(R11*2)
-	JMP      end63
+	JMP      end68
 
-else62:
+else67:
 	VMOVUPS Y18, (R9)(R11*2)
 
-end63:
+end68:
 	TESTL     $0x00000020, CX
-	JZ        else64
+	JZ        else69
 	VCVTPS2PH $0x00, Z17, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z17, Z17
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z17, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z17, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z17, Z17
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z17, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z17, K1, K1
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end65
+	JMP     end70
 
-else64:
+else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -30276,35 +33211,35 @@ else64:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 
-end65:
+end70:
 	TESTL    $0x00000040, CX
-	JZ       else66
+	JZ       else71
 	VMOVNTDQ Y16, 32(R9)(R11*2)
-	JMP      end67
+	JMP      end72
 
-else66:
+else71:
 	VMOVUPS Y16, 32(R9)(R11*2)
 
-end67:
-end59:
-end53:
+end72:
+end64:
+end58:
 	ADDQ  $0x00000020, R11
 	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end69
+	JZ    end74
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end69:
+end74:
 	TESTL $0x00000040, CX
-	JZ    end71
+	JZ    end76
 	SFENCE
 
-end71:
+end76:
 	VZEROUPPER
 	RET
 
@@ -30344,16 +33279,16 @@ TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
 	VBROADCASTSS 4(AX), Z9
 
 	// first
-	VMOVUPS roundingAVX512<>+128(SB), Z10
+	VMOVUPS roundingAVX512<>+320(SB), Z10
 
 	// second
-	VMOVUPS roundingAVX512<>+192(SB), Z11
+	VMOVUPS roundingAVX512<>+384(SB), Z11
 
 	// half
-	VMOVUPS roundingAVX512<>+448(SB), Z12
+	VMOVUPS roundingAVX512<>+640(SB), Z12
 
 	// upper
-	VMOVUPS roundingAVX512<>+576(SB), Z13
+	VMOVUPS roundingAVX512<>+768(SB), Z13
 
 	// formats
 	MOVL 52(AX), CX
@@ -30365,6 +33300,16 @@ TEXT ·lionMixedAVX512(SB), NOSPLIT, $0-24
 	ORL   $0x00000800, CX
 
 uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
 	// p
 	MOVQ 64(AX), DX
 
@@ -30385,48 +33330,52 @@ pass:
 	// g = gs·g
 	// load grad
 	TESTL      $0x00000003, CX
-	JZ         else2
-	TESTL      $0x00000002, CX
 	JZ         else4
+	TESTL      $0x00000002, CX
+	JZ         else6
 	VCVTPH2PS  (BX)(R9*2), Z14
 	VCVTPH2PS  32(BX)(R9*2), Z15
 	PREFETCHT0 (BX)(R10*2)
-	JMP        end5
+	JMP        end7
 
-else4:
+else6:
 	VPMOVZXWD  (BX)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	VPMOVZXWD  32(BX)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (BX)(R10*2)
 
-end5:
-	JMP end3
+end7:
+	JMP end5
 
-else2:
+else4:
 	VMOVUPS    (BX)(R9*4), Z14
 	VMOVUPS    64(BX)(R9*4), Z15
 	PREFETCHT0 (BX)(R10*4)
 	PREFETCHT0 64(BX)(R10*4)
 
-end3:
-	VMULPS Z14, Z0, Z14
-	VMULPS Z15, Z0, Z15
+end5:
+	TESTL  $0x00001000, CX
+	JZ     end9
+	VMULPS Z0, Z14, Z14
+	VMULPS Z0, Z15, Z15
 
 	// g = max(min(g, hi), lo)
 	VMINPS Z14, Z8, Z14
-	VMINPS Z15, Z8, Z15
 	VMAXPS Z14, Z7, Z14
+	VMINPS Z15, Z8, Z15
 	VMAXPS Z15, Z7, Z15
-	TESTL  $0x00000800, CX
-	JZ     end7
+
+end9:
+	TESTL $0x00000800, CX
+	JZ    end11
 
 	// g = g + l2·p
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else8
+	JZ         else12
 	TESTL      $0x00000100, CX
-	JZ         else10
+	JZ         else14
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -30449,35 +33398,35 @@ end3:
 	VPMOVD2M  Z19, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z18, K1, Z17
-	JMP       end11
+	JMP       end15
 
-else10:
+else14:
 	VPMOVZXWD  (DX)(R9*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(DX)(R9*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DX)(R10*2)
 
-end11:
-	JMP end9
+end15:
+	JMP end13
 
-else8:
+else12:
 	VMOVUPS    (DX)(R9*4), Z16
 	VMOVUPS    64(DX)(R9*4), Z17
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end13
+	JZ         end17
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else14
+	JZ        else18
 	VCVTPS2PH $0x00, Z16, Y18
 	VCVTPH2PS (DI)(R9*2), Z19
-	JMP       end15
+	JMP       end19
 
-else14:
+else18:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z16, Z18
 	VPSRLD    $0x1f, Z18, Z18
@@ -30489,7 +33438,7 @@ else14:
 	VPMOVZXWD (DI)(R9*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 
-end15:
+end19:
 	VPCMPUW $0x04, (DI)(R9*2), Y18, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
@@ -30497,12 +33446,12 @@ end15:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else16
+	JZ        else20
 	VCVTPS2PH $0x00, Z17, Y18
 	VCVTPH2PS 32(DI)(R9*2), Z19
-	JMP       end17
+	JMP       end21
 
-else16:
+else20:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z17, Z18
 	VPSRLD    $0x1f, Z18, Z18
@@ -30514,38 +33463,38 @@ else16:
 	VPMOVZXWD 32(DI)(R9*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 
-end17:
+end21:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y18, K1
 	VCMPPS  $0x03, Z17, Z17, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z19, K1, Z17
 
+end17:
 end13:
-end9:
 	VMULPS Z16, Z9, Z16
 	VMULPS Z17, Z9, Z17
 	VADDPS Z16, Z14, Z14
 	VADDPS Z17, Z15, Z15
 
-end7:
+end11:
 	TESTL    $0x0000040c, CX
-	JZ       end19
+	JZ       end23
 	VCMPPS   $0x03, Z14, Z15, K1
 	KORTESTW K1, K1
-	JZ       numbers20
+	JZ       numbers24
 	VCMPPS   $0x03, Z14, Z14, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z16
+	VMOVUPS  roundingAVX512<>+1088(SB), Z16
 	VMOVAPS  Z16, K1, Z14
 	VCMPPS   $0x03, Z15, Z15, K1
-	VMOVUPS  roundingAVX512<>+896(SB), Z16
+	VMOVUPS  roundingAVX512<>+1088(SB), Z16
 	VMOVAPS  Z16, K1, Z15
 
-numbers20:
-end19:
+numbers24:
+end23:
 	// d = beta1·m + alpha1·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else21
+	JZ    else25
 
 	// mScales
 	MOVQ    128(AX), R11
@@ -30556,7 +33505,7 @@ end19:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z17
 	VPSLLW        $0x07, Z17, Z17
-	VANDPS        roundingAVX512<>+1152(SB), Z17, Z17
+	VANDPS        roundingAVX512<>+1344(SB), Z17, Z17
 	VCVTPH2PS     Y17, Z16
 	VEXTRACTI64X4 $0x01, Z17, Y17
 	VCVTPH2PS     Y17, Z17
@@ -30564,20 +33513,20 @@ end19:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (SI)(R9*1), Y18
-	VPANDD       roundingAVX512<>+1024(SB), Y18, Y18
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y18, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y18, Y18
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y18, K1
 	KMOVD        K1, R12
 	LEAL         9(R11), R13
 	SHRL         $0x08, R13
 	ORL          R13, R12
-	JZ           usual23
-	VANDPS       roundingAVX512<>+704(SB), Z16, Z18
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z18
+	JZ           usual27
+	VANDPS       roundingAVX512<>+896(SB), Z16, Z18
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z18
 	VMOVAPS      Z18, K1, Z16
-	VANDPS       roundingAVX512<>+704(SB), Z17, Z18
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z18
+	VANDPS       roundingAVX512<>+896(SB), Z17, Z18
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z18
 	VMOVAPS      Z18, K1, Z17
 	SHLL         $0x1d, R13
 	ADDL         $0x3f800000, R13
@@ -30585,32 +33534,32 @@ end19:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-usual23:
+usual27:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z18
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
-	JMP          end22
+	JMP          end26
 
-else21:
+else25:
 	TESTL      $0x00000008, CX
-	JZ         else24
+	JZ         else28
 	VPMOVZXWD  (SI)(R9*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(SI)(R9*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end25
+	JMP        end29
 
-else24:
+else28:
 	VMOVUPS    (SI)(R9*4), Z16
 	VMOVUPS    64(SI)(R9*4), Z17
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end25:
-end22:
+end29:
+end26:
 	VMULPS Z16, Z2, Z16
 	VMULPS Z17, Z2, Z17
 	VMULPS Z14, Z3, Z18
@@ -30621,7 +33570,7 @@ end22:
 	// m = beta2·m + alpha2·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else26
+	JZ    else30
 
 	// mScales
 	MOVQ    128(AX), R11
@@ -30632,7 +33581,7 @@ end22:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z19
 	VPSLLW        $0x07, Z19, Z19
-	VANDPS        roundingAVX512<>+1152(SB), Z19, Z19
+	VANDPS        roundingAVX512<>+1344(SB), Z19, Z19
 	VCVTPH2PS     Y19, Z18
 	VEXTRACTI64X4 $0x01, Z19, Y19
 	VCVTPH2PS     Y19, Z19
@@ -30640,20 +33589,20 @@ end22:
 
 	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU32    (SI)(R9*1), Y20
-	VPANDD       roundingAVX512<>+1024(SB), Y20, Y20
-	VPCMPEQB     roundingAVX512<>+1024(SB), Y20, K1
+	VPANDD       roundingAVX512<>+1216(SB), Y20, Y20
+	VPCMPEQB     roundingAVX512<>+1216(SB), Y20, K1
 	KMOVD        K1, R12
 	LEAL         9(R11), R13
 	SHRL         $0x08, R13
 	ORL          R13, R12
-	JZ           usual28
-	VANDPS       roundingAVX512<>+704(SB), Z18, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	JZ           usual32
+	VANDPS       roundingAVX512<>+896(SB), Z18, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z20
 	VMOVAPS      Z20, K1, Z18
-	VANDPS       roundingAVX512<>+704(SB), Z19, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1088(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+896(SB), Z20
+	VANDPS       roundingAVX512<>+896(SB), Z19, Z20
+	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS      roundingAVX512<>+1088(SB), Z20
 	VMOVAPS      Z20, K1, Z19
 	SHLL         $0x1d, R13
 	ADDL         $0x3f800000, R13
@@ -30661,32 +33610,32 @@ end22:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-usual28:
+usual32:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z20
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
-	JMP          end27
+	JMP          end31
 
-else26:
+else30:
 	TESTL      $0x00000008, CX
-	JZ         else29
+	JZ         else33
 	VPMOVZXWD  (SI)(R9*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(SI)(R9*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end30
+	JMP        end34
 
-else29:
+else33:
 	VMOVUPS    (SI)(R9*4), Z18
 	VMOVUPS    64(SI)(R9*4), Z19
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end30:
-end27:
+end34:
+end31:
 	VMULPS Z18, Z4, Z18
 	VMULPS Z19, Z4, Z19
 	VMULPS Z14, Z5, Z14
@@ -30696,7 +33645,7 @@ end27:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else31
+	JZ    else35
 
 	// the counter of the pass's first word
 	MOVQ         R9, R11
@@ -30723,16 +33672,16 @@ end27:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z18, Z19
 	VXORPS Z19, Z18, Z18
-	JMP    end32
+	JMP    end36
 
-else31:
+else35:
 	VXORPS Z18, Z18, Z18
 
-end32:
+end36:
 	TESTL         $0x00000400, CX
-	JZ            else33
-	VANDPS        roundingAVX512<>+704(SB), Z14, Z19
-	VANDPS        roundingAVX512<>+704(SB), Z15, Z20
+	JZ            else37
+	VANDPS        roundingAVX512<>+896(SB), Z14, Z19
+	VANDPS        roundingAVX512<>+896(SB), Z15, Z20
 	VPMAXUD       Z20, Z19, Z19
 	VEXTRACTI64X4 $0x01, Z19, Y20
 	VPMAXUD       Y20, Y19, Y19
@@ -30744,7 +33693,7 @@ end32:
 	VPMAXUD       X20, X19, X19
 	VMOVD         X19, R11
 	CMPL          R11, $0x7f800000
-	JAE           rare35
+	JAE           rare39
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -30764,14 +33713,14 @@ end32:
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z18, Z20
-	VANDPS    roundingAVX512<>+960(SB), Z20, Z20
+	VANDPS    roundingAVX512<>+1152(SB), Z20, Z20
 	VPADDD    Z20, Z14, Z14
 	VCVTPS2PH $0x03, Z14, Y14
 	VMULPS    Z19, Z15, Z15
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z18, Z19
-	VANDPS       roundingAVX512<>+960(SB), Z19, Z19
+	VANDPS       roundingAVX512<>+1152(SB), Z19, Z19
 	VPADDD       Z19, Z15, Z15
 	VCVTPS2PH    $0x03, Z15, Y15
 	VINSERTI64X4 $0x01, Y15, Z14, Z14
@@ -30779,21 +33728,21 @@ end32:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z18, Z15
 	VPADDW    Z15, Z14, Z14
-	VANDPS    roundingAVX512<>+1216(SB), Z14, Z15
+	VANDPS    roundingAVX512<>+1408(SB), Z14, Z15
 	VPADDW    Z14, Z14, Z14
 	VORPS     Z15, Z14, Z14
 	VPSRLW    $0x08, Z14, Z14
 	VPMOVWB   Z14, Y14
 	VMOVDQU32 Y14, (SI)(R9*1)
-	JMP       packed36
+	JMP       packed40
 
-rare35:
+rare39:
 	// the same, where there are NaNs or infinities
-	VANDPS        roundingAVX512<>+704(SB), Z14, Z19
-	VANDPS        roundingAVX512<>+704(SB), Z15, Z20
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z19, K1
+	VANDPS        roundingAVX512<>+896(SB), Z14, Z19
+	VANDPS        roundingAVX512<>+896(SB), Z15, Z20
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z19, K1
 	VMOVAPS.Z     Z19, K1, Z19
-	VCMPPS        $0x11, roundingAVX512<>+832(SB), Z20, K1
+	VCMPPS        $0x11, roundingAVX512<>+1024(SB), Z20, K1
 	VMOVAPS.Z     Z20, K1, Z20
 	VPMAXUD       Z20, Z19, Z19
 	VEXTRACTI64X4 $0x01, Z19, Y20
@@ -30821,25 +33770,25 @@ rare35:
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z19
 	VMULPS       Z19, Z14, Z20
-	VANDPS       roundingAVX512<>+704(SB), Z14, Z14
-	VCMPPS       $0x15, roundingAVX512<>+832(SB), Z14, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z14
+	VANDPS       roundingAVX512<>+896(SB), Z14, Z14
+	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z14, K1
+	VMOVUPS      roundingAVX512<>+1280(SB), Z14
 	VMOVAPS      Z14, K1, Z20
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSLLD    $0x04, Z18, Z14
-	VANDPS    roundingAVX512<>+960(SB), Z14, Z14
+	VANDPS    roundingAVX512<>+1152(SB), Z14, Z14
 	VPADDD    Z14, Z20, Z20
 	VCVTPS2PH $0x03, Z20, Y20
 	VMULPS    Z19, Z15, Z14
-	VANDPS    roundingAVX512<>+704(SB), Z15, Z15
-	VCMPPS    $0x15, roundingAVX512<>+832(SB), Z15, K1
-	VMOVUPS   roundingAVX512<>+1088(SB), Z15
+	VANDPS    roundingAVX512<>+896(SB), Z15, Z15
+	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z15, K1
+	VMOVUPS   roundingAVX512<>+1280(SB), Z15
 	VMOVAPS   Z15, K1, Z14
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD       $0x0c, Z18, Z15
-	VANDPS       roundingAVX512<>+960(SB), Z15, Z15
+	VANDPS       roundingAVX512<>+1152(SB), Z15, Z15
 	VPADDD       Z15, Z14, Z14
 	VCVTPS2PH    $0x03, Z14, Y14
 	VINSERTI64X4 $0x01, Y14, Z20, Z14
@@ -30847,19 +33796,19 @@ rare35:
 	// with seven more, cut to seven bits and the sign
 	VPSRLW    $0x09, Z18, Z15
 	VPADDW    Z15, Z14, Z14
-	VANDPS    roundingAVX512<>+1216(SB), Z14, Z15
+	VANDPS    roundingAVX512<>+1408(SB), Z14, Z15
 	VPADDW    Z14, Z14, Z14
 	VORPS     Z15, Z14, Z14
 	VPSRLW    $0x08, Z14, Z14
 	VPMOVWB   Z14, Y14
 	VMOVDQU32 Y14, (SI)(R9*1)
 
-packed36:
-	JMP end34
+packed40:
+	JMP end38
 
-else33:
+else37:
 	TESTL $0x00000008, CX
-	JZ    else37
+	JZ    else41
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z14, Z19
@@ -30876,14 +33825,14 @@ else33:
 	VMOVUPS Y14, (SI)(R9*2)
 	VPERMW  Z15, Z13, Z14
 	VMOVUPS Y14, 32(SI)(R9*2)
-	JMP     end38
+	JMP     end42
 
-else37:
+else41:
 	VMOVUPS Z14, (SI)(R9*4)
 	VMOVUPS Z15, 64(SI)(R9*4)
 
+end42:
 end38:
-end34:
 	// u = k1·sign(d)
 	VXORPS     Z14, Z14, Z14
 	VXORPS     Z15, Z15, Z15
@@ -30910,9 +33859,9 @@ end34:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else39
+	JZ         else43
 	TESTL      $0x00000100, CX
-	JZ         else41
+	JZ         else45
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -30935,35 +33884,35 @@ end34:
 	VPMOVD2M  Z20, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z19, K1, Z17
-	JMP       end42
+	JMP       end46
 
-else41:
+else45:
 	VPMOVZXWD  (DX)(R9*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(DX)(R9*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DX)(R10*2)
 
-end42:
-	JMP end40
+end46:
+	JMP end44
 
-else39:
+else43:
 	VMOVUPS    (DX)(R9*4), Z16
 	VMOVUPS    64(DX)(R9*4), Z17
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end44
+	JZ         end48
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else45
+	JZ        else49
 	VCVTPS2PH $0x00, Z16, Y19
 	VCVTPH2PS (DI)(R9*2), Z20
-	JMP       end46
+	JMP       end50
 
-else45:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z16, Z19
 	VPSRLD    $0x1f, Z19, Z19
@@ -30975,7 +33924,7 @@ else45:
 	VPMOVZXWD (DI)(R9*2), Z20
 	VPSLLD    $0x10, Z20, Z20
 
-end46:
+end50:
 	VPCMPUW $0x04, (DI)(R9*2), Y19, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
@@ -30983,12 +33932,12 @@ end46:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else47
+	JZ        else51
 	VCVTPS2PH $0x00, Z17, Y19
 	VCVTPH2PS 32(DI)(R9*2), Z20
-	JMP       end48
+	JMP       end52
 
-else47:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z17, Z19
 	VPSRLD    $0x1f, Z19, Z19
@@ -31000,14 +33949,14 @@ else47:
 	VPMOVZXWD 32(DI)(R9*2), Z20
 	VPSLLD    $0x10, Z20, Z20
 
-end48:
+end52:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y19, K1
 	VCMPPS  $0x03, Z17, Z17, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z20, K1, Z17
 
+end48:
 end44:
-end40:
 	VMULPS Z16, Z1, Z16
 	VMULPS Z17, Z1, Z17
 	VSUBPS Z15, Z16, Z15
@@ -31015,12 +33964,12 @@ end40:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else49
+	JZ    else53
 	TESTL $0x00000100, CX
-	JZ    else51
+	JZ    else55
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z15, Z16
+	VPADDD  roundingAVX512<>+704(SB), Z15, Z16
 	VCMPPS  $0x03, Z15, Z15, K1
 	VMOVAPS Z15, K1, Z16
 	VPERMW  Z16, Z13, Z16
@@ -31033,7 +33982,7 @@ end40:
 	VMOVUPS   Y15, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD  roundingAVX512<>+512(SB), Z14, Z15
+	VPADDD  roundingAVX512<>+704(SB), Z14, Z15
 	VCMPPS  $0x03, Z14, Z14, K1
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z13, Z15
@@ -31044,53 +33993,53 @@ end40:
 	VMOVAPS.Z Z14, K1, Z14
 	VPMOVDW   Z14, Y14
 	VMOVUPS   Y14, 32(DX)(R9*2)
-	JMP       end52
+	JMP       end56
 
-else51:
+else55:
 	// bf16: (p + random)>>16
-	VPMULLW roundingAVX512<>+384(SB), Z18, Z18
-	VANDPS  roundingAVX512<>+256(SB), Z18, Z16
+	VPMULLW roundingAVX512<>+576(SB), Z18, Z18
+	VANDPS  roundingAVX512<>+448(SB), Z18, Z16
 	VPADDD  Z16, Z15, Z16
 	VPSRLD  $0x10, Z18, Z17
 	VPADDD  Z17, Z14, Z17
 	TESTL   $0x00000408, CX
-	JZ      else53
-	JMP     end54
+	JZ      else57
+	JMP     end58
 
-else53:
+else57:
 	VCMPPS  $0x03, Z15, Z15, K1
 	VMOVAPS Z15, K1, Z16
 	VCMPPS  $0x03, Z14, Z14, K1
 	VMOVAPS Z14, K1, Z17
 
-end54:
+end58:
 	VPERMW  Z16, Z13, Z14
 	VMOVUPS Y14, (DX)(R9*2)
 	VPERMW  Z17, Z13, Z14
 	VMOVUPS Y14, 32(DX)(R9*2)
 
-end52:
-	JMP end50
+end56:
+	JMP end54
 
-else49:
+else53:
 	VMOVUPS   Z15, (DX)(R9*4)
 	VMOVUPS   Z14, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end56
+	JZ        end60
 	TESTL     $0x00000020, CX
-	JZ        else57
+	JZ        else61
 	VCVTPS2PH $0x00, Z15, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z15, Z15
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z15, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z15, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z15, Z15
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z15, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z15, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end58
+	JMP     end62
 
-else57:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z15, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -31100,30 +34049,30 @@ else57:
 	VMOVAPS Z15, K1, Z16
 	VPERMW  Z16, Z13, Z16
 
-end58:
+end62:
 	TESTL    $0x00000040, CX
-	JZ       else59
+	JZ       else63
 	VMOVNTDQ Y16, (DI)(R9*2)
-	JMP      end60
+	JMP      end64
 
-else59:
+else63:
 	VMOVUPS Y16, (DI)(R9*2)
 
-end60:
+end64:
 	TESTL     $0x00000020, CX
-	JZ        else61
+	JZ        else65
 	VCVTPS2PH $0x00, Z14, Y15
 
 	// overflows += 65520 ≤ |x| < ∞
-	VANDPS  roundingAVX512<>+704(SB), Z14, Z14
-	VCMPPS  $0x1d, roundingAVX512<>+768(SB), Z14, K1
-	VCMPPS  $0x11, roundingAVX512<>+832(SB), Z14, K1, K1
+	VANDPS  roundingAVX512<>+896(SB), Z14, Z14
+	VCMPPS  $0x1d, roundingAVX512<>+960(SB), Z14, K1
+	VCMPPS  $0x11, roundingAVX512<>+1024(SB), Z14, K1, K1
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end62
+	JMP     end66
 
-else61:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z15
 	VPSRLD  $0x1f, Z15, Z15
@@ -31133,35 +34082,35 @@ else61:
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z13, Z15
 
-end62:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else63
+	JZ       else67
 	VMOVNTDQ Y15, 32(DI)(R9*2)
-	JMP      end64
+	JMP      end68
 
-else63:
+else67:
 	VMOVUPS Y15, 32(DI)(R9*2)
 
-end64:
-end56:
-end50:
+end68:
+end60:
+end54:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end66
+	JZ    end70
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end66:
+end70:
 	TESTL $0x00000040, CX
-	JZ    end68
+	JZ    end72
 	SFENCE
 
-end68:
+end72:
 	VZEROUPPER
 	RET
 

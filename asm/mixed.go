@@ -26,7 +26,10 @@ const (
 	paramLow
 	follow
 	momentMX
-	coupled // a kernel finds this one in its coefficients
+
+	// A kernel finds these in its coefficients.
+	coupled
+	gradScaled // gs is not 1, or gradients are clipped
 )
 
 // wordStep is the engine's: what the counters of two words in a row differ by.
@@ -43,6 +46,8 @@ type mixed struct {
 	at        reg.Register // which element is the pass's first
 	fetched   reg.Register // which one is prefetched
 	overflows reg.Register // so far
+
+	pairs bool // all is bf16: vectors have the elements with even and with odd numbers in turn, which are the halves of lanes in memory
 
 	words     Operand       // of random bits, once a pass has drawn
 	constants map[string]Op // those in registers
@@ -98,6 +103,7 @@ func (k Kernel) EmitMixed(isa ISA) {
 		JZ(LabelRef(uncoupled))
 		ORL(U32(coupled), m.formats)
 		Label(uncoupled)
+		m.findScaled()
 	}
 	for _, name := range append(slices.Clone(k.Streams), "out") {
 		v.streams[name] = m.field(MOVQ, name, GP64())
@@ -108,7 +114,23 @@ func (k Kernel) EmitMixed(isa ISA) {
 	XORQ(m.at, m.at)
 	m.fetched = Load(Param("ahead"), GP64())
 	SHRQ(U8(2), m.fetched)
-	k.emitMixedLoop(m)
+	if all, some := k.pairs(isa); some {
+		Comment("if all is bf16")
+		set := GP32()
+		MOVL(m.formats, set)
+		ANDL(I32(^(stochastic | coupled | gradScaled)), set)
+		CMPL(set, U32(all))
+		JEQ(LabelRef("pairs"))
+		k.emitMixedLoop(m, "pass")
+		JMP(LabelRef("done"))
+		Label("pairs")
+		m.pairs = true
+		k.emitMixedLoop(m, "passOfPairs")
+		m.pairs = false
+		Label("done")
+	} else {
+		k.emitMixedLoop(m, "pass")
+	}
 
 	m.either(outF16, func() {
 		Load(Param("c"), c) // again: the register had other uses
@@ -120,19 +142,41 @@ func (k Kernel) EmitMixed(isa ISA) {
 	RET()
 }
 
+// pairs returns the set of formats in which all is bf16, and whether there is a loop for it: AVX2 spends most of such a step on conversions.
+func (k Kernel) pairs(isa ISA) (all int, some bool) {
+	all = gradBF16 | paramBF16
+	if slices.Contains(k.Streams, "m") {
+		all |= stateBF16
+	}
+	return all, isa.Name == AVX2.Name && len(k.Scalars) > 0
+}
+
+// findScaled finds whether there is anything to be done to gradients: what is done is a good part of what a kernel can spend.
+func (m *mixed) findScaled() {
+	Comment("scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi")
+	set, end := m.label("scaled"), m.label("unscaled")
+	CMPL(m.coefficient("gs"), U32(0x3f800000))
+	JNE(LabelRef(set))
+	CMPL(m.coefficient("hi"), U32(0x7f800000))
+	JEQ(LabelRef(end))
+	Label(set)
+	ORL(U32(gradScaled), m.formats)
+	Label(end)
+}
+
 // emitMixedLoop runs the body over all elements.
-func (k Kernel) emitMixedLoop(m *mixed) {
+func (k Kernel) emitMixedLoop(m *mixed, pass string) {
 	count, err := Param("count").Resolve() // stays in memory: registers are short
 	if err != nil {
 		panic(err)
 	}
 	elements := U32(m.elements())
-	Label("pass")
+	Label(pass)
 	k.Body(m.Vectors)
 	ADDQ(elements, m.at)
 	ADDQ(elements, m.fetched)
 	CMPQ(m.at, count.Addr)
-	JNE(LabelRef("pass"))
+	JNE(LabelRef(pass))
 }
 
 func (m *mixed) field(mov func(from, to Op), name string, to reg.Register) reg.Register {
@@ -143,6 +187,14 @@ func (m *mixed) field(mov func(from, to Op), name string, to reg.Register) reg.R
 
 // either emits code for sets that have one of these formats, and other code, if there is any, for those that have none.
 func (m *mixed) either(formats int, has, hasNot func()) {
+	if m.pairs && formats&(coupled|gradScaled) == 0 {
+		if formats&(gradBF16|paramBF16|stateBF16|stochastic) != 0 {
+			has()
+		} else if hasNot != nil {
+			hasNot()
+		}
+		return
+	}
 	other, end := m.label("else"), m.label("end")
 	TESTL(U32(formats), m.formats)
 	if hasNot == nil {
@@ -179,6 +231,10 @@ func (m *mixed) load(stream string) Operand {
 			}
 			m.prefetch(stream, size)
 		}
+	}
+	if m.pairs {
+		m.loadPairs(x, stream)
+		return x
 	}
 	bf16, f16 := fill(2, widenBF16), fill(2, func(from, to Op) { VCVTPH2PS(from, to) })
 	float32s := fill(4, func(from, to Op) { VMOVUPS(from, to) })
@@ -248,6 +304,15 @@ func (m *mixed) follow(p Operand) {
 			VBLENDVPS(rounded, p, copied, p)
 		}
 	}
+}
+
+func (m *mixed) loadPairs(x Operand, stream string) {
+	for i := 0; i < len(x); i += 2 {
+		VMOVUPS(m.vector(stream, 2, i), x[i])
+		VANDPS(m.constant("upperHalf"), x[i], x[i+1])
+		VPSLLD(U8(16), x[i], x[i])
+	}
+	m.prefetch(stream, 2)
 }
 
 func widenBF16(from, x Op) {
@@ -380,6 +445,12 @@ func (m *mixed) storeUpper(stream string, x Operand) {
 	const evenQuarters = 0 | 2<<2 | 1<<4 | 3<<6 // VPACKUSDW packs within 16 bytes
 	for i := 0; i < len(x); i += 2 {
 		VPSRLD(U8(16), x[i], x[i])
+		if m.pairs {
+			const odd = 0xaa
+			VPBLENDW(U8(odd), x[i+1], x[i], x[i])
+			VMOVDQU(x[i], m.vector(stream, 2, i))
+			continue
+		}
 		VPSRLD(U8(16), x[i+1], x[i+1])
 		y := m.op1(VPACKUSDW, x[i+1], x[i])
 		VPERMQ(U8(evenQuarters), y, y)
@@ -434,12 +505,16 @@ func (m *mixed) draw() {
 		IMUL3L(U32(wordStep), first.As32(), first.As32())
 		ADDL(Mem{Base: m.coefficients, Disp: fields["counter"]}, first.As32())
 		counter := m.broadcast32(first)
-		VPADDD(m.constant("number"), counter, counter)
+		number, next := "number", "lanes"
+		if m.pairs {
+			number, next = "even", "step"
+		}
+		VPADDD(m.constant(number), counter, counter)
 		key := m.vec()
 		m.field(func(from, to Op) { VPBROADCASTD(from, to) }, "key", key)
 		for i, x := range m.words {
 			if i > 0 {
-				VPADDD(m.constant("lanes"), counter, counter)
+				VPADDD(m.constant(next), counter, counter)
 			}
 			Comment("word = (counter ^ counter>>15)·0x7feb352d ^ key")
 			m.xorShift(counter, 15, x)
@@ -490,6 +565,21 @@ func (m *mixed) broadcast32(from reg.GP) reg.VecVirtual {
 	return x
 }
 
+// unlessNaN jumps to numbers if no vector has a NaN.
+func (m *mixed) unlessNaN(x Operand, numbers string) {
+	const unordered = 3
+	if m.ISA.Name == AVX512.Name {
+		nan := K()
+		VCMPPS(U8(unordered), x[0], x[1], nan)
+		KORTESTW(nan, nan)
+	} else {
+		nan, bits := m.op1(VORPS, m.op1(VCMPPS, U8(unordered), x[0], x[1]), m.op1(VCMPPS, U8(unordered), x[2], x[3])), GP32()
+		VMOVMSKPS(nan, bits)
+		TESTL(bits, bits)
+	}
+	JZ(LabelRef(numbers))
+}
+
 // quieten makes NaNs of g those that rounding leaves NaNs, without a look at each: their upper halves are not all ones, or their lower ones
 // are 0. Parameters and state in bf16, which arithmetic may take NaNs from, too, have such, and so has mxfp8.
 func (v *Vectors) quieten(g Operand) {
@@ -500,22 +590,13 @@ func (v *Vectors) quieten(g Operand) {
 	m.either(paramBF16|stateBF16|momentMX, func() {
 		const unordered = 3
 		numbers := v.label("numbers")
-		if v.ISA.Name == AVX512.Name {
-			nan := K()
-			VCMPPS(U8(unordered), g[0], g[1], nan)
-			KORTESTW(nan, nan)
-			JZ(LabelRef(numbers))
-			for _, g := range g {
+		m.unlessNaN(g, numbers)
+		for _, g := range g {
+			if v.ISA.Name == AVX512.Name {
+				nan := K()
 				VCMPPS(U8(unordered), g, g, nan)
 				VMOVAPS(m.inRegister("quiet"), nan, g)
-			}
-		} else {
-			nan := v.op1(VORPS, v.op1(VCMPPS, U8(unordered), g[0], g[1]), v.op1(VCMPPS, U8(unordered), g[2], g[3]))
-			bits := GP32()
-			VMOVMSKPS(nan, bits)
-			TESTL(bits, bits)
-			JZ(LabelRef(numbers))
-			for _, g := range g {
+			} else {
 				VBLENDVPS(v.op1(VCMPPS, U8(unordered), g, g), m.constant("quiet"), g, g)
 			}
 		}
@@ -545,10 +626,10 @@ type constant struct {
 // constants are what drawing and rounding need.
 func (isa ISA) constants() []constant {
 	lanes := uint32(isa.width / 4)
-	var number, upper []uint32
+	var number, even, upper []uint32
 	lower := []uint32{0}
 	for i := range lanes {
-		number = append(number, i*wordStep)
+		number, even = append(number, i*wordStep), append(even, 2*i*wordStep)
 	}
 	if isa.Name == AVX512.Name {
 		for i := uint32(0); i < lanes; i += 2 {
@@ -561,6 +642,9 @@ func (isa ISA) constants() []constant {
 	return []constant{
 		{"number", number}, // of a lane, in steps of the counter
 		{"lanes", []uint32{lanes * wordStep}},
+		{"even", even}, // of the even lanes of two vectors
+		{"step", []uint32{wordStep}},
+		{"upperHalf", []uint32{0xffff0000}},
 		{"first", []uint32{0x7feb352d}}, // the factors of draw
 		{"second", []uint32{0x846ca68b}},
 		{"low", []uint32{0xffff}},

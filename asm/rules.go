@@ -85,10 +85,7 @@ func (a *arithmetic) body(v *Vectors, f equations.Form) {
 }
 
 func gradient(v *Vectors) Operand {
-	Comment("g = gs·g")
-	g := v.Mul(v.C("gs"), v.In("grad"))
-	Comment("g = max(min(g, hi), lo)")
-	g = v.Clamp(g, v.C("lo"), v.C("hi"))
+	g := v.Scaled("grad")
 	v.IfCoupled(func() {
 		Comment("g = g + l2·p")
 		v.AddTo(g, v.Mul(v.C("l2"), v.In("p")))

@@ -167,8 +167,12 @@ func (v *Vectors) C(name string) Operand {
 func (v *Vectors) broadcast(name string) Op {
 	Comment(name)
 	x := v.vec()
-	v.vbroadcast(Mem{Base: v.coefficients, Disp: v.size * index(name)}, x)
+	v.vbroadcast(v.coefficient(name), x)
 	return x
+}
+
+func (v *Vectors) coefficient(name string) Mem {
+	return Mem{Base: v.coefficients, Disp: v.size * index(name)}
 }
 
 // IfCoupled emits what is done only if decay is coupled: l2 is not 0, and never −0. The branch goes the same way in a whole call.
@@ -184,10 +188,32 @@ func (v *Vectors) IfCoupled(do func()) {
 	Label(end)
 }
 
+// Scaled returns a stream's vectors, scaled and clipped: kernels for mixed formats leave that out where it would change nothing.
+func (v *Vectors) Scaled(stream string) (g Operand) {
+	clip := func() {
+		Comment("g = max(min(g, hi), lo)")
+		v.Clamp(g, v.C("lo"), v.C("hi"))
+	}
+	Comment("g = gs·g")
+	if v.mixed == nil {
+		g = v.Mul(v.C("gs"), v.In(stream))
+		clip()
+		return g
+	}
+	g = v.Load(stream)
+	v.mixed.either(gradScaled, func() {
+		for i, gs := range v.C("gs") {
+			v.vmul(gs, g[i], g[i])
+		}
+		clip()
+	}, nil)
+	return g
+}
+
 // findCoupled prepares IfCoupled.
 func (v *Vectors) findCoupled() {
 	Comment("coupled = the bits of l2")
-	l2 := Mem{Base: v.coefficients, Disp: v.size * index("l2")}
+	l2 := v.coefficient("l2")
 	if v.size == 8 {
 		v.coupled = GP64()
 		MOVQ(l2, v.coupled)
@@ -220,7 +246,15 @@ func (v *Vectors) AddTo(a, b Operand) {
 
 // Max returns max(a, b) for a b that is not −0: NaN if either is NaN.
 func (v *Vectors) Max(a, b Operand) Operand {
-	return v.orNaN(a, v.op(v.vmax, b, a)) // of which VMAX is b, if either is NaN or both are zero
+	y := v.op(v.vmax, b, a) // of which VMAX is b, if either is NaN or both are zero
+	if v.mixed == nil {
+		return v.orNaN(a, y)
+	}
+	numbers := v.label("numbers")
+	v.mixed.unlessNaN(a, numbers)
+	v.orNaN(a, y)
+	Label(numbers)
+	return y
 }
 
 // orNaN returns y with a NaN where x has one.
@@ -289,9 +323,12 @@ func (v *Vectors) one() Op {
 	return x
 }
 
-// Clamp returns x within [lo, hi], or NaN if x is: of a NaN and a number VMIN and VMAX return their second source.
-func (v *Vectors) Clamp(x, lo, hi Operand) Operand {
-	return v.op(v.vmax, v.op(v.vmin, x, hi), lo)
+// Clamp brings x into [lo, hi], unless it is NaN: of a NaN and a number VMIN and VMAX return their second source.
+func (v *Vectors) Clamp(x, lo, hi Operand) {
+	for i, x := range x {
+		v.vmin(x, hi[i], x)
+		v.vmax(x, lo[i], x)
+	}
 }
 
 // op emits an instruction for each vector.
