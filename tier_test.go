@@ -323,7 +323,7 @@ func TestMixedLayout(t *testing.T) {
 	}
 	amd64, arm64, layout := readAssembly(t, "amd64"), readAssembly(t, "arm64"), reflect.TypeFor[mixed]()
 	for arch, accesses := range map[string][][]string{
-		"amd64": regexp.MustCompile(`// (\w+)\n\t(?:MOV[LQ]|VPBROADCASTD|ADDQ) +(?:\w+, )?(\d+)\(\w+\)`).FindAllStringSubmatch(amd64, -1),
+		"amd64": regexp.MustCompile(`// (\w+)\n\t(?:MOV[LQ]|VPBROADCASTD|ADD[LQ]) +(?:\w+, )?(\d+)\(\w+\)`).FindAllStringSubmatch(amd64, -1),
 		"arm64": regexp.MustCompile(`(?m)^#define mixed_(\w+) +(\d+)$`).FindAllStringSubmatch(arm64, -1),
 	} {
 		seen := map[string]bool{"c": true} // as TestScalarsLayout finds it, if it is the first

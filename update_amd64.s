@@ -6822,7 +6822,7 @@ end27:
 	TESTL $0x00000400, CX
 	JZ    else29
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R12
 	MOVQ    R10, R13
 	SHRQ    $0x05, R13
@@ -6932,9 +6932,11 @@ end30:
 	JZ    else34
 
 	// the counter of the pass's first word
-	MOVQ         R10, R12
-	SHRQ         $0x01, R12
-	IMUL3L       $0x9e3779b9, R12, R12
+	MOVQ   R10, R12
+	SHRQ   $0x01, R12
+	IMUL3L $0x9e3779b9, R12, R12
+
+	// counter
 	ADDL         56(AX), R12
 	VMOVD        R12, X5
 	VPBROADCASTD X5, Y5
@@ -7006,7 +7008,7 @@ end35:
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R13
 	MOVQ         R10, R14
 	SHRQ         $0x05, R14
@@ -7096,7 +7098,7 @@ rare38:
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R13
 	MOVQ         R10, R14
 	SHRQ         $0x05, R14
@@ -7230,7 +7232,7 @@ end37:
 	TESTL $0x00000400, CX
 	JZ    else42
 
-	// nScales
+	// ns
 	MOVQ    136(AX), R12
 	MOVQ    R10, R13
 	SHRQ    $0x05, R13
@@ -7880,9 +7882,11 @@ numbers89:
 
 	// store m
 	// the counter of the pass's first word
-	MOVQ         R10, R8
-	SHRQ         $0x01, R8
-	IMUL3L       $0x9e3779b9, R8, R8
+	MOVQ   R10, R8
+	SHRQ   $0x01, R8
+	IMUL3L $0x9e3779b9, R8, R8
+
+	// counter
 	ADDL         56(AX), R8
 	VMOVD        R8, X5
 	VPBROADCASTD X5, Y5
@@ -8721,7 +8725,7 @@ end27:
 	TESTL $0x00000400, CX
 	JZ    else29
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R13
 	MOVQ    R11, R14
 	SHRQ    $0x05, R14
@@ -8831,9 +8835,11 @@ end30:
 	JZ    else34
 
 	// the counter of the pass's first word
-	MOVQ         R11, R13
-	SHRQ         $0x01, R13
-	IMUL3L       $0x9e3779b9, R13, R13
+	MOVQ   R11, R13
+	SHRQ   $0x01, R13
+	IMUL3L $0x9e3779b9, R13, R13
+
+	// counter
 	ADDL         56(AX), R13
 	VMOVD        R13, X9
 	VPBROADCASTD X9, Y9
@@ -8905,7 +8911,7 @@ end35:
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R14
 	MOVQ         R11, R15
 	SHRQ         $0x05, R15
@@ -8995,7 +9001,7 @@ rare38:
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R14
 	MOVQ         R11, R15
 	SHRQ         $0x05, R15
@@ -9129,7 +9135,7 @@ end37:
 	TESTL $0x00000400, CX
 	JZ    else42
 
-	// nScales
+	// ns
 	MOVQ    136(AX), R13
 	MOVQ    R11, R14
 	SHRQ    $0x05, R14
@@ -9884,9 +9890,11 @@ numbers93:
 
 	// store m
 	// the counter of the pass's first word
-	MOVQ         R11, R9
-	SHRQ         $0x01, R9
-	IMUL3L       $0x9e3779b9, R9, R9
+	MOVQ   R11, R9
+	SHRQ   $0x01, R9
+	IMUL3L $0x9e3779b9, R9, R9
+
+	// counter
 	ADDL         56(AX), R9
 	VMOVD        R9, X9
 	VPBROADCASTD X9, Y9
@@ -10452,7 +10460,7 @@ end27:
 	TESTL $0x00000400, CX
 	JZ    else29
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R14
 	MOVQ    R12, R15
 	SHRQ    $0x05, R15
@@ -10562,9 +10570,11 @@ end30:
 	JZ    else34
 
 	// the counter of the pass's first word
-	MOVQ         R12, R14
-	SHRQ         $0x01, R14
-	IMUL3L       $0x9e3779b9, R14, R14
+	MOVQ   R12, R14
+	SHRQ   $0x01, R14
+	IMUL3L $0x9e3779b9, R14, R14
+
+	// counter
 	ADDL         56(AX), R14
 	VMOVD        R14, X9
 	VPBROADCASTD X9, Y9
@@ -10636,7 +10646,7 @@ end35:
 	SUBL    $0x08, R14
 	CMOVLCS R15, R14
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R15
 	MOVQ         R12, BP
 	SHRQ         $0x05, BP
@@ -10726,7 +10736,7 @@ rare38:
 	SUBL    $0x08, R14
 	CMOVLCS R15, R14
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R15
 	MOVQ         R12, BP
 	SHRQ         $0x05, BP
@@ -10860,7 +10870,7 @@ end37:
 	TESTL $0x00000400, CX
 	JZ    else42
 
-	// nScales
+	// ns
 	MOVQ    136(AX), R14
 	MOVQ    R12, R15
 	SHRQ    $0x05, R15
@@ -11691,9 +11701,11 @@ numbers98:
 
 	// store m
 	// the counter of the pass's first word
-	MOVQ         R12, R10
-	SHRQ         $0x01, R10
-	IMUL3L       $0x9e3779b9, R10, R10
+	MOVQ   R12, R10
+	SHRQ   $0x01, R10
+	IMUL3L $0x9e3779b9, R10, R10
+
+	// counter
 	ADDL         56(AX), R10
 	VMOVD        R10, X9
 	VPBROADCASTD X9, Y9
@@ -12479,9 +12491,11 @@ end30:
 	JZ    else43
 
 	// the counter of the pass's first word
-	MOVQ         R8, R10
-	SHRQ         $0x01, R10
-	IMUL3L       $0x9e3779b9, R10, R10
+	MOVQ   R8, R10
+	SHRQ   $0x01, R10
+	IMUL3L $0x9e3779b9, R10, R10
+
+	// counter
 	ADDL         56(AX), R10
 	VMOVD        R10, X5
 	VPBROADCASTD X5, Y5
@@ -12898,9 +12912,11 @@ numbers73:
 
 	// store p
 	// the counter of the pass's first word
-	MOVQ         R8, SI
-	SHRQ         $0x01, SI
-	IMUL3L       $0x9e3779b9, SI, SI
+	MOVQ   R8, SI
+	SHRQ   $0x01, SI
+	IMUL3L $0x9e3779b9, SI, SI
+
+	// counter
 	ADDL         56(AX), SI
 	VMOVD        SI, X5
 	VPBROADCASTD X5, Y5
@@ -13301,7 +13317,7 @@ end27:
 	TESTL $0x00000400, CX
 	JZ    else29
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R11
 	MOVQ    R9, R12
 	SHRQ    $0x05, R12
@@ -13411,9 +13427,11 @@ end30:
 	JZ    else34
 
 	// the counter of the pass's first word
-	MOVQ         R9, R11
-	SHRQ         $0x01, R11
-	IMUL3L       $0x9e3779b9, R11, R11
+	MOVQ   R9, R11
+	SHRQ   $0x01, R11
+	IMUL3L $0x9e3779b9, R11, R11
+
+	// counter
 	ADDL         56(AX), R11
 	VMOVD        R11, X5
 	VPBROADCASTD X5, Y5
@@ -13485,7 +13503,7 @@ end35:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -13575,7 +13593,7 @@ rare38:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -14254,9 +14272,11 @@ numbers84:
 
 	// store m
 	// the counter of the pass's first word
-	MOVQ         R9, DI
-	SHRQ         $0x01, DI
-	IMUL3L       $0x9e3779b9, DI, DI
+	MOVQ   R9, DI
+	SHRQ   $0x01, DI
+	IMUL3L $0x9e3779b9, DI, DI
+
+	// counter
 	ADDL         56(AX), DI
 	VMOVD        DI, X5
 	VPBROADCASTD X5, Y5
@@ -14717,7 +14737,7 @@ end27:
 	TESTL $0x00000400, CX
 	JZ    else29
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R11
 	MOVQ    R9, R12
 	SHRQ    $0x05, R12
@@ -14827,9 +14847,11 @@ end30:
 	JZ    else34
 
 	// the counter of the pass's first word
-	MOVQ         R9, R11
-	SHRQ         $0x01, R11
-	IMUL3L       $0x9e3779b9, R11, R11
+	MOVQ   R9, R11
+	SHRQ   $0x01, R11
+	IMUL3L $0x9e3779b9, R11, R11
+
+	// counter
 	ADDL         56(AX), R11
 	VMOVD        R11, X9
 	VPBROADCASTD X9, Y9
@@ -14901,7 +14923,7 @@ end35:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -14991,7 +15013,7 @@ rare38:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -15682,9 +15704,11 @@ numbers84:
 
 	// store m
 	// the counter of the pass's first word
-	MOVQ         R9, DI
-	SHRQ         $0x01, DI
-	IMUL3L       $0x9e3779b9, DI, DI
+	MOVQ   R9, DI
+	SHRQ   $0x01, DI
+	IMUL3L $0x9e3779b9, DI, DI
+
+	// counter
 	ADDL         56(AX), DI
 	VMOVD        DI, X9
 	VPBROADCASTD X9, Y9
@@ -16160,7 +16184,7 @@ end27:
 	TESTL $0x00000400, CX
 	JZ    else29
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R12
 	MOVQ    R10, R13
 	SHRQ    $0x05, R13
@@ -16270,9 +16294,11 @@ end30:
 	JZ    else34
 
 	// the counter of the pass's first word
-	MOVQ         R10, R12
-	SHRQ         $0x01, R12
-	IMUL3L       $0x9e3779b9, R12, R12
+	MOVQ   R10, R12
+	SHRQ   $0x01, R12
+	IMUL3L $0x9e3779b9, R12, R12
+
+	// counter
 	ADDL         56(AX), R12
 	VMOVD        R12, X9
 	VPBROADCASTD X9, Y9
@@ -16344,7 +16370,7 @@ end35:
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R13
 	MOVQ         R10, R14
 	SHRQ         $0x05, R14
@@ -16434,7 +16460,7 @@ rare38:
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R13
 	MOVQ         R10, R14
 	SHRQ         $0x05, R14
@@ -17218,9 +17244,11 @@ numbers88:
 
 	// store m
 	// the counter of the pass's first word
-	MOVQ         R10, R8
-	SHRQ         $0x01, R8
-	IMUL3L       $0x9e3779b9, R8, R8
+	MOVQ   R10, R8
+	SHRQ   $0x01, R8
+	IMUL3L $0x9e3779b9, R8, R8
+
+	// counter
 	ADDL         56(AX), R8
 	VMOVD        R8, X9
 	VPBROADCASTD X9, Y9
@@ -17763,7 +17791,7 @@ end27:
 	TESTL $0x00000400, CX
 	JZ    else29
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R13
 	MOVQ    R11, R14
 	SHRQ    $0x05, R14
@@ -17873,9 +17901,11 @@ end30:
 	JZ    else34
 
 	// the counter of the pass's first word
-	MOVQ         R11, R13
-	SHRQ         $0x01, R13
-	IMUL3L       $0x9e3779b9, R13, R13
+	MOVQ   R11, R13
+	SHRQ   $0x01, R13
+	IMUL3L $0x9e3779b9, R13, R13
+
+	// counter
 	ADDL         56(AX), R13
 	VMOVD        R13, X9
 	VPBROADCASTD X9, Y9
@@ -17947,7 +17977,7 @@ end35:
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R14
 	MOVQ         R11, R15
 	SHRQ         $0x05, R15
@@ -18037,7 +18067,7 @@ rare38:
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R14
 	MOVQ         R11, R15
 	SHRQ         $0x05, R15
@@ -18897,9 +18927,11 @@ numbers93:
 
 	// store m
 	// the counter of the pass's first word
-	MOVQ         R11, R9
-	SHRQ         $0x01, R9
-	IMUL3L       $0x9e3779b9, R9, R9
+	MOVQ   R11, R9
+	SHRQ   $0x01, R9
+	IMUL3L $0x9e3779b9, R9, R9
+
+	// counter
 	ADDL         56(AX), R9
 	VMOVD        R9, X9
 	VPBROADCASTD X9, Y9
@@ -19482,7 +19514,7 @@ end27:
 	TESTL $0x00000400, CX
 	JZ    else29
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R11
 	MOVQ    R9, R12
 	SHRQ    $0x05, R12
@@ -19595,7 +19627,7 @@ end30:
 	TESTL $0x00000400, CX
 	JZ    else34
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R11
 	MOVQ    R9, R12
 	SHRQ    $0x05, R12
@@ -19705,9 +19737,11 @@ end35:
 	JZ    else39
 
 	// the counter of the pass's first word
-	MOVQ         R9, R11
-	SHRQ         $0x01, R11
-	IMUL3L       $0x9e3779b9, R11, R11
+	MOVQ   R9, R11
+	SHRQ   $0x01, R11
+	IMUL3L $0x9e3779b9, R11, R11
+
+	// counter
 	ADDL         56(AX), R11
 	VMOVD        R11, X9
 	VPBROADCASTD X9, Y9
@@ -19779,7 +19813,7 @@ end40:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -19869,7 +19903,7 @@ rare43:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -20609,9 +20643,11 @@ numbers89:
 
 	// store m
 	// the counter of the pass's first word
-	MOVQ         R9, DI
-	SHRQ         $0x01, DI
-	IMUL3L       $0x9e3779b9, DI, DI
+	MOVQ   R9, DI
+	SHRQ   $0x01, DI
+	IMUL3L $0x9e3779b9, DI, DI
+
+	// counter
 	ADDL         56(AX), DI
 	VMOVD        DI, X9
 	VPBROADCASTD X9, Y9
@@ -20845,7 +20881,7 @@ nil1:
 	TESTL $0x00000400, CX
 	JZ    else5
 
-	// mScales
+	// ms
 	MOVQ       128(AX), R15
 	MOVQ       R12, BP
 	SHRQ       $0x05, BP
@@ -20891,7 +20927,7 @@ nil4:
 	TESTL $0x00000400, CX
 	JZ    else10
 
-	// nScales
+	// ns
 	MOVQ       136(AX), R14
 	MOVQ       R12, R15
 	SHRQ       $0x05, R15
@@ -26748,7 +26784,7 @@ end23:
 	TESTL $0x00000400, CX
 	JZ    else25
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R12
 	MOVQ    R10, R13
 	SHRQ    $0x05, R13
@@ -26824,9 +26860,11 @@ end26:
 	JZ    else30
 
 	// the counter of the pass's first word
-	MOVQ         R10, R12
-	SHRQ         $0x01, R12
-	IMUL3L       $0x9e3779b9, R12, R12
+	MOVQ   R10, R12
+	SHRQ   $0x01, R12
+	IMUL3L $0x9e3779b9, R12, R12
+
+	// counter
 	ADDL         56(AX), R12
 	VPBROADCASTD R12, Z15
 	VPADDD       roundingAVX512<>+0(SB), Z15, Z15
@@ -26878,7 +26916,7 @@ end31:
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R13
 	MOVQ         R10, R14
 	SHRQ         $0x05, R14
@@ -26938,7 +26976,7 @@ rare34:
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R13
 	MOVQ         R10, R14
 	SHRQ         $0x05, R14
@@ -27017,7 +27055,7 @@ end33:
 	TESTL $0x00000400, CX
 	JZ    else38
 
-	// nScales
+	// ns
 	MOVQ    136(AX), R12
 	MOVQ    R10, R13
 	SHRQ    $0x05, R13
@@ -27798,7 +27836,7 @@ end23:
 	TESTL $0x00000400, CX
 	JZ    else25
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R13
 	MOVQ    R11, R14
 	SHRQ    $0x05, R14
@@ -27874,9 +27912,11 @@ end26:
 	JZ    else30
 
 	// the counter of the pass's first word
-	MOVQ         R11, R13
-	SHRQ         $0x01, R13
-	IMUL3L       $0x9e3779b9, R13, R13
+	MOVQ   R11, R13
+	SHRQ   $0x01, R13
+	IMUL3L $0x9e3779b9, R13, R13
+
+	// counter
 	ADDL         56(AX), R13
 	VPBROADCASTD R13, Z21
 	VPADDD       roundingAVX512<>+0(SB), Z21, Z21
@@ -27928,7 +27968,7 @@ end31:
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R14
 	MOVQ         R11, R15
 	SHRQ         $0x05, R15
@@ -27988,7 +28028,7 @@ rare34:
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R14
 	MOVQ         R11, R15
 	SHRQ         $0x05, R15
@@ -28067,7 +28107,7 @@ end33:
 	TESTL $0x00000400, CX
 	JZ    else38
 
-	// nScales
+	// ns
 	MOVQ    136(AX), R13
 	MOVQ    R11, R14
 	SHRQ    $0x05, R14
@@ -28724,7 +28764,7 @@ end23:
 	TESTL $0x00000400, CX
 	JZ    else25
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R14
 	MOVQ    R12, R15
 	SHRQ    $0x05, R15
@@ -28800,9 +28840,11 @@ end26:
 	JZ    else30
 
 	// the counter of the pass's first word
-	MOVQ         R12, R14
-	SHRQ         $0x01, R14
-	IMUL3L       $0x9e3779b9, R14, R14
+	MOVQ   R12, R14
+	SHRQ   $0x01, R14
+	IMUL3L $0x9e3779b9, R14, R14
+
+	// counter
 	ADDL         56(AX), R14
 	VPBROADCASTD R14, Z21
 	VPADDD       roundingAVX512<>+0(SB), Z21, Z21
@@ -28854,7 +28896,7 @@ end31:
 	SUBL    $0x08, R14
 	CMOVLCS R15, R14
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R15
 	MOVQ         R12, BP
 	SHRQ         $0x05, BP
@@ -28914,7 +28956,7 @@ rare34:
 	SUBL    $0x08, R14
 	CMOVLCS R15, R14
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R15
 	MOVQ         R12, BP
 	SHRQ         $0x05, BP
@@ -28993,7 +29035,7 @@ end33:
 	TESTL $0x00000400, CX
 	JZ    else38
 
-	// nScales
+	// ns
 	MOVQ    136(AX), R14
 	MOVQ    R12, R15
 	SHRQ    $0x05, R15
@@ -29776,9 +29818,11 @@ end26:
 	JZ    else35
 
 	// the counter of the pass's first word
-	MOVQ         R8, R10
-	SHRQ         $0x01, R10
-	IMUL3L       $0x9e3779b9, R10, R10
+	MOVQ   R8, R10
+	SHRQ   $0x01, R10
+	IMUL3L $0x9e3779b9, R10, R10
+
+	// counter
 	ADDL         56(AX), R10
 	VPBROADCASTD R10, Z12
 	VPADDD       roundingAVX512<>+0(SB), Z12, Z12
@@ -30204,7 +30248,7 @@ end23:
 	TESTL $0x00000400, CX
 	JZ    else25
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R11
 	MOVQ    R9, R12
 	SHRQ    $0x05, R12
@@ -30280,9 +30324,11 @@ end26:
 	JZ    else30
 
 	// the counter of the pass's first word
-	MOVQ         R9, R11
-	SHRQ         $0x01, R11
-	IMUL3L       $0x9e3779b9, R11, R11
+	MOVQ   R9, R11
+	SHRQ   $0x01, R11
+	IMUL3L $0x9e3779b9, R11, R11
+
+	// counter
 	ADDL         56(AX), R11
 	VPBROADCASTD R11, Z14
 	VPADDD       roundingAVX512<>+0(SB), Z14, Z14
@@ -30334,7 +30380,7 @@ end31:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -30394,7 +30440,7 @@ rare34:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -30974,7 +31020,7 @@ end23:
 	TESTL $0x00000400, CX
 	JZ    else25
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R11
 	MOVQ    R9, R12
 	SHRQ    $0x05, R12
@@ -31050,9 +31096,11 @@ end26:
 	JZ    else30
 
 	// the counter of the pass's first word
-	MOVQ         R9, R11
-	SHRQ         $0x01, R11
-	IMUL3L       $0x9e3779b9, R11, R11
+	MOVQ   R9, R11
+	SHRQ   $0x01, R11
+	IMUL3L $0x9e3779b9, R11, R11
+
+	// counter
 	ADDL         56(AX), R11
 	VPBROADCASTD R11, Z16
 	VPADDD       roundingAVX512<>+0(SB), Z16, Z16
@@ -31104,7 +31152,7 @@ end31:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -31164,7 +31212,7 @@ rare34:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -31765,7 +31813,7 @@ end23:
 	TESTL $0x00000400, CX
 	JZ    else25
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R12
 	MOVQ    R10, R13
 	SHRQ    $0x05, R13
@@ -31841,9 +31889,11 @@ end26:
 	JZ    else30
 
 	// the counter of the pass's first word
-	MOVQ         R10, R12
-	SHRQ         $0x01, R12
-	IMUL3L       $0x9e3779b9, R12, R12
+	MOVQ   R10, R12
+	SHRQ   $0x01, R12
+	IMUL3L $0x9e3779b9, R12, R12
+
+	// counter
 	ADDL         56(AX), R12
 	VPBROADCASTD R12, Z20
 	VPADDD       roundingAVX512<>+0(SB), Z20, Z20
@@ -31895,7 +31945,7 @@ end31:
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R13
 	MOVQ         R10, R14
 	SHRQ         $0x05, R14
@@ -31955,7 +32005,7 @@ rare34:
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R13
 	MOVQ         R10, R14
 	SHRQ         $0x05, R14
@@ -32612,7 +32662,7 @@ end23:
 	TESTL $0x00000400, CX
 	JZ    else25
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R13
 	MOVQ    R11, R14
 	SHRQ    $0x05, R14
@@ -32688,9 +32738,11 @@ end26:
 	JZ    else30
 
 	// the counter of the pass's first word
-	MOVQ         R11, R13
-	SHRQ         $0x01, R13
-	IMUL3L       $0x9e3779b9, R13, R13
+	MOVQ   R11, R13
+	SHRQ   $0x01, R13
+	IMUL3L $0x9e3779b9, R13, R13
+
+	// counter
 	ADDL         56(AX), R13
 	VPBROADCASTD R13, Z20
 	VPADDD       roundingAVX512<>+0(SB), Z20, Z20
@@ -32742,7 +32794,7 @@ end31:
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R14
 	MOVQ         R11, R15
 	SHRQ         $0x05, R15
@@ -32802,7 +32854,7 @@ rare34:
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R14
 	MOVQ         R11, R15
 	SHRQ         $0x05, R15
@@ -33496,7 +33548,7 @@ end23:
 	TESTL $0x00000400, CX
 	JZ    else25
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R11
 	MOVQ    R9, R12
 	SHRQ    $0x05, R12
@@ -33572,7 +33624,7 @@ end26:
 	TESTL $0x00000400, CX
 	JZ    else30
 
-	// mScales
+	// ms
 	MOVQ    128(AX), R11
 	MOVQ    R9, R12
 	SHRQ    $0x05, R12
@@ -33648,9 +33700,11 @@ end31:
 	JZ    else35
 
 	// the counter of the pass's first word
-	MOVQ         R9, R11
-	SHRQ         $0x01, R11
-	IMUL3L       $0x9e3779b9, R11, R11
+	MOVQ   R9, R11
+	SHRQ   $0x01, R11
+	IMUL3L $0x9e3779b9, R11, R11
+
+	// counter
 	ADDL         56(AX), R11
 	VPBROADCASTD R11, Z18
 	VPADDD       roundingAVX512<>+0(SB), Z18, Z18
@@ -33702,7 +33756,7 @@ end36:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -33762,7 +33816,7 @@ rare39:
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
 
-	// mScales
+	// ms
 	MOVQ         128(AX), R12
 	MOVQ         R9, R13
 	SHRQ         $0x05, R13
@@ -34172,7 +34226,7 @@ nil1:
 	TESTL $0x00000400, CX
 	JZ    else5
 
-	// mScales
+	// ms
 	MOVQ       128(AX), R15
 	MOVQ       R12, BP
 	SHRQ       $0x05, BP
@@ -34210,7 +34264,7 @@ nil4:
 	TESTL $0x00000400, CX
 	JZ    else10
 
-	// nScales
+	// ns
 	MOVQ       136(AX), R14
 	MOVQ       R12, R15
 	SHRQ       $0x05, R15

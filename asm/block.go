@@ -14,7 +14,7 @@ import (
 // scaleOf is where the scale of the pass's block is.
 func (m *mixed) scaleOf(stream string) Mem {
 	scales, block := GP64(), GP64()
-	m.field(MOVQ, stream+"Scales", scales)
+	m.field(MOVQ, stream+"s", scales)
 	MOVQ(m.at, block)
 	SHRQ(U8(5), block)
 	return Mem{Base: scales, Index: block, Scale: 1}

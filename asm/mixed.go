@@ -11,7 +11,7 @@ import (
 
 // fields are where the engine's mixed has what a kernel needs, in bytes; its coefficients come first.
 var fields = map[string]int{"formats": 52, "counter": 56, "key": 60,
-	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120, "mScales": 128, "nScales": 136}
+	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120, "ms": 128, "ns": 136}
 
 // The engine's sets of formats consist of these.
 const (
@@ -503,7 +503,7 @@ func (m *mixed) draw() {
 		MOVQ(m.at, first)
 		SHRQ(U8(1), first)
 		IMUL3L(U32(wordStep), first.As32(), first.As32())
-		ADDL(Mem{Base: m.coefficients, Disp: fields["counter"]}, first.As32())
+		m.field(func(from, to Op) { ADDL(from, to) }, "counter", first.As32())
 		counter := m.broadcast32(first)
 		number, next := "number", "lanes"
 		if m.pairs {
