@@ -105,15 +105,15 @@ func replayMixed(t *testing.T, c recordedCase, n int) {
 		t.Skip("PNM_TEST_NO_F16_COPIES is set")
 	}
 	r := c.rule
-	formats := map[string]format{"float32": f32, "bf16": bf16, "f16": f16}
+	formats := map[string]format{"float32": f32, "bf16": bf16, "f16": f16, "mxfp8": mxfp8}
 	p := ordinary(formats[c.Formats.Params], c.Seed, n)
 	u := Update{Rule: r, Params: p, Rounding: Rounding{Seed: c.Seed}}
 	if c.Formats.Copy != "" {
 		u.Copy = newVector(formats[c.Formats.Copy], n)
 	}
-	for range forms[r.form()].Slots {
-		u.State = append(u.State, newVector(formats[c.Formats.State], n))
-	}
+	state, err := AllocState(r, c.Formats.State, []int{n}, nil)
+	wantNoError(t, err)
+	u.State = state.Vectors()
 	seen := 0
 	for step := 1; seen < len(c.SHA256); step++ {
 		u.Step, u.Grads = step, ordinary(formats[c.Formats.Grads], c.Seed+uint64(step), n)
@@ -126,9 +126,12 @@ func replayMixed(t *testing.T, c recordedCase, n int) {
 		seen++
 		var bytes []byte
 		for _, v := range append(append([]Vector{p}, u.State...), u.Copy) {
-			if v.format == f32 {
+			switch v.format {
+			case f32:
 				bytes = littleEndian(bytes, v.Float32())
-			} else {
+			case mxfp8:
+				bytes = append(append(bytes, v.Bytes()...), v.Scales()...)
+			default:
 				for _, x := range v.Bits() {
 					bytes = append(bytes, byte(x), byte(x>>8))
 				}

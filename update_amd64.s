@@ -6697,7 +6697,7 @@ else18:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R8)(R10*2), Y10
@@ -6722,7 +6722,7 @@ else20:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R8)(R10*2), Y10
@@ -6747,7 +6747,7 @@ else22:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R8)(R10*2), Y10
@@ -6772,7 +6772,7 @@ else24:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R8)(R10*2), Y10
@@ -6821,12 +6821,12 @@ end27:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else29
+	MOVQ  R10, R12
+	SHRQ  $0x05, R12
 
 	// ms
-	MOVQ    128(AX), R12
-	MOVQ    R10, R13
-	SHRQ    $0x05, R13
-	MOVBLZX (R12)(R13*1), R12
+	ADDQ    128(AX), R12
+	MOVBLZX (R12), R12
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R10*1), Y6
@@ -6842,42 +6842,47 @@ end27:
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R11*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R10*1), Y9
 	VPAND        roundingAVX2<>+608(SB), Y9, Y9
 	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R13
-	LEAL         9(R12), R14
-	SHRL         $0x08, R14
-	ORL          R14, R13
-	JZ           usual31
-	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y8, Y8
-	SHLL         $0x1d, R14
-	ADDL         $0x3f800000, R14
-	VMOVD        R14, X9
+	TESTL        R13, R13
+	JNZ          rare31
+	CMPL         R12, $0x000000f6
+	JBE          usual32
+
+rare31:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y5, Y5
+	VANDPS roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y6, Y6
+	VANDPS roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y8, Y8
+
+	// 1, or 2⁶⁴
+	LEAL         9(R12), R13
+	SHRL         $0x08, R13
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VMOVD        R13, X9
 	VPBROADCASTD X9, Y9
 	VMULPS       Y9, Y5, Y5
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual31:
+usual32:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y9
@@ -6889,7 +6894,7 @@ usual31:
 
 else29:
 	TESTL      $0x00000008, CX
-	JZ         else32
+	JZ         else33
 	VPMOVZXWD  (SI)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R10*2), Y6
@@ -6899,9 +6904,9 @@ else29:
 	VPMOVZXWD  48(SI)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end33
+	JMP        end34
 
-else32:
+else33:
 	VMOVUPS    (SI)(R10*4), Y5
 	VMOVUPS    32(SI)(R10*4), Y6
 	VMOVUPS    64(SI)(R10*4), Y7
@@ -6909,7 +6914,7 @@ else32:
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end33:
+end34:
 end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -6929,7 +6934,7 @@ end30:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else34
+	JZ    else35
 
 	// the counter of the pass's first word
 	MOVQ   R10, R12
@@ -6975,15 +6980,15 @@ end30:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y5, Y6
 	VXORPS Y6, Y5, Y5
-	JMP    end35
+	JMP    end36
 
-else34:
+else35:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 
-end35:
+end36:
 	TESTL        $0x00000400, CX
-	JZ           else36
+	JZ           else37
 	VANDPS       roundingAVX2<>+448(SB), Y0, Y6
 	VANDPS       roundingAVX2<>+448(SB), Y1, Y7
 	VANDPS       roundingAVX2<>+448(SB), Y2, Y8
@@ -6999,7 +7004,7 @@ end35:
 	VPMAXUD      X7, X6, X6
 	VMOVD        X6, R12
 	CMPL         R12, $0x7f800000
-	JAE          rare38
+	JAE          rare39
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R13, R13
@@ -7007,12 +7012,12 @@ end35:
 	SHRL    $0x17, R12
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
 
 	// ms
-	MOVQ         128(AX), R13
-	MOVQ         R10, R14
-	SHRQ         $0x05, R14
-	MOVB         R12, (R13)(R14*1)
+	ADDQ         128(AX), R13
+	MOVB         R12, (R13)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y6
 	VMULPS       Y6, Y0, Y7
@@ -7064,9 +7069,9 @@ end35:
 	VPACKUSWB Y6, Y7, Y6
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, (SI)(R10*1)
-	JMP       packed39
+	JMP       packed40
 
-rare38:
+rare39:
 	// the same, where there are NaNs or infinities
 	VANDPS       roundingAVX2<>+448(SB), Y0, Y6
 	VANDPS       roundingAVX2<>+448(SB), Y1, Y7
@@ -7097,12 +7102,12 @@ rare38:
 	SHRL    $0x17, R12
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
 
 	// ms
-	MOVQ         128(AX), R13
-	MOVQ         R10, R14
-	SHRQ         $0x05, R14
-	MOVB         R12, (R13)(R14*1)
+	ADDQ         128(AX), R13
+	MOVB         R12, (R13)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y6
 	VMULPS       Y6, Y0, Y7
@@ -7167,12 +7172,12 @@ rare38:
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, (SI)(R10*1)
 
-packed39:
-	JMP end37
+packed40:
+	JMP end38
 
-else36:
+else37:
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else41
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y0, Y6
@@ -7207,16 +7212,16 @@ else36:
 	VPACKUSDW Y9, Y8, Y6
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, 32(SI)(R10*2)
-	JMP       end41
+	JMP       end42
 
-else40:
+else41:
 	VMOVUPS Y0, (SI)(R10*4)
 	VMOVUPS Y1, 32(SI)(R10*4)
 	VMOVUPS Y2, 64(SI)(R10*4)
 	VMOVUPS Y3, 96(SI)(R10*4)
 
-end41:
-end37:
+end42:
+end38:
 	// u = k1·m − k2·n
 	// k1
 	VBROADCASTSS 28(AX), Y6
@@ -7230,13 +7235,13 @@ end37:
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else42
+	JZ    else43
+	MOVQ  R10, R12
+	SHRQ  $0x05, R12
 
 	// ns
-	MOVQ    136(AX), R12
-	MOVQ    R10, R13
-	SHRQ    $0x05, R13
-	MOVBLZX (R12)(R13*1), R12
+	ADDQ    136(AX), R12
+	MOVBLZX (R12), R12
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (DI)(R10*1), Y8
@@ -7252,42 +7257,47 @@ end37:
 	VEXTRACTI128 $0x01, Y10, X10
 	VCVTPH2PS    X10, Y10
 	PREFETCHT0   (DI)(R11*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (DI)(R10*1), Y11
 	VPAND        roundingAVX2<>+608(SB), Y11, Y11
 	VPCMPEQB     roundingAVX2<>+608(SB), Y11, Y11
 	VPMOVMSKB    Y11, R13
-	LEAL         9(R12), R14
-	SHRL         $0x08, R14
-	ORL          R14, R13
-	JZ           usual44
-	VANDPS       roundingAVX2<>+448(SB), Y7, Y11
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y11, Y11
-	VANDPS       roundingAVX2<>+544(SB), Y11, Y11
-	VORPS        Y11, Y7, Y7
-	VANDPS       roundingAVX2<>+448(SB), Y8, Y11
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y11, Y11
-	VANDPS       roundingAVX2<>+544(SB), Y11, Y11
-	VORPS        Y11, Y8, Y8
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y11
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y11, Y11
-	VANDPS       roundingAVX2<>+544(SB), Y11, Y11
-	VORPS        Y11, Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y10, Y11
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y11, Y11
-	VANDPS       roundingAVX2<>+544(SB), Y11, Y11
-	VORPS        Y11, Y10, Y10
-	SHLL         $0x1d, R14
-	ADDL         $0x3f800000, R14
-	VMOVD        R14, X11
+	TESTL        R13, R13
+	JNZ          rare45
+	CMPL         R12, $0x000000f6
+	JBE          usual46
+
+rare45:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y7, Y11
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VANDPS roundingAVX2<>+544(SB), Y11, Y11
+	VORPS  Y11, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y11
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VANDPS roundingAVX2<>+544(SB), Y11, Y11
+	VORPS  Y11, Y8, Y8
+	VANDPS roundingAVX2<>+448(SB), Y9, Y11
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VANDPS roundingAVX2<>+544(SB), Y11, Y11
+	VORPS  Y11, Y9, Y9
+	VANDPS roundingAVX2<>+448(SB), Y10, Y11
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VANDPS roundingAVX2<>+544(SB), Y11, Y11
+	VORPS  Y11, Y10, Y10
+
+	// 1, or 2⁶⁴
+	LEAL         9(R12), R13
+	SHRL         $0x08, R13
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VMOVD        R13, X11
 	VPBROADCASTD X11, Y11
 	VMULPS       Y11, Y7, Y7
 	VMULPS       Y11, Y8, Y8
 	VMULPS       Y11, Y9, Y9
 	VMULPS       Y11, Y10, Y10
 
-usual44:
+usual46:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y11
@@ -7295,11 +7305,11 @@ usual44:
 	VMULPS       Y11, Y8, Y8
 	VMULPS       Y11, Y9, Y9
 	VMULPS       Y11, Y10, Y10
-	JMP          end43
+	JMP          end44
 
-else42:
+else43:
 	TESTL      $0x00000008, CX
-	JZ         else45
+	JZ         else47
 	VPMOVZXWD  (DI)(R10*2), Y7
 	VPSLLD     $0x10, Y7, Y7
 	VPMOVZXWD  16(DI)(R10*2), Y8
@@ -7309,9 +7319,9 @@ else42:
 	VPMOVZXWD  48(DI)(R10*2), Y10
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end46
+	JMP        end48
 
-else45:
+else47:
 	VMOVUPS    (DI)(R10*4), Y7
 	VMOVUPS    32(DI)(R10*4), Y8
 	VMOVUPS    64(DI)(R10*4), Y9
@@ -7319,8 +7329,8 @@ else45:
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end46:
-end43:
+end48:
+end44:
 	VMULPS Y7, Y6, Y7
 	VMULPS Y8, Y6, Y8
 	VMULPS Y9, Y6, Y9
@@ -7336,9 +7346,9 @@ end43:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else47
-	TESTL      $0x00000100, CX
 	JZ         else49
+	TESTL      $0x00000100, CX
+	JZ         else51
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -7373,9 +7383,9 @@ end43:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end50
+	JMP       end52
 
-else49:
+else51:
 	VPMOVZXWD  (DX)(R10*2), Y7
 	VPSLLD     $0x10, Y7, Y7
 	VPMOVZXWD  16(DX)(R10*2), Y8
@@ -7386,10 +7396,10 @@ else49:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R11*2)
 
-end50:
-	JMP end48
+end52:
+	JMP end50
 
-else47:
+else49:
 	VMOVUPS    (DX)(R10*4), Y7
 	VMOVUPS    32(DX)(R10*4), Y8
 	VMOVUPS    64(DX)(R10*4), Y9
@@ -7397,111 +7407,111 @@ else47:
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end52
+	JZ         end54
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else53
+	JZ        else55
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS (R8)(R10*2), Y12
-	JMP       end54
+	JMP       end56
 
-else53:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
-	VBLENDVPS Y12, Y7, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end54:
+end56:
 	VPCMPEQW  (R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else55
+	JZ        else57
 	VCVTPS2PH $0x00, Y8, X11
 	VCVTPH2PS 16(R8)(R10*2), Y12
-	JMP       end56
+	JMP       end58
 
-else55:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y8, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y8, Y8, Y12
-	VBLENDVPS Y12, Y8, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end56:
+end58:
 	VPCMPEQW  16(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y8, Y12, Y8
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else57
+	JZ        else59
 	VCVTPS2PH $0x00, Y9, X11
 	VCVTPH2PS 32(R8)(R10*2), Y12
-	JMP       end58
+	JMP       end60
 
-else57:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y9, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y9, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y9, Y9, Y12
-	VBLENDVPS Y12, Y9, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end58:
+end60:
 	VPCMPEQW  32(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y9, Y12, Y9
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else59
+	JZ        else61
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R8)(R10*2), Y12
-	JMP       end60
+	JMP       end62
 
-else59:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
-	VBLENDVPS Y12, Y10, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end60:
+end62:
 	VPCMPEQW  48(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end52:
-end48:
+end54:
+end50:
 	VMULPS Y7, Y6, Y7
 	VMULPS Y8, Y6, Y8
 	VMULPS Y9, Y6, Y9
@@ -7513,17 +7523,17 @@ end48:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else61
-	TESTL $0x00000100, CX
 	JZ    else63
+	TESTL $0x00000100, CX
+	JZ    else65
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
-	VPERMQ    $0x08, Y4, Y4
-	VMOVUPS   X4, (R8)(R10*2)
+	VPADDD  roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y4
@@ -7533,12 +7543,12 @@ end48:
 	VMOVUPS X0, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 16(R8)(R10*2)
+	VPADDD  roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VORPS   Y4, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y0
@@ -7548,12 +7558,12 @@ end48:
 	VMOVUPS X0, 16(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 32(R8)(R10*2)
+	VPADDD  roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y0
@@ -7563,12 +7573,12 @@ end48:
 	VMOVUPS X0, 32(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 48(R8)(R10*2)
+	VPADDD  roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y0
@@ -7576,9 +7586,9 @@ end48:
 	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R10*2)
-	JMP     end64
+	JMP     end66
 
-else63:
+else65:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX2<>+288(SB), Y4, Y4
 	VPMULLW roundingAVX2<>+288(SB), Y5, Y5
@@ -7591,20 +7601,20 @@ else63:
 	VPSRLD  $0x10, Y5, Y5
 	VPADDD  Y5, Y3, Y5
 	TESTL   $0x00000408, CX
-	JZ      else65
-	JMP     end66
+	JZ      else67
+	JMP     end68
 
-else65:
-	VCMPPS    $0x03, Y0, Y0, Y8
-	VBLENDVPS Y8, Y0, Y6, Y6
-	VCMPPS    $0x03, Y1, Y1, Y0
-	VBLENDVPS Y0, Y1, Y7, Y7
-	VCMPPS    $0x03, Y2, Y2, Y0
-	VBLENDVPS Y0, Y2, Y4, Y4
-	VCMPPS    $0x03, Y3, Y3, Y0
-	VBLENDVPS Y0, Y3, Y5, Y5
+else67:
+	VCMPPS $0x03, Y0, Y0, Y0
+	VORPS  Y0, Y6, Y6
+	VCMPPS $0x03, Y1, Y1, Y0
+	VORPS  Y0, Y7, Y7
+	VCMPPS $0x03, Y2, Y2, Y0
+	VORPS  Y0, Y4, Y4
+	VCMPPS $0x03, Y3, Y3, Y0
+	VORPS  Y0, Y5, Y5
 
-end66:
+end68:
 	VPSRLD    $0x10, Y6, Y6
 	VPSRLD    $0x10, Y7, Y7
 	VPACKUSDW Y7, Y6, Y0
@@ -7616,18 +7626,18 @@ end66:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R10*2)
 
-end64:
-	JMP end62
+end66:
+	JMP end64
 
-else61:
+else63:
 	VMOVUPS   Y0, (DX)(R10*4)
 	VMOVUPS   Y1, 32(DX)(R10*4)
 	VMOVUPS   Y2, 64(DX)(R10*4)
 	VMOVUPS   Y3, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end68
+	JZ        end70
 	TESTL     $0x00000020, CX
-	JZ        else69
+	JZ        else71
 	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -7638,31 +7648,31 @@ else61:
 	VMOVMSKPS Y0, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end70
-
-else69:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y0, Y4
-	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
-	VPERMQ    $0x08, Y0, Y4
-
-end70:
-	TESTL    $0x00000040, CX
-	JZ       else71
-	VMOVNTDQ X4, (R8)(R10*2)
-	JMP      end72
+	JMP       end72
 
 else71:
-	VMOVUPS X4, (R8)(R10*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ  $0x08, Y0, Y4
 
 end72:
+	TESTL    $0x00000040, CX
+	JZ       else73
+	VMOVNTDQ X4, (R8)(R10*2)
+	JMP      end74
+
+else73:
+	VMOVUPS X4, (R8)(R10*2)
+
+end74:
 	TESTL     $0x00000020, CX
-	JZ        else73
+	JZ        else75
 	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -7673,31 +7683,31 @@ end72:
 	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end74
-
-else73:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y1, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-
-end74:
-	TESTL    $0x00000040, CX
-	JZ       else75
-	VMOVNTDQ X0, 16(R8)(R10*2)
-	JMP      end76
+	JMP       end76
 
 else75:
-	VMOVUPS X0, 16(R8)(R10*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y1, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end76:
+	TESTL    $0x00000040, CX
+	JZ       else77
+	VMOVNTDQ X0, 16(R8)(R10*2)
+	JMP      end78
+
+else77:
+	VMOVUPS X0, 16(R8)(R10*2)
+
+end78:
 	TESTL     $0x00000020, CX
-	JZ        else77
+	JZ        else79
 	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -7708,31 +7718,31 @@ end76:
 	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end78
-
-else77:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y2, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-
-end78:
-	TESTL    $0x00000040, CX
-	JZ       else79
-	VMOVNTDQ X0, 32(R8)(R10*2)
-	JMP      end80
+	JMP       end80
 
 else79:
-	VMOVUPS X0, 32(R8)(R10*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y2, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end80:
+	TESTL    $0x00000040, CX
+	JZ       else81
+	VMOVNTDQ X0, 32(R8)(R10*2)
+	JMP      end82
+
+else81:
+	VMOVUPS X0, 32(R8)(R10*2)
+
+end82:
 	TESTL     $0x00000020, CX
-	JZ        else81
+	JZ        else83
 	VCVTPS2PH $0x00, Y3, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -7743,31 +7753,31 @@ end80:
 	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end82
-
-else81:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y3, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-
-end82:
-	TESTL    $0x00000040, CX
-	JZ       else83
-	VMOVNTDQ X0, 48(R8)(R10*2)
-	JMP      end84
+	JMP       end84
 
 else83:
-	VMOVUPS X0, 48(R8)(R10*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y3, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end84:
-end68:
-end62:
+	TESTL    $0x00000040, CX
+	JZ       else85
+	VMOVNTDQ X0, 48(R8)(R10*2)
+	JMP      end86
+
+else85:
+	VMOVUPS X0, 48(R8)(R10*2)
+
+end86:
+end70:
+end64:
 	ADDQ $0x00000020, R10
 	ADDQ $0x00000020, R11
 	CMPQ R10, count+8(FP)
@@ -7786,7 +7796,7 @@ passOfPairs:
 	VPSLLD     $0x10, Y2, Y2
 	PREFETCHT0 (BX)(R11*2)
 	TESTL      $0x00001000, CX
-	JZ         end86
+	JZ         end88
 
 	// gs
 	VBROADCASTSS (AX), Y4
@@ -7810,9 +7820,9 @@ passOfPairs:
 	VMINPS       Y3, Y5, Y3
 	VMAXPS       Y3, Y4, Y3
 
-end86:
+end88:
 	TESTL $0x00000800, CX
-	JZ    end88
+	JZ    end90
 
 	// g = g + l2·p
 	// l2
@@ -7835,13 +7845,13 @@ end86:
 	VADDPS     Y7, Y2, Y2
 	VADDPS     Y4, Y3, Y3
 
-end88:
+end90:
 	VCMPPS    $0x03, Y0, Y1, Y4
 	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R8
 	TESTL     R8, R8
-	JZ        numbers89
+	JZ        numbers91
 	VCMPPS    $0x03, Y0, Y0, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
 	VCMPPS    $0x03, Y1, Y1, Y4
@@ -7851,7 +7861,7 @@ end88:
 	VCMPPS    $0x03, Y3, Y3, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers89:
+numbers91:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
@@ -8030,18 +8040,18 @@ numbers89:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end91
+	JZ    end93
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end91:
+end93:
 	TESTL $0x00000040, CX
-	JZ    end93
+	JZ    end95
 	SFENCE
 
-end93:
+end95:
 	VZEROUPPER
 	RET
 
@@ -8600,7 +8610,7 @@ else18:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R9)(R11*2), Y10
@@ -8625,7 +8635,7 @@ else20:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R9)(R11*2), Y10
@@ -8650,7 +8660,7 @@ else22:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R9)(R11*2), Y10
@@ -8675,7 +8685,7 @@ else24:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R9)(R11*2), Y10
@@ -8724,12 +8734,12 @@ end27:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else29
+	MOVQ  R11, R13
+	SHRQ  $0x05, R13
 
 	// ms
-	MOVQ    128(AX), R13
-	MOVQ    R11, R14
-	SHRQ    $0x05, R14
-	MOVBLZX (R13)(R14*1), R13
+	ADDQ    128(AX), R13
+	MOVBLZX (R13), R13
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R11*1), Y6
@@ -8745,42 +8755,47 @@ end27:
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R12*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R11*1), Y9
 	VPAND        roundingAVX2<>+608(SB), Y9, Y9
 	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R14
-	LEAL         9(R13), R15
-	SHRL         $0x08, R15
-	ORL          R15, R14
-	JZ           usual31
-	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y8, Y8
-	SHLL         $0x1d, R15
-	ADDL         $0x3f800000, R15
-	VMOVD        R15, X9
+	TESTL        R14, R14
+	JNZ          rare31
+	CMPL         R13, $0x000000f6
+	JBE          usual32
+
+rare31:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y5, Y5
+	VANDPS roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y6, Y6
+	VANDPS roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y8, Y8
+
+	// 1, or 2⁶⁴
+	LEAL         9(R13), R14
+	SHRL         $0x08, R14
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VMOVD        R14, X9
 	VPBROADCASTD X9, Y9
 	VMULPS       Y9, Y5, Y5
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual31:
+usual32:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y9
@@ -8792,7 +8807,7 @@ usual31:
 
 else29:
 	TESTL      $0x00000008, CX
-	JZ         else32
+	JZ         else33
 	VPMOVZXWD  (SI)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R11*2), Y6
@@ -8802,9 +8817,9 @@ else29:
 	VPMOVZXWD  48(SI)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end33
+	JMP        end34
 
-else32:
+else33:
 	VMOVUPS    (SI)(R11*4), Y5
 	VMOVUPS    32(SI)(R11*4), Y6
 	VMOVUPS    64(SI)(R11*4), Y7
@@ -8812,7 +8827,7 @@ else32:
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end33:
+end34:
 end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -8832,7 +8847,7 @@ end30:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else34
+	JZ    else35
 
 	// the counter of the pass's first word
 	MOVQ   R11, R13
@@ -8878,15 +8893,15 @@ end30:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end35
+	JMP    end36
 
-else34:
+else35:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end35:
+end36:
 	TESTL        $0x00000400, CX
-	JZ           else36
+	JZ           else37
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
@@ -8902,7 +8917,7 @@ end35:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R13
 	CMPL         R13, $0x7f800000
-	JAE          rare38
+	JAE          rare39
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R14, R14
@@ -8910,12 +8925,12 @@ end35:
 	SHRL    $0x17, R13
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
 
 	// ms
-	MOVQ         128(AX), R14
-	MOVQ         R11, R15
-	SHRQ         $0x05, R15
-	MOVB         R13, (R14)(R15*1)
+	ADDQ         128(AX), R14
+	MOVB         R13, (R14)
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -8967,9 +8982,9 @@ end35:
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R11*1)
-	JMP       packed39
+	JMP       packed40
 
-rare38:
+rare39:
 	// the same, where there are NaNs or infinities
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
@@ -9000,12 +9015,12 @@ rare38:
 	SHRL    $0x17, R13
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
 
 	// ms
-	MOVQ         128(AX), R14
-	MOVQ         R11, R15
-	SHRQ         $0x05, R15
-	MOVB         R13, (R14)(R15*1)
+	ADDQ         128(AX), R14
+	MOVB         R13, (R14)
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -9070,12 +9085,12 @@ rare38:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R11*1)
 
-packed39:
-	JMP end37
+packed40:
+	JMP end38
 
-else36:
+else37:
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else41
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
@@ -9110,16 +9125,16 @@ else36:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R11*2)
-	JMP       end41
+	JMP       end42
 
-else40:
+else41:
 	VMOVUPS Y5, (SI)(R11*4)
 	VMOVUPS Y6, 32(SI)(R11*4)
 	VMOVUPS Y7, 64(SI)(R11*4)
 	VMOVUPS Y4, 96(SI)(R11*4)
 
-end41:
-end37:
+end42:
+end38:
 	// u = k1·m − k2·n
 	// k1
 	VBROADCASTSS 28(AX), Y10
@@ -9133,13 +9148,13 @@ end37:
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else42
+	JZ    else43
+	MOVQ  R11, R13
+	SHRQ  $0x05, R13
 
 	// ns
-	MOVQ    136(AX), R13
-	MOVQ    R11, R14
-	SHRQ    $0x05, R14
-	MOVBLZX (R13)(R14*1), R13
+	ADDQ    136(AX), R13
+	MOVBLZX (R13), R13
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (DI)(R11*1), Y12
@@ -9155,42 +9170,47 @@ end37:
 	VEXTRACTI128 $0x01, Y14, X14
 	VCVTPH2PS    X14, Y14
 	PREFETCHT0   (DI)(R12*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (DI)(R11*1), Y15
 	VPAND        roundingAVX2<>+608(SB), Y15, Y15
 	VPCMPEQB     roundingAVX2<>+608(SB), Y15, Y15
 	VPMOVMSKB    Y15, R14
-	LEAL         9(R13), R15
-	SHRL         $0x08, R15
-	ORL          R15, R14
-	JZ           usual44
-	VANDPS       roundingAVX2<>+448(SB), Y11, Y15
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
-	VORPS        Y15, Y11, Y11
-	VANDPS       roundingAVX2<>+448(SB), Y12, Y15
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
-	VORPS        Y15, Y12, Y12
-	VANDPS       roundingAVX2<>+448(SB), Y13, Y15
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
-	VORPS        Y15, Y13, Y13
-	VANDPS       roundingAVX2<>+448(SB), Y14, Y15
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
-	VORPS        Y15, Y14, Y14
-	SHLL         $0x1d, R15
-	ADDL         $0x3f800000, R15
-	VMOVD        R15, X15
+	TESTL        R14, R14
+	JNZ          rare45
+	CMPL         R13, $0x000000f6
+	JBE          usual46
+
+rare45:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y11, Y15
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS roundingAVX2<>+544(SB), Y15, Y15
+	VORPS  Y15, Y11, Y11
+	VANDPS roundingAVX2<>+448(SB), Y12, Y15
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS roundingAVX2<>+544(SB), Y15, Y15
+	VORPS  Y15, Y12, Y12
+	VANDPS roundingAVX2<>+448(SB), Y13, Y15
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS roundingAVX2<>+544(SB), Y15, Y15
+	VORPS  Y15, Y13, Y13
+	VANDPS roundingAVX2<>+448(SB), Y14, Y15
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS roundingAVX2<>+544(SB), Y15, Y15
+	VORPS  Y15, Y14, Y14
+
+	// 1, or 2⁶⁴
+	LEAL         9(R13), R14
+	SHRL         $0x08, R14
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VMOVD        R14, X15
 	VPBROADCASTD X15, Y15
 	VMULPS       Y15, Y11, Y11
 	VMULPS       Y15, Y12, Y12
 	VMULPS       Y15, Y13, Y13
 	VMULPS       Y15, Y14, Y14
 
-usual44:
+usual46:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y15
@@ -9198,11 +9218,11 @@ usual44:
 	VMULPS       Y15, Y12, Y12
 	VMULPS       Y15, Y13, Y13
 	VMULPS       Y15, Y14, Y14
-	JMP          end43
+	JMP          end44
 
-else42:
+else43:
 	TESTL      $0x00000008, CX
-	JZ         else45
+	JZ         else47
 	VPMOVZXWD  (DI)(R11*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(DI)(R11*2), Y12
@@ -9212,9 +9232,9 @@ else42:
 	VPMOVZXWD  48(DI)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end46
+	JMP        end48
 
-else45:
+else47:
 	VMOVUPS    (DI)(R11*4), Y11
 	VMOVUPS    32(DI)(R11*4), Y12
 	VMOVUPS    64(DI)(R11*4), Y13
@@ -9222,8 +9242,8 @@ else45:
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end46:
-end43:
+end48:
+end44:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
@@ -9250,7 +9270,7 @@ end43:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else47
+	JZ         else49
 	VPMOVZXWD  (R8)(R11*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(R8)(R11*2), Y12
@@ -9260,9 +9280,9 @@ end43:
 	VPMOVZXWD  48(R8)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end48
+	JMP        end50
 
-else47:
+else49:
 	VMOVUPS    (R8)(R11*4), Y11
 	VMOVUPS    32(R8)(R11*4), Y12
 	VMOVUPS    64(R8)(R11*4), Y13
@@ -9270,7 +9290,7 @@ else47:
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end48:
+end50:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
@@ -9284,7 +9304,7 @@ end48:
 	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
 	TESTL   $0x00000008, CX
-	JZ      else49
+	JZ      else51
 
 	// bf16: (v + random)>>16
 	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
@@ -9305,15 +9325,15 @@ end48:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(R8)(R11*2)
-	JMP       end50
+	JMP       end52
 
-else49:
+else51:
 	VMOVUPS Y0, (R8)(R11*4)
 	VMOVUPS Y1, 32(R8)(R11*4)
 	VMOVUPS Y2, 64(R8)(R11*4)
 	VMOVUPS Y3, 96(R8)(R11*4)
 
-end50:
+end52:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
 	VSQRTPS Y1, Y1
@@ -9344,9 +9364,9 @@ end50:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else51
-	TESTL      $0x00000100, CX
 	JZ         else53
+	TESTL      $0x00000100, CX
+	JZ         else55
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -9381,9 +9401,9 @@ end50:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end54
+	JMP       end56
 
-else53:
+else55:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -9394,10 +9414,10 @@ else53:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R12*2)
 
-end54:
-	JMP end52
+end56:
+	JMP end54
 
-else51:
+else53:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
@@ -9405,111 +9425,111 @@ else51:
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end56
+	JZ         end58
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else57
+	JZ        else59
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (R9)(R11*2), Y12
-	JMP       end58
+	JMP       end60
 
-else57:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
-	VBLENDVPS Y12, Y5, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end58:
+end60:
 	VPCMPEQW  (R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else59
+	JZ        else61
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(R9)(R11*2), Y12
-	JMP       end60
+	JMP       end62
 
-else59:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
-	VBLENDVPS Y12, Y6, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end60:
+end62:
 	VPCMPEQW  16(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else61
+	JZ        else63
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(R9)(R11*2), Y12
-	JMP       end62
+	JMP       end64
 
-else61:
+else63:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
-	VBLENDVPS Y12, Y7, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end62:
+end64:
 	VPCMPEQW  32(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else63
+	JZ        else65
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R9)(R11*2), Y12
-	JMP       end64
+	JMP       end66
 
-else63:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
-	VBLENDVPS Y12, Y10, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end64:
+end66:
 	VPCMPEQW  48(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end56:
-end52:
+end58:
+end54:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -9521,17 +9541,17 @@ end52:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else65
-	TESTL $0x00000100, CX
 	JZ    else67
+	TESTL $0x00000100, CX
+	JZ    else69
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
-	VPERMQ    $0x08, Y4, Y4
-	VMOVUPS   X4, (R9)(R11*2)
+	VPADDD  roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y4
@@ -9541,12 +9561,12 @@ end52:
 	VMOVUPS X0, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 16(R9)(R11*2)
+	VPADDD  roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VORPS   Y4, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y0
@@ -9556,12 +9576,12 @@ end52:
 	VMOVUPS X0, 16(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 32(R9)(R11*2)
+	VPADDD  roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y0
@@ -9571,12 +9591,12 @@ end52:
 	VMOVUPS X0, 32(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 48(R9)(R11*2)
+	VPADDD  roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y0
@@ -9584,9 +9604,9 @@ end52:
 	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R11*2)
-	JMP     end68
+	JMP     end70
 
-else67:
+else69:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
@@ -9599,20 +9619,20 @@ else67:
 	VPSRLD  $0x10, Y9, Y7
 	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else69
-	JMP     end70
+	JZ      else71
+	JMP     end72
 
-else69:
-	VCMPPS    $0x03, Y0, Y0, Y8
-	VBLENDVPS Y8, Y0, Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y0
-	VBLENDVPS Y0, Y1, Y5, Y5
-	VCMPPS    $0x03, Y2, Y2, Y0
-	VBLENDVPS Y0, Y2, Y6, Y6
-	VCMPPS    $0x03, Y3, Y3, Y0
-	VBLENDVPS Y0, Y3, Y7, Y7
+else71:
+	VCMPPS $0x03, Y0, Y0, Y0
+	VORPS  Y0, Y4, Y4
+	VCMPPS $0x03, Y1, Y1, Y0
+	VORPS  Y0, Y5, Y5
+	VCMPPS $0x03, Y2, Y2, Y0
+	VORPS  Y0, Y6, Y6
+	VCMPPS $0x03, Y3, Y3, Y0
+	VORPS  Y0, Y7, Y7
 
-end70:
+end72:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -9624,18 +9644,18 @@ end70:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R11*2)
 
-end68:
-	JMP end66
+end70:
+	JMP end68
 
-else65:
+else67:
 	VMOVUPS   Y0, (DX)(R11*4)
 	VMOVUPS   Y1, 32(DX)(R11*4)
 	VMOVUPS   Y2, 64(DX)(R11*4)
 	VMOVUPS   Y3, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end72
+	JZ        end74
 	TESTL     $0x00000020, CX
-	JZ        else73
+	JZ        else75
 	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -9646,31 +9666,31 @@ else65:
 	VMOVMSKPS Y0, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end74
-
-else73:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y0, Y4
-	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
-	VPERMQ    $0x08, Y0, Y4
-
-end74:
-	TESTL    $0x00000040, CX
-	JZ       else75
-	VMOVNTDQ X4, (R9)(R11*2)
-	JMP      end76
+	JMP       end76
 
 else75:
-	VMOVUPS X4, (R9)(R11*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ  $0x08, Y0, Y4
 
 end76:
+	TESTL    $0x00000040, CX
+	JZ       else77
+	VMOVNTDQ X4, (R9)(R11*2)
+	JMP      end78
+
+else77:
+	VMOVUPS X4, (R9)(R11*2)
+
+end78:
 	TESTL     $0x00000020, CX
-	JZ        else77
+	JZ        else79
 	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -9681,31 +9701,31 @@ end76:
 	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end78
-
-else77:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y1, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-
-end78:
-	TESTL    $0x00000040, CX
-	JZ       else79
-	VMOVNTDQ X0, 16(R9)(R11*2)
-	JMP      end80
+	JMP       end80
 
 else79:
-	VMOVUPS X0, 16(R9)(R11*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y1, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end80:
+	TESTL    $0x00000040, CX
+	JZ       else81
+	VMOVNTDQ X0, 16(R9)(R11*2)
+	JMP      end82
+
+else81:
+	VMOVUPS X0, 16(R9)(R11*2)
+
+end82:
 	TESTL     $0x00000020, CX
-	JZ        else81
+	JZ        else83
 	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -9716,31 +9736,31 @@ end80:
 	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end82
-
-else81:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y2, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-
-end82:
-	TESTL    $0x00000040, CX
-	JZ       else83
-	VMOVNTDQ X0, 32(R9)(R11*2)
-	JMP      end84
+	JMP       end84
 
 else83:
-	VMOVUPS X0, 32(R9)(R11*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y2, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end84:
+	TESTL    $0x00000040, CX
+	JZ       else85
+	VMOVNTDQ X0, 32(R9)(R11*2)
+	JMP      end86
+
+else85:
+	VMOVUPS X0, 32(R9)(R11*2)
+
+end86:
 	TESTL     $0x00000020, CX
-	JZ        else85
+	JZ        else87
 	VCVTPS2PH $0x00, Y3, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -9751,31 +9771,31 @@ end84:
 	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end86
-
-else85:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y3, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-
-end86:
-	TESTL    $0x00000040, CX
-	JZ       else87
-	VMOVNTDQ X0, 48(R9)(R11*2)
-	JMP      end88
+	JMP       end88
 
 else87:
-	VMOVUPS X0, 48(R9)(R11*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y3, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end88:
-end72:
-end66:
+	TESTL    $0x00000040, CX
+	JZ       else89
+	VMOVNTDQ X0, 48(R9)(R11*2)
+	JMP      end90
+
+else89:
+	VMOVUPS X0, 48(R9)(R11*2)
+
+end90:
+end74:
+end68:
 	ADDQ $0x00000020, R11
 	ADDQ $0x00000020, R12
 	CMPQ R11, count+8(FP)
@@ -9794,7 +9814,7 @@ passOfPairs:
 	VPSLLD     $0x10, Y2, Y2
 	PREFETCHT0 (BX)(R12*2)
 	TESTL      $0x00001000, CX
-	JZ         end90
+	JZ         end92
 
 	// gs
 	VBROADCASTSS (AX), Y4
@@ -9818,9 +9838,9 @@ passOfPairs:
 	VMINPS       Y3, Y5, Y3
 	VMAXPS       Y3, Y4, Y3
 
-end90:
+end92:
 	TESTL $0x00000800, CX
-	JZ    end92
+	JZ    end94
 
 	// g = g + l2·p
 	// l2
@@ -9843,13 +9863,13 @@ end90:
 	VADDPS     Y7, Y2, Y2
 	VADDPS     Y4, Y3, Y3
 
-end92:
+end94:
 	VCMPPS    $0x03, Y0, Y1, Y4
 	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R9
 	TESTL     R9, R9
-	JZ        numbers93
+	JZ        numbers95
 	VCMPPS    $0x03, Y0, Y0, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
 	VCMPPS    $0x03, Y1, Y1, Y4
@@ -9859,7 +9879,7 @@ end92:
 	VCMPPS    $0x03, Y3, Y3, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers93:
+numbers95:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
@@ -10114,24 +10134,24 @@ numbers93:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end95
+	JZ    end97
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end95:
+end97:
 	TESTL $0x00000040, CX
-	JZ    end97
+	JZ    end99
 	SFENCE
 
-end97:
+end99:
 	VZEROUPPER
 	RET
 
 // func adapnmAMSGradMixedAVX2(c *float32, count int, ahead int)
 // Requires: AVX, AVX2, CMOV, F16C, MMX+, POPCNT
-TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $8-24
+TEXT ·adapnmAMSGradMixedAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
 	// formats
@@ -10335,7 +10355,7 @@ else18:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R10)(R12*2), Y10
@@ -10360,7 +10380,7 @@ else20:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R10)(R12*2), Y10
@@ -10385,7 +10405,7 @@ else22:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R10)(R12*2), Y10
@@ -10410,7 +10430,7 @@ else24:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R10)(R12*2), Y10
@@ -10459,12 +10479,12 @@ end27:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else29
+	MOVQ  R12, R14
+	SHRQ  $0x05, R14
 
 	// ms
-	MOVQ    128(AX), R14
-	MOVQ    R12, R15
-	SHRQ    $0x05, R15
-	MOVBLZX (R14)(R15*1), R14
+	ADDQ    128(AX), R14
+	MOVBLZX (R14), R14
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R12*1), Y6
@@ -10480,42 +10500,47 @@ end27:
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R13*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R12*1), Y9
 	VPAND        roundingAVX2<>+608(SB), Y9, Y9
 	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R15
-	LEAL         9(R14), BP
-	SHRL         $0x08, BP
-	ORL          BP, R15
-	JZ           usual31
-	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y8, Y8
-	SHLL         $0x1d, BP
-	ADDL         $0x3f800000, BP
-	VMOVD        BP, X9
+	TESTL        R15, R15
+	JNZ          rare31
+	CMPL         R14, $0x000000f6
+	JBE          usual32
+
+rare31:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y5, Y5
+	VANDPS roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y6, Y6
+	VANDPS roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y8, Y8
+
+	// 1, or 2⁶⁴
+	LEAL         9(R14), R15
+	SHRL         $0x08, R15
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VMOVD        R15, X9
 	VPBROADCASTD X9, Y9
 	VMULPS       Y9, Y5, Y5
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual31:
+usual32:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R15
 	VBROADCASTSS (R15)(R14*4), Y9
@@ -10527,7 +10552,7 @@ usual31:
 
 else29:
 	TESTL      $0x00000008, CX
-	JZ         else32
+	JZ         else33
 	VPMOVZXWD  (SI)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R12*2), Y6
@@ -10537,9 +10562,9 @@ else29:
 	VPMOVZXWD  48(SI)(R12*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R13*2)
-	JMP        end33
+	JMP        end34
 
-else32:
+else33:
 	VMOVUPS    (SI)(R12*4), Y5
 	VMOVUPS    32(SI)(R12*4), Y6
 	VMOVUPS    64(SI)(R12*4), Y7
@@ -10547,7 +10572,7 @@ else32:
 	PREFETCHT0 (SI)(R13*4)
 	PREFETCHT0 64(SI)(R13*4)
 
-end33:
+end34:
 end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -10567,7 +10592,7 @@ end30:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else34
+	JZ    else35
 
 	// the counter of the pass's first word
 	MOVQ   R12, R14
@@ -10613,15 +10638,15 @@ end30:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end35
+	JMP    end36
 
-else34:
+else35:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end35:
+end36:
 	TESTL        $0x00000400, CX
-	JZ           else36
+	JZ           else37
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
@@ -10637,7 +10662,7 @@ end35:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R14
 	CMPL         R14, $0x7f800000
-	JAE          rare38
+	JAE          rare39
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R15, R15
@@ -10645,12 +10670,12 @@ end35:
 	SHRL    $0x17, R14
 	SUBL    $0x08, R14
 	CMOVLCS R15, R14
+	MOVQ    R12, R15
+	SHRQ    $0x05, R15
 
 	// ms
-	MOVQ         128(AX), R15
-	MOVQ         R12, BP
-	SHRQ         $0x05, BP
-	MOVB         R14, (R15)(BP*1)
+	ADDQ         128(AX), R15
+	MOVB         R14, (R15)
 	LEAQ         scaleFactors<>+1024(SB), R15
 	VBROADCASTSS (R15)(R14*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -10702,9 +10727,9 @@ end35:
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R12*1)
-	JMP       packed39
+	JMP       packed40
 
-rare38:
+rare39:
 	// the same, where there are NaNs or infinities
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
@@ -10735,12 +10760,12 @@ rare38:
 	SHRL    $0x17, R14
 	SUBL    $0x08, R14
 	CMOVLCS R15, R14
+	MOVQ    R12, R15
+	SHRQ    $0x05, R15
 
 	// ms
-	MOVQ         128(AX), R15
-	MOVQ         R12, BP
-	SHRQ         $0x05, BP
-	MOVB         R14, (R15)(BP*1)
+	ADDQ         128(AX), R15
+	MOVB         R14, (R15)
 	LEAQ         scaleFactors<>+1024(SB), R15
 	VBROADCASTSS (R15)(R14*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -10805,12 +10830,12 @@ rare38:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R12*1)
 
-packed39:
-	JMP end37
+packed40:
+	JMP end38
 
-else36:
+else37:
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else41
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
@@ -10845,16 +10870,16 @@ else36:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R12*2)
-	JMP       end41
+	JMP       end42
 
-else40:
+else41:
 	VMOVUPS Y5, (SI)(R12*4)
 	VMOVUPS Y6, 32(SI)(R12*4)
 	VMOVUPS Y7, 64(SI)(R12*4)
 	VMOVUPS Y4, 96(SI)(R12*4)
 
-end41:
-end37:
+end42:
+end38:
 	// u = k1·m − k2·n
 	// k1
 	VBROADCASTSS 28(AX), Y10
@@ -10868,13 +10893,13 @@ end37:
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else42
+	JZ    else43
+	MOVQ  R12, R14
+	SHRQ  $0x05, R14
 
 	// ns
-	MOVQ    136(AX), R14
-	MOVQ    R12, R15
-	SHRQ    $0x05, R15
-	MOVBLZX (R14)(R15*1), R14
+	ADDQ    136(AX), R14
+	MOVBLZX (R14), R14
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (DI)(R12*1), Y12
@@ -10890,42 +10915,47 @@ end37:
 	VEXTRACTI128 $0x01, Y14, X14
 	VCVTPH2PS    X14, Y14
 	PREFETCHT0   (DI)(R13*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (DI)(R12*1), Y15
 	VPAND        roundingAVX2<>+608(SB), Y15, Y15
 	VPCMPEQB     roundingAVX2<>+608(SB), Y15, Y15
 	VPMOVMSKB    Y15, R15
-	LEAL         9(R14), BP
-	SHRL         $0x08, BP
-	ORL          BP, R15
-	JZ           usual44
-	VANDPS       roundingAVX2<>+448(SB), Y11, Y15
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
-	VORPS        Y15, Y11, Y11
-	VANDPS       roundingAVX2<>+448(SB), Y12, Y15
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
-	VORPS        Y15, Y12, Y12
-	VANDPS       roundingAVX2<>+448(SB), Y13, Y15
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
-	VORPS        Y15, Y13, Y13
-	VANDPS       roundingAVX2<>+448(SB), Y14, Y15
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y15, Y15
-	VANDPS       roundingAVX2<>+544(SB), Y15, Y15
-	VORPS        Y15, Y14, Y14
-	SHLL         $0x1d, BP
-	ADDL         $0x3f800000, BP
-	VMOVD        BP, X15
+	TESTL        R15, R15
+	JNZ          rare45
+	CMPL         R14, $0x000000f6
+	JBE          usual46
+
+rare45:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y11, Y15
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS roundingAVX2<>+544(SB), Y15, Y15
+	VORPS  Y15, Y11, Y11
+	VANDPS roundingAVX2<>+448(SB), Y12, Y15
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS roundingAVX2<>+544(SB), Y15, Y15
+	VORPS  Y15, Y12, Y12
+	VANDPS roundingAVX2<>+448(SB), Y13, Y15
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS roundingAVX2<>+544(SB), Y15, Y15
+	VORPS  Y15, Y13, Y13
+	VANDPS roundingAVX2<>+448(SB), Y14, Y15
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VANDPS roundingAVX2<>+544(SB), Y15, Y15
+	VORPS  Y15, Y14, Y14
+
+	// 1, or 2⁶⁴
+	LEAL         9(R14), R15
+	SHRL         $0x08, R15
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VMOVD        R15, X15
 	VPBROADCASTD X15, Y15
 	VMULPS       Y15, Y11, Y11
 	VMULPS       Y15, Y12, Y12
 	VMULPS       Y15, Y13, Y13
 	VMULPS       Y15, Y14, Y14
 
-usual44:
+usual46:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R15
 	VBROADCASTSS (R15)(R14*4), Y15
@@ -10933,11 +10963,11 @@ usual44:
 	VMULPS       Y15, Y12, Y12
 	VMULPS       Y15, Y13, Y13
 	VMULPS       Y15, Y14, Y14
-	JMP          end43
+	JMP          end44
 
-else42:
+else43:
 	TESTL      $0x00000008, CX
-	JZ         else45
+	JZ         else47
 	VPMOVZXWD  (DI)(R12*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(DI)(R12*2), Y12
@@ -10947,9 +10977,9 @@ else42:
 	VPMOVZXWD  48(DI)(R12*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R13*2)
-	JMP        end46
+	JMP        end48
 
-else45:
+else47:
 	VMOVUPS    (DI)(R12*4), Y11
 	VMOVUPS    32(DI)(R12*4), Y12
 	VMOVUPS    64(DI)(R12*4), Y13
@@ -10957,8 +10987,8 @@ else45:
 	PREFETCHT0 (DI)(R13*4)
 	PREFETCHT0 64(DI)(R13*4)
 
-end46:
-end43:
+end48:
+end44:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
@@ -10985,7 +11015,7 @@ end43:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else47
+	JZ         else49
 	VPMOVZXWD  (R8)(R12*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(R8)(R12*2), Y12
@@ -10995,9 +11025,9 @@ end43:
 	VPMOVZXWD  48(R8)(R12*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (R8)(R13*2)
-	JMP        end48
+	JMP        end50
 
-else47:
+else49:
 	VMOVUPS    (R8)(R12*4), Y11
 	VMOVUPS    32(R8)(R12*4), Y12
 	VMOVUPS    64(R8)(R12*4), Y13
@@ -11005,7 +11035,7 @@ else47:
 	PREFETCHT0 (R8)(R13*4)
 	PREFETCHT0 64(R8)(R13*4)
 
-end48:
+end50:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
@@ -11019,7 +11049,7 @@ end48:
 	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
 	TESTL   $0x00000008, CX
-	JZ      else49
+	JZ      else51
 
 	// bf16: (v + random)>>16
 	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
@@ -11040,19 +11070,19 @@ end48:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(R8)(R12*2)
-	JMP       end50
+	JMP       end52
 
-else49:
+else51:
 	VMOVUPS Y0, (R8)(R12*4)
 	VMOVUPS Y1, 32(R8)(R12*4)
 	VMOVUPS Y2, 64(R8)(R12*4)
 	VMOVUPS Y3, 96(R8)(R12*4)
 
-end50:
+end52:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else51
+	JZ         else53
 	VPMOVZXWD  (R9)(R12*2), Y10
 	VPSLLD     $0x10, Y10, Y10
 	VPMOVZXWD  16(R9)(R12*2), Y11
@@ -11062,9 +11092,9 @@ end50:
 	VPMOVZXWD  48(R9)(R12*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT0 (R9)(R13*2)
-	JMP        end52
+	JMP        end54
 
-else51:
+else53:
 	VMOVUPS    (R9)(R12*4), Y10
 	VMOVUPS    32(R9)(R12*4), Y11
 	VMOVUPS    64(R9)(R12*4), Y12
@@ -11072,7 +11102,7 @@ else51:
 	PREFETCHT0 (R9)(R13*4)
 	PREFETCHT0 64(R9)(R13*4)
 
-end52:
+end54:
 	VMAXPS    Y0, Y10, Y0
 	VMAXPS    Y1, Y11, Y1
 	VMAXPS    Y2, Y12, Y2
@@ -11082,7 +11112,7 @@ end52:
 	VORPS     Y14, Y15, Y14
 	VMOVMSKPS Y14, R14
 	TESTL     R14, R14
-	JZ        numbers53
+	JZ        numbers55
 	VCMPPS    $0x03, Y10, Y10, Y14
 	VBLENDVPS Y14, Y10, Y0, Y0
 	VCMPPS    $0x03, Y11, Y11, Y10
@@ -11092,10 +11122,10 @@ end52:
 	VCMPPS    $0x03, Y13, Y13, Y10
 	VBLENDVPS Y10, Y13, Y3, Y3
 
-numbers53:
+numbers55:
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else54
+	JZ    else56
 
 	// bf16: (x + random)>>16
 	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
@@ -11116,15 +11146,15 @@ numbers53:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(R9)(R12*2)
-	JMP       end55
+	JMP       end57
 
-else54:
+else56:
 	VMOVUPS Y0, (R9)(R12*4)
 	VMOVUPS Y1, 32(R9)(R12*4)
 	VMOVUPS Y2, 64(R9)(R12*4)
 	VMOVUPS Y3, 96(R9)(R12*4)
 
-end55:
+end57:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
 	VSQRTPS Y1, Y1
@@ -11155,9 +11185,9 @@ end55:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else56
-	TESTL      $0x00000100, CX
 	JZ         else58
+	TESTL      $0x00000100, CX
+	JZ         else60
 	PREFETCHT0 (DX)(R13*2)
 	PREFETCHT0 (R10)(R13*2)
 
@@ -11192,9 +11222,9 @@ end55:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end59
+	JMP       end61
 
-else58:
+else60:
 	VPMOVZXWD  (DX)(R12*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R12*2), Y6
@@ -11205,10 +11235,10 @@ else58:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R13*2)
 
-end59:
-	JMP end57
+end61:
+	JMP end59
 
-else56:
+else58:
 	VMOVUPS    (DX)(R12*4), Y5
 	VMOVUPS    32(DX)(R12*4), Y6
 	VMOVUPS    64(DX)(R12*4), Y7
@@ -11216,111 +11246,111 @@ else56:
 	PREFETCHT0 (DX)(R13*4)
 	PREFETCHT0 64(DX)(R13*4)
 	TESTL      $0x00000200, CX
-	JZ         end61
+	JZ         end63
 	PREFETCHT0 (R10)(R13*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else62
+	JZ        else64
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (R10)(R12*2), Y12
-	JMP       end63
+	JMP       end65
 
-else62:
+else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
-	VBLENDVPS Y12, Y5, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R10)(R12*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end63:
+end65:
 	VPCMPEQW  (R10)(R12*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else64
+	JZ        else66
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(R10)(R12*2), Y12
-	JMP       end65
+	JMP       end67
 
-else64:
+else66:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
-	VBLENDVPS Y12, Y6, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R10)(R12*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end65:
+end67:
 	VPCMPEQW  16(R10)(R12*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else66
+	JZ        else68
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(R10)(R12*2), Y12
-	JMP       end67
+	JMP       end69
 
-else66:
+else68:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
-	VBLENDVPS Y12, Y7, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R10)(R12*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end67:
+end69:
 	VPCMPEQW  32(R10)(R12*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else68
+	JZ        else70
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R10)(R12*2), Y12
-	JMP       end69
+	JMP       end71
 
-else68:
+else70:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
-	VBLENDVPS Y12, Y10, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R10)(R12*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end69:
+end71:
 	VPCMPEQW  48(R10)(R12*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end61:
-end57:
+end63:
+end59:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -11332,17 +11362,17 @@ end57:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else70
-	TESTL $0x00000100, CX
 	JZ    else72
+	TESTL $0x00000100, CX
+	JZ    else74
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
-	VPERMQ    $0x08, Y4, Y4
-	VMOVUPS   X4, (R10)(R12*2)
+	VPADDD  roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y4
@@ -11352,12 +11382,12 @@ end57:
 	VMOVUPS X0, (DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 16(R10)(R12*2)
+	VPADDD  roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VORPS   Y4, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y0
@@ -11367,12 +11397,12 @@ end57:
 	VMOVUPS X0, 16(DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 32(R10)(R12*2)
+	VPADDD  roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y0
@@ -11382,12 +11412,12 @@ end57:
 	VMOVUPS X0, 32(DX)(R12*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 48(R10)(R12*2)
+	VPADDD  roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(R10)(R12*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y0
@@ -11395,9 +11425,9 @@ end57:
 	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R12*2)
-	JMP     end73
+	JMP     end75
 
-else72:
+else74:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
@@ -11410,20 +11440,20 @@ else72:
 	VPSRLD  $0x10, Y9, Y7
 	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else74
-	JMP     end75
+	JZ      else76
+	JMP     end77
 
-else74:
-	VCMPPS    $0x03, Y0, Y0, Y8
-	VBLENDVPS Y8, Y0, Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y0
-	VBLENDVPS Y0, Y1, Y5, Y5
-	VCMPPS    $0x03, Y2, Y2, Y0
-	VBLENDVPS Y0, Y2, Y6, Y6
-	VCMPPS    $0x03, Y3, Y3, Y0
-	VBLENDVPS Y0, Y3, Y7, Y7
+else76:
+	VCMPPS $0x03, Y0, Y0, Y0
+	VORPS  Y0, Y4, Y4
+	VCMPPS $0x03, Y1, Y1, Y0
+	VORPS  Y0, Y5, Y5
+	VCMPPS $0x03, Y2, Y2, Y0
+	VORPS  Y0, Y6, Y6
+	VCMPPS $0x03, Y3, Y3, Y0
+	VORPS  Y0, Y7, Y7
 
-end75:
+end77:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -11435,18 +11465,18 @@ end75:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R12*2)
 
-end73:
-	JMP end71
+end75:
+	JMP end73
 
-else70:
+else72:
 	VMOVUPS   Y0, (DX)(R12*4)
 	VMOVUPS   Y1, 32(DX)(R12*4)
 	VMOVUPS   Y2, 64(DX)(R12*4)
 	VMOVUPS   Y3, 96(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end77
+	JZ        end79
 	TESTL     $0x00000020, CX
-	JZ        else78
+	JZ        else80
 	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -11457,31 +11487,31 @@ else70:
 	VMOVMSKPS Y0, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end79
-
-else78:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y0, Y4
-	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
-	VPERMQ    $0x08, Y0, Y4
-
-end79:
-	TESTL    $0x00000040, CX
-	JZ       else80
-	VMOVNTDQ X4, (R10)(R12*2)
-	JMP      end81
+	JMP       end81
 
 else80:
-	VMOVUPS X4, (R10)(R12*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ  $0x08, Y0, Y4
 
 end81:
+	TESTL    $0x00000040, CX
+	JZ       else82
+	VMOVNTDQ X4, (R10)(R12*2)
+	JMP      end83
+
+else82:
+	VMOVUPS X4, (R10)(R12*2)
+
+end83:
 	TESTL     $0x00000020, CX
-	JZ        else82
+	JZ        else84
 	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -11492,31 +11522,31 @@ end81:
 	VMOVMSKPS Y1, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end83
-
-else82:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y1, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-
-end83:
-	TESTL    $0x00000040, CX
-	JZ       else84
-	VMOVNTDQ X0, 16(R10)(R12*2)
-	JMP      end85
+	JMP       end85
 
 else84:
-	VMOVUPS X0, 16(R10)(R12*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y1, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y1, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end85:
+	TESTL    $0x00000040, CX
+	JZ       else86
+	VMOVNTDQ X0, 16(R10)(R12*2)
+	JMP      end87
+
+else86:
+	VMOVUPS X0, 16(R10)(R12*2)
+
+end87:
 	TESTL     $0x00000020, CX
-	JZ        else86
+	JZ        else88
 	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -11527,31 +11557,31 @@ end85:
 	VMOVMSKPS Y1, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end87
-
-else86:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y2, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-
-end87:
-	TESTL    $0x00000040, CX
-	JZ       else88
-	VMOVNTDQ X0, 32(R10)(R12*2)
-	JMP      end89
+	JMP       end89
 
 else88:
-	VMOVUPS X0, 32(R10)(R12*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y2, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end89:
+	TESTL    $0x00000040, CX
+	JZ       else90
+	VMOVNTDQ X0, 32(R10)(R12*2)
+	JMP      end91
+
+else90:
+	VMOVUPS X0, 32(R10)(R12*2)
+
+end91:
 	TESTL     $0x00000020, CX
-	JZ        else90
+	JZ        else92
 	VCVTPS2PH $0x00, Y3, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -11562,31 +11592,31 @@ end89:
 	VMOVMSKPS Y1, R14
 	POPCNTL   R14, R14
 	ADDQ      R14, R11
-	JMP       end91
-
-else90:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y3, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-
-end91:
-	TESTL    $0x00000040, CX
-	JZ       else92
-	VMOVNTDQ X0, 48(R10)(R12*2)
-	JMP      end93
+	JMP       end93
 
 else92:
-	VMOVUPS X0, 48(R10)(R12*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y3, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end93:
-end77:
-end71:
+	TESTL    $0x00000040, CX
+	JZ       else94
+	VMOVNTDQ X0, 48(R10)(R12*2)
+	JMP      end95
+
+else94:
+	VMOVUPS X0, 48(R10)(R12*2)
+
+end95:
+end79:
+end73:
 	ADDQ $0x00000020, R12
 	ADDQ $0x00000020, R13
 	CMPQ R12, count+8(FP)
@@ -11605,7 +11635,7 @@ passOfPairs:
 	VPSLLD     $0x10, Y2, Y2
 	PREFETCHT0 (BX)(R13*2)
 	TESTL      $0x00001000, CX
-	JZ         end95
+	JZ         end97
 
 	// gs
 	VBROADCASTSS (AX), Y4
@@ -11629,9 +11659,9 @@ passOfPairs:
 	VMINPS       Y3, Y5, Y3
 	VMAXPS       Y3, Y4, Y3
 
-end95:
+end97:
 	TESTL $0x00000800, CX
-	JZ    end97
+	JZ    end99
 
 	// g = g + l2·p
 	// l2
@@ -11654,13 +11684,13 @@ end95:
 	VADDPS     Y7, Y2, Y2
 	VADDPS     Y4, Y3, Y3
 
-end97:
+end99:
 	VCMPPS    $0x03, Y0, Y1, Y4
 	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R10
 	TESTL     R10, R10
-	JZ        numbers98
+	JZ        numbers100
 	VCMPPS    $0x03, Y0, Y0, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
 	VCMPPS    $0x03, Y1, Y1, Y4
@@ -11670,7 +11700,7 @@ end97:
 	VCMPPS    $0x03, Y3, Y3, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers98:
+numbers100:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
@@ -11873,7 +11903,7 @@ numbers98:
 	VORPS      Y14, Y15, Y14
 	VMOVMSKPS  Y14, R10
 	TESTL      R10, R10
-	JZ         numbers99
+	JZ         numbers101
 	VCMPPS     $0x03, Y10, Y10, Y14
 	VBLENDVPS  Y14, Y10, Y0, Y0
 	VCMPPS     $0x03, Y11, Y11, Y10
@@ -11883,7 +11913,7 @@ numbers98:
 	VCMPPS     $0x03, Y13, Y13, Y10
 	VBLENDVPS  Y10, Y13, Y3, Y3
 
-numbers99:
+numbers101:
 	// store x
 	// bf16: (x + random)>>16
 	VANDPS   roundingAVX2<>+224(SB), Y8, Y10
@@ -11971,18 +12001,18 @@ numbers99:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end101
+	JZ    end103
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end101:
+end103:
 	TESTL $0x00000040, CX
-	JZ    end103
+	JZ    end105
 	SFENCE
 
-end103:
+end105:
 	VZEROUPPER
 	RET
 
@@ -12180,7 +12210,7 @@ else18:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (SI)(R8*2), Y10
@@ -12205,7 +12235,7 @@ else20:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(SI)(R8*2), Y10
@@ -12230,7 +12260,7 @@ else22:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(SI)(R8*2), Y10
@@ -12255,7 +12285,7 @@ else24:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(SI)(R8*2), Y10
@@ -12389,7 +12419,7 @@ else35:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (SI)(R8*2), Y10
@@ -12414,7 +12444,7 @@ else37:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(SI)(R8*2), Y10
@@ -12439,7 +12469,7 @@ else39:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(SI)(R8*2), Y10
@@ -12464,7 +12494,7 @@ else41:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(SI)(R8*2), Y10
@@ -12547,12 +12577,12 @@ end44:
 	JZ    else47
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
-	VPERMQ    $0x08, Y4, Y4
-	VMOVUPS   X4, (SI)(R8*2)
+	VPADDD  roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y4
@@ -12562,12 +12592,12 @@ end44:
 	VMOVUPS X0, (DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 16(SI)(R8*2)
+	VPADDD  roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VORPS   Y4, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y0
@@ -12577,12 +12607,12 @@ end44:
 	VMOVUPS X0, 16(DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 32(SI)(R8*2)
+	VPADDD  roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y0
@@ -12592,12 +12622,12 @@ end44:
 	VMOVUPS X0, 32(DX)(R8*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 48(SI)(R8*2)
+	VPADDD  roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(SI)(R8*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y0
@@ -12624,14 +12654,14 @@ else47:
 	JMP     end50
 
 else49:
-	VCMPPS    $0x03, Y0, Y0, Y8
-	VBLENDVPS Y8, Y0, Y6, Y6
-	VCMPPS    $0x03, Y1, Y1, Y0
-	VBLENDVPS Y0, Y1, Y7, Y7
-	VCMPPS    $0x03, Y2, Y2, Y0
-	VBLENDVPS Y0, Y2, Y4, Y4
-	VCMPPS    $0x03, Y3, Y3, Y0
-	VBLENDVPS Y0, Y3, Y5, Y5
+	VCMPPS $0x03, Y0, Y0, Y0
+	VORPS  Y0, Y6, Y6
+	VCMPPS $0x03, Y1, Y1, Y0
+	VORPS  Y0, Y7, Y7
+	VCMPPS $0x03, Y2, Y2, Y0
+	VORPS  Y0, Y4, Y4
+	VCMPPS $0x03, Y3, Y3, Y0
+	VORPS  Y0, Y5, Y5
 
 end50:
 	VPSRLD    $0x10, Y6, Y6
@@ -12671,14 +12701,14 @@ else45:
 
 else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y0, Y4
-	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
-	VPERMQ    $0x08, Y0, Y4
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ  $0x08, Y0, Y4
 
 end54:
 	TESTL    $0x00000040, CX
@@ -12706,14 +12736,14 @@ end56:
 
 else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y1, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y1, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y1, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end58:
 	TESTL    $0x00000040, CX
@@ -12741,14 +12771,14 @@ end60:
 
 else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y2, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y2, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y2, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end62:
 	TESTL    $0x00000040, CX
@@ -12776,14 +12806,14 @@ end64:
 
 else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y3, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y3, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y3, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
 end66:
 	TESTL    $0x00000040, CX
@@ -13192,7 +13222,7 @@ else18:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (DI)(R9*2), Y10
@@ -13217,7 +13247,7 @@ else20:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(DI)(R9*2), Y10
@@ -13242,7 +13272,7 @@ else22:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(DI)(R9*2), Y10
@@ -13267,7 +13297,7 @@ else24:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(DI)(R9*2), Y10
@@ -13316,12 +13346,12 @@ end27:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else29
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
 
 	// ms
-	MOVQ    128(AX), R11
-	MOVQ    R9, R12
-	SHRQ    $0x05, R12
-	MOVBLZX (R11)(R12*1), R11
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y6
@@ -13337,42 +13367,47 @@ end27:
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R10*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R9*1), Y9
 	VPAND        roundingAVX2<>+608(SB), Y9, Y9
 	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R12
-	LEAL         9(R11), R13
-	SHRL         $0x08, R13
-	ORL          R13, R12
-	JZ           usual31
-	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y8, Y8
-	SHLL         $0x1d, R13
-	ADDL         $0x3f800000, R13
-	VMOVD        R13, X9
+	TESTL        R12, R12
+	JNZ          rare31
+	CMPL         R11, $0x000000f6
+	JBE          usual32
+
+rare31:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y5, Y5
+	VANDPS roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y6, Y6
+	VANDPS roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y8, Y8
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VMOVD        R12, X9
 	VPBROADCASTD X9, Y9
 	VMULPS       Y9, Y5, Y5
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual31:
+usual32:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y9
@@ -13384,7 +13419,7 @@ usual31:
 
 else29:
 	TESTL      $0x00000008, CX
-	JZ         else32
+	JZ         else33
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -13394,9 +13429,9 @@ else29:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end33
+	JMP        end34
 
-else32:
+else33:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -13404,7 +13439,7 @@ else32:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end33:
+end34:
 end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -13424,7 +13459,7 @@ end30:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else34
+	JZ    else35
 
 	// the counter of the pass's first word
 	MOVQ   R9, R11
@@ -13470,15 +13505,15 @@ end30:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y5, Y6
 	VXORPS Y6, Y5, Y5
-	JMP    end35
+	JMP    end36
 
-else34:
+else35:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 
-end35:
+end36:
 	TESTL        $0x00000400, CX
-	JZ           else36
+	JZ           else37
 	VANDPS       roundingAVX2<>+448(SB), Y0, Y6
 	VANDPS       roundingAVX2<>+448(SB), Y1, Y7
 	VANDPS       roundingAVX2<>+448(SB), Y2, Y8
@@ -13494,7 +13529,7 @@ end35:
 	VPMAXUD      X7, X6, X6
 	VMOVD        X6, R11
 	CMPL         R11, $0x7f800000
-	JAE          rare38
+	JAE          rare39
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -13502,12 +13537,12 @@ end35:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y6
 	VMULPS       Y6, Y0, Y7
@@ -13559,9 +13594,9 @@ end35:
 	VPACKUSWB Y6, Y7, Y6
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, (SI)(R9*1)
-	JMP       packed39
+	JMP       packed40
 
-rare38:
+rare39:
 	// the same, where there are NaNs or infinities
 	VANDPS       roundingAVX2<>+448(SB), Y0, Y6
 	VANDPS       roundingAVX2<>+448(SB), Y1, Y7
@@ -13592,12 +13627,12 @@ rare38:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y6
 	VMULPS       Y6, Y0, Y7
@@ -13662,12 +13697,12 @@ rare38:
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, (SI)(R9*1)
 
-packed39:
-	JMP end37
+packed40:
+	JMP end38
 
-else36:
+else37:
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else41
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y0, Y6
@@ -13702,16 +13737,16 @@ else36:
 	VPACKUSDW Y9, Y8, Y6
 	VPERMQ    $0xd8, Y6, Y6
 	VMOVDQU   Y6, 32(SI)(R9*2)
-	JMP       end41
+	JMP       end42
 
-else40:
+else41:
 	VMOVUPS Y0, (SI)(R9*4)
 	VMOVUPS Y1, 32(SI)(R9*4)
 	VMOVUPS Y2, 64(SI)(R9*4)
 	VMOVUPS Y3, 96(SI)(R9*4)
 
-end41:
-end37:
+end42:
+end38:
 	// u = k1·m
 	// k1
 	VBROADCASTSS 28(AX), Y6
@@ -13726,9 +13761,9 @@ end37:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else42
+	JZ         else43
 	TESTL      $0x00000100, CX
-	JZ         else44
+	JZ         else45
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -13763,9 +13798,9 @@ end37:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end45
+	JMP       end46
 
-else44:
+else45:
 	VPMOVZXWD  (DX)(R9*2), Y7
 	VPSLLD     $0x10, Y7, Y7
 	VPMOVZXWD  16(DX)(R9*2), Y8
@@ -13776,10 +13811,10 @@ else44:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R10*2)
 
-end45:
-	JMP end43
+end46:
+	JMP end44
 
-else42:
+else43:
 	VMOVUPS    (DX)(R9*4), Y7
 	VMOVUPS    32(DX)(R9*4), Y8
 	VMOVUPS    64(DX)(R9*4), Y9
@@ -13787,111 +13822,111 @@ else42:
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end47
+	JZ         end48
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else49
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS (DI)(R9*2), Y12
-	JMP       end49
+	JMP       end50
 
-else48:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
-	VBLENDVPS Y12, Y7, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end49:
+end50:
 	VPCMPEQW  (DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else51
 	VCVTPS2PH $0x00, Y8, X11
 	VCVTPH2PS 16(DI)(R9*2), Y12
-	JMP       end51
+	JMP       end52
 
-else50:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y8, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y8, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y8, Y8, Y12
-	VBLENDVPS Y12, Y8, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end51:
+end52:
 	VPCMPEQW  16(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y8, Y12, Y8
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else53
 	VCVTPS2PH $0x00, Y9, X11
 	VCVTPH2PS 32(DI)(R9*2), Y12
-	JMP       end53
+	JMP       end54
 
-else52:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y9, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y9, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y9, Y9, Y12
-	VBLENDVPS Y12, Y9, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end53:
+end54:
 	VPCMPEQW  32(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y9, Y12, Y9
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else55
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(DI)(R9*2), Y12
-	JMP       end55
+	JMP       end56
 
-else54:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
-	VBLENDVPS Y12, Y10, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end55:
+end56:
 	VPCMPEQW  48(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end47:
-end43:
+end48:
+end44:
 	VMULPS Y7, Y6, Y7
 	VMULPS Y8, Y6, Y8
 	VMULPS Y9, Y6, Y9
@@ -13903,17 +13938,17 @@ end43:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else56
+	JZ    else57
 	TESTL $0x00000100, CX
-	JZ    else58
+	JZ    else59
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
-	VPERMQ    $0x08, Y4, Y4
-	VMOVUPS   X4, (DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y4
@@ -13923,12 +13958,12 @@ end43:
 	VMOVUPS X0, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 16(DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VORPS   Y4, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y0
@@ -13938,12 +13973,12 @@ end43:
 	VMOVUPS X0, 16(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 32(DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y0
@@ -13953,12 +13988,12 @@ end43:
 	VMOVUPS X0, 32(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 48(DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y0
@@ -13966,9 +14001,9 @@ end43:
 	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end59
+	JMP     end60
 
-else58:
+else59:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX2<>+288(SB), Y4, Y4
 	VPMULLW roundingAVX2<>+288(SB), Y5, Y5
@@ -13981,20 +14016,20 @@ else58:
 	VPSRLD  $0x10, Y5, Y5
 	VPADDD  Y5, Y3, Y5
 	TESTL   $0x00000408, CX
-	JZ      else60
-	JMP     end61
+	JZ      else61
+	JMP     end62
 
-else60:
-	VCMPPS    $0x03, Y0, Y0, Y8
-	VBLENDVPS Y8, Y0, Y6, Y6
-	VCMPPS    $0x03, Y1, Y1, Y0
-	VBLENDVPS Y0, Y1, Y7, Y7
-	VCMPPS    $0x03, Y2, Y2, Y0
-	VBLENDVPS Y0, Y2, Y4, Y4
-	VCMPPS    $0x03, Y3, Y3, Y0
-	VBLENDVPS Y0, Y3, Y5, Y5
+else61:
+	VCMPPS $0x03, Y0, Y0, Y0
+	VORPS  Y0, Y6, Y6
+	VCMPPS $0x03, Y1, Y1, Y0
+	VORPS  Y0, Y7, Y7
+	VCMPPS $0x03, Y2, Y2, Y0
+	VORPS  Y0, Y4, Y4
+	VCMPPS $0x03, Y3, Y3, Y0
+	VORPS  Y0, Y5, Y5
 
-end61:
+end62:
 	VPSRLD    $0x10, Y6, Y6
 	VPSRLD    $0x10, Y7, Y7
 	VPACKUSDW Y7, Y6, Y0
@@ -14006,18 +14041,18 @@ end61:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R9*2)
 
-end59:
-	JMP end57
+end60:
+	JMP end58
 
-else56:
+else57:
 	VMOVUPS   Y0, (DX)(R9*4)
 	VMOVUPS   Y1, 32(DX)(R9*4)
 	VMOVUPS   Y2, 64(DX)(R9*4)
 	VMOVUPS   Y3, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end63
+	JZ        end64
 	TESTL     $0x00000020, CX
-	JZ        else64
+	JZ        else65
 	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -14028,31 +14063,31 @@ else56:
 	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end65
+	JMP       end66
 
-else64:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y0, Y4
-	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
-	VPERMQ    $0x08, Y0, Y4
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ  $0x08, Y0, Y4
 
-end65:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else66
+	JZ       else67
 	VMOVNTDQ X4, (DI)(R9*2)
-	JMP      end67
+	JMP      end68
 
-else66:
+else67:
 	VMOVUPS X4, (DI)(R9*2)
 
-end67:
+end68:
 	TESTL     $0x00000020, CX
-	JZ        else68
+	JZ        else69
 	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -14063,31 +14098,31 @@ end67:
 	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end69
+	JMP       end70
 
-else68:
+else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y1, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y1, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y1, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end69:
+end70:
 	TESTL    $0x00000040, CX
-	JZ       else70
+	JZ       else71
 	VMOVNTDQ X0, 16(DI)(R9*2)
-	JMP      end71
+	JMP      end72
 
-else70:
+else71:
 	VMOVUPS X0, 16(DI)(R9*2)
 
-end71:
+end72:
 	TESTL     $0x00000020, CX
-	JZ        else72
+	JZ        else73
 	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -14098,31 +14133,31 @@ end71:
 	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end73
+	JMP       end74
 
-else72:
+else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y2, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y2, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y2, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end73:
+end74:
 	TESTL    $0x00000040, CX
-	JZ       else74
+	JZ       else75
 	VMOVNTDQ X0, 32(DI)(R9*2)
-	JMP      end75
+	JMP      end76
 
-else74:
+else75:
 	VMOVUPS X0, 32(DI)(R9*2)
 
-end75:
+end76:
 	TESTL     $0x00000020, CX
-	JZ        else76
+	JZ        else77
 	VCVTPS2PH $0x00, Y3, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -14133,31 +14168,31 @@ end75:
 	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end77
+	JMP       end78
 
-else76:
+else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y3, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y3, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y3, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end77:
+end78:
 	TESTL    $0x00000040, CX
-	JZ       else78
+	JZ       else79
 	VMOVNTDQ X0, 48(DI)(R9*2)
-	JMP      end79
+	JMP      end80
 
-else78:
+else79:
 	VMOVUPS X0, 48(DI)(R9*2)
 
-end79:
-end63:
-end57:
+end80:
+end64:
+end58:
 	ADDQ $0x00000020, R9
 	ADDQ $0x00000020, R10
 	CMPQ R9, count+8(FP)
@@ -14176,7 +14211,7 @@ passOfPairs:
 	VPSLLD     $0x10, Y2, Y2
 	PREFETCHT0 (BX)(R10*2)
 	TESTL      $0x00001000, CX
-	JZ         end81
+	JZ         end82
 
 	// gs
 	VBROADCASTSS (AX), Y4
@@ -14200,9 +14235,9 @@ passOfPairs:
 	VMINPS       Y3, Y5, Y3
 	VMAXPS       Y3, Y4, Y3
 
-end81:
+end82:
 	TESTL $0x00000800, CX
-	JZ    end83
+	JZ    end84
 
 	// g = g + l2·p
 	// l2
@@ -14225,13 +14260,13 @@ end81:
 	VADDPS     Y7, Y2, Y2
 	VADDPS     Y4, Y3, Y3
 
-end83:
+end84:
 	VCMPPS    $0x03, Y0, Y1, Y4
 	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, DI
 	TESTL     DI, DI
-	JZ        numbers84
+	JZ        numbers85
 	VCMPPS    $0x03, Y0, Y0, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
 	VCMPPS    $0x03, Y1, Y1, Y4
@@ -14241,7 +14276,7 @@ end83:
 	VCMPPS    $0x03, Y3, Y3, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers84:
+numbers85:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
@@ -14400,18 +14435,18 @@ numbers84:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end86
+	JZ    end87
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end86:
+end87:
 	TESTL $0x00000040, CX
-	JZ    end88
+	JZ    end89
 	SFENCE
 
-end88:
+end89:
 	VZEROUPPER
 	RET
 
@@ -14612,7 +14647,7 @@ else18:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (DI)(R9*2), Y10
@@ -14637,7 +14672,7 @@ else20:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(DI)(R9*2), Y10
@@ -14662,7 +14697,7 @@ else22:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(DI)(R9*2), Y10
@@ -14687,7 +14722,7 @@ else24:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(DI)(R9*2), Y10
@@ -14736,12 +14771,12 @@ end27:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else29
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
 
 	// ms
-	MOVQ    128(AX), R11
-	MOVQ    R9, R12
-	SHRQ    $0x05, R12
-	MOVBLZX (R11)(R12*1), R11
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y6
@@ -14757,42 +14792,47 @@ end27:
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R10*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R9*1), Y9
 	VPAND        roundingAVX2<>+608(SB), Y9, Y9
 	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R12
-	LEAL         9(R11), R13
-	SHRL         $0x08, R13
-	ORL          R13, R12
-	JZ           usual31
-	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y8, Y8
-	SHLL         $0x1d, R13
-	ADDL         $0x3f800000, R13
-	VMOVD        R13, X9
+	TESTL        R12, R12
+	JNZ          rare31
+	CMPL         R11, $0x000000f6
+	JBE          usual32
+
+rare31:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y5, Y5
+	VANDPS roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y6, Y6
+	VANDPS roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y8, Y8
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VMOVD        R12, X9
 	VPBROADCASTD X9, Y9
 	VMULPS       Y9, Y5, Y5
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual31:
+usual32:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y9
@@ -14804,7 +14844,7 @@ usual31:
 
 else29:
 	TESTL      $0x00000008, CX
-	JZ         else32
+	JZ         else33
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -14814,9 +14854,9 @@ else29:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end33
+	JMP        end34
 
-else32:
+else33:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -14824,7 +14864,7 @@ else32:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end33:
+end34:
 end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -14844,7 +14884,7 @@ end30:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else34
+	JZ    else35
 
 	// the counter of the pass's first word
 	MOVQ   R9, R11
@@ -14890,15 +14930,15 @@ end30:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end35
+	JMP    end36
 
-else34:
+else35:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end35:
+end36:
 	TESTL        $0x00000400, CX
-	JZ           else36
+	JZ           else37
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
@@ -14914,7 +14954,7 @@ end35:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R11
 	CMPL         R11, $0x7f800000
-	JAE          rare38
+	JAE          rare39
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -14922,12 +14962,12 @@ end35:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -14979,9 +15019,9 @@ end35:
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R9*1)
-	JMP       packed39
+	JMP       packed40
 
-rare38:
+rare39:
 	// the same, where there are NaNs or infinities
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
@@ -15012,12 +15052,12 @@ rare38:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -15082,12 +15122,12 @@ rare38:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R9*1)
 
-packed39:
-	JMP end37
+packed40:
+	JMP end38
 
-else36:
+else37:
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else41
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
@@ -15122,16 +15162,16 @@ else36:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R9*2)
-	JMP       end41
+	JMP       end42
 
-else40:
+else41:
 	VMOVUPS Y5, (SI)(R9*4)
 	VMOVUPS Y6, 32(SI)(R9*4)
 	VMOVUPS Y7, 64(SI)(R9*4)
 	VMOVUPS Y4, 96(SI)(R9*4)
 
-end41:
-end37:
+end42:
+end38:
 	// d = g + beta1·m
 	// beta1
 	VBROADCASTSS 12(AX), Y10
@@ -15158,9 +15198,9 @@ end37:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else42
+	JZ         else43
 	TESTL      $0x00000100, CX
-	JZ         else44
+	JZ         else45
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -15195,9 +15235,9 @@ end37:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end45
+	JMP       end46
 
-else44:
+else45:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -15208,10 +15248,10 @@ else44:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R10*2)
 
-end45:
-	JMP end43
+end46:
+	JMP end44
 
-else42:
+else43:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
@@ -15219,111 +15259,111 @@ else42:
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end47
+	JZ         end48
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else49
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (DI)(R9*2), Y12
-	JMP       end49
+	JMP       end50
 
-else48:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
-	VBLENDVPS Y12, Y5, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end49:
+end50:
 	VPCMPEQW  (DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else51
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(DI)(R9*2), Y12
-	JMP       end51
+	JMP       end52
 
-else50:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
-	VBLENDVPS Y12, Y6, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end51:
+end52:
 	VPCMPEQW  16(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else53
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(DI)(R9*2), Y12
-	JMP       end53
+	JMP       end54
 
-else52:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
-	VBLENDVPS Y12, Y7, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end53:
+end54:
 	VPCMPEQW  32(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else55
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(DI)(R9*2), Y12
-	JMP       end55
+	JMP       end56
 
-else54:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
-	VBLENDVPS Y12, Y10, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end55:
+end56:
 	VPCMPEQW  48(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end47:
-end43:
+end48:
+end44:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -15335,17 +15375,17 @@ end43:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else56
+	JZ    else57
 	TESTL $0x00000100, CX
-	JZ    else58
+	JZ    else59
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
-	VPERMQ    $0x08, Y4, Y4
-	VMOVUPS   X4, (DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y4
@@ -15355,12 +15395,12 @@ end43:
 	VMOVUPS X0, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 16(DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VORPS   Y4, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y0
@@ -15370,12 +15410,12 @@ end43:
 	VMOVUPS X0, 16(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 32(DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y0
@@ -15385,12 +15425,12 @@ end43:
 	VMOVUPS X0, 32(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 48(DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y0
@@ -15398,9 +15438,9 @@ end43:
 	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end59
+	JMP     end60
 
-else58:
+else59:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX2<>+288(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+288(SB), Y9, Y9
@@ -15413,20 +15453,20 @@ else58:
 	VPSRLD  $0x10, Y9, Y7
 	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else60
-	JMP     end61
+	JZ      else61
+	JMP     end62
 
-else60:
-	VCMPPS    $0x03, Y0, Y0, Y8
-	VBLENDVPS Y8, Y0, Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y0
-	VBLENDVPS Y0, Y1, Y5, Y5
-	VCMPPS    $0x03, Y2, Y2, Y0
-	VBLENDVPS Y0, Y2, Y6, Y6
-	VCMPPS    $0x03, Y3, Y3, Y0
-	VBLENDVPS Y0, Y3, Y7, Y7
+else61:
+	VCMPPS $0x03, Y0, Y0, Y0
+	VORPS  Y0, Y4, Y4
+	VCMPPS $0x03, Y1, Y1, Y0
+	VORPS  Y0, Y5, Y5
+	VCMPPS $0x03, Y2, Y2, Y0
+	VORPS  Y0, Y6, Y6
+	VCMPPS $0x03, Y3, Y3, Y0
+	VORPS  Y0, Y7, Y7
 
-end61:
+end62:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -15438,18 +15478,18 @@ end61:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R9*2)
 
-end59:
-	JMP end57
+end60:
+	JMP end58
 
-else56:
+else57:
 	VMOVUPS   Y0, (DX)(R9*4)
 	VMOVUPS   Y1, 32(DX)(R9*4)
 	VMOVUPS   Y2, 64(DX)(R9*4)
 	VMOVUPS   Y3, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end63
+	JZ        end64
 	TESTL     $0x00000020, CX
-	JZ        else64
+	JZ        else65
 	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -15460,31 +15500,31 @@ else56:
 	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end65
+	JMP       end66
 
-else64:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y0, Y4
-	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
-	VPERMQ    $0x08, Y0, Y4
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ  $0x08, Y0, Y4
 
-end65:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else66
+	JZ       else67
 	VMOVNTDQ X4, (DI)(R9*2)
-	JMP      end67
+	JMP      end68
 
-else66:
+else67:
 	VMOVUPS X4, (DI)(R9*2)
 
-end67:
+end68:
 	TESTL     $0x00000020, CX
-	JZ        else68
+	JZ        else69
 	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -15495,31 +15535,31 @@ end67:
 	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end69
+	JMP       end70
 
-else68:
+else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y1, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y1, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y1, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end69:
+end70:
 	TESTL    $0x00000040, CX
-	JZ       else70
+	JZ       else71
 	VMOVNTDQ X0, 16(DI)(R9*2)
-	JMP      end71
+	JMP      end72
 
-else70:
+else71:
 	VMOVUPS X0, 16(DI)(R9*2)
 
-end71:
+end72:
 	TESTL     $0x00000020, CX
-	JZ        else72
+	JZ        else73
 	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -15530,31 +15570,31 @@ end71:
 	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end73
+	JMP       end74
 
-else72:
+else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y2, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y2, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y2, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end73:
+end74:
 	TESTL    $0x00000040, CX
-	JZ       else74
+	JZ       else75
 	VMOVNTDQ X0, 32(DI)(R9*2)
-	JMP      end75
+	JMP      end76
 
-else74:
+else75:
 	VMOVUPS X0, 32(DI)(R9*2)
 
-end75:
+end76:
 	TESTL     $0x00000020, CX
-	JZ        else76
+	JZ        else77
 	VCVTPS2PH $0x00, Y3, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -15565,31 +15605,31 @@ end75:
 	VMOVMSKPS Y1, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end77
+	JMP       end78
 
-else76:
+else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y3, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y3, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y3, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end77:
+end78:
 	TESTL    $0x00000040, CX
-	JZ       else78
+	JZ       else79
 	VMOVNTDQ X0, 48(DI)(R9*2)
-	JMP      end79
+	JMP      end80
 
-else78:
+else79:
 	VMOVUPS X0, 48(DI)(R9*2)
 
-end79:
-end63:
-end57:
+end80:
+end64:
+end58:
 	ADDQ $0x00000020, R9
 	ADDQ $0x00000020, R10
 	CMPQ R9, count+8(FP)
@@ -15608,7 +15648,7 @@ passOfPairs:
 	VPSLLD     $0x10, Y2, Y2
 	PREFETCHT0 (BX)(R10*2)
 	TESTL      $0x00001000, CX
-	JZ         end81
+	JZ         end82
 
 	// gs
 	VBROADCASTSS (AX), Y4
@@ -15632,9 +15672,9 @@ passOfPairs:
 	VMINPS       Y3, Y5, Y3
 	VMAXPS       Y3, Y4, Y3
 
-end81:
+end82:
 	TESTL $0x00000800, CX
-	JZ    end83
+	JZ    end84
 
 	// g = g + l2·p
 	// l2
@@ -15657,13 +15697,13 @@ end81:
 	VADDPS     Y7, Y2, Y2
 	VADDPS     Y4, Y3, Y3
 
-end83:
+end84:
 	VCMPPS    $0x03, Y0, Y1, Y4
 	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, DI
 	TESTL     DI, DI
-	JZ        numbers84
+	JZ        numbers85
 	VCMPPS    $0x03, Y0, Y0, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
 	VCMPPS    $0x03, Y1, Y1, Y4
@@ -15673,7 +15713,7 @@ end83:
 	VCMPPS    $0x03, Y3, Y3, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers84:
+numbers85:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
@@ -15844,18 +15884,18 @@ numbers84:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end86
+	JZ    end87
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end86:
+end87:
 	TESTL $0x00000040, CX
-	JZ    end88
+	JZ    end89
 	SFENCE
 
-end88:
+end89:
 	VZEROUPPER
 	RET
 
@@ -16059,7 +16099,7 @@ else18:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R8)(R10*2), Y10
@@ -16084,7 +16124,7 @@ else20:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R8)(R10*2), Y10
@@ -16109,7 +16149,7 @@ else22:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R8)(R10*2), Y10
@@ -16134,7 +16174,7 @@ else24:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R8)(R10*2), Y10
@@ -16183,12 +16223,12 @@ end27:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else29
+	MOVQ  R10, R12
+	SHRQ  $0x05, R12
 
 	// ms
-	MOVQ    128(AX), R12
-	MOVQ    R10, R13
-	SHRQ    $0x05, R13
-	MOVBLZX (R12)(R13*1), R12
+	ADDQ    128(AX), R12
+	MOVBLZX (R12), R12
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R10*1), Y6
@@ -16204,42 +16244,47 @@ end27:
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R11*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R10*1), Y9
 	VPAND        roundingAVX2<>+608(SB), Y9, Y9
 	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R13
-	LEAL         9(R12), R14
-	SHRL         $0x08, R14
-	ORL          R14, R13
-	JZ           usual31
-	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y8, Y8
-	SHLL         $0x1d, R14
-	ADDL         $0x3f800000, R14
-	VMOVD        R14, X9
+	TESTL        R13, R13
+	JNZ          rare31
+	CMPL         R12, $0x000000f6
+	JBE          usual32
+
+rare31:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y5, Y5
+	VANDPS roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y6, Y6
+	VANDPS roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y8, Y8
+
+	// 1, or 2⁶⁴
+	LEAL         9(R12), R13
+	SHRL         $0x08, R13
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VMOVD        R13, X9
 	VPBROADCASTD X9, Y9
 	VMULPS       Y9, Y5, Y5
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual31:
+usual32:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y9
@@ -16251,7 +16296,7 @@ usual31:
 
 else29:
 	TESTL      $0x00000008, CX
-	JZ         else32
+	JZ         else33
 	VPMOVZXWD  (SI)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R10*2), Y6
@@ -16261,9 +16306,9 @@ else29:
 	VPMOVZXWD  48(SI)(R10*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end33
+	JMP        end34
 
-else32:
+else33:
 	VMOVUPS    (SI)(R10*4), Y5
 	VMOVUPS    32(SI)(R10*4), Y6
 	VMOVUPS    64(SI)(R10*4), Y7
@@ -16271,7 +16316,7 @@ else32:
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end33:
+end34:
 end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -16291,7 +16336,7 @@ end30:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else34
+	JZ    else35
 
 	// the counter of the pass's first word
 	MOVQ   R10, R12
@@ -16337,15 +16382,15 @@ end30:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end35
+	JMP    end36
 
-else34:
+else35:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end35:
+end36:
 	TESTL        $0x00000400, CX
-	JZ           else36
+	JZ           else37
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
@@ -16361,7 +16406,7 @@ end35:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R12
 	CMPL         R12, $0x7f800000
-	JAE          rare38
+	JAE          rare39
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R13, R13
@@ -16369,12 +16414,12 @@ end35:
 	SHRL    $0x17, R12
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
 
 	// ms
-	MOVQ         128(AX), R13
-	MOVQ         R10, R14
-	SHRQ         $0x05, R14
-	MOVB         R12, (R13)(R14*1)
+	ADDQ         128(AX), R13
+	MOVB         R12, (R13)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -16426,9 +16471,9 @@ end35:
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R10*1)
-	JMP       packed39
+	JMP       packed40
 
-rare38:
+rare39:
 	// the same, where there are NaNs or infinities
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
@@ -16459,12 +16504,12 @@ rare38:
 	SHRL    $0x17, R12
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
 
 	// ms
-	MOVQ         128(AX), R13
-	MOVQ         R10, R14
-	SHRQ         $0x05, R14
-	MOVB         R12, (R13)(R14*1)
+	ADDQ         128(AX), R13
+	MOVB         R12, (R13)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -16529,12 +16574,12 @@ rare38:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R10*1)
 
-packed39:
-	JMP end37
+packed40:
+	JMP end38
 
-else36:
+else37:
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else41
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
@@ -16569,16 +16614,16 @@ else36:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R10*2)
-	JMP       end41
+	JMP       end42
 
-else40:
+else41:
 	VMOVUPS Y5, (SI)(R10*4)
 	VMOVUPS Y6, 32(SI)(R10*4)
 	VMOVUPS Y7, 64(SI)(R10*4)
 	VMOVUPS Y4, 96(SI)(R10*4)
 
-end41:
-end37:
+end42:
+end38:
 	// u = k1·m
 	// k1
 	VBROADCASTSS 28(AX), Y10
@@ -16604,7 +16649,7 @@ end37:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else42
+	JZ         else43
 	VPMOVZXWD  (DI)(R10*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(DI)(R10*2), Y12
@@ -16614,9 +16659,9 @@ end37:
 	VPMOVZXWD  48(DI)(R10*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end43
+	JMP        end44
 
-else42:
+else43:
 	VMOVUPS    (DI)(R10*4), Y11
 	VMOVUPS    32(DI)(R10*4), Y12
 	VMOVUPS    64(DI)(R10*4), Y13
@@ -16624,7 +16669,7 @@ else42:
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end43:
+end44:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
@@ -16638,7 +16683,7 @@ end43:
 	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
 	TESTL   $0x00000008, CX
-	JZ      else44
+	JZ      else45
 
 	// bf16: (v + random)>>16
 	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
@@ -16659,15 +16704,15 @@ end43:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(DI)(R10*2)
-	JMP       end45
+	JMP       end46
 
-else44:
+else45:
 	VMOVUPS Y0, (DI)(R10*4)
 	VMOVUPS Y1, 32(DI)(R10*4)
 	VMOVUPS Y2, 64(DI)(R10*4)
 	VMOVUPS Y3, 96(DI)(R10*4)
 
-end45:
+end46:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
 	VSQRTPS Y1, Y1
@@ -16698,9 +16743,9 @@ end45:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else46
+	JZ         else47
 	TESTL      $0x00000100, CX
-	JZ         else48
+	JZ         else49
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -16735,9 +16780,9 @@ end45:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end49
+	JMP       end50
 
-else48:
+else49:
 	VPMOVZXWD  (DX)(R10*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R10*2), Y6
@@ -16748,10 +16793,10 @@ else48:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R11*2)
 
-end49:
-	JMP end47
+end50:
+	JMP end48
 
-else46:
+else47:
 	VMOVUPS    (DX)(R10*4), Y5
 	VMOVUPS    32(DX)(R10*4), Y6
 	VMOVUPS    64(DX)(R10*4), Y7
@@ -16759,111 +16804,111 @@ else46:
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end51
+	JZ         end52
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else52
+	JZ        else53
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (R8)(R10*2), Y12
-	JMP       end53
+	JMP       end54
 
-else52:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
-	VBLENDVPS Y12, Y5, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end53:
+end54:
 	VPCMPEQW  (R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else54
+	JZ        else55
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(R8)(R10*2), Y12
-	JMP       end55
+	JMP       end56
 
-else54:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
-	VBLENDVPS Y12, Y6, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end55:
+end56:
 	VPCMPEQW  16(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else56
+	JZ        else57
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(R8)(R10*2), Y12
-	JMP       end57
+	JMP       end58
 
-else56:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
-	VBLENDVPS Y12, Y7, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end57:
+end58:
 	VPCMPEQW  32(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else58
+	JZ        else59
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R8)(R10*2), Y12
-	JMP       end59
+	JMP       end60
 
-else58:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
-	VBLENDVPS Y12, Y10, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R8)(R10*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end59:
+end60:
 	VPCMPEQW  48(R8)(R10*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end51:
-end47:
+end52:
+end48:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -16875,17 +16920,17 @@ end47:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else60
+	JZ    else61
 	TESTL $0x00000100, CX
-	JZ    else62
+	JZ    else63
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
-	VPERMQ    $0x08, Y4, Y4
-	VMOVUPS   X4, (R8)(R10*2)
+	VPADDD  roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y4
@@ -16895,12 +16940,12 @@ end47:
 	VMOVUPS X0, (DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 16(R8)(R10*2)
+	VPADDD  roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VORPS   Y4, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y0
@@ -16910,12 +16955,12 @@ end47:
 	VMOVUPS X0, 16(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 32(R8)(R10*2)
+	VPADDD  roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y0
@@ -16925,12 +16970,12 @@ end47:
 	VMOVUPS X0, 32(DX)(R10*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 48(R8)(R10*2)
+	VPADDD  roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(R8)(R10*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y0
@@ -16938,9 +16983,9 @@ end47:
 	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R10*2)
-	JMP     end63
+	JMP     end64
 
-else62:
+else63:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
@@ -16953,20 +16998,20 @@ else62:
 	VPSRLD  $0x10, Y9, Y7
 	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else64
-	JMP     end65
+	JZ      else65
+	JMP     end66
 
-else64:
-	VCMPPS    $0x03, Y0, Y0, Y8
-	VBLENDVPS Y8, Y0, Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y0
-	VBLENDVPS Y0, Y1, Y5, Y5
-	VCMPPS    $0x03, Y2, Y2, Y0
-	VBLENDVPS Y0, Y2, Y6, Y6
-	VCMPPS    $0x03, Y3, Y3, Y0
-	VBLENDVPS Y0, Y3, Y7, Y7
+else65:
+	VCMPPS $0x03, Y0, Y0, Y0
+	VORPS  Y0, Y4, Y4
+	VCMPPS $0x03, Y1, Y1, Y0
+	VORPS  Y0, Y5, Y5
+	VCMPPS $0x03, Y2, Y2, Y0
+	VORPS  Y0, Y6, Y6
+	VCMPPS $0x03, Y3, Y3, Y0
+	VORPS  Y0, Y7, Y7
 
-end65:
+end66:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -16978,18 +17023,18 @@ end65:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R10*2)
 
-end63:
-	JMP end61
+end64:
+	JMP end62
 
-else60:
+else61:
 	VMOVUPS   Y0, (DX)(R10*4)
 	VMOVUPS   Y1, 32(DX)(R10*4)
 	VMOVUPS   Y2, 64(DX)(R10*4)
 	VMOVUPS   Y3, 96(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end67
+	JZ        end68
 	TESTL     $0x00000020, CX
-	JZ        else68
+	JZ        else69
 	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -17000,31 +17045,31 @@ else60:
 	VMOVMSKPS Y0, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end69
+	JMP       end70
 
-else68:
+else69:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y0, Y4
-	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
-	VPERMQ    $0x08, Y0, Y4
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ  $0x08, Y0, Y4
 
-end69:
+end70:
 	TESTL    $0x00000040, CX
-	JZ       else70
+	JZ       else71
 	VMOVNTDQ X4, (R8)(R10*2)
-	JMP      end71
+	JMP      end72
 
-else70:
+else71:
 	VMOVUPS X4, (R8)(R10*2)
 
-end71:
+end72:
 	TESTL     $0x00000020, CX
-	JZ        else72
+	JZ        else73
 	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -17035,31 +17080,31 @@ end71:
 	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end73
+	JMP       end74
 
-else72:
+else73:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y1, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y1, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y1, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end73:
+end74:
 	TESTL    $0x00000040, CX
-	JZ       else74
+	JZ       else75
 	VMOVNTDQ X0, 16(R8)(R10*2)
-	JMP      end75
+	JMP      end76
 
-else74:
+else75:
 	VMOVUPS X0, 16(R8)(R10*2)
 
-end75:
+end76:
 	TESTL     $0x00000020, CX
-	JZ        else76
+	JZ        else77
 	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -17070,31 +17115,31 @@ end75:
 	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end77
+	JMP       end78
 
-else76:
+else77:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y2, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y2, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y2, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end77:
+end78:
 	TESTL    $0x00000040, CX
-	JZ       else78
+	JZ       else79
 	VMOVNTDQ X0, 32(R8)(R10*2)
-	JMP      end79
+	JMP      end80
 
-else78:
+else79:
 	VMOVUPS X0, 32(R8)(R10*2)
 
-end79:
+end80:
 	TESTL     $0x00000020, CX
-	JZ        else80
+	JZ        else81
 	VCVTPS2PH $0x00, Y3, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -17105,31 +17150,31 @@ end79:
 	VMOVMSKPS Y1, R12
 	POPCNTL   R12, R12
 	ADDQ      R12, R9
-	JMP       end81
+	JMP       end82
 
-else80:
+else81:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y3, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y3, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y3, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end81:
+end82:
 	TESTL    $0x00000040, CX
-	JZ       else82
+	JZ       else83
 	VMOVNTDQ X0, 48(R8)(R10*2)
-	JMP      end83
+	JMP      end84
 
-else82:
+else83:
 	VMOVUPS X0, 48(R8)(R10*2)
 
-end83:
-end67:
-end61:
+end84:
+end68:
+end62:
 	ADDQ $0x00000020, R10
 	ADDQ $0x00000020, R11
 	CMPQ R10, count+8(FP)
@@ -17148,7 +17193,7 @@ passOfPairs:
 	VPSLLD     $0x10, Y2, Y2
 	PREFETCHT0 (BX)(R11*2)
 	TESTL      $0x00001000, CX
-	JZ         end85
+	JZ         end86
 
 	// gs
 	VBROADCASTSS (AX), Y4
@@ -17172,9 +17217,9 @@ passOfPairs:
 	VMINPS       Y3, Y5, Y3
 	VMAXPS       Y3, Y4, Y3
 
-end85:
+end86:
 	TESTL $0x00000800, CX
-	JZ    end87
+	JZ    end88
 
 	// g = g + l2·p
 	// l2
@@ -17197,13 +17242,13 @@ end85:
 	VADDPS     Y7, Y2, Y2
 	VADDPS     Y4, Y3, Y3
 
-end87:
+end88:
 	VCMPPS    $0x03, Y0, Y1, Y4
 	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R8
 	TESTL     R8, R8
-	JZ        numbers88
+	JZ        numbers89
 	VCMPPS    $0x03, Y0, Y0, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
 	VCMPPS    $0x03, Y1, Y1, Y4
@@ -17213,7 +17258,7 @@ end87:
 	VCMPPS    $0x03, Y3, Y3, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers88:
+numbers89:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
@@ -17448,18 +17493,18 @@ numbers88:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end90
+	JZ    end91
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end90:
+end91:
 	TESTL $0x00000040, CX
-	JZ    end92
+	JZ    end93
 	SFENCE
 
-end92:
+end93:
 	VZEROUPPER
 	RET
 
@@ -17666,7 +17711,7 @@ else18:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (R9)(R11*2), Y10
@@ -17691,7 +17736,7 @@ else20:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(R9)(R11*2), Y10
@@ -17716,7 +17761,7 @@ else22:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(R9)(R11*2), Y10
@@ -17741,7 +17786,7 @@ else24:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(R9)(R11*2), Y10
@@ -17790,12 +17835,12 @@ end27:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else29
+	MOVQ  R11, R13
+	SHRQ  $0x05, R13
 
 	// ms
-	MOVQ    128(AX), R13
-	MOVQ    R11, R14
-	SHRQ    $0x05, R14
-	MOVBLZX (R13)(R14*1), R13
+	ADDQ    128(AX), R13
+	MOVBLZX (R13), R13
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R11*1), Y6
@@ -17811,42 +17856,47 @@ end27:
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R12*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R11*1), Y9
 	VPAND        roundingAVX2<>+608(SB), Y9, Y9
 	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R14
-	LEAL         9(R13), R15
-	SHRL         $0x08, R15
-	ORL          R15, R14
-	JZ           usual31
-	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y8, Y8
-	SHLL         $0x1d, R15
-	ADDL         $0x3f800000, R15
-	VMOVD        R15, X9
+	TESTL        R14, R14
+	JNZ          rare31
+	CMPL         R13, $0x000000f6
+	JBE          usual32
+
+rare31:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y5, Y5
+	VANDPS roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y6, Y6
+	VANDPS roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y8, Y8
+
+	// 1, or 2⁶⁴
+	LEAL         9(R13), R14
+	SHRL         $0x08, R14
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VMOVD        R14, X9
 	VPBROADCASTD X9, Y9
 	VMULPS       Y9, Y5, Y5
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual31:
+usual32:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y9
@@ -17858,7 +17908,7 @@ usual31:
 
 else29:
 	TESTL      $0x00000008, CX
-	JZ         else32
+	JZ         else33
 	VPMOVZXWD  (SI)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R11*2), Y6
@@ -17868,9 +17918,9 @@ else29:
 	VPMOVZXWD  48(SI)(R11*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end33
+	JMP        end34
 
-else32:
+else33:
 	VMOVUPS    (SI)(R11*4), Y5
 	VMOVUPS    32(SI)(R11*4), Y6
 	VMOVUPS    64(SI)(R11*4), Y7
@@ -17878,7 +17928,7 @@ else32:
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end33:
+end34:
 end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -17898,7 +17948,7 @@ end30:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else34
+	JZ    else35
 
 	// the counter of the pass's first word
 	MOVQ   R11, R13
@@ -17944,15 +17994,15 @@ end30:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end35
+	JMP    end36
 
-else34:
+else35:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end35:
+end36:
 	TESTL        $0x00000400, CX
-	JZ           else36
+	JZ           else37
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y7, Y12
@@ -17968,7 +18018,7 @@ end35:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R13
 	CMPL         R13, $0x7f800000
-	JAE          rare38
+	JAE          rare39
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R14, R14
@@ -17976,12 +18026,12 @@ end35:
 	SHRL    $0x17, R13
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
 
 	// ms
-	MOVQ         128(AX), R14
-	MOVQ         R11, R15
-	SHRQ         $0x05, R15
-	MOVB         R13, (R14)(R15*1)
+	ADDQ         128(AX), R14
+	MOVB         R13, (R14)
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -18033,9 +18083,9 @@ end35:
 	VPACKUSWB Y10, Y11, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R11*1)
-	JMP       packed39
+	JMP       packed40
 
-rare38:
+rare39:
 	// the same, where there are NaNs or infinities
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y6, Y11
@@ -18066,12 +18116,12 @@ rare38:
 	SHRL    $0x17, R13
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
 
 	// ms
-	MOVQ         128(AX), R14
-	MOVQ         R11, R15
-	SHRQ         $0x05, R15
-	MOVB         R13, (R14)(R15*1)
+	ADDQ         128(AX), R14
+	MOVB         R13, (R14)
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Y10
 	VMULPS       Y10, Y5, Y11
@@ -18136,12 +18186,12 @@ rare38:
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, (SI)(R11*1)
 
-packed39:
-	JMP end37
+packed40:
+	JMP end38
 
-else36:
+else37:
 	TESTL $0x00000008, CX
-	JZ    else40
+	JZ    else41
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y5, Y10
@@ -18176,16 +18226,16 @@ else36:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(SI)(R11*2)
-	JMP       end41
+	JMP       end42
 
-else40:
+else41:
 	VMOVUPS Y5, (SI)(R11*4)
 	VMOVUPS Y6, 32(SI)(R11*4)
 	VMOVUPS Y7, 64(SI)(R11*4)
 	VMOVUPS Y4, 96(SI)(R11*4)
 
-end41:
-end37:
+end42:
+end38:
 	// u = k1·m
 	// k1
 	VBROADCASTSS 28(AX), Y10
@@ -18211,7 +18261,7 @@ end37:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else42
+	JZ         else43
 	VPMOVZXWD  (DI)(R11*2), Y11
 	VPSLLD     $0x10, Y11, Y11
 	VPMOVZXWD  16(DI)(R11*2), Y12
@@ -18221,9 +18271,9 @@ end37:
 	VPMOVZXWD  48(DI)(R11*2), Y14
 	VPSLLD     $0x10, Y14, Y14
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end43
+	JMP        end44
 
-else42:
+else43:
 	VMOVUPS    (DI)(R11*4), Y11
 	VMOVUPS    32(DI)(R11*4), Y12
 	VMOVUPS    64(DI)(R11*4), Y13
@@ -18231,7 +18281,7 @@ else42:
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end43:
+end44:
 	VMULPS Y11, Y10, Y11
 	VMULPS Y12, Y10, Y12
 	VMULPS Y13, Y10, Y13
@@ -18245,7 +18295,7 @@ end43:
 	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
 	TESTL   $0x00000008, CX
-	JZ      else44
+	JZ      else45
 
 	// bf16: (v + random)>>16
 	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
@@ -18266,19 +18316,19 @@ end43:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(DI)(R11*2)
-	JMP       end45
+	JMP       end46
 
-else44:
+else45:
 	VMOVUPS Y0, (DI)(R11*4)
 	VMOVUPS Y1, 32(DI)(R11*4)
 	VMOVUPS Y2, 64(DI)(R11*4)
 	VMOVUPS Y3, 96(DI)(R11*4)
 
-end45:
+end46:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else46
+	JZ         else47
 	VPMOVZXWD  (R8)(R11*2), Y10
 	VPSLLD     $0x10, Y10, Y10
 	VPMOVZXWD  16(R8)(R11*2), Y11
@@ -18288,9 +18338,9 @@ end45:
 	VPMOVZXWD  48(R8)(R11*2), Y13
 	VPSLLD     $0x10, Y13, Y13
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end47
+	JMP        end48
 
-else46:
+else47:
 	VMOVUPS    (R8)(R11*4), Y10
 	VMOVUPS    32(R8)(R11*4), Y11
 	VMOVUPS    64(R8)(R11*4), Y12
@@ -18298,7 +18348,7 @@ else46:
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end47:
+end48:
 	VMAXPS    Y0, Y10, Y0
 	VMAXPS    Y1, Y11, Y1
 	VMAXPS    Y2, Y12, Y2
@@ -18308,7 +18358,7 @@ end47:
 	VORPS     Y14, Y15, Y14
 	VMOVMSKPS Y14, R13
 	TESTL     R13, R13
-	JZ        numbers48
+	JZ        numbers49
 	VCMPPS    $0x03, Y10, Y10, Y14
 	VBLENDVPS Y14, Y10, Y0, Y0
 	VCMPPS    $0x03, Y11, Y11, Y10
@@ -18318,10 +18368,10 @@ end47:
 	VCMPPS    $0x03, Y13, Y13, Y10
 	VBLENDVPS Y10, Y13, Y3, Y3
 
-numbers48:
+numbers49:
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else49
+	JZ    else50
 
 	// bf16: (x + random)>>16
 	VANDPS    roundingAVX2<>+224(SB), Y8, Y10
@@ -18342,15 +18392,15 @@ numbers48:
 	VPACKUSDW Y13, Y12, Y10
 	VPERMQ    $0xd8, Y10, Y10
 	VMOVDQU   Y10, 32(R8)(R11*2)
-	JMP       end50
+	JMP       end51
 
-else49:
+else50:
 	VMOVUPS Y0, (R8)(R11*4)
 	VMOVUPS Y1, 32(R8)(R11*4)
 	VMOVUPS Y2, 64(R8)(R11*4)
 	VMOVUPS Y3, 96(R8)(R11*4)
 
-end50:
+end51:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Y0, Y0
 	VSQRTPS Y1, Y1
@@ -18381,9 +18431,9 @@ end50:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else51
+	JZ         else52
 	TESTL      $0x00000100, CX
-	JZ         else53
+	JZ         else54
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -18418,9 +18468,9 @@ end50:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end54
+	JMP       end55
 
-else53:
+else54:
 	VPMOVZXWD  (DX)(R11*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R11*2), Y6
@@ -18431,10 +18481,10 @@ else53:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R12*2)
 
-end54:
-	JMP end52
+end55:
+	JMP end53
 
-else51:
+else52:
 	VMOVUPS    (DX)(R11*4), Y5
 	VMOVUPS    32(DX)(R11*4), Y6
 	VMOVUPS    64(DX)(R11*4), Y7
@@ -18442,111 +18492,111 @@ else51:
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end56
+	JZ         end57
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else57
+	JZ        else58
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (R9)(R11*2), Y12
-	JMP       end58
+	JMP       end59
 
-else57:
+else58:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
-	VBLENDVPS Y12, Y5, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end58:
+end59:
 	VPCMPEQW  (R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else59
+	JZ        else60
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(R9)(R11*2), Y12
-	JMP       end60
+	JMP       end61
 
-else59:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
-	VBLENDVPS Y12, Y6, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end60:
+end61:
 	VPCMPEQW  16(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else61
+	JZ        else62
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(R9)(R11*2), Y12
-	JMP       end62
+	JMP       end63
 
-else61:
+else62:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
-	VBLENDVPS Y12, Y7, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end62:
+end63:
 	VPCMPEQW  32(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else63
+	JZ        else64
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(R9)(R11*2), Y12
-	JMP       end64
+	JMP       end65
 
-else63:
+else64:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
-	VBLENDVPS Y12, Y10, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(R9)(R11*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end64:
+end65:
 	VPCMPEQW  48(R9)(R11*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end56:
-end52:
+end57:
+end53:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
 	VMULPS Y7, Y4, Y7
@@ -18558,17 +18608,17 @@ end52:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else65
+	JZ    else66
 	TESTL $0x00000100, CX
-	JZ    else67
+	JZ    else68
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y0, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y4
-	VPERMQ    $0x08, Y4, Y4
-	VMOVUPS   X4, (R9)(R11*2)
+	VPADDD  roundingAVX2<>+352(SB), Y0, Y4
+	VCMPPS  $0x03, Y0, Y0, Y5
+	VORPS   Y5, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y4
+	VPERMQ  $0x08, Y4, Y4
+	VMOVUPS X4, (R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y4
@@ -18578,12 +18628,12 @@ end52:
 	VMOVUPS X0, (DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y1, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 16(R9)(R11*2)
+	VPADDD  roundingAVX2<>+352(SB), Y1, Y0
+	VCMPPS  $0x03, Y1, Y1, Y4
+	VORPS   Y4, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 16(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y1, Y1, Y0
@@ -18593,12 +18643,12 @@ end52:
 	VMOVUPS X0, 16(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y2, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 32(R9)(R11*2)
+	VPADDD  roundingAVX2<>+352(SB), Y2, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 32(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y0
@@ -18608,12 +18658,12 @@ end52:
 	VMOVUPS X0, 32(DX)(R11*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y3, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
-	VMOVUPS   X0, 48(R9)(R11*2)
+	VPADDD  roundingAVX2<>+352(SB), Y3, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
+	VMOVUPS X0, 48(R9)(R11*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y0
@@ -18621,9 +18671,9 @@ end52:
 	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R11*2)
-	JMP     end68
+	JMP     end69
 
-else67:
+else68:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX2<>+256(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+256(SB), Y9, Y9
@@ -18636,20 +18686,20 @@ else67:
 	VPSRLD  $0x10, Y9, Y7
 	VPADDD  Y7, Y3, Y7
 	TESTL   $0x00000408, CX
-	JZ      else69
-	JMP     end70
+	JZ      else70
+	JMP     end71
 
-else69:
-	VCMPPS    $0x03, Y0, Y0, Y8
-	VBLENDVPS Y8, Y0, Y4, Y4
-	VCMPPS    $0x03, Y1, Y1, Y0
-	VBLENDVPS Y0, Y1, Y5, Y5
-	VCMPPS    $0x03, Y2, Y2, Y0
-	VBLENDVPS Y0, Y2, Y6, Y6
-	VCMPPS    $0x03, Y3, Y3, Y0
-	VBLENDVPS Y0, Y3, Y7, Y7
+else70:
+	VCMPPS $0x03, Y0, Y0, Y0
+	VORPS  Y0, Y4, Y4
+	VCMPPS $0x03, Y1, Y1, Y0
+	VORPS  Y0, Y5, Y5
+	VCMPPS $0x03, Y2, Y2, Y0
+	VORPS  Y0, Y6, Y6
+	VCMPPS $0x03, Y3, Y3, Y0
+	VORPS  Y0, Y7, Y7
 
-end70:
+end71:
 	VPSRLD    $0x10, Y4, Y4
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y4, Y0
@@ -18661,18 +18711,18 @@ end70:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R11*2)
 
-end68:
-	JMP end66
+end69:
+	JMP end67
 
-else65:
+else66:
 	VMOVUPS   Y0, (DX)(R11*4)
 	VMOVUPS   Y1, 32(DX)(R11*4)
 	VMOVUPS   Y2, 64(DX)(R11*4)
 	VMOVUPS   Y3, 96(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end72
+	JZ        end73
 	TESTL     $0x00000020, CX
-	JZ        else73
+	JZ        else74
 	VCVTPS2PH $0x00, Y0, X4
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -18683,31 +18733,31 @@ else65:
 	VMOVMSKPS Y0, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end74
+	JMP       end75
 
-else73:
+else74:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y4
-	VPSRLD    $0x1f, Y4, Y4
-	VPADDD    Y4, Y0, Y4
-	VPADDD    roundingAVX2<>+320(SB), Y4, Y4
-	VCMPPS    $0x03, Y0, Y0, Y5
-	VBLENDVPS Y5, Y0, Y4, Y4
-	VPSHUFB   roundingAVX2<>+384(SB), Y4, Y0
-	VPERMQ    $0x08, Y0, Y4
+	VPSLLD  $0x0f, Y0, Y4
+	VPSRLD  $0x1f, Y4, Y4
+	VPADDD  Y4, Y0, Y4
+	VPADDD  roundingAVX2<>+320(SB), Y4, Y4
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y4, Y4
+	VPSHUFB roundingAVX2<>+384(SB), Y4, Y0
+	VPERMQ  $0x08, Y0, Y4
 
-end74:
+end75:
 	TESTL    $0x00000040, CX
-	JZ       else75
+	JZ       else76
 	VMOVNTDQ X4, (R9)(R11*2)
-	JMP      end76
+	JMP      end77
 
-else75:
+else76:
 	VMOVUPS X4, (R9)(R11*2)
 
-end76:
+end77:
 	TESTL     $0x00000020, CX
-	JZ        else77
+	JZ        else78
 	VCVTPS2PH $0x00, Y1, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -18718,31 +18768,31 @@ end76:
 	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end78
+	JMP       end79
 
-else77:
+else78:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y1, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y1, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y1, Y1, Y4
-	VBLENDVPS Y4, Y1, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y1, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y1, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y1, Y1, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end78:
+end79:
 	TESTL    $0x00000040, CX
-	JZ       else79
+	JZ       else80
 	VMOVNTDQ X0, 16(R9)(R11*2)
-	JMP      end80
+	JMP      end81
 
-else79:
+else80:
 	VMOVUPS X0, 16(R9)(R11*2)
 
-end80:
+end81:
 	TESTL     $0x00000020, CX
-	JZ        else81
+	JZ        else82
 	VCVTPS2PH $0x00, Y2, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -18753,31 +18803,31 @@ end80:
 	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end82
+	JMP       end83
 
-else81:
+else82:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y2, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y2, Y2, Y1
-	VBLENDVPS Y1, Y2, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y2, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y2, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y2, Y2, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end82:
+end83:
 	TESTL    $0x00000040, CX
-	JZ       else83
+	JZ       else84
 	VMOVNTDQ X0, 32(R9)(R11*2)
-	JMP      end84
+	JMP      end85
 
-else83:
+else84:
 	VMOVUPS X0, 32(R9)(R11*2)
 
-end84:
+end85:
 	TESTL     $0x00000020, CX
-	JZ        else85
+	JZ        else86
 	VCVTPS2PH $0x00, Y3, X0
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -18788,31 +18838,31 @@ end84:
 	VMOVMSKPS Y1, R13
 	POPCNTL   R13, R13
 	ADDQ      R13, R10
-	JMP       end86
+	JMP       end87
 
-else85:
+else86:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y0
-	VPSRLD    $0x1f, Y0, Y0
-	VPADDD    Y0, Y3, Y0
-	VPADDD    roundingAVX2<>+320(SB), Y0, Y0
-	VCMPPS    $0x03, Y3, Y3, Y1
-	VBLENDVPS Y1, Y3, Y0, Y0
-	VPSHUFB   roundingAVX2<>+384(SB), Y0, Y0
-	VPERMQ    $0x08, Y0, Y0
+	VPSLLD  $0x0f, Y3, Y0
+	VPSRLD  $0x1f, Y0, Y0
+	VPADDD  Y0, Y3, Y0
+	VPADDD  roundingAVX2<>+320(SB), Y0, Y0
+	VCMPPS  $0x03, Y3, Y3, Y1
+	VORPS   Y1, Y0, Y0
+	VPSHUFB roundingAVX2<>+384(SB), Y0, Y0
+	VPERMQ  $0x08, Y0, Y0
 
-end86:
+end87:
 	TESTL    $0x00000040, CX
-	JZ       else87
+	JZ       else88
 	VMOVNTDQ X0, 48(R9)(R11*2)
-	JMP      end88
+	JMP      end89
 
-else87:
+else88:
 	VMOVUPS X0, 48(R9)(R11*2)
 
-end88:
-end72:
-end66:
+end89:
+end73:
+end67:
 	ADDQ $0x00000020, R11
 	ADDQ $0x00000020, R12
 	CMPQ R11, count+8(FP)
@@ -18831,7 +18881,7 @@ passOfPairs:
 	VPSLLD     $0x10, Y2, Y2
 	PREFETCHT0 (BX)(R12*2)
 	TESTL      $0x00001000, CX
-	JZ         end90
+	JZ         end91
 
 	// gs
 	VBROADCASTSS (AX), Y4
@@ -18855,9 +18905,9 @@ passOfPairs:
 	VMINPS       Y3, Y5, Y3
 	VMAXPS       Y3, Y4, Y3
 
-end90:
+end91:
 	TESTL $0x00000800, CX
-	JZ    end92
+	JZ    end93
 
 	// g = g + l2·p
 	// l2
@@ -18880,13 +18930,13 @@ end90:
 	VADDPS     Y7, Y2, Y2
 	VADDPS     Y4, Y3, Y3
 
-end92:
+end93:
 	VCMPPS    $0x03, Y0, Y1, Y4
 	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, R9
 	TESTL     R9, R9
-	JZ        numbers93
+	JZ        numbers94
 	VCMPPS    $0x03, Y0, Y0, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
 	VCMPPS    $0x03, Y1, Y1, Y4
@@ -18896,7 +18946,7 @@ end92:
 	VCMPPS    $0x03, Y3, Y3, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers93:
+numbers94:
 	// m = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
@@ -19079,7 +19129,7 @@ numbers93:
 	VORPS      Y14, Y15, Y14
 	VMOVMSKPS  Y14, R9
 	TESTL      R9, R9
-	JZ         numbers94
+	JZ         numbers95
 	VCMPPS     $0x03, Y10, Y10, Y14
 	VBLENDVPS  Y14, Y10, Y0, Y0
 	VCMPPS     $0x03, Y11, Y11, Y10
@@ -19089,7 +19139,7 @@ numbers93:
 	VCMPPS     $0x03, Y13, Y13, Y10
 	VBLENDVPS  Y10, Y13, Y3, Y3
 
-numbers94:
+numbers95:
 	// store x
 	// bf16: (x + random)>>16
 	VANDPS   roundingAVX2<>+224(SB), Y8, Y10
@@ -19177,18 +19227,18 @@ numbers94:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end96
+	JZ    end97
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end96:
+end97:
 	TESTL $0x00000040, CX
-	JZ    end98
+	JZ    end99
 	SFENCE
 
-end98:
+end99:
 	VZEROUPPER
 	RET
 
@@ -19389,7 +19439,7 @@ else18:
 	VPADDD    Y9, Y5, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y5, Y5, Y10
-	VBLENDVPS Y10, Y5, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD (DI)(R9*2), Y10
@@ -19414,7 +19464,7 @@ else20:
 	VPADDD    Y9, Y6, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y6, Y6, Y10
-	VBLENDVPS Y10, Y6, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 16(DI)(R9*2), Y10
@@ -19439,7 +19489,7 @@ else22:
 	VPADDD    Y9, Y7, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y7, Y7, Y10
-	VBLENDVPS Y10, Y7, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 32(DI)(R9*2), Y10
@@ -19464,7 +19514,7 @@ else24:
 	VPADDD    Y9, Y8, Y9
 	VPADDD    roundingAVX2<>+320(SB), Y9, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
-	VBLENDVPS Y10, Y8, Y9, Y9
+	VORPS     Y10, Y9, Y9
 	VPSHUFB   roundingAVX2<>+384(SB), Y9, Y9
 	VPERMQ    $0x08, Y9, Y9
 	VPMOVZXWD 48(DI)(R9*2), Y10
@@ -19513,12 +19563,12 @@ end27:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else29
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
 
 	// ms
-	MOVQ    128(AX), R11
-	MOVQ    R9, R12
-	SHRQ    $0x05, R12
-	MOVBLZX (R11)(R12*1), R11
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y6
@@ -19534,42 +19584,47 @@ end27:
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R10*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R9*1), Y9
 	VPAND        roundingAVX2<>+608(SB), Y9, Y9
 	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
 	VPMOVMSKB    Y9, R12
-	LEAL         9(R11), R13
-	SHRL         $0x08, R13
-	ORL          R13, R12
-	JZ           usual31
-	VANDPS       roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y5, Y5
-	VANDPS       roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y6, Y6
-	VANDPS       roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y7, Y7
-	VANDPS       roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y9, Y9
-	VANDPS       roundingAVX2<>+544(SB), Y9, Y9
-	VORPS        Y9, Y8, Y8
-	SHLL         $0x1d, R13
-	ADDL         $0x3f800000, R13
-	VMOVD        R13, X9
+	TESTL        R12, R12
+	JNZ          rare31
+	CMPL         R11, $0x000000f6
+	JBE          usual32
+
+rare31:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y5, Y5
+	VANDPS roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y6, Y6
+	VANDPS roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y8, Y8
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VMOVD        R12, X9
 	VPBROADCASTD X9, Y9
 	VMULPS       Y9, Y5, Y5
 	VMULPS       Y9, Y6, Y6
 	VMULPS       Y9, Y7, Y7
 	VMULPS       Y9, Y8, Y8
 
-usual31:
+usual32:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y9
@@ -19581,7 +19636,7 @@ usual31:
 
 else29:
 	TESTL      $0x00000008, CX
-	JZ         else32
+	JZ         else33
 	VPMOVZXWD  (SI)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(SI)(R9*2), Y6
@@ -19591,9 +19646,9 @@ else29:
 	VPMOVZXWD  48(SI)(R9*2), Y8
 	VPSLLD     $0x10, Y8, Y8
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end33
+	JMP        end34
 
-else32:
+else33:
 	VMOVUPS    (SI)(R9*4), Y5
 	VMOVUPS    32(SI)(R9*4), Y6
 	VMOVUPS    64(SI)(R9*4), Y7
@@ -19601,7 +19656,7 @@ else32:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end33:
+end34:
 end30:
 	VMULPS Y5, Y4, Y5
 	VMULPS Y6, Y4, Y6
@@ -19625,13 +19680,13 @@ end30:
 
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else34
+	JZ    else35
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
 
 	// ms
-	MOVQ    128(AX), R11
-	MOVQ    R9, R12
-	SHRQ    $0x05, R12
-	MOVBLZX (R11)(R12*1), R11
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y10
@@ -19647,42 +19702,47 @@ end30:
 	VEXTRACTI128 $0x01, Y12, X12
 	VCVTPH2PS    X12, Y12
 	PREFETCHT0   (SI)(R10*1)
-
-	// rare = a byte is a NaN, or the scale is above 246
 	VMOVDQU      (SI)(R9*1), Y13
 	VPAND        roundingAVX2<>+608(SB), Y13, Y13
 	VPCMPEQB     roundingAVX2<>+608(SB), Y13, Y13
 	VPMOVMSKB    Y13, R12
-	LEAL         9(R11), R13
-	SHRL         $0x08, R13
-	ORL          R13, R12
-	JZ           usual36
-	VANDPS       roundingAVX2<>+448(SB), Y9, Y13
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y13, Y13
-	VANDPS       roundingAVX2<>+544(SB), Y13, Y13
-	VORPS        Y13, Y9, Y9
-	VANDPS       roundingAVX2<>+448(SB), Y10, Y13
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y13, Y13
-	VANDPS       roundingAVX2<>+544(SB), Y13, Y13
-	VORPS        Y13, Y10, Y10
-	VANDPS       roundingAVX2<>+448(SB), Y11, Y13
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y13, Y13
-	VANDPS       roundingAVX2<>+544(SB), Y13, Y13
-	VORPS        Y13, Y11, Y11
-	VANDPS       roundingAVX2<>+448(SB), Y12, Y13
-	VCMPPS       $0x00, roundingAVX2<>+640(SB), Y13, Y13
-	VANDPS       roundingAVX2<>+544(SB), Y13, Y13
-	VORPS        Y13, Y12, Y12
-	SHLL         $0x1d, R13
-	ADDL         $0x3f800000, R13
-	VMOVD        R13, X13
+	TESTL        R12, R12
+	JNZ          rare37
+	CMPL         R11, $0x000000f6
+	JBE          usual38
+
+rare37:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y9, Y13
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VANDPS roundingAVX2<>+544(SB), Y13, Y13
+	VORPS  Y13, Y9, Y9
+	VANDPS roundingAVX2<>+448(SB), Y10, Y13
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VANDPS roundingAVX2<>+544(SB), Y13, Y13
+	VORPS  Y13, Y10, Y10
+	VANDPS roundingAVX2<>+448(SB), Y11, Y13
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VANDPS roundingAVX2<>+544(SB), Y13, Y13
+	VORPS  Y13, Y11, Y11
+	VANDPS roundingAVX2<>+448(SB), Y12, Y13
+	VCMPPS $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VANDPS roundingAVX2<>+544(SB), Y13, Y13
+	VORPS  Y13, Y12, Y12
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VMOVD        R12, X13
 	VPBROADCASTD X13, Y13
 	VMULPS       Y13, Y9, Y9
 	VMULPS       Y13, Y10, Y10
 	VMULPS       Y13, Y11, Y11
 	VMULPS       Y13, Y12, Y12
 
-usual36:
+usual38:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y13
@@ -19690,11 +19750,11 @@ usual36:
 	VMULPS       Y13, Y10, Y10
 	VMULPS       Y13, Y11, Y11
 	VMULPS       Y13, Y12, Y12
-	JMP          end35
+	JMP          end36
 
-else34:
+else35:
 	TESTL      $0x00000008, CX
-	JZ         else37
+	JZ         else39
 	VPMOVZXWD  (SI)(R9*2), Y9
 	VPSLLD     $0x10, Y9, Y9
 	VPMOVZXWD  16(SI)(R9*2), Y10
@@ -19704,9 +19764,9 @@ else34:
 	VPMOVZXWD  48(SI)(R9*2), Y12
 	VPSLLD     $0x10, Y12, Y12
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end38
+	JMP        end40
 
-else37:
+else39:
 	VMOVUPS    (SI)(R9*4), Y9
 	VMOVUPS    32(SI)(R9*4), Y10
 	VMOVUPS    64(SI)(R9*4), Y11
@@ -19714,8 +19774,8 @@ else37:
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end38:
-end35:
+end40:
+end36:
 	VMULPS Y9, Y8, Y9
 	VMULPS Y10, Y8, Y10
 	VMULPS Y11, Y8, Y11
@@ -19734,7 +19794,7 @@ end35:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else39
+	JZ    else41
 
 	// the counter of the pass's first word
 	MOVQ   R9, R11
@@ -19780,15 +19840,15 @@ end35:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Y9, Y10
 	VXORPS Y10, Y9, Y9
-	JMP    end40
+	JMP    end42
 
-else39:
+else41:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-end40:
+end42:
 	TESTL        $0x00000400, CX
-	JZ           else41
+	JZ           else43
 	VANDPS       roundingAVX2<>+448(SB), Y0, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y1, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y2, Y12
@@ -19804,7 +19864,7 @@ end40:
 	VPMAXUD      X11, X10, X10
 	VMOVD        X10, R11
 	CMPL         R11, $0x7f800000
-	JAE          rare43
+	JAE          rare45
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -19812,12 +19872,12 @@ end40:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y10
 	VMULPS       Y10, Y0, Y0
@@ -19869,9 +19929,9 @@ end40:
 	VPACKUSWB Y1, Y0, Y0
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, (SI)(R9*1)
-	JMP       packed44
+	JMP       packed46
 
-rare43:
+rare45:
 	// the same, where there are NaNs or infinities
 	VANDPS       roundingAVX2<>+448(SB), Y0, Y10
 	VANDPS       roundingAVX2<>+448(SB), Y1, Y11
@@ -19902,12 +19962,12 @@ rare43:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Y10
 	VMULPS       Y10, Y0, Y11
@@ -19972,12 +20032,12 @@ rare43:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, (SI)(R9*1)
 
-packed44:
-	JMP end42
+packed46:
+	JMP end44
 
-else41:
+else43:
 	TESTL $0x00000008, CX
-	JZ    else45
+	JZ    else47
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Y0, Y10
@@ -20012,16 +20072,16 @@ else41:
 	VPACKUSDW Y3, Y2, Y0
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(SI)(R9*2)
-	JMP       end46
+	JMP       end48
 
-else45:
+else47:
 	VMOVUPS Y0, (SI)(R9*4)
 	VMOVUPS Y1, 32(SI)(R9*4)
 	VMOVUPS Y2, 64(SI)(R9*4)
 	VMOVUPS Y3, 96(SI)(R9*4)
 
-end46:
-end42:
+end48:
+end44:
 	// u = k1·sign(d)
 	// k1
 	VBROADCASTSS 28(AX), Y0
@@ -20069,9 +20129,9 @@ end42:
 
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else47
-	TESTL      $0x00000100, CX
 	JZ         else49
+	TESTL      $0x00000100, CX
+	JZ         else51
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -20106,9 +20166,9 @@ end42:
 	VPADDD    Y11, Y10, Y11
 	VXORPS    Y11, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
-	JMP       end50
+	JMP       end52
 
-else49:
+else51:
 	VPMOVZXWD  (DX)(R9*2), Y5
 	VPSLLD     $0x10, Y5, Y5
 	VPMOVZXWD  16(DX)(R9*2), Y6
@@ -20119,10 +20179,10 @@ else49:
 	VPSLLD     $0x10, Y10, Y10
 	PREFETCHT0 (DX)(R10*2)
 
-end50:
-	JMP end48
+end52:
+	JMP end50
 
-else47:
+else49:
 	VMOVUPS    (DX)(R9*4), Y5
 	VMOVUPS    32(DX)(R9*4), Y6
 	VMOVUPS    64(DX)(R9*4), Y7
@@ -20130,111 +20190,111 @@ else47:
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end52
+	JZ         end54
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else53
+	JZ        else55
 	VCVTPS2PH $0x00, Y5, X11
 	VCVTPH2PS (DI)(R9*2), Y12
-	JMP       end54
+	JMP       end56
 
-else53:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y5, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y5, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y5, Y5, Y12
-	VBLENDVPS Y12, Y5, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD (DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end54:
+end56:
 	VPCMPEQW  (DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y5, Y12, Y5
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else55
+	JZ        else57
 	VCVTPS2PH $0x00, Y6, X11
 	VCVTPH2PS 16(DI)(R9*2), Y12
-	JMP       end56
+	JMP       end58
 
-else55:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y6, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y6, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y6, Y6, Y12
-	VBLENDVPS Y12, Y6, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 16(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end56:
+end58:
 	VPCMPEQW  16(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y6, Y12, Y6
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else57
+	JZ        else59
 	VCVTPS2PH $0x00, Y7, X11
 	VCVTPH2PS 32(DI)(R9*2), Y12
-	JMP       end58
+	JMP       end60
 
-else57:
+else59:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y7, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y7, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y7, Y7, Y12
-	VBLENDVPS Y12, Y7, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 32(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end58:
+end60:
 	VPCMPEQW  32(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y7, Y12, Y7
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else59
+	JZ        else61
 	VCVTPS2PH $0x00, Y10, X11
 	VCVTPH2PS 48(DI)(R9*2), Y12
-	JMP       end60
+	JMP       end62
 
-else59:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Y10, Y11
 	VPSRLD    $0x1f, Y11, Y11
 	VPADDD    Y11, Y10, Y11
 	VPADDD    roundingAVX2<>+320(SB), Y11, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
-	VBLENDVPS Y12, Y10, Y11, Y11
+	VORPS     Y12, Y11, Y11
 	VPSHUFB   roundingAVX2<>+384(SB), Y11, Y11
 	VPERMQ    $0x08, Y11, Y11
 	VPMOVZXWD 48(DI)(R9*2), Y12
 	VPSLLD    $0x10, Y12, Y12
 
-end60:
+end62:
 	VPCMPEQW  48(DI)(R9*2), X11, X11
 	VPMOVSXWD X11, Y11
 	VBLENDVPS Y11, Y10, Y12, Y10
 
-end52:
-end48:
+end54:
+end50:
 	VMULPS Y5, Y1, Y5
 	VMULPS Y6, Y1, Y6
 	VMULPS Y7, Y1, Y7
@@ -20246,17 +20306,17 @@ end48:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else61
-	TESTL $0x00000100, CX
 	JZ    else63
+	TESTL $0x00000100, CX
+	JZ    else65
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y2, Y1
-	VCMPPS    $0x03, Y2, Y2, Y5
-	VBLENDVPS Y5, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, (DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y2, Y1
+	VCMPPS  $0x03, Y2, Y2, Y5
+	VORPS   Y5, Y1, Y1
+	VPSHUFB roundingAVX2<>+384(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, (DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y2, Y2, Y1
@@ -20266,12 +20326,12 @@ end48:
 	VMOVUPS X1, (DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y3, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 16(DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y3, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+384(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 16(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y3, Y3, Y1
@@ -20281,12 +20341,12 @@ end48:
 	VMOVUPS X1, 16(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y4, Y1
-	VCMPPS    $0x03, Y4, Y4, Y2
-	VBLENDVPS Y2, Y4, Y1, Y1
-	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 32(DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y4, Y1
+	VCMPPS  $0x03, Y4, Y4, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+384(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 32(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y4, Y4, Y1
@@ -20296,12 +20356,12 @@ end48:
 	VMOVUPS X1, 32(DX)(R9*2)
 
 	// upper: (x + 0x8000)>>16
-	VPADDD    roundingAVX2<>+352(SB), Y0, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-	VMOVUPS   X1, 48(DI)(R9*2)
+	VPADDD  roundingAVX2<>+352(SB), Y0, Y1
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+384(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
+	VMOVUPS X1, 48(DI)(R9*2)
 
 	// low: x&0xffff, 0 for a NaN
 	VCMPPS  $0x03, Y0, Y0, Y1
@@ -20309,9 +20369,9 @@ end48:
 	VPSHUFB roundingAVX2<>+416(SB), Y0, Y0
 	VPERMQ  $0x08, Y0, Y0
 	VMOVUPS X0, 48(DX)(R9*2)
-	JMP     end64
+	JMP     end66
 
-else63:
+else65:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX2<>+288(SB), Y8, Y8
 	VPMULLW roundingAVX2<>+288(SB), Y9, Y9
@@ -20324,20 +20384,20 @@ else63:
 	VPSRLD  $0x10, Y9, Y7
 	VPADDD  Y7, Y0, Y7
 	TESTL   $0x00000408, CX
-	JZ      else65
-	JMP     end66
+	JZ      else67
+	JMP     end68
 
-else65:
-	VCMPPS    $0x03, Y2, Y2, Y8
-	VBLENDVPS Y8, Y2, Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y5, Y5
-	VCMPPS    $0x03, Y4, Y4, Y2
-	VBLENDVPS Y2, Y4, Y6, Y6
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y7, Y7
+else67:
+	VCMPPS $0x03, Y2, Y2, Y2
+	VORPS  Y2, Y1, Y1
+	VCMPPS $0x03, Y3, Y3, Y2
+	VORPS  Y2, Y5, Y5
+	VCMPPS $0x03, Y4, Y4, Y2
+	VORPS  Y2, Y6, Y6
+	VCMPPS $0x03, Y0, Y0, Y0
+	VORPS  Y0, Y7, Y7
 
-end66:
+end68:
 	VPSRLD    $0x10, Y1, Y1
 	VPSRLD    $0x10, Y5, Y5
 	VPACKUSDW Y5, Y1, Y0
@@ -20349,18 +20409,18 @@ end66:
 	VPERMQ    $0xd8, Y0, Y0
 	VMOVDQU   Y0, 32(DX)(R9*2)
 
-end64:
-	JMP end62
+end66:
+	JMP end64
 
-else61:
+else63:
 	VMOVUPS   Y2, (DX)(R9*4)
 	VMOVUPS   Y3, 32(DX)(R9*4)
 	VMOVUPS   Y4, 64(DX)(R9*4)
 	VMOVUPS   Y0, 96(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end68
+	JZ        end70
 	TESTL     $0x00000020, CX
-	JZ        else69
+	JZ        else71
 	VCVTPS2PH $0x00, Y2, X1
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -20371,31 +20431,31 @@ else61:
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end70
-
-else69:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y2, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y2, Y1
-	VPADDD    roundingAVX2<>+320(SB), Y1, Y1
-	VCMPPS    $0x03, Y2, Y2, Y5
-	VBLENDVPS Y5, Y2, Y1, Y1
-	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-
-end70:
-	TESTL    $0x00000040, CX
-	JZ       else71
-	VMOVNTDQ X1, (DI)(R9*2)
-	JMP      end72
+	JMP       end72
 
 else71:
-	VMOVUPS X1, (DI)(R9*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y2, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y2, Y1
+	VPADDD  roundingAVX2<>+320(SB), Y1, Y1
+	VCMPPS  $0x03, Y2, Y2, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+384(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
 
 end72:
+	TESTL    $0x00000040, CX
+	JZ       else73
+	VMOVNTDQ X1, (DI)(R9*2)
+	JMP      end74
+
+else73:
+	VMOVUPS X1, (DI)(R9*2)
+
+end74:
 	TESTL     $0x00000020, CX
-	JZ        else73
+	JZ        else75
 	VCVTPS2PH $0x00, Y3, X1
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -20406,31 +20466,31 @@ end72:
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end74
-
-else73:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y3, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y3, Y1
-	VPADDD    roundingAVX2<>+320(SB), Y1, Y1
-	VCMPPS    $0x03, Y3, Y3, Y2
-	VBLENDVPS Y2, Y3, Y1, Y1
-	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-
-end74:
-	TESTL    $0x00000040, CX
-	JZ       else75
-	VMOVNTDQ X1, 16(DI)(R9*2)
-	JMP      end76
+	JMP       end76
 
 else75:
-	VMOVUPS X1, 16(DI)(R9*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y3, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y3, Y1
+	VPADDD  roundingAVX2<>+320(SB), Y1, Y1
+	VCMPPS  $0x03, Y3, Y3, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+384(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
 
 end76:
+	TESTL    $0x00000040, CX
+	JZ       else77
+	VMOVNTDQ X1, 16(DI)(R9*2)
+	JMP      end78
+
+else77:
+	VMOVUPS X1, 16(DI)(R9*2)
+
+end78:
 	TESTL     $0x00000020, CX
-	JZ        else77
+	JZ        else79
 	VCVTPS2PH $0x00, Y4, X1
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -20441,31 +20501,31 @@ end76:
 	VMOVMSKPS Y2, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end78
-
-else77:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y4, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y4, Y1
-	VPADDD    roundingAVX2<>+320(SB), Y1, Y1
-	VCMPPS    $0x03, Y4, Y4, Y2
-	VBLENDVPS Y2, Y4, Y1, Y1
-	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y1
-	VPERMQ    $0x08, Y1, Y1
-
-end78:
-	TESTL    $0x00000040, CX
-	JZ       else79
-	VMOVNTDQ X1, 32(DI)(R9*2)
-	JMP      end80
+	JMP       end80
 
 else79:
-	VMOVUPS X1, 32(DI)(R9*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y4, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y4, Y1
+	VPADDD  roundingAVX2<>+320(SB), Y1, Y1
+	VCMPPS  $0x03, Y4, Y4, Y2
+	VORPS   Y2, Y1, Y1
+	VPSHUFB roundingAVX2<>+384(SB), Y1, Y1
+	VPERMQ  $0x08, Y1, Y1
 
 end80:
+	TESTL    $0x00000040, CX
+	JZ       else81
+	VMOVNTDQ X1, 32(DI)(R9*2)
+	JMP      end82
+
+else81:
+	VMOVUPS X1, 32(DI)(R9*2)
+
+end82:
 	TESTL     $0x00000020, CX
-	JZ        else81
+	JZ        else83
 	VCVTPS2PH $0x00, Y0, X1
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -20476,31 +20536,31 @@ end80:
 	VMOVMSKPS Y0, R11
 	POPCNTL   R11, R11
 	ADDQ      R11, R8
-	JMP       end82
-
-else81:
-	// bf16: (x + x>>16&1 + 0x7fff)>>16
-	VPSLLD    $0x0f, Y0, Y1
-	VPSRLD    $0x1f, Y1, Y1
-	VPADDD    Y1, Y0, Y1
-	VPADDD    roundingAVX2<>+320(SB), Y1, Y1
-	VCMPPS    $0x03, Y0, Y0, Y2
-	VBLENDVPS Y2, Y0, Y1, Y1
-	VPSHUFB   roundingAVX2<>+384(SB), Y1, Y0
-	VPERMQ    $0x08, Y0, Y1
-
-end82:
-	TESTL    $0x00000040, CX
-	JZ       else83
-	VMOVNTDQ X1, 48(DI)(R9*2)
-	JMP      end84
+	JMP       end84
 
 else83:
-	VMOVUPS X1, 48(DI)(R9*2)
+	// bf16: (x + x>>16&1 + 0x7fff)>>16
+	VPSLLD  $0x0f, Y0, Y1
+	VPSRLD  $0x1f, Y1, Y1
+	VPADDD  Y1, Y0, Y1
+	VPADDD  roundingAVX2<>+320(SB), Y1, Y1
+	VCMPPS  $0x03, Y0, Y0, Y0
+	VORPS   Y0, Y1, Y1
+	VPSHUFB roundingAVX2<>+384(SB), Y1, Y0
+	VPERMQ  $0x08, Y0, Y1
 
 end84:
-end68:
-end62:
+	TESTL    $0x00000040, CX
+	JZ       else85
+	VMOVNTDQ X1, 48(DI)(R9*2)
+	JMP      end86
+
+else85:
+	VMOVUPS X1, 48(DI)(R9*2)
+
+end86:
+end70:
+end64:
 	ADDQ $0x00000020, R9
 	ADDQ $0x00000020, R10
 	CMPQ R9, count+8(FP)
@@ -20519,7 +20579,7 @@ passOfPairs:
 	VPSLLD     $0x10, Y2, Y2
 	PREFETCHT0 (BX)(R10*2)
 	TESTL      $0x00001000, CX
-	JZ         end86
+	JZ         end88
 
 	// gs
 	VBROADCASTSS (AX), Y4
@@ -20543,9 +20603,9 @@ passOfPairs:
 	VMINPS       Y3, Y5, Y3
 	VMAXPS       Y3, Y4, Y3
 
-end86:
+end88:
 	TESTL $0x00000800, CX
-	JZ    end88
+	JZ    end90
 
 	// g = g + l2·p
 	// l2
@@ -20568,13 +20628,13 @@ end86:
 	VADDPS     Y7, Y2, Y2
 	VADDPS     Y4, Y3, Y3
 
-end88:
+end90:
 	VCMPPS    $0x03, Y0, Y1, Y4
 	VCMPPS    $0x03, Y2, Y3, Y5
 	VORPS     Y4, Y5, Y4
 	VMOVMSKPS Y4, DI
 	TESTL     DI, DI
-	JZ        numbers89
+	JZ        numbers91
 	VCMPPS    $0x03, Y0, Y0, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y0, Y0
 	VCMPPS    $0x03, Y1, Y1, Y4
@@ -20584,7 +20644,7 @@ end88:
 	VCMPPS    $0x03, Y3, Y3, Y4
 	VBLENDVPS Y4, roundingAVX2<>+544(SB), Y3, Y3
 
-numbers89:
+numbers91:
 	// d = beta1·m + alpha1·g
 	// beta1
 	VBROADCASTSS 12(AX), Y4
@@ -20804,24 +20864,24 @@ numbers89:
 
 done:
 	TESTL $0x00000020, CX
-	JZ    end91
+	JZ    end93
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end91:
+end93:
 	TESTL $0x00000040, CX
-	JZ    end93
+	JZ    end95
 	SFENCE
 
-end93:
+end95:
 	VZEROUPPER
 	RET
 
 // func mixedLimitAVX2(c *float32, count int, ahead int)
 // Requires: AVX, MMX+
-TEXT ·mixedLimitAVX2(SB), NOSPLIT, $8-24
+TEXT ·mixedLimitAVX2(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
 	// formats
@@ -20880,16 +20940,16 @@ nil1:
 	JZ    nil4
 	TESTL $0x00000400, CX
 	JZ    else5
+	MOVQ  R12, R15
+	SHRQ  $0x05, R15
 
 	// ms
-	MOVQ       128(AX), R15
-	MOVQ       R12, BP
-	SHRQ       $0x05, BP
+	ADDQ       128(AX), R15
 	VMOVUPS    (SI)(R12*1), Y0
 	PREFETCHT0 (SI)(R13*1)
-	MOVBLZX    (R15)(BP*1), R14
+	MOVBLZX    (R15), R14
 	VMOVUPS    Y0, (SI)(R12*1)
-	MOVB       R14, (R15)(BP*1)
+	MOVB       R14, (R15)
 	JMP        end6
 
 else5:
@@ -20926,14 +20986,14 @@ nil4:
 	JZ    nil9
 	TESTL $0x00000400, CX
 	JZ    else10
+	MOVQ  R12, R14
+	SHRQ  $0x05, R14
 
 	// ns
-	MOVQ       136(AX), R14
-	MOVQ       R12, R15
-	SHRQ       $0x05, R15
+	ADDQ       136(AX), R14
 	VMOVUPS    (DI)(R12*1), Y0
 	PREFETCHT0 (DI)(R13*1)
-	MOVBLZX    (R14)(R15*1), R14
+	MOVBLZX    (R14), R14
 	JMP        end11
 
 else10:
@@ -26783,12 +26843,12 @@ end23:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else25
+	MOVQ  R10, R12
+	SHRQ  $0x05, R12
 
 	// ms
-	MOVQ    128(AX), R12
-	MOVQ    R10, R13
-	SHRQ    $0x05, R13
-	MOVBLZX (R12)(R13*1), R12
+	ADDQ    128(AX), R12
+	MOVBLZX (R12), R12
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R10*1), Z16
@@ -26798,31 +26858,35 @@ end23:
 	VEXTRACTI64X4 $0x01, Z16, Y16
 	VCVTPH2PS     Y16, Z16
 	PREFETCHT0    (SI)(R11*1)
+	VMOVDQU32     (SI)(R10*1), Y17
+	VPANDD        roundingAVX512<>+1216(SB), Y17, Y17
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y17, K1
+	KORTESTD      K1, K1
+	JNZ           rare27
+	CMPL          R12, $0x000000f6
+	JBE           usual28
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (SI)(R10*1), Y17
-	VPANDD       roundingAVX512<>+1216(SB), Y17, Y17
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y17, K1
-	KMOVD        K1, R13
-	LEAL         9(R12), R14
-	SHRL         $0x08, R14
-	ORL          R14, R13
-	JZ           usual27
-	VANDPS       roundingAVX512<>+896(SB), Z15, Z17
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z17, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z17
-	VMOVAPS      Z17, K1, Z15
-	VANDPS       roundingAVX512<>+896(SB), Z16, Z17
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z17, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z17
-	VMOVAPS      Z17, K1, Z16
-	SHLL         $0x1d, R14
-	ADDL         $0x3f800000, R14
-	VPBROADCASTD R14, Z17
+rare27:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z15, Z17
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z17, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z17
+	VMOVAPS Z17, K1, Z15
+	VANDPS  roundingAVX512<>+896(SB), Z16, Z17
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z17, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z17
+	VMOVAPS Z17, K1, Z16
+
+	// 1, or 2⁶⁴
+	LEAL         9(R12), R13
+	SHRL         $0x08, R13
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VPBROADCASTD R13, Z17
 	VMULPS       Z17, Z15, Z15
 	VMULPS       Z17, Z16, Z16
 
-usual27:
+usual28:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z17
@@ -26832,21 +26896,21 @@ usual27:
 
 else25:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else29
 	VPMOVZXWD  (SI)(R10*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	VPMOVZXWD  32(SI)(R10*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end29
+	JMP        end30
 
-else28:
+else29:
 	VMOVUPS    (SI)(R10*4), Z15
 	VMOVUPS    64(SI)(R10*4), Z16
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end29:
+end30:
 end26:
 	VMULPS Z15, Z2, Z15
 	VMULPS Z16, Z2, Z16
@@ -26857,7 +26921,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else31
 
 	// the counter of the pass's first word
 	MOVQ   R10, R12
@@ -26886,14 +26950,14 @@ end26:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z15, Z16
 	VXORPS Z16, Z15, Z15
-	JMP    end31
+	JMP    end32
 
-else30:
+else31:
 	VXORPS Z15, Z15, Z15
 
-end31:
+end32:
 	TESTL         $0x00000400, CX
-	JZ            else32
+	JZ            else33
 	VANDPS        roundingAVX512<>+896(SB), Z13, Z16
 	VANDPS        roundingAVX512<>+896(SB), Z14, Z17
 	VPMAXUD       Z17, Z16, Z16
@@ -26907,7 +26971,7 @@ end31:
 	VPMAXUD       X17, X16, X16
 	VMOVD         X16, R12
 	CMPL          R12, $0x7f800000
-	JAE           rare34
+	JAE           rare35
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R13, R13
@@ -26915,12 +26979,12 @@ end31:
 	SHRL    $0x17, R12
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
 
 	// ms
-	MOVQ         128(AX), R13
-	MOVQ         R10, R14
-	SHRQ         $0x05, R14
-	MOVB         R12, (R13)(R14*1)
+	ADDQ         128(AX), R13
+	MOVB         R12, (R13)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z16
 	VMULPS       Z16, Z13, Z17
@@ -26948,9 +27012,9 @@ end31:
 	VPSRLW    $0x08, Z16, Z16
 	VPMOVWB   Z16, Y16
 	VMOVDQU32 Y16, (SI)(R10*1)
-	JMP       packed35
+	JMP       packed36
 
-rare34:
+rare35:
 	// the same, where there are NaNs or infinities
 	VANDPS        roundingAVX512<>+896(SB), Z13, Z16
 	VANDPS        roundingAVX512<>+896(SB), Z14, Z17
@@ -26975,12 +27039,12 @@ rare34:
 	SHRL    $0x17, R12
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
 
 	// ms
-	MOVQ         128(AX), R13
-	MOVQ         R10, R14
-	SHRQ         $0x05, R14
-	MOVB         R12, (R13)(R14*1)
+	ADDQ         128(AX), R13
+	MOVB         R12, (R13)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z16
 	VMULPS       Z16, Z13, Z17
@@ -27017,12 +27081,12 @@ rare34:
 	VPMOVWB   Z16, Y16
 	VMOVDQU32 Y16, (SI)(R10*1)
 
-packed35:
-	JMP end33
+packed36:
+	JMP end34
 
-else32:
+else33:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else37
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z13, Z16
@@ -27039,27 +27103,27 @@ else32:
 	VMOVUPS Y16, (SI)(R10*2)
 	VPERMW  Z17, Z12, Z16
 	VMOVUPS Y16, 32(SI)(R10*2)
-	JMP     end37
+	JMP     end38
 
-else36:
+else37:
 	VMOVUPS Z13, (SI)(R10*4)
 	VMOVUPS Z14, 64(SI)(R10*4)
 
-end37:
-end33:
+end38:
+end34:
 	// u = k1·m − k2·n
 	VMULPS Z13, Z4, Z13
 	VMULPS Z14, Z4, Z14
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else38
+	JZ    else39
+	MOVQ  R10, R12
+	SHRQ  $0x05, R12
 
 	// ns
-	MOVQ    136(AX), R12
-	MOVQ    R10, R13
-	SHRQ    $0x05, R13
-	MOVBLZX (R12)(R13*1), R12
+	ADDQ    136(AX), R12
+	MOVBLZX (R12), R12
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (DI)(R10*1), Z17
@@ -27069,56 +27133,60 @@ end33:
 	VEXTRACTI64X4 $0x01, Z17, Y17
 	VCVTPH2PS     Y17, Z17
 	PREFETCHT0    (DI)(R11*1)
+	VMOVDQU32     (DI)(R10*1), Y18
+	VPANDD        roundingAVX512<>+1216(SB), Y18, Y18
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y18, K1
+	KORTESTD      K1, K1
+	JNZ           rare41
+	CMPL          R12, $0x000000f6
+	JBE           usual42
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (DI)(R10*1), Y18
-	VPANDD       roundingAVX512<>+1216(SB), Y18, Y18
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y18, K1
-	KMOVD        K1, R13
-	LEAL         9(R12), R14
-	SHRL         $0x08, R14
-	ORL          R14, R13
-	JZ           usual40
-	VANDPS       roundingAVX512<>+896(SB), Z16, Z18
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z18
-	VMOVAPS      Z18, K1, Z16
-	VANDPS       roundingAVX512<>+896(SB), Z17, Z18
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z18
-	VMOVAPS      Z18, K1, Z17
-	SHLL         $0x1d, R14
-	ADDL         $0x3f800000, R14
-	VPBROADCASTD R14, Z18
+rare41:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z16, Z18
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z18
+	VMOVAPS Z18, K1, Z16
+	VANDPS  roundingAVX512<>+896(SB), Z17, Z18
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z18
+	VMOVAPS Z18, K1, Z17
+
+	// 1, or 2⁶⁴
+	LEAL         9(R12), R13
+	SHRL         $0x08, R13
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VPBROADCASTD R13, Z18
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-usual40:
+usual42:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z18
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
-	JMP          end39
+	JMP          end40
 
-else38:
+else39:
 	TESTL      $0x00000008, CX
-	JZ         else41
+	JZ         else43
 	VPMOVZXWD  (DI)(R10*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(DI)(R10*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end42
+	JMP        end44
 
-else41:
+else43:
 	VMOVUPS    (DI)(R10*4), Z16
 	VMOVUPS    64(DI)(R10*4), Z17
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end42:
-end39:
+end44:
+end40:
 	VMULPS Z16, Z5, Z16
 	VMULPS Z17, Z5, Z17
 	VSUBPS Z16, Z13, Z13
@@ -27127,9 +27195,9 @@ end39:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else43
-	TESTL      $0x00000100, CX
 	JZ         else45
+	TESTL      $0x00000100, CX
+	JZ         else47
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -27152,35 +27220,35 @@ end39:
 	VPMOVD2M  Z19, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z18, K1, Z17
-	JMP       end46
+	JMP       end48
 
-else45:
+else47:
 	VPMOVZXWD  (DX)(R10*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(DX)(R10*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DX)(R11*2)
 
-end46:
-	JMP end44
+end48:
+	JMP end46
 
-else43:
+else45:
 	VMOVUPS    (DX)(R10*4), Z16
 	VMOVUPS    64(DX)(R10*4), Z17
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end48
+	JZ         end50
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else49
+	JZ        else51
 	VCVTPS2PH $0x00, Z16, Y18
 	VCVTPH2PS (R8)(R10*2), Z19
-	JMP       end50
+	JMP       end52
 
-else49:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z16, Z18
 	VPSRLD    $0x1f, Z18, Z18
@@ -27192,7 +27260,7 @@ else49:
 	VPMOVZXWD (R8)(R10*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 
-end50:
+end52:
 	VPCMPUW $0x04, (R8)(R10*2), Y18, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
@@ -27200,12 +27268,12 @@ end50:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else51
+	JZ        else53
 	VCVTPS2PH $0x00, Z17, Y18
 	VCVTPH2PS 32(R8)(R10*2), Z19
-	JMP       end52
+	JMP       end54
 
-else51:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z17, Z18
 	VPSRLD    $0x1f, Z18, Z18
@@ -27217,14 +27285,14 @@ else51:
 	VPMOVZXWD 32(R8)(R10*2), Z19
 	VPSLLD    $0x10, Z19, Z19
 
-end52:
+end54:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y18, K1
 	VCMPPS  $0x03, Z17, Z17, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z19, K1, Z17
 
-end48:
-end44:
+end50:
+end46:
 	VMULPS Z16, Z1, Z16
 	VMULPS Z17, Z1, Z17
 	VSUBPS Z13, Z16, Z13
@@ -27232,9 +27300,9 @@ end44:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else53
-	TESTL $0x00000100, CX
 	JZ    else55
+	TESTL $0x00000100, CX
+	JZ    else57
 
 	// upper: (x + 0x8000)>>16
 	VPADDD  roundingAVX512<>+704(SB), Z13, Z15
@@ -27261,9 +27329,9 @@ end44:
 	VMOVAPS.Z Z14, K1, Z13
 	VPMOVDW   Z13, Y13
 	VMOVUPS   Y13, 32(DX)(R10*2)
-	JMP       end56
+	JMP       end58
 
-else55:
+else57:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX512<>+576(SB), Z15, Z15
 	VANDPS  roundingAVX512<>+448(SB), Z15, Z16
@@ -27271,31 +27339,31 @@ else55:
 	VPSRLD  $0x10, Z15, Z15
 	VPADDD  Z15, Z14, Z15
 	TESTL   $0x00000408, CX
-	JZ      else57
-	JMP     end58
+	JZ      else59
+	JMP     end60
 
-else57:
+else59:
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z16
 	VCMPPS  $0x03, Z14, Z14, K1
 	VMOVAPS Z14, K1, Z15
 
-end58:
+end60:
 	VPERMW  Z16, Z12, Z13
 	VMOVUPS Y13, (DX)(R10*2)
 	VPERMW  Z15, Z12, Z13
 	VMOVUPS Y13, 32(DX)(R10*2)
 
-end56:
-	JMP end54
+end58:
+	JMP end56
 
-else53:
+else55:
 	VMOVUPS   Z13, (DX)(R10*4)
 	VMOVUPS   Z14, 64(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end60
+	JZ        end62
 	TESTL     $0x00000020, CX
-	JZ        else61
+	JZ        else63
 	VCVTPS2PH $0x00, Z13, Y15
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -27305,9 +27373,9 @@ else53:
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end62
+	JMP     end64
 
-else61:
+else63:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z15
 	VPSRLD  $0x1f, Z15, Z15
@@ -27317,18 +27385,18 @@ else61:
 	VMOVAPS Z13, K1, Z15
 	VPERMW  Z15, Z12, Z15
 
-end62:
+end64:
 	TESTL    $0x00000040, CX
-	JZ       else63
+	JZ       else65
 	VMOVNTDQ Y15, (R8)(R10*2)
-	JMP      end64
+	JMP      end66
 
-else63:
+else65:
 	VMOVUPS Y15, (R8)(R10*2)
 
-end64:
+end66:
 	TESTL     $0x00000020, CX
-	JZ        else65
+	JZ        else67
 	VCVTPS2PH $0x00, Z14, Y13
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -27338,9 +27406,9 @@ end64:
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end66
+	JMP     end68
 
-else65:
+else67:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z13
 	VPSRLD  $0x1f, Z13, Z13
@@ -27350,35 +27418,35 @@ else65:
 	VMOVAPS Z14, K1, Z13
 	VPERMW  Z13, Z12, Z13
 
-end66:
+end68:
 	TESTL    $0x00000040, CX
-	JZ       else67
+	JZ       else69
 	VMOVNTDQ Y13, 32(R8)(R10*2)
-	JMP      end68
+	JMP      end70
 
-else67:
+else69:
 	VMOVUPS Y13, 32(R8)(R10*2)
 
-end68:
-end60:
-end54:
+end70:
+end62:
+end56:
 	ADDQ  $0x00000020, R10
 	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end70
+	JZ    end72
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end70:
+end72:
 	TESTL $0x00000040, CX
-	JZ    end72
+	JZ    end74
 	SFENCE
 
-end72:
+end74:
 	VZEROUPPER
 	RET
 
@@ -27835,12 +27903,12 @@ end23:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else25
+	MOVQ  R11, R13
+	SHRQ  $0x05, R13
 
 	// ms
-	MOVQ    128(AX), R13
-	MOVQ    R11, R14
-	SHRQ    $0x05, R14
-	MOVBLZX (R13)(R14*1), R13
+	ADDQ    128(AX), R13
+	MOVBLZX (R13), R13
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R11*1), Z20
@@ -27850,31 +27918,35 @@ end23:
 	VEXTRACTI64X4 $0x01, Z20, Y20
 	VCVTPH2PS     Y20, Z20
 	PREFETCHT0    (SI)(R12*1)
+	VMOVDQU32     (SI)(R11*1), Y21
+	VPANDD        roundingAVX512<>+1216(SB), Y21, Y21
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y21, K1
+	KORTESTD      K1, K1
+	JNZ           rare27
+	CMPL          R13, $0x000000f6
+	JBE           usual28
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (SI)(R11*1), Y21
-	VPANDD       roundingAVX512<>+1216(SB), Y21, Y21
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y21, K1
-	KMOVD        K1, R14
-	LEAL         9(R13), R15
-	SHRL         $0x08, R15
-	ORL          R15, R14
-	JZ           usual27
-	VANDPS       roundingAVX512<>+896(SB), Z19, Z21
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z21, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z21
-	VMOVAPS      Z21, K1, Z19
-	VANDPS       roundingAVX512<>+896(SB), Z20, Z21
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z21, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z21
-	VMOVAPS      Z21, K1, Z20
-	SHLL         $0x1d, R15
-	ADDL         $0x3f800000, R15
-	VPBROADCASTD R15, Z21
+rare27:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z19, Z21
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z21
+	VMOVAPS Z21, K1, Z19
+	VANDPS  roundingAVX512<>+896(SB), Z20, Z21
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z21
+	VMOVAPS Z21, K1, Z20
+
+	// 1, or 2⁶⁴
+	LEAL         9(R13), R14
+	SHRL         $0x08, R14
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VPBROADCASTD R14, Z21
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
 
-usual27:
+usual28:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z21
@@ -27884,21 +27956,21 @@ usual27:
 
 else25:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else29
 	VPMOVZXWD  (SI)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(SI)(R11*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end29
+	JMP        end30
 
-else28:
+else29:
 	VMOVUPS    (SI)(R11*4), Z19
 	VMOVUPS    64(SI)(R11*4), Z20
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end29:
+end30:
 end26:
 	VMULPS Z19, Z2, Z19
 	VMULPS Z20, Z2, Z20
@@ -27909,7 +27981,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else31
 
 	// the counter of the pass's first word
 	MOVQ   R11, R13
@@ -27938,14 +28010,14 @@ end26:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z21, Z22
 	VXORPS Z22, Z21, Z21
-	JMP    end31
+	JMP    end32
 
-else30:
+else31:
 	VXORPS Z21, Z21, Z21
 
-end31:
+end32:
 	TESTL         $0x00000400, CX
-	JZ            else32
+	JZ            else33
 	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
 	VANDPS        roundingAVX512<>+896(SB), Z20, Z23
 	VPMAXUD       Z23, Z22, Z22
@@ -27959,7 +28031,7 @@ end31:
 	VPMAXUD       X23, X22, X22
 	VMOVD         X22, R13
 	CMPL          R13, $0x7f800000
-	JAE           rare34
+	JAE           rare35
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R14, R14
@@ -27967,12 +28039,12 @@ end31:
 	SHRL    $0x17, R13
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
 
 	// ms
-	MOVQ         128(AX), R14
-	MOVQ         R11, R15
-	SHRQ         $0x05, R15
-	MOVB         R13, (R14)(R15*1)
+	ADDQ         128(AX), R14
+	MOVB         R13, (R14)
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z22
 	VMULPS       Z22, Z19, Z23
@@ -28000,9 +28072,9 @@ end31:
 	VPSRLW    $0x08, Z22, Z22
 	VPMOVWB   Z22, Y22
 	VMOVDQU32 Y22, (SI)(R11*1)
-	JMP       packed35
+	JMP       packed36
 
-rare34:
+rare35:
 	// the same, where there are NaNs or infinities
 	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
 	VANDPS        roundingAVX512<>+896(SB), Z20, Z23
@@ -28027,12 +28099,12 @@ rare34:
 	SHRL    $0x17, R13
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
 
 	// ms
-	MOVQ         128(AX), R14
-	MOVQ         R11, R15
-	SHRQ         $0x05, R15
-	MOVB         R13, (R14)(R15*1)
+	ADDQ         128(AX), R14
+	MOVB         R13, (R14)
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z22
 	VMULPS       Z22, Z19, Z23
@@ -28069,12 +28141,12 @@ rare34:
 	VPMOVWB   Z22, Y22
 	VMOVDQU32 Y22, (SI)(R11*1)
 
-packed35:
-	JMP end33
+packed36:
+	JMP end34
 
-else32:
+else33:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else37
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z19, Z22
@@ -28091,27 +28163,27 @@ else32:
 	VMOVUPS Y22, (SI)(R11*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(SI)(R11*2)
-	JMP     end37
+	JMP     end38
 
-else36:
+else37:
 	VMOVUPS Z19, (SI)(R11*4)
 	VMOVUPS Z20, 64(SI)(R11*4)
 
-end37:
-end33:
+end38:
+end34:
 	// u = k1·m − k2·n
 	VMULPS Z19, Z6, Z19
 	VMULPS Z20, Z6, Z20
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else38
+	JZ    else39
+	MOVQ  R11, R13
+	SHRQ  $0x05, R13
 
 	// ns
-	MOVQ    136(AX), R13
-	MOVQ    R11, R14
-	SHRQ    $0x05, R14
-	MOVBLZX (R13)(R14*1), R13
+	ADDQ    136(AX), R13
+	MOVBLZX (R13), R13
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (DI)(R11*1), Z23
@@ -28121,56 +28193,60 @@ end33:
 	VEXTRACTI64X4 $0x01, Z23, Y23
 	VCVTPH2PS     Y23, Z23
 	PREFETCHT0    (DI)(R12*1)
+	VMOVDQU32     (DI)(R11*1), Y24
+	VPANDD        roundingAVX512<>+1216(SB), Y24, Y24
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y24, K1
+	KORTESTD      K1, K1
+	JNZ           rare41
+	CMPL          R13, $0x000000f6
+	JBE           usual42
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (DI)(R11*1), Y24
-	VPANDD       roundingAVX512<>+1216(SB), Y24, Y24
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y24, K1
-	KMOVD        K1, R14
-	LEAL         9(R13), R15
-	SHRL         $0x08, R15
-	ORL          R15, R14
-	JZ           usual40
-	VANDPS       roundingAVX512<>+896(SB), Z22, Z24
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z24
-	VMOVAPS      Z24, K1, Z22
-	VANDPS       roundingAVX512<>+896(SB), Z23, Z24
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z24
-	VMOVAPS      Z24, K1, Z23
-	SHLL         $0x1d, R15
-	ADDL         $0x3f800000, R15
-	VPBROADCASTD R15, Z24
+rare41:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z22, Z24
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z24
+	VMOVAPS Z24, K1, Z22
+	VANDPS  roundingAVX512<>+896(SB), Z23, Z24
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z24
+	VMOVAPS Z24, K1, Z23
+
+	// 1, or 2⁶⁴
+	LEAL         9(R13), R14
+	SHRL         $0x08, R14
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VPBROADCASTD R14, Z24
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-usual40:
+usual42:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z24
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
-	JMP          end39
+	JMP          end40
 
-else38:
+else39:
 	TESTL      $0x00000008, CX
-	JZ         else41
+	JZ         else43
 	VPMOVZXWD  (DI)(R11*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(DI)(R11*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end42
+	JMP        end44
 
-else41:
+else43:
 	VMOVUPS    (DI)(R11*4), Z22
 	VMOVUPS    64(DI)(R11*4), Z23
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end42:
-end39:
+end44:
+end40:
 	VMULPS Z22, Z7, Z22
 	VMULPS Z23, Z7, Z23
 	VSUBPS Z22, Z19, Z19
@@ -28184,21 +28260,21 @@ end39:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else43
+	JZ         else45
 	VPMOVZXWD  (R8)(R11*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(R8)(R11*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end44
+	JMP        end46
 
-else43:
+else45:
 	VMOVUPS    (R8)(R11*4), Z22
 	VMOVUPS    64(R8)(R11*4), Z23
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end44:
+end46:
 	VMULPS Z22, Z4, Z22
 	VMULPS Z23, Z4, Z23
 	VADDPS Z17, Z22, Z17
@@ -28207,7 +28283,7 @@ end44:
 	// store v
 	VPMULLW roundingAVX512<>+512(SB), Z21, Z21
 	TESTL   $0x00000008, CX
-	JZ      else45
+	JZ      else47
 
 	// bf16: (v + random)>>16
 	VANDPS  roundingAVX512<>+448(SB), Z21, Z22
@@ -28218,13 +28294,13 @@ end44:
 	VMOVUPS Y22, (R8)(R11*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(R8)(R11*2)
-	JMP     end46
+	JMP     end48
 
-else45:
+else47:
 	VMOVUPS Z17, (R8)(R11*4)
 	VMOVUPS Z18, 64(R8)(R11*4)
 
-end46:
+end48:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VSQRTPS Z18, Z18
@@ -28238,9 +28314,9 @@ end46:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else47
-	TESTL      $0x00000100, CX
 	JZ         else49
+	TESTL      $0x00000100, CX
+	JZ         else51
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -28263,35 +28339,35 @@ end46:
 	VPMOVD2M  Z23, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z22, K1, Z20
-	JMP       end50
+	JMP       end52
 
-else49:
+else51:
 	VPMOVZXWD  (DX)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(DX)(R11*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (DX)(R12*2)
 
-end50:
-	JMP end48
+end52:
+	JMP end50
 
-else47:
+else49:
 	VMOVUPS    (DX)(R11*4), Z19
 	VMOVUPS    64(DX)(R11*4), Z20
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end52
+	JZ         end54
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else53
+	JZ        else55
 	VCVTPS2PH $0x00, Z19, Y22
 	VCVTPH2PS (R9)(R11*2), Z23
-	JMP       end54
+	JMP       end56
 
-else53:
+else55:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z22
 	VPSRLD    $0x1f, Z22, Z22
@@ -28303,7 +28379,7 @@ else53:
 	VPMOVZXWD (R9)(R11*2), Z23
 	VPSLLD    $0x10, Z23, Z23
 
-end54:
+end56:
 	VPCMPUW $0x04, (R9)(R11*2), Y22, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
@@ -28311,12 +28387,12 @@ end54:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else55
+	JZ        else57
 	VCVTPS2PH $0x00, Z20, Y22
 	VCVTPH2PS 32(R9)(R11*2), Z23
-	JMP       end56
+	JMP       end58
 
-else55:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z20, Z22
 	VPSRLD    $0x1f, Z22, Z22
@@ -28328,14 +28404,14 @@ else55:
 	VPMOVZXWD 32(R9)(R11*2), Z23
 	VPSLLD    $0x10, Z23, Z23
 
-end56:
+end58:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y22, K1
 	VCMPPS  $0x03, Z20, Z20, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z23, K1, Z20
 
-end52:
-end48:
+end54:
+end50:
 	VMULPS Z19, Z1, Z19
 	VMULPS Z20, Z1, Z20
 	VSUBPS Z17, Z19, Z17
@@ -28343,9 +28419,9 @@ end48:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else57
-	TESTL $0x00000100, CX
 	JZ    else59
+	TESTL $0x00000100, CX
+	JZ    else61
 
 	// upper: (x + 0x8000)>>16
 	VPADDD  roundingAVX512<>+704(SB), Z17, Z19
@@ -28372,9 +28448,9 @@ end48:
 	VMOVAPS.Z Z18, K1, Z17
 	VPMOVDW   Z17, Y17
 	VMOVUPS   Y17, 32(DX)(R11*2)
-	JMP       end60
+	JMP       end62
 
-else59:
+else61:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX512<>+512(SB), Z21, Z21
 	VANDPS  roundingAVX512<>+448(SB), Z21, Z19
@@ -28382,31 +28458,31 @@ else59:
 	VPSRLD  $0x10, Z21, Z20
 	VPADDD  Z20, Z18, Z20
 	TESTL   $0x00000408, CX
-	JZ      else61
-	JMP     end62
+	JZ      else63
+	JMP     end64
 
-else61:
+else63:
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 	VCMPPS  $0x03, Z18, Z18, K1
 	VMOVAPS Z18, K1, Z20
 
-end62:
+end64:
 	VPERMW  Z19, Z16, Z17
 	VMOVUPS Y17, (DX)(R11*2)
 	VPERMW  Z20, Z16, Z17
 	VMOVUPS Y17, 32(DX)(R11*2)
 
-end60:
-	JMP end58
+end62:
+	JMP end60
 
-else57:
+else59:
 	VMOVUPS   Z17, (DX)(R11*4)
 	VMOVUPS   Z18, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end64
+	JZ        end66
 	TESTL     $0x00000020, CX
-	JZ        else65
+	JZ        else67
 	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -28416,9 +28492,9 @@ else57:
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end66
+	JMP     end68
 
-else65:
+else67:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z19
 	VPSRLD  $0x1f, Z19, Z19
@@ -28428,18 +28504,18 @@ else65:
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
 
-end66:
+end68:
 	TESTL    $0x00000040, CX
-	JZ       else67
+	JZ       else69
 	VMOVNTDQ Y19, (R9)(R11*2)
-	JMP      end68
+	JMP      end70
 
-else67:
+else69:
 	VMOVUPS Y19, (R9)(R11*2)
 
-end68:
+end70:
 	TESTL     $0x00000020, CX
-	JZ        else69
+	JZ        else71
 	VCVTPS2PH $0x00, Z18, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -28449,9 +28525,9 @@ end68:
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end70
+	JMP     end72
 
-else69:
+else71:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -28461,41 +28537,41 @@ else69:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 
-end70:
+end72:
 	TESTL    $0x00000040, CX
-	JZ       else71
+	JZ       else73
 	VMOVNTDQ Y17, 32(R9)(R11*2)
-	JMP      end72
+	JMP      end74
 
-else71:
+else73:
 	VMOVUPS Y17, 32(R9)(R11*2)
 
-end72:
-end64:
-end58:
+end74:
+end66:
+end60:
 	ADDQ  $0x00000020, R11
 	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end74
+	JZ    end76
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end74:
+end76:
 	TESTL $0x00000040, CX
-	JZ    end76
+	JZ    end78
 	SFENCE
 
-end76:
+end78:
 	VZEROUPPER
 	RET
 
 // func adapnmAMSGradMixedAVX512(c *float32, count int, ahead int)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
-TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $8-24
+TEXT ·adapnmAMSGradMixedAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
 	// gs
@@ -28763,12 +28839,12 @@ end23:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else25
+	MOVQ  R12, R14
+	SHRQ  $0x05, R14
 
 	// ms
-	MOVQ    128(AX), R14
-	MOVQ    R12, R15
-	SHRQ    $0x05, R15
-	MOVBLZX (R14)(R15*1), R14
+	ADDQ    128(AX), R14
+	MOVBLZX (R14), R14
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R12*1), Z20
@@ -28778,31 +28854,35 @@ end23:
 	VEXTRACTI64X4 $0x01, Z20, Y20
 	VCVTPH2PS     Y20, Z20
 	PREFETCHT0    (SI)(R13*1)
+	VMOVDQU32     (SI)(R12*1), Y21
+	VPANDD        roundingAVX512<>+1216(SB), Y21, Y21
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y21, K1
+	KORTESTD      K1, K1
+	JNZ           rare27
+	CMPL          R14, $0x000000f6
+	JBE           usual28
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (SI)(R12*1), Y21
-	VPANDD       roundingAVX512<>+1216(SB), Y21, Y21
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y21, K1
-	KMOVD        K1, R15
-	LEAL         9(R14), BP
-	SHRL         $0x08, BP
-	ORL          BP, R15
-	JZ           usual27
-	VANDPS       roundingAVX512<>+896(SB), Z19, Z21
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z21, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z21
-	VMOVAPS      Z21, K1, Z19
-	VANDPS       roundingAVX512<>+896(SB), Z20, Z21
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z21, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z21
-	VMOVAPS      Z21, K1, Z20
-	SHLL         $0x1d, BP
-	ADDL         $0x3f800000, BP
-	VPBROADCASTD BP, Z21
+rare27:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z19, Z21
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z21
+	VMOVAPS Z21, K1, Z19
+	VANDPS  roundingAVX512<>+896(SB), Z20, Z21
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z21
+	VMOVAPS Z21, K1, Z20
+
+	// 1, or 2⁶⁴
+	LEAL         9(R14), R15
+	SHRL         $0x08, R15
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VPBROADCASTD R15, Z21
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
 
-usual27:
+usual28:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R15
 	VBROADCASTSS (R15)(R14*4), Z21
@@ -28812,21 +28892,21 @@ usual27:
 
 else25:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else29
 	VPMOVZXWD  (SI)(R12*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(SI)(R12*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (SI)(R13*2)
-	JMP        end29
+	JMP        end30
 
-else28:
+else29:
 	VMOVUPS    (SI)(R12*4), Z19
 	VMOVUPS    64(SI)(R12*4), Z20
 	PREFETCHT0 (SI)(R13*4)
 	PREFETCHT0 64(SI)(R13*4)
 
-end29:
+end30:
 end26:
 	VMULPS Z19, Z2, Z19
 	VMULPS Z20, Z2, Z20
@@ -28837,7 +28917,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else31
 
 	// the counter of the pass's first word
 	MOVQ   R12, R14
@@ -28866,14 +28946,14 @@ end26:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z21, Z22
 	VXORPS Z22, Z21, Z21
-	JMP    end31
+	JMP    end32
 
-else30:
+else31:
 	VXORPS Z21, Z21, Z21
 
-end31:
+end32:
 	TESTL         $0x00000400, CX
-	JZ            else32
+	JZ            else33
 	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
 	VANDPS        roundingAVX512<>+896(SB), Z20, Z23
 	VPMAXUD       Z23, Z22, Z22
@@ -28887,7 +28967,7 @@ end31:
 	VPMAXUD       X23, X22, X22
 	VMOVD         X22, R14
 	CMPL          R14, $0x7f800000
-	JAE           rare34
+	JAE           rare35
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R15, R15
@@ -28895,12 +28975,12 @@ end31:
 	SHRL    $0x17, R14
 	SUBL    $0x08, R14
 	CMOVLCS R15, R14
+	MOVQ    R12, R15
+	SHRQ    $0x05, R15
 
 	// ms
-	MOVQ         128(AX), R15
-	MOVQ         R12, BP
-	SHRQ         $0x05, BP
-	MOVB         R14, (R15)(BP*1)
+	ADDQ         128(AX), R15
+	MOVB         R14, (R15)
 	LEAQ         scaleFactors<>+1024(SB), R15
 	VBROADCASTSS (R15)(R14*4), Z22
 	VMULPS       Z22, Z19, Z23
@@ -28928,9 +29008,9 @@ end31:
 	VPSRLW    $0x08, Z22, Z22
 	VPMOVWB   Z22, Y22
 	VMOVDQU32 Y22, (SI)(R12*1)
-	JMP       packed35
+	JMP       packed36
 
-rare34:
+rare35:
 	// the same, where there are NaNs or infinities
 	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
 	VANDPS        roundingAVX512<>+896(SB), Z20, Z23
@@ -28955,12 +29035,12 @@ rare34:
 	SHRL    $0x17, R14
 	SUBL    $0x08, R14
 	CMOVLCS R15, R14
+	MOVQ    R12, R15
+	SHRQ    $0x05, R15
 
 	// ms
-	MOVQ         128(AX), R15
-	MOVQ         R12, BP
-	SHRQ         $0x05, BP
-	MOVB         R14, (R15)(BP*1)
+	ADDQ         128(AX), R15
+	MOVB         R14, (R15)
 	LEAQ         scaleFactors<>+1024(SB), R15
 	VBROADCASTSS (R15)(R14*4), Z22
 	VMULPS       Z22, Z19, Z23
@@ -28997,12 +29077,12 @@ rare34:
 	VPMOVWB   Z22, Y22
 	VMOVDQU32 Y22, (SI)(R12*1)
 
-packed35:
-	JMP end33
+packed36:
+	JMP end34
 
-else32:
+else33:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else37
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z19, Z22
@@ -29019,27 +29099,27 @@ else32:
 	VMOVUPS Y22, (SI)(R12*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(SI)(R12*2)
-	JMP     end37
+	JMP     end38
 
-else36:
+else37:
 	VMOVUPS Z19, (SI)(R12*4)
 	VMOVUPS Z20, 64(SI)(R12*4)
 
-end37:
-end33:
+end38:
+end34:
 	// u = k1·m − k2·n
 	VMULPS Z19, Z6, Z19
 	VMULPS Z20, Z6, Z20
 
 	// load n
 	TESTL $0x00000400, CX
-	JZ    else38
+	JZ    else39
+	MOVQ  R12, R14
+	SHRQ  $0x05, R14
 
 	// ns
-	MOVQ    136(AX), R14
-	MOVQ    R12, R15
-	SHRQ    $0x05, R15
-	MOVBLZX (R14)(R15*1), R14
+	ADDQ    136(AX), R14
+	MOVBLZX (R14), R14
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (DI)(R12*1), Z23
@@ -29049,56 +29129,60 @@ end33:
 	VEXTRACTI64X4 $0x01, Z23, Y23
 	VCVTPH2PS     Y23, Z23
 	PREFETCHT0    (DI)(R13*1)
+	VMOVDQU32     (DI)(R12*1), Y24
+	VPANDD        roundingAVX512<>+1216(SB), Y24, Y24
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y24, K1
+	KORTESTD      K1, K1
+	JNZ           rare41
+	CMPL          R14, $0x000000f6
+	JBE           usual42
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (DI)(R12*1), Y24
-	VPANDD       roundingAVX512<>+1216(SB), Y24, Y24
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y24, K1
-	KMOVD        K1, R15
-	LEAL         9(R14), BP
-	SHRL         $0x08, BP
-	ORL          BP, R15
-	JZ           usual40
-	VANDPS       roundingAVX512<>+896(SB), Z22, Z24
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z24
-	VMOVAPS      Z24, K1, Z22
-	VANDPS       roundingAVX512<>+896(SB), Z23, Z24
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z24
-	VMOVAPS      Z24, K1, Z23
-	SHLL         $0x1d, BP
-	ADDL         $0x3f800000, BP
-	VPBROADCASTD BP, Z24
+rare41:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z22, Z24
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z24
+	VMOVAPS Z24, K1, Z22
+	VANDPS  roundingAVX512<>+896(SB), Z23, Z24
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z24
+	VMOVAPS Z24, K1, Z23
+
+	// 1, or 2⁶⁴
+	LEAL         9(R14), R15
+	SHRL         $0x08, R15
+	SHLL         $0x1d, R15
+	ADDL         $0x3f800000, R15
+	VPBROADCASTD R15, Z24
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-usual40:
+usual42:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R15
 	VBROADCASTSS (R15)(R14*4), Z24
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
-	JMP          end39
+	JMP          end40
 
-else38:
+else39:
 	TESTL      $0x00000008, CX
-	JZ         else41
+	JZ         else43
 	VPMOVZXWD  (DI)(R12*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(DI)(R12*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (DI)(R13*2)
-	JMP        end42
+	JMP        end44
 
-else41:
+else43:
 	VMOVUPS    (DI)(R12*4), Z22
 	VMOVUPS    64(DI)(R12*4), Z23
 	PREFETCHT0 (DI)(R13*4)
 	PREFETCHT0 64(DI)(R13*4)
 
-end42:
-end39:
+end44:
+end40:
 	VMULPS Z22, Z7, Z22
 	VMULPS Z23, Z7, Z23
 	VSUBPS Z22, Z19, Z19
@@ -29112,21 +29196,21 @@ end39:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else43
+	JZ         else45
 	VPMOVZXWD  (R8)(R12*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(R8)(R12*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (R8)(R13*2)
-	JMP        end44
+	JMP        end46
 
-else43:
+else45:
 	VMOVUPS    (R8)(R12*4), Z22
 	VMOVUPS    64(R8)(R12*4), Z23
 	PREFETCHT0 (R8)(R13*4)
 	PREFETCHT0 64(R8)(R13*4)
 
-end44:
+end46:
 	VMULPS Z22, Z4, Z22
 	VMULPS Z23, Z4, Z23
 	VADDPS Z17, Z22, Z17
@@ -29135,7 +29219,7 @@ end44:
 	// store v
 	VPMULLW roundingAVX512<>+512(SB), Z21, Z21
 	TESTL   $0x00000008, CX
-	JZ      else45
+	JZ      else47
 
 	// bf16: (v + random)>>16
 	VANDPS  roundingAVX512<>+448(SB), Z21, Z22
@@ -29146,45 +29230,45 @@ end44:
 	VMOVUPS Y22, (R8)(R12*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(R8)(R12*2)
-	JMP     end46
+	JMP     end48
 
-else45:
+else47:
 	VMOVUPS Z17, (R8)(R12*4)
 	VMOVUPS Z18, 64(R8)(R12*4)
 
-end46:
+end48:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else47
+	JZ         else49
 	VPMOVZXWD  (R9)(R12*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	VPMOVZXWD  32(R9)(R12*2), Z23
 	VPSLLD     $0x10, Z23, Z23
 	PREFETCHT0 (R9)(R13*2)
-	JMP        end48
+	JMP        end50
 
-else47:
+else49:
 	VMOVUPS    (R9)(R12*4), Z22
 	VMOVUPS    64(R9)(R12*4), Z23
 	PREFETCHT0 (R9)(R13*4)
 	PREFETCHT0 64(R9)(R13*4)
 
-end48:
+end50:
 	VMAXPS   Z17, Z22, Z17
 	VMAXPS   Z18, Z23, Z18
 	VCMPPS   $0x03, Z22, Z23, K1
 	KORTESTW K1, K1
-	JZ       numbers49
+	JZ       numbers51
 	VCMPPS   $0x03, Z22, Z22, K1
 	VMOVAPS  Z22, K1, Z17
 	VCMPPS   $0x03, Z23, Z23, K1
 	VMOVAPS  Z23, K1, Z18
 
-numbers49:
+numbers51:
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else50
+	JZ    else52
 
 	// bf16: (x + random)>>16
 	VANDPS  roundingAVX512<>+448(SB), Z21, Z22
@@ -29195,13 +29279,13 @@ numbers49:
 	VMOVUPS Y22, (R9)(R12*2)
 	VPERMW  Z23, Z16, Z22
 	VMOVUPS Y22, 32(R9)(R12*2)
-	JMP     end51
+	JMP     end53
 
-else50:
+else52:
 	VMOVUPS Z17, (R9)(R12*4)
 	VMOVUPS Z18, 64(R9)(R12*4)
 
-end51:
+end53:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z17, Z17
 	VSQRTPS Z18, Z18
@@ -29215,9 +29299,9 @@ end51:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else52
-	TESTL      $0x00000100, CX
 	JZ         else54
+	TESTL      $0x00000100, CX
+	JZ         else56
 	PREFETCHT0 (DX)(R13*2)
 	PREFETCHT0 (R10)(R13*2)
 
@@ -29240,35 +29324,35 @@ end51:
 	VPMOVD2M  Z23, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z22, K1, Z20
-	JMP       end55
+	JMP       end57
 
-else54:
+else56:
 	VPMOVZXWD  (DX)(R12*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	VPMOVZXWD  32(DX)(R12*2), Z20
 	VPSLLD     $0x10, Z20, Z20
 	PREFETCHT0 (DX)(R13*2)
 
-end55:
-	JMP end53
+end57:
+	JMP end55
 
-else52:
+else54:
 	VMOVUPS    (DX)(R12*4), Z19
 	VMOVUPS    64(DX)(R12*4), Z20
 	PREFETCHT0 (DX)(R13*4)
 	PREFETCHT0 64(DX)(R13*4)
 	TESTL      $0x00000200, CX
-	JZ         end57
+	JZ         end59
 	PREFETCHT0 (R10)(R13*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else58
+	JZ        else60
 	VCVTPS2PH $0x00, Z19, Y22
 	VCVTPH2PS (R10)(R12*2), Z23
-	JMP       end59
+	JMP       end61
 
-else58:
+else60:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z22
 	VPSRLD    $0x1f, Z22, Z22
@@ -29280,7 +29364,7 @@ else58:
 	VPMOVZXWD (R10)(R12*2), Z23
 	VPSLLD    $0x10, Z23, Z23
 
-end59:
+end61:
 	VPCMPUW $0x04, (R10)(R12*2), Y22, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
@@ -29288,12 +29372,12 @@ end59:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else60
+	JZ        else62
 	VCVTPS2PH $0x00, Z20, Y22
 	VCVTPH2PS 32(R10)(R12*2), Z23
-	JMP       end61
+	JMP       end63
 
-else60:
+else62:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z20, Z22
 	VPSRLD    $0x1f, Z22, Z22
@@ -29305,14 +29389,14 @@ else60:
 	VPMOVZXWD 32(R10)(R12*2), Z23
 	VPSLLD    $0x10, Z23, Z23
 
-end61:
+end63:
 	VPCMPUW $0x04, 32(R10)(R12*2), Y22, K1
 	VCMPPS  $0x03, Z20, Z20, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z23, K1, Z20
 
-end57:
-end53:
+end59:
+end55:
 	VMULPS Z19, Z1, Z19
 	VMULPS Z20, Z1, Z20
 	VSUBPS Z17, Z19, Z17
@@ -29320,9 +29404,9 @@ end53:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else62
-	TESTL $0x00000100, CX
 	JZ    else64
+	TESTL $0x00000100, CX
+	JZ    else66
 
 	// upper: (x + 0x8000)>>16
 	VPADDD  roundingAVX512<>+704(SB), Z17, Z19
@@ -29349,9 +29433,9 @@ end53:
 	VMOVAPS.Z Z18, K1, Z17
 	VPMOVDW   Z17, Y17
 	VMOVUPS   Y17, 32(DX)(R12*2)
-	JMP       end65
+	JMP       end67
 
-else64:
+else66:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX512<>+512(SB), Z21, Z21
 	VANDPS  roundingAVX512<>+448(SB), Z21, Z19
@@ -29359,31 +29443,31 @@ else64:
 	VPSRLD  $0x10, Z21, Z20
 	VPADDD  Z20, Z18, Z20
 	TESTL   $0x00000408, CX
-	JZ      else66
-	JMP     end67
+	JZ      else68
+	JMP     end69
 
-else66:
+else68:
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 	VCMPPS  $0x03, Z18, Z18, K1
 	VMOVAPS Z18, K1, Z20
 
-end67:
+end69:
 	VPERMW  Z19, Z16, Z17
 	VMOVUPS Y17, (DX)(R12*2)
 	VPERMW  Z20, Z16, Z17
 	VMOVUPS Y17, 32(DX)(R12*2)
 
-end65:
-	JMP end63
+end67:
+	JMP end65
 
-else62:
+else64:
 	VMOVUPS   Z17, (DX)(R12*4)
 	VMOVUPS   Z18, 64(DX)(R12*4)
 	TESTL     $0x00000030, CX
-	JZ        end69
+	JZ        end71
 	TESTL     $0x00000020, CX
-	JZ        else70
+	JZ        else72
 	VCVTPS2PH $0x00, Z17, Y19
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -29393,9 +29477,9 @@ else62:
 	KMOVW   K1, R14
 	POPCNTL R14, R14
 	ADDQ    R14, R11
-	JMP     end71
+	JMP     end73
 
-else70:
+else72:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z19
 	VPSRLD  $0x1f, Z19, Z19
@@ -29405,18 +29489,18 @@ else70:
 	VMOVAPS Z17, K1, Z19
 	VPERMW  Z19, Z16, Z19
 
-end71:
+end73:
 	TESTL    $0x00000040, CX
-	JZ       else72
+	JZ       else74
 	VMOVNTDQ Y19, (R10)(R12*2)
-	JMP      end73
+	JMP      end75
 
-else72:
+else74:
 	VMOVUPS Y19, (R10)(R12*2)
 
-end73:
+end75:
 	TESTL     $0x00000020, CX
-	JZ        else74
+	JZ        else76
 	VCVTPS2PH $0x00, Z18, Y17
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -29426,9 +29510,9 @@ end73:
 	KMOVW   K1, R14
 	POPCNTL R14, R14
 	ADDQ    R14, R11
-	JMP     end75
+	JMP     end77
 
-else74:
+else76:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z18, Z17
 	VPSRLD  $0x1f, Z17, Z17
@@ -29438,35 +29522,35 @@ else74:
 	VMOVAPS Z18, K1, Z17
 	VPERMW  Z17, Z16, Z17
 
-end75:
+end77:
 	TESTL    $0x00000040, CX
-	JZ       else76
+	JZ       else78
 	VMOVNTDQ Y17, 32(R10)(R12*2)
-	JMP      end77
+	JMP      end79
 
-else76:
+else78:
 	VMOVUPS Y17, 32(R10)(R12*2)
 
-end77:
-end69:
-end63:
+end79:
+end71:
+end65:
 	ADDQ  $0x00000020, R12
 	ADDQ  $0x00000020, R13
 	CMPQ  R12, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end79
+	JZ    end81
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R11, 120(AX)
 
-end79:
+end81:
 	TESTL $0x00000040, CX
-	JZ    end81
+	JZ    end83
 	SFENCE
 
-end81:
+end83:
 	VZEROUPPER
 	RET
 
@@ -30247,12 +30331,12 @@ end23:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else25
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
 
 	// ms
-	MOVQ    128(AX), R11
-	MOVQ    R9, R12
-	SHRQ    $0x05, R12
-	MOVBLZX (R11)(R12*1), R11
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z15
@@ -30262,31 +30346,35 @@ end23:
 	VEXTRACTI64X4 $0x01, Z15, Y15
 	VCVTPH2PS     Y15, Z15
 	PREFETCHT0    (SI)(R10*1)
+	VMOVDQU32     (SI)(R9*1), Y16
+	VPANDD        roundingAVX512<>+1216(SB), Y16, Y16
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y16, K1
+	KORTESTD      K1, K1
+	JNZ           rare27
+	CMPL          R11, $0x000000f6
+	JBE           usual28
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (SI)(R9*1), Y16
-	VPANDD       roundingAVX512<>+1216(SB), Y16, Y16
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y16, K1
-	KMOVD        K1, R12
-	LEAL         9(R11), R13
-	SHRL         $0x08, R13
-	ORL          R13, R12
-	JZ           usual27
-	VANDPS       roundingAVX512<>+896(SB), Z14, Z16
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z16, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z16
-	VMOVAPS      Z16, K1, Z14
-	VANDPS       roundingAVX512<>+896(SB), Z15, Z16
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z16, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z16
-	VMOVAPS      Z16, K1, Z15
-	SHLL         $0x1d, R13
-	ADDL         $0x3f800000, R13
-	VPBROADCASTD R13, Z16
+rare27:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z14, Z16
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z16
+	VMOVAPS Z16, K1, Z14
+	VANDPS  roundingAVX512<>+896(SB), Z15, Z16
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z16
+	VMOVAPS Z16, K1, Z15
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VPBROADCASTD R12, Z16
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-usual27:
+usual28:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z16
@@ -30296,21 +30384,21 @@ usual27:
 
 else25:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else29
 	VPMOVZXWD  (SI)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	VPMOVZXWD  32(SI)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end29
+	JMP        end30
 
-else28:
+else29:
 	VMOVUPS    (SI)(R9*4), Z14
 	VMOVUPS    64(SI)(R9*4), Z15
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end29:
+end30:
 end26:
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
@@ -30321,7 +30409,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else31
 
 	// the counter of the pass's first word
 	MOVQ   R9, R11
@@ -30350,14 +30438,14 @@ end26:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z14, Z15
 	VXORPS Z15, Z14, Z14
-	JMP    end31
+	JMP    end32
 
-else30:
+else31:
 	VXORPS Z14, Z14, Z14
 
-end31:
+end32:
 	TESTL         $0x00000400, CX
-	JZ            else32
+	JZ            else33
 	VANDPS        roundingAVX512<>+896(SB), Z12, Z15
 	VANDPS        roundingAVX512<>+896(SB), Z13, Z16
 	VPMAXUD       Z16, Z15, Z15
@@ -30371,7 +30459,7 @@ end31:
 	VPMAXUD       X16, X15, X15
 	VMOVD         X15, R11
 	CMPL          R11, $0x7f800000
-	JAE           rare34
+	JAE           rare35
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -30379,12 +30467,12 @@ end31:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z15
 	VMULPS       Z15, Z12, Z16
@@ -30412,9 +30500,9 @@ end31:
 	VPSRLW    $0x08, Z15, Z15
 	VPMOVWB   Z15, Y15
 	VMOVDQU32 Y15, (SI)(R9*1)
-	JMP       packed35
+	JMP       packed36
 
-rare34:
+rare35:
 	// the same, where there are NaNs or infinities
 	VANDPS        roundingAVX512<>+896(SB), Z12, Z15
 	VANDPS        roundingAVX512<>+896(SB), Z13, Z16
@@ -30439,12 +30527,12 @@ rare34:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z15
 	VMULPS       Z15, Z12, Z16
@@ -30481,12 +30569,12 @@ rare34:
 	VPMOVWB   Z15, Y15
 	VMOVDQU32 Y15, (SI)(R9*1)
 
-packed35:
-	JMP end33
+packed36:
+	JMP end34
 
-else32:
+else33:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else37
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z12, Z15
@@ -30503,14 +30591,14 @@ else32:
 	VMOVUPS Y15, (SI)(R9*2)
 	VPERMW  Z16, Z11, Z15
 	VMOVUPS Y15, 32(SI)(R9*2)
-	JMP     end37
+	JMP     end38
 
-else36:
+else37:
 	VMOVUPS Z12, (SI)(R9*4)
 	VMOVUPS Z13, 64(SI)(R9*4)
 
-end37:
-end33:
+end38:
+end34:
 	// u = k1·m
 	VMULPS Z12, Z4, Z12
 	VMULPS Z13, Z4, Z13
@@ -30518,9 +30606,9 @@ end33:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else38
+	JZ         else39
 	TESTL      $0x00000100, CX
-	JZ         else40
+	JZ         else41
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -30543,35 +30631,35 @@ end33:
 	VPMOVD2M  Z18, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z17, K1, Z16
-	JMP       end41
+	JMP       end42
 
-else40:
+else41:
 	VPMOVZXWD  (DX)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	VPMOVZXWD  32(DX)(R9*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	PREFETCHT0 (DX)(R10*2)
 
-end41:
-	JMP end39
+end42:
+	JMP end40
 
-else38:
+else39:
 	VMOVUPS    (DX)(R9*4), Z15
 	VMOVUPS    64(DX)(R9*4), Z16
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end43
+	JZ         end44
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else45
 	VCVTPS2PH $0x00, Z15, Y17
 	VCVTPH2PS (DI)(R9*2), Z18
-	JMP       end45
+	JMP       end46
 
-else44:
+else45:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z15, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -30583,7 +30671,7 @@ else44:
 	VPMOVZXWD (DI)(R9*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end45:
+end46:
 	VPCMPUW $0x04, (DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z15, Z15, K2
 	KORW    K2, K1, K1
@@ -30591,12 +30679,12 @@ end45:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else46
+	JZ        else47
 	VCVTPS2PH $0x00, Z16, Y17
 	VCVTPH2PS 32(DI)(R9*2), Z18
-	JMP       end47
+	JMP       end48
 
-else46:
+else47:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z16, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -30608,14 +30696,14 @@ else46:
 	VPMOVZXWD 32(DI)(R9*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end47:
+end48:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z18, K1, Z16
 
-end43:
-end39:
+end44:
+end40:
 	VMULPS Z15, Z1, Z15
 	VMULPS Z16, Z1, Z16
 	VSUBPS Z12, Z15, Z12
@@ -30623,9 +30711,9 @@ end39:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else48
+	JZ    else49
 	TESTL $0x00000100, CX
-	JZ    else50
+	JZ    else51
 
 	// upper: (x + 0x8000)>>16
 	VPADDD  roundingAVX512<>+704(SB), Z12, Z14
@@ -30652,9 +30740,9 @@ end39:
 	VMOVAPS.Z Z13, K1, Z12
 	VPMOVDW   Z12, Y12
 	VMOVUPS   Y12, 32(DX)(R9*2)
-	JMP       end51
+	JMP       end52
 
-else50:
+else51:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX512<>+576(SB), Z14, Z14
 	VANDPS  roundingAVX512<>+448(SB), Z14, Z15
@@ -30662,31 +30750,31 @@ else50:
 	VPSRLD  $0x10, Z14, Z14
 	VPADDD  Z14, Z13, Z14
 	TESTL   $0x00000408, CX
-	JZ      else52
-	JMP     end53
+	JZ      else53
+	JMP     end54
 
-else52:
+else53:
 	VCMPPS  $0x03, Z12, Z12, K1
 	VMOVAPS Z12, K1, Z15
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z14
 
-end53:
+end54:
 	VPERMW  Z15, Z11, Z12
 	VMOVUPS Y12, (DX)(R9*2)
 	VPERMW  Z14, Z11, Z12
 	VMOVUPS Y12, 32(DX)(R9*2)
 
-end51:
-	JMP end49
+end52:
+	JMP end50
 
-else48:
+else49:
 	VMOVUPS   Z12, (DX)(R9*4)
 	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end55
+	JZ        end56
 	TESTL     $0x00000020, CX
-	JZ        else56
+	JZ        else57
 	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -30696,9 +30784,9 @@ else48:
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end57
+	JMP     end58
 
-else56:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z14
 	VPSRLD  $0x1f, Z14, Z14
@@ -30708,18 +30796,18 @@ else56:
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
 
-end57:
+end58:
 	TESTL    $0x00000040, CX
-	JZ       else58
+	JZ       else59
 	VMOVNTDQ Y14, (DI)(R9*2)
-	JMP      end59
+	JMP      end60
 
-else58:
+else59:
 	VMOVUPS Y14, (DI)(R9*2)
 
-end59:
+end60:
 	TESTL     $0x00000020, CX
-	JZ        else60
+	JZ        else61
 	VCVTPS2PH $0x00, Z13, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -30729,9 +30817,9 @@ end59:
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end61
+	JMP     end62
 
-else60:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -30741,35 +30829,35 @@ else60:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 
-end61:
+end62:
 	TESTL    $0x00000040, CX
-	JZ       else62
+	JZ       else63
 	VMOVNTDQ Y12, 32(DI)(R9*2)
-	JMP      end63
+	JMP      end64
 
-else62:
+else63:
 	VMOVUPS Y12, 32(DI)(R9*2)
 
-end63:
-end55:
-end49:
+end64:
+end56:
+end50:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end65
+	JZ    end66
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end65:
+end66:
 	TESTL $0x00000040, CX
-	JZ    end67
+	JZ    end68
 	SFENCE
 
-end67:
+end68:
 	VZEROUPPER
 	RET
 
@@ -31019,12 +31107,12 @@ end23:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else25
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
 
 	// ms
-	MOVQ    128(AX), R11
-	MOVQ    R9, R12
-	SHRQ    $0x05, R12
-	MOVBLZX (R11)(R12*1), R11
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z15
@@ -31034,31 +31122,35 @@ end23:
 	VEXTRACTI64X4 $0x01, Z15, Y15
 	VCVTPH2PS     Y15, Z15
 	PREFETCHT0    (SI)(R10*1)
+	VMOVDQU32     (SI)(R9*1), Y16
+	VPANDD        roundingAVX512<>+1216(SB), Y16, Y16
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y16, K1
+	KORTESTD      K1, K1
+	JNZ           rare27
+	CMPL          R11, $0x000000f6
+	JBE           usual28
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (SI)(R9*1), Y16
-	VPANDD       roundingAVX512<>+1216(SB), Y16, Y16
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y16, K1
-	KMOVD        K1, R12
-	LEAL         9(R11), R13
-	SHRL         $0x08, R13
-	ORL          R13, R12
-	JZ           usual27
-	VANDPS       roundingAVX512<>+896(SB), Z14, Z16
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z16, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z16
-	VMOVAPS      Z16, K1, Z14
-	VANDPS       roundingAVX512<>+896(SB), Z15, Z16
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z16, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z16
-	VMOVAPS      Z16, K1, Z15
-	SHLL         $0x1d, R13
-	ADDL         $0x3f800000, R13
-	VPBROADCASTD R13, Z16
+rare27:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z14, Z16
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z16
+	VMOVAPS Z16, K1, Z14
+	VANDPS  roundingAVX512<>+896(SB), Z15, Z16
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z16
+	VMOVAPS Z16, K1, Z15
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VPBROADCASTD R12, Z16
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-usual27:
+usual28:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z16
@@ -31068,21 +31160,21 @@ usual27:
 
 else25:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else29
 	VPMOVZXWD  (SI)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	VPMOVZXWD  32(SI)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end29
+	JMP        end30
 
-else28:
+else29:
 	VMOVUPS    (SI)(R9*4), Z14
 	VMOVUPS    64(SI)(R9*4), Z15
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end29:
+end30:
 end26:
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
@@ -31093,7 +31185,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else31
 
 	// the counter of the pass's first word
 	MOVQ   R9, R11
@@ -31122,14 +31214,14 @@ end26:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z16, Z17
 	VXORPS Z17, Z16, Z16
-	JMP    end31
+	JMP    end32
 
-else30:
+else31:
 	VXORPS Z16, Z16, Z16
 
-end31:
+end32:
 	TESTL         $0x00000400, CX
-	JZ            else32
+	JZ            else33
 	VANDPS        roundingAVX512<>+896(SB), Z14, Z17
 	VANDPS        roundingAVX512<>+896(SB), Z15, Z18
 	VPMAXUD       Z18, Z17, Z17
@@ -31143,7 +31235,7 @@ end31:
 	VPMAXUD       X18, X17, X17
 	VMOVD         X17, R11
 	CMPL          R11, $0x7f800000
-	JAE           rare34
+	JAE           rare35
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -31151,12 +31243,12 @@ end31:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z17
 	VMULPS       Z17, Z14, Z18
@@ -31184,9 +31276,9 @@ end31:
 	VPSRLW    $0x08, Z17, Z17
 	VPMOVWB   Z17, Y17
 	VMOVDQU32 Y17, (SI)(R9*1)
-	JMP       packed35
+	JMP       packed36
 
-rare34:
+rare35:
 	// the same, where there are NaNs or infinities
 	VANDPS        roundingAVX512<>+896(SB), Z14, Z17
 	VANDPS        roundingAVX512<>+896(SB), Z15, Z18
@@ -31211,12 +31303,12 @@ rare34:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z17
 	VMULPS       Z17, Z14, Z18
@@ -31253,12 +31345,12 @@ rare34:
 	VPMOVWB   Z17, Y17
 	VMOVDQU32 Y17, (SI)(R9*1)
 
-packed35:
-	JMP end33
+packed36:
+	JMP end34
 
-else32:
+else33:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else37
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z14, Z17
@@ -31275,14 +31367,14 @@ else32:
 	VMOVUPS Y17, (SI)(R9*2)
 	VPERMW  Z18, Z11, Z17
 	VMOVUPS Y17, 32(SI)(R9*2)
-	JMP     end37
+	JMP     end38
 
-else36:
+else37:
 	VMOVUPS Z14, (SI)(R9*4)
 	VMOVUPS Z15, 64(SI)(R9*4)
 
-end37:
-end33:
+end38:
+end34:
 	// d = g + beta1·m
 	VMULPS Z14, Z2, Z14
 	VMULPS Z15, Z2, Z15
@@ -31296,9 +31388,9 @@ end33:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else38
+	JZ         else39
 	TESTL      $0x00000100, CX
-	JZ         else40
+	JZ         else41
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -31321,35 +31413,35 @@ end33:
 	VPMOVD2M  Z18, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z17, K1, Z15
-	JMP       end41
+	JMP       end42
 
-else40:
+else41:
 	VPMOVZXWD  (DX)(R9*2), Z14
 	VPSLLD     $0x10, Z14, Z14
 	VPMOVZXWD  32(DX)(R9*2), Z15
 	VPSLLD     $0x10, Z15, Z15
 	PREFETCHT0 (DX)(R10*2)
 
-end41:
-	JMP end39
+end42:
+	JMP end40
 
-else38:
+else39:
 	VMOVUPS    (DX)(R9*4), Z14
 	VMOVUPS    64(DX)(R9*4), Z15
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end43
+	JZ         end44
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else44
+	JZ        else45
 	VCVTPS2PH $0x00, Z14, Y17
 	VCVTPH2PS (DI)(R9*2), Z18
-	JMP       end45
+	JMP       end46
 
-else44:
+else45:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z14, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -31361,7 +31453,7 @@ else44:
 	VPMOVZXWD (DI)(R9*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end45:
+end46:
 	VPCMPUW $0x04, (DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z14, Z14, K2
 	KORW    K2, K1, K1
@@ -31369,12 +31461,12 @@ end45:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else46
+	JZ        else47
 	VCVTPS2PH $0x00, Z15, Y17
 	VCVTPH2PS 32(DI)(R9*2), Z18
-	JMP       end47
+	JMP       end48
 
-else46:
+else47:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z15, Z17
 	VPSRLD    $0x1f, Z17, Z17
@@ -31386,14 +31478,14 @@ else46:
 	VPMOVZXWD 32(DI)(R9*2), Z18
 	VPSLLD    $0x10, Z18, Z18
 
-end47:
+end48:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y17, K1
 	VCMPPS  $0x03, Z15, Z15, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z18, K1, Z15
 
-end43:
-end39:
+end44:
+end40:
 	VMULPS Z14, Z1, Z14
 	VMULPS Z15, Z1, Z15
 	VSUBPS Z12, Z14, Z12
@@ -31401,9 +31493,9 @@ end39:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else48
+	JZ    else49
 	TESTL $0x00000100, CX
-	JZ    else50
+	JZ    else51
 
 	// upper: (x + 0x8000)>>16
 	VPADDD  roundingAVX512<>+704(SB), Z12, Z14
@@ -31430,9 +31522,9 @@ end39:
 	VMOVAPS.Z Z13, K1, Z12
 	VPMOVDW   Z12, Y12
 	VMOVUPS   Y12, 32(DX)(R9*2)
-	JMP       end51
+	JMP       end52
 
-else50:
+else51:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX512<>+576(SB), Z16, Z16
 	VANDPS  roundingAVX512<>+448(SB), Z16, Z14
@@ -31440,31 +31532,31 @@ else50:
 	VPSRLD  $0x10, Z16, Z15
 	VPADDD  Z15, Z13, Z15
 	TESTL   $0x00000408, CX
-	JZ      else52
-	JMP     end53
+	JZ      else53
+	JMP     end54
 
-else52:
+else53:
 	VCMPPS  $0x03, Z12, Z12, K1
 	VMOVAPS Z12, K1, Z14
 	VCMPPS  $0x03, Z13, Z13, K1
 	VMOVAPS Z13, K1, Z15
 
-end53:
+end54:
 	VPERMW  Z14, Z11, Z12
 	VMOVUPS Y12, (DX)(R9*2)
 	VPERMW  Z15, Z11, Z12
 	VMOVUPS Y12, 32(DX)(R9*2)
 
-end51:
-	JMP end49
+end52:
+	JMP end50
 
-else48:
+else49:
 	VMOVUPS   Z12, (DX)(R9*4)
 	VMOVUPS   Z13, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end55
+	JZ        end56
 	TESTL     $0x00000020, CX
-	JZ        else56
+	JZ        else57
 	VCVTPS2PH $0x00, Z12, Y14
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -31474,9 +31566,9 @@ else48:
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end57
+	JMP     end58
 
-else56:
+else57:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z12, Z14
 	VPSRLD  $0x1f, Z14, Z14
@@ -31486,18 +31578,18 @@ else56:
 	VMOVAPS Z12, K1, Z14
 	VPERMW  Z14, Z11, Z14
 
-end57:
+end58:
 	TESTL    $0x00000040, CX
-	JZ       else58
+	JZ       else59
 	VMOVNTDQ Y14, (DI)(R9*2)
-	JMP      end59
+	JMP      end60
 
-else58:
+else59:
 	VMOVUPS Y14, (DI)(R9*2)
 
-end59:
+end60:
 	TESTL     $0x00000020, CX
-	JZ        else60
+	JZ        else61
 	VCVTPS2PH $0x00, Z13, Y12
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -31507,9 +31599,9 @@ end59:
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end61
+	JMP     end62
 
-else60:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z13, Z12
 	VPSRLD  $0x1f, Z12, Z12
@@ -31519,35 +31611,35 @@ else60:
 	VMOVAPS Z13, K1, Z12
 	VPERMW  Z12, Z11, Z12
 
-end61:
+end62:
 	TESTL    $0x00000040, CX
-	JZ       else62
+	JZ       else63
 	VMOVNTDQ Y12, 32(DI)(R9*2)
-	JMP      end63
+	JMP      end64
 
-else62:
+else63:
 	VMOVUPS Y12, 32(DI)(R9*2)
 
-end63:
-end55:
-end49:
+end64:
+end56:
+end50:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end65
+	JZ    end66
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end65:
+end66:
 	TESTL $0x00000040, CX
-	JZ    end67
+	JZ    end68
 	SFENCE
 
-end67:
+end68:
 	VZEROUPPER
 	RET
 
@@ -31812,12 +31904,12 @@ end23:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else25
+	MOVQ  R10, R12
+	SHRQ  $0x05, R12
 
 	// ms
-	MOVQ    128(AX), R12
-	MOVQ    R10, R13
-	SHRQ    $0x05, R13
-	MOVBLZX (R12)(R13*1), R12
+	ADDQ    128(AX), R12
+	MOVBLZX (R12), R12
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R10*1), Z19
@@ -31827,31 +31919,35 @@ end23:
 	VEXTRACTI64X4 $0x01, Z19, Y19
 	VCVTPH2PS     Y19, Z19
 	PREFETCHT0    (SI)(R11*1)
+	VMOVDQU32     (SI)(R10*1), Y20
+	VPANDD        roundingAVX512<>+1216(SB), Y20, Y20
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y20, K1
+	KORTESTD      K1, K1
+	JNZ           rare27
+	CMPL          R12, $0x000000f6
+	JBE           usual28
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (SI)(R10*1), Y20
-	VPANDD       roundingAVX512<>+1216(SB), Y20, Y20
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y20, K1
-	KMOVD        K1, R13
-	LEAL         9(R12), R14
-	SHRL         $0x08, R14
-	ORL          R14, R13
-	JZ           usual27
-	VANDPS       roundingAVX512<>+896(SB), Z18, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z20
-	VMOVAPS      Z20, K1, Z18
-	VANDPS       roundingAVX512<>+896(SB), Z19, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z20
-	VMOVAPS      Z20, K1, Z19
-	SHLL         $0x1d, R14
-	ADDL         $0x3f800000, R14
-	VPBROADCASTD R14, Z20
+rare27:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z18, Z20
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z20
+	VMOVAPS Z20, K1, Z18
+	VANDPS  roundingAVX512<>+896(SB), Z19, Z20
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z20
+	VMOVAPS Z20, K1, Z19
+
+	// 1, or 2⁶⁴
+	LEAL         9(R12), R13
+	SHRL         $0x08, R13
+	SHLL         $0x1d, R13
+	ADDL         $0x3f800000, R13
+	VPBROADCASTD R13, Z20
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-usual27:
+usual28:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z20
@@ -31861,21 +31957,21 @@ usual27:
 
 else25:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else29
 	VPMOVZXWD  (SI)(R10*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(SI)(R10*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (SI)(R11*2)
-	JMP        end29
+	JMP        end30
 
-else28:
+else29:
 	VMOVUPS    (SI)(R10*4), Z18
 	VMOVUPS    64(SI)(R10*4), Z19
 	PREFETCHT0 (SI)(R11*4)
 	PREFETCHT0 64(SI)(R11*4)
 
-end29:
+end30:
 end26:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z19, Z2, Z19
@@ -31886,7 +31982,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else31
 
 	// the counter of the pass's first word
 	MOVQ   R10, R12
@@ -31915,14 +32011,14 @@ end26:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z20, Z21
 	VXORPS Z21, Z20, Z20
-	JMP    end31
+	JMP    end32
 
-else30:
+else31:
 	VXORPS Z20, Z20, Z20
 
-end31:
+end32:
 	TESTL         $0x00000400, CX
-	JZ            else32
+	JZ            else33
 	VANDPS        roundingAVX512<>+896(SB), Z18, Z21
 	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
 	VPMAXUD       Z22, Z21, Z21
@@ -31936,7 +32032,7 @@ end31:
 	VPMAXUD       X22, X21, X21
 	VMOVD         X21, R12
 	CMPL          R12, $0x7f800000
-	JAE           rare34
+	JAE           rare35
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R13, R13
@@ -31944,12 +32040,12 @@ end31:
 	SHRL    $0x17, R12
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
 
 	// ms
-	MOVQ         128(AX), R13
-	MOVQ         R10, R14
-	SHRQ         $0x05, R14
-	MOVB         R12, (R13)(R14*1)
+	ADDQ         128(AX), R13
+	MOVB         R12, (R13)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z21
 	VMULPS       Z21, Z18, Z22
@@ -31977,9 +32073,9 @@ end31:
 	VPSRLW    $0x08, Z21, Z21
 	VPMOVWB   Z21, Y21
 	VMOVDQU32 Y21, (SI)(R10*1)
-	JMP       packed35
+	JMP       packed36
 
-rare34:
+rare35:
 	// the same, where there are NaNs or infinities
 	VANDPS        roundingAVX512<>+896(SB), Z18, Z21
 	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
@@ -32004,12 +32100,12 @@ rare34:
 	SHRL    $0x17, R12
 	SUBL    $0x08, R12
 	CMOVLCS R13, R12
+	MOVQ    R10, R13
+	SHRQ    $0x05, R13
 
 	// ms
-	MOVQ         128(AX), R13
-	MOVQ         R10, R14
-	SHRQ         $0x05, R14
-	MOVB         R12, (R13)(R14*1)
+	ADDQ         128(AX), R13
+	MOVB         R12, (R13)
 	LEAQ         scaleFactors<>+1024(SB), R13
 	VBROADCASTSS (R13)(R12*4), Z21
 	VMULPS       Z21, Z18, Z22
@@ -32046,12 +32142,12 @@ rare34:
 	VPMOVWB   Z21, Y21
 	VMOVDQU32 Y21, (SI)(R10*1)
 
-packed35:
-	JMP end33
+packed36:
+	JMP end34
 
-else32:
+else33:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else37
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z18, Z21
@@ -32068,14 +32164,14 @@ else32:
 	VMOVUPS Y21, (SI)(R10*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(SI)(R10*2)
-	JMP     end37
+	JMP     end38
 
-else36:
+else37:
 	VMOVUPS Z18, (SI)(R10*4)
 	VMOVUPS Z19, 64(SI)(R10*4)
 
-end37:
-end33:
+end38:
+end34:
 	// u = k1·m
 	VMULPS Z18, Z6, Z18
 	VMULPS Z19, Z6, Z19
@@ -32088,21 +32184,21 @@ end33:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else38
+	JZ         else39
 	VPMOVZXWD  (DI)(R10*2), Z21
 	VPSLLD     $0x10, Z21, Z21
 	VPMOVZXWD  32(DI)(R10*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT0 (DI)(R11*2)
-	JMP        end39
+	JMP        end40
 
-else38:
+else39:
 	VMOVUPS    (DI)(R10*4), Z21
 	VMOVUPS    64(DI)(R10*4), Z22
 	PREFETCHT0 (DI)(R11*4)
 	PREFETCHT0 64(DI)(R11*4)
 
-end39:
+end40:
 	VMULPS Z21, Z4, Z21
 	VMULPS Z22, Z4, Z22
 	VADDPS Z16, Z21, Z16
@@ -32111,7 +32207,7 @@ end39:
 	// store v
 	VPMULLW roundingAVX512<>+512(SB), Z20, Z20
 	TESTL   $0x00000008, CX
-	JZ      else40
+	JZ      else41
 
 	// bf16: (v + random)>>16
 	VANDPS  roundingAVX512<>+448(SB), Z20, Z21
@@ -32122,13 +32218,13 @@ end39:
 	VMOVUPS Y21, (DI)(R10*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(DI)(R10*2)
-	JMP     end41
+	JMP     end42
 
-else40:
+else41:
 	VMOVUPS Z16, (DI)(R10*4)
 	VMOVUPS Z17, 64(DI)(R10*4)
 
-end41:
+end42:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VSQRTPS Z17, Z17
@@ -32142,9 +32238,9 @@ end41:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else42
+	JZ         else43
 	TESTL      $0x00000100, CX
-	JZ         else44
+	JZ         else45
 	PREFETCHT0 (DX)(R11*2)
 	PREFETCHT0 (R8)(R11*2)
 
@@ -32167,35 +32263,35 @@ end41:
 	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z21, K1, Z19
-	JMP       end45
+	JMP       end46
 
-else44:
+else45:
 	VPMOVZXWD  (DX)(R10*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(DX)(R10*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (DX)(R11*2)
 
-end45:
-	JMP end43
+end46:
+	JMP end44
 
-else42:
+else43:
 	VMOVUPS    (DX)(R10*4), Z18
 	VMOVUPS    64(DX)(R10*4), Z19
 	PREFETCHT0 (DX)(R11*4)
 	PREFETCHT0 64(DX)(R11*4)
 	TESTL      $0x00000200, CX
-	JZ         end47
+	JZ         end48
 	PREFETCHT0 (R8)(R11*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else48
+	JZ        else49
 	VCVTPS2PH $0x00, Z18, Y21
 	VCVTPH2PS (R8)(R10*2), Z22
-	JMP       end49
+	JMP       end50
 
-else48:
+else49:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z18, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -32207,7 +32303,7 @@ else48:
 	VPMOVZXWD (R8)(R10*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end49:
+end50:
 	VPCMPUW $0x04, (R8)(R10*2), Y21, K1
 	VCMPPS  $0x03, Z18, Z18, K2
 	KORW    K2, K1, K1
@@ -32215,12 +32311,12 @@ end49:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else50
+	JZ        else51
 	VCVTPS2PH $0x00, Z19, Y21
 	VCVTPH2PS 32(R8)(R10*2), Z22
-	JMP       end51
+	JMP       end52
 
-else50:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -32232,14 +32328,14 @@ else50:
 	VPMOVZXWD 32(R8)(R10*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end51:
+end52:
 	VPCMPUW $0x04, 32(R8)(R10*2), Y21, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z19
 
-end47:
-end43:
+end48:
+end44:
 	VMULPS Z18, Z1, Z18
 	VMULPS Z19, Z1, Z19
 	VSUBPS Z16, Z18, Z16
@@ -32247,9 +32343,9 @@ end43:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else52
+	JZ    else53
 	TESTL $0x00000100, CX
-	JZ    else54
+	JZ    else55
 
 	// upper: (x + 0x8000)>>16
 	VPADDD  roundingAVX512<>+704(SB), Z16, Z18
@@ -32276,9 +32372,9 @@ end43:
 	VMOVAPS.Z Z17, K1, Z16
 	VPMOVDW   Z16, Y16
 	VMOVUPS   Y16, 32(DX)(R10*2)
-	JMP       end55
+	JMP       end56
 
-else54:
+else55:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX512<>+512(SB), Z20, Z20
 	VANDPS  roundingAVX512<>+448(SB), Z20, Z18
@@ -32286,31 +32382,31 @@ else54:
 	VPSRLD  $0x10, Z20, Z19
 	VPADDD  Z19, Z17, Z19
 	TESTL   $0x00000408, CX
-	JZ      else56
-	JMP     end57
+	JZ      else57
+	JMP     end58
 
-else56:
+else57:
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 
-end57:
+end58:
 	VPERMW  Z18, Z15, Z16
 	VMOVUPS Y16, (DX)(R10*2)
 	VPERMW  Z19, Z15, Z16
 	VMOVUPS Y16, 32(DX)(R10*2)
 
-end55:
-	JMP end53
+end56:
+	JMP end54
 
-else52:
+else53:
 	VMOVUPS   Z16, (DX)(R10*4)
 	VMOVUPS   Z17, 64(DX)(R10*4)
 	TESTL     $0x00000030, CX
-	JZ        end59
+	JZ        end60
 	TESTL     $0x00000020, CX
-	JZ        else60
+	JZ        else61
 	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -32320,9 +32416,9 @@ else52:
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end61
+	JMP     end62
 
-else60:
+else61:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -32332,18 +32428,18 @@ else60:
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
 
-end61:
+end62:
 	TESTL    $0x00000040, CX
-	JZ       else62
+	JZ       else63
 	VMOVNTDQ Y18, (R8)(R10*2)
-	JMP      end63
+	JMP      end64
 
-else62:
+else63:
 	VMOVUPS Y18, (R8)(R10*2)
 
-end63:
+end64:
 	TESTL     $0x00000020, CX
-	JZ        else64
+	JZ        else65
 	VCVTPS2PH $0x00, Z17, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -32353,9 +32449,9 @@ end63:
 	KMOVW   K1, R12
 	POPCNTL R12, R12
 	ADDQ    R12, R9
-	JMP     end65
+	JMP     end66
 
-else64:
+else65:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -32365,35 +32461,35 @@ else64:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 
-end65:
+end66:
 	TESTL    $0x00000040, CX
-	JZ       else66
+	JZ       else67
 	VMOVNTDQ Y16, 32(R8)(R10*2)
-	JMP      end67
+	JMP      end68
 
-else66:
+else67:
 	VMOVUPS Y16, 32(R8)(R10*2)
 
-end67:
-end59:
-end53:
+end68:
+end60:
+end54:
 	ADDQ  $0x00000020, R10
 	ADDQ  $0x00000020, R11
 	CMPQ  R10, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end69
+	JZ    end70
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R9, 120(AX)
 
-end69:
+end70:
 	TESTL $0x00000040, CX
-	JZ    end71
+	JZ    end72
 	SFENCE
 
-end71:
+end72:
 	VZEROUPPER
 	RET
 
@@ -32661,12 +32757,12 @@ end23:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else25
+	MOVQ  R11, R13
+	SHRQ  $0x05, R13
 
 	// ms
-	MOVQ    128(AX), R13
-	MOVQ    R11, R14
-	SHRQ    $0x05, R14
-	MOVBLZX (R13)(R14*1), R13
+	ADDQ    128(AX), R13
+	MOVBLZX (R13), R13
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R11*1), Z19
@@ -32676,31 +32772,35 @@ end23:
 	VEXTRACTI64X4 $0x01, Z19, Y19
 	VCVTPH2PS     Y19, Z19
 	PREFETCHT0    (SI)(R12*1)
+	VMOVDQU32     (SI)(R11*1), Y20
+	VPANDD        roundingAVX512<>+1216(SB), Y20, Y20
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y20, K1
+	KORTESTD      K1, K1
+	JNZ           rare27
+	CMPL          R13, $0x000000f6
+	JBE           usual28
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (SI)(R11*1), Y20
-	VPANDD       roundingAVX512<>+1216(SB), Y20, Y20
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y20, K1
-	KMOVD        K1, R14
-	LEAL         9(R13), R15
-	SHRL         $0x08, R15
-	ORL          R15, R14
-	JZ           usual27
-	VANDPS       roundingAVX512<>+896(SB), Z18, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z20
-	VMOVAPS      Z20, K1, Z18
-	VANDPS       roundingAVX512<>+896(SB), Z19, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z20
-	VMOVAPS      Z20, K1, Z19
-	SHLL         $0x1d, R15
-	ADDL         $0x3f800000, R15
-	VPBROADCASTD R15, Z20
+rare27:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z18, Z20
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z20
+	VMOVAPS Z20, K1, Z18
+	VANDPS  roundingAVX512<>+896(SB), Z19, Z20
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z20
+	VMOVAPS Z20, K1, Z19
+
+	// 1, or 2⁶⁴
+	LEAL         9(R13), R14
+	SHRL         $0x08, R14
+	SHLL         $0x1d, R14
+	ADDL         $0x3f800000, R14
+	VPBROADCASTD R14, Z20
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-usual27:
+usual28:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z20
@@ -32710,21 +32810,21 @@ usual27:
 
 else25:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else29
 	VPMOVZXWD  (SI)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(SI)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (SI)(R12*2)
-	JMP        end29
+	JMP        end30
 
-else28:
+else29:
 	VMOVUPS    (SI)(R11*4), Z18
 	VMOVUPS    64(SI)(R11*4), Z19
 	PREFETCHT0 (SI)(R12*4)
 	PREFETCHT0 64(SI)(R12*4)
 
-end29:
+end30:
 end26:
 	VMULPS Z18, Z2, Z18
 	VMULPS Z19, Z2, Z19
@@ -32735,7 +32835,7 @@ end26:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else30
+	JZ    else31
 
 	// the counter of the pass's first word
 	MOVQ   R11, R13
@@ -32764,14 +32864,14 @@ end26:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z20, Z21
 	VXORPS Z21, Z20, Z20
-	JMP    end31
+	JMP    end32
 
-else30:
+else31:
 	VXORPS Z20, Z20, Z20
 
-end31:
+end32:
 	TESTL         $0x00000400, CX
-	JZ            else32
+	JZ            else33
 	VANDPS        roundingAVX512<>+896(SB), Z18, Z21
 	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
 	VPMAXUD       Z22, Z21, Z21
@@ -32785,7 +32885,7 @@ end31:
 	VPMAXUD       X22, X21, X21
 	VMOVD         X21, R13
 	CMPL          R13, $0x7f800000
-	JAE           rare34
+	JAE           rare35
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R14, R14
@@ -32793,12 +32893,12 @@ end31:
 	SHRL    $0x17, R13
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
 
 	// ms
-	MOVQ         128(AX), R14
-	MOVQ         R11, R15
-	SHRQ         $0x05, R15
-	MOVB         R13, (R14)(R15*1)
+	ADDQ         128(AX), R14
+	MOVB         R13, (R14)
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z21
 	VMULPS       Z21, Z18, Z22
@@ -32826,9 +32926,9 @@ end31:
 	VPSRLW    $0x08, Z21, Z21
 	VPMOVWB   Z21, Y21
 	VMOVDQU32 Y21, (SI)(R11*1)
-	JMP       packed35
+	JMP       packed36
 
-rare34:
+rare35:
 	// the same, where there are NaNs or infinities
 	VANDPS        roundingAVX512<>+896(SB), Z18, Z21
 	VANDPS        roundingAVX512<>+896(SB), Z19, Z22
@@ -32853,12 +32953,12 @@ rare34:
 	SHRL    $0x17, R13
 	SUBL    $0x08, R13
 	CMOVLCS R14, R13
+	MOVQ    R11, R14
+	SHRQ    $0x05, R14
 
 	// ms
-	MOVQ         128(AX), R14
-	MOVQ         R11, R15
-	SHRQ         $0x05, R15
-	MOVB         R13, (R14)(R15*1)
+	ADDQ         128(AX), R14
+	MOVB         R13, (R14)
 	LEAQ         scaleFactors<>+1024(SB), R14
 	VBROADCASTSS (R14)(R13*4), Z21
 	VMULPS       Z21, Z18, Z22
@@ -32895,12 +32995,12 @@ rare34:
 	VPMOVWB   Z21, Y21
 	VMOVDQU32 Y21, (SI)(R11*1)
 
-packed35:
-	JMP end33
+packed36:
+	JMP end34
 
-else32:
+else33:
 	TESTL $0x00000008, CX
-	JZ    else36
+	JZ    else37
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z18, Z21
@@ -32917,14 +33017,14 @@ else32:
 	VMOVUPS Y21, (SI)(R11*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(SI)(R11*2)
-	JMP     end37
+	JMP     end38
 
-else36:
+else37:
 	VMOVUPS Z18, (SI)(R11*4)
 	VMOVUPS Z19, 64(SI)(R11*4)
 
-end37:
-end33:
+end38:
+end34:
 	// u = k1·m
 	VMULPS Z18, Z6, Z18
 	VMULPS Z19, Z6, Z19
@@ -32937,21 +33037,21 @@ end33:
 
 	// load v
 	TESTL      $0x00000008, CX
-	JZ         else38
+	JZ         else39
 	VPMOVZXWD  (DI)(R11*2), Z21
 	VPSLLD     $0x10, Z21, Z21
 	VPMOVZXWD  32(DI)(R11*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT0 (DI)(R12*2)
-	JMP        end39
+	JMP        end40
 
-else38:
+else39:
 	VMOVUPS    (DI)(R11*4), Z21
 	VMOVUPS    64(DI)(R11*4), Z22
 	PREFETCHT0 (DI)(R12*4)
 	PREFETCHT0 64(DI)(R12*4)
 
-end39:
+end40:
 	VMULPS Z21, Z4, Z21
 	VMULPS Z22, Z4, Z22
 	VADDPS Z16, Z21, Z16
@@ -32960,7 +33060,7 @@ end39:
 	// store v
 	VPMULLW roundingAVX512<>+512(SB), Z20, Z20
 	TESTL   $0x00000008, CX
-	JZ      else40
+	JZ      else41
 
 	// bf16: (v + random)>>16
 	VANDPS  roundingAVX512<>+448(SB), Z20, Z21
@@ -32971,45 +33071,45 @@ end39:
 	VMOVUPS Y21, (DI)(R11*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(DI)(R11*2)
-	JMP     end41
+	JMP     end42
 
-else40:
+else41:
 	VMOVUPS Z16, (DI)(R11*4)
 	VMOVUPS Z17, 64(DI)(R11*4)
 
-end41:
+end42:
 	// w = x = max(x, v)
 	// load x
 	TESTL      $0x00000008, CX
-	JZ         else42
+	JZ         else43
 	VPMOVZXWD  (R8)(R11*2), Z21
 	VPSLLD     $0x10, Z21, Z21
 	VPMOVZXWD  32(R8)(R11*2), Z22
 	VPSLLD     $0x10, Z22, Z22
 	PREFETCHT0 (R8)(R12*2)
-	JMP        end43
+	JMP        end44
 
-else42:
+else43:
 	VMOVUPS    (R8)(R11*4), Z21
 	VMOVUPS    64(R8)(R11*4), Z22
 	PREFETCHT0 (R8)(R12*4)
 	PREFETCHT0 64(R8)(R12*4)
 
-end43:
+end44:
 	VMAXPS   Z16, Z21, Z16
 	VMAXPS   Z17, Z22, Z17
 	VCMPPS   $0x03, Z21, Z22, K1
 	KORTESTW K1, K1
-	JZ       numbers44
+	JZ       numbers45
 	VCMPPS   $0x03, Z21, Z21, K1
 	VMOVAPS  Z21, K1, Z16
 	VCMPPS   $0x03, Z22, Z22, K1
 	VMOVAPS  Z22, K1, Z17
 
-numbers44:
+numbers45:
 	// store x
 	TESTL $0x00000008, CX
-	JZ    else45
+	JZ    else46
 
 	// bf16: (x + random)>>16
 	VANDPS  roundingAVX512<>+448(SB), Z20, Z21
@@ -33020,13 +33120,13 @@ numbers44:
 	VMOVUPS Y21, (R8)(R11*2)
 	VPERMW  Z22, Z15, Z21
 	VMOVUPS Y21, 32(R8)(R11*2)
-	JMP     end46
+	JMP     end47
 
-else45:
+else46:
 	VMOVUPS Z16, (R8)(R11*4)
 	VMOVUPS Z17, 64(R8)(R11*4)
 
-end46:
+end47:
 	// √w·r + ε, by which u is divided
 	VSQRTPS Z16, Z16
 	VSQRTPS Z17, Z17
@@ -33040,9 +33140,9 @@ end46:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else47
+	JZ         else48
 	TESTL      $0x00000100, CX
-	JZ         else49
+	JZ         else50
 	PREFETCHT0 (DX)(R12*2)
 	PREFETCHT0 (R9)(R12*2)
 
@@ -33065,35 +33165,35 @@ end46:
 	VPMOVD2M  Z22, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z21, K1, Z19
-	JMP       end50
+	JMP       end51
 
-else49:
+else50:
 	VPMOVZXWD  (DX)(R11*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(DX)(R11*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (DX)(R12*2)
 
-end50:
-	JMP end48
+end51:
+	JMP end49
 
-else47:
+else48:
 	VMOVUPS    (DX)(R11*4), Z18
 	VMOVUPS    64(DX)(R11*4), Z19
 	PREFETCHT0 (DX)(R12*4)
 	PREFETCHT0 64(DX)(R12*4)
 	TESTL      $0x00000200, CX
-	JZ         end52
+	JZ         end53
 	PREFETCHT0 (R9)(R12*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else53
+	JZ        else54
 	VCVTPS2PH $0x00, Z18, Y21
 	VCVTPH2PS (R9)(R11*2), Z22
-	JMP       end54
+	JMP       end55
 
-else53:
+else54:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z18, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -33105,7 +33205,7 @@ else53:
 	VPMOVZXWD (R9)(R11*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end54:
+end55:
 	VPCMPUW $0x04, (R9)(R11*2), Y21, K1
 	VCMPPS  $0x03, Z18, Z18, K2
 	KORW    K2, K1, K1
@@ -33113,12 +33213,12 @@ end54:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else55
+	JZ        else56
 	VCVTPS2PH $0x00, Z19, Y21
 	VCVTPH2PS 32(R9)(R11*2), Z22
-	JMP       end56
+	JMP       end57
 
-else55:
+else56:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z19, Z21
 	VPSRLD    $0x1f, Z21, Z21
@@ -33130,14 +33230,14 @@ else55:
 	VPMOVZXWD 32(R9)(R11*2), Z22
 	VPSLLD    $0x10, Z22, Z22
 
-end56:
+end57:
 	VPCMPUW $0x04, 32(R9)(R11*2), Y21, K1
 	VCMPPS  $0x03, Z19, Z19, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z22, K1, Z19
 
-end52:
-end48:
+end53:
+end49:
 	VMULPS Z18, Z1, Z18
 	VMULPS Z19, Z1, Z19
 	VSUBPS Z16, Z18, Z16
@@ -33145,9 +33245,9 @@ end48:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else57
+	JZ    else58
 	TESTL $0x00000100, CX
-	JZ    else59
+	JZ    else60
 
 	// upper: (x + 0x8000)>>16
 	VPADDD  roundingAVX512<>+704(SB), Z16, Z18
@@ -33174,9 +33274,9 @@ end48:
 	VMOVAPS.Z Z17, K1, Z16
 	VPMOVDW   Z16, Y16
 	VMOVUPS   Y16, 32(DX)(R11*2)
-	JMP       end60
+	JMP       end61
 
-else59:
+else60:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX512<>+512(SB), Z20, Z20
 	VANDPS  roundingAVX512<>+448(SB), Z20, Z18
@@ -33184,31 +33284,31 @@ else59:
 	VPSRLD  $0x10, Z20, Z19
 	VPADDD  Z19, Z17, Z19
 	TESTL   $0x00000408, CX
-	JZ      else61
-	JMP     end62
+	JZ      else62
+	JMP     end63
 
-else61:
+else62:
 	VCMPPS  $0x03, Z16, Z16, K1
 	VMOVAPS Z16, K1, Z18
 	VCMPPS  $0x03, Z17, Z17, K1
 	VMOVAPS Z17, K1, Z19
 
-end62:
+end63:
 	VPERMW  Z18, Z15, Z16
 	VMOVUPS Y16, (DX)(R11*2)
 	VPERMW  Z19, Z15, Z16
 	VMOVUPS Y16, 32(DX)(R11*2)
 
-end60:
-	JMP end58
+end61:
+	JMP end59
 
-else57:
+else58:
 	VMOVUPS   Z16, (DX)(R11*4)
 	VMOVUPS   Z17, 64(DX)(R11*4)
 	TESTL     $0x00000030, CX
-	JZ        end64
+	JZ        end65
 	TESTL     $0x00000020, CX
-	JZ        else65
+	JZ        else66
 	VCVTPS2PH $0x00, Z16, Y18
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -33218,9 +33318,9 @@ else57:
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end66
+	JMP     end67
 
-else65:
+else66:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z16, Z18
 	VPSRLD  $0x1f, Z18, Z18
@@ -33230,18 +33330,18 @@ else65:
 	VMOVAPS Z16, K1, Z18
 	VPERMW  Z18, Z15, Z18
 
-end66:
+end67:
 	TESTL    $0x00000040, CX
-	JZ       else67
+	JZ       else68
 	VMOVNTDQ Y18, (R9)(R11*2)
-	JMP      end68
+	JMP      end69
 
-else67:
+else68:
 	VMOVUPS Y18, (R9)(R11*2)
 
-end68:
+end69:
 	TESTL     $0x00000020, CX
-	JZ        else69
+	JZ        else70
 	VCVTPS2PH $0x00, Z17, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -33251,9 +33351,9 @@ end68:
 	KMOVW   K1, R13
 	POPCNTL R13, R13
 	ADDQ    R13, R10
-	JMP     end70
+	JMP     end71
 
-else69:
+else70:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z17, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -33263,35 +33363,35 @@ else69:
 	VMOVAPS Z17, K1, Z16
 	VPERMW  Z16, Z15, Z16
 
-end70:
+end71:
 	TESTL    $0x00000040, CX
-	JZ       else71
+	JZ       else72
 	VMOVNTDQ Y16, 32(R9)(R11*2)
-	JMP      end72
+	JMP      end73
 
-else71:
+else72:
 	VMOVUPS Y16, 32(R9)(R11*2)
 
-end72:
-end64:
-end58:
+end73:
+end65:
+end59:
 	ADDQ  $0x00000020, R11
 	ADDQ  $0x00000020, R12
 	CMPQ  R11, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end74
+	JZ    end75
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R10, 120(AX)
 
-end74:
+end75:
 	TESTL $0x00000040, CX
-	JZ    end76
+	JZ    end77
 	SFENCE
 
-end76:
+end77:
 	VZEROUPPER
 	RET
 
@@ -33547,12 +33647,12 @@ end23:
 	// load m
 	TESTL $0x00000400, CX
 	JZ    else25
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
 
 	// ms
-	MOVQ    128(AX), R11
-	MOVQ    R9, R12
-	SHRQ    $0x05, R12
-	MOVBLZX (R11)(R12*1), R11
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z17
@@ -33562,31 +33662,35 @@ end23:
 	VEXTRACTI64X4 $0x01, Z17, Y17
 	VCVTPH2PS     Y17, Z17
 	PREFETCHT0    (SI)(R10*1)
+	VMOVDQU32     (SI)(R9*1), Y18
+	VPANDD        roundingAVX512<>+1216(SB), Y18, Y18
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y18, K1
+	KORTESTD      K1, K1
+	JNZ           rare27
+	CMPL          R11, $0x000000f6
+	JBE           usual28
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (SI)(R9*1), Y18
-	VPANDD       roundingAVX512<>+1216(SB), Y18, Y18
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y18, K1
-	KMOVD        K1, R12
-	LEAL         9(R11), R13
-	SHRL         $0x08, R13
-	ORL          R13, R12
-	JZ           usual27
-	VANDPS       roundingAVX512<>+896(SB), Z16, Z18
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z18
-	VMOVAPS      Z18, K1, Z16
-	VANDPS       roundingAVX512<>+896(SB), Z17, Z18
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z18
-	VMOVAPS      Z18, K1, Z17
-	SHLL         $0x1d, R13
-	ADDL         $0x3f800000, R13
-	VPBROADCASTD R13, Z18
+rare27:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z16, Z18
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z18
+	VMOVAPS Z18, K1, Z16
+	VANDPS  roundingAVX512<>+896(SB), Z17, Z18
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z18
+	VMOVAPS Z18, K1, Z17
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VPBROADCASTD R12, Z18
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-usual27:
+usual28:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z18
@@ -33596,21 +33700,21 @@ usual27:
 
 else25:
 	TESTL      $0x00000008, CX
-	JZ         else28
+	JZ         else29
 	VPMOVZXWD  (SI)(R9*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(SI)(R9*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end29
+	JMP        end30
 
-else28:
+else29:
 	VMOVUPS    (SI)(R9*4), Z16
 	VMOVUPS    64(SI)(R9*4), Z17
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end29:
+end30:
 end26:
 	VMULPS Z16, Z2, Z16
 	VMULPS Z17, Z2, Z17
@@ -33622,13 +33726,13 @@ end26:
 	// m = beta2·m + alpha2·g
 	// load m
 	TESTL $0x00000400, CX
-	JZ    else30
+	JZ    else31
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
 
 	// ms
-	MOVQ    128(AX), R11
-	MOVQ    R9, R12
-	SHRQ    $0x05, R12
-	MOVBLZX (R11)(R12*1), R11
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
 
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z19
@@ -33638,56 +33742,60 @@ end26:
 	VEXTRACTI64X4 $0x01, Z19, Y19
 	VCVTPH2PS     Y19, Z19
 	PREFETCHT0    (SI)(R10*1)
+	VMOVDQU32     (SI)(R9*1), Y20
+	VPANDD        roundingAVX512<>+1216(SB), Y20, Y20
+	VPCMPEQB      roundingAVX512<>+1216(SB), Y20, K1
+	KORTESTD      K1, K1
+	JNZ           rare33
+	CMPL          R11, $0x000000f6
+	JBE           usual34
 
-	// rare = a byte is a NaN, or the scale is above 246
-	VMOVDQU32    (SI)(R9*1), Y20
-	VPANDD       roundingAVX512<>+1216(SB), Y20, Y20
-	VPCMPEQB     roundingAVX512<>+1216(SB), Y20, K1
-	KMOVD        K1, R12
-	LEAL         9(R11), R13
-	SHRL         $0x08, R13
-	ORL          R13, R12
-	JZ           usual32
-	VANDPS       roundingAVX512<>+896(SB), Z18, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z20
-	VMOVAPS      Z20, K1, Z18
-	VANDPS       roundingAVX512<>+896(SB), Z19, Z20
-	VCMPPS       $0x00, roundingAVX512<>+1280(SB), Z20, K1
-	VMOVUPS      roundingAVX512<>+1088(SB), Z20
-	VMOVAPS      Z20, K1, Z19
-	SHLL         $0x1d, R13
-	ADDL         $0x3f800000, R13
-	VPBROADCASTD R13, Z20
+rare33:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z18, Z20
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z20
+	VMOVAPS Z20, K1, Z18
+	VANDPS  roundingAVX512<>+896(SB), Z19, Z20
+	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z20
+	VMOVAPS Z20, K1, Z19
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VPBROADCASTD R12, Z20
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-usual32:
+usual34:
 	// × 2^(scale−119)
 	LEAQ         scaleFactors<>+0(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z20
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
-	JMP          end31
+	JMP          end32
 
-else30:
+else31:
 	TESTL      $0x00000008, CX
-	JZ         else33
+	JZ         else35
 	VPMOVZXWD  (SI)(R9*2), Z18
 	VPSLLD     $0x10, Z18, Z18
 	VPMOVZXWD  32(SI)(R9*2), Z19
 	VPSLLD     $0x10, Z19, Z19
 	PREFETCHT0 (SI)(R10*2)
-	JMP        end34
+	JMP        end36
 
-else33:
+else35:
 	VMOVUPS    (SI)(R9*4), Z18
 	VMOVUPS    64(SI)(R9*4), Z19
 	PREFETCHT0 (SI)(R10*4)
 	PREFETCHT0 64(SI)(R10*4)
 
-end34:
-end31:
+end36:
+end32:
 	VMULPS Z18, Z4, Z18
 	VMULPS Z19, Z4, Z19
 	VMULPS Z14, Z5, Z14
@@ -33697,7 +33805,7 @@ end31:
 
 	// store m
 	TESTL $0x00000080, CX
-	JZ    else35
+	JZ    else37
 
 	// the counter of the pass's first word
 	MOVQ   R9, R11
@@ -33726,14 +33834,14 @@ end31:
 	// word = word ^ word>>16
 	VPSRLD $0x10, Z18, Z19
 	VXORPS Z19, Z18, Z18
-	JMP    end36
+	JMP    end38
 
-else35:
+else37:
 	VXORPS Z18, Z18, Z18
 
-end36:
+end38:
 	TESTL         $0x00000400, CX
-	JZ            else37
+	JZ            else39
 	VANDPS        roundingAVX512<>+896(SB), Z14, Z19
 	VANDPS        roundingAVX512<>+896(SB), Z15, Z20
 	VPMAXUD       Z20, Z19, Z19
@@ -33747,7 +33855,7 @@ end36:
 	VPMAXUD       X20, X19, X19
 	VMOVD         X19, R11
 	CMPL          R11, $0x7f800000
-	JAE           rare39
+	JAE           rare41
 
 	// scale = max(exponent of most/1.75, rounded up, − 8, 0)
 	XORL    R12, R12
@@ -33755,12 +33863,12 @@ end36:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z19
 	VMULPS       Z19, Z14, Z14
@@ -33788,9 +33896,9 @@ end36:
 	VPSRLW    $0x08, Z14, Z14
 	VPMOVWB   Z14, Y14
 	VMOVDQU32 Y14, (SI)(R9*1)
-	JMP       packed40
+	JMP       packed42
 
-rare39:
+rare41:
 	// the same, where there are NaNs or infinities
 	VANDPS        roundingAVX512<>+896(SB), Z14, Z19
 	VANDPS        roundingAVX512<>+896(SB), Z15, Z20
@@ -33815,12 +33923,12 @@ rare39:
 	SHRL    $0x17, R11
 	SUBL    $0x08, R11
 	CMOVLCS R12, R11
+	MOVQ    R9, R12
+	SHRQ    $0x05, R12
 
 	// ms
-	MOVQ         128(AX), R12
-	MOVQ         R9, R13
-	SHRQ         $0x05, R13
-	MOVB         R11, (R12)(R13*1)
+	ADDQ         128(AX), R12
+	MOVB         R11, (R12)
 	LEAQ         scaleFactors<>+1024(SB), R12
 	VBROADCASTSS (R12)(R11*4), Z19
 	VMULPS       Z19, Z14, Z20
@@ -33857,12 +33965,12 @@ rare39:
 	VPMOVWB   Z14, Y14
 	VMOVDQU32 Y14, (SI)(R9*1)
 
-packed40:
-	JMP end38
+packed42:
+	JMP end40
 
-else37:
+else39:
 	TESTL $0x00000008, CX
-	JZ    else41
+	JZ    else43
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD $0x0f, Z14, Z19
@@ -33879,14 +33987,14 @@ else37:
 	VMOVUPS Y14, (SI)(R9*2)
 	VPERMW  Z15, Z13, Z14
 	VMOVUPS Y14, 32(SI)(R9*2)
-	JMP     end42
+	JMP     end44
 
-else41:
+else43:
 	VMOVUPS Z14, (SI)(R9*4)
 	VMOVUPS Z15, 64(SI)(R9*4)
 
-end42:
-end38:
+end44:
+end40:
 	// u = k1·sign(d)
 	VXORPS     Z14, Z14, Z14
 	VXORPS     Z15, Z15, Z15
@@ -33913,9 +34021,9 @@ end38:
 	// p = keep·p − u
 	// load p
 	TESTL      $0x00000104, CX
-	JZ         else43
-	TESTL      $0x00000100, CX
 	JZ         else45
+	TESTL      $0x00000100, CX
+	JZ         else47
 	PREFETCHT0 (DX)(R10*2)
 	PREFETCHT0 (DI)(R10*2)
 
@@ -33938,35 +34046,35 @@ end38:
 	VPMOVD2M  Z20, K1
 	KNOTW     K1, K1
 	VMOVAPS   Z19, K1, Z17
-	JMP       end46
+	JMP       end48
 
-else45:
+else47:
 	VPMOVZXWD  (DX)(R9*2), Z16
 	VPSLLD     $0x10, Z16, Z16
 	VPMOVZXWD  32(DX)(R9*2), Z17
 	VPSLLD     $0x10, Z17, Z17
 	PREFETCHT0 (DX)(R10*2)
 
-end46:
-	JMP end44
+end48:
+	JMP end46
 
-else43:
+else45:
 	VMOVUPS    (DX)(R9*4), Z16
 	VMOVUPS    64(DX)(R9*4), Z17
 	PREFETCHT0 (DX)(R10*4)
 	PREFETCHT0 64(DX)(R10*4)
 	TESTL      $0x00000200, CX
-	JZ         end48
+	JZ         end50
 	PREFETCHT0 (DI)(R10*2)
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else49
+	JZ        else51
 	VCVTPS2PH $0x00, Z16, Y19
 	VCVTPH2PS (DI)(R9*2), Z20
-	JMP       end50
+	JMP       end52
 
-else49:
+else51:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z16, Z19
 	VPSRLD    $0x1f, Z19, Z19
@@ -33978,7 +34086,7 @@ else49:
 	VPMOVZXWD (DI)(R9*2), Z20
 	VPSLLD    $0x10, Z20, Z20
 
-end50:
+end52:
 	VPCMPUW $0x04, (DI)(R9*2), Y19, K1
 	VCMPPS  $0x03, Z16, Z16, K2
 	KORW    K2, K1, K1
@@ -33986,12 +34094,12 @@ end50:
 
 	// p = copy, where p does not round to it
 	TESTL     $0x00000020, CX
-	JZ        else51
+	JZ        else53
 	VCVTPS2PH $0x00, Z17, Y19
 	VCVTPH2PS 32(DI)(R9*2), Z20
-	JMP       end52
+	JMP       end54
 
-else51:
+else53:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD    $0x0f, Z17, Z19
 	VPSRLD    $0x1f, Z19, Z19
@@ -34003,14 +34111,14 @@ else51:
 	VPMOVZXWD 32(DI)(R9*2), Z20
 	VPSLLD    $0x10, Z20, Z20
 
-end52:
+end54:
 	VPCMPUW $0x04, 32(DI)(R9*2), Y19, K1
 	VCMPPS  $0x03, Z17, Z17, K2
 	KORW    K2, K1, K1
 	VMOVAPS Z20, K1, Z17
 
-end48:
-end44:
+end50:
+end46:
 	VMULPS Z16, Z1, Z16
 	VMULPS Z17, Z1, Z17
 	VSUBPS Z15, Z16, Z15
@@ -34018,9 +34126,9 @@ end44:
 
 	// store p
 	TESTL $0x00000104, CX
-	JZ    else53
-	TESTL $0x00000100, CX
 	JZ    else55
+	TESTL $0x00000100, CX
+	JZ    else57
 
 	// upper: (x + 0x8000)>>16
 	VPADDD  roundingAVX512<>+704(SB), Z15, Z16
@@ -34047,9 +34155,9 @@ end44:
 	VMOVAPS.Z Z14, K1, Z14
 	VPMOVDW   Z14, Y14
 	VMOVUPS   Y14, 32(DX)(R9*2)
-	JMP       end56
+	JMP       end58
 
-else55:
+else57:
 	// bf16: (p + random)>>16
 	VPMULLW roundingAVX512<>+576(SB), Z18, Z18
 	VANDPS  roundingAVX512<>+448(SB), Z18, Z16
@@ -34057,31 +34165,31 @@ else55:
 	VPSRLD  $0x10, Z18, Z17
 	VPADDD  Z17, Z14, Z17
 	TESTL   $0x00000408, CX
-	JZ      else57
-	JMP     end58
+	JZ      else59
+	JMP     end60
 
-else57:
+else59:
 	VCMPPS  $0x03, Z15, Z15, K1
 	VMOVAPS Z15, K1, Z16
 	VCMPPS  $0x03, Z14, Z14, K1
 	VMOVAPS Z14, K1, Z17
 
-end58:
+end60:
 	VPERMW  Z16, Z13, Z14
 	VMOVUPS Y14, (DX)(R9*2)
 	VPERMW  Z17, Z13, Z14
 	VMOVUPS Y14, 32(DX)(R9*2)
 
-end56:
-	JMP end54
+end58:
+	JMP end56
 
-else53:
+else55:
 	VMOVUPS   Z15, (DX)(R9*4)
 	VMOVUPS   Z14, 64(DX)(R9*4)
 	TESTL     $0x00000030, CX
-	JZ        end60
+	JZ        end62
 	TESTL     $0x00000020, CX
-	JZ        else61
+	JZ        else63
 	VCVTPS2PH $0x00, Z15, Y16
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -34091,9 +34199,9 @@ else53:
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end62
+	JMP     end64
 
-else61:
+else63:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z15, Z16
 	VPSRLD  $0x1f, Z16, Z16
@@ -34103,18 +34211,18 @@ else61:
 	VMOVAPS Z15, K1, Z16
 	VPERMW  Z16, Z13, Z16
 
-end62:
+end64:
 	TESTL    $0x00000040, CX
-	JZ       else63
+	JZ       else65
 	VMOVNTDQ Y16, (DI)(R9*2)
-	JMP      end64
+	JMP      end66
 
-else63:
+else65:
 	VMOVUPS Y16, (DI)(R9*2)
 
-end64:
+end66:
 	TESTL     $0x00000020, CX
-	JZ        else65
+	JZ        else67
 	VCVTPS2PH $0x00, Z14, Y15
 
 	// overflows += 65520 ≤ |x| < ∞
@@ -34124,9 +34232,9 @@ end64:
 	KMOVW   K1, R11
 	POPCNTL R11, R11
 	ADDQ    R11, R8
-	JMP     end66
+	JMP     end68
 
-else65:
+else67:
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
 	VPSLLD  $0x0f, Z14, Z15
 	VPSRLD  $0x1f, Z15, Z15
@@ -34136,41 +34244,41 @@ else65:
 	VMOVAPS Z14, K1, Z15
 	VPERMW  Z15, Z13, Z15
 
-end66:
+end68:
 	TESTL    $0x00000040, CX
-	JZ       else67
+	JZ       else69
 	VMOVNTDQ Y15, 32(DI)(R9*2)
-	JMP      end68
+	JMP      end70
 
-else67:
+else69:
 	VMOVUPS Y15, 32(DI)(R9*2)
 
-end68:
-end60:
-end54:
+end70:
+end62:
+end56:
 	ADDQ  $0x00000020, R9
 	ADDQ  $0x00000020, R10
 	CMPQ  R9, count+8(FP)
 	JNE   pass
 	TESTL $0x00000020, CX
-	JZ    end70
+	JZ    end72
 	MOVQ  c+0(FP), AX
 
 	// overflows
 	ADDQ R8, 120(AX)
 
-end70:
+end72:
 	TESTL $0x00000040, CX
-	JZ    end72
+	JZ    end74
 	SFENCE
 
-end72:
+end74:
 	VZEROUPPER
 	RET
 
 // func mixedLimitAVX512(c *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixedLimitAVX512(SB), NOSPLIT, $8-24
+TEXT ·mixedLimitAVX512(SB), NOSPLIT, $0-24
 	MOVQ c+0(FP), AX
 
 	// formats
@@ -34225,16 +34333,16 @@ nil1:
 	JZ    nil4
 	TESTL $0x00000400, CX
 	JZ    else5
+	MOVQ  R12, R15
+	SHRQ  $0x05, R15
 
 	// ms
-	MOVQ       128(AX), R15
-	MOVQ       R12, BP
-	SHRQ       $0x05, BP
+	ADDQ       128(AX), R15
 	VMOVUPS    (SI)(R12*1), Y0
 	PREFETCHT0 (SI)(R13*1)
-	MOVBLZX    (R15)(BP*1), R14
+	MOVBLZX    (R15), R14
 	VMOVUPS    Y0, (SI)(R12*1)
-	MOVB       R14, (R15)(BP*1)
+	MOVB       R14, (R15)
 	JMP        end6
 
 else5:
@@ -34263,14 +34371,14 @@ nil4:
 	JZ    nil9
 	TESTL $0x00000400, CX
 	JZ    else10
+	MOVQ  R12, R14
+	SHRQ  $0x05, R14
 
 	// ns
-	MOVQ       136(AX), R14
-	MOVQ       R12, R15
-	SHRQ       $0x05, R15
+	ADDQ       136(AX), R14
 	VMOVUPS    (DI)(R12*1), Y0
 	PREFETCHT0 (DI)(R13*1)
-	MOVBLZX    (R14)(R15*1), R14
+	MOVBLZX    (R14), R14
 	JMP        end11
 
 else10:

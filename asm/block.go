@@ -13,11 +13,11 @@ import (
 
 // scaleOf is where the scale of the pass's block is.
 func (m *mixed) scaleOf(stream string) Mem {
-	scales, block := GP64(), GP64()
-	m.field(MOVQ, stream+"s", scales)
+	block := GP64()
 	MOVQ(m.at, block)
 	SHRQ(U8(5), block)
-	return Mem{Base: scales, Index: block, Scale: 1}
+	m.field(ADDQ, stream+"s", block)
+	return Mem{Base: block}
 }
 
 // unpack loads a block.
@@ -36,14 +36,14 @@ func (m *mixed) unpack(x Operand, stream string) {
 		VCVTPH2PS(m.half(upper), x[i+1])
 	}
 	m.prefetch(stream, 1)
-	Comment("rare = a byte is a NaN, or the scale is above 246")
-	usual := m.label("usual")
-	rare, huge := m.anyNaN8(stream), GP32()
-	LEAL(Mem{Base: scale, Disp: 256 - 247}, huge)
-	SHRL(U8(8), huge)
-	ORL(huge, rare)
-	JZ(LabelRef(usual))
-	m.unpackRare(x, huge)
+	rare, usual := m.label("rare"), m.label("usual")
+	m.testNaN8(stream)
+	JNZ(LabelRef(rare))
+	CMPL(scale, U32(246))
+	JBE(LabelRef(usual))
+	Label(rare)
+	Comment("a byte is a NaN, or the scale is huge")
+	m.unpackRare(x, scale)
 	Label(usual)
 	Comment("× 2^(scale−119)")
 	factor := m.factor(scale, 0)
@@ -52,8 +52,8 @@ func (m *mixed) unpack(x Operand, stream string) {
 	}
 }
 
-// unpackRare makes NaNs of 1.875, and multiplies by 2⁶⁴ if the scale is huge, 1: the factor of such a scale is smaller by that.
-func (m *mixed) unpackRare(x Operand, huge reg.GPVirtual) {
+// unpackRare makes NaNs of 1.875, and multiplies by 2⁶⁴ if the scale is above 246: the factor of such a scale is smaller by that.
+func (m *mixed) unpackRare(x Operand, scale reg.GPVirtual) {
 	for _, x := range x {
 		const equal = 0
 		size := m.op1(VANDPS, m.constant("magnitude"), x)
@@ -67,6 +67,10 @@ func (m *mixed) unpackRare(x Operand, huge reg.GPVirtual) {
 			VORPS(size, x, x)
 		}
 	}
+	Comment("1, or 2⁶⁴")
+	huge := GP32()
+	LEAL(Mem{Base: scale, Disp: 256 - 247}, huge)
+	SHRL(U8(8), huge)
 	SHLL(U8(29), huge)
 	ADDL(U32(127<<23), huge)
 	more := m.broadcast32(huge)
@@ -75,22 +79,23 @@ func (m *mixed) unpackRare(x Operand, huge reg.GPVirtual) {
 	}
 }
 
-// anyNaN8 returns 0 if no byte of a block is a NaN.
-func (m *mixed) anyNaN8(stream string) reg.GPVirtual {
-	any, x := GP32(), YMM()
+// testNaN8 clears the zero flag if a byte of a block is a NaN.
+func (m *mixed) testNaN8(stream string) {
+	x := YMM()
 	if m.ISA.Name == AVX512.Name {
 		nan := K()
 		VMOVDQU32(m.vector(stream, 1, 0), x)
 		VPANDD(m.constant("nan8"), x, x)
 		VPCMPEQB(m.constant("nan8"), x, nan)
-		KMOVD(nan, any)
-	} else {
-		VMOVDQU(m.vector(stream, 1, 0), x)
-		VPAND(m.constant("nan8"), x, x)
-		VPCMPEQB(m.constant("nan8"), x, x)
-		VPMOVMSKB(x, any)
+		KORTESTD(nan, nan)
+		return
 	}
-	return any
+	any := GP32()
+	VMOVDQU(m.vector(stream, 1, 0), x)
+	VPAND(m.constant("nan8"), x, x)
+	VPCMPEQB(m.constant("nan8"), x, x)
+	VPMOVMSKB(x, any)
+	TESTL(any, any)
 }
 
 // pack stores a block, by stochastic rounding.

@@ -252,12 +252,14 @@ func (v *Vectors) Max(a, b Operand) Operand {
 	}
 	numbers := v.label("numbers")
 	v.mixed.unlessNaN(a, numbers)
-	v.orNaN(a, y)
+	for i := range y {
+		y[i] = v.keepNaN(a[i], y[i])
+	}
 	Label(numbers)
 	return y
 }
 
-// orNaN returns y with a NaN where x has one.
+// orNaN makes NaNs of what y has where x has one.
 func (v *Vectors) orNaN(x, y Operand) Operand {
 	return v.each(func(i int) Op { return v.orNaN1(x[i], y[i]) })
 }
@@ -271,11 +273,18 @@ func (v *Vectors) orNaN1(x, y Op) Op {
 		return y
 	}
 	nan := v.op1(v.vcmp, U8(unordered), x, x)
-	if v.mixed != nil { // see quieten
-		VBLENDVPS(nan, x, y, y)
-		return y
+	v.vor(nan, y, y) // all ones is a NaN
+	return y
+}
+
+// keepNaN returns y with the NaN of x where that is one, as quieten needs it.
+func (v *Vectors) keepNaN(x, y Op) Op {
+	if v.mixed == nil || v.ISA.Name == AVX512.Name {
+		return v.orNaN1(x, y)
 	}
-	return v.op1(v.vor, nan, y) // all ones is a NaN
+	const unordered = 3
+	VBLENDVPS(v.op1(v.vcmp, U8(unordered), x, x), x, y, y)
+	return y
 }
 
 // Sign returns 1 or −1, +0 for either zero, and NaN for a NaN.
@@ -284,7 +293,7 @@ func (v *Vectors) Sign(x Operand) Operand {
 	zero, one := v.zero(), v.one()
 	return v.each(func(i int) Op {
 		up, down := v.where(greater, x[i], zero, one), v.where(less, x[i], zero, one)
-		return v.orNaN1(x[i], v.op1(v.vsub, down, up))
+		return v.keepNaN(x[i], v.op1(v.vsub, down, up))
 	})
 }
 

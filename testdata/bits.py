@@ -5,9 +5,9 @@ Each case is a trajectory, computed by NumPy in the element type, one rounded op
 the package comment. What is recorded is the SHA-256 of the parameters and the state, as little-endian bytes, after each
 of some steps. NumPy does not fuse operations, so that a Go compiler that does so is found out by the first hash.
 
-In mixed precision a case has formats: what a vector holds is kept here as float32, and rounded, by integer arithmetic on
-its bits, after each step: to nearest even, or by adding a random number of 16 bits that depends on the seed, tensor 0, the
-step and the element.
+In mixed precision a case has formats: what a vector holds is kept here as float32, and rounded after each step: to nearest
+even, or by adding a random number of 16 bits that depends on the seed, tensor 0, the step and the element. With state in
+mxfp8, momenta are blocks of 32, of which the scales are recorded behind the elements, and averages are bf16.
 
 Inputs are x_i from s = s*6364136223846793005+1442695040888963407 mod 2^64, starting from s = seed; x = (s>>40)/2^23 - 1:
 parameters from the case's seed, gradients of step t (from 1) from seed + t. They are multiples of 2^-23 below 1.
@@ -56,6 +56,8 @@ MIXED = [
     {"params": "float32", "grads": "f16", "state": "float32", "copy": "f16"},
     {"params": "float32", "grads": "float32", "state": "bf16", "copy": ""},
     {"params": "bf16", "grads": "bf16", "state": "bf16", "copy": ""},
+    {"params": "float32", "grads": "bf16", "state": "mxfp8", "copy": ""},
+    {"params": "bf16", "grads": "bf16", "state": "mxfp8", "copy": ""},
 ]
 
 
@@ -74,12 +76,33 @@ def scramble(x):  # the next number of SplitMix64
     return x ^ x >> 31
 
 
-def draw(seed, t):  # 32 random bits for each element
+def draw(seed, t):  # 16 random bits for each element, in blocks of 32: the lower halves of 16 words, then their upper halves
     h = scramble(scramble(scramble(scramble(seed)) + t & MASK))
-    x = np.arange(N, dtype=np.uint32) + np.uint32(h & 0xFFFFFFFF)
-    x = (x ^ x >> np.uint32(16)) * np.uint32(0x7FEB352D) ^ np.uint32(h >> 32)
+    blocks = (N + 31) // 32
+    x = np.arange(16 * blocks, dtype=np.uint32) * np.uint32(0x9E3779B9) + np.uint32(h & 0xFFFFFFFF)
+    x = (x ^ x >> np.uint32(15)) * np.uint32(0x7FEB352D) ^ np.uint32(h >> 32)
     x = (x ^ x >> np.uint32(15)) * np.uint32(0x846CA68B)
-    return x ^ x >> np.uint32(16)
+    x = (x ^ x >> np.uint32(16)).reshape(blocks, 16)
+    return np.concatenate([x & np.uint32(0xFFFF), x >> np.uint32(16)], axis=1)
+
+
+def slot(bits, n):  # of those that are drawn: momenta have slot 0, averages 1, parameters 2
+    return (bits * np.uint32(pow(0x4F13, n, 1 << 16)) & np.uint32(0xFFFF)).reshape(-1)[:N]
+
+
+def mxfp8(x, bits):  # the numbers that are stored, and the bytes, elements and then scales
+    x = np.append(x, np.zeros(-N % 32, np.float32)).reshape(-1, 32)
+    fraction, exponent = np.frexp(np.abs(x).max(axis=1))
+    scale = np.where(fraction > 0, exponent - 9 + (fraction > 0.875), -127).clip(-127)  # 448 is 0.875·2⁹
+    y = x * np.exp2(-8 - scale)[:, None].astype(np.float32)
+    low, high = bits & np.uint32(0x1FF), bits[:, [i // 2 + i % 2 * 16 for i in range(32)]] >> np.uint32(9)
+    y = (y.view(np.uint32) + (low << np.uint32(4))).view(np.float32)
+    place = np.exp2(np.frexp(np.abs(y))[1].clip(-13) - 11)  # the last of float16
+    h = np.trunc(np.abs(y) / place) * place
+    h = h.astype(np.float16).view(np.uint16) + high.astype(np.uint16) & np.uint16(0xFF80)
+    elements = (h >> np.uint16(7)).astype(np.uint8) | np.signbit(y).astype(np.uint8) << np.uint8(7)
+    value = np.copysign(h.view(np.float16).astype(np.float32) * np.exp2(8 + scale)[:, None].astype(np.float32), y)
+    return value.reshape(-1)[:N], elements.reshape(-1)[:N].tobytes() + (scale + 127).astype(np.uint8).tobytes()
 
 
 def bf16(x, random=None):
@@ -113,6 +136,7 @@ def trajectory(name, h, seed, T, formats=None):
     momenta = 0 if h.get("Momentum") == 0 else MOMENTA[name]
     averages = ("Eps" in h) + h.get("AMSGrad", False)  # of squares: what ε joins is their root
     state = [np.zeros(N, T) for _ in range(momenta + averages)]
+    packed = [bytes(N + (N + 31) // 32)] * momenta
     hashes = {}
     for t in range(1, STEPS + 1):
         g = inputs(seed + t, T)
@@ -125,13 +149,22 @@ def trajectory(name, h, seed, T, formats=None):
         p[:] = T(1 - h["LR"] * h["WeightDecay"] if h["Decoupled"] else 1) * p - u
         assert all(q.dtype == T for q in (p, g, u, *state))
         copy = stored(rounded(p, f["copy"]), f["copy"]) if f["copy"] else b""
-        if f["state"] == "bf16":
+        bits = draw(seed, t) if formats else None
+        if f["state"] == "mxfp8" and momenta:
+            i = (t + 1) % momenta  # the one that this step has changed
+            state[i][:], packed[i] = mxfp8(state[i], bits)
+        if f["state"] in ("bf16", "mxfp8"):
             for i, q in enumerate(state):
-                q[:] = bf16(q) if i < momenta else bf16(q, draw(seed, t) & np.uint32(0xFFFF))
+                if i >= momenta:
+                    q[:] = bf16(q, slot(bits, 1))
+                elif f["state"] == "bf16":
+                    q[:] = bf16(q)
         if f["params"] == "bf16":
-            p[:] = bf16(p, draw(seed, t) >> np.uint32(16))
+            p[:] = bf16(p, slot(bits, 2))
         if t in RECORDED:
-            data = stored(p, f["params"]) + b"".join(stored(q, f["state"]) for q in state) + copy
+            average = "bf16" if f["state"] == "mxfp8" else f["state"]
+            data = stored(p, f["params"]) + b"".join(
+                packed[i] if i < momenta and f["state"] == "mxfp8" else stored(q, average) for i, q in enumerate(state)) + copy
             hashes[t] = hashlib.sha256(data).hexdigest()
     return hashes
 
