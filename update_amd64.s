@@ -7036,14 +7036,12 @@ end36:
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW $0x09, Y4, Y8
-	VPADDW Y8, Y7, Y7
-	VANDPS roundingAVX2<>+704(SB), Y7, Y8
-	VPADDW Y7, Y7, Y7
-	VORPS  Y8, Y7, Y7
-	VPSRLW $0x08, Y7, Y7
-	VMULPS Y6, Y2, Y8
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y4, Y8
+	VPADDW     Y8, Y7, Y7
+	VPSRLW     $0x07, Y7, Y7
+	VPMADDUBSW roundingAVX2<>+704(SB), Y7, Y7
+	VMULPS     Y6, Y2, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y4, Y9
@@ -7059,17 +7057,15 @@ end36:
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y5, Y8
-	VPADDW    Y8, Y6, Y6
-	VANDPS    roundingAVX2<>+704(SB), Y6, Y8
-	VPADDW    Y6, Y6, Y6
-	VORPS     Y8, Y6, Y6
-	VPSRLW    $0x08, Y6, Y6
-	VPACKUSWB Y6, Y7, Y6
-	VPERMQ    $0xd8, Y6, Y6
-	VMOVDQU   Y6, (SI)(R10*1)
-	JMP       packed40
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y5, Y8
+	VPADDW     Y8, Y6, Y6
+	VPSRLW     $0x07, Y6, Y6
+	VPMADDUBSW roundingAVX2<>+704(SB), Y6, Y6
+	VPACKSSWB  Y6, Y7, Y6
+	VPERMQ     $0xd8, Y6, Y6
+	VMOVDQU    Y6, (SI)(R10*1)
+	JMP        packed40
 
 rare39:
 	// the same, where there are NaNs or infinities
@@ -7132,17 +7128,15 @@ rare39:
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y4, Y8
-	VPADDW    Y8, Y7, Y7
-	VANDPS    roundingAVX2<>+704(SB), Y7, Y8
-	VPADDW    Y7, Y7, Y7
-	VORPS     Y8, Y7, Y7
-	VPSRLW    $0x08, Y7, Y7
-	VMULPS    Y6, Y2, Y8
-	VANDPS    roundingAVX2<>+448(SB), Y2, Y9
-	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y8, Y8
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y4, Y8
+	VPADDW     Y8, Y7, Y7
+	VPSRLW     $0x07, Y7, Y7
+	VPMADDUBSW roundingAVX2<>+704(SB), Y7, Y7
+	VMULPS     Y6, Y2, Y8
+	VANDPS     roundingAVX2<>+448(SB), Y2, Y9
+	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y9, Y9
+	VBLENDVPS  Y9, roundingAVX2<>+640(SB), Y8, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y4, Y9
@@ -7161,16 +7155,14 @@ rare39:
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y5, Y8
-	VPADDW    Y8, Y6, Y6
-	VANDPS    roundingAVX2<>+704(SB), Y6, Y8
-	VPADDW    Y6, Y6, Y6
-	VORPS     Y8, Y6, Y6
-	VPSRLW    $0x08, Y6, Y6
-	VPACKUSWB Y6, Y7, Y6
-	VPERMQ    $0xd8, Y6, Y6
-	VMOVDQU   Y6, (SI)(R10*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y5, Y8
+	VPADDW     Y8, Y6, Y6
+	VPSRLW     $0x07, Y6, Y6
+	VPMADDUBSW roundingAVX2<>+704(SB), Y6, Y6
+	VPACKSSWB  Y6, Y7, Y6
+	VPERMQ     $0xd8, Y6, Y6
+	VMOVDQU    Y6, (SI)(R10*1)
 
 packed40:
 	JMP end38
@@ -8143,10 +8135,10 @@ DATA roundingAVX2<>+672(SB)/8, $0xbfffbfffbfffbfff
 DATA roundingAVX2<>+680(SB)/8, $0xbfffbfffbfffbfff
 DATA roundingAVX2<>+688(SB)/8, $0xbfffbfffbfffbfff
 DATA roundingAVX2<>+696(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX2<>+704(SB)/8, $0x8000800080008000
-DATA roundingAVX2<>+712(SB)/8, $0x8000800080008000
-DATA roundingAVX2<>+720(SB)/8, $0x8000800080008000
-DATA roundingAVX2<>+728(SB)/8, $0x8000800080008000
+DATA roundingAVX2<>+704(SB)/8, $0x8001800180018001
+DATA roundingAVX2<>+712(SB)/8, $0x8001800180018001
+DATA roundingAVX2<>+720(SB)/8, $0x8001800180018001
+DATA roundingAVX2<>+728(SB)/8, $0x8001800180018001
 GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $736
 
 DATA scaleFactors<>+0(SB)/8, $0x0480000004000000
@@ -8949,14 +8941,12 @@ end36:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW $0x09, Y8, Y12
-	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW Y11, Y11, Y11
-	VORPS  Y12, Y11, Y11
-	VPSRLW $0x08, Y11, Y11
-	VMULPS Y10, Y7, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -8972,17 +8962,15 @@ end36:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R11*1)
-	JMP       packed40
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R11*1)
+	JMP        packed40
 
 rare39:
 	// the same, where there are NaNs or infinities
@@ -9045,17 +9033,15 @@ rare39:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y8, Y12
-	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW    Y11, Y11, Y11
-	VORPS     Y12, Y11, Y11
-	VPSRLW    $0x08, Y11, Y11
-	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
+	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -9074,16 +9060,14 @@ rare39:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R11*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R11*1)
 
 packed40:
 	JMP end38
@@ -10694,14 +10678,12 @@ end36:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW $0x09, Y8, Y12
-	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW Y11, Y11, Y11
-	VORPS  Y12, Y11, Y11
-	VPSRLW $0x08, Y11, Y11
-	VMULPS Y10, Y7, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -10717,17 +10699,15 @@ end36:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R12*1)
-	JMP       packed40
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R12*1)
+	JMP        packed40
 
 rare39:
 	// the same, where there are NaNs or infinities
@@ -10790,17 +10770,15 @@ rare39:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y8, Y12
-	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW    Y11, Y11, Y11
-	VORPS     Y12, Y11, Y11
-	VPSRLW    $0x08, Y11, Y11
-	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
+	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -10819,16 +10797,14 @@ rare39:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R12*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R12*1)
 
 packed40:
 	JMP end38
@@ -13561,14 +13537,12 @@ end36:
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW $0x09, Y4, Y8
-	VPADDW Y8, Y7, Y7
-	VANDPS roundingAVX2<>+704(SB), Y7, Y8
-	VPADDW Y7, Y7, Y7
-	VORPS  Y8, Y7, Y7
-	VPSRLW $0x08, Y7, Y7
-	VMULPS Y6, Y2, Y8
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y4, Y8
+	VPADDW     Y8, Y7, Y7
+	VPSRLW     $0x07, Y7, Y7
+	VPMADDUBSW roundingAVX2<>+704(SB), Y7, Y7
+	VMULPS     Y6, Y2, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y4, Y9
@@ -13584,17 +13558,15 @@ end36:
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y5, Y8
-	VPADDW    Y8, Y6, Y6
-	VANDPS    roundingAVX2<>+704(SB), Y6, Y8
-	VPADDW    Y6, Y6, Y6
-	VORPS     Y8, Y6, Y6
-	VPSRLW    $0x08, Y6, Y6
-	VPACKUSWB Y6, Y7, Y6
-	VPERMQ    $0xd8, Y6, Y6
-	VMOVDQU   Y6, (SI)(R9*1)
-	JMP       packed40
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y5, Y8
+	VPADDW     Y8, Y6, Y6
+	VPSRLW     $0x07, Y6, Y6
+	VPMADDUBSW roundingAVX2<>+704(SB), Y6, Y6
+	VPACKSSWB  Y6, Y7, Y6
+	VPERMQ     $0xd8, Y6, Y6
+	VMOVDQU    Y6, (SI)(R9*1)
+	JMP        packed40
 
 rare39:
 	// the same, where there are NaNs or infinities
@@ -13657,17 +13629,15 @@ rare39:
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y4, Y8
-	VPADDW    Y8, Y7, Y7
-	VANDPS    roundingAVX2<>+704(SB), Y7, Y8
-	VPADDW    Y7, Y7, Y7
-	VORPS     Y8, Y7, Y7
-	VPSRLW    $0x08, Y7, Y7
-	VMULPS    Y6, Y2, Y8
-	VANDPS    roundingAVX2<>+448(SB), Y2, Y9
-	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y8, Y8
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y4, Y8
+	VPADDW     Y8, Y7, Y7
+	VPSRLW     $0x07, Y7, Y7
+	VPMADDUBSW roundingAVX2<>+704(SB), Y7, Y7
+	VMULPS     Y6, Y2, Y8
+	VANDPS     roundingAVX2<>+448(SB), Y2, Y9
+	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y9, Y9
+	VBLENDVPS  Y9, roundingAVX2<>+640(SB), Y8, Y8
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y4, Y9
@@ -13686,16 +13656,14 @@ rare39:
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y5, Y8
-	VPADDW    Y8, Y6, Y6
-	VANDPS    roundingAVX2<>+704(SB), Y6, Y8
-	VPADDW    Y6, Y6, Y6
-	VORPS     Y8, Y6, Y6
-	VPSRLW    $0x08, Y6, Y6
-	VPACKUSWB Y6, Y7, Y6
-	VPERMQ    $0xd8, Y6, Y6
-	VMOVDQU   Y6, (SI)(R9*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y5, Y8
+	VPADDW     Y8, Y6, Y6
+	VPSRLW     $0x07, Y6, Y6
+	VPMADDUBSW roundingAVX2<>+704(SB), Y6, Y6
+	VPACKSSWB  Y6, Y7, Y6
+	VPERMQ     $0xd8, Y6, Y6
+	VMOVDQU    Y6, (SI)(R9*1)
 
 packed40:
 	JMP end38
@@ -14986,14 +14954,12 @@ end36:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW $0x09, Y8, Y12
-	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW Y11, Y11, Y11
-	VORPS  Y12, Y11, Y11
-	VPSRLW $0x08, Y11, Y11
-	VMULPS Y10, Y7, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -15009,17 +14975,15 @@ end36:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R9*1)
-	JMP       packed40
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R9*1)
+	JMP        packed40
 
 rare39:
 	// the same, where there are NaNs or infinities
@@ -15082,17 +15046,15 @@ rare39:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y8, Y12
-	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW    Y11, Y11, Y11
-	VORPS     Y12, Y11, Y11
-	VPSRLW    $0x08, Y11, Y11
-	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
+	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -15111,16 +15073,14 @@ rare39:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R9*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R9*1)
 
 packed40:
 	JMP end38
@@ -16438,14 +16398,12 @@ end36:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW $0x09, Y8, Y12
-	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW Y11, Y11, Y11
-	VORPS  Y12, Y11, Y11
-	VPSRLW $0x08, Y11, Y11
-	VMULPS Y10, Y7, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -16461,17 +16419,15 @@ end36:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R10*1)
-	JMP       packed40
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R10*1)
+	JMP        packed40
 
 rare39:
 	// the same, where there are NaNs or infinities
@@ -16534,17 +16490,15 @@ rare39:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y8, Y12
-	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW    Y11, Y11, Y11
-	VORPS     Y12, Y11, Y11
-	VPSRLW    $0x08, Y11, Y11
-	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
+	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -16563,16 +16517,14 @@ rare39:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R10*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R10*1)
 
 packed40:
 	JMP end38
@@ -18050,14 +18002,12 @@ end36:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW $0x09, Y8, Y12
-	VPADDW Y12, Y11, Y11
-	VANDPS roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW Y11, Y11, Y11
-	VORPS  Y12, Y11, Y11
-	VPSRLW $0x08, Y11, Y11
-	VMULPS Y10, Y7, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -18073,17 +18023,15 @@ end36:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R11*1)
-	JMP       packed40
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R11*1)
+	JMP        packed40
 
 rare39:
 	// the same, where there are NaNs or infinities
@@ -18146,17 +18094,15 @@ rare39:
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y8, Y12
-	VPADDW    Y12, Y11, Y11
-	VANDPS    roundingAVX2<>+704(SB), Y11, Y12
-	VPADDW    Y11, Y11, Y11
-	VORPS     Y12, Y11, Y11
-	VPSRLW    $0x08, Y11, Y11
-	VMULPS    Y10, Y7, Y12
-	VANDPS    roundingAVX2<>+448(SB), Y7, Y13
-	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y12
+	VPADDW     Y12, Y11, Y11
+	VPSRLW     $0x07, Y11, Y11
+	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VMULPS     Y10, Y7, Y12
+	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
+	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
+	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y13
@@ -18175,16 +18121,14 @@ rare39:
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y12
-	VPADDW    Y12, Y10, Y10
-	VANDPS    roundingAVX2<>+704(SB), Y10, Y12
-	VPADDW    Y10, Y10, Y10
-	VORPS     Y12, Y10, Y10
-	VPSRLW    $0x08, Y10, Y10
-	VPACKUSWB Y10, Y11, Y10
-	VPERMQ    $0xd8, Y10, Y10
-	VMOVDQU   Y10, (SI)(R11*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y12
+	VPADDW     Y12, Y10, Y10
+	VPSRLW     $0x07, Y10, Y10
+	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPACKSSWB  Y10, Y11, Y10
+	VPERMQ     $0xd8, Y10, Y10
+	VMOVDQU    Y10, (SI)(R11*1)
 
 packed40:
 	JMP end38
@@ -19896,14 +19840,12 @@ end42:
 	VCVTPS2PH   $0x03, Y1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW $0x09, Y8, Y1
-	VPADDW Y1, Y0, Y0
-	VANDPS roundingAVX2<>+704(SB), Y0, Y1
-	VPADDW Y0, Y0, Y0
-	VORPS  Y1, Y0, Y0
-	VPSRLW $0x08, Y0, Y0
-	VMULPS Y10, Y2, Y1
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y1
+	VPADDW     Y1, Y0, Y0
+	VPSRLW     $0x07, Y0, Y0
+	VPMADDUBSW roundingAVX2<>+704(SB), Y0, Y0
+	VMULPS     Y10, Y2, Y1
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y2
@@ -19919,17 +19861,15 @@ end42:
 	VCVTPS2PH   $0x03, Y2, X2
 	VINSERTI128 $0x01, X2, Y1, Y1
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y2
-	VPADDW    Y2, Y1, Y1
-	VANDPS    roundingAVX2<>+704(SB), Y1, Y2
-	VPADDW    Y1, Y1, Y1
-	VORPS     Y2, Y1, Y1
-	VPSRLW    $0x08, Y1, Y1
-	VPACKUSWB Y1, Y0, Y0
-	VPERMQ    $0xd8, Y0, Y0
-	VMOVDQU   Y0, (SI)(R9*1)
-	JMP       packed46
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y2
+	VPADDW     Y2, Y1, Y1
+	VPSRLW     $0x07, Y1, Y1
+	VPMADDUBSW roundingAVX2<>+704(SB), Y1, Y1
+	VPACKSSWB  Y1, Y0, Y0
+	VPERMQ     $0xd8, Y0, Y0
+	VMOVDQU    Y0, (SI)(R9*1)
+	JMP        packed46
 
 rare45:
 	// the same, where there are NaNs or infinities
@@ -19992,17 +19932,15 @@ rare45:
 	VCVTPS2PH   $0x03, Y0, X0
 	VINSERTI128 $0x01, X0, Y11, Y0
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y8, Y1
-	VPADDW    Y1, Y0, Y0
-	VANDPS    roundingAVX2<>+704(SB), Y0, Y1
-	VPADDW    Y0, Y0, Y0
-	VORPS     Y1, Y0, Y0
-	VPSRLW    $0x08, Y0, Y0
-	VMULPS    Y10, Y2, Y1
-	VANDPS    roundingAVX2<>+448(SB), Y2, Y2
-	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y2, Y2
-	VBLENDVPS Y2, roundingAVX2<>+640(SB), Y1, Y1
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y8, Y1
+	VPADDW     Y1, Y0, Y0
+	VPSRLW     $0x07, Y0, Y0
+	VPMADDUBSW roundingAVX2<>+704(SB), Y0, Y0
+	VMULPS     Y10, Y2, Y1
+	VANDPS     roundingAVX2<>+448(SB), Y2, Y2
+	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y2, Y2
+	VBLENDVPS  Y2, roundingAVX2<>+640(SB), Y1, Y1
 
 	// f16: m·2^(119−scale), with nine random bits, cut
 	VPSRLD    $0x0c, Y8, Y2
@@ -20021,16 +19959,14 @@ rare45:
 	VCVTPS2PH   $0x03, Y2, X2
 	VINSERTI128 $0x01, X2, Y1, Y1
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Y9, Y2
-	VPADDW    Y2, Y1, Y1
-	VANDPS    roundingAVX2<>+704(SB), Y1, Y2
-	VPADDW    Y1, Y1, Y1
-	VORPS     Y2, Y1, Y1
-	VPSRLW    $0x08, Y1, Y1
-	VPACKUSWB Y1, Y0, Y0
-	VPERMQ    $0xd8, Y0, Y0
-	VMOVDQU   Y0, (SI)(R9*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Y9, Y2
+	VPADDW     Y2, Y1, Y1
+	VPSRLW     $0x07, Y1, Y1
+	VPMADDUBSW roundingAVX2<>+704(SB), Y1, Y1
+	VPACKSSWB  Y1, Y0, Y0
+	VPERMQ     $0xd8, Y0, Y0
+	VMOVDQU    Y0, (SI)(R9*1)
 
 packed46:
 	JMP end44
@@ -27003,16 +26939,14 @@ end32:
 	VCVTPS2PH    $0x03, Z16, Y16
 	VINSERTI64X4 $0x01, Y16, Z17, Z16
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z15, Z17
-	VPADDW    Z17, Z16, Z16
-	VANDPS    roundingAVX512<>+1408(SB), Z16, Z17
-	VPADDW    Z16, Z16, Z16
-	VORPS     Z17, Z16, Z16
-	VPSRLW    $0x08, Z16, Z16
-	VPMOVWB   Z16, Y16
-	VMOVDQU32 Y16, (SI)(R10*1)
-	JMP       packed36
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z15, Z17
+	VPADDW     Z17, Z16, Z16
+	VPSRLW     $0x07, Z16, Z16
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z16, Z16
+	VPMOVWB    Z16, Y16
+	VMOVDQU32  Y16, (SI)(R10*1)
+	JMP        packed36
 
 rare35:
 	// the same, where there are NaNs or infinities
@@ -27071,15 +27005,13 @@ rare35:
 	VCVTPS2PH    $0x03, Z16, Y16
 	VINSERTI64X4 $0x01, Y16, Z17, Z16
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z15, Z17
-	VPADDW    Z17, Z16, Z16
-	VANDPS    roundingAVX512<>+1408(SB), Z16, Z17
-	VPADDW    Z16, Z16, Z16
-	VORPS     Z17, Z16, Z16
-	VPSRLW    $0x08, Z16, Z16
-	VPMOVWB   Z16, Y16
-	VMOVDQU32 Y16, (SI)(R10*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z15, Z17
+	VPADDW     Z17, Z16, Z16
+	VPSRLW     $0x07, Z16, Z16
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z16, Z16
+	VPMOVWB    Z16, Y16
+	VMOVDQU32  Y16, (SI)(R10*1)
 
 packed36:
 	JMP end34
@@ -27626,14 +27558,14 @@ DATA roundingAVX512<>+1376(SB)/8, $0xbfffbfffbfffbfff
 DATA roundingAVX512<>+1384(SB)/8, $0xbfffbfffbfffbfff
 DATA roundingAVX512<>+1392(SB)/8, $0xbfffbfffbfffbfff
 DATA roundingAVX512<>+1400(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1408(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1416(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1424(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1432(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1440(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1448(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1456(SB)/8, $0x8000800080008000
-DATA roundingAVX512<>+1464(SB)/8, $0x8000800080008000
+DATA roundingAVX512<>+1408(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1416(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1424(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1432(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1440(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1448(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1456(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1464(SB)/8, $0x8001800180018001
 GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $1472
 
 // func adapnmMixedAVX512(c *float32, count int, ahead int)
@@ -28063,16 +27995,14 @@ end32:
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z21, Z23
-	VPADDW    Z23, Z22, Z22
-	VANDPS    roundingAVX512<>+1408(SB), Z22, Z23
-	VPADDW    Z22, Z22, Z22
-	VORPS     Z23, Z22, Z22
-	VPSRLW    $0x08, Z22, Z22
-	VPMOVWB   Z22, Y22
-	VMOVDQU32 Y22, (SI)(R11*1)
-	JMP       packed36
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z21, Z23
+	VPADDW     Z23, Z22, Z22
+	VPSRLW     $0x07, Z22, Z22
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z22, Z22
+	VPMOVWB    Z22, Y22
+	VMOVDQU32  Y22, (SI)(R11*1)
+	JMP        packed36
 
 rare35:
 	// the same, where there are NaNs or infinities
@@ -28131,15 +28061,13 @@ rare35:
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z21, Z23
-	VPADDW    Z23, Z22, Z22
-	VANDPS    roundingAVX512<>+1408(SB), Z22, Z23
-	VPADDW    Z22, Z22, Z22
-	VORPS     Z23, Z22, Z22
-	VPSRLW    $0x08, Z22, Z22
-	VPMOVWB   Z22, Y22
-	VMOVDQU32 Y22, (SI)(R11*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z21, Z23
+	VPADDW     Z23, Z22, Z22
+	VPSRLW     $0x07, Z22, Z22
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z22, Z22
+	VPMOVWB    Z22, Y22
+	VMOVDQU32  Y22, (SI)(R11*1)
 
 packed36:
 	JMP end34
@@ -28999,16 +28927,14 @@ end32:
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z21, Z23
-	VPADDW    Z23, Z22, Z22
-	VANDPS    roundingAVX512<>+1408(SB), Z22, Z23
-	VPADDW    Z22, Z22, Z22
-	VORPS     Z23, Z22, Z22
-	VPSRLW    $0x08, Z22, Z22
-	VPMOVWB   Z22, Y22
-	VMOVDQU32 Y22, (SI)(R12*1)
-	JMP       packed36
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z21, Z23
+	VPADDW     Z23, Z22, Z22
+	VPSRLW     $0x07, Z22, Z22
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z22, Z22
+	VPMOVWB    Z22, Y22
+	VMOVDQU32  Y22, (SI)(R12*1)
+	JMP        packed36
 
 rare35:
 	// the same, where there are NaNs or infinities
@@ -29067,15 +28993,13 @@ rare35:
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z21, Z23
-	VPADDW    Z23, Z22, Z22
-	VANDPS    roundingAVX512<>+1408(SB), Z22, Z23
-	VPADDW    Z22, Z22, Z22
-	VORPS     Z23, Z22, Z22
-	VPSRLW    $0x08, Z22, Z22
-	VPMOVWB   Z22, Y22
-	VMOVDQU32 Y22, (SI)(R12*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z21, Z23
+	VPADDW     Z23, Z22, Z22
+	VPSRLW     $0x07, Z22, Z22
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z22, Z22
+	VPMOVWB    Z22, Y22
+	VMOVDQU32  Y22, (SI)(R12*1)
 
 packed36:
 	JMP end34
@@ -30491,16 +30415,14 @@ end32:
 	VCVTPS2PH    $0x03, Z15, Y15
 	VINSERTI64X4 $0x01, Y15, Z16, Z15
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z14, Z16
-	VPADDW    Z16, Z15, Z15
-	VANDPS    roundingAVX512<>+1408(SB), Z15, Z16
-	VPADDW    Z15, Z15, Z15
-	VORPS     Z16, Z15, Z15
-	VPSRLW    $0x08, Z15, Z15
-	VPMOVWB   Z15, Y15
-	VMOVDQU32 Y15, (SI)(R9*1)
-	JMP       packed36
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z14, Z16
+	VPADDW     Z16, Z15, Z15
+	VPSRLW     $0x07, Z15, Z15
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z15, Z15
+	VPMOVWB    Z15, Y15
+	VMOVDQU32  Y15, (SI)(R9*1)
+	JMP        packed36
 
 rare35:
 	// the same, where there are NaNs or infinities
@@ -30559,15 +30481,13 @@ rare35:
 	VCVTPS2PH    $0x03, Z15, Y15
 	VINSERTI64X4 $0x01, Y15, Z16, Z15
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z14, Z16
-	VPADDW    Z16, Z15, Z15
-	VANDPS    roundingAVX512<>+1408(SB), Z15, Z16
-	VPADDW    Z15, Z15, Z15
-	VORPS     Z16, Z15, Z15
-	VPSRLW    $0x08, Z15, Z15
-	VPMOVWB   Z15, Y15
-	VMOVDQU32 Y15, (SI)(R9*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z14, Z16
+	VPADDW     Z16, Z15, Z15
+	VPSRLW     $0x07, Z15, Z15
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z15, Z15
+	VPMOVWB    Z15, Y15
+	VMOVDQU32  Y15, (SI)(R9*1)
 
 packed36:
 	JMP end34
@@ -31267,16 +31187,14 @@ end32:
 	VCVTPS2PH    $0x03, Z17, Y17
 	VINSERTI64X4 $0x01, Y17, Z18, Z17
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z16, Z18
-	VPADDW    Z18, Z17, Z17
-	VANDPS    roundingAVX512<>+1408(SB), Z17, Z18
-	VPADDW    Z17, Z17, Z17
-	VORPS     Z18, Z17, Z17
-	VPSRLW    $0x08, Z17, Z17
-	VPMOVWB   Z17, Y17
-	VMOVDQU32 Y17, (SI)(R9*1)
-	JMP       packed36
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z16, Z18
+	VPADDW     Z18, Z17, Z17
+	VPSRLW     $0x07, Z17, Z17
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z17, Z17
+	VPMOVWB    Z17, Y17
+	VMOVDQU32  Y17, (SI)(R9*1)
+	JMP        packed36
 
 rare35:
 	// the same, where there are NaNs or infinities
@@ -31335,15 +31253,13 @@ rare35:
 	VCVTPS2PH    $0x03, Z17, Y17
 	VINSERTI64X4 $0x01, Y17, Z18, Z17
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z16, Z18
-	VPADDW    Z18, Z17, Z17
-	VANDPS    roundingAVX512<>+1408(SB), Z17, Z18
-	VPADDW    Z17, Z17, Z17
-	VORPS     Z18, Z17, Z17
-	VPSRLW    $0x08, Z17, Z17
-	VPMOVWB   Z17, Y17
-	VMOVDQU32 Y17, (SI)(R9*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z16, Z18
+	VPADDW     Z18, Z17, Z17
+	VPSRLW     $0x07, Z17, Z17
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z17, Z17
+	VPMOVWB    Z17, Y17
+	VMOVDQU32  Y17, (SI)(R9*1)
 
 packed36:
 	JMP end34
@@ -32064,16 +31980,14 @@ end32:
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z20, Z22
-	VPADDW    Z22, Z21, Z21
-	VANDPS    roundingAVX512<>+1408(SB), Z21, Z22
-	VPADDW    Z21, Z21, Z21
-	VORPS     Z22, Z21, Z21
-	VPSRLW    $0x08, Z21, Z21
-	VPMOVWB   Z21, Y21
-	VMOVDQU32 Y21, (SI)(R10*1)
-	JMP       packed36
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z20, Z22
+	VPADDW     Z22, Z21, Z21
+	VPSRLW     $0x07, Z21, Z21
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z21, Z21
+	VPMOVWB    Z21, Y21
+	VMOVDQU32  Y21, (SI)(R10*1)
+	JMP        packed36
 
 rare35:
 	// the same, where there are NaNs or infinities
@@ -32132,15 +32046,13 @@ rare35:
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z20, Z22
-	VPADDW    Z22, Z21, Z21
-	VANDPS    roundingAVX512<>+1408(SB), Z21, Z22
-	VPADDW    Z21, Z21, Z21
-	VORPS     Z22, Z21, Z21
-	VPSRLW    $0x08, Z21, Z21
-	VPMOVWB   Z21, Y21
-	VMOVDQU32 Y21, (SI)(R10*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z20, Z22
+	VPADDW     Z22, Z21, Z21
+	VPSRLW     $0x07, Z21, Z21
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z21, Z21
+	VPMOVWB    Z21, Y21
+	VMOVDQU32  Y21, (SI)(R10*1)
 
 packed36:
 	JMP end34
@@ -32917,16 +32829,14 @@ end32:
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z20, Z22
-	VPADDW    Z22, Z21, Z21
-	VANDPS    roundingAVX512<>+1408(SB), Z21, Z22
-	VPADDW    Z21, Z21, Z21
-	VORPS     Z22, Z21, Z21
-	VPSRLW    $0x08, Z21, Z21
-	VPMOVWB   Z21, Y21
-	VMOVDQU32 Y21, (SI)(R11*1)
-	JMP       packed36
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z20, Z22
+	VPADDW     Z22, Z21, Z21
+	VPSRLW     $0x07, Z21, Z21
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z21, Z21
+	VPMOVWB    Z21, Y21
+	VMOVDQU32  Y21, (SI)(R11*1)
+	JMP        packed36
 
 rare35:
 	// the same, where there are NaNs or infinities
@@ -32985,15 +32895,13 @@ rare35:
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z20, Z22
-	VPADDW    Z22, Z21, Z21
-	VANDPS    roundingAVX512<>+1408(SB), Z21, Z22
-	VPADDW    Z21, Z21, Z21
-	VORPS     Z22, Z21, Z21
-	VPSRLW    $0x08, Z21, Z21
-	VPMOVWB   Z21, Y21
-	VMOVDQU32 Y21, (SI)(R11*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z20, Z22
+	VPADDW     Z22, Z21, Z21
+	VPSRLW     $0x07, Z21, Z21
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z21, Z21
+	VPMOVWB    Z21, Y21
+	VMOVDQU32  Y21, (SI)(R11*1)
 
 packed36:
 	JMP end34
@@ -33887,16 +33795,14 @@ end38:
 	VCVTPS2PH    $0x03, Z15, Y15
 	VINSERTI64X4 $0x01, Y15, Z14, Z14
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z18, Z15
-	VPADDW    Z15, Z14, Z14
-	VANDPS    roundingAVX512<>+1408(SB), Z14, Z15
-	VPADDW    Z14, Z14, Z14
-	VORPS     Z15, Z14, Z14
-	VPSRLW    $0x08, Z14, Z14
-	VPMOVWB   Z14, Y14
-	VMOVDQU32 Y14, (SI)(R9*1)
-	JMP       packed42
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z18, Z15
+	VPADDW     Z15, Z14, Z14
+	VPSRLW     $0x07, Z14, Z14
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z14, Z14
+	VPMOVWB    Z14, Y14
+	VMOVDQU32  Y14, (SI)(R9*1)
+	JMP        packed42
 
 rare41:
 	// the same, where there are NaNs or infinities
@@ -33955,15 +33861,13 @@ rare41:
 	VCVTPS2PH    $0x03, Z14, Y14
 	VINSERTI64X4 $0x01, Y14, Z20, Z14
 
-	// with seven more, cut to seven bits and the sign
-	VPSRLW    $0x09, Z18, Z15
-	VPADDW    Z15, Z14, Z14
-	VANDPS    roundingAVX512<>+1408(SB), Z14, Z15
-	VPADDW    Z14, Z14, Z14
-	VORPS     Z15, Z14, Z14
-	VPSRLW    $0x08, Z14, Z14
-	VPMOVWB   Z14, Y14
-	VMOVDQU32 Y14, (SI)(R9*1)
+	// with seven more, cut to seven bits and the sign: those less 128 if it is set
+	VPSRLW     $0x09, Z18, Z15
+	VPADDW     Z15, Z14, Z14
+	VPSRLW     $0x07, Z14, Z14
+	VPMADDUBSW roundingAVX512<>+1408(SB), Z14, Z14
+	VPMOVWB    Z14, Y14
+	VMOVDQU32  Y14, (SI)(R9*1)
 
 packed42:
 	JMP end40

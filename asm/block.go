@@ -169,12 +169,10 @@ func (m *mixed) packScaled(x Operand, stream string, most reg.GPVirtual, replace
 	var bytes Operand
 	for i, word := range m.words {
 		w := m.insertUpper(half(2*i), half(2*i+1))
-		Comment("with seven more, cut to seven bits and the sign")
+		Comment("with seven more, cut to seven bits and the sign: those less 128 if it is set")
 		VPADDW(m.op1(VPSRLW, U8(9), word), w, w)
-		sign := m.op1(VANDPS, m.constant("sign16"), w)
-		VPADDW(w, w, w)
-		VORPS(sign, w, w)
-		VPSRLW(U8(8), w, w)
+		VPSRLW(U8(7), w, w)
+		VPMADDUBSW(m.constant("weights"), w, w)
 		bytes = append(bytes, w)
 	}
 	if m.ISA.Name == AVX512.Name {
@@ -183,7 +181,7 @@ func (m *mixed) packScaled(x Operand, stream string, most reg.GPVirtual, replace
 		VMOVDQU32(y, m.vector(stream, 1, 0))
 	} else {
 		const evenQuarters = 0 | 2<<2 | 1<<4 | 3<<6
-		y := m.op1(VPACKUSWB, bytes[1], bytes[0])
+		y := m.op1(VPACKSSWB, bytes[1], bytes[0])
 		VPERMQ(U8(evenQuarters), y, y)
 		VMOVDQU(y, m.vector(stream, 1, 0))
 	}

@@ -662,7 +662,7 @@ func (isa ISA) constants() []constant {
 		{"nan8", []uint32{0x7f7f7f7f}},  // of E4M3
 		{"nan", []uint32{0x3ff00000}},   // what they are as f16: 1.875
 		{"asF16", []uint32{0xbfffbfff}},
-		{"sign16", []uint32{0x80008000}},
+		{"weights", []uint32{0x80018001}}, // 1 of lower bytes, −128 of upper ones
 	}
 }
 
