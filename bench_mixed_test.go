@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -20,6 +21,8 @@ var mixedFormats = []struct {
 	{"f16-grad", formatsOf{f32, f16, f32, f32}, false},
 	{"bf16-state", formatsOf{f32, f32, bf16, f32}, false},
 	{"bf16-all", formatsOf{bf16, bf16, bf16, f32}, false},
+	{"bf16-grad,mxfp8-state", formatsOf{f32, bf16, mxfp8, f32}, false},
+	{"bf16-all,mxfp8-state", formatsOf{bf16, bf16, mxfp8, f32}, false},
 	{"bf16-grad,bf16-copy", formatsOf{f32, bf16, f32, bf16}, false},
 	{"bf16-grad,f16-copy", formatsOf{f32, bf16, f32, f16}, false},
 	{"bf16-grad,split", formatsOf{low16, bf16, f32, bf16}, false},
@@ -31,7 +34,7 @@ func BenchmarkMixed(b *testing.B) {
 	rules, names := benchRules()
 	for i, r := range rules {
 		for _, format := range mixedFormats {
-			if format.name == "bf16-state" && len(forms[r.form()].Slots) == 0 {
+			if strings.HasSuffix(format.name, "-state") && len(forms[r.form()].Slots) == 0 {
 				continue
 			}
 			for _, tier := range tiers()[1:] {
