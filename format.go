@@ -145,14 +145,14 @@ func scaleMX(block []float32) uint8 {
 	return uint8(max(int((most+0x1fffff)>>23)-8, 0))
 }
 
-// narrowMX packs a number of a block of that scale: it adds a random number of 16 bits, high·2⁹ + low, below the last place, and cuts.
+// narrowMX packs a number of a block of that scale: it adds a random number of 20 bits, high·2¹³ + low, below the last place, and cuts.
 // (Of E4M3's denormals, it adds high only: the rest is below 2⁻⁷ of their last place.) E4M3 has no infinity: it becomes a NaN.
 func narrowMX(x float32, scale uint8, low, high uint16) uint8 {
 	if x-x != 0 {
 		return uint8(math.Float32bits(x)>>24)&0x80 | 0x7f
 	}
 	scaled := x * float32(powerOf2(119-int(scale)))
-	h := cutF16(math.Float32bits(scaled)+uint32(low)<<4) + high
+	h := cutF16(math.Float32bits(scaled)+uint32(low)) + high
 	return uint8(h>>8&0x80 | h>>7&0x7f)
 }
 

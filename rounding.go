@@ -54,12 +54,16 @@ func (d dice) next() dice {
 	return d
 }
 
-// narrowMX packs a block of at most 32 momenta by stochastic rounding, and returns its scale. Where a kernel has elements in another
-// order than the halves of words, it takes the upper bits as they come: those of element i are lane i of the words.
+// narrowMX packs a block of at most 32 momenta by stochastic rounding, and returns its scale. An element has 13 bits of its own number, and
+// seven of another: those of lane i, where the halves of words are lanes of 16 bits in a row. So kernels have them without moving any.
 func (d dice) narrowMX(to []uint8, from []float32) (scale uint8) {
 	scale = scaleMX(from)
 	for i, x := range from {
-		low, high := d[i]&0x1ff, d[i/2+i%2*drawBlock/2]>>9
+		low := d[i] & 0x1fff
+		if i >= drawBlock/2 {
+			low = d[i] >> 3
+		}
+		high := d[i/2+i%2*drawBlock/2] & 0x7f
 		to[i] = narrowMX(x, scale, low, high)
 	}
 	return scale

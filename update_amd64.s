@@ -6831,20 +6831,20 @@ end27:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R10*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+704(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R10*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R11*1)
 	VMOVDQU      (SI)(R10*1), Y9
-	VPAND        roundingAVX2<>+608(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
+	VPAND        roundingAVX2<>+640(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+640(SB), Y9, Y9
 	VPMOVMSKB    Y9, R13
 	TESTL        R13, R13
 	JNZ          rare31
@@ -6854,19 +6854,19 @@ end27:
 rare31:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y5, Y5
 	VANDPS roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y6, Y6
 	VANDPS roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y7, Y7
 	VANDPS roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y8, Y8
 
@@ -7022,46 +7022,42 @@ end36:
 	VBROADCASTSS (R13)(R12*4), Y6
 	VMULPS       Y6, Y0, Y7
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y4, Y8
-	VANDPS    roundingAVX2<>+576(SB), Y8, Y8
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y4, Y8
 	VPADDD    Y8, Y7, Y7
 	VCVTPS2PH $0x03, Y7, X7
 	VMULPS    Y6, Y1, Y8
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y5, Y9
-	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y5, Y9
 	VPADDD      Y9, Y8, Y8
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y4, Y8
+	VANDPS     roundingAVX2<>+608(SB), Y4, Y8
 	VPADDW     Y8, Y7, Y7
 	VPSRLW     $0x07, Y7, Y7
-	VPMADDUBSW roundingAVX2<>+704(SB), Y7, Y7
+	VPMADDUBSW roundingAVX2<>+736(SB), Y7, Y7
 	VMULPS     Y6, Y2, Y8
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y4, Y9
-	VANDPS    roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y4, Y9
 	VPADDD    Y9, Y8, Y8
 	VCVTPS2PH $0x03, Y8, X8
 	VMULPS    Y6, Y3, Y6
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y5, Y9
-	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y5, Y9
 	VPADDD      Y9, Y6, Y6
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y5, Y8
+	VANDPS     roundingAVX2<>+608(SB), Y5, Y8
 	VPADDW     Y8, Y6, Y6
 	VPSRLW     $0x07, Y6, Y6
-	VPMADDUBSW roundingAVX2<>+704(SB), Y6, Y6
+	VPMADDUBSW roundingAVX2<>+736(SB), Y6, Y6
 	VPACKSSWB  Y6, Y7, Y6
 	VPERMQ     $0xd8, Y6, Y6
 	VMOVDQU    Y6, (SI)(R10*1)
@@ -7109,57 +7105,53 @@ rare39:
 	VMULPS       Y6, Y0, Y7
 	VANDPS       roundingAVX2<>+448(SB), Y0, Y8
 	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y8, Y8
-	VBLENDVPS    Y8, roundingAVX2<>+640(SB), Y7, Y7
+	VBLENDVPS    Y8, roundingAVX2<>+672(SB), Y7, Y7
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y4, Y8
-	VANDPS    roundingAVX2<>+576(SB), Y8, Y8
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y4, Y8
 	VPADDD    Y8, Y7, Y7
 	VCVTPS2PH $0x03, Y7, X7
 	VMULPS    Y6, Y1, Y8
 	VANDPS    roundingAVX2<>+448(SB), Y1, Y9
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y8, Y8
+	VBLENDVPS Y9, roundingAVX2<>+672(SB), Y8, Y8
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y5, Y9
-	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y5, Y9
 	VPADDD      Y9, Y8, Y8
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y4, Y8
+	VANDPS     roundingAVX2<>+608(SB), Y4, Y8
 	VPADDW     Y8, Y7, Y7
 	VPSRLW     $0x07, Y7, Y7
-	VPMADDUBSW roundingAVX2<>+704(SB), Y7, Y7
+	VPMADDUBSW roundingAVX2<>+736(SB), Y7, Y7
 	VMULPS     Y6, Y2, Y8
 	VANDPS     roundingAVX2<>+448(SB), Y2, Y9
 	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y9, Y9
-	VBLENDVPS  Y9, roundingAVX2<>+640(SB), Y8, Y8
+	VBLENDVPS  Y9, roundingAVX2<>+672(SB), Y8, Y8
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y4, Y9
-	VANDPS    roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y4, Y9
 	VPADDD    Y9, Y8, Y8
 	VCVTPS2PH $0x03, Y8, X8
 	VMULPS    Y6, Y3, Y6
 	VANDPS    roundingAVX2<>+448(SB), Y3, Y9
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y6, Y6
+	VBLENDVPS Y9, roundingAVX2<>+672(SB), Y6, Y6
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y5, Y9
-	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y5, Y9
 	VPADDD      Y9, Y6, Y6
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y5, Y8
+	VANDPS     roundingAVX2<>+608(SB), Y5, Y8
 	VPADDW     Y8, Y6, Y6
 	VPSRLW     $0x07, Y6, Y6
-	VPMADDUBSW roundingAVX2<>+704(SB), Y6, Y6
+	VPMADDUBSW roundingAVX2<>+736(SB), Y6, Y6
 	VPACKSSWB  Y6, Y7, Y6
 	VPERMQ     $0xd8, Y6, Y6
 	VMOVDQU    Y6, (SI)(R10*1)
@@ -7238,20 +7230,20 @@ end38:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (DI)(R10*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	VPMOVSXBW    16(DI)(R10*1), Y10
 	VPSLLW       $0x07, Y10, Y10
-	VANDPS       roundingAVX2<>+672(SB), Y10, Y10
+	VANDPS       roundingAVX2<>+704(SB), Y10, Y10
 	VCVTPH2PS    X10, Y9
 	VEXTRACTI128 $0x01, Y10, X10
 	VCVTPH2PS    X10, Y10
 	PREFETCHT0   (DI)(R11*1)
 	VMOVDQU      (DI)(R10*1), Y11
-	VPAND        roundingAVX2<>+608(SB), Y11, Y11
-	VPCMPEQB     roundingAVX2<>+608(SB), Y11, Y11
+	VPAND        roundingAVX2<>+640(SB), Y11, Y11
+	VPCMPEQB     roundingAVX2<>+640(SB), Y11, Y11
 	VPMOVMSKB    Y11, R13
 	TESTL        R13, R13
 	JNZ          rare45
@@ -7261,19 +7253,19 @@ end38:
 rare45:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y7, Y11
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y11, Y11
 	VANDPS roundingAVX2<>+544(SB), Y11, Y11
 	VORPS  Y11, Y7, Y7
 	VANDPS roundingAVX2<>+448(SB), Y8, Y11
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y11, Y11
 	VANDPS roundingAVX2<>+544(SB), Y11, Y11
 	VORPS  Y11, Y8, Y8
 	VANDPS roundingAVX2<>+448(SB), Y9, Y11
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y11, Y11
 	VANDPS roundingAVX2<>+544(SB), Y11, Y11
 	VORPS  Y11, Y9, Y9
 	VANDPS roundingAVX2<>+448(SB), Y10, Y11
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y11, Y11
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y11, Y11
 	VANDPS roundingAVX2<>+544(SB), Y11, Y11
 	VORPS  Y11, Y10, Y10
 
@@ -8119,27 +8111,31 @@ DATA roundingAVX2<>+544(SB)/8, $0x7fc000007fc00000
 DATA roundingAVX2<>+552(SB)/8, $0x7fc000007fc00000
 DATA roundingAVX2<>+560(SB)/8, $0x7fc000007fc00000
 DATA roundingAVX2<>+568(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX2<>+576(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX2<>+584(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX2<>+592(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX2<>+600(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX2<>+608(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX2<>+616(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX2<>+624(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX2<>+632(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX2<>+640(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX2<>+648(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX2<>+656(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX2<>+664(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX2<>+672(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX2<>+680(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX2<>+688(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX2<>+696(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX2<>+704(SB)/8, $0x8001800180018001
-DATA roundingAVX2<>+712(SB)/8, $0x8001800180018001
-DATA roundingAVX2<>+720(SB)/8, $0x8001800180018001
-DATA roundingAVX2<>+728(SB)/8, $0x8001800180018001
-GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $736
+DATA roundingAVX2<>+576(SB)/8, $0x00001fff00001fff
+DATA roundingAVX2<>+584(SB)/8, $0x00001fff00001fff
+DATA roundingAVX2<>+592(SB)/8, $0x00001fff00001fff
+DATA roundingAVX2<>+600(SB)/8, $0x00001fff00001fff
+DATA roundingAVX2<>+608(SB)/8, $0x007f007f007f007f
+DATA roundingAVX2<>+616(SB)/8, $0x007f007f007f007f
+DATA roundingAVX2<>+624(SB)/8, $0x007f007f007f007f
+DATA roundingAVX2<>+632(SB)/8, $0x007f007f007f007f
+DATA roundingAVX2<>+640(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+648(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+656(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+664(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX2<>+672(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+680(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+688(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+696(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX2<>+704(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+712(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+720(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+728(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX2<>+736(SB)/8, $0x8001800180018001
+DATA roundingAVX2<>+744(SB)/8, $0x8001800180018001
+DATA roundingAVX2<>+752(SB)/8, $0x8001800180018001
+DATA roundingAVX2<>+760(SB)/8, $0x8001800180018001
+GLOBL roundingAVX2<>(SB), RODATA|NOPTR, $768
 
 DATA scaleFactors<>+0(SB)/8, $0x0480000004000000
 DATA scaleFactors<>+8(SB)/8, $0x0580000005000000
@@ -8736,20 +8732,20 @@ end27:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R11*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+704(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R11*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R12*1)
 	VMOVDQU      (SI)(R11*1), Y9
-	VPAND        roundingAVX2<>+608(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
+	VPAND        roundingAVX2<>+640(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+640(SB), Y9, Y9
 	VPMOVMSKB    Y9, R14
 	TESTL        R14, R14
 	JNZ          rare31
@@ -8759,19 +8755,19 @@ end27:
 rare31:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y5, Y5
 	VANDPS roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y6, Y6
 	VANDPS roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y7, Y7
 	VANDPS roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y8, Y8
 
@@ -8927,46 +8923,42 @@ end36:
 	VBROADCASTSS (R14)(R13*4), Y10
 	VMULPS       Y10, Y5, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R11*1)
@@ -9014,57 +9006,53 @@ rare39:
 	VMULPS       Y10, Y5, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
 	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
+	VBLENDVPS    Y12, roundingAVX2<>+672(SB), Y11, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
 	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS  Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y10, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R11*1)
@@ -9143,20 +9131,20 @@ end38:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (DI)(R11*1), Y12
 	VPSLLW       $0x07, Y12, Y12
-	VANDPS       roundingAVX2<>+672(SB), Y12, Y12
+	VANDPS       roundingAVX2<>+704(SB), Y12, Y12
 	VCVTPH2PS    X12, Y11
 	VEXTRACTI128 $0x01, Y12, X12
 	VCVTPH2PS    X12, Y12
 	VPMOVSXBW    16(DI)(R11*1), Y14
 	VPSLLW       $0x07, Y14, Y14
-	VANDPS       roundingAVX2<>+672(SB), Y14, Y14
+	VANDPS       roundingAVX2<>+704(SB), Y14, Y14
 	VCVTPH2PS    X14, Y13
 	VEXTRACTI128 $0x01, Y14, X14
 	VCVTPH2PS    X14, Y14
 	PREFETCHT0   (DI)(R12*1)
 	VMOVDQU      (DI)(R11*1), Y15
-	VPAND        roundingAVX2<>+608(SB), Y15, Y15
-	VPCMPEQB     roundingAVX2<>+608(SB), Y15, Y15
+	VPAND        roundingAVX2<>+640(SB), Y15, Y15
+	VPCMPEQB     roundingAVX2<>+640(SB), Y15, Y15
 	VPMOVMSKB    Y15, R14
 	TESTL        R14, R14
 	JNZ          rare45
@@ -9166,19 +9154,19 @@ end38:
 rare45:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y11, Y15
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y15, Y15
 	VANDPS roundingAVX2<>+544(SB), Y15, Y15
 	VORPS  Y15, Y11, Y11
 	VANDPS roundingAVX2<>+448(SB), Y12, Y15
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y15, Y15
 	VANDPS roundingAVX2<>+544(SB), Y15, Y15
 	VORPS  Y15, Y12, Y12
 	VANDPS roundingAVX2<>+448(SB), Y13, Y15
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y15, Y15
 	VANDPS roundingAVX2<>+544(SB), Y15, Y15
 	VORPS  Y15, Y13, Y13
 	VANDPS roundingAVX2<>+448(SB), Y14, Y15
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y15, Y15
 	VANDPS roundingAVX2<>+544(SB), Y15, Y15
 	VORPS  Y15, Y14, Y14
 
@@ -10473,20 +10461,20 @@ end27:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R12*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+704(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R12*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R13*1)
 	VMOVDQU      (SI)(R12*1), Y9
-	VPAND        roundingAVX2<>+608(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
+	VPAND        roundingAVX2<>+640(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+640(SB), Y9, Y9
 	VPMOVMSKB    Y9, R15
 	TESTL        R15, R15
 	JNZ          rare31
@@ -10496,19 +10484,19 @@ end27:
 rare31:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y5, Y5
 	VANDPS roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y6, Y6
 	VANDPS roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y7, Y7
 	VANDPS roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y8, Y8
 
@@ -10664,46 +10652,42 @@ end36:
 	VBROADCASTSS (R15)(R14*4), Y10
 	VMULPS       Y10, Y5, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R12*1)
@@ -10751,57 +10735,53 @@ rare39:
 	VMULPS       Y10, Y5, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
 	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
+	VBLENDVPS    Y12, roundingAVX2<>+672(SB), Y11, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
 	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS  Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y10, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R12*1)
@@ -10880,20 +10860,20 @@ end38:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (DI)(R12*1), Y12
 	VPSLLW       $0x07, Y12, Y12
-	VANDPS       roundingAVX2<>+672(SB), Y12, Y12
+	VANDPS       roundingAVX2<>+704(SB), Y12, Y12
 	VCVTPH2PS    X12, Y11
 	VEXTRACTI128 $0x01, Y12, X12
 	VCVTPH2PS    X12, Y12
 	VPMOVSXBW    16(DI)(R12*1), Y14
 	VPSLLW       $0x07, Y14, Y14
-	VANDPS       roundingAVX2<>+672(SB), Y14, Y14
+	VANDPS       roundingAVX2<>+704(SB), Y14, Y14
 	VCVTPH2PS    X14, Y13
 	VEXTRACTI128 $0x01, Y14, X14
 	VCVTPH2PS    X14, Y14
 	PREFETCHT0   (DI)(R13*1)
 	VMOVDQU      (DI)(R12*1), Y15
-	VPAND        roundingAVX2<>+608(SB), Y15, Y15
-	VPCMPEQB     roundingAVX2<>+608(SB), Y15, Y15
+	VPAND        roundingAVX2<>+640(SB), Y15, Y15
+	VPCMPEQB     roundingAVX2<>+640(SB), Y15, Y15
 	VPMOVMSKB    Y15, R15
 	TESTL        R15, R15
 	JNZ          rare45
@@ -10903,19 +10883,19 @@ end38:
 rare45:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y11, Y15
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y15, Y15
 	VANDPS roundingAVX2<>+544(SB), Y15, Y15
 	VORPS  Y15, Y11, Y11
 	VANDPS roundingAVX2<>+448(SB), Y12, Y15
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y15, Y15
 	VANDPS roundingAVX2<>+544(SB), Y15, Y15
 	VORPS  Y15, Y12, Y12
 	VANDPS roundingAVX2<>+448(SB), Y13, Y15
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y15, Y15
 	VANDPS roundingAVX2<>+544(SB), Y15, Y15
 	VORPS  Y15, Y13, Y13
 	VANDPS roundingAVX2<>+448(SB), Y14, Y15
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y15, Y15
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y15, Y15
 	VANDPS roundingAVX2<>+544(SB), Y15, Y15
 	VORPS  Y15, Y14, Y14
 
@@ -13332,20 +13312,20 @@ end27:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+704(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R9*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R10*1)
 	VMOVDQU      (SI)(R9*1), Y9
-	VPAND        roundingAVX2<>+608(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
+	VPAND        roundingAVX2<>+640(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+640(SB), Y9, Y9
 	VPMOVMSKB    Y9, R12
 	TESTL        R12, R12
 	JNZ          rare31
@@ -13355,19 +13335,19 @@ end27:
 rare31:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y5, Y5
 	VANDPS roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y6, Y6
 	VANDPS roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y7, Y7
 	VANDPS roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y8, Y8
 
@@ -13523,46 +13503,42 @@ end36:
 	VBROADCASTSS (R12)(R11*4), Y6
 	VMULPS       Y6, Y0, Y7
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y4, Y8
-	VANDPS    roundingAVX2<>+576(SB), Y8, Y8
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y4, Y8
 	VPADDD    Y8, Y7, Y7
 	VCVTPS2PH $0x03, Y7, X7
 	VMULPS    Y6, Y1, Y8
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y5, Y9
-	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y5, Y9
 	VPADDD      Y9, Y8, Y8
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y4, Y8
+	VANDPS     roundingAVX2<>+608(SB), Y4, Y8
 	VPADDW     Y8, Y7, Y7
 	VPSRLW     $0x07, Y7, Y7
-	VPMADDUBSW roundingAVX2<>+704(SB), Y7, Y7
+	VPMADDUBSW roundingAVX2<>+736(SB), Y7, Y7
 	VMULPS     Y6, Y2, Y8
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y4, Y9
-	VANDPS    roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y4, Y9
 	VPADDD    Y9, Y8, Y8
 	VCVTPS2PH $0x03, Y8, X8
 	VMULPS    Y6, Y3, Y6
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y5, Y9
-	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y5, Y9
 	VPADDD      Y9, Y6, Y6
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y5, Y8
+	VANDPS     roundingAVX2<>+608(SB), Y5, Y8
 	VPADDW     Y8, Y6, Y6
 	VPSRLW     $0x07, Y6, Y6
-	VPMADDUBSW roundingAVX2<>+704(SB), Y6, Y6
+	VPMADDUBSW roundingAVX2<>+736(SB), Y6, Y6
 	VPACKSSWB  Y6, Y7, Y6
 	VPERMQ     $0xd8, Y6, Y6
 	VMOVDQU    Y6, (SI)(R9*1)
@@ -13610,57 +13586,53 @@ rare39:
 	VMULPS       Y6, Y0, Y7
 	VANDPS       roundingAVX2<>+448(SB), Y0, Y8
 	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y8, Y8
-	VBLENDVPS    Y8, roundingAVX2<>+640(SB), Y7, Y7
+	VBLENDVPS    Y8, roundingAVX2<>+672(SB), Y7, Y7
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y4, Y8
-	VANDPS    roundingAVX2<>+576(SB), Y8, Y8
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y4, Y8
 	VPADDD    Y8, Y7, Y7
 	VCVTPS2PH $0x03, Y7, X7
 	VMULPS    Y6, Y1, Y8
 	VANDPS    roundingAVX2<>+448(SB), Y1, Y9
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y8, Y8
+	VBLENDVPS Y9, roundingAVX2<>+672(SB), Y8, Y8
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y5, Y9
-	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y5, Y9
 	VPADDD      Y9, Y8, Y8
 	VCVTPS2PH   $0x03, Y8, X8
 	VINSERTI128 $0x01, X8, Y7, Y7
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y4, Y8
+	VANDPS     roundingAVX2<>+608(SB), Y4, Y8
 	VPADDW     Y8, Y7, Y7
 	VPSRLW     $0x07, Y7, Y7
-	VPMADDUBSW roundingAVX2<>+704(SB), Y7, Y7
+	VPMADDUBSW roundingAVX2<>+736(SB), Y7, Y7
 	VMULPS     Y6, Y2, Y8
 	VANDPS     roundingAVX2<>+448(SB), Y2, Y9
 	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y9, Y9
-	VBLENDVPS  Y9, roundingAVX2<>+640(SB), Y8, Y8
+	VBLENDVPS  Y9, roundingAVX2<>+672(SB), Y8, Y8
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y4, Y9
-	VANDPS    roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y4, Y9
 	VPADDD    Y9, Y8, Y8
 	VCVTPS2PH $0x03, Y8, X8
 	VMULPS    Y6, Y3, Y6
 	VANDPS    roundingAVX2<>+448(SB), Y3, Y9
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y9, Y9
-	VBLENDVPS Y9, roundingAVX2<>+640(SB), Y6, Y6
+	VBLENDVPS Y9, roundingAVX2<>+672(SB), Y6, Y6
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y5, Y9
-	VANDPS      roundingAVX2<>+576(SB), Y9, Y9
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y5, Y9
 	VPADDD      Y9, Y6, Y6
 	VCVTPS2PH   $0x03, Y6, X6
 	VINSERTI128 $0x01, X6, Y8, Y6
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y5, Y8
+	VANDPS     roundingAVX2<>+608(SB), Y5, Y8
 	VPADDW     Y8, Y6, Y6
 	VPSRLW     $0x07, Y6, Y6
-	VPMADDUBSW roundingAVX2<>+704(SB), Y6, Y6
+	VPMADDUBSW roundingAVX2<>+736(SB), Y6, Y6
 	VPACKSSWB  Y6, Y7, Y6
 	VPERMQ     $0xd8, Y6, Y6
 	VMOVDQU    Y6, (SI)(R9*1)
@@ -14749,20 +14721,20 @@ end27:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+704(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R9*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R10*1)
 	VMOVDQU      (SI)(R9*1), Y9
-	VPAND        roundingAVX2<>+608(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
+	VPAND        roundingAVX2<>+640(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+640(SB), Y9, Y9
 	VPMOVMSKB    Y9, R12
 	TESTL        R12, R12
 	JNZ          rare31
@@ -14772,19 +14744,19 @@ end27:
 rare31:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y5, Y5
 	VANDPS roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y6, Y6
 	VANDPS roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y7, Y7
 	VANDPS roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y8, Y8
 
@@ -14940,46 +14912,42 @@ end36:
 	VBROADCASTSS (R12)(R11*4), Y10
 	VMULPS       Y10, Y5, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R9*1)
@@ -15027,57 +14995,53 @@ rare39:
 	VMULPS       Y10, Y5, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
 	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
+	VBLENDVPS    Y12, roundingAVX2<>+672(SB), Y11, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
 	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS  Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y10, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R9*1)
@@ -16193,20 +16157,20 @@ end27:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R10*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+704(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R10*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R11*1)
 	VMOVDQU      (SI)(R10*1), Y9
-	VPAND        roundingAVX2<>+608(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
+	VPAND        roundingAVX2<>+640(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+640(SB), Y9, Y9
 	VPMOVMSKB    Y9, R13
 	TESTL        R13, R13
 	JNZ          rare31
@@ -16216,19 +16180,19 @@ end27:
 rare31:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y5, Y5
 	VANDPS roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y6, Y6
 	VANDPS roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y7, Y7
 	VANDPS roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y8, Y8
 
@@ -16384,46 +16348,42 @@ end36:
 	VBROADCASTSS (R13)(R12*4), Y10
 	VMULPS       Y10, Y5, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R10*1)
@@ -16471,57 +16431,53 @@ rare39:
 	VMULPS       Y10, Y5, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
 	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
+	VBLENDVPS    Y12, roundingAVX2<>+672(SB), Y11, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
 	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS  Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y10, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R10*1)
@@ -17797,20 +17753,20 @@ end27:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R11*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+704(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R11*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R12*1)
 	VMOVDQU      (SI)(R11*1), Y9
-	VPAND        roundingAVX2<>+608(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
+	VPAND        roundingAVX2<>+640(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+640(SB), Y9, Y9
 	VPMOVMSKB    Y9, R14
 	TESTL        R14, R14
 	JNZ          rare31
@@ -17820,19 +17776,19 @@ end27:
 rare31:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y5, Y5
 	VANDPS roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y6, Y6
 	VANDPS roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y7, Y7
 	VANDPS roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y8, Y8
 
@@ -17988,46 +17944,42 @@ end36:
 	VBROADCASTSS (R14)(R13*4), Y10
 	VMULPS       Y10, Y5, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R11*1)
@@ -18075,57 +18027,53 @@ rare39:
 	VMULPS       Y10, Y5, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y5, Y12
 	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y12, Y12
-	VBLENDVPS    Y12, roundingAVX2<>+640(SB), Y11, Y11
+	VBLENDVPS    Y12, roundingAVX2<>+672(SB), Y11, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y12
-	VANDPS    roundingAVX2<>+576(SB), Y12, Y12
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y12
 	VPADDD    Y12, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y6, Y12
 	VANDPS    roundingAVX2<>+448(SB), Y6, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y13
 	VPADDD      Y13, Y12, Y12
 	VCVTPS2PH   $0x03, Y12, X12
 	VINSERTI128 $0x01, X12, Y11, Y11
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y12
 	VPADDW     Y12, Y11, Y11
 	VPSRLW     $0x07, Y11, Y11
-	VPMADDUBSW roundingAVX2<>+704(SB), Y11, Y11
+	VPMADDUBSW roundingAVX2<>+736(SB), Y11, Y11
 	VMULPS     Y10, Y7, Y12
 	VANDPS     roundingAVX2<>+448(SB), Y7, Y13
 	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS  Y13, roundingAVX2<>+640(SB), Y12, Y12
+	VBLENDVPS  Y13, roundingAVX2<>+672(SB), Y12, Y12
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y13
-	VANDPS    roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y13
 	VPADDD    Y13, Y12, Y12
 	VCVTPS2PH $0x03, Y12, X12
 	VMULPS    Y10, Y4, Y10
 	VANDPS    roundingAVX2<>+448(SB), Y4, Y13
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y13, Y13
-	VBLENDVPS Y13, roundingAVX2<>+640(SB), Y10, Y10
+	VBLENDVPS Y13, roundingAVX2<>+672(SB), Y10, Y10
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y13
-	VANDPS      roundingAVX2<>+576(SB), Y13, Y13
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y13
 	VPADDD      Y13, Y10, Y10
 	VCVTPS2PH   $0x03, Y10, X10
 	VINSERTI128 $0x01, X10, Y12, Y10
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y12
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y12
 	VPADDW     Y12, Y10, Y10
 	VPSRLW     $0x07, Y10, Y10
-	VPMADDUBSW roundingAVX2<>+704(SB), Y10, Y10
+	VPMADDUBSW roundingAVX2<>+736(SB), Y10, Y10
 	VPACKSSWB  Y10, Y11, Y10
 	VPERMQ     $0xd8, Y10, Y10
 	VMOVDQU    Y10, (SI)(R11*1)
@@ -19517,20 +19465,20 @@ end27:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y6
 	VPSLLW       $0x07, Y6, Y6
-	VANDPS       roundingAVX2<>+672(SB), Y6, Y6
+	VANDPS       roundingAVX2<>+704(SB), Y6, Y6
 	VCVTPH2PS    X6, Y5
 	VEXTRACTI128 $0x01, Y6, X6
 	VCVTPH2PS    X6, Y6
 	VPMOVSXBW    16(SI)(R9*1), Y8
 	VPSLLW       $0x07, Y8, Y8
-	VANDPS       roundingAVX2<>+672(SB), Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
 	VCVTPH2PS    X8, Y7
 	VEXTRACTI128 $0x01, Y8, X8
 	VCVTPH2PS    X8, Y8
 	PREFETCHT0   (SI)(R10*1)
 	VMOVDQU      (SI)(R9*1), Y9
-	VPAND        roundingAVX2<>+608(SB), Y9, Y9
-	VPCMPEQB     roundingAVX2<>+608(SB), Y9, Y9
+	VPAND        roundingAVX2<>+640(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+640(SB), Y9, Y9
 	VPMOVMSKB    Y9, R12
 	TESTL        R12, R12
 	JNZ          rare31
@@ -19540,19 +19488,19 @@ end27:
 rare31:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y5, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y5, Y5
 	VANDPS roundingAVX2<>+448(SB), Y6, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y6, Y6
 	VANDPS roundingAVX2<>+448(SB), Y7, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y7, Y7
 	VANDPS roundingAVX2<>+448(SB), Y8, Y9
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y9, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
 	VANDPS roundingAVX2<>+544(SB), Y9, Y9
 	VORPS  Y9, Y8, Y8
 
@@ -19635,20 +19583,20 @@ end30:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW    (SI)(R9*1), Y10
 	VPSLLW       $0x07, Y10, Y10
-	VANDPS       roundingAVX2<>+672(SB), Y10, Y10
+	VANDPS       roundingAVX2<>+704(SB), Y10, Y10
 	VCVTPH2PS    X10, Y9
 	VEXTRACTI128 $0x01, Y10, X10
 	VCVTPH2PS    X10, Y10
 	VPMOVSXBW    16(SI)(R9*1), Y12
 	VPSLLW       $0x07, Y12, Y12
-	VANDPS       roundingAVX2<>+672(SB), Y12, Y12
+	VANDPS       roundingAVX2<>+704(SB), Y12, Y12
 	VCVTPH2PS    X12, Y11
 	VEXTRACTI128 $0x01, Y12, X12
 	VCVTPH2PS    X12, Y12
 	PREFETCHT0   (SI)(R10*1)
 	VMOVDQU      (SI)(R9*1), Y13
-	VPAND        roundingAVX2<>+608(SB), Y13, Y13
-	VPCMPEQB     roundingAVX2<>+608(SB), Y13, Y13
+	VPAND        roundingAVX2<>+640(SB), Y13, Y13
+	VPCMPEQB     roundingAVX2<>+640(SB), Y13, Y13
 	VPMOVMSKB    Y13, R12
 	TESTL        R12, R12
 	JNZ          rare37
@@ -19658,19 +19606,19 @@ end30:
 rare37:
 	// a byte is a NaN, or the scale is huge
 	VANDPS roundingAVX2<>+448(SB), Y9, Y13
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y13, Y13
 	VANDPS roundingAVX2<>+544(SB), Y13, Y13
 	VORPS  Y13, Y9, Y9
 	VANDPS roundingAVX2<>+448(SB), Y10, Y13
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y13, Y13
 	VANDPS roundingAVX2<>+544(SB), Y13, Y13
 	VORPS  Y13, Y10, Y10
 	VANDPS roundingAVX2<>+448(SB), Y11, Y13
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y13, Y13
 	VANDPS roundingAVX2<>+544(SB), Y13, Y13
 	VORPS  Y13, Y11, Y11
 	VANDPS roundingAVX2<>+448(SB), Y12, Y13
-	VCMPPS $0x00, roundingAVX2<>+640(SB), Y13, Y13
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y13, Y13
 	VANDPS roundingAVX2<>+544(SB), Y13, Y13
 	VORPS  Y13, Y12, Y12
 
@@ -19826,46 +19774,42 @@ end42:
 	VBROADCASTSS (R12)(R11*4), Y10
 	VMULPS       Y10, Y0, Y0
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y11
-	VANDPS    roundingAVX2<>+576(SB), Y11, Y11
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y11
 	VPADDD    Y11, Y0, Y0
 	VCVTPS2PH $0x03, Y0, X0
 	VMULPS    Y10, Y1, Y1
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y11
-	VANDPS      roundingAVX2<>+576(SB), Y11, Y11
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y11
 	VPADDD      Y11, Y1, Y1
 	VCVTPS2PH   $0x03, Y1, X1
 	VINSERTI128 $0x01, X1, Y0, Y0
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y1
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y1
 	VPADDW     Y1, Y0, Y0
 	VPSRLW     $0x07, Y0, Y0
-	VPMADDUBSW roundingAVX2<>+704(SB), Y0, Y0
+	VPMADDUBSW roundingAVX2<>+736(SB), Y0, Y0
 	VMULPS     Y10, Y2, Y1
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y2
-	VANDPS    roundingAVX2<>+576(SB), Y2, Y2
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y2
 	VPADDD    Y2, Y1, Y1
 	VCVTPS2PH $0x03, Y1, X1
 	VMULPS    Y10, Y3, Y2
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y3
-	VANDPS      roundingAVX2<>+576(SB), Y3, Y3
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y3
 	VPADDD      Y3, Y2, Y2
 	VCVTPS2PH   $0x03, Y2, X2
 	VINSERTI128 $0x01, X2, Y1, Y1
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y2
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y2
 	VPADDW     Y2, Y1, Y1
 	VPSRLW     $0x07, Y1, Y1
-	VPMADDUBSW roundingAVX2<>+704(SB), Y1, Y1
+	VPMADDUBSW roundingAVX2<>+736(SB), Y1, Y1
 	VPACKSSWB  Y1, Y0, Y0
 	VPERMQ     $0xd8, Y0, Y0
 	VMOVDQU    Y0, (SI)(R9*1)
@@ -19913,57 +19857,53 @@ rare45:
 	VMULPS       Y10, Y0, Y11
 	VANDPS       roundingAVX2<>+448(SB), Y0, Y0
 	VCMPPS       $0x15, roundingAVX2<>+512(SB), Y0, Y0
-	VBLENDVPS    Y0, roundingAVX2<>+640(SB), Y11, Y11
+	VBLENDVPS    Y0, roundingAVX2<>+672(SB), Y11, Y11
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Y8, Y0
-	VANDPS    roundingAVX2<>+576(SB), Y0, Y0
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX2<>+576(SB), Y8, Y0
 	VPADDD    Y0, Y11, Y11
 	VCVTPS2PH $0x03, Y11, X11
 	VMULPS    Y10, Y1, Y0
 	VANDPS    roundingAVX2<>+448(SB), Y1, Y1
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y1, Y1
-	VBLENDVPS Y1, roundingAVX2<>+640(SB), Y0, Y0
+	VBLENDVPS Y1, roundingAVX2<>+672(SB), Y0, Y0
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD      $0x04, Y9, Y1
-	VANDPS      roundingAVX2<>+576(SB), Y1, Y1
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS      roundingAVX2<>+576(SB), Y9, Y1
 	VPADDD      Y1, Y0, Y0
 	VCVTPS2PH   $0x03, Y0, X0
 	VINSERTI128 $0x01, X0, Y11, Y0
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y8, Y1
+	VANDPS     roundingAVX2<>+608(SB), Y8, Y1
 	VPADDW     Y1, Y0, Y0
 	VPSRLW     $0x07, Y0, Y0
-	VPMADDUBSW roundingAVX2<>+704(SB), Y0, Y0
+	VPMADDUBSW roundingAVX2<>+736(SB), Y0, Y0
 	VMULPS     Y10, Y2, Y1
 	VANDPS     roundingAVX2<>+448(SB), Y2, Y2
 	VCMPPS     $0x15, roundingAVX2<>+512(SB), Y2, Y2
-	VBLENDVPS  Y2, roundingAVX2<>+640(SB), Y1, Y1
+	VBLENDVPS  Y2, roundingAVX2<>+672(SB), Y1, Y1
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD    $0x0c, Y8, Y2
-	VANDPS    roundingAVX2<>+576(SB), Y2, Y2
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD    $0x13, Y8, Y2
 	VPADDD    Y2, Y1, Y1
 	VCVTPS2PH $0x03, Y1, X1
 	VMULPS    Y10, Y3, Y2
 	VANDPS    roundingAVX2<>+448(SB), Y3, Y3
 	VCMPPS    $0x15, roundingAVX2<>+512(SB), Y3, Y3
-	VBLENDVPS Y3, roundingAVX2<>+640(SB), Y2, Y2
+	VBLENDVPS Y3, roundingAVX2<>+672(SB), Y2, Y2
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD      $0x0c, Y9, Y3
-	VANDPS      roundingAVX2<>+576(SB), Y3, Y3
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD      $0x13, Y9, Y3
 	VPADDD      Y3, Y2, Y2
 	VCVTPS2PH   $0x03, Y2, X2
 	VINSERTI128 $0x01, X2, Y1, Y1
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Y9, Y2
+	VANDPS     roundingAVX2<>+608(SB), Y9, Y2
 	VPADDW     Y2, Y1, Y1
 	VPSRLW     $0x07, Y1, Y1
-	VPMADDUBSW roundingAVX2<>+704(SB), Y1, Y1
+	VPMADDUBSW roundingAVX2<>+736(SB), Y1, Y1
 	VPACKSSWB  Y1, Y0, Y0
 	VPERMQ     $0xd8, Y0, Y0
 	VMOVDQU    Y0, (SI)(R9*1)
@@ -26789,14 +26729,14 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R10*1), Z16
 	VPSLLW        $0x07, Z16, Z16
-	VANDPS        roundingAVX512<>+1344(SB), Z16, Z16
+	VANDPS        roundingAVX512<>+1408(SB), Z16, Z16
 	VCVTPH2PS     Y16, Z15
 	VEXTRACTI64X4 $0x01, Z16, Y16
 	VCVTPH2PS     Y16, Z16
 	PREFETCHT0    (SI)(R11*1)
 	VMOVDQU32     (SI)(R10*1), Y17
-	VPANDD        roundingAVX512<>+1216(SB), Y17, Y17
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y17, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y17, Y17
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y17, K1
 	KORTESTD      K1, K1
 	JNZ           rare27
 	CMPL          R12, $0x000000f6
@@ -26805,11 +26745,11 @@ end23:
 rare27:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z15, Z17
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z17, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z17, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z17
 	VMOVAPS Z17, K1, Z15
 	VANDPS  roundingAVX512<>+896(SB), Z16, Z17
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z17, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z17, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z17
 	VMOVAPS Z17, K1, Z16
 
@@ -26925,25 +26865,23 @@ end32:
 	VBROADCASTSS (R13)(R12*4), Z16
 	VMULPS       Z16, Z13, Z17
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z15, Z18
-	VANDPS    roundingAVX512<>+1152(SB), Z18, Z18
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z15, Z18
 	VPADDD    Z18, Z17, Z17
 	VCVTPS2PH $0x03, Z17, Y17
 	VMULPS    Z16, Z14, Z16
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z15, Z18
-	VANDPS       roundingAVX512<>+1152(SB), Z18, Z18
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z15, Z18
 	VPADDD       Z18, Z16, Z16
 	VCVTPS2PH    $0x03, Z16, Y16
 	VINSERTI64X4 $0x01, Y16, Z17, Z16
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z15, Z17
+	VANDPS     roundingAVX512<>+1216(SB), Z15, Z17
 	VPADDW     Z17, Z16, Z16
 	VPSRLW     $0x07, Z16, Z16
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z16, Z16
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z16, Z16
 	VPMOVWB    Z16, Y16
 	VMOVDQU32  Y16, (SI)(R10*1)
 	JMP        packed36
@@ -26984,32 +26922,30 @@ rare35:
 	VMULPS       Z16, Z13, Z17
 	VANDPS       roundingAVX512<>+896(SB), Z13, Z18
 	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z18, K1
-	VMOVUPS      roundingAVX512<>+1280(SB), Z18
+	VMOVUPS      roundingAVX512<>+1344(SB), Z18
 	VMOVAPS      Z18, K1, Z17
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z15, Z18
-	VANDPS    roundingAVX512<>+1152(SB), Z18, Z18
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z15, Z18
 	VPADDD    Z18, Z17, Z17
 	VCVTPS2PH $0x03, Z17, Y17
 	VMULPS    Z16, Z14, Z16
 	VANDPS    roundingAVX512<>+896(SB), Z14, Z18
 	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z18, K1
-	VMOVUPS   roundingAVX512<>+1280(SB), Z18
+	VMOVUPS   roundingAVX512<>+1344(SB), Z18
 	VMOVAPS   Z18, K1, Z16
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z15, Z18
-	VANDPS       roundingAVX512<>+1152(SB), Z18, Z18
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z15, Z18
 	VPADDD       Z18, Z16, Z16
 	VCVTPS2PH    $0x03, Z16, Y16
 	VINSERTI64X4 $0x01, Y16, Z17, Z16
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z15, Z17
+	VANDPS     roundingAVX512<>+1216(SB), Z15, Z17
 	VPADDW     Z17, Z16, Z16
 	VPSRLW     $0x07, Z16, Z16
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z16, Z16
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z16, Z16
 	VPMOVWB    Z16, Y16
 	VMOVDQU32  Y16, (SI)(R10*1)
 
@@ -27060,14 +26996,14 @@ end34:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (DI)(R10*1), Z17
 	VPSLLW        $0x07, Z17, Z17
-	VANDPS        roundingAVX512<>+1344(SB), Z17, Z17
+	VANDPS        roundingAVX512<>+1408(SB), Z17, Z17
 	VCVTPH2PS     Y17, Z16
 	VEXTRACTI64X4 $0x01, Z17, Y17
 	VCVTPH2PS     Y17, Z17
 	PREFETCHT0    (DI)(R11*1)
 	VMOVDQU32     (DI)(R10*1), Y18
-	VPANDD        roundingAVX512<>+1216(SB), Y18, Y18
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y18, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y18, Y18
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y18, K1
 	KORTESTD      K1, K1
 	JNZ           rare41
 	CMPL          R12, $0x000000f6
@@ -27076,11 +27012,11 @@ end34:
 rare41:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z16, Z18
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z18, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z18
 	VMOVAPS Z18, K1, Z16
 	VANDPS  roundingAVX512<>+896(SB), Z17, Z18
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z18, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z18
 	VMOVAPS Z18, K1, Z17
 
@@ -27526,47 +27462,55 @@ DATA roundingAVX512<>+1120(SB)/8, $0x7fc000007fc00000
 DATA roundingAVX512<>+1128(SB)/8, $0x7fc000007fc00000
 DATA roundingAVX512<>+1136(SB)/8, $0x7fc000007fc00000
 DATA roundingAVX512<>+1144(SB)/8, $0x7fc000007fc00000
-DATA roundingAVX512<>+1152(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1160(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1168(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1176(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1184(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1192(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1200(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1208(SB)/8, $0x00001ff000001ff0
-DATA roundingAVX512<>+1216(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1224(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1232(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1240(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1248(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1256(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1264(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1272(SB)/8, $0x7f7f7f7f7f7f7f7f
-DATA roundingAVX512<>+1280(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1288(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1296(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1304(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1312(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1320(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1328(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1336(SB)/8, $0x3ff000003ff00000
-DATA roundingAVX512<>+1344(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1352(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1360(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1368(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1376(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1384(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1392(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1400(SB)/8, $0xbfffbfffbfffbfff
-DATA roundingAVX512<>+1408(SB)/8, $0x8001800180018001
-DATA roundingAVX512<>+1416(SB)/8, $0x8001800180018001
-DATA roundingAVX512<>+1424(SB)/8, $0x8001800180018001
-DATA roundingAVX512<>+1432(SB)/8, $0x8001800180018001
-DATA roundingAVX512<>+1440(SB)/8, $0x8001800180018001
-DATA roundingAVX512<>+1448(SB)/8, $0x8001800180018001
-DATA roundingAVX512<>+1456(SB)/8, $0x8001800180018001
-DATA roundingAVX512<>+1464(SB)/8, $0x8001800180018001
-GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $1472
+DATA roundingAVX512<>+1152(SB)/8, $0x00001fff00001fff
+DATA roundingAVX512<>+1160(SB)/8, $0x00001fff00001fff
+DATA roundingAVX512<>+1168(SB)/8, $0x00001fff00001fff
+DATA roundingAVX512<>+1176(SB)/8, $0x00001fff00001fff
+DATA roundingAVX512<>+1184(SB)/8, $0x00001fff00001fff
+DATA roundingAVX512<>+1192(SB)/8, $0x00001fff00001fff
+DATA roundingAVX512<>+1200(SB)/8, $0x00001fff00001fff
+DATA roundingAVX512<>+1208(SB)/8, $0x00001fff00001fff
+DATA roundingAVX512<>+1216(SB)/8, $0x007f007f007f007f
+DATA roundingAVX512<>+1224(SB)/8, $0x007f007f007f007f
+DATA roundingAVX512<>+1232(SB)/8, $0x007f007f007f007f
+DATA roundingAVX512<>+1240(SB)/8, $0x007f007f007f007f
+DATA roundingAVX512<>+1248(SB)/8, $0x007f007f007f007f
+DATA roundingAVX512<>+1256(SB)/8, $0x007f007f007f007f
+DATA roundingAVX512<>+1264(SB)/8, $0x007f007f007f007f
+DATA roundingAVX512<>+1272(SB)/8, $0x007f007f007f007f
+DATA roundingAVX512<>+1280(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1288(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1296(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1304(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1312(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1320(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1328(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1336(SB)/8, $0x7f7f7f7f7f7f7f7f
+DATA roundingAVX512<>+1344(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1352(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1360(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1368(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1376(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1384(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1392(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1400(SB)/8, $0x3ff000003ff00000
+DATA roundingAVX512<>+1408(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1416(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1424(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1432(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1440(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1448(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1456(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1464(SB)/8, $0xbfffbfffbfffbfff
+DATA roundingAVX512<>+1472(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1480(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1488(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1496(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1504(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1512(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1520(SB)/8, $0x8001800180018001
+DATA roundingAVX512<>+1528(SB)/8, $0x8001800180018001
+GLOBL roundingAVX512<>(SB), RODATA|NOPTR, $1536
 
 // func adapnmMixedAVX512(c *float32, count int, ahead int)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, CMOV, MMX+, POPCNT
@@ -27845,14 +27789,14 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R11*1), Z20
 	VPSLLW        $0x07, Z20, Z20
-	VANDPS        roundingAVX512<>+1344(SB), Z20, Z20
+	VANDPS        roundingAVX512<>+1408(SB), Z20, Z20
 	VCVTPH2PS     Y20, Z19
 	VEXTRACTI64X4 $0x01, Z20, Y20
 	VCVTPH2PS     Y20, Z20
 	PREFETCHT0    (SI)(R12*1)
 	VMOVDQU32     (SI)(R11*1), Y21
-	VPANDD        roundingAVX512<>+1216(SB), Y21, Y21
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y21, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y21, Y21
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y21, K1
 	KORTESTD      K1, K1
 	JNZ           rare27
 	CMPL          R13, $0x000000f6
@@ -27861,11 +27805,11 @@ end23:
 rare27:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z19, Z21
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z21, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z21
 	VMOVAPS Z21, K1, Z19
 	VANDPS  roundingAVX512<>+896(SB), Z20, Z21
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z21, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z21
 	VMOVAPS Z21, K1, Z20
 
@@ -27981,25 +27925,23 @@ end32:
 	VBROADCASTSS (R14)(R13*4), Z22
 	VMULPS       Z22, Z19, Z23
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z21, Z24
-	VANDPS    roundingAVX512<>+1152(SB), Z24, Z24
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z21, Z24
 	VPADDD    Z24, Z23, Z23
 	VCVTPS2PH $0x03, Z23, Y23
 	VMULPS    Z22, Z20, Z22
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z21, Z24
-	VANDPS       roundingAVX512<>+1152(SB), Z24, Z24
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z21, Z24
 	VPADDD       Z24, Z22, Z22
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z21, Z23
+	VANDPS     roundingAVX512<>+1216(SB), Z21, Z23
 	VPADDW     Z23, Z22, Z22
 	VPSRLW     $0x07, Z22, Z22
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z22, Z22
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z22, Z22
 	VPMOVWB    Z22, Y22
 	VMOVDQU32  Y22, (SI)(R11*1)
 	JMP        packed36
@@ -28040,32 +27982,30 @@ rare35:
 	VMULPS       Z22, Z19, Z23
 	VANDPS       roundingAVX512<>+896(SB), Z19, Z24
 	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+1280(SB), Z24
+	VMOVUPS      roundingAVX512<>+1344(SB), Z24
 	VMOVAPS      Z24, K1, Z23
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z21, Z24
-	VANDPS    roundingAVX512<>+1152(SB), Z24, Z24
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z21, Z24
 	VPADDD    Z24, Z23, Z23
 	VCVTPS2PH $0x03, Z23, Y23
 	VMULPS    Z22, Z20, Z22
 	VANDPS    roundingAVX512<>+896(SB), Z20, Z24
 	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z24, K1
-	VMOVUPS   roundingAVX512<>+1280(SB), Z24
+	VMOVUPS   roundingAVX512<>+1344(SB), Z24
 	VMOVAPS   Z24, K1, Z22
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z21, Z24
-	VANDPS       roundingAVX512<>+1152(SB), Z24, Z24
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z21, Z24
 	VPADDD       Z24, Z22, Z22
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z21, Z23
+	VANDPS     roundingAVX512<>+1216(SB), Z21, Z23
 	VPADDW     Z23, Z22, Z22
 	VPSRLW     $0x07, Z22, Z22
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z22, Z22
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z22, Z22
 	VPMOVWB    Z22, Y22
 	VMOVDQU32  Y22, (SI)(R11*1)
 
@@ -28116,14 +28056,14 @@ end34:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (DI)(R11*1), Z23
 	VPSLLW        $0x07, Z23, Z23
-	VANDPS        roundingAVX512<>+1344(SB), Z23, Z23
+	VANDPS        roundingAVX512<>+1408(SB), Z23, Z23
 	VCVTPH2PS     Y23, Z22
 	VEXTRACTI64X4 $0x01, Z23, Y23
 	VCVTPH2PS     Y23, Z23
 	PREFETCHT0    (DI)(R12*1)
 	VMOVDQU32     (DI)(R11*1), Y24
-	VPANDD        roundingAVX512<>+1216(SB), Y24, Y24
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y24, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y24, Y24
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y24, K1
 	KORTESTD      K1, K1
 	JNZ           rare41
 	CMPL          R13, $0x000000f6
@@ -28132,11 +28072,11 @@ end34:
 rare41:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z22, Z24
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z24, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z24
 	VMOVAPS Z24, K1, Z22
 	VANDPS  roundingAVX512<>+896(SB), Z23, Z24
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z24, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z24
 	VMOVAPS Z24, K1, Z23
 
@@ -28777,14 +28717,14 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R12*1), Z20
 	VPSLLW        $0x07, Z20, Z20
-	VANDPS        roundingAVX512<>+1344(SB), Z20, Z20
+	VANDPS        roundingAVX512<>+1408(SB), Z20, Z20
 	VCVTPH2PS     Y20, Z19
 	VEXTRACTI64X4 $0x01, Z20, Y20
 	VCVTPH2PS     Y20, Z20
 	PREFETCHT0    (SI)(R13*1)
 	VMOVDQU32     (SI)(R12*1), Y21
-	VPANDD        roundingAVX512<>+1216(SB), Y21, Y21
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y21, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y21, Y21
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y21, K1
 	KORTESTD      K1, K1
 	JNZ           rare27
 	CMPL          R14, $0x000000f6
@@ -28793,11 +28733,11 @@ end23:
 rare27:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z19, Z21
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z21, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z21
 	VMOVAPS Z21, K1, Z19
 	VANDPS  roundingAVX512<>+896(SB), Z20, Z21
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z21, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z21, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z21
 	VMOVAPS Z21, K1, Z20
 
@@ -28913,25 +28853,23 @@ end32:
 	VBROADCASTSS (R15)(R14*4), Z22
 	VMULPS       Z22, Z19, Z23
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z21, Z24
-	VANDPS    roundingAVX512<>+1152(SB), Z24, Z24
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z21, Z24
 	VPADDD    Z24, Z23, Z23
 	VCVTPS2PH $0x03, Z23, Y23
 	VMULPS    Z22, Z20, Z22
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z21, Z24
-	VANDPS       roundingAVX512<>+1152(SB), Z24, Z24
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z21, Z24
 	VPADDD       Z24, Z22, Z22
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z21, Z23
+	VANDPS     roundingAVX512<>+1216(SB), Z21, Z23
 	VPADDW     Z23, Z22, Z22
 	VPSRLW     $0x07, Z22, Z22
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z22, Z22
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z22, Z22
 	VPMOVWB    Z22, Y22
 	VMOVDQU32  Y22, (SI)(R12*1)
 	JMP        packed36
@@ -28972,32 +28910,30 @@ rare35:
 	VMULPS       Z22, Z19, Z23
 	VANDPS       roundingAVX512<>+896(SB), Z19, Z24
 	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z24, K1
-	VMOVUPS      roundingAVX512<>+1280(SB), Z24
+	VMOVUPS      roundingAVX512<>+1344(SB), Z24
 	VMOVAPS      Z24, K1, Z23
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z21, Z24
-	VANDPS    roundingAVX512<>+1152(SB), Z24, Z24
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z21, Z24
 	VPADDD    Z24, Z23, Z23
 	VCVTPS2PH $0x03, Z23, Y23
 	VMULPS    Z22, Z20, Z22
 	VANDPS    roundingAVX512<>+896(SB), Z20, Z24
 	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z24, K1
-	VMOVUPS   roundingAVX512<>+1280(SB), Z24
+	VMOVUPS   roundingAVX512<>+1344(SB), Z24
 	VMOVAPS   Z24, K1, Z22
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z21, Z24
-	VANDPS       roundingAVX512<>+1152(SB), Z24, Z24
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z21, Z24
 	VPADDD       Z24, Z22, Z22
 	VCVTPS2PH    $0x03, Z22, Y22
 	VINSERTI64X4 $0x01, Y22, Z23, Z22
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z21, Z23
+	VANDPS     roundingAVX512<>+1216(SB), Z21, Z23
 	VPADDW     Z23, Z22, Z22
 	VPSRLW     $0x07, Z22, Z22
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z22, Z22
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z22, Z22
 	VPMOVWB    Z22, Y22
 	VMOVDQU32  Y22, (SI)(R12*1)
 
@@ -29048,14 +28984,14 @@ end34:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (DI)(R12*1), Z23
 	VPSLLW        $0x07, Z23, Z23
-	VANDPS        roundingAVX512<>+1344(SB), Z23, Z23
+	VANDPS        roundingAVX512<>+1408(SB), Z23, Z23
 	VCVTPH2PS     Y23, Z22
 	VEXTRACTI64X4 $0x01, Z23, Y23
 	VCVTPH2PS     Y23, Z23
 	PREFETCHT0    (DI)(R13*1)
 	VMOVDQU32     (DI)(R12*1), Y24
-	VPANDD        roundingAVX512<>+1216(SB), Y24, Y24
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y24, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y24, Y24
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y24, K1
 	KORTESTD      K1, K1
 	JNZ           rare41
 	CMPL          R14, $0x000000f6
@@ -29064,11 +29000,11 @@ end34:
 rare41:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z22, Z24
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z24, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z24
 	VMOVAPS Z24, K1, Z22
 	VANDPS  roundingAVX512<>+896(SB), Z23, Z24
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z24, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z24, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z24
 	VMOVAPS Z24, K1, Z23
 
@@ -30265,14 +30201,14 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z15
 	VPSLLW        $0x07, Z15, Z15
-	VANDPS        roundingAVX512<>+1344(SB), Z15, Z15
+	VANDPS        roundingAVX512<>+1408(SB), Z15, Z15
 	VCVTPH2PS     Y15, Z14
 	VEXTRACTI64X4 $0x01, Z15, Y15
 	VCVTPH2PS     Y15, Z15
 	PREFETCHT0    (SI)(R10*1)
 	VMOVDQU32     (SI)(R9*1), Y16
-	VPANDD        roundingAVX512<>+1216(SB), Y16, Y16
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y16, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y16, Y16
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y16, K1
 	KORTESTD      K1, K1
 	JNZ           rare27
 	CMPL          R11, $0x000000f6
@@ -30281,11 +30217,11 @@ end23:
 rare27:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z14, Z16
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z16, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z16
 	VMOVAPS Z16, K1, Z14
 	VANDPS  roundingAVX512<>+896(SB), Z15, Z16
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z16, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z16
 	VMOVAPS Z16, K1, Z15
 
@@ -30401,25 +30337,23 @@ end32:
 	VBROADCASTSS (R12)(R11*4), Z15
 	VMULPS       Z15, Z12, Z16
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z14, Z17
-	VANDPS    roundingAVX512<>+1152(SB), Z17, Z17
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z14, Z17
 	VPADDD    Z17, Z16, Z16
 	VCVTPS2PH $0x03, Z16, Y16
 	VMULPS    Z15, Z13, Z15
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z14, Z17
-	VANDPS       roundingAVX512<>+1152(SB), Z17, Z17
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z14, Z17
 	VPADDD       Z17, Z15, Z15
 	VCVTPS2PH    $0x03, Z15, Y15
 	VINSERTI64X4 $0x01, Y15, Z16, Z15
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z14, Z16
+	VANDPS     roundingAVX512<>+1216(SB), Z14, Z16
 	VPADDW     Z16, Z15, Z15
 	VPSRLW     $0x07, Z15, Z15
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z15, Z15
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z15, Z15
 	VPMOVWB    Z15, Y15
 	VMOVDQU32  Y15, (SI)(R9*1)
 	JMP        packed36
@@ -30460,32 +30394,30 @@ rare35:
 	VMULPS       Z15, Z12, Z16
 	VANDPS       roundingAVX512<>+896(SB), Z12, Z17
 	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z17, K1
-	VMOVUPS      roundingAVX512<>+1280(SB), Z17
+	VMOVUPS      roundingAVX512<>+1344(SB), Z17
 	VMOVAPS      Z17, K1, Z16
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z14, Z17
-	VANDPS    roundingAVX512<>+1152(SB), Z17, Z17
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z14, Z17
 	VPADDD    Z17, Z16, Z16
 	VCVTPS2PH $0x03, Z16, Y16
 	VMULPS    Z15, Z13, Z15
 	VANDPS    roundingAVX512<>+896(SB), Z13, Z17
 	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z17, K1
-	VMOVUPS   roundingAVX512<>+1280(SB), Z17
+	VMOVUPS   roundingAVX512<>+1344(SB), Z17
 	VMOVAPS   Z17, K1, Z15
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z14, Z17
-	VANDPS       roundingAVX512<>+1152(SB), Z17, Z17
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z14, Z17
 	VPADDD       Z17, Z15, Z15
 	VCVTPS2PH    $0x03, Z15, Y15
 	VINSERTI64X4 $0x01, Y15, Z16, Z15
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z14, Z16
+	VANDPS     roundingAVX512<>+1216(SB), Z14, Z16
 	VPADDW     Z16, Z15, Z15
 	VPSRLW     $0x07, Z15, Z15
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z15, Z15
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z15, Z15
 	VPMOVWB    Z15, Y15
 	VMOVDQU32  Y15, (SI)(R9*1)
 
@@ -31037,14 +30969,14 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z15
 	VPSLLW        $0x07, Z15, Z15
-	VANDPS        roundingAVX512<>+1344(SB), Z15, Z15
+	VANDPS        roundingAVX512<>+1408(SB), Z15, Z15
 	VCVTPH2PS     Y15, Z14
 	VEXTRACTI64X4 $0x01, Z15, Y15
 	VCVTPH2PS     Y15, Z15
 	PREFETCHT0    (SI)(R10*1)
 	VMOVDQU32     (SI)(R9*1), Y16
-	VPANDD        roundingAVX512<>+1216(SB), Y16, Y16
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y16, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y16, Y16
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y16, K1
 	KORTESTD      K1, K1
 	JNZ           rare27
 	CMPL          R11, $0x000000f6
@@ -31053,11 +30985,11 @@ end23:
 rare27:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z14, Z16
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z16, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z16
 	VMOVAPS Z16, K1, Z14
 	VANDPS  roundingAVX512<>+896(SB), Z15, Z16
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z16, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z16, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z16
 	VMOVAPS Z16, K1, Z15
 
@@ -31173,25 +31105,23 @@ end32:
 	VBROADCASTSS (R12)(R11*4), Z17
 	VMULPS       Z17, Z14, Z18
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z16, Z19
-	VANDPS    roundingAVX512<>+1152(SB), Z19, Z19
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z16, Z19
 	VPADDD    Z19, Z18, Z18
 	VCVTPS2PH $0x03, Z18, Y18
 	VMULPS    Z17, Z15, Z17
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z16, Z19
-	VANDPS       roundingAVX512<>+1152(SB), Z19, Z19
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z16, Z19
 	VPADDD       Z19, Z17, Z17
 	VCVTPS2PH    $0x03, Z17, Y17
 	VINSERTI64X4 $0x01, Y17, Z18, Z17
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z16, Z18
+	VANDPS     roundingAVX512<>+1216(SB), Z16, Z18
 	VPADDW     Z18, Z17, Z17
 	VPSRLW     $0x07, Z17, Z17
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z17, Z17
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z17, Z17
 	VPMOVWB    Z17, Y17
 	VMOVDQU32  Y17, (SI)(R9*1)
 	JMP        packed36
@@ -31232,32 +31162,30 @@ rare35:
 	VMULPS       Z17, Z14, Z18
 	VANDPS       roundingAVX512<>+896(SB), Z14, Z19
 	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z19, K1
-	VMOVUPS      roundingAVX512<>+1280(SB), Z19
+	VMOVUPS      roundingAVX512<>+1344(SB), Z19
 	VMOVAPS      Z19, K1, Z18
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z16, Z19
-	VANDPS    roundingAVX512<>+1152(SB), Z19, Z19
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z16, Z19
 	VPADDD    Z19, Z18, Z18
 	VCVTPS2PH $0x03, Z18, Y18
 	VMULPS    Z17, Z15, Z17
 	VANDPS    roundingAVX512<>+896(SB), Z15, Z19
 	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z19, K1
-	VMOVUPS   roundingAVX512<>+1280(SB), Z19
+	VMOVUPS   roundingAVX512<>+1344(SB), Z19
 	VMOVAPS   Z19, K1, Z17
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z16, Z19
-	VANDPS       roundingAVX512<>+1152(SB), Z19, Z19
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z16, Z19
 	VPADDD       Z19, Z17, Z17
 	VCVTPS2PH    $0x03, Z17, Y17
 	VINSERTI64X4 $0x01, Y17, Z18, Z17
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z16, Z18
+	VANDPS     roundingAVX512<>+1216(SB), Z16, Z18
 	VPADDW     Z18, Z17, Z17
 	VPSRLW     $0x07, Z17, Z17
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z17, Z17
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z17, Z17
 	VPMOVWB    Z17, Y17
 	VMOVDQU32  Y17, (SI)(R9*1)
 
@@ -31830,14 +31758,14 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R10*1), Z19
 	VPSLLW        $0x07, Z19, Z19
-	VANDPS        roundingAVX512<>+1344(SB), Z19, Z19
+	VANDPS        roundingAVX512<>+1408(SB), Z19, Z19
 	VCVTPH2PS     Y19, Z18
 	VEXTRACTI64X4 $0x01, Z19, Y19
 	VCVTPH2PS     Y19, Z19
 	PREFETCHT0    (SI)(R11*1)
 	VMOVDQU32     (SI)(R10*1), Y20
-	VPANDD        roundingAVX512<>+1216(SB), Y20, Y20
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y20, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y20, Y20
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y20, K1
 	KORTESTD      K1, K1
 	JNZ           rare27
 	CMPL          R12, $0x000000f6
@@ -31846,11 +31774,11 @@ end23:
 rare27:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z18, Z20
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z20, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z20
 	VMOVAPS Z20, K1, Z18
 	VANDPS  roundingAVX512<>+896(SB), Z19, Z20
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z20, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z20
 	VMOVAPS Z20, K1, Z19
 
@@ -31966,25 +31894,23 @@ end32:
 	VBROADCASTSS (R13)(R12*4), Z21
 	VMULPS       Z21, Z18, Z22
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z20, Z23
-	VANDPS    roundingAVX512<>+1152(SB), Z23, Z23
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z20, Z23
 	VPADDD    Z23, Z22, Z22
 	VCVTPS2PH $0x03, Z22, Y22
 	VMULPS    Z21, Z19, Z21
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z20, Z23
-	VANDPS       roundingAVX512<>+1152(SB), Z23, Z23
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z20, Z23
 	VPADDD       Z23, Z21, Z21
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z20, Z22
+	VANDPS     roundingAVX512<>+1216(SB), Z20, Z22
 	VPADDW     Z22, Z21, Z21
 	VPSRLW     $0x07, Z21, Z21
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z21, Z21
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z21, Z21
 	VPMOVWB    Z21, Y21
 	VMOVDQU32  Y21, (SI)(R10*1)
 	JMP        packed36
@@ -32025,32 +31951,30 @@ rare35:
 	VMULPS       Z21, Z18, Z22
 	VANDPS       roundingAVX512<>+896(SB), Z18, Z23
 	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z23, K1
-	VMOVUPS      roundingAVX512<>+1280(SB), Z23
+	VMOVUPS      roundingAVX512<>+1344(SB), Z23
 	VMOVAPS      Z23, K1, Z22
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z20, Z23
-	VANDPS    roundingAVX512<>+1152(SB), Z23, Z23
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z20, Z23
 	VPADDD    Z23, Z22, Z22
 	VCVTPS2PH $0x03, Z22, Y22
 	VMULPS    Z21, Z19, Z21
 	VANDPS    roundingAVX512<>+896(SB), Z19, Z23
 	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z23, K1
-	VMOVUPS   roundingAVX512<>+1280(SB), Z23
+	VMOVUPS   roundingAVX512<>+1344(SB), Z23
 	VMOVAPS   Z23, K1, Z21
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z20, Z23
-	VANDPS       roundingAVX512<>+1152(SB), Z23, Z23
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z20, Z23
 	VPADDD       Z23, Z21, Z21
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z20, Z22
+	VANDPS     roundingAVX512<>+1216(SB), Z20, Z22
 	VPADDW     Z22, Z21, Z21
 	VPSRLW     $0x07, Z21, Z21
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z21, Z21
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z21, Z21
 	VPMOVWB    Z21, Y21
 	VMOVDQU32  Y21, (SI)(R10*1)
 
@@ -32679,14 +32603,14 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R11*1), Z19
 	VPSLLW        $0x07, Z19, Z19
-	VANDPS        roundingAVX512<>+1344(SB), Z19, Z19
+	VANDPS        roundingAVX512<>+1408(SB), Z19, Z19
 	VCVTPH2PS     Y19, Z18
 	VEXTRACTI64X4 $0x01, Z19, Y19
 	VCVTPH2PS     Y19, Z19
 	PREFETCHT0    (SI)(R12*1)
 	VMOVDQU32     (SI)(R11*1), Y20
-	VPANDD        roundingAVX512<>+1216(SB), Y20, Y20
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y20, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y20, Y20
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y20, K1
 	KORTESTD      K1, K1
 	JNZ           rare27
 	CMPL          R13, $0x000000f6
@@ -32695,11 +32619,11 @@ end23:
 rare27:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z18, Z20
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z20, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z20
 	VMOVAPS Z20, K1, Z18
 	VANDPS  roundingAVX512<>+896(SB), Z19, Z20
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z20, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z20
 	VMOVAPS Z20, K1, Z19
 
@@ -32815,25 +32739,23 @@ end32:
 	VBROADCASTSS (R14)(R13*4), Z21
 	VMULPS       Z21, Z18, Z22
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z20, Z23
-	VANDPS    roundingAVX512<>+1152(SB), Z23, Z23
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z20, Z23
 	VPADDD    Z23, Z22, Z22
 	VCVTPS2PH $0x03, Z22, Y22
 	VMULPS    Z21, Z19, Z21
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z20, Z23
-	VANDPS       roundingAVX512<>+1152(SB), Z23, Z23
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z20, Z23
 	VPADDD       Z23, Z21, Z21
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z20, Z22
+	VANDPS     roundingAVX512<>+1216(SB), Z20, Z22
 	VPADDW     Z22, Z21, Z21
 	VPSRLW     $0x07, Z21, Z21
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z21, Z21
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z21, Z21
 	VPMOVWB    Z21, Y21
 	VMOVDQU32  Y21, (SI)(R11*1)
 	JMP        packed36
@@ -32874,32 +32796,30 @@ rare35:
 	VMULPS       Z21, Z18, Z22
 	VANDPS       roundingAVX512<>+896(SB), Z18, Z23
 	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z23, K1
-	VMOVUPS      roundingAVX512<>+1280(SB), Z23
+	VMOVUPS      roundingAVX512<>+1344(SB), Z23
 	VMOVAPS      Z23, K1, Z22
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z20, Z23
-	VANDPS    roundingAVX512<>+1152(SB), Z23, Z23
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z20, Z23
 	VPADDD    Z23, Z22, Z22
 	VCVTPS2PH $0x03, Z22, Y22
 	VMULPS    Z21, Z19, Z21
 	VANDPS    roundingAVX512<>+896(SB), Z19, Z23
 	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z23, K1
-	VMOVUPS   roundingAVX512<>+1280(SB), Z23
+	VMOVUPS   roundingAVX512<>+1344(SB), Z23
 	VMOVAPS   Z23, K1, Z21
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z20, Z23
-	VANDPS       roundingAVX512<>+1152(SB), Z23, Z23
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z20, Z23
 	VPADDD       Z23, Z21, Z21
 	VCVTPS2PH    $0x03, Z21, Y21
 	VINSERTI64X4 $0x01, Y21, Z22, Z21
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z20, Z22
+	VANDPS     roundingAVX512<>+1216(SB), Z20, Z22
 	VPADDW     Z22, Z21, Z21
 	VPSRLW     $0x07, Z21, Z21
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z21, Z21
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z21, Z21
 	VPMOVWB    Z21, Y21
 	VMOVDQU32  Y21, (SI)(R11*1)
 
@@ -33565,14 +33485,14 @@ end23:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z17
 	VPSLLW        $0x07, Z17, Z17
-	VANDPS        roundingAVX512<>+1344(SB), Z17, Z17
+	VANDPS        roundingAVX512<>+1408(SB), Z17, Z17
 	VCVTPH2PS     Y17, Z16
 	VEXTRACTI64X4 $0x01, Z17, Y17
 	VCVTPH2PS     Y17, Z17
 	PREFETCHT0    (SI)(R10*1)
 	VMOVDQU32     (SI)(R9*1), Y18
-	VPANDD        roundingAVX512<>+1216(SB), Y18, Y18
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y18, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y18, Y18
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y18, K1
 	KORTESTD      K1, K1
 	JNZ           rare27
 	CMPL          R11, $0x000000f6
@@ -33581,11 +33501,11 @@ end23:
 rare27:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z16, Z18
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z18, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z18
 	VMOVAPS Z18, K1, Z16
 	VANDPS  roundingAVX512<>+896(SB), Z17, Z18
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z18, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z18, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z18
 	VMOVAPS Z18, K1, Z17
 
@@ -33645,14 +33565,14 @@ end26:
 	// f16: sign, 0, and the seven bits below
 	VPMOVSXBW     (SI)(R9*1), Z19
 	VPSLLW        $0x07, Z19, Z19
-	VANDPS        roundingAVX512<>+1344(SB), Z19, Z19
+	VANDPS        roundingAVX512<>+1408(SB), Z19, Z19
 	VCVTPH2PS     Y19, Z18
 	VEXTRACTI64X4 $0x01, Z19, Y19
 	VCVTPH2PS     Y19, Z19
 	PREFETCHT0    (SI)(R10*1)
 	VMOVDQU32     (SI)(R9*1), Y20
-	VPANDD        roundingAVX512<>+1216(SB), Y20, Y20
-	VPCMPEQB      roundingAVX512<>+1216(SB), Y20, K1
+	VPANDD        roundingAVX512<>+1280(SB), Y20, Y20
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y20, K1
 	KORTESTD      K1, K1
 	JNZ           rare33
 	CMPL          R11, $0x000000f6
@@ -33661,11 +33581,11 @@ end26:
 rare33:
 	// a byte is a NaN, or the scale is huge
 	VANDPS  roundingAVX512<>+896(SB), Z18, Z20
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z20, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z20
 	VMOVAPS Z20, K1, Z18
 	VANDPS  roundingAVX512<>+896(SB), Z19, Z20
-	VCMPPS  $0x00, roundingAVX512<>+1280(SB), Z20, K1
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z20, K1
 	VMOVUPS roundingAVX512<>+1088(SB), Z20
 	VMOVAPS Z20, K1, Z19
 
@@ -33781,25 +33701,23 @@ end38:
 	VBROADCASTSS (R12)(R11*4), Z19
 	VMULPS       Z19, Z14, Z14
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z18, Z20
-	VANDPS    roundingAVX512<>+1152(SB), Z20, Z20
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z18, Z20
 	VPADDD    Z20, Z14, Z14
 	VCVTPS2PH $0x03, Z14, Y14
 	VMULPS    Z19, Z15, Z15
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z18, Z19
-	VANDPS       roundingAVX512<>+1152(SB), Z19, Z19
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z18, Z19
 	VPADDD       Z19, Z15, Z15
 	VCVTPS2PH    $0x03, Z15, Y15
 	VINSERTI64X4 $0x01, Y15, Z14, Z14
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z18, Z15
+	VANDPS     roundingAVX512<>+1216(SB), Z18, Z15
 	VPADDW     Z15, Z14, Z14
 	VPSRLW     $0x07, Z14, Z14
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z14, Z14
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z14, Z14
 	VPMOVWB    Z14, Y14
 	VMOVDQU32  Y14, (SI)(R9*1)
 	JMP        packed42
@@ -33840,32 +33758,30 @@ rare41:
 	VMULPS       Z19, Z14, Z20
 	VANDPS       roundingAVX512<>+896(SB), Z14, Z14
 	VCMPPS       $0x15, roundingAVX512<>+1024(SB), Z14, K1
-	VMOVUPS      roundingAVX512<>+1280(SB), Z14
+	VMOVUPS      roundingAVX512<>+1344(SB), Z14
 	VMOVAPS      Z14, K1, Z20
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSLLD    $0x04, Z18, Z14
-	VANDPS    roundingAVX512<>+1152(SB), Z14, Z14
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VANDPS    roundingAVX512<>+1152(SB), Z18, Z14
 	VPADDD    Z14, Z20, Z20
 	VCVTPS2PH $0x03, Z20, Y20
 	VMULPS    Z19, Z15, Z14
 	VANDPS    roundingAVX512<>+896(SB), Z15, Z15
 	VCMPPS    $0x15, roundingAVX512<>+1024(SB), Z15, K1
-	VMOVUPS   roundingAVX512<>+1280(SB), Z15
+	VMOVUPS   roundingAVX512<>+1344(SB), Z15
 	VMOVAPS   Z15, K1, Z14
 
-	// f16: m·2^(119−scale), with nine random bits, cut
-	VPSRLD       $0x0c, Z18, Z15
-	VANDPS       roundingAVX512<>+1152(SB), Z15, Z15
+	// f16: m·2^(119−scale), with 13 random bits, cut
+	VPSRLD       $0x13, Z18, Z15
 	VPADDD       Z15, Z14, Z14
 	VCVTPS2PH    $0x03, Z14, Y14
 	VINSERTI64X4 $0x01, Y14, Z20, Z14
 
 	// with seven more, cut to seven bits and the sign: those less 128 if it is set
-	VPSRLW     $0x09, Z18, Z15
+	VANDPS     roundingAVX512<>+1216(SB), Z18, Z15
 	VPADDW     Z15, Z14, Z14
 	VPSRLW     $0x07, Z14, Z14
-	VPMADDUBSW roundingAVX512<>+1408(SB), Z14, Z14
+	VPMADDUBSW roundingAVX512<>+1472(SB), Z14, Z14
 	VPMOVWB    Z14, Y14
 	VMOVDQU32  Y14, (SI)(R9*1)
 

@@ -153,14 +153,13 @@ func (m *mixed) packScaled(x Operand, stream string, most reg.GPVirtual, replace
 		if replace != nil {
 			replace(x[i], y)
 		}
-		Comment("f16: m·2^(119−scale), with nine random bits, cut")
+		Comment("f16: m·2^(119−scale), with 13 random bits, cut")
 		bits := m.vec()
 		if i < len(m.words) {
-			VPSLLD(U8(4), m.words[i], bits)
+			VANDPS(m.constant("below16"), m.words[i], bits)
 		} else {
-			VPSRLD(U8(12), m.words[i-len(m.words)], bits)
+			VPSRLD(U8(32-13), m.words[i-len(m.words)], bits)
 		}
-		VANDPS(m.constant("belowF16"), bits, bits)
 		VPADDD(bits, y, y)
 		const towardsZero = 3
 		VCVTPS2PH(U8(towardsZero), y, m.half(y.(reg.VecVirtual)))
@@ -170,7 +169,7 @@ func (m *mixed) packScaled(x Operand, stream string, most reg.GPVirtual, replace
 	for i, word := range m.words {
 		w := m.insertUpper(half(2*i), half(2*i+1))
 		Comment("with seven more, cut to seven bits and the sign: those less 128 if it is set")
-		VPADDW(m.op1(VPSRLW, U8(9), word), w, w)
+		VPADDW(m.op1(VANDPS, m.constant("seven"), word), w, w)
 		VPSRLW(U8(7), w, w)
 		VPMADDUBSW(m.constant("weights"), w, w)
 		bytes = append(bytes, w)

@@ -658,7 +658,8 @@ func (isa ISA) constants() []constant {
 		{"overflow", []uint32{0x477ff000}},
 		{"infinity", []uint32{0x7f800000}},
 		{"quiet", []uint32{0x7fc00000}}, // a NaN whose upper half rounding leaves alone
-		{"belowF16", []uint32{0x1ff0}},  // nine bits below the last place of f16
+		{"below16", []uint32{0x1fff}},   // what a float32 has below the last place of f16
+		{"seven", []uint32{0x007f007f}}, // what f16 has below that of E4M3
 		{"nan8", []uint32{0x7f7f7f7f}},  // of E4M3
 		{"nan", []uint32{0x3ff00000}},   // what they are as f16: 1.875
 		{"asF16", []uint32{0xbfffbfff}},

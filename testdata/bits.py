@@ -95,8 +95,9 @@ def mxfp8(x, bits):  # the numbers that are stored, and the bytes, elements and 
     fraction, exponent = np.frexp(np.abs(x).max(axis=1))
     scale = np.where(fraction > 0, exponent - 9 + (fraction > 0.875), -127).clip(-127)  # 448 is 0.875·2⁹
     y = x * np.exp2(-8 - scale)[:, None].astype(np.float32)
-    low, high = bits & np.uint32(0x1FF), bits[:, [i // 2 + i % 2 * 16 for i in range(32)]] >> np.uint32(9)
-    y = (y.view(np.uint32) + (low << np.uint32(4))).view(np.float32)
+    low = np.concatenate([bits[:, :16] & np.uint32(0x1FFF), bits[:, 16:] >> np.uint32(3)], axis=1)
+    high = bits[:, [i // 2 + i % 2 * 16 for i in range(32)]] & np.uint32(0x7F)
+    y = (y.view(np.uint32) + low).view(np.float32)
     place = np.exp2(np.frexp(np.abs(y))[1].clip(-13) - 11)  # the last of float16
     h = np.trunc(np.abs(y) / place) * place
     h = h.astype(np.float16).view(np.uint16) + high.astype(np.uint16) & np.uint16(0xFF80)
