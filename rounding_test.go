@@ -322,17 +322,22 @@ func TestBlocksFollowEachOther(t *testing.T) {
 	}
 }
 
-// Each bit of counter and key changes about half the bits drawn.
+// Each bit of counter and key changes each of the bits drawn half the time.
 func TestDrawAvalanches(t *testing.T) {
 	const n = 1 << 14
 	for bit := range 64 {
-		changed := 0
+		var changed [32]int
 		for i := range uint32(n) {
 			counter, key := i*0x9e3779b9, i*0x85ebca6b
-			changed += bits.OnesCount32(draw(counter, key) ^ draw(counter^uint32(uint64(1)<<bit), key^uint32(uint64(1)<<bit>>32)))
+			x := draw(counter, key) ^ draw(counter^uint32(uint64(1)<<bit), key^uint32(uint64(1)<<bit>>32))
+			for k := range changed {
+				changed[k] += int(x >> k & 1)
+			}
 		}
-		if share := float64(changed) / (32 * n); share < 0.4 || share > 0.6 {
-			t.Errorf("bit %d changes %.0f %% of the bits", bit, 100*share)
+		for k, count := range changed {
+			if share := float64(count) / n; share < 0.48 || share > 0.52 {
+				t.Errorf("bit %d changes bit %d in %.0f %%", bit, k, 100*share)
+			}
 		}
 	}
 }

@@ -6949,36 +6949,36 @@ end30:
 
 	// key
 	VPBROADCASTD 60(AX), Y6
+	VXORPS       Y6, Y5, Y4
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y4
-	VXORPS  Y4, Y5, Y4
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y4, Y7
+	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
-	VXORPS  Y6, Y4, Y4
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y7
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y4, Y7
 	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y4, Y7
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y4, Y7
 	VXORPS Y7, Y4, Y4
 	VPADDD roundingAVX2<>+32(SB), Y5, Y5
+	VXORPS Y6, Y5, Y5
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y7
-	VXORPS  Y7, Y5, Y5
-	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y5, Y6
 	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y5, Y6
 	VXORPS  Y6, Y5, Y5
 	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y5, Y6
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y5, Y6
 	VXORPS Y6, Y5, Y5
 	JMP    end36
 
@@ -7888,36 +7888,36 @@ numbers91:
 
 	// key
 	VPBROADCASTD 60(AX), Y6
+	VXORPS       Y6, Y5, Y4
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y4
-	VXORPS  Y4, Y5, Y4
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y4, Y7
+	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
-	VXORPS  Y6, Y4, Y4
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y7
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y4, Y7
 	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y4, Y7
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y4, Y7
 	VXORPS Y7, Y4, Y4
 	VPADDD roundingAVX2<>+96(SB), Y5, Y5
+	VXORPS Y6, Y5, Y5
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y7
-	VXORPS  Y7, Y5, Y5
-	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y5, Y6
 	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y5, Y6
 	VXORPS  Y6, Y5, Y5
 	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y5, Y6
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y5, Y6
 	VXORPS Y6, Y5, Y5
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
@@ -8850,36 +8850,36 @@ end30:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 	JMP    end36
 
@@ -9894,36 +9894,36 @@ numbers95:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
@@ -10579,36 +10579,36 @@ end30:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 	JMP    end36
 
@@ -11699,36 +11699,36 @@ numbers100:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
@@ -12489,36 +12489,36 @@ end30:
 
 	// key
 	VPBROADCASTD 60(AX), Y6
+	VXORPS       Y6, Y5, Y4
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y4
-	VXORPS  Y4, Y5, Y4
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y4, Y7
+	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
-	VXORPS  Y6, Y4, Y4
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y7
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y4, Y7
 	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y4, Y7
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y4, Y7
 	VXORPS Y7, Y4, Y4
 	VPADDD roundingAVX2<>+32(SB), Y5, Y5
+	VXORPS Y6, Y5, Y5
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y7
-	VXORPS  Y7, Y5, Y5
-	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y5, Y6
 	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y5, Y6
 	VXORPS  Y6, Y5, Y5
 	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y5, Y6
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y5, Y6
 	VXORPS Y6, Y5, Y5
 	JMP    end44
 
@@ -12910,36 +12910,36 @@ numbers73:
 
 	// key
 	VPBROADCASTD 60(AX), Y6
+	VXORPS       Y6, Y5, Y4
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y4
-	VXORPS  Y4, Y5, Y4
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y4, Y7
+	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
-	VXORPS  Y6, Y4, Y4
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y7
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y4, Y7
 	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y4, Y7
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y4, Y7
 	VXORPS Y7, Y4, Y4
 	VPADDD roundingAVX2<>+96(SB), Y5, Y5
+	VXORPS Y6, Y5, Y5
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y7
-	VXORPS  Y7, Y5, Y5
-	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y5, Y6
 	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y5, Y6
 	VXORPS  Y6, Y5, Y5
 	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y5, Y6
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y5, Y6
 	VXORPS Y6, Y5, Y5
 
 	// bf16: (p + random)>>16
@@ -13430,36 +13430,36 @@ end30:
 
 	// key
 	VPBROADCASTD 60(AX), Y6
+	VXORPS       Y6, Y5, Y4
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y4
-	VXORPS  Y4, Y5, Y4
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y4, Y7
+	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
-	VXORPS  Y6, Y4, Y4
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y7
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y4, Y7
 	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y4, Y7
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y4, Y7
 	VXORPS Y7, Y4, Y4
 	VPADDD roundingAVX2<>+32(SB), Y5, Y5
+	VXORPS Y6, Y5, Y5
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y7
-	VXORPS  Y7, Y5, Y5
-	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y5, Y6
 	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y5, Y6
 	VXORPS  Y6, Y5, Y5
 	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y5, Y6
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y5, Y6
 	VXORPS Y6, Y5, Y5
 	JMP    end36
 
@@ -14259,36 +14259,36 @@ numbers85:
 
 	// key
 	VPBROADCASTD 60(AX), Y6
+	VXORPS       Y6, Y5, Y4
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y4
-	VXORPS  Y4, Y5, Y4
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y4, Y7
+	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+160(SB), Y4, Y4
-	VXORPS  Y6, Y4, Y4
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y4, Y7
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y4, Y7
 	VXORPS  Y7, Y4, Y4
 	VPMULLD roundingAVX2<>+192(SB), Y4, Y4
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y4, Y7
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y4, Y7
 	VXORPS Y7, Y4, Y4
 	VPADDD roundingAVX2<>+96(SB), Y5, Y5
+	VXORPS Y6, Y5, Y5
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y5, Y7
-	VXORPS  Y7, Y5, Y5
-	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y5, Y6
 	VXORPS  Y6, Y5, Y5
+	VPMULLD roundingAVX2<>+160(SB), Y5, Y5
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y5, Y6
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y5, Y6
 	VXORPS  Y6, Y5, Y5
 	VPMULLD roundingAVX2<>+192(SB), Y5, Y5
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y5, Y6
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y5, Y6
 	VXORPS Y6, Y5, Y5
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
@@ -14839,36 +14839,36 @@ end30:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 	JMP    end36
 
@@ -15680,36 +15680,36 @@ numbers85:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
@@ -16275,36 +16275,36 @@ end30:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 	JMP    end36
 
@@ -17209,36 +17209,36 @@ numbers89:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
@@ -17871,36 +17871,36 @@ end30:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 	JMP    end36
 
@@ -18881,36 +18881,36 @@ numbers94:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
@@ -19701,36 +19701,36 @@ end36:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+32(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 	JMP    end42
 
@@ -20591,36 +20591,36 @@ numbers91:
 
 	// key
 	VPBROADCASTD 60(AX), Y10
+	VXORPS       Y10, Y9, Y8
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y8
-	VXORPS  Y8, Y9, Y8
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y8, Y11
+	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+160(SB), Y8, Y8
-	VXORPS  Y10, Y8, Y8
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y8, Y11
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y8, Y11
 	VXORPS  Y11, Y8, Y8
 	VPMULLD roundingAVX2<>+192(SB), Y8, Y8
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y8, Y11
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y8, Y11
 	VXORPS Y11, Y8, Y8
 	VPADDD roundingAVX2<>+96(SB), Y9, Y9
+	VXORPS Y10, Y9, Y9
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Y9, Y11
-	VXORPS  Y11, Y9, Y9
-	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Y9, Y10
 	VXORPS  Y10, Y9, Y9
+	VPMULLD roundingAVX2<>+160(SB), Y9, Y9
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Y9, Y10
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Y9, Y10
 	VXORPS  Y10, Y9, Y9
 	VPMULLD roundingAVX2<>+192(SB), Y9, Y9
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Y9, Y10
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Y9, Y10
 	VXORPS Y10, Y9, Y9
 
 	// bf16: (x + x>>16&1 + 0x7fff)>>16
@@ -26811,20 +26811,20 @@ end26:
 
 	// key
 	VPBROADCASTD 60(AX), Z16
+	VXORPS       Z16, Z15, Z15
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Z15, Z17
-	VXORPS  Z17, Z15, Z15
-	VPMULLD Z9, Z15, Z15
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Z15, Z16
 	VXORPS  Z16, Z15, Z15
+	VPMULLD Z9, Z15, Z15
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z15, Z16
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Z15, Z16
 	VXORPS  Z16, Z15, Z15
 	VPMULLD Z10, Z15, Z15
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Z15, Z16
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Z15, Z16
 	VXORPS Z16, Z15, Z15
 	JMP    end32
 
@@ -27871,20 +27871,20 @@ end26:
 
 	// key
 	VPBROADCASTD 60(AX), Z22
+	VXORPS       Z22, Z21, Z21
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Z21, Z23
-	VXORPS  Z23, Z21, Z21
-	VPMULLD Z13, Z21, Z21
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Z21, Z22
 	VXORPS  Z22, Z21, Z21
+	VPMULLD Z13, Z21, Z21
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z21, Z22
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Z21, Z22
 	VXORPS  Z22, Z21, Z21
 	VPMULLD Z14, Z21, Z21
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Z21, Z22
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Z21, Z22
 	VXORPS Z22, Z21, Z21
 	JMP    end32
 
@@ -28799,20 +28799,20 @@ end26:
 
 	// key
 	VPBROADCASTD 60(AX), Z22
+	VXORPS       Z22, Z21, Z21
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Z21, Z23
-	VXORPS  Z23, Z21, Z21
-	VPMULLD Z13, Z21, Z21
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Z21, Z22
 	VXORPS  Z22, Z21, Z21
+	VPMULLD Z13, Z21, Z21
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z21, Z22
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Z21, Z22
 	VXORPS  Z22, Z21, Z21
 	VPMULLD Z14, Z21, Z21
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Z21, Z22
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Z21, Z22
 	VXORPS Z22, Z21, Z21
 	JMP    end32
 
@@ -29773,20 +29773,20 @@ end26:
 
 	// key
 	VPBROADCASTD 60(AX), Z13
+	VXORPS       Z13, Z12, Z12
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Z12, Z14
-	VXORPS  Z14, Z12, Z12
-	VPMULLD Z6, Z12, Z12
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Z12, Z13
 	VXORPS  Z13, Z12, Z12
+	VPMULLD Z6, Z12, Z12
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z12, Z13
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Z12, Z13
 	VXORPS  Z13, Z12, Z12
 	VPMULLD Z7, Z12, Z12
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Z12, Z13
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Z12, Z13
 	VXORPS Z13, Z12, Z12
 	JMP    end36
 
@@ -30283,20 +30283,20 @@ end26:
 
 	// key
 	VPBROADCASTD 60(AX), Z15
+	VXORPS       Z15, Z14, Z14
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Z14, Z16
-	VXORPS  Z16, Z14, Z14
-	VPMULLD Z8, Z14, Z14
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Z14, Z15
 	VXORPS  Z15, Z14, Z14
+	VPMULLD Z8, Z14, Z14
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z14, Z15
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Z14, Z15
 	VXORPS  Z15, Z14, Z14
 	VPMULLD Z9, Z14, Z14
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Z14, Z15
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Z14, Z15
 	VXORPS Z15, Z14, Z14
 	JMP    end32
 
@@ -31051,20 +31051,20 @@ end26:
 
 	// key
 	VPBROADCASTD 60(AX), Z17
+	VXORPS       Z17, Z16, Z16
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Z16, Z18
-	VXORPS  Z18, Z16, Z16
-	VPMULLD Z8, Z16, Z16
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Z16, Z17
 	VXORPS  Z17, Z16, Z16
+	VPMULLD Z8, Z16, Z16
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z16, Z17
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Z16, Z17
 	VXORPS  Z17, Z16, Z16
 	VPMULLD Z9, Z16, Z16
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Z16, Z17
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Z16, Z17
 	VXORPS Z17, Z16, Z16
 	JMP    end32
 
@@ -31840,20 +31840,20 @@ end26:
 
 	// key
 	VPBROADCASTD 60(AX), Z21
+	VXORPS       Z21, Z20, Z20
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Z20, Z22
-	VXORPS  Z22, Z20, Z20
-	VPMULLD Z12, Z20, Z20
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Z20, Z21
 	VXORPS  Z21, Z20, Z20
+	VPMULLD Z12, Z20, Z20
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z20, Z21
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Z20, Z21
 	VXORPS  Z21, Z20, Z20
 	VPMULLD Z13, Z20, Z20
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Z20, Z21
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Z20, Z21
 	VXORPS Z21, Z20, Z20
 	JMP    end32
 
@@ -32685,20 +32685,20 @@ end26:
 
 	// key
 	VPBROADCASTD 60(AX), Z21
+	VXORPS       Z21, Z20, Z20
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Z20, Z22
-	VXORPS  Z22, Z20, Z20
-	VPMULLD Z12, Z20, Z20
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Z20, Z21
 	VXORPS  Z21, Z20, Z20
+	VPMULLD Z12, Z20, Z20
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z20, Z21
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Z20, Z21
 	VXORPS  Z21, Z20, Z20
 	VPMULLD Z13, Z20, Z20
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Z20, Z21
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Z20, Z21
 	VXORPS Z21, Z20, Z20
 	JMP    end32
 
@@ -33647,20 +33647,20 @@ end32:
 
 	// key
 	VPBROADCASTD 60(AX), Z19
+	VXORPS       Z19, Z18, Z18
 
-	// word = (counter ^ counter>>15)·0x7feb352d ^ key
-	VPSRLD  $0x0f, Z18, Z20
-	VXORPS  Z20, Z18, Z18
-	VPMULLD Z10, Z18, Z18
+	// word = (word ^ word>>13)·0x7feb352d
+	VPSRLD  $0x0d, Z18, Z19
 	VXORPS  Z19, Z18, Z18
+	VPMULLD Z10, Z18, Z18
 
-	// word = (word ^ word>>15)·0x846ca68b
-	VPSRLD  $0x0f, Z18, Z19
+	// word = (word ^ word>>16)·0x846ca68b
+	VPSRLD  $0x10, Z18, Z19
 	VXORPS  Z19, Z18, Z18
 	VPMULLD Z11, Z18, Z18
 
-	// word = word ^ word>>16
-	VPSRLD $0x10, Z18, Z19
+	// word = word ^ word>>15
+	VPSRLD $0x0f, Z18, Z19
 	VXORPS Z19, Z18, Z18
 	JMP    end38
 

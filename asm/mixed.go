@@ -516,14 +516,13 @@ func (m *mixed) draw() {
 			if i > 0 {
 				VPADDD(m.constant(next), counter, counter)
 			}
-			Comment("word = (counter ^ counter>>15)·0x7feb352d ^ key")
-			m.xorShift(counter, 15, x)
-			VPMULLD(m.constant("first"), x, x)
-			VXORPS(key, x, x)
-			Comment("word = (word ^ word>>15)·0x846ca68b")
-			VPMULLD(m.constant("second"), m.xorShift(x, 15, m.vec()), x)
-			Comment("word = word ^ word>>16")
-			m.xorShift(x, 16, x)
+			VXORPS(key, counter, x)
+			Comment("word = (word ^ word>>13)·0x7feb352d")
+			VPMULLD(m.constant("first"), m.xorShift(x, 13, x), x)
+			Comment("word = (word ^ word>>16)·0x846ca68b")
+			VPMULLD(m.constant("second"), m.xorShift(x, 16, x), x)
+			Comment("word = word ^ word>>15")
+			m.xorShift(x, 15, x)
 		}
 	}, func() {
 		for _, x := range m.words { // else what the pass before drew would live on

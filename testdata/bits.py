@@ -80,9 +80,10 @@ def draw(seed, t):  # 16 random bits for each element, in blocks of 32: the lowe
     h = scramble(scramble(scramble(scramble(seed)) + t & MASK))
     blocks = (N + 31) // 32
     x = np.arange(16 * blocks, dtype=np.uint32) * np.uint32(0x9E3779B9) + np.uint32(h & 0xFFFFFFFF)
-    x = (x ^ x >> np.uint32(15)) * np.uint32(0x7FEB352D) ^ np.uint32(h >> 32)
-    x = (x ^ x >> np.uint32(15)) * np.uint32(0x846CA68B)
-    x = (x ^ x >> np.uint32(16)).reshape(blocks, 16)
+    x ^= np.uint32(h >> 32)
+    x = (x ^ x >> np.uint32(13)) * np.uint32(0x7FEB352D)
+    x = (x ^ x >> np.uint32(16)) * np.uint32(0x846CA68B)
+    x = (x ^ x >> np.uint32(15)).reshape(blocks, 16)
     return np.concatenate([x & np.uint32(0xFFFF), x >> np.uint32(16)], axis=1)
 
 
