@@ -17,7 +17,8 @@
 // What trainers do around a step is part of it, in the same pass over memory, where [Options] ask for it: dividing out a
 // loss scale, clipping by global norm and by value, skipping steps that are not finite, zeroing the gradients. So is the conversion of
 // formats: a [Vector] is a slice of float32, float64, bf16 or f16, or of the lower halves of float32 parameters whose upper halves are
-// bf16, and an [Update] takes gradients of 16 bits for float32 parameters, copies of these in 16 bits, state and parameters in bf16.
+// bf16, or of momenta in [MXFP8], and an [Update] takes gradients of 16 bits for float32 parameters, copies of these in 16 bits, state
+// and parameters in bf16, and momenta of a byte each.
 //
 // # The update
 //
