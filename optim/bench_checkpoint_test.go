@@ -14,7 +14,7 @@ import (
 // benchCheckpoint measures what a checkpoint with parameters takes, in turn with a plain file of the same bytes.
 func benchCheckpoint(b *testing.B, run func(opt *Optimizer, path string) error, plain func(path string, bytes []byte) error) {
 	const n = 16 << 20 / 5 // parameters; with AdaPNM's four buffers, 64 MiB where all is float32
-	for _, state := range []string{"float32", "bf16"} {
+	for _, state := range []string{"float32", "bf16", mxfp8Format} {
 		b.Run(fmt.Sprintf("rule=AdaPNM/state=%s", state), func(b *testing.B) {
 			opt := optimizerOf(b, Group{Rule: pnm.NewAdaPNM(), Params: pnm.Vectors(lcg[float32](1, n)), State: state})
 			wantNoError(b, stepOf(opt, lcg[float32](2, n)))

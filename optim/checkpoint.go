@@ -46,12 +46,13 @@ type CheckpointGroup struct {
 	Other   string // what other programs keep with the group, as a JSON object, as PyTorch's schedulers do; Save does not write it
 }
 
-// A CheckpointTensor is a tensor in a checkpoint. Formats are called "float32", "float64" and "bf16", as by [pnm.Vector.Format].
+// A CheckpointTensor is a tensor in a checkpoint. Formats are called "float32", "float64", "bf16" and "mxfp8", as by [pnm.Vector.Format].
 type CheckpointTensor struct {
 	Name     string
 	Step     int               // the number of steps done
 	Shape    []int             // nil if the file has neither state nor parameters of it
 	Buffers  map[string]string // the format of each buffer of its state, under the names of [TensorState]; empty if that is zero, or none
+	Row      int               // the length of the rows of its mxfp8 buffers, for [Group].Rows; 0 if these are flat, or if there are none
 	Params   string            // the format of its parameters; "" if they are not in the file
 	Rounding *pnm.Rounding     // the random numbers that it draws; nil if none
 }
@@ -125,15 +126,19 @@ func (o *Optimizer) save(w io.Writer, s *SaveOptions) error {
 		if s.Shapes != nil && s.Shapes[i] != nil {
 			shape = s.Shapes[i]
 		}
-		add := func(name string, s source) {
-			tensors = append(tensors, safetensors.Tensor{Name: name, DType: formatOf(s.v).dtype, Shape: shape})
+		add := func(name string, shape []int, s source) {
+			tensors = append(tensors, safetensors.Tensor{Name: name, DType: s.format.dtype, Shape: shape})
 			sources = append(sources, s)
 		}
 		if !s.StateOnly {
-			add(paramsName+name, paramsOf(u))
+			add(paramsName+name, shape, paramsOf(u))
 		}
 		for k, slot := range u.Rule.State() {
-			add(stateName(name, slot), source{v: u.State[k]})
+			v := u.State[k]
+			add(stateName(name, slot), shape, sourceOf(v))
+			if v.Format() == mxfp8Format {
+				add(stateName(name, slot+scalesSuffix), scalesShape(v), source{format: &scalesFormat, bytes: v.Scales()})
+			}
 		}
 	}
 	blocks := newBlocks()
@@ -155,8 +160,8 @@ func (o *Optimizer) save(w io.Writer, s *SaveOptions) error {
 //
 // The tensors of the file and of the optimizer are matched by name, and must be the same. The groups need not be the same: but all
 // tensors of one of the optimizer's groups must come with the same rule, of the type and with the state that the group has (see
-// [Optimizer.SetRule]). State and parameters in another format than the optimizer's are widened, or rounded to nearest even; float64 is
-// not converted. Load needs no memory for a copy.
+// [Optimizer.SetRule]). State and parameters in another format than the optimizer's, or in mxfp8 with other rows, are widened, or rounded
+// to nearest even; float64 is not converted. Load needs no memory for a copy.
 //
 // Errors are as for Save, with a *pnm.TensorError behind them where one tensor is at fault, and with [ErrChecksum] where the file is
 // damaged. A file without parameters is an error, unless StateOnly is set. The file is checked as a whole, in a first pass over it, and
@@ -368,26 +373,36 @@ func (c *checkpointFile) list() string {
 }
 
 // reads returns what must be read for a tensor, if it fits.
-func (s *savedTensor) reads(u *pnm.Update, shape []int, params bool) (reads []read, err error) {
+func (s *savedTensor) reads(u *pnm.Update, shape []int, params bool) ([]read, error) {
+	reads := make([]read, 0, mostSums)
 	for k, b := range s.state {
-		reads = append(reads, read{to: u.State[k], from: b})
-	}
-	if params {
-		if s.params == nil {
-			return nil, errors.New("the file does not have its parameters, only its state")
+		if err := b.check(u.State[k], shape); err != nil {
+			return nil, err
 		}
-		reads = append(reads, read{u.Params, u.Copy, s.params})
+		reads = appendReads(reads, b, u.State[k], pnm.Vector{})
 	}
-	for _, r := range reads {
-		name := strictjson.Quote(r.from.name)
-		switch {
-		case r.from.n != int64(r.to.Len()):
-			return nil, fmt.Errorf("%s has %d elements, must have %d", name, r.from.n, r.to.Len())
-		case shape != nil && !hasShape(r.from.shape, shape):
-			return nil, fmt.Errorf("%s has shape %v, must have %v", name, r.from.shape, shape)
-		case (r.from.format.name == float64Format) != isWide(r.to):
-			return nil, fmt.Errorf("%s is %s, the optimizer has %s: float64 is not converted", name, r.from.format.name, r.to.Format())
-		}
+	if !params {
+		return reads, nil
 	}
-	return reads, nil
+	if s.params == nil {
+		return nil, errors.New("the file does not have its parameters, only its state")
+	}
+	if err := s.params.check(u.Params, shape); err != nil {
+		return nil, err
+	}
+	return appendReads(reads, s.params, u.Params, u.Copy), nil
+}
+
+// check reports elements that a vector of a shape, which may be nil, cannot have.
+func (b *blob) check(to pnm.Vector, shape []int) error {
+	name := strictjson.Quote(b.name)
+	switch {
+	case b.n != int64(to.Len()):
+		return fmt.Errorf("%s has %d elements, must have %d", name, b.n, to.Len())
+	case shape != nil && !hasShape(b.shape, shape):
+		return fmt.Errorf("%s has shape %v, must have %v", name, b.shape, shape)
+	case (b.format.name == float64Format) != isWide(to):
+		return fmt.Errorf("%s is %s, the optimizer has %s: float64 is not converted", name, b.format.name, to.Format())
+	}
+	return nil
 }

@@ -72,17 +72,22 @@ func (b ioBlocks) each(n int, do func(i int, block []byte) error) error {
 	return nil
 }
 
-// A source is what a tensor in a file is written from: a vector, or parameters and the copy that they are read with.
+// A source is what a tensor in a file is written from: memory, or parameters and the copy that they are read with.
 type source struct {
-	v, copied pnm.Vector // copied is nil if v is all
+	format    *format // in the file
+	bytes     []byte
+	v, copied pnm.Vector // copied is nil if bytes are all
 }
+
+// sourceOf is the source of a vector's elements.
+func sourceOf(v pnm.Vector) source { return source{format: formatOf(v), bytes: v.Bytes()} }
 
 // paramsOf are a tensor's parameters as its next step reads them.
 func paramsOf(u *pnm.Update) source {
 	if u.Follow || u.Params.Format() == low16Format {
-		return source{u.Params, u.Copy}
+		return source{format: &formats[0], v: u.Params, copied: u.Copy}
 	}
-	return source{v: u.Params}
+	return sourceOf(u.Params)
 }
 
 // pieces calls use with the elements in little-endian order, piece by piece; by way of a block where they are not like that in memory.
@@ -90,10 +95,10 @@ func (s source) pieces(block []byte, use func(b []byte) error) error {
 	if !s.copied.IsNil() {
 		return s.joinedPieces(block, use)
 	}
-	for b := range slices.Chunk(s.v.Bytes(), blockSize) {
+	for b := range slices.Chunk(s.bytes, blockSize) {
 		if bigEndian {
 			b = block[:copy(block, b)]
-			formatOf(s.v).swap(b)
+			s.format.swap(b)
 		}
 		if err := use(b); err != nil {
 			return err
@@ -163,14 +168,33 @@ func checksums(sources []source, b ioBlocks) []uint32 {
 	return sums
 }
 
-// A read is a vector that is to be read from a file.
+// A read is what is to be read of a blob in a file. Scales that go with converted elements are read with these; for themselves they are
+// only verified.
 type read struct {
-	to    pnm.Vector
-	upper pnm.Vector // the other halves, if to is low16
 	from  *blob
+	bytes []byte     // where the elements go as they are, but for the order of their bytes; nil if they are converted
+	to    pnm.Vector // where they go otherwise
+	upper pnm.Vector // the other halves, if to is low16
+}
+
+// appendReads appends what is to be read for a vector.
+func appendReads(reads []read, from *blob, to, upper pnm.Vector) []read {
+	x, scales := read{from: from, to: to, upper: upper}, read{from: from.scales}
+	if from.format.name == to.Format() && from.rows == rowsOf(to) {
+		x, scales.bytes = read{from: from, bytes: to.Bytes()}, to.Scales()
+	}
+	if reads = append(reads, x); from.scales != nil {
+		reads = append(reads, scales)
+	}
+	return reads
 }
 
 func (x read) size() int64 { return x.from.n * int64(x.from.format.size) }
+
+// byRuns reports whether x is converted by runs of mxfp8: it then reads what it needs itself.
+func (x read) byRuns() bool {
+	return x.bytes == nil && (x.from.format.name == mxfp8Format || x.to.Format() == mxfp8Format)
+}
 
 // A part is reads that lie side by side in a file and fit into a block together, or one that does not.
 type part []read
@@ -186,7 +210,7 @@ func partsOf(reads []read) (parts []part) {
 		for ; hi < len(reads); hi++ {
 			x := reads[hi]
 			aligned := (x.from.at-first)%int64(x.from.format.size) == 0
-			if hi > lo && (x.from.at != end || !aligned || end+x.size()-first > blockSize) {
+			if hi > lo && (x.byRuns() || reads[lo].byRuns() || x.from.at != end || !aligned || end+x.size()-first > blockSize) {
 				break
 			}
 			end += x.size()
@@ -235,27 +259,85 @@ func (p part) verify(r io.ReaderAt, block []byte) error {
 
 // load reads the elements; by way of a block where the formats differ.
 func (p part) load(r io.ReaderAt, block []byte) error {
-	if x := p[0]; len(p) == 1 && x.to.Format() == x.from.format.name {
-		at := x.from.at
-		for b := range slices.Chunk(x.to.Bytes(), blockSize) {
-			if err := safetensors.ReadFull(r, b, at); err != nil {
-				return fmt.Errorf("%s: %w", strictjson.Quote(x.from.name), err)
+	switch x := p[0]; {
+	case x.byRuns():
+		return x.convert(r, block)
+	case len(p) == 1 && x.bytes != nil:
+		at := 0
+		for b := range slices.Chunk(x.bytes, blockSize) {
+			if err := x.from.read(r, b, at); err != nil {
+				return err
 			}
-			x.from.format.swap(b)
-			at += int64(len(b))
+			at += len(b) / x.from.format.size
 		}
 		return nil
 	}
 	return p.pieces(r, block, func(i, lo int, data []byte) {
-		f := p[i].from.format
+		x := p[i]
+		f := x.from.format
 		f.swap(data)
-		p[i].set(lo, f.vector(data))
+		switch {
+		case x.bytes != nil:
+			copy(x.bytes[lo*f.size:], data)
+		case f.vector != nil:
+			x.set(lo, f.vector(data))
+		}
 	})
+}
+
+// read reads the elements from lo on.
+func (b *blob) read(r io.ReaderAt, to []byte, lo int) error {
+	if err := safetensors.ReadFull(r, to, b.at+int64(lo)*int64(b.format.size)); err != nil {
+		return fmt.Errorf("%s: %w", strictjson.Quote(b.name), err)
+	}
+	b.format.swap(to)
+	return nil
+}
+
+// mostConverted is how many elements are converted at a time: for as many in float32, for a block more of mxfp8, and for their scales a
+// block of memory has room.
+const mostConverted = blockSize / 8
+
+// convert reads elements from mxfp8 or into it.
+func (x read) convert(r io.ReaderAt, block []byte) error {
+	for lo, n := 0, x.to.Len(); lo < n; {
+		hi, _ := rowsOf(x.to).run(lo, min(lo+mostConverted, n))
+		v, err := x.from.elements(r, block, lo, hi)
+		if err != nil {
+			return err
+		}
+		x.set(lo, v)
+		lo = hi
+	}
+	return nil
+}
+
+// elements returns the elements lo … hi−1, at most mostConverted, in a block of memory; those of mxfp8 as float32.
+func (b *blob) elements(r io.ReaderAt, block []byte, lo, hi int) (pnm.Vector, error) {
+	if b.scales == nil {
+		data := block[:(hi-lo)*b.format.size]
+		err := b.read(r, data, lo)
+		return b.format.vector(data), err
+	}
+	begin := b.rows.begin(lo)
+	n, first := hi-begin, b.rows.block(begin)
+	wide, data := elementsOf[float32](block[:4*n]), block[4*n:][:n]
+	scales := block[5*n:][:b.rows.block(b.rows.begin(hi-1))+1-first]
+	if err := cmp.Or(b.read(r, data, begin), b.scales.read(r, scales, first)); err != nil {
+		return pnm.Vector{}, err
+	}
+	for at := begin; at < hi; {
+		end, as := b.rows.run(at, hi)
+		k := as.block(end - at)
+		set(pnm.Float32(wide[at-begin:end-begin]), as.vector(data[at-begin:end-begin], scales[:k]))
+		at, scales = end, scales[k:]
+	}
+	return pnm.Float32(wide[lo-begin:]), nil
 }
 
 // set sets the elements from lo on.
 func (x read) set(lo int, v pnm.Vector) {
-	to := x.to.Slice(lo, lo+v.Len())
+	to := portion(x.to, lo, lo+v.Len())
 	if to.Format() != low16Format {
 		set(to, v)
 		return

@@ -34,12 +34,14 @@ const (
 	paramsName = "params."
 	paramsSum  = "params"
 
+	scalesSuffix = ".scales" // behind a slot: the scales of its elements, in the file and among the checksums
+
 	mostSteps = math.MaxInt - 1 // since another one follows
 )
 
 func stateName(tensor, slot string) string { return "state." + tensor + "." + slot }
 
-// A blob is the elements of a vector in a file.
+// A blob is the elements, or the scales, of a vector in a file.
 type blob struct {
 	name   string
 	format *format
@@ -47,21 +49,28 @@ type blob struct {
 	at     int64 // offset in the file
 	n      int64 // elements
 	sum    *sum  // nil if the file has none
+
+	scales *blob // of mxfp8
+	rows   rows
 }
 
-// A sum is the CRC-32 of a vector's elements in the file.
+// A sum is the CRC-32 of a blob.
 type sum struct {
-	of    string // "params", or the name of a slot
+	of    string // "params", the name of a slot, or that of its scales
 	value uint32
 }
 
-func blobOf(t *safetensors.Tensor) (*blob, error) {
-	for i := range formats {
-		if f := &formats[i]; f.dtype == t.DType {
-			return &blob{t.Name, f, t.Shape, t.Begin, (t.End - t.Begin) / int64(f.size), nil}, nil
+// blobOf returns what may be in one of some formats.
+func blobOf(t *safetensors.Tensor, legal []format) (*blob, error) {
+	var dtypes []string
+	for i := range legal {
+		f := &legal[i]
+		if f.dtype == t.DType {
+			return &blob{name: t.Name, format: f, shape: t.Shape, at: t.Begin, n: (t.End - t.Begin) / int64(f.size)}, nil
 		}
+		dtypes = append(dtypes, f.dtype)
 	}
-	return nil, fmt.Errorf("%s is %s, must be one of %s, %s, %s", strictjson.Quote(t.Name), t.DType, formats[0].dtype, formats[1].dtype, formats[2].dtype)
+	return nil, fmt.Errorf("%s is %s, must be one of %s", strictjson.Quote(t.Name), t.DType, strings.Join(dtypes, ", "))
 }
 
 // countOf returns how many elements a shape has, or -1 if it is none that can be in memory.
@@ -228,28 +237,20 @@ func (c *checkpointFile) find(stored []safetensors.Tensor, all [][]sum) error {
 
 // find takes what belongs to a tensor from the rest of what is in the file.
 func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
-	take := func(name, of string) (*blob, error) {
-		s := rest[name]
-		if s == nil {
-			return nil, nil
-		}
-		delete(rest, name)
-		b, err := blobOf(s)
+	take := func(name, of string, legal []format) (*blob, error) {
+		b, err := t.take(rest, name, of, legal)
 		switch {
-		case err != nil:
+		case b == nil:
 			return nil, err
 		case t.Shape == nil || hasShape(t.Shape, b.shape): // the first one, or one that tells more
 			t.Shape = b.shape
 		case !hasShape(b.shape, t.Shape):
 			return nil, fmt.Errorf("%s has shape %v, others have %v", strictjson.Quote(name), b.shape, t.Shape)
 		}
-		if k := slices.IndexFunc(t.sums, func(s sum) bool { return s.of == of }); k >= 0 {
-			b.sum = &t.sums[k]
-		}
 		return b, nil
 	}
 	var err error
-	if t.params, err = take(paramsName+t.Name, paramsSum); err != nil {
+	if t.params, err = take(paramsName+t.Name, paramsSum, formats[:paramsFormats]); err != nil {
 		return err
 	}
 	if t.params != nil {
@@ -258,7 +259,11 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 	missing := ""
 	t.Buffers = make(map[string]string)
 	for _, slot := range t.rule.State() {
-		switch b, err := take(stateName(t.Name, slot), slot); {
+		b, err := take(stateName(t.Name, slot), slot, formats[:])
+		if b != nil {
+			err = t.findScales(rest, b, slot)
+		}
+		switch {
 		case err != nil:
 			return err
 		case b != nil:
@@ -274,11 +279,59 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 	return nil
 }
 
+// take takes what may be in one of some formats, and has a checksum under a name. It returns nil if it is not there, or bad.
+func (t *savedTensor) take(rest map[string]*safetensors.Tensor, name, of string, legal []format) (*blob, error) {
+	s := rest[name]
+	if s == nil {
+		return nil, nil
+	}
+	delete(rest, name)
+	b, err := blobOf(s, legal)
+	if err != nil {
+		return nil, err
+	}
+	if k := slices.IndexFunc(t.sums, func(s sum) bool { return s.of == of }); k >= 0 {
+		b.sum = &t.sums[k]
+	}
+	return b, nil
+}
+
+// findScales finds the scales of a slot in mxfp8; others must have none.
+func (t *savedTensor) findScales(rest map[string]*safetensors.Tensor, b *blob, slot string) (err error) {
+	name := b.name + scalesSuffix
+	if b.scales, err = t.take(rest, name, slot+scalesSuffix, []format{scalesFormat}); err != nil {
+		return err
+	}
+	mx := b.format.name == mxfp8Format
+	switch {
+	case mx && b.scales == nil:
+		return fmt.Errorf("%s is missing, the scales of %s", strictjson.Quote(name), strictjson.Quote(b.name))
+	case !mx && b.scales != nil:
+		return fmt.Errorf("%s is there, but %s is %s, which has no scales", strictjson.Quote(name), strictjson.Quote(b.name), b.format.dtype)
+	case !mx:
+		return nil
+	}
+	var ok bool
+	if b.rows, ok = rowsIn(b.n, b.scales.shape); !ok {
+		return fmt.Errorf("%s has shape %v, must have one of %d elements: [blocks of %d], or [rows, blocks of %[4]d in each]",
+			strictjson.Quote(name), b.scales.shape, b.n, mxBlock)
+	}
+	for _, other := range t.state {
+		if other.scales != nil && other.rows != b.rows {
+			return fmt.Errorf("%s has rows of %d, those of %s have %d", strictjson.Quote(b.name), b.rows, strictjson.Quote(other.name), other.rows)
+		}
+	}
+	t.Row = int(b.rows)
+	return nil
+}
+
 // checkSums reports a tensor that has checksums, but not of all that it has, or of something else.
 func (t *savedTensor) checkSums() error {
-	blobs := t.state
-	if t.params != nil {
-		blobs = append(blobs[:len(blobs):len(blobs)], t.params)
+	blobs := make([]*blob, 0, mostSums)
+	for _, b := range append(t.state[:len(t.state):len(t.state)], t.params) {
+		for ; b != nil; b = b.scales {
+			blobs = append(blobs, b)
+		}
 	}
 	for _, b := range blobs {
 		if t.sums != nil && b.sum == nil {
@@ -321,7 +374,7 @@ func parseGroups(text string) (groups []CheckpointGroup, sums [][]sum, err error
 // No rule has more: what else is there is refused before it takes memory.
 const (
 	mostHyperparameters = 16
-	mostSums            = 8 // of state, and that of the parameters
+	mostSums            = 9 // of state and its scales, and that of the parameters
 )
 
 func parseGroup(d *strictjson.Decoder, sums *[][]sum) (g CheckpointGroup, err error) {
@@ -457,8 +510,10 @@ func (o *Optimizer) appendGroups(b []byte, params bool, sums []uint32) []byte {
 			if params {
 				add(paramsSum)
 			}
-			for _, slot := range u.Rule.State() {
-				add(slot)
+			for k, slot := range u.Rule.State() {
+				if add(slot); u.State[k].Format() == mxfp8Format {
+					add(slot + scalesSuffix)
+				}
 			}
 			b = append(b, "}}"...)
 		}

@@ -45,7 +45,7 @@ func snapshot(o *Optimizer) string {
 	for i, u := range o.list.Updates {
 		b = fmt.Appendf(b, "\n%d: rule %#v, step %d, %v:", i, u.Rule, u.Step, u.Rounding)
 		for _, v := range append([]pnm.Vector{u.Params, u.Grads, u.Copy}, u.State...) {
-			b = fmt.Appendf(b, " %x", v.Bytes())
+			b = fmt.Appendf(b, " %x %x", v.Bytes(), v.Scales())
 		}
 	}
 	return string(b)
@@ -103,19 +103,43 @@ func TestCheckpointResumeOfFormats(t *testing.T) {
 	}
 }
 
-// State and parameters in another format are converted as SetState and Set do.
+// State and parameters in another format, or in other rows, are converted as SetState and Set do.
 func TestCheckpointConverts(t *testing.T) {
-	formats := [2]formatsOf{{"float32", "float32", "float32", ""}, {"bf16", "float32", "bf16", ""}}
-	for i, f := range formats {
-		a := newRun(t, pnm.NewAdaPNM(), f, Config{}, listSizes)
-		b, c := newRun(t, pnm.NewAdaPNM(), formats[1-i], Config{}, listSizes), newRun(t, pnm.NewAdaPNM(), formats[1-i], Config{}, listSizes)
+	rng := rand.New(rand.NewPCG(73, 74))
+	sizes := []int{5, 0, 33, 1, 70, 4095, mostConverted, mostConverted + 1, 55 * 600, 2*mostConverted + 33}
+	flat := func(int) int { return 0 }
+	ones := func(int) int { return 1 }
+	long := func(n int) int { return n }
+	files := []struct {
+		formatsOf
+		row func(n int) int
+	}{
+		{formatsOf{"float32", "float32", "float32", ""}, flat},
+		{formatsOf{"bf16", "float32", "bf16", ""}, flat},
+		{formatsOf{"float32", "float32", "mxfp8", ""}, flat},
+		{formatsOf{"bf16", "float32", "mxfp8", ""}, ones},
+		{formatsOf{"float32", "float32", "mxfp8", ""}, rowOf},
+		{formatsOf{"bf16", "float32", "mxfp8", ""}, long},
+	}
+	for i, from := range files {
+		a := newRunOf(t, pnm.NewAdaPNM(), from.formatsOf, Config{}, sizes, from.row)
 		a.step(t, 1)
-		wantNoError(t, loadFrom(b.opt, saved(t, a.opt, SaveOptions{}), LoadOptions{}))
-		wantNoError(t, c.opt.SetState(stateOf(t, a.opt)))
-		for i, p := range a.params {
-			set(c.params[i], p)
+		file := saved(t, a.opt, SaveOptions{})
+		for k, to := range files {
+			if i == k {
+				continue
+			}
+			b, c := newRunOf(t, pnm.NewAdaPNM(), to.formatsOf, Config{}, sizes, to.row), newRunOf(t, pnm.NewAdaPNM(), to.formatsOf, Config{}, sizes, to.row)
+			wantNoError(t, c.opt.SetState(stateOf(t, a.opt)))
+			for i, p := range a.params {
+				set(c.params[i], p)
+			}
+			for _, file := range [][]byte{file, shuffled(t, rng, file)} {
+				wantNoError(t, loadFrom(b.opt, file, LoadOptions{}))
+				wantSameRun(t, fmt.Sprintf("%d into %d", i, k), b, c)
+				wantNoError(t, b.opt.SetState(make([]TensorState, len(sizes)))) // which must be replaced
+			}
 		}
-		wantSameRun(t, f.String(), b, c)
 	}
 }
 
@@ -349,7 +373,7 @@ func newSubjectOf(t testing.TB, names ...string) *subject {
 	opt := Config{Seed: 5}.of(t,
 		Group{Rule: pnm.NewAdaPNM(), Params: []pnm.Vector{ordinary(float32Format, 1, 4), ordinary(low16Format, 2, 2)}, Names: names[:2],
 			State: "bf16", Copies: []pnm.Vector{newVector("f16", 4), ordinary("bf16", 2, 2)}},
-		Group{Rule: pnm.SGD{LR: 1, Momentum: 0.5}, Params: []pnm.Vector{newVector("bf16", 3)}, Names: names[2:]})
+		Group{Rule: pnm.SGD{LR: 1, Momentum: 0.5}, Params: []pnm.Vector{newVector("bf16", 3)}, Names: names[2:], State: mxfp8Format, Rows: []int{3}})
 	shapes := [][]int{{2, 2}, nil, {3}}
 	s := &subject{Optimizer: opt, load: LoadOptions{Shapes: shapes}, save: SaveOptions{Shapes: shapes, Metadata: map[string]string{"epoch": "3"}}}
 	step := func() { wantNoError(t, stepOf(opt, lcg[float32](3, 4), lcg[float32](4, 2), lcg[float32](5, 3))) }
@@ -398,28 +422,34 @@ func withHeader(header string, data []byte) []byte {
 	return slices.Concat(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), []byte(header), data)
 }
 
+// wantRefused loads a bad file from a path, which changes nothing. What is wanted of a tensor names it first.
+func (s *subject) wantRefused(t *testing.T, path, what string, file []byte, want string) {
+	t.Helper()
+	before := snapshot(s.Optimizer)
+	tensor, problem, named := strings.Cut(strings.TrimPrefix(want, `tensor "`), `": `)
+	if named = named && strings.HasPrefix(want, "tensor "); named {
+		want = fmt.Sprintf("(%q): %s", tensor, problem)
+	}
+	wantNoError(t, os.WriteFile(path, file, 0o666))
+	_, err := s.Load(path, s.load)
+	if err == nil || !strings.HasPrefix(err.Error(), "optim: checkpoint "+path+": ") || !strings.Contains(err.Error(), want) {
+		t.Errorf("%s: %v, want %s", what, err, want)
+	}
+	if e := (*pnm.TensorError)(nil); named && (!errors.As(err, &e) || e.Name != tensor) {
+		t.Errorf("%s: %v is not of tensor %s", what, err, tensor)
+	}
+	if snapshot(s.Optimizer) != before {
+		t.Fatalf("%s: the optimizer has changed", what)
+	}
+}
+
 // Whatever is wrong with a file gives an error that says so, and nothing has changed.
 func TestBadCheckpoints(t *testing.T) {
 	s := newSubject(t)
-	before := snapshot(s.Optimizer)
 	path := filepath.Join(t.TempDir(), "bad.safetensors")
 	bad := func(what string, file []byte, want string) {
 		t.Helper()
-		tensor, problem, named := strings.Cut(strings.TrimPrefix(want, `tensor "`), `": `)
-		if named = named && strings.HasPrefix(want, "tensor "); named {
-			want = fmt.Sprintf("(%q): %s", tensor, problem)
-		}
-		wantNoError(t, os.WriteFile(path, file, 0o666))
-		_, err := s.Load(path, s.load)
-		if err == nil || !strings.HasPrefix(err.Error(), "optim: checkpoint "+path+": ") || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %s", what, err, want)
-		}
-		if e := (*pnm.TensorError)(nil); named && (!errors.As(err, &e) || e.Name != tensor) {
-			t.Errorf("%s: %v is not of tensor %s", what, err, tensor)
-		}
-		if snapshot(s.Optimizer) != before {
-			t.Fatalf("%s: the optimizer has changed", what)
-		}
+		s.wantRefused(t, path, what, file, want)
 	}
 	for _, c := range []struct{ from, to, want string }{
 		{`"posneg.checkpoint":"1"`, `"posneg.checkpoint":"2"`, `written by a newer version: its posneg.checkpoint is "2", and this version reads 1`},
@@ -469,7 +499,7 @@ func TestBadCheckpoints(t *testing.T) {
 		{`"state.a.exp_avg"`, `"state.a.exp_avk"`, `tensor "a": exp_avg is missing`},
 		{`"state.a.max_exp_avg_sq"`, `"state.a.MAX_exp_avg_sq"`, `tensor "a": max_exp_avg_sq is missing`},
 		{`"params.c"`, `"params.C"`, `"params.C" belongs to no tensor`},
-		{`"BF16","shape":[3]`, `"F16","shape":[3]`, `"params.c" is F16, must be one of F32, F64, BF16`},
+		{`"BF16","shape":[3]`, `"F16","shape":[3]`, `tensor "c": "params.c" is F16, must be one of F32, F64, BF16`},
 		{`"F32","shape":[2]`, `"BF16","shape":[4]`, `tensor "b": "state.b.exp_avg" has shape [2], others have [4]`},
 		{`"F32","shape":[2]`, `"F64","shape":[1]`, `tensor "b": "state.b.exp_avg" has shape [2], others have [1]`},
 		{`"BF16","shape":[2,2]`, `"BF16","shape":[4,1]`, `others have`},
@@ -512,7 +542,7 @@ func TestBadCheckpoints(t *testing.T) {
 		t.Errorf("into float64: %v", err)
 	}
 	wantNoError(t, s.SetRule(1, momentum))
-	before = snapshot(s.Optimizer)
+	before := snapshot(s.Optimizer)
 	f := func(n int) []float32 { return make([]float32, n) }
 	bad("another rule", otherwise(t, groupOf(ada, f(4), f(2), f(3))), `tensor "c": in the file it is of AdaPNM, whose state is exp_avg`)
 
@@ -527,6 +557,65 @@ func TestBadCheckpoints(t *testing.T) {
 	if snapshot(s.Optimizer) == before {
 		t.Error("the good file changes nothing")
 	}
+}
+
+// The scales of mxfp8 are as many as its blocks, or rows of blocks, and nothing else has any.
+func TestBadScales(t *testing.T) {
+	s := newSubject(t)
+	path := filepath.Join(t.TempDir(), "bad.safetensors")
+	const momentum = "state.c.momentum_buffer"
+	scaled := func(dtype string, shape ...int) stored {
+		n := countOf(shape)
+		if dtype == "F32" {
+			n *= 4
+		}
+		return stored{momentum, dtype, shape, make([]byte, n)}
+	}
+	named := func(x stored, name string) stored { x.name = name; return x }
+	scales := func(shape ...int) stored { return named(scaled("F8_E8M0", shape...), momentum+".scales") }
+	elements := scaled("F8_E4M3", 3)
+	const shaped = `tensor "c": "state.c.momentum_buffer.scales" has shape %v, must have one of 3 elements: [blocks of 32], or [rows, blocks of 32 in each]`
+	for _, c := range []struct {
+		with []stored // instead of those of the same names
+		want string
+	}{
+		{[]stored{elements}, `tensor "c": "state.c.momentum_buffer.scales" is missing, the scales of "state.c.momentum_buffer"`},
+		{[]stored{scales(1)}, `tensor "c": momentum_buffer is missing`},
+		{[]stored{elements, scales(2)}, fmt.Sprintf(shaped, "[2]")},
+		{[]stored{elements, scales(0)}, fmt.Sprintf(shaped, "[0]")},
+		{[]stored{elements, scales(3)}, fmt.Sprintf(shaped, "[3]")},
+		{[]stored{elements, scales(1, 2)}, fmt.Sprintf(shaped, "[1 2]")},
+		{[]stored{elements, scales(2, 1)}, fmt.Sprintf(shaped, "[2 1]")},
+		{[]stored{elements, scales(0, 1)}, fmt.Sprintf(shaped, "[0 1]")},
+		{[]stored{elements, scales(6, 0)}, fmt.Sprintf(shaped, "[6 0]")},
+		{[]stored{elements, scales(1, 1, 1)}, fmt.Sprintf(shaped, "[1 1 1]")},
+		{[]stored{elements, scales()}, fmt.Sprintf(shaped, "[]")},
+		{[]stored{elements, named(scaled("U8", 1, 1), momentum+".scales")}, `tensor "c": "state.c.momentum_buffer.scales" is U8, must be one of F8_E8M0`},
+		{[]stored{scaled("F32", 3), scales(1)}, `tensor "c": "state.c.momentum_buffer.scales" is there, but "state.c.momentum_buffer" is F32, which has no scales`},
+		{[]stored{scaled("F8_E8M0", 3), scales(1)}, `tensor "c": "state.c.momentum_buffer" is F8_E8M0, must be one of F32, F64, BF16, F8_E4M3`},
+		{[]stored{scaled("F8_E5M2", 3), scales(1)}, `tensor "c": "state.c.momentum_buffer" is F8_E5M2, must be one of`},
+		{[]stored{elements, named(scales(1), momentum+".scale")}, `tensor "c": "state.c.momentum_buffer.scales" is missing`},
+		{[]stored{elements, scales(1), named(scales(1), "state.c.scales")}, `"state.c.scales" belongs to no tensor`},
+		{[]stored{elements, scales(1), named(scales(1), momentum+".scales.scales")}, `"state.c.momentum_buffer.scales.scales" belongs to no tensor`},
+		{[]stored{elements, scales(1), named(scales(1), "state.a.exp_avg.scales")}, `tensor "a": "state.a.exp_avg.scales" is there, but "state.a.exp_avg" is BF16`},
+		{[]stored{elements, scales(1), named(scales(1), "params.c.scales")}, `"params.c.scales" belongs to no tensor`},
+		{[]stored{elements, scales(1), named(elements, "params.c")}, `tensor "c": "params.c" is F8_E4M3, must be one of F32, F64, BF16`},
+		{[]stored{elements, scales(1), named(scaled("F8_E4M3", 4), "state.a.exp_avg"), named(scales(1), "state.a.exp_avg.scales"),
+			named(scaled("F8_E4M3", 4), "state.a.neg_exp_avg"), named(scales(2, 1), "state.a.neg_exp_avg.scales")},
+			`tensor "a": "state.a.neg_exp_avg" has rows of 2, those of "state.a.exp_avg" have 0`},
+	} {
+		file := rebuilt(t, s.file, func(tensors []stored) []stored {
+			return append(slices.DeleteFunc(tensors, func(x stored) bool {
+				return strings.HasPrefix(x.name, momentum) || slices.ContainsFunc(c.with, func(y stored) bool { return x.name == y.name })
+			}), c.with...)
+		})
+		header, data := unsummed(file)
+		s.wantRefused(t, path, fmt.Sprintf("%+v", c.with), withHeader(header, data), c.want)
+	}
+	header, _ := unsummed(s.file)
+	sum := regexp.MustCompile(`,\\"momentum_buffer\.scales\\":\d+`).FindString(header)
+	s.wantRefused(t, path, "no checksum of scales", edited(t, s.file, sum, ""), `tensor "c": "state.c.momentum_buffer.scales" has no checksum, others have`)
+	s.wantRefused(t, path, "a checksum of scales that are not there", edited(t, s.file, `{\"params\"`, `{\"exp_avg.scales\":1,\"params\"`), `tensor "a": it has checksums of what is not in the file`)
 }
 
 // What files may have, too.
@@ -549,6 +638,22 @@ func TestGoodCheckpoints(t *testing.T) {
 	info, err := ReadCheckpointFrom(bytes.NewReader(other), int64(len(other)))
 	if want := `{"lr":1,"deep":[[{}]]}`; err != nil || info.Groups[0].Other != want || info.Groups[1].Other != "" {
 		t.Errorf("what else Python has is %q and %q, want %q (%v)", info.Groups[0].Other, info.Groups[1].Other, want, err)
+	}
+
+	// Rows of whole blocks lie as if there were none.
+	mx := optimizerOf(t, Group{Rule: pnm.SGD{LR: 1, Momentum: 0.5}, Params: pnm.Vectors(make([]float32, 128)), State: mxfp8Format, Rows: []int{64}})
+	wantNoError(t, stepOf(mx, lcg[float32](1, 128)))
+	want := snapshot(mx)
+	inRows := edited(t, saved(t, mx, SaveOptions{}), `"shape":[4]`, `"shape":[2,2]`)
+	wantNoError(t, stepOf(mx, lcg[float32](2, 128)))
+	info, err = ReadCheckpointFrom(bytes.NewReader(inRows), int64(len(inRows)))
+	wantNoError(t, err)
+	wantNoError(t, loadFrom(mx, inRows, LoadOptions{}))
+	if row := info.Groups[0].Tensors[0].Row; row != 0 {
+		t.Errorf("rows of %d", row)
+	}
+	if snapshot(mx) != want {
+		t.Error("rows of whole blocks: another state")
 	}
 
 	// A tensor of step 0 may have no state: it is zero.
@@ -707,7 +812,7 @@ func TestCheckpointPieces(t *testing.T) {
 	sizes := []int{3, 0, blockSize/4 - 1, 1, blockSize / 4, blockSize / 2, 5, blockSize/4 + 1, 2, blockSize/8 - 1, blockSize / 8, blockSize/8 + 1}
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, f := range []formatsOf{{"float32", "float32", "float32", ""}, {"float64", "float64", "float64", ""}, {"bf16", "float32", "bf16", ""}, {"bf16", "bf16", "float32", ""},
-		{"low16", "bf16", "float32", "bf16"}, {"float32", "bf16", "float32", "f16"}} {
+		{"low16", "bf16", "float32", "bf16"}, {"float32", "bf16", "float32", "f16"}, {"float32", "bf16", "mxfp8", ""}} {
 		ada := func(f formatsOf) *run { return newRun(t, pnm.NewAdaPNM(), f, Config{}, sizes) }
 		a, b, c := ada(f), ada(f), ada(f)
 		a.step(t, 1)
@@ -730,17 +835,36 @@ func TestCheckpointPieces(t *testing.T) {
 // shuffled returns a file with the same tensors in another order, and a header of an odd length.
 func shuffled(t testing.TB, rng *rand.Rand, file []byte) []byte {
 	t.Helper()
+	return rebuilt(t, file, func(tensors []stored) []stored {
+		rng.Shuffle(len(tensors), func(i, j int) { tensors[i], tensors[j] = tensors[j], tensors[i] })
+		return tensors
+	})
+}
+
+// A stored is a tensor in a file.
+type stored struct {
+	name, dtype string
+	shape       []int
+	data        []byte
+}
+
+// rebuilt returns a file of the same metadata with other tensors.
+func rebuilt(t testing.TB, file []byte, change func(tensors []stored) []stored) []byte {
+	t.Helper()
 	h, err := safetensors.ReadHeader(bytes.NewReader(file), int64(len(file)))
 	wantNoError(t, err)
-	rng.Shuffle(len(h.Tensors), func(i, j int) { h.Tensors[i], h.Tensors[j] = h.Tensors[j], h.Tensors[i] })
+	var tensors []stored
+	for _, x := range h.Tensors {
+		tensors = append(tensors, stored{x.Name, x.DType, x.Shape, file[x.Begin:x.End]})
+	}
 	meta, err := json.Marshal(h.Metadata)
 	wantNoError(t, err)
 	header := fmt.Appendf(nil, `{"__metadata__":%s`, meta)
 	var data []byte
-	for _, x := range h.Tensors {
-		shape, _ := json.Marshal(x.Shape)
-		header = fmt.Appendf(header, `,%q:{"dtype":%q,"shape":%s,"data_offsets":[%d,%d]}`, x.Name, x.DType, shape, len(data), len(data)+int(x.End-x.Begin))
-		data = append(data, file[x.Begin:x.End]...)
+	for _, x := range change(tensors) {
+		shape, _ := json.Marshal(append([]int{}, x.shape...))
+		header = fmt.Appendf(header, `,%q:{"dtype":%q,"shape":%s,"data_offsets":[%d,%d]}`, x.name, x.dtype, shape, len(data), len(data)+len(x.data))
+		data = append(data, x.data...)
 	}
 	header = append(header, '}')
 	if len(header)%2 == 0 {
@@ -758,8 +882,8 @@ func TestReadCheckpoint(t *testing.T) {
 	adaPNM := map[string]string{"exp_avg": "bf16", "neg_exp_avg": "bf16", "exp_avg_sq": "bf16", "max_exp_avg_sq": "bf16"}
 	want := CheckpointInfo{
 		Groups: []CheckpointGroup{
-			{pnm.NewAdaPNM(), []CheckpointTensor{{"a", 2, []int{2, 2}, adaPNM, "float32", &pnm.Rounding{Seed: 5, Tensor: 0}}, {"b", 2, []int{2}, adaPNM, "float32", &pnm.Rounding{Seed: 5, Tensor: 1}}}, ""},
-			{pnm.SGD{LR: 1, Momentum: 0.5}, []CheckpointTensor{{"c", 2, []int{3}, map[string]string{"momentum_buffer": "float32"}, "bf16", &pnm.Rounding{Seed: 5, Tensor: 2}}}, ""},
+			{pnm.NewAdaPNM(), []CheckpointTensor{{"a", 2, []int{2, 2}, adaPNM, 0, "float32", &pnm.Rounding{Seed: 5, Tensor: 0}}, {"b", 2, []int{2}, adaPNM, 0, "float32", &pnm.Rounding{Seed: 5, Tensor: 1}}}, ""},
+			{pnm.SGD{LR: 1, Momentum: 0.5}, []CheckpointTensor{{"c", 2, []int{3}, map[string]string{"momentum_buffer": "mxfp8"}, 3, "bf16", &pnm.Rounding{Seed: 5, Tensor: 2}}}, ""},
 		},
 		Metadata: map[string]string{"epoch": "3"},
 		Writer:   writer(),
@@ -780,7 +904,7 @@ func TestReadCheckpoint(t *testing.T) {
 	wantNoError(t, empty.Save(path, SaveOptions{}))
 	got, err = ReadCheckpoint(path)
 	wantNoError(t, err)
-	want = CheckpointInfo{[]CheckpointGroup{{Rule: pnm.NewSGD(1)}, {pnm.NewSGD(2), []CheckpointTensor{{"0", 0, []int{1}, map[string]string{}, "float32", nil}}, ""}}, map[string]string{}, writer()}
+	want = CheckpointInfo{[]CheckpointGroup{{Rule: pnm.NewSGD(1)}, {pnm.NewSGD(2), []CheckpointTensor{{"0", 0, []int{1}, map[string]string{}, 0, "float32", nil}}, ""}}, map[string]string{}, writer()}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -872,8 +996,9 @@ func TestCheckpointAllocates(t *testing.T) {
 	params := pnm.Vectors(make([]float32, n), make([]float32, 3))
 	halves, followed := Group{Params: []pnm.Vector{newVector("low16", n)}}, Group{Params: pnm.Vectors(make([]float32, n)), Follow: true}
 	halves.Copies, followed.Copies = []pnm.Vector{newVector("bf16", n)}, []pnm.Vector{newVector("f16", n)}
-	for i, g := range []Group{{Params: params}, {Params: params, State: "bf16"}, halves, followed} {
-		narrow := i == 1 // it converts
+	for i, g := range []Group{{Params: params}, {Params: params, State: "bf16"}, halves, followed,
+		{Params: params, State: mxfp8Format}, {Params: params, State: mxfp8Format, Rows: []int{1, 3}}} {
+		narrow := i == 1 || i == 5 // it converts
 		g.Rule = pnm.NewAdaPNM()
 		opt := optimizerOf(t, g)
 		bytes := allocation(func() {
@@ -931,7 +1056,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	add(s.file, 0, 0, "")
 	header, data := unsummed(s.file)
-	for _, from := range []string{`\"AdaPNM`, `\"lr`, `0.001`, `0.9`, `true`, `\"step\"`, `2}`, `\"rounding`, `\"name`, `"state`, `"BF16`, `"shape`, `[2,2]`, `[0,`} {
+	for _, from := range []string{`"F8_E8M0`, `"F8_E4M3`, `.scales`, `[1,1]`, `\"AdaPNM`, `\"lr`, `0.001`, `0.9`, `true`, `\"step\"`, `2}`, `\"rounding`, `\"name`, `"state`, `"BF16`, `"shape`, `[2,2]`, `[0,`} {
 		at := uint16(strings.Index(header, from))
 		for _, text := range []string{"", "0", "[]", "null", `\"SGD\"`, "1e300", "-1"} {
 			add(s.file, at, uint8(len(from)), text)

@@ -310,7 +310,7 @@ func TestFormatErrors(t *testing.T) {
 			wrapped, "optim: group 0: there are no Copies, but Follow is set"},
 		{"low16 state", with(Group{Rule: sgd}, func(o *Optimizer, x []float32) error {
 			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": none("low16")}}})
-		}), format(0, "momentum_buffer", "low16", "float32, bf16 or f16"), "momentum_buffer is low16"},
+		}), format(0, "momentum_buffer", "low16", "float32, bf16, f16 or mxfp8"), "momentum_buffer is low16"},
 		{"low16 state of float64", func(x []float32) error {
 			o := optimizerOf(t, Group{Rule: sgd, Params: []pnm.Vector{none("float64")}})
 			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": none("low16")}}})
@@ -330,11 +330,39 @@ func TestFormatErrors(t *testing.T) {
 		{"roundings", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{p(x)}, Rounding: make([]pnm.Rounding, 2)}
 		}), &pnm.LengthError{Arg: "roundings", Len: 2, Want: 1}, "length of roundings is 2"},
+		{"rows", group(func(x []float32) Group {
+			return Group{Rule: r, Params: []pnm.Vector{p(x)}, State: mxfp8Format, Rows: make([]int, 2)}
+		}), &pnm.LengthError{Arg: "rows", Len: 2, Want: 1}, "optim: group 0: length of rows is 2, must be 1"},
+		{"a row that does not divide", func(x []float32) error {
+			o := optimizerOf(t, groupOf(r, x[:4]))
+			return o.AddGroup(Group{Rule: r, Params: pnm.Vectors(x[4:8], x[8:12]), Names: []string{"a", "b"}, State: mxfp8Format, Rows: []int{2, 3}})
+		}, &pnm.TensorError{Tensor: 2, Name: "b", Err: &pnm.ValueError{Of: "MXFP8", Field: "row", Value: 3, Legal: "a divisor of the number of elements, 4"}},
+			`tensor 2 ("b"): MXFP8.row is 3, must be a divisor of the number of elements, 4`},
+		{"a row below 0", group(func(x []float32) Group {
+			return Group{Rule: r, Params: []pnm.Vector{p(x)}, State: mxfp8Format, Rows: []int{-1}}
+		}), atTensor(0, &pnm.ValueError{Of: "MXFP8", Field: "row", Value: -1, Legal: "in [0, 2³²)"}), "MXFP8.row is -1"},
+		{"a part that begins within a row", group(func(x []float32) Group {
+			return Group{Rule: r, Params: []pnm.Vector{p(x)}, State: mxfp8Format, Rows: []int{4}, Rounding: []pnm.Rounding{{First: 6}}}
+		}), atTensor(0, &pnm.ValueError{Of: "Rounding", Field: "First", Value: 6, Legal: "between rows of 4 of exp_avg, which is mxfp8: 4 or 8"}), "4 or 8"},
+		{"a part that begins within a block", group(func(x []float32) Group {
+			return Group{Rule: r, Params: []pnm.Vector{p(x)}, State: mxfp8Format, Rounding: []pnm.Rounding{{First: 33}}}
+		}), atTensor(0, &pnm.ValueError{Of: "Rounding", Field: "First", Value: 33, Legal: "between blocks of exp_avg, which is mxfp8: 32 or 64"}), "32 or 64"},
+		{"mxfp8 parameters", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{none(mxfp8Format)}} }),
+			format(0, "params", "mxfp8", "float32, bf16 or low16"), "params is mxfp8"},
+		{"an mxfp8 gradient", step(Group{Rule: r}, func([]float32) pnm.Vector { return none(mxfp8Format) }),
+			format(0, "grads", "mxfp8", "float32, bf16 or f16"), "grads is mxfp8"},
+		{"mxfp8 state of float64", group(func(x []float32) Group {
+			return Group{Rule: r, Params: []pnm.Vector{none("float64")}, State: mxfp8Format}
+		}), format(0, "exp_avg", "mxfp8", "float64 as params are, where one of them is float64"), "exp_avg is mxfp8"},
+		{"mxfp8 state into float64", func(x []float32) error {
+			o := optimizerOf(t, Group{Rule: sgd, Params: []pnm.Vector{none("float64")}})
+			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": none(mxfp8Format)}}})
+		}, format(0, "momentum_buffer", "mxfp8", "float64"), "momentum_buffer is mxfp8"},
 		{"a float64 gradient", step(Group{Rule: r}, func([]float32) pnm.Vector { return none("float64") }),
 			format(0, "grads", "float64", "float32, bf16 or f16"), "grads is float64"},
 		{"float64 state", with(Group{Rule: sgd}, func(o *Optimizer, x []float32) error {
 			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": none("float64")}}})
-		}), format(0, "momentum_buffer", "float64", "float32, bf16 or f16"), "momentum_buffer is float64"},
+		}), format(0, "momentum_buffer", "float64", "float32, bf16, f16 or mxfp8"), "momentum_buffer is float64"},
 		{"short state", with(Group{Rule: sgd, State: "bf16"}, func(o *Optimizer, x []float32) error {
 			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": at(x, 0).Slice(0, 5)}}})
 		}), atTensor(0, &pnm.LengthError{Arg: "momentum_buffer", Len: 5, Want: 8}), "momentum_buffer is 5"},

@@ -8,25 +8,29 @@ import (
 	"github.com/posneg/pnm"
 )
 
-// A format is one that parameters and state may have, in files.
+// A format is one that parameters and state, or their scales, may have in files.
 type format struct {
-	name   string // as the engine has it
-	dtype  string // as safetensors has it
-	size   int    // of an element, in bytes
-	vector func(b []byte) pnm.Vector
+	name   string                    // as the engine has it
+	dtype  string                    // as safetensors has it
+	size   int                       // of an element, in bytes
+	vector func(b []byte) pnm.Vector // nil where elements are nothing without others
 }
 
+// formats are those of elements: first those of parameters, then those that only state has.
 var formats = [...]format{
 	{float32Format, "F32", 4, func(b []byte) pnm.Vector { return pnm.Float32(elementsOf[float32](b)) }},
 	{float64Format, "F64", 8, func(b []byte) pnm.Vector { return pnm.Float64(elementsOf[float64](b)) }},
 	{"bf16", "BF16", 2, func(b []byte) pnm.Vector { return pnm.BF16(elementsOf[uint16](b)) }},
+	{mxfp8Format, "F8_E4M3", 1, nil},
 }
 
-// formatOf returns the format that parameters or state have in files.
+const paramsFormats = 3 // of these
+
+// scalesFormat is that of mxfp8's scales.
+var scalesFormat = format{"scales", "F8_E8M0", 1, nil}
+
+// formatOf returns the format in files of a vector that is saved as it is.
 func formatOf(v pnm.Vector) *format {
-	if v.Format() == low16Format {
-		return &formats[0] // joined with their upper halves
-	}
 	return &formats[slices.IndexFunc(formats[:], func(f format) bool { return f.name == v.Format() })]
 }
 

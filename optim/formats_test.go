@@ -5,7 +5,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/posneg/pnm"
@@ -32,6 +34,7 @@ func TestWaysAgree(t *testing.T) {
 			parts := newRun(t, r, f, Config{Seed: 5}, listSizes)
 			alone := newRun(t, r, f, Config{}, listSizes)
 			state := make([][]pnm.Vector, len(alone.params))
+			var arenas []*pnm.Arena
 			var owners []*Optimizer
 			owned := newRun(t, r, f, Config{}, listSizes)
 			cut := func(v []pnm.Vector, i, lo, hi int) []pnm.Vector {
@@ -41,13 +44,13 @@ func TestWaysAgree(t *testing.T) {
 				return []pnm.Vector{v[i].Slice(lo, hi)}
 			}
 			for i, p := range alone.params {
-				for range r.State() {
-					state[i] = append(state[i], newVector(f.s, p.Len()))
-				}
+				arena, err := pnm.AllocState(r, f.s, []int{p.Len()}, []int{f.row(p.Len())})
+				wantNoError(t, err)
+				arenas, state[i] = append(arenas, arena), arena.Vectors()
 				for k := range 2 {
-					lo, hi := p.Len()*k/2, p.Len()*(k+1)/2
+					lo, hi := halfOf(f, p.Len(), k)
 					owners = append(owners, optimizerOf(t, Group{Rule: r, Params: cut(owned.params, i, lo, hi), Copies: cut(owned.copies, i, lo, hi),
-						State: f.s, Rounding: []pnm.Rounding{{Seed: 5, Tensor: uint64(i), First: uint64(lo)}}}))
+						State: f.s, Rows: []int{f.row(p.Len())}, Rounding: []pnm.Rounding{{Seed: 5, Tensor: uint64(i), First: uint64(lo)}}}))
 				}
 			}
 			for step := 1; step <= 3; step++ {
@@ -69,7 +72,8 @@ func TestWaysAgree(t *testing.T) {
 					_, err := pnm.UpdateAll(o, []pnm.Update{u})
 					wantNoError(t, err)
 					n := p.Len()
-					borders := []int{0, rng.IntN(n + 1), rng.IntN(n + 1), n}
+					border := f.border(n)
+					borders := []int{0, rng.IntN(n/border+1) * border, rng.IntN(n/border+1) * border, n}
 					slices.Sort(borders)
 					for _, k := range rng.Perm(3) {
 						lo, hi := borders[k], borders[k+1]
@@ -79,11 +83,13 @@ func TestWaysAgree(t *testing.T) {
 						wantNoError(t, partOf(parts.opt, o, Part{i, step, lo, g[i].Slice(lo, hi)}))
 					}
 					for k := range 2 {
-						_, err := owners[2*i+k].Step(o, cut(g, i, n*k/2, n*(k+1)/2))
+						lo, hi := halfOf(f, n, k)
+						_, err := owners[2*i+k].Step(o, cut(g, i, lo, hi))
 						wantNoError(t, err)
 					}
 				}
 			}
+			runtime.KeepAlive(arenas)
 			wantSameRun(t, what+", 3 workers, moving", many, want)
 			wantSameRun(t, what+", parts", parts, want)
 			for i := range want.params {
@@ -96,6 +102,13 @@ func TestWaysAgree(t *testing.T) {
 			}
 		}
 	}
+}
+
+// halfOf returns half k of n elements: where it begins, and the next one does.
+func halfOf(f formatsOf, n, k int) (lo, hi int) {
+	border := f.border(n)
+	middle := n / 2 / border * border
+	return []int{0, middle}[k], []int{middle, n}[k]
 }
 
 // Where nothing is rounded, gradients of 16 bits count as what they are, and a copy is what Set makes of the parameters.
@@ -235,18 +248,21 @@ func TestStateOfFormats(t *testing.T) {
 		}
 		wantSameRun(t, f.String(), b, a)
 
-		other := f
-		if other.s = "bf16"; f.s == "bf16" {
-			other.s = "float32"
-		}
-		c := newRun(t, pnm.NewAdaPNM(), other, Config{}, sizes)
-		wantNoError(t, c.opt.SetState(state))
-		converted := stateOf(t, c.opt)
-		for i := range state {
-			for name, v := range state[i].Buffers {
-				want := newVector(other.s, v.Len())
-				set(want, v)
-				wantSameVector(t, name, converted[i].Buffers[name], want)
+		for _, s := range []string{"float32", "bf16", mxfp8Format} {
+			other := f
+			other.s = s
+			c := newRunOf(t, pnm.NewAdaPNM(), other, Config{}, sizes, func(int) int { return 0 })
+			wantNoError(t, c.opt.SetState(state))
+			converted := stateOf(t, c.opt)
+			for i := range state {
+				for name, v := range state[i].Buffers {
+					want := newVector(s, v.Len())
+					if s == mxfp8Format && strings.HasSuffix(name, "_sq") {
+						want = newVector("bf16", v.Len())
+					}
+					set(want, v)
+					wantSameVector(t, name, converted[i].Buffers[name], want)
+				}
 			}
 		}
 	}

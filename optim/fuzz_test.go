@@ -64,7 +64,7 @@ func (w *world) addGroup() {
 	}
 	follow := f.out != "" && w.rng.IntN(2) == 0
 	for _, run := range []*run{&w.plain, &w.twin} {
-		g := Group{Rule: r, Params: vectorClones(params), Copies: vectorClones(copies), State: f.s, Follow: follow}
+		g := Group{Rule: r, Params: vectorClones(params), Copies: vectorClones(copies), State: f.s, Rows: rowsFor(params, f.row), Follow: follow}
 		wantNoError(w.t, run.opt.AddGroup(g))
 		run.params, run.copies = append(run.params, g.Params...), append(run.copies, g.Copies...)
 	}
@@ -127,7 +127,7 @@ func (w *world) stepInParts(o pnm.Options, grads []pnm.Vector) {
 			continue
 		}
 		step := w.twin.opt.Steps(i) + 1
-		for _, e := range cuts(w.rng, g.Len()) {
+		for _, e := range cuts(w.rng, g.Len(), w.f[i].border(g.Len())) {
 			parts = append(parts, Part{i, step, e.lo, g.Slice(e.lo, e.hi)})
 		}
 		if g.Len() == 0 {
@@ -227,7 +227,9 @@ func (w *world) rebuild(seed uint64, withLR bool) {
 		if withLR {
 			r = with(r, "lr", 0.75)
 		}
-		wantNoError(w.t, w.twin.opt.AddGroup(Group{Rule: r, Params: w.twin.params[first:end], Copies: w.twin.copies[first:end], State: w.stateOf(old, g), Follow: old.groups[g].follow}))
+		params := w.twin.params[first:end]
+		wantNoError(w.t, w.twin.opt.AddGroup(Group{Rule: r, Params: params, Copies: w.twin.copies[first:end], State: w.stateOf(old, g), Rows: w.rowsOf(old, g),
+			Follow: old.groups[g].follow}))
 	}
 }
 
@@ -237,6 +239,14 @@ func (w *world) stateOf(o *Optimizer, group int) string {
 		return w.f[first].s
 	}
 	return ""
+}
+
+// rowsOf returns the rows of a group.
+func (w *world) rowsOf(o *Optimizer, group int) (rows []int) {
+	for i, end := o.members(group); i < end; i++ {
+		rows = append(rows, w.f[i].row(w.twin.params[i].Len()))
+	}
+	return rows
 }
 
 const worldSeed = 5
@@ -300,8 +310,10 @@ func (w *world) run(program []byte) {
 				w.addGroup()
 			}
 		case 10: // both start anew; the twin in the middle of a step
-			if len(w.twin.params) > 0 && w.twin.params[0].Len() > 1 {
-				wantNoError(w.t, partOf(twin, pnm.Options{}, Part{0, twin.Steps(0) + 1, 1, w.numbers(w.f[0].g, 1)}))
+			if len(w.twin.params) > 0 && w.twin.params[0].Len() > w.f[0].border(w.twin.params[0].Len()) {
+				n := w.twin.params[0].Len()
+				lo := w.f[0].border(n)
+				wantNoError(w.t, partOf(twin, pnm.Options{}, Part{0, twin.Steps(0) + 1, lo, w.numbers(w.f[0].g, min(lo, n-lo))}))
 				set(w.twin.params[0], w.plain.params[0])
 				if w.f[0].out != "" {
 					set(w.twin.copies[0], w.plain.copies[0])

@@ -21,9 +21,14 @@ type Group struct {
 	// of the optimizer. If it is nil, they are called by their numbers in the optimizer: "0", "1", ….
 	Names []string
 
-	// State is the format of the state: "float32", "bf16", or "float64" if Params are. The default, "", stands for float64 where these are
-	// float64, and for float32 otherwise.
+	// State is the format of the state: "float32", "bf16", "mxfp8", or "float64" if Params are. With "mxfp8" momenta are mxfp8, and averages
+	// of squares bf16. The default, "", stands for float64 where Params are float64, and for float32 otherwise.
 	State string
+
+	// Rows has, for each tensor, the number of elements of a row: of one index of its first dimension. Blocks of mxfp8 then begin anew at
+	// each row, and a run that cuts the tensors between any two rows has the bits of a run of whole tensors. Give each part the row of the
+	// whole. 0, or nil for all tensors, means flat: a tensor can then be cut at multiples of 32 elements. State in other formats has no use of it.
+	Rows []int
 
 	// Copies has a bf16 or f16 copy for each tensor, or a nil vector where there is to be none: see [pnm.Update]. A step writes it for
 	// tensors that have a gradient; [pnm.Vector.Set] makes the first one. Nil (default) means none at all. Of Params in low16 it has the
@@ -88,7 +93,11 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 	for i, p := range g.Params {
 		lengths[i] = p.Len()
 	}
-	arena, err := pnm.AllocState(g.Rule, g.stateFormat(wide), lengths, nil)
+	arena, err := pnm.AllocState(g.Rule, g.stateFormat(wide), lengths, g.Rows)
+	if e := (*pnm.TensorError)(nil); errors.As(err, &e) {
+		e.Tensor += first
+		return 0, named(e, names)
+	}
 	if err != nil {
 		return 0, inGroup(number, err)
 	}
@@ -107,7 +116,7 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 	o.arenas = append(o.arenas, arena)
 	o.parts.of = append(o.parts.of, make([]progress, len(g.Params))...)
 	for _, v := range arena.Vectors() {
-		bytes += len(v.Bytes())
+		bytes += len(v.Bytes()) + len(v.Scales())
 	}
 	return bytes, nil
 }
@@ -180,6 +189,7 @@ const (
 	float32Format = "float32"
 	float64Format = "float64"
 	low16Format   = "low16"
+	mxfp8Format   = "mxfp8"
 )
 
 func isWide(v pnm.Vector) bool { return v.Format() == float64Format }

@@ -144,11 +144,13 @@ func wantSameVector(t *testing.T, what string, got, want pnm.Vector) {
 	switch {
 	case got.Format() != want.Format():
 		t.Fatalf("%s is %s, want %s", what, got.Format(), want.Format())
-	case got.Len() == want.Len() && string(got.Bytes()) == string(want.Bytes()):
+	case got.Len() == want.Len() && got.Row() == want.Row() && string(got.Bytes()) == string(want.Bytes()) && string(got.Scales()) == string(want.Scales()):
 	case isWide(want):
 		wantSame(t, what, got.Float64(), want.Float64())
 	case want.Format() == low16Format:
 		t.Fatalf("%s: % x, want % x", what, got.Bytes(), want.Bytes())
+	case got.Row() != want.Row():
+		t.Fatalf("%s has rows of %d, want %d", what, got.Row(), want.Row())
 	default:
 		wantSame(t, what, wide(got), wide(want))
 	}
@@ -213,8 +215,29 @@ func newVector(format string, n int) pnm.Vector {
 		return pnm.F16(make([]uint16, n))
 	case low16Format:
 		return pnm.Low16(make([]uint16, n))
+	case mxfp8Format:
+		return newMX(n, 0)
 	}
 	panic(format)
+}
+
+// newMX returns n zeros in rows.
+func newMX(n, row int) pnm.Vector {
+	a, err := pnm.AllocState(pnm.NewPNM(1), mxfp8Format, []int{n}, []int{row})
+	if err != nil {
+		panic(err)
+	}
+	return a.Vectors()[0].Clone()
+}
+
+// rowOf returns a row for n elements: of all kinds, and none for some.
+func rowOf(n int) int {
+	for _, row := range []int{39, 107, 55, 35, 33, 17, 5} {
+		if n > 0 && n%row == 0 {
+			return row
+		}
+	}
+	return []int{n, 0, 1}[n%3]
 }
 
 // ordinary returns a vector of ordinary numbers, as lcg makes them.
@@ -253,10 +276,39 @@ func wide(v pnm.Vector) []float32 {
 }
 
 // isZero reports whether all bits of a vector are 0.
-func isZero(v pnm.Vector) bool { return strings.Trim(string(v.Bytes()), "\x00") == "" }
+func isZero(v pnm.Vector) bool {
+	return strings.Trim(string(v.Bytes())+string(v.Scales()), "\x00") == ""
+}
 
 // formatsOf are the formats of a tensor's vectors; out is "" for no copy.
 type formatsOf struct{ p, g, s, out string }
+
+// row is that of rowOf, if it matters.
+func (f formatsOf) row(n int) int {
+	if f.s == mxfp8Format {
+		return rowOf(n)
+	}
+	return 0
+}
+
+// rowsFor has a row for each vector.
+func rowsFor(params []pnm.Vector, row func(n int) int) (rows []int) {
+	for _, p := range params {
+		rows = append(rows, row(p.Len()))
+	}
+	return rows
+}
+
+// border returns what the places are multiples of where a tensor of n elements may be cut, with such a row.
+func (f formatsOf) border(n int) int {
+	switch row := f.row(n); {
+	case f.s != mxfp8Format:
+		return 1
+	case row%mxBlock > 0:
+		return row
+	}
+	return mxBlock
+}
 
 func (f formatsOf) String() string {
 	return fmt.Sprintf("params %s, grads %s, state %s, copy %s", f.p, f.g, f.s, f.out)
@@ -266,6 +318,7 @@ func (f formatsOf) String() string {
 var someFormats = []formatsOf{
 	{"float32", "bf16", "float32", ""}, {"float32", "f16", "float32", "f16"}, {"float32", "float32", "bf16", ""},
 	{"float32", "bf16", "bf16", "bf16"}, {"bf16", "bf16", "bf16", ""}, {"bf16", "bf16", "float32", ""}, {"low16", "bf16", "float32", "bf16"},
+	{"float32", "bf16", "mxfp8", ""}, {"bf16", "bf16", "mxfp8", ""}, {"low16", "bf16", "mxfp8", "bf16"},
 }
 
 // listSizes are lengths of many kinds. A step of all tensors is shared by several workers; in a tier of its own, see TestEveryTier,
@@ -288,6 +341,12 @@ type run struct {
 // newRun has the tensors in two groups of one rule, of which the second one follows copies.
 func newRun(t *testing.T, r pnm.Rule, f formatsOf, c Config, sizes []int) *run {
 	t.Helper()
+	return newRunOf(t, r, f, c, sizes, f.row)
+}
+
+// newRunOf has other rows.
+func newRunOf(t *testing.T, r pnm.Rule, f formatsOf, c Config, sizes []int, row func(n int) int) *run {
+	t.Helper()
 	m := &run{f: f}
 	for i, n := range sizes {
 		m.params = append(m.params, f.params(uint64(i), n))
@@ -297,7 +356,7 @@ func newRun(t *testing.T, r pnm.Rule, f formatsOf, c Config, sizes []int) *run {
 	}
 	var groups []Group
 	for _, at := range [][2]int{{0, 4}, {4, len(m.params)}} {
-		g := Group{Rule: r, Params: m.params[at[0]:at[1]], State: f.s}
+		g := Group{Rule: r, Params: m.params[at[0]:at[1]], State: f.s, Rows: rowsFor(m.params[at[0]:at[1]], row)}
 		if m.copies != nil {
 			g.Copies, g.Follow = m.copies[at[0]:at[1]], at[0] > 0
 		}

@@ -59,8 +59,9 @@ func (c Config) New(groups ...Group) (*Optimizer, error) {
 
 // AddGroup adds a group's tensors behind those that the optimizer has. The errors are
 //
-//	*pnm.ValueError    a hyperparameter is out of its range, or the learning rate below 0
-//	*pnm.LengthError   Names, Copies or Rounding are not as many as Params, or a copy is not as long as its parameters
+//	*pnm.ValueError    a hyperparameter is out of its range, the learning rate below 0, a length of a tensor no multiple of its row, or
+//	                   Rounding.First within a block of mxfp8 state
+//	*pnm.LengthError   Names, Copies, Rounding or Rows are not as many as Params, or a copy is not as long as its parameters
 //	*pnm.FormatError   a vector, or the state, has a format that is not for its place
 //	*pnm.OverlapError  parameters or copies share memory, with each other or with those added before
 //	*pnm.TensorError   a name is empty, not UTF-8 or taken

@@ -122,7 +122,7 @@ func TestFormatsInOneOptimizer(t *testing.T) {
 	for i, f := range formats {
 		r := newRun(t, pnm.NewAdaPNM(), f, Config{}, sizes)
 		alone = append(alone, r)
-		g := Group{Rule: pnm.NewAdaPNM(), Params: vectorClones(r.params), State: f.s, Copies: vectorClones(r.copies)}
+		g := Group{Rule: pnm.NewAdaPNM(), Params: vectorClones(r.params), State: f.s, Rows: rowsFor(r.params, f.row), Copies: vectorClones(r.copies)}
 		for k := range sizes { // as if each were alone
 			g.Rounding = append(g.Rounding, pnm.Rounding{Tensor: uint64(k)})
 			g.Names = append(g.Names, fmt.Sprint(i, ".", k))

@@ -25,7 +25,8 @@ type Part struct {
 //
 // A *PartError reports elements that are not in the tensor, that have had their part of this step, or that still lack their part of
 // the step before. While a step is incomplete, calls that need a complete one give it, too: [Optimizer.Step], [Optimizer.State], ….
-// [Optimizer.SetState] drops what was done.
+// [Optimizer.SetState] drops what was done. Where momenta are mxfp8, a part begins and ends between rows (see [Group].Rows), or at
+// multiples of 32 elements if the tensor is flat: a *pnm.ValueError names the nearest two places.
 //
 // LossScale and ClipValue must be the same for all parts of a tensor's step. ClipNorm and SkipNonFinite need all gradients: see
 // [pnm.Options] for what to do instead. Both faults give a *pnm.ValueError. Other errors are those of Step. Nothing is

@@ -9,10 +9,10 @@ import (
 	"github.com/posneg/pnm"
 )
 
-// cuts returns a random partition of n elements, in random order.
-func cuts(rng *rand.Rand, n int) (parts []elements) {
+// cuts returns a random partition of n elements at multiples of border, in random order.
+func cuts(rng *rand.Rand, n, border int) (parts []elements) {
 	for lo := 0; lo < n; {
-		hi := min(n, lo+1+rng.IntN(n/2+1))
+		hi := min(n, lo+(1+rng.IntN(n/2/border+1))*border)
 		parts = append(parts, elements{lo, hi})
 		lo = hi
 	}
@@ -39,7 +39,7 @@ func TestPartsAreTheWhole(t *testing.T) {
 			}
 			var all []part
 			for i, p := range whole.params {
-				for _, e := range cuts(rng, p.Len()) {
+				for _, e := range cuts(rng, p.Len(), 1) {
 					all = append(all, part{i, e})
 				}
 				if p.Len() == 0 {
@@ -132,6 +132,25 @@ func TestPartErrors(t *testing.T) {
 	})
 
 	x := lcg[float32](7, 64)
+	mx := func(n, row, lo, hi int) func(x []float32) error {
+		return func(x []float32) error {
+			o := optimizerOf(t, Group{Rule: pnm.NewPNM(0), Params: pnm.Vectors(x[:n]), State: mxfp8Format, Rows: []int{row}})
+			return partOf(o, pnm.Options{}, Part{0, 1, lo, pnm.Float32(make([]float32, hi-lo))})
+		}
+	}
+	border := func(field string, value float64, of string) error {
+		return atTensor(0, &pnm.ValueError{Of: "StepPart", Field: field, Value: value, Legal: "between " + of})
+	}
+	refuse(t, []refusal{
+		{"within a row", mx(40, 10, 5, 10), border("lo", 5, "rows of 10 of pos_momentum, which is mxfp8: 0 or 10"), "0 or 10"},
+		{"to within a row", mx(40, 10, 10, 25), border("lo + length of grads", 25, "rows of 10 of pos_momentum, which is mxfp8: 20 or 30"), "20 or 30"},
+		{"within a block", mx(40, 0, 10, 40), border("lo", 10, "blocks of pos_momentum, which is mxfp8: 0 or 32"), "0 or 32"},
+		{"to within the last block", mx(40, 0, 32, 39), border("lo + length of grads", 39, "blocks of pos_momentum, which is mxfp8: 32 or 40"), "32 or 40"},
+	})
+	wantNoError(t, mx(40, 10, 10, 30)(x))
+	wantNoError(t, mx(40, 0, 32, 40)(x))
+
+	x = lcg[float32](7, 64)
 	o := optimizer(x)
 	do := func(opts pnm.Options, tensor, step, lo, n int) {
 		t.Helper()

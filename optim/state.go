@@ -49,8 +49,8 @@ func (o *Optimizer) State() ([]TensorState, error) {
 }
 
 // SetState replaces the state of all tensors by a copy of states, one for each tensor in the optimizer's order. A buffer in another
-// format than the optimizer's is widened, or rounded to nearest even; float64 is not converted. What [Optimizer.StepPart] has done of
-// an incomplete step no longer counts.
+// format than the optimizer's, or in mxfp8 with other rows, is widened, or rounded to nearest even; float64 is not converted. What
+// [Optimizer.StepPart] has done of an incomplete step no longer counts.
 //
 // A list or a buffer of a wrong length gives a *pnm.LengthError, a format that is not converted a *pnm.FormatError, and a name that is
 // missing or unknown, or a step below 0, a *StateError.
@@ -125,7 +125,7 @@ func checkState(u *pnm.Update, s TensorState) error {
 		case b.Len() != u.Params.Len():
 			return &pnm.LengthError{Arg: name, Len: b.Len(), Want: u.Params.Len()}
 		case (isWide(b) || b.Format() == low16Format) && !isWide(u.Params):
-			return &pnm.FormatError{Arg: name, Format: b.Format(), Want: "float32, bf16 or f16"}
+			return &pnm.FormatError{Arg: name, Format: b.Format(), Want: "float32, bf16, f16 or mxfp8"}
 		case !isWide(b) && isWide(u.Params):
 			return &pnm.FormatError{Arg: name, Format: b.Format(), Want: float64Format}
 		}
