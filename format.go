@@ -122,65 +122,6 @@ func narrowF16(x float32) uint16 {
 	return sign | uint16((b-112<<23+0xfff+b>>13&1)>>13)
 }
 
-// mxBlock is how many elements of mxfp8 share a scale.
-const mxBlock = 32
-
-// widenMX returns the E4M3 number x·2^(scale−127), which is exact: E4M3's denormals are numbers of f16, at another scale.
-func widenMX(x, scale uint8) float32 {
-	if x&0x7f == 0x7f || scale == 0xff {
-		return float32(math.NaN())
-	}
-	half := widenF16(uint16(int8(x)) << 7 &^ (1 << 14)) // E4M3(x)·2⁻⁸
-	return float32(float64(half) * powerOf2(int(scale)-119))
-}
-
-// scaleMX returns the smallest scale with which no finite number of a block exceeds E4M3's largest, 448.
-func scaleMX(block []float32) uint8 {
-	most := uint32(0)
-	for _, x := range block {
-		if b := math.Float32bits(x) &^ (1 << 31); b < 0xff<<23 {
-			most = max(most, b)
-		}
-	}
-	return uint8(max(int((most+0x1fffff)>>23)-8, 0))
-}
-
-// narrowMX packs a number of a block of that scale: it adds a random number of 20 bits, high·2¹³ + low, below the last place, and cuts.
-// (Of E4M3's denormals, it adds high only: the rest is below 2⁻⁷ of their last place.) E4M3 has no infinity: it becomes a NaN.
-func narrowMX(x float32, scale uint8, low, high uint16) uint8 {
-	if x-x != 0 {
-		return uint8(math.Float32bits(x)>>24)&0x80 | 0x7f
-	}
-	scaled := x * float32(powerOf2(119-int(scale)))
-	h := cutF16(math.Float32bits(scaled)+uint32(low)) + high
-	return uint8(h>>8&0x80 | h>>7&0x7f)
-}
-
-// nearestMX packs a number of a block of that scale, rounded to nearest, to even in between.
-func nearestMX(x float32, scale uint8) uint8 {
-	sign := uint8(math.Float32bits(x)>>24) & 0x80
-	if x-x != 0 {
-		return sign | 0x7f
-	}
-	b := math.Float32bits(x*float32(powerOf2(119-int(scale)))) &^ (1 << 31)
-	if b < 113<<23 { // below 2⁻¹⁴: the last place of a sum in [64, 128) is 2⁻¹⁷, that of E4M3's denormals
-		return sign | uint8(math.Float32bits(math.Float32frombits(b)+64)-133<<23)
-	}
-	return sign | uint8((b-112<<23+0x7ffff+b>>20&1)>>20)
-}
-
-// cutF16 rounds the float32 of some bits, below 2¹⁶ and not below −2¹⁶, to f16 towards zero.
-func cutF16(b uint32) uint16 {
-	sign, exponent := uint16(b>>16)&0x8000, b>>23&0xff
-	if exponent < 113 { // below 2⁻¹⁴: a multiple of 2⁻²⁴
-		return sign | uint16((b&0x7fffff|1<<23)>>(126-exponent))
-	}
-	return sign | uint16(b&^(1<<31)>>13-112<<10)
-}
-
-// powerOf2 is 2^n.
-func powerOf2(n int) float64 { return math.Float64frombits(uint64(1023+n) << 52) }
-
 // overflowF16 is the float32 65520, from which on f16 rounds to infinity.
 const overflowF16 = 0x477ff000
 

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
-	"math"
 	"unsafe"
 
 	"github.com/posneg/pnm/internal/floatmode"
@@ -43,28 +42,6 @@ func F16[E ~uint16](x []E) Vector { return vectorAs(f16, x) }
 
 // Low16 returns a slice of low16, the lower halves of float32 parameters, as a Vector; any type of 16 bits will do. See [Update].
 func Low16[E ~uint16 | ~int16](x []E) Vector { return vectorAs(low16, x) }
-
-// MXFP8 returns a slice of mxfp8 as a Vector, momenta of a byte each: OCP Microscaling's MXFP8, with elements of E4M3 in blocks of 32,
-// each of which has a scale of E8M0. Any type of 8 bits will do.
-//
-// row is the number of elements of a row, those of one index of the tensor's first dimension: blocks begin anew at each row, the last
-// one of each may be shorter, and a tensor can be cut between any two rows. With row 0 the tensor is flat, and can be cut at multiples of
-// 32. A multiple of 32 makes no difference to 0; [Vector.Row] is 0 then.
-//
-// A row that is negative, 2³² or more, or of which len(elements) is no multiple, gives a *ValueError; scales that are not one for each
-// block a *LengthError.
-func MXFP8[E ~uint8](elements, scales []E, row int) (Vector, error) {
-	v := vectorAs(mxfp8, elements)
-	v, err := v.inRows(row)
-	if err != nil {
-		return Vector{}, err
-	}
-	if want := v.blocks(v.n); len(scales) != want {
-		return Vector{}, &LengthError{"scales", len(scales), want}
-	}
-	v.scales = unsafe.Pointer(unsafe.SliceData(scales))
-	return v, nil
-}
 
 // Vectors returns each of the slices as a Vector.
 func Vectors[T Float](slices ...[]T) []Vector {
@@ -118,12 +95,6 @@ func (v Vector) Bits() []uint16 {
 
 // Bytes returns the memory of the slice; of mxfp8, that of the elements.
 func (v Vector) Bytes() []byte { return unsafe.Slice((*byte)(v.at), v.n*v.size()) }
-
-// Scales returns the scales of mxfp8, one for each block, or nil for another format.
-func (v Vector) Scales() []byte { return v.scalesOf(0, v.n) }
-
-// Row returns the row of [MXFP8], or 0 if blocks lie as if there were none.
-func (v Vector) Row() int { return int(v.row) }
 
 // Slice returns the elements lo … hi−1, as v[lo:hi] would. Of mxfp8, lo and hi must be borders between rows, or between blocks if it is
 // flat; hi may also be the end.
@@ -291,22 +262,6 @@ func (v Vector) widen(to []float32, lo int) {
 	}
 }
 
-// pack writes whole blocks of mxfp8 from lo on, rounded to nearest even.
-func (v Vector) pack(from []float32, lo int) {
-	scales := v.Scales()
-	for len(from) > 0 {
-		_, end := v.block(lo)
-		part := from[:end-lo]
-		scale := scaleMX(part)
-		scales[v.blocks(lo)] = scale
-		to := elements8(v.at, lo, len(part))
-		for i, x := range part {
-			to[i] = nearestMX(x, scale)
-		}
-		from, lo = from[len(part):], end
-	}
-}
-
 // vectorOf is the Vector of a slice of the engine's own types.
 func vectorOf[T Float](x []T) Vector {
 	f := f32
@@ -346,71 +301,6 @@ func (v Vector) placed(at unsafe.Pointer) Vector {
 	return v
 }
 
-// inRows returns v, which is mxfp8, with rows of a length.
-func (v Vector) inRows(row int) (Vector, error) {
-	switch {
-	case uint64(row) > math.MaxUint32:
-		return v, &ValueError{"MXFP8", "row", float64(row), "in [0, 2³²)"}
-	case row > 0 && v.n%row != 0:
-		return v, &ValueError{"MXFP8", "row", float64(row), fmt.Sprintf("a divisor of the number of elements, %d", v.n)}
-	}
-	v.row = uint32(row)
-	if row%mxBlock == 0 {
-		v.row = 0
-	}
-	return v, nil
-}
-
-// blocks returns in how many blocks of mxfp8 the first i elements are. Where a block ends at i, or a block of a row, it is the number
-// of the next one.
-func (v Vector) blocks(i int) int {
-	if v.row == 0 {
-		return (i + mxBlock - 1) / mxBlock
-	}
-	row := int(v.row)
-	return i/row*((row+mxBlock-1)/mxBlock) + (i%row+mxBlock-1)/mxBlock
-}
-
-// block returns the first element of the block of mxfp8 that has element i, and the one behind its last.
-func (v Vector) block(i int) (first, end int) {
-	if v.row == 0 {
-		first = i - i%mxBlock
-		return first, min(first+mxBlock, v.n)
-	}
-	row := i - i%int(v.row)
-	first = i - (i-row)%mxBlock
-	return first, min(first+mxBlock, row+int(v.row))
-}
-
-// scalesOf returns the scales of the elements lo … hi−1, which begin with a block; nil if v is not mxfp8.
-func (v Vector) scalesOf(lo, hi int) []byte {
-	if v.scales == nil {
-		return nil
-	}
-	return unsafe.Slice((*byte)(v.scales), v.blocks(v.n))[v.blocks(lo):v.blocks(hi)]
-}
-
-// borders returns the last element not behind i at which v may be cut, and the first one behind that. Only mxfp8 may not be cut anywhere.
-func (v Vector) borders(i int) (below, above int) {
-	step := v.step()
-	if i == v.n {
-		return i, i
-	}
-	below = i - i%step
-	return below, min(below+step, v.n)
-}
-
-// step is what all elements at which v may be cut are multiples of.
-func (v Vector) step() int {
-	switch {
-	case v.format != mxfp8:
-		return 1
-	case v.row == 0:
-		return mxBlock
-	}
-	return int(v.row)
-}
-
 // cut returns the elements lo … hi−1, which mxfp8 has borders at.
 func (v Vector) cut(lo, hi int) Vector {
 	v.n = hi - lo
@@ -418,14 +308,6 @@ func (v Vector) cut(lo, hi int) Vector {
 		v.at, v.scales = v.pointer(lo), v.scale(lo)
 	}
 	return v
-}
-
-// scale is where the scale of the block is that begins at element i, or nil if v is not mxfp8.
-func (v Vector) scale(i int) unsafe.Pointer {
-	if v.scales == nil {
-		return nil
-	}
-	return unsafe.Add(v.scales, v.blocks(i))
 }
 
 // pointer is where element i is, or nil if v is.
