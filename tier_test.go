@@ -343,7 +343,7 @@ func TestMixedLayout(t *testing.T) {
 		}
 	}
 	for name, set := range map[string]uint32{"gradBF16": gradBF16, "gradF16": gradF16, "paramBF16": paramBF16, "stateBF16": stateBF16,
-		"outBF16": outBF16, "outF16": outF16, "stochastic": stochastic, "paramLow": paramLow, "follow": follow} {
+		"outBF16": outBF16, "outF16": outF16, "stochastic": stochastic, "paramLow": paramLow, "follow": follow, "momentMX": momentMX} {
 		bit := regexp.MustCompile(`(?m)^#define ` + name + ` +(\d+)$`).FindStringSubmatch(arm64)
 		if bit == nil || fmt.Sprint(bits.TrailingZeros32(set)) != bit[1] {
 			t.Errorf("arm64 has %s as bit %v, Go as %b", name, bit, set)

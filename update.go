@@ -167,7 +167,7 @@ func (t *tensor) formats() uint32 {
 func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 	var b mixed
 	t.call(&b, lo)
-	r := run{t, &b, far, t.form.assembled(mixedKernels) && (active != neon || b.formats&stochastic == 0)} // until NEON draws as the reference does
+	r := run{t, &b, far, t.form.assembled(mixedKernels)}
 	for end := lo; lo < hi; lo = end {
 		if end = hi; hi-lo > most {
 			end = t.blockBorder(lo + most)

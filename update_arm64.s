@@ -4,8 +4,8 @@
 
 // The kernels for NEON: the loops of update_generic.go, with the same operations on each element in the same order. Read from the top,
 // these are the instructions, the registers, what a loop takes at a time, the streams, the steps of the equations, the arguments, the
-// rules, the loop, what streams of 16 bits need, the loop for these, and then the functions: once for each element type, and once for
-// mixed formats.
+// rules, the loop, what streams of 16 and 8 bits need, the loop for these, and then the functions: once for each element type, and
+// once for mixed formats.
 
 // Instructions that Go 1.26's assembler lacks, with their operands in its order but registers by number: VFSUB(m, n, d) is
 // d = n − m, VFDIV(m, n, d) is d = n / m. The arrangement of those with sz is S4 or D2, by that; of the others see their
@@ -17,6 +17,9 @@
 #define VFDIV(m, n, d)  WORD $(0x6E20FC00 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFMAX(m, n, d)  WORD $(0x4E20F400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFMIN(m, n, d)  WORD $(0x4EA0F400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
+#define VFMAXNM(m, n, d) WORD $(0x4E20C400 | sz<<22 | (m)<<16 | (n)<<5 | (d)) // m where n is NaN
+#define VFMINNM(m, n, d) WORD $(0x4EA0C400 | sz<<22 | (m)<<16 | (n)<<5 | (d)) // the same
+#define VFABS(n, d)     WORD $(0x4EA0F800 | sz<<22 | (n)<<5 | (d))
 #define VFSQRT(n, d)    WORD $(0x6EA1F800 | sz<<22 | (n)<<5 | (d))
 #define VSCVTF(n, d)    WORD $(0x4E21D800 | sz<<22 | (n)<<5 | (d)) // integers as numbers
 #define VFCVTL(n, d)    WORD $(0x0E617800 | (n)<<5 | (d)) // the lower two float32 as float64
@@ -48,23 +51,44 @@
 #define VUZP1(m, n, d)    WORD $(0x4E401800 | (m)<<16 | (n)<<5 | (d)) // the lower halves of words, n's and then m's
 #define VUZP2(m, n, d)    WORD $(0x4E405800 | (m)<<16 | (n)<<5 | (d)) // the upper halves
 
+// Those for eight of 16 bits, H8.
+#define VADD_H(m, n, d)   WORD $(0x4E608400 | (m)<<16 | (n)<<5 | (d))
+#define VMUL_H(m, n, d)   WORD $(0x4E609C00 | (m)<<16 | (n)<<5 | (d))
+
+// Those for bytes, B16.
+#define VADD_B(m, n, d)   WORD $(0x4E208400 | (m)<<16 | (n)<<5 | (d))
+#define VCMEQ_B(m, n, d)  WORD $(0x6E208C00 | (m)<<16 | (n)<<5 | (d)) // −1 where n = m, 0 elsewhere
+#define VSHL_4B(n, d)     WORD $(0x4F0C5400 | (n)<<5 | (d)) // by 4
+#define VSSHR_4B(n, d)    WORD $(0x4F0C0400 | (n)<<5 | (d)) // by 4, with its sign
+#define VZIP1_B(m, n, d)  WORD $(0x4E003800 | (m)<<16 | (n)<<5 | (d)) // the lower eight of n and m as the lower and upper bytes of H8
+#define VZIP2_B(m, n, d)  WORD $(0x4E007800 | (m)<<16 | (n)<<5 | (d)) // the upper eight
+#define VUZP2_B(m, n, d)  WORD $(0x4E005800 | (m)<<16 | (n)<<5 | (d)) // the upper bytes of n's H8, and then of m's
+#define VSHRN_7B(n, d)    WORD $(0x0F098400 | (n)<<5 | (d)) // of H8, what begins at bit 7, to the lower eight
+#define VSHRN2_7B(n, d)   WORD $(0x4F098400 | (n)<<5 | (d)) // to the upper eight
+
 // Those for integers, and comparisons, whose result is −1 where they hold and 0 elsewhere; all S4. Go has most, but not by
 // number.
 #define VADD(m, n, d)   WORD $(0x4EA08400 | (m)<<16 | (n)<<5 | (d))
 #define VSUB(m, n, d)   WORD $(0x6EA08400 | (m)<<16 | (n)<<5 | (d))
 #define VMUL(m, n, d)   WORD $(0x4EA09C00 | (m)<<16 | (n)<<5 | (d))
 #define VEOR(m, n, d)   WORD $(0x6E201C00 | (m)<<16 | (n)<<5 | (d))
+#define VAND(m, n, d)   WORD $(0x4E201C00 | (m)<<16 | (n)<<5 | (d))
+#define VORR(m, n, d)   WORD $(0x4EA01C00 | (m)<<16 | (n)<<5 | (d))
 #define VSHL(s, n, d)   WORD $(0x4F005400 | (32+(s))<<16 | (n)<<5 | (d)) // by s
 #define VUSHR(s, n, d)  WORD $(0x6F000400 | (64-(s))<<16 | (n)<<5 | (d))
 #define VADDV(n, d)     WORD $(0x4EB1B800 | (n)<<5 | (d))                // the sum of all four, in element 0
+#define VUMAX(m, n, d)  WORD $(0x6EA06400 | (m)<<16 | (n)<<5 | (d))      // without signs
+#define VUMAXV(n, d)    WORD $(0x6EB0A800 | (n)<<5 | (d))                // the largest of all four, in element 0
 #define VCMGE_0(n, d)   WORD $(0x6EA08800 | (n)<<5 | (d))                // n ≥ 0
 #define VFACGE(m, n, d) WORD $(0x6E20EC00 | (m)<<16 | (n)<<5 | (d))      // |n| ≥ |m|
+#define VFACGT(m, n, d) WORD $(0x6EA0EC00 | (m)<<16 | (n)<<5 | (d))      // |n| > |m|
 
 // Comparisons of the arrangement that sz selects, and what chooses by them.
 #define VFCMEQ(m, n, d) WORD $(0x4E20E400 | sz<<22 | (m)<<16 | (n)<<5 | (d)) // n = m
 #define VFCMGT_0(n, d)  WORD $(0x4EA0C800 | sz<<22 | (n)<<5 | (d))           // n > 0
 #define VFCMLT_0(n, d)  WORD $(0x4EA0E800 | sz<<22 | (n)<<5 | (d))           // n < 0
 #define VBIF(m, n, d)   WORD $(0x6EE01C00 | (m)<<16 | (n)<<5 | (d))          // d where m is −1, n where it is 0
+#define VBIT(m, n, d)   WORD $(0x6EA01C00 | (m)<<16 | (n)<<5 | (d))          // n where m is −1, d where it is 0
 
 // Addresses: of the coefficients and, in each stream, of what comes next.
 #define atC    R0
@@ -288,6 +312,9 @@ CLIPPED(K):
 
 // DRAW stands where the first store may be rounded stochastically: it makes random numbers in place of the gradients, if they are needed.
 #define DRAW(K) K(NONE, NONE, NONE, DRAW_MIXED)(ROLE_G, g4)
+
+// PACK stands where all vectors are free: it stores momenta that had to wait for the rest of their block.
+#define PACK(K) K(NONE, NONE, NONE, PACK_MIXED)(ROLE_M, m4)
 #define NONE(S, y)
 
 // The arguments of a function, by its streams. None takes ahead: these kernels do not prefetch.
@@ -372,7 +399,8 @@ CLIPPED(K):
 	MOMENTUM(K)   \
 	SCALED(K, m4) \
 	DRAW(K)       \
-	STEP(K)
+	STEP(K)       \
+	PACK(K)
 
 #define SGD_NESTEROV(K) \
 	GRADIENT(K)   \
@@ -380,7 +408,8 @@ CLIPPED(K):
 	NESTEROV(K)   \
 	SCALED(K, g4) \
 	DRAW(K)       \
-	STEP(K)
+	STEP(K)       \
+	PACK(K)
 
 #define ADAM_COEFFICIENTS \
 	SGD_MOMENTUM_COEFFICIENTS \
@@ -394,7 +423,8 @@ CLIPPED(K):
 	SCALED(K, m4)    \
 	SECOND_MOMENT(K) \
 	DIVIDE(K, v4)    \
-	STEP(K)
+	STEP(K)          \
+	PACK(K)
 
 #define ADAM_AMSGRAD(K) \
 	GRADIENT(K)      \
@@ -403,7 +433,8 @@ CLIPPED(K):
 	SECOND_MOMENT(K) \
 	LARGEST(K)       \
 	DIVIDE(K, x4)    \
-	STEP(K)
+	STEP(K)          \
+	PACK(K)
 
 // PNM and AdaPNM are these with a second momentum, which they only read.
 #define PNM_COEFFICIENTS \
@@ -414,7 +445,8 @@ CLIPPED(K):
 	MOMENTUM(K)   \
 	DIFFERENCE(K) \
 	DRAW(K)       \
-	STEP(K)
+	STEP(K)       \
+	PACK(K)
 
 #define ADAPNM_COEFFICIENTS \
 	ADAM_COEFFICIENTS \
@@ -425,7 +457,8 @@ CLIPPED(K):
 	DIFFERENCE(K)    \
 	SECOND_MOMENT(K) \
 	DIVIDE(K, v4)    \
-	STEP(K)
+	STEP(K)          \
+	PACK(K)
 
 #define ADAPNM_AMSGRAD(K) \
 	GRADIENT(K)      \
@@ -434,7 +467,8 @@ CLIPPED(K):
 	SECOND_MOMENT(K) \
 	LARGEST(K)       \
 	DIVIDE(K, x4)    \
-	STEP(K)
+	STEP(K)          \
+	PACK(K)
 
 #define LION_COEFFICIENTS \
 	SGD_MOMENTUM_COEFFICIENTS \
@@ -446,7 +480,8 @@ CLIPPED(K):
 	SIGN(K)          \
 	SCALED(K, u4)    \
 	DRAW(K)          \
-	STEP(K)
+	STEP(K)          \
+	PACK(K)
 
 // What benchmarks measure the rules against: their streams without arithmetic, by the roles of the state, and the divider without
 // streams.
@@ -519,7 +554,7 @@ element: \
 	BNE  element          \
 done:
 
-// Streams of 16 bits: widened to float32 as they are loaded, so that the steps above do the arithmetic, and rounded as they are
+// Streams of 16 bits, and of 8: widened to float32 as they are loaded, so that the steps above do the arithmetic, and rounded as they are
 // stored. update_mixed.go says what the formats are, format.go and rounding.go how numbers are rounded.
 
 // Where the fields of mixed are that follow its coefficients, and the bits of its formats.
@@ -534,6 +569,8 @@ done:
 #define mixed_x         104
 #define mixed_out       112
 #define mixed_overflows 120
+#define mixed_ms        128
+#define mixed_ns        136
 
 #define gradBF16   0
 #define gradF16    1
@@ -544,6 +581,12 @@ done:
 #define stochastic 7
 #define paramLow   8
 #define follow     9
+#define momentMX   10
+
+// The numbers of rounding.go.
+#define slotFactor 0x4f13
+#define wordStep   0x9e3779b9
+#define STEPS(n)   ((n)*wordStep & 0xffffffff)
 
 // What a loop for mixed formats has beside the registers above. Constants wait here until a vector is made of them.
 #define formats    R10
@@ -551,24 +594,38 @@ done:
 #define overflowed R12 // how many parameters
 #define border     R13 // 65520, from which on float32 overflows
 #define infinity   R14
-#define counter    R15 // of the next element to be drawn for
-#define four       R19
+#define counter    R15 // of the next word to be drawn
+#define atMS       R16 // the scale of m's block, and of n's
+#define atNS       R17
+#define fourSteps  R19 // of counters, from a word to the one four behind it
 #define key        R20
 #define factor1    R21
 #define factor2    R22
+#define atKept     R23 // where the next momenta are kept until their block is packed
 #define fpcr       R24 // what FPCR was
+#define bits       R26
 
-// Vectors: the numbers 0 to 3, and two of constants. Go's VDUP, which fills a vector from a general register, has names of its own.
-#define numbers 16
+// What it has in its frame, from RSP on: a block's momenta in float32, and the words drawn for it.
+#define kept  16
+#define words (kept+128)
+
+// Vectors: the steps of counters to the first four words, and two of constants. Go's VDUP, which fills a vector from a general
+// register, has names of its own.
+#define steps   16
 #define c0(any) 17
 #define c1(any) 18
 #define c0S4    V17.S4
 #define c1S4    V18.S4
+#define c0H8    V17.H8
+#define c0B16   V17.B16
+#define c1B16   V18.B16
 #define tS4     V12.S4
 
 // The counts of shifts, the same for each vector.
+#define by13(any) 13
 #define by15(any) 15
 #define by16(any) 16
+#define by19(any) 19
 
 // y = float32(y)                  eight elements in one as those of two vectors
 #define WIDEN_BF16(y, upper) \
@@ -578,34 +635,50 @@ done:
 	VFCVTL2_H(y, upper) \
 	VFCVTL_H(y, y)
 
-// y = draw(counter, key)          for the next 16 elements: the lower halves in its first and second vectors, by which state is
-//                                 rounded, and the upper halves, by which parameters are, in the others
+// y = draw(counter, key)·slotFactor   in the first half of a block the lower halves of its words, in the second one the upper halves,
+//                                     in y's first two vectors; the words themselves stay in the frame
 #define DRAW_MIXED(S, y) \
-	TBZ  $stochastic, formats, drawn        \
-	VDUP counter, tS4                       \
-	VDUP four, c0S4                         \
-	ADDW $16, counter                       \
-	VADD(numbers, t4(first), t4(first))     \
+	TBZ   $stochastic, formats, drawn       \
+	TBNZ  $4, left, drawUpper               \
+	VDUP  counter, tS4                      \
+	VDUP  fourSteps, c0S4                   \
+	ADDW  fourSteps<<2, counter             \
+	VADD(steps, t4(first), t4(first))       \
 	VADD(c0(first), t4(first), t4(second))  \
 	VADD(c0(first), t4(second), t4(third))  \
 	VADD(c0(first), t4(third), t4(fourth))  \
-	VDUP factor1, c0S4                      \
-	VDUP key, c1S4                          \
+	VDUP  key, c0S4                         \
+	FOUR(VEOR, c0, t4, t4)                  \
+	VDUP  factor1, c0S4                     \
+	FOUR(VUSHR, by13, t4, y)                \
+	FOUR(VEOR, y, t4, t4)                   \
+	FOUR(VMUL, c0, t4, t4)                  \
+	VDUP  factor2, c0S4                     \
 	FOUR(VUSHR, by16, t4, y)                \
 	FOUR(VEOR, y, t4, t4)                   \
 	FOUR(VMUL, c0, t4, t4)                  \
-	FOUR(VEOR, c1, t4, t4)                  \
-	VDUP factor2, c0S4                      \
 	FOUR(VUSHR, by15, t4, y)                \
 	FOUR(VEOR, y, t4, t4)                   \
-	FOUR(VMUL, c0, t4, t4)                  \
-	FOUR(VUSHR, by16, t4, y)                \
-	FOUR(VEOR, y, t4, t4)                   \
+	FSTPQ t4(pair12), words(RSP)            \
+	FSTPQ t4(pair34), (words+32)(RSP)       \
 	VUZP1(t4(second), t4(first), y(first))  \
 	VUZP1(t4(fourth), t4(third), y(second)) \
-	VUZP2(t4(second), t4(first), y(third))  \
-	VUZP2(t4(fourth), t4(third), y(fourth)) \
+	B     draw                              \
+drawUpper: \
+	FLDPQ words(RSP), t4(pair12)            \
+	FLDPQ (words+32)(RSP), t4(pair34)       \
+	VUZP2(t4(second), t4(first), y(first))  \
+	VUZP2(t4(fourth), t4(third), y(second)) \
+draw: \
+	NEXT_SLOT(y)                            \
 drawn:
+
+// y = y·slotFactor                modulo 1<<16
+#define NEXT_SLOT(y) \
+	MOVD $slotFactor, bits                \
+	VDUP bits, c0H8                       \
+	VMUL_H(c0(first), y(first), y(first)) \
+	VMUL_H(c0(first), y(second), y(second))
 
 // Rounding takes 16 elements from four vectors y to the first and third of z. To bf16, it adds less than 1<<16 and cuts the lower
 // half. That of a NaN is 0, START_ROUNDING sees to it, so that nothing carries: a NaN stays one.
@@ -619,17 +692,15 @@ drawn:
 	VRADDHN(z(third), y(third), z(third))    \
 	VRADDHN2(z(fourth), y(fourth), z(third))
 
-// z = (y + draw) >> 16            of a draw the lower half or the upper one, as DRAW_MIXED leaves them
-#define ROUND_LOWER(y, z) ROUND_STOCHASTIC(y, g4(first), g4(second), z)
-#define ROUND_UPPER(y, z) ROUND_STOCHASTIC(y, g4(third), g4(fourth), z)
-#define ROUND_STOCHASTIC(y, draw1, draw2, z) \
-	VUADDW(draw1, y(first), z(first))    \
-	VUADDW2(draw1, y(second), z(second)) \
-	VUADDW(draw2, y(third), z(third))    \
-	VUADDW2(draw2, y(fourth), z(fourth)) \
-	VSHRN(z(first), z(first))            \
-	VSHRN2(z(second), z(first))          \
-	VSHRN(z(third), z(third))            \
+// z = (y + draw) >> 16            draws as DRAW_MIXED leaves them, of this slot or the next
+#define ROUND_STOCHASTIC(y, z) \
+	VUADDW(g4(first), y(first), z(first))     \
+	VUADDW2(g4(first), y(second), z(second))  \
+	VUADDW(g4(second), y(third), z(third))    \
+	VUADDW2(g4(second), y(fourth), z(fourth)) \
+	VSHRN(z(first), z(first))                 \
+	VSHRN2(z(second), z(first))               \
+	VSHRN(z(third), z(third))                 \
 	VSHRN2(z(fourth), z(third))
 
 // z = f16(y)
@@ -686,6 +757,156 @@ drawn:
 	FMOVS F(z(first)), addr             \
 	SUBW  addr, overflowed
 
+// Momenta in mxfp8. A pass is half a block: it keeps its momenta, and the second one packs the block.
+
+// y = E4M3·2^(scale − 127)        of 16 bytes
+//
+// A byte is made the bf16 of 2⁻¹²⁰ times its value, denormal where E4M3 is, and a NaN where it is one. The scale becomes a float32's
+// exponent, and the highest bit of its fraction is set if it is 0 or 255: these are 2⁻¹²⁷ and NaN.
+#define READ_MX(S, y, z) \
+	FMOVQ (AT(S)), F(y(first))             \
+	ADD   $16, AT(S)                       \
+	MOVBU (SCALES(S)), addr                \
+	ADD   $1, addr, bits                   \
+	TST   $0xfe, bits                      \
+	CSET  EQ, bits                         \
+	ADD   addr<<1, bits                    \
+	LSL   $22, bits                        \
+	VMOVI $0xfe, c0B16                     \
+	VMOVI $0x87, c1B16                     \
+	VADD_B(y(first), y(first), z(first))   \
+	VCMEQ_B(c0(first), z(first), z(first)) \
+	VSSHR_4B(y(first), z(third))           \
+	VAND(c1(first), z(third), z(third))    \
+	VORR(z(first), z(third), z(third))     \
+	VSHL_4B(y(first), z(first))            \
+	VZIP1_B(z(third), z(first), y(first))  \
+	VZIP2_B(z(third), z(first), y(third))  \
+	VDUP  bits, c0S4                       \
+	MOVD  $0x7b800000, bits                \
+	VDUP  bits, c1S4                       \
+	WIDEN(WIDEN_BF16, y)                   \
+	FOUR(VFMUL, c1, y, y)                  \
+	FOUR(VFMUL, c0, y, y)
+
+// The vectors that pack a block: its elements in a and b, and s and t, which are temporary.
+#define a4(pick) g4(pick)
+#define b4(pick) m4(pick)
+#define s4(pick) n4(pick)
+
+// s, t = |a|, |b|
+#define ABSOLUTE \
+	FOUR1(VFABS, a4, s4) \
+	FOUR1(VFABS, b4, t4)
+
+// addr = max(s, t)                of all bits
+#define MOST \
+	FOUR(VUMAX, s4, t4, t4)                 \
+	VUMAX(t4(second), t4(first), t4(first)) \
+	VUMAX(t4(fourth), t4(third), t4(third)) \
+	VUMAX(t4(third), t4(first), t4(first))  \
+	VUMAXV(t4(first), t4(first))            \
+	FMOVS F(t4(first)), addr
+
+// scale = max(((addr + 0x1fffff) >> 23) − 8, 0)
+// a, b = a, b·2^(119 − scale)     a power that may be denormal
+#define SCALE \
+	ADDW  $0x200000, addr             \
+	SUBW  $1, addr                    \
+	LSRW  $23, addr                   \
+	SUBSW $8, addr                    \
+	CSEL  GE, addr, ZR, addr          \
+	MOVB  addr, (atMS)                \
+	MOVD  $(1023+119), bits           \
+	SUB   addr, bits                  \
+	LSL   $52, bits                   \
+	FMOVD bits, F(c0(first))          \
+	FCVTDS F(c0(first)), F(c0(first)) \
+	VDUP_0(c0(first), c0(first))      \
+	FOUR(VFMUL, c0, a4, a4)           \
+	FOUR(VFMUL, c0, b4, b4)
+
+// SCALE for a block that is not finite: addr is the largest of what is, or 0, and the rest becomes ±1.875, which no random number
+// makes anything else than E4M3's NaN. Without signs, bits less those of infinity are largest for the largest finite number.
+#define SCALE_FINITE \
+	VDUP  infinity, c0S4      \
+	ABSOLUTE                  \
+	FOUR(VSUB, c0, s4, s4)    \
+	FOUR(VSUB, c0, t4, t4)    \
+	MOST                      \
+	ADDSW infinity, addr      \
+	CSEL  HS, addr, ZR, addr  \
+	SCALE                     \
+	MOVD  $0x3ff00000, bits   \
+	VDUP  bits, c0S4          \
+	MOVD  $0xbff00000, bits   \
+	VDUP  bits, c1S4          \
+	FOUR(VFMINNM, c0, a4, a4) \
+	FOUR(VFMINNM, c0, b4, b4) \
+	FOUR(VFMAXNM, c1, a4, a4) \
+	FOUR(VFMAXNM, c1, b4, b4)
+
+// h = cutF16(y) + draw            of y and upper: rounded to nearest, and one less where that is above
+#define CUT(y, upper, h, draw) \
+	VFCVTN(y, h)                    \
+	VFCVTN2(upper, h)               \
+	VFCVTL_H(h, c0(first))          \
+	VFCVTL2_H(h, c1(first))         \
+	VFACGT(y, c0(first), y)         \
+	VFACGT(upper, c1(first), upper) \
+	VUZP1(upper, y, y)              \
+	VADD_H(y, h, h)                 \
+	VADD_H(draw, h, h)
+
+// y = h >> 8 & 0x80 | h >> 7 & 0x7f
+#define BYTES(h, upper, y, z) \
+	VSHRN_7B(h, y)       \
+	VSHRN2_7B(upper, y)  \
+	VUZP2_B(upper, h, z) \
+	VBIT(c0(first), z, y)
+
+// A block is packed as narrowMX does it: 13 random bits of each element are added before the cut to f16, and seven of another after it.
+#define PACK_MIXED(S, y) \
+	TBZ   $momentMX, formats, packed                     \
+	TBZ   $4, left, packed                               \
+	SUB   $128, atKept                                   \
+	FLDPQ (atKept), a4(pair12)                           \
+	FLDPQ 32(atKept), a4(pair34)                         \
+	FLDPQ 64(atKept), b4(pair12)                         \
+	FLDPQ 96(atKept), b4(pair34)                         \
+	ABSOLUTE                                             \
+	MOST                                                 \
+	CMPW  infinity, addr                                 \
+	BGE   notFinite                                      \
+	SCALE                                                \
+scaled: \
+	FLDPQ words(RSP), s4(pair12)                         \
+	FLDPQ (words+32)(RSP), s4(pair34)                    \
+	MOVD  $0x1fff, bits                                  \
+	VDUP  bits, c0S4                                     \
+	FOUR(VAND, c0, s4, t4)                               \
+	FOUR(VADD, t4, a4, a4)                               \
+	FOUR(VUSHR, by19, s4, t4)                            \
+	FOUR(VADD, t4, b4, b4)                               \
+	MOVD  $0x7f, bits                                    \
+	VDUP  bits, c0H8                                     \
+	FOUR(VAND, c0, s4, s4)                               \
+	CUT(a4(first), a4(second), t4(first), s4(first))     \
+	CUT(a4(third), a4(fourth), t4(second), s4(second))   \
+	CUT(b4(first), b4(second), t4(third), s4(third))     \
+	CUT(b4(third), b4(fourth), t4(fourth), s4(fourth))   \
+	VMOVI $0x80, c0B16                                   \
+	BYTES(t4(first), t4(second), a4(first), b4(first))   \
+	BYTES(t4(third), t4(fourth), a4(second), b4(second)) \
+	FSTPQ a4(pair12), -32(AT(S))                         \
+	ADD   $1, atMS                                       \
+	ADD   $1, atNS                                       \
+	B     packed                                         \
+notFinite: \
+	SCALE_FINITE                                         \
+	B     scaled                                         \
+packed:
+
 // What a pass for mixed formats does to a stream, by branches on its format: four vectors are four of float32 in memory, or two of
 // 16 bits, which go through the first and the third.
 #define BIT(S) S(gradBF16, stateBF16, stateBF16, stateBF16, stateBF16, paramBF16)
@@ -703,7 +924,17 @@ drawn:
 	TO(y(first), y(second)) \
 	TO(y(third), y(fourth))
 
-#define LOAD_MIXED(S, y) S(NONE, LOAD_EITHER, NONE, LOAD_EITHER, LOAD_EITHER, LOAD_PARAMETERS)(S, y)
+#define LOAD_MIXED(S, y) S(NONE, LOAD_MOMENTUM, NONE, LOAD_EITHER, LOAD_EITHER, LOAD_PARAMETERS)(S, y)
+#define LOAD_MOMENTUM(S, y) \
+	TBNZ $momentMX, formats, LOAD_MX(S) \
+	LOAD_EITHER(S, y)                   \
+	B    LOADED_MX(S)                   \
+LOAD_MX(S): \
+	READ_MX(S, y, t4)                   \
+LOADED_MX(S):
+#define LOAD_MX(S)   S(NONE, loadMX, readMX, NONE, NONE, NONE) // labels
+#define LOADED_MX(S) S(NONE, loadedMX, readMXDone, NONE, NONE, NONE)
+#define SCALES(S)    S(NONE, atMS, atNS, NONE, NONE, NONE)
 #define LOAD_EITHER(S, y) \
 	TBNZ $BIT(S), formats, 4(PC) \
 	LOAD_PASS(S, y)              \
@@ -743,12 +974,16 @@ LOW(PLACE): \
 LOADED(PLACE):
 #define READ_MIXED(S, y) S(READ_GRADIENT, NONE, READ_STATE, NONE, NONE, NONE)(S, y)
 #define READ_STATE(S, y) \
-	TBNZ $BIT(S), formats, NARROW(S) \
-	READ_PASS(S, y)                  \
-	B    DONE(S)                     \
+	TBNZ $momentMX, formats, LOAD_MX(S) \
+	TBNZ $BIT(S), formats, NARROW(S)    \
+	READ_PASS(S, y)                     \
+	B    DONE(S)                        \
+LOAD_MX(S): \
+	READ_MX(S, y, t4)                   \
+	B    DONE(S)                        \
 NARROW(S): \
-	READ_NARROW(S, y)                \
-	WIDEN(WIDEN_BF16, y)             \
+	READ_NARROW(S, y)                   \
+	WIDEN(WIDEN_BF16, y)                \
 DONE(S):
 #define READ_GRADIENT(S, y) \
 	TBNZ $gradBF16, formats, NARROW(S) \
@@ -765,9 +1000,16 @@ readF16: \
 DONE(S):
 
 #define STORE_MIXED(S, y)    S(NONE, STORE_MOMENTUM, NONE, STORE_SQUARES, STORE_LARGEST, STORE_PARAMETERS)(S, y)
-#define STORE_MOMENTUM(S, y) STORE_STATE(S, y, t4, ROUND_NEAREST)
-#define STORE_SQUARES(S, y)  STORE_STATE(S, y, t4, ROUND_LOWER)
-#define STORE_LARGEST(S, y)  STORE_STATE(S, y, v4, ROUND_LOWER)
+#define STORE_SQUARES(S, y)  STORE_STATE(S, y, t4, ROUND_STOCHASTIC)
+#define STORE_LARGEST(S, y)  STORE_STATE(S, y, v4, ROUND_STOCHASTIC)
+#define STORE_MOMENTUM(S, y) \
+	TBZ   $momentMX, formats, storeM \
+	FSTPQ y(pair12), (atKept)        \
+	FSTPQ y(pair34), 32(atKept)      \
+	ADD   $64, atKept                \
+	B     DONE(S)                    \
+storeM: \
+	STORE_STATE(S, y, t4, ROUND_NEAREST)
 #define STORE_STATE(S, y, z, ROUND) \
 	TBNZ $BIT(S), formats, NARROW(S) \
 	STORE_PASS(S, y)                 \
@@ -792,7 +1034,8 @@ storeP: \
 	STORE_PASS(S, y)                 \
 	B    DONE(S)                     \
 NARROW(S): \
-	ROUND_UPPER(y, t4)               \
+	NEXT_SLOT(g4)                    \
+	ROUND_STOCHASTIC(y, t4)          \
 	STORE_NARROW(S, t4)              \
 	B    DONE(S)                     \
 split: \
@@ -804,7 +1047,8 @@ DONE(S):
 	FSTPQ y(pair13), (atOut) \
 	ADD   $32, atOut
 
-// LOOP_MIXED applies a rule to all elements, 16 in a pass. Its branches go the same way in every pass, by the formats.
+// LOOP_MIXED applies a rule to all elements, 16 in a pass. Two passes are a block of 32, and bit 4 of left is set in the second. The
+// branches go the same way in every block, by the formats, unless a momentum in mxfp8 is not finite.
 // The copy is written like everything else, whether it is to go around the caches or not: what STNP does for it could not be
 // measured.
 #define LOOP_MIXED(RULE) \
@@ -828,50 +1072,53 @@ pass: \
 	MOVD  mixed_v(atC), atV     \
 	MOVD  mixed_x(atC), atX     \
 	MOVD  mixed_out(atC), atOut \
+	MOVD  mixed_ms(atC), atMS   \
+	MOVD  mixed_ns(atC), atNS   \
 	MOVWU mixed_formats(atC), formats
 
 // START_ROUNDING prepares what rounding needs. From there on arithmetic makes 0x7fc00000 of each NaN, and so of each that a rule writes.
 // That is undone at the end: FPCR is Go's to choose, but nobody else sees it until then.
 #define START_ROUNDING \
+	ADD   $kept, RSP, atKept          \
 	MOVD  $0, overflowed              \
 	MOVD  $0x477ff000, border         \
 	MOVD  $0x7f800000, infinity       \
 	MOVWU mixed_counter(atC), counter \
-	MOVD  $4, four                    \
+	MOVD  $STEPS(4), fourSteps        \
 	MOVWU mixed_key(atC), key         \
 	MOVD  $0x7feb352d, factor1        \
 	MOVD  $0x846ca68b, factor2        \
-	MOVD  $zeroToThree<>(SB), addr    \
-	FMOVQ (addr), F(numbers)          \
+	MOVD  $firstSteps<>(SB), addr     \
+	FMOVQ (addr), F(steps)            \
 	MRS   FPCR, fpcr                  \
 	ORR   $(1<<25), fpcr, addr        \
 	MSR   addr, FPCR
 
-DATA zeroToThree<>+0(SB)/4, $0
-DATA zeroToThree<>+4(SB)/4, $1
-DATA zeroToThree<>+8(SB)/4, $2
-DATA zeroToThree<>+12(SB)/4, $3
-GLOBL zeroToThree<>(SB), RODATA|NOPTR, $16
+DATA firstSteps<>+0(SB)/4, $STEPS(0)
+DATA firstSteps<>+4(SB)/4, $STEPS(1)
+DATA firstSteps<>+8(SB)/4, $STEPS(2)
+DATA firstSteps<>+12(SB)/4, $STEPS(3)
+GLOBL firstSteps<>(SB), RODATA|NOPTR, $16
 
 // LOOP_LIMIT is what benchmarks measure LOOP_MIXED against: its streams without arithmetic, those that there are, in any
 // formats. It loads and stores as many bytes in as many instructions; what it copies is no parameter.
 #define LOOP_LIMIT \
-	START_MIXED                             \
+	START_MIXED                                  \
 pass: \
-	READ_LIMIT(ROLE_G, g4)                  \
-	MOVE_LIMIT(ROLE_M, m4)                  \
-	READ_LIMIT(ROLE_N, n4)                  \
-	MOVE_LIMIT(ROLE_V, v4)                  \
-	MOVE_LIMIT(ROLE_X, x4)                  \
-	MOVE_LIMIT(ROLE_P, p4)                  \
-	CBZ   atOut, next                       \
-	TST   $(1<<paramLow|1<<follow), formats \
-	BEQ   copy                              \
-	FLDPQ (atOut), p4(pair13)               \
+	READ_LIMIT(ROLE_G, g4)                       \
+	MX_LIMIT(ROLE_M, m4, MOVE_LIMIT, MOVE_BLOCK) \
+	MX_LIMIT(ROLE_N, n4, READ_LIMIT, READ_BLOCK) \
+	MOVE_LIMIT(ROLE_V, v4)                       \
+	MOVE_LIMIT(ROLE_X, x4)                       \
+	MOVE_LIMIT(ROLE_P, p4)                       \
+	CBZ   atOut, next                            \
+	TST   $(1<<paramLow|1<<follow), formats      \
+	BEQ   copy                                   \
+	FLDPQ (atOut), p4(pair13)                    \
 copy: \
-	STORE_COPY(p4)                          \
+	STORE_COPY(p4)                               \
 next: \
-	SUBS  $16, left                         \
+	SUBS  $16, left                              \
 	BNE   pass
 
 // What LOOP_LIMIT does to a stream: nothing if its address is 0.
@@ -896,6 +1143,33 @@ NARROW(S): \
 	LOAD_NARROW(S, y)                 \
 	STORE_NARROW(S, y)                \
 DONE(S):
+
+// The same for a momentum, which in mxfp8 goes by whole blocks.
+#define MX_LIMIT(S, y, LIMIT, BLOCK) \
+	TBNZ $momentMX, formats, LOAD_MX(S) \
+	LIMIT(S, y)                         \
+	B    LOADED_MX(S)                   \
+LOAD_MX(S): \
+	CBZ  AT(S), LOADED_MX(S)            \
+	TBNZ $4, left, LOADED_MX(S)         \
+	BLOCK(S, y)                         \
+LOADED_MX(S):
+#define READ_BLOCK(S, y) \
+	LOAD_BLOCK(S, y) \
+	NEXT_BLOCK(S)
+#define MOVE_BLOCK(S, y) \
+	LOAD_BLOCK(S, y)         \
+	FSTPQ y(pair12), (AT(S)) \
+	MOVB  addr, (SCALES(S))  \
+	NEXT_BLOCK(S)
+#define LOAD_BLOCK(S, y) \
+	FMOVQ (AT(S)), F(y(first))    \
+	FMOVQ 16(AT(S)), F(y(second)) \
+	MOVBU (SCALES(S)), bits       \
+	MOVBU (SCALES(S)), addr
+#define NEXT_BLOCK(S) \
+	ADD $32, AT(S) \
+	ADD $1, SCALES(S)
 
 // float32
 
@@ -1045,66 +1319,66 @@ TEXT ·limitMVXF32NEON(SB), NOSPLIT, $0-72
 	LOOP(LIMIT_MVX)
 	RET
 
-// mixed formats: float32, in which they are updated, and those of 16 bits
+// mixed formats: float32, in which they are updated, those of 16 bits, and mxfp8
 
 // func pnmMixedNEON(c *float32, count, ahead int)
-TEXT ·pnmMixedNEON(SB), NOSPLIT, $0-24
+TEXT ·pnmMixedNEON(SB), NOSPLIT, $200-24
 	ARGUMENTS_MIXED
 	PNM_COEFFICIENTS
 	LOOP_MIXED(PNM)
 	RET
 
 // func adapnmMixedNEON(c *float32, count, ahead int)
-TEXT ·adapnmMixedNEON(SB), NOSPLIT, $0-24
+TEXT ·adapnmMixedNEON(SB), NOSPLIT, $200-24
 	ARGUMENTS_MIXED
 	ADAPNM_COEFFICIENTS
 	LOOP_MIXED(ADAPNM)
 	RET
 
 // func adapnmAMSGradMixedNEON(c *float32, count, ahead int)
-TEXT ·adapnmAMSGradMixedNEON(SB), NOSPLIT, $0-24
+TEXT ·adapnmAMSGradMixedNEON(SB), NOSPLIT, $200-24
 	ARGUMENTS_MIXED
 	ADAPNM_COEFFICIENTS
 	LOOP_MIXED(ADAPNM_AMSGRAD)
 	RET
 
 // func sgdMixedNEON(c *float32, count, ahead int)
-TEXT ·sgdMixedNEON(SB), NOSPLIT, $0-24
+TEXT ·sgdMixedNEON(SB), NOSPLIT, $200-24
 	ARGUMENTS_MIXED
 	SGD_COEFFICIENTS
 	LOOP_MIXED(SGD)
 	RET
 
 // func sgdMomentumMixedNEON(c *float32, count, ahead int)
-TEXT ·sgdMomentumMixedNEON(SB), NOSPLIT, $0-24
+TEXT ·sgdMomentumMixedNEON(SB), NOSPLIT, $200-24
 	ARGUMENTS_MIXED
 	SGD_MOMENTUM_COEFFICIENTS
 	LOOP_MIXED(SGD_MOMENTUM)
 	RET
 
 // func sgdNesterovMixedNEON(c *float32, count, ahead int)
-TEXT ·sgdNesterovMixedNEON(SB), NOSPLIT, $0-24
+TEXT ·sgdNesterovMixedNEON(SB), NOSPLIT, $200-24
 	ARGUMENTS_MIXED
 	SGD_MOMENTUM_COEFFICIENTS
 	LOOP_MIXED(SGD_NESTEROV)
 	RET
 
 // func adamMixedNEON(c *float32, count, ahead int)
-TEXT ·adamMixedNEON(SB), NOSPLIT, $0-24
+TEXT ·adamMixedNEON(SB), NOSPLIT, $200-24
 	ARGUMENTS_MIXED
 	ADAM_COEFFICIENTS
 	LOOP_MIXED(ADAM)
 	RET
 
 // func adamAMSGradMixedNEON(c *float32, count, ahead int)
-TEXT ·adamAMSGradMixedNEON(SB), NOSPLIT, $0-24
+TEXT ·adamAMSGradMixedNEON(SB), NOSPLIT, $200-24
 	ARGUMENTS_MIXED
 	ADAM_COEFFICIENTS
 	LOOP_MIXED(ADAM_AMSGRAD)
 	RET
 
 // func lionMixedNEON(c *float32, count, ahead int)
-TEXT ·lionMixedNEON(SB), NOSPLIT, $0-24
+TEXT ·lionMixedNEON(SB), NOSPLIT, $200-24
 	ARGUMENTS_MIXED
 	LION_COEFFICIENTS
 	LOOP_MIXED(LION)
