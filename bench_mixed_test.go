@@ -74,6 +74,31 @@ func benchMixed(b *testing.B, r Rule, f formatsOf, follow bool, tier tier) {
 	b.ReportMetric(1/ratios[len(ratios)-1], "cost")
 }
 
+// BenchmarkFormats steps a tensor in memory on one worker and on all, beside one in float32 on as many.
+func BenchmarkFormats(b *testing.B) {
+	rules, names := benchRules()
+	for i, r := range rules {
+		for _, format := range mixedFormats {
+			if !strings.Contains(format.name, "-state") && format.name != "bf16-all" || len(forms[r.form()].Slots) == 0 {
+				continue
+			}
+			for n := 1; n <= runtime.GOMAXPROCS(0); n *= 2 {
+				b.Run(fmt.Sprintf("rule=%s/format=%s/isa=%s/n=64Mi/workers=%d", names[i], format.name, active, n), func(b *testing.B) {
+					wide, q := newProblem[float32](r, inMemory), newMixedProblem(r, format.formatsOf, inMemory)
+					wide.pool = workers(b, n)
+					l := List{Updates: []Update{{Rule: r, Step: q.step, Params: q.p, Grads: q.g, State: q.s[:len(forms[q.form].Slots)]}}}
+					step := func() {
+						if _, err := l.Step(Options{Pool: wide.pool}); err != nil {
+							b.Fatal(err)
+						}
+					}
+					inTurn(b, inMemory, q.moved(), step, []yardstick{{"of-float32", wide.update}})
+				})
+			}
+		}
+	}
+}
+
 // The limit kernel for mixed formats changes nothing but the copy of the parameters, where a step does not read it.
 func TestMixedLimit(t *testing.T) {
 	rng := rand.New(rand.NewPCG(25, 26))
