@@ -30,7 +30,7 @@ func blocksOf(t *testing.T, page string) map[string][]string {
 func TestDocs(t *testing.T) {
 	need(t, "go", "cc", "make", "pkg-config", "cmake")
 	blocks := blocksOf(t, "../docs/c.md")
-	if len(blocks["sh"]) != 3 || len(blocks["c"]) != 3 || len(blocks["cmake"]) != 1 {
+	if len(blocks["sh"]) != 3 || len(blocks["c"]) != 4 || len(blocks["cmake"]) != 1 {
 		t.Fatalf("the page has other blocks: %q", blocks)
 	}
 	prefix, dir := t.TempDir(), t.TempDir()
@@ -62,6 +62,15 @@ func TestDocs(t *testing.T) {
 		"float x;\nuint32_t b = ((uint32_t)weights[2] << 16) + (uint32_t)(int32_t)low[2];\nmemcpy(&x, &b, sizeof x);\nprintf(\"%.4f\", x);\nreturn 0;\n}\n")
 	if out := script(dir, "cc masters.c -o masters $(pkg-config --cflags --libs pnm) && ./masters"); out != "0.9000" {
 		t.Errorf("100 steps of 0.001 from 1 lead to %s", out)
+	}
+	write(t, dir+"/mxfp8.c", "#include <pnm.h>\n#include <stdio.h>\nint main(void) {\n"+blocks["c"][3]+
+		"static float p[ROWS * ROW], g[ROWS * ROW];\nfor (int i = 0; i < ROWS * ROW; i++)\ng[i] = 1;\n"+
+		"pnm_rule rule = pnm_rule_adam();\npnm_update update = {.rule = &rule, .step = 1, .params = {.data = p, .length = ROWS * ROW},\n"+
+		".grads = {.data = g, .length = ROWS * ROW}, .state = {state[0], state[1]}};\n"+
+		"if (pnm_update_one(NULL, &update, NULL) != PNM_OK)\nreturn puts(pnm_last_error());\n"+
+		"printf(\"%.3f, %d in the last block\", p[ROWS * ROW - 1], scales[2 * ROWS - 1]);\nreturn 0;\n}\n")
+	if out := script(dir, "cc mxfp8.c -o mxfp8 $(pkg-config --cflags --libs pnm) && ./mxfp8"); out != "-0.001, 115 in the last block" {
+		t.Errorf("a step with momenta in mxfp8 ends with %s", out)
 	}
 	trainers := blocksOf(t, "../docs/trainers.md")
 	write(t, dir+"/plane.c", trainers["c"][0])

@@ -90,7 +90,7 @@ func pnmgo_grad_norm(grads *C.pnm_const_vector, count C.int64_t, workers C.int32
 		defer in.putBack()
 		for i := range list {
 			v, err := vectorOf(readOnly(&list[i]), "grads")
-			if err == nil && list[i].dtype == C.PNM_LOW16 {
+			if err == nil && (list[i].dtype == C.PNM_LOW16 || list[i].dtype == C.PNM_MXFP8) {
 				err = &pnm.FormatError{Arg: "grads", Format: v.Format(), Want: "float32, float64, bf16 or f16"}
 			}
 			if err != nil {

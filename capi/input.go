@@ -107,19 +107,48 @@ var stateNames = [...]string{"state[0]", "state[1]", "state[2]", "state[3]"}
 // readOnly is a vector that C declares to be only read. The engine writes it only where the options ask for that.
 func readOnly(v *C.pnm_const_vector) *C.pnm_vector { return (*C.pnm_vector)(unsafe.Pointer(v)) }
 
-// checkShape checks all of a vector but where it is, and returns the size of its elements.
+// checkShape checks all of a vector but where its elements are, and returns their size.
 func checkShape(v *C.pnm_vector, name string) (size uintptr, err error) {
-	if v.dtype < C.PNM_FLOAT32 || v.dtype > C.PNM_LOW16 {
+	if v.dtype < C.PNM_FLOAT32 || v.dtype > C.PNM_MXFP8 {
 		return 0, &failure{C.PNM_ERROR_DTYPE, fmt.Sprintf("dtype of %s is %d, must be a pnm_dtype", name, v.dtype)}
 	}
 	if err := checkReserved(name, v.reserved_flags[:], v.reserved[:]); err != nil {
 		return 0, err
 	}
-	size = [...]uintptr{C.PNM_FLOAT32: 4, C.PNM_FLOAT64: 8, C.PNM_BF16: 2, C.PNM_F16: 2, C.PNM_LOW16: 2}[v.dtype]
-	if most := math.MaxInt / int64(size); v.length < 0 || int64(v.length) > most {
+	size = [...]uintptr{C.PNM_FLOAT32: 4, C.PNM_FLOAT64: 8, C.PNM_BF16: 2, C.PNM_F16: 2, C.PNM_LOW16: 2, C.PNM_MXFP8: 1}[v.dtype]
+	// An element of mxfp8 may have a scale of its own.
+	if most := math.MaxInt / int64(max(size, 2)); v.length < 0 || int64(v.length) > most {
 		return 0, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, must be in [0, %d]", name, v.length, most)}
 	}
-	return size, nil
+	return size, checkRow(v, name)
+}
+
+// checkRow checks what only mxfp8 has.
+func checkRow(v *C.pnm_vector, name string) error {
+	const only = "0: only PNM_MXFP8 has it"
+	switch row := int64(v.row); {
+	case v.dtype != C.PNM_MXFP8 && row != 0:
+		return outside(name, "row", float64(row), only)
+	case v.dtype != C.PNM_MXFP8 && v.scales != nil:
+		return outside(name, "scales", float64(uintptr(v.scales)), only)
+	case row < 0 || row > math.MaxUint32 || int64(int(row)) != row:
+		return outside(name, "row", float64(row), "in [0, 2³²)")
+	case row > 0 && int64(v.length)%row != 0:
+		return outside(name, "row", float64(row), fmt.Sprintf("a divisor of the length, %d", v.length))
+	}
+	return nil
+}
+
+// scalesOf is how many scales a vector has that has been checked.
+func scalesOf(v *C.pnm_vector) int {
+	n, row := int64(v.length), int64(v.row)
+	switch {
+	case v.dtype != C.PNM_MXFP8 || n == 0:
+		return 0
+	case row == 0:
+		return int((n-1)/32 + 1)
+	}
+	return int(n / row * ((row-1)/32 + 1))
 }
 
 // vectorOf is a caller's array.
@@ -129,11 +158,20 @@ func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
 		return pnm.Vector{}, err
 	}
 	align := min(size, unsafe.Alignof(float64(0)))
-	if at, bytes := uintptr(v.data), uintptr(v.length)*size; at+bytes < at {
-		return pnm.Vector{}, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, which no memory at %#x has", name, v.length, at)}
+	scales := scalesOf(v)
+	for _, memory := range [...]struct {
+		at    unsafe.Pointer
+		bytes uintptr
+	}{{v.data, uintptr(v.length) * size}, {v.scales, uintptr(scales)}} {
+		if at := uintptr(memory.at); at+memory.bytes < at {
+			return pnm.Vector{}, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, which no memory at %#x has", name, v.length, at)}
+		}
 	}
 	if v.data == nil && v.length > 0 {
 		return pnm.Vector{}, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("%s is null, but its length is %d", name, v.length)}
+	}
+	if v.scales == nil && scales > 0 {
+		return pnm.Vector{}, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("scales of %s are null, but it has %d", name, scales)}
 	}
 	if uintptr(v.data)%align != 0 && v.length > 0 {
 		return pnm.Vector{}, misaligned(name, uintptr(v.data), align)
@@ -151,6 +189,8 @@ func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
 		return pnm.BF16(unsafe.Slice((*uint16)(data), n)), nil
 	case C.PNM_LOW16:
 		return pnm.Low16(unsafe.Slice((*int16)(data), n)), nil
+	case C.PNM_MXFP8:
+		return pnm.MXFP8(unsafe.Slice((*byte)(data), n), unsafe.Slice((*byte)(v.scales), scales), int(v.row))
 	}
 	return pnm.F16(unsafe.Slice((*uint16)(data), n)), nil
 }

@@ -38,7 +38,7 @@ func alloc(list []C.pnm_vector) error {
 			return err
 		}
 		if n := int(list[i].length); n > 0 {
-			n = (n-1)*int(size)/8 + 1
+			n = ((n-1)*int(size)+scalesOf(&list[i]))/8 + 1
 			if units += n; units > math.MaxInt/16 {
 				return &failure{C.PNM_ERROR_MEMORY, fmt.Sprintf("no system has the memory for vectors[0] … vectors[%d]", i)}
 			}
@@ -56,10 +56,14 @@ func alloc(list []C.pnm_vector) error {
 	}
 	b, parts := &block{arena: arena, used: len(lengths)}, arena.Vectors()
 	for i := range list {
-		if list[i].data = nil; list[i].length > 0 {
+		v := &list[i]
+		if v.data, v.scales = nil, nil; v.length > 0 {
 			at := unsafe.Pointer(&parts[0].Float64()[0])
 			b.pins.Pin(at)
-			list[i].data, blocks.of[at] = at, b
+			v.data, blocks.of[at] = at, b
+			if v.dtype == C.PNM_MXFP8 {
+				v.scales = unsafe.Add(at, v.length)
+			}
 			parts = parts[1:]
 		}
 	}
@@ -85,7 +89,7 @@ func free(list []C.pnm_vector) error {
 		freed = append(freed, b)
 	}
 	for i, b := range freed {
-		if list[i].data = nil; b == nil {
+		if list[i].data, list[i].scales = nil, nil; b == nil {
 			continue
 		}
 		if b.used--; b.used == 0 {

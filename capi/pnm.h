@@ -63,12 +63,12 @@ PNM_API int pnm_workers(void);
 
 typedef enum {
 	PNM_OK = 0,
-	PNM_ERROR_HYPERPARAMETER = 1, /* a field of a rule, an update or the options is out of its range, or a reserved one is not 0 */
+	PNM_ERROR_HYPERPARAMETER = 1, /* a field of a rule, a vector, an update or the options is out of its range, or one that must be is not 0 */
 	PNM_ERROR_STEP = 2,           /* a step below 1 */
 	PNM_ERROR_LENGTH = 3,         /* vectors of one tensor differ in length, or a length or a count is negative or too large */
 	PNM_ERROR_OVERLAP = 4,        /* memory that is written is used twice */
 	PNM_ERROR_DTYPE = 5,          /* an element type that is unknown, or not legal in its place */
-	PNM_ERROR_NULL = 6,           /* a null pointer where there is a length, or where a struct must be */
+	PNM_ERROR_NULL = 6,           /* a null pointer where there is a length, or where a struct must be; no scales of PNM_MXFP8 */
 	PNM_ERROR_ISA = 7,            /* PNM_ISA names an instruction set that this machine does not have */
 	PNM_ERROR_FORKED = 8,         /* the process is a child of the one that loaded the library */
 	PNM_ERROR_INTERNAL = 9,       /* a bug in the library; please report it */
@@ -93,16 +93,28 @@ typedef enum {
 	PNM_FLOAT64 = 1,
 	PNM_BF16 = 2, /* the upper half of a float32 */
 	PNM_F16 = 3,  /* IEEE 754 binary16 */
-	PNM_LOW16 = 4 /* the lower half of a float32 whose upper half is a PNM_BF16, see pnm_update */
+	PNM_LOW16 = 4, /* the lower half of a float32 whose upper half is a PNM_BF16, see pnm_update */
+	PNM_MXFP8 = 5  /* a byte for each element, and one for each block of 32: momenta, see pnm_vector */
 } pnm_dtype;
 
-/* A contiguous array, aligned as its elements are. data may be null if length is 0. */
+/* A contiguous array, aligned as its elements are. data may be null if length is 0.
+ *
+ * PNM_MXFP8 is MXFP8 of OCP Microscaling v1.0: data has elements of E4M3, scales a byte of E8M0 for each block of up to 32 elements, which
+ * are E4M3(element) * 2^(scale - 127). Zeros in both are zeros. The tensor is cut into rows of row elements, those of one index of its first
+ * dimension, and each row into blocks, of which its last may be shorter. There are
+ *
+ *	length / row * ((row + 31) / 32)   scales, row after row;
+ *	(length + 31) / 32                 if row is 0, for a tensor without rows.
+ *
+ * A call trusts that there are so many. A part of a tensor must begin and end between rows, or without rows at multiples of 32. */
 typedef struct {
 	void *data;
 	int64_t length; /* elements */
 	int32_t dtype;  /* a pnm_dtype */
 	int32_t reserved_flags[1];
-	int64_t reserved[3];
+	void *scales; /* of PNM_MXFP8, else null */
+	int64_t row;  /* of PNM_MXFP8, a divisor of length below 2^32 or 0; else 0 */
+	int64_t reserved[1];
 } pnm_vector;
 
 /* The same, for memory that a call only reads. */
@@ -111,28 +123,31 @@ typedef struct {
 	int64_t length;
 	int32_t dtype;
 	int32_t reserved_flags[1];
-	int64_t reserved[3];
+	const void *scales;
+	int64_t row;
+	int64_t reserved[1];
 } pnm_const_vector;
 
 static inline pnm_const_vector pnm_as_const(pnm_vector v) {
-	pnm_const_vector c = {v.data, v.length, v.dtype, {v.reserved_flags[0]}, {v.reserved[0], v.reserved[1], v.reserved[2]}};
+	pnm_const_vector c = {v.data, v.length, v.dtype, {v.reserved_flags[0]}, v.scales, v.row, {v.reserved[0]}};
 	return c;
 }
 
-/* Sets data of each vector to new zeros for its length and dtype, or to null if its length is 0. One call for many vectors is best:
+/* Sets data of each vector to new zeros for its length and dtype, or to null if its length is 0. The scales of PNM_MXFP8, zeros too, lie
+ * in the same memory directly behind the elements. One call for many vectors is best:
  * vectors of 64 KiB and more begin at different offsets within a page, as a step that runs through them side by side needs for its
  * full speed, and a call for 1 MiB or more takes huge pages where the system has them. All are aligned to at least 8 bytes. If the
  * system refuses the memory, the status is PNM_ERROR_MEMORY. */
 PNM_API pnm_status pnm_alloc(pnm_vector *vectors, int64_t count);
 
-/* Frees memory of pnm_alloc, and sets data of each vector to null; only data is looked at, and null is legal. The memory of one call
- * of pnm_alloc goes back to the system when the last of its vectors is freed. If any data is not such memory, or was freed before,
+/* Frees memory of pnm_alloc, and sets data and scales of each vector to null; only data is looked at, and null is legal. The memory of one
+ * call of pnm_alloc goes back to the system when the last of its vectors is freed. If any data is not such memory, or was freed before,
  * nothing is freed, and the status is PNM_ERROR_NOT_ALLOCATED. In a forked child the memory may be used, but not freed. */
 PNM_API pnm_status pnm_free(pnm_vector *vectors, int64_t count);
 
 /* Sets each element of to to that of from, which has as many: widened exactly, or rounded to nearest even. Both are of the same
- * dtype, or of any two but PNM_FLOAT64 and PNM_LOW16. *overflows becomes the number of finite elements that became infinite in PNM_F16; overflows
- * may be null. */
+ * dtype, or of any two but PNM_FLOAT64 and PNM_LOW16; rows may differ. *overflows becomes the number of finite elements that became infinite
+ * in PNM_F16; overflows may be null. An infinity becomes a NaN in PNM_MXFP8, which has none. */
 PNM_API pnm_status pnm_convert(const pnm_vector *to, const pnm_const_vector *from, int64_t *overflows);
 
 typedef enum {
@@ -169,8 +184,9 @@ PNM_API int pnm_state_count(const pnm_rule *rule);
 PNM_API const char *pnm_state_name(const pnm_rule *rule, int i);
 
 /* A step of one tensor. All vectors have the same length and share no memory. Params are float32, bf16 (stored by stochastic
- * rounding) or split, grads float32, bf16 or f16, state float32 or bf16 (momenta to nearest, averages of squares stochastically); or
- * all are float64.
+ * rounding) or split, grads float32, bf16 or f16, state float32, bf16 (momenta to nearest, averages of squares stochastically), or momenta in
+ * mxfp8, stochastically, all with the same rows, with averages of squares in bf16; or all are float64. The averages of squares are those
+ * named exp_avg_sq and max_exp_avg_sq. A momentum that is infinite becomes a NaN in mxfp8.
  *
  * Split params are float32 numbers in two halves, with the bits that float32 params would have after every step. copy, in PNM_BF16, has
  * the upper halves, which a model computes with: each is its float32 rounded to nearest, of two the one farther from zero. params, in
@@ -190,7 +206,8 @@ typedef struct {
 	pnm_vector state[4];    /* pnm_state_count(rule) of them, zero before the first step; the others are all zero */
 	pnm_vector copy;        /* of updated float32 params in bf16 or f16, or the upper halves of split ones; all zero for none */
 	uint64_t seed, tensor;  /* of stochastic rounding: the run's seed, and a number that tells its tensors apart */
-	int64_t first;          /* the number of the first element within the whole tensor, where this is a part of it */
+	int64_t first;          /* the number of the first element within the whole tensor, where this is a part of it; of a tensor with
+	                         * state in mxfp8, a multiple of its row, or of 32 without rows */
 	int32_t skip;           /* leave the tensor as it is, for it has no gradient now: step and grads do not matter then */
 	int32_t follow;         /* 1: read copy before the step; where float32 params do not round to it, they become what it has, since
 	                         * others have written to it. 0: only write it. Without a copy 1 is PNM_ERROR_DTYPE; split params always follow */

@@ -37,7 +37,7 @@ func sameLines(t *testing.T, got, want string) {
 	}
 }
 
-const rows, weights, steps = 24, 67, 40
+const rows, weights, steps = 24, 69, 40
 
 // trainAll does what testdata/train.c does.
 func trainAll(t *testing.T) string {
@@ -45,13 +45,16 @@ func trainAll(t *testing.T) string {
 	momentum.Momentum, momentum.Nesterov = 0.9, true
 	var out strings.Builder
 	for _, f := range []trainFormat{
-		{"float32", newFloat32, newFloat32, newFloat32, nil, false},
-		{"float64", newFloat64, newFloat64, newFloat64, nil, false},
-		{"bf16 grads and copy", newFloat32, newBF16, newFloat32, newBF16, false},
-		{"f16 copy", newFloat32, newFloat32, newBF16, newF16, false},
-		{"bf16", newBF16, newBF16, newBF16, nil, false},
-		{"split", newLow16, newBF16, newFloat32, newBF16, false},
-		{"bf16 copy that is followed", newFloat32, newBF16, newFloat32, newBF16, true},
+		{"float32", newFloat32, newFloat32, "float32", nil, false, 0},
+		{"float64", newFloat64, newFloat64, "float64", nil, false, 0},
+		{"bf16 grads and copy", newFloat32, newBF16, "float32", newBF16, false, 0},
+		{"f16 copy", newFloat32, newFloat32, "bf16", newF16, false, 0},
+		{"bf16", newBF16, newBF16, "bf16", nil, false, 0},
+		{"split", newLow16, newBF16, "float32", newBF16, false, 0},
+		{"bf16 copy that is followed", newFloat32, newBF16, "float32", newBF16, true, 0},
+		{"mxfp8", newFloat32, newBF16, "mxfp8", nil, false, 0},
+		{"mxfp8 in rows", newBF16, newBF16, "mxfp8", nil, false, 3},
+		{"mxfp8, split", newLow16, newBF16, "mxfp8", newBF16, false, 3},
 	} {
 		for _, r := range []struct {
 			name string
@@ -71,9 +74,12 @@ func trainAll(t *testing.T) string {
 }
 
 type trainFormat struct {
-	name                       string
-	params, grads, state, copy func(n int) pnm.Vector
-	follow                     bool
+	name          string
+	params, grads func(n int) pnm.Vector
+	state         string
+	copy          func(n int) pnm.Vector
+	follow        bool
+	rows          int // of weights, where momenta are in mxfp8; 0: they are flat
 }
 
 func newFloat32(n int) pnm.Vector { return pnm.Float32(make([]float32, n)) }
@@ -84,9 +90,11 @@ func newLow16(n int) pnm.Vector   { return pnm.Low16(make([]int16, n)) }
 
 func (f trainFormat) tensor(r pnm.Rule, n int, number uint64) pnm.Update {
 	u := pnm.Update{Rule: r, Params: f.params(n), Grads: f.grads(n), Follow: f.follow, Rounding: pnm.Rounding{Seed: 7, Tensor: number}}
-	for range r.State() {
-		u.State = append(u.State, f.state(n))
+	row := 0
+	if f.rows > 0 && n > 1 {
+		row = n / f.rows
 	}
+	u.State = must(pnm.AllocState(r, f.state, []int{n}, []int{row})).Vectors()
 	if f.copy != nil {
 		u.Copy = f.copy(n)
 	}
@@ -121,6 +129,7 @@ func train(t *testing.T, r pnm.Rule, f trainFormat) string {
 		h.Write(u[i].Copy.Bytes())
 		for _, s := range u[i].State {
 			h.Write(s.Bytes())
+			h.Write(s.Scales())
 		}
 	}
 	h.Write(pnm.Float64([]float64{report.GradNorm}).Bytes())

@@ -45,14 +45,32 @@ static inline pnm_const_vector const_vector(const void *data, int64_t length, pn
 	return v;
 }
 
-static const size_t size_of[] = {4, 8, 2, 2, 2}; /* an element of a pnm_dtype */
+static const size_t size_of[] = {4, 8, 2, 2, 2, 1}; /* an element of a pnm_dtype */
 
-static inline pnm_vector zeros(int64_t length, pnm_dtype dtype) {
-	void *data = calloc((size_t)length, size_of[dtype]); /* exactly so much: valgrind sees one element too many */
+static inline void *zeroed(int64_t count, size_t size) {
+	void *data = calloc((size_t)count, size); /* exactly so much: valgrind sees one element too many */
 	if (data == NULL)
 		abort();
-	return vector(data, length, dtype);
+	return data;
 }
+
+static inline int64_t scales_of(pnm_vector v) {
+	if (v.dtype != PNM_MXFP8)
+		return 0;
+	return v.row == 0 ? (v.length + 31) / 32 : v.length / v.row * ((v.row + 31) / 32);
+}
+
+/* row is of PNM_MXFP8. */
+static inline pnm_vector zeros_in_rows(int64_t length, int64_t row, pnm_dtype dtype) {
+	pnm_vector v = vector(zeroed(length, size_of[dtype]), length, dtype);
+	if (dtype == PNM_MXFP8) {
+		v.row = row;
+		v.scales = zeroed(scales_of(v), 1);
+	}
+	return v;
+}
+
+static inline pnm_vector zeros(int64_t length, pnm_dtype dtype) { return zeros_in_rows(length, 0, dtype); }
 
 /* A step of a tensor of float32, with its memory. */
 static inline pnm_update tensor(const pnm_rule *rule, int64_t length, int state) {
@@ -75,16 +93,22 @@ static inline pnm_vector grads_of(const pnm_update *u) {
 static inline void release(pnm_update *u) {
 	free(u->params.data);
 	free(grads_of(u).data);
-	for (int k = 0; k < 4; k++)
+	for (int k = 0; k < 4; k++) {
 		free(u->state[k].data);
+		free(u->state[k].scales);
+	}
 	free(u->copy.data);
 }
 
-static inline uint64_t hash(uint64_t h, pnm_vector v) { /* FNV-1a */
-	const unsigned char *bytes = (const unsigned char *)v.data;
-	for (size_t i = 0; i < (size_t)v.length * size_of[v.dtype]; i++)
+static inline uint64_t hash_bytes(uint64_t h, const void *data, size_t count) { /* FNV-1a */
+	const unsigned char *bytes = (const unsigned char *)data;
+	for (size_t i = 0; i < count; i++)
 		h = (h ^ bytes[i]) * UINT64_C(1099511628211);
 	return h;
+}
+
+static inline uint64_t hash(uint64_t h, pnm_vector v) {
+	return hash_bytes(hash_bytes(h, v.data, (size_t)v.length * size_of[v.dtype]), v.scales, (size_t)scales_of(v));
 }
 
 #define HASH_START UINT64_C(14695981039346656037)

@@ -89,9 +89,9 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_OVERLAP, "params of tensor 0 and params of tensor 1 share 1 elements", free(u[1].params.data); u[1].params.data = u[0].params.data;
 		u[1].params.length = u[1].grads.length = u[1].state[0].length = 1);
 	u[1].params.data = NULL;
-	REFUSED(PNM_ERROR_DTYPE, "dtype of grads is 5", u[1].grads.dtype = 5);
+	REFUSED(PNM_ERROR_DTYPE, "dtype of grads is 6", u[1].grads.dtype = 6);
 	REFUSED(PNM_ERROR_DTYPE, "dtype of state[0] is -1", u[1].state[0].dtype = -1);
-	REFUSED(PNM_ERROR_DTYPE, "the format of momentum_buffer is f16, must be float32 or bf16", u[1].state[0].dtype = PNM_F16);
+	REFUSED(PNM_ERROR_DTYPE, "the format of momentum_buffer is f16, must be float32, bf16 or mxfp8", u[1].state[0].dtype = PNM_F16);
 	REFUSED(PNM_ERROR_DTYPE, "the format of grads is float64", u[1].grads.dtype = PNM_FLOAT64);
 	REFUSED(PNM_ERROR_DTYPE, "the format of grads is low16", u[1].grads.dtype = PNM_LOW16);
 	REFUSED(PNM_ERROR_DTYPE, "the format of momentum_buffer is low16", u[1].state[0].dtype = PNM_LOW16);
@@ -100,7 +100,7 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_DTYPE, "the format of copy is low16, must be bf16 or f16", u[1].copy = zeros(N, PNM_LOW16));
 	REFUSED(PNM_ERROR_DTYPE, "the format of copy is nil, must be bf16 or f16 where params follow it", u[1].follow = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "tensor 1: Update.follow is 2, must be 0 or 1", u[1].follow = 2);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved[2] = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved[0] = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Update.reserved is -1, must be 0", u[1].reserved[7] = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "copy.reserved_flags is 2, must be 0", u[0].copy.reserved_flags[0] = 2);
 	REFUSED(PNM_ERROR_LENGTH, "state[1] is given", u[0].state[1].reserved[0] = 2);
@@ -116,6 +116,50 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_STEP, "tensor 1: Update.Step is 0, must be", u[1].step = 0);
 	REFUSED(PNM_ERROR_STEP, "Update.Step is -9.223372036854776e+18", u[1].step = INT64_MIN);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Update.first is -1", u[1].first = -1);
+}
+
+/* The state of tensor 1 becomes mxfp8. */
+static void to_mxfp8(int64_t row) {
+	free(u[1].state[0].data);
+	u[1].state[0] = zeros_in_rows(N, row, PNM_MXFP8);
+}
+
+/* Adam, with momenta in mxfp8 and averages in another format. */
+static void to_adam(pnm_dtype averages) {
+	rule = pnm_rule_adam();
+	for (int i = 0; i < 2; i++) {
+		free(u[i].state[0].data);
+		u[i].state[0] = zeros(N, PNM_MXFP8);
+		u[i].state[1] = zeros(N, averages);
+	}
+}
+
+static void mxfp8(void) {
+	REFUSED(PNM_ERROR_NULL, "tensor 1: scales of state[0] are null, but it has 1", to_mxfp8(0); free(u[1].state[0].scales); u[1].state[0].scales = NULL);
+	REFUSED(PNM_ERROR_NULL, "tensor 1: scales of state[0] are null, but it has 4", to_mxfp8(2); free(u[1].state[0].scales); u[1].state[0].scales = NULL);
+	REFUSED(PNM_ERROR_NULL, "tensor 1: state[0] is null", to_mxfp8(0); free(u[1].state[0].data); u[1].state[0].data = NULL);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "state[0].row is -1, must be in [0, 2³²)", to_mxfp8(0); u[1].state[0].row = -1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "state[0].row is 4.294967296e+09, must be in [0, 2³²)", to_mxfp8(0); u[1].state[0].row = INT64_C(1) << 32);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "state[0].row is 3, must be a divisor of the length, 8", to_mxfp8(0); u[1].state[0].row = 3);
+	REFUSED(PNM_ERROR_LENGTH, "length of state[0] is 9223372036854775807", to_mxfp8(0); u[1].state[0].length = INT64_MAX);
+	REFUSED(PNM_ERROR_LENGTH, "which no memory at", to_mxfp8(0); free(u[1].state[0].scales); u[1].state[0].scales = (void *)~(uintptr_t)0; u[1].state[0].row = 1);
+	u[1].state[0].scales = NULL;
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "params.row is 8, must be 0: only PNM_MXFP8 has it", u[1].params.row = N);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "must be 0: only PNM_MXFP8 has it", u[1].grads.scales = &rule);
+	REFUSED(PNM_ERROR_DTYPE, "the format of params is mxfp8, must be float32, bf16 or low16", u[1].params.dtype = PNM_MXFP8; u[1].params.scales = u[1].params.data);
+	REFUSED(PNM_ERROR_DTYPE, "the format of grads is mxfp8, must be float32, bf16 or f16", u[1].grads.dtype = PNM_MXFP8; u[1].grads.scales = u[1].grads.data);
+	REFUSED(PNM_ERROR_DTYPE, "the format of copy is mxfp8, must be bf16 or f16", u[1].copy = zeros(N, PNM_MXFP8));
+	free(u[1].copy.scales);
+	REFUSED(PNM_ERROR_DTYPE, "the format of exp_avg_sq is mxfp8, must be bf16", to_adam(PNM_MXFP8));
+	REFUSED(PNM_ERROR_DTYPE, "the format of exp_avg_sq is float32, must be bf16 where exp_avg is mxfp8", to_adam(PNM_FLOAT32));
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "neg_momentum.Row is 4, must be 2 as that of pos_momentum", rule = pnm_rule_pnm(1); to_mxfp8(2);
+		for (int i = 0; i < 2; i++) u[i].state[1] = i == 1 ? zeros_in_rows(N, 4, PNM_MXFP8) : zeros(N, PNM_FLOAT32));
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Rounding.First is 31, must be between blocks of momentum_buffer, which is mxfp8: 0 or 32", to_mxfp8(0); u[1].first = 31);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Rounding.First is 9, must be between rows of 4 of momentum_buffer, which is mxfp8: 8 or 12", to_mxfp8(4); u[1].first = 9);
+	REFUSED(PNM_ERROR_OVERLAP, "share", to_mxfp8(0); free(u[1].state[0].scales); u[1].state[0].scales = u[1].state[0].data);
+	u[1].state[0].scales = NULL;
+	REFUSED(PNM_ERROR_OVERLAP, "share", to_mxfp8(0); free(u[1].state[0].scales); u[1].state[0].scales = u[0].params.data);
+	u[1].state[0].scales = NULL;
 }
 
 static void calls(void) {
@@ -222,6 +266,7 @@ int main(void) {
 	CHECK(strcmp(pnm_last_error(), "") == 0, "%s", pnm_last_error());
 	rules();
 	vectors();
+	mxfp8();
 	calls();
 	accepted();
 	release(&u[0]);

@@ -13,13 +13,17 @@ SAME(sizeof(pnm_vector), 48);
 SAME(offsetof(pnm_vector, length), 8);
 SAME(offsetof(pnm_vector, dtype), 16);
 SAME(offsetof(pnm_vector, reserved_flags), 20);
-SAME(offsetof(pnm_vector, reserved), 24);
+SAME(offsetof(pnm_vector, scales), 24);
+SAME(offsetof(pnm_vector, row), 32);
+SAME(offsetof(pnm_vector, reserved), 40);
 
 SAME(sizeof(pnm_const_vector), 48);
 SAME(offsetof(pnm_const_vector, length), 8);
 SAME(offsetof(pnm_const_vector, dtype), 16);
 SAME(offsetof(pnm_const_vector, reserved_flags), 20);
-SAME(offsetof(pnm_const_vector, reserved), 24);
+SAME(offsetof(pnm_const_vector, scales), 24);
+SAME(offsetof(pnm_const_vector, row), 32);
+SAME(offsetof(pnm_const_vector, reserved), 40);
 
 SAME(sizeof(pnm_rule), 176);
 SAME(offsetof(pnm_rule, exact_bias), 20);
@@ -65,9 +69,9 @@ int main(void) {
 
 	pnm_vector v = vector(version, 3, PNM_BF16);
 	v.reserved_flags[0] = 4;
-	v.reserved[0] = 5;
-	v.reserved[1] = 6;
-	v.reserved[2] = 7;
+	v.scales = version + 3;
+	v.row = 6;
+	v.reserved[0] = 7;
 	pnm_const_vector c = pnm_as_const(v);
 	CHECK(memcmp(&c, &v, sizeof v) == 0, "pnm_as_const changes something");
 

@@ -5,32 +5,39 @@
 enum { LARGE = 300000 };
 
 static void is_zero(pnm_vector v) {
-	for (size_t i = 0; i < (size_t)v.length * size_of[v.dtype]; i++)
+	size_t elements = (size_t)v.length * size_of[v.dtype], bytes = elements + (size_t)scales_of(v);
+	if (v.dtype == PNM_MXFP8)
+		CHECK((unsigned char *)v.scales == (unsigned char *)v.data + elements, "scales are not behind the elements");
+	else
+		CHECK(v.scales == NULL, "there are scales of what has none");
+	for (size_t i = 0; i < bytes; i++)
 		if (((const unsigned char *)v.data)[i] != 0) {
 			CHECK(0, "byte %d is not 0", (int)i);
 			return;
 		}
-	memset(v.data, 0x5a, (size_t)v.length * size_of[v.dtype]); /* all of it may be written */
+	memset(v.data, 0x5a, bytes); /* all of it may be written */
 }
 
 /* From both kinds of memory, small and large, and with none at all. */
 static void allocate(int64_t length) {
-	pnm_vector v[6] = {vector(NULL, length, PNM_FLOAT32), vector(NULL, length + 1, PNM_BF16), vector(&v, 0, PNM_F16),
-		vector(NULL, length + 3, PNM_F16), vector(NULL, length, PNM_FLOAT64), vector(NULL, 1, PNM_LOW16)};
+	pnm_vector v[8] = {vector(NULL, length, PNM_FLOAT32), vector(NULL, length + 1, PNM_BF16), vector(&v, 0, PNM_F16),
+		vector(NULL, length + 3, PNM_F16), vector(NULL, length, PNM_FLOAT64), vector(NULL, 1, PNM_LOW16),
+		vector(NULL, length, PNM_MXFP8), vector(NULL, length, PNM_MXFP8)};
+	v[7].row = length / 5;
 	for (int round = 0; round < 20; round++) {
-		CHECK(pnm_alloc(v, 6) == PNM_OK, "%s", pnm_last_error());
+		CHECK(pnm_alloc(v, 8) == PNM_OK, "%s", pnm_last_error());
 		CHECK(v[2].data == NULL, "an empty vector has memory");
-		for (int i = 0; i < 6; i++) {
+		for (int i = 0; i < 8; i++) {
 			CHECK((uintptr_t)v[i].data % 8 == 0, "vector %d is at %p", i, v[i].data);
 			is_zero(v[i]);
 		}
 		if (length == LARGE)
-			for (int i = 1; i < 5; i++)
-				CHECK(i == 2 || ((uintptr_t)v[i].data - (uintptr_t)v[0].data) % 4096 != 0, "vectors 0 and %d begin at the same offset", i);
+			for (int i = 1; i < 8; i++)
+				CHECK(i == 2 || i == 5 || ((uintptr_t)v[i].data - (uintptr_t)v[0].data) % 4096 != 0, "vectors 0 and %d begin at the same offset", i);
 		CHECK(pnm_free(v, 2) == PNM_OK && v[0].data == NULL && v[1].data == NULL, "%s", pnm_last_error()); /* in parts */
 		memset(v[4].data, 1, (size_t)v[4].length * 8);
-		CHECK(pnm_free(v, 6) == PNM_OK && v[4].data == NULL, "%s", pnm_last_error());
-		CHECK(pnm_free(v, 6) == PNM_OK, "%s", pnm_last_error());
+		CHECK(pnm_free(v, 8) == PNM_OK && v[4].data == NULL && v[7].data == NULL && v[7].scales == NULL, "%s", pnm_last_error());
+		CHECK(pnm_free(v, 8) == PNM_OK, "%s", pnm_last_error());
 	}
 }
 
@@ -95,9 +102,17 @@ static void refused(void) {
 	REFUSED(PNM_ERROR_MEMORY, "the system refuses ", pnm_alloc(v, 3));
 #endif
 	v[1] = bad;
-	v[2].dtype = 5;
-	REFUSED(PNM_ERROR_DTYPE, "dtype of vectors[2] is 5", pnm_alloc(v, 3));
+	v[2].dtype = 6;
+	REFUSED(PNM_ERROR_DTYPE, "dtype of vectors[2] is 6", pnm_alloc(v, 3));
+	v[2].dtype = PNM_MXFP8;
+	v[2].row = 2;
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "vectors[2].row is 2, must be a divisor of the length, 9", pnm_alloc(v, 3));
 	v[2].dtype = PNM_F16;
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "vectors[2].row is 2, must be 0: only PNM_MXFP8 has it", pnm_alloc(v, 3));
+	v[2].row = 0;
+	v[2].scales = &own;
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "only PNM_MXFP8 has it", pnm_alloc(v, 3));
+	v[2].scales = NULL;
 	v[1].reserved[0] = 1;
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "vectors[1].reserved is 1", pnm_alloc(v, 3));
 	v[1].reserved[0] = 0;
@@ -144,6 +159,28 @@ static void convert(void) {
 	pnm_vector same = vector(other, 2, PNM_LOW16);
 	CHECK(pnm_convert(&same, &lower, &overflows) == PNM_OK && other[0] == -3 && other[1] == 4, "%s", pnm_last_error());
 	CHECK(pnm_convert(&none, &nothing, &overflows) == PNM_OK && overflows == 0, "%s", pnm_last_error());
+
+	const float numbers[6] = {448, -1, 0.0625f, 3e-39f, -(float)INFINITY, 0};
+	unsigned char elements[6], scales[3], flat[6], scale;
+	float again[6];
+	pnm_const_vector of_numbers = const_vector(numbers, 6, PNM_FLOAT32);
+	pnm_vector mx = vector(elements, 6, PNM_MXFP8), mx_flat = vector(flat, 6, PNM_MXFP8), floats = vector(again, 6, PNM_FLOAT32);
+	mx.scales = scales;
+	mx.row = 2;
+	mx_flat.scales = &scale;
+	CHECK(pnm_convert(&mx, &of_numbers, &overflows) == PNM_OK && overflows == 0, "%s", pnm_last_error());
+	CHECK(elements[0] == 0x7e && elements[1] == 0xb8 && scales[0] == 127, "%#x %#x at %d", elements[0], elements[1], scales[0]);
+	CHECK(elements[2] == 0x78 && elements[3] == 0 && scales[1] == 115, "%#x %#x at %d", elements[2], elements[3], scales[1]);
+	CHECK(elements[4] == 0xff && elements[5] == 0 && scales[2] == 0, "%#x %#x at %d", elements[4], elements[5], scales[2]);
+	pnm_const_vector of_mx = pnm_as_const(mx);
+	CHECK(pnm_convert(&mx_flat, &of_mx, NULL) == PNM_OK && scale == 127, "%s, %d", pnm_last_error(), scale);
+	CHECK(pnm_convert(&floats, &of_mx, NULL) == PNM_OK, "%s", pnm_last_error());
+	CHECK(again[0] == 448 && again[1] == -1 && again[2] == 0.0625f && again[3] == 0 && isnan(again[4]), "%g %g %g", (double)again[0], (double)again[1], (double)again[3]);
+	mx.length = 5;
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "to.row is 2, must be a divisor of the length, 5", pnm_convert(&mx, &of_numbers, NULL));
+	mx.scales = NULL;
+	mx.length = 6;
+	REFUSED(PNM_ERROR_NULL, "scales of to are null, but it has 3", pnm_convert(&mx, &of_numbers, NULL));
 
 	overflows = 7;
 	memset(h, 0x11, sizeof h);

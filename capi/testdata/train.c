@@ -2,7 +2,7 @@
  * the same in Go. */
 #include "check.h"
 
-enum { ROWS = 24, WEIGHTS = 67, STEPS = 40 };
+enum { ROWS = 24, WEIGHTS = 69, STEPS = 40 };
 
 static float input[ROWS][WEIGHTS], target[ROWS];
 
@@ -71,6 +71,7 @@ typedef struct {
 	pnm_dtype params, grads, state;
 	int copy; /* a pnm_dtype, or -1 */
 	int follow;
+	int rows; /* of weights, where momenta are in mxfp8; 0: they are flat */
 } format;
 
 static pnm_update new_tensor(const pnm_rule *rule, format f, int64_t length, uint64_t number) {
@@ -79,8 +80,11 @@ static pnm_update new_tensor(const pnm_rule *rule, format f, int64_t length, uin
 	u.rule = rule;
 	u.params = zeros(length, f.params);
 	u.grads = pnm_as_const(zeros(length, f.grads));
-	for (int k = 0; k < pnm_state_count(rule); k++)
-		u.state[k] = zeros(length, f.state);
+	for (int k = 0; k < pnm_state_count(rule); k++) {
+		int average = strstr(pnm_state_name(rule, k), "avg_sq") != NULL;
+		int64_t row = f.rows > 0 && length > 1 ? length / f.rows : 0;
+		u.state[k] = zeros_in_rows(length, row, f.state == PNM_MXFP8 && average ? PNM_BF16 : f.state);
+	}
 	if (f.copy >= 0)
 		u.copy = zeros(length, (pnm_dtype)f.copy);
 	u.follow = f.follow;
@@ -128,13 +132,16 @@ static void train(const char *name, pnm_rule rule, format f) {
 
 int main(void) {
 	static const format formats[] = {
-		{"float32", PNM_FLOAT32, PNM_FLOAT32, PNM_FLOAT32, -1, 0},
-		{"float64", PNM_FLOAT64, PNM_FLOAT64, PNM_FLOAT64, -1, 0},
-		{"bf16 grads and copy", PNM_FLOAT32, PNM_BF16, PNM_FLOAT32, PNM_BF16, 0},
-		{"f16 copy", PNM_FLOAT32, PNM_FLOAT32, PNM_BF16, PNM_F16, 0},
-		{"bf16", PNM_BF16, PNM_BF16, PNM_BF16, -1, 0},
-		{"split", PNM_LOW16, PNM_BF16, PNM_FLOAT32, PNM_BF16, 0},
-		{"bf16 copy that is followed", PNM_FLOAT32, PNM_BF16, PNM_FLOAT32, PNM_BF16, 1},
+		{"float32", PNM_FLOAT32, PNM_FLOAT32, PNM_FLOAT32, -1, 0, 0},
+		{"float64", PNM_FLOAT64, PNM_FLOAT64, PNM_FLOAT64, -1, 0, 0},
+		{"bf16 grads and copy", PNM_FLOAT32, PNM_BF16, PNM_FLOAT32, PNM_BF16, 0, 0},
+		{"f16 copy", PNM_FLOAT32, PNM_FLOAT32, PNM_BF16, PNM_F16, 0, 0},
+		{"bf16", PNM_BF16, PNM_BF16, PNM_BF16, -1, 0, 0},
+		{"split", PNM_LOW16, PNM_BF16, PNM_FLOAT32, PNM_BF16, 0, 0},
+		{"bf16 copy that is followed", PNM_FLOAT32, PNM_BF16, PNM_FLOAT32, PNM_BF16, 1, 0},
+		{"mxfp8", PNM_FLOAT32, PNM_BF16, PNM_MXFP8, -1, 0, 0},
+		{"mxfp8 in rows", PNM_BF16, PNM_BF16, PNM_MXFP8, -1, 0, 3},
+		{"mxfp8, split", PNM_LOW16, PNM_BF16, PNM_MXFP8, PNM_BF16, 0, 3},
 	};
 	fill(&input[0][0], ROWS * WEIGHTS, 1);
 	fill(target, ROWS, 2);
