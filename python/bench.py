@@ -2,11 +2,14 @@
 """Times steps of posneg's optimizers beside the same rules in torch operations, torch's own AdamW and DeepSpeedCPUAdam.
 
 All candidates of a table take one step in each round, and each round begins with the next one of them. The table has the medians, and the
-medians of the ratios of each round. DeepSpeed builds its kernel at its first use, which takes a minute or two.
+medians of the ratios of each round. DeepSpeed builds its kernel at its first use, and torchao compiles, which takes a minute or two each.
+The table of 8 bits, with bfloat16 gradients where an optimizer takes them, must be asked for: bitsandbytes takes seconds for a step.
 """
 
 import argparse
+import functools
 import gc
+import importlib
 import os
 import platform
 import statistics
@@ -48,8 +51,13 @@ def deepspeed(params):
     return DeepSpeedCPUAdam(params, adamw_mode=True, weight_decay=0.01)
 
 
-# For each table, the candidates and how many bytes of float32 they must move for an element: p, g and the state are read, all
-# that changes is written.
+def eight_bit(module, params):
+    """An AdamW of another package whose state has 8 bits."""
+    return importlib.import_module(module).AdamW8bit(params, weight_decay=0.01)
+
+
+# For each table, the candidates and how many bytes they must move for an element: p, g and the state are read, all that changes is
+# written. Parameters are float32, and so are gradients, unless the name of a candidate ends with bf16.
 TABLES = {
     "PNM": [
         ("posneg.PNM", lambda p: posneg.PNM(p, lr=1e-3), 24),
@@ -67,7 +75,33 @@ TABLES = {
         ("torch AdamW, fused", lambda p: torch.optim.AdamW(p, fused=True), 28),
         ("DeepSpeedCPUAdam", deepspeed, 28),
     ],
+    "8 bits": [
+        ("posneg.AdamW, mxfp8, bf16", lambda p: posneg.AdamW(p, state_dtype="mxfp8"), 16.1),
+        ("posneg.AdaPNM, mxfp8, no AMSGrad, bf16", lambda p: posneg.AdaPNM(p, amsgrad=False, state_dtype="mxfp8"), 17.1),
+        ("posneg.AdamW, bf16", lambda p: posneg.AdamW(p), 26),
+        ("posneg.AdaPNM, no AMSGrad, bf16", lambda p: posneg.AdaPNM(p, amsgrad=False), 30),
+        ("torch AdamW, fused", lambda p: torch.optim.AdamW(p, fused=True), 28),
+        ("torchao AdamW8bit, bf16", lambda p: eight_bit("torchao.optim", p), 14.1),
+        ("bitsandbytes AdamW8bit", lambda p: eight_bit("bitsandbytes.optim", p), 16.1),
+    ],
 }
+PACKAGES = {"DeepSpeedCPUAdam": "deepspeed ninja", "torchao AdamW8bit, bf16": "torchao", "bitsandbytes AdamW8bit": "bitsandbytes"}
+
+
+def set_gradients(params, gradients):
+    """Also those of another type, which torch asks to be told of."""
+    for p, g in zip(params, gradients):
+        data = p.data
+        if hasattr(p, "grad_dtype"):
+            p.grad_dtype = None
+        elif p.dtype != g.dtype:
+            p.grad, p.data = None, torch.empty_like(g)
+        p.grad = g
+        p.data = data
+
+
+def gradient_type(name):
+    return torch.bfloat16 if name.endswith("bf16") else torch.float32
 
 
 def usable(tables):
@@ -76,13 +110,13 @@ def usable(tables):
     for table, candidates in tables.items():
         found[table] = []
         for name, make, width in candidates:
-            p = torch.nn.Parameter(torch.zeros(2))
-            p.grad = torch.zeros(2)
+            p = torch.nn.Parameter(torch.zeros(8192))  # with less, some have no 8 bits
+            set_gradients([p], [torch.zeros(8192, dtype=gradient_type(name))])
             try:
                 make([p]).step()
             except ImportError as e:
-                print(f"{name} is left out: {e}; pip install deepspeed ninja")
-            except (TypeError, RuntimeError) as e:
+                print(f"{name} is left out: {e}; pip install {PACKAGES.get(name, '')}")
+            except Exception as e:
                 print(f"{name} is left out: {str(e.__cause__ or e).partition(chr(10))[0]}")
             else:
                 found[table].append((name, make, width))
@@ -92,14 +126,16 @@ def usable(tables):
 def steppers(candidates, sizes, gap):
     """The optimizers of a table, over the same parameters."""
     params = [torch.nn.Parameter(torch.randn(n)) for n in sizes]
-    for p in params:
-        p.grad = torch.randn_like(p)
+    types = [gradient_type(name) for name, _, _ in candidates]
+    gradients = {dtype: [torch.randn(n).to(dtype) for n in sizes] for dtype in set(types)}
     optimizers = [make(params) for _, make, _ in candidates]
-    for optimizer in optimizers:
+    ready = [functools.partial(set_gradients, params, gradients[dtype]) for dtype in types]
+    for optimizer, set_its in zip(optimizers, ready):
+        set_its()
         optimizer.step()  # makes the state
     if gap is not None:
-        lay_out([t for p in params for t in (p, p.grad, *state(p, optimizers))], gap)
-    return optimizers
+        lay_out([t for i, p in enumerate(params) for t in (p, *(g[i] for g in gradients.values()), *state(p, optimizers))], gap)
+    return optimizers, ready
 
 
 def state(p, optimizers):
@@ -107,20 +143,22 @@ def state(p, optimizers):
 
 
 def lay_out(tensors, gap):
-    """Moves tensors of float32 into one piece of memory, with so many bytes between them."""
-    memory, at = torch.empty(sum(t.numel() + gap // 4 for t in tensors)), 0
+    """Moves tensors into one piece of memory, with so many bytes between them."""
+    memory, at = torch.empty(sum(t.numel() * t.element_size() + gap + 8 for t in tensors), dtype=torch.uint8), 0
     for t in tensors:
-        t.data = memory[at : at + t.numel()].copy_(t.data)
-        at += t.numel() + gap // 4
+        size = t.numel() * t.element_size()
+        t.data = memory[at : at + size].view(t.dtype).copy_(t.data)
+        at += -(-(size + gap) // 8) * 8
 
 
-def measure(optimizers, rounds):
+def measure(optimizers, ready, rounds):
     """For each round the seconds of each optimizer."""
     times = []
     for first in range(rounds):
         row = [0.0] * len(optimizers)
         for i in range(len(row)):
             turn = (first + i) % len(row)
+            ready[turn]()
             start = time.perf_counter()
             optimizers[turn].step()
             row[turn] = time.perf_counter() - start
@@ -130,8 +168,8 @@ def measure(optimizers, rounds):
 
 def table(tensors, candidates, sizes, gap, threads, rounds):
     torch.set_num_threads(threads)
-    optimizers = steppers(candidates, sizes, gap)
-    times = measure(optimizers, rounds)
+    optimizers, ready = steppers(candidates, sizes, gap)
+    times = measure(optimizers, ready, rounds)
     for i, (name, _, width) in enumerate(candidates):
         median = statistics.median(row[i] for row in times)
         ratio = statistics.median(row[i] / row[0] for row in times)
@@ -139,7 +177,7 @@ def table(tensors, candidates, sizes, gap, threads, rounds):
             f"| {tensors} | {threads} | {name} | {1e3 * median:.3f} | {width * sum(sizes) / median / 1e9:.1f} | {ratio:.2f} |",
             flush=True,
         )
-    del optimizers
+    del optimizers, ready
     gc.collect()
 
 
@@ -179,6 +217,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=12, help="(default 12)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default 1 2)")
     parser.add_argument("--networks", nargs="*", default=["GPT-2-small", "ResNet-50"], help="(default: both)")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=[t for t in TABLES if t != "8 bits"], help="(default: all but 8 bits)")
     parser.add_argument(
         "--gap", type=int, metavar="BYTES", help="have all arrays side by side, so far apart (default: as torch allocates)"
     )
@@ -187,7 +226,7 @@ def main():
     sets = {f"{mebi:g} Mi": one_tensor(mebi) for mebi in options.mebi}
     sets.update({n: s() for n, s in {"GPT-2-small": gpt2_small, "ResNet-50": resnet50}.items() if n in options.networks})
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, posneg on {posneg.isa()}")
-    tables = usable(TABLES)
+    tables = usable({name: TABLES[name] for name in options.tables})
     print("\n| tensors | threads | optimizer | ms per step | GB/s | times ours |\n| --- | --- | --- | --- | --- | --- |")
     for tensors, sizes in sets.items():
         for threads in options.threads:
