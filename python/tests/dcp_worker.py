@@ -1,4 +1,5 @@
-"""A process of the tests of torch.distributed.checkpoint: what its tools carry, in each of their ways, is continued with the same bits.
+"""A process of the tests of torch.distributed.checkpoint: what its tools carry, in each of their ways, is continued with the same bits,
+also by another number of processes, as by one.
 
 The bits of bfloat16 are drawn by numbers that travel in the state.
 """
@@ -17,11 +18,24 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import posneg
+from helpers import bits
+
+
+KINDS = {
+    "bfloat16": dict(state_dtype=torch.bfloat16),
+    "masters": dict(master_weights=True),
+    "mxfp8": dict(state_dtype="mxfp8"),
+    "mxfp8, masters": dict(state_dtype="mxfp8", master_weights=True),
+}
+
+
+def whole():
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Linear(6, 41), torch.nn.LayerNorm(41), torch.nn.Linear(41, 5)).bfloat16()
 
 
 def sharded(mesh):
-    torch.manual_seed(3)
-    net = torch.nn.Sequential(torch.nn.Linear(6, 17), torch.nn.LayerNorm(17), torch.nn.Linear(17, 5)).bfloat16()
+    net = whole()
     for layer in net:
         fully_shard(layer, mesh=mesh)
     return fully_shard(net, mesh=mesh)
@@ -31,17 +45,19 @@ def train(net, optimizer, first, steps):
     for step in range(first, first + steps):
         for i, p in enumerate(net.parameters()):
             g = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + i)).bfloat16()
-            p.grad = torch.distributed.tensor.distribute_tensor(g, p.device_mesh, p.placements)
+            p.grad = torch.distributed.tensor.distribute_tensor(g, p.device_mesh, p.placements) if hasattr(p, "placements") else g
         optimizer.step()
 
 
 def same(net, optimizer, again, resumed):
-    assert all(torch.equal(p.full_tensor(), q.full_tensor()) for p, q in zip(net.parameters(), again.parameters()))
+    assert all(torch.equal(*(t.full_tensor() if hasattr(t, "full_tensor") else t for t in pair)) for pair in zip(net.parameters(), again.parameters()))
     for mine, other in zip(*(o.state_dict()["state"].values() for o in (optimizer, resumed))):
         assert ("master_low" in mine) == resumed.param_groups[0]["master_weights"]
-        if "master_low" in mine:
-            a, b = (s["master_low"].full_tensor().view(torch.int16) for s in (mine, other))
-            assert torch.equal(a, b) and a.any()
+        assert any(name.endswith("_scales") for name in mine) == (resumed.param_groups[0]["state_dtype"] == "mxfp8")
+        for name, t in mine.items():
+            if torch.is_tensor(t) and t.dim():
+                a, b = (bits(s[name].full_tensor() if hasattr(s[name], "full_tensor") else s[name]) for s in (mine, other))
+                assert torch.equal(a, b) and a.any(), name
 
 
 def carry(mesh, rank, folder, how):
@@ -90,15 +106,41 @@ def carry(mesh, rank, folder, how):
         same(net, optimizer, again, resumed)
 
 
+def save(mesh, folder, how):
+    """Three steps, for resume."""
+    net = sharded(mesh)
+    optimizer = posneg.AdaPNM(net.named_parameters(), **how, seed=7)
+    train(net, optimizer, 0, 3)
+    dcp.save({"model": get_model_state_dict(net), "optimizer": get_optimizer_state_dict(net, optimizer)}, checkpoint_id=folder)
+
+
+def resume(mesh, folder, how):
+    """Goes on from what save has saved, in other parts, as a process with the whole."""
+    again, net = sharded(mesh), whole()
+    resumed, optimizer = (posneg.AdaPNM(n.named_parameters(), **how, seed=7) for n in (again, net))
+    train(net, optimizer, 0, 5)
+    states = {"model": get_model_state_dict(again), "optimizer": get_optimizer_state_dict(again, resumed)}
+    dcp.load(states, checkpoint_id=folder)
+    set_model_state_dict(again, states["model"])
+    set_optimizer_state_dict(again, resumed, states["optimizer"])
+    train(again, resumed, 3, 2)
+    same(again, resumed, net, optimizer)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", required=True)
-    folder = parser.parse_args().folder
+    parser.add_argument("--what", choices=("carry", "save", "resume"), default="carry")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, mesh = dist.get_rank(), init_device_mesh("cpu", (dist.get_world_size(),))
-    for kind, how in (("bfloat16", dict(state_dtype=torch.bfloat16)), ("masters", dict(master_weights=True))):
-        carry(mesh, rank, f"{folder}/{kind}", dict(lr=0.05, **how))
+    for kind, how in KINDS.items():
+        how, folder = dict(lr=0.05, **how), f"{options.folder}/{kind}"
+        if options.what == "carry":
+            carry(mesh, rank, folder, how)
+        else:
+            {"save": save, "resume": resume}[options.what](mesh, folder, how)
     dist.barrier()  # who leaves earlier takes the connections with it
     dist.destroy_process_group()
 

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import posneg
+from posneg import _mx
 from posneg._placements import retyped
 from helpers import bits
 
@@ -33,15 +34,17 @@ def parameter(whole, mesh, ways):
     return torch.nn.Parameter(distribute_tensor(whole.clone(), mesh, ways))
 
 
+def sent(t):
+    """The type in which gloo sends the bits of a tensor."""
+    return {torch.int16: torch.bfloat16, _mx.ELEMENTS: torch.uint8, _mx.SCALES: torch.uint8}.get(t.dtype, t.dtype)
+
+
 def cut(t, mesh, ways):
-    """distribute_tensor, also of int16, which gloo does not send."""
-    if t.dtype != torch.int16:
-        return distribute_tensor(t, mesh, ways)
-    return retyped(distribute_tensor(t.view(torch.bfloat16), mesh, ways), torch.int16)
+    return retyped(distribute_tensor(t.view(sent(t)), mesh, ways), t.dtype)
 
 
 def whole_of(t):
-    return retyped(t, torch.bfloat16).full_tensor().view(torch.int16) if t.dtype == torch.int16 else t.full_tensor()
+    return retyped(t, sent(t)).full_tensor().view(t.dtype)
 
 
 def refused(optimizer, error, text):
@@ -145,10 +148,14 @@ def not_arrived():
 
 def states():
     """Momenta and masters that lie otherwise than the parameters, as after loading."""
-    for dtype, how in ((torch.float32, {}), (torch.float16, {}), (torch.bfloat16, dict(master_weights=True))):
-        whole, gradient = torch.randn(4, 6).to(dtype), torch.randn(4, 6).to(dtype)
+    for dtype, how in (
+        (torch.float32, {}), (torch.float16, {}), (torch.bfloat16, dict(master_weights=True)),
+        (torch.float32, dict(state_dtype="mxfp8")), (torch.bfloat16, dict(state_dtype="mxfp8", master_weights=True)),
+    ):
+        shape = (4, 32 * dist.get_world_size() - 1) if how.get("state_dtype") else (4, 6)
+        whole, gradient = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
         single = torch.nn.Parameter(whole.clone())
-        reference = posneg.AdaPNM([single], lr=0.1, **how)
+        reference = posneg.AdaPNM([(7, single)], lr=0.1, **how)
         for _ in range(3):
             single.grad = gradient.clone()
             reference.step()
@@ -165,10 +172,13 @@ def states():
                 }
                 p.grad = distribute_tensor(gradient, mesh, ways)
                 optimizer.step()
+                if how.get("state_dtype") and any(isinstance(way, _StridedShard) or way == Shard(1) for way in ways):
+                    assert not torch.equal(p.full_tensor(), at_middle)  # it draws other numbers
+                    continue
                 assert torch.equal(p.full_tensor(), single), (mesh, ways, others, dtype)
                 for k, v in optimizer.state[p].items():
                     if isinstance(v, torch.Tensor) and v.ndim:
-                        assert v.placements == p.placements and torch.equal(whole_of(v), reference.state[single][k])
+                        assert v.placements == p.placements and torch.equal(bits(whole_of(v)), bits(reference.state[single][k]))
             p = torch.nn.Parameter(at_middle.clone())
             optimizer = posneg.AdaPNM([p], lr=0.1, **how)
             optimizer.state[p] = {
@@ -205,11 +215,66 @@ def draws():
             assert len(set(drawn.values())) == len(drawn) == whole.numel(), (shape, ways)
 
 
+def blocks():
+    """mxfp8: what is cut within a block is refused, and no two elements draw alike however rows are cut."""
+    world = dist.get_world_size()
+    mesh = init_device_mesh("cpu", (world,))
+    large = torch.randn(96000 * world)
+    p, single = parameter(large, mesh, [Shard(0)]), torch.nn.Parameter(large.clone())
+    for _ in range(2):
+        for q in (p, single):
+            q.grad = torch.ones_like(q)
+    both = [posneg.AdaPNM([("weight", q)], state_dtype="mxfp8") for q in (p, single)]
+    for optimizer in (*both, *both):
+        optimizer.step()
+    assert torch.equal(p.full_tensor(), single)
+    assert torch.equal(whole_of(both[0].state[p]["exp_avg_scales"]).view(torch.uint8), both[1].state[single]["exp_avg_scales"].view(torch.uint8))
+
+    within = "within a block of its state in mxfp8: it can be cut at"
+    for shape, ways, text in [
+        ((65568 * world - 1,), [Shard(0)], None),
+        ((3, 32 * world - 1), [Shard(1)], None),
+        ((3, 2 * world, 16), [Shard(1)], None),
+        ((65568 * world - 32,), [Shard(0)], within),
+        ((3, 48 * world), [Shard(1)], f"element 48 of each row, {within} 32 or 64"),
+        ((3, 2 * world, 8), [Shard(1)], within),
+        ((3, 4, 32 * world), [Shard(2)], "dimension 2"),
+        ((3, 3, 64), [Shard(1)], "cut the scales" if world == 2 else None),
+    ]:
+        p = parameter(torch.zeros(shape), mesh, ways)
+        p.grad = torch.zeros_like(p)
+        optimizer = posneg.AdaPNM([("weight", p)], state_dtype="mxfp8")
+        if text is None or world == 1:
+            optimizer.step()
+        else:
+            refused(optimizer, ValueError, text if dist.get_rank() == 0 else "mxfp8")
+    for shape in [(4, 64 * world), (5, 32 * world - 1), (3, 2 * world, 16), (7, 5)]:
+        for on, ways in placements(shape[0]):
+            p = parameter(torch.zeros(shape), on, ways)
+            try:
+                _mx.check_cut(p, "it")
+                bad = False
+            except ValueError:
+                bad = True
+            first, row, n = _mx.first_element(p), max(1, _mx.local_row(p)), p.to_local().numel()
+            drawn = [(first + i) // row * -(-row // 32) * 32 + (first + i) % row for i in range(n)]
+            elements = distribute_tensor(torch.arange(p.numel()).reshape(shape), on, ways).to_local().flatten().tolist()
+            shares = [None] * world
+            dist.all_gather_object(shares, (bad, elements, drawn))
+            if any(share[0] for share in shares):
+                continue
+            known = {}
+            for _, elements, drawn in shares:
+                for e, d in zip(elements, drawn):
+                    assert known.setdefault(e, d) == d
+            assert len(set(known.values())) == len(known) == p.numel(), (shape, ways)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(4)
     dist.init_process_group("gloo")
-    for test in (gradients, tensor_parallel, unlike, not_arrived, states, draws):
+    for test in (gradients, tensor_parallel, unlike, not_arrived, states, draws, blocks):
         test()
     dist.barrier()  # who leaves earlier takes the connections with it
     dist.destroy_process_group()

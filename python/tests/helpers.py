@@ -64,7 +64,7 @@ def equal(ours, theirs):
 
 def bits(t):
     """The bits of all elements, in row-major order; two zeros differ."""
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     t = torch.view_as_real(t) if t.is_complex() else t
     return t.detach().contiguous().reshape(-1).view(integers[t.element_size()])
 

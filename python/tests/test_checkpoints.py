@@ -26,12 +26,15 @@ rules = pytest.mark.parametrize("ours, options", RULES.values(), ids=RULES.keys(
 FORMATS = {
     "float32": (torch.float32, {}),
     "float32, bf16 state": (torch.float32, dict(state_dtype=torch.bfloat16)),
+    "float32, mxfp8 state": (torch.float32, dict(state_dtype="mxfp8")),
     "float64": (torch.float64, {}),
     "complex64": (torch.complex64, {}),
     "complex128": (torch.complex128, {}),
     "bf16": (torch.bfloat16, dict(seed=5)),
     "bf16, bf16 state": (torch.bfloat16, dict(seed=2**64 - 1, state_dtype=torch.bfloat16)),
     "bf16, masters": (torch.bfloat16, dict(master_weights=True)),
+    "bf16, mxfp8 state": (torch.bfloat16, dict(seed=5, state_dtype="mxfp8")),
+    "bf16, masters, mxfp8 state": (torch.bfloat16, dict(master_weights=True, state_dtype="mxfp8")),
     "f16": (torch.float16, {}),
     "f16, bf16 state": (torch.float16, dict(state_dtype=torch.bfloat16)),
 }

@@ -90,6 +90,16 @@ def test_resumed_by_another_number_of_processes(tmp_path, before, after, steps):
     equal(result["model"].values(), alone("AdaPNM")[0].state_dict().values())
 
 
+def test_mxfp8_of_owned_parameters(tmp_path):
+    how = dict(optimizer="AdaPNM", state_dtype="mxfp8")
+    run(2, **how, last=7, save=tmp_path / "middle")
+    result = run(4, **how, first=7, load=tmp_path / "middle", save=tmp_path / "end")
+    expected = run(1, **how, save=tmp_path / "alone")  # another process, in which these parameters are the first of their content
+    equal(result["model"].values(), expected["model"].values())
+    for name in ("exp_avg", "neg_exp_avg_scales", "exp_avg_sq"):
+        equal(*([s[name] for _, s in sorted(got["optimizer"]["state"].items())] for got in (result, expected)))
+
+
 @pytest.mark.parametrize("before, after", [(2, 4), (4, 2)])
 def test_masters_of_owned_parameters(tmp_path, before, after):
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
@@ -134,3 +144,11 @@ def test_distributed_checkpoints(tmp_path, world):
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         pytest.skip("this torch has no FSDP2")
     run(world, "dcp_worker.py", folder=tmp_path)
+
+
+@pytest.mark.parametrize("before, after", [(2, 3), (3, 2), (2, 1)])
+def test_distributed_checkpoints_of_another_number_of_processes(tmp_path, before, after):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        pytest.skip("this torch has no FSDP2")
+    run(before, "dcp_worker.py", folder=tmp_path, what="save")
+    run(after, "dcp_worker.py", folder=tmp_path, what="resume")

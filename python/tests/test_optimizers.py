@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import posneg
+from posneg import _mx
 from helpers import PAIRS, close, equal, parameters, saved, set_gradients, twins, values
 
 pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
@@ -342,13 +343,14 @@ def test_threads_are_torchs(monkeypatch):
 
 def test_state_dtype_is_a_name_in_groups():
     p, = parameters(3)
-    for given, name in ((torch.bfloat16, "bfloat16"), ("bfloat16", "bfloat16"), (torch.float32, "float32"), (None, None)):
+    for given, name in ((torch.bfloat16, "bfloat16"), ("bfloat16", "bfloat16"), (torch.float32, "float32"), (None, None), ("mxfp8", "mxfp8")):
         optimizer = posneg.AdaPNM([p], state_dtype=given)
         assert optimizer.param_groups[0]["state_dtype"] == name
         optimizer.param_groups[0]["state_dtype"] = given
         set_gradients([p])
         optimizer.step()
-        assert optimizer.state[p]["exp_avg"].dtype == (given if isinstance(given, torch.dtype) else getattr(torch, name or "float32"))
+        dtype = _mx.ELEMENTS if name == "mxfp8" else given if isinstance(given, torch.dtype) else getattr(torch, name or "float32")
+        assert optimizer.state[p]["exp_avg"].dtype == dtype
         assert optimizer.state_dict()["param_groups"][0]["state_dtype"] == name
 
 

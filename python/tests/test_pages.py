@@ -21,6 +21,7 @@ LARGE = {
     "AdamW, bfloat16 masters": MASTERED,
     "AdamW, float64": dict(ours=posneg.AdamW, dtype=torch.float64),
     "Lion, complex": dict(ours=posneg.Lion, dtype=torch.complex64),
+    "PNM, mxfp8 state": dict(ours=posneg.PNM, lr=0.1, state_dtype="mxfp8", size=4 * N),
     "PNM, bfloat16 state": dict(ours=posneg.PNM, lr=0.1, state_dtype=torch.bfloat16, size=2 * N),
 }
 large = pytest.mark.parametrize("what", LARGE.values(), ids=LARGE.keys())
@@ -42,7 +43,7 @@ def tensors(optimizer):
 
 
 def offsets(optimizer):
-    return [t.data_ptr() % 4096 for t in tensors(optimizer)]
+    return [t.data_ptr() % 4096 for t in tensors(optimizer) if t.numel() * t.element_size() >= _memory.LEAST]
 
 
 @mapped

@@ -13,7 +13,7 @@ import numpy as np
 
 ABI_VERSION = 1
 
-FLOAT32, FLOAT64, BF16, F16, LOW16 = range(5)  # pnm_dtype
+FLOAT32, FLOAT64, BF16, F16, LOW16, MXFP8 = range(6)  # pnm_dtype
 ERROR_HYPERPARAMETER, ERROR_OVERLAP, ERROR_FORKED, ERROR_INTERNAL = 1, 4, 8, 9  # of pnm_status
 
 VECTOR = np.dtype(
@@ -22,7 +22,9 @@ VECTOR = np.dtype(
         ("length", np.int64),
         ("dtype", np.int32),
         ("reserved_flags", np.int32, (1,)),
-        ("reserved", np.int64, (3,)),
+        ("scales", np.uintp),
+        ("row", np.int64),
+        ("reserved", np.int64, (1,)),
     ],
     align=True,
 )
@@ -117,6 +119,7 @@ def load() -> ctypes.CDLL:
         f.restype = ctypes.c_char_p
     library.pnm_state_count.argtypes = [ctypes.c_void_p]
     library.pnm_state_name.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.pnm_convert.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     library.pnm_update_all.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
     return library
 
@@ -130,6 +133,14 @@ def state_names(rule: Tuple[Any, ...]) -> Tuple[str, ...]:
         message = library.pnm_last_error().decode()
         raise _error(ERROR_HYPERPARAMETER if library.pnm_workers() else ERROR_FORKED, message)
     return tuple(library.pnm_state_name(fields.ctypes.data, i).decode() for i in range(count))
+
+
+def convert(to: np.ndarray, from_: np.ndarray) -> None:
+    """Sets the elements of a VECTOR to those of another one; their memory must stay alive meanwhile."""
+    library = load()
+    status = library.pnm_convert(to.ctypes.data, from_.ctypes.data, None)
+    if status:
+        raise _error(status, library.pnm_last_error().decode())
 
 
 class Refused(Exception):

@@ -24,11 +24,11 @@ def has_master(p: Tensor, group: Dict[str, Any]) -> bool:
     return p.dtype == torch.float16 or p.dtype == torch.bfloat16 and group["master_weights"]
 
 
-def begin(p: Tensor, place: int) -> Dict[str, Tensor]:
+def begin(p: Tensor, place: int, row_major: bool = False) -> Dict[str, Tensor]:
     """What the state has of the master of a parameter that begins as it is."""
     if p.dtype == torch.float16:
-        return {MASTER: zeros(p, torch.float32, place).copy_(p.detach())}
-    return {MASTER_LOW: zeros(p, torch.int16, place)}
+        return {MASTER: zeros(p, torch.float32, place, row_major).copy_(p.detach())}
+    return {MASTER_LOW: zeros(p, torch.int16, place, row_major)}
 
 
 def join(p: Tensor, low: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ def join(p: Tensor, low: Tensor) -> Tensor:
     return with_part(low, joined) if is_cut(low) else joined
 
 
-def split(p: Tensor, master: Tensor, place: int) -> Tensor:
-    """The lower half of a master that lies as its parameter does, which becomes the upper one.
+def split(p: Tensor, master: Tensor, place: int, row_major: bool = False) -> Tensor:
+    """The lower half of a master, cut as its parameter is, which becomes the upper one.
 
     Where the parameter is not what the master rounds to, it is what others wrote: it stays, and becomes the master.
     """
@@ -52,7 +52,7 @@ def split(p: Tensor, master: Tensor, place: int) -> Tensor:
     now = torch.where(kept, upper, theirs)
     if not torch.equal(now, theirs):
         theirs.copy_(now)
-    low = zeros(p, torch.int16, place)
+    low: Tensor = zeros(p, torch.int16, place, row_major)
     local(low).copy_(_narrow(ours).mul_(kept))
     return low
 
@@ -66,7 +66,7 @@ def followed(p: Tensor, master: Tensor) -> Tensor:
 
 def exported(state: Dict[str, Any]) -> Dict[str, Any]:
     """A state as state dicts have it."""
-    return {**state, MASTER_LOW: retyped(state[MASTER_LOW], torch.bfloat16)}
+    return {**state, MASTER_LOW: retyped(state[MASTER_LOW], torch.bfloat16)} if MASTER_LOW in state else state
 
 
 def _upper(bits: Tensor) -> Tensor:

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._placements import is_cut, local, with_part
+from ._placements import dtensor, is_cut, local, with_part
 
 LEAST = 4 << 20  # bytes: with less, there might be no huge page within
 STEP = 1216  # as between the vectors of an arena in Go
 _CAN_MAP = hasattr(mmap, "MADV_HUGEPAGE")  # Linux
 
 
-def zeros(p: Tensor, dtype: torch.dtype, place: int) -> Tensor:
-    """Zeros for each element of a parameter, laid out as it is; place tells apart the tensors that a step runs through side by side."""
-    model = torch.empty_like(local(p), dtype=dtype, device="meta", memory_format=torch.preserve_format)
+def zeros(p: Any, dtype: torch.dtype, place: int, row_major: bool = False) -> Any:
+    """Zeros for each element of a parameter, laid out as it is, or in row-major order; place tells apart the tensors that a step runs
+    through side by side."""
+    order = torch.contiguous_format if row_major else torch.preserve_format
+    model = torch.empty_like(local(p), dtype=dtype, device="meta", memory_format=order)
+    part = None
     if _CAN_MAP and model.numel() * model.element_size() >= LEAST:
-        part = None
         with contextlib.suppress(OSError):
             part = _mapped(model, place)
-        if part is not None:
-            return with_part(p.detach(), part) if is_cut(p) else part
-    return torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+    if part is None:
+        part = torch.zeros_like(local(p), dtype=dtype, memory_format=order, requires_grad=False)
+    if not is_cut(p):
+        return part
+    return dtensor(part, p.device_mesh, p.placements, p.shape) if row_major else with_part(p.detach(), part)
 
 
 def _mapped(model: Tensor, place: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Sequence, Tuple, TypeVar, Union
 
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import _masters, _mx
 from ._counts import STEP, step_tensor
 from ._library import LR, path, state_names
-from ._masters import MASTER_LOW, exported
+from ._masters import MASTER_LOW
 from ._plan import Group, Plan, all_params, check_overlap, owner
 from ._rounding import param_names, take_names
 from ._state import check_low, check_state, name_state_dtype
@@ -145,12 +147,15 @@ class Optimizer(torch.optim.Optimizer):
             state = saved["state"].get(key, {})
             if MASTER_LOW in state:
                 check_low(p, state[MASTER_LOW], owner(self.param_groups, index))
-                saved["state"][key] = exported(state)
+            if state:
+                saved["state"][key] = _mx.exported(_masters.exported(state))
         return saved
 
     def __getstate__(self) -> Any:
         self._check_loaded()
-        return super().__getstate__()
+        state: Dict[str, Any] = dict(super().__getstate__())
+        state["state"] = defaultdict(dict, {p: _mx.exported(s) for p, s in self.state.items()})  # float8 cannot be pickled
+        return state
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -7,7 +7,7 @@ Whatever is exchanged here is exchanged in the order of the optimizer's paramete
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -51,8 +51,8 @@ def check_fits(g: Any, p: Any) -> None:
         raise TypeError(f"posneg: the gradient of a plain parameter is a DTensor, {placed(g)}: use p.grad = p.grad.full_tensor()")
 
 
-def cut_as(t: Any, p: Any) -> Any:
-    """t, of the shape of p, cut as p is. All processes must come here if one does."""
+def cut_as(t: Any, p: Any, placements: Any = None) -> Any:
+    """t cut as p is, or by other placements on the same mesh. All processes must come here if one does."""
     if not is_cut(p):
         return t.full_tensor() if is_cut(t) else t
     if not is_cut(t):  # all have the whole of it, so that none needs another
@@ -61,7 +61,8 @@ def cut_as(t: Any, p: Any) -> Any:
         t = DTensor.from_local(t, p.device_mesh, [Replicate()] * p.device_mesh.ndim, run_check=False)
     elif not _same_mesh(t, p):
         raise RuntimeError(f"posneg: state that is {placed(t)} for a parameter that is {placed(p)}: it must be on the same mesh")
-    return t if t.placements == p.placements else t.redistribute(placements=p.placements)
+    placements = p.placements if placements is None else placements
+    return t if t.placements == placements else t.redistribute(placements=placements)
 
 
 def with_part(t: Any, part: Tensor) -> Any:
@@ -69,8 +70,18 @@ def with_part(t: Any, part: Tensor) -> Any:
     return type(t).from_local(part, t.device_mesh, t.placements, run_check=False, shape=t.shape, stride=t.stride())
 
 
+def dtensor(part: Tensor, mesh: Any, placements: Any, shape: Sequence[int]) -> Any:
+    """A DTensor of a shape, with the elements of each part in row-major order."""
+    from torch.distributed.tensor import DTensor
+
+    stride = tuple(prod(shape[d + 1 :]) for d in range(len(shape)))
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride)
+
+
 def retyped(t: Any, dtype: torch.dtype) -> Any:
     """The same bits as numbers of another type of the same size."""
+    if t.dtype == dtype:
+        return t
     part = local(t).view(dtype)
     return with_part(t, part) if is_cut(t) else part
 
@@ -83,11 +94,16 @@ def first_element(p: Any) -> int:
     """
     if not is_cut(p):
         return 0
+    whole = p.shape
+    part, offset = part_of(whole, p.device_mesh, p.placements)
+    return sum(o * prod(part[:d]) * prod(whole[d + 1 :]) for d, o in enumerate(offset))
+
+
+def part_of(shape: Sequence[int], mesh: Any, placements: Any) -> Tuple[Sequence[int], Sequence[int]]:
+    """The shape of this process's part of a DTensor, and where in the whole it begins."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    whole = p.shape
-    part, offset = compute_local_shape_and_global_offset(whole, p.device_mesh, p.placements)
-    return sum(o * prod(part[:d]) * prod(whole[d + 1 :]) for d, o in enumerate(offset))
+    return compute_local_shape_and_global_offset(torch.Size(shape), mesh, placements)
 
 
 def placed(t: Any) -> str:

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _library
+from . import _library, _mx
 from ._counts import STEP, Counts, as_count
 from ._layout import is_dense, like, real
 from ._masters import MASTER, MASTER_LOW
+from ._mx import scales_name
 from ._overlap import address, first_overlap, without_shared
 from ._placements import check_fits, cut_as, is_cut, local
 from ._rounding import draws, param_names, rounding
-from ._state import ROUNDING, check_param, check_state, name_state_dtype, prepare
+from ._state import ROUNDING, check_param, check_state, has_blocks, name_state_dtype, prepare
 
 _DTYPES = {
     torch.float32: _library.FLOAT32,
@@ -62,7 +63,10 @@ class Plan:
             check_param(p)
             _check_memory(p, owner(groups, i))
             _check_gradient(grads[i], p)
-            check_state(p, state.get(p, {}), slots(groups[group_of[i]]), owner(groups, i))
+            group = groups[group_of[i]]
+            check_state(p, state.get(p, {}), slots(group), owner(groups, i))
+            if has_blocks(p, group, slots(group)):
+                _mx.check_cut(p, owner(groups, i))
         check_overlap(groups, self._due)
         for i, p in zip(self._due, updated):
             group = groups[group_of[i]]
@@ -70,7 +74,7 @@ class Plan:
             self.counts.adopt(i, state[p], owner(groups, i))
         names = [name for group in groups for name in param_names(group)]
         draw = [
-            rounding(p, state[p], group, names[i]) if draws(p, slots(group), group) else (0, 0, 0)
+            rounding(p, state[p], slots(group), group, names[i]) if draws(p, slots(group), group) else (0, 0, 0)
             for i, p, group in ((i, p, groups[group_of[i]]) for i, p in zip(self._due, updated))
         ]
 
@@ -82,13 +86,18 @@ class Plan:
         self._slots = [slots(groups[group_of[i]]) for i in self._due]
         self._buffers: Dict[str, List[int]] = {}  # which of the states have one of this name
         for k, (names_of_slots, s) in enumerate(zip(self._slots, states)):
-            for name in (*names_of_slots, MASTER, MASTER_LOW):
+            for name in (*names_of_slots, *map(scales_name, names_of_slots), MASTER, MASTER_LOW):
                 if name in s:
                     self._buffers.setdefault(name, []).append(k)
         self._numbered = [k for k, s in enumerate(states) if ROUNDING in s]
         self._distributed = any(map(is_cut, updated))
         mastered = {*self._buffers.get(MASTER, ()), *self._buffers.get(MASTER_LOW, ())}
-        self._gapped = {k: "copy" if k in mastered else "params" for k, p in enumerate(updated) if not is_dense(local(p))}
+        self._row_major = {k for k, s in enumerate(self._slots) if any(scales_name(name) in states[k] for name in s)}
+        self._gapped = {
+            k: "copy" if k in mastered else "params"
+            for k, p in enumerate(updated)
+            if not (local(p).is_contiguous() if k in self._row_major else is_dense(local(p)))
+        }
         self._simple = not self._distributed and all(p.is_contiguous() and not p.is_complex() for p in updated)
         self._looks = self._find(updated, states)
         self._shapes, self._dtypes = list(map(_shape_of, updated)), list(map(_dtype_of, updated))
@@ -121,8 +130,12 @@ class Plan:
                 _point(rows["params"], mastered, [real(states[k][name]) for k in mastered])
         rows["follow"][self._buffers.get(MASTER, [])] = 1  # others may write to the parameter
         for slot in range(max(map(len, self._slots), default=0)):
-            of = [k for k, names in enumerate(self._slots) if slot < len(names)]
-            _point(rows["state"][:, slot], of, [real(states[k][self._slots[k][slot]]) for k in of])
+            named = [(k, names[slot]) for k, names in enumerate(self._slots) if slot < len(names)]
+            plain = [(k, name) for k, name in named if scales_name(name) not in states[k]]
+            _point(rows["state"][:, slot], [k for k, _ in plain], [real(states[k][name]) for k, name in plain])
+            for k, name in (pair for pair in named if pair not in plain):
+                elements, scales = local(states[k][name]), local(states[k][scales_name(name)])
+                _mx.point(rows["state"][k, slot], elements, scales, _mx.local_row(updated[k]))
 
     def look(self, groups: List[Group], state: State, slots: Slots) -> Optional[Now]:
         """What is to be updated, if everything is where it was and looks as it did."""
@@ -170,7 +183,7 @@ class Plan:
             for i in self._due:
                 as_count(self.counts.values[i], owner(groups, i))
         self._step_numbers[:] = steps
-        gapped = {k: _Copied(updated[k]) for k in self._gapped}
+        gapped = {k: _Copied(updated[k], k in self._row_major) for k in self._gapped}
         for k, copied in gapped.items():
             self._rows[k][self._gapped[k]]["data"] = copied.work.data_ptr()
 
@@ -219,11 +232,12 @@ class Plan:
 
 
 class _Copied:
-    """A parameter whose elements have gaps between them, and a copy without gaps."""
+    """A parameter whose elements have gaps between them, or are in another order than they must be, and a copy."""
 
-    def __init__(self, p: Tensor):
+    def __init__(self, p: Tensor, row_major: bool):
         self.view = real(p.detach())
-        self.work = torch.empty_like(self.view).copy_(self.view)
+        order = torch.contiguous_format if row_major else torch.preserve_format
+        self.work = torch.empty_like(self.view, memory_format=order).copy_(self.view)
 
 
 def all_params(groups: List[Group]) -> List[Tensor]:

@@ -15,9 +15,10 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor
 
+from . import _mx
 from ._masters import has_master
 from ._placements import first_element, is_cut
-from ._state import ROUNDING, as_number, state_dtype
+from ._state import ROUNDING, as_number, has_blocks, state_dtype
 
 _SAMPLE = 256  # elements that the content is told by
 
@@ -29,18 +30,19 @@ _lock = threading.Lock()
 
 
 def draws(p: Tensor, slots: Sequence[str], group: Dict[str, Any]) -> bool:
-    """Whether steps of a parameter draw random numbers, as those do that store parameters or averages of squares in bfloat16."""
+    """Whether steps of a parameter draw random numbers, as those do that store it or averages of squares in bfloat16, or momenta in mxfp8."""
     if p.dtype == torch.bfloat16 and not has_master(p, group):
         return True
-    return state_dtype(p, group) == torch.bfloat16 and "exp_avg_sq" in slots
+    return has_blocks(p, group, slots) or any(state_dtype(p, group, s) == torch.bfloat16 for s in slots if "avg_sq" in s)
 
 
-def rounding(p: Tensor, state: Dict[str, Any], group: Dict[str, Any], name: Name) -> Tuple[int, int, int]:
+def rounding(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any], name: Name) -> Tuple[int, int, int]:
     """The seed, the parameter's number and that of the first element here, which a state without them is given."""
     if state.get(ROUNDING) is None:
         state[ROUNDING] = _number(p, name)
     packed = as_number(state[ROUNDING], "a parameter")
-    return group["seed"] % 2**64, packed % 2**64, (packed >> 64) + first_element(p)
+    first = _mx.first_element(p) if has_blocks(p, group, slots) else first_element(p)
+    return group["seed"] % 2**64, packed % 2**64, (packed >> 64) + first
 
 
 def take_names(param_group: Dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ _BITS = {
 }  # fmt: skip
 _NAMES = {name: name for name in _BITS}  # one object for each
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16"}
+ELEMENTS, SCALES = "F8_E4M3", "F8_E8M0"  # of mxfp8
 
 PIECE = 1 << 20  # bytes that are read, written or summed in one call, during which no signal is handled
 

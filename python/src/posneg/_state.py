@@ -8,11 +8,13 @@ from typing import Any, Dict, Optional, Sequence
 import torch
 from torch import Tensor
 
+from . import _mx
 from ._counts import STEP, as_count, step_tensor
 from ._layout import like
 from ._masters import MASTER, MASTER_LOW, begin, has_master, split
 from ._memory import zeros
-from ._placements import check_whole, cut_as, is_cut, local, retyped, with_part
+from ._mx import scales_name
+from ._placements import check_whole, cut_as, dtensor, is_cut, local, retyped, with_part
 
 ROUNDING = "rounding"  # the number that a parameter draws by, and 2^64 times that of its first element
 
@@ -38,18 +40,28 @@ def check_param(p: Tensor) -> None:
         raise TypeError(f"posneg does not support parameters of {p.dtype}; use float32, float64, bfloat16 or float16")
 
 
-def state_dtype(p: Tensor, group: Dict[str, Any]) -> torch.dtype:
-    """The type of a parameter's momenta and averages."""
+def state_dtype(p: Tensor, group: Dict[str, Any], slot: str) -> torch.dtype:
+    """The type of a momentum or an average; _mx.ELEMENTS has scales beside it."""
     if p.is_complex() or p.dtype == torch.float64:
         return p.dtype
-    return torch.bfloat16 if _name_of(group["state_dtype"]) == "bfloat16" else torch.float32
+    name = _name_of(group["state_dtype"])
+    if name == _mx.NAME and "avg_sq" not in slot:
+        return _mx.ELEMENTS
+    return torch.bfloat16 if name in (_mx.NAME, "bfloat16") else torch.float32
+
+
+def has_blocks(p: Tensor, group: Dict[str, Any], slots: Sequence[str]) -> bool:
+    """Whether a parameter has momenta in mxfp8: all its memory is then in row-major order in a step."""
+    return any(state_dtype(p, group, slot) == _mx.ELEMENTS for slot in slots)
 
 
 def name_state_dtype(group: Dict[str, Any]) -> None:
     """Has a group hold its state_dtype as a name, since torch's tools for state dicts do not carry a torch.dtype."""
     name = _name_of(group["state_dtype"])
-    if name not in (None, "float32", "bfloat16"):
-        raise ValueError(f"Invalid state_dtype: {group['state_dtype']!r}, must be None, torch.float32, torch.bfloat16 or the name of one")
+    if name not in (None, "float32", "bfloat16", _mx.NAME):
+        raise ValueError(
+            f"Invalid state_dtype: {group['state_dtype']!r}, must be None, torch.float32, torch.bfloat16, the name of one, or {_mx.NAME!r}"
+        )
     group["state_dtype"] = name
 
 
@@ -80,6 +92,9 @@ def check_state(p: Tensor, state: Dict[str, Any], slots: Sequence[str], owner: s
             raise ValueError(f"posneg: the state of {owner} has no {name!r}, only {sorted(state)}: was it saved by another rule?")
         if t.shape != p.shape:
             raise ValueError(f"posneg: {name!r} of {owner} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}")
+        if scales_name(name) in state or t.dtype == getattr(torch, "float8_e4m3fn", None):
+            _mx.check(p, name, t, state.get(scales_name(name)), owner)
+            continue
         if t.is_meta or t.layout is not torch.strided or t.is_complex() != p.is_complex() or not (t.is_complex() or t.is_floating_point()):
             raise ValueError(f"posneg: {name!r} of {owner} is {t.dtype}, {t.layout} and on {t.device}, the parameter {p.dtype}")
     if MASTER_LOW in state:
@@ -111,28 +126,53 @@ def as_number(packed: Any, owner: str) -> int:
 def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any]) -> None:
     """Completes and converts a state that has been checked, so that the engine can use its memory."""
     ready: Dict[str, Any] = {STEP: _step_of(state, slots)}
-    dtype = state_dtype(p, group)
+    row_major = has_blocks(p, group, slots)
     for place, name in enumerate(slots):
-        if state.get(name) is None:
-            ready[name] = zeros(p, dtype, place)
-        else:
-            ready[name] = _laid_out(state[name], p, dtype)
+        ready.update(_buffer(p, state, name, state_dtype(p, group, name), place, row_major))
     if has_master(p, group):
-        ready.update(_master(p, state, len(slots)))
+        ready.update(_master(p, state, len(slots), row_major))
     state.update(ready)  # at once: an interrupt must not leave half of a new state
-    for name in {MASTER, MASTER_LOW} - ready.keys():
+    for name in {MASTER, MASTER_LOW, *map(scales_name, slots)} - ready.keys():
         state.pop(name, None)
 
 
-def _master(p: Tensor, state: Dict[str, Any], place: int) -> Dict[str, Tensor]:
+def _buffer(p: Tensor, state: Dict[str, Any], name: str, dtype: torch.dtype, place: int, row_major: bool) -> Dict[str, Tensor]:
+    """What the state is to have of a momentum or an average."""
+    given, scales = state.get(name), state.get(scales_name(name))
+    blocks = dtype == _mx.ELEMENTS
+    if given is None:
+        return _mx.begin(p, name, place) if blocks else {name: zeros(p, dtype, place, row_major)}
+    if scales is not None:
+        laid_out = _mx.laid_out(p, name, given, scales)
+        if laid_out and blocks:
+            return laid_out
+        given = _numbers(p, *(laid_out.values() if laid_out else map(_whole, (given, scales))))
+    if blocks:
+        return _mx.pack(p, name, place, local(_laid_out(given, p, torch.float32, True)))
+    return {name: _laid_out(given, p, dtype, row_major)}
+
+
+def _numbers(p: Any, elements: Tensor, scales: Tensor) -> Tensor:
+    """A momentum in mxfp8 as float32, cut as it is."""
+    numbers = _mx.unpack(elements, scales)
+    return dtensor(numbers, p.device_mesh, p.placements, p.shape) if is_cut(elements) else numbers
+
+
+def _whole(t: Any) -> Tensor:
+    """All of the bits that a DTensor has."""
+    t = retyped(t.detach(), torch.uint8)
+    return t.full_tensor() if is_cut(t) else t  # type: ignore[no-any-return]
+
+
+def _master(p: Tensor, state: Dict[str, Any], place: int, row_major: bool) -> Dict[str, Tensor]:
     """What the state is to have of a parameter's master."""
     whole, low = state.get(MASTER), state.get(MASTER_LOW)
     if whole is not None:
-        whole = _laid_out(whole, p, torch.float32)
-        return {MASTER: whole} if p.dtype == torch.float16 else {MASTER_LOW: split(p, whole, place)}
+        whole = _laid_out(whole, p, torch.float32, row_major)
+        return {MASTER: whole} if p.dtype == torch.float16 else {MASTER_LOW: split(p, whole, place, row_major)}
     if low is not None and p.dtype == torch.bfloat16:
-        return {MASTER_LOW: retyped(_laid_out(retyped(low, torch.bfloat16), p, torch.bfloat16), torch.int16)}
-    return begin(p, place)
+        return {MASTER_LOW: retyped(_laid_out(retyped(low, torch.bfloat16), p, torch.bfloat16, row_major), torch.int16)}
+    return begin(p, place, row_major)
 
 
 def _step_of(state: Dict[str, Any], slots: Sequence[str]) -> Tensor:
@@ -144,11 +184,13 @@ def _step_of(state: Dict[str, Any], slots: Sequence[str]) -> Tensor:
     return step if isinstance(step, Tensor) else step_tensor(step)
 
 
-def _laid_out(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
-    if type(t) is Tensor and not is_cut(p) and t.dtype == dtype and t.device.type == "cpu" and t.is_contiguous() and p.is_contiguous():
+def _laid_out(t: Tensor, p: Tensor, dtype: torch.dtype, row_major: bool) -> Tensor:
+    in_order = t.is_contiguous() and (row_major or p.is_contiguous())
+    if type(t) is Tensor and not is_cut(p) and t.dtype == dtype and t.device.type == "cpu" and in_order:
         if not (t.is_conj() or t.is_neg() or t.requires_grad):
             return t
-    model = torch.empty_like(local(p), dtype=dtype, memory_format=torch.preserve_format)
+    order = torch.contiguous_format if row_major else torch.preserve_format
+    model = torch.empty_like(local(p), dtype=dtype, memory_format=order)
     t = cut_as(t.detach(), p)
     part = local(t)
     laid_out = like(part.resolve_conj().resolve_neg().to(device="cpu", dtype=dtype), model)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapp
 import torch
 from torch import Tensor
 
+from . import _mx
 from ._counts import step_tensor
 from ._files import replacing
 from ._header import FLAGS, PARAMS, Damaged, SavedGroup, SavedTensor, check_metadata, decode, encode
@@ -24,14 +25,17 @@ from ._json import dumps, short
 from ._layout import real
 from ._masters import MASTER, MASTER_LOW, followed, has_master, join, split
 from ._memory import zeros
+from ._mx import scales_name
 from ._optimizer import Optimizer
 from ._plan import Group
 from ._rounding import Name, draws, packed, param_names, rounding
-from ._safetensors import DTYPES, PIECE, Entry, Source, encode_header, memory, pieces, read_header, swap
-from ._state import ROUNDING, begun, check_param, check_state, prepare, state_dtype
+from ._safetensors import DTYPES, ELEMENTS, PIECE, SCALES, Entry, Source, encode_header, memory, pieces, read_header, swap
+from ._state import ROUNDING, begun, check_param, check_state, has_blocks, prepare, state_dtype
 
 File = Union[str, "os.PathLike[str]", BinaryIO]
 Names = Optional[Iterable[Tuple[str, Tensor]]]
+
+_SCALES = ".scales"  # behind a slot, in keys and among checksums
 
 # What of a group is no option of its steps, or is the optimizer's own however it is loaded.
 _NOT_SAVED = {"params", "param_names", "fused", "state_dtype", "master_weights", "seed"}
@@ -61,10 +65,11 @@ class _Saved:
     tensor: Tensor
     dtype: torch.dtype
     master: Optional[Callable[[], Tensor]] = None  # made each time, as it would need as much memory as the parameters
+    in_file: Optional[str] = None  # what the file calls the type, if it is not of numbers that torch 1 has
 
     def entry(self) -> Tuple[str, Tuple[int, ...]]:
-        t = real(self.tensor.detach())
-        return DTYPES[torch.float32 if self.dtype == torch.complex64 else torch.float64 if self.dtype == torch.complex128 else self.dtype], tuple(t.shape)
+        real_of = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+        return self.in_file or DTYPES[real_of.get(self.dtype, self.dtype)], tuple(real(self.tensor.detach()).shape)
 
     def rows(self) -> Tensor:
         """A copy only if they are of another type, or in another order."""
@@ -112,13 +117,14 @@ def save_checkpoint(
                 check_state(m.param, state, slots, repr(m.name))
                 prepare(m.param, state, slots, group)  # as it would be at the next step
                 for slot in slots:
-                    tensors[_state_key(m.name, slot)] = _Saved(state[slot], state[slot].dtype)
-                    sums[slot] = 0
+                    for of, written in _saved(state, slot):
+                        tensors[_state_key(m.name, of)] = written
+                        sums[of] = 0
             trained = _trained(m.param, state, group, params)
             if trained is not None:
                 tensors[_param_key(m.name)] = trained
                 sums[PARAMS] = 0
-            random = rounding(m.param, state, group, m.own_name) if draws(m.param, slots, group) else None
+            random = rounding(m.param, state, slots, group, m.own_name) if draws(m.param, slots, group) else None
             saved.append(SavedTensor(m.name, int(state.get("step", 0)), random, sums))
         groups.append(SavedGroup(optimizer._rule_name, _hyperparameters(optimizer, group), _other(optimizer, number), saved))
     crc32 = dict(zip(tensors, _in_threads(_Saved.crc32, tensors.values(), _Saved.size)))
@@ -136,6 +142,15 @@ def save_checkpoint(
         for name in order:
             for piece in pieces(tensors[name].rows()):
                 _write(out, piece)
+
+
+def _saved(state: Dict[str, Any], slot: str) -> List[Tuple[str, _Saved]]:
+    """What is written of a momentum or an average, and what that is called."""
+    t, scales = state[slot], state.get(scales_name(slot))
+    if scales is None:
+        return [(slot, _Saved(t, t.dtype))]
+    in_file = scales if _mx.row_of(t.shape) % _mx.BLOCK else scales.reshape(-1)  # as the Go packages have them
+    return [(slot, _Saved(t, t.dtype, in_file=ELEMENTS)), (slot + _SCALES, _Saved(in_file, scales.dtype, in_file=SCALES))]
 
 
 def _write(out: BinaryIO, piece: memoryview) -> None:
@@ -276,6 +291,7 @@ class _Claim:
     key: str
     entry: Entry
     crc32: Optional[int]  # None in files of others
+    scales: Optional["_Claim"] = None  # of mxfp8
 
 
 def _verify(source: Source, claims: List[_Claim]) -> None:
@@ -299,15 +315,32 @@ class _Contents:
         if entry is None:
             return None
         model = real(p.detach())
-        if entry.dtype not in _TYPES or (entry.dtype == "F64") != (model.dtype == torch.float64):
+        blocks = entry.dtype == ELEMENTS and of != PARAMS
+        if not blocks and entry.dtype not in _TYPES or (entry.dtype == "F64") != (model.dtype == torch.float64) or blocks and p.is_complex():
             raise ValueError(f"{short(key)} is {entry.dtype}, which is not for a parameter of {p.dtype}")
         if entry.shape not in (tuple(model.shape), (model.numel(),)):
             raise ValueError(f"{short(key)} has the shape {list(entry.shape)}, not {list(model.shape)}")
+        scales = self._scales(key, p, saved, of) if blocks else None
+        return _Claim(key, entry, self._crc32(key, saved, of), scales)
+
+    def _scales(self, key: str, p: Tensor, saved: SavedTensor, of: str) -> _Claim:
+        entry = self._unclaimed.pop(key + _SCALES, None)
+        if entry is None:
+            raise ValueError(f"has no {short(key + _SCALES)}, the scales of {short(key)}")
+        if entry.dtype != SCALES or _mx.row_in(p.numel(), entry.shape) is None:
+            raise ValueError(
+                f"{short(key + _SCALES)} is {entry.dtype} of shape {list(entry.shape)}, must be {SCALES} of "
+                f"{list(_mx.scales_shape(p.shape, _mx.row_of(p.shape)))}, for one, or of one dimension"
+            )
+        return _Claim(key + _SCALES, entry, self._crc32(key + _SCALES, saved, of + _SCALES))
+
+    @staticmethod
+    def _crc32(key: str, saved: SavedTensor, of: str) -> Optional[int]:
         if saved.crc32 is None:
-            return _Claim(key, entry, None)
+            return None
         if of not in saved.crc32:
             raise ValueError(f"{short(key)} has no checksum, others have")
-        return _Claim(key, entry, saved.crc32[of])
+        return saved.crc32[of]
 
     def finish(self) -> None:
         if self._unclaimed:
@@ -335,19 +368,21 @@ class _Load:
     @property
     def claims(self) -> List[_Claim]:
         """What will be read."""
-        return [*self.state, self.param] if self.param is not None and (self.params or self.has_master) else self.state
+        state = [part for claim in self.state for part in (claim, claim.scales) if part is not None]
+        return [*state, self.param] if self.param is not None and (self.params or self.has_master) else state
 
     def run(self, source: Source) -> Dict[str, Any]:
         """Loads the parameter, and returns its state."""
         p = self.member.param
         state: Dict[str, Any] = {}
+        row_major = has_blocks(p, self.group, self.slots)
         if self.has_master:
             assert self.param is not None
-            state[MASTER] = _read(source, self.param, zeros(p, torch.float32, len(self.slots)))
+            state[MASTER] = _read(source, self.param, zeros(p, torch.float32, len(self.slots), row_major))
         if self.params and MASTER in state:
             p.copy_(state[MASTER])
             if p.dtype == torch.bfloat16:
-                state[MASTER_LOW] = split(p, state.pop(MASTER), len(self.slots))
+                state[MASTER_LOW] = split(p, state.pop(MASTER), len(self.slots), row_major)
         elif self.params:
             assert self.param is not None
             _read(source, self.param, p)
@@ -356,21 +391,33 @@ class _Load:
         if not self.has_state and not begun(state):
             return {**state, "step": step_tensor(0)} if state else {}  # the rest is made at the first gradient
         state["step"] = step_tensor(self.step)
-        dtype = state_dtype(p, self.group)
-        if self.has_state:
-            for place, (slot, claim) in enumerate(zip(self.slots, self.state)):
-                state[slot] = _read(source, claim, zeros(p, dtype, place))
-        else:
-            state.update((slot, zeros(p, dtype, place)) for place, slot in enumerate(self.slots))
+        for place, (slot, claim) in enumerate(zip(self.slots, self.state)):  # none if the file has no state
+            state.update(_read_buffer(source, claim, p, slot, state_dtype(p, self.group, slot), place, row_major))
+        prepare(p, state, self.slots, self.group)
         return state
 
 
 _TYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
+def _read_buffer(
+    source: Source, claim: _Claim, p: Tensor, slot: str, dtype: torch.dtype, place: int, row_major: bool
+) -> Dict[str, Tensor]:
+    """Reads a momentum or an average. Where just one side is mxfp8, or blocks differ, it is float32 meanwhile."""
+    if claim.scales is None:
+        between = torch.float32 if dtype == _mx.ELEMENTS else dtype
+        return {slot: _read(source, claim, zeros(p, between, place, row_major))}
+    scales = torch.empty(claim.scales.entry.shape, dtype=_mx.SCALES, device="cpu")
+    return {
+        slot: _read(source, claim, zeros(p, _mx.ELEMENTS, place, row_major=True)),
+        scales_name(slot): _read(source, claim.scales, scales),
+    }
+
+
 def _read(source: Source, claim: _Claim, to: Tensor) -> Tensor:
     """Reads a tensor into the memory of another one, in place."""
-    inner, dtype = real(to.detach()), _TYPES[claim.entry.dtype]
+    inner = real(to.detach())
+    dtype = _TYPES.get(claim.entry.dtype, inner.dtype)  # mxfp8 is read into its own types
     flat = inner.reshape(-1) if inner.is_contiguous() else torch.empty(inner.numel(), dtype=inner.dtype, device="cpu")
     step = PIECE // 8
     passing = None if dtype == flat.dtype else torch.empty(min(step, flat.numel()), dtype=dtype, device="cpu")
@@ -445,7 +492,8 @@ def _fit(
             param = contents.claim(_param_key(m.name), m.param, t, PARAMS)
             if params and param is None:
                 raise ValueError(f"has no parameters of {m.name!r}, only its state: it was saved without params, so load it with params=False")
-            if t.crc32 is not None and len(t.crc32) > len(has) + (param is not None):
+            known = len(has) + sum(claim.scales is not None for claim in has) + (param is not None)
+            if t.crc32 is not None and len(t.crc32) > known:
                 raise ValueError(f"has checksums of {m.name!r} that are of nothing in the file")
             random = None
             if t.rounding and draws(m.param, slots, new):

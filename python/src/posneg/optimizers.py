@@ -27,8 +27,8 @@ class PNM(Optimizer):
         maximize: ascend instead of descend.
         fused: have torch.amp.GradScaler leave it to the step to divide by the scale, as torch's fused optimizers do: it spares a
             pass, but gradients cannot be clipped before. It changes nothing else, and is always so for float16 parameters.
-        state_dtype: torch.bfloat16, or "bfloat16", keeps the momenta in half the memory; None is float32, or float64 for such
-            parameters.
+        state_dtype: torch.bfloat16, or "bfloat16", keeps momenta and averages in half the memory; "mxfp8" keeps momenta in a quarter,
+            with a scale for each 32 elements of a row, and averages in bfloat16; None is float32, or float64 for such parameters.
         master_weights: keep exact float32 masters of bfloat16 parameters, instead of rounding them stochastically: the parameter
             is the upper half, and the state has the lower one, "master_low". float16 parameters always have a master, "master_param".
         seed: of stochastic rounding.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Dict
 
+from ._mx import widened
+
 StateDict = Dict[str, Any]
 
 _RENAMED = {"weight_decouple": "decoupled", "ams_bound": "amsgrad"}  # pytorch_optimizer's options
@@ -36,9 +38,9 @@ def from_any(state_dict: StateDict) -> StateDict:
 
 
 def to_pytorch_optimizer(state_dict: StateDict) -> StateDict:
-    """A state dict as pytorch_optimizer's class of the same name loads it."""
+    """A state dict as pytorch_optimizer's class of the same name loads it. Momenta in mxfp8 become float32."""
     groups = []
-    state = {key: {k: v for k, v in value.items() if k != "step"} for key, value in state_dict["state"].items()}
+    state = {key: {k: v for k, v in widened(value).items() if k != "step"} for key, value in state_dict["state"].items()}
     for saved in state_dict["param_groups"]:
         group = dict(saved)
         steps = {int(state_dict["state"][i]["step"]) for i in group["params"] if i in state}
