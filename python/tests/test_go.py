@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import posneg
 from helpers import RULES, bits
 
-SHAPES = {"layer.weight": (3, 11), "layer.bias": (17,), 'größe\\ "x".late': (2, 3), "scale": ()}
+SHAPES = {"layer.weight": (3, 37), "layer.bias": (17,), 'größe\\ "x".late': (2, 3), "scale": ()}
 LATE = 'größe\\ "x".late'  # has no gradient in the first two steps
 GROUPS = [["layer.weight", LATE], ["layer.bias", "scale"]]
 
@@ -28,9 +28,11 @@ GROUPS = [["layer.weight", LATE], ["layer.bias", "scale"]]
 FORMATS = {
     "float32": (torch.float32, {}, []),
     "float32, bf16 state": (torch.float32, dict(state_dtype=torch.bfloat16), ["-state=bf16"]),
+    "float32, mxfp8 state": (torch.float32, dict(state_dtype="mxfp8"), ["-state=mxfp8"]),
     "float64": (torch.float64, {}, ["-params=float64"]),
     "bf16": (torch.bfloat16, {}, ["-params=bf16"]),
     "bf16, bf16 state": (torch.bfloat16, dict(state_dtype=torch.bfloat16), ["-params=bf16", "-state=bf16"]),
+    "bf16, mxfp8 state": (torch.bfloat16, dict(state_dtype="mxfp8"), ["-params=bf16", "-state=mxfp8"]),
     "bf16, masters": (torch.bfloat16, dict(master_weights=True), ["-copies=bf16"]),
     "f16, masters": (torch.float16, {}, ["-copies=f16"]),
     "f16, masters, bf16 state": (torch.float16, dict(state_dtype=torch.bfloat16), ["-copies=f16", "-state=bf16"]),
@@ -136,6 +138,7 @@ RECORDED = {
     "sgd-float64": ("SGD, momentum", "float64"),
     "adapnm-bf16": ("AdaPNM", "bf16, bf16 state"),
     "adamw-masters": ("AdamW, AMSGrad", "f16, masters"),
+    "adapnm-mxfp8": ("AdaPNM", "bf16, mxfp8 state"),
 }
 FOLDER = Path(__file__).with_name("resume") / "testdata"
 

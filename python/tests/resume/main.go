@@ -41,7 +41,7 @@ func parse(args []string) job {
 	f := flag.NewFlagSet("resume", flag.ExitOnError)
 	f.StringVar(&j.params, "params", "float32", "format of the parameters: float32, float64 or bf16")
 	f.StringVar(&j.copies, "copies", "", "format of copies of float32 parameters, from which gradients are then taken: bf16 or f16")
-	f.StringVar(&j.state, "state", "", "format of the state: that of the arithmetic, or bf16")
+	f.StringVar(&j.state, "state", "", "format of the state: that of the arithmetic, bf16 or mxfp8")
 	f.IntVar(&j.first, "first", 0, "how many steps of the run have been done")
 	f.IntVar(&j.steps, "steps", 1, "how many to do")
 	f.BoolVar(&j.flat, "flat", false, "write all tensors with one dimension")
@@ -93,6 +93,9 @@ func build(info optim.CheckpointInfo, f formats) (o *optim.Optimizer, seen []pnm
 			n := elements(t)
 			params := vector(f.params, n)
 			group.Names, group.Params, shapes = append(group.Names, t.Name), append(group.Params, params), append(shapes, t.Shape)
+			if f.state == "mxfp8" {
+				group.Rows = append(group.Rows, row(t))
+			}
 			if f.copies != "" {
 				params = vector(f.copies, n)
 				group.Copies = append(group.Copies, params)
@@ -138,6 +141,14 @@ func vector(format string, n int) pnm.Vector {
 		return pnm.F16(make([]uint16, n))
 	}
 	return pnm.Float32(make([]float32, n))
+}
+
+// row is that of the state if the file has it, or else what Python has for the shape.
+func row(t optim.CheckpointTensor) int {
+	if t.Row > 0 || len(t.Shape) == 0 || t.Shape[0] == 0 {
+		return max(t.Row, 1)
+	}
+	return elements(t) / t.Shape[0]
 }
 
 func elements(t optim.CheckpointTensor) int {

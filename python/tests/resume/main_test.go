@@ -17,6 +17,7 @@ func TestFilesOfPython(t *testing.T) {
 		"sgd-float64":   {params: "float64"},
 		"adapnm-bf16":   {params: "bf16", state: "bf16"},
 		"adamw-masters": {params: "float32", copies: "f16"},
+		"adapnm-mxfp8":  {params: "bf16", state: "mxfp8"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join("testdata", name)
