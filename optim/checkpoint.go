@@ -223,6 +223,11 @@ func (o *Optimizer) load(file *checkpointFile, l *LoadOptions) error {
 		}
 		reads = append(reads, r...)
 	}
+	if !l.KeepRules {
+		if err := o.checkRoundings(saved); err != nil {
+			return err
+		}
+	}
 
 	parts, blocks := partsOf(reads), newBlocks()
 	if !l.Unverified {
@@ -260,6 +265,17 @@ func (o *Optimizer) load(file *checkpointFile, l *LoadOptions) error {
 		}
 	}
 	return nil
+}
+
+// checkRoundings reports a tensor that the file has begin within a block of the optimizer's state in mxfp8: no step could follow.
+func (o *Optimizer) checkRoundings(saved []*savedTensor) error {
+	trial := pnm.List{Updates: slices.Clone(o.list.Updates)}
+	for i, s := range saved {
+		if s.Rounding != nil {
+			trial.Updates[i].Rounding = *s.Rounding
+		}
+	}
+	return named(trial.Check(0), o.names)
 }
 
 // rulesOf returns the rules that the groups will have.

@@ -309,6 +309,35 @@ func TestKeepRules(t *testing.T) {
 	wantNoError(t, loadFrom(one, file, LoadOptions{StateOnly: true, KeepRules: true}))
 }
 
+// A file whose tensor begins within a block, or a row, of the optimizer's mxfp8 state is refused: no step could follow.
+func TestLoadBetweenBorders(t *testing.T) {
+	part := func(state string, row int, first uint64) *Optimizer {
+		return optimizerOf(t, Group{Rule: pnm.NewLion(), Params: []pnm.Vector{newVector("bf16", 60)}, Names: []string{"a"}, State: state,
+			Rows: []int{row}, Rounding: []pnm.Rounding{{First: first}}})
+	}
+	file := saved(t, part("bf16", 0, 5), SaveOptions{})
+	for row, legal := range map[int]string{0: "blocks of exp_avg, which is mxfp8: 0 or 32", 10: "rows of 10 of exp_avg, which is mxfp8: 0 or 10", 5: ""} {
+		o := part(mxfp8Format, row, 0)
+		before := snapshot(o)
+		err := loadFrom(o, file, LoadOptions{})
+		if legal == "" {
+			wantNoError(t, err)
+		} else {
+			var at *pnm.TensorError
+			want := &pnm.ValueError{Of: "Rounding", Field: "First", Value: 5, Legal: "between " + legal}
+			if !errors.As(err, &at) || at.Name != "a" || !reflect.DeepEqual(at.Err, want) {
+				t.Errorf("rows of %d: %v, want %v", row, err, want)
+			}
+			if snapshot(o) != before {
+				t.Errorf("rows of %d: the optimizer has changed", row)
+			}
+			wantNoError(t, loadFrom(o, file, LoadOptions{KeepRules: true}))
+		}
+		_, err = o.Step(pnm.Options{}, []pnm.Vector{newVector("bf16", 60)})
+		wantNoError(t, err)
+	}
+}
+
 // A rule with the same state takes the place of another one, as by SetRule; a step's parts no longer count.
 func TestLoadOverUsed(t *testing.T) {
 	a := newDuo[float32](t, pnm.SGD{LR: 0.1, Momentum: 0.8, Nesterov: true}, pnm.NewPNM(1))
