@@ -931,6 +931,9 @@ func TestDraws(t *testing.T) {
 	if (&Update{}).Draws() || (&Update{Rule: (*PNM)(nil)}).Draws() {
 		t.Error("what has no rule draws numbers")
 	}
+	if (&Update{Rule: NewLion(), Params: mx(1, 0), State: []Vector{newVector(f32, 1)}}).Draws() { // no step takes it
+		t.Error("float32 state draws numbers")
+	}
 	for _, r := range sampleRules() {
 		for _, f := range allFormats(r) {
 			var out [2]*tensor

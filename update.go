@@ -149,13 +149,13 @@ func (t *tensor) isMixed() bool {
 
 // formats is the set of formats of a mixed tensor.
 func (t *tensor) formats() uint32 {
-	set := [...]uint32{bf16: gradBF16, f16: gradF16}[t.g.format] | [...]uint32{bf16: paramBF16, low16: paramLow}[t.p.format]
-	set |= [...]uint32{bf16: stateBF16, mxfp8: momentMX}[t.s[0].format]
+	set := [len(formats)]uint32{bf16: gradBF16, f16: gradF16}[t.g.format] | [len(formats)]uint32{bf16: paramBF16, low16: paramLow}[t.p.format]
+	set |= [len(formats)]uint32{bf16: stateBF16, mxfp8: momentMX}[t.s[0].format]
 	if set&momentMX != 0 && forms[t.form].Has("v") {
 		set |= stateBF16
 	}
 	if t.out.at != nil && t.p.format == f32 {
-		set |= [...]uint32{bf16: outBF16, f16: outF16}[t.out.format]
+		set |= [len(formats)]uint32{bf16: outBF16, f16: outF16}[t.out.format]
 	}
 	if t.follow && t.p.format == f32 { // low16 always does
 		set |= follow
