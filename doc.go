@@ -66,10 +66,10 @@
 //  4. The gradient norm accumulates in float64, in fixed blocks and a fixed tree that norm.go shows: the same bits for any
 //     number of workers. The blocks begin anew with each tensor. So the last bits of the norm, and those of a step that clips by
 //     it, depend on how the elements are cut into tensors and on the order of these.
-//  5. Elements of 16 bits are widened exactly, denormals included; the update is that of float32, and its results are rounded
-//     once, where they are stored: to nearest even, or stochastically by numbers drawn from a counter, a function of seed,
-//     tensor, step and element ([Rounding]), never from shared random state. format.go and rounding.go show both. A NaN
-//     stays one.
+//  5. Elements of 16 or 8 bits are widened exactly, denormals included; the update is that of float32, and its results are
+//     rounded once, where they are stored: to nearest even, or stochastically by numbers drawn from a counter, a function of
+//     seed, tensor, step and element ([Rounding]), never from shared random state. format.go, mxfp8.go and rounding.go show
+//     both. A NaN stays one.
 //  6. A step either validates all its inputs and runs, or returns an error and has written nothing. The gradient is an
 //     input and is not written, unless the caller asked for it to be zeroed.
 package pnm

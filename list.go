@@ -46,8 +46,8 @@ type Update struct {
 	Skip bool // leave the tensor as it is, for it has no gradient now; Step and Grads do not matter then
 }
 
-// Draws reports whether steps draw random numbers: those that store parameters or averages of squares in bf16, or momenta in mxfp8. A saved run then needs
-// Rounding, too. Without a valid Rule it is false.
+// Draws reports whether steps draw random numbers: those that store parameters or averages of squares in bf16, or momenta in mxfp8. A
+// saved run then needs Rounding, too. Without a valid Rule it is false.
 func (u *Update) Draws() bool {
 	if checkRule(u.Rule) != nil {
 		return false
@@ -164,9 +164,9 @@ func (l *List) letGo() {
 }
 
 // StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces; each
-// element must be in one part, and parts of momenta in mxfp8 begin and end where [Vector.Slice] cuts. Grads and Skip of the Update do not matter. The bits are those of a whole step, except that options about
-// all gradients are about those of the part. Other tensors' memory, which the gradients must not share, is taken to lie where it did at
-// the last call that looked at all tensors.
+// element must be in one part, and parts of momenta in mxfp8 begin and end where [Vector.Slice] cuts. Grads and Skip of the Update do not
+// matter. The bits are those of a whole step, except that options about all gradients are about those of the part. Other tensors' memory,
+// which the gradients must not share, is taken to lie where it did at the last call that looked at all tensors.
 func (l *List) StepPart(o Options, tensor, lo int, grads Vector) (Report, error) {
 	if err := l.begin(); err != nil {
 		return Report{}, err
@@ -216,9 +216,6 @@ func (l *List) preparePart(o *Options, tensor, lo int, grads Vector) error {
 	}
 	t := &l.batch.tensors[tensor]
 	t.rounding = u.Rounding
-	if err := t.checkFirst(); err != nil {
-		return atTensor(tensor, err)
-	}
 	if err := t.setStep(u); err != nil {
 		return atTensor(tensor, err)
 	}
@@ -349,9 +346,6 @@ func (l *List) prepareTensor(i, begin, last int) error {
 		return err
 	}
 	t.g, t.rounding = u.Grads, u.Rounding
-	if err := t.checkFirst(); err != nil {
-		return err
-	}
 	if last >= 0 {
 		if same := &l.batch.tensors[last]; last >= begin && same.step == u.Step && same.wide() == t.wide() {
 			t.step, t.c32, t.c64 = same.step, same.c32, same.c64
@@ -370,14 +364,14 @@ func atTensor(i int, err error) error {
 	return &TensorError{Tensor: i, Err: err}
 }
 
-// knows reports whether a tensor's memory is as it was checked.
+// knows reports whether a tensor's memory, and its place in the whole, are as they were checked.
 func (l *List) knows(i int) bool {
 	if i >= len(l.batch.tensors) {
 		return false
 	}
 	t, u := &l.batch.tensors[i], &l.Updates[i]
 	slots := len(forms[t.form].Slots)
-	if t.p != u.Params || t.out != u.Copy || t.follow != u.Follow || len(u.State) != slots {
+	if t.p != u.Params || t.out != u.Copy || t.follow != u.Follow || t.rounding.First != u.Rounding.First || len(u.State) != slots {
 		return false
 	}
 	for k := range slots {

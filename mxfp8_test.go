@@ -383,3 +383,19 @@ func TestMXFP8Errors(t *testing.T) {
 	_, err := updateVectors(Options{}, empty)
 	wantNoError(t, err)
 }
+
+// A list refuses what a new one would, also of a tensor that it knows, and skips.
+func TestListKnowsNotWhereATensorBegins(t *testing.T) {
+	l := List{Updates: []Update{{Rule: NewLion(), Params: newVector(f32, 66), State: []Vector{mx(66, 33)}, Skip: true}}}
+	wantNoError(t, l.Check(0))
+	l.Updates[0].Rounding.First = 32
+	want := (&List{Updates: l.Updates}).Check(0)
+	if want == nil {
+		t.Fatal("a new list refuses nothing")
+	}
+	wantSameError(t, "Check", l.Check(0), want)
+	_, err := l.Step(Options{})
+	wantSameError(t, "Step", err, want)
+	l.Updates[0].Rounding.First = 33
+	wantNoError(t, l.Check(0))
+}

@@ -9,7 +9,7 @@ import (
 // Float is an element type of a drop-in call: all its slices have the same one.
 type Float interface{ float32 | float64 }
 
-// element is an element type of memory: those of Float, and types of 16 bits for bf16 and f16.
+// element is an element type of memory: those of Float, of 16 bits for bf16, f16 and low16, and of 8 for mxfp8.
 type element interface{ Float | ~uint16 | ~uint8 }
 
 // The loops below are the reference: the order and the rounding of their operations define the bits that every other

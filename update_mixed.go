@@ -48,8 +48,8 @@ const aroundAlign = 32
 // mixedBlock is what the number of elements that a mixed kernel updates is a multiple of.
 const mixedBlock = 32
 
-// updateMixedGeneric is the reference, for any number of elements from the beginning of a block on: the float32 rule, on what is widened before and rounded
-// after it. Within a step nothing is rounded: v is what x and the step take, not what is stored of it.
+// updateMixedGeneric is the reference, for any number of elements from the beginning of a block on: the float32 rule, on what is widened
+// before and rounded after it. Within a step nothing is rounded: v is what x and the step take, not what is stored of it.
 func updateMixedGeneric(f form, b *mixed, n int) {
 	const most = 256
 	var wide [2 + maxSlots][most]float32

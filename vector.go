@@ -129,8 +129,8 @@ func (v Vector) Clear() {
 }
 
 // Set copies the elements of from: widened exactly, or rounded to nearest even, where the formats differ, or the rows of mxfp8. It returns
-// how many finite elements became an infinity of f16; an infinity is a NaN in mxfp8, which has none. Different lengths give a *LengthError, float64 or low16 on one side only a *FormatError, shared
-// memory an *OverlapError, and nothing is written.
+// how many finite elements became an infinity of f16; an infinity is a NaN in mxfp8, which has none. Different lengths give a
+// *LengthError, float64 or low16 on one side only a *FormatError, shared memory an *OverlapError, and nothing is written.
 func (v Vector) Set(from Vector) (overflows int, err error) {
 	if v.n != from.n {
 		return 0, &LengthError{"to", v.n, from.n}
