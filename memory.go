@@ -122,9 +122,9 @@ func collect() {
 	mapped.least = mapped.bytes
 }
 
-// Alloc returns an arena with a vector of zeros for each length, in elements; format is one of those that [Vector.Format] names. It
-// fails for another format, for a negative length, and if the system refuses the memory, also after a garbage collection; from the heap,
-// where that is used, Go ends the program instead.
+// Alloc returns an arena with a vector of zeros for each length, in elements; format is one of those that [Vector.Format] names, and
+// "mxfp8" is flat (see [MXFP8]). It fails for another format, for a negative length, and if the system refuses the memory, also after a
+// garbage collection; from the heap, where that is used, Go ends the program instead.
 func Alloc(format string, lengths ...int) (*Arena, error) {
 	f, err := formatOf(format)
 	if err != nil {

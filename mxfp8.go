@@ -34,7 +34,7 @@ func MXFP8[E ~uint8](elements, scales []E, row int) (Vector, error) {
 // Scales returns the scales of mxfp8, one for each block, or nil for another format.
 func (v Vector) Scales() []byte { return v.scalesOf(0, v.n) }
 
-// Row returns the row of [MXFP8], or 0 if blocks lie as if there were none.
+// Row returns the row of [MXFP8], or 0 if that was a multiple of 32, or the format is another.
 func (v Vector) Row() int { return int(v.row) }
 
 // inRows returns v, which is mxfp8, with rows of a length.

@@ -1,7 +1,7 @@
 package pnm
 
-// A Rounding selects the random numbers of stochastic rounding, by which bf16 parameters, averages of squares and mxfp8 momenta are stored. The
-// number of element i at step t is a function of Seed, Tensor, t and First+i: the same wherever, whenever and by whomever the element
+// A Rounding selects the random numbers of stochastic rounding, by which bf16 parameters, averages of squares and mxfp8 momenta are stored.
+// The number of element i at step t is a function of Seed, Tensor, t and First+i: the same wherever, whenever and by whomever the element
 // is updated. Other seeds, tensors, steps and elements draw other numbers.
 type Rounding struct {
 	Seed   uint64 // of the run

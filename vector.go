@@ -24,7 +24,7 @@ type Vector struct {
 
 // A layout is how the elements of a Vector lie in its memory. It is apart because compilers keep structs of four fields in registers.
 type layout struct {
-	row    uint32 // the length of a row of mxfp8, unless blocks lie as if there were none; not a multiple of mxBlock
+	row    uint32 // the length of a row of mxfp8; 0 for none, and where that is a multiple of mxBlock, which makes no difference
 	format format
 }
 
