@@ -17,7 +17,7 @@ const mxBlock = 32
 // 32. A multiple of 32 makes no difference to 0; [Vector.Row] is 0 then.
 //
 // A row that is negative, 2³² or more, or of which len(elements) is no multiple, gives a *ValueError; scales that are not one for each
-// block a *LengthError.
+// block a *LengthError, and memory that both share an *OverlapError.
 func MXFP8[E ~uint8](elements, scales []E, row int) (Vector, error) {
 	v := vectorAs(mxfp8, elements)
 	v, err := v.inRows(row)
@@ -26,6 +26,9 @@ func MXFP8[E ~uint8](elements, scales []E, row int) (Vector, error) {
 	}
 	if want := v.blocks(v.n); len(scales) != want {
 		return Vector{}, &LengthError{"scales", len(scales), want}
+	}
+	if n := shared(spanOf(v), spanOf(vectorAs(mxfp8, scales))); n > 0 {
+		return Vector{}, &OverlapError{Arg: "elements", OtherArg: "scales", Elements: n}
 	}
 	v.scales = unsafe.Pointer(unsafe.SliceData(scales))
 	return v, nil

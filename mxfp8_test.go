@@ -85,6 +85,10 @@ func TestMXFP8(t *testing.T) {
 			t.Errorf("% x is read", bad)
 		}
 	}
+	memory := make([]uint8, 65)
+	if _, err := MXFP8(memory[:64], memory[63:], 0); !reflect.DeepEqual(err, &OverlapError{Arg: "elements", OtherArg: "scales", Elements: 1}) {
+		t.Errorf("scales within the elements: %v", err)
+	}
 }
 
 // A Vector of mxfp8 is cut between blocks, or rows, and nowhere else.
