@@ -361,6 +361,7 @@ func copyRowsOf[E uint8 | uint16 | uint32](to, from unsafe.Pointer, toStep, from
 			copy(t, f)
 			continue
 		}
+		//lint:ignore S1001 calling copy would take longer than so few elements do
 		for i, x := range f {
 			t[i] = x
 		}
