@@ -2,6 +2,7 @@ package main
 
 import (
 	"image/color"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -12,14 +13,25 @@ import (
 	"github.com/posneg/pnm/examples/internal/trials"
 )
 
-// drawAll draws the differences to float32 and the learning curves.
+// drawAll draws the differences to float32, of the optimizers that have all formats and of the others, and the learning curves.
 func drawAll(opts []optimizer, prefix string) (files []string, err error) {
-	differences, err := figure.WriteEach(prefix+"-differences", opts, differencePanel)
-	if err != nil {
-		return nil, err
+	all := slices.IndexFunc(opts, func(o optimizer) bool { return len(o.formats) < len(formats) })
+	for _, picture := range []struct {
+		name  string
+		opts  []optimizer
+		panel func(optimizer) (*plot.Plot, error)
+	}{
+		{"-differences", opts[:all], differencePanel},
+		{"-state", opts[all:], differencePanel},
+		{"-curves", opts[:all], curvePanel},
+	} {
+		written, err := figure.WriteEach(prefix+picture.name, picture.opts, picture.panel)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, written...)
 	}
-	curves, err := figure.WriteEach(prefix+"-curves", opts, curvePanel)
-	return append(differences, curves...), err
+	return files, nil
 }
 
 // points are differences, one above the other, with their standard errors.
@@ -31,9 +43,9 @@ type points struct {
 // differencePanel plots the differences to float32, from the first format above to the last one below.
 func differencePanel(o optimizer) (*plot.Plot, error) {
 	p := figure.Panel(o.name, "test error − that of float32, points")
-	n := len(formats) - 1
+	n := len(o.formats) - 1
 	names := make([]string, n)
-	for i, f := range formats[1:] {
+	for i, f := range o.formats[1:] {
 		names[n-1-i] = f.name
 	}
 	p.NominalY(names...)
@@ -71,7 +83,7 @@ func differencePanel(o optimizer) (*plot.Plot, error) {
 func curvePanel(o optimizer) (*plot.Plot, error) {
 	p := figure.ManyLines(o.name+": test error, %", "epoch")
 	colors := []color.NRGBA{figure.Blue, figure.Orange, figure.Red, figure.Green}
-	for i, f := range formats {
+	for i, f := range o.formats {
 		if i > 0 && f.params == f32 {
 			continue
 		}

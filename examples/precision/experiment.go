@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
 
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/mlp"
@@ -11,14 +12,12 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
-// An optimizer is a rule, and what became of it in each of [formats].
+// An optimizer is a rule, and what became of it in each of its formats, of which the first is float32.
 type optimizer struct {
-	name      string
-	rule      pnm.Rule
-	lr, decay float64
-
-	buffers int // of state
-	touched int // how many of them a step reads, and how many it writes
+	name    string
+	rule    pnm.Rule
+	lr      float64
+	formats []format
 
 	runs [][]trials.Result
 }
@@ -27,32 +26,66 @@ type optimizer struct {
 // a unit in the last place of bf16.
 const shrink = 5e-4
 
-// optimizers are PNM's, both at their defaults but for the weight decay. A step updates one momentum and reads the other.
-func optimizers(adapnmLR, pnmLR float64) []optimizer {
-	adaptive := pnm.NewAdaPNM()
-	adaptive.LR, adaptive.WeightDecay = adapnmLR, shrink/adapnmLR
-	positiveNegative := pnm.NewPNM(pnmLR)
-	positiveNegative.WeightDecay = shrink / pnmLR
+// rates are the learning rates.
+type rates struct{ adapnm, pnm, adamw, lion float64 }
+
+var defaults = rates{adapnm: 1e-3, pnm: 0.5, adamw: 1e-3, lion: 2e-4}
+
+// optimizers have their rules' defaults but for learning rate and weight decay. The first two have all formats, the others those that
+// differ in the state.
+func optimizers(r rates) []optimizer {
+	adapnm := pnm.NewAdaPNM()
+	adapnm.LR, adapnm.WeightDecay = r.adapnm, shrink/r.adapnm
+	without := adapnm
+	without.AMSGrad = false
+	positiveNegative := pnm.NewPNM(r.pnm)
+	positiveNegative.WeightDecay = shrink / r.pnm
+	adamw := pnm.NewAdamW()
+	adamw.LR, adamw.WeightDecay = r.adamw, shrink/r.adamw
+	lion := pnm.NewLion()
+	lion.LR, lion.WeightDecay = r.lion, shrink/r.lion
 	return []optimizer{
-		{name: "AdaPNM", rule: adaptive, lr: adapnmLR, decay: adaptive.WeightDecay, buffers: 4, touched: 3 + 2*2},
-		{name: "PNM", rule: positiveNegative, lr: pnmLR, decay: positiveNegative.WeightDecay, buffers: 2, touched: 3},
+		{name: "AdaPNM", rule: adapnm, lr: r.adapnm, formats: formats},
+		{name: "PNM", rule: positiveNegative, lr: r.pnm, formats: formats},
+		{name: "AdaPNM without AMSGrad", rule: without, lr: r.adapnm, formats: stateFormats()},
+		{name: "AdamW", rule: adamw, lr: r.adamw, formats: stateFormats()},
+		{name: "Lion", rule: lion, lr: r.lion, formats: stateFormats()},
 	}
 }
 
-// train trains with each optimizer in each format and with each seed, several at a time.
+// buffers is how many momenta and averages of squares the state has.
+func (o optimizer) buffers() (momenta, averages int) {
+	for _, name := range o.rule.State() {
+		if strings.HasSuffix(name, "_sq") {
+			averages++
+		} else {
+			momenta++
+		}
+	}
+	return momenta, averages
+}
+
+// train trains with each optimizer in each of its formats and with each seed, several at a time.
 func train(opts []optimizer, s trials.Settings, train, test fashionmnist.Set, workers int, w *os.File) error {
+	type contender struct {
+		optimizer
+		format
+	}
+	var list []contender
 	p := trials.Plan{Settings: s, Images: train.Len(), Workers: workers}
 	for _, o := range opts {
-		for _, f := range formats {
+		for _, f := range o.formats {
+			list = append(list, contender{o, f})
 			p.Contenders = append(p.Contenders, o.name+", "+f.name)
 		}
 	}
 	p.Train = func(ctx context.Context, i int, seed uint64, step func(int)) (trials.Result, error) {
-		return opts[i/len(formats)].train(ctx, formats[i%len(formats)], s, seed, train, test, step)
+		return list[i].optimizer.train(ctx, list[i].format, s, seed, train, test, step)
 	}
 	results, err := p.Run(w)
 	for i := range opts {
-		opts[i].runs = results[i*len(formats):][:len(formats)]
+		n := len(opts[i].formats)
+		opts[i].runs, results = results[:n], results[n:]
 	}
 	return err
 }

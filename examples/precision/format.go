@@ -9,16 +9,23 @@ const (
 	f32 kind = iota
 	bf16
 	f16
+	mxfp8 // of momenta only: averages of squares are then bf16
 )
 
 // String is what the engine calls the format.
-func (k kind) String() string { return [...]string{f32: "float32", bf16: "bf16", f16: "f16"}[k] }
+func (k kind) String() string {
+	return [...]string{f32: "float32", bf16: "bf16", f16: "f16", mxfp8: "mxfp8"}[k]
+}
 
-func (k kind) bytes() int {
-	if k == f32 {
-		return 4
+// bytes is how many a number takes. A block of 32 numbers in MXFP8 has a scale.
+func (k kind) bytes() float64 { return [...]float64{f32: 4, bf16: 2, f16: 2, mxfp8: 33. / 32}[k] }
+
+// ofAverages is how averages of squares are stored beside momenta of kind k.
+func (k kind) ofAverages() kind {
+	if k == mxfp8 {
+		return bf16
 	}
-	return 2
+	return k
 }
 
 // vector returns n zeros.
@@ -62,9 +69,21 @@ var formats = []format{
 	{name: "bf16 gradients and copy", grads: bf16, copy: bf16},
 	{name: "f16 gradients and copy", grads: f16, copy: f16},
 	{name: "bf16 state", state: bf16},
+	{name: "mxfp8 momenta", state: mxfp8},
 	{name: "bf16 parameters and gradients", params: bf16, grads: bf16},
 	{name: "the same, to nearest", params: bf16, grads: bf16, nearest: true},
 	{name: "all bf16", params: bf16, grads: bf16, state: bf16},
+	{name: "all bf16, mxfp8 momenta", params: bf16, grads: bf16, state: mxfp8},
+}
+
+// stateFormats are those that store only the state otherwise, and what they are compared with.
+func stateFormats() (list []format) {
+	for _, f := range formats {
+		if f.params == f32 && f.grads == f32 && f.copy == f32 {
+			list = append(list, f)
+		}
+	}
+	return list
 }
 
 // hasCopy reports whether a step writes a copy of the parameters.
@@ -73,24 +92,28 @@ func (f format) hasCopy() bool { return f.copy != f32 }
 // scales reports whether gradients need a loss scale: f16 has little room for small ones.
 func (f format) scales() bool { return f.grads == f16 }
 
-// memory is how many bytes a parameter takes, of an optimizer with so many buffers.
-func (f format) memory(buffers int) int {
-	n := f.params.bytes() + f.grads.bytes() + buffers*f.state.bytes()
-	if f.hasCopy() {
-		n += f.copy.bytes()
-	}
-	return n
+// memory is how many bytes a parameter takes, with a state of so many momenta and averages of squares.
+func (f format) memory(momenta, averages int) float64 {
+	return f.params.bytes() + f.grads.bytes() + f.copied() + f.stateBytes(momenta, averages)
 }
 
-// traffic is how many bytes a step reads and writes for each parameter, of an optimizer that does so with so many buffers.
-// Gradients with a loss scale are read twice, first to see whether they are finite.
-func (f format) traffic(buffers int) int {
-	n := 2*f.params.bytes() + f.grads.bytes() + buffers*f.state.bytes()
-	if f.hasCopy() {
-		n += f.copy.bytes()
-	}
+// traffic is how many bytes a step reads and writes for each parameter. It updates one momentum and only reads the other, if there are
+// two. Gradients with a loss scale are read twice, first to see whether they are finite.
+func (f format) traffic(momenta, averages int) float64 {
+	n := 2*f.params.bytes() + f.grads.bytes() + f.copied() + f.stateBytes(momenta+1, 2*averages)
 	if f.scales() {
 		n += f.grads.bytes()
 	}
 	return n
+}
+
+func (f format) stateBytes(momenta, averages int) float64 {
+	return float64(momenta)*f.state.bytes() + float64(averages)*f.state.ofAverages().bytes()
+}
+
+func (f format) copied() float64 {
+	if f.hasCopy() {
+		return f.copy.bytes()
+	}
+	return 0
 }

@@ -1,5 +1,6 @@
 // Precision measures what mixed precision does to the test error of a network: it trains with AdaPNM and with PNM in several
-// formats of parameters, gradients and state, and compares each with float32:
+// formats of parameters, gradients and state, with AdamW, Lion and AdaPNM without AMSGrad in several formats of state, and compares each
+// with float32:
 //
 //	go run -C examples ./precision
 //
@@ -21,11 +22,14 @@ import (
 
 func main() {
 	s := trials.Settings{Batch: 128, Hidden: 256}
-	adapnmLR := flag.Float64("adapnm-lr", 1e-3, "learning rate of AdaPNM")
-	pnmLR := flag.Float64("pnm-lr", 0.5, "learning rate of PNM")
+	var r rates
+	flag.Float64Var(&r.adapnm, "adapnm-lr", defaults.adapnm, "learning rate of AdaPNM")
+	flag.Float64Var(&r.pnm, "pnm-lr", defaults.pnm, "learning rate of PNM")
+	flag.Float64Var(&r.adamw, "adamw-lr", defaults.adamw, "learning rate of AdamW")
+	flag.Float64Var(&r.lion, "lion-lr", defaults.lion, "learning rate of Lion")
 	s.Parse("precision", "the initial weights, the order of the images and stochastic rounding",
 		trials.Size{Epochs: 8, Seeds: 3}, trials.Size{Epochs: 10, Seeds: 5})
-	if err := run(optimizers(*adapnmLR, *pnmLR), s); err != nil {
+	if err := run(optimizers(r), s); err != nil {
 		fmt.Fprintln(os.Stderr, "precision:", err)
 		os.Exit(1)
 	}

@@ -42,7 +42,7 @@ func formatNamed(t *testing.T, name string) format {
 
 // The numbers of docs/precision.md, and PNM's counted by hand.
 func TestBytes(t *testing.T) {
-	for name, want := range map[string]struct{ adapnmMemory, adapnmTraffic, pnmMemory, pnmTraffic int }{
+	for name, want := range map[string]struct{ adapnmMemory, adapnmTraffic, pnmMemory, pnmTraffic float64 }{
 		"float32":                       {24, 40, 16, 24},
 		"bf16 gradients":                {22, 38, 14, 22},
 		"f16 gradients":                 {22, 38 + 2, 14, 22 + 2},
@@ -50,13 +50,15 @@ func TestBytes(t *testing.T) {
 		"f16 gradients and copy":        {24, 40 + 2, 16, 24 + 2},
 		"bf16 state":                    {16, 26, 12, 18},
 		"bf16 parameters and gradients": {20, 34, 12, 18},
+		"mxfp8 momenta":                 {14 + 1./16, 23 + 3./32, 10 + 1./16, 15 + 3./32},
 		"all bf16":                      {12, 20, 8, 12},
+		"all bf16, mxfp8 momenta":       {10 + 1./16, 17 + 3./32, 6 + 1./16, 9 + 3./32},
 	} {
 		f := formatNamed(t, name)
-		opts := optimizers(1e-3, 0.5)
+		opts := optimizers(defaults)
 		got := want
-		got.adapnmMemory, got.adapnmTraffic = f.memory(opts[0].buffers), f.traffic(opts[0].touched)
-		got.pnmMemory, got.pnmTraffic = f.memory(opts[1].buffers), f.traffic(opts[1].touched)
+		got.adapnmMemory, got.adapnmTraffic = f.memory(opts[0].buffers()), f.traffic(opts[0].buffers())
+		got.pnmMemory, got.pnmTraffic = f.memory(opts[1].buffers()), f.traffic(opts[1].buffers())
 		if got != want {
 			t.Errorf("%s: %v, must be %v", name, got, want)
 		}
@@ -67,7 +69,7 @@ func TestBytes(t *testing.T) {
 func TestYardstick(t *testing.T) {
 	images, tests := head(t, 300)
 	s := trials.Settings{Epochs: 2, Batch: 64, Hidden: 16}
-	for _, o := range optimizers(1e-3, 0.5) {
+	for _, o := range optimizers(defaults) {
 		got, err := o.train(context.Background(), formats[0], s, 3, images, tests, func(int) {})
 		if err != nil {
 			t.Fatal(err)
@@ -143,7 +145,7 @@ func TestDistinct(t *testing.T) {
 			t.Errorf("%s and %s give the same weights", other, f.name)
 		}
 		seen[weights] = f.name
-		stochastic := f.params == bf16 && !f.nearest || f.state == bf16
+		stochastic := f.params == bf16 && !f.nearest || f.state != f32
 		if (follow(f, 2) != weights) != stochastic {
 			t.Errorf("%s: the seed makes a difference, must be %v", f.name, stochastic)
 		}
@@ -304,12 +306,17 @@ func TestRun(t *testing.T) {
 	for _, seeds := range []int{1, 2} {
 		prefix := filepath.Join(t.TempDir(), "x")
 		s := trials.Settings{Out: prefix, Images: 500, Epochs: 1, Batch: 250, Hidden: 4, Seeds: seeds, Seed: 1}
-		opts := optimizers(1e-3, 0.5)
+		opts := optimizers(defaults)
 		if err := run(opts, s); err != nil {
 			t.Fatal(err)
 		}
 		trialstest.Pictures(t, prefix, "all bf16", "-differences", "-curves")
-		trialstest.Rows(t, prefix, len(opts)*len(formats)*seeds)
+		trialstest.Pictures(t, prefix, "mxfp8 momenta", "-state")
+		contenders := 0
+		for _, o := range opts {
+			contenders += len(o.formats)
+		}
+		trialstest.Rows(t, prefix, contenders*seeds)
 	}
 }
 

@@ -42,13 +42,14 @@ func report(w io.Writer, opts []optimizer) {
 		"gradients and state take, moved what a step reads and writes of them, in bytes for each parameter.\n", seeds)
 	beyond, differences := 0, 0
 	for _, o := range opts {
-		fmt.Fprintf(w, "\n%-36s%8s%8s", fmt.Sprintf("%s, LR %.4g, decay %.4g", o.name, o.lr, o.decay), "memory", "moved")
+		fmt.Fprintf(w, "\n%-50s%8s%8s", fmt.Sprintf("%s, LR %.4g, decay %.4g", o.name, o.lr, shrink/o.lr), "memory", "moved")
 		for _, m := range measures {
 			fmt.Fprintf(w, "%16s%18s", m.name, "− float32")
 		}
 		fmt.Fprintf(w, "%15s\n", "steps skipped")
-		for i, f := range formats {
-			fmt.Fprintf(w, "%-36s%8d%8d", f.name, f.memory(o.buffers), f.traffic(o.touched))
+		for i, f := range o.formats {
+			momenta, averages := o.buffers()
+			fmt.Fprintf(w, "%-50s%8.4g%8.4g", f.name, f.memory(momenta, averages), f.traffic(momenta, averages))
 			for _, m := range measures {
 				mean, std := stats.Spread(trials.Values(o.runs[i], m.of))
 				difference := ""
@@ -84,7 +85,7 @@ func beyondByChance(numbers int) float64 {
 func writeCSV(file string, opts []optimizer) error {
 	record := trials.NewRecord("skipped", "optimizer", "format")
 	for _, o := range opts {
-		for i, f := range formats {
+		for i, f := range o.formats {
 			record.Add(o.runs[i], o.name, f.name)
 		}
 	}
