@@ -245,6 +245,98 @@ func TestLargestAverage(t *testing.T) {
 	}
 }
 
+// Slow averages follow small gradients beside large ones, and decay without any: what docs/precision.md says of Lion's in MXFP8. In bf16,
+// which rounds them to nearest, they stop short.
+func TestSlowAverage(t *testing.T) {
+	const elements = 32 * 64
+	for _, c := range []struct {
+		state           kind
+		want, tolerance float64
+	}{{f32, 0.02, 1e-6}, {bf16, 0.0156, 1e-4}, {mxfp8, 0.02, 2e-4}} {
+		opt, err := optim.Config{Seed: 1}.New(
+			optim.Group{Rule: pnm.NewLion(), Params: []pnm.Vector{f32.vector(elements)}, State: c.state.String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer opt.Close()
+		rng, grads := rand.New(rand.NewPCG(1, 1)), make([]float32, elements)
+		quiet := func(steps int, mean, noise float64) float64 { // mean of the momenta that get no noise
+			for range steps {
+				for i := range grads {
+					grads[i] = float32(mean)
+					if i%2 > 0 {
+						grads[i] += float32(noise * rng.NormFloat64())
+					}
+				}
+				if _, err := opt.Step(pnm.Options{}, pnm.Vectors(grads)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			states, err := opt.State()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, sum := make([]float32, elements), 0.0
+			if _, err := pnm.Float32(m).Set(states[0].Buffers["exp_avg"]); err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; i < elements; i += 2 {
+				sum += float64(m[i])
+			}
+			return sum / (elements / 2)
+		}
+		if mean := quiet(2000, 0.02, 1); math.Abs(mean-c.want) > c.tolerance {
+			t.Errorf("%v state: the momentum is %.5f, must be %.5f", c.state, mean, c.want)
+		}
+		if mean := quiet(500, 0, 0); mean > 0.02*c.want || mean < 0 {
+			t.Errorf("%v state: %.5f is left of the momentum after 500 steps without gradients", c.state, mean)
+		}
+	}
+}
+
+// Where sizes differ much within a block of MXFP8 momenta, Adam's steps are uneven: what docs/precision.md says of them, of sizes with a normal
+// logarithm.
+func TestSizesInBlock(t *testing.T) {
+	const elements, steps, last = 1 << 14, 1200, 200
+	follow := func(state kind, spread float64) (largest float64) {
+		rule := pnm.NewAdam()
+		rule.LR = 1
+		p, grads, sizes := make([]float32, elements), make([]float32, elements), make([]float64, elements)
+		opt, err := optim.Config{Seed: 1}.New(optim.Group{Rule: rule, Params: pnm.Vectors(p), State: state.String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer opt.Close()
+		rng := rand.New(rand.NewPCG(1, 1))
+		for i := range sizes {
+			sizes[i] = math.Exp(spread * rng.NormFloat64())
+		}
+		for step := range steps {
+			for i, size := range sizes {
+				grads[i] = float32(size * (0.1 + rng.NormFloat64()))
+			}
+			clear(p)
+			if _, err := opt.Step(pnm.Options{}, pnm.Vectors(grads)); err != nil {
+				t.Fatal(err)
+			}
+			if step >= steps-last {
+				for _, u := range p {
+					largest = max(largest, math.Abs(float64(u)))
+				}
+			}
+		}
+		return largest
+	}
+	for _, c := range []struct {
+		state                  kind
+		spread, least, largest float64
+	}{{f32, 3, 1, 2}, {mxfp8, 1, 1, 2}, {mxfp8, 3, 20, 60}} {
+		if u := follow(c.state, c.spread); u < c.least || u > c.largest {
+			t.Errorf("%v state, spread %g: the largest step is %.3g, must be in [%g, %g]", c.state, c.spread, u, c.least, c.largest)
+		}
+	}
+}
+
 // A loss scale is divided out; a step whose gradients overflow is skipped, and the next one has half the scale.
 func TestLossScale(t *testing.T) {
 	weights := func(name string, gradient float32) (*mixed, []float32) {
