@@ -79,12 +79,12 @@ func differencePanel(o optimizer) (*plot.Plot, error) {
 	return p, nil
 }
 
-// curvePanel plots the test error of each epoch, of float32 and of parameters in bf16: all formats would lie on each other.
+// curvePanel plots the test error of each epoch, of float32 and of parameters in bf16 with one format of state each: all would lie on each other.
 func curvePanel(o optimizer) (*plot.Plot, error) {
 	p := figure.ManyLines(o.name+": test error, %", "epoch")
 	colors := []color.NRGBA{figure.Blue, figure.Orange, figure.Red, figure.Green}
 	for i, f := range o.formats {
-		if i > 0 && f.params == f32 {
+		if i > 0 && f.params == f32 || f.state == mxfp8 {
 			continue
 		}
 		errors := trials.Series(o.runs[i], func(e trials.Epoch) float64 { return 100 * e.TestError })
