@@ -146,8 +146,8 @@ static void mxfp8(void) {
 	u[1].state[0].scales = NULL;
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "params.row is 8, must be 0: only PNM_MXFP8 has it", u[1].params.row = N);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "must be 0: only PNM_MXFP8 has it", u[1].grads.scales = &rule);
-	REFUSED(PNM_ERROR_DTYPE, "the format of params is mxfp8, must be float32, bf16 or low16", u[1].params.dtype = PNM_MXFP8; u[1].params.scales = u[1].params.data);
-	REFUSED(PNM_ERROR_DTYPE, "the format of grads is mxfp8, must be float32, bf16 or f16", u[1].grads.dtype = PNM_MXFP8; u[1].grads.scales = u[1].grads.data);
+	REFUSED(PNM_ERROR_DTYPE, "the format of params is mxfp8, must be float32, bf16 or low16", u[1].params.dtype = PNM_MXFP8; u[1].params.scales = &rule);
+	REFUSED(PNM_ERROR_DTYPE, "the format of grads is mxfp8, must be float32, bf16 or f16", u[1].grads.dtype = PNM_MXFP8; u[1].grads.scales = &rule);
 	REFUSED(PNM_ERROR_DTYPE, "the format of copy is mxfp8, must be bf16 or f16", u[1].copy = zeros(N, PNM_MXFP8));
 	free(u[1].copy.scales);
 	REFUSED(PNM_ERROR_DTYPE, "the format of exp_avg_sq is mxfp8, must be bf16", to_adam(PNM_MXFP8));
