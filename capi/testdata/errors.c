@@ -21,8 +21,11 @@ static void reset(void) {
 
 static uint64_t bits(void) {
 	uint64_t h = HASH_START;
-	for (int i = 0; i < 2; i++)
-		h = hash(hash(h, vector(u[i].params.data, u[i].params.data ? N : 0, PNM_FLOAT32)), vector(u[i].state[0].data, u[i].state[0].data ? N : 0, PNM_FLOAT32));
+	for (int i = 0; i < 2; i++) {
+		pnm_vector state = u[i].state[0];
+		h = hash(h, vector(u[i].params.data, u[i].params.data ? N : 0, PNM_FLOAT32));
+		h = hash_bytes(h, state.data, state.data ? N * (state.dtype == PNM_MXFP8 ? sizeof(uint8_t) : sizeof(float)) : 0);
+	}
 	return h;
 }
 
