@@ -158,9 +158,9 @@ def draw(curves, rules, formats, seeds, file):
             for s, run in zip(seeds, runs):
                 bottom.plot(steps, [a[2] - b[2] for a, b in zip(run, curves[rule, formats[0], s])], color=f"C{n}", lw=1)
         top.set(title=rule)
-        bottom.set(xlabel="step")
-    axes[0, 0].set(ylabel="loss, mean of the seeds: held out, and (dotted) in training")
-    axes[1, 0].set(ylabel="held-out loss − that of float32, each seed")
+        bottom.set(xlabel="step", ylim=(-0.05, 0.05))
+    axes[0, 0].set(ylabel="loss")
+    axes[1, 0].set(ylabel="held-out loss − that of float32")
     axes[0, 0].legend()
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
