@@ -191,9 +191,11 @@ func (t *tensor) drawIndex(i int) uint64 {
 	if row == 0 {
 		return first + uint64(i)
 	}
-	padded := (row + drawBlock - 1) &^ (drawBlock - 1)
-	return (first/row+uint64(i)/row)*padded + uint64(i)%row
+	return (first/row+uint64(i)/row)*padded(row) + uint64(i)%row
 }
+
+// padded is the length that a row of mxfp8 has in blocks of random numbers.
+func padded[N int | uint64](row N) N { return (row + drawBlock - 1) &^ (drawBlock - 1) }
 
 // blockBorder returns the last element not behind i, which is not among the first of t, at which a block of random numbers begins.
 func (t *tensor) blockBorder(i int) int { return i - int(t.drawIndex(i)%drawBlock) }
@@ -254,13 +256,13 @@ const (
 // gathered updates whole rows in scratch memory, where each begins with a block.
 func (r *run) gathered(lo, hi, row int) {
 	var scratch [paths * mostBlocks * scratchBlock]byte
-	padded := (row + drawBlock - 1) &^ (drawBlock - 1)
+	step := padded(row)
 	for lo < hi {
 		index := r.t.drawIndex(lo)
-		rows := min((hi-lo)/row, mostBlocks*drawBlock/padded, sameKey(index)/padded)
+		rows := min((hi-lo)/row, mostBlocks*drawBlock/step, sameKey(index)/step)
 		if rows > 0 {
 			r.b.at(r.t, lo, index)
-			r.padded(scratch[:], 0, row, padded, rows)
+			r.padded(scratch[:], 0, row, step, rows)
 		} else { // another key within the row
 			rows = 1
 			r.consecutive(lo, lo+row)

@@ -134,15 +134,8 @@ func narrowBlock(b *mixed, d dice, param, moment, state format, lo int, s *strea
 
 // widenMomentum reads a momentum from lo on, if there is one.
 func widenMomentum(to []float32, at, scales unsafe.Pointer, f format, lo int) {
-	if f != mxfp8 {
-		widen(to, at, f, lo)
-		return
-	}
-	if at == nil {
-		return
-	}
-	for i, x := range elements8(at, lo, len(to)) {
-		to[i] = widenMX(x, elements8(scales, (lo+i)/mxBlock, 1)[0])
+	if at != nil {
+		Vector{at, scales, lo + len(to), layout{format: f}}.widen(to, lo)
 	}
 }
 

@@ -179,10 +179,7 @@ func (m *mixed) packScaled(x Operand, stream string, most reg.GPVirtual, replace
 		VPMOVWB(bytes[0], y)
 		VMOVDQU32(y, m.vector(stream, 1, 0))
 	} else {
-		const evenQuarters = 0 | 2<<2 | 1<<4 | 3<<6
-		y := m.op1(VPACKSSWB, bytes[1], bytes[0])
-		VPERMQ(U8(evenQuarters), y, y)
-		VMOVDQU(y, m.vector(stream, 1, 0))
+		m.storePacked(VPACKSSWB, bytes[0], bytes[1], m.vector(stream, 1, 0))
 	}
 }
 

@@ -442,7 +442,6 @@ func (m *mixed) storeUpper(stream string, x Operand) {
 		}
 		return
 	}
-	const evenQuarters = 0 | 2<<2 | 1<<4 | 3<<6 // VPACKUSDW packs within 16 bytes
 	for i := 0; i < len(x); i += 2 {
 		VPSRLD(U8(16), x[i], x[i])
 		if m.pairs {
@@ -452,10 +451,16 @@ func (m *mixed) storeUpper(stream string, x Operand) {
 			continue
 		}
 		VPSRLD(U8(16), x[i+1], x[i+1])
-		y := m.op1(VPACKUSDW, x[i+1], x[i])
-		VPERMQ(U8(evenQuarters), y, y)
-		VMOVDQU(y, m.vector(stream, 2, i))
+		m.storePacked(VPACKUSDW, x[i], x[i+1], m.vector(stream, 2, i))
 	}
+}
+
+// storePacked is for AVX2: it stores two vectors, whose elements an instruction packs into half the bytes.
+func (m *mixed) storePacked(pack func(...Op), first, second Op, to Mem) {
+	const evenQuarters = 0 | 2<<2 | 1<<4 | 3<<6 // it packs within 16 bytes
+	y := m.op1(pack, second, first)
+	VPERMQ(U8(evenQuarters), y, y)
+	VMOVDQU(y, to)
 }
 
 // cut puts the upper halves of a sum, of x and what rounds it, into the lower half of y. A NaN in x stays one: its upper half is
