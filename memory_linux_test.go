@@ -62,7 +62,7 @@ func TestMemoryIsCollectedWhereRefused(t *testing.T) {
 	var pages uint64
 	_, err = fmt.Sscan(string(text), &pages)
 	wantNoError(t, err)
-	const more = 400 << 20
+	const more = 200 << 20 // bf16 elements, which 32 bits can count the bytes of
 	var saved unix.Rlimit
 	wantNoError(t, unix.Getrlimit(unix.RLIMIT_AS, &saved))
 	wantNoError(t, unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: min(saved.Max, pages*uint64(os.Getpagesize())+more), Max: saved.Max}))
