@@ -113,19 +113,21 @@ def test_views_that_cannot_be_updated(data):
     assert not optimizer.state[p]
 
 
-@pytest.mark.skipif(_plan._increment_version is None, reason="before torch 2.1")
-def test_torch_that_takes_one_tensor(monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, TypeError])
+def test_torch_that_takes_one_tensor(error):
+    """As torch 2.1 to 2.4 do."""
     seen = []
 
     def increment_version(tensor):
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError
+        if not isinstance(tensor, torch.Tensor) or tensor.is_inference():
+            raise error
         seen.append(tensor)
 
-    monkeypatch.setattr(_plan, "_increment_version", increment_version)
-    p = torch.nn.Parameter(torch.zeros(3))
-    stepped(posneg.SGD, p, lr=1.0)
-    assert len(seen) == 1 and seen[0] is p
+    with torch.inference_mode():
+        unseen = torch.zeros(3)
+    p, q = torch.zeros(3), torch.ones(3)
+    _plan._incrementer(increment_version)([p, unseen, q])
+    assert len(seen) == 2 and seen[0] is p and seen[1] is q
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (6,), (2, 3, 1)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from operator import attrgetter, itemgetter
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ _dtype_of = attrgetter("dtype")
 _shape_of = attrgetter("shape")
 _PLAIN = {Tensor, torch.nn.Parameter}
 _size_of: Tuple[Callable[[Tensor], Any], ...] = (attrgetter("nbytes"),) if hasattr(Tensor, "nbytes") else (Tensor.numel, _dtype_of)
-_increment_version = getattr(torch.autograd.graph, "increment_version", None)  # since torch 2.1
 
 Group = Dict[str, Any]
 State = Dict[Tensor, Dict[str, Any]]
@@ -288,15 +287,24 @@ def _point(vectors: Any, at: Sequence[int], tensors: List[Tensor]) -> None:
     vectors["dtype"][at] = [_DTYPES_OF_STATE[t.dtype] for t in tensors]
 
 
-def _tell_autograd(changed: List[Tensor]) -> None:
-    """Has autograd refuse a backward pass through values that a step has overwritten."""
-    if _increment_version is None:
-        return
+def _incrementer(one_or_all: Any) -> Callable[[List[Tensor]], None]:
+    """What has autograd refuse a backward pass through values that a step has overwritten, made of torch's increment_version."""
+    if one_or_all is None:  # before torch 2.1
+        return lambda changed: None
     try:
-        _increment_version(changed)
-    except TypeError:  # it took one tensor at first
-        for p in changed:
-            _increment_version(p)
+        one_or_all([])
+    except (RuntimeError, TypeError):  # before torch 2.5, which also refuses tensors that autograd never sees
+
+        def each(changed: List[Tensor]) -> None:
+            for p in changed:
+                if not p.is_inference():
+                    one_or_all(p)
+
+        return each
+    return cast(Callable[[List[Tensor]], None], one_or_all)
+
+
+_tell_autograd = _incrementer(getattr(torch.autograd.graph, "increment_version", None))
 
 
 def _check_gradient(g: Tensor, p: Tensor) -> None:
