@@ -323,24 +323,6 @@ def test_state_of_another_rule():
         other.step()
 
 
-def test_threads_are_torchs(monkeypatch):
-    from posneg import _library
-
-    seen = []
-    monkeypatch.setattr(_library.Call, "run", lambda call, scale, workers, then: seen.append(workers))
-    params = parameters(3)
-    set_gradients(params)
-    optimizer = posneg.PNM(params, lr=1.0)
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            optimizer.step()
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [1, 2]
-
-
 def test_state_dtype_is_a_name_in_groups():
     p, = parameters(3)
     for given, name in ((torch.bfloat16, "bfloat16"), ("bfloat16", "bfloat16"), (torch.float32, "float32"), (None, None), ("mxfp8", "mxfp8")):

@@ -5,6 +5,7 @@
 """
 
 from ._library import isa
+from ._threads import get_num_threads, set_num_threads
 from .checkpoints import CheckpointError, ChecksumError, load_checkpoint, save_checkpoint
 from .optimizers import SGD, PNM, AdaPNM, Adam, AdamW, Lion
 from .state_dicts import to_pytorch_optimizer
@@ -13,5 +14,5 @@ __version__ = "0.1.0"
 __all__ = [
     "PNM", "AdaPNM", "SGD", "Adam", "AdamW", "Lion",
     "save_checkpoint", "load_checkpoint", "CheckpointError", "ChecksumError",
-    "isa", "to_pytorch_optimizer",
+    "get_num_threads", "set_num_threads", "isa", "to_pytorch_optimizer",
 ]

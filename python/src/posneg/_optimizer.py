@@ -19,6 +19,7 @@ from ._masters import MASTER_LOW
 from ._plan import Group, Plan, all_params, check_overlap, owner
 from ._rounding import param_names, take_names
 from ._state import check_low, check_state, name_state_dtype
+from ._threads import get_num_threads
 from .state_dicts import from_any
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -131,7 +132,7 @@ class Optimizer(torch.optim.Optimizer):
             self._plan = plan = Plan(*of, plan.counts if plan else None)
             now = plan.look(*of)
             assert now is not None
-        plan.step(now, self.param_groups, map(self._rule, self.param_groups), loss_scale, torch.get_num_threads())
+        plan.step(now, self.param_groups, map(self._rule, self.param_groups), loss_scale, get_num_threads())
 
     def _check_loaded(self) -> None:
         if self._half_loaded:

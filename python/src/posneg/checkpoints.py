@@ -31,6 +31,7 @@ from ._plan import Group
 from ._rounding import Name, draws, packed, param_names, rounding
 from ._safetensors import DTYPES, ELEMENTS, PIECE, SCALES, Entry, Source, encode_header, memory, pieces, read_header, swap
 from ._state import ROUNDING, begun, check_param, check_state, has_blocks, prepare, state_dtype
+from ._threads import get_num_threads
 
 File = Union[str, "os.PathLike[str]", BinaryIO]
 Names = Optional[Iterable[Tuple[str, Tensor]]]
@@ -187,7 +188,7 @@ def _in_threads(call: Callable[[_T], _R], arguments: Iterable[_T], size: Callabl
         if left <= 0:
             batches.append([])
             left = PIECE
-    with ThreadPoolExecutor(min(torch.get_num_threads(), 4)) as pool:
+    with ThreadPoolExecutor(min(get_num_threads(), 4)) as pool:
         return [result for batch in pool.map(lambda batch: list(map(call, batch)), batches) for result in batch]
 
 

@@ -1,0 +1,106 @@
+"""How many threads a step uses."""
+
+from __future__ import annotations
+
+import functools
+import os
+from operator import index
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import torch
+
+from . import _library
+
+MOST = 4096  # of pnm_options
+
+
+def _checked(n: Any, name: str) -> int:
+    if not 1 <= n <= MOST:
+        raise ValueError(f"posneg: {name} is {n}, must be from 1 to {MOST}")
+    return index(n)
+
+
+def _of_environment() -> Optional[int]:
+    value = os.environ.get("POSNEG_NUM_THREADS")
+    if not value:
+        return None
+    try:
+        n = int(value)
+    except ValueError:
+        raise ValueError(f"posneg: POSNEG_NUM_THREADS is {value!r}, must be a whole number from 1 to {MOST}") from None
+    return _checked(n, "POSNEG_NUM_THREADS")
+
+
+_ENVIRONMENT = _of_environment()
+_chosen = _ENVIRONMENT
+
+
+def set_num_threads(n: Optional[int]) -> None:
+    """Sets how many threads the steps of all optimizers of this process use, from 1 to 4096; None restores the default.
+
+    The default is what the environment variable POSNEG_NUM_THREADS said when posneg was imported, or else as many as torch uses,
+    torch.get_num_threads(). Where torch has one thread only because torchrun has set OMP_NUM_THREADS to 1 by itself, the default is this
+    process's share of the CPUs: those that torchrun may use divided by LOCAL_WORLD_SIZE. No result depends on the number of threads.
+
+    >>> posneg.set_num_threads(2)
+    >>> posneg.get_num_threads()
+    2
+    >>> posneg.set_num_threads(None)
+    """
+    global _chosen
+    _chosen = _ENVIRONMENT if n is None else _checked(index(n), "the number of threads")
+
+
+def get_num_threads() -> int:
+    """How many threads a step uses at most; small steps use fewer. See set_num_threads."""
+    if _chosen is not None:
+        return _chosen
+    threads = torch.get_num_threads()
+    return threads if threads > 1 else _share()
+
+
+@functools.lru_cache(maxsize=None)
+def _share() -> int:
+    """How many threads a process has for which torch has one: 1, if that was anyone's will."""
+    torchrun = _torchrun()
+    if torchrun is None:
+        return 1
+    try:
+        bound_to, of_all = (len(os.sched_getaffinity(process)) for process in (0, torchrun))
+        processes = int(os.environ["LOCAL_WORLD_SIZE"])
+    except (OSError, KeyError, ValueError):
+        return 1
+    cpus = int(_library.load().pnm_workers())
+    if cpus < bound_to:  # a quota, which is that of all processes
+        of_all = min(cpus, of_all)
+    return max(1, min(cpus, of_all // max(1, processes)))
+
+
+def _torchrun() -> Optional[int]:
+    """The process of the torchrun that has set OMP_NUM_THREADS to 1 for this process by itself; None if somebody else did.
+
+    torchrun sets the variable only where it was not set. What was set when a process began, and not what it has set since, is in
+    /proc: torchrun's does not have the variable then. The processes that it starts have TORCHELASTIC_RUN_ID.
+    """
+    if os.environ.get("OMP_NUM_THREADS") != "1" or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    process = os.getppid()
+    try:
+        while process:
+            began_with = _environment(process)
+            if b"TORCHELASTIC_RUN_ID" not in began_with:
+                return None if b"OMP_NUM_THREADS" in began_with else process
+            process = _parent(process)
+    except (OSError, ValueError):  # not Linux, or no business of ours
+        pass
+    return None
+
+
+def _environment(process: int) -> Dict[bytes, bytes]:
+    entries = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return dict(entry.partition(b"=")[::2] for entry in entries)
+
+
+def _parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[1])
