@@ -51,6 +51,6 @@ class Counts:
         """The numbers of the steps that are due; None if a count is no longer one."""
         done = self.values[places]
         listed = done.tolist()
-        if all(map(float.is_integer, listed)) and 0 <= min(listed) and max(listed) < MOST:
+        if all(map(float.is_integer, listed)) and 0 <= min(listed, default=0) and max(listed, default=0) < MOST:
             return done + 1
         return None

@@ -31,3 +31,9 @@ def like(t: Tensor, model: Tensor) -> Tensor:
     if all(a == b for a, b, size in zip(t.stride(), model.stride(), t.shape) if size != 1):
         return t
     return torch.empty_strided(model.shape, model.stride(), dtype=t.dtype, device="cpu").copy_(t)
+
+
+def each_once(t: Tensor) -> Tensor:
+    """This process's part of an expanded tensor, without the dimensions in which its elements repeat."""
+    t = local(t.detach())
+    return t[tuple(slice(None) if stride or not size else slice(1) for stride, size in zip(t.stride(), t.shape))]

@@ -159,15 +159,21 @@ class _RefusedProcess(Refused, RuntimeError):
     pass
 
 
+_NOT_RUN = 2  # where a report has whether a step was skipped
+
+
 class Call:
     """Performs the steps of an array of UPDATE; what it points to must stay alive during a run."""
 
     def __init__(self, updates: np.ndarray):
         self._library, self.steps = load(), len(updates)
         self._options = Options()
+        self._around: Tuple[Any, ...] = (0.0, 0.0, False, False)
         self._report = np.zeros((), REPORT)
         self._skipped = self._report["skipped"]
         self.done = np.zeros((), bool)  # by the last run
+        self.ran = np.zeros((), bool)  # the same, or skipped, as the options have it; known when look has been called
+        self.look = functools.partial(np.not_equal, self._skipped, _NOT_RUN, out=self.ran)
         self._calls = (
             functools.partial(
                 self._library.pnm_update_all,
@@ -176,18 +182,29 @@ class Call:
             functools.partial(np.equal, self._skipped, 0, out=self.done),
         )
 
-    def run(self, loss_scale: float, workers: int, then: Sequence[Callable[[], object]]) -> None:
-        """Calls `then` after the library, also if it has refused, without letting an exception of a signal's handler in between.
+    def run(self, loss_scale: float, workers: int, around: Tuple[Any, ...], then: Sequence[Callable[[], object]]) -> None:
+        """Performs a step, with clip_norm, clip_value, skip_non_finite and zero_grads.
+
+        It calls `then` after the library, also if it has refused, without letting an exception of a signal's handler in between.
 
         Python runs handlers between its own instructions, and one of them makes all these calls: none may be a function in Python.
         """
-        self._options.loss_scale, self._options.workers = loss_scale, workers
-        self._skipped[...] = 1  # the library writes a report when it has done its work, and only then
+        options = self._options
+        options.loss_scale, options.workers = loss_scale, workers
+        if around is not self._around:
+            self._around = ()  # an interrupt may leave some of the old ones
+            options.clip_norm, options.clip_value, options.skip_non_finite, options.zero_grads = around
+            self._around = around
+        self._skipped[...] = _NOT_RUN  # the library writes a report when it has done its work, and only then
         self.done[...] = False
         calls: Any = (*self._calls, *then)
         status = list(map(functools.partial.__call__, calls))[0]
         if status:
             raise _error(status, self._library.pnm_last_error().decode())
+
+    def report(self) -> Tuple[float, bool]:
+        """The norm of the gradients, if that was asked for, and whether the last run was skipped."""
+        return float(self._report["grad_norm"]), bool(self._skipped)
 
 
 def _error(status: int, message: str) -> Exception:

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from . import _masters, _mx
 from ._counts import STEP, step_tensor
+from ._layout import each_once
 from ._library import LR, path, state_names
 from ._masters import MASTER_LOW
+from ._options import NOTHING, STEP_OPTIONS, Around, Kept, StepOptions, check_saved
+from ._placements import is_cut
 from ._plan import Group, Plan, all_params, check_overlap, owner
 from ._rounding import param_names, take_names
 from ._state import check_low, check_state, name_state_dtype
@@ -39,7 +42,7 @@ else:
     Params = Any
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(StepOptions, torch.optim.Optimizer):
     """A torch.optim.Optimizer whose step is one call of the library for all parameters."""
 
     # In checkpoints: the rule's name; its hyperparameters, and what a group calls them (None: a flag that is never set).
@@ -51,8 +54,10 @@ class Optimizer(torch.optim.Optimizer):
     # While a checkpoint is being loaded, and after it could be loaded only in part: "state", or "parameters" if these are, too.
     _half_loaded: Optional[str] = None
 
-    def __init__(self, params: Params, defaults: Dict[str, Any]):
+    def __init__(self, params: Params, defaults: Dict[str, Any], **step_options: Any):
         path()  # fails early if there is no library
+        self._around = Around()
+        self._around.set(**step_options)
         self._plan: Optional[Plan] = None
         self._complete = False  # all groups that the caller gives are there
         super().__init__(params, defaults)  # type: ignore[arg-type]  # numbers for names
@@ -72,11 +77,13 @@ class Optimizer(torch.optim.Optimizer):
     def _step_supports_amp_scaling(self) -> bool:
         """Whether torch.amp.GradScaler leaves it to step() to divide by the scale and to skip.
 
-        Who clips gradients wants them divided before, so that it must be asked for, as in torch; but float16 gradients
-        GradScaler will not divide.
+        Who clips gradients wants them divided before, so that it must be asked for, as in torch, unless the step itself clips, or the
+        like; but float16 gradients GradScaler will not divide.
         """
         if not hasattr(torch.amp, "GradScaler"):
             return False
+        if self._around.fields is not NOTHING:
+            return True
         return any(g.get("fused") or any(p.dtype == torch.float16 for p in g["params"]) for g in self.param_groups)
 
     def _check(self, group: Group) -> None:
@@ -119,9 +126,17 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of a GradScaler
-        if found_inf is None or not float(found_inf):
+        found = found_inf is not None and bool(float(found_inf))
+        self._around.grad_norm, self._around.skipped = None, found
+        if not found:
             self._update(1.0 if scale is None else float(scale))
+        elif self.zero_grads:
+            self._zero()
         return loss
+
+    def _zero(self) -> None:
+        """Sets the gradients to zero, all of them or none, whatever a signal's handler raises."""
+        list(map(Tensor.zero_, [each_once(p.grad) for p in all_params(self.param_groups) if p.grad is not None]))
 
     def _update(self, loss_scale: float) -> None:
         self._check_loaded()
@@ -132,7 +147,12 @@ class Optimizer(torch.optim.Optimizer):
             self._plan = plan = Plan(*of, plan.counts if plan else None)
             now = plan.look(*of)
             assert now is not None
-        plan.step(now, self.param_groups, map(self._rule, self.param_groups), loss_scale, get_num_threads())
+        around = self._around
+        if around.measures and (around.norm_group is not None or any(map(is_cut, all_params(self.param_groups)))):
+            raise NotImplementedError("posneg: the norm over several processes")
+        plan.step(now, self.param_groups, map(self._rule, self.param_groups), loss_scale, get_num_threads(), around.fields)
+        if around.measures:
+            around.grad_norm, around.skipped = plan.report()
 
     def _check_loaded(self) -> None:
         if self._half_loaded:
@@ -150,16 +170,22 @@ class Optimizer(torch.optim.Optimizer):
                 check_low(p, state[MASTER_LOW], owner(self.param_groups, index))
             if state:
                 saved["state"][key] = _mx.exported(_masters.exported(state))
+        saved[STEP_OPTIONS] = self._around.saved()
         return saved
 
     def __getstate__(self) -> Any:
         self._check_loaded()
         state: Dict[str, Any] = dict(super().__getstate__())
         state["state"] = defaultdict(dict, {p: _mx.exported(s) for p, s in self.state.items()})  # float8 cannot be pickled
+        state[STEP_OPTIONS] = {**self._around.saved(), "norm_group": Kept(self.norm_group)}
         return state
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
+        options = state.pop(STEP_OPTIONS, {})
         super().__setstate__(state)
+        around = vars(self).setdefault("_around", Around())
+        if options:
+            around.set(**{**options, "norm_group": options["norm_group"].group})
         self._plan, self._half_loaded, self._complete = None, None, True
         for s in self.state.values():
             if isinstance(s.get(STEP), (int, float)):
@@ -171,7 +197,7 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """Loads a state: this package's, torch's, the PNM authors' or pytorch_optimizer's.
 
-        Options that the saved groups do not have stay as they are.
+        Options that the saved groups do not have stay as they are, and so do clip_norm and the others around a step if there are none.
         """
         loaded: Dict[str, Any] = {}
 
@@ -192,9 +218,11 @@ class Optimizer(torch.optim.Optimizer):
         else:
             super().load_state_dict(last(self, state_dict))
         self._undo_casts(loaded)
+        self._around.set(**loaded.get(STEP_OPTIONS, {}))
 
     def _check_loadable(self, loaded: Dict[str, Any]) -> None:
         """Reports what could not be continued, before anything is taken over."""
+        check_saved(loaded.get(STEP_OPTIONS, {}))
         groups = loaded["param_groups"]
         if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
             return  # torch's load_state_dict says so

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from . import _library, _mx
 from ._counts import STEP, Counts, as_count
-from ._layout import is_dense, like, real
+from ._layout import each_once, is_dense, like, real
 from ._masters import MASTER, MASTER_LOW
 from ._mx import scales_name
+from ._options import NOTHING, ZERO_GRADS, Fields
 from ._overlap import address, first_overlap, without_shared
 from ._placements import check_fits, cut_as, is_cut, local
 from ._rounding import draws, param_names, rounding
@@ -113,6 +114,7 @@ class Plan:
         increments = np.zeros(len(params))
         increments[self._places] = 1
         self._call = _library.Call(self._rows)
+        self._ran = torch.from_numpy(self._call.ran)
         self._count = partial(np.add, self.counts.values, increments, out=self.counts.values, where=self._call.done)
 
     def _fill(self, group_of: List[int], updated: List[Tensor], states: List[Dict[str, Any]]) -> None:
@@ -169,14 +171,17 @@ class Plan:
             of_params = of_buffers = (Tensor.data_ptr, _shape_of, _dtype_of, Tensor.stride, Tensor.is_neg, Tensor.is_conj)
         return others + [list(map(look, updated)) for look in of_params] + [list(map(look, buffers)) for look in of_buffers]
 
-    def step(self, now: Now, groups: List[Group], rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int) -> None:
+    def step(
+        self, now: Now, groups: List[Group], rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int, around: Fields
+    ) -> None:
         """Updates what has been looked at."""
-        if not self._due:
+        if not self._due and around is NOTHING:
             return
         new = list(rules)
         if new != self._last_rules:
             self._rules[:] = self._last_rules = new
-        updated, grads, states = now
+        updated, given, states = now
+        grads, zero = given, around[ZERO_GRADS]
         steps = self.counts.next(self._places)
         if steps is None:
             for i in self._due:
@@ -199,18 +204,40 @@ class Plan:
             addresses = list(map(Tensor.data_ptr, grads))
         self._grads["data"] = addresses
 
-        then = (self._count, *(partial(Tensor.copy_, copied.view, copied.work) for copied in gapped.values()))
+        then: List[Callable[[], object]] = [self._count]
+        then += (partial(Tensor.copy_, copied.view, copied.work) for copied in gapped.values())
+        if zero and grads is not given:
+            then += self._zeroing([g for g, read in zip(given, grads) if address(local(g)) != address(read)])
         try:
             try:
-                self._call.run(loss_scale, workers, then)
+                self._call.run(loss_scale, workers, around, then)
             except _library.Overlap:
                 # A gradient may share memory with what is written. It counts as it was before the step.
-                kept = without_shared(map(real, grads), [*updated, *(v for s in states for v in s.values() if isinstance(v, Tensor))])
+                grads = list(map(real, grads))
+                kept = without_shared(grads, [*updated, *(v for s in states for v in s.values() if isinstance(v, Tensor))])
+                if zero:  # two of them may share memory, too
+                    for i, g, unshared in zip(self._due, grads, kept):
+                        if address(g) != address(unshared):
+                            raise ValueError(
+                                f"posneg: zero_grads with a gradient of {owner(groups, i)} that shares memory with parameters or state"
+                            ) from None
+                    kept = list(map(Tensor.clone, grads))
+                    then += self._zeroing(given)
                 self._grads["data"] = list(map(Tensor.data_ptr, kept))
-                self._call.run(loss_scale, workers, then)
+                self._call.run(loss_scale, workers, around, then)
         finally:
             if self._call.done:
                 _tell_autograd(updated)
+            if zero:
+                _tell_autograd(given)
+
+    def report(self) -> Tuple[float, bool]:
+        """The norm of all gradients of the last step, if that was asked for, and whether it was skipped."""
+        return self._call.report()
+
+    def _zeroing(self, grads: List[Tensor]) -> List[Callable[[], object]]:
+        """What sets gradients to zero, if the library has run: those that it knows as copies only."""
+        return [self._call.look, *(partial(Tensor.masked_fill_, each_once(g), self._ran, 0) for g in grads)]
 
     def _simple_addresses(self, grads: List[Tensor]) -> Optional[List[int]]:
         """Where the gradients are, if the engine can read all of them as they are."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
 from ._optimizer import Optimizer, Params, check_betas, check_filled, non_negative
 from ._plan import Group
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+else:
+    ProcessGroup = Any  # a torch may be built without
 
 
 def _same(names: str) -> Dict[str, Optional[str]]:
@@ -32,6 +37,16 @@ class PNM(Optimizer):
         master_weights: keep exact float32 masters of bfloat16 parameters, instead of rounding them stochastically: the parameter
             is the upper half, and the state has the lower one, "master_low". float16 parameters always have a master, "master_param".
         seed: of stochastic rounding.
+        clip_norm: bounds the Euclidean norm of all gradients of the step together, > 0. Infinity only measures it, as grad_norm.
+        clip_value: bounds the size of each element of the gradients, after clip_norm, > 0.
+        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells.
+        zero_grads: set the gradients to zero in the step, also where it is skipped.
+        norm_group: a process group over whose ranks the parameters are spread, as ZeroRedundancyOptimizer spreads them: clip_norm and
+            skip_non_finite see the gradients of all. DTensors need none. All ranks must step, with the same of these options.
+
+    The last five are attributes of the optimizer, which may change between steps. They are done in the step's pass over memory, but that
+    clip_norm and skip_non_finite read the gradients once before. After a step, grad_norm has the norm of the gradients (unscaled, before
+    clipping), or None where neither option asked for it, and skipped whether the step has left everything as it was.
     """
 
     _rule_name = "PNM"
@@ -51,6 +66,11 @@ class PNM(Optimizer):
         state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
+        clip_norm: Optional[float] = None,
+        clip_value: Optional[float] = None,
+        skip_non_finite: bool = False,
+        zero_grads: bool = False,
+        norm_group: Optional[ProcessGroup] = None,
     ):
         super().__init__(
             params,
@@ -58,6 +78,7 @@ class PNM(Optimizer):
                 lr=lr, betas=betas, weight_decay=weight_decay, decoupled=decoupled, maximize=maximize,
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -106,6 +127,11 @@ class AdaPNM(Optimizer):
         state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
+        clip_norm: Optional[float] = None,
+        clip_value: Optional[float] = None,
+        skip_non_finite: bool = False,
+        zero_grads: bool = False,
+        norm_group: Optional[ProcessGroup] = None,
     ):
         super().__init__(
             params,
@@ -114,6 +140,7 @@ class AdaPNM(Optimizer):
                 maximize=maximize, exact_bias=exact_bias,
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -131,7 +158,7 @@ class AdaPNM(Optimizer):
 
 
 class SGD(Optimizer):
-    """torch.optim.SGD, with its arguments; foreach changes nothing. See PNM for the last four."""
+    """torch.optim.SGD, with its arguments; foreach changes nothing. See PNM for the last nine."""
 
     _rule_name = "SGD"
     _kind = 3
@@ -153,6 +180,11 @@ class SGD(Optimizer):
         state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
+        clip_norm: Optional[float] = None,
+        clip_value: Optional[float] = None,
+        skip_non_finite: bool = False,
+        zero_grads: bool = False,
+        norm_group: Optional[ProcessGroup] = None,
     ):
         _refuse(differentiable=differentiable)
         super().__init__(
@@ -161,6 +193,7 @@ class SGD(Optimizer):
                 lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
                 maximize=maximize, fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -178,7 +211,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """torch.optim.Adam, with its arguments; foreach changes nothing. See PNM for the last four."""
+    """torch.optim.Adam, with its arguments; foreach changes nothing. See PNM for the last nine."""
 
     _rule_name = "Adam"
     _kind = 4
@@ -202,6 +235,11 @@ class Adam(Optimizer):
         state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
+        clip_norm: Optional[float] = None,
+        clip_value: Optional[float] = None,
+        skip_non_finite: bool = False,
+        zero_grads: bool = False,
+        norm_group: Optional[ProcessGroup] = None,
     ):
         _refuse(capturable=capturable, differentiable=differentiable)
         super().__init__(
@@ -211,6 +249,7 @@ class Adam(Optimizer):
                 decoupled_weight_decay=decoupled_weight_decay,
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -228,7 +267,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """torch.optim.AdamW, with its arguments; foreach changes nothing. See PNM for the last four."""
+    """torch.optim.AdamW, with its arguments; foreach changes nothing. See PNM for the last nine."""
 
     def __init__(
         self,
@@ -247,11 +286,17 @@ class AdamW(Adam):
         state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
+        clip_norm: Optional[float] = None,
+        clip_value: Optional[float] = None,
+        skip_non_finite: bool = False,
+        zero_grads: bool = False,
+        norm_group: Optional[ProcessGroup] = None,
     ):
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
             maximize=maximize, capturable=capturable, differentiable=differentiable, decoupled_weight_decay=True,
             fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -295,6 +340,11 @@ class Lion(Optimizer):
         state_dtype: Union[torch.dtype, str, None] = None,
         master_weights: bool = False,
         seed: int = 0,
+        clip_norm: Optional[float] = None,
+        clip_value: Optional[float] = None,
+        skip_non_finite: bool = False,
+        zero_grads: bool = False,
+        norm_group: Optional[ProcessGroup] = None,
     ):
         super().__init__(
             params,
@@ -302,6 +352,7 @@ class Lion(Optimizer):
                 lr=lr, betas=betas, weight_decay=weight_decay, decoupled=decoupled, maximize=maximize,
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
         )
 
     def _check(self, group: Group) -> None:

@@ -1,0 +1,144 @@
+"""What a step does with the gradients besides the update: attributes of every optimizer, and not options of a group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Optional, Tuple, TypeVar, overload
+
+import torch
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+else:
+    ProcessGroup = Any  # a torch may be built without
+
+Fields = Tuple[float, float, bool, bool]  # clip_norm, clip_value, skip_non_finite and zero_grads, as pnm_options has them
+NOTHING: Fields = (0.0, 0.0, False, False)
+ZERO_GRADS = 3
+
+STEP_OPTIONS = "step_options"  # where state dicts have those that are saved
+
+T = TypeVar("T")
+
+
+def _bound(name: str, value: Any) -> Optional[float]:
+    if value is None:
+        return None
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"Invalid {name}: {value!r}, must be a number or None")
+    if not float(value) > 0:
+        raise ValueError(f"Invalid {name}: {value}, must be > 0, or None for no bound")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"Invalid {name}: {value!r}, must be True or False")
+    return value
+
+
+def _group(name: str, value: Any) -> Any:
+    if value is not None and not (torch.distributed.is_available() and isinstance(value, torch.distributed.ProcessGroup)):
+        raise TypeError(f"Invalid {name}: {value!r}, must be a process group of torch.distributed, to which this process belongs, or None")
+    return value
+
+
+class Around:
+    """What an optimizer's steps do besides the update, and what the last one has found."""
+
+    clip_norm: Optional[float]
+    clip_value: Optional[float]
+    skip_non_finite: bool
+    zero_grads: bool
+    norm_group: Optional[ProcessGroup]
+
+    def __init__(self) -> None:
+        self.clip_norm = self.clip_value = self.norm_group = None
+        self.skip_non_finite = self.zero_grads = False
+        self.fields = NOTHING  # this very tuple, if nothing is to be done
+        self.measures = False  # the norm
+        self.grad_norm: Optional[float] = None
+        self.skipped = False
+
+    def set(self, **options: Any) -> None:
+        """Sets those that are given, after a check."""
+        for name, value in options.items():
+            setattr(self, name, _CHECKS[name](name, value))
+        fields = self.clip_norm or 0.0, self.clip_value or 0.0, self.skip_non_finite, self.zero_grads
+        self.fields = NOTHING if fields == NOTHING else fields
+        self.measures = self.clip_norm is not None or self.skip_non_finite
+
+    def saved(self) -> Dict[str, Any]:
+        return {name: getattr(self, name) for name in _SAVED}
+
+
+_CHECKS: Dict[str, Callable[[str, Any], Any]] = {
+    "clip_norm": _bound, "clip_value": _bound, "skip_non_finite": _flag, "zero_grads": _flag, "norm_group": _group,
+}
+_SAVED = tuple(name for name in _CHECKS if name != "norm_group")
+
+
+def check_saved(options: Any) -> None:
+    """Reports options of a state dict that cannot be taken over."""
+    if not isinstance(options, dict) or not set(options) <= set(_SAVED):
+        raise ValueError(f"Invalid step_options: {options!r}, must be a dict of {', '.join(_SAVED)}")
+    Around().set(**options)
+
+
+class _Option(Generic[T]):
+    """An attribute of an optimizer that its Around has."""
+
+    def __init__(self, _: T):
+        pass
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, optimizer: None, owner: type) -> _Option[T]: ...
+
+    @overload
+    def __get__(self, optimizer: StepOptions, owner: type) -> T: ...
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        return self if optimizer is None else getattr(optimizer._around, self._name)
+
+    def __set__(self, optimizer: StepOptions, value: T) -> None:
+        optimizer._around.set(**{self._name: value})
+
+
+class StepOptions:
+    """The attributes. They may change between steps.
+
+    Their values are in an object of their own, which wrappers of optimizers find that are no copies, as Lightning's.
+    """
+
+    _around: Around
+
+    clip_norm = _Option[Optional[float]](None)
+    clip_value = _Option[Optional[float]](None)
+    skip_non_finite = _Option(False)
+    zero_grads = _Option(False)
+    norm_group = _Option[Optional[ProcessGroup]](None)
+
+    @property
+    def grad_norm(self) -> Optional[float]:
+        """The norm of all gradients of the last step, unscaled, before clipping; None where neither clip_norm nor skip_non_finite asks."""
+        return self._around.grad_norm
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step has left parameters and state as they were, by skip_non_finite or since a GradScaler found infinities."""
+        return self._around.skipped
+
+
+class Kept:
+    """A process group in what copy and pickle see of an optimizer: copies have it, too, and pickles cannot."""
+
+    def __init__(self, group: Optional[ProcessGroup] = None):
+        self.group = group
+
+    def __deepcopy__(self, _: Any) -> Kept:
+        return self
+
+    def __reduce__(self) -> Any:
+        return Kept, ()
