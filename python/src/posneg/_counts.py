@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Set
 
 import numpy as np
 import torch
@@ -38,13 +38,21 @@ class Counts:
         self.values = np.zeros(count)
         first = self.values.ctypes.data
         self.addresses: List[int] = [first + 8 * i for i in range(count)]
+        self._taken: Set[int] = set()
+
+    def has_place(self, i: int, state: Dict[str, Any]) -> bool:
+        """Whether number i of these is, or may become, the step of a state, and has not been another one's, which may still be in use."""
+        return i not in self._taken or self._is(i, state[STEP])
+
+    def _is(self, i: int, step: Any) -> bool:
+        return isinstance(step, Tensor) and step.dtype == torch.float64 and step.data_ptr() == self.addresses[i]
 
     def adopt(self, i: int, state: Dict[str, Any], owner: str) -> None:
         """Makes the step of a state number i of these."""
-        step = state[STEP]
-        if isinstance(step, Tensor) and step.dtype == torch.float64 and step.data_ptr() == self.addresses[i]:
+        if self._is(i, state[STEP]):
             return
-        self.values[i] = as_count(step, owner)
+        self._taken.add(i)
+        self.values[i] = as_count(state[STEP], owner)
         state[STEP] = torch.from_numpy(self.values[i, ...])
 
     def next(self, places: Sequence[int]) -> Any:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from . import _masters, _mx
+from ._cache import Plans
 from ._counts import STEP, step_tensor
 from ._layout import each_once
 from ._library import LR, path, state_names
 from ._masters import MASTER_LOW
 from ._options import NOTHING, STEP_OPTIONS, Around, Kept, StepOptions, check_saved
 from ._placements import is_cut
-from ._plan import Group, Plan, all_params, check_overlap, owner
+from ._plan import Group, all_params, check_overlap, owner
 from ._rounding import param_names, take_names
 from ._state import check_low, check_state, name_state_dtype
 from ._threads import get_num_threads
@@ -58,7 +59,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         path()  # fails early if there is no library
         self._around = Around()
         self._around.set(**step_options)
-        self._plan: Optional[Plan] = None
+        self._plans = Plans()
         self._complete = False  # all groups that the caller gives are there
         super().__init__(params, defaults)  # type: ignore[arg-type]  # numbers for names
         self._check_overlap()
@@ -140,13 +141,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     def _update(self, loss_scale: float) -> None:
         self._check_loaded()
-        plan, of = self._plan, (self.param_groups, self.state, self._slots)
-        now = plan.look(*of) if plan else None
-        if plan is None or now is None:
-            self._plan = None  # if the next line fails, the old one must not be used
-            self._plan = plan = Plan(*of, plan.counts if plan else None)
-            now = plan.look(*of)
-            assert now is not None
+        plan, now = self._plans.find(self.param_groups, self.state, self._slots)
         around = self._around
         if around.measures and (around.norm_group is not None or any(map(is_cut, all_params(self.param_groups)))):
             raise NotImplementedError("posneg: the norm over several processes")
@@ -186,7 +181,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         around = vars(self).setdefault("_around", Around())
         if options:
             around.set(**{**options, "norm_group": options["norm_group"].group})
-        self._plan, self._half_loaded, self._complete = None, None, True
+        self._plans, self._half_loaded, self._complete = Plans(), None, True
         for s in self.state.values():
             if isinstance(s.get(STEP), (int, float)):
                 s[STEP] = step_tensor(s[STEP])

@@ -54,10 +54,9 @@ class Plan:
         grads: List[Any] = [p.grad for p in params]
         self._groups = _layout(groups, slots)
         self._params = list(map(id, params))
-        self._due = _due(grads)
+        self._due = due(grads)
         updated = [params[i] for i in self._due]
         group_of = [g for g, group in enumerate(groups) for _ in group["params"]]
-        self.counts = counts if counts and len(counts.addresses) == len(params) else Counts(len(params))
 
         for i, p in zip(self._due, updated):
             check_param(p)
@@ -71,6 +70,8 @@ class Plan:
         for i, p in zip(self._due, updated):
             group = groups[group_of[i]]
             prepare(p, state[p], slots(group), group)
+        self.counts = counts if counts and all(counts.has_place(i, state[p]) for i, p in zip(self._due, updated)) else Counts(len(params))
+        for i, p in zip(self._due, updated):
             self.counts.adopt(i, state[p], owner(groups, i))
         names = [name for group in groups for name in param_names(group)]
         draw = [
@@ -144,7 +145,7 @@ class Plan:
         if list(map(id, params)) != self._params or list(map(id, state)) != self._keys or _layout(groups, slots) != self._groups:
             return None
         grads: List[Any] = [p.grad for p in params]
-        if _due(grads) != self._due:
+        if due(grads) != self._due:
             return None
         if len(self._due) != len(params):
             params, grads = [params[i] for i in self._due], [grads[i] for i in self._due]
@@ -302,7 +303,7 @@ def _layout(groups: List[Group], slots: Slots) -> List[Any]:
     return [(len(g["params"]), slots(g), g["state_dtype"], g["master_weights"], g["seed"]) for g in groups]
 
 
-def _due(grads: List[Any]) -> Sequence[int]:
+def due(grads: List[Any]) -> Sequence[int]:
     """Which parameters have a gradient."""
     missing = [g is None for g in grads]
     return [i for i, m in enumerate(missing) if not m] if any(missing) else range(len(grads))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import _mx
+from ._cache import Plans
 from ._counts import step_tensor
 from ._files import replacing
 from ._header import FLAGS, PARAMS, Damaged, SavedGroup, SavedTensor, check_metadata, decode, encode
@@ -259,7 +260,7 @@ def load_checkpoint(
         if optimizer._half_loaded == "parameters" and not params:
             raise ValueError("does not help: the parameters, too, were loaded in part before, so load it with params=True")
         optimizer._half_loaded = "parameters" if params else "state"
-        optimizer._plan = None
+        optimizer._plans = Plans()
         for group, new in zip(optimizer.param_groups, groups):
             group.update(new)
         try:
