@@ -122,7 +122,7 @@ def _no_surrogates(text: str) -> str:
 
 
 def _distinct(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    made = dict(pairs)
+    made = dict(pairs) if pairs else {}  # before Python 3.10, dict([]) has 232 bytes, and {} 64
     if len(made) != len(pairs):
         raise ValueError(f"an object has a key twice: {short([key for key, _ in pairs])}")
     return made

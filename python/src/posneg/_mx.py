@@ -22,8 +22,10 @@ from ._overlap import address
 from ._placements import cut_as, dtensor, is_cut, local, part_of, retyped, with_part
 
 NAME = "mxfp8"
-ELEMENTS: torch.dtype = getattr(torch, "float8_e4m3fn", torch.uint8)
-SCALES: torch.dtype = getattr(torch, "float8_e8m0fnu", torch.uint8)
+if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7; before, float8_e4m3fn was there, but could not even be filled with zeros
+    ELEMENTS, SCALES = torch.float8_e4m3fn, torch.float8_e8m0fnu
+else:
+    ELEMENTS, SCALES = torch.uint8, torch.uint8
 BLOCK = 32
 MOST_SINGLE = 1 << 16  # elements of one dimension up to which each has a scale of its own, so that any cut is between blocks
 
