@@ -6,7 +6,7 @@ import math
 import warnings
 from collections import defaultdict
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from ._threads import get_num_threads
 from .state_dicts import from_any
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+_Loss = TypeVar("_Loss")
 
 
 def _untraced(f: _Method) -> _Method:
@@ -35,12 +36,8 @@ def _untraced(f: _Method) -> _Method:
     return disabled
 
 
-if TYPE_CHECKING:
-    from torch.optim.optimizer import ParamsT
-
-    Params = Union[ParamsT, Iterable[Tuple[int, Tensor]]]  # what torch.optim takes, and numbers for names
-else:
-    Params = Any
+# What torch.optim takes, and numbers for names. (torch has a name for it from 2.5 on.)
+Params = Union[Iterable[Tensor], Iterable[Dict[str, Any]], Iterable[Tuple[str, Tensor]], Iterable[Tuple[int, Tensor]]]
 
 
 class Optimizer(StepOptions, torch.optim.Optimizer):
@@ -117,6 +114,12 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
 
     @_untraced
     @torch.no_grad()

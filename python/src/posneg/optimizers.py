@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 else:
     ProcessGroup = Any  # a torch may be built without
 
+Number = Union[float, Tensor]  # a tensor has one element
+
 
 def _same(names: str) -> Dict[str, Optional[str]]:
     return {name: name for name in names.split()}
@@ -56,8 +58,8 @@ class PNM(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: Union[float, Tensor],
-        betas: Tuple[float, float] = (0.9, 1.0),
+        lr: Number,
+        betas: Tuple[Number, Number] = (0.9, 1.0),
         weight_decay: float = 0,
         decoupled: bool = True,
         *,
@@ -114,8 +116,8 @@ class AdaPNM(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: Union[float, Tensor] = 1e-3,
-        betas: Tuple[float, float, float] = (0.9, 0.999, 1.0),
+        lr: Number = 1e-3,
+        betas: Tuple[Number, Number, Number] = (0.9, 0.999, 1.0),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         amsgrad: bool = True,
@@ -167,7 +169,7 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: Union[float, Tensor] = 1e-3,
+        lr: Number = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
         weight_decay: float = 0,
@@ -220,8 +222,8 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: Union[float, Tensor] = 1e-3,
-        betas: Tuple[float, float] = (0.9, 0.999),
+        lr: Number = 1e-3,
+        betas: Tuple[Number, Number] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
         amsgrad: bool = False,
@@ -272,8 +274,8 @@ class AdamW(Adam):
     def __init__(
         self,
         params: Params,
-        lr: Union[float, Tensor] = 1e-3,
-        betas: Tuple[float, float] = (0.9, 0.999),
+        lr: Number = 1e-3,
+        betas: Tuple[Number, Number] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
@@ -330,8 +332,8 @@ class Lion(Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: Union[float, Tensor] = 1e-4,
-        betas: Tuple[float, float] = (0.9, 0.99),
+        lr: Number = 1e-4,
+        betas: Tuple[Number, Number] = (0.9, 0.99),
         weight_decay: float = 0.0,
         *,
         decoupled: bool = True,
