@@ -72,38 +72,3 @@ def test_who_divides_by_the_scale():
         assert not ours([p], lr=1.0)._step_supports_amp_scaling
         for optimizer in (ours([p], lr=1.0, fused=True), ours([half], lr=1.0)):
             assert optimizer._step_supports_amp_scaling and copy.deepcopy(optimizer)._step_supports_amp_scaling
-
-
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_lightning_clips(precision, tmp_path):
-    lightning = pytest.importorskip("lightning.pytorch")
-    norms = []
-
-    class Module(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(8, 4)
-
-        def training_step(self, batch, _):
-            return self.layer(batch[0]).square().mean() * 100
-
-        def configure_optimizers(self):
-            return posneg.AdaPNM(self.parameters(), lr=0.01)
-
-        def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            norms.append(float(torch.nn.utils.clip_grad_norm_(self.parameters(), 1e9)))
-
-    module = Module()
-    if precision == "16-mixed":
-        plugin = lightning.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=16.0))
-        how = dict(plugins=[plugin])
-    else:
-        how = dict(precision=precision)
-    trainer = lightning.Trainer(
-        accelerator="cpu", max_steps=4, gradient_clip_val=0.1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, **how,
-    )
-    before = module.layer.weight.detach().clone()
-    trainer.fit(module, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(32, 8)), batch_size=8))
-    assert not torch.equal(before, module.layer.weight) and len(norms) == 4 and all(0.09 < n < 0.11 for n in norms)

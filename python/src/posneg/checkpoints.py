@@ -102,6 +102,7 @@ def save_checkpoint(
         params: write the parameters, too. (float32 masters of 16-bit ones are state, and always written.)
         metadata: whatever else the run needs to go on, as strings: load_checkpoint returns it.
     """
+    optimizer = _unwrapped(optimizer)
     members = _members(optimizer, names)
     optimizer._check_loaded()
     metadata = {} if metadata is None else metadata
@@ -249,6 +250,7 @@ def load_checkpoint(
             but for state_dtype and master_weights, to which what is loaded is converted.
         verify: compare the checksums; False is for what is left in a damaged file.
     """
+    optimizer = _unwrapped(optimizer)
     members = _members(optimizer, names)
     with _errors_of(file), _opened_to_read(file) as opened:
         source = Source(opened)
@@ -535,13 +537,19 @@ def _options(optimizer: Optimizer, saved: SavedGroup) -> Group:
     return {key: saved.hyperparameters[name] for name, key in optimizer._hyperparameters.items() if key is not None}
 
 
-def _members(optimizer: Optimizer, names: Names) -> List[List[_Member]]:
-    """The parameters of each group, and what they are called."""
+def _unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer itself: Lightning's wrapper is a subclass, has the groups and the state, but attributes of its own."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
-            f"posneg: checkpoints are of this package's optimizers, not of a {type(optimizer).__name__}; "
-            "see docs/distributed.md for those that cut others up"
+            f"posneg: checkpoints are of this package's optimizers, not of {type(optimizer).__name__}: give the one in it "
+            "(accelerate: optimizer.optimizer); see docs/distributed.md for those that cut others up"
         )
+    inner = getattr(optimizer, "optimizer", None)
+    return inner if isinstance(inner, Optimizer) else optimizer
+
+
+def _members(optimizer: Optimizer, names: Names) -> List[List[_Member]]:
+    """The parameters of each group, and what they are called."""
     lists = [group["params"] for group in optimizer.param_groups]
     for p in (p for params in lists for p in params):
         if hasattr(p, "to_local"):

@@ -1,10 +1,5 @@
 """accelerate: what prepare() makes of an optimizer, in bfloat16 and with a scaler, and its states in folders."""
 
-import itertools
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -129,6 +124,8 @@ def test_a_file_for_go_in_between(tmp_path):
     net = model()
     accelerator, net, optimizer, schedule = prepare(net, posneg.AdaPNM(net.parameters()))
     train(accelerator, net, optimizer, schedule, batches()[:3])
+    with pytest.raises(TypeError, match="optimizer.optimizer"):
+        posneg.save_checkpoint(tmp_path / "run", optimizer)
     posneg.save_checkpoint(tmp_path / "run", optimizer.optimizer, names=net.named_parameters())
     train(accelerator, net, optimizer, schedule, batches()[3:])
     again = model()
