@@ -2,6 +2,7 @@ package pnm
 
 import (
 	"sort"
+	"sync"
 	"sync/atomic"
 
 	"github.com/posneg/pnm/internal/floatmode"
@@ -11,17 +12,17 @@ import (
 // and their borders are those of blocks. A tensor thus meets the same workers at every step.
 type batch struct {
 	tensors []tensor
-	before  []int64   // bytes of work in front of each tensor, and in all
-	grads   int64     // bytes of gradients among the work
-	blocks  []int     // blocks in front of each tensor, and in all
-	sums    []float64 // of squares, by block
+	before  []int64 // bytes of work in front of each tensor, and in all
+	grads   int64   // bytes of gradients among the work
 
 	phase phase
-	far   bool    // what the caller touches from one step to the next does not fit the caches
-	zero  bool    // zero the gradients
-	wide  bool    // there are float64 gradients
-	scale float64 // by which gradients are multiplied before they are squared
-	first int     // the first tensor that is allotted
+	far   bool // what the caller touches from one step to the next does not fit the caches
+	zero  bool // zero the gradients
+	first int  // the first tensor that is allotted
+
+	top    atomic.Int32 // the highest window that any part's sum of squares has needed
+	adding sync.Mutex   // guards total
+	total  sum          // of the squares of all gradients
 
 	overflows atomic.Int64   // of all parameters in their copies
 	held      floatmode.Hold // of who performs the step
@@ -32,7 +33,7 @@ type phase uint8
 
 const (
 	updating  phase = iota
-	summing         // squares of gradients, by block
+	summing         // squares of gradients
 	zeroing         // gradients
 	allotting       // state: each worker touches what will be its own
 )
@@ -58,19 +59,17 @@ const (
 
 // plan counts the work.
 func (b *batch) plan(w work) {
-	b.before, b.blocks, b.grads, b.wide = b.before[:0], b.blocks[:0], 0, false
-	bytes, blocks := int64(0), 0
+	b.before, b.grads = b.before[:0], 0
+	bytes := int64(0)
 	for i := range b.tensors {
-		b.before, b.blocks = append(b.before, bytes), append(b.blocks, blocks)
+		b.before = append(b.before, bytes)
 		t := &b.tensors[i]
 		if w == allTensors || t.g.at != nil {
 			bytes += t.work(w)
 			b.grads += t.work(gradOnly)
-			b.wide = b.wide || t.g.format == f64 && t.g.n > 0
-			blocks += (t.len() + blockLen - 1) / blockLen
 		}
 	}
-	b.before, b.blocks = append(b.before, bytes), append(b.blocks, blocks)
+	b.before = append(b.before, bytes)
 }
 
 // work is how many bytes a tensor is worth.
@@ -105,6 +104,15 @@ func split(bytes int64, workers int) (shards, pieces int) {
 
 // run implements task.
 func (b *batch) run(part, parts int) {
+	var s sum
+	b.runPart(part, parts, &s)
+	if b.phase == summing {
+		b.addSum(&s)
+	}
+}
+
+// runPart runs a part of the phase, and adds squares to s.
+func (b *batch) runPart(part, parts int, s *sum) {
 	var h floatmode.Hold
 	defer h.Take().Release()
 	i, lo := b.border(part, parts)
@@ -116,7 +124,7 @@ func (b *batch) run(part, parts int) {
 			hi = end
 		}
 		if b.before[i] < b.before[i+1] && lo < hi {
-			b.each(i, t, lo, hi)
+			b.each(i, t, lo, hi, s)
 		}
 		lo = 0
 	}
@@ -147,19 +155,14 @@ func (b *batch) border(part, parts int) (i, element int) {
 }
 
 // each runs the phase on the elements lo … hi−1 of tensor i.
-func (b *batch) each(i int, t *tensor, lo, hi int) {
+func (b *batch) each(i int, t *tensor, lo, hi int, s *sum) {
 	switch b.phase {
 	case updating:
 		if n := t.update(lo, hi, b.far, b.zero); n > 0 {
 			b.overflows.Add(int64(n))
 		}
 	case summing:
-		raceRead(t.g.cut(lo, hi).Bytes())
-		for k := lo / blockLen; lo < hi; k++ {
-			end := min(lo+blockLen, hi)
-			b.sums[b.blocks[i]+k] = sumSquares(t.g.cut(lo, end), b.scale, b.far)
-			lo = end
-		}
+		b.sumBlocks(s, t.g.cut(lo, hi))
 	case zeroing:
 		t.zeroGrads(lo, hi)
 	case allotting:
@@ -179,7 +182,7 @@ func (b *batch) step(o *Options, working int64) (r Report) {
 	b.plan(withGrads)
 	scale := o.scale()
 	if o.measures() {
-		n := b.gradNorm(o.Pool)
+		n := b.norm(o)
 		n.scale *= scale
 		r.GradNorm = n.value()
 		if o.SkipNonFinite && !n.finite {
@@ -203,6 +206,15 @@ func (b *batch) step(o *Options, working int64) (r Report) {
 	b.do(o.Pool, updating, b.bytes())
 	r.Overflows = int(b.overflows.Load())
 	return r
+}
+
+// norm returns the norm of all gradients of the step.
+func (b *batch) norm(o *Options) norm {
+	if o.Squares != nil {
+		s := o.Squares.sum()
+		return s.norm()
+	}
+	return b.sumSquares(o.Pool).norm()
 }
 
 // touchPages touches each page of some memory, and leaves its content.

@@ -219,7 +219,7 @@ func TestSmallStepsAreNotShared(t *testing.T) {
 		}
 		// The norm touches but the gradients.
 		q := newTestPool(t, 4)
-		GradNorm(q, Float32(g))
+		SumSquares(q, Float32(g))
 		if want := max(0, min(4, 4*n/leastShard)-1); want != len(*q.inner.helpers.Load()) {
 			wantHelpers(t, q, want)
 		}
@@ -228,7 +228,7 @@ func TestSmallStepsAreNotShared(t *testing.T) {
 
 // A list that waits for its next use keeps nothing of the caller's.
 func TestSparesKeepNothing(t *testing.T) {
-	GradNorm(nil, Float64(make([]float64, 100)))
+	SumSquares(nil, Float64(make([]float64, 100)))
 	for range cap(spare) {
 		if b := &takeList().batch; len(b.tensors) != 0 {
 			t.Fatal("tensors are left over")

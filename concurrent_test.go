@@ -123,7 +123,7 @@ func TestCallsAtTheSameTime(t *testing.T) {
 			l := List{Updates: runs[i]}
 			for step := range norms {
 				nextGrads(runs[i])
-				norm := GradNorm(o.Pool, gradsOf(runs[i])...)
+				norm := normOf(o.Pool, gradsOf(runs[i])...)
 				var r Report
 				var err error
 				if i%2 == 0 {

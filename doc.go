@@ -59,13 +59,15 @@
 //     nothing on amd64, 386 and arm64: a step sets it aside on each thread that it runs on, and puts it back. On other
 //     architectures, and with -tags purego, Go cannot; there, leave the threads as they start.
 //  2. The result is the same, bit for bit, with AVX-512, AVX2, NEON or plain Go, on every architecture, for any way of
-//     cutting a tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Two
-//     things are exempt: the payload and the sign of a NaN, and steps that clip by norm, see 4.
+//     cutting a tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Only
+//     the payload and the sign of a NaN are exempt.
 //  3. NaN and ±Inf in a gradient reach the state and the parameters, unless the caller asked for such steps to be skipped, or
 //     for ±Inf to be clipped by value; max(vmax, v) never loses a NaN, and neither does clipping.
-//  4. The gradient norm accumulates in float64, in fixed blocks and a fixed tree that norm.go shows: the same bits for any
-//     number of workers. The blocks begin anew with each tensor. So the last bits of the norm, and those of a step that clips by
-//     it, depend on how the elements are cut into tensors and on the order of these.
+//  4. The gradient norm is the same, bit for bit, for the same numbers: however they are cut into tensors, calls and processes ([Squares]),
+//     in whatever order and format they are, and for any number of workers. With x = g·g in float64 (whose exponent has no bounds here), e
+//     = ⌊log2⌋ of the largest |g|, and J = ⌈(e−24)/26⌉, it is √T · 2^(26(J−1)), where T = Σ round(x/2^(52(J−1))), each to the nearest
+//     integer, ties to even, and their exact sum to float64. So each square is off by at most 2⁻⁵¹ of the largest one, which is no more
+//     than an ordinary sum in float64 is, from four squares of like size on.
 //  5. Elements of 16 or 8 bits are widened exactly, denormals included; the update is that of float32, and its results are
 //     rounded once, where they are stored: to nearest even, or stochastically by numbers drawn from a counter, a function of
 //     seed, tensor, step and element ([Rounding]), never from shared random state. format.go, mxfp8.go and rounding.go show

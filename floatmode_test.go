@@ -105,7 +105,7 @@ func TestFloatModes(t *testing.T) {
 		t.Run("UpdateAll", func(t *testing.T) { perMode(t, listInMode(pool)) })
 		t.Run("List", func(t *testing.T) { perMode(t, partsInMode(pool)) })
 		t.Run("workers", func(t *testing.T) { perMode(t, workersInMode(pool)) })
-		t.Run("GradNorm", func(t *testing.T) {
+		t.Run("SumSquares", func(t *testing.T) {
 			perMode(t, func(t *testing.T, in func(func())) (h uint64) {
 				rng := rand.New(rand.NewPCG(43, 44))
 				for _, scale := range []float64{1, 0x1p-600, 0x1p600} {
@@ -114,7 +114,7 @@ func TestFloatModes(t *testing.T) {
 						x[i] = scale * rng.NormFloat64()
 					}
 					var norm float64
-					in(func() { norm = GradNorm(pool, Float64(x)) })
+					in(func() { norm = normOf(pool, Float64(x)) })
 					h = 31*h + math.Float64bits(norm)
 				}
 				return h
@@ -202,11 +202,10 @@ func workersInMode(pool *Pool) func(t *testing.T, in func(func())) uint64 {
 		r.scalars(3, &one.c64)
 		wantNoError(t, one.round(one.form))
 		b.plan(withGrads)
-		b.sums, b.scale = make([]float64, b.blocks[1]), 1
 		for _, b.phase = range []phase{summing, updating} {
 			pool.pool().run(foreigner{b, in}, 3, 2)
 		}
-		return digest(one.p, one.s[0], one.s[2], one.out, Float64(b.sums))
+		return digest(one.p, one.s[0], one.s[2], one.out, Float64([]float64{b.total.norm().value()}))
 	}
 }
 

@@ -169,7 +169,7 @@ func listNorm(list []Update) float64 {
 		}
 		wide = append(wide, Float64(g))
 	}
-	return GradNorm(nil, wide...)
+	return normOf(nil, wide...)
 }
 
 // A list, in one call or kept for many, is exactly its drop-in calls.

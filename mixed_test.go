@@ -443,8 +443,8 @@ func TestMixedNorm(t *testing.T) {
 				wide = append(wide, Float32(v.wide()))
 			}
 			pool := newTestPool(t, 3)
-			want := GradNorm(newTestPool(t, 1), wide...)
-			if got := GradNorm(pool, g...); got != want || want == 0 {
+			want := normOf(newTestPool(t, 1), wide...)
+			if got := normOf(pool, g...); got != want || want == 0 {
 				t.Errorf("%s: the norm is %g, want %g", f, got, want)
 			}
 			inf := newVector(f, 1)

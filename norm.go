@@ -3,76 +3,224 @@ package pnm
 import (
 	"fmt"
 	"math"
+	"math/bits"
+
+	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// lanes is how many partial sums a sum of squares has: element i of a block is added to sum i mod lanes.
+// The sum of squares is exact on a grid, and so depends on nothing but the numbers that are summed up. Let x = g·g in float64 (of a
+// float64, with whatever exponent it takes) and e = ⌊log2⌋ of the largest |g|. Then
+//
+//	J = ⌈(e − 24)/26⌉               so that all x < 2^(52J+50)
+//	T = Σ round(x/2^(52(J−1)))      to integers, to nearest even
+//	norm = √T · 2^(26(J−1))         T is rounded to float64
+//
+// T consists of two bins: T = t0·2⁵² + t1, where t0 counts multiples of 2^52J. To add S(j) = 1.5·2^(52j+52) to a number rounds it to
+// a multiple of 2^52j, the last place of the sum, and the bits of the sum count the multiples:
+//
+//	s = S(J) + x       t0 += bits(s) − bits(S(J))
+//	r = x − (s − S(J))           is exact, and |r| ≤ 2^(52J−1)
+//	s = S(J−1) + r     t1 += bits(s) − bits(S(J−1))
+//
+// The last s is in [2^52J, 2^(52J+1)], where bits are linear. S(J) is an even multiple of the grid, so that to round twice is to
+// round once.
+//
+// Nobody knows J before all elements have been seen. So sums begin in a low window J and raise it for larger elements. Of what has been
+// summed up in the window J−1 they then keep t0, which is t1 in the window J: its t0 are 0. In yet lower windows all x were less than a
+// quarter of the new grid, and round to 0.
+
+const (
+	lowestBin, bins = -43, 83 // of T for any float64
+	// leastPlain and mostPlain are the windows whose anchors, and squares that count in them, are normal numbers.
+	leastPlain, mostPlain = -18 - lowestBin, 18 - lowestBin
+)
+
+// sumLen is how many elements are summed up in 64 bits: |t1| ≤ 2⁵¹·sumLen < 2⁶³.
+const sumLen = blockLen - 64
+
+// lanes divides the number of elements that assembly sums up.
 const lanes = 32
 
-// blockLen is how many elements of a tensor are summed up on their own. Blocks are also what shards consist of, so that
-// the sums do not depend on the shards.
+// blockLen is what the borders of a step's parts are multiples of.
 const blockLen = 4 << 10
 
 // sumAhead is how far in front of its loads a sum of squares prefetches what comes from memory, in bytes: processors follow a single
 // stream too closely. See docs/performance.md for what was measured.
 const sumAhead = 8 << 10
 
-// sumSquaresGeneric is the reference: it adds the square of each element of g, in float64 and multiplied by scale first, to the
-// sum of its lane. Assembly knows no scale but 1.
-func sumSquaresGeneric[T Float](sums *[lanes]float64, g []T, scale float64) {
-	for len(g) > 0 {
-		n := min(lanes, len(g))
-		for i, x := range g[:n] {
-			f := float64(x) * scale
-			sums[i] += float64(f * f)
-		}
-		g = g[n:]
+// A window is what a sum needs: the anchors S(J) and S(J−1), and what the gradients are multiplied by so that these are normal numbers.
+type window struct{ upper, lower, scale float64 }
+
+// windowOf returns the window whose upper bin has a number, counted from the lowest one.
+func windowOf(top int) window {
+	scale := 0
+	switch {
+	case top > mostPlain:
+		scale = -21
+	case top < leastPlain:
+		scale = 24
+	}
+	j := top + lowestBin + scale
+	return window{1.5 * pow2(52*j+52), 1.5 * pow2(52*j), pow2(26 * scale)}
+}
+
+// pow2 returns 2^k, a normal number.
+func pow2(k int) float64 { return math.Float64frombits(uint64(1023+k) << 52) }
+
+// windowFor returns the number of the window's upper bin, if largest are the bits of the largest |g|, finite and not 0.
+func windowFor(largest uint64) int {
+	e := int(largest>>52) - 1023
+	if e == -1023 {
+		e = bits.Len64(largest) - 1075
+	}
+	return (e+1093)/26 + 1 // ⌈(e − 24)/26⌉ − lowestBin
+}
+
+// A blockSum is the sum of the squares of at most sumLen elements in some window.
+type blockSum struct {
+	t0, t1  int64
+	largest uint64 // bits of |g| as a float64: an infinity has more than any number, a NaN more than an infinity
+}
+
+// sumSquaresGeneric is the reference: it adds elements to a sum.
+func sumSquaresGeneric[T Float](sum *blockSum, g []T, w *window) {
+	upper, lower := math.Float64bits(w.upper), math.Float64bits(w.lower)
+	for _, g := range g {
+		f := float64(g)
+		sum.largest = max(sum.largest, math.Float64bits(f)&^(1<<63))
+		f *= w.scale
+		x := float64(f * f)
+		s := w.upper + x
+		sum.t0 += int64(math.Float64bits(s) - upper)
+		r := x - (s - w.upper)
+		sum.t1 += int64(math.Float64bits(w.lower+r) - lower)
 	}
 }
 
-// sumSquares returns the sum of the squares of a block's elements, each multiplied by scale first, by a tree that is the same
-// for every tier. far tells that they come from memory.
-func sumSquares(g Vector, scale float64, far bool) float64 {
-	var sums [lanes]float64
-	ahead := 0
-	if far {
-		ahead = sumAhead
-	}
-	if whole := g.n &^ (lanes - 1); whole > 0 && scale == 1 && active != generic {
-		sumSquaresAssembly(&sums, g.cut(0, whole), ahead)
-		g = g.cut(whole, g.n)
-	}
+// sumSquares sums up at most sumLen elements in a window. far tells that they come from memory.
+func sumSquares(g Vector, top int, far bool) blockSum {
+	return sumSquaresReference(g, top)
+}
+
+// sumSquaresReference is sumSquares in Go.
+func sumSquaresReference(g Vector, top int) (sum blockSum) {
+	w := windowOf(top)
 	switch g.format {
 	case f32:
-		sumSquaresGeneric(&sums, sliceOf[float32](g), scale)
+		sumSquaresGeneric(&sum, sliceOf[float32](g), &w)
 	case f64:
-		sumSquaresGeneric(&sums, sliceOf[float64](g), scale)
+		sumSquaresGeneric(&sum, sliceOf[float64](g), &w)
 	default:
 		var wide [lanes]float32
 		for lo := 0; lo < g.n; lo += lanes {
 			part := wide[:min(lanes, g.n-lo)]
 			widen(part, g.at, g.format, lo)
-			sumSquaresGeneric(&sums, part, scale)
+			sumSquaresGeneric(&sum, part, &w)
 		}
 	}
-	for half := lanes / 2; half > 0; half /= 2 {
-		for i := range half {
-			sums[i] += sums[i+half]
-		}
-	}
-	return sums[0]
+	return sum
 }
 
-// sumTree adds up sums by halves.
-func sumTree(sums []float64) float64 {
-	if len(sums) <= 8 {
-		total := 0.0
-		for _, s := range sums {
-			total += s
-		}
-		return total
+// An int128 is an integer in two's complement.
+type int128 struct{ high, low uint64 }
+
+func (a *int128) add(b int128) {
+	var carry uint64
+	a.low, carry = bits.Add64(a.low, b.low, 0)
+	a.high += b.high + carry
+}
+
+// wide returns x·2^shift; shift is 0 or 32 … 64.
+func wide(x int64, shift int) int128 {
+	return int128{uint64(x >> (64 - shift)), uint64(x) << shift}
+}
+
+// A sum is the sum of any number of squares.
+type sum struct {
+	top      int // the number of the upper bin; 0 for none, where there are only zeros
+	t0, t1   int128
+	nan, inf bool // then the rest does not matter
+}
+
+// raise raises the window, unless it is as high.
+func (s *sum) raise(top int) {
+	switch {
+	case top == s.top+1:
+		s.t0, s.t1 = int128{}, s.t0
+	case top > s.top:
+		s.t0, s.t1 = int128{}, int128{}
 	}
-	half := len(sums) / 2
-	return sumTree(sums[:half]) + sumTree(sums[half:])
+	s.top = max(s.top, top)
+}
+
+// merge adds another sum.
+func (s *sum) merge(o *sum) {
+	s.nan, s.inf = s.nan || o.nan, s.inf || o.inf
+	other := *o
+	other.raise(s.top)
+	s.raise(other.top)
+	s.t0.add(other.t0)
+	s.t1.add(other.t1)
+}
+
+// add adds the squares of at most sumLen elements.
+func (s *sum) add(g Vector, far bool) {
+	tried := max(s.top, leastPlain) // assembly knows no lower one
+	b := sumSquares(g, tried, far)
+	switch {
+	case b.largest > infinite:
+		s.nan = true
+		return
+	case b.largest == infinite:
+		s.inf = true
+		return
+	case b.largest == 0:
+		return
+	}
+	s.raise(windowFor(b.largest))
+	if s.top != tried {
+		b = sumSquares(g, s.top, false)
+	}
+	s.t0.add(wide(b.t0, 0))
+	s.t1.add(wide(b.t1, 0))
+}
+
+const infinite = 0x7ff << 52 // the bits of +Inf
+
+// norm returns the root.
+func (s *sum) norm() norm {
+	switch {
+	case s.nan:
+		return norm{math.NaN(), 1, false}
+	case s.inf:
+		return norm{math.Inf(1), 1, false}
+	case s.top == 0:
+		return norm{0, 1, true}
+	}
+	half := pow2(13 * (s.top - 1 + lowestBin)) // twice: all of it may not be a normal number
+	return norm{math.Sqrt(s.total()) * half, half, true}
+}
+
+// total returns T, rounded to float64.
+func (s *sum) total() float64 {
+	low, carry := bits.Add64(s.t1.low, s.t0.low<<52, 0)
+	middle, carry := bits.Add64(s.t1.high, s.t0.high<<52|s.t0.low>>12, carry)
+	high := uint64(int64(s.t1.high)>>63) + uint64(int64(s.t0.high)>>12) + carry
+	exponent := 128
+	for range 2 {
+		if high == 0 {
+			high, middle, low, exponent = middle, low, 0, exponent-64
+		}
+	}
+	if int64(high) < 0 && exponent == 128 {
+		return math.NaN() // no squares have that sum
+	}
+	n := bits.LeadingZeros64(high)
+	high = high<<n | middle>>(64-n)
+	if middle<<n|low != 0 { // it tells only what is no tie
+		high |= 1
+	}
+	return float64(high) * pow2(exponent-n)
 }
 
 // A norm is the Euclidean norm of the gradients of a step, as root·scale: the product may overflow where no gradient does.
@@ -91,59 +239,114 @@ func (n norm) factor(limit float64) float64 {
 	return limit / n.scale / n.root
 }
 
-// gradNorm returns the norm of the gradients.
-func (b *batch) gradNorm(p *Pool) norm {
+// sumSquares returns the sum of the squares of all gradients.
+func (b *batch) sumSquares(p *Pool) *sum {
 	b.far = isFar(b.bytes())
-	blocks := b.blocks[len(b.tensors)]
-	if cap(b.sums) < blocks {
-		b.sums = make([]float64, blocks)
-	}
-	b.sums = b.sums[:blocks]
-	scale := 1.0
-	sum := b.sumSquares(p, scale)
-	// The squares of float32, bf16 and f16 are normal numbers of float64. Those of float64 need not be, but rarely are not: then the
-	// gradients are brought, by a power of two, to where their squares are.
-	if b.wide {
-		switch {
-		case math.IsInf(sum, 1): // a NaN is one
-			scale = 0x1p-540
-		case sum < 0x1p-900:
-			scale = 0x1p900
-		}
-		if scale != 1 {
-			sum = b.sumSquares(p, scale)
-		}
-	}
-	return norm{math.Sqrt(sum), 1 / scale, sum-sum == 0}
-}
-
-// sumSquares returns the sum of the squares of all gradients, each multiplied by scale first.
-func (b *batch) sumSquares(p *Pool, scale float64) float64 {
-	b.scale = scale
+	b.top.Store(0)
+	b.total = sum{}
 	b.do(p, summing, b.grads)
-	return sumTree(b.sums)
+	return &b.total
 }
 
-// GradNorm returns the Euclidean norm of all elements of the gradients together, summed up in float64. It is the same, bit
-// for bit, for any number of workers and on every machine, but its last bits depend on how the elements are cut into gradients
-// and on the order of these. It is +Inf or NaN if a gradient has an infinity or a NaN, and +Inf also
-// where the norm of finite float64 is too large for one. A nil pool stands for the default one.
+// sumBlocks adds the squares of a vector to a part's sum.
+func (b *batch) sumBlocks(s *sum, g Vector) {
+	raceRead(g.Bytes())
+	for lo := 0; lo < g.n; lo += sumLen {
+		s.raise(int(b.top.Load()))
+		s.add(g.cut(lo, min(lo+sumLen, g.n)), b.far)
+		for top := b.top.Load(); top < int32(s.top) && !b.top.CompareAndSwap(top, int32(s.top)); top = b.top.Load() {
+		}
+	}
+}
+
+// addSum adds a part's sum to the total.
+func (b *batch) addSum(s *sum) {
+	b.adding.Lock()
+	defer b.adding.Unlock()
+	b.total.merge(s)
+}
+
+// Squares are the sum of the squares of gradients, as integers that may be added up one by one, in any order and by whatever adds
+// int64, such as an all-reduce among processes: by [Squares.Add] they become the sum for all gradients together. Up to 2²⁰ of them can
+// be. [Squares.Norm] is the same, bit for bit, however the elements were cut into gradients, calls and processes, and ordered.
 //
-// A gradient cannot be low16 or mxfp8: GradNorm panics.
+// The sum is kept in bins, of which bin b = −43 … 39 counts multiples of 2^52b. They have four words each, from 4·(b+43) on: of how many
+// sums it is the higher one of two bins, and what it counts, as the low 32 bits, the next 32, and all others. The last two words are of
+// how many sums a gradient was NaN, and of how many others an infinity.
+type Squares [4*bins + 2]int64
+
+// SumSquares returns the sum of the squares of all elements of the gradients. A nil pool stands for the default one.
 //
-// Steps compute it by themselves where [Options] ask for it. This is for callers that need it apart, such as those that
-// own a part of the gradients and add up the squares of the norms of all parts.
-func GradNorm(pool *Pool, grads ...Vector) float64 {
+// A gradient cannot be low16 or mxfp8: SumSquares panics.
+//
+// Steps sum up squares by themselves where [Options] ask for the norm. This is for callers that have other gradients, too, or make
+// several calls for a step: see Options.Squares.
+func SumSquares(pool *Pool, grads ...Vector) (s Squares) {
 	l := takeList()
 	defer l.putBack()
 	b := &l.batch
 	defer b.held.Take().Release()
 	for i, g := range grads {
 		if g.format == low16 || g.format == mxfp8 {
-			panic(fmt.Sprintf("pnm: gradient %d is %s, which has no norm", i, g.format))
+			panic(fmt.Sprintf("pnm: gradient %d is %s, which has no squares", i, g.format))
 		}
 		b.tensors = append(b.tensors, tensor{g: g})
 	}
 	b.plan(gradOnly)
-	return b.gradNorm(pool).value()
+	s.set(b.sumSquares(pool))
+	return s
+}
+
+// set sets s to a sum.
+func (s *Squares) set(from *sum) {
+	switch {
+	case from.nan:
+		s[4*bins] = 1
+	case from.inf:
+		s[4*bins+1] = 1
+	case from.top > 0:
+		s[4*from.top] = 1
+		for i, t := range [...]int128{from.t1, from.t0} {
+			word := s[4*(from.top-1+i):]
+			word[1], word[2], word[3] = int64(t.low&(1<<32-1)), int64(t.low>>32), int64(t.high)
+		}
+	}
+}
+
+// sum returns the sum that s is. It takes words that nobody has set so for what they are.
+func (s *Squares) sum() (to sum) {
+	to.nan, to.inf = s[4*bins] != 0, s[4*bins+1] != 0
+	for b := bins - 1; b > 0; b-- {
+		if s[4*b] != 0 {
+			to.top, to.t0, to.t1 = b, s.bin(b), s.bin(b-1)
+			break
+		}
+	}
+	return to
+}
+
+// bin returns what a bin counts.
+func (s *Squares) bin(b int) (n int128) {
+	for i, word := range s[4*b+1 : 4*b+4] {
+		n.add(wide(word, 32*i))
+	}
+	return n
+}
+
+// Add adds the squares of other gradients.
+func (s *Squares) Add(others *Squares) {
+	for i, x := range others {
+		s[i] += x
+	}
+}
+
+// Norm returns the Euclidean norm of the gradients. Each square was rounded by at most 2⁻⁵¹ of the largest one, and the sum and its root
+// are rounded once. It is NaN if a gradient has a NaN, else +Inf if one has an infinity, and also where the norm of finite float64 is too
+// large for one.
+func (s *Squares) Norm() float64 {
+	var h floatmode.Hold
+	defer h.Take().Release()
+	sum := s.sum()
+	n := sum.norm()
+	return n.value()
 }

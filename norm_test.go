@@ -5,114 +5,293 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
-// squaresOracle sums up the squares of a block as norm.go says: 32 lanes, folded by halves.
-func squaresOracle[T Float](g []T) float64 {
-	var sums [32]float64
-	for i, x := range g {
-		sums[i%32] = add(sums[i%32], mul(float64(x), float64(x)))
-	}
-	for n := 16; n > 0; n /= 2 {
-		for i := range n {
-			sums[i] = add(sums[i], sums[i+n])
-		}
-	}
-	return sums[0]
+// normOf is the norm of gradients, by themselves.
+func normOf(p *Pool, grads ...Vector) float64 {
+	s := SumSquares(p, grads...)
+	return s.Norm()
 }
 
-// normOracle is the norm of gradients that are cut into blocks of 4096, whose sums are halved down to eight. It knows
-// nothing of overflow.
+// normOracle is the norm as norm.go defines it.
 func normOracle[T Float](grads ...[]T) float64 {
-	var blocks []float64
-	for _, g := range grads {
-		for len(g) > 0 {
-			n := min(len(g), 4096)
-			blocks = append(blocks, squaresOracle(g[:n]))
-			g = g[n:]
+	largest, infinite := 0.0, false
+	for _, g := range slices.Concat(grads...) {
+		if g != g {
+			return math.NaN()
 		}
+		infinite = infinite || math.IsInf(float64(g), 0)
+		largest = max(largest, math.Abs(float64(g)))
 	}
-	var tree func(x []float64) float64
-	tree = func(x []float64) float64 {
-		if len(x) > 8 {
-			return add(tree(x[:len(x)/2]), tree(x[len(x)/2:]))
-		}
-		sum := 0.0
-		for _, s := range x {
-			sum = add(sum, s)
-		}
-		return sum
+	switch {
+	case infinite:
+		return math.Inf(1)
+	case largest == 0:
+		return 0
 	}
-	return math.Sqrt(tree(blocks))
+	_, e := math.Frexp(largest) // largest is in [½, 1)·2^e
+	j := int(math.Ceil(float64(e-1-24) / 26))
+	sum := new(big.Int)
+	for _, g := range slices.Concat(grads...) {
+		x := new(big.Float).SetPrec(53).SetFloat64(float64(g)) // which bounds neither its exponent nor that of the square
+		sum.Add(sum, toEven(x.Mul(x, x).SetMantExp(x, -52*(j-1))))
+	}
+	total, _ := new(big.Float).SetPrec(53).SetInt(sum).Float64()
+	return math.Ldexp(math.Sqrt(total), 26*(j-1))
 }
 
-func testSquares[T Float](t *testing.T, rng *rand.Rand, place memory[T]) {
-	t.Helper()
-	for n := range 4*lanes + 1 {
-		for _, far := range []bool{false, true} {
-			g := place(n)
-			copy(g, random[T](rng, n))
-			if rng.IntN(2) == 0 { // specials would hide everything else
-				for i := range g {
-					g[i] = T(rng.NormFloat64())
+// toEven rounds a positive number to an integer.
+func toEven(x *big.Float) *big.Int {
+	n, _ := x.Int(nil)
+	rest := new(big.Float).Sub(x, new(big.Float).SetInt(n))
+	if c := rest.Cmp(big.NewFloat(0.5)); c > 0 || c == 0 && n.Bit(0) == 1 {
+		n.Add(n, big.NewInt(1))
+	}
+	return n
+}
+
+// spread returns numbers of all magnitudes within so many octaves of the largest, with ties among their squares.
+func spread[T Float](rng *rand.Rand, n int, largest float64, octaves int) []T {
+	g := make([]T, n)
+	for i := range g {
+		x := math.Ldexp(rng.NormFloat64(), -rng.IntN(octaves+1))
+		if rng.IntN(4) == 0 { // the square has few bits, and may be a tie of any grid
+			x = math.Ldexp(float64(1+2*rng.IntN(4)), -rng.IntN(octaves+1))
+		}
+		if g[i] = T(x * largest); math.IsInf(float64(g[i]), 0) {
+			g[i] = T(largest)
+		}
+	}
+	return g
+}
+
+// magnitudes has a number of each binade of a type.
+func magnitudes[T Float]() (all []float64) {
+	for x := math.MaxFloat64; x > 0; x /= 2 {
+		if y := float64(T(x)); y > 0 && y-y == 0 {
+			all = append(all, y)
+		}
+	}
+	return all
+}
+
+func testNormOracle[T Float](t *testing.T, rng *rand.Rand) {
+	for _, largest := range magnitudes[T]() {
+		for _, octaves := range []int{0, 30, 60} {
+			g := spread[T](rng, rng.IntN(60), largest, octaves)
+			if got, want := normOf(nil, vectorOf(g)), normOracle(g); got != want {
+				t.Fatalf("the norm of %x is %x, want %x", g, got, want)
+			}
+		}
+	}
+}
+
+// The norm is what its definition says, in every window, for all kinds of numbers.
+func TestNormOracle(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(33, 34))
+		testNormOracle[float32](t, rng)
+		testNormOracle[float64](t, rng)
+		for _, n := range []int{1, sumLen, sumLen + 1, 3*blockLen + 1} {
+			g := spread[float32](rng, n, 1e3, 60)
+			if got, want := normOf(nil, Float32(g)), normOracle(g); got != want {
+				t.Fatalf("the norm of %d elements is %x, want %x", n, got, want)
+			}
+		}
+	})
+	if got := normOf(nil); got != 0 {
+		t.Errorf("the norm of nothing is %g", got)
+	}
+}
+
+// No block overflows the sum of its lower bin, though all that it has are ties there.
+func TestNormOfTies(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		for _, n := range []int{sumLen, 2*sumLen + 5} {
+			for _, x := range []float64{0x1p-1, 0x1.8p-1, math.Sqrt2 / 2, math.Sqrt(1.5), 0x1p-27, math.Nextafter(0x1p25, 0)} {
+				g := slices.Repeat([]float64{x}, n)
+				if got, want := normOf(nil, Float64(append(g, 0x1p24))), normOracle(append(g, 0x1p24)); got != want {
+					t.Errorf("the norm of %d times %x is %x, want %x", n, x, got, want)
 				}
 			}
-			if got, want := sumSquares(vectorOf(g), 1, far), squaresOracle(g); !sameBits(got, want) {
-				t.Fatalf("%d elements of %T: %x, want %x", n, *new(T), got, want)
-			}
 		}
-	}
-}
-
-// Every tier sums up squares in the same order, for all lengths, at all alignments.
-func TestSumSquares(t *testing.T) {
-	perTier(t, func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(31, 32))
-		testSquares(t, rng, func(n int) []float32 { at := rng.IntN(16); return make([]float32, at+n)[at:] })
-		testSquares(t, rng, func(n int) []float64 { at := rng.IntN(8); return make([]float64, at+n)[at:] })
 	})
 }
 
-func testNorm[T Float](t *testing.T, rng *rand.Rand, pools []*Pool) {
-	for range 20 {
-		var grads [][]T
-		exact := new(big.Float).SetPrec(400)
-		for range rng.IntN(20) {
-			g := make([]T, rng.IntN(1<<rng.IntN(16)))
-			for i := range g {
-				g[i] = T(rng.NormFloat64() * math.Exp(10*rng.NormFloat64()))
-				x := new(big.Float).SetPrec(400).SetFloat64(float64(g[i]))
-				exact.Add(exact, x.Mul(x, x))
+// cutUp cuts gradients into others, at random, changes their order, and widens some of those with 16 bits.
+func cutUp(rng *rand.Rand, grads []Vector) (all []Vector) {
+	for _, g := range grads {
+		for g.n > 0 {
+			n := min(1+rng.IntN(1<<rng.IntN(14)), g.n)
+			part := g.Slice(0, n)
+			if g.size() == 2 && rng.IntN(2) == 0 {
+				part = Float32(part.wide())
 			}
-			grads = append(grads, g)
-		}
-		want := normOracle(grads...)
-		for _, p := range pools {
-			if got := GradNorm(p, Vectors(grads...)...); got != want {
-				t.Fatalf("%d tensors of %T, %d workers: %x, want %x", len(grads), *new(T), p.Workers(), got, want)
+			if g.format != f64 && rng.IntN(4) == 0 {
+				wide := make([]float64, n)
+				for i, x := range part.wide() {
+					wide[i] = float64(x)
+				}
+				part = Float64(wide)
 			}
+			all, g = append(all, part), g.Slice(n, g.n)
 		}
-		root, _ := exact.Sqrt(exact).Float64()
-		wantClose(t, "norm", want, root, 1e-14)
 	}
+	rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
 }
 
-// The norm is the same for any number of workers, in every tier, and it is right.
-func TestGradNorm(t *testing.T) {
+// someGrads returns gradients of all formats; few are not finite.
+func someGrads(rng *rand.Rand) (all []Vector) {
+	for range rng.IntN(8) {
+		n := rng.IntN(1 << rng.IntN(15))
+		scale := math.Ldexp(1, rng.IntN(200)-100)
+		switch rng.IntN(4) {
+		case 0:
+			all = append(all, Float32(spread[float32](rng, n, scale, 80)))
+		case 1:
+			all = append(all, Float64(spread[float64](rng, n, math.Pow(scale, float64(rng.IntN(10))), 80)))
+		case 2:
+			all = append(all, newVector(bf16, n))
+			convert(all[len(all)-1], Float32(spread[float32](rng, n, scale, 80)))
+		case 3:
+			all = append(all, newVector(f16, n))
+			convert(all[len(all)-1], Float32(spread[float32](rng, n, 100, 40)))
+		}
+	}
+	if n := len(all); n > 0 && all[n-1].n > 0 && rng.IntN(8) == 0 {
+		v := all[n-1].Slice(0, 1)
+		if bad := []float64{math.NaN(), math.Inf(1), math.Inf(-1)}[rng.IntN(3)]; v.format == f64 {
+			v.Float64()[0] = bad
+		} else {
+			convert(v, Float32([]float32{float32(bad)}))
+		}
+	}
+	return all
+}
+
+// However numbers are cut, ordered, converted, added up in groups and shared among workers: their norm has the same bits.
+func TestNormDependsOnNumbersAlone(t *testing.T) {
 	sharing(t)
 	var pools []*Pool
 	for _, n := range workerCounts() {
 		pools = append(pools, newTestPool(t, n))
 	}
 	perTier(t, func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(33, 34))
-		testNorm[float32](t, rng, pools)
-		testNorm[float64](t, rng, pools)
+		rng := rand.New(rand.NewPCG(35, 36))
+		for range 60 {
+			grads := someGrads(rng)
+			words := SumSquares(nil, grads...)
+			want := words.Norm()
+			for _, p := range pools {
+				if got := SumSquares(p, cutUp(rng, grads)...); got != words {
+					t.Fatalf("%d workers: other squares", p.Workers())
+				}
+			}
+			all := cutUp(rng, grads)
+			var groups []Squares // in a tree of any form
+			for len(all) > 0 {
+				n := 1 + rng.IntN(len(all))
+				groups, all = append(groups, SumSquares(nil, all[:n]...)), all[n:]
+			}
+			for len(groups) > 1 {
+				i := rng.IntN(len(groups) - 1)
+				groups[i].Add(&groups[len(groups)-1])
+				groups = groups[:len(groups)-1]
+			}
+			if len(groups) > 0 && !sameBits(groups[0].Norm(), want) {
+				t.Fatalf("the norm is %x in groups, want %x", groups[0].Norm(), want)
+			}
+		}
 	})
-	if got := GradNorm(nil); got != 0 {
-		t.Errorf("the norm of nothing is %g", got)
+}
+
+// Many squares may be added up: no word overflows.
+func TestManySquares(t *testing.T) {
+	const n = 1 << 20
+	one := SumSquares(nil, Float32([]float32{math.Nextafter32(0x1p25, 0), 0x1p-1}))
+	many := one
+	for i := range many {
+		many[i] *= n
 	}
+	if got, want := many.Norm(), one.Norm()*1024; got != want {
+		t.Errorf("the norm is %x, want %x", got, want)
+	}
+}
+
+// Words that no sum has give some number.
+func FuzzSquares(f *testing.F) {
+	f.Add(uint16(0), int64(1), uint16(1), int64(-1), uint16(2), int64(math.MinInt64), uint16(3), int64(math.MaxInt64))
+	f.Add(uint16(328), int64(-1), uint16(331), int64(math.MaxInt64), uint16(327), int64(math.MaxInt64), uint16(329), int64(math.MinInt64))
+	f.Fuzz(func(t *testing.T, i uint16, a int64, j uint16, b int64, k uint16, c int64, l uint16, d int64) {
+		var s, sum Squares
+		for m, x := range map[uint16]int64{i: a, j: b, k: c, l: d} {
+			s[int(m)%len(s)] = x
+		}
+		sum.Add(&s)
+		if !sameBits(s.Norm(), sum.Norm()) {
+			t.Errorf("%x and %x", s.Norm(), sum.Norm())
+		}
+		p, state := []float32{1}, newState[float32](NewPNM(1), 1)
+		_, err := updateSlicesWith(Options{ClipNorm: 1, SkipNonFinite: true, Squares: &s}, NewPNM(1), 1, p, []float32{1}, state)
+		wantNoError(t, err)
+	})
+}
+
+// fillSquares sets a vector to numbers of which most can be summed up in one window, and returns it.
+func fillSquares(rng *rand.Rand, g Vector) (top int) {
+	most := map[format]int{f32: 127, f64: 480, bf16: 127, f16: 15}[g.format]
+	largest := math.Ldexp(1, rng.IntN(2*most)-most)
+	if g.format == f64 {
+		copy(g.Float64(), spread[float64](rng, g.n, largest, 60))
+	} else {
+		convert(g, Float32(spread[float32](rng, g.n, largest, 60)))
+	}
+	bits := sumSquaresReference(g, leastPlain).largest
+	if g.n > 0 && rng.IntN(8) == 0 {
+		v := newVector(g.format, g.n)
+		v.fill(rng)
+		copy(g.Bytes(), v.Bytes())
+	}
+	if bits == 0 || bits >= infinite || rng.IntN(8) == 0 {
+		return leastPlain + rng.IntN(mostPlain-leastPlain+1)
+	}
+	return min(max(windowFor(bits), leastPlain)+rng.IntN(2), mostPlain)
+}
+
+// testSquares compares sums in the active tier with the reference, for all lengths, from caches and from memory.
+func testSquares(t *testing.T, rng *rand.Rand, place func(n int) Vector) {
+	t.Helper()
+	compared := 0
+	for n := range 4*lanes + 2 {
+		g := place(n)
+		top := fillSquares(rng, g)
+		got, want := sumSquares(g, top, rng.IntN(2) == 0), sumSquaresReference(g, top)
+		fits := want.largest == 0 || want.largest < infinite && windowFor(want.largest) <= top // else it is thrown away
+		if got.largest != want.largest && !(got.largest > infinite && want.largest > infinite) || fits && got != want {
+			t.Fatalf("%d elements of %s in window %d: %x, want %x", n, g.Format(), top, got, want)
+		}
+		if fits && (want.t0 != 0 || want.t1 != 0) {
+			compared++
+		}
+	}
+	if compared < lanes {
+		t.Errorf("only %d sums were compared", compared)
+	}
+}
+
+// Every tier sums up squares as the reference does, at all alignments.
+func TestSumSquares(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(31, 32))
+		for _, f := range []format{f32, f64, bf16, f16} {
+			for at := range 64 / f.size() {
+				testSquares(t, rng, func(n int) Vector { return newVector(f, at+n).cut(at, at+n) })
+			}
+		}
+	})
 }
 
 // A norm is finite if the gradients are and it can be, and not if any of them is not.
@@ -122,22 +301,26 @@ func TestExtremeNorms(t *testing.T) {
 		g    []float64
 		want float64
 	}{
-		{[]float64{3e200, -4e200}, 5e200},
-		{[]float64{3e-150, 4e-150}, 5e-150},
-		{[]float64{3e-160, 4e-160}, 5e-160},
-		{[]float64{3e-300, -4e-300, 0}, 5e-300},
-		{[]float64{0, 0}, 0},
+		{[]float64{0x3p900, -0x4p900}, 0x5p900},
+		{[]float64{0x3p-500, 0x4p-500}, 0x5p-500},
+		{[]float64{0x3p-600, 0x4p-600}, 0x5p-600},
+		{[]float64{0x3p-1074, -0x4p-1074, 0}, 0x5p-1074},
+		{[]float64{math.SmallestNonzeroFloat64}, math.SmallestNonzeroFloat64},
+		{[]float64{math.MaxFloat64}, math.MaxFloat64},
+		{[]float64{math.MaxFloat64, math.MaxFloat64}, inf},
+		{[]float64{0, math.Copysign(0, -1)}, 0},
+		{[]float64{inf, nan}, nan},
 		{[]float64{1e200, 1, nan}, nan},
 		{[]float64{1, -inf}, inf},
 		{[]float64{1e200, -inf}, inf},
 	} {
-		got := GradNorm(nil, Float64(c.g))
-		if !sameBits(got, c.want) && !(math.Abs(got-c.want) <= 1e-14*c.want) {
+		got := normOf(nil, Float64(c.g))
+		if !sameBits(got, c.want) {
 			t.Errorf("the norm of %v is %g", c.g, got)
 		}
 	}
 	x := float32(math.MaxFloat32)
-	wantClose(t, "the norm of two float32", GradNorm(nil, Float32([]float32{x, x})), float64(x)*math.Sqrt2, 1e-15)
+	wantClose(t, "the norm of two float32", normOf(nil, Float32([]float32{x, x})), float64(x)*math.Sqrt2, 1e-15)
 
 	// Clipping and skipping see it that way, too.
 	r := NewPNM(1)
@@ -164,45 +347,16 @@ func bits16(rng *rand.Rand, n int) []uint16 {
 	return out
 }
 
-// Every tier adds the square of each element of 16 bits to the sum of its lane.
-func TestSumSquares16Agree(t *testing.T) {
-	perTier(t, func(t *testing.T) {
-		if active == generic {
-			return
-		}
-		rng := rand.New(rand.NewPCG(23, 24))
-		for at := range lanes {
-			for n := lanes; n <= 4*lanes; n += lanes {
-				g := bits16(rng, at+n)[at:]
-				for i := range g { // most are finite
-					if rng.IntN(100) > 0 && g[i]&0x7c00 == 0x7c00 {
-						g[i] &^= 0x4000
-					}
-				}
-				for _, v := range []Vector{BF16(g), F16(g)} {
-					got := [lanes]float64(lcg[float64](rng.Uint64(), lanes))
-					want := got
-					sumSquaresAssembly(&got, v, rng.IntN(2)*sumAhead)
-					wide := make([]float32, n)
-					widen(wide, v.at, v.format, 0)
-					sumSquaresGeneric(&want, wide, 1)
-					wantSame(t, fmt.Sprintf("%d elements of %s: sums", n, v.Format()), got[:], want[:])
-				}
-			}
-		}
-	})
-}
-
 // Halves of numbers have no norm; to say nothing would be to say 0.
 func TestNoNormOfHalves(t *testing.T) {
 	for _, n := range []int{0, 1, lanes} {
 		func() {
 			defer func() {
-				if r := fmt.Sprint(recover()); r != "pnm: gradient 1 is low16, which has no norm" {
+				if r := fmt.Sprint(recover()); r != "pnm: gradient 1 is low16, which has no squares" {
 					t.Errorf("%d elements: %s", n, r)
 				}
 			}()
-			GradNorm(nil, newVector(f32, 5), newVector(low16, n))
+			SumSquares(nil, newVector(f32, 5), newVector(low16, n))
 		}()
 	}
 }

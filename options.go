@@ -15,8 +15,8 @@ import (
 //
 // before the rule sees it. Weight decay is the rule's, and does not take part.
 //
-// “All gradients” are those of one call. A caller that makes a call for each tensor computes the norm by [GradNorm] and passes
-// it on, for a loss scale s (or 1), as LossScale: s·max(1, norm/(s·limit)).
+// “All gradients” are those of one call, or those of which Squares are the sum. A caller that makes a call for each tensor, or is one of
+// several processes that share the parameters, sums up the squares of all gradients first, by [SumSquares] and [Squares.Add].
 type Options struct {
 	// LossScale is what the loss was multiplied by, and so the gradients; it is divided out: > 0, and such that its inverse
 	// is a normal number of the element type (for float32, up to 2¹²⁶); 0 means 1. Among several processes that add up their
@@ -36,6 +36,10 @@ type Options struct {
 	// ±Inf, and reports it.
 	SkipNonFinite bool
 
+	// Squares are the sum of the squares of all gradients of the step, as they are passed, where the caller has it already: for ClipNorm
+	// and SkipNonFinite, one of which it needs. If it is nil, the step sums up the gradients of its call.
+	Squares *Squares
+
 	// ZeroGrads sets the gradients to zero after the step, and also if the step was skipped.
 	ZeroGrads bool
 
@@ -46,7 +50,7 @@ type Options struct {
 // A Report tells what became of a step.
 type Report struct {
 	// GradNorm is the norm of all gradients, divided by LossScale, before any clipping. It is computed if ClipNorm or
-	// SkipNonFinite asks for it, and 0 otherwise. See [GradNorm]; whether gradients are finite, Skipped tells.
+	// SkipNonFinite asks for it, and 0 otherwise. See [Squares.Norm]; whether gradients are finite, Skipped tells.
 	GradNorm float64
 
 	Skipped bool // by SkipNonFinite: nothing but, with ZeroGrads, the gradients was changed
@@ -62,6 +66,9 @@ func (o *Options) scales() bool { return o.LossScale != 0 || o.ClipValue != 0 }
 
 // checkOptions reports a field out of its range, for arithmetic in float64 (wide) or float32.
 func checkOptions(o *Options, wide bool) error {
+	if o.Squares != nil && !o.measures() {
+		return &ValueError{"Options", "Squares", o.Squares.Norm(), "nil unless ClipNorm or SkipNonFinite is set"}
+	}
 	if !o.scales() && o.ClipNorm == 0 {
 		return nil
 	}

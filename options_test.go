@@ -159,6 +159,53 @@ func TestSkipNonFinite(t *testing.T) {
 	})
 }
 
+// Steps over parts of the gradients, each with the squares of all, do what one step over all does: clip, skip and report.
+func TestOptionsOfSquares(t *testing.T) {
+	r := NewAdaPNM()
+	params := [][]float32{lcg[float32](1, 300), lcg[float32](2, 7), lcg[float32](3, 2*blockLen+5)}
+	f := formatsOf{f32, f32, f32, f32}
+	whole, apart, part := listOf(r, f, Vectors(clones(params)...)...), listOf(r, f, Vectors(clones(params)...)...), listOf(r, f, Vectors(params...)...)
+	for step := 1; step <= 4; step++ {
+		grads := Vectors(lcg[float32](4, 300), lcg[float32](5, 7), lcg[float32](6, 2*blockLen+5))
+		if step == 3 {
+			grads[1].Float32()[6] = float32(math.Inf(1))
+		}
+		o := Options{LossScale: 4, ClipNorm: 0.5, SkipNonFinite: true}
+		want := whole.next(t, o, grads)
+		if want.Skipped != (step == 3) {
+			t.Fatalf("step %d: %+v", step, want)
+		}
+		var squares Squares
+		for _, g := range grads {
+			s := SumSquares(nil, g)
+			squares.Add(&s)
+		}
+		o.Squares = &squares
+		for i, g := range grads {
+			u := &apart.Updates[i]
+			u.Grads = g
+			report, err := UpdateAll(o, apart.Updates[i:i+1])
+			wantNoError(t, err)
+			if report != want {
+				t.Errorf("step %d, tensor %d: %+v, want %+v", step, i, report, want)
+			}
+			for _, cut := range [][2]int{{0, 3}, {3, g.n}} {
+				report, err := part.StepPart(o, i, cut[0], g.cut(cut[0], cut[1]))
+				wantNoError(t, err)
+				if report != want {
+					t.Errorf("step %d, a part of tensor %d: %+v, want %+v", step, i, report, want)
+				}
+			}
+			if !report.Skipped {
+				u.Step++
+				part.Updates[i].Step++
+			}
+		}
+	}
+	wantSameTraining(t, "apart", apart, whole)
+	wantSameTraining(t, "in parts", part, whole)
+}
+
 func clones[T Float](x [][]T) (c [][]T) {
 	for _, s := range x {
 		c = append(c, slices.Clone(s))
@@ -202,17 +249,21 @@ func TestOptionErrors(t *testing.T) {
 		"LossScale 1e300, whose inverse is 0 in float32":         {LossScale: 1e300},
 		"LossScale 1e-300, whose inverse is infinite in float32": {LossScale: 1e-300},
 		"LossScale 1e38, whose inverse is subnormal in float32":  {LossScale: 1e38},
-		"ClipNorm":         {ClipNorm: -1},
-		"ClipNorm NaN":     {ClipNorm: nan},
-		"ClipValue":        {ClipValue: -1e-9},
-		"ClipValue NaN":    {ClipValue: nan},
-		"ClipValue 1e-300": {ClipValue: 1e-300},
+		"Squares that nothing needs":                             {Squares: new(Squares), ClipValue: 1},
+		"ClipNorm":                                               {ClipNorm: -1},
+		"ClipNorm NaN":                                           {ClipNorm: nan},
+		"ClipValue":                                              {ClipValue: -1e-9},
+		"ClipValue NaN":                                          {ClipValue: nan},
+		"ClipValue 1e-300":                                       {ClipValue: 1e-300},
 	}
 	var cases []refusal
 	for name, o := range bad {
 		var field string
 		fmt.Sscan(name, &field)
-		value := reflect.ValueOf(o).FieldByName(field).Float()
+		value := 0.0 // the norm of no Squares
+		if f := reflect.ValueOf(o).FieldByName(field); f.CanFloat() {
+			value = f.Float()
+		}
 		check := func(err error) error {
 			e, ok := err.(*ValueError)
 			if !ok || e.Of != "Options" || e.Field != field || !sameBits(e.Value, value) || e.Legal == "" {

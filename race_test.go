@@ -33,7 +33,7 @@ func TestRaceIsSeen(t *testing.T) {
 					return
 				}
 				if what == "norm" && i == 1 {
-					GradNorm(nil, Float32(x[50:150]))
+					SumSquares(nil, Float32(x[50:150]))
 					return
 				}
 				UpdatePNM(NewPNM(1), 1, x[50*i:50*i+100], x[200:300][:100], make([]float32, 100), make([]float32, 100))

@@ -72,14 +72,14 @@ func pnmgo_update_all(options *C.pnm_options, updates *C.pnm_update, count C.int
 	})
 }
 
-//export pnmgo_grad_norm
-func pnmgo_grad_norm(grads *C.pnm_const_vector, count C.int64_t, workers C.int32_t, norm *C.double) C.pnm_status {
+//export pnmgo_sum_squares
+func pnmgo_sum_squares(grads *C.pnm_const_vector, count C.int64_t, workers C.int32_t, squares *C.int64_t) C.pnm_status {
 	return call(func() error {
 		list, err := listOf(grads, count, "grads")
 		if err != nil {
 			return err
 		}
-		if err := checkPointer(norm, "norm"); err != nil {
+		if err := checkPointer(squares, "squares"); err != nil {
 			return err
 		}
 		pool, err := pools.of(int(workers))
@@ -98,9 +98,25 @@ func pnmgo_grad_norm(grads *C.pnm_const_vector, count C.int64_t, workers C.int32
 			}
 			in.vectors = append(in.vectors, v)
 		}
-		*norm = C.double(pnm.GradNorm(pool, in.vectors...))
+		*squaresOf(squares) = pnm.SumSquares(pool, in.vectors...)
 		return nil
 	})
+}
+
+//export pnmgo_norm
+func pnmgo_norm(squares *C.int64_t, norm *C.double) C.pnm_status {
+	return call(func() error {
+		if err := cmp.Or(checkPointer(squares, "squares"), checkPointer(norm, "norm")); err != nil {
+			return err
+		}
+		*norm = C.double(squaresOf(squares).Norm())
+		return nil
+	})
+}
+
+// squaresOf are a caller's words, of which there are C.PNM_SQUARES.
+func squaresOf(words *C.int64_t) *pnm.Squares {
+	return (*pnm.Squares)(unsafe.Pointer((*[C.PNM_SQUARES]int64)(unsafe.Pointer(words))))
 }
 
 //export pnmgo_alloc

@@ -216,6 +216,12 @@ func optionsOf(c *C.pnm_options) (o pnm.Options, err error) {
 	if err := checkReserved("Options", c.reserved_flags[:], c.reserved[:]); err != nil {
 		return o, err
 	}
+	if c.squares != nil {
+		if err := checkAlignment(c.squares, "squares"); err != nil {
+			return o, err
+		}
+		o.Squares = squaresOf(c.squares)
+	}
 	o.Pool, err = pools.of(int(c.workers))
 	return o, err
 }

@@ -10,7 +10,8 @@
 
 // The Go half. Nothing here may be called in a forked child.
 extern pnm_status pnmgo_update_all(const pnm_options *options, const pnm_update *updates, int64_t count, pnm_report *report);
-extern pnm_status pnmgo_grad_norm(const pnm_const_vector *grads, int64_t count, int32_t workers, double *norm);
+extern pnm_status pnmgo_sum_squares(const pnm_const_vector *grads, int64_t count, int32_t workers, int64_t *squares);
+extern pnm_status pnmgo_norm(const int64_t *squares, double *norm);
 extern pnm_status pnmgo_alloc(pnm_vector *vectors, int64_t count);
 extern pnm_status pnmgo_free(pnm_vector *vectors, int64_t count);
 extern pnm_status pnmgo_convert(const pnm_vector *to, const pnm_const_vector *from, int64_t *overflows);
@@ -90,9 +91,11 @@ pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, 
 	return pnm_update_all(options, update, 1, report);
 }
 
-pnm_status pnm_grad_norm(const pnm_const_vector *grads, int64_t count, int32_t workers, double *norm) {
-	IN_GO(pnm_status, pnmgo_grad_norm(grads, count, workers, norm), PNM_ERROR_FORKED);
+pnm_status pnm_sum_squares(const pnm_const_vector *grads, int64_t count, int32_t workers, int64_t *squares) {
+	IN_GO(pnm_status, pnmgo_sum_squares(grads, count, workers, squares), PNM_ERROR_FORKED);
 }
+
+pnm_status pnm_norm(const int64_t *squares, double *norm) { IN_GO(pnm_status, pnmgo_norm(squares, norm), PNM_ERROR_FORKED); }
 
 pnm_status pnm_alloc(pnm_vector *vectors, int64_t count) { IN_GO(pnm_status, pnmgo_alloc(vectors, count), PNM_ERROR_FORKED); }
 

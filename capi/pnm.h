@@ -214,6 +214,9 @@ typedef struct {
 	int64_t reserved[8];
 } pnm_update;
 
+/* How many numbers pnm_sum_squares gives. */
+#define PNM_SQUARES 334
+
 /* What is done around a step, in the same pass. All zero: none of it. */
 typedef struct {
 	double loss_scale;       /* divided out of the gradients; 0 means 1 */
@@ -223,7 +226,9 @@ typedef struct {
 	int32_t zero_grads;      /* set the gradients to zero after the step */
 	int32_t workers;         /* at most so many, up to 4096; 0: pnm_workers() */
 	int32_t reserved_flags[3];
-	int64_t reserved[8];
+	const int64_t *squares;  /* of all gradients of the step, by pnm_sum_squares, where the call has not all of them: for clip_norm and
+	                          * skip_non_finite, one of which it needs; null: the call sums up its own */
+	int64_t reserved[7];
 } pnm_options;
 
 /* What a step did. It is written whole, reserved fields to 0, where the step returns PNM_OK, and not at all where it fails. */
@@ -241,9 +246,15 @@ PNM_API pnm_status pnm_update_all(const pnm_options *options, const pnm_update *
 /* The same for one tensor. */
 PNM_API pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, pnm_report *report);
 
-/* The Euclidean norm of all gradients together, in float64; the same bits for any number of workers. *norm is written where the
- * status is PNM_OK. */
-PNM_API pnm_status pnm_grad_norm(const pnm_const_vector *grads, int64_t count, int32_t workers, double *norm);
+/* The sum of the squares of all elements of the gradients, as PNM_SQUARES integers, which are written where the status is PNM_OK. Those of
+ * up to 2^20 calls may be added up one by one, in any order and by whatever adds int64_t, such as MPI_SUM: the result is the sum for all of
+ * their gradients. Grads may be PNM_FLOAT32, PNM_FLOAT64, PNM_BF16 and PNM_F16. */
+PNM_API pnm_status pnm_sum_squares(const pnm_const_vector *grads, int64_t count, int32_t workers, int64_t *squares);
+
+/* The root of a sum of squares, the Euclidean norm of the gradients: the same bits however elements were cut into vectors, calls and
+ * processes, and ordered. NaN if a gradient has a NaN, else infinite if one has an infinity, or if the norm is too large for a double. *norm
+ * is written where the status is PNM_OK. */
+PNM_API pnm_status pnm_norm(const int64_t *squares, double *norm);
 
 #ifdef __cplusplus
 }

@@ -27,6 +27,12 @@ func lcg[T pnm.Float](seed uint64, n int) []T {
 	return out
 }
 
+// normOf is the norm of gradients, by themselves.
+func normOf(grads ...pnm.Vector) float64 {
+	s := pnm.SumSquares(nil, grads...)
+	return s.Norm()
+}
+
 // with returns a rule with hyperparameters changed: a name, a value, a name, ….
 func with(r pnm.Rule, pairs ...any) pnm.Rule {
 	for i := 0; i < len(pairs); i += 2 {

@@ -135,7 +135,7 @@ func TestFormatsInOneOptimizer(t *testing.T) {
 		for _, r := range alone {
 			grads = append(grads, r.grads(step)...)
 		}
-		norm := pnm.GradNorm(nil, grads...)
+		norm := normOf(grads...)
 		report, err := all.Step(pnm.Options{ClipNorm: norm / 4}, grads)
 		wantNoError(t, err)
 		if report.GradNorm != norm {

@@ -19,7 +19,7 @@ func byHand[T pnm.Float](o pnm.Options, grads [][]T) (done [][]T, norm float64) 
 		scale = 1 / o.LossScale
 	}
 	if o.ClipNorm != 0 || o.SkipNonFinite {
-		root := pnm.GradNorm(nil, pnm.Vectors(grads...)...)
+		root := normOf(pnm.Vectors(grads...)...)
 		norm = scale * root
 		if o.ClipNorm != 0 && !(norm <= o.ClipNorm) {
 			scale *= o.ClipNorm / scale / root

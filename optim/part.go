@@ -28,9 +28,10 @@ type Part struct {
 // [Optimizer.SetState] drops what was done. Where momenta are mxfp8, a part begins and ends between rows (see [Group].Rows), or at
 // multiples of 32 elements if the tensor is flat: a *pnm.ValueError names the nearest two places.
 //
-// LossScale and ClipValue must be the same for all parts of a tensor's step. ClipNorm and SkipNonFinite need all gradients: see
-// [pnm.Options] for what to do instead. Both faults give a *pnm.ValueError. Other errors are those of Step. Nothing is
-// allocated once steps have been cut into as many parts before.
+// ClipNorm and SkipNonFinite are about all gradients of the step, so that they need Squares. A part that SkipNonFinite skips counts as not
+// done: no part of its step may have been, and its elements are due again. LossScale, ClipNorm, ClipValue, SkipNonFinite and Squares must be
+// the same for all parts of a tensor's step. Both faults give a *pnm.ValueError. Other errors are those of Step. Nothing is allocated once
+// steps have been cut into as many parts before.
 func (o *Optimizer) StepPart(opts pnm.Options, part Part) (pnm.Report, error) {
 	o.onePart.Lock()
 	defer o.onePart.Unlock()
@@ -59,8 +60,8 @@ func (o *Optimizer) StepPart(opts pnm.Options, part Part) (pnm.Report, error) {
 	if err != nil {
 		return pnm.Report{}, named(err, o.names)
 	}
-	if part.Grads.Len() == 0 && n > 0 {
-		return report, nil // nothing is no part
+	if part.Grads.Len() == 0 && n > 0 || report.Skipped {
+		return report, nil // no part
 	}
 	begun.setOptions(&opts)
 	if o.parts.mark(part.Tensor, part.Lo, part.Lo+part.Grads.Len(), n) {
@@ -69,13 +70,14 @@ func (o *Optimizer) StepPart(opts pnm.Options, part Part) (pnm.Report, error) {
 	return report, nil
 }
 
-// checkPartOptions reports an option that needs all gradients.
+// checkPartOptions reports an option that needs all gradients, without their squares.
 func checkPartOptions(o *pnm.Options) error {
 	switch {
+	case o.Squares != nil:
 	case o.ClipNorm != 0:
-		return &pnm.ValueError{Of: "Options", Field: "ClipNorm", Value: o.ClipNorm, Legal: "0 for a part of a step"}
+		return &pnm.ValueError{Of: "Options", Field: "ClipNorm", Value: o.ClipNorm, Legal: "0 for a part of a step, unless Squares are set"}
 	case o.SkipNonFinite:
-		return &pnm.ValueError{Of: "Options", Field: "SkipNonFinite", Value: 1, Legal: "off for a part of a step"}
+		return &pnm.ValueError{Of: "Options", Field: "SkipNonFinite", Value: 1, Legal: "off for a part of a step, unless Squares are set"}
 	}
 	return nil
 }
@@ -108,8 +110,9 @@ type parts struct {
 
 // A progress is what has been done of the step of a tensor that is due.
 type progress struct {
-	done                 ranges // the elements that have had it
-	lossScale, clipValue float64
+	done    ranges       // the elements that have had it
+	options pnm.Options  // of that, but for those which may differ
+	squares *pnm.Squares // a copy of theirs, if there have ever been any
 }
 
 // check reports a part that cannot be done where a step of a tensor of n elements is due.
@@ -148,13 +151,41 @@ func (p *progress) checkOptions(o *pnm.Options) error {
 		}
 		return &pnm.ValueError{Of: "Options", Field: field, Value: value, Legal: fmt.Sprintf("%v, as for other parts of the step", before)}
 	}
-	return cmp.Or(same("LossScale", lossScale(o), p.lossScale), same("ClipValue", o.ClipValue, p.clipValue))
+	return cmp.Or(same("LossScale", lossScale(o), lossScale(&p.options)), same("ClipNorm", o.ClipNorm, p.options.ClipNorm),
+		same("ClipValue", o.ClipValue, p.options.ClipValue), same("SkipNonFinite", number(o.SkipNonFinite), number(p.options.SkipNonFinite)),
+		p.checkSquares(o))
 }
 
-func (p *progress) setOptions(o *pnm.Options) { p.lossScale, p.clipValue = lossScale(o), o.ClipValue }
+// checkSquares reports other squares than other parts had.
+func (p *progress) checkSquares(o *pnm.Options) error {
+	if o.Squares == nil || p.squares == nil || *o.Squares == *p.squares {
+		return nil
+	}
+	return &pnm.ValueError{Of: "Options", Field: "Squares", Value: o.Squares.Norm(),
+		Legal: fmt.Sprintf("those of other parts of the step, whose norm is %v", p.squares.Norm())}
+}
+
+func (p *progress) setOptions(o *pnm.Options) {
+	p.options = *o
+	p.options.Pool, p.options.Squares = nil, nil
+	if o.Squares == nil {
+		return
+	}
+	if p.squares == nil {
+		p.squares = new(pnm.Squares)
+	}
+	*p.squares = *o.Squares
+}
 
 // lossScale is what options divide gradients by.
 func lossScale(o *pnm.Options) float64 { return cmp.Or(o.LossScale, 1) }
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
 
 // mark adds elements to those of tensor i that have had their part, and reports whether all of its n elements have: the
 // step is then complete.

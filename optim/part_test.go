@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/posneg/pnm"
@@ -62,6 +63,40 @@ func TestPartsAreTheWhole(t *testing.T) {
 	}
 }
 
+// squaresOf are the squares of one number.
+func squaresOf(x float64) *pnm.Squares {
+	s := pnm.SumSquares(nil, pnm.Float64([]float64{x}))
+	return &s
+}
+
+// Parts clip and skip by the squares of all gradients, as a whole step does. Those of a skipped step are due again.
+func TestPartsOfClippedSteps(t *testing.T) {
+	x, y := lcg[float32](1, 40), lcg[float32](1, 40)
+	whole, parts := optimizerOf(t, groupOf(pnm.NewAdaPNM(), x)), optimizerOf(t, groupOf(pnm.NewAdaPNM(), y))
+	for i := range 6 {
+		g := lcg[float32](uint64(2+i), 40)
+		if i%3 == 1 {
+			g[35] = float32(math.NaN())
+		}
+		o := pnm.Options{ClipNorm: 0.1, SkipNonFinite: true, ZeroGrads: true}
+		squares, pieces, step := pnm.SumSquares(nil, pnm.Float32(g)), slices.Clone(g), parts.Steps(0)+1
+		o.Squares = &squares
+		for _, e := range []elements{{30, 40}, {0, 7}, {7, 30}} {
+			report, err := parts.StepPart(o, Part{0, step, e.lo, pnm.Float32(pieces[e.lo:e.hi])})
+			wantNoError(t, err)
+			if report.Skipped != (i%3 == 1) || !sameBits(report.GradNorm, squares.Norm()) {
+				t.Errorf("step %d, elements %v: %+v", i, e, report)
+			}
+		}
+		o.Squares = nil
+		_, err := whole.Step(o, pnm.Vectors(g))
+		wantNoError(t, err)
+		wantSame(t, "grads", pieces, g)
+	}
+	wantSame(t, "params", y, x)
+	wantSameState(t, "parts", parts, whole)
+}
+
 func TestPartErrors(t *testing.T) {
 	// optimizer has the tensors x[:8] | x[8:16]; of step 1 tensor 0 has had the elements 2 … 4.
 	optimizer := func(x []float32) *Optimizer {
@@ -99,8 +134,17 @@ func TestPartErrors(t *testing.T) {
 			return partOf(o, pnm.Options{}, Part{1, 1, 3, pnm.Float32(x[32:34])})
 		}, atTensor(1, &PartError{1, 3, 5, already}), "already"},
 		{"no step", part(0, 0, 0, 32, 34), atTensor(0, &pnm.ValueError{Of: "Part", Field: "Step", Value: 0, Legal: "≥ 1"}), "Part.Step is 0, must be ≥ 1"},
-		{"clip by norm", options(pnm.Options{ClipNorm: 1}, 1, 8), value("ClipNorm", 1, "0 for a part of a step"), "ClipNorm"},
-		{"skip", options(pnm.Options{SkipNonFinite: true}, 1, 8), value("SkipNonFinite", 1, "off for a part of a step"), "SkipNonFinite"},
+		{"clip by norm", options(pnm.Options{ClipNorm: 1}, 1, 8), value("ClipNorm", 1, "0 for a part of a step, unless Squares are set"), "ClipNorm"},
+		{"skip", options(pnm.Options{SkipNonFinite: true}, 1, 8), value("SkipNonFinite", 1, "off for a part of a step, unless Squares are set"), "SkipNonFinite"},
+		{"another bound of the norm", options(pnm.Options{ClipNorm: 1, Squares: squaresOf(5)}, 0, 2), value("ClipNorm", 1, "0, as for other parts of the step"), "ClipNorm"},
+		{"skipped now", options(pnm.Options{SkipNonFinite: true, Squares: squaresOf(5)}, 0, 2), value("SkipNonFinite", 1, "0, as for other parts of the step"), "SkipNonFinite"},
+		{"squares of nothing", options(pnm.Options{Squares: squaresOf(5)}, 0, 2), value("Squares", 5, "nil unless ClipNorm or SkipNonFinite is set"), "Squares"},
+		{"other squares", func(x []float32) error {
+			o := optimizer(x)
+			wantNoError(t, partOf(o, pnm.Options{SkipNonFinite: true, Squares: squaresOf(5)}, Part{1, 1, 0, pnm.Float32(x[32:34])}))
+			copy(x, lcg[float32](7, 64))
+			return partOf(o, pnm.Options{SkipNonFinite: true, Squares: squaresOf(math.Inf(1))}, Part{1, 1, 2, pnm.Float32(x[34:36])})
+		}, value("Squares", math.Inf(1), "those of other parts of the step, whose norm is 5"), "Squares is +Inf, must be those of"},
 		{"another loss scale", options(pnm.Options{LossScale: 2}, 0, 2), value("LossScale", 2, "1, as for other parts of the step"),
 			"Options.LossScale is 2, must be 1, as for other parts of the step"},
 		{"another bound", options(pnm.Options{ClipValue: 2}, 0, 2), value("ClipValue", 2, "0, as for other parts of the step"), "ClipValue"},

@@ -7,6 +7,7 @@ enum { N = 8 };
 static pnm_rule rule;
 static pnm_options options;
 static pnm_update u[2];
+static int64_t no_squares[PNM_SQUARES];
 
 /* Two good tensors of SGD with momentum. */
 static void reset(void) {
@@ -172,7 +173,9 @@ static void calls(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.zero_grads is -1, must be 0 or 1", options.zero_grads = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is -1, must be in [0, 4096]", options.workers = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is 4097", options.workers = 4097);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved[7] = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved[6] = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.Squares is 0, must be nil unless ClipNorm or", options.squares = no_squares);
+	REFUSED(PNM_ERROR_ALIGNMENT, "squares is at 0x", (options.clip_norm = 1, options.squares = odd(no_squares, 4)));
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved_flags is 1, must be 0", options.reserved_flags[2] = 1);
 	reset();
 	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is -1", u, -1);
@@ -191,20 +194,26 @@ static void calls(void) {
 	CHECK(before == bits(), "something was written");
 
 	double norm = 5;
-	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, odd(&norm, 4)) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
-	CHECK(strstr(pnm_last_error(), "norm is at 0x") != NULL, "%s", pnm_last_error());
-	CHECK(pnm_grad_norm(odd(&u[0].grads, 4), 1, 0, &norm) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	int64_t squares[PNM_SQUARES] = {7};
+	CHECK(pnm_sum_squares(&u[0].grads, 1, 0, odd(squares, 4)) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	CHECK(strstr(pnm_last_error(), "squares is at 0x") != NULL, "%s", pnm_last_error());
+	CHECK(pnm_sum_squares(odd(&u[0].grads, 4), 1, 0, squares) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
 	CHECK(strstr(pnm_last_error(), "grads is at 0x") != NULL, "%s", pnm_last_error());
-	CHECK(pnm_grad_norm(&u[0].grads, -1, 0, &norm) == PNM_ERROR_LENGTH, "%s", pnm_last_error());
-	CHECK(pnm_grad_norm(NULL, 1, 0, &norm) == PNM_ERROR_NULL, "%s", pnm_last_error());
-	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, NULL) == PNM_ERROR_NULL, "%s", pnm_last_error());
-	CHECK(pnm_grad_norm(&u[0].grads, 1, -1, &norm) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
+	CHECK(pnm_sum_squares(&u[0].grads, -1, 0, squares) == PNM_ERROR_LENGTH, "%s", pnm_last_error());
+	CHECK(pnm_sum_squares(NULL, 1, 0, squares) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	CHECK(pnm_sum_squares(&u[0].grads, 1, 0, NULL) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	CHECK(pnm_sum_squares(&u[0].grads, 1, -1, squares) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
 	u[0].grads.dtype = 9;
-	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, &norm) == PNM_ERROR_DTYPE, "%s", pnm_last_error());
+	CHECK(pnm_sum_squares(&u[0].grads, 1, 0, squares) == PNM_ERROR_DTYPE, "%s", pnm_last_error());
 	CHECK(strstr(pnm_last_error(), "tensor 0: dtype of grads is 9") != NULL, "%s", pnm_last_error());
 	u[0].grads.dtype = PNM_LOW16;
-	CHECK(pnm_grad_norm(&u[0].grads, 1, 0, &norm) == PNM_ERROR_DTYPE, "%s", pnm_last_error());
+	CHECK(pnm_sum_squares(&u[0].grads, 1, 0, squares) == PNM_ERROR_DTYPE, "%s", pnm_last_error());
 	CHECK(strstr(pnm_last_error(), "tensor 0: the format of grads is low16") != NULL, "%s", pnm_last_error());
+	CHECK(squares[0] == 7 && squares[1] == 0, "squares are %lld, … after errors", (long long)squares[0]);
+	CHECK(pnm_norm(NULL, &norm) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	CHECK(pnm_norm(squares, NULL) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	CHECK(pnm_norm(odd(squares, 4), &norm) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	CHECK(pnm_norm(squares, odd(&norm, 4)) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
 	CHECK(norm == 5, "norm is %g after errors", norm);
 	int workers = pnm_workers();
 	CHECK(pnm_set_workers(4097) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
@@ -229,10 +238,16 @@ static void accepted(void) {
 	CHECK(pnm_update_one(&options, u, NULL) == PNM_OK, "%s", pnm_last_error());
 
 	double norm = 5;
-	CHECK(pnm_grad_norm(NULL, 0, 0, &norm) == PNM_OK && norm == 0, "%s, norm %g", pnm_last_error(), norm);
-	static const float g[2] = {3, 4};
-	pnm_const_vector grads = const_vector(g, 2, PNM_FLOAT32);
-	CHECK(pnm_grad_norm(&grads, 1, 3, &norm) == PNM_OK && norm == 5, "%s, norm %g", pnm_last_error(), norm);
+	int64_t squares[PNM_SQUARES], others[PNM_SQUARES];
+	CHECK(pnm_sum_squares(NULL, 0, 0, squares) == PNM_OK, "%s", pnm_last_error());
+	CHECK(pnm_norm(squares, &norm) == PNM_OK && norm == 0, "%s, norm %g", pnm_last_error(), norm);
+	static const float g[3] = {3, 4, 1e-30f}; /* on two machines */
+	pnm_const_vector grads = const_vector(g, 1, PNM_FLOAT32), rest = const_vector(g + 1, 2, PNM_FLOAT32);
+	CHECK(pnm_sum_squares(&grads, 1, 3, squares) == PNM_OK, "%s", pnm_last_error());
+	CHECK(pnm_sum_squares(&rest, 1, 0, others) == PNM_OK, "%s", pnm_last_error());
+	for (int i = 0; i < PNM_SQUARES; i++)
+		squares[i] += others[i];
+	CHECK(pnm_norm(squares, &norm) == PNM_OK && norm == 5, "%s, norm %g", pnm_last_error(), norm);
 
 	for (int n = 1; n < 40; n++) /* more than there are pools */
 		CHECK(pnm_set_workers(n) == PNM_OK && pnm_workers() == n, "%d workers: %s", n, pnm_last_error());
@@ -251,6 +266,12 @@ static void accepted(void) {
 		memcmp(report.reserved_flags, zero.reserved_flags, sizeof zero.reserved_flags) == 0, "the report is not written whole");
 
 	options.skip_non_finite = 0;
+	reset();
+	options.clip_norm = INFINITY; /* with squares of other gradients, too */
+	options.squares = squares;
+	CHECK(pnm_update_all(&options, u, 2, &report) == PNM_OK && report.grad_norm == 5, "%s, norm %g", pnm_last_error(), report.grad_norm);
+	options.clip_norm = 0;
+	options.squares = NULL;
 	u[1].skip = 1;
 	u[1].step = -5;
 	u[1].grads.length = 1; /* of a gradient that is not looked at */

@@ -44,14 +44,15 @@ SAME(offsetof(pnm_update, first), 368);
 SAME(offsetof(pnm_update, skip), 376);
 SAME(offsetof(pnm_update, follow), 380);
 SAME(offsetof(pnm_update, reserved), 384);
-#endif
 
 SAME(sizeof(pnm_options), 112);
 SAME(offsetof(pnm_options, skip_non_finite), 24);
 SAME(offsetof(pnm_options, zero_grads), 28);
 SAME(offsetof(pnm_options, workers), 32);
 SAME(offsetof(pnm_options, reserved_flags), 36);
-SAME(offsetof(pnm_options, reserved), 48);
+SAME(offsetof(pnm_options, squares), 48);
+SAME(offsetof(pnm_options, reserved), 56);
+#endif
 
 SAME(sizeof(pnm_report), 96);
 SAME(offsetof(pnm_report, overflows), 8);
