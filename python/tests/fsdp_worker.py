@@ -9,21 +9,20 @@ import posneg
 from distributed_worker import loss, model
 
 
-def main():
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+def trains(**how):
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     sharded, whole = model(), model()
     for layer in sharded:
         if isinstance(layer, torch.nn.Linear):
             fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
-    optimizers = [posneg.AdaPNM(net.parameters(), lr=0.05) for net in (sharded, whole)]
+    optimizers = [posneg.AdaPNM(net.parameters(), lr=0.05, **how) for net in (sharded, whole)]
     for step in range(20):
         for net, optimizer in zip((sharded, whole), optimizers):
             optimizer.zero_grad()
             loss(net, step).backward()
             optimizer.step()
+        assert optimizers[0].grad_norm == optimizers[1].grad_norm
     for a, b in zip(sharded.parameters(), whole.parameters()):
         assert torch.equal(a.full_tensor(), b)
         for name, buffer in optimizers[0].state[a].items():
@@ -32,6 +31,13 @@ def main():
                 assert buffer == expected == 20
             else:
                 assert buffer.to_local().numel() < b.numel() and torch.equal(buffer.full_tensor(), expected)
+
+
+def main():
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for how in ({}, dict(clip_norm=0.1, clip_value=0.05, skip_non_finite=True)):
+        trains(**how)
     dist.barrier()  # who leaves earlier takes the connections with it
     dist.destroy_process_group()
 

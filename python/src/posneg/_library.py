@@ -71,6 +71,10 @@ REPORT = np.dtype(
 )
 
 
+SQUARES = 334
+INFINITIES = SQUARES - 1  # where a sum of squares counts them
+
+
 class Options(ctypes.Structure):
     _fields_ = [
         ("loss_scale", ctypes.c_double),
@@ -80,7 +84,8 @@ class Options(ctypes.Structure):
         ("zero_grads", ctypes.c_int32),
         ("workers", ctypes.c_int32),
         ("reserved_flags", ctypes.c_int32 * 3),
-        ("reserved", ctypes.c_int64 * 8),
+        ("squares", ctypes.c_void_p),
+        ("reserved", ctypes.c_int64 * 7),
     ]
 
 
@@ -120,6 +125,8 @@ def load() -> ctypes.CDLL:
     library.pnm_state_count.argtypes = [ctypes.c_void_p]
     library.pnm_state_name.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.pnm_convert.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    library.pnm_sum_squares.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
+    library.pnm_norm.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.pnm_update_all.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
     return library
 
@@ -141,6 +148,22 @@ def convert(to: np.ndarray, from_: np.ndarray) -> None:
     status = library.pnm_convert(to.ctypes.data, from_.ctypes.data, None)
     if status:
         raise _error(status, library.pnm_last_error().decode())
+
+
+def sum_squares(vectors: np.ndarray, workers: int, squares: np.ndarray) -> None:
+    """Sets the first SQUARES elements of squares, each an int64, to the sum for an array of VECTOR."""
+    library = load()
+    status = library.pnm_sum_squares(vectors.ctypes.data, len(vectors), workers, squares.ctypes.data)
+    if status:
+        raise _error(status, library.pnm_last_error().decode())
+
+
+def norm(squares: np.ndarray) -> float:
+    library, result = load(), ctypes.c_double()
+    status = library.pnm_norm(squares.ctypes.data, ctypes.addressof(result))
+    if status:
+        raise _error(status, library.pnm_last_error().decode())
+    return result.value
 
 
 class Refused(Exception):
@@ -168,7 +191,7 @@ class Call:
     def __init__(self, updates: np.ndarray):
         self._library, self.steps = load(), len(updates)
         self._options = Options()
-        self._around: Tuple[Any, ...] = (0.0, 0.0, False, False)
+        self._around: Tuple[Any, ...] = (0.0, 0.0, False, False, None)
         self._report = np.zeros((), REPORT)
         self._skipped = self._report["skipped"]
         self.done = np.zeros((), bool)  # by the last run
@@ -183,7 +206,7 @@ class Call:
         )
 
     def run(self, loss_scale: float, workers: int, around: Tuple[Any, ...], then: Sequence[Callable[[], object]]) -> None:
-        """Performs a step, with clip_norm, clip_value, skip_non_finite and zero_grads.
+        """Performs a step, with clip_norm, clip_value, skip_non_finite, zero_grads, and the address of a sum of squares or None.
 
         It calls `then` after the library, also if it has refused, without letting an exception of a signal's handler in between.
 
@@ -193,7 +216,7 @@ class Call:
         options.loss_scale, options.workers = loss_scale, workers
         if around is not self._around:
             self._around = ()  # an interrupt may leave some of the old ones
-            options.clip_norm, options.clip_value, options.skip_non_finite, options.zero_grads = around
+            options.clip_norm, options.clip_value, options.skip_non_finite, options.zero_grads, options.squares = around
             self._around = around
         self._skipped[...] = _NOT_RUN  # the library writes a report when it has done its work, and only then
         self.done[...] = False

@@ -19,7 +19,6 @@ from ._layout import each_once
 from ._library import LR, path, state_names
 from ._masters import MASTER_LOW
 from ._options import NOTHING, STEP_OPTIONS, Around, Kept, StepOptions, check_saved
-from ._placements import is_cut
 from ._plan import Group, all_params, check_overlap, owner
 from ._rounding import param_names, take_names
 from ._state import check_low, check_state, name_state_dtype
@@ -130,11 +129,11 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of a GradScaler
-        found = found_inf is not None and bool(float(found_inf))
-        self._around.grad_norm, self._around.skipped = None, found
-        if not found:
-            self._update(1.0 if scale is None else float(scale))
-        elif self.zero_grads:
+        found, around = found_inf is not None and bool(float(found_inf)), self._around
+        around.grad_norm, around.skipped = None, found
+        if not found or around.measures:
+            self._update(1.0 if scale is None else float(scale), found)
+        elif around.zero_grads:
             self._zero()
         return loss
 
@@ -142,15 +141,10 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Sets the gradients to zero, all of them or none, whatever a signal's handler raises."""
         list(map(Tensor.zero_, [each_once(p.grad) for p in all_params(self.param_groups) if p.grad is not None]))
 
-    def _update(self, loss_scale: float) -> None:
+    def _update(self, loss_scale: float, skip: bool) -> None:
         self._check_loaded()
         plan, now = self._plans.find(self.param_groups, self.state, self._slots)
-        around = self._around
-        if around.measures and (around.norm_group is not None or any(map(is_cut, all_params(self.param_groups)))):
-            raise NotImplementedError("posneg: the norm over several processes")
-        plan.step(now, self.param_groups, map(self._rule, self.param_groups), loss_scale, get_num_threads(), around.fields)
-        if around.measures:
-            around.grad_norm, around.skipped = plan.report()
+        plan.step(now, self.param_groups, map(self._rule, self.param_groups), loss_scale, get_num_threads(), self._around, skip)
 
     def _check_loaded(self) -> None:
         if self._half_loaded:

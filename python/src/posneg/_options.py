@@ -11,9 +11,8 @@ if TYPE_CHECKING:
 else:
     ProcessGroup = Any  # a torch may be built without
 
-Fields = Tuple[float, float, bool, bool]  # clip_norm, clip_value, skip_non_finite and zero_grads, as pnm_options has them
-NOTHING: Fields = (0.0, 0.0, False, False)
-ZERO_GRADS = 3
+Fields = Tuple[float, float, bool, bool, Optional[int]]  # clip_norm, clip_value, skip_non_finite, zero_grads, squares: of pnm_options
+NOTHING: Fields = (0.0, 0.0, False, False, None)
 
 STEP_OPTIONS = "step_options"  # where state dicts have those that are saved
 
@@ -59,11 +58,15 @@ class Around:
         self.grad_norm: Optional[float] = None
         self.skipped = False
 
+    def fields_with(self, squares: int, skip: bool) -> Fields:
+        """The fields where there is a sum of squares already, at an address; if the step must be skipped, this has an infinity."""
+        return (*self.fields[:2], skip or self.skip_non_finite, self.zero_grads, squares)
+
     def set(self, **options: Any) -> None:
         """Sets those that are given, after a check."""
         for name, value in options.items():
             setattr(self, name, _CHECKS[name](name, value))
-        fields = self.clip_norm or 0.0, self.clip_value or 0.0, self.skip_non_finite, self.zero_grads
+        fields = self.clip_norm or 0.0, self.clip_value or 0.0, self.skip_non_finite, self.zero_grads, None
         self.fields = NOTHING if fields == NOTHING else fields
         self.measures = self.clip_norm is not None or self.skip_non_finite
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _library, _mx
+from . import _library, _mx, _norm
 from ._counts import STEP, Counts, as_count
 from ._layout import each_once, is_dense, like, real
 from ._masters import MASTER, MASTER_LOW
 from ._mx import scales_name
-from ._options import NOTHING, ZERO_GRADS, Fields
+from ._options import NOTHING, Around
 from ._overlap import address, first_overlap, without_shared
 from ._placements import check_fits, cut_as, is_cut, local
 from ._rounding import draws, param_names, rounding
@@ -91,7 +91,7 @@ class Plan:
                 if name in s:
                     self._buffers.setdefault(name, []).append(k)
         self._numbered = [k for k, s in enumerate(states) if ROUNDING in s]
-        self._distributed = any(map(is_cut, updated))
+        self._distributed, self._spread = any(map(is_cut, updated)), any(map(is_cut, params))
         mastered = {*self._buffers.get(MASTER, ()), *self._buffers.get(MASTER_LOW, ())}
         self._row_major = {k for k, s in enumerate(self._slots) if any(scales_name(name) in states[k] for name in s)}
         self._gapped = {
@@ -173,16 +173,18 @@ class Plan:
         return others + [list(map(look, updated)) for look in of_params] + [list(map(look, buffers)) for look in of_buffers]
 
     def step(
-        self, now: Now, groups: List[Group], rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int, around: Fields
+        self, now: Now, groups: List[Group], rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int,
+        around: Around, skip: bool,
     ) -> None:
-        """Updates what has been looked at."""
-        if not self._due and around is NOTHING:
+        """Updates what has been looked at, and writes to around what it has found. It may be to skip the step, as all processes then do."""
+        fields = around.fields
+        if not self._due and fields is NOTHING:
             return
         new = list(rules)
         if new != self._last_rules:
             self._rules[:] = self._last_rules = new
         updated, given, states = now
-        grads, zero = given, around[ZERO_GRADS]
+        grads, zero = given, around.zero_grads
         steps = self.counts.next(self._places)
         if steps is None:
             for i in self._due:
@@ -205,13 +207,21 @@ class Plan:
             addresses = list(map(Tensor.data_ptr, grads))
         self._grads["data"] = addresses
 
+        norm = None
+        if around.measures and (skip or self._spread or around.norm_group is not None):
+            squares = _norm.total(all_params(groups), self._due, self._grads, around.norm_group, skip, workers)
+            if squares[-1]:
+                skip, norm = True, _library.norm(squares) / loss_scale
+                squares[_library.INFINITIES] += 1
+            fields = around.fields_with(squares.ctypes.data, skip)
+
         then: List[Callable[[], object]] = [self._count]
         then += (partial(Tensor.copy_, copied.view, copied.work) for copied in gapped.values())
         if zero and grads is not given:
             then += self._zeroing([g for g, read in zip(given, grads) if address(local(g)) != address(read)])
         try:
             try:
-                self._call.run(loss_scale, workers, around, then)
+                self._call.run(loss_scale, workers, fields, then)
             except _library.Overlap:
                 # A gradient may share memory with what is written. It counts as it was before the step.
                 grads = list(map(real, grads))
@@ -225,16 +235,15 @@ class Plan:
                     kept = list(map(Tensor.clone, grads))
                     then += self._zeroing(given)
                 self._grads["data"] = list(map(Tensor.data_ptr, kept))
-                self._call.run(loss_scale, workers, around, then)
+                self._call.run(loss_scale, workers, fields, then)
         finally:
             if self._call.done:
                 _tell_autograd(updated)
             if zero:
                 _tell_autograd(given)
-
-    def report(self) -> Tuple[float, bool]:
-        """The norm of all gradients of the last step, if that was asked for, and whether it was skipped."""
-        return self._call.report()
+        if around.measures:
+            found, around.skipped = self._call.report()
+            around.grad_norm = found if norm is None else norm
 
     def _zeroing(self, grads: List[Tensor]) -> List[Callable[[], object]]:
         """What sets gradients to zero, if the library has run: those that it knows as copies only."""
