@@ -9,7 +9,7 @@ import posneg
 from distributed_worker import loss, model
 
 
-def trains(**how):
+def train(in_backward, **how):
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     sharded, whole = model(), model()
     for layer in sharded:
@@ -17,6 +17,8 @@ def trains(**how):
             fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
     optimizers = [posneg.AdaPNM(net.parameters(), lr=0.05, **how) for net in (sharded, whole)]
+    if in_backward:
+        posneg.step_in_backward(sharded, optimizers[0])
     for step in range(20):
         for net, optimizer in zip((sharded, whole), optimizers):
             optimizer.zero_grad()
@@ -31,13 +33,15 @@ def trains(**how):
                 assert buffer == expected == 20
             else:
                 assert buffer.to_local().numel() < b.numel() and torch.equal(buffer.full_tensor(), expected)
+        assert (a.grad is None) == in_backward
 
 
 def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    for how in ({}, dict(clip_norm=0.1, clip_value=0.05, skip_non_finite=True)):
-        trains(**how)
+    train(in_backward=False)
+    train(in_backward=False, clip_norm=0.1, clip_value=0.05, skip_non_finite=True)
+    train(in_backward=True)
     dist.barrier()  # who leaves earlier takes the connections with it
     dist.destroy_process_group()
 

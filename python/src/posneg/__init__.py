@@ -6,6 +6,7 @@
 
 from ._library import isa
 from ._threads import get_num_threads, set_num_threads
+from .backward import step_in_backward
 from .checkpoints import CheckpointError, ChecksumError, load_checkpoint, save_checkpoint
 from .optimizers import SGD, PNM, AdaPNM, Adam, AdamW, Lion
 from .state_dicts import to_pytorch_optimizer
@@ -14,5 +15,5 @@ __version__ = "0.1.0"
 __all__ = [
     "PNM", "AdaPNM", "SGD", "Adam", "AdamW", "Lion",
     "save_checkpoint", "load_checkpoint", "CheckpointError", "ChecksumError",
-    "get_num_threads", "set_num_threads", "isa", "to_pytorch_optimizer",
+    "step_in_backward", "get_num_threads", "set_num_threads", "isa", "to_pytorch_optimizer",
 ]

@@ -29,7 +29,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 _Loss = TypeVar("_Loss")
 
 
-def _untraced(f: _Method) -> _Method:
+def untraced(f: _Method) -> _Method:
     """Has torch.compile break its graph, as at methods of torch.optim's; torch loads the compiler when f is called."""
     disabled: _Method = getattr(torch, "_disable_dynamo", lambda g: g)(f)
     return disabled
@@ -56,6 +56,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         self._around = Around()
         self._around.set(**step_options)
         self._plans = Plans()
+        self._in_backward: Any = None  # the handle of step_in_backward
         self._complete = False  # all groups that the caller gives are there
         super().__init__(params, defaults)  # type: ignore[arg-type]  # numbers for names
         self._check_overlap()
@@ -79,7 +80,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """
         if not hasattr(torch.amp, "GradScaler"):
             return False
-        if self._around.fields is not NOTHING:
+        if self._around.fields is not NOTHING or self._in_backward is not None:
             return True
         return any(g.get("fused") or any(p.dtype == torch.float16 for p in g["params"]) for g in self.param_groups)
 
@@ -120,7 +121,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     @overload
     def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
 
-    @_untraced
+    @untraced
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
         """Performs a step, and returns what closure, which computes the loss and the gradients anew, returns."""
@@ -179,6 +180,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         if options:
             around.set(**{**options, "norm_group": options["norm_group"].group})
         self._plans, self._half_loaded, self._complete = Plans(), None, True
+        self._in_backward = None
         for s in self.state.values():
             if isinstance(s.get(STEP), (int, float)):
                 s[STEP] = step_tensor(s[STEP])

@@ -35,6 +35,7 @@ _PLAIN = {Tensor, torch.nn.Parameter}
 _size_of: Tuple[Callable[[Tensor], Any], ...] = (attrgetter("nbytes"),) if hasattr(Tensor, "nbytes") else (Tensor.numel, _dtype_of)
 
 Group = Dict[str, Any]
+PLACE = "place"  # in a group that is a part of one: the number of that, and of the first parameter in it
 State = Dict[Tensor, Dict[str, Any]]
 Slots = Callable[[Group], Sequence[str]]
 Now = Tuple[List[Tensor], List[Tensor], List[Dict[str, Any]]]  # parameters, their gradients and states, for the time of a step
@@ -285,7 +286,8 @@ def owner(groups: List[Group], index: int) -> str:
     for number, group in enumerate(groups):
         if index < len(group["params"]):
             names = group.get("param_names")
-            return f"parameter {names[index]!r}" if names else f"parameter {index} of group {number}"
+            number, first = group.get(PLACE, (number, 0))
+            return f"parameter {names[index]!r}" if names else f"parameter {first + index} of group {number}"
         index -= len(group["params"])
     raise IndexError
 

@@ -1,0 +1,188 @@
+"""The step in the backward pass: each parameter is updated as soon as its gradient is complete, and the gradient is freed."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from functools import partial
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from ._cache import Plans
+from ._optimizer import Optimizer, untraced
+from ._placements import is_cut
+from ._plan import PLACE, Group
+from ._rounding import draws, param_names, rounding
+from ._state import ROUNDING
+from ._threads import get_num_threads
+
+
+def step_in_backward(model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer) -> StepInBackward:
+    """Has the optimizer update each parameter within backward(), as soon as its gradient is complete, and free the gradient then.
+
+    All gradients together then never take memory. Parameters and state get the bits of a step after the backward pass. The loop stays
+    as it is: optimizer.step() runs its closure, tells schedulers that there was a step, and updates the parameters that have a gradient
+    all the same, those that are not hooked.
+
+    Every backward pass is a step; those that only add to the gradients go within `with handle.accumulate():`. clip_value works. Refused are
+    clip_norm and skip_non_finite, which need all gradients before the first update, create_graph=True, torch.amp.GradScaler, and
+    DistributedDataParallel, which averages gradients later. FSDP2 hands hooks averaged gradients, and works.
+
+    Needs torch 2.1.
+
+    Args:
+        model_or_params: the model, or some of its parameters. Of a model those are hooked that the optimizer has.
+        optimizer: one of this package.
+
+    Returns:
+        a handle, with accumulate() and remove(). The hooks act for as long as the optimizer or the handle is there.
+
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = posneg.AdamW(model.parameters())
+    >>> handle = posneg.step_in_backward(model, optimizer)
+    >>> model(torch.ones(2, 3)).sum().backward()
+    >>> model.weight.grad is None, optimizer.state[model.weight]["step"].item()
+    (True, 1.0)
+    """
+    return StepInBackward(model_or_params, optimizer)
+
+
+class StepInBackward:
+    """What step_in_backward returns: the hooks of an optimizer's parameters."""
+
+    def __init__(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer):
+        if not hasattr(Tensor, "register_post_accumulate_grad_hook"):
+            raise RuntimeError(f"posneg: step_in_backward needs torch 2.1 or newer, this is {torch.__version__}")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"posneg: step_in_backward needs an optimizer of this package, not a {type(optimizer).__name__}")
+        if optimizer._in_backward is not None:
+            raise RuntimeError("posneg: this optimizer steps in backward passes already; call remove() of the handle first")
+        self._optimizer = optimizer
+        self._held = 0
+        self._places: Dict[int, Tuple[int, int]] = {}
+        params: List[Any] = self._params_of(model_or_params)
+        self._distributed = any(map(is_cut, params))
+        self._check_options()
+        self._handles: List[Any] = [optimizer.register_step_pre_hook(_check_scale)]
+        self._handles += [
+            p.register_post_accumulate_grad_hook(partial(_hook, weakref.ref(self), Plans())) for p in params if p.requires_grad
+        ]
+        optimizer._in_backward = self
+
+    def remove(self) -> None:
+        """Takes the hooks away: optimizer.step() updates all parameters again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._optimizer._in_backward = None
+
+    @contextlib.contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """Backward passes within only add to the gradients; the next one without, or optimizer.step(), is the step."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+    def _params_of(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]]) -> List[Tensor]:
+        if isinstance(model_or_params, torch.nn.Module):
+            wrappers = [m for m in model_or_params.modules() if "DistributedDataParallel" in (c.__name__ for c in type(m).__mro__)]
+            if wrappers:
+                raise RuntimeError(_NOT_AVERAGED)
+            params: List[Tensor] = [p for p in model_or_params.parameters() if self._place(p)]
+            if not params:
+                raise ValueError("posneg: step_in_backward: the optimizer has none of the model's parameters")
+            return params
+        params = list(model_or_params)
+        for i, p in enumerate(params):
+            if not isinstance(p, Tensor):
+                raise TypeError(f"posneg: step_in_backward: number {i} of the parameters is a {type(p).__name__}")
+            if not self._place(p):
+                raise ValueError(f"posneg: step_in_backward: parameter {i}, of shape {tuple(p.shape)}, is not one of the optimizer's")
+        return list({id(p): p for p in params}.values())
+
+    def _place(self, p: Tensor) -> Optional[Tuple[int, int]]:
+        """The number of a parameter's group, and the parameter's in it."""
+        groups = self._optimizer.param_groups
+        for known in (self._places, None):
+            if known is None:
+                self._places = known = {id(q): (g, i) for g, group in enumerate(groups) for i, q in enumerate(group["params"])}
+            g, i = known.get(id(p), (0, -1))
+            if 0 <= i and g < len(groups) and i < len(groups[g]["params"]) and groups[g]["params"][i] is p:
+                return g, i
+        return None
+
+    def _check_options(self) -> None:
+        for name in ("clip_norm", "skip_non_finite"):
+            if getattr(self._optimizer, name):
+                raise RuntimeError(
+                    f"posneg: {name} needs the gradients of all parameters before the first one is updated, so that it cannot be had in "
+                    f"a backward pass; use clip_value, or do without step_in_backward"
+                )
+
+    def update(self, plans: Plans, p: Tensor) -> None:
+        place = self._place(p)
+        if self._held or place is None or p.grad is None:
+            return
+        self._check_options()
+        if torch.is_grad_enabled():
+            raise RuntimeError("posneg: step_in_backward frees gradients, which backward(create_graph=True) wants to go on with")
+        if not self._distributed and _processes() > 1:
+            raise RuntimeError(_NOT_AVERAGED)
+        optimizer = self._optimizer
+        optimizer._check_loaded()
+        group, state = self._alone(p, *place), optimizer.state[p]
+        slots = optimizer._slots
+        if ROUNDING not in state and draws(p, slots(group), group):
+            self._number()
+        plan, now = plans.find([group], {p: state}, slots)
+        plan.step(now, [group], [optimizer._rule(group)], 1.0, get_num_threads(), (0.0, optimizer.clip_value or 0.0, False, False))
+        p.grad = None
+
+    def _alone(self, p: Tensor, g: int, i: int) -> Group:
+        """A parameter's group without the others."""
+        group = self._optimizer.param_groups[g]
+        alone = {**group, "params": [p], PLACE: (g, i)}
+        if group.get("param_names") is not None:
+            alone["param_names"] = [param_names(group)[i]]
+        return alone
+
+    def _number(self) -> None:
+        """Numbers all parameters that draw random numbers, in their order, which a backward pass reverses."""
+        optimizer = self._optimizer
+        for group in optimizer.param_groups:
+            slots = optimizer._slots(group)
+            for p, name in zip(group["params"], param_names(group)):
+                if p.requires_grad and draws(p, slots, group):
+                    rounding(p, optimizer.state[p], slots, group, name)
+
+
+@untraced
+def _hook(of: Callable[[], Optional[StepInBackward]], plans: Plans, p: Tensor) -> None:
+    """A parameter's. It must not hold the optimizer, which holds the parameter: torch's hooks are hidden from the garbage collector."""
+    handle = of()
+    if handle is not None:
+        handle.update(plans, p)
+
+
+_NOT_AVERAGED = (
+    "posneg: step_in_backward would update before gradients are averaged over the processes, as DistributedDataParallel and FSDP1 do "
+    "later; use FSDP2, which averages them first"
+)
+
+
+def _processes() -> int:
+    d = torch.distributed
+    return d.get_world_size() if d.is_available() and d.is_initialized() else 1
+
+
+def _check_scale(optimizer: Any, *_: Any) -> None:
+    """GradScaler sets found_inf."""
+    if getattr(optimizer, "found_inf", None) is not None:
+        raise RuntimeError(
+            "posneg: a GradScaler was used with step_in_backward, which has updated the parameters with gradients that were scaled; "
+            "train in bfloat16, which needs no scaler, or do without step_in_backward"
+        )
