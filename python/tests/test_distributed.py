@@ -32,8 +32,8 @@ def start(world, worker=WORKER, **options):
     arguments = [str(a) for name, value in options.items() for a in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))]
     return [
         subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name(worker)), *arguments],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "RANK": str(rank)},
+            [sys.executable, str(Path(__file__).parent / worker), *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
