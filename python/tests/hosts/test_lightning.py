@@ -185,6 +185,26 @@ def test_a_closure_that_runs_itself(tmp_path):
     close(*(m.parameters() for m in modules), steps=100)
 
 
+def test_the_step_clips(tmp_path):
+    """By itself instead of Lightning, which then has nothing to clip; the norm is read, and the bound set, through Lightning's wrapper."""
+    norms = []
+
+    class Clips(Module):
+        def on_before_zero_grad(self, optimizer):
+            if self.optimizers().grad_norm is not None:
+                norms.append(optimizer.grad_norm)
+                assert self.optimizers().grad_norm == optimizer.grad_norm and not self.optimizers().skipped
+
+        def on_train_start(self):
+            self.optimizers().clip_norm = 0.05
+
+    modules = [Clips(), Module()]
+    fit(tmp_path, modules[0])
+    fit(tmp_path, modules[1], gradient_clip_val=0.05)
+    close(*(m.parameters() for m in modules), steps=100)
+    assert len(norms) == STEPS - 1 and max(norms) > 0.05  # before the clipping; the last is not asked for
+
+
 def averages():
     found = dict(SWA=lambda: lightning.callbacks.StochasticWeightAveraging(swa_lrs=1e-3, swa_epoch_start=1, annealing_epochs=2))
     if hasattr(lightning.callbacks, "EMAWeightAveraging"):
