@@ -78,7 +78,9 @@ def same(nets, optimizers):
 
 @needs_hooks
 @pytest.mark.parametrize("ours, options", RULES.values(), ids=RULES.keys())
-def test_rules(ours, options):
+@pytest.mark.parametrize("batch", [0, 100, 1 << 20])
+def test_rules(ours, options, batch, monkeypatch):
+    monkeypatch.setattr(backward, "BATCH", batch)
     nets, optimizers, _ = pair(lambda groups: ours(groups, **options))
     train(nets, optimizers)
     same(nets, optimizers)
@@ -253,14 +255,23 @@ def test_some_parameters():
 
 
 @needs_hooks
-def test_gradients_do_not_add_up():
-    """While a backward pass runs, one parameter has a gradient at a time, or two where a layer makes both at once."""
+def test_a_parameter_without_a_gradient_has_no_state():
+    nets, optimizers, _ = pair(lambda groups: posneg.AdamW(groups, state_dtype="bfloat16"))
+    passes(nets[0], torch.float32, 0)
+    assert [p for p in nets[0].parameters() if p not in optimizers[0].state] == [nets[0].extra]
+
+
+@needs_hooks
+@pytest.mark.parametrize("batch", [0, 100])
+def test_gradients_do_not_add_up(batch, monkeypatch):
+    """While a backward pass runs, no more gradients are there than wait for each other."""
+    monkeypatch.setattr(backward, "BATCH", batch)
     nets, _, _ = pair(posneg.AdamW)
     most = []
     for p in nets[0].parameters():
-        p.register_hook(lambda g: most.append(sum(q.grad is not None for q in nets[0].parameters())))
+        p.register_hook(lambda g: most.append(sum(q.grad.nbytes for q in nets[0].parameters() if q.grad is not None)))
     passes(nets[0], torch.float32, 1)
-    assert len(most) == len(list(nets[0].parameters())) and max(most) == 0
+    assert len(most) == len(list(nets[0].parameters())) and max(most) <= batch and bool(batch) == any(most)
 
 
 def untouched(net, optimizer, error, match, act):
@@ -363,8 +374,25 @@ def test_errors_name_the_parameter(named):
     with pytest.raises(ValueError, match=f"parameter '1.{place}'" if named else f"parameter {place} of group 1"):
         passes(nets[0], torch.float32, 0)
     optimizers[0].state[bias]["step"] = optimizers[1].state[nets[1].last.bias]["step"].clone()
-    optimizers[0].zero_grad()  # the others go on where they are; the last layer came first, so that none was updated but its weight
-    passes(nets[0], torch.float32, 0)
+    assert nets[0].last.weight.grad is not None
+    optimizers[0].zero_grad()
+    train(nets, optimizers, first=2)  # all wait for each other in so small a net, so that none was updated
+    same(nets, optimizers)
+
+
+@needs_hooks
+def test_a_pass_that_an_exception_ends():
+    nets, optimizers, handle = pair(posneg.AdamW)
+    x = torch.ones(2, 6, requires_grad=True)
+    h = nets[0](x)
+    x.register_hook(lambda g: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        h.sum().backward()
+    assert nets[0].last.weight.grad is not None and not optimizers[0].state[nets[0].last.weight]
+    optimizers[0].zero_grad()
+    train(nets, optimizers)
+    same(nets, optimizers)
+    assert not handle._waiting
 
 
 @needs_hooks

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ._cache import Plans
 from ._optimizer import Optimizer, untraced
+from ._options import Around
 from ._placements import is_cut
 from ._plan import PLACE, Group
 from ._rounding import draws, param_names, rounding
-from ._state import ROUNDING
 from ._threads import get_num_threads
+
+BATCH = 1 << 20  # bytes of parameters: smaller ones wait for each other, for Python takes longer than their update
 
 
 def step_in_backward(model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer) -> StepInBackward:
@@ -61,11 +63,14 @@ class StepInBackward:
             raise RuntimeError("posneg: this optimizer steps in backward passes already; call remove() of the handle first")
         self._optimizer = optimizer
         self._held = 0
+        self._begun: Any = None  # the optimizer's state, once parameters have been numbered in it
+        self._waiting: Dict[int, List[Tensor]] = {}  # by backward pass, parameters whose gradient is complete
+        self._rest = Plans()
         self._places: Dict[int, Tuple[int, int]] = {}
         params: List[Any] = self._params_of(model_or_params)
         self._distributed = any(map(is_cut, params))
         self._check_options()
-        self._handles: List[Any] = [optimizer.register_step_pre_hook(_check_scale)]
+        self._handles: List[Any] = [optimizer.register_step_pre_hook(self._before_step)]
         self._handles += [
             p.register_post_accumulate_grad_hook(partial(_hook, weakref.ref(self), Plans())) for p in params if p.requires_grad
         ]
@@ -116,31 +121,57 @@ class StepInBackward:
         return None
 
     def _check_options(self) -> None:
-        for name in ("clip_norm", "skip_non_finite"):
-            if getattr(self._optimizer, name):
-                raise RuntimeError(
-                    f"posneg: {name} needs the gradients of all parameters before the first one is updated, so that it cannot be had in "
-                    f"a backward pass; use clip_value, or do without step_in_backward"
-                )
+        if self._optimizer._around.measures:
+            name = "skip_non_finite" if self._optimizer.clip_norm is None else "clip_norm"
+            raise RuntimeError(
+                f"posneg: {name} needs the gradients of all parameters before the first one is updated, so that it cannot be had in a "
+                f"backward pass; use clip_value, or do without step_in_backward"
+            )
 
     def update(self, plans: Plans, p: Tensor) -> None:
-        place = self._place(p)
-        if self._held or place is None or p.grad is None:
+        """Updates a parameter whose gradient is complete, or has it wait for others that are small."""
+        if self._held or p.grad is None or self._place(p) is None:
             return
         self._check_options()
         if torch.is_grad_enabled():
             raise RuntimeError("posneg: step_in_backward frees gradients, which backward(create_graph=True) wants to go on with")
-        if not self._distributed and _processes() > 1:
-            raise RuntimeError(_NOT_AVERAGED)
+        if self._optimizer.state is not self._begun:
+            self._begin()
+        task = torch._C._current_graph_task_id()  # of the backward pass; -1 outside of one
+        waiting = self._waiting.get(task)
+        if waiting is None:
+            waiting = self._waiting[task] = []
+            if task >= 0:
+                torch.autograd.Variable._execution_engine.queue_callback(partial(_at_end, self, task))
+        waiting.append(p)
+        if task < 0 or sum(q.numel() * q.element_size() for q in waiting) >= BATCH:
+            self._waiting[task] = []
+            self._step(plans, waiting)
+
+    def finish(self, task: int) -> None:
+        """Updates what is left when a backward pass ends."""
+        self._step(self._rest, self._waiting.pop(task, []))
+
+    def _step(self, plans: Plans, params: List[Tensor]) -> None:
         optimizer = self._optimizer
         optimizer._check_loaded()
-        group, state = self._alone(p, *place), optimizer.state[p]
-        slots = optimizer._slots
-        if ROUNDING not in state and draws(p, slots(group), group):
-            self._number()
-        plan, now = plans.find([group], {p: state}, slots)
-        plan.step(now, [group], [optimizer._rule(group)], 1.0, get_num_threads(), (0.0, optimizer.clip_value or 0.0, False, False))
-        p.grad = None
+        placed = [(p, self._place(p)) for p in params if p.grad is not None]
+        groups = [self._alone(p, *place) for p, place in placed if place]
+        if groups:
+            plan, now = plans.find(groups, {g["params"][0]: optimizer.state[g["params"][0]] for g in groups}, optimizer._slots)
+            around = Around()
+            around.set(clip_value=optimizer.clip_value)
+            plan.step(now, groups, map(optimizer._rule, groups), 1.0, get_num_threads(), around, skip=False)
+            for g in groups:
+                g["params"][0].grad = None
+
+    def _before_step(self, optimizer: Any, *_: Any) -> None:
+        self._waiting.clear()  # of passes that an exception has ended
+        if getattr(optimizer, "found_inf", None) is not None:  # which GradScaler sets
+            raise RuntimeError(
+                "posneg: a GradScaler was used with step_in_backward, which has updated the parameters with gradients that were scaled; "
+                "train in bfloat16, which needs no scaler, or do without step_in_backward"
+            )
 
     def _alone(self, p: Tensor, g: int, i: int) -> Group:
         """A parameter's group without the others."""
@@ -150,14 +181,23 @@ class StepInBackward:
             alone["param_names"] = [param_names(group)[i]]
         return alone
 
-    def _number(self) -> None:
+    def _begin(self) -> None:
         """Numbers all parameters that draw random numbers, in their order, which a backward pass reverses."""
+        if not self._distributed and _processes() > 1:
+            raise RuntimeError(_NOT_AVERAGED)
         optimizer = self._optimizer
         for group in optimizer.param_groups:
             slots = optimizer._slots(group)
             for p, name in zip(group["params"], param_names(group)):
                 if p.requires_grad and draws(p, slots, group):
-                    rounding(p, optimizer.state[p], slots, group, name)
+                    rounding(p, dict(optimizer.state.get(p, {})), slots, group, name)  # which the parameter keeps from then on
+        self._begun = optimizer.state
+
+
+@untraced
+@torch.no_grad()
+def _at_end(handle: StepInBackward, task: int) -> None:
+    handle.finish(task)
 
 
 @untraced
@@ -177,12 +217,3 @@ _NOT_AVERAGED = (
 def _processes() -> int:
     d = torch.distributed
     return d.get_world_size() if d.is_available() and d.is_initialized() else 1
-
-
-def _check_scale(optimizer: Any, *_: Any) -> None:
-    """GradScaler sets found_inf."""
-    if getattr(optimizer, "found_inf", None) is not None:
-        raise RuntimeError(
-            "posneg: a GradScaler was used with step_in_backward, which has updated the parameters with gradients that were scaled; "
-            "train in bfloat16, which needs no scaler, or do without step_in_backward"
-        )
