@@ -12,7 +12,7 @@ import (
 // operating system saves their registers.
 func tiers() []tier {
 	t := []tier{generic}
-	if cpuid.CPU.Supports(cpuid.AVX, cpuid.AVX2, cpuid.F16C, cpuid.POPCNT) {
+	if cpuid.CPU.Supports(cpuid.AVX, cpuid.AVX2, cpuid.F16C, cpuid.FMA3, cpuid.POPCNT) {
 		t = append(t, avx2)
 		// On darwin a signal may clobber opmasks and the upper halves of registers (golang.org/issue/49233).
 		if cpuid.CPU.Supports(cpuid.AVX512F, cpuid.AVX512DQ, cpuid.AVX512BW, cpuid.AVX512VL) && runtime.GOOS != "darwin" {

@@ -2,7 +2,10 @@
 
 package pnm
 
-import "unsafe"
+import (
+	"math"
+	"unsafe"
+)
 
 // updateAssembly works like updateReference, by the kernels of the active tier, which is not generic; lo < hi. It
 // prefetches ahead bytes in front of its loads, or not if ahead is 0.
@@ -26,17 +29,28 @@ func pointerTo[T Float](v *Vector, i int) *T {
 	return (*T)(unsafe.Add(v.at, i*int(unsafe.Sizeof(*new(T)))))
 }
 
-// sumSquaresAssembly works like sumSquaresGeneric, for a positive multiple of lanes elements. It prefetches as updateAssembly
-// does.
-func sumSquaresAssembly(sums *[lanes]float64, g Vector, ahead int) {
+// sumSquaresAssembly works like sumSquaresReference, for a positive multiple of lanes elements, in a window without a scale. It prefetches as
+// updateAssembly does.
+func sumSquaresAssembly(w *window, g Vector, ahead int) (sum blockSum) {
+	var space [3 + 8 + lanes/2]uint64 // three sums, and room for lanes float32 from the border of a cache line on
+	n, uppers := uint64(g.n), uint64(g.n/4)
 	switch g.format {
 	case f32:
-		sumSquaresF32(&sums[0], (*float32)(g.at), g.n, ahead)
+		sumSquaresF32(&space[0], &w.upper, (*float32)(g.at), g.n, ahead)
+		space[2] = math.Float64bits(float64(math.Float32frombits(uint32(space[2]))))
 	case f64:
-		sumSquaresF64(&sums[0], (*float64)(g.at), g.n, ahead)
+		uppers = n
+		sumSquaresF64(&space[0], &w.upper, (*float64)(g.at), g.n, ahead)
+		if space[2]>>32 == infinite>>32 { // the lower half may be another element's, or that of a NaN
+			sumSquaresReference(&sum, g, w)
+			return sum
+		}
 	case bf16:
-		sumSquaresBF16(&sums[0], (*uint16)(g.at), g.n, ahead)
+		sumSquaresBF16(&space[0], &w.upper, (*uint16)(g.at), g.n, ahead)
+		space[2] = math.Float64bits(float64(widenBF16(uint16(space[2]))))
 	case f16:
-		sumSquaresF16(&sums[0], (*uint16)(g.at), g.n, ahead)
+		sumSquaresF16(&space[0], &w.upper, (*uint16)(g.at), g.n, ahead)
+		space[2] = math.Float64bits(float64(widenF16(uint16(space[2]))))
 	}
+	return blockSum{int64(space[0] - uppers*math.Float64bits(w.upper)), int64(space[1] - n*math.Float64bits(w.lower)), space[2]}
 }

@@ -15,7 +15,7 @@ func (*tensor) updateAssembly(int, int, int) {
 	panic("unreachable: there is no tier with assembly")
 }
 
-func sumSquaresAssembly(*[lanes]float64, Vector, int) {
+func sumSquaresAssembly(*window, Vector, int) blockSum {
 	panic("unreachable: there is no tier with assembly")
 }
 

@@ -28,8 +28,6 @@ func testGuards[T Float](t *testing.T, rng *rand.Rand) {
 	for i := range pages {
 		pages[i] = guarded[T](t)
 	}
-	sumsLikeReference(t, rng, func(n int) []T { return pages[0][:n:n] })
-	sumsLikeReference(t, rng, func(n int) []T { return pages[0][len(pages[0])-n:] })
 	for _, r := range sampleRules() {
 		for n := range blocks[T]() + 1 {
 			for _, atEnd := range []bool{false, true} {

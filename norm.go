@@ -15,15 +15,14 @@ import (
 //	T = Σ round(x/2^(52(J−1)))      to integers, to nearest even
 //	norm = √T · 2^(26(J−1))         T is rounded to float64
 //
-// T consists of two bins: T = t0·2⁵² + t1, where t0 counts multiples of 2^52J. To add S(j) = 1.5·2^(52j+52) to a number rounds it to
-// a multiple of 2^52j, the last place of the sum, and the bits of the sum count the multiples:
+// T consists of two bins: T = t0·2⁵² + t1, where t0 counts multiples of 2^52J. A number that is added to an anchor, U = 2^(52J+52) or
+// L = 1.5·2^52J, is rounded to a multiple of the last place of the sum, 2^52J or 2^(52(J−1)), and the bits of the sum count these:
 //
-//	s = S(J) + x       t0 += bits(s) − bits(S(J))
-//	r = x − (s − S(J))           is exact, and |r| ≤ 2^(52J−1)
-//	s = S(J−1) + r     t1 += bits(s) − bits(S(J−1))
+//	s = U + x       t0 += bits(s) − bits(U)
+//	r = x − (s − U)            is exact, and |r| ≤ 2^(52J−1)
+//	s = L + r       t1 += bits(s) − bits(L)
 //
-// The last s is in [2^52J, 2^(52J+1)], where bits are linear. S(J) is an even multiple of the grid, so that to round twice is to
-// round once.
+// The last s is in [2^52J, 2^(52J+1)], where bits are linear. U is an even multiple of the grid, so that to round twice is to round once.
 //
 // Nobody knows J before all elements have been seen. So sums begin in a low window J and raise it for larger elements. Of what has been
 // summed up in the window J−1 they then keep t0, which is t1 in the window J: its t0 are 0. In yet lower windows all x were less than a
@@ -48,7 +47,7 @@ const blockLen = 4 << 10
 // stream too closely. See docs/performance.md for what was measured.
 const sumAhead = 8 << 10
 
-// A window is what a sum needs: the anchors S(J) and S(J−1), and what the gradients are multiplied by so that these are normal numbers.
+// A window is what a sum needs: the anchors, and what the gradients are multiplied by so that these are normal numbers.
 type window struct{ upper, lower, scale float64 }
 
 // windowOf returns the window whose upper bin has a number, counted from the lowest one.
@@ -61,7 +60,7 @@ func windowOf(top int) window {
 		scale = 24
 	}
 	j := top + lowestBin + scale
-	return window{1.5 * pow2(52*j+52), 1.5 * pow2(52*j), pow2(26 * scale)}
+	return window{pow2(52*j + 52), 1.5 * pow2(52*j), pow2(26 * scale)}
 }
 
 // pow2 returns 2^k, a normal number.
@@ -79,7 +78,7 @@ func windowFor(largest uint64) int {
 // A blockSum is the sum of the squares of at most sumLen elements in some window.
 type blockSum struct {
 	t0, t1  int64
-	largest uint64 // bits of |g| as a float64: an infinity has more than any number, a NaN more than an infinity
+	largest uint64 // bits of |g| as a float64; those of an infinity are more than any number's, those of a NaN more than an infinity's
 }
 
 // sumSquaresGeneric is the reference: it adds elements to a sum.
@@ -98,27 +97,35 @@ func sumSquaresGeneric[T Float](sum *blockSum, g []T, w *window) {
 }
 
 // sumSquares sums up at most sumLen elements in a window. far tells that they come from memory.
-func sumSquares(g Vector, top int, far bool) blockSum {
-	return sumSquaresReference(g, top)
+func sumSquares(g Vector, top int, far bool) (sum blockSum) {
+	w := windowOf(top)
+	if whole := g.n &^ (lanes - 1); whole > 0 && w.scale == 1 && active != generic {
+		ahead := 0
+		if far {
+			ahead = sumAhead
+		}
+		sum = sumSquaresAssembly(&w, g.cut(0, whole), ahead)
+		g = g.cut(whole, g.n)
+	}
+	sumSquaresReference(&sum, g, &w)
+	return sum
 }
 
-// sumSquaresReference is sumSquares in Go.
-func sumSquaresReference(g Vector, top int) (sum blockSum) {
-	w := windowOf(top)
+// sumSquaresReference adds elements to a sum.
+func sumSquaresReference(sum *blockSum, g Vector, w *window) {
 	switch g.format {
 	case f32:
-		sumSquaresGeneric(&sum, sliceOf[float32](g), &w)
+		sumSquaresGeneric(sum, sliceOf[float32](g), w)
 	case f64:
-		sumSquaresGeneric(&sum, sliceOf[float64](g), &w)
+		sumSquaresGeneric(sum, sliceOf[float64](g), w)
 	default:
 		var wide [lanes]float32
 		for lo := 0; lo < g.n; lo += lanes {
 			part := wide[:min(lanes, g.n-lo)]
 			widen(part, g.at, g.format, lo)
-			sumSquaresGeneric(&sum, part, &w)
+			sumSquaresGeneric(sum, part, w)
 		}
 	}
-	return sum
 }
 
 // An int128 is an integer in two's complement.
@@ -251,11 +258,17 @@ func (b *batch) sumSquares(p *Pool) *sum {
 // sumBlocks adds the squares of a vector to a part's sum.
 func (b *batch) sumBlocks(s *sum, g Vector) {
 	raceRead(g.Bytes())
-	for lo := 0; lo < g.n; lo += sumLen {
-		s.raise(int(b.top.Load()))
-		s.add(g.cut(lo, min(lo+sumLen, g.n)), b.far)
+	s.raise(int(b.top.Load()))
+	n := min(sumLen, g.n)
+	if s.top == 0 { // what comes first is summed up twice
+		n = min(lanes, g.n)
+	}
+	for ; n > 0; n = min(sumLen, g.n) {
+		s.add(g.cut(0, n), b.far)
+		g = g.cut(n, g.n)
 		for top := b.top.Load(); top < int32(s.top) && !b.top.CompareAndSwap(top, int32(s.top)); top = b.top.Load() {
 		}
+		s.raise(int(b.top.Load()))
 	}
 }
 

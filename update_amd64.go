@@ -94,7 +94,7 @@ func limitMVXF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float
 // sumSquaresF32AVX2 works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresF32AVX2(sums *float64, grad *float32, count int, ahead int)
+func sumSquaresF32AVX2(sums *uint64, w *float64, grad *float32, count int, ahead int)
 
 // pnmF64AVX2 works like pnmGeneric.
 //
@@ -149,7 +149,7 @@ func dividerF64AVX2(c *float64, p *float64, grad *float64, m *float64, n *float6
 // sumSquaresF64AVX2 works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresF64AVX2(sums *float64, grad *float64, count int, ahead int)
+func sumSquaresF64AVX2(sums *uint64, w *float64, grad *float64, count int, ahead int)
 
 // pnmMixedAVX2 works like updateMixedGeneric, for PNM.
 //
@@ -204,12 +204,12 @@ func mixedLimitAVX2(c *float32, count int, ahead int)
 // sumSquaresBF16AVX2 works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresBF16AVX2(sums *float64, grad *uint16, count int, ahead int)
+func sumSquaresBF16AVX2(sums *uint64, w *float64, grad *uint16, count int, ahead int)
 
 // sumSquaresF16AVX2 works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresF16AVX2(sums *float64, grad *uint16, count int, ahead int)
+func sumSquaresF16AVX2(sums *uint64, w *float64, grad *uint16, count int, ahead int)
 
 // pnmF32AVX512 works like pnmGeneric.
 //
@@ -299,7 +299,7 @@ func limitMVXF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *flo
 // sumSquaresF32AVX512 works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresF32AVX512(sums *float64, grad *float32, count int, ahead int)
+func sumSquaresF32AVX512(sums *uint64, w *float64, grad *float32, count int, ahead int)
 
 // pnmF64AVX512 works like pnmGeneric.
 //
@@ -354,7 +354,7 @@ func dividerF64AVX512(c *float64, p *float64, grad *float64, m *float64, n *floa
 // sumSquaresF64AVX512 works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresF64AVX512(sums *float64, grad *float64, count int, ahead int)
+func sumSquaresF64AVX512(sums *uint64, w *float64, grad *float64, count int, ahead int)
 
 // pnmMixedAVX512 works like updateMixedGeneric, for PNM.
 //
@@ -409,12 +409,12 @@ func mixedLimitAVX512(c *float32, count int, ahead int)
 // sumSquaresBF16AVX512 works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresBF16AVX512(sums *float64, grad *uint16, count int, ahead int)
+func sumSquaresBF16AVX512(sums *uint64, w *float64, grad *uint16, count int, ahead int)
 
 // sumSquaresF16AVX512 works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresF16AVX512(sums *float64, grad *uint16, count int, ahead int)
+func sumSquaresF16AVX512(sums *uint64, w *float64, grad *uint16, count int, ahead int)
 
 // pause takes some hundred cycles, and leaves the core to its other thread.
 func pause()
@@ -622,37 +622,37 @@ func updateMixed(f form, b *mixed, n, ahead int) {
 }
 
 // sumSquaresF32 works like sumSquaresGeneric, by the active tier's kernel.
-func sumSquaresF32(sums *float64, g *float32, n, ahead int) {
+func sumSquaresF32(sums *uint64, w *float64, g *float32, n, ahead int) {
 	if active == avx512 {
-		sumSquaresF32AVX512(sums, g, n, ahead)
+		sumSquaresF32AVX512(sums, w, g, n, ahead)
 	} else {
-		sumSquaresF32AVX2(sums, g, n, ahead)
+		sumSquaresF32AVX2(sums, w, g, n, ahead)
 	}
 }
 
 // sumSquaresF64 works like sumSquaresGeneric, by the active tier's kernel.
-func sumSquaresF64(sums *float64, g *float64, n, ahead int) {
+func sumSquaresF64(sums *uint64, w *float64, g *float64, n, ahead int) {
 	if active == avx512 {
-		sumSquaresF64AVX512(sums, g, n, ahead)
+		sumSquaresF64AVX512(sums, w, g, n, ahead)
 	} else {
-		sumSquaresF64AVX2(sums, g, n, ahead)
+		sumSquaresF64AVX2(sums, w, g, n, ahead)
 	}
 }
 
 // sumSquaresBF16 works like sumSquaresGeneric, by the active tier's kernel.
-func sumSquaresBF16(sums *float64, g *uint16, n, ahead int) {
+func sumSquaresBF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
 	if active == avx512 {
-		sumSquaresBF16AVX512(sums, g, n, ahead)
+		sumSquaresBF16AVX512(sums, w, g, n, ahead)
 	} else {
-		sumSquaresBF16AVX2(sums, g, n, ahead)
+		sumSquaresBF16AVX2(sums, w, g, n, ahead)
 	}
 }
 
 // sumSquaresF16 works like sumSquaresGeneric, by the active tier's kernel.
-func sumSquaresF16(sums *float64, g *uint16, n, ahead int) {
+func sumSquaresF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
 	if active == avx512 {
-		sumSquaresF16AVX512(sums, g, n, ahead)
+		sumSquaresF16AVX512(sums, w, g, n, ahead)
 	} else {
-		sumSquaresF16AVX2(sums, g, n, ahead)
+		sumSquaresF16AVX2(sums, w, g, n, ahead)
 	}
 }

@@ -3547,71 +3547,147 @@ enterVector:
 	VZEROUPPER
 	RET
 
-// func sumSquaresF32AVX2(sums *float64, grad *float32, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·sumSquaresF32AVX2(SB), NOSPLIT, $0-32
-	MOVQ    sums+0(FP), AX
-	MOVQ    grad+8(FP), CX
-	MOVQ    count+16(FP), DX
-	MOVQ    ahead+24(FP), BX
-	SHLQ    $0x02, DX
-	LEAQ    (CX)(DX*1), DX
-	VMOVUPD (AX), Y0
-	VMOVUPD 32(AX), Y1
-	VMOVUPD 64(AX), Y2
-	VMOVUPD 96(AX), Y3
-	VMOVUPD 128(AX), Y4
-	VMOVUPD 160(AX), Y5
-	VMOVUPD 192(AX), Y6
-	VMOVUPD 224(AX), Y7
-
-	// sums = sums + grad·grad, in float64
-	JMP enter
+// func sumSquaresF32AVX2(sums *uint64, w *float64, grad *float32, count int, ahead int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·sumSquaresF32AVX2(SB), NOSPLIT, $0-40
+	MOVQ         sums+0(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         w+8(FP), DX
+	MOVQ         count+24(FP), BX
+	MOVQ         ahead+32(FP), SI
+	SHLQ         $0x02, BX
+	LEAQ         (CX)(BX*1), BX
+	VBROADCASTSD (DX), Y0
+	VBROADCASTSD 8(DX), Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VPCMPEQD     Y5, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	JMP          enter
 
 line:
-	VCVTPS2PD (CX), Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y0, Y0
-	VCVTPS2PD 16(CX), Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y1, Y1
-	VCVTPS2PD 32(CX), Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y2, Y2
-	VCVTPS2PD 48(CX), Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y3, Y3
-	VCVTPS2PD 64(CX), Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y4, Y4
-	VCVTPS2PD 80(CX), Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y5, Y5
-	VCVTPS2PD 96(CX), Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y6, Y6
-	VCVTPS2PD 112(CX), Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y7, Y7
-	ADDQ      $0x00000080, CX
-	TESTQ     BX, BX
-	JZ        enter
+	// largest = max(largest, |grad|)
+	VPAND   (CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   32(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   64(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   96(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   (CX), Y6
+	VMOVAPD     Y0, Y8
+	VFMADD231PD Y6, Y6, Y8
+	VSUBPD      Y0, Y8, Y7
+	VFMSUB213PD Y7, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   16(CX), Y6
+	VMOVAPD     Y8, Y7
+	VFMADD231PD Y6, Y6, Y7
+	VSUBPD      Y8, Y7, Y8
+	VFMSUB213PD Y8, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   32(CX), Y6
+	VMOVAPD     Y7, Y8
+	VFMADD231PD Y6, Y6, Y8
+	VSUBPD      Y7, Y8, Y7
+	VFMSUB213PD Y7, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   48(CX), Y6
+	VMOVAPD     Y8, Y7
+	VFMADD231PD Y6, Y6, Y7
+	VSUBPD      Y8, Y7, Y8
+	VFMSUB213PD Y8, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// t0 += s
+	VPADDQ Y7, Y2, Y2
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   64(CX), Y6
+	VMOVAPD     Y0, Y8
+	VFMADD231PD Y6, Y6, Y8
+	VSUBPD      Y0, Y8, Y7
+	VFMSUB213PD Y7, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   80(CX), Y6
+	VMOVAPD     Y8, Y7
+	VFMADD231PD Y6, Y6, Y7
+	VSUBPD      Y8, Y7, Y8
+	VFMSUB213PD Y8, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   96(CX), Y6
+	VMOVAPD     Y7, Y8
+	VFMADD231PD Y6, Y6, Y8
+	VSUBPD      Y7, Y8, Y7
+	VFMSUB213PD Y7, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   112(CX), Y6
+	VMOVAPD     Y8, Y7
+	VFMADD231PD Y6, Y6, Y7
+	VSUBPD      Y8, Y7, Y8
+	VFMSUB213PD Y8, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// t0 += s
+	VPADDQ Y7, Y2, Y2
+	ADDQ   $0x00000080, CX
+	TESTQ  SI, SI
+	JZ     enter
 
 	// prefetch
-	PREFETCHT0 (CX)(BX*1)
-	PREFETCHT0 64(CX)(BX*1)
+	PREFETCHT0 (CX)(SI*1)
+	PREFETCHT0 64(CX)(SI*1)
 
 enter:
-	CMPQ    CX, DX
-	JNE     line
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
-	VMOVUPD Y2, 64(AX)
-	VMOVUPD Y3, 96(AX)
-	VMOVUPD Y4, 128(AX)
-	VMOVUPD Y5, 160(AX)
-	VMOVUPD Y6, 192(AX)
-	VMOVUPD Y7, 224(AX)
+	CMPQ         CX, BX
+	JNE          line
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDQ       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDQ       X0, X2, X2
+	VMOVQ        X2, (AX)
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDQ       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDQ       X0, X3, X3
+	VMOVQ        X3, 8(AX)
+	VEXTRACTI128 $0x01, Y4, X0
+	VPMAXUD      X0, X4, X4
+	VPSHUFD      $0x4e, X4, X0
+	VPMAXUD      X0, X4, X4
+	VPSRLQ       $0x20, X4, X0
+	VPMAXUD      X0, X4, X4
+	VMOVQ        X4, 16(AX)
 	VZEROUPPER
 	RET
 
@@ -6427,73 +6503,165 @@ enterVector:
 	VZEROUPPER
 	RET
 
-// func sumSquaresF64AVX2(sums *float64, grad *float64, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·sumSquaresF64AVX2(SB), NOSPLIT, $0-32
-	MOVQ    sums+0(FP), AX
-	MOVQ    grad+8(FP), CX
-	MOVQ    count+16(FP), DX
-	MOVQ    ahead+24(FP), BX
-	SHLQ    $0x03, DX
-	LEAQ    (CX)(DX*1), DX
-	VMOVUPD (AX), Y0
-	VMOVUPD 32(AX), Y1
-	VMOVUPD 64(AX), Y2
-	VMOVUPD 96(AX), Y3
-	VMOVUPD 128(AX), Y4
-	VMOVUPD 160(AX), Y5
-	VMOVUPD 192(AX), Y6
-	VMOVUPD 224(AX), Y7
-
-	// sums = sums + grad·grad, in float64
-	JMP enter
+// func sumSquaresF64AVX2(sums *uint64, w *float64, grad *float64, count int, ahead int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·sumSquaresF64AVX2(SB), NOSPLIT, $0-40
+	MOVQ         sums+0(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         w+8(FP), DX
+	MOVQ         count+24(FP), BX
+	MOVQ         ahead+32(FP), SI
+	SHLQ         $0x03, BX
+	LEAQ         (CX)(BX*1), BX
+	VBROADCASTSD (DX), Y0
+	VBROADCASTSD 8(DX), Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VPCMPEQD     Y5, Y5, Y5
+	VPSRLQ       $0x01, Y5, Y5
+	JMP          enter
 
 line:
-	VMOVUPD (CX), Y8
-	VMULPD  Y8, Y8, Y8
-	VADDPD  Y8, Y0, Y0
-	VMOVUPD 32(CX), Y8
-	VMULPD  Y8, Y8, Y8
-	VADDPD  Y8, Y1, Y1
-	VMOVUPD 64(CX), Y8
-	VMULPD  Y8, Y8, Y8
-	VADDPD  Y8, Y2, Y2
-	VMOVUPD 96(CX), Y8
-	VMULPD  Y8, Y8, Y8
-	VADDPD  Y8, Y3, Y3
-	VMOVUPD 128(CX), Y8
-	VMULPD  Y8, Y8, Y8
-	VADDPD  Y8, Y4, Y4
-	VMOVUPD 160(CX), Y8
-	VMULPD  Y8, Y8, Y8
-	VADDPD  Y8, Y5, Y5
-	VMOVUPD 192(CX), Y8
-	VMULPD  Y8, Y8, Y8
-	VADDPD  Y8, Y6, Y6
-	VMOVUPD 224(CX), Y8
-	VMULPD  Y8, Y8, Y8
-	VADDPD  Y8, Y7, Y7
+	// largest = max(largest, |grad|)
+	VPAND   (CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   32(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   64(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   96(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   128(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   160(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   192(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   224(CX), Y5, Y6
+	VPMAXUD Y6, Y4, Y4
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD (CX), Y6
+	VMULPD  Y6, Y6, Y6
+	VADDPD  Y0, Y6, Y7
+	VPADDQ  Y7, Y2, Y2
+	VSUBPD  Y0, Y7, Y7
+	VSUBPD  Y7, Y6, Y6
+	VADDPD  Y1, Y6, Y6
+	VPADDQ  Y6, Y3, Y3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 32(CX), Y6
+	VMULPD  Y6, Y6, Y6
+	VADDPD  Y0, Y6, Y7
+	VPADDQ  Y7, Y2, Y2
+	VSUBPD  Y0, Y7, Y7
+	VSUBPD  Y7, Y6, Y6
+	VADDPD  Y1, Y6, Y6
+	VPADDQ  Y6, Y3, Y3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 64(CX), Y6
+	VMULPD  Y6, Y6, Y6
+	VADDPD  Y0, Y6, Y7
+	VPADDQ  Y7, Y2, Y2
+	VSUBPD  Y0, Y7, Y7
+	VSUBPD  Y7, Y6, Y6
+	VADDPD  Y1, Y6, Y6
+	VPADDQ  Y6, Y3, Y3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 96(CX), Y6
+	VMULPD  Y6, Y6, Y6
+	VADDPD  Y0, Y6, Y7
+	VPADDQ  Y7, Y2, Y2
+	VSUBPD  Y0, Y7, Y7
+	VSUBPD  Y7, Y6, Y6
+	VADDPD  Y1, Y6, Y6
+	VPADDQ  Y6, Y3, Y3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 128(CX), Y6
+	VMULPD  Y6, Y6, Y6
+	VADDPD  Y0, Y6, Y7
+	VPADDQ  Y7, Y2, Y2
+	VSUBPD  Y0, Y7, Y7
+	VSUBPD  Y7, Y6, Y6
+	VADDPD  Y1, Y6, Y6
+	VPADDQ  Y6, Y3, Y3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 160(CX), Y6
+	VMULPD  Y6, Y6, Y6
+	VADDPD  Y0, Y6, Y7
+	VPADDQ  Y7, Y2, Y2
+	VSUBPD  Y0, Y7, Y7
+	VSUBPD  Y7, Y6, Y6
+	VADDPD  Y1, Y6, Y6
+	VPADDQ  Y6, Y3, Y3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 192(CX), Y6
+	VMULPD  Y6, Y6, Y6
+	VADDPD  Y0, Y6, Y7
+	VPADDQ  Y7, Y2, Y2
+	VSUBPD  Y0, Y7, Y7
+	VSUBPD  Y7, Y6, Y6
+	VADDPD  Y1, Y6, Y6
+	VPADDQ  Y6, Y3, Y3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 224(CX), Y6
+	VMULPD  Y6, Y6, Y6
+	VADDPD  Y0, Y6, Y7
+	VPADDQ  Y7, Y2, Y2
+	VSUBPD  Y0, Y7, Y7
+	VSUBPD  Y7, Y6, Y6
+	VADDPD  Y1, Y6, Y6
+	VPADDQ  Y6, Y3, Y3
 	ADDQ    $0x00000100, CX
-	TESTQ   BX, BX
+	TESTQ   SI, SI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT0 (CX)(BX*1)
-	PREFETCHT0 64(CX)(BX*1)
-	PREFETCHT0 128(CX)(BX*1)
-	PREFETCHT0 192(CX)(BX*1)
+	PREFETCHT0 (CX)(SI*1)
+	PREFETCHT0 64(CX)(SI*1)
+	PREFETCHT0 128(CX)(SI*1)
+	PREFETCHT0 192(CX)(SI*1)
 
 enter:
-	CMPQ    CX, DX
-	JNE     line
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
-	VMOVUPD Y2, 64(AX)
-	VMOVUPD Y3, 96(AX)
-	VMOVUPD Y4, 128(AX)
-	VMOVUPD Y5, 160(AX)
-	VMOVUPD Y6, 192(AX)
-	VMOVUPD Y7, 224(AX)
+	CMPQ         CX, BX
+	JNE          line
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDQ       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDQ       X0, X2, X2
+	VMOVQ        X2, (AX)
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDQ       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDQ       X0, X3, X3
+	VMOVQ        X3, 8(AX)
+	VEXTRACTI128 $0x01, Y4, X0
+	VPMAXUD      X0, X4, X4
+	VPSHUFD      $0x4e, X4, X0
+	VPMAXUD      X0, X4, X4
+	VMOVQ        X4, 16(AX)
 	VZEROUPPER
 	RET
 
@@ -21058,161 +21226,309 @@ end37:
 	VZEROUPPER
 	RET
 
-// func sumSquaresBF16AVX2(sums *float64, grad *uint16, count int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·sumSquaresBF16AVX2(SB), NOSPLIT, $0-32
-	MOVQ    sums+0(FP), AX
-	MOVQ    grad+8(FP), CX
-	MOVQ    count+16(FP), DX
-	MOVQ    ahead+24(FP), BX
-	SHLQ    $0x01, DX
-	LEAQ    (CX)(DX*1), DX
-	VMOVUPD (AX), Y0
-	VMOVUPD 32(AX), Y1
-	VMOVUPD 64(AX), Y2
-	VMOVUPD 96(AX), Y3
-	VMOVUPD 128(AX), Y4
-	VMOVUPD 160(AX), Y5
-	VMOVUPD 192(AX), Y6
-	VMOVUPD 224(AX), Y7
+// func sumSquaresBF16AVX2(sums *uint64, w *float64, grad *uint16, count int, ahead int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·sumSquaresBF16AVX2(SB), NOSPLIT, $0-40
+	MOVQ sums+0(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ w+8(FP), DX
+	MOVQ count+24(FP), BX
+	MOVQ ahead+32(FP), SI
+	SHLQ $0x01, BX
+	LEAQ (CX)(BX*1), BX
 
-	// sums = sums + grad·grad, in float64
-	JMP enter
+	// room for what is widened, at the border of a cache line
+	LEAQ         87(AX), DI
+	ANDQ         $-64, DI
+	VBROADCASTSD (DX), Y0
+	VBROADCASTSD 8(DX), Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VPCMPEQD     Y5, Y5, Y5
+	VPSLLD       $0x10, Y5, Y6
+	VPSRLW       $0x01, Y5, Y5
+	JMP          enter
 
 line:
-	VPMOVZXWD (CX), X8
-	VPSLLD    $0x10, X8, X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y0, Y0
-	VPMOVZXWD 8(CX), X8
-	VPSLLD    $0x10, X8, X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y1, Y1
-	VPMOVZXWD 16(CX), X8
-	VPSLLD    $0x10, X8, X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y2, Y2
-	VPMOVZXWD 24(CX), X8
-	VPSLLD    $0x10, X8, X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y3, Y3
-	VPMOVZXWD 32(CX), X8
-	VPSLLD    $0x10, X8, X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y4, Y4
-	VPMOVZXWD 40(CX), X8
-	VPSLLD    $0x10, X8, X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y5, Y5
-	VPMOVZXWD 48(CX), X8
-	VPSLLD    $0x10, X8, X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y6, Y6
-	VPMOVZXWD 56(CX), X8
-	VPSLLD    $0x10, X8, X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y7, Y7
-	ADDQ      $0x00000040, CX
-	TESTQ     BX, BX
-	JZ        enter
+	// largest = max(largest, |grad|)
+	VPAND   (CX), Y5, Y7
+	VPMAXUW Y7, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   32(CX), Y5, Y7
+	VPMAXUW Y7, Y4, Y4
+
+	// widen
+	VMOVDQU (CX), Y7
+	VPSLLD  $0x10, Y7, Y7
+	VPAND   (CX), Y6, Y8
+	VMOVAPS Y7, (DI)
+	VMOVAPS Y8, 32(DI)
+	VMOVDQU 32(CX), Y7
+	VPSLLD  $0x10, Y7, Y7
+	VPAND   32(CX), Y6, Y8
+	VMOVAPS Y7, 64(DI)
+	VMOVAPS Y8, 96(DI)
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   (DI), Y7
+	VMOVAPD     Y0, Y9
+	VFMADD231PD Y7, Y7, Y9
+	VSUBPD      Y0, Y9, Y8
+	VFMSUB213PD Y8, Y7, Y7
+	VADDPD      Y1, Y7, Y7
+	VPADDQ      Y7, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   16(DI), Y7
+	VMOVAPD     Y9, Y8
+	VFMADD231PD Y7, Y7, Y8
+	VSUBPD      Y9, Y8, Y9
+	VFMSUB213PD Y9, Y7, Y7
+	VADDPD      Y1, Y7, Y7
+	VPADDQ      Y7, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   32(DI), Y7
+	VMOVAPD     Y8, Y9
+	VFMADD231PD Y7, Y7, Y9
+	VSUBPD      Y8, Y9, Y8
+	VFMSUB213PD Y8, Y7, Y7
+	VADDPD      Y1, Y7, Y7
+	VPADDQ      Y7, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   48(DI), Y7
+	VMOVAPD     Y9, Y8
+	VFMADD231PD Y7, Y7, Y8
+	VSUBPD      Y9, Y8, Y9
+	VFMSUB213PD Y9, Y7, Y7
+	VADDPD      Y1, Y7, Y7
+	VPADDQ      Y7, Y3, Y3
+
+	// t0 += s
+	VPADDQ Y8, Y2, Y2
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   64(DI), Y7
+	VMOVAPD     Y0, Y9
+	VFMADD231PD Y7, Y7, Y9
+	VSUBPD      Y0, Y9, Y8
+	VFMSUB213PD Y8, Y7, Y7
+	VADDPD      Y1, Y7, Y7
+	VPADDQ      Y7, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   80(DI), Y7
+	VMOVAPD     Y9, Y8
+	VFMADD231PD Y7, Y7, Y8
+	VSUBPD      Y9, Y8, Y9
+	VFMSUB213PD Y9, Y7, Y7
+	VADDPD      Y1, Y7, Y7
+	VPADDQ      Y7, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   96(DI), Y7
+	VMOVAPD     Y8, Y9
+	VFMADD231PD Y7, Y7, Y9
+	VSUBPD      Y8, Y9, Y8
+	VFMSUB213PD Y8, Y7, Y7
+	VADDPD      Y1, Y7, Y7
+	VPADDQ      Y7, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   112(DI), Y7
+	VMOVAPD     Y9, Y8
+	VFMADD231PD Y7, Y7, Y8
+	VSUBPD      Y9, Y8, Y9
+	VFMSUB213PD Y9, Y7, Y7
+	VADDPD      Y1, Y7, Y7
+	VPADDQ      Y7, Y3, Y3
+
+	// t0 += s
+	VPADDQ Y8, Y2, Y2
+	ADDQ   $0x00000040, CX
+	TESTQ  SI, SI
+	JZ     enter
 
 	// prefetch
-	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 (CX)(SI*1)
 
 enter:
-	CMPQ    CX, DX
-	JNE     line
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
-	VMOVUPD Y2, 64(AX)
-	VMOVUPD Y3, 96(AX)
-	VMOVUPD Y4, 128(AX)
-	VMOVUPD Y5, 160(AX)
-	VMOVUPD Y6, 192(AX)
-	VMOVUPD Y7, 224(AX)
+	CMPQ         CX, BX
+	JNE          line
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDQ       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDQ       X0, X2, X2
+	VMOVQ        X2, (AX)
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDQ       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDQ       X0, X3, X3
+	VMOVQ        X3, 8(AX)
+	VEXTRACTI128 $0x01, Y4, X0
+	VPMAXUW      X0, X4, X4
+	VPSHUFD      $0x4e, X4, X0
+	VPMAXUW      X0, X4, X4
+	VPSRLQ       $0x20, X4, X0
+	VPMAXUW      X0, X4, X4
+	VPSRLD       $0x10, X4, X0
+	VPMAXUW      X0, X4, X4
+	VMOVQ        X4, 16(AX)
 	VZEROUPPER
 	RET
 
-// func sumSquaresF16AVX2(sums *float64, grad *uint16, count int, ahead int)
-// Requires: AVX, F16C, MMX+
-TEXT ·sumSquaresF16AVX2(SB), NOSPLIT, $0-32
-	MOVQ    sums+0(FP), AX
-	MOVQ    grad+8(FP), CX
-	MOVQ    count+16(FP), DX
-	MOVQ    ahead+24(FP), BX
-	SHLQ    $0x01, DX
-	LEAQ    (CX)(DX*1), DX
-	VMOVUPD (AX), Y0
-	VMOVUPD 32(AX), Y1
-	VMOVUPD 64(AX), Y2
-	VMOVUPD 96(AX), Y3
-	VMOVUPD 128(AX), Y4
-	VMOVUPD 160(AX), Y5
-	VMOVUPD 192(AX), Y6
-	VMOVUPD 224(AX), Y7
+// func sumSquaresF16AVX2(sums *uint64, w *float64, grad *uint16, count int, ahead int)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·sumSquaresF16AVX2(SB), NOSPLIT, $0-40
+	MOVQ sums+0(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ w+8(FP), DX
+	MOVQ count+24(FP), BX
+	MOVQ ahead+32(FP), SI
+	SHLQ $0x01, BX
+	LEAQ (CX)(BX*1), BX
 
-	// sums = sums + grad·grad, in float64
-	JMP enter
+	// room for what is widened, at the border of a cache line
+	LEAQ         87(AX), DI
+	ANDQ         $-64, DI
+	VBROADCASTSD (DX), Y0
+	VBROADCASTSD 8(DX), Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VPCMPEQD     Y5, Y5, Y5
+	VPSLLD       $0x10, Y5, Y6
+	VPSRLW       $0x01, Y5, Y5
+	JMP          enter
 
 line:
-	VCVTPH2PS (CX), X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y0, Y0
-	VCVTPH2PS 8(CX), X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y1, Y1
-	VCVTPH2PS 16(CX), X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y2, Y2
-	VCVTPH2PS 24(CX), X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y3, Y3
-	VCVTPH2PS 32(CX), X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y4, Y4
-	VCVTPH2PS 40(CX), X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y5, Y5
-	VCVTPH2PS 48(CX), X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y6, Y6
-	VCVTPH2PS 56(CX), X8
-	VCVTPS2PD X8, Y8
-	VMULPD    Y8, Y8, Y8
-	VADDPD    Y8, Y7, Y7
-	ADDQ      $0x00000040, CX
-	TESTQ     BX, BX
-	JZ        enter
+	// largest = max(largest, |grad|)
+	VPAND   (CX), Y5, Y6
+	VPMAXUW Y6, Y4, Y4
+
+	// largest = max(largest, |grad|)
+	VPAND   32(CX), Y5, Y6
+	VPMAXUW Y6, Y4, Y4
+
+	// widen
+	VCVTPH2PS (CX), Y6
+	VMOVAPS   Y6, (DI)
+	VCVTPH2PS 16(CX), Y6
+	VMOVAPS   Y6, 32(DI)
+	VCVTPH2PS 32(CX), Y6
+	VMOVAPS   Y6, 64(DI)
+	VCVTPH2PS 48(CX), Y6
+	VMOVAPS   Y6, 96(DI)
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   (DI), Y6
+	VMOVAPD     Y0, Y8
+	VFMADD231PD Y6, Y6, Y8
+	VSUBPD      Y0, Y8, Y7
+	VFMSUB213PD Y7, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   16(DI), Y6
+	VMOVAPD     Y8, Y7
+	VFMADD231PD Y6, Y6, Y7
+	VSUBPD      Y8, Y7, Y8
+	VFMSUB213PD Y8, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   32(DI), Y6
+	VMOVAPD     Y7, Y8
+	VFMADD231PD Y6, Y6, Y8
+	VSUBPD      Y7, Y8, Y7
+	VFMSUB213PD Y7, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   48(DI), Y6
+	VMOVAPD     Y8, Y7
+	VFMADD231PD Y6, Y6, Y7
+	VSUBPD      Y8, Y7, Y8
+	VFMSUB213PD Y8, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// t0 += s
+	VPADDQ Y7, Y2, Y2
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   64(DI), Y6
+	VMOVAPD     Y0, Y8
+	VFMADD231PD Y6, Y6, Y8
+	VSUBPD      Y0, Y8, Y7
+	VFMSUB213PD Y7, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   80(DI), Y6
+	VMOVAPD     Y8, Y7
+	VFMADD231PD Y6, Y6, Y7
+	VSUBPD      Y8, Y7, Y8
+	VFMSUB213PD Y8, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   96(DI), Y6
+	VMOVAPD     Y7, Y8
+	VFMADD231PD Y6, Y6, Y8
+	VSUBPD      Y7, Y8, Y7
+	VFMSUB213PD Y7, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   112(DI), Y6
+	VMOVAPD     Y8, Y7
+	VFMADD231PD Y6, Y6, Y7
+	VSUBPD      Y8, Y7, Y8
+	VFMSUB213PD Y8, Y6, Y6
+	VADDPD      Y1, Y6, Y6
+	VPADDQ      Y6, Y3, Y3
+
+	// t0 += s
+	VPADDQ Y7, Y2, Y2
+	ADDQ   $0x00000040, CX
+	TESTQ  SI, SI
+	JZ     enter
 
 	// prefetch
-	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 (CX)(SI*1)
 
 enter:
-	CMPQ    CX, DX
-	JNE     line
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
-	VMOVUPD Y2, 64(AX)
-	VMOVUPD Y3, 96(AX)
-	VMOVUPD Y4, 128(AX)
-	VMOVUPD Y5, 160(AX)
-	VMOVUPD Y6, 192(AX)
-	VMOVUPD Y7, 224(AX)
+	CMPQ         CX, BX
+	JNE          line
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDQ       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDQ       X0, X2, X2
+	VMOVQ        X2, (AX)
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDQ       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDQ       X0, X3, X3
+	VMOVQ        X3, 8(AX)
+	VEXTRACTI128 $0x01, Y4, X0
+	VPMAXUW      X0, X4, X4
+	VPSHUFD      $0x4e, X4, X0
+	VPMAXUW      X0, X4, X4
+	VPSRLQ       $0x20, X4, X0
+	VPMAXUW      X0, X4, X4
+	VPSRLD       $0x10, X4, X0
+	VPMAXUW      X0, X4, X4
+	VMOVQ        X4, 16(AX)
 	VZEROUPPER
 	RET
 
@@ -24105,51 +24421,106 @@ enterVector:
 	VZEROUPPER
 	RET
 
-// func sumSquaresF32AVX512(sums *float64, grad *float32, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·sumSquaresF32AVX512(SB), NOSPLIT, $0-32
-	MOVQ    sums+0(FP), AX
-	MOVQ    grad+8(FP), CX
-	MOVQ    count+16(FP), DX
-	MOVQ    ahead+24(FP), BX
-	SHLQ    $0x02, DX
-	LEAQ    (CX)(DX*1), DX
-	VMOVUPD (AX), Z0
-	VMOVUPD 64(AX), Z1
-	VMOVUPD 128(AX), Z2
-	VMOVUPD 192(AX), Z3
-
-	// sums = sums + grad·grad, in float64
-	JMP enter
+// func sumSquaresF32AVX512(sums *uint64, w *float64, grad *float32, count int, ahead int)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
+TEXT ·sumSquaresF32AVX512(SB), NOSPLIT, $0-40
+	MOVQ         sums+0(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         w+8(FP), DX
+	MOVQ         count+24(FP), BX
+	MOVQ         ahead+32(FP), SI
+	SHLQ         $0x02, BX
+	LEAQ         (CX)(BX*1), BX
+	VBROADCASTSD (DX), Z0
+	VBROADCASTSD 8(DX), Z1
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VPTERNLOGD   $0xff, Z5, Z5, Z5
+	VPSRLD       $0x01, Z5, Z5
+	JMP          enter
 
 line:
-	VCVTPS2PD (CX), Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z0, Z0
-	VCVTPS2PD 32(CX), Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z1, Z1
-	VCVTPS2PD 64(CX), Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z2, Z2
-	VCVTPS2PD 96(CX), Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z3, Z3
-	ADDQ      $0x00000080, CX
-	TESTQ     BX, BX
-	JZ        enter
+	// largest = max(largest, |grad|)
+	VPANDD  (CX), Z5, Z6
+	VPMAXUD Z6, Z4, Z4
+
+	// largest = max(largest, |grad|)
+	VPANDD  64(CX), Z5, Z6
+	VPMAXUD Z6, Z4, Z4
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   (CX), Z6
+	VMOVAPD     Z0, Z8
+	VFMADD231PD Z6, Z6, Z8
+	VSUBPD      Z0, Z8, Z7
+	VFMSUB213PD Z7, Z6, Z6
+	VADDPD      Z1, Z6, Z6
+	VPADDQ      Z6, Z3, Z3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   32(CX), Z6
+	VMOVAPD     Z8, Z7
+	VFMADD231PD Z6, Z6, Z7
+	VSUBPD      Z8, Z7, Z8
+	VFMSUB213PD Z8, Z6, Z6
+	VADDPD      Z1, Z6, Z6
+	VPADDQ      Z6, Z3, Z3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   64(CX), Z6
+	VMOVAPD     Z7, Z8
+	VFMADD231PD Z6, Z6, Z8
+	VSUBPD      Z7, Z8, Z7
+	VFMSUB213PD Z7, Z6, Z6
+	VADDPD      Z1, Z6, Z6
+	VPADDQ      Z6, Z3, Z3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   96(CX), Z6
+	VMOVAPD     Z8, Z7
+	VFMADD231PD Z6, Z6, Z7
+	VSUBPD      Z8, Z7, Z8
+	VFMSUB213PD Z8, Z6, Z6
+	VADDPD      Z1, Z6, Z6
+	VPADDQ      Z6, Z3, Z3
+
+	// t0 += s
+	VPADDQ Z7, Z2, Z2
+	ADDQ   $0x00000080, CX
+	TESTQ  SI, SI
+	JZ     enter
 
 	// prefetch
-	PREFETCHT0 (CX)(BX*1)
-	PREFETCHT0 64(CX)(BX*1)
+	PREFETCHT0 (CX)(SI*1)
+	PREFETCHT0 64(CX)(SI*1)
 
 enter:
-	CMPQ    CX, DX
-	JNE     line
-	VMOVUPD Z0, (AX)
-	VMOVUPD Z1, 64(AX)
-	VMOVUPD Z2, 128(AX)
-	VMOVUPD Z3, 192(AX)
+	CMPQ          CX, BX
+	JNE           line
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDQ        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDQ        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDQ        X0, X2, X2
+	VMOVQ         X2, (AX)
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDQ        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDQ        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDQ        X0, X3, X3
+	VMOVQ         X3, 8(AX)
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPMAXUD       Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPMAXUD       X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPMAXUD       X0, X4, X4
+	VPSRLQ        $0x20, X4, X0
+	VPMAXUD       X0, X4, X4
+	VMOVQ         X4, 16(AX)
 	VZEROUPPER
 	RET
 
@@ -26417,53 +26788,115 @@ enterVector:
 	VZEROUPPER
 	RET
 
-// func sumSquaresF64AVX512(sums *float64, grad *float64, count int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·sumSquaresF64AVX512(SB), NOSPLIT, $0-32
-	MOVQ    sums+0(FP), AX
-	MOVQ    grad+8(FP), CX
-	MOVQ    count+16(FP), DX
-	MOVQ    ahead+24(FP), BX
-	SHLQ    $0x03, DX
-	LEAQ    (CX)(DX*1), DX
-	VMOVUPD (AX), Z0
-	VMOVUPD 64(AX), Z1
-	VMOVUPD 128(AX), Z2
-	VMOVUPD 192(AX), Z3
-
-	// sums = sums + grad·grad, in float64
-	JMP enter
+// func sumSquaresF64AVX512(sums *uint64, w *float64, grad *float64, count int, ahead int)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
+TEXT ·sumSquaresF64AVX512(SB), NOSPLIT, $0-40
+	MOVQ         sums+0(FP), AX
+	MOVQ         grad+16(FP), CX
+	MOVQ         w+8(FP), DX
+	MOVQ         count+24(FP), BX
+	MOVQ         ahead+32(FP), SI
+	SHLQ         $0x03, BX
+	LEAQ         (CX)(BX*1), BX
+	VBROADCASTSD (DX), Z0
+	VBROADCASTSD 8(DX), Z1
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VPTERNLOGD   $0xff, Z5, Z5, Z5
+	VPSRLQ       $0x01, Z5, Z5
+	JMP          enter
 
 line:
-	VMOVUPD (CX), Z4
-	VMULPD  Z4, Z4, Z4
-	VADDPD  Z4, Z0, Z0
-	VMOVUPD 64(CX), Z4
-	VMULPD  Z4, Z4, Z4
-	VADDPD  Z4, Z1, Z1
-	VMOVUPD 128(CX), Z4
-	VMULPD  Z4, Z4, Z4
-	VADDPD  Z4, Z2, Z2
-	VMOVUPD 192(CX), Z4
-	VMULPD  Z4, Z4, Z4
-	VADDPD  Z4, Z3, Z3
+	// largest = max(largest, |grad|)
+	VPANDD  (CX), Z5, Z6
+	VPMAXUD Z6, Z4, Z4
+
+	// largest = max(largest, |grad|)
+	VPANDD  64(CX), Z5, Z6
+	VPMAXUD Z6, Z4, Z4
+
+	// largest = max(largest, |grad|)
+	VPANDD  128(CX), Z5, Z6
+	VPMAXUD Z6, Z4, Z4
+
+	// largest = max(largest, |grad|)
+	VPANDD  192(CX), Z5, Z6
+	VPMAXUD Z6, Z4, Z4
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD (CX), Z6
+	VMULPD  Z6, Z6, Z6
+	VADDPD  Z0, Z6, Z7
+	VPADDQ  Z7, Z2, Z2
+	VSUBPD  Z0, Z7, Z7
+	VSUBPD  Z7, Z6, Z6
+	VADDPD  Z1, Z6, Z6
+	VPADDQ  Z6, Z3, Z3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 64(CX), Z6
+	VMULPD  Z6, Z6, Z6
+	VADDPD  Z0, Z6, Z7
+	VPADDQ  Z7, Z2, Z2
+	VSUBPD  Z0, Z7, Z7
+	VSUBPD  Z7, Z6, Z6
+	VADDPD  Z1, Z6, Z6
+	VPADDQ  Z6, Z3, Z3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 128(CX), Z6
+	VMULPD  Z6, Z6, Z6
+	VADDPD  Z0, Z6, Z7
+	VPADDQ  Z7, Z2, Z2
+	VSUBPD  Z0, Z7, Z7
+	VSUBPD  Z7, Z6, Z6
+	VADDPD  Z1, Z6, Z6
+	VPADDQ  Z6, Z3, Z3
+
+	// s = upper + grad·grad, t0 += s, r = grad·grad − (s − upper), t1 += lower + r
+	VMOVUPD 192(CX), Z6
+	VMULPD  Z6, Z6, Z6
+	VADDPD  Z0, Z6, Z7
+	VPADDQ  Z7, Z2, Z2
+	VSUBPD  Z0, Z7, Z7
+	VSUBPD  Z7, Z6, Z6
+	VADDPD  Z1, Z6, Z6
+	VPADDQ  Z6, Z3, Z3
 	ADDQ    $0x00000100, CX
-	TESTQ   BX, BX
+	TESTQ   SI, SI
 	JZ      enter
 
 	// prefetch
-	PREFETCHT0 (CX)(BX*1)
-	PREFETCHT0 64(CX)(BX*1)
-	PREFETCHT0 128(CX)(BX*1)
-	PREFETCHT0 192(CX)(BX*1)
+	PREFETCHT0 (CX)(SI*1)
+	PREFETCHT0 64(CX)(SI*1)
+	PREFETCHT0 128(CX)(SI*1)
+	PREFETCHT0 192(CX)(SI*1)
 
 enter:
-	CMPQ    CX, DX
-	JNE     line
-	VMOVUPD Z0, (AX)
-	VMOVUPD Z1, 64(AX)
-	VMOVUPD Z2, 128(AX)
-	VMOVUPD Z3, 192(AX)
+	CMPQ          CX, BX
+	JNE           line
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDQ        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDQ        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDQ        X0, X2, X2
+	VMOVQ         X2, (AX)
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDQ        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDQ        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDQ        X0, X3, X3
+	VMOVQ         X3, 8(AX)
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPMAXUD       Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPMAXUD       X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPMAXUD       X0, X4, X4
+	VMOVQ         X4, 16(AX)
 	VZEROUPPER
 	RET
 
@@ -34337,109 +34770,225 @@ end33:
 	VZEROUPPER
 	RET
 
-// func sumSquaresBF16AVX512(sums *float64, grad *uint16, count int, ahead int)
-// Requires: AVX, AVX2, AVX512F, MMX+
-TEXT ·sumSquaresBF16AVX512(SB), NOSPLIT, $0-32
-	MOVQ    sums+0(FP), AX
-	MOVQ    grad+8(FP), CX
-	MOVQ    count+16(FP), DX
-	MOVQ    ahead+24(FP), BX
-	SHLQ    $0x01, DX
-	LEAQ    (CX)(DX*1), DX
-	VMOVUPD (AX), Z0
-	VMOVUPD 64(AX), Z1
-	VMOVUPD 128(AX), Z2
-	VMOVUPD 192(AX), Z3
+// func sumSquaresBF16AVX512(sums *uint64, w *float64, grad *uint16, count int, ahead int)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, MMX+
+TEXT ·sumSquaresBF16AVX512(SB), NOSPLIT, $0-40
+	MOVQ sums+0(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ w+8(FP), DX
+	MOVQ count+24(FP), BX
+	MOVQ ahead+32(FP), SI
+	SHLQ $0x01, BX
+	LEAQ (CX)(BX*1), BX
 
-	// sums = sums + grad·grad, in float64
-	JMP enter
+	// room for what is widened, at the border of a cache line
+	LEAQ         87(AX), DI
+	ANDQ         $-64, DI
+	VBROADCASTSD (DX), Z0
+	VBROADCASTSD 8(DX), Z1
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VPTERNLOGD   $0xff, Z5, Z5, Z5
+	VPSLLD       $0x10, Z5, Z6
+	VPSRLW       $0x01, Z5, Z5
+	JMP          enter
 
 line:
-	VPMOVZXWD (CX), Y4
-	VPSLLD    $0x10, Y4, Y4
-	VCVTPS2PD Y4, Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z0, Z0
-	VPMOVZXWD 16(CX), Y4
-	VPSLLD    $0x10, Y4, Y4
-	VCVTPS2PD Y4, Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z1, Z1
-	VPMOVZXWD 32(CX), Y4
-	VPSLLD    $0x10, Y4, Y4
-	VCVTPS2PD Y4, Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z2, Z2
-	VPMOVZXWD 48(CX), Y4
-	VPSLLD    $0x10, Y4, Y4
-	VCVTPS2PD Y4, Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z3, Z3
-	ADDQ      $0x00000040, CX
-	TESTQ     BX, BX
-	JZ        enter
+	// largest = max(largest, |grad|)
+	VPANDD  (CX), Z5, Z7
+	VPMAXUW Z7, Z4, Z4
+
+	// widen
+	VPSLLD  $0x10, (CX), Z7
+	VPANDD  (CX), Z6, Z8
+	VMOVAPS Z7, (DI)
+	VMOVAPS Z8, 64(DI)
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   (DI), Z7
+	VMOVAPD     Z0, Z9
+	VFMADD231PD Z7, Z7, Z9
+	VSUBPD      Z0, Z9, Z8
+	VFMSUB213PD Z8, Z7, Z7
+	VADDPD      Z1, Z7, Z7
+	VPADDQ      Z7, Z3, Z3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   32(DI), Z7
+	VMOVAPD     Z9, Z8
+	VFMADD231PD Z7, Z7, Z8
+	VSUBPD      Z9, Z8, Z9
+	VFMSUB213PD Z9, Z7, Z7
+	VADDPD      Z1, Z7, Z7
+	VPADDQ      Z7, Z3, Z3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   64(DI), Z7
+	VMOVAPD     Z8, Z9
+	VFMADD231PD Z7, Z7, Z9
+	VSUBPD      Z8, Z9, Z8
+	VFMSUB213PD Z8, Z7, Z7
+	VADDPD      Z1, Z7, Z7
+	VPADDQ      Z7, Z3, Z3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   96(DI), Z7
+	VMOVAPD     Z9, Z8
+	VFMADD231PD Z7, Z7, Z8
+	VSUBPD      Z9, Z8, Z9
+	VFMSUB213PD Z9, Z7, Z7
+	VADDPD      Z1, Z7, Z7
+	VPADDQ      Z7, Z3, Z3
+
+	// t0 += s
+	VPADDQ Z8, Z2, Z2
+	ADDQ   $0x00000040, CX
+	TESTQ  SI, SI
+	JZ     enter
 
 	// prefetch
-	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 (CX)(SI*1)
 
 enter:
-	CMPQ    CX, DX
-	JNE     line
-	VMOVUPD Z0, (AX)
-	VMOVUPD Z1, 64(AX)
-	VMOVUPD Z2, 128(AX)
-	VMOVUPD Z3, 192(AX)
+	CMPQ          CX, BX
+	JNE           line
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDQ        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDQ        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDQ        X0, X2, X2
+	VMOVQ         X2, (AX)
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDQ        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDQ        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDQ        X0, X3, X3
+	VMOVQ         X3, 8(AX)
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPMAXUW       Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPMAXUW       X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPMAXUW       X0, X4, X4
+	VPSRLQ        $0x20, X4, X0
+	VPMAXUW       X0, X4, X4
+	VPSRLD        $0x10, X4, X0
+	VPMAXUW       X0, X4, X4
+	VMOVQ         X4, 16(AX)
 	VZEROUPPER
 	RET
 
-// func sumSquaresF16AVX512(sums *float64, grad *uint16, count int, ahead int)
-// Requires: AVX, AVX512F, F16C, MMX+
-TEXT ·sumSquaresF16AVX512(SB), NOSPLIT, $0-32
-	MOVQ    sums+0(FP), AX
-	MOVQ    grad+8(FP), CX
-	MOVQ    count+16(FP), DX
-	MOVQ    ahead+24(FP), BX
-	SHLQ    $0x01, DX
-	LEAQ    (CX)(DX*1), DX
-	VMOVUPD (AX), Z0
-	VMOVUPD 64(AX), Z1
-	VMOVUPD 128(AX), Z2
-	VMOVUPD 192(AX), Z3
+// func sumSquaresF16AVX512(sums *uint64, w *float64, grad *uint16, count int, ahead int)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, MMX+
+TEXT ·sumSquaresF16AVX512(SB), NOSPLIT, $0-40
+	MOVQ sums+0(FP), AX
+	MOVQ grad+16(FP), CX
+	MOVQ w+8(FP), DX
+	MOVQ count+24(FP), BX
+	MOVQ ahead+32(FP), SI
+	SHLQ $0x01, BX
+	LEAQ (CX)(BX*1), BX
 
-	// sums = sums + grad·grad, in float64
-	JMP enter
+	// room for what is widened, at the border of a cache line
+	LEAQ         87(AX), DI
+	ANDQ         $-64, DI
+	VBROADCASTSD (DX), Z0
+	VBROADCASTSD 8(DX), Z1
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VPTERNLOGD   $0xff, Z5, Z5, Z5
+	VPSLLD       $0x10, Z5, Z6
+	VPSRLW       $0x01, Z5, Z5
+	JMP          enter
 
 line:
-	VCVTPH2PS (CX), Y4
-	VCVTPS2PD Y4, Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z0, Z0
-	VCVTPH2PS 16(CX), Y4
-	VCVTPS2PD Y4, Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z1, Z1
-	VCVTPH2PS 32(CX), Y4
-	VCVTPS2PD Y4, Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z2, Z2
-	VCVTPH2PS 48(CX), Y4
-	VCVTPS2PD Y4, Z4
-	VMULPD    Z4, Z4, Z4
-	VADDPD    Z4, Z3, Z3
-	ADDQ      $0x00000040, CX
-	TESTQ     BX, BX
-	JZ        enter
+	// largest = max(largest, |grad|)
+	VPANDD  (CX), Z5, Z6
+	VPMAXUW Z6, Z4, Z4
+
+	// widen
+	VCVTPH2PS (CX), Z6
+	VMOVAPS   Z6, (DI)
+	VCVTPH2PS 32(CX), Z6
+	VMOVAPS   Z6, 64(DI)
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   (DI), Z6
+	VMOVAPD     Z0, Z8
+	VFMADD231PD Z6, Z6, Z8
+	VSUBPD      Z0, Z8, Z7
+	VFMSUB213PD Z7, Z6, Z6
+	VADDPD      Z1, Z6, Z6
+	VPADDQ      Z6, Z3, Z3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   32(DI), Z6
+	VMOVAPD     Z8, Z7
+	VFMADD231PD Z6, Z6, Z7
+	VSUBPD      Z8, Z7, Z8
+	VFMSUB213PD Z8, Z6, Z6
+	VADDPD      Z1, Z6, Z6
+	VPADDQ      Z6, Z3, Z3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   64(DI), Z6
+	VMOVAPD     Z7, Z8
+	VFMADD231PD Z6, Z6, Z8
+	VSUBPD      Z7, Z8, Z7
+	VFMSUB213PD Z7, Z6, Z6
+	VADDPD      Z1, Z6, Z6
+	VPADDQ      Z6, Z3, Z3
+
+	// s' = s + grad·grad, r = grad·grad − (s' − s), t1 += lower + r
+	VCVTPS2PD   96(DI), Z6
+	VMOVAPD     Z8, Z7
+	VFMADD231PD Z6, Z6, Z7
+	VSUBPD      Z8, Z7, Z8
+	VFMSUB213PD Z8, Z6, Z6
+	VADDPD      Z1, Z6, Z6
+	VPADDQ      Z6, Z3, Z3
+
+	// t0 += s
+	VPADDQ Z7, Z2, Z2
+	ADDQ   $0x00000040, CX
+	TESTQ  SI, SI
+	JZ     enter
 
 	// prefetch
-	PREFETCHT0 (CX)(BX*1)
+	PREFETCHT0 (CX)(SI*1)
 
 enter:
-	CMPQ    CX, DX
-	JNE     line
-	VMOVUPD Z0, (AX)
-	VMOVUPD Z1, 64(AX)
-	VMOVUPD Z2, 128(AX)
-	VMOVUPD Z3, 192(AX)
+	CMPQ          CX, BX
+	JNE           line
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDQ        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDQ        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDQ        X0, X2, X2
+	VMOVQ         X2, (AX)
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDQ        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDQ        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDQ        X0, X3, X3
+	VMOVQ         X3, 8(AX)
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPMAXUW       Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPMAXUW       X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPMAXUW       X0, X4, X4
+	VPSRLQ        $0x20, X4, X0
+	VPMAXUW       X0, X4, X4
+	VPSRLD        $0x10, X4, X0
+	VPMAXUW       X0, X4, X4
+	VMOVQ         X4, 16(AX)
 	VZEROUPPER
 	RET
 

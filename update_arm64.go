@@ -194,22 +194,22 @@ func mixedLimitNEON(c *float32, count, ahead int)
 // sumSquaresF32NEON works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresF32NEON(sums *float64, grad *float32, count, ahead int)
+func sumSquaresF32NEON(sums *uint64, w *float64, grad *float32, count, ahead int)
 
 // sumSquaresF64NEON works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresF64NEON(sums *float64, grad *float64, count, ahead int)
+func sumSquaresF64NEON(sums *uint64, w *float64, grad *float64, count, ahead int)
 
 // sumSquaresBF16NEON works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresBF16NEON(sums *float64, grad *uint16, count, ahead int)
+func sumSquaresBF16NEON(sums *uint64, w *float64, grad *uint16, count, ahead int)
 
 // sumSquaresF16NEON works like sumSquaresGeneric.
 //
 //go:noescape
-func sumSquaresF16NEON(sums *float64, grad *uint16, count, ahead int)
+func sumSquaresF16NEON(sums *uint64, w *float64, grad *uint16, count, ahead int)
 
 // pause takes some dozen cycles, and leaves the core to its other thread where it has one.
 func pause()
@@ -309,21 +309,21 @@ func updateMixed(f form, b *mixed, n, ahead int) {
 }
 
 // sumSquaresF32 works like sumSquaresGeneric, by the active tier's kernel.
-func sumSquaresF32(sums *float64, g *float32, n, ahead int) {
-	sumSquaresF32NEON(sums, g, n, ahead)
+func sumSquaresF32(sums *uint64, w *float64, g *float32, n, ahead int) {
+	sumSquaresF32NEON(sums, w, g, n, ahead)
 }
 
 // sumSquaresF64 works like sumSquaresGeneric, by the active tier's kernel.
-func sumSquaresF64(sums *float64, g *float64, n, ahead int) {
-	sumSquaresF64NEON(sums, g, n, ahead)
+func sumSquaresF64(sums *uint64, w *float64, g *float64, n, ahead int) {
+	sumSquaresF64NEON(sums, w, g, n, ahead)
 }
 
 // sumSquaresBF16 works like sumSquaresGeneric, by the active tier's kernel.
-func sumSquaresBF16(sums *float64, g *uint16, n, ahead int) {
-	sumSquaresBF16NEON(sums, g, n, ahead)
+func sumSquaresBF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
+	sumSquaresBF16NEON(sums, w, g, n, ahead)
 }
 
 // sumSquaresF16 works like sumSquaresGeneric, by the active tier's kernel.
-func sumSquaresF16(sums *float64, g *uint16, n, ahead int) {
-	sumSquaresF16NEON(sums, g, n, ahead)
+func sumSquaresF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
+	sumSquaresF16NEON(sums, w, g, n, ahead)
 }

@@ -54,6 +54,8 @@
 // Those for eight of 16 bits, H8.
 #define VADD_H(m, n, d)   WORD $(0x4E608400 | (m)<<16 | (n)<<5 | (d))
 #define VMUL_H(m, n, d)   WORD $(0x4E609C00 | (m)<<16 | (n)<<5 | (d))
+#define VUMAX_H(m, n, d)  WORD $(0x6E606400 | (m)<<16 | (n)<<5 | (d)) // without signs
+#define VUMAXV_H(n, d)    WORD $(0x6E70A800 | (n)<<5 | (d))           // the largest of all eight, in element 0
 
 // Those for bytes, B16.
 #define VADD_B(m, n, d)   WORD $(0x4E208400 | (m)<<16 | (n)<<5 | (d))
@@ -76,6 +78,7 @@
 #define VORR(m, n, d)   WORD $(0x4EA01C00 | (m)<<16 | (n)<<5 | (d))
 #define VSHL(s, n, d)   WORD $(0x4F005400 | (32+(s))<<16 | (n)<<5 | (d)) // by s
 #define VUSHR(s, n, d)  WORD $(0x6F000400 | (64-(s))<<16 | (n)<<5 | (d))
+#define VADD_D(m, n, d) WORD $(0x4EE08400 | (m)<<16 | (n)<<5 | (d))      // D2
 #define VADDV(n, d)     WORD $(0x4EB1B800 | (n)<<5 | (d))                // the sum of all four, in element 0
 #define VUMAX(m, n, d)  WORD $(0x6EA06400 | (m)<<16 | (n)<<5 | (d))      // without signs
 #define VUMAXV(n, d)    WORD $(0x6EB0A800 | (n)<<5 | (d))                // the largest of all four, in element 0
@@ -99,6 +102,7 @@
 #define atV    R5
 #define atX    R6
 #define atSums R1
+#define atW    R3
 #define left   R7 // elements
 #define front  R8 // how far to prefetch in front of the loads, in bytes
 #define addr   R9
@@ -1471,54 +1475,88 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	LOOP(DIVIDER)
 	RET
 
-// The sums of squares are float64 for both types: lane i is element i mod 2 of V(i/2).
+// Sums of squares, of all types in float64. What they are called in asm/norm.go:
+#define sumsUpper   0 // and 1
+#define sumsLower   2 // and 3
+#define anchorUpper 4
+#define anchorLower 5
+#define largestBits 6
+#define absBits     7
 
-// The squares of four float32 in V(16+i), added to lanes 4·i … 4·i+3.
-#define SQUARES_F32(i) \
-	VFCVTL(16+i, 24+i)      \
-	VFCVTL2(16+i, 16+i)     \
-	VFMUL(24+i, 24+i, 24+i) \
-	VFMUL(16+i, 16+i, 16+i) \
-	VFADD(24+i, 2*i, 2*i)   \
-	VFADD(16+i, 2*i+1, 2*i+1)
+// The squares of two float64 in x, to the second of the sums: t = s + x·x, r = x·x − (t − s), sumsLower += anchorLower + r.
+#define SQUARES(second, x, s, t, d) \
+	VFMUL(x, x, x)                              \
+	VFADD(x, s, t)                              \
+	VFSUB(s, t, d)                              \
+	VFSUB(d, x, x)                              \
+	VFADD(anchorLower, x, x)                    \
+	VADD_D(x, sumsLower+second, sumsLower+second)
 
-// The squares of two float64 in V(16+i), added to lanes 2·i and 2·i+1.
-#define SQUARES_F64(i) \
-	VFMUL(16+i, 16+i, 16+i) \
-	VFADD(16+i, i, i)
+// Those of eight float32 in V(16+i) and the next, four after each other on one anchor.
+#define SQUARES_F32(i, second) \
+	VFCVTL(16+i, 24+i)                          \
+	VFCVTL2(16+i, 16+i)                         \
+	VFCVTL(17+i, 25+i)                          \
+	VFCVTL2(17+i, 17+i)                         \
+	SQUARES(0, 24+i, anchorUpper, 8, 12)        \
+	SQUARES(1, 16+i, 8, 9, 13)                  \
+	SQUARES(0, 25+i, 9, 10, 14)                 \
+	SQUARES(1, 17+i, 10, 11, 15)                \
+	VADD_D(11, sumsUpper+second, sumsUpper+second)
 
-// One element for each lane.
-#define LANES_F32 \
+// The largest |x| of a vector, as integers of the arrangement that MAX has.
+#define LARGEST_BITS(MAX, x, s) \
+	VAND(absBits, x, s)      \
+	MAX(s, largestBits, largestBits)
+
+// So many elements as there are in a line.
+#define LINE_F32 \
 	FLDPQ (atG), (F16, F17)   \
 	FLDPQ 32(atG), (F18, F19) \
 	FLDPQ 64(atG), (F20, F21) \
 	FLDPQ 96(atG), (F22, F23) \
+	LARGEST_BITS(VUMAX, 16, 8)     \
+	LARGEST_BITS(VUMAX, 17, 9)     \
+	LARGEST_BITS(VUMAX, 18, 10)    \
+	LARGEST_BITS(VUMAX, 19, 11)    \
+	LARGEST_BITS(VUMAX, 20, 12)    \
+	LARGEST_BITS(VUMAX, 21, 13)    \
+	LARGEST_BITS(VUMAX, 22, 14)    \
+	LARGEST_BITS(VUMAX, 23, 15)    \
 	ALL_SQUARES_F32           \
 	ADD $128, atG
 #define ALL_SQUARES_F32 \
-	SQUARES_F32(0) \
-	SQUARES_F32(1) \
-	SQUARES_F32(2) \
-	SQUARES_F32(3) \
-	SQUARES_F32(4) \
-	SQUARES_F32(5) \
-	SQUARES_F32(6) \
-	SQUARES_F32(7)
+	SQUARES_F32(0, 0) \
+	SQUARES_F32(2, 1) \
+	SQUARES_F32(4, 0) \
+	SQUARES_F32(6, 1)
 
 // The same where eight elements of 16 bits are loaded at a time, and widened to V(16+i) and the one after it.
-#define LANES_16(WIDEN) \
+#define LINE_16(WIDEN) \
 	FLDPQ (atG), (F16, F18)   \
 	FLDPQ 32(atG), (F20, F22) \
+	LARGEST_BITS(VUMAX_H, 16, 8)   \
+	LARGEST_BITS(VUMAX_H, 18, 9)   \
+	LARGEST_BITS(VUMAX_H, 20, 10)  \
+	LARGEST_BITS(VUMAX_H, 22, 11)  \
 	WIDEN(16, 17)             \
 	WIDEN(18, 19)             \
 	WIDEN(20, 21)             \
 	WIDEN(22, 23)             \
 	ALL_SQUARES_F32           \
 	ADD $64, atG
-#define LANES_BF16 LANES_16(WIDEN_BF16)
-#define LANES_F16  LANES_16(WIDEN_F16)
+#define LINE_BF16 LINE_16(WIDEN_BF16)
+#define LINE_F16  LINE_16(WIDEN_F16)
 
-#define LANES_F64 \
+// Of float64, the largest upper and the largest lower half.
+#define SQUARES_F64(i) \
+	LARGEST_BITS(VUMAX, 16+i, 8)                \
+	LARGEST_BITS(VUMAX, 17+i, 9)                \
+	SQUARES(0, 16+i, anchorUpper, 8, 12)        \
+	SQUARES(1, 17+i, anchorUpper, 9, 13)        \
+	VADD_D(8, sumsUpper, sumsUpper)             \
+	VADD_D(9, sumsUpper+1, sumsUpper+1)
+#define LINE_F64 \
 	FLDPQ (atG), (F16, F17)    \
 	FLDPQ 32(atG), (F18, F19)  \
 	FLDPQ 64(atG), (F20, F21)  \
@@ -1528,24 +1566,16 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	FLDPQ 192(atG), (F28, F29) \
 	FLDPQ 224(atG), (F30, F31) \
 	SQUARES_F64(0)             \
-	SQUARES_F64(1)             \
 	SQUARES_F64(2)             \
-	SQUARES_F64(3)             \
 	SQUARES_F64(4)             \
-	SQUARES_F64(5)             \
 	SQUARES_F64(6)             \
-	SQUARES_F64(7)             \
 	SQUARES_F64(8)             \
-	SQUARES_F64(9)             \
 	SQUARES_F64(10)            \
-	SQUARES_F64(11)            \
 	SQUARES_F64(12)            \
-	SQUARES_F64(13)            \
 	SQUARES_F64(14)            \
-	SQUARES_F64(15)            \
 	ADD $256, atG
 
-// The cache lines that LANES reads.
+// The cache lines of a line.
 #define PREFETCH_16 \
 	ADD  front, atG, addr \
 	PRFM (addr), PLDL1KEEP
@@ -1557,64 +1587,91 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	PRFM 128(addr), PLDL1KEEP \
 	PRFM 192(addr), PLDL1KEEP
 
-// SUM adds the squares of all elements, a positive multiple of 32, to the sums.
-#define SUM(LANES, PREFETCH_LANES) \
-	MOVD atSums, addr                                 \
-	VLD1.P 64(addr), [V0.D2, V1.D2, V2.D2, V3.D2]     \
-	VLD1.P 64(addr), [V4.D2, V5.D2, V6.D2, V7.D2]     \
-	VLD1.P 64(addr), [V8.D2, V9.D2, V10.D2, V11.D2]   \
-	VLD1.P 64(addr), [V12.D2, V13.D2, V14.D2, V15.D2] \
-	CBZ  front, plain                                 \
+// The largest of all elements, from the largest of each place.
+#define FOLD_16  VUMAXV_H(largestBits, largestBits)
+#define FOLD_F32 VUMAXV(largestBits, largestBits)
+#define FOLD_F64 \
+	VDUP V6.D[1], V8.D2 \
+	VUMAX(8, largestBits, largestBits)
+
+// SUM sums up the squares of all elements, a positive multiple of 32, and stores the sums. V7 has the bits but signs.
+#define SUM(LINE, PREFETCH_LINE, FOLD) \
+	FMOVD (atW), F4                                   \
+	FMOVD 8(atW), F5                                  \
+	VDUP_0(anchorUpper, anchorUpper)                  \
+	VDUP_0(anchorLower, anchorLower)                  \
+	VEOR(0, 0, 0)                                     \
+	VEOR(1, 1, 1)                                     \
+	VEOR(2, 2, 2)                                     \
+	VEOR(3, 3, 3)                                     \
+	VEOR(6, 6, 6)                                     \
+	CBZ   front, plain                                \
 ahead: \
-	PREFETCH_LANES                                    \
-	LANES                                             \
-	SUBS $32, left                                    \
-	BNE  ahead                                        \
-	B    done                                         \
+	PREFETCH_LINE                                     \
+	LINE                                              \
+	SUBS  $32, left                                   \
+	BNE   ahead                                       \
+	B     done                                        \
 plain: \
-	LANES                                             \
-	SUBS $32, left                                    \
-	BNE  plain                                        \
+	LINE                                              \
+	SUBS  $32, left                                   \
+	BNE   plain                                       \
 done: \
-	VST1.P [V0.D2, V1.D2, V2.D2, V3.D2], 64(atSums)   \
-	VST1.P [V4.D2, V5.D2, V6.D2, V7.D2], 64(atSums)   \
-	VST1.P [V8.D2, V9.D2, V10.D2, V11.D2], 64(atSums) \
-	VST1.P [V12.D2, V13.D2, V14.D2, V15.D2], 64(atSums)
+	VADD_D(1, 0, 0)                                   \
+	VADD_D(3, 2, 2)                                   \
+	VADDP V0.D2, V0.D2, V0.D2                         \
+	VADDP V2.D2, V2.D2, V2.D2                         \
+	FOLD                                              \
+	FMOVD F0, (atSums)                                \
+	FMOVD F2, 8(atSums)                               \
+	FMOVD F6, 16(atSums)
 
-// func sumSquaresF32NEON(sums *float64, grad *float32, count, ahead int)
-TEXT ·sumSquaresF32NEON(SB), NOSPLIT, $0-32
+// func sumSquaresF32NEON(sums *uint64, w *float64, grad *float32, count, ahead int)
+TEXT ·sumSquaresF32NEON(SB), NOSPLIT, $0-40
 	MOVD sums+0(FP), atSums
-	MOVD grad+8(FP), atG
-	MOVD count+16(FP), left
-	MOVD ahead+24(FP), front
-	SUM(LANES_F32, PREFETCH_F32)
+	MOVD w+8(FP), atW
+	MOVD grad+16(FP), atG
+	MOVD count+24(FP), left
+	MOVD ahead+32(FP), front
+	MOVD $0x7fffffff, addr
+	VDUP addr, V7.S4
+	SUM(LINE_F32, PREFETCH_F32, FOLD_F32)
 	RET
 
-// func sumSquaresBF16NEON(sums *float64, grad *uint16, count, ahead int)
-TEXT ·sumSquaresBF16NEON(SB), NOSPLIT, $0-32
+// func sumSquaresBF16NEON(sums *uint64, w *float64, grad *uint16, count, ahead int)
+TEXT ·sumSquaresBF16NEON(SB), NOSPLIT, $0-40
 	MOVD sums+0(FP), atSums
-	MOVD grad+8(FP), atG
-	MOVD count+16(FP), left
-	MOVD ahead+24(FP), front
-	SUM(LANES_BF16, PREFETCH_16)
+	MOVD w+8(FP), atW
+	MOVD grad+16(FP), atG
+	MOVD count+24(FP), left
+	MOVD ahead+32(FP), front
+	MOVD $0x7fff, addr
+	VDUP addr, V7.H8
+	SUM(LINE_BF16, PREFETCH_16, FOLD_16)
 	RET
 
-// func sumSquaresF16NEON(sums *float64, grad *uint16, count, ahead int)
-TEXT ·sumSquaresF16NEON(SB), NOSPLIT, $0-32
+// func sumSquaresF16NEON(sums *uint64, w *float64, grad *uint16, count, ahead int)
+TEXT ·sumSquaresF16NEON(SB), NOSPLIT, $0-40
 	MOVD sums+0(FP), atSums
-	MOVD grad+8(FP), atG
-	MOVD count+16(FP), left
-	MOVD ahead+24(FP), front
-	SUM(LANES_F16, PREFETCH_16)
+	MOVD w+8(FP), atW
+	MOVD grad+16(FP), atG
+	MOVD count+24(FP), left
+	MOVD ahead+32(FP), front
+	MOVD $0x7fff, addr
+	VDUP addr, V7.H8
+	SUM(LINE_F16, PREFETCH_16, FOLD_16)
 	RET
 
-// func sumSquaresF64NEON(sums *float64, grad *float64, count, ahead int)
-TEXT ·sumSquaresF64NEON(SB), NOSPLIT, $0-32
+// func sumSquaresF64NEON(sums *uint64, w *float64, grad *float64, count, ahead int)
+TEXT ·sumSquaresF64NEON(SB), NOSPLIT, $0-40
 	MOVD sums+0(FP), atSums
-	MOVD grad+8(FP), atG
-	MOVD count+16(FP), left
-	MOVD ahead+24(FP), front
-	SUM(LANES_F64, PREFETCH_F64)
+	MOVD w+8(FP), atW
+	MOVD grad+16(FP), atG
+	MOVD count+24(FP), left
+	MOVD ahead+32(FP), front
+	MOVD $0x7fffffffffffffff, addr
+	VDUP addr, V7.D2
+	SUM(LINE_F64, PREFETCH_F64, FOLD_F64)
 	RET
 
 // func pause()

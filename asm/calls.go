@@ -20,7 +20,7 @@ var AMD64 = Target{[]string{AVX2.Name, AVX512.Name}, Rules, Rules}
 //
 //	func updateType(f form, c, p, g, m, n, v, x *T, count, ahead int)
 //	func updateMixed(f form, b *mixed, n, ahead int)
-//	func sumSquaresType(sums *float64, g *T, n, ahead int)
+//	func sumSquaresType(sums *uint64, w *float64, g *T, n, ahead int)
 //
 // The calls are direct ones: what a function value is given would escape to the heap. A stream is named in Go by its first
 // letter (Go's assembler has a register called g).
@@ -45,8 +45,8 @@ func (t Target) Calls() string {
 	for _, of := range sumTypes {
 		name := "sumSquares" + of.Name
 		fmt.Fprintf(&b, "\n// %s works like sumSquaresGeneric, by the active tier's kernel.\n", name)
-		fmt.Fprintf(&b, "func %s(sums *float64, g *%s, n, ahead int) {\n", name, of.goName)
-		t.chooseISA(&b, name, "sums, g, n, ahead")
+		fmt.Fprintf(&b, "func %s(sums *uint64, w *float64, g *%s, n, ahead int) {\n", name, of.goName)
+		t.chooseISA(&b, name, "sums, w, g, n, ahead")
 		b.WriteString("}\n")
 	}
 	return b.String()
