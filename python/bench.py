@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Times steps of posneg's optimizers beside the same rules in torch operations, torch's own AdamW and DeepSpeedCPUAdam.
 
+The table of the whole step has torch's clip_grad_norm_, fused AdamW and zero_grad beside a step here that does all of it.
+
 All candidates of a table take one step in each round, and each round begins with the next one of them. The table has the medians, and the
 medians of the ratios of each round. DeepSpeed builds its kernel at its first use, and torchao compiles, which takes a minute or two each.
 The table of 8 bits, with bfloat16 gradients where an optimizer takes them, must be asked for: bitsandbytes takes seconds for a step.
@@ -56,6 +58,19 @@ def eight_bit(module, params):
     return importlib.import_module(module).AdamW8bit(params, weight_decay=0.01)
 
 
+class WholeStep:
+    """torch's AdamW, with gradients clipped before the step, and set to zero after it."""
+
+    def __init__(self, params):
+        self.params, self.optimizer = params, torch.optim.AdamW(params, fused=True)
+        self.state = self.optimizer.state
+
+    def step(self):
+        torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+
+
 # For each table, the candidates and how many bytes they must move for an element: p, g and the state are read, all that changes is
 # written. Parameters are float32, and so are gradients, unless the name of a candidate ends with bf16.
 TABLES = {
@@ -75,6 +90,11 @@ TABLES = {
         ("torch AdamW, fused", lambda p: torch.optim.AdamW(p, fused=True), 28),
         ("DeepSpeedCPUAdam", deepspeed, 28),
     ],
+    "whole step": [
+        ("posneg.AdamW(clip_norm=1.0, zero_grads=True)", lambda p: posneg.AdamW(p, clip_norm=1.0, zero_grads=True), 36),
+        ("posneg.AdaPNM(clip_norm=1.0, zero_grads=True)", lambda p: posneg.AdaPNM(p, clip_norm=1.0, zero_grads=True), 48),
+        ("clip_grad_norm_(1.0), torch AdamW, fused, zero_grad", WholeStep, 44),
+    ],
     "8 bits": [
         ("posneg.AdamW, mxfp8, bf16", lambda p: posneg.AdamW(p, state_dtype="mxfp8"), 16.1),
         ("posneg.AdaPNM, mxfp8, no AMSGrad, bf16", lambda p: posneg.AdaPNM(p, amsgrad=False, state_dtype="mxfp8"), 17.1),
@@ -89,8 +109,10 @@ PACKAGES = {"DeepSpeedCPUAdam": "deepspeed ninja", "torchao AdamW8bit, bf16": "t
 
 
 def set_gradients(params, gradients):
-    """Also those of another type, which torch asks to be told of."""
+    """Also those of another type, which torch asks to be told of, and not zeros, which a step may have made of them."""
     for p, g in zip(params, gradients):
+        if not g.view(-1)[0]:
+            g.fill_(0.01)
         data = p.data
         if hasattr(p, "grad_dtype"):
             p.grad_dtype = None
