@@ -64,6 +64,19 @@ def test_as_with_torch(precision, accumulate, clip):
     close(*(net.parameters() for net in nets), steps=100)
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_step_clips(precision):
+    """By itself instead of accelerate: grad_norm is read of the optimizer within."""
+    nets, norms = [model(), model()], []
+    a = prepare(nets[0], posneg.AdamW(nets[0].parameters(), clip_norm=0.05), mixed_precision=precision)
+    a[2].optimizer.register_step_post_hook(lambda optimizer, *_: norms.append(optimizer.grad_norm))
+    train(*a, batches())
+    b = prepare(nets[1], torch.optim.AdamW(nets[1].parameters()), mixed_precision=precision)
+    expected = train(*b, batches(), clip=0.05)
+    close(*(net.parameters() for net in nets), steps=100)
+    assert norms == pytest.approx(expected, rel=1e-4) and a[2].optimizer.grad_norm == norms[-1]
+
+
 KINDS = {
     "float32": dict(),
     "bfloat16": dict(dtype=torch.bfloat16),

@@ -75,6 +75,22 @@ def test_as_with_torch(tmp_path, classes, accumulate, clip):
     assert (max(of_a.norms) <= 0.3001) == (clip > 0)
 
 
+def test_the_step_clips(tmp_path):
+    """By itself instead of Trainer, whose max_grad_norm is 0 then; resumed, too, without being told again."""
+    ends = []
+    for cls, options, bound in ((posneg.AdamW, dict(clip_norm=0.3), 0.0), (torch.optim.AdamW, {}, 0.3)):
+        run = trainer(tmp_path, model(), cls_and_kwargs=(cls, dict(lr=0.01, **options)), max_grad_norm=bound, save_strategy="steps", save_steps=2)
+        run.train()
+        ends.append(run.model)
+        if cls is posneg.AdamW:
+            assert ours(run).grad_norm > 0.3
+            again = trainer(tmp_path, model(), cls_and_kwargs=(cls, dict(lr=0.01)), max_grad_norm=0.0)
+            again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+            assert ours(again).clip_norm == 0.3
+            equal(run.model.parameters(), again.model.parameters())
+    close(*(net.parameters() for net in ends), steps=200)
+
+
 def test_both_ways_in(tmp_path):
     """optimizers= and optimizer_cls_and_kwargs=, with the groups that Trainer makes, give the same bits."""
     a = trainer(tmp_path, model(), cls_and_kwargs=(posneg.AdaPNM, dict(lr=0.01)))
