@@ -178,6 +178,7 @@ LAYOUTS = {
     "expanded twice": lambda g: g[:1, :1].clone().expand_as(g),
     "gaps": lambda g: torch.stack((g, g), -1)[..., 0],
     "negative": lambda g: torch._neg_view(g.clone()),
+    "zeros without memory": lambda g: torch._efficientzerotensor(g.shape),
     "its own graph": lambda g: (g.clone().requires_grad_() * 2),
 }
 
@@ -190,7 +191,7 @@ def test_zeroes_what_the_engine_sees_as_a_copy(layout):
     for k in range(4):
         set_gradients(a, b)
         a[0].grad = layout(a[0].grad)
-        b[0].grad = a[0].grad.detach().clone()
+        b[0].grad = a[0].grad.detach() + 0
         held, version = a[0].grad, a[0].grad._version
         if k == 2:
             a[1].grad[0] = math.nan
@@ -198,8 +199,21 @@ def test_zeroes_what_the_engine_sees_as_a_copy(layout):
         if k != 2:
             y.step()
         assert x.skipped == (k == 2) and a[0].grad is held and not held.any() and not a[1].grad.any()
-        assert held._version > version or not hasattr(torch.autograd.graph, "increment_version")
+        assert held._version > version or not hasattr(torch.autograd.graph, "increment_version") or held._is_zerotensor()
         equal(map(bits, [*a, *values(x)]), map(bits, [*b, *values(y)]))
+
+
+def test_refuses_to_zero_what_torch_does_not_change():
+    params = parameters((2, 3))
+    before, optimizer = twins(params), posneg.AdaPNM(params, zero_grads=True)
+    with torch.inference_mode():
+        params[0].grad = torch.ones(3, 2).t()
+    for found in (None, torch.tensor(1.0)):
+        optimizer.found_inf = found
+        with pytest.raises(RuntimeError, match=r"gradient of shape \(2, 3\) made in inference_mode"):
+            optimizer.step()
+        equal(params, before)
+    assert optimizer.state[params[0]]["step"] == 0
 
 
 def test_zeroes_complex_and_half_gradients():

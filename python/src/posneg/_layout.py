@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Iterable, List
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,15 @@ def like(t: Tensor, model: Tensor) -> Tensor:
     return torch.empty_strided(model.shape, model.stride(), dtype=t.dtype, device="cpu").copy_(t)
 
 
-def each_once(t: Tensor) -> Tensor:
-    """This process's part of an expanded tensor, without the dimensions in which its elements repeat."""
-    t = local(t.detach())
+def to_zero(gradients: Iterable[Tensor]) -> List[Tensor]:
+    """This process's parts of gradients as tensors that torch can set to zero. It reports those that it cannot."""
+    parts = [local(g.detach()) for g in gradients]
+    for t in parts:
+        if t.is_inference() and not torch.is_inference_mode_enabled():
+            raise RuntimeError(f"posneg: zero_grads, and a gradient of shape {tuple(t.shape)} made in inference_mode, which torch leaves alone")
+    return [_each_once(t) for t in parts if not t._is_zerotensor()]
+
+
+def _each_once(t: Tensor) -> Tensor:
+    """An expanded tensor without the dimensions in which its elements repeat."""
     return t[tuple(slice(None) if stride or not size else slice(1) for stride, size in zip(t.stride(), t.shape))]

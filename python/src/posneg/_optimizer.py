@@ -15,7 +15,7 @@ from torch import Tensor
 from . import _masters, _mx
 from ._cache import Plans
 from ._counts import STEP, step_tensor
-from ._layout import each_once
+from ._layout import to_zero
 from ._library import LR, path, state_names
 from ._masters import MASTER_LOW
 from ._options import NOTHING, STEP_OPTIONS, Around, Kept, StepOptions, check_saved
@@ -140,7 +140,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     def _zero(self) -> None:
         """Sets the gradients to zero, all of them or none, whatever a signal's handler raises."""
-        list(map(Tensor.zero_, [each_once(p.grad) for p in all_params(self.param_groups) if p.grad is not None]))
+        list(map(Tensor.zero_, to_zero(p.grad for p in all_params(self.param_groups) if p.grad is not None)))
 
     def _update(self, loss_scale: float, skip: bool) -> None:
         self._check_loaded()

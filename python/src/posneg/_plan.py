@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _library, _mx, _norm
 from ._counts import STEP, Counts, as_count
-from ._layout import each_once, is_dense, like, real
+from ._layout import is_dense, like, real, to_zero
 from ._masters import MASTER, MASTER_LOW
 from ._mx import scales_name
 from ._options import NOTHING, Around
@@ -248,7 +248,7 @@ class Plan:
 
     def _zeroing(self, grads: List[Tensor]) -> List[Callable[[], object]]:
         """What sets gradients to zero, if the library has run: those that it knows as copies only."""
-        return [self._call.look, *(partial(Tensor.masked_fill_, each_once(g), self._ran, 0) for g in grads)]
+        return [self._call.look, *(partial(Tensor.masked_fill_, t, self._ran, 0) for t in to_zero(grads))]
 
     def _simple_addresses(self, grads: List[Tensor]) -> Optional[List[int]]:
         """Where the gradients are, if the engine can read all of them as they are."""
