@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections import defaultdict
@@ -24,6 +25,8 @@ from ._rounding import param_names, take_names
 from ._state import check_low, check_state, name_state_dtype
 from ._threads import get_num_threads
 from .state_dicts import from_any
+
+_FLAGS = "decoupled", "decoupled_weight_decay", "amsgrad", "maximize", "nesterov", "exact_bias", "master_weights"
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _Loss = TypeVar("_Loss")
@@ -86,11 +89,12 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     def _check(self, group: Group) -> None:
         """Reports an option of a group that is out of its range."""
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-            raise ValueError(f"Invalid lr: a tensor of {group['lr'].numel()} elements, must have one")
-        if not math.isfinite(group["lr"]):  # it may be negative where a schedule goes beyond its end, as in torch
+        if not math.isfinite(number("lr", group["lr"])):  # it may be negative where a schedule goes beyond its end, as in torch
             raise ValueError(f"Invalid lr: {group['lr']}, must be finite")
         non_negative(group, "weight_decay")
+        for name in _FLAGS:
+            if not isinstance(group.get(name, False), (int, np.bool_)):
+                raise ValueError(f"Invalid {name}: {group[name]!r}, must be True or False")
         name_state_dtype(group)
         if not hasattr(group["seed"], "__index__"):
             raise ValueError(f"Invalid seed: {group['seed']!r}, must be a whole number")
@@ -99,6 +103,10 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         check_overlap(self.param_groups, range(len(all_params(self.param_groups))))
 
     def add_param_group(self, param_group: Dict[str, Any]) -> None:
+        """Adds a group: a dict of "params", as the constructor takes them, and the options that differ from the constructor's.
+
+        An option out of its range, or a parameter that shares memory with another one, raises a ValueError, and nothing is added.
+        """
         if isinstance(param_group, dict):
             take_names(param_group)
         with warnings.catch_warnings():
@@ -152,6 +160,12 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             raise RuntimeError("posneg: a checkpoint could be loaded only in part, so that the state is of no step; load one again")
 
     def state_dict(self) -> Dict[str, Any]:
+        """The state and options, for load_state_dict of the same class here and in torch.
+
+        It is a dict of "state", which has a dict for each number of a parameter; "param_groups", the groups with numbers for their
+        parameters; and "step_options", clip_norm and its like. As in torch its tensors are those that the next step changes; those in
+        bfloat16 or uint8 that hold the bits of another type say nothing to other programs.
+        """
         self._check_loaded()
         for group in self.param_groups:
             name_state_dtype(group)
@@ -244,9 +258,17 @@ def _options(group: Group) -> Dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
 
 
+def number(name: str, value: Any) -> float:
+    """What an option with this name is as a float. A string is no number: YAML has one for 1e-3."""
+    with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+        if not isinstance(value, str):
+            return float(value)
+    raise ValueError(f"Invalid {name}: {value!r}, must be a number")
+
+
 def non_negative(group: Group, *names: str) -> None:
     for name in names:
-        if not 0 <= group[name] < math.inf:
+        if not 0 <= number(name, group[name]) < math.inf:
             raise ValueError(f"Invalid {name}: {group[name]}, must be finite and >= 0")
 
 
@@ -261,12 +283,13 @@ def check_betas(group: Group, names: str, decays: int) -> None:
     """Checks that there is a beta for each name, and that the first ones, which are decay rates, are in [0, 1)."""
     betas = group["betas"]
     wanted = names.split()
-    if len(betas) != len(wanted):
+    if not hasattr(betas, "__len__") or len(betas) != len(wanted):
         raise ValueError(f"Invalid betas: {betas}, must be ({', '.join(wanted)})")
     for i, beta in enumerate(betas):
-        if i < decays and not 0 <= beta < 1:
+        value = number(f"beta parameter at index {i}", beta)
+        if i < decays and not 0 <= value < 1:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}, must be in [0, 1)")
-        if not math.isfinite(beta):
+        if not math.isfinite(value):
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}, must be finite")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from ._optimizer import Optimizer, Params, check_betas, check_filled, non_negative
+from ._optimizer import Optimizer, Params, check_betas, check_filled, non_negative, number
 from ._plan import Group
 
 if TYPE_CHECKING:
@@ -24,31 +24,52 @@ def _same(names: str) -> Dict[str, Optional[str]]:
 
 
 class PNM(Optimizer):
-    """Positive-Negative Momentum (Xie, Yuan, Zhu, Sugiyama, ICML 2021, Algorithm 2).
+    """Positive-Negative Momentum (Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182, Algorithm 2).
 
-    lr has no default, as in the authors' code: theirs is 1.0 where torch's SGD with momentum 0.9 has 0.1.
+    Two momenta take turns: step t of a parameter p with gradient g updates m, and the next one n. Their weighted difference has more of
+    the gradients' noise than one momentum. The equations::
+
+        if maximize: g = -g
+        if not decoupled: g = g + weight_decay * p
+        m = beta1**2 * m + (1 - beta1**2) * g
+        u = ((1 + beta0) * m - beta0 * n) / sqrt((1 + beta0)**2 + beta0**2)
+        if decoupled: p = (1 - lr * weight_decay) * p
+        p = p - lr * u
+
+    The state of a parameter: step, pos_momentum (m on odd steps), neg_momentum.
 
     Args:
-        betas: the decay of the momenta, in [0, 1), and the weight of the negative one (the paper's beta0), any number.
-        weight_decay: shrinks parameters by lr * weight_decay a step if decoupled, or else joins the gradients (L2).
-        maximize: ascend instead of descend.
-        fused: have torch.amp.GradScaler leave it to the step to divide by the scale, as torch's fused optimizers do: it spares a
-            pass, but gradients cannot be clipped before. It changes nothing else, and is always so for float16 parameters.
-        state_dtype: torch.bfloat16, or "bfloat16", keeps momenta and averages in half the memory; "mxfp8" keeps momenta in a quarter,
-            with a scale for each 32 elements of a row, and averages in bfloat16; None is float32, or float64 for such parameters.
-        master_weights: keep exact float32 masters of bfloat16 parameters, instead of rounding them stochastically: the parameter
-            is the upper half, and the state has the lower one, "master_low". float16 parameters always have a master, "master_param".
-        seed: of stochastic rounding.
-        clip_norm: bounds the Euclidean norm of all gradients of the step together, > 0. Infinity only measures it, as grad_norm.
-        clip_value: bounds the size of each element of the gradients, after clip_norm, > 0.
-        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells.
-        zero_grads: set the gradients to zero in the step, also where it is skipped.
-        norm_group: a process group over whose ranks the parameters are spread, as ZeroRedundancyOptimizer spreads them: clip_norm and
-            skip_non_finite see the gradients of all. DTensors need none. All ranks must step, with the same of these options.
+        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        lr: learning rate, finite and >= 0: a float, or a tensor with one element. It has no default, as in the authors' code: theirs
+            is 1.0 where torch's SGD with momentum 0.9 has 0.1.
+        betas: beta1, the decay of the momenta, in [0, 1), and beta0, the weight of the negative one, any number;
+            both are 0 only if decoupled. Default: (0.9, 1.0).
+        weight_decay: finite and >= 0. Default: 0.
+        decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
+        maximize: ascend instead of descend. Default: False.
+        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
+            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
+            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+            the parameters stochastically. float16 parameters always have masters. Default: False.
+        seed: of stochastic rounding, any whole number. Default: 0.
+        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
+            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
+        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
+        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
+        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
+        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
+            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
 
-    The last five are attributes of the optimizer, which may change between steps. They are done in the step's pass over memory, but that
-    clip_norm and skip_non_finite read the gradients once before. After a step, grad_norm has the norm of the gradients (unscaled, before
-    clipping), or None where neither option asked for it, and skipped whether the step has left everything as it was.
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = posneg.PNM([w], lr=1.0, weight_decay=5e-4)
+        >>> w.square().sum().backward()
+        >>> optimizer.step()
+        >>> w
+        Parameter containing:
+        tensor([0.6596], requires_grad=True)
     """
 
     _rule_name = "PNM"
@@ -95,18 +116,60 @@ class PNM(Optimizer):
 
 
 class AdaPNM(Optimizer):
-    """The adaptive form of PNM (Algorithm 3 of the paper).
+    """AdaPNM, the adaptive form of Positive-Negative Momentum (Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182, Algorithm 3).
 
-    At equal lr its steps are 0.447 of AdamW's in the long run. See PNM for the arguments that are not here.
+    Two momenta take turns: step t of a parameter p with gradient g updates m, and the next one n. Their difference is divided as in
+    Adam. At equal lr, steps are 0.447 of AdamW's in the long run. The equations::
+
+        if maximize: g = -g
+        if not decoupled: g = g + weight_decay * p
+        m = beta1**2 * m + (1 - beta1**2) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        w = max(w, v) if amsgrad else v
+        u = ((1 + beta0) * m - beta0 * n) / sqrt((1 + beta0)**2 + beta0**2)
+        c = 1 - beta1**(t + t % 2) if exact_bias else 1 - beta1**t
+        if decoupled: p = (1 - lr * weight_decay) * p
+        p = p - lr * u / c / (sqrt(w / (1 - beta2**t)) + eps)
+
+    The state of a parameter: step, exp_avg (m on odd steps), neg_exp_avg, exp_avg_sq (v), max_exp_avg_sq (w, with amsgrad).
 
     Args:
-        betas: the decays of the momenta and of the average of squares, in [0, 1), and the weight of the negative momentum
-            (the paper's beta0), any number.
-        weight_decay: shrinks parameters by lr * weight_decay a step if decoupled (the authors use 5e-4 / lr), or else joins
-            the gradients (L2).
-        amsgrad: divide by the root of the largest average so far.
-        exact_bias: divide by the weight that the momentum updated last really has given out; the authors' bias correction is
-            too large on odd steps.
+        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
+        betas: beta1 and beta2, the decays of the momenta and of the average of squares, in [0, 1), and beta0, the weight of the
+            negative momentum, any number. Default: (0.9, 0.999, 1.0).
+        eps: added to the root, finite and >= 0; not 0 where both decays are, nor so small that float32, where used, has 0. Default: 1e-8.
+        weight_decay: finite and >= 0; the authors use 5e-4 / lr. Default: 0.0.
+        amsgrad: divide by the root of the largest average so far. Default: True.
+        decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
+        maximize: ascend instead of descend. Default: False.
+        exact_bias: divide by the weight that the momentum has really given out. The authors' correction is the same on even steps and
+            too large on odd ones: the first step is 1.70 of lr. Default: False.
+        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
+            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
+            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+            the parameters stochastically. float16 parameters always have masters. Default: False.
+        seed: of stochastic rounding, any whole number. Default: 0.
+        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
+            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
+        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
+        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
+        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
+        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
+            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = posneg.AdaPNM([w], lr=0.1, clip_norm=1.0, zero_grads=True)
+        >>> w.square().sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.grad_norm, w.grad
+        (2.0, tensor([0.]))
+        >>> w
+        Parameter containing:
+        tensor([0.8301], requires_grad=True)
     """
 
     _rule_name = "AdaPNM"
@@ -160,7 +223,51 @@ class AdaPNM(Optimizer):
 
 
 class SGD(Optimizer):
-    """torch.optim.SGD, with its arguments; foreach changes nothing. See PNM for the last nine."""
+    """Gradient descent with momentum: torch.optim.SGD, whose state it continues, with its arguments and those of this package.
+
+    Step t of a parameter p with gradient g::
+
+        if maximize: g = -g
+        g = g + weight_decay * p
+        b = momentum * b + (1 - dampening) * g if momentum and t > 1 else g
+        p = p - lr * (g + momentum * b if nesterov else b)
+
+    The state of a parameter: step, momentum_buffer (b, with momentum).
+
+    Args:
+        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
+        momentum: finite and >= 0. Default: 0.
+        dampening: of the gradients that join the momentum, any number. Default: 0.
+        weight_decay: finite and >= 0, added to the gradients (L2). Default: 0.
+        nesterov: Nesterov's momentum, which needs a momentum > 0 and no dampening. Default: False.
+        maximize: ascend instead of descend. Default: False.
+        foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
+        differentiable: True is refused. Default: False.
+        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
+            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
+            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+            the parameters stochastically. float16 parameters always have masters. Default: False.
+        seed: of stochastic rounding, any whole number. Default: 0.
+        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
+            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
+        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
+        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
+        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
+        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
+            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = posneg.SGD([w], lr=0.1, momentum=0.9)
+        >>> w.square().sum().backward()
+        >>> optimizer.step()
+        >>> w
+        Parameter containing:
+        tensor([0.8000], requires_grad=True)
+    """
 
     _rule_name = "SGD"
     _kind = 3
@@ -201,7 +308,7 @@ class SGD(Optimizer):
     def _check(self, group: Group) -> None:
         super()._check(group)
         non_negative(group, "momentum")
-        if not math.isfinite(group["dampening"]):
+        if not math.isfinite(number("dampening", group["dampening"])):
             raise ValueError(f"Invalid dampening: {group['dampening']}, must be finite")
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
@@ -213,7 +320,57 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """torch.optim.Adam, with its arguments; foreach changes nothing. See PNM for the last nine."""
+    """Adam (Kingma and Ba, arXiv 1412.6980): torch.optim.Adam, whose state it continues, with its arguments and those of this package.
+
+    Step t of a parameter p with gradient g::
+
+        if maximize: g = -g
+        if not decoupled_weight_decay: g = g + weight_decay * p
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        w = max(w, v) if amsgrad else v
+        if decoupled_weight_decay: p = (1 - lr * weight_decay) * p
+        p = p - lr * m / (1 - beta1**t) / (sqrt(w / (1 - beta2**t)) + eps)
+
+    The state of a parameter: step, exp_avg (m), exp_avg_sq (v), max_exp_avg_sq (w, with amsgrad).
+
+    Args:
+        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
+        betas: beta1 and beta2, the decays of the averages of gradients and of their squares, in [0, 1). Default: (0.9, 0.999).
+        eps: added to the root, finite and >= 0; not 0 where both decays are, nor so small that float32, where used, has 0. Default: 1e-8.
+        weight_decay: finite and >= 0. Default: 0.
+        amsgrad: divide by the root of the largest average so far. Default: False.
+        foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
+        maximize: ascend instead of descend. Default: False.
+        capturable: True is refused. Default: False.
+        differentiable: True is refused. Default: False.
+        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
+            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        decoupled_weight_decay: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2).
+            Default: False.
+        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
+            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+            the parameters stochastically. float16 parameters always have masters. Default: False.
+        seed: of stochastic rounding, any whole number. Default: 0.
+        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
+            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
+        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
+        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
+        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
+        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
+            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = posneg.Adam([w], lr=0.1)
+        >>> w.square().sum().backward()
+        >>> optimizer.step()
+        >>> w
+        Parameter containing:
+        tensor([0.9000], requires_grad=True)
+    """
 
     _rule_name = "Adam"
     _kind = 4
@@ -269,7 +426,54 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """torch.optim.AdamW, with its arguments; foreach changes nothing. See PNM for the last nine."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101): torch.optim.AdamW, whose state it continues, with its arguments and this package's.
+
+    Step t of a parameter p with gradient g::
+
+        if maximize: g = -g
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        w = max(w, v) if amsgrad else v
+        p = (1 - lr * weight_decay) * p
+        p = p - lr * m / (1 - beta1**t) / (sqrt(w / (1 - beta2**t)) + eps)
+
+    The state of a parameter: step, exp_avg (m), exp_avg_sq (v), max_exp_avg_sq (w, with amsgrad).
+
+    Args:
+        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
+        betas: beta1 and beta2, the decays of the averages of gradients and of their squares, in [0, 1). Default: (0.9, 0.999).
+        eps: added to the root, finite and >= 0; not 0 where both decays are, nor so small that float32, where used, has 0. Default: 1e-8.
+        weight_decay: finite and >= 0. Default: 1e-2.
+        amsgrad: divide by the root of the largest average so far. Default: False.
+        maximize: ascend instead of descend. Default: False.
+        foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
+        capturable: True is refused. Default: False.
+        differentiable: True is refused. Default: False.
+        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
+            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
+            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+            the parameters stochastically. float16 parameters always have masters. Default: False.
+        seed: of stochastic rounding, any whole number. Default: 0.
+        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
+            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
+        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
+        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
+        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
+        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
+            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = posneg.AdamW([w], lr=0.1, weight_decay=0.5)
+        >>> w.square().sum().backward()
+        >>> optimizer.step()
+        >>> w
+        Parameter containing:
+        tensor([0.8500], requires_grad=True)
+    """
 
     def __init__(
         self,
@@ -313,16 +517,51 @@ class AdamW(Adam):
 
 
 class Lion(Optimizer):
-    """Lion (Chen and others, Symbolic Discovery of Optimization Algorithms, NeurIPS 2023), with the arguments of its authors' class.
+    """Lion (Chen and others, Symbolic Discovery of Optimization Algorithms, NeurIPS 2023, arXiv 2302.06675).
 
-    A step moves each parameter by lr, so that lr must be 3 to 10 times smaller than AdamW's, and weight_decay as many times larger.
-    See PNM for the arguments that are not here. A NaN in a gradient reaches the parameters: the sign of a NaN is NaN, and not 0 as in
-    torch.sign.
+    A step moves each parameter by lr, so that lr must be 3 to 10 times smaller than AdamW's, and weight_decay as many times larger. Step t
+    of a parameter p with gradient g::
+
+        if maximize: g = -g
+        if not decoupled: g = g + weight_decay * p
+        u = sign(beta1 * m + (1 - beta1) * g)
+        if decoupled: p = (1 - lr * weight_decay) * p
+        p = p - lr * u
+        m = beta2 * m + (1 - beta2) * g
+
+    The sign of a NaN is NaN, and not 0 as in torch.sign. The state of a parameter: step, exp_avg (m).
 
     Args:
-        betas: the weight of the momentum in the average whose sign is the step, and the decay of the momentum, in [0, 1).
-        weight_decay: shrinks parameters by lr * weight_decay a step if decoupled, as the authors have it, or else joins the
-            gradients (L2).
+        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-4.
+        betas: beta1, the weight of the momentum in the step, and beta2, the decay of the momentum, both in [0, 1) and not both 0.
+            Default: (0.9, 0.99).
+        weight_decay: finite and >= 0. Default: 0.0.
+        decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
+        maximize: ascend instead of descend. Default: False.
+        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
+            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
+            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+            the parameters stochastically. float16 parameters always have masters. Default: False.
+        seed: of stochastic rounding, any whole number. Default: 0.
+        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
+            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
+        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
+        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
+        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
+        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
+            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = posneg.Lion([w], lr=0.1)
+        >>> w.square().sum().backward()
+        >>> optimizer.step()
+        >>> w
+        Parameter containing:
+        tensor([0.9000], requires_grad=True)
     """
 
     _rule_name = "Lion"
