@@ -15,7 +15,7 @@ import posneg
 ANNOTATED = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)  # so that the package itself can be checked
 
 RIGHT = '''
-from typing import Any, Dict, List, Type, Union
+from typing import Any, Dict, List, Optional, Type, Union
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,7 +29,7 @@ optimizers: List[torch.optim.Optimizer] = [
     posneg.AdamW([{"params": model.parameters(), "lr": 1.0}], betas=(0.9, torch.tensor(0.99)), state_dtype=torch.bfloat16),
     posneg.SGD(enumerate(model.parameters()), momentum=0.9, nesterov=True, weight_decay=1, foreach=None),
     posneg.Adam([p for p in model.parameters() if p.requires_grad], fused=True, capturable=False),
-    posneg.Lion(iter(model.parameters()), master_weights=True, seed=3),
+    posneg.Lion(iter(model.parameters()), master_weights=True, seed=3, clip_norm=1, skip_non_finite=True, norm_group=None),
 ]
 
 
@@ -46,10 +46,19 @@ optimizer.step()
 loss: float = optimizer.step(lambda: 1.0)
 optimizer.step(evaluate).item()
 optimizer.zero_grad(set_to_none=True)
+optimizer.clip_norm, optimizer.clip_value = 1.0, None
+norm: Optional[float] = optimizer.grad_norm
+skipped: bool = optimizer.skipped
 LambdaLR(optimizer, lambda epoch: 0.5**epoch).step()
 optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1})
 for group in optimizer.param_groups:
     group["lr"] *= 0.5
+posneg.set_num_threads(1 + posneg.get_num_threads())
+posneg.set_num_threads(None)
+handle = posneg.step_in_backward(model, optimizer)
+with handle.accumulate():
+    evaluate()
+handle.remove()
 state: Dict[str, Any] = optimizer.state_dict()
 optimizer.load_state_dict(state)
 exported: Dict[str, Any] = posneg.to_pytorch_optimizer(state)
@@ -75,6 +84,10 @@ posneg.Lion(model.parameters(), momentum=0.9)
 posneg.load_checkpoint("run.safetensors", torch.optim.SGD(model.parameters()))
 posneg.Adam(model.parameters()).step(1.0)
 posneg.Adam(model.parameters()).step().item()
+posneg.Adam(model.parameters()).clip_norm = "1.0"
+posneg.Adam(model.parameters()).skipped = True
+posneg.Adam(model.parameters()).grad_norm + 1
+posneg.step_in_backward(model, torch.optim.SGD(model.parameters()))
 '''
 
 
