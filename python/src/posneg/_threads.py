@@ -99,7 +99,7 @@ def _torchrun() -> Optional[int]:
 
 def _environment(process: int) -> Dict[bytes, bytes]:
     entries = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-    return dict(entry.partition(b"=")[::2] for entry in entries)
+    return {name: value for name, _, value in (entry.partition(b"=") for entry in entries)}
 
 
 def _parent(process: int) -> int:
