@@ -4,6 +4,7 @@
 >>> optimizer = AdaPNM(model.parameters(), lr=1e-3)
 """
 
+from . import offload
 from ._library import isa
 from ._threads import get_num_threads, set_num_threads
 from .backward import step_in_backward
@@ -15,5 +16,5 @@ __version__ = "0.1.0"
 __all__ = [
     "PNM", "AdaPNM", "SGD", "Adam", "AdamW", "Lion",
     "save_checkpoint", "load_checkpoint", "CheckpointError", "ChecksumError",
-    "step_in_backward", "get_num_threads", "set_num_threads", "isa", "to_pytorch_optimizer",
+    "offload", "step_in_backward", "get_num_threads", "set_num_threads", "isa", "to_pytorch_optimizer",
 ]

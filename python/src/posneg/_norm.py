@@ -33,10 +33,10 @@ def total(params: Sequence[Tensor], due: Sequence[int], grads: np.ndarray, group
             squares[-1] = skip
             mesh, dimensions = spread
             for d in dimensions:
-                _add_up(squares, mesh.get_group(d))
+                add_up(squares, mesh.get_group(d))
         result += squares
     if group is not None:
-        _add_up(result, group)
+        add_up(result, group)
     return result
 
 
@@ -47,5 +47,5 @@ def _spread(p: Any) -> Spread:
     return (p.device_mesh, dimensions) if dimensions else None
 
 
-def _add_up(squares: np.ndarray, group: Any) -> None:
+def add_up(squares: np.ndarray, group: Any) -> None:
     torch.distributed.all_reduce(torch.from_numpy(squares), group=group)

@@ -28,7 +28,7 @@ def address(t: Tensor) -> int:
 
 def span(t: Tensor) -> Span:
     """The memory from the first element to the last; (0, 0) if there is none that a step could use."""
-    if is_lazy(t) or not t.numel() or t.layout is not torch.strided or t.device.type != "cpu":
+    if is_lazy(t) or not t.numel() or t.layout is not torch.strided or t.is_meta:
         return 0, 0
     t = local(t)
     first = address(t)

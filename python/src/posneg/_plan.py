@@ -62,7 +62,7 @@ class Plan:
         for i, p in zip(self._due, updated):
             check_param(p)
             _check_memory(p, owner(groups, i))
-            _check_gradient(grads[i], p)
+            check_gradient(grads[i], p)
             group = groups[group_of[i]]
             check_state(p, state.get(p, {}), slots(group), owner(groups, i))
             if has_blocks(p, group, slots(group)):
@@ -124,18 +124,18 @@ class Plan:
         rows, size = self._rows, _library.RULE.itemsize
         rows["rule"] = [self._rules.ctypes.data + g * size for g in group_of]
         views = [real(p.detach()) for p in updated]
-        _point(rows["params"], range(len(views)), views)
+        point(rows["params"], range(len(views)), views)
         rows["grads"]["length"], rows["grads"]["dtype"] = rows["params"]["length"], rows["params"]["dtype"]
         for name in (MASTER, MASTER_LOW):
             mastered = self._buffers.get(name, [])
             if mastered:
-                _point(rows["copy"], mastered, [views[k] for k in mastered])
-                _point(rows["params"], mastered, [real(states[k][name]) for k in mastered])
+                point(rows["copy"], mastered, [views[k] for k in mastered])
+                point(rows["params"], mastered, [real(states[k][name]) for k in mastered])
         rows["follow"][self._buffers.get(MASTER, [])] = 1  # others may write to the parameter
         for slot in range(max(map(len, self._slots), default=0)):
             named = [(k, names[slot]) for k, names in enumerate(self._slots) if slot < len(names)]
             plain = [(k, name) for k, name in named if scales_name(name) not in states[k]]
-            _point(rows["state"][:, slot], [k for k, _ in plain], [real(states[k][name]) for k, name in plain])
+            point(rows["state"][:, slot], [k for k, _ in plain], [real(states[k][name]) for k, name in plain])
             for k, name in (pair for pair in named if pair not in plain):
                 elements, scales = local(states[k][name]), local(states[k][scales_name(name)])
                 _mx.point(rows["state"][k, slot], elements, scales, _mx.local_row(updated[k]))
@@ -200,7 +200,7 @@ class Plan:
             self._grads["dtype"] = self._grad_codes
         else:
             for g, p in zip(grads, updated):
-                _check_gradient(g, p)
+                check_gradient(g, p)
             grads = [
                 _gradient(g, p, gapped[k].work if k in gapped else real(p.detach())) for k, (g, p) in enumerate(zip(grads, updated))
             ]
@@ -320,7 +320,7 @@ def due(grads: List[Any]) -> Sequence[int]:
     return [i for i, m in enumerate(missing) if not m] if any(missing) else range(len(grads))
 
 
-def _point(vectors: Any, at: Sequence[int], tensors: List[Tensor]) -> None:
+def point(vectors: Any, at: Sequence[int], tensors: List[Tensor]) -> None:
     vectors["data"][at] = list(map(address, tensors))
     vectors["length"][at] = list(map(Tensor.numel, tensors))
     vectors["dtype"][at] = [_DTYPES_OF_STATE[t.dtype] for t in tensors]
@@ -346,7 +346,7 @@ def _incrementer(one_or_all: Any) -> Callable[[List[Tensor]], None]:
 _tell_autograd = _incrementer(getattr(torch.autograd.graph, "increment_version", None))
 
 
-def _check_gradient(g: Tensor, p: Tensor) -> None:
+def check_gradient(g: Tensor, p: Tensor) -> None:
     """Reports a gradient that is not one of the parameter, or not one that the engine can read."""
     if g.layout is not torch.strided:
         raise RuntimeError(

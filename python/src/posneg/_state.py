@@ -27,6 +27,11 @@ def check_param(p: Tensor) -> None:
             f"for it, or posneg for copies in the CPU's memory (torchao's CPUOffloadOptimizer keeps small parameters on the device "
             f"unless it has minimal_size=0); if not, call model.cpu() before the optimizer is made"
         )
+    check_kind(p)
+
+
+def check_kind(p: Tensor) -> None:
+    """Reports what no device's memory would make a parameter for the engine."""
     if p.layout is not torch.strided:
         raise RuntimeError(f"posneg does not support parameters of layout {p.layout}; use p.to_dense()")
     check_whole(p)

@@ -12,7 +12,9 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union
+from typing import (
+    TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union, cast,
+)
 
 import torch
 from torch import Tensor
@@ -32,6 +34,9 @@ from ._plan import Group
 from ._rounding import Name, draws, packed, param_names, rounding
 from ._safetensors import DTYPES, ELEMENTS, PIECE, SCALES, Entry, Source, encode_header, memory, pieces, read_header, swap
 from ._state import ROUNDING, begun, check_param, check_state, has_blocks, prepare, state_dtype
+
+if TYPE_CHECKING:
+    from .offload import Offload
 from ._threads import get_num_threads
 
 File = Union[str, "os.PathLike[str]", BinaryIO]
@@ -89,7 +94,12 @@ class _Saved:
 
 @torch.no_grad()
 def save_checkpoint(
-    file: File, optimizer: Optimizer, *, names: Names = None, params: bool = True, metadata: Optional[Mapping[str, str]] = None
+    file: File,
+    optimizer: Union[Optimizer, Offload],
+    *,
+    names: Names = None,
+    params: bool = True,
+    metadata: Optional[Mapping[str, str]] = None,
 ) -> None:
     """Writes a file that load_checkpoint continues from with the same bits, after any step.
 
@@ -102,7 +112,14 @@ def save_checkpoint(
         params: write the parameters, too. (float32 masters of 16-bit ones are state, and always written.)
         metadata: whatever else the run needs to go on, as strings: load_checkpoint returns it.
     """
-    optimizer = _unwrapped(optimizer)
+    call = partial(_save, file=file, params=params, metadata=metadata)
+    if hasattr(optimizer, "on_host"):  # posneg.offload.Offload
+        optimizer.on_host(call, names, loads=False)
+    else:
+        call(_unwrapped(optimizer), names)
+
+
+def _save(optimizer: Optimizer, names: Names, *, file: File, params: bool, metadata: Optional[Mapping[str, str]]) -> None:
     members = _members(optimizer, names)
     optimizer._check_loaded()
     metadata = {} if metadata is None else metadata
@@ -233,7 +250,13 @@ def _other(optimizer: Optimizer, number: int) -> Dict[str, Any]:
 
 @torch.no_grad()
 def load_checkpoint(
-    file: File, optimizer: Optimizer, *, names: Names = None, params: bool = True, keep_options: bool = False, verify: bool = True
+    file: File,
+    optimizer: Union[Optimizer, Offload],
+    *,
+    names: Names = None,
+    params: bool = True,
+    keep_options: bool = False,
+    verify: bool = True,
 ) -> Dict[str, str]:
     """Continues from a file of save_checkpoint's, or of the Go packages', and returns the caller's metadata in it.
 
@@ -250,7 +273,13 @@ def load_checkpoint(
             but for state_dtype and master_weights, to which what is loaded is converted.
         verify: compare the checksums; False is for what is left in a damaged file.
     """
-    optimizer = _unwrapped(optimizer)
+    call = partial(_load, file=file, params=params, keep_options=keep_options, verify=verify)
+    if hasattr(optimizer, "on_host"):
+        return cast(Dict[str, str], optimizer.on_host(call, names, loads=True))
+    return call(_unwrapped(optimizer), names)
+
+
+def _load(optimizer: Optimizer, names: Names, *, file: File, params: bool, keep_options: bool, verify: bool) -> Dict[str, str]:
     members = _members(optimizer, names)
     with _errors_of(file), _opened_to_read(file) as opened:
         source = Source(opened)
@@ -537,7 +566,7 @@ def _options(optimizer: Optimizer, saved: SavedGroup) -> Group:
     return {key: saved.hyperparameters[name] for name, key in optimizer._hyperparameters.items() if key is not None}
 
 
-def _unwrapped(optimizer: Optimizer) -> Optimizer:
+def _unwrapped(optimizer: Any) -> Optimizer:
     """The optimizer itself: Lightning's wrapper is a subclass, has the groups and the state, but attributes of its own."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(

@@ -1,0 +1,161 @@
+"""Steps of an optimizer's parameters in buckets: each is updated by a call of its own, and all have the bits of one call."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from . import _library, _norm
+from ._cache import Plans
+from ._copies import Copy
+from ._layout import real
+from ._options import NOTHING, Around
+from ._plan import PLACE, Group, Now, Plan, State, point
+from ._threads import get_num_threads
+
+_MOST, _LEAST = 8, 64 << 20  # buckets, and bytes in one, if nothing else is asked for
+
+Part = Tuple[int, int, int]  # of which group; from which to which of its parameters
+
+
+class Bucket:
+    """Copies that are updated together, side by side in the groups of an optimizer."""
+
+    def __init__(self, copies: Sequence[Copy], parts: Sequence[Part]):
+        self.copies, self._parts = copies, parts
+        self._plans = Plans()
+        self._inner: Any = None  # this and what follows, during a step
+        self._groups: List[Group] = []
+        self._states: State = {}
+
+    @property
+    def due(self) -> List[Copy]:
+        return [copy for copy in self.copies if copy.host.grad is not None]
+
+    def prepare(self, inner: Any) -> None:
+        """Checks what a step needs, and makes all of it; nothing is updated yet."""
+        self._inner = inner
+        self._groups = [_part(inner.param_groups[g], g, first, last) for g, first, last in self._parts]
+        self._states = {copy.host: inner.state[copy.host] for copy in self.due}
+        self._find()
+        self._before = self._count()
+
+    def _find(self) -> Tuple[Plan, Now]:
+        return self._plans.find(self._groups, self._states, self._inner._slots)
+
+    def _count(self) -> float:
+        return max((float(state["step"]) for state in self._states.values()), default=0.0)
+
+    @property
+    def done(self) -> bool:
+        """Whether the step that was prepared has been done."""
+        return self._count() != self._before
+
+    def land(self) -> None:
+        """Waits for the gradients."""
+        for copy in self.due:
+            copy.lanes.land_of(copy)
+
+    def squares(self) -> np.ndarray:
+        """The sum of the squares of the gradients, as _norm has it."""
+        gradients = [real(copy.host.grad) for copy in self.due if copy.host.grad is not None]
+        vectors = np.zeros(len(gradients), _library.VECTOR)
+        point(vectors, range(len(gradients)), gradients)
+        return _norm.total(gradients, range(len(gradients)), vectors, None, False, get_num_threads())
+
+    def finish(self) -> None:
+        """Lets go of what was prepared: others may free the state."""
+        self._inner, self._groups, self._states = None, [], {}
+
+    def step(self, scale: float, around: Around) -> None:
+        """Performs the step. around is the bucket's own, but for a sum of squares, which is that of all buckets."""
+        self.land()
+        plan, now = self._find()
+        self._mark(True)
+        plan.step(now, self._groups, map(self._inner._rule, self._groups), scale, get_num_threads(), around, False)
+        self._mark(not around.skipped)
+
+    def _mark(self, stale: bool) -> None:
+        for copy in self.due:
+            copy.stale = stale
+
+
+def cut(copies: Sequence[Copy], groups: Sequence[Group], count: Optional[int]) -> List[Bucket]:
+    """All copies, in buckets of about equal bytes, at most so many."""
+    sizes = [copy.host.numel() * copy.host.element_size() for copy in copies]
+    total, before = max(1, sum(sizes)), 0
+    count = count or min(_MOST, 1 + total // _LEAST)
+    numbers = []
+    for size in sizes:
+        numbers.append(min(count - 1, count * (2 * before + size) // (2 * total)))
+        before += size
+    places = [(g, i) for g, group in enumerate(groups) for i in range(len(group["params"]))]
+    buckets = []
+    for number in sorted(set(numbers)):
+        members = [i for i, n in enumerate(numbers) if n == number]
+        of = {g: [places[i][1] for i in members if places[i][0] == g] for g in sorted({places[i][0] for i in members})}
+        buckets.append(Bucket([copies[i] for i in members], [(g, inside[0], inside[-1] + 1) for g, inside in of.items()]))
+    return buckets
+
+
+def update(buckets: Sequence[Bucket], inner: Any, scale: float, around: Around, skip: bool, then: Callable[[Sequence[Copy]], None]) -> None:
+    """Performs a step of all buckets that are due, the last first, as backward produces gradients, and calls `then` after each.
+
+    Errors come before the first one is done. What interrupts a step after that does so when all are done.
+    """
+    due = [bucket for bucket in buckets if bucket.due] or buckets[:1]
+    try:
+        for bucket in due:
+            bucket.prepare(inner)  # in the parameters' order, since equal ones are told apart by that
+        _update(due, scale, around, skip, then)
+    finally:
+        for bucket in due:
+            bucket.finish()
+
+
+def _update(due: Sequence[Bucket], scale: float, around: Around, skip: bool, then: Callable[[Sequence[Copy]], None]) -> None:
+    part, squares = _around(due, scale, around, skip)
+    interrupt: Optional[BaseException] = None
+    for bucket in reversed(due) if not around.skipped else ():
+        while True:
+            try:
+                if not bucket.done:
+                    bucket.step(scale, part)
+                then(bucket.copies)
+                break
+            except BaseException as e:
+                if interrupt or not any(other.done for other in due):
+                    raise
+                interrupt = e
+    if around.measures and not around.skipped:
+        around.grad_norm, around.skipped = part.grad_norm, part.skipped
+    if interrupt:
+        raise interrupt
+
+
+def _around(due: Sequence[Bucket], scale: float, around: Around, skip: bool) -> Tuple[Around, np.ndarray]:
+    """What is to be done around the step of each bucket, and the sum of squares, which it points to. around says if all are skipped."""
+    part = Around()
+    part.measures, part.fields = around.measures, (*around.fields[:3], False, None)
+    squares = np.zeros(_library.SQUARES + 1, np.int64)
+    if part.measures:
+        for bucket in reversed(due):
+            bucket.land()
+            squares += bucket.squares()
+        squares[-1] += skip
+        if around.norm_group is not None:
+            _norm.add_up(squares, around.norm_group)
+        if squares[-1]:
+            around.grad_norm, around.skipped = _library.norm(squares) / scale, True
+        part.fields = (*part.fields[:4], squares.ctypes.data)
+    if part.fields == NOTHING:
+        part.fields = NOTHING
+    return part, squares
+
+
+def _part(group: Group, number: int, first: int, last: int) -> Group:
+    part = {**group, "params": group["params"][first:last], PLACE: (number, first)}
+    if group.get("param_names") is not None:
+        part["param_names"] = group["param_names"][first:last]
+    return part

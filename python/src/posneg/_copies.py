@@ -1,0 +1,218 @@
+"""What the host has of parameters on a device: copies that are updated, rooms for gradients, and the ways there and back."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from typing import Any, Deque, List, NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from ._rooms import rooms
+from ._state import check_kind
+from ._streams import Stream
+
+_PLACE_OF_GRADIENTS = 6  # behind those of the state: _memory.py
+
+
+class Copy:
+    """A copy of a parameter, and room for its gradient."""
+
+    def __init__(self, param: Tensor, lanes: Lanes):
+        self.param, self.lanes, self.look = param, lanes, look(param)
+        self.host = torch.nn.Parameter(_empty(param), requires_grad=False)  # memory that nobody has touched
+        self.hooked = False
+        self.stale = False  # the parameter is not yet what the copy is
+        self.pending = False  # the room has a gradient, or a sum, that the device has no longer
+        self.flying = 0  # gradients that are on their way
+        self._room: Optional[Tensor] = None
+        self._has: Any = None  # which gradient the room has, or will have, and in which version
+        self._same: Any = None  # the version and the address of the parameter when the copy was the same
+
+    def fits(self) -> bool:
+        return bool(look(self.param) == self.look)
+
+    def has(self, g: Tensor) -> bool:
+        """Whether a gradient of the parameter's is the one in the room, or on its way there, and unchanged."""
+        return self._has is not None and self._has[0]() is g and self._has[1] == g._version
+
+    def bring(self, g: Tensor) -> None:
+        """Has a gradient come into the room."""
+        self.lanes.bring(self, g, add=False)
+        self._has = weakref.ref(g), g._version
+
+    def take(self, g: Tensor) -> None:
+        """The same, or has it added to what is there, if this is pending; the parameter may lose it."""
+        self.lanes.bring(self, g, add=self.pending)
+        self.pending = True
+
+    def room_for(self, g: Tensor) -> Tensor:
+        """Where a gradient comes to lie, which may have another type than the parameter."""
+        if self._room is None:
+            furnish([self])
+        assert self._room is not None
+        if self._room.dtype != g.dtype:
+            self._room = rooms([_empty(self.param).to(g.dtype)], _PLACE_OF_GRADIENTS, self.lanes.down.pinned)[0]
+        return self._room
+
+    @property
+    def furnished(self) -> bool:
+        return self._room is not None
+
+    def furnish(self, host: Tensor, room: Tensor) -> None:
+        self.host.data, self._room = host, room
+
+    def forget(self) -> None:
+        """Gives memory back that no step needs."""
+        if not self.furnished:
+            self.host.data, self._same = _empty(self.param), None
+
+    def set_gradient(self, due: bool) -> None:
+        """Has the copy step by what is in the room, or not at all."""
+        room = self._room if due else None
+        if self.host.grad is room:
+            return
+        if room is not None and room.dtype != self.host.dtype:
+            self.host.grad_dtype = None  # torch lets it have another type, if it is told so
+        self.host.grad = room
+
+    def follow(self) -> None:
+        """Takes over what others have written to the parameter."""
+        now = self._now()
+        if now != self._same:
+            self.lanes.fetch(self.host.detach(), self.param.detach())
+            self._same = now
+
+    def send(self) -> None:
+        """Has the parameter become what the copy is."""
+        self.lanes.send(self.param, self.host)
+        self._same, self.stale = self._now(), False
+
+    def _now(self) -> Any:
+        return self.param._version, self.param.data_ptr()
+
+
+def furnish(copies: Sequence[Copy]) -> None:
+    """Gives copies the memory that steps need, where they have none yet."""
+    for pinned in (False, True):
+        some = [copy for copy in copies if not copy.furnished and copy.lanes.down.pinned == pinned]
+        models = [_empty(copy.param) for copy in some]
+        for copy, host, room in zip(some, rooms(models, 0, pinned), rooms(models, _PLACE_OF_GRADIENTS, pinned)):
+            copy.furnish(host, room)
+
+
+class _Flight(NamedTuple):
+    """A gradient on its way to the host, whose memory must stay its own until it has arrived."""
+
+    event: Any
+    copy: Copy
+    gradient: Sequence[Tensor]
+    room: Tensor
+    landed: Tensor  # the room, or what is to be added to it
+
+    @property
+    def size(self) -> int:
+        return self.landed.numel() * self.landed.element_size()
+
+
+class Lanes:
+    """The ways between the host and a device, one for each direction."""
+
+    def __init__(self, device: torch.device):
+        self.down, self.up = Stream(device), Stream(device)
+        self._sent = self.up.mark()
+        self._flying: Deque[_Flight] = deque()
+        self._bytes = 0
+        self._lock = threading.RLock()  # hooks run in threads of autograd's
+
+    def bring(self, copy: Copy, g: Tensor, add: bool) -> None:
+        """Has a gradient come into its room, or be added to what is there, some time before land_of() returns."""
+        with self._lock, self.down.after_current():
+            room = copy.room_for(g)
+            source = _laid_out(g, room)
+            landed = room
+            if add:
+                landed = torch.empty_strided(room.shape, room.stride(), dtype=g.dtype, device="cpu", pin_memory=self.down.pinned)
+            self.down.copy(landed, source)
+            flight = _Flight(self.down.mark(), copy, (g, source), room, landed)
+            self._flying.append(flight)
+            self._bytes += flight.size
+            copy.flying += 1
+
+    def land(self, most: Optional[int]) -> None:
+        """Lets go of gradients that have arrived; waits while there are more than `most` bytes on their way."""
+        with self._lock:
+            while self._flying and (self._flying[0].event.query() or most is not None and self._bytes > most):
+                self._land_one()
+
+    def land_of(self, copy: Copy) -> None:
+        """Waits for a gradient."""
+        with self._lock:
+            while copy.flying:
+                self._land_one()
+
+    def _land_one(self) -> None:
+        flight = self._flying[0]
+        flight.event.synchronize()
+        self._flying.popleft()
+        if flight.landed is not flight.room:
+            flight.room.add_(flight.landed)
+        self._bytes -= flight.size
+        flight.copy.flying -= 1
+
+    def fetch(self, to: Tensor, p: Tensor) -> None:
+        """Copies a parameter to the host, and waits for it."""
+        with self.down.after_current():
+            source = _laid_out(p, to)
+            self.down.copy(to, source)
+            self.down.mark().synchronize()
+
+    def send(self, p: Tensor, host: Tensor) -> None:
+        """Copies to a parameter; what the current stream is asked for after see() waits for it."""
+        with self.up.after_current():
+            self.up.copy(p, host)
+            self._sent = self.up.mark()
+
+    def see(self) -> None:
+        """Has the current stream wait for what was sent."""
+        self.up.before_current()
+
+    def settle(self) -> None:
+        """Waits for what was sent."""
+        self._sent.synchronize()
+
+
+def check_param(p: Tensor, what: str) -> None:
+    """Reports a parameter that cannot be copied back and forth."""
+    if type(p) not in (Tensor, torch.nn.Parameter):
+        advice = "; FSDP2 has a CPUOffloadPolicy, with which posneg's classes work as they are" if hasattr(p, "to_local") else ""
+        raise TypeError(f"posneg: {what} is a {type(p).__name__}, must be a plain tensor{advice}")
+    if p.is_meta:
+        raise RuntimeError(f"posneg: {what} is on the meta device: give the model its device and numbers first")
+    check_kind(p)
+
+
+def look(p: Tensor) -> Any:
+    """What must stay as it is, since the copy has it, too."""
+    return p.dtype, p.shape, p.device
+
+
+def said(looks: Any) -> str:
+    dtype, shape, device = looks
+    return f"{dtype} of shape {tuple(shape)} on {device}"
+
+
+def _empty(p: Tensor) -> Tensor:
+    """A tensor on the host that looks like a parameter, without gaps and without contents."""
+    model = torch.empty_like(p.detach(), device="meta")
+    return torch.empty_strided(model.shape, model.stride(), dtype=p.dtype, device="cpu")
+
+
+def _laid_out(t: Tensor, model: Tensor) -> Tensor:
+    """t with its elements in model's order, where it is: what goes between devices is memory as it lies."""
+    t = t.detach().resolve_conj().resolve_neg()
+    if t.stride() == model.stride():
+        return t
+    return torch.empty_strided(model.shape, model.stride(), dtype=t.dtype, device=t.device).copy_(t)

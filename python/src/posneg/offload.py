@@ -1,0 +1,384 @@
+"""The optimizer of a model on an accelerator, in the host's memory.
+
+Gradients go to the host as backward produces them, on a stream of their own. A step updates copies of the parameters there, and these go
+back on another stream. Nothing here knows update rules: an optimizer of this package has the copies and their state.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from functools import partial
+from operator import index
+from typing import Any, Callable, Dict, Iterator, List, MutableMapping, Optional, Sequence, Type, TypeVar
+
+import torch
+from torch import Tensor
+
+from ._buckets import Bucket, cut, update
+from ._copies import Copy, Lanes, check_param, furnish, look, said
+from ._optimizer import Optimizer, Params, untraced
+from ._options import Kept, StepOptions
+from ._plan import Group, check_gradient, all_params, check_overlap, owner
+from ._rounding import take_names
+from .checkpoints import Names
+from .optimizers import AdamW
+
+_HAS_HOOKS = hasattr(Tensor, "register_post_accumulate_grad_hook")  # since torch 2.1
+_MOST_FLYING = 256 << 20  # bytes of gradients on their way that are to be freed; backward waits for more
+
+_R = TypeVar("_R")
+
+
+class Offload(StepOptions, torch.optim.Optimizer):
+    """An optimizer on the host for parameters on an accelerator: state, masters and arithmetic are on the host.
+
+    >>> optimizer = posneg.offload.Offload(model.parameters(), posneg.AdaPNM, lr=1e-3, clip_norm=1.0)
+
+    It takes the place of the class that it is given in a training loop: param_groups have the model's parameters, state dicts and
+    checkpoints are those of the class, and a step has the bits of the class's on the host.
+
+    Args:
+        params: parameters, or groups of them, on any devices with plain tensors; the model must have its devices and types already.
+        optimizer_class: one of this package's.
+        buckets: parameters are updated in so many parts, of about equal bytes, the last first; each goes back while the next one is
+            updated. None: one for each 64 MiB of parameters, at most 8. It does not change bits.
+        overlap: copy each gradient when backward has produced it, and not only in step(). None: yes, but not where gradients may change
+            afterwards without a trace: if torch.distributed has several processes, or with fused=False. It may be set at any time:
+            False spares the copies of backward passes that others follow before the step.
+        free_gradients: free a gradient on the device once it is copied. Several backward passes are added up on the host, until
+            step() or this optimizer's zero_grad(). What works on p.grad between backward and step, as torch's clip_grad_norm_ and
+            GradScaler do, then finds none: use clip_norm and the like.
+        options: those of optimizer_class. master_weights is True unless given. fused=False has torch.amp.GradScaler divide the gradients
+            before the step, and gradient_clip_val of Lightning work in mixed precision; clip_norm spares copying all of them then.
+    """
+
+    _inner: Any = None  # the optimizer of the copies, made with the first group
+
+    def __init__(
+        self,
+        params: Params,
+        optimizer_class: Type[Optimizer] = AdamW,
+        *,
+        buckets: Optional[int] = None,
+        overlap: Optional[bool] = None,
+        free_gradients: bool = False,
+        **options: Any,
+    ):
+        if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
+            raise TypeError(f"Invalid optimizer_class: {optimizer_class!r}, must be a class of posneg's, as posneg.AdamW")
+        if buckets is not None and index(buckets) < 1:
+            raise ValueError(f"Invalid buckets: {buckets}, must be at least 1")
+        if free_gradients and not _HAS_HOOKS:
+            raise RuntimeError(f"posneg: free_gradients needs torch 2.1 or later, this is {torch.__version__}")
+        self.overlap = overlap
+        self._made_with = {**options, "optimizer_class": optimizer_class, "buckets": buckets, "free_gradients": free_gradients}
+        self._made_with.pop("norm_group", None)  # cannot be pickled
+        self._make: Callable[..., Optimizer] = partial(optimizer_class, **{"master_weights": True, **options})
+        self._buckets, self._frees = buckets, free_gradients
+        self._copies: List[Copy] = []
+        self._lanes: Dict[torch.device, Lanes] = {}
+        self._hooks: List[Any] = []
+        self._cut: List[Bucket] = []
+        weakref.finalize(self, _remove, self._hooks)
+        super().__init__(params, {})  # type: ignore[arg-type]  # numbers for names
+        self.defaults = self._inner.defaults
+        self._around = self._inner._around  # shared, as the options of groups cannot be
+
+    @property  # type: ignore[override]  # torch has a dict
+    def state(self) -> MutableMapping[Tensor, Dict[str, Any]]:
+        """The state of the model's parameters, which is on the host."""
+        return _States(self._copies, self._inner)
+
+    @state.setter
+    def state(self, new: MutableMapping[Tensor, Dict[str, Any]]) -> None:
+        _States(self._copies, self._inner).become(new)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler tells the step what it has done to the gradients: unscale_() leaves no other trace of that."""
+        if not _HAS_HOOKS or any(group.get("fused") is False for group in self.param_groups):
+            return bool(self._inner._step_supports_amp_scaling)
+        return True
+
+    def add_param_group(self, param_group: Group) -> None:
+        if isinstance(param_group, dict):
+            take_names(param_group)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="optimizer contains a parameter group with duplicate parameters")  # refused below
+            super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            first = len(self._copies)
+            for i, p in enumerate(group["params"], first):
+                check_param(p, owner(self.param_groups, i))
+            check_overlap(self.param_groups, range(first + len(group["params"])))
+            copies = [Copy(p, self._lanes_of(p.device)) for p in group["params"]]
+            furnish([copy for copy in copies if copy.param.requires_grad])
+            copied = {**group, "params": [copy.host for copy in copies]}
+            if self._inner is None:
+                self._inner = self._make([copied])
+            else:
+                self._inner.add_param_group(copied)
+        except BaseException:
+            self.param_groups.pop()
+            raise
+        self._copies += copies
+        self._cut = cut(self._copies, self.param_groups, self._buckets)
+        self._take_options()
+        self._hook()
+
+    def _lanes_of(self, device: torch.device) -> Lanes:
+        if device not in self._lanes:
+            self._lanes[device] = Lanes(device)
+        return self._lanes[device]
+
+    def _hook(self) -> None:
+        """Has backward say when a gradient is complete."""
+        if not _HAS_HOOKS:
+            return
+        me = weakref.ref(self)  # the model must not keep its optimizers alive
+        for copy in self._copies:
+            if not copy.hooked and copy.param.requires_grad:
+                copy.hooked = True
+                p: Any = copy.param
+                self._hooks.append(p.register_post_accumulate_grad_hook(partial(_arrived, me, weakref.ref(copy))))
+
+    def _overlaps(self) -> bool:
+        if self.overlap is not None:
+            return self.overlap
+        d = torch.distributed
+        return self._step_supports_amp_scaling and not (d.is_available() and d.is_initialized() and d.get_world_size() > 1)
+
+    def _arrived(self, copy: Copy) -> None:
+        g = copy.param.grad
+        if g is None or not copy.fits() or not self._overlaps():
+            return
+        try:
+            check_gradient(g, copy.param)
+        except (ValueError, TypeError, RuntimeError):
+            return  # it is the step that says so
+        with torch.no_grad():
+            self._bring(copy, g)
+            copy.lanes.land(_MOST_FLYING if self._frees else None)
+
+    def _bring(self, copy: Copy, g: Tensor) -> None:
+        if self._frees:
+            copy.take(g)
+            copy.param.grad = None
+        else:
+            copy.bring(g)
+
+    @untraced
+    @torch.no_grad()
+    def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
+        """Performs a step, and returns what closure, which computes the loss and the gradients anew, returns.
+
+        It returns when the parameters are updated on the host. What the current stream is asked for afterwards has them on the device.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of a GradScaler
+        found, around = found_inf is not None and bool(float(found_inf)), self._around
+        around.grad_norm, around.skipped = None, found
+        self._check_params()
+        self._settle()
+        if not found or around.measures:
+            self._collect(found_inf is not None and scale is None)
+            self._update(1.0 if scale is None else float(scale), found)
+        self._drop()
+        if self.zero_grads:
+            for p in all_params(self.param_groups):
+                if p.grad is not None:
+                    p.grad.zero_()
+        return loss
+
+    def _check_params(self) -> None:
+        if list(map(id, all_params(self.param_groups))) != [id(copy.param) for copy in self._copies]:
+            raise RuntimeError("posneg: the parameters of a group were exchanged; give new ones to add_param_group()")
+        for i, copy in enumerate(self._copies):
+            if not copy.fits():
+                raise RuntimeError(
+                    f"posneg: {owner(self.param_groups, i)} was {said(copy.look)} when the optimizer was made and is "
+                    f"{said(look(copy.param))} now: give the model its device and type first, and make the optimizer after that"
+                )
+
+    def _collect(self, divided: bool) -> None:
+        """Finds out which copies have a gradient. Those that hooks have not sent, or that have changed since, are sent."""
+        missing = []
+        for copy in self._copies:
+            g = copy.param.grad
+            if g is not None and (divided or not copy.has(g)):
+                check_gradient(g, copy.param)
+                missing.append((copy, g))
+        self._hook()
+        furnish([copy for copy, _ in missing])
+        for copy, g in reversed(missing):  # as they will be waited for
+            self._bring(copy, g)
+        for copy in self._copies:
+            copy.set_gradient(copy.pending if self._frees else copy.param.grad is not None)
+
+    def _update(self, scale: float, skip: bool) -> None:
+        """Updates the copies that have a gradient, all or, after an error, none of them, and sends them back."""
+        inner = self._inner
+        inner._check_loaded()
+        self._hand_on_options()
+        for group in inner.param_groups:
+            inner._check(group)
+        for copy in self._copies:
+            if copy.host.grad is not None:
+                copy.follow()
+        try:
+            update(self._cut, inner, scale, self._around, skip, _send)
+        finally:
+            self._send()
+
+    def _send(self) -> None:
+        """Has the devices get what was updated."""
+        _send(self._copies)
+        for lanes in self._lanes.values():
+            lanes.see()
+
+    def _settle(self) -> None:
+        """Waits until the host's copies are nobody's but the host's, and the device has what was updated."""
+        self._send()
+        for lanes in self._lanes.values():
+            lanes.settle()
+
+    def _drop(self) -> None:
+        """Forgets gradients that only the host has."""
+        if self._frees:
+            for copy in self._copies:
+                copy.lanes.land_of(copy)
+                copy.pending = False
+
+    def zero_grad(self, *arguments: Any, **named: Any) -> None:
+        super().zero_grad(*arguments, **named)
+        self._drop()
+
+    def _hand_on_options(self) -> None:
+        """Has the inner optimizer step as this one's groups and attributes say."""
+        for group, inner in zip(self.param_groups, self._inner.param_groups):
+            inner.update((name, value) for name, value in group.items() if name != "params")
+
+    def _take_options(self) -> None:
+        """Has this one's groups say how the inner optimizer steps."""
+        for group, inner in zip(self.param_groups, self._inner.param_groups):
+            params = group["params"]
+            group.clear()
+            group.update(inner, params=params)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """The state dict of the inner optimizer: that of its class."""
+        for hook in _hooks(self, "_optimizer_state_dict_pre_hooks"):
+            hook(self)
+        self._hand_on_options()
+        saved: Dict[str, Any] = self._inner.state_dict()
+        for hook in _hooks(self, "_optimizer_state_dict_post_hooks"):
+            changed = hook(self, saved)
+            saved = saved if changed is None else changed
+        return saved
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Loads whatever the inner optimizer's class does."""
+        for hook in _hooks(self, "_optimizer_load_state_dict_pre_hooks"):
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        self._hand_on_options()
+        self._inner.load_state_dict(state_dict)
+        self._take_options()
+        for hook in _hooks(self, "_optimizer_load_state_dict_post_hooks"):
+            hook(self)
+
+    @torch.no_grad()
+    def on_host(self, call: Callable[[Optimizer, Names], _R], names: Names, loads: bool) -> _R:
+        """Calls what saves or loads the inner optimizer, as if it had the model's parameters."""
+        self._check_params()
+        self._settle()
+        self._hand_on_options()
+        for copy in self._copies:
+            copy.follow()
+        host = {id(copy.param): copy.host for copy in self._copies}
+        try:
+            done = call(self._inner, names and [(name, host.get(id(p), p)) for name, p in names])
+            for copy in self._copies if loads else ():
+                copy.stale = True
+            self._send()
+            self._settle()
+        finally:
+            for copy in self._copies:
+                copy.forget()
+        self._take_options()
+        return done
+
+    def __getstate__(self) -> Dict[str, Any]:
+        if any(copy.pending for copy in self._copies):
+            raise RuntimeError("posneg: gradients that only the host has are not copied: call step() or zero_grad() before")
+        groups = [{name: group[name] for name in ("params", "param_names") if name in group} for group in self.param_groups]
+        return {
+            "made_with": self._made_with, "overlap": self.overlap, "groups": groups, "state_dict": self.state_dict(),
+            "norm_group": Kept(self.norm_group),
+        }
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        Offload.__init__(self, state["groups"], overlap=state["overlap"], **state["made_with"])
+        self.load_state_dict(state["state_dict"])
+        self.norm_group = state["norm_group"].group
+
+
+class _States(MutableMapping[Tensor, Dict[str, Any]]):
+    """The states of an optimizer's copies, by the parameters that they are copies of."""
+
+    def __init__(self, copies: Sequence[Copy], inner: Any):
+        self._host = {id(copy.param): copy.host for copy in copies}
+        self._params = {copy.host: copy.param for copy in copies}
+        self._state = inner.state if inner is not None else {}
+
+    def become(self, new: MutableMapping[Tensor, Dict[str, Any]]) -> None:
+        self.clear()
+        self.update(new)
+
+    def __getitem__(self, p: Tensor) -> Dict[str, Any]:
+        state: Dict[str, Any] = self._state[self._host[id(p)]]
+        return state
+
+    def __setitem__(self, p: Tensor, state: Dict[str, Any]) -> None:
+        """Takes what may have been moved to the parameter's device, as Lightning moves all state that it finds."""
+        self._state[self._host[id(p)]] = {name: v.cpu() if isinstance(v, Tensor) else v for name, v in state.items()}
+
+    def __delitem__(self, p: Tensor) -> None:
+        del self._state[self._host[id(p)]]
+
+    def __contains__(self, p: object) -> bool:
+        return self._host.get(id(p)) in self._state
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([self._params[host] for host in self._state])
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+
+def _arrived(optimizer: Callable[[], Optional[Offload]], copy: Callable[[], Optional[Copy]], _: Tensor) -> None:
+    """A hook of a parameter, which keeps neither alive."""
+    me, its = optimizer(), copy()
+    if me is not None and its is not None:
+        me._arrived(its)
+
+
+def _send(copies: Sequence[Copy]) -> None:
+    for copy in copies:
+        if copy.stale:
+            copy.send()
+
+
+def _remove(hooks: List[Any]) -> None:
+    for hook in hooks:
+        hook.remove()
+
+
+def _hooks(optimizer: Offload, kind: str) -> List[Any]:
+    """Hooks that a user has registered; none on a torch without them."""
+    return list(getattr(optimizer, kind, {}).values())
