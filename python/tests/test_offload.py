@@ -1,9 +1,11 @@
 """Optimizers on the host for parameters on a device, of which the CPU is one: POSNEG_TEST_DEVICE=cuda runs the same tests there."""
 
 import collections
+import contextlib
 import copy
 import gc
 import io
+import operator
 import os
 import pickle
 import random
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 import posneg
-from posneg import _buckets, _copies, _plan, offload
+from posneg import _buckets, _copies, _plan, _rooms, _streams, offload
 from posneg.offload import Offload
 from helpers import RULES, bits, saved
 
@@ -833,6 +835,78 @@ def test_errors_name_parameters_whatever_the_bucket():
             x.step()
         state["exp_avg"] = kept
     same(a, before)
+
+
+class Recorded:
+    """Streams of a device that is not there, by the calls of torch.cuda that are made of them."""
+
+    def __init__(self):
+        self.calls = []
+        calls = self.calls
+
+        class Stream:
+            def __init__(self, device):
+                self.name = "ours" if device else "current"
+
+            def wait_stream(self, other):
+                calls.append(f"{self.name} waits for {other.name}")
+
+            def record_event(self):
+                calls.append(f"{self.name} marks")
+                return "event"
+
+        @contextlib.contextmanager
+        def stream(of):
+            calls.append(f"on {of.name}")
+            yield
+            calls.append("back")
+
+        self.Stream, self.Event, self.stream = Stream, None, stream
+        self.current_stream = lambda device: Stream(None)
+
+
+def test_streams_of_a_device(monkeypatch):
+    for name in ("Stream", "Event", "stream", "current_stream", "Stream.wait_stream", "Stream.record_event", "Event.query", "Event.synchronize"):
+        assert operator.attrgetter(name)(torch.cuda)  # what Recorded stands for
+    recorded = Recorded()
+    monkeypatch.setattr(torch, "cuda", recorded)
+    stream = _streams.Stream(torch.device("cuda", 1))
+    with stream.after_current():
+        to = torch.zeros(3)
+        stream.copy(to, torch.ones(3))
+        assert stream.mark() == "event"
+    stream.before_current()
+    assert stream.pinned and to.all()
+    assert recorded.calls == ["ours waits for current", "on ours", "ours marks", "back", "current waits for ours"]
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["", "pinned"])
+def test_rooms(monkeypatch, pinned):
+    shapes = [(3 << 20,), (100,), (7, 1 << 20), (), (0, 3), (5 << 20,), (1 << 20,), *[(1000 + i,) for i in range(50)]]
+    models = [torch.empty_strided(s, torch.empty(s, device="meta").stride(), dtype=torch.bfloat16) for s in shapes]
+    models.append(models[2].t())
+    made = []
+
+    def empty(*arguments, pin_memory=False, of=torch.empty, **named):
+        piece = of(*arguments, **named)
+        if piece.numel():
+            assert pin_memory == pinned
+            made.append(piece.numel())
+        return piece
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(_rooms, "_MOST", 32 << 20)
+    found = _rooms.rooms(models, 6, pinned)
+    spans = []
+    for model, room in zip(models, found):
+        assert room.shape == model.shape and room.stride() == model.stride() and room.dtype == model.dtype
+        spans.append((room.data_ptr(), room.data_ptr() + 2 * room.numel()))
+        assert not room.numel() or room.data_ptr() % 64 == 0
+    assert len({room.data_ptr() % 4096 for room in found if room.numel() >= 2 << 20}) == 1
+    spans = sorted(s for s in spans if s[0] != s[1])
+    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
+    assert not pinned or all(n & n - 1 == 0 for n in made)
+    assert sum(made) < 1.5 * sum(2 * m.numel() for m in models) and len(made) < 12
 
 
 class Late:
