@@ -47,8 +47,8 @@ class PNM(Optimizer):
         weight_decay: finite and >= 0. Default: 0.
         decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
-        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
-            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
+            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
@@ -138,15 +138,16 @@ class AdaPNM(Optimizer):
         lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
         betas: beta1 and beta2, the decays of the momenta and of the average of squares, in [0, 1), and beta0, the weight of the
             negative momentum, any number. Default: (0.9, 0.999, 1.0).
-        eps: added to the root, finite and >= 0; not 0 where both decays are, nor so small that float32, where used, has 0. Default: 1e-8.
+        eps: added to the root, finite and >= 0. Not 0 if both decays are; 0 or at least 1e-45 unless all parameters are float64.
+            Default: 1e-8.
         weight_decay: finite and >= 0; the authors use 5e-4 / lr. Default: 0.0.
         amsgrad: divide by the root of the largest average so far. Default: True.
         decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
         exact_bias: divide by the weight that the momentum has really given out. The authors' correction is the same on even steps and
             too large on odd ones: the first step is 1.70 of lr. Default: False.
-        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
-            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
+            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
@@ -244,8 +245,8 @@ class SGD(Optimizer):
         maximize: ascend instead of descend. Default: False.
         foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
         differentiable: True is refused. Default: False.
-        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
-            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
+            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
@@ -338,15 +339,16 @@ class Adam(Optimizer):
         params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
         lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
         betas: beta1 and beta2, the decays of the averages of gradients and of their squares, in [0, 1). Default: (0.9, 0.999).
-        eps: added to the root, finite and >= 0; not 0 where both decays are, nor so small that float32, where used, has 0. Default: 1e-8.
+        eps: added to the root, finite and >= 0. Not 0 if both decays are; 0 or at least 1e-45 unless all parameters are float64.
+            Default: 1e-8.
         weight_decay: finite and >= 0. Default: 0.
         amsgrad: divide by the root of the largest average so far. Default: False.
         foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
         maximize: ascend instead of descend. Default: False.
         capturable: True is refused. Default: False.
         differentiable: True is refused. Default: False.
-        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
-            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
+            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         decoupled_weight_decay: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2).
             Default: False.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
@@ -443,15 +445,16 @@ class AdamW(Adam):
         params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
         lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
         betas: beta1 and beta2, the decays of the averages of gradients and of their squares, in [0, 1). Default: (0.9, 0.999).
-        eps: added to the root, finite and >= 0; not 0 where both decays are, nor so small that float32, where used, has 0. Default: 1e-8.
+        eps: added to the root, finite and >= 0. Not 0 if both decays are; 0 or at least 1e-45 unless all parameters are float64.
+            Default: 1e-8.
         weight_decay: finite and >= 0. Default: 1e-2.
         amsgrad: divide by the root of the largest average so far. Default: False.
         maximize: ascend instead of descend. Default: False.
         foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
         capturable: True is refused. Default: False.
         differentiable: True is refused. Default: False.
-        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
-            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
+            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
@@ -539,8 +542,8 @@ class Lion(Optimizer):
         weight_decay: finite and >= 0. Default: 0.0.
         decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
-        fused: True lets the step divide by the scale of torch.amp.GradScaler, which spares a pass; gradients cannot be clipped before
-            such a step. It is always so for float16 parameters, and changes nothing else. Default: None.
+        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
+            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
