@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import (
-    TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union, cast,
+    TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union,
 )
 
 import torch
@@ -113,10 +113,11 @@ def save_checkpoint(
         metadata: whatever else the run needs to go on, as strings: load_checkpoint returns it.
     """
     call = partial(_save, file=file, params=params, metadata=metadata)
-    if hasattr(optimizer, "on_host"):  # posneg.offload.Offload
-        optimizer.on_host(call, names, loads=False)
-    else:
+    on_host: Any = getattr(optimizer, "on_host", None)  # posneg.offload.Offload
+    if on_host is None:
         call(_unwrapped(optimizer), names)
+    else:
+        on_host(call, names, loads=False)
 
 
 def _save(optimizer: Optimizer, names: Names, *, file: File, params: bool, metadata: Optional[Mapping[str, str]]) -> None:
@@ -274,9 +275,9 @@ def load_checkpoint(
         verify: compare the checksums; False is for what is left in a damaged file.
     """
     call = partial(_load, file=file, params=params, keep_options=keep_options, verify=verify)
-    if hasattr(optimizer, "on_host"):
-        return cast(Dict[str, str], optimizer.on_host(call, names, loads=True))
-    return call(_unwrapped(optimizer), names)
+    on_host: Any = getattr(optimizer, "on_host", None)
+    loaded: Dict[str, str] = call(_unwrapped(optimizer), names) if on_host is None else on_host(call, names, loads=True)
+    return loaded
 
 
 def _load(optimizer: Optimizer, names: Names, *, file: File, params: bool, keep_options: bool, verify: bool) -> Dict[str, str]:

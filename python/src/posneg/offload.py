@@ -91,7 +91,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
         return _States(self._copies, self._inner)
 
     @state.setter
-    def state(self, new: MutableMapping[Tensor, Dict[str, Any]]) -> None:
+    def state(self, new: MutableMapping[Tensor, Dict[str, Any]]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         _States(self._copies, self._inner).become(new)
 
     @property
