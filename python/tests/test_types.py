@@ -29,6 +29,7 @@ optimizers: List[torch.optim.Optimizer] = [
     posneg.AdamW([{"params": model.parameters(), "lr": 1.0}], betas=(0.9, torch.tensor(0.99)), state_dtype=torch.bfloat16),
     posneg.SGD(enumerate(model.parameters()), momentum=0.9, nesterov=True, weight_decay=1, foreach=None),
     posneg.Adam([p for p in model.parameters() if p.requires_grad], fused=True, capturable=False),
+    posneg.offload.Offload(model.parameters(), posneg.AdaPNM, buckets=2, lr=1e-3, betas=(0.9, 0.999, 1)),
     posneg.Lion(iter(model.parameters()), master_weights=True, seed=3, clip_norm=1, skip_non_finite=True, norm_group=None),
 ]
 
@@ -66,6 +67,7 @@ try:
     posneg.save_checkpoint("run.safetensors", optimizer, names=model.named_parameters(), metadata={"epoch": "3"})
     with open("run.safetensors", "rb") as file:
         metadata: Dict[str, str] = posneg.load_checkpoint(file, optimizer, keep_options=True)
+    posneg.save_checkpoint("run.safetensors", posneg.offload.Offload(model.named_parameters()))
 except posneg.ChecksumError as e:
     print(e, posneg.isa().upper(), posneg.__version__.upper())
 '''
@@ -87,6 +89,7 @@ posneg.Adam(model.parameters()).step().item()
 posneg.Adam(model.parameters()).clip_norm = "1.0"
 posneg.Adam(model.parameters()).skipped = True
 posneg.Adam(model.parameters()).grad_norm + 1
+posneg.offload.Offload(model.parameters(), torch.optim.SGD)
 posneg.step_in_backward(model, torch.optim.SGD(model.parameters()))
 '''
 
