@@ -44,7 +44,9 @@ def sharded(mesh):
 def train(net, optimizer, first, steps):
     for step in range(first, first + steps):
         for i, p in enumerate(net.parameters()):
-            g = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + i)).bfloat16()
+            if not p.requires_grad:
+                continue
+            g = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + i)).to(p.dtype)
             p.grad = torch.distributed.tensor.distribute_tensor(g, p.device_mesh, p.placements) if hasattr(p, "placements") else g
         optimizer.step()
 
@@ -127,6 +129,34 @@ def resume(mesh, folder, how):
     same(again, resumed, net, optimizer)
 
 
+def with_groups(cls, net):
+    """Two groups with options of their own, and a frozen parameter."""
+    frozen, *params = net.named_parameters()
+    frozen[1].requires_grad_(False)
+    groups = [dict(params=[p for n, p in params if decays == ("weight" in n)], weight_decay=0.1 * decays) for decays in (True, False)]
+    return cls(groups, lr=0.05)
+
+
+def exchange(mesh, folder, first, then, saves):
+    """A run of one class is continued by another one, in other parts, as in one process: ours by torch's, and torch's by ours."""
+    net = sharded(mesh).float()
+    optimizer = with_groups(first if saves else then, net)
+    if saves:
+        train(net, optimizer, 0, 3)
+        dcp.save({"model": get_model_state_dict(net), "optimizer": get_optimizer_state_dict(net, optimizer)}, checkpoint_id=folder)
+        return
+    states = {"model": get_model_state_dict(net), "optimizer": get_optimizer_state_dict(net, optimizer)}
+    dcp.load(states, checkpoint_id=folder, planner=dcp.DefaultLoadPlanner(allow_partial_load=True))  # each has options that the other lacks
+    set_model_state_dict(net, states["model"])
+    set_optimizer_state_dict(net, optimizer, states["optimizer"])
+    train(net, optimizer, 3, 2)
+    alone = whole().float()
+    train(alone, with_groups(first, alone), 0, 5)
+    for p, q in zip(net.parameters(), alone.parameters()):
+        torch.testing.assert_close(p.full_tensor(), q, rtol=1e-5, atol=1e-5)
+    assert {float(s["step"]) for s in optimizer.state.values()} == {5}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", required=True)
@@ -141,6 +171,9 @@ def main():
             carry(mesh, rank, folder, how)
         else:
             {"save": save, "resume": resume}[options.what](mesh, folder, how)
+    if options.what != "carry":
+        for first, then in ((posneg.AdamW, torch.optim.AdamW), (torch.optim.AdamW, posneg.AdamW)):
+            exchange(mesh, f"{options.folder}/{first.__module__}", first, then, options.what == "save")
     dist.barrier()  # who leaves earlier takes the connections with it
     dist.destroy_process_group()
 
