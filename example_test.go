@@ -216,3 +216,27 @@ func ExampleUpdateAll() {
 	fmt.Printf("norm %g, then %.1f %.1f\n", report.GradNorm, weights, bias)
 	// Output: norm 5, then [1.0 1.4 3.0] [3.2]
 }
+
+// Two processes that own a part of the parameters each clip by the norm of all gradients.
+func ExampleSumSquares() {
+	grads := [][]float32{{3, 0}, {0, -4}}
+	var all pnm.Squares // on each process, after an all-reduce of what they have
+	for _, g := range grads {
+		own := pnm.SumSquares(nil, pnm.Float32(g))
+		all.Add(&own)
+	}
+	fmt.Println("norm", all.Norm())
+	for _, g := range grads {
+		weights := []float32{1, 1}
+		u := pnm.Update{Rule: pnm.NewSGD(1), Step: 1, Params: pnm.Float32(weights), Grads: pnm.Float32(g)}
+		if _, err := pnm.UpdateAll(pnm.Options{ClipNorm: 2.5, Squares: &all}, []pnm.Update{u}); err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(weights)
+	}
+	// Output:
+	// norm 5
+	// [-0.5 1]
+	// [1 3]
+}

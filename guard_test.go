@@ -69,10 +69,6 @@ func testMixedGuards(t *testing.T, rng *rand.Rand) {
 	}
 }
 
-func atEnd[T Float](page []T) memory[T] {
-	return func(n int) []T { return page[len(page)-n:] }
-}
-
 // Nothing before the first or behind the last element is read or written: there would be a fault.
 func TestGuardPages(t *testing.T) {
 	perTier(t, func(t *testing.T) {

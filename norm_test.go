@@ -1,6 +1,7 @@
 package pnm
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/big"
@@ -225,6 +226,31 @@ func TestManySquares(t *testing.T) {
 	}
 }
 
+// Any numbers, in two parts or in one, have the norm that its definition says.
+func FuzzNorm(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x3f\x00\x00\x80\x4b\x01\x00\x00\x00\xff\xff\x7f\x7f"), uint16(1))
+	f.Add(littleEndian(nil, spread[float64](rand.New(rand.NewPCG(1, 2)), 70, 1e-300, 60)), uint16(40))
+	f.Fuzz(func(t *testing.T, data []byte, cut uint16) {
+		g, h := make([]float32, len(data)/4), make([]float64, len(data)/8)
+		for i := range g {
+			g[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
+		}
+		for i := range h {
+			h[i] = math.Float64frombits(binary.LittleEndian.Uint64(data[8*i:]))
+		}
+		for _, tier := range tiers() {
+			useTier(t, tier)
+			i, j := int(cut)%(len(g)+1), int(cut)%(len(h)+1)
+			if got, want := normOf(nil, Float32(g[:i]), Float32(g[i:])), normOracle(g); !sameBits(got, want) {
+				t.Errorf("%s: the norm of %x is %x, want %x", tier, g, got, want)
+			}
+			if got, want := normOf(nil, Float64(h[j:]), Float64(h[:j])), normOracle(h); !sameBits(got, want) {
+				t.Errorf("%s: the norm of %x is %x, want %x", tier, h, got, want)
+			}
+		}
+	})
+}
+
 // Words that no sum has give some number.
 func FuzzSquares(f *testing.F) {
 	f.Add(uint16(0), int64(1), uint16(1), int64(-1), uint16(2), int64(math.MinInt64), uint16(3), int64(math.MaxInt64))
@@ -314,6 +340,18 @@ func TestSumSquares(t *testing.T) {
 			for at := range 64 / f.size() {
 				testSquares(t, rng, func(n int) Vector { return newVector(f, at+n).cut(at, at+n) })
 			}
+			g := newVector(f, sumLen)
+			for i := range sumLen { // nothing but the largest number of a window, or nearly
+				if f == f64 {
+					g.Float64()[i] = math.Nextafter(0x1p-1, 0)
+				} else {
+					convert(g.cut(i, i+1), Float32([]float32{0x1.fep-2}))
+				}
+			}
+			top := windowFor(referenceSum(g, leastPlain).largest)
+			if got, want := sumSquares(g, top, false), referenceSum(g, top); got.t0 != want.t0 || got.t1 != want.t1 {
+				t.Errorf("a block of %s: %x, want %x", f, got, want)
+			}
 		}
 	})
 }
@@ -358,17 +396,17 @@ func TestExtremeNorms(t *testing.T) {
 	}
 }
 
-// bits16 returns n random elements of a format of 16 bits: specials, and numbers of every size.
-func bits16(rng *rand.Rand, n int) []uint16 {
-	special := []uint16{0, 0x8000, 1, 0x8001, 0x7f, 0x80, 0x3f80, 0x3c00, 0x3ff, 0x400, 0x7bff, 0x7c00, 0xfc00, 0x7c01, 0x7dff, 0x7e00, 0x7f7f, 0x7f80,
-		0xff80, 0x7f81, 0x7fbf, 0x7fc0, 0x7fff, 0xffff}
-	out := make([]uint16, n)
-	for i := range out {
-		if out[i] = uint16(rng.Uint32()); rng.IntN(4) == 0 {
-			out[i] = special[rng.IntN(len(special))]
-		}
+// Sums of squares allocate nothing.
+func TestSumSquaresAllocates(t *testing.T) {
+	g := []Vector{Float32(lcg[float32](1, 3*blockLen)), Float64(lcg[float64](2, 100))}
+	var all Squares
+	if n := testing.AllocsPerRun(20, func() {
+		s := SumSquares(nil, g...)
+		all.Add(&s)
+		all.Norm()
+	}); n != 0 {
+		t.Errorf("%g allocations", n)
 	}
-	return out
 }
 
 // Halves of numbers have no norm; to say nothing would be to say 0.
