@@ -217,7 +217,8 @@ class Plan:
             fields = around.fields_with(squares.ctypes.data, skip)
 
         then: List[Callable[[], object]] = [self._count]
-        then += (partial(Tensor.copy_, copied.view, copied.work) for copied in gapped.values())
+        if gapped:
+            then += [partial(Tensor.copy_, copied.view, copied.work) for copied in gapped.values()]
         if zero and grads is not given:
             then += self._zeroing([g for g, read in zip(given, grads) if address(local(g)) != address(read)])
         try:
