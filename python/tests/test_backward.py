@@ -178,6 +178,20 @@ def test_only_step_of_all_that_was_accumulated():
 
 
 @needs_hooks
+def test_compiled_backward_pass():
+    enable = getattr(pytest.importorskip("torch._dynamo.compiled_autograd"), "_enable", None) or pytest.skip("this torch enables it otherwise")
+    nets, optimizers, _ = pair(posneg.AdaPNM)
+    for step in range(3):
+        with enable(torch.compile(backend="eager")):
+            passes(nets[0], torch.float32, step)
+        assert nets[0].last.weight.grad is None
+        passes(nets[1], torch.float32, step)
+        optimizers[1].step()
+        optimizers[1].zero_grad()
+    same(nets, optimizers)
+
+
+@needs_hooks
 def test_closures_and_schedulers():
     nets, optimizers, _ = pair(lambda groups: posneg.PNM(groups, lr=0.1))
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: 0.5**step) for o in optimizers]
@@ -356,7 +370,7 @@ def test_what_cannot_be_hooked():
     ]:
         with pytest.raises(error, match=match):
             posneg.step_in_backward(params, optimizer)
-    with pytest.raises(TypeError, match="not a AdamW|not an AdamW"):
+    with pytest.raises(TypeError, match="such as posneg.AdamW, not AdamW"):
         posneg.step_in_backward(net, torch.optim.AdamW(net.parameters()))
     posneg.step_in_backward(net, optimizer)
     with pytest.raises(RuntimeError, match="already"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import weakref
 from functools import partial
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
@@ -58,7 +59,7 @@ class StepInBackward:
         if not hasattr(Tensor, "register_post_accumulate_grad_hook"):
             raise RuntimeError(f"posneg: step_in_backward needs torch 2.1 or newer, this is {torch.__version__}")
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"posneg: step_in_backward needs an optimizer of this package, not a {type(optimizer).__name__}")
+            raise TypeError(f"posneg: step_in_backward needs an optimizer such as posneg.AdamW, not {type(optimizer).__name__}")
         if optimizer._in_backward is not None:
             raise RuntimeError("posneg: this optimizer steps in backward passes already; call remove() of the handle first")
         self._optimizer = optimizer
@@ -137,7 +138,7 @@ class StepInBackward:
             raise RuntimeError("posneg: step_in_backward frees gradients, which backward(create_graph=True) wants to go on with")
         if self._optimizer.state is not self._begun:
             self._begin()
-        task = torch._C._current_graph_task_id()  # of the backward pass; -1 outside of one
+        task = -1 if _compiled() else torch._C._current_graph_task_id()  # of the backward pass, where it has an end that can be awaited
         waiting = self._waiting.get(task)
         if waiting is None:
             waiting = self._waiting[task] = []
@@ -212,6 +213,11 @@ _NOT_AVERAGED = (
     "posneg: step_in_backward would update before gradients are averaged over the processes, as DistributedDataParallel and FSDP1 do "
     "later; use FSDP2, which averages them first"
 )
+
+
+def _compiled() -> bool:
+    """Whether torch.compile has made the backward pass, which then forgets what is to be done at its end."""
+    return bool(getattr(sys.modules.get("torch._dynamo.compiled_autograd"), "in_compiled_autograd_region", False))
 
 
 def _processes() -> int:
