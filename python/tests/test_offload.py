@@ -108,16 +108,24 @@ def same_state(x, y):
                 assert name == "rounding" or mine["state"][i][name] == v
 
 
+def counted(p):
+    """Tells torch of a write through p.data."""
+    if hasattr(torch.autograd.graph, "increment_version"):
+        torch.autograd.graph.increment_version(p)
+    else:
+        p.detach().add_(0)
+
+
 def counting(monkeypatch):
     """Has all copies counted: (to the host, to the device)."""
     counts = [0, 0]
     for lane, place in (("bring", 0), ("send", 1)):
 
-        def counted(self, *arguments, of=getattr(_copies.Lanes, lane), place=place, **named):
+        def call(self, *arguments, of=getattr(_copies.Lanes, lane), place=place, **named):
             counts[place] += 1
             return of(self, *arguments, **named)
 
-        monkeypatch.setattr(_copies.Lanes, lane, counted)
+        monkeypatch.setattr(_copies.Lanes, lane, call)
     return counts
 
 
@@ -347,7 +355,8 @@ def test_scaler(unscale, clip, monkeypatch):
     lambda net: [p.detach().fill_(0.25) for p in net.parameters()],
     lambda net: setattr(net[0].weight, "data", net[0].weight.data + 1),
     lambda net: torch.nn.utils.vector_to_parameters(torch.nn.utils.parameters_to_vector(net.parameters()) / 2, net.parameters()),
-], ids=["load_state_dict", "in place", "data", "vector"])
+    lambda net: (net[0].weight.data.fill_(0.25), counted(net[0].weight)),
+], ids=["load_state_dict", "in place", "data", "vector", "into data"])
 def test_what_others_write_to_parameters(dtype, write):
     m, n = model(dtype)
     x, y = Offload(m.parameters(), lr=0.01), posneg.AdamW(n.parameters(), lr=0.01, master_weights=True)
@@ -939,8 +948,7 @@ class Late:
 
     def copy(self, to, from_):
         to.data.fill_(float("nan"))
-        if hasattr(torch.autograd.graph, "increment_version"):
-            torch.autograd.graph.increment_version(to)
+        counted(to)
         self.queue.append((weakref.ref(from_), from_.data_ptr(), to))
 
     def run(self, until):
