@@ -117,9 +117,9 @@ def counted(p):
 
 
 def counting(monkeypatch):
-    """Has all copies counted: (to the host, to the device)."""
-    counts = [0, 0]
-    for lane, place in (("bring", 0), ("send", 1)):
+    """Has all copies counted: of gradients to the host, of parameters to the device and to the host."""
+    counts = [0, 0, 0]
+    for lane, place in (("bring", 0), ("send", 1), ("fetch", 2)):
 
         def call(self, *arguments, of=getattr(_copies.Lanes, lane), place=place, **named):
             counts[place] += 1
@@ -185,11 +185,15 @@ def test_the_first_copy_is_the_only_one(monkeypatch, buckets):
     x.zero_grad()
     backward(a, gradients)
     if HOOKS:
-        assert counts == [len(a), 0]
+        assert counts == [len(a), 0, 0]
     x.step()
-    assert counts == [len(a), len(a)]
+    assert counts == [len(a), len(a), 0]
     x.step()  # the same gradients again
-    assert counts == [len(a), 2 * len(a)]
+    assert counts == [len(a), 2 * len(a), 0]
+    x.skip_non_finite = True
+    a[0].grad[3] = float("inf")
+    x.step()  # which sends nothing back
+    assert x.skipped and counts == [len(a) + 1, 2 * len(a), 0]
 
 
 CHANGES = {
@@ -344,7 +348,7 @@ def test_scaler(unscale, clip, monkeypatch):
             scaler.step(o)
             scaler.update()
         same(m.parameters(), n.parameters())
-        assert x.skipped == y.skipped == (step in (2, 5))
+        assert x.skipped == y.skipped == (step in (2, 5)) and repr(x.grad_norm) == repr(y.grad_norm)
     assert scalers[0].get_scale() == scalers[1].get_scale() != 2.0**12
     assert counts[0] == 4 * (8 + (unscale and (8 if clip == "ours" else 6)))  # what the scaler divides is copied again
 
