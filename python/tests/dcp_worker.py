@@ -146,7 +146,8 @@ def exchange(mesh, folder, first, then, saves):
         dcp.save({"model": get_model_state_dict(net), "optimizer": get_optimizer_state_dict(net, optimizer)}, checkpoint_id=folder)
         return
     states = {"model": get_model_state_dict(net), "optimizer": get_optimizer_state_dict(net, optimizer)}
-    dcp.load(states, checkpoint_id=folder, planner=dcp.DefaultLoadPlanner(allow_partial_load=True))  # each has options that the other lacks
+    each_has_options_of_its_own = dcp.DefaultLoadPlanner(allow_partial_load=True)
+    dcp.load(states, checkpoint_id=folder, planner=each_has_options_of_its_own)
     set_model_state_dict(net, states["model"])
     set_optimizer_state_dict(net, optimizer, states["optimizer"])
     train(net, optimizer, 3, 2)

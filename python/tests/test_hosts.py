@@ -120,3 +120,17 @@ def test_an_epsilon_that_is_zero():
     optimizer = posneg.AdamW(a, eps=1e-46)
     set_gradients(a)
     optimizer.step()
+
+
+def test_a_tool_that_keeps_the_parameter_as_its_own_master():
+    """As Megatron-LM's HybridDeviceOptimizer does, in the state of float32 parameters; it also writes the groups anew before each step."""
+    a = parameters(5, (3, 4))
+    b = twins(a)
+    x, y = posneg.AdamW([dict(params=a, lr=0.01, bias_correction=True)]), posneg.AdamW(b, lr=0.01)
+    for _ in range(3):
+        x.param_groups = [dict(g) for g in x.param_groups]
+        set_gradients(a, b)
+        x.step(), y.step()
+        equal(a, b)
+        for p in a:
+            x.state[p]["master_param"] = p

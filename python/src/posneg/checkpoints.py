@@ -113,11 +113,7 @@ def save_checkpoint(
         metadata: whatever else the run needs to go on, as strings: load_checkpoint returns it.
     """
     call = partial(_save, file=file, params=params, metadata=metadata)
-    on_host: Any = getattr(optimizer, "on_host", None)  # posneg.offload.Offload
-    if on_host is None:
-        call(_unwrapped(optimizer), names)
-    else:
-        on_host(call, names, loads=False)
+    _call(call, optimizer, names, loads=False)
 
 
 def _save(optimizer: Optimizer, names: Names, *, file: File, params: bool, metadata: Optional[Mapping[str, str]]) -> None:
@@ -275,9 +271,7 @@ def load_checkpoint(
         verify: compare the checksums; False is for what is left in a damaged file.
     """
     call = partial(_load, file=file, params=params, keep_options=keep_options, verify=verify)
-    on_host: Any = getattr(optimizer, "on_host", None)
-    loaded: Dict[str, str] = call(_unwrapped(optimizer), names) if on_host is None else on_host(call, names, loads=True)
-    return loaded
+    return _call(call, optimizer, names, loads=True)
 
 
 def _load(optimizer: Optimizer, names: Names, *, file: File, params: bool, keep_options: bool, verify: bool) -> Dict[str, str]:
@@ -567,15 +561,21 @@ def _options(optimizer: Optimizer, saved: SavedGroup) -> Group:
     return {key: saved.hyperparameters[name] for name, key in optimizer._hyperparameters.items() if key is not None}
 
 
-def _unwrapped(optimizer: Any) -> Optimizer:
-    """The optimizer itself: Lightning's wrapper is a subclass, has the groups and the state, but attributes of its own."""
+def _call(call: Callable[[Optimizer, Names], _R], optimizer: Any, names: Names, loads: bool) -> _R:
+    """Calls what saves or loads an optimizer, for the one that is meant."""
+    inner = getattr(optimizer, "optimizer", None)
+    if inner is not None and isinstance(optimizer, type(inner)):  # Lightning's wrapper: a subclass, with attributes of its own
+        optimizer = inner
+    on_host: Any = getattr(optimizer, "on_host", None)
+    if on_host is not None:  # posneg.offload.Offload
+        done: _R = on_host(call, names, loads=loads)
+        return done
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"posneg: checkpoints are of this package's optimizers, not of {type(optimizer).__name__}: give the one in it "
             "(accelerate: optimizer.optimizer); see docs/distributed.md for those that cut others up"
         )
-    inner = getattr(optimizer, "optimizer", None)
-    return inner if isinstance(inner, Optimizer) else optimizer
+    return call(optimizer, names)
 
 
 def _members(optimizer: Optimizer, names: Names) -> List[List[_Member]]:

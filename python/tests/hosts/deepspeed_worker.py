@@ -29,7 +29,9 @@ def begin(stage, cls, clip=0.0, **options):
         "train_micro_batch_size_per_gpu": 8,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": stage, "offload_optimizer": {"device": "cpu"}, "sub_group_size": 1000, "stage3_param_persistence_threshold": 0},
+        "zero_optimization": {
+            "stage": stage, "offload_optimizer": {"device": "cpu"}, "sub_group_size": 1000, "stage3_param_persistence_threshold": 0,
+        },
         "bf16": {"enabled": True},
         "gradient_clipping": clip,
     }

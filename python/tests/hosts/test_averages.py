@@ -21,7 +21,8 @@ kinds = pytest.mark.parametrize("how", KINDS.values(), ids=KINDS.keys())
 
 def model(dtype=torch.float32):
     torch.manual_seed(2)
-    return torch.nn.Sequential(torch.nn.Linear(6, 40, bias=False), torch.nn.BatchNorm1d(40), torch.nn.Tanh(), torch.nn.Linear(40, 3)).to(dtype)
+    layers = torch.nn.Linear(6, 40, bias=False), torch.nn.BatchNorm1d(40), torch.nn.Tanh(), torch.nn.Linear(40, 3)
+    return torch.nn.Sequential(*layers).to(dtype)
 
 
 def batch(net, step):
@@ -47,7 +48,8 @@ def train(net, optimizer, steps, after=lambda step: None):
 def ema_of(net, decay):
     if hasattr(swa_utils, "get_ema_multi_avg_fn"):
         return swa_utils.AveragedModel(net, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True)
-    return swa_utils.AveragedModel(net, avg_fn=lambda mean, p, _: torch.lerp(mean, p, 1 - decay) if p.is_floating_point() else p, use_buffers=True)
+    follow = lambda mean, p, _: torch.lerp(mean, p, 1 - decay) if p.is_floating_point() else p  # noqa: E731
+    return swa_utils.AveragedModel(net, avg_fn=follow, use_buffers=True)
 
 
 @pytest.mark.parametrize("average", [swa_utils.AveragedModel, lambda net: ema_of(net, 0.9)], ids=["SWA", "EMA"])

@@ -16,11 +16,11 @@ STEPS = 6
 
 
 class Module(lightning.LightningModule):
-    def __init__(self, cls=posneg.AdaPNM, frequency=1, **options):
+    def __init__(self, cls=posneg.AdaPNM, **options):
         super().__init__()
         torch.manual_seed(2)
         self.layers = torch.nn.Sequential(torch.nn.Linear(8, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3))
-        self.cls, self.options, self.frequency, self.norms = cls, dict(lr=0.01, **options), frequency, []
+        self.cls, self.options, self.norms = cls, dict(lr=0.01, **options), []
 
     def training_step(self, batch, index):
         """Its data go by the number of the batch, since a resumed run begins with the loader's first one."""
@@ -30,7 +30,7 @@ class Module(lightning.LightningModule):
     def configure_optimizers(self):
         optimizer = self.cls(self.named_parameters() if self.cls is posneg.AdaPNM else self.parameters(), **self.options)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=2 * STEPS)
-        return dict(optimizer=optimizer, lr_scheduler=dict(scheduler=schedule, interval="step", frequency=self.frequency))
+        return dict(optimizer=optimizer, lr_scheduler=dict(scheduler=schedule, interval="step"))
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -105,11 +105,11 @@ KINDS = {
 def test_resumed(tmp_path, how, at):
     how = dict(how)
     precision = how.pop("precision", "32-true")
-    how = dict(frequency=1, **how), dict(precision=precision, accumulate_grad_batches=2)
-    whole, again = Module(**how[0]), Module(**how[0])
+    whole, again = Module(**how), Module(**how)
+    how = dict(precision=precision, accumulate_grad_batches=2)
     saver = lightning.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=at, save_top_k=-1, filename="{step}")
-    first = fit(tmp_path, whole, callbacks=[saver], enable_checkpointing=True, **how[1])
-    then = fit(tmp_path, again, resume=tmp_path / f"step={at}.ckpt", **how[1])
+    first = fit(tmp_path, whole, callbacks=[saver], enable_checkpointing=True, **how)
+    then = fit(tmp_path, again, resume=tmp_path / f"step={at}.ckpt", **how)
     assert then.global_step == STEPS
     equal(whole.parameters(), again.parameters())
     equal(*(values(run.optimizers[0]) for run in (first, then)))
@@ -221,7 +221,20 @@ def test_averages(tmp_path, average):
     close(*(m.parameters() for m in modules), steps=100)
 
 
-def test_files_for_go(tmp_path):
+OFFLOAD = dict(cls=posneg.offload.Offload, optimizer_class=posneg.AdaPNM)
+
+
+@pytest.mark.parametrize("clip", [dict(), dict(clip_norm=0.05)], ids=["", "clip_norm"])
+def test_offload(tmp_path, clip):
+    """posneg.offload, with the CPU for the device: the bits of its class."""
+    modules = [Module(**clip), Module(**OFFLOAD, **clip)]
+    runs = [fit(tmp_path, module, accumulate_grad_batches=2) for module in modules]
+    equal(*(m.parameters() for m in modules))
+    equal(*(values(run.optimizers[0]) for run in runs))
+
+
+@pytest.mark.parametrize("how", [dict(), OFFLOAD], ids=["", "offload"])
+def test_files_for_go(tmp_path, how):
     """save_checkpoint and load_checkpoint take what self.optimizers() gives, which wraps ours, and mean ours."""
 
     class Saves(Module):
@@ -235,8 +248,8 @@ def test_files_for_go(tmp_path):
                 posneg.load_checkpoint(__file__, self.optimizers(), names=self.named_parameters())
             posneg.load_checkpoint(tmp_path / "run", self.optimizers(), names=self.named_parameters())
 
-    fit(tmp_path, Saves())
-    module = Loads()
+    fit(tmp_path, Saves(**how))
+    module = Loads(**how)
     optimizer = fit(tmp_path, module, max_steps=1).optimizers[0]
     assert {s["step"].item() for s in optimizer.state.values()} == {4}
 

@@ -42,7 +42,8 @@ def trainer(folder, net, watcher=None, optimizers=(None, None), cls_and_kwargs=N
     how = {
         **dict(
             max_steps=STEPS, per_device_train_batch_size=4, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
-            learning_rate=0.01, weight_decay=0.1, warmup_steps=2, lr_scheduler_type="cosine", seed=3, logging_strategy="no", dataloader_pin_memory=False,
+            learning_rate=0.01, weight_decay=0.1, warmup_steps=2, lr_scheduler_type="cosine", seed=3, logging_strategy="no",
+            dataloader_pin_memory=False,
         ),
         **how,
     }
@@ -179,3 +180,21 @@ def test_a_norm_that_is_not_finite(tmp_path):
     run.__class__ = Broken
     run.train()
     assert all(p.isnan().any() for p in net.parameters())
+
+
+def test_offload(tmp_path):
+    """posneg.offload, with the CPU for the device: the bits of its class, also resumed."""
+    options = dict(lr=0.01, clip_norm=0.3)
+    offload = posneg.offload.Offload, dict(options, optimizer_class=posneg.AdaPNM)
+    runs = []
+    for way, resume in (((posneg.AdaPNM, options), False), (offload, False), (offload, True)):
+        folder = tmp_path / way[0].__name__
+        run = trainer(
+            folder, model(), cls_and_kwargs=way, max_grad_norm=0, save_strategy="steps", save_steps=3, gradient_accumulation_steps=2
+        )
+        run.train(resume_from_checkpoint=str(folder / "checkpoint-3") if resume else None)
+        runs.append(run)
+        assert ours(run).grad_norm > 0.3
+    for other in runs[1:]:
+        equal(runs[0].model.parameters(), other.model.parameters())
+        equal(values(ours(runs[0])), values(ours(other)))
