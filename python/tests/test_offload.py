@@ -803,7 +803,7 @@ def test_gradients_die_when_their_owner_lets_go_of_them():
         assert alive() is None
 
 
-@pytest.mark.parametrize("when", range(22))
+@pytest.mark.parametrize("when", range(34))
 def test_interrupts_come_between_steps(monkeypatch, when):
     """A step of several buckets, too, is done and counted, or not at all; and the device has what the host has."""
     a, b = on_both([torch.randn(10 + i) for i in range(8)])
@@ -843,11 +843,44 @@ def test_interrupts_come_between_steps(monkeypatch, when):
     if counts == {2.0}:
         y.step()
     else:
-        assert 0 < when <= 9
+        assert 0 < when <= 21  # three buckets are prepared and rehearsed before the first one steps
     same(a, b)
     go(a, x, b, y, 2)
     same(a, b)
     same_state(x, y)
+
+
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (lambda x: x.state[x.param_groups[0]["params"][0]]["step"].fill_(2.5), "2.5"),
+        (lambda x: setattr(x, "clip_value", 1e-60), "ClipValue"),  # 0 in float32
+    ],
+    ids=["a count", "an option"],
+)
+def test_what_only_the_library_refuses_is_refused_for_all_buckets(spoil, says):
+    """The last bucket, of float64, comes first."""
+    params = [torch.nn.Parameter(torch.ones(3, dtype=dtype, device=DEVICE)) for dtype in (torch.float32, torch.float64)]
+    x = Offload(params, buckets=2)
+    backward(params, randoms(params))
+    x.step()
+    spoil(x)
+    x.zero_grad()
+    backward(params, randoms(params))
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(ValueError, match=says):
+        x.step()
+    assert all(map(torch.equal, params, before)) and x.state[params[1]]["step"].item() == 1
+
+
+@needs_hooks
+def test_freed_gradients_have_no_infinities_for_a_scaler():
+    params = [torch.nn.Parameter(torch.ones(3, device=DEVICE))]
+    x, scaler = Offload(params, free_gradients=True), torch.amp.GradScaler(DEVICE.type)
+    scaler.scale((params[0] * torch.inf).sum()).backward()
+    with pytest.raises(RuntimeError, match="free_gradients=True has freed"):
+        scaler.step(x)
+    assert torch.equal(params[0].cpu(), torch.ones(3))
 
 
 def test_errors_name_parameters_whatever_the_bucket():

@@ -64,6 +64,15 @@ class Bucket:
         point(vectors, range(len(gradients)), gradients)
         return _norm.total(gradients, range(len(gradients)), vectors, None, False, get_num_threads())
 
+    def rehearse(self, scale: float, around: Around) -> None:
+        """Has the library check all of the step, which it then skips, since it is told that a gradient is infinite."""
+        squares = np.zeros(_library.SQUARES, np.int64)
+        squares[_library.INFINITIES] = 1
+        skipped = Around()
+        skipped.fields = (*around.fields[:2], True, False, squares.ctypes.data)
+        plan, now = self._find()
+        plan.step(now, self._groups, map(self._inner._rule, self._groups), scale, get_num_threads(), skipped, False)
+
     def finish(self) -> None:
         """Lets go of what was prepared: others may free the state."""
         self._inner, self._groups, self._states = None, [], {}
@@ -116,6 +125,9 @@ def update(buckets: Sequence[Bucket], inner: Any, scale: float, around: Around, 
 
 def _update(due: Sequence[Bucket], scale: float, around: Around, skip: bool, then: Callable[[Sequence[Copy]], None]) -> None:
     part, squares = _around(due, scale, around, skip)
+    if len(due) > 1 and not around.skipped:
+        for bucket in due:
+            bucket.rehearse(scale, part)
     interrupt: Optional[BaseException] = None
     for bucket in reversed(due) if not around.skipped else ():
         while True:

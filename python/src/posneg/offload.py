@@ -47,8 +47,8 @@ class Offload(StepOptions, torch.optim.Optimizer):
             afterwards without a trace: if torch.distributed has several processes, or with fused=False. It may be set at any time:
             False spares the copies of backward passes that others follow before the step.
         free_gradients: free a gradient on the device once it is copied. Several backward passes are added up on the host, until
-            step() or this optimizer's zero_grad(). What works on p.grad between backward and step, as torch's clip_grad_norm_ and
-            GradScaler do, then finds none: use clip_norm and the like.
+            step() or this optimizer's zero_grad(). What works on p.grad between backward and step, as torch's clip_grad_norm_ does, then
+            finds none: use clip_norm and the like. A step for a GradScaler is refused.
         options: those of optimizer_class. master_weights is True unless given. fused=False has torch.amp.GradScaler divide the gradients
             before the step, and gradient_clip_val of Lightning work in mixed precision; clip_norm spares copying all of them then.
     """
@@ -181,6 +181,11 @@ class Offload(StepOptions, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of a GradScaler
+        if found_inf is not None and self._frees:
+            raise RuntimeError(
+                "posneg: a GradScaler looks for infinities in p.grad, which free_gradients=True has freed; "
+                "do without free_gradients, or train in bfloat16, which needs no scaler"
+            )
         found, around = found_inf is not None and bool(float(found_inf)), self._around
         around.grad_norm, around.skipped = None, found
         self._check_params()
