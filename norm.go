@@ -205,7 +205,8 @@ func (s *sum) norm() norm {
 		return norm{0, 1, true}
 	}
 	half := pow2(13 * (s.top - 1 + lowestBin)) // twice: all of it may not be a normal number
-	return norm{math.Sqrt(s.total()) * half, half, true}
+	total := s.total()
+	return norm{math.Sqrt(total) * half, half, !math.IsNaN(total)}
 }
 
 // total returns T, rounded to float64.
@@ -240,7 +241,7 @@ func (n norm) value() float64 { return n.root * n.scale }
 
 // factor returns what the gradients are to be multiplied by, so that their norm is at most limit.
 func (n norm) factor(limit float64) float64 {
-	if n.value() <= limit {
+	if n.value() <= limit || math.IsInf(limit, 1) { // a norm may be NaN
 		return 1
 	}
 	return limit / n.scale / n.root

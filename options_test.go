@@ -206,6 +206,17 @@ func TestOptionsOfSquares(t *testing.T) {
 	wantSameTraining(t, "in parts", part, whole)
 }
 
+// A sum that no squares have is not finite.
+func TestSquaresOfNothing(t *testing.T) {
+	var s Squares
+	s[4*43], s[4*43+3] = 1, -1
+	p := []float32{1}
+	report, err := updateSlicesWith(Options{SkipNonFinite: true, Squares: &s}, NewSGD(1), 1, p, []float32{1}, newState[float32](NewSGD(1), 1))
+	if err != nil || !report.Skipped || report.GradNorm == report.GradNorm || p[0] != 1 {
+		t.Errorf("a sum below 0: %+v, %v, %v", report, p, err)
+	}
+}
+
 func clones[T Float](x [][]T) (c [][]T) {
 	for _, s := range x {
 		c = append(c, slices.Clone(s))
@@ -226,11 +237,13 @@ func TestNonFiniteIsNotHidden(t *testing.T) {
 			}
 		}
 	}
-	for _, c := range []struct{ bad, factor float64 }{{math.NaN(), math.NaN()}, {math.Inf(-1), 0}} { // where the gradient is finite
-		state := newState[float64](NewPNM(1), 2)
-		_, err := updateSlicesWith(Options{ClipNorm: 1}, NewPNM(1), 1, make([]float64, 2), []float64{0.5, c.bad}, state)
-		if want := 0.5 * c.factor; err != nil || !sameBits(state[0][0], want) {
-			t.Errorf("clipped for a norm of %g: m = %v, want %g (%v)", c.bad, state[0], want, err)
+	for _, c := range []struct{ limit, bad, factor float64 }{ // where the gradient is finite
+		{1, math.NaN(), math.NaN()}, {1, math.Inf(-1), 0}, {math.Inf(1), math.NaN(), 1}, {math.Inf(1), math.Inf(1), 1},
+	} {
+		state, beta1 := newState[float64](NewPNM(1), 2), NewPNM(1).Beta1
+		_, err := updateSlicesWith(Options{ClipNorm: c.limit}, NewPNM(1), 1, make([]float64, 2), []float64{0.5, c.bad}, state)
+		if want := mul(1-mul(beta1, beta1), 0.5*c.factor); err != nil || !sameBits(state[0][0], want) {
+			t.Errorf("clipped to %g with a gradient of %g: m = %v, want %g (%v)", c.limit, c.bad, state[0], want, err)
 		}
 	}
 	p := []float64{1}

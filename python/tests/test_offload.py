@@ -873,6 +873,13 @@ def test_what_only_the_library_refuses_is_refused_for_all_buckets(spoil, says):
     assert all(map(torch.equal, params, before)) and x.state[params[1]]["step"].item() == 1
 
 
+def test_asking_for_a_state_does_not_make_one():
+    params = [torch.nn.Parameter(torch.ones(3, device=DEVICE))]
+    x = Offload(params)
+    assert x.state.get(params[0]) is None and not x.state and not x.state_dict()["state"]
+    assert x.state.get(params[0], 1) == 1 and x.state.get("no parameter") is None
+
+
 @needs_hooks
 def test_freed_gradients_have_no_infinities_for_a_scaler():
     params = [torch.nn.Parameter(torch.ones(3, device=DEVICE))]

@@ -349,6 +349,9 @@ class _States(MutableMapping[Tensor, Dict[str, Any]]):
         state: Dict[str, Any] = self._state[self._host[id(p)]]
         return state
 
+    def get(self, p: Any, default: Any = None) -> Any:
+        return self[p] if p in self else default  # not that of Mapping: getting an item makes it, as in torch
+
     def __setitem__(self, p: Tensor, state: Dict[str, Any]) -> None:
         """Takes what may have been moved to the parameter's device, as Lightning moves all state that it finds."""
         self._state[self._host[id(p)]] = {name: v.cpu() if isinstance(v, Tensor) else v for name, v in state.items()}
