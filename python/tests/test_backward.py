@@ -406,7 +406,7 @@ def test_a_pass_that_an_exception_ends():
     optimizers[0].zero_grad()
     train(nets, optimizers)
     same(nets, optimizers)
-    assert not handle._waiting
+    assert not handle._hooks._waiting
 
 
 @needs_hooks
@@ -437,3 +437,29 @@ def test_an_old_torch():
     net = torch.nn.Linear(2, 2)
     with pytest.raises(RuntimeError, match="needs torch 2.1 or newer"):
         posneg.step_in_backward(net, posneg.AdamW(net.parameters()))
+
+
+@needs_hooks
+def test_one_optimizer_hooks_a_parameter():
+    """A notebook's cell that is run again: what the first run has made is gone, or in the way of the second, and says so."""
+    p = torch.nn.Parameter(torch.ones(3))
+    first = posneg.AdamW([p])
+    posneg.step_in_backward([p], first)
+    second = posneg.AdamW([p])
+    with pytest.raises(RuntimeError, match=r"parameter 0, of shape \(3,\), steps in backward passes with another optimizer"):
+        posneg.step_in_backward([p], second)
+    assert second._in_backward is None
+    gone = weakref.ref(first)
+    del first
+    assert gone() is None
+    handle = posneg.step_in_backward([p], second)
+    p.sum().backward()
+    assert second.state[p]["step"].item() == 1
+    handle.remove()
+    third = posneg.AdamW([p])
+    kept = posneg.step_in_backward([p], third)
+    gone = weakref.ref(third)
+    del third
+    assert gone() is not None  # the handle has it
+    p.sum().backward()
+    assert gone().state[p]["step"].item() == 1 and kept is not None

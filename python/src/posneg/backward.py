@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import weakref
 from functools import partial
@@ -40,7 +41,8 @@ def step_in_backward(model_or_params: Union[torch.nn.Module, Iterable[Tensor]], 
         optimizer: one of this package.
 
     Returns:
-        a handle, with accumulate() and remove(). The hooks act for as long as the optimizer or the handle is there.
+        a handle, with accumulate() and remove(). The hooks act for as long as the optimizer or the handle is there. A parameter has
+        those of one optimizer: another one's are refused until then, or until remove().
 
     >>> model = torch.nn.Linear(3, 1)
     >>> optimizer = posneg.AdamW(model.parameters())
@@ -53,7 +55,7 @@ def step_in_backward(model_or_params: Union[torch.nn.Module, Iterable[Tensor]], 
 
 
 class StepInBackward:
-    """What step_in_backward returns: the hooks of an optimizer's parameters."""
+    """What step_in_backward returns: it holds the optimizer, which holds its hooks."""
 
     def __init__(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer):
         if not hasattr(Tensor, "register_post_accumulate_grad_hook"):
@@ -63,7 +65,30 @@ class StepInBackward:
         if optimizer._in_backward is not None:
             raise RuntimeError("posneg: this optimizer steps in backward passes already; call remove() of the handle first")
         self._optimizer = optimizer
-        self._held = 0
+        self._hooks = optimizer._in_backward = _Hooks(model_or_params, optimizer)
+
+    def remove(self) -> None:
+        """Takes the hooks away: optimizer.step() updates all parameters again."""
+        self._hooks.remove()
+        if self._optimizer._in_backward is self._hooks:
+            self._optimizer._in_backward = None
+
+    @contextlib.contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """Backward passes within only add to the gradients; the next one without, or optimizer.step(), is the step."""
+        self._hooks.held += 1
+        try:
+            yield
+        finally:
+            self._hooks.held -= 1
+
+
+class _Hooks:
+    """The hooks of an optimizer's parameters. The optimizer holds them, and they do not hold it: both go when nobody needs them."""
+
+    def __init__(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer):
+        self._of = weakref.ref(optimizer)
+        self.held = 0  # by how many accumulate()
         self._begun: Any = None  # the optimizer's state, once parameters have been numbered in it
         self._waiting: Dict[int, List[Tensor]] = {}  # by backward pass, parameters whose gradient is complete
         self._rest = Plans()
@@ -71,27 +96,32 @@ class StepInBackward:
         params: List[Any] = self._params_of(model_or_params)
         self._distributed = any(map(is_cut, params))
         self._check_options()
+        hooked = _hooked()
+        for i, p in enumerate(params):
+            if hooked.get(p, _nobody)() is not None:
+                raise RuntimeError(
+                    f"posneg: step_in_backward: parameter {i}, of shape {tuple(p.shape)}, steps in backward passes with another optimizer; "
+                    f"call remove() of that one's handle first"
+                )
+        hooked.update((p, weakref.ref(self)) for p in params)
         self._handles: List[Any] = [optimizer.register_step_pre_hook(self._before_step)]
         self._handles += [
             p.register_post_accumulate_grad_hook(partial(_hook, weakref.ref(self), Plans())) for p in params if p.requires_grad
         ]
-        optimizer._in_backward = self
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        optimizer = self._of()
+        assert optimizer is not None
+        return optimizer
 
     def remove(self) -> None:
-        """Takes the hooks away: optimizer.step() updates all parameters again."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._optimizer._in_backward = None
-
-    @contextlib.contextmanager
-    def accumulate(self) -> Iterator[None]:
-        """Backward passes within only add to the gradients; the next one without, or optimizer.step(), is the step."""
-        self._held += 1
-        try:
-            yield
-        finally:
-            self._held -= 1
+        hooked = _hooked()
+        for p in [p for p, of in hooked.items() if of() is self]:
+            del hooked[p]
 
     def _params_of(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]]) -> List[Tensor]:
         if isinstance(model_or_params, torch.nn.Module):
@@ -131,7 +161,7 @@ class StepInBackward:
 
     def update(self, plans: Plans, p: Tensor) -> None:
         """Updates a parameter whose gradient is complete, or has it wait for others that are small."""
-        if self._held or p.grad is None or self._place(p) is None:
+        if self.held or p.grad is None or self._place(p) is None:
             return
         self._check_options()
         if torch.is_grad_enabled():
@@ -197,16 +227,28 @@ class StepInBackward:
 
 @untraced
 @torch.no_grad()
-def _at_end(handle: StepInBackward, task: int) -> None:
-    handle.finish(task)
+def _at_end(hooks: _Hooks, task: int) -> None:
+    hooks.finish(task)
 
 
 @untraced
-def _hook(of: Callable[[], Optional[StepInBackward]], plans: Plans, p: Tensor) -> None:
+def _hook(of: Callable[[], Optional[_Hooks]], plans: Plans, p: Tensor) -> None:
     """A parameter's. It must not hold the optimizer, which holds the parameter: torch's hooks are hidden from the garbage collector."""
-    handle = of()
-    if handle is not None:
-        handle.update(plans, p)
+    hooks = of()
+    if hooks is not None:
+        hooks.update(plans, p)
+
+
+@functools.lru_cache(maxsize=None)
+def _hooked() -> Any:
+    """References to the hooks of each parameter that has some."""
+    from torch.utils.weak import WeakTensorKeyDictionary  # since torch 2.0
+
+    return WeakTensorKeyDictionary()
+
+
+def _nobody() -> None:
+    return None
 
 
 _NOT_AVERAGED = (
