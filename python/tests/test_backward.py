@@ -10,6 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import posneg
+from posneg.offload import Offload
 from posneg import backward
 from helpers import RULES, bits, equal, values
 
@@ -446,13 +447,15 @@ def test_one_optimizer_hooks_a_parameter():
     first = posneg.AdamW([p])
     posneg.step_in_backward([p], first)
     second = posneg.AdamW([p])
-    with pytest.raises(RuntimeError, match=r"parameter 0, of shape \(3,\), steps in backward passes with another optimizer"):
+    with pytest.raises(RuntimeError, match=r"gradient of parameter 0, of shape \(3,\), within backward passes"):
         posneg.step_in_backward([p], second)
     assert second._in_backward is None
     gone = weakref.ref(first)
     del first
     assert gone() is None
     handle = posneg.step_in_backward([p], second)
+    with pytest.raises(RuntimeError, match="within backward passes"):
+        Offload([p], free_gradients=True)
     p.sum().backward()
     assert second.state[p]["step"].item() == 1
     handle.remove()

@@ -873,6 +873,19 @@ def test_what_only_the_library_refuses_is_refused_for_all_buckets(spoil, says):
     assert all(map(torch.equal, params, before)) and x.state[params[1]]["step"].item() == 1
 
 
+@needs_hooks
+def test_one_optimizer_frees_a_gradient():
+    params = [torch.nn.Parameter(torch.ones(3, device=DEVICE))]
+    first = Offload(params, free_gradients=True)
+    with pytest.raises(RuntimeError, match=r"another optimizer takes the gradient of parameter 0, of shape \(3,\)"):
+        Offload(params, free_gradients=True)
+    del first
+    second = Offload(params, free_gradients=True)
+    backward(params, randoms(params))
+    second.step()
+    assert second.state[params[0]]["step"].item() == 1
+
+
 def test_asking_for_a_state_does_not_make_one():
     params = [torch.nn.Parameter(torch.ones(3, device=DEVICE))]
     x = Offload(params)

@@ -1,11 +1,13 @@
 """torch.amp.GradScaler."""
 
 import copy
+import functools
 
 import pytest
 import torch
 
 import posneg
+import posneg.offload
 from helpers import CLASSES, close, equal, parameters, set_gradients, twins
 
 needs_scaler = pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch has no torch.amp.GradScaler")
@@ -72,3 +74,27 @@ def test_who_divides_by_the_scale():
         assert not ours([p], lr=1.0)._step_supports_amp_scaling
         for optimizer in (ours([p], lr=1.0, fused=True), ours([half], lr=1.0)):
             assert optimizer._step_supports_amp_scaling and copy.deepcopy(optimizer)._step_supports_amp_scaling
+
+
+@needs_scaler
+@pytest.mark.parametrize("kind", ["plain", "Offload", "Offload that frees", "in backward"])
+def test_a_step_that_fails_leaves_no_scale(kind):
+    """GradScaler takes its scale away after a step that has not failed."""
+    if kind in ("Offload that frees", "in backward") and not hasattr(torch.Tensor, "register_post_accumulate_grad_hook"):
+        pytest.skip("before torch 2.1")
+    p = torch.nn.Parameter(torch.ones(3))
+    make = {"Offload": posneg.offload.Offload, "Offload that frees": functools.partial(posneg.offload.Offload, free_gradients=True)}
+    optimizer = make.get(kind, posneg.SGD)([p], **({"optimizer_class": posneg.SGD} if kind in make else {}), lr=1.0, fused=True)
+    handle = posneg.step_in_backward([p], optimizer) if kind == "in backward" else None
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    optimizer.param_groups[0]["lr"] = float("nan") if kind in ("plain", "Offload") else 0.0
+    scaler.scale(p.sum()).backward()
+    with pytest.raises((ValueError, RuntimeError), match="must be finite|GradScaler"):
+        scaler.step(optimizer)
+    if handle is not None:
+        handle.remove()
+    optimizer.param_groups[0]["lr"] = 1.0
+    optimizer.zero_grad()
+    p.sum().backward()
+    optimizer.step()
+    assert p.tolist() == [0.0] * 3

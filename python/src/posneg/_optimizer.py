@@ -140,10 +140,14 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of a GradScaler
         found, around = found_inf is not None and bool(float(found_inf)), self._around
         around.grad_norm, around.skipped = None, found
-        if not found or around.measures:
-            self._update(1.0 if scale is None else float(scale), found)
-        elif around.zero_grads:
-            self._zero()
+        try:
+            if not found or around.measures:
+                self._update(1.0 if scale is None else float(scale), found)
+            elif around.zero_grads:
+                self._zero()
+        except BaseException:
+            forget_scaler(self)
+            raise
         return loss
 
     def _zero(self) -> None:
@@ -252,6 +256,12 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             for name, value in loaded["state"].get(i, {}).items():
                 if isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
                     self.state[p][name] = value.detach().clone().to(p.device)
+
+
+def forget_scaler(optimizer: torch.optim.Optimizer) -> None:
+    """Takes away what GradScaler sets for a step. It does so itself unless the step fails, and would then divide all later ones."""
+    for name in ("grad_scale", "found_inf"):
+        vars(optimizer).pop(name, None)
 
 
 def _options(group: Group) -> Dict[str, Any]:

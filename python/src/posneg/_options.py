@@ -130,7 +130,10 @@ class StepOptions:
 
     @property
     def skipped(self) -> bool:
-        """Whether the last step has left parameters and state as they were, by skip_non_finite or since a GradScaler found infinities."""
+        """Whether the last step has left parameters and state as they were, by skip_non_finite or since a GradScaler found infinities.
+
+        A GradScaler that skips steps itself, as it does without fused=True and the options around a step, does not call any.
+        """
         return self._around.skipped
 
 

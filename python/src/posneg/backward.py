@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import weakref
 from functools import partial
@@ -13,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ._cache import Plans
-from ._optimizer import Optimizer, untraced
+from ._optimizer import Optimizer, forget_scaler, untraced
 from ._options import Around
 from ._placements import is_cut
 from ._plan import PLACE, Group
 from ._rounding import draws, param_names, rounding
+from ._takers import give_back, take
 from ._threads import get_num_threads
 
 BATCH = 1 << 20  # bytes of parameters: smaller ones wait for each other, for Python takes longer than their update
@@ -96,14 +96,7 @@ class _Hooks:
         params: List[Any] = self._params_of(model_or_params)
         self._distributed = any(map(is_cut, params))
         self._check_options()
-        hooked = _hooked()
-        for i, p in enumerate(params):
-            if hooked.get(p, _nobody)() is not None:
-                raise RuntimeError(
-                    f"posneg: step_in_backward: parameter {i}, of shape {tuple(p.shape)}, steps in backward passes with another optimizer; "
-                    f"call remove() of that one's handle first"
-                )
-        hooked.update((p, weakref.ref(self)) for p in params)
+        take(params, self)
         self._handles: List[Any] = [optimizer.register_step_pre_hook(self._before_step)]
         self._handles += [
             p.register_post_accumulate_grad_hook(partial(_hook, weakref.ref(self), Plans())) for p in params if p.requires_grad
@@ -119,9 +112,7 @@ class _Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        hooked = _hooked()
-        for p in [p for p, of in hooked.items() if of() is self]:
-            del hooked[p]
+        give_back(self)
 
     def _params_of(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]]) -> List[Tensor]:
         if isinstance(model_or_params, torch.nn.Module):
@@ -199,6 +190,7 @@ class _Hooks:
     def _before_step(self, optimizer: Any, *_: Any) -> None:
         self._waiting.clear()  # of passes that an exception has ended
         if getattr(optimizer, "found_inf", None) is not None:  # which GradScaler sets
+            forget_scaler(optimizer)
             raise RuntimeError(
                 "posneg: a GradScaler was used with step_in_backward, which has updated the parameters with gradients that were scaled; "
                 "train in bfloat16, which needs no scaler, or do without step_in_backward"
@@ -237,18 +229,6 @@ def _hook(of: Callable[[], Optional[_Hooks]], plans: Plans, p: Tensor) -> None:
     hooks = of()
     if hooks is not None:
         hooks.update(plans, p)
-
-
-@functools.lru_cache(maxsize=None)
-def _hooked() -> Any:
-    """References to the hooks of each parameter that has some."""
-    from torch.utils.weak import WeakTensorKeyDictionary  # since torch 2.0
-
-    return WeakTensorKeyDictionary()
-
-
-def _nobody() -> None:
-    return None
 
 
 _NOT_AVERAGED = (

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ._buckets import Bucket, cut, update
 from ._copies import Copy, Lanes, check_param, furnish, look, said
-from ._optimizer import Optimizer, Params, untraced
+from ._optimizer import Optimizer, Params, forget_scaler, untraced
 from ._options import Kept, StepOptions
 from ._plan import Group, check_gradient, all_params, check_overlap, owner
 from ._rounding import take_names
+from ._takers import take
 from .checkpoints import Names
 from .optimizers import AdamW
 
@@ -113,6 +114,8 @@ class Offload(StepOptions, torch.optim.Optimizer):
             for i, p in enumerate(group["params"], first):
                 check_param(p, owner(self.param_groups, i))
             check_overlap(self.param_groups, range(first + len(group["params"])))
+            if self._frees:
+                take(group["params"], self)
             copies = [Copy(p, self._lanes_of(p.device)) for p in group["params"]]
             furnish([copy for copy in copies if copy.param.requires_grad])
             copied = {**group, "params": [copy.host for copy in copies]}
@@ -180,7 +183,15 @@ class Offload(StepOptions, torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of a GradScaler
+        try:
+            self._step(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        except BaseException:
+            forget_scaler(self)
+            raise
+        return loss
+
+    def _step(self, scale: Optional[Tensor], found_inf: Optional[Tensor]) -> None:
+        """scale and found_inf are of a GradScaler."""
         if found_inf is not None and self._frees:
             raise RuntimeError(
                 "posneg: a GradScaler looks for infinities in p.grad, which free_gradients=True has freed; "
@@ -198,7 +209,6 @@ class Offload(StepOptions, torch.optim.Optimizer):
             for p in all_params(self.param_groups):
                 if p.grad is not None:
                     p.grad.zero_()
-        return loss
 
     def _check_params(self) -> None:
         if list(map(id, all_params(self.param_groups))) != [id(copy.param) for copy in self._copies]:
