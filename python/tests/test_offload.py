@@ -525,6 +525,8 @@ REFUSED = {
     "an option": (lambda p: Offload([p], lr=-1), ValueError, "lr"),
     "no option": (lambda p: Offload([p], beta=1), TypeError, "beta"),
     "buckets": (lambda p: Offload([p], buckets=0), ValueError, "buckets"),
+    "half a bucket": (lambda p: Offload([p], buckets=2.5), ValueError, "Invalid buckets: 2.5"),
+    "overlap": (lambda p: Offload([p], overlap="no"), ValueError, "Invalid overlap: 'no'"),
     "no parameters": (lambda p: Offload([]), ValueError, "empty"),
     "a tensor": (lambda p: Offload(p), TypeError, "iterable"),
     "meta": (lambda p: Offload([p.detach().to("meta")]), RuntimeError, "parameter 0 of group 0 is on the meta device"),
@@ -884,6 +886,19 @@ def test_one_optimizer_frees_a_gradient():
     backward(params, randoms(params))
     second.step()
     assert second.state[params[0]]["step"].item() == 1
+
+
+@needs_hooks
+def test_gradients_of_two_types_are_added_up():
+    p = torch.nn.Parameter(torch.zeros(3, dtype=torch.bfloat16, device=DEVICE))
+    if not hasattr(p, "grad_dtype"):
+        pytest.skip("this torch has gradients of one type")
+    x = Offload([p], posneg.SGD, lr=1.0, free_gradients=True)
+    p.sum().backward()
+    p.grad_dtype = None
+    p.grad = torch.full((3,), 2.0, device=DEVICE)
+    x.step()
+    assert p.tolist() == [-3.0] * 3
 
 
 def test_asking_for_a_state_does_not_make_one():

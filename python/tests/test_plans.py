@@ -90,7 +90,14 @@ def test_few_are_kept(monkeypatch):
             p.grad = torch.ones_like(p) if any(p is q for q in due) else None
         x.step()
         assert sum(len(rows) for _, rows in x._plans._kept) <= 10
+        assert sum(len(rows) for _, rows in x._plans._kept) == x._plans._rows
     assert x._plans._last in x._plans._kept.values()
+    x._plans._most = 3
+    for p in a:
+        set_gradients(a)
+        p.grad = None
+        x.step()
+    assert len(x._plans._kept) <= 3
 
 
 def test_plans_hold_no_tensor():

@@ -254,8 +254,8 @@ def test_refuses_to_zero_parameters():
 
 
 @pytest.mark.parametrize("name, values, error", [
-    ("clip_norm", [0, -1.0, math.nan, -0.0], ValueError), ("clip_norm", ["1", (1,)], TypeError),
-    ("clip_value", [0, -math.inf, math.nan], ValueError), ("clip_value", ["1", {}], TypeError),
+    ("clip_norm", [0, -1.0, math.nan, -0.0, "1", (1,), True, 10**400, torch.ones(2)], ValueError),
+    ("clip_value", [0, -math.inf, math.nan, "1", {}, False], ValueError),
     ("skip_non_finite", [1, None, "no"], TypeError), ("zero_grads", [0, None, "set_to_none"], TypeError),
     ("norm_group", [1, "world"], TypeError),
 ])  # fmt: skip
@@ -268,6 +268,17 @@ def test_invalid(name, values, error):
         with pytest.raises(error, match=f"Invalid {name}: "):
             setattr(optimizer, name, value)
         assert getattr(optimizer, name) is (False if error is TypeError and name in ("skip_non_finite", "zero_grads") else None)
+
+
+@pytest.mark.parametrize("name", ["clip_norm", "clip_value", "skip_non_finite", "zero_grads", "norm_group"])
+def test_groups_have_none(name):
+    params = parameters(2, 3)
+    with pytest.raises(ValueError, match=f"Invalid {name} of a group: it is the optimizer's"):
+        posneg.AdamW([{"params": params[:1], name: 1.0}])
+    optimizer = posneg.AdamW(params[:1])
+    with pytest.raises(ValueError, match=f"Invalid {name} of a group"):
+        optimizer.add_param_group({"params": params[1:], name: 1.0})
+    assert len(optimizer.param_groups) == 1
 
 
 def test_too_small_a_bound_is_refused_before_anything_is_written():

@@ -8,7 +8,7 @@ from typing import List, Optional, Tuple
 from ._counts import Counts
 from ._plan import Group, Now, Plan, Slots, State, all_params, due
 
-MOST_ROWS = 4096  # of all plans that are kept, each of which has one for each parameter that it updates
+MOST_PLANS, MOST_ROWS = 64, 4096  # that are kept; a plan has a row for each parameter that it updates
 
 Key = Tuple[Tuple[int, ...], Tuple[int, ...]]
 
@@ -16,7 +16,8 @@ Key = Tuple[Tuple[int, ...], Tuple[int, ...]]
 class Plans:
     """Plans by what they are plans of: all parameters, and which of them have a gradient. None of them holds a tensor."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_PLANS) -> None:
+        self._most, self._rows = most, 0
         self._last: Optional[Plan] = None
         self._kept: OrderedDict[Key, Plan] = OrderedDict()  # the one used last comes last
 
@@ -35,14 +36,15 @@ class Plans:
         if plan is None or now is None:
             counts = self._counts(key[0])
             self._last = None  # if the next lines fail, the old one must not be used
-            self._kept.pop(key, None)
+            if self._kept.pop(key, None):
+                self._rows -= len(key[1])
             plan = Plan(groups, state, slots, counts)
             now = plan.look(groups, state, slots)
             assert now is not None
             self._kept[key] = plan
-            rows = sum(len(updated) for _, updated in self._kept)
-            while rows > MOST_ROWS and len(self._kept) > 1:
-                rows -= len(self._kept.popitem(last=False)[0][1])
+            self._rows += len(key[1])
+            while len(self._kept) > 1 and (len(self._kept) > self._most or self._rows > MOST_ROWS):
+                self._rows -= len(self._kept.popitem(last=False)[0][1])
         self._kept.move_to_end(key)
         return plan, now
 

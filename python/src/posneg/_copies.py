@@ -49,12 +49,17 @@ class Copy:
         self.pending = True
 
     def room_for(self, g: Tensor) -> Tensor:
-        """Where a gradient comes to lie, which may have another type than the parameter."""
+        """Where a gradient comes to lie, or is added to the sum there. It may have another type than the parameter and than the sum."""
         if self._room is None:
             furnish([self])
         assert self._room is not None
-        if self._room.dtype != g.dtype:
-            self._room = rooms([_empty(self.param).to(g.dtype)], _PLACE_OF_GRADIENTS, self.lanes.down.pinned)[0]
+        dtype = torch.promote_types(self._room.dtype, g.dtype) if self.pending else g.dtype
+        if self._room.dtype != dtype:
+            room = rooms([_empty(self.param).to(dtype)], _PLACE_OF_GRADIENTS, self.lanes.down.pinned)[0]
+            if self.pending:
+                self.lanes.land_of(self)
+                room.copy_(self._room)
+            self._room = room
         return self._room
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
 from collections import defaultdict
@@ -19,7 +18,7 @@ from ._counts import STEP, step_tensor
 from ._layout import to_zero
 from ._library import LR, path, state_names
 from ._masters import MASTER_LOW
-from ._options import NOTHING, STEP_OPTIONS, Around, Kept, StepOptions, check_saved
+from ._options import NOTHING, STEP_OPTIONS, Around, Kept, StepOptions, check_saved, not_of_a_group, number
 from ._plan import Group, all_params, check_overlap, owner
 from ._rounding import param_names, take_names
 from ._state import check_low, check_state, name_state_dtype
@@ -113,6 +112,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             warnings.filterwarnings("ignore", message="optimizer contains a parameter group with duplicate parameters")  # refused below
             super().add_param_group(param_group)
         try:
+            not_of_a_group(self.param_groups[-1])
             self._check(self.param_groups[-1])
             non_negative(self.param_groups[-1], "lr")
             check_eps(self.param_groups[-1], self.param_groups[-1]["params"])
@@ -266,14 +266,6 @@ def forget_scaler(optimizer: torch.optim.Optimizer) -> None:
 
 def _options(group: Group) -> Dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
-
-
-def number(name: str, value: Any) -> float:
-    """What an option with this name is as a float. A string is no number: YAML has one for 1e-3."""
-    with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
-        if not isinstance(value, str):
-            return float(value)
-    raise ValueError(f"Invalid {name}: {value!r}, must be a number")
 
 
 def non_negative(group: Group, *names: str) -> None:

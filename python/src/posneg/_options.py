@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Optional, Tuple, TypeVar, overload
 
 import torch
@@ -19,12 +20,18 @@ STEP_OPTIONS = "step_options"  # where state dicts have those that are saved
 T = TypeVar("T")
 
 
+def number(name: str, value: Any) -> float:
+    """What an option with this name is as a float. A string is no number: YAML has one for 1e-3."""
+    with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+        if not isinstance(value, str):
+            return float(value)
+    raise ValueError(f"Invalid {name}: {value!r}, must be a number")
+
+
 def _bound(name: str, value: Any) -> Optional[float]:
     if value is None:
         return None
-    if not hasattr(value, "__float__"):
-        raise TypeError(f"Invalid {name}: {value!r}, must be a number or None")
-    if not float(value) > 0:
+    if isinstance(value, bool) or not number(name, value) > 0:
         raise ValueError(f"Invalid {name}: {value}, must be > 0, or None for no bound")
     return float(value)
 
@@ -78,6 +85,12 @@ _CHECKS: Dict[str, Callable[[str, Any], Any]] = {
     "clip_norm": _bound, "clip_value": _bound, "skip_non_finite": _flag, "zero_grads": _flag, "norm_group": _group,
 }
 _SAVED = tuple(name for name in _CHECKS if name != "norm_group")
+
+
+def not_of_a_group(group: Dict[str, Any]) -> None:
+    for name in _CHECKS:
+        if name in group:
+            raise ValueError(f"Invalid {name} of a group: it is the optimizer's, an argument of its own or optimizer.{name}")
 
 
 def check_saved(options: Any) -> None:

@@ -49,6 +49,8 @@ def set_num_threads(n: Optional[int]) -> None:
     >>> posneg.set_num_threads(None)
     """
     global _chosen
+    if n is not None and not hasattr(n, "__index__"):
+        raise TypeError(f"posneg: the number of threads is {n!r}, must be a whole number from 1 to {MOST}, or None")
     _chosen = _ENVIRONMENT if n is None else _checked(index(n), "the number of threads")
 
 

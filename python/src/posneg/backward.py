@@ -99,7 +99,7 @@ class _Hooks:
         take(params, self)
         self._handles: List[Any] = [optimizer.register_step_pre_hook(self._before_step)]
         self._handles += [
-            p.register_post_accumulate_grad_hook(partial(_hook, weakref.ref(self), Plans())) for p in params if p.requires_grad
+            p.register_post_accumulate_grad_hook(partial(_hook, weakref.ref(self), Plans(most=2))) for p in params if p.requires_grad
         ]
 
     @property

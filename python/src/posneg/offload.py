@@ -68,8 +68,10 @@ class Offload(StepOptions, torch.optim.Optimizer):
     ):
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
             raise TypeError(f"Invalid optimizer_class: {optimizer_class!r}, must be a class of posneg's, as posneg.AdamW")
-        if buckets is not None and index(buckets) < 1:
-            raise ValueError(f"Invalid buckets: {buckets}, must be at least 1")
+        if buckets is not None and not (hasattr(buckets, "__index__") and index(buckets) >= 1):
+            raise ValueError(f"Invalid buckets: {buckets!r}, must be a whole number from 1 on, or None")
+        if overlap not in (None, True, False):
+            raise ValueError(f"Invalid overlap: {overlap!r}, must be True, False or None")
         if free_gradients and not _HAS_HOOKS:
             raise RuntimeError(f"posneg: free_gradients needs torch 2.1 or later, this is {torch.__version__}")
         self.overlap = overlap

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from ._optimizer import Optimizer, Params, check_betas, check_filled, non_negative, number
+from ._optimizer import Optimizer, Params, check_betas, check_filled, non_negative
+from ._options import number
 from ._plan import Group
 
 if TYPE_CHECKING:
