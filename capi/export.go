@@ -116,7 +116,7 @@ func pnmgo_norm(squares *C.int64_t, norm *C.double) C.pnm_status {
 
 // squaresOf are a caller's words, of which there are C.PNM_SQUARES.
 func squaresOf(words *C.int64_t) *pnm.Squares {
-	return (*pnm.Squares)(unsafe.Pointer((*[C.PNM_SQUARES]int64)(unsafe.Pointer(words))))
+	return (*pnm.Squares)((*[C.PNM_SQUARES]int64)(unsafe.Pointer(words))) // does not compile for another number than Go's
 }
 
 //export pnmgo_alloc

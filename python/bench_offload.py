@@ -145,6 +145,7 @@ class Serial:
 OFFLOADS = {
     "no optimizer": None,
     "posneg.offload, AdamW": lambda p: Offload(p, posneg.AdamW, lr=LR),
+    "posneg.offload, AdamW, 1 bucket": lambda p: Offload(p, posneg.AdamW, lr=LR, buckets=1),
     "posneg.offload, AdamW, 4 buckets": lambda p: Offload(p, posneg.AdamW, lr=LR, buckets=4),
     "posneg.offload, AdamW, 4 buckets, clip_norm": lambda p: Offload(p, posneg.AdamW, lr=LR, buckets=4, clip_norm=1.0),
     "posneg.offload, AdaPNM, 4 buckets": lambda p: Offload(p, posneg.AdaPNM, lr=LR, buckets=4),

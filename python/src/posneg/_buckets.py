@@ -26,6 +26,8 @@ class Bucket:
         self.copies, self._parts = copies, parts
         self._plans = Plans()
         self._inner: Any = None  # this and what follows, during a step
+        self._plan: Optional[Plan] = None
+        self._now: Optional[Now] = None
         self._groups: List[Group] = []
         self._states: State = {}
 
@@ -38,11 +40,8 @@ class Bucket:
         self._inner = inner
         self._groups = [_part(inner.param_groups[g], g, first, last) for g, first, last in self._parts]
         self._states = {copy.host: inner.state[copy.host] for copy in self.due}
-        self._find()
+        self._plan, self._now = self._plans.find(self._groups, self._states, inner._slots)
         self._before = self._count()
-
-    def _find(self) -> Tuple[Plan, Now]:
-        return self._plans.find(self._groups, self._states, self._inner._slots)
 
     def _count(self) -> float:
         return max((float(state["step"]) for state in self._states.values()), default=0.0)
@@ -70,20 +69,22 @@ class Bucket:
         squares[_library.INFINITIES] = 1
         skipped = Around()
         skipped.fields = (*around.fields[:2], True, False, squares.ctypes.data)
-        plan, now = self._find()
-        plan.step(now, self._groups, map(self._inner._rule, self._groups), scale, get_num_threads(), skipped, False)
+        self._run(scale, skipped)
 
     def finish(self) -> None:
         """Lets go of what was prepared: others may free the state."""
-        self._inner, self._groups, self._states = None, [], {}
+        self._inner, self._groups, self._states, self._plan, self._now = None, [], {}, None, None
 
     def step(self, scale: float, around: Around) -> None:
         """Performs the step. around is the bucket's own, but for a sum of squares, which is that of all buckets."""
         self.land()
-        plan, now = self._find()
         self._mark(True)
-        plan.step(now, self._groups, map(self._inner._rule, self._groups), scale, get_num_threads(), around, False)
+        self._run(scale, around)
         self._mark(not around.skipped)
+
+    def _run(self, scale: float, around: Around) -> None:
+        assert self._plan is not None and self._now is not None
+        self._plan.step(self._now, self._groups, map(self._inner._rule, self._groups), scale, get_num_threads(), around, False)
 
     def _mark(self, stale: bool) -> None:
         for copy in self.due:

@@ -150,10 +150,10 @@ class Offload(StepOptions, torch.optim.Optimizer):
                 self._hooks.append(p.register_post_accumulate_grad_hook(partial(_arrived, me, weakref.ref(copy))))
 
     def _overlaps(self) -> bool:
-        if self.overlap is not None:
-            return self.overlap
+        if not self._step_supports_amp_scaling:  # a GradScaler may divide gradients, and leave no trace
+            return False
         d = torch.distributed
-        return self._step_supports_amp_scaling and not (d.is_available() and d.is_initialized() and d.get_world_size() > 1)
+        return not (d.is_available() and d.is_initialized() and d.get_world_size() > 1) if self.overlap is None else self.overlap
 
     def _arrived(self, copy: Copy) -> None:
         g = copy.param.grad
