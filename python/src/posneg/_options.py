@@ -90,7 +90,9 @@ _SAVED = tuple(name for name in _CHECKS if name != "norm_group")
 def not_of_a_group(group: Dict[str, Any]) -> None:
     for name in _CHECKS:
         if name in group:
-            raise ValueError(f"Invalid {name} of a group: it is the optimizer's, an argument of its own or optimizer.{name}")
+            raise ValueError(
+                f"Invalid {name} of a group: it is the optimizer's, set optimizer.{name} (with ZeroRedundancyOptimizer optimizer.optim.{name})"
+            )
 
 
 def check_saved(options: Any) -> None:
