@@ -441,6 +441,24 @@ def test_an_old_torch():
 
 
 @needs_hooks
+@pytest.mark.parametrize("whole", [True, False], ids=["model", "parameters"])
+def test_parameters_that_are_thawed_later(whole):
+    """No gradient is added to one that a step has used, though nothing but the step clears it."""
+    net = torch.nn.Linear(2, 2)
+    torch.nn.init.zeros_(net.bias)
+    net.bias.requires_grad_(False)
+    optimizer = posneg.SGD(net.parameters(), lr=1.0)
+    posneg.step_in_backward(net if whole else net.parameters(), optimizer)
+    for step in range(5):
+        if step == 2:
+            net.bias.requires_grad_(True)
+        net(torch.ones(1, 2)).sum().backward()
+        assert (net.bias.grad is None) == (step != 2)
+        optimizer.step()
+        assert net.bias.grad is None and net.bias.tolist() == [-float(max(0, step - 1))] * 2
+
+
+@needs_hooks
 def test_one_optimizer_hooks_a_parameter():
     """A notebook's cell that is run again: what the first run has made is gone, or in the way of the second, and says so."""
     p = torch.nn.Parameter(torch.ones(3))

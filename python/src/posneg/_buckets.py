@@ -130,17 +130,17 @@ def _update(due: Sequence[Bucket], scale: float, around: Around, skip: bool, the
         for bucket in due:
             bucket.rehearse(scale, part)
     interrupt: Optional[BaseException] = None
-    for bucket in reversed(due) if not around.skipped else ():
-        while True:
-            try:
+    while not around.skipped:
+        try:
+            for bucket in reversed(due):
                 if not bucket.done:
                     bucket.step(scale, part)
                 then(bucket.copies)
-                break
-            except BaseException as e:
-                if interrupt or not any(other.done for other in due):
-                    raise
-                interrupt = e
+            break
+        except BaseException as e:
+            if interrupt or not any(bucket.done for bucket in due):
+                raise
+            interrupt = e
     if around.measures and not around.skipped:
         around.grad_norm, around.skipped = part.grad_norm, part.skipped
     if interrupt:

@@ -33,6 +33,10 @@ def take(params: Sequence[Tensor], who: Any) -> None:
     takers.update((p, weakref.ref(who)) for p in params)
 
 
+def takes(who: Any, p: Tensor) -> bool:
+    return bool(_takers().get(p, _nobody)() is who)
+
+
 def give_back(who: Any) -> None:
     takers = _takers()
     for p in [p for p, taker in takers.items() if taker() is who]:

@@ -17,7 +17,7 @@ from ._options import Around
 from ._placements import is_cut
 from ._plan import PLACE, Group
 from ._rounding import draws, param_names, rounding
-from ._takers import give_back, take
+from ._takers import give_back, take, takes
 from ._threads import get_num_threads
 
 BATCH = 1 << 20  # bytes of parameters: smaller ones wait for each other, for Python takes longer than their update
@@ -93,14 +93,19 @@ class _Hooks:
         self._waiting: Dict[int, List[Tensor]] = {}  # by backward pass, parameters whose gradient is complete
         self._rest = Plans()
         self._places: Dict[int, Tuple[int, int]] = {}
-        params: List[Any] = self._params_of(model_or_params)
-        self._distributed = any(map(is_cut, params))
+        self._params = self._params_of(model_or_params)
+        self._distributed = any(map(is_cut, self._params()))
         self._check_options()
-        take(params, self)
-        self._handles: List[Any] = [optimizer.register_step_pre_hook(self._before_step)]
-        self._handles += [
-            p.register_post_accumulate_grad_hook(partial(_hook, weakref.ref(self), Plans(most=2))) for p in params if p.requires_grad
-        ]
+        self._handles: List[Any] = []
+        self._hook()
+        self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+        self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    def _hook(self) -> None:
+        """Hooks parameters that are not yet: others may come to require gradients, or into the optimizer, between steps."""
+        new: List[Any] = [p for p in self._params() if p.requires_grad and not takes(self, p)]
+        take(new, self)
+        self._handles += [p.register_post_accumulate_grad_hook(partial(_hook, weakref.ref(self), Plans(most=2))) for p in new]
 
     @property
     def _optimizer(self) -> Optimizer:
@@ -114,22 +119,24 @@ class _Hooks:
         self._handles.clear()
         give_back(self)
 
-    def _params_of(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]]) -> List[Tensor]:
+    def _params_of(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]]) -> Callable[[], List[Tensor]]:
+        """What gives the parameters in question, of which it holds none."""
         if isinstance(model_or_params, torch.nn.Module):
             wrappers = [m for m in model_or_params.modules() if "DistributedDataParallel" in (c.__name__ for c in type(m).__mro__)]
             if wrappers:
                 raise RuntimeError(_NOT_AVERAGED)
-            params: List[Tensor] = [p for p in model_or_params.parameters() if self._place(p)]
-            if not params:
+            model = weakref.ref(model_or_params)
+            if not any(self._place(p) for p in model_or_params.parameters()):
                 raise ValueError("posneg: step_in_backward: the optimizer has none of the model's parameters")
-            return params
+            return lambda: [p for p in getattr(model(), "parameters", tuple)() if self._place(p)]
         params = list(model_or_params)
         for i, p in enumerate(params):
             if not isinstance(p, Tensor):
                 raise TypeError(f"posneg: step_in_backward: number {i} of the parameters is a {type(p).__name__}")
             if not self._place(p):
                 raise ValueError(f"posneg: step_in_backward: parameter {i}, of shape {tuple(p.shape)}, is not one of the optimizer's")
-        return list({id(p): p for p in params}.values())
+        references = [weakref.ref(p) for p in {id(p): p for p in params}.values()]
+        return lambda: [p for p in (r() for r in references) if p is not None]
 
     def _place(self, p: Tensor) -> Optional[Tuple[int, int]]:
         """The number of a parameter's group, and the parameter's in it."""
@@ -195,6 +202,13 @@ class _Hooks:
                 "posneg: a GradScaler was used with step_in_backward, which has updated the parameters with gradients that were scaled; "
                 "train in bfloat16, which needs no scaler, or do without step_in_backward"
             )
+
+        self._hook()
+
+    def _after_step(self, *_: Any) -> None:
+        """Frees the gradients that the step itself has used, as of parameters that have just been hooked."""
+        for p in self._params():
+            p.grad = None
 
     def _alone(self, p: Tensor, g: int, i: int) -> Group:
         """A parameter's group without the others."""
