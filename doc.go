@@ -64,10 +64,10 @@
 //  3. NaN and ±Inf in a gradient reach the state and the parameters, unless the caller asked for such steps to be skipped, or
 //     for ±Inf to be clipped by value; max(vmax, v) never loses a NaN, and neither does clipping.
 //  4. The gradient norm is the same, bit for bit, for the same numbers: however they are cut into tensors, calls and processes ([Squares]),
-//     in whatever order and format they are, and for any number of workers. With x = g·g in float64 (whose exponent has no bounds here), e
-//     = ⌊log2⌋ of the largest |g|, and J = ⌈(e−24)/26⌉, it is √T · 2^(26(J−1)), where T = Σ round(x/2^(52(J−1))), each to the nearest
-//     integer, ties to even, and their exact sum to float64. So each square is off by at most 2⁻⁵¹ of the largest one, which is no more
-//     than an ordinary sum in float64 is, from four squares of like size on.
+//     in whatever order and format they are, and for any number of workers. Let e be ⌊log2⌋ of the largest |g|, J = ⌈(e−24)/26⌉, and
+//     q = 2^(52(J−1)). Each g·g is rounded to float64 (with an exponent without bounds), and g·g/q to the nearest integer, ties to even.
+//     T is the exact sum of these integers, rounded once to float64; the norm is √T · √q. So each square is off by at most 2⁻⁵¹ of the
+//     largest one. An addition in ordinary float64 may err by as much once the sum is four times that square.
 //  5. Elements of 16 or 8 bits are widened exactly, denormals included; the update is that of float32, and its results are
 //     rounded once, where they are stored: to nearest even, or stochastically by numbers drawn from a counter, a function of
 //     seed, tensor, step and element ([Rounding]), never from shared random state. format.go, mxfp8.go and rounding.go show

@@ -35,13 +35,15 @@ func tensorName(i int, name string) string {
 type ValueError struct {
 	Of    string  // whose it is: the rule's name, "Options", "Update", …
 	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large; "Beta1, Beta2 and Eps" if these are all 0
-	Value float64 // the offending value, or the coefficient that it leads to if Legal speaks of one
+	Value float64 // the offending value; the coefficient that it leads to, if Legal speaks of one; of Squares, their norm
 	Legal string  // the legal range: "in [0, 1)"
 }
 
 func (e *ValueError) Error() string {
 	is := "is"
 	switch {
+	case strings.HasPrefix(e.Legal, "nil"):
+		return fmt.Sprintf("pnm: %s.%s is set, must be %s", e.Of, e.Field, e.Legal)
 	case strings.Contains(e.Legal, "coefficient"):
 		is = "leads to"
 	case strings.Contains(e.Field, " and "):

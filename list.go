@@ -165,8 +165,9 @@ func (l *List) letGo() {
 
 // StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces; each
 // element must be in one part, and parts of momenta in mxfp8 begin and end where [Vector.Slice] cuts. Grads and Skip of the Update do not
-// matter. The bits are those of a whole step, except that without Options.Squares options about all gradients are about those of the part. Other tensors' memory,
-// which the gradients must not share, is taken to lie where it did at the last call that looked at all tensors.
+// matter. The bits are those of a whole step, except that, without Options.Squares, ClipNorm and SkipNonFinite see only the part's
+// gradients. Other tensors' memory, which the gradients must not share, is taken to lie where it did at the last call that looked at all
+// tensors.
 func (l *List) StepPart(o Options, tensor, lo int, grads Vector) (Report, error) {
 	if err := l.begin(); err != nil {
 		return Report{}, err

@@ -284,9 +284,9 @@ func (b *batch) addSum(s *sum) {
 // int64, such as an all-reduce among processes: by [Squares.Add] they become the sum for all gradients together. Up to 2²⁰ of them can
 // be. [Squares.Norm] is the same, bit for bit, however the elements were cut into gradients, calls and processes, and ordered.
 //
-// The sum is kept in bins, of which bin b = −43 … 39 counts multiples of 2^52b. They have four words each, from 4·(b+43) on: of how many
-// sums it is the higher one of two bins, and what it counts, as the low 32 bits, the next 32, and all others. The last two words are of
-// how many sums a gradient was NaN, and of how many others an infinity.
+// The sum is kept in bins: bin b = −43 … 39 counts multiples of 2^52b. A sum uses two bins, b and b−1. Bin b has four words, from 4·(b+43)
+// on: the number of sums whose upper bin it is; then its count, as bits 0 to 31, bits 32 to 63, and the rest with its sign. The last two
+// words count the sums that have a NaN, and those that have an infinity but no NaN.
 type Squares [4*bins + 2]int64
 
 // SumSquares returns the sum of the squares of all elements of the gradients. A nil pool stands for the default one.

@@ -15,8 +15,8 @@ import (
 //
 // before the rule sees it. Weight decay is the rule's, and does not take part.
 //
-// “All gradients” are those of one call, or those of which Squares are the sum. A caller that makes a call for each tensor, or is one of
-// several processes that share the parameters, sums up the squares of all gradients first, by [SumSquares] and [Squares.Add].
+// “All gradients” are those of one call, or those summed in Squares. A caller that makes a call for each tensor, or is one of several
+// processes that share the parameters, first sums the squares of all gradients, by [SumSquares] and [Squares.Add].
 type Options struct {
 	// LossScale is what the loss was multiplied by, and so the gradients; it is divided out: > 0, and such that its inverse
 	// is a normal number of the element type (for float32, up to 2¹²⁶); 0 means 1. Among several processes that add up their

@@ -28,10 +28,10 @@ type Part struct {
 // [Optimizer.SetState] drops what was done. Where momenta are mxfp8, a part begins and ends between rows (see [Group].Rows), or at
 // multiples of 32 elements if the tensor is flat: a *pnm.ValueError names the nearest two places.
 //
-// ClipNorm and SkipNonFinite are about all gradients of the step, so that they need Squares. A part that SkipNonFinite skips counts as not
-// done: no part of its step may have been, and its elements are due again. LossScale, ClipNorm, ClipValue, SkipNonFinite and Squares must be
-// the same for all parts of a tensor's step. Both faults give a *pnm.ValueError. Other errors are those of Step. Nothing is allocated once
-// steps have been cut into as many parts before.
+// ClipNorm and SkipNonFinite concern all gradients of the step, so that they need Squares. A part that SkipNonFinite skips is not done: its
+// elements stay due. LossScale, ClipNorm, ClipValue, SkipNonFinite and Squares must be the same for all parts of a tensor's step.
+// A violation of either rule returns a *pnm.ValueError. Other errors are those of Step. Nothing is allocated once steps have been cut into
+// as many parts before.
 func (o *Optimizer) StepPart(opts pnm.Options, part Part) (pnm.Report, error) {
 	o.onePart.Lock()
 	defer o.onePart.Unlock()

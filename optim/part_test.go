@@ -138,7 +138,7 @@ func TestPartErrors(t *testing.T) {
 		{"skip", options(pnm.Options{SkipNonFinite: true}, 1, 8), value("SkipNonFinite", 1, "off for a part of a step, unless Squares are set"), "SkipNonFinite"},
 		{"another bound of the norm", options(pnm.Options{ClipNorm: 1, Squares: squaresOf(5)}, 0, 2), value("ClipNorm", 1, "0, as for other parts of the step"), "ClipNorm"},
 		{"skipped now", options(pnm.Options{SkipNonFinite: true, Squares: squaresOf(5)}, 0, 2), value("SkipNonFinite", 1, "0, as for other parts of the step"), "SkipNonFinite"},
-		{"squares of nothing", options(pnm.Options{Squares: squaresOf(5)}, 0, 2), value("Squares", 5, "nil unless ClipNorm or SkipNonFinite is set"), "Squares"},
+		{"squares of nothing", options(pnm.Options{Squares: squaresOf(5)}, 0, 2), value("Squares", 5, "nil unless ClipNorm or SkipNonFinite is set"), "Squares is set, must be nil"},
 		{"other squares", func(x []float32) error {
 			o := optimizer(x)
 			wantNoError(t, partOf(o, pnm.Options{SkipNonFinite: true, Squares: squaresOf(5)}, Part{1, 1, 0, pnm.Float32(x[32:34])}))

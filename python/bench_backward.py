@@ -92,9 +92,9 @@ def main():
                 work[k].append(time.process_time() - begin_work)
         after, within = (t[1:] for t in times)
         print(
-            f"{threads} threads: {1e3 * statistics.median(after):.0f} ms with the step after, {1e3 * statistics.median(within):.0f} in backward,"
-            f" ratio {statistics.median(b / a for a, b in zip(after, within)):.3f}; of the CPUs' time"
-            f" {statistics.median(b / a for a, b in zip(*work)):.3f}", flush=True,
+            f"{threads} threads: {1e3 * statistics.median(after):.0f} ms with the step after,"
+            f" {1e3 * statistics.median(within):.0f} in backward, ratio {statistics.median(b / a for a, b in zip(after, within)):.3f};"
+            f" of the CPUs' time {statistics.median(b / a for a, b in zip(*work)):.3f}", flush=True,
         )
 
 

@@ -174,7 +174,7 @@ static void calls(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is -1, must be in [0, 4096]", options.workers = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is 4097", options.workers = 4097);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved[6] = 1);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.Squares is 0, must be nil unless ClipNorm or", options.squares = no_squares);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.Squares is set, must be nil unless ClipNorm or", options.squares = no_squares);
 	REFUSED(PNM_ERROR_ALIGNMENT, "squares is at 0x", (options.clip_norm = 1, options.squares = odd(no_squares, 4)));
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved_flags is 1, must be 0", options.reserved_flags[2] = 1);
 	reset();

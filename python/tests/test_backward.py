@@ -302,9 +302,9 @@ def untouched(net, optimizer, error, match, act):
 def test_what_needs_all_gradients(name, value):
     nets, optimizers, handle = pair(posneg.AdamW)
     setattr(optimizers[0], name, value)
-    untouched(nets[0], optimizers[0], RuntimeError, f"{name} needs the gradients of all", lambda: passes(nets[0], torch.float32, 0))
+    untouched(nets[0], optimizers[0], RuntimeError, f"{name} needs all gradients", lambda: passes(nets[0], torch.float32, 0))
     handle.remove()
-    with pytest.raises(RuntimeError, match=f"{name} needs the gradients of all"):
+    with pytest.raises(RuntimeError, match=f"{name} needs all gradients"):
         posneg.step_in_backward(nets[0], optimizers[0])
     setattr(optimizers[0], name, type(value)() if value is True else None)
     posneg.step_in_backward(nets[0], optimizers[0])

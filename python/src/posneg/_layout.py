@@ -40,7 +40,7 @@ def to_zero(gradients: Iterable[Tensor]) -> List[Tensor]:
     parts = [local(g.detach()) for g in gradients]
     for t in parts:
         if t.is_inference() and not torch.is_inference_mode_enabled():
-            raise RuntimeError(f"posneg: zero_grads, and a gradient of shape {tuple(t.shape)} made in inference_mode, which torch leaves alone")
+            raise RuntimeError(f"posneg: zero_grads cannot zero a gradient of shape {tuple(t.shape)} that was made in inference_mode")
     return [_each_once(t) for t in parts if not t._is_zerotensor()]
 
 

@@ -74,7 +74,9 @@ def check_cut(p: Any, owner: str) -> None:
         return
     part, offset = part_of(p.shape, p.device_mesh, p.placements)
     if tuple(part[2:]) != tuple(p.shape[2:]):
-        raise ValueError(f"posneg: {owner} is cut along dimension 2 or a later one, where its state in mxfp8 cannot be cut: use dimension 0")
+        raise ValueError(
+            f"posneg: {owner} is cut along dimension 2 or a later one, where its state in mxfp8 cannot be cut: use dimension 0"
+        )
     row = row_of(p.shape)
     if not prod(part) or row and tuple(part[1:]) == tuple(p.shape[1:]):
         return
@@ -208,8 +210,8 @@ def check(p: Tensor, name: str, elements: Any, scales: Any, owner: str) -> None:
             raise ValueError(f"posneg: {key!r} of {owner} is {found}, must be {dtype}, or its bits as torch.uint8")
     if row_in(p.numel(), scales.shape) is None:
         raise ValueError(
-            f"posneg: {scales_name(name)!r} of {owner} has the shape {tuple(scales.shape)}, must have {scales_shape(p.shape, row_of(p.shape))} for "
-            f"a parameter of shape {tuple(p.shape)}"
+            f"posneg: {scales_name(name)!r} of {owner} has the shape {tuple(scales.shape)}, "
+            f"must have {scales_shape(p.shape, row_of(p.shape))} for a parameter of shape {tuple(p.shape)}"
         )
 
 

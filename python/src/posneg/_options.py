@@ -145,9 +145,9 @@ class StepOptions:
 
     @property
     def skipped(self) -> bool:
-        """Whether the last step has left parameters and state as they were, by skip_non_finite or since a GradScaler found infinities.
+        """Whether the last step left parameters and state as they were, by skip_non_finite or because a GradScaler found infinities.
 
-        A GradScaler that skips steps itself, as it does without fused=True and the options around a step, does not call any.
+        Without fused=True and the options around a step, a GradScaler skips by itself: it calls no step, and this does not change.
         """
         return self._around.skipped
 

@@ -232,7 +232,8 @@ class Plan:
                     for i, g, unshared in zip(self._due, grads, kept):
                         if address(g) != address(unshared):
                             raise ValueError(
-                                f"posneg: zero_grads with a gradient of {owner(groups, i)} that shares memory with parameters or state"
+                                f"posneg: zero_grads would overwrite parameters or state: the gradient of {owner(groups, i)} "
+                                f"shares their memory"
                             ) from None
                     kept = list(map(Tensor.clone, grads))
                     then += self._zeroing(given)

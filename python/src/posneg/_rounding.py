@@ -30,7 +30,7 @@ _lock = threading.Lock()
 
 
 def draws(p: Tensor, slots: Sequence[str], group: Dict[str, Any]) -> bool:
-    """Whether steps of a parameter draw random numbers, as those do that store it or averages of squares in bfloat16, or momenta in mxfp8."""
+    """Whether steps of a parameter draw random numbers: those that store it or averages of squares in bfloat16, or momenta in mxfp8."""
     if p.dtype == torch.bfloat16 and not has_master(p, group):
         return True
     return has_blocks(p, group, slots) or any(state_dtype(p, group, s) == torch.bfloat16 for s in slots if "avg_sq" in s)

@@ -27,8 +27,8 @@ def take(params: Sequence[Tensor], who: Any) -> None:
     for i, p in enumerate(params):
         if takers.get(p, _nobody)() not in (None, who):
             raise RuntimeError(
-                f"posneg: another optimizer takes the gradient of parameter {i}, of shape {tuple(p.shape)}, within backward passes; let go of "
-                f"that optimizer, or call remove() of what step_in_backward returned for it"
+                f"posneg: another optimizer takes the gradient of parameter {i}, of shape {tuple(p.shape)}, within backward passes; "
+                f"let go of that optimizer, or call remove() of what step_in_backward returned for it"
             )
     takers.update((p, weakref.ref(who)) for p in params)
 

@@ -24,25 +24,24 @@ BATCH = 1 << 20  # bytes of parameters: smaller ones wait for each other, for Py
 
 
 def step_in_backward(model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer) -> StepInBackward:
-    """Has the optimizer update each parameter within backward(), as soon as its gradient is complete, and free the gradient then.
+    """Updates each parameter inside backward(), as soon as its gradient is complete, and frees the gradient.
 
-    All gradients together then never take memory. Parameters and state get the bits of a step after the backward pass. The loop stays
-    as it is: optimizer.step() runs its closure, tells schedulers that there was a step, and updates the parameters that have a gradient
-    all the same, those that are not hooked.
+    The gradients never take memory all at once. Results are bit-identical to those of a step after backward(). Keep calling
+    optimizer.step(): it runs the closure, counts for schedulers, and updates parameters without hooks.
 
-    Every backward pass is a step; those that only add to the gradients go within `with handle.accumulate():`. clip_value works. Refused are
-    clip_norm and skip_non_finite, which need all gradients before the first update, create_graph=True, torch.amp.GradScaler, and
-    DistributedDataParallel, which averages gradients later. FSDP2 hands hooks averaged gradients, and works.
+    Every backward pass is a step, except within `with handle.accumulate():`, where passes only add to the gradients. clip_value works.
+    clip_norm and skip_non_finite raise an error, since they need all gradients before the first update. So do create_graph=True,
+    torch.amp.GradScaler, and DistributedDataParallel, which averages gradients later. FSDP2 averages them before the hooks, and works.
 
     Needs torch 2.1.
 
     Args:
-        model_or_params: the model, or some of its parameters. Of a model those are hooked that the optimizer has.
+        model_or_params: the model, or some of its parameters. Those of a model that the optimizer does not have get no hooks.
         optimizer: one of this package.
 
     Returns:
-        a handle, with accumulate() and remove(). The hooks act for as long as the optimizer or the handle is there. A parameter has
-        those of one optimizer: another one's are refused until then, or until remove().
+        a handle, with accumulate() and remove(). The hooks act while the optimizer or the handle exists, until remove(). Meanwhile,
+        hooks of another optimizer on the same parameters are refused.
 
     >>> model = torch.nn.Linear(3, 1)
     >>> optimizer = posneg.AdamW(model.parameters())
@@ -153,8 +152,8 @@ class _Hooks:
         if self._optimizer._around.measures:
             name = "skip_non_finite" if self._optimizer.clip_norm is None else "clip_norm"
             raise RuntimeError(
-                f"posneg: {name} needs the gradients of all parameters before the first one is updated, so that it cannot be had in a "
-                f"backward pass; use clip_value, or do without step_in_backward"
+                f"posneg: {name} needs all gradients before the first update, which step_in_backward cannot provide; "
+                f"use clip_value, or do without step_in_backward"
             )
 
     def update(self, plans: Plans, p: Tensor) -> None:
@@ -163,7 +162,7 @@ class _Hooks:
             return
         self._check_options()
         if torch.is_grad_enabled():
-            raise RuntimeError("posneg: step_in_backward frees gradients, which backward(create_graph=True) wants to go on with")
+            raise RuntimeError("posneg: step_in_backward frees gradients, which backward(create_graph=True) still needs")
         if self._optimizer.state is not self._begun:
             self._begin()
         task = -1 if _compiled() else torch._C._current_graph_task_id()  # of the backward pass, where it has an end that can be awaited

@@ -105,6 +105,8 @@ def save_checkpoint(
 
     A file that is there already is replaced when the new one is on the disk, and stays if anything fails.
 
+    The options of the whole step, such as clip_norm and zero_grads, are not in the file: give them to the constructor again.
+
     Args:
         file: a path, or a binary file that is open for writing.
         names: model.named_parameters(): what the tensors are called in the file. None: as the optimizer calls them, if it was made
@@ -344,7 +346,8 @@ class _Contents:
             return None
         model = real(p.detach())
         blocks = entry.dtype == ELEMENTS and of != PARAMS
-        if not blocks and entry.dtype not in _TYPES or (entry.dtype == "F64") != (model.dtype == torch.float64) or blocks and p.is_complex():
+        wide = entry.dtype == "F64"
+        if not blocks and entry.dtype not in _TYPES or wide != (model.dtype == torch.float64) or blocks and p.is_complex():
             raise ValueError(f"{short(key)} is {entry.dtype}, which is not for a parameter of {p.dtype}")
         if entry.shape not in (tuple(model.shape), (model.numel(),)):
             raise ValueError(f"{short(key)} has the shape {list(entry.shape)}, not {list(model.shape)}")
@@ -519,7 +522,9 @@ def _fit(
                 raise ValueError(f"has no {_few(_state_key(m.name, slot) for slot, claim in zip(slots, state) if claim is None)}")
             param = contents.claim(_param_key(m.name), m.param, t, PARAMS)
             if params and param is None:
-                raise ValueError(f"has no parameters of {m.name!r}, only its state: it was saved without params, so load it with params=False")
+                raise ValueError(
+                    f"has no parameters of {m.name!r}, only its state: it was saved without params, so load it with params=False"
+                )
             known = len(has) + sum(claim.scales is not None for claim in has) + (param is not None)
             if t.crc32 is not None and len(t.crc32) > known:
                 raise ValueError(f"has checksums of {m.name!r} that are of nothing in the file")

@@ -36,22 +36,24 @@ class Offload(StepOptions, torch.optim.Optimizer):
 
     >>> optimizer = posneg.offload.Offload(model.parameters(), posneg.AdaPNM, lr=1e-3, clip_norm=1.0)
 
-    It takes the place of the class that it is given in a training loop: param_groups have the model's parameters, state dicts and
-    checkpoints are those of the class, and a step has the bits of the class's on the host.
+    It replaces optimizer_class in a training loop: param_groups have the model's parameters, state dicts and checkpoints are those of
+    the class, and a step gives the bits that the class gives on the host.
 
     Args:
-        params: parameters, or groups of them, on any devices with plain tensors; the model must have its devices and types already.
+        params: parameters, or groups of them: plain tensors on any devices. The model must have its devices and types already.
         optimizer_class: one of this package's.
-        buckets: parameters are updated in so many parts, of about equal bytes, the last first; each goes back while the next one is
-            updated. None: one for each 64 MiB of parameters, at most 8. It does not change bits.
-        overlap: copy each gradient when backward has produced it, and not only in step(). None: yes, but not where gradients may change
-            afterwards without a trace: if torch.distributed has several processes, or with fused=False. It may be set at any time:
-            False spares the copies of backward passes that others follow before the step.
-        free_gradients: free a gradient on the device once it is copied. Several backward passes are added up on the host, until
-            step() or this optimizer's zero_grad(). What works on p.grad between backward and step, as torch's clip_grad_norm_ does, then
-            finds none: use clip_norm and the like. A step for a GradScaler is refused.
-        options: those of optimizer_class. master_weights is True unless given. fused=False has torch.amp.GradScaler divide the gradients
-            before the step, and gradient_clip_val of Lightning work in mixed precision; clip_norm spares copying all of them then.
+        buckets: the number of parts, of about equal bytes, in which parameters are updated, the last first; each part goes back while
+            the next one is updated. None: one for each 64 MiB of parameters, at most 8, which no GPU has measured. Bits do not depend
+            on it.
+        overlap: copy each gradient as soon as backward produces it, and not only in step(). None: True, unless torch.distributed has
+            several processes, where gradients may change later. fused=False implies False. It may be set at any time: where several
+            backward passes make a step, False before all but the last one saves copies.
+        free_gradients: free each gradient on the device once it is copied. Backward passes then add up on the host, until step() or this
+            optimizer's zero_grad(). Code that needs p.grad between backward and step, such as torch's clip_grad_norm_, finds None: use
+            clip_norm. A step under torch.amp.GradScaler raises an error.
+        options: those of optimizer_class, but master_weights is True by default. With fused=False, torch.amp.GradScaler divides the
+            gradients before the step, which gradient_clip_val of Lightning needs in mixed precision, and step() copies all gradients;
+            clip_norm does without.
     """
 
     _inner: Any = None  # the optimizer of the copies, made with the first group
@@ -179,7 +181,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
         """Performs a step, and returns what closure, which computes the loss and the gradients anew, returns.
 
-        It returns when the parameters are updated on the host. What the current stream is asked for afterwards has them on the device.
+        It returns when the parameters are updated on the host. Work that is queued on the current stream afterwards sees the new ones.
         """
         loss = None
         if closure is not None:

@@ -48,8 +48,8 @@ class PNM(Optimizer):
         weight_decay: finite and >= 0. Default: 0.
         decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
-        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
-            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
+            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
@@ -147,8 +147,8 @@ class AdaPNM(Optimizer):
         maximize: ascend instead of descend. Default: False.
         exact_bias: divide by the weight that the momentum has really given out. The authors' correction is the same on even steps and
             too large on odd ones: the first step is 1.70 of lr. Default: False.
-        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
-            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
+            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
@@ -246,8 +246,8 @@ class SGD(Optimizer):
         maximize: ascend instead of descend. Default: False.
         foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
         differentiable: True is refused. Default: False.
-        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
-            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
+            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
@@ -348,8 +348,8 @@ class Adam(Optimizer):
         maximize: ascend instead of descend. Default: False.
         capturable: True is refused. Default: False.
         differentiable: True is refused. Default: False.
-        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
-            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
+            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         decoupled_weight_decay: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2).
             Default: False.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
@@ -454,8 +454,8 @@ class AdamW(Adam):
         foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
         capturable: True is refused. Default: False.
         differentiable: True is refused. Default: False.
-        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
-            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
+            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
@@ -543,8 +543,8 @@ class Lion(Optimizer):
         weight_decay: finite and >= 0. Default: 0.0.
         decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
-        fused: True leaves it to the step to divide by the scale of torch.amp.GradScaler, which spares a pass; until then, gradients
-            are scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
+            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
