@@ -875,6 +875,27 @@ def test_what_only_the_library_refuses_is_refused_for_all_buckets(spoil, says):
     assert all(map(torch.equal, params, before)) and x.state[params[1]]["step"].item() == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_dicts_of_torch_distributed_checkpoint(dtype):
+    dcp = pytest.importorskip("torch.distributed.checkpoint.state_dict", reason="torch before 2.2")
+
+    def train(net, optimizer, steps):
+        for step in steps:
+            x = torch.randn(2, 4, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            net(x.to(DEVICE, dtype)).float().square().sum().backward()
+            optimizer.step()
+
+    a, b = (torch.nn.Linear(4, 3).to(DEVICE, dtype) for _ in range(2))
+    x, y = (Offload(net.parameters(), posneg.AdaPNM, lr=0.1) for net in (a, b))
+    train(a, x, range(3))
+    b.load_state_dict(a.state_dict())
+    dcp.set_optimizer_state_dict(b, y, copy.deepcopy(dcp.get_optimizer_state_dict(a, x)))
+    train(a, x, range(3, 6)), train(b, y, range(3, 6))
+    assert all(map(torch.equal, a.parameters(), b.parameters()))
+    assert [s["step"].item() for s in y.state.values()] == [6, 6]
+
+
 @needs_hooks
 @pytest.mark.parametrize("unscale", [False, True], ids=["", "unscale"])
 def test_a_scaler_that_divides_is_waited_for(unscale):
