@@ -112,7 +112,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             warnings.filterwarnings("ignore", message="optimizer contains a parameter group with duplicate parameters")  # refused below
             super().add_param_group(param_group)
         try:
-            not_of_a_group(self.param_groups[-1])
+            not_of_a_group(self.param_groups[-1], self._around)
             self._check(self.param_groups[-1])
             non_negative(self.param_groups[-1], "lr")
             check_eps(self.param_groups[-1], self.param_groups[-1]["params"])

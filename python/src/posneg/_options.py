@@ -87,9 +87,10 @@ _CHECKS: Dict[str, Callable[[str, Any], Any]] = {
 _SAVED = tuple(name for name in _CHECKS if name != "norm_group")
 
 
-def not_of_a_group(group: Dict[str, Any]) -> None:
+def not_of_a_group(group: Dict[str, Any], around: Around) -> None:
+    """Reports options of a group that are the optimizer's. ZeroRedundancyOptimizer puts the constructor's into groups, too."""
     for name in _CHECKS:
-        if name in group:
+        if name in group and group[name] != getattr(around, name):
             raise ValueError(
                 f"Invalid {name} of a group: it is the optimizer's, set optimizer.{name} (with ZeroRedundancyOptimizer optimizer.optim.{name})"
             )
