@@ -1021,7 +1021,7 @@ def test_rooms(monkeypatch, pinned):
         piece = of(*arguments, **named)
         if piece.numel():
             assert pin_memory == pinned
-            made.append(piece.numel())
+            made.append(piece)
         return piece
 
     monkeypatch.setattr(torch, "empty", empty)
@@ -1032,11 +1032,13 @@ def test_rooms(monkeypatch, pinned):
         assert room.shape == model.shape and room.stride() == model.stride() and room.dtype == model.dtype
         spans.append((room.data_ptr(), room.data_ptr() + 2 * room.numel()))
         assert not room.numel() or room.data_ptr() % 64 == 0
-    assert len({room.data_ptr() % 4096 for room in found if room.numel() >= 2 << 20}) == 1
+    large = [room.data_ptr() for room in found if room.numel() >= 2 << 20]
+    assert len({(at - max(p.data_ptr() for p in made if p.data_ptr() <= at)) % 4096 for at in large}) == 1  # wherever malloc puts pieces
     spans = sorted(s for s in spans if s[0] != s[1])
     assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
-    assert not pinned or all(n & n - 1 == 0 for n in made)
-    assert sum(made) < 1.5 * sum(2 * m.numel() for m in models) and len(made) < 12
+    sizes = [piece.numel() for piece in made]
+    assert not pinned or all(n & n - 1 == 0 for n in sizes)
+    assert sum(sizes) < 1.5 * sum(2 * m.numel() for m in models) and len(made) < 12
 
 
 class Late:
