@@ -173,19 +173,29 @@ def lay_out(tensors, gap):
         at += -(-(size + gap) // 8) * 8
 
 
-def measure(optimizers, ready, rounds):
-    """For each round the seconds of each optimizer."""
+def rounds_of(calls, rounds, seconds):
+    """For each round the seconds of each call; the order rotates."""
     times = []
     for first in range(rounds):
-        row = [0.0] * len(optimizers)
+        row = [0.0] * len(calls)
         for i in range(len(row)):
             turn = (first + i) % len(row)
-            ready[turn]()
-            start = time.perf_counter()
-            optimizers[turn].step()
-            row[turn] = time.perf_counter() - start
+            row[turn] = seconds(calls[turn])
         times.append(row)
     return times
+
+
+def measure(optimizers, ready, rounds):
+    """For each round the seconds of each optimizer."""
+
+    def seconds(pair):
+        optimizer, prepare = pair
+        prepare()
+        start = time.perf_counter()
+        optimizer.step()
+        return time.perf_counter() - start
+
+    return rounds_of(list(zip(optimizers, ready)), rounds, seconds)
 
 
 def table(tensors, candidates, sizes, gap, threads, rounds):

@@ -25,6 +25,7 @@ import time
 import torch
 
 import posneg
+from bench import rounds_of
 from posneg.offload import Offload
 
 LR = 1e-4
@@ -166,18 +167,6 @@ ON_THE_HOST = {
 
 def reason(e):
     return f"{type(e).__name__}: {str(e.__cause__ or e).partition(chr(10))[0]}"
-
-
-def rounds_of(calls, rounds, seconds):
-    """For each round the seconds of each call; the order rotates."""
-    times = []
-    for first in range(rounds):
-        row = [0.0] * len(calls)
-        for i in range(len(row)):
-            turn = (first + i) % len(row)
-            row[turn] = seconds(calls[turn])
-        times.append(row)
-    return times
 
 
 def median_of(values):

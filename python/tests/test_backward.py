@@ -330,7 +330,7 @@ def test_a_graph_that_is_used_again():
 @needs_hooks
 def test_several_processes_need_averages(monkeypatch):
     nets, optimizers, handle = pair(posneg.AdamW)
-    monkeypatch.setattr(backward, "_processes", lambda: 2)
+    monkeypatch.setattr(backward, "processes", lambda: 2)
     untouched(nets[0], optimizers[0], RuntimeError, "averaged over the processes", lambda: passes(nets[0], torch.float32, 0))
 
 

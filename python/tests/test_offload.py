@@ -909,6 +909,23 @@ def test_a_scaler_that_divides_is_waited_for(unscale):
     assert p.tolist() == [-1.0] * 3
 
 
+@buckets
+def test_zeroed_gradients_of_any_kind(buckets):
+    """Those that torch will not change are told before the step."""
+    params = [torch.nn.Parameter(torch.zeros(3, device=DEVICE)) for _ in range(3)]
+    x = Offload(params, posneg.SGD, lr=1.0, zero_grads=True, buckets=buckets)
+    for p in params:
+        p.grad = torch.ones(1, device=DEVICE).expand(3)
+    x.step()
+    assert all(p.tolist() == [-1.0] * 3 and p.grad.tolist() == [0.0] * 3 for p in params)
+    with torch.inference_mode():
+        frozen = torch.ones(3, device=DEVICE)
+    params[1].grad = frozen
+    with pytest.raises(RuntimeError, match="inference_mode"):
+        x.step()
+    assert all(p.tolist() == [-1.0] * 3 for p in params)
+
+
 @needs_hooks
 def test_one_optimizer_frees_a_gradient():
     params = [torch.nn.Parameter(torch.ones(3, device=DEVICE))]

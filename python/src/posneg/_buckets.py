@@ -10,8 +10,8 @@ from . import _library, _norm
 from ._cache import Plans
 from ._copies import Copy
 from ._layout import real
-from ._options import NOTHING, Around
-from ._plan import PLACE, Group, Now, Plan, State, point
+from ._options import Around
+from ._plan import Group, Now, Plan, State, part_of, point
 from ._threads import get_num_threads
 
 _MOST, _LEAST = 8, 64 << 20  # buckets, and bytes in one, if nothing else is asked for
@@ -38,7 +38,7 @@ class Bucket:
     def prepare(self, inner: Any) -> None:
         """Checks what a step needs, and makes all of it; nothing is updated yet."""
         self._inner = inner
-        self._groups = [_part(inner.param_groups[g], g, first, last) for g, first, last in self._parts]
+        self._groups = [part_of(inner.param_groups, *part) for part in self._parts]
         self._states = {copy.host: inner.state[copy.host] for copy in self.due}
         self._plan, self._now = self._plans.find(self._groups, self._states, inner._slots)
         self._before = self._count()
@@ -68,7 +68,7 @@ class Bucket:
         squares = np.zeros(_library.SQUARES, np.int64)
         squares[_library.INFINITIES] = 1
         skipped = Around()
-        skipped.fields = (*around.fields[:2], True, False, squares.ctypes.data)
+        skipped.fields = around.fields_with(squares.ctypes.data, skip=True)
         self._run(scale, skipped)
 
     def finish(self) -> None:
@@ -150,7 +150,7 @@ def _update(due: Sequence[Bucket], scale: float, around: Around, skip: bool, the
 def _around(due: Sequence[Bucket], scale: float, around: Around, skip: bool) -> Tuple[Around, np.ndarray]:
     """What is to be done around the step of each bucket, and the sum of squares, which it points to. around says if all are skipped."""
     part = Around()
-    part.measures, part.fields = around.measures, (*around.fields[:3], False, None)
+    part.set(clip_norm=around.clip_norm, clip_value=around.clip_value, skip_non_finite=around.skip_non_finite)
     squares = np.zeros(_library.SQUARES + 1, np.int64)
     if part.measures:
         for bucket in reversed(due):
@@ -161,14 +161,5 @@ def _around(due: Sequence[Bucket], scale: float, around: Around, skip: bool) -> 
             _norm.add_up(squares, around.norm_group)
         if squares[-1]:
             around.grad_norm, around.skipped = _library.norm(squares) / scale, True
-        part.fields = (*part.fields[:4], squares.ctypes.data)
-    if part.fields == NOTHING:
-        part.fields = NOTHING
+        part.fields = part.fields_with(squares.ctypes.data, skip=False)
     return part, squares
-
-
-def _part(group: Group, number: int, first: int, last: int) -> Group:
-    part = {**group, "params": group["params"][first:last], PLACE: (number, first)}
-    if group.get("param_names") is not None:
-        part["param_names"] = group["param_names"][first:last]
-    return part

@@ -41,7 +41,7 @@ class Copy:
     def bring(self, g: Tensor) -> None:
         """Has a gradient come into the room."""
         self.lanes.bring(self, g, add=False)
-        self._has = weakref.ref(g), g._version
+        self._has = None if g.is_inference() else (weakref.ref(g), g._version)  # those have no version
 
     def take(self, g: Tensor) -> None:
         """The same, or has it added to what is there, if this is pending; the parameter may lose it."""

@@ -106,22 +106,16 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
         An option out of its range, or a parameter that shares memory with another one, raises a ValueError, and nothing is added.
         """
-        if isinstance(param_group, dict):
-            take_names(param_group)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="optimizer contains a parameter group with duplicate parameters")  # refused below
-            super().add_param_group(param_group)
-        try:
-            not_of_a_group(self.param_groups[-1], self._around)
-            self._check(self.param_groups[-1])
-            non_negative(self.param_groups[-1], "lr")
-            check_eps(self.param_groups[-1], self.param_groups[-1]["params"])
-            param_names(self.param_groups[-1])
-            if self._complete:
-                self._check_overlap()
-        except Exception:
-            self.param_groups.pop()
-            raise
+        add_group(self, param_group, self._check_added)
+
+    def _check_added(self, group: Group) -> None:
+        not_of_a_group(group, self._around)
+        self._check(group)
+        non_negative(group, "lr")
+        check_eps(group, group["params"])
+        param_names(group)
+        if self._complete:
+            self._check_overlap()
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -133,22 +127,16 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
         """Performs a step, and returns what closure, which computes the loss and the gradients anew, returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of a GradScaler
+        return run_step(self, closure, self._step)
+
+    def _step(self, scale: Optional[Tensor], found_inf: Optional[Tensor]) -> None:
+        """scale and found_inf are of a GradScaler."""
         found, around = found_inf is not None and bool(float(found_inf)), self._around
         around.grad_norm, around.skipped = None, found
-        try:
-            if not found or around.measures:
-                self._update(1.0 if scale is None else float(scale), found)
-            elif around.zero_grads:
-                self._zero()
-        except BaseException:
-            forget_scaler(self)
-            raise
-        return loss
+        if not found or around.measures:
+            self._update(1.0 if scale is None else float(scale), found)
+        elif around.zero_grads:
+            self._zero()
 
     def _zero(self) -> None:
         """Sets the gradients to zero, all of them or none, whatever a signal's handler raises."""
@@ -256,6 +244,36 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             for name, value in loaded["state"].get(i, {}).items():
                 if isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
                     self.state[p][name] = value.detach().clone().to(p.device)
+
+
+def add_group(optimizer: torch.optim.Optimizer, group: Any, check: Callable[[Group], None]) -> None:
+    """torch's add_param_group; if check, which is given the group as torch has completed it, raises, nothing is added."""
+    if isinstance(group, dict):
+        take_names(group)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="optimizer contains a parameter group with duplicate parameters")  # check refuses them
+        torch.optim.Optimizer.add_param_group(optimizer, group)
+    try:
+        check(optimizer.param_groups[-1])
+    except BaseException:
+        optimizer.param_groups.pop()
+        raise
+
+
+def run_step(
+    optimizer: torch.optim.Optimizer, closure: Optional[Callable[[], Any]], update: Callable[[Optional[Tensor], Optional[Tensor]], None]
+) -> Any:
+    """Calls the closure, hands grad_scale and found_inf of a GradScaler to update, and returns what the closure has."""
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    try:
+        update(getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None))
+    except BaseException:
+        forget_scaler(optimizer)
+        raise
+    return loss
 
 
 def forget_scaler(optimizer: torch.optim.Optimizer) -> None:

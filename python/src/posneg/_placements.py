@@ -13,6 +13,12 @@ import torch
 from torch import Tensor
 
 
+def processes() -> int:
+    """How many processes torch.distributed has; 1 where nothing has initialized it."""
+    d = torch.distributed
+    return d.get_world_size() if d.is_available() and d.is_initialized() else 1
+
+
 def is_cut(t: Tensor) -> bool:
     return hasattr(t, "to_local")
 

@@ -294,6 +294,15 @@ def owner(groups: List[Group], index: int) -> str:
     raise IndexError
 
 
+def part_of(groups: List[Group], number: int, first: int, last: int) -> Group:
+    """A group with some of a group's parameters, which errors call as if it were the whole."""
+    group = groups[number]
+    part = {**group, "params": group["params"][first:last], PLACE: (number, first)}
+    if group.get("param_names") is not None:
+        part["param_names"] = param_names(group)[first:last]
+    return part
+
+
 def check_overlap(groups: List[Group], indices: Sequence[int]) -> None:
     """Reports parameters that share memory."""
     params = all_params(groups)

@@ -14,8 +14,8 @@ from torch import Tensor
 from ._cache import Plans
 from ._optimizer import Optimizer, forget_scaler, untraced
 from ._options import Around
-from ._placements import is_cut
-from ._plan import PLACE, Group
+from ._placements import is_cut, processes
+from ._plan import part_of
 from ._rounding import draws, param_names, rounding
 from ._takers import give_back, take, takes
 from ._threads import get_num_threads
@@ -183,8 +183,8 @@ class _Hooks:
     def _step(self, plans: Plans, params: List[Tensor]) -> None:
         optimizer = self._optimizer
         optimizer._check_loaded()
-        placed = [(p, self._place(p)) for p in params if p.grad is not None]
-        groups = [self._alone(p, *place) for p, place in placed if place]
+        places = [self._place(p) for p in params if p.grad is not None]
+        groups = [part_of(optimizer.param_groups, g, i, i + 1) for g, i in filter(None, places)]
         if groups:
             plan, now = plans.find(groups, {g["params"][0]: optimizer.state[g["params"][0]] for g in groups}, optimizer._slots)
             around = Around()
@@ -209,17 +209,9 @@ class _Hooks:
         for p in self._params():
             p.grad = None
 
-    def _alone(self, p: Tensor, g: int, i: int) -> Group:
-        """A parameter's group without the others."""
-        group = self._optimizer.param_groups[g]
-        alone = {**group, "params": [p], PLACE: (g, i)}
-        if group.get("param_names") is not None:
-            alone["param_names"] = [param_names(group)[i]]
-        return alone
-
     def _begin(self) -> None:
         """Numbers all parameters that draw random numbers, in their order, which a backward pass reverses."""
-        if not self._distributed and _processes() > 1:
+        if not self._distributed and processes() > 1:
             raise RuntimeError(_NOT_AVERAGED)
         optimizer = self._optimizer
         for group in optimizer.param_groups:
@@ -253,8 +245,3 @@ _NOT_AVERAGED = (
 def _compiled() -> bool:
     """Whether torch.compile has made the backward pass, which then forgets what is to be done at its end."""
     return bool(getattr(sys.modules.get("torch._dynamo.compiled_autograd"), "in_compiled_autograd_region", False))
-
-
-def _processes() -> int:
-    d = torch.distributed
-    return d.get_world_size() if d.is_available() and d.is_initialized() else 1

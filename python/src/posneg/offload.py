@@ -6,7 +6,6 @@ back on another stream. Nothing here knows update rules: an optimizer of this pa
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from functools import partial
 from operator import index
@@ -17,10 +16,11 @@ from torch import Tensor
 
 from ._buckets import Bucket, cut, update
 from ._copies import Copy, Lanes, check_param, furnish, look, said
-from ._optimizer import Optimizer, Params, forget_scaler, untraced
+from ._layout import to_zero
+from ._optimizer import Optimizer, Params, add_group, run_step, untraced
 from ._options import Kept, StepOptions
-from ._plan import Group, check_gradient, all_params, check_overlap, owner
-from ._rounding import take_names
+from ._placements import processes
+from ._plan import Group, all_params, check_gradient, check_overlap, owner
 from ._takers import take
 from .checkpoints import Names
 from .optimizers import AdamW
@@ -107,33 +107,27 @@ class Offload(StepOptions, torch.optim.Optimizer):
         return True
 
     def add_param_group(self, param_group: Group) -> None:
-        if isinstance(param_group, dict):
-            take_names(param_group)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="optimizer contains a parameter group with duplicate parameters")  # refused below
-            super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        try:
-            first = len(self._copies)
-            for i, p in enumerate(group["params"], first):
-                check_param(p, owner(self.param_groups, i))
-            check_overlap(self.param_groups, range(first + len(group["params"])))
-            if self._frees:
-                take(group["params"], self)
-            copies = [Copy(p, self._lanes_of(p.device)) for p in group["params"]]
-            furnish([copy for copy in copies if copy.param.requires_grad])
-            copied = {**group, "params": [copy.host for copy in copies]}
-            if self._inner is None:
-                self._inner = self._make([copied])
-            else:
-                self._inner.add_param_group(copied)
-        except BaseException:
-            self.param_groups.pop()
-            raise
-        self._copies += copies
+        add_group(self, param_group, self._copy)
         self._cut = cut(self._copies, self.param_groups, self._buckets)
         self._take_options()
         self._hook()
+
+    def _copy(self, group: Group) -> None:
+        """Makes copies of a group's parameters, and has the inner optimizer step them."""
+        first = len(self._copies)
+        for i, p in enumerate(group["params"], first):
+            check_param(p, owner(self.param_groups, i))
+        check_overlap(self.param_groups, range(first + len(group["params"])))
+        if self._frees:
+            take(group["params"], self)
+        copies = [Copy(p, self._lanes_of(p.device)) for p in group["params"]]
+        furnish([copy for copy in copies if copy.param.requires_grad])
+        copied = {**group, "params": [copy.host for copy in copies]}
+        if self._inner is None:
+            self._inner = self._make([copied])
+        else:
+            self._inner.add_param_group(copied)
+        self._copies += copies
 
     def _lanes_of(self, device: torch.device) -> Lanes:
         if device not in self._lanes:
@@ -154,8 +148,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
     def _overlaps(self) -> bool:
         if not self._step_supports_amp_scaling:  # a GradScaler may divide gradients, and leave no trace
             return False
-        d = torch.distributed
-        return not (d.is_available() and d.is_initialized() and d.get_world_size() > 1) if self.overlap is None else self.overlap
+        return processes() == 1 if self.overlap is None else self.overlap
 
     def _arrived(self, copy: Copy) -> None:
         g = copy.param.grad
@@ -183,16 +176,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
 
         It returns when the parameters are updated on the host. Work that is queued on the current stream afterwards sees the new ones.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        try:
-            self._step(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        except BaseException:
-            forget_scaler(self)
-            raise
-        return loss
+        return run_step(self, closure, self._step)
 
     def _step(self, scale: Optional[Tensor], found_inf: Optional[Tensor]) -> None:
         """scale and found_inf are of a GradScaler."""
@@ -205,14 +189,16 @@ class Offload(StepOptions, torch.optim.Optimizer):
         around.grad_norm, around.skipped = None, found
         self._check_params()
         self._settle()
-        if not found or around.measures:
+        due = not found or around.measures
+        if due:
             self._collect(found_inf is not None and scale is None)
+        params = all_params(self.param_groups) if self.zero_grads else ()
+        zeroed = to_zero(p.grad for p in params if p.grad is not None)
+        if due:
             self._update(1.0 if scale is None else float(scale), found)
         self._drop()
-        if self.zero_grads:
-            for p in all_params(self.param_groups):
-                if p.grad is not None:
-                    p.grad.zero_()
+        for g in zeroed:
+            g.zero_()
 
     def _check_params(self) -> None:
         if list(map(id, all_params(self.param_groups))) != [id(copy.param) for copy in self._copies]:
