@@ -195,18 +195,19 @@ func version(t *testing.T) string {
 	return strings.Join(numbers, ".")
 }
 
-// The Python package has the version of the header.
+// CHANGELOG.md begins with the release that the header names, and links each of them.
 func TestVersions(t *testing.T) {
-	for file, line := range map[string]string{
-		"../python/pyproject.toml":         "version = %q\n",
-		"../python/src/posneg/__init__.py": "__version__ = %q\n",
-	} {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := fmt.Sprintf(line, version(t)); strings.Count(string(text), "\n"+want) != 1 {
-			t.Errorf("%s has not once %s", file, want)
+	text, err := os.ReadFile("../CHANGELOG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	releases := regexp.MustCompile(`(?m)^## \[(.+)\] - \d{4}-\d\d-\d\d$`).FindAllStringSubmatch(string(text), -1)
+	if len(releases) == 0 || releases[0][1] != version(t) {
+		t.Errorf("the releases %q do not begin with %s", releases, version(t))
+	}
+	for _, release := range releases {
+		if link := "\n[" + release[1] + "]: https://github.com/posneg/pnm/releases/tag/v" + release[1] + "\n"; strings.Count(string(text), link) != 1 {
+			t.Errorf("there is not one%s", link)
 		}
 	}
 }

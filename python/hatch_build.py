@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,12 @@ def module_root(project):
         if (root / "go.mod").is_file() and (root / "capi").is_dir():
             return root
     raise SystemExit(f"posneg: the engine's Go sources are neither in {project / SOURCES} nor in {project.parent}: build in a checkout of the repository, or from an sdist")
+
+
+def package_version():
+    """That of capi/pnm.h, from which every other part of a release has it, too."""
+    header = (module_root(Path(__file__).parent) / "capi" / "pnm.h").read_text()
+    return ".".join(re.search(rf"^#define PNM_VERSION_{part} (\d+)$", header, re.M)[1] for part in ("MAJOR", "MINOR", "PATCH"))
 
 
 def refuse_other_systems():

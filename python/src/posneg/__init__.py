@@ -4,6 +4,8 @@
 >>> optimizer = AdaPNM(model.parameters(), lr=1e-3)
 """
 
+from importlib import metadata as _metadata
+
 from . import offload
 from ._library import isa
 from ._threads import get_num_threads, set_num_threads
@@ -12,7 +14,10 @@ from .checkpoints import CheckpointError, ChecksumError, load_checkpoint, save_c
 from .optimizers import SGD, PNM, AdaPNM, Adam, AdamW, Lion
 from .state_dicts import to_pytorch_optimizer
 
-__version__ = "0.1.0"
+try:
+    __version__ = _metadata.version("posneg")
+except _metadata.PackageNotFoundError:  # on the path without being installed
+    __version__ = "0+unknown"
 __all__ = [
     "PNM", "AdaPNM", "SGD", "Adam", "AdamW", "Lion",
     "save_checkpoint", "load_checkpoint", "CheckpointError", "ChecksumError",
