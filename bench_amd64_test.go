@@ -4,43 +4,11 @@
 
 package pnm
 
-import "github.com/posneg/pnm/internal/equations"
-
-// The yardsticks by tier: for each form its streams without arithmetic; square root and division without streams.
-var (
-	limitKernels = map[tier][len(forms)]bare[float32]{
-		avx2: {
-			equations.PNM:           limitMNF32AVX2,
-			equations.AdaPNM:        limitMNVF32AVX2,
-			equations.AdaPNMAMSGrad: limitMNVXF32AVX2,
-			equations.SGD:           limitF32AVX2,
-			equations.SGDMomentum:   limitMF32AVX2,
-			equations.SGDNesterov:   limitMF32AVX2,
-			equations.Adam:          limitMVF32AVX2,
-			equations.AdamAMSGrad:   limitMVXF32AVX2,
-			equations.Lion:          limitMF32AVX2,
-		},
-		avx512: {
-			equations.PNM:           limitMNF32AVX512,
-			equations.AdaPNM:        limitMNVF32AVX512,
-			equations.AdaPNMAMSGrad: limitMNVXF32AVX512,
-			equations.SGD:           limitF32AVX512,
-			equations.SGDMomentum:   limitMF32AVX512,
-			equations.SGDNesterov:   limitMF32AVX512,
-			equations.Adam:          limitMVF32AVX512,
-			equations.AdamAMSGrad:   limitMVXF32AVX512,
-			equations.Lion:          limitMF32AVX512,
-		},
-	}
-	dividers = map[tier]struct {
-		f32 bare[float32]
-		f64 bare[float64]
-	}{
-		avx2:   {dividerF32AVX2, dividerF64AVX2},
-		avx512: {dividerF32AVX512, dividerF64AVX512},
-	}
-	mixedLimits = map[tier]func(c *float32, count, ahead int){
-		avx2:   mixedLimitAVX2,
-		avx512: mixedLimitAVX512,
-	}
-)
+// The dividers by tier: square root and division without streams.
+var dividers = map[tier]struct {
+	f32 bare[float32]
+	f64 bare[float64]
+}{
+	avx2:   {dividerF32AVX2, dividerF64AVX2},
+	avx512: {dividerF32AVX512, dividerF64AVX512},
+}

@@ -4,30 +4,10 @@
 
 package pnm
 
-import "github.com/posneg/pnm/internal/equations"
-
-// The yardsticks by tier: for each form its streams without arithmetic; square root and division without streams.
-var (
-	limitKernels = map[tier][len(forms)]bare[float32]{
-		neon: {
-			equations.PNM:           limitMNF32NEON,
-			equations.AdaPNM:        limitMNVF32NEON,
-			equations.AdaPNMAMSGrad: limitMNVXF32NEON,
-			equations.SGD:           limitF32NEON,
-			equations.SGDMomentum:   limitMF32NEON,
-			equations.SGDNesterov:   limitMF32NEON,
-			equations.Adam:          limitMVF32NEON,
-			equations.AdamAMSGrad:   limitMVXF32NEON,
-			equations.Lion:          limitMF32NEON,
-		},
-	}
-	dividers = map[tier]struct {
-		f32 bare[float32]
-		f64 bare[float64]
-	}{
-		neon: {dividerF32NEON, dividerF64NEON},
-	}
-	mixedLimits = map[tier]func(c *float32, count, ahead int){
-		neon: mixedLimitNEON,
-	}
-)
+// The dividers by tier: square root and division without streams.
+var dividers = map[tier]struct {
+	f32 bare[float32]
+	f64 bare[float64]
+}{
+	neon: {dividerF32NEON, dividerF64NEON},
+}

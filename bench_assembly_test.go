@@ -8,11 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unsafe"
-)
 
-// A bare is a kernel as benchmarks call it.
-type bare[T Float] func(c, p, g, m, n, v, x *T, count, ahead int)
+	"github.com/posneg/pnm/internal/limit"
+)
 
 // yardsticks returns what a tier is measured against. The reference is measured against the streams of the best tier.
 func yardsticks[T Float](q *problem[T], t tier) []yardstick {
@@ -62,31 +60,7 @@ func yardsticks[T Float](q *problem[T], t tier) []yardstick {
 // limit returns a pass of a tier's limit kernel over a step's streams, on its pool.
 func (q *problem[T]) limit(t tier) func() {
 	whole := q.tensor()
-	s := streamsOf[T](&whole)
-	raw := streams[float32]{asFloat32(s.p), asFloat32(s.g), asFloat32(s.m), asFloat32(s.n), asFloat32(s.v), asFloat32(s.x)}
-	touched := whole.traffic()
-	task := &limitTask{limitKernels[t][whole.form], raw, ahead(isFar(touched))}
-	shards, pieces := split(touched, q.pool.Workers())
-	return func() { q.pool.pool().run(task, shards, pieces) }
-}
-
-// A limitTask runs a limit kernel on a pool.
-type limitTask struct {
-	kernel bare[float32]
-	s      streams[float32]
-	ahead  int
-}
-
-func (l *limitTask) run(part, parts int) {
-	n := len(l.s.p)
-	cut := func(x []float32) []float32 {
-		if x == nil {
-			return nil
-		}
-		return x[n*part/parts&^1023 : n*(part+1)/parts&^1023]
-	}
-	s := streams[float32]{cut(l.s.p), cut(l.s.g), cut(l.s.m), cut(l.s.n), cut(l.s.v), cut(l.s.x)}
-	call(l.kernel, &s, l.ahead)
+	return whole.limit(t, q.pool, isFar(whole.traffic()))
 }
 
 // call runs a kernel over all elements, maxCall at a time.
@@ -134,7 +108,38 @@ func TestLimitKernels(t *testing.T) {
 	}
 }
 
-// asFloat32 is the same memory as float32 elements.
-func asFloat32[T Float](x []T) []float32 {
-	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(x))), len(x)*sizeOf[T]()/4)
+// A pass of a list's limit kernels changes nothing, in all formats and on several workers; there is none where a step would be refused.
+func TestLimitPass(t *testing.T) {
+	pool := workers(t, 3)
+	defer func(n int) { leastShard = n }(leastShard)
+	leastShard = 1 << 10
+	rng := rand.New(rand.NewPCG(35, 36))
+	perTier(t, func(t *testing.T) {
+		for _, r := range sampleRules() {
+			for _, f := range append(allFormats(r), formatsOf{f64, f64, f64, f32}) {
+				got := mixedTensor(rng, r, f, 1, 2100, anywhere(rng))
+				list := &List{Updates: []Update{{Rule: r, Step: 1, Params: got.p, Grads: got.g, State: got.s[:len(forms[got.form].Slots)],
+					Copy: got.out, Follow: got.follow, Rounding: got.rounding}}}
+				want := got.clone()
+				pass := limit.Pass(list, pool)
+				if refused := active == generic || got.s[0].row > 0; (pass == nil) != refused {
+					t.Fatalf("%T, %s: there is a pass: %v", r, f, pass != nil)
+				} else if refused {
+					continue
+				}
+				pass()
+				if f.out != f32 && f.p != low16 && !got.follow {
+					if slices.Equal(want.out.Bits(), got.out.Bits()) {
+						t.Fatalf("%T, %s: the pass has moved nothing", r, f)
+					}
+					copy(want.out.Bytes(), got.out.Bytes())
+				}
+				wantSameTensor(t, "a pass", got, want)
+				list.Updates[0].Step = 0
+				if limit.Pass(list, pool) != nil {
+					t.Errorf("there is a pass for step 0")
+				}
+			}
+		}
+	})
 }

@@ -656,3 +656,35 @@ func sumSquaresF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
 		sumSquaresF16AVX2(sums, w, g, n, ahead)
 	}
 }
+
+// The limit kernels by tier: for each form its streams without arithmetic.
+var (
+	limitKernels = map[tier][len(forms)]bare[float32]{
+		avx2: {
+			equations.PNM:           limitMNF32AVX2,
+			equations.AdaPNM:        limitMNVF32AVX2,
+			equations.AdaPNMAMSGrad: limitMNVXF32AVX2,
+			equations.SGD:           limitF32AVX2,
+			equations.SGDMomentum:   limitMF32AVX2,
+			equations.SGDNesterov:   limitMF32AVX2,
+			equations.Adam:          limitMVF32AVX2,
+			equations.AdamAMSGrad:   limitMVXF32AVX2,
+			equations.Lion:          limitMF32AVX2,
+		},
+		avx512: {
+			equations.PNM:           limitMNF32AVX512,
+			equations.AdaPNM:        limitMNVF32AVX512,
+			equations.AdaPNMAMSGrad: limitMNVXF32AVX512,
+			equations.SGD:           limitF32AVX512,
+			equations.SGDMomentum:   limitMF32AVX512,
+			equations.SGDNesterov:   limitMF32AVX512,
+			equations.Adam:          limitMVF32AVX512,
+			equations.AdamAMSGrad:   limitMVXF32AVX512,
+			equations.Lion:          limitMF32AVX512,
+		},
+	}
+	mixedLimits = map[tier]func(c *float32, count, ahead int){
+		avx2:   mixedLimitAVX2,
+		avx512: mixedLimitAVX512,
+	}
+)

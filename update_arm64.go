@@ -327,3 +327,23 @@ func sumSquaresBF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
 func sumSquaresF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
 	sumSquaresF16NEON(sums, w, g, n, ahead)
 }
+
+// The limit kernels by tier: for each form its streams without arithmetic.
+var (
+	limitKernels = map[tier][len(forms)]bare[float32]{
+		neon: {
+			equations.PNM:           limitMNF32NEON,
+			equations.AdaPNM:        limitMNVF32NEON,
+			equations.AdaPNMAMSGrad: limitMNVXF32NEON,
+			equations.SGD:           limitF32NEON,
+			equations.SGDMomentum:   limitMF32NEON,
+			equations.SGDNesterov:   limitMF32NEON,
+			equations.Adam:          limitMVF32NEON,
+			equations.AdamAMSGrad:   limitMVXF32NEON,
+			equations.Lion:          limitMF32NEON,
+		},
+	}
+	mixedLimits = map[tier]func(c *float32, count, ahead int){
+		neon: mixedLimitNEON,
+	}
+)

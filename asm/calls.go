@@ -84,10 +84,10 @@ func (t Target) chooseISA(b *strings.Builder, kernel, args string) {
 	fmt.Fprintf(b, "if active == avx512 {\n%s(%s)\n} else {\n%s(%[2]s)\n}\n", kernel+t.ISAs[1], args, kernel+t.ISAs[0])
 }
 
-// Tables returns Go source of the tables, for benchmarks, of the kernels that they measure against.
-func (t Target) Tables() string {
+// Limits returns Go source of the tables of the kernels that move a step's memory without arithmetic.
+func (t Target) Limits() string {
 	var b strings.Builder
-	b.WriteString("\n// The yardsticks by tier: for each form its streams without arithmetic; square root and division without streams.\nvar (\n")
+	b.WriteString("\n// The limit kernels by tier: for each form its streams without arithmetic.\nvar (\n")
 	b.WriteString("\tlimitKernels = map[tier][len(forms)]bare[float32]{\n")
 	t.each(&b, func(isa string) string {
 		var rows strings.Builder
@@ -96,11 +96,19 @@ func (t Target) Tables() string {
 		}
 		return "{\n" + rows.String() + "}"
 	})
-	b.WriteString("}\n\tdividers = map[tier]struct {\n\t\tf32 bare[float32]\n\t\tf64 bare[float64]\n\t}{\n")
-	t.each(&b, func(isa string) string { return fmt.Sprintf("{dividerF32%s, dividerF64%[1]s}", isa) })
 	b.WriteString("}\n\tmixedLimits = map[tier]func(c *float32, count, ahead int){\n")
 	t.each(&b, func(isa string) string { return mixedLimit.Name + isa })
 	b.WriteString("}\n)\n")
+	return b.String()
+}
+
+// Dividers returns Go source of the table, for benchmarks, of the kernels that only divide and take square roots.
+func (t Target) Dividers() string {
+	var b strings.Builder
+	b.WriteString("\n// The dividers by tier: square root and division without streams.\n")
+	b.WriteString("var dividers = map[tier]struct {\n\tf32 bare[float32]\n\tf64 bare[float64]\n}{\n")
+	t.each(&b, func(isa string) string { return fmt.Sprintf("{dividerF32%s, dividerF64%[1]s}", isa) })
+	b.WriteString("}\n")
 	return b.String()
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/posneg/pnm/internal/equations"
 )
 
-// Yardsticks are what benchmarks measure the rules against; nothing else calls them. Each gets the coefficients and all
+// Yardsticks are what the rules are measured against; no step calls them. Each gets the coefficients and all
 // streams, whichever it uses, and only whole passes.
 func Yardsticks(t Type) []Kernel {
 	all := []Kernel{divider}

@@ -1,5 +1,5 @@
 // Gen writes what package asm describes: the amd64 kernels, and for amd64 and arm64 the kernels' stubs, the Go functions that call
-// them, and the tables by which benchmarks do. `go generate` runs it in the repository's root. Where it fails it writes nothing.
+// them, and the tables by which programs and benchmarks do. `go generate` runs it in the repository's root. Where it fails it writes nothing.
 package main
 
 import (
@@ -111,10 +111,10 @@ func write(f *ir.File) error {
 
 	files := map[string][]byte{"update_amd64.s": assembly}
 	for name, text := range map[string]string{
-		"update_amd64.go":     head + imports + stubs + asm.AMD64.Calls(),
-		"update_arm64.go":     head + imports + arm64 + neon.Calls(),
-		"bench_amd64_test.go": head + imports + asm.AMD64.Tables(),
-		"bench_arm64_test.go": head + imports + neon.Tables(),
+		"update_amd64.go":     head + imports + stubs + asm.AMD64.Calls() + asm.AMD64.Limits(),
+		"update_arm64.go":     head + imports + arm64 + neon.Calls() + neon.Limits(),
+		"bench_amd64_test.go": head + asm.AMD64.Dividers(),
+		"bench_arm64_test.go": head + neon.Dividers(),
 	} {
 		if files[name], err = format.Source([]byte(text)); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
