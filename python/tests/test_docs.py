@@ -1,4 +1,5 @@
-"""What docs/trainers.md says, works: its Go program and its Python program go on from each other's file."""
+"""What the docs say, works: the first program of the README runs; the Go program and the Python program of docs/trainers.md go on from each
+other's file."""
 
 import re
 import subprocess
@@ -8,10 +9,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_trainers(tmp_path):
+def blocks_of(page):
+    """The blocks of code of a page, by their language."""
     blocks = {}
-    for language, text in re.findall(r"```(\w*)\n(.*?)```", (ROOT / "docs" / "trainers.md").read_text(), re.S):
+    for language, text in re.findall(r"```(\w*)\n(.*?)```", (ROOT / page).read_text(), re.S):
         blocks.setdefault(language, []).append(text)
+    return blocks
+
+
+def test_the_first_program():
+    program = [sys.executable, "-c", blocks_of("python/README.md")["python"][0]]
+    out = subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert int(re.fullmatch(r"inside the circle or not: (\d+)% right\n", out)[1]) >= 95
+
+
+def test_trainers(tmp_path):
+    blocks = blocks_of("docs/trainers.md")
     (tmp_path / "plane.go").write_text(blocks["go"][0])
     (tmp_path / "plane.py").write_text(blocks["python"][0])
     subprocess.run(["go", "build", "-o", tmp_path / "plane", tmp_path / "plane.go"], cwd=ROOT, check=True)
