@@ -1,10 +1,11 @@
-"""What the docs say, works: the first program of the README runs; the Go program and the Python program of docs/trainers.md go on from each
-other's file."""
+"""What the docs say, works: the first programs run; the programs of docs/trainers.md go on from each other's file."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,10 +18,17 @@ def blocks_of(page):
     return blocks
 
 
-def test_the_first_program():
-    program = [sys.executable, "-c", blocks_of("python/README.md")["python"][0]]
+@pytest.mark.parametrize("page", ["README.md", "python/README.md"])
+def test_the_first_program(page):
+    program = [sys.executable, "-c", blocks_of(page)["python"][0]]
     out = subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout
     assert int(re.fullmatch(r"inside the circle or not: (\d+)% right\n", out)[1]) >= 95
+
+
+def test_the_first_program_in_go(tmp_path):
+    (tmp_path / "main.go").write_text(blocks_of("README.md")["go"][0])
+    out = subprocess.run(["go", "run", tmp_path / "main.go"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert out == "the minimum is at [3.000 -2.000]\n"
 
 
 def test_trainers(tmp_path):
