@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import posneg
-from posneg import _library
+from posneg import _library, _system
 from helpers import parameters, set_gradients
 from test_processes import in_child, needs_fork
 
@@ -73,3 +73,24 @@ def test_names_in_a_forked_child():
 
     said, code = in_child(ask)
     assert code == 0 and "fork" in said and "'spawn'" in said
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(b"text", "for an unknown system, and this is"), (b"\x7fELF\2\2" + bytes(12) + b"\0\x16", "for Linux on s390x, and this is")],
+)
+def test_other_systems_library(monkeypatch, tmp_path, content, message):
+    file = tmp_path / "libpnm.so"
+    file.write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POSNEG_LIBRARY", file.name)  # which the loader itself would look for elsewhere
+    with pytest.raises(ImportError, match=f"{re.escape(str(file))} does not load: it is {message} {re.escape(_system.here())}"):
+        _library.load.__wrapped__()
+
+
+def test_damaged_library(monkeypatch, tmp_path):
+    file = tmp_path / "libpnm.so"
+    file.write_bytes(_library.path().read_bytes()[:40])
+    monkeypatch.setenv("POSNEG_LIBRARY", str(file))
+    with pytest.raises(ImportError, match="does not load: (?!it is)"):
+        _library.load.__wrapped__()

@@ -6,6 +6,11 @@
 
 from importlib import metadata as _metadata
 
+from . import _system
+
+if _system.refusal():  # before torch is imported
+    raise ImportError(f"posneg: {_system.refusal()}")
+
 from . import offload
 from ._library import isa
 from ._threads import get_num_threads, set_num_threads

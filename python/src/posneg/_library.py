@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import platform
 from pathlib import Path
 from typing import Any, Callable, Sequence, Tuple
 
 import numpy as np
+
+from . import _system
 
 ABI_VERSION = 1
 
@@ -89,15 +90,10 @@ class Options(ctypes.Structure):
     ]
 
 
-def file_name() -> str:
-    """What the library's file is called on this system."""
-    return "libpnm" + {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
-
-
 def path() -> Path:
     """Where the library is: at $POSNEG_LIBRARY, or else beside this file, where the wheel has put it."""
     chosen = os.environ.get("POSNEG_LIBRARY")
-    file = Path(chosen) if chosen else Path(__file__).with_name(file_name())
+    file = Path(chosen).absolute() if chosen else Path(__file__).with_name(_system.library_name())
     if not file.is_file():
         raise ImportError(
             f"posneg: there is no library {file}: "
@@ -105,17 +101,26 @@ def path() -> Path:
                 "set POSNEG_LIBRARY to a libpnm, or unset it for the installed one"
                 if chosen
                 else "install the package (pip install ./python builds the library with Go), or build it by "
-                "`go build -buildmode=c-shared -o libpnm.so ./capi` and set POSNEG_LIBRARY to it"
+                f"`go build -buildmode=c-shared -o {file.name} ./capi` and set POSNEG_LIBRARY to it"
             )
         )
     return file
+
+
+def _opened(file: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(file))  # CDLL lets go of the interpreter's lock during calls
+    except OSError as e:
+        built_for, here = _system.built_for(file) or "an unknown system", _system.here()
+        reason = str(e) if built_for == here else f"it is for {built_for}, and this is {here}"
+        raise ImportError(f"posneg: the library {file} does not load: {reason}") from e
 
 
 @functools.lru_cache(maxsize=None)
 def load() -> ctypes.CDLL:
     """The library. A process that has loaded it must not fork() and go on using it in the child."""
     file = path()
-    library = ctypes.CDLL(str(file))  # CDLL lets go of the interpreter's lock during calls
+    library = _opened(file)
     if library.pnm_abi_version() != ABI_VERSION:
         raise ImportError(
             f"posneg: {file} has version {library.pnm_abi_version()} of the C interface, this package needs {ABI_VERSION}"
