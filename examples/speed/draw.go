@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"html"
+	"io"
+	"math"
+	"strings"
+)
+
+// Measures of the picture, in pixels, and its colors: those of text and lines can be read on a white and on a black ground.
+const (
+	pictureWidth = 860
+	labelsWidth  = 230
+	valuesWidth  = 60
+	rowHeight    = 22
+	barHeight    = 14
+	ruleHeight   = 30
+	topHeight    = 78
+
+	textColor  = "#768390"
+	ownColor   = "#2f81f7"
+	otherColor = "#a5adb6"
+	limitColor = "#d2691e"
+)
+
+// draw writes results as SVG: a row for each step, and in it a bar for each number of threads, with a line at the limit.
+func draw(w io.Writer, results []result) error {
+	out := bufio.NewWriter(w)
+	all := panels(results)
+	rows := all[0]
+	height := topHeight + len(rows)*rowHeight + 40
+	for i := range rows {
+		if i == 0 || rows[i].rule != rows[i-1].rule {
+			height += ruleHeight
+		}
+	}
+	room := float64(pictureWidth-labelsWidth) / float64(len(all))
+	scale := (room - valuesWidth) / slowest(results)
+
+	fmt.Fprintf(out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="13" fill="%s">`+"\n",
+		pictureWidth, height, textColor)
+	text := func(x, y float64, attributes, format string, values ...any) {
+		fmt.Fprintf(out, `<text x="%.1f" y="%.1f"%s>%s</text>`+"\n", x, y, attributes, html.EscapeString(fmt.Sprintf(format, values...)))
+	}
+	rect := func(x, y, width, height float64, color string) {
+		fmt.Fprintf(out, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, color)
+	}
+	const bold = ` font-weight="bold"`
+	text(0, 16, bold+` font-size="15"`, "%s: shorter is faster", heading)
+	rect(0, 30, 3, 16, limitColor)
+	text(10, 43, "", "%s", legend)
+	for k, panel := range all {
+		text(labelsWidth+float64(k)*room, topHeight-8, bold, "%s", workers(panel[0].threads))
+	}
+	y := float64(topHeight)
+	for i := range rows {
+		if i == 0 || rows[i].rule != rows[i-1].rule {
+			y += ruleHeight
+			text(0, y-9, bold, "%s", rows[i].rule)
+		}
+		text(labelsWidth-10, y+11, ` text-anchor="end"`, "%s", rows[i].label())
+		for k, panel := range all {
+			r, x := &panel[i], labelsWidth+float64(k)*room
+			rect(x, y, scale*r.ns, barHeight, color(r.by))
+			end := scale * r.ns
+			if !math.IsNaN(r.limit) {
+				rect(x+scale*r.limit-1.5, y-2, 3, barHeight+4, limitColor)
+				end = max(end, scale*r.limit)
+			}
+			text(x+end+6, y+11, "", "%.2f", r.ns)
+		}
+		y += rowHeight
+	}
+	text(0, y+22, ` font-size="11"`, "%s", about(&results[0]))
+	fmt.Fprintln(out, "</svg>")
+	return out.Flush()
+}
+
+func color(by string) string {
+	if strings.HasPrefix(by, "torch") {
+		return otherColor
+	}
+	return ownColor
+}

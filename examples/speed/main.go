@@ -1,0 +1,55 @@
+// Speed measures on this machine how long a step of PNM, AdaPNM and AdamW takes, in several formats, on one worker and on all, beside the
+// limit kernel, which moves the same memory and computes nothing:
+//
+//	go run github.com/posneg/pnm/examples/speed@latest
+//
+// It takes less than a minute, and prints a bar chart on a terminal, else a table. -svg and -csv write the same to files; -from draws such a
+// file, or one of `python -m posneg --bench --csv`, and measures nothing.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+)
+
+func main() {
+	var s settings
+	svg := flag.String("svg", "", "draw the results into this `file`")
+	csv := flag.String("csv", "", "write the results to this `file`")
+	from := flag.String("from", "", "measure nothing, but take the results from this `file`, written by -csv or Python's --csv")
+	flag.IntVar(&s.mebi, "mebi", 0, "parameters, in units of 2^20 (default 64, or what fits into half of the free memory)")
+	flag.DurationVar(&s.time, "time", 40*time.Second, "how long to measure; each step is measured at least 3 times")
+	flag.StringVar(&s.machine, "machine", "", "what the results call the machine (default: the CPU's name)")
+	flag.Parse()
+
+	if err := run(s, *svg, *csv, *from); err != nil {
+		fmt.Fprintln(os.Stderr, "speed:", err)
+		os.Exit(1)
+	}
+}
+
+func run(s settings, svg, csv, from string) error {
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
+	}
+	if err := errors.Join(writable(csv), writable(svg)); err != nil {
+		return err
+	}
+	results, err := load(from)
+	if from == "" {
+		results, err = measure(s, os.Stderr)
+	}
+	if err != nil {
+		return err
+	}
+	print := func() error { return table(os.Stdout, results) }
+	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
+		print = func() error { return chart(os.Stdout, results, width) }
+	}
+	return errors.Join(print(), save(csv, results, writeCSV), save(svg, results, draw))
+}
