@@ -66,7 +66,8 @@ def _header():
         for number, line in enumerate(text.splitlines(), 1)
         if (match := re.match(r"PNM_API [\w *]*\b(pnm_\w+)\(", line))
     ]
-    return f"---\nhide: [toc]\n---\n# pnm.h\n\nThe [C library](../docs/c.md)'s header. Its functions: {', '.join(functions)}.\n\n```c linenums=\"1\"\n{text}```\n"
+    about = f"The [C library](../docs/c.md)'s header. Its functions: {', '.join(functions)}."
+    return f"---\nhide: [toc]\n---\n# pnm.h\n\n{about}\n\n```c linenums=\"1\"\n{text}```\n"
 
 
 def on_page_markdown(markdown, page, config, files):
