@@ -8,14 +8,14 @@ import (
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// Adam is torch.optim.Adam or, with Decoupled decay, torch.optim.AdamW. They are baselines of the paper on [AdaPNM].
+// Adam is torch.optim.Adam or, with Decoupled decay, torch.optim.AdamW. Both are baselines of the paper on [AdaPNM].
 type Adam struct {
 	LR          float64 // η, the learning rate: finite; a negative one ascends; default 0.001
 	Beta1       float64 // β1, decay of the momentum: in [0, 1); default 0.9
-	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
-	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0 (0 gives NaN where all gradients were 0 so far); default 1e-8
-	WeightDecay float64 // λ: finite, ≥ 0; default 0, of AdamW 0.01
-	Decoupled   bool    // decay shrinks the parameter by η·λ (AdamW), or else joins the gradient as λ·p (L2; default)
+	Beta2       float64 // β2, decay of the average of squared gradients: in [0, 1); default 0.999
+	Eps         float64 // ε, added to the bias-corrected root: finite, ≥ 0 (0 gives NaN where all gradients were 0); default 1e-8
+	WeightDecay float64 // λ: finite, ≥ 0; default 0, for AdamW 0.01
+	Decoupled   bool    // true: decay scales the parameter by 1 − η·λ (AdamW); false (default): it adds λ·p to the gradient (L2)
 	AMSGrad     bool    // divide by the root of the largest average so far; default false
 	Maximize    bool    // ascend instead of descend; default false
 }
@@ -25,22 +25,23 @@ func NewAdam() Adam {
 	return Adam{LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8}
 }
 
-// NewAdamW returns an Adam with the defaults of torch.optim.AdamW: decay is decoupled, and 0.01.
+// NewAdamW returns an Adam with the defaults of torch.optim.AdamW: decoupled decay of 0.01.
 func NewAdamW() Adam {
 	r := NewAdam()
 	r.Decoupled, r.WeightDecay = true, 0.01
 	return r
 }
 
-// UpdateAdam performs step t of rule r on one tensor. All slices have the same length n (n = 0 is a legal no-op) and share no
-// memory; maxExpAvgSq is nil if r.AMSGrad is off. All but grads, which is only read, are updated in place. The caller zeroes
-// the state before the first step, counts t from 1 and adds one at every call on the same tensor; one that gets no gradient
-// in some step keeps its count.
+// UpdateAdam performs step t of rule r on one tensor. All slices have the same length (0 is legal) and share no memory; maxExpAvgSq is
+// nil if r.AMSGrad is off. It updates all of them in place except grads, which it only reads.
 //
-// A bad hyperparameter or a step below 1 gives a *[ValueError], a length that differs a *[LengthError], slices that overlap an
-// *[OverlapError], and nothing is written. Nothing is allocated, and nothing kept.
+// The state must be zero before the first step. t is the tensor's own count of steps, from 1: a step in which the tensor gets no
+// gradient does not count.
 //
-// Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
+// It returns a *[ValueError] for a hyperparameter out of its range or a step below 1, a *[LengthError] for slices of different lengths,
+// and an *[OverlapError] for slices that share memory; it has then written nothing. It allocates nothing and keeps none of the slices.
+//
+// The workers of the default pool share the work of large tensors: see [Pool].
 func UpdateAdam[T Float](r Adam, t int, params, grads, expAvg, expAvgSq, maxExpAvgSq []T) error {
 	var h floatmode.Hold
 	defer h.Take().Release()
@@ -62,8 +63,8 @@ func UpdateAdam[T Float](r Adam, t int, params, grads, expAvg, expAvgSq, maxExpA
 	return updateOne(&one, &h)
 }
 
-// Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,
-// as they are in a literal that nobody has filled.
+// Validate implements [Rule]. The comments of the fields give the legal ranges. Also, Beta1, Beta2 and Eps must not
+// all be zero: that is a literal without the defaults of [NewAdam].
 func (r Adam) Validate() error {
 	if err := check(adamTable, &r); err != nil {
 		return err

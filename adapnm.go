@@ -10,21 +10,21 @@ import (
 
 // AdaPNM is the adaptive form of [PNM] (the paper's Algorithm 3, the authors' class AdaPNM): the difference of the two
 // momenta is divided by the root of an average of squared gradients, as in Adam. As in PNM, a constant gradient moves a
-// parameter by LR/√γ a step in the long run; coming from AdamW, that is 0.447 of the step at the same LR and Beta0 = 1.
+// parameter by LR/√γ a step in the long run. With Beta0 = 1 that is 0.447 of AdamW's step at the same LR.
 type AdaPNM struct {
 	LR          float64 // η, the learning rate: finite; a negative one ascends; default 0.001
 	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
-	Beta2       float64 // β2, decay of the squared gradient's average: in [0, 1); default 0.999
+	Beta2       float64 // β2, decay of the average of squared gradients: in [0, 1); default 0.999
 	Beta0       float64 // β0, the weight of the negative momentum: any finite number; default 1. Called betas[2] by the authors
-	Eps         float64 // ε, added to the root, outside the bias correction: finite, ≥ 0 (0 gives NaN where all gradients were 0 so far); default 1e-8
+	Eps         float64 // ε, added to the bias-corrected root: finite, ≥ 0 (0 gives NaN where all gradients were 0); default 1e-8
 	WeightDecay float64 // λ: finite, ≥ 0; default 0. The authors use 5e-4/LR with decoupled decay
-	Decoupled   bool    // decay shrinks the parameter by η·λ (default), or else joins the gradient as λ·p (L2)
+	Decoupled   bool    // true (default): decay scales the parameter by 1 − η·λ; false: it adds λ·p to the gradient (L2)
 	AMSGrad     bool    // divide by the root of the largest average so far; default true
 	Maximize    bool    // ascend instead of descend; default false
 
-	// ExactBias divides by 1−β1^(2⌈t/2⌉), the weight that the momentum updated at step t has really given out. The
-	// authors' 1−β1^t (default) is the same on even steps and smaller on odd ones: with the defaults the first step is
-	// then 1.70·LR instead of 0.89·LR.
+	// ExactBias corrects the bias by 1−β1^(2⌈t/2⌉), the true sum of the weights in the momentum updated at step t. The
+	// authors' 1−β1^t (default) is the same on even steps and smaller on odd ones: with the defaults, the first step is
+	// 1.70·LR instead of 0.89·LR.
 	ExactBias bool
 }
 
@@ -33,16 +33,17 @@ func NewAdaPNM() AdaPNM {
 	return AdaPNM{LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Beta0: 1, Eps: 1e-8, Decoupled: true, AMSGrad: true}
 }
 
-// UpdateAdaPNM performs step t of rule r on one tensor. All slices have the same length n (n = 0 is a legal no-op) and
-// share no memory; maxExpAvgSq is nil if r.AMSGrad is off. params, the momentum that is due (expAvg on odd t, negExpAvg
-// on even t), expAvgSq and maxExpAvgSq are updated in place, grads and the other momentum are only read. The caller
-// zeroes the state before the first step, counts t from 1 and adds one at every call on the same tensor; one that gets
-// no gradient in some step keeps its count.
+// UpdateAdaPNM performs step t of rule r on one tensor. All slices have the same length (0 is legal) and share no memory; maxExpAvgSq
+// is nil if r.AMSGrad is off. It updates params, expAvgSq, maxExpAvgSq and one momentum in place: expAvg on odd t, negExpAvg on even t.
+// It only reads grads and the other momentum.
 //
-// A bad hyperparameter or a step below 1 gives a *[ValueError], a length that differs a *[LengthError], slices that overlap an
-// *[OverlapError], and nothing is written. Nothing is allocated, and nothing kept.
+// The state must be zero before the first step. t is the tensor's own count of steps, from 1: a step in which the tensor gets no
+// gradient does not count.
 //
-// Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
+// It returns a *[ValueError] for a hyperparameter out of its range or a step below 1, a *[LengthError] for slices of different lengths,
+// and an *[OverlapError] for slices that share memory; it has then written nothing. It allocates nothing and keeps none of the slices.
+//
+// The workers of the default pool share the work of large tensors: see [Pool].
 func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, expAvgSq, maxExpAvgSq []T) error {
 	var h floatmode.Hold
 	defer h.Take().Release()
@@ -64,8 +65,8 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 	return updateOne(&one, &h)
 }
 
-// Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta2 and Eps must not all be zero,
-// as they are in a literal that nobody has filled.
+// Validate implements [Rule]. The comments of the fields give the legal ranges. Also, Beta1, Beta2 and Eps must not
+// all be zero: that is a literal without the defaults of [NewAdaPNM].
 func (r AdaPNM) Validate() error {
 	if err := check(adapnmTable, &r); err != nil {
 		return err

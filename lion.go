@@ -8,16 +8,16 @@ import (
 )
 
 // Lion moves each parameter by the learning rate, against the sign of an average of gradients (Chen and others, Symbolic Discovery of
-// Optimization Algorithms, NeurIPS 2023, arXiv 2302.06675). It keeps one momentum, half of Adam's state. A step is larger than
-// Adam's: the authors take learning rates 3 to 10 times smaller than AdamW's, and a decay λ as many times larger.
+// Optimization Algorithms, NeurIPS 2023, arXiv 2302.06675). It keeps one momentum, half of Adam's state. Its steps are larger than
+// Adam's: the authors divide AdamW's learning rate by 3 to 10 and multiply its decay λ by the same factor.
 //
-// The sign of zero is 0: such a parameter only decays. That of a NaN is NaN, so that it reaches the parameter; torch.sign makes it 0.
+// The sign of 0 is 0: such a parameter only decays. The sign of a NaN is NaN, so that it reaches the parameter; torch.sign gives 0.
 type Lion struct {
 	LR          float64 // η, the learning rate: finite; a negative one ascends; default 0.0001
 	Beta1       float64 // β1, weight of the momentum in the average whose sign is the step: in [0, 1); default 0.9
 	Beta2       float64 // β2, decay of the momentum: in [0, 1); default 0.99
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
-	Decoupled   bool    // decay shrinks the parameter by η·λ (default, and all that the authors have), or else joins the gradient as λ·p (L2)
+	Decoupled   bool    // true (default, the authors' only kind): decay scales the parameter by 1 − η·λ; false: it adds λ·p to the gradient (L2)
 	Maximize    bool    // ascend instead of descend; default false
 }
 
@@ -26,14 +26,16 @@ func NewLion() Lion {
 	return Lion{LR: 1e-4, Beta1: 0.9, Beta2: 0.99, Decoupled: true}
 }
 
-// UpdateLion performs step t of rule r on one tensor. All slices have the same length n (n = 0 is a legal no-op) and share no memory.
-// params and expAvg are updated in place, grads is only read. The caller zeroes expAvg before the first step, counts t from 1 and
-// adds one at every call on the same tensor; one that gets no gradient in some step keeps its count.
+// UpdateLion performs step t of rule r on one tensor. All slices have the same length (0 is legal) and share no memory. It updates
+// params and expAvg in place and only reads grads.
 //
-// A bad hyperparameter or a step below 1 gives a *[ValueError], a length that differs a *[LengthError], slices that overlap an
-// *[OverlapError], and nothing is written. Nothing is allocated, and nothing kept.
+// expAvg must be zero before the first step. t is the tensor's own count of steps, from 1: a step in which the tensor gets no gradient
+// does not count.
 //
-// Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
+// It returns a *[ValueError] for a hyperparameter out of its range or a step below 1, a *[LengthError] for slices of different lengths,
+// and an *[OverlapError] for slices that share memory; it has then written nothing. It allocates nothing and keeps none of the slices.
+//
+// The workers of the default pool share the work of large tensors: see [Pool].
 func UpdateLion[T Float](r Lion, t int, params, grads, expAvg []T) error {
 	var h floatmode.Hold
 	defer h.Take().Release()
@@ -50,8 +52,8 @@ func UpdateLion[T Float](r Lion, t int, params, grads, expAvg []T) error {
 	return updateOne(&one, &h)
 }
 
-// Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1 and Beta2 must not both be zero, as
-// they are in a literal that nobody has filled.
+// Validate implements [Rule]. The comments of the fields give the legal ranges. Also, Beta1 and Beta2 must not
+// both be zero: that is a literal without the defaults of [NewLion].
 func (r Lion) Validate() error {
 	if err := check(lionTable, &r); err != nil {
 		return err

@@ -8,18 +8,18 @@ import (
 )
 
 // PNM is Positive-Negative Momentum (the paper's Algorithm 2, the authors' class PNM): SGD with two momenta, updated on
-// alternate steps, whose weighted difference is the direction of the step. Beta0 sets how much gradient noise the
-// difference carries: its variance grows with γ = (1+β0)² + β0², and the step is divided by √γ, so that a constant
+// alternate steps; their weighted difference is the direction of the step. Beta0 sets how much gradient noise the
+// difference carries: its variance grows with γ = (1+β0)² + β0². The step is divided by √γ, so that a constant
 // gradient moves a parameter by LR/√γ a step.
 //
-// LR has no default, as in the authors' code. Theirs is 1.0 where torch's SGD with momentum 0.9 has 0.1: torch's buffer
-// has gain 1/(1−momentum) = 10, an average such as this one has gain 1.
+// LR has no default, as in the authors' code. The authors use 1.0 where torch's SGD with momentum 0.9 takes 0.1: torch's momentum
+// buffer is a sum with gain 1/(1−momentum) = 10, and this momentum is an average with gain 1.
 type PNM struct {
 	LR          float64 // η, the learning rate: finite; a negative one ascends
 	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
 	Beta0       float64 // β0, the weight of the negative momentum: any finite number; default 1. Called betas[1] by the authors
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
-	Decoupled   bool    // decay shrinks the parameter by η·λ (default), or else joins the gradient as λ·p (L2)
+	Decoupled   bool    // true (default): decay scales the parameter by 1 − η·λ; false: it adds λ·p to the gradient (L2)
 	Maximize    bool    // ascend instead of descend; default false
 }
 
@@ -28,15 +28,16 @@ func NewPNM(lr float64) PNM {
 	return PNM{LR: lr, Beta1: 0.9, Beta0: 1, Decoupled: true}
 }
 
-// UpdatePNM performs step t of rule r on one tensor. All slices have the same length n (n = 0 is a legal no-op) and
-// share no memory. params and the momentum that is due (posMomentum on odd t, negMomentum on even t) are updated in
-// place, grads and the other momentum are only read. The caller zeroes both momenta before the first step, counts t from
-// 1 and adds one at every call on the same tensor; one that gets no gradient in some step keeps its count.
+// UpdatePNM performs step t of rule r on one tensor. All slices have the same length (0 is legal) and share no memory. It updates
+// params and one momentum in place: posMomentum on odd t, negMomentum on even t. It only reads grads and the other momentum.
 //
-// A bad hyperparameter or a step below 1 gives a *[ValueError], a length that differs a *[LengthError], slices that overlap an
-// *[OverlapError], and nothing is written. Nothing is allocated, and nothing kept.
+// Both momenta must be zero before the first step. t is the tensor's own count of steps, from 1: a step in which the tensor gets no
+// gradient does not count.
 //
-// Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
+// It returns a *[ValueError] for a hyperparameter out of its range or a step below 1, a *[LengthError] for slices of different lengths,
+// and an *[OverlapError] for slices that share memory; it has then written nothing. It allocates nothing and keeps none of the slices.
+//
+// The workers of the default pool share the work of large tensors: see [Pool].
 func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []T) error {
 	var h floatmode.Hold
 	defer h.Take().Release()
@@ -53,8 +54,8 @@ func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []
 	return updateOne(&one, &h)
 }
 
-// Validate implements [Rule]. The legal ranges are those in the comments of the fields; Beta1, Beta0 and Decoupled must not all be
-// zero, as they are in a literal that nobody has filled.
+// Validate implements [Rule]. The comments of the fields give the legal ranges. Also, Beta1, Beta0 and Decoupled must not
+// all be zero: that is a literal without the defaults of [NewPNM].
 func (r PNM) Validate() error {
 	if err := check(pnmTable, &r); err != nil {
 		return err

@@ -6,27 +6,27 @@ import (
 	"math"
 )
 
-// A Rule is an update rule with its hyperparameters: [PNM], [AdaPNM], [SGD], [Adam] or [Lion]. Rules are plain values;
-// copying one copies all of it, and a field set to zero means zero. The constructors fill the defaults.
+// A Rule is an update rule with its hyperparameters: [PNM], [AdaPNM], [SGD], [Adam] or [Lion]. Rules are plain values that can be
+// copied. A field set to zero means zero: the constructors fill in the defaults.
 //
-// Hyperparameters have a name each, the same in files, in C and here: lr, beta1, beta2, beta0, eps, weight_decay, momentum,
-// dampening, decoupled, amsgrad, maximize, nesterov and exact_bias, of which a rule has some.
+// Each hyperparameter has a name, the same in checkpoints, in C and in Go. The names are lr, beta1, beta2, beta0, eps, weight_decay,
+// momentum, dampening, decoupled, amsgrad, maximize, nesterov and exact_bias; each rule has some of them.
 type Rule interface {
-	// Validate returns nil, or a *ValueError that names the first field out of its range.
+	// Validate returns nil, or a *ValueError that names the first field that is out of its range.
 	Validate() error
 
-	// Name is the rule's name in files, errors and C: that of its type, as "AdaPNM".
+	// Name returns the rule's name in checkpoints, in errors and in C: the name of its type, such as "AdaPNM".
 	Name() string
 
-	// State returns the names of the rule's state buffers, in the order of its drop-in call, as the official implementation has
-	// them. They depend on the rule's options; one without state returns nil. The slice is shared and must not be changed.
+	// State returns the names of the rule's state buffers, as the official implementation calls them, in the order of the
+	// rule's Update function. They depend on the rule's options; without state it returns nil. Do not change the slice: it is shared.
 	State() []string
 
 	// Hyperparameters yields the names of all hyperparameters and their values, each a float64 or a bool, always in the same order.
 	Hyperparameters() iter.Seq2[string, any]
 
-	// With returns a copy of the rule in which the hyperparameter of a name has another value, which must be a float64 or a bool, as
-	// it was. An unknown name or a value of another type gives an error, and no rule. Values are not checked: Validate does that.
+	// With returns a copy of the rule in which the named hyperparameter has another value. The value must have the hyperparameter's
+	// type, float64 or bool. An unknown name or a value of the wrong type returns an error. With does not check ranges: Validate does.
 	With(name string, value any) (Rule, error)
 
 	// form tells which equations the rule's options select.
@@ -37,10 +37,10 @@ type Rule interface {
 	table() *table
 }
 
-// Rules returns every rule, with the defaults of its constructor. A learning rate without a default is 0.
+// Rules returns every rule with the defaults of its constructor. A learning rate without a default is 0.
 func Rules() []Rule { return []Rule{NewPNM(0), NewAdaPNM(), NewSGD(0), NewAdam(), NewLion()} }
 
-// scalars are the coefficients of the update equations for one step. A rule computes them in float64; round brings them
+// scalars are the coefficients of the update equations for one step. A rule computes them in float64; round converts them
 // to the element type. Fields that a rule does not use stay zero.
 type scalars[T Float] struct {
 	gs     T // factor on the gradient: 1, or −1 to maximize; options multiply it
@@ -50,7 +50,7 @@ type scalars[T Float] struct {
 	alpha1 T // weight of the gradient in it: 1 − beta1, in SGD 1 or 1 − τ
 	beta2  T // β2: decay of the average of squares, in Lion of the momentum
 	alpha2 T // 1 − β2
-	k1, k2 T // weights of the two momenta, or k1 of the only one, with the step size and the bias correction in them
+	k1, k2 T // weights of the two momenta, or k1 of the only one; they include the step size and the bias correction
 	r      T // 1/√(1−β2^t)
 	eps    T // ε
 	lo, hi T // bounds of the scaled gradient: −∞ and +∞, unless it is clipped by value
@@ -83,11 +83,10 @@ func noiseWeights(lr, beta0 float64) (k1, k2 float64) {
 	return lr * a / norm, lr * b / norm
 }
 
-// emaMass returns 1 − βⁿ, the total weight that an exponential moving average has given out after n ≥ 1 updates.
+// emaMass returns 1 − βⁿ, the sum of the weights in an exponential moving average after n ≥ 1 updates.
 //
-// math.Pow would not do: it has assembly of its own on some architectures, and other bits there. Here βⁿ is carried as
-// hi + lo with lo below half an ulp of hi, so that hi ends as the correctly rounded power (the error before the last
-// rounding is about n·2⁻¹⁰⁴).
+// It cannot use math.Pow, which has assembly and gives other bits on some architectures. It keeps βⁿ as hi + lo, with lo below half an
+// ulp of hi, so that hi ends as the correctly rounded power (the error before the last rounding is about n·2⁻¹⁰⁴).
 func emaMass(beta float64, n int) float64 {
 	if float64(n)*(1-beta) > 45 {
 		return 1 // βⁿ ≤ exp(−n(1−β)) < 2⁻⁶⁴
@@ -113,10 +112,10 @@ func mulPair(ah, al, bh, bl float64) (hi, lo float64) {
 	return hi, e - (hi - p)
 }
 
-// round rounds the coefficients to the element type; out may be c. It fails, naming the hyperparameter at fault, where one of them
-// is not finite there: the step would fill the parameters with NaN.
+// round rounds the coefficients to the element type; out may be c. If one of them is not finite in that type, a step would fill the
+// parameters with NaN: round returns an error that names the hyperparameter at fault.
 func round[T Float](f form, c *scalars[float64], out *scalars[T]) error {
-	// + 0 makes +0 of −0, so that rules which are equal have equal coefficients.
+	// Adding 0 turns −0 into +0, so that equal rules have equal coefficients.
 	out.gs, out.l2, out.keep = T(c.gs), T(c.l2)+0, T(c.keep)+0
 	out.beta1, out.alpha1 = T(c.beta1)+0, T(c.alpha1)+0
 	out.beta2, out.alpha2 = T(c.beta2)+0, T(c.alpha2)+0
@@ -148,10 +147,10 @@ func round[T Float](f form, c *scalars[float64], out *scalars[T]) error {
 	return e
 }
 
-// isMomentum reports whether state of a role is a momentum; others are averages of squares, and their largest.
+// isMomentum reports whether a role is that of a momentum; the other roles are the average of squares and its maximum.
 func isMomentum(role rune) bool { return role == 'm' || role == 'n' }
 
-// An interval is a range of legal values of a hyperparameter, borders included.
+// An interval is a range of legal values of a hyperparameter, bounds included.
 type interval struct {
 	lo, hi float64
 	text   string
@@ -175,7 +174,7 @@ func (i *interval) outside(rule, field string, value float64) error {
 	return &ValueError{rule, field, value, i.text}
 }
 
-// unfilled is the error of a rule whose decays and ε, the given fields, are all 0: it is a literal that nobody has filled.
+// unfilled is the error of a rule in which the given fields are all 0: it is a literal without the constructor's defaults.
 func unfilled(rule, fields string) error {
 	return &ValueError{rule, fields, 0, "set: New" + rule + " fills the defaults"}
 }

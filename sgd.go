@@ -9,8 +9,8 @@ import (
 )
 
 // SGD is stochastic gradient descent, with or without momentum, as torch.optim.SGD defines it. It is one of the baselines of
-// the paper on [PNM]. The defaults are torch's, which has no momentum: the usual 0.9 must be asked for. The ranges are torch's, too: it
-// lets momentum be 1 and more, where it grows, and does not restrict dampening at all.
+// the paper on [PNM]. Its defaults are torch's: in particular, Momentum is 0, so set the usual 0.9 yourself. Its ranges are torch's, too:
+// Momentum may be 1 or more, which makes it grow, and Dampening may be any finite number.
 //
 // LR has no default. With momentum μ a constant gradient moves a parameter by LR/(1−μ) a step in the long run.
 type SGD struct {
@@ -18,8 +18,8 @@ type SGD struct {
 	Momentum    float64 // μ, decay of the momentum: finite, ≥ 0; default 0, which needs no state
 	Dampening   float64 // τ: gradients after a tensor's first join the momentum as (1−τ)·g: any finite number; default 0
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
-	Decoupled   bool    // decay shrinks the parameter by η·λ, or else joins the gradient as λ·p (L2; default, and all that torch has)
-	Nesterov    bool    // look ahead along the momentum, which must be > 0 and without dampening; default false
+	Decoupled   bool    // true: decay scales the parameter by 1 − η·λ; false (default): it adds λ·p to the gradient (L2), as in torch
+	Nesterov    bool    // look ahead along the momentum; needs Momentum > 0 and Dampening 0; default false
 	Maximize    bool    // ascend instead of descend; default false
 }
 
@@ -28,15 +28,14 @@ func NewSGD(lr float64) SGD {
 	return SGD{LR: lr}
 }
 
-// UpdateSGD performs step t of rule r on one tensor. All slices have the same length n (n = 0 is a legal no-op) and share no
-// memory; momentumBuffer is nil if r.Momentum is 0. params and momentumBuffer are updated in place, grads is only read. At step 1
-// momentumBuffer becomes the gradient, whatever it held. The caller counts t from 1 and adds one at every call on the same
-// tensor; one that gets no gradient in some step keeps its count.
+// UpdateSGD performs step t of rule r on one tensor. All slices have the same length (0 is legal) and share no memory; momentumBuffer
+// is nil if r.Momentum is 0. It updates params and momentumBuffer in place and only reads grads. Step 1 sets momentumBuffer to the
+// gradient, whatever it held. t is the tensor's own count of steps, from 1: a step in which the tensor gets no gradient does not count.
 //
-// A bad hyperparameter or a step below 1 gives a *[ValueError], a length that differs a *[LengthError], slices that overlap an
-// *[OverlapError], and nothing is written. Nothing is allocated, and nothing kept.
+// It returns a *[ValueError] for a hyperparameter out of its range or a step below 1, a *[LengthError] for slices of different lengths,
+// and an *[OverlapError] for slices that share memory; it has then written nothing. It allocates nothing and keeps none of the slices.
 //
-// Large tensors are shared among the workers of a pool that follows GOMAXPROCS; see [Pool].
+// The workers of the default pool share the work of large tensors: see [Pool].
 func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
 	var h floatmode.Hold
 	defer h.Take().Release()
@@ -58,7 +57,7 @@ func UpdateSGD[T Float](r SGD, t int, params, grads, momentumBuffer []T) error {
 	return updateOne(&one, &h)
 }
 
-// Validate implements [Rule]. The legal ranges are those in the comments of the fields.
+// Validate implements [Rule]. The comments of the fields give the legal ranges.
 func (r SGD) Validate() error {
 	var h floatmode.Hold // the least momentum is a denormal number
 	defer h.Take().Release()
