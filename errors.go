@@ -7,13 +7,14 @@ import (
 	"strings"
 )
 
-// ErrBusy is returned by a call on a [List], or on an optimizer of package optim, that comes while another one runs. It has done nothing.
+// ErrBusy is the error of a call on a [List], or on an optimizer of package optim, while another call on it runs. The refused call has
+// done nothing.
 var ErrBusy = errors.New("pnm: busy with a call of another goroutine: let one goroutine at a time call")
 
 // A TensorError reports which tensor of a list an error is about.
 type TensorError struct {
 	Tensor int    // its index in the list, or in the optimizer
-	Name   string // its name, if it has one: an optimizer's have
+	Name   string // its name in an optimizer; "" in a list
 	Err    error
 }
 
@@ -23,7 +24,7 @@ func (e *TensorError) Error() string {
 
 func (e *TensorError) Unwrap() error { return e.Err }
 
-// tensorName is what an error calls a tensor.
+// tensorName names a tensor in an error.
 func tensorName(i int, name string) string {
 	if name == "" || name == strconv.Itoa(i) {
 		return fmt.Sprintf("tensor %d", i)
@@ -31,11 +32,11 @@ func tensorName(i int, name string) string {
 	return fmt.Sprintf("tensor %d (%s)", i, strconv.Quote(name))
 }
 
-// A ValueError reports a number that is out of its legal range: a field of a rule, of options or of an update.
+// A ValueError reports a number that is out of its legal range, such as a field of a rule, of options or of an update.
 type ValueError struct {
-	Of    string  // whose it is: the rule's name, "Options", "Update", …
-	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large; "Beta1, Beta2 and Eps" if these are all 0
-	Value float64 // the offending value; the coefficient that it leads to, if Legal speaks of one; of Squares, their norm
+	Of    string  // what the field belongs to: the rule's name, "Options", "Update", …
+	Field string  // "Beta1"; a product such as "LR·WeightDecay" if only that is too large; "Beta1, Beta2 and Eps" if all of them are 0
+	Value float64 // the offending value; the coefficient computed from it, if Legal mentions one; the norm, for Squares
 	Legal string  // the legal range: "in [0, 1)"
 }
 
@@ -52,35 +53,35 @@ func (e *ValueError) Error() string {
 	return fmt.Sprintf("pnm: %s.%s %s %v, must be %s", e.Of, e.Field, is, e.Value, e.Legal)
 }
 
-// A LengthError reports a slice or a [Vector] whose length differs from that of the parameters it belongs to, or a list whose
-// length differs from the number of tensors, or of what a rule has for state.
+// A LengthError reports a slice or a [Vector] that is not as long as its parameters, or a list whose length is not the number of
+// tensors or of state buffers.
 type LengthError struct {
 	Arg  string // the slice: "grads", "exp_avg", "copy", …; or the list: "gradients", …
 	Len  int    // its length
-	Want int    // the length that it should have
+	Want int    // the length that it must have
 }
 
 func (e *LengthError) Error() string {
 	return fmt.Sprintf("pnm: length of %s is %d, must be %d", e.Arg, e.Len, e.Want)
 }
 
-// A FormatError reports a [Vector] in a format that its place cannot have.
+// A FormatError reports a [Vector] whose format is not allowed for its argument.
 type FormatError struct {
 	Arg    string // the vector: "grads", "exp_avg", …
 	Format string // its format
-	Want   string // what it may have
+	Want   string // the formats that are allowed
 }
 
 func (e *FormatError) Error() string {
 	return fmt.Sprintf("pnm: the format of %s is %s, must be %s", e.Arg, e.Format, e.Want)
 }
 
-// An OverlapError reports two slices, or vectors, that share memory.
+// An OverlapError reports two slices or vectors that share memory.
 type OverlapError struct {
 	Arg, OtherArg string   // the two: "params", "exp_avg", …
 	Elements      int      // how many elements they share
-	Tensors       []int    // the indices of their tensors in the list, if these are two; nil if they are of one tensor
-	Names         []string // of these tensors, if they have names
+	Tensors       []int    // the indices of their two tensors in the list; nil if both belong to the same tensor
+	Names         []string // the names of the two tensors in an optimizer; nil in a list
 }
 
 func (e *OverlapError) Error() string {
@@ -95,17 +96,17 @@ func (e *OverlapError) Error() string {
 	return fmt.Sprintf("pnm: %s%s and %s%s share %d elements in memory", e.Arg, of[0], e.OtherArg, of[1], e.Elements)
 }
 
-// An ISAError reports that the environment variable PNM_ISA names an implementation that is unknown or that this machine
-// or build does not have.
+// An ISAError reports that the environment variable PNM_ISA names an implementation that is unknown, or that this machine or build
+// does not have.
 type ISAError struct {
 	Pin       string   // the value of PNM_ISA
-	Available []string // what it could be
+	Available []string // the values that it may have
 }
 
 func (e *ISAError) Error() string {
-	return fmt.Sprintf("pnm: PNM_ISA is %q, but must be one of those that this machine and build have: %s, or empty for the last of them",
+	return fmt.Sprintf("pnm: PNM_ISA is %q, must be one of those that this machine and build have: %s, or empty for the last of these",
 		e.Pin, strings.Join(e.Available, ", "))
 }
 
-// withoutPrefix is what an error says behind the package's name.
+// withoutPrefix returns an error's text without the package's name.
 func withoutPrefix(err error) string { return strings.TrimPrefix(err.Error(), "pnm: ") }

@@ -6,48 +6,49 @@ import (
 	"sync/atomic"
 )
 
-// An Update is a step of one tensor on a caller's own memory. The vectors have the same length (0 is legal), share no memory, and
-// may be, in any combination,
+// An Update is a step of one tensor in the caller's memory. The vectors have the same length (0 is legal) and share no memory. Either
+// all of them are float64, and there is no Copy, or they have any combination of these formats:
 //
-//	Params    float32; bf16 that is stored by stochastic rounding; or low16, see below
+//	Params    float32; bf16, rounded stochastically; or low16, see below
 //	Grads     float32, bf16 or f16
-//	State     float32; bf16: all momenta rounded to nearest even, averages of squares (and their largest) stochastically; or momenta in
-//	          mxfp8, stochastically, with averages of squares in bf16
-//	Copy      bf16 or f16, rounded to nearest even, of float32 parameters; bf16 of low16 ones
+//	State     float32; bf16, with momenta rounded to nearest even, and averages of squares (and their maximum) stochastically;
+//	          or mxfp8 for momenta, rounded stochastically, with bf16 for averages of squares
+//	Copy      bf16 or f16, rounded to nearest even, of float32 Params; bf16 of low16 Params
 //
-// or all are float64, with no copy. A step widens to float32, does what it does to float32, and rounds once, where it stores. State is
-// zero before the first step; see [AllocState].
+// A step widens all of them to float32, updates as for float32, and rounds once, when it stores. State must be zero before the
+// first step: see [AllocState].
 //
-// Parameters in low16 are the lower halves of float32 ones, and Copy has the upper halves, in bf16: together 4 bytes, for what a model
-// computes with and for the exact number behind it. A step has the bits of one of float32 parameters. The bf16 is the nearest to the
-// number, of two the one farther from zero. [Split] makes both, [Join] puts them together; zeros in low16 make any bf16 exact numbers.
+// With Params in low16, each parameter is a float32 number in two halves: Copy has the upper half, in bf16, and Params the lower half.
+// The model computes with Copy, and both together take the 4 bytes of the float32. A step gives the bits of a step of float32 Params. The
+// upper half is the nearest bf16, away from zero in a tie. [Split] makes the halves, and [Join] puts them together. To start from bf16
+// parameters, use them as Copy, and zeros as Params.
 //
-// What others write to Copy is lost at the next step, unless Params are in low16 or Follow is set: then the step begins from a number that
-// rounds to what they wrote. Params in low16 keep their lower halves: an infinity in Copy may thus become a NaN, or the largest number.
+// The next step overwrites what others write to Copy, unless Params are low16 or Follow is set: then that step starts from a number that
+// rounds to what they wrote. Params in low16 keep their lower halves, so that an infinity in Copy may become a NaN or the largest number.
 //
-// A tensor with momenta in mxfp8 is cut where [Vector.Slice] cuts them: parts of a step, and what Rounding.First says of a part of a tensor,
-// begin and end there. All its momenta have the same rows.
+// All momenta in mxfp8 of a tensor have the same rows. Such a tensor can be cut only where [Vector.Slice] can cut its momenta: parts of a
+// step, and parts of a tensor given by Rounding.First, begin and end there.
 //
-// Stochastic rounding takes one of the two neighbours of a number, the nearer one more often, so that the mean is the number.
-// Steps too small for the nearest bf16 are not lost that way: parameters keep moving, at the right rate, and averages of
-// squares decay, which to the nearest they would not with β2 = 0.999. What is unbiased is not free of noise: AMSGrad keeps the largest
-// average, and so the noise of one in bf16, which makes steps some 3 % shorter in the long run. docs/precision.md has measured all this.
+// Stochastic rounding takes one of the two neighbours of a number, the nearer one with the higher probability, so that the mean is the
+// number. Changes too small for rounding to nearest are then not lost: parameters keep moving at the right rate, and averages of
+// squares decay, which they would not with β2 = 0.999. But rounding adds noise: AMSGrad keeps the maximum of an average, including the
+// noise of bf16, which makes steps some 3 % shorter in the long run. docs/precision.md has the measurements.
 type Update struct {
-	Rule   Rule     // as a value
-	Step   int      // the tensor's own count, from 1; one that gets no gradient in some step keeps it
+	Rule   Rule     // a value, not a pointer
+	Step   int      // the tensor's own count, from 1: a step in which it gets no gradient does not count
 	Params Vector   // updated
-	Grads  Vector   // read, and zeroed where the options ask for it
+	Grads  Vector   // read, and zeroed with Options.ZeroGrads
 	State  []Vector // updated; in the order of the rule's State
 
-	Copy     Vector   // of the updated parameters; nil for none. It is written, and read only with Follow or low16
+	Copy     Vector   // written with the updated parameters; read only with Follow or low16 Params; nil for none
 	Follow   bool     // read Copy first: a float32 parameter that does not round to its copy takes the copy's value
-	Rounding Rounding // the random numbers of stochastic rounding: give each tensor a number of its own, or all draw the same
+	Rounding Rounding // the random numbers of stochastic rounding: give each tensor another Rounding.Tensor, or all draw the same
 
-	Skip bool // leave the tensor as it is, for it has no gradient now; Step and Grads do not matter then
+	Skip bool // leave the tensor as it is, since it has no gradient in this step; Step and Grads are ignored
 }
 
-// Draws reports whether steps draw random numbers: those that store parameters or averages of squares in bf16, or momenta in mxfp8. A
-// saved run then needs Rounding, too. Without a valid Rule it is false.
+// Draws reports whether the update draws random numbers: whether it stores parameters or averages of squares in bf16, or momenta in mxfp8.
+// If so, save Rounding with the run. Without a valid Rule, Draws returns false.
 func (u *Update) Draws() bool {
 	if checkRule(u.Rule) != nil {
 		return false
@@ -59,13 +60,14 @@ func (u *Update) Draws() bool {
 	return t.p.format != f64 && t.formats()&stochastic != 0
 }
 
-// UpdateAll performs a step of many tensors at once: what ClipNorm and SkipNonFinite say, they say of all gradients together,
-// and the workers share the whole list, so that thousands of small tensors take as long as a large one. The bits are those of
-// drop-in calls, one for each, with the gradients scaled by the same factor.
+// UpdateAll performs a step of many tensors at once. ClipNorm and SkipNonFinite apply to all gradients together. The workers share the
+// whole list, so that thousands of small tensors take as long as a large one. The bits are those of separate calls, such as
+// [UpdatePNM], with the gradients scaled by the same factor.
 //
-// Nothing is kept, and nothing written if there is an error: a *[TensorError] with a *[ValueError], *[LengthError], *[FormatError] or
-// *[OverlapError] behind it; a *ValueError for an option; or an *OverlapError if what is written for one tensor is memory of another.
-// Gradients may share memory with each other, unless they are zeroed. Once a list as long has been updated, nothing is allocated.
+// An error of one tensor is a *[TensorError] that wraps a *[ValueError], *[LengthError], *[FormatError] or *[OverlapError]. A bad option
+// returns a *ValueError. An *OverlapError says that memory written for one tensor belongs to another one. After an error nothing has
+// been written. Gradients may share memory with each other, unless they are zeroed. UpdateAll keeps nothing of the caller's memory, and
+// allocates nothing once it has updated a list of that length.
 func UpdateAll(o Options, updates []Update) (Report, error) {
 	l := takeList()
 	defer l.putBack()
@@ -73,32 +75,32 @@ func UpdateAll(o Options, updates []Update) (Report, error) {
 	return l.Step(o)
 }
 
-// A List performs steps of the same tensors again and again: each is [UpdateAll] of its Updates, but what has not changed since the last
-// step is not checked anew, and nothing is allocated. Between steps the caller may change anything in Updates (Step, Grads and Skip at
-// every step, Rule where a learning rate changes, vectors that move) and may add to them. The zero List is ready for use.
+// A List performs steps of the same tensors again and again. A step is [UpdateAll] of its Updates, but checks only what has changed since
+// the last step, and allocates nothing. Between steps the caller may change anything in Updates, such as Step, Grads, Skip, the learning
+// rate in Rule, or vectors that move, and may append to them. The zero List is ready for use.
 //
-// A List is for one goroutine at a time: a call beside another one does nothing and returns [ErrBusy].
+// A List is for one goroutine at a time: a call while another one runs does nothing and returns [ErrBusy].
 type List struct {
 	Updates []Update
 
 	busy    atomic.Bool
 	batch   batch   // its tensors are those of Updates, as they were checked
-	memory  layers  // where all that steps write of them lies, but for gradients
+	memory  layers  // the memory that steps write, without gradients
 	base    regions // the memory of the first of its layers
 	laid    regions // the same, in the order of the tensors
 	scratch regions
 	working int64 // bytes that a step of all tensors touches
 
-	apart    []span  // for each tensor, the last gradient that was found to share no memory with what is written
-	compared bool    // there are such gradients
+	apart    []span  // for each tensor, the last gradient that was found to share no memory with memory that is written
+	compared bool    // apart has any gradient
 	disjoint []span  // the last gradients that were found to share no memory with each other
 	sorted   regions // scratch
 }
 
-// mostSpare is how many tensors a list may have had that is kept for the next call: each takes some 400 bytes.
+// mostSpare is the number of tensors, of some 400 bytes each, up to which a list is kept for the next call.
 const mostSpare = 64 << 10
 
-// spare are lists of calls that keep nothing, for the next such call.
+// spare are empty lists for the next UpdateAll or StepPart.
 var spare = make(chan *List, 16)
 
 // takeList returns a list without tensors.
@@ -141,8 +143,8 @@ func (l *List) end() {
 	l.busy.Store(false)
 }
 
-// Step performs a step of all tensors that Skip does not leave out, as [UpdateAll] does. Unless the report says that it was skipped, the
-// caller adds 1 to the Step of each of them.
+// Step performs a step of all tensors without Skip, as [UpdateAll] does. If the step was not skipped (see [Report]), add 1 to the
+// Step of each of these tensors.
 func (l *List) Step(o Options) (Report, error) {
 	if err := l.begin(); err != nil {
 		return Report{}, err
@@ -163,11 +165,13 @@ func (l *List) letGo() {
 	}
 }
 
-// StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces; each
-// element must be in one part, and parts of momenta in mxfp8 begin and end where [Vector.Slice] cuts. Grads and Skip of the Update do not
-// matter. The bits are those of a whole step, except that, without Options.Squares, ClipNorm and SkipNonFinite see only the part's
-// gradients. Other tensors' memory, which the gradients must not share, is taken to lie where it did at the last call that looked at all
-// tensors.
+// StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces. Each
+// element must be in exactly one part, and parts of a tensor with mxfp8 momenta begin and end where [Vector.Slice] can cut these. StepPart
+// ignores Grads and Skip of the Update.
+//
+// The bits are those of a whole step. But without Options.Squares, ClipNorm and SkipNonFinite see only the gradients of the part. The
+// gradients must not share memory with any tensor; StepPart compares them with the memory of other tensors as the last call that
+// looked at all tensors found it.
 func (l *List) StepPart(o Options, tensor, lo int, grads Vector) (Report, error) {
 	if err := l.begin(); err != nil {
 		return Report{}, err
@@ -240,8 +244,8 @@ func (l *List) checkPart(tensor, lo int, grads Vector) error {
 	return t.checkGradFormat(grads.format)
 }
 
-// Check reports what [List.Step] would refuse of the tensors from first on, and performs nothing. In a list that grows, those before
-// first that have been checked are taken to be as they were. Skipped tensors are checked, too, except for Step and Grads, and so are the
+// Check returns the error that [List.Step] would return for the tensors from first on, without a step. If first is not 0, it assumes that
+// earlier tensors that have been checked have not changed. It also checks tensors with Skip, except for their Step and Grads, and the
 // coefficients of each rule at steps 1 and 2, where they are largest.
 func (l *List) Check(first int) error {
 	if err := l.begin(); err != nil {
@@ -268,9 +272,9 @@ func (l *List) Check(first int) error {
 	return l.prepare(&Options{}, first)
 }
 
-// Touch has each worker of a pool touch the state that it will update, of the tensors from first on, so that the system places the
-// memory nearby. It is for memory that nobody has touched yet, such as that of a new [Arena]; the state keeps its content. See
-// [List.Check] for first and for errors.
+// Touch has each worker of a pool touch the state that it will update, for the tensors from first on, so that the system places that
+// memory near the worker. It is useful for memory that has not been touched yet, such as that of a new [Arena]. It does not change the
+// state. See [List.Check] for first and for errors.
 func (l *List) Touch(p *Pool, first int) error {
 	if err := l.begin(); err != nil {
 		return err
@@ -285,15 +289,15 @@ func (l *List) Touch(p *Pool, first int) error {
 	return nil
 }
 
-// prepare brings the tensors up to date with the Updates, and checks all. What an option needs it checks of the tensors from first on.
+// prepare brings the tensors from first on up to date with the Updates, and checks them, their rules and the options.
 func (l *List) prepare(o *Options, first int) error {
 	if err := l.learn(first); err != nil {
 		return err
 	}
-	begin := first                 // of those with the same rule
+	begin := first                 // the first tensor with the current rule
 	last := -1                     // the last tensor that is due
-	var form form                  // of their rule
-	var allowed [len(formats)]bool // the options are good for parameters of a format
+	var form form                  // of the current rule
+	var allowed [len(formats)]bool // by format of parameters: the options are legal for it
 	for i := first; i < len(l.Updates); i++ {
 		u, t := &l.Updates[i], &l.batch.tensors[i]
 		if i == first || u.Rule != l.Updates[i-1].Rule {
@@ -302,7 +306,7 @@ func (l *List) prepare(o *Options, first int) error {
 			}
 			begin, form = i, u.Rule.form()
 		}
-		if t.form != form { // its state may have the same vectors by other names
+		if t.form != form { // the same vectors may now have other roles
 			l.forget()
 			return l.prepare(o, first)
 		}
@@ -360,12 +364,12 @@ func (l *List) prepareTensor(i, begin, last int) error {
 func atTensor(i int, err error) error {
 	switch err.(type) {
 	case *TensorError, *OverlapError:
-		return err // says itself of which
+		return err // it names the tensors
 	}
 	return &TensorError{Tensor: i, Err: err}
 }
 
-// knows reports whether a tensor's memory, and its place in the whole, are as they were checked.
+// knows reports whether the memory of a tensor, and Rounding.First, are as they were checked.
 func (l *List) knows(i int) bool {
 	if i >= len(l.batch.tensors) {
 		return false
@@ -385,12 +389,12 @@ func (l *List) knows(i int) bool {
 
 // forget drops what is known of all tensors.
 func (l *List) forget() {
-	clear(l.batch.tensors) // what the caller owns
+	clear(l.batch.tensors) // the caller's memory
 	l.batch.tensors = l.batch.tensors[:0]
 	l.memory = l.memory[:0]
 }
 
-// forgetGradients has gradients compared anew with what is written.
+// forgetGradients makes the next step compare all gradients with the memory that it writes.
 func (l *List) forgetGradients() {
 	if l.compared {
 		clear(l.apart)
@@ -398,7 +402,7 @@ func (l *List) forgetGradients() {
 	}
 }
 
-// learn checks the memory of tensors that is not known. Those in front of first, if they have been known, have not changed.
+// learn checks the memory of tensors that is not known. Known tensors before first have not changed.
 func (l *List) learn(first int) error {
 	if first < 0 {
 		return &ValueError{"List", "first", float64(first), "≥ 0"}
@@ -465,7 +469,7 @@ func (l *List) learnFrom(first int) error {
 	return nil
 }
 
-// layBase sorts the memory of all tensors, unless it is that of the call before: most lists that come to [UpdateAll] come at every step.
+// layBase sorts the memory of all tensors, unless it is that of the call before: most callers of [UpdateAll] pass the same list at every step.
 func (l *List) layBase(memory regions) error {
 	if slices.Equal(memory, l.laid) && len(l.apart) == len(l.Updates) {
 		return nil
@@ -482,7 +486,7 @@ func (l *List) layBase(memory regions) error {
 	return nil
 }
 
-// checkGradient reports a gradient that shares memory with what is written. Most come again and again in the same place.
+// checkGradient reports a gradient that shares memory with memory that is written. Most gradients are at the same address at every step.
 func (l *List) checkGradient(i int, g Vector) error {
 	at := spanOf(g)
 	if g.n == 0 || at == l.apart[i] {
@@ -521,7 +525,7 @@ func (l *List) checkDisjoint() error {
 	return nil
 }
 
-// set takes over the memory of an update, and checks it.
+// set sets t to the memory of an update, and checks it.
 func (t *tensor) set(u *Update) error {
 	t.form = u.Rule.form()
 	t.p, t.out, t.follow, t.rounding = u.Params, u.Copy, u.Follow, u.Rounding
@@ -551,7 +555,7 @@ func (t *tensor) checkSlots(u *Update) error {
 	return nil
 }
 
-// checkGradFormat reports gradients in a format that the tensor cannot have.
+// checkGradFormat reports gradients in a format that is not legal for the tensor.
 func (t *tensor) checkGradFormat(f format) error {
 	switch {
 	case t.wide() && f != f64:
@@ -562,7 +566,7 @@ func (t *tensor) checkGradFormat(f format) error {
 	return nil
 }
 
-// setStep sets the step that is due, and its coefficients.
+// setStep sets the number of the step, and its coefficients.
 func (t *tensor) setStep(u *Update) error {
 	if err := checkStep(u.Step); err != nil {
 		return err

@@ -6,62 +6,61 @@ import (
 	"math"
 )
 
-// Options are the chores around a step, done in the same pass over memory. The zero value asks for none of them. Together
-// they do to each gradient, in this order,
+// Options add what trainers do around a step, in the same pass over memory. The zero value adds nothing. Before the rule sees a
+// gradient, the options change it, in this order:
 //
 //	g = g / LossScale                         LossScale⁻¹ and the clip factor are one factor, rounded once
-//	g = g · min(1, ClipNorm/‖g‖)              ‖g‖ is taken over all gradients, in a pass of its own before the step
+//	g = g · min(1, ClipNorm/‖g‖)              ‖g‖ is the norm of all gradients: a pass before the step reads them
 //	g = min(max(g, −ClipValue), ClipValue)
 //
-// before the rule sees it. Weight decay is the rule's, and does not take part.
+// Weight decay belongs to the rule: clipping does not see it.
 //
-// “All gradients” are those of one call, or those summed in Squares. A caller that makes a call for each tensor, or is one of several
-// processes that share the parameters, first sums the squares of all gradients, by [SumSquares] and [Squares.Add].
+// “All gradients” are those of one call, or those summed in Squares. If a step takes several calls, or several processes share the
+// parameters, sum the squares of all gradients first, by [SumSquares] and [Squares.Add].
 type Options struct {
-	// LossScale is what the loss was multiplied by, and so the gradients; it is divided out: > 0, and such that its inverse
-	// is a normal number of the element type (for float32, up to 2¹²⁶); 0 means 1. Among several processes that add up their
-	// gradients it may carry their number.
+	// LossScale is the factor by which the loss, and so the gradients, were multiplied. The step divides by it. It must be > 0 and
+	// have an inverse that is a normal number of the element type (for float32: up to 2¹²⁶); 0 means 1. When gradients are sums over
+	// several processes, multiply it by their number to get means.
 	LossScale float64
 
-	// ClipNorm bounds the Euclidean norm of all gradients of the step together: > 0; 0 (default) is no bound. +Inf changes
-	// nothing, and reports the norm. This is torch's clip_grad_norm_ without the 1e-6 that it adds to the norm. Where the
-	// norm is not finite, the factor is as arithmetic has it, 0 for +Inf and NaN for NaN; see SkipNonFinite. A factor too
-	// small for the element type is 0.
+	// ClipNorm bounds the Euclidean norm of all gradients of the step together: > 0; 0 (default) means no bound. +Inf changes
+	// no gradient but reports the norm. Clipping is that of torch's clip_grad_norm_, without the 1e-6 that it adds to the norm. A norm of
+	// +Inf gives the factor 0, and NaN gives NaN: see SkipNonFinite. A factor too small for the element type is 0.
 	ClipNorm float64
 
-	// ClipValue bounds the size of each element: > 0; 0 (default) is no bound. A NaN stays.
+	// ClipValue bounds the absolute value of each element: > 0; 0 (default) means no bound. A NaN stays a NaN.
 	ClipValue float64
 
-	// SkipNonFinite leaves parameters, state and counts of steps as they are if any gradient, as it was passed, is NaN or
-	// ±Inf, and reports it.
+	// SkipNonFinite skips the step if any gradient, as passed, is NaN or ±Inf: parameters and state stay as they are, and the report
+	// says Skipped. Do not count such a step.
 	SkipNonFinite bool
 
-	// Squares are the sum of the squares of all gradients of the step, as they are passed, where the caller has it already: for ClipNorm
-	// and SkipNonFinite, one of which it needs. If it is nil, the step sums up the gradients of its call.
+	// Squares is the sum of the squares of all gradients of the step, as passed, if the caller has computed it. Set it only with ClipNorm
+	// or SkipNonFinite. If it is nil, these sum up the gradients of the call.
 	Squares *Squares
 
-	// ZeroGrads sets the gradients to zero after the step, and also if the step was skipped.
+	// ZeroGrads sets the gradients to zero after the step, even if it was skipped.
 	ZeroGrads bool
 
-	// Pool shares the work of large steps. If it is nil, one that follows GOMAXPROCS does.
+	// Pool shares the work of large steps among its workers. Nil means the default pool, which follows GOMAXPROCS.
 	Pool *Pool
 }
 
-// A Report tells what became of a step.
+// A Report says what a step did.
 type Report struct {
-	// GradNorm is the norm of all gradients, divided by LossScale, before any clipping. It is computed if ClipNorm or
-	// SkipNonFinite asks for it, and 0 otherwise. See [Squares.Norm]; whether gradients are finite, Skipped tells.
+	// GradNorm is the norm of all gradients, divided by LossScale, before any clipping. It is computed with ClipNorm or
+	// SkipNonFinite, and is 0 otherwise. It can be +Inf although all gradients are finite (see [Squares.Norm]): test Skipped instead.
 	GradNorm float64
 
-	Skipped bool // by SkipNonFinite: nothing but, with ZeroGrads, the gradients was changed
+	Skipped bool // SkipNonFinite skipped the step: nothing was changed, except the gradients with ZeroGrads
 
-	// Overflows is how many parameters, themselves finite, became an infinity in an f16 copy; see [Update].
+	// Overflows is the number of finite parameters that became an infinity in an f16 copy: see [Update].
 	Overflows int
 }
 
 func (o *Options) measures() bool { return o.ClipNorm != 0 || o.SkipNonFinite }
 
-// scales reports whether the gradients are changed by known factors and bounds.
+// scales reports whether an option scales or clips the gradients by a number known before the step.
 func (o *Options) scales() bool { return o.LossScale != 0 || o.ClipValue != 0 }
 
 // checkOptions reports a field out of its range, for arithmetic in float64 (wide) or float32.
@@ -97,7 +96,7 @@ func checkOptions(o *Options, wide bool) error {
 	return nil
 }
 
-// rounded returns x in float64 (wide) or as the nearest float32.
+// rounded returns x as float64 (wide), or rounded to float32.
 func rounded(x float64, wide bool) float64 {
 	if wide {
 		return x
@@ -113,13 +112,13 @@ func arithmetic(wide bool) string {
 	return f32.String()
 }
 
-// lossScale is what the gradients are divided by.
+// lossScale is the divisor of the gradients.
 func (o *Options) lossScale() float64 { return cmp.Or(o.LossScale, 1) }
 
-// scale is the factor that divides the loss scale out.
+// scale is the inverse of the loss scale.
 func (o *Options) scale() float64 { return 1 / o.lossScale() }
 
-// apply puts what the options ask for into coefficients; scale is the whole factor on the gradients.
+// apply puts the options into coefficients; scale is the whole factor on the gradients.
 func apply[T Float](o *Options, scale float64, c *scalars[T]) {
 	c.gs = T(float64(c.gs) * scale) // gs is 1 or −1
 	if o.ClipValue != 0 {

@@ -1,16 +1,16 @@
 package pnm
 
-// A Rounding selects the random numbers of stochastic rounding, by which bf16 parameters, averages of squares and mxfp8 momenta are stored.
-// The number of element i at step t is a function of Seed, Tensor, t and First+i: the same wherever, whenever and by whomever the element
-// is updated. Other seeds, tensors, steps and elements draw other numbers.
+// A Rounding selects the random numbers of stochastic rounding, which stores parameters and averages of squares in bf16 and momenta in
+// mxfp8. The random number of element i at step t is a function of Seed, Tensor, t and First+i alone: it does not depend on where, when or
+// by which worker the element is updated. Other seeds, tensors, steps and elements draw other numbers.
 type Rounding struct {
 	Seed   uint64 // of the run
-	Tensor uint64 // tells the tensors of a run apart
-	First  uint64 // which element of the whole tensor the first one here is; for who owns a part of it. Of mxfp8, a row or a block begins there
+	Tensor uint64 // the number of the tensor: another one for each tensor of a run
+	First  uint64 // where this is a part of a tensor: the index of its first element in the whole. With mxfp8, a row or a block begins there
 }
 
 // draws returns the counter of the first word of a block, and the key; index is that of the block's first element, a multiple of 32.
-// Words behind it have counters that are wordStep more each, as long as their numbers have the same upper 32 bits.
+// Each following word has a counter that is greater by wordStep, as long as the words' numbers have the same upper 32 bits.
 func (r *Rounding) draws(step int, index uint64) (counter, key uint32) {
 	word := index / 2
 	h := scramble(scramble(scramble(scramble(r.Seed)+r.Tensor)+uint64(step)) + word>>32)
@@ -28,13 +28,13 @@ func scramble(x uint64) uint64 {
 // drawBlock is the number of elements that share words: element i of a block has the lower half of word i, or the upper half of word i−16.
 const drawBlock = 32
 
-// A dice has the random numbers of a block, 16 bits for each element: mxfp8 momenta take them as they are; averages of squares, and the
-// largest so far, take their products with a factor modulo 2¹⁶, both the same, so that one which is not above the other is not after
-// rounding, either; and bf16 parameters take those with the factor's square.
+// A dice has the random numbers of a block, 16 bits for each element. Momenta in mxfp8 use them as they are. Averages of squares and
+// their maximum both use the products with slotFactor modulo 2¹⁶: with the same number, rounding keeps the order of the two.
+// Parameters in bf16 use the products with the square of slotFactor.
 type dice [drawBlock]uint16
 
-// slotFactor is odd. Of all 2¹⁶ numbers and their products with it, or with its square, the pairs fill a square evenly, as independent
-// numbers do: each is a lattice whose shortest vector is 265 or longer, of at most 275.
+// slotFactor is odd. The pairs of each 16-bit number and its product with slotFactor, or with its square, fill the square of all pairs
+// about as evenly as independent numbers: they form a lattice whose shortest vector is at least 265 long, of at most 275.
 const slotFactor = 0x4f13
 
 // roll draws the numbers of a block.
@@ -46,7 +46,7 @@ func roll(counter, key uint32) (d dice) {
 	return d
 }
 
-// next are the numbers of the next slot.
+// next returns the numbers for the next kind of vector.
 func (d dice) next() dice {
 	for i := range d {
 		d[i] *= slotFactor
@@ -54,8 +54,8 @@ func (d dice) next() dice {
 	return d
 }
 
-// narrowMX packs a block of at most 32 momenta by stochastic rounding, and returns its scale. An element has 13 bits of its own number, and
-// seven of another: those of lane i, where the halves of words are lanes of 16 bits in a row. So kernels have them without moving any.
+// narrowMX packs a block of at most 32 momenta by stochastic rounding, and returns its scale. An element uses 13 bits of its own number
+// and seven bits of another, that in 16-bit lane i of the words in memory order: kernels then need no shuffle.
 func (d dice) narrowMX(to []uint8, from []float32) (scale uint8) {
 	scale = scaleMX(from)
 	for i, x := range from {
@@ -69,13 +69,13 @@ func (d dice) narrowMX(to []uint8, from []float32) (scale uint8) {
 	return scale
 }
 
-// wordStep is 2³² over the golden ratio: counters that are small numbers would leave one product of draw without effect.
+// wordStep is 2³² divided by the golden ratio: with small counters, one multiplication of draw would have no effect.
 const wordStep = 0x9e3779b9
 
 // draw returns the word of a counter.
 //
-// It is a finalizer like that of MurmurHash3, with factors of Wellons, Prospecting for Hash Functions, and shifts that passed more tests
-// than others did: docs/precision.md. The key comes first, or steps that run through the same counters would draw related bits.
+// It is a finalizer like that of MurmurHash3, with the factors of Wellons, Prospecting for Hash Functions, and the shifts that passed the
+// most tests: docs/precision.md. The key comes first: otherwise steps that use the same counters would draw related bits.
 func draw(counter, key uint32) uint32 {
 	x := counter ^ key
 	x = (x ^ x>>13) * 0x7feb352d
