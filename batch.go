@@ -8,24 +8,24 @@ import (
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// A batch is a list of tensors that a pool works on at once: the work is counted in bytes, its parts are equal shares of it,
-// and their borders are those of blocks. A tensor thus meets the same workers at every step.
+// A batch is a list of tensors that a pool works on at once. The work is counted in bytes and cut, at borders of blocks, into equal
+// parts. So the same workers update a tensor at every step.
 type batch struct {
 	tensors []tensor
-	before  []int64 // bytes of work in front of each tensor, and in all
-	grads   int64   // bytes of gradients among the work
+	before  []int64 // bytes of work before each tensor; at the end, the bytes of all work
+	grads   int64   // bytes of gradients in the work
 
 	phase phase
-	far   bool // what the caller touches from one step to the next does not fit the caches
+	far   bool // the memory of all tensors does not fit the caches
 	zero  bool // zero the gradients
-	first int  // the first tensor that is allotted
+	first int  // the first tensor of the phase allotting
 
-	top    atomic.Int32 // the highest window that any part's sum of squares has needed
+	top    atomic.Int32 // the highest window that a part's sum of squares has needed so far
 	adding sync.Mutex   // guards total
 	total  sum          // of the squares of all gradients
 
 	overflows atomic.Int64   // of all parameters in their copies
-	held      floatmode.Hold // of who performs the step
+	held      floatmode.Hold // of the goroutine that performs the step
 }
 
 // A phase is what a batch does with the elements of its tensors.
@@ -35,25 +35,25 @@ const (
 	updating  phase = iota
 	summing         // squares of gradients
 	zeroing         // gradients
-	allotting       // state: each worker touches what will be its own
+	allotting       // each worker touches the state that it will update
 )
 
-// work tells which tensors take part, and how many bytes an element is worth.
+// work tells which tensors take part, and how the bytes of an element are counted.
 type work uint8
 
 const (
-	withGrads  work = iota // those that have a gradient, by the streams of their rules
-	gradOnly               // the same, by their gradients
-	allTensors             // all, by the streams
+	withGrads  work = iota // tensors with a gradient, by all their vectors
+	gradOnly               // tensors with a gradient, by their gradients
+	allTensors             // all tensors, by all their vectors
 )
 
-// leastShard is how many bytes of memory are worth a worker of their own, or a piece of a shard. Measured:
-// docs/performance.md. Tests lower it.
+// leastShard is the number of bytes of memory that are worth another worker, or another piece of a shard. docs/performance.md has the
+// measurements. Tests lower it.
 var leastShard = 1 << 20
 
 const (
 	mostPieces = 16 // of a shard
-	// zeroLen is how many elements are updated before their gradients are zeroed: these are then still in the cache.
+	// zeroLen is the number of elements that are updated before their gradients are zeroed, which are then still in the cache.
 	zeroLen = blockLen
 )
 
@@ -72,7 +72,7 @@ func (b *batch) plan(w work) {
 	b.before = append(b.before, bytes)
 }
 
-// work is how many bytes a tensor is worth.
+// work is the number of bytes that a tensor counts.
 func (t *tensor) work(w work) int64 {
 	if w == gradOnly {
 		return int64(t.g.n) * int64(t.g.size())
@@ -80,10 +80,10 @@ func (t *tensor) work(w work) int64 {
 	return t.traffic()
 }
 
-// bytes is how much work there is.
+// bytes is the number of bytes of all work.
 func (b *batch) bytes() int64 { return b.before[len(b.tensors)] }
 
-// do runs a phase on the pool; bytes is how much memory it touches.
+// do runs a phase on the pool; bytes is the amount of memory that it touches.
 func (b *batch) do(p *Pool, ph phase, bytes int64) {
 	b.phase = ph
 	shards, pieces := split(bytes, p.Workers())
@@ -92,7 +92,7 @@ func (b *batch) do(p *Pool, ph phase, bytes int64) {
 	b.held.Take()
 }
 
-// split returns into how many shards work is cut, and each of them into how many pieces.
+// split returns the number of shards to cut work into, and the number of pieces of each shard.
 func split(bytes int64, workers int) (shards, pieces int) {
 	n := bytes / int64(leastShard)
 	if n <= 1 {
@@ -130,8 +130,8 @@ func (b *batch) runPart(part, parts int, s *sum) {
 	}
 }
 
-// border returns the tensor and the element at which a part begins: about where its share of the work does, on the border
-// of a block, and of one of mxfp8 where there are rows.
+// border returns the tensor and the element at which a part begins: near the beginning of its share of the work, on the border of a
+// block (with rows of mxfp8, of a block of these).
 func (b *batch) border(part, parts int) (i, element int) {
 	if part == parts {
 		return len(b.tensors), 0
@@ -176,8 +176,8 @@ func (b *batch) each(i int, t *tensor, lo, hi int, s *sum) {
 	}
 }
 
-// step performs the step that is due on all tensors that have a gradient. They have been checked, and have coefficients
-// that know nothing of the options. working is how much memory the caller touches from one step to the next.
+// step performs the step that is due on all tensors that have a gradient. They have been checked, and their coefficients do not include
+// the options yet. working is the amount of memory that the caller touches between one step and the next.
 func (b *batch) step(o *Options, working int64) (r Report) {
 	b.plan(withGrads)
 	scale := o.scale()
@@ -217,14 +217,14 @@ func (b *batch) norm(o *Options) norm {
 	return b.sumSquares(o.Pool).norm()
 }
 
-// touchPages touches each page of some memory, and leaves its content.
+// touchPages touches each page of b without changing it.
 func touchPages(b []byte) {
 	for j := 0; j < len(b); j += pageSize {
 		touch(&b[j], 0)
 	}
 }
 
-// touch adds 0, and the compiler does not know.
+// touch adds 0, and the compiler does not know that it is 0.
 //
 //go:noinline
 func touch(b *byte, zero byte) { *b += zero }

@@ -16,8 +16,8 @@ func checkStep(t int) error {
 	return nil
 }
 
-// checkSlices reports a slice of a drop-in call, all of one format, that differs from the parameters in length or shares memory with
-// another.
+// checkSlices reports a slice of a drop-in call that differs from the parameters in length or shares memory with another slice. All
+// slices have the same format.
 func checkSlices(t *tensor) error {
 	n, bytes := t.p.n, uintptr(t.p.n*t.p.size())
 	if t.g.n != n {
@@ -38,10 +38,10 @@ func checkSlices(t *tensor) error {
 	return t.overlap(bytes)
 }
 
-// A hull is the memory from the first of some slices to the last.
+// A hull is the range of memory from the start of the first slice to the end of the last one.
 type hull struct{ lo, hi uintptr }
 
-// add adds a slice. It reports whether the slice lies before or behind all others, as most do: it then shares memory with none of them.
+// add adds a slice. It reports whether the slice lies before or after all others, as most do, and so shares memory with none of them.
 func (h *hull) add(at, bytes uintptr) bool {
 	if at >= h.hi {
 		h.hi = at + bytes
@@ -54,7 +54,7 @@ func (h *hull) add(at, bytes uintptr) bool {
 	return false
 }
 
-// overlap compares all slices, of so many bytes, with each other, and reports two that share memory.
+// overlap compares all slices, each of that many bytes, with each other, and reports two that share memory.
 func (t *tensor) overlap(bytes uintptr) error {
 	starts := [2 + maxSlots]uintptr{uintptr(t.p.at), uintptr(t.g.at)}
 	state := t.s[:len(forms[t.form].Slots)]
@@ -74,12 +74,12 @@ func (t *tensor) overlap(bytes uintptr) error {
 // wrongLength is the error of vector i.
 func (t *tensor) wrongLength(i int) error { return &LengthError{t.argument(i), t.vector(i).n, t.p.n} }
 
-// checkFormats reports a vector of a tensor in a format that is not for its place.
+// checkFormats reports a vector of a tensor whose format is not legal in its place.
 func checkFormats(t *tensor) error {
 	for k := range t.vectors() {
-		// What is said of low16 parameters follows below: a float64 vector beside them is not told to be low16.
+		// Not for low16 parameters: the error would ask for other vectors in low16. The checks below find these.
 		if f := t.vector(k).format; f != t.p.format && (f == f64 || t.p.format == f64) && t.p.format != low16 {
-			return &FormatError{t.argument(k), f.String(), fmt.Sprintf("%s as params are, where one of them is float64", t.p.format)}
+			return &FormatError{t.argument(k), f.String(), fmt.Sprintf("%s like params, since one of the two is float64", t.p.format)}
 		}
 	}
 	if t.p.format == f16 || t.p.format == mxfp8 {
@@ -93,7 +93,7 @@ func checkFormats(t *tensor) error {
 	return checkCopy(t)
 }
 
-// checkState reports state that is not for its role, or not as the first momentum is.
+// checkState reports a state buffer whose format is not legal for its role, or differs from that of the first momentum.
 func (t *tensor) checkState(k int) error {
 	first, name := forms[t.form].Slots[0], forms[t.form].Slots[k]
 	momentum := isMomentum(rune(forms[t.form].Roles[k]))
@@ -112,7 +112,7 @@ func (t *tensor) checkState(k int) error {
 	return nil
 }
 
-// checkCopy reports a copy that the parameters cannot have, or lack. Where there are none, they lack nothing.
+// checkCopy reports a copy that does not fit the parameters, or that is missing. Empty parameters need no copy.
 func checkCopy(t *tensor) error {
 	none := t.out.at == nil
 	half := !none && (t.out.format == bf16 || t.out.format == f16)
@@ -120,21 +120,21 @@ func checkCopy(t *tensor) error {
 	case none && t.p.n == 0:
 	case t.p.format == low16:
 		if none || t.out.format != bf16 {
-			return &FormatError{"copy", t.out.described(), "bf16, the upper halves of params, where these are low16"}
+			return &FormatError{"copy", t.out.described(), "bf16, the upper halves of low16 params"}
 		}
 	case t.p.format != f32 && t.follow:
-		return &FormatError{"params", t.p.format.String(), "float32 or low16 where they follow their copy"}
+		return &FormatError{"params", t.p.format.String(), "float32 or low16 to follow their copy"}
 	case t.p.format != f32 && !none:
-		return &FormatError{"params", t.p.format.String(), "float32 or low16 where there is a copy of them"}
+		return &FormatError{"params", t.p.format.String(), "float32 or low16 to have a copy"}
 	case t.follow && !half:
-		return &FormatError{"copy", t.out.described(), "bf16 or f16 where params follow it"}
+		return &FormatError{"copy", t.out.described(), "bf16 or f16 for params to follow it"}
 	case !none && !half:
 		return &FormatError{"copy", t.out.format.String(), "bf16 or f16"}
 	}
 	return nil
 }
 
-// checkRule reports a rule that is missing, is not one of the package's, by value, or has a bad hyperparameter.
+// checkRule reports a rule that is nil, is a pointer or not of this package, or has a bad hyperparameter.
 func checkRule(r Rule) error {
 	if errISA != nil {
 		return errISA
@@ -142,13 +142,13 @@ func checkRule(r Rule) error {
 	if r == nil {
 		return errors.New("pnm: Rule is nil")
 	}
-	if t := reflect.TypeOf(r); t.PkgPath() != reflect.TypeFor[PNM]().PkgPath() { // a pointer could change behind our back
+	if t := reflect.TypeOf(r); t.PkgPath() != reflect.TypeFor[PNM]().PkgPath() { // the caller could change a rule behind a pointer
 		return fmt.Errorf("pnm: Rule is a %s, must be one of this package's rules, by value", t)
 	}
 	return r.Validate()
 }
 
-// spans appends those of a tensor's vectors that a step writes; gradients are not among them.
+// spans appends the spans of all vectors of a tensor that a step writes, without gradients.
 func (t *tensor) spans(tensor int, all regions) regions {
 	for k := range t.vectors() {
 		v := t.vector(k)
@@ -165,7 +165,7 @@ func (t *tensor) spans(tensor int, all regions) regions {
 	return all
 }
 
-// scaleNames are what an error calls the scales of the state, by form and slot.
+// scaleNames name the scales of the state in errors, by form and slot.
 var scaleNames = func() (names [len(forms)][maxSlots]string) {
 	for f, form := range forms {
 		for k, slot := range form.Slots {
@@ -175,14 +175,14 @@ var scaleNames = func() (names [len(forms)][maxSlots]string) {
 	return names
 }()
 
-// span is that of vector k of a tensor.
+// span returns the span of vector k of a tensor.
 func (t *tensor) span(tensor, k int) span {
 	s := spanOf(*t.vector(k))
 	s.tensor, s.arg = tensor, t.argument(k)
 	return s
 }
 
-// overlapOf is the error of two spans that share n elements.
+// overlapOf returns the error of two spans that share n elements.
 func overlapOf(a, b span, n int) error {
 	if a.tensor == b.tensor {
 		return &TensorError{Tensor: a.tensor, Err: &OverlapError{Arg: a.arg, OtherArg: b.arg, Elements: n}}
@@ -203,19 +203,19 @@ func spanOf(v Vector) span {
 	return span{lo: lo, hi: lo + uintptr(v.n)*uintptr(v.size()), size: v.size()}
 }
 
-// scalesSpanOf is the span of the scales of mxfp8, and empty for another format.
+// scalesSpanOf returns the span of the scales of mxfp8; it is empty for other formats.
 func scalesSpanOf(v Vector) span {
 	lo := uintptr(v.scales)
 	return span{lo: lo, hi: lo + uintptr(len(v.Scales())), size: 1}
 }
 
-// of is the span by a name.
+// of returns the span with a name for errors.
 func (s span) of(arg string) span {
 	s.arg = arg
 	return s
 }
 
-// shared returns how many elements, the larger ones, two spans have in common at least in part.
+// shared returns the number of elements that two spans share, at least in part, in units of the larger element.
 func shared(a, b span) int {
 	lo, hi, size := max(a.lo, b.lo), min(a.hi, b.hi), max(a.size, b.size)
 	if lo >= hi {
@@ -227,7 +227,7 @@ func shared(a, b span) int {
 // A regions is a set of disjoint spans in order of address.
 type regions []span
 
-// sort brings spans into order. It returns an *OverlapError if any two share memory.
+// sort sorts spans by address. It returns an *OverlapError if any two share memory.
 func (r regions) sort() error {
 	slices.SortFunc(r, func(a, b span) int { return cmp.Compare(a.lo, b.lo) })
 	for i := 1; i < len(r); i++ {
@@ -254,12 +254,12 @@ func merge(a, b regions) regions {
 	return append(append(all, a...), b...)
 }
 
-// layers are a set of disjoint spans that may grow by one at a time. Each layer is larger than the next one, so that there are few,
-// and a span has moved from one to another no more often than there are layers.
+// layers are a set of disjoint spans to which few can be added at a time. Each layer is larger than the next one, so that there are few
+// layers, and each span is moved at most as many times.
 type layers []regions
 
-// with returns the layers with more spans in them, and leaves l as it is. It returns an *OverlapError if one of these, whose tensors
-// come later, shares memory with one of those.
+// with returns the layers with more spans added, and leaves l unchanged. The new spans belong to later tensors. It returns an
+// *OverlapError if a new span shares memory with an old one.
 func (l layers) with(more regions) (layers, error) {
 	for _, s := range more {
 		if t, n := l.overlapping(s); n > 0 {
@@ -285,7 +285,7 @@ func (l layers) overlapping(q span) (first span, n int) {
 	return first, n
 }
 
-// overlapping returns the first of the regions that shares memory with q, and how many elements: 0 if none does.
+// overlapping returns the first of the regions that shares memory with q, and the number of shared elements, 0 for none.
 func (r regions) overlapping(q span) (first span, n int) {
 	i := sort.Search(len(r), func(i int) bool { return r[i].hi > q.lo })
 	if i == len(r) {

@@ -26,15 +26,15 @@ func (f form) state() string {
 // A formSet has bit f set for each form f in it.
 type formSet uint64
 
-// kernels and mixedKernels are the forms that have kernels in every tier but generic, for one format and for several. The reference
-// runs the others.
+// kernels and mixedKernels are the forms with kernels in every tier but generic, for one format and for several. The reference
+// runs the other forms.
 var kernels, mixedKernels formSet = kernelForms, mixedKernelForms
 
-// assembled reports whether the active tier has a kernel of its own for a form, among those of a set.
+// assembled reports whether the active tier has a kernel for a form, which is in the set.
 func (f form) assembled(among formSet) bool { return active != generic && among>>f&1 != 0 }
 
-// slotOf tells which slots of a form have the roles m, n, v and x, at even and at odd steps: m and n take turns. A role that
-// the form does not know gets a slot that it does not use.
+// slotOf has the slots of a form's roles m, n, v and x, at even and at odd steps, since m and n swap. A role that the form does not have
+// gets an unused slot.
 var slotOf = func() (table [len(forms)][2][maxSlots]uint8) {
 	for f, form := range forms {
 		unused := len(form.Slots)
@@ -55,7 +55,7 @@ var slotOf = func() (table [len(forms)][2][maxSlots]uint8) {
 	return table
 }()
 
-// A tier is an implementation of all forms, for CPUs with certain instructions.
+// A tier is an implementation of all forms for CPUs with certain instructions.
 type tier string
 
 const (
@@ -65,10 +65,10 @@ const (
 	neon    tier = "neon"
 )
 
-// active is the tier that runs; errISA is set if the environment asks for one that cannot.
+// active is the tier that runs; errISA is set if PNM_ISA names a tier that this machine or build cannot run.
 var active, errISA = choose(os.Getenv("PNM_ISA"), tiers())
 
-// choose returns the tier that pin names or, if it is empty, the last and best of the available ones.
+// choose returns the tier that pin names, or the last and best of the available ones if pin is empty.
 func choose(pin string, available []tier) (tier, error) {
 	if pin == "" {
 		return available[len(available)-1], nil
@@ -83,9 +83,9 @@ func choose(pin string, available []tier) (tier, error) {
 	return generic, &ISAError{pin, names}
 }
 
-// ISA returns the name of the implementation that runs: "generic", "avx2" or "avx512" on amd64, "neon" on arm64. It is
-// the best one that the CPU, the operating system and the build (-tags purego leaves only generic) allow, unless the
+// ISA returns the name of the implementation that runs: "avx512", "avx2" or "generic" on amd64, "neon" or "generic" on arm64, and
+// "generic" elsewhere. It is the best one for the CPU, the operating system and the build (-tags purego leaves only generic), unless the
 // environment variable PNM_ISA names another. All of them give the same bits.
 //
-// If PNM_ISA names one that is unknown or not available, every call that steps returns an *ISAError.
+// If PNM_ISA names one that is unknown or not available, every step returns an *ISAError.
 func ISA() string { return string(active) }

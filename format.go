@@ -16,7 +16,7 @@ const (
 	f64
 	bf16  // the upper half of a float32
 	f16   // IEEE 754's binary16
-	low16 // what splitBF16 leaves of a float32 beside a bf16
+	low16 // the lower half of a float32 that splitBF16 has cut
 	mxfp8 // blocks of E4M3 elements, each with a scale
 )
 
@@ -24,21 +24,21 @@ var formats = [...]string{f32: "float32", f64: "float64", bf16: "bf16", f16: "f1
 
 func (f format) String() string { return formats[f] }
 
-// size is that of an element, in bytes; scales come on top.
+// size is the size of an element in bytes, without scales.
 func (f format) size() int { return int("\x04\x08\x02\x02\x02\x01"[f]) }
 
-// alone reports whether numbers of the format are not converted to any other.
+// alone reports whether the format is never converted to another one.
 func (f format) alone() bool { return f == f64 || f == low16 }
 
-// formatOf returns the format of a name.
+// formatOf returns the format with that name.
 func formatOf(name string) (format, error) {
 	if f := slices.Index(formats[:], name); f >= 0 {
 		return format(f), nil
 	}
-	return 0, fmt.Errorf("pnm: the format %q is unknown, must be one of %s", name, strings.Join(formats[:], ", "))
+	return 0, fmt.Errorf("pnm: unknown format %q, must be one of %s", name, strings.Join(formats[:], ", "))
 }
 
-// bigEndian tells whether the machine is.
+// bigEndian tells whether the machine is big-endian.
 var bigEndian = binary.NativeEndian.Uint16([]byte{1, 0}) != 1
 
 // swap turns elements from the machine's order of bytes to little-endian order, or back.
@@ -50,8 +50,8 @@ func (f format) swap(b []byte) {
 	}
 }
 
-// The conversions below are the reference. All are by integers but where float32 arithmetic is exact or rounds just as the
-// conversion must. A NaN stays one; its payload is cut.
+// The conversions below are the reference. They use integers, except where float32 arithmetic is exact or rounds just as the conversion
+// must. A NaN stays a NaN, and its payload is cut.
 
 func widenBF16(x uint16) float32 { return math.Float32frombits(uint32(x) << 16) }
 
@@ -66,7 +66,7 @@ func widenF16(x uint16) float32 {
 	return math.Float32frombits(sign | (exponent+112)<<23 | fraction<<13) // the biases are 15 and 127
 }
 
-// narrowBF16 rounds to nearest, to even in between.
+// narrowBF16 rounds to nearest, ties to even.
 func narrowBF16(x float32) uint16 {
 	b := math.Float32bits(x)
 	if x != x {
@@ -75,8 +75,8 @@ func narrowBF16(x float32) uint16 {
 	return uint16((b + 0x7fff + b>>16&1) >> 16)
 }
 
-// narrowStochastic rounds up, away from zero, with a probability of what is cut off in units of the last place: it adds a random
-// number of 16 bits and cuts. The mean over all of these is x.
+// narrowStochastic adds a random 16-bit number below the last place, and cuts. So it rounds away from zero with a probability equal to
+// the part that is cut off, in units of the last place, and the mean over all random numbers is x.
 func narrowStochastic(x float32, random uint32) uint16 {
 	b := math.Float32bits(x)
 	if x != x {
@@ -85,7 +85,7 @@ func narrowStochastic(x float32, random uint32) uint16 {
 	return uint16((b + random) >> 16)
 }
 
-// splitBF16 cuts a float32 into the nearest bf16, of two the one farther from zero, and its own lower half. A NaN has nothing there.
+// splitBF16 cuts a float32 into the nearest bf16, away from zero in a tie, and its lower half, which is 0 for a NaN.
 func splitBF16(x float32) (upper, low uint16) {
 	b := math.Float32bits(x)
 	if x != x {
@@ -94,11 +94,11 @@ func splitBF16(x float32) (upper, low uint16) {
 	return uint16((b + 0x8000) >> 16), uint16(b)
 }
 
-// joinBF16 returns what was split. If somebody has changed the bf16 since, it returns something that rounds to the new one.
+// joinBF16 returns the number that was split. If upper has changed since, it returns a number that rounds to the new one.
 func joinBF16(upper, low uint16) float32 {
 	u := uint32(upper) << 16
-	b := u + uint32(int16(low)) // what was rounded up has a low half < 0
-	if int32(u^b) < 0 {         // which nothing has that rounds to zero
+	b := u + uint32(int16(low)) // a number that was rounded up has a negative lower half
+	if int32(u^b) < 0 {         // the sign flips only if upper was changed: a number that rounds to zero was not rounded up
 		b = u
 	}
 	return math.Float32frombits(b)
@@ -106,7 +106,7 @@ func joinBF16(upper, low uint16) float32 {
 
 func quietBF16(nan uint32) uint16 { return uint16(nan>>16) | 0x40 }
 
-// narrowF16 rounds to nearest, to even in between.
+// narrowF16 rounds to nearest, ties to even.
 func narrowF16(x float32) uint16 {
 	b := math.Float32bits(x)
 	sign := uint16(b>>16) & 0x8000
@@ -122,10 +122,10 @@ func narrowF16(x float32) uint16 {
 	return sign | uint16((b-112<<23+0xfff+b>>13&1)>>13)
 }
 
-// overflowF16 is the float32 65520, from which on f16 rounds to infinity.
+// overflowF16 has the bits of the float32 65520: numbers from there on round to infinity in f16.
 const overflowF16 = 0x477ff000
 
-// overflowsF16 reports whether a finite x is infinite in f16.
+// overflowsF16 reports whether x is finite and rounds to infinity in f16.
 func overflowsF16(x float32) bool {
 	b := math.Float32bits(x) &^ (1 << 31)
 	return overflowF16 <= b && b < 0xff<<23

@@ -469,7 +469,7 @@ func (l *List) learnFrom(first int) error {
 	return nil
 }
 
-// layBase sorts the memory of all tensors, unless it is that of the call before: most callers of [UpdateAll] pass the same list at every step.
+// layBase sorts the memory of all tensors, unless it is that of the last call: most callers of [UpdateAll] pass the same list at every step.
 func (l *List) layBase(memory regions) error {
 	if slices.Equal(memory, l.laid) && len(l.apart) == len(l.Updates) {
 		return nil

@@ -642,7 +642,7 @@ func TestUpdateAllErrors(t *testing.T) {
 			tensor(1, &FormatError{"grads", "float64", "float32, bf16 or f16"}), "grads is float64"},
 		{"float64 params", call(Options{}, func(_ []float32, u []Update) {
 			u[1].Params, u[1].Grads = Float64(make([]float64, 8)), Float64(make([]float64, 8))
-		}), tensor(1, &FormatError{"momentum_buffer", "float32", "float64 as params are, where one of them is float64"}), "momentum_buffer is float32"},
+		}), tensor(1, &FormatError{"momentum_buffer", "float32", "float64 like params, since one of the two is float64"}), "momentum_buffer is float32"},
 		{"float64 params alone", call(Options{}, func(_ []float32, u []Update) {
 			u[1].Params, u[1].State = Float64(make([]float64, 8)), []Vector{Float64(make([]float64, 8))}
 		}), tensor(1, &FormatError{"grads", "float32", "float64 as params are"}), "grads is float32, must be float64 as params are"},

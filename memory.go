@@ -11,27 +11,26 @@ import (
 	"github.com/posneg/pnm/internal/system"
 )
 
-// An Arena is memory for the large vectors of a training run: parameters, gradients, state of the caller's own. Vectors of 64
-// KiB and more begin at different offsets within a 4 KiB page, as far as its 64 cache lines go. On Linux an arena of 1 MiB
-// and more lies outside the Go heap, on pages of 2 MiB where the kernel has them; others are ordinary memory.
-// docs/performance.md tells what all this is worth.
+// An Arena is memory for the large vectors of a training run: parameters, gradients and state. Vectors of 64 KiB or more begin at
+// different offsets within a 4 KiB page, at up to 64 cache lines. On Linux an arena of 1 MiB or more lies outside the Go heap, on 2 MiB
+// pages if the kernel has them; other arenas are ordinary Go memory. docs/performance.md has measurements.
 //
-// An arena outside the heap takes no more than its vectors and, for each of them, 64 bytes, or 4,160 if it is the first or has
-// 64 KiB or more, and at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds
-// up what each vector takes with its offset.
+// Outside the heap, an arena takes the size of its vectors, plus 64 bytes for each vector (4,160 for the first one and those of 64 KiB or
+// more), plus at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds up the size
+// of each vector with its offset.
 //
-// The memory goes back to the system at [Arena.Close], or once the garbage collector finds that nothing refers to the
-// Arena. The collector does not see this memory; so an allocation begins a collection where twice as much is mapped as was after
-// the last one, or at any time since, and where the system refuses more. The collector does not know of the vectors, either:
-// whoever holds one of them must keep the Arena, too. A deferred Close does so.
+// Keep the Arena as long as you use one of its vectors, for example by a deferred Close. The memory goes back to the system at
+// [Arena.Close], or after the garbage collector finds that nothing refers to the Arena; vectors do not count as references. Since the
+// collector does not see this memory, an allocation starts a collection when twice as much is mapped as after the last one (or at any
+// time since), and when the system refuses more memory.
 type Arena struct {
 	vectors []Vector
 	mapping *mapping // nil for ordinary memory
 }
 
 const (
-	leastMapped = 1 << 20  // bytes of an arena below which it is ordinary memory
-	leastSpread = 64 << 10 // bytes of a vector below which its offset within a page does not matter
+	leastMapped = 1 << 20  // smaller arenas, in bytes, are ordinary memory
+	leastSpread = 64 << 10 // the offset of smaller vectors, in bytes, within a page does not matter
 	cacheLine   = 64
 	pageSize    = 4 << 10
 	spreadStep  = 19 * cacheLine // coprime to the page in cache lines: 64 vectors in a row begin at 64 offsets
@@ -40,28 +39,28 @@ const (
 // A mapping is memory outside the Go heap. It goes back to the system when its pages are released, or once nothing refers to the
 // mapping.
 type mapping struct {
-	bytes []byte // what was asked for, from a border of a huge page
+	bytes []byte // the memory asked for, aligned to a huge page
 	pages *pages
 }
 
-// pages are what the system gave for a mapping.
+// pages are the memory that the system gave for a mapping.
 type pages struct {
 	whole []byte
 	owner weak.Pointer[mapping]
 }
 
-// mapped are all the pages that have not gone back.
+// mapped are all the pages that have not gone back to the system.
 var mapped struct {
-	sync.Mutex // also held while pages go back: who has collected garbage can rely on its being gone
+	sync.Mutex // also held while pages go back: after collect, garbage is gone
 	pages      map[*pages]struct{}
 	bytes      int
-	least      int // of bytes, since the last collection that was begun here
+	least      int // the minimum of bytes since collect last ran
 }
 
-// leastCollected is how many bytes are mapped before a collection is begun for their sake. Tests lower it.
+// leastCollected is the number of mapped bytes from which newMapping starts collections. Tests lower it.
 var leastCollected = 256 << 20
 
-// newMapping returns zeros that nobody has touched.
+// newMapping returns zeros that have not been touched.
 func newMapping(bytes int) (*mapping, error) {
 	mapped.Lock()
 	full := mapped.bytes >= max(leastCollected, 2*mapped.least)
@@ -91,14 +90,14 @@ func newMapping(bytes int) (*mapping, error) {
 	return m, nil
 }
 
-// release gives pages back to the system, if they have not gone before.
+// release gives pages back to the system, unless they have gone back before.
 func (p *pages) release() {
 	mapped.Lock()
 	defer mapped.Unlock()
 	p.unmap()
 }
 
-// unmap is release for who has the lock.
+// unmap is release with the lock held.
 func (p *pages) unmap() {
 	if _, ok := mapped.pages[p]; ok {
 		delete(mapped.pages, p)
@@ -108,8 +107,8 @@ func (p *pages) unmap() {
 	}
 }
 
-// collect gives back to the system what nothing refers to any more. It does not wait for the cleanups of the collection, which run
-// some time after it.
+// collect gives all pages back to the system that nothing refers to any more. It does not wait for the collection's cleanups, which run
+// some time later.
 func collect() {
 	runtime.GC()
 	mapped.Lock()
@@ -122,9 +121,9 @@ func collect() {
 	mapped.least = mapped.bytes
 }
 
-// Alloc returns an arena with a vector of zeros for each length, in elements; format is one of those that [Vector.Format] names, and
-// "mxfp8" is flat (see [MXFP8]). It fails for another format, for a negative length, and if the system refuses the memory, also after a
-// garbage collection; from the heap, where that is used, Go ends the program instead.
+// Alloc returns an arena with a vector of zeros for each length, in elements. format is one of the names that [Vector.Format] returns;
+// "mxfp8" vectors are flat (see [MXFP8]). Alloc returns an error for an unknown format, for a negative length, and if the system refuses
+// the memory even after a garbage collection. If the arena is on the Go heap, running out of memory ends the program.
 func Alloc(format string, lengths ...int) (*Arena, error) {
 	f, err := formatOf(format)
 	if err != nil {
@@ -140,10 +139,11 @@ func Alloc(format string, lengths ...int) (*Arena, error) {
 	return allocate(vectors, len(lengths), func(i int) int { return base + inList(i) })
 }
 
-// AllocState returns an arena with the state that a rule has of tensors, zero as before their first step. [Arena.Vectors] has that of the
-// first tensor, in the order of the rule's State, then that of the second one, and so on. With "mxfp8", momenta are mxfp8, with rows of
-// the given lengths (see [MXFP8]; nil for flat tensors), and averages of squares bf16. It fails as [Alloc] does, for a format that no state
-// can have, and for rows that do not fit the lengths, whatever the format.
+// AllocState returns an arena with the state of a rule for tensors of the given lengths, zero as before their first step. [Arena.Vectors]
+// has the state of the first tensor, in the order of the rule's State, then that of the second one, and so on. format is "float32",
+// "float64", "bf16" or "mxfp8". With "mxfp8", momenta are mxfp8 and averages of squares bf16; rows has the length of each tensor's rows
+// (see [MXFP8]), or is nil for flat tensors. AllocState returns the errors of [Alloc], and an error if rows do not fit the lengths,
+// whatever the format.
 func AllocState(r Rule, format string, lengths, rows []int) (*Arena, error) {
 	f, err := formatOf(format)
 	if err == nil {
@@ -193,19 +193,19 @@ func AllocState(r Rule, format string, lengths, rows []int) (*Arena, error) {
 	return a, nil
 }
 
-// streamCount counts the arrays that are run through side by side.
+// streamCount counts the arrays that steps read and write side by side.
 var streamCount atomic.Int32
 
 // nextStreams returns the first of n positions, in units of spreadStep, for streams that run side by side.
 func nextStreams(n int) int { return 23 * int(streamCount.Add(int32(n))-int32(n)) }
 
-// inList is the position of the i-th slice of a list, beside its first. Slices 64 apart differ, too: they may be a parameter and
+// inList is the position of the i-th slice of a list, relative to its first. Slices 64 apart differ, too: they may be a parameter and
 // its gradient.
 func inList(i int) int { return i + i/64 }
 
-// allocate returns an arena of vectors like these, which have no memory yet and are run through in lists of so many, each list beside
-// the others. The i-th vector, if it is large or the first of a list, begins position(i) units of spreadStep into its page; others follow
-// the one before them, so that what the processor prefetches behind a small one's end is the next one.
+// allocate returns an arena of vectors like the given ones, which have no memory yet. Steps go through them in lists of perList vectors,
+// all lists side by side. The i-th vector, if it is large or the first of a list, begins position(i) units of spreadStep into its page.
+// Each other vector follows the one before it, so that the processor prefetches it while it reads the end of that one.
 func allocate(vectors []Vector, list int, position func(i int) int) (*Arena, error) {
 	starts := make([]int, len(vectors)) // in bytes
 	end := 0
@@ -236,7 +236,7 @@ func allocate(vectors []Vector, list int, position func(i int) int) (*Arena, err
 	return &Arena{vectors, m}, nil
 }
 
-// unplaced is vector i of an arena before it has memory.
+// unplaced returns vector i of an arena, without memory yet.
 func unplaced(f format, i, n, row int) (v Vector, err error) {
 	v = Vector{n: n, layout: layout{format: f}}
 	switch inRows, bad := v.inRows(row); {
@@ -253,11 +253,11 @@ func unplaced(f format, i, n, row int) (v Vector, err error) {
 	return v, nil
 }
 
-// noElements is where a slice without elements is that is not nil.
+// noElements is the address of empty slices that are not nil.
 var noElements = unsafe.Pointer(new(uint64))
 
-// onHeap is allocate in ordinary memory. Only a length that no memory could hold is an error: where memory runs out, Go ends
-// the program.
+// onHeap is allocate in ordinary memory. It returns an error only for a length that no memory could hold: if memory runs out, Go ends the
+// program.
 func onHeap(vectors []Vector, position func(i int) int) (a *Arena, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -270,8 +270,8 @@ func onHeap(vectors []Vector, position func(i int) int) (a *Arena, err error) {
 	return &Arena{vectors: vectors}, nil
 }
 
-// spread returns v in zeros of ordinary memory. Go starts every large slice on a page; where the vectors of a tensor lie at
-// equal offsets, their elements compete for the same sets of the caches and banks of the memory.
+// spread returns v in new ordinary memory, all zeros, at an offset within a page. Go starts every large slice at the start of a page; at
+// equal offsets, the vectors of a tensor would compete for the same cache sets and memory banks.
 func (v Vector) spread(position int) Vector {
 	skip := 0
 	if v.n*v.size() >= leastSpread {
@@ -287,8 +287,8 @@ func (v Vector) spread(position int) Vector {
 // Vectors returns the arena's vectors, in the order of their lengths. It returns nil after Close.
 func (a *Arena) Vectors() []Vector { return a.vectors }
 
-// Close gives the memory back. The vectors must not be touched any more: that would be a fault, not a panic. Closing again, or closing
-// a nil Arena, does nothing.
+// Close gives the memory back. Do not touch the vectors after Close: that would be a fault, not a panic. Closing again, or closing a nil
+// Arena, does nothing.
 func (a *Arena) Close() {
 	if a == nil {
 		return
@@ -299,11 +299,10 @@ func (a *Arena) Close() {
 	}
 }
 
-// AdviseHugePages asks the system to keep existing memory on pages of 2 MiB, those that lie wholly within the slice, and
-// returns how many bytes these are. What the slice holds stays. On systems other than Linux it fails with
-// [errors.ErrUnsupported].
+// AdviseHugePages asks the system to move the slice to 2 MiB pages, as far as these lie wholly within the slice, and returns the number of
+// bytes on such pages. The content stays. On systems other than Linux it returns an error that wraps [errors.ErrUnsupported].
 //
-// It is worth doing once, for slices of many megabytes: see docs/performance.md.
+// It is worth calling once for slices of many megabytes: see docs/performance.md.
 func (v Vector) AdviseHugePages() (bytes int, err error) {
 	at := uintptr(v.at)
 	lo, hi := (at+system.HugePage-1)&^(system.HugePage-1), (at+uintptr(v.n*v.size()))&^(system.HugePage-1)

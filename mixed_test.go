@@ -807,15 +807,15 @@ func TestMixedErrors(t *testing.T) {
 			u.Grads, u.State = Float32(x[8:16]), []Vector{Float32(x[0:8]), Float32(x[16:24]), Float32(x[40:48]), at(x, 12)}
 		}), tensor(&FormatError{"max_exp_avg_sq", "bf16", "float32 as exp_avg are"}), "float32 as exp_avg are"},
 		{"copy of bf16", call(Options{}, func(x []float32, u *Update) { u.Params, u.Copy = at(x, 0), at(x, 6) }),
-			tensor(&FormatError{"params", "bf16", "float32 or low16 where there is a copy of them"}), "where there is a copy of them"},
+			tensor(&FormatError{"params", "bf16", "float32 or low16 to have a copy"}), "to have a copy"},
 		{"copy in float32", call(Options{}, func(x []float32, u *Update) { u.Copy = Float32(x[40:48]) }),
 			tensor(&FormatError{"copy", "float32", "bf16 or f16"}), "copy is float32"},
 		{"low16 without copy", call(Options{}, func(x []float32, u *Update) { u.Params = as(at(x, 0), low16) }),
-			tensor(&FormatError{"copy", "nil", "bf16, the upper halves of params, where these are low16"}), "copy is nil, must be bf16, the upper halves"},
+			tensor(&FormatError{"copy", "nil", "bf16, the upper halves of low16 params"}), "copy is nil, must be bf16, the upper halves"},
 		{"low16 with an f16 copy", call(Options{}, func(x []float32, u *Update) { u.Params, u.Copy = as(at(x, 0), low16), as(at(x, 6), f16) }),
-			tensor(&FormatError{"copy", "f16", "bf16, the upper halves of params, where these are low16"}), "copy is f16"},
+			tensor(&FormatError{"copy", "f16", "bf16, the upper halves of low16 params"}), "copy is f16"},
 		{"low16 with a float64 copy", call(Options{}, func(x []float32, u *Update) { u.Params, u.Copy = as(at(x, 0), low16), wide() }),
-			tensor(&FormatError{"copy", "float64", "bf16, the upper halves of params, where these are low16"}), "copy is float64"},
+			tensor(&FormatError{"copy", "float64", "bf16, the upper halves of low16 params"}), "copy is float64"},
 		{"low16 with float64 state", call(Options{}, func(x []float32, u *Update) {
 			u.Params, u.Copy, u.State[0] = as(at(x, 0), low16), at(x, 6), wide()
 		}), tensor(&FormatError{"exp_avg", "float64", "float32, bf16 or mxfp8"}), "exp_avg is float64, must be float32, bf16 or mxfp8"},
@@ -831,14 +831,14 @@ func TestMixedErrors(t *testing.T) {
 		{"the halves overlap", call(Options{}, func(x []float32, u *Update) { u.Params, u.Copy = as(at(x, 0), low16), half(x[2:6]) }),
 			tensor(&OverlapError{"params", "copy", 4, nil, nil}), "params and copy share 4 elements"},
 		{"nothing to follow", call(Options{}, func(x []float32, u *Update) { u.Follow = true }),
-			tensor(&FormatError{"copy", "nil", "bf16 or f16 where params follow it"}), "copy is nil, must be bf16 or f16 where params follow it"},
+			tensor(&FormatError{"copy", "nil", "bf16 or f16 for params to follow it"}), "copy is nil, must be bf16 or f16 for params to follow it"},
 		{"float32 to follow", call(Options{}, func(x []float32, u *Update) { u.Copy, u.Follow = Float32(x[40:48]), true }),
-			tensor(&FormatError{"copy", "float32", "bf16 or f16 where params follow it"}), "copy is float32"},
+			tensor(&FormatError{"copy", "float32", "bf16 or f16 for params to follow it"}), "copy is float32"},
 		{"bf16 that follow", call(Options{}, func(x []float32, u *Update) { u.Params, u.Follow = at(x, 0), true }),
-			tensor(&FormatError{"params", "bf16", "float32 or low16 where they follow their copy"}), "params is bf16, must be float32 or low16 where they follow"},
+			tensor(&FormatError{"params", "bf16", "float32 or low16 to follow their copy"}), "params is bf16, must be float32 or low16 to follow"},
 		{"float64 that follow", call(Options{}, func(x []float32, u *Update) {
 			*u = Update{Rule: NewSGD(1), Step: 1, Params: wide(), Grads: wide(), Follow: true}
-		}), tensor(&FormatError{"params", "float64", "float32 or low16 where they follow their copy"}), "params is float64"},
+		}), tensor(&FormatError{"params", "float64", "float32 or low16 to follow their copy"}), "params is float64"},
 		{"short copy", call(Options{}, func(x []float32, u *Update) { u.Copy = at(x, 6).cut(0, 7) }),
 			tensor(&LengthError{"copy", 7, 8}), "length of copy is 7, must be 8"},
 		{"short gradient", call(Options{}, func(x []float32, u *Update) { u.Grads = at(x, 1).cut(0, 3) }),
@@ -856,11 +856,11 @@ func TestMixedErrors(t *testing.T) {
 		}), tensor(&FormatError{"copy", "float32", "bf16 or f16"}), "the format of copy is float32, must be bf16 or f16"},
 		{"copy in float64", call(Options{}, func(x []float32, u *Update) {
 			*u = Update{Rule: NewSGD(1), Step: 1, Params: wide(), Grads: wide(), Copy: wide()}
-		}), tensor(&FormatError{"params", "float64", "float32 or low16 where there is a copy of them"}), "params is float64"},
+		}), tensor(&FormatError{"params", "float64", "float32 or low16 to have a copy"}), "params is float64"},
 		{"float64 gradient", call(Options{}, func(x []float32, u *Update) { u.Grads = wide() }),
 			tensor(&FormatError{"grads", "float64", "float32, bf16 or f16"}), "grads is float64"},
 		{"float64 state", call(Options{}, func(x []float32, u *Update) { u.State[0] = wide() }),
-			tensor(&FormatError{"exp_avg", "float64", "float32 as params are, where one of them is float64"}), "exp_avg is float64"},
+			tensor(&FormatError{"exp_avg", "float64", "float32 like params, since one of the two is float64"}), "exp_avg is float64"},
 		{"loss scale", call(Options{LossScale: 1e300}, func([]float32, *Update) {}),
 			&ValueError{"Options", "LossScale", 1e300, "> 0 with an inverse that is a normal number of float32, or 0 for 1"}, "of float32"},
 		{"LR", call(Options{}, func(x []float32, u *Update) { u.Rule, u.Params, u.State = NewSGD(1e39), at(x, 0), nil }),

@@ -9,15 +9,15 @@ import (
 // mxBlock is how many elements of mxfp8 share a scale.
 const mxBlock = 32
 
-// MXFP8 returns a slice of mxfp8 as a Vector, momenta of a byte each: OCP Microscaling's MXFP8, with elements of E4M3 in blocks of 32,
-// each of which has a scale of E8M0. Any type of 8 bits will do.
+// MXFP8 returns momenta in mxfp8, one byte per element, as a Vector. The format is MXFP8 of OCP Microscaling v1.0: E4M3 elements in blocks
+// of 32, and an E8M0 scale for each block. E is uint8 or a type based on it.
 //
-// row is the number of elements of a row, those of one index of the tensor's first dimension: blocks begin anew at each row, the last
-// one of each may be shorter, and a tensor can be cut between any two rows. With row 0 the tensor is flat, and can be cut at multiples of
-// 32. A multiple of 32 makes no difference to 0; [Vector.Row] is 0 then.
+// row is the number of elements in a row, that is, for one index of the tensor's first dimension. Each row begins a new block, and its
+// last block may be shorter. The tensor can be cut between any two rows. With row 0 the tensor is flat and can be cut at multiples of 32.
+// A row that is a multiple of 32 means the same as 0, and [Vector.Row] then returns 0.
 //
-// A row that is negative, 2³² or more, or of which len(elements) is no multiple, gives a *ValueError; scales that are not one for each
-// block a *LengthError, and memory that both share an *OverlapError.
+// A row that is negative, is 2³² or more, or does not divide len(elements) returns a *ValueError. A wrong number of scales (there must be
+// one for each block) returns a *LengthError, and elements and scales that share memory an *OverlapError.
 func MXFP8[E ~uint8](elements, scales []E, row int) (Vector, error) {
 	v := vectorAs(mxfp8, elements)
 	v, err := v.inRows(row)
@@ -34,13 +34,13 @@ func MXFP8[E ~uint8](elements, scales []E, row int) (Vector, error) {
 	return v, nil
 }
 
-// Scales returns the scales of mxfp8, one for each block, or nil for another format.
+// Scales returns the scales of mxfp8, one for each block, or nil for other formats.
 func (v Vector) Scales() []byte { return v.scalesOf(0, v.n) }
 
-// Row returns the row of [MXFP8], or 0 if that was a multiple of 32, or the format is another.
+// Row returns the row given to [MXFP8], or 0 if that was a multiple of 32. It returns 0 for other formats.
 func (v Vector) Row() int { return int(v.row) }
 
-// inRows returns v, which is mxfp8, with rows of a length.
+// inRows returns v, which is mxfp8, with rows of the given length.
 func (v Vector) inRows(row int) (Vector, error) {
 	switch {
 	case uint64(row) > math.MaxUint32:
@@ -55,8 +55,7 @@ func (v Vector) inRows(row int) (Vector, error) {
 	return v, nil
 }
 
-// blocks returns in how many blocks of mxfp8 the first i elements are. Where a block ends at i, or a block of a row, it is the number
-// of the next one.
+// blocks returns the number of mxfp8 blocks that the first i elements take. If a block ends at i, that is the index of the next block.
 func (v Vector) blocks(i int) int {
 	if v.row == 0 {
 		return (i + mxBlock - 1) / mxBlock
@@ -65,7 +64,7 @@ func (v Vector) blocks(i int) int {
 	return i/row*((row+mxBlock-1)/mxBlock) + (i%row+mxBlock-1)/mxBlock
 }
 
-// block returns the first element of the block of mxfp8 that has element i, and the one behind its last.
+// block returns the first element of the mxfp8 block of element i, and the one after its last.
 func (v Vector) block(i int) (first, end int) {
 	if v.row == 0 {
 		first = i - i%mxBlock
@@ -84,7 +83,7 @@ func (v Vector) scalesOf(lo, hi int) []byte {
 	return unsafe.Slice((*byte)(v.scales), v.blocks(v.n))[v.blocks(lo):v.blocks(hi)]
 }
 
-// borders returns the last element not behind i at which v may be cut, and the first one behind that. Only mxfp8 may not be cut anywhere.
+// borders returns the last element up to i at which v may be cut, and the next such element. Formats other than mxfp8 may be cut anywhere.
 func (v Vector) borders(i int) (below, above int) {
 	step := v.step()
 	if i == v.n {
@@ -94,7 +93,7 @@ func (v Vector) borders(i int) (below, above int) {
 	return below, min(below+step, v.n)
 }
 
-// step is what all elements at which v may be cut are multiples of.
+// step returns the number of which every element at which v may be cut is a multiple.
 func (v Vector) step() int {
 	switch {
 	case v.format != mxfp8:
@@ -105,7 +104,7 @@ func (v Vector) step() int {
 	return int(v.row)
 }
 
-// scale is where the scale of the block is that begins at element i, or nil if v is not mxfp8.
+// scale is the address of the scale of the block that begins at element i, or nil if v is not mxfp8.
 func (v Vector) scale(i int) unsafe.Pointer {
 	if v.scales == nil {
 		return nil
@@ -129,7 +128,7 @@ func (v Vector) pack(from []float32, lo int) {
 	}
 }
 
-// The conversions are the reference, as those of other formats are.
+// The conversions below are the reference, like those in format.go.
 
 // widenMX returns the E4M3 number x·2^(scale−127), which is exact: E4M3's denormals are numbers of f16, at another scale.
 func widenMX(x, scale uint8) float32 {
@@ -140,7 +139,7 @@ func widenMX(x, scale uint8) float32 {
 	return float32(float64(half) * powerOf2(int(scale)-119))
 }
 
-// scaleMX returns the smallest scale with which no finite number of a block exceeds E4M3's largest, 448.
+// scaleMX returns the smallest scale with which no finite number of a block exceeds 448, the largest E4M3 number.
 func scaleMX(block []float32) uint8 {
 	most := uint32(0)
 	for _, x := range block {
@@ -151,8 +150,8 @@ func scaleMX(block []float32) uint8 {
 	return uint8(max(int((most+0x1fffff)>>23)-8, 0))
 }
 
-// narrowMX packs a number of a block of that scale: it adds a random number of 20 bits, high·2¹³ + low, below the last place, and cuts.
-// (Of E4M3's denormals, it adds high only: the rest is below 2⁻⁷ of their last place.) E4M3 has no infinity: it becomes a NaN.
+// narrowMX packs a number of a block with that scale: it adds a random number of 20 bits, high·2¹³ + low, below the last place, and cuts.
+// (For E4M3's denormals only high counts: low is below 2⁻⁷ of their last place.) An infinity becomes a NaN, since E4M3 has none.
 func narrowMX(x float32, scale uint8, low, high uint16) uint8 {
 	if x-x != 0 {
 		return uint8(math.Float32bits(x)>>24)&0x80 | 0x7f
@@ -162,7 +161,7 @@ func narrowMX(x float32, scale uint8, low, high uint16) uint8 {
 	return uint8(h>>8&0x80 | h>>7&0x7f)
 }
 
-// nearestMX packs a number of a block of that scale, rounded to nearest, to even in between.
+// nearestMX packs a number of a block with that scale, rounded to nearest, ties to even.
 func nearestMX(x float32, scale uint8) uint8 {
 	sign := uint8(math.Float32bits(x)>>24) & 0x80
 	if x-x != 0 {
@@ -175,7 +174,7 @@ func nearestMX(x float32, scale uint8) uint8 {
 	return sign | uint8((b-112<<23+0x7ffff+b>>20&1)>>20)
 }
 
-// cutF16 rounds the float32 of some bits, below 2¹⁶ and not below −2¹⁶, to f16 towards zero.
+// cutF16 rounds the float32 with the bits b, whose absolute value is below 2¹⁶, to f16 towards zero.
 func cutF16(b uint32) uint16 {
 	sign, exponent := uint16(b>>16)&0x8000, b>>23&0xff
 	if exponent < 113 { // below 2⁻¹⁴: a multiple of 2⁻²⁴

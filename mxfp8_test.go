@@ -361,7 +361,7 @@ func TestMXFP8Errors(t *testing.T) {
 			tensor(&ValueError{"neg_exp_avg", "Row", 8, "4 as that of exp_avg"}), "neg_exp_avg.Row is 8, must be 4"},
 		{"float64", call(func(x []float32, u *Update) {
 			u.Params, u.Grads = Float64(make([]float64, 16)), Float64(make([]float64, 16))
-		}), tensor(&FormatError{"exp_avg", "mxfp8", "float64 as params are, where one of them is float64"}), "exp_avg is mxfp8, must be float64"},
+		}), tensor(&FormatError{"exp_avg", "mxfp8", "float64 like params, since one of the two is float64"}), "exp_avg is mxfp8, must be float64"},
 		{"scales in elements", call(func(x []float32, u *Update) { u.State[1].scales = u.State[0].at }),
 			tensor(&OverlapError{"exp_avg", "neg_exp_avg scales", 4, nil, nil}), "exp_avg and neg_exp_avg scales share 4"},
 		{"scales in their own elements", call(func(x []float32, u *Update) { u.State[1].scales = u.State[1].at }),

@@ -8,25 +8,26 @@ import (
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// The sum of squares is exact on a grid, and so depends on nothing but the numbers that are summed up. Let x = g·g in float64 (of a
-// float64, with whatever exponent it takes) and e = ⌊log2⌋ of the largest |g|. Then
+// The sum of squares is exact on a grid, so that it depends on nothing but the numbers that are summed up. Let x = g·g in float64 (with
+// unbounded exponent) and e = ⌊log2⌋ of the largest |g|. Then
 //
 //	J = ⌈(e − 24)/26⌉               so that all x < 2^(52J+50)
 //	T = Σ round(x/2^(52(J−1)))      to integers, to nearest even
 //	norm = √T · 2^(26(J−1))         T is rounded to float64
 //
-// T consists of two bins: T = t0·2⁵² + t1, where t0 counts multiples of 2^52J. A number that is added to an anchor, U = 2^(52J+52) or
-// L = 1.5·2^52J, is rounded to a multiple of the last place of the sum, 2^52J or 2^(52(J−1)), and the bits of the sum count these:
+// T consists of two bins: T = t0·2⁵² + t1, where t0 counts multiples of 2^52J. Adding a number to an anchor, U = 2^(52J+52) or
+// L = 1.5·2^52J, rounds it to a multiple of the last place of the sum, 2^52J or 2^(52(J−1)), and the bits of the sum count these:
 //
 //	s = U + x       t0 += bits(s) − bits(U)
 //	r = x − (s − U)            is exact, and |r| ≤ 2^(52J−1)
 //	s = L + r       t1 += bits(s) − bits(L)
 //
-// The last s is in [2^52J, 2^(52J+1)], where bits are linear. U is an even multiple of the grid, so that to round twice is to round once.
+// The last s is in [2^52J, 2^(52J+1)], where bits are linear. U is an even multiple of the grid, so that rounding twice gives the same as
+// rounding once.
 //
-// Nobody knows J before all elements have been seen. So sums begin in a low window J and raise it for larger elements. Of what has been
-// summed up in the window J−1 they then keep t0, which is t1 in the window J: its t0 are 0. In yet lower windows all x were less than a
-// quarter of the new grid, and round to 0.
+// J is known only after all elements have been seen. So a sum begins in a low window J and raises it for larger elements. Raised from
+// window J−1, it keeps t0, which becomes t1 in the window J, with t0 = 0. In yet lower windows all x were less than a quarter of the new
+// grid, and round to 0.
 
 const (
 	lowestBin, bins = -43, 83 // of T for any float64
@@ -34,23 +35,23 @@ const (
 	leastPlain, mostPlain = -18 - lowestBin, 18 - lowestBin
 )
 
-// sumLen is how many elements are summed up in 64 bits: |t1| ≤ 2⁵¹·sumLen < 2⁶³.
+// sumLen is the number of elements that can be summed up in 64 bits: |t1| ≤ 2⁵¹·sumLen < 2⁶³.
 const sumLen = blockLen - 64
 
 // lanes divides the number of elements that assembly sums up.
 const lanes = 32
 
-// blockLen is what the borders of a step's parts are multiples of.
+// blockLen is the number of elements of which the borders of a step's parts are multiples.
 const blockLen = 4 << 10
 
-// sumAhead is how far in front of its loads a sum of squares prefetches what comes from memory, in bytes: processors follow a single
-// stream too closely. See docs/performance.md for what was measured.
+// sumAhead is how far ahead of its loads, in bytes, a sum of squares prefetches from memory: with a single stream, processors prefetch too
+// little. docs/performance.md has the measurements.
 const sumAhead = 8 << 10
 
-// A window is what a sum needs: the anchors, and what the gradients are multiplied by so that these are normal numbers.
+// A window has the anchors of a sum, and the factor on the gradients with which the anchors are normal numbers.
 type window struct{ upper, lower, scale float64 }
 
-// windowOf returns the window whose upper bin has a number, counted from the lowest one.
+// windowOf returns the window whose upper bin has the number top, counted from the lowest bin.
 func windowOf(top int) window {
 	scale := 0
 	switch {
@@ -96,7 +97,7 @@ func sumSquaresGeneric[T Float](sum *blockSum, g []T, w *window) {
 	}
 }
 
-// sumSquares sums up at most sumLen elements in a window. far tells that they come from memory.
+// sumSquares sums up at most sumLen elements in a window. far says that they come from memory, not from a cache.
 func sumSquares(g Vector, top int, far bool) (sum blockSum) {
 	w := windowOf(top)
 	if whole := g.n &^ (lanes - 1); whole > 0 && w.scale == 1 && active != generic {
@@ -280,21 +281,20 @@ func (b *batch) addSum(s *sum) {
 	b.total.merge(s)
 }
 
-// Squares are the sum of the squares of gradients, as integers that may be added up one by one, in any order and by whatever adds
-// int64, such as an all-reduce among processes: by [Squares.Add] they become the sum for all gradients together. Up to 2²⁰ of them can
-// be. [Squares.Norm] is the same, bit for bit, however the elements were cut into gradients, calls and processes, and ordered.
+// Squares is a sum of squares of gradients, in integers. Adding two of them element by element, in any order, gives the sum over both
+// sets of gradients: use [Squares.Add], or anything that adds int64, such as an all-reduce. Up to 2²⁰ sums can be added up.
+// [Squares.Norm] is the same, bit for bit, however the elements were ordered, and cut into gradients, calls and processes.
 //
 // The sum is kept in bins: bin b = −43 … 39 counts multiples of 2^52b. A sum uses two bins, b and b−1. Bin b has four words, from 4·(b+43)
 // on: the number of sums whose upper bin it is; then its count, as bits 0 to 31, bits 32 to 63, and the rest with its sign. The last two
 // words count the sums that have a NaN, and those that have an infinity but no NaN.
 type Squares [4*bins + 2]int64
 
-// SumSquares returns the sum of the squares of all elements of the gradients. A nil pool stands for the default one.
+// SumSquares returns the sum of the squares of all elements of the gradients. A nil pool means the default pool. It panics if a
+// gradient is low16 or mxfp8.
 //
-// A gradient cannot be low16 or mxfp8: SumSquares panics.
-//
-// Steps sum up squares by themselves where [Options] ask for the norm. This is for callers that have other gradients, too, or make
-// several calls for a step: see Options.Squares.
+// A step sums up the squares itself if [Options] ask for the norm. Use SumSquares if a step takes several calls or processes: see
+// Options.Squares.
 func SumSquares(pool *Pool, grads ...Vector) (s Squares) {
 	l := takeList()
 	defer l.putBack()
@@ -327,7 +327,7 @@ func (s *Squares) set(from *sum) {
 	}
 }
 
-// sum returns the sum that s is. It takes words that nobody has set so for what they are.
+// sum returns s as a sum. It does not check the words, which the caller may have set.
 func (s *Squares) sum() (to sum) {
 	to.nan, to.inf = s[4*bins] != 0, s[4*bins+1] != 0
 	for b := bins - 1; b > 0; b-- {
@@ -347,16 +347,16 @@ func (s *Squares) bin(b int) (n int128) {
 	return n
 }
 
-// Add adds the squares of other gradients.
+// Add adds the squares of other gradients to s.
 func (s *Squares) Add(others *Squares) {
 	for i, x := range others {
 		s[i] += x
 	}
 }
 
-// Norm returns the Euclidean norm of the gradients. Each square was rounded by at most 2⁻⁵¹ of the largest one, and the sum and its root
-// are rounded once. It is NaN if a gradient has a NaN, else +Inf if one has an infinity, and also where the norm of finite float64 is too
-// large for one.
+// Norm returns the Euclidean norm of the gradients. Each square was rounded by at most 2⁻⁵¹ of the largest one; the sum and its root
+// are each rounded once. The norm is NaN if a gradient has a NaN. Otherwise it is +Inf if a gradient has an infinity, or if the norm is
+// too large for a float64.
 func (s *Squares) Norm() float64 {
 	var h floatmode.Hold
 	defer h.Take().Release()

@@ -11,26 +11,26 @@ import (
 	"github.com/posneg/pnm/internal/system"
 )
 
-// A Pool is a set of workers that share the work of large steps: the goroutine that calls a step, and helpers that start
+// A Pool is a set of workers that share the work of large steps: the goroutine that calls a step, and helper goroutines that start
 // when they are first needed. Helpers wait for the next step for some 20 µs and then sleep, so that an idle pool costs
-// nothing. Each has the same range of the same tensors at every step, and leaves some of it to others only if it is late or
-// slow. Steps too small to be worth it run on the caller alone.
+// nothing. Each worker updates the same range of the same tensors at every step; others take over a part of it only if the worker is
+// late or slow. Small steps run on the calling goroutine alone.
 //
-// A pool may serve any number of optimizers and calls, also at the same time; beyond eight, each runs on its caller alone. It
-// never changes a result: the bits are the same for any number of workers. The zero Pool is the one that runs where none is
-// named: it follows GOMAXPROCS, and its helpers sleep until the program ends.
+// A pool may serve any number of optimizers and calls, also at the same time; while it serves eight, further calls run on their own
+// goroutine alone. It never changes a result: the bits are the same for any number of workers. A nil Pool and the zero Pool stand for
+// the default pool, which follows GOMAXPROCS and whose helpers sleep until the program ends.
 type Pool struct{ inner *pool }
 
-// maxWorkers bounds the workers of a pool.
+// maxWorkers is the largest number of workers of a pool.
 const maxWorkers = 1 << 12
 
 // defaultPool runs the steps that name no pool.
 var defaultPool = newPool(0)
 
-// NewPool returns a pool of so many workers, the caller included: at most 4096; 0 follows GOMAXPROCS, also when it changes. Another
-// number gives a *ValueError.
+// NewPool returns a pool of that many workers, including the caller of a step: from 1 to 4096, or 0 to follow GOMAXPROCS as it changes.
+// Any other number returns a *ValueError.
 //
-// [Pool.Close] ends the helpers; so does the garbage collector, some time after the pool was last used.
+// [Pool.Close] ends the helpers. The garbage collector also ends those of a pool that is no longer used.
 func NewPool(workers int) (*Pool, error) {
 	if workers < 0 || workers > maxWorkers {
 		return nil, &ValueError{"Pool", "Workers", float64(workers), fmt.Sprintf("in [0, %d]", maxWorkers)}
@@ -40,10 +40,9 @@ func NewPool(workers int) (*Pool, error) {
 	return p, nil
 }
 
-// Pin binds each helper to a CPU of its own: helper i to the i-th CPU (from 0; helpers from 1) that the process may run on, which
-// leaves the first one to the caller. Waking a helper that is bound takes longer. It comes before the pool's first step, and fails if
-// it does not, or if the process may run on fewer CPUs than there are workers; on systems other than Linux with
-// [errors.ErrUnsupported].
+// Pin binds each helper to its own CPU, among those that the process may run on; the first of these CPUs is left to the caller. Waking a
+// bound helper takes longer. Pin returns an error if the pool has performed a step, if the process may run on fewer CPUs than
+// there are workers, and, on systems other than Linux, one that wraps [errors.ErrUnsupported].
 func (p *Pool) Pin() error {
 	if p == nil || p.inner == nil {
 		return errors.New("pnm: the default pool cannot be pinned: make one by NewPool")
@@ -51,7 +50,7 @@ func (p *Pool) Pin() error {
 	return p.inner.pin()
 }
 
-// pool returns what runs the steps: the default for a nil Pool and for the zero one.
+// pool returns the pool that runs the steps: the default one for a nil or zero Pool.
 func (p *Pool) pool() *pool {
 	if p == nil || p.inner == nil {
 		return defaultPool
@@ -59,12 +58,12 @@ func (p *Pool) pool() *pool {
 	return p.inner
 }
 
-// Workers returns how many workers a large step has, the caller included: what the pool was built with or GOMAXPROCS, and
-// 1 after Close.
+// Workers returns the number of workers of a large step, including its caller: the number given to [NewPool], or GOMAXPROCS, or 1 after
+// Close.
 func (p *Pool) Workers() int { return p.pool().workers() }
 
-// Close ends the helpers and returns when they are gone. A step that is under way is completed, and steps that come later
-// run on their callers alone. Closing again does nothing, and neither does closing the zero Pool.
+// Close ends the helpers and returns when they have ended. Steps that are running complete, and later steps run on their callers
+// alone. Close does nothing if the Pool is closed, nil or zero.
 func (p *Pool) Close() {
 	if p != nil && p.inner != nil {
 		p.inner.close()
@@ -74,17 +73,16 @@ func (p *Pool) Close() {
 // A task is work that can be cut into any number of parts, which may run at the same time.
 type task interface{ run(part, parts int) }
 
-// A pool is what its helpers know of a Pool, so that an unused Pool can be collected while they sleep.
+// A pool is the part of a Pool that helpers refer to, so that an unused Pool can be collected while they sleep.
 //
-// Each worker has a shard of a step, which consists of pieces. It takes the pieces of its own shard from the first to the
-// last, and then what is left of others, from their last: a helper that is late or slow thus delays a step by a piece at
-// most. No piece depends on a helper, so that neither a nested call, nor one beside it, nor helpers that are gone can block
-// a step.
+// Each worker has a shard of a step, cut into pieces. It takes the pieces of its own shard from the first to the last, and
+// then those that are left in other shards, from their last. So a helper that is late or slow delays a step by at most one piece.
+// The caller can take every piece, so that neither a nested call, nor a concurrent one, nor helpers that have ended can block a step.
 type pool struct {
 	fixed   int                   // workers; 0 follows GOMAXPROCS
-	cpus    atomic.Pointer[[]int] // for helpers to be bound to; nil to let them run anywhere
+	cpus    atomic.Pointer[[]int] // the CPUs to bind helpers to; nil to let them run anywhere
 	helpers atomic.Pointer[[]*helper]
-	spin    atomic.Bool // there is a CPU for each worker of the last step
+	spin    atomic.Bool // there was a CPU for each worker of the last step
 	slots   [steps]slot
 
 	mu     sync.Mutex // guards growing and closing
@@ -92,10 +90,10 @@ type pool struct {
 	ended  sync.WaitGroup
 }
 
-// steps is how many steps of a pool can have helpers at the same time.
+// steps is the number of steps of a pool that can have helpers at the same time.
 const steps = 8
 
-// A slot is a step under way. Its task, shards and pieces may be read by who has taken a piece and not finished it.
+// A slot is a running step. Only a worker that has taken a piece and not finished it may read task, shards and pieces.
 type slot struct {
 	busy    atomic.Bool
 	left    pieces       // of the caller's shard
@@ -105,10 +103,10 @@ type slot struct {
 	task    task
 	shards  int
 	pieces  int      // of each shard
-	_       [64]byte // of their own cache line: they are polled
+	_       [64]byte // fields that are polled need a cache line of their own
 }
 
-// A helper is a goroutine that has shard number of each step.
+// A helper is a goroutine that works on the shard with its number in each step.
 type helper struct {
 	left   [steps]pieces // by slot: of its shard
 	parked atomic.Bool   // the helper waits for wake
@@ -187,8 +185,7 @@ func (p *pool) run(t task, shards, pieces int) {
 	slot.busy.Store(false)
 }
 
-// work runs the pieces of a shard that nobody has taken, the first or the last of them first, and reports whether there were
-// any.
+// work runs the pieces of a shard that are left, from the first (own) or from the last, and reports whether there were any.
 func (s *slot) work(shard int, left *pieces, own bool) (worked bool) {
 	for {
 		piece, ok := left.take(own)
@@ -201,7 +198,7 @@ func (s *slot) work(shard int, left *pieces, own bool) (worked bool) {
 	}
 }
 
-// workOnOthers runs the pieces of a slot that no worker has taken.
+// workOnOthers runs the pieces that are left in all shards of a slot.
 func (p *pool) workOnOthers(s int) {
 	slot := &p.slots[s]
 	for _, h := range *p.helpers.Load() {
@@ -210,8 +207,7 @@ func (p *pool) workOnOthers(s int) {
 	slot.work(0, &slot.left, false)
 }
 
-// A pieces is a range of pieces of a shard that nobody has taken: the first one, and 16 bits further up the one behind the
-// last.
+// A pieces is the range of pieces of a shard that are left: the lower 16 bits are the first one, the upper 16 bits the end.
 type pieces struct{ atomic.Uint32 }
 
 func (p *pieces) offer(n int) { p.Swap(uint32(n) << 16) } // not Store, as in rest
@@ -275,7 +271,7 @@ func (p *pool) close() {
 	p.ended.Wait()
 }
 
-// help is a helper's life.
+// help runs a helper until the pool is closed.
 func (p *pool) help(h *helper) {
 	if cpus := p.cpus.Load(); cpus != nil && h.number < len(*cpus) {
 		runtime.LockOSThread() // for ever: the thread ends with the goroutine
@@ -304,10 +300,10 @@ func (h *helper) hasWork() bool {
 	return false
 }
 
-// rest returns when the helper has work or the pool is closed: at once, if that is within spinTime, else when woken.
+// rest returns when the helper has work or the pool is closed. It polls for spinTime, then sleeps.
 //
-// No wake-up is lost: whoever has work for a helper tells so before looking at parked, and the helper sets parked before
-// looking once more. Swap does what Store should: with Store, QEMU 7.2 lets arm64 look before it sets, on an amd64 host.
+// No wake-up is lost: a caller offers work before it reads parked, and the helper sets parked before it looks for work once more. This
+// takes Swap instead of Store: with Store, QEMU 7.2 emulating arm64 on amd64 moves the read before the write.
 func (h *helper) rest(p *pool) {
 	if p.spin.Load() && spinUntil(h.hasWork) {
 		return
@@ -328,14 +324,14 @@ func (h *helper) rouse() {
 	}
 }
 
-// finish counts a piece as done, and wakes the caller if it was the last.
+// finish counts a piece as done, and wakes the caller after the last one.
 func (s *slot) finish() {
 	if s.pending.Add(-1) == 0 && s.parked.CompareAndSwap(true, false) {
 		s.done <- struct{}{}
 	}
 }
 
-// wait returns when no piece is pending. It may be woken for the step that had the slot before: a finisher may be late.
+// wait returns when no piece is pending. A late finish of the step that had the slot before may wake it.
 func (s *slot) wait(spin bool) {
 	none := func() bool { return s.pending.Load() == 0 }
 	if none() || spin && spinUntil(none) {
@@ -350,10 +346,10 @@ func (s *slot) wait(spin bool) {
 	}
 }
 
-// spinTime is how long one waits for another CPU before going to sleep: longer than it takes to wake up.
+// spinTime is how long a goroutine polls for another one before it sleeps: longer than a wake-up takes.
 const spinTime = 20 * time.Microsecond
 
-// spinUntil returns true as soon as the condition holds, false if it does not within spinTime.
+// spinUntil returns true as soon as the condition holds, or false after spinTime.
 func spinUntil(condition func() bool) bool {
 	for start := time.Now(); time.Since(start) < spinTime; {
 		for range 16 {

@@ -9,17 +9,17 @@ type tensor struct {
 	out  Vector           // the copy of the parameters, if there is one
 	form form
 	step int              // the number of the step that is due, from 1
-	c64  scalars[float64] // its coefficients, as the rule has them
+	c64  scalars[float64] // its coefficients, as the rule computes them
 	c32  scalars[float32] // the same, rounded, unless arithmetic is in float64
 
 	rounding Rounding
-	follow   bool // take over what others wrote to the copy
+	follow   bool // as Update.Follow
 }
 
 // maxSlots is the largest number of state buffers of any rule.
 const maxSlots = 4
 
-// vector returns vector i, in the order of a drop-in call's arguments; the copy comes last.
+// vector returns vector i, in the order of the arguments of a drop-in call such as UpdatePNM; the copy comes last.
 func (t *tensor) vector(i int) *Vector {
 	switch {
 	case i == 0:
@@ -43,7 +43,7 @@ func (t *tensor) argument(i int) string {
 	return "copy"
 }
 
-// vectors is how many vectors t has.
+// vectors is the number of vectors of t.
 func (t *tensor) vectors() int {
 	n := 2 + len(forms[t.form].Slots)
 	if t.out.at != nil {
@@ -63,7 +63,7 @@ func (t *tensor) round(f form) error {
 	return round(f, &t.c64, &t.c32)
 }
 
-// apply puts what options ask for into the coefficients, and a factor on the gradients.
+// apply puts the options into the coefficients; scale is the whole factor on the gradients.
 func (t *tensor) apply(o *Options, scale float64) {
 	if t.wide() {
 		apply(o, scale, &t.c64)
@@ -72,10 +72,10 @@ func (t *tensor) apply(o *Options, scale float64) {
 	}
 }
 
-// len is the length of a tensor that takes part, which has parameters or at least gradients.
+// len is the length of a tensor that has parameters, or at least gradients.
 func (t *tensor) len() int { return max(t.p.n, t.g.n) }
 
-// traffic is how many bytes of memory a step of t touches.
+// traffic is the number of bytes of memory that a step of t touches.
 func (t *tensor) traffic() int64 {
 	each := t.p.size() + t.g.size() + len(forms[t.form].Slots)*t.s[0].size()
 	if t.out.at != nil {
@@ -88,7 +88,7 @@ func (t *tensor) traffic() int64 {
 	return bytes
 }
 
-// trafficMX is how many bytes the state has beside one for each element: averages are larger, and scales come on top.
+// trafficMX is the size of the state in bytes beyond one per element: averages of squares are larger, and there are scales.
 func (t *tensor) trafficMX() (bytes int64) {
 	for k := range forms[t.form].Slots {
 		bytes += int64(t.s[k].bytes() - t.p.n)
@@ -96,7 +96,7 @@ func (t *tensor) trafficMX() (bytes int64) {
 	return bytes
 }
 
-// checkBorder reports an element at which t may not be cut, by name. The end of t is not one.
+// checkBorder reports an element, called field, at which t may not be cut. It may be cut at its end.
 func (t *tensor) checkBorder(of, field string, i int) error {
 	if below, above := t.s[0].borders(i); below != i {
 		return &ValueError{of, field, float64(i), t.atBorder(uint64(below), uint64(above))}
@@ -114,7 +114,7 @@ func (t *tensor) checkFirst() error {
 	return &ValueError{"Rounding", "First", float64(first), t.atBorder(below, below+step)}
 }
 
-// atBorder names the borders next to an element that is not one.
+// atBorder names the borders on both sides of an element.
 func (t *tensor) atBorder(below, above uint64) string {
 	of := "blocks"
 	if t.s[0].row > 0 {

@@ -7,7 +7,7 @@ import (
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// maxCall is how many elements one call into assembly updates at most. Assembly cannot be preempted, and a garbage
+// maxCall is the largest number of elements that one call into assembly updates. Go cannot preempt assembly, and a garbage
 // collection waits for it: on slow memory this many elements of six streams take some 100 µs.
 const maxCall = 16 << 10
 
@@ -15,11 +15,11 @@ const maxCall = 16 << 10
 // average of squared gradients, x the largest v so far.
 type streams[T Float] struct{ p, g, m, n, v, x []T }
 
-// isFar reports whether so many bytes, touched from one step of the caller's to the next, come from memory: what fits the caches is found
-// there.
+// isFar reports whether a step must load from memory, if the caller touches working bytes between one step and the next: memory that fits
+// the caches is still there.
 func isFar(working int64) bool { return working > int64(lastLevelCache) }
 
-// ahead is how far in front of its loads a kernel prefetches, in bytes.
+// ahead is how far ahead of its loads a kernel prefetches, in bytes.
 func ahead(far bool) int {
 	if far {
 		return prefetchAhead
@@ -27,7 +27,7 @@ func ahead(far bool) int {
 	return 0
 }
 
-// streamsOf gives the tensor's slices their roles at the step that is due.
+// streamsOf returns the tensor's slices by their role at the step that is due.
 func streamsOf[T Float](t *tensor) streams[T] {
 	m, n, v, x := t.roles()
 	return streams[T]{sliceOf[T](t.p), sliceOf[T](t.g), sliceOf[T](*m), sliceOf[T](*n), sliceOf[T](*v), sliceOf[T](*x)}
@@ -39,8 +39,8 @@ func (t *tensor) roles() (m, n, v, x *Vector) {
 	return &t.s[at[0]], &t.s[at[1]], &t.s[at[2]], &t.s[at[3]]
 }
 
-// updateOne rounds the coefficients that a rule has set in a tensor, checks its slices, which a caller brings, and performs the step. h is
-// the caller's hold.
+// updateOne performs a drop-in call: it rounds the coefficients that the rule has set, checks the slices and performs the step. h is the
+// caller's hold.
 func updateOne(t *tensor, h *floatmode.Hold) error {
 	if errISA != nil {
 		return errISA
@@ -59,7 +59,7 @@ func updateOne(t *tensor, h *floatmode.Hold) error {
 	return nil
 }
 
-// updateShared performs the step on the pool that follows GOMAXPROCS.
+// updateShared performs the step on the default pool.
 func updateShared(t *tensor, working int64, h *floatmode.Hold) {
 	l := takeList()
 	defer l.putBack()
@@ -71,7 +71,7 @@ func updateShared(t *tensor, working int64, h *floatmode.Hold) {
 }
 
 // update performs the step that is due on the elements lo … hi−1 of a tensor that has been checked, and then zeroes their
-// gradients if zero is set. far tells that they come from memory. It returns how many parameters overflowed in their copy.
+// gradients if zero is set. far says that they come from memory. It returns the number of parameters that overflowed in their copy.
 func (t *tensor) update(lo, hi int, far, zero bool) (overflows int) {
 	most := maxCall
 	if zero {
@@ -107,8 +107,8 @@ func (t *tensor) updateReference(lo, hi int) {
 	}
 }
 
-// start prepares the first momentum of the elements lo … hi−1 where it is to be the gradient itself, as torch has it: β·m + g is g
-// for m = −0, also if g is −0.
+// start prepares the first momentum of the elements lo … hi−1 if the form has it become the gradient itself, as torch does: with m = −0,
+// β·m + g is g, even for g = −0.
 func (t *tensor) start(lo, hi int) {
 	if t.step == 1 && forms[t.form].Starts {
 		t.startMomentum(lo, hi)
@@ -142,7 +142,7 @@ func (t *tensor) zeroGrads(lo, hi int) {
 	g.Clear()
 }
 
-// isMixed reports whether t has more than one format, or one that the rules do not compute in.
+// isMixed reports whether t has several formats, or one in which rules do not compute.
 func (t *tensor) isMixed() bool {
 	return t.p.format == bf16 || t.p.format == low16 || t.g.format != t.p.format || t.s[0].format >= bf16 || t.out.at != nil
 }
@@ -157,13 +157,13 @@ func (t *tensor) formats() uint32 {
 	if t.out.at != nil && t.p.format == f32 {
 		set |= [len(formats)]uint32{bf16: outBF16, f16: outF16}[t.out.format]
 	}
-	if t.follow && t.p.format == f32 { // low16 always does
+	if t.follow && t.p.format == f32 { // low16 always follows
 		set |= follow
 	}
 	return withStochastic(t.form, set)
 }
 
-// updateFormats is update for a mixed tensor, in calls of most elements. lo and hi are borders of the blocks of mxfp8 or the tensor's end.
+// updateFormats is update for a mixed tensor, in calls of at most most elements. lo and hi are borders of mxfp8 blocks or the tensor's end.
 func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 	var b mixed
 	t.call(&b, lo)
@@ -184,8 +184,8 @@ func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 	return b.overflows
 }
 
-// drawIndex tells which random number element i of t draws: Rounding says which element it is of the whole tensor. Each row of mxfp8
-// is padded to a multiple of drawBlock, so that its blocks draw the same in whatever part of the tensor.
+// drawIndex is the index of the random number that element i of t draws. Rounding.First says where t is in the whole tensor. Each row of
+// mxfp8 is padded to a multiple of drawBlock, so that its blocks draw the same numbers in any part of the tensor.
 func (t *tensor) drawIndex(i int) uint64 {
 	first, row := t.rounding.First, uint64(t.s[0].row)
 	if row == 0 {
@@ -197,18 +197,18 @@ func (t *tensor) drawIndex(i int) uint64 {
 // padded is the length that a row of mxfp8 has in blocks of random numbers.
 func padded[N int | uint64](row N) N { return (row + drawBlock - 1) &^ (drawBlock - 1) }
 
-// blockBorder returns the last element not behind i, which is not among the first of t, at which a block of random numbers begins.
+// blockBorder returns the last element up to i at which a block of random numbers begins; i is not in t's first block.
 func (t *tensor) blockBorder(i int) int { return i - int(t.drawIndex(i)%drawBlock) }
 
 // A run is an update of a mixed tensor.
 type run struct {
 	t         *tensor
-	b         *mixed // its next call
-	far       bool   // it comes from memory
-	assembled bool   // by the kernels of the active tier, or else by the reference
+	b         *mixed // the next call
+	far       bool   // its elements come from memory
+	assembled bool   // the kernels of the active tier run it, else the reference
 }
 
-// rows updates the elements lo … hi−1, row by row, or many short rows at a time: a call for each would take longer than the row does.
+// rows updates the elements lo … hi−1, row by row, or many short rows at a time, since a call takes longer than a short row.
 func (r *run) rows(lo, hi int) {
 	row := int(r.t.s[0].row)
 	if row == 0 {
@@ -226,7 +226,7 @@ func (r *run) rows(lo, hi int) {
 	}
 }
 
-// consecutive updates elements whose random numbers lie side by side: whole blocks where they are, others in blocks of their own.
+// consecutive updates elements whose random numbers are consecutive: whole blocks in place, parts of blocks in scratch memory.
 func (r *run) consecutive(lo, hi int) {
 	for lo < hi {
 		index := r.t.drawIndex(lo)
@@ -247,13 +247,13 @@ func (r *run) consecutive(lo, hi int) {
 	}
 }
 
-// Rows up to longRow elements are updated in scratch memory of mostBlocks blocks. Measured.
+// Rows of up to longRow elements are updated in scratch memory of mostBlocks blocks. Both are measured.
 const (
 	longRow    = 128
 	mostBlocks = 16
 )
 
-// gathered updates whole rows in scratch memory, where each begins with a block.
+// gathered updates whole rows in scratch memory, where each row begins a block.
 func (r *run) gathered(lo, hi, row int) {
 	var scratch [paths * mostBlocks * scratchBlock]byte
 	step := padded(row)
@@ -263,7 +263,7 @@ func (r *run) gathered(lo, hi, row int) {
 		if rows > 0 {
 			r.b.at(r.t, lo, index)
 			r.padded(scratch[:], 0, row, step, rows)
-		} else { // another key within the row
+		} else { // the key changes within the row
 			rows = 1
 			r.consecutive(lo, lo+row)
 		}
@@ -271,13 +271,13 @@ func (r *run) gathered(lo, hi, row int) {
 	}
 }
 
-// part updates n elements of one block, from element at of it on.
+// part updates n elements of one block, from its element at on.
 func (r *run) part(at, n int) {
 	var scratch [paths * scratchBlock]byte
 	r.padded(scratch[:], at, n, drawBlock, 1)
 }
 
-// whole updates n elements, which are whole blocks, where they are.
+// whole updates n elements in place; they are whole blocks.
 func (r *run) whole(n int) {
 	if r.far && r.b.copiesAround() {
 		r.b.formats |= outAround
@@ -294,8 +294,8 @@ func (r *run) call(b *mixed, n, ahead int) {
 	}
 }
 
-// padded updates rows in scratch memory of zeros, where one begins every step elements, at element at of a block. Zeros become zeros, or
-// NaNs where ε is 0 too: no overflow, and nothing that a scale of mxfp8 knows of.
+// padded updates rows in scratch memory of zeros, where a row begins every step elements, at element at of a block. The zeros around them
+// become zeros, or NaNs if ε is 0: they neither overflow nor change a scale of mxfp8.
 func (r *run) padded(scratch []byte, at, row, step, rows int) {
 	here, there := r.b.paths(), [paths]unsafe.Pointer{}
 	for k, p := range here {
@@ -320,7 +320,7 @@ const (
 	scratchBlock = 4 * drawBlock // bytes of a block at most
 )
 
-// A path is where the elements of a stream are, and how large they are.
+// A path is the address of a stream's elements, their size, and whether the kernel writes them.
 type path struct {
 	at      unsafe.Pointer
 	size    int
@@ -343,7 +343,7 @@ func (b *mixed) paths() [paths]path {
 		{b.v, state, true}, {b.x, state, true}, {b.out, 2, true}}
 }
 
-// copyRows copies rows of elements between places where they begin every so many elements.
+// copyRows copies rows of elements, which begin every toStep elements in to and every fromStep elements in from.
 func copyRows(to, from unsafe.Pointer, size, toStep, fromStep, row, rows int) {
 	switch size {
 	case 1:
@@ -370,18 +370,18 @@ func copyRowsOf[E uint8 | uint16 | uint32](to, from unsafe.Pointer, toStep, from
 	}
 }
 
-// copiesAround reports whether a copy is worth writing around the caches: with AVX2 nothing is gained, and one that is read is there anyway.
+// copiesAround reports whether to write a copy around the caches: AVX2 gains nothing, and a copy that is read is in the cache anyway.
 func (b *mixed) copiesAround() bool {
 	return active == avx512 && b.formats&(outBF16|outF16) != 0 && b.formats&follow == 0 && uintptr(b.out)%aroundAlign == 0
 }
 
-// call sets what a kernel gets for the elements of a mixed tensor from lo on, where a block begins.
+// call sets the arguments of a kernel for the elements of a mixed tensor from lo on, where a block begins.
 func (t *tensor) call(b *mixed, lo int) {
 	b.c, b.formats = t.c32, t.formats()
 	b.at(t, lo, t.drawIndex(lo))
 }
 
-// at sets what of that depends on where the elements are; index is that of the first number drawn of their block.
+// at sets those arguments that depend on lo; index is that of the first random number of the block.
 func (b *mixed) at(t *tensor, lo int, index uint64) {
 	if b.formats&stochastic != 0 {
 		b.counter, b.key = t.rounding.draws(t.step, index)
@@ -392,5 +392,5 @@ func (b *mixed) at(t *tensor, lo int, index uint64) {
 	b.ms, b.ns = m.scale(lo), n.scale(lo)
 }
 
-// sameKey returns how many numbers from an index on are drawn by the same key.
+// sameKey returns how many random numbers from an index on have the same key.
 func sameKey(index uint64) int { return int(min(2<<32-index%(2<<32), math.MaxInt)) }

@@ -4,8 +4,8 @@ import (
 	"unsafe"
 )
 
-// A mixed is a call of a kernel for streams of several formats: what it widens to float32, updates as the float32 kernels do,
-// and rounds back. Assembly knows its layout.
+// A mixed has the arguments of a kernel for streams of several formats. The kernel widens them to float32, updates as the float32 kernels
+// do, and rounds back. Assembly knows this layout.
 type mixed struct {
 	c       scalars[float32]
 	formats uint32 // a set of the constants below
@@ -14,12 +14,12 @@ type mixed struct {
 
 	p, g, m, n, v, x unsafe.Pointer // the first elements, by role; nil where the form has none
 	out              unsafe.Pointer // the copy of the parameters, or their upper halves, if there are any
-	overflows        int            // finite parameters that are infinite in an f16 copy are added to it
+	overflows        int            // the kernel adds the number of finite parameters that are infinite in an f16 copy
 
 	ms, ns unsafe.Pointer // the scales of the first blocks of m and n, where these are mxfp8
 }
 
-// What is not in its set of formats is float32.
+// Streams that the set of formats does not mention are float32.
 const (
 	gradBF16   = 1 << iota
 	gradF16    // not together with gradBF16
@@ -28,13 +28,13 @@ const (
 	outBF16    // a copy of float32 parameters
 	outF16     // not together with outBF16
 	outAround  // the copy is written around the caches, and begins at a multiple of 32 bytes
-	stochastic // there is anything to be rounded so: paramBF16, momentMX, or stateBF16 with an average of squares
+	stochastic // something is rounded stochastically: paramBF16, momentMX, or stateBF16 with an average of squares
 	paramLow   // not together with paramBF16: parameters are split, and out has their upper halves, in bf16
 	follow     // a float32 parameter that does not round to its copy takes the copy's value first
-	momentMX   // m and n are mxfp8; where there is an average of squares, stateBF16 says that it is bf16
+	momentMX   // m and n are mxfp8; stateBF16 is set, too, if there is an average of squares
 )
 
-// withStochastic adds to a set of formats whether a form rounds stochastically there.
+// withStochastic adds stochastic to a set of formats if a form rounds stochastically with it.
 func withStochastic(f form, formats uint32) uint32 {
 	if formats&(paramBF16|momentMX) != 0 || formats&stateBF16 != 0 && forms[f].Has("v") {
 		formats |= stochastic
@@ -42,14 +42,14 @@ func withStochastic(f form, formats uint32) uint32 {
 	return formats
 }
 
-// aroundAlign is what the address of a copy that is written around the caches is a multiple of.
+// aroundAlign divides the address of a copy that is written around the caches.
 const aroundAlign = 32
 
-// mixedBlock is what the number of elements that a mixed kernel updates is a multiple of.
+// mixedBlock divides the number of elements that a mixed kernel updates.
 const mixedBlock = 32
 
-// updateMixedGeneric is the reference, for any number of elements from the beginning of a block on: the float32 rule, on what is widened
-// before and rounded after it. Within a step nothing is rounded: v is what x and the step take, not what is stored of it.
+// updateMixedGeneric is the reference, for any number of elements from the beginning of a block on. It widens, runs the float32 loop and
+// rounds. Within a step nothing is rounded: x and the step use v as computed, not as stored.
 func updateMixedGeneric(f form, b *mixed, n int) {
 	const most = 256
 	var wide [2 + maxSlots][most]float32
@@ -94,7 +94,7 @@ func updateMixedGeneric(f form, b *mixed, n int) {
 	}
 }
 
-// narrowBlock writes what of a block has changed, the elements from lo on.
+// narrowBlock writes the results of a block, the elements from lo on.
 func narrowBlock(b *mixed, d dice, param, moment, state format, lo int, s *streams[float32]) {
 	nearest := func(_ int, x float32) uint16 { return narrowBF16(x) }
 	ofAverages := d.next()
@@ -139,7 +139,7 @@ func widenMomentum(to []float32, at, scales unsafe.Pointer, f format, lo int) {
 	}
 }
 
-// widenParams reads parameters from lo on, with what others wrote to their copy.
+// widenParams reads parameters from lo on, and takes over what others wrote to their copy.
 func widenParams(p []float32, b *mixed, param format, lo int) {
 	if param == low16 {
 		low := elements16(b.p, lo, len(p))

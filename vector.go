@@ -9,12 +9,12 @@ import (
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// A Vector is a slice whose elements have one of the formats that a step can take: float32, float64, bf16 (bfloat16, the upper
-// half of a float32), f16 (IEEE 754's binary16), low16 (what is left of a float32 beside a bf16, see [Split]) or mxfp8 (see [MXFP8]). It
-// refers to the slice, and copies nothing. The zero Vector is a nil slice.
+// A Vector is a slice whose elements have one of these formats: float32, float64, bf16 (bfloat16, the upper half of a float32),
+// f16 (IEEE 754's binary16), low16 (the lower half of a float32 whose upper half is a bf16, see [Split]) or mxfp8 (see [MXFP8]). It
+// refers to the slice and copies nothing. The zero Vector is a nil slice.
 //
-// Those of its methods that copy or clear do so in pieces, so that a garbage collection need not wait for a large one. A Vector
-// can be saved by encoding/gob, encoding/json and whatever else knows encoding.BinaryMarshaler or TextMarshaler.
+// Its methods copy and clear in pieces, so that a garbage collection never waits for a large copy. A Vector can be saved by
+// encoding/gob, encoding/json and other packages that use encoding.BinaryMarshaler or encoding.TextMarshaler.
 type Vector struct {
 	at     unsafe.Pointer // nil for a nil slice
 	scales unsafe.Pointer // of the blocks of mxfp8, as many as blocks(n)
@@ -22,7 +22,8 @@ type Vector struct {
 	layout
 }
 
-// A layout is how the elements of a Vector lie in its memory. It is apart because compilers keep structs of four fields in registers.
+// A layout is how the elements of a Vector lie in its memory. It is a struct of its own since compilers keep structs of at most four
+// fields in registers.
 type layout struct {
 	row    uint32 // the length of a row of mxfp8; 0 for none, and where that is a multiple of mxBlock, which makes no difference
 	format format
@@ -31,19 +32,19 @@ type layout struct {
 // Float32 returns a slice of float32 as a Vector.
 func Float32(x []float32) Vector { return vectorOf(x) }
 
-// Float64 returns a slice of float64 as a Vector. In a step, all vectors of a tensor are float64, or none is.
+// Float64 returns a slice of float64 as a Vector. In a step, either all vectors of a tensor are float64, or none is.
 func Float64(x []float64) Vector { return vectorOf(x) }
 
-// BF16 returns a slice of bf16 as a Vector; any type of 16 bits will do.
+// BF16 returns a slice of bf16 as a Vector. E is uint16 or a type based on it.
 func BF16[E ~uint16](x []E) Vector { return vectorAs(bf16, x) }
 
-// F16 returns a slice of f16 as a Vector; any type of 16 bits will do.
+// F16 returns a slice of f16 as a Vector. E is uint16 or a type based on it.
 func F16[E ~uint16](x []E) Vector { return vectorAs(f16, x) }
 
-// Low16 returns a slice of low16, the lower halves of float32 parameters, as a Vector; any type of 16 bits will do. See [Update].
+// Low16 returns a slice of low16, the lower halves of float32 parameters, as a Vector: see [Update]. E is a 16-bit integer type.
 func Low16[E ~uint16 | ~int16](x []E) Vector { return vectorAs(low16, x) }
 
-// Vectors returns each of the slices as a Vector.
+// Vectors returns each slice as a Vector.
 func Vectors[T Float](slices ...[]T) []Vector {
 	v := make([]Vector, len(slices))
 	for i, x := range slices {
@@ -58,7 +59,7 @@ func (v Vector) Len() int { return v.n }
 // Format returns "float32", "float64", "bf16", "f16", "low16" or "mxfp8".
 func (v Vector) Format() string { return v.format.String() }
 
-// described is the format, or says that there is nothing.
+// described returns the format, or "nil" for a nil slice.
 func (v Vector) described() string {
 	if v.at == nil {
 		return "nil"
@@ -66,10 +67,10 @@ func (v Vector) described() string {
 	return v.format.String()
 }
 
-// IsNil reports whether v is a nil slice. A slice of no elements need not be one.
+// IsNil reports whether v is a nil slice. An empty slice need not be nil.
 func (v Vector) IsNil() bool { return v.at == nil }
 
-// Float32 returns the slice, or nil if its format is another.
+// Float32 returns the slice, or nil if the format is not float32.
 func (v Vector) Float32() []float32 {
 	if v.format != f32 {
 		return nil
@@ -77,7 +78,7 @@ func (v Vector) Float32() []float32 {
 	return sliceOf[float32](v)
 }
 
-// Float64 returns the slice, or nil if its format is another.
+// Float64 returns the slice, or nil if the format is not float64.
 func (v Vector) Float64() []float64 {
 	if v.format != f64 {
 		return nil
@@ -85,7 +86,7 @@ func (v Vector) Float64() []float64 {
 	return sliceOf[float64](v)
 }
 
-// Bits returns the slice as the bits of its elements, or nil if its format does not have 16 bits.
+// Bits returns the bits of the elements, in the same memory, or nil if the format does not have 16 bits.
 func (v Vector) Bits() []uint16 {
 	if v.format.size() != 2 {
 		return nil
@@ -93,11 +94,11 @@ func (v Vector) Bits() []uint16 {
 	return sliceOf[uint16](v)
 }
 
-// Bytes returns the memory of the slice; of mxfp8, that of the elements.
+// Bytes returns the memory of the slice; for mxfp8, the memory of the elements without the scales.
 func (v Vector) Bytes() []byte { return unsafe.Slice((*byte)(v.at), v.n*v.size()) }
 
-// Slice returns the elements lo … hi−1, as v[lo:hi] would. Of mxfp8, lo and hi must be borders between rows, or between blocks if it is
-// flat; hi may also be the end.
+// Slice returns the elements lo … hi−1, as v[lo:hi] would. For mxfp8, lo and hi must lie between rows, or between blocks if v is flat;
+// hi may also be the end. Otherwise Slice panics.
 func (v Vector) Slice(lo, hi int) Vector {
 	if lo < 0 || hi < lo || hi > v.n {
 		panic(fmt.Sprintf("pnm: elements [%d, %d) of a Vector that has %d", lo, hi, v.n))
@@ -110,7 +111,7 @@ func (v Vector) Slice(lo, hi int) Vector {
 	return v.cut(lo, hi)
 }
 
-// Clone returns a copy in memory of its own; of a nil slice, a nil slice.
+// Clone returns a copy in new memory. The clone of a nil slice is nil.
 func (v Vector) Clone() Vector {
 	if v.at == nil {
 		return v
@@ -122,15 +123,17 @@ func (v Vector) Clone() Vector {
 	return c
 }
 
-// Clear sets all elements to zero, and the scales of mxfp8, too.
+// Clear sets all elements to zero; for mxfp8, also the scales.
 func (v Vector) Clear() {
 	clearBytes(v.Bytes())
 	clearBytes(v.Scales())
 }
 
-// Set copies the elements of from: widened exactly, or rounded to nearest even, where the formats differ, or the rows of mxfp8. It returns
-// how many finite elements became an infinity of f16; an infinity is a NaN in mxfp8, which has none. Different lengths give a
-// *LengthError, float64 or low16 on one side only a *FormatError, shared memory an *OverlapError, and nothing is written.
+// Set copies the elements of from to v. If the formats differ, or the rows of mxfp8, it widens exactly or rounds to nearest even. It
+// returns the number of finite elements that became an infinity in f16. In mxfp8 an infinity becomes a NaN.
+//
+// Different lengths return a *LengthError, float64 or low16 on one side only a *FormatError, and shared memory an *OverlapError; nothing is
+// written then.
 func (v Vector) Set(from Vector) (overflows int, err error) {
 	if v.n != from.n {
 		return 0, &LengthError{"to", v.n, from.n}
@@ -148,9 +151,9 @@ func (v Vector) Set(from Vector) (overflows int, err error) {
 	return convert(v, from), nil
 }
 
-// Split cuts each number of from into the nearest bf16, in upper, and what is left of it, in low: the copy and the parameters of an
-// [Update] in low16. from is float32, or bf16 or f16, which it widens. Other formats give a *FormatError, different lengths a *LengthError,
-// shared memory an *OverlapError, and nothing is written.
+// Split cuts each number of from, as a float32, into two halves: upper, the nearest bf16, and low, its lower 16 bits. They are the Copy and
+// the Params of an [Update] in low16. from is float32, bf16 or f16. Other formats return a *FormatError, different lengths a *LengthError,
+// and shared memory an *OverlapError; nothing is written then.
 func Split(upper, low, from Vector) error {
 	if from.format.alone() || from.format == mxfp8 {
 		return &FormatError{"from", from.format.String(), "float32, bf16 or f16"}
@@ -172,8 +175,9 @@ func Split(upper, low, from Vector) error {
 	return nil
 }
 
-// Join sets to, in float32, to the numbers that [Split] cut into upper and low, or that a step did: bit for bit, but for the payload of a
-// NaN. Where others have written to upper since, a finite number is one that rounds to it. The errors are those of Split.
+// Join puts the halves upper and low together and writes the float32 numbers to to. After [Split] or a step, these are the same bits,
+// except for the payload of a NaN. If others have written a finite number to upper since, the result is a number that rounds to it. The
+// errors are those of Split.
 func Join(to, upper, low Vector) error {
 	if to.format != f32 {
 		return &FormatError{"to", to.format.String(), f32.String()}
@@ -188,7 +192,7 @@ func Join(to, upper, low Vector) error {
 	return nil
 }
 
-// checkHalves reports the halves of numbers that do not fit these.
+// checkHalves reports halves whose format, length or memory does not fit the whole.
 func checkHalves(upper, low, whole Vector, name string) error {
 	switch {
 	case upper.format != bf16:
@@ -211,7 +215,7 @@ func checkHalves(upper, low, whole Vector, name string) error {
 	return nil
 }
 
-// convert is Set for vectors that fit.
+// convert is Set for vectors that have been checked.
 func convert(to, from Vector) (overflows int) {
 	if to.format == from.format && to.row == from.row {
 		copyBytes(to.Bytes(), from.Bytes())
@@ -281,7 +285,7 @@ func sliceOf[T element](v Vector) []T { return unsafe.Slice((*T)(v.at), v.n) }
 
 func (v Vector) size() int { return v.format.size() }
 
-// bytes is how much memory v takes: its elements, and the scales of mxfp8.
+// bytes is the size of v in memory: its elements, and the scales of mxfp8.
 func (v Vector) bytes() int {
 	if v.format == mxfp8 {
 		return v.n + v.blocks(v.n)
@@ -289,7 +293,7 @@ func (v Vector) bytes() int {
 	return v.n * v.size()
 }
 
-// placed returns a vector like v in other memory, of so many bytes: its scales follow its elements.
+// placed returns a vector like v in other memory, v.bytes() long: its scales follow its elements.
 func (v Vector) placed(at unsafe.Pointer) Vector {
 	v.at = at
 	if v.format == mxfp8 {
@@ -301,16 +305,16 @@ func (v Vector) placed(at unsafe.Pointer) Vector {
 	return v
 }
 
-// cut returns the elements lo … hi−1, which mxfp8 has borders at.
+// cut returns the elements lo … hi−1, where mxfp8 may be cut.
 func (v Vector) cut(lo, hi int) Vector {
 	v.n = hi - lo
-	if v.n > 0 { // else at might be behind the slice, in another object's memory
+	if v.n > 0 { // else at might be past the slice, in another object's memory
 		v.at, v.scales = v.pointer(lo), v.scale(lo)
 	}
 	return v
 }
 
-// pointer is where element i is, or nil if v is.
+// pointer is the address of element i, or nil if v is nil.
 func (v Vector) pointer(i int) unsafe.Pointer {
 	if v.at == nil {
 		return nil
@@ -318,8 +322,8 @@ func (v Vector) pointer(i int) unsafe.Pointer {
 	return unsafe.Add(v.at, i*v.size())
 }
 
-// MarshalBinary returns the format, as a byte, and the elements, in little-endian order. Between them, mxfp8 has its row, as 4 bytes,
-// and behind them its scales.
+// MarshalBinary returns the format, as a byte, followed by the elements in little-endian order. For mxfp8, the row comes between them,
+// as 4 bytes, and the scales follow.
 func (v Vector) MarshalBinary() ([]byte, error) {
 	head := []byte{byte(v.format)}
 	if v.format == mxfp8 {
@@ -333,10 +337,10 @@ func (v Vector) MarshalBinary() ([]byte, error) {
 	return b, nil
 }
 
-// UnmarshalBinary sets v to a slice of its own, with what [Vector.MarshalBinary] returned. Without elements it is a nil slice.
+// UnmarshalBinary sets v to a new slice with the elements that [Vector.MarshalBinary] returned. Without elements it is a nil slice.
 func (v *Vector) UnmarshalBinary(b []byte) error {
 	if len(b) == 0 || b[0] >= byte(len(formats)) {
-		return fmt.Errorf("pnm: no Vector begins with % x", b[:min(len(b), 1)])
+		return fmt.Errorf("pnm: not a Vector: it begins with % x", b[:min(len(b), 1)])
 	}
 	f := format(b[0])
 	read, err := unmarshalled(f, b[1:])
@@ -348,10 +352,10 @@ func (v *Vector) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
-// unmarshalled is the Vector of what MarshalBinary returns behind the format, before its bytes are swapped.
+// unmarshalled returns the Vector in b, which MarshalBinary wrote after the format, before its bytes are swapped.
 func unmarshalled(f format, b []byte) (v Vector, err error) {
 	v.format = f
-	bad := fmt.Errorf("pnm: %d bytes are no Vector of %s", len(b), f)
+	bad := fmt.Errorf("pnm: not a Vector: %d bytes do not fit %s", len(b), f)
 	if f == mxfp8 {
 		if len(b) < 4 {
 			return v, bad
@@ -370,7 +374,7 @@ func unmarshalled(f format, b []byte) (v Vector, err error) {
 	return v, nil
 }
 
-// elementsOfMX returns how many elements of mxfp8 take so many bytes with their scales.
+// elementsOfMX returns the number of elements of mxfp8 that take that many bytes with their scales.
 func elementsOfMX(bytes int, row int64) int {
 	if row == 0 {
 		return bytes - (bytes+mxBlock)/(mxBlock+1)
@@ -391,16 +395,16 @@ func (v *Vector) UnmarshalText(text []byte) error {
 	b := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
 	n, err := base64.StdEncoding.Decode(b, text)
 	if err != nil {
-		return fmt.Errorf("pnm: no Vector: %w", err)
+		return fmt.Errorf("pnm: not a Vector: %w", err)
 	}
 	return v.UnmarshalBinary(b[:n])
 }
 
-// maxPiece is how many bytes are copied or cleared at a time. Go's memmove and memclr cannot be preempted, no more than kernels
-// can (see maxCall), and a garbage collection stops all other goroutines until they return. What make clears, Go cuts itself.
+// maxPiece is the number of bytes copied or cleared at a time. Go cannot preempt memmove and memclr, as it cannot preempt kernels (see
+// maxCall), and a garbage collection stops all other goroutines until they return. Go itself cuts the memory that make clears.
 const maxPiece = 64 << 10
 
-// copyBytes copies as many bytes as from has, in pieces.
+// copyBytes copies all bytes of from, in pieces.
 func copyBytes(to, from []byte) {
 	for len(from) > 0 {
 		n := copyPiece(to, from[:min(len(from), maxPiece)])
@@ -417,8 +421,7 @@ func clearBytes(b []byte) {
 	}
 }
 
-// A loop is preempted where it calls a function, as long as that is not inlined: a signal would find the goroutine in memmove
-// or memclr nearly always.
+// Calls that are not inlined let Go preempt the loops above; a signal would nearly always find the goroutine in memmove or memclr.
 
 //go:noinline
 func copyPiece(to, from []byte) int { return copy(to, from) }

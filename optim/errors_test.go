@@ -152,7 +152,7 @@ func TestOptimizerErrors(t *testing.T) {
 		{"added state of f16", add(func(x []float32) Group { return Group{Rule: small, Params: pnm.Vectors(x[40:]), State: "f16"} }),
 			&pnm.FormatError{Arg: "state", Format: "f16", Want: "float32, float64, bf16 or mxfp8"}, "optim: group 2: "},
 		{"added state of float64", add(func(x []float32) Group { return Group{Rule: small, Params: pnm.Vectors(x[40:]), State: "float64"} }),
-			&pnm.TensorError{Tensor: 3, Name: "3", Err: &pnm.FormatError{Arg: "pos_momentum", Format: "float64", Want: "float32 as params are, where one of them is float64"}}, "tensor 3"},
+			&pnm.TensorError{Tensor: 3, Name: "3", Err: &pnm.FormatError{Arg: "pos_momentum", Format: "float64", Want: "float32 like params, since one of the two is float64"}}, "tensor 3"},
 		{"a name too few", add(named("a")), &pnm.LengthError{Arg: "names", Len: 1, Want: 2}, "optim: group 2: length of names is 1, must be 2"},
 		{"a name twice", add(named("a", "a")), &pnm.TensorError{Tensor: 4, Name: "a", Err: errors.New(`tensor 3 is called "a", too`)}, `tensor 4 ("a"): tensor 3 is`},
 		{"a name that is a number", add(named("a", "1")), &pnm.TensorError{Tensor: 4, Name: "1", Err: errors.New(`tensor 1 is called "1", too`)}, `tensor 4 ("1"): tensor 1 is called "1", too`},
@@ -291,18 +291,18 @@ func TestFormatErrors(t *testing.T) {
 		{"bf16 state of float64", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{none("float64")}, State: "bf16"}
 		}),
-			format(0, "exp_avg", "bf16", "float64 as params are, where one of them is float64"), "exp_avg is bf16"},
+			format(0, "exp_avg", "bf16", "float64 like params, since one of the two is float64"), "exp_avg is bf16"},
 		{"a copy of bf16", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{at(x, 0)}, Copies: []pnm.Vector{at(x, 1)}}
-		}), format(0, "params", "bf16", "float32 or low16 where there is a copy of them"), "where there is a copy"},
+		}), format(0, "params", "bf16", "float32 or low16 to have a copy"), "to have a copy"},
 		{"a copy in float32", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{p(x)}, Copies: []pnm.Vector{pnm.Float32(x[:8])}}
 		}), format(0, "copy", "float32", "bf16 or f16"), "copy is float32"},
 		{"low16 without copies", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{none("low16")}} }),
-			format(0, "copy", "nil", "bf16, the upper halves of params, where these are low16"), "tensor 0: the format of copy is nil, must be bf16"},
+			format(0, "copy", "nil", "bf16, the upper halves of low16 params"), "tensor 0: the format of copy is nil, must be bf16"},
 		{"low16 with an f16 copy", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{p(x), none("low16")}, Copies: []pnm.Vector{{}, none("f16")}}
-		}), format(1, "copy", "f16", "bf16, the upper halves of params, where these are low16"), "tensor 1: the format of copy is f16"},
+		}), format(1, "copy", "f16", "bf16, the upper halves of low16 params"), "tensor 1: the format of copy is f16"},
 		{"low16 behind float64", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{none("float64"), none("low16")}, Copies: []pnm.Vector{{}, at(x, 0)}}
 		}), format(1, "params", "low16", "float64, as the group's first"), "tensor 1: the format of params is low16"},
@@ -320,7 +320,7 @@ func TestFormatErrors(t *testing.T) {
 		{"moved low16, no copies", func(x []float32) error {
 			o := optimizerOf(t, Group{Rule: r, Params: []pnm.Vector{none("low16")}, Copies: []pnm.Vector{at(x, 0)}})
 			return o.SetParams([]pnm.Vector{none("low16")}, nil)
-		}, format(0, "copy", "nil", "bf16, the upper halves of params, where these are low16"), "copy is nil"},
+		}, format(0, "copy", "nil", "bf16, the upper halves of low16 params"), "copy is nil"},
 		{"no copies", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{p(x)}, Copies: []pnm.Vector{}}
 		}), &pnm.LengthError{Arg: "copies", Len: 0, Want: 1}, "group 0: length of copies is 0"},
@@ -353,7 +353,7 @@ func TestFormatErrors(t *testing.T) {
 			format(0, "grads", "mxfp8", "float32, bf16 or f16"), "grads is mxfp8"},
 		{"mxfp8 state of float64", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{none("float64")}, State: mxfp8Format}
-		}), format(0, "exp_avg", "mxfp8", "float64 as params are, where one of them is float64"), "exp_avg is mxfp8"},
+		}), format(0, "exp_avg", "mxfp8", "float64 like params, since one of the two is float64"), "exp_avg is mxfp8"},
 		{"mxfp8 state into float64", func(x []float32) error {
 			o := optimizerOf(t, Group{Rule: sgd, Params: []pnm.Vector{none("float64")}})
 			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": none(mxfp8Format)}}})

@@ -102,7 +102,7 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_DTYPE, "the format of copy is nil, must be bf16, the upper halves of params", u[1].params.dtype = PNM_LOW16);
 	REFUSED(PNM_ERROR_DTYPE, "the format of copy is f16, must be bf16", u[1].params.dtype = PNM_LOW16; u[1].copy = zeros(N, PNM_F16));
 	REFUSED(PNM_ERROR_DTYPE, "the format of copy is low16, must be bf16 or f16", u[1].copy = zeros(N, PNM_LOW16));
-	REFUSED(PNM_ERROR_DTYPE, "the format of copy is nil, must be bf16 or f16 where params follow it", u[1].follow = 1);
+	REFUSED(PNM_ERROR_DTYPE, "the format of copy is nil, must be bf16 or f16 for params to follow it", u[1].follow = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "tensor 1: Update.follow is 2, must be 0 or 1", u[1].follow = 2);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved[0] = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Update.reserved is -1, must be 0", u[1].reserved[7] = -1);
