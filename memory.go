@@ -203,7 +203,7 @@ func nextStreams(n int) int { return 23 * int(streamCount.Add(int32(n))-int32(n)
 // its gradient.
 func inList(i int) int { return i + i/64 }
 
-// allocate returns an arena of vectors like the given ones, which have no memory yet. Steps go through them in lists of perList vectors,
+// allocate returns an arena of vectors like the given ones, which have no memory yet. Steps go through them in lists of that many vectors,
 // all lists side by side. The i-th vector, if it is large or the first of a list, begins position(i) units of spreadStep into its page.
 // Each other vector follows the one before it, so that the processor prefetches it while it reads the end of that one.
 func allocate(vectors []Vector, list int, position func(i int) int) (*Arena, error) {
