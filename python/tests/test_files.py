@@ -77,7 +77,9 @@ def test_what_the_system_refuses(tmp_path, monkeypatch, code):
     file = tmp_path / "run"
     for call in ("fchmod", "fchown", "fsync"):
         monkeypatch.setattr(os, call, refuse)
-    monkeypatch.setattr(_files.fcntl, "flock", refuse)
+    for call in ("flock", "fcntl"):
+        monkeypatch.setattr(_files.fcntl, call, refuse)
+    monkeypatch.setattr(_files.fcntl, "F_FULLFSYNC", 51, raising=False)  # as on macOS
     write(file, b"")
     for bits in (0o644, 0o666, 0o600):
         file.chmod(bits)
@@ -86,14 +88,20 @@ def test_what_the_system_refuses(tmp_path, monkeypatch, code):
     assert os.listdir(tmp_path) == ["run"]
 
 
-@pytest.mark.parametrize("call, code", [("fsync", errno.EIO), ("replace", errno.EBUSY), ("replace", errno.EACCES)])
+@pytest.mark.parametrize(
+    "call, code", [("fsync", errno.EIO), ("fcntl", errno.EIO), ("replace", errno.EBUSY), ("replace", errno.EACCES)]
+)
 def test_what_fails(tmp_path, monkeypatch, call, code):
     def fail(*_):
         raise OSError(code, os.strerror(code))
 
     file = tmp_path / "run"
     write(file, b"old")
-    monkeypatch.setattr(os, call, fail)
+    if call == "fcntl":  # by which macOS is asked
+        monkeypatch.setattr(_files.fcntl, "F_FULLFSYNC", 51, raising=False)
+    else:
+        monkeypatch.delattr(_files.fcntl, "F_FULLFSYNC", raising=False)
+    monkeypatch.setattr(_files.fcntl if call == "fcntl" else os, call, fail)
     with pytest.raises(OSError, match="mount point" if code == errno.EBUSY else None) as caught:
         write(file, b"new")
     assert caught.value.errno == code

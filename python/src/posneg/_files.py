@@ -39,7 +39,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             with _unless_refused():
-                os.fsync(file.fileno())
+                _sync(file.fileno())
             if os.name == "posix":
                 _replace(temporary, target)  # while it is still locked
         if os.name != "posix":
@@ -184,9 +184,19 @@ def _unless_refused() -> Iterator[None]:
             raise
 
 
+def _sync(descriptor: int) -> None:
+    """Puts a file or a folder on the disk, and not only into the disk's cache, as fsync does on macOS."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        with _unless_refused():
+            fcntl.fcntl(descriptor, full)
+            return
+    os.fsync(descriptor)
+
+
 def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
