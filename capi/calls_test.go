@@ -41,7 +41,7 @@ func TestProgramsMemcheck(t *testing.T) {
 // Neither the C half has warnings nor the header, for any C or C++. (cgo's own C has, so that they are no errors in a build.)
 func TestWarnings(t *testing.T) {
 	need(t, "gcc", "g++")
-	run(t, "gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", "pnm.c", "host.c", "aftergo.c", "goruntime.c")
+	run(t, "gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only", "pnm.c", "host_unix.c", "aftergo_unix.c", "goruntime_unix.c", "segments_linux.c")
 	for _, flags := range [][]string{
 		{"-x", "c", "-std=c99"}, {"-x", "c", "-std=c2x"}, {"-x", "c++", "-std=c++98", "-Wno-long-long"}, {"-x", "c++", "-std=c++20"},
 	} {

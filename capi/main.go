@@ -4,7 +4,7 @@
 //
 //	go build -buildmode=c-shared -o libpnm.so ./capi
 //
-// docs/c.md says how to use it. It needs Linux, glibc and cgo; elsewhere it cannot be built.
+// docs/c.md says how to use it. It needs cgo, and Linux with glibc, macOS or Windows; elsewhere it cannot be built.
 package main
 
 import (

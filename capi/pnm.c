@@ -1,4 +1,4 @@
-//go:build linux && cgo
+//go:build (linux || darwin || windows) && cgo
 
 // The functions of pnm.h. Each that needs Go looks first whether this process may enter it.
 #include "internal.h"
@@ -26,21 +26,14 @@ _Static_assert(sizeof(pnm_const_vector) == sizeof(pnm_vector) && offsetof(pnm_co
 	offsetof(pnm_const_vector, dtype) == offsetof(pnm_vector, dtype) && offsetof(pnm_const_vector, reserved) == offsetof(pnm_vector, reserved),
 	"the two kinds of vectors differ");
 
-// The message lives on the heap: a thread-local array would come out of the little room that glibc has for libraries which are
-// loaded late, and that PyTorch and others want, too. It stays where it is, so that nobody holds a pointer to freed memory.
+// The message stays where it is, so that nobody holds a pointer to freed memory.
 enum { MESSAGE_SIZE = 1024 };
-static pthread_key_t message_key;
-static int have_message_key;
-
-static void __attribute__((constructor)) make_message_key(void) { have_message_key = pthread_key_create(&message_key, free) == 0; }
-
-static char *message_of_thread(void) { return have_message_key ? pthread_getspecific(message_key) : NULL; }
 
 void pnm_set_message(const char *text, size_t length) {
-	char *message = message_of_thread();
-	if (message == NULL && have_message_key) {
+	char *message = pnm_host_kept();
+	if (message == NULL) {
 		message = malloc(MESSAGE_SIZE);
-		if (message == NULL || pthread_setspecific(message_key, message) != 0) {
+		if (message == NULL || !pnm_host_keep(message)) {
 			free(message);
 			message = NULL;
 		}
@@ -57,7 +50,7 @@ void pnm_set_message(const char *text, size_t length) {
 }
 
 const char *pnm_last_error(void) {
-	const char *message = message_of_thread();
+	const char *message = pnm_host_kept();
 	return message == NULL ? "" : message;
 }
 

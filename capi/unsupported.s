@@ -1,3 +1,3 @@
-//go:build cgo && !linux
+//go:build cgo && !linux && !darwin && !windows
 
 // With a file in assembly, the compiler lets a function be without a body.

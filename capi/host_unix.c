@@ -1,15 +1,26 @@
-//go:build linux && cgo
+//go:build (linux || darwin) && cgo
 
-#include "host.h"
+#include "arithmetic.h"
 #include "internal.h"
+#include "unix.h"
 
-#include <stddef.h>
+#include <pthread.h>
+#include <stdlib.h>
 
 static volatile sig_atomic_t forked;
 
 int pnm_host_forked(void) { return forked; }
 
 static void in_child(void) { forked = 1; }
+
+// What a thread keeps lies on the heap: a thread-local array would come out of the little room that glibc has for libraries which are
+// loaded late, and that PyTorch and others want, too.
+static pthread_key_t kept_key;
+static int have_kept_key;
+
+int pnm_host_keep(void *memory) { return have_kept_key && pthread_setspecific(kept_key, memory) == 0; }
+
+void *pnm_host_kept(void) { return have_kept_key ? pthread_getspecific(kept_key) : NULL; }
 
 // Signals that a thread's own instructions raise. They cannot wait.
 static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
@@ -21,37 +32,6 @@ static void hold_signals(sigset_t *before) {
 		sigdelset(&others, own[i]);
 	pthread_sigmask(SIG_SETMASK, &others, before);
 }
-
-// How a thread computes, and what Go expects. MODE_BITS leaves out the flags of exceptions that there have been.
-#if defined(__x86_64__)
-
-enum { IEEE754 = 0x1f80, MODE_BITS = 0xffc0 }; // MXCSR: to nearest, all exceptions masked
-
-static uint64_t arithmetic(void) { return __builtin_ia32_stmxcsr(); }
-
-static void set_arithmetic(uint64_t mode) { __builtin_ia32_ldmxcsr((unsigned)mode); }
-
-#elif defined(__aarch64__)
-
-enum { IEEE754 = 0, MODE_BITS = 0x7fffffff }; // FPCR
-
-static uint64_t arithmetic(void) {
-	uint64_t mode;
-	__asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-	return mode;
-}
-
-static void set_arithmetic(uint64_t mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
-
-#else
-
-enum { IEEE754 = 0, MODE_BITS = 0 };
-
-static uint64_t arithmetic(void) { return 0; }
-
-static void set_arithmetic(uint64_t mode) { (void)mode; }
-
-#endif
 
 // The first call of a thread makes it one of Go's, until it ends: it then has a small alternate stack for signals, which the
 // handlers of the host would run on, and unblocks some signals, or does where pnm_go_hold_signals has found nothing.
@@ -93,12 +73,19 @@ void pnm_host_leave(const pnm_guest *g) {
 
 // Go's start, which is a constructor too, installs handlers for signals such as SIGSEGV and SIGPIPE, so that a crash in the host
 // would end in a Go traceback, and a broken pipe in nothing at all. The engine needs none of them. So one constructor runs in
-// front of Go's and another one, in aftergo.c, behind it: between them, what Go starts inherits a mask without the host's signals
+// front of Go's and another one, in aftergo_unix.c, behind it: between them, what Go starts inherits a mask without the host's signals
 // and IEEE 754's arithmetic, and behind them the host's handlers are as they were.
 struct pnm_before_go pnm_before_go;
 
-static void __attribute__((constructor(101))) before_go(void) {
+#ifdef __APPLE__ // where constructors run in the order of the objects, which release/library sets
+#define FIRST constructor
+#else
+#define FIRST constructor(101)
+#endif
+
+static void __attribute__((FIRST)) before_go(void) {
 	pthread_atfork(NULL, NULL, in_child);
+	have_kept_key = pthread_key_create(&kept_key, free) == 0;
 	have_bound_key = pthread_key_create(&bound_key, NULL) == 0;
 	for (int s = 1; s < NSIG; s++)
 		pnm_before_go.known[s] = sigaction(s, NULL, &pnm_before_go.actions[s]) == 0;

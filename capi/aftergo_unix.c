@@ -1,9 +1,13 @@
-//go:build linux && cgo
+//go:build (linux || darwin) && cgo
 
 // What follows Go's start. This is a file of its own that only Go refers to: a linker that takes what it needs from the static library
 // takes this behind Go, and constructors run in that order.
-#include "host.h"
 #include "internal.h"
+#include "unix.h"
+
+#ifdef __APPLE__
+#include <sys/sysctl.h>
+#endif
 
 static void __attribute__((constructor)) after_go(void) {
 	for (int s = 1; s < NSIG; s++) {
@@ -16,9 +20,20 @@ static void __attribute__((constructor)) after_go(void) {
 	pnm_host_leave(&pnm_before_go.thread);
 }
 
+// most_files is how many a process may have open that sets no other limit than the system does.
+static rlim_t most_files(rlim_t hard) {
+#ifdef __APPLE__
+	int most;
+	size_t size = sizeof most;
+	if (sysctlbyname("kern.maxfilesperproc", &most, &size, NULL, 0) == 0 && (rlim_t)most < hard)
+		return (rlim_t)most;
+#endif
+	return hard;
+}
+
 void pnm_host_limits(void) {
 	struct rlimit now; // Go has raised the number of files, unless the host was faster to set its own
-	if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_cur > pnm_before_go.files.rlim_cur && now.rlim_cur >= now.rlim_max - 1) {
+	if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_cur > pnm_before_go.files.rlim_cur && now.rlim_cur >= most_files(now.rlim_max) - 1) {
 		now.rlim_cur = pnm_before_go.files.rlim_cur;
 		setrlimit(RLIMIT_NOFILE, &now);
 	}
