@@ -20,7 +20,7 @@ import time
 import torch
 
 import posneg
-from eager import EagerAdaPNM, EagerPNM
+from posneg._eager import EagerAdaPNM, EagerPNM
 
 
 def one_tensor(mebi):

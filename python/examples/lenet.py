@@ -7,7 +7,6 @@ The images are the 6,000 that the repository's Go example embeds.
 
 import argparse
 import gzip
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,7 @@ import torch
 from torch import nn
 
 import posneg
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from eager import EagerAdaPNM, EagerPNM
+from posneg._eager import EagerAdaPNM, EagerPNM
 
 DATA = Path(__file__).parents[2] / "internal" / "fashionmnist" / "data"
 

@@ -5,7 +5,7 @@ import io
 import torch
 
 import posneg
-from eager import EagerAdaPNM, EagerLion, EagerPNM
+from posneg._eager import EagerAdaPNM, EagerLion, EagerPNM
 
 CLASSES = [c for c in map(posneg.__dict__.get, posneg.__all__) if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
 

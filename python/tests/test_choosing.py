@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from eager import Eager, EagerAdaPNM, EagerPNM, direction, momenta
+from posneg._eager import Eager, EagerAdaPNM, EagerPNM, direction, momenta
 
 import posneg
 

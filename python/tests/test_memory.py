@@ -5,7 +5,7 @@ import torch
 
 import posneg
 from posneg._masters import join
-from eager import EagerAdaPNM
+from posneg._eager import EagerAdaPNM
 from helpers import PAIRS, close, equal, parameters, saved, set_gradients, twins, values
 
 pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import posneg
-from eager import EagerAdaPNM, EagerLion, EagerPNM, decayed, direction, momenta
+from posneg._eager import EagerAdaPNM, EagerLion, EagerPNM, decayed, direction, momenta
 from helpers import close, equal, parameters, saved, set_gradients, twins, values
 
 AUTHORS = {
