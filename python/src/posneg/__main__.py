@@ -1,0 +1,79 @@
+"""Prints what an issue should say of an installation, and with --bench how fast it is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+import numpy as np
+import torch
+
+from . import __version__, _bench, _library, get_num_threads
+
+
+def about() -> bool:
+    """Prints the versions, and reports whether the library can be used."""
+
+    def line(name: str, value: object) -> None:
+        print(f"{name:<20}{value}")
+
+    works = True
+    line("posneg", f"{__version__}, {Path(__file__).parent}")
+    try:
+        library = _library.load()
+        line("library", f"{library.pnm_version().decode()}, {_library.path()}")
+        line("ISA", _library.isa())
+        line("threads", f"{get_num_threads()} of {library.pnm_workers()}")
+    except (ImportError, OSError, AttributeError) as e:
+        line("library", f"cannot be used: {e}")
+        works = False
+    line("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    line("numpy", np.__version__)
+    line("Python", f"{platform.python_version()}, {sys.executable}")
+    line("CPU", f"{_bench.cpu()}, {os.cpu_count()} of them, {platform.machine()}")
+    line("system", platform.platform())
+    for name in ("POSNEG_LIBRARY", "POSNEG_NUM_THREADS", "PNM_ISA", "OMP_NUM_THREADS"):
+        if name in os.environ:
+            line(name, os.environ[name])
+    return works
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    parser = argparse.ArgumentParser("python -m posneg", description=__doc__)
+    parser.add_argument("--bench", action="store_true", help="measure for a minute, beside torch's optimizers, and print a table")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="with --bench: write the results to a file, too")
+    parser.add_argument("--mebi", type=int, metavar="N", help="with --bench: parameters, in units of 2^20 (default: 32, or what memory has room for)")
+    parser.add_argument("--seconds", type=float, default=45, help="with --bench: how long to measure (default: 45)")
+    parser.add_argument("--machine", help="with --bench: what the results call the machine (default: its CPU's name)")
+    options = parser.parse_args(arguments)
+    if options.mebi is not None and not 1 <= options.mebi <= 1 << 14:
+        parser.error(f"--mebi is {options.mebi}, must be from 1 to {1 << 14}")
+    if not 0 <= options.seconds <= 3600:
+        parser.error(f"--seconds is {options.seconds:g}, must be from 0 to 3600")
+    if not options.bench and options.csv:
+        parser.error("--csv needs --bench")
+
+    if not about():
+        return 1
+    if not options.bench:
+        return 0
+    print()
+    if options.csv:
+        options.csv.touch()  # which fails before the work and not after it
+    elements = options.mebi << 20 if options.mebi else _bench.fitting(_bench.free_memory())
+    cache, least = _bench.largest_cache(), 10 * elements
+    if cache and least < cache:
+        print(f"The smallest step touches {least >> 20} MiB, and the largest cache has {cache >> 20}: some steps will not come from memory.")
+    results = _bench.measure(elements, options.seconds, options.machine or _bench.machine(), sys.stderr)
+    _bench.report(results, sys.stdout)
+    if options.csv:
+        _bench.write(options.csv, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

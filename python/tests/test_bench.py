@@ -1,0 +1,108 @@
+"""What `python -m posneg` prints, and what --bench measures and writes."""
+
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import posneg
+from posneg import _bench, _library
+from posneg.__main__ import main
+
+
+def test_about():
+    p = subprocess.run([sys.executable, "-m", "posneg"], capture_output=True, text=True, timeout=300)
+    assert p.returncode == 0 and p.stderr == ""
+    lines = dict(line.split(None, 1) for line in p.stdout.splitlines())
+    assert lines["ISA"] == posneg.isa()
+    assert lines["torch"].startswith(torch.__version__)
+    assert str(Path(posneg.__file__).parent) in lines["posneg"]
+    assert str(_library.path()) in lines["library"]
+    assert str(posneg.get_num_threads()) == lines["threads"].split()[0]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--bench"]])
+@pytest.mark.parametrize("content", [None, b"no library"])
+def test_without_the_library(arguments, content, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "libpnm.so"
+    if content:
+        file.write_bytes(content)
+    monkeypatch.setenv("POSNEG_LIBRARY", str(file))
+    monkeypatch.setattr(_library, "load", _library.load.__wrapped__)  # which keeps nothing
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "cannot be used" in out and str(file) in out and torch.__version__ in out and "of memory" not in out
+
+
+def test_bench(tmp_path, capsys):
+    file, threads, chosen = tmp_path / "speed.csv", torch.get_num_threads(), posneg.get_num_threads()
+    assert main(["--bench", "--mebi", "1", "--seconds", "0", "--machine", "a, machine", "--csv", str(file)]) == 0
+    assert (torch.get_num_threads(), posneg.get_num_threads()) == (threads, chosen)
+    out = capsys.readouterr().out
+    with open(file, newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert {int(r["threads"]) for r in rows} == {1, chosen}
+    assert {r["machine"] for r in rows} == {"a, machine"} and {int(r["elements"]) for r in rows} == {1 << 20}
+    for r in rows:
+        assert float(r["ns"]) > 0 and float(r["limit_ns"]) > 0 and float(r["of_limit"]) > 0
+        assert f"{r['by']}, {r['format']}" in out
+    bytes = {(r["rule"], r["by"], r["format"]): float(r["bytes"]) for r in rows}
+    assert bytes["AdaPNM", "posneg", "float32"] == bytes["AdaPNM", "torch operations", "float32"] == 40  # docs/performance.md
+    assert bytes["PNM", "posneg", "float32"] == bytes["PNM", "torch operations", "float32"] == 24
+    assert bytes["AdamW", "posneg", "float32"] == bytes["AdamW", "torch", "float32"] == 28
+    assert [bytes[rule, "posneg", "bf16 state"] for rule in ("AdaPNM", "PNM", "AdamW")] == [26, 18, 20]
+    assert bytes["PNM", "posneg", "mxfp8 momenta"] == pytest.approx(15.09375, abs=1e-4)
+    assert bytes["AdaPNM", "posneg", "mxfp8 momenta"] == pytest.approx(23.09375, abs=1e-4)
+
+
+def test_medians(monkeypatch):
+    monkeypatch.setattr(_bench, "candidates", lambda: [_bench.Candidate("PNM", "posneg", "float32", lambda p: posneg.PNM(p, lr=1.0), 24)])
+    turns = _bench.Turns(64, [1])
+    turns.speeds[1], turns.times[1] = [10.0, 20.0, 40.0], [[3.0], [2.0], [0.4]]  # the last ratio is 1.5
+    (result,) = turns.results("")
+    assert (result.ns, result.limit_ns) == (2.0, 24 / 20)
+    assert result.of_limit == pytest.approx(24 / 10 / 3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError])
+def test_torch_without_a_fused_optimizer(monkeypatch, error):
+    adamw = torch.optim.AdamW
+
+    def old(params, **options):
+        if options:
+            raise error("no fused")
+        return adamw(params)
+
+    monkeypatch.setattr(torch.optim, "AdamW", old)
+    assert [c.by for c in _bench.candidates() if c.rule == "AdamW"] == ["posneg"] * 3 + ["torch"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress(terminal):
+    out = io.StringIO()
+    out.isatty = lambda: terminal
+    _bench.measure(64, 0, "", out)
+    assert bool(out.getvalue()) == terminal and ("round 3, " in out.getvalue()) == terminal
+
+
+@pytest.mark.parametrize("arguments", [["--mebi", "0", "--bench"], ["--mebi", "16385", "--bench"], ["--csv", "x"], ["--seconds", "nan", "--bench"]])
+def test_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as e:
+        main(arguments)
+    assert e.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(_bench, "measure", lambda *_: pytest.fail("it measures"))
+    with pytest.raises(OSError):
+        main(["--bench", "--csv", str(tmp_path / "no folder" / "speed.csv")])
+
+
+def test_size():
+    assert [_bench.fitting(memory) >> 20 for memory in (0, 2**30, 2**32, 2**40)] == [1, 4, 17, 32]
+    assert _bench.free_memory() > 0
+    assert _bench.cpu()
