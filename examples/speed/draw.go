@@ -49,7 +49,7 @@ func draw(w io.Writer, results []result) error {
 	}
 	const bold = ` font-weight="bold"`
 	text(0, 16, bold+` font-size="15"`, "%s: shorter is faster", heading)
-	rect(0, 30, 3, 16, limitColor)
+	rect(0, 30, 2, 16, limitColor)
 	text(10, 43, "", "%s", legend)
 	for k, panel := range all {
 		text(labelsWidth+float64(k)*room, topHeight-8, bold, "%s", workers(panel[0].threads))
@@ -66,7 +66,7 @@ func draw(w io.Writer, results []result) error {
 			rect(x, y, scale*r.ns, barHeight, color(r.by))
 			end := scale * r.ns
 			if !math.IsNaN(r.limit) {
-				rect(x+scale*r.limit-1.5, y-2, 3, barHeight+4, limitColor)
+				rect(x+scale*r.limit-1, y-2, 2, barHeight+4, limitColor)
 				end = max(end, scale*r.limit)
 			}
 			text(x+end+6, y+11, "", "%.2f", r.ns)

@@ -37,10 +37,10 @@ func run(s settings, svg, csv, from string) error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
-	if err := errors.Join(writable(csv), writable(svg)); err != nil {
+	results, err := load(from)
+	if err := errors.Join(err, writable(csv), writable(svg)); err != nil {
 		return err
 	}
-	results, err := load(from)
 	if from == "" {
 		results, err = measure(s, os.Stderr)
 	}

@@ -167,3 +167,22 @@ func TestRefused(t *testing.T) {
 		}
 	}
 }
+
+// The picture of the README is drawn from the numbers beside it.
+func TestPublished(t *testing.T) {
+	results, err := load("../../docs/speed.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("../../docs/speed.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := draw(&b, results); err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Error("docs/speed.svg is not drawn from docs/speed.csv: go run -C examples ./speed -from ../docs/speed.csv -svg ../docs/speed.svg")
+	}
+}

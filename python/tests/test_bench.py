@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 import posneg
 from posneg import _bench, _library
 from posneg.__main__ import main
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_about():
@@ -106,3 +109,11 @@ def test_size():
     assert [_bench.fitting(memory) >> 20 for memory in (0, 2**30, 2**32, 2**40)] == [1, 4, 17, 32]
     assert _bench.free_memory() > 0
     assert _bench.cpu()
+
+
+def test_published():
+    """The file in docs/ has the columns of today, of two numbers of threads."""
+    with open(REPOSITORY / "docs" / "speed.csv", newline="") as f:
+        rows = csv.DictReader(f)
+        assert tuple(rows.fieldnames) == _bench.Result._fields
+        assert len({row["threads"] for row in rows if math.isfinite(float(row["ns"]))}) == 2
