@@ -14,7 +14,7 @@ import (
 
 var formats = []string{"png", "svg", "pdf"}
 
-// checkFormat reports a file name whose ending is none of the formats, before the work and not after it.
+// checkFormat returns an error for a file name without the extension of a format, before any work is done.
 func checkFormat(file string) error {
 	if !slices.Contains(formats, figure.Format(file)) {
 		return fmt.Errorf("-out %s: the name must end in .%s", file, strings.Join(formats, ", ."))

@@ -2,9 +2,9 @@
 //
 //	go run -C examples ./fashion
 //
-// It uses the subset that is embedded in it; -data names a folder with the whole set. The same seed gives the same
-// numbers, on any number of cores. (Between architectures they may differ: gonum's products and the exponential do,
-// pnm's step does not.)
+// It uses an embedded subset of the images; -data names a folder with the whole set. The same seed gives the same numbers on any
+// number of cores. Other architectures may give other numbers, since gonum's matrix products and the exponential differ there;
+// pnm's step does not.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
-// settings are what both runs have in common.
+// settings are shared by both runs.
 type settings struct {
 	epochs, batch, hidden int
 	seed                  uint64
@@ -30,9 +30,9 @@ func main() {
 	data := flag.String("data", "", "`folder` with the four IDX files of the whole set (default: the embedded subset)")
 	out := flag.String("out", "fashion.png", "write the learning curves to this `file`: .png, .svg or .pdf")
 	flag.IntVar(&s.epochs, "epochs", 15, "passes over the training images")
-	flag.IntVar(&s.batch, "batch", 128, "images a step")
-	flag.IntVar(&s.hidden, "hidden", 256, "units of the hidden layer")
-	flag.Uint64Var(&s.seed, "seed", 1, "of the initial weights and the order of the images")
+	flag.IntVar(&s.batch, "batch", 128, "images per step")
+	flag.IntVar(&s.hidden, "hidden", 256, "units in the hidden layer")
+	flag.Uint64Var(&s.seed, "seed", 1, "seed of the initial weights and the order of the images")
 	pnmLR := flag.Float64("pnm-lr", 0.5, "learning rate of PNM")
 	adapnmLR := flag.Float64("adapnm-lr", 1e-3, "learning rate of AdaPNM")
 	flag.Parse()
@@ -81,7 +81,7 @@ func run(s settings, data, out string, pnmLR, adapnmLR float64) error {
 		curves = append(curves, c)
 	}
 
-	fmt.Printf("\n%-8s %8s %12s %12s %12s %10s %18s\n", "", "LR", "train loss", "test error", "best epoch", "seconds", "of them in pnm")
+	fmt.Printf("\n%-8s %8s %12s %12s %12s %10s %18s\n", "", "LR", "train loss", "test error", "best epoch", "seconds", "seconds in pnm")
 	for _, c := range curves {
 		last, best := c.epochs[len(c.epochs)-1], c.best()
 		fmt.Printf("%-8s %8g %12.4f %10.2f %% %10.2f %% %10.1f %18.1f\n", c.name, c.lr, last.trainLoss,
@@ -104,7 +104,7 @@ type optimizer struct {
 	lr              float64
 }
 
-// A curve is what became of one run.
+// A curve is the result of one run.
 type curve struct {
 	optimizer
 	epochs        []epoch

@@ -12,8 +12,8 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
-// trainWith trains a new network, with the learning rate at a tenth in the last third of the epochs, and shows its
-// progress on w: a bar on a terminal, else a line for each epoch.
+// trainWith trains a new network, with a tenth of the learning rate in the last third of the epochs. It shows the progress on w:
+// as a bar on a terminal, else as a line for each epoch.
 func trainWith(o optimizer, s settings, train, test fashionmnist.Set, w *os.File) (curve, error) {
 	c := curve{optimizer: o}
 	run, err := training.New(train, s.batch, s.hidden, s.seed, training.Rules(o.weights, o.biases))

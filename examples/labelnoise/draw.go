@@ -28,7 +28,7 @@ var rivalLooks = []struct {
 	{figure.Orange, nil}, {figure.Orange, figure.Dashed}, {figure.Green, nil},
 }
 
-// drawRivals draws the learning curves, and a bar chart of what the runs end with.
+// drawRivals draws the learning curves, and a bar chart of the final results.
 func drawRivals(cs []contender, prefix string) (files []string, err error) {
 	panels := panelsOf(cs)
 	testError, err := curvePanel(cs, errorPanel.title, func(e trials.Epoch) float64 { return 100 * e.TestError })
@@ -52,7 +52,7 @@ func drawRivals(cs []contender, prefix string) (files []string, err error) {
 	return append(curves, bars...), err
 }
 
-// drawBeta0 draws what the runs of [beta0Sweep] end with against β0.
+// drawBeta0 draws the final results of [beta0Sweep] against β0.
 func drawBeta0(cs []contender, prefix string) (files []string, err error) {
 	equal := cs[:len(beta0s)]
 	matched := append(slices.Clone(cs[len(beta0s):]), equal[defaultBeta0])

@@ -8,14 +8,14 @@ import (
 	"github.com/posneg/pnm/examples/internal/trials"
 )
 
-// An experiment is a list of contenders, which of them to compare, and how to draw it.
+// An experiment is a list of contenders, the pairs to compare, and a function that draws it.
 type experiment struct {
 	contenders []contender
 	pairs      [][2]int // each: the first minus the second
 	draw       func(cs []contender, prefix string) (files []string, err error)
 }
 
-// A contender is an optimizer and what became of it.
+// A contender is an optimizer and its runs.
 type contender struct {
 	name      string
 	rule      pnm.Rule
@@ -27,8 +27,8 @@ type contender struct {
 const (
 	beta1 = 0.9 // the momentum of all optimizers
 
-	// shrink is by how much weight decay shrinks a parameter in a step, relatively, as the authors have it: 5e-4 at their
-	// learning rate of 1 for PNM, and 5e-4/LR for the adaptive rules. It is the same for every contender.
+	// shrink is LR·WeightDecay, the relative change of a parameter by weight decay in a step, the same for every contender. The
+	// authors' decay is 5e-4 for PNM, with a learning rate of 1, and 5e-4/LR for the adaptive rules.
 	shrink = 5e-4
 )
 
@@ -42,8 +42,8 @@ func newPNM(name string, lr, beta0 float64) contender {
 	return contender{name: name, rule: r, lr: lr, decay: r.WeightDecay}
 }
 
-// newSGD is SGD with the momentum of torch, whose buffer sums gradients up to 1/(1−β1) = 10 times a constant one. step is
-// the learning rate times that.
+// newSGD returns SGD with torch's momentum, whose buffer grows to 1/(1−β1) = 10 times a constant gradient. step is the
+// learning rate times this factor.
 func newSGD(name string, step float64) contender {
 	r := pnm.NewSGD(step * (1 - beta1))
 	r.Momentum, r.WeightDecay = beta1, shrink/step
@@ -62,8 +62,8 @@ func newAdaPNM(name string, lr float64) contender {
 	return contender{name: name, rule: r, lr: lr, decay: r.WeightDecay}
 }
 
-// rivals sets PNM and AdaPNM beside their baselines: each at the learning rate that the authors pair it with, and
-// matched, that is with the same long-run step as PNM's or AdaPNM's.
+// rivals compares PNM and AdaPNM with their baselines. Each baseline runs at the authors' learning rate, and matched, that
+// is with the same long-run step as PNM or AdaPNM.
 func rivals(pnmLR, adapnmLR float64) experiment {
 	return experiment{
 		contenders: []contender{
@@ -84,8 +84,8 @@ var beta0s = []float64{-beta1 / (1 + beta1), 0, 0.5, 1, 2}
 
 const defaultBeta0 = 3 // its place among them
 
-// beta0Sweep is PNM at several β0: first all at one learning rate, where the long-run step LR/√γ changes with β0; then,
-// matched, all with the step of β0 = 1.
+// beta0Sweep runs PNM at several β0: first at equal learning rates, so that the long-run step LR/√γ changes with β0; then
+// matched, all with the long-run step of β0 = 1.
 func beta0Sweep(lr float64) experiment {
 	e := experiment{draw: drawBeta0}
 	for _, beta0 := range beta0s {

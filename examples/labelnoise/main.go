@@ -1,12 +1,12 @@
-// Labelnoise measures how PNM and AdaPNM generalize, beside SGD with momentum and AdamW, when training labels are wrong:
+// Labelnoise trains on wrong labels, and compares how PNM, AdaPNM, SGD with momentum and AdamW generalize:
 //
 //	go run -C examples ./labelnoise             # 40 % of the labels are wrong
-//	go run -C examples ./labelnoise -noise 0    # none is
+//	go run -C examples ./labelnoise -noise 0    # no label is wrong
 //	go run -C examples ./labelnoise -beta0      # PNM with other values of β0
 //
-// It trains on the subset of Fashion-MNIST that is embedded in it; -full is the experiment of docs/generalization.md, on
-// the whole set. The same seeds give the same numbers on any number of cores. (Between architectures they may differ:
-// gonum's products and the exponential do, pnm's step does not.)
+// It trains on an embedded subset of Fashion-MNIST; -full repeats the experiment of docs/generalization.md, on the whole set.
+// The same seeds give the same numbers on any number of cores. Other architectures may give other numbers, since gonum's
+// matrix products and the exponential differ there; pnm's step does not.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/posneg/pnm/examples/internal/trials"
 )
 
-// settings are what all runs have in common.
+// settings are shared by all runs.
 type settings struct {
 	trials.Settings
 	noise float64 // share of the training labels that are wrong
@@ -27,9 +27,9 @@ type settings struct {
 
 func main() {
 	s := settings{Settings: trials.Settings{Batch: 128, Hidden: 256}}
-	flag.Float64Var(&s.noise, "noise", 0.4, "`share` of the training labels that are replaced by another")
-	pnmLR := flag.Float64("pnm-lr", 1, "learning rate of PNM, from which SGD's follow")
-	adapnmLR := flag.Float64("adapnm-lr", 1e-3, "learning rate of AdaPNM, from which AdamW's follow")
+	flag.Float64Var(&s.noise, "noise", 0.4, "`share` of the training labels that are replaced by a wrong one")
+	pnmLR := flag.Float64("pnm-lr", 1, "learning rate of PNM; SGD's are derived from it")
+	adapnmLR := flag.Float64("adapnm-lr", 1e-3, "learning rate of AdaPNM; AdamW's are derived from it")
 	sweep := flag.Bool("beta0", false, "train with PNM only, at several values of β0")
 	s.Parse("labelnoise", "the wrong labels, the initial weights and the order of the images",
 		trials.Size{Epochs: 30, Seeds: 3}, trials.Size{Epochs: 20, Seeds: 5})

@@ -7,8 +7,8 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
-// flip replaces a share of the labels, rounded to a number of labels, by another class, every other one being as likely.
-// It returns the new labels and which of them are wrong.
+// flip replaces a share of the labels, rounded to a whole number of labels, by wrong classes, all equally likely. It returns
+// the new labels and the indices of the wrong ones.
 func flip(labels []uint8, share float64, seed uint64) (noisy []uint8, flipped []int) {
 	rng := rand.New(rand.NewPCG(seed, 1)) // stream 0 is the training's
 	noisy = append(noisy, labels...)

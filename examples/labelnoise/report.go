@@ -9,7 +9,7 @@ import (
 	"github.com/posneg/pnm/examples/internal/trials"
 )
 
-// A measure is a number that a run ends with, in percent.
+// A measure is a final result of a run, in percent.
 type measure struct {
 	name string
 	of   func(trials.Result) float64
@@ -31,7 +31,7 @@ var (
 	}}
 )
 
-// panelsOf returns what was measured: without wrong labels none is memorized.
+// panelsOf returns the panels of an experiment. Without wrong labels there is none for memorized labels.
 func panelsOf(cs []contender) []panel {
 	if math.IsNaN(memorized(cs[0].runs[0])) {
 		return []panel{errorPanel}
@@ -43,13 +43,13 @@ func (c contender) values(m measure) []float64 {
 	return trials.Values(c.runs, m.of)
 }
 
-// difference returns the mean of a − b and its standard error. It pairs the runs with the same seed, which have their wrong
-// labels, first weights and order of images in common.
+// difference returns the mean of a − b and its standard error. It pairs runs with the same seed, which share their
+// wrong labels, initial weights and order of images.
 func difference(a, b contender, m measure) (mean, stderr float64) {
 	return stats.Difference(a.values(m), b.values(m))
 }
 
-// report prints a table of the contenders and one of their differences.
+// report prints a table of the contenders and a table of their differences.
 func (e experiment) report(w io.Writer) {
 	var ms []measure
 	for _, p := range panelsOf(e.contenders) {
@@ -63,8 +63,8 @@ func (e experiment) report(w io.Writer) {
 		fmt.Fprintln(w)
 	}
 
-	header(fmt.Sprintf("%%, mean ± standard deviation; runs of each: %d. Best is the best epoch, last the mean of the last three;\n"+
-		"memorized is the share of the wrong labels that the network gives in the end.", len(e.contenders[0].runs)),
+	header(fmt.Sprintf("In %%, mean ± standard deviation of %d runs each. Best: the best epoch. Last: the mean of the last three epochs.\n"+
+		"Memorized: the share of the wrong labels that the trained network reproduces.", len(e.contenders[0].runs)),
 		fmt.Sprintf("%-28s%10s%14s", "", "LR", "weight decay"))
 	for _, c := range e.contenders {
 		fmt.Fprintf(w, "%-28s%10.4g%14.4g", c.name, c.lr, c.decay)

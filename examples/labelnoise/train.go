@@ -25,8 +25,8 @@ func (e *experiment) train(s settings, train, test fashionmnist.Set, workers int
 	return err
 }
 
-// train trains one network on noisy labels. Other is, of each epoch, the share of the wrong labels that the network gives in
-// the end; NaN if there are none.
+// train trains one network on noisy labels. Other is the share of the wrong labels that the network reproduces at the end of
+// each epoch; NaN if there are none.
 func (c contender) train(ctx context.Context, s settings, seed uint64, train, test fashionmnist.Set, step func(int)) (trials.Result, error) {
 	var flipped []int
 	train.Labels, flipped = flip(train.Labels, s.noise, seed)
@@ -38,5 +38,5 @@ func (c contender) train(ctx context.Context, s settings, seed uint64, train, te
 	return s.Train(ctx, run, c.lr, test, func() float64 { return 1 - run.Error(wrong) }, step)
 }
 
-// memorized is the share of the wrong labels that the network of a run gives in the end.
+// memorized is the share of the wrong labels that the trained network of a run reproduces.
 func memorized(r trials.Result) float64 { return r.End().Other }

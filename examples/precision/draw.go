@@ -13,7 +13,8 @@ import (
 	"github.com/posneg/pnm/examples/internal/trials"
 )
 
-// drawAll draws the differences to float32, of the optimizers that have all formats and of the others, and the learning curves.
+// drawAll draws the differences from float32 (one figure for the optimizers with all formats, one for the others) and the
+// learning curves.
 func drawAll(opts []optimizer, prefix string) (files []string, err error) {
 	all := slices.IndexFunc(opts, func(o optimizer) bool { return len(o.formats) < len(formats) })
 	for _, picture := range []struct {
@@ -40,7 +41,7 @@ type points struct {
 	plotter.XErrors
 }
 
-// differencePanel plots the differences to float32, from the first format above to the last one below.
+// differencePanel plots the differences from float32, the first format at the top.
 func differencePanel(o optimizer) (*plot.Plot, error) {
 	p := figure.Panel(o.name, "test error − that of float32, points")
 	n := len(o.formats) - 1
@@ -79,7 +80,8 @@ func differencePanel(o optimizer) (*plot.Plot, error) {
 	return p, nil
 }
 
-// curvePanel plots the test error of each epoch, of float32 and of parameters in bf16 with one format of state each: all would lie on each other.
+// curvePanel plots the test error of each epoch for float32, and for bf16 parameters with each format of state. More curves
+// would hide each other.
 func curvePanel(o optimizer) (*plot.Plot, error) {
 	p := figure.ManyLines(o.name+": test error, %", "epoch")
 	colors := []color.NRGBA{figure.Blue, figure.Orange, figure.Red, figure.Green}

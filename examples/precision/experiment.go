@@ -12,7 +12,7 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
-// An optimizer is a rule, and what became of it in each of its formats, of which the first is float32.
+// An optimizer is a rule, with its formats and the runs in each. The first format is float32.
 type optimizer struct {
 	name    string
 	rule    pnm.Rule
@@ -22,8 +22,8 @@ type optimizer struct {
 	runs [][]trials.Result
 }
 
-// shrink is by how much weight decay shrinks a parameter in a step, relatively, as PNM's authors have it. It is less than half
-// a unit in the last place of bf16.
+// shrink is LR·WeightDecay, the relative change of a parameter by weight decay in a step, as PNM's authors have it. It is less
+// than half a unit in the last place of bf16.
 const shrink = 5e-4
 
 // rates are the learning rates.
@@ -31,8 +31,8 @@ type rates struct{ adapnm, pnm, adamw, lion float64 }
 
 var defaults = rates{adapnm: 1e-3, pnm: 0.5, adamw: 1e-3, lion: 2e-4}
 
-// optimizers have their rules' defaults but for learning rate and weight decay. The first two have all formats, the others those that
-// differ in the state.
+// optimizers have their rules' defaults except for learning rate and weight decay. The first two have all formats, the others
+// only those that change the state.
 func optimizers(r rates) []optimizer {
 	adapnm := pnm.NewAdaPNM()
 	adapnm.LR, adapnm.WeightDecay = r.adapnm, shrink/r.adapnm
@@ -53,7 +53,7 @@ func optimizers(r rates) []optimizer {
 	}
 }
 
-// buffers is how many momenta and averages of squares the state has.
+// buffers returns the numbers of momenta and of averages of squares in the state.
 func (o optimizer) buffers() (momenta, averages int) {
 	for _, name := range o.rule.State() {
 		if strings.HasSuffix(name, "_sq") {
@@ -90,7 +90,7 @@ func train(opts []optimizer, s trials.Settings, train, test fashionmnist.Set, wo
 	return err
 }
 
-// train trains one network. Other is, of each epoch, how many steps have been skipped so far.
+// train trains one network. Other is the number of steps skipped up to the end of each epoch.
 func (o optimizer) train(ctx context.Context, f format, s trials.Settings, seed uint64, train, test fashionmnist.Set, step func(int)) (trials.Result, error) {
 	var m *mixed
 	run, err := training.New(train, s.Batch, s.Hidden, seed, func(net *mlp.Net) (opt training.Optimizer, err error) {

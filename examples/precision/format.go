@@ -2,7 +2,7 @@ package main
 
 import "github.com/posneg/pnm"
 
-// A kind is how numbers are stored.
+// A kind is a format of numbers.
 type kind uint8
 
 const (
@@ -12,15 +12,15 @@ const (
 	mxfp8 // of momenta only: averages of squares are then bf16
 )
 
-// String is what the engine calls the format.
+// String returns the engine's name of the format.
 func (k kind) String() string {
 	return [...]string{f32: "float32", bf16: "bf16", f16: "f16", mxfp8: "mxfp8"}[k]
 }
 
-// bytes is how many a number takes. A block of 32 numbers in MXFP8 has a scale.
+// bytes returns the bytes per number. A block of 32 numbers in MXFP8 has a scale of a byte.
 func (k kind) bytes() float64 { return [...]float64{f32: 4, bf16: 2, f16: 2, mxfp8: 33. / 32}[k] }
 
-// ofAverages is how averages of squares are stored beside momenta of kind k.
+// ofAverages returns the kind of averages of squares that goes with momenta of kind k.
 func (k kind) ofAverages() kind {
 	if k == mxfp8 {
 		return bf16
@@ -49,7 +49,7 @@ func (k kind) round(x []float32) error {
 	return err
 }
 
-// A format is how what a step reads and writes is stored. What it does not name is float32.
+// A format says how the data of a step are stored. The zero kind is float32.
 type format struct {
 	name                 string
 	params, grads, state kind
@@ -59,8 +59,8 @@ type format struct {
 	start   kind // what the first weights are rounded to, before anything else
 }
 
-// formats are those of the experiment, first what the others are compared with. The second shows what chance does: it computes
-// as the first, from a start that is another by as much as bf16 rounds.
+// formats are those of the experiment. All are compared with the first. The second shows the effect of chance: it computes as the
+// first, but starts from weights rounded to bf16.
 var formats = []format{
 	{name: "float32"},
 	{name: "float32, start rounded to bf16", start: bf16},
@@ -76,7 +76,7 @@ var formats = []format{
 	{name: "all bf16, mxfp8 momenta", params: bf16, grads: bf16, state: mxfp8},
 }
 
-// stateFormats are those that store only the state otherwise, and what they are compared with.
+// stateFormats are float32 and the formats that change only the state.
 func stateFormats() (list []format) {
 	for _, f := range formats {
 		if f.params == f32 && f.grads == f32 && f.copy == f32 {
@@ -89,16 +89,16 @@ func stateFormats() (list []format) {
 // hasCopy reports whether a step writes a copy of the parameters.
 func (f format) hasCopy() bool { return f.copy != f32 }
 
-// scales reports whether gradients need a loss scale: f16 has little room for small ones.
+// scales reports whether gradients need a loss scale: f16 has a small exponent range.
 func (f format) scales() bool { return f.grads == f16 }
 
-// memory is how many bytes a parameter takes, with a state of so many momenta and averages of squares.
+// memory returns the bytes per parameter, for a state with these numbers of momenta and averages of squares.
 func (f format) memory(momenta, averages int) float64 {
 	return f.params.bytes() + f.grads.bytes() + f.copied() + f.stateBytes(momenta, averages)
 }
 
-// traffic is how many bytes a step reads and writes for each parameter. It updates one momentum and only reads the other, if there are
-// two. Gradients with a loss scale are read twice, first to see whether they are finite.
+// traffic returns the bytes that a step reads and writes per parameter. If there are two momenta, it updates one and only reads
+// the other. Gradients with a loss scale are read twice, first to check that they are finite.
 func (f format) traffic(momenta, averages int) float64 {
 	n := 2*f.params.bytes() + f.grads.bytes() + f.copied() + f.stateBytes(momenta+1, 2*averages)
 	if f.scales() {

@@ -1,13 +1,12 @@
-// Precision measures what mixed precision does to the test error of a network: it trains with AdaPNM and with PNM in several
-// formats of parameters, gradients and state, with AdamW, Lion and AdaPNM without AMSGrad in several formats of state, and compares each
-// with float32:
+// Precision measures how mixed precision affects the test error of a network. It compares each format with float32: for AdaPNM and
+// PNM formats of parameters, gradients and state, for AdamW, Lion and AdaPNM without AMSGrad formats of the state:
 //
 //	go run -C examples ./precision
 //
-// It trains on the subset of Fashion-MNIST that is embedded in it; -full takes the whole set, of which docs/precision.md has a
-// part. Forward and backward are computed in float32, from parameters that were rounded as their format says. The same seeds
-// give the same numbers on any number of cores. (Between architectures they may differ: gonum's products and the exponential
-// do, pnm's step does not.)
+// It trains on an embedded subset of Fashion-MNIST; -full trains on the whole set (docs/precision.md has the results of a part of
+// it). Forward and backward passes run in float32, with parameters rounded to their format. The same seeds give the same numbers
+// on any number of cores. Other architectures may give other numbers, since gonum's matrix products and the exponential differ
+// there; pnm's step does not.
 package main
 
 import (

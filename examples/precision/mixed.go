@@ -9,8 +9,8 @@ import (
 	"github.com/posneg/pnm/optim"
 )
 
-// A mixed is an optimizer in mixed precision for a network that computes in float32: it rounds gradients before a step, and
-// widens parameters after it.
+// A mixed is an optimizer in mixed precision for a network that computes in float32. It rounds gradients before a step and widens
+// parameters after it.
 type mixed struct {
 	*optim.Optimizer
 	format format
@@ -59,7 +59,7 @@ func newMixed(f format, rule pnm.Rule, seed uint64, net *mlp.Net) (*mixed, error
 	return m, err
 }
 
-// Step makes a step with gradients in float32, as [training.Optimizer] has it.
+// Step makes a step with float32 gradients and implements [training.Optimizer].
 func (m *mixed) Step(grads [][]float32) error {
 	var o pnm.Options
 	if m.format.scales() {
@@ -91,7 +91,7 @@ func (m *mixed) Step(grads [][]float32) error {
 	return m.widen()
 }
 
-// widen brings what a step has stored to the network.
+// widen copies the stored parameters to the network, as float32.
 func (m *mixed) widen() error {
 	stored := m.params
 	if m.copies != nil {
@@ -108,7 +108,7 @@ func (m *mixed) widen() error {
 	return setAll(m.net, stored)
 }
 
-// setAll sets each vector of a list to that of another; an empty one is nothing to do.
+// setAll copies one list of vectors to another, except empty ones.
 func setAll(to, from []pnm.Vector) error {
 	for i := range to {
 		if _, err := to[i].Set(from[i]); err != nil {
@@ -118,7 +118,7 @@ func setAll(to, from []pnm.Vector) error {
 	return nil
 }
 
-// scale multiplies gradients by a power of two, which is to them what the loss times that number would be.
+// scale multiplies gradients by a power of two. Multiplying the loss by it would have the same effect.
 func scale(g []float32, by float32) {
 	for i := range g {
 		g[i] *= by

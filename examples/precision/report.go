@@ -11,7 +11,7 @@ import (
 	"github.com/posneg/pnm/examples/internal/trials"
 )
 
-// A measure is a test error that a run ends with, in percent.
+// A measure is a test error of a finished run, in percent.
 type measure struct {
 	name string
 	of   func(trials.Result) float64
@@ -22,13 +22,13 @@ var measures = []measure{
 	{"best", func(r trials.Result) float64 { return 100 * r.Best() }},
 }
 
-// difference returns the mean of a format's test error minus that of float32, and its standard error. It pairs the runs with
-// the same seed, which begin with the same weights and see the same images.
+// difference returns the mean of a format's test error minus that of float32, and its standard error. It pairs runs with
+// the same seed, which share their initial weights and order of images.
 func (o optimizer) difference(format int, m measure) (mean, stderr float64) {
 	return stats.Difference(trials.Values(o.runs[format], m.of), trials.Values(o.runs[0], m.of))
 }
 
-// skipped is how many steps a format's runs skipped, on average.
+// skipped returns the mean number of skipped steps of a format's runs.
 func (o optimizer) skipped(format int) float64 {
 	mean, _ := stats.Spread(trials.Values(o.runs[format], func(r trials.Result) float64 { return r.End().Other }))
 	return mean
@@ -37,9 +37,9 @@ func (o optimizer) skipped(format int) float64 {
 // report prints a table for each optimizer.
 func report(w io.Writer, opts []optimizer) {
 	seeds := len(opts[0].runs[0])
-	fmt.Fprintf(w, "Test error in %%, mean ± standard deviation; runs of each: %d. Last is the mean of the last three epochs, best the best\n"+
-		"one. Differences are those between runs with the same seed, in points, mean ± standard error. Memory is what parameters,\n"+
-		"gradients and state take, moved what a step reads and writes of them, in bytes for each parameter.\n", seeds)
+	fmt.Fprintf(w, "Test error in %%, mean ± standard deviation of %d runs each. Last: the mean of the last three epochs. Best: the best epoch.\n"+
+		"− float32: the difference between runs with the same seed, in points, mean ± standard error. Memory: the bytes of\n"+
+		"parameters, gradients and state per parameter. Moved: the bytes of these that a step reads and writes per parameter.\n", seeds)
 	beyond, differences := 0, 0
 	for _, o := range opts {
 		fmt.Fprintf(w, "\n%-50s%8s%8s", fmt.Sprintf("%s, LR %.4g, decay %.4g", o.name, o.lr, shrink/o.lr), "memory", "moved")
@@ -70,13 +70,13 @@ func report(w io.Writer, opts []optimizer) {
 		}
 	}
 	if seeds > 1 {
-		fmt.Fprintf(w, "\n* further from 0 than its standard error: %d of %d differences. Of those by chance alone, %.0f %% are.\n",
+		fmt.Fprintf(w, "\n* larger than its standard error: %d of %d differences. By chance alone, %.0f %% would be.\n",
 			beyond, differences, 100*beyondByChance(seeds))
 	}
 }
 
-// beyondByChance is how likely the mean of so many numbers, drawn from a normal distribution around 0, is further from 0 than
-// its standard error.
+// beyondByChance returns the probability that the mean of this many numbers, drawn from a normal distribution around 0, is farther
+// from 0 than its standard error.
 func beyondByChance(numbers int) float64 {
 	return 2 * distuv.StudentsT{Sigma: 1, Nu: float64(numbers - 1)}.CDF(-1)
 }

@@ -1,4 +1,4 @@
-// Command example trains a network of GoMLX on Fashion-MNIST, once with GoMLX's own Adam, and once with AdaPNM of package pnm.
+// Command example trains a GoMLX network on Fashion-MNIST, once with GoMLX's own Adam and once with pnm's AdaPNM.
 package main
 
 import (

@@ -1,10 +1,10 @@
-// Example trains a small convolutional network with Gorgonia on Fashion-MNIST, by AdaPNM from pnm and by Gorgonia's own Adam:
+// Example trains a small convolutional network with Gorgonia on Fashion-MNIST, with pnm's AdaPNM and with Gorgonia's own Adam:
 //
 //	go run -C adapters/gorgonia/example .
 //
-// That takes half a minute to a minute on an idle core: Gorgonia is slow at convolutions on a CPU, hence the small network. With -save
-// AdaPNM's run is saved after each epoch, and -resume continues it; the same seed gives the same numbers, whether interrupted or
-// not.
+// This takes half a minute to a minute on an idle core. The network is small because Gorgonia's convolutions are slow on a CPU.
+// -save saves AdaPNM's run after each epoch, and -resume continues it. The same seed gives the same numbers, whether the run was
+// interrupted or not.
 package main
 
 import (
@@ -33,15 +33,15 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.IntVar(&s.epochs, "epochs", 6, "passes over the training images, those of -resume included")
-	flag.IntVar(&s.batch, "batch", 50, "images a step")
+	flag.IntVar(&s.epochs, "epochs", 6, "passes over the training images, including those of the resumed run")
+	flag.IntVar(&s.batch, "batch", 50, "images per step")
 	flag.IntVar(&s.images, "images", 6000, "training images, at most 6000")
 	flag.IntVar(&s.testImages, "test-images", 2000, "test images, at most 2000")
-	flag.Uint64Var(&s.seed, "seed", 1, "of the initial weights and the order of the images")
+	flag.Uint64Var(&s.seed, "seed", 1, "seed of the initial weights and the order of the images")
 	flag.Float64Var(&s.lr, "lr", 1e-3, "learning rate of Adam")
-	flag.Float64Var(&s.adapnmLR, "adapnm-lr", 2e-3, "learning rate of AdaPNM; its steps are √5 times smaller than Adam's at the same rate")
+	flag.Float64Var(&s.adapnmLR, "adapnm-lr", 2e-3, "learning rate of AdaPNM; at equal rates its steps are 1/√5 of Adam's")
 	flag.StringVar(&s.save, "save", "", "write a checkpoint of AdaPNM's run to this `file` after each epoch")
-	flag.StringVar(&s.resume, "resume", "", "continue AdaPNM's run from this `file`, alone: Gorgonia's Adam cannot be saved")
+	flag.StringVar(&s.resume, "resume", "", "continue AdaPNM's run from this `file`, without Adam's run, since Gorgonia's Adam cannot be saved")
 	flag.Parse()
 	if err := run(s, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "example:", err)
@@ -132,7 +132,7 @@ func run(s settings, progress *os.File) error {
 	return nil
 }
 
-// save writes weights and state, and what else decides how the run goes on.
+// save writes weights, state, and everything else that a resumed run depends on.
 func save(solver *pnmgorgonia.Solver, s settings, epoch int) error {
 	return solver.Save(s.save, optim.SaveOptions{Metadata: map[string]string{
 		"epoch":  strconv.Itoa(epoch),
@@ -142,7 +142,7 @@ func save(solver *pnmgorgonia.Solver, s settings, epoch int) error {
 	}})
 }
 
-// resume loads what save wrote, and returns how many epochs are done.
+// resume loads a file that save wrote, and returns the number of epochs done.
 func resume(solver *pnmgorgonia.Solver, s settings) (epoch int, err error) {
 	info, err := optim.ReadCheckpoint(s.resume)
 	if err != nil {
@@ -166,6 +166,6 @@ func resume(solver *pnmgorgonia.Solver, s settings) (epoch int, err error) {
 	if _, err := solver.Load(s.resume, optim.LoadOptions{}); err != nil {
 		return 0, err
 	}
-	// The file brings its rule; the learning rate is what the flag says.
+	// The file has the rule; the flag has the learning rate.
 	return epoch, solver.SetLR(s.adapnmLR)
 }

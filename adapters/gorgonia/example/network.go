@@ -10,7 +10,7 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
-// A network classifies a batch of images: two convolutions, each with its maxima over 2×2 pixels, and two dense layers.
+// A network classifies a batch of images: two convolutions, each with max-pooling over 2×2 pixels, and two dense layers.
 type network struct {
 	vm      gorgonia.VM
 	weights gorgonia.Nodes
@@ -54,7 +54,8 @@ func newWeights(rng *rand.Rand) []*tensor.Dense {
 	return weights
 }
 
-// newNetwork returns a network with the given weights, which several may share. Only one that trains computes gradients.
+// newNetwork returns a network with the given weights, which several networks may share. Only a network for training computes
+// gradients.
 func newNetwork(weights []*tensor.Dense, batch int, trains bool) (*network, error) {
 	g := gorgonia.NewGraph()
 	n := &network{images: tensor.New(tensor.Of(tensor.Float32), tensor.WithShape(batch, 1, side, side))}
@@ -103,7 +104,7 @@ func (n *network) run(labels []uint8) error {
 	return n.vm.RunAll()
 }
 
-// wrong counts the images for which another class than their label is the most probable.
+// wrong counts the images that the network classifies wrongly.
 func (n *network) wrong(labels []uint8) (count int) {
 	p := n.logProb.Value().(*tensor.Dense).Float32s()
 	for i, l := range labels {

@@ -13,8 +13,8 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
-// A trainer is a network in training. The order of the images depends on nothing but seed and epoch, so that a run can go on
-// where another one stopped.
+// A trainer is a network in training. The order of the images depends only on seed and epoch, so that a run can continue another
+// one.
 type trainer struct {
 	settings
 	name        string
@@ -85,7 +85,7 @@ func (t *trainer) run(w *os.File, afterEpoch func() error) error {
 	return nil
 }
 
-// oneEpoch trains on all images in random order, in batches; those that fill none are left out. Then it tests.
+// oneEpoch trains on all images in random order, in batches, and then tests. It leaves out an incomplete last batch.
 func (t *trainer) oneEpoch(steps int, step func(left int)) error {
 	order := rand.New(rand.NewPCG(t.seed, uint64(t.epoch+1))).Perm(t.train.Len())
 	labels := make([]uint8, t.batch)
@@ -108,7 +108,7 @@ func (t *trainer) oneEpoch(steps int, step func(left int)) error {
 	return t.measure()
 }
 
-// measure computes the share of the test images that the network puts into another class than their label.
+// measure computes the share of test images that the network classifies wrongly.
 func (t *trainer) measure() error {
 	indices := make([]int, t.test.Len())
 	for i := range indices {

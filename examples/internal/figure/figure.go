@@ -26,7 +26,7 @@ var (
 	Dashed = []vg.Length{vg.Points(5), vg.Points(3)}
 )
 
-// Format returns the format that a file name asks for: its ending.
+// Format returns the format of a file name: its extension, without the dot.
 func Format(file string) string { return strings.TrimPrefix(strings.ToLower(filepath.Ext(file)), ".") }
 
 // Write writes panels to a file in the format of its name: png, svg or pdf.

@@ -87,7 +87,7 @@ func (n *Net) Loss(x []float32, labels []uint8) float64 {
 	return loss / float64(batch)
 }
 
-// Errors returns how many images of a batch the network puts into the wrong class.
+// Errors returns the number of images of a batch that the network classifies wrongly.
 func (n *Net) Errors(x []float32, labels []uint8) int {
 	n.forward(x, len(labels))
 	wrong := 0

@@ -22,7 +22,7 @@ func Difference(x, y []float64) (mean, stderr float64) {
 	return mean, stat.StdErr(std, float64(len(x)))
 }
 
-// PlusMinus formats a mean; one number says nothing of an error.
+// PlusMinus formats a mean with its error. One number alone has no error.
 func PlusMinus(format string, mean, err float64, numbers int) string {
 	if numbers == 1 {
 		return fmt.Sprintf(format, mean)

@@ -27,8 +27,8 @@ type Run struct {
 	labels []uint8
 }
 
-// An Optimizer moves the parameters of a network by their gradients, which come in the order of [mlp.Net.Grads]; they may be
-// changed.
+// An Optimizer updates the parameters of a network by their gradients, in the order of [mlp.Net.Grads]. It may change the
+// gradients.
 type Optimizer interface {
 	SetLR(lr float64) error
 	Step(grads [][]float32) error
@@ -45,7 +45,7 @@ func Rules(weights, biases pnm.Rule) func(*mlp.Net) (Optimizer, error) {
 	}
 }
 
-// A plain is an optimizer of float32 whose steps have no options.
+// A plain is a float32 optimizer whose steps have no options.
 type plain struct{ *optim.Optimizer }
 
 func (p plain) Step(grads [][]float32) error {
@@ -53,8 +53,7 @@ func (p plain) Step(grads [][]float32) error {
 	return err
 }
 
-// New returns a new network with the optimizer that is made for it. The seed is that of the initial weights and of the order
-// of the images.
+// New returns a new network with its optimizer. The seed determines the initial weights and the order of the images.
 func New(set fashionmnist.Set, batch, hidden int, seed uint64, makeFor func(*mlp.Net) (Optimizer, error)) (*Run, error) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	net := mlp.New(fashionmnist.Pixels, hidden, fashionmnist.Classes, rng)
@@ -97,7 +96,7 @@ func (r *Run) Epoch(lr float64, step func(left int)) (loss float64, err error) {
 	return loss, nil
 }
 
-// Error returns the share of the images that the network puts into another class than their label; NaN if there are none.
+// Error returns the share of images that the network classifies wrongly; NaN if there are no images.
 func (r *Run) Error(set fashionmnist.Set) float64 {
 	const batch = 1000
 	wrong := 0

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/term"
 )
 
-// A progress shows how far the runs are and how long they will yet take: by a bar on a terminal, else by a line for each
-// run that has ended.
+// A progress shows how many runs are done and the time that is left: as a bar on a terminal, else as a line for each finished
+// run.
 type progress struct {
 	w        *os.File
 	terminal bool
@@ -36,7 +36,7 @@ func newProgress(w *os.File, runs, steps int) *progress {
 	return p
 }
 
-// step counts a step; how many are left in its epoch does not matter.
+// step counts a step. It ignores the number of steps left in the epoch.
 func (p *progress) step(int) { p.bar.Add(1) }
 
 // finished counts a run.

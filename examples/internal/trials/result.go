@@ -8,13 +8,13 @@ import (
 	"strconv"
 )
 
-// A Result is what became of one run.
+// A Result is the result of one run.
 type Result struct {
 	Seed   uint64
 	Epochs []Epoch
 }
 
-// In an epoch, Other is what the experiment measures besides.
+// An Epoch has the results of one epoch. Other is a measure of the experiment's own.
 type Epoch struct{ TrainLoss, TestError, Other float64 }
 
 // Best is the test error of the best epoch, as PNM's authors report it.
@@ -39,7 +39,7 @@ func (r Result) Last() float64 {
 // End is the last epoch.
 func (r Result) End() Epoch { return r.Epochs[len(r.Epochs)-1] }
 
-// Values returns a number of each run.
+// Values returns one number per run.
 func Values(runs []Result, of func(Result) float64) []float64 {
 	x := make([]float64, len(runs))
 	for i, r := range runs {
@@ -48,7 +48,7 @@ func Values(runs []Result, of func(Result) float64) []float64 {
 	return x
 }
 
-// Series returns a number of each epoch of each run.
+// Series returns one number per epoch of each run.
 func Series(runs []Result, of func(Epoch) float64) [][]float64 {
 	x := make([][]float64, len(runs))
 	for i, r := range runs {
@@ -59,15 +59,15 @@ func Series(runs []Result, of func(Epoch) float64) [][]float64 {
 	return x
 }
 
-// A Record is a CSV file in the making: a line for each epoch of each run.
+// A Record collects the lines of a CSV file, one per epoch of each run.
 type Record struct{ lines [][]string }
 
-// NewRecord returns an empty record. Fields name what tells contenders apart; other is what [Epoch] has besides.
+// NewRecord returns an empty record. Fields are the columns that identify a contender; other is the column of [Epoch]'s Other.
 func NewRecord(other string, fields ...string) *Record {
 	return &Record{[][]string{slices.Concat(fields, []string{"seed", "epoch", "train_loss", "test_error", other})}}
 }
 
-// Add adds the runs of a contender, which its fields name.
+// Add adds the runs of a contender, with its values of the fields.
 func (c *Record) Add(runs []Result, fields ...string) {
 	for _, r := range runs {
 		for n, e := range r.Epochs {

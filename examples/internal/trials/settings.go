@@ -11,7 +11,7 @@ import (
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
-// Settings are what all runs of an experiment have in common, where its data come from, and where its files go.
+// Settings are shared by all runs of an experiment: training, data, output files.
 type Settings struct {
 	Data   string // folder of the whole set; empty for the embedded subset
 	Out    string // prefix of the files to write
@@ -22,19 +22,18 @@ type Settings struct {
 	Seed                         uint64 // the first one
 }
 
-// A Size is how large an experiment is, if nobody says otherwise.
+// A Size has the defaults of an experiment's size.
 type Size struct{ Epochs, Seeds int }
 
-// Parse defines flags for settings of the experiment of that name, and parses the command line. The seed decides what seedOf
-// says.
+// Parse defines the flags of the experiment with this name, and parses the command line. seedOf lists what the seed determines.
 func (s *Settings) Parse(name, seedOf string, embedded, whole Size) {
-	full := flag.Bool("full", false, "train on the whole set, of which Debian's package dataset-fashion-mnist is the default -data")
+	full := flag.Bool("full", false, "train on the whole set; the default -data is then the folder of Debian's package dataset-fashion-mnist")
 	flag.StringVar(&s.Data, "data", "", "`folder` with the four IDX files of the whole set (default: the embedded subset)")
 	flag.IntVar(&s.Images, "images", 0, "train on the first `n` images only (default all)")
-	flag.BoolVar(&s.Raw, "raw", false, "leave the pixels between 0 and 1 instead of standardizing them")
+	flag.BoolVar(&s.Raw, "raw", false, "use pixels from 0 to 1 instead of standardized ones")
 	flag.IntVar(&s.Epochs, "epochs", 0, fmt.Sprintf("passes over the training images (default %d, %d with -full)", embedded.Epochs, whole.Epochs))
-	flag.IntVar(&s.Seeds, "seeds", 0, fmt.Sprintf("runs of each contender, with consecutive seeds (default %d, %d with -full)", embedded.Seeds, whole.Seeds))
-	flag.Uint64Var(&s.Seed, "seed", 1, "the first seed: of "+seedOf)
+	flag.IntVar(&s.Seeds, "seeds", 0, fmt.Sprintf("runs per optimizer, with consecutive seeds (default %d, %d with -full)", embedded.Seeds, whole.Seeds))
+	flag.Uint64Var(&s.Seed, "seed", 1, "first seed; determines "+seedOf)
 	flag.StringVar(&s.Out, "out", name, "`prefix` of the files to write: .csv, and the figures as .svg and .png")
 	flag.Parse()
 
@@ -46,7 +45,7 @@ func (s *Settings) Parse(name, seedOf string, embedded, whole Size) {
 	s.Epochs, s.Seeds = cmp.Or(s.Epochs, size.Epochs), cmp.Or(s.Seeds, size.Seeds)
 }
 
-// Load checks the settings, before the work and not after it, and loads the images.
+// Load checks the settings before any work is done, and loads the images.
 func (s Settings) Load() (train, test fashionmnist.Set, err error) {
 	if flag.NArg() > 0 {
 		return train, test, fmt.Errorf("unexpected argument %q", flag.Arg(0))
@@ -72,7 +71,7 @@ func (s Settings) Load() (train, test fashionmnist.Set, err error) {
 	return train, test, nil
 }
 
-// Describe tells the network and the runs.
+// Describe describes the network and the runs.
 func (s Settings) Describe() string {
 	return fmt.Sprintf("network %d-%d-%d; %d epochs in batches of %d; %d seeds from %d",
 		fashionmnist.Pixels, s.Hidden, fashionmnist.Classes, s.Epochs, s.Batch, s.Seeds, s.Seed)

@@ -25,8 +25,8 @@ type Plan struct {
 	Train func(ctx context.Context, contender int, seed uint64, step func(left int)) (Result, error)
 }
 
-// Run does all runs, and shows on w how far they are; it returns those of each contender. Each run is a goroutine with an
-// optimizer of its own, so that their number changes nothing but the time.
+// Run does all runs, shows their progress on w, and returns the results of each contender. Each run is a goroutine with an
+// optimizer of its own, so the number of concurrent runs affects only the time.
 func (p Plan) Run(w *os.File) ([][]Result, error) {
 	s := p.Settings
 	results := make([][]Result, len(p.Contenders))
