@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Times steps of posneg's optimizers beside the same rules in torch operations, torch's own AdamW and DeepSpeedCPUAdam.
+"""Compares the step times of posneg's optimizers, of the same rules in torch operations, of torch's AdamW and of DeepSpeedCPUAdam.
 
-The table of the whole step has torch's clip_grad_norm_, fused AdamW and zero_grad beside a step here that does all of it.
+The table "whole step" compares a step that clips and zeroes with torch's clip_grad_norm_, fused AdamW and zero_grad.
 
-All candidates of a table take one step in each round, and each round begins with the next one of them. The table has the medians, and the
-medians of the ratios of each round. DeepSpeed builds its kernel at its first use, and torchao compiles, which takes a minute or two each.
-The table of 8 bits, with bfloat16 gradients where an optimizer takes them, must be asked for: bitsandbytes takes seconds for a step.
+In each round every candidate of a table takes one step, in rotating order. A table has the medians, and the medians of the ratios within
+rounds. DeepSpeed builds its kernel at its first use, and torchao compiles; either takes a minute or two. The table "8 bits" uses
+bfloat16 gradients if an optimizer accepts them. It runs only if --tables names it, since bitsandbytes takes seconds for a step.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def eight_bit(module, params):
 
 
 class WholeStep:
-    """torch's AdamW, with gradients clipped before the step, and set to zero after it."""
+    """torch's AdamW, with gradients clipped before the step and zeroed after it."""
 
     def __init__(self, params):
         self.params, self.optimizer = params, torch.optim.AdamW(params, fused=True)
@@ -109,7 +109,7 @@ PACKAGES = {"DeepSpeedCPUAdam": "deepspeed ninja", "torchao AdamW8bit, bf16": "t
 
 
 def set_gradients(params, gradients):
-    """Also those of another type, which torch asks to be told of, and not zeros, which a step may have made of them."""
+    """Sets gradients of any type (torch must be told of another type), and makes zeroed ones nonzero again."""
     for p, g in zip(params, gradients):
         if not g.view(-1)[0]:
             g.fill_(0.01)
@@ -127,7 +127,7 @@ def gradient_type(name):
 
 
 def usable(tables):
-    """The tables without the candidates that are not there; says which, and why."""
+    """The tables without candidates that cannot run; prints which, and why."""
     found = {}
     for table, candidates in tables.items():
         found[table] = []
@@ -165,7 +165,7 @@ def state(p, optimizers):
 
 
 def lay_out(tensors, gap):
-    """Moves tensors into one piece of memory, with so many bytes between them."""
+    """Moves tensors into one piece of memory, with gaps of this many bytes."""
     memory, at = torch.empty(sum(t.numel() * t.element_size() + gap + 8 for t in tensors), dtype=torch.uint8), 0
     for t in tensors:
         size = t.numel() * t.element_size()
@@ -174,7 +174,7 @@ def lay_out(tensors, gap):
 
 
 def rounds_of(calls, rounds, seconds):
-    """For each round the seconds of each call; the order rotates."""
+    """The seconds of each call in each round; the order rotates."""
     times = []
     for first in range(rounds):
         row = [0.0] * len(calls)
@@ -186,7 +186,7 @@ def rounds_of(calls, rounds, seconds):
 
 
 def measure(optimizers, ready, rounds):
-    """For each round the seconds of each optimizer."""
+    """The seconds of each optimizer in each round."""
 
     def seconds(pair):
         optimizer, prepare = pair
@@ -214,7 +214,7 @@ def table(tensors, candidates, sizes, gap, threads, rounds):
 
 
 def overhead(rounds):
-    """What a step costs besides the engine: the whole, less the library's call, for the number of tensors of GPT-2-small."""
+    """The cost of a step outside the engine, for as many tensors as GPT-2-small has: its whole time minus that of the library's call."""
     from posneg import _library
 
     torch.set_num_threads(1)
@@ -252,7 +252,7 @@ def main():
     most = [t for t in TABLES if t != "8 bits"]
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=most, help="(default: all but 8 bits)")
     parser.add_argument(
-        "--gap", type=int, metavar="BYTES", help="have all arrays side by side, so far apart (default: as torch allocates)"
+        "--gap", type=int, metavar="BYTES", help="put all arrays side by side, with gaps of this size (default: as torch allocates)"
     )
     options = parser.parse_args()
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Times training steps of a transformer of 29 M parameters with the optimizer's step after the backward pass, and in it, and measures the
-memory that either takes. The two take turns, so that the ratio is that of steps that were made at the same time."""
+"""Compares the optimizer's step after the backward pass with the step in the backward pass, for a transformer of 29 M parameters: time and
+memory of training steps. The two alternate, so that each ratio compares steps made at the same time."""
 
 import argparse
 import resource
@@ -33,7 +33,7 @@ class Run:
         self.optimizer.zero_grad()
 
     def gradients(self):
-        """The most bytes of gradients at a time in a step, that of the parameter whose turn it is with them."""
+        """The peak of the bytes of gradients in a step, including the current parameter's."""
         most, params = 0, list(self.model.parameters())
 
         def look(p):
@@ -52,7 +52,7 @@ class Run:
 
 
 def memory(way, options):
-    """Prints the peak of the gradients, and how much the process has grown from before the model was made, in MB."""
+    """Prints the peak of the gradients and the growth of the process since before the model was made, in MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run = Run(way, options.rule, getattr(torch, options.dtype), options.batch)
     for _ in range(3):
@@ -64,8 +64,8 @@ def memory(way, options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rule", default="AdamW", help="a class of posneg (default AdamW)")
-    parser.add_argument("--dtype", default="float32", help="of the parameters (default float32)")
-    parser.add_argument("--batch", type=int, default=4, help="windows of 64 characters a step (default 4)")
+    parser.add_argument("--dtype", default="float32", help="type of the parameters (default float32)")
+    parser.add_argument("--batch", type=int, default=4, help="windows of 64 characters per step (default 4)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default 1 2)")
     parser.add_argument("--rounds", type=int, default=15, help="(default 15)")
     parser.add_argument("--memory", choices=WAYS, help=argparse.SUPPRESS)

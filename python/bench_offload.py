@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Times training whose optimizer is in the host's memory: posneg.offload, torchao's CPUOffloadOptimizer and DeepSpeedCPUAdam.
+"""Times training with an optimizer in the host's memory: posneg.offload, torchao's CPUOffloadOptimizer and DeepSpeedCPUAdam.
 
-It has been run on the CPU only, where copies are no transfers: what it says there is that it runs. It is for a machine with a GPU:
+It has been run only on the CPU, where copies are not transfers and the times mean little. It is meant for a machine with a GPU:
 
     python3 python/bench_offload.py                                   # 24 bfloat16 tensors of 16 Mi, ten minutes or so, 60 GB
     python3 python/bench_offload.py --device cpu --tensors 6 --mebi 0.25 --rounds 3 --threads 1 2
     go test -c -o pnm.test . && python3 python/bench_offload.py --suite ./pnm.test    # runs the engine's tests with AVX-512, too
 
-In the first table each candidate trains a model of its own, a chain of layers whose backward passes compute for a given time and then
-produce a gradient; all take one step in each round, in an order that rotates. "waits" is the share of a step in which the device does
-not compute: 1 - (time of forward and backward passes without an optimizer) / (time of a step). Backward takes either no time, or as long
-as the gradients take to the host. The second table has the steps of parameters on the host alone. Medians of the rounds, and of the
-ratios in each round. What cannot be run is named, with the reason.
+In the first table each candidate trains its own model, a chain of layers whose backward passes compute for a given time and then produce
+a gradient. Each takes one step per round, in rotating order. "waits" is the share of a step in which the device does not compute:
+1 - (time of forward and backward passes without an optimizer) / (time of a step). The backward pass takes either no time, or as long as
+copying the gradients to the host. The second table has steps of parameters on the host alone. Figures are medians of the rounds, and of the
+ratios within rounds. The program names what it cannot run, with the reason.
 """
 
 import argparse
@@ -32,7 +32,7 @@ LR = 1e-4
 
 
 class Device:
-    """What differs between a GPU and the CPU in its place."""
+    """The differences between a GPU and the CPU in its place."""
 
     def __init__(self, name):
         self.device = torch.device(name)
@@ -64,7 +64,7 @@ class Device:
         return min(self.seconds(lambda: self.compute(20)) for _ in range(3)) / 20
 
     def bandwidth(self, to_host):
-        """Bytes a second of large copies from or to pinned memory."""
+        """Bytes per second of large copies from or to pinned memory."""
         here = torch.empty(64 << 20, dtype=torch.uint8, device=self.device)
         there = torch.empty(64 << 20, dtype=torch.uint8, device="cpu", pin_memory=self.module is not None)
         to, source = (there, here) if to_host else (here, there)
@@ -72,7 +72,7 @@ class Device:
 
 
 class Layer(torch.autograd.Function):
-    """Computes for a while, backwards and half as long forwards, and has a gradient of given numbers."""
+    """Computes for a given time backwards, and half as long forwards, and has a given gradient."""
 
     @staticmethod
     def forward(ctx, h, p, gradient, device, products):
@@ -190,7 +190,7 @@ def train(device, sizes, dtype, names, rounds):
     print(f"\n{device}: {to_host / 1e9:.1f} GB/s to the host, {to_device / 1e9:.1f} GB/s back;", end=" ")
     print(f"gradients take {1e3 * size / to_host:.1f} ms; {torch.get_num_threads()} threads")
     per_product = device.per_product()
-    print("\n| backward | optimizer | ms per step | 10^6 parameters a second | times the first's | waits |")
+    print("\n| backward | optimizer | ms per step | 10^6 parameters per second | times the first's | waits |")
     print("| --- | --- | --- | --- | --- | --- |")
     for backward, products in (("no time", 0), ("as the gradients' way", max(1, round(size / to_host / per_product / len(sizes))))):
         calls = [lambda t=t: t.step(gradients, products) for t in trainings.values()]
@@ -233,7 +233,7 @@ def steps_alone(sizes, threads, rounds):
 
 
 def suite(binary):
-    """The engine's tests, which fail where AVX-512 does not run; from the folder of the sources, for testdata."""
+    """Runs the engine's tests, which fail without AVX-512, in the folder of the sources, where testdata is."""
     print(f"\n{binary}, AVX-512 required:", flush=True)
     root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
     done = subprocess.run([os.path.abspath(binary)], cwd=root, env={**os.environ, "PNM_TEST_REQUIRE": "avx512"})
@@ -243,14 +243,14 @@ def suite(binary):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default, help="(default: cuda, or cpu where there is none)")
+    parser.add_argument("--device", default=default, help="(default: cuda, or cpu if there is no GPU)")
     parser.add_argument("--tensors", type=int, default=24, help="(default 24)")
-    parser.add_argument("--mebi", type=float, default=16, help="elements of each, in units of 2^20 (default 16)")
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the model (default bfloat16)")
+    parser.add_argument("--mebi", type=float, default=16, help="elements per tensor, in units of 2^20 (default 16)")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="type of the model (default bfloat16)")
     parser.add_argument("--rounds", type=int, default=7, help="(default 7)")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, 4, 8, 16], help="of the second table (default 1 4 8 16)")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 4, 8, 16], help="threads of the second table (default 1 4 8 16)")
     parser.add_argument("--candidates", nargs="+", choices=OFFLOADS, default=list(OFFLOADS), metavar="NAME", help="(default: all)")
-    parser.add_argument("--suite", metavar="BINARY", help="what `go test -c` has made of the engine: its tests run with AVX-512 required")
+    parser.add_argument("--suite", metavar="BINARY", help="the engine's test binary from `go test -c`: runs its tests with AVX-512 required")
     options = parser.parse_args()
 
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, posneg on {posneg.isa()}")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Trains LeNet-5 on Fashion-MNIST with posneg's optimizers and with the same rules in torch operations, from the same weights
-and on the same batches, and draws the losses: the curves lie on each other.
+"""Trains LeNet-5 on Fashion-MNIST with posneg's optimizers and with the same rules in torch operations, from the same weights and on the
+same batches. Draws the losses: the curves coincide.
 
-The images are the 6,000 that the repository's Go example embeds.
+The 6,000 images are those that the repository's Go examples embed.
 """
 
 import argparse

@@ -41,7 +41,7 @@ FORMATS = {
 
 
 def read(folder):
-    """The manual without what is generated and what repeats, as ASCII codes: the text to train on, and the text held out."""
+    """The manual as ASCII codes, without generated and repeated parts: the text for training, and the text held out."""
     files = [f for f in sorted(Path(folder).rglob("perl*.pod")) if f.stem not in ("perlapi", "perltoc", "perluniprops") and "delta" not in f.stem]
     if len(files) < 10:
         sys.exit(f"{folder} has no manual of Perl: install Debian's package perl-doc, or name another folder with --text")
@@ -68,18 +68,18 @@ class Transformer(nn.Module):
 
 
 def loss(model, text, starts):
-    """The mean loss, in nats a character, of the windows that begin at these places."""
+    """The mean loss, in nats per character, of the windows that begin at these positions."""
     x = text[starts[:, None] + torch.arange(CONTEXT + 1)].long()
     return nn.functional.cross_entropy(model(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten())
 
 
 def rate(step, steps):
-    """A short rise, then half a cosine down to a tenth."""
+    """A short linear rise, then half a cosine down to a tenth."""
     return (step + 1) / WARMUP if step < WARMUP else 0.55 + 0.45 * math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP))
 
 
 def train(rule, form, seed, text, held_out, steps):
-    """Yields step, the loss of the batches since the last one, and that of the text held out."""
+    """Yields the step, the training loss since the last yield, and the loss on the held-out text."""
     make, options = RULES[rule]
     start, state = FORMATS[form]
     torch.manual_seed(seed)
@@ -128,9 +128,9 @@ def plus_minus(mean, error, seeds, form):
 
 
 def report(curves, rules, formats, seeds):
-    """The held-out losses at the end, and how far they are from those of float32 with the same seed."""
+    """The final held-out losses, and their differences from float32 with the same seed."""
     deviation = statistics.stdev if len(seeds) > 1 else lambda _: 0
-    print("\n| | held-out loss, nats a character | − float32 |\n| --- | --- | --- |")
+    print("\n| | held-out loss, nats per character | − float32 |\n| --- | --- | --- |")
     for rule in rules:
         base = [curves[rule, formats[0], s][-1][2] for s in seeds]
         for form in formats:
@@ -168,11 +168,11 @@ def draw(curves, rules, formats, seeds, file):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), help="(default all)")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="beside float32 (default all)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="formats in addition to float32 (default all)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs per format (default 3)")
     parser.add_argument("--steps", type=int, default=2000, help="(default 2000)")
-    parser.add_argument("--text", default="/usr/share/perl", help="a folder that has the manual somewhere (default /usr/share/perl)")
-    parser.add_argument("--out", type=Path, default=Path("transformer.svg"), help="the picture; losses go to a .csv beside it (default transformer.svg)")
+    parser.add_argument("--text", default="/usr/share/perl", help="a folder that contains the manual (default /usr/share/perl)")
+    parser.add_argument("--out", type=Path, default=Path("transformer.svg"), help="the picture; the losses go to a .csv file next to it (default transformer.svg)")
     options = parser.parse_args()
 
     torch.set_num_threads(1)  # sums are then taken in one order
