@@ -7,10 +7,10 @@ import (
 	"github.com/posneg/pnm"
 )
 
-// A turnstile lets one call at a time into an optimizer, or several that only read it, and refuses others. Its lock is held during
-// each call: whoever is not refused, Close and the methods that return no error, waits for it.
+// A turnstile lets one call at a time into an optimizer, or several that only read it, and refuses others. Each call holds its lock;
+// calls that cannot be refused, such as Close and methods without an error, wait for the lock.
 type turnstile struct {
-	inside atomic.Int32 // how many read; writing if one writes
+	inside atomic.Int32 // the number of calls that read, or writing
 	sync.RWMutex
 }
 
@@ -38,7 +38,7 @@ func (t *turnstile) beginReading() error {
 			return pnm.ErrBusy
 		}
 		if t.inside.CompareAndSwap(n, n+1) {
-			if !t.TryRLock() { // Close has it, or waits for a call that this one may be within
+			if !t.TryRLock() { // Close holds the lock, or waits for a call that this one may be nested in
 				t.inside.Add(-1)
 				return pnm.ErrBusy
 			}

@@ -17,25 +17,25 @@ import (
 	"github.com/posneg/pnm/internal/strictjson"
 )
 
-// SaveOptions tell how [Optimizer.Save] writes a run. The zero value writes all of it.
+// SaveOptions are the options of [Optimizer.Save]. The zero value saves a whole run.
 type SaveOptions struct {
-	Shapes    [][]int           // of the tensors, for readers to whom they matter, as PyTorch; a nil one, or nil, is one dimension
-	StateOnly bool              // leave the parameters out
-	Metadata  map[string]string // the caller's own: epoch, position in the data, loss scale. No key begins with "posneg."
+	Shapes    [][]int           // the tensors' shapes, for readers such as PyTorch; nil, or a nil shape, means one dimension
+	StateOnly bool              // leave out the parameters
+	Metadata  map[string]string // the caller's own, such as epoch, position in the data and loss scale. Keys must not begin with "posneg."
 }
 
-// LoadOptions tell what [Optimizer.Load] expects and takes. The zero value takes all of a run.
+// LoadOptions are the options of [Optimizer.Load]. The zero value loads a whole run.
 type LoadOptions struct {
-	Shapes     [][]int // as in SaveOptions; a nil one, or nil, is not compared
+	Shapes     [][]int // the tensors' shapes, which the file must have; nil, or a nil shape, is not compared
 	StateOnly  bool    // leave the parameters as they are
-	KeepRules  bool    // keep the rules that the optimizer has, and the random numbers that it draws, instead of the file's
-	Unverified bool    // do not compare checksums: for what is left in a damaged file
+	KeepRules  bool    // keep the rules and the random numbers (Rounding) of the optimizer instead of the file's
+	Unverified bool    // do not compare checksums, to load a damaged file
 }
 
-// CheckpointInfo is what a checkpoint has beside numbers. With it, a program can build the optimizer that the file fits.
+// CheckpointInfo describes a checkpoint without the numbers in its tensors. From it, a program can build an optimizer for the file.
 type CheckpointInfo struct {
-	Groups   []CheckpointGroup // of the optimizer that was saved
-	Metadata map[string]string // the caller's own, not nil
+	Groups   []CheckpointGroup // the groups of the optimizer that was saved
+	Metadata map[string]string // SaveOptions.Metadata; not nil
 	Writer   string            // the library that wrote the file
 }
 
@@ -43,21 +43,21 @@ type CheckpointInfo struct {
 type CheckpointGroup struct {
 	Rule    pnm.Rule
 	Tensors []CheckpointTensor
-	Other   string // what other programs keep with the group, as a JSON object, as PyTorch's schedulers do; Save does not write it
+	Other   string // a JSON object with what other programs, such as PyTorch's schedulers, keep with the group; Save does not write it
 }
 
-// A CheckpointTensor is a tensor in a checkpoint. Formats are called "float32", "float64", "bf16" and "mxfp8", as by [pnm.Vector.Format].
+// A CheckpointTensor is a tensor in a checkpoint. Its formats are "float32", "float64", "bf16" and "mxfp8", as in [pnm.Vector.Format].
 type CheckpointTensor struct {
 	Name     string
 	Step     int               // the number of steps done
-	Shape    []int             // nil if the file has neither state nor parameters of it
-	Buffers  map[string]string // the format of each buffer of its state, under the names of [TensorState]; empty if that is zero, or none
-	Row      int               // the length of the rows of its mxfp8 buffers, for [Group].Rows; 0 if these are flat, or if there are none
+	Shape    []int             // nil if the file has neither its state nor its parameters
+	Buffers  map[string]string // the format of each buffer in [TensorState]; empty if the state is zero, or if there is none
+	Row      int               // the row of its mxfp8 buffers, for [Group].Rows; 0 if these are flat, or if there are none
 	Params   string            // the format of its parameters; "" if they are not in the file
-	Rounding *pnm.Rounding     // the random numbers that it draws; nil if none
+	Rounding *pnm.Rounding     // the random numbers that it draws; nil if it draws none
 }
 
-// ofCheckpoint returns an error as one of a checkpoint at a path, which may be "".
+// ofCheckpoint returns an error as an error of the checkpoint at path, which may be "".
 func ofCheckpoint(path string, err error) error {
 	if path == "" {
 		return at("optim: checkpoint", err)
@@ -68,25 +68,27 @@ func ofCheckpoint(path string, err error) error {
 	return at("optim: checkpoint "+path, err)
 }
 
-// Save writes a run to a file, from which [Optimizer.Load] continues with the same bits: the parameters, the state, the counts of
-// steps and the rules. The format is safetensors; docs/checkpoints.md tells what is in it. The file replaces what the path had as a
-// whole, once it is on disk: whenever the program or the machine stops, the path has the old file or the new one. Save needs no
-// memory for a copy. Parameters in low16 are saved as the float32 numbers that they and their copies are.
+// Save writes a checkpoint of a run to a file: the parameters, the state, the counts of steps and the rules. A run that [Optimizer.Load]
+// continues from it has the same bits as one that was not interrupted. The position in the data, the loss scale and schedules are not
+// saved: put them in Metadata. The format is safetensors: docs/checkpoints.md describes the content. Parameters in low16 are saved as the
+// float32 numbers that they form with their copies.
 //
-// The error names the path, unless nothing was tried: for Shapes that do not fit the tensors, a *pnm.LengthError; for a tensor of which
-// [Optimizer.StepPart] has done a part, a *PartError; and for a closed optimizer, [ErrClosed]. Metadata and step counts that could not
-// be read again are errors, too. After an error the path has what it had, unless it comes from the directory's synchronization, which is
-// the last thing done.
+// The new file replaces the old one as a whole, once it is on disk: if the program or the machine stops, the path has either of them. Save
+// needs no memory for a copy.
+//
+// Save returns a *pnm.LengthError for Shapes that do not fit the tensors, a *PartError for a tensor of which [Optimizer.StepPart] has done
+// a part, and [ErrClosed] for a closed optimizer. All other errors name the path. Reserved keys in Metadata, and a count of steps that has
+// overflowed, are errors, too. After an error the path has its old content, unless synchronizing the directory failed, which comes last.
 func (o *Optimizer) Save(path string, s SaveOptions) error {
 	return o.saveBy(path, &s, func(save func(io.Writer) error) error { return atomicfile.Write(path, save) })
 }
 
-// SaveTo is [Optimizer.Save] to any writer, whose error is behind the one that is returned.
+// SaveTo is [Optimizer.Save] to any writer. The error that it returns wraps the writer's error.
 func (o *Optimizer) SaveTo(w io.Writer, s SaveOptions) error {
 	return o.saveBy("", &s, func(save func(io.Writer) error) error { return save(w) })
 }
 
-// saveBy checks what is to be saved, and has write save it.
+// saveBy checks the optimizer and the options, and has write save them.
 func (o *Optimizer) saveBy(path string, s *SaveOptions, write func(save func(io.Writer) error) error) error {
 	if err := o.calls.beginReading(); err != nil {
 		return err
@@ -146,7 +148,7 @@ func (o *Optimizer) save(w io.Writer, s *SaveOptions) error {
 	meta := map[string]string{writerKey: writer(), groupsKey: string(o.appendGroups(nil, !s.StateOnly, sums))}
 	maps.Copy(meta, s.Metadata)
 	meta[layoutKey] = fmt.Sprintf("%s %08x", layout, headerSum(meta, tensors))
-	buffered := bufio.NewWriterSize(w, blockSize) // gathers what is small
+	buffered := bufio.NewWriterSize(w, blockSize) // gathers small writes
 	err := safetensors.Write(buffered, meta, tensors, func(w io.Writer, i int) error { return sources[i].write(w, blocks[0]) })
 	if err == nil {
 		err = buffered.Flush()
@@ -154,24 +156,24 @@ func (o *Optimizer) save(w io.Writer, s *SaveOptions) error {
 	return err
 }
 
-// Load replaces the parameters and the state of all tensors and the rules of all groups by those in a file that [Optimizer.Save]
-// wrote, or the Python package. A run that continues from there gives the bits of one that was not interrupted. Copies of the
-// parameters are made anew; with those in low16, they are the halves of what the file has.
+// Load replaces the parameters and the state of all tensors, and the rules of all groups, by those in a file that [Optimizer.Save] or the
+// Python package wrote. A run that continues from there has the bits of one that was not interrupted. Load also sets the copies of the
+// parameters: for Params in low16, parameters and copies become the halves of the numbers in the file. It drops an incomplete step of
+// [Optimizer.StepPart], and needs no memory for a copy.
 //
-// The tensors of the file and of the optimizer are matched by name, and must be the same. The groups need not be the same: but all
-// tensors of one of the optimizer's groups must come with the same rule, of the type and with the state that the group has (see
-// [Optimizer.SetRule]). State and parameters in another format than the optimizer's, or in mxfp8 with other rows, are widened, or rounded
-// to nearest even; float64 is not converted. Load needs no memory for a copy.
+// Load matches tensors by name: the file and the optimizer must have the same names. They may be grouped differently, but in the file all
+// tensors of one of the optimizer's groups must have the same rule, with the type and the state of the group's rule (see
+// [Optimizer.SetRule]). State and parameters in another format, or in mxfp8 with other rows, are widened or rounded to nearest even;
+// float64 is not converted.
 //
-// Errors are as for Save, with a *pnm.TensorError behind them where one tensor is at fault, and with [ErrChecksum] where the file is
-// damaged. A file without parameters is an error, unless StateOnly is set. The file is checked as a whole, in a first pass over it, and
-// the optimizer is then as it was. If the second pass fails, by an error of the disk, the state and the parameters are of no step any
-// more: the optimizer is then closed. What [Optimizer.StepPart] has done of an incomplete step no longer counts.
+// The errors are those of Save. They wrap a *pnm.TensorError if one tensor is at fault, and [ErrChecksum] if the file is damaged. A file
+// without parameters is an error, unless StateOnly is set. A first pass checks the whole file; if it finds an error, the optimizer is
+// unchanged. If a read fails after that, for example because of the disk, state and parameters are a mixture: Load closes the optimizer.
 func (o *Optimizer) Load(path string, l LoadOptions) (CheckpointInfo, error) {
 	return o.loadBy(path, &l, func(use func(io.ReaderAt, int64) error) error { return withFile(path, use) })
 }
 
-// LoadFrom is [Optimizer.Load] from anything that has so many bytes. It reads from several goroutines at once.
+// LoadFrom is [Optimizer.Load] from r, which has size bytes. It reads from several goroutines at once.
 func (o *Optimizer) LoadFrom(r io.ReaderAt, size int64, l LoadOptions) (CheckpointInfo, error) {
 	return o.loadBy("", &l, func(use func(io.ReaderAt, int64) error) error { return use(r, size) })
 }
@@ -238,7 +240,7 @@ func (o *Optimizer) load(file *checkpointFile, l *LoadOptions) error {
 	loaded := false
 	defer func() {
 		if !loaded {
-			o.close() // part of the state is the file's, part is not
+			o.close() // a part of the state is the file's, another part is not
 		}
 	}()
 	if err := blocks.each(len(parts), func(i int, block []byte) error { return parts[i].load(file.r, block) }); err != nil {
@@ -267,7 +269,7 @@ func (o *Optimizer) load(file *checkpointFile, l *LoadOptions) error {
 	return nil
 }
 
-// checkRoundings reports a tensor that the file has begin within a block of the optimizer's state in mxfp8: no step could follow.
+// checkRoundings reports a tensor whose Rounding.First in the file is within a block of the optimizer's mxfp8 state: no step could follow.
 func (o *Optimizer) checkRoundings(saved []*savedTensor) error {
 	trial := pnm.List{Updates: slices.Clone(o.list.Updates)}
 	for i, s := range saved {
@@ -278,7 +280,7 @@ func (o *Optimizer) checkRoundings(saved []*savedTensor) error {
 	return named(trial.Check(0), o.names)
 }
 
-// rulesOf returns the rules that the groups will have.
+// rulesOf returns the groups' rules after Load.
 func (o *Optimizer) rulesOf(saved []*savedTensor, keep bool) ([]pnm.Rule, error) {
 	var h floatmode.Hold
 	defer h.Take().Release()
@@ -289,7 +291,7 @@ func (o *Optimizer) rulesOf(saved []*savedTensor, keep bool) ([]pnm.Rule, error)
 		for i := first; i < end; i++ {
 			s := saved[i]
 			if has := o.groups[g].rule; !sameState(has, s.rule) {
-				return nil, o.inTensor(i, fmt.Errorf("in the file it is of %s, whose state is %s; in the optimizer of %s, whose state is %s",
+				return nil, o.inTensor(i, fmt.Errorf("in the file its rule is %s with state %s, in the optimizer %s with state %s",
 					s.rule.Name(), joined(s.rule.State()), has.Name(), joined(has.State())))
 			}
 			switch {
@@ -300,7 +302,7 @@ func (o *Optimizer) rulesOf(saved []*savedTensor, keep bool) ([]pnm.Rule, error)
 				}
 				rules[g] = s.rule
 			case rules[g] != s.rule:
-				return nil, o.inTensor(i, fmt.Errorf("in the file it has the rule %#v, but %s of the same group of the optimizer has %#v",
+				return nil, o.inTensor(i, fmt.Errorf("in the file its rule is %#v, but that of %s, in the same group of the optimizer, is %#v",
 					s.rule, strictjson.Quote(o.names[first]), rules[g]))
 			}
 		}
@@ -308,8 +310,8 @@ func (o *Optimizer) rulesOf(saved []*savedTensor, keep bool) ([]pnm.Rule, error)
 	return rules, nil
 }
 
-// ReadCheckpoint returns what a checkpoint has beside numbers. It checks all of the file but these as [Optimizer.Load] does, with the same
-// errors.
+// ReadCheckpoint returns the description of a checkpoint. It does not read the numbers in the tensors, but checks all the rest, with the
+// errors of [Optimizer.Load].
 func ReadCheckpoint(path string) (info CheckpointInfo, err error) {
 	err = withFile(path, func(r io.ReaderAt, size int64) error {
 		info, err = readInfo(r, size)
@@ -321,7 +323,7 @@ func ReadCheckpoint(path string) (info CheckpointInfo, err error) {
 	return info, nil
 }
 
-// ReadCheckpointFrom is [ReadCheckpoint] for anything that has so many bytes.
+// ReadCheckpointFrom is [ReadCheckpoint] from r, which has size bytes.
 func ReadCheckpointFrom(r io.ReaderAt, size int64) (CheckpointInfo, error) {
 	info, err := readInfo(r, size)
 	if err != nil {
@@ -338,7 +340,7 @@ func readInfo(r io.ReaderAt, size int64) (CheckpointInfo, error) {
 	return c.info, nil
 }
 
-// checkShapes reports shapes whose number, or whose length, is not that of the tensors.
+// checkShapes reports shapes that are not as many as the tensors, or do not have as many elements.
 func (o *Optimizer) checkShapes(shapes [][]int) error {
 	if shapes == nil {
 		return nil
@@ -365,7 +367,7 @@ func (o *Optimizer) take(c *checkpointFile) ([]*savedTensor, error) {
 	}
 	for name, s := range c.tensors {
 		if _, ok := o.number[name]; !ok {
-			return nil, s.fault(errors.New("it is in the file, but the optimizer has none of this name"))
+			return nil, s.fault(errors.New("it is in the file, but the optimizer has no tensor of this name"))
 		}
 	}
 	return saved, nil
@@ -388,7 +390,7 @@ func (c *checkpointFile) list() string {
 	return strings.Join(some, ", ")
 }
 
-// reads returns what must be read for a tensor, if it fits.
+// reads returns the reads of a tensor, or an error if it does not fit.
 func (s *savedTensor) reads(u *pnm.Update, shape []int, params bool) ([]read, error) {
 	reads := make([]read, 0, mostSums)
 	for k, b := range s.state {
@@ -409,7 +411,7 @@ func (s *savedTensor) reads(u *pnm.Update, shape []int, params bool) ([]read, er
 	return appendReads(reads, s.params, u.Params, u.Copy), nil
 }
 
-// check reports elements that a vector of a shape, which may be nil, cannot have.
+// check reports elements that do not fit a vector and its shape, which may be nil.
 func (b *blob) check(to pnm.Vector, shape []int) error {
 	name := strictjson.Quote(b.name)
 	switch {

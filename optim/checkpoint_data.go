@@ -16,15 +16,15 @@ import (
 	"github.com/posneg/pnm/internal/strictjson"
 )
 
-// blockSize is how many bytes are copied, written or summed in one piece. The garbage collector waits for such a piece, and a
-// processor's cache holds it.
+// blockSize is the number of bytes that are copied, written or summed in one piece. The garbage collector waits for a piece, and
+// the cache of a processor holds it.
 const blockSize = 128 << 10
 
-// ioBlocks are memory for elements on their way from or to a file, one block for each goroutine.
+// ioBlocks are buffers between memory and a file, one for each goroutine.
 type ioBlocks [][]byte
 
 func newBlocks() ioBlocks {
-	b := make(ioBlocks, min(runtime.GOMAXPROCS(0), 4)) // more are not faster than memory
+	b := make(ioBlocks, min(runtime.GOMAXPROCS(0), 4)) // four goroutines reach the memory's speed
 	for i := range b {
 		words := make([]uint64, blockSize/8) // aligned for every format
 		b[i] = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), blockSize)
@@ -32,8 +32,8 @@ func newBlocks() ioBlocks {
 	return b
 }
 
-// each calls do for 0 … n−1, on several goroutines, and returns an error of one of them. It panics if one does: a caller's reader may,
-// and its caller recover.
+// each calls do for 0 … n−1 on several goroutines, and returns one of their errors. If do panics, each panics on the caller's goroutine: a
+// caller's reader may panic, and the caller may recover.
 func (b ioBlocks) each(n int, do func(i int, block []byte) error) error {
 	var next atomic.Int64
 	errs := make([]error, min(len(b), n))
@@ -72,17 +72,17 @@ func (b ioBlocks) each(n int, do func(i int, block []byte) error) error {
 	return nil
 }
 
-// A source is what a tensor in a file is written from: memory, or parameters and the copy that they are read with.
+// A source is the content of a tensor in a file: bytes in memory, or parameters joined with their copy.
 type source struct {
 	format    *format // in the file
 	bytes     []byte
-	v, copied pnm.Vector // copied is nil if bytes are all
+	v, copied pnm.Vector // used instead of bytes if copied is not nil
 }
 
-// sourceOf is the source of a vector's elements.
+// sourceOf returns the source of a vector's elements.
 func sourceOf(v pnm.Vector) source { return source{format: formatOf(v), bytes: v.Bytes()} }
 
-// paramsOf are a tensor's parameters as its next step reads them.
+// paramsOf returns a tensor's parameters as its next step will read them.
 func paramsOf(u *pnm.Update) source {
 	if u.Follow || u.Params.Format() == low16Format {
 		return source{format: &formats[0], v: u.Params, copied: u.Copy}
@@ -90,7 +90,7 @@ func paramsOf(u *pnm.Update) source {
 	return sourceOf(u.Params)
 }
 
-// pieces calls use with the elements in little-endian order, piece by piece; by way of a block where they are not like that in memory.
+// pieces calls use with the elements in little-endian order, piece by piece. If memory does not have them so, it uses the block.
 func (s source) pieces(block []byte, use func(b []byte) error) error {
 	if !s.copied.IsNil() {
 		return s.joinedPieces(block, use)
@@ -107,9 +107,9 @@ func (s source) pieces(block []byte, use func(b []byte) error) error {
 	return nil
 }
 
-// joinedPieces is pieces of parameters with a copy.
+// joinedPieces is pieces for parameters with a copy.
 func (s source) joinedPieces(block []byte, use func(b []byte) error) error {
-	const most = blockSize / 16 // elements; behind them the block has room for as many in float32 and in 16 bits
+	const most = blockSize / 16 // elements; after them the block has room for as many in float32 and in 16 bits
 	for lo := 0; lo < s.v.Len(); lo += most {
 		hi := min(lo+most, s.v.Len())
 		v, copied := s.v.Slice(lo, hi), s.copied.Slice(lo, hi)
@@ -131,7 +131,7 @@ func (s source) joinedPieces(block []byte, use func(b []byte) error) error {
 	return nil
 }
 
-// follow has float32 parameters that do not round to their copy take its value, as a step does.
+// follow gives float32 parameters that do not round to their copy the copy's value, as a step does.
 func follow(params, copied pnm.Vector, scratch []byte) {
 	n := params.Len()
 	wide, bits := elementsOf[float32](scratch[:4*n]), elementsOf[uint16](scratch[4*n:6*n])
@@ -156,7 +156,7 @@ func (s source) write(w io.Writer, block []byte) error {
 	})
 }
 
-// checksums returns those of what is written.
+// checksums returns the checksums of all sources.
 func checksums(sources []source, b ioBlocks) []uint32 {
 	sums := make([]uint32, len(sources))
 	b.each(len(sources), func(i int, block []byte) error {
@@ -168,16 +168,15 @@ func checksums(sources []source, b ioBlocks) []uint32 {
 	return sums
 }
 
-// A read is what is to be read of a blob in a file. Scales that go with converted elements are read with these; for themselves they are
-// only verified.
+// A read reads a blob of a file. The read of the scales of converted elements only verifies them: they are loaded with the elements.
 type read struct {
 	from  *blob
-	bytes []byte     // where the elements go as they are, but for the order of their bytes; nil if they are converted
-	to    pnm.Vector // where they go otherwise
-	upper pnm.Vector // the other halves, if to is low16
+	bytes []byte     // the destination if only the order of bytes may differ; nil if elements are converted
+	to    pnm.Vector // the destination of converted elements
+	upper pnm.Vector // the upper halves, if to is low16
 }
 
-// appendReads appends what is to be read for a vector.
+// appendReads appends the reads for a vector.
 func appendReads(reads []read, from *blob, to, upper pnm.Vector) []read {
 	x, scales := read{from: from, to: to, upper: upper}, read{from: from.scales}
 	if from.format.name == to.Format() && from.rows == rowsOf(to) {
@@ -191,12 +190,12 @@ func appendReads(reads []read, from *blob, to, upper pnm.Vector) []read {
 
 func (x read) size() int64 { return x.from.n * int64(x.from.format.size) }
 
-// byRuns reports whether x is converted by runs of mxfp8: it then reads what it needs itself.
+// byRuns reports whether x is converted by runs of mxfp8 blocks: convert then reads from the file.
 func (x read) byRuns() bool {
 	return x.bytes == nil && (x.from.format.name == mxfp8Format || x.to.Format() == mxfp8Format)
 }
 
-// A part is reads that lie side by side in a file and fit into a block together, or one that does not.
+// A part is a list of reads that are adjacent in the file and fit into a block together, or a single read.
 type part []read
 
 // partsOf sorts reads by their place in the file, and cuts them into parts.
@@ -220,7 +219,7 @@ func partsOf(reads []read) (parts []part) {
 	return parts
 }
 
-// pieces calls use with the data of each read, by way of a block: with the whole of it, or of a large one piece by piece, from
+// pieces reads into a block and calls use with the data of each read: with all of it, or, for a single large read, piece by piece, from
 // element lo on.
 func (p part) pieces(r io.ReaderAt, block []byte, use func(i, lo int, data []byte)) error {
 	first, last := p[0].from.at, p[len(p)-1]
@@ -257,7 +256,7 @@ func (p part) verify(r io.ReaderAt, block []byte) error {
 	return nil
 }
 
-// load reads the elements; by way of a block where the formats differ.
+// load reads the elements, through a block if they are converted.
 func (p part) load(r io.ReaderAt, block []byte) error {
 	switch x := p[0]; {
 	case x.byRuns():
@@ -294,8 +293,8 @@ func (b *blob) read(r io.ReaderAt, to []byte, lo int) error {
 	return nil
 }
 
-// mostConverted is how many elements are converted at a time: for as many in float32, for a block more of mxfp8, and for their scales a
-// block of memory has room.
+// mostConverted is the number of elements that are converted at a time: a block of memory has room for them in float32, for one mxfp8
+// block more than them, and for their scales.
 const mostConverted = blockSize / 8
 
 // convert reads elements from mxfp8 or into it.

@@ -23,20 +23,20 @@ import (
 	"github.com/posneg/pnm/internal/strictjson"
 )
 
-// What a checkpoint has beyond a safetensors file: docs/checkpoints.md explains it.
+// Names in a checkpoint, which is a safetensors file: docs/checkpoints.md explains them.
 const (
-	layout = "1" // the version of what follows; then, if the header has a checksum, a space and 8 digits of it
+	layout = "1" // the version of the layout; if the header has a checksum, a space and its 8 digits follow
 
-	reserved   = "posneg." // what the caller's own metadata must not begin with
+	reserved   = "posneg." // the caller's metadata must not begin with it
 	layoutKey  = reserved + "checkpoint"
 	writerKey  = reserved + "writer"
 	groupsKey  = reserved + "groups"
 	paramsName = "params."
 	paramsSum  = "params"
 
-	scalesSuffix = ".scales" // behind a slot: the scales of its elements, in the file and among the checksums
+	scalesSuffix = ".scales" // after the name of a slot, in the file and in checksums: the scales of its elements
 
-	mostSteps = math.MaxInt - 1 // since another one follows
+	mostSteps = math.MaxInt - 1 // since another step follows
 )
 
 func stateName(tensor, slot string) string { return "state." + tensor + "." + slot }
@@ -60,7 +60,7 @@ type sum struct {
 	value uint32
 }
 
-// blobOf returns what may be in one of some formats.
+// blobOf returns a tensor of the file, which must have one of the legal formats, as a blob.
 func blobOf(t *safetensors.Tensor, legal []format) (*blob, error) {
 	var dtypes []string
 	for i := range legal {
@@ -73,7 +73,7 @@ func blobOf(t *safetensors.Tensor, legal []format) (*blob, error) {
 	return nil, fmt.Errorf("%s is %s, must be one of %s", strictjson.Quote(t.Name), t.DType, strings.Join(dtypes, ", "))
 }
 
-// countOf returns how many elements a shape has, or -1 if it is none that can be in memory.
+// countOf returns the number of elements of a shape, or -1 if no memory could hold them.
 func countOf(shape []int) int64 {
 	n := uint64(1)
 	for _, k := range shape {
@@ -86,7 +86,7 @@ func countOf(shape []int) int64 {
 	return int64(n)
 }
 
-// hasShape reports whether a vector in a file can be a tensor of a shape: it has the same, or one dimension of the same length.
+// hasShape reports whether a vector in a file fits a tensor: it has the tensor's shape, or one dimension of the same length.
 func hasShape(file, shape []int) bool {
 	return slices.Equal(file, shape) || len(file) == 1 && int64(file[0]) == countOf(shape)
 }
@@ -96,12 +96,12 @@ type savedTensor struct {
 	*CheckpointTensor
 	number int // of the tensor in the file
 	rule   pnm.Rule
-	state  []*blob // in the order of the rule's slots; nil where it is zero
-	params *blob   // nil where they were not saved
-	sums   []sum   // of all these; nil in files of others
+	state  []*blob // in the order of the rule's slots; nil if it is zero
+	params *blob   // nil if they were not saved
+	sums   []sum   // of state and params; nil in files of other writers
 }
 
-// fault returns err as one of the tensor.
+// fault returns err as an error of the tensor.
 func (t *savedTensor) fault(err error) error {
 	return &pnm.TensorError{Tensor: t.number, Name: t.Name, Err: err}
 }
@@ -115,7 +115,7 @@ type checkpointFile struct {
 
 // withFile opens a file for a function.
 func withFile(path string, use func(r io.ReaderAt, size int64) error) error {
-	info, err := os.Stat(path) // before it is opened, since a pipe would wait for its writer
+	info, err := os.Stat(path) // before opening it: opening a pipe would wait for its writer
 	switch {
 	case err != nil:
 		return err
@@ -133,7 +133,7 @@ func withFile(path string, use func(r io.ReaderAt, size int64) error) error {
 	return use(f, info.Size())
 }
 
-// readCheckpoint reads and checks all of a file but the numbers in its tensors.
+// readCheckpoint reads and checks a file, except for the numbers in its tensors.
 func readCheckpoint(r io.ReaderAt, size int64, verify bool) (*checkpointFile, error) {
 	h, err := safetensors.ReadHeader(r, size)
 	if err != nil {
@@ -144,7 +144,7 @@ func readCheckpoint(r io.ReaderAt, size int64, verify bool) (*checkpointFile, er
 	version, digits, summed := strings.Cut(written, " ")
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("it is a safetensors file, but no checkpoint: its metadata lacks %s", layoutKey)
+		return nil, fmt.Errorf("it is a safetensors file, but not a checkpoint: its metadata lacks %s", layoutKey)
 	case version != layout:
 		return nil, fmt.Errorf("it was written by a newer version: its %s is %s, and this version reads %s",
 			layoutKey, strictjson.Quote(written), layout)
@@ -163,7 +163,7 @@ func readCheckpoint(r io.ReaderAt, size int64, verify bool) (*checkpointFile, er
 	delete(h.Metadata, writerKey)
 	for key := range h.Metadata {
 		if strings.HasPrefix(key, reserved) {
-			return nil, fmt.Errorf("metadata %s is unknown", strictjson.Quote(key))
+			return nil, fmt.Errorf("unknown metadata %s", strictjson.Quote(key))
 		}
 	}
 	if err := c.find(h.Tensors, sums); err != nil {
@@ -172,7 +172,7 @@ func readCheckpoint(r io.ReaderAt, size int64, verify bool) (*checkpointFile, er
 	return c, nil
 }
 
-// headerSum is the CRC-32 of what is in a header: metadata but for the layout, and tensors but for where they are.
+// headerSum is the CRC-32 of the content of a header: of metadata without the layout, and of tensors without their offsets.
 func headerSum(meta map[string]string, tensors []safetensors.Tensor) uint32 {
 	sum := uint32(0)
 	add := func(text string) {
@@ -200,7 +200,7 @@ func headerSum(meta map[string]string, tensors []safetensors.Tensor) uint32 {
 	return sum
 }
 
-// find finds the groups' tensors in the file, which must have nothing else.
+// find finds the groups' tensors in the file, which must have no others.
 func (c *checkpointFile) find(stored []safetensors.Tensor, all [][]sum) error {
 	sums := all
 	rest := make(map[string]*safetensors.Tensor, len(stored))
@@ -214,7 +214,7 @@ func (c *checkpointFile) find(stored []safetensors.Tensor, all [][]sum) error {
 			sums = sums[1:]
 			err := t.find(rest)
 			if c.tensors[t.Name] != nil {
-				err = errors.New("there are two of this name")
+				err = errors.New("two tensors have this name")
 			}
 			if err != nil {
 				return t.fault(err)
@@ -235,17 +235,17 @@ func (c *checkpointFile) find(stored []safetensors.Tensor, all [][]sum) error {
 	return nil
 }
 
-// find takes what belongs to a tensor from the rest of what is in the file.
+// find takes a tensor's parameters and state from the rest of the file.
 func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 	take := func(name, of string, legal []format) (*blob, error) {
 		b, err := t.take(rest, name, of, legal)
 		switch {
 		case b == nil:
 			return nil, err
-		case t.Shape == nil || hasShape(t.Shape, b.shape): // the first one, or one that tells more
+		case t.Shape == nil || hasShape(t.Shape, b.shape): // the first shape, or one with more dimensions
 			t.Shape = b.shape
 		case !hasShape(b.shape, t.Shape):
-			return nil, fmt.Errorf("%s has shape %v, others have %v", strictjson.Quote(name), b.shape, t.Shape)
+			return nil, fmt.Errorf("%s has shape %v, others of its tensor have %v", strictjson.Quote(name), b.shape, t.Shape)
 		}
 		return b, nil
 	}
@@ -279,7 +279,7 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 	return nil
 }
 
-// take takes what may be in one of some formats, and has a checksum under a name. It returns nil if it is not there, or bad.
+// take takes a blob in one of the legal formats from rest, with its checksum, which is called of. It returns nil if there is none.
 func (t *savedTensor) take(rest map[string]*safetensors.Tensor, name, of string, legal []format) (*blob, error) {
 	s := rest[name]
 	if s == nil {
@@ -296,7 +296,7 @@ func (t *savedTensor) take(rest map[string]*safetensors.Tensor, name, of string,
 	return b, nil
 }
 
-// findScales finds the scales of a slot in mxfp8; others must have none.
+// findScales finds the scales of a slot in mxfp8. Slots in other formats must have none.
 func (t *savedTensor) findScales(rest map[string]*safetensors.Tensor, b *blob, slot string) (err error) {
 	name := b.name + scalesSuffix
 	if b.scales, err = t.take(rest, name, slot+scalesSuffix, []format{scalesFormat}); err != nil {
@@ -318,14 +318,14 @@ func (t *savedTensor) findScales(rest map[string]*safetensors.Tensor, b *blob, s
 	}
 	for _, other := range t.state {
 		if other.scales != nil && other.rows != b.rows {
-			return fmt.Errorf("%s has rows of %d, those of %s have %d", strictjson.Quote(b.name), b.rows, strictjson.Quote(other.name), other.rows)
+			return fmt.Errorf("%s has rows of %d, %s has rows of %d", strictjson.Quote(b.name), b.rows, strictjson.Quote(other.name), other.rows)
 		}
 	}
 	t.Row = int(b.rows)
 	return nil
 }
 
-// checkSums reports a tensor that has checksums, but not of all that it has, or of something else.
+// checkSums reports a tensor with checksums that do not match its blobs one to one.
 func (t *savedTensor) checkSums() error {
 	blobs := make([]*blob, 0, mostSums)
 	for _, b := range append(t.state[:len(t.state):len(t.state)], t.params) {
@@ -335,18 +335,18 @@ func (t *savedTensor) checkSums() error {
 	}
 	for _, b := range blobs {
 		if t.sums != nil && b.sum == nil {
-			return fmt.Errorf("%s has no checksum, others have", strictjson.Quote(b.name))
+			return fmt.Errorf("%s has no checksum, but others of its tensor have one", strictjson.Quote(b.name))
 		}
 	}
 	if len(t.sums) > len(blobs) {
-		return errors.New("it has checksums of what is not in the file")
+		return errors.New("it has checksums of parts that are not in the file")
 	}
 	return nil
 }
 
 // parseGroups reads the groups' JSON. sums has the checksums of each of their tensors.
 func parseGroups(text string) (groups []CheckpointGroup, sums [][]sum, err error) {
-	var h floatmode.Hold // of decimals, and what is legal
+	var h floatmode.Hold // for denormal numbers in decimal, and for Validate
 	defer h.Take().Release()
 	d, err := strictjson.New(text)
 	if err != nil {
@@ -371,7 +371,7 @@ func parseGroups(text string) (groups []CheckpointGroup, sums [][]sum, err error
 	return groups, sums, err
 }
 
-// No rule has more: what else is there is refused before it takes memory.
+// No rule has more. More in a file is refused before it takes memory.
 const (
 	mostHyperparameters = 16
 	mostSums            = 9 // of state and its scales, and that of the parameters
@@ -412,7 +412,7 @@ func parseGroup(d *strictjson.Decoder, sums *[][]sum) (g CheckpointGroup, err er
 	return g, err
 }
 
-// parseOther returns an object as it is.
+// parseOther returns the text of an object.
 func parseOther(d *strictjson.Decoder) (string, error) {
 	o, err := d.Later()
 	if err != nil {
@@ -421,7 +421,7 @@ func parseOther(d *strictjson.Decoder) (string, error) {
 	if text := o.Text(); text[0] == '{' {
 		return text, nil
 	}
-	return "", d.Errorf("other is no object")
+	return "", d.Errorf("other is not an object")
 }
 
 func parseTensor(d *strictjson.Decoder) (t CheckpointTensor, sums []sum, err error) {
@@ -442,7 +442,7 @@ func parseTensor(d *strictjson.Decoder) (t CheckpointTensor, sums []sum, err err
 			sums, err = parseSums(d)
 			return err
 		}
-		return d.Errorf("%s is unknown, a tensor has name, step, rounding and crc32", strictjson.Quote(name))
+		return d.Errorf("unknown %s, a tensor has name, step, rounding and crc32", strictjson.Quote(name))
 	})
 	if err == nil && (t.Name == "" || t.Step < 0) {
 		err = d.Errorf("a tensor must have a name and a step")
@@ -522,7 +522,7 @@ func (o *Optimizer) appendGroups(b []byte, params bool, sums []uint32) []byte {
 	return append(b, ']')
 }
 
-// writer tells who writes.
+// writer names this library, its version and the platform.
 func writer() string {
 	module, version := "github.com/posneg/pnm", "(devel)"
 	if info, ok := debug.ReadBuildInfo(); ok {

@@ -486,7 +486,7 @@ func TestBadCheckpoints(t *testing.T) {
 		{`"posneg.groups"`, `"groups"`, `posneg.groups`},
 		{`"[{`, `"x[{`, `metadata posneg.groups: at byte`},
 		{`]}]"`, `]}] []"`, `something follows`},
-		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"Tiger\"`, `group 0: the rule "Tiger" is unknown`},
+		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"Tiger\"`, `group 0: unknown rule "Tiger"`},
 		{`\"rule\":\"AdaPNM\"`, `\"rule\":\"Adam\"`, `group 0: Adam: "betas": at byte 46: it has more than 2 numbers`},
 		{`\"rule\":\"AdaPNM\",`, ``, `group 0: it must have a rule and tensors`},
 		{`\"rule\":\"AdaPNM\"`, `\"rule\":1`, `group 0: at byte 10: a number where a string`},
@@ -498,7 +498,7 @@ func TestBadCheckpoints(t *testing.T) {
 		{`\"lr\":0.001`, `\"lr\":\"0.001\"`, `AdaPNM: "lr": at byte 30: a string where a number`},
 		{`\"lr\":0.001`, `\"lr\":NaN`, `at byte`},
 		{`\"lr\":0.001`, `\"lr\":0.001,\"lr\":0.001`, `"lr" is there twice`},
-		{`\"lr\":0.001`, `\"lr\":0.001,\"foo\":1`, `AdaPNM has no "foo", but lr, betas, eps, weight_decay, amsgrad, decoupled, maximize, exact_bias`},
+		{`\"lr\":0.001`, `\"lr\":0.001,\"foo\":1`, `AdaPNM has no "foo", only lr, betas, eps, weight_decay, amsgrad, decoupled, maximize, exact_bias`},
 		{`\"betas\":[0.9,0.999,1]`, `\"betas\":[0.9,0.999]`, `it has 2 numbers, must have 3`},
 		{`\"betas\":[0.9,0.999,1]`, `\"betas\":[0.9,1,1]`, `AdaPNM.Beta2 is 1`},
 		{`\"betas\":[0.9,0.999,1]`, `\"betas\":[0.9,[],1]`, `an array where a number`},
@@ -508,18 +508,18 @@ func TestBadCheckpoints(t *testing.T) {
 		{`\"momentum\":0.5`, `\"momentum\":0`, `"state.c.momentum_buffer" belongs to no tensor`},
 		{`\"eps\":1e-8`, `\"eps\":1e-60`, `group 0: AdaPNM.Eps is 1e-60, must be 0, or large enough`},
 		{`,{\"name\":\"b\"`, `]},{\"rule\":\"AdaPNM\",\"lr\":0.5,\"betas\":[0.9,0.999,1],\"eps\":1e-8,\"weight_decay\":0,\"amsgrad\":true,\"decoupled\":true,\"maximize\":false,\"exact_bias\":false,\"tensors\":[{\"name\":\"b\"`,
-			`tensor "b": in the file it has the rule pnm.AdaPNM{LR:0.5`},
+			`tensor "b": in the file its rule is pnm.AdaPNM{LR:0.5`},
 		{`\"tensors\":[{\"name\":\"a\"`, `\"tensors\":{},\"x\":[{\"name\":\"a\"`, `an object where an array`},
 		{`\"tensors\":[{\"name\":\"a\"`, `\"x\":[{\"name\":\"a\"`, `it must have a rule and tensors`},
 		{`\"step\":2`, `\"step\":-1`, `"-1" where an integer from 0 to`},
 		{`\"step\":2`, `\"step\":2.0`, `"2.0" where an integer`},
 		{`\"step\":2`, `\"step\":9223372036854775807`, `"9223372036854775807" where an integer`},
 		{`\"step\":2`, `\"step\":2,\"step\":2`, `"step" is there twice`},
-		{`\"step\":2`, `\"steps\":2`, `"steps" is unknown, a tensor has name, step, rounding and crc32`},
+		{`\"step\":2`, `\"steps\":2`, `unknown "steps", a tensor has name, step, rounding and crc32`},
 		{`,\"step\":2`, ``, `a tensor must have a name and a step`},
 		{`\"name\":\"a\",`, ``, `a tensor must have a name and a step`},
 		{`\"name\":\"a\"`, `\"name\":\"\"`, `a tensor must have a name and a step`},
-		{`\"name\":\"a\"`, `\"name\":\"b\"`, `tensor "b": there are two of this name`},
+		{`\"name\":\"a\"`, `\"name\":\"b\"`, `tensor "b": two tensors have this name`},
 		{`\"name\":\"a\"`, `\"name\":\"x\"`, `tensor "x": exp_avg is missing, the state of the rule is exp_avg, neg_exp_avg`},
 		{`\"rounding\":[5,0,0]`, `\"rounding\":[5,0]`, `rounding has 2 numbers, must have 3`},
 		{`\"rounding\":[5,0,0]`, `\"rounding\":[5,0,0,0]`, `rounding has more than 3 numbers`},
@@ -529,10 +529,10 @@ func TestBadCheckpoints(t *testing.T) {
 		{`"state.a.max_exp_avg_sq"`, `"state.a.MAX_exp_avg_sq"`, `tensor "a": max_exp_avg_sq is missing`},
 		{`"params.c"`, `"params.C"`, `"params.C" belongs to no tensor`},
 		{`"BF16","shape":[3]`, `"F16","shape":[3]`, `tensor "c": "params.c" is F16, must be one of F32, F64, BF16`},
-		{`"F32","shape":[2]`, `"BF16","shape":[4]`, `tensor "b": "state.b.exp_avg" has shape [2], others have [4]`},
-		{`"F32","shape":[2]`, `"F64","shape":[1]`, `tensor "b": "state.b.exp_avg" has shape [2], others have [1]`},
-		{`"BF16","shape":[2,2]`, `"BF16","shape":[4,1]`, `others have`},
-		{`"F32","shape":[2,2]`, `"F32","shape":[2,1,2]`, `others have`},
+		{`"F32","shape":[2]`, `"BF16","shape":[4]`, `tensor "b": "state.b.exp_avg" has shape [2], others of its tensor have [4]`},
+		{`"F32","shape":[2]`, `"F64","shape":[1]`, `tensor "b": "state.b.exp_avg" has shape [2], others of its tensor have [1]`},
+		{`"BF16","shape":[2,2]`, `"BF16","shape":[4,1]`, `others of its tensor have`},
+		{`"F32","shape":[2,2]`, `"F32","shape":[2,1,2]`, `others of its tensor have`},
 	} {
 		bad(c.to, edited(t, s.file, c.from, c.to), c.want)
 	}
@@ -554,7 +554,7 @@ func TestBadCheckpoints(t *testing.T) {
 	z := func(n int) []float64 { return make([]float64, n) }
 	ada, momentum := pnm.NewAdaPNM(), pnm.SGD{LR: 1, Momentum: 1}
 	bad("float64", otherwise(t, groupOf(ada, z(4), z(2)), groupOf(momentum, z(3))), `tensor "a": "state.a.exp_avg" is float64, the optimizer has bf16: float64 is not converted`)
-	bad("one more", otherwise(t, groupOf(ada, z(4), z(2)), groupOf(momentum, z(3)), groupOf(pnm.NewPNM(1), z(0))), `tensor "d": it is in the file, but the optimizer has none`)
+	bad("one more", otherwise(t, groupOf(ada, z(4), z(2)), groupOf(momentum, z(3)), groupOf(pnm.NewPNM(1), z(0))), `tensor "d": it is in the file, but the optimizer has no tensor`)
 	names := func(names ...string) *Optimizer {
 		a, b := groupOf(ada, z(4), z(2)), groupOf(momentum, z(3), z(1))
 		a.Names, b.Names = names[:2], names[2:]
@@ -573,7 +573,7 @@ func TestBadCheckpoints(t *testing.T) {
 	wantNoError(t, s.SetRule(1, momentum))
 	before := snapshot(s.Optimizer)
 	f := func(n int) []float32 { return make([]float32, n) }
-	bad("another rule", otherwise(t, groupOf(ada, f(4), f(2), f(3))), `tensor "c": in the file it is of AdaPNM, whose state is exp_avg`)
+	bad("another rule", otherwise(t, groupOf(ada, f(4), f(2), f(3))), `tensor "c": in the file its rule is AdaPNM with state exp_avg`)
 
 	wantNoError(t, os.Remove(path))
 	if _, err := s.Load(path, s.load); !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(err.Error(), "optim: checkpoint "+path+": ") {
@@ -631,7 +631,7 @@ func TestBadScales(t *testing.T) {
 		{[]stored{elements, scales(1), named(elements, "params.c")}, `tensor "c": "params.c" is F8_E4M3, must be one of F32, F64, BF16`},
 		{[]stored{elements, scales(1), named(scaled("F8_E4M3", 4), "state.a.exp_avg"), named(scales(1), "state.a.exp_avg.scales"),
 			named(scaled("F8_E4M3", 4), "state.a.neg_exp_avg"), named(scales(2, 1), "state.a.neg_exp_avg.scales")},
-			`tensor "a": "state.a.neg_exp_avg" has rows of 2, those of "state.a.exp_avg" have 0`},
+			`tensor "a": "state.a.neg_exp_avg" has rows of 2, "state.a.exp_avg" has rows of 0`},
 	} {
 		file := rebuilt(t, s.file, func(tensors []stored) []stored {
 			return append(slices.DeleteFunc(tensors, func(x stored) bool {
@@ -643,8 +643,8 @@ func TestBadScales(t *testing.T) {
 	}
 	header, _ := unsummed(s.file)
 	sum := regexp.MustCompile(`,\\"momentum_buffer\.scales\\":\d+`).FindString(header)
-	s.wantRefused(t, path, "no checksum of scales", edited(t, s.file, sum, ""), `tensor "c": "state.c.momentum_buffer.scales" has no checksum, others have`)
-	s.wantRefused(t, path, "a checksum of scales that are not there", edited(t, s.file, `{\"params\"`, `{\"exp_avg.scales\":1,\"params\"`), `tensor "a": it has checksums of what is not in the file`)
+	s.wantRefused(t, path, "no checksum of scales", edited(t, s.file, sum, ""), `tensor "c": "state.c.momentum_buffer.scales" has no checksum, but others of its tensor have one`)
+	s.wantRefused(t, path, "a checksum of scales that are not there", edited(t, s.file, `{\"params\"`, `{\"exp_avg.scales\":1,\"params\"`), `tensor "a": it has checksums of parts that are not in the file`)
 }
 
 // What files may have, too.

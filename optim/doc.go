@@ -1,5 +1,5 @@
-// Package optim keeps for a trainer what the engine, package pnm, does not: the state of its tensors, the counts of steps, the
-// learning rates, and checkpoints of all these.
+// Package optim provides an [Optimizer] on top of the engine, package pnm. It keeps the optimizer state of a trainer's tensors, their
+// counts of steps and their learning rates, and saves and loads checkpoints of them.
 //
 //	opt, err := optim.New(optim.Group{
 //		Rule:   pnm.NewPNM(0.5),
@@ -15,9 +15,9 @@
 //	}
 //	err = opt.Save("run.safetensors", optim.SaveOptions{})
 //
-// Begin with [New] and [Optimizer.Step]. A [Group] has a rule and the parameters that it trains, which stay where they are. Parameters,
-// gradients, state and copies may have any format that the engine knows: see [pnm.Update]. What trainers do around a step, such as
-// clipping, is among the [pnm.Options].
+// Begin with [New] and [Optimizer.Step]. A [Group] has a rule and the parameters that the rule trains; these stay in the caller's memory.
+// Parameters, gradients, state and copies may have any format of the engine: see [pnm.Update]. [pnm.Options] have what trainers do around
+// a step, such as clipping.
 //
-// [LossScaler] chooses the loss scale of training in f16. [WarmUp], [CosineDecay] and [StepDecay] are factors on a learning rate.
+// [LossScaler] chooses the loss scale of training in f16. [WarmUp], [CosineDecay] and [StepDecay] are schedules of the learning rate.
 package optim

@@ -154,8 +154,8 @@ func TestOptimizerErrors(t *testing.T) {
 		{"added state of float64", add(func(x []float32) Group { return Group{Rule: small, Params: pnm.Vectors(x[40:]), State: "float64"} }),
 			&pnm.TensorError{Tensor: 3, Name: "3", Err: &pnm.FormatError{Arg: "pos_momentum", Format: "float64", Want: "float32 like params, since one of the two is float64"}}, "tensor 3"},
 		{"a name too few", add(named("a")), &pnm.LengthError{Arg: "names", Len: 1, Want: 2}, "optim: group 2: length of names is 1, must be 2"},
-		{"a name twice", add(named("a", "a")), &pnm.TensorError{Tensor: 4, Name: "a", Err: errors.New(`tensor 3 is called "a", too`)}, `tensor 4 ("a"): tensor 3 is`},
-		{"a name that is a number", add(named("a", "1")), &pnm.TensorError{Tensor: 4, Name: "1", Err: errors.New(`tensor 1 is called "1", too`)}, `tensor 4 ("1"): tensor 1 is called "1", too`},
+		{"a name twice", add(named("a", "a")), &pnm.TensorError{Tensor: 4, Name: "a", Err: errors.New(`tensor 3 has the same name, "a"`)}, `tensor 4 ("a"): tensor 3 has`},
+		{"a name that is a number", add(named("a", "1")), &pnm.TensorError{Tensor: 4, Name: "1", Err: errors.New(`tensor 1 has the same name, "1"`)}, `tensor 4 ("1"): tensor 1 has the same name, "1"`},
 		{"no name", add(named("a", "")), &pnm.TensorError{Tensor: 4, Err: errors.New(`its name is "", must be UTF-8 and not empty`)}, "tensor 4"},
 		{"a name that is no text", add(named("\xff", "b")), &pnm.TensorError{Tensor: 3, Err: errors.New(`its name is "\xff", must be UTF-8 and not empty`)}, `"\xff"`},
 		{"a gradient too few", step(g, g), &pnm.LengthError{Arg: "gradients", Len: 2, Want: 3}, "length of gradients is 2, must be 3"},
@@ -164,7 +164,7 @@ func TestOptimizerErrors(t *testing.T) {
 		{"a gradient of nobody", func(x []float32) error {
 			_, err := optimizer(x).StepNamed(pnm.Options{}, map[string]pnm.Vector{"0": pnm.Float32(g), "b": {}, "a": {}})
 			return err
-		}, errors.New(`optim: there is a gradient for "a", but no such tensor`), `there is a gradient for "a"`},
+		}, errors.New(`optim: there is a gradient for "a", but no tensor of that name`), `there is a gradient for "a"`},
 		{"SetLR below 0", func(x []float32) error {
 			o := optimizer(x)
 			err := o.SetLR(-1)
@@ -182,7 +182,7 @@ func TestOptimizerErrors(t *testing.T) {
 			return err
 		}, wrapped, "optim: group 2: there is no such group, the optimizer has 2"},
 		{"SetRule of another rule", func(x []float32) error { return optimizer(x).SetRule(0, pnm.NewAdaPNM()) }, wrapped,
-			"optim: group 0: its rule is PNM with state pos_momentum, neg_momentum; the new one is AdaPNM with state exp_avg"},
+			"optim: group 0: its rule is PNM with state pos_momentum, neg_momentum, the new rule is AdaPNM with state exp_avg"},
 		{"SetRule without AMSGrad", func(x []float32) error { return optimizer(x).SetRule(1, with(pnm.NewAdaPNM(), "amsgrad", false)) }, wrapped, "group 1"},
 		{"SetRule of no group", func(x []float32) error { return optimizer(x).SetRule(-1, small) }, wrapped, "optim: group -1: there is no such group"},
 		{"SetRule to one below 0", func(x []float32) error { return optimizer(x).SetRule(0, pnm.NewPNM(-1)) },
@@ -285,9 +285,9 @@ func TestFormatErrors(t *testing.T) {
 		{"f16", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{p(x), none("f16")}} }),
 			format(1, "params", "f16", "float32, bf16 or low16"), "tensor 1: the format of params is f16"},
 		{"float64 behind float32", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{p(x), none("float64")}} }),
-			format(1, "params", "float64", "float32, bf16 or low16, as the group's first"), "tensor 1: the format of params is float64"},
+			format(1, "params", "float64", "float32, bf16 or low16, like the first tensor of the group"), "tensor 1: the format of params is float64"},
 		{"float32 behind float64", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{none("float64"), p(x)}} }),
-			format(1, "params", "float32", "float64, as the group's first"), "tensor 1: the format of params is float32"},
+			format(1, "params", "float32", "float64, like the first tensor of the group"), "tensor 1: the format of params is float32"},
 		{"bf16 state of float64", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{none("float64")}, State: "bf16"}
 		}),
@@ -305,9 +305,9 @@ func TestFormatErrors(t *testing.T) {
 		}), format(1, "copy", "f16", "bf16, the upper halves of low16 params"), "tensor 1: the format of copy is f16"},
 		{"low16 behind float64", group(func(x []float32) Group {
 			return Group{Rule: r, Params: []pnm.Vector{none("float64"), none("low16")}, Copies: []pnm.Vector{{}, at(x, 0)}}
-		}), format(1, "params", "low16", "float64, as the group's first"), "tensor 1: the format of params is low16"},
+		}), format(1, "params", "low16", "float64, like the first tensor of the group"), "tensor 1: the format of params is low16"},
 		{"nothing to follow", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{p(x)}, Follow: true} }),
-			wrapped, "optim: group 0: there are no Copies, but Follow is set"},
+			wrapped, "optim: group 0: Follow is set, but there are no Copies"},
 		{"low16 state", with(Group{Rule: sgd}, func(o *Optimizer, x []float32) error {
 			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": none("low16")}}})
 		}), format(0, "momentum_buffer", "low16", "float32, bf16, f16 or mxfp8"), "momentum_buffer is low16"},

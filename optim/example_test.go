@@ -152,7 +152,7 @@ func ExampleOptimizer_StepPart() {
 	fmt.Println(part(1, 2), part(2, 4))
 	// Output:
 	// <nil> <nil>
-	// pnm: tensor 0 ("fc.weight"): step 1: elements [2, 4) must have their part of it before step 2
+	// pnm: tensor 0 ("fc.weight"): step 1: elements [2, 4) must be updated before step 2
 	// <nil> <nil>
 }
 

@@ -8,15 +8,15 @@ import (
 	"github.com/posneg/pnm"
 )
 
-// A format is one that parameters and state, or their scales, may have in files.
+// A format is a format of parameters, state or scales in files.
 type format struct {
-	name   string                    // as the engine has it
-	dtype  string                    // as safetensors has it
+	name   string                    // in the engine
+	dtype  string                    // in safetensors
 	size   int                       // of an element, in bytes
-	vector func(b []byte) pnm.Vector // nil where elements are nothing without others
+	vector func(b []byte) pnm.Vector // nil for mxfp8 and its scales, which need each other
 }
 
-// formats are those of elements: first those of parameters, then those that only state has.
+// formats are the formats of elements: first those of parameters, then those that only state has.
 var formats = [...]format{
 	{float32Format, "F32", 4, func(b []byte) pnm.Vector { return pnm.Float32(elementsOf[float32](b)) }},
 	{float64Format, "F64", 8, func(b []byte) pnm.Vector { return pnm.Float64(elementsOf[float64](b)) }},
@@ -26,20 +26,20 @@ var formats = [...]format{
 
 const paramsFormats = 3 // of these
 
-// scalesFormat is that of mxfp8's scales.
+// scalesFormat is the format of mxfp8's scales.
 var scalesFormat = format{"scales", "F8_E8M0", 1, nil}
 
-// formatOf returns the format in files of a vector that is saved as it is.
+// formatOf returns the file's format of a vector that is saved unchanged.
 func formatOf(v pnm.Vector) *format {
 	return &formats[slices.IndexFunc(formats[:], func(f format) bool { return f.name == v.Format() })]
 }
 
-// elementsOf returns the elements that have these bytes, which are aligned for them.
+// elementsOf returns bytes, which are aligned, as elements.
 func elementsOf[T any](b []byte) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(*new(T))))
 }
 
-// bigEndian tells whether the machine is.
+// bigEndian tells whether the machine is big-endian.
 var bigEndian = binary.NativeEndian.Uint16([]byte{1, 0}) != 1
 
 // swap turns elements from the machine's order of bytes to little-endian order, or back.

@@ -14,37 +14,38 @@ import (
 
 // A Group is a list of tensors that share a rule.
 type Group struct {
-	Rule   pnm.Rule     // as a value; with a learning rate ≥ 0
-	Params []pnm.Vector // updated in place by steps: float32, bf16 and low16, or all float64; may be empty
+	Rule   pnm.Rule     // a value, not a pointer; its learning rate is ≥ 0
+	Params []pnm.Vector // updated in place: each float32, bf16 or low16, or all float64; may be empty
 
-	// Names are what the tensors are called in errors, in gradients by name and in checkpoints: not empty, UTF-8, and unlike all others
-	// of the optimizer. If it is nil, they are called by their numbers in the optimizer: "0", "1", ….
+	// Names are the names of the tensors in errors, in [Optimizer.StepNamed] and in checkpoints. Each is not empty, valid UTF-8, and
+	// unique in the optimizer. If Names is nil, the tensors have their numbers in the optimizer as names: "0", "1", ….
 	Names []string
 
-	// State is the format of the state: "float32", "bf16", "mxfp8", or "float64" if Params are. With "mxfp8" momenta are mxfp8, and averages
-	// of squares bf16. The default, "", stands for float64 where Params are float64, and for float32 otherwise.
+	// State is the format of the state: "float32", "bf16" or "mxfp8", or "float64" if Params are float64. With "mxfp8", momenta are mxfp8 and
+	// averages of squares bf16. The default, "", means float64 if Params are float64, and float32 otherwise.
 	State string
 
-	// Rows has, for each tensor, the number of elements of a row: of one index of its first dimension. Blocks of mxfp8 then begin anew at
-	// each row, and a run that cuts the tensors between any two rows has the bits of a run of whole tensors. Give each part the row of the
-	// whole. 0, or nil for all tensors, means flat: a tensor can then be cut at multiples of 32 elements. State in other formats has no use of it.
+	// Rows has, for each tensor, the number of elements in a row, that is, for one index of its first dimension. It matters only for mxfp8
+	// state. Each row begins a new block, so that a run that cuts a tensor between any two rows gives the same bits as a run with the whole
+	// tensor. For a part of a tensor, give the row of the whole. 0 (or nil, for all tensors) means flat: a flat tensor can be cut at multiples
+	// of 32 elements.
 	Rows []int
 
-	// Copies has a bf16 or f16 copy for each tensor, or a nil vector where there is to be none: see [pnm.Update]. A step writes it for
-	// tensors that have a gradient; [pnm.Vector.Set] makes the first one. Nil (default) means none at all. Of Params in low16 it has the
-	// upper halves, in bf16; [pnm.Split] makes both.
+	// Copies has a bf16 or f16 copy for each tensor, or a nil vector for a tensor without one: see [pnm.Update]. A step writes the copies
+	// of tensors that have a gradient. Make the first copies with [pnm.Vector.Set]. Nil (default) means no copies. For Params in low16, Copies
+	// has the upper halves, in bf16; make both with [pnm.Split].
 	Copies []pnm.Vector
 
 	// Follow has float32 Params take over what others write to their copies, at the next step or in the next checkpoint: see
-	// [pnm.Update]. A copy must have been made before. Params in low16 always follow.
+	// [pnm.Update]. The copies must be made before. Params in low16 always follow.
 	Follow bool
 
-	// Rounding tells which random numbers each tensor draws. If it is nil, they are those of Config.Seed and of the tensor's number in
-	// the optimizer. A process that owns parts of tensors names, for each, the tensor and the part's first element.
+	// Rounding selects the random numbers that each tensor draws. Nil (default) takes Config.Seed and the tensor's number in the optimizer.
+	// A process that owns parts of tensors sets, for each part, the tensor and the part's first element.
 	Rounding []pnm.Rounding
 }
 
-// A group is what is kept of a Group.
+// A group is the part of a Group that an optimizer keeps.
 type group struct {
 	rule   pnm.Rule
 	first  int  // the number of its first tensor
@@ -52,12 +53,12 @@ type group struct {
 	follow bool
 }
 
-// follows reports whether a tensor of a group is one that Follow is about.
+// follows reports whether a tensor of a group follows its copy.
 func follows(follow bool, u *pnm.Update) bool {
 	return follow && u.Params.Format() == float32Format && !u.Copy.IsNil()
 }
 
-// members returns the first tensor of a group, and the one behind its last.
+// members returns the first tensor of a group, and the one after its last.
 func (o *Optimizer) members(group int) (first, end int) {
 	if group+1 < len(o.groups) {
 		return o.groups[group].first, o.groups[group+1].first
@@ -65,10 +66,10 @@ func (o *Optimizer) members(group int) (first, end int) {
 	return o.groups[group].first, len(o.names)
 }
 
-// add adds a group, and returns how many bytes its state has.
+// add adds a group, and returns the size of its state in bytes.
 func (o *Optimizer) add(g Group) (bytes int, err error) {
 	first, number := len(o.names), len(o.groups)
-	wide := len(g.Params) == 0 || isWide(g.Params[0]) // no coefficient is too large for tensors that there are not
+	wide := len(g.Params) == 0 || isWide(g.Params[0]) // without tensors, no coefficient is too large
 	if err := checkType(g.Rule); err != nil {
 		return 0, inGroup(number, err)
 	}
@@ -79,7 +80,7 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 		return 0, inGroup(number, err)
 	}
 	if g.Follow && g.Copies == nil && len(g.Params) > 0 {
-		return 0, inGroup(number, errors.New("there are no Copies, but Follow is set"))
+		return 0, inGroup(number, errors.New("Follow is set, but there are no Copies"))
 	}
 	names, err := o.withNames(g)
 	if err != nil {
@@ -103,7 +104,7 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 	}
 	o.list.Updates = append(o.list.Updates, o.updatesOf(g, arena.Vectors())...)
 	if err := o.list.Check(first); err != nil {
-		o.list.Updates = slices.Delete(o.list.Updates, first, len(o.list.Updates)) // which forgets them
+		o.list.Updates = slices.Delete(o.list.Updates, first, len(o.list.Updates)) // also drops the references
 		arena.Close()
 		return 0, named(err, names)
 	}
@@ -121,7 +122,7 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 	return bytes, nil
 }
 
-// updatesOf returns the tensors of a group, which get this state.
+// updatesOf returns the updates of a group's tensors with the given state.
 func (o *Optimizer) updatesOf(g Group, state []pnm.Vector) []pnm.Update {
 	updates := make([]pnm.Update, len(g.Params))
 	slots := len(g.Rule.State())
@@ -159,7 +160,7 @@ func (g *Group) checkLengths() error {
 	return nil
 }
 
-// withNames returns the names of the optimizer's tensors, and behind them those of a group's.
+// withNames returns the names of the optimizer's tensors, followed by those of a group's.
 func (o *Optimizer) withNames(g Group) ([]string, error) {
 	all := o.names
 	here := make(map[string]int, len(g.Params))
@@ -175,7 +176,7 @@ func (o *Optimizer) withNames(g Group) ([]string, error) {
 		}
 		switch {
 		case taken:
-			return nil, &pnm.TensorError{Tensor: number, Name: name, Err: fmt.Errorf("tensor %d is called %q, too", other, name)}
+			return nil, &pnm.TensorError{Tensor: number, Name: name, Err: fmt.Errorf("tensor %d has the same name, %q", other, name)}
 		case name == "" || !utf8.ValidString(name):
 			return nil, &pnm.TensorError{Tensor: number, Err: fmt.Errorf("its name is %q, must be UTF-8 and not empty", name)}
 		}
@@ -194,11 +195,11 @@ const (
 
 func isWide(v pnm.Vector) bool { return v.Format() == float64Format }
 
-// checkArithmetic reports parameters whose arithmetic is not the group's.
+// checkArithmetic reports parameters that mix float64 with other formats in a group.
 func (o *Optimizer) checkArithmetic(params []pnm.Vector, wide bool, names []string) error {
-	want := "float32, bf16 or low16, as the group's first"
+	want := "float32, bf16 or low16, like the first tensor of the group"
 	if wide {
-		want = "float64, as the group's first"
+		want = "float64, like the first tensor of the group"
 	}
 	for i, p := range params {
 		if isWide(p) != wide {
@@ -237,9 +238,9 @@ func (o *Optimizer) Rule(group int) pnm.Rule {
 }
 
 // SetRule replaces the rule of a group from the next step on. Every hyperparameter may change, but the state must remain
-// the same: the new rule is of the old one's type, with the same AMSGrad, and with or without momentum as before. Otherwise,
-// or if there is no such group, or for a rule that [Optimizer.AddGroup] would refuse, the error names the group. A tensor of the group of
-// which [Optimizer.StepPart] has done a part gives a *PartError.
+// the same: the new rule has the type of the old one, the same AMSGrad, and is with or without momentum as before. Otherwise, or if there
+// is no such group, or for a rule that [Optimizer.AddGroup] would refuse, it returns an error that names the group. It returns a *PartError
+// if [Optimizer.StepPart] has done a part of a tensor of the group.
 func (o *Optimizer) SetRule(group int, r pnm.Rule) error {
 	if err := o.calls.begin(); err != nil {
 		return err
@@ -260,14 +261,14 @@ func (o *Optimizer) SetRule(group int, r pnm.Rule) error {
 		return inGroup(group, err)
 	}
 	if was := o.groups[group].rule; !sameState(was, r) {
-		return inGroup(group, fmt.Errorf("its rule is %s with state %s; the new one is %s with state %s",
+		return inGroup(group, fmt.Errorf("its rule is %s with state %s, the new rule is %s with state %s",
 			was.Name(), joined(was.State()), r.Name(), joined(r.State())))
 	}
 	o.setRule(group, r)
 	return nil
 }
 
-// setRule sets a rule that fits.
+// setRule sets a rule that has been checked.
 func (o *Optimizer) setRule(group int, r pnm.Rule) {
 	o.groups[group].rule = r
 	for i, end := o.members(group); i < end; i++ {
@@ -283,8 +284,9 @@ func (o *Optimizer) LR(group int) float64 {
 	return 0
 }
 
-// SetLR sets the learning rate of all groups from the next step on. A learning rate out of range gives an error that names the group,
-// with a *pnm.ValueError behind it; a tensor of which [Optimizer.StepPart] has done a part gives a *PartError. Nothing changes then.
+// SetLR sets the learning rate of all groups from the next step on. For a learning rate out of range it returns an error that names the
+// group and wraps a *pnm.ValueError. It returns a *PartError if [Optimizer.StepPart] has done a part of a tensor. After an error nothing
+// has changed.
 func (o *Optimizer) SetLR(lr float64) error {
 	if err := o.calls.begin(); err != nil {
 		return err
@@ -293,7 +295,7 @@ func (o *Optimizer) SetLR(lr float64) error {
 	return o.setLR(lr, 0, len(o.groups))
 }
 
-// SetGroupLR is [Optimizer.SetLR] for one group. If there is no such group, it returns an error that says so.
+// SetGroupLR is [Optimizer.SetLR] for one group. It returns an error if there is no such group.
 func (o *Optimizer) SetGroupLR(group int, lr float64) error {
 	if err := o.calls.begin(); err != nil {
 		return err
@@ -334,7 +336,7 @@ func (o *Optimizer) checkGroup(i int) error {
 	return nil
 }
 
-// checkRule reports a rule, of a type that the engine knows, that a group cannot run whose arithmetic is in float64 (wide) or float32.
+// checkRule reports a rule that a group with arithmetic in float64 (wide) or float32 cannot run. The rule's type has been checked.
 func (o *Optimizer) checkRule(r pnm.Rule, wide bool) error {
 	var h floatmode.Hold
 	defer h.Take().Release()
@@ -360,7 +362,7 @@ func (o *Optimizer) checkRule(r pnm.Rule, wide bool) error {
 	return err
 }
 
-// checkType reports what is no rule, such as nil.
+// checkType reports a value that is not a rule, such as nil.
 func checkType(r pnm.Rule) error {
 	_, err := pnm.AllocState(r, "float32", nil, nil)
 	return err

@@ -7,19 +7,19 @@ import (
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// A LossScaler chooses the loss scale of a run in low precision, as torch's GradScaler does: it grows the scale after a
-// number of steps in a row that were finite, and backs off after each that was not. The trainer multiplies the loss by
+// A LossScaler chooses the loss scale of a run in low precision, as torch's GradScaler does: it raises the scale after a
+// number of consecutive steps with finite gradients, and lowers it after each step without. The trainer multiplies the loss by
 // Scale before it computes gradients, passes Scale as [pnm.Options].LossScale together with SkipNonFinite, and then calls
 // [LossScaler.Update].
 //
-// Its fields are all there is to save and restore: torch's state_dict has them as scale, growth_factor, backoff_factor,
+// Its fields are its whole state, to save and restore. Torch's state_dict calls them scale, growth_factor, backoff_factor,
 // growth_interval and _growth_tracker.
 type LossScaler struct {
-	Scale          float64 // what the loss is multiplied by: in [2⁻¹²⁶, 2¹²⁶]; default 65536
-	GrowthFactor   float64 // of the scale, after GrowthInterval steps that were finite: finite, ≥ 1; default 2
-	BackoffFactor  float64 // of the scale, after a step that was not: in (0, 1]; default 0.5
-	GrowthInterval int     // ≥ 1; default 2000
-	FiniteSteps    int     // since the scale last changed: ≥ 0
+	Scale          float64 // the factor on the loss: in [2⁻¹²⁶, 2¹²⁶]; default 65536
+	GrowthFactor   float64 // multiplies Scale after GrowthInterval finite steps: finite, ≥ 1; default 2
+	BackoffFactor  float64 // multiplies Scale after a step that was skipped: in (0, 1]; default 0.5
+	GrowthInterval int     // in steps: ≥ 1; default 2000
+	FiniteSteps    int     // finite steps since Scale last changed: ≥ 0
 }
 
 // NewLossScaler returns a LossScaler with torch's defaults.
@@ -30,8 +30,8 @@ func NewLossScaler() LossScaler {
 // The scale stays where it and its inverse are normal numbers of float32.
 const leastScale, greatestScale = 0x1p-126, 0x1p126
 
-// Update adjusts the scale after a step; skipped is [pnm.Report].Skipped. A field out of its range gives a
-// *pnm.ValueError, and nothing is changed.
+// Update adjusts the scale after a step; skipped is [pnm.Report].Skipped. If a field is out of its range, it returns a *pnm.ValueError and
+// changes nothing.
 func (s *LossScaler) Update(skipped bool) error {
 	var h floatmode.Hold
 	defer h.Take().Release()

@@ -10,44 +10,43 @@ import (
 )
 
 // An Optimizer owns the state of a list of tensors and updates their parameters. Tensors are numbered from 0, in the order of the
-// groups and of each group's Params. Each has a name, and a count of its own steps.
+// groups and of each group's Params. Each has a name and its own count of steps.
 //
-// A call that returns an error has changed nothing, unless its documentation says otherwise. An error that concerns one tensor is a
-// *[pnm.TensorError] with the tensor's number and name; the errors that this package names are within it, to be found by [errors.As].
+// A call that returns an error has changed nothing, unless its documentation says otherwise. An error of one tensor is a
+// *[pnm.TensorError] with the tensor's number and name. It wraps the errors named in this documentation: use [errors.As].
 //
-// An optimizer is for one goroutine at a time, and says so: a call that comes while another one runs does nothing and returns
-// [pnm.ErrBusy]. There are three exceptions. Calls that only read (State, Save, SaveTo, Steps, …) run beside each other. Calls of
-// StepPart wait for each other, so that parts may come from several goroutines. Close waits, and so do the calls that return no error;
-// the writer of SaveTo and the reader of LoadFrom must make none of these, or they wait for themselves. Distinct optimizers are
-// independent. While a call runs, no goroutine may write the parameters, copies and gradients that it is given, or read those that it
-// writes.
+// An optimizer is for one goroutine at a time: a call while another one runs does nothing and returns [pnm.ErrBusy]. There are three
+// exceptions. Calls that only read (State, Save, SaveTo, Steps, …) may run at the same time. Calls of StepPart wait for each other, so
+// that several goroutines can do parts of a step. Close and the methods that return no error also wait: do not call them from the
+// writer of SaveTo or the reader of LoadFrom, where they would wait forever. Different optimizers are independent. While a call runs, no
+// goroutine may write the parameters, copies and gradients that it reads, or read those that it writes.
 type Optimizer struct {
-	calls   turnstile  // each exported method goes through it; its deferred end keeps the state mapped, too
+	calls   turnstile  // each exported method passes it; the deferred end also keeps o, and so its memory, alive
 	onePart sync.Mutex // held by StepPart, whose calls wait for each other
 
 	config Config
 	groups []group
 	names  []string       // of the tensors
 	number map[string]int // by name
-	list   *pnm.List      // the tensors; between calls it has no gradients, and skips them
-	arenas []*pnm.Arena   // where the state is
+	list   *pnm.List      // the tensors; between calls they have no gradients, and Skip is set
+	arenas []*pnm.Arena   // the memory of the state
 	parts  parts
 	grads  []pnm.Vector // scratch
-	trial  pnm.List     // of a tensor without elements, for rules to be checked by
+	trial  pnm.List     // an empty tensor, to check rules with
 	closed bool
 }
 
-// A Config tells how to build an [Optimizer]. The zero value is what [New] uses.
+// A Config has settings of an [Optimizer]. [New] uses the zero value.
 type Config struct {
-	Pool *pnm.Pool // shares the work of large steps; nil (default) stands for the engine's own
-	Seed uint64    // of stochastic rounding, for groups that do not say more: see [pnm.Rounding]
+	Pool *pnm.Pool // shares the work of large steps; nil means the engine's default pool
+	Seed uint64    // of stochastic rounding, for groups without Rounding: see [pnm.Rounding]
 }
 
-// New returns an optimizer over the groups' tensors, with state zero. It keeps the vectors of parameters and copies, but copies
-// nothing of them. It fails as [Optimizer.AddGroup] does.
+// New returns an optimizer for the groups' tensors, with zero state. It keeps the vectors of parameters and copies, without copying
+// their elements. Its errors are those of [Optimizer.AddGroup].
 func New(groups ...Group) (*Optimizer, error) { return Config{}.New(groups...) }
 
-// New is [New] with a configuration.
+// New is the function [New] with the settings c.
 func (c Config) New(groups ...Group) (*Optimizer, error) {
 	o := &Optimizer{config: c, number: make(map[string]int), list: new(pnm.List)}
 	if err := o.extend(groups...); err != nil {
@@ -57,20 +56,20 @@ func (c Config) New(groups ...Group) (*Optimizer, error) {
 	return o, nil
 }
 
-// AddGroup adds a group's tensors behind those that the optimizer has. The errors are
+// AddGroup adds a group's tensors after those that the optimizer has. Its errors are
 //
-//	*pnm.ValueError    a hyperparameter is out of its range, the learning rate below 0, a length of a tensor no multiple of its row, or
-//	                   Rounding.First within a block of mxfp8 state
+//	*pnm.ValueError    a hyperparameter is out of its range, the learning rate is below 0, the row of a tensor does not divide its
+//	                   length, or Rounding.First is within a block of mxfp8 state
 //	*pnm.LengthError   Names, Copies, Rounding or Rows are not as many as Params, or a copy is not as long as its parameters
-//	*pnm.FormatError   a vector, or the state, has a format that is not for its place
+//	*pnm.FormatError   a vector, or the state, has a format that is not allowed there
 //	*pnm.OverlapError  parameters or copies share memory, with each other or with those added before
-//	*pnm.TensorError   a name is empty, not UTF-8 or taken
+//	*pnm.TensorError   a name is empty, is not UTF-8, or belongs to another tensor
 //
-// and others for a missing rule, for Follow without Copies, and where the system refuses memory for the state. Those that concern no
-// single tensor name the group.
+// and other errors if the rule is missing, if Follow is set without Copies, or if the system refuses memory for the state. Errors that do
+// not concern a single tensor name the group.
 func (o *Optimizer) AddGroup(g Group) error { return o.extend(g) }
 
-// leastTouched is how many bytes of new state are worth touching by the workers that will update it.
+// leastTouched is the size of new state, in bytes, from which the workers that will update it touch it first.
 const leastTouched = 1 << 20
 
 // extend adds groups, one after the other.
@@ -96,9 +95,9 @@ func (o *Optimizer) extend(groups ...Group) error {
 	return o.list.Touch(o.config.Pool, first)
 }
 
-// Close gives the memory of the state back to the system, once the calls that are running have returned. The parameters stay
-// as they are. Every later call that needs the state fails with [ErrClosed]. Closing again, or closing a nil optimizer, does
-// nothing. The garbage collector frees an optimizer that was not closed, but it does not see this memory: see [pnm.Arena].
+// Close waits for running calls, and gives the memory of the state back to the system. The parameters stay as they are. Later calls
+// that need the state return [ErrClosed]. Closing again, or closing a nil optimizer, does nothing. The garbage collector eventually frees
+// an optimizer that was not closed, but this memory does not trigger a collection: see [pnm.Arena].
 func (o *Optimizer) Close() {
 	if o != nil {
 		o.calls.Lock()
@@ -118,12 +117,12 @@ func (o *Optimizer) close() {
 	o.arenas = nil
 }
 
-// SetParams has the optimizer update other memory from the next step on, and keeps the state and the counts of steps: for trainers
-// whose parameters move. params has one vector for each tensor, in the optimizer's order, with as many elements and in the same
-// format as before. copies has one for each, as in a [Group]; without it no copies are written, or followed, any more. Nothing is copied,
-// and the old parameters are let go.
+// SetParams has the optimizer update other memory from the next step on, for trainers whose parameters move. The state and the counts of
+// steps stay. params has one vector for each tensor, in the optimizer's order, with the same length and format as before. copies has
+// one vector for each tensor, as in a [Group], or is nil: steps then no longer write or follow copies. SetParams copies no elements, and
+// drops its references to the old parameters.
 //
-// A list or a vector of another length gives a *pnm.LengthError, another format a *pnm.FormatError, vectors that share memory a
+// A list or a vector of another length returns a *pnm.LengthError, another format a *pnm.FormatError, vectors that share memory a
 // *pnm.OverlapError, and a tensor of which [Optimizer.StepPart] has done a part a *PartError.
 func (o *Optimizer) SetParams(params, copies []pnm.Vector) error {
 	if err := o.calls.begin(); err != nil {
@@ -179,16 +178,16 @@ func (o *Optimizer) checkLength(list string, n int) error {
 	return nil
 }
 
-// Step performs one step. grads has one vector for each tensor, in the optimizer's order, with as many elements. A tensor whose vector
-// is nil got no gradient: it is skipped, and keeps its parameters, its state and its count of steps. A step that the report calls
-// skipped is not counted. If opts.Pool is nil, the optimizer's own pool shares the work.
+// Step performs one step. grads has one vector for each tensor, in the optimizer's order, as long as the tensor. A nil vector means that
+// the tensor got no gradient: it is skipped, and keeps its parameters, its state and its count of steps. If the report says Skipped, the
+// step does not count for any tensor. If opts.Pool is nil, the pool of the optimizer's [Config] shares the work.
 //
-// Gradients share no memory with parameters and copies, but may with each other. They are only read; with opts.ZeroGrads they are set to
-// zero, and must not share memory at all.
+// Gradients must not share memory with parameters and copies, but may share it with each other. They are only read. With opts.ZeroGrads
+// they are set to zero, and must not share memory at all.
 //
-// A list or a gradient of a wrong length gives a *pnm.LengthError, a format that no gradient can have a *pnm.FormatError, shared memory a
-// *pnm.OverlapError, an option out of its range a *pnm.ValueError, and a tensor of which [Optimizer.StepPart] has done a part a
-// *PartError. From the second call on Step allocates nothing.
+// A list or a gradient of a wrong length returns a *pnm.LengthError, a format that gradients cannot have a *pnm.FormatError, shared memory
+// a *pnm.OverlapError, an option out of its range a *pnm.ValueError, and a tensor of which [Optimizer.StepPart] has done a part a
+// *PartError. From the second call on, Step allocates nothing.
 func (o *Optimizer) Step(opts pnm.Options, grads []pnm.Vector) (pnm.Report, error) {
 	if err := o.calls.begin(); err != nil {
 		return pnm.Report{}, err
@@ -197,8 +196,8 @@ func (o *Optimizer) Step(opts pnm.Options, grads []pnm.Vector) (pnm.Report, erro
 	return o.step(&opts, grads)
 }
 
-// StepNamed is [Optimizer.Step] with gradients by the names of their tensors. A tensor that grads does not name, or gives a nil
-// vector, got no gradient. A name that no tensor has is an error.
+// StepNamed is [Optimizer.Step] with gradients by the names of their tensors. A tensor that grads does not have, or whose vector is nil,
+// got no gradient. A name that no tensor has is an error.
 func (o *Optimizer) StepNamed(opts pnm.Options, grads map[string]pnm.Vector) (pnm.Report, error) {
 	if err := o.calls.begin(); err != nil {
 		return pnm.Report{}, err
@@ -213,7 +212,7 @@ func (o *Optimizer) StepNamed(opts pnm.Options, grads map[string]pnm.Vector) (pn
 		}
 		o.grads = append(o.grads, g)
 	}
-	defer clear(o.grads) // what the caller owns
+	defer clear(o.grads) // the caller's memory
 	if found < len(grads) {
 		return pnm.Report{}, o.unknownName(grads)
 	}
@@ -224,7 +223,7 @@ func (o *Optimizer) StepNamed(opts pnm.Options, grads map[string]pnm.Vector) (pn
 func (o *Optimizer) unknownName(grads map[string]pnm.Vector) error {
 	for _, name := range slices.Sorted(maps.Keys(grads)) {
 		if _, ok := o.number[name]; !ok {
-			return fmt.Errorf("optim: there is a gradient for %q, but no such tensor", name)
+			return fmt.Errorf("optim: there is a gradient for %q, but no tensor of that name", name)
 		}
 	}
 	return nil
@@ -280,8 +279,8 @@ func (o *Optimizer) Names() []string {
 	return slices.Clone(o.names)
 }
 
-// Steps returns the number of steps that a tensor has done, or 0 if there is no such tensor. A step of which
-// [Optimizer.StepPart] has done a part is not one of them: it is number Steps + 1.
+// Steps returns the number of steps that a tensor has done, or 0 if there is no such tensor. It does not count a step of which
+// [Optimizer.StepPart] has done a part: that is number Steps + 1.
 func (o *Optimizer) Steps(tensor int) int {
 	o.calls.RLock()
 	defer o.calls.RUnlock()
@@ -291,11 +290,11 @@ func (o *Optimizer) Steps(tensor int) int {
 	return o.list.Updates[tensor].Step - 1
 }
 
-// SetSteps has a tensor continue as after so many steps. The count decides the bias correction, which random numbers are drawn, and
-// which of the two momenta of PNM and AdaPNM is due: set it with the state that belongs to it, or use [Optimizer.SetState].
+// SetSteps sets the number of steps that a tensor has done. This count determines the bias correction, the random numbers, and which
+// momentum of PNM and AdaPNM is due. So set it together with the state that belongs to it, or use [Optimizer.SetState].
 //
-// A count below 0, or one that no step can follow, gives a *StateError; a tensor of which [Optimizer.StepPart] has done a part a
-// *PartError; a tensor that does not exist a *pnm.TensorError.
+// A count below 0, or one that no step can follow, returns a *StateError, a tensor of which [Optimizer.StepPart] has done a part a
+// *PartError, and a tensor that does not exist a *pnm.TensorError.
 func (o *Optimizer) SetSteps(tensor, steps int) error {
 	if err := o.calls.begin(); err != nil {
 		return err

@@ -18,20 +18,22 @@ type Part struct {
 	Grads  pnm.Vector // the gradients of the elements Lo, Lo+1, …
 }
 
-// StepPart performs a part of a step, for trainers that get gradients in pieces. The parts may come in any order and from several
-// goroutines, each element in one part. The last one completes the step, which is then counted. The bits are those of a whole step.
-// The report has the overflows of this part's copy. A process that owns only a part of a tensor builds its optimizer over that part
-// alone, params.Slice(lo, hi), and keeps no other state.
+// StepPart performs a part of a step, for trainers that get gradients in pieces. The parts of a step may come in any order and from
+// several goroutines; each element is in exactly one part. The last part completes the step, which then counts. The bits are those of a
+// whole step. The report has the overflows of this part's copy.
 //
-// A *PartError reports elements that are not in the tensor, that have had their part of this step, or that still lack their part of
-// the step before. While a step is incomplete, calls that need a complete one give it, too: [Optimizer.Step], [Optimizer.State], ….
-// [Optimizer.SetState] drops what was done. Where momenta are mxfp8, a part begins and ends between rows (see [Group].Rows), or at
-// multiples of 32 elements if the tensor is flat: a *pnm.ValueError names the nearest two places.
+// A *PartError reports elements that are not in the tensor, that have been updated in this step, or that have not been updated in
+// the step before. While a step is incomplete, calls that need a complete one, such as [Optimizer.Step] and [Optimizer.State], return it,
+// too. [Optimizer.SetState] drops an incomplete step. If momenta are mxfp8, a part begins and ends between rows (see [Group].Rows), or at
+// multiples of 32 elements if the tensor is flat; otherwise a *pnm.ValueError names the nearest two borders.
 //
-// ClipNorm and SkipNonFinite concern all gradients of the step, so that they need Squares. A part that SkipNonFinite skips is not done: its
-// elements stay due. LossScale, ClipNorm, ClipValue, SkipNonFinite and Squares must be the same for all parts of a tensor's step.
-// A violation of either rule returns a *pnm.ValueError. Other errors are those of Step. Nothing is allocated once steps have been cut into
-// as many parts before.
+// ClipNorm and SkipNonFinite concern all gradients of the step, so they need Squares. LossScale, ClipNorm, ClipValue, SkipNonFinite and
+// Squares must be the same for all parts of a tensor's step. A violation of either rule returns a *pnm.ValueError. If SkipNonFinite skips a
+// part, that part is not done, and its elements remain due. Other errors are those of Step. StepPart allocates nothing once a step has had
+// as many parts.
+//
+// A process that owns only a part of a tensor needs no StepPart: build its optimizer for params.Slice(lo, hi), with only the state of that
+// part.
 func (o *Optimizer) StepPart(opts pnm.Options, part Part) (pnm.Report, error) {
 	o.onePart.Lock()
 	defer o.onePart.Unlock()
@@ -70,24 +72,24 @@ func (o *Optimizer) StepPart(opts pnm.Options, part Part) (pnm.Report, error) {
 	return report, nil
 }
 
-// checkPartOptions reports an option that needs all gradients, without their squares.
+// checkPartOptions reports an option that needs all gradients if Squares is not set.
 func checkPartOptions(o *pnm.Options) error {
 	switch {
 	case o.Squares != nil:
 	case o.ClipNorm != 0:
-		return &pnm.ValueError{Of: "Options", Field: "ClipNorm", Value: o.ClipNorm, Legal: "0 for a part of a step, unless Squares are set"}
+		return &pnm.ValueError{Of: "Options", Field: "ClipNorm", Value: o.ClipNorm, Legal: "0 for a part of a step, unless Squares is set"}
 	case o.SkipNonFinite:
-		return &pnm.ValueError{Of: "Options", Field: "SkipNonFinite", Value: 1, Legal: "off for a part of a step, unless Squares are set"}
+		return &pnm.ValueError{Of: "Options", Field: "SkipNonFinite", Value: 1, Legal: "off for a part of a step, unless Squares is set"}
 	}
 	return nil
 }
 
 const (
-	incomplete = "must have their part of it first, by StepPart"
+	incomplete = "must be updated first, by StepPart"
 	already    = "have been updated already"
 )
 
-// wholeSteps reports the first of the tensors first … end−1 that has had a part of a step.
+// wholeSteps reports the first of the tensors first … end−1 whose step is incomplete.
 func (o *Optimizer) wholeSteps(first, end int) error {
 	if o.parts.open == 0 {
 		return nil
@@ -104,18 +106,18 @@ func (o *Optimizer) wholeSteps(first, end int) error {
 
 // parts keeps track of the steps that are done in parts.
 type parts struct {
-	of   []progress // each tensor
-	open int        // how many tensors have had a part
+	of   []progress // by tensor
+	open int        // the number of tensors whose step is incomplete
 }
 
-// A progress is what has been done of the step of a tensor that is due.
+// A progress is the part of a tensor's current step that has been done.
 type progress struct {
-	done    ranges       // the elements that have had it
-	options pnm.Options  // of that, but for those which may differ
-	squares *pnm.Squares // a copy of theirs, if there have ever been any
+	done    ranges       // the elements that have been updated
+	options pnm.Options  // the options of the parts, without those that may differ
+	squares *pnm.Squares // a copy of the parts' Squares; kept between steps
 }
 
-// check reports a part that cannot be done where a step of a tensor of n elements is due.
+// check reports a part that cannot be done now, in a tensor of n elements whose step due is the current one.
 func (p *progress) check(part Part, due, n int) error {
 	if part.Step < 1 {
 		return &pnm.ValueError{Of: "Part", Field: "Step", Value: float64(part.Step), Legal: "≥ 1"}
@@ -125,13 +127,13 @@ func (p *progress) check(part Part, due, n int) error {
 		hi = math.MaxInt
 	}
 	if lo < 0 || lo > n || hi > n {
-		return &PartError{part.Step, lo, hi, fmt.Sprintf("are not all within the tensor, which has %d", n)}
+		return &PartError{part.Step, lo, hi, fmt.Sprintf("are not all in the tensor, which has %d", n)}
 	}
 	again := p.done.overlap(lo, hi)
 	switch {
 	case part.Step > due:
 		gap := p.done.gap(n)
-		return &PartError{due, gap.lo, gap.hi, fmt.Sprintf("must have their part of it before step %d", part.Step)}
+		return &PartError{due, gap.lo, gap.hi, fmt.Sprintf("must be updated before step %d", part.Step)}
 	case part.Step < due:
 		return &PartError{part.Step, lo, hi, already}
 	case again != (elements{}):
@@ -140,7 +142,7 @@ func (p *progress) check(part Part, due, n int) error {
 	return nil
 }
 
-// checkOptions reports options that would do to a part something else than was done to others.
+// checkOptions reports an option that differs from that of other parts of the step.
 func (p *progress) checkOptions(o *pnm.Options) error {
 	if len(p.done) == 0 {
 		return nil
@@ -156,13 +158,13 @@ func (p *progress) checkOptions(o *pnm.Options) error {
 		p.checkSquares(o))
 }
 
-// checkSquares reports other squares than other parts had.
+// checkSquares reports Squares that differ from those of other parts.
 func (p *progress) checkSquares(o *pnm.Options) error {
 	if o.Squares == nil || p.squares == nil || *o.Squares == *p.squares {
 		return nil
 	}
 	return &pnm.ValueError{Of: "Options", Field: "Squares", Value: o.Squares.Norm(),
-		Legal: fmt.Sprintf("those of other parts of the step, whose norm is %v", p.squares.Norm())}
+		Legal: fmt.Sprintf("those of the other parts of the step, whose norm is %v", p.squares.Norm())}
 }
 
 func (p *progress) setOptions(o *pnm.Options) {
@@ -177,7 +179,7 @@ func (p *progress) setOptions(o *pnm.Options) {
 	*p.squares = *o.Squares
 }
 
-// lossScale is what options divide gradients by.
+// lossScale is the divisor of the gradients.
 func lossScale(o *pnm.Options) float64 { return cmp.Or(o.LossScale, 1) }
 
 func number(b bool) float64 {
@@ -187,8 +189,8 @@ func number(b bool) float64 {
 	return 0
 }
 
-// mark adds elements to those of tensor i that have had their part, and reports whether all of its n elements have: the
-// step is then complete.
+// mark adds the elements lo … hi−1 of tensor i to those that have been updated. It reports whether all n elements have been updated, which
+// completes the step.
 func (p *parts) mark(i, lo, hi, n int) (complete bool) {
 	done := &p.of[i].done
 	if len(*done) == 0 {
@@ -213,15 +215,15 @@ func (p *parts) drop(i int) {
 // elements are those from lo to hi−1.
 type elements struct{ lo, hi int }
 
-// ranges are disjoint, in order, and do not touch each other.
+// ranges are disjoint and in order, with gaps between them.
 type ranges []elements
 
-// behind returns the index of the first range that ends behind element i.
+// behind returns the index of the first range that ends after element i.
 func (r ranges) behind(i int) int {
 	return sort.Search(len(r), func(k int) bool { return r[k].hi > i })
 }
 
-// overlap returns what of the elements lo … hi−1 is in the ranges; if it is several pieces, the first. No elements, if none.
+// overlap returns the first of the elements lo … hi−1 that are in one range, or no elements if none are.
 func (r ranges) overlap(lo, hi int) elements {
 	if k := r.behind(lo); k < len(r) && r[k].lo < hi {
 		return elements{max(lo, r[k].lo), min(hi, r[k].hi)}
@@ -229,7 +231,7 @@ func (r ranges) overlap(lo, hi int) elements {
 	return elements{}
 }
 
-// with returns the ranges and the elements lo … hi−1, of which they have none.
+// with returns the ranges with the elements lo … hi−1 added, none of which are in them.
 func (r ranges) with(lo, hi int) ranges {
 	k := r.behind(lo)
 	before, after := k > 0 && r[k-1].hi == lo, k < len(r) && r[k].lo == hi

@@ -117,7 +117,7 @@ func TestPartErrors(t *testing.T) {
 		return &pnm.ValueError{Of: "Options", Field: field, Value: value, Legal: legal}
 	}
 	missing := atTensor(0, &PartError{1, 0, 2, incomplete})
-	const within = "are not all within the tensor, which has 8"
+	const within = "are not all in the tensor, which has 8"
 	refuse(t, []refusal{
 		{"twice", part(0, 1, 0, 32, 40), atTensor(0, &PartError{1, 2, 5, already}), "tensor 0: step 1: elements [2, 5) have been updated already"},
 		{"partly twice", part(0, 1, 4, 32, 34), atTensor(0, &PartError{1, 4, 5, already}), "[4, 5)"},
@@ -125,8 +125,8 @@ func TestPartErrors(t *testing.T) {
 		{"before the begin", part(0, 1, -1, 32, 35), atTensor(0, &PartError{1, -1, 2, within}), "[-1, 2)"},
 		{"far behind the end", part(0, 1, math.MaxInt, 32, 33), atTensor(0, &PartError{1, math.MaxInt, math.MaxInt, within}), "tensor 0"},
 		{"no such tensor", part(2, 1, 0, 32, 33), &pnm.TensorError{Tensor: 2, Err: fmt.Errorf("there is no such tensor, the optimizer has 2")}, "tensor 2: there is no such"},
-		{"the next step", part(0, 2, 2, 32, 35), atTensor(0, &PartError{1, 0, 2, "must have their part of it before step 2"}), "before step 2"},
-		{"of another tensor", part(1, 2, 0, 32, 40), atTensor(1, &PartError{1, 0, 8, "must have their part of it before step 2"}), "tensor 1: step 1: elements [0, 8) must have"},
+		{"the next step", part(0, 2, 2, 32, 35), atTensor(0, &PartError{1, 0, 2, "must be updated before step 2"}), "before step 2"},
+		{"of another tensor", part(1, 2, 0, 32, 40), atTensor(1, &PartError{1, 0, 8, "must be updated before step 2"}), "tensor 1: step 1: elements [0, 8) must be updated"},
 		{"the last step", func(x []float32) error {
 			o := optimizer(x)
 			wantNoError(t, partOf(o, pnm.Options{}, Part{1, 1, 0, pnm.Float32(x[32:40])}))
@@ -134,8 +134,8 @@ func TestPartErrors(t *testing.T) {
 			return partOf(o, pnm.Options{}, Part{1, 1, 3, pnm.Float32(x[32:34])})
 		}, atTensor(1, &PartError{1, 3, 5, already}), "already"},
 		{"no step", part(0, 0, 0, 32, 34), atTensor(0, &pnm.ValueError{Of: "Part", Field: "Step", Value: 0, Legal: "≥ 1"}), "Part.Step is 0, must be ≥ 1"},
-		{"clip by norm", options(pnm.Options{ClipNorm: 1}, 1, 8), value("ClipNorm", 1, "0 for a part of a step, unless Squares are set"), "ClipNorm"},
-		{"skip", options(pnm.Options{SkipNonFinite: true}, 1, 8), value("SkipNonFinite", 1, "off for a part of a step, unless Squares are set"), "SkipNonFinite"},
+		{"clip by norm", options(pnm.Options{ClipNorm: 1}, 1, 8), value("ClipNorm", 1, "0 for a part of a step, unless Squares is set"), "ClipNorm"},
+		{"skip", options(pnm.Options{SkipNonFinite: true}, 1, 8), value("SkipNonFinite", 1, "off for a part of a step, unless Squares is set"), "SkipNonFinite"},
 		{"another bound of the norm", options(pnm.Options{ClipNorm: 1, Squares: squaresOf(5)}, 0, 2), value("ClipNorm", 1, "0, as for other parts of the step"), "ClipNorm"},
 		{"skipped now", options(pnm.Options{SkipNonFinite: true, Squares: squaresOf(5)}, 0, 2), value("SkipNonFinite", 1, "0, as for other parts of the step"), "SkipNonFinite"},
 		{"squares of nothing", options(pnm.Options{Squares: squaresOf(5)}, 0, 2), value("Squares", 5, "nil unless ClipNorm or SkipNonFinite is set"), "Squares is set, must be nil"},
@@ -144,7 +144,7 @@ func TestPartErrors(t *testing.T) {
 			wantNoError(t, partOf(o, pnm.Options{SkipNonFinite: true, Squares: squaresOf(5)}, Part{1, 1, 0, pnm.Float32(x[32:34])}))
 			copy(x, lcg[float32](7, 64))
 			return partOf(o, pnm.Options{SkipNonFinite: true, Squares: squaresOf(math.Inf(1))}, Part{1, 1, 2, pnm.Float32(x[34:36])})
-		}, value("Squares", math.Inf(1), "those of other parts of the step, whose norm is 5"), "Squares is +Inf, must be those of"},
+		}, value("Squares", math.Inf(1), "those of the other parts of the step, whose norm is 5"), "Squares is +Inf, must be those of"},
 		{"another loss scale", options(pnm.Options{LossScale: 2}, 0, 2), value("LossScale", 2, "1, as for other parts of the step"),
 			"Options.LossScale is 2, must be 1, as for other parts of the step"},
 		{"another bound", options(pnm.Options{ClipValue: 2}, 0, 2), value("ClipValue", 2, "0, as for other parts of the step"), "ClipValue"},
@@ -153,7 +153,7 @@ func TestPartErrors(t *testing.T) {
 		{"a gradient of float64", func(x []float32) error {
 			return partOf(optimizer(x), pnm.Options{}, Part{1, 1, 0, pnm.Float64([]float64{1})})
 		}, atTensor(1, &pnm.FormatError{Arg: "grads", Format: "float64", Want: "float32, bf16 or f16"}), "grads is float64"},
-		{"a whole step", func(x []float32) error { return stepOf(optimizer(x), x[16:24], x[24:32]) }, missing, "[0, 2) must have their part of it first, by StepPart"},
+		{"a whole step", func(x []float32) error { return stepOf(optimizer(x), x[16:24], x[24:32]) }, missing, "[0, 2) must be updated first, by StepPart"},
 		{"a whole step of others", func(x []float32) error { return stepOf(optimizer(x), nil, x[24:32]) }, missing, "first"},
 		{"a named step", func(x []float32) error {
 			_, err := optimizer(x).StepNamed(pnm.Options{}, map[string]pnm.Vector{"1": pnm.Float32(x[24:32])})

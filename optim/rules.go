@@ -11,10 +11,10 @@ import (
 	"github.com/posneg/pnm/internal/strictjson"
 )
 
-// sameState reports whether a run may change from one rule to another: they are of one type, and have the same state.
+// sameState reports whether a run may change from one rule to another: whether they have the same type and state.
 func sameState(a, b pnm.Rule) bool { return a.Name() == b.Name() && slices.Equal(a.State(), b.State()) }
 
-// joined is a list of names in an error.
+// joined returns a list of names for an error.
 func joined(names []string) string {
 	if len(names) == 0 {
 		return "none"
@@ -22,7 +22,7 @@ func joined(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// learningRate returns a rule's.
+// learningRate returns the learning rate of a rule.
 func learningRate(r pnm.Rule) float64 {
 	for name, value := range r.Hyperparameters() {
 		if name == "lr" {
@@ -32,8 +32,8 @@ func learningRate(r pnm.Rule) float64 {
 	return 0
 }
 
-// A member is one of a rule's in JSON: a hyperparameter or, under the name "betas", all those whose names begin with "beta", as
-// the authors' classes and torch's have them in a tuple.
+// A member is a member of a rule's JSON object: a hyperparameter or, under the name "betas", all those whose names begin with "beta",
+// like the tuples of the authors' and torch's classes.
 type member struct {
 	name   string
 	rows   []string // the names of the hyperparameters
@@ -61,7 +61,7 @@ func (m *member) isList() bool { return m.name == "betas" }
 
 // appendRule appends a rule to JSON as the first members of an object.
 func appendRule(b []byte, r pnm.Rule) []byte {
-	var h floatmode.Hold // of decimals: how a denormal number is written
+	var h floatmode.Hold // for denormal numbers in decimal
 	defer h.Take().Release()
 	b = fmt.Appendf(b, `"rule":%q`, r.Name())
 	for _, m := range membersOf(r) {
@@ -71,19 +71,19 @@ func appendRule(b []byte, r pnm.Rule) []byte {
 		}
 		text, err := json.Marshal(value)
 		if err != nil {
-			panic(err) // a NaN or an infinity, which no valid rule has
+			panic(err) // a NaN or an infinity, which valid rules do not have
 		}
 		b = fmt.Appendf(b, `,%q:%s`, m.name, text)
 	}
 	return b
 }
 
-// parseRule returns the rule of a name whose hyperparameters are the members of an object: all of them, and no others.
+// parseRule returns the rule of that name. Its hyperparameters are the members of an object, which must have all of them and no others.
 func parseRule(name string, members map[string]*strictjson.Decoder) (pnm.Rule, error) {
 	rules := pnm.Rules()
 	i := slices.IndexFunc(rules, func(r pnm.Rule) bool { return r.Name() == name })
 	if i < 0 {
-		return nil, fmt.Errorf("the rule %s is unknown", strictjson.Quote(name))
+		return nil, fmt.Errorf("unknown rule %s", strictjson.Quote(name))
 	}
 	r := rules[i]
 	var names []string
@@ -103,7 +103,7 @@ func parseRule(name string, members map[string]*strictjson.Decoder) (pnm.Rule, e
 		}
 	}
 	for unknown := range members {
-		return nil, fmt.Errorf("%s has no %s, but %s", name, strictjson.Quote(unknown), strings.Join(names, ", "))
+		return nil, fmt.Errorf("%s has no %s, only %s", name, strictjson.Quote(unknown), strings.Join(names, ", "))
 	}
 	return r, r.Validate()
 }
@@ -129,7 +129,7 @@ func (m *member) parse(d *strictjson.Decoder) (err error) {
 	return err
 }
 
-// parseAs reads a value of the type that was has.
+// parseAs reads a value of the same type as was.
 func parseAs(was any, d *strictjson.Decoder) (any, error) {
 	if _, ok := was.(bool); ok {
 		return d.Bool()

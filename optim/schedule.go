@@ -6,12 +6,14 @@ import (
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// StepDecay returns factor^⌊(t−1)/every⌋: after each so many steps the learning rate is multiplied by factor, as by torch's
-// StepLR. If every is not positive it never is. Schedules are factors on a base learning rate at step t ≥ 1, and multiply:
+// StepDecay returns factor^⌊(t−1)/every⌋: it multiplies the learning rate by factor after each every steps, like torch's StepLR. If every
+// is not positive, it returns 1.
+//
+// Schedules are factors on a base learning rate at step t ≥ 1. Multiply them, and pass the product to [Optimizer.SetLR] before step t:
 //
 //	lr := base * optim.WarmUp(t, 500) * optim.CosineDecay(t, 10_000)
 //
-// goes to [Optimizer.SetLR], or into the rule's LR, before step t. Like the rules they give the same bits on every machine.
+// Like the rules, schedules give the same bits on every machine.
 func StepDecay(t, every int, factor float64) float64 {
 	var h floatmode.Hold
 	defer h.Take().Release()
@@ -28,9 +30,9 @@ func StepDecay(t, every int, factor float64) float64 {
 	return f
 }
 
-// CosineDecay returns (1 + cos(π·(t−1)/steps))/2: from 1 at step 1 down to 0 at step steps+1, as by torch's
-// CosineAnnealingLR with T_max = steps. It is 1 before and 0 after that, and 0 from step 1 on if steps is not positive. With a floor it is
-// floor + (1−floor)·CosineDecay(t, steps). See [StepDecay] for how to use it.
+// CosineDecay returns (1 + cos(π·(t−1)/steps))/2, like torch's CosineAnnealingLR with T_max = steps: it falls from 1 at step 1 to 0 at step
+// steps+1. It is 1 before and 0 after these steps; if steps is not positive, it is 0 from step 1 on. For a floor, use
+// floor + (1−floor)·CosineDecay(t, steps). See [StepDecay] for how to use schedules.
 func CosineDecay(t, steps int) float64 {
 	var h floatmode.Hold
 	defer h.Take().Release()
@@ -40,7 +42,7 @@ func CosineDecay(t, steps int) float64 {
 	case t <= 1:
 		return 1
 	}
-	// (1 + cos πx)/2 is 1 − sin²(πx/2), and sin²(π(1−x)/2). math.Cos has other bits on some machines.
+	// (1 + cos πx)/2 is 1 − sin²(πx/2), and also sin²(π(1−x)/2). math.Cos gives other bits on some machines.
 	n, done := float64(steps), float64(t-1)
 	if done <= n/2 {
 		return 1 - sin2(done/n)
@@ -48,7 +50,7 @@ func CosineDecay(t, steps int) float64 {
 	return sin2((n - done) / n)
 }
 
-// sin2 returns sin²(πx/2) for 0 ≤ x ≤ 1/2, by the Taylor series of (1 − cos πx)/2. What it leaves out is below 2⁻⁵⁶.
+// sin2 returns sin²(πx/2) for 0 ≤ x ≤ 1/2, by the Taylor series of (1 − cos πx)/2. The terms that it leaves out are below 2⁻⁵⁶.
 func sin2(x float64) float64 {
 	y := math.Pi * x
 	z := y * y
@@ -61,8 +63,8 @@ func sin2(x float64) float64 {
 	return sum
 }
 
-// WarmUp returns min(t/steps, 1): a linear rise from 1/steps at step 1 to 1 at step steps and from then on. It is 1 if
-// steps is not positive.
+// WarmUp returns min(t/steps, 1): it rises linearly from 1/steps at step 1 to 1 at step steps, and stays 1. If steps is not positive, it
+// returns 1. See [StepDecay] for how to use schedules.
 func WarmUp(t, steps int) float64 {
 	var h floatmode.Hold
 	defer h.Take().Release()

@@ -12,20 +12,20 @@ import (
 // A TensorState is the state of one tensor, with the names that the official implementation (the authors' or
 // torch's) uses in state_dict()["state"].
 type TensorState struct {
-	// Step is the number of steps done ("step"). Its parity tells which of the two momenta is due next, so it must be
-	// saved and restored together with them. Torch's SGD does not count; for its momentum_buffer any Step ≥ 1 is right.
+	// Step is the number of steps done ("step"). Its parity tells which of the two momenta is due next, so save and restore
+	// it together with them. Torch's SGD does not count steps: for its momentum_buffer, any Step ≥ 1 is right.
 	Step int
 
-	// Buffers has one vector for each name of the rule's [pnm.Rule.State], with as many elements as the tensor. It may be empty if
-	// Step is 0: official code creates the state of a tensor at its first step.
+	// Buffers has a vector, as long as the tensor, for each name in the rule's [pnm.Rule.State]. It may be empty if Step is 0: official
+	// code creates the state of a tensor at its first step.
 	Buffers map[string]pnm.Vector
 }
 
-// State returns a copy of the state of all tensors, in the optimizer's order and in the formats that it keeps. Together with the
-// parameters and the rules it is all that a later run needs to continue with the same bits, see [Optimizer.SetState]. Stochastic
-// rounding needs nothing but the seed and the counts of steps.
+// State returns a copy of the state of all tensors, in the optimizer's order and in its formats. With the state, the parameters and the
+// rules, a later run continues with the same bits: see [Optimizer.SetState]. Stochastic rounding needs only the seed and the counts of
+// steps.
 //
-// It fails with a *PartError while [Optimizer.StepPart] has done a part of a step, and with [ErrClosed] after Close.
+// It returns a *PartError while a step of [Optimizer.StepPart] is incomplete, and [ErrClosed] after Close.
 func (o *Optimizer) State() ([]TensorState, error) {
 	if err := o.calls.beginReading(); err != nil {
 		return nil, err
@@ -48,11 +48,11 @@ func (o *Optimizer) State() ([]TensorState, error) {
 	return states, nil
 }
 
-// SetState replaces the state of all tensors by a copy of states, one for each tensor in the optimizer's order. A buffer in another
-// format than the optimizer's, or in mxfp8 with other rows, is widened, or rounded to nearest even; float64 is not converted. What
-// [Optimizer.StepPart] has done of an incomplete step no longer counts.
+// SetState replaces the state of all tensors by a copy of states, which has one state for each tensor, in the optimizer's order. Buffers in
+// another format, or in mxfp8 with other rows, are widened or rounded to nearest even; float64 is not converted. SetState drops an
+// incomplete step of [Optimizer.StepPart].
 //
-// A list or a buffer of a wrong length gives a *pnm.LengthError, a format that is not converted a *pnm.FormatError, and a name that is
+// A list or a buffer of a wrong length returns a *pnm.LengthError, a format that is not converted a *pnm.FormatError, and a name that is
 // missing or unknown, or a step below 0, a *StateError.
 func (o *Optimizer) SetState(states []TensorState) error {
 	if err := o.calls.begin(); err != nil {
@@ -85,14 +85,14 @@ func (o *Optimizer) SetState(states []TensorState) error {
 	return nil
 }
 
-// set is [pnm.Vector.Set] for vectors that are known to fit.
+// set is [pnm.Vector.Set] for vectors that have been checked.
 func set(to, from pnm.Vector) {
 	if _, err := to.Set(from); err != nil {
 		panic(err)
 	}
 }
 
-// checkSteps reports a number of steps that a tensor cannot have done.
+// checkSteps reports a number of steps out of range.
 func checkSteps(n int) error {
 	switch {
 	case n < 0:
@@ -103,7 +103,7 @@ func checkSteps(n int) error {
 	return nil
 }
 
-// checkState reports a state that does not fit a tensor.
+// checkState reports state that does not fit a tensor.
 func checkState(u *pnm.Update, s TensorState) error {
 	if err := checkSteps(s.Step); err != nil {
 		return err

@@ -370,7 +370,7 @@ class _Contents:
         if saved.crc32 is None:
             return None
         if of not in saved.crc32:
-            raise ValueError(f"{short(key)} has no checksum, others have")
+            raise ValueError(f"{short(key)} has no checksum, but others of its tensor have one")
         return saved.crc32[of]
 
     def finish(self) -> None:
