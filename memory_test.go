@@ -271,7 +271,7 @@ func TestForgottenArenasAreCollected(t *testing.T) {
 func TestAdviseHugePages(t *testing.T) {
 	s := lcg[float32](1, 9*mebi)
 	bytes, err := Float32(s).AdviseHugePages()
-	if !system.CanMap {
+	if !system.CanAdvise {
 		if !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%d bytes, %v", bytes, err)
 		}

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !darwin && !windows
 
 package system
 
@@ -10,5 +10,3 @@ const CanMap = false
 func Map(int) (memory, whole []byte, err error) { return nil, nil, errors.ErrUnsupported }
 
 func Unmap([]byte) {}
-
-func AdviseHugePages([]byte) error { return errors.ErrUnsupported }
