@@ -250,7 +250,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7, help="(default 7)")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 4, 8, 16], help="threads of the second table (default 1 4 8 16)")
     parser.add_argument("--candidates", nargs="+", choices=OFFLOADS, default=list(OFFLOADS), metavar="NAME", help="(default: all)")
-    parser.add_argument("--suite", metavar="BINARY", help="the engine's test binary from `go test -c`: runs its tests with AVX-512 required")
+    parser.add_argument("--suite", metavar="BINARY", help="the engine's test binary from `go test -c`: tests with AVX-512 required")
     options = parser.parse_args()
 
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, posneg on {posneg.isa()}")
