@@ -1,4 +1,4 @@
-"""PNM, AdaPNM, SGD, Adam, AdamW and Lion for PyTorch on the CPU: torch.optim's classes around a fused step.
+"""PNM, AdaPNM, SGD, Adam, AdamW and Lion for PyTorch on the CPU: classes like those of torch.optim, around a fused step.
 
 >>> from posneg import AdaPNM
 >>> optimizer = AdaPNM(model.parameters(), lr=1e-3)

@@ -91,12 +91,12 @@ class Options(ctypes.Structure):
 
 
 def path() -> Path:
-    """Where the library is: at $POSNEG_LIBRARY, or else beside this file, where the wheel has put it."""
+    """The path of the library: $POSNEG_LIBRARY, or else the wheel's, beside this file."""
     chosen = os.environ.get("POSNEG_LIBRARY")
     file = Path(chosen).absolute() if chosen else Path(__file__).with_name(_system.library_name())
     if not file.is_file():
         raise ImportError(
-            f"posneg: there is no library {file}: "
+            f"posneg: the library {file} does not exist: "
             + (
                 "set POSNEG_LIBRARY to a libpnm, or unset it for the installed one"
                 if chosen
@@ -109,7 +109,7 @@ def path() -> Path:
 
 def _opened(file: Path) -> ctypes.CDLL:
     try:
-        return ctypes.CDLL(str(file))  # CDLL lets go of the interpreter's lock during calls
+        return ctypes.CDLL(str(file))  # CDLL releases the interpreter's lock during calls
     except OSError as e:
         built_for, here = _system.built_for(file) or "an unknown system", _system.here()
         reason = str(e) if built_for == here else f"it is for {built_for}, and this is {here}"
@@ -118,7 +118,7 @@ def _opened(file: Path) -> ctypes.CDLL:
 
 @functools.lru_cache(maxsize=None)
 def load() -> ctypes.CDLL:
-    """The library. A process that has loaded it must not fork() and go on using it in the child."""
+    """Loads the library. A forked child of a process that has loaded it cannot use it."""
     file = path()
     library = _opened(file)
     if library.pnm_abi_version() != ABI_VERSION:
@@ -138,7 +138,7 @@ def load() -> ctypes.CDLL:
 
 @functools.lru_cache(maxsize=256)
 def state_names(rule: Tuple[Any, ...]) -> Tuple[str, ...]:
-    """What a parameter's state is called under a rule, the fields of RULE, in the engine's order."""
+    """The names of a parameter's state under a rule, given as the fields of RULE, in the engine's order."""
     library, fields = load(), np.array(rule, RULE)
     count = library.pnm_state_count(fields.ctypes.data)
     if count < 0:
@@ -148,7 +148,7 @@ def state_names(rule: Tuple[Any, ...]) -> Tuple[str, ...]:
 
 
 def convert(to: np.ndarray, from_: np.ndarray) -> None:
-    """Sets the elements of a VECTOR to those of another one; their memory must stay alive meanwhile."""
+    """Sets the elements of a VECTOR to those of another one. The caller keeps their memory alive."""
     library = load()
     status = library.pnm_convert(to.ctypes.data, from_.ctypes.data, None)
     if status:
@@ -156,7 +156,7 @@ def convert(to: np.ndarray, from_: np.ndarray) -> None:
 
 
 def sum_squares(vectors: np.ndarray, workers: int, squares: np.ndarray) -> None:
-    """Sets the first SQUARES elements of squares, each an int64, to the sum for an array of VECTOR."""
+    """Sets the first SQUARES elements of squares, int64 numbers, to the sum of squares of an array of VECTOR."""
     library = load()
     status = library.pnm_sum_squares(vectors.ctypes.data, len(vectors), workers, squares.ctypes.data)
     if status:
@@ -187,11 +187,11 @@ class _RefusedProcess(Refused, RuntimeError):
     pass
 
 
-_NOT_RUN = 2  # where a report has whether a step was skipped
+_NOT_RUN = 2  # the report's skipped before a step
 
 
 class Call:
-    """Performs the steps of an array of UPDATE; what it points to must stay alive during a run."""
+    """Performs the steps of an array of UPDATE. The caller keeps the memory that it points to alive during a run."""
 
     def __init__(self, updates: np.ndarray):
         self._library, self.steps = load(), len(updates)
@@ -199,8 +199,8 @@ class Call:
         self._around: Tuple[Any, ...] = (0.0, 0.0, False, False, None)
         self._report = np.zeros((), REPORT)
         self._skipped = self._report["skipped"]
-        self.done = np.zeros((), bool)  # by the last run
-        self.ran = np.zeros((), bool)  # the same, or skipped, as the options have it; known when look has been called
+        self.done = np.zeros((), bool)  # the last run has updated the parameters
+        self.ran = np.zeros((), bool)  # the last run has updated or skipped them; set by look
         self.look = functools.partial(np.not_equal, self._skipped, _NOT_RUN, out=self.ran)
         self._calls = (
             functools.partial(
@@ -211,19 +211,18 @@ class Call:
         )
 
     def run(self, loss_scale: float, workers: int, around: Tuple[Any, ...], then: Sequence[Callable[[], object]]) -> None:
-        """Performs a step, with clip_norm, clip_value, skip_non_finite, zero_grads, and the address of a sum of squares or None.
+        """Performs a step. around has clip_norm, clip_value, skip_non_finite, zero_grads, and the address of a sum of squares or None.
 
-        It calls `then` after the library, also if it has refused, without letting an exception of a signal's handler in between.
-
-        Python runs handlers between its own instructions, and one of them makes all these calls: none may be a function in Python.
+        It calls `then` after the library, even if the library has refused. No exception of a signal handler comes in between: Python
+        runs handlers between its own instructions, and a single instruction makes all these calls. So none may be a function in Python.
         """
         options = self._options
         options.loss_scale, options.workers = loss_scale, workers
         if around is not self._around:
-            self._around = ()  # an interrupt may leave some of the old ones
+            self._around = ()  # an interrupt may leave old and new options mixed
             options.clip_norm, options.clip_value, options.skip_non_finite, options.zero_grads, options.squares = around
             self._around = around
-        self._skipped[...] = _NOT_RUN  # the library writes a report when it has done its work, and only then
+        self._skipped[...] = _NOT_RUN  # the library writes the report only after its work
         self.done[...] = False
         calls: Any = (*self._calls, *then)
         status = list(map(functools.partial.__call__, calls))[0]
@@ -231,15 +230,15 @@ class Call:
             raise _error(status, self._library.pnm_last_error().decode())
 
     def report(self) -> Tuple[float, bool]:
-        """The norm of the gradients, if that was asked for, and whether the last run was skipped."""
+        """The norm of the gradients, if an option measures it, and whether the last run was skipped."""
         return float(self._report["grad_norm"]), bool(self._skipped)
 
 
 def _error(status: int, message: str) -> Exception:
     if status == ERROR_FORKED:
         return _RefusedProcess(
-            f"posneg: this process was forked from one that had already used the library, which does not "
-            f"survive that; start it with multiprocessing's 'spawn' or 'forkserver' method ({message})"
+            f"posneg: this process was forked from one that had already used the library, which does not work in a forked child; "
+            f"use multiprocessing's 'spawn' or 'forkserver' start method ({message})"
         )
     if status == ERROR_INTERNAL:
         return _RefusedProcess(message)
@@ -247,5 +246,5 @@ def _error(status: int, message: str) -> Exception:
 
 
 def isa() -> str:
-    """The instruction set that the library uses: avx512, avx2, neon or generic. $PNM_ISA pins one."""
+    """Returns the instruction set that the library uses: "avx512", "avx2", "neon" or "generic". $PNM_ISA selects another one."""
     return str(load().pnm_isa().decode())

@@ -1,4 +1,4 @@
-"""How many threads a step uses."""
+"""The number of threads of a step."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _chosen = _ENVIRONMENT
 
 
 def set_num_threads(n: Optional[int]) -> None:
-    """Sets how many threads the steps of all optimizers of this process use, from 1 to 4096; None restores the default.
+    """Sets the largest number of threads of a step, for all optimizers of this process, from 1 to 4096. None restores the default.
 
-    The default is what the environment variable POSNEG_NUM_THREADS said when posneg was imported, or else as many as torch uses,
-    torch.get_num_threads(). Where torch has one thread only because torchrun has set OMP_NUM_THREADS to 1 by itself, the default is this
-    process's share of the CPUs: those that torchrun may use divided by LOCAL_WORLD_SIZE. No result depends on the number of threads.
+    The default is the value of the environment variable POSNEG_NUM_THREADS at the import of posneg, or else torch.get_num_threads(). If
+    torch has a single thread because torchrun has set OMP_NUM_THREADS to 1 by itself, the default is this process's share of the CPUs:
+    those that torchrun may use, divided by LOCAL_WORLD_SIZE. Results do not depend on the number of threads.
 
     >>> posneg.set_num_threads(2)
     >>> posneg.get_num_threads()
@@ -55,7 +55,7 @@ def set_num_threads(n: Optional[int]) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads a step uses at most; small steps use fewer. See set_num_threads."""
+    """Returns the largest number of threads of a step; small steps use fewer. See set_num_threads."""
     if _chosen is not None:
         return _chosen
     threads = torch.get_num_threads()
@@ -64,7 +64,7 @@ def get_num_threads() -> int:
 
 @functools.lru_cache(maxsize=None)
 def _share() -> int:
-    """How many threads a process has for which torch has one: 1, if that was anyone's will."""
+    """The number of threads of a process in which torch has one: 1, unless torchrun alone has set that."""
     torchrun = _torchrun()
     if torchrun is None:
         return 1
@@ -80,10 +80,10 @@ def _share() -> int:
 
 
 def _torchrun() -> Optional[int]:
-    """The process of the torchrun that has set OMP_NUM_THREADS to 1 for this process by itself; None if somebody else did.
+    """The process of the torchrun that has set OMP_NUM_THREADS to 1 for this process by itself; None if something else has set it.
 
-    torchrun sets the variable only where it was not set. What was set when a process began, and not what it has set since, is in
-    /proc: torchrun's does not have the variable then. The processes that it starts have TORCHELASTIC_RUN_ID.
+    torchrun sets the variable only if its own environment does not have it. /proc has the environment that a process was started with:
+    that of torchrun then lacks OMP_NUM_THREADS. The processes that torchrun starts have TORCHELASTIC_RUN_ID.
     """
     if os.environ.get("OMP_NUM_THREADS") != "1" or "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
@@ -94,7 +94,7 @@ def _torchrun() -> Optional[int]:
             if b"TORCHELASTIC_RUN_ID" not in began_with:
                 return None if b"OMP_NUM_THREADS" in began_with else process
             process = _parent(process)
-    except (OSError, ValueError):  # not Linux, or no business of ours
+    except (OSError, ValueError):  # not Linux, or no permission
         pass
     return None
 

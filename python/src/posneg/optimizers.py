@@ -1,4 +1,4 @@
-"""The optimizers. Their arguments are those of the authors' implementation, or of torch.optim."""
+"""The optimizers. They take the arguments of the authors' implementation or of torch.optim, and some more."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _same(names: str) -> Dict[str, Optional[str]]:
 class PNM(Optimizer):
     """Positive-Negative Momentum (Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182, Algorithm 2).
 
-    Two momenta take turns: step t of a parameter p with gradient g updates m, and the next one n. Their weighted difference has more of
-    the gradients' noise than one momentum. The equations::
+    There are two momenta, updated alternately: if a step updates m, the next step updates n. Their weighted difference has more of the
+    gradients' noise than a single momentum. Step t of a parameter p with gradient g::
 
         if maximize: g = -g
         if not decoupled: g = g + weight_decay * p
@@ -40,28 +40,29 @@ class PNM(Optimizer):
     The state of a parameter: step, pos_momentum (m on odd steps), neg_momentum.
 
     Args:
-        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
-        lr: learning rate, finite and >= 0: a float, or a tensor with one element. It has no default, as in the authors' code: theirs
-            is 1.0 where torch's SGD with momentum 0.9 has 0.1.
-        betas: beta1, the decay of the momenta, in [0, 1), and beta0, the weight of the negative one, any number;
-            both are 0 only if decoupled. Default: (0.9, 1.0).
+        params: parameters, (name, parameter) pairs such as model.named_parameters(), or dicts that define groups.
+        lr: learning rate, finite and >= 0: a float, or a tensor with one element. It has no default, as in the authors' code. They
+            use 1.0 where torch's SGD with momentum 0.9 takes 0.1.
+        betas: beta1, the decay of the momenta, in [0, 1), and beta0, the weight of the negative momentum, any finite number.
+            Both may be 0 only with decoupled. Default: (0.9, 1.0).
         weight_decay: finite and >= 0. Default: 0.
-        decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
+        decoupled: multiply parameters by 1 - lr * weight_decay, instead of adding weight_decay * p to gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
-        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
-            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
-            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
-        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
+            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
+            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
-        seed: of stochastic rounding, any whole number. Default: 0.
-        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
-            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
-        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
-        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
-        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
-        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
-            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+        seed: seed of stochastic rounding, any integer. Default: 0.
+        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
+            has it. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
+            skipped is True. Default: False.
+        zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
+        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -109,7 +110,7 @@ class PNM(Optimizer):
         super()._check(group)
         check_betas(group, "beta1 beta0", decays=1)
         if not group["decoupled"] and not any(group["betas"]):
-            raise ValueError(f"Invalid betas: {group['betas']} without decoupled, which is plain gradient descent: use posneg.SGD for that")
+            raise ValueError(f"Invalid betas: {group['betas']} without decoupled is plain gradient descent: use posneg.SGD for that")
 
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         beta1, beta0 = group["betas"]
@@ -119,8 +120,8 @@ class PNM(Optimizer):
 class AdaPNM(Optimizer):
     """AdaPNM, the adaptive form of Positive-Negative Momentum (Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182, Algorithm 3).
 
-    Two momenta take turns: step t of a parameter p with gradient g updates m, and the next one n. Their difference is divided as in
-    Adam. At equal lr, steps are 0.447 of AdamW's in the long run. The equations::
+    There are two momenta, updated alternately: if a step updates m, the next step updates n. Their weighted difference is divided as in
+    Adam. At equal lr, steps are 0.447 times AdamW's in the long run. Step t of a parameter p with gradient g::
 
         if maximize: g = -g
         if not decoupled: g = g + weight_decay * p
@@ -135,32 +136,33 @@ class AdaPNM(Optimizer):
     The state of a parameter: step, exp_avg (m on odd steps), neg_exp_avg, exp_avg_sq (v), max_exp_avg_sq (w, with amsgrad).
 
     Args:
-        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        params: parameters, (name, parameter) pairs such as model.named_parameters(), or dicts that define groups.
         lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
         betas: beta1 and beta2, the decays of the momenta and of the average of squares, in [0, 1), and beta0, the weight of the
-            negative momentum, any number. Default: (0.9, 0.999, 1.0).
-        eps: added to the root, finite and >= 0. Not 0 if both decays are; 0 or at least 1e-45 unless all parameters are float64.
-            Default: 1e-8.
+            negative momentum, any finite number. Default: (0.9, 0.999, 1.0).
+        eps: added to the root, finite and >= 0. It must not be 0 if both decays are 0. Unless all parameters are float64, it must
+            be 0 or at least 1e-45. Default: 1e-8.
         weight_decay: finite and >= 0; the authors use 5e-4 / lr. Default: 0.0.
         amsgrad: divide by the root of the largest average so far. Default: True.
-        decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
+        decoupled: multiply parameters by 1 - lr * weight_decay, instead of adding weight_decay * p to gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
-        exact_bias: divide by the weight that the momentum has really given out. The authors' correction is the same on even steps and
-            too large on odd ones: the first step is 1.70 of lr. Default: False.
-        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
-            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
-            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
-        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+        exact_bias: divide by the true sum of the momentum's weights. The authors' correction is the same on even steps and too large
+            on odd ones: their first step is 1.70 * lr. Default: False.
+        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
+            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
+            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
-        seed: of stochastic rounding, any whole number. Default: 0.
-        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
-            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
-        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
-        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
-        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
-        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
-            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+        seed: seed of stochastic rounding, any integer. Default: 0.
+        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
+            has it. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
+            skipped is True. Default: False.
+        zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
+        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -225,7 +227,7 @@ class AdaPNM(Optimizer):
 
 
 class SGD(Optimizer):
-    """Gradient descent with momentum: torch.optim.SGD, whose state it continues, with its arguments and those of this package.
+    """Gradient descent with momentum, as torch.optim.SGD. It loads that class's state, and takes its arguments and some more.
 
     Step t of a parameter p with gradient g::
 
@@ -237,29 +239,30 @@ class SGD(Optimizer):
     The state of a parameter: step, momentum_buffer (b, with momentum).
 
     Args:
-        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        params: parameters, (name, parameter) pairs such as model.named_parameters(), or dicts that define groups.
         lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
         momentum: finite and >= 0. Default: 0.
-        dampening: of the gradients that join the momentum, any number. Default: 0.
+        dampening: any finite number; gradients join the momentum with the factor 1 - dampening. Default: 0.
         weight_decay: finite and >= 0, added to the gradients (L2). Default: 0.
-        nesterov: Nesterov's momentum, which needs a momentum > 0 and no dampening. Default: False.
+        nesterov: use Nesterov momentum, which needs momentum > 0 and dampening 0. Default: False.
         maximize: ascend instead of descend. Default: False.
-        foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
-        differentiable: True is refused. Default: False.
-        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
-            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
-            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
-        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+        foreach: accepted as by torch.optim, and ignored. Default: None.
+        differentiable: accepted as by torch.optim, but True raises an error. Default: False.
+        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
+            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
+            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
-        seed: of stochastic rounding, any whole number. Default: 0.
-        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
-            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
-        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
-        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
-        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
-        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
-            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+        seed: seed of stochastic rounding, any integer. Default: 0.
+        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
+            has it. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
+            skipped is True. Default: False.
+        zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
+        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -322,7 +325,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, arXiv 1412.6980): torch.optim.Adam, whose state it continues, with its arguments and those of this package.
+    """Adam (Kingma and Ba, arXiv 1412.6980), as torch.optim.Adam. It loads that class's state, and takes its arguments and some more.
 
     Step t of a parameter p with gradient g::
 
@@ -337,20 +340,20 @@ class Adam(Optimizer):
     The state of a parameter: step, exp_avg (m), exp_avg_sq (v), max_exp_avg_sq (w, with amsgrad).
 
     Args:
-        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        params: parameters, (name, parameter) pairs such as model.named_parameters(), or dicts that define groups.
         lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
         betas: beta1 and beta2, the decays of the averages of gradients and of their squares, in [0, 1). Default: (0.9, 0.999).
-        eps: added to the root, finite and >= 0. Not 0 if both decays are; 0 or at least 1e-45 unless all parameters are float64.
-            Default: 1e-8.
+        eps: added to the root, finite and >= 0. It must not be 0 if both decays are 0. Unless all parameters are float64, it must
+            be 0 or at least 1e-45. Default: 1e-8.
         weight_decay: finite and >= 0. Default: 0.
         amsgrad: divide by the root of the largest average so far. Default: False.
-        foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
+        foreach: accepted as by torch.optim, and ignored. Default: None.
         maximize: ascend instead of descend. Default: False.
-        capturable: True is refused. Default: False.
-        differentiable: True is refused. Default: False.
+        capturable: accepted as by torch.optim, but True raises an error. Default: False.
+        differentiable: accepted as by torch.optim, but True raises an error. Default: False.
         fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
             scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        decoupled_weight_decay: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2).
+        decoupled_weight_decay: multiply parameters by 1 - lr * weight_decay, instead of adding weight_decay * p to gradients (L2).
             Default: False.
         state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
             in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
@@ -429,7 +432,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101): torch.optim.AdamW, whose state it continues, with its arguments and this package's.
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), as torch.optim.AdamW. It loads that class's state, and takes its arguments and more.
 
     Step t of a parameter p with gradient g::
 
@@ -443,31 +446,32 @@ class AdamW(Adam):
     The state of a parameter: step, exp_avg (m), exp_avg_sq (v), max_exp_avg_sq (w, with amsgrad).
 
     Args:
-        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        params: parameters, (name, parameter) pairs such as model.named_parameters(), or dicts that define groups.
         lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
         betas: beta1 and beta2, the decays of the averages of gradients and of their squares, in [0, 1). Default: (0.9, 0.999).
-        eps: added to the root, finite and >= 0. Not 0 if both decays are; 0 or at least 1e-45 unless all parameters are float64.
-            Default: 1e-8.
+        eps: added to the root, finite and >= 0. It must not be 0 if both decays are 0. Unless all parameters are float64, it must
+            be 0 or at least 1e-45. Default: 1e-8.
         weight_decay: finite and >= 0. Default: 1e-2.
         amsgrad: divide by the root of the largest average so far. Default: False.
         maximize: ascend instead of descend. Default: False.
-        foreach: changes nothing; it is there for programs that give it to torch.optim. Default: None.
-        capturable: True is refused. Default: False.
-        differentiable: True is refused. Default: False.
-        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
-            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
-            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
-        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+        foreach: accepted as by torch.optim, and ignored. Default: None.
+        capturable: accepted as by torch.optim, but True raises an error. Default: False.
+        differentiable: accepted as by torch.optim, but True raises an error. Default: False.
+        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
+            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
+            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
-        seed: of stochastic rounding, any whole number. Default: 0.
-        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
-            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
-        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
-        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
-        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
-        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
-            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+        seed: seed of stochastic rounding, any integer. Default: 0.
+        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
+            has it. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
+            skipped is True. Default: False.
+        zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
+        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -512,18 +516,18 @@ class AdamW(Adam):
     def _check(self, group: Group) -> None:
         super()._check(group)
         if not group["decoupled_weight_decay"]:
-            raise ValueError("Weight decay that is not decoupled: use posneg.Adam for that")
+            raise ValueError("Invalid decoupled_weight_decay: False; use posneg.Adam for coupled weight decay")
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            group["decoupled_weight_decay"] = True  # torch 1 has saved no such option, or Adam's
+            group["decoupled_weight_decay"] = True  # torch 1 has not saved this option, or has saved Adam's
 
 
 class Lion(Optimizer):
     """Lion (Chen and others, Symbolic Discovery of Optimization Algorithms, NeurIPS 2023, arXiv 2302.06675).
 
-    A step moves each parameter by lr, so that lr must be 3 to 10 times smaller than AdamW's, and weight_decay as many times larger. Step t
+    A step moves each parameter by lr. The authors divide AdamW's lr by 3 to 10, and multiply its weight_decay by the same factor. Step t
     of a parameter p with gradient g::
 
         if maximize: g = -g
@@ -533,30 +537,31 @@ class Lion(Optimizer):
         p = p - lr * u
         m = beta2 * m + (1 - beta2) * g
 
-    The sign of a NaN is NaN, and not 0 as in torch.sign. The state of a parameter: step, exp_avg (m).
+    The sign of a NaN is NaN, whereas torch.sign gives 0. The state of a parameter: step, exp_avg (m).
 
     Args:
-        params: parameters, pairs of names and parameters (as of model.named_parameters()), or dicts that define groups.
+        params: parameters, (name, parameter) pairs such as model.named_parameters(), or dicts that define groups.
         lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-4.
         betas: beta1, the weight of the momentum in the step, and beta2, the decay of the momentum, both in [0, 1) and not both 0.
             Default: (0.9, 0.99).
         weight_decay: finite and >= 0. Default: 0.0.
-        decoupled: shrink parameters by lr * weight_decay, instead of adding weight_decay * p to the gradients (L2). Default: True.
+        decoupled: multiply parameters by 1 - lr * weight_decay, instead of adding weight_decay * p to gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
-        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
-            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
-            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
-        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
+            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
+            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
-        seed: of stochastic rounding, any whole number. Default: 0.
-        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
-            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
-        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
-        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
-        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
-        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
-            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+        seed: seed of stochastic rounding, any integer. Default: 0.
+        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
+            has it. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
+            skipped is True. Default: False.
+        zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
+        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -636,4 +641,4 @@ def _rule(
 def _refuse(**options: bool) -> None:
     for name, value in options.items():
         if value:
-            raise ValueError(f"posneg has no {name} step, which is for graphs of torch operations: use torch.optim for that")
+            raise ValueError(f"Invalid {name}: True needs a step of torch operations: use torch.optim for that")
