@@ -99,7 +99,7 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_DTYPE, "the format of grads is float64", u[1].grads.dtype = PNM_FLOAT64);
 	REFUSED(PNM_ERROR_DTYPE, "the format of grads is low16", u[1].grads.dtype = PNM_LOW16);
 	REFUSED(PNM_ERROR_DTYPE, "the format of momentum_buffer is low16", u[1].state[0].dtype = PNM_LOW16);
-	REFUSED(PNM_ERROR_DTYPE, "the format of copy is nil, must be bf16, the upper halves of params", u[1].params.dtype = PNM_LOW16);
+	REFUSED(PNM_ERROR_DTYPE, "the format of copy is nil, must be bf16, the upper halves of low16 params", u[1].params.dtype = PNM_LOW16);
 	REFUSED(PNM_ERROR_DTYPE, "the format of copy is f16, must be bf16", u[1].params.dtype = PNM_LOW16; u[1].copy = zeros(N, PNM_F16));
 	REFUSED(PNM_ERROR_DTYPE, "the format of copy is low16, must be bf16 or f16", u[1].copy = zeros(N, PNM_LOW16));
 	REFUSED(PNM_ERROR_DTYPE, "the format of copy is nil, must be bf16 or f16 for params to follow it", u[1].follow = 1);
