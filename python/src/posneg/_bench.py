@@ -42,12 +42,12 @@ class Result(NamedTuple):
     bytes: float
     ns: float
     limit_ns: float  # what the fastest of torch's passes takes for as many bytes
-    of_limit: float  # the median of limit_ns by ns in the same round
+    of_limit: float  # the median of the ratios of passes beside the steps
 
 
 FORMATS: Dict[str, Any] = {"float32": None, "bf16 state": torch.bfloat16, "mxfp8 momenta": "mxfp8"}
 ROUNDS = 3  # at least
-EACH = 120  # bytes that all tensors have for each element
+EACH = 144  # bytes that all tensors have for each element
 
 
 def candidates() -> List[Candidate]:
@@ -96,24 +96,24 @@ class Turns:
         self._steps = [c.make([self._parameter]).step for c in self.candidates]
         a, b, c = (torch.ones(elements) for _ in range(3))
         self._passes = ((12, lambda: a.add_(b, alpha=1e-3)), (16, lambda: a.addcmul_(b, c, value=1e-3)))
-        self.speeds: Dict[int, List[float]] = {t: [] for t in threads}  # of each round, in bytes for each ns
-        self.times: Dict[int, List[List[float]]] = {t: [] for t in threads}  # of each round and candidate
+        # Of each round and candidate: the time of the step, and the bytes that the faster pass beside it moved in a ns.
+        self.times: Dict[int, List[List[float]]] = {t: [] for t in threads}
+        self.speeds: Dict[int, List[List[float]]] = {t: [] for t in threads}
 
     def round(self, number: int, keep: bool) -> Iterator[None]:
         """Measures once, and stops for a moment after each step."""
         for threads in self.threads:
             torch.set_num_threads(threads)
             _threads.set_num_threads(threads)
-            speed = max(bytes / self._ns(run) for bytes, run in self._passes)
-            times = [math.nan] * len(self.candidates)
+            times, speeds = ([math.nan] * len(self.candidates) for _ in range(2))
             for i in range(len(times)):
                 turn = (i + number) % len(times)
                 times[turn] = self._ns(self._steps[turn])
+                speeds[turn] = max(bytes / self._ns(run) for bytes, run in self._passes)
                 yield
             if keep:
-                speed = max(speed, *(bytes / self._ns(run) for bytes, run in self._passes))
-                self.speeds[threads].append(speed)
                 self.times[threads].append(times)
+                self.speeds[threads].append(speeds)
 
     def _ns(self, run: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -123,14 +123,14 @@ class Turns:
     def results(self, machine: str) -> List[Result]:
         found = []
         for threads in self.threads:
+            speed = statistics.median(s for row in self.speeds[threads] for s in row)
             for i, c in enumerate(self.candidates):
-                times = [row[i] for row in self.times[threads]]
-                ratios = [c.bytes / speed / ns for ns, speed in zip(times, self.speeds[threads])]
-                limit = c.bytes / statistics.median(self.speeds[threads])
+                times, speeds = ([row[i] for row in rows[threads]] for rows in (self.times, self.speeds))
+                ratios = [c.bytes / s / ns for ns, s in zip(times, speeds)]
                 found.append(
                     Result(
                         machine, software(), threads, c.rule, c.by, c.format, self.elements, c.bytes,
-                        statistics.median(times), limit, statistics.median(ratios),
+                        statistics.median(times), c.bytes / speed, statistics.median(ratios),
                     )
                 )
         return found
@@ -185,7 +185,7 @@ def report(results: Sequence[Result], out: TextIO) -> None:
         print("  ".join(x.ljust(w) if i in (1, 2) else x.rjust(w) for i, (x, w) in enumerate(zip(row, widths))).rstrip(), file=out)
     print(
         "\nns: time of a step for each parameter, median. GB/s: what the step must read and write by that time.\n"
-        "of memory: the same by what the fastest of torch's passes a.add_(b) and a.addcmul_(b, c) reached in the same rounds.",
+        "of memory: the same by what the fastest of torch's passes a.add_(b) and a.addcmul_(b, c) reached right after it.",
         file=out,
     )
     for threads in sorted({r.threads for r in results}):
