@@ -152,7 +152,7 @@ func workers(threads int) string {
 
 const (
 	heading = "Time of a step, in ns for each parameter"
-	legend  = "what moving the same memory takes"
+	legend  = "the time that moving the same bytes takes"
 )
 
 // about says where the results are from.
