@@ -39,8 +39,8 @@ func draw(w io.Writer, results []result) error {
 	room := float64(pictureWidth-labelsWidth) / float64(len(all))
 	scale := (room - valuesWidth) / slowest(results)
 
-	fmt.Fprintf(out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="13" fill="%s">`+"\n",
-		pictureWidth, height, textColor)
+	fmt.Fprintf(out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" `+
+		`font-family="system-ui, sans-serif" font-size="13" fill="%s">`+"\n", pictureWidth, height, textColor)
 	text := func(x, y float64, attributes, format string, values ...any) {
 		fmt.Fprintf(out, `<text x="%.1f" y="%.1f"%s>%s</text>`+"\n", x, y, attributes, html.EscapeString(fmt.Sprintf(format, values...)))
 	}

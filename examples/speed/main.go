@@ -1,10 +1,10 @@
-// Speed measures on this machine how long a step of PNM, AdaPNM and AdamW takes, in several formats, on one worker and on all, beside the
-// limit kernel, which moves the same memory and computes nothing:
+// Speed measures the time of a step of PNM, AdaPNM and AdamW on this machine: in several formats, on one worker and on all. Beside each step
+// it measures the limit kernel, which moves the same memory and computes nothing:
 //
 //	go run github.com/posneg/pnm/examples/speed@latest
 //
-// It takes less than a minute, and prints a bar chart on a terminal, else a table. -svg and -csv write the same to files; -from draws such a
-// file, or one of `python -m posneg --bench --csv`, and measures nothing.
+// It takes less than a minute. It prints a bar chart on a terminal, and a table elsewhere. -svg and -csv write the results to files. -from
+// measures nothing, and draws such a CSV file, or one of `python -m posneg --bench --csv`.
 package main
 
 import (

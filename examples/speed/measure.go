@@ -41,8 +41,11 @@ func measure(s settings, w *os.File) ([]result, error) {
 	if s.mebi < 0 || s.mebi > 1<<14 {
 		return nil, fmt.Errorf("-mebi is %d, want 1 to %d, or 0 to have it chosen", s.mebi, 1<<14)
 	}
-	if s.mebi == 0 {
-		s.mebi = fitting(available())
+	switch free := available(); {
+	case s.mebi == 0:
+		s.mebi = fitting(free)
+	case bytesEach*int64(s.mebi)<<20 > free:
+		return nil, fmt.Errorf("-mebi %d takes %d MiB of memory, and %d are free", s.mebi, bytesEach*s.mebi, free>>20)
 	}
 	trials, done, err := newTrials(s)
 	if err != nil {
@@ -50,7 +53,7 @@ func measure(s settings, w *os.File) ([]result, error) {
 	}
 	defer done()
 	if least := 8 * int64(s.mebi) << 20; least < int64(cpuid.CPU.Cache.L3) {
-		fmt.Fprintf(w, "The smallest step touches %d MiB, and the largest cache has %d: some steps will not come from memory.\n",
+		fmt.Fprintf(w, "The smallest step touches %d MiB, and the largest cache has %d: some data will be in caches.\n",
 			least>>20, cpuid.CPU.Cache.L3>>20)
 	}
 
@@ -253,11 +256,12 @@ func software() string {
 // fitting is how many Mi parameters fill at most half of some bytes of memory.
 func fitting(bytes int64) int { return int(max(1, min(64, bytes/2/bytesEach>>20))) }
 
-// available is how many bytes of memory are free: 4 GiB where the system does not tell.
+// available is how many bytes of memory are free, as far as the system tells.
 func available() int64 {
+	const unknown = math.MaxInt64
 	file, err := os.Open("/proc/meminfo")
 	if err != nil {
-		return 4 << 30
+		return unknown
 	}
 	defer file.Close()
 	for lines := bufio.NewScanner(file); lines.Scan(); {
@@ -266,5 +270,5 @@ func available() int64 {
 			return kib << 10
 		}
 	}
-	return 4 << 30
+	return unknown
 }

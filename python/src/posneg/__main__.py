@@ -46,12 +46,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser("python -m posneg", description=__doc__)
     parser.add_argument("--bench", action="store_true", help="measure for a minute, beside torch's optimizers, and print a table")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="with --bench: write the results to a file, too")
-    parser.add_argument("--mebi", type=int, metavar="N", help="with --bench: parameters, in units of 2^20 (default: 32, or what memory has room for)")
+    parser.add_argument("--mebi", type=int, metavar="N", help="with --bench: parameters, in units of 2^20 (default: at most 32, by free memory)")
     parser.add_argument("--seconds", type=float, default=45, help="with --bench: how long to measure (default: 45)")
     parser.add_argument("--machine", help="with --bench: what the results call the machine (default: its CPU's name)")
     options = parser.parse_args(arguments)
     if options.mebi is not None and not 1 <= options.mebi <= 1 << 14:
         parser.error(f"--mebi is {options.mebi}, must be from 1 to {1 << 14}")
+    free = _bench.free_memory()
+    if options.bench and options.mebi and free and _bench.EACH * options.mebi << 20 > free:
+        parser.error(f"--mebi {options.mebi} takes {_bench.EACH * options.mebi} MiB of memory, and {free >> 20} are free")
     if not 0 <= options.seconds <= 3600:
         parser.error(f"--seconds is {options.seconds:g}, must be from 0 to 3600")
     if not options.bench and options.csv:
@@ -64,10 +67,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     print()
     if options.csv:
         options.csv.touch()  # which fails before the work and not after it
-    elements = options.mebi << 20 if options.mebi else _bench.fitting(_bench.free_memory())
+    elements = (options.mebi or _bench.fitting(free)) << 20
     cache, least = _bench.largest_cache(), 10 * elements
     if cache and least < cache:
-        print(f"The smallest step touches {least >> 20} MiB, and the largest cache has {cache >> 20}: some steps will not come from memory.")
+        print(f"The smallest step touches {least >> 20} MiB, and the largest cache has {cache >> 20}: some data will be in caches.")
     results = _bench.measure(elements, options.seconds, options.machine or _bench.machine(), sys.stderr)
     _bench.report(results, sys.stdout)
     if options.csv:

@@ -177,9 +177,8 @@ def report(results: Sequence[Result], out: TextIO) -> None:
     rows = [("threads", "rule", "optimizer", "ns", "times ours", "GB/s", "of memory")]
     for r in results:
         ours = next(o for o in results if (o.threads, o.rule) == (r.threads, r.rule) and o.by == "posneg")
-        rows.append(
-            (str(r.threads), r.rule, f"{r.by}, {r.format}", f"{r.ns:.2f}", f"{r.ns / ours.ns:.2f}", f"{r.bytes / r.ns:.1f}", f"{r.of_limit:.0%}")
-        )
+        times = (f"{r.ns:.2f}", f"{r.ns / ours.ns:.2f}", f"{r.bytes / r.ns:.1f}", f"{r.of_limit:.0%}")
+        rows.append((str(r.threads), r.rule, f"{r.by}, {r.format}", *times))
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(x.ljust(w) if i in (1, 2) else x.rjust(w) for i, (x, w) in enumerate(zip(row, widths))).rstrip(), file=out)
@@ -193,20 +192,20 @@ def report(results: Sequence[Result], out: TextIO) -> None:
         print(f"That was {speed:.1f} GB/s on {threads} thread{'s' if threads > 1 else ''}.", file=out)
 
 
-def fitting(memory: int) -> int:
-    """How many elements to measure with: 32 Mi, or what half of the memory has room for, in whole Mi."""
-    return max(1, min(32, memory // 2 // EACH >> 20)) << 20
+def fitting(memory: Optional[int]) -> int:
+    """How many Mi parameters to measure with: 32, or what half of the memory has room for."""
+    return 32 if memory is None else max(1, min(32, memory // 2 // EACH >> 20))
 
 
-def free_memory() -> int:
-    """In bytes; 8 GiB where the system does not tell."""
+def free_memory() -> Optional[int]:
+    """In bytes, if the system tells."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) << 10
     except (OSError, ValueError):
         pass
-    return 8 << 30
+    return None
 
 
 def largest_cache() -> Optional[int]:
