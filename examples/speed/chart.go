@@ -13,7 +13,7 @@ import (
 // chart prints a bar for each result, as wide as a terminal: the whole bar is the step, and a line across it is the limit.
 func chart(w io.Writer, results []result, width int) error {
 	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "%s; ┃ is %s\n%s\n", heading, legend, about(&results[0]))
+	fmt.Fprintf(out, "%s; ┃ is %s\n%s\n", heading, legend, strings.Join(about(&results[0]), "; "))
 	names := 0
 	for i := range results {
 		names = max(names, utf8.RuneCountInString(results[i].label()))
@@ -60,7 +60,7 @@ func ofLimit(r *result, format string) string {
 
 // table prints the same in columns.
 func table(w io.Writer, results []result) error {
-	fmt.Fprintf(w, "%s\n%s\n\n", heading, about(&results[0]))
+	fmt.Fprintf(w, "%s\n%s\n\n", heading, strings.Join(about(&results[0]), "; "))
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(out, "threads\trule\tstep\tbytes\tns\tGB/s\tof the limit\n")
 	for i := range results {

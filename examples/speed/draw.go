@@ -11,11 +11,11 @@ import (
 
 // Measures of the picture, in pixels, and its colors: those of text and lines can be read on a white and on a black ground.
 const (
-	pictureWidth = 860
-	labelsWidth  = 230
+	pictureWidth = 800
+	labelsWidth  = 240
 	valuesWidth  = 60
-	rowHeight    = 22
-	barHeight    = 14
+	rowHeight    = 23
+	barHeight    = 15
 	ruleHeight   = 30
 	topHeight    = 78
 
@@ -30,7 +30,7 @@ func draw(w io.Writer, results []result) error {
 	out := bufio.NewWriter(w)
 	all := panels(results)
 	rows := all[0]
-	height := topHeight + len(rows)*rowHeight + 40
+	height := topHeight + len(rows)*rowHeight + 50
 	for i := range rows {
 		if i == 0 || rows[i].rule != rows[i-1].rule {
 			height += ruleHeight
@@ -39,8 +39,8 @@ func draw(w io.Writer, results []result) error {
 	room := float64(pictureWidth-labelsWidth) / float64(len(all))
 	scale := (room - valuesWidth) / slowest(results)
 
-	fmt.Fprintf(out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" `+
-		`font-family="system-ui, sans-serif" font-size="13" fill="%s">`+"\n", pictureWidth, height, textColor)
+	fmt.Fprintf(out, `<svg xmlns="http://www.w3.org/2000/svg" width="%[1]d" height="%[2]d" viewBox="0 0 %[1]d %[2]d" `+
+		`font-family="system-ui, sans-serif" font-size="14" fill="%[3]s">`+"\n", pictureWidth, height, textColor)
 	text := func(x, y float64, attributes, format string, values ...any) {
 		fmt.Fprintf(out, `<text x="%.1f" y="%.1f"%s>%s</text>`+"\n", x, y, attributes, html.EscapeString(fmt.Sprintf(format, values...)))
 	}
@@ -48,7 +48,7 @@ func draw(w io.Writer, results []result) error {
 		fmt.Fprintf(out, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, color)
 	}
 	const bold = ` font-weight="bold"`
-	text(0, 16, bold+` font-size="15"`, "%s: shorter is faster", heading)
+	text(0, 16, bold+` font-size="16"`, "%s: shorter is faster", heading)
 	rect(0, 30, 2, 16, limitColor)
 	text(10, 43, "", "%s", legend)
 	for k, panel := range all {
@@ -60,7 +60,7 @@ func draw(w io.Writer, results []result) error {
 			y += ruleHeight
 			text(0, y-9, bold, "%s", rows[i].rule)
 		}
-		text(labelsWidth-10, y+11, ` text-anchor="end"`, "%s", rows[i].label())
+		text(labelsWidth-10, y+12.5, ` text-anchor="end"`, "%s", rows[i].label())
 		for k, panel := range all {
 			r, x := &panel[i], labelsWidth+float64(k)*room
 			rect(x, y, scale*r.ns, barHeight, color(r.by))
@@ -69,11 +69,13 @@ func draw(w io.Writer, results []result) error {
 				rect(x+scale*r.limit-1, y-2, 2, barHeight+4, limitColor)
 				end = max(end, scale*r.limit)
 			}
-			text(x+end+6, y+11, "", "%.2f", r.ns)
+			text(x+end+6, y+12.5, "", "%.2f", r.ns)
 		}
 		y += rowHeight
 	}
-	text(0, y+22, ` font-size="11"`, "%s", about(&results[0]))
+	for i, line := range about(&results[0]) {
+		text(0, y+22+float64(18*i), "", "%s", line)
+	}
 	fmt.Fprintln(out, "</svg>")
 	return out.Flush()
 }

@@ -155,7 +155,7 @@ const (
 	legend  = "the time that moving the same bytes takes"
 )
 
-// about says where the results are from.
-func about(r *result) string {
-	return fmt.Sprintf("%s; %s; %d Mi parameters", r.machine, r.software, r.elements>>20)
+// about says where the results are from, in two lines.
+func about(r *result) []string {
+	return []string{r.machine, fmt.Sprintf("%s; %d Mi parameters", r.software, r.elements>>20)}
 }
