@@ -106,7 +106,7 @@ def test_without_parameters(tmp_path, form):
     posneg.save_checkpoint(tmp_path / "run", x, params=False)
     b = twins(a)
     y = posneg.AdaPNM(b, **how)
-    with pytest.raises(posneg.CheckpointError, match="without params"):
+    with pytest.raises(posneg.CheckpointError, match="saved with params=False"):
         posneg.load_checkpoint(tmp_path / "run", y)
     posneg.load_checkpoint(tmp_path / "run", y, params=False)
     go(a, x, 3, 3), go(b, y, 3, 3)
@@ -336,7 +336,7 @@ EDITS = {
     "no name": (groups_where(lambda groups: groups[0]["tensors"][0].pop("name")), "name is missing"),
     "an empty name": (first_tensor(name=""), "empty"),
     "a name twice": (first_tensor(name="1"), "two tensors '1'"),
-    "another name": (first_tensor(name="x"), "'x' are only there, and '0' only"),
+    "another name": (first_tensor(name="x"), "'x' only in the file, and '0' only"),
     "half a character": (first_tensor(name="\ud800"), "surrogates not allowed"),
     "step missing": (groups_where(lambda groups: groups[0]["tensors"][0].pop("step")), "step is missing"),
     "a negative step": (first_tensor(step=-1), "step is -1"),
@@ -347,12 +347,12 @@ EDITS = {
     "rounding too large": (first_tensor(rounding=[2**64, 2, 3]), "rounding is 18446744073709551616"),
     "rounding of a fraction": (first_tensor(rounding=[1, 2, 3.5]), "rounding is 3.5"),
     "a key unknown": (first_tensor(color=1), "'color'"),
-    "groups that differ": (groups_where(lambda groups: groups[1].update(lr=0.5)), "'0' and '1' in groups of different options"),
+    "groups that differ": (groups_where(lambda groups: groups[1].update(lr=0.5)), "'0' and '1' in groups with different options"),
     "a buffer missing": (lambda t, m: t.pop("state.1.neg_exp_avg"), "has no 'state.1.neg_exp_avg'"),
     "state missing": (lambda t, m: [t.pop(key) for key in list(t) if key.startswith("state.0")], "has no 'state.0.exp_avg'"),
     "parameters missing": (lambda t, m: t.pop("params.1"), "no parameters of '1'"),
-    "a tensor too many": (lambda t, m: t.update({"state.2.exp_avg": torch.zeros(3)}), "belong to nothing: 'state.2.exp_avg'"),
-    "a shape": (lambda t, m: t.update({"state.0.exp_avg": torch.zeros(4, 3)}), r"shape \[4, 3\], not \[3, 4\]"),
+    "a tensor too many": (lambda t, m: t.update({"state.2.exp_avg": torch.zeros(3)}), "belong to no parameter: 'state.2.exp_avg'"),
+    "a shape": (lambda t, m: t.update({"state.0.exp_avg": torch.zeros(4, 3)}), r"shape \[4, 3\], must have shape \[3, 4\]"),
     "a length": (lambda t, m: t.update({"state.0.exp_avg": torch.zeros(11)}), r"shape \[11\]"),
     "two dimensions for one": (lambda t, m: t.update({"state.1.exp_avg": torch.zeros(5, 1)}), r"shape \[5, 1\]"),
     "a wide type": (lambda t, m: t.update({"params.0": torch.zeros(3, 4, dtype=torch.float64)}), "F64"),
@@ -465,7 +465,7 @@ def test_other_classes(tmp_path):
     metadata["posneg.groups"] = metadata["posneg.groups"].replace('"decoupled":false', '"decoupled":true')
     metadata["posneg.checkpoint"] = "1"
     save_file({}, tmp_path / "sgd", metadata)
-    with pytest.raises(posneg.CheckpointError, match="has decoupled, which SGD has not"):
+    with pytest.raises(posneg.CheckpointError, match="has decoupled, which SGD does not have"):
         posneg.load_checkpoint(tmp_path / "sgd", posneg.SGD(a))
 
 
@@ -501,7 +501,7 @@ def test_names_must_fit(tmp_path):
     x = posneg.PNM(a, lr=1.0)
     for names, error, match in (
         ([("a", a[0])], ValueError, "parameter 1"),
-        ([("a", a[0]), ("a", a[1])], ValueError, "two parameters 'a'"),
+        ([("a", a[0]), ("a", a[1])], ValueError, "two parameters called 'a'"),
         ([("a", a[0]), ("", a[1])], TypeError, "pairs"),
         ([(0, a[0]), (1, a[1])], TypeError, "pairs"),
     ):

@@ -271,7 +271,7 @@ def test_scales_without_rows():
     (dict(exp_avg_scales=torch.zeros(40, 3, dtype=torch.uint8)), r"'exp_avg_scales' of parameter '0' has the shape \(40, 3\), must have \(40, 2\)"),
     (dict(exp_avg_scales=torch.zeros(40, 2)), "'exp_avg_scales' of parameter '0' is torch.float32"),
     (dict(exp_avg=torch.zeros(40, 50)), "'exp_avg' of parameter '0' is torch.float32"),
-    (dict(exp_avg=torch.zeros(50, 40, dtype=torch.uint8)), r"'exp_avg' of parameter '0' has the shape \(50, 40\)"),
+    (dict(exp_avg=torch.zeros(50, 40, dtype=torch.uint8)), r"'exp_avg' of parameter '0' has shape \(50, 40\)"),
 ])
 def test_what_is_no_state(change, text):
     params, optimizer = run([(40, 50)])

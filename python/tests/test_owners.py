@@ -162,7 +162,7 @@ def test_state_that_shrinks_where_it_lies():
     optimizer.step()
     before = block.copy()
     buffer.data = buffer.data[:3]
-    with pytest.raises(ValueError, match="'momentum_buffer' of parameter 0 of group 0 has the shape"):
+    with pytest.raises(ValueError, match="'momentum_buffer' of parameter 0 of group 0 has shape"):
         optimizer.step()
     assert (block == before).all()
 

@@ -1,4 +1,4 @@
-"""What the host has of parameters on a device: copies that are updated, rooms for gradients, and the ways there and back."""
+"""Copies of a device's parameters on the host, memory for their gradients, and the transfers in both directions."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ _PLACE_OF_GRADIENTS = 6  # behind those of the state: _memory.py
 
 
 class Copy:
-    """A copy of a parameter, and room for its gradient."""
+    """A copy of a parameter, and memory (its room) for the gradient."""
 
     def __init__(self, param: Tensor, lanes: Lanes):
         self.param, self.lanes, self.look = param, lanes, look(param)
-        self.host = torch.nn.Parameter(_empty(param), requires_grad=False)  # memory that nobody has touched
+        self.host = torch.nn.Parameter(_empty(param), requires_grad=False)  # memory that has not been touched
         self.hooked = False
-        self.stale = False  # the parameter is not yet what the copy is
-        self.pending = False  # the room has a gradient, or a sum, that the device has no longer
-        self.flying = 0  # gradients that are on their way
+        self.stale = False  # the copy is updated, and the parameter is not yet
+        self.pending = False  # the room has a gradient, or a sum, that the device no longer has
+        self.flying = 0  # the number of gradients being transferred
         self._room: Optional[Tensor] = None
-        self._has: Any = None  # which gradient the room has, or will have, and in which version
-        self._same: Any = None  # the version and the address of the parameter when the copy was the same
+        self._has: Any = None  # the gradient that the room has, or will have, and its version
+        self._same: Any = None  # the parameter's version and address when it last equalled the copy
 
     def fits(self) -> bool:
         return bool(look(self.param) == self.look)
 
     def has(self, g: Tensor) -> bool:
-        """Whether a gradient of the parameter's is the one in the room, or on its way there, and unchanged."""
+        """Whether g is the gradient in the room, or being transferred there, and unchanged since."""
         return self._has is not None and self._has[0]() is g and self._has[1] == g._version
 
     def bring(self, g: Tensor) -> None:
-        """Has a gradient come into the room."""
+        """Starts the transfer of a gradient into the room."""
         self.lanes.bring(self, g, add=False)
         self._has = None if g.is_inference() else (weakref.ref(g), g._version)  # those have no version
 
     def take(self, g: Tensor) -> None:
-        """The same, or has it added to what is there, if this is pending; the parameter may lose it."""
+        """Starts the transfer of a gradient into the room, added to a pending one. The caller may then free the gradient."""
         self.lanes.bring(self, g, add=self.pending)
         self.pending = True
 
     def room_for(self, g: Tensor) -> Tensor:
-        """Where a gradient comes to lie, or is added to the sum there. It may have another type than the parameter and than the sum."""
+        """The room for a gradient, or for its addition to the sum there. Gradient, sum and parameter may have different types."""
         if self._room is None:
             furnish([self])
         assert self._room is not None
@@ -70,28 +70,28 @@ class Copy:
         self.host.data, self._room = host, room
 
     def forget(self) -> None:
-        """Gives memory back that no step needs."""
+        """Gives back memory that no step needs."""
         if not self.furnished:
             self.host.data, self._same = _empty(self.param), None
 
     def set_gradient(self, due: bool) -> None:
-        """Has the copy step by what is in the room, or not at all."""
+        """Sets the gradient of the copy to the room, or to None."""
         room = self._room if due else None
         if self.host.grad is room:
             return
         if room is not None and room.dtype != self.host.dtype:
-            self.host.grad_dtype = None  # torch lets it have another type, if it is told so
+            self.host.grad_dtype = None  # lets the gradient have another type
         self.host.grad = room
 
     def follow(self) -> None:
-        """Takes over what others have written to the parameter."""
+        """Updates the copy if others have written to the parameter."""
         now = self._now()
         if now != self._same:
             self.lanes.fetch(self.host.detach(), self.param.detach())
             self._same = now
 
     def send(self) -> None:
-        """Has the parameter become what the copy is."""
+        """Starts copying the copy to the parameter."""
         self.lanes.send(self.param, self.host)
         self._same, self.stale = self._now(), False
 
@@ -100,7 +100,7 @@ class Copy:
 
 
 def furnish(copies: Sequence[Copy]) -> None:
-    """Gives copies the memory that steps need, where they have none yet."""
+    """Gives copies without memory the memory that steps need."""
     for pinned in (False, True):
         some = [copy for copy in copies if not copy.furnished and copy.lanes.down.pinned == pinned]
         models = [_empty(copy.param) for copy in some]
@@ -109,7 +109,7 @@ def furnish(copies: Sequence[Copy]) -> None:
 
 
 class _Flight(NamedTuple):
-    """A gradient on its way to the host, whose memory must stay its own until it has arrived."""
+    """The transfer of a gradient to the host. It keeps the gradient's memory alive until the end."""
 
     event: Any
     copy: Copy
@@ -123,7 +123,7 @@ class _Flight(NamedTuple):
 
 
 class Lanes:
-    """The ways between the host and a device, one for each direction."""
+    """The transfers between the host and a device, with a stream for each direction."""
 
     def __init__(self, device: torch.device):
         self.down, self.up = Stream(device), Stream(device)
@@ -133,7 +133,7 @@ class Lanes:
         self._lock = threading.RLock()  # hooks run in threads of autograd's
 
     def bring(self, copy: Copy, g: Tensor, add: bool) -> None:
-        """Has a gradient come into its room, or be added to what is there, some time before land_of() returns."""
+        """Starts the transfer of a gradient into its room, or its addition to the sum there. land_of() waits for the end."""
         with self._lock, self.down.after_current():
             room = copy.room_for(g)
             source = _laid_out(g, room)
@@ -147,13 +147,13 @@ class Lanes:
             copy.flying += 1
 
     def land(self, most: Optional[int]) -> None:
-        """Lets go of gradients that have arrived; waits while there are more than `most` bytes on their way."""
+        """Ends transfers that have arrived. Waits while more than `most` bytes are being transferred."""
         with self._lock:
             while self._flying and (self._flying[0].event.query() or most is not None and self._bytes > most):
                 self._land_one()
 
     def land_of(self, copy: Copy) -> None:
-        """Waits for a gradient."""
+        """Waits for the gradients of a copy."""
         with self._lock:
             while copy.flying:
                 self._land_one()
@@ -175,17 +175,17 @@ class Lanes:
             self.down.mark().synchronize()
 
     def send(self, p: Tensor, host: Tensor) -> None:
-        """Copies to a parameter; what the current stream is asked for after see() waits for it."""
+        """Starts copying to a parameter. Work queued on the current stream after see() waits for it."""
         with self.up.after_current():
             self.up.copy(p, host)
             self._sent = self.up.mark()
 
     def see(self) -> None:
-        """Has the current stream wait for what was sent."""
+        """Makes the current stream wait for everything sent so far."""
         self.up.before_current()
 
     def settle(self) -> None:
-        """Waits for what was sent."""
+        """Waits for everything sent so far."""
         self._sent.synchronize()
 
 
@@ -200,7 +200,7 @@ def check_param(p: Tensor, what: str) -> None:
 
 
 def look(p: Tensor) -> Any:
-    """What must stay as it is, since the copy has it, too."""
+    """The properties of a parameter that its copy has, too, and that must not change."""
     return p.dtype, p.shape, p.device
 
 
@@ -216,7 +216,7 @@ def _empty(p: Tensor) -> Tensor:
 
 
 def _laid_out(t: Tensor, model: Tensor) -> Tensor:
-    """t with its elements in model's order, where it is: what goes between devices is memory as it lies."""
+    """t with its elements in model's order, on the same device: transfers copy memory without reordering it."""
     t = t.detach().resolve_conj().resolve_neg()
     if t.stride() == model.stride():
         return t

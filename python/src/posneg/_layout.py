@@ -1,4 +1,4 @@
-"""How tensors lie in memory. The engine sees flat arrays, all of a parameter's in the same order of elements."""
+"""The layout of tensors in memory. The engine sees flat arrays; all those of a parameter have the same order of elements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def real(t: Tensor) -> Tensor:
 
 
 def is_dense(t: Tensor) -> bool:
-    """Whether the elements lie side by side, each once, in whatever order of the dimensions."""
+    """Whether the elements fill their memory without gaps, each once, in any order of the dimensions."""
     expected = 1
     for stride, size in sorted((stride, size) for stride, size in zip(t.stride(), t.shape) if size != 1):
         if stride != expected:
@@ -27,16 +27,16 @@ def is_dense(t: Tensor) -> bool:
 
 
 def like(t: Tensor, model: Tensor) -> Tensor:
-    """t with its elements in model's order: itself, if they are, or a copy."""
+    """t with its elements in model's order: t itself or a copy."""
     if t.shape != model.shape:
-        raise ValueError(f"posneg: a tensor of shape {tuple(t.shape)} where {tuple(model.shape)} is needed")
+        raise ValueError(f"posneg: a tensor has shape {tuple(t.shape)}, must have shape {tuple(model.shape)}")
     if all(a == b for a, b, size in zip(t.stride(), model.stride(), t.shape) if size != 1):
         return t
     return torch.empty_strided(model.shape, model.stride(), dtype=t.dtype, device="cpu").copy_(t)
 
 
 def to_zero(gradients: Iterable[Tensor]) -> List[Tensor]:
-    """This process's parts of gradients as tensors that torch can set to zero. It reports those that it cannot."""
+    """This process's parts of gradients, as tensors that torch can set to zero. Reports gradients that it cannot set."""
     parts = [local(g.detach()) for g in gradients]
     for t in parts:
         if t.is_inference() and not torch.is_inference_mode_enabled():

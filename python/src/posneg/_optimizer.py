@@ -1,4 +1,4 @@
-"""What all optimizers have in common: torch.optim.Optimizer's protocol around the library's step."""
+"""The base of all optimizers: torch.optim.Optimizer's protocol around the library's step."""
 
 from __future__ import annotations
 
@@ -32,42 +32,42 @@ _Loss = TypeVar("_Loss")
 
 
 def untraced(f: _Method) -> _Method:
-    """Has torch.compile break its graph, as at methods of torch.optim's; torch loads the compiler when f is called."""
+    """Makes torch.compile break its graph at f, as at torch.optim's methods. torch loads the compiler when f is called."""
     disabled: _Method = getattr(torch, "_disable_dynamo", lambda g: g)(f)
     return disabled
 
 
-# What torch.optim takes, and numbers for names. (torch has a name for it from 2.5 on.)
+# The parameters that torch.optim takes, and numbers as names. (torch 2.5 has a name for this type.)
 Params = Union[Iterable[Tensor], Iterable[Dict[str, Any]], Iterable[Tuple[str, Tensor]], Iterable[Tuple[int, Tensor]]]
 
 
 class Optimizer(StepOptions, torch.optim.Optimizer):
     """A torch.optim.Optimizer whose step is one call of the library for all parameters."""
 
-    # In checkpoints: the rule's name; its hyperparameters, and what a group calls them (None: a flag that is never set).
+    # In checkpoints: the rule's name; its hyperparameters, with their names in a group (None: a flag that is never set).
     _rule_name: str
     _hyperparameters: Dict[str, Optional[str]]
 
     _kind: int  # pnm_rule_kind
 
-    # While a checkpoint is being loaded, and after it could be loaded only in part: "state", or "parameters" if these are, too.
+    # What a load in progress, or one that failed, has loaded in part: "state", or "parameters" if these are concerned, too.
     _half_loaded: Optional[str] = None
 
     def __init__(self, params: Params, defaults: Dict[str, Any], **step_options: Any):
-        path()  # fails early if there is no library
+        path()  # raises an error now if there is no library
         self._around = Around()
         self._around.set(**step_options)
         self._plans = Plans()
         self._in_backward: Any = None  # the handle of step_in_backward
-        self._complete = False  # all groups that the caller gives are there
+        self._complete = False  # the constructor has added all groups
         super().__init__(params, defaults)  # type: ignore[arg-type]  # numbers for names
         self._check_overlap()
         self._complete = True
 
     def _slots(self, group: Group) -> Sequence[str]:
-        """The names of a parameter's state, in the engine's order. It loads the library."""
+        """The names of a parameter's state, in the engine's order. Loads the library."""
         rule = self._rule(group)
-        return state_names((*rule[:LR], 0.0, *rule[LR + 1 :]))  # on which lr has no influence, and which are thus known at once
+        return state_names((*rule[:LR], 0.0, *rule[LR + 1 :]))  # lr does not matter, and would only fill the cache
 
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         """The fields of pnm_rule."""
@@ -75,10 +75,10 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether torch.amp.GradScaler leaves it to step() to divide by the scale and to skip.
+        """Whether torch.amp.GradScaler leaves dividing by the scale, and skipping, to step().
 
-        Who clips gradients wants them divided before, so that it must be asked for, as in torch, unless the step itself clips, or the
-        like; but float16 gradients GradScaler will not divide.
+        Programs that clip gradients need them divided before the step. So this must be asked for by fused=True, as in torch, unless the
+        step itself clips (or has other options of the whole step), or gradients are float16, which GradScaler refuses to divide.
         """
         if not hasattr(torch.amp, "GradScaler"):
             return False
@@ -88,7 +88,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     def _check(self, group: Group) -> None:
         """Reports an option of a group that is out of its range."""
-        if not math.isfinite(number("lr", group["lr"])):  # it may be negative where a schedule goes beyond its end, as in torch
+        if not math.isfinite(number("lr", group["lr"])):  # a schedule may make it negative past its end, as in torch
             raise ValueError(f"Invalid lr: {group['lr']}, must be finite")
         non_negative(group, "weight_decay")
         for name in _FLAGS:
@@ -102,9 +102,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         check_overlap(self.param_groups, range(len(all_params(self.param_groups))))
 
     def add_param_group(self, param_group: Dict[str, Any]) -> None:
-        """Adds a group: a dict of "params", as the constructor takes them, and the options that differ from the constructor's.
+        """Adds a group: a dict with "params", as in the constructor, and the options that differ from the constructor's.
 
-        An option out of its range, or a parameter that shares memory with another one, raises a ValueError, and nothing is added.
+        An option out of its range, or a parameter that shares memory with another one, raises a ValueError. Nothing is added then.
         """
         add_group(self, param_group, self._check_added)
 
@@ -126,11 +126,11 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     @untraced
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
-        """Performs a step, and returns what closure, which computes the loss and the gradients anew, returns."""
+        """Performs a step. closure, if given, computes the loss and the gradients again; step returns its result."""
         return run_step(self, closure, self._step)
 
     def _step(self, scale: Optional[Tensor], found_inf: Optional[Tensor]) -> None:
-        """scale and found_inf are of a GradScaler."""
+        """Performs a step; scale and found_inf come from a GradScaler."""
         found, around = found_inf is not None and bool(float(found_inf)), self._around
         around.grad_norm, around.skipped = None, found
         if not found or around.measures:
@@ -139,7 +139,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             self._zero()
 
     def _zero(self) -> None:
-        """Sets the gradients to zero, all of them or none, whatever a signal's handler raises."""
+        """Sets the gradients to zero: all of them or none, even if a signal handler raises an exception."""
         list(map(Tensor.zero_, to_zero(p.grad for p in all_params(self.param_groups) if p.grad is not None)))
 
     def _update(self, loss_scale: float, skip: bool) -> None:
@@ -149,14 +149,14 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     def _check_loaded(self) -> None:
         if self._half_loaded:
-            raise RuntimeError("posneg: a checkpoint could be loaded only in part, so that the state is of no step; load one again")
+            raise RuntimeError("posneg: a checkpoint was loaded only in part, so the state is a mixture: load one again")
 
     def state_dict(self) -> Dict[str, Any]:
-        """The state and options, for load_state_dict of the same class here and in torch.
+        """Returns the state and the options, for load_state_dict of the same class here or in torch.
 
-        It is a dict of "state", which has a dict for each number of a parameter; "param_groups", the groups with numbers for their
-        parameters; and "step_options", clip_norm and its like. As in torch its tensors are those that the next step changes; those in
-        bfloat16 or uint8 that hold the bits of another type say nothing to other programs.
+        The dict has "state", with a dict for each parameter's number; "param_groups", the groups with numbers for their parameters; and
+        "step_options", with clip_norm and the other options of the whole step. As in torch, the tensors are not copies: the next step
+        changes them. Some bfloat16 and uint8 tensors hold the bits of another type, which other programs cannot use.
         """
         self._check_loaded()
         for group in self.param_groups:
@@ -195,9 +195,10 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        """Loads a state: this package's, torch's, the PNM authors' or pytorch_optimizer's.
+        """Loads a state dict of this package, of torch, of the PNM authors' code or of pytorch_optimizer.
 
-        Options that the saved groups do not have stay as they are, and so do clip_norm and the others around a step if there are none.
+        Options that the saved groups do not have stay as they are. So do clip_norm and the other options of the whole step, if the dict
+        has no "step_options".
         """
         loaded: Dict[str, Any] = {}
 
@@ -221,11 +222,11 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         self._around.set(**loaded.get(STEP_OPTIONS, {}))
 
     def _check_loadable(self, loaded: Dict[str, Any]) -> None:
-        """Reports what could not be continued, before anything is taken over."""
+        """Reports a state dict that does not fit, before anything changes."""
         check_saved(loaded.get(STEP_OPTIONS, {}))
         groups = loaded["param_groups"]
         if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
-            return  # torch's load_state_dict says so
+            return  # torch's load_state_dict reports it
         params, index = all_params(self.param_groups), 0
         for group, own in zip(groups, self.param_groups):
             self._check(group)
@@ -235,11 +236,11 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 index += 1
 
     def _undo_casts(self, loaded: Dict[str, Any]) -> None:
-        """Takes the tensors again that torch has rounded to the type of a 16-bit parameter, and counts of its own."""
+        """Restores the tensors that torch has rounded to the type of a 16-bit parameter, and copies the counts of steps."""
         ids = chain.from_iterable(g["params"] for g in loaded["param_groups"])
         params = chain.from_iterable(g["params"] for g in self.param_groups)
         for i, p in zip(ids, params):
-            if STEP in self.state.get(p, {}):  # torch hands on the tensors themselves, and whose state it was goes on counting
+            if STEP in self.state.get(p, {}):  # torch keeps the tensor itself, in which the other optimizer goes on counting
                 self.state[p][STEP] = step_tensor(self.state[p][STEP])
             for name, value in loaded["state"].get(i, {}).items():
                 if isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
@@ -247,7 +248,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
 
 def add_group(optimizer: torch.optim.Optimizer, group: Any, check: Callable[[Group], None]) -> None:
-    """torch's add_param_group; if check, which is given the group as torch has completed it, raises, nothing is added."""
+    """Calls torch's add_param_group, and check with the completed group. If check raises an error, nothing is added."""
     if isinstance(group, dict):
         take_names(group)
     with warnings.catch_warnings():
@@ -263,7 +264,7 @@ def add_group(optimizer: torch.optim.Optimizer, group: Any, check: Callable[[Gro
 def run_step(
     optimizer: torch.optim.Optimizer, closure: Optional[Callable[[], Any]], update: Callable[[Optional[Tensor], Optional[Tensor]], None]
 ) -> Any:
-    """Calls the closure, hands grad_scale and found_inf of a GradScaler to update, and returns what the closure has."""
+    """Calls the closure, and update with grad_scale and found_inf of a GradScaler. Returns the closure's result."""
     loss = None
     if closure is not None:
         with torch.enable_grad():
@@ -277,7 +278,7 @@ def run_step(
 
 
 def forget_scaler(optimizer: torch.optim.Optimizer) -> None:
-    """Takes away what GradScaler sets for a step. It does so itself unless the step fails, and would then divide all later ones."""
+    """Removes the attributes that GradScaler sets for a step. It leaves them after a failed step, and they would affect later ones."""
     for name in ("grad_scale", "found_inf"):
         vars(optimizer).pop(name, None)
 
@@ -293,7 +294,7 @@ def non_negative(group: Group, *names: str) -> None:
 
 
 def check_eps(group: Group, params: Sequence[Tensor]) -> None:
-    """Checks that an eps that is not 0 does not become 0 in the type that parameters are computed in."""
+    """Checks that an eps above 0 does not become 0 in the type of the arithmetic."""
     eps = group.get("eps", 0)
     if eps and not np.float32(eps) and any(p.dtype not in (torch.float64, torch.complex128) for p in params):
         raise ValueError(f"Invalid eps: {eps}, which is 0 in float32; must be 0 or at least 1e-45")
@@ -314,6 +315,6 @@ def check_betas(group: Group, names: str, decays: int) -> None:
 
 
 def check_filled(group: Group, decays: int) -> None:
-    """Checks that the decays and eps are not all 0, for the update would then be 0 / 0 wherever a gradient is 0."""
+    """Checks that the decays and eps are not all 0: the update would be 0 / 0 for a gradient of 0."""
     if not any(group["betas"][:decays]) and not group.get("eps"):
         raise ValueError(f"Invalid betas and eps: {group['betas']} and {group.get('eps')}, the decays and eps must not all be 0")

@@ -1,4 +1,4 @@
-"""What a step does with the gradients besides the update: attributes of every optimizer, and not options of a group."""
+"""The options of a whole step, such as clip_norm: attributes of every optimizer, and not options of a group."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ else:
 Fields = Tuple[float, float, bool, bool, Optional[int]]  # clip_norm, clip_value, skip_non_finite, zero_grads, squares: of pnm_options
 NOTHING: Fields = (0.0, 0.0, False, False, None)
 
-STEP_OPTIONS = "step_options"  # where state dicts have those that are saved
+STEP_OPTIONS = "step_options"  # the key of the saved options in state dicts
 
 T = TypeVar("T")
 
 
 def number(name: str, value: Any) -> float:
-    """What an option with this name is as a float. A string is no number: YAML has one for 1e-3."""
+    """The value of an option as a float. A string raises an error: YAML parses 1e-3 as one."""
     with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
         if not isinstance(value, str):
             return float(value)
@@ -44,12 +44,12 @@ def _flag(name: str, value: Any) -> bool:
 
 def _group(name: str, value: Any) -> Any:
     if value is not None and not (torch.distributed.is_available() and isinstance(value, torch.distributed.ProcessGroup)):
-        raise TypeError(f"Invalid {name}: {value!r}, must be a process group of torch.distributed, to which this process belongs, or None")
+        raise TypeError(f"Invalid {name}: {value!r}, must be a torch.distributed process group with this process in it, or None")
     return value
 
 
 class Around:
-    """What an optimizer's steps do besides the update, and what the last one has found."""
+    """The options of an optimizer's whole step, and the results of the last step."""
 
     clip_norm: Optional[float]
     clip_value: Optional[float]
@@ -60,17 +60,17 @@ class Around:
     def __init__(self) -> None:
         self.clip_norm = self.clip_value = self.norm_group = None
         self.skip_non_finite = self.zero_grads = False
-        self.fields = NOTHING  # this very tuple, if nothing is to be done
-        self.measures = False  # the norm
+        self.fields = NOTHING  # this very tuple, if all options are off
+        self.measures = False  # an option needs the norm
         self.grad_norm: Optional[float] = None
         self.skipped = False
 
     def fields_with(self, squares: int, skip: bool) -> Fields:
-        """The fields where there is a sum of squares already, at an address; if the step must be skipped, this has an infinity."""
+        """The fields with a sum of squares at an address. If the step must be skipped, the sum has an infinity."""
         return (*self.fields[:2], skip or self.skip_non_finite, self.zero_grads, squares)
 
     def set(self, **options: Any) -> None:
-        """Sets those that are given, after a check."""
+        """Checks and sets the given options."""
         for name, value in options.items():
             setattr(self, name, _CHECKS[name](name, value))
         fields = self.clip_norm or 0.0, self.clip_value or 0.0, self.skip_non_finite, self.zero_grads, None
@@ -88,23 +88,24 @@ _SAVED = tuple(name for name in _CHECKS if name != "norm_group")
 
 
 def not_of_a_group(group: Dict[str, Any], around: Around) -> None:
-    """Reports options of a group that are the optimizer's. ZeroRedundancyOptimizer puts the constructor's into groups, too."""
+    """Reports options of the whole step in a group. ZeroRedundancyOptimizer puts equal ones there, which are legal."""
     for name in _CHECKS:
         if name in group and group[name] != getattr(around, name):
             raise ValueError(
-                f"Invalid {name} of a group: it is the optimizer's, set optimizer.{name} (with ZeroRedundancyOptimizer optimizer.optim.{name})"
+                f"Invalid {name} of a group: it belongs to the whole optimizer: set optimizer.{name}, or optimizer.optim.{name} with "
+                "ZeroRedundancyOptimizer"
             )
 
 
 def check_saved(options: Any) -> None:
-    """Reports options of a state dict that cannot be taken over."""
+    """Reports step options of a state dict that are not valid."""
     if not isinstance(options, dict) or not set(options) <= set(_SAVED):
         raise ValueError(f"Invalid step_options: {options!r}, must be a dict of {', '.join(_SAVED)}")
     Around().set(**options)
 
 
 class _Option(Generic[T]):
-    """An attribute of an optimizer that its Around has."""
+    """An attribute of an optimizer that is stored in its Around."""
 
     def __init__(self, _: T):
         pass
@@ -126,9 +127,9 @@ class _Option(Generic[T]):
 
 
 class StepOptions:
-    """The attributes. They may change between steps.
+    """The options of the whole step as attributes, which may change between steps.
 
-    Their values are in an object of their own, which wrappers of optimizers find that are no copies, as Lightning's.
+    Their values are in an object that wrappers which share the optimizer's attributes, such as Lightning's, share, too.
     """
 
     _around: Around
@@ -141,20 +142,20 @@ class StepOptions:
 
     @property
     def grad_norm(self) -> Optional[float]:
-        """The norm of all gradients of the last step, unscaled, before clipping; None where neither clip_norm nor skip_non_finite asks."""
+        """The norm of all gradients of the last step, unscaled, before clipping. None without clip_norm and skip_non_finite."""
         return self._around.grad_norm
 
     @property
     def skipped(self) -> bool:
-        """Whether the last step left parameters and state as they were, by skip_non_finite or because a GradScaler found infinities.
+        """Whether the last step was skipped, by skip_non_finite or because a GradScaler found infinities.
 
-        Without fused=True and the options around a step, a GradScaler skips by itself: it calls no step, and this does not change.
+        A GradScaler may also skip by not calling step(), without fused=True and options of the whole step; this then does not change.
         """
         return self._around.skipped
 
 
 class Kept:
-    """A process group in what copy and pickle see of an optimizer: copies have it, too, and pickles cannot."""
+    """A process group for copy and pickle of an optimizer: copies keep the group, and pickles, which cannot, drop it."""
 
     def __init__(self, group: Optional[ProcessGroup] = None):
         self.group = group

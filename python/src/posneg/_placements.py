@@ -1,7 +1,7 @@
-"""DTensors: tensors that are cut up among processes. What belongs to a parameter must be cut as the parameter is, since a step sees
-each process's part alone.
+"""DTensors: tensors that are cut up among processes. State and gradient must be cut like their parameter, since a step sees only the
+process's own part.
 
-Whatever is exchanged here is exchanged in the order of the optimizer's parameters, which is the same in all processes.
+All exchanges between processes come in the order of the optimizer's parameters, which is the same in all processes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def processes() -> int:
-    """How many processes torch.distributed has; 1 where nothing has initialized it."""
+    """The number of processes of torch.distributed; 1 if it is not initialized."""
     d = torch.distributed
     return d.get_world_size() if d.is_available() and d.is_initialized() else 1
 
@@ -24,7 +24,7 @@ def is_cut(t: Tensor) -> bool:
 
 
 def local(t: Tensor) -> Tensor:
-    """This process's part of a DTensor, and any other tensor itself; arrived, if it comes from another process."""
+    """This process's part of a DTensor, or any other tensor itself. Waits for a tensor that comes from another process."""
     part: Any = t
     if hasattr(part, "to_local"):
         part = part.to_local()
@@ -34,7 +34,7 @@ def local(t: Tensor) -> Tensor:
 
 
 def check_whole(p: Any) -> None:
-    """Reports a parameter that exists only as the sum, or the like, of what the processes have."""
+    """Reports a partial parameter, which is the sum, or the like, of tensors of all processes."""
     if is_cut(p) and any(placement.is_partial() for placement in p.placements):
         raise RuntimeError(
             f"posneg does not support parameters that are partial, {placed(p)}: call p.redistribute() with Replicate() or Shard() instead"
@@ -42,7 +42,7 @@ def check_whole(p: Any) -> None:
 
 
 def check_fits(g: Any, p: Any) -> None:
-    """Reports a gradient that cannot be cut as its parameter is, before anything is exchanged for others."""
+    """Reports a gradient that cannot be cut like its parameter, before any exchange between processes."""
     if is_cut(g) == is_cut(p):
         if is_cut(g) and not _same_mesh(g, p):
             raise RuntimeError(
@@ -50,18 +50,18 @@ def check_fits(g: Any, p: Any) -> None:
             )
     elif is_cut(p):
         raise TypeError(
-            f"posneg: the gradient of a DTensor, which is {placed(p)}, is a plain tensor: make it one by distribute_tensor() if all "
-            f"processes have the whole of it, or by DTensor.from_local() if each has its part"
+            f"posneg: the gradient of a DTensor, {placed(p)}, is a plain tensor: make it a DTensor by distribute_tensor() if all "
+            f"processes have the whole gradient, or by DTensor.from_local() if each has its part"
         )
     else:
         raise TypeError(f"posneg: the gradient of a plain parameter is a DTensor, {placed(g)}: use p.grad = p.grad.full_tensor()")
 
 
 def cut_as(t: Any, p: Any, placements: Any = None) -> Any:
-    """t cut as p is, or by other placements on the same mesh. All processes must come here if one does."""
+    """t cut like p, or by other placements on the same mesh. If one process calls this, all must."""
     if not is_cut(p):
         return t.full_tensor() if is_cut(t) else t
-    if not is_cut(t):  # all have the whole of it, so that none needs another
+    if not is_cut(t):  # each process has all of it, and needs no exchange
         from torch.distributed.tensor import DTensor, Replicate
 
         t = DTensor.from_local(t, p.device_mesh, [Replicate()] * p.device_mesh.ndim, run_check=False)
@@ -93,10 +93,9 @@ def retyped(t: Any, dtype: torch.dtype) -> Any:
 
 
 def first_element(p: Any) -> int:
-    """The number, in the whole tensor, of the first element of the part that this process has.
+    """The number of the first element of this process's part in the whole tensor.
 
-    If a part is not contiguous in the whole, its elements' numbers are others than those that they have in the whole, but no other
-    part's, either.
+    If a part is not contiguous in the whole, its elements get other numbers than in the whole, but no two parts get the same.
     """
     if not is_cut(p):
         return 0
@@ -106,7 +105,7 @@ def first_element(p: Any) -> int:
 
 
 def part_of(shape: Sequence[int], mesh: Any, placements: Any) -> Tuple[Sequence[int], Sequence[int]]:
-    """The shape of this process's part of a DTensor, and where in the whole it begins."""
+    """The shape of this process's part of a DTensor, and its offset in the whole."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     return compute_local_shape_and_global_offset(torch.Size(shape), mesh, placements)

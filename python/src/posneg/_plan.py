@@ -1,4 +1,4 @@
-"""What a step hands to the library, kept from step to step for as long as nothing has moved."""
+"""The arguments of the library's step, kept between steps as long as no memory moves."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PLAIN = {Tensor, torch.nn.Parameter}
 _size_of: Tuple[Callable[[Tensor], Any], ...] = (attrgetter("nbytes"),) if hasattr(Tensor, "nbytes") else (Tensor.numel, _dtype_of)
 
 Group = Dict[str, Any]
-PLACE = "place"  # in a group that is a part of one: the number of that, and of the first parameter in it
+PLACE = "place"  # in a group that is a part of another: the number of that group, and of the first parameter in it
 State = Dict[Tensor, Dict[str, Any]]
 Slots = Callable[[Group], Sequence[str]]
 Now = Tuple[List[Tensor], List[Tensor], List[Dict[str, Any]]]  # parameters, their gradients and states, for the time of a step
@@ -44,8 +44,8 @@ Now = Tuple[List[Tensor], List[Tensor], List[Dict[str, Any]]]  # parameters, the
 class Plan:
     """The updates of the parameters that have a gradient.
 
-    It knows tensors by where they lie, and owns none of them: memory goes when its owner lets go of it. What then comes to lie at the
-    same place is what a step should use, if it looks the same; therefore all that decides how memory is used is compared before each step.
+    A plan has addresses and keeps no tensor alive. If other tensors with the same addresses and layouts take the place of old ones, a step
+    should use them. So before each step, look compares everything that determines how memory is used.
     """
 
     def __init__(self, groups: List[Group], state: State, slots: Slots, counts: Optional[Counts]):
@@ -120,7 +120,7 @@ class Plan:
         self._count = partial(np.add, self.counts.values, increments, out=self.counts.values, where=self._call.done)
 
     def _fill(self, group_of: List[int], updated: List[Tensor], states: List[Dict[str, Any]]) -> None:
-        """Writes all that stays the same from step to step."""
+        """Writes the fields that stay the same from step to step."""
         rows, size = self._rows, _library.RULE.itemsize
         rows["rule"] = [self._rules.ctypes.data + g * size for g in group_of]
         views = [real(p.detach()) for p in updated]
@@ -141,7 +141,7 @@ class Plan:
                 _mx.point(rows["state"][k, slot], elements, scales, _mx.local_row(updated[k]))
 
     def look(self, groups: List[Group], state: State, slots: Slots) -> Optional[Now]:
-        """What is to be updated, if everything is where it was and looks as it did."""
+        """The tensors to update, if all have the same addresses and layouts as before; else None."""
         params = all_params(groups)
         if list(map(id, params)) != self._params or list(map(id, state)) != self._keys or _layout(groups, slots) != self._groups:
             return None
@@ -153,7 +153,7 @@ class Plan:
         try:
             states = self._states(state)
             same = list(map(len, states)) == self._sizes and self._find(params, states) == self._looks
-        except (KeyError, TypeError, AttributeError, RuntimeError):  # a state that lacks something, or something else in its place
+        except (KeyError, TypeError, AttributeError, RuntimeError):  # an entry of a state is missing or has another type
             return None
         return (params, grads, states) if same else None
 
@@ -162,7 +162,7 @@ class Plan:
         return [states[place] for place in self._order]
 
     def _find(self, updated: List[Tensor], states: List[Dict[str, Any]]) -> List[List[Any]]:
-        """Where all memory is, and how it is used; and what else of the states a step goes by."""
+        """The addresses and layouts of all memory, and the other entries of the states that a step depends on."""
         buffers = [states[k][name] for name, having in self._buffers.items() for k in having]
         others = [list(map(Tensor.data_ptr, map(itemgetter(STEP), states))), [states[k][ROUNDING] for k in self._numbered]]
         if self._simple:
@@ -177,7 +177,7 @@ class Plan:
         self, now: Now, groups: List[Group], rules: Iterable[Tuple[Any, ...]], loss_scale: float, workers: int,
         around: Around, skip: bool,
     ) -> None:
-        """Updates what has been looked at, and writes to around what it has found. It may be to skip the step, as all processes then do."""
+        """Updates the tensors that look returned, and writes the results to around. With skip, all processes skip the step."""
         fields = around.fields
         if not self._due and fields is NOTHING:
             return
@@ -225,7 +225,7 @@ class Plan:
             try:
                 self._call.run(loss_scale, workers, fields, then)
             except _library.Overlap:
-                # A gradient may share memory with what is written. It counts as it was before the step.
+                # A gradient may share memory with memory that is written. The step uses its values from before.
                 grads = list(map(real, grads))
                 kept = without_shared(grads, [*updated, *(v for s in states for v in s.values() if isinstance(v, Tensor))])
                 if zero:  # two of them may share memory, too
@@ -249,11 +249,11 @@ class Plan:
             around.grad_norm = found if norm is None else norm
 
     def _zeroing(self, grads: List[Tensor]) -> List[Callable[[], object]]:
-        """What sets gradients to zero, if the library has run: those that it knows as copies only."""
+        """Calls that set gradients to zero, if the library has run: those of which the library has only copies."""
         return [self._call.look, *(partial(Tensor.masked_fill_, t, self._ran, 0) for t in to_zero(grads))]
 
     def _simple_addresses(self, grads: List[Tensor]) -> Optional[List[int]]:
-        """Where the gradients are, if the engine can read all of them as they are."""
+        """The addresses of the gradients, if the engine can read all of them as they are."""
         try:
             if (
                 self._simple
@@ -271,7 +271,7 @@ class Plan:
 
 
 class _Copied:
-    """A parameter whose elements have gaps between them, or are in another order than they must be, and a copy."""
+    """A parameter with gaps between its elements, or with elements in another order than needed, and a copy of it."""
 
     def __init__(self, p: Tensor, row_major: bool):
         self.view = real(p.detach())
@@ -284,7 +284,7 @@ def all_params(groups: List[Group]) -> List[Tensor]:
 
 
 def owner(groups: List[Group], index: int) -> str:
-    """How errors call a parameter: by its name, if torch knows it."""
+    """The name of a parameter in errors: its own, if torch knows it."""
     for number, group in enumerate(groups):
         if index < len(group["params"]):
             names = group.get("param_names")
@@ -295,7 +295,7 @@ def owner(groups: List[Group], index: int) -> str:
 
 
 def part_of(groups: List[Group], number: int, first: int, last: int) -> Group:
-    """A group with some of a group's parameters, which errors call as if it were the whole."""
+    """A group with some of a group's parameters. Errors name them as in the whole group."""
     group = groups[number]
     part = {**group, "params": group["params"][first:last], PLACE: (number, first)}
     if group.get("param_names") is not None:
@@ -310,7 +310,7 @@ def check_overlap(groups: List[Group], indices: Sequence[int]) -> None:
     if found:
         a, b = (indices[k] for k in found)
         what = "are the same" if params[a] is params[b] else "share memory"
-        raise ValueError(f"posneg: {owner(groups, a)} and {owner(groups, b)} {what}; give each element to the optimizer once")
+        raise ValueError(f"posneg: {owner(groups, a)} and {owner(groups, b)} {what}; pass each element to the optimizer only once")
 
 
 def _check_memory(t: Tensor, what: str) -> None:
@@ -321,7 +321,7 @@ def _check_memory(t: Tensor, what: str) -> None:
 
 
 def _layout(groups: List[Group], slots: Slots) -> List[Any]:
-    """What of the groups decides how their parameters are laid out for the engine."""
+    """The options of the groups that determine how the engine sees their parameters."""
     return [(len(g["params"]), slots(g), g["state_dtype"], g["master_weights"], g["seed"]) for g in groups]
 
 
@@ -338,7 +338,7 @@ def point(vectors: Any, at: Sequence[int], tensors: List[Tensor]) -> None:
 
 
 def _incrementer(one_or_all: Any) -> Callable[[List[Tensor]], None]:
-    """What has autograd refuse a backward pass through values that a step has overwritten, made of torch's increment_version."""
+    """A function with which autograd refuses backward passes through overwritten values, made from torch's increment_version."""
     if one_or_all is None:  # before torch 2.1
         return lambda changed: None
     try:
@@ -358,11 +358,11 @@ _tell_autograd = _incrementer(getattr(torch.autograd.graph, "increment_version",
 
 
 def check_gradient(g: Tensor, p: Tensor) -> None:
-    """Reports a gradient that is not one of the parameter, or not one that the engine can read."""
+    """Reports a gradient that does not fit the parameter, or that the engine cannot read."""
     if g.layout is not torch.strided:
         raise RuntimeError(
-            f"posneg does not support sparse gradients ({g.layout}): make the embedding with sparse=False, or give its "
-            f"parameters to torch.optim.SparseAdam"
+            f"posneg does not support sparse gradients ({g.layout}): make the embedding with sparse=False, or use torch.optim.SparseAdam "
+            f"for its parameters"
         )
     if g.shape != p.shape:
         raise ValueError(f"posneg: a gradient of shape {tuple(g.shape)} for a parameter of shape {tuple(p.shape)}")
@@ -372,7 +372,7 @@ def check_gradient(g: Tensor, p: Tensor) -> None:
 
 
 def _gradient(g: Tensor, p: Tensor, work: Tensor) -> Tensor:
-    """A checked gradient as the engine can read it: itself, or a copy in the order of the parameter's elements."""
+    """A checked gradient in a form that the engine can read: itself, or a copy in the order of the parameter's elements."""
     g = like(real(cut_as(g.detach(), p)), work)
     if not address(g) and g.numel():  # a wrapper, or zeros without memory, whose values torch can copy
         if type(g) in _PLAIN and not g._is_zerotensor():  # its storage has been resized to 0: a copy would crash

@@ -1,4 +1,4 @@
-"""The state of a parameter: made at its first gradient, or taken over from whoever has set or loaded it."""
+"""The state of a parameter: made at its first gradient, or set or loaded by others."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def check_param(p: Tensor) -> None:
     """Reports a parameter that the engine cannot update."""
     if p.device.type != "cpu":
         raise RuntimeError(
-            f"posneg updates parameters in the CPU's memory, this one is on {p.device}: if the model is to be there, use torch.optim "
-            f"for it, or posneg for copies in the CPU's memory (torchao's CPUOffloadOptimizer keeps small parameters on the device "
-            f"unless it has minimal_size=0); if not, call model.cpu() before the optimizer is made"
+            f"posneg updates parameters in the CPU's memory, but this one is on {p.device}: use posneg.offload.Offload or torch.optim for "
+            f"a model there, or call model.cpu() before making the optimizer (torchao's CPUOffloadOptimizer needs minimal_size=0, or it "
+            f"keeps small parameters on the device)"
         )
     check_kind(p)
 
 
 def check_kind(p: Tensor) -> None:
-    """Reports what no device's memory would make a parameter for the engine."""
+    """Reports a parameter that the engine could not update on any device."""
     if p.layout is not torch.strided:
         raise RuntimeError(f"posneg does not support parameters of layout {p.layout}; use p.to_dense()")
     check_whole(p)
@@ -56,12 +56,12 @@ def state_dtype(p: Tensor, group: Dict[str, Any], slot: str) -> torch.dtype:
 
 
 def has_blocks(p: Tensor, group: Dict[str, Any], slots: Sequence[str]) -> bool:
-    """Whether a parameter has momenta in mxfp8: all its memory is then in row-major order in a step."""
+    """Whether a parameter has momenta in mxfp8: a step then needs all its memory in row-major order."""
     return any(state_dtype(p, group, slot) == _mx.ELEMENTS for slot in slots)
 
 
 def name_state_dtype(group: Dict[str, Any]) -> None:
-    """Has a group hold its state_dtype as a name, since torch's tools for state dicts do not carry a torch.dtype."""
+    """Replaces a group's state_dtype by its name, since torch's tools for state dicts cannot carry a torch.dtype."""
     name = _name_of(group["state_dtype"])
     if name not in (None, "float32", "bfloat16", _mx.NAME):
         raise ValueError(
@@ -75,12 +75,12 @@ def _name_of(dtype: Any) -> Any:
 
 
 def begun(state: Optional[Dict[str, Any]]) -> bool:
-    """Whether there is a state of steps, and not only the number that the parameter will draw by."""
+    """Whether the state is that of a step that has been done, and not only the parameter's random number."""
     return state is not None and (any(name not in (STEP, ROUNDING) for name in state) or float(state.get(STEP, 0)) > 0)
 
 
 def check_state(p: Tensor, state: Dict[str, Any], slots: Sequence[str], owner: str) -> None:
-    """Reports a state that cannot be one of the parameter; an empty one, which is that before the first step, is none."""
+    """Reports a state that does not fit the parameter. An empty one is legal: it is that before the first step."""
     if STEP in state:
         as_count(state[STEP], owner)
     if state.get(ROUNDING) is not None:
@@ -88,7 +88,7 @@ def check_state(p: Tensor, state: Dict[str, Any], slots: Sequence[str], owner: s
     if not begun(state):
         return
     if STEP not in state and "momentum_buffer" not in slots and any(name in state for name in slots):  # torch's SGD does not count
-        raise ValueError(f"posneg: the state of {owner} has no 'step', only {sorted(state)}: it decides how the momenta go on")
+        raise ValueError(f"posneg: the state of {owner} has no 'step', only {sorted(state)}: the next update of the momenta depends on it")
     for name in (*slots, MASTER):
         t = state.get(name)
         if t is None and name in (MASTER, "momentum_buffer"):
@@ -96,18 +96,18 @@ def check_state(p: Tensor, state: Dict[str, Any], slots: Sequence[str], owner: s
         if not isinstance(t, Tensor):
             raise ValueError(f"posneg: the state of {owner} has no {name!r}, only {sorted(state)}: was it saved by another rule?")
         if t.shape != p.shape:
-            raise ValueError(f"posneg: {name!r} of {owner} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}")
+            raise ValueError(f"posneg: {name!r} of {owner} has shape {tuple(t.shape)}, but the parameter has shape {tuple(p.shape)}")
         if scales_name(name) in state or t.dtype == getattr(torch, "float8_e4m3fn", None):
             _mx.check(p, name, t, state.get(scales_name(name)), owner)
             continue
         if t.is_meta or t.layout is not torch.strided or t.is_complex() != p.is_complex() or not (t.is_complex() or t.is_floating_point()):
-            raise ValueError(f"posneg: {name!r} of {owner} is {t.dtype}, {t.layout} and on {t.device}, the parameter {p.dtype}")
+            raise ValueError(f"posneg: {name!r} of {owner} is {t.dtype}, {t.layout}, on {t.device}, but the parameter is {p.dtype}")
     if MASTER_LOW in state:
         check_low(p, state[MASTER_LOW], owner)
 
 
 def check_low(p: Tensor, low: Any, owner: str) -> None:
-    """Reports what cannot be the lower half of a parameter's master."""
+    """Reports a value that cannot be the lower half of a parameter's master."""
     halves = isinstance(low, Tensor) and low.dtype in (torch.int16, torch.bfloat16) and low.layout is torch.strided and not low.is_meta
     if not halves or low.shape != p.shape:
         found = f"{low.dtype} of shape {tuple(low.shape)}" if isinstance(low, Tensor) else f"a {type(low).__name__}"
@@ -118,7 +118,7 @@ def check_low(p: Tensor, low: Any, owner: str) -> None:
 
 
 def as_number(packed: Any, owner: str) -> int:
-    """What a state has as ROUNDING."""
+    """The ROUNDING of a state as an int."""
     try:
         number = index(packed)
     except TypeError as e:
@@ -136,13 +136,13 @@ def prepare(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[
         ready.update(_buffer(p, state, name, state_dtype(p, group, name), place, row_major))
     if has_master(p, group):
         ready.update(_master(p, state, len(slots), row_major))
-    state.update(ready)  # at once: an interrupt must not leave half of a new state
+    state.update(ready)  # in one call, so that an interrupt leaves no half state
     for name in {MASTER, MASTER_LOW, *map(scales_name, slots)} - ready.keys():
         state.pop(name, None)
 
 
 def _buffer(p: Tensor, state: Dict[str, Any], name: str, dtype: torch.dtype, place: int, row_major: bool) -> Dict[str, Tensor]:
-    """What the state is to have of a momentum or an average."""
+    """The entries of the state for a momentum or an average."""
     given, scales = state.get(name), state.get(scales_name(name))
     blocks = dtype == _mx.ELEMENTS
     if given is None:
@@ -158,19 +158,19 @@ def _buffer(p: Tensor, state: Dict[str, Any], name: str, dtype: torch.dtype, pla
 
 
 def _numbers(p: Any, elements: Tensor, scales: Tensor) -> Tensor:
-    """A momentum in mxfp8 as float32, cut as it is."""
+    """A momentum in mxfp8 as float32, cut in the same way."""
     numbers = _mx.unpack(elements, scales)
     return dtensor(numbers, p.device_mesh, p.placements, p.shape) if is_cut(elements) else numbers
 
 
 def _whole(t: Any) -> Tensor:
-    """All of the bits that a DTensor has."""
+    """All bits of a tensor, also of a DTensor."""
     t = retyped(t.detach(), torch.uint8)
     return t.full_tensor() if is_cut(t) else t  # type: ignore[no-any-return]
 
 
 def _master(p: Tensor, state: Dict[str, Any], place: int, row_major: bool) -> Dict[str, Tensor]:
-    """What the state is to have of a parameter's master."""
+    """The entries of the state for a parameter's master."""
     whole, low = state.get(MASTER), state.get(MASTER_LOW)
     if whole is not None:
         whole = _laid_out(whole, p, torch.float32, row_major)
@@ -182,7 +182,7 @@ def _master(p: Tensor, state: Dict[str, Any], place: int, row_major: bool) -> Di
 
 def _step_of(state: Dict[str, Any], slots: Sequence[str]) -> Tensor:
     if "momentum_buffer" in slots and state.get("momentum_buffer") is None:
-        return step_tensor(0)  # torch's SGD begins anew where there is no momentum
+        return step_tensor(0)  # without a momentum, torch's SGD starts over
     if STEP not in state:
         return step_tensor("momentum_buffer" in slots)  # torch's SGD does not count; past the first step it does not matter
     step = state[STEP]

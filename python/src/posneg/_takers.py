@@ -1,4 +1,4 @@
-"""Which object takes a parameter's gradient within backward passes, and frees it. Of a second one the first would leave nothing."""
+"""The object that takes a parameter's gradient in backward passes, and frees it. A second one would find no gradient, and is refused."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def _nobody() -> None:
 
 
 def take(params: Sequence[Tensor], who: Any) -> None:
-    """Has `who` take the gradients, for as long as it lives, or until give_back."""
+    """Registers `who` to take the gradients, as long as it exists, or until give_back."""
     takers = _takers()
     for i, p in enumerate(params):
         if takers.get(p, _nobody)() not in (None, who):
             raise RuntimeError(
-                f"posneg: another optimizer takes the gradient of parameter {i}, of shape {tuple(p.shape)}, within backward passes; "
-                f"let go of that optimizer, or call remove() of what step_in_backward returned for it"
+                f"posneg: another optimizer takes the gradient of parameter {i}, of shape {tuple(p.shape)}, in backward passes; "
+                f"delete that optimizer, or call remove() of the handle that step_in_backward returned for it"
             )
     takers.update((p, weakref.ref(who)) for p in params)
 

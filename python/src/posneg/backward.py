@@ -1,4 +1,4 @@
-"""The step in the backward pass: each parameter is updated as soon as its gradient is complete, and the gradient is freed."""
+"""Steps in backward passes: each parameter is updated as soon as its gradient is complete, and the gradient is freed."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from ._rounding import draws, param_names, rounding
 from ._takers import give_back, take, takes
 from ._threads import get_num_threads
 
-BATCH = 1 << 20  # bytes of parameters: smaller ones wait for each other, for Python takes longer than their update
+BATCH = 1 << 20  # bytes of parameters per call: small parameters wait for more, since Python takes longer than their update
 
 
 def step_in_backward(model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer) -> StepInBackward:
     """Updates each parameter inside backward(), as soon as its gradient is complete, and frees the gradient.
 
-    The gradients never take memory all at once. Results are bit-identical to those of a step after backward(). Keep calling
+    So the gradients never take memory all at once. The results are bit-identical to those of a step after backward(). Keep calling
     optimizer.step(): it runs the closure, counts for schedulers, and updates parameters without hooks.
 
-    Every backward pass is a step, except within `with handle.accumulate():`, where passes only add to the gradients. clip_value works.
-    clip_norm and skip_non_finite raise an error, since they need all gradients before the first update. So do create_graph=True,
-    torch.amp.GradScaler, and DistributedDataParallel, which averages gradients later. FSDP2 averages them before the hooks, and works.
+    Every backward pass is a step, except within `with handle.accumulate():`, where backward passes only add to the gradients. clip_value
+    works. clip_norm and skip_non_finite raise an error, since they need all gradients before the first update. create_graph=True,
+    torch.amp.GradScaler and DistributedDataParallel (which averages gradients later) raise an error, too. FSDP2 averages gradients before
+    the hooks, and works.
 
-    Needs torch 2.1.
+    Needs torch 2.1 or later.
 
     Args:
-        model_or_params: the model, or some of its parameters. Those of a model that the optimizer does not have get no hooks.
-        optimizer: one of this package.
+        model_or_params: the model, or some of its parameters. Parameters of a model that the optimizer does not have get no hooks.
+        optimizer: an optimizer of this package.
 
     Returns:
-        a handle, with accumulate() and remove(). The hooks act while the optimizer or the handle exists, until remove(). Meanwhile,
-        hooks of another optimizer on the same parameters are refused.
+        a handle with accumulate() and remove(). The hooks work as long as the optimizer or the handle exists, or until remove(). During
+        that time, hooks of another optimizer on the same parameters raise an error.
 
     >>> model = torch.nn.Linear(3, 1)
     >>> optimizer = posneg.AdamW(model.parameters())
@@ -54,7 +55,7 @@ def step_in_backward(model_or_params: Union[torch.nn.Module, Iterable[Tensor]], 
 
 
 class StepInBackward:
-    """What step_in_backward returns: it holds the optimizer, which holds its hooks."""
+    """The handle that step_in_backward returns. It keeps the optimizer alive, which keeps its hooks."""
 
     def __init__(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer):
         if not hasattr(Tensor, "register_post_accumulate_grad_hook"):
@@ -62,19 +63,19 @@ class StepInBackward:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"posneg: step_in_backward needs an optimizer such as posneg.AdamW, not {type(optimizer).__name__}")
         if optimizer._in_backward is not None:
-            raise RuntimeError("posneg: this optimizer steps in backward passes already; call remove() of the handle first")
+            raise RuntimeError("posneg: this optimizer already steps in backward passes; call remove() of its handle first")
         self._optimizer = optimizer
         self._hooks = optimizer._in_backward = _Hooks(model_or_params, optimizer)
 
     def remove(self) -> None:
-        """Takes the hooks away: optimizer.step() updates all parameters again."""
+        """Removes the hooks: optimizer.step() updates all parameters again."""
         self._hooks.remove()
         if self._optimizer._in_backward is self._hooks:
             self._optimizer._in_backward = None
 
     @contextlib.contextmanager
     def accumulate(self) -> Iterator[None]:
-        """Backward passes within only add to the gradients; the next one without, or optimizer.step(), is the step."""
+        """A context in which backward passes only add to the gradients. The next backward pass outside, or optimizer.step(), steps."""
         self._hooks.held += 1
         try:
             yield
@@ -83,12 +84,12 @@ class StepInBackward:
 
 
 class _Hooks:
-    """The hooks of an optimizer's parameters. The optimizer holds them, and they do not hold it: both go when nobody needs them."""
+    """The hooks of an optimizer's parameters. The optimizer refers to them, but they do not keep it alive."""
 
     def __init__(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer):
         self._of = weakref.ref(optimizer)
-        self.held = 0  # by how many accumulate()
-        self._begun: Any = None  # the optimizer's state, once parameters have been numbered in it
+        self.held = 0  # the number of active accumulate() contexts
+        self._begun: Any = None  # the optimizer's state after its parameters have been numbered
         self._waiting: Dict[int, List[Tensor]] = {}  # by backward pass, parameters whose gradient is complete
         self._rest = Plans()
         self._places: Dict[int, Tuple[int, int]] = {}
@@ -101,7 +102,7 @@ class _Hooks:
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
     def _hook(self) -> None:
-        """Hooks parameters that are not yet: others may come to require gradients, or into the optimizer, between steps."""
+        """Hooks new parameters: between steps, parameters may be added, or begin to require gradients."""
         new: List[Any] = [p for p in self._params() if p.requires_grad and not takes(self, p)]
         take(new, self)
         self._handles += [p.register_post_accumulate_grad_hook(partial(_hook, weakref.ref(self), Plans(most=2))) for p in new]
@@ -119,7 +120,7 @@ class _Hooks:
         give_back(self)
 
     def _params_of(self, model_or_params: Union[torch.nn.Module, Iterable[Tensor]]) -> Callable[[], List[Tensor]]:
-        """What gives the parameters in question, of which it holds none."""
+        """A function that returns the parameters to hook, without keeping them alive."""
         if isinstance(model_or_params, torch.nn.Module):
             wrappers = [m for m in model_or_params.modules() if "DistributedDataParallel" in (c.__name__ for c in type(m).__mro__)]
             if wrappers:
@@ -133,12 +134,12 @@ class _Hooks:
             if not isinstance(p, Tensor):
                 raise TypeError(f"posneg: step_in_backward: number {i} of the parameters is a {type(p).__name__}")
             if not self._place(p):
-                raise ValueError(f"posneg: step_in_backward: parameter {i}, of shape {tuple(p.shape)}, is not one of the optimizer's")
+                raise ValueError(f"posneg: step_in_backward: the optimizer does not have parameter {i}, of shape {tuple(p.shape)}")
         references = [weakref.ref(p) for p in {id(p): p for p in params}.values()]
         return lambda: [p for p in (r() for r in references) if p is not None]
 
     def _place(self, p: Tensor) -> Optional[Tuple[int, int]]:
-        """The number of a parameter's group, and the parameter's in it."""
+        """The number of a parameter's group, and the parameter's number in it."""
         groups = self._optimizer.param_groups
         for known in (self._places, None):
             if known is None:
@@ -153,11 +154,11 @@ class _Hooks:
             name = "skip_non_finite" if self._optimizer.clip_norm is None else "clip_norm"
             raise RuntimeError(
                 f"posneg: {name} needs all gradients before the first update, which step_in_backward cannot provide; "
-                f"use clip_value, or do without step_in_backward"
+                f"use clip_value instead, or call step() after backward()"
             )
 
     def update(self, plans: Plans, p: Tensor) -> None:
-        """Updates a parameter whose gradient is complete, or has it wait for others that are small."""
+        """Updates a parameter whose gradient is complete, or lets it wait for others if it is small."""
         if self.held or p.grad is None or self._place(p) is None:
             return
         self._check_options()
@@ -165,7 +166,7 @@ class _Hooks:
             raise RuntimeError("posneg: step_in_backward frees gradients, which backward(create_graph=True) still needs")
         if self._optimizer.state is not self._begun:
             self._begin()
-        task = -1 if _compiled() else torch._C._current_graph_task_id()  # of the backward pass, where it has an end that can be awaited
+        task = -1 if _compiled() else torch._C._current_graph_task_id()  # of the backward pass; -1 if its end cannot be awaited
         waiting = self._waiting.get(task)
         if waiting is None:
             waiting = self._waiting[task] = []
@@ -177,7 +178,7 @@ class _Hooks:
             self._step(plans, waiting)
 
     def finish(self, task: int) -> None:
-        """Updates what is left when a backward pass ends."""
+        """Updates the parameters that still wait at the end of a backward pass."""
         self._step(self._rest, self._waiting.pop(task, []))
 
     def _step(self, plans: Plans, params: List[Tensor]) -> None:
@@ -194,23 +195,23 @@ class _Hooks:
                 g["params"][0].grad = None
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
-        self._waiting.clear()  # of passes that an exception has ended
+        self._waiting.clear()  # of backward passes that an exception has ended
         if getattr(optimizer, "found_inf", None) is not None:  # which GradScaler sets
             forget_scaler(optimizer)
             raise RuntimeError(
-                "posneg: a GradScaler was used with step_in_backward, which has updated the parameters with gradients that were scaled; "
-                "train in bfloat16, which needs no scaler, or do without step_in_backward"
+                "posneg: step_in_backward has updated the parameters with the scaled gradients of a GradScaler; "
+                "train in bfloat16, which needs no scaler, or do not use step_in_backward"
             )
 
         self._hook()
 
     def _after_step(self, *_: Any) -> None:
-        """Frees the gradients that the step itself has used, as of parameters that have just been hooked."""
+        """Frees the gradients that step() itself has used, such as those of new parameters."""
         for p in self._params():
             p.grad = None
 
     def _begin(self) -> None:
-        """Numbers all parameters that draw random numbers, in their order, which a backward pass reverses."""
+        """Numbers all parameters that draw random numbers, in the optimizer's order, which a backward pass reverses."""
         if not self._distributed and processes() > 1:
             raise RuntimeError(_NOT_AVERAGED)
         optimizer = self._optimizer
@@ -218,7 +219,7 @@ class _Hooks:
             slots = optimizer._slots(group)
             for p, name in zip(group["params"], param_names(group)):
                 if p.requires_grad and draws(p, slots, group):
-                    rounding(p, dict(optimizer.state.get(p, {})), slots, group, name)  # which the parameter keeps from then on
+                    rounding(p, dict(optimizer.state.get(p, {})), slots, group, name)  # the parameter keeps this number
         self._begun = optimizer.state
 
 
@@ -230,18 +231,18 @@ def _at_end(hooks: _Hooks, task: int) -> None:
 
 @untraced
 def _hook(of: Callable[[], Optional[_Hooks]], plans: Plans, p: Tensor) -> None:
-    """A parameter's. It must not hold the optimizer, which holds the parameter: torch's hooks are hidden from the garbage collector."""
+    """A parameter's hook. It must not keep the optimizer alive, which has the parameter: the garbage collector does not see hooks."""
     hooks = of()
     if hooks is not None:
         hooks.update(plans, p)
 
 
 _NOT_AVERAGED = (
-    "posneg: step_in_backward would update before gradients are averaged over the processes, as DistributedDataParallel and FSDP1 do "
-    "later; use FSDP2, which averages them first"
+    "posneg: step_in_backward would update parameters before DistributedDataParallel or FSDP1 averages their gradients over the processes; "
+    "use FSDP2, which averages them first"
 )
 
 
 def _compiled() -> bool:
-    """Whether torch.compile has made the backward pass, which then forgets what is to be done at its end."""
+    """Whether torch.compile has compiled the backward pass, which then drops callbacks at its end."""
     return bool(getattr(sys.modules.get("torch._dynamo.compiled_autograd"), "in_compiled_autograd_region", False))

@@ -1,6 +1,6 @@
-"""Checkpoints: files with parameters and an optimizer's state, which the Go packages read and write, too.
+"""Checkpoints: files with parameters and an optimizer's state. The Go packages read and write them, too.
 
-They are safetensors files; docs/checkpoints.md says what is in them.
+They are safetensors files: docs/checkpoints.md describes the content.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ Names = Optional[Iterable[Tuple[str, Tensor]]]
 
 _SCALES = ".scales"  # behind a slot, in keys and among checksums
 
-# What of a group is no option of its steps, or is the optimizer's own however it is loaded.
+# Entries of a group that are not options of its steps, or that stay the optimizer's own when a file is loaded.
 _NOT_SAVED = {"params", "param_names", "fused", "state_dtype", "master_weights", "seed"}
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or is damaged, or does not fit the optimizer; which is as it was, unless the text says so."""
+    """The file is not a checkpoint, is damaged, or does not fit the optimizer. The optimizer is unchanged, unless the text says so."""
 
 
 class ChecksumError(CheckpointError):
-    """A file that is damaged: what it has differs from what was written."""
+    """The file is damaged: its content differs from what was written."""
 
 
 @dataclass
@@ -67,19 +67,19 @@ class _Member:
 
 @dataclass
 class _Saved:
-    """A tensor that is written: as real numbers of a type, in row-major order."""
+    """A tensor to be written, as real numbers of a type, in row-major order."""
 
     tensor: Tensor
     dtype: torch.dtype
-    master: Optional[Callable[[], Tensor]] = None  # made each time, as it would need as much memory as the parameters
-    in_file: Optional[str] = None  # what the file calls the type, if it is not of numbers that torch 1 has
+    master: Optional[Callable[[], Tensor]] = None  # made when needed, since all masters would take much memory
+    in_file: Optional[str] = None  # the type's name in the file, if torch 1 does not have the type
 
     def entry(self) -> Tuple[str, Tuple[int, ...]]:
         real_of = {torch.complex64: torch.float32, torch.complex128: torch.float64}
         return self.in_file or DTYPES[real_of.get(self.dtype, self.dtype)], tuple(real(self.tensor.detach()).shape)
 
     def rows(self) -> Tensor:
-        """A copy only if they are of another type, or in another order."""
+        """The elements; a copy only if they have another type or order in memory."""
         return real((self.master() if self.master else self.tensor.detach()).to(self.dtype)).contiguous()
 
     def size(self) -> int:
@@ -101,18 +101,18 @@ def save_checkpoint(
     params: bool = True,
     metadata: Optional[Mapping[str, str]] = None,
 ) -> None:
-    """Writes a file that load_checkpoint continues from with the same bits, after any step.
+    """Writes a checkpoint to a file. A run that load_checkpoint continues from it has the same bits as one without interruption.
 
-    A file that is there already is replaced when the new one is on the disk, and stays if anything fails.
+    An existing file is replaced once the new one is on disk, and stays if anything fails.
 
-    The options of the whole step, such as clip_norm and zero_grads, are not in the file: give them to the constructor again.
+    Options of the whole step, such as clip_norm and zero_grads, are not in the file: pass them to the constructor again.
 
     Args:
         file: a path, or a binary file that is open for writing.
-        names: model.named_parameters(): what the tensors are called in the file. None: as the optimizer calls them, if it was made
-            of named parameters, and else their numbers in it.
-        params: write the parameters, too. (float32 masters of 16-bit ones are state, and always written.)
-        metadata: whatever else the run needs to go on, as strings: load_checkpoint returns it.
+        names: (name, parameter) pairs such as model.named_parameters(), for the names of the tensors in the file. None: the names that
+            the optimizer was made with, or else the parameters' numbers in the optimizer.
+        params: write the parameters, too. float32 masters of 16-bit parameters belong to the state, and are always written.
+        metadata: strings of the caller's own, such as epoch and position in the data. load_checkpoint returns them.
     """
     call = partial(_save, file=file, params=params, metadata=metadata)
     _call(call, optimizer, names, loads=False)
@@ -134,7 +134,7 @@ def _save(optimizer: Optimizer, names: Names, *, file: File, params: bool, metad
             sums: Dict[str, int] = {}
             if begun(state):
                 check_state(m.param, state, slots, repr(m.name))
-                prepare(m.param, state, slots, group)  # as it would be at the next step
+                prepare(m.param, state, slots, group)  # as at the next step
                 for slot in slots:
                     for of, written in _saved(state, slot):
                         tensors[_state_key(m.name, of)] = written
@@ -164,7 +164,7 @@ def _save(optimizer: Optimizer, names: Names, *, file: File, params: bool, metad
 
 
 def _saved(state: Dict[str, Any], slot: str) -> List[Tuple[str, _Saved]]:
-    """What is written of a momentum or an average, and what that is called."""
+    """The tensors to write for a momentum or an average, with their names."""
     t, scales = state[slot], state.get(scales_name(slot))
     if scales is None:
         return [(slot, _Saved(t, t.dtype))]
@@ -188,7 +188,7 @@ def _opened_to_write(file: File) -> Iterator[BinaryIO]:
             yield out
     except OSError as e:
         if e.filename is None and e.errno is not None:
-            e.filename = os.fspath(file)  # of writing; opening tells it
+            e.filename = os.fspath(file)  # errors of writing lack it
         raise
 
 
@@ -197,7 +197,7 @@ _R = TypeVar("_R")
 
 
 def _in_threads(call: Callable[[_T], _R], arguments: Iterable[_T], size: Callable[[_T], int]) -> List[_R]:
-    """The results, in order. Sums of bytes, and reading, do not hold the interpreter. Arguments of few bytes go together."""
+    """The results of call, in order. call releases the interpreter's lock for checksums and reads. Small arguments share a task."""
     batches: List[List[_T]] = [[]]
     left = PIECE
     for argument in arguments:
@@ -211,7 +211,7 @@ def _in_threads(call: Callable[[_T], _R], arguments: Iterable[_T], size: Callabl
 
 
 def _trained(p: Tensor, state: Dict[str, Any], group: Group, params: bool) -> Optional[_Saved]:
-    """What is trained of a parameter, if it must be saved: its master, if it has one."""
+    """The parameter, or its master if it has one, if it must be saved."""
     for name, master_of in ((MASTER, followed), (MASTER_LOW, join)):
         if name in state:
             return _Saved(p, torch.float32, partial(master_of, p, state[name]))
@@ -225,14 +225,14 @@ def _hyperparameters(optimizer: Optimizer, group: Group) -> Dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A hyperparameter as JSON has it; learning rates may be tensors, flags numbers."""
+    """A hyperparameter for JSON. Learning rates may be tensors, and flags numbers."""
     if name in FLAGS:
         return bool(value)
     return [float(v) for v in value] if name == "betas" else float(value)
 
 
 def _other(optimizer: Optimizer, number: int) -> Dict[str, Any]:
-    """What others have put into a group: its schedulers' initial_lr, …"""
+    """Entries of a group that others have added, such as a scheduler's initial_lr."""
     known = {*_NOT_SAVED, *optimizer._hyperparameters.values()}
     other = {key: value for key, value in optimizer.param_groups[number].items() if key not in known}
     for key, value in other.items():
@@ -242,7 +242,7 @@ def _other(optimizer: Optimizer, number: int) -> Dict[str, Any]:
             dumps({key: value})
         except (TypeError, ValueError, RecursionError) as e:
             raise TypeError(
-                f"posneg: group {number} has {key!r}: {value!r}, which JSON cannot hold ({e}); take it out while saving"
+                f"posneg: group {number} has {key!r}: {value!r}, which JSON cannot hold ({e}); remove it before saving"
             ) from e
     return other
 
@@ -257,20 +257,20 @@ def load_checkpoint(
     keep_options: bool = False,
     verify: bool = True,
 ) -> Dict[str, str]:
-    """Continues from a file of save_checkpoint's, or of the Go packages', and returns the caller's metadata in it.
+    """Loads a checkpoint that save_checkpoint or the Go packages wrote, and returns the metadata in it.
 
-    The optimizer is one of the same rule, for parameters of the same names and shapes, in any order and any groups. A file that
-    is not for it gives a CheckpointError, one that is damaged a ChecksumError, and changes nothing. (If the file cannot be read to its
-    end after that, the error says so, and the optimizer refuses to step until it has been loaded anew.)
+    The optimizer must have the same rule, and parameters with the same names and shapes, in any order and any groups. A file that does not
+    fit raises a CheckpointError, and a damaged file a ChecksumError. Nothing has changed then. If reading fails after these checks, the
+    error says so, and the optimizer refuses to step until a checkpoint has been loaded.
 
     Args:
         file: a path, or a binary file that is open for reading and can seek.
         names: as in save_checkpoint.
-        params: load the parameters, too, into the tensors that the optimizer has. With False they stay as they are; float32 masters
-            are loaded where the file has them, and else begin as the parameters that are there.
-        keep_options: keep the learning rate and all other options of the groups, and the seed. Otherwise they are the file's,
-            but for state_dtype and master_weights, to which what is loaded is converted.
-        verify: compare the checksums; False is for what is left in a damaged file.
+        params: load the parameters, too, into the optimizer's tensors. With False they stay as they are; float32 masters are then
+            loaded if the file has them, and otherwise begin as copies of the parameters.
+        keep_options: keep the learning rate and all other options of the groups, and the seed, instead of the file's. In both cases
+            state_dtype and master_weights stay, and the loaded state is converted to them.
+        verify: compare the checksums. Set it to False to load a damaged file.
     """
     call = partial(_load, file=file, params=params, keep_options=keep_options, verify=verify)
     return _call(call, optimizer, names, loads=True)
@@ -286,19 +286,19 @@ def _load(optimizer: Optimizer, names: Names, *, file: File, params: bool, keep_
         if verify:
             _verify(source, [claim for load in loads for claim in load.claims])
         if optimizer._half_loaded == "parameters" and not params:
-            raise ValueError("does not help: the parameters, too, were loaded in part before, so load it with params=True")
+            raise ValueError("must be loaded with params=True: an earlier load has left the parameters half loaded, too")
         optimizer._half_loaded = "parameters" if params else "state"
         optimizer._plans = Plans()
         for group, new in zip(optimizer.param_groups, groups):
             group.update(new)
         try:
             for load in loads:
-                optimizer.state.pop(load.member.param, None)  # its memory is free for what comes
+                optimizer.state.pop(load.member.param, None)  # frees memory for the new state
                 state = load.run(source)
                 if state:
                     optimizer.state[load.member.param] = state
         except (ValueError, OSError) as e:
-            raise ValueError(f"could be loaded only in part, and the optimizer must be loaded anew: it {e}") from e
+            raise ValueError(f"could be loaded only in part, and the optimizer must be loaded again: it {e}") from e
         optimizer._half_loaded = None
     return metadata
 
@@ -308,7 +308,7 @@ def _opened_to_read(file: File) -> Iterator[BinaryIO]:
     if not isinstance(file, (str, os.PathLike)):
         yield file
         return
-    if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would be waited for
+    if not stat.S_ISREG(os.stat(file).st_mode):  # opening a pipe would wait
         raise ValueError("is not a file")
     with open(file, "rb", buffering=0) as opened:
         yield opened
@@ -320,7 +320,7 @@ class _Claim:
 
     key: str
     entry: Entry
-    crc32: Optional[int]  # None in files of others
+    crc32: Optional[int]  # None in files of other writers
     scales: Optional["_Claim"] = None  # of mxfp8
 
 
@@ -340,7 +340,7 @@ class _Contents:
         self._unclaimed = entries
 
     def claim(self, key: str, p: Tensor, saved: SavedTensor, of: str) -> Optional[_Claim]:
-        """What the file has under a key, which is for a parameter; a ValueError if it is not."""
+        """The tensor of the file with this key, or None. Raises a ValueError if it does not fit the parameter."""
         entry = self._unclaimed.pop(key, None)
         if entry is None:
             return None
@@ -348,9 +348,9 @@ class _Contents:
         blocks = entry.dtype == ELEMENTS and of != PARAMS
         wide = entry.dtype == "F64"
         if not blocks and entry.dtype not in _TYPES or wide != (model.dtype == torch.float64) or blocks and p.is_complex():
-            raise ValueError(f"{short(key)} is {entry.dtype}, which is not for a parameter of {p.dtype}")
+            raise ValueError(f"has {short(key)} as {entry.dtype}, which does not fit a parameter of {p.dtype}")
         if entry.shape not in (tuple(model.shape), (model.numel(),)):
-            raise ValueError(f"{short(key)} has the shape {list(entry.shape)}, not {list(model.shape)}")
+            raise ValueError(f"has {short(key)} of shape {list(entry.shape)}, must have shape {list(model.shape)}")
         scales = self._scales(key, p, saved, of) if blocks else None
         return _Claim(key, entry, self._crc32(key, saved, of), scales)
 
@@ -360,8 +360,8 @@ class _Contents:
             raise ValueError(f"has no {short(key + _SCALES)}, the scales of {short(key)}")
         if entry.dtype != SCALES or _mx.row_in(p.numel(), entry.shape) is None:
             raise ValueError(
-                f"{short(key + _SCALES)} is {entry.dtype} of shape {list(entry.shape)}, must be {SCALES} of "
-                f"{list(_mx.scales_shape(p.shape, _mx.row_of(p.shape)))}, for one, or of one dimension"
+                f"has {short(key + _SCALES)} as {entry.dtype} of shape {list(entry.shape)}, must be {SCALES} of shape "
+                f"{list(_mx.scales_shape(p.shape, _mx.row_of(p.shape)))}, for example, or of one dimension"
             )
         return _Claim(key + _SCALES, entry, self._crc32(key + _SCALES, saved, of + _SCALES))
 
@@ -370,17 +370,17 @@ class _Contents:
         if saved.crc32 is None:
             return None
         if of not in saved.crc32:
-            raise ValueError(f"{short(key)} has no checksum, but others of its tensor have one")
+            raise ValueError(f"has no checksum of {short(key)}, but others of its tensor")
         return saved.crc32[of]
 
     def finish(self) -> None:
         if self._unclaimed:
-            raise ValueError(f"has tensors that belong to nothing: {_few(self._unclaimed)}")
+            raise ValueError(f"has tensors that belong to no parameter: {_few(self._unclaimed)}")
 
 
 @dataclass
 class _Load:
-    """What is to be done for a parameter."""
+    """The work of loading a parameter and its state."""
 
     member: _Member
     group: Group
@@ -398,7 +398,7 @@ class _Load:
 
     @property
     def claims(self) -> List[_Claim]:
-        """What will be read."""
+        """The tensors of the file that will be read."""
         state = [part for claim in self.state for part in (claim, claim.scales) if part is not None]
         return [*state, self.param] if self.param is not None and (self.params or self.has_master) else state
 
@@ -420,7 +420,7 @@ class _Load:
         if self.rounding is not None:
             state[ROUNDING] = self.rounding
         if not self.has_state and not begun(state):
-            return {**state, "step": step_tensor(0)} if state else {}  # the rest is made at the first gradient
+            return {**state, "step": step_tensor(0)} if state else {}  # the first step makes the rest
         state["step"] = step_tensor(self.step)
         for place, (slot, claim) in enumerate(zip(self.slots, self.state)):  # none if the file has no state
             state.update(_read_buffer(source, claim, p, slot, state_dtype(p, self.group, slot), place, row_major))
@@ -434,7 +434,7 @@ _TYPES = {name: dtype for dtype, name in DTYPES.items()}
 def _read_buffer(
     source: Source, claim: _Claim, p: Tensor, slot: str, dtype: torch.dtype, place: int, row_major: bool
 ) -> Dict[str, Tensor]:
-    """Reads a momentum or an average. Where just one side is mxfp8, or blocks differ, it is float32 meanwhile."""
+    """Reads a momentum or an average. If only one side is mxfp8, or if blocks differ, it is float32 in between."""
     if claim.scales is None:
         between = torch.float32 if dtype == _mx.ELEMENTS else dtype
         return {slot: _read(source, claim, zeros(p, between, place, row_major))}
@@ -463,7 +463,7 @@ def _read(source: Source, claim: _Claim, to: Tensor) -> Tensor:
             part.copy_(read)
         at += len(piece)
     if inner.is_contiguous():
-        inner.unsqueeze(0).narrow(0, 0, 0).zero_()  # tells autograd, to which memory is only memory, that the tensor has changed
+        inner.unsqueeze(0).narrow(0, 0, 0).zero_()  # tells autograd, which does not see writes to memory, that the tensor has changed
     else:
         inner.copy_(flat.reshape(inner.shape))
     return to
@@ -477,16 +477,16 @@ def _fit(
     params: bool,
     keep_options: bool,
 ) -> Tuple[List[Group], List[_Load]]:
-    """What the groups will be, and what is to be done; a ValueError if the file is not for the optimizer."""
+    """The new groups, and the work for each parameter. Raises a ValueError if the file does not fit the optimizer."""
     contents = _Contents(entries)
     for number, saved in enumerate(saved_groups):
         if not saved.tensors:
-            continue  # it may be of any rule
+            continue  # an empty group may have any rule
         if saved.rule != optimizer._rule_name:
             raise ValueError(f"holds {short(saved.rule)}, which {type(optimizer).__name__} cannot continue")
         for names, problem in (
             (optimizer._hyperparameters.keys() - saved.hyperparameters.keys(), "has no"),
-            (saved.hyperparameters.keys() - optimizer._hyperparameters.keys(), "has, which this version does not know,"),
+            (saved.hyperparameters.keys() - optimizer._hyperparameters.keys(), "has unknown"),
         ):
             if names:
                 raise ValueError(f"group {number} {problem} {_few(names)}")
@@ -494,8 +494,8 @@ def _fit(
     ours = {m.name for mine in members for m in mine}
     if ours != found.keys():
         raise ValueError(
-            f"is of other tensors: {_few(found.keys() - ours) or 'none'} are only there, and {_few(ours - found.keys()) or 'none'} "
-            f"only in the optimizer"
+            f"has other tensors than the optimizer: {_few(found.keys() - ours) or 'none'} only in the file, and "
+            f"{_few(ours - found.keys()) or 'none'} only in the optimizer"
         )
     groups, loads = [], []
     for number, (group, mine) in enumerate(zip(optimizer.param_groups, members)):
@@ -507,7 +507,7 @@ def _fit(
                 there = optimizer._slots({**group, **_options(optimizer, saved)})
                 if there != needs:
                     raise ValueError(
-                        f"has the state {_few(there) or 'nothing'} of {t.name!r}, where group {number} needs {_few(needs) or 'nothing'}"
+                        f"has the state {_few(there) or 'none'} of {t.name!r}, but group {number} needs {_few(needs) or 'none'}"
                     )
         else:
             new = _new_group(optimizer, number, saved_here)
@@ -523,11 +523,11 @@ def _fit(
             param = contents.claim(_param_key(m.name), m.param, t, PARAMS)
             if params and param is None:
                 raise ValueError(
-                    f"has no parameters of {m.name!r}, only its state: it was saved without params, so load it with params=False"
+                    f"has no parameters of {m.name!r}, only its state: it was saved with params=False, so load it with params=False"
                 )
             known = len(has) + sum(claim.scales is not None for claim in has) + (param is not None)
             if t.crc32 is not None and len(t.crc32) > known:
-                raise ValueError(f"has checksums of {m.name!r} that are of nothing in the file")
+                raise ValueError(f"has checksums of parts of {m.name!r} that are not in the file")
             random = None
             if t.rounding and draws(m.param, slots, new):
                 random = packed(t.rounding, t.rounding[0] if keep_options else new["seed"])
@@ -537,7 +537,7 @@ def _fit(
 
 
 def _new_group(optimizer: Optimizer, number: int, saved: List[Tuple[SavedGroup, SavedTensor]]) -> Group:
-    """A group with the options of those that its tensors are in."""
+    """A group with the options of the saved groups that have its tensors."""
     new: Group = dict(optimizer.param_groups[number])
     if not saved:
         return new
@@ -545,15 +545,15 @@ def _new_group(optimizer: Optimizer, number: int, saved: List[Tuple[SavedGroup, 
     for other, t in saved:
         if other is not first and (other.hyperparameters, other.other) != (first.hyperparameters, first.other):
             raise ValueError(
-                f"has {saved[0][1].name!r} and {t.name!r} in groups of different options, the optimizer both in group {number}"
+                f"has {saved[0][1].name!r} and {t.name!r} in groups with different options, but the optimizer has both in group {number}"
             )
     new.update(_options(optimizer, first))
     for name, key in optimizer._hyperparameters.items():
         if key is None and first.hyperparameters[name]:
-            raise ValueError(f"has {name}, which {type(optimizer).__name__} has not")
+            raise ValueError(f"has {name}, which {type(optimizer).__name__} does not have")
     clash = first.other.keys() & {*_NOT_SAVED, *optimizer._hyperparameters.values()}
     if clash:
-        raise ValueError(f"other has {_few(clash)}, which is not its place")
+        raise ValueError(f"has {_few(clash)} in other, which is the wrong place")
     new.update(first.other)
     seeds = [t.rounding[0] for _, t in saved if t.rounding]
     new["seed"] = seeds[0] if seeds else new["seed"]
@@ -562,12 +562,12 @@ def _new_group(optimizer: Optimizer, number: int, saved: List[Tuple[SavedGroup, 
 
 
 def _options(optimizer: Optimizer, saved: SavedGroup) -> Group:
-    """The hyperparameters under the names that they have in the optimizer's groups."""
+    """The hyperparameters under their names in the optimizer's groups."""
     return {key: saved.hyperparameters[name] for name, key in optimizer._hyperparameters.items() if key is not None}
 
 
 def _call(call: Callable[[Optimizer, Names], _R], optimizer: Any, names: Names, loads: bool) -> _R:
-    """Calls what saves or loads an optimizer, for the one that is meant."""
+    """Calls a function that saves or loads, with the optimizer that a wrapper contains."""
     inner = getattr(optimizer, "optimizer", None)
     if inner is not None and isinstance(optimizer, type(inner)):  # Lightning's wrapper: a subclass, with attributes of its own
         optimizer = inner
@@ -577,14 +577,14 @@ def _call(call: Callable[[Optimizer, Names], _R], optimizer: Any, names: Names, 
         return done
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
-            f"posneg: checkpoints are of this package's optimizers, not of {type(optimizer).__name__}: give the one in it "
-            "(accelerate: optimizer.optimizer); see docs/distributed.md for those that cut others up"
+            f"posneg: checkpoints need an optimizer of this package, not a {type(optimizer).__name__}: pass the optimizer in it "
+            "(accelerate: optimizer.optimizer); docs/distributed.md tells what to do with optimizers that cut others up"
         )
     return call(optimizer, names)
 
 
 def _members(optimizer: Optimizer, names: Names) -> List[List[_Member]]:
-    """The parameters of each group, and what they are called."""
+    """The parameters of each group, with their names."""
     lists = [group["params"] for group in optimizer.param_groups]
     for p in (p for params in lists for p in params):
         if hasattr(p, "to_local"):
@@ -600,7 +600,7 @@ def _members(optimizer: Optimizer, names: Names) -> List[List[_Member]]:
         members.append([])
         for p, own in zip(params, param_names(group)):
             if called[i] in seen:
-                raise ValueError(f"posneg: names has two parameters {called[i]!r}")
+                raise ValueError(f"posneg: names has two parameters called {called[i]!r}")
             seen.add(called[i])
             members[-1].append(_Member(p, called[i], own))
             i += 1
@@ -608,7 +608,7 @@ def _members(optimizer: Optimizer, names: Names) -> List[List[_Member]]:
 
 
 def _called(optimizer: Optimizer, lists: List[List[Tensor]], names: Names) -> List[str]:
-    """What the parameters are called, in the optimizer's order."""
+    """The names of the parameters, in the optimizer's order."""
     if names is None:
         own = [group.get("param_names") or [] for group in optimizer.param_groups]  # of torch 2.6 and later
         if [len(params) for params in lists] == list(map(len, own)):
@@ -618,7 +618,7 @@ def _called(optimizer: Optimizer, lists: List[List[Tensor]], names: Names) -> Li
     for name, p in names:
         if not isinstance(name, str) or not name or not isinstance(p, Tensor):
             raise TypeError(
-                f"posneg: names must be pairs of a name and a parameter, as model.named_parameters(), not ({name!r}, {type(p).__name__})"
+                f"posneg: names must be (name, parameter) pairs such as model.named_parameters(), not ({name!r}, {type(p).__name__})"
             )
         named.setdefault(id(p), name)
     called = []

@@ -1,7 +1,7 @@
-"""The optimizer of a model on an accelerator, in the host's memory.
+"""Optimizers in the host's memory for models on an accelerator.
 
-Gradients go to the host as backward produces them, on a stream of their own. A step updates copies of the parameters there, and these go
-back on another stream. Nothing here knows update rules: an optimizer of this package has the copies and their state.
+Gradients are copied to the host while backward produces them, on their own stream. A step updates copies of the parameters on the host,
+which are copied back on another stream. This module knows no update rules: an optimizer of this package steps the copies.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from .checkpoints import Names
 from .optimizers import AdamW
 
 _HAS_HOOKS = hasattr(Tensor, "register_post_accumulate_grad_hook")  # since torch 2.1
-_MOST_FLYING = 256 << 20  # bytes of gradients on their way that are to be freed; backward waits for more
+_MOST_FLYING = 256 << 20  # bytes of gradients being copied before they are freed; beyond these backward waits
 
 _R = TypeVar("_R")
 
 
 class Offload(StepOptions, torch.optim.Optimizer):
-    """An optimizer on the host for parameters on an accelerator: state, masters and arithmetic are on the host.
+    """An optimizer on the host for parameters on an accelerator. State, masters and arithmetic are on the host.
 
     >>> optimizer = posneg.offload.Offload(model.parameters(), posneg.AdaPNM, lr=1e-3, clip_norm=1.0)
 
-    It replaces optimizer_class in a training loop: param_groups have the model's parameters, state dicts and checkpoints are those of
-    the class, and a step gives the bits that the class gives on the host.
+    Use it like optimizer_class: param_groups have the model's parameters, state dicts and checkpoints are those of optimizer_class, and
+    a step gives the same bits as optimizer_class on the host.
 
     Args:
-        params: parameters, or groups of them: plain tensors on any devices. The model must have its devices and types already.
-        optimizer_class: one of this package's.
-        buckets: the number of parts, of about equal bytes, in which parameters are updated, the last first; each part goes back while
-            the next one is updated. None: one for each 64 MiB of parameters, at most 8, which no GPU has measured. Bits do not depend
-            on it.
-        overlap: copy each gradient as soon as backward produces it, and not only in step(). None: True, unless torch.distributed has
-            several processes, where gradients may change later. fused=False implies False. It may be set at any time: where several
-            backward passes make a step, False before all but the last one saves copies.
-        free_gradients: free each gradient on the device once it is copied. Backward passes then add up on the host, until step() or this
-            optimizer's zero_grad(). Code that needs p.grad between backward and step, such as torch's clip_grad_norm_, finds None: use
-            clip_norm. A step under torch.amp.GradScaler raises an error.
-        options: those of optimizer_class, but master_weights is True by default. With fused=False, torch.amp.GradScaler divides the
-            gradients before the step, which gradient_clip_val of Lightning needs in mixed precision, and step() copies all gradients;
-            clip_norm does without.
+        params: parameters, or groups of them: plain tensors on any devices. Give the model its devices and types before.
+        optimizer_class: a class of this package.
+        buckets: the number of parts, of about equal size in bytes, in which parameters are updated. The last part comes first, and each
+            is copied back while the next one is updated. None: one per 64 MiB of parameters, at most 8; this has not been measured on
+            a GPU. The bits do not depend on it.
+        overlap: copy each gradient as soon as backward produces it, instead of in step(). None: True, unless torch.distributed has
+            several processes, where gradients may change later. fused=False implies False. It may be set at any time: if a step takes
+            several backward passes, set it to False before all but the last one to save copies.
+        free_gradients: free each gradient on the device once it is copied. Several backward passes then add up on the host, until step()
+            or this optimizer's zero_grad(). Code that reads p.grad between backward and step, such as torch's clip_grad_norm_, finds
+            None: use clip_norm. A step under torch.amp.GradScaler raises an error.
+        options: the options of optimizer_class; master_weights is True by default. With fused=False, torch.amp.GradScaler divides the
+            gradients before the step, as Lightning's gradient_clip_val needs in mixed precision; step() then copies all gradients.
+            clip_norm does not need that.
     """
 
     _inner: Any = None  # the optimizer of the copies, made with the first group
@@ -69,9 +69,9 @@ class Offload(StepOptions, torch.optim.Optimizer):
         **options: Any,
     ):
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
-            raise TypeError(f"Invalid optimizer_class: {optimizer_class!r}, must be a class of posneg's, as posneg.AdamW")
+            raise TypeError(f"Invalid optimizer_class: {optimizer_class!r}, must be a class of posneg such as posneg.AdamW")
         if buckets is not None and not (hasattr(buckets, "__index__") and index(buckets) >= 1):
-            raise ValueError(f"Invalid buckets: {buckets!r}, must be a whole number from 1 on, or None")
+            raise ValueError(f"Invalid buckets: {buckets!r}, must be an integer >= 1, or None")
         if overlap not in (None, True, False):
             raise ValueError(f"Invalid overlap: {overlap!r}, must be True, False or None")
         if free_gradients and not _HAS_HOOKS:
@@ -92,7 +92,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
 
     @property  # type: ignore[override]  # torch has a dict
     def state(self) -> MutableMapping[Tensor, Dict[str, Any]]:
-        """The state of the model's parameters, which is on the host."""
+        """The state of the model's parameters, on the host."""
         return _States(self._copies, self._inner)
 
     @state.setter
@@ -101,7 +101,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether GradScaler tells the step what it has done to the gradients: unscale_() leaves no other trace of that."""
+        """Whether GradScaler tells the step if it has divided the gradients: unscale_() leaves no other trace."""
         if not _HAS_HOOKS or any(group.get("fused") is False for group in self.param_groups):
             return bool(self._inner._step_supports_amp_scaling)
         return True
@@ -113,7 +113,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
         self._hook()
 
     def _copy(self, group: Group) -> None:
-        """Makes copies of a group's parameters, and has the inner optimizer step them."""
+        """Makes copies of a group's parameters, and adds them to the inner optimizer."""
         first = len(self._copies)
         for i, p in enumerate(group["params"], first):
             check_param(p, owner(self.param_groups, i))
@@ -135,7 +135,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
         return self._lanes[device]
 
     def _hook(self) -> None:
-        """Has backward say when a gradient is complete."""
+        """Has backward call _arrived when a gradient is complete."""
         if not _HAS_HOOKS:
             return
         me = weakref.ref(self)  # the model must not keep its optimizers alive
@@ -157,7 +157,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
         try:
             check_gradient(g, copy.param)
         except (ValueError, TypeError, RuntimeError):
-            return  # it is the step that says so
+            return  # the step reports it
         with torch.no_grad():
             self._bring(copy, g)
             copy.lanes.land(_MOST_FLYING if self._frees else None)
@@ -172,18 +172,18 @@ class Offload(StepOptions, torch.optim.Optimizer):
     @untraced
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
-        """Performs a step, and returns what closure, which computes the loss and the gradients anew, returns.
+        """Performs a step. closure, if given, computes the loss and the gradients again; step returns its result.
 
-        It returns when the parameters are updated on the host. Work that is queued on the current stream afterwards sees the new ones.
+        step returns when the parameters are updated on the host. Work queued on the current stream after that uses the new parameters.
         """
         return run_step(self, closure, self._step)
 
     def _step(self, scale: Optional[Tensor], found_inf: Optional[Tensor]) -> None:
-        """scale and found_inf are of a GradScaler."""
+        """Performs a step; scale and found_inf come from a GradScaler."""
         if found_inf is not None and self._frees:
             raise RuntimeError(
                 "posneg: a GradScaler looks for infinities in p.grad, which free_gradients=True has freed; "
-                "do without free_gradients, or train in bfloat16, which needs no scaler"
+                "set free_gradients=False, or train in bfloat16, which needs no scaler"
             )
         found, around = found_inf is not None and bool(float(found_inf)), self._around
         around.grad_norm, around.skipped = None, found
@@ -202,16 +202,16 @@ class Offload(StepOptions, torch.optim.Optimizer):
 
     def _check_params(self) -> None:
         if list(map(id, all_params(self.param_groups))) != [id(copy.param) for copy in self._copies]:
-            raise RuntimeError("posneg: the parameters of a group were exchanged; give new ones to add_param_group()")
+            raise RuntimeError("posneg: the parameters of a group were replaced; pass new parameters to add_param_group()")
         for i, copy in enumerate(self._copies):
             if not copy.fits():
                 raise RuntimeError(
                     f"posneg: {owner(self.param_groups, i)} was {said(copy.look)} when the optimizer was made and is "
-                    f"{said(look(copy.param))} now: give the model its device and type first, and make the optimizer after that"
+                    f"{said(look(copy.param))} now: give the model its device and type before you make the optimizer"
                 )
 
     def _collect(self, divided: bool) -> None:
-        """Finds out which copies have a gradient. Those that hooks have not sent, or that have changed since, are sent."""
+        """Determines which copies have a gradient, and copies those that hooks have not copied, or that have changed since."""
         missing = []
         for copy in self._copies:
             g = copy.param.grad
@@ -220,13 +220,13 @@ class Offload(StepOptions, torch.optim.Optimizer):
                 missing.append((copy, g))
         self._hook()
         furnish([copy for copy, _ in missing])
-        for copy, g in reversed(missing):  # as they will be waited for
+        for copy, g in reversed(missing):  # in the order in which the step waits for them
             self._bring(copy, g)
         for copy in self._copies:
             copy.set_gradient(copy.pending if self._frees else copy.param.grad is not None)
 
     def _update(self, scale: float, skip: bool) -> None:
-        """Updates the copies that have a gradient, all or, after an error, none of them, and sends them back."""
+        """Updates the copies that have a gradient, and sends them back. After an error, none is updated."""
         inner = self._inner
         inner._check_loaded()
         self._hand_on_options()
@@ -241,19 +241,19 @@ class Offload(StepOptions, torch.optim.Optimizer):
             self._send()
 
     def _send(self) -> None:
-        """Has the devices get what was updated."""
+        """Sends updated copies to the devices."""
         _send(self._copies)
         for lanes in self._lanes.values():
             lanes.see()
 
     def _settle(self) -> None:
-        """Waits until the host's copies are nobody's but the host's, and the device has what was updated."""
+        """Waits until all updated copies are on the devices, and no transfer uses the host's copies."""
         self._send()
         for lanes in self._lanes.values():
             lanes.settle()
 
     def _drop(self) -> None:
-        """Forgets gradients that only the host has."""
+        """Drops gradients that only the host has."""
         if self._frees:
             for copy in self._copies:
                 copy.lanes.land_of(copy)
@@ -264,19 +264,19 @@ class Offload(StepOptions, torch.optim.Optimizer):
         self._drop()
 
     def _hand_on_options(self) -> None:
-        """Has the inner optimizer step as this one's groups and attributes say."""
+        """Copies the options of the groups to the inner optimizer."""
         for group, inner in zip(self.param_groups, self._inner.param_groups):
             inner.update((name, value) for name, value in group.items() if name != "params")
 
     def _take_options(self) -> None:
-        """Has this one's groups say how the inner optimizer steps."""
+        """Copies the options of the inner optimizer to the groups."""
         for group, inner in zip(self.param_groups, self._inner.param_groups):
             params = group["params"]
             group.clear()
             group.update(inner, params=params)
 
     def state_dict(self) -> Dict[str, Any]:
-        """The state dict of the inner optimizer: that of its class."""
+        """Returns a state dict of optimizer_class."""
         for hook in _hooks(self, "_optimizer_state_dict_pre_hooks"):
             hook(self)
         self._hand_on_options()
@@ -287,7 +287,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
         return saved
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        """Loads whatever the inner optimizer's class does."""
+        """Loads any state dict that optimizer_class loads."""
         for hook in _hooks(self, "_optimizer_load_state_dict_pre_hooks"):
             changed = hook(self, state_dict)
             state_dict = state_dict if changed is None else changed
@@ -299,7 +299,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
 
     @torch.no_grad()
     def on_host(self, call: Callable[[Optimizer, Names], _R], names: Names, loads: bool) -> _R:
-        """Calls what saves or loads the inner optimizer, as if it had the model's parameters."""
+        """Calls a function that saves or loads, with the inner optimizer and the names of the model's parameters."""
         self._check_params()
         self._settle()
         self._hand_on_options()
@@ -320,7 +320,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
 
     def __getstate__(self) -> Dict[str, Any]:
         if any(copy.pending for copy in self._copies):
-            raise RuntimeError("posneg: gradients that only the host has are not copied: call step() or zero_grad() before")
+            raise RuntimeError("posneg: gradients that only the host has cannot be copied: call step() or zero_grad() first")
         groups = [{name: group[name] for name in ("params", "param_names") if name in group} for group in self.param_groups]
         return {
             "made_with": self._made_with, "overlap": self.overlap, "groups": groups, "state_dict": self.state_dict(),
@@ -334,7 +334,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
 
 
 class _States(MutableMapping[Tensor, Dict[str, Any]]):
-    """The states of an optimizer's copies, by the parameters that they are copies of."""
+    """The states of the copies, by the model's parameters."""
 
     def __init__(self, copies: Sequence[Copy], inner: Any):
         self._host = {id(copy.param): copy.host for copy in copies}
@@ -353,7 +353,7 @@ class _States(MutableMapping[Tensor, Dict[str, Any]]):
         return self[p] if p in self else default  # not that of Mapping: getting an item makes it, as in torch
 
     def __setitem__(self, p: Tensor, state: Dict[str, Any]) -> None:
-        """Takes what may have been moved to the parameter's device, as Lightning moves all state that it finds."""
+        """Sets a state, and moves it to the host: Lightning moves all state to the parameter's device."""
         self._state[self._host[id(p)]] = {name: v.cpu() if isinstance(v, Tensor) else v for name, v in state.items()}
 
     def __delitem__(self, p: Tensor) -> None:
@@ -370,7 +370,7 @@ class _States(MutableMapping[Tensor, Dict[str, Any]]):
 
 
 def _arrived(optimizer: Callable[[], Optional[Offload]], copy: Callable[[], Optional[Copy]], _: Tensor) -> None:
-    """A hook of a parameter, which keeps neither alive."""
+    """The hook of a parameter. It keeps neither optimizer nor copy alive."""
     me, its = optimizer(), copy()
     if me is not None and its is not None:
         me._arrived(its)
@@ -388,5 +388,5 @@ def _remove(hooks: List[Any]) -> None:
 
 
 def _hooks(optimizer: Offload, kind: str) -> List[Any]:
-    """Hooks that a user has registered; none on a torch without them."""
+    """The hooks that a user has registered. Old versions of torch have none."""
     return list(getattr(optimizer, kind, {}).values())

@@ -351,22 +351,23 @@ class Adam(Optimizer):
         maximize: ascend instead of descend. Default: False.
         capturable: accepted as by torch.optim, but True raises an error. Default: False.
         differentiable: accepted as by torch.optim, but True raises an error. Default: False.
-        fused: True: the step itself divides gradients by torch.amp.GradScaler's scale, which saves a pass; before the step they stay
-            scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
+            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         decoupled_weight_decay: multiply parameters by 1 - lr * weight_decay, instead of adding weight_decay * p to gradients (L2).
             Default: False.
-        state_dtype: None keeps momenta and averages in float32; torch.bfloat16, or "bfloat16", in half the memory; "mxfp8" keeps momenta
-            in a quarter, with a scale for 32 elements of a row, and averages in bfloat16. float64 parameters ignore it. Default: None.
-        master_weights: keep exact float32 masters of bfloat16 parameters, in 2 bytes of state for each element, instead of rounding
+        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
+            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
-        seed: of stochastic rounding, any whole number. Default: 0.
-        clip_norm: > 0, bounds the Euclidean norm of all gradients together; infinity only measures it. grad_norm tells it after a step.
-            This and the next four are attributes of the optimizer, too, which may change between steps. Default: None.
-        clip_value: > 0, bounds the size of each element of the gradients, after clip_norm. Default: None.
-        skip_non_finite: leave parameters and state as they are if a gradient has a NaN or an infinity; skipped tells. Default: False.
-        zero_grads: set the gradients to zero in the step, also where it is skipped. Default: False.
-        norm_group: process group over whose ranks the parameters are spread, as by ZeroRedundancyOptimizer: clip_norm and
-            skip_non_finite see the gradients of all of them. All must step. DTensors need no group. Default: None.
+        seed: seed of stochastic rounding, any integer. Default: 0.
+        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
+            has it. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
+            skipped is True. Default: False.
+        zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
+        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))

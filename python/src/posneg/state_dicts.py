@@ -1,7 +1,7 @@
 """State dicts of other implementations.
 
-This package saves what the authors of PNM and torch save: for each parameter its buffers, under their names, and its own `step`.
-pytorch_optimizer (https://github.com/kozistr/pytorch_optimizer) counts steps in the group, and calls options differently.
+This package saves what torch and the authors of PNM save: for each parameter its buffers, under the same names, and its own `step`.
+pytorch_optimizer (https://github.com/kozistr/pytorch_optimizer) counts steps in the group, and has other names for some options.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _UNSUPPORTED = ("fixed_decay", "adanorm", "adam_debias")  # its options that cha
 
 
 def from_any(state_dict: StateDict) -> StateDict:
-    """A state dict as this package's optimizers have it; the tensors are those of the argument."""
+    """Converts a state dict to this package's form. The tensors are those of the argument."""
     state = {key: dict(value) if isinstance(value, dict) else value for key, value in state_dict["state"].items()}
     groups = []
     for saved in state_dict["param_groups"]:
@@ -38,7 +38,10 @@ def from_any(state_dict: StateDict) -> StateDict:
 
 
 def to_pytorch_optimizer(state_dict: StateDict) -> StateDict:
-    """A state dict as pytorch_optimizer's class of the same name loads it. Momenta in mxfp8 become float32."""
+    """Converts a state dict for pytorch_optimizer's class of the same name. Momenta in mxfp8 become float32.
+
+    Raises a ValueError if the parameters of a group have done different numbers of steps, which pytorch_optimizer cannot store.
+    """
     groups = []
     state = {key: {k: v for k, v in widened(value).items() if k != "step"} for key, value in state_dict["state"].items()}
     for saved in state_dict["param_groups"]:
@@ -46,7 +49,7 @@ def to_pytorch_optimizer(state_dict: StateDict) -> StateDict:
         steps = {int(state_dict["state"][i]["step"]) for i in group["params"] if i in state}
         if len(steps) > 1:
             raise ValueError(
-                f"pytorch_optimizer counts steps once for a whole group, but the parameters of one here have done {sorted(steps)}"
+                f"posneg: pytorch_optimizer has one count of steps for a group, but the parameters of one here have done {sorted(steps)}"
             )
         if steps:
             group["step"] = steps.pop()
