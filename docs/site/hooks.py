@@ -114,6 +114,10 @@ def on_post_build(config):
         for url in page.links + page.loads:
             if problem := _problem(path, page, pages, url):
                 log.warning("%s: %s: %s", path.relative_to(site), url, problem)
+    for name in sorted(name for name in FILES if name.endswith((".c", ".go", ".h", ".py", ".yml"))):  # comments, and texts of errors
+        for named in re.findall(r"\bdocs/[\w-]+\.md\b", (ROOT / name).read_text(encoding="utf-8")):
+            if named not in FILES:
+                log.warning("%s names %s, which does not exist", name, named)
 
 
 def _problem(path, page, pages, url):
