@@ -20,7 +20,7 @@ import (
 
 func init() { C.pnm_host_limits() }
 
-// isa is on C's heap, for ever.
+// isa is on C's heap, never freed.
 var isa = C.CString(pnm.ISA())
 
 // abiVersion is for tests, which cannot name C's constants.
@@ -114,9 +114,9 @@ func pnmgo_norm(squares *C.int64_t, norm *C.double) C.pnm_status {
 	})
 }
 
-// squaresOf are a caller's words, of which there are C.PNM_SQUARES.
+// squaresOf converts a caller's C.PNM_SQUARES words.
 func squaresOf(words *C.int64_t) *pnm.Squares {
-	return (*pnm.Squares)((*[C.PNM_SQUARES]int64)(unsafe.Pointer(words))) // does not compile for another number than Go's
+	return (*pnm.Squares)((*[C.PNM_SQUARES]int64)(unsafe.Pointer(words))) // compiles only if C and Go have the same number
 }
 
 //export pnmgo_alloc
@@ -192,7 +192,7 @@ func pnmgo_state_name(rule *C.pnm_rule, i C.int32_t) (name *C.char) {
 	return name
 }
 
-// listOf is a caller's array of structs.
+// listOf converts a caller's array of structs.
 func listOf[T any](first *T, count C.int64_t, name string) ([]T, error) {
 	size, at := unsafe.Sizeof(*first), uintptr(unsafe.Pointer(first))
 	switch most := math.MaxInt / int64(size); {
@@ -201,14 +201,14 @@ func listOf[T any](first *T, count C.int64_t, name string) ([]T, error) {
 	case count > 0 && first == nil:
 		return nil, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("%s is null, but count is %d", name, count)}
 	case at+uintptr(count)*size < at:
-		return nil, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("count is %d, which no array at %#x has", count, at)}
+		return nil, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("count is %d, too many for an array at %#x", count, at)}
 	case at%unsafe.Alignof(*first) != 0 && count > 0:
 		return nil, misaligned(name, at, unsafe.Alignof(*first))
 	}
 	return unsafe.Slice(first, int(count)), nil
 }
 
-// call runs f, sets the thread's message if that fails, and returns the status. No panic gets into C.
+// call runs f, sets the thread's message if f fails, and returns the status. It stops panics before they reach C.
 func call(f func() error) (status C.pnm_status) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -227,7 +227,7 @@ func fail(err error) C.pnm_status {
 	return statusOf(err)
 }
 
-// A failure is an error of this interface, which the engine does not know.
+// A failure is an error of the C interface that the engine does not have.
 type failure struct {
 	status C.pnm_status
 	text   string

@@ -13,14 +13,14 @@ import (
 	"github.com/posneg/pnm"
 )
 
-// An input is a call's tensors as the engine wants them. It is used again, so that a call allocates nothing.
+// An input is a call's tensors in the engine's form. It is reused, so that a call allocates nothing.
 type input struct {
 	updates []pnm.Update
-	vectors []pnm.Vector // all state or, of a norm, the gradients
+	vectors []pnm.Vector // all state; for a norm, the gradients
 	rules   ruleCache
 }
 
-// spare are inputs of calls that are over.
+// spare are inputs for the next calls.
 var spare = make(chan *input, 16)
 
 func takeInput() *input {
@@ -68,7 +68,7 @@ func (in *input) add(u *C.pnm_update) (err error) {
 		name := stateNames[k]
 		if k >= slots {
 			if u.state[k] != (C.pnm_vector{}) {
-				return &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("%s is given, but the rule has %d", name, slots)}
+				return &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("%s is set, but the rule has %d state vectors", name, slots)}
 			}
 			continue
 		}
@@ -104,10 +104,10 @@ func (in *input) add(u *C.pnm_update) (err error) {
 
 var stateNames = [...]string{"state[0]", "state[1]", "state[2]", "state[3]"}
 
-// readOnly is a vector that C declares to be only read. The engine writes it only where the options ask for that.
+// readOnly converts a vector that C declares read-only. The engine writes it only with zero_grads.
 func readOnly(v *C.pnm_const_vector) *C.pnm_vector { return (*C.pnm_vector)(unsafe.Pointer(v)) }
 
-// checkShape checks all of a vector but where its elements are, and returns their size.
+// checkShape checks a vector, except for its addresses, and returns the size of an element.
 func checkShape(v *C.pnm_vector, name string) (size uintptr, err error) {
 	if v.dtype < C.PNM_FLOAT32 || v.dtype > C.PNM_MXFP8 {
 		return 0, &failure{C.PNM_ERROR_DTYPE, fmt.Sprintf("dtype of %s is %d, must be a pnm_dtype", name, v.dtype)}
@@ -123,7 +123,7 @@ func checkShape(v *C.pnm_vector, name string) (size uintptr, err error) {
 	return size, checkRow(v, name)
 }
 
-// checkRow checks what only mxfp8 has.
+// checkRow checks the fields that only mxfp8 has.
 func checkRow(v *C.pnm_vector, name string) error {
 	const only = "0: only PNM_MXFP8 has it"
 	switch row := int64(v.row); {
@@ -139,7 +139,7 @@ func checkRow(v *C.pnm_vector, name string) error {
 	return nil
 }
 
-// scalesOf is how many scales a vector has that has been checked.
+// scalesOf is the number of scales of a vector that has been checked.
 func scalesOf(v *C.pnm_vector) int {
 	n, row := int64(v.length), int64(v.row)
 	switch {
@@ -164,21 +164,21 @@ func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
 		bytes uintptr
 	}{{v.data, uintptr(v.length) * size}, {v.scales, uintptr(scales)}} {
 		if at := uintptr(memory.at); at+memory.bytes < at {
-			return pnm.Vector{}, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, which no memory at %#x has", name, v.length, at)}
+			return pnm.Vector{}, &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("length of %s is %d, too long for memory at %#x", name, v.length, at)}
 		}
 	}
 	if v.data == nil && v.length > 0 {
 		return pnm.Vector{}, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("%s is null, but its length is %d", name, v.length)}
 	}
 	if v.scales == nil && scales > 0 {
-		return pnm.Vector{}, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("scales of %s are null, but it has %d", name, scales)}
+		return pnm.Vector{}, &failure{C.PNM_ERROR_NULL, fmt.Sprintf("scales of %s is null, but %d are needed", name, scales)}
 	}
 	if uintptr(v.data)%align != 0 && v.length > 0 {
 		return pnm.Vector{}, misaligned(name, uintptr(v.data), align)
 	}
 	n, data := int(v.length), v.data
 	if data == nil {
-		data = unsafe.Pointer(&nothing) // the engine takes a copy that is null for none
+		data = unsafe.Pointer(&nothing) // for the engine, a nil copy is no copy
 	}
 	switch v.dtype {
 	case C.PNM_FLOAT32:
@@ -195,10 +195,10 @@ func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
 	return pnm.F16(unsafe.Slice((*uint16)(data), n)), nil
 }
 
-// nothing is where a vector without elements and address is.
+// nothing is the address of an empty vector whose data is null.
 var nothing float64
 
-// optionsOf are a caller's options, which may be null.
+// optionsOf converts a caller's options, which may be null.
 func optionsOf(c *C.pnm_options) (o pnm.Options, err error) {
 	if c == nil {
 		c = new(C.pnm_options)
@@ -233,7 +233,7 @@ func boolOf(value C.int32_t, of, name string) (bool, error) {
 	return value == 1, nil
 }
 
-// intOf is a number as an int, which has 32 bits on some machines.
+// intOf converts a number to int, which has 32 bits on some machines.
 func intOf(x C.int64_t, name string) (int, error) {
 	if int64(int(x)) != int64(x) {
 		return 0, outside("Update", name, float64(x), fmt.Sprintf("≤ %d on this machine", math.MaxInt))
@@ -241,7 +241,7 @@ func intOf(x C.int64_t, name string) (int, error) {
 	return int(x), nil
 }
 
-// checkReserved refuses what a later version of the interface may ask for.
+// checkReserved refuses values in reserved fields, to which a later version may give a meaning.
 func checkReserved(of string, flags []C.int32_t, numbers []C.int64_t) error {
 	for _, x := range flags {
 		if x != 0 {
@@ -256,7 +256,7 @@ func checkReserved(of string, flags []C.int32_t, numbers []C.int64_t) error {
 	return nil
 }
 
-// checkPointer checks where a struct or a number of the caller's is.
+// checkPointer checks the address of a caller's struct or number.
 func checkPointer[T any](p *T, name string) error {
 	if p == nil {
 		return &failure{C.PNM_ERROR_NULL, name + " is null"}
@@ -264,7 +264,7 @@ func checkPointer[T any](p *T, name string) error {
 	return checkAlignment(p, name)
 }
 
-// checkAlignment is checkPointer for what may be null.
+// checkAlignment is checkPointer for a pointer that may be null.
 func checkAlignment[T any](p *T, name string) error {
 	if at, align := uintptr(unsafe.Pointer(p)), unsafe.Alignof(*p); at%align != 0 {
 		return misaligned(name, at, align)

@@ -18,19 +18,19 @@ import (
 
 // A block is the memory of one call of pnm_alloc.
 type block struct {
-	arena *pnm.Arena     // of any formats: it is counted in units of 8 bytes
+	arena *pnm.Arena     // in units of 8 bytes, for vectors of any format
 	pins  runtime.Pinner // a small arena is on Go's heap
-	used  int            // how many of its vectors have not been freed
+	used  int            // the number of its vectors that have not been freed
 }
 
-// blocks are those in use, by the addresses of their vectors.
+// blocks are the blocks in use, by the addresses of their vectors.
 var blocks struct {
 	sync.Mutex
 	of map[unsafe.Pointer]*block
 }
 
 func alloc(list []C.pnm_vector) error {
-	lengths := make([]int, 0, len(list)) // of those that are not empty
+	lengths := make([]int, 0, len(list)) // of vectors that are not empty
 	units := 0
 	for i := range list {
 		size, err := checkShape(&list[i], fmt.Sprintf("vectors[%d]", i))
@@ -78,12 +78,12 @@ func free(list []C.pnm_vector) error {
 		at := list[i].data
 		b := blocks.of[at]
 		if at != nil && b == nil {
-			for j, b := range freed { // as they were
+			for j, b := range freed { // undo
 				if b != nil {
 					blocks.of[list[j].data] = b
 				}
 			}
-			return &failure{C.PNM_ERROR_NOT_ALLOCATED, fmt.Sprintf("vectors[%d] is at %#x, which pnm_alloc has not given, or which was freed", i, uintptr(at))}
+			return &failure{C.PNM_ERROR_NOT_ALLOCATED, fmt.Sprintf("vectors[%d] is at %#x, not from pnm_alloc, or was freed", i, uintptr(at))}
 		}
 		delete(blocks.of, at)
 		freed = append(freed, b)

@@ -1,6 +1,6 @@
 //go:build (linux || darwin || windows) && cgo
 
-// The functions of pnm.h. Each that needs Go looks first whether this process may enter it.
+// The functions of pnm.h. A function that needs Go first checks that this process may enter Go.
 #include "internal.h"
 #include "host.h"
 
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// The Go half. Nothing here may be called in a forked child.
+// The Go half. A forked child must not call it.
 extern pnm_status pnmgo_update_all(const pnm_options *options, const pnm_update *updates, int64_t count, pnm_report *report);
 extern pnm_status pnmgo_sum_squares(const pnm_const_vector *grads, int64_t count, int32_t workers, int64_t *squares);
 extern pnm_status pnmgo_norm(const int64_t *squares, double *norm);
@@ -54,10 +54,10 @@ const char *pnm_last_error(void) {
 	return message == NULL ? "" : message;
 }
 
-// enter reports whether the calling thread may go on into Go. If so, leave must follow.
+// enter prepares the calling thread for Go. If it returns 1, pnm_host_leave must follow; in a forked child it returns 0.
 static int enter(pnm_guest *g) {
 	if (pnm_host_forked()) {
-		static const char text[] = "pnm: this process was forked from the one that loaded the library, which works only there";
+		static const char text[] = "pnm: this process was forked from the one that loaded the library, and only that one can use it";
 		pnm_set_message(text, sizeof text - 1);
 		return 0;
 	}
@@ -65,7 +65,7 @@ static int enter(pnm_guest *g) {
 	return 1;
 }
 
-// IN_GO evaluates a call of Go's and returns its result from the function, or otherwise in a forked child.
+// IN_GO returns the result of a call into Go from the function; in a forked child it returns otherwise.
 #define IN_GO(type, call, otherwise) \
 	do { \
 		pnm_guest g; \
@@ -107,7 +107,7 @@ pnm_status pnm_set_workers(int workers) { IN_GO(pnm_status, pnmgo_set_workers(wo
 int pnm_workers(void) { IN_GO(int, pnmgo_workers(), 0); }
 
 const char *pnm_isa(void) {
-	static _Atomic(const char *) known; // it does not change, and a forked child may ask, too
+	static _Atomic(const char *) known; // does not change; a forked child can read it, too
 	const char *isa = atomic_load(&known);
 	pnm_guest g;
 	if (isa != NULL)

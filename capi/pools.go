@@ -13,22 +13,22 @@ import (
 	"github.com/posneg/pnm"
 )
 
-// pools are the workers of calls, by how many there are.
+// pools are the pools of calls, by their number of workers.
 var pools poolCache
 
-// mostWorkers is what the engine allows.
+// mostWorkers is the engine's limit.
 const mostWorkers = 4096
 
-// mostPools bounds how many pools are kept. Their helpers sleep, and have no threads of their own.
+// mostPools is the largest number of pools that are kept. Their helpers sleep, and hold no threads.
 const mostPools = 16
 
 type poolCache struct {
-	standard atomic.Int32 // how many workers a call has that does not say; 0 is the engine's own pool
+	standard atomic.Int32 // the default number of workers; 0 is the engine's own pool
 	mu       sync.Mutex
 	byCount  map[int]*pnm.Pool
 }
 
-// of returns the pool with so many workers, or the standard one for 0.
+// of returns the pool with that many workers, or the default one for 0.
 func (c *poolCache) of(workers int) (*pnm.Pool, error) {
 	if workers == 0 {
 		workers = int(c.standard.Load())
@@ -49,13 +49,13 @@ func (c *poolCache) of(workers int) (*pnm.Pool, error) {
 		return nil, err
 	}
 	if c.byCount == nil || len(c.byCount) == mostPools {
-		c.byCount = make(map[int]*pnm.Pool) // the garbage collector ends those that are not in use
+		c.byCount = make(map[int]*pnm.Pool) // the garbage collector ends unused pools
 	}
 	c.byCount[workers] = p
 	return p, nil
 }
 
-// setStandard sets how many workers a call has that does not say.
+// setStandard sets the default number of workers.
 func (c *poolCache) setStandard(workers int) error {
 	if workers != 0 {
 		if _, err := c.of(workers); err != nil {
@@ -66,7 +66,7 @@ func (c *poolCache) setStandard(workers int) error {
 	return nil
 }
 
-// workers is how many workers a call has that does not say.
+// workers is the default number of workers.
 func (c *poolCache) workers() int {
 	p, err := c.of(0)
 	if err != nil {

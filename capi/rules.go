@@ -17,7 +17,7 @@ import (
 	"github.com/posneg/pnm"
 )
 
-// A ruleCache has the last rules, so that steps with the same ones allocate nothing.
+// A ruleCache has the last rules, so that steps with the same rules allocate nothing.
 type ruleCache struct {
 	entries [4]struct {
 		bits ruleBits
@@ -26,7 +26,7 @@ type ruleCache struct {
 	next int
 }
 
-// ruleBits tells rules apart, −0 from 0 and one NaN from another, too.
+// ruleBits compares rules bit by bit: −0 differs from 0, and a NaN equals itself.
 type ruleBits [unsafe.Sizeof(C.pnm_rule{}) / 8]uint64
 
 func (c *ruleCache) get(r *C.pnm_rule) (pnm.Rule, error) {
@@ -52,7 +52,7 @@ func (c *ruleCache) get(r *C.pnm_rule) (pnm.Rule, error) {
 	return rule, nil
 }
 
-// nameConstructor has an error name what fills a rule's defaults as C calls it: pnm_rule_adapnm() for NewAdaPNM.
+// nameConstructor replaces the name of a Go constructor in an error by that of the C function: pnm_rule_adapnm() for NewAdaPNM.
 func nameConstructor(err error) error {
 	if e, ok := errors.AsType[*pnm.ValueError](err); ok {
 		if text, ok := strings.CutPrefix(e.Legal, "set: New"); ok {
@@ -63,14 +63,14 @@ func nameConstructor(err error) error {
 	return err
 }
 
-// A field is one of pnm_rule that has the name of a hyperparameter.
+// A field is a field of pnm_rule with the name of a hyperparameter.
 type field struct {
 	name   string
 	offset uintptr
 	flag   bool // an int32, or else a double
 }
 
-// fields are all of them, in the order of pnm_rule.
+// fields are all fields, in the order of pnm_rule.
 var fields = func() (list []field) {
 	rule := reflect.TypeFor[C.pnm_rule]()
 	for i := range rule.NumField() {
@@ -89,8 +89,8 @@ func (f field) number(r *C.pnm_rule) float64 {
 	}
 }
 
-// ruleOf checks what the engine does not: the kind, the flags, and that the rule has no other fields. A kind is the number of a
-// rule in [pnm.Rules], from 1.
+// ruleOf converts a rule. It checks what the engine does not see: the kind, the flags, and that fields which the rule does not have are 0.
+// A kind is the number of a rule in [pnm.Rules], counted from 1.
 func ruleOf(r *C.pnm_rule) (pnm.Rule, error) {
 	rules := pnm.Rules()
 	if r.kind < 1 || int(r.kind) > len(rules) {
@@ -123,7 +123,7 @@ func ruleOf(r *C.pnm_rule) (pnm.Rule, error) {
 	return rule, nil
 }
 
-// stateOf is the names of a rule's state.
+// stateOf returns the names of a rule's state.
 func stateOf(r *C.pnm_rule) ([]string, error) {
 	if err := checkPointer(r, "rule"); err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func stateOf(r *C.pnm_rule) ([]string, error) {
 	return rule.State(), nil
 }
 
-// names are strings on C's heap, for ever.
+// names are strings on C's heap, never freed.
 var names struct {
 	sync.Mutex
 	of map[string]*C.char

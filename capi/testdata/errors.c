@@ -85,10 +85,10 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_LENGTH, "length of grads is 7, must be 8", u[1].grads.length = N - 1);
 	REFUSED(PNM_ERROR_LENGTH, "length of params is -1", u[1].params.length = -1);
 	REFUSED(PNM_ERROR_LENGTH, "length of params is 9223372036854775807", u[1].params.length = INT64_MAX);
-	REFUSED(PNM_ERROR_LENGTH, "which no memory at", u[0].copy = vector((void *)~(uintptr_t)255, 200, PNM_BF16));
+	REFUSED(PNM_ERROR_LENGTH, "too long for memory at", u[0].copy = vector((void *)~(uintptr_t)255, 200, PNM_BF16));
 	u[0].copy.data = NULL;
-	REFUSED(PNM_ERROR_LENGTH, "tensor 1: state[1] is given, but the rule has 1", u[1].state[1] = zeros(N, PNM_FLOAT32));
-	REFUSED(PNM_ERROR_LENGTH, "state[0] is given, but the rule has 0", rule.momentum = 0);
+	REFUSED(PNM_ERROR_LENGTH, "tensor 1: state[1] is set, but the rule has 1 state vectors", u[1].state[1] = zeros(N, PNM_FLOAT32));
+	REFUSED(PNM_ERROR_LENGTH, "state[0] is set, but the rule has 0 state vectors", rule.momentum = 0);
 	REFUSED(PNM_ERROR_LENGTH, "length of exp_avg_sq is 0, must be 8", rule = pnm_rule_adam());
 	REFUSED(PNM_ERROR_OVERLAP, "params of tensor 0 and params of tensor 1 share 1 elements", free(u[1].params.data); u[1].params.data = u[0].params.data;
 		u[1].params.length = u[1].grads.length = u[1].state[0].length = 1);
@@ -139,14 +139,14 @@ static void to_adam(pnm_dtype averages) {
 }
 
 static void mxfp8(void) {
-	REFUSED(PNM_ERROR_NULL, "tensor 1: scales of state[0] are null, but it has 1", to_mxfp8(0); free(u[1].state[0].scales); u[1].state[0].scales = NULL);
-	REFUSED(PNM_ERROR_NULL, "tensor 1: scales of state[0] are null, but it has 4", to_mxfp8(2); free(u[1].state[0].scales); u[1].state[0].scales = NULL);
+	REFUSED(PNM_ERROR_NULL, "tensor 1: scales of state[0] is null, but 1 are needed", to_mxfp8(0); free(u[1].state[0].scales); u[1].state[0].scales = NULL);
+	REFUSED(PNM_ERROR_NULL, "tensor 1: scales of state[0] is null, but 4 are needed", to_mxfp8(2); free(u[1].state[0].scales); u[1].state[0].scales = NULL);
 	REFUSED(PNM_ERROR_NULL, "tensor 1: state[0] is null", to_mxfp8(0); free(u[1].state[0].data); u[1].state[0].data = NULL);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "state[0].row is -1, must be in [0, 2³²)", to_mxfp8(0); u[1].state[0].row = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "state[0].row is 4.294967296e+09, must be in [0, 2³²)", to_mxfp8(0); u[1].state[0].row = INT64_C(1) << 32);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "state[0].row is 3, must be a divisor of the length, 8", to_mxfp8(0); u[1].state[0].row = 3);
 	REFUSED(PNM_ERROR_LENGTH, "length of state[0] is 9223372036854775807", to_mxfp8(0); u[1].state[0].length = INT64_MAX);
-	REFUSED(PNM_ERROR_LENGTH, "which no memory at", to_mxfp8(0); free(u[1].state[0].scales); u[1].state[0].scales = (void *)~(uintptr_t)0; u[1].state[0].row = 1);
+	REFUSED(PNM_ERROR_LENGTH, "too long for memory at", to_mxfp8(0); free(u[1].state[0].scales); u[1].state[0].scales = (void *)~(uintptr_t)0; u[1].state[0].row = 1);
 	u[1].state[0].scales = NULL;
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "params.row is 8, must be 0: only PNM_MXFP8 has it", u[1].params.row = N);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "must be 0: only PNM_MXFP8 has it", u[1].grads.scales = &rule);
@@ -180,7 +180,7 @@ static void calls(void) {
 	reset();
 	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is -1", u, -1);
 	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is 9223372036854775807", u, INT64_MAX);
-	refused_all(__LINE__, PNM_ERROR_LENGTH, "which no array at 0x", (const pnm_update *)~(uintptr_t)4095, 100);
+	refused_all(__LINE__, PNM_ERROR_LENGTH, "too many for an array at 0x", (const pnm_update *)~(uintptr_t)4095, 100);
 	refused_all(__LINE__, PNM_ERROR_ALIGNMENT, "updates is at 0x", odd(u, 4), 1);
 	refused_all(__LINE__, PNM_ERROR_NULL, "updates is null, but count is 2", NULL, 2);
 	CHECK(pnm_update_one(NULL, NULL, NULL) == PNM_ERROR_NULL, "%s", pnm_last_error());

@@ -180,7 +180,7 @@ static void convert(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "to.row is 2, must be a divisor of the length, 5", pnm_convert(&mx, &of_numbers, NULL));
 	mx.scales = NULL;
 	mx.length = 6;
-	REFUSED(PNM_ERROR_NULL, "scales of to are null, but it has 3", pnm_convert(&mx, &of_numbers, NULL));
+	REFUSED(PNM_ERROR_NULL, "scales of to is null, but 3 are needed", pnm_convert(&mx, &of_numbers, NULL));
 
 	overflows = 7;
 	memset(h, 0x11, sizeof h);
