@@ -15,28 +15,27 @@ import (
 	"github.com/posneg/pnm/optim"
 )
 
-// SaveOptions tell how [Optimizer.Save] writes a run. The zero value writes all of it.
+// SaveOptions are the options of [Optimizer.Save]. The zero value saves a whole run.
 type SaveOptions struct {
-	StateOnly bool              // leave the trainable variables out
-	Metadata  map[string]string // the caller's own. No key begins with "posneg." or "gomlx."
+	StateOnly bool              // leave out the trainable variables
+	Metadata  map[string]string // the caller's own. Keys must not begin with "posneg." or "gomlx."
 }
 
-// LoadOptions tell what [Optimizer.Load] takes. The zero value takes all of a run.
+// LoadOptions are the options of [Optimizer.Load]. The zero value loads a whole run.
 type LoadOptions struct {
-	StateOnly  bool // leave the variables as they are: they must be of the file's global step
-	KeepRules  bool // keep the rules that the optimizer has, instead of the file's
-	Unverified bool // do not compare checksums: for what is left in a damaged file
+	StateOnly  bool // leave the variables as they are: they must have the values of the file's global step
+	KeepRules  bool // keep the optimizer's rules instead of the file's
+	Unverified bool // do not compare checksums, to load a damaged file
 }
 
-// The key of metadata under which files have GoMLX's global step.
+// The metadata key of GoMLX's global step.
 const globalStepKey = "gomlx.global_step"
 
-// Save writes the trainable variables, the state, the rules and GoMLX's global step to a file, as [optim.Optimizer.Save] does and with
-// its errors; tensors are called by their variables' paths. It fails if no step was done yet, or loaded.
+// Save writes the trainable variables, the state, the rules and GoMLX's global step to a file. The file and the errors are those of
+// [optim.Optimizer.Save]; tensors have their variables' paths as names. Save also returns an error before the first step or Load.
 //
-// Variables that are not trainable (averages of batch normalization, the state of random numbers, metrics) are not in the file. A
-// model that has them is saved by GoMLX's checkpoint handler, and its optimizer's state, with StateOnly, at the same step by
-// Save.
+// Variables that are not trainable (averages of batch normalization, the state of random numbers, metrics) are not in the file. Save a
+// model with such variables by GoMLX's checkpoint handler, and at the same step the optimizer's state by Save with StateOnly.
 func (o *Optimizer) Save(path string, s SaveOptions) error {
 	return o.save(s, func(s optim.SaveOptions) error { return o.engine.Save(path, s) })
 }
@@ -71,18 +70,17 @@ func (o *Optimizer) save(s SaveOptions, write func(optim.SaveOptions) error) err
 // shapes returns the shapes of the engine's tensors.
 func (o *Optimizer) shapes() (all [][]int) {
 	for _, b := range o.variables {
-		all = append(all, append([]int{}, b.variable.Shape().Dimensions...)) // never nil, which is no shape
+		all = append(all, append([]int{}, b.variable.Shape().Dimensions...)) // never nil, which means no shape
 	}
 	return all
 }
 
 // Load replaces the trainable variables, the state, the rules and GoMLX's global step by those of a file that [Optimizer.Save] wrote. A
-// run that continues from there gives the bits of one that was not interrupted. Before the first step the file tells which variables
-// there are, and Load creates those that the store does not have: the model then finds them. It comes before [train.NewLoop], which
-// reads the global step.
+// run that continues from there has the bits of one that was not interrupted. Before the first step, Load creates the file's
+// variables that the store does not have, and the model then uses them. Call Load before [train.NewLoop], which reads the global step.
 //
-// With StateOnly the store must have the variables, from GoMLX's checkpoint handler, and be of the file's global step. Otherwise, for a
-// file without variables unless StateOnly is set, and where [optim.Optimizer.Load] does, Load fails, and has written nothing.
+// With StateOnly, GoMLX's checkpoint handler must have loaded the variables, at the file's global step. Without StateOnly, the file must
+// have the variables. Other errors are those of [optim.Optimizer.Load]. After an error, nothing has been written.
 func (o *Optimizer) Load(path string, l LoadOptions) (optim.CheckpointInfo, error) {
 	if o.closed {
 		return optim.CheckpointInfo{}, optim.ErrClosed
@@ -94,7 +92,7 @@ func (o *Optimizer) Load(path string, l LoadOptions) (optim.CheckpointInfo, erro
 	return o.load(" "+path, info, l, func(l optim.LoadOptions) (optim.CheckpointInfo, error) { return o.engine.Load(path, l) })
 }
 
-// LoadFrom is [Optimizer.Load] from anything that has so many bytes.
+// LoadFrom is [Optimizer.Load] from r, which has size bytes.
 func (o *Optimizer) LoadFrom(r io.ReaderAt, size int64, l LoadOptions) (optim.CheckpointInfo, error) {
 	if o.closed {
 		return optim.CheckpointInfo{}, optim.ErrClosed
@@ -106,7 +104,7 @@ func (o *Optimizer) LoadFrom(r io.ReaderAt, size int64, l LoadOptions) (optim.Ch
 	return o.load("", info, l, func(l optim.LoadOptions) (optim.CheckpointInfo, error) { return o.engine.LoadFrom(r, size, l) })
 }
 
-// load loads by read what info is of. Errors say where it is.
+// load loads by read the checkpoint that info describes. Errors name the place where.
 func (o *Optimizer) load(where string, info optim.CheckpointInfo, l LoadOptions, read func(optim.LoadOptions) (optim.CheckpointInfo, error)) (optim.CheckpointInfo, error) {
 	var step int64
 	var err error
@@ -142,7 +140,7 @@ func (o *Optimizer) load(where string, info optim.CheckpointInfo, l LoadOptions,
 	return info, err
 }
 
-// bindFile binds the variables that a file has, and, if it may, creates those that the store does not have. undo undoes it.
+// bindFile binds the variables of a file and, with create, creates those that the store does not have. undo reverses this.
 func (o *Optimizer) bindFile(info optim.CheckpointInfo, create bool) (undo func() error, err error) {
 	var variables []*model.Variable
 	var created []string

@@ -11,20 +11,20 @@ import (
 	"github.com/posneg/pnm/optim"
 )
 
-// A binding is a variable with the memory that the engine updates.
+// A binding is a variable and the memory of its value, which the engine updates.
 type binding struct {
 	variable *model.Variable
 	group    int
 	values   pnm.Vector
 }
 
-// ofVariable returns an error as one of a variable.
+// ofVariable returns err as an error of a variable.
 func ofVariable(path string, err error) error {
 	return fmt.Errorf("pnmgomlx: variable %q: %w", path, err)
 }
 
-// bind sees to it that the engine updates the memory in which the variables, and those it knows already, now have their values.
-// That changes at the first step of a graph, and after somebody else has moved a variable's value or given it another.
+// bind makes the engine update the memory that now has the values of these variables, and of those it knows already. That memory
+// changes at the first step of a graph, and when others move a variable's value or set a new one.
 func (o *Optimizer) bind(variables []*model.Variable) error {
 	now := o.with(variables)
 	if err := o.check(now); err != nil {
@@ -56,8 +56,8 @@ func (o *Optimizer) bind(variables []*model.Variable) error {
 	return o.rebuild(now, states)
 }
 
-// with returns the engine's variables that are still in the store, and those that it does not know, in the order of their groups.
-// A variable keeps its group: Match may go by what changes. Their memory is yet to be found.
+// with returns the engine's variables that are still in the store, and the new ones, in the order of their groups, without their memory.
+// A variable keeps its group, even if Match would now answer differently.
 func (o *Optimizer) with(variables []*model.Variable) (now []*binding) {
 	for _, b := range o.variables {
 		if v := o.store.GetVariable(b.variable.Path()); v != nil {
@@ -73,7 +73,7 @@ func (o *Optimizer) with(variables []*model.Variable) (now []*binding) {
 	return now
 }
 
-// check reports variables that the engine cannot update, of those in the order of their groups.
+// check reports a variable that the engine cannot update. The variables are in the order of their groups.
 func (o *Optimizer) check(variables []*binding) error {
 	for i, b := range variables {
 		before := variables[max(i-1, 0)]
@@ -98,8 +98,8 @@ func (o *Optimizer) group(v *model.Variable) int {
 	return slices.IndexFunc(o.groups, func(g Group) bool { return g.Match == nil || g.Match(v) })
 }
 
-// share puts the variable's value into a buffer of the backend that Go can write, and gets hold of it. A backend without such
-// buffers loses its copy, and makes another when it next runs a graph, which is after the step.
+// share moves the variable's value to a buffer of the backend that Go can write, and takes a reference to it. A backend without such
+// buffers drops its own copy of the value, and makes a new one when it next runs a graph, which is after the step.
 func (b *binding) share(o *Optimizer) error {
 	if !b.variable.HasValue() {
 		return errors.New("has no value: set one, or delete the variable from the store")
@@ -116,7 +116,7 @@ func (b *binding) share(o *Optimizer) error {
 			return err
 		}
 	}
-	// Nobody moves the value within a step: no graph that trains it is given its buffer to write.
+	// The value does not move within a step: no graph that trains it gets its buffer to write.
 	return value.MutableFlatData(func(flat any) { b.values = vectorOf(flat) })
 }
 
@@ -128,8 +128,7 @@ func vectorOf(flat any) pnm.Vector {
 	return pnm.Float32(flat.([]float32))
 }
 
-// rebuild replaces the engine by one over other variables, in the order of their groups, with the state that they have by their
-// paths.
+// rebuild replaces the engine by one for other variables, in the order of their groups, with the states by their paths.
 func (o *Optimizer) rebuild(variables []*binding, states map[string]optim.TensorState) error {
 	if o.closed {
 		return optim.ErrClosed
@@ -157,8 +156,8 @@ func (o *Optimizer) rebuild(variables []*binding, states map[string]optim.Tensor
 	return nil
 }
 
-// State returns a copy of the state of all variables that had a step, by their paths ("/dense/weights"). Together with the values
-// of all variables it is what a later run needs to continue with the same bits.
+// State returns a copy of the state of all variables that had a step, by their paths ("/dense/weights"). With it and the values
+// of all variables, a later run continues with the same bits.
 func (o *Optimizer) State() (map[string]optim.TensorState, error) {
 	list, err := o.engine.State()
 	if err != nil {
@@ -171,9 +170,8 @@ func (o *Optimizer) State() (map[string]optim.TensorState, error) {
 	return states, nil
 }
 
-// SetState replaces the state of all variables by a copy of states. It needs the same variables as the optimizer has had steps
-// of; before the first step use [Optimizer.Load]. It fails as [optim.Optimizer.SetState] does, and the optimizer is then as it
-// was.
+// SetState replaces the state of all variables by a copy of states, which must have exactly the variables that had a step. Before the
+// first step, use [Optimizer.Load]. The errors are those of [optim.Optimizer.SetState]; the optimizer is unchanged then.
 func (o *Optimizer) SetState(states map[string]optim.TensorState) error {
 	paths := o.engine.Names()
 	list := make([]optim.TensorState, len(paths))

@@ -25,15 +25,14 @@ import (
 
 // A Group is a rule and the variables that follow it.
 type Group struct {
-	Rule  pnm.Rule                     // one of pnm's, as a value
-	Match func(v *model.Variable) bool // whether v is the group's, if no group before it took it; nil takes all
+	Rule  pnm.Rule                     // a rule of pnm: a value, not a pointer
+	Match func(v *model.Variable) bool // whether v belongs to the group, unless an earlier group has taken it; nil takes all
 }
 
 // An Optimizer updates the trainable variables of a GoMLX model by the engine, in place. It is an [optimizer.Interface] for
-// [train.NewTrainer], and must be attached to what runs the steps: by [Optimizer.Attach], or by [Optimizer.TrainStep] in a loop
-// of one's own.
+// [train.NewTrainer]. Attach it to the training loop by [Optimizer.Attach]; in your own loop, call [Optimizer.TrainStep] instead.
 //
-// An Optimizer must not be used by several goroutines at once.
+// Only one goroutine at a time may use an Optimizer.
 type Optimizer struct {
 	backend compute.Backend
 	store   *model.Store
@@ -55,9 +54,9 @@ var (
 	_ train.OptimizeWithGradients = (*Optimizer)(nil)
 )
 
-// New returns an optimizer for the variables of store, which live on the first device of backend. Each variable belongs to the
-// first group that takes it; those of a group have one type. It fails as [optim.New] does, such as for a rule that is missing or
-// has a bad hyperparameter.
+// New returns an optimizer for the variables of store, which are on the first device of backend. Each variable belongs to the
+// first group that takes it; the variables of a group have one type. The errors are those of [optim.New], for example for a rule that is
+// missing or has a bad hyperparameter.
 func New(backend compute.Backend, store *model.Store, groups ...Group) (*Optimizer, error) {
 	if backend == nil || store == nil {
 		return nil, errors.New("pnmgomlx: New: backend or store is nil, must be those of the trainer")
@@ -74,9 +73,9 @@ func New(backend compute.Backend, store *model.Store, groups ...Group) (*Optimiz
 	return &Optimizer{backend: backend, store: store, groups: slices.Clone(groups), engine: e, attached: make(map[*train.Trainer]bool)}, nil
 }
 
-// Attach has each step of the loop update the variables, before any other hook with a priority above −1000 sees them. The loop
-// reports the errors. Graphs that its trainer has are built anew. Whatever else sets the trainer's node loggers, as GoMLX's
-// nanlogger does, comes before Attach.
+// Attach makes each step of the loop update the variables, before any other hook with a priority above −1000. The loop
+// returns the errors. Attach resets the trainer's computation graphs. Call it after anything else that sets the trainer's node loggers,
+// such as GoMLX's nanlogger.
 func (o *Optimizer) Attach(loop *train.Loop) {
 	o.attach(loop.Trainer)
 	loop.OnStart("pnm", math.MaxInt, func(*train.Loop, train.Dataset) error {
@@ -87,9 +86,9 @@ func (o *Optimizer) Attach(loop *train.Loop) {
 	loop.OnStep("pnm", math.MaxInt, func(*train.Loop, []*tensors.Tensor) error { return o.begin() })
 }
 
-// TrainStep is a step of a loop of one's own: the trainer's TrainStep, which takes the batch over, and the update of the
-// variables. An error, be it a panic of the model function or a loss that is NaN or infinite, leaves parameters and state as they
-// were; with SkipNonFinite such a loss is no error. The first call attaches the trainer, as [Optimizer.Attach] does.
+// TrainStep is a step of your own loop: it calls the trainer's TrainStep, which owns the batch from then on, and updates the
+// variables. After an error, such as a panic of the model function or a loss that is NaN or infinite, parameters and state are unchanged;
+// with SkipNonFinite such a loss is not an error. The first call attaches the trainer, as [Optimizer.Attach] does.
 func (o *Optimizer) TrainStep(trainer *train.Trainer, batch train.Batch) (metrics []*tensors.Tensor, err error) {
 	if trainer == nil {
 		return nil, errors.New("pnmgomlx: TrainStep: the trainer is nil")
@@ -108,7 +107,7 @@ func (o *Optimizer) TrainStep(trainer *train.Trainer, batch train.Batch) (metric
 	return metrics, o.apply(metrics)
 }
 
-// The name of an executor is all that its graphs know of it: this end of it tells those that bring us their gradients.
+// A graph knows only the name of its executor: this suffix marks the graphs whose gradients the optimizer gets.
 const attachedName = ", with pnm"
 
 // attach catches the gradients of all graphs that the trainer will build.
@@ -117,12 +116,12 @@ func (o *Optimizer) attach(trainer *train.Trainer) {
 		return
 	}
 	o.attached[trainer] = true
-	trainer.ResetComputationGraphs() // nobody can catch what those bring that it has
+	trainer.ResetComputationGraphs() // the gradients of existing graphs cannot be caught
 	trainer.OnExecCreation(func(exec *model.Exec, kind train.GraphType) {
 		if kind != train.TrainType {
 			return
 		}
-		// GoMLX's checkpoint handler loads it as trainable, and no layer that uses it says otherwise.
+		// GoMLX's checkpoint handler loads this variable as trainable, and no layer changes that.
 		if rng := o.store.GetVariable(model.RNGStateVariableName); rng != nil {
 			rng.SetTrainable(false)
 		}
@@ -154,7 +153,7 @@ func (o *Optimizer) globalStep() (step int64, err error) {
 // The message that marks a gradient among a graph's logged nodes.
 const gradientMessage = "#pnm gradient"
 
-// trained is what a graph knows of the variables that it has gradients of.
+// trained has the variables that a graph computes gradients of.
 type trained struct {
 	variables   []*model.Variable
 	nodes       []graph.NodeId  // their gradients
@@ -163,13 +162,13 @@ type trained struct {
 	accumulated bool            // the gradients are of several batches
 }
 
-// gradients are those of a step that is due.
+// gradients are the gradients of a step that is due.
 type gradients struct {
 	*trained
 	graph     *graph.Graph
 	values    []*tensors.Tensor // as trained.variables
 	lossScale float64           // 0 for none
-	err       error             // if they are not the graph's
+	err       error             // the gradients that arrived are not the graph's
 }
 
 // UpdateGraph builds the gradients of the loss, and the count of GoMLX's global step. It implements [optimizer.Interface].
@@ -186,8 +185,8 @@ func (o *Optimizer) UpdateGraph(scope *model.Scope, g *graph.Graph, loss *graph.
 	o.emit(scope, g, t, scope.BuildTrainableVariablesGradientsGraph(loss))
 }
 
-// UpdateGraphWithGradients is [Optimizer.UpdateGraph] for gradients that a trainer has accumulated, see
-// [train.Trainer.AccumulateGradients]. There is no loss scale.
+// UpdateGraphWithGradients is [Optimizer.UpdateGraph] for gradients that a trainer has accumulated: see
+// [train.Trainer.AccumulateGradients]. It uses no loss scale.
 func (o *Optimizer) UpdateGraphWithGradients(scope *model.Scope, grads []*graph.Node, _ dtypes.DType) {
 	if o.options.LossScale != 0 {
 		exceptions.Panicf("pnmgomlx: Options.LossScale is %g, but gradients that the trainer accumulates cannot be scaled",
@@ -201,7 +200,7 @@ func (o *Optimizer) UpdateGraphWithGradients(scope *model.Scope, grads []*graph.
 	o.emit(scope, g, &trained{accumulated: true}, grads)
 }
 
-// checkTrainable panics, as functions that build graphs do, if the engine cannot update what the graph trains.
+// checkTrainable panics, as functions that build graphs do, if the engine cannot update the graph's trainable variables.
 func (o *Optimizer) checkTrainable(scope *model.Scope, g *graph.Graph) {
 	if !strings.Contains(g.Name(), attachedName) {
 		exceptions.Panicf("pnmgomlx: the optimizer is not attached to the trainer: call its Attach with the loop, or its TrainStep")
@@ -255,8 +254,8 @@ func trainable(scope *model.Scope, g *graph.Graph) iter.Seq[*model.Variable] {
 	}
 }
 
-// emit makes the gradients outputs of the graph. Logged nodes are such outputs; variables would be, too, but a store keeps
-// these, and GoMLX's checkpoints save them.
+// emit makes the gradients outputs of the graph, as logged nodes. Variables would be outputs, too, but the store would keep
+// them, and GoMLX's checkpoints would save them.
 func (o *Optimizer) emit(scope *model.Scope, g *graph.Graph, t *trained, grads []*graph.Node) {
 	for v := range trainable(scope, g) {
 		t.variables = append(t.variables, v)
@@ -266,7 +265,7 @@ func (o *Optimizer) emit(scope *model.Scope, g *graph.Graph, t *trained, grads [
 	}
 	for i, v := range t.variables {
 		optimizer.TraceNaNInGradients(scope, v, grads[i])
-		node := graph.Identity(grads[i]) // one of its own: variables may share a gradient, others may log it
+		node := graph.Identity(grads[i]) // a new node: variables may share a gradient, and others may log it
 		node.SetLogged(gradientMessage)
 		t.nodes = append(t.nodes, node.Id())
 	}
@@ -278,7 +277,7 @@ func (o *Optimizer) emit(scope *model.Scope, g *graph.Graph, t *trained, grads [
 	g.AttachState(o, t)
 }
 
-// catch takes the gradients out of what a graph has logged.
+// catch takes the gradients out of the nodes that a graph has logged.
 func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.Tensor, nodes []graph.NodeId) (
 	[]string, []*tensors.Tensor, []graph.NodeId) {
 	t, ok := g.State(o).(*trained)
@@ -296,7 +295,7 @@ func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.T
 			m, rest, n = append(m, message), append(rest, values[i]), append(n, nodes[i])
 		}
 	}
-	// A panic here would leave variables that the graph sets without a value: GoMLX has taken the old ones and not set the new.
+	// A panic here would leave variables without a value: GoMLX has taken the old values and not set the new ones.
 	if !slices.Equal(ours, t.nodes) { // GoMLX's nanlogger passes on several lists, parts, and wrong numbers
 		p.err = fmt.Errorf("pnmgomlx: %d gradients reached the optimizer, must be the %d of this step in the graph's order: %s",
 			len(ours), len(t.nodes), order)
@@ -313,7 +312,7 @@ func (o *Optimizer) catch(g *graph.Graph, messages []string, values []*tensors.T
 const order = "the trainer must have this optimizer, and other node loggers, such as GoMLX's nanlogger, must be attached " +
 	"before it; parameters and state are as before this step"
 
-// lose reports gradients that were due before, and drops them.
+// lose logs and drops gradients that were never applied.
 func (o *Optimizer) lose() {
 	if o.pending != nil {
 		klog.Errorf("pnmgomlx: the gradients of a step were never applied: run the attached loop, or call the optimizer's TrainStep")
@@ -324,7 +323,7 @@ func (o *Optimizer) lose() {
 
 func scalar(t *tensors.Tensor) float64 { return shapes.ConvertTo[float64](t.Value()) }
 
-// apply performs the step that the last graph has computed gradients for, if it has.
+// apply performs the step whose gradients the last graph has computed, if it has.
 func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 	p := o.pending
 	o.pending = nil
@@ -339,7 +338,7 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 	switch loss := scalar(metrics[0]); {
 	case p != nil && p.err != nil:
 		return p.err
-	case p == nil && o.seen != before: // graphs that have gradients for us count this step
+	case p == nil && o.seen != before: // a graph with gradients for the optimizer counts this step
 		return errors.New("pnmgomlx: the gradients of this step have not reached the optimizer: " + order)
 	case !math.IsNaN(loss) && !math.IsInf(loss, 0):
 	case !o.options.SkipNonFinite:
@@ -348,7 +347,7 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 		o.report = pnm.Report{GradNorm: math.NaN(), Skipped: true}
 		return nil
 	}
-	if p == nil { // of batches whose gradients are accumulated
+	if p == nil { // a batch whose gradients are accumulated
 		return nil
 	}
 	if p.lossScale == 0 && o.options.LossScale != 0 {
@@ -356,7 +355,7 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 			"call the trainer's ResetComputationGraphs", o.options.LossScale)
 	}
 	for _, v := range p.variables {
-		if v.ChangedInGraph(p.graph) { // behind UpdateGraph, by train.AddPerStepUpdateGraphFn
+		if v.ChangedInGraph(p.graph) { // after UpdateGraph, by train.AddPerStepUpdateGraphFn
 			return setByGraph(v)
 		}
 	}
@@ -377,14 +376,14 @@ func (o *Optimizer) apply(metrics []*tensors.Tensor) error {
 		if s := p.values[i].Shape(); !s.Equal(v.Shape()) {
 			return ofVariable(v.Path(), fmt.Errorf("is %s, must be %s as its gradient is", v.Shape(), s))
 		}
-		// The backend has written the gradient, and nobody writes it until free.
+		// The backend has written the gradient, which does not change until free.
 		if err := p.values[i].ConstFlatData(func(flat any) { grads[v.Path()] = vectorOf(flat) }); err != nil {
 			return ofVariable(v.Path(), fmt.Errorf("the gradient: %w", err))
 		}
 	}
 	options := o.options
 	options.LossScale = p.lossScale
-	options.SkipNonFinite = options.SkipNonFinite || p.accumulated // a batch that was an error has left its NaN there
+	options.SkipNonFinite = options.SkipNonFinite || p.accumulated // a failed batch has left its NaN there
 	report, err := o.engine.StepNamed(options, grads)
 	if err != nil {
 		return err
@@ -403,16 +402,16 @@ func (p *gradients) free() {
 	}
 }
 
-// SetOptions sets what is done around each step from the next one on. ZeroGrads does nothing here. LossScale multiplies the loss
-// of the graphs that are built while it is not 0; it may change later, and no graph is built anew. SkipNonFinite also skips steps
-// whose loss is not finite. An option out of its range is an error of the next step.
+// SetOptions sets the options of each step, from the next step on. ZeroGrads has no effect. If LossScale is not 0 when a graph
+// is built, the graph multiplies its loss by it; LossScale may change later without a new graph. SkipNonFinite also skips steps
+// whose loss is not finite. The next step returns an error for an option out of its range.
 func (o *Optimizer) SetOptions(options pnm.Options) error {
 	options.ZeroGrads = false
 	o.options = options
 	return o.scaleLoss()
 }
 
-// scaleLoss sets the variable by which graphs multiply the loss. A checkpoint of GoMLX brings another value.
+// scaleLoss sets the variable by which graphs multiply the loss. A checkpoint of GoMLX may have loaded another value.
 func (o *Optimizer) scaleLoss() error {
 	v := o.store.GetVariable(lossScalePath)
 	if v == nil {
@@ -425,7 +424,7 @@ func (o *Optimizer) scaleLoss() error {
 	return v.SetValue(scale)
 }
 
-// Options returns what SetOptions set.
+// Options returns the options of the last SetOptions.
 func (o *Optimizer) Options() pnm.Options { return o.options }
 
 var lossScalePath = model.JoinPath("/", optimizer.Scope, "pnm_loss_scale")
@@ -442,7 +441,7 @@ func (o *Optimizer) lossScaleTensor(dtype dtypes.DType) *tensors.Tensor {
 	return tensors.MustFromAnyValue(shapes.CastAsDType(scale, dtype))
 }
 
-// Report tells what became of the last step. If its loss was not finite, GradNorm is NaN.
+// Report returns the report of the last step. If its loss was not finite, GradNorm is NaN.
 func (o *Optimizer) Report() pnm.Report { return o.report }
 
 // Rule returns the rule of a group, or nil if there is no such group.
@@ -454,21 +453,21 @@ func (o *Optimizer) SetRule(group int, r pnm.Rule) error { return o.engine.SetRu
 // LR returns the learning rate of a group, or 0 if there is no such group.
 func (o *Optimizer) LR(group int) float64 { return o.engine.LR(group) }
 
-// SetLR sets the learning rate of all groups from the next step on. Where the graph sets
-// GoMLX's own variable of the learning rate, as its cosine schedule does, that is the one of all groups.
+// SetLR sets the learning rate of all groups from the next step on. If the graph sets GoMLX's own learning-rate variable, as
+// GoMLX's cosine schedule does, all groups use that variable instead.
 func (o *Optimizer) SetLR(lr float64) error { return o.engine.SetLR(lr) }
 
 // SetGroupLR is [optim.Optimizer.SetGroupLR].
 func (o *Optimizer) SetGroupLR(group int, lr float64) error { return o.engine.SetGroupLR(group, lr) }
 
-// Clear drops the state: the next step is the first. It implements [optimizer.Interface].
+// Clear drops the state: the next step is step 1. It implements [optimizer.Interface].
 func (o *Optimizer) Clear(*model.Scope) error {
 	o.pending = nil
 	return o.rebuild(nil, nil)
 }
 
-// Close gives the memory of the state back to the system. The variables keep their values. Every later step fails with
-// [optim.ErrClosed], as do Clear and Load.
+// Close gives the memory of the state back to the system. The variables keep their values. Later steps, Clear and Load return
+// [optim.ErrClosed].
 func (o *Optimizer) Close() {
 	o.closed = true
 	o.engine.Close()

@@ -7,9 +7,9 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// Save writes a checkpoint: the nodes' values, unless StateOnly is set, the state and the rules, in a safetensors file that
-// replaces what the path had as a whole. Tensors have the nodes' names, and their shapes, unless Shapes gives others in the
-// model's order. It fails as [optim.Optimizer.Save] does, and if a node's value can no longer be updated in place.
+// Save writes a checkpoint to a file: the state, the rules and, unless StateOnly is set, the nodes' values. Tensors have the nodes' names.
+// They have the nodes' shapes, unless Shapes gives others, in the model's order. The file and the errors are those of
+// [optim.Optimizer.Save]; it is also an error if a node's value can no longer be updated in place.
 func (s *Solver) Save(path string, o optim.SaveOptions) error {
 	return s.save(o, func(o optim.SaveOptions) error { return s.opt.Save(path, o) })
 }
@@ -27,14 +27,14 @@ func (s *Solver) save(o optim.SaveOptions, write func(optim.SaveOptions) error) 
 	return write(o)
 }
 
-// Load replaces the nodes' values, which stay where they are, the state and the rules by those of a checkpoint, unless the
-// options leave some of these out. The training then continues with the bits of one that was not interrupted. Shapes are as in
-// [Solver.Save]. It fails as [optim.Optimizer.Load] does, and if a node's value can no longer be updated in place.
+// Load replaces the nodes' values (in place), the state and the rules by those of a checkpoint, except for those that the
+// options leave out. The run then continues with the bits of one that was not interrupted. Shapes are as in [Solver.Save]. The errors are
+// those of [optim.Optimizer.Load]; it is also an error if a node's value can no longer be updated in place.
 func (s *Solver) Load(path string, o optim.LoadOptions) (optim.CheckpointInfo, error) {
 	return s.load(o, func(o optim.LoadOptions) (optim.CheckpointInfo, error) { return s.opt.Load(path, o) })
 }
 
-// LoadFrom is [Solver.Load] from anything that has so many bytes.
+// LoadFrom is [Solver.Load] from r, which has size bytes.
 func (s *Solver) LoadFrom(r io.ReaderAt, size int64, o optim.LoadOptions) (optim.CheckpointInfo, error) {
 	return s.load(o, func(o optim.LoadOptions) (optim.CheckpointInfo, error) { return s.opt.LoadFrom(r, size, o) })
 }
@@ -47,7 +47,7 @@ func (s *Solver) load(o optim.LoadOptions, read func(optim.LoadOptions) (optim.C
 	return read(o)
 }
 
-// refresh follows the nodes that were last seen, whose values may have moved since.
+// refresh follows the nodes of the last step, whose values may have moved since.
 func (s *Solver) refresh() error {
 	model := make([]gorgonia.ValueGrad, len(s.nodes))
 	for i, n := range s.nodes {
@@ -56,7 +56,7 @@ func (s *Solver) refresh() error {
 	return s.follow(model)
 }
 
-// shapes returns shapes in the optimizer's order: those given in the model's order or, if there are none, the nodes' own.
+// shapes returns shapes in the optimizer's order: the given ones, which are in the model's order, or else the nodes' own.
 func (s *Solver) shapes(given [][]int) [][]int {
 	if given == nil {
 		for _, n := range s.nodes {

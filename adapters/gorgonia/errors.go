@@ -6,10 +6,10 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// ofNode returns an error as one of a node of the model.
+// ofNode returns err as an error of a node of the model.
 func ofNode(name string, err error) error { return fmt.Errorf("pnmgorgonia: node %q: %w", name, err) }
 
-// wrongLength reports a model that has more nodes or fewer than before, by the first one that is new or missing.
+// wrongLength reports a model that has more or fewer nodes than before, and names the first node that is new or missing.
 func (s *Solver) wrongLength(model []gorgonia.ValueGrad) error {
 	for i := range max(len(model), len(s.nodes)) {
 		switch {

@@ -1,5 +1,5 @@
-// Package pnmgorgonia updates the weights of Gorgonia models with pnm. A [Solver] is a gorgonia.Solver: it takes the place of
-// Gorgonia's own in a training loop, which stays as it is.
+// Package pnmgorgonia updates the weights of Gorgonia models with pnm. A [Solver] is a gorgonia.Solver: it replaces one of
+// Gorgonia's solvers in a training loop, without other changes.
 //
 //	model := gorgonia.NodesToValueGrads(learnables)
 //	solver, err := pnmgorgonia.NewSolver(pnm.NewAdaPNM(), model)
@@ -18,37 +18,37 @@ import (
 
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/optim"
-	// Gorgonia's tensor package asks for a release of this one that refuses to start on Go 1.20 and newer. The newest asks the
-	// runtime instead. That this module requires it is enough: Go takes the newest release that any module of a build requires.
+	// Gorgonia's tensor package requires an old release of this module, which refuses to start on Go 1.20 and later. The newest
+	// release works. Go takes the newest release that any module of a build requires, so requiring it here is enough.
 	_ "go4.org/unsafe/assume-no-moving-gc"
 	"gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 )
 
-// A Solver updates the values of a model's nodes in place, by pnm's rules, and then sets the gradients to zero, as Gorgonia's
-// own solvers do. It copies neither, and a step allocates nothing.
+// A Solver updates the values of a model's nodes in place, by the rules of pnm, and then sets the gradients to zero, like Gorgonia's
+// own solvers. It does not copy values or gradients, and a step allocates nothing.
 //
 // Values are *tensor.Dense of float32 or float64 in row-major order, as Gorgonia makes them, or the scalars *gorgonia.F32 and
-// *gorgonia.F64. They may move: a node may be bound to another value between two steps (gorgonia.Let), and keeps its state.
-// Gradients may be elsewhere at every step.
+// *gorgonia.F64. A node may be bound to another value between two steps (gorgonia.Let); it keeps its state. Gradients may be in other
+// memory at every step.
 //
-// One Solver must not be used by several goroutines at once.
+// Only one goroutine at a time may use a Solver.
 type Solver struct {
-	// Options are what is done around each step: scaling, clipping, skipping; they may change between steps. LossScale is where
-	// the batch size goes that gorgonia.WithBatchSize divides by. ZeroGrads is always on.
+	// Options are the options of each step, such as scaling, clipping and skipping. They may change between steps. To divide by the batch
+	// size, as gorgonia.WithBatchSize does, set LossScale to it. ZeroGrads is always on.
 	Options pnm.Options
 
 	opt      *optim.Optimizer
 	nodes    []node
-	params   []pnm.Vector // the values that the optimizer updates, in its order, as all that follow
-	values   []pnm.Vector // scratch: those that the nodes have now
+	params   []pnm.Vector // the values that the optimizer updates; this and the next three are in the optimizer's order
+	values   []pnm.Vector // scratch: the nodes' current values
 	grads    []pnm.Vector // scratch
-	writable []bool       // scratch: which gradients may be set to zero
-	shared   bool         // nodes have had a gradient in common
+	writable []bool       // scratch: whether a gradient may be set to zero
+	shared   bool         // nodes have shared a gradient
 	report   pnm.Report
 }
 
-// A node is what is known of a node of the model.
+// A node is a node of the model, as the solver has seen it.
 type node struct {
 	gorgonia.ValueGrad
 	name   string
@@ -58,15 +58,15 @@ type node struct {
 
 var _ gorgonia.Solver = (*Solver)(nil)
 
-// NewSolver returns a solver that updates all nodes of a model by one rule of pnm's, as a value. The nodes must have their
-// values, all of one type, and different names. An error names the node whose value cannot be updated in place; otherwise it is
-// one of [optim.New], which knows the nodes by their names.
+// NewSolver returns a solver that updates all nodes of a model by one rule of pnm (a value, not a pointer). The nodes must have
+// values, all of one type, and different names. If a node's value cannot be updated in place, the error names the node. Other errors are
+// those of [optim.New], with the nodes' names.
 func NewSolver(rule pnm.Rule, model []gorgonia.ValueGrad) (*Solver, error) {
 	return NewSolverFor(model, func(gorgonia.ValueGrad) pnm.Rule { return rule })
 }
 
-// NewSolverFor is [NewSolver] with a rule for each node. Nodes of equal rules form a group, and have values of one type; groups
-// are numbered from 0 in the order in which the model has the first node of each.
+// NewSolverFor is [NewSolver] with a rule for each node. Nodes with equal rules form a group; their values have one type. Groups
+// are numbered from 0, in the order of their first nodes in the model.
 func NewSolverFor(model []gorgonia.ValueGrad, ruleOf func(node gorgonia.ValueGrad) pnm.Rule) (*Solver, error) {
 	if len(model) == 0 {
 		return nil, errors.New("pnmgorgonia: the model has no nodes")
@@ -111,12 +111,12 @@ func NewSolverFor(model []gorgonia.ValueGrad, ruleOf func(node gorgonia.ValueGra
 	return s, nil
 }
 
-// Step performs one step and sets the gradients to zero. The model has the same nodes in the same order as when the solver was
-// made, or nodes of another graph with the same names and shapes. Every node must have a gradient, as in Gorgonia's solvers;
+// Step performs one step and sets the gradients to zero. The model must have the same nodes in the same order as in NewSolver, or
+// nodes of another graph with the same names and shapes. Every node must have a gradient, as for Gorgonia's solvers;
 // nodes may share one.
 //
-// An error names the node that does not fit, and says what is wrong with it; an option out of its range gives a *pnm.ValueError.
-// Nothing is written then.
+// If a node does not fit, the error names it and says why. An option out of its range returns a *pnm.ValueError. After an error, nothing
+// has been written.
 func (s *Solver) Step(model []gorgonia.ValueGrad) error {
 	s.report = pnm.Report{}
 	if err := s.follow(model); err != nil {
@@ -138,7 +138,7 @@ func (s *Solver) Step(model []gorgonia.ValueGrad) error {
 
 	report, err := s.opt.Step(o, s.grads)
 	if overlap, ok := errors.AsType[*pnm.OverlapError](err); ok && overlap.Arg == "grads" && overlap.OtherArg == "grads" {
-		// Nodes of a sum share their gradient, where the machine does not bind dual values. It counts for each of them.
+		// If the machine does not bind dual values, the nodes of a sum share a gradient. It counts for each of them.
 		s.shared = true
 		o.ZeroGrads = false
 		report, err = s.opt.Step(o, s.grads)
@@ -157,7 +157,7 @@ func (s *Solver) Step(model []gorgonia.ValueGrad) error {
 	return nil
 }
 
-// follow compares a model with the solver's nodes, and has the optimizer update the values that they have now.
+// follow compares a model with the solver's nodes, and makes the optimizer update the nodes' current values.
 func (s *Solver) follow(model []gorgonia.ValueGrad) error {
 	if len(model) != len(s.nodes) {
 		return s.wrongLength(model)
@@ -189,13 +189,13 @@ func (s *Solver) follow(model []gorgonia.ValueGrad) error {
 	return nil
 }
 
-// Report tells what became of the last step: its gradient norm, and whether it was skipped. It is zero if that step failed.
+// Report returns the report of the last step: its gradient norm, and whether it was skipped. It is zero if that step failed.
 func (s *Solver) Report() pnm.Report { return s.report }
 
 // LR returns the learning rate of a group, or 0 if there is no such group.
 func (s *Solver) LR(group int) float64 { return s.opt.LR(group) }
 
-// SetLR sets the learning rate of all groups from the next step on. It fails as [optim.Optimizer.SetLR] does.
+// SetLR sets the learning rate of all groups from the next step on. Its errors are those of [optim.Optimizer.SetLR].
 func (s *Solver) SetLR(lr float64) error { return s.opt.SetLR(lr) }
 
 // SetGroupLR is [optim.Optimizer.SetGroupLR].
@@ -207,11 +207,11 @@ func (s *Solver) Groups() int { return s.opt.Groups() }
 // Rule returns the rule of a group, or nil if there is no such group.
 func (s *Solver) Rule(group int) pnm.Rule { return s.opt.Rule(group) }
 
-// SetRule replaces the rule of a group from the next step on. It fails as [optim.Optimizer.SetRule] does.
+// SetRule replaces the rule of a group from the next step on. Its errors are those of [optim.Optimizer.SetRule].
 func (s *Solver) SetRule(group int, r pnm.Rule) error { return s.opt.SetRule(group, r) }
 
-// State returns a copy of the state of all nodes, in the model's order, under the names of the authors' implementation or
-// torch's. After Close it fails with optim.ErrClosed.
+// State returns a copy of the state of all nodes, in the model's order, with the names of the authors' implementation or
+// torch's. After Close it returns optim.ErrClosed.
 func (s *Solver) State() ([]optim.TensorState, error) {
 	state, err := s.opt.State()
 	if err != nil {
@@ -224,18 +224,18 @@ func (s *Solver) State() ([]optim.TensorState, error) {
 	return ordered, nil
 }
 
-// SetState replaces the state of all nodes by a copy of a state in the model's order. It fails as [optim.Optimizer.SetState]
-// does, and the solver is then as it was.
+// SetState replaces the state of all nodes by a copy of states, which are in the model's order. Its errors are those of
+// [optim.Optimizer.SetState]; the solver is unchanged then.
 func (s *Solver) SetState(states []optim.TensorState) error {
 	return s.opt.SetState(inTensorOrder(s, states))
 }
 
-// Close gives the memory of the state back to the system; a step then fails with optim.ErrClosed. The garbage collector
-// eventually frees a solver that was not closed.
+// Close gives the memory of the state back to the system. Later steps return optim.ErrClosed. The garbage collector eventually
+// frees a solver that was not closed.
 func (s *Solver) Close() { s.opt.Close() }
 
-// inTensorOrder returns what is listed in the model's order in that of the optimizer. It leaves a list of another length to the
-// optimizer to refuse.
+// inTensorOrder reorders a list from the model's order to the optimizer's. It returns a list of another length unchanged: the optimizer
+// refuses it.
 func inTensorOrder[E any](s *Solver, list []E) []E {
 	if len(list) != len(s.nodes) {
 		return list

@@ -33,8 +33,8 @@ func valueOf(v gorgonia.ValueGrad) (value, error) {
 	return x, nil
 }
 
-// gradOf returns the gradient of a node, and whether it may be written. Without dual values a gradient can be an input of the graph, or
-// one of the constants that all of Gorgonia's graphs have in common.
+// gradOf returns the gradient of a node, and whether it may be written. Without dual values, a gradient can be an input of the graph, or
+// a constant that all of Gorgonia's graphs share.
 func gradOf(n *node) (elements pnm.Vector, writable bool, err error) {
 	const hint = "it must be among the nodes given to gorgonia.Grad, and the machine must have run"
 	grad, err := n.Grad()
@@ -74,7 +74,7 @@ func isNil(v gorgonia.Value) bool {
 	return false
 }
 
-// memoryOf returns the memory of a value, if its elements are of float32 or float64 and lie there in row-major order without gaps.
+// memoryOf returns the memory of a value, if its elements are float32 or float64, in row-major order without gaps.
 func memoryOf(v gorgonia.Value) (value, error) {
 	switch v := v.(type) {
 	case *gorgonia.F32:
@@ -111,8 +111,8 @@ func denseMemory(v *tensor.Dense) (value, error) {
 	return value{elements, shape}, nil
 }
 
-// isRowMajor reports whether strides are those of row-major order, which say nothing of dimensions of one element. What the
-// tensor says of its order does not tell: it calls a matrix transposed whose transposed elements have been moved into order.
+// isRowMajor reports whether strides are those of row-major order, ignoring dimensions of one element. The tensor's own flags do not
+// tell: after the elements of a transposed matrix have been moved into order, they still say that it is transposed.
 func isRowMajor(shape tensor.Shape, strides []int) bool {
 	if len(strides) != len(shape) {
 		return shape.TotalSize() <= 1
@@ -138,7 +138,7 @@ func nameOf(v gorgonia.ValueGrad, i int) string {
 	return strconv.Itoa(i)
 }
 
-// nameIn returns the name of v, the i-th node of a model now. Gorgonia puts names of nodes together when they are asked for.
+// nameIn returns the name of v, now the i-th node of a model. It avoids Gorgonia's Name, which builds the string at each call.
 func (n *node) nameIn(v gorgonia.ValueGrad, i int) string {
 	if now, isNode := v.(*gorgonia.Node); isNode {
 		if before, wasNode := n.ValueGrad.(*gorgonia.Node); wasNode && now == before {
