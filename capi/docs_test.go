@@ -25,13 +25,16 @@ func blocksOf(t *testing.T, page string) map[string][]string {
 	return blocks
 }
 
-// What docs/c.md says, works: its commands install the library and build its program in all ways. So does the C program of
-// docs/trainers.md; the tests of the Python package run the others.
+// The commands of docs/c.md install the library, and build its program in all ways; release/try-archives runs those of its download. The
+// C program of docs/trainers.md works, too; the tests of the Python package run that page's others.
 func TestDocs(t *testing.T) {
 	need(t, "go", "cc", "make", "pkg-config", "cmake")
 	blocks := blocksOf(t, "../docs/c.md")
-	if len(blocks["sh"]) != 3 || len(blocks["c"]) != 4 || len(blocks["cmake"]) != 1 {
+	if len(blocks["sh"]) != 4 || len(blocks["c"]) != 4 || len(blocks["cmake"]) != 1 {
 		t.Fatalf("the page has other blocks: %q", blocks)
+	}
+	if n := strings.Count(blocks["sh"][0], "pnm-"+version(t)+"-linux-amd64"); n != 4 || !strings.Contains(blocks["sh"][0], "/download/v"+version(t)+"/") {
+		t.Errorf("the download is not of version %s:\n%s", version(t), blocks["sh"][0])
 	}
 	prefix, dir := t.TempDir(), t.TempDir()
 	t.Setenv("prefix", prefix)
@@ -44,10 +47,10 @@ func TestDocs(t *testing.T) {
 		return run(t, "sh", "-euc", "cd "+in+"\n"+text)
 	}
 
-	script("..", blocks["sh"][0])
+	script("..", blocks["sh"][1])
 	write(t, dir+"/fit.c", blocks["c"][0])
 	write(t, dir+"/CMakeLists.txt", blocks["cmake"][0])
-	for _, text := range blocks["sh"][1:] {
+	for _, text := range blocks["sh"][2:] {
 		if out := script(dir, text); !strings.Contains(out, "y = 2.00x + 1.00, with ") {
 			t.Errorf("%s\nprints %s", text, out)
 		}

@@ -4,7 +4,9 @@
  * Arguments: the mode, and the library's path where it is to be loaded; "first" behind that loads it before the mode is set. A
  * program that is linked with the library takes the mode that it is started with if the argument is "linked". */
 #include "check.h"
+#ifndef LINKED
 #include <dlfcn.h>
+#endif
 
 enum { N = 1 << 20, STEPS = 2 };
 
