@@ -198,7 +198,7 @@ func version(t *testing.T) string {
 	return strings.Join(numbers, ".")
 }
 
-// CHANGELOG.md begins with the release that the header names, and links each of them.
+// CHANGELOG.md begins with the release that the header names, and links each of them; docs/c.md downloads that release.
 func TestVersions(t *testing.T) {
 	text, err := os.ReadFile("../CHANGELOG.md")
 	if err != nil {
@@ -211,6 +211,15 @@ func TestVersions(t *testing.T) {
 	for _, release := range releases {
 		if link := "\n[" + release[1] + "]: https://github.com/posneg/pnm/releases/tag/v" + release[1] + "\n"; strings.Count(string(text), link) != 1 {
 			t.Errorf("there is not one%s", link)
+		}
+	}
+	page, err := os.ReadFile("../docs/c.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, number := range regexp.MustCompile(`(?:/v|pnm-)(\d+\.\d+\.\d+)`).FindAllSubmatch(page, -1) {
+		if string(number[1]) != version(t) {
+			t.Errorf("docs/c.md has %s", number[0])
 		}
 	}
 }
