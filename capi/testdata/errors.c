@@ -107,7 +107,7 @@ static void vectors(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "grads.reserved is 1, must be 0", u[1].grads.reserved[0] = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Update.reserved is -1, must be 0", u[1].reserved[7] = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "copy.reserved_flags is 2, must be 0", u[0].copy.reserved_flags[0] = 2);
-	REFUSED(PNM_ERROR_LENGTH, "state[1] is given", u[0].state[1].reserved[0] = 2);
+	REFUSED(PNM_ERROR_LENGTH, "state[1] is set", u[0].state[1].reserved[0] = 2);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "tensor 1: Update.skip is 2, must be 0 or 1", u[1].skip = 2);
 	REFUSED(PNM_ERROR_NULL, "tensor 1: params is null", u[1].skip = 1; free(u[1].params.data); u[1].params.data = NULL); /* checked, too */
 	REFUSED(PNM_ERROR_ALIGNMENT, "tensor 1: rule is at 0x", u[1].rule = odd(&rule, 4));
