@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -41,17 +40,17 @@ func measure(s settings, w *os.File) ([]result, error) {
 	if s.mebi < 0 || s.mebi > 1<<14 {
 		return nil, fmt.Errorf("-mebi is %d, want 1 to %d, or 0 to have it chosen", s.mebi, 1<<14)
 	}
-	switch free := available(); {
+	switch memory := available(); {
 	case s.mebi == 0:
-		s.mebi = fitting(free)
-	case bytesEach*int64(s.mebi)<<20 > free:
-		return nil, fmt.Errorf("-mebi %d takes %d MiB of memory, and %d are free", s.mebi, bytesEach*s.mebi, free>>20)
+		s.mebi = fitting(memory)
+	case bytesEach*int64(s.mebi)<<20 > memory:
+		return nil, fmt.Errorf("-mebi %d takes %d MiB of memory, and %d are free", s.mebi, bytesEach*s.mebi, memory>>20)
 	}
-	trials, done, err := newTrials(s)
+	trials, free, err := newTrials(s)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer free()
 	if least := 8 * int64(s.mebi) << 20; least < int64(cpuid.CPU.Cache.L3) {
 		fmt.Fprintf(w, "The smallest step touches %d MiB, and the largest cache has %d: some data will be in caches.\n",
 			least>>20, cpuid.CPU.Cache.L3>>20)
@@ -117,11 +116,11 @@ func (t *trial) median() result {
 func median(x []float64) float64 { return slices.Sorted(slices.Values(x))[len(x)/2] }
 
 // newTrials makes all trials on the same memory: state is that of whoever has stepped last, but no number is one that training would not
-// have. done gives the memory back.
-func newTrials(s settings) (trials []trial, done func(), err error) {
+// have. free gives the memory back.
+func newTrials(s settings) (trials []trial, free func(), err error) {
 	var arenas []*pnm.Arena
 	var pools []*pnm.Pool
-	done = func() {
+	release := func() {
 		for _, a := range arenas {
 			a.Close()
 		}
@@ -131,12 +130,13 @@ func newTrials(s settings) (trials []trial, done func(), err error) {
 	}
 	defer func() {
 		if err != nil {
-			done()
+			release()
 		}
 	}()
 	n := s.mebi << 20
 	keep := func(a *pnm.Arena, problem error) []pnm.Vector {
-		if err = errors.Join(err, problem); problem != nil {
+		if problem != nil {
+			err = problem
 			return make([]pnm.Vector, 4)
 		}
 		arenas = append(arenas, a)
@@ -201,7 +201,7 @@ func newTrials(s settings) (trials []trial, done func(), err error) {
 			}
 		}
 	}
-	return trials, done, nil
+	return trials, release, nil
 }
 
 // fill sets a vector to numbers like those of training.

@@ -158,7 +158,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%+v: %v", s, err)
 		}
 	}
-	if err := run(settings{}, "", "", "no such file"); !errors.Is(err, os.ErrNotExist) {
+	if err := run(settings{mebi: 1 << 13}, "", "", "no such file"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without the file: %v", err)
 	}
 	for _, folder := range []string{"no folder/a.svg", t.TempDir()} {

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import math
 import subprocess
 import sys
@@ -39,6 +40,14 @@ def test_without_the_library(arguments, content, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 1
     out = capsys.readouterr().out
     assert "cannot be used" in out and str(file) in out and torch.__version__ in out and "of memory" not in out
+
+
+def test_with_a_library_that_refuses_steps():
+    p = subprocess.run(
+        [sys.executable, "-m", "posneg"], env={**os.environ, "PNM_ISA": "no such thing"}, capture_output=True, text=True, timeout=300
+    )
+    assert p.returncode == 1 and "Traceback" not in p.stderr
+    assert "cannot be used: pnm: PNM_ISA is" in p.stdout
 
 
 def test_bench(tmp_path, capsys):
@@ -107,10 +116,11 @@ def test_too_little_memory(monkeypatch, capsys):
     assert "--mebi 8 takes 1152 MiB of memory, and 1024 are free" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(_bench, "measure", lambda *_: pytest.fail("it measures"))
-    with pytest.raises(OSError):
+    with pytest.raises(SystemExit):
         main(["--bench", "--csv", str(tmp_path / "no folder" / "speed.csv")])
+    assert f"{Path('no folder', 'speed.csv')}: No such file or directory" in capsys.readouterr().err
 
 
 def test_size():

@@ -12,7 +12,7 @@ from typing import Optional, Sequence
 import numpy as np
 import torch
 
-from . import __version__, _bench, _library, get_num_threads
+from . import SGD, __version__, _bench, _library, get_num_threads
 
 
 def about() -> bool:
@@ -28,7 +28,10 @@ def about() -> bool:
         line("library", f"{library.pnm_version().decode()}, {_library.path()}")
         line("ISA", _library.isa())
         line("threads", f"{get_num_threads()} of {library.pnm_workers()}")
-    except (ImportError, OSError, AttributeError) as e:
+        p = torch.nn.Parameter(torch.zeros(1))
+        p.grad = torch.zeros(1)
+        SGD([p], lr=1.0).step()  # refuses what loading does not
+    except (ImportError, OSError, AttributeError, _library.Refused) as e:
         line("library", f"cannot be used: {e}")
         works = False
     line("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
@@ -60,13 +63,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if not options.bench and options.csv:
         parser.error("--csv needs --bench")
 
+    if options.csv:
+        try:
+            options.csv.touch()  # fails before the work and not after it
+        except OSError as e:
+            parser.error(f"--csv {options.csv}: {e.strerror}")
+
     if not about():
         return 1
     if not options.bench:
         return 0
     print()
-    if options.csv:
-        options.csv.touch()  # which fails before the work and not after it
     elements = (options.mebi or _bench.fitting(free)) << 20
     cache, least = _bench.largest_cache(), 10 * elements
     if cache and least < cache:
