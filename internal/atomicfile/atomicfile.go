@@ -24,13 +24,13 @@ var (
 	rename = os.Rename
 )
 
-// Write writes a file through a temporary one beside it, which is on disk before it takes the path. If anything fails, or write does,
-// what the path had is untouched and the temporary file is gone; what a program leaves that is killed, the next Write of the same path
-// removes. Where the path is a symbolic link, it stays one, and what it points to is replaced.
+// Write writes a file through a temporary file beside it, which is on disk before it is renamed to path. If write or anything else
+// fails, the old file is untouched and the temporary file is removed. If a program is killed, the next Write of the same path removes its
+// temporary file. If path is a symbolic link, it stays one, and its target is replaced.
 //
-// A file that is replaced hands on its permissions, owner and access list (Linux's) as far as the system allows; the group's
-// permissions only together with the group and the list. A new one has what os.Create gives. Where the system cannot synchronize, or
-// does not allow it, Write goes on without.
+// The new file gets the old one's permissions, owner and (on Linux) access list, as far as the system allows; the group's
+// permissions only together with the group and the list. Without an old file, it gets the permissions of os.Create. If the system cannot
+// synchronize, or does not allow it, Write continues without.
 func Write(path string, write func(io.Writer) error) (err error) {
 	if path, err = target(path); err != nil {
 		return err
@@ -70,7 +70,7 @@ func Write(path string, write func(io.Writer) error) (err error) {
 	if err := unlessRefused(fsync(f)); err != nil {
 		return err
 	}
-	if runtime.GOOS == "windows" { // where nobody can remove, and nobody rename, what is open
+	if runtime.GOOS == "windows" { // which cannot remove or rename open files
 		if err := f.Close(); err != nil {
 			return err
 		}
@@ -80,12 +80,12 @@ func Write(path string, write func(io.Writer) error) (err error) {
 	} else if err != nil {
 		return err
 	}
-	f.Close() // after it is renamed: until then it is locked
+	f.Close() // after the rename: until then it is locked
 	dir, _ := split(path)
 	return unlessRefused(syncDir(dir))
 }
 
-// unlessRefused is err, but nil where the system says that it cannot do, or does not allow, what was asked for.
+// unlessRefused returns err, or nil if the system cannot do something or does not allow it.
 func unlessRefused(err error) error {
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {
 		return nil
@@ -101,7 +101,7 @@ func handOn(f *os.File, path string, old fs.FileInfo) error {
 	}
 	perm := old.Mode().Perm()
 	if handed := handOnACL(f, path); !handed || !sameGroup {
-		perm &^= 0o070 // of a list's, these are not the permissions of the group; or they are another group's
+		perm &^= 0o070 // with a list, these bits are not the group's permissions; or the group has changed
 	}
 	now, err := f.Stat()
 	if err == nil && now.Mode().Perm() != perm {
@@ -110,12 +110,12 @@ func handOn(f *os.File, path string, old fs.FileInfo) error {
 	return err
 }
 
-// target follows the symbolic links that a path ends in, also to where no file is yet.
+// target follows the symbolic links at the end of a path, also to a file that does not exist yet.
 func target(path string) (string, error) {
 	for range 40 { // as Linux does
 		link, err := os.Readlink(path)
 		if err != nil {
-			return path, nil // no link; what else is wrong with it will be found
+			return path, nil // not a link; other errors come later
 		}
 		if !filepath.IsAbs(link) {
 			dir, _ := split(path)
@@ -126,16 +126,16 @@ func target(path string) (string, error) {
 	return "", &fs.PathError{Op: "readlink", Path: path, Err: errors.New("too many links")}
 }
 
-// split returns the directory of a path, which ends in a separator or is empty, and the name in it. It is not Dir, and what it returns
-// is not for Join: what link/.. is, only the system knows.
+// split returns the directory of a path, which ends in a separator or is empty, and the name in it. Unlike filepath.Dir and Join, it
+// keeps elements such as link/.., which only the system can resolve.
 func split(path string) (dir, name string) { return filepath.Split(path) }
 
-// prefix is what names of temporary files for a name begin with, however long that is. Python's _files.py has the same.
+// prefix is the beginning of the names of temporary files for a name, whatever its length. Python's _files.py has the same.
 func prefix(name string) string { return fmt.Sprintf(".pnm-%08x-", crc32.ChecksumIEEE([]byte(name))) }
 
 const suffix = ".tmp"
 
-// create creates a file of a new name beside a path, and locks it for as long as it is open: nobody then takes it for a leftover.
+// create creates a file with a new name beside a path, and locks it while it is open, so that no process takes it for a leftover.
 func create(path string, perm fs.FileMode) (*os.File, error) {
 	dir, name := split(path)
 	for {
@@ -148,11 +148,11 @@ func create(path string, perm fs.FileMode) (*os.File, error) {
 		case lock(f) != taken && isThere(f):
 			return f, nil
 		}
-		f.Close() // somebody has just taken it for a leftover
+		f.Close() // another process has just taken it for a leftover
 	}
 }
 
-// removeLeftovers removes the temporary files for a path that nobody has locked: who wrote them is no more.
+// removeLeftovers removes the temporary files for a path that no process has locked: their writers have ended.
 func removeLeftovers(path string) {
 	dir, name := split(path)
 	entries, _ := os.ReadDir(cmp.Or(dir, "."))
@@ -164,7 +164,7 @@ func removeLeftovers(path string) {
 			os.Remove(dir + e.Name()) // fails while it is open
 			continue
 		}
-		f, err := os.OpenFile(dir+e.Name(), os.O_RDWR, 0) // some network file systems lock nothing else
+		f, err := os.OpenFile(dir+e.Name(), os.O_RDWR, 0) // some network file systems lock only files open for writing
 		if errors.Is(err, fs.ErrPermission) {
 			f, err = os.Open(dir + e.Name())
 		}
@@ -178,9 +178,9 @@ func removeLeftovers(path string) {
 	}
 }
 
-// What lock says.
+// The results of lock.
 const (
 	locked  = iota
-	taken   // by somebody else
+	taken   // by another process
 	unknown // the system has no locks for this file
 )

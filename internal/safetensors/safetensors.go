@@ -20,7 +20,7 @@ import (
 	"github.com/posneg/pnm/internal/strictjson"
 )
 
-// A Tensor is one of a file.
+// A Tensor is a tensor of a file.
 type Tensor struct {
 	Name  string
 	DType string // "F32", …
@@ -29,7 +29,7 @@ type Tensor struct {
 	Begin, End int64 // its data is the bytes Begin … End−1 of the file, row-major and little-endian
 }
 
-// A Header tells what is in a file.
+// A Header is the header of a file.
 type Header struct {
 	Metadata map[string]string
 	Tensors  []Tensor // in the order of their data
@@ -49,22 +49,22 @@ var bitsOf = map[string]uint64{
 	"F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }
 
-// ReadHeader reads the header of a file of so many bytes, and checks that every byte of the data belongs to exactly one tensor, of
-// that size. It needs a small multiple of the header's memory, and that only if the file really has the header.
+// ReadHeader reads the header of a file of size bytes. It checks that every byte of the data belongs to exactly one tensor, of that
+// size. It needs a small multiple of the header's memory, and only if the file really has such a header.
 func ReadHeader(r io.ReaderAt, size int64) (*Header, error) {
 	var length [8]byte
 	if size < int64(len(length)) {
-		return nil, fmt.Errorf("it has %d bytes, and cannot be a safetensors file", size)
+		return nil, fmt.Errorf("it has %d bytes: it is not a safetensors file", size)
 	}
 	if err := ReadFull(r, length[:], 0); err != nil {
 		return nil, err
 	}
 	n := binary.LittleEndian.Uint64(length[:])
 	if n > mostHeader {
-		return nil, fmt.Errorf("its header would have %d bytes, must have at most %d: no safetensors file", n, mostHeader)
+		return nil, fmt.Errorf("its header would have %d bytes, must have at most %d: it is not a safetensors file", n, mostHeader)
 	}
 	if int64(n) > size-int64(len(length)) {
-		return nil, fmt.Errorf("its header would have %d bytes, but only %d are there: it is cut short, or no safetensors file",
+		return nil, fmt.Errorf("its header would have %d bytes, but only %d are there: it is cut short, or not a safetensors file",
 			n, size-int64(len(length)))
 	}
 	text := make([]byte, n)
@@ -87,7 +87,7 @@ func ReadFull(r io.ReaderAt, b []byte, offset int64) error {
 	switch {
 	case n == len(b):
 		return nil
-	case err == nil: // no io.ReaderAt may do so, but then old bytes of b would pass for the file's
+	case err == nil: // against io.ReaderAt's rules; the rest of b would have old bytes
 		return fmt.Errorf("%d bytes of %d are read at %d: %w", n, len(b), offset, io.ErrNoProgress)
 	case err == io.EOF:
 		return fmt.Errorf("it ends after %d bytes of %d at %d: %w", n, len(b), offset, io.ErrUnexpectedEOF)
@@ -125,7 +125,7 @@ func parse(text string) (*Header, error) {
 		return nil, err
 	}
 	if rest := strings.TrimLeft(d.Text(), " "); rest != "" {
-		return nil, fmt.Errorf("at byte %d: something else than spaces follows the object", len(text)-len(rest))
+		return nil, fmt.Errorf("at byte %d: something other than spaces follows the object", len(text)-len(rest))
 	}
 	return h, nil
 }
@@ -137,7 +137,7 @@ func parseTensor(d *strictjson.Decoder) (t Tensor, err error) {
 		switch key {
 		case "dtype":
 			if t.DType, err = d.String(); err == nil && bitsOf[t.DType] == 0 {
-				err = d.Errorf("dtype %s is unknown", strictjson.Quote(t.DType))
+				err = d.Errorf("unknown dtype %s", strictjson.Quote(t.DType))
 			}
 			return err
 		case "shape":
@@ -160,7 +160,7 @@ func parseTensor(d *strictjson.Decoder) (t Tensor, err error) {
 				return err
 			})
 		}
-		return d.Errorf("%s is unknown, a tensor has dtype, shape and data_offsets", strictjson.Quote(key))
+		return d.Errorf("unknown %s, a tensor has dtype, shape and data_offsets", strictjson.Quote(key))
 	})
 	switch {
 	case err != nil:
@@ -172,8 +172,8 @@ func parseTensor(d *strictjson.Decoder) (t Tensor, err error) {
 	return t, nil
 }
 
-// place sorts the tensors by their data, checks that these fill the data of the file, which are the bytes from begin to size, and
-// adds begin to their offsets.
+// place sorts the tensors by their data, checks that they fill the data of the file, the bytes begin … size−1, and adds begin to their
+// offsets.
 func (h *Header) place(begin, size int64) error {
 	slices.SortFunc(h.Tensors, func(a, b Tensor) int { return cmp.Or(cmp.Compare(a.Begin, b.Begin), cmp.Compare(a.End, b.End)) })
 	end := int64(0)
@@ -207,7 +207,7 @@ func (h *Header) place(begin, size int64) error {
 	return nil
 }
 
-// sizeOf returns how many bytes a tensor's data has.
+// sizeOf returns the size of a tensor's data in bytes.
 func sizeOf(dtype string, shape []int) (int64, error) {
 	n := bitsOf[dtype]
 	overflow := uint64(0)
@@ -218,15 +218,15 @@ func sizeOf(dtype string, shape []int) (int64, error) {
 	}
 	switch {
 	case overflow != 0:
-		return 0, fmt.Errorf("%s of shape %v are too many bits to count", dtype, shape)
+		return 0, fmt.Errorf("%s of shape %v has too many bits to count", dtype, shape)
 	case n%8 != 0:
-		return 0, fmt.Errorf("%s of shape %v are %d bits, which are no whole bytes", dtype, shape, n)
+		return 0, fmt.Errorf("%s of shape %v has %d bits, which are not whole bytes", dtype, shape, n)
 	}
 	return int64(n / 8), nil
 }
 
-// Write writes a file of tensors with a name, a dtype and a shape; Begin and End are ignored. Their data comes from a function that
-// writes all of the data of tensors[i]. The tensors with the largest elements come first, so that the data of each of them is aligned.
+// Write writes a file of tensors with a name, a dtype and a shape; it ignores Begin and End. The function writes all data of
+// tensors[i]. The tensors with the largest elements come first, so that all data is aligned.
 func Write(w io.Writer, meta map[string]string, tensors []Tensor, data func(w io.Writer, i int) error) error {
 	order := make([]int, len(tensors))
 	for i := range order {
@@ -252,7 +252,7 @@ func Write(w io.Writer, meta map[string]string, tensors []Tensor, data func(w io
 	return nil
 }
 
-// header returns the beginning of a file, up to the data, and the bytes of each tensor, all in an order.
+// header returns the beginning of a file, up to the data, and the size of each tensor in bytes, both in the given order.
 func header(meta map[string]string, tensors []Tensor, order []int) (b []byte, sizes []int64, err error) {
 	b = append(make([]byte, 8, 8+160*len(tensors)), '{')
 	quote := func(text string) error {
@@ -293,7 +293,7 @@ func header(meta map[string]string, tensors []Tensor, order []int) (b []byte, si
 		}
 		names[t.Name] = true
 		if bitsOf[t.DType] == 0 {
-			return nil, nil, fmt.Errorf("tensor %s: dtype %s is unknown", strictjson.Quote(t.Name), strictjson.Quote(t.DType))
+			return nil, nil, fmt.Errorf("tensor %s: unknown dtype %s", strictjson.Quote(t.Name), strictjson.Quote(t.DType))
 		}
 		size, err := sizeOf(t.DType, t.Shape)
 		if err == nil && size > math.MaxInt64-end {

@@ -1,7 +1,6 @@
-// Package strictjson reads JSON whose form the reader knows, from files that anybody may have written. Unlike encoding/json
-// it refuses names that an object has twice, invalid UTF-8 and halves of surrogate pairs. It builds nothing that was not asked
-// for, and strings without escapes share the text's memory: a text that does not have the form is an error where it departs from
-// it, whatever its depth and size.
+// Package strictjson reads JSON of a known form from untrusted files. Unlike encoding/json it refuses names that an object has twice,
+// invalid UTF-8 and halves of surrogate pairs. It stops with an error at the first departure from the form, whatever the text's depth
+// and size. It builds only the values that are asked for, and strings without escapes share the text's memory.
 package strictjson
 
 import (
@@ -13,11 +12,11 @@ import (
 	"unicode/utf8"
 )
 
-// A Decoder reads one JSON text from its beginning: the methods say what comes next, and fail if something else does.
+// A Decoder reads one JSON text from its beginning: each method reads what must come next, and returns an error if something else comes.
 type Decoder struct {
 	text string
-	at   int // how many of its bytes have been read
-	from int // where it begins in the whole
+	at   int // the number of its bytes that have been read
+	from int // its offset in the whole text
 }
 
 // New returns a decoder of a text, which must be valid UTF-8.
@@ -28,12 +27,12 @@ func New(text string) (*Decoder, error) {
 	return &Decoder{text: text}, nil
 }
 
-// Errorf returns an error that says where the decoder is.
+// Errorf returns an error with the decoder's offset.
 func (d *Decoder) Errorf(format string, args ...any) error {
 	return fmt.Errorf("at byte %d: %w", d.Offset(), fmt.Errorf(format, args...))
 }
 
-// Offset returns how many bytes of the text have been read.
+// Offset returns the number of bytes of the text that have been read.
 func (d *Decoder) Offset() int { return d.from + d.at }
 
 // A token is a word of JSON. Its kind is its first byte, '0' for every number, and 0 for the end of the text.
@@ -43,7 +42,7 @@ type token struct {
 	escaped bool   // a string has escapes
 }
 
-// String describes a token, in few words whatever its length.
+// String describes a token in a few words.
 func (t token) String() string {
 	switch t.kind {
 	case 0:
@@ -106,7 +105,7 @@ func (d *Decoder) space() {
 	}
 }
 
-// number reads a number, or stops where there is none.
+// number reads a number, or nothing if there is none.
 func (d *Decoder) number() bool {
 	is := func(bytes string) bool {
 		if d.at < len(d.text) && strings.IndexByte(bytes, d.text[d.at]) >= 0 {
@@ -175,7 +174,7 @@ func (d *Decoder) escape() error {
 }
 
 // unescape returns the character of the escape that a text begins with, which may be half a surrogate pair, and the length of the
-// escape; 0 if it is none.
+// escape, or 0 if the text does not begin with one.
 func unescape(s string) (r rune, size int) {
 	if len(s) < 2 {
 		return 0, 0
@@ -208,12 +207,12 @@ func hex(s string) (r rune, ok bool) {
 	return rune(n), err == nil
 }
 
-// plain returns a string without its escapes, which are good.
+// plain returns a string with its escapes, which are valid, replaced.
 func (t token) plain() string {
 	if !t.escaped {
 		return t.text
 	}
-	b := make([]byte, 0, len(t.text)) // escapes are longer than what they stand for
+	b := make([]byte, 0, len(t.text)) // escapes are longer than their characters
 	for s := t.text; s != ""; {
 		k := strings.IndexByte(s, '\\')
 		if k < 0 {
@@ -228,11 +227,11 @@ func (t token) plain() string {
 	return string(b)
 }
 
-// want reads a token, which must be of a kind.
+// want reads a token, which must have the given kind.
 func (d *Decoder) want(kind byte, what string) (token, error) {
 	t, err := d.next()
 	if err == nil && t.kind != kind {
-		err = d.Errorf("%s where %s was to be", t, what)
+		err = d.Errorf("%s instead of %s", t, what)
 	}
 	return t, err
 }
@@ -243,7 +242,7 @@ func (d *Decoder) Object(member func(name string) error) error {
 	return d.NewMembers(func(name string) bool { return !seen.add(name) }, member)
 }
 
-// NewMembers is [Decoder.Object] for who knows the names that have been read.
+// NewMembers is [Decoder.Object] for callers that know which names have been read.
 func (d *Decoder) NewMembers(known func(name string) bool, member func(name string) error) error {
 	return d.list('{', '}', "an object", func() error {
 		t, err := d.want('"', "a name")
@@ -283,12 +282,12 @@ func (d *Decoder) list(open, end byte, what string, each func() error) error {
 		case t.kind == end:
 			return nil
 		case t.kind != ',':
-			return d.Errorf("%s where a comma or %s was to be", t, token{kind: end})
+			return d.Errorf("%s instead of a comma or %s", t, token{kind: end})
 		}
 	}
 }
 
-// names are those of an object's members.
+// names are the names of an object's members.
 type names struct {
 	few  [8]string // most objects have no more
 	n    int
@@ -325,7 +324,7 @@ func (d *Decoder) String() (string, error) {
 func (d *Decoder) Bool() (bool, error) {
 	t, err := d.next()
 	if err == nil && t.kind != 't' && t.kind != 'f' {
-		err = d.Errorf("%s where true or false was to be", t)
+		err = d.Errorf("%s instead of true or false", t)
 	}
 	return t.kind == 't', err
 }
@@ -338,7 +337,7 @@ func (d *Decoder) Float() (float64, error) {
 	}
 	x, err := strconv.ParseFloat(t.text, 64)
 	if err != nil {
-		return 0, d.Errorf("%s is beyond float64", Quote(t.text))
+		return 0, d.Errorf("%s is too large for float64", Quote(t.text))
 	}
 	return x, nil
 }
@@ -351,7 +350,7 @@ func (d *Decoder) Uint(most uint64) (uint64, error) {
 	}
 	x, err := strconv.ParseUint(t.text, 10, 64)
 	if err != nil || x > most {
-		return 0, d.Errorf("%s where an integer from 0 to %d was to be", Quote(t.text), most)
+		return 0, d.Errorf("%s instead of an integer from 0 to %d", Quote(t.text), most)
 	}
 	return x, nil
 }
@@ -383,15 +382,15 @@ func (d *Decoder) skip(depth int) error {
 	}
 	t, err := d.next()
 	if err == nil && strings.IndexByte(`"0tfn`, t.kind) < 0 {
-		err = d.Errorf("%s where a value was to be", t)
+		err = d.Errorf("%s instead of a value", t)
 	}
 	return err
 }
 
-// Text returns what has not been read.
+// Text returns the text that has not been read.
 func (d *Decoder) Text() string { return d.text[d.at:] }
 
-// End reports whatever else than white space follows.
+// End reports anything but white space that follows.
 func (d *Decoder) End() error {
 	if d.space(); d.at < len(d.text) {
 		return d.Errorf("something follows the end")
@@ -399,5 +398,5 @@ func (d *Decoder) End() error {
 	return nil
 }
 
-// Quote returns a string of a file for an error: in quotes, and not at any length.
+// Quote returns a string of a file for an error: in quotes, and cut if it is long.
 func Quote(s string) string { return fmt.Sprintf("%.100q", s) }

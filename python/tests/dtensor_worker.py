@@ -230,7 +230,7 @@ def blocks():
     assert torch.equal(p.full_tensor(), single)
     assert torch.equal(whole_of(both[0].state[p]["exp_avg_scales"]).view(torch.uint8), both[1].state[single]["exp_avg_scales"].view(torch.uint8))
 
-    within = "within a block of its state in mxfp8: it can be cut at"
+    within = "within a block of its mxfp8 state: it can be cut at"
     for shape, ways, text in [
         ((65568 * world - 1,), [Shard(0)], None),
         ((3, 32 * world - 1), [Shard(1)], None),

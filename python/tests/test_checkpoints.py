@@ -311,9 +311,9 @@ EDITS = {
     "newer": (lambda t, m: m.update({"posneg.checkpoint": "2"}), "newer version.*'2'"),
     "no groups": (lambda t, m: m.pop("posneg.groups"), "no posneg.groups"),
     "no JSON": (lambda t, m: m.update({"posneg.groups": "[{]"}), "posneg.groups"),
-    "deep JSON": (lambda t, m: m.update({"posneg.groups": "[" * 100_000}), "'\\[' where an object"),
-    "no array": (lambda t, m: m.update({"posneg.groups": "{}"}), "'{' where an array"),
-    "no object": (lambda t, m: m.update({"posneg.groups": "[3]"}), "'3' where an object"),
+    "deep JSON": (lambda t, m: m.update({"posneg.groups": "[" * 100_000}), "'\\[' instead of an object"),
+    "no array": (lambda t, m: m.update({"posneg.groups": "{}"}), "'{' instead of an array"),
+    "no object": (lambda t, m: m.update({"posneg.groups": "[3]"}), "'3' instead of an object"),
     "a group missing": (groups_where(lambda groups: groups.pop()), "'1' only in the optimizer"),
     "a key twice": (text('"lr":', '"lr": 3, "lr":'), "twice"),
     "not a number": (text("0.01", "NaN"), "NaN"),
@@ -331,11 +331,11 @@ EDITS = {
     "betas of strings": (all_groups(betas=["0.9", 0.9, 1]), "must be a number"),
     "other in its place": (all_groups(other={"seed": 3}), "'seed'"),
     "other as number": (all_groups(other=3), "other is 3"),
-    "tensors as object": (all_groups(tensors={}), "'{' where an array"),
+    "tensors as object": (all_groups(tensors={}), "'{' instead of an array"),
     "a tensor as number": (all_groups(tensors=[3]), "tensor 0: it is 3"),
     "no name": (groups_where(lambda groups: groups[0]["tensors"][0].pop("name")), "name is missing"),
     "an empty name": (first_tensor(name=""), "empty"),
-    "a name twice": (first_tensor(name="1"), "two tensors '1'"),
+    "a name twice": (first_tensor(name="1"), "two tensors called '1'"),
     "another name": (first_tensor(name="x"), "'x' only in the file, and '0' only"),
     "half a character": (first_tensor(name="\ud800"), "surrogates not allowed"),
     "step missing": (groups_where(lambda groups: groups[0]["tensors"][0].pop("step")), "step is missing"),
@@ -659,7 +659,7 @@ def test_files_that_are_open(good):
     assert stream.getvalue() == b"before" + file.read_bytes()
     stream.seek(6)
     assert posneg.load_checkpoint(stream, optimizer) == {"epoch": "7"}
-    with pytest.raises(posneg.CheckpointError, match="the file would have a header"):
+    with pytest.raises(posneg.CheckpointError, match="but its header would have"):
         stream.seek(0)
         posneg.load_checkpoint(stream, optimizer)
 

@@ -1,4 +1,4 @@
-"""Steps of an optimizer's parameters in buckets: each is updated by a call of its own, and all have the bits of one call."""
+"""Steps of an optimizer's parameters in buckets: one call for each bucket, with the bits of a single call for all."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ._options import Around
 from ._plan import Group, Now, Plan, State, part_of, point
 from ._threads import get_num_threads
 
-_MOST, _LEAST = 8, 64 << 20  # buckets, and bytes in one, if nothing else is asked for
+_MOST, _LEAST = 8, 64 << 20  # the default number of buckets, and of bytes in one
 
-Part = Tuple[int, int, int]  # of which group; from which to which of its parameters
+Part = Tuple[int, int, int]  # the number of a group, and the first and the last + 1 of its parameters
 
 
 class Bucket:
-    """Copies that are updated together, side by side in the groups of an optimizer."""
+    """Copies that are updated together, adjacent in the groups of an optimizer."""
 
     def __init__(self, copies: Sequence[Copy], parts: Sequence[Part]):
         self.copies, self._parts = copies, parts
@@ -36,7 +36,7 @@ class Bucket:
         return [copy for copy in self.copies if copy.host.grad is not None]
 
     def prepare(self, inner: Any) -> None:
-        """Checks what a step needs, and makes all of it; nothing is updated yet."""
+        """Checks and makes everything that a step needs. Nothing is updated yet."""
         self._inner = inner
         self._groups = [part_of(inner.param_groups, *part) for part in self._parts]
         self._states = {copy.host: inner.state[copy.host] for copy in self.due}
@@ -48,7 +48,7 @@ class Bucket:
 
     @property
     def done(self) -> bool:
-        """Whether the step that was prepared has been done."""
+        """Whether the prepared step has been done."""
         return self._count() != self._before
 
     def land(self) -> None:
@@ -57,14 +57,14 @@ class Bucket:
             copy.lanes.land_of(copy)
 
     def squares(self) -> np.ndarray:
-        """The sum of the squares of the gradients, as _norm has it."""
+        """The sum of the squares of the gradients, as in _norm."""
         gradients = [real(copy.host.grad) for copy in self.due if copy.host.grad is not None]
         vectors = np.zeros(len(gradients), _library.VECTOR)
         point(vectors, range(len(gradients)), gradients)
         return _norm.total(gradients, range(len(gradients)), vectors, None, False, get_num_threads())
 
     def rehearse(self, scale: float, around: Around) -> None:
-        """Has the library check all of the step, which it then skips, since it is told that a gradient is infinite."""
+        """Lets the library check the whole step without doing it: it is told that a gradient is infinite, and skips."""
         squares = np.zeros(_library.SQUARES, np.int64)
         squares[_library.INFINITIES] = 1
         skipped = Around()
@@ -72,11 +72,11 @@ class Bucket:
         self._run(scale, skipped)
 
     def finish(self) -> None:
-        """Lets go of what was prepared: others may free the state."""
+        """Drops the references to the prepared tensors, so that others may free the state."""
         self._inner, self._groups, self._states, self._plan, self._now = None, [], {}, None, None
 
     def step(self, scale: float, around: Around) -> None:
-        """Performs the step. around is the bucket's own, but for a sum of squares, which is that of all buckets."""
+        """Performs the step. around belongs to the bucket, except for its sum of squares, which is that of all buckets."""
         self.land()
         self._mark(True)
         self._run(scale, around)
@@ -92,7 +92,7 @@ class Bucket:
 
 
 def cut(copies: Sequence[Copy], groups: Sequence[Group], count: Optional[int]) -> List[Bucket]:
-    """All copies, in buckets of about equal bytes, at most so many."""
+    """All copies, in at most `count` buckets of about equal bytes."""
     sizes = [copy.host.numel() * copy.host.element_size() for copy in copies]
     total, before = max(1, sum(sizes)), 0
     count = count or min(_MOST, 1 + total // _LEAST)
@@ -110,14 +110,14 @@ def cut(copies: Sequence[Copy], groups: Sequence[Group], count: Optional[int]) -
 
 
 def update(buckets: Sequence[Bucket], inner: Any, scale: float, around: Around, skip: bool, then: Callable[[Sequence[Copy]], None]) -> None:
-    """Performs a step of all buckets that are due, the last first, as backward produces gradients, and calls `then` after each.
+    """Performs a step of all buckets that are due, the last one first, like backward's gradients, and calls `then` after each.
 
-    Errors come before the first one is done. What interrupts a step after that does so when all are done.
+    Errors come before the first bucket is updated. An interrupt after that takes effect when all are updated.
     """
     due = [bucket for bucket in buckets if bucket.due] or buckets[:1]
     try:
         for bucket in due:
-            bucket.prepare(inner)  # in the parameters' order, since equal ones are told apart by that
+            bucket.prepare(inner)  # in the parameters' order, which tells equal parameters apart
         _update(due, scale, around, skip, then)
     finally:
         for bucket in due:
@@ -148,7 +148,7 @@ def _update(due: Sequence[Bucket], scale: float, around: Around, skip: bool, the
 
 
 def _around(due: Sequence[Bucket], scale: float, around: Around, skip: bool) -> Tuple[Around, np.ndarray]:
-    """What is to be done around the step of each bucket, and the sum of squares, which it points to. around says if all are skipped."""
+    """The options of each bucket's step, and the sum of squares to which they point. Sets around.skipped if all are skipped."""
     part = Around()
     part.set(clip_norm=around.clip_norm, clip_value=around.clip_value, skip_non_finite=around.skip_non_finite)
     squares = np.zeros(_library.SQUARES + 1, np.int64)

@@ -1,4 +1,4 @@
-"""Files that are written whole, or not at all: as internal/atomicfile does it in Go, whose leftovers this removes, and it those of this."""
+"""Files that are written as a whole or not at all, like internal/atomicfile in Go. Each of the two removes the other's leftovers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ try:
 except ImportError:  # Windows, where what another process has open cannot be removed
     fcntl = None  # type: ignore[assignment]
 
-# What a system says that cannot do something, or does not let us, as distinct from one that tries and fails.
+# The errors of a system that cannot do something or does not allow it, as opposed to one that tries and fails.
 _REFUSED = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
-    """Gives a file to write to, and puts it in path's place when it is on the disk.
+    """Yields a file to write to, and renames it to path once it is on disk.
 
-    If anything fails before that, path is as it was, and the other file is gone. Of a symbolic link the target is replaced. The new
-    file has the old one's permissions, owner and access list, as far as the system lets us.
+    If anything fails before that, path is unchanged, and the new file is removed. If path is a symbolic link, its target is replaced. The
+    new file gets the old one's permissions, owner and access list, as far as the system allows.
     """
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
@@ -64,24 +64,24 @@ def _replace(temporary: str, target: str) -> None:
 
 
 def _status(file: str) -> Optional[os.stat_result]:
-    """That of the file that is there, if one is."""
+    """The status of an existing file, or None."""
     try:
         found = os.stat(file)
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(f"posneg: {file} is there and is not a file that can be replaced")
+        raise OSError(f"posneg: {file} exists and is not a regular file, so it cannot be replaced")
     return found
 
 
 def _names(target: str) -> Tuple[str, str, str]:
-    """The folder, and what temporary names of a file begin and end with, whatever its length."""
+    """The folder of a file, and the beginning and end of its temporary names, which do not depend on the name's length."""
     folder, name = os.path.split(target)
     return folder, f".pnm-{zlib.crc32(os.fsencode(name)):08x}-", ".tmp"
 
 
 def _create(target: str, mode: int) -> Tuple[BinaryIO, str]:
-    """Creates a file of a new name, and locks it for as long as it is open: nobody then takes it for a leftover."""
+    """Creates a file with a new name, and locks it while it is open, so that no process takes it for a leftover."""
     folder, begin, end = _names(target)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     while True:
@@ -91,11 +91,11 @@ def _create(target: str, mode: int) -> Tuple[BinaryIO, str]:
         except FileExistsError:
             continue
         except OSError as e:
-            e.filename = target  # what the caller knows
+            e.filename = target  # the name that the caller knows
             raise
         if _lock(descriptor) is not False and (os.name != "posix" or os.fstat(descriptor).st_nlink):
             return os.fdopen(descriptor, "wb", buffering=1 << 18), temporary
-        os.close(descriptor)  # somebody has just taken it for a leftover
+        os.close(descriptor)  # another process has just taken it for a leftover
 
 
 def _lock(descriptor: int) -> Optional[bool]:
@@ -112,7 +112,7 @@ def _lock(descriptor: int) -> Optional[bool]:
 
 
 def _remove_leftovers(target: str) -> None:
-    """Removes what processes have left that were killed while they wrote: what nobody has locked."""
+    """Removes files of processes that were killed while they wrote: those that no process has locked."""
     folder, begin, end = _names(target)
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
@@ -127,7 +127,7 @@ def _remove_leftover(file: str) -> None:
         return
     flags = os.O_NONBLOCK | os.O_NOFOLLOW
     try:
-        descriptor = os.open(file, os.O_RDWR | flags)  # some network file systems lock nothing else
+        descriptor = os.open(file, os.O_RDWR | flags)  # some network file systems lock only files open for writing
     except PermissionError:
         descriptor = os.open(file, os.O_RDONLY | flags)
     try:
@@ -141,7 +141,7 @@ _ACL = "system.posix_acl_access"
 
 
 def _hand_on(target: str, old: os.stat_result, descriptor: int) -> None:
-    """Gives the new file the old one's owner, access list and permissions, as far as the system lets us."""
+    """Gives the new file the old one's owner, access list and permissions, as far as the system allows."""
     if os.name != "posix":
         return
     new, mode = os.fstat(descriptor), stat.S_IMODE(old.st_mode) & 0o777
@@ -153,7 +153,7 @@ def _hand_on(target: str, old: os.stat_result, descriptor: int) -> None:
             break
     acl = sys.platform != "linux" or _hand_on_acl(target, descriptor)
     if not acl or os.fstat(descriptor).st_gid != old.st_gid:
-        mode &= ~0o070  # of a list's, these are no permissions of the group; or they are another group's
+        mode &= ~0o070  # with a list, these bits are not the group's permissions; or the group has changed
     if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
         with _unless_refused():
             os.fchmod(descriptor, mode)
@@ -165,7 +165,7 @@ def _hand_on_acl(target: str, descriptor: int) -> bool:
         acl = os.getxattr(target, _ACL)
     except OSError:
         with contextlib.suppress(OSError):
-            os.removexattr(descriptor, _ACL)  # what the folder gives to new files
+            os.removexattr(descriptor, _ACL)  # the folder's default for new files
         return True
     try:
         os.setxattr(descriptor, _ACL, acl)
@@ -176,7 +176,7 @@ def _hand_on_acl(target: str, descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def _unless_refused() -> Iterator[None]:
-    """Goes on with what the system gives where it cannot do, or does not let us do, what is asked for."""
+    """Ignores the error of a system that cannot do something or does not allow it."""
     try:
         yield
     except OSError as e:

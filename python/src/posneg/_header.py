@@ -1,4 +1,4 @@
-"""What a checkpoint says of its tensors: metadata of a safetensors file, with the groups as JSON."""
+"""The description of a checkpoint's tensors: metadata of a safetensors file, with the groups as JSON."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tup
 
 from ._json import Reader, dumps, short
 
-LAYOUT = "1"  # the version of what is written here; then, if the header has a checksum, a space and 8 digits of it
+LAYOUT = "1"  # the version of the layout; if the header has a checksum, a space and its 8 digits follow
 _OURS = "posneg."
 _LAYOUT_KEY, _WRITER_KEY, _GROUPS_KEY = f"{_OURS}checkpoint", f"{_OURS}writer", f"{_OURS}groups"
 FLAGS = frozenset(("decoupled", "amsgrad", "maximize", "nesterov", "exact_bias"))
-_MOST_STEPS = 2**53 - 2  # that the state can count, and another one must be possible
+_MOST_STEPS = 2**53 - 2  # the state can count one more
 _MOST_HYPERPARAMETERS = 16  # no rule has more
-_MOST_OTHER = 1 << 16  # characters, of all groups together; or a quarter of what they have
+_MOST_OTHER = 1 << 16  # characters of "other" in all groups together, or a quarter of the JSON if that is more
 PARAMS = "params"  # among the checksums
 
 
@@ -27,15 +27,15 @@ class Damaged(ValueError):
 
 class SavedTensor(NamedTuple):
     name: str
-    step: int  # how many are done
-    rounding: Optional[Tuple[int, int, int]]  # seed, tensor and first element, where random numbers are drawn
-    crc32: Optional[Dict[str, int]]  # of the parameters and of each buffer; None in files of others
+    step: int  # the number of steps done
+    rounding: Optional[Tuple[int, int, int]]  # seed, tensor and first element, if random numbers are drawn
+    crc32: Optional[Dict[str, int]]  # of the parameters and of each buffer; None in files of other writers
 
 
 class SavedGroup(NamedTuple):
     rule: str
     hyperparameters: Dict[str, Any]
-    other: Dict[str, Any]  # what else a group of the optimizer held
+    other: Dict[str, Any]  # other entries of the optimizer's group
     tensors: List[SavedTensor]
 
 
@@ -43,15 +43,15 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
     """Reports a caller's metadata that a file cannot hold."""
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"posneg: metadata has {key!r}: {value!r}, but can hold only strings; json.dumps makes one of other things")
+            raise TypeError(f"posneg: metadata has {key!r}: {value!r}, but can have only strings; json.dumps converts other values to one")
         if key.startswith(_OURS):
-            raise ValueError(f"posneg: metadata has {key!r}, but what begins with {_OURS!r} is the layout's own")
+            raise ValueError(f"posneg: metadata has {key!r}, but keys that begin with {_OURS!r} are reserved")
 
 
 def encode(
     groups: List[SavedGroup], writer: str, metadata: Mapping[str, str], tensors: Mapping[str, Tuple[str, Tuple[int, ...]]]
 ) -> Dict[str, str]:
-    """What decode reads; a ValueError for what it would refuse, as names that are no UTF-8, since a good file may be replaced."""
+    """The metadata that decode reads. Raises a ValueError if decode would refuse it, since a good file may be replaced."""
     encoded = {_WRITER_KEY: writer, _GROUPS_KEY: dumps([_encode_group(group) for group in groups]), **metadata}
     try:
         encoded[_LAYOUT_KEY] = f"{LAYOUT} {_header_sum(encoded, tensors):08x}"
@@ -62,7 +62,7 @@ def encode(
 
 
 def _header_sum(metadata: Mapping[str, str], tensors: Mapping[str, Any]) -> int:
-    """The CRC-32 of what is in a header: metadata but for the layout, and tensors but for where they are."""
+    """The CRC-32 of the content of a header: of metadata without the layout, and of tensors without their offsets."""
 
     def parts() -> Iterable[str]:
         for key in sorted(metadata):
@@ -89,7 +89,7 @@ def _encode_group(group: SavedGroup) -> Dict[str, Any]:
 
 
 def decode(metadata: Mapping[str, str], tensors: Mapping[str, Any], verify: bool = True) -> Tuple[List[SavedGroup], Dict[str, str]]:
-    """The groups, and the caller's metadata. What is wrong gives a ValueError."""
+    """The groups, and the caller's metadata. Raises a ValueError for anything else."""
     layout = metadata.get(_LAYOUT_KEY)
     if layout is None:
         raise ValueError("is a safetensors file, but not a checkpoint of posneg")
@@ -107,12 +107,12 @@ def decode(metadata: Mapping[str, str], tensors: Mapping[str, Any], verify: bool
     seen = set()
     for t in (t for group in groups for t in group.tensors):
         if t.name in seen:
-            raise ValueError(f"there are two tensors {short(t.name)}")
+            raise ValueError(f"has two tensors called {short(t.name)}")
         seen.add(t.name)
     others = {key: value for key, value in metadata.items() if key not in (_LAYOUT_KEY, _WRITER_KEY, _GROUPS_KEY)}
     for key in others:
         if key.startswith(_OURS):
-            raise ValueError(f"has metadata {short(key)}, which this version does not know")
+            raise ValueError(f"has unknown metadata {short(key)}")
     return groups, others
 
 
@@ -129,7 +129,7 @@ def _decode_groups(text: str) -> List[SavedGroup]:
 
 
 def _decode_group(where: str, reader: Reader, others: int) -> Tuple[SavedGroup, int]:
-    """The group, and how many characters its other has, which may be so many."""
+    """The group, and the number of characters of its other, at most `others`."""
     found: Dict[str, Any] = {}
     used = 0
     for name in reader.object(found):
@@ -187,7 +187,7 @@ def _good_tensor(t: Any) -> SavedTensor:
         if len(crc32) > _MOST_HYPERPARAMETERS:
             raise ValueError(f"crc32 has {len(crc32)} numbers")
     if t:
-        raise ValueError(f"{', '.join(map(short, t))} is there, which this version does not know")
+        raise ValueError(f"unknown {', '.join(map(short, t))}")
     return SavedTensor(_utf8(name), step, rounding, crc32)
 
 
@@ -218,5 +218,5 @@ _LARGEST = sys.float_info.max
 
 def _whole(where: str, value: Any, most: int) -> int:
     if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"{where} is {short(value)}, must be a whole number from 0 to {most}")
+        raise ValueError(f"{where} is {short(value)}, must be an integer from 0 to {most}")
     return value

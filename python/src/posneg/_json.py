@@ -1,4 +1,4 @@
-"""JSON that strangers may have written, read piece by piece: what does not have the form that is asked for costs little memory."""
+"""JSON from untrusted files, read piece by piece, so that text without the expected form takes little memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SMALL = 1 << 16
 
 
 class Reader:
-    """Reads a text from its beginning: each method says what comes next, and raises a ValueError if something else does."""
+    """Reads a text from its beginning: each method reads what must come next, and raises a ValueError if something else comes."""
 
     def __init__(self, text: str):
         self.text = text
-        self.at = 0  # how many characters have been read
+        self.at = 0  # the number of characters read
 
     def object(self, known: Container[str]) -> Iterator[str]:
-        """The names of an object's members, none of which may be known. The caller reads each value before it goes on."""
+        """Yields the names of an object's members, none of which may be known. The caller reads each value before the next name."""
         for _ in self._list("{", "}", "an object"):
             name = self.string()
             if name in known:
@@ -33,7 +33,7 @@ class Reader:
             yield name
 
     def array(self) -> Iterator[None]:
-        """Once for each element, which the caller reads before it goes on."""
+        """Yields once for each element, which the caller reads before the next one."""
         return self._list("[", "]", "an array")
 
     def _list(self, begin: str, end: str, what: str) -> Iterator[None]:
@@ -57,7 +57,7 @@ class Reader:
         return _no_surrogates(value)
 
     def value(self, most: int = SMALL) -> Any:
-        """A value of at most so many characters."""
+        """A value of at most `most` characters."""
         self._next()
         for size in (min(_AT_FIRST, most), most):
             part = self.text[self.at : self.at + size]
@@ -67,7 +67,7 @@ class Reader:
             except (ValueError, RecursionError) as e:
                 if size == most or whole:
                     long = "" if whole else f", or has more than {most} characters"
-                    raise self._error(f"it is not what it must be{long}: {str(e):.100}") from None
+                    raise self._error(f"it is not valid{long}: {str(e):.100}") from None
                 continue
             if whole or used < len(part):
                 self.at += used
@@ -75,7 +75,7 @@ class Reader:
         raise self._error(f"it has more than {most} characters")
 
     def end(self, space: str = _SPACES) -> None:
-        """Reports whatever else than spaces follows."""
+        """Reports anything but spaces that follows."""
         while self.at < len(self.text):
             if self.text[self.at] not in space:
                 raise self._error("something follows the end")
@@ -91,7 +91,7 @@ class Reader:
     def _expect(self, character: str, what: str) -> None:
         found = self._next()
         if found != character:
-            raise self._error(f"{short(found) if found else 'the end'} where {what} was to be")
+            raise self._error(f"{short(found) if found else 'the end'} instead of {what}")
         self.at += 1
 
     def _error(self, problem: str) -> ValueError:

@@ -1,8 +1,8 @@
-"""float32 masters of 16-bit parameters, of which the parameter itself is the copy that a model computes with.
+"""float32 masters of 16-bit parameters. The parameter itself is the 16-bit copy that the model computes with.
 
-A float16 parameter's master is kept whole, as "master_param". A bfloat16 parameter is the upper half of its master, and "master_low", in
-int16, has the lower half: 2 bytes less for each element. State dicts have its bits as bfloat16, which torch's tools send from process to
-process, as they do not int16, and which Optimizer.load_state_dict leaves alone. Checkpoints have whole masters.
+The state has the whole master of a float16 parameter, as "master_param". A bfloat16 parameter is the upper half of its master, and the
+state has the lower half, as "master_low" in int16, which saves 2 bytes per element. State dicts have its bits as bfloat16, which torch's
+tools can send between processes and Optimizer.load_state_dict leaves alone; neither holds for int16. Checkpoints have whole masters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def has_master(p: Tensor, group: Dict[str, Any]) -> bool:
 
 
 def begin(p: Tensor, place: int, row_major: bool = False) -> Dict[str, Tensor]:
-    """What the state has of the master of a parameter that begins as it is."""
+    """The entries of the state for a master that begins as a copy of the parameter."""
     if p.dtype == torch.float16:
         return {MASTER: zeros(p, torch.float32, place, row_major).copy_(p.detach())}
     return {MASTER_LOW: zeros(p, torch.int16, place, row_major)}
@@ -40,9 +40,9 @@ def join(p: Tensor, low: Tensor) -> Tensor:
 
 
 def split(p: Tensor, master: Tensor, place: int, row_major: bool = False) -> Tensor:
-    """The lower half of a master, cut as its parameter is, which becomes the upper one.
+    """The lower half of a master, cut like its parameter, which becomes the upper half.
 
-    Where the parameter is not what the master rounds to, it is what others wrote: it stays, and becomes the master.
+    An element of the parameter that is not the rounded master was written by others: it stays, and becomes the master.
     """
     ours, theirs = local(master).view(torch.int32), local(p).detach().view(torch.int16)
     nan = local(master).isnan()
@@ -58,14 +58,14 @@ def split(p: Tensor, master: Tensor, place: int, row_major: bool = False) -> Ten
 
 
 def followed(p: Tensor, master: Tensor) -> Tensor:
-    """The master with what others wrote to the parameter since it was copied there, as the next step will have it."""
+    """The master as the next step will see it, with the values that others have written to the parameter."""
     ours, theirs = local(master), local(p).detach()
     same = ours.to(theirs.dtype).view(torch.int16) == theirs.view(torch.int16)
     return torch.where(same, ours, theirs.to(ours.dtype))
 
 
 def exported(state: Dict[str, Any]) -> Dict[str, Any]:
-    """A state as state dicts have it."""
+    """A state for state dicts."""
     return {**state, MASTER_LOW: retyped(state[MASTER_LOW], torch.bfloat16)} if MASTER_LOW in state else state
 
 
@@ -74,5 +74,5 @@ def _upper(bits: Tensor) -> Tensor:
 
 
 def _narrow(bits: Tensor) -> Tensor:
-    """The lower halves: no number is outside of int16 when it is converted, which is not the same everywhere."""
+    """The lower halves, by a conversion of numbers within int16: others convert differently on different machines."""
     return (bits.mul(1 << 16) >> 16).to(torch.int16)

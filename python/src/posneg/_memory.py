@@ -1,7 +1,7 @@
-"""Where large tensors of the state lie: each at another offset within a page, on huge pages where the system has them.
+"""Memory of large tensors of the state: each at another offset within a page, on huge pages if the system has them.
 
-docs/performance.md says what this is worth. They are ordinary tensors: each is the whole of its storage, whose memory goes back to the
-system with it. Only resizing the storage is refused, as that of a tensor over a NumPy array is.
+docs/performance.md has measurements. These are ordinary tensors: each is the whole of its storage, and its memory goes back to the system
+with it. Only resizing the storage is refused, as for a tensor over a NumPy array.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _CAN_MAP = hasattr(mmap, "MADV_HUGEPAGE")  # Linux
 
 
 def zeros(p: Any, dtype: torch.dtype, place: int, row_major: bool = False) -> Any:
-    """Zeros for each element of a parameter, laid out as it is, or in row-major order; place tells apart the tensors that a step runs
-    through side by side."""
+    """Zeros for each element of a parameter, in its layout or in row-major order. place is another number for each tensor that a step
+    reads or writes side by side."""
     order = torch.contiguous_format if row_major else torch.preserve_format
     model = torch.empty_like(local(p), dtype=dtype, device="meta", memory_format=order)
     part = None

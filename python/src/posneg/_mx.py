@@ -1,10 +1,10 @@
-"""Momenta in mxfp8: elements of a byte (E4M3), and for each block of 32 a scale of a byte (E8M0), as OCP Microscaling has them.
+"""Momenta in mxfp8 (MXFP8 of OCP Microscaling): one byte per element (E4M3), and one scale byte (E8M0) for each block of 32.
 
-Blocks begin anew at each row, the elements of one index of the first dimension, so that a parameter that is cut between rows has the bits
-of the whole. A parameter of one dimension has rows of one element, or if it is large none: blocks then lie one behind the other.
-Elements lie in row-major order, whatever the parameter's strides: its own copy for the time of a step does, too.
+Each row, that is, each index of the first dimension, begins a new block, so that a parameter that is cut between rows has the bits of the
+whole. A parameter of one dimension has rows of one element, or no rows if it is large. Elements are in row-major order, whatever the
+parameter's strides; a parameter in another order is copied for a step.
 
-State dicts have the bits of both as torch.uint8, which torch's tools send from process to process and pickle, as they do not float8.
+State dicts have the bits of both as torch.uint8, which torch's tools can pickle and send between processes; float8 they cannot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7; before, float8_e4m3fn was the
 else:
     ELEMENTS, SCALES = torch.uint8, torch.uint8
 BLOCK = 32
-MOST_SINGLE = 1 << 16  # elements of one dimension up to which each has a scale of its own, so that any cut is between blocks
+MOST_SINGLE = 1 << 16  # up to this length, each element of one dimension has its own scale, so that any cut is between blocks
 
 
 def scales_name(slot: str) -> str:
@@ -42,7 +42,7 @@ def row_of(shape: Sequence[int]) -> int:
 
 
 def scales_shape(shape: Sequence[int], row: int) -> Tuple[int, ...]:
-    """One dimension if there are no rows, or else rows and the blocks of each."""
+    """One dimension without rows, or else the number of rows and of blocks in each."""
     n = prod(shape)
     if not row:
         return (_blocks(n),) if len(shape) < 2 else (shape[0], 0)
@@ -50,7 +50,7 @@ def scales_shape(shape: Sequence[int], row: int) -> Tuple[int, ...]:
 
 
 def row_in(n: int, shape: Sequence[int]) -> Optional[int]:
-    """The rows of n elements whose scales have a shape, and 0 if these lie as they would without rows; None if none have."""
+    """The row length of n elements whose scales have this shape; 0 if they lie as without rows; None if no row length fits."""
     row = 0
     if len(shape) == 2:
         if n and (not shape[0] or n % shape[0]):
@@ -75,7 +75,7 @@ def check_cut(p: Any, owner: str) -> None:
     part, offset = part_of(p.shape, p.device_mesh, p.placements)
     if tuple(part[2:]) != tuple(p.shape[2:]):
         raise ValueError(
-            f"posneg: {owner} is cut along dimension 2 or a later one, where its state in mxfp8 cannot be cut: use dimension 0"
+            f"posneg: {owner} is cut along dimension 2 or later, but mxfp8 state can be cut only along dimensions 0 and 1: use dimension 0"
         )
     row = row_of(p.shape)
     if not prod(part) or row and tuple(part[1:]) == tuple(p.shape[1:]):
@@ -87,21 +87,21 @@ def check_cut(p: Any, owner: str) -> None:
         if border % BLOCK and border != whole:
             below = border - border % BLOCK
             raise ValueError(
-                f"posneg: {owner} is cut at element {border} of {of}, within a block of its state in mxfp8: it can be cut at {below} or "
+                f"posneg: {owner} is cut at element {border} of {of}, within a block of its mxfp8 state: it can be cut at {below} or "
                 f"{below + BLOCK}" + (", or anywhere along dimension 0" if row else "")
             )
     blocks, at = part_of(scales_shape(p.shape, row), p.device_mesh, _placements_of_scales(p))
     if (blocks[axis], at[axis] * BLOCK) != (_blocks(end - begin), begin):
         raise ValueError(
-            f"posneg: {owner} is cut at elements {begin} and {end} of {of}, and torch would cut the scales of its state in mxfp8 at "
-            f"{at[axis] * BLOCK} and {(at[axis] + blocks[axis]) * BLOCK}: cut it into parts that are multiples of {BLOCK} and all equal"
+            f"posneg: {owner} is cut at elements {begin} and {end} of {of}, but torch would cut the scales of its mxfp8 state at "
+            f"{at[axis] * BLOCK} and {(at[axis] + blocks[axis]) * BLOCK}: cut it into equal parts that are multiples of {BLOCK}"
         )
 
 
 def first_element(p: Any) -> int:
-    """The number by which the first element here draws: its number in the whole, unless rows are cut.
+    """The number of the first element for random numbers: its number in the whole, unless rows are cut.
 
-    Parts of rows draw other numbers than the whole, and none draw the same: blocks of all ranks' rows lie one behind the other.
+    Parts of rows draw other numbers than the whole, and no two parts draw the same: the blocks of all ranks' rows are numbered in a row.
     """
     if not is_cut(p):
         return 0
@@ -118,14 +118,14 @@ def first_element(p: Any) -> int:
 
 
 def begin(p: Tensor, name: str, place: int) -> Dict[str, Tensor]:
-    """What the state has of a momentum that is zero."""
+    """The entries of the state for a momentum that is zero."""
     scales = torch.empty(scales_shape(local(p).shape, local_row(p)), dtype=SCALES, device="cpu")
     scales.view(torch.uint8).zero_()
     return {name: zeros(p, ELEMENTS, place, row_major=True), scales_name(name): _of_scales(scales, p)}
 
 
 def pack(p: Tensor, name: str, place: int, numbers: Tensor) -> Dict[str, Tensor]:
-    """The same of a momentum in float32, of this process's part in row-major order, rounded to nearest."""
+    """The entries of the state for a float32 momentum (this process's part, in row-major order), rounded to nearest."""
     packed = begin(p, name, place)
     convert(_vector(local(packed[name]), local(packed[scales_name(name)]), local_row(p)), _vector(numbers))
     return packed
@@ -149,7 +149,7 @@ def widened(state: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def laid_out(p: Any, name: str, elements: Any, scales: Any) -> Optional[Dict[str, Tensor]]:
-    """The same of what somebody has set or loaded, and check() has passed; None if its blocks are others."""
+    """The entries of the state for elements and scales that others have set or loaded, after check(); None if their blocks differ."""
     wanted = scales_shape(p.shape, row_of(p.shape))
     if tuple(scales.shape) != wanted:
         if is_cut(scales) or row_in(p.numel(), scales.shape) != row_in(p.numel(), wanted):
@@ -160,7 +160,7 @@ def laid_out(p: Any, name: str, elements: Any, scales: Any) -> Optional[Dict[str
 
 
 def _arranged(t: Any, p: Any, dtype: torch.dtype, placements: Any) -> Any:
-    """Bits as numbers of a type, in row-major order, and cut as the parameter is."""
+    """Bits as numbers of a type, in row-major order, and cut like the parameter."""
     if type(t) is Tensor and not is_cut(p) and t.dtype == dtype and t.device.type == "cpu" and t.is_contiguous():
         return t
     t = cut_as(retyped(t.detach(), torch.uint8), p, placements)
@@ -169,7 +169,7 @@ def _arranged(t: Any, p: Any, dtype: torch.dtype, placements: Any) -> Any:
 
 
 def _placements_of_scales(p: Any) -> Any:
-    """Those of the parameter. What is not cut has none along a dimension that scales do not have."""
+    """The placements of a parameter's scales: the parameter's own, without dimensions that scales do not have."""
     from torch.distributed.tensor import Replicate
 
     return tuple(Replicate() if getattr(placement, "dim", 0) > 1 else placement for placement in p.placements)
@@ -182,13 +182,13 @@ def _of_scales(part: Tensor, p: Any) -> Any:
 
 
 def exported(state: Dict[str, Any]) -> Dict[str, Any]:
-    """A state as state dicts have it."""
+    """A state for state dicts."""
     bits = {k: retyped(t, torch.uint8) for k, t in state.items() if isinstance(t, Tensor) and t.dtype in (ELEMENTS, SCALES)}
     return {**state, **bits} if bits else state
 
 
 def point(vector: Any, elements: Tensor, scales: Tensor, row: int) -> None:
-    """Has a VECTOR be a momentum."""
+    """Sets a VECTOR to a momentum."""
     vector["data"], vector["length"], vector["dtype"] = address(elements), elements.numel(), MXFP8
     vector["scales"], vector["row"] = address(scales), row
 
@@ -203,7 +203,7 @@ def _vector(t: Tensor, scales: Optional[Tensor] = None, row: int = 0) -> Any:
 
 
 def check(p: Tensor, name: str, elements: Any, scales: Any, owner: str) -> None:
-    """Reports what cannot be a momentum in mxfp8."""
+    """Reports values that cannot be a momentum in mxfp8."""
     for key, t, dtype in ((name, elements, ELEMENTS), (scales_name(name), scales, SCALES)):
         if not isinstance(t, Tensor) or t.dtype not in (dtype, torch.uint8) or t.layout is not torch.strided or t.is_meta:
             found = f"{t.dtype} on {t.device}" if isinstance(t, Tensor) else f"a {type(t).__name__}"

@@ -1,8 +1,8 @@
-"""Which random numbers a parameter draws where steps round stochastically: those of a seed, of a number of its own, and of its elements'.
+"""The random numbers of stochastic rounding. They depend on the seed, on a number of the parameter, and on the elements' numbers.
 
-The number must tell parameters apart, repeat after a restart, and not depend on how they are shared out among optimizers or processes:
-a place in a list will not do. It comes from the parameter's name if the optimizer knows it, or else from its shape and content. Equal
-ones are counted, in the order in which this process meets them.
+A parameter's number must differ from others, repeat after a restart, and not depend on how parameters are distributed over optimizers and
+processes; so a place in a list will not do. It comes from the parameter's name if the optimizer knows it, or else from its shape and
+content. Parameters that look equal are counted, in the order in which this process meets them.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ._masters import has_master
 from ._placements import first_element, is_cut
 from ._state import ROUNDING, as_number, has_blocks, state_dtype
 
-_SAMPLE = 256  # elements that the content is told by
+_SAMPLE = 256  # elements that stand for the content
 
 Name = Union[str, int, None]  # an int is the number itself
 
-_numbers: Dict[int, Tuple[Any, int]] = {}  # by id, a parameter without a name and its number for as long as it lives
-_met: Dict[int, int] = {}  # how many parameters there were of each look; never fewer, since the collector comes when it likes
+_numbers: Dict[int, Tuple[Any, int]] = {}  # by id: parameters without names, and their numbers, as long as they exist
+_met: Dict[int, int] = {}  # the number of parameters of each look so far; never decreases, since collection is not deterministic
 _lock = threading.Lock()
 
 
 def draws(p: Tensor, slots: Sequence[str], group: Dict[str, Any]) -> bool:
-    """Whether steps of a parameter draw random numbers: those that store it or averages of squares in bfloat16, or momenta in mxfp8."""
+    """Whether steps of a parameter draw random numbers: if they store it or averages of squares in bfloat16, or momenta in mxfp8."""
     if p.dtype == torch.bfloat16 and not has_master(p, group):
         return True
     return has_blocks(p, group, slots) or any(state_dtype(p, group, s) == torch.bfloat16 for s in slots if "avg_sq" in s)
 
 
 def rounding(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict[str, Any], name: Name) -> Tuple[int, int, int]:
-    """The seed, the parameter's number and that of the first element here, which a state without them is given."""
+    """The seed, the parameter's number and the first element's number. A state without them gets them."""
     if state.get(ROUNDING) is None:
         state[ROUNDING] = _number(p, name)
     packed = as_number(state[ROUNDING], "a parameter")
@@ -46,7 +46,7 @@ def rounding(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict
 
 
 def take_names(param_group: Dict[str, Any]) -> None:
-    """Has a group of pairs of names and parameters keep the names apart, as torch does from 2.6 on."""
+    """Splits a group of (name, parameter) pairs into names and parameters, as torch 2.6 does."""
     params: Any = param_group.get("params")
     if isinstance(params, (Tensor, set)) or not hasattr(params, "__iter__"):
         return
@@ -57,14 +57,14 @@ def take_names(param_group: Dict[str, Any]) -> None:
 
 
 def packed(saved: Tuple[int, int, int], seed: int) -> int:
-    """What a state has for a parameter that has drawn by the numbers of a file, so that it goes on with them under another seed."""
+    """The ROUNDING of a state that continues with the random numbers of a file under another seed."""
     its_seed, tensor, first = saved
     # The engine draws by scramble(seed) + tensor: rounding.go.
     return (tensor + _scramble(its_seed) - _scramble(seed)) % 2**64 + (first << 64)
 
 
 def param_names(group: Dict[str, Any]) -> List[Name]:
-    """The names of a group's parameters, as torch keeps them."""
+    """The names of a group's parameters, where torch keeps them."""
     names: Any = group.get("param_names")
     if names is None:
         return [None] * len(group["params"])
@@ -89,7 +89,7 @@ def _number(p: Tensor, name: Name) -> int:
 
 
 def _content(p: Tensor) -> Optional[bytes]:
-    """Some elements; of a DTensor none, since those that are here depend on how it is cut."""
+    """Some elements; none of a DTensor, since this process's elements depend on how it is cut."""
     if is_cut(p):
         return None
     count = min(p.numel(), _SAMPLE)

@@ -66,14 +66,14 @@ class Source:
 
 
 def read_header(source: Source) -> Tuple[Dict[str, str], Dict[str, Entry]]:
-    """The metadata and the tensors. It is checked that every byte of the data belongs to exactly one tensor, of that size."""
+    """The metadata and the tensors. Checks that every byte of the data belongs to exactly one tensor, of that size."""
     if source.size < 8:
-        raise ValueError(f"has {source.size} bytes, and no header: it is not a safetensors file")
+        raise ValueError(f"has only {source.size} bytes and no header: it is not a safetensors file")
     length = bytearray(8)
     source.read_into(0, memoryview(length))
     n = int.from_bytes(length, "little")
     if n > min(_MOST_HEADER, source.size - 8):
-        raise ValueError(f"would have a header of {n} bytes, and has {source.size}: it is cut short, or not a safetensors file")
+        raise ValueError(f"has {source.size} bytes, but its header would have {n}: it is cut short, or not a safetensors file")
     header = bytearray(n)
     source.read_into(8, memoryview(header))
     try:
@@ -98,7 +98,7 @@ def _parse(text: str) -> Tuple[Dict[str, str], Dict[str, Entry]]:
             entries[name] = _entry(name, reader.value())
             continue
         if found:
-            raise ValueError(f"{_METADATA} is there twice")
+            raise ValueError(f"it has {_METADATA} twice")
         found = True
         for key in reader.object(metadata):
             metadata[key] = reader.string()
@@ -108,10 +108,10 @@ def _parse(text: str) -> Tuple[Dict[str, str], Dict[str, Entry]]:
 
 def _entry(name: str, parsed: Any) -> Entry:
     if not isinstance(parsed, dict) or parsed.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {short(name)} must have dtype, shape and data_offsets, and has {short(parsed)}")
+        raise ValueError(f"tensor {short(name)} must have dtype, shape and data_offsets, but has {short(parsed)}")
     dtype, shape, offsets = parsed["dtype"], parsed["shape"], parsed["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _NAMES:
-        raise ValueError(f"tensor {short(name)}: the dtype {short(dtype)} is unknown")
+        raise ValueError(f"tensor {short(name)}: unknown dtype {short(dtype)}")
     for what, list_, most in (("shape", shape, _MOST_DIMENSIONS), ("data_offsets", offsets, 2)):
         if not isinstance(list_, list) or len(list_) > most or not all(type(k) is int and 0 <= k < 2**63 for k in list_):
             raise ValueError(f"tensor {short(name)}: {what} is {short(list_)}, must be at most {most} integers from 0 to 2^63-1")
@@ -131,15 +131,15 @@ def _check_places(entries: Mapping[str, Entry], size: int) -> None:
         if e.begin != end or 8 * (e.end - e.begin) != bits:
             raise ValueError(
                 f"tensor {short(name)}: {e.dtype} of shape {short(list(e.shape))} cannot be the bytes {e.begin} to {e.end}, "
-                f"behind those of another tensor that end at {end}"
+                f"after another tensor that ends at {end}"
             )
         end = e.end
     if end != size:
-        raise ValueError(f"there are {size} bytes of data, but the tensors end at {end}: the file is cut short, or longer than it was")
+        raise ValueError(f"the data has {size} bytes, but the tensors end at {end}: the file was cut short or extended")
 
 
 def encode_header(metadata: Mapping[str, str], tensors: Mapping[str, Tuple[str, Tuple[int, ...]]]) -> Tuple[bytes, List[str]]:
-    """The beginning of a file of tensors with a dtype and a shape, and the order in which their data follows: largest elements first."""
+    """The beginning of a file of tensors with a dtype and a shape, and the order of their data, largest elements first."""
     order = sorted(tensors, key=lambda name: -_BITS[tensors[name][0]])
     header: Dict[str, Any] = {_METADATA: dict(metadata)}
     end = 0
@@ -160,7 +160,7 @@ def memory(t: Tensor) -> memoryview:
 
 
 def pieces(t: Tensor) -> Iterator[memoryview]:
-    """The bytes of such a tensor as a file has them, in little-endian order."""
+    """The bytes of such a tensor in a file's little-endian order."""
     m = memory(t)
     for at in range(0, len(m), PIECE):
         piece = m[at : at + PIECE]
