@@ -10,10 +10,10 @@ import (
 	"github.com/posneg/pnm/internal/equations"
 )
 
-// Scalars are the fields of the engine's scalars, in order: where a kernel finds its coefficients.
+// Scalars are the fields of the engine's scalars, in order. They give the offsets of a kernel's coefficients.
 var Scalars = []string{"gs", "l2", "keep", "beta1", "alpha1", "beta2", "alpha2", "k1", "k2", "r", "eps", "lo", "hi"}
 
-// A Kernel is one assembly function for each element type and ISA: its body updates as many vectors of each stream as it is given.
+// A Kernel is one assembly function for each element type and ISA. Its body updates the given number of vectors of each stream.
 type Kernel struct {
 	Name    string
 	Form    equations.Form // of a rule
@@ -55,7 +55,7 @@ var (
 	F16  = Type{Name: "F16", goName: "uint16", size: 2}
 )
 
-// Types are those that rules compute in, sumTypes those whose squares are summed.
+// Types are the types in which rules compute, sumTypes those whose squares can be summed.
 var (
 	Types    = []Type{Float32, Float64}
 	sumTypes = []Type{Float32, Float64, BF16, F16}
@@ -80,8 +80,8 @@ var (
 		mixedKeeps: 13, mixedConstants: []string{"first", "second", "half", "upper"}}
 )
 
-// keeps is how many coefficients stay in registers where so many operands, of so many vectors, are alive at once: one more register takes those
-// after them, which are read again each time.
+// keeps is the number of coefficients that stay in registers if that many operands, each of that many vectors, are alive at once. The
+// others are read each time, into one more register.
 func (isa ISA) keeps(alive, vectors int) int { return isa.registers - vectors*alive - 1 }
 
 // half is the lower half of a register.

@@ -9,9 +9,9 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// Momenta in mxfp8: a pass is a block. As f16, the bits of an E4M3 number stand for 2⁻⁸ of it: all conversions go that way.
+// Momenta in mxfp8: a pass is a block. Read as f16, the bits of an E4M3 number stand for 2⁻⁸ times that number; all conversions use this.
 
-// scaleOf is where the scale of the pass's block is.
+// scaleOf is the address of the scale of the pass's block.
 func (m *mixed) scaleOf(stream string) Mem {
 	block := GP64()
 	MOVQ(m.at, block)
@@ -52,7 +52,7 @@ func (m *mixed) unpack(x Operand, stream string) {
 	}
 }
 
-// unpackRare makes NaNs of 1.875, and multiplies by 2⁶⁴ if the scale is above 246: the factor of such a scale is smaller by that.
+// unpackRare turns 1.875 into NaN, and multiplies by 2⁶⁴ if the scale is above 246: the table has smaller factors for such scales.
 func (m *mixed) unpackRare(x Operand, scale reg.GPVirtual) {
 	for _, x := range x {
 		const equal = 0
@@ -136,8 +136,8 @@ func (m *mixed) pack(x Operand, stream string) {
 	Label(end)
 }
 
-// packScaled packs a block whose largest finite magnitude has the bits most. Where there is something to replace, replace does so in y,
-// which was made of x.
+// packScaled packs a block whose largest finite magnitude has the bits most. replace, if not nil, replaces elements in y, which was made
+// from x.
 func (m *mixed) packScaled(x Operand, stream string, most reg.GPVirtual, replace func(x, y Op)) {
 	Comment("scale = max(exponent of most/1.75, rounded up, − 8, 0)")
 	zero := GP32()
@@ -183,7 +183,7 @@ func (m *mixed) packScaled(x Operand, stream string, most reg.GPVirtual, replace
 	}
 }
 
-// largestBits returns the largest of all magnitudes, which it may change.
+// largestBits returns the bits of the largest magnitude. It may change its operands.
 func (m *mixed) largestBits(x Operand) reg.GPVirtual {
 	for n := len(x); n > 1; n /= 2 {
 		for i := range n / 2 {
@@ -231,7 +231,7 @@ func (m *mixed) insertUpper(x, y Op) Op {
 	return both
 }
 
-// inRegister is a constant for instructions that take none from memory.
+// inRegister is a constant for instructions that cannot take one from memory.
 func (m *mixed) inRegister(name string) Op {
 	x := m.vec()
 	VMOVUPS(m.constant(name), x)
@@ -248,8 +248,8 @@ func (m *mixed) factor(scale reg.GPVirtual, first int) Op {
 
 var scaleTable *Mem
 
-// scaleFactors are 2^(scale−119) for all scales, which unpack, and then 2^(119−scale), which pack. Those above 246 are smaller by 2⁶⁴: see
-// unpackRare. The scale 255 is a NaN.
+// scaleFactors are 2^(scale−119) for all scales, to unpack, and then 2^(119−scale), to pack. Factors of scales above 246 are smaller by
+// 2⁶⁴: see unpackRare. The scale 255 is a NaN.
 func scaleFactors() Mem {
 	if scaleTable == nil {
 		var factors [2 * 256]uint32

@@ -5,8 +5,7 @@ import (
 	"strings"
 )
 
-// A Target is what the kernels of an architecture are called by, and which there are. The last of several instruction sets is the
-// one to be asked for.
+// A Target has the kernels of an architecture and their names. Of several instruction sets, calls test for the last one.
 type Target struct {
 	ISAs  []string // the last parts of the kernels' names
 	Rules []Kernel // those with kernels for all types
@@ -16,14 +15,14 @@ type Target struct {
 // AMD64 has all kernels that package asm describes.
 var AMD64 = Target{[]string{AVX2.Name, AVX512.Name}, Rules, Rules}
 
-// Calls returns Go source of the functions that call the kernels, those of the active tier, and of the sets of forms that have some:
+// Calls returns Go source of the functions that call the active tier's kernels, and of the sets of forms that have kernels:
 //
 //	func updateType(f form, c, p, g, m, n, v, x *T, count, ahead int)
 //	func updateMixed(f form, b *mixed, n, ahead int)
 //	func sumSquaresType(sums *uint64, w *float64, g *T, n, ahead int)
 //
-// The calls are direct ones: what a function value is given would escape to the heap. A stream is named in Go by its first
-// letter (Go's assembler has a register called g).
+// The calls are direct: arguments of a function value would escape to the heap. In Go, a stream's name is its first letter, since Go's
+// assembler has a register called g.
 func (t Target) Calls() string {
 	var b strings.Builder
 	b.WriteString("\n// The forms that have kernels.\nconst (\n")
@@ -52,7 +51,7 @@ func (t Target) Calls() string {
 	return b.String()
 }
 
-// set is Go source of a set of forms.
+// set returns Go source of a set of forms.
 func set(rules []Kernel) string {
 	if len(rules) == 0 {
 		return "0"

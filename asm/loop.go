@@ -14,10 +14,10 @@ import (
 //
 //	func name(c, p, grad, … *T, count, ahead int)
 //
-// c is where the coefficients are, then come the streams. It runs the body over count elements of each stream: as many vectors at a time
-// as a pass has, then one at a time, then the rest under a mask. If ahead is not 0, it takes all vectors one at a time, and prefetches each
-// stream that many bytes in front of its loads. The arithmetic has the same instructions everywhere, so that an element's bits do not
-// depend on its position.
+// c points to the coefficients; the streams follow. The function runs the body over count elements of each stream: first a pass of several
+// vectors at a time, then one vector at a time, then the rest under a mask. If ahead is not 0, it takes all vectors one at a time, and
+// prefetches each stream that many bytes ahead of its loads. The arithmetic has the same instructions everywhere, so that an element's bits
+// do not depend on its position.
 func (k Kernel) Emit(t Type, isa ISA) {
 	name := k.Name + t.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, k.signature(t))
@@ -67,7 +67,7 @@ func (k Kernel) signature(t Type) string {
 	return fmt.Sprintf("func(c, %s *%s, count, ahead int)", strings.Join(k.args(), ", "), t.goName)
 }
 
-// emitLoop runs the body while there are elements enough for all vectors. At its end, left is what is left, less a pass.
+// emitLoop runs the body while enough elements for all vectors are left. At its end, left is the number of remaining elements minus a pass.
 func (k Kernel) emitLoop(v *Vectors, left reg.Register, pass, enter string) {
 	bytes := v.n * v.width
 	JMP(LabelRef(enter))

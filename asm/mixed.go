@@ -9,11 +9,11 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// fields are where the engine's mixed has what a kernel needs, in bytes; its coefficients come first.
+// fields are the offsets, in bytes, of the fields of the engine's mixed; its coefficients come first.
 var fields = map[string]int{"formats": 52, "counter": 56, "key": 60,
 	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120, "ms": 128, "ns": 136}
 
-// The engine's sets of formats consist of these.
+// The bits of the engine's sets of formats.
 const (
 	gradBF16 = 1 << iota
 	gradF16
@@ -27,19 +27,19 @@ const (
 	follow
 	momentMX
 
-	// A kernel finds these in its coefficients.
+	// A kernel derives these from its coefficients.
 	coupled
 	gradScaled // gs is not 1, or gradients are clipped
 )
 
-// wordStep is the engine's: what the counters of two words in a row differ by.
+// wordStep is the engine's: the difference between the counters of two consecutive words.
 const wordStep uint32 = 0x9e3779b9
 
-// narrow are the formats by which a stream's elements have 16 bits.
+// narrow are the formats in which a stream's elements have 16 bits.
 var narrow = map[string]int{"p": paramBF16 | paramLow, "grad": gradBF16 | gradF16, "m": stateBF16, "n": stateBF16, "v": stateBF16, "x": stateBF16}
 
-// A mixed gives Vectors streams of several formats: loads widen them to the float32 that a body works on, stores round it.
-// One kernel serves all sets of formats: it branches on the set wherever a stream is touched, always the same way in a call.
+// A mixed gives Vectors streams of several formats: loads widen to float32, in which the body computes, and stores round.
+// One kernel serves all sets of formats: it branches on the set at each load and store, always the same way in a call.
 type mixed struct {
 	*Vectors
 	formats   reg.Register
@@ -69,8 +69,8 @@ func mixedRule(rule Kernel) Kernel {
 	return k
 }
 
-// mixedPass is how many elements a pass of a mixed kernel has, as a block of the engine's: the elements that share random words, or an
-// mxfp8 scale.
+// mixedPass is the number of elements in a pass of a mixed kernel. It is a block of the engine: the elements that share random words, or
+// an mxfp8 scale.
 const mixedPass = 32
 
 const mixedSignature = "func(c *float32, count, ahead int)"
@@ -79,8 +79,8 @@ const mixedSignature = "func(c *float32, count, ahead int)"
 //
 //	func name(c *float32, count, ahead int)
 //
-// c is the first field of a mixed, count a positive multiple of what the engine calls mixedBlock. It prefetches each stream that
-// it reads, in front of its loads: float32 by ahead bytes, others by as many elements. If ahead is 0, that is what it loads anyway.
+// c points to the first field of a mixed, and count is a positive multiple of the engine's mixedBlock. The function prefetches each stream
+// that it reads: float32 ahead bytes before its loads, others by as many elements. If ahead is 0, it prefetches what it then loads.
 func (k Kernel) EmitMixed(isa ISA) {
 	name := k.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, mixedSignature)
@@ -142,7 +142,8 @@ func (k Kernel) EmitMixed(isa ISA) {
 	RET()
 }
 
-// pairs returns the set of formats in which all is bf16, and whether there is a loop for it: AVX2 spends most of such a step on conversions.
+// pairs returns the set of formats in which everything is bf16, and whether it has its own loop: AVX2 spends most of such a step on
+// conversions.
 func (k Kernel) pairs(isa ISA) (all int, some bool) {
 	all = gradBF16 | paramBF16
 	if slices.Contains(k.Streams, "m") {
@@ -151,7 +152,7 @@ func (k Kernel) pairs(isa ISA) (all int, some bool) {
 	return all, isa.Name == AVX2.Name && len(k.Scalars) > 0
 }
 
-// findScaled finds whether there is anything to be done to gradients: what is done is a good part of what a kernel can spend.
+// findScaled determines whether gradients are scaled or clipped: that takes a good part of a kernel's time.
 func (m *mixed) findScaled() {
 	Comment("scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi")
 	set, end := m.label("scaled"), m.label("unscaled")
@@ -185,7 +186,7 @@ func (m *mixed) field(mov func(from, to Op), name string, to reg.Register) reg.R
 	return to
 }
 
-// either emits code for sets that have one of these formats, and other code, if there is any, for those that have none.
+// either emits code for sets with one of these formats and, if given, other code for sets without.
 func (m *mixed) either(formats int, has, hasNot func()) {
 	if m.pairs && formats&(coupled|gradScaled) == 0 {
 		if formats&(gradBF16|paramBF16|stateBF16|stochastic) != 0 {
@@ -210,12 +211,12 @@ func (m *mixed) either(formats int, has, hasNot func()) {
 	Label(end)
 }
 
-// vector is vector i of a stream in memory, of elements of so many bytes.
+// vector is vector i of a stream in memory, whose elements have the given size in bytes.
 func (m *mixed) vector(stream string, size uint8, i int) Mem {
 	return Mem{Base: m.streams[stream], Index: m.at, Scale: size, Disp: i * m.width / 4 * int(size)}
 }
 
-// prefetch prefetches as many lines of a stream as a pass loads.
+// prefetch prefetches the number of cache lines that a pass loads of a stream.
 func (m *mixed) prefetch(stream string, size uint8) {
 	for line := 0; line < m.elements()*int(size); line += cacheLine {
 		PREFETCHT0(Mem{Base: m.streams[stream], Index: m.fetched, Scale: size, Disp: line})
@@ -254,7 +255,7 @@ func (m *mixed) load(stream string) Operand {
 	return x
 }
 
-// join makes parameters of their lower halves in p and their upper ones in out.
+// join makes parameters from their lower halves in p and their upper halves in out.
 func (m *mixed) join(p Operand) {
 	m.prefetch("p", 2)
 	m.prefetch("out", 2)
@@ -276,7 +277,7 @@ func (m *mixed) join(p Operand) {
 	}
 }
 
-// follow has parameters that do not round to their copy take its value.
+// follow gives parameters that do not round to their copy the copy's value.
 func (m *mixed) follow(p Operand) {
 	m.prefetch("out", 2)
 	for i, p := range p {
@@ -383,7 +384,7 @@ func (m *mixed) roundF16(x Op, y reg.VecVirtual) {
 	VCVTPS2PH(U8(toNearestEven), x, m.half(y))
 }
 
-// split writes what join makes x of.
+// split writes x as the halves that join reads.
 func (m *mixed) split(x Op, i int) {
 	Comment("upper: (x + 0x8000)>>16")
 	m.storeHalf(m.cut(x, m.op1(VPADDD, m.constant("tie"), x), m.vec()), "out", i)
@@ -425,7 +426,7 @@ func (m *mixed) countOverflows(x Op) {
 	ADDQ(bits.As64(), m.overflows)
 }
 
-// nearest returns what has x, rounded to bf16 to nearest, to even in between, in its upper halves.
+// nearest returns vectors whose upper halves are x rounded to bf16, to nearest, ties to even.
 func (m *mixed) nearest(x Op) Op {
 	Comment("bf16: (x + x>>16&1 + 0x7fff)>>16")
 	odd := m.op1(VPSRLD, U8(31), m.op1(VPSLLD, U8(15), x))
@@ -463,8 +464,8 @@ func (m *mixed) storePacked(pack func(...Op), first, second Op, to Mem) {
 	VMOVDQU(y, to)
 }
 
-// cut puts the upper halves of a sum, of x and what rounds it, into the lower half of y. A NaN in x stays one: its upper half is
-// that of a NaN, for arithmetic made it quiet.
+// cut puts the upper halves of the sum of x and the rounding number into the lower half of y. A NaN in x stays a NaN: arithmetic has made
+// it quiet, so that its upper half is a NaN, too.
 func (m *mixed) cut(x, sum Op, y reg.VecVirtual) reg.VecVirtual {
 	sum = m.orNaN1(x, sum)
 	if m.ISA.Name == AVX512.Name {
@@ -475,7 +476,7 @@ func (m *mixed) cut(x, sum Op, y reg.VecVirtual) reg.VecVirtual {
 	return y
 }
 
-// gather is for AVX2: it puts those halves of x into the lower half of y of which the constant says where they are.
+// gather is for AVX2: it puts the halves of x that the constant selects into the lower half of y.
 func (m *mixed) gather(x Op, halves string, y reg.VecVirtual) {
 	const evenQuarters = 0 | 2<<2 // VPSHUFB gathers within 16 bytes
 	VPERMQ(U8(evenQuarters), m.op1(VPSHUFB, m.constant(halves), x), y)
@@ -485,7 +486,7 @@ func (m *mixed) storeHalf(y reg.VecVirtual, stream string, i int) {
 	VMOVUPS(m.half(y), m.vector(stream, 2, i))
 }
 
-// keepConstants puts those into registers that there are registers for.
+// keepConstants puts as many constants into registers as there are registers left.
 func (m *mixed) keepConstants() {
 	for _, name := range m.mixedConstants {
 		x := m.vec()
@@ -495,8 +496,7 @@ func (m *mixed) keepConstants() {
 	}
 }
 
-// draw draws the random words of a pass, if it has not done so before and there is anything to be rounded by them: half as many vectors as
-// it has of a stream.
+// draw draws the random words of a pass, once, and only if the set rounds stochastically: half as many vectors as the pass has of a stream.
 func (m *mixed) draw() {
 	if m.words != nil {
 		return
@@ -543,7 +543,7 @@ func (m *mixed) multiplyWords(factor string) {
 	}
 }
 
-// random returns the numbers of vector i: the first half of them are the lower halves of words, the others the upper ones.
+// random returns the random numbers of vector i: lower halves of words for the first half of the vectors, upper halves for the others.
 func (m *mixed) random(i int) Op {
 	if i < len(m.words) {
 		return m.op1(VANDPS, m.constant("low"), m.words[i])
@@ -584,8 +584,8 @@ func (m *mixed) unlessNaN(x Operand, numbers string) {
 	JZ(LabelRef(numbers))
 }
 
-// quieten makes NaNs of g those that rounding leaves NaNs, without a look at each: their upper halves are not all ones, or their lower ones
-// are 0. Parameters and state in bf16, which arithmetic may take NaNs from, too, have such, and so has mxfp8.
+// quieten turns the NaNs of g into NaNs that rounding keeps without a test: their upper halves are not all ones, or their lower halves are 0.
+// NaNs of parameters and state in bf16, which arithmetic may propagate, too, and of mxfp8 already are such NaNs.
 func (v *Vectors) quieten(g Operand) {
 	if v.mixed == nil {
 		return
@@ -621,13 +621,13 @@ func (m *mixed) constant(name string) Op {
 	panic("asm: no constant " + name)
 }
 
-// A constant is a vector of these numbers, over and over.
+// A constant is a vector that repeats these numbers.
 type constant struct {
 	name string
 	bits []uint32
 }
 
-// constants are what drawing and rounding need.
+// constants are the constants for drawing and rounding.
 func (isa ISA) constants() []constant {
 	lanes := uint32(isa.width / 4)
 	var number, even, upper []uint32

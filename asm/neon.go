@@ -10,8 +10,8 @@ import (
 
 const neon = "NEON"
 
-// NEON returns what is called of the kernels in update_arm64.s, which are written by hand, and Go source of their stubs. A rule
-// that lacks one is left out; whatever else is missing, or is there without being called, is an error.
+// NEON returns the target of the hand-written kernels in update_arm64.s, and Go source of their stubs. It leaves out a rule without
+// kernels; any other function that is missing, or not called, is an error.
 func NEON(source string) (t Target, stubs string, err error) {
 	has := map[string]bool{}
 	for _, f := range regexp.MustCompile(`(?m)^TEXT ·(\w+)\(`).FindAllStringSubmatch(source, -1) {

@@ -13,17 +13,17 @@ import (
 // Lanes divides the number of elements that a sum of squares takes.
 const Lanes = 32
 
-// Together is how many products of float32 share an anchor.
+// Together is the number of products of float32 that share an anchor.
 const Together = 4
 
 // EmitSumSquares emits, for one element type and ISA,
 //
 //	func sumSquares(sums *uint64, w *float64, grad *T, count, ahead int)
 //
-// which sums up, modulo 2⁶⁴, the bits of the sums s that norm.go shows: in sums[0] those with the anchor w[0], one for each product of float64 and
-// for each Together of others, and in sums[1] those with w[1]. sums[2] are the largest bits of |g|; of a float64, the largest upper and the
-// largest lower half. Behind them is room for Lanes numbers of float32 from the next border of a cache line on. count is a multiple of Lanes.
-// If ahead is not 0, it prefetches that many bytes in front of its loads.
+// which sums up, modulo 2⁶⁴, the bits of the sums s of norm.go: in sums[0] those with the anchor w[0], one for each product of float64, or
+// for each Together products of others, and in sums[1] those with w[1]. sums[2] is the largest bits of |g|; for float64, the largest upper and
+// the largest lower half. From the next cache line after them on, there is room for Lanes float32 numbers. count is a multiple of Lanes. If
+// ahead is not 0, the function prefetches that many bytes ahead of its loads.
 func EmitSumSquares(t Type, isa ISA) {
 	name := "sumSquares" + t.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, t.sumSignature())
@@ -89,7 +89,7 @@ type sumKernel struct {
 	largest      reg.VecVirtual
 }
 
-// line takes so many elements as there are lanes. The order in which they come does not matter.
+// line sums up Lanes elements. Their order does not matter.
 func (k *sumKernel) line() {
 	for at := 0; at < Lanes*k.size; at += k.width {
 		Comment("largest = max(largest, |grad|)")
@@ -129,9 +129,9 @@ func (k *sumKernel) squares64() {
 	}
 }
 
-// squares takes a line of float32. Their products are exact in float64, so that they may be fused with additions; they are never halfway
-// between multiples of any 2^52j, as no odd number times 2^(2k) is, so that it does not matter what s they are added to, even or odd; and four
-// of them still have room in s, which is upper plus less than 4·2^50 of its last places.
+// squares sums up a line of float32. Their products are exact in float64, so that they may be fused with additions. They are never halfway
+// between multiples of any 2^52j, since no odd number times 2^(2k) is; so it does not matter whether the s to which they are added is even
+// or odd. And four of them fit into s, which is upper plus less than 4·2^50 of its last places.
 func (k *sumKernel) squares(from reg.Register) {
 	var s reg.VecVirtual
 	for i := range Lanes * 8 / k.width {
@@ -156,8 +156,8 @@ func (k *sumKernel) squares(from reg.Register) {
 	}
 }
 
-// widen widens a line of 16 bits to float32, and puts it where instructions that widen it further may load it from: those widen what is
-// in a register in two operations, one of them a shuffle.
+// widen widens a line of 16-bit elements to float32 and stores it. Instructions that widen further then load it from memory: from a
+// register they take two operations, one of them a shuffle.
 func (k *sumKernel) widen() {
 	Comment("widen")
 	if k.Type.Name == F16.Name {
@@ -184,7 +184,7 @@ func (k *sumKernel) widen() {
 
 func (k *sumKernel) at(base reg.Register, disp int) Mem { return Mem{Base: base, Disp: disp} }
 
-// masks sets abs to the bits of elements but their signs, and odd to the upper halves of pairs.
+// masks sets abs to the bits of elements without their signs, and odd to the upper halves of pairs.
 func (k *sumKernel) masks() {
 	k.abs, k.odd = k.vec(), k.vec()
 	if k.ISA.Name == AVX512.Name {

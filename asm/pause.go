@@ -5,7 +5,7 @@ import (
 	. "github.com/mmcloughlin/avo/build"
 )
 
-// EmitPause emits what a worker does between two looks at what it waits for.
+// EmitPause emits the instruction that a worker executes between two polls.
 func EmitPause() {
 	TEXT("pause", attr.NOSPLIT, "func()")
 	Doc("pause takes some hundred cycles, and leaves the core to its other thread.")

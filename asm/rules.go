@@ -9,8 +9,8 @@ import (
 	"github.com/posneg/pnm/internal/equations"
 )
 
-// arithmetic is what the kernel of a form computes, with the operations of update_generic.go in their order. The step is a
-// numerator, divided by the root of the average of squares if there is one, as body puts them together.
+// arithmetic has the parts of a form's kernel, with the operations of update_generic.go in their order. body puts them together: the
+// step is a numerator, divided by the root of the average of squares if there is one.
 type arithmetic struct {
 	scalars   string                              // the coefficients of the two
 	direction func(v *Vectors, g Operand) Operand // made of the gradient and the momentum, which it updates
@@ -18,7 +18,7 @@ type arithmetic struct {
 	alive     int                                 // how many operands the body needs registers for at once: the rest is for coefficients
 }
 
-// forms is the arithmetic of each row of equations.Forms. Where it is nil, there are no kernels: the reference runs the form.
+// forms is the arithmetic of each row of equations.Forms. A form without arithmetic has no kernels: the reference runs it.
 var forms = [len(equations.Forms)]*arithmetic{
 	equations.PNM:           {"beta1 alpha1 k1 k2", momentum, difference, 2},
 	equations.AdaPNM:        {"beta1 alpha1 k1 k2", momentum, difference, 3},
@@ -31,7 +31,7 @@ var forms = [len(equations.Forms)]*arithmetic{
 	equations.Lion:          {"beta1 alpha1 beta2 alpha2 k1", interpolation, signed, 3},
 }
 
-// kernels has one for each form, and Rules those that have a body.
+// kernels has a kernel for each form, and Rules those with a body.
 var kernels, Rules = rules()
 
 func rules() (all, bodies []Kernel) {
@@ -54,7 +54,7 @@ func rules() (all, bodies []Kernel) {
 	return all, bodies
 }
 
-// allScalars are the coefficients of a form, those that it can best do without in a register last.
+// allScalars are the coefficients of a form; the last ones lose least if they are not in a register.
 func (a *arithmetic) allScalars(f equations.Form) (names []string) {
 	uses := strings.Fields("gs keep lo hi l2 " + a.scalars)
 	if f.Has("v") {
@@ -68,8 +68,8 @@ func (a *arithmetic) allScalars(f equations.Form) (names []string) {
 	return names
 }
 
-// body finishes a stream before it touches the next, in the order g, m, n, v, x, p, so that it does not matter to the caches how they lie
-// to each other. (Coupled decay is the exception.)
+// body finishes a stream before it touches the next one, in the order g, m, n, v, x, p (except for coupled decay). So the caches do not
+// suffer if streams have equal offsets.
 func (a *arithmetic) body(v *Vectors, f equations.Form) {
 	g := gradient(v)
 	d := a.direction(v, g)
@@ -109,7 +109,7 @@ func lookAhead(v *Vectors, g Operand) Operand {
 	return v.Add(g, v.Mul(v.C("beta1"), m))
 }
 
-// interpolation returns the average that the step is made of, and leaves another one.
+// interpolation returns the average from which the step is made, and stores another one.
 func interpolation(v *Vectors, g Operand) Operand {
 	Comment("d = beta1·m + alpha1·g")
 	d := v.Add(v.Mul(v.C("beta1"), v.In("m")), v.Mul(v.C("alpha1"), g))

@@ -10,8 +10,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// Vectors are so many vectors of each stream, from the current offset on, as a body sees them. In the rest of a slice there is one, of
-// which only the first lanes exist: the others read as zero and are not written.
+// Vectors are the vectors of each stream that a body works on, from the current offset on. At the end of a slice there is a single vector,
+// of which only the first lanes exist: the others read as zero and are not written.
 type Vectors struct {
 	Type
 	ISA
@@ -30,10 +30,10 @@ type Vectors struct {
 	ymask reg.Register // AVX2: the address of a vector with their sign bits set
 }
 
-// elements is how many elements of each stream the vectors have.
+// elements is the number of elements of each stream in the vectors.
 func (v *Vectors) elements() int { return v.n * v.width / v.size }
 
-// An Operand is one of an instruction for each of several vectors: n registers, or n addresses.
+// An Operand is an operand of an instruction for each of n vectors: n registers, or n addresses.
 type Operand []Op
 
 // maskFirst makes only the first n lanes exist; 0 < n < lanes.
@@ -73,7 +73,7 @@ var tailMask = sync.OnceValue(func() Mem {
 	return table
 })
 
-// mem is where vector i of a stream is.
+// mem is the address of vector i of a stream.
 func (v *Vectors) mem(stream string, i int) Mem {
 	return Mem{Base: v.streams[stream], Index: v.offset, Scale: 1, Disp: i * v.width}
 }
@@ -109,7 +109,7 @@ func (v *Vectors) Load(stream string) Operand {
 	})
 }
 
-// In returns a stream's vectors for use in one instruction.
+// In returns a stream's vectors as operands of one instruction.
 func (v *Vectors) In(stream string) Operand {
 	if v.mixed != nil || v.kmask != nil || v.ymask != nil {
 		return v.Load(stream)
@@ -118,7 +118,7 @@ func (v *Vectors) In(stream string) Operand {
 	return v.each(func(i int) Op { return v.mem(stream, i) })
 }
 
-// prefetch prefetches a stream as it is loaded, and not all streams at once: so many lines would have to wait for each other.
+// prefetch prefetches a stream when it is loaded. Prefetching all streams at once would make many lines wait for each other.
 func (v *Vectors) prefetch(stream string) {
 	if v.front != nil {
 		PREFETCHT0(Mem{Base: v.streams[stream], Index: v.front, Scale: 1})
@@ -146,7 +146,7 @@ func (v *Vectors) Store(x Operand, stream string) {
 	}
 }
 
-// keep puts coefficients into registers, the first of them and at most so many.
+// keep puts the first coefficients into registers, at most the given number.
 func (v *Vectors) keep(names []string, most int) {
 	for _, name := range names[:min(most, len(names))] {
 		if v.scalars[name] == nil {
@@ -175,7 +175,7 @@ func (v *Vectors) coefficient(name string) Mem {
 	return Mem{Base: v.coefficients, Disp: v.size * index(name)}
 }
 
-// IfCoupled emits what is done only if decay is coupled: l2 is not 0, and never −0. The branch goes the same way in a whole call.
+// IfCoupled emits code that runs only if decay is coupled: if l2 is not 0 (it is never −0). The branch goes the same way in a whole call.
 func (v *Vectors) IfCoupled(do func()) {
 	if v.mixed != nil {
 		v.mixed.either(coupled, do, nil)
@@ -188,7 +188,7 @@ func (v *Vectors) IfCoupled(do func()) {
 	Label(end)
 }
 
-// Scaled returns a stream's vectors, scaled and clipped: kernels for mixed formats leave that out where it would change nothing.
+// Scaled returns a stream's vectors, scaled and clipped. Kernels for mixed formats skip that if it would change nothing.
 func (v *Vectors) Scaled(stream string) (g Operand) {
 	clip := func() {
 		Comment("g = max(min(g, hi), lo)")
@@ -259,7 +259,7 @@ func (v *Vectors) Max(a, b Operand) Operand {
 	return y
 }
 
-// orNaN makes NaNs of what y has where x has one.
+// orNaN makes the elements of y NaN for which x is NaN.
 func (v *Vectors) orNaN(x, y Operand) Operand {
 	return v.each(func(i int) Op { return v.orNaN1(x[i], y[i]) })
 }
@@ -297,7 +297,7 @@ func (v *Vectors) Sign(x Operand) Operand {
 	})
 }
 
-// where returns y where a compares so with b, and +0 elsewhere.
+// where returns y if the comparison of a with b holds, and +0 elsewhere.
 func (v *Vectors) where(predicate uint8, a, b, y Op) Op {
 	if v.ISA.Name == AVX512.Name {
 		k, x := K(), v.vec()
@@ -314,7 +314,7 @@ func (v *Vectors) zero() reg.VecVirtual {
 	return x
 }
 
-// one is made of ones, shifted to where the number 1 has them.
+// one makes the number 1 from all ones by shifts.
 func (v *Vectors) one() Op {
 	x := v.zero()
 	if v.ISA.Name == AVX512.Name {
@@ -332,7 +332,7 @@ func (v *Vectors) one() Op {
 	return x
 }
 
-// Clamp brings x into [lo, hi], unless it is NaN: of a NaN and a number VMIN and VMAX return their second source.
+// Clamp clips x to [lo, hi], unless it is NaN: for a NaN and a number, VMIN and VMAX return their second source.
 func (v *Vectors) Clamp(x, lo, hi Operand) {
 	for i, x := range x {
 		v.vmin(x, hi[i], x)
