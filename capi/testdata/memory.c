@@ -133,7 +133,7 @@ static void refused(void) {
 	bad.data = (char *)bad.data + 2; /* within such memory */
 	REFUSED(PNM_ERROR_NOT_ALLOCATED, "vectors[0] is at 0x", pnm_free(&bad, 1));
 	CHECK(pnm_free(v, 3) == PNM_OK, "%s", pnm_last_error());
-	REFUSED(PNM_ERROR_NOT_ALLOCATED, "or which was freed", pnm_free(again, 3)); /* twice */
+	REFUSED(PNM_ERROR_NOT_ALLOCATED, "or was freed", pnm_free(again, 3)); /* twice */
 	CHECK(again[0].data != NULL, "a call that failed has written");
 }
 
