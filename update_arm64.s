@@ -2,15 +2,15 @@
 
 #include "textflag.h"
 
-// The kernels for NEON: the loops of update_generic.go, with the same operations on each element in the same order. Read from the top,
-// these are the instructions, the registers, what a loop takes at a time, the streams, the steps of the equations, the arguments, the
-// rules, the loop, what streams of 16 and 8 bits need, the loop for these, and then the functions: once for each element type, and
+// The kernels for NEON: the loops of update_generic.go, with the same operations on each element in the same order. From the top, this
+// file has the instructions, the registers, the units of a loop, the streams, the steps of the equations, the arguments, the
+// rules, the loop, the code for streams of 16 and 8 bits, the loop for these, and then the functions: once for each element type, and
 // once for mixed formats.
 
-// Instructions that Go 1.26's assembler lacks, with their operands in its order but registers by number: VFSUB(m, n, d) is
-// d = n − m, VFDIV(m, n, d) is d = n / m. The arrangement of those with sz is S4 or D2, by that; of the others see their
-// comments. internal/inspect checks that each is the instruction of its name, up to a _; where the assembler has that, a macro
-// may become it.
+// Instructions that Go 1.26's assembler lacks, with operands in its order and registers by number: VFSUB(m, n, d) is
+// d = n − m, VFDIV(m, n, d) is d = n / m. Instructions with sz have the arrangement S4 or D2, by sz; comments give the arrangement of
+// the others. internal/inspect checks that each macro encodes the instruction of its name, up to a _. Once the assembler has an
+// instruction, it can replace the macro.
 #define VFADD(m, n, d)  WORD $(0x4E20D400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFSUB(m, n, d)  WORD $(0x4EA0D400 | sz<<22 | (m)<<16 | (n)<<5 | (d))
 #define VFMUL(m, n, d)  WORD $(0x6E20DC00 | sz<<22 | (m)<<16 | (n)<<5 | (d))
@@ -26,7 +26,7 @@
 #define VFCVTL2(n, d)   WORD $(0x4E617800 | (n)<<5 | (d)) // the upper two
 #define VDUP_0(n, d)    WORD $(0x4E000400 | size<<16 | (n)<<5 | (d)) // of element 0
 
-// Those for elements of 16 bits, between H4 or the upper half of H8 and S4.
+// Instructions for elements of 16 bits, between H4 or the upper half of H8 and S4.
 #define VFCVTL_H(n, d)    WORD $(0x0E217800 | (n)<<5 | (d)) // the lower four f16 as float32
 #define VFCVTL2_H(n, d)   WORD $(0x4E217800 | (n)<<5 | (d)) // the upper four
 #define VFCVTN(n, d)      WORD $(0x0E216800 | (n)<<5 | (d)) // float32 to the lower four f16, the upper become zero
@@ -51,13 +51,13 @@
 #define VUZP1(m, n, d)    WORD $(0x4E401800 | (m)<<16 | (n)<<5 | (d)) // the lower halves of words, n's and then m's
 #define VUZP2(m, n, d)    WORD $(0x4E405800 | (m)<<16 | (n)<<5 | (d)) // the upper halves
 
-// Those for eight of 16 bits, H8.
+// Instructions for eight elements of 16 bits, H8.
 #define VADD_H(m, n, d)   WORD $(0x4E608400 | (m)<<16 | (n)<<5 | (d))
 #define VMUL_H(m, n, d)   WORD $(0x4E609C00 | (m)<<16 | (n)<<5 | (d))
 #define VUMAX_H(m, n, d)  WORD $(0x6E606400 | (m)<<16 | (n)<<5 | (d)) // without signs
 #define VUMAXV_H(n, d)    WORD $(0x6E70A800 | (n)<<5 | (d))           // the largest of all eight, in element 0
 
-// Those for bytes, B16.
+// Instructions for bytes, B16.
 #define VADD_B(m, n, d)   WORD $(0x4E208400 | (m)<<16 | (n)<<5 | (d))
 #define VCMEQ_B(m, n, d)  WORD $(0x6E208C00 | (m)<<16 | (n)<<5 | (d)) // −1 where n = m, 0 elsewhere
 #define VSHL_4B(n, d)     WORD $(0x4F0C5400 | (n)<<5 | (d)) // by 4
@@ -68,8 +68,8 @@
 #define VSHRN_7B(n, d)    WORD $(0x0F098400 | (n)<<5 | (d)) // of H8, what begins at bit 7, to the lower eight
 #define VSHRN2_7B(n, d)   WORD $(0x4F098400 | (n)<<5 | (d)) // to the upper eight
 
-// Those for integers, and comparisons, whose result is −1 where they hold and 0 elsewhere; all S4. Go has most, but not by
-// number.
+// Instructions for integers, and comparisons, whose result is −1 if they hold and 0 otherwise; all S4. Go has most of them, but not with
+// registers by number.
 #define VADD(m, n, d)   WORD $(0x4EA08400 | (m)<<16 | (n)<<5 | (d))
 #define VSUB(m, n, d)   WORD $(0x6EA08400 | (m)<<16 | (n)<<5 | (d))
 #define VMUL(m, n, d)   WORD $(0x4EA09C00 | (m)<<16 | (n)<<5 | (d))
@@ -86,14 +86,14 @@
 #define VFACGE(m, n, d) WORD $(0x6E20EC00 | (m)<<16 | (n)<<5 | (d))      // |n| ≥ |m|
 #define VFACGT(m, n, d) WORD $(0x6EA0EC00 | (m)<<16 | (n)<<5 | (d))      // |n| > |m|
 
-// Comparisons of the arrangement that sz selects, and what chooses by them.
+// Comparisons in the arrangement that sz selects, and instructions that select by their results.
 #define VFCMEQ(m, n, d) WORD $(0x4E20E400 | sz<<22 | (m)<<16 | (n)<<5 | (d)) // n = m
 #define VFCMGT_0(n, d)  WORD $(0x4EA0C800 | sz<<22 | (n)<<5 | (d))           // n > 0
 #define VFCMLT_0(n, d)  WORD $(0x4EA0E800 | sz<<22 | (n)<<5 | (d))           // n < 0
 #define VBIF(m, n, d)   WORD $(0x6EE01C00 | (m)<<16 | (n)<<5 | (d))          // d where m is −1, n where it is 0
 #define VBIT(m, n, d)   WORD $(0x6EA01C00 | (m)<<16 | (n)<<5 | (d))          // n where m is −1, d where it is 0
 
-// Addresses: of the coefficients and, in each stream, of what comes next.
+// Addresses: of the coefficients and, in each stream, of the next elements.
 #define atC    R0
 #define atP    R1
 #define atG    R2
@@ -108,11 +108,11 @@
 #define addr   R9
 #define coupled R25 // the bits of l2
 
-// Vectors, four of each stream. What takes one at a time uses the first. A stream that is done leaves its registers to another. Of
-// their numbers, and the pairs for loads and stores, one is picked: m4(second) is the momentum's second vector.
+// Vectors, four of each stream. Code that takes one at a time uses the first. When a stream is done, another one uses its registers.
+// The argument picks a register's number, or a pair for loads and stores: m4(second) is the momentum's second vector.
 #define g4(pick) pick(0, 1, 2, 3, (F0, F1), (F2, F3), (F0, F2), (F1, F3))
 #define m4(pick) pick(4, 5, 6, 7, (F4, F5), (F6, F7), (F4, F6), (F5, F7))
-#define u4(pick) m4(pick) // of which a step is made
+#define u4(pick) m4(pick) // from which a step is made
 #define n4(pick) pick(8, 9, 10, 11, (F8, F9), (F10, F11), (F8, F10), (F9, F11))
 #define d4(pick) n4(pick) // Lion's other average
 #define v4(pick) n4(pick)
@@ -149,18 +149,18 @@
 	FMOV ((i)*size)(atC), F(c(first)) \
 	VDUP_0(c(first), c(first))
 
-// COUPLED tells whether l2 is not 0; it is never −0.
+// COUPLED tests whether l2 is not 0; it is never −0.
 #define COUPLED \
 	MOVBITS size(atC), coupled
 
-// What a loop takes at a time, K: a pass of four vectors, a vector, an element, or a pass through streams of several formats. Each picks
-// its own of what is said for all, so that a rule is written once.
+// The units K of a loop: a pass of four vectors, a vector, an element, or a pass through streams of several formats. Each picks its
+// own from the variants of a macro, so that a rule is written once.
 #define PASS(pass, vector, element, mixed)    pass
 #define VECTOR(pass, vector, element, mixed)  vector
 #define ELEMENT(pass, vector, element, mixed) element
 #define MIXED(pass, vector, element, mixed)   mixed
 
-// EACH is an instruction for each vector, EACH1 one with a single source.
+// EACH is an instruction for each vector, EACH1 an instruction with a single source for each vector.
 #define EACH(K, I, a, b, c) K(FOUR, ONE, ONE, FOUR)(I, a, b, c)
 #define EACH1(K, I, a, b)   K(FOUR1, ONE1, ONE1, FOUR1)(I, a, b)
 #define FOUR(I, a, b, c) \
@@ -176,8 +176,8 @@
 #define ONE(I, a, b, c) I(a(first), b(first), c(first))
 #define ONE1(I, a, b)   I(a(first), b(first))
 
-// The streams S, by the letters of their roles: gradients, state as in internal/equations, and parameters. Each picks its own of what
-// is said for all.
+// The streams S, by the letters of their roles: gradients, state as in internal/equations, and parameters. Each picks its own from the
+// variants of a macro.
 #define ROLE_G(g, m, n, v, x, p) g
 #define ROLE_M(g, m, n, v, x, p) m
 #define ROLE_N(g, m, n, v, x, p) n
@@ -186,9 +186,9 @@
 #define ROLE_P(g, m, n, v, x, p) p
 #define AT(S) S(atG, atM, atN, atV, atX, atP)
 
-// LOAD loads what comes next in a stream to the vectors y, and STORE writes it back and goes on. READ loads and goes on. PEEK loads what
-// LOAD loads again later in the pass. They go on by an addition: where a store moves the address itself, that may wait for what is
-// stored, and the next pass for the address. A load of one element sets the rest of the register to zero.
+// LOAD loads the next elements of a stream into the vectors y, and STORE writes them back and advances. READ loads and advances. PEEK
+// loads elements that LOAD will load again later in the pass. They advance by an addition: if a store moved the address itself, the address
+// might wait for the stored data, and the next pass for the address. A load of one element sets the rest of the register to zero.
 #define LOAD(K, S, y)  K(LOAD_PASS, LOAD_VECTOR, LOAD_ELEMENT, LOAD_MIXED)(S, y)
 #define PEEK(K, S, y)  K(LOAD_PASS, LOAD_VECTOR, LOAD_ELEMENT, PEEK_MIXED)(S, y)
 #define READ(K, S, y)  K(READ_PASS, READ_VECTOR, READ_ELEMENT, READ_MIXED)(S, y)
@@ -220,8 +220,8 @@
 	FMOV F(y(first)), (AT(S)) \
 	ADD  $size, AT(S)
 
-// The steps of the equations, in vectors of the same letters. Each step is done with its stream; but parameters are read early where
-// decay is coupled.
+// The steps of the equations, in vectors of the same letters. Each step works on its own stream; but with coupled decay, parameters are
+// read early.
 
 // g = gs·g
 // g = max(min(g, hi), lo)         NaN if g is
@@ -314,10 +314,10 @@ CLIPPED(K):
 	EACH(K, VFSUB, u4, p4, p4)   \
 	STORE(K, ROLE_P, p4)
 
-// DRAW stands where the first store may be rounded stochastically: it makes random numbers in place of the gradients, if they are needed.
+// DRAW comes before the first store that may be rounded stochastically. It puts random numbers, if needed, in place of the gradients.
 #define DRAW(K) K(NONE, NONE, NONE, DRAW_MIXED)(ROLE_G, g4)
 
-// PACK stands where all vectors are free: it stores momenta that had to wait for the rest of their block.
+// PACK comes where all vectors are free: it stores momenta that had to wait for the rest of their block.
 #define PACK(K) K(NONE, NONE, NONE, PACK_MIXED)(ROLE_M, m4)
 #define NONE(S, y)
 
@@ -377,8 +377,8 @@ CLIPPED(K):
 	MOVD c+0(FP), atC \
 	MOVD count+8(FP), left
 
-// The rules, each from those before it: a rule is its coefficients, and the steps of its equations, one stream after the other: where
-// arrays lie alike within a page, lines of different streams would evict each other if a pass went through all of them at once.
+// The rules, each built from earlier ones. A rule is its coefficients and the steps of its equations, one stream after the other. If a pass
+// went through all streams at once, and their arrays had equal offsets within a page, lines of different streams would evict each other.
 
 #define SGD_COEFFICIENTS \
 	COEFFICIENT(gs, 0)   \
@@ -440,7 +440,7 @@ CLIPPED(K):
 	STEP(K)          \
 	PACK(K)
 
-// PNM and AdaPNM are these with a second momentum, which they only read.
+// PNM and AdaPNM are the rules above with a second momentum, which they only read.
 #define PNM_COEFFICIENTS \
 	SGD_MOMENTUM_COEFFICIENTS \
 	COEFFICIENT(k2, 8)
@@ -487,8 +487,7 @@ CLIPPED(K):
 	STEP(K)          \
 	PACK(K)
 
-// What benchmarks measure the rules against: their streams without arithmetic, by the roles of the state, and the divider without
-// streams.
+// Yardsticks for benchmarks: the rules' streams without arithmetic, by the roles of the state, and the divider without streams.
 #define LIMIT(K) \
 	READ(K, ROLE_G, g4) \
 	MOVE(K, ROLE_P, p4)
@@ -534,8 +533,8 @@ CLIPPED(K):
 	EACH1(K, VFSQRT, p4, t4) \
 	EACH(K, VFDIV, t4, p4, t4)
 
-// LOOP applies a rule to all elements: a cache line of each stream at a time, then a vector, then an element. An element
-// is alone in its vector, so that all go through the same instructions.
+// LOOP applies a rule to all elements: a cache line of each stream at a time, then a vector, then an element. A single element
+// is alone in a vector, so that all elements go through the same instructions.
 #define LOOP(RULE) \
 	B    enter            \
 pass: \
@@ -558,10 +557,10 @@ element: \
 	BNE  element          \
 done:
 
-// Streams of 16 bits, and of 8: widened to float32 as they are loaded, so that the steps above do the arithmetic, and rounded as they are
-// stored. update_mixed.go says what the formats are, format.go and rounding.go how numbers are rounded.
+// Streams of 16 and 8 bits: loads widen them to float32, so that the steps above do the arithmetic, and stores round. update_mixed.go
+// has the formats, and format.go and rounding.go define the rounding.
 
-// Where the fields of mixed are that follow its coefficients, and the bits of its formats.
+// The offsets of the fields of mixed after its coefficients, and the bits of its formats.
 #define mixed_formats   52
 #define mixed_counter   56
 #define mixed_key       60
@@ -592,7 +591,7 @@ done:
 #define wordStep   0x9e3779b9
 #define STEPS(n)   ((n)*wordStep & 0xffffffff)
 
-// What a loop for mixed formats has beside the registers above. Constants wait here until a vector is made of them.
+// Further registers of a loop for mixed formats. Constants are here until a vector is made from them.
 #define formats    R10
 #define atOut      R11 // the next element of the copy, or the next upper half
 #define overflowed R12 // how many parameters
@@ -609,12 +608,12 @@ done:
 #define fpcr       R24 // what FPCR was
 #define bits       R26
 
-// What it has in its frame, from RSP on: a block's momenta in float32, and the words drawn for it.
+// The content of its frame, from RSP on: a block's momenta in float32, and the words drawn for it.
 #define kept  16
 #define words (kept+128)
 
-// Vectors: the steps of counters to the first four words, and two of constants. Go's VDUP, which fills a vector from a general
-// register, has names of its own.
+// Vectors: the steps of counters to the first four words, and two constants. Go's VDUP, which fills a vector from a general
+// register, names registers differently.
 #define steps   16
 #define c0(any) 17
 #define c1(any) 18
@@ -625,7 +624,7 @@ done:
 #define c1B16   V18.B16
 #define tS4     V12.S4
 
-// The counts of shifts, the same for each vector.
+// Shift counts, the same for each vector.
 #define by13(any) 13
 #define by15(any) 15
 #define by16(any) 16
@@ -685,7 +684,7 @@ drawn:
 	VMUL_H(c0(first), y(second), y(second))
 
 // Rounding takes 16 elements from four vectors y to the first and third of z. To bf16, it adds less than 1<<16 and cuts the lower
-// half. That of a NaN is 0, START_ROUNDING sees to it, so that nothing carries: a NaN stays one.
+// half. START_ROUNDING makes the lower half of a NaN 0, so that nothing carries: a NaN stays a NaN.
 
 // z = (y + 0x8000 − even) >> 16   even = 1 − (y>>16 & 1)
 #define ROUND_NEAREST(y, z) \
@@ -911,8 +910,8 @@ notFinite: \
 	B     scaled                                         \
 packed:
 
-// What a pass for mixed formats does to a stream, by branches on its format: four vectors are four of float32 in memory, or two of
-// 16 bits, which go through the first and the third.
+// Loads and stores of a pass for mixed formats, by branches on the format: four vectors are four of float32 in memory, or two of 16 bits,
+// which go through the first and the third.
 #define BIT(S) S(gradBF16, stateBF16, stateBF16, stateBF16, stateBF16, paramBF16)
 #define NARROW(S) S(gradNarrow, mNarrow, nNarrow, vNarrow, xNarrow, pNarrow) // labels
 #define DONE(S)   S(gradDone, mDone, nDone, vDone, xDone, pDone)
@@ -946,8 +945,8 @@ LOADED_MX(S):
 	LOAD_NARROW(S, y)            \
 	WIDEN(WIDEN_BF16, y)
 
-// Parameters are loaded in two places, with labels of their own. VFMAX makes 0x7fc00000 of each NaN, which is what ROUND_NEAREST can
-// round, and changes nothing else.
+// Parameters are loaded in two places, with different labels. VFMAX turns each NaN into 0x7fc00000, which ROUND_NEAREST can round, and
+// changes nothing else.
 #define LOAD_PARAMETERS(S, y) PARAMETERS(AT_LOAD, S, y, t4)
 #define PEEK_MIXED(S, y)      PARAMETERS(AT_PEEK, S, y, t4)
 #define AT_LOAD(load, peek)   load
@@ -1053,8 +1052,7 @@ DONE(S):
 
 // LOOP_MIXED applies a rule to all elements, 16 in a pass. Two passes are a block of 32, and bit 4 of left is set in the second. The
 // branches go the same way in every block, by the formats, unless a momentum in mxfp8 is not finite.
-// The copy is written like everything else, whether it is to go around the caches or not: what STNP does for it could not be
-// measured.
+// The copy is always written through the caches, even if it should go around them: the effect of STNP could not be measured.
 #define LOOP_MIXED(RULE) \
 	START_MIXED                     \
 	START_ROUNDING                  \
@@ -1080,8 +1078,8 @@ pass: \
 	MOVD  mixed_ns(atC), atNS   \
 	MOVWU mixed_formats(atC), formats
 
-// START_ROUNDING prepares what rounding needs. From there on arithmetic makes 0x7fc00000 of each NaN, and so of each that a rule writes.
-// That is undone at the end: FPCR is Go's to choose, but nobody else sees it until then.
+// START_ROUNDING prepares rounding. From there on, arithmetic turns each NaN into 0x7fc00000, and so a rule writes no others. The end
+// restores FPCR, which belongs to Go; no other code sees the change.
 #define START_ROUNDING \
 	ADD   $kept, RSP, atKept          \
 	MOVD  $0, overflowed              \
@@ -1104,8 +1102,8 @@ DATA firstSteps<>+8(SB)/4, $STEPS(2)
 DATA firstSteps<>+12(SB)/4, $STEPS(3)
 GLOBL firstSteps<>(SB), RODATA|NOPTR, $16
 
-// LOOP_LIMIT is what benchmarks measure LOOP_MIXED against: its streams without arithmetic, those that there are, in any
-// formats. It loads and stores as many bytes in as many instructions; what it copies is no parameter.
+// LOOP_LIMIT is the yardstick of LOOP_MIXED for benchmarks: its streams without arithmetic, as many as there are, in any formats. It loads
+// and stores the same number of bytes by the same number of instructions; the data that it copies has no meaning.
 #define LOOP_LIMIT \
 	START_MIXED                                  \
 pass: \
@@ -1125,7 +1123,7 @@ next: \
 	SUBS  $16, left                              \
 	BNE   pass
 
-// What LOOP_LIMIT does to a stream: nothing if its address is 0.
+// LOOP_LIMIT's work on a stream: none if its address is 0.
 #define BIT2(S) S(gradF16, stateBF16, stateBF16, stateBF16, stateBF16, paramLow)
 #define READ_LIMIT(S, y) \
 	CBZ  AT(S), DONE(S)               \
@@ -1148,7 +1146,7 @@ NARROW(S): \
 	STORE_NARROW(S, y)                \
 DONE(S):
 
-// The same for a momentum, which in mxfp8 goes by whole blocks.
+// The same for a momentum; in mxfp8 it takes whole blocks.
 #define MX_LIMIT(S, y, LIMIT, BLOCK) \
 	TBNZ $momentMX, formats, LOAD_MX(S) \
 	LIMIT(S, y)                         \

@@ -584,8 +584,8 @@ func (m *mixed) unlessNaN(x Operand, numbers string) {
 	JZ(LabelRef(numbers))
 }
 
-// quieten turns the NaNs of g into NaNs that rounding keeps without a test: their upper halves are not all ones, or their lower halves are 0.
-// NaNs of parameters and state in bf16, which arithmetic may propagate, too, and of mxfp8 already are such NaNs.
+// quieten turns the NaNs of g into NaNs that rounding keeps without a test: their upper halves are not all ones, or their lower halves are
+// 0. NaNs of parameters and state in bf16, which arithmetic may propagate, too, and of mxfp8 already are such NaNs.
 func (v *Vectors) quieten(g Operand) {
 	if v.mixed == nil {
 		return

@@ -21,9 +21,9 @@ const Together = 4
 //	func sumSquares(sums *uint64, w *float64, grad *T, count, ahead int)
 //
 // which sums up, modulo 2⁶⁴, the bits of the sums s of norm.go: in sums[0] those with the anchor w[0], one for each product of float64, or
-// for each Together products of others, and in sums[1] those with w[1]. sums[2] is the largest bits of |g|; for float64, the largest upper and
-// the largest lower half. From the next cache line after them on, there is room for Lanes float32 numbers. count is a multiple of Lanes. If
-// ahead is not 0, the function prefetches that many bytes ahead of its loads.
+// for each Together products of others, and in sums[1] those with w[1]. sums[2] is the largest bits of |g|; for float64, the largest upper
+// and the largest lower half. From the next cache line after them on, there is room for Lanes float32 numbers. count is a multiple of Lanes.
+// If ahead is not 0, the function prefetches that many bytes ahead of its loads.
 func EmitSumSquares(t Type, isa ISA) {
 	name := "sumSquares" + t.Name + isa.Name
 	TEXT(name, attr.NOSPLIT, t.sumSignature())
