@@ -1,5 +1,5 @@
-// Package equations is the table of forms: what the engine, its kernels and their generator know of each set of update equations
-// but its arithmetic.
+// Package equations is the table of forms. The engine, its kernels and their generator take from it all properties of each set of update
+// equations, except its arithmetic.
 package equations
 
 import "strings"
@@ -40,15 +40,15 @@ type Form struct {
 	Starts  bool     // the momentum of step 1 is the gradient itself
 }
 
-// AllRoles are the roles of state in the equations: m is the momentum that a step updates, n the other one of two, v the
-// average of squared gradients, x the largest v so far. Where there is an n, m and n take turns. A step reads all state, and
+// AllRoles are the roles of state in the equations: m is the momentum that a step updates, n the other momentum, v the
+// average of squared gradients, x the largest v so far. If there is an n, m and n swap at each step. A step reads all state, and
 // writes all but n.
 const AllRoles = "mnvx"
 
 // Kernel is the first part of the names of the form's functions: adamAMSGrad of adamAMSGradGeneric and adamAMSGradF32AVX2.
 func (f Form) Kernel() string { return strings.ToLower(f.Rule) + f.Variant }
 
-// Limit is the same of the kernel that touches the form's streams without arithmetic, as benchmarks measure the form against it: limitMV
+// Limit is the first part of the name of the kernel that moves the form's streams without arithmetic, the yardstick for benchmarks: limitMV
 // of limitMVF32AVX2. Forms with the same roles share it.
 func (f Form) Limit() string { return "limit" + strings.ToUpper(f.Roles) }
 

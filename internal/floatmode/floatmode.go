@@ -1,14 +1,14 @@
-// Package floatmode keeps what C code has set for a process's threads, such as flush to zero, out of computations.
+// Package floatmode keeps floating-point modes that C code has set for threads, such as flush to zero, out of computations.
 package floatmode
 
 import "runtime"
 
-// A Hold keeps a goroutine on its thread, and the thread at IEEE 754's arithmetic: rounding to nearest even, denormal numbers,
-// no traps. A thread may have been set to something else by C code, or have inherited that from the thread which started it.
+// A Hold keeps a goroutine on its thread, and the thread's arithmetic at IEEE 754's: rounding to nearest even, denormal numbers,
+// no traps. C code may have set another mode, or the thread may have inherited one from the thread that started it.
 //
-// Whoever computes what a caller gets takes a hold first: every exported function that does, and every worker for its part of a
-// job. A mode belongs to a thread, so that a goroutine which moves to another one must check again. Nobody parks with a hold: the
-// runtime would have to wake that very thread.
+// Every exported function that computes takes a hold first, and so does every worker for its part of a job. A mode belongs to a
+// thread, so that a goroutine that moves to another thread must check again. Do not park with a hold: the runtime would have to wake
+// that very thread.
 type Hold struct{ found uint32 }
 
 // Take takes the hold, and returns it to be released.
@@ -24,7 +24,7 @@ func (h *Hold) Take() *Hold {
 	return h
 }
 
-// Release gives the thread back as it was found.
+// Release restores the thread's mode.
 func (h *Hold) Release() {
 	if Bits == 0 {
 		return

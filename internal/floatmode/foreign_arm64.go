@@ -2,7 +2,7 @@
 
 package floatmode
 
-// Foreign are what a thread may have been set to, for tests. A CPU that lacks one ignores it.
+// Foreign are modes that C code may have set, for tests. A CPU that lacks one ignores it.
 var Foreign = map[string]uint32{
 	"flush to zero":        1 << 24,
 	"flush float16":        1 << 19,

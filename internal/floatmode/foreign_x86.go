@@ -2,7 +2,7 @@
 
 package floatmode
 
-// Foreign are what a thread may have been set to, for tests.
+// Foreign are modes that C code may have set, for tests.
 var Foreign = map[string]uint32{
 	"denormals are zero": IEEE754 | 1<<6,
 	"flush to zero":      IEEE754 | 1<<15,

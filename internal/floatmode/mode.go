@@ -2,7 +2,7 @@
 
 package floatmode
 
-// Get returns how the calling thread computes.
+// Get returns the mode of the calling thread.
 func Get() uint32
 
 // Set sets it.

@@ -2,7 +2,7 @@
 
 package floatmode
 
-// The mode is FPCR, which is zero in every thread that has not been set otherwise.
+// The mode is FPCR, which is zero unless it has been set.
 const (
 	Bits    = 1<<32 - 1
 	IEEE754 = 0

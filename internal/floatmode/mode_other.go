@@ -2,7 +2,7 @@
 
 package floatmode
 
-// Here the mode of a thread is what it is: Go alone can neither read nor set it.
+// Here the modes of threads cannot be changed: Go alone can neither read nor set them.
 const Bits, IEEE754 = 0, 0
 
 func Get() uint32 { return 0 }

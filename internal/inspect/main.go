@@ -1,4 +1,4 @@
-// Inspect counts what the main loops of the kernels are made of: `go run ./internal/inspect` in the repository's root prints
+// Inspect counts the instructions of the kernels' main loops: `go run ./internal/inspect` in the repository's root prints
 // the table of docs/performance.md. With -loop it prints one loop of an arm64 kernel instead, for llvm-mca.
 package main
 
@@ -35,8 +35,8 @@ func main() {
 	fmt.Printf("loop:\n\t%s\n", strings.Join(code, "\n\t"))
 }
 
-// mainLoops returns the names of all kernels, without type and instruction set, but of those that benchmarks measure against;
-// and, by the kernel's full name, the instructions that its main loop runs where nothing is prefetched and decay is not coupled.
+// mainLoops returns the names of all kernels except yardsticks, without type and instruction set; and, by the kernel's full name, the
+// instructions of its main loop without prefetches and coupled decay.
 func mainLoops(root string) (kernels []string, amd64, arm64 map[string][]string, err error) {
 	text, err := os.ReadFile(filepath.Join(root, "update_amd64.s"))
 	if err != nil {
@@ -70,11 +70,11 @@ func missing(kernels []string, loops map[string][]string, isas ...string) error 
 	return errors.Join(all...)
 }
 
-// types are the element types of kernels with loops to be counted.
+// types are the element types of the kernels whose loops are counted.
 var types = []string{"F32", "F64"}
 
-// amd64Loops reads the source, which has one instruction on a line: objdump does not know AVX-512. The loop of a rule is entered and
-// ends at the label enter, as is that of a sum, which has the prefetch before it. What a rule jumps over is for coupled decay.
+// amd64Loops reads the source, which has one instruction on a line, since objdump does not know AVX-512. The loop of a rule begins and
+// ends at the label enter; so does that of a sum, with the prefetch before it. Code that a rule jumps over is for coupled decay.
 func amd64Loops(source string) map[string][]string {
 	loops := map[string][]string{}
 	instruction := regexp.MustCompile(`(?m)^\t([A-Z].*)$`)
@@ -91,14 +91,14 @@ func amd64Loops(source string) map[string][]string {
 	return loops
 }
 
-// An instruction is a machine word of arm64, and what it means in GNU syntax.
+// An instruction is a machine word of arm64, and its text in GNU syntax.
 type instruction struct {
 	at   uint64
 	word string
 	text string
 }
 
-// disassemble assembles a file for arm64 and decodes what comes out, by function.
+// disassemble assembles a file for arm64 and decodes the result, by function.
 func disassemble(file string) (map[string][]instruction, error) {
 	object, err := os.CreateTemp("", "*.o")
 	if err != nil {
@@ -143,7 +143,7 @@ func goCommand(args ...string) (string, error) {
 	return string(out), nil
 }
 
-// arm64Loops finds the first loop of each function that does not prefetch. What it jumps over if x25 is 0 is for coupled decay.
+// arm64Loops finds the first loop without prefetches of each function. Code that it jumps over if x25 is 0 is for coupled decay.
 func arm64Loops(functions map[string][]instruction) map[string][]string {
 	loops := map[string][]string{}
 	back := regexp.MustCompile(`^(b\.\w+) \.\+0x(f+[0-9a-f]+)$`)
@@ -172,11 +172,11 @@ func arm64Loops(functions map[string][]instruction) map[string][]string {
 	return loops
 }
 
-// accesses are instructions that load or store: those with an address, but LEAQ; arm64's by name.
+// accesses are instructions that load or store: on amd64 those with an address, except LEAQ; on arm64 by name.
 var accesses = regexp.MustCompile(`^[^L].*\(|^(ld|st)`)
 
-// elements is how many elements a loop takes in a pass: it subtracts them from those that are left. The loops for sums on amd64 compare
-// addresses instead.
+// elements is the number of elements that a loop takes in a pass: the loop subtracts it from the number of those left. The loops for sums
+// on amd64 compare addresses instead.
 func elements(loop []string) int {
 	const lanes = 32
 	subtract := regexp.MustCompile(`^(?:SUBQ +\$|subs x\d+, x\d+, #)(0x[0-9a-f]+)`)
@@ -189,7 +189,7 @@ func elements(loop []string) int {
 	return lanes
 }
 
-// table counts instructions and, among them, those that load or store, for each element.
+// table counts instructions per element, and among them those that load or store.
 func table(kernels []string, amd64, arm64 map[string][]string) string {
 	var b strings.Builder
 	b.WriteString("| kernel | AVX2 | AVX-512 | NEON |\n| --- | --- | --- | --- |\n")

@@ -4,7 +4,7 @@ package system
 
 import "errors"
 
-// CanAdvise tells whether there is AdviseHugePages.
+// CanAdvise tells whether AdviseHugePages works on this system.
 const CanAdvise = false
 
 func adviseNew([]byte) {}

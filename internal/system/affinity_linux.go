@@ -17,7 +17,7 @@ func AllowedCPUs() ([]int, error) {
 	return cpus, nil
 }
 
-// BindThread binds the calling thread to a CPU. If the system no longer allows that, the thread goes on where it may.
+// BindThread binds the calling thread to a CPU. If the system no longer allows that, the thread runs where it may.
 func BindThread(cpu int) {
 	var set unix.CPUSet
 	set.Set(cpu)

@@ -4,7 +4,7 @@ package system
 
 import "errors"
 
-// CanMap tells whether there is Map.
+// CanMap tells whether Map works on this system.
 const CanMap = false
 
 func Map(int) (memory, whole []byte, err error) { return nil, nil, errors.ErrUnsupported }

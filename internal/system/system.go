@@ -1,5 +1,5 @@
-// Package system is what the engine asks of the operating system: memory on huge pages, and CPUs for its workers. What a system does
-// not have gives errors.ErrUnsupported.
+// Package system has the operating system's functions that the engine needs: memory on huge pages, and CPUs for its workers. If a system
+// lacks a function, it returns errors.ErrUnsupported.
 package system
 
 // HugePage is the size of a huge page, in bytes.
