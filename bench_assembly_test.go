@@ -3,6 +3,7 @@
 package pnm
 
 import (
+	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -121,11 +122,15 @@ func TestLimitPass(t *testing.T) {
 				list := &List{Updates: []Update{{Rule: r, Step: 1, Params: got.p, Grads: got.g, State: got.s[:len(forms[got.form].Slots)],
 					Copy: got.out, Follow: got.follow, Rounding: got.rounding}}}
 				want := got.clone()
-				pass := limit.Pass(list, pool)
-				if refused := active == generic || got.s[0].row > 0; (pass == nil) != refused {
-					t.Fatalf("%T, %s: there is a pass: %v", r, f, pass != nil)
-				} else if refused {
+				pass, err := limit.Pass(list, pool)
+				if active == generic || got.s[0].row%mixedBlock != 0 {
+					if !errors.Is(err, errors.ErrUnsupported) {
+						t.Fatalf("%T, %s: %v", r, f, err)
+					}
 					continue
+				}
+				if err != nil {
+					t.Fatalf("%T, %s: %v", r, f, err)
 				}
 				pass()
 				if f.out != f32 && f.p != low16 && !got.follow {
@@ -136,9 +141,15 @@ func TestLimitPass(t *testing.T) {
 				}
 				wantSameTensor(t, "a pass", got, want)
 				list.Updates[0].Step = 0
-				if limit.Pass(list, pool) != nil {
-					t.Errorf("there is a pass for step 0")
+				if _, err := limit.Pass(list, pool); err == nil || errors.Is(err, errors.ErrUnsupported) {
+					t.Errorf("step 0: %v", err)
 				}
+				list.Updates[0].Skip = true
+				if pass, err = limit.Pass(list, pool); err != nil {
+					t.Error(err)
+				}
+				pass()
+				wantSameTensor(t, "a pass without tensors", got, want)
 			}
 		}
 	})

@@ -2,25 +2,35 @@
 
 package pnm
 
-import "github.com/posneg/pnm/internal/limit"
+import (
+	"fmt"
+
+	"github.com/posneg/pnm/internal/limit"
+)
 
 func init() {
-	limit.Pass = func(list, pool any) func() { return limitOf(list.(*List), pool.(*Pool)) }
+	limit.Pass = func(list, pool any) (func(), error) { return limitOf(list.(*List), pool.(*Pool)) }
 }
 
 // A bare is a kernel as tables have it.
 type bare[T Float] func(c, p, g, m, n, v, x *T, count, ahead int)
 
-func limitOf(l *List, p *Pool) func() {
-	if active == generic || l.Check(0) != nil {
-		return nil
+func limitOf(l *List, p *Pool) (func(), error) {
+	if err := l.Check(0); err != nil {
+		return nil, err
+	}
+	if active == generic {
+		return nil, limit.Unsupported(string(generic))
 	}
 	var passes []func()
 	for i, u := range l.Updates {
+		if u.Skip {
+			continue
+		}
 		t := l.batch.tensors[i]
 		t.g = u.Grads
-		if t.s[0].row > 0 || t.g.n != t.p.n {
-			return nil
+		if t.s[0].row%mixedBlock != 0 { // blocks are shorter somewhere
+			return nil, limit.Unsupported(fmt.Sprintf("mxfp8 in rows of %d", t.s[0].row))
 		}
 		passes = append(passes, t.limit(active, p, isFar(l.working)))
 	}
@@ -28,7 +38,7 @@ func limitOf(l *List, p *Pool) func() {
 		for _, pass := range passes {
 			pass()
 		}
-	}
+	}, nil
 }
 
 // limit returns a pass of a tier's limit kernel over a step's streams. far tells that they come from memory.

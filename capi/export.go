@@ -16,6 +16,7 @@ import (
 	"unsafe"
 
 	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/internal/limit"
 )
 
 func init() { C.pnm_host_limits() }
@@ -43,23 +44,14 @@ func pnmgo_set_workers(workers C.int32_t) C.pnm_status {
 //export pnmgo_update_all
 func pnmgo_update_all(options *C.pnm_options, updates *C.pnm_update, count C.int64_t, report *C.pnm_report) C.pnm_status {
 	return call(func() error {
-		list, err := listOf(updates, count, "updates")
-		if err != nil {
-			return err
-		}
 		if err := checkAlignment(report, "report"); err != nil {
-			return err
-		}
-		o, err := optionsOf(options)
-		if err != nil {
 			return err
 		}
 		in := takeInput()
 		defer in.putBack()
-		for i := range list {
-			if err := in.add(&list[i]); err != nil {
-				return &pnm.TensorError{Tensor: i, Err: err}
-			}
+		o, err := in.fill(options, updates, count)
+		if err != nil {
+			return err
 		}
 		r, err := pnm.UpdateAll(o, in.updates)
 		if err == nil && report != nil {
@@ -67,6 +59,23 @@ func pnmgo_update_all(options *C.pnm_options, updates *C.pnm_update, count C.int
 			if r.Skipped {
 				report.skipped = 1
 			}
+		}
+		return err
+	})
+}
+
+//export pnmgo_limit
+func pnmgo_limit(options *C.pnm_options, updates *C.pnm_update, count C.int64_t) C.pnm_status {
+	return call(func() error {
+		in := takeInput()
+		defer in.putBack()
+		o, err := in.fill(options, updates, count)
+		if err != nil {
+			return err
+		}
+		pass, err := limit.Pass(&pnm.List{Updates: in.updates}, o.Pool)
+		if err == nil {
+			pass()
 		}
 		return err
 	})
@@ -254,6 +263,8 @@ func statusOf(err error) C.pnm_status {
 		return C.PNM_ERROR_DTYPE
 	case is[*pnm.ISAError](err):
 		return C.PNM_ERROR_ISA
+	case errors.Is(err, errors.ErrUnsupported):
+		return C.PNM_ERROR_UNSUPPORTED
 	}
 	return C.PNM_ERROR_INTERNAL
 }

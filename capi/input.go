@@ -43,6 +43,23 @@ func (in *input) putBack() {
 	}
 }
 
+// fill sets the tensors of a step, and returns its options.
+func (in *input) fill(options *C.pnm_options, updates *C.pnm_update, count C.int64_t) (o pnm.Options, err error) {
+	list, err := listOf(updates, count, "updates")
+	if err != nil {
+		return o, err
+	}
+	if o, err = optionsOf(options); err != nil {
+		return o, err
+	}
+	for i := range list {
+		if err := in.add(&list[i]); err != nil {
+			return o, &pnm.TensorError{Tensor: i, Err: err}
+		}
+	}
+	return o, nil
+}
+
 // add appends a tensor.
 func (in *input) add(u *C.pnm_update) (err error) {
 	var to pnm.Update

@@ -10,6 +10,7 @@
 
 // The Go half. A forked child must not call it.
 extern pnm_status pnmgo_update_all(const pnm_options *options, const pnm_update *updates, int64_t count, pnm_report *report);
+extern pnm_status pnmgo_limit(const pnm_options *options, const pnm_update *updates, int64_t count);
 extern pnm_status pnmgo_sum_squares(const pnm_const_vector *grads, int64_t count, int32_t workers, int64_t *squares);
 extern pnm_status pnmgo_norm(const int64_t *squares, double *norm);
 extern pnm_status pnmgo_alloc(pnm_vector *vectors, int64_t count);
@@ -84,6 +85,10 @@ pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, 
 	return pnm_update_all(options, update, 1, report);
 }
 
+pnm_status pnm_limit(const pnm_options *options, const pnm_update *updates, int64_t count) {
+	IN_GO(pnm_status, pnmgo_limit(options, updates, count), PNM_ERROR_FORKED);
+}
+
 pnm_status pnm_sum_squares(const pnm_const_vector *grads, int64_t count, int32_t workers, int64_t *squares) {
 	IN_GO(pnm_status, pnmgo_sum_squares(grads, count, workers, squares), PNM_ERROR_FORKED);
 }
@@ -155,6 +160,8 @@ const char *pnm_status_string(pnm_status status) {
 		return "the system refuses the memory";
 	case PNM_ERROR_NOT_ALLOCATED:
 		return "the memory is not from pnm_alloc, or was freed";
+	case PNM_ERROR_UNSUPPORTED:
+		return "there is no limit kernel";
 	}
 	return "unknown status";
 }

@@ -75,7 +75,8 @@ typedef enum {
 	PNM_ERROR_INTERNAL = 9,       /* a bug in the library; please report it */
 	PNM_ERROR_ALIGNMENT = 10,     /* an address that is not a multiple of its type's alignment */
 	PNM_ERROR_MEMORY = 11,        /* the system refuses the memory */
-	PNM_ERROR_NOT_ALLOCATED = 12  /* pnm_free was given memory that is not from pnm_alloc, or that has been freed */
+	PNM_ERROR_NOT_ALLOCATED = 12, /* pnm_free was given memory that is not from pnm_alloc, or that has been freed */
+	PNM_ERROR_UNSUPPORTED = 13    /* pnm_limit has no kernel for the memory, or none for this machine */
 } pnm_status;
 
 /* The meaning of a status in a few words; never null. */
@@ -253,6 +254,11 @@ PNM_API pnm_status pnm_update_all(const pnm_options *options, const pnm_update *
 
 /* Performs a step of one tensor. */
 PNM_API pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, pnm_report *report);
+
+/* For benchmarks: reads and writes the memory of a step, and computes nothing. A step cannot be faster. updates must be valid for a step; of
+ * options only workers counts. Only copies of float32 params change. The last elements of each tensor, up to 1023, are left out. Without
+ * vector instructions, and for state in mxfp8 whose rows are not multiples of 32, the status is PNM_ERROR_UNSUPPORTED. */
+PNM_API pnm_status pnm_limit(const pnm_options *options, const pnm_update *updates, int64_t count);
 
 /* Writes the sum of the squares of all elements of the gradients to squares, as PNM_SQUARES integers. Adding such sums element by element,
  * in any order, gives the sum over the gradients of all calls (up to 2^20): use anything that adds int64_t, such as MPI_SUM. The gradients

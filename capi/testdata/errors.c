@@ -193,6 +193,13 @@ static void calls(void) {
 	CHECK(strstr(pnm_last_error(), "report is at 0x") != NULL, "%s", pnm_last_error());
 	CHECK(before == bits(), "something was written");
 
+	CHECK(pnm_limit(odd(&options, 4), u, 2) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	CHECK(pnm_limit(NULL, NULL, 2) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	u[1].step = 0;
+	CHECK(pnm_limit(NULL, u, 2) == PNM_ERROR_STEP, "%s", pnm_last_error());
+	u[1].step = 1;
+	CHECK(before == bits(), "something was written");
+
 	double norm = 5;
 	int64_t squares[PNM_SQUARES] = {7};
 	CHECK(pnm_sum_squares(&u[0].grads, 1, 0, odd(squares, 4)) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
@@ -236,6 +243,13 @@ static void accepted(void) {
 	CHECK(pnm_update_one(&options, u, NULL) == PNM_OK, "%s", pnm_last_error());
 	u[0].params.dtype = PNM_LOW16;
 	CHECK(pnm_update_one(&options, u, NULL) == PNM_OK, "%s", pnm_last_error());
+
+	pnm_update large = tensor(&rule, 1 << 16, 1);
+	uint64_t numbers = hash(hash(HASH_START, large.params), large.state[0]);
+	pnm_status moved = strcmp(pnm_isa(), "generic") == 0 ? PNM_ERROR_UNSUPPORTED : PNM_OK;
+	CHECK(pnm_limit(NULL, &large, 1) == moved, "%s", pnm_last_error());
+	CHECK(numbers == hash(hash(HASH_START, large.params), large.state[0]), "pnm_limit changes numbers");
+	release(&large);
 
 	double norm = 5;
 	int64_t squares[PNM_SQUARES], others[PNM_SQUARES];

@@ -15,6 +15,7 @@ static void in_child(pnm_update *u, const char *isa) {
 	CHECK(strstr(pnm_last_error(), "forked") != NULL, "%s", pnm_last_error());
 	CHECK(pnm_update_all(NULL, u, 1, NULL) == PNM_ERROR_FORKED, "%s", pnm_last_error());
 	CHECK(pnm_update_all(NULL, NULL, 0, NULL) == PNM_ERROR_FORKED, "%s", pnm_last_error());
+	CHECK(pnm_limit(NULL, u, 1) == PNM_ERROR_FORKED, "%s", pnm_last_error());
 	int64_t squares[PNM_SQUARES] = {7};
 	CHECK(pnm_sum_squares(&u->grads, 1, 0, squares) == PNM_ERROR_FORKED && squares[0] == 7, "%s", pnm_last_error());
 	CHECK(pnm_norm(squares, &norm) == PNM_ERROR_FORKED && norm == 1, "%s", pnm_last_error());

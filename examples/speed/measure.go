@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -192,10 +193,11 @@ func newTrials(s settings) (trials []trial, free func(), err error) {
 					u.Step++
 					return err
 				}
-				if limit.Pass != nil {
-					if pass := limit.Pass(list, pool); pass != nil {
-						t.limit = func() error { pass(); return nil }
-					}
+				pass, err := limit.Pass(list, pool)
+				if err == nil {
+					t.limit = func() error { pass(); return nil }
+				} else if !errors.Is(err, errors.ErrUnsupported) {
+					return nil, nil, err
 				}
 				trials = append(trials, t)
 			}
