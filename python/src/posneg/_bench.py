@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import os
 import platform
@@ -10,7 +11,7 @@ import statistics
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO, Tuple
 
 import torch
 
@@ -41,13 +42,13 @@ class Result(NamedTuple):
     elements: int
     bytes: float
     ns: float
-    limit_ns: float  # what the fastest of torch's passes takes for as many bytes
-    of_limit: float  # the median of the ratios of passes beside the steps
+    limit_ns: float  # what a pass over the same memory takes that computes nothing; NaN if unknown
+    of_limit: float  # the median of the ratios of such a pass and the step before it
 
 
 FORMATS: Dict[str, Any] = {"float32": None, "bf16 state": torch.bfloat16, "mxfp8 momenta": "mxfp8"}
 ROUNDS = 3  # at least
-EACH = 144  # bytes that all tensors have for each element
+EACH = 132  # bytes that all tensors have for each element
 
 
 def candidates() -> List[Candidate]:
@@ -87,50 +88,57 @@ def _works(candidate: Candidate) -> bool:
 
 
 class Turns:
-    """Steps of all candidates on the same parameters, and passes of torch, in turn on some numbers of threads."""
+    """Steps of all candidates on the same parameters, each with a pass of its limit behind it, in turn on some numbers of threads."""
 
     def __init__(self, elements: int, threads: Sequence[int]):
         self.elements, self.threads, self.candidates = elements, threads, candidates()
         self._parameter = torch.nn.Parameter(torch.randn(elements))
         self._parameter.grad = torch.randn(elements)
-        self._steps = [c.make([self._parameter]).step for c in self.candidates]
-        a, b, c = (torch.ones(elements) for _ in range(3))
-        self._passes = ((12, lambda: a.add_(b, alpha=1e-3)), (16, lambda: a.addcmul_(b, c, value=1e-3)))
-        # Of each round and candidate: the time of the step, and the bytes that the faster pass beside it moved in a ns.
+        self._optimizers = [c.make([self._parameter]) for c in self.candidates]
+        for optimizer in self._optimizers:
+            optimizer.step()  # makes the state
+        # For each round, the times of each candidate's step and limit; NaN for a limit that is unknown.
         self.times: Dict[int, List[List[float]]] = {t: [] for t in threads}
-        self.speeds: Dict[int, List[List[float]]] = {t: [] for t in threads}
+        self.limits: Dict[int, List[List[float]]] = {t: [] for t in threads}
 
-    def round(self, number: int, keep: bool) -> Iterator[None]:
+    def round(self, number: int) -> Iterator[None]:
         """Measures once, and stops for a moment after each step."""
         for threads in self.threads:
             torch.set_num_threads(threads)
             _threads.set_num_threads(threads)
-            times, speeds = ([math.nan] * len(self.candidates) for _ in range(2))
+            times, limits = ([math.nan] * len(self.candidates) for _ in range(2))
             for i in range(len(times)):
                 turn = (i + number) % len(times)
-                times[turn] = self._ns(self._steps[turn])
-                speeds[turn] = max(bytes / self._ns(run) for bytes, run in self._passes)
+                times[turn], _ = self._ns(self._optimizers[turn].step)
+                limits[turn], moved = self._ns(functools.partial(self._limit(turn), threads))
+                if not moved:
+                    limits[turn] = math.nan
                 yield
-            if keep:
-                self.times[threads].append(times)
-                self.speeds[threads].append(speeds)
+            self.times[threads].append(times)
+            self.limits[threads].append(limits)
 
-    def _ns(self, run: Callable[[], object]) -> float:
+    def _limit(self, turn: int) -> Callable[[int], bool]:
+        """The limit of a step of posneg; of others, that of the step of posneg with the same rule and bytes."""
+        rule, bytes = self.candidates[turn].rule, self.candidates[turn].bytes
+        same = next(i for i, c in enumerate(self.candidates) if (c.rule, c.by, c.bytes) == (rule, "posneg", bytes))
+        limit: Callable[[int], bool] = self._optimizers[same]._plans.last_call().limit
+        return limit
+
+    def _ns(self, run: Callable[[], Any]) -> Tuple[float, Any]:
         start = time.perf_counter()
-        run()
-        return (time.perf_counter() - start) / self.elements * 1e9
+        result = run()
+        return (time.perf_counter() - start) / self.elements * 1e9, result
 
     def results(self, machine: str) -> List[Result]:
         found = []
         for threads in self.threads:
-            speed = statistics.median(s for row in self.speeds[threads] for s in row)
             for i, c in enumerate(self.candidates):
-                times, speeds = ([row[i] for row in rows[threads]] for rows in (self.times, self.speeds))
-                ratios = [c.bytes / s / ns for ns, s in zip(times, speeds)]
+                times, limits = ([row[i] for row in rows[threads]] for rows in (self.times, self.limits))
+                ratios = [limit / ns for ns, limit in zip(times, limits)]
                 found.append(
                     Result(
                         machine, software(), threads, c.rule, c.by, c.format, self.elements, c.bytes,
-                        statistics.median(times), c.bytes / speed, statistics.median(ratios),
+                        *map(statistics.median, (times, limits, ratios)),
                     )
                 )
         return found
@@ -149,10 +157,9 @@ def measure(elements: int, seconds: float, machine: str, progress: TextIO) -> Li
     try:
         tell(f"making state for {elements} parameters")
         turns = Turns(elements, sorted({1, ours}))
-        number = -1  # the first round touches what the others use
-        start = time.monotonic()
+        number, start = 0, time.monotonic()
         while number < ROUNDS or time.monotonic() - start < seconds:
-            for _ in turns.round(number, number >= 0):
+            for _ in turns.round(number):
                 tell(f"round {number + 1}, {time.monotonic() - start:.0f} of {seconds:.0f} s")
             number += 1
     finally:
@@ -167,29 +174,26 @@ def write(file: Path, results: Sequence[Result]) -> None:
         rows = csv.writer(out, lineterminator="\n")
         rows.writerow(Result._fields)
         for r in results:
-            rows.writerow([f"{x:.4f}".rstrip("0").rstrip(".") if isinstance(x, float) else x for x in r])
+            rows.writerow(["" if x != x else f"{x:.4f}".rstrip("0").rstrip(".") if isinstance(x, float) else x for x in r])
 
 
 def report(results: Sequence[Result], out: TextIO) -> None:
     """Prints a table."""
     first = results[0]
     print(f"{first.machine}\n{first.software}\n{first.elements / 2**20:g} Mi parameters\n", file=out)
-    rows = [("threads", "rule", "optimizer", "ns", "times ours", "GB/s", "of memory")]
+    rows = [("threads", "rule", "optimizer", "ns", "times ours", "GB/s", "of the limit")]
     for r in results:
         ours = next(o for o in results if (o.threads, o.rule) == (r.threads, r.rule) and o.by == "posneg")
-        times = (f"{r.ns:.2f}", f"{r.ns / ours.ns:.2f}", f"{r.bytes / r.ns:.1f}", f"{r.of_limit:.0%}")
+        times = (f"{r.ns:.2f}", f"{r.ns / ours.ns:.2f}", f"{r.bytes / r.ns:.1f}", "" if math.isnan(r.of_limit) else f"{r.of_limit:.0%}")
         rows.append((str(r.threads), r.rule, f"{r.by}, {r.format}", *times))
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(x.ljust(w) if i in (1, 2) else x.rjust(w) for i, (x, w) in enumerate(zip(row, widths))).rstrip(), file=out)
     print(
         "\nns: time of a step for each parameter, median. GB/s: what the step must read and write by that time.\n"
-        "of memory: the same by what the fastest of torch's passes a.add_(b) and a.addcmul_(b, c) reached right after it.",
+        "of the limit: what a pass over the same memory takes that computes nothing, by the time of the step.",
         file=out,
     )
-    for threads in sorted({r.threads for r in results}):
-        speed = next(r.bytes / r.limit_ns for r in results if r.threads == threads)
-        print(f"That was {speed:.1f} GB/s on {threads} thread{'s' if threads > 1 else ''}.", file=out)
 
 
 def fitting(memory: Optional[int]) -> int:

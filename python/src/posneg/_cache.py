@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import List, Optional, Tuple
 
 from ._counts import Counts
+from ._library import Call
 from ._plan import Group, Now, Plan, Slots, State, all_params, due
 
 MOST_PLANS, MOST_ROWS = 64, 4096  # that are kept; a plan has a row for each parameter that it updates
@@ -20,6 +21,11 @@ class Plans:
         self._most, self._rows = most, 0
         self._last: Optional[Plan] = None
         self._kept: OrderedDict[Key, Plan] = OrderedDict()  # the one used last comes last
+
+    def last_call(self) -> Call:
+        """The call of the last step."""
+        assert self._last is not None
+        return self._last.call
 
     def find(self, groups: List[Group], state: State, slots: Slots) -> Tuple[Plan, Now]:
         """The plan of what is due now, and what it has seen."""

@@ -15,7 +15,7 @@ from . import _system
 ABI_VERSION = 1
 
 FLOAT32, FLOAT64, BF16, F16, LOW16, MXFP8 = range(6)  # pnm_dtype
-ERROR_HYPERPARAMETER, ERROR_OVERLAP, ERROR_FORKED, ERROR_INTERNAL = 1, 4, 8, 9  # of pnm_status
+ERROR_HYPERPARAMETER, ERROR_OVERLAP, ERROR_FORKED, ERROR_INTERNAL, ERROR_UNSUPPORTED = 1, 4, 8, 9, 13  # of pnm_status
 
 VECTOR = np.dtype(
     [
@@ -130,6 +130,7 @@ def load() -> ctypes.CDLL:
     library.pnm_state_count.argtypes = [ctypes.c_void_p]
     library.pnm_state_name.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.pnm_convert.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    library.pnm_limit.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     library.pnm_sum_squares.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
     library.pnm_norm.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.pnm_update_all.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
@@ -194,7 +195,7 @@ class Call:
     """Performs the steps of an array of UPDATE. The caller keeps the memory that it points to alive during a run."""
 
     def __init__(self, updates: np.ndarray):
-        self._library, self.steps = load(), len(updates)
+        self._library, self.steps, self._updates = load(), len(updates), updates
         self._options = Options()
         self._around: Tuple[Any, ...] = (0.0, 0.0, False, False, None)
         self._report = np.zeros((), REPORT)
@@ -228,6 +229,17 @@ class Call:
         status = list(map(functools.partial.__call__, calls))[0]
         if status:
             raise _error(status, self._library.pnm_last_error().decode())
+
+    def limit(self, workers: int) -> bool:
+        """Reads and writes the memory of the last run, and computes nothing; False if the library cannot.
+
+        Only a benchmark may call it, after a run whose gradients are still alive.
+        """
+        options = Options(workers=workers)
+        status = self._library.pnm_limit(ctypes.addressof(options), self._updates.ctypes.data, self.steps)
+        if status and status != ERROR_UNSUPPORTED:
+            raise _error(status, self._library.pnm_last_error().decode())
+        return not status
 
     def report(self) -> Tuple[float, bool]:
         """The norm of the gradients, if an option measures it, and whether the last run was skipped."""

@@ -115,9 +115,9 @@ class Plan:
         self._places: Any = slice(None) if len(updated) == len(params) else self._due
         increments = np.zeros(len(params))
         increments[self._places] = 1
-        self._call = _library.Call(self._rows)
-        self._ran = torch.from_numpy(self._call.ran)
-        self._count = partial(np.add, self.counts.values, increments, out=self.counts.values, where=self._call.done)
+        self.call = _library.Call(self._rows)
+        self._ran = torch.from_numpy(self.call.ran)
+        self._count = partial(np.add, self.counts.values, increments, out=self.counts.values, where=self.call.done)
 
     def _fill(self, group_of: List[int], updated: List[Tensor], states: List[Dict[str, Any]]) -> None:
         """Writes the fields that stay the same from step to step."""
@@ -223,7 +223,7 @@ class Plan:
             then += self._zeroing([g for g, read in zip(given, grads) if address(local(g)) != address(read)])
         try:
             try:
-                self._call.run(loss_scale, workers, fields, then)
+                self.call.run(loss_scale, workers, fields, then)
             except _library.Overlap:
                 # A gradient may share memory with memory that is written. The step uses its values from before.
                 grads = list(map(real, grads))
@@ -238,19 +238,19 @@ class Plan:
                     kept = list(map(Tensor.clone, grads))
                     then += self._zeroing(given)
                 self._grads["data"] = list(map(Tensor.data_ptr, kept))
-                self._call.run(loss_scale, workers, fields, then)
+                self.call.run(loss_scale, workers, fields, then)
         finally:
-            if self._call.done:
+            if self.call.done:
                 _tell_autograd(updated)
             if zero:
                 _tell_autograd(given)
         if around.measures:
-            found, around.skipped = self._call.report()
+            found, around.skipped = self.call.report()
             around.grad_norm = found if norm is None else norm
 
     def _zeroing(self, grads: List[Tensor]) -> List[Callable[[], object]]:
         """Calls that set gradients to zero, if the library has run: those of which the library has only copies."""
-        return [self._call.look, *(partial(Tensor.masked_fill_, t, self._ran, 0) for t in to_zero(grads))]
+        return [self.call.look, *(partial(Tensor.masked_fill_, t, self._ran, 0) for t in to_zero(grads))]
 
     def _simple_addresses(self, grads: List[Tensor]) -> Optional[List[int]]:
         """The addresses of the gradients, if the engine can read all of them as they are."""
