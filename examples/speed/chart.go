@@ -13,7 +13,7 @@ import (
 // chart prints a bar for each result, as wide as a terminal: the whole bar is the step, and a line across it is the limit.
 func chart(w io.Writer, results []result, width int) error {
 	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "%s; ┃ is %s\n%s\n", heading, legend, strings.Join(about(&results[0]), "; "))
+	fmt.Fprintf(out, "%s; ┃ %s\n%s\n", heading, legend, strings.Join(about(&results[0]), "; "))
 	names := 0
 	for i := range results {
 		names = max(names, utf8.RuneCountInString(results[i].label()))

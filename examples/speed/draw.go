@@ -6,6 +6,7 @@ import (
 	"html"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +26,8 @@ const (
 	limitColor = "#d2691e"
 )
 
-// draw writes results as SVG: a row for each step, and in it a bar for each number of threads, with a line at the limit.
+// draw writes results as SVG: a row for each step, and in it a bar for each number of threads, with a line at the limit. A bar that is
+// much longer than those of this module is broken off: else nobody could tell these apart.
 func draw(w io.Writer, results []result) error {
 	out := bufio.NewWriter(w)
 	all := panels(results)
@@ -37,7 +39,8 @@ func draw(w io.Writer, results []result) error {
 		}
 	}
 	room := float64(pictureWidth-labelsWidth) / float64(len(all))
-	scale := (room - valuesWidth) / slowest(results)
+	longest := longestWhole(results)
+	scale := (room - valuesWidth) / longest
 
 	fmt.Fprintf(out, `<svg xmlns="http://www.w3.org/2000/svg" width="%[1]d" height="%[2]d" viewBox="0 0 %[1]d %[2]d" `+
 		`font-family="system-ui, sans-serif" font-size="14" fill="%[3]s">`+"\n", pictureWidth, height, textColor)
@@ -47,10 +50,18 @@ func draw(w io.Writer, results []result) error {
 	rect := func(x, y, width, height float64, color string) {
 		fmt.Fprintf(out, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, width, height, color)
 	}
+	broken := func(x, y, width float64) {
+		rect(x, y, width-16, barHeight, otherColor)
+		rect(x+width-12, y, 12, barHeight, otherColor)
+	}
 	const bold = ` font-weight="bold"`
-	text(0, 16, bold+` font-size="16"`, "%s: shorter is faster", heading)
+	text(0, 16, bold+` font-size="16"`, "%s (shorter is faster)", heading)
 	rect(0, 30, 2, 16, limitColor)
 	text(10, 43, "", "%s", legend)
+	if slowest(results) > longest {
+		broken(pictureWidth-240, 31, 50)
+		text(pictureWidth-180, 43, "", "longer than drawn")
+	}
 	for k, panel := range all {
 		text(labelsWidth+float64(k)*room, topHeight-8, bold, "%s", workers(panel[0].threads))
 	}
@@ -63,8 +74,12 @@ func draw(w io.Writer, results []result) error {
 		text(labelsWidth-10, y+12.5, ` text-anchor="end"`, "%s", rows[i].label())
 		for k, panel := range all {
 			r, x := &panel[i], labelsWidth+float64(k)*room
-			rect(x, y, scale*r.ns, barHeight, color(r.by))
-			end := scale * r.ns
+			end := scale * min(r.ns, longest)
+			if r.ns > longest {
+				broken(x, y, end)
+			} else {
+				rect(x, y, end, barHeight, color(r.by))
+			}
 			if !math.IsNaN(r.limit) {
 				rect(x+scale*r.limit-1, y-2, 2, barHeight+4, limitColor)
 				end = max(end, scale*r.limit)
@@ -81,8 +96,16 @@ func draw(w io.Writer, results []result) error {
 }
 
 func color(by string) string {
-	if strings.HasPrefix(by, "torch") {
+	if isTorch(by) {
 		return otherColor
 	}
 	return ownColor
 }
+
+// longestWhole is the longest time whose bar is not broken off.
+func longestWhole(results []result) float64 {
+	own := slices.DeleteFunc(slices.Clone(results), func(r result) bool { return isTorch(r.by) })
+	return min(slowest(results), 1.6*slowest(own))
+}
+
+func isTorch(by string) bool { return strings.HasPrefix(by, "torch") }

@@ -151,8 +151,8 @@ func workers(threads int) string {
 }
 
 const (
-	heading = "Time of a step, in ns for each parameter"
-	legend  = "the time that moving the same bytes takes"
+	heading = "Time of a step, in ns per parameter"
+	legend  = "limit: the same bytes moved, nothing computed"
 )
 
 // about says where the results are from, in two lines.

@@ -137,7 +137,7 @@ func TestDraw(t *testing.T) {
 			}
 		}
 	}
-	if want := map[string]int{ownColor: 2, otherColor: 2, limitColor: 4}; !reflect.DeepEqual(fills, want) { // one is the legend's
+	if want := map[string]int{ownColor: 2, otherColor: 5, limitColor: 4}; !reflect.DeepEqual(fills, want) { // with the legend's, two of each broken one
 		t.Errorf("rectangles %v, want %v", fills, want)
 	}
 	for _, want := range []string{"a <machine>", "torch fused, float32", "1 thread", "2 threads", "4.00"} {
