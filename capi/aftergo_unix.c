@@ -1,7 +1,7 @@
 //go:build (linux || darwin) && cgo
 
-// What follows Go's start. This is a file of its own that only Go refers to: a linker that takes what it needs from the static library
-// takes this behind Go, and constructors run in that order.
+// The constructor after Go's. It is in its own file, to which only Go refers: a linker that takes the objects that it needs from the
+// static library takes this one after Go's, and constructors run in that order.
 #include "internal.h"
 #include "unix.h"
 
@@ -16,11 +16,11 @@ static void __attribute__((constructor)) after_go(void) {
 		if (pnm_before_go.known[s] && sigaction(s, NULL, &is) == 0 && (is.sa_handler != was->sa_handler || is.sa_flags != was->sa_flags))
 			sigaction(s, was, NULL);
 	}
-	pnm_host_keep_modes(&pnm_before_go.thread); // those that a constructor in between has set, such as that of gcc's -Ofast
+	pnm_host_keep_modes(&pnm_before_go.thread); // modes that a constructor in between has set, such as that of gcc's -Ofast
 	pnm_host_leave(&pnm_before_go.thread);
 }
 
-// most_files is how many a process may have open that sets no other limit than the system does.
+// most_files is the system's limit of open files for a process.
 static rlim_t most_files(rlim_t hard) {
 #ifdef __APPLE__
 	int most;
@@ -32,7 +32,7 @@ static rlim_t most_files(rlim_t hard) {
 }
 
 void pnm_host_limits(void) {
-	struct rlimit now; // Go has raised the number of files, unless the host was faster to set its own
+	struct rlimit now; // Go has raised the limit, unless the host has set its own before
 	if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_cur > pnm_before_go.files.rlim_cur && now.rlim_cur >= most_files(now.rlim_max) - 1) {
 		now.rlim_cur = pnm_before_go.files.rlim_cur;
 		setrlimit(RLIMIT_NOFILE, &now);

@@ -1,15 +1,15 @@
 //go:build (linux || darwin) && cgo
 
-// Two settings of Go's runtime that nothing else reaches.
+// Two settings of Go's runtime that cannot be reached otherwise.
 //
 // Each thread of Go, and each thread of the host at its first call, unblocks some signals, whatever mask it has inherited: those
 // that instructions raise, and also SIGCHLD, SIGPROF and, on Linux, SIGSTKFLT and 34, which glibc gives to programs as SIGRTMIN. And
-// Go sends SIGURG to its threads to preempt goroutines. Go's own handlers run on a stack of their own. The host's need not: they
-// would run on a goroutine's stack of a few KiB, and write over what lies below.
+// Go sends SIGURG to its threads to preempt goroutines. Go's own handlers run on an alternate stack, but the host's may not: they
+// would run on a goroutine's stack of a few KiB, and overwrite the memory below.
 //
-// What Go unblocks it reads from runtime.sigtable, and whether it preempts by signals from runtime.debug.asyncpreemptoff, which
-// GODEBUG sets by name through runtime.dbgvars. Both are plain data that is there before Go starts, and are found by the texts
-// that they point to. A Go that has them no longer would leave its threads as it likes: testdata/host.c looks at each thread's mask.
+// Go takes the signals to unblock from runtime.sigtable, and the setting for preemption by signals from runtime.debug.asyncpreemptoff,
+// which GODEBUG sets by name through runtime.dbgvars. Both are plain data before Go starts, and are found by the texts to which they point.
+// If a later Go no longer has them, nothing is changed; testdata/host.c, which checks each thread's mask, then fails.
 #include "unix.h"
 
 #include <string.h>
@@ -35,7 +35,7 @@ typedef struct {
 	pnm_segment segments[PNM_SEGMENTS];
 } module;
 
-// within reports whether memory belongs to one of the module's segments, and may be written if it is to be.
+// within reports whether memory belongs to one of the module's segments, and to a writable one if written is set.
 static int within(const module *m, const void *memory, size_t length, int written) {
 	uintptr_t at = (uintptr_t)memory;
 	for (int i = 0; i < m->count; i++) {
@@ -46,7 +46,7 @@ static int within(const module *m, const void *memory, size_t length, int writte
 	return 0;
 }
 
-// is reports whether a string of Go's is a text.
+// is reports whether a Go string equals text.
 static int is(const module *m, const char *name, size_t length, const char *text) {
 	return length == strlen(text) && within(m, name, length, 0) && memcmp(name, text, length) == 0;
 }

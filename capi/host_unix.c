@@ -13,8 +13,8 @@ int pnm_host_forked(void) { return forked; }
 
 static void in_child(void) { forked = 1; }
 
-// What a thread keeps lies on the heap: a thread-local array would come out of the little room that glibc has for libraries which are
-// loaded late, and that PyTorch and others want, too.
+// A thread's message is on the heap: a thread-local array would use the little static TLS space that glibc keeps for libraries loaded
+// late, which PyTorch and others need, too.
 static pthread_key_t kept_key;
 static int have_kept_key;
 
@@ -22,7 +22,7 @@ int pnm_host_keep(void *memory) { return have_kept_key && pthread_setspecific(ke
 
 void *pnm_host_kept(void) { return have_kept_key ? pthread_getspecific(kept_key) : NULL; }
 
-// Signals that a thread's own instructions raise. They cannot wait.
+// Signals that a thread's own instructions raise: blocking them would not delay them.
 static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
 
 static void hold_signals(sigset_t *before) {
@@ -33,8 +33,8 @@ static void hold_signals(sigset_t *before) {
 	pthread_sigmask(SIG_SETMASK, &others, before);
 }
 
-// The first call of a thread makes it one of Go's, until it ends: it then has a small alternate stack for signals, which the
-// handlers of the host would run on, and unblocks some signals, or does where pnm_go_hold_signals has found nothing.
+// The first call of a thread binds it to Go until it ends. Go gives it a small alternate signal stack, on which the host's handlers
+// would run, and unblocks some signals, unless pnm_go_hold_signals has prevented that. bind_thread undoes both.
 static pthread_key_t bound_key;
 static int have_bound_key;
 
@@ -42,7 +42,7 @@ static void bind_thread(void) {
 	stack_t before;
 	int known = sigaltstack(NULL, &before);
 	pnmgo_bind();
-	if (known == 0 && (before.ss_flags & SS_DISABLE) != 0) // else Go has left it alone
+	if (known == 0 && (before.ss_flags & SS_DISABLE) != 0) // else Go has kept the host's
 		sigaltstack(&before, NULL);
 	hold_signals(NULL);
 	if (have_bound_key)
@@ -71,10 +71,10 @@ void pnm_host_leave(const pnm_guest *g) {
 	pthread_sigmask(SIG_SETMASK, &g->signals, NULL);
 }
 
-// Go's start, which is a constructor too, installs handlers for signals such as SIGSEGV and SIGPIPE, so that a crash in the host
-// would end in a Go traceback, and a broken pipe in nothing at all. The engine needs none of them. So one constructor runs in
-// front of Go's and another one, in aftergo_unix.c, behind it: between them, what Go starts inherits a mask without the host's signals
-// and IEEE 754's arithmetic, and behind them the host's handlers are as they were.
+// Go starts in a constructor and installs handlers for signals such as SIGSEGV and SIGPIPE: a crash of the host would end in a Go
+// traceback, and a broken pipe would have no effect. The engine needs none of these handlers. So one constructor runs before Go's, and
+// another, in aftergo_unix.c, after it. In between, Go's threads inherit a mask that blocks the host's signals, and IEEE 754's
+// arithmetic. Afterwards the host's handlers are as before.
 struct pnm_before_go pnm_before_go;
 
 #ifdef __APPLE__ // where constructors run in the order of the objects, which release/library sets
