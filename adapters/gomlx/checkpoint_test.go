@@ -275,7 +275,7 @@ func TestLoadErrors(t *testing.T) {
 			_ = optimizer.GetGlobalStepVar(s).SetValue(tensors.FromScalar(int64(3)))
 		},
 			`variable "/model/dense/weights": is not in the store`},
-		{"another rule", full, pnm.NewAdam(), nil, `("/model/dense/weights"): in the file it is of AdaPNM`},
+		{"another rule", full, pnm.NewAdam(), nil, `("/model/dense/weights"): in the file its rule is AdaPNM`},
 		{"short", short, adapnm.Rule, nil, "short"},
 		{"no file", filepath.Join(dir, "missing"), adapnm.Rule, nil, "missing"},
 		{"another shape", full, adapnm.Rule, func(s *model.Store) { s.VariableWithValue("/model/dense/weights", make([]float32, 3)) },
