@@ -150,7 +150,7 @@ func TestCheckpointNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, "other names", `"conv"`, load(s, "other"))
-	expect(t, "two nodes of one name", `tensor 1 ("w"): tensor 0 is called "w", too`, func() error {
+	expect(t, "two nodes of one name", `tensor 1 ("w"): tensor 0 has the same name, "w"`, func() error {
 		_, err := NewSolver(pnm.NewSGD(1), []gorgonia.ValueGrad{&fake{"w", dense(1.0), nil, nil}, &fake{"w", dense(1.0), nil, nil}})
 		return err
 	})
