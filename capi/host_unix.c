@@ -7,6 +7,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#ifdef __APPLE__
+#include <dlfcn.h>
+#endif
+
 static volatile sig_atomic_t forked;
 
 int pnm_host_forked(void) { return forked; }
@@ -84,6 +88,11 @@ struct pnm_before_go pnm_before_go;
 #endif
 
 static void __attribute__((FIRST)) before_go(void) {
+#ifdef __APPLE__ // elsewhere the linker says that Go cannot be unloaded
+	Dl_info own;
+	if (dladdr((const void *)(uintptr_t)in_child, &own) != 0)
+		dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+#endif
 	pthread_atfork(NULL, NULL, in_child);
 	have_kept_key = pthread_key_create(&kept_key, free) == 0;
 	have_bound_key = pthread_key_create(&bound_key, NULL) == 0;
