@@ -187,7 +187,7 @@ def _unless_refused() -> Iterator[None]:
 def _sync(descriptor: int) -> None:
     """Puts a file or a folder on the disk, and not only into the disk's cache, as fsync does on macOS."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
+    if fcntl is not None and full is not None:
         with _unless_refused():
             fcntl.fcntl(descriptor, full)
             return
