@@ -118,7 +118,7 @@ func TestLimitPass(t *testing.T) {
 	perTier(t, func(t *testing.T) {
 		for _, r := range sampleRules() {
 			for _, f := range append(allFormats(r), formatsOf{f64, f64, f64, f32}) {
-				got := mixedTensor(rng, r, f, 1, 2100, anywhere(rng))
+				got := mixedTensor(rng, r, f, 1, 1100, anywhere(rng))
 				list := &List{Updates: []Update{{Rule: r, Step: 1, Params: got.p, Grads: got.g, State: got.s[:len(forms[got.form].Slots)],
 					Copy: got.out, Follow: got.follow, Rounding: got.rounding}}}
 				want := got.clone()
