@@ -307,7 +307,7 @@ func TestFormatErrors(t *testing.T) {
 			return Group{Rule: r, Params: []pnm.Vector{none("float64"), none("low16")}, Copies: []pnm.Vector{{}, at(x, 0)}}
 		}), format(1, "params", "low16", "float64, like the first tensor of the group"), "tensor 1: the format of params is low16"},
 		{"nothing to follow", group(func(x []float32) Group { return Group{Rule: r, Params: []pnm.Vector{p(x)}, Follow: true} }),
-			wrapped, "optim: group 0: Follow is set, but there are no Copies"},
+			wrapped, "optim: group 0: there are no Copies, but Follow is set"},
 		{"low16 state", with(Group{Rule: sgd}, func(o *Optimizer, x []float32) error {
 			return o.SetState([]TensorState{{1, map[string]pnm.Vector{"momentum_buffer": none("low16")}}})
 		}), format(0, "momentum_buffer", "low16", "float32, bf16, f16 or mxfp8"), "momentum_buffer is low16"},

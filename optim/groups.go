@@ -80,7 +80,7 @@ func (o *Optimizer) add(g Group) (bytes int, err error) {
 		return 0, inGroup(number, err)
 	}
 	if g.Follow && g.Copies == nil && len(g.Params) > 0 {
-		return 0, inGroup(number, errors.New("Follow is set, but there are no Copies"))
+		return 0, inGroup(number, errors.New("there are no Copies, but Follow is set"))
 	}
 	names, err := o.withNames(g)
 	if err != nil {
