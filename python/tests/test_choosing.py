@@ -154,6 +154,6 @@ def test_measurements():
     assert numbers(little[2]) == written(min(others), max(others))
     assert right[2] == "no difference" and "+0.08 ± 0.11" in generalization
     assert numbers(" ".join(re.search(r"all but ([\d.]+) of the ([\d.]+) points", PAGE).groups())) == written(-low, -gained)
-    at = {row[0]: numbers(row[3])[0] for row in table(generalization, "| LR | best | last | memorized | last − that")}
-    assert numbers(re.search(r"by ([\d.]+) points from", PAGE)[1]) == written(at["β0 = 0, matched"] - at["β0 = 1"])
+    at = {row[0]: numbers(row[3])[0] for row in table(generalization, "β0 | LR | best")}
+    assert numbers(re.search(r"by ([\d.]+) points from", PAGE)[1]) == written(at["0, matched"] - at["1"])
     assert "−0.20 ± 0.16" in generalization and "−0.20 ± 0.16 points" in PAGE
