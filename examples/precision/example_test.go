@@ -23,8 +23,8 @@ func Example_offload() {
 	const steps = 1000
 	masters := make([]float32, 2) // your initial weights
 
-	weights := make([]uint16, len(masters)) // what forward and backward run on: bf16
-	grads := make([]uint16, len(masters))   // what they give: bf16
+	weights := make([]uint16, len(masters)) // bf16 weights for forward and backward passes
+	grads := make([]uint16, len(masters))   // bf16 gradients
 	if _, err := pnm.BF16(weights).Set(pnm.Float32(masters)); err != nil {
 		panic(err)
 	}
