@@ -255,7 +255,7 @@ PNM_API pnm_status pnm_update_all(const pnm_options *options, const pnm_update *
 /* Performs a step of one tensor. */
 PNM_API pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, pnm_report *report);
 
-/* For benchmarks: reads and writes the memory of a step, and computes nothing. A step cannot be faster. updates must be valid for a step; of
+/* For benchmarks: reads and writes the memory of a step, and computes nothing. A step is rarely faster. updates must be valid for a step; of
  * options only workers counts. Only copies of float32 params change. The last elements of each tensor, up to 1023, are left out. Without
  * vector instructions, and for state in mxfp8 whose rows are not multiples of 32, the status is PNM_ERROR_UNSUPPORTED. */
 PNM_API pnm_status pnm_limit(const pnm_options *options, const pnm_update *updates, int64_t count);
