@@ -1,7 +1,7 @@
 // Package pnm performs the optimizer step of a training loop on the CPU. It updates parameters and optimizer state in place, in one
-// parallel pass over memory, with bit-identical results on every machine. Its rules are Positive-Negative Momentum ([PNM], [AdaPNM]:
-// Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182), the baselines of that paper, [SGD] and [Adam], as PyTorch defines them, and
-// [Lion] (Chen and others, NeurIPS 2023, arXiv 2302.06675).
+// parallel pass over memory, with bit-identical results on every machine. Its update rules are [PNM] and [AdaPNM] (Positive-Negative
+// Momentum: Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182), the baselines of that paper, [SGD] and [Adam] as PyTorch defines
+// them, and [Lion] (Chen and others, NeurIPS 2023, arXiv 2302.06675).
 //
 // There are three ways to call it:
 //
@@ -10,16 +10,16 @@
 //     again, and checks only what has changed.
 //   - Package [github.com/posneg/pnm/optim] also keeps the state, and adds groups, schedules and checkpoints.
 //
-// In the first two, the caller owns the state and passes the number of the step, and a step allocates no memory.
+// In the first two, the caller owns the state and passes the step number. A step allocates no memory.
 //
-// [Options] add what trainers do around a step to the same pass: dividing out a loss scale, clipping by global norm and by value,
-// skipping steps whose gradients are not finite, and zeroing the gradients. Steps also convert formats: an [Update] takes 16-bit
-// gradients for float32 parameters, writes 16-bit copies of the parameters, and can keep parameters and state in bf16, and momenta in
-// one byte per element. A [Vector] is a slice in one of these formats.
+// [Options] divide by a loss scale, clip by global norm and by value, skip steps whose gradients are not finite, and zero the gradients.
+// They add no pass over memory, except that clipping by norm and skipping first read the gradients once. Steps also convert formats: an
+// [Update] takes 16-bit gradients for float32 parameters, writes 16-bit copies of the parameters, and can keep parameters and state in
+// bf16, and momenta in one byte per element. A [Vector] is a slice in one of these formats.
 //
 // The step is assembly for AVX-512 or AVX2 on amd64, where the CPU has them, and for NEON on arm64: see [ISA]. Goroutines share the
-// work of large steps, including those over thousands of small tensors: see [Pool]. For full speed, large slices should not all begin
-// at the same offset within a page, as slices from make do: [Alloc] and [AllocState] spread them.
+// work of large steps, including those over thousands of small tensors: see [Pool]. For full speed, large slices should begin at
+// different offsets within a page. Slices from make all begin at the same one; [Alloc] and [AllocState] spread them.
 //
 // # The update
 //
@@ -61,17 +61,18 @@
 //  2. The result is the same, bit for bit, with AVX-512, AVX2, NEON or plain Go, on every architecture, for any way of
 //     cutting a tensor into pieces, any number of workers, any alignment and any position of an element in its slice. Only
 //     the payload and the sign of a NaN are unspecified.
-//  3. NaN and ±Inf in a gradient reach the state and the parameters, unless the caller asked for such steps to be skipped, or
-//     for ±Inf to be clipped by value. max(vmax, v) never loses a NaN, and neither does clipping.
-//  4. The gradient norm is the same, bit for bit, for the same numbers: however they are cut into tensors, calls and processes
-//     ([Squares]), in any order and format, and for any number of workers. Let e be ⌊log2⌋ of the largest |g|, J = ⌈(e−24)/26⌉, and
-//     q = 2^(52(J−1)). Each g·g is rounded to float64 (with unbounded exponent), and g·g/q to the nearest integer, ties to even.
-//     T is the exact sum of these integers, rounded once to float64; the norm is √T · √q. So each square is off by at most 2⁻⁵¹ of the
-//     largest one. A single addition in ordinary float64 may err by as much once the sum is four times that square.
+//  3. NaN and ±Inf in a gradient reach the state and the parameters, unless an option skips such steps or clips ±Inf by
+//     value. max(vmax, v) never loses a NaN, and neither does clipping.
+//  4. The gradient norm depends only on the numbers in the gradients. It is the same, bit for bit, in any order and format, for any
+//     number of workers, and for any way of cutting the numbers into tensors, calls and processes (see [Squares]). Let e be ⌊log2⌋ of the
+//     largest |g|, J = ⌈(e−24)/26⌉, and q = 2^(52(J−1)). Each g·g is rounded to float64 (with unbounded exponent), and g·g/q to the
+//     nearest integer, ties to even. T is the exact sum of these integers, rounded once to float64; the norm is √T · √q. So each square
+//     is off by at most 2⁻⁵¹ of the largest one. A single addition in ordinary float64 may err by as much once the sum is four times that
+//     square.
 //  5. Elements of 16 or 8 bits are widened exactly, including denormals. They are updated as float32, and the results are
 //     rounded once, when they are stored: to nearest even, or stochastically. The random numbers are a function of
-//     seed, tensor, step and element ([Rounding]), and never depend on shared random state. format.go, mxfp8.go and rounding.go
-//     define both. A NaN stays a NaN.
+//     seed, tensor, step and element ([Rounding]), and never depend on shared random state. format.go, mxfp8.go and rounding.go define
+//     the formats, the rounding and the random numbers. A NaN stays a NaN.
 //  6. A step either validates all its inputs and runs, or returns an error and has written nothing. The gradient is an
 //     input and is not written, unless the caller asked for it to be zeroed.
 package pnm
