@@ -64,7 +64,7 @@ func UpdateAdam[T Float](r Adam, t int, params, grads, expAvg, expAvgSq, maxExpA
 }
 
 // Validate implements [Rule]. The comments of the fields give the legal ranges. Also, Beta1, Beta2 and Eps must not
-// all be zero: that is a literal without the defaults of [NewAdam].
+// all be zero, as they are in a literal that does not begin with [NewAdam].
 func (r Adam) Validate() error {
 	if err := check(adamTable, &r); err != nil {
 		return err

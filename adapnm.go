@@ -9,8 +9,8 @@ import (
 )
 
 // AdaPNM is the adaptive form of [PNM] (the paper's Algorithm 3, the authors' class AdaPNM): the difference of the two
-// momenta is divided by the root of an average of squared gradients, as in Adam. As in PNM, a constant gradient moves a
-// parameter by LR/√γ a step in the long run. With Beta0 = 1 that is 0.447 of AdamW's step at the same LR.
+// momenta is divided by the root of an average of squared gradients, as in Adam. A constant gradient, of any size, moves a parameter by
+// LR/√γ a step in the long run. With Beta0 = 1 that is 0.447 of AdamW's step at the same LR.
 type AdaPNM struct {
 	LR          float64 // η, the learning rate: finite; a negative one ascends; default 0.001
 	Beta1       float64 // β1, decay of the momenta (each is updated every second step, with β1²): in [0, 1); default 0.9
@@ -66,7 +66,7 @@ func UpdateAdaPNM[T Float](r AdaPNM, t int, params, grads, expAvg, negExpAvg, ex
 }
 
 // Validate implements [Rule]. The comments of the fields give the legal ranges. Also, Beta1, Beta2 and Eps must not
-// all be zero: that is a literal without the defaults of [NewAdaPNM].
+// all be zero, as they are in a literal that does not begin with [NewAdaPNM].
 func (r AdaPNM) Validate() error {
 	if err := check(adapnmTable, &r); err != nil {
 		return err

@@ -53,7 +53,7 @@ func UpdateLion[T Float](r Lion, t int, params, grads, expAvg []T) error {
 }
 
 // Validate implements [Rule]. The comments of the fields give the legal ranges. Also, Beta1 and Beta2 must not
-// both be zero: that is a literal without the defaults of [NewLion].
+// both be zero, as they are in a literal that does not begin with [NewLion].
 func (r Lion) Validate() error {
 	if err := check(lionTable, &r); err != nil {
 		return err

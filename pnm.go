@@ -9,8 +9,8 @@ import (
 
 // PNM is Positive-Negative Momentum (the paper's Algorithm 2, the authors' class PNM): SGD with two momenta, updated on
 // alternate steps; their weighted difference is the direction of the step. Beta0 sets how much gradient noise the
-// difference carries: its variance grows with γ = (1+β0)² + β0². The step is divided by √γ, so that a constant
-// gradient moves a parameter by LR/√γ a step.
+// difference carries: its variance grows with γ = (1+β0)² + β0². The step is divided by √γ, so that a constant gradient g moves a
+// parameter by g·LR/√γ a step in the long run.
 //
 // LR has no default, as in the authors' code. The authors use 1.0 where torch's SGD with momentum 0.9 takes 0.1: torch's momentum
 // buffer is a sum with gain 1/(1−momentum) = 10, and this momentum is an average with gain 1.
@@ -55,7 +55,7 @@ func UpdatePNM[T Float](r PNM, t int, params, grads, posMomentum, negMomentum []
 }
 
 // Validate implements [Rule]. The comments of the fields give the legal ranges. Also, Beta1, Beta0 and Decoupled must not
-// all be zero: that is a literal without the defaults of [NewPNM].
+// all be zero, as they are in a literal that does not begin with [NewPNM].
 func (r PNM) Validate() error {
 	if err := check(pnmTable, &r); err != nil {
 		return err

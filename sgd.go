@@ -12,11 +12,11 @@ import (
 // the paper on [PNM]. Its defaults are torch's: in particular, Momentum is 0, so set the usual 0.9 yourself. Its ranges are torch's, too:
 // Momentum may be 1 or more, which makes it grow, and Dampening may be any finite number.
 //
-// LR has no default. With momentum μ a constant gradient moves a parameter by LR/(1−μ) a step in the long run.
+// LR has no default. With momentum μ, a constant gradient g moves a parameter by g·LR/(1−μ) a step in the long run.
 type SGD struct {
 	LR          float64 // η, the learning rate: finite; a negative one ascends
 	Momentum    float64 // μ, decay of the momentum: finite, ≥ 0; default 0, which needs no state
-	Dampening   float64 // τ: gradients after a tensor's first join the momentum as (1−τ)·g: any finite number; default 0
+	Dampening   float64 // τ: after a tensor's first step, gradients are added to the momentum as (1−τ)·g: any finite number; default 0
 	WeightDecay float64 // λ: finite, ≥ 0; default 0
 	Decoupled   bool    // true: decay scales the parameter by 1 − η·λ; false (default): it adds λ·p to the gradient (L2), as in torch
 	Nesterov    bool    // look ahead along the momentum; needs Momentum > 0 and Dampening 0; default false
