@@ -105,9 +105,9 @@ func (t *tensor) checkState(k int) error {
 	case !momentum && (v.format == f16 || v.format == low16 || v.format == mxfp8 || v.format == f64 && !t.wide()):
 		return &FormatError{name, v.format.String(), "float32 or bf16"}
 	case v.format != like.format && (momentum || like.format != mxfp8):
-		return &FormatError{name, v.format.String(), fmt.Sprintf("%s as %s are", like.format, first)}
+		return &FormatError{name, v.format.String(), fmt.Sprintf("%s like %s", like.format, first)}
 	case momentum && v.row != like.row:
-		return &ValueError{name, "Row", float64(v.row), fmt.Sprintf("%d as that of %s", like.row, first)}
+		return &ValueError{name, "Row", float64(v.row), fmt.Sprintf("%d like that of %s", like.row, first)}
 	}
 	return nil
 }

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// ErrBusy is the error of a call on a [List], or on an optimizer of package optim, while another call on it runs. The refused call has
-// done nothing.
-var ErrBusy = errors.New("pnm: busy with a call of another goroutine: let one goroutine at a time call")
+// ErrBusy is the error of a call on a [List], or on an optimizer of package optim, that comes while another call on the same one is
+// running. The refused call has done nothing.
+var ErrBusy = errors.New("pnm: a call of another goroutine is still running: call from one goroutine at a time")
 
 // A TensorError reports which tensor of a list an error is about.
 type TensorError struct {

@@ -70,14 +70,14 @@ func TestDropInErrors(t *testing.T) {
 			return UpdateAdam(r, 1, x[:8], x[8:16], x[16:24], x[24:32], nil)
 		}, &ValueError{"Adam", "Eps", 1e-50, "0, or large enough not to be 0 in float32"}, "Adam.Eps is 1e-50"},
 		{"PNM that nobody filled", func(x []float32) error { return UpdatePNM(PNM{LR: 1}, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
-			&ValueError{"PNM", "Beta1 and Beta0", 0, "set: NewPNM fills the defaults"},
-			"PNM.Beta1 and Beta0 are 0, must be set: NewPNM fills the defaults"},
+			&ValueError{"PNM", "Beta1 and Beta0", 0, "set: NewPNM fills in the defaults"},
+			"PNM.Beta1 and Beta0 are 0, must be set: NewPNM fills in the defaults"},
 		{"AdaPNM that nobody filled", func(x []float32) error {
 			return UpdateAdaPNM(AdaPNM{LR: 1, Beta0: 1}, 1, x[:8], x[8:16], x[16:24], x[24:32], x[32:40], nil)
-		}, &ValueError{"AdaPNM", "Beta1, Beta2 and Eps", 0, "set: NewAdaPNM fills the defaults"}, "NewAdaPNM fills"},
+		}, &ValueError{"AdaPNM", "Beta1, Beta2 and Eps", 0, "set: NewAdaPNM fills in the defaults"}, "NewAdaPNM fills in"},
 		{"Adam that nobody filled", func(x []float32) error {
 			return UpdateAdam(Adam{LR: 1, Decoupled: true}, 1, x[:8], x[8:16], x[16:24], x[24:32], nil)
-		}, &ValueError{"Adam", "Beta1, Beta2 and Eps", 0, "set: NewAdam fills the defaults"}, "NewAdam fills"},
+		}, &ValueError{"Adam", "Beta1, Beta2 and Eps", 0, "set: NewAdam fills in the defaults"}, "NewAdam fills in"},
 		{"coefficient beyond float32", func(x []float32) error { return UpdatePNM(huge, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
 			&ValueError{"PNM", "LR", exactly(huge, 1).k1, finite32}, "finite in float32"},
 		{"decay beyond float32", func(x []float32) error { return UpdatePNM(hugeDecay, 1, x[:8], x[8:16], x[16:24], x[24:32]) },
@@ -187,7 +187,7 @@ func TestDropInSeesOverlaps(t *testing.T) {
 func TestUnfilled(t *testing.T) {
 	for _, r := range Rules() {
 		literal := set(reflect.Zero(reflect.TypeOf(r)).Interface().(Rule), "lr", 1.0)
-		want := &ValueError{Of: r.Name(), Value: 0, Legal: "set: New" + r.Name() + " fills the defaults"}
+		want := &ValueError{Of: r.Name(), Value: 0, Legal: "set: New" + r.Name() + " fills in the defaults"}
 		err := literal.Validate()
 		if _, ok := r.(SGD); ok {
 			wantNoError(t, err)

@@ -109,7 +109,7 @@ func (t *table) set(rule unsafe.Pointer, name string, value any) error {
 	for i, row := range t.rows {
 		names[i] = row.name
 	}
-	return fmt.Errorf("pnm: %s has no hyperparameter %q, but %s", t.rule, name, strings.Join(names, ", "))
+	return fmt.Errorf("pnm: %s has no hyperparameter %q, only %s", t.rule, name, strings.Join(names, ", "))
 }
 
 // hyperparametersOf implements Rule.Hyperparameters.

@@ -67,8 +67,8 @@ func TestWithRefuses(t *testing.T) {
 		value any
 		want  string
 	}{
-		{"beta2", 0.5, `pnm: PNM has no hyperparameter "beta2", but lr, beta1, beta0, weight_decay, decoupled, maximize`},
-		{"LR", 0.5, `pnm: PNM has no hyperparameter "LR", but `},
+		{"beta2", 0.5, `pnm: PNM has no hyperparameter "beta2", only lr, beta1, beta0, weight_decay, decoupled, maximize`},
+		{"LR", 0.5, `pnm: PNM has no hyperparameter "LR", only `},
 		{"lr", 1, "pnm: lr of PNM must be a float64, not int"},
 		{"lr", true, "pnm: lr of PNM must be a float64, not bool"},
 		{"lr", nil, "pnm: lr of PNM must be a float64, not <nil>"},

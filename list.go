@@ -15,24 +15,25 @@ import (
 //	          or mxfp8 for momenta, rounded stochastically, with bf16 for averages of squares
 //	Copy      bf16 or f16, rounded to nearest even, of float32 Params; bf16 of low16 Params
 //
-// A step widens all of them to float32, updates as for float32, and rounds once, when it stores. State must be zero before the
+// A step widens all of them to float32, computes in float32, and rounds once, when it stores. State must be zero before the
 // first step: see [AllocState].
 //
 // With Params in low16, each parameter is a float32 number in two halves: Copy has the upper half, in bf16, and Params the lower half.
-// The model computes with Copy, and both together take the 4 bytes of the float32. A step gives the bits of a step of float32 Params. The
-// upper half is the nearest bf16, away from zero in a tie. [Split] makes the halves, and [Join] puts them together. To start from bf16
-// parameters, use them as Copy, and zeros as Params.
+// The model computes with Copy, and both together take the 4 bytes of the float32. A step gives bit-identical results to a step with
+// float32 Params. The upper half is the nearest bf16, away from zero in a tie. [Split] makes the halves, and [Join] puts them together.
+// To start from bf16 parameters, use them as Copy, and zeros as Params.
 //
-// The next step overwrites what others write to Copy, unless Params are low16 or Follow is set: then that step starts from a number that
-// rounds to what they wrote. Params in low16 keep their lower halves, so that an infinity in Copy may become a NaN or the largest number.
+// The next step overwrites numbers that others write to Copy, unless Params are low16 or Follow is set. In these two cases the step
+// starts from a number that rounds to the one written. Params in low16 keep their lower halves, so that an infinity in Copy may become a
+// NaN or the largest finite number.
 //
-// All momenta in mxfp8 of a tensor have the same rows. Such a tensor can be cut only where [Vector.Slice] can cut its momenta: parts of a
+// All mxfp8 momenta of a tensor have the same rows. Such a tensor can be cut only where [Vector.Slice] can cut its momenta: parts of a
 // step, and parts of a tensor given by Rounding.First, begin and end there.
 //
 // Stochastic rounding takes one of the two neighbours of a number, the nearer one with the higher probability, so that the mean is the
-// number. Changes too small for rounding to nearest are then not lost: parameters keep moving at the right rate, and averages of
-// squares decay, which they would not with β2 = 0.999. But rounding adds noise: AMSGrad keeps the maximum of an average, including the
-// noise of bf16, which makes steps some 3 % shorter in the long run. docs/precision.md has the measurements.
+// number. Changes too small for rounding to nearest are then not lost: parameters keep moving at the right rate, and averages of squares
+// keep decaying. (Rounded to nearest, with β2 = 0.999, they would not.) But rounding adds noise: AMSGrad keeps the maximum of an average,
+// including the noise of bf16, which makes steps some 3 % shorter in the long run. docs/precision.md has the measurements.
 type Update struct {
 	Rule   Rule     // a value, not a pointer
 	Step   int      // the tensor's own count, from 1: a step in which it gets no gradient does not count
@@ -42,7 +43,7 @@ type Update struct {
 
 	Copy     Vector   // written with the updated parameters; read only with Follow or low16 Params; nil for none
 	Follow   bool     // read Copy first: a float32 parameter that does not round to its copy takes the copy's value
-	Rounding Rounding // the random numbers of stochastic rounding: give each tensor another Rounding.Tensor, or all draw the same
+	Rounding Rounding // the random numbers of stochastic rounding: give each tensor its own Rounding.Tensor, or all draw the same
 
 	Skip bool // leave the tensor as it is, since it has no gradient in this step; Step and Grads are ignored
 }
@@ -61,8 +62,8 @@ func (u *Update) Draws() bool {
 }
 
 // UpdateAll performs a step of many tensors at once. ClipNorm and SkipNonFinite apply to all gradients together. The workers share the
-// whole list, so that thousands of small tensors take as long as a large one. The bits are those of separate calls, such as
-// [UpdatePNM], with the gradients scaled by the same factor.
+// whole list, so that thousands of small tensors take as long as one large tensor of the same total size. The results are bit-identical
+// to those of separate calls, such as [UpdatePNM], on gradients scaled by the same factor.
 //
 // An error of one tensor is a *[TensorError] that wraps a *[ValueError], *[LengthError], *[FormatError] or *[OverlapError]. A bad option
 // returns a *ValueError. An *OverlapError says that memory written for one tensor belongs to another one. After an error nothing has
@@ -169,9 +170,9 @@ func (l *List) letGo() {
 // element must be in exactly one part, and parts of a tensor with mxfp8 momenta begin and end where [Vector.Slice] can cut these. StepPart
 // ignores Grads and Skip of the Update.
 //
-// The bits are those of a whole step. But without Options.Squares, ClipNorm and SkipNonFinite see only the gradients of the part. The
-// gradients must not share memory with any tensor; StepPart compares them with the memory of other tensors as the last call that
-// looked at all tensors found it.
+// Together the parts give bit-identical results to a whole step. But without Options.Squares, ClipNorm and SkipNonFinite see only the
+// gradients of the part. The gradients must not share memory with any tensor; StepPart compares their memory with that of the other
+// tensors as of the last call that checked all tensors.
 func (l *List) StepPart(o Options, tensor, lo int, grads Vector) (Report, error) {
 	if err := l.begin(); err != nil {
 		return Report{}, err
@@ -559,7 +560,7 @@ func (t *tensor) checkSlots(u *Update) error {
 func (t *tensor) checkGradFormat(f format) error {
 	switch {
 	case t.wide() && f != f64:
-		return &FormatError{"grads", f.String(), "float64 as params are"}
+		return &FormatError{"grads", f.String(), "float64 like params"}
 	case !t.wide() && (f.alone() || f == mxfp8):
 		return &FormatError{"grads", f.String(), "float32, bf16 or f16"}
 	}

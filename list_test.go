@@ -645,7 +645,7 @@ func TestUpdateAllErrors(t *testing.T) {
 		}), tensor(1, &FormatError{"momentum_buffer", "float32", "float64 like params, since one of the two is float64"}), "momentum_buffer is float32"},
 		{"float64 params alone", call(Options{}, func(_ []float32, u []Update) {
 			u[1].Params, u[1].State = Float64(make([]float64, 8)), []Vector{Float64(make([]float64, 8))}
-		}), tensor(1, &FormatError{"grads", "float32", "float64 as params are"}), "grads is float32, must be float64 as params are"},
+		}), tensor(1, &FormatError{"grads", "float32", "float64 like params"}), "grads is float32, must be float64 like params"},
 		{"no rule", call(Options{}, func(_ []float32, u []Update) { u[0].Rule = nil }),
 			tensor(0, errors.New("pnm: Rule is nil")), "pnm: tensor 0: Rule is nil"},
 		{"a pointer to a rule", call(Options{}, func(_ []float32, u []Update) { u[0].Rule = &sgd }),

@@ -802,10 +802,10 @@ func TestMixedErrors(t *testing.T) {
 		{"f16 state", call(Options{}, func(x []float32, u *Update) { u.State[2] = as(at(x, 4), f16) }),
 			tensor(&FormatError{"exp_avg_sq", "f16", "float32 or bf16"}), "exp_avg_sq is f16"},
 		{"state of two formats", call(Options{}, func(x []float32, u *Update) { u.State[2] = Float32(x[40:48]) }),
-			tensor(&FormatError{"exp_avg_sq", "float32", "bf16 as exp_avg are"}), "bf16 as exp_avg are"},
+			tensor(&FormatError{"exp_avg_sq", "float32", "bf16 like exp_avg"}), "bf16 like exp_avg"},
 		{"the last buffer in another format", call(Options{}, func(x []float32, u *Update) {
 			u.Grads, u.State = Float32(x[8:16]), []Vector{Float32(x[0:8]), Float32(x[16:24]), Float32(x[40:48]), at(x, 12)}
-		}), tensor(&FormatError{"max_exp_avg_sq", "bf16", "float32 as exp_avg are"}), "float32 as exp_avg are"},
+		}), tensor(&FormatError{"max_exp_avg_sq", "bf16", "float32 like exp_avg"}), "float32 like exp_avg"},
 		{"copy of bf16", call(Options{}, func(x []float32, u *Update) { u.Params, u.Copy = at(x, 0), at(x, 6) }),
 			tensor(&FormatError{"params", "bf16", "float32 or low16 to have a copy"}), "to have a copy"},
 		{"copy in float32", call(Options{}, func(x []float32, u *Update) { u.Copy = Float32(x[40:48]) }),
@@ -823,7 +823,7 @@ func TestMixedErrors(t *testing.T) {
 			tensor(&FormatError{"grads", "low16", "float32, bf16 or f16"}), "grads is low16"},
 		{"low16 gradient of float64", call(Options{}, func(x []float32, u *Update) {
 			*u = Update{Rule: NewSGD(1), Step: 1, Params: wide(), Grads: as(at(x, 1), low16)}
-		}), tensor(&FormatError{"grads", "low16", "float64 as params are"}), "grads is low16"},
+		}), tensor(&FormatError{"grads", "low16", "float64 like params"}), "grads is low16"},
 		{"low16 state", call(Options{}, func(x []float32, u *Update) { u.State[2] = as(at(x, 4), low16) }),
 			tensor(&FormatError{"exp_avg_sq", "low16", "float32 or bf16"}), "is low16, must be float32 or bf16"},
 		{"low16 copy", call(Options{}, func(x []float32, u *Update) { u.Copy = as(at(x, 6), low16) }),

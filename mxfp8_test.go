@@ -356,9 +356,9 @@ func TestMXFP8Errors(t *testing.T) {
 		{"an average alone", call(func(x []float32, u *Update) { u.State = []Vector{half(x, 0), half(x, 1), at(x, 2, 0), half(x, 3)} }),
 			tensor(&FormatError{"exp_avg_sq", "mxfp8", "float32 or bf16"}), "exp_avg_sq is mxfp8, must be float32 or bf16"},
 		{"one momentum", call(func(x []float32, u *Update) { u.State[1] = half(x, 2) }),
-			tensor(&FormatError{"neg_exp_avg", "bf16", "mxfp8 as exp_avg are"}), "mxfp8 as exp_avg"},
+			tensor(&FormatError{"neg_exp_avg", "bf16", "mxfp8 like exp_avg"}), "mxfp8 like exp_avg"},
 		{"rows", call(func(x []float32, u *Update) { u.State[1] = at(x, 2, 8) }),
-			tensor(&ValueError{"neg_exp_avg", "Row", 8, "4 as that of exp_avg"}), "neg_exp_avg.Row is 8, must be 4"},
+			tensor(&ValueError{"neg_exp_avg", "Row", 8, "4 like that of exp_avg"}), "neg_exp_avg.Row is 8, must be 4"},
 		{"float64", call(func(x []float32, u *Update) {
 			u.Params, u.Grads = Float64(make([]float64, 16)), Float64(make([]float64, 16))
 		}), tensor(&FormatError{"exp_avg", "mxfp8", "float64 like params, since one of the two is float64"}), "exp_avg is mxfp8, must be float64"},

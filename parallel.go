@@ -41,11 +41,11 @@ func NewPool(workers int) (*Pool, error) {
 }
 
 // Pin binds each helper to its own CPU, among those that the process may run on; the first of these CPUs is left to the caller. Waking a
-// bound helper takes longer. Pin returns an error if the pool has performed a step, if the process may run on fewer CPUs than
-// there are workers, and, on systems other than Linux, one that wraps [errors.ErrUnsupported].
+// bound helper takes longer. Pin returns an error if the pool has performed a step, or if the process may run on fewer CPUs than there
+// are workers. On systems other than Linux, it returns an error that wraps [errors.ErrUnsupported].
 func (p *Pool) Pin() error {
 	if p == nil || p.inner == nil {
-		return errors.New("pnm: the default pool cannot be pinned: make one by NewPool")
+		return errors.New("pnm: the default pool cannot be pinned: make one with NewPool")
 	}
 	return p.inner.pin()
 }

@@ -176,5 +176,5 @@ func (i *interval) outside(rule, field string, value float64) error {
 
 // unfilled is the error of a rule in which the given fields are all 0: it is a literal without the constructor's defaults.
 func unfilled(rule, fields string) error {
-	return &ValueError{rule, fields, 0, "set: New" + rule + " fills the defaults"}
+	return &ValueError{rule, fields, 0, "set: New" + rule + " fills in the defaults"}
 }

@@ -55,7 +55,7 @@ static void refused_all(int line, pnm_status want, const char *text, const pnm_u
 static void rules(void) {
 	REFUSED(PNM_ERROR_NULL, "tensor 1: rule is null", u[1].rule = NULL);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "rule.kind is 99", rule.kind = 99);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "AdaPNM.Beta1, Beta2 and Eps are 0, must be set: pnm_rule_adapnm() fills the defaults",
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "AdaPNM.Beta1, Beta2 and Eps are 0, must be set: pnm_rule_adapnm() fills in the defaults",
 		(rule = (pnm_rule){.kind = PNM_RULE_ADAPNM, .lr = 1}));
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "rule.kind is 0", memset(&rule, 0, sizeof rule));
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "SGD.nesterov is 2, must be 0 or 1", rule.nesterov = 2);
