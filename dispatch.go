@@ -85,7 +85,7 @@ func choose(pin string, available []tier) (tier, error) {
 
 // ISA returns the name of the implementation that runs: "avx512", "avx2" or "generic" on amd64, "neon" or "generic" on arm64, and
 // "generic" elsewhere. It is the best one for the CPU, the operating system and the build (-tags purego leaves only generic), unless the
-// environment variable PNM_ISA names another. All of them give the same bits.
+// environment variable PNM_ISA names another. All implementations give bit-identical results.
 //
 // If PNM_ISA names one that is unknown or not available, every step returns an *ISAError.
 func ISA() string { return string(active) }

@@ -19,10 +19,10 @@ import (
 // more), plus at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds up the size
 // of each vector with its offset.
 //
-// Keep the Arena as long as you use one of its vectors, for example by a deferred Close. The memory goes back to the system at
-// [Arena.Close], or after the garbage collector finds that nothing refers to the Arena; vectors do not count as references. Since the
-// collector does not see this memory, an allocation starts a collection when twice as much is mapped as after the last one (or at any
-// time since), and when the system refuses more memory.
+// Keep the Arena as long as you use one of its vectors, for example with a deferred Close. The memory goes back to the system at
+// [Arena.Close], or after the garbage collector finds that nothing refers to the Arena; vectors do not count as references. The collector
+// does not see this memory. So an allocation starts a collection when the mapped memory is twice its least amount since the last
+// collection, and when the system refuses more memory.
 type Arena struct {
 	vectors []Vector
 	mapping *mapping // nil for ordinary memory
@@ -139,11 +139,11 @@ func Alloc(format string, lengths ...int) (*Arena, error) {
 	return allocate(vectors, len(lengths), func(i int) int { return base + inList(i) })
 }
 
-// AllocState returns an arena with the state of a rule for tensors of the given lengths, zero as before their first step. [Arena.Vectors]
-// has the state of the first tensor, in the order of the rule's State, then that of the second one, and so on. format is "float32",
-// "float64", "bf16" or "mxfp8". With "mxfp8", momenta are mxfp8 and averages of squares bf16; rows has the length of each tensor's rows
-// (see [MXFP8]), or is nil for flat tensors. AllocState returns the errors of [Alloc], and an error if rows do not fit the lengths,
-// whatever the format.
+// AllocState returns an arena with the state of a rule for tensors of the given lengths, all zero, as before the first step.
+// [Arena.Vectors] has the state of the first tensor, in the order of the rule's State, then that of the second one, and so on. format is
+// "float32", "float64", "bf16" or "mxfp8". With "mxfp8", momenta are mxfp8 and averages of squares bf16; rows has the length of each
+// tensor's rows (see [MXFP8]), or is nil for flat tensors. AllocState returns the errors of [Alloc], and an error if rows do not fit the
+// lengths, whatever the format.
 func AllocState(r Rule, format string, lengths, rows []int) (*Arena, error) {
 	f, err := formatOf(format)
 	if err == nil {
@@ -299,8 +299,8 @@ func (a *Arena) Close() {
 	}
 }
 
-// AdviseHugePages asks the system to move the slice to 2 MiB pages, as far as these lie wholly within the slice, and returns the number of
-// bytes on such pages. The content stays. On systems other than Linux it returns an error that wraps [errors.ErrUnsupported].
+// AdviseHugePages asks the system for 2 MiB pages wherever a whole one fits within the slice, and returns the number of bytes on such
+// pages. The content stays. On systems other than Linux it returns an error that wraps [errors.ErrUnsupported].
 //
 // It is worth calling once for slices of many megabytes: see docs/performance.md.
 func (v Vector) AdviseHugePages() (bytes int, err error) {

@@ -6,17 +6,17 @@ import (
 	"math"
 )
 
-// Options add what trainers do around a step, in the same pass over memory. The zero value adds nothing. Before the rule sees a
+// Options add to a step what trainers do around it. The zero value adds nothing. Before the rule sees a
 // gradient, the options change it, in this order:
 //
 //	g = g / LossScale                         LossScale⁻¹ and the clip factor are one factor, rounded once
-//	g = g · min(1, ClipNorm/‖g‖)              ‖g‖ is the norm of all gradients: a pass before the step reads them
+//	g = g · min(1, ClipNorm/‖g‖)              ‖g‖ is the norm of all gradients: one more pass, before the step, reads them
 //	g = min(max(g, −ClipValue), ClipValue)
 //
 // Weight decay belongs to the rule: clipping does not see it.
 //
 // “All gradients” are those of one call, or those summed in Squares. If a step takes several calls, or several processes share the
-// parameters, sum the squares of all gradients first, by [SumSquares] and [Squares.Add].
+// parameters, sum the squares of all gradients first, with [SumSquares] and [Squares.Add].
 type Options struct {
 	// LossScale is the factor by which the loss, and so the gradients, were multiplied. The step divides by it. It must be > 0 and
 	// have an inverse that is a normal number of the element type (for float32: up to 2¹²⁶); 0 means 1. When gradients are sums over
@@ -36,7 +36,7 @@ type Options struct {
 	SkipNonFinite bool
 
 	// Squares is the sum of the squares of all gradients of the step, as passed, if the caller has computed it. Set it only with ClipNorm
-	// or SkipNonFinite. If it is nil, these sum up the gradients of the call.
+	// or SkipNonFinite. If it is nil, these two use the gradients of the call.
 	Squares *Squares
 
 	// ZeroGrads sets the gradients to zero after the step, even if it was skipped.

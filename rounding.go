@@ -2,11 +2,11 @@ package pnm
 
 // A Rounding selects the random numbers of stochastic rounding, which stores parameters and averages of squares in bf16 and momenta in
 // mxfp8. The random number of element i at step t is a function of Seed, Tensor, t and First+i alone: it does not depend on where, when or
-// by which worker the element is updated. Other seeds, tensors, steps and elements draw other numbers.
+// by which worker the element is updated. Different seeds, tensors, steps and elements draw different numbers.
 type Rounding struct {
 	Seed   uint64 // of the run
-	Tensor uint64 // the number of the tensor: another one for each tensor of a run
-	First  uint64 // where this is a part of a tensor: the index of its first element in the whole. With mxfp8, a row or a block begins there
+	Tensor uint64 // a number that differs for each tensor of a run
+	First  uint64 // for a part of a tensor, the index of its first element in the whole; with mxfp8, the beginning of a row or a block
 }
 
 // draws returns the counter of the first word of a block, and the key; index is that of the block's first element, a multiple of 32.

@@ -6,7 +6,7 @@ import (
 	"github.com/posneg/pnm/internal/equations"
 )
 
-// Float is an element type of a drop-in call: all its slices have the same one.
+// Float is the element type of the slices of [UpdatePNM] and the other functions for one tensor. All slices of a call have the same type.
 type Float interface{ float32 | float64 }
 
 // element is an element type of memory: those of Float, of 16 bits for bf16, f16 and low16, and of 8 for mxfp8.

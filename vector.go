@@ -132,8 +132,8 @@ func (v Vector) Clear() {
 // Set copies the elements of from to v. If the formats differ, or the rows of mxfp8, it widens exactly or rounds to nearest even. It
 // returns the number of finite elements that became an infinity in f16. In mxfp8 an infinity becomes a NaN.
 //
-// Different lengths return a *LengthError, float64 or low16 on one side only a *FormatError, and shared memory an *OverlapError; nothing is
-// written then.
+// Set returns a *LengthError for different lengths, a *FormatError if only one side is float64 or only one is low16, and an *OverlapError
+// for shared memory. It has then written nothing.
 func (v Vector) Set(from Vector) (overflows int, err error) {
 	if v.n != from.n {
 		return 0, &LengthError{"to", v.n, from.n}
@@ -151,9 +151,9 @@ func (v Vector) Set(from Vector) (overflows int, err error) {
 	return convert(v, from), nil
 }
 
-// Split cuts each number of from, as a float32, into two halves: upper, the nearest bf16, and low, its lower 16 bits. They are the Copy and
-// the Params of an [Update] in low16. from is float32, bf16 or f16. Other formats return a *FormatError, different lengths a *LengthError,
-// and shared memory an *OverlapError; nothing is written then.
+// Split cuts each number of from, as a float32, into two halves: upper, the nearest bf16, and low, its lower 16 bits. In an [Update] with
+// low16 Params, upper is the Copy and low the Params. from is float32, bf16 or f16. Split returns a *FormatError for other formats, a
+// *LengthError for different lengths, and an *OverlapError for shared memory. It has then written nothing.
 func Split(upper, low, from Vector) error {
 	if from.format.alone() || from.format == mxfp8 {
 		return &FormatError{"from", from.format.String(), "float32, bf16 or f16"}
@@ -175,9 +175,9 @@ func Split(upper, low, from Vector) error {
 	return nil
 }
 
-// Join puts the halves upper and low together and writes the float32 numbers to to. After [Split] or a step, these are the same bits,
-// except for the payload of a NaN. If others have written a finite number to upper since, the result is a number that rounds to it. The
-// errors are those of Split.
+// Join puts the halves upper and low together and writes the float32 numbers to the vector to. After [Split] or a step, these are the
+// original numbers, bit for bit, except for the payload of a NaN. If a finite number has since been written to upper, the result is a
+// number that rounds to it. The errors are those of Split.
 func Join(to, upper, low Vector) error {
 	if to.format != f32 {
 		return &FormatError{"to", to.format.String(), f32.String()}
