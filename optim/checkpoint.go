@@ -69,16 +69,17 @@ func ofCheckpoint(path string, err error) error {
 }
 
 // Save writes a checkpoint of a run to a file: the parameters, the state, the counts of steps and the rules. A run that [Optimizer.Load]
-// continues from it has the same bits as one that was not interrupted. The position in the data, the loss scale and schedules are not
+// continues from it gives bit-identical results to an uninterrupted one. The position in the data, the loss scale and schedules are not
 // saved: put them in Metadata. The format is safetensors: docs/checkpoints.md describes the content. Parameters in low16 are saved as the
 // float32 numbers that they form with their copies.
 //
-// The new file replaces the old one as a whole, once it is on disk: if the program or the machine stops, the path has either of them. Save
-// needs no memory for a copy.
+// The new file replaces the old one as a whole, once it is on disk: if the program or the machine stops, the path has the old file or the
+// new one. Save needs no memory for a copy of the tensors.
 //
-// Save returns a *pnm.LengthError for Shapes that do not fit the tensors, a *PartError for a tensor of which [Optimizer.StepPart] has done
-// a part, and [ErrClosed] for a closed optimizer. All other errors name the path. Reserved keys in Metadata, and a count of steps that has
-// overflowed, are errors, too. After an error the path has its old content, unless synchronizing the directory failed, which comes last.
+// Save returns a *pnm.LengthError for Shapes that do not fit the tensors, a *PartError while a step of [Optimizer.StepPart] is
+// incomplete, and [ErrClosed] for a closed optimizer. All other errors name the path; reserved keys in Metadata, and a count of steps
+// that has overflowed, are among them. After an error the path has its old content, with one exception: the last operation is to
+// synchronize the directory, and if that fails, the path has the new content.
 func (o *Optimizer) Save(path string, s SaveOptions) error {
 	return o.saveBy(path, &s, func(save func(io.Writer) error) error { return atomicfile.Write(path, save) })
 }
@@ -157,9 +158,9 @@ func (o *Optimizer) save(w io.Writer, s *SaveOptions) error {
 }
 
 // Load replaces the parameters and the state of all tensors, and the rules of all groups, by those in a file that [Optimizer.Save] or the
-// Python package wrote. A run that continues from there has the bits of one that was not interrupted. Load also sets the copies of the
-// parameters: for Params in low16, parameters and copies become the halves of the numbers in the file. It drops an incomplete step of
-// [Optimizer.StepPart], and needs no memory for a copy.
+// Python package wrote. A run that continues from there gives bit-identical results to an uninterrupted one. Load also sets the copies of
+// the parameters: for Params in low16, parameters and copies become the halves of the numbers in the file. It drops an incomplete step of
+// [Optimizer.StepPart]. It needs no memory for a second copy of the tensors.
 //
 // Load matches tensors by name: the file and the optimizer must have the same names. They may be grouped differently, but in the file all
 // tensors of one of the optimizer's groups must have the same rule, with the type and the state of the group's rule (see

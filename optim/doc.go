@@ -16,8 +16,8 @@
 //	err = opt.Save("run.safetensors", optim.SaveOptions{})
 //
 // Begin with [New] and [Optimizer.Step]. A [Group] has a rule and the parameters that the rule trains; these stay in the caller's memory.
-// Parameters, gradients, state and copies may have any format of the engine: see [pnm.Update]. [pnm.Options] have what trainers do around
-// a step, such as clipping.
+// Parameters, gradients, state and copies may have any format of the engine: see [pnm.Update]. [pnm.Options] add to a step what trainers
+// do around it, such as clipping.
 //
 // [LossScaler] chooses the loss scale of training in f16. [WarmUp], [CosineDecay] and [StepDecay] are schedules of the learning rate.
 package optim

@@ -36,8 +36,8 @@ type Group struct {
 	// has the upper halves, in bf16; make both with [pnm.Split].
 	Copies []pnm.Vector
 
-	// Follow has float32 Params take over what others write to their copies, at the next step or in the next checkpoint: see
-	// [pnm.Update]. The copies must be made before. Params in low16 always follow.
+	// Follow makes float32 Params take over numbers that others write to their copies, at the next step or in the next checkpoint: see
+	// [pnm.Update]. Make the copies before the first step or checkpoint. Params in low16 always follow.
 	Follow bool
 
 	// Rounding selects the random numbers that each tensor draws. Nil (default) takes Config.Seed and the tensor's number in the optimizer.
@@ -238,9 +238,9 @@ func (o *Optimizer) Rule(group int) pnm.Rule {
 }
 
 // SetRule replaces the rule of a group from the next step on. Every hyperparameter may change, but the state must remain
-// the same: the new rule has the type of the old one, the same AMSGrad, and is with or without momentum as before. Otherwise, or if there
-// is no such group, or for a rule that [Optimizer.AddGroup] would refuse, it returns an error that names the group. It returns a *PartError
-// if [Optimizer.StepPart] has done a part of a tensor of the group.
+// the same: the new rule has the type of the old one and the same AMSGrad, and an SGD has momentum if the old one had it, and only then.
+// Otherwise, or if there is no such group, or for a rule that [Optimizer.AddGroup] would refuse, it returns an error that names the
+// group. It returns a *PartError while a step of [Optimizer.StepPart] is incomplete in the group.
 func (o *Optimizer) SetRule(group int, r pnm.Rule) error {
 	if err := o.calls.begin(); err != nil {
 		return err
@@ -285,7 +285,7 @@ func (o *Optimizer) LR(group int) float64 {
 }
 
 // SetLR sets the learning rate of all groups from the next step on. For a learning rate out of range it returns an error that names the
-// group and wraps a *pnm.ValueError. It returns a *PartError if [Optimizer.StepPart] has done a part of a tensor. After an error nothing
+// group and wraps a *pnm.ValueError. It returns a *PartError while a step of [Optimizer.StepPart] is incomplete. After an error nothing
 // has changed.
 func (o *Optimizer) SetLR(lr float64) error {
 	if err := o.calls.begin(); err != nil {

@@ -8,9 +8,9 @@ import (
 )
 
 // A LossScaler chooses the loss scale of a run in low precision, as torch's GradScaler does: it raises the scale after a
-// number of consecutive steps with finite gradients, and lowers it after each step without. The trainer multiplies the loss by
-// Scale before it computes gradients, passes Scale as [pnm.Options].LossScale together with SkipNonFinite, and then calls
-// [LossScaler.Update].
+// number of consecutive steps with finite gradients, and lowers it after each step with a gradient that is not finite. The trainer
+// multiplies the loss by Scale before it computes gradients, passes Scale as [pnm.Options].LossScale together with SkipNonFinite, and
+// then calls [LossScaler.Update].
 //
 // Its fields are its whole state, to save and restore. Torch's state_dict calls them scale, growth_factor, backoff_factor,
 // growth_interval and _growth_tracker.

@@ -117,13 +117,13 @@ func (o *Optimizer) close() {
 	o.arenas = nil
 }
 
-// SetParams has the optimizer update other memory from the next step on, for trainers whose parameters move. The state and the counts of
-// steps stay. params has one vector for each tensor, in the optimizer's order, with the same length and format as before. copies has
+// SetParams makes the optimizer update other memory from the next step on, for trainers whose parameters move. The state and the counts
+// of steps stay. params has one vector for each tensor, in the optimizer's order, with the same length and format as before. copies has
 // one vector for each tensor, as in a [Group], or is nil: steps then no longer write or follow copies. SetParams copies no elements, and
 // drops its references to the old parameters.
 //
-// A list or a vector of another length returns a *pnm.LengthError, another format a *pnm.FormatError, vectors that share memory a
-// *pnm.OverlapError, and a tensor of which [Optimizer.StepPart] has done a part a *PartError.
+// SetParams returns a *pnm.LengthError for a list or a vector of another length, a *pnm.FormatError for another format, a
+// *pnm.OverlapError for vectors that share memory, and a *PartError while a step of [Optimizer.StepPart] is incomplete.
 func (o *Optimizer) SetParams(params, copies []pnm.Vector) error {
 	if err := o.calls.begin(); err != nil {
 		return err
@@ -185,9 +185,9 @@ func (o *Optimizer) checkLength(list string, n int) error {
 // Gradients must not share memory with parameters and copies, but may share it with each other. They are only read. With opts.ZeroGrads
 // they are set to zero, and must not share memory at all.
 //
-// A list or a gradient of a wrong length returns a *pnm.LengthError, a format that gradients cannot have a *pnm.FormatError, shared memory
-// a *pnm.OverlapError, an option out of its range a *pnm.ValueError, and a tensor of which [Optimizer.StepPart] has done a part a
-// *PartError. From the second call on, Step allocates nothing.
+// Step returns a *pnm.LengthError for a list or a gradient of a wrong length, a *pnm.FormatError for a format that gradients cannot have,
+// a *pnm.OverlapError for shared memory, a *pnm.ValueError for an option out of its range, and a *PartError while a step of
+// [Optimizer.StepPart] is incomplete. From the second call on, Step allocates nothing.
 func (o *Optimizer) Step(opts pnm.Options, grads []pnm.Vector) (pnm.Report, error) {
 	if err := o.calls.begin(); err != nil {
 		return pnm.Report{}, err
@@ -196,8 +196,8 @@ func (o *Optimizer) Step(opts pnm.Options, grads []pnm.Vector) (pnm.Report, erro
 	return o.step(&opts, grads)
 }
 
-// StepNamed is [Optimizer.Step] with gradients by the names of their tensors. A tensor that grads does not have, or whose vector is nil,
-// got no gradient. A name that no tensor has is an error.
+// StepNamed is [Optimizer.Step] with a map from the names of tensors to their gradients. A tensor that grads does not have, or whose
+// vector is nil, got no gradient. A name that no tensor has is an error.
 func (o *Optimizer) StepNamed(opts pnm.Options, grads map[string]pnm.Vector) (pnm.Report, error) {
 	if err := o.calls.begin(); err != nil {
 		return pnm.Report{}, err
@@ -279,8 +279,8 @@ func (o *Optimizer) Names() []string {
 	return slices.Clone(o.names)
 }
 
-// Steps returns the number of steps that a tensor has done, or 0 if there is no such tensor. It does not count a step of which
-// [Optimizer.StepPart] has done a part: that is number Steps + 1.
+// Steps returns the number of steps that a tensor has done, or 0 if there is no such tensor. An incomplete step of [Optimizer.StepPart]
+// does not count: it is step Steps + 1.
 func (o *Optimizer) Steps(tensor int) int {
 	o.calls.RLock()
 	defer o.calls.RUnlock()
@@ -293,8 +293,8 @@ func (o *Optimizer) Steps(tensor int) int {
 // SetSteps sets the number of steps that a tensor has done. This count determines the bias correction, the random numbers, and which
 // momentum of PNM and AdaPNM is due. So set it together with the state that belongs to it, or use [Optimizer.SetState].
 //
-// A count below 0, or one that no step can follow, returns a *StateError, a tensor of which [Optimizer.StepPart] has done a part a
-// *PartError, and a tensor that does not exist a *pnm.TensorError.
+// SetSteps returns a *StateError for a count below 0, or for one that no step can follow, a *PartError while a step of
+// [Optimizer.StepPart] is incomplete for the tensor, and a *pnm.TensorError for a tensor that does not exist.
 func (o *Optimizer) SetSteps(tensor, steps int) error {
 	if err := o.calls.begin(); err != nil {
 		return err

@@ -19,16 +19,16 @@ type Part struct {
 }
 
 // StepPart performs a part of a step, for trainers that get gradients in pieces. The parts of a step may come in any order and from
-// several goroutines; each element is in exactly one part. The last part completes the step, which then counts. The bits are those of a
-// whole step. The report has the overflows of this part's copy.
+// several goroutines; each element is in exactly one part. The last part completes the step, which then counts. Together the parts give
+// bit-identical results to a whole step. The report has the overflows of this part's copy.
 //
 // A *PartError reports elements that are not in the tensor, that have been updated in this step, or that have not been updated in
-// the step before. While a step is incomplete, calls that need a complete one, such as [Optimizer.Step] and [Optimizer.State], return it,
-// too. [Optimizer.SetState] drops an incomplete step. If momenta are mxfp8, a part begins and ends between rows (see [Group].Rows), or at
-// multiples of 32 elements if the tensor is flat; otherwise a *pnm.ValueError names the nearest two borders.
+// the step before. While a step is incomplete, calls that need a complete one, such as [Optimizer.Step] and [Optimizer.State], also
+// return a *PartError. [Optimizer.SetState] drops an incomplete step. If momenta are mxfp8, a part begins and ends between rows (see
+// [Group].Rows), or at multiples of 32 elements if the tensor is flat; otherwise a *pnm.ValueError names the nearest two borders.
 //
 // ClipNorm and SkipNonFinite concern all gradients of the step, so they need Squares. LossScale, ClipNorm, ClipValue, SkipNonFinite and
-// Squares must be the same for all parts of a tensor's step. A violation of either rule returns a *pnm.ValueError. If SkipNonFinite skips a
+// Squares must be the same for all parts of a tensor's step. Otherwise StepPart returns a *pnm.ValueError. If SkipNonFinite skips a
 // part, that part is not done, and its elements remain due. Other errors are those of Step. StepPart allocates nothing once a step has had
 // as many parts.
 //

@@ -22,8 +22,8 @@ type TensorState struct {
 }
 
 // State returns a copy of the state of all tensors, in the optimizer's order and in its formats. With the state, the parameters and the
-// rules, a later run continues with the same bits: see [Optimizer.SetState]. Stochastic rounding needs only the seed and the counts of
-// steps.
+// rules, a later run continues bit-identically: see [Optimizer.SetState]. Stochastic rounding has no state of its own: the later run
+// needs the same seed.
 //
 // It returns a *PartError while a step of [Optimizer.StepPart] is incomplete, and [ErrClosed] after Close.
 func (o *Optimizer) State() ([]TensorState, error) {
@@ -52,8 +52,8 @@ func (o *Optimizer) State() ([]TensorState, error) {
 // another format, or in mxfp8 with other rows, are widened or rounded to nearest even; float64 is not converted. SetState drops an
 // incomplete step of [Optimizer.StepPart].
 //
-// A list or a buffer of a wrong length returns a *pnm.LengthError, a format that is not converted a *pnm.FormatError, and a name that is
-// missing or unknown, or a step below 0, a *StateError.
+// SetState returns a *pnm.LengthError for a list or a buffer of a wrong length, a *pnm.FormatError for a format that is not converted,
+// and a *StateError for a name that is missing or unknown, or for a step below 0.
 func (o *Optimizer) SetState(states []TensorState) error {
 	if err := o.calls.begin(); err != nil {
 		return err
