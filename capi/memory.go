@@ -40,7 +40,7 @@ func alloc(list []C.pnm_vector) error {
 		if n := int(list[i].length); n > 0 {
 			n = ((n-1)*int(size)+scalesOf(&list[i]))/8 + 1
 			if units += n; units > math.MaxInt/16 {
-				return &failure{C.PNM_ERROR_MEMORY, fmt.Sprintf("no system has the memory for vectors[0] … vectors[%d]", i)}
+				return &failure{C.PNM_ERROR_MEMORY, fmt.Sprintf("vectors[0] … vectors[%d] together need more memory than any system has", i)}
 			}
 			lengths = append(lengths, n)
 		}

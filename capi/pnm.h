@@ -1,4 +1,4 @@
-/* pnm.h: the optimizer step of a training loop on the CPU, in one pass over memory, with the same bits on every machine.
+/* pnm.h: the optimizer step of a training loop on the CPU, in one pass over memory, with bit-identical results on every machine.
  *
  * This is the C interface of the rules described at https://pkg.go.dev/github.com/posneg/pnm. docs/c.md has a program, and says how
  * to build, install, link and ship the library.
@@ -9,7 +9,7 @@
  * - Several threads may call at the same time, on memory that they do not share.
  * - The library cannot be used after fork(): in the child, every call that works on vectors or rules returns PNM_ERROR_FORKED at once. The
  *   child is otherwise unharmed. To use the library there, call exec or start a new process.
- * - Initialize structs to zero, or by the functions below. Fields called reserved must be 0. A later version may give them names; 0 will
+ * - Initialize structs to zero, or with the functions below. Fields called reserved must be 0. A later version may give them names; 0 will
  *   then mean the present behaviour. Structs must be aligned for their type.
  * - Enumerators never change. Layouts of structs change only together with PNM_ABI_VERSION, which is also the number in the library's
  *   soname.
@@ -19,8 +19,8 @@
 
 #include <stdint.h>
 
-/* Before functions of the library. Define PNM_STATIC where a program is linked with the static library; only Windows sees the
- * difference. Define PNM_BUILD in the library itself. */
+/* PNM_API marks the functions of the library. Define PNM_STATIC in a program that links the static library; this matters only on Windows.
+ * PNM_BUILD is defined when the library itself is compiled. */
 #if !defined(PNM_API)
 #if defined(_WIN32) || defined(__CYGWIN__)
 #if defined(PNM_STATIC)
@@ -55,11 +55,11 @@ PNM_API const char *pnm_version(void);
 PNM_API int pnm_abi_version(void);
 
 /* The instruction set in use: "avx512", "avx2", "neon" or "generic". The environment variable PNM_ISA selects another one, if it is set
- * when the process starts. In a forked child, pnm_isa returns "" unless the parent has called it, too. */
+ * when the process starts. In a forked child, pnm_isa returns "" unless the parent called it before the fork. */
 PNM_API const char *pnm_isa(void);
 
 /* The number of workers of large steps whose options do not set it: the number of CPUs that the process may use, or the number given to
- * pnm_set_workers. 0 in a forked child. */
+ * pnm_set_workers. In a forked child it is 0. */
 PNM_API int pnm_workers(void);
 
 typedef enum {
@@ -67,7 +67,7 @@ typedef enum {
 	PNM_ERROR_HYPERPARAMETER = 1, /* a field of a rule, vector, update or options is out of its range, or a field that must be 0 is not */
 	PNM_ERROR_STEP = 2,           /* a step below 1 */
 	PNM_ERROR_LENGTH = 3,         /* vectors of one tensor differ in length, or a length or a count is negative or too large */
-	PNM_ERROR_OVERLAP = 4,        /* memory that is written is used twice */
+	PNM_ERROR_OVERLAP = 4,        /* two vectors share memory that the call would write */
 	PNM_ERROR_DTYPE = 5,          /* an element type that is unknown, or not legal in its place */
 	PNM_ERROR_NULL = 6,           /* a null pointer for data of a length above 0, for a struct that is needed, or for scales of PNM_MXFP8 */
 	PNM_ERROR_ISA = 7,            /* PNM_ISA names an instruction set that is unknown or that this machine does not have */
@@ -107,7 +107,7 @@ typedef enum {
  *	length / row * ((row + 31) / 32)   scales, row after row;
  *	(length + 31) / 32                 if row is 0, for a tensor without rows.
  *
- * The library cannot check that scales has as many bytes. A part of a tensor must begin and end between rows or, without rows, at multiples
+ * The library cannot check the size of scales. A part of a tensor must begin and end between rows or, without rows, at multiples
  * of 32. */
 typedef struct {
 	void *data;
@@ -135,9 +135,9 @@ static inline pnm_const_vector pnm_as_const(pnm_vector v) {
 	return c;
 }
 
-/* Sets data of each vector to new zeros for its length and dtype, or to null if its length is 0. The scales of PNM_MXFP8 are zeros, too,
- * and follow the elements in the same memory. All vectors are aligned to at least 8 bytes. If the system refuses the memory, the status
- * is PNM_ERROR_MEMORY.
+/* Sets data of each vector to new memory for its length and dtype, all zero, or to null if its length is 0. The scales of PNM_MXFP8 are
+ * also zero, and follow the elements in the same memory. All vectors are aligned to at least 8 bytes. If the system refuses the memory, the
+ * status is PNM_ERROR_MEMORY.
  *
  * Allocate all vectors of a run in one call: those of 64 KiB or more then begin at different offsets within a page, which a step needs for
  * its full speed, and a call for 1 MiB or more uses huge pages if the system has them. */
@@ -148,7 +148,7 @@ PNM_API pnm_status pnm_alloc(pnm_vector *vectors, int64_t count);
  * nothing is freed, and the status is PNM_ERROR_NOT_ALLOCATED. In a forked child the memory may be used, but not freed. */
 PNM_API pnm_status pnm_free(pnm_vector *vectors, int64_t count);
 
-/* Copies the elements of from to to, which has the same length: widened exactly, or rounded to nearest even. The dtypes may differ, unless
+/* Copies *from to *to, which has the same length. Elements are widened exactly, or rounded to nearest even. The dtypes may differ, unless
  * one of them is PNM_FLOAT64 or PNM_LOW16; rows may differ, too. *overflows becomes the number of finite elements that became infinite in
  * PNM_F16; overflows may be null. In PNM_MXFP8 an infinity becomes a NaN. */
 PNM_API pnm_status pnm_convert(const pnm_vector *to, const pnm_const_vector *from, int64_t *overflows);
@@ -161,7 +161,7 @@ typedef enum {
 	PNM_RULE_LION = 5
 } pnm_rule_kind;
 
-/* An update rule. Build it by one of the functions below, which fill in the defaults, and then change fields. A field set to zero means
+/* An update rule. Build it with one of the functions below, which fill in the defaults, and then change fields. A field set to zero means
  * zero. Fields that a rule does not have must be 0. */
 typedef struct {
 	int32_t kind; /* a pnm_rule_kind */
@@ -197,13 +197,13 @@ PNM_API const char *pnm_state_name(const pnm_rule *rule, int i);
  *
  * An infinite momentum becomes a NaN in mxfp8.
  *
- * Split params are float32 numbers in two halves. After every step, they have the bits of float32 params. copy, in PNM_BF16, has the upper
- * halves, with which the model computes: each is the float32 rounded to the nearest bf16, away from zero in a tie. params, in PNM_LOW16,
- * has the lower halves, as int16_t. A float32 with the bits b is split and joined by
+ * Split params are float32 numbers in two halves. Every step gives bit-identical results to a step with float32 params. copy, in PNM_BF16,
+ * has the upper halves, with which the model computes: each is the float32 rounded to the nearest bf16, away from zero in a tie. params, in
+ * PNM_LOW16, has the lower halves, as int16_t. A float32 with the bits b is split and joined by
  *
  *	uint16_t upper = (uint16_t)((b + 0x8000) >> 16);        of a NaN: any NaN
  *	int16_t low = (int16_t)(b & 0xffff);                    of a NaN: 0
- *	b = ((uint32_t)upper << 16) + (uint32_t)(int32_t)low;   (uint32_t)upper << 16 where the sum has another sign
+ *	b = ((uint32_t)upper << 16) + (uint32_t)(int32_t)low;   if this changes the sign, (uint32_t)upper << 16 instead
  *
  * To start from bf16 parameters, use them as copy, and zeros as params. Others may write to copy between steps: the next step then begins
  * from a number that rounds to theirs. Without a copy in PNM_BF16, the status is PNM_ERROR_DTYPE. */
@@ -219,14 +219,15 @@ typedef struct {
 	                         * of the row, or of 32 without rows */
 	int32_t skip;           /* 1: leave the tensor as it is, since it has no gradient in this step; step and grads are ignored */
 	int32_t follow;         /* 1: read copy before the step: float32 params that do not round to it take its value, since others have
-	                         * written to it. 0: only write it. 1 without a copy is PNM_ERROR_DTYPE. Split params always follow */
+	                         * written to it. 0: only write it. Without a copy, 1 returns PNM_ERROR_DTYPE. Split params always follow */
 	int64_t reserved[8];
 } pnm_update;
 
 /* The number of integers that pnm_sum_squares writes. */
 #define PNM_SQUARES 334
 
-/* What to do around a step, in the same pass over memory. All zero: nothing. */
+/* What to do around a step. All zero: nothing. clip_norm and skip_non_finite first read the gradients once; the rest adds no pass over
+ * memory. */
 typedef struct {
 	double loss_scale;       /* the gradients are divided by it; 0 means 1 */
 	double clip_norm;        /* bound of the Euclidean norm of all gradients together; 0: no bound; infinity: only report the norm */
@@ -236,7 +237,7 @@ typedef struct {
 	int32_t workers;         /* the largest number of workers, up to 4096; 0: pnm_workers() */
 	int32_t reserved_flags[3];
 	const int64_t *squares;  /* the sum of pnm_sum_squares over all gradients of the step, if this call has only some of them; it needs
-	                          * clip_norm or skip_non_finite. Null: these sum up the gradients of the call */
+	                          * clip_norm or skip_non_finite. Null: these two use the gradients of the call */
 	int64_t reserved[7];
 } pnm_options;
 
@@ -255,9 +256,9 @@ PNM_API pnm_status pnm_update_all(const pnm_options *options, const pnm_update *
 /* Performs a step of one tensor. */
 PNM_API pnm_status pnm_update_one(const pnm_options *options, const pnm_update *update, pnm_report *report);
 
-/* For benchmarks: reads and writes the memory of a step, and computes nothing. A step is rarely faster. updates must be valid for a step; of
- * options only workers counts. Only copies of float32 params change. The last elements of each tensor, up to 1023, are left out. Without
- * vector instructions, and for state in mxfp8 whose rows are not multiples of 32, the status is PNM_ERROR_UNSUPPORTED. */
+/* For benchmarks: reads and writes the memory of a step, and computes nothing. A step is rarely faster. updates must be valid for a step;
+ * of options, only workers is used. Only copies of float32 params change. The last elements of each tensor, up to 1023, are left out.
+ * Without vector instructions, and for state in mxfp8 whose rows are not multiples of 32, the status is PNM_ERROR_UNSUPPORTED. */
 PNM_API pnm_status pnm_limit(const pnm_options *options, const pnm_update *updates, int64_t count);
 
 /* Writes the sum of the squares of all elements of the gradients to squares, as PNM_SQUARES integers. Adding such sums element by element,
