@@ -10,6 +10,10 @@
 #endif
 
 static void __attribute__((constructor)) after_go(void) {
+	if (!pnm_before_go.recorded) {
+		pnm_before_go.late = 1;
+		return;
+	}
 	for (int s = 1; s < NSIG; s++) {
 		const struct sigaction *was = &pnm_before_go.actions[s];
 		struct sigaction is;
@@ -33,6 +37,8 @@ static rlim_t most_files(rlim_t hard) {
 
 void pnm_host_limits(void) {
 	struct rlimit now; // Go has raised the limit, unless the host has set its own before
+	if (!pnm_before_go.recorded)
+		return;
 	if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_cur > pnm_before_go.files.rlim_cur && now.rlim_cur >= most_files(now.rlim_max) - 1) {
 		now.rlim_cur = pnm_before_go.files.rlim_cur;
 		setrlimit(RLIMIT_NOFILE, &now);

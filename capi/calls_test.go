@@ -146,6 +146,14 @@ func TestHost(t *testing.T) {
 	}
 }
 
+// On macOS, a plain go build runs the library's constructors in another order.
+func TestLateConstructors(t *testing.T) {
+	need(t, "gcc")
+	out := t.TempDir() + "/late"
+	run(t, "gcc", append(slices.Clone(gccFlags), "testdata/late.c", "-o", out)...)
+	run(t, out)
+}
+
 // hostProgram is not linked with the library: it loads it.
 func hostProgram(t *testing.T) string {
 	t.Helper()

@@ -79,6 +79,8 @@ void pnm_host_leave(const pnm_guest *g) {
 // traceback, and a broken pipe would have no effect. The engine needs none of these handlers. So one constructor runs before Go's, and
 // another, in aftergo_unix.c, after it. In between, Go's threads inherit a mask that blocks the host's signals, and IEEE 754's
 // arithmetic. Afterwards the host's handlers are as before.
+//
+// A plain go build for macOS runs this one last. Then Go's handlers stay, but neither of the two may change anything else.
 struct pnm_before_go pnm_before_go;
 
 #ifdef __APPLE__ // where constructors run in the order of the objects, which release/library sets
@@ -96,9 +98,12 @@ static void __attribute__((FIRST)) before_go(void) {
 	pthread_atfork(NULL, NULL, in_child);
 	have_kept_key = pthread_key_create(&kept_key, free) == 0;
 	have_bound_key = pthread_key_create(&bound_key, NULL) == 0;
+	if (pnm_before_go.late)
+		return;
 	for (int s = 1; s < NSIG; s++)
 		pnm_before_go.known[s] = sigaction(s, NULL, &pnm_before_go.actions[s]) == 0;
 	getrlimit(RLIMIT_NOFILE, &pnm_before_go.files);
 	hold(&pnm_before_go.thread);
 	pnm_go_hold_signals();
+	pnm_before_go.recorded = 1;
 }

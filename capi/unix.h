@@ -16,6 +16,8 @@ extern struct pnm_before_go {
 	struct sigaction actions[NSIG];
 	int known[NSIG];
 	struct rlimit files;
+	int recorded; // whether all of these are
+	int late;	  // whether it is too late for that
 } pnm_before_go;
 
 // pnm_go_hold_signals makes Go's threads leave blocked signals blocked, except those that their own instructions raise. It must run
