@@ -133,7 +133,7 @@ def test_too_little_memory(monkeypatch, capsys):
     monkeypatch.setattr(_bench, "free_memory", lambda: 2**30)
     with pytest.raises(SystemExit):
         main(["--bench", "--mebi", "8"])
-    assert "--mebi 8 takes 1056 MiB of memory, and 1024 are free" in capsys.readouterr().err
+    assert "--mebi 8 takes 1056 MiB of memory, but only 1024 MiB are free" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, capsys):

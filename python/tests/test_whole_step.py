@@ -273,10 +273,10 @@ def test_invalid(name, values, error):
 @pytest.mark.parametrize("name", ["clip_norm", "clip_value", "skip_non_finite", "zero_grads", "norm_group"])
 def test_groups_have_none(name):
     params = parameters(2, 3)
-    with pytest.raises(ValueError, match=f"Invalid {name} of a group: it belongs to the whole optimizer"):
+    with pytest.raises(ValueError, match=f"Invalid {name} in a group, since it belongs to the whole optimizer"):
         posneg.AdamW([{"params": params[:1], name: 1.0}])
     optimizer = posneg.AdamW(params[:1])
-    with pytest.raises(ValueError, match=f"Invalid {name} of a group"):
+    with pytest.raises(ValueError, match=f"Invalid {name} in a group"):
         optimizer.add_param_group({"params": params[1:], name: 1.0})
     assert len(optimizer.param_groups) == 1
 

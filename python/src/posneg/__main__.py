@@ -1,4 +1,4 @@
-"""Prints what an issue should say of an installation, and with --bench how fast it is."""
+"""Prints the versions and settings that a bug report should have, and with --bench the speed of steps."""
 
 from __future__ import annotations
 
@@ -47,17 +47,19 @@ def about() -> bool:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser("python -m posneg", description=__doc__)
-    parser.add_argument("--bench", action="store_true", help="measure for a minute, beside torch's optimizers, and print a table")
+    parser.add_argument("--bench", action="store_true", help="measure for a minute, together with torch's optimizers, and print a table")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="with --bench: write the results to a file, too")
-    parser.add_argument("--mebi", type=int, metavar="N", help="with --bench: parameters, in units of 2^20 (default: at most 32, by free memory)")
+    parser.add_argument(
+        "--mebi", type=int, metavar="N", help="with --bench: parameters, in units of 2^20 (default: 32, or fewer if memory is short)"
+    )
     parser.add_argument("--seconds", type=float, default=45, help="with --bench: how long to measure (default: 45)")
-    parser.add_argument("--machine", help="with --bench: what the results call the machine (default: its CPU's name)")
+    parser.add_argument("--machine", help="with --bench: name of the machine in the results (default: its CPU's name)")
     options = parser.parse_args(arguments)
     if options.mebi is not None and not 1 <= options.mebi <= 1 << 14:
         parser.error(f"--mebi is {options.mebi}, must be from 1 to {1 << 14}")
     free = _bench.free_memory()
     if options.bench and options.mebi and free and _bench.EACH * options.mebi << 20 > free:
-        parser.error(f"--mebi {options.mebi} takes {_bench.EACH * options.mebi} MiB of memory, and {free >> 20} are free")
+        parser.error(f"--mebi {options.mebi} takes {_bench.EACH * options.mebi} MiB of memory, but only {free >> 20} MiB are free")
     if not 0 <= options.seconds <= 3600:
         parser.error(f"--seconds is {options.seconds:g}, must be from 0 to 3600")
     if not options.bench and options.csv:
@@ -77,7 +79,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     elements = (options.mebi or _bench.fitting(free)) << 20
     cache, least = _bench.largest_cache(), 10 * elements
     if cache and least < cache:
-        print(f"The smallest step touches {least >> 20} MiB, and the largest cache has {cache >> 20}: some data will be in caches.")
+        print(f"The smallest step touches {least >> 20} MiB, but the largest cache has {cache >> 20} MiB: some data will be in caches.")
     results = _bench.measure(elements, options.seconds, options.machine or _bench.machine(), sys.stderr)
     _bench.report(results, sys.stdout)
     if options.csv:

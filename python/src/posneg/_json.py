@@ -28,7 +28,7 @@ class Reader:
         for _ in self._list("{", "}", "an object"):
             name = self.string()
             if name in known:
-                raise self._error(f"{short(name)} is there twice")
+                raise self._error(f"{short(name)} occurs twice")
             self._expect(":", "a colon")
             yield name
 

@@ -100,7 +100,7 @@ def path() -> Path:
             + (
                 "set POSNEG_LIBRARY to a libpnm, or unset it for the installed one"
                 if chosen
-                else "install the package (pip install ./python builds the library with Go), or build it by "
+                else "install the package (pip install ./python builds the library with Go), or build it with "
                 f"`go build -buildmode=c-shared -o {file.name} ./capi` and set POSNEG_LIBRARY to it"
             )
         )

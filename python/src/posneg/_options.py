@@ -92,7 +92,7 @@ def not_of_a_group(group: Dict[str, Any], around: Around) -> None:
     for name in _CHECKS:
         if name in group and group[name] != getattr(around, name):
             raise ValueError(
-                f"Invalid {name} of a group: it belongs to the whole optimizer: set optimizer.{name}, or optimizer.optim.{name} with "
+                f"Invalid {name} in a group, since it belongs to the whole optimizer: set optimizer.{name}, or optimizer.optim.{name} with "
                 "ZeroRedundancyOptimizer"
             )
 

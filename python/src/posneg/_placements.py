@@ -50,8 +50,8 @@ def check_fits(g: Any, p: Any) -> None:
             )
     elif is_cut(p):
         raise TypeError(
-            f"posneg: the gradient of a DTensor, {placed(p)}, is a plain tensor: make it a DTensor by distribute_tensor() if all "
-            f"processes have the whole gradient, or by DTensor.from_local() if each has its part"
+            f"posneg: the gradient of a DTensor, {placed(p)}, is a plain tensor: make it a DTensor with distribute_tensor() if all "
+            f"processes have the whole gradient, or with DTensor.from_local() if each has its part"
         )
     else:
         raise TypeError(f"posneg: the gradient of a plain parameter is a DTensor, {placed(g)}: use p.grad = p.grad.full_tensor()")

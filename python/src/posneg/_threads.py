@@ -39,8 +39,8 @@ _chosen = _ENVIRONMENT
 def set_num_threads(n: Optional[int]) -> None:
     """Sets the largest number of threads of a step, for all optimizers of this process, from 1 to 4096. None restores the default.
 
-    The default is the value of the environment variable POSNEG_NUM_THREADS at the import of posneg, or else torch.get_num_threads(). If
-    torch has a single thread because torchrun has set OMP_NUM_THREADS to 1 by itself, the default is this process's share of the CPUs:
+    The default is the value of the environment variable POSNEG_NUM_THREADS when posneg is imported, or else torch.get_num_threads(). If
+    torch has a single thread because torchrun, not the user, has set OMP_NUM_THREADS to 1, the default is this process's share of the CPUs:
     those that torchrun may use, divided by LOCAL_WORLD_SIZE. Results do not depend on the number of threads.
 
     >>> posneg.set_num_threads(2)

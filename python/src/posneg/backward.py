@@ -26,7 +26,7 @@ BATCH = 1 << 20  # bytes of parameters per call: small parameters wait for more,
 def step_in_backward(model_or_params: Union[torch.nn.Module, Iterable[Tensor]], optimizer: Optimizer) -> StepInBackward:
     """Updates each parameter inside backward(), as soon as its gradient is complete, and frees the gradient.
 
-    So the gradients never take memory all at once. The results are bit-identical to those of a step after backward(). Keep calling
+    The gradients are never in memory all at once. The results are bit-identical to those of a step after backward(). Keep calling
     optimizer.step(): it runs the closure, counts for schedulers, and updates parameters without hooks.
 
     Every backward pass is a step, except within `with handle.accumulate():`, where backward passes only add to the gradients. clip_value
@@ -37,12 +37,13 @@ def step_in_backward(model_or_params: Union[torch.nn.Module, Iterable[Tensor]], 
     Needs torch 2.1 or later.
 
     Args:
-        model_or_params: the model, or some of its parameters. Parameters of a model that the optimizer does not have get no hooks.
+        model_or_params: the model, or some of its parameters. If the optimizer does not have a parameter of the model, that parameter gets
+            no hook.
         optimizer: an optimizer of this package.
 
     Returns:
-        a handle with accumulate() and remove(). The hooks work as long as the optimizer or the handle exists, or until remove(). During
-        that time, hooks of another optimizer on the same parameters raise an error.
+        a handle with accumulate() and remove(). The hooks work until remove(), or until neither the optimizer nor the
+        handle exists any more. During that time, hooks of another optimizer on the same parameters raise an error.
 
     >>> model = torch.nn.Linear(3, 1)
     >>> optimizer = posneg.AdamW(model.parameters())

@@ -101,7 +101,7 @@ def save_checkpoint(
     params: bool = True,
     metadata: Optional[Mapping[str, str]] = None,
 ) -> None:
-    """Writes a checkpoint to a file. A run that load_checkpoint continues from it has the same bits as one without interruption.
+    """Writes a checkpoint to a file. A run that load_checkpoint continues from it gives bit-identical results to an uninterrupted one.
 
     An existing file is replaced once the new one is on disk, and stays if anything fails.
 
@@ -112,7 +112,7 @@ def save_checkpoint(
         names: (name, parameter) pairs such as model.named_parameters(), for the names of the tensors in the file. None: the names that
             the optimizer was made with, or else the parameters' numbers in the optimizer.
         params: write the parameters, too. float32 masters of 16-bit parameters belong to the state, and are always written.
-        metadata: strings of the caller's own, such as epoch and position in the data. load_checkpoint returns them.
+        metadata: the caller's own strings, such as epoch and position in the data. load_checkpoint returns them.
     """
     call = partial(_save, file=file, params=params, metadata=metadata)
     _call(call, optimizer, names, loads=False)
@@ -260,8 +260,8 @@ def load_checkpoint(
     """Loads a checkpoint that save_checkpoint or the Go packages wrote, and returns the metadata in it.
 
     The optimizer must have the same rule, and parameters with the same names and shapes, in any order and any groups. A file that does not
-    fit raises a CheckpointError, and a damaged file a ChecksumError. Nothing has changed then. If reading fails after these checks, the
-    error says so, and the optimizer refuses to step until a checkpoint has been loaded.
+    fit raises a CheckpointError, and a damaged file a ChecksumError. In both cases nothing has changed. If reading fails after these
+    checks, the error says so, and the optimizer refuses to step until a checkpoint has been loaded.
 
     Args:
         file: a path, or a binary file that is open for reading and can seek.

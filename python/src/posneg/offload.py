@@ -37,23 +37,24 @@ class Offload(StepOptions, torch.optim.Optimizer):
     >>> optimizer = posneg.offload.Offload(model.parameters(), posneg.AdaPNM, lr=1e-3, clip_norm=1.0)
 
     Use it like optimizer_class: param_groups have the model's parameters, state dicts and checkpoints are those of optimizer_class, and
-    a step gives the same bits as optimizer_class on the host.
+    a step gives bit-identical results to a step of optimizer_class on the host.
 
     Args:
-        params: parameters, or groups of them: plain tensors on any devices. Give the model its devices and types before.
+        params: parameters, or groups of them: plain tensors on any devices. Move the model to its devices, and convert its types, before
+            you make the optimizer.
         optimizer_class: a class of this package.
-        buckets: the number of parts, of about equal size in bytes, in which parameters are updated. The last part comes first, and each
-            is copied back while the next one is updated. None: one per 64 MiB of parameters, at most 8; this has not been measured on
-            a GPU. The bits do not depend on it.
+        buckets: the number of parts, of about equal size in bytes, in which parameters are updated. The step begins with the last part, and
+            copies each part back while it updates the next one. None: one per 64 MiB of parameters, at most 8; this has not been measured
+            on a GPU. Results do not depend on the number.
         overlap: copy each gradient as soon as backward produces it, instead of in step(). None: True, unless torch.distributed has
-            several processes, where gradients may change later. fused=False implies False. It may be set at any time: if a step takes
-            several backward passes, set it to False before all but the last one to save copies.
+            several processes, where gradients may change later. fused=False implies False. The attribute overlap may be set at any time: if
+            a step takes several backward passes, set it to False before all but the last one to save copies.
         free_gradients: free each gradient on the device once it is copied. Several backward passes then add up on the host, until step()
             or this optimizer's zero_grad(). Code that reads p.grad between backward and step, such as torch's clip_grad_norm_, finds
             None: use clip_norm. A step under torch.amp.GradScaler raises an error.
         options: the options of optimizer_class; master_weights is True by default. With fused=False, torch.amp.GradScaler divides the
-            gradients before the step, as Lightning's gradient_clip_val needs in mixed precision; step() then copies all gradients.
-            clip_norm does not need that.
+            gradients before the step, which Lightning's gradient_clip_val needs in mixed precision, and step() copies all gradients.
+            clip_norm does not need fused=False.
     """
 
     _inner: Any = None  # the optimizer of the copies, made with the first group
@@ -320,7 +321,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
 
     def __getstate__(self) -> Dict[str, Any]:
         if any(copy.pending for copy in self._copies):
-            raise RuntimeError("posneg: gradients that only the host has cannot be copied: call step() or zero_grad() first")
+            raise RuntimeError("posneg: an optimizer with gradients on the host cannot be copied: call step() or zero_grad() first")
         groups = [{name: group[name] for name in ("params", "param_names") if name in group} for group in self.param_groups]
         return {
             "made_with": self._made_with, "overlap": self.overlap, "groups": groups, "state_dict": self.state_dict(),

@@ -55,9 +55,9 @@ class PNM(Optimizer):
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
-        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
-            has it. This option and the next four are also attributes, which may change between steps. Default: None.
-        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        clip_norm: bound on the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, the attribute
+            grad_norm has the norm. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound on the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
@@ -110,7 +110,7 @@ class PNM(Optimizer):
         super()._check(group)
         check_betas(group, "beta1 beta0", decays=1)
         if not group["decoupled"] and not any(group["betas"]):
-            raise ValueError(f"Invalid betas: {group['betas']} without decoupled is plain gradient descent: use posneg.SGD for that")
+            raise ValueError(f"Invalid betas: {group['betas']} with decoupled=False is plain gradient descent: use posneg.SGD for that")
 
     def _rule(self, group: Group) -> Tuple[Any, ...]:
         beta1, beta0 = group["betas"]
@@ -155,9 +155,9 @@ class AdaPNM(Optimizer):
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
-        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
-            has it. This option and the next four are also attributes, which may change between steps. Default: None.
-        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        clip_norm: bound on the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, the attribute
+            grad_norm has the norm. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound on the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
@@ -227,7 +227,7 @@ class AdaPNM(Optimizer):
 
 
 class SGD(Optimizer):
-    """Gradient descent with momentum, as torch.optim.SGD. It loads that class's state, and takes its arguments and some more.
+    """Gradient descent with momentum, like torch.optim.SGD: it takes the same arguments and some more, and loads the same state.
 
     Step t of a parameter p with gradient g::
 
@@ -242,7 +242,7 @@ class SGD(Optimizer):
         params: parameters, (name, parameter) pairs such as model.named_parameters(), or dicts that define groups.
         lr: learning rate, finite and >= 0: a float, or a tensor with one element. Default: 1e-3.
         momentum: finite and >= 0. Default: 0.
-        dampening: any finite number; gradients join the momentum with the factor 1 - dampening. Default: 0.
+        dampening: any finite number; gradients are added to the momentum with the factor 1 - dampening. Default: 0.
         weight_decay: finite and >= 0, added to the gradients (L2). Default: 0.
         nesterov: use Nesterov momentum, which needs momentum > 0 and dampening 0. Default: False.
         maximize: ascend instead of descend. Default: False.
@@ -255,9 +255,9 @@ class SGD(Optimizer):
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
-        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
-            has it. This option and the next four are also attributes, which may change between steps. Default: None.
-        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        clip_norm: bound on the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, the attribute
+            grad_norm has the norm. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound on the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
@@ -325,7 +325,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, arXiv 1412.6980), as torch.optim.Adam. It loads that class's state, and takes its arguments and some more.
+    """Adam (Kingma and Ba, arXiv 1412.6980), like torch.optim.Adam: it takes the same arguments and some more, and loads the same state.
 
     Step t of a parameter p with gradient g::
 
@@ -360,9 +360,9 @@ class Adam(Optimizer):
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
-        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
-            has it. This option and the next four are also attributes, which may change between steps. Default: None.
-        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        clip_norm: bound on the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, the attribute
+            grad_norm has the norm. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound on the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
@@ -433,7 +433,8 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), as torch.optim.AdamW. It loads that class's state, and takes its arguments and more.
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), like torch.optim.AdamW: it takes the same arguments and more, and loads the same
+    state.
 
     Step t of a parameter p with gradient g::
 
@@ -465,9 +466,9 @@ class AdamW(Adam):
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
-        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
-            has it. This option and the next four are also attributes, which may change between steps. Default: None.
-        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        clip_norm: bound on the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, the attribute
+            grad_norm has the norm. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound on the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
@@ -555,9 +556,9 @@ class Lion(Optimizer):
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
-        clip_norm: bound of the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, grad_norm
-            has it. This option and the next four are also attributes, which may change between steps. Default: None.
-        clip_value: bound of the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
+        clip_norm: bound on the Euclidean norm of all gradients together, > 0; infinity only measures the norm. After a step, the attribute
+            grad_norm has the norm. This option and the next four are also attributes, which may change between steps. Default: None.
+        clip_value: bound on the absolute value of each element of the gradients, > 0, applied after clip_norm. Default: None.
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.

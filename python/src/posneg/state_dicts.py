@@ -49,7 +49,7 @@ def to_pytorch_optimizer(state_dict: StateDict) -> StateDict:
         steps = {int(state_dict["state"][i]["step"]) for i in group["params"] if i in state}
         if len(steps) > 1:
             raise ValueError(
-                f"posneg: pytorch_optimizer has one count of steps for a group, but the parameters of one here have done {sorted(steps)}"
+                f"posneg: pytorch_optimizer has one count of steps for a group, but the parameters of this one have done {sorted(steps)}"
             )
         if steps:
             group["step"] = steps.pop()
