@@ -34,8 +34,9 @@ const globalStepKey = "gomlx.global_step"
 // Save writes the trainable variables, the state, the rules and GoMLX's global step to a file. The file and the errors are those of
 // [optim.Optimizer.Save]; tensors have their variables' paths as names. Save also returns an error before the first step or Load.
 //
-// Variables that are not trainable (averages of batch normalization, the state of random numbers, metrics) are not in the file. Save a
-// model with such variables by GoMLX's checkpoint handler, and at the same step the optimizer's state by Save with StateOnly.
+// Variables that are not trainable (averages of batch normalization, the state of random numbers, metrics) are not in the file. For a
+// model with such variables, save the variables with GoMLX's checkpoint handler and, at the same step, the optimizer's state with Save
+// and StateOnly.
 func (o *Optimizer) Save(path string, s SaveOptions) error {
 	return o.save(s, func(s optim.SaveOptions) error { return o.engine.Save(path, s) })
 }
@@ -76,7 +77,7 @@ func (o *Optimizer) shapes() (all [][]int) {
 }
 
 // Load replaces the trainable variables, the state, the rules and GoMLX's global step by those of a file that [Optimizer.Save] wrote. A
-// run that continues from there has the bits of one that was not interrupted. Before the first step, Load creates the file's
+// run that continues from there gives bit-identical results to an uninterrupted one. Before the first step, Load creates the file's
 // variables that the store does not have, and the model then uses them. Call Load before [train.NewLoop], which reads the global step.
 //
 // With StateOnly, GoMLX's checkpoint handler must have loaded the variables, at the file's global step. Without StateOnly, the file must

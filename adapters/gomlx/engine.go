@@ -156,8 +156,8 @@ func (o *Optimizer) rebuild(variables []*binding, states map[string]optim.Tensor
 	return nil
 }
 
-// State returns a copy of the state of all variables that had a step, by their paths ("/dense/weights"). With it and the values
-// of all variables, a later run continues with the same bits.
+// State returns a copy of the state of all variables that have been updated, with their paths ("/dense/weights") as keys. With this state
+// and the values of all variables, a later run continues bit-identically.
 func (o *Optimizer) State() (map[string]optim.TensorState, error) {
 	list, err := o.engine.State()
 	if err != nil {
@@ -170,8 +170,8 @@ func (o *Optimizer) State() (map[string]optim.TensorState, error) {
 	return states, nil
 }
 
-// SetState replaces the state of all variables by a copy of states, which must have exactly the variables that had a step. Before the
-// first step, use [Optimizer.Load]. The errors are those of [optim.Optimizer.SetState]; the optimizer is unchanged then.
+// SetState replaces the state of all variables by a copy of states, which must have exactly the variables that have been updated. Before
+// the first step, use [Optimizer.Load]. The errors are those of [optim.Optimizer.SetState]; the optimizer is unchanged then.
 func (o *Optimizer) SetState(states map[string]optim.TensorState) error {
 	paths := o.engine.Names()
 	list := make([]optim.TensorState, len(paths))

@@ -29,8 +29,8 @@ type Group struct {
 	Match func(v *model.Variable) bool // whether v belongs to the group, unless an earlier group has taken it; nil takes all
 }
 
-// An Optimizer updates the trainable variables of a GoMLX model by the engine, in place. It is an [optimizer.Interface] for
-// [train.NewTrainer]. Attach it to the training loop by [Optimizer.Attach]; in your own loop, call [Optimizer.TrainStep] instead.
+// An Optimizer updates the trainable variables of a GoMLX model in place, with the engine of package pnm. It is an [optimizer.Interface]
+// for [train.NewTrainer]. Attach it to the training loop with [Optimizer.Attach]; in your own loop, call [Optimizer.TrainStep] instead.
 //
 // Only one goroutine at a time may use an Optimizer.
 type Optimizer struct {
@@ -86,7 +86,7 @@ func (o *Optimizer) Attach(loop *train.Loop) {
 	loop.OnStep("pnm", math.MaxInt, func(*train.Loop, []*tensors.Tensor) error { return o.begin() })
 }
 
-// TrainStep is a step of your own loop: it calls the trainer's TrainStep, which owns the batch from then on, and updates the
+// TrainStep performs a step in your own loop: it calls the trainer's TrainStep, which owns the batch from then on, and updates the
 // variables. After an error, such as a panic of the model function or a loss that is NaN or infinite, parameters and state are unchanged;
 // with SkipNonFinite such a loss is not an error. The first call attaches the trainer, as [Optimizer.Attach] does.
 func (o *Optimizer) TrainStep(trainer *train.Trainer, batch train.Batch) (metrics []*tensors.Tensor, err error) {

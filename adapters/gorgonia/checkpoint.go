@@ -27,9 +27,9 @@ func (s *Solver) save(o optim.SaveOptions, write func(optim.SaveOptions) error) 
 	return write(o)
 }
 
-// Load replaces the nodes' values (in place), the state and the rules by those of a checkpoint, except for those that the
-// options leave out. The run then continues with the bits of one that was not interrupted. Shapes are as in [Solver.Save]. The errors are
-// those of [optim.Optimizer.Load]; it is also an error if a node's value can no longer be updated in place.
+// Load replaces the nodes' values (in place), the state and the rules with those of a checkpoint, except for those that the options leave
+// out. The continued run gives bit-identical results to an uninterrupted one. Shapes are as in [Solver.Save]. The errors are those of
+// [optim.Optimizer.Load]; it is also an error if a node's value can no longer be updated in place.
 func (s *Solver) Load(path string, o optim.LoadOptions) (optim.CheckpointInfo, error) {
 	return s.load(o, func(o optim.LoadOptions) (optim.CheckpointInfo, error) { return s.opt.Load(path, o) })
 }

@@ -25,7 +25,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// A Solver updates the values of a model's nodes in place, by the rules of pnm, and then sets the gradients to zero, like Gorgonia's
+// A Solver updates the values of a model's nodes in place, with the rules of pnm, and then sets the gradients to zero, like Gorgonia's
 // own solvers. It does not copy values or gradients, and a step allocates nothing.
 //
 // Values are *tensor.Dense of float32 or float64 in row-major order, as Gorgonia makes them, or the scalars *gorgonia.F32 and
@@ -58,7 +58,7 @@ type node struct {
 
 var _ gorgonia.Solver = (*Solver)(nil)
 
-// NewSolver returns a solver that updates all nodes of a model by one rule of pnm (a value, not a pointer). The nodes must have
+// NewSolver returns a solver that updates all nodes of a model with one rule of pnm (a value, not a pointer). The nodes must have
 // values, all of one type, and different names. If a node's value cannot be updated in place, the error names the node. Other errors are
 // those of [optim.New], with the nodes' names.
 func NewSolver(rule pnm.Rule, model []gorgonia.ValueGrad) (*Solver, error) {
@@ -210,8 +210,8 @@ func (s *Solver) Rule(group int) pnm.Rule { return s.opt.Rule(group) }
 // SetRule replaces the rule of a group from the next step on. Its errors are those of [optim.Optimizer.SetRule].
 func (s *Solver) SetRule(group int, r pnm.Rule) error { return s.opt.SetRule(group, r) }
 
-// State returns a copy of the state of all nodes, in the model's order, with the names of the authors' implementation or
-// torch's. After Close it returns optim.ErrClosed.
+// State returns a copy of the state of all nodes, in the model's order, with the names that the authors' implementation or torch uses.
+// After Close it returns optim.ErrClosed.
 func (s *Solver) State() ([]optim.TensorState, error) {
 	state, err := s.opt.State()
 	if err != nil {

@@ -39,9 +39,9 @@ func main() {
 	flag.IntVar(&s.testImages, "test-images", 2000, "test images, at most 2000")
 	flag.Uint64Var(&s.seed, "seed", 1, "seed of the initial weights and the order of the images")
 	flag.Float64Var(&s.lr, "lr", 1e-3, "learning rate of Adam")
-	flag.Float64Var(&s.adapnmLR, "adapnm-lr", 2e-3, "learning rate of AdaPNM; at equal rates its steps are 1/√5 of Adam's")
+	flag.Float64Var(&s.adapnmLR, "adapnm-lr", 2e-3, "learning rate of AdaPNM; at equal rates, its steps are 1/√5 times as long as Adam's")
 	flag.StringVar(&s.save, "save", "", "write a checkpoint of AdaPNM's run to this `file` after each epoch")
-	flag.StringVar(&s.resume, "resume", "", "continue AdaPNM's run from this `file`, without Adam's run, since Gorgonia's Adam cannot be saved")
+	flag.StringVar(&s.resume, "resume", "", "continue AdaPNM's run from this `file`; Adam does not run, since Gorgonia's Adam cannot be saved")
 	flag.Parse()
 	if err := run(s, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "example:", err)
