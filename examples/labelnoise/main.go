@@ -27,9 +27,9 @@ type settings struct {
 
 func main() {
 	s := settings{Settings: trials.Settings{Batch: 128, Hidden: 256}}
-	flag.Float64Var(&s.noise, "noise", 0.4, "`share` of the training labels that are replaced by a wrong one")
-	pnmLR := flag.Float64("pnm-lr", 1, "learning rate of PNM; SGD's are derived from it")
-	adapnmLR := flag.Float64("adapnm-lr", 1e-3, "learning rate of AdaPNM; AdamW's are derived from it")
+	flag.Float64Var(&s.noise, "noise", 0.4, "`share` of the training labels that are replaced with wrong ones")
+	pnmLR := flag.Float64("pnm-lr", 1, "learning rate of PNM; those of SGD are derived from it")
+	adapnmLR := flag.Float64("adapnm-lr", 1e-3, "learning rate of AdaPNM; those of AdamW are derived from it")
 	sweep := flag.Bool("beta0", false, "train with PNM only, at several values of β0")
 	s.Parse("labelnoise", "the wrong labels, the initial weights and the order of the images",
 		trials.Size{Epochs: 30, Seeds: 3}, trials.Size{Epochs: 20, Seeds: 5})

@@ -21,10 +21,10 @@ func main() {
 	var s settings
 	svg := flag.String("svg", "", "draw the results into this `file`")
 	csv := flag.String("csv", "", "write the results to this `file`")
-	from := flag.String("from", "", "measure nothing, but take the results from this `file`, written by -csv or Python's --csv")
-	flag.IntVar(&s.mebi, "mebi", 0, "parameters, in units of 2^20 (default 64, or what fits into half of the free memory)")
+	from := flag.String("from", "", "take the results from this `file` instead of measuring; -csv, or python -m posneg --bench --csv, writes such files")
+	flag.IntVar(&s.mebi, "mebi", 0, "parameters, in units of 2^20 (default 64, or as many as fit into half of the free memory)")
 	flag.DurationVar(&s.time, "time", 40*time.Second, "how long to measure; each step is measured at least 3 times")
-	flag.StringVar(&s.machine, "machine", "", "what the results call the machine (default: the CPU's name)")
+	flag.StringVar(&s.machine, "machine", "", "name of the machine in the results (default: the CPU's name)")
 	flag.Parse()
 
 	if err := run(s, *svg, *csv, *from); err != nil {
