@@ -27,8 +27,10 @@ void pnm_host_enter(pnm_guest *g) {
 
 void pnm_host_leave(const pnm_guest *g) { set_arithmetic(g->arithmetic); }
 
-// Go's start has the system show no dialog, and tell no error reporting, when the process crashes. That is the host's choice.
+// Go's start has the system show no dialog, and tell no error reporting, when the process crashes; and boost no thread that has waited.
+// That is the host's choice.
 static UINT error_mode;
+static BOOL no_boost, know_boost;
 static DWORD reporting;
 static int know_reporting;
 
@@ -37,6 +39,7 @@ static void __attribute__((constructor)) before_go(void) {
 	kept = FlsAlloc(release);
 	error_mode = GetErrorMode();
 	know_reporting = WerGetFlags(GetCurrentProcess(), &reporting) == S_OK;
+	know_boost = GetProcessPriorityBoost(GetCurrentProcess(), &no_boost);
 	GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN, (LPCWSTR)(void *)&kept, &own); // Go cannot be unloaded
 }
 
@@ -46,4 +49,6 @@ void pnm_host_limits(void) {
 		SetErrorMode(error_mode);
 	if (know_reporting)
 		WerSetFlags(reporting);
+	if (know_boost)
+		SetProcessPriorityBoost(GetCurrentProcess(), no_boost);
 }
