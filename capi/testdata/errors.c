@@ -156,7 +156,7 @@ static void mxfp8(void) {
 	free(u[1].copy.scales);
 	REFUSED(PNM_ERROR_DTYPE, "the format of exp_avg_sq is mxfp8, must be bf16", to_adam(PNM_MXFP8));
 	REFUSED(PNM_ERROR_DTYPE, "the format of exp_avg_sq is float32, must be bf16 where exp_avg is mxfp8", to_adam(PNM_FLOAT32));
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "neg_momentum.Row is 4, must be 2 as that of pos_momentum", rule = pnm_rule_pnm(1); to_mxfp8(2);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "neg_momentum.Row is 4, must be 2 like that of pos_momentum", rule = pnm_rule_pnm(1); to_mxfp8(2);
 		for (int i = 0; i < 2; i++) u[i].state[1] = i == 1 ? zeros_in_rows(N, 4, PNM_MXFP8) : zeros(N, PNM_FLOAT32));
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Rounding.First is 31, must be between blocks of momentum_buffer, which is mxfp8: 0 or 32", to_mxfp8(0); u[1].first = 31);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Rounding.First is 9, must be between rows of 4 of momentum_buffer, which is mxfp8: 8 or 12", to_mxfp8(4); u[1].first = 9);
