@@ -104,7 +104,7 @@ type ISAError struct {
 }
 
 func (e *ISAError) Error() string {
-	return fmt.Sprintf("pnm: PNM_ISA is %q, must be one of those that this machine and build have: %s, or empty for the last of these",
+	return fmt.Sprintf("pnm: PNM_ISA is %q, must be one that this machine and build have (%s), or empty for the best of these",
 		e.Pin, strings.Join(e.Available, ", "))
 }
 

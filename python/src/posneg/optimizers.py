@@ -41,17 +41,18 @@ class PNM(Optimizer):
 
     Args:
         params: parameters, (name, parameter) pairs such as model.named_parameters(), or dicts that define groups.
-        lr: learning rate, finite and >= 0: a float, or a tensor with one element. It has no default, as in the authors' code. They
+        lr: learning rate, finite and >= 0: a float, or a tensor with one element. It has no default, as in the authors' code. The authors
             use 1.0 where torch's SGD with momentum 0.9 takes 0.1.
         betas: beta1, the decay of the momenta, in [0, 1), and beta0, the weight of the negative momentum, any finite number.
             Both may be 0 only with decoupled. Default: (0.9, 1.0).
         weight_decay: finite and >= 0. Default: 0.
         decoupled: multiply parameters by 1 - lr * weight_decay, instead of adding weight_decay * p to gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
-        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
-            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
-            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        fused: if True, step() itself divides the gradients by the scale of torch.amp.GradScaler. This saves a pass over memory, but
+            gradients stay scaled until step(). float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: type of the state. None: float32. torch.bfloat16 or "bfloat16": half that memory. "mxfp8": momenta take a quarter of
+            it, with one scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 and complex parameters always
+            have state of their own type. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
@@ -148,10 +149,11 @@ class AdaPNM(Optimizer):
         maximize: ascend instead of descend. Default: False.
         exact_bias: divide by the true sum of the momentum's weights. The authors' correction is the same on even steps and too large
             on odd ones: their first step is 1.70 * lr. Default: False.
-        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
-            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
-            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        fused: if True, step() itself divides the gradients by the scale of torch.amp.GradScaler. This saves a pass over memory, but
+            gradients stay scaled until step(). float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: type of the state. None: float32. torch.bfloat16 or "bfloat16": half that memory. "mxfp8": momenta take a quarter of
+            it, with one scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 and complex parameters always
+            have state of their own type. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
@@ -248,10 +250,11 @@ class SGD(Optimizer):
         maximize: ascend instead of descend. Default: False.
         foreach: accepted as by torch.optim, and ignored. Default: None.
         differentiable: accepted as by torch.optim, but True raises an error. Default: False.
-        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
-            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
-            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        fused: if True, step() itself divides the gradients by the scale of torch.amp.GradScaler. This saves a pass over memory, but
+            gradients stay scaled until step(). float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: type of the state. None: float32. torch.bfloat16 or "bfloat16": half that memory. "mxfp8": momenta take a quarter of
+            it, with one scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 and complex parameters always
+            have state of their own type. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
@@ -351,12 +354,13 @@ class Adam(Optimizer):
         maximize: ascend instead of descend. Default: False.
         capturable: accepted as by torch.optim, but True raises an error. Default: False.
         differentiable: accepted as by torch.optim, but True raises an error. Default: False.
-        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
-            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        fused: if True, step() itself divides the gradients by the scale of torch.amp.GradScaler. This saves a pass over memory, but
+            gradients stay scaled until step(). float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
         decoupled_weight_decay: multiply parameters by 1 - lr * weight_decay, instead of adding weight_decay * p to gradients (L2).
             Default: False.
-        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
-            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        state_dtype: type of the state. None: float32. torch.bfloat16 or "bfloat16": half that memory. "mxfp8": momenta take a quarter of
+            it, with one scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 and complex parameters always
+            have state of their own type. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
@@ -459,10 +463,11 @@ class AdamW(Adam):
         foreach: accepted as by torch.optim, and ignored. Default: None.
         capturable: accepted as by torch.optim, but True raises an error. Default: False.
         differentiable: accepted as by torch.optim, but True raises an error. Default: False.
-        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
-            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
-            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        fused: if True, step() itself divides the gradients by the scale of torch.amp.GradScaler. This saves a pass over memory, but
+            gradients stay scaled until step(). float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: type of the state. None: float32. torch.bfloat16 or "bfloat16": half that memory. "mxfp8": momenta take a quarter of
+            it, with one scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 and complex parameters always
+            have state of their own type. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
@@ -549,10 +554,11 @@ class Lion(Optimizer):
         weight_decay: finite and >= 0. Default: 0.0.
         decoupled: multiply parameters by 1 - lr * weight_decay, instead of adding weight_decay * p to gradients (L2). Default: True.
         maximize: ascend instead of descend. Default: False.
-        fused: True: step() divides the gradients by the scale of torch.amp.GradScaler, which saves a pass over memory; until then they
-            stay scaled. float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
-        state_dtype: None: the state is float32. torch.bfloat16 or "bfloat16": half the memory. "mxfp8": momenta take a quarter, with one
-            scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 parameters ignore it. Default: None.
+        fused: if True, step() itself divides the gradients by the scale of torch.amp.GradScaler. This saves a pass over memory, but
+            gradients stay scaled until step(). float16 parameters and the options from clip_norm to zero_grads imply it. Default: None.
+        state_dtype: type of the state. None: float32. torch.bfloat16 or "bfloat16": half that memory. "mxfp8": momenta take a quarter of
+            it, with one scale for up to 32 elements of a row, and averages of squares are bfloat16. float64 and complex parameters always
+            have state of their own type. Default: None.
         master_weights: keep exact float32 masters of bfloat16 parameters, with 2 bytes of state per element, instead of rounding
             the parameters stochastically. float16 parameters always have masters. Default: False.
         seed: seed of stochastic rounding, any integer. Default: 0.
