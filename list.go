@@ -144,8 +144,8 @@ func (l *List) end() {
 	l.busy.Store(false)
 }
 
-// Step performs a step of all tensors without Skip, as [UpdateAll] does. If the step was not skipped (see [Report]), add 1 to the
-// Step of each of these tensors.
+// Step performs a step of all tensors without Skip, as [UpdateAll] does. If the step was not skipped (see [Report]), add 1 to the Step of
+// each of these tensors.
 func (l *List) Step(o Options) (Report, error) {
 	if err := l.begin(); err != nil {
 		return Report{}, err
@@ -273,9 +273,9 @@ func (l *List) Check(first int) error {
 	return l.prepare(&Options{}, first)
 }
 
-// Touch has each worker of a pool touch the state that it will update, for the tensors from first on, so that the system places that
-// memory near the worker. It is useful for memory that has not been touched yet, such as that of a new [Arena]. It does not change the
-// state. See [List.Check] for first and for errors.
+// Touch makes each worker of a pool touch the state that the worker will update, for the tensors from first on, so that the system places
+// that memory near the worker. It is useful for memory that has not been touched yet, such as that of a new [Arena]. It does not change
+// the state. See [List.Check] for first and for errors.
 func (l *List) Touch(p *Pool, first int) error {
 	if err := l.begin(); err != nil {
 		return err

@@ -19,8 +19,8 @@ import (
 // parameters, sum the squares of all gradients first, with [SumSquares] and [Squares.Add].
 type Options struct {
 	// LossScale is the factor by which the loss, and so the gradients, were multiplied. The step divides by it. It must be > 0 and
-	// have an inverse that is a normal number of the element type (for float32: up to 2¹²⁶); 0 means 1. When gradients are sums over
-	// several processes, multiply it by their number to get means.
+	// have an inverse that is a normal number of the element type (for float32: up to 2¹²⁶); 0 means 1. If gradients are sums over several
+	// processes, multiply LossScale by the number of processes to get means.
 	LossScale float64
 
 	// ClipNorm bounds the Euclidean norm of all gradients of the step together: > 0; 0 (default) means no bound. +Inf changes

@@ -13,8 +13,8 @@ import (
 
 // A Pool is a set of workers that share the work of large steps: the goroutine that calls a step, and helper goroutines that start
 // when they are first needed. Helpers wait for the next step for some 20 µs and then sleep, so that an idle pool costs
-// nothing. Each worker updates the same range of the same tensors at every step; others take over a part of it only if the worker is
-// late or slow. Small steps run on the calling goroutine alone.
+// nothing. Each worker updates the same range of the same tensors at every step; other workers take over a part of that range only if the
+// worker is late or slow. Small steps run on the calling goroutine alone.
 //
 // A pool may serve any number of optimizers and calls, also at the same time; while it serves eight, further calls run on their own
 // goroutine alone. It never changes a result: the bits are the same for any number of workers. A nil Pool and the zero Pool stand for

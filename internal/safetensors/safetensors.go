@@ -289,7 +289,7 @@ func header(meta map[string]string, tensors []Tensor, order []int) (b []byte, si
 	for _, i := range order {
 		t := &tensors[i]
 		if names[t.Name] {
-			return nil, nil, fmt.Errorf("tensor %s cannot have this name: it is taken", strictjson.Quote(t.Name))
+			return nil, nil, fmt.Errorf("tensor %s cannot have this name: another entry of the header has it", strictjson.Quote(t.Name))
 		}
 		names[t.Name] = true
 		if bitsOf[t.DType] == 0 {

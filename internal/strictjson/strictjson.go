@@ -251,7 +251,7 @@ func (d *Decoder) NewMembers(known func(name string) bool, member func(name stri
 		}
 		name := t.plain()
 		if known(name) {
-			return d.Errorf("%s is there twice", Quote(name))
+			return d.Errorf("%s occurs twice", Quote(name))
 		}
 		if _, err := d.want(':', "a colon"); err != nil {
 			return err
