@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,9 @@ def test_progress(terminal):
     assert bool(out.getvalue()) == terminal and ("round 3, " in out.getvalue()) == terminal
 
 
-@pytest.mark.parametrize("arguments", ["--mebi 0 --bench", "--mebi 16385 --bench", "--csv x", "--seconds nan --bench"])
+@pytest.mark.parametrize(
+    "arguments", ["--mebi 0 --bench", "--mebi 16385 --bench", "--csv x", "--seconds nan --bench", "--mebi 1", "--machine x"]
+)
 def test_refused(arguments, capsys):
     arguments = arguments.split()
     with pytest.raises(SystemExit) as e:
@@ -136,11 +139,34 @@ def test_too_little_memory(monkeypatch, capsys):
     assert "--mebi 8 takes 1056 MiB of memory, but only 1024 MiB are free" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name, problem", [("no folder/speed.csv", "No such file or directory"), ("", "")])
+def test_a_file_that_cannot_be_written_is_refused_first(name, problem, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(_bench, "measure", lambda *_: pytest.fail("it measures"))
     with pytest.raises(SystemExit):
-        main(["--bench", "--csv", str(tmp_path / "no folder" / "speed.csv")])
-    assert f"{Path('no folder', 'speed.csv')}: No such file or directory" in capsys.readouterr().err
+        main(["--bench", "--csv", str(tmp_path / name)])
+    assert f"{tmp_path / name}: {problem}" in capsys.readouterr().err
+
+
+def test_no_empty_file_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(_bench, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        main(["--bench", "--csv", str(tmp_path / "speed.csv")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals and pipes of POSIX")
+@pytest.mark.parametrize("arguments", [[], ["--bench", "--mebi", "1"]])
+def test_ends_quietly(arguments):
+    """When nobody reads its output, or at Ctrl-C."""
+    p = subprocess.Popen([sys.executable, "-u", "-m", "posneg", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if arguments:
+        while not p.stdout.readline().startswith("system"):
+            pass
+        p.send_signal(signal.SIGINT)
+    else:
+        p.stdout.close()
+    assert p.stderr.read() == ""
+    assert p.wait(timeout=300) == (130 if arguments else 1)
 
 
 def test_size():

@@ -21,19 +21,21 @@ def about() -> bool:
     def line(name: str, value: object) -> None:
         print(f"{name:<20}{value}")
 
-    works = True
-    line("posneg", f"{__version__}, {Path(__file__).parent}")
+    works, engine = True, []
     try:
         library = _library.load()
-        line("library", f"{library.pnm_version().decode()}, {_library.path()}")
-        line("ISA", _library.isa())
-        line("threads", f"{get_num_threads()} of {library.pnm_workers()}")
+        engine.append(("library", f"{library.pnm_version().decode()}, {_library.path()}"))
+        engine.append(("ISA", _library.isa()))
+        engine.append(("threads", f"{get_num_threads()} of {library.pnm_workers()}"))
         p = torch.nn.Parameter(torch.zeros(1))
         p.grad = torch.zeros(1)
         SGD([p], lr=1.0).step()  # refuses what loading does not
     except (ImportError, OSError, AttributeError, _library.Refused) as e:
-        line("library", f"cannot be used: {e}")
+        engine.append(("library", f"cannot be used: {e}"))
         works = False
+    line("posneg", f"{__version__}, {Path(__file__).parent}")
+    for name, value in engine:
+        line(name, value)
     line("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     line("numpy", np.__version__)
     line("Python", f"{platform.python_version()}, {sys.executable}")
@@ -43,6 +45,15 @@ def about() -> bool:
         if name in os.environ:
             line(name, os.environ[name])
     return works
+
+
+def check_writable(file: Path) -> None:
+    """Raises OSError if the file cannot be written, and leaves all as it was."""
+    is_new = not file.exists()
+    with file.open("a"):
+        pass
+    if is_new:
+        file.unlink()
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -62,12 +73,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error(f"--mebi {options.mebi} takes {_bench.EACH * options.mebi} MiB of memory, but only {free >> 20} MiB are free")
     if not 0 <= options.seconds <= 3600:
         parser.error(f"--seconds is {options.seconds:g}, must be from 0 to 3600")
-    if not options.bench and options.csv:
-        parser.error("--csv needs --bench")
+    for name in ("csv", "mebi", "seconds", "machine"):
+        if not options.bench and getattr(options, name) != parser.get_default(name):
+            parser.error(f"--{name} needs --bench")
 
     if options.csv:
         try:
-            options.csv.touch()  # fails before the work and not after it
+            check_writable(options.csv)  # before the work and not after it
         except OSError as e:
             parser.error(f"--csv {options.csv}: {e.strerror}")
 
@@ -88,4 +100,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # whoever has read the output wants no more, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
