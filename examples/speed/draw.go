@@ -105,6 +105,9 @@ func color(by string) string {
 // longestWhole is the longest time whose bar is not broken off.
 func longestWhole(results []result) float64 {
 	own := slices.DeleteFunc(slices.Clone(results), func(r result) bool { return isTorch(r.by) })
+	if len(own) == 0 {
+		return slowest(results)
+	}
 	return min(slowest(results), 1.6*slowest(own))
 }
 

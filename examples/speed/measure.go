@@ -27,7 +27,7 @@ type settings struct {
 }
 
 // bytesEach is how many bytes all tensors have for each parameter.
-const bytesEach = 39
+const bytesEach = 43
 
 // A trial is a step of a rule on a number of workers, and what it is measured against.
 type trial struct {

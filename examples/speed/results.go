@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -84,19 +85,34 @@ func readCSV(r io.Reader) (results []result, err error) {
 		results = append(results, result{row[0], row[1], int(number("threads")), row[3], row[4], row[5], int(number("elements")),
 			number("bytes"), number("ns"), number("limit_ns"), number("of_limit")})
 	}
-	return results, err
+	if err != nil {
+		return nil, err
+	}
+	all := panels(results)
+	for _, panel := range all[1:] {
+		if !slices.EqualFunc(all[0], panel, func(a, b result) bool { return a.rule == b.rule && a.label() == b.label() }) {
+			return nil, fmt.Errorf("%s and %s have different rows, want one machine's results, all of them",
+				workers(all[0][0].threads), workers(panel[0].threads))
+		}
+	}
+	return results, nil
 }
 
-// writable reports a file that save could not write, unless its name is empty: before the work and not after it.
+// writable reports a file that save could not write, unless its name is empty: before the work and not after it. It leaves no new file.
 func writable(name string) error {
 	if name == "" {
 		return nil
 	}
+	_, missing := os.Stat(name)
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o666)
 	if err != nil {
 		return err
 	}
-	return file.Close()
+	err = file.Close()
+	if missing != nil {
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
 }
 
 // save writes results to a file, unless its name is empty.

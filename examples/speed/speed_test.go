@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"strings"
@@ -77,7 +78,7 @@ func TestCSV(t *testing.T) {
 	}
 	for _, bad := range []struct{ from, to string }{
 		{"of_limit", "of"}, {",2.0000,", ",-2,"}, {",2.0000,", ",,"}, {",2.0000,", ",NaN,"}, {",2.0000,", ","},
-		{text[strings.Index(text, "\n"):], ""},
+		{text[strings.Index(text, "\n"):], ""}, {"pnm,2,", "pnm,3,"},
 	} {
 		if _, err := readCSV(strings.NewReader(strings.Replace(text, bad.from, bad.to, 1))); err == nil {
 			t.Errorf("with %q for %q it is read", bad.to, bad.from)
@@ -147,6 +148,17 @@ func TestDraw(t *testing.T) {
 	}
 }
 
+// Results of others alone are drawn, too.
+func TestDrawOthers(t *testing.T) {
+	var b bytes.Buffer
+	if err := draw(&b, []result{samples[1]}); err != nil {
+		t.Fatal(err)
+	}
+	if text := b.String(); strings.Contains(text, "NaN") || strings.Contains(text, "Inf") {
+		t.Error(text)
+	}
+}
+
 // What cannot be done is said before anything is measured.
 func TestRefused(t *testing.T) {
 	bad := []settings{{mebi: -1}, {mebi: 1<<14 + 1}}
@@ -161,12 +173,19 @@ func TestRefused(t *testing.T) {
 	if err := run(settings{mebi: 1 << 13}, "", "", "no such file"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without the file: %v", err)
 	}
+	file := filepath.Join(t.TempDir(), "a.svg")
+	if err := run(settings{mebi: -1}, file, file, ""); err == nil || !strings.Contains(err.Error(), "-mebi") {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Errorf("nothing was measured, and there is %s", file)
+	}
 	for _, folder := range []string{"no folder/a.svg", t.TempDir()} {
 		if err := run(settings{mebi: -1}, folder, "", ""); err == nil || strings.Contains(err.Error(), "-mebi") {
 			t.Errorf("to %s: %v", folder, err)
 		}
 	}
-	for bytes, want := range map[int64]int{0: 1, 1 << 30: 13, 1 << 40: 64} {
+	for bytes, want := range map[int64]int{0: 1, 1 << 30: 11, 1 << 40: 64} {
 		if got := fitting(bytes); got != want {
 			t.Errorf("%d bytes: %d Mi parameters, want %d", bytes, got, want)
 		}
