@@ -630,6 +630,7 @@ def test_files_that_their_owner_cannot_open_are_replaced(good, mode, monkeypatch
         patch.setattr(os, "fsync", no_folders)
         posneg.save_checkpoint(file, optimizer, metadata={"epoch": "5"})
     assert stat.S_IMODE(file.stat().st_mode) == mode
+    file.chmod(0o400)
     assert posneg.load_checkpoint(file, optimizer) == {"epoch": "5"}
 
 
