@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // What the system does; tests have it refuse.
@@ -161,7 +162,7 @@ func removeLeftovers(path string) {
 			continue
 		}
 		if runtime.GOOS == "windows" {
-			os.Remove(dir + e.Name()) // fails while it is open
+			removeOld(dir + e.Name())
 			continue
 		}
 		f, err := os.OpenFile(dir+e.Name(), os.O_RDWR, 0) // some network file systems lock only files open for writing
@@ -175,6 +176,14 @@ func removeLeftovers(path string) {
 			os.Remove(f.Name())
 		}
 		f.Close()
+	}
+}
+
+// removeOld removes a leftover on Windows, which has no such locks. It cannot remove an open file, but writers close theirs before
+// they rename it: so a file to which something was written within the last minute stays.
+func removeOld(name string) {
+	if info, err := os.Stat(name); err == nil && time.Since(info.ModTime()) > time.Minute {
+		os.Remove(name)
 	}
 }
 

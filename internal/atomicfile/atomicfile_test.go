@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 func text(s string) func(io.Writer) error {
@@ -157,4 +158,17 @@ func TestWriteThroughLinks(t *testing.T) {
 		return text("three")(w)
 	}))
 	want(t, join("data", "deep", "file"), "three", "er", "file")
+}
+
+// Without locks, what was written to just now may be about to be renamed.
+func TestRemoveOld(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	ok(t, os.WriteFile(path, nil, 0o666))
+	removeOld(path)
+	want(t, path, "", "a")
+	ok(t, os.Chtimes(path, time.Time{}, time.Now().Add(-61*time.Second)))
+	removeOld(path)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the old file is still there")
+	}
 }

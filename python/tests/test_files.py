@@ -7,6 +7,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -67,6 +68,17 @@ def test_what_killed_processes_leave(tmp_path):
     write(file, b"newer")
     write(tmp_path / "other", b"")
     assert sorted(os.listdir(tmp_path)) == ["other", "run"] and file.read_bytes() == b"newer"
+
+
+def test_leftovers_without_locks(tmp_path, monkeypatch):
+    """As on Windows: what was written to just now may be about to be renamed."""
+    monkeypatch.setattr(_files, "fcntl", None)
+    new, old = tmp_path / ".pnm-5076a4c0-0.tmp", tmp_path / ".pnm-5076a4c0-1.tmp"
+    new.touch()
+    old.touch()
+    os.utime(old, (time.time() - 61,) * 2)
+    write(tmp_path / "run", b"text")
+    assert sorted(os.listdir(tmp_path)) == [new.name, "run"]
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL])

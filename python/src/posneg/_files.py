@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 import sys
+import time
 import zlib
 from typing import BinaryIO, Iterator, Optional, Tuple
 
@@ -123,7 +124,8 @@ def _remove_leftovers(target: str) -> None:
 
 def _remove_leftover(file: str) -> None:
     if fcntl is None:
-        os.unlink(file)
+        if time.time() - os.stat(file).st_mtime > 60:  # its writer closes it before renaming it
+            os.unlink(file)
         return
     flags = os.O_NONBLOCK | os.O_NOFOLLOW
     try:
