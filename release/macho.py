@@ -1,7 +1,7 @@
-"""What LLVM's tools do not do with Mach-O objects.
+"""Operations on Mach-O objects that LLVM's tools lack.
 
-    macho.py constructors OBJECT    prints the names of its constructors, in the order in which they run
-    macho.py hide OBJECT NAMES      hides all names that it shows to other libraries, but for those in the file NAMES
+    macho.py constructors OBJECT    prints the names of the object's constructors, in the order in which they run
+    macho.py hide OBJECT NAMES      hides all names that it exports, except those in the file NAMES
 """
 
 import struct
@@ -35,7 +35,7 @@ class Object:
         return [self.symbols[what & 0xFFFFFF][0] for _, what in sorted(self.relocations.get("__mod_init_func", []))]
 
     def shown(self):
-        """The names that it defines for others, and where their n_type is."""
+        """The names that the object exports, and the places of their n_type."""
         for name, at, value in self.symbols:
             kind = self.data[at]
             if kind & N_EXT and not kind & N_STAB and (kind & N_TYPE or value):  # a common symbol is of no kind, and has a size

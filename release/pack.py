@@ -1,4 +1,4 @@
-"""pack.py FOLDER FILE packs a folder into FILE, a .tar.gz or a .zip: the same bytes wherever and whenever it is done."""
+"""pack.py FOLDER FILE packs a folder into FILE, a .tar.gz or a .zip, with the same bytes on every machine and at any time."""
 
 import gzip
 import os
