@@ -1,4 +1,4 @@
-"""Steps of an optimizer's parameters in buckets: one call for each bucket, with the bits of a single call for all."""
+"""Steps of an optimizer's parameters in buckets: one call for each bucket, bit-identical to a single call for all."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Momenta in mxfp8 (MXFP8 of OCP Microscaling): one byte per element (E4M3), and one scale byte (E8M0) for each block of 32.
 
-Each row, that is, each index of the first dimension, begins a new block, so that a parameter that is cut between rows has the bits of the
-whole. A parameter of one dimension has rows of one element, or no rows if it is large. Elements are in row-major order, whatever the
-parameter's strides; a parameter in another order is copied for a step.
+Each row, that is, each index of the first dimension, begins a new block, so that a parameter that is cut between rows gives
+bit-identical results to the whole one. A parameter of one dimension has rows of one element, or no rows if it is large. Elements are in
+row-major order, whatever the parameter's strides; a parameter in another order is copied for a step.
 
-State dicts have the bits of both as torch.uint8, which torch's tools can pickle and send between processes; float8 they cannot.
+State dicts have the bits of elements and scales as torch.uint8, since torch's tools cannot pickle float8 or send it between processes.
 """
 
 from __future__ import annotations
