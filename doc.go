@@ -1,7 +1,7 @@
 // Package pnm performs the optimizer step of a training loop on the CPU. It updates parameters and optimizer state in place, in one
 // parallel pass over memory, with bit-identical results on every machine. Its update rules are [PNM] and [AdaPNM] (Positive-Negative
-// Momentum: Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182), the baselines of that paper, [SGD] and [Adam] as PyTorch defines
-// them, and [Lion] (Chen and others, NeurIPS 2023, arXiv 2302.06675).
+// Momentum: Xie, Yuan, Zhu, Sugiyama, ICML 2021, arXiv 2103.17182); the baselines of that paper, which are [SGD] and [Adam] as PyTorch
+// defines them; and [Lion] (Chen and others, NeurIPS 2023, arXiv 2302.06675).
 //
 // There are three ways to call it:
 //
@@ -13,9 +13,9 @@
 // In the first two, the caller owns the state and passes the step number. A step allocates no memory.
 //
 // [Options] divide by a loss scale, clip by global norm and by value, skip steps whose gradients are not finite, and zero the gradients.
-// They add no pass over memory, except that clipping by norm and skipping first read the gradients once. Steps also convert formats: an
-// [Update] takes 16-bit gradients for float32 parameters, writes 16-bit copies of the parameters, and can keep parameters and state in
-// bf16, and momenta in one byte per element. A [Vector] is a slice in one of these formats.
+// They add no pass over memory, with one exception: clipping by norm and skipping read the gradients once, before the step. Steps also
+// convert formats: an [Update] takes 16-bit gradients for float32 parameters, writes 16-bit copies of the parameters, and can keep
+// parameters and state in bf16, and momenta in one byte per element. A [Vector] is a slice in one of these formats.
 //
 // The step is assembly for AVX-512 or AVX2 on amd64, where the CPU has them, and for NEON on arm64: see [ISA]. Goroutines share the
 // work of large steps, including those over thousands of small tensors: see [Pool]. For full speed, large slices should begin at
@@ -67,8 +67,8 @@
 //     number of workers, and for any way of cutting the numbers into tensors, calls and processes (see [Squares]). Let e be ⌊log2⌋ of the
 //     largest |g|, J = ⌈(e−24)/26⌉, and q = 2^(52(J−1)). Each g·g is rounded to float64 (with unbounded exponent), and g·g/q to the
 //     nearest integer, ties to even. T is the exact sum of these integers, rounded once to float64; the norm is √T · √q. So each square
-//     is off by at most 2⁻⁵¹ of the largest one. A single addition in ordinary float64 may err by as much once the sum is four times that
-//     square.
+//     is off by at most 2⁻⁵¹ of the largest one. In an ordinary float64 sum, a single addition may err by as much, once the sum has grown
+//     to four times the largest square.
 //  5. Elements of 16 or 8 bits are widened exactly, including denormals. They are updated as float32, and the results are
 //     rounded once, when they are stored: to nearest even, or stochastically. The random numbers are a function of
 //     seed, tensor, step and element ([Rounding]), and never depend on shared random state. format.go, mxfp8.go and rounding.go define
