@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// ErrBusy is the error of a call on a [List], or on an optimizer of package optim, that comes while another call on the same one is
+// ErrBusy is the error of a call on a [List] or on an optimizer of package optim, if another call on the same List or optimizer is still
 // running. The refused call has done nothing.
 var ErrBusy = errors.New("pnm: a call of another goroutine is still running: call from one goroutine at a time")
 
