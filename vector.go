@@ -175,7 +175,7 @@ func Split(upper, low, from Vector) error {
 	return nil
 }
 
-// Join puts the halves upper and low together and writes the float32 numbers to the vector to. After [Split] or a step, these are the
+// Join makes float32 numbers from the halves upper and low, and stores them in the argument to. After [Split] or a step, these are the
 // original numbers, bit for bit, except for the payload of a NaN. If a finite number has since been written to upper, the result is a
 // number that rounds to it. The errors are those of Split.
 func Join(to, upper, low Vector) error {
