@@ -11,18 +11,18 @@ import (
 	"github.com/posneg/pnm/internal/system"
 )
 
-// An Arena is memory for the large vectors of a training run: parameters, gradients and state. Vectors of 64 KiB or more begin at
-// different offsets within a 4 KiB page, at up to 64 cache lines. On Linux an arena of 1 MiB or more lies outside the Go heap, on 2 MiB
-// pages if the kernel has them; other arenas are ordinary Go memory. docs/performance.md has measurements.
+// An Arena is memory for the large vectors of a training run: parameters, gradients and state. Vectors of 64 KiB or more begin at different
+// cache lines of a 4 KiB page, of which there are 64. On Linux an arena of 1 MiB or more lies outside the Go heap, on 2 MiB pages if the
+// kernel has them; other arenas are ordinary Go memory. docs/performance.md has measurements.
 //
-// Outside the heap, an arena takes the size of its vectors, plus 64 bytes for each vector (4,160 for the first one and those of 64 KiB or
-// more), plus at most 4 MiB of addresses for the whole, of which 2 MiB may be backed by memory. On the heap, Go rounds up the size
+// Outside the heap, an arena takes the size of its vectors plus 64 bytes for each vector, or 4,160 for the first one and those of 64 KiB or
+// more. In addition, it takes at most 4 MiB of addresses in all, of which 2 MiB may be backed by memory. On the heap, Go rounds up the size
 // of each vector with its offset.
 //
 // Keep the Arena as long as you use one of its vectors, for example with a deferred Close. The memory goes back to the system at
 // [Arena.Close], or after the garbage collector finds that nothing refers to the Arena; vectors do not count as references. The collector
-// does not see this memory. So an allocation starts a collection when the mapped memory is twice its least amount since the last
-// collection, and when the system refuses more memory.
+// does not see this memory. So an allocation starts a collection if the mapped memory has doubled from its least amount since the last
+// collection, or if the system refuses more memory.
 type Arena struct {
 	vectors []Vector
 	mapping *mapping // nil for ordinary memory
