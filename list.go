@@ -24,8 +24,8 @@ import (
 // To start from bf16 parameters, use them as Copy, and zeros as Params.
 //
 // The next step overwrites numbers that others write to Copy, unless Params are low16 or Follow is set. In these two cases the step
-// starts from a number that rounds to the one written. Params in low16 keep their lower halves, so that an infinity in Copy may become a
-// NaN or the largest finite number.
+// starts from a number that rounds to the one written. Params in low16 keep their lower halves: if others write an infinity to Copy, the
+// parameter may be a NaN or the largest finite number.
 //
 // All mxfp8 momenta of a tensor have the same rows. Such a tensor can be cut only where [Vector.Slice] can cut its momenta: parts of a
 // step, and parts of a tensor given by Rounding.First, begin and end there.
@@ -167,12 +167,12 @@ func (l *List) letGo() {
 }
 
 // StepPart performs a part of the step of one tensor, the elements lo … lo+grads.Len()−1, for callers who get gradients in pieces. Each
-// element must be in exactly one part, and parts of a tensor with mxfp8 momenta begin and end where [Vector.Slice] can cut these. StepPart
-// ignores Grads and Skip of the Update.
+// element must be in exactly one part, and parts of a tensor with mxfp8 momenta begin and end where [Vector.Slice] can cut the momenta.
+// StepPart ignores Grads and Skip of the Update.
 //
-// Together the parts give bit-identical results to a whole step. But without Options.Squares, ClipNorm and SkipNonFinite see only the
-// gradients of the part. The gradients must not share memory with any tensor; StepPart compares their memory with that of the other
-// tensors as of the last call that checked all tensors.
+// Together the parts give bit-identical results to a whole step. But ClipNorm and SkipNonFinite see only the gradients of the part, unless
+// Options.Squares is set. The gradients must not share memory with any tensor. In this check, StepPart uses the memory that the other
+// tensors had in the last call that checked all tensors.
 func (l *List) StepPart(o Options, tensor, lo int, grads Vector) (Report, error) {
 	if err := l.begin(); err != nil {
 		return Report{}, err
