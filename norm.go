@@ -286,8 +286,8 @@ func (b *batch) addSum(s *sum) {
 // [Squares.Norm] is the same, bit for bit, however the elements were ordered, and cut into gradients, calls and processes.
 //
 // The sum is kept in bins: bin b = −43 … 39 counts multiples of 2^52b. A sum uses two bins, b and b−1. Bin b has four words, from 4·(b+43)
-// on: the number of sums whose upper bin it is; then its count, as bits 0 to 31, bits 32 to 63, and the rest with its sign. The last two
-// words count the sums that have a NaN, and those that have an infinity but no NaN.
+// on. The first is the number of sums whose upper bin is b. The other three are the count of the bin: bits 0 to 31, bits 32 to 63, and the
+// rest with its sign. The last two words count the sums that have a NaN, and those that have an infinity but no NaN.
 type Squares [4*bins + 2]int64
 
 // SumSquares returns the sum of the squares of all elements of the gradients. A nil pool means the default pool. It panics if a
