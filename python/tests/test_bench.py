@@ -1,6 +1,7 @@
 """What `python -m posneg` prints, and what --bench measures and writes."""
 
 import csv
+import functools
 import io
 import os
 import math
@@ -158,7 +159,9 @@ def test_no_empty_file_is_left(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", [[], ["--bench", "--mebi", "1"]])
 def test_ends_quietly(arguments):
     """When nobody reads its output, or at Ctrl-C."""
-    p = subprocess.Popen([sys.executable, "-u", "-m", "posneg", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-u", "-m", "posneg", *arguments]
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     if arguments:
         while not p.stdout.readline().startswith("system"):
             pass
