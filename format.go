@@ -44,8 +44,8 @@ var bigEndian = binary.NativeEndian.Uint16([]byte{1, 0}) != 1
 // swap turns elements from the machine's order of bytes to little-endian order, or back.
 func (f format) swap(b []byte) {
 	if bigEndian {
-		for element := range slices.Chunk(b, f.size()) {
-			slices.Reverse(element)
+		for ; len(b) > 0; b = b[f.size():] { // not slices.Chunk, with which b would escape
+			slices.Reverse(b[:f.size()])
 		}
 	}
 }

@@ -64,6 +64,15 @@ func (v Vector) blocks(i int) int {
 	return i/row*((row+mxBlock-1)/mxBlock) + (i%row+mxBlock-1)/mxBlock
 }
 
+// blocksBefore returns the number of mxfp8 blocks before element i of a whole tensor, at which it may be cut.
+func (v Vector) blocksBefore(i uint64) uint64 {
+	if v.row == 0 {
+		return i / mxBlock
+	}
+	row := uint64(v.row)
+	return i / row * ((row + mxBlock - 1) / mxBlock)
+}
+
 // block returns the first element of the mxfp8 block of element i, and the one after its last.
 func (v Vector) block(i int) (first, end int) {
 	if v.row == 0 {
