@@ -34,7 +34,7 @@ def zero_redundancy():
             shared = ZeroRedundancyOptimizer(params, optimizer_class=ours, lr=0.01)
             for name, value in ALL.items():
                 setattr(shared.optim, name, value)
-            shared.optim.norm_group = dist.group.WORLD
+            shared.optim.process_group = dist.group.WORLD
             reference = ours(alone, lr=0.01, **ALL)
             for step in range(6):
                 for p, q, g in zip(params, alone, whole(step, bad=step % 7 if step in (1, 4) else None)):
@@ -73,7 +73,7 @@ def some_without():
     for empty in (False, True):
         params, alone = made(), made()
         mine = params[rank :: world - 1] if rank < world - 1 else []
-        optimizer = posneg.AdaPNM([{"params": mine}] if empty or mine else made(), norm_group=dist.group.WORLD, **ALL)
+        optimizer = posneg.AdaPNM([{"params": mine}] if empty or mine else made(), process_group=dist.group.WORLD, **ALL)
         reference = posneg.AdaPNM(alone, **ALL)
         for step in range(4):
             for p, q, g in zip(params, alone, whole(step, bad=2 if step == 1 else None)):
@@ -90,7 +90,7 @@ def found_by_one():
     """What GradScaler has found in one process: all skip, and none waits for another."""
     p = torch.nn.Parameter(torch.ones(4))
     for options in (dict(clip_norm=1.0), dict(skip_non_finite=True, zero_grads=True)):
-        optimizer = posneg.SGD([p], lr=1.0, norm_group=dist.group.WORLD, **options)
+        optimizer = posneg.SGD([p], lr=1.0, process_group=dist.group.WORLD, **options)
         before = p.detach().clone()
         p.grad = torch.full((4,), 8.0)
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(float(dist.get_rank() == 0))
@@ -154,7 +154,7 @@ def pipeline():
     mine = [i for i, shape in enumerate(SHAPES) if i % 2 == stage and shape]
     params = {i: parameter(alone[i].detach(), mesh["part"], [Shard(0)]) for i in mine}
     used = [alone[i] for i, shape in enumerate(SHAPES) if shape]
-    optimizer = posneg.Adam(params.values(), norm_group=mesh["stage"].get_group(), **ALL)
+    optimizer = posneg.Adam(params.values(), process_group=mesh["stage"].get_group(), **ALL)
     reference = posneg.Adam(used, **ALL)
     for step in range(3):
         for i, g in enumerate(whole(step, bad=1 if step == 1 else None)):

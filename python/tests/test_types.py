@@ -30,7 +30,7 @@ optimizers: List[torch.optim.Optimizer] = [
     posneg.SGD(enumerate(model.parameters()), momentum=0.9, nesterov=True, weight_decay=1, foreach=None),
     posneg.Adam([p for p in model.parameters() if p.requires_grad], fused=True, capturable=False),
     posneg.offload.Offload(model.parameters(), posneg.AdaPNM, buckets=2, lr=1e-3, betas=(0.9, 0.999, 1)),
-    posneg.Lion(iter(model.parameters()), master_weights=True, seed=3, clip_norm=1, skip_non_finite=True, norm_group=None),
+    posneg.Lion(iter(model.parameters()), master_weights=True, seed=3, clip_norm=1, skip_non_finite=True, process_group=None),
 ]
 
 

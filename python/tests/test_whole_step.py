@@ -257,7 +257,7 @@ def test_refuses_to_zero_parameters():
     ("clip_norm", [0, -1.0, math.nan, -0.0, "1", (1,), True, 10**400, torch.ones(2)], ValueError),
     ("clip_value", [0, -math.inf, math.nan, "1", {}, False], ValueError),
     ("skip_non_finite", [1, None, "no"], TypeError), ("zero_grads", [0, None, "set_to_none"], TypeError),
-    ("norm_group", [1, "world"], TypeError),
+    ("process_group", [1, "world"], TypeError),
 ])  # fmt: skip
 def test_invalid(name, values, error):
     optimizer = posneg.PNM(parameters(2), lr=1.0)
@@ -270,7 +270,7 @@ def test_invalid(name, values, error):
         assert getattr(optimizer, name) is (False if error is TypeError and name in ("skip_non_finite", "zero_grads") else None)
 
 
-@pytest.mark.parametrize("name", ["clip_norm", "clip_value", "skip_non_finite", "zero_grads", "norm_group"])
+@pytest.mark.parametrize("name", ["clip_norm", "clip_value", "skip_non_finite", "zero_grads", "process_group"])
 def test_groups_have_none(name):
     params = parameters(2, 3)
     with pytest.raises(ValueError, match=f"Invalid {name} in a group, since it belongs to the whole optimizer"):
@@ -294,8 +294,8 @@ def test_too_small_a_bound_is_refused_before_anything_is_written():
 def test_options_are_keyword_only_and_in_no_group():
     for ours in CLASSES:
         optimizer = ours(parameters(2), lr=1.0, **ALL)
-        assert {name: getattr(optimizer, name) for name in ALL} == ALL and optimizer.norm_group is None
-        assert not {*ALL, "norm_group"} & {*optimizer.defaults, *optimizer.param_groups[0]}
+        assert {name: getattr(optimizer, name) for name in ALL} == ALL and optimizer.process_group is None
+        assert not {*ALL, "process_group"} & {*optimizer.defaults, *optimizer.param_groups[0]}
         assert ours(parameters(2), lr=1.0, clip_norm=torch.tensor(2.0), clip_value=np.float32(1)).clip_norm == 2.0
 
 

@@ -157,8 +157,8 @@ def _around(due: Sequence[Bucket], scale: float, around: Around, skip: bool) -> 
             bucket.land()
             squares += bucket.squares()
         squares[-1] += skip
-        if around.norm_group is not None:
-            _norm.add_up(squares, around.norm_group)
+        if around.process_group is not None:
+            _norm.add_up(squares, around.process_group)
         if squares[-1]:
             around.grad_norm, around.skipped = _library.norm(squares) / scale, True
         part.fields = part.fields_with(squares.ctypes.data, skip=False)

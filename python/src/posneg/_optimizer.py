@@ -176,7 +176,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         self._check_loaded()
         state: Dict[str, Any] = dict(super().__getstate__())
         state["state"] = defaultdict(dict, {p: _mx.exported(s) for p, s in self.state.items()})  # float8 cannot be pickled
-        state[STEP_OPTIONS] = {**self._around.saved(), "norm_group": Kept(self.norm_group)}
+        state[STEP_OPTIONS] = {**self._around.saved(), "process_group": Kept(self.process_group)}
         return state
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
@@ -184,7 +184,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         super().__setstate__(state)
         around = vars(self).setdefault("_around", Around())
         if options:
-            around.set(**{**options, "norm_group": options["norm_group"].group})
+            around.set(**{**options, "process_group": options["process_group"].group})
         self._plans, self._half_loaded, self._complete = Plans(), None, True
         self._in_backward = None
         for s in self.state.values():

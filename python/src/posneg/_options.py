@@ -55,10 +55,10 @@ class Around:
     clip_value: Optional[float]
     skip_non_finite: bool
     zero_grads: bool
-    norm_group: Optional[ProcessGroup]
+    process_group: Optional[ProcessGroup]
 
     def __init__(self) -> None:
-        self.clip_norm = self.clip_value = self.norm_group = None
+        self.clip_norm = self.clip_value = self.process_group = None
         self.skip_non_finite = self.zero_grads = False
         self.fields = NOTHING  # this very tuple, if all options are off
         self.measures = False  # an option needs the norm
@@ -82,9 +82,9 @@ class Around:
 
 
 _CHECKS: Dict[str, Callable[[str, Any], Any]] = {
-    "clip_norm": _bound, "clip_value": _bound, "skip_non_finite": _flag, "zero_grads": _flag, "norm_group": _group,
+    "clip_norm": _bound, "clip_value": _bound, "skip_non_finite": _flag, "zero_grads": _flag, "process_group": _group,
 }
-_SAVED = tuple(name for name in _CHECKS if name != "norm_group")
+_SAVED = tuple(name for name in _CHECKS if name != "process_group")
 
 
 def not_of_a_group(group: Dict[str, Any], around: Around) -> None:
@@ -138,7 +138,7 @@ class StepOptions:
     clip_value = _Option[Optional[float]](None)
     skip_non_finite = _Option(False)
     zero_grads = _Option(False)
-    norm_group = _Option[Optional[ProcessGroup]](None)
+    process_group = _Option[Optional[ProcessGroup]](None)
 
     @property
     def grad_norm(self) -> Optional[float]:

@@ -209,8 +209,8 @@ class Plan:
         self._grads["data"] = addresses
 
         norm = None
-        if around.measures and (skip or self._spread or around.norm_group is not None):
-            squares = _norm.total(all_params(groups), self._due, self._grads, around.norm_group, skip, workers)
+        if around.measures and (skip or self._spread or around.process_group is not None):
+            squares = _norm.total(all_params(groups), self._due, self._grads, around.process_group, skip, workers)
             if squares[-1]:
                 skip, norm = True, _library.norm(squares) / loss_scale
                 squares[_library.INFINITIES] += 1

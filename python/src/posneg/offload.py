@@ -79,7 +79,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
             raise RuntimeError(f"posneg: free_gradients needs torch 2.1 or later, this is {torch.__version__}")
         self.overlap = overlap
         self._made_with = {**options, "optimizer_class": optimizer_class, "buckets": buckets, "free_gradients": free_gradients}
-        self._made_with.pop("norm_group", None)  # cannot be pickled
+        self._made_with.pop("process_group", None)  # cannot be pickled
         self._make: Callable[..., Optimizer] = partial(optimizer_class, **{"master_weights": True, **options})
         self._buckets, self._frees = buckets, free_gradients
         self._copies: List[Copy] = []
@@ -325,13 +325,13 @@ class Offload(StepOptions, torch.optim.Optimizer):
         groups = [{name: group[name] for name in ("params", "param_names") if name in group} for group in self.param_groups]
         return {
             "made_with": self._made_with, "overlap": self.overlap, "groups": groups, "state_dict": self.state_dict(),
-            "norm_group": Kept(self.norm_group),
+            "process_group": Kept(self.process_group),
         }
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         Offload.__init__(self, state["groups"], overlap=state["overlap"], **state["made_with"])
         self.load_state_dict(state["state_dict"])
-        self.norm_group = state["norm_group"].group
+        self.process_group = state["process_group"].group
 
 
 class _States(MutableMapping[Tensor, Dict[str, Any]]):

@@ -62,7 +62,7 @@ class PNM(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
             cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
@@ -96,7 +96,7 @@ class PNM(Optimizer):
         clip_value: Optional[float] = None,
         skip_non_finite: bool = False,
         zero_grads: bool = False,
-        norm_group: Optional[ProcessGroup] = None,
+        process_group: Optional[ProcessGroup] = None,
     ):
         super().__init__(
             params,
@@ -104,7 +104,7 @@ class PNM(Optimizer):
                 lr=lr, betas=betas, weight_decay=weight_decay, decoupled=decoupled, maximize=maximize,
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
-            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, process_group=process_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -163,7 +163,7 @@ class AdaPNM(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
             cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
@@ -202,7 +202,7 @@ class AdaPNM(Optimizer):
         clip_value: Optional[float] = None,
         skip_non_finite: bool = False,
         zero_grads: bool = False,
-        norm_group: Optional[ProcessGroup] = None,
+        process_group: Optional[ProcessGroup] = None,
     ):
         super().__init__(
             params,
@@ -211,7 +211,7 @@ class AdaPNM(Optimizer):
                 maximize=maximize, exact_bias=exact_bias,
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
-            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, process_group=process_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -264,7 +264,7 @@ class SGD(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
             cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
@@ -301,7 +301,7 @@ class SGD(Optimizer):
         clip_value: Optional[float] = None,
         skip_non_finite: bool = False,
         zero_grads: bool = False,
-        norm_group: Optional[ProcessGroup] = None,
+        process_group: Optional[ProcessGroup] = None,
     ):
         _refuse(differentiable=differentiable)
         super().__init__(
@@ -310,7 +310,7 @@ class SGD(Optimizer):
                 lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
                 maximize=maximize, fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
-            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, process_group=process_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -370,7 +370,7 @@ class Adam(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
             cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
@@ -409,7 +409,7 @@ class Adam(Optimizer):
         clip_value: Optional[float] = None,
         skip_non_finite: bool = False,
         zero_grads: bool = False,
-        norm_group: Optional[ProcessGroup] = None,
+        process_group: Optional[ProcessGroup] = None,
     ):
         _refuse(capturable=capturable, differentiable=differentiable)
         super().__init__(
@@ -419,7 +419,7 @@ class Adam(Optimizer):
                 decoupled_weight_decay=decoupled_weight_decay,
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
-            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, process_group=process_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -477,7 +477,7 @@ class AdamW(Adam):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
             cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
@@ -511,13 +511,13 @@ class AdamW(Adam):
         clip_value: Optional[float] = None,
         skip_non_finite: bool = False,
         zero_grads: bool = False,
-        norm_group: Optional[ProcessGroup] = None,
+        process_group: Optional[ProcessGroup] = None,
     ):
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
             maximize=maximize, capturable=capturable, differentiable=differentiable, decoupled_weight_decay=True,
             fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
-            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, process_group=process_group,
         )
 
     def _check(self, group: Group) -> None:
@@ -568,7 +568,7 @@ class Lion(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        norm_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
             cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
@@ -602,7 +602,7 @@ class Lion(Optimizer):
         clip_value: Optional[float] = None,
         skip_non_finite: bool = False,
         zero_grads: bool = False,
-        norm_group: Optional[ProcessGroup] = None,
+        process_group: Optional[ProcessGroup] = None,
     ):
         super().__init__(
             params,
@@ -610,7 +610,7 @@ class Lion(Optimizer):
                 lr=lr, betas=betas, weight_decay=weight_decay, decoupled=decoupled, maximize=maximize,
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
-            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, norm_group=norm_group,
+            clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, process_group=process_group,
         )
 
     def _check(self, group: Group) -> None:
