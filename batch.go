@@ -23,6 +23,8 @@ type batch struct {
 	top    atomic.Int32 // the highest window that a part's sum of squares has needed so far
 	adding sync.Mutex   // guards total
 	total  sum          // of the squares of all gradients
+	noise  []noiseSum   // of each tensor, if its momenta are read
+	reads  bool         // they are
 
 	overflows atomic.Int64   // of all parameters in their copies
 	held      floatmode.Hold // of the goroutine that performs the step
@@ -34,6 +36,7 @@ type phase uint8
 const (
 	updating  phase = iota
 	summing         // squares of gradients
+	measuring       // the noise of gradients, by the momenta
 	zeroing         // gradients
 	allotting       // each worker touches the state that it will update
 )
@@ -45,6 +48,7 @@ const (
 	withGrads  work = iota // tensors with a gradient, by all their vectors
 	gradOnly               // tensors with a gradient, by their gradients
 	allTensors             // all tensors, by all their vectors
+	momenta                // all tensors, by their first two state buffers
 )
 
 // leastShard is the number of bytes of memory that are worth another worker, or another piece of a shard. docs/performance.md has the
@@ -64,7 +68,7 @@ func (b *batch) plan(w work) {
 	for i := range b.tensors {
 		b.before = append(b.before, bytes)
 		t := &b.tensors[i]
-		if w == allTensors || t.g.at != nil {
+		if w >= allTensors || t.g.at != nil {
 			bytes += t.work(w)
 			b.grads += t.work(gradOnly)
 		}
@@ -74,8 +78,11 @@ func (b *batch) plan(w work) {
 
 // work is the number of bytes that a tensor counts.
 func (t *tensor) work(w work) int64 {
-	if w == gradOnly {
+	switch w {
+	case gradOnly:
 		return int64(t.g.n) * int64(t.g.size())
+	case momenta:
+		return int64(t.s[0].bytes() + t.s[1].bytes())
 	}
 	return t.traffic()
 }
@@ -158,9 +165,17 @@ func (b *batch) border(part, parts int) (i, element int) {
 func (b *batch) each(i int, t *tensor, lo, hi int, s *sum) {
 	switch b.phase {
 	case updating:
-		if n := t.update(lo, hi, b.far, b.zero); n > 0 {
+		n := 0
+		if b.reads && t.hasNoise() {
+			n = b.readNoise(i, lo, hi)
+		} else {
+			n = t.update(lo, hi, b.far, b.zero)
+		}
+		if n > 0 {
 			b.overflows.Add(int64(n))
 		}
+	case measuring:
+		b.readNoise(i, lo, hi)
 	case summing:
 		b.sumBlocks(s, t.g.cut(lo, hi))
 	case zeroing:
@@ -180,6 +195,7 @@ func (b *batch) each(i int, t *tensor, lo, hi int, s *sum) {
 // the options yet. working is the amount of memory that the caller touches between one step and the next.
 func (b *batch) step(o *Options, working int64) (r Report) {
 	b.plan(withGrads)
+	clear(o.Noise)
 	scale := o.scale()
 	if o.measures() {
 		n := b.norm(o)
@@ -201,9 +217,15 @@ func (b *batch) step(o *Options, working int64) (r Report) {
 			b.tensors[i].apply(o, scale)
 		}
 	}
-	b.far, b.zero = isFar(working), o.ZeroGrads
+	b.far, b.zero, b.reads = isFar(working), o.ZeroGrads, o.Noise != nil
 	b.overflows.Store(0)
+	if b.reads {
+		b.beginNoise()
+	}
 	b.do(o.Pool, updating, b.bytes())
+	if b.reads {
+		b.endNoise(o.Noise)
+	}
 	r.Overflows = int(b.overflows.Load())
 	return r
 }

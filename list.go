@@ -206,6 +206,9 @@ func (l *List) preparePart(o *Options, tensor, lo int, grads Vector) error {
 			return err
 		}
 	}
+	if err := o.checkNoise(1); err != nil {
+		return err
+	}
 	if err := checkOptions(o, l.batch.tensors[tensor].wide()); err != nil {
 		return err
 	}
@@ -292,6 +295,9 @@ func (l *List) Touch(p *Pool, first int) error {
 
 // prepare brings the tensors from first on up to date with the Updates, and checks them, their rules and the options.
 func (l *List) prepare(o *Options, first int) error {
+	if err := o.checkNoise(len(l.Updates)); err != nil {
+		return err
+	}
 	if err := l.learn(first); err != nil {
 		return err
 	}

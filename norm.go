@@ -97,14 +97,10 @@ func sumSquaresGeneric[T Float](sum *blockSum, g []T, w *window) {
 	}
 }
 
-// sumSquares sums up at most sumLen elements in a window. far says that they come from memory, not from a cache.
-func sumSquares(g Vector, top int, far bool) (sum blockSum) {
+// sumSquares sums up at most sumLen elements in a window. If ahead is not 0, it prefetches that many bytes ahead of its loads.
+func sumSquares(g Vector, top, ahead int) (sum blockSum) {
 	w := windowOf(top)
 	if whole := g.n &^ (lanes - 1); whole > 0 && w.scale == 1 && active != generic {
-		ahead := 0
-		if far {
-			ahead = sumAhead
-		}
 		sum = sumSquaresAssembly(&w, g.cut(0, whole), ahead)
 		g = g.cut(whole, g.n)
 	}
@@ -171,10 +167,10 @@ func (s *sum) merge(o *sum) {
 	s.t1.add(other.t1)
 }
 
-// add adds the squares of at most sumLen elements.
-func (s *sum) add(g Vector, far bool) {
+// add adds the squares of at most sumLen elements, and prefetches as sumSquares does.
+func (s *sum) add(g Vector, ahead int) {
 	tried := max(s.top, leastPlain) // assembly knows no lower one
-	b := sumSquares(g, tried, far)
+	b := sumSquares(g, tried, ahead)
 	switch {
 	case b.largest > infinite:
 		s.nan = true
@@ -187,7 +183,7 @@ func (s *sum) add(g Vector, far bool) {
 	}
 	s.raise(windowFor(b.largest))
 	if s.top != tried {
-		b = sumSquares(g, s.top, false)
+		b = sumSquares(g, s.top, 0)
 	}
 	s.t0.add(wide(b.t0, 0))
 	s.t1.add(wide(b.t1, 0))
@@ -261,12 +257,16 @@ func (b *batch) sumSquares(p *Pool) *sum {
 func (b *batch) sumBlocks(s *sum, g Vector) {
 	raceRead(g.Bytes())
 	s.raise(int(b.top.Load()))
+	ahead := 0
+	if b.far {
+		ahead = sumAhead
+	}
 	n := min(sumLen, g.n)
 	if s.top == 0 { // what comes first is summed up twice
 		n = min(lanes, g.n)
 	}
 	for ; n > 0; n = min(sumLen, g.n) {
-		s.add(g.cut(0, n), b.far)
+		s.add(g.cut(0, n), ahead)
 		g = g.cut(n, g.n)
 		for top := b.top.Load(); top < int32(s.top) && !b.top.CompareAndSwap(top, int32(s.top)); top = b.top.Load() {
 		}

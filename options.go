@@ -39,6 +39,12 @@ type Options struct {
 	// or SkipNonFinite. If it is nil, these two use the gradients of the call.
 	Squares *Squares
 
+	// Noise, if not nil, has the step read the two momenta of each tensor of [PNM] and [AdaPNM], as it leaves them, in the same pass: it
+	// sets Noise[i] to the sums of Updates[i], those that [SumNoise] would return after the step. They are 0 where there is nothing
+	// to read, which includes tensors with Skip, and all tensors if the step is skipped. There must be as many as the Updates, or
+	// for [List.StepPart] one, for the part: NoiseSums.Add adds up the parts.
+	Noise []NoiseSums
+
 	// ZeroGrads sets the gradients to zero after the step, even if it was skipped.
 	ZeroGrads bool
 
@@ -62,6 +68,14 @@ func (o *Options) measures() bool { return o.ClipNorm != 0 || o.SkipNonFinite }
 
 // scales reports whether an option scales or clips the gradients by a number known before the step.
 func (o *Options) scales() bool { return o.LossScale != 0 || o.ClipValue != 0 }
+
+// checkNoise reports a Noise of another length than that of the step's list.
+func (o *Options) checkNoise(n int) error {
+	if o.Noise != nil && len(o.Noise) != n {
+		return &LengthError{"Options.Noise", len(o.Noise), n}
+	}
+	return nil
+}
 
 // checkOptions reports a field out of its range, for arithmetic in float64 (wide) or float32.
 func checkOptions(o *Options, wide bool) error {
