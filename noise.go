@@ -5,7 +5,6 @@ import (
 	"math"
 	"unsafe"
 
-	"github.com/posneg/pnm/internal/floatmode"
 )
 
 // The two momenta of PNM and AdaPNM are averages of disjoint sets of gradients. So their product measures the gradient, and their
@@ -59,13 +58,16 @@ func (s *NoiseSums) Noise(rule Rule, step int) (Noise, error) {
 	if step < 2 {
 		return Noise{math.NaN(), math.NaN()}, nil
 	}
-	var h floatmode.Hold
-	defer h.Take().Release()
-	var c scalars[float64]
-	rule.scalars(step, &c)
-	plus, minus := s.Plus.value(), s.Minus.value()
+	scratch := takeList() // coefficients in a local variable would be allocated
+	defer scratch.putBack()
+	b := &scratch.batch
+	defer b.held.Take().Release()
+	b.tensors = append(b.tensors, tensor{})
+	rule.scalars(step, &b.tensors[0].c64)
+	beta := b.tensors[0].c64.beta1
 	k, l := updatesOf(step)
-	return Noise{(plus - minus) / 4, minus / (noiseLeft(c.beta1, k) + noiseLeft(c.beta1, l))}, nil
+	plus, minus := s.Plus.value(), s.Minus.value()
+	return Noise{(plus - minus) / 4, minus / (noiseLeft(beta, k) + noiseLeft(beta, l))}, nil
 }
 
 func checkNoise(rule Rule, step int) error {
@@ -117,13 +119,13 @@ func SumNoise(pool *Pool, updates []Update) ([]NoiseSums, error) {
 	l := takeList()
 	defer l.putBack()
 	b := &l.batch
+	defer b.held.Take().Release()
 	for i := range updates {
 		b.tensors = append(b.tensors, tensor{})
 		if err := b.tensors[i].setMomenta(&updates[i]); err != nil {
 			return nil, atTensor(i, err)
 		}
 	}
-	defer b.held.Take().Release()
 	b.plan(momenta)
 	b.far = isFar(b.bytes())
 	sums := make([]NoiseSums, len(updates))
