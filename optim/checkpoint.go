@@ -248,6 +248,7 @@ func (o *Optimizer) load(file *checkpointFile, l *LoadOptions) error {
 		return fmt.Errorf("%w; the optimizer has been closed", err)
 	}
 	loaded = true
+	o.restartNoise()
 	for g, r := range rules {
 		o.setRule(g, r)
 	}

@@ -62,25 +62,28 @@ func newCallee(t *testing.T, file, other string) *callee {
 	saved, _ := os.ReadFile(other)
 	report := func(r pnm.Report, err error) []any { return []any{r, err} }
 	s.calls = map[string]func() []any{
-		"Step":       func() []any { return report(o.Step(pnm.Options{ClipNorm: 1}, []pnm.Vector{g})) },
-		"StepNamed":  func() []any { return report(o.StepNamed(pnm.Options{}, map[string]pnm.Vector{"0": g})) },
-		"StepPart":   func() []any { return report(o.StepPart(pnm.Options{}, Part{0, 2, 7, g.Slice(7, g.Len())})) },
-		"State":      func() []any { s, err := o.State(); return []any{s, err} },
-		"SetState":   func() []any { return []any{o.SetState(make([]TensorState, 1))} },
-		"SetParams":  func() []any { return []any{o.SetParams(s.params[1:2], nil)} },
-		"AddGroup":   func() []any { return []any{o.AddGroup(Group{Rule: pnm.NewSGD(1), Params: s.params[2:]})} },
-		"Tensors":    func() []any { return []any{o.Tensors()} },
-		"Groups":     func() []any { return []any{o.Groups()} },
-		"Names":      func() []any { return []any{o.Names()} },
-		"Steps":      func() []any { return []any{o.Steps(0)} },
-		"SetSteps":   func() []any { return []any{o.SetSteps(0, 5)} },
-		"Rule":       func() []any { return []any{o.Rule(0)} },
-		"SetRule":    func() []any { return []any{o.SetRule(0, pnm.NewPNM(0.25))} },
-		"LR":         func() []any { return []any{o.LR(0)} },
-		"SetLR":      func() []any { return []any{o.SetLR(0.125)} },
-		"SetGroupLR": func() []any { return []any{o.SetGroupLR(0, 0.125)} },
-		"Save":       func() []any { return []any{o.Save(s.file, SaveOptions{})} },
-		"Load":       func() []any { info, err := o.Load(other, LoadOptions{}); return []any{info.Groups, err} },
+		"Step":          func() []any { return report(o.Step(pnm.Options{ClipNorm: 1}, []pnm.Vector{g})) },
+		"StepNamed":     func() []any { return report(o.StepNamed(pnm.Options{}, map[string]pnm.Vector{"0": g})) },
+		"StepPart":      func() []any { return report(o.StepPart(pnm.Options{}, Part{0, 2, 7, g.Slice(7, g.Len())})) },
+		"State":         func() []any { s, err := o.State(); return []any{s, err} },
+		"SetState":      func() []any { return []any{o.SetState(make([]TensorState, 1))} },
+		"SetParams":     func() []any { return []any{o.SetParams(s.params[1:2], nil)} },
+		"AddGroup":      func() []any { return []any{o.AddGroup(Group{Rule: pnm.NewSGD(1), Params: s.params[2:]})} },
+		"Tensors":       func() []any { return []any{o.Tensors()} },
+		"Groups":        func() []any { return []any{o.Groups()} },
+		"Names":         func() []any { return []any{o.Names()} },
+		"Steps":         func() []any { return []any{o.Steps(0)} },
+		"SetSteps":      func() []any { return []any{o.SetSteps(0, 5)} },
+		"Rule":          func() []any { return []any{o.Rule(0)} },
+		"SetRule":       func() []any { return []any{o.SetRule(0, pnm.NewPNM(0.25))} },
+		"LR":            func() []any { return []any{o.LR(0)} },
+		"ReadNoise":     func() []any { return []any{o.ReadNoise(1, 0)} },
+		"NoiseScale":    func() []any { r, err := o.NoiseScale(); return []any{fmt.Sprintf("%x", r), err} },
+		"NoiseAverages": func() []any { return []any{fmt.Sprintf("%x", o.NoiseAverages())} },
+		"SetLR":         func() []any { return []any{o.SetLR(0.125)} },
+		"SetGroupLR":    func() []any { return []any{o.SetGroupLR(0, 0.125)} },
+		"Save":          func() []any { return []any{o.Save(s.file, SaveOptions{})} },
+		"Load":          func() []any { info, err := o.Load(other, LoadOptions{}); return []any{info.Groups, err} },
 		"SaveTo": func() []any {
 			var b bytes.Buffer
 			err := o.SaveTo(&b, SaveOptions{})
@@ -173,11 +176,13 @@ func TestBusy(t *testing.T) {
 		"SetSteps":   func() error { return o.SetSteps(0, 2) },
 		"StepNamed":  func() error { _, err := o.StepNamed(pnm.Options{}, nil); return err },
 		"AddGroup":   func() error { return o.AddGroup(groupOf(pnm.NewSGD(1), g)) },
+		"ReadNoise":  func() error { return o.ReadNoise(1, 0) },
 		"LoadFrom":   func() error { _, err := o.LoadFrom(nil, 0, LoadOptions{}); return err },
 	}
 	reads := map[string]func() error{
-		"State":  func() error { _, err := o.State(); return err },
-		"SaveTo": func() error { return o.SaveTo(io.Discard, SaveOptions{}) },
+		"State":      func() error { _, err := o.State(); return err },
+		"NoiseScale": func() error { _, err := o.NoiseScale(); return err },
+		"SaveTo":     func() error { return o.SaveTo(io.Discard, SaveOptions{}) },
 	}
 	var file bytes.Buffer
 	calls := 0
@@ -193,7 +198,8 @@ func TestBusy(t *testing.T) {
 				t.Errorf("%s during SaveTo: %v", name, err)
 			}
 		}
-		if o.Steps(0) != 0 || o.Tensors() != 1 || o.Groups() != 1 || o.Rule(0) != pnm.Rule(pnm.NewPNM(1)) || o.LR(0) != 1 || o.Names()[0] != "0" {
+		if o.Steps(0) != 0 || o.Tensors() != 1 || o.Groups() != 1 || o.Rule(0) != pnm.Rule(pnm.NewPNM(1)) || o.LR(0) != 1 || o.Names()[0] != "0" ||
+			o.NoiseAverages().Total.Readings != 0 {
 			t.Error("what is told during SaveTo is wrong")
 		}
 		return file.Write(b)

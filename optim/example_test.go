@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -94,6 +95,23 @@ func ExampleOptimizer_groups() {
 	// 2.weight has done 10 steps
 	// 1.bias has done 10 steps
 	// 2.bias has done 0 steps
+}
+
+// PNM's momenta tell how much of a gradient is noise. Here, each sample's gradient has a mean of length √13 and noise of variance 100 in
+// both elements, so that the noise scale is 200/13 samples.
+func ExampleOptimizer_ReadNoise() {
+	opt := start(pnm.NewPNM(0), []float32{0, 0})
+	defer opt.Close()
+	check(opt.ReadNoise(1, 0)) // at each step, all with equal weights
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		g := []float32{3 + 10*float32(rng.NormFloat64()), -2 + 10*float32(rng.NormFloat64())}
+		_, err := opt.Step(pnm.Options{}, pnm.Vectors(g))
+		check(err)
+	}
+	e := opt.NoiseAverages().Total
+	fmt.Printf("noise scale %.0f ± %.0f\n", e.Scale(), e.ScaleError)
+	// Output: noise scale 16 ± 1
 }
 
 // What trainers do around a step is part of it: here the gradients carry a loss scale, are clipped by their global norm, and

@@ -158,3 +158,31 @@ func TestFloatModesOfSchedules(t *testing.T) {
 		return digest(pnm.Float64(append(out, scaler.Scale)))
 	})
 }
+
+// Readings of the noise, whose squares may be denormal, and their averages.
+func TestFloatModesOfNoise(t *testing.T) {
+	perMode(t, func(t *testing.T, in func(func())) uint64 {
+		var numbers []float64
+		for _, size := range []float64{1, 1e-160} {
+			o := optimizerOf(t, groupOf(pnm.NewPNM(0), make([]float64, 10), make([]float64, 10)))
+			wantNoError(t, o.ReadNoise(1, 0.9))
+			for step := range uint64(8) {
+				g := [][]float64{lcg[float64](step, 10), lcg[float64](step+100, 10)}
+				for i := range 10 {
+					g[0][i], g[1][i] = g[0][i]*size, g[1][i]*size
+				}
+				in(func() { wantNoError(t, stepOf(o, g...)) })
+			}
+			in(func() {
+				now, err := o.NoiseScale()
+				wantNoError(t, err)
+				e := o.NoiseAverages()
+				numbers = append(numbers, now.Total.Signal, now.Total.Variance)
+				for _, e := range append(e.Tensors, e.Total) {
+					numbers = append(numbers, e.Signal, e.Variance, e.SignalError, e.VarianceError, e.ScaleError)
+				}
+			})
+		}
+		return digest(pnm.Float64(numbers))
+	})
+}

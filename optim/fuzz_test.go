@@ -220,6 +220,7 @@ func (w *world) rebuild(seed uint64, withLR bool) {
 	old := w.twin.opt
 	defer old.Close()
 	w.twin.opt = w.newOptimizer(seed)
+	wantNoError(w.t, w.twin.opt.ReadNoise(1+w.rng.IntN(3), 0))
 	w.twin.params, w.twin.copies = vectorClones(w.twin.params), vectorClones(w.twin.copies)
 	for g := range old.groups {
 		r := old.Rule(g)
@@ -256,6 +257,7 @@ func (w *world) run(program []byte) {
 	w.plain.opt, w.twin.opt = w.newOptimizer(worldSeed), w.newOptimizer(worldSeed)
 	defer w.plain.opt.Close()
 	defer func() { w.twin.opt.Close() }()
+	wantNoError(w.t, w.twin.opt.ReadNoise(1, 0))
 	w.addGroup()
 	for at, code := range program {
 		plain, twin := w.plain.opt, w.twin.opt
@@ -347,6 +349,13 @@ func (w *world) compare() {
 		for name, v := range want[i].Buffers {
 			w.wantSame(name, i, got[i].Buffers[name], v)
 		}
+	}
+	noise, err := w.twin.opt.NoiseScale()
+	wantNoError(w.t, err)
+	wantNoise, err := w.plain.opt.NoiseScale()
+	wantNoError(w.t, err)
+	if noise, want := fmt.Sprintf("%x", noise), fmt.Sprintf("%x", wantNoise); noise != want {
+		w.t.Fatalf("%s: noise %s, want %s", w.what, noise, want)
 	}
 }
 

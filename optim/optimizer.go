@@ -31,6 +31,7 @@ type Optimizer struct {
 	list   *pnm.List      // the tensors; between calls they have no gradients, and Skip is set
 	arenas []*pnm.Arena   // the memory of the state
 	parts  parts
+	noise  noise
 	grads  []pnm.Vector // scratch
 	trial  pnm.List     // an empty tensor, to check rules with
 	closed bool
@@ -89,6 +90,7 @@ func (o *Optimizer) extend(groups ...Group) error {
 		}
 		bytes += more
 	}
+	o.restartNoise()
 	if bytes < leastTouched {
 		return nil
 	}
@@ -243,7 +245,13 @@ func (o *Optimizer) step(opts *pnm.Options, grads []pnm.Vector) (pnm.Report, err
 	for i, g := range grads {
 		updates[i].Grads, updates[i].Skip = g, g.IsNil()
 	}
+	if opts.Noise == nil && o.noise.due() {
+		opts.Noise = o.noise.sums
+	}
 	report, err := o.list.Step(o.withPool(opts))
+	if err == nil && !report.Skipped {
+		o.stepDone(opts.Noise)
+	}
 	for i := range updates {
 		u := &updates[i]
 		if !u.Skip && err == nil && !report.Skipped {
@@ -310,5 +318,6 @@ func (o *Optimizer) SetSteps(tensor, steps int) error {
 		return o.inTensor(tensor, err)
 	}
 	o.list.Updates[tensor].Step = steps + 1
+	o.restartNoise()
 	return nil
 }

@@ -568,6 +568,9 @@ func TestNoAllocations(t *testing.T) {
 		}
 		none(fmt.Sprintf("Step of %T", rule), step(pnm.Options{}))
 		none(fmt.Sprintf("Step of %T with options", rule), step(pnm.Options{LossScale: 2, ClipNorm: 1, ClipValue: 1, SkipNonFinite: true, ZeroGrads: true}))
+		wantNoError(t, r.opt.ReadNoise(2, 0))
+		none(fmt.Sprintf("Step of %T that reads noise", rule), step(pnm.Options{}))
+		wantNoError(t, r.opt.ReadNoise(0, 0))
 		named := map[string]pnm.Vector{"0": grads[0], "2": grads[2]}
 		none(fmt.Sprintf("StepNamed of %T", rule), func() error { _, err := r.opt.StepNamed(pnm.Options{}, named); return err })
 		partStep := r.opt.Steps(0)

@@ -169,7 +169,7 @@ func (p *progress) checkSquares(o *pnm.Options) error {
 
 func (p *progress) setOptions(o *pnm.Options) {
 	p.options = *o
-	p.options.Pool, p.options.Squares = nil, nil
+	p.options.Pool, p.options.Squares, p.options.Noise = nil, nil, nil
 	if o.Squares == nil {
 		return
 	}

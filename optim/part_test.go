@@ -239,5 +239,7 @@ func TestClosed(t *testing.T) {
 		{"SetState", func(x []float32) error { return optimizer(x).SetState(make([]TensorState, 1)) }, ErrClosed, "closed"},
 		{"SetParams", func(x []float32) error { return optimizer(x).SetParams(pnm.Vectors(x[8:16]), nil) }, ErrClosed, "closed"},
 		{"AddGroup", func(x []float32) error { return optimizer(x).AddGroup(groupOf(pnm.NewPNM(1), x[8:16])) }, ErrClosed, "closed"},
+		{"NoiseScale", func(x []float32) error { _, err := optimizer(x).NoiseScale(); return err }, ErrClosed, "closed"},
+		{"ReadNoise", func(x []float32) error { return optimizer(x).ReadNoise(1, 0) }, ErrClosed, "closed"},
 	})
 }

@@ -70,6 +70,7 @@ func (o *Optimizer) SetState(states []TensorState) error {
 			return o.inTensor(i, err)
 		}
 	}
+	o.restartNoise()
 	for i, s := range states {
 		u := &o.list.Updates[i]
 		u.Step = s.Step + 1

@@ -1,0 +1,225 @@
+package optim
+
+import (
+	"math"
+	"slices"
+
+	"github.com/posneg/pnm"
+	"github.com/posneg/pnm/internal/floatmode"
+)
+
+// A NoiseReport has the gradient noise of all tensors. Those of a group and of the optimizer are sums over their tensors. Where nothing
+// can be read, both numbers are NaN.
+type NoiseReport struct {
+	Total   pnm.Noise
+	Groups  []pnm.Noise
+	Tensors []pnm.Noise
+}
+
+// NoiseEstimates are averages of readings: those of the sums over all tensors, of the sums over each group's, and of each tensor.
+type NoiseEstimates struct {
+	Total   NoiseEstimate
+	Groups  []NoiseEstimate
+	Tensors []NoiseEstimate
+}
+
+// NoiseScale reads the gradient noise off the momenta of PNM and AdaPNM, which a minibatch's gradient reaches alternately: see
+// [pnm.Noise] and docs/noise.md. It reads the state of all tensors once, and changes nothing. Tensors with another rule, or with fewer
+// than two steps, have nothing to read, and do not count in the sums. A single reading is noisy: [Optimizer.ReadNoise] averages.
+//
+// NoiseScale returns a *PartError while a step of [Optimizer.StepPart] is incomplete, and [ErrClosed] after Close.
+func (o *Optimizer) NoiseScale() (NoiseReport, error) {
+	if err := o.calls.beginReading(); err != nil {
+		return NoiseReport{}, err
+	}
+	defer o.calls.endReading()
+	if o.closed {
+		return NoiseReport{}, ErrClosed
+	}
+	if err := o.wholeSteps(0, len(o.names)); err != nil {
+		return NoiseReport{}, err
+	}
+	updates := slices.Clone(o.list.Updates)
+	for i := range updates {
+		updates[i].Step--
+		updates[i].Skip = false
+	}
+	sums, err := pnm.SumNoise(o.config.Pool, updates)
+	if err != nil {
+		return NoiseReport{}, named(err, o.names)
+	}
+	r := newReadings(len(o.groups), len(o.names))
+	o.readings(r, updates, sums)
+	return NoiseReport{r.total.orNaN(), orNaN(r.groups), orNaN(r.tensors)}, nil
+}
+
+// ReadNoise makes [Optimizer.Step] read the gradient noise at every every-th step, and average the readings: [Optimizer.NoiseAverages]
+// returns the averages. It begins now, without readings. With every = 0, steps read no noise, as at first. decay is that of
+// [NoiseAverage]: in [0, 1], and 0 means 1, equal weights.
+//
+// Reading takes no pass over memory of its own, and every = 10 lengthens steps by a few percent at most. A step counts if it was not
+// skipped. Steps of [Optimizer.StepPart] are not read, and do not count. A tensor that got no gradient is not read at that step. The
+// averages begin anew when the tensors or their states change otherwise than by steps: with [Optimizer.AddGroup],
+// [Optimizer.SetState], [Optimizer.SetSteps], [Optimizer.Load] and [Optimizer.LoadFrom]. A checkpoint does not have them.
+//
+// ReadNoise returns a *pnm.ValueError for a number out of its range, and [ErrClosed] after Close. It has then changed nothing.
+func (o *Optimizer) ReadNoise(every int, decay float64) error {
+	if err := o.calls.begin(); err != nil {
+		return err
+	}
+	defer o.calls.end()
+	switch {
+	case o.closed:
+		return ErrClosed
+	case every < 0:
+		return &pnm.ValueError{Of: "ReadNoise", Field: "every", Value: float64(every), Legal: "≥ 0"}
+	case !(decay >= 0 && decay <= 1):
+		return &pnm.ValueError{Of: "ReadNoise", Field: "decay", Value: decay, Legal: "in [0, 1]"}
+	}
+	o.noise = noise{every: every, decay: decay}
+	o.restartNoise()
+	return nil
+}
+
+// NoiseAverages returns the averages of the readings since [Optimizer.ReadNoise]. Without it, the lists are empty.
+func (o *Optimizer) NoiseAverages() NoiseEstimates {
+	o.calls.RLock()
+	defer o.calls.RUnlock()
+	a := &o.noise.averages
+	return NoiseEstimates{a.total.Estimate(), estimates(a.groups), estimates(a.tensors)}
+}
+
+// noise is what steps read.
+type noise struct {
+	every, steps int // steps since the beginning
+	decay        float64
+	sums         []pnm.NoiseSums
+	last         *readings
+	averages     struct {
+		total           NoiseAverage
+		groups, tensors []NoiseAverage
+	}
+}
+
+// restartNoise begins the averages anew, for the tensors that are there now.
+func (o *Optimizer) restartNoise() {
+	n := &o.noise
+	if n.every == 0 {
+		return
+	}
+	n.sums = make([]pnm.NoiseSums, len(o.names))
+	n.last = newReadings(len(o.groups), len(o.names))
+	fresh := NoiseAverage{Decay: n.decay}
+	n.averages.total = fresh
+	n.averages.groups = slices.Repeat([]NoiseAverage{fresh}, len(o.groups))
+	n.averages.tensors = slices.Repeat([]NoiseAverage{fresh}, len(o.names))
+}
+
+// due reports whether to read the next step.
+func (n *noise) due() bool { return n.every > 0 && (n.steps+1)%n.every == 0 }
+
+// stepDone counts a step, whose updates are still set, and averages what it has read.
+func (o *Optimizer) stepDone(sums []pnm.NoiseSums) {
+	n := &o.noise
+	if n.due() {
+		var h floatmode.Hold
+		defer h.Take().Release()
+		o.readings(n.last, o.list.Updates, sums)
+		n.last.total.addTo(&n.averages.total)
+		for g, r := range n.last.groups {
+			r.addTo(&n.averages.groups[g])
+		}
+		for i, r := range n.last.tensors {
+			r.addTo(&n.averages.tensors[i])
+		}
+	}
+	n.steps++
+}
+
+// A reading is one of a tensor, or the sum of those of several.
+type reading struct {
+	pnm.Noise
+	step  int     // the last one of its tensors; 0 if there is no reading
+	beta1 float64 // the largest one of its tensors
+}
+
+func (r *reading) plus(other reading) {
+	r.Signal += other.Signal
+	r.Variance += other.Variance
+	r.step, r.beta1 = max(r.step, other.step), max(r.beta1, other.beta1)
+}
+
+func (r *reading) addTo(a *NoiseAverage) {
+	if r.step > 0 {
+		a.add(r.Noise, r.step, r.beta1)
+	}
+}
+
+func (r *reading) orNaN() pnm.Noise {
+	if r.step == 0 {
+		return pnm.Noise{Signal: math.NaN(), Variance: math.NaN()}
+	}
+	return r.Noise
+}
+
+// readings are those of all tensors at one time.
+type readings struct {
+	total           reading
+	groups, tensors []reading
+}
+
+func newReadings(groups, tensors int) *readings {
+	return &readings{groups: make([]reading, groups), tensors: make([]reading, tensors)}
+}
+
+// readings sets r to the readings of the tensors that are not skipped. Step of an update is the number of the tensor's last step.
+func (o *Optimizer) readings(r *readings, updates []pnm.Update, sums []pnm.NoiseSums) {
+	var h floatmode.Hold
+	defer h.Take().Release()
+	r.total = reading{}
+	for g := range o.groups {
+		beta1, ok := decayOf(o.groups[g].rule)
+		r.groups[g] = reading{}
+		for i, end := o.members(g); i < end; i++ {
+			r.tensors[i] = reading{}
+			u := &updates[i]
+			if !ok || u.Skip || u.Step < 2 {
+				continue
+			}
+			n, err := sums[i].Noise(u.Rule, u.Step)
+			if err != nil {
+				panic(err) // the rule and the step have been checked
+			}
+			r.tensors[i] = reading{n, u.Step, beta1}
+			r.groups[g].plus(r.tensors[i])
+			r.total.plus(r.tensors[i])
+		}
+	}
+}
+
+// decayOf returns β1 of a rule with two momenta.
+func decayOf(r pnm.Rule) (beta1 float64, ok bool) {
+	switch r := r.(type) {
+	case pnm.PNM:
+		return r.Beta1, true
+	case pnm.AdaPNM:
+		return r.Beta1, true
+	}
+	return 0, false
+}
+
+func orNaN(readings []reading) []pnm.Noise {
+	all := make([]pnm.Noise, len(readings))
+	for i := range readings {
+		all[i] = readings[i].orNaN()
+	}
+	return all
+}
+
+func estimates(averages []NoiseAverage) []NoiseEstimate {
+	all := make([]NoiseEstimate, len(averages))
+	for i := range averages {
+		all[i] = averages[i].Estimate()
+	}
+	return all
+}
