@@ -1,4 +1,4 @@
-"""Prints the versions and settings that a bug report should have, and with --bench the speed of steps."""
+"""Prints the versions and settings that a bug report should have, with --bench the speed of steps, and with diff where two runs part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Optional, Sequence
 import numpy as np
 import torch
 
-from . import SGD, __version__, _bench, _library, get_num_threads
+from . import SGD, __version__, _bench, _diff, _library, get_num_threads
 
 
 def about() -> bool:
@@ -65,7 +65,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     parser.add_argument("--seconds", type=float, default=45, help="with --bench: how long to measure (default: 45)")
     parser.add_argument("--machine", help="with --bench: name of the machine in the results (default: its CPU's name)")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="")
+    diff = commands.add_parser(
+        "diff", help="compare two safetensors files, such as checkpoints",
+        description="Compares two safetensors files: tensors, and for checkpoints of posneg also step counts, rules, options and metadata. "
+        "The exit status is 0 if they are equal, 1 if they differ, 2 if one cannot be read.",
+    )
+    diff.add_argument("files", nargs=2, metavar="FILE")
+    diff.add_argument("--all", action="store_true", help="describe all tensors, and not only the first that differ")
     options = parser.parse_args(arguments)
+    if options.command == "diff":
+        return _diff.run(options.files, options.all)
     if options.mebi is not None and not 1 <= options.mebi <= 1 << 14:
         parser.error(f"--mebi is {options.mebi}, must be from 1 to {1 << 14}")
     free = _bench.free_memory()
