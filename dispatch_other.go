@@ -19,6 +19,10 @@ func sumSquaresAssembly(*window, Vector, int) blockSum {
 	panic("unreachable: there is no tier with assembly")
 }
 
+func hashAssembly(Vector, int, *nanCheck, int) ([2]uint64, bool) {
+	panic("unreachable: there is no tier with assembly")
+}
+
 func pause() {}
 
 func updateMixed(form, *mixed, int, int) {

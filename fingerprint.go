@@ -316,9 +316,28 @@ func hashElements(v Vector, raw bool, at int, far bool) (sums [2]uint64) {
 	if raw {
 		check = &noNaN
 	}
+	size := v.size()
+	if active != generic {
+		head := min((4-at%4)%4/size, v.n) // elements before the first whole word
+		if whole := (v.n - head) &^ (hashLine/size - 1); whole > 0 {
+			ahead := 0
+			if far {
+				ahead = sumAhead
+			}
+			middle := v.cut(head, head+whole)
+			if s, ok := hashAssembly(middle, at+head*size, check, ahead); ok {
+				sums = s
+				hashReference(&sums, v.cut(0, head), at, check)
+				v, at = v.cut(head+whole, v.n), at+(head+whole)*size
+			}
+		}
+	}
 	hashReference(&sums, v, at, check)
 	return sums
 }
+
+// hashLine divides the number of bytes that assembly hashes. They begin with a word.
+const hashLine = 128
 
 // hashReference adds elements within a block to its sums.
 func hashReference(sums *[2]uint64, v Vector, at int, check *nanCheck) {
@@ -335,17 +354,23 @@ func hashReference(sums *[2]uint64, v Vector, at int, check *nanCheck) {
 }
 
 func hashGeneric[T uint8 | uint16 | uint32 | uint64](sums *[2]uint64, v Vector, at int, check *nanCheck) {
-	size := v.size()
+	size := unsafe.Sizeof(*new(T))
 	mask, add, nan := T(check.mask), T(check.add), T(check.nan)
-	for i, x := range unsafe.Slice((*T)(v.at), v.n) {
+	k0, k1, s0, s1 := &hashKeys[0], &hashKeys[1], uint64(0), uint64(0)
+	offset := uintptr(at)
+	for _, x := range unsafe.Slice((*T)(v.at), v.n) {
 		if (x&mask+add)>>(8*size-1) != 0 {
 			x = nan
 		}
-		at := at + i*size
-		bits := uint64(x) << (8 * (at % 4))
-		for j := range sums {
-			keys := hashKeys[j][at/4:]
-			sums[j] += uint64(keys[0])*(bits&(1<<32-1)) + uint64(keys[1])*(bits>>32)
+		bits, l := uint64(x)<<(8*(offset%4)), offset/4%hashWords
+		s0 += uint64(k0[l]) * (bits & (1<<32 - 1))
+		s1 += uint64(k1[l]) * (bits & (1<<32 - 1))
+		if size == 8 {
+			s0 += uint64(k0[l+1]) * (bits >> 32)
+			s1 += uint64(k1[l+1]) * (bits >> 32)
 		}
+		offset += size
 	}
+	sums[0] += s0
+	sums[1] += s1
 }

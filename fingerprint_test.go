@@ -166,6 +166,48 @@ func withRows(t *testing.T, rng *rand.Rand, rows, row int) Vector {
 	return v
 }
 
+// testHash compares sums in the active tier with the reference, for all lengths, from caches and from memory.
+func testHash(t *testing.T, rng *rand.Rand, place func(n int) Vector) {
+	t.Helper()
+	kinds := []nanCheck{noNaN, nanChecks[place(0).format]}
+	for n := range 3*hashLine/place(0).size() + 2 {
+		v := place(n)
+		if raw := filled(rng, v.format, n); rng.IntN(2) == 0 {
+			copy(v.Bytes(), raw.Bytes()) // some NaNs; else what the last call has left, which is similar
+		}
+		for raw, check := range kinds {
+			at := v.size() * rng.IntN(hashBlock/v.size()-n+1)
+			if rng.IntN(4) == 0 {
+				at = hashBlock - n*v.size()
+			}
+			var want [2]uint64
+			hashReference(&want, v, at, &check)
+			if got := hashElements(v, raw == 0, at, rng.IntN(2) == 0); got != want {
+				t.Fatalf("%d elements of %s at byte %d: %x, want %x", n, v.format, at, got, want)
+			}
+		}
+	}
+}
+
+// Every tier hashes as the reference does, at all alignments.
+func TestHash(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(67, 68))
+		for _, f := range hashedFormats {
+			for at := range 64 / f.size() {
+				testHash(t, rng, func(n int) Vector { return flatVector(f, at+n).cut(at, at+n) })
+			}
+		}
+	})
+}
+
+// flatVector returns a vector without scales, which can be cut anywhere.
+func flatVector(f format, n int) Vector {
+	v := newVector(f, n)
+	v.scales = nil
+	return v
+}
+
 // However tensors are cut, ordered, added up and shared among workers, their fingerprint is the same.
 func TestFingerprintDependsOnElementsAlone(t *testing.T) {
 	sharing(t)

@@ -79,6 +79,8 @@ func TestGuardPages(t *testing.T) {
 		for _, v := range []Vector{Float32(guarded[float32](t)), Float64(guarded[float64](t)), BF16(guarded[uint16](t)), F16(guarded[uint16](t))} {
 			testSquares(t, rng, func(n int) Vector { return v.cut(0, n) })
 			testSquares(t, rng, func(n int) Vector { return v.cut(v.n-n, v.n) })
+			testHash(t, rng, func(n int) Vector { return v.cut(0, n) })
+			testHash(t, rng, func(n int) Vector { return v.cut(v.n-n, v.n) })
 		}
 	})
 }

@@ -211,6 +211,11 @@ func sumSquaresBF16AVX2(sums *uint64, w *float64, grad *uint16, count int, ahead
 //go:noescape
 func sumSquaresF16AVX2(sums *uint64, w *float64, grad *uint16, count int, ahead int)
 
+// hashAVX2 adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2].
+//
+//go:noescape
+func hashAVX2(sums *uint64, keys *uint32, check *uint64, x *byte, count int, ahead int)
+
 // pnmF32AVX512 works like pnmGeneric.
 //
 //go:noescape
@@ -415,6 +420,11 @@ func sumSquaresBF16AVX512(sums *uint64, w *float64, grad *uint16, count int, ahe
 //
 //go:noescape
 func sumSquaresF16AVX512(sums *uint64, w *float64, grad *uint16, count int, ahead int)
+
+// hashAVX512 adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2].
+//
+//go:noescape
+func hashAVX512(sums *uint64, keys *uint32, check *uint64, x *byte, count int, ahead int)
 
 // pause takes some hundred cycles, and leaves the core to its other thread.
 func pause()
@@ -654,6 +664,15 @@ func sumSquaresF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
 		sumSquaresF16AVX512(sums, w, g, n, ahead)
 	} else {
 		sumSquaresF16AVX2(sums, w, g, n, ahead)
+	}
+}
+
+// hash adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2].
+func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int) {
+	if active == avx512 {
+		hashAVX512(sums, keys, check, x, count, ahead)
+	} else {
+		hashAVX2(sums, keys, check, x, count, ahead)
 	}
 }
 

@@ -21532,6 +21532,113 @@ enter:
 	VZEROUPPER
 	RET
 
+// func hashAVX2(sums *uint64, keys *uint32, check *uint64, x *byte, count int, ahead int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·hashAVX2(SB), NOSPLIT, $0-48
+	MOVQ         sums+0(FP), AX
+	MOVQ         keys+8(FP), CX
+	MOVQ         check+16(FP), DX
+	MOVQ         x+24(FP), BX
+	MOVQ         count+32(FP), SI
+	MOVQ         ahead+40(FP), DI
+	VPBROADCASTQ (DX), Y0
+	VPBROADCASTQ 8(DX), Y1
+	LEAQ         (BX)(SI*1), DX
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	JMP          enter
+
+line:
+	// words at even and at odd places, each in 64 bits
+	VMOVUPS   (BX), Y5
+	VMOVSHDUP (BX), Y6
+	VPMULUDQ  (CX), Y5, Y7
+	VPMULUDQ  4(CX), Y6, Y8
+	VPADDQ    Y7, Y2, Y2
+	VPADDQ    Y8, Y2, Y2
+	VPMULUDQ  4160(CX), Y5, Y7
+	VPMULUDQ  4164(CX), Y6, Y6
+	VPADDQ    Y7, Y3, Y3
+	VPADDQ    Y6, Y3, Y3
+	VPAND     Y5, Y0, Y5
+	VPADDQ    Y1, Y5, Y5
+	VPOR      Y5, Y4, Y4
+
+	// words at even and at odd places, each in 64 bits
+	VMOVUPS   32(BX), Y5
+	VMOVSHDUP 32(BX), Y6
+	VPMULUDQ  32(CX), Y5, Y7
+	VPMULUDQ  36(CX), Y6, Y8
+	VPADDQ    Y7, Y2, Y2
+	VPADDQ    Y8, Y2, Y2
+	VPMULUDQ  4192(CX), Y5, Y7
+	VPMULUDQ  4196(CX), Y6, Y6
+	VPADDQ    Y7, Y3, Y3
+	VPADDQ    Y6, Y3, Y3
+	VPAND     Y5, Y0, Y5
+	VPADDQ    Y1, Y5, Y5
+	VPOR      Y5, Y4, Y4
+
+	// words at even and at odd places, each in 64 bits
+	VMOVUPS   64(BX), Y5
+	VMOVSHDUP 64(BX), Y6
+	VPMULUDQ  64(CX), Y5, Y7
+	VPMULUDQ  68(CX), Y6, Y8
+	VPADDQ    Y7, Y2, Y2
+	VPADDQ    Y8, Y2, Y2
+	VPMULUDQ  4224(CX), Y5, Y7
+	VPMULUDQ  4228(CX), Y6, Y6
+	VPADDQ    Y7, Y3, Y3
+	VPADDQ    Y6, Y3, Y3
+	VPAND     Y5, Y0, Y5
+	VPADDQ    Y1, Y5, Y5
+	VPOR      Y5, Y4, Y4
+
+	// words at even and at odd places, each in 64 bits
+	VMOVUPS   96(BX), Y5
+	VMOVSHDUP 96(BX), Y6
+	VPMULUDQ  96(CX), Y5, Y7
+	VPMULUDQ  100(CX), Y6, Y8
+	VPADDQ    Y7, Y2, Y2
+	VPADDQ    Y8, Y2, Y2
+	VPMULUDQ  4256(CX), Y5, Y7
+	VPMULUDQ  4260(CX), Y6, Y6
+	VPADDQ    Y7, Y3, Y3
+	VPADDQ    Y6, Y3, Y3
+	VPAND     Y5, Y0, Y5
+	VPADDQ    Y1, Y5, Y5
+	VPOR      Y5, Y4, Y4
+	ADDQ      $0x00000080, BX
+	ADDQ      $0x00000080, CX
+	TESTQ     DI, DI
+	JZ        enter
+
+	// prefetch
+	PREFETCHT0 (BX)(DI*1)
+	PREFETCHT0 64(BX)(DI*1)
+
+enter:
+	CMPQ         BX, DX
+	JNE          line
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDQ       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDQ       X0, X2, X2
+	VMOVQ        X2, (AX)
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDQ       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDQ       X0, X3, X3
+	VMOVQ        X3, 8(AX)
+	VEXTRACTI128 $0x01, Y4, X0
+	VPOR         X0, X4, X4
+	VPSHUFD      $0x4e, X4, X0
+	VPOR         X0, X4, X4
+	VMOVQ        X4, 16(AX)
+	VZEROUPPER
+	RET
+
 // func pnmF32AVX512(c *float32, p *float32, grad *float32, m *float32, n *float32, count int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·pnmF32AVX512(SB), NOSPLIT, $0-56
@@ -34988,6 +35095,89 @@ enter:
 	VPMAXUW       X0, X4, X4
 	VPSRLD        $0x10, X4, X0
 	VPMAXUW       X0, X4, X4
+	VMOVQ         X4, 16(AX)
+	VZEROUPPER
+	RET
+
+// func hashAVX512(sums *uint64, keys *uint32, check *uint64, x *byte, count int, ahead int)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
+TEXT ·hashAVX512(SB), NOSPLIT, $0-48
+	MOVQ         sums+0(FP), AX
+	MOVQ         keys+8(FP), CX
+	MOVQ         check+16(FP), DX
+	MOVQ         x+24(FP), BX
+	MOVQ         count+32(FP), SI
+	MOVQ         ahead+40(FP), DI
+	VPBROADCASTQ (DX), Z0
+	VPBROADCASTQ 8(DX), Z1
+	LEAQ         (BX)(SI*1), DX
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	JMP          enter
+
+line:
+	// words at even and at odd places, each in 64 bits
+	VMOVUPS   (BX), Z5
+	VMOVSHDUP (BX), Z6
+	VPMULUDQ  (CX), Z5, Z7
+	VPMULUDQ  4(CX), Z6, Z8
+	VPADDQ    Z7, Z2, Z2
+	VPADDQ    Z8, Z2, Z2
+	VPMULUDQ  4160(CX), Z5, Z7
+	VPMULUDQ  4164(CX), Z6, Z6
+	VPADDQ    Z7, Z3, Z3
+	VPADDQ    Z6, Z3, Z3
+	VPANDQ    Z5, Z0, Z5
+	VPADDQ    Z1, Z5, Z5
+	VPORQ     Z5, Z4, Z4
+
+	// words at even and at odd places, each in 64 bits
+	VMOVUPS   64(BX), Z5
+	VMOVSHDUP 64(BX), Z6
+	VPMULUDQ  64(CX), Z5, Z7
+	VPMULUDQ  68(CX), Z6, Z8
+	VPADDQ    Z7, Z2, Z2
+	VPADDQ    Z8, Z2, Z2
+	VPMULUDQ  4224(CX), Z5, Z7
+	VPMULUDQ  4228(CX), Z6, Z6
+	VPADDQ    Z7, Z3, Z3
+	VPADDQ    Z6, Z3, Z3
+	VPANDQ    Z5, Z0, Z5
+	VPADDQ    Z1, Z5, Z5
+	VPORQ     Z5, Z4, Z4
+	ADDQ      $0x00000080, BX
+	ADDQ      $0x00000080, CX
+	TESTQ     DI, DI
+	JZ        enter
+
+	// prefetch
+	PREFETCHT0 (BX)(DI*1)
+	PREFETCHT0 64(BX)(DI*1)
+
+enter:
+	CMPQ          BX, DX
+	JNE           line
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDQ        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDQ        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDQ        X0, X2, X2
+	VMOVQ         X2, (AX)
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDQ        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDQ        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDQ        X0, X3, X3
+	VMOVQ         X3, 8(AX)
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPOR          Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPOR          X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPOR          X0, X4, X4
 	VMOVQ         X4, 16(AX)
 	VZEROUPPER
 	RET

@@ -79,6 +79,8 @@
 #define VSHL(s, n, d)   WORD $(0x4F005400 | (32+(s))<<16 | (n)<<5 | (d)) // by s
 #define VUSHR(s, n, d)  WORD $(0x6F000400 | (64-(s))<<16 | (n)<<5 | (d))
 #define VADD_D(m, n, d) WORD $(0x4EE08400 | (m)<<16 | (n)<<5 | (d))      // D2
+#define VUMLAL(m, n, d)  WORD $(0x2EA08000 | (m)<<16 | (n)<<5 | (d))     // D2: d + the products of the lower two of n and m
+#define VUMLAL2(m, n, d) WORD $(0x6EA08000 | (m)<<16 | (n)<<5 | (d))     // of the upper two
 #define VADDV(n, d)     WORD $(0x4EB1B800 | (n)<<5 | (d))                // the sum of all four, in element 0
 #define VUMAX(m, n, d)  WORD $(0x6EA06400 | (m)<<16 | (n)<<5 | (d))      // without signs
 #define VUMAXV(n, d)    WORD $(0x6EB0A800 | (n)<<5 | (d))                // the largest of all four, in element 0
@@ -103,6 +105,9 @@
 #define atX    R6
 #define atSums R1
 #define atW    R3
+#define atCheck R4
+#define atKeys0 R5
+#define atKeys1 R6
 #define left   R7 // elements
 #define front  R8 // how far to prefetch in front of the loads, in bytes
 #define addr   R9
@@ -1670,6 +1675,77 @@ TEXT ·sumSquaresF64NEON(SB), NOSPLIT, $0-40
 	MOVD $0x7fffffffffffffff, addr
 	VDUP addr, V7.D2
 	SUM(LINE_F64, PREFETCH_F64, FOLD_F64)
+	RET
+
+// Fingerprints. What the vectors are called in asm/fingerprint.go: products with K_0 in V0 and V1, with K_1 in V2 and V3; then these.
+#define checkMask 4
+#define checkAdd  5
+#define nanBits   6
+
+// Four words in x, with their numbers k0 and k1.
+#define HASH(x, k0, k1) \
+	VUMLAL(k0, x, 0)           \
+	VUMLAL2(k0, x, 1)          \
+	VUMLAL(k1, x, 2)           \
+	VUMLAL2(k1, x, 3)          \
+	VAND(checkMask, x, 7)      \
+	VADD_D(checkAdd, 7, 7)     \
+	VORR(7, nanBits, nanBits)
+#define HASH_32(at) \
+	FLDPQ at(atG), (F16, F17)     \
+	FLDPQ at(atKeys0), (F18, F19) \
+	FLDPQ at(atKeys1), (F20, F21) \
+	HASH(16, 18, 20)              \
+	HASH(17, 19, 21)
+#define HASH_LINE \
+	HASH_32(0)         \
+	HASH_32(32)        \
+	HASH_32(64)        \
+	HASH_32(96)        \
+	ADD $128, atKeys0  \
+	ADD $128, atKeys1  \
+	ADD $128, atG
+
+// func hashNEON(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int)
+TEXT ·hashNEON(SB), NOSPLIT, $0-48
+	MOVD sums+0(FP), atSums
+	MOVD keys+8(FP), atKeys0
+	MOVD check+16(FP), atCheck
+	MOVD x+24(FP), atG
+	MOVD count+32(FP), left
+	MOVD ahead+40(FP), front
+	MOVD $4160, atKeys1
+	ADD  atKeys0, atKeys1
+	FMOVD (atCheck), F4
+	FMOVD 8(atCheck), F5
+	VDUP_0(checkMask, checkMask)
+	VDUP_0(checkAdd, checkAdd)
+	VEOR(0, 0, 0)
+	VEOR(1, 1, 1)
+	VEOR(2, 2, 2)
+	VEOR(3, 3, 3)
+	VEOR(nanBits, nanBits, nanBits)
+	CBZ  front, plain
+ahead:
+	PREFETCH_F32
+	HASH_LINE
+	SUBS $128, left
+	BNE  ahead
+	B    done
+plain:
+	HASH_LINE
+	SUBS $128, left
+	BNE  plain
+done:
+	VADD_D(1, 0, 0)
+	VADD_D(3, 2, 2)
+	VADDP V0.D2, V0.D2, V0.D2
+	VADDP V2.D2, V2.D2, V2.D2
+	VDUP  V6.D[1], V7.D2
+	VORR(7, nanBits, nanBits)
+	FMOVD F0, (atSums)
+	FMOVD F2, 8(atSums)
+	FMOVD F6, 16(atSums)
 	RET
 
 // func pause()

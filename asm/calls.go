@@ -20,6 +20,7 @@ var AMD64 = Target{[]string{AVX2.Name, AVX512.Name}, Rules, Rules}
 //	func updateType(f form, c, p, g, m, n, v, x *T, count, ahead int)
 //	func updateMixed(f form, b *mixed, n, ahead int)
 //	func sumSquaresType(sums *uint64, w *float64, g *T, n, ahead int)
+//	func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int)
 //
 // The calls are direct: arguments of a function value would escape to the heap. In Go, a stream's name is its first letter, since Go's
 // assembler has a register called g.
@@ -48,6 +49,9 @@ func (t Target) Calls() string {
 		t.chooseISA(&b, name, "sums, w, g, n, ahead")
 		b.WriteString("}\n")
 	}
+	fmt.Fprintf(&b, "\n// hash %s.\nfunc hash%s {\n", hashDoc, strings.TrimPrefix(hashSignature, "func"))
+	t.chooseISA(&b, "hash", "sums, keys, check, x, count, ahead")
+	b.WriteString("}\n")
 	return b.String()
 }
 

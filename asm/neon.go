@@ -54,6 +54,7 @@ func NEON(source string) (t Target, stubs string, err error) {
 	for _, of := range sumTypes {
 		need("sumSquares"+of.Name+neon, sumDoc, of.sumSignature())
 	}
+	need("hash"+neon, hashDoc, hashSignature)
 	if len(missing) > 0 {
 		return t, "", fmt.Errorf("update_arm64.s lacks %s", strings.Join(missing, ", "))
 	}

@@ -222,16 +222,7 @@ func (k *sumKernel) store() {
 		if i == 2 {
 			fold = maximum
 		}
-		if k.ISA.Name == AVX512.Name {
-			half := YMM()
-			VEXTRACTI64X4(U8(1), x, half)
-			fold(half, x.AsY(), x.AsY())
-		}
-		half := XMM()
-		VEXTRACTI128(U8(1), x.AsY(), half)
-		fold(half, x.AsX(), x.AsX())
-		VPSHUFD(U8(0b01001110), x.AsX(), half) // the upper half
-		fold(half, x.AsX(), x.AsX())
+		half := k.fold(x, fold)
 		if i == 2 && k.size < 8 {
 			VPSRLQ(U8(32), x.AsX(), half)
 			fold(half, x.AsX(), x.AsX())
@@ -242,4 +233,19 @@ func (k *sumKernel) store() {
 		}
 		VMOVQ(x.AsX(), Mem{Base: k.sums, Disp: 8 * i})
 	}
+}
+
+// fold folds a vector into its first 64 bits, and returns a register that may be overwritten.
+func (isa ISA) fold(x reg.VecVirtual, with func(a, b, to Op)) (half reg.VecVirtual) {
+	if isa.Name == AVX512.Name {
+		upper := YMM()
+		VEXTRACTI64X4(U8(1), x, upper)
+		with(upper, x.AsY(), x.AsY())
+	}
+	half = XMM()
+	VEXTRACTI128(U8(1), x.AsY(), half)
+	with(half, x.AsX(), x.AsX())
+	VPSHUFD(U8(0b01001110), x.AsX(), half) // the upper half
+	with(half, x.AsX(), x.AsX())
+	return half
 }

@@ -39,6 +39,7 @@ func main() {
 		}
 		asm.EmitSumSquares(asm.BF16, isa)
 		asm.EmitSumSquares(asm.F16, isa)
+		asm.EmitHash(isa)
 	}
 	asm.EmitPause()
 

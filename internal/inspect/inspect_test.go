@@ -70,6 +70,8 @@ var operands = map[string]string{
 	"umaxv":    "s%[1]d, v%[2]d.4s",
 	"umax_h":   "v%[1]d.8h, v%[2]d.8h, v%[3]d.8h",
 	"umaxv_h":  "h%[1]d, v%[2]d.8h",
+	"umlal":    "v%[1]d.2d, v%[2]d.2s, v%[3]d.2s",
+	"umlal2":   "v%[1]d.2d, v%[2]d.4s, v%[3]d.4s",
 	"add_d":    "v%[1]d.2d, v%[2]d.2d, v%[3]d.2d",
 	"and":      "v%[1]d.16b, v%[2]d.16b, v%[3]d.16b",
 	"orr":      "v%[1]d.16b, v%[2]d.16b, v%[3]d.16b",
@@ -153,7 +155,7 @@ func TestEncodings(t *testing.T) {
 // vectors, and those on integers on these, too, or only on the registers that Go leaves to assembly. s3_3_c4_c4_0 is FPCR.
 func TestInstructions(t *testing.T) {
 	known := regexp.MustCompile(`^(f(add|sub|mul|div|sqrt|max|min|maxnm|minnm|abs|acge|acgt|cmeq|cmgt|cmlt)|fcvt[ln]2?|scvtf|dup|movi|shll2?|r?shrn2?|r?addhn2?|[su]addw2?|` +
-		`sxtl2?|uzp[12]|zip[12]|addp?|sub|mul|and|orr|eor|bi[ft]|shl|[su]shr|umax|cm(ge|eq)) v|` +
+		`sxtl2?|uzp[12]|zip[12]|addp?|sub|mul|umlal2?|and|orr|eor|bi[ft]|shl|[su]shr|umax|cm(ge|eq)) v|` +
 		`^(addv s|umaxv [sh]|fmov s\d+, w|fmov w\d+, s|fmov d\d+, x|fcvt s\d+, d|mrs x\d+, s3_3_c4_c4_0$|msr s3_3_c4_c4_0, x)|` +
 		`^(ldr|ldrb|ldp|ld1|str|strb|stp|st1|prfm|adrp|cbz|tbz|tbnz|b|b\.eq|b\.ne|b\.ge) |` +
 		`^(add|adds|sub|subs|mov|movk|orr|tst|lsl|lsr|cmp|cset|csel) [wx]|^(ret|yield|isb( #15)?)$`)
