@@ -177,6 +177,33 @@ func TestNoiseOfDrift(t *testing.T) {
 		near(t, "what Signal lacks", n-r.Signal, n*q*(1+b)/(2*(1-b)), 0.08)
 		near(t, "Variance", r.Variance, n*q/2, 0.08)
 	})
+	// The noise moves the parameters, and they answer: gradients at a quadratic's minimum.
+	for _, c := range []struct{ lr, signal, variance float64 }{
+		{0.1, -0.0285, 1.075}, {0.3, -0.083, 1.265}, {0.5, -0.138, 1.516}, {1, -0.353, 3.09}, {1.3, -0.89, 8.01},
+	} {
+		t.Run(fmt.Sprintf("a quadratic, LR·L = %g", c.lr), func(t *testing.T) {
+			const n, steps = 2000, 1200
+			p, g := make([]float64, n), make([]float64, n)
+			o := optimizerOf(t, groupOf(pnm.NewPNM(c.lr), p))
+			rng := rand.New(rand.NewPCG(6, 0))
+			square := 0.0 // of the gradients' mean, averaged over the readings
+			for step := range steps {
+				if step == steps/6 {
+					wantNoError(t, o.ReadNoise(1, 0))
+				}
+				for i, x := range p {
+					if step >= steps/6 {
+						square += x * x / (steps - steps/6)
+					}
+					g[i] = x + rng.NormFloat64()
+				}
+				wantNoError(t, stepOf(o, g))
+			}
+			e := o.NoiseAverages().Total
+			near(t, "Signal − |G|²", (e.Signal-square)/n, c.signal, 0.04)
+			near(t, "Variance", e.Variance/n, c.variance, 0.02)
+		})
+	}
 	// Batches of an epoch exclude each other. Variance is as with replacement, and Signal lacks a batch's variance divided by their number.
 	t.Run("without replacement", func(t *testing.T) {
 		const n, batches, size = 20_000, 50, 8
@@ -234,7 +261,9 @@ func TestNoiseStandardErrors(t *testing.T) {
 				wantNoError(t, stepOf(o, g))
 			}
 			e := o.NoiseAverages().Total
-			for k, off := range []float64{(e.Signal - s.signal) / e.SignalError, (e.Variance - s.variance) / e.VarianceError, (e.Scale() - c.scale) / e.ScaleError} {
+			for k, off := range []float64{
+				(e.Signal - s.signal) / e.SignalError, (e.Variance - s.variance) / e.VarianceError, (e.Scale() - c.scale) / e.ScaleError,
+			} {
 				if math.Abs(off) <= 2 {
 					within[k]++
 				}
@@ -397,7 +426,9 @@ func TestNoiseBeginsAnew(t *testing.T) {
 		"SetParams": {func(o *Optimizer) error { return o.SetParams(pnm.Vectors(x[16:24]), nil) }, 0},
 		"SetRule":   {func(o *Optimizer) error { return o.SetRule(0, pnm.NewPNM(0.5)) }, 0},
 		"a refused call": {func(o *Optimizer) error {
-			for _, err := range []error{o.AddGroup(Group{}), o.SetState(nil), o.SetSteps(0, -1), o.ReadNoise(-1, 0), loadFrom(o, []byte("no"), LoadOptions{})} {
+			for _, err := range []error{
+				o.AddGroup(Group{}), o.SetState(nil), o.SetSteps(0, -1), o.ReadNoise(-1, 0), loadFrom(o, []byte("no"), LoadOptions{}),
+			} {
 				if err == nil {
 					t.Error("a call is not refused")
 				}
@@ -437,7 +468,7 @@ func TestNoiseWithoutReadings(t *testing.T) {
 	none := func(what string, lists int) {
 		t.Helper()
 		e := o.NoiseAverages()
-		if e.Total.Readings != 0 || !math.IsNaN(e.Total.Signal) || !math.IsNaN(e.Total.ScaleError) || len(e.Tensors) != lists || len(e.Groups) != lists {
+		if all := e.Total; all.Readings != 0 || !math.IsNaN(all.Signal) || !math.IsNaN(all.ScaleError) || len(e.Tensors) != lists || len(e.Groups) != lists {
 			t.Errorf("%s: %+v", what, e)
 		}
 	}
@@ -478,7 +509,9 @@ func TestNoiseIsNaN(t *testing.T) {
 	now, err := o.NoiseScale()
 	wantNoError(t, err)
 	e := o.NoiseAverages()
-	for what, n := range map[string]pnm.Noise{"total": now.Total, "tensor": now.Tensors[1], "average": e.Total.Noise, "tensor's average": e.Tensors[1].Noise} {
+	for what, n := range map[string]pnm.Noise{
+		"total": now.Total, "tensor": now.Tensors[1], "average": e.Total.Noise, "tensor's average": e.Tensors[1].Noise,
+	} {
 		if !math.IsNaN(n.Signal) || !math.IsNaN(n.Variance) {
 			t.Errorf("%s: %v", what, n)
 		}
