@@ -40,7 +40,8 @@ func TestEveryTier(t *testing.T) {
 		if tier == pnm.ISA() {
 			continue
 		}
-		tests := []string{"TestOptimizerIsTheEngine", "TestPartsAreTheWhole", "TestWaysAgree", "TestFormatsAreFloat32", "TestOptionsAreDoneByHand", "TestOverflows"}
+		tests := []string{"TestOptimizerIsTheEngine", "TestPartsAreTheWhole", "TestWaysAgree", "TestFormatsAreFloat32", "TestOptionsAreDoneByHand", "TestOverflows", "TestNoiseReadings",
+			"TestWorkersReadTheSameNoise"}
 		if out := inChild(t, tier, "^("+strings.Join(tests, "|")+")$"); strings.Count(out, "\n--- PASS") != len(tests) {
 			t.Errorf("%s: %s", tier, out)
 		}
