@@ -26,10 +26,11 @@ type SaveOptions struct {
 
 // LoadOptions are the options of [Optimizer.Load]. The zero value loads a whole run.
 type LoadOptions struct {
-	Shapes     [][]int // the tensors' shapes, which the file must have; nil, or a nil shape, is not compared
-	StateOnly  bool    // leave the parameters as they are
-	KeepRules  bool    // keep the rules and the random numbers (Rounding) of the optimizer instead of the file's
-	Unverified bool    // do not compare checksums, to load a damaged file
+	Shapes      [][]int          // the tensors' shapes, which the file must have; nil, or a nil shape, is not compared
+	StateOnly   bool             // leave the parameters as they are
+	KeepRules   bool             // keep the rules and the random numbers (Rounding) of the optimizer instead of the file's
+	Unverified  bool             // do not compare checksums, to load a damaged file
+	Fingerprint *pnm.Fingerprint // load only a file whose content has this fingerprint; nil means any
 }
 
 // CheckpointInfo describes a checkpoint without the numbers in its tensors. From it, a program can build an optimizer for the file.
@@ -37,6 +38,11 @@ type CheckpointInfo struct {
 	Groups   []CheckpointGroup // the groups of the optimizer that was saved
 	Metadata map[string]string // SaveOptions.Metadata; not nil
 	Writer   string            // the library that wrote the file
+
+	// Fingerprint is the fingerprint of the file's content, as its writer recorded it; nil if it did not. It equals [Optimizer.Fingerprint] of
+	// the optimizer that was saved, unless SaveOptions.StateOnly left the parameters out. To check that the content still has it, set
+	// LoadOptions.Fingerprint.
+	Fingerprint *pnm.Fingerprint
 }
 
 // A CheckpointGroup is a group of the optimizer that was saved.
@@ -54,7 +60,7 @@ type CheckpointTensor struct {
 	Buffers  map[string]string // the format of each buffer in [TensorState]; empty if the state is zero, or if there is none
 	Row      int               // the row of its mxfp8 buffers, for [Group].Rows; 0 if these are flat, or if there are none
 	Params   string            // the format of its parameters; "" if they are not in the file
-	Rounding *pnm.Rounding     // the random numbers that it draws; nil if it draws none
+	Rounding *pnm.Rounding     // the random numbers that it draws, and its first element in the whole; nil if it is whole and draws none
 }
 
 // ofCheckpoint returns an error as an error of the checkpoint at path, which may be "".
@@ -129,24 +135,28 @@ func (o *Optimizer) save(w io.Writer, s *SaveOptions) error {
 		if s.Shapes != nil && s.Shapes[i] != nil {
 			shape = s.Shapes[i]
 		}
-		add := func(name string, shape []int, s source) {
-			tensors = append(tensors, safetensors.Tensor{Name: name, DType: s.format.dtype, Shape: shape})
+		add := func(shape []int, s source) {
+			tensors = append(tensors, safetensors.Tensor{Name: s.name, DType: s.format.dtype, Shape: shape})
 			sources = append(sources, s)
 		}
 		if !s.StateOnly {
-			add(paramsName+name, shape, paramsOf(u))
+			add(shape, paramsOf(name, u))
 		}
 		for k, slot := range u.Rule.State() {
-			v := u.State[k]
-			add(stateName(name, slot), shape, sourceOf(v))
+			v, first := u.State[k], u.Rounding.First
+			add(shape, sourceOf(stateName(name, slot), first, v))
 			if v.Format() == mxfp8Format {
-				add(stateName(name, slot+scalesSuffix), scalesShape(v), source{format: &scalesFormat, bytes: v.Scales()})
+				name, first := stateName(name, slot+scalesSuffix), rowsOf(v).scale(first)
+				add(scalesShape(v), source{name: name, first: first, format: &scalesFormat, bytes: v.Scales()})
 			}
 		}
 	}
 	blocks := newBlocks()
-	sums := checksums(sources, blocks)
-	meta := map[string]string{writerKey: writer(), groupsKey: string(o.appendGroups(nil, !s.StateOnly, sums))}
+	sums, fingerprint := checksums(sources, blocks)
+	fingerprint.Add(o.ofCounts())
+	meta := map[string]string{
+		writerKey: writer(), groupsKey: string(o.appendGroups(nil, !s.StateOnly, sums)), fingerprintKey: fingerprint.String(),
+	}
 	maps.Copy(meta, s.Metadata)
 	meta[layoutKey] = fmt.Sprintf("%s %08x", layout, headerSum(meta, tensors))
 	buffered := bufio.NewWriterSize(w, blockSize) // gathers small writes
@@ -167,9 +177,10 @@ func (o *Optimizer) save(w io.Writer, s *SaveOptions) error {
 // [Optimizer.SetRule]). State and parameters in another format, or in mxfp8 with other rows, are widened or rounded to nearest even;
 // float64 is not converted.
 //
-// The errors are those of Save. They wrap a *pnm.TensorError if one tensor is at fault, and [ErrChecksum] if the file is damaged. A file
-// without parameters is an error, unless StateOnly is set. A first pass checks the whole file; if it finds an error, the optimizer is
-// unchanged. If a read fails after that, for example because of the disk, state and parameters are a mixture: Load closes the optimizer.
+// The errors are those of Save. They wrap a *pnm.TensorError if one tensor is at fault, [ErrChecksum] if the file is damaged, and
+// [ErrFingerprint] if its content does not have the fingerprint asked for. A file without parameters is an error, unless StateOnly is
+// set. A first pass checks the whole file; if it finds an error, the optimizer is unchanged. If a read fails after that, for example
+// because of the disk, state and parameters are a mixture: Load closes the optimizer.
 func (o *Optimizer) Load(path string, l LoadOptions) (CheckpointInfo, error) {
 	return o.loadBy(path, &l, func(use func(io.ReaderAt, int64) error) error { return withFile(path, use) })
 }
@@ -232,12 +243,13 @@ func (o *Optimizer) load(file *checkpointFile, l *LoadOptions) error {
 		}
 	}
 
-	parts, blocks := partsOf(reads), newBlocks()
-	if !l.Unverified {
-		if err := blocks.each(len(parts), func(i int, block []byte) error { return parts[i].verify(file.r, block) }); err != nil {
+	blocks := newBlocks()
+	if !l.Unverified || l.Fingerprint != nil {
+		if err := file.verify(saved, reads, l, blocks); err != nil {
 			return err
 		}
 	}
+	parts := partsOf(reads)
 	loaded := false
 	defer func() {
 		if !loaded {

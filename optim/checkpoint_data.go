@@ -74,20 +74,33 @@ func (b ioBlocks) each(n int, do func(i int, block []byte) error) error {
 
 // A source is the content of a tensor in a file: bytes in memory, or parameters joined with their copy.
 type source struct {
+	name      string  // in the file
+	first     uint64  // the number of the first element in the whole tensor
 	format    *format // in the file
 	bytes     []byte
 	v, copied pnm.Vector // used instead of bytes if copied is not nil
 }
 
 // sourceOf returns the source of a vector's elements.
-func sourceOf(v pnm.Vector) source { return source{format: formatOf(v), bytes: v.Bytes()} }
+func sourceOf(name string, first uint64, v pnm.Vector) source {
+	return source{name: name, first: first, format: formatOf(v), bytes: v.Bytes()}
+}
 
-// paramsOf returns a tensor's parameters as its next step will read them.
-func paramsOf(u *pnm.Update) source {
-	if u.Follow || u.Params.Format() == low16Format {
-		return source{format: &formats[0], v: u.Params, copied: u.Copy}
+// paramsOf returns the parameters of a tensor as its next step will read them.
+func paramsOf(tensor string, u *pnm.Update) source {
+	name, first := paramsName+tensor, u.Rounding.First
+	if half := followed(u); !half.IsNil() {
+		return source{name: name, first: first, format: &formats[0], v: u.Params, copied: half}
 	}
-	return sourceOf(u.Params)
+	return sourceOf(name, first, u.Params)
+}
+
+// followed returns the copy if the next step takes over what others write to it, or else nil.
+func followed(u *pnm.Update) pnm.Vector {
+	if u.Follow || u.Params.Format() == low16Format {
+		return u.Copy
+	}
+	return pnm.Vector{}
 }
 
 // pieces calls use with the elements in little-endian order, piece by piece. If memory does not have them so, it uses the block.
@@ -156,16 +169,19 @@ func (s source) write(w io.Writer, block []byte) error {
 	})
 }
 
-// checksums returns the checksums of all sources.
-func checksums(sources []source, b ioBlocks) []uint32 {
-	sums := make([]uint32, len(sources))
+// checksums returns the checksum of each source, and the fingerprint of all.
+func checksums(sources []source, b ioBlocks) ([]uint32, pnm.Fingerprint) {
+	sums, fingerprints := make([]uint32, len(sources)), make([]pnm.Fingerprint, len(sources))
 	b.each(len(sources), func(i int, block []byte) error {
-		return sources[i].pieces(block, func(b []byte) error {
+		s := sources[i]
+		return s.pieces(block, func(b []byte) error {
 			sums[i] = crc32.Update(sums[i], crc32.IEEETable, b)
+			fingerprints[i].Add(fingerprintOf(s.name, s.format, s.first, b))
+			s.first += uint64(len(b) / s.format.size)
 			return nil
 		})
 	})
-	return sums
+	return sums, totalOf(fingerprints)
 }
 
 // A read reads a blob of a file. The read of the scales of converted elements only verifies them: they are loaded with the elements.
@@ -241,15 +257,49 @@ func (p part) pieces(r io.ReaderAt, block []byte, use func(i, lo int, data []byt
 	return nil
 }
 
-// verify compares the checksums.
-func (p part) verify(r io.ReaderAt, block []byte) error {
+// verify compares the checksums, and the fingerprint if the options have one.
+func (c *checkpointFile) verify(saved []*savedTensor, reads []read, l *LoadOptions, b ioBlocks) error {
+	if l.Fingerprint != nil && l.StateOnly { // the parameters are not loaded, but their fingerprint counts
+		reads = slices.Clone(reads)
+		for _, s := range saved {
+			if s.params != nil {
+				reads = append(reads, read{from: s.params})
+			}
+		}
+	}
+	parts := partsOf(reads)
+	fingerprints := make([]pnm.Fingerprint, len(parts))
+	err := b.each(len(parts), func(i int, block []byte) error { return parts[i].verify(c.r, block, l, &fingerprints[i]) })
+	if err != nil || l.Fingerprint == nil {
+		return err
+	}
+	got := totalOf(fingerprints)
+	for _, s := range saved {
+		got.Add(ofCount(s.Name, s.first(), s.Step))
+	}
+	if got != *l.Fingerprint {
+		return fmt.Errorf("%w: it is %s, must be %s", ErrFingerprint, got, *l.Fingerprint)
+	}
+	return nil
+}
+
+// verify compares the checksums, and adds the fingerprint of the reads to sum, each only if the options ask for it.
+func (p part) verify(r io.ReaderAt, block []byte, l *LoadOptions, sum *pnm.Fingerprint) error {
 	sums := make([]uint32, len(p))
-	err := p.pieces(r, block, func(i, _ int, data []byte) { sums[i] = crc32.Update(sums[i], crc32.IEEETable, data) })
+	err := p.pieces(r, block, func(i, lo int, data []byte) {
+		b := p[i].from
+		if !l.Unverified {
+			sums[i] = crc32.Update(sums[i], crc32.IEEETable, data)
+		}
+		if l.Fingerprint != nil {
+			sum.Add(fingerprintOf(b.name, b.format, b.first+uint64(lo), data))
+		}
+	})
 	if err != nil {
 		return err
 	}
 	for i, x := range p {
-		if x.from.sum != nil && x.from.sum.value != sums[i] {
+		if !l.Unverified && x.from.sum != nil && x.from.sum.value != sums[i] {
 			return fmt.Errorf("%s: %w", strictjson.Quote(x.from.name), ErrChecksum)
 		}
 	}

@@ -27,12 +27,13 @@ import (
 const (
 	layout = "1" // the version of the layout; if the header has a checksum, a space and its 8 digits follow
 
-	reserved   = "posneg." // the caller's metadata must not begin with it
-	layoutKey  = reserved + "checkpoint"
-	writerKey  = reserved + "writer"
-	groupsKey  = reserved + "groups"
-	paramsName = "params."
-	paramsSum  = "params"
+	reserved       = "posneg." // the caller's metadata must not begin with it
+	layoutKey      = reserved + "checkpoint"
+	writerKey      = reserved + "writer"
+	groupsKey      = reserved + "groups"
+	fingerprintKey = reserved + "fingerprint"
+	paramsName     = "params."
+	paramsSum      = "params"
 
 	scalesSuffix = ".scales" // after the name of a slot, in the file and in checksums: the scales of its elements
 
@@ -46,9 +47,10 @@ type blob struct {
 	name   string
 	format *format
 	shape  []int
-	at     int64 // offset in the file
-	n      int64 // elements
-	sum    *sum  // nil if the file has none
+	at     int64  // offset in the file
+	n      int64  // elements
+	sum    *sum   // nil if the file has none
+	first  uint64 // the number of the first element in the whole tensor
 
 	scales *blob // of mxfp8
 	rows   rows
@@ -159,6 +161,14 @@ func readCheckpoint(r io.ReaderAt, size int64, verify bool) (*checkpointFile, er
 	c.info.Groups = groups
 	c.info.Writer = h.Metadata[writerKey]
 	c.info.Metadata = h.Metadata
+	if text, ok := h.Metadata[fingerprintKey]; ok {
+		f, err := pnm.ParseFingerprint(text)
+		if err != nil {
+			return nil, at("metadata "+fingerprintKey, err)
+		}
+		c.info.Fingerprint = &f
+	}
+	delete(h.Metadata, fingerprintKey)
 	delete(h.Metadata, groupsKey)
 	delete(h.Metadata, writerKey)
 	for key := range h.Metadata {
@@ -276,7 +286,29 @@ func (t *savedTensor) find(rest map[string]*safetensors.Tensor) error {
 	if missing != "" && (t.Step > 0 || t.state != nil) {
 		return fmt.Errorf("%s is missing, the state of the rule is %s", missing, joined(t.rule.State()))
 	}
+	for _, b := range t.blobs() {
+		b.first = t.first()
+		if b.scales != nil {
+			b.scales.first = b.rows.scale(b.first)
+		}
+	}
 	return nil
+}
+
+// blobs returns the state and the parameters that are in the file; the scales of an mxfp8 blob are in it.
+func (t *savedTensor) blobs() []*blob {
+	if t.params == nil {
+		return t.state
+	}
+	return append(t.state[:len(t.state):len(t.state)], t.params)
+}
+
+// first returns the number of the first element in the whole tensor.
+func (t *savedTensor) first() uint64 {
+	if t.Rounding == nil {
+		return 0
+	}
+	return t.Rounding.First
 }
 
 // take takes a blob in one of the legal formats from rest, with its checksum, which is called of. It returns nil if there is none.
@@ -328,7 +360,7 @@ func (t *savedTensor) findScales(rest map[string]*safetensors.Tensor, b *blob, s
 // checkSums reports a tensor with checksums that do not match its blobs one to one.
 func (t *savedTensor) checkSums() error {
 	blobs := make([]*blob, 0, mostSums)
-	for _, b := range append(t.state[:len(t.state):len(t.state)], t.params) {
+	for _, b := range t.blobs() {
 		for ; b != nil; b = b.scales {
 			blobs = append(blobs, b)
 		}
@@ -497,7 +529,7 @@ func (o *Optimizer) appendGroups(b []byte, params bool, sums []uint32) []byte {
 			comma()
 			b = append(append(append(b, `{"name":`...), name...), `,"step":`...)
 			b = strconv.AppendInt(b, int64(u.Step-1), 10)
-			if r := u.Rounding; u.Draws() {
+			if r := u.Rounding; u.Draws() || r.First > 0 {
 				b = fmt.Appendf(b, `,"rounding":[%d,%d,%d]`, r.Seed, r.Tensor, r.First)
 			}
 			b = append(b, `,"crc32":{`...)

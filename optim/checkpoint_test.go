@@ -914,9 +914,11 @@ func TestReadCheckpoint(t *testing.T) {
 			{pnm.NewAdaPNM(), []CheckpointTensor{{"a", 2, []int{2, 2}, adaPNM, 0, "float32", &pnm.Rounding{Seed: 5, Tensor: 0}}, {"b", 2, []int{2}, adaPNM, 0, "float32", &pnm.Rounding{Seed: 5, Tensor: 1}}}, ""},
 			{pnm.SGD{LR: 1, Momentum: 0.5}, []CheckpointTensor{{"c", 2, []int{3}, map[string]string{"momentum_buffer": "mxfp8"}, 3, "bf16", &pnm.Rounding{Seed: 5, Tensor: 2}}}, ""},
 		},
-		Metadata: map[string]string{"epoch": "3"},
-		Writer:   writer(),
+		Metadata:    map[string]string{"epoch": "3"},
+		Writer:      writer(),
+		Fingerprint: new(pnm.Fingerprint),
 	}
+	*want.Fingerprint = ofContent(t, s.file)
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -933,7 +935,8 @@ func TestReadCheckpoint(t *testing.T) {
 	wantNoError(t, empty.Save(path, SaveOptions{}))
 	got, err = ReadCheckpoint(path)
 	wantNoError(t, err)
-	want = CheckpointInfo{[]CheckpointGroup{{Rule: pnm.NewSGD(1)}, {pnm.NewSGD(2), []CheckpointTensor{{"0", 0, []int{1}, map[string]string{}, 0, "float32", nil}}, ""}}, map[string]string{}, writer()}
+	want = CheckpointInfo{[]CheckpointGroup{{Rule: pnm.NewSGD(1)}, {pnm.NewSGD(2), []CheckpointTensor{{"0", 0, []int{1}, map[string]string{}, 0, "float32", nil}}, ""}}, map[string]string{}, writer(), new(pnm.Fingerprint)}
+	*want.Fingerprint = fingerprintOfRun(t, empty)
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -1034,7 +1037,9 @@ func TestCheckpointAllocates(t *testing.T) {
 			if !narrow {
 				wantNoError(t, opt.Save(path, SaveOptions{}))
 			}
-			_, err := opt.Load(path, LoadOptions{})
+			fingerprint, err := opt.Fingerprint()
+			wantNoError(t, err)
+			_, err = opt.Load(path, LoadOptions{Fingerprint: &fingerprint})
 			wantNoError(t, err)
 		})
 		if t.Logf("%d bytes", bytes); bytes > 3*4*blockSize { // four blocks at most, of Save and of Load

@@ -93,7 +93,8 @@ func newCallee(t *testing.T, file, other string) *callee {
 			info, err := o.LoadFrom(bytes.NewReader(saved), int64(len(saved)), LoadOptions{})
 			return []any{info.Groups, err}
 		},
-		"Close": func() []any { o.Close(); return nil },
+		"Fingerprint": func() []any { f, err := o.Fingerprint(); return []any{f, err} },
+		"Close":       func() []any { o.Close(); return nil },
 	}
 	return s
 }
@@ -180,9 +181,10 @@ func TestBusy(t *testing.T) {
 		"LoadFrom":   func() error { _, err := o.LoadFrom(nil, 0, LoadOptions{}); return err },
 	}
 	reads := map[string]func() error{
-		"State":      func() error { _, err := o.State(); return err },
-		"NoiseScale": func() error { _, err := o.NoiseScale(); return err },
-		"SaveTo":     func() error { return o.SaveTo(io.Discard, SaveOptions{}) },
+		"State":       func() error { _, err := o.State(); return err },
+		"NoiseScale":  func() error { _, err := o.NoiseScale(); return err },
+		"SaveTo":      func() error { return o.SaveTo(io.Discard, SaveOptions{}) },
+		"Fingerprint": func() error { _, err := o.Fingerprint(); return err },
 	}
 	var file bytes.Buffer
 	calls := 0

@@ -14,6 +14,10 @@ var ErrClosed = errors.New("optim: the optimizer has been closed")
 // ErrChecksum is wrapped by the error of a damaged checkpoint: its content differs from what was written.
 var ErrChecksum = errors.New("the checksum differs: the file is damaged")
 
+// ErrFingerprint is wrapped by the error of a checkpoint whose content does not have [LoadOptions].Fingerprint: it is of another run, or of
+// another step.
+var ErrFingerprint = errors.New("the fingerprint differs")
+
 // A StateError reports imported state that does not fit its tensor. A [pnm.TensorError] wraps it.
 type StateError struct {
 	Name    string // the official name of the entry: "step", "exp_avg", …

@@ -10,7 +10,7 @@ import (
 
 // A format is a format of parameters, state or scales in files.
 type format struct {
-	name   string                    // in the engine
+	name   string                    // in the engine; "" for scales
 	dtype  string                    // in safetensors
 	size   int                       // of an element, in bytes
 	vector func(b []byte) pnm.Vector // nil for mxfp8 and its scales, which need each other
@@ -27,7 +27,7 @@ var formats = [...]format{
 const paramsFormats = 3 // of these
 
 // scalesFormat is the format of mxfp8's scales.
-var scalesFormat = format{"scales", "F8_E8M0", 1, nil}
+var scalesFormat = format{"", "F8_E8M0", 1, nil}
 
 // formatOf returns the file's format of a vector that is saved unchanged.
 func formatOf(v pnm.Vector) *format {

@@ -357,6 +357,9 @@ func (w *world) compare() {
 	if noise, want := fmt.Sprintf("%x", noise), fmt.Sprintf("%x", wantNoise); noise != want {
 		w.t.Fatalf("%s: noise %s, want %s", w.what, noise, want)
 	}
+	if x, y := fingerprintOfRun(w.t, w.twin.opt), fingerprintOfRun(w.t, w.plain.opt); x != y {
+		w.t.Fatalf("%s: the fingerprint is %v, want %v", w.what, x, y)
+	}
 }
 
 // An optimizer that steps plainly and one that takes parts in any order, calls that fail, saving and loading, moves of its parameters

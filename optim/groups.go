@@ -41,7 +41,8 @@ type Group struct {
 	Follow bool
 
 	// Rounding selects the random numbers that each tensor draws. Nil (default) takes Config.Seed and the tensor's number in the optimizer.
-	// A process that owns parts of tensors sets, for each part, the tensor and the part's first element.
+	// A process that owns parts of tensors sets, for each part, the tensor and the part's first element: for the random numbers, and for
+	// [Optimizer.Fingerprint].
 	Rounding []pnm.Rounding
 }
 

@@ -408,6 +408,9 @@ func wantSameRun(t *testing.T, what string, got, want *run) {
 		}
 	}
 	wantSameState(t, what, got.opt, want.opt)
+	if x, y := fingerprintOfRun(t, got.opt), fingerprintOfRun(t, want.opt); x != y {
+		t.Fatalf("%s: the fingerprint is %v, want %v", what, x, y)
+	}
 }
 
 // eventually fails the test unless the condition comes true after some garbage collections.

@@ -27,6 +27,14 @@ func (r rows) block(i int) int {
 	return i/row*blocks(row) + blocks(i%row)
 }
 
+// scale returns the number of the block that begins at element i of a whole tensor, which may be larger than any memory.
+func (r rows) scale(i uint64) uint64 {
+	if r == 0 {
+		return i / mxBlock
+	}
+	return i / uint64(r) * uint64(blocks(int(r)))
+}
+
 // begin returns the first element of the block of element i.
 func (r rows) begin(i int) int {
 	if r == 0 {

@@ -11,6 +11,7 @@ from ._json import Reader, dumps, short
 LAYOUT = "1"  # the version of the layout; if the header has a checksum, a space and its 8 digits follow
 _OURS = "posneg."
 _LAYOUT_KEY, _WRITER_KEY, _GROUPS_KEY = f"{_OURS}checkpoint", f"{_OURS}writer", f"{_OURS}groups"
+_FINGERPRINT_KEY = f"{_OURS}fingerprint"
 FLAGS = frozenset(("decoupled", "amsgrad", "maximize", "nesterov", "exact_bias"))
 _MOST_STEPS = 2**53 - 2  # the state can count one more
 _MOST_HYPERPARAMETERS = 16  # no rule has more
@@ -109,7 +110,7 @@ def decode(metadata: Mapping[str, str], tensors: Mapping[str, Any], verify: bool
         if t.name in seen:
             raise ValueError(f"has two tensors called {short(t.name)}")
         seen.add(t.name)
-    others = {key: value for key, value in metadata.items() if key not in (_LAYOUT_KEY, _WRITER_KEY, _GROUPS_KEY)}
+    others = {key: value for key, value in metadata.items() if key not in (_LAYOUT_KEY, _WRITER_KEY, _GROUPS_KEY, _FINGERPRINT_KEY)}
     for key in others:
         if key.startswith(_OURS):
             raise ValueError(f"has unknown metadata {short(key)}")
