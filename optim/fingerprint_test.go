@@ -278,6 +278,23 @@ func TestFingerprintOfFlippedBits(t *testing.T) {
 	}
 }
 
+// A run has the same fingerprint on every machine.
+func TestFingerprintIsKnown(t *testing.T) {
+	s := newSubject(t)
+	for what, c := range map[string]struct {
+		got  pnm.Fingerprint
+		want string
+	}{
+		"the run":                     {fingerprintOfRun(t, s.Optimizer), "e84b374ba94d5339380de2475b7ba3dd"},
+		"its file of the step before": {recorded(t, s.file), "f0abd7b556b6b5d49b4450a6169ca94c"},
+		"its state":                   {recorded(t, saved(t, s.Optimizer, SaveOptions{StateOnly: true})), "2add1eaf62bc67ba6b6ade6fac31b3b3"},
+	} {
+		if c.got.String() != c.want {
+			t.Errorf("%s has %v, want %s", what, c.got, c.want)
+		}
+	}
+}
+
 // NaNs are one number; zeros are two.
 func TestFingerprintOfNaN(t *testing.T) {
 	of := func(bits uint32) pnm.Fingerprint {
