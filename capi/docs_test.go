@@ -30,7 +30,7 @@ func blocksOf(t *testing.T, page string) map[string][]string {
 func TestDocs(t *testing.T) {
 	need(t, "go", "cc", "make", "pkg-config", "cmake")
 	blocks := blocksOf(t, "../docs/c.md")
-	if len(blocks["sh"]) != 4 || len(blocks["c"]) != 4 || len(blocks["cmake"]) != 1 {
+	if len(blocks["sh"]) != 4 || len(blocks["c"]) != 5 || len(blocks["cmake"]) != 1 {
 		t.Fatalf("the page has other blocks: %q", blocks)
 	}
 	if n := strings.Count(blocks["sh"][0], "pnm-"+version(t)+"-linux-amd64"); n != 4 || !strings.Contains(blocks["sh"][0], "/download/v"+version(t)+"/") {
@@ -55,18 +55,29 @@ func TestDocs(t *testing.T) {
 			t.Errorf("%s\nprints %s", text, out)
 		}
 	}
-	write(t, dir+"/alloc.c", "#include <pnm.h>\n#include <stdio.h>\nint main(void) {\nint64_t n = 1000000;\n"+blocks["c"][1]+"return v[3].data != NULL;\n}\n")
+	write(t, dir+"/noise.c", "#include <pnm.h>\n#include <stdio.h>\nenum { TENSORS = 2, N = 5000 };\nstatic float m[TENSORS][4][N];\n"+
+		"static float uniform(void) {\nstatic uint32_t x = 1;\nreturn (float)(x = x * 1664525 + 1013904223) / 4294967296.0f;\n}\n"+
+		"int main(void) {\npnm_rule rule = pnm_rule_pnm(0);\npnm_options options = {0};\npnm_update updates[TENSORS] = {0};\n"+
+		"double signal = 0, variance = 0;\nfor (int64_t step = 1; step <= 1000; step++) {\nfor (int i = 0; i < TENSORS; i++) {\n"+
+		"pnm_vector v[4];\nfor (int k = 0; k < 4; k++)\nv[k] = (pnm_vector){.data = m[i][k], .length = N};\n"+
+		"for (int k = 0; k < N; k++) /* the mean is 1, the variance 12 */\nm[i][1][k] = 1 + 12 * (uniform() - 0.5f);\n"+
+		"updates[i] = (pnm_update){.rule = &rule, .step = step, .params = v[0], .grads = pnm_as_const(v[1]), .state = {v[2], v[3]}};\n}\n"+
+		blocks["c"][1]+"}\nprintf(\"%.0f\", variance / signal);\nreturn 0;\n}\n")
+	if out := script(dir, "cc noise.c -o noise $(pkg-config --cflags --libs pnm) && ./noise"); out != "12" {
+		t.Errorf("noise of variance 12 and gradients of 1 have a noise scale of %s", out)
+	}
+	write(t, dir+"/alloc.c", "#include <pnm.h>\n#include <stdio.h>\nint main(void) {\nint64_t n = 1000000;\n"+blocks["c"][2]+"return v[3].data != NULL;\n}\n")
 	script(dir, "cc alloc.c -o alloc $(pkg-config --cflags --libs pnm) && ./alloc")
 	write(t, dir+"/masters.c", "#include <pnm.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n"+
 		"enum { n = 3 };\nstatic uint16_t your_model[n] = {0x3f80, 0x3f80, 0x3f80}, grads[n] = {0x3f80, 0x3f80, 0x3f80};\nstatic float m[n], v[n];\n"+
-		"int main(void) {\npnm_rule rule = pnm_rule_adam();\n"+blocks["c"][2]+
+		"int main(void) {\npnm_rule rule = pnm_rule_adam();\n"+blocks["c"][3]+
 		"for (update.step = 1; update.step <= 100; update.step++) /* each by less than half of a bfloat16's last place */\n"+
 		"if (pnm_update_one(NULL, &update, NULL) != PNM_OK)\nreturn puts(pnm_last_error());\n"+
 		"float x;\nuint32_t b = ((uint32_t)weights[2] << 16) + (uint32_t)(int32_t)low[2];\nmemcpy(&x, &b, sizeof x);\nprintf(\"%.4f\", x);\nreturn 0;\n}\n")
 	if out := script(dir, "cc masters.c -o masters $(pkg-config --cflags --libs pnm) && ./masters"); out != "0.9000" {
 		t.Errorf("100 steps of 0.001 from 1 lead to %s", out)
 	}
-	write(t, dir+"/mxfp8.c", "#include <pnm.h>\n#include <stdio.h>\nint main(void) {\n"+blocks["c"][3]+
+	write(t, dir+"/mxfp8.c", "#include <pnm.h>\n#include <stdio.h>\nint main(void) {\n"+blocks["c"][4]+
 		"static float p[ROWS * ROW], g[ROWS * ROW];\nfor (int i = 0; i < ROWS * ROW; i++)\ng[i] = 1;\n"+
 		"pnm_rule rule = pnm_rule_adam();\npnm_update update = {.rule = &rule, .step = 1, .params = {.data = p, .length = ROWS * ROW},\n"+
 		".grads = {.data = g, .length = ROWS * ROW}, .state = {state[0], state[1]}};\n"+

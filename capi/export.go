@@ -123,6 +123,69 @@ func pnmgo_norm(squares *C.int64_t, norm *C.double) C.pnm_status {
 	})
 }
 
+//export pnmgo_sum_noise
+func pnmgo_sum_noise(updates *C.pnm_update, count C.int64_t, workers C.int32_t, sums *C.int64_t) C.pnm_status {
+	return call(func() error {
+		list, err := listOf(updates, count, "updates")
+		if err != nil {
+			return err
+		}
+		to, err := noiseOf(sums, count, "sums")
+		if err != nil {
+			return err
+		}
+		pool, err := pools.of(int(workers))
+		if err != nil {
+			return err
+		}
+		in := takeInput()
+		defer in.putBack()
+		for i := range list {
+			var u pnm.Update
+			if err := in.begin(&list[i], &u); err != nil {
+				return &pnm.TensorError{Tensor: i, Err: err}
+			}
+			in.updates = append(in.updates, u)
+		}
+		read, err := pnm.SumNoise(pool, in.updates)
+		copy(to, read)
+		return err
+	})
+}
+
+//export pnmgo_noise
+func pnmgo_noise(rule *C.pnm_rule, step C.int64_t, sums *C.int64_t, signal, variance *C.double) C.pnm_status {
+	return call(func() error {
+		err := cmp.Or(checkPointer(sums, "sums"), checkPointer(signal, "signal"), checkPointer(variance, "variance"))
+		if err != nil {
+			return err
+		}
+		in := takeInput()
+		defer in.putBack()
+		r, err := in.rules.get(rule)
+		if err != nil {
+			return err
+		}
+		if rule.kind != C.PNM_RULE_PNM && rule.kind != C.PNM_RULE_ADAPNM {
+			return outside("rule", "kind", float64(rule.kind), "PNM_RULE_PNM or PNM_RULE_ADAPNM, which have two momenta")
+		}
+		after, err := intOf(step, "step")
+		if err != nil {
+			return err
+		}
+		n, err := (*pnm.NoiseSums)(unsafe.Pointer(sums)).Noise(r, after)
+		if err == nil {
+			*signal, *variance = C.double(n.Signal), C.double(n.Variance)
+		}
+		return err
+	})
+}
+
+// noiseOf converts a caller's 2·C.PNM_SQUARES words for each of the updates.
+func noiseOf(words *C.int64_t, count C.int64_t, name string) ([]pnm.NoiseSums, error) {
+	return listOf((*pnm.NoiseSums)(unsafe.Pointer(words)), count, name)
+}
+
 // squaresOf converts a caller's C.PNM_SQUARES words.
 func squaresOf(words *C.int64_t) *pnm.Squares {
 	return (*pnm.Squares)((*[C.PNM_SQUARES]int64)(unsafe.Pointer(words))) // compiles only if C and Go have the same number
@@ -249,7 +312,7 @@ func statusOf(err error) C.pnm_status {
 		return own.status
 	}
 	if e, ok := errors.AsType[*pnm.ValueError](err); ok {
-		if e.Of == "Update" && e.Field == "Step" {
+		if e.Field == "Step" {
 			return C.PNM_ERROR_STEP
 		}
 		return C.PNM_ERROR_HYPERPARAMETER

@@ -52,6 +52,11 @@ func (in *input) fill(options *C.pnm_options, updates *C.pnm_update, count C.int
 	if o, err = optionsOf(options); err != nil {
 		return o, err
 	}
+	if options != nil && options.noise != nil {
+		if o.Noise, err = noiseOf(options.noise, count, "noise"); err != nil {
+			return o, err
+		}
+	}
 	for i := range list {
 		if err := in.add(&list[i]); err != nil {
 			return o, &pnm.TensorError{Tensor: i, Err: err}
@@ -63,16 +68,10 @@ func (in *input) fill(options *C.pnm_options, updates *C.pnm_update, count C.int
 // add appends a tensor.
 func (in *input) add(u *C.pnm_update) (err error) {
 	var to pnm.Update
-	if to.Rule, err = in.rules.get(u.rule); err != nil {
-		return err
-	}
-	if to.Step, err = intOf(u.step, "step"); err != nil {
+	if err := in.begin(u, &to); err != nil {
 		return err
 	}
 	if to.Params, err = vectorOf(&u.params, "params"); err != nil {
-		return err
-	}
-	if to.Skip, err = boolOf(u.skip, "Update", "skip"); err != nil {
 		return err
 	}
 	if !to.Skip {
@@ -80,22 +79,6 @@ func (in *input) add(u *C.pnm_update) (err error) {
 			return err
 		}
 	}
-	first, slots := len(in.vectors), len(to.Rule.State())
-	for k := range u.state {
-		name := stateNames[k]
-		if k >= slots {
-			if u.state[k] != (C.pnm_vector{}) {
-				return &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("%s is set, but the rule has %d state vectors", name, slots)}
-			}
-			continue
-		}
-		v, err := vectorOf(&u.state[k], name)
-		if err != nil {
-			return err
-		}
-		in.vectors = append(in.vectors, v)
-	}
-	to.State = in.vectors[first:]
 	if u.copy != (C.pnm_vector{}) {
 		if to.Copy, err = vectorOf(&u.copy, "copy"); err != nil {
 			return err
@@ -116,6 +99,36 @@ func (in *input) add(u *C.pnm_update) (err error) {
 		return err
 	}
 	in.updates = append(in.updates, to)
+	return nil
+}
+
+// begin sets what a step and a reading of noise have in common: rule, step, skip and state.
+func (in *input) begin(u *C.pnm_update, to *pnm.Update) (err error) {
+	if to.Rule, err = in.rules.get(u.rule); err != nil {
+		return err
+	}
+	if to.Step, err = intOf(u.step, "step"); err != nil {
+		return err
+	}
+	if to.Skip, err = boolOf(u.skip, "Update", "skip"); err != nil {
+		return err
+	}
+	first, slots := len(in.vectors), len(to.Rule.State())
+	for k := range u.state {
+		name := stateNames[k]
+		if k >= slots {
+			if u.state[k] != (C.pnm_vector{}) {
+				return &failure{C.PNM_ERROR_LENGTH, fmt.Sprintf("%s is set, but the rule has %d state vectors", name, slots)}
+			}
+			continue
+		}
+		v, err := vectorOf(&u.state[k], name)
+		if err != nil {
+			return err
+		}
+		in.vectors = append(in.vectors, v)
+	}
+	to.State = in.vectors[first:]
 	return nil
 }
 
@@ -215,7 +228,7 @@ func vectorOf(v *C.pnm_vector, name string) (pnm.Vector, error) {
 // nothing is the address of an empty vector whose data is null.
 var nothing float64
 
-// optionsOf converts a caller's options, which may be null.
+// optionsOf converts a caller's options, which may be null, except for noise.
 func optionsOf(c *C.pnm_options) (o pnm.Options, err error) {
 	if c == nil {
 		c = new(C.pnm_options)

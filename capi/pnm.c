@@ -13,6 +13,8 @@ extern pnm_status pnmgo_update_all(const pnm_options *options, const pnm_update 
 extern pnm_status pnmgo_limit(const pnm_options *options, const pnm_update *updates, int64_t count);
 extern pnm_status pnmgo_sum_squares(const pnm_const_vector *grads, int64_t count, int32_t workers, int64_t *squares);
 extern pnm_status pnmgo_norm(const int64_t *squares, double *norm);
+extern pnm_status pnmgo_sum_noise(const pnm_update *updates, int64_t count, int32_t workers, int64_t *sums);
+extern pnm_status pnmgo_noise(const pnm_rule *rule, int64_t step, const int64_t *sums, double *signal, double *variance);
 extern pnm_status pnmgo_alloc(pnm_vector *vectors, int64_t count);
 extern pnm_status pnmgo_free(pnm_vector *vectors, int64_t count);
 extern pnm_status pnmgo_convert(const pnm_vector *to, const pnm_const_vector *from, int64_t *overflows);
@@ -94,6 +96,14 @@ pnm_status pnm_sum_squares(const pnm_const_vector *grads, int64_t count, int32_t
 }
 
 pnm_status pnm_norm(const int64_t *squares, double *norm) { IN_GO(pnm_status, pnmgo_norm(squares, norm), PNM_ERROR_FORKED); }
+
+pnm_status pnm_sum_noise(const pnm_update *updates, int64_t count, int32_t workers, int64_t *sums) {
+	IN_GO(pnm_status, pnmgo_sum_noise(updates, count, workers, sums), PNM_ERROR_FORKED);
+}
+
+pnm_status pnm_noise(const pnm_rule *rule, int64_t step, const int64_t *sums, double *signal, double *variance) {
+	IN_GO(pnm_status, pnmgo_noise(rule, step, sums, signal, variance), PNM_ERROR_FORKED);
+}
 
 pnm_status pnm_alloc(pnm_vector *vectors, int64_t count) { IN_GO(pnm_status, pnmgo_alloc(vectors, count), PNM_ERROR_FORKED); }
 

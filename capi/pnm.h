@@ -65,7 +65,7 @@ PNM_API int pnm_workers(void);
 typedef enum {
 	PNM_OK = 0,
 	PNM_ERROR_HYPERPARAMETER = 1, /* a field of a rule, vector, update or options is out of its range, or a field that must be 0 is not */
-	PNM_ERROR_STEP = 2,           /* a step below 1 */
+	PNM_ERROR_STEP = 2,           /* a step below 1, or below 0 in a call that reads noise */
 	PNM_ERROR_LENGTH = 3,         /* vectors of one tensor differ in length, or a length or a count is negative or too large */
 	PNM_ERROR_OVERLAP = 4,        /* two vectors share memory that the call would write */
 	PNM_ERROR_DTYPE = 5,          /* an element type that is unknown, or not legal in its place */
@@ -238,7 +238,9 @@ typedef struct {
 	int32_t reserved_flags[3];
 	const int64_t *squares;  /* the sum of pnm_sum_squares over all gradients of the step, if this call has only some of them; it needs
 	                          * clip_norm or skip_non_finite. Null: these two use the gradients of the call */
-	int64_t reserved[7];
+	int64_t *noise;          /* gets what pnm_sum_noise writes after the step: 2 * PNM_SQUARES integers for each of the updates; all 0 for
+	                          * those with skip, and for all if the step was skipped. Null: none */
+	int64_t reserved[6];
 } pnm_options;
 
 /* The result of a step. A step that returns PNM_OK writes all of it, with 0 in reserved fields; a step that fails writes nothing. */
@@ -270,6 +272,21 @@ PNM_API pnm_status pnm_sum_squares(const pnm_const_vector *grads, int64_t count,
  * ordered, and cut into vectors, calls and processes. It is NaN if a gradient has a NaN. Otherwise it is infinite if a gradient has an
  * infinity, or if the norm is too large for a double. */
 PNM_API pnm_status pnm_norm(const int64_t *squares, double *norm);
+
+/* Reads the two momenta of each tensor of PNM and AdaPNM, and writes 2 * PNM_SQUARES integers for each of the updates to sums: the sum of
+ * the squares of the momenta's sum, then that of their difference, each momentum divided by the sum of its weights. The integers are 0 if
+ * there is nothing to read: with skip, after the first step, and for other rules. Of an update, the call uses rule, state, skip, and step,
+ * which is here the number of the tensor's last step.
+ *
+ * Adding such sums of parts of a tensor integer by integer gives those of the tensor, whatever the parts (up to 2^20). */
+PNM_API pnm_status pnm_sum_noise(const pnm_update *updates, int64_t count, int32_t workers, int64_t *sums);
+
+/* Estimates a tensor's gradient and its noise from the 2 * PNM_SQUARES integers that were read after step number step: *signal estimates
+ * |G|^2, where G is the mean gradient, and *variance the sum over all elements of the variance of a minibatch's gradient. variance / signal
+ * is the gradient noise scale, in minibatches. Add up each over the tensors of a model, and average each over steps, before you divide. The
+ * signal has no bias, so it is negative at times. Before step 2 both are NaN. For a rule other than PNM and AdaPNM, the status is
+ * PNM_ERROR_HYPERPARAMETER. */
+PNM_API pnm_status pnm_noise(const pnm_rule *rule, int64_t step, const int64_t *sums, double *signal, double *variance);
 
 #ifdef __cplusplus
 }

@@ -173,9 +173,11 @@ static void calls(void) {
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.zero_grads is -1, must be 0 or 1", options.zero_grads = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is -1, must be in [0, 4096]", options.workers = -1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "workers is 4097", options.workers = 4097);
-	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved[6] = 1);
+	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved is 1, must be 0", options.reserved[5] = 1);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.Squares is set, must be nil unless ClipNorm or", options.squares = no_squares);
 	REFUSED(PNM_ERROR_ALIGNMENT, "squares is at 0x", (options.clip_norm = 1, options.squares = odd(no_squares, 4)));
+	REFUSED(PNM_ERROR_ALIGNMENT, "noise is at 0x", options.noise = odd(no_squares, 4));
+	REFUSED(PNM_ERROR_LENGTH, "too many for an array at 0x", options.noise = (int64_t *)~(uintptr_t)4095);
 	REFUSED(PNM_ERROR_HYPERPARAMETER, "Options.reserved_flags is 1, must be 0", options.reserved_flags[2] = 1);
 	reset();
 	refused_all(__LINE__, PNM_ERROR_LENGTH, "count is -1", u, -1);
@@ -226,6 +228,107 @@ static void calls(void) {
 	CHECK(pnm_set_workers(4097) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
 	CHECK(pnm_set_workers(-1) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
 	CHECK(pnm_workers() == workers, "%d, was %d", pnm_workers(), workers);
+}
+
+static int64_t sums[2][2 * PNM_SQUARES], others[2][2 * PNM_SQUARES];
+
+/* A reading of noise, which is refused: it writes nothing. */
+static void no_noise(void) {
+	memset(sums, 0x55, sizeof sums);
+	memcpy(others, sums, sizeof sums);
+#define NO_NOISE(status, text, change, ...) \
+	do { \
+		reset(); \
+		change; \
+		CHECK(pnm_sum_noise(__VA_ARGS__) == status && strstr(pnm_last_error(), text) != NULL, "%s", pnm_last_error()); \
+		CHECK(memcmp(sums, others, sizeof sums) == 0, "something was written"); \
+	} while (0)
+	NO_NOISE(PNM_ERROR_NULL, "updates is null", , NULL, 1, 0, sums[0]);
+	NO_NOISE(PNM_ERROR_NULL, "sums is null", , u, 1, 0, NULL);
+	NO_NOISE(PNM_ERROR_ALIGNMENT, "sums is at 0x", , u, 1, 0, odd(sums, 4));
+	NO_NOISE(PNM_ERROR_LENGTH, "count is -1", , u, -1, 0, sums[0]);
+	NO_NOISE(PNM_ERROR_HYPERPARAMETER, "workers is -1", , u, 1, -1, sums[0]);
+	NO_NOISE(PNM_ERROR_NULL, "tensor 1: rule is null", u[1].rule = NULL, u, 2, 0, sums[0]);
+	NO_NOISE(PNM_ERROR_HYPERPARAMETER, "tensor 1: Update.skip is 2", u[1].skip = 2, u, 2, 0, sums[0]);
+	NO_NOISE(PNM_ERROR_LENGTH, "tensor 0: state[1] is set", u[0].state[1] = zeros(N, PNM_FLOAT32), u, 2, 0, sums[0]);
+	NO_NOISE(PNM_ERROR_LENGTH, "length of neg_momentum is 0, must be 8", rule = pnm_rule_pnm(1), u, 2, 0, sums[0]);
+	NO_NOISE(PNM_ERROR_STEP, "Step is -1", (rule = pnm_rule_pnm(1), u[0].step = -1), u, 1, 0, sums[0]);
+
+	double signal = 5, variance = 6;
+	reset();
+	memset(sums, 0, sizeof sums);
+	CHECK(pnm_noise(&rule, 2, sums[0], &signal, &variance) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
+	CHECK(strstr(pnm_last_error(), "rule.kind is 3, must be PNM_RULE_PNM or") != NULL, "%s", pnm_last_error());
+	rule = pnm_rule_pnm(1);
+	CHECK(pnm_noise(NULL, 2, sums[0], &signal, &variance) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	CHECK(pnm_noise(&rule, 2, NULL, &signal, &variance) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	CHECK(pnm_noise(&rule, 2, odd(sums, 4), &signal, &variance) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	CHECK(pnm_noise(&rule, 2, sums[0], NULL, &variance) == PNM_ERROR_NULL, "%s", pnm_last_error());
+	CHECK(pnm_noise(&rule, 2, sums[0], &signal, odd(&variance, 4)) == PNM_ERROR_ALIGNMENT, "%s", pnm_last_error());
+	CHECK(pnm_noise(&rule, -1, sums[0], &signal, &variance) == PNM_ERROR_STEP, "%s", pnm_last_error());
+	rule.beta1 = 1;
+	CHECK(pnm_noise(&rule, 2, sums[0], &signal, &variance) == PNM_ERROR_HYPERPARAMETER, "%s", pnm_last_error());
+	CHECK(signal == 5 && variance == 6, "%g, %g after errors", signal, variance);
+}
+
+/* Two tensors of PNM, whose gradients are 1, 2, … in the first step and 2, 4, … in the second. After one update each, a momentum divided by
+ * the sum of its weights is a gradient. */
+static void noise(void) {
+	pnm_update part;
+	double signal = 0, variance = 0;
+	const double squares = N * (N + 1) * (2 * N + 1) / 6;
+	rule = pnm_rule_pnm(0.5);
+	for (int i = 0; i < 2; i++) {
+		release(&u[i]);
+		u[i] = tensor(&rule, N, 2);
+	}
+	memset(&options, 0, sizeof options);
+	options.noise = sums[0];
+	for (int step = 1; step <= 2; step++) {
+		for (int i = 0; i < 2; i++)
+			for (int k = 0; k < N; k++)
+				((float *)grads_of(&u[i]).data)[k] = (float)(step * (k + 1));
+		u[0].step = u[1].step = step;
+		memset(sums, 0x55, sizeof sums);
+		CHECK(pnm_update_all(&options, u, 2, NULL) == PNM_OK, "%s", pnm_last_error());
+		CHECK(pnm_sum_noise(u, 2, 3, others[0]) == PNM_OK, "%s", pnm_last_error());
+		CHECK(memcmp(sums, others, sizeof sums) == 0, "a step reads other sums than pnm_sum_noise");
+		CHECK(pnm_noise(&rule, step, sums[1], &signal, &variance) == PNM_OK, "%s", pnm_last_error());
+		CHECK(step == 2 || (isnan(signal) && isnan(variance)), "after one step, %g and %g", signal, variance);
+	}
+	CHECK(fabs(signal / (2 * squares) - 1) < 1e-6, "the signal is %g", signal);
+	CHECK(fabs(variance / (squares / 2) - 1) < 1e-6, "the variance is %g", variance);
+
+	memset(others, 0, sizeof others);
+	for (int first = 0; first < N; first += 3) { /* in parts */
+		int64_t sum[2 * PNM_SQUARES];
+		part = u[0];
+		memset(&part.params, 0, sizeof part.params); /* which are not used */
+		memset(&part.grads, 0, sizeof part.grads);
+		for (int k = 0; k < 2; k++)
+			part.state[k] = vector((float *)u[0].state[k].data + first, first + 3 > N ? N - first : 3, PNM_FLOAT32);
+		CHECK(pnm_sum_noise(&part, 1, 1, sum) == PNM_OK, "%s", pnm_last_error());
+		for (int i = 0; i < 2 * PNM_SQUARES; i++)
+			others[0][i] += sum[i];
+	}
+	double of_parts[2];
+	CHECK(pnm_noise(&rule, 2, others[0], &of_parts[0], &of_parts[1]) == PNM_OK, "%s", pnm_last_error());
+	CHECK(of_parts[0] == signal && of_parts[1] == variance, "%g and %g from parts", of_parts[0], of_parts[1]);
+
+	memset(others, 0, sizeof others);
+	u[0].step = u[1].step = 3;
+	u[1].skip = 1;
+	CHECK(pnm_update_all(&options, u, 2, NULL) == PNM_OK, "%s", pnm_last_error());
+	CHECK(memcmp(sums[0], others[0], sizeof sums[0]) != 0, "nothing was read");
+	CHECK(memcmp(sums[1], others[1], sizeof sums[1]) == 0, "a tensor was read that was skipped");
+	options.skip_non_finite = 1;
+	((float *)grads_of(&u[0]).data)[0] = (float)NAN;
+	CHECK(pnm_update_all(&options, u, 2, NULL) == PNM_OK, "%s", pnm_last_error());
+	CHECK(memcmp(sums, others, sizeof sums) == 0, "a skipped step reads something");
+	options.skip_non_finite = 0;
+	CHECK(pnm_update_all(&options, NULL, 0, NULL) == PNM_OK && pnm_sum_noise(NULL, 0, 0, NULL) == PNM_OK, "%s", pnm_last_error());
+	rule = pnm_rule_adam();
+	CHECK(pnm_sum_noise(u, 1, 0, sums[0]) == PNM_OK && memcmp(sums, others, sizeof sums) == 0, "Adam: %s", pnm_last_error());
 }
 
 /* What looks odd, and is legal. */
@@ -306,7 +409,9 @@ int main(void) {
 	vectors();
 	mxfp8();
 	calls();
+	no_noise();
 	accepted();
+	noise();
 	release(&u[0]);
 	release(&u[1]);
 	return failures != 0;

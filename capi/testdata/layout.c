@@ -51,7 +51,8 @@ SAME(offsetof(pnm_options, zero_grads), 28);
 SAME(offsetof(pnm_options, workers), 32);
 SAME(offsetof(pnm_options, reserved_flags), 36);
 SAME(offsetof(pnm_options, squares), 48);
-SAME(offsetof(pnm_options, reserved), 56);
+SAME(offsetof(pnm_options, noise), 56);
+SAME(offsetof(pnm_options, reserved), 64);
 #endif
 
 SAME(sizeof(pnm_report), 96);
