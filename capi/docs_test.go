@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/posneg/pnm"
 )
 
 // blocksOf returns the blocks of code of a page, by their language.
@@ -85,6 +87,15 @@ func TestDocs(t *testing.T) {
 		"printf(\"%.3f, %d in the last block\", p[ROWS * ROW - 1], scales[2 * ROWS - 1]);\nreturn 0;\n}\n")
 	if out := script(dir, "cc mxfp8.c -o mxfp8 $(pkg-config --cflags --libs pnm) && ./mxfp8"); out != "-0.001, 115 in the last block" {
 		t.Errorf("a step with momenta in mxfp8 ends with %s", out)
+	}
+	write(t, dir+"/fingerprint.c", "#include <pnm.h>\n#include <inttypes.h>\n#include <stdio.h>\nint main(void) {\nenum { n = 2 };\n"+
+		"static float weight[n] = {1, 2}, momentum[n] = {3, 4};\n"+blocks["c"][4]+"return status != PNM_OK;\n}\n")
+	want := must(pnm.SumFingerprint(nil,
+		pnm.Portion{Name: "params.fc.weight", Vector: pnm.Float32([]float32{1, 2})},
+		pnm.Portion{Name: "state.fc.weight.momentum_buffer", Vector: pnm.Float32([]float32{3, 4})}))
+	want.Add(must(pnm.BytesFingerprint("step.fc.weight", "", 0, []byte{1000 & 255, 1000 >> 8, 7: 0})))
+	if out := script(dir, "cc fingerprint.c -o fingerprint $(pkg-config --cflags --libs pnm) && ./fingerprint"); out != want.String()+"\n" {
+		t.Errorf("the fingerprint is %s, Go has %v", out, want)
 	}
 	trainers := blocksOf(t, "../docs/trainers.md")
 	write(t, dir+"/plane.c", trainers["c"][0])

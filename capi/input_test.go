@@ -218,6 +218,35 @@ func TestRuleCache(t *testing.T) {
 	}
 }
 
+// C's fingerprints are Go's.
+func TestFingerprint(t *testing.T) {
+	x, wide, halves, low := []float32{1, -2, 3, 0.25}, []float64{1, 2, 3, 4}, []uint16{0x3f80, 0xc000, 0x7fc1, 5}, []int16{1, 2, 3, -4}
+	elements := make([]byte, 80)
+	for i := range elements {
+		elements[i] = byte(3 * i)
+	}
+	small, bf16 := must(pnm.MXFP8(elements, []byte{127, 3, 4, 5}, 40)), pnm.BF16(halves)
+	w := func(v, copied pnm.Vector, first uint64) pnm.Portion {
+		return pnm.Portion{Name: "w", Vector: v, Copy: copied, First: first}
+	}
+	none := pnm.Vector{}
+	var want []string
+	for _, portions := range [][]pnm.Portion{
+		{w(pnm.Float32(x), none, 0)}, {{Name: "größe", Vector: pnm.Float64(wide), First: 1 << 40}}, {w(bf16, none, 0)},
+		{w(pnm.F16(halves), none, 3)}, {w(pnm.Low16(low), bf16, 0)}, {w(pnm.Float32(x), pnm.F16(halves), 0)}, {w(small, none, 80)},
+	} {
+		want = append(want, must(pnm.SumFingerprint(nil, portions...)).String())
+	}
+	for _, format := range []string{"", "float32", "float64", "bf16", "f16", "mxfp8"} {
+		want = append(want, must(pnm.BytesFingerprint("w", format, 5, elements[1:73])).String())
+	}
+	both := must(pnm.SumFingerprint(nil, w(bf16, none, 0), pnm.Portion{Name: "b", Vector: pnm.Float32(x)}))
+	want = append(want, both.String(), pnm.Fingerprint{}.String(), pnm.Fingerprint{}.String())
+	if got := strings.Fields(run(t, shared.compile(t, "fingerprint.c", "-std=c11"))); !slices.Equal(got, want) {
+		t.Errorf("C has\n%s\nGo has\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 func BenchmarkC(b *testing.B) {
 	program := shared.compile(b, "bench.c", "-std=c11")
 	b.ResetTimer()

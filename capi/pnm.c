@@ -15,6 +15,9 @@ extern pnm_status pnmgo_sum_squares(const pnm_const_vector *grads, int64_t count
 extern pnm_status pnmgo_norm(const int64_t *squares, double *norm);
 extern pnm_status pnmgo_sum_noise(const pnm_update *updates, int64_t count, int32_t workers, int64_t *sums);
 extern pnm_status pnmgo_noise(const pnm_rule *rule, int64_t step, const int64_t *sums, double *signal, double *variance);
+extern pnm_status pnmgo_fingerprint(const pnm_portion *portions, int64_t count, int32_t workers, uint64_t *fingerprint);
+extern pnm_status pnmgo_fingerprint_bytes(
+	const char *name, int32_t dtype, int64_t first, const void *bytes, int64_t size, uint64_t *fingerprint);
 extern pnm_status pnmgo_alloc(pnm_vector *vectors, int64_t count);
 extern pnm_status pnmgo_free(pnm_vector *vectors, int64_t count);
 extern pnm_status pnmgo_convert(const pnm_vector *to, const pnm_const_vector *from, int64_t *overflows);
@@ -103,6 +106,15 @@ pnm_status pnm_sum_noise(const pnm_update *updates, int64_t count, int32_t worke
 
 pnm_status pnm_noise(const pnm_rule *rule, int64_t step, const int64_t *sums, double *signal, double *variance) {
 	IN_GO(pnm_status, pnmgo_noise(rule, step, sums, signal, variance), PNM_ERROR_FORKED);
+}
+
+pnm_status pnm_fingerprint(const pnm_portion *portions, int64_t count, int32_t workers, uint64_t *fingerprint) {
+	IN_GO(pnm_status, pnmgo_fingerprint(portions, count, workers, fingerprint), PNM_ERROR_FORKED);
+}
+
+pnm_status pnm_fingerprint_bytes(
+	const char *name, int32_t dtype, int64_t first, const void *bytes, int64_t size, uint64_t *fingerprint) {
+	IN_GO(pnm_status, pnmgo_fingerprint_bytes(name, dtype, first, bytes, size, fingerprint), PNM_ERROR_FORKED);
 }
 
 pnm_status pnm_alloc(pnm_vector *vectors, int64_t count) { IN_GO(pnm_status, pnmgo_alloc(vectors, count), PNM_ERROR_FORKED); }

@@ -288,6 +288,30 @@ PNM_API pnm_status pnm_sum_noise(const pnm_update *updates, int64_t count, int32
  * PNM_ERROR_HYPERPARAMETER. */
 PNM_API pnm_status pnm_noise(const pnm_rule *rule, int64_t step, const int64_t *sums, double *signal, double *variance);
 
+/* A tensor, or a part of one, that takes part in a fingerprint. */
+typedef struct {
+	const char *name;        /* of the tensor, in UTF-8: the same in all runs that are compared */
+	pnm_const_vector vector; /* the elements; the scales of PNM_MXFP8 count as another tensor, whose name ends with ".scales" */
+	pnm_const_vector copy;   /* all zero, or the copy of a pnm_update whose params are vector. The elements are then the float32 numbers
+	                          * that the next step reads: split params joined with it, or float32 params that follow it */
+	int64_t first;           /* the index of the first element in the whole tensor; with PNM_MXFP8, where a row or a block begins */
+	int64_t reserved[4];
+} pnm_portion;
+
+/* Writes the fingerprint of all portions to fingerprint: 128 bits, as two integers that printf("%016" PRIx64 "%016" PRIx64, f[0], f[1])
+ * prints as all of this library's interfaces do. Adding fingerprints integer by integer, modulo 2^64, gives that of the portions of all
+ * calls, so it does not depend on how tensors are cut: use anything that adds uint64_t, such as MPI_SUM. Each element must be in one portion.
+ * docs/fingerprint.md has the definition, and says what equal fingerprints prove. */
+PNM_API pnm_status pnm_fingerprint(const pnm_portion *portions, int64_t count, int32_t workers, uint64_t *fingerprint);
+
+/* For pnm_fingerprint_bytes: bytes of which each bit counts, such as those of integers, or the scales of PNM_MXFP8. first counts bytes. */
+#define PNM_BYTES (-1)
+
+/* Writes the fingerprint of elements from their bytes in little-endian order, at any address, as files have them. dtype is PNM_BYTES or a
+ * pnm_dtype other than PNM_LOW16; PNM_MXFP8 stands for the elements alone. It uses only the caller's thread. */
+PNM_API pnm_status pnm_fingerprint_bytes(
+	const char *name, int32_t dtype, int64_t first, const void *bytes, int64_t size, uint64_t *fingerprint);
+
 #ifdef __cplusplus
 }
 #endif

@@ -331,6 +331,53 @@ static void noise(void) {
 	CHECK(pnm_sum_noise(u, 1, 0, sums[0]) == PNM_OK && memcmp(sums, others, sizeof sums) == 0, "Adam: %s", pnm_last_error());
 }
 
+#define UNPRINTED(status, text, call) \
+	do { \
+		uint64_t f[2] = {7, 8}; \
+		CHECK((call) == status, "%s", pnm_last_error()); \
+		CHECK(strstr(pnm_last_error(), text) != NULL, "%s", pnm_last_error()); \
+		CHECK(f[0] == 7 && f[1] == 8, "a fingerprint is written with the error %s", pnm_last_error()); \
+	} while (0)
+
+static void fingerprints(void) {
+	static float x[2];
+	static uint8_t elements[64], scales[2];
+	pnm_portion good = {.name = "w", .vector = const_vector(x, 2, PNM_FLOAT32)}, p[2];
+#define REFUSED_PORTION(status, text, change) \
+	do { \
+		p[0] = p[1] = good; \
+		change; \
+		UNPRINTED(status, text, pnm_fingerprint(p, 2, 0, f)); \
+	} while (0)
+	REFUSED_PORTION(PNM_ERROR_NULL, "tensor 1: name is null", p[1].name = NULL);
+	REFUSED_PORTION(PNM_ERROR_HYPERPARAMETER, "tensor 0 (\"w\"): Portion.first is -1, must be ≥ 0", p[0].first = -1);
+	REFUSED_PORTION(PNM_ERROR_HYPERPARAMETER, "tensor 1 (\"w\"): Portion.reserved is 5", p[1].reserved[3] = 5);
+	REFUSED_PORTION(PNM_ERROR_NULL, "tensor 1 (\"w\"): vector is null", p[1].vector.data = NULL);
+	REFUSED_PORTION(PNM_ERROR_DTYPE, "tensor 1 (\"w\"): dtype of vector is 6", p[1].vector.dtype = 6);
+	REFUSED_PORTION(PNM_ERROR_DTYPE, "tensor 1 (\"w\"): the format of copy is ", p[1].vector = const_vector(x, 2, PNM_LOW16));
+	REFUSED_PORTION(PNM_ERROR_DTYPE, "tensor 1 (\"w\"): the format of copy is float32", p[1].copy = const_vector(x, 2, PNM_FLOAT32));
+	REFUSED_PORTION(PNM_ERROR_LENGTH, "tensor 1 (\"w\"): ", p[1].copy = const_vector(x, 3, PNM_BF16));
+	REFUSED_PORTION(PNM_ERROR_HYPERPARAMETER, "tensor 0 (\"w\"): Portion.First is 33, must be a multiple of 32",
+		(p[0].vector = const_vector(elements, 64, PNM_MXFP8), p[0].vector.scales = scales, p[0].first = 33));
+	UNPRINTED(PNM_ERROR_NULL, "portions is null", pnm_fingerprint(NULL, 1, 0, f));
+	UNPRINTED(PNM_ERROR_LENGTH, "count is -1", pnm_fingerprint(&good, -1, 0, f));
+	UNPRINTED(PNM_ERROR_ALIGNMENT, "portions is at 0x", pnm_fingerprint(odd(&good, 4), 1, 0, f));
+	UNPRINTED(PNM_ERROR_HYPERPARAMETER, "workers is -1", pnm_fingerprint(&good, 1, -1, f));
+	UNPRINTED(PNM_ERROR_NULL, "fingerprint is null", pnm_fingerprint(&good, 1, 0, NULL));
+	UNPRINTED(PNM_ERROR_ALIGNMENT, "fingerprint is at 0x", pnm_fingerprint(&good, 1, 0, odd(f, 4)));
+
+	UNPRINTED(PNM_ERROR_NULL, "name is null", pnm_fingerprint_bytes(NULL, PNM_BYTES, 0, x, 8, f));
+	UNPRINTED(PNM_ERROR_NULL, "bytes is null, but size is 8", pnm_fingerprint_bytes("w", PNM_BYTES, 0, NULL, 8, f));
+	UNPRINTED(PNM_ERROR_LENGTH, "size is -1", pnm_fingerprint_bytes("w", PNM_BYTES, 0, x, -1, f));
+	UNPRINTED(PNM_ERROR_LENGTH, "size is 9223372036854775807", pnm_fingerprint_bytes("w", PNM_BYTES, 0, (void *)(UINTPTR_MAX - 8), INT64_MAX, f));
+	UNPRINTED(PNM_ERROR_LENGTH, "length", pnm_fingerprint_bytes("w", PNM_FLOAT32, 0, x, 7, f));
+	UNPRINTED(PNM_ERROR_HYPERPARAMETER, "bytes.first is -2, must be ≥ 0", pnm_fingerprint_bytes("w", PNM_BYTES, -2, x, 8, f));
+	UNPRINTED(PNM_ERROR_DTYPE, "dtype of bytes is 9", pnm_fingerprint_bytes("w", 9, 0, x, 8, f));
+	UNPRINTED(PNM_ERROR_DTYPE, "low16", pnm_fingerprint_bytes("w", PNM_LOW16, 0, x, 8, f));
+	UNPRINTED(PNM_ERROR_NULL, "fingerprint is null", pnm_fingerprint_bytes("w", PNM_BYTES, 0, x, 8, NULL));
+	UNPRINTED(PNM_ERROR_ALIGNMENT, "fingerprint is at 0x", pnm_fingerprint_bytes("w", PNM_BYTES, 0, x, 8, odd(f, 4)));
+}
+
 /* What looks odd, and is legal. */
 static void accepted(void) {
 	reset();
@@ -410,6 +457,7 @@ int main(void) {
 	mxfp8();
 	calls();
 	no_noise();
+	fingerprints();
 	accepted();
 	noise();
 	release(&u[0]);

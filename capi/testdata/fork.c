@@ -22,6 +22,9 @@ static void in_child(pnm_update *u, const char *isa) {
 	int64_t sums[2 * PNM_SQUARES] = {7};
 	CHECK(pnm_sum_noise(u, 1, 0, sums) == PNM_ERROR_FORKED && sums[0] == 7, "%s", pnm_last_error());
 	CHECK(pnm_noise(&rule, 2, sums, &norm, &norm) == PNM_ERROR_FORKED && norm == 1, "%s", pnm_last_error());
+	uint64_t fingerprint[2] = {7, 0};
+	CHECK(pnm_fingerprint(NULL, 0, 0, fingerprint) == PNM_ERROR_FORKED && fingerprint[0] == 7, "%s", pnm_last_error());
+	CHECK(pnm_fingerprint_bytes("", 0, 0, NULL, 0, fingerprint) == PNM_ERROR_FORKED && fingerprint[0] == 7, "%s", pnm_last_error());
 	pnm_vector v = vector(NULL, 5, PNM_FLOAT32);
 	CHECK(pnm_alloc(&v, 1) == PNM_ERROR_FORKED && v.data == NULL, "%s", pnm_last_error());
 	float *p = (float *)allocated.data;

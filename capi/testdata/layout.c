@@ -53,6 +53,12 @@ SAME(offsetof(pnm_options, reserved_flags), 36);
 SAME(offsetof(pnm_options, squares), 48);
 SAME(offsetof(pnm_options, noise), 56);
 SAME(offsetof(pnm_options, reserved), 64);
+
+SAME(sizeof(pnm_portion), 144);
+SAME(offsetof(pnm_portion, vector), 8);
+SAME(offsetof(pnm_portion, copy), 56);
+SAME(offsetof(pnm_portion, first), 104);
+SAME(offsetof(pnm_portion, reserved), 112);
 #endif
 
 SAME(sizeof(pnm_report), 96);
