@@ -542,3 +542,34 @@ func TestNoiseErrors(t *testing.T) {
 		}
 	}
 }
+
+// The averages have the same bits everywhere, also where the compiler fuses operations. Python computed these, operation by operation.
+func TestBitsOfNoiseAverages(t *testing.T) {
+	for _, c := range []struct {
+		decay, beta1 float64
+		every        int
+		want         []float64 // of Signal, Variance, their errors, Scale and its error
+	}{
+		{0, 0.9, 1, []float64{
+			0x1.f3937e87d6343p-1, 0x1.72e63cd0fac69p+1, 0x1.a99566f30957bp-2, 0x1.0d1f0a072234fp-2, 0x1.7c1f88cbc4c1ep+1, 0x1.43774a3eee5e7p+0,
+		}},
+		{0.95, 0.9, 10, []float64{
+			0x1.f765b5121e2fap-1, 0x1.797c3636ee25dp+1, 0x1.3033f3931f5a3p-3, 0x1.bd9855344e76fp-4, 0x1.7fefa81cf7cc2p+1, 0x1.cf56c6e733c0fp-2,
+		}},
+		{0.7, 0.3, 3, []float64{
+			0x1.c84275eae4415p-1, 0x1.848f6c55441c2p+1, 0x1.23518e03b23d7p-2, 0x1.d0a9acbdcbc3cp-3, 0x1.b407a9757b580p+1, 0x1.eb3bdc6794c9dp-1,
+		}},
+	} {
+		a := NoiseAverage{Decay: c.decay}
+		x := lcg[float64](7, 100)
+		for i := range 50 {
+			wantNoError(t, a.Add(pnm.Noise{Signal: 1 + x[2*i], Variance: 3 + x[2*i+1]}, c.every*(i+1), c.beta1))
+		}
+		e := a.Estimate()
+		for i, got := range [...]float64{e.Signal, e.Variance, e.SignalError, e.VarianceError, e.Scale(), e.ScaleError} {
+			if got != c.want[i] {
+				t.Errorf("decay %g, β1 %g, every %d: number %d is %x, want %x", c.decay, c.beta1, c.every, i, got, c.want[i])
+			}
+		}
+	}
+}
