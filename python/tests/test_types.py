@@ -49,6 +49,14 @@ optimizer.step(evaluate).item()
 optimizer.zero_grad(set_to_none=True)
 optimizer.clip_norm, optimizer.clip_value = 1.0, None
 norm: Optional[float] = optimizer.grad_norm
+noisy = posneg.PNM(model.parameters(), lr=1.0, noise_every=10, noise_decay=0.9)
+noisy.noise_every = None
+read: posneg.Noise = noisy.noise_scale()
+average = posneg.NoiseAverage(decay=0.9)
+average.add(read, step=2, beta1=0.9)
+scales: List[float] = [n.scale for n in (average.estimate(), *read.groups, *read.params)]
+if noisy.noise is not None:
+    print(noisy.noise.scale_error.hex())
 skipped: bool = optimizer.skipped
 LambdaLR(optimizer, lambda epoch: 0.5**epoch).step()
 optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1})
@@ -89,6 +97,9 @@ posneg.Adam(model.parameters()).step().item()
 posneg.Adam(model.parameters()).clip_norm = "1.0"
 posneg.Adam(model.parameters()).skipped = True
 posneg.Adam(model.parameters()).grad_norm + 1
+posneg.AdamW(model.parameters(), noise_every=10)
+posneg.PNM(model.parameters(), lr=1.0).noise.scale
+posneg.NoiseAverage().add(2.0, 3, 0.9)
 posneg.offload.Offload(model.parameters(), torch.optim.SGD)
 posneg.step_in_backward(model, torch.optim.SGD(model.parameters()))
 '''

@@ -13,6 +13,7 @@ if _system.refusal():  # before torch is imported
 
 from . import offload
 from ._library import isa
+from ._noise import Noise, NoiseAverage
 from ._threads import get_num_threads, set_num_threads
 from .backward import step_in_backward
 from .checkpoints import CheckpointError, ChecksumError, load_checkpoint, save_checkpoint
@@ -25,6 +26,7 @@ except _metadata.PackageNotFoundError:  # on the path without being installed
     __version__ = "0+unknown"
 __all__ = [
     "PNM", "AdaPNM", "SGD", "Adam", "AdamW", "Lion",
+    "Noise", "NoiseAverage",
     "save_checkpoint", "load_checkpoint", "CheckpointError", "ChecksumError",
     "offload", "step_in_backward", "get_num_threads", "set_num_threads", "isa", "to_pytorch_optimizer",
 ]

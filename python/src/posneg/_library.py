@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 from pathlib import Path
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -74,6 +74,7 @@ REPORT = np.dtype(
 
 SQUARES = 334
 INFINITIES = SQUARES - 1  # where a sum of squares counts them
+NOISE = 2 * SQUARES  # integers that are read of a parameter
 
 
 class Options(ctypes.Structure):
@@ -86,7 +87,8 @@ class Options(ctypes.Structure):
         ("workers", ctypes.c_int32),
         ("reserved_flags", ctypes.c_int32 * 3),
         ("squares", ctypes.c_void_p),
-        ("reserved", ctypes.c_int64 * 7),
+        ("noise", ctypes.c_void_p),
+        ("reserved", ctypes.c_int64 * 6),
     ]
 
 
@@ -133,6 +135,8 @@ def load() -> ctypes.CDLL:
     library.pnm_limit.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     library.pnm_sum_squares.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
     library.pnm_norm.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.pnm_sum_noise.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
+    library.pnm_noise.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     library.pnm_update_all.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
     return library
 
@@ -170,6 +174,25 @@ def norm(squares: np.ndarray) -> float:
     if status:
         raise _error(status, library.pnm_last_error().decode())
     return result.value
+
+
+def sum_noise(updates: np.ndarray, workers: int, sums: np.ndarray) -> None:
+    """Sets sums, rows of NOISE int64 numbers, to what is read of an array of UPDATE, whose steps have been done."""
+    library = load()
+    status = library.pnm_sum_noise(updates.ctypes.data, len(updates), workers, sums.ctypes.data)
+    if status:
+        raise _error(status, library.pnm_last_error().decode())
+
+
+def noise(rule: np.ndarray, step: int, sums: np.ndarray) -> Tuple[float, float]:
+    """The signal and the variance of a row of sums that was read after a step of a RULE."""
+    library, signal, variance = load(), ctypes.c_double(), ctypes.c_double()
+    status = library.pnm_noise(
+        rule.ctypes.data, step, sums.ctypes.data, ctypes.addressof(signal), ctypes.addressof(variance)
+    )
+    if status:
+        raise _error(status, library.pnm_last_error().decode())
+    return signal.value, variance.value
 
 
 class Refused(Exception):
@@ -211,14 +234,19 @@ class Call:
             functools.partial(np.equal, self._skipped, 0, out=self.done),
         )
 
-    def run(self, loss_scale: float, workers: int, around: Tuple[Any, ...], then: Sequence[Callable[[], object]]) -> None:
-        """Performs a step. around has clip_norm, clip_value, skip_non_finite, zero_grads, and the address of a sum of squares or None.
+    def run(
+        self, loss_scale: float, workers: int, around: Tuple[Any, ...], then: Sequence[Callable[[], object]],
+        noise: Optional[np.ndarray] = None,
+    ) -> None:
+        """Performs a step. around has clip_norm, clip_value, skip_non_finite, zero_grads, and the address of a sum of squares or None. Rows of
+        noise are set to what the step reads of each parameter.
 
         It calls `then` after the library, even if the library has refused. No exception of a signal handler comes in between: Python
         runs handlers between its own instructions, and a single instruction makes all these calls. So none may be a function in Python.
         """
         options = self._options
         options.loss_scale, options.workers = loss_scale, workers
+        options.noise = None if noise is None else noise.ctypes.data
         if around is not self._around:
             self._around = ()  # an interrupt may leave old and new options mixed
             options.clip_norm, options.clip_value, options.skip_non_finite, options.zero_grads, options.squares = around

@@ -20,18 +20,18 @@ Spread = Optional[Tuple[Any, Tuple[int, ...]]]  # the mesh on which a tensor is 
 
 def total(params: Sequence[Tensor], due: Sequence[int], grads: np.ndarray, group: Any, skip: bool, workers: int) -> np.ndarray:
     """The sum for the gradients of the parameters that are due, grads, each a VECTOR, and for those of other processes."""
-    spreads = list(map(_spread, params))
-    rows: Dict[Spread, List[int]] = {spread: [] for spread in spreads}
+    spreads = list(map(spread, params))
+    rows: Dict[Spread, List[int]] = {where: [] for where in spreads}
     for row, i in enumerate(due):
         rows[spreads[i]].append(row)
     result = np.zeros(_library.SQUARES + 1, np.int64)
     result[-1] = skip
-    for spread, those in rows.items():
+    for where, those in rows.items():
         squares = np.zeros_like(result)
         _library.sum_squares(np.ascontiguousarray(grads[those]), workers, squares)
-        if spread:
+        if where:
             squares[-1] = skip
-            mesh, dimensions = spread
+            mesh, dimensions = where
             for d in dimensions:
                 add_up(squares, mesh.get_group(d))
         result += squares
@@ -40,12 +40,12 @@ def total(params: Sequence[Tensor], due: Sequence[int], grads: np.ndarray, group
     return result
 
 
-def _spread(p: Any) -> Spread:
+def spread(p: Any) -> Spread:
     if not is_cut(p) or p.device_mesh.get_coordinate() is None:  # or no part of it is here
         return None
     dimensions = tuple(d for d, placement in enumerate(p.placements) if not placement.is_replicate())
     return (p.device_mesh, dimensions) if dimensions else None
 
 
-def add_up(squares: np.ndarray, group: Any) -> None:
-    torch.distributed.all_reduce(torch.from_numpy(squares), group=group)
+def add_up(sums: np.ndarray, group: Any) -> None:
+    torch.distributed.all_reduce(torch.from_numpy(sums), group=group)

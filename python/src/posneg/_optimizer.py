@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _masters, _mx
+from . import _masters, _mx, _noise
 from ._cache import Plans
 from ._counts import STEP, step_tensor
 from ._layout import to_zero
 from ._library import LR, path, state_names
 from ._masters import MASTER_LOW
-from ._options import NOTHING, STEP_OPTIONS, Around, Kept, StepOptions, check_saved, not_of_a_group, number
-from ._plan import Group, all_params, check_overlap, owner
+from ._noise import Noise
+from ._options import NO_NOISE, NOTHING, STEP_OPTIONS, Around, Kept, StepOptions, check_saved, not_of_a_group, number
+from ._plan import Group, all_params, check_overlap, owner, sums_of
 from ._rounding import param_names, take_names
 from ._state import check_low, check_state, name_state_dtype
 from ._threads import get_num_threads
@@ -49,13 +50,14 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     _hyperparameters: Dict[str, Optional[str]]
 
     _kind: int  # pnm_rule_kind
+    _two_momenta = False  # the rule has gradient noise to read
 
     # What a load in progress, or one that failed, has loaded in part: "state", or "parameters" if these are concerned, too.
     _half_loaded: Optional[str] = None
 
     def __init__(self, params: Params, defaults: Dict[str, Any], **step_options: Any):
         path()  # raises an error now if there is no library
-        self._around = Around()
+        self._around = Around(self._two_momenta)
         self._around.set(**step_options)
         self._plans = Plans()
         self._in_backward: Any = None  # the handle of step_in_backward
@@ -132,11 +134,43 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     def _step(self, scale: Optional[Tensor], found_inf: Optional[Tensor]) -> None:
         """Performs a step; scale and found_inf come from a GradScaler."""
         found, around = found_inf is not None and bool(float(found_inf)), self._around
-        around.grad_norm, around.skipped = None, found
+        around.begin(found)
         if not found or around.measures:
             self._update(1.0 if scale is None else float(scale), found)
         elif around.zero_grads:
             self._zero()
+        if around.reading:
+            in_backward = self._in_backward is not None and not around.skipped
+            self._read_noise(self._sums() if in_backward else around.sums or _noise.NO_SUMS)
+
+    def _read_noise(self, sums: _noise.Sums) -> None:
+        """Adds a reading to the averages. All processes come here, also those that have skipped the step."""
+        around = self._around
+        readings = self._readings(sums, around.skipped)
+        if readings is not None:
+            averages, around.averages = around.averages or _noise.Averages(around.noise_decay), None  # an interrupt begins them anew
+            averages.add(all_params(self.param_groups), readings)
+            around.averages = averages
+
+    def _readings(self, sums: _noise.Sums, skip: bool) -> Optional[_noise.Readings]:
+        return _noise.read(self.param_groups, map(self._rule, self.param_groups), sums, self.process_group, skip)
+
+    def _sums(self, which: Optional[Sequence[int]] = None) -> _noise.Sums:
+        """Reads the state of the parameters with these numbers, or of all."""
+        return sums_of(self.param_groups, self.state, self._slots, list(map(self._rule, self.param_groups)), which, get_num_threads())
+
+    @torch.no_grad()
+    def noise_scale(self) -> Noise:
+        """Reads the gradient noise now, from the state alone: of PNM and AdaPNM, from step 2 on.
+
+        A single reading is noisy; the option noise_every averages readings. If parameters are divided among processes, all must call.
+        """
+        if not self._two_momenta:
+            raise TypeError(f"posneg: {type(self).__name__} has no gradient noise to read: {NO_NOISE}")
+        self._check_loaded()
+        readings = self._readings(self._sums(), False)
+        assert readings is not None
+        return readings.noise()
 
     def _zero(self) -> None:
         """Sets the gradients to zero: all of them or none, even if a signal handler raises an exception."""
@@ -182,7 +216,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         options = state.pop(STEP_OPTIONS, {})
         super().__setstate__(state)
-        around = vars(self).setdefault("_around", Around())
+        around = vars(self).setdefault("_around", Around(self._two_momenta))
         if options:
             around.set(**{**options, "process_group": options["process_group"].group})
         self._plans, self._half_loaded, self._complete = Plans(), None, True
@@ -220,10 +254,11 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             super().load_state_dict(last(self, state_dict))
         self._undo_casts(loaded)
         self._around.set(**loaded.get(STEP_OPTIONS, {}))
+        self._around.begin_noise()
 
     def _check_loadable(self, loaded: Dict[str, Any]) -> None:
         """Reports a state dict that does not fit, before anything changes."""
-        check_saved(loaded.get(STEP_OPTIONS, {}))
+        check_saved(loaded.get(STEP_OPTIONS, {}), self._around)
         groups = loaded["param_groups"]
         if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
             return  # torch's load_state_dict reports it

@@ -15,11 +15,12 @@ from ._counts import STEP, Counts, as_count
 from ._layout import is_dense, like, real, to_zero
 from ._masters import MASTER, MASTER_LOW
 from ._mx import scales_name
+from ._noise import Sums
 from ._options import NOTHING, Around
 from ._overlap import address, first_overlap, without_shared
 from ._placements import check_fits, cut_as, is_cut, local
 from ._rounding import draws, param_names, rounding
-from ._state import ROUNDING, check_param, check_state, has_blocks, name_state_dtype, prepare
+from ._state import ROUNDING, begun, check_param, check_state, has_blocks, name_state_dtype, prepare
 
 _DTYPES = {
     torch.float32: _library.FLOAT32,
@@ -132,13 +133,7 @@ class Plan:
                 point(rows["copy"], mastered, [views[k] for k in mastered])
                 point(rows["params"], mastered, [real(states[k][name]) for k in mastered])
         rows["follow"][self._buffers.get(MASTER, [])] = 1  # others may write to the parameter
-        for slot in range(max(map(len, self._slots), default=0)):
-            named = [(k, names[slot]) for k, names in enumerate(self._slots) if slot < len(names)]
-            plain = [(k, name) for k, name in named if scales_name(name) not in states[k]]
-            point(rows["state"][:, slot], [k for k, _ in plain], [real(states[k][name]) for k, name in plain])
-            for k, name in (pair for pair in named if pair not in plain):
-                elements, scales = local(states[k][name]), local(states[k][scales_name(name)])
-                _mx.point(rows["state"][k, slot], elements, scales, _mx.local_row(updated[k]))
+        _point_state(rows, self._slots, updated, states)
 
     def look(self, groups: List[Group], state: State, slots: Slots) -> Optional[Now]:
         """The tensors to update, if all have the same addresses and layouts as before; else None."""
@@ -186,6 +181,7 @@ class Plan:
             self._rules[:] = self._last_rules = new
         updated, given, states = now
         grads, zero = given, around.zero_grads
+        words = _no_noise(len(updated)) if around.reading else None
         steps = self.counts.next(self._places)
         if steps is None:
             for i in self._due:
@@ -223,7 +219,7 @@ class Plan:
             then += self._zeroing([g for g, read in zip(given, grads) if address(local(g)) != address(read)])
         try:
             try:
-                self.call.run(loss_scale, workers, fields, then)
+                self.call.run(loss_scale, workers, fields, then, words)
             except _library.Overlap:
                 # A gradient may share memory with memory that is written. The step uses its values from before.
                 grads = list(map(real, grads))
@@ -238,12 +234,14 @@ class Plan:
                     kept = list(map(Tensor.clone, grads))
                     then += self._zeroing(given)
                 self._grads["data"] = list(map(Tensor.data_ptr, kept))
-                self.call.run(loss_scale, workers, fields, then)
+                self.call.run(loss_scale, workers, fields, then, words)
         finally:
             if self.call.done:
                 _tell_autograd(updated)
             if zero:
                 _tell_autograd(given)
+        if words is not None:
+            around.sums = Sums(self._due, steps.tolist(), words)
         if around.measures:
             found, around.skipped = self.call.report()
             around.grad_norm = found if norm is None else norm
@@ -323,6 +321,43 @@ def _check_memory(t: Tensor, what: str) -> None:
 def _layout(groups: List[Group], slots: Slots) -> List[Any]:
     """The options of the groups that determine how the engine sees their parameters."""
     return [(len(g["params"]), slots(g), g["state_dtype"], g["master_weights"], g["seed"]) for g in groups]
+
+
+def _point_state(rows: Any, slots: Sequence[Sequence[str]], params: List[Tensor], states: List[Dict[str, Any]]) -> None:
+    """Sets the state of each UPDATE in rows to that of a parameter."""
+    for slot in range(max(map(len, slots), default=0)):
+        named = [(k, names[slot]) for k, names in enumerate(slots) if slot < len(names)]
+        plain = [(k, name) for k, name in named if scales_name(name) not in states[k]]
+        point(rows["state"][:, slot], [k for k, _ in plain], [real(states[k][name]) for k, name in plain])
+        for k, name in (pair for pair in named if pair not in plain):
+            elements, scales = local(states[k][name]), local(states[k][scales_name(name)])
+            _mx.point(rows["state"][k, slot], elements, scales, _mx.local_row(params[k]))
+
+
+def sums_of(
+    groups: List[Group], state: State, slots: Slots, rules: Sequence[Tuple[Any, ...]], which: Optional[Sequence[int]], workers: int
+) -> Sums:
+    """Reads the noise from the state of the parameters with the given numbers, or of all. It completes the state, as a step does."""
+    params = all_params(groups)
+    group_of = [g for g, group in enumerate(groups) for _ in group["params"]]
+    due = [i for i in (range(len(params)) if which is None else which) if begun(state.get(params[i]))]
+    for i in due:
+        check_param(params[i])
+        check_state(params[i], state[params[i]], slots(groups[group_of[i]]), owner(groups, i))
+    for i in due:
+        prepare(params[i], state[params[i]], slots(groups[group_of[i]]), groups[group_of[i]])
+    states = [state[params[i]] for i in due]
+    rows, fields = np.zeros(len(due), _library.UPDATE), np.array(list(rules), _library.RULE)
+    rows["rule"] = [fields.ctypes.data + group_of[i] * fields.itemsize for i in due]
+    rows["step"] = steps = [as_count(s[STEP], owner(groups, i)) for i, s in zip(due, states)]
+    _point_state(rows, [slots(groups[group_of[i]]) for i in due], [params[i] for i in due], states)
+    words = _no_noise(len(due))
+    _library.sum_noise(rows, workers, words)
+    return Sums(due, steps, words)
+
+
+def _no_noise(count: int) -> np.ndarray:
+    return np.zeros((count, _library.NOISE), np.int64)
 
 
 def due(grads: List[Any]) -> Sequence[int]:

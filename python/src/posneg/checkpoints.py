@@ -300,6 +300,7 @@ def _load(optimizer: Optimizer, names: Names, *, file: File, params: bool, keep_
         except (ValueError, OSError) as e:
             raise ValueError(f"could be loaded only in part, and the optimizer must be loaded again: it {e}") from e
         optimizer._half_loaded = None
+        optimizer._around.begin_noise()
     return metadata
 
 

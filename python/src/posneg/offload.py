@@ -17,6 +17,7 @@ from torch import Tensor
 from ._buckets import Bucket, cut, update
 from ._copies import Copy, Lanes, check_param, furnish, look, said
 from ._layout import to_zero
+from ._noise import Noise
 from ._optimizer import Optimizer, Params, add_group, run_step, untraced
 from ._options import Kept, StepOptions
 from ._placements import processes
@@ -187,7 +188,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
                 "set free_gradients=False, or train in bfloat16, which needs no scaler"
             )
         found, around = found_inf is not None and bool(float(found_inf)), self._around
-        around.grad_norm, around.skipped = None, found
+        around.begin(found)
         self._check_params()
         self._settle()
         due = not found or around.measures
@@ -197,6 +198,9 @@ class Offload(StepOptions, torch.optim.Optimizer):
         zeroed = to_zero(p.grad for p in params if p.grad is not None)
         if due:
             self._update(1.0 if scale is None else float(scale), found)
+        if around.reading:
+            of = [i for i, copy in enumerate(self._copies) if copy.host.grad is not None and not around.skipped]
+            self._inner._read_noise(self._inner._sums(of))
         self._drop()
         for g in zeroed:
             g.zero_()
@@ -263,6 +267,12 @@ class Offload(StepOptions, torch.optim.Optimizer):
     def zero_grad(self, *arguments: Any, **named: Any) -> None:
         super().zero_grad(*arguments, **named)
         self._drop()
+
+    @torch.no_grad()
+    def noise_scale(self) -> Noise:
+        """Reads the gradient noise now, as the method of optimizer_class does."""
+        noise: Noise = self._inner.noise_scale()
+        return noise
 
     def _hand_on_options(self) -> None:
         """Copies the options of the groups to the inner optimizer."""

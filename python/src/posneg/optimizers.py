@@ -62,8 +62,11 @@ class PNM(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
-            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm, skip_non_finite and the
+            gradient noise of PNM and AdaPNM then cover all its ranks, and all of them must step. DTensors need no group. Default: None.
+        noise_every: read the gradient noise in every n-th step, n >= 1. The attribute noise has the average of the readings. This option
+            and the next one are also attributes; setting one of them begins a new average. Default: None.
+        noise_decay: the weight of a reading in relation to the next one, in (0, 1]: see NoiseAverage. Default: 1.0.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -77,6 +80,7 @@ class PNM(Optimizer):
 
     _rule_name = "PNM"
     _kind = 1
+    _two_momenta = True
     _hyperparameters = _same("lr betas weight_decay decoupled maximize")
 
     def __init__(
@@ -97,6 +101,8 @@ class PNM(Optimizer):
         skip_non_finite: bool = False,
         zero_grads: bool = False,
         process_group: Optional[ProcessGroup] = None,
+        noise_every: Optional[int] = None,
+        noise_decay: float = 1.0,
     ):
         super().__init__(
             params,
@@ -105,6 +111,7 @@ class PNM(Optimizer):
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
             clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, process_group=process_group,
+            noise_every=noise_every, noise_decay=noise_decay,
         )
 
     def _check(self, group: Group) -> None:
@@ -163,8 +170,11 @@ class AdaPNM(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
-            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm, skip_non_finite and the
+            gradient noise of PNM and AdaPNM then cover all its ranks, and all of them must step. DTensors need no group. Default: None.
+        noise_every: read the gradient noise in every n-th step, n >= 1. The attribute noise has the average of the readings. This option
+            and the next one are also attributes; setting one of them begins a new average. Default: None.
+        noise_decay: the weight of a reading in relation to the next one, in (0, 1]: see NoiseAverage. Default: 1.0.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -180,6 +190,7 @@ class AdaPNM(Optimizer):
 
     _rule_name = "AdaPNM"
     _kind = 2
+    _two_momenta = True
     _hyperparameters = _same("lr betas eps weight_decay amsgrad decoupled maximize exact_bias")
 
     def __init__(
@@ -203,6 +214,8 @@ class AdaPNM(Optimizer):
         skip_non_finite: bool = False,
         zero_grads: bool = False,
         process_group: Optional[ProcessGroup] = None,
+        noise_every: Optional[int] = None,
+        noise_decay: float = 1.0,
     ):
         super().__init__(
             params,
@@ -212,6 +225,7 @@ class AdaPNM(Optimizer):
                 fused=fused, state_dtype=state_dtype, master_weights=master_weights, seed=seed,
             ),
             clip_norm=clip_norm, clip_value=clip_value, skip_non_finite=skip_non_finite, zero_grads=zero_grads, process_group=process_group,
+            noise_every=noise_every, noise_decay=noise_decay,
         )
 
     def _check(self, group: Group) -> None:
@@ -264,8 +278,8 @@ class SGD(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
-            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm, skip_non_finite and the
+            gradient noise of PNM and AdaPNM then cover all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -370,8 +384,8 @@ class Adam(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
-            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm, skip_non_finite and the
+            gradient noise of PNM and AdaPNM then cover all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -477,8 +491,8 @@ class AdamW(Adam):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
-            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm, skip_non_finite and the
+            gradient noise of PNM and AdaPNM then cover all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -568,8 +582,8 @@ class Lion(Optimizer):
         skip_non_finite: skip the step if a gradient has a NaN or an infinity: parameters and state stay as they are, and the attribute
             skipped is True. Default: False.
         zero_grads: set the gradients to zero in the step, even if it is skipped. Default: False.
-        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm and skip_non_finite then
-            cover the gradients of all its ranks, and all of them must step. DTensors need no group. Default: None.
+        process_group: process group whose ranks share the parameters, as with ZeroRedundancyOptimizer: clip_norm, skip_non_finite and the
+            gradient noise of PNM and AdaPNM then cover all its ranks, and all of them must step. DTensors need no group. Default: None.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0]))
