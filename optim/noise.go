@@ -8,24 +8,25 @@ import (
 	"github.com/posneg/pnm/internal/floatmode"
 )
 
-// A NoiseReport has the gradient noise of all tensors. Those of a group and of the optimizer are sums over their tensors. Where nothing
-// can be read, both numbers are NaN.
+// A NoiseReport has a reading of the gradient noise of each tensor. The numbers of a group, and those of Total, are the sums over their
+// tensors. Where there is nothing to read, both numbers are NaN.
 type NoiseReport struct {
 	Total   pnm.Noise
 	Groups  []pnm.Noise
 	Tensors []pnm.Noise
 }
 
-// NoiseEstimates are averages of readings: those of the sums over all tensors, of the sums over each group's, and of each tensor.
+// NoiseEstimates are averages of the readings of each tensor, of each group's sums, and of the sums over all tensors.
 type NoiseEstimates struct {
 	Total   NoiseEstimate
 	Groups  []NoiseEstimate
 	Tensors []NoiseEstimate
 }
 
-// NoiseScale reads the gradient noise off the momenta of PNM and AdaPNM, which a minibatch's gradient reaches alternately: see
-// [pnm.Noise] and docs/noise.md. It reads the state of all tensors once, and changes nothing. Tensors with another rule, or with fewer
-// than two steps, have nothing to read, and do not count in the sums. A single reading is noisy: [Optimizer.ReadNoise] averages.
+// NoiseScale reads the gradient noise from the momenta of PNM and AdaPNM: see [pnm.Noise]. It reads these momenta once, and changes nothing.
+// Tensors with another rule, and tensors that have done fewer than two steps, have nothing to read, and are left out of the sums.
+//
+// A single reading is inexact: [Optimizer.ReadNoise] averages readings. docs/noise.md says what the numbers mean, and what distorts them.
 //
 // NoiseScale returns a *PartError while a step of [Optimizer.StepPart] is incomplete, and [ErrClosed] after Close.
 func (o *Optimizer) NoiseScale() (NoiseReport, error) {
@@ -53,16 +54,18 @@ func (o *Optimizer) NoiseScale() (NoiseReport, error) {
 	return NoiseReport{r.total.orNaN(), orNaN(r.groups), orNaN(r.tensors)}, nil
 }
 
-// ReadNoise makes [Optimizer.Step] read the gradient noise at every every-th step, and average the readings: [Optimizer.NoiseAverages]
-// returns the averages. It begins now, without readings. With every = 0, steps read no noise, as at first. decay is that of
-// [NoiseAverage]: in [0, 1], and 0 means 1, equal weights.
+// ReadNoise makes every every-th call of [Optimizer.Step] and [Optimizer.StepNamed] read the gradient noise, in the same pass over memory.
+// [Optimizer.NoiseAverages] returns the averages of these readings. With 0, the initial setting, steps do not read. decay is that of
+// [NoiseAverage].
 //
-// Reading takes no pass over memory of its own, and every = 10 lengthens steps by a few percent at most. A step counts if it was not
-// skipped. Steps of [Optimizer.StepPart] are not read, and do not count. A tensor that got no gradient is not read at that step. The
-// averages begin anew when the tensors or their states change otherwise than by steps: with [Optimizer.AddGroup],
-// [Optimizer.SetState], [Optimizer.SetSteps], [Optimizer.Load] and [Optimizer.LoadFrom]. A checkpoint does not have them.
+// Skipped steps do not count. Neither do steps of [Optimizer.StepPart], which are not read: call [Optimizer.NoiseScale] after these. A
+// tensor without a gradient in a step is not read in this step, and is left out of the sums.
 //
-// ReadNoise returns a *pnm.ValueError for a number out of its range, and [ErrClosed] after Close. It has then changed nothing.
+// The averages begin anew with each call of ReadNoise, and when tensors, states or counts of steps change: by [Optimizer.AddGroup],
+// [Optimizer.SetState], [Optimizer.SetSteps], [Optimizer.Load] and [Optimizer.LoadFrom]. Checkpoints do not contain them. Each tensor takes
+// about 6 KiB of memory.
+//
+// ReadNoise returns a *pnm.ValueError for a number below 0 or for a decay outside [0, 1]. It has then changed nothing.
 func (o *Optimizer) ReadNoise(every int, decay float64) error {
 	if err := o.calls.begin(); err != nil {
 		return err
@@ -81,7 +84,7 @@ func (o *Optimizer) ReadNoise(every int, decay float64) error {
 	return nil
 }
 
-// NoiseAverages returns the averages of the readings since [Optimizer.ReadNoise]. Without it, the lists are empty.
+// NoiseAverages returns the averages of what steps have read: see [Optimizer.ReadNoise]. If steps do not read, the lists are empty.
 func (o *Optimizer) NoiseAverages() NoiseEstimates {
 	o.calls.RLock()
 	defer o.calls.RUnlock()
@@ -89,9 +92,9 @@ func (o *Optimizer) NoiseAverages() NoiseEstimates {
 	return NoiseEstimates{a.total.Estimate(), estimates(a.groups), estimates(a.tensors)}
 }
 
-// noise is what steps read.
+// A noise is what steps read.
 type noise struct {
-	every, steps int // steps since the beginning
+	every, steps int // steps: those since ReadNoise
 	decay        float64
 	sums         []pnm.NoiseSums
 	last         *readings
