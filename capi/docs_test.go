@@ -32,7 +32,7 @@ func blocksOf(t *testing.T, page string) map[string][]string {
 func TestDocs(t *testing.T) {
 	need(t, "go", "cc", "make", "pkg-config", "cmake")
 	blocks := blocksOf(t, "../docs/c.md")
-	if len(blocks["sh"]) != 4 || len(blocks["c"]) != 5 || len(blocks["cmake"]) != 1 {
+	if len(blocks["sh"]) != 4 || len(blocks["c"]) != 6 || len(blocks["cmake"]) != 1 {
 		t.Fatalf("the page has other blocks: %q", blocks)
 	}
 	if n := strings.Count(blocks["sh"][0], "pnm-"+version(t)+"-linux-amd64"); n != 4 || !strings.Contains(blocks["sh"][0], "/download/v"+version(t)+"/") {
@@ -89,7 +89,7 @@ func TestDocs(t *testing.T) {
 		t.Errorf("a step with momenta in mxfp8 ends with %s", out)
 	}
 	write(t, dir+"/fingerprint.c", "#include <pnm.h>\n#include <inttypes.h>\n#include <stdio.h>\nint main(void) {\nenum { n = 2 };\n"+
-		"static float weight[n] = {1, 2}, momentum[n] = {3, 4};\n"+blocks["c"][4]+"return status != PNM_OK;\n}\n")
+		"static float weight[n] = {1, 2}, momentum[n] = {3, 4};\n"+blocks["c"][5]+"return status != PNM_OK;\n}\n")
 	want := must(pnm.SumFingerprint(nil,
 		pnm.Portion{Name: "params.fc.weight", Vector: pnm.Float32([]float32{1, 2})},
 		pnm.Portion{Name: "state.fc.weight.momentum_buffer", Vector: pnm.Float32([]float32{3, 4})}))
