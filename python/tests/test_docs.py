@@ -45,3 +45,45 @@ def test_trainers(tmp_path):
     assert [prints("./plane"), prints(*python)] == [first, second]
     (tmp_path / "plane.safetensors").unlink()
     assert [prints(*python), prints("./plane")] == [first, second]
+    recorded = re.search(rb'"posneg.fingerprint": ?"(\w+)"', (tmp_path / "plane.safetensors").read_bytes())[1].decode()
+    assert fingerprint_page()["fingerprint_of_file"](tmp_path / "plane.safetensors") == recorded
+
+
+def fingerprint_page():
+    """The functions of the page on fingerprints."""
+    pytest.importorskip("numpy")
+    functions = {}
+    exec(blocks_of("docs/fingerprint.md")["python"][0], functions)
+    return functions
+
+
+def test_the_definition_of_fingerprints():
+    """Its NumPy code gives what fingerprint_test.go has recorded, for elements 96 and following of a tensor."""
+    page = fingerprint_page()
+    np = page["np"]
+    seeds = [7]
+    for _ in range(5000):
+        seeds.append((seeds[-1] * 6364136223846793005 + 1442695040888963407) % 2**64)
+    x = np.array([(seed >> 40) / 2**23 - 1 for seed in seeds[1:]])
+    recorded = dict(re.findall(r"\t(f\d+): +\"(\w{32})\"", (ROOT / "fingerprint_test.go").read_text()))
+    for name, dtype, kind in [("f32", "F32", "<f4"), ("f64", "F64", "<f8"), ("f16", "F16", "<f2")]:
+        data = x.astype(kind).tobytes()
+        sums = page["fingerprint"]("state.fc.weight.exp_avg", dtype, data, 96 * len(data) // 5000)
+        assert "%016x%016x" % tuple(sums) == recorded[name]
+
+
+def test_the_nans_of_fingerprints():
+    """All NaNs of a format are one, by the page's code too; an infinity is none."""
+    fingerprint = fingerprint_page()["fingerprint"]
+    for dtype, infinity, nans in [
+        ("F32", "7f800000", ["7fc00000", "7f800001", "ffc00000", "ffffffff"]),
+        ("F64", "7ff0000000000000", ["7ff8000000000000", "7ff0000000000001", "fff8000000000000"]),
+        ("BF16", "7f80", ["7fc0", "7f81", "ffff"]),
+        ("F16", "7c00", ["7e00", "7c01", "fe00"]),
+        ("F8_E4M3", "7e", ["7f", "ff"]),
+    ]:
+        little = [bytes.fromhex(number)[::-1] for number in nans]
+        assert len({tuple(fingerprint("a", dtype, number)) for number in little}) == 1
+        assert fingerprint("a", dtype, little[0]) == fingerprint("a", "", little[0])
+        number = bytes.fromhex(infinity)[::-1]
+        assert fingerprint("a", dtype, number) == fingerprint("a", "", number)
