@@ -2,7 +2,9 @@ package optim
 
 import (
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/posneg/pnm"
 )
@@ -60,5 +62,50 @@ func BenchmarkManyTensors(b *testing.B) {
 			}
 			return err
 		})
+	}
+}
+
+// BenchmarkReadNoise is what reading the noise at each step adds to a step of a network with the tensors of GPT-2 small, 124 million
+// parameters. Divide it by the steps between readings. Steps with and without reading alternate; the ratios' median counts.
+func BenchmarkReadNoise(b *testing.B) {
+	lengths := []int{50257 * 768, 1024 * 768, 768, 768}
+	for range 12 {
+		for _, n := range []int{768, 768, 768 * 2304, 2304, 768 * 768, 768, 768, 768, 768 * 3072, 3072, 3072 * 768, 768} {
+			lengths = append(lengths, n)
+		}
+	}
+	some := lcg[float32](1, 1<<16)
+	for _, r := range []pnm.Rule{pnm.NewPNM(0), with(pnm.NewAdaPNM(), "lr", 0.0)} {
+		for _, state := range []string{float32Format, "bf16", mxfp8Format} {
+			b.Run(fmt.Sprintf("rule=%s/state=%s", r.Name(), state), func(b *testing.B) {
+				arena, err := pnm.Alloc(float32Format, slices.Repeat(lengths, 2)...)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer arena.Close()
+				params, grads := arena.Vectors()[:len(lengths)], arena.Vectors()[len(lengths):]
+				for _, g := range grads {
+					for g := g.Float32(); len(g) > 0; g = g[min(len(g), len(some)):] {
+						copy(g, some)
+					}
+				}
+				o := optimizerOf(b, Group{Rule: r, Params: params, State: state})
+				step := func(every int) float64 {
+					wantNoError(b, o.ReadNoise(every, 0))
+					start := time.Now()
+					_, err := o.Step(pnm.Options{}, grads)
+					wantNoError(b, err)
+					return time.Since(start).Seconds()
+				}
+				step(1)
+				var ratios []float64
+				for b.Loop() {
+					plain := step(0)
+					ratios = append(ratios, step(1)/plain-1)
+				}
+				slices.Sort(ratios)
+				b.ReportMetric(100*ratios[len(ratios)/2], "%/reading")
+			})
+		}
 	}
 }
