@@ -258,6 +258,65 @@ func ExampleOptimizer_Save() {
 	// true
 }
 
+// A fingerprint identifies a run. Here, two optimizers own one element each, as two processes would: their fingerprints add up to that of
+// the optimizer that owns both. Every machine prints the same one.
+func ExampleOptimizer_Fingerprint() {
+	w := []float32{0, 0}
+	whole := start(pnm.NewPNM(0.5), w)
+	defer whole.Close()
+	train(whole, w, 7)
+	want, err := whole.Fingerprint()
+	check(err)
+	fmt.Println(want)
+
+	var sum pnm.Fingerprint
+	for i := range w {
+		part, g := []float32{0}, []float32{0}
+		opt, err := optim.New(optim.Group{
+			Rule:     pnm.NewPNM(0.5),
+			Params:   pnm.Vectors(part),
+			Names:    []string{"fc.weight"},              // of the whole tensor
+			Rounding: []pnm.Rounding{{First: uint64(i)}}, // of the part in it
+		})
+		check(err)
+		defer opt.Close()
+		for range 7 {
+			g[0] = part[0] - target[i]
+			_, err := opt.Step(pnm.Options{}, pnm.Vectors(g))
+			check(err)
+		}
+		f, err := opt.Fingerprint()
+		check(err)
+		sum.Add(f)
+	}
+	fmt.Println(sum == want)
+	// Output:
+	// f739750930a0be43037cbd95dc308c1e
+	// true
+}
+
+// LoadOptions.Fingerprint refuses another run's file, such as that of an earlier step. Nothing has been loaded then.
+func ExampleOptimizer_Load() {
+	w := []float32{0, 0}
+	opt := start(pnm.NewPNM(0.5), w)
+	defer opt.Close()
+	var earlier, file bytes.Buffer
+	train(opt, w, 3)
+	check(opt.SaveTo(&earlier, optim.SaveOptions{}))
+	train(opt, w, 4)
+	check(opt.SaveTo(&file, optim.SaveOptions{}))
+	want, err := opt.Fingerprint() // which you may note down, or publish
+	check(err)
+
+	for _, b := range [][]byte{earlier.Bytes(), file.Bytes()} {
+		_, err := opt.LoadFrom(bytes.NewReader(b), int64(len(b)), optim.LoadOptions{Fingerprint: &want})
+		fmt.Println(errors.Is(err, optim.ErrFingerprint), err)
+	}
+	// Output:
+	// true optim: checkpoint: the fingerprint differs: it is 23e32e6721178e0d207488b0eaa70484, must be f739750930a0be43037cbd95dc308c1e
+	// false <nil>
+}
+
 // A bfloat16 is a caller's own type: any type of 16 bits will do.
 type bfloat16 uint16
 
