@@ -65,10 +65,10 @@ class NoiseAverage:
     def __init__(self, decay: float = 1.0):
         self._decay = share("decay", decay)
         self._readings, self._step = 0, 0
-        self._weight = self._signal = self._variance = 0.0
-        self._ss = self._sv = self._vv = 0.0  # weighted sums of products of the deviations of signal (s) and variance (v) from their means
-        self._slow, self._fast = _Serial(), _Serial()  # of errors that are linear in those of the momenta, and of products of two
-        self._quadrate = 0.0  # the share of the variance's error in the signal's
+        self._weight = self._signal = self._variance = 0.0  # the sum of the readings' weights, and the averages
+        self._ss = self._sv = self._vv = 0.0  # weighted sums of products of the deviations of signal (s) and variance (v) from them
+        self._linear, self._product = _Serial(), _Serial()  # of errors linear in those of the momenta, and of products of two
+        self._ratio = 0.0  # how much of the variance's mean square error the product in the signal's error has
 
     def add(self, noise: Noise, step: int, beta1: float) -> None:
         """Adds a reading after a step. Steps are numbered upwards; a reading before step 2 does not count, since there is none.
@@ -83,66 +83,77 @@ class NoiseAverage:
             self._add(noise.signal, noise.variance, int(step), float(beta1))
 
     def _add(self, signal: float, variance: float, step: int, beta1: float) -> None:
-        b = beta1 * beta1
-        slow = _remaining(b, step - self._step)
-        self._slow.add(self._decay, slow)
-        self._fast.add(self._decay, slow * slow)
-        v = (1 - b) / (1 + b)
-        self._quadrate = v * v / 2
-        before = self._decay * self._weight
+        b, decay = beta1 * beta1, self._decay
+        left = _remaining(b, step - self._step)
+        self._linear.add(decay, left)
+        self._product.add(decay, left * left)
+        kept = (1 - b) / (1 + b)  # V of docs/noise.md, late
+        self._ratio = kept * kept / 2
+        before = decay * self._weight
         self._weight = before + 1
-        ds, dv = signal - self._signal, variance - self._variance
-        self._signal += ds / self._weight
-        self._variance += dv / self._weight
-        rest = before / self._weight
-        self._ss = self._decay * self._ss + rest * ds * ds
-        self._sv = self._decay * self._sv + rest * ds * dv
-        self._vv = self._decay * self._vv + rest * dv * dv
+        share = before / self._weight
+        s, v = signal - self._signal, variance - self._variance
+        self._signal += s / self._weight
+        self._variance += v / self._weight
+        self._ss = decay * self._ss + share * s * s
+        self._sv = decay * self._sv + share * s * v
+        self._vv = decay * self._vv + share * v * v
         self._readings += 1
         self._step = step
 
     def estimate(self) -> Noise:
-        """Returns the averages and their errors."""
+        """Returns the averages and their standard errors."""
         if not self._readings:
             return Noise(math.nan, math.nan, 0)
         mean = Noise(self._signal, self._variance, self._readings)
-        slow, fast = self._slow.share(self._weight), self._fast.share(self._weight)
+        linear, product = self._linear.share(self._weight), self._product.share(self._weight)
+
+        def error(square: float, of_linear: float) -> float:
+            """From a mean square of deviations, and the variance of the linear part. Deviations from an average are too small."""
+            of_product = _divided(max(0.0, square - of_linear * (1 - linear)), 1 - product)
+            return math.sqrt(of_linear * linear + of_product * product)
+
         ss, sv, vv = self._ss / self._weight, self._sv / self._weight, self._vv / self._weight
-        linear = _ratio(max(0.0, ss - self._quadrate * vv), 1 - slow)  # the variance's error is a product, the signal's has a linear part
-
-        def error(squares: float, linear: float) -> float:
-            products = _ratio(max(0.0, squares - linear * (1 - slow)), 1 - fast)
-            return math.sqrt(linear * slow + products * fast)
-
-        r = mean.scale
+        of_signal = _divided(max(0.0, ss - self._ratio * vv), 1 - linear)
+        scale = mean.scale
+        residual = vv - 2 * scale * sv + scale * scale * ss  # of variance - scale * signal
         return Noise(
-            mean.signal, mean.variance, self._readings, error(ss, linear), error(vv, 0.0),
-            _ratio(error(vv - 2 * r * sv + r * r * ss, r * r * linear), abs(mean.signal)),
+            mean.signal, mean.variance, self._readings, error(ss, of_signal), error(vv, 0.0),
+            _divided(error(residual, scale * scale * of_signal), abs(mean.signal)),
         )
 
 
 class _Serial:
-    """What the errors of readings have in common: w are the readings' weights, rho(i, j) the correlation of two of them."""
+    """How much the errors of readings have in common. w(i) is the weight of reading i, rho(i, j) the correlation of two."""
 
     def __init__(self) -> None:
-        self._pairs = self._last = 0.0  # the sums over i and j of w(i)·w(j)·rho(i, j), and over i of w(i)·rho(i, last)
+        self._pairs = self._last = 0.0  # the sums of w(i)·w(j)·rho(i, j) and of w(i)·rho(i, last)
 
     def add(self, decay: float, rho: float) -> None:
-        old = decay * self._last * rho
-        self._pairs = decay * decay * self._pairs + 2 * old + 1
-        self._last = old + 1
+        before = decay * self._last * rho
+        self._pairs = decay * decay * self._pairs + 2 * before + 1
+        self._last = before + 1
 
     def share(self, weight: float) -> float:
-        """The variance of the mean of the readings, in relation to that of one reading."""
+        """The variance of the average, divided by that of one reading."""
         return self._pairs / (weight * weight)
 
 
 def _remaining(b: float, steps: int) -> float:
-    """How much of a momentum's error is left after a number of steps, as a mean over both momenta: each loses b at every second step."""
-    return b ** (steps // 2) * ((1 + b) / 2 if steps % 2 else 1.0)
+    """How much of the momenta's errors is left after a number of steps, as a mean over the two: each loses the factor b every second step.
+
+    The products are those of Go's optim.NoiseAverage, in its order.
+    """
+    left, n = (1 + b) / 2 if steps % 2 else 1.0, steps // 2
+    while n:
+        if n & 1:
+            left *= b
+        b *= b
+        n >>= 1
+    return left
 
 
-def _ratio(a: float, b: float) -> float:
+def _divided(a: float, b: float) -> float:
     return a / b if b else math.nan
 
 
