@@ -8,11 +8,17 @@ import (
 	"github.com/posneg/pnm/examples/internal/trials"
 )
 
-// An experiment is a list of contenders, the pairs to compare, and a function that draws it.
-type experiment struct {
+// A comparison is a list of contenders, the pairs to compare, and a function that draws it.
+type comparison struct {
 	contenders []contender
 	pairs      [][2]int // each: the first minus the second
-	draw       func(cs []contender, prefix string) (files []string, err error)
+	picture    func(cs []contender, prefix string) (files []string, err error)
+}
+
+func (e *comparison) about(s settings) string { return s.describe() }
+
+func (e *comparison) draw(prefix string) (files []string, err error) {
+	return e.picture(e.contenders, prefix)
 }
 
 // A contender is an optimizer and its runs.
@@ -36,9 +42,14 @@ const (
 // move it by LR.
 func drift(beta0 float64) float64 { return 1 / math.Hypot(1+beta0, beta0) }
 
-func newPNM(name string, lr, beta0 float64) contender {
+func positiveNegative(lr, beta0 float64) pnm.PNM {
 	r := pnm.NewPNM(lr)
 	r.Beta1, r.Beta0, r.WeightDecay = beta1, beta0, shrink/lr
+	return r
+}
+
+func newPNM(name string, lr, beta0 float64) contender {
+	r := positiveNegative(lr, beta0)
 	return contender{name: name, rule: r, lr: lr, decay: r.WeightDecay}
 }
 
@@ -64,8 +75,8 @@ func newAdaPNM(name string, lr float64) contender {
 
 // rivals compares PNM and AdaPNM with their baselines. Each baseline runs at the authors' learning rate, and matched, that
 // is with the same long-run step as PNM or AdaPNM.
-func rivals(pnmLR, adapnmLR float64) experiment {
-	return experiment{
+func rivals(pnmLR, adapnmLR float64) *comparison {
+	return &comparison{
 		contenders: []contender{
 			newSGD("SGD-M", pnmLR),
 			newSGD("SGD-M, matched", pnmLR*drift(1)),
@@ -74,8 +85,8 @@ func rivals(pnmLR, adapnmLR float64) experiment {
 			newAdamW("AdamW, matched", adapnmLR*drift(1)),
 			newAdaPNM("AdaPNM", adapnmLR),
 		},
-		pairs: [][2]int{{2, 0}, {2, 1}, {5, 3}, {5, 4}},
-		draw:  drawRivals,
+		pairs:   [][2]int{{2, 0}, {2, 1}, {5, 3}, {5, 4}},
+		picture: drawRivals,
 	}
 }
 
@@ -86,8 +97,8 @@ const defaultBeta0 = 3 // its place among them
 
 // beta0Sweep runs PNM at several β0: first at equal learning rates, so that the long-run step LR/√γ changes with β0; then
 // matched, all with the long-run step of β0 = 1.
-func beta0Sweep(lr float64) experiment {
-	e := experiment{draw: drawBeta0}
+func beta0Sweep(lr float64) *comparison {
+	e := &comparison{picture: drawBeta0}
 	for _, beta0 := range beta0s {
 		e.contenders = append(e.contenders, newPNM(fmt.Sprintf("β0 = %.3g", beta0), lr, beta0))
 	}

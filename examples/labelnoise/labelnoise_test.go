@@ -151,7 +151,7 @@ func TestDeterminism(t *testing.T) {
 	null := devNull(t)
 	s := settings{trials.Settings{Epochs: 3, Batch: 64, Hidden: 16, Seeds: 2, Seed: 5}, 0.4}
 	a, b := rivals(1, 1e-3), rivals(1, 1e-3)
-	for workers, e := range map[int]*experiment{1: &a, 4: &b} {
+	for workers, e := range map[int]*comparison{1: a, 4: b} {
 		if err := e.train(s, train, test, workers, null); err != nil {
 			t.Fatal(err)
 		}
@@ -190,20 +190,25 @@ func TestRun(t *testing.T) {
 		e     experiment
 		noise float64
 		seeds int
+		rows  int // for each seed
+		text  string
 		files []string
 	}{
-		{"noise", rivals(1, 1e-3), 0.4, 2, []string{"-curves", "-bars"}},
-		{"clean", rivals(1, 1e-3), 0, 1, []string{"-curves", "-bars"}},
-		{"beta0", beta0Sweep(1), 0.4, 1, []string{""}},
+		{"rivals", rivals(1, 1e-3), 0.4, 2, 6, "Test error", []string{"-curves", "-bars"}},
+		{"clean", rivals(1, 1e-3), 0, 1, 6, "Test error", []string{"-curves", "-bars"}},
+		{"beta0", beta0Sweep(1), 0.4, 1, 9, "Test error", []string{""}},
+		{"scale", newScaleCheck(1), 0.4, 2, 4, "Noise of a minibatch", []string{""}},
+		{"spread", &spreading{lr: 1, replicas: 2, distance: 3}, 0.4, 2, 12, "theory", []string{""}},
+		{"gain", newGains(1), 0.4, 2, 12, "Gain of PNM", []string{""}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			prefix := filepath.Join(t.TempDir(), "x")
-			s := settings{trials.Settings{Out: prefix, Images: 1000, Epochs: 1, Batch: 500, Hidden: 4, Seeds: c.seeds, Seed: 1}, c.noise}
+			s := settings{trials.Settings{Out: prefix, Images: 1100, Epochs: 1, Batch: 500, Hidden: 4, Seeds: c.seeds, Seed: 1}, c.noise}
 			if err := run(c.e, s); err != nil {
 				t.Fatal(err)
 			}
-			trialstest.Pictures(t, prefix, "Test error", c.files...)
-			trialstest.Rows(t, prefix, len(c.e.contenders)*s.Seeds*s.Epochs)
+			trialstest.Pictures(t, prefix, c.text, c.files...)
+			trialstest.Rows(t, prefix, c.rows*c.seeds)
 		})
 	}
 }
@@ -227,5 +232,16 @@ func TestBadSettings(t *testing.T) {
 		if err := run(rivals(1, 1e-3), c.s); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c, err, c.want)
 		}
+	}
+	if err := run(newScaleCheck(1), without(func(s *settings) { s.Images = 1023 })); err == nil || !strings.Contains(err.Error(), "1023 images are too few for two minibatches of 512") {
+		t.Error(err)
+	}
+	for _, name := range []string{"rivals", "beta0", "scale", "spread", "gain"} {
+		if _, err := newExperiment(name, 1, 1e-3); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := newExperiment("noise", 1, 1e-3); err == nil || !strings.Contains(err.Error(), `-experiment is "noise", must be rivals`) {
+		t.Error(err)
 	}
 }

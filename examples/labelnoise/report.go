@@ -50,7 +50,7 @@ func difference(a, b contender, m measure) (mean, stderr float64) {
 }
 
 // report prints a table of the contenders and a table of their differences.
-func (e experiment) report(w io.Writer) {
+func (e *comparison) report(w io.Writer) {
 	var ms []measure
 	for _, p := range panelsOf(e.contenders) {
 		ms = append(ms, p.measures...)
@@ -88,9 +88,9 @@ func (e experiment) report(w io.Writer) {
 }
 
 // writeCSV writes a line for each epoch of each run.
-func writeCSV(file string, cs []contender) error {
+func (e *comparison) writeCSV(file string) error {
 	record := trials.NewRecord("memorized", "optimizer", "lr", "weight_decay")
-	for _, c := range cs {
+	for _, c := range e.contenders {
 		record.Add(c.runs, c.name, trials.Number(c.lr), trials.Number(c.decay))
 	}
 	return record.Write(file)

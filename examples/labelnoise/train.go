@@ -10,8 +10,8 @@ import (
 )
 
 // train runs each contender with each seed, several at a time.
-func (e *experiment) train(s settings, train, test fashionmnist.Set, workers int, w *os.File) error {
-	p := trials.Plan{Settings: s.Settings, Images: train.Len(), Workers: workers}
+func (e *comparison) train(s settings, train, test fashionmnist.Set, workers int, w *os.File) error {
+	p := trials.Plan[trials.Result]{Settings: s.Settings, Steps: len(e.contenders) * s.Steps(train.Len()), Workers: workers}
 	for _, c := range e.contenders {
 		p.Contenders = append(p.Contenders, c.name)
 	}
@@ -35,7 +35,7 @@ func (c contender) train(ctx context.Context, s settings, seed uint64, train, te
 		return trials.Result{}, err
 	}
 	wrong := train.Select(flipped)
-	return s.Train(ctx, run, c.lr, test, func() float64 { return 1 - run.Error(wrong) }, step)
+	return s.Train(ctx, run, seed, c.lr, test, func() float64 { return 1 - run.Error(wrong) }, step)
 }
 
 // memorized is the share of the wrong labels that the trained network of a run reproduces.

@@ -72,13 +72,14 @@ func train(opts []optimizer, s trials.Settings, train, test fashionmnist.Set, wo
 		format
 	}
 	var list []contender
-	p := trials.Plan{Settings: s, Images: train.Len(), Workers: workers}
+	p := trials.Plan[trials.Result]{Settings: s, Workers: workers}
 	for _, o := range opts {
 		for _, f := range o.formats {
 			list = append(list, contender{o, f})
 			p.Contenders = append(p.Contenders, o.name+", "+f.name)
 		}
 	}
+	p.Steps = len(list) * s.Steps(train.Len())
 	p.Train = func(ctx context.Context, i int, seed uint64, step func(int)) (trials.Result, error) {
 		return list[i].optimizer.train(ctx, list[i].format, s, seed, train, test, step)
 	}
@@ -101,5 +102,5 @@ func (o optimizer) train(ctx context.Context, f format, s trials.Settings, seed 
 		return trials.Result{}, err
 	}
 	defer m.Close()
-	return s.Train(ctx, run, o.lr, test, func() float64 { return float64(m.skipped) }, step)
+	return s.Train(ctx, run, seed, o.lr, test, func() float64 { return float64(m.skipped) }, step)
 }

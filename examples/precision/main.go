@@ -39,7 +39,7 @@ func run(opts []optimizer, s trials.Settings) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("Fashion-MNIST: %d training images, %d test images; %s\n\n", images.Len(), tests.Len(), s.Describe())
+	fmt.Printf("Fashion-MNIST: %d training images, %d test images; batches of %d; %s\n\n", images.Len(), tests.Len(), s.Batch, s.Describe())
 	if err := train(opts, s, images, tests, runtime.GOMAXPROCS(0), os.Stderr); err != nil {
 		return err
 	}

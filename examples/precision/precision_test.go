@@ -78,7 +78,7 @@ func TestYardstick(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, err := s.Train(context.Background(), run, o.lr, tests, func() float64 { return 0 }, func(int) {})
+		want, err := s.Train(context.Background(), run, 3, o.lr, tests, func() float64 { return 0 }, func(int) {})
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %v, must be %v (%v)", o.name, got, want, err)
 		}

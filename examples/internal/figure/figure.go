@@ -92,6 +92,21 @@ func ManyLines(title, x string) *plot.Plot {
 	return p
 }
 
+// LogY makes the y axis of a panel logarithmic.
+func LogY(p *plot.Plot) { p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1} }
+
+// AddGlyphs adds points that no line joins to a panel and its legend.
+func AddGlyphs(p *plot.Plot, name string, points plotter.XYer, c color.Color, shape draw.GlyphDrawer) error {
+	glyphs, err := plotter.NewScatter(points)
+	if err != nil {
+		return err
+	}
+	glyphs.Color, glyphs.Shape, glyphs.Radius = c, shape, vg.Points(3)
+	p.Add(glyphs)
+	p.Legend.Add(name, glyphs)
+	return nil
+}
+
 // AddLine adds points joined by a line to a panel and its legend.
 func AddLine(p *plot.Plot, name string, points plotter.XYer, c color.Color, dashes ...vg.Length) error {
 	line, dots, err := plotter.NewLinePoints(points)

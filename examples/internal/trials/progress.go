@@ -39,15 +39,14 @@ func newProgress(w *os.File, runs, steps int) *progress {
 // step counts a step. It ignores the number of steps left in the epoch.
 func (p *progress) step(int) { p.bar.Add(1) }
 
-// finished counts a run.
-func (p *progress) finished(name string, r Result) {
+// finished counts a run, of which it prints a description.
+func (p *progress) finished(run string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
 	p.bar.Describe(fmt.Sprintf("%d of %d runs done", p.done, p.runs))
 	if !p.terminal {
 		left := time.Since(p.start) / time.Duration(p.done) * time.Duration(p.runs-p.done)
-		fmt.Fprintf(p.w, "%d of %d runs done, about %v left: %s, seed %d: test error %.2f %%\n",
-			p.done, p.runs, left.Round(time.Second), name, r.Seed, 100*r.Last())
+		fmt.Fprintf(p.w, "%d of %d runs done, about %v left: %s\n", p.done, p.runs, left.Round(time.Second), run)
 	}
 }

@@ -3,6 +3,7 @@ package trials
 import (
 	"encoding/csv"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -36,11 +37,13 @@ func (r Result) Last() float64 {
 	return sum / float64(len(tail))
 }
 
+func (r Result) String() string { return fmt.Sprintf("test error %.2f %%", 100*r.Last()) }
+
 // End is the last epoch.
 func (r Result) End() Epoch { return r.Epochs[len(r.Epochs)-1] }
 
 // Values returns one number per run.
-func Values(runs []Result, of func(Result) float64) []float64 {
+func Values[R any](runs []R, of func(R) float64) []float64 {
 	x := make([]float64, len(runs))
 	for i, r := range runs {
 		x[i] = of(r)
@@ -80,12 +83,23 @@ func (c *Record) Add(runs []Result, fields ...string) {
 // Number formats a number as records do.
 func Number(x float64) string { return strconv.FormatFloat(x, 'g', 6, 64) }
 
+// Numbers formats numbers as [Number] does.
+func Numbers(xs ...float64) (texts []string) {
+	for _, x := range xs {
+		texts = append(texts, Number(x))
+	}
+	return texts
+}
+
 // Write writes the file.
-func (c *Record) Write(file string) error {
+func (c *Record) Write(file string) error { return WriteCSV(file, c.lines) }
+
+// WriteCSV writes a CSV file.
+func WriteCSV(file string, lines [][]string) error {
 	f, err := os.Create(file)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return errors.Join(csv.NewWriter(f).WriteAll(c.lines), f.Close())
+	return errors.Join(csv.NewWriter(f).WriteAll(lines), f.Close())
 }

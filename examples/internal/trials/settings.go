@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/internal/fashionmnist"
 )
 
@@ -73,6 +74,9 @@ func (s Settings) Load() (train, test fashionmnist.Set, err error) {
 
 // Describe describes the network and the runs.
 func (s Settings) Describe() string {
-	return fmt.Sprintf("network %d-%d-%d; %d epochs in batches of %d; %d seeds from %d",
-		fashionmnist.Pixels, s.Hidden, fashionmnist.Classes, s.Epochs, s.Batch, s.Seeds, s.Seed)
+	return fmt.Sprintf("network %d-%d-%d; %d epochs; %d seeds from %d",
+		fashionmnist.Pixels, s.Hidden, fashionmnist.Classes, s.Epochs, s.Seeds, s.Seed)
 }
+
+// Steps returns the number of steps of a run.
+func (s Settings) Steps(images int) int { return s.Epochs * training.Steps(images, s.Batch) }
