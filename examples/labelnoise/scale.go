@@ -179,27 +179,30 @@ func (e *scaleCheck) report(w io.Writer) {
 	fmt.Fprintf(w, "Noise of a minibatch's gradient, means of %d runs and of the epochs with a learning rate.\n"+
 		"Kept: from all minibatches' gradients at fixed parameters. Resting: read from momenta at the same parameters. Training: read in the\n"+
 		"epoch around. Readings are corrected for minibatches that are drawn without replacement; ± is their standard error.\n\n", len(e.contenders[0].runs))
-	fmt.Fprintf(w, "%-22s%8s", "", "LR")
-	for _, name := range []string{"|G|²", "tr Σ", "scale, images"} {
-		fmt.Fprintf(w, " |%9s%18s%18s", name+":  kept", "resting", "training")
-	}
-	fmt.Fprintln(w)
-	for _, c := range e.contenders {
-		for _, lr := range c.rates() {
-			kept, resting, moving := c.meanOf(func(p point) bool { return p.LR == lr })
-			fmt.Fprintf(w, "%-22s%8.3g", c.name, lr)
-			batch := float64(c.batch)
-			fmt.Fprintf(w, " |%9s%18s%18s", number(kept.signal), plusMinus(resting.signal, resting.signalError), plusMinus(moving.signal, moving.signalError))
-			fmt.Fprintf(w, " |%9s%18s%18s", number(kept.variance), plusMinus(resting.variance, resting.varianceError), plusMinus(moving.variance, moving.varianceError))
-			fmt.Fprintf(w, " |%9s%18s%18s\n", number(batch*kept.scale()), plusMinus(batch*resting.scale(), batch*resting.scaleError()),
-				plusMinus(batch*moving.scale(), batch*moving.scaleError()))
+	for _, q := range []struct {
+		name string
+		of   func(s sampled, batch float64) (mean, err float64)
+	}{
+		{"|G|²", func(s sampled, _ float64) (float64, float64) { return s.signal, s.signalError }},
+		{"tr Σ", func(s sampled, _ float64) (float64, float64) { return s.variance, s.varianceError }},
+		{"noise scale, images", func(s sampled, b float64) (float64, float64) { return b * s.scale(), b * s.scaleError() }},
+	} {
+		fmt.Fprintf(w, "%-24s%8s%10s%22s%22s\n", q.name, "LR", "kept", "resting", "training")
+		for _, c := range e.contenders {
+			for _, lr := range c.rates() {
+				kept, resting, moving := c.meanOf(func(p point) bool { return p.LR == lr })
+				mean, _ := q.of(kept, float64(c.batch))
+				fmt.Fprintf(w, "%-24s%8.3g%10.3g", c.name, lr, mean)
+				for _, s := range []sampled{resting, moving} {
+					mean, err := q.of(s, float64(c.batch))
+					fmt.Fprintf(w, "%22s", fmt.Sprintf("%.3g ± %.2g", mean, err))
+				}
+				fmt.Fprintln(w)
+			}
 		}
+		fmt.Fprintln(w)
 	}
 }
-
-func number(x float64) string { return fmt.Sprintf("%.3g", x) }
-
-func plusMinus(x, err float64) string { return fmt.Sprintf("%.3g ± %.2g", x, err) }
 
 // rates returns the learning rates of the points, in their order.
 func (c gauged) rates() (rates []float64) {
@@ -232,51 +235,62 @@ func (e *scaleCheck) writeCSV(file string) error {
 // draw draws |G|², tr Σ and their ratio over the epochs, for each size of minibatches with β0 = 1. Numbers that are not positive are
 // missing, since the axes are logarithmic.
 func (e *scaleCheck) draw(prefix string) (files []string, err error) {
-	type quantity struct {
+	panels := make([]*plot.Plot, 3)
+	for i, q := range []struct {
 		title string
 		of    func(s sampled, batch int) (mean, err float64)
-	}
-	return figure.WriteEach(prefix, []quantity{
+	}{
 		{"Squared gradient |G|²", func(s sampled, _ int) (float64, float64) { return s.signal, s.signalError }},
 		{"Noise of a minibatch, tr Σ", func(s sampled, _ int) (float64, float64) { return s.variance, s.varianceError }},
 		{"Noise scale, images", func(s sampled, b int) (float64, float64) { return float64(b) * s.scale(), float64(b) * s.scaleError() }},
-	}, func(q quantity) (*plot.Plot, error) {
-		p := figure.ManyLines(q.title, "epoch")
-		figure.LogY(p)
-		for i, color := range []color.NRGBA{figure.Blue, figure.Orange, figure.Green} {
-			c := e.contenders[i]
-			var series [3]points // kept, resting, moving
-			for _, at := range c.runs[0].Points {
-				kept, resting, moving := c.meanOf(func(p point) bool { return p.Epoch == at.Epoch })
-				for k, s := range []sampled{kept, resting, moving} {
-					mean, err := q.of(s, c.batch)
-					if !(mean > 0) {
-						continue
-					}
-					if math.IsNaN(err) {
-						err = 0
-					}
-					series[k].XYs = append(series[k].XYs, plotter.XY{X: float64(at.Epoch), Y: mean})
-					series[k].YErrors = append(series[k].YErrors, plotter.YErrors{{Low: min(err, mean*0.9), High: err}}...)
-				}
-			}
-			name := fmt.Sprintf("%d: ", c.batch)
-			if err := figure.AddLine(p, name+"all gradients", series[0], color); err != nil {
+	} {
+		panels[i] = figure.ManyLines(q.title, "epoch")
+		figure.LogY(panels[i])
+		for k, color := range []color.NRGBA{figure.Blue, figure.Orange, figure.Green} {
+			if err := e.contenders[k].draw(panels[i], color, q.of); err != nil {
 				return nil, err
 			}
-			for k, glyph := range []draw.GlyphDrawer{draw.CrossGlyph{}, draw.RingGlyph{}} {
-				read := series[1+k]
-				if len(read.XYs) == 0 {
-					continue
-				}
-				err := cmp.Or(
-					addErrorBars(p, read, color),
-					figure.AddGlyphs(p, name+[]string{"momenta, fixed parameters", "momenta, training"}[k], read, color, glyph))
-				if err != nil {
-					return nil, err
-				}
-			}
 		}
-		return p, nil
-	})
+	}
+	for k, name := range []string{"momenta, fixed parameters", "momenta, training"} {
+		figure.AddGlyphs(panels[0], name, nil, color.Black, readingGlyphs[k])
+	}
+	for _, p := range panels[1:] {
+		p.Legend = plot.NewLegend() // that of the first panel will do
+	}
+	return figure.WriteAll(prefix, panels...)
+}
+
+var readingGlyphs = []draw.GlyphDrawer{draw.CrossGlyph{}, draw.RingGlyph{}}
+
+// draw adds one quantity of the noise: of all gradients as a line, and what the momenta tell as glyphs with standard errors.
+func (c gauged) draw(p *plot.Plot, color color.NRGBA, of func(sampled, int) (mean, err float64)) error {
+	var series [3]points
+	for _, at := range c.runs[0].Points {
+		kept, resting, moving := c.meanOf(func(p point) bool { return p.Epoch == at.Epoch })
+		for k, s := range []sampled{kept, resting, moving} {
+			mean, err := of(s, c.batch)
+			if !(mean > 0) {
+				continue
+			}
+			if math.IsNaN(err) {
+				err = 0
+			}
+			series[k].XYs = append(series[k].XYs, plotter.XY{X: float64(at.Epoch), Y: mean})
+			series[k].YErrors = append(series[k].YErrors, plotter.YErrors{{Low: min(err, mean/2), High: err}}...)
+		}
+	}
+	if err := figure.AddLine(p, c.name, series[0], color); err != nil {
+		return err
+	}
+	for k, read := range series[1:] {
+		if len(read.XYs) == 0 {
+			continue
+		}
+		if err := addErrorBars(p, read, color); err != nil {
+			return err
+		}
+		figure.AddGlyphs(p, "", read.XYs, color, readingGlyphs[k])
+	}
+	return nil
 }

@@ -95,16 +95,14 @@ func ManyLines(title, x string) *plot.Plot {
 // LogY makes the y axis of a panel logarithmic.
 func LogY(p *plot.Plot) { p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1} }
 
-// AddGlyphs adds points that no line joins to a panel and its legend.
-func AddGlyphs(p *plot.Plot, name string, points plotter.XYer, c color.Color, shape draw.GlyphDrawer) error {
-	glyphs, err := plotter.NewScatter(points)
-	if err != nil {
-		return err
-	}
-	glyphs.Color, glyphs.Shape, glyphs.Radius = c, shape, vg.Points(3)
+// AddGlyphs adds points that no line joins to a panel and, if they have a name, to its legend.
+func AddGlyphs(p *plot.Plot, name string, points plotter.XYs, c color.Color, shape draw.GlyphDrawer) {
+	glyphs := &plotter.Scatter{XYs: points, GlyphStyle: draw.GlyphStyle{Color: c, Shape: shape, Radius: vg.Points(3)}}
 	p.Add(glyphs)
-	p.Legend.Add(name, glyphs)
-	return nil
+	if name != "" {
+		p.Legend.Add(name, glyphs)
+	}
+
 }
 
 // AddLine adds points joined by a line to a panel and its legend.
