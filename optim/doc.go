@@ -20,4 +20,5 @@
 // do around it, such as clipping.
 //
 // [LossScaler] chooses the loss scale of training in f16. [WarmUp], [CosineDecay] and [StepDecay] are schedules of the learning rate.
+// [Optimizer.NoiseScale] and [Optimizer.ReadNoise] measure the gradient noise, which helps to choose the batch size.
 package optim
