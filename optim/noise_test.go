@@ -182,26 +182,35 @@ func TestNoiseOfDrift(t *testing.T) {
 		{0.1, -0.0285, 1.075}, {0.3, -0.083, 1.265}, {0.5, -0.138, 1.516}, {1, -0.353, 3.09}, {1.3, -0.89, 8.01},
 	} {
 		t.Run(fmt.Sprintf("a quadratic, LR·L = %g", c.lr), func(t *testing.T) {
-			const n, steps = 2000, 1200
+			const n = 2000
 			p, g := make([]float64, n), make([]float64, n)
 			o := optimizerOf(t, groupOf(pnm.NewPNM(c.lr), p))
 			rng := rand.New(rand.NewPCG(6, 0))
 			square := 0.0 // of the gradients' mean, averaged over the readings
-			for step := range steps {
-				if step == steps/6 {
-					wantNoError(t, o.ReadNoise(1, 0))
-				}
-				for i, x := range p {
-					if step >= steps/6 {
-						square += x * x / (steps - steps/6)
+			stepAndRead := func(steps, from int) NoiseEstimate {
+				square = 0
+				for step := range steps {
+					if step == from {
+						wantNoError(t, o.ReadNoise(1, 0))
 					}
-					g[i] = x + rng.NormFloat64()
+					for i, x := range p {
+						if step >= from {
+							square += x * x / float64(steps-from)
+						}
+						g[i] = x + rng.NormFloat64()
+					}
+					wantNoError(t, stepOf(o, g))
 				}
-				wantNoError(t, stepOf(o, g))
+				return o.NoiseAverages().Total
 			}
-			e := o.NoiseAverages().Total
+			e := stepAndRead(1200, 200)
 			near(t, "Signal − |G|²", (e.Signal-square)/n, c.signal, 0.04)
 			near(t, "Variance", e.Variance/n, c.variance, 0.02)
+
+			wantNoError(t, o.SetLR(0)) // the parameters stay, and the momenta forget
+			e = stepAndRead(60, 30)
+			near(t, "Signal at rest", e.Signal/n, square/n, 0.03+0.02*n/square) // twice the standard error, or more
+			near(t, "Variance at rest", e.Variance/n, 1, 0.04)
 		})
 	}
 	// Batches of an epoch exclude each other. Variance is as with replacement, and Signal lacks a batch's variance divided by their number.
