@@ -40,6 +40,31 @@ func benchCheckpoint(b *testing.B, run func(opt *Optimizer, path string) error, 
 	}
 }
 
+// BenchmarkFingerprintOfRun compares with a step.
+func BenchmarkFingerprintOfRun(b *testing.B) {
+	const n = 16 << 20
+	g := lcg[float32](2, n)
+	for _, f := range []formatsOf{{p: "float32", s: "float32"}, {p: "float32", s: "bf16"}, {p: "float32", s: mxfp8Format}, {p: low16Format, s: "bf16", out: "bf16"}} {
+		b.Run(fmt.Sprintf("rule=AdaPNM/params=%s/state=%s", f.p, f.s), func(b *testing.B) {
+			group := Group{Rule: pnm.NewAdaPNM(), Params: []pnm.Vector{ordinary(f.p, 1, n)}, State: f.s}
+			if f.out != "" {
+				group.Copies = []pnm.Vector{ordinary(f.out, 1, n)}
+			}
+			opt := optimizerOf(b, group)
+			var ours, steps []float64
+			for b.Loop() {
+				start := time.Now()
+				wantNoError(b, stepOf(opt, g))
+				middle := time.Now()
+				fingerprintOfRun(b, opt)
+				steps, ours = append(steps, middle.Sub(start).Seconds()), append(ours, time.Since(middle).Seconds())
+			}
+			b.ReportMetric(median(ours)*1e9, "ns/op")
+			b.ReportMetric(median(ours)/median(steps), "of-step")
+		})
+	}
+}
+
 func median(x []float64) float64 {
 	x = slices.Sorted(slices.Values(x))
 	return x[len(x)/2]
