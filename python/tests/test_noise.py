@@ -183,7 +183,7 @@ def test_every():
             a[0].grad[3] = math.nan
         optimizer.step()
         readings.append(optimizer.noise.readings if optimizer.noise else 0)
-    assert readings == [0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3]
+    assert readings == [0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     optimizer.noise_every = 2
     assert optimizer.noise is None
     set_gradients(a), optimizer.step()

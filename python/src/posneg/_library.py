@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -184,15 +184,20 @@ def sum_noise(updates: np.ndarray, workers: int, sums: np.ndarray) -> None:
         raise _error(status, library.pnm_last_error().decode())
 
 
-def noise(rule: np.ndarray, step: int, sums: np.ndarray) -> Tuple[float, float]:
-    """The signal and the variance of a row of sums that was read after a step of a RULE."""
+def noise(rules: np.ndarray, which: Sequence[int], steps: Sequence[int], sums: np.ndarray) -> List[Tuple[float, float]]:
+    """The signals and the variances of rows of sums. Row i was read after step steps[i] of the rule number which[i] in an array of RULE."""
     library, signal, variance = load(), ctypes.c_double(), ctypes.c_double()
-    status = library.pnm_noise(
-        rule.ctypes.data, step, sums.ctypes.data, ctypes.addressof(signal), ctypes.addressof(variance)
-    )
-    if status:
-        raise _error(status, library.pnm_last_error().decode())
-    return signal.value, variance.value
+    to = ctypes.addressof(signal), ctypes.addressof(variance)
+    row, size = sums.ctypes.data, sums.strides[0]
+    addresses = [rules.ctypes.data + i * rules.itemsize for i in range(len(rules))]
+    found = []
+    for i, step in zip(which, steps):
+        status = library.pnm_noise(addresses[i], step, row, *to)
+        if status:
+            raise _error(status, library.pnm_last_error().decode())
+        found.append((signal.value, variance.value))
+        row += size
+    return found
 
 
 class Refused(Exception):
@@ -238,8 +243,8 @@ class Call:
         self, loss_scale: float, workers: int, around: Tuple[Any, ...], then: Sequence[Callable[[], object]],
         noise: Optional[np.ndarray] = None,
     ) -> None:
-        """Performs a step. around has clip_norm, clip_value, skip_non_finite, zero_grads, and the address of a sum of squares or None. Rows of
-        noise are set to what the step reads of each parameter.
+        """Performs a step. around has clip_norm, clip_value, skip_non_finite, zero_grads, and the address of a sum of squares or None.
+        Rows of noise are set to what the step reads of each parameter.
 
         It calls `then` after the library, even if the library has refused. No exception of a signal handler comes in between: Python
         runs handlers between its own instructions, and a single instruction makes all these calls. So none may be a function in Python.

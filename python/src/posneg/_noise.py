@@ -278,11 +278,12 @@ def _with_all_parts(params: Sequence[Tensor], sums: Sums) -> Sums:
 
 
 def _of_params(counts: Sequence[int], rules: Iterable[Tuple[Any, ...]], sums: Sums) -> List[Reading]:
-    of_params = [NOTHING] * sum(counts)
-    rule_of = [fields for fields, count in zip((np.array(rule, _library.RULE) for rule in rules), counts) for _ in range(count)]
-    for i, step, words in zip(sums.due, sums.steps, sums.words):
+    fields, group_of = np.array(list(rules), _library.RULE), [g for g, count in enumerate(counts) for _ in range(count)]
+    steps, betas = list(map(int, sums.steps)), fields["beta1"].tolist()
+    found, of_params = _library.noise(fields, [group_of[i] for i in sums.due], steps, sums.words), [NOTHING] * sum(counts)
+    for i, step, (signal, variance) in zip(sums.due, steps, found):
         if step > 1:
-            of_params[i] = Reading(*_library.noise(rule_of[i], int(step), words), int(step), float(rule_of[i]["beta1"]))
+            of_params[i] = Reading(signal, variance, step, betas[group_of[i]])
     return of_params
 
 

@@ -142,6 +142,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         if around.reading:
             in_backward = self._in_backward is not None and not around.skipped
             self._read_noise(self._sums() if in_backward else around.sums or _noise.NO_SUMS)
+        around.end()
 
     def _read_noise(self, sums: _noise.Sums) -> None:
         """Adds a reading to the averages. All processes come here, also those that have skipped the step."""
@@ -159,6 +160,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Reads the state of the parameters with these numbers, or of all."""
         return sums_of(self.param_groups, self.state, self._slots, list(map(self._rule, self.param_groups)), which, get_num_threads())
 
+    @untraced
     @torch.no_grad()
     def noise_scale(self) -> Noise:
         """Reads the gradient noise now, from the state alone: of PNM and AdaPNM, from step 2 on.

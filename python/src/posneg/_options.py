@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Optional, Tuple,
 
 import torch
 
+from ._placements import processes
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
@@ -87,7 +89,7 @@ class Around:
         self.grad_norm: Optional[float] = None
         self.skipped = False
         self.noise_every, self.noise_decay = None, 1.0
-        self.steps = 0  # calls of step, which are as many in all processes
+        self.steps = 0  # as many in all processes
         self.reading = False  # the step reads the noise
         self.sums: Optional[Sums] = None  # that it has read
         self.averages: Optional[Averages] = None  # from the first reading on
@@ -99,8 +101,12 @@ class Around:
     def begin(self, found: bool) -> None:
         """Begins a step. found: a GradScaler has found infinities."""
         self.grad_norm, self.skipped, self.sums = None, found, None
-        self.steps += 1
-        self.reading = self.noise_every is not None and self.steps % self.noise_every == 0
+        self.reading = self.noise_every is not None and (self.steps + 1) % self.noise_every == 0
+
+    def end(self) -> None:
+        """Counts a step that was not skipped. A GradScaler may have found infinities in one process alone; all count such a step."""
+        if not self.skipped or not self.measures and processes() > 1:
+            self.steps += 1
 
     def fields_with(self, squares: int, skip: bool) -> Fields:
         """The fields with a sum of squares at an address. If the step must be skipped, the sum has an infinity."""

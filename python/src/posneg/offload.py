@@ -201,6 +201,7 @@ class Offload(StepOptions, torch.optim.Optimizer):
         if around.reading:
             of = [i for i, copy in enumerate(self._copies) if copy.host.grad is not None and not around.skipped]
             self._inner._read_noise(self._inner._sums(of))
+        around.end()
         self._drop()
         for g in zeroed:
             g.zero_()
@@ -268,7 +269,6 @@ class Offload(StepOptions, torch.optim.Optimizer):
         super().zero_grad(*arguments, **named)
         self._drop()
 
-    @torch.no_grad()
     def noise_scale(self) -> Noise:
         """Reads the gradient noise now, as the method of optimizer_class does."""
         noise: Noise = self._inner.noise_scale()
