@@ -85,7 +85,8 @@ class Run:
         assert result.returncode == 0, result.stderr
         return out
 
-    def in_python(self, file, first, steps, *, groups=GROUPS):
+    def stepped(self, file, first, steps, groups):
+        """An optimizer that has done these steps, and its parameters."""
         named = {name: torch.nn.Parameter(torch.zeros(shape, dtype=self.dtype)) for name, shape in SHAPES.items()}
         optimizer = self.optimizer([{"params": [named[name] for name in names]} for names in groups], lr=1.0, **self.how)
         assert posneg.load_checkpoint(file, optimizer, names=named.items()) == {"epoch": "3"}
@@ -94,6 +95,10 @@ class Run:
                 target = (torch.arange(p.numel()) * 7 % 11 - 5) / 4
                 p.grad = None if name == LATE and step < 2 else p.detach() - target.reshape(p.shape).to(p.dtype)
             optimizer.step()
+        return optimizer, named
+
+    def in_python(self, file, first, steps, *, groups=GROUPS):
+        optimizer, named = self.stepped(file, first, steps, groups)
         out = self.file()
         posneg.save_checkpoint(out, optimizer, names=named.items(), metadata={"epoch": "3"})
         return out
@@ -131,6 +136,24 @@ def test_runs_that_move(tmp_path, resume, rule, form, legs):
     assert steps == {3, 5} and not any(t == end for t in contents(start) for end in ends[0])
     for end in ends[1:]:
         assert end == ends[0]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("rule", [name for name in RULES if "PNM" in name])
+def test_noise(tmp_path, resume, rule, form):
+    """Both read the same numbers, and average them alike."""
+    run = Run(tmp_path, resume, rule, form, flat=False)
+    start = run.start()
+    flags = ["-noise", "-steps=5", f"-late={LATE}", *run.flags]
+    said = subprocess.run([resume, *flags, start, run.file()], check=True, stdout=subprocess.PIPE, text=True).stdout
+    run.how = dict(run.how, noise_every=1, noise_decay=0.75)
+    optimizer = run.stepped(start, 0, 5, GROUPS)[0]
+    numbers = []
+    for average, now in zip(optimizer.noise.params, optimizer.noise_scale().params):
+        errors = average.signal_error, average.variance_error, average.scale_error
+        numbers.append([average.readings, average.signal, average.variance, *errors, now.signal, now.variance])
+    assert str([[int(line.split()[0]), *map(float.fromhex, line.split()[1:])] for line in said.splitlines()]) == str(numbers)
+    assert [n[0] for n in numbers] == [4, 2, 4, 4]
 
 
 # Runs of which Go has the file after an odd step, and that two steps later.

@@ -22,6 +22,7 @@ type job struct {
 	first, steps int
 	flat         bool
 	late         string
+	noise        bool
 }
 
 // formats are those of an optimizer.
@@ -46,6 +47,7 @@ func parse(args []string) job {
 	f.IntVar(&j.steps, "steps", 1, "how many to do")
 	f.BoolVar(&j.flat, "flat", false, "write all tensors with one dimension")
 	f.StringVar(&j.late, "late", "", "name of a tensor that has no gradient in the first two steps of the run")
+	f.BoolVar(&j.noise, "noise", false, "read the noise in every step, and print it for each tensor: the averages and the last reading")
 	f.Parse(args)
 	j.in, j.out = f.Arg(0), f.Arg(1)
 	return j
@@ -64,6 +66,11 @@ func (j job) do() error {
 	if _, err := o.Load(j.in, optim.LoadOptions{Shapes: shapes}); err != nil {
 		return err
 	}
+	if j.noise {
+		if err := o.ReadNoise(1, 0.75); err != nil {
+			return err
+		}
+	}
 	for s := j.first; s < j.first+j.steps; s++ {
 		grads := make([]pnm.Vector, len(seen))
 		for i, name := range o.Names() {
@@ -78,10 +85,27 @@ func (j job) do() error {
 			return err
 		}
 	}
+	if j.noise {
+		if err := printNoise(o); err != nil {
+			return err
+		}
+	}
 	if j.flat {
 		shapes = nil
 	}
 	return o.Save(j.out, optim.SaveOptions{Shapes: shapes, Metadata: info.Metadata})
+}
+
+func printNoise(o *optim.Optimizer) error {
+	now, err := o.NoiseScale()
+	if err != nil {
+		return err
+	}
+	for i, e := range o.NoiseAverages().Tensors {
+		n := now.Tensors[i]
+		fmt.Printf("%d %x %x %x %x %x %x %x\n", e.Readings, e.Signal, e.Variance, e.SignalError, e.VarianceError, e.ScaleError, n.Signal, n.Variance)
+	}
+	return nil
 }
 
 // build returns an optimizer that the checkpoint fits, and of each of its tensors what gradients are taken from and the shape.
