@@ -167,9 +167,9 @@ func (b *batch) each(i int, t *tensor, lo, hi int, s *sum) {
 	case updating:
 		n := 0
 		if b.reads && t.hasNoise() {
-			n = b.readNoise(i, lo, hi)
+			n = b.updateNoise(i, lo, hi)
 		} else {
-			n = t.update(lo, hi, b.far, b.zero)
+			n = t.update(lo, hi, b.far, b.zero, nil)
 		}
 		if n > 0 {
 			b.overflows.Add(int64(n))

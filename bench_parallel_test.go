@@ -286,5 +286,5 @@ type sharedTensor struct{ tensor }
 
 func (s *sharedTensor) run(shard, shards int) {
 	n := s.p.n
-	s.update(n*shard/shards, n*(shard+1)/shards, false, false)
+	s.update(n*shard/shards, n*(shard+1)/shards, false, false, nil)
 }

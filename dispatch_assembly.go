@@ -29,6 +29,18 @@ func pointerTo[T Float](v *Vector, i int) *T {
 	return (*T)(unsafe.Add(v.at, i*int(unsafe.Sizeof(*new(T)))))
 }
 
+// termsAssembly works like termsReference, for a positive multiple of lanes elements, of whole blocks of mxfp8.
+func (r *noiseReader) termsAssembly(lo, hi int, p, d unsafe.Pointer) {
+	m, n := &r.t.s[0], &r.t.s[1]
+	if m.format == f64 {
+		noiseF64(&r.c64.gs, (*float64)(p), (*float64)(d), pointerTo[float64](m, lo), pointerTo[float64](n, lo), hi-lo, 0)
+		return
+	}
+	b := r.b // a pointer in r.b would move r to the heap
+	b.p, b.g, b.m, b.n, b.ms, b.ns = p, d, m.pointer(lo), n.pointer(lo), m.scale(lo), n.scale(lo)
+	noiseMixed(&b, hi-lo, 0)
+}
+
 // sumSquaresAssembly works like sumSquaresReference, for a positive multiple of lanes elements, in a window without a scale. It prefetches as
 // updateAssembly does.
 func sumSquaresAssembly(w *window, g Vector, ahead int) (sum blockSum) {

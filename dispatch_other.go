@@ -2,6 +2,8 @@
 
 package pnm
 
+import "unsafe"
+
 const lastLevelCache = 0
 
 var prefetchAhead = 0 // tests set it
@@ -20,6 +22,10 @@ func sumSquaresAssembly(*window, Vector, int) blockSum {
 }
 
 func hashAssembly(Vector, int, *nanCheck, int) ([2]uint64, bool) {
+	panic("unreachable: there is no tier with assembly")
+}
+
+func (*noiseReader) termsAssembly(int, int, unsafe.Pointer, unsafe.Pointer) {
 	panic("unreachable: there is no tier with assembly")
 }
 

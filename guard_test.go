@@ -69,6 +69,24 @@ func testMixedGuards(t *testing.T, rng *rand.Rand) {
 	}
 }
 
+func testNoiseGuards(t *testing.T, rng *rand.Rand) {
+	var pages [2 + 2 + 2][]byte
+	for i := range pages {
+		pages[i] = Vector.Bytes(BF16(guarded[uint16](t)))
+	}
+	for _, atEnd := range []bool{false, true} {
+		next := 0
+		testNoiseTerms(t, rng, func(bytes int) []byte {
+			page := pages[next%len(pages)]
+			next++
+			if atEnd {
+				return page[len(page)-bytes:]
+			}
+			return page[:bytes:bytes]
+		})
+	}
+}
+
 // Nothing before the first or behind the last element is read or written: there would be a fault.
 func TestGuardPages(t *testing.T) {
 	perTier(t, func(t *testing.T) {
@@ -76,6 +94,7 @@ func TestGuardPages(t *testing.T) {
 		testGuards[float32](t, rng)
 		testGuards[float64](t, rng)
 		testMixedGuards(t, rng)
+		testNoiseGuards(t, rng)
 		for _, v := range []Vector{Float32(guarded[float32](t)), Float64(guarded[float64](t)), BF16(guarded[uint16](t)), F16(guarded[uint16](t))} {
 			testSquares(t, rng, func(n int) Vector { return v.cut(0, n) })
 			testSquares(t, rng, func(n int) Vector { return v.cut(v.n-n, v.n) })

@@ -217,7 +217,7 @@ func mixedLikeReference(t *testing.T, rng *rand.Rand, r Rule, f formatsOf, step,
 	over := got.updateFar(rng, o.ZeroGrads)
 	tier := active
 	active = generic
-	wantOver := want.update(0, n, false, o.ZeroGrads)
+	wantOver := want.update(0, n, false, o.ZeroGrads, nil)
 	active = tier
 	what := fmt.Sprintf("%+v, %s, %d elements, step %d", r, f, n, step)
 	wantSameTensor(t, what, got, want)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"unsafe"
-
 )
 
 // The two momenta of PNM and AdaPNM are averages of disjoint sets of gradients. So their product measures the gradient, and their
@@ -135,7 +134,7 @@ func SumNoise(pool *Pool, updates []Update) ([]NoiseSums, error) {
 	return sums, nil
 }
 
-// setMomenta sets t to the momenta of an update; it stays empty if there is nothing to read.
+// setMomenta sets t to the momenta of an update. It leaves t empty if there is nothing to read.
 func (t *tensor) setMomenta(u *Update) error {
 	if u.Skip {
 		return nil
@@ -187,51 +186,79 @@ func (b *batch) endNoise(sums []NoiseSums) {
 	}
 }
 
-// noiseLen is the number of elements whose p and d are kept in the L1 cache; lanes divides it.
-const noiseLen = 1024
+// A piece is what is read at a time, and updated before if it is a step that reads: pieceBytes of a momentum, and at most mostPiece elements,
+// since p and d shall stay in the L1 cache. docs/performance.md has the measurements.
+const (
+	pieceBytes = 2 << 10
+	mostPiece  = 1 << 10
+)
 
 // A noiseReader reads the momenta of a part of a tensor.
 type noiseReader struct {
-	t   *tensor
-	far bool       // the momenta come from memory
-	w   [2]float64 // the inverse sums of the weights
-	w32 [2]float32
+	t *tensor
 	noiseSum
-	room [2][noiseLen]float64 // p and d; float32 numbers use the first half
+	piece int                       // elements
+	c64   scalars[float64]          // k1 and k2 are the inverse sums of the weights
+	b     mixed                     // the same for float32, and the formats
+	room  [2*mostPiece + 16]float32 // for p and d, from the border of a cache line on
 }
 
-// readNoise reads the elements lo … hi−1 of tensor i. If it is a part of a step, it performs the step first, piece by piece, and reads each
-// piece from the cache.
-func (b *batch) readNoise(i, lo, hi int) (overflows int) {
-	t := &b.tensors[i]
-	r := noiseReader{t: t, far: b.far}
+// start prepares to read a tensor.
+func (r *noiseReader) start(t *tensor) {
+	r.t = t
 	k, l := updatesOf(t.step)
-	r.w = [2]float64{1 / emaMass(t.c64.beta1, k), 1 / emaMass(t.c64.beta1, l)}
-	r.w32 = [2]float32{float32(r.w[0]), float32(r.w[1])}
-	for end := lo; lo < hi; lo = end {
-		if end = hi; hi-lo > noiseLen {
-			end = lo + noiseLen
-			if t.isMixed() {
-				end = t.blockBorder(end)
-			}
-		}
-		if b.phase == updating {
-			overflows += t.update(lo, end, b.far, b.zero)
-		}
-		r.read(lo, end)
-	}
-	b.adding.Lock()
-	defer b.adding.Unlock()
-	b.noise[i].plus.merge(&r.plus)
-	b.noise[i].minus.merge(&r.minus)
+	r.c64.k1, r.c64.k2 = 1/emaMass(t.c64.beta1, k), 1/emaMass(t.c64.beta1, l)
+	r.b.c.k1, r.b.c.k2 = float32(r.c64.k1), float32(r.c64.k2)
+	r.piece = min(pieceBytes/t.s[0].size(), mostPiece)
+	r.b.formats = [len(formats)]uint32{bf16: gradBF16 | paramBF16 | stateBF16, mxfp8: momentMX}[t.s[0].format]
+}
+
+// updateNoise performs the step on the elements lo … hi−1 of tensor i, and reads their momenta piece by piece, while they are in the cache.
+func (b *batch) updateNoise(i, lo, hi int) (overflows int) {
+	var r noiseReader
+	r.start(&b.tensors[i])
+	overflows = r.t.update(lo, hi, b.far, b.zero, &r)
+	b.addNoise(i, &r.noiseSum)
 	return overflows
 }
 
-// read adds at most noiseLen elements to the sums.
-func (r *noiseReader) read(lo, hi int) {
+// readNoise reads the momenta of the elements lo … hi−1 of tensor i.
+func (b *batch) readNoise(i, lo, hi int) {
+	var r noiseReader
+	r.start(&b.tensors[i])
+	for end := lo; lo < hi; lo = end {
+		if end = hi; hi-lo > r.piece {
+			if end = lo + r.piece; r.t.s[0].row > 0 {
+				end = r.t.blockBorder(end)
+			}
+		}
+		r.read(lo, end, b.far && end < hi)
+	}
+	b.addNoise(i, &r.noiseSum)
+}
+
+// addNoise adds the sums of a part of tensor i.
+func (b *batch) addNoise(i int, s *noiseSum) {
+	b.adding.Lock()
+	defer b.adding.Unlock()
+	b.noise[i].plus.merge(&s.plus)
+	b.noise[i].minus.merge(&s.minus)
+}
+
+// read adds a piece to the sums. Meanwhile, if more says so, it prefetches the momenta of as many elements behind them.
+func (r *noiseReader) read(lo, hi int, more bool) {
 	p, d := r.terms(lo, hi)
-	r.plus.add(p, 0)
-	r.minus.add(d, 0)
+	aheadP, aheadD := 0, 0
+	if more {
+		aheadP, aheadD = r.t.s[0].distance(hi, p), r.t.s[1].distance(hi, d)
+	}
+	r.plus.add(p, aheadP)
+	r.minus.add(d, aheadD)
+}
+
+// distance is how far element i lies behind the first element of from, in bytes.
+func (v *Vector) distance(i int, from Vector) int {
+	return int(uintptr(v.pointer(i)) - uintptr(from.at))
 }
 
 // terms computes p and d.
@@ -241,30 +268,49 @@ func (r *noiseReader) terms(lo, hi int) (p, d Vector) {
 		raceRead(v.cut(lo, hi).Bytes())
 		raceRead(v.scalesOf(lo, hi))
 	}
-	f := f32
+	of := layout{format: f32}
 	if m.format == f64 {
-		f = f64
+		of.format = f64
 	}
-	p = Vector{at: unsafe.Pointer(&r.room[0]), n: hi - lo, layout: layout{format: f}}
-	d = Vector{at: unsafe.Pointer(&r.room[1]), n: hi - lo, layout: layout{format: f}}
-	switch m.format {
-	case f64:
-		noiseTerms(sliceOf[float64](p), sliceOf[float64](d), sliceOf[float64](m.cut(lo, hi)), sliceOf[float64](n.cut(lo, hi)), &r.w)
-	case f32:
-		noiseTerms(sliceOf[float32](p), sliceOf[float32](d), sliceOf[float32](m.cut(lo, hi)), sliceOf[float32](n.cut(lo, hi)), &r.w32)
-	default:
-		m.widen(sliceOf[float32](p), lo)
-		n.widen(sliceOf[float32](d), lo)
-		noiseTerms(sliceOf[float32](p), sliceOf[float32](d), sliceOf[float32](p), sliceOf[float32](d), &r.w32)
+	room := unsafe.Pointer(&r.room[0])
+	room = unsafe.Add(room, -uintptr(room)%64)
+	p, d = Vector{at: room, n: hi - lo, layout: of}, Vector{at: unsafe.Add(room, r.piece*of.format.size()), n: hi - lo, layout: of}
+	for at, end := lo, hi; at < hi; at = end {
+		if end = hi; m.row > 0 { // a kernel takes whole blocks, which begin anew in each row
+			end = min(at-at%int(m.row)+int(m.row), hi)
+		}
+		whole := at
+		if active != generic {
+			whole += (end - at) &^ (lanes - 1)
+		}
+		if at < whole {
+			r.termsAssembly(at, whole, p.pointer(at-lo), d.pointer(at-lo))
+		}
+		if whole < end {
+			r.termsReference(whole, end, p.cut(whole-lo, end-lo), d.cut(whole-lo, end-lo))
+		}
 	}
 	return p, d
 }
 
+// termsReference computes p and d of the elements lo … hi−1.
+func (r *noiseReader) termsReference(lo, hi int, p, d Vector) {
+	m, n := &r.t.s[0], &r.t.s[1]
+	if m.format == f64 {
+		noiseTerms(sliceOf[float64](p), sliceOf[float64](d), sliceOf[float64](m.cut(lo, hi)), sliceOf[float64](n.cut(lo, hi)), r.c64.k1, r.c64.k2)
+		return
+	}
+	x, y := sliceOf[float32](p), sliceOf[float32](d)
+	m.widen(x, lo)
+	n.widen(y, lo)
+	noiseTerms(x, y, x, y, r.b.c.k1, r.b.c.k2)
+}
+
 // noiseTerms is the reference; m and n may be p and d.
-func noiseTerms[T Float](p, d, m, n []T, w *[2]T) {
+func noiseTerms[T Float](p, d, m, n []T, k1, k2 T) {
 	d, m, n = d[:len(p)], m[:len(p)], n[:len(p)]
 	for i := range p {
-		x, y := T(w[0]*m[i]), T(w[1]*n[i])
+		x, y := T(k1*m[i]), T(k2*n[i])
 		p[i], d[i] = x+y, x-y
 	}
 }

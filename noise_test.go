@@ -116,6 +116,62 @@ func TestNoiseSums(t *testing.T) {
 	})
 }
 
+// sortedBits are the bits of numbers in order, with one NaN.
+func sortedBits(v Vector) (bits []uint64) {
+	for i := range v.n {
+		var x float64
+		if v.format == f64 {
+			x = v.Float64()[i]
+		} else {
+			x = float64(v.Float32()[i])
+		}
+		if x != x {
+			x = math.NaN()
+		}
+		bits = append(bits, math.Float64bits(x))
+	}
+	slices.Sort(bits)
+	return bits
+}
+
+// testNoiseTerms compares the numbers that a kernel writes, in whatever order, with those by hand, for all lengths and formats.
+func testNoiseTerms(t *testing.T, rng *rand.Rand, place func(bytes int) []byte) {
+	t.Helper()
+	r := PNM{LR: 1, Beta1: 0.9, Beta0: 1}
+	for _, f := range []format{f32, f64, bf16, mxfp8} {
+		formats := formatsOf{f32, f32, f, f32}
+		if f == f64 {
+			formats.p, formats.g = f64, f64
+		}
+		for n := range 4*lanes + 2 {
+			of := mixedTensor(rng, r, formats, 2+rng.IntN(300), n, place)
+			r.scalars(of.step, &of.c64)
+			var reader noiseReader
+			reader.start(of)
+			p, d := reader.terms(0, n)
+			var wantP, wantD Vector
+			if f == f64 {
+				x, y := termsByHand(of.s[0].Float64(), of.s[1].Float64(), of.c64.beta1, of.step)
+				wantP, wantD = Float64(x), Float64(y)
+			} else {
+				x, y := termsByHand(of.s[0].wide(), of.s[1].wide(), of.c64.beta1, of.step)
+				wantP, wantD = Float32(x), Float32(y)
+			}
+			if !slices.Equal(sortedBits(p), sortedBits(wantP)) || !slices.Equal(sortedBits(d), sortedBits(wantD)) {
+				t.Fatalf("%d elements of %s (row %d), step %d: other terms", n, f, of.s[0].row, of.step)
+			}
+		}
+	}
+}
+
+// Every tier makes the same numbers of the momenta, of all bits that these can have, at all alignments.
+func TestNoiseTerms(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(61, 62))
+		testNoiseTerms(t, rng, anywhere(rng))
+	})
+}
+
 // A step that reads the noise returns what SumNoise returns after it, and does to memory what it does without.
 func TestNoiseOfSteps(t *testing.T) {
 	sharing(t)

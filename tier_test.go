@@ -147,7 +147,7 @@ func TestFallback(t *testing.T) {
 				t.Error("a kernel ran")
 			}
 		}()
-		short.update(0, 8, false, false)
+		short.update(0, 8, false, false, nil)
 	})
 }
 
@@ -179,7 +179,7 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 	got.updateFar(rng, o.ZeroGrads)
 	tier := active
 	active = generic
-	want.update(0, n, false, o.ZeroGrads)
+	want.update(0, n, false, o.ZeroGrads, nil)
 	active = tier
 
 	what := fmt.Sprintf("%s, %T, %d elements, step %d: ", forms[f].Rule, *new(T), n, step)
@@ -194,7 +194,7 @@ func sameAsReference[T Float](t *testing.T, rng *rand.Rand, r Rule, step, n int,
 func (t *tensor) updateFar(rng *rand.Rand, zero bool) (overflows int) {
 	defer func(ahead int) { prefetchAhead = ahead }(prefetchAhead)
 	prefetchAhead = rng.IntN(2) * 2048
-	return t.update(0, t.len(), rng.IntN(2) == 0, zero)
+	return t.update(0, t.len(), rng.IntN(2) == 0, zero, nil)
 }
 
 // blocks is how many elements three passes of the kernels' main loop take, of two cache lines each.

@@ -52,7 +52,7 @@ func updateOne(t *tensor, h *floatmode.Hold) error {
 		return err
 	}
 	if working := t.traffic(); working < int64(2*leastShard) { // too small to be shared
-		t.update(0, t.p.n, isFar(working), false)
+		t.update(0, t.p.n, isFar(working), false, nil)
 	} else {
 		updateShared(t, working, h)
 	}
@@ -71,14 +71,18 @@ func updateShared(t *tensor, working int64, h *floatmode.Hold) {
 }
 
 // update performs the step that is due on the elements lo … hi−1 of a tensor that has been checked, and then zeroes their
-// gradients if zero is set. far says that they come from memory. It returns the number of parameters that overflowed in their copy.
-func (t *tensor) update(lo, hi int, far, zero bool) (overflows int) {
+// gradients if zero is set. If there is a reader, it reads their momenta. far says that they come from memory. It returns the number of
+// parameters that overflowed in their copy.
+func (t *tensor) update(lo, hi int, far, zero bool, noise *noiseReader) (overflows int) {
 	most := maxCall
 	if zero {
 		most = zeroLen
 	}
+	if noise != nil {
+		most = noise.piece
+	}
 	if t.isMixed() {
-		return t.updateFormats(lo, hi, most, far, zero)
+		return t.updateFormats(lo, hi, most, far, zero, noise)
 	}
 	for ; lo < hi; lo += most {
 		end := min(lo+most, hi)
@@ -91,6 +95,9 @@ func (t *tensor) update(lo, hi int, far, zero bool) (overflows int) {
 		}
 		if zero {
 			t.zeroGrads(lo, end)
+		}
+		if noise != nil {
+			noise.read(lo, end, far && end < hi)
 		}
 	}
 	return 0
@@ -164,7 +171,7 @@ func (t *tensor) formats() uint32 {
 }
 
 // updateFormats is update for a mixed tensor, in calls of at most most elements. lo and hi are borders of mxfp8 blocks or the tensor's end.
-func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
+func (t *tensor) updateFormats(lo, hi, most int, far, zero bool, noise *noiseReader) int {
 	var b mixed
 	t.call(&b, lo)
 	r := run{t, &b, far, t.form.assembled(mixedKernels)}
@@ -179,6 +186,9 @@ func (t *tensor) updateFormats(lo, hi, most int, far, zero bool) int {
 		r.rows(lo, end)
 		if zero {
 			t.zeroGrads(lo, end)
+		}
+		if noise != nil {
+			noise.read(lo, end, far && end < hi)
 		}
 	}
 	return b.overflows

@@ -6,6 +6,11 @@ package pnm
 
 import "github.com/posneg/pnm/internal/equations"
 
+// noiseF64AVX2 works like noiseTerms.
+//
+//go:noescape
+func noiseF64AVX2(c *float64, plus *float64, minus *float64, m *float64, n *float64, count int, ahead int)
+
 // pnmF32AVX2 works like pnmGeneric.
 //
 //go:noescape
@@ -201,6 +206,11 @@ func lionMixedAVX2(c *float32, count int, ahead int)
 //go:noescape
 func mixedLimitAVX2(c *float32, count int, ahead int)
 
+// noiseMixedAVX2 works like noiseTerms.
+//
+//go:noescape
+func noiseMixedAVX2(c *float32, count int, ahead int)
+
 // sumSquaresBF16AVX2 works like sumSquaresGeneric.
 //
 //go:noescape
@@ -215,6 +225,11 @@ func sumSquaresF16AVX2(sums *uint64, w *float64, grad *uint16, count int, ahead 
 //
 //go:noescape
 func hashAVX2(sums *uint64, keys *uint32, check *uint64, x *byte, count int, ahead int)
+
+// noiseF64AVX512 works like noiseTerms.
+//
+//go:noescape
+func noiseF64AVX512(c *float64, plus *float64, minus *float64, m *float64, n *float64, count int, ahead int)
 
 // pnmF32AVX512 works like pnmGeneric.
 //
@@ -410,6 +425,11 @@ func lionMixedAVX512(c *float32, count int, ahead int)
 //
 //go:noescape
 func mixedLimitAVX512(c *float32, count int, ahead int)
+
+// noiseMixedAVX512 works like noiseTerms.
+//
+//go:noescape
+func noiseMixedAVX512(c *float32, count int, ahead int)
 
 // sumSquaresBF16AVX512 works like sumSquaresGeneric.
 //
@@ -673,6 +693,24 @@ func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int) 
 		hashAVX512(sums, keys, check, x, count, ahead)
 	} else {
 		hashAVX2(sums, keys, check, x, count, ahead)
+	}
+}
+
+// noiseF64 works like noiseTerms, by the active tier's kernel.
+func noiseF64(c, plus, minus, m, n *float64, count, ahead int) {
+	if active == avx512 {
+		noiseF64AVX512(c, plus, minus, m, n, count, ahead)
+	} else {
+		noiseF64AVX2(c, plus, minus, m, n, count, ahead)
+	}
+}
+
+// noiseMixed works like noiseTerms, by the active tier's kernel.
+func noiseMixed(b *mixed, n, ahead int) {
+	if active == avx512 {
+		noiseMixedAVX512(&b.c.gs, n, ahead)
+	} else {
+		noiseMixedAVX2(&b.c.gs, n, ahead)
 	}
 }
 

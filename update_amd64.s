@@ -4,6 +4,111 @@
 
 #include "textflag.h"
 
+// func noiseF64AVX2(c *float64, plus *float64, minus *float64, m *float64, n *float64, count int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·noiseF64AVX2(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+
+	// k1
+	VBROADCASTSD 56(AX), Y0
+
+	// k2
+	VBROADCASTSD 64(AX), Y1
+
+	// coupled = the bits of l2
+	MOVQ  8(AX), AX
+	MOVQ  plus+8(FP), AX
+	MOVQ  minus+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  count+40(FP), SI
+	MOVQ  ahead+48(FP), DI
+	XORQ  R8, R8
+	TESTQ DI, DI
+	JNZ   far
+
+	// 4 vectors at a time
+	JMP enter
+
+pass:
+	// load m
+	VMOVUPD (DX)(R8*1), Y2
+	VMOVUPD 32(DX)(R8*1), Y3
+	VMOVUPD 64(DX)(R8*1), Y4
+	VMOVUPD 96(DX)(R8*1), Y5
+	VMULPD  Y2, Y0, Y2
+	VMULPD  Y3, Y0, Y3
+	VMULPD  Y4, Y0, Y4
+	VMULPD  Y5, Y0, Y5
+
+	// load n
+	VMOVUPD (BX)(R8*1), Y6
+	VMOVUPD 32(BX)(R8*1), Y7
+	VMOVUPD 64(BX)(R8*1), Y8
+	VMOVUPD 96(BX)(R8*1), Y9
+	VMULPD  Y6, Y1, Y6
+	VMULPD  Y7, Y1, Y7
+	VMULPD  Y8, Y1, Y8
+	VMULPD  Y9, Y1, Y9
+	VADDPD  Y6, Y2, Y10
+	VADDPD  Y7, Y3, Y11
+	VADDPD  Y8, Y4, Y12
+	VADDPD  Y9, Y5, Y13
+
+	// store plus
+	VMOVUPD Y10, (AX)(R8*1)
+	VMOVUPD Y11, 32(AX)(R8*1)
+	VMOVUPD Y12, 64(AX)(R8*1)
+	VMOVUPD Y13, 96(AX)(R8*1)
+	VSUBPD  Y6, Y2, Y2
+	VSUBPD  Y7, Y3, Y3
+	VSUBPD  Y8, Y4, Y4
+	VSUBPD  Y9, Y5, Y5
+
+	// store minus
+	VMOVUPD Y2, (CX)(R8*1)
+	VMOVUPD Y3, 32(CX)(R8*1)
+	VMOVUPD Y4, 64(CX)(R8*1)
+	VMOVUPD Y5, 96(CX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000010, SI
+	JGE  pass
+	ADDQ $0x00000010, SI
+
+far:
+	// a vector at a time
+	ADDQ R8, DI
+	JMP  enterVector
+
+vector:
+	// load m
+	PREFETCHT0 (DX)(DI*1)
+	VMOVUPD    (DX)(R8*1), Y2
+	VMULPD     Y2, Y0, Y2
+
+	// load n
+	PREFETCHT0 (BX)(DI*1)
+	VMOVUPD    (BX)(R8*1), Y3
+	VMULPD     Y3, Y1, Y3
+	VADDPD     Y3, Y2, Y4
+
+	// store plus
+	VMOVUPD Y4, (AX)(R8*1)
+	VSUBPD  Y3, Y2, Y2
+
+	// store minus
+	VMOVUPD Y2, (CX)(R8*1)
+	ADDQ    $0x00000020, R8
+	ADDQ    $0x00000020, DI
+
+enterVector:
+	SUBQ $0x00000004, SI
+	JGE  vector
+	VZEROUPPER
+	RET
+
 // func pnmF32AVX2(c *float32, p *float32, grad *float32, m *float32, n *float32, count int, ahead int)
 // Requires: AVX, MMX+
 TEXT ·pnmF32AVX2(SB), NOSPLIT, $0-56
@@ -21226,6 +21331,369 @@ end37:
 	VZEROUPPER
 	RET
 
+// func noiseMixedAVX2(c *float32, count int, ahead int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·noiseMixedAVX2(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// formats
+	MOVL 52(AX), CX
+
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000800, CX
+
+uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
+	// plus
+	MOVQ 64(AX), DX
+
+	// minus
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// out
+	MOVQ 112(AX), R8
+	XORQ R8, R8
+	XORQ R9, R9
+	MOVQ ahead+16(FP), R10
+	SHRQ $0x02, R10
+
+	// if all is bf16
+	MOVL CX, R11
+	ANDL $-6273, R11
+	CMPL R11, $0x0000000d
+	JEQ  pairs
+
+pass:
+	// k1
+	VBROADCASTSS 28(AX), Y0
+
+	// load m
+	TESTL $0x00000400, CX
+	JZ    else4
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
+
+	// ms
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (SI)(R9*1), Y2
+	VPSLLW       $0x07, Y2, Y2
+	VANDPS       roundingAVX2<>+704(SB), Y2, Y2
+	VCVTPH2PS    X2, Y1
+	VEXTRACTI128 $0x01, Y2, X2
+	VCVTPH2PS    X2, Y2
+	VPMOVSXBW    16(SI)(R9*1), Y4
+	VPSLLW       $0x07, Y4, Y4
+	VANDPS       roundingAVX2<>+704(SB), Y4, Y4
+	VCVTPH2PS    X4, Y3
+	VEXTRACTI128 $0x01, Y4, X4
+	VCVTPH2PS    X4, Y4
+	PREFETCHT0   (SI)(R10*1)
+	VMOVDQU      (SI)(R9*1), Y5
+	VPAND        roundingAVX2<>+640(SB), Y5, Y5
+	VPCMPEQB     roundingAVX2<>+640(SB), Y5, Y5
+	VPMOVMSKB    Y5, R12
+	TESTL        R12, R12
+	JNZ          rare6
+	CMPL         R11, $0x000000f6
+	JBE          usual7
+
+rare6:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y1, Y5
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y5, Y5
+	VANDPS roundingAVX2<>+544(SB), Y5, Y5
+	VORPS  Y5, Y1, Y1
+	VANDPS roundingAVX2<>+448(SB), Y2, Y5
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y5, Y5
+	VANDPS roundingAVX2<>+544(SB), Y5, Y5
+	VORPS  Y5, Y2, Y2
+	VANDPS roundingAVX2<>+448(SB), Y3, Y5
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y5, Y5
+	VANDPS roundingAVX2<>+544(SB), Y5, Y5
+	VORPS  Y5, Y3, Y3
+	VANDPS roundingAVX2<>+448(SB), Y4, Y5
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y5, Y5
+	VANDPS roundingAVX2<>+544(SB), Y5, Y5
+	VORPS  Y5, Y4, Y4
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VMOVD        R12, X5
+	VPBROADCASTD X5, Y5
+	VMULPS       Y5, Y1, Y1
+	VMULPS       Y5, Y2, Y2
+	VMULPS       Y5, Y3, Y3
+	VMULPS       Y5, Y4, Y4
+
+usual7:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y5
+	VMULPS       Y5, Y1, Y1
+	VMULPS       Y5, Y2, Y2
+	VMULPS       Y5, Y3, Y3
+	VMULPS       Y5, Y4, Y4
+	JMP          end5
+
+else4:
+	TESTL      $0x00000008, CX
+	JZ         else8
+	VPMOVZXWD  (SI)(R9*2), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VPMOVZXWD  16(SI)(R9*2), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPMOVZXWD  32(SI)(R9*2), Y3
+	VPSLLD     $0x10, Y3, Y3
+	VPMOVZXWD  48(SI)(R9*2), Y4
+	VPSLLD     $0x10, Y4, Y4
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end9
+
+else8:
+	VMOVUPS    (SI)(R9*4), Y1
+	VMOVUPS    32(SI)(R9*4), Y2
+	VMOVUPS    64(SI)(R9*4), Y3
+	VMOVUPS    96(SI)(R9*4), Y4
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
+
+end9:
+end5:
+	VMULPS Y1, Y0, Y1
+	VMULPS Y2, Y0, Y2
+	VMULPS Y3, Y0, Y3
+	VMULPS Y4, Y0, Y0
+
+	// k2
+	VBROADCASTSS 32(AX), Y4
+
+	// load n
+	TESTL $0x00000400, CX
+	JZ    else10
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
+
+	// ns
+	ADDQ    136(AX), R11
+	MOVBLZX (R11), R11
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW    (DI)(R9*1), Y6
+	VPSLLW       $0x07, Y6, Y6
+	VANDPS       roundingAVX2<>+704(SB), Y6, Y6
+	VCVTPH2PS    X6, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPMOVSXBW    16(DI)(R9*1), Y8
+	VPSLLW       $0x07, Y8, Y8
+	VANDPS       roundingAVX2<>+704(SB), Y8, Y8
+	VCVTPH2PS    X8, Y7
+	VEXTRACTI128 $0x01, Y8, X8
+	VCVTPH2PS    X8, Y8
+	PREFETCHT0   (DI)(R10*1)
+	VMOVDQU      (DI)(R9*1), Y9
+	VPAND        roundingAVX2<>+640(SB), Y9, Y9
+	VPCMPEQB     roundingAVX2<>+640(SB), Y9, Y9
+	VPMOVMSKB    Y9, R12
+	TESTL        R12, R12
+	JNZ          rare12
+	CMPL         R11, $0x000000f6
+	JBE          usual13
+
+rare12:
+	// a byte is a NaN, or the scale is huge
+	VANDPS roundingAVX2<>+448(SB), Y5, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y5, Y5
+	VANDPS roundingAVX2<>+448(SB), Y6, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y6, Y6
+	VANDPS roundingAVX2<>+448(SB), Y7, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y7, Y7
+	VANDPS roundingAVX2<>+448(SB), Y8, Y9
+	VCMPPS $0x00, roundingAVX2<>+672(SB), Y9, Y9
+	VANDPS roundingAVX2<>+544(SB), Y9, Y9
+	VORPS  Y9, Y8, Y8
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VMOVD        R12, X9
+	VPBROADCASTD X9, Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+
+usual13:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Y9
+	VMULPS       Y9, Y5, Y5
+	VMULPS       Y9, Y6, Y6
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y9, Y8, Y8
+	JMP          end11
+
+else10:
+	TESTL      $0x00000008, CX
+	JZ         else14
+	VPMOVZXWD  (DI)(R9*2), Y5
+	VPSLLD     $0x10, Y5, Y5
+	VPMOVZXWD  16(DI)(R9*2), Y6
+	VPSLLD     $0x10, Y6, Y6
+	VPMOVZXWD  32(DI)(R9*2), Y7
+	VPSLLD     $0x10, Y7, Y7
+	VPMOVZXWD  48(DI)(R9*2), Y8
+	VPSLLD     $0x10, Y8, Y8
+	PREFETCHT0 (DI)(R10*2)
+	JMP        end15
+
+else14:
+	VMOVUPS    (DI)(R9*4), Y5
+	VMOVUPS    32(DI)(R9*4), Y6
+	VMOVUPS    64(DI)(R9*4), Y7
+	VMOVUPS    96(DI)(R9*4), Y8
+	PREFETCHT0 (DI)(R10*4)
+	PREFETCHT0 64(DI)(R10*4)
+
+end15:
+end11:
+	VMULPS Y5, Y4, Y5
+	VMULPS Y6, Y4, Y6
+	VMULPS Y7, Y4, Y7
+	VMULPS Y8, Y4, Y4
+	VADDPS Y5, Y1, Y8
+	VADDPS Y6, Y2, Y9
+	VADDPS Y7, Y3, Y10
+	VADDPS Y4, Y0, Y11
+
+	// store plus
+	VMOVUPS Y8, (DX)(R9*4)
+	VMOVUPS Y9, 32(DX)(R9*4)
+	VMOVUPS Y10, 64(DX)(R9*4)
+	VMOVUPS Y11, 96(DX)(R9*4)
+	VSUBPS  Y5, Y1, Y1
+	VSUBPS  Y6, Y2, Y2
+	VSUBPS  Y7, Y3, Y3
+	VSUBPS  Y4, Y0, Y0
+
+	// store minus
+	VMOVUPS Y1, (BX)(R9*4)
+	VMOVUPS Y2, 32(BX)(R9*4)
+	VMOVUPS Y3, 64(BX)(R9*4)
+	VMOVUPS Y0, 96(BX)(R9*4)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R10
+	CMPQ    R9, count+8(FP)
+	JNE     pass
+	JMP     done
+
+pairs:
+passOfPairs:
+	// k1
+	VBROADCASTSS 28(AX), Y0
+
+	// load m
+	VMOVUPS    (SI)(R9*2), Y1
+	VANDPS     roundingAVX2<>+128(SB), Y1, Y2
+	VPSLLD     $0x10, Y1, Y1
+	VMOVUPS    32(SI)(R9*2), Y3
+	VANDPS     roundingAVX2<>+128(SB), Y3, Y4
+	VPSLLD     $0x10, Y3, Y3
+	PREFETCHT0 (SI)(R10*2)
+	VMULPS     Y1, Y0, Y1
+	VMULPS     Y2, Y0, Y2
+	VMULPS     Y3, Y0, Y3
+	VMULPS     Y4, Y0, Y0
+
+	// k2
+	VBROADCASTSS 32(AX), Y4
+
+	// load n
+	VMOVUPS    (DI)(R9*2), Y5
+	VANDPS     roundingAVX2<>+128(SB), Y5, Y6
+	VPSLLD     $0x10, Y5, Y5
+	VMOVUPS    32(DI)(R9*2), Y7
+	VANDPS     roundingAVX2<>+128(SB), Y7, Y8
+	VPSLLD     $0x10, Y7, Y7
+	PREFETCHT0 (DI)(R10*2)
+	VMULPS     Y5, Y4, Y5
+	VMULPS     Y6, Y4, Y6
+	VMULPS     Y7, Y4, Y7
+	VMULPS     Y8, Y4, Y4
+	VADDPS     Y5, Y1, Y8
+	VADDPS     Y6, Y2, Y9
+	VADDPS     Y7, Y3, Y10
+	VADDPS     Y4, Y0, Y11
+
+	// store plus
+	VMOVUPS Y8, (DX)(R9*4)
+	VMOVUPS Y9, 32(DX)(R9*4)
+	VMOVUPS Y10, 64(DX)(R9*4)
+	VMOVUPS Y11, 96(DX)(R9*4)
+	VSUBPS  Y5, Y1, Y1
+	VSUBPS  Y6, Y2, Y2
+	VSUBPS  Y7, Y3, Y3
+	VSUBPS  Y4, Y0, Y0
+
+	// store minus
+	VMOVUPS Y1, (BX)(R9*4)
+	VMOVUPS Y2, 32(BX)(R9*4)
+	VMOVUPS Y3, 64(BX)(R9*4)
+	VMOVUPS Y0, 96(BX)(R9*4)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R10
+	CMPQ    R9, count+8(FP)
+	JNE     passOfPairs
+
+done:
+	TESTL $0x00000020, CX
+	JZ    end17
+	MOVQ  c+0(FP), AX
+
+	// overflows
+	ADDQ R8, 120(AX)
+
+end17:
+	TESTL $0x00000040, CX
+	JZ    end19
+	SFENCE
+
+end19:
+	VZEROUPPER
+	RET
+
 // func sumSquaresBF16AVX2(sums *uint64, w *float64, grad *uint16, count int, ahead int)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·sumSquaresBF16AVX2(SB), NOSPLIT, $0-40
@@ -21636,6 +22104,95 @@ enter:
 	VPSHUFD      $0x4e, X4, X0
 	VPOR         X0, X4, X4
 	VMOVQ        X4, 16(AX)
+	VZEROUPPER
+	RET
+
+// func noiseF64AVX512(c *float64, plus *float64, minus *float64, m *float64, n *float64, count int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·noiseF64AVX512(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+
+	// k1
+	VBROADCASTSD 56(AX), Z0
+
+	// k2
+	VBROADCASTSD 64(AX), Z1
+
+	// coupled = the bits of l2
+	MOVQ  8(AX), AX
+	MOVQ  plus+8(FP), AX
+	MOVQ  minus+16(FP), CX
+	MOVQ  m+24(FP), DX
+	MOVQ  n+32(FP), BX
+	MOVQ  count+40(FP), SI
+	MOVQ  ahead+48(FP), DI
+	XORQ  R8, R8
+	TESTQ DI, DI
+	JNZ   far
+
+	// 2 vectors at a time
+	JMP enter
+
+pass:
+	// load m
+	VMOVUPD (DX)(R8*1), Z2
+	VMOVUPD 64(DX)(R8*1), Z3
+	VMULPD  Z2, Z0, Z2
+	VMULPD  Z3, Z0, Z3
+
+	// load n
+	VMOVUPD (BX)(R8*1), Z4
+	VMOVUPD 64(BX)(R8*1), Z5
+	VMULPD  Z4, Z1, Z4
+	VMULPD  Z5, Z1, Z5
+	VADDPD  Z4, Z2, Z6
+	VADDPD  Z5, Z3, Z7
+
+	// store plus
+	VMOVUPD Z6, (AX)(R8*1)
+	VMOVUPD Z7, 64(AX)(R8*1)
+	VSUBPD  Z4, Z2, Z2
+	VSUBPD  Z5, Z3, Z3
+
+	// store minus
+	VMOVUPD Z2, (CX)(R8*1)
+	VMOVUPD Z3, 64(CX)(R8*1)
+	ADDQ    $0x00000080, R8
+
+enter:
+	SUBQ $0x00000010, SI
+	JGE  pass
+	ADDQ $0x00000010, SI
+
+far:
+	// a vector at a time
+	ADDQ R8, DI
+	JMP  enterVector
+
+vector:
+	// load m
+	PREFETCHT0 (DX)(DI*1)
+	VMOVUPD    (DX)(R8*1), Z2
+	VMULPD     Z2, Z0, Z2
+
+	// load n
+	PREFETCHT0 (BX)(DI*1)
+	VMOVUPD    (BX)(R8*1), Z3
+	VMULPD     Z3, Z1, Z3
+	VADDPD     Z3, Z2, Z4
+
+	// store plus
+	VMOVUPD Z4, (AX)(R8*1)
+	VSUBPD  Z3, Z2, Z2
+
+	// store minus
+	VMOVUPD Z2, (CX)(R8*1)
+	ADDQ    $0x00000040, R8
+	ADDQ    $0x00000040, DI
+
+enterVector:
+	SUBQ $0x00000008, SI
+	JGE  vector
 	VZEROUPPER
 	RET
 
@@ -34874,6 +35431,250 @@ end31:
 	SFENCE
 
 end33:
+	VZEROUPPER
+	RET
+
+// func noiseMixedAVX512(c *float32, count int, ahead int)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, MMX+
+TEXT ·noiseMixedAVX512(SB), NOSPLIT, $0-24
+	MOVQ c+0(FP), AX
+
+	// k1
+	VBROADCASTSS 28(AX), Z0
+
+	// k2
+	VBROADCASTSS 32(AX), Z1
+
+	// first
+	VMOVUPS roundingAVX512<>+320(SB), Z2
+
+	// second
+	VMOVUPS roundingAVX512<>+384(SB), Z2
+
+	// half
+	VMOVUPS roundingAVX512<>+640(SB), Z2
+
+	// upper
+	VMOVUPS roundingAVX512<>+768(SB), Z2
+
+	// formats
+	MOVL 52(AX), CX
+
+	// coupled = the bits of l2
+	MOVL  4(AX), DX
+	TESTQ DX, DX
+	JZ    uncoupled1
+	ORL   $0x00000800, CX
+
+uncoupled1:
+	// scaled = gs ≠ 1 or hi ≠ ∞; lo is −hi
+	CMPL (AX), $0x3f800000
+	JNE  scaled2
+	CMPL 48(AX), $0x7f800000
+	JEQ  unscaled3
+
+scaled2:
+	ORL $0x00001000, CX
+
+unscaled3:
+	// plus
+	MOVQ 64(AX), DX
+
+	// minus
+	MOVQ 72(AX), BX
+
+	// m
+	MOVQ 80(AX), SI
+
+	// n
+	MOVQ 88(AX), DI
+
+	// out
+	MOVQ 112(AX), R8
+	XORQ R8, R8
+	XORQ R9, R9
+	MOVQ ahead+16(FP), R10
+	SHRQ $0x02, R10
+
+pass:
+	// load m
+	TESTL $0x00000400, CX
+	JZ    else4
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
+
+	// ms
+	ADDQ    128(AX), R11
+	MOVBLZX (R11), R11
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (SI)(R9*1), Z3
+	VPSLLW        $0x07, Z3, Z3
+	VANDPS        roundingAVX512<>+1408(SB), Z3, Z3
+	VCVTPH2PS     Y3, Z2
+	VEXTRACTI64X4 $0x01, Z3, Y3
+	VCVTPH2PS     Y3, Z3
+	PREFETCHT0    (SI)(R10*1)
+	VMOVDQU32     (SI)(R9*1), Y4
+	VPANDD        roundingAVX512<>+1280(SB), Y4, Y4
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y4, K1
+	KORTESTD      K1, K1
+	JNZ           rare6
+	CMPL          R11, $0x000000f6
+	JBE           usual7
+
+rare6:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z2, Z4
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z4, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z4
+	VMOVAPS Z4, K1, Z2
+	VANDPS  roundingAVX512<>+896(SB), Z3, Z4
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z4, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z4
+	VMOVAPS Z4, K1, Z3
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VPBROADCASTD R12, Z4
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+usual7:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z4
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+	JMP          end5
+
+else4:
+	TESTL      $0x00000008, CX
+	JZ         else8
+	VPMOVZXWD  (SI)(R9*2), Z2
+	VPSLLD     $0x10, Z2, Z2
+	VPMOVZXWD  32(SI)(R9*2), Z3
+	VPSLLD     $0x10, Z3, Z3
+	PREFETCHT0 (SI)(R10*2)
+	JMP        end9
+
+else8:
+	VMOVUPS    (SI)(R9*4), Z2
+	VMOVUPS    64(SI)(R9*4), Z3
+	PREFETCHT0 (SI)(R10*4)
+	PREFETCHT0 64(SI)(R10*4)
+
+end9:
+end5:
+	VMULPS Z2, Z0, Z2
+	VMULPS Z3, Z0, Z3
+
+	// load n
+	TESTL $0x00000400, CX
+	JZ    else10
+	MOVQ  R9, R11
+	SHRQ  $0x05, R11
+
+	// ns
+	ADDQ    136(AX), R11
+	MOVBLZX (R11), R11
+
+	// f16: sign, 0, and the seven bits below
+	VPMOVSXBW     (DI)(R9*1), Z5
+	VPSLLW        $0x07, Z5, Z5
+	VANDPS        roundingAVX512<>+1408(SB), Z5, Z5
+	VCVTPH2PS     Y5, Z4
+	VEXTRACTI64X4 $0x01, Z5, Y5
+	VCVTPH2PS     Y5, Z5
+	PREFETCHT0    (DI)(R10*1)
+	VMOVDQU32     (DI)(R9*1), Y6
+	VPANDD        roundingAVX512<>+1280(SB), Y6, Y6
+	VPCMPEQB      roundingAVX512<>+1280(SB), Y6, K1
+	KORTESTD      K1, K1
+	JNZ           rare12
+	CMPL          R11, $0x000000f6
+	JBE           usual13
+
+rare12:
+	// a byte is a NaN, or the scale is huge
+	VANDPS  roundingAVX512<>+896(SB), Z4, Z6
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z6, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z6
+	VMOVAPS Z6, K1, Z4
+	VANDPS  roundingAVX512<>+896(SB), Z5, Z6
+	VCMPPS  $0x00, roundingAVX512<>+1344(SB), Z6, K1
+	VMOVUPS roundingAVX512<>+1088(SB), Z6
+	VMOVAPS Z6, K1, Z5
+
+	// 1, or 2⁶⁴
+	LEAL         9(R11), R12
+	SHRL         $0x08, R12
+	SHLL         $0x1d, R12
+	ADDL         $0x3f800000, R12
+	VPBROADCASTD R12, Z6
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+usual13:
+	// × 2^(scale−119)
+	LEAQ         scaleFactors<>+0(SB), R12
+	VBROADCASTSS (R12)(R11*4), Z6
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+	JMP          end11
+
+else10:
+	TESTL      $0x00000008, CX
+	JZ         else14
+	VPMOVZXWD  (DI)(R9*2), Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPMOVZXWD  32(DI)(R9*2), Z5
+	VPSLLD     $0x10, Z5, Z5
+	PREFETCHT0 (DI)(R10*2)
+	JMP        end15
+
+else14:
+	VMOVUPS    (DI)(R9*4), Z4
+	VMOVUPS    64(DI)(R9*4), Z5
+	PREFETCHT0 (DI)(R10*4)
+	PREFETCHT0 64(DI)(R10*4)
+
+end15:
+end11:
+	VMULPS Z4, Z1, Z4
+	VMULPS Z5, Z1, Z5
+	VADDPS Z4, Z2, Z6
+	VADDPS Z5, Z3, Z7
+
+	// store plus
+	VMOVUPS Z6, (DX)(R9*4)
+	VMOVUPS Z7, 64(DX)(R9*4)
+	VSUBPS  Z4, Z2, Z2
+	VSUBPS  Z5, Z3, Z3
+
+	// store minus
+	VMOVUPS Z2, (BX)(R9*4)
+	VMOVUPS Z3, 64(BX)(R9*4)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R10
+	CMPQ    R9, count+8(FP)
+	JNE     pass
+	TESTL   $0x00000020, CX
+	JZ      end17
+	MOVQ    c+0(FP), AX
+
+	// overflows
+	ADDQ R8, 120(AX)
+
+end17:
+	TESTL $0x00000040, CX
+	JZ    end19
+	SFENCE
+
+end19:
 	VZEROUPPER
 	RET
 

@@ -191,6 +191,16 @@ func dividerF64NEON(c, p, grad, m, n, v, x *float64, count, ahead int)
 //go:noescape
 func mixedLimitNEON(c *float32, count, ahead int)
 
+// noiseF64NEON works like noiseTerms.
+//
+//go:noescape
+func noiseF64NEON(c, plus, minus, m, n *float64, count, ahead int)
+
+// noiseMixedNEON works like noiseTerms.
+//
+//go:noescape
+func noiseMixedNEON(c *float32, count, ahead int)
+
 // sumSquaresF32NEON works like sumSquaresGeneric.
 //
 //go:noescape
@@ -336,6 +346,16 @@ func sumSquaresF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
 // hash adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2].
 func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int) {
 	hashNEON(sums, keys, check, x, count, ahead)
+}
+
+// noiseF64 works like noiseTerms, by the active tier's kernel.
+func noiseF64(c, plus, minus, m, n *float64, count, ahead int) {
+	noiseF64NEON(c, plus, minus, m, n, count, ahead)
+}
+
+// noiseMixed works like noiseTerms, by the active tier's kernel.
+func noiseMixed(b *mixed, n, ahead int) {
+	noiseMixedNEON(&b.c.gs, n, ahead)
 }
 
 // The limit kernels by tier: for each form its streams without arithmetic.

@@ -492,6 +492,20 @@ CLIPPED(K):
 	STEP(K)          \
 	PACK(K)
 
+// The sum and the difference of the two momenta, each divided by the sum of its weights, go to the streams P and G.
+#define NOISE_COEFFICIENTS \
+	COEFFICIENT(k1, 7) \
+	COEFFICIENT(k2, 8)
+#define NOISE(K) \
+	READ(K, ROLE_M, m4)        \
+	READ(K, ROLE_N, n4)        \
+	EACH(K, VFMUL, m4, k1, m4) \
+	EACH(K, VFMUL, n4, k2, n4) \
+	EACH(K, VFADD, n4, m4, t4) \
+	EACH(K, VFSUB, n4, m4, g4) \
+	STORE(PASS, ROLE_P, t4)    \
+	STORE(PASS, ROLE_G, g4)
+
 // Yardsticks for benchmarks: the rules' streams without arithmetic, by the roles of the state, and the divider without streams.
 #define LIMIT(K) \
 	READ(K, ROLE_G, g4) \
@@ -980,7 +994,7 @@ LOW(PLACE): \
 	WIDEN(WIDEN_BF16, z)                      \
 	JOIN(y, z)                                \
 LOADED(PLACE):
-#define READ_MIXED(S, y) S(READ_GRADIENT, NONE, READ_STATE, NONE, NONE, NONE)(S, y)
+#define READ_MIXED(S, y) S(READ_GRADIENT, READ_STATE, READ_STATE, NONE, NONE, NONE)(S, y)
 #define READ_STATE(S, y) \
 	TBNZ $momentMX, formats, LOAD_MX(S) \
 	TBNZ $BIT(S), formats, NARROW(S)    \
@@ -1397,6 +1411,21 @@ TEXT ·mixedLimitNEON(SB), NOSPLIT, $0-24
 	LOOP_LIMIT
 	RET
 
+// func noiseMixedNEON(c *float32, count, ahead int)
+TEXT ·noiseMixedNEON(SB), NOSPLIT, $0-24
+	ARGUMENTS_MIXED
+	NOISE_COEFFICIENTS
+	START_MIXED
+pass:
+	NOISE(MIXED)
+	TBZ  $4, left, half // of a block
+	ADD  $1, atMS
+	ADD  $1, atNS
+half:
+	SUBS $16, left
+	BNE  pass
+	RET
+
 // float64
 
 #undef size
@@ -1476,6 +1505,21 @@ TEXT ·dividerF64NEON(SB), NOSPLIT, $0-72
 	MOVD p+8(FP), atP
 	MOVD count+56(FP), left
 	LOOP(DIVIDER)
+	RET
+
+// func noiseF64NEON(c, plus, minus, m, n *float64, count, ahead int)
+TEXT ·noiseF64NEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), atC
+	MOVD plus+8(FP), atP
+	MOVD minus+16(FP), atG
+	MOVD m+24(FP), atM
+	MOVD n+32(FP), atN
+	MOVD count+40(FP), left
+	NOISE_COEFFICIENTS
+pass:
+	NOISE(PASS)
+	SUBS $8, left
+	BNE  pass
 	RET
 
 // Sums of squares, of all types in float64. What they are called in asm/norm.go:

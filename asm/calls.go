@@ -21,6 +21,8 @@ var AMD64 = Target{[]string{AVX2.Name, AVX512.Name}, Rules, Rules}
 //	func updateMixed(f form, b *mixed, n, ahead int)
 //	func sumSquaresType(sums *uint64, w *float64, g *T, n, ahead int)
 //	func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int)
+//	func noiseF64(c, plus, minus, m, n *float64, count, ahead int)
+//	func noiseMixed(b *mixed, n, ahead int)
 //
 // The calls are direct: arguments of a function value would escape to the heap. In Go, a stream's name is its first letter, since Go's
 // assembler has a register called g.
@@ -52,6 +54,14 @@ func (t Target) Calls() string {
 	fmt.Fprintf(&b, "\n// hash %s.\nfunc hash%s {\n", hashDoc, strings.TrimPrefix(hashSignature, "func"))
 	t.chooseISA(&b, "hash", "sums, keys, check, x, count, ahead")
 	b.WriteString("}\n")
+	for _, noise := range []struct{ name, params, args string }{
+		{Noise.Name + Float64.Name, "c, plus, minus, m, n *float64, count, ahead int", "c, plus, minus, m, n, count, ahead"},
+		{mixedNoise.Name, "b *mixed, n, ahead int", "&b.c.gs, n, ahead"},
+	} {
+		fmt.Fprintf(&b, "\n// %s %s, by the active tier's kernel.\nfunc %[1]s(%[3]s) {\n", noise.name, Noise.Doc, noise.params)
+		t.chooseISA(&b, noise.name, noise.args)
+		b.WriteString("}\n")
+	}
 	return b.String()
 }
 

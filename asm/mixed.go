@@ -11,7 +11,8 @@ import (
 
 // fields are the offsets, in bytes, of the fields of the engine's mixed; its coefficients come first.
 var fields = map[string]int{"formats": 52, "counter": 56, "key": 60,
-	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120, "ms": 128, "ns": 136}
+	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120, "ms": 128, "ns": 136,
+	"plus": 64, "minus": 72} // of noise
 
 // The bits of the engine's sets of formats.
 const (
@@ -58,7 +59,7 @@ func MixedKernels() (all []Kernel) {
 	for _, rule := range Rules {
 		all = append(all, mixedRule(rule))
 	}
-	return append(all, mixedLimit)
+	return append(all, mixedLimit, mixedNoise)
 }
 
 // mixedRule is the kernel with a rule's body.
@@ -333,6 +334,10 @@ func (m *mixed) store(x Operand, stream string) {
 				store(x[i], i)
 			}
 		}
+	}
+	if stream == "plus" || stream == "minus" {
+		wide()
+		return
 	}
 	m.draw()
 	switch stream {

@@ -51,6 +51,8 @@ func NEON(source string) (t Target, stubs string, err error) {
 		}
 	}
 	need(mixedLimit.Name+neon, mixedLimit.Doc, mixedSignature)
+	need(Noise.Name+Float64.Name+neon, Noise.Doc, Noise.signature(Float64))
+	need(mixedNoise.Name+neon, mixedNoise.Doc, mixedSignature)
 	for _, of := range sumTypes {
 		need("sumSquares"+of.Name+neon, sumDoc, of.sumSignature())
 	}

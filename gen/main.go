@@ -28,6 +28,7 @@ func main() {
 
 	build.ConstraintExpr("!purego")
 	for _, isa := range []asm.ISA{asm.AVX2, asm.AVX512} {
+		asm.Noise.Emit(asm.Float64, isa)
 		for _, t := range asm.Types {
 			for _, k := range append(slices.Clone(asm.Rules), asm.Yardsticks(t)...) {
 				k.Emit(t, isa)
