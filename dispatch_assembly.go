@@ -67,10 +67,9 @@ func sumSquaresAssembly(w *window, g Vector, ahead int) (sum blockSum) {
 	return blockSum{int64(space[0] - uppers*math.Float64bits(w.upper)), int64(space[1] - n*math.Float64bits(w.lower)), space[2]}
 }
 
-// hashAssembly works like hashReference, for a positive multiple of hashLine bytes, unless there is a NaN: it then returns false. It prefetches
-// as updateAssembly does.
-func hashAssembly(v Vector, at int, check *nanCheck, ahead int) (sums [2]uint64, ok bool) {
+// hashAssembly works like hashReference, for a positive multiple of hashLine bytes, unless there is a NaN: it then returns false.
+func hashAssembly(v Vector, at int, check *nanCheck) (sums [2]uint64, ok bool) {
 	var all [3]uint64
-	hash(&all[0], &hashKeys[0][at/4], &check.mask, (*byte)(v.at), v.n*v.size(), ahead)
+	hash(&all[0], &hashKeys[0][at/4], &check.mask, (*byte)(v.at), v.n*v.size())
 	return [2]uint64(all[:2]), all[2]&^check.mask == 0
 }

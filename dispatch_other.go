@@ -21,7 +21,7 @@ func sumSquaresAssembly(*window, Vector, int) blockSum {
 	panic("unreachable: there is no tier with assembly")
 }
 
-func hashAssembly(Vector, int, *nanCheck, int) ([2]uint64, bool) {
+func hashAssembly(Vector, int, *nanCheck) ([2]uint64, bool) {
 	panic("unreachable: there is no tier with assembly")
 }
 

@@ -116,7 +116,6 @@ func SumFingerprint(pool *Pool, portions ...Portion) (Fingerprint, error) {
 	for i := range portions {
 		h.add(&portions[i])
 	}
-	h.far = isFar(h.bytes)
 	shards, pieces := split(h.bytes, pool.Workers())
 	pool.pool().run(&h, shards, pieces)
 	return h.value(), nil
@@ -142,7 +141,7 @@ func BytesFingerprint(name, format string, first uint64, b []byte) (Fingerprint,
 		s.v.format, s.v.n = f, len(b)/f.size()
 	}
 	var sum Fingerprint
-	s.addTo(&sum, 0, s.v.n, false)
+	s.addTo(&sum, 0, s.v.n)
 	return sum, nil
 }
 
@@ -168,7 +167,6 @@ func (p *Portion) check() error {
 type hashing struct {
 	streams []stream
 	bytes   int64 // of all streams
-	far     bool  // they do not fit the caches
 	sums    [2]atomic.Uint64
 }
 
@@ -224,7 +222,7 @@ func (h *hashing) run(part, parts int) {
 	i := sort.Search(len(h.streams), func(i int) bool { return h.streams[i].before > begin })
 	for i = max(0, i-1); i < len(h.streams) && h.streams[i].before < end; i++ {
 		s := &h.streams[i]
-		s.addTo(&f, s.border(begin), s.border(end), h.far)
+		s.addTo(&f, s.border(begin), s.border(end))
 	}
 	for j := range f {
 		h.sums[j].Add(f[j])
@@ -241,8 +239,8 @@ func (h *hashing) cut(part, parts int) int64 {
 
 func (h *hashing) value() Fingerprint { return Fingerprint{h.sums[0].Load(), h.sums[1].Load()} }
 
-// addTo adds the elements lo … hi−1 to a fingerprint. far says that they come from memory, not from a cache.
-func (s *stream) addTo(f *Fingerprint, lo, hi int, far bool) {
+// addTo adds the elements lo … hi−1 to a fingerprint.
+func (s *stream) addTo(f *Fingerprint, lo, hi int) {
 	if lo >= hi {
 		return
 	}
@@ -255,7 +253,7 @@ func (s *stream) addTo(f *Fingerprint, lo, hi int, far bool) {
 	for n := 0; lo < hi; lo += n {
 		at := (s.first + uint64(lo)) * size
 		n = min(hi-lo, int((hashBlock-at%hashBlock)/size))
-		for j, sum := range hashElements(s.elements(lo, n, &room), s.raw, int(at%hashBlock), far) {
+		for j, sum := range hashElements(s.elements(lo, n, &room), s.raw, int(at%hashBlock)) {
 			f[j] += hashFactor(s.key, at/hashBlock, j) * sum
 		}
 	}
@@ -311,7 +309,7 @@ const (
 )
 
 // hashElements returns Σ K_j[l]·word for elements within one block, whose bytes begin at a given offset from the block's first.
-func hashElements(v Vector, raw bool, at int, far bool) (sums [2]uint64) {
+func hashElements(v Vector, raw bool, at int) (sums [2]uint64) {
 	check := &nanChecks[v.format]
 	if raw {
 		check = &noNaN
@@ -320,12 +318,8 @@ func hashElements(v Vector, raw bool, at int, far bool) (sums [2]uint64) {
 	if active != generic {
 		head := min((4-at%4)%4/size, v.n) // elements before the first whole word
 		if whole := (v.n - head) &^ (hashLine/size - 1); whole > 0 {
-			ahead := 0
-			if far {
-				ahead = sumAhead
-			}
 			middle := v.cut(head, head+whole)
-			if s, ok := hashAssembly(middle, at+head*size, check, ahead); ok {
+			if s, ok := hashAssembly(middle, at+head*size, check); ok {
 				sums = s
 				hashReference(&sums, v.cut(0, head), at, check)
 				v, at = v.cut(head+whole, v.n), at+(head+whole)*size

@@ -224,7 +224,7 @@ func sumSquaresF16AVX2(sums *uint64, w *float64, grad *uint16, count int, ahead 
 // hashAVX2 adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2].
 //
 //go:noescape
-func hashAVX2(sums *uint64, keys *uint32, check *uint64, x *byte, count int, ahead int)
+func hashAVX2(sums *uint64, keys *uint32, check *uint64, x *byte, count int)
 
 // noiseF64AVX512 works like noiseTerms.
 //
@@ -444,7 +444,7 @@ func sumSquaresF16AVX512(sums *uint64, w *float64, grad *uint16, count int, ahea
 // hashAVX512 adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2].
 //
 //go:noescape
-func hashAVX512(sums *uint64, keys *uint32, check *uint64, x *byte, count int, ahead int)
+func hashAVX512(sums *uint64, keys *uint32, check *uint64, x *byte, count int)
 
 // pause takes some hundred cycles, and leaves the core to its other thread.
 func pause()
@@ -688,11 +688,11 @@ func sumSquaresF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
 }
 
 // hash adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2].
-func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int) {
+func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count int) {
 	if active == avx512 {
-		hashAVX512(sums, keys, check, x, count, ahead)
+		hashAVX512(sums, keys, check, x, count)
 	} else {
-		hashAVX2(sums, keys, check, x, count, ahead)
+		hashAVX2(sums, keys, check, x, count)
 	}
 }
 

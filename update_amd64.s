@@ -22000,15 +22000,14 @@ enter:
 	VZEROUPPER
 	RET
 
-// func hashAVX2(sums *uint64, keys *uint32, check *uint64, x *byte, count int, ahead int)
+// func hashAVX2(sums *uint64, keys *uint32, check *uint64, x *byte, count int)
 // Requires: AVX, AVX2, MMX+
-TEXT ·hashAVX2(SB), NOSPLIT, $0-48
+TEXT ·hashAVX2(SB), NOSPLIT, $0-40
 	MOVQ         sums+0(FP), AX
 	MOVQ         keys+8(FP), CX
 	MOVQ         check+16(FP), DX
 	MOVQ         x+24(FP), BX
 	MOVQ         count+32(FP), SI
-	MOVQ         ahead+40(FP), DI
 	VPBROADCASTQ (DX), Y0
 	VPBROADCASTQ 8(DX), Y1
 	LEAQ         (BX)(SI*1), DX
@@ -22064,27 +22063,23 @@ line:
 	VPOR      Y5, Y4, Y4
 
 	// words at even and at odd places, each in 64 bits
-	VMOVUPS   96(BX), Y5
-	VMOVSHDUP 96(BX), Y6
-	VPMULUDQ  96(CX), Y5, Y7
-	VPMULUDQ  100(CX), Y6, Y8
-	VPADDQ    Y7, Y2, Y2
-	VPADDQ    Y8, Y2, Y2
-	VPMULUDQ  4256(CX), Y5, Y7
-	VPMULUDQ  4260(CX), Y6, Y6
-	VPADDQ    Y7, Y3, Y3
-	VPADDQ    Y6, Y3, Y3
-	VPAND     Y5, Y0, Y5
-	VPADDQ    Y1, Y5, Y5
-	VPOR      Y5, Y4, Y4
-	ADDQ      $0x00000080, BX
-	ADDQ      $0x00000080, CX
-	TESTQ     DI, DI
-	JZ        enter
-
-	// prefetch
-	PREFETCHT0 (BX)(DI*1)
-	PREFETCHT0 64(BX)(DI*1)
+	VMOVUPS    96(BX), Y5
+	VMOVSHDUP  96(BX), Y6
+	VPMULUDQ   96(CX), Y5, Y7
+	VPMULUDQ   100(CX), Y6, Y8
+	VPADDQ     Y7, Y2, Y2
+	VPADDQ     Y8, Y2, Y2
+	VPMULUDQ   4256(CX), Y5, Y7
+	VPMULUDQ   4260(CX), Y6, Y6
+	VPADDQ     Y7, Y3, Y3
+	VPADDQ     Y6, Y3, Y3
+	VPAND      Y5, Y0, Y5
+	VPADDQ     Y1, Y5, Y5
+	VPOR       Y5, Y4, Y4
+	PREFETCHT0 8192(BX)
+	PREFETCHT0 8256(BX)
+	ADDQ       $0x00000080, BX
+	ADDQ       $0x00000080, CX
 
 enter:
 	CMPQ         BX, DX
@@ -35900,15 +35895,14 @@ enter:
 	VZEROUPPER
 	RET
 
-// func hashAVX512(sums *uint64, keys *uint32, check *uint64, x *byte, count int, ahead int)
+// func hashAVX512(sums *uint64, keys *uint32, check *uint64, x *byte, count int)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
-TEXT ·hashAVX512(SB), NOSPLIT, $0-48
+TEXT ·hashAVX512(SB), NOSPLIT, $0-40
 	MOVQ         sums+0(FP), AX
 	MOVQ         keys+8(FP), CX
 	MOVQ         check+16(FP), DX
 	MOVQ         x+24(FP), BX
 	MOVQ         count+32(FP), SI
-	MOVQ         ahead+40(FP), DI
 	VPBROADCASTQ (DX), Z0
 	VPBROADCASTQ 8(DX), Z1
 	LEAQ         (BX)(SI*1), DX
@@ -35934,27 +35928,23 @@ line:
 	VPORQ     Z5, Z4, Z4
 
 	// words at even and at odd places, each in 64 bits
-	VMOVUPS   64(BX), Z5
-	VMOVSHDUP 64(BX), Z6
-	VPMULUDQ  64(CX), Z5, Z7
-	VPMULUDQ  68(CX), Z6, Z8
-	VPADDQ    Z7, Z2, Z2
-	VPADDQ    Z8, Z2, Z2
-	VPMULUDQ  4224(CX), Z5, Z7
-	VPMULUDQ  4228(CX), Z6, Z6
-	VPADDQ    Z7, Z3, Z3
-	VPADDQ    Z6, Z3, Z3
-	VPANDQ    Z5, Z0, Z5
-	VPADDQ    Z1, Z5, Z5
-	VPORQ     Z5, Z4, Z4
-	ADDQ      $0x00000080, BX
-	ADDQ      $0x00000080, CX
-	TESTQ     DI, DI
-	JZ        enter
-
-	// prefetch
-	PREFETCHT0 (BX)(DI*1)
-	PREFETCHT0 64(BX)(DI*1)
+	VMOVUPS    64(BX), Z5
+	VMOVSHDUP  64(BX), Z6
+	VPMULUDQ   64(CX), Z5, Z7
+	VPMULUDQ   68(CX), Z6, Z8
+	VPADDQ     Z7, Z2, Z2
+	VPADDQ     Z8, Z2, Z2
+	VPMULUDQ   4224(CX), Z5, Z7
+	VPMULUDQ   4228(CX), Z6, Z6
+	VPADDQ     Z7, Z3, Z3
+	VPADDQ     Z6, Z3, Z3
+	VPANDQ     Z5, Z0, Z5
+	VPADDQ     Z1, Z5, Z5
+	VPORQ      Z5, Z4, Z4
+	PREFETCHT0 8192(BX)
+	PREFETCHT0 8256(BX)
+	ADDQ       $0x00000080, BX
+	ADDQ       $0x00000080, CX
 
 enter:
 	CMPQ          BX, DX

@@ -224,7 +224,7 @@ func sumSquaresF16NEON(sums *uint64, w *float64, grad *uint16, count, ahead int)
 // hashNEON adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2].
 //
 //go:noescape
-func hashNEON(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int)
+func hashNEON(sums *uint64, keys *uint32, check *uint64, x *byte, count int)
 
 // pause takes some dozen cycles, and leaves the core to its other thread where it has one.
 func pause()
@@ -344,8 +344,8 @@ func sumSquaresF16(sums *uint64, w *float64, g *uint16, n, ahead int) {
 }
 
 // hash adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2].
-func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int) {
-	hashNEON(sums, keys, check, x, count, ahead)
+func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count int) {
+	hashNEON(sums, keys, check, x, count)
 }
 
 // noiseF64 works like noiseTerms, by the active tier's kernel.

@@ -1750,14 +1750,14 @@ TEXT ·sumSquaresF64NEON(SB), NOSPLIT, $0-40
 	ADD $128, atKeys1  \
 	ADD $128, atG
 
-// func hashNEON(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int)
-TEXT ·hashNEON(SB), NOSPLIT, $0-48
+// func hashNEON(sums *uint64, keys *uint32, check *uint64, x *byte, count int)
+TEXT ·hashNEON(SB), NOSPLIT, $0-40
 	MOVD sums+0(FP), atSums
 	MOVD keys+8(FP), atKeys0
 	MOVD check+16(FP), atCheck
 	MOVD x+24(FP), atG
 	MOVD count+32(FP), left
-	MOVD ahead+40(FP), front
+	MOVD $8192, front
 	MOVD $4160, atKeys1
 	ADD  atKeys0, atKeys1
 	FMOVD (atCheck), F4
@@ -1769,18 +1769,11 @@ TEXT ·hashNEON(SB), NOSPLIT, $0-48
 	VEOR(2, 2, 2)
 	VEOR(3, 3, 3)
 	VEOR(nanBits, nanBits, nanBits)
-	CBZ  front, plain
-ahead:
+line:
 	PREFETCH_F32
 	HASH_LINE
 	SUBS $128, left
-	BNE  ahead
-	B    done
-plain:
-	HASH_LINE
-	SUBS $128, left
-	BNE  plain
-done:
+	BNE  line
 	VADD_D(1, 0, 0)
 	VADD_D(3, 2, 2)
 	VADDP V0.D2, V0.D2, V0.D2

@@ -20,7 +20,7 @@ var AMD64 = Target{[]string{AVX2.Name, AVX512.Name}, Rules, Rules}
 //	func updateType(f form, c, p, g, m, n, v, x *T, count, ahead int)
 //	func updateMixed(f form, b *mixed, n, ahead int)
 //	func sumSquaresType(sums *uint64, w *float64, g *T, n, ahead int)
-//	func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int)
+//	func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count int)
 //	func noiseF64(c, plus, minus, m, n *float64, count, ahead int)
 //	func noiseMixed(b *mixed, n, ahead int)
 //
@@ -52,7 +52,7 @@ func (t Target) Calls() string {
 		b.WriteString("}\n")
 	}
 	fmt.Fprintf(&b, "\n// hash %s.\nfunc hash%s {\n", hashDoc, strings.TrimPrefix(hashSignature, "func"))
-	t.chooseISA(&b, "hash", "sums, keys, check, x, count, ahead")
+	t.chooseISA(&b, "hash", "sums, keys, check, x, count")
 	b.WriteString("}\n")
 	for _, noise := range []struct{ name, params, args string }{
 		{Noise.Name + Float64.Name, "c, plus, minus, m, n *float64, count, ahead int", "c, plus, minus, m, n, count, ahead"},

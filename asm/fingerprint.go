@@ -8,20 +8,21 @@ import (
 )
 
 const (
-	hashLine = 128              // bytes, of which a kernel takes a multiple
-	hashKeys = 4 * (1<<10 + 16) // bytes from the first number of K_0 to that of K_1
+	hashLine  = 128              // bytes, of which a kernel takes a multiple
+	hashKeys  = 4 * (1<<10 + 16) // bytes from the first number of K_0 to that of K_1
+	hashAhead = 8 << 10          // bytes from what is loaded to what is prefetched: with a single stream, processors prefetch too little
 )
 
 const hashDoc = "adds up words times K_0 in sums[0] and times K_1 in sums[1], and or-s (x & check[0]) + check[1] in sums[2]"
 
-const hashSignature = "func(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int)"
+const hashSignature = "func(sums *uint64, keys *uint32, check *uint64, x *byte, count int)"
 
 // EmitHash emits, for one ISA,
 //
-//	func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count, ahead int)
+//	func hash(sums *uint64, keys *uint32, check *uint64, x *byte, count int)
 //
 // which works on the words of a fingerprint's block. keys is the address of the first word's number of K_0. count is that of bytes, a
-// multiple of hashLine. If ahead is not 0, the function prefetches that many bytes ahead of its loads.
+// multiple of hashLine. The function prefetches what follows, also behind the end, where the next tensor may be.
 func EmitHash(isa ISA) {
 	name := "hash" + isa.Name
 	TEXT(name, attr.NOSPLIT, hashSignature)
@@ -29,7 +30,7 @@ func EmitHash(isa ISA) {
 	Doc(name + " " + hashDoc + ".")
 
 	sums, keys, check := Load(Param("sums"), GP64()), Load(Param("keys"), GP64()), Load(Param("check"), GP64())
-	x, n, front := Load(Param("x"), GP64()), Load(Param("count"), GP64()), Load(Param("ahead"), GP64())
+	x, n := Load(Param("x"), GP64()), Load(Param("count"), GP64())
 	mask, add := isa.vec(), isa.vec()
 	VPBROADCASTQ(Mem{Base: check}, mask)
 	VPBROADCASTQ(Mem{Base: check, Disp: 8}, add)
@@ -63,14 +64,11 @@ func EmitHash(isa ISA) {
 		VPADDQ(add, nan, nan)
 		or(nan, t[2], t[2])
 	}
+	for line := 0; line < hashLine; line += cacheLine {
+		PREFETCHT0(Mem{Base: x, Disp: hashAhead + line})
+	}
 	ADDQ(U32(hashLine), x)
 	ADDQ(U32(hashLine), keys)
-	TESTQ(front, front)
-	JZ(LabelRef("enter"))
-	Comment("prefetch")
-	for line := 0; line < hashLine; line += cacheLine {
-		PREFETCHT0(Mem{Base: x, Index: front, Scale: 1, Disp: line})
-	}
 	Label("enter")
 	CMPQ(x, end)
 	JNE(LabelRef("line"))
