@@ -12,6 +12,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/gomlx/gomlx/ml/model"
 	"github.com/gomlx/gomlx/ml/train/optimizer"
+	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/optim"
 )
 
@@ -23,9 +24,10 @@ type SaveOptions struct {
 
 // LoadOptions are the options of [Optimizer.Load]. The zero value loads a whole run.
 type LoadOptions struct {
-	StateOnly  bool // leave the variables as they are: they must have the values of the file's global step
-	KeepRules  bool // keep the optimizer's rules instead of the file's
-	Unverified bool // do not compare checksums, to load a damaged file
+	StateOnly   bool             // leave the variables as they are: they must have the values of the file's global step
+	KeepRules   bool             // keep the optimizer's rules instead of the file's
+	Unverified  bool             // do not compare checksums, to load a damaged file
+	Fingerprint *pnm.Fingerprint // load only a file whose content has this fingerprint; nil means any
 }
 
 // The metadata key of GoMLX's global step.
@@ -130,7 +132,7 @@ func (o *Optimizer) load(where string, info optim.CheckpointInfo, l LoadOptions,
 		undo, err = o.bindFile(info, !l.StateOnly)
 	}
 	if err == nil {
-		_, err = read(optim.LoadOptions{Shapes: o.shapes(), StateOnly: l.StateOnly, KeepRules: l.KeepRules, Unverified: l.Unverified})
+		_, err = read(optim.LoadOptions{Shapes: o.shapes(), StateOnly: l.StateOnly, KeepRules: l.KeepRules, Unverified: l.Unverified, Fingerprint: l.Fingerprint})
 	}
 	if err != nil {
 		return info, errors.Join(err, undo())
@@ -139,6 +141,15 @@ func (o *Optimizer) load(where string, info optim.CheckpointInfo, l LoadOptions,
 		err = optimizer.GetGlobalStepVar(o.store).SetValue(tensors.FromScalar(step))
 	}
 	return info, err
+}
+
+// Fingerprint returns 128 bits that identify the trainable variables and the state, under the variables' paths: see
+// [optim.Optimizer.Fingerprint]. Before the first step or Load, it is zero.
+func (o *Optimizer) Fingerprint() (pnm.Fingerprint, error) {
+	if err := o.bind(nil); err != nil {
+		return pnm.Fingerprint{}, err
+	}
+	return o.engine.Fingerprint()
 }
 
 // bindFile binds the variables of a file and, with create, creates those that the store does not have. undo reverses this.

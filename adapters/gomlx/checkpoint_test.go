@@ -2,6 +2,7 @@ package pnmgomlx
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -46,6 +47,7 @@ func TestResume(t *testing.T) {
 					o := newOptimizer(t, store, Group{Rule: rule})
 					loop := train.NewLoop(newTrainer(store, f, o))
 					o.Attach(loop)
+					var saved pnm.Fingerprint
 					loop.OnStep("save", 0, func(loop *train.Loop, _ []*tensors.Tensor) error {
 						if loop.LoopStep+1 != at {
 							return nil
@@ -55,7 +57,8 @@ func TestResume(t *testing.T) {
 								return err
 							}
 						}
-						return o.Save(path, SaveOptions{StateOnly: theirs, Metadata: map[string]string{"epoch": "5"}})
+						saved, err = o.Fingerprint()
+						return errors.Join(err, o.Save(path, SaveOptions{StateOnly: theirs, Metadata: map[string]string{"epoch": "5"}}))
 					})
 					run(t, loop, batches{n: steps, size: size})
 
@@ -68,9 +71,15 @@ func TestResume(t *testing.T) {
 					}
 					// The rule is the file's.
 					p := newOptimizer(t, other, Group{Rule: withLR(rule, 77)})
+					if _, err := p.Load(path, LoadOptions{StateOnly: theirs, Fingerprint: new(pnm.Fingerprint)}); !errors.Is(err, optim.ErrFingerprint) {
+						t.Errorf("another fingerprint: %v", err)
+					}
 					info, err := p.Load(path, LoadOptions{StateOnly: theirs})
 					if err != nil {
 						t.Fatal(err)
+					}
+					if f, err := p.Fingerprint(); err != nil || f != saved {
+						t.Errorf("the fingerprint is %v, saved %v (%v)", f, saved, err)
 					}
 					if info.Metadata["epoch"] != "5" || p.Rule(0) != rule {
 						t.Errorf("metadata %v, rule %v", info.Metadata, p.Rule(0))

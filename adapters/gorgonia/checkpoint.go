@@ -3,6 +3,7 @@ package pnmgorgonia
 import (
 	"io"
 
+	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/optim"
 	"gorgonia.org/gorgonia"
 )
@@ -45,6 +46,15 @@ func (s *Solver) load(o optim.LoadOptions, read func(optim.LoadOptions) (optim.C
 	}
 	o.Shapes = s.shapes(o.Shapes)
 	return read(o)
+}
+
+// Fingerprint returns 128 bits that identify the run, under the nodes' names: see [optim.Optimizer.Fingerprint]. It is also an error if a
+// node's value can no longer be updated in place.
+func (s *Solver) Fingerprint() (pnm.Fingerprint, error) {
+	if err := s.refresh(); err != nil {
+		return pnm.Fingerprint{}, err
+	}
+	return s.opt.Fingerprint()
 }
 
 // refresh follows the nodes of the last step, whose values may have moved since.

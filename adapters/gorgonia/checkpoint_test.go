@@ -51,6 +51,10 @@ func testResume[T pnm.Float](t *testing.T) {
 		s := solver(before, 0.01)
 		got := train[T](t, before, s, at)
 		move[T](t, before) // what is saved are the values that the nodes have now
+		saved, err := s.Fingerprint()
+		if err != nil {
+			t.Fatal(err)
+		}
 		options := optim.SaveOptions{Metadata: map[string]string{"epoch": "3"}}
 		if err := s.Save(path, options); err != nil {
 			t.Fatal(err)
@@ -68,12 +72,15 @@ func testResume[T pnm.Float](t *testing.T) {
 		s = solver(after, 1e-9)
 		move[T](t, after)
 		memory := values[T](t, after.model)
-		info, err := s.Load(path, optim.LoadOptions{})
+		info, err := s.Load(path, optim.LoadOptions{Fingerprint: &saved})
 		if at == 4 {
 			info, err = s.LoadFrom(bytes.NewReader(stream.Bytes()), int64(stream.Len()), optim.LoadOptions{})
 		}
 		if err != nil || info.Metadata["epoch"] != "3" {
 			t.Fatal(info, err)
+		}
+		if f, err := s.Fingerprint(); err != nil || f != saved || info.Fingerprint == nil || *info.Fingerprint != saved {
+			t.Errorf("resumed at step %d the fingerprint is %v, saved %v, in the file %v (%v)", at, f, saved, info.Fingerprint, err)
 		}
 		got = append(got, train[T](t, after, s, steps-at)...)
 		if !slices.Equal(got, want) {
