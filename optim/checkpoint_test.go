@@ -1106,11 +1106,17 @@ func FuzzLoad(f *testing.F) {
 		file := withHeader(header[:from]+text+header[min(from+int(cut), len(header)):], data)
 		l := s.load
 		l.KeepRules = keep
+		asked := l
+		asked.Fingerprint = &pnm.Fingerprint{1, 2}
+		refused := loadFrom(s.Optimizer, file, asked)
 		var err error
 		if bytes := allocation(func() { err = loadFrom(s.Optimizer, file, l) }); bytes > 1<<20+200*uint64(len(file)) {
 			t.Errorf("%d bytes allocated for %d", bytes, len(file))
 		}
 		after := snapshot(s.Optimizer)
+		if refused == nil || (err == nil) != errors.Is(refused, ErrFingerprint) {
+			t.Fatalf("%v, and with another fingerprint %v", err, refused)
+		}
 		if err != nil {
 			if after != before {
 				t.Fatalf("%v, and the optimizer has changed", err)

@@ -21,4 +21,5 @@
 //
 // [LossScaler] chooses the loss scale of training in f16. [WarmUp], [CosineDecay] and [StepDecay] are schedules of the learning rate.
 // [Optimizer.NoiseScale] and [Optimizer.ReadNoise] measure the gradient noise, which helps to choose the batch size.
+// [Optimizer.Fingerprint] tells whether two runs, on any machines, have the same bits.
 package optim

@@ -230,6 +230,21 @@ func TestFingerprintOfParts(t *testing.T) {
 	}
 }
 
+// A part may begin behind any memory.
+func TestFingerprintOfFarParts(t *testing.T) {
+	for _, first := range []uint64{1 << 31, 1<<62 + 64, math.MaxUint64 - 63} {
+		for _, state := range []string{"float32", mxfp8Format} {
+			o := optimizerOf(t, Group{Rule: pnm.NewAdaPNM(), Params: pnm.Vectors(lcg[float32](1, 100)), State: state, Rounding: []pnm.Rounding{{First: first}}})
+			wantNoError(t, stepOf(o, lcg[float32](2, 100)))
+			f, file := fingerprintOfRun(t, o), saved(t, o, SaveOptions{})
+			if got := recorded(t, file); got != f {
+				t.Errorf("%d, %s: %v, in the file %v", first, state, f, got)
+			}
+			wantNoError(t, loadFrom(o, file, LoadOptions{Fingerprint: &f}))
+		}
+	}
+}
+
 func copiesOf(format string, n int) []pnm.Vector {
 	if format == "" {
 		return nil
