@@ -52,6 +52,7 @@ def train(net, optimizer, first, steps):
 
 
 def same(net, optimizer, again, resumed):
+    assert len({o.fingerprint(n.named_parameters()) for n, o in ((net, optimizer), (again, resumed))}) == 1
     assert all(torch.equal(*(t.full_tensor() if hasattr(t, "full_tensor") else t for t in pair)) for pair in zip(net.parameters(), again.parameters()))
     for mine, other in zip(*(o.state_dict()["state"].values() for o in (optimizer, resumed))):
         assert ("master_low" in mine) == resumed.param_groups[0]["master_weights"]

@@ -144,6 +144,11 @@ def test_norm_over_all_processes(world):
     run(world, "norm_worker.py")
 
 
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_fingerprints(world):
+    run(world, "fingerprint_worker.py")
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_distributed_checkpoints(tmp_path, world):
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):

@@ -53,7 +53,7 @@ def fingerprint_page():
     """The functions of the page on fingerprints."""
     pytest.importorskip("numpy")
     functions = {}
-    exec(blocks_of("docs/fingerprint.md")["python"][0], functions)
+    exec(blocks_of("docs/fingerprint.md")["python"][-1], functions)
     return functions
 
 

@@ -89,7 +89,9 @@ class Run:
         """An optimizer that has done these steps, and its parameters."""
         named = {name: torch.nn.Parameter(torch.zeros(shape, dtype=self.dtype)) for name, shape in SHAPES.items()}
         optimizer = self.optimizer([{"params": [named[name] for name in names]} for names in groups], lr=1.0, **self.how)
-        assert posneg.load_checkpoint(file, optimizer, names=named.items()) == {"epoch": "3"}
+        recorded = posneg.read_fingerprint(file)
+        assert recorded and posneg.load_checkpoint(file, optimizer, names=named.items(), fingerprint=recorded) == {"epoch": "3"}
+        assert optimizer.fingerprint(named.items()) == recorded
         for step in range(first, first + steps):
             for name, p in named.items():
                 target = (torch.arange(p.numel()) * 7 % 11 - 5) / 4
@@ -126,12 +128,14 @@ def test_runs_that_move(tmp_path, resume, rule, form, legs):
     run = Run(tmp_path, resume, rule, form, flat=legs[0] == 1)
     start = run.start()
     go, python, otherwise = run.in_go, run.in_python, run.in_python_otherwise
-    ends = []
+    ends, fingerprints = [], set()
     for ways in ((python,) * 3, (go,) * 3, (go, otherwise, go), (python, go, otherwise)):
         file, done = start, 0
         for way, steps in zip(ways, legs):
             file, done = way(file, done, steps), done + steps
         ends.append(contents(file))
+        fingerprints.add(posneg.read_fingerprint(file))
+    assert len(fingerprints) == 1
     steps = {t["step"] for t, _ in ends[0][0].values()}
     assert steps == {3, 5} and not any(t == end for t in contents(start) for end in ends[0])
     for end in ends[1:]:

@@ -12,11 +12,12 @@ if _system.refusal():  # before torch is imported
     raise ImportError(f"posneg: {_system.refusal()}")
 
 from . import offload
+from ._fingerprint import Fingerprint
 from ._library import isa
 from ._noise import Noise, NoiseAverage
 from ._threads import get_num_threads, set_num_threads
 from .backward import step_in_backward
-from .checkpoints import CheckpointError, ChecksumError, load_checkpoint, save_checkpoint
+from .checkpoints import CheckpointError, ChecksumError, FingerprintError, load_checkpoint, read_fingerprint, save_checkpoint
 from .optimizers import SGD, PNM, AdaPNM, Adam, AdamW, Lion
 from .state_dicts import to_pytorch_optimizer
 
@@ -28,5 +29,6 @@ __all__ = [
     "PNM", "AdaPNM", "SGD", "Adam", "AdamW", "Lion",
     "Noise", "NoiseAverage",
     "save_checkpoint", "load_checkpoint", "CheckpointError", "ChecksumError",
+    "Fingerprint", "FingerprintError", "read_fingerprint",
     "offload", "step_in_backward", "get_num_threads", "set_num_threads", "isa", "to_pytorch_optimizer",
 ]

@@ -73,9 +73,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     diff.add_argument("files", nargs=2, metavar="FILE")
     diff.add_argument("--all", action="store_true", help="describe all tensors, and not only the first that differ")
+    hashes = commands.add_parser(
+        "fingerprint", help="print the fingerprints of safetensors files",
+        description="Prints the fingerprint of each file's tensors and, for checkpoints of posneg, step counts. The exit status is 1 if a "
+        "file records another fingerprint, and 2 if one cannot be read.",
+    )
+    hashes.add_argument("files", nargs="+", metavar="FILE")
     options = parser.parse_args(arguments)
     if options.command == "diff":
-        return _diff.run(options.files, options.all)
+        return _diff.run(_diff.diff, options.files, options.all)
+    if options.command == "fingerprint":
+        return _diff.run(_diff.fingerprints, options.files)
     if options.mebi is not None and not 1 <= options.mebi <= 1 << 14:
         parser.error(f"--mebi is {options.mebi}, must be from 1 to {1 << 14}")
     free = _bench.free_memory()

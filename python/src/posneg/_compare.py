@@ -7,17 +7,13 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ._safetensors import size_of
+
 # The largest magnitude that is not a NaN, of formats whose highest bit is a sign.
 _FLOATS = {"F64": 0x7FF0 << 48, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80, "F8_E5M2": 0x7C, "F8_E4M3": 0x7E}
-_SIZES = {"64": 8, "32": 4, "16": 2}
 _SIGNED, _UNSIGNED = ("I8", "I16", "I32", "I64"), ("BOOL", "U8", "U16", "U32", "U64")
 
 Scales = Optional[Tuple[np.ndarray, np.ndarray]]  # of mxfp8: those of each element, in both files
-
-
-def size_of(dtype: str) -> int:
-    """The bytes of an element."""
-    return _SIZES.get(dtype[-2:], 1)
 
 
 class Element(NamedTuple):

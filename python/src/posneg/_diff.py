@@ -1,9 +1,8 @@
-"""`python -m posneg diff`: where two runs part, or what differs in any two safetensors files."""
+"""`python -m posneg diff` and `fingerprint`: where two runs part, and whether they do. For any safetensors files."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 import time
@@ -12,13 +11,15 @@ from typing import Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Op
 import numpy as np
 
 from . import _mx
-from ._compare import Found, Scales, indices, size_of
-from ._header import PARAMS, Damaged, SavedGroup, SavedTensor, decode
-from ._safetensors import ELEMENTS, SCALES, Entry, Source, read_header
+from ._compare import Found, Scales, indices
+from ._contents import SCALES_SUFFIX, owner_of
+from ._header import PARAMS, Description, SavedGroup, SavedTensor, decode
+from ._library import Refused
+from ._safetensors import ELEMENTS, SCALES, Entry, Source, read_header, size_of
+from .checkpoints import CheckpointError, errors_of, file_fingerprint, opened_to_read
 
 _PIECE = 1 << 22  # bytes that are compared at a time
 _FEW = 10  # tensors that are described without --all
-_SCALES = ".scales"
 
 
 class Run:
@@ -31,7 +32,7 @@ class Run:
         self.metadata = metadata
         self.problem = ""  # of the header
         try:
-            self.groups, self.metadata = decode(metadata, self.entries, verify=False)
+            self.groups, self.metadata, _ = decode(metadata, self.entries, verify=False)
             decode(metadata, self.entries)
         except ValueError as e:
             if self.groups or any(key.startswith("posneg.") for key in metadata):  # or else it is another program's file
@@ -40,7 +41,7 @@ class Run:
 
     def has_scales(self, key: str) -> bool:
         """Whether a tensor is the elements of an mxfp8 one."""
-        entry, scales = self.entries[key], self.entries.get(key + _SCALES)
+        entry, scales = self.entries[key], self.entries.get(key + SCALES_SUFFIX)
         if entry.dtype != ELEMENTS or scales is None or scales.dtype != SCALES:
             return False
         return _mx.row_in(entry.end - entry.begin, scales.shape) is not None
@@ -48,12 +49,12 @@ class Run:
     def format(self, key: str) -> str:
         entry = self.entries[key]
         if self.has_scales(key):
-            return f"MXFP8 {list(entry.shape)}, scales {list(self.entries[key + _SCALES].shape)}"
+            return f"MXFP8 {list(entry.shape)}, scales {list(self.entries[key + SCALES_SUFFIX].shape)}"
         return f"{entry.dtype} {list(entry.shape)}"
 
     def is_begin(self, key: str) -> bool:
         """Whether a file may leave out a tensor, which is then zero."""
-        saved = self.saved.get(_owner(key)[0])
+        saved = self.saved.get(owner_of(key)[0])
         return saved is not None and saved[0].step == 0 and key.startswith("state.")
 
     def is_zero(self, key: str) -> bool:
@@ -69,22 +70,11 @@ class Run:
 
     def damaged(self, key: str) -> List[str]:
         """The tensors that differ from what was written: this one or its scales."""
-        owner, of = _owner(key)
+        owner, of = owner_of(key)
         saved = self.saved.get(owner)
         written = (saved and saved[0].crc32) or {}
-        parts = {key: of, key + _SCALES: of + _SCALES} if self.has_scales(key) else {key: of}
+        parts = {key: of, key + SCALES_SUFFIX: of + SCALES_SUFFIX} if self.has_scales(key) else {key: of}
         return [part for part, of in parts.items() if of in written and written[of] != self.source.crc32(self.entries[part])]
-
-
-def _owner(key: str) -> Tuple[str, str]:
-    """The parameter that a tensor of a file belongs to, and which of its checksums is the tensor's."""
-    if key.startswith("params."):
-        return key[len("params.") :], PARAMS
-    if not key.startswith("state."):
-        return key, ""
-    base, scales = (key[: -len(_SCALES)], _SCALES) if key.endswith(_SCALES) else (key, "")
-    owner, _, slot = base[len("state.") :].rpartition(".")
-    return owner, slot + scales
 
 
 def _of_numbers(entry: Entry) -> Entry:
@@ -100,8 +90,8 @@ class _Scales:
     """The scales of an mxfp8 tensor in both files."""
 
     def __init__(self, a: Run, b: Run, key: str):
-        self._files = [(run.source, run.entries[key + _SCALES].begin) for run in (a, b)]
-        entry, shape = a.entries[key], a.entries[key + _SCALES].shape
+        self._files = [(run.source, run.entries[key + SCALES_SUFFIX].begin) for run in (a, b)]
+        entry, shape = a.entries[key], a.entries[key + SCALES_SUFFIX].shape
         self._row = (entry.end - entry.begin) // max(1, shape[0]) if len(shape) == 2 else 0
 
     def _number(self, element: Any) -> Any:
@@ -169,7 +159,7 @@ def judged(a: Run, b: Run, key: str, tell: Callable[[int], None]) -> Verdict:
 def _alike(a: Run, b: Run, key: str) -> bool:
     """Whether two tensors differ only in that one has a single dimension, as Go may write it."""
     x, y = a.entries[key], b.entries[key]
-    scales = [run.entries[key + _SCALES].shape if run.has_scales(key) else None for run in (a, b)]
+    scales = [run.entries[key + SCALES_SUFFIX].shape if run.has_scales(key) else None for run in (a, b)]
     return (x.dtype, x.end - x.begin, scales[0]) == (y.dtype, y.end - y.begin, scales[1]) and 1 in (len(x.shape), len(y.shape))
 
 
@@ -187,14 +177,14 @@ def in_order(a: Run, b: Run) -> List[str]:
             kinds.setdefault(of, len(kinds))
 
     def place(key: str) -> Any:
-        owner, of = _owner(key)
+        owner, of = owner_of(key)
         natural = [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", owner)]
         return places.get(owner, len(places)), natural, of != PARAMS, kinds.get(of, len(kinds)), key
 
     keys = {*a.entries, *b.entries}
-    scales = {key + _SCALES for key in keys if any(run.has_scales(key) for run in (a, b) if key in run.entries)}
+    scales = {key + SCALES_SUFFIX for key in keys if any(run.has_scales(key) for run in (a, b) if key in run.entries)}
     for run in (a, b):  # those of other elements
-        scales -= {key for key in scales if key in run.entries and not run.has_scales(key[: -len(_SCALES)])}
+        scales -= {key for key in scales if key in run.entries and not run.has_scales(key[: -len(SCALES_SUFFIX)])}
     return sorted(keys - scales, key=place)
 
 
@@ -301,23 +291,42 @@ def _summary(a: Run, b: Run, count: int, differing: List[Verdict], other: bool) 
     return f"The {what} have equal numbers in {count} tensors, but differ" if other else f"The {what} are equal: {count} tensors"
 
 
-def run(names: Sequence[str], every: bool) -> int:
-    """The exit status: 0 if the files are equal, 1 if they differ, 2 if one cannot be read."""
+def diff(names: Sequence[str], every: bool) -> int:
+    """Compares two files. The exit status is 0 if they are equal, 1 if they differ."""
+    with contextlib.ExitStack() as opened:
+        runs = []
+        for name in names:
+            with errors_of(name):
+                runs.append(Run(name, opened.enter_context(opened_to_read(name))))
+        with errors_of(" or ".join(names)):
+            return int(report(runs[0], runs[1], every, sys.stdout, sys.stderr))
+
+
+def fingerprints(names: Sequence[str]) -> int:
+    """Prints the fingerprints of files. The exit status is 1 if a file records another one."""
+    status = 0
+    for name in names:
+        with errors_of(name), opened_to_read(name) as file:
+            source = Source(file)
+            metadata, entries = read_header(source)
+            ours = any(key.startswith("posneg.") for key in metadata)
+            said = decode(metadata, entries) if ours else Description([], {}, None)
+            found = file_fingerprint(source, entries, said.groups)
+        print(f"{found}  {_named(name)}", flush=True)
+        if said.fingerprint not in (None, found):
+            print(f"posneg: {name} records the fingerprint {said.fingerprint}: it is damaged", file=sys.stderr)
+            status = 1
+    return status
+
+
+def run(command: Callable[..., int], *arguments: Any) -> int:
+    """The exit status of a command; 2 if it fails."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # it may lack characters of the names
-    at = ""
     try:
-        with contextlib.ExitStack() as opened:
-            runs = []
-            for at in names:
-                os.stat(at)
-                if not os.path.isfile(at):  # opening a pipe would wait
-                    raise ValueError("is not a file")
-                runs.append(Run(at, opened.enter_context(open(at, "rb", buffering=0))))
-            at = " or ".join(names)
-            return int(report(runs[0], runs[1], every, sys.stdout, sys.stderr))
+        return command(*arguments)
     except OSError as e:
-        print(f"posneg: {at}: {e.strerror or e}", file=sys.stderr)
-    except ValueError as e:
-        print(f"posneg: {at} {e}", file=sys.stderr)
+        print(f"posneg: {e.filename}: {e.strerror}" if e.filename else f"posneg: {e}", file=sys.stderr)
+    except (CheckpointError, ImportError, Refused) as e:
+        print(e, file=sys.stderr)
     return 2

@@ -6,6 +6,7 @@ import sys
 import zlib
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
+from ._fingerprint import Fingerprint
 from ._json import Reader, dumps, short
 
 LAYOUT = "1"  # the version of the layout; if the header has a checksum, a space and its 8 digits follow
@@ -50,10 +51,11 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def encode(
-    groups: List[SavedGroup], writer: str, metadata: Mapping[str, str], tensors: Mapping[str, Tuple[str, Tuple[int, ...]]]
+    groups: List[SavedGroup], writer: str, fingerprint: Fingerprint, metadata: Mapping[str, str], tensors: Mapping[str, Any]
 ) -> Dict[str, str]:
     """The metadata that decode reads. Raises a ValueError if decode would refuse it, since a good file may be replaced."""
-    encoded = {_WRITER_KEY: writer, _GROUPS_KEY: dumps([_encode_group(group) for group in groups]), **metadata}
+    ours = {_WRITER_KEY: writer, _GROUPS_KEY: dumps([_encode_group(group) for group in groups]), _FINGERPRINT_KEY: str(fingerprint)}
+    encoded = {**ours, **metadata}
     try:
         encoded[_LAYOUT_KEY] = f"{LAYOUT} {_header_sum(encoded, tensors):08x}"
         decode(encoded, tensors, verify=False)
@@ -89,8 +91,14 @@ def _encode_group(group: SavedGroup) -> Dict[str, Any]:
     return {"rule": group.rule, **group.hyperparameters, **({"other": group.other} if group.other else {}), "tensors": tensors}
 
 
-def decode(metadata: Mapping[str, str], tensors: Mapping[str, Any], verify: bool = True) -> Tuple[List[SavedGroup], Dict[str, str]]:
-    """The groups, and the caller's metadata. Raises a ValueError for anything else."""
+class Description(NamedTuple):
+    groups: List[SavedGroup]
+    metadata: Dict[str, str]  # the caller's
+    fingerprint: Optional[Fingerprint]  # of the content; None in files of other writers
+
+
+def decode(metadata: Mapping[str, str], tensors: Mapping[str, Any], verify: bool = True) -> Description:
+    """What the metadata of a file says. Raises a ValueError if that is not a checkpoint's."""
     layout = metadata.get(_LAYOUT_KEY)
     if layout is None:
         raise ValueError("is a safetensors file, but not a checkpoint of posneg")
@@ -114,7 +122,15 @@ def decode(metadata: Mapping[str, str], tensors: Mapping[str, Any], verify: bool
     for key in others:
         if key.startswith(_OURS):
             raise ValueError(f"has unknown metadata {short(key)}")
-    return groups, others
+    recorded = metadata.get(_FINGERPRINT_KEY)
+    return Description(groups, others, None if recorded is None else _fingerprint(recorded))
+
+
+def _fingerprint(text: str) -> Fingerprint:
+    try:
+        return Fingerprint.parse(text)
+    except ValueError:
+        raise ValueError(f"{_FINGERPRINT_KEY} is {short(text)}, must have 32 hexadecimal digits") from None
 
 
 def _decode_groups(text: str) -> List[SavedGroup]:

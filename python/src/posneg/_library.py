@@ -15,6 +15,7 @@ from . import _system
 ABI_VERSION = 1
 
 FLOAT32, FLOAT64, BF16, F16, LOW16, MXFP8 = range(6)  # pnm_dtype
+BYTES = -1  # PNM_BYTES
 ERROR_HYPERPARAMETER, ERROR_OVERLAP, ERROR_FORKED, ERROR_INTERNAL, ERROR_UNSUPPORTED = 1, 4, 8, 9, 13  # of pnm_status
 
 VECTOR = np.dtype(
@@ -137,6 +138,9 @@ def load() -> ctypes.CDLL:
     library.pnm_norm.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.pnm_sum_noise.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
     library.pnm_noise.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    library.pnm_fingerprint_bytes.argtypes = [
+        ctypes.c_char_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
+    ]  # fmt: skip
     library.pnm_update_all.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
     return library
 
@@ -198,6 +202,15 @@ def noise(rules: np.ndarray, which: Sequence[int], steps: Sequence[int], sums: n
         found.append((signal.value, variance.value))
         row += size
     return found
+
+
+def fingerprint_bytes(name: bytes, dtype: int, first: int, memory: np.ndarray) -> Tuple[int, int]:
+    """The fingerprint of elements of a tensor from number `first` on, as bytes in little-endian order."""
+    library, words = load(), (ctypes.c_uint64 * 2)()
+    status = library.pnm_fingerprint_bytes(name, dtype, first, memory.ctypes.data, memory.nbytes, ctypes.addressof(words))
+    if status:
+        raise _error(status, library.pnm_last_error().decode())
+    return words[0], words[1]
 
 
 class Refused(Exception):

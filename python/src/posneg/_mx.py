@@ -63,6 +63,11 @@ def row_in(n: int, shape: Sequence[int]) -> Optional[int]:
     return 0 if row % BLOCK == 0 or row == n else row
 
 
+def scale_of(element: int, row: int) -> int:
+    """The number of an element's scale; row is 0 without rows."""
+    return element // row * _blocks(row) + element % row // BLOCK if row else element // BLOCK
+
+
 def local_row(p: Tensor) -> int:
     """The length of the rows of this process's part."""
     return prod(local(p).shape[1:]) if p.dim() > 1 else row_of(p.shape)

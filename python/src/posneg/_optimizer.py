@@ -14,7 +14,9 @@ from torch import Tensor
 
 from . import _masters, _mx, _noise
 from ._cache import Plans
+from ._contents import Names, fingerprint
 from ._counts import STEP, step_tensor
+from ._fingerprint import Fingerprint
 from ._layout import to_zero
 from ._library import LR, path, state_names
 from ._masters import MASTER_LOW
@@ -186,6 +188,19 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     def _check_loaded(self) -> None:
         if self._half_loaded:
             raise RuntimeError("posneg: a checkpoint was loaded only in part, so the state is a mixture: load one again")
+
+    @torch.no_grad()
+    def fingerprint(self, names: Names = None) -> Fingerprint:
+        """Returns 128 bits that identify parameters, state and step counts. Two runs have the same bits if their fingerprints are equal.
+
+        It does not depend on the machine, on the number of threads, or on groups and their options. A DTensor counts as the whole tensor,
+        and with process_group, the parameters of all its processes count: all processes must then call this method. save_checkpoint records
+        the same number.
+
+        Args:
+            names: as in save_checkpoint. They are a part of what the fingerprint identifies.
+        """
+        return fingerprint(self, names)
 
     def state_dict(self) -> Dict[str, Any]:
         """Returns the state and the options, for load_state_dict of the same class here or in torch.

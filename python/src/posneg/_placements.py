@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,6 +103,40 @@ def first_element(p: Any) -> int:
     whole = p.shape
     part, offset = part_of(whole, p.device_mesh, p.placements)
     return sum(o * prod(part[:d]) * prod(whole[d + 1 :]) for d, o in enumerate(offset))
+
+
+def runs(t: Any) -> Tuple[int, Sequence[int]]:
+    """Where this process's part of a tensor lies in the whole, in row-major order: the length of runs of adjacent elements, and where each
+    begins."""
+    if not is_cut(t):
+        return t.numel(), [0]
+    if not local(t).numel():
+        return 0, []
+    part, offset = part_of(t.shape, t.device_mesh, t.placements)
+    indices = [_strided(t, d) if _is_strided(t, d) else range(offset[d], offset[d] + part[d]) for d in range(t.dim())]
+    cut = max((d for d in range(t.dim()) if len(indices[d]) < t.shape[d]), default=-1)
+    if cut < 0:
+        return t.numel(), [0]
+    inner = prod(t.shape[cut + 1 :])
+    length, last = (len(indices[cut]) * inner, indices[cut][:1]) if isinstance(indices[cut], range) else (inner, indices[cut])
+    starts = np.zeros(1, np.int64)
+    for d, places in enumerate([*indices[:cut], last]):
+        starts = (starts[:, None] + np.asarray(places) * prod(t.shape[d + 1 :])).ravel()
+    return length, starts.tolist()
+
+
+def _is_strided(t: Any, d: int) -> bool:
+    return any(placement.is_shard(d) and hasattr(placement, "split_factor") for placement in t.placements)
+
+
+def _strided(t: Any, d: int) -> Sequence[int]:
+    """The indices of dimension d that this process has, if torch does not give it adjacent ones."""
+    indices, mesh = torch.arange(t.shape[d], device="cpu"), t.device_mesh
+    for place, size, placement in zip(mesh.get_coordinate(), mesh.shape, t.placements):
+        if placement.is_shard(d):
+            indices = placement._split_tensor(indices, size, with_padding=False)[0][place]
+    listed: Sequence[int] = indices.tolist()
+    return listed
 
 
 def part_of(shape: Sequence[int], mesh: Any, placements: Any) -> Tuple[Sequence[int], Sequence[int]]:

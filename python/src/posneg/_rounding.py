@@ -45,6 +45,11 @@ def rounding(p: Tensor, state: Dict[str, Any], slots: Sequence[str], group: Dict
     return group["seed"] % 2**64, packed % 2**64, (packed >> 64) + first
 
 
+def first_of(state: Dict[str, Any]) -> int:
+    """The number of a parameter's first element, if the parameter is a part that was loaded from a file."""
+    return as_number(state.get(ROUNDING) or 0, "a parameter") >> 64
+
+
 def take_names(param_group: Dict[str, Any]) -> None:
     """Splits a group of (name, parameter) pairs into names and parameters, as torch 2.6 does."""
     params: Any = param_group.get("params")

@@ -55,12 +55,18 @@ class Source:
                     raise ValueError("ends too early: it is cut short")
                 memory = memory[n:]
 
-    def crc32(self, entry: Entry) -> int:
-        """The checksum of a tensor's data."""
-        sum, memory = 0, memoryview(bytearray(min(PIECE, entry.end - entry.begin)))
+    def pieces(self, entry: Entry) -> Iterator[memoryview]:
+        """The bytes of a tensor, each time in the same memory."""
+        memory = memoryview(bytearray(min(PIECE, entry.end - entry.begin)))
         for at in range(entry.begin, entry.end, PIECE):
             piece = memory[: entry.end - at]
             self.read_into(at, piece)
+            yield piece
+
+    def crc32(self, entry: Entry) -> int:
+        """The checksum of a tensor's data."""
+        sum = 0
+        for piece in self.pieces(entry):
             sum = zlib.crc32(piece, sum)
         return sum
 
@@ -152,6 +158,11 @@ def encode_header(metadata: Mapping[str, str], tensors: Mapping[str, Tuple[str, 
     if len(text) > _MOST_HEADER:
         raise ValueError(f"posneg: the header would have {len(text)} bytes, must have at most {_MOST_HEADER}")
     return len(text).to_bytes(8, "little") + text, order
+
+
+def size_of(dtype: str) -> int:
+    """The bytes of an element; 1 if it has fewer than 8 bits."""
+    return max(1, _BITS[dtype] // 8)
 
 
 def memory(t: Tensor) -> memoryview:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
+from concurrent.futures import ThreadPoolExecutor
 from operator import index
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional, TypeVar
 
 import torch
 
 from . import _library
 
 MOST = 4096  # of pnm_options
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def _checked(n: Any, name: str) -> int:
@@ -106,3 +110,17 @@ def _environment(process: int) -> Dict[bytes, bytes]:
 
 def _parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[1])
+
+
+def in_threads(call: Callable[[_T], _R], arguments: Iterable[_T], size: Callable[[_T], int], least: int) -> List[_R]:
+    """The results of call, in order. call releases the interpreter's lock for most of its time. Arguments below a size share a task."""
+    batches: List[List[_T]] = [[]]
+    left = least
+    for argument in arguments:
+        batches[-1].append(argument)
+        left -= size(argument)
+        if left <= 0:
+            batches.append([])
+            left = least
+    with ThreadPoolExecutor(min(get_num_threads(), 4)) as pool:
+        return [result for batch in pool.map(lambda batch: list(map(call, batch)), batches) for result in batch]

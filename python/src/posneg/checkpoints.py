@@ -8,41 +8,40 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import (
-    TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union,
-)
+    TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union,
+)  # fmt: skip
 
 import torch
 from torch import Tensor
 
 from . import _mx
 from ._cache import Plans
+from ._contents import SCALES_SUFFIX, Member, Names, Saved, contents, key_of, members, owner_of, param_key, state_key
 from ._counts import step_tensor
 from ._files import replacing
+from ._fingerprint import Fingerprint, Stream, as_fingerprint, of_count
 from ._header import FLAGS, PARAMS, Damaged, SavedGroup, SavedTensor, check_metadata, decode, encode
 from ._json import dumps, short
 from ._layout import real
-from ._masters import MASTER, MASTER_LOW, followed, has_master, join, split
+from ._masters import MASTER, MASTER_LOW, has_master, split
 from ._memory import zeros
 from ._mx import scales_name
 from ._optimizer import Optimizer
 from ._plan import Group
-from ._rounding import Name, draws, packed, param_names, rounding
+from ._rounding import draws, first_of, packed, rounding
 from ._safetensors import DTYPES, ELEMENTS, PIECE, SCALES, Entry, Source, encode_header, memory, pieces, read_header, swap
-from ._state import ROUNDING, begun, check_param, check_state, has_blocks, prepare, state_dtype
+from ._state import ROUNDING, begun, has_blocks, prepare, state_dtype
+from ._threads import in_threads
 
 if TYPE_CHECKING:
     from .offload import Offload
-from ._threads import get_num_threads
 
 File = Union[str, "os.PathLike[str]", BinaryIO]
-Names = Optional[Iterable[Tuple[str, Tensor]]]
 
-_SCALES = ".scales"  # behind a slot, in keys and among checksums
+_R = TypeVar("_R")
 
 # Entries of a group that are not options of its steps, or that stay the optimizer's own when a file is loaded.
 _NOT_SAVED = {"params", "param_names", "fused", "state_dtype", "master_weights", "seed"}
@@ -56,40 +55,8 @@ class ChecksumError(CheckpointError):
     """The file is damaged: its content differs from what was written."""
 
 
-@dataclass
-class _Member:
-    """A parameter of an optimizer."""
-
-    param: Tensor
-    name: str  # in the file
-    own_name: Name  # in the optimizer
-
-
-@dataclass
-class _Saved:
-    """A tensor to be written, as real numbers of a type, in row-major order."""
-
-    tensor: Tensor
-    dtype: torch.dtype
-    master: Optional[Callable[[], Tensor]] = None  # made when needed, since all masters would take much memory
-    in_file: Optional[str] = None  # the type's name in the file, if torch 1 does not have the type
-
-    def entry(self) -> Tuple[str, Tuple[int, ...]]:
-        real_of = {torch.complex64: torch.float32, torch.complex128: torch.float64}
-        return self.in_file or DTYPES[real_of.get(self.dtype, self.dtype)], tuple(real(self.tensor.detach()).shape)
-
-    def rows(self) -> Tensor:
-        """The elements; a copy only if they have another type or order in memory."""
-        return real((self.master() if self.master else self.tensor.detach()).to(self.dtype)).contiguous()
-
-    def size(self) -> int:
-        return self.tensor.numel() * self.tensor.element_size()
-
-    def crc32(self) -> int:
-        sum = 0
-        for piece in pieces(self.rows()):
-            sum = zlib.crc32(piece, sum)
-        return sum
+class FingerprintError(CheckpointError):
+    """The file's content has another fingerprint than it must have."""
 
 
 @torch.no_grad()
@@ -100,8 +67,11 @@ def save_checkpoint(
     names: Names = None,
     params: bool = True,
     metadata: Optional[Mapping[str, str]] = None,
-) -> None:
+) -> Fingerprint:
     """Writes a checkpoint to a file. A run that load_checkpoint continues from it gives bit-identical results to an uninterrupted one.
+
+    Returns the fingerprint of the tensors and step counts in the file, which is also recorded there. With params, it is that of
+    optimizer.fingerprint(names).
 
     An existing file is replaced once the new one is on disk, and stays if anything fails.
 
@@ -115,61 +85,49 @@ def save_checkpoint(
         metadata: the caller's own strings, such as epoch and position in the data. load_checkpoint returns them.
     """
     call = partial(_save, file=file, params=params, metadata=metadata)
-    _call(call, optimizer, names, loads=False)
+    return _call(call, optimizer, names, loads=False)
 
 
-def _save(optimizer: Optimizer, names: Names, *, file: File, params: bool, metadata: Optional[Mapping[str, str]]) -> None:
-    members = _members(optimizer, names)
+def _save(optimizer: Optimizer, names: Names, *, file: File, params: bool, metadata: Optional[Mapping[str, str]]) -> Fingerprint:
+    all_members = members(optimizer, names)
     optimizer._check_loaded()
     metadata = {} if metadata is None else metadata
     check_metadata(metadata)
-    tensors: Dict[str, _Saved] = {}
+    tensors: Dict[str, Saved] = {}
     groups: List[SavedGroup] = []
-    for number, (group, mine) in enumerate(zip(optimizer.param_groups, members)):
+    total = Fingerprint()
+    for number, (group, mine) in enumerate(zip(optimizer.param_groups, all_members)):
         optimizer._check(group)
         slots = optimizer._slots(group)
         saved = []
         for m in mine:
+            found = contents(optimizer, group, m, slots, params)
+            tensors.update((key_of(m.name, of), t) for of, t in found.items())
             state = optimizer.state.get(m.param) or {}
-            sums: Dict[str, int] = {}
-            if begun(state):
-                check_state(m.param, state, slots, repr(m.name))
-                prepare(m.param, state, slots, group)  # as at the next step
-                for slot in slots:
-                    for of, written in _saved(state, slot):
-                        tensors[_state_key(m.name, of)] = written
-                        sums[of] = 0
-            trained = _trained(m.param, state, group, params)
-            if trained is not None:
-                tensors[_param_key(m.name)] = trained
-                sums[PARAMS] = 0
-            random = rounding(m.param, state, slots, group, m.own_name) if draws(m.param, slots, group) else None
-            saved.append(SavedTensor(m.name, int(state.get("step", 0)), random, sums))
+            first, steps = first_of(state), int(state.get("step", 0))
+            random = rounding(m.param, state, slots, group, m.own_name) if first or draws(m.param, slots, group) else None
+            saved.append(SavedTensor(m.name, steps, random, dict.fromkeys(found, 0)))
+            if not first:
+                total += of_count(m.name, steps)
         groups.append(SavedGroup(optimizer._rule_name, _hyperparameters(optimizer, group), _other(optimizer, number), saved))
-    crc32 = dict(zip(tensors, _in_threads(_Saved.crc32, tensors.values(), _Saved.size)))
+    sums = dict(zip(tensors, in_threads(lambda item: item[1].sums(item[0]), tensors.items(), lambda item: item[1].size(), PIECE)))
     for t in (t for group in groups for t in group.tensors):
         assert t.crc32 is not None
         for of in t.crc32:
-            t.crc32[of] = crc32[_param_key(t.name) if of == PARAMS else _state_key(t.name, of)]
+            t.crc32[of], part = sums[key_of(t.name, of)]
+            total += part
 
     from . import __version__
 
     entries = {name: t.entry() for name, t in tensors.items()}
-    header, order = encode_header(encode(groups, f"posneg {__version__}, torch {torch.__version__}", metadata, entries), entries)
+    writer = f"posneg {__version__}, torch {torch.__version__}"
+    header, order = encode_header(encode(groups, writer, total, metadata, entries), entries)
     with _opened_to_write(file) as out:
         _write(out, memoryview(header))
         for name in order:
             for piece in pieces(tensors[name].rows()):
                 _write(out, piece)
-
-
-def _saved(state: Dict[str, Any], slot: str) -> List[Tuple[str, _Saved]]:
-    """The tensors to write for a momentum or an average, with their names."""
-    t, scales = state[slot], state.get(scales_name(slot))
-    if scales is None:
-        return [(slot, _Saved(t, t.dtype))]
-    in_file = scales if _mx.row_of(t.shape) % _mx.BLOCK else scales.reshape(-1)  # as the Go packages have them
-    return [(slot, _Saved(t, t.dtype, in_file=ELEMENTS)), (slot + _SCALES, _Saved(in_file, scales.dtype, in_file=SCALES))]
+    return total
 
 
 def _write(out: BinaryIO, piece: memoryview) -> None:
@@ -190,34 +148,6 @@ def _opened_to_write(file: File) -> Iterator[BinaryIO]:
         if e.filename is None and e.errno is not None:
             e.filename = os.fspath(file)  # errors of writing lack it
         raise
-
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-
-def _in_threads(call: Callable[[_T], _R], arguments: Iterable[_T], size: Callable[[_T], int]) -> List[_R]:
-    """The results of call, in order. call releases the interpreter's lock for checksums and reads. Small arguments share a task."""
-    batches: List[List[_T]] = [[]]
-    left = PIECE
-    for argument in arguments:
-        batches[-1].append(argument)
-        left -= size(argument)
-        if left <= 0:
-            batches.append([])
-            left = PIECE
-    with ThreadPoolExecutor(min(get_num_threads(), 4)) as pool:
-        return [result for batch in pool.map(lambda batch: list(map(call, batch)), batches) for result in batch]
-
-
-def _trained(p: Tensor, state: Dict[str, Any], group: Group, params: bool) -> Optional[_Saved]:
-    """The parameter, or its master if it has one, if it must be saved."""
-    for name, master_of in ((MASTER, followed), (MASTER_LOW, join)):
-        if name in state:
-            return _Saved(p, torch.float32, partial(master_of, p, state[name]))
-    if not params:
-        return None
-    return _Saved(p, torch.float32 if has_master(p, group) else p.dtype)
 
 
 def _hyperparameters(optimizer: Optimizer, group: Group) -> Dict[str, Any]:
@@ -256,6 +186,7 @@ def load_checkpoint(
     params: bool = True,
     keep_options: bool = False,
     verify: bool = True,
+    fingerprint: Union[Fingerprint, str, None] = None,
 ) -> Dict[str, str]:
     """Loads a checkpoint that save_checkpoint or the Go packages wrote, and returns the metadata in it.
 
@@ -271,20 +202,28 @@ def load_checkpoint(
         keep_options: keep the learning rate and all other options of the groups, and the seed, instead of the file's. In both cases
             state_dtype and master_weights stay, and the loaded state is converted to them.
         verify: compare the checksums. Set it to False to load a damaged file.
+        fingerprint: the fingerprint that the file's content must have. A file with another content raises a FingerprintError.
     """
-    call = partial(_load, file=file, params=params, keep_options=keep_options, verify=verify)
+    expected = None if fingerprint is None else as_fingerprint(fingerprint)
+    call = partial(_load, file=file, params=params, keep_options=keep_options, verify=verify, expected=expected)
     return _call(call, optimizer, names, loads=True)
 
 
-def _load(optimizer: Optimizer, names: Names, *, file: File, params: bool, keep_options: bool, verify: bool) -> Dict[str, str]:
-    members = _members(optimizer, names)
-    with _errors_of(file), _opened_to_read(file) as opened:
+def _load(
+    optimizer: Optimizer, names: Names, *, file: File, params: bool, keep_options: bool, verify: bool, expected: Optional[Fingerprint]
+) -> Dict[str, str]:
+    all_members = members(optimizer, names)
+    with errors_of(file), opened_to_read(file) as opened:
         source = Source(opened)
         header, entries = read_header(source)
-        saved_groups, metadata = decode(header, entries, verify)
-        groups, loads = _fit(entries, saved_groups, optimizer, members, params, keep_options)
+        saved_groups, metadata, _ = decode(header, entries, verify)
+        groups, loads = _fit(dict(entries), saved_groups, optimizer, all_members, params, keep_options)
         if verify:
             _verify(source, [claim for load in loads for claim in load.claims])
+        if expected is not None:
+            found = file_fingerprint(source, entries, saved_groups)
+            if found != expected:
+                raise _OtherContent(f"has content with the fingerprint {found}, must be {expected}")
         if optimizer._half_loaded == "parameters" and not params:
             raise ValueError("must be loaded with params=True: an earlier load has left the parameters half loaded, too")
         optimizer._half_loaded = "parameters" if params else "state"
@@ -304,8 +243,45 @@ def _load(optimizer: Optimizer, names: Names, *, file: File, params: bool, keep_
     return metadata
 
 
+def read_fingerprint(file: File) -> Optional[Fingerprint]:
+    """Returns the fingerprint that a checkpoint records, from its header alone. None if the program that wrote it recorded none."""
+    with errors_of(file), opened_to_read(file) as opened:
+        return decode(*read_header(Source(opened))).fingerprint
+
+
+def file_fingerprint(source: Source, entries: Mapping[str, Entry], groups: Sequence[SavedGroup]) -> Fingerprint:
+    """The fingerprint of a file's tensors, and of the counts of its groups."""
+    listed = [t for group in groups for t in group.tensors]
+    begins = {t.name: t.rounding[2] for t in listed if t.rounding}
+
+    def of_tensor(item: Tuple[str, Entry]) -> Fingerprint:
+        key, entry = item
+        name, of = owner_of(key)
+        first = begins.get(name, 0)
+        if of.endswith(SCALES_SUFFIX) and first:
+            first = _mx.scale_of(first, _row_of(entries[key[: -len(SCALES_SUFFIX)]], entry))
+        stream = Stream(key, "F32" if entry.dtype == "C64" else entry.dtype, first)
+        for piece in source.pieces(entry):
+            stream.add(piece)
+        return stream.sum
+
+    total = Fingerprint()
+    for part in in_threads(of_tensor, entries.items(), lambda item: item[1].end - item[1].begin, PIECE):
+        total += part
+    for t in listed:
+        if not begins.get(t.name):
+            total += of_count(t.name, t.step)
+    return total
+
+
+def _row_of(elements: Entry, scales: Entry) -> int:
+    """The length of the rows of mxfp8 elements in a file; 0 if their scales have no rows."""
+    rows = scales.shape[0] if len(scales.shape) == 2 else 0
+    return (elements.end - elements.begin) // rows if rows else 0
+
+
 @contextlib.contextmanager
-def _opened_to_read(file: File) -> Iterator[BinaryIO]:
+def opened_to_read(file: File) -> Iterator[BinaryIO]:
     if not isinstance(file, (str, os.PathLike)):
         yield file
         return
@@ -328,10 +304,14 @@ class _Claim:
 def _verify(source: Source, claims: List[_Claim]) -> None:
     summed = [claim for claim in claims if claim.crc32 is not None]
     summed.sort(key=lambda claim: claim.entry.begin)
-    sums = _in_threads(lambda claim: source.crc32(claim.entry), summed, lambda claim: claim.entry.end - claim.entry.begin)
+    sums = in_threads(lambda claim: source.crc32(claim.entry), summed, lambda claim: claim.entry.end - claim.entry.begin, PIECE)
     for claim, sum in zip(summed, sums):
         if claim.crc32 != sum:
             raise Damaged(f"has other numbers in {short(claim.key)} than were written")
+
+
+class _OtherContent(ValueError):
+    pass
 
 
 class _Contents:
@@ -356,15 +336,15 @@ class _Contents:
         return _Claim(key, entry, self._crc32(key, saved, of), scales)
 
     def _scales(self, key: str, p: Tensor, saved: SavedTensor, of: str) -> _Claim:
-        entry = self._unclaimed.pop(key + _SCALES, None)
+        entry = self._unclaimed.pop(key + SCALES_SUFFIX, None)
         if entry is None:
-            raise ValueError(f"has no {short(key + _SCALES)}, the scales of {short(key)}")
+            raise ValueError(f"has no {short(key + SCALES_SUFFIX)}, the scales of {short(key)}")
         if entry.dtype != SCALES or _mx.row_in(p.numel(), entry.shape) is None:
             raise ValueError(
-                f"has {short(key + _SCALES)} as {entry.dtype} of shape {list(entry.shape)}, must be {SCALES} of shape "
+                f"has {short(key + SCALES_SUFFIX)} as {entry.dtype} of shape {list(entry.shape)}, must be {SCALES} of shape "
                 f"{list(_mx.scales_shape(p.shape, _mx.row_of(p.shape)))}, for example, or of one dimension"
             )
-        return _Claim(key + _SCALES, entry, self._crc32(key + _SCALES, saved, of + _SCALES))
+        return _Claim(key + SCALES_SUFFIX, entry, self._crc32(key + SCALES_SUFFIX, saved, of + SCALES_SUFFIX))
 
     @staticmethod
     def _crc32(key: str, saved: SavedTensor, of: str) -> Optional[int]:
@@ -383,7 +363,7 @@ class _Contents:
 class _Load:
     """The work of loading a parameter and its state."""
 
-    member: _Member
+    member: Member
     group: Group
     slots: Sequence[str]
     step: int
@@ -474,7 +454,7 @@ def _fit(
     entries: Dict[str, Entry],
     saved_groups: List[SavedGroup],
     optimizer: Optimizer,
-    members: List[List[_Member]],
+    members: List[List[Member]],
     params: bool,
     keep_options: bool,
 ) -> Tuple[List[Group], List[_Load]]:
@@ -516,12 +496,12 @@ def _fit(
         groups.append(new)
         for m in mine:
             t = found[m.name][1]
-            state = [contents.claim(_state_key(m.name, slot), m.param, t, slot) for slot in slots]
+            state = [contents.claim(state_key(m.name, slot), m.param, t, slot) for slot in slots]
             has = [claim for claim in state if claim is not None]
             has_state = bool(has) or t.step > 0
             if has_state and len(has) < len(state):
-                raise ValueError(f"has no {_few(_state_key(m.name, slot) for slot, claim in zip(slots, state) if claim is None)}")
-            param = contents.claim(_param_key(m.name), m.param, t, PARAMS)
+                raise ValueError(f"has no {_few(state_key(m.name, slot) for slot, claim in zip(slots, state) if claim is None)}")
+            param = contents.claim(param_key(m.name), m.param, t, PARAMS)
             if params and param is None:
                 raise ValueError(
                     f"has no parameters of {m.name!r}, only its state: it was saved with params=False, so load it with params=False"
@@ -530,7 +510,7 @@ def _fit(
             if t.crc32 is not None and len(t.crc32) > known:
                 raise ValueError(f"has checksums of parts of {m.name!r} that are not in the file")
             random = None
-            if t.rounding and draws(m.param, slots, new):
+            if t.rounding and (t.rounding[2] or draws(m.param, slots, new)):
                 random = packed(t.rounding, t.rounding[0] if keep_options else new["seed"])
             loads.append(_Load(m, new, slots, t.step, has_state, has, param, params, random))
     contents.finish()
@@ -584,71 +564,20 @@ def _call(call: Callable[[Optimizer, Names], _R], optimizer: Any, names: Names, 
     return call(optimizer, names)
 
 
-def _members(optimizer: Optimizer, names: Names) -> List[List[_Member]]:
-    """The parameters of each group, with their names."""
-    lists = [group["params"] for group in optimizer.param_groups]
-    for p in (p for params in lists for p in params):
-        if hasattr(p, "to_local"):
-            raise TypeError(
-                "posneg: parameters that are cut up among processes (DTensors) need torch.distributed.checkpoint: see docs/distributed.md"
-            )
-        check_param(p)
-    called = _called(optimizer, lists, names)
-    members: List[List[_Member]] = []
-    seen: Set[str] = set()
-    i = 0
-    for group, params in zip(optimizer.param_groups, lists):
-        members.append([])
-        for p, own in zip(params, param_names(group)):
-            if called[i] in seen:
-                raise ValueError(f"posneg: names has two parameters called {called[i]!r}")
-            seen.add(called[i])
-            members[-1].append(_Member(p, called[i], own))
-            i += 1
-    return members
-
-
-def _called(optimizer: Optimizer, lists: List[List[Tensor]], names: Names) -> List[str]:
-    """The names of the parameters, in the optimizer's order."""
-    if names is None:
-        own = [group.get("param_names") or [] for group in optimizer.param_groups]  # of torch 2.6 and later
-        if [len(params) for params in lists] == list(map(len, own)):
-            return [str(name) for group in own for name in group]
-        return [str(i) for i in range(sum(map(len, lists)))]
-    named: Dict[int, str] = {}
-    for name, p in names:
-        if not isinstance(name, str) or not name or not isinstance(p, Tensor):
-            raise TypeError(
-                f"posneg: names must be (name, parameter) pairs such as model.named_parameters(), not ({name!r}, {type(p).__name__})"
-            )
-        named.setdefault(id(p), name)
-    called = []
-    for i, p in enumerate(p for params in lists for p in params):
-        if id(p) not in named:
-            raise ValueError(f"posneg: names has no name for parameter {i} of the optimizer, of shape {tuple(p.shape)}")
-        called.append(named[id(p)])
-    return called
-
-
-def _state_key(name: str, slot: str) -> str:
-    return f"state.{name}.{slot}"
-
-
-def _param_key(name: str) -> str:
-    return f"params.{name}"
-
-
 def _few(names: Iterable[str]) -> str:
     """Names for a message: some of them, if there are many."""
     listed = sorted(names)
     return ", ".join(map(short, listed[:4])) + (f", … ({len(listed)} in all)" if len(listed) > 4 else "")
 
 
+_KINDS = {Damaged: ChecksumError, _OtherContent: FingerprintError}
+
+
 @contextlib.contextmanager
-def _errors_of(file: File) -> Iterator[None]:
+def errors_of(file: File) -> Iterator[None]:
     try:
         yield
     except ValueError as e:
-        kind = ChecksumError if isinstance(e, Damaged) else CheckpointError
+        kind = _KINDS.get(type(e), CheckpointError)
         name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else getattr(file, "name", "the file")
         raise kind(f"posneg: {name} {e}") from e

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ._buckets import Bucket, cut, update
+from ._contents import Names, fingerprint
 from ._copies import Copy, Lanes, check_param, furnish, look, said
+from ._fingerprint import Fingerprint
 from ._layout import to_zero
 from ._noise import Noise
 from ._optimizer import Optimizer, Params, add_group, run_step, untraced
@@ -23,7 +25,6 @@ from ._options import Kept, StepOptions
 from ._placements import processes
 from ._plan import Group, all_params, check_gradient, check_overlap, owner
 from ._takers import take
-from .checkpoints import Names
 from .optimizers import AdamW
 
 _HAS_HOOKS = hasattr(Tensor, "register_post_accumulate_grad_hook")  # since torch 2.1
@@ -328,6 +329,10 @@ class Offload(StepOptions, torch.optim.Optimizer):
                 copy.forget()
         self._take_options()
         return done
+
+    def fingerprint(self, names: Names = None) -> Fingerprint:
+        """Returns 128 bits that identify parameters, state and step counts: those of optimizer_class with the same run on the host."""
+        return self.on_host(fingerprint, names, loads=False)
 
     def __getstate__(self) -> Dict[str, Any]:
         if any(copy.pending for copy in self._copies):

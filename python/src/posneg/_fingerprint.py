@@ -1,0 +1,81 @@
+"""Fingerprints, which docs/fingerprint.md defines."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Tuple, Union
+
+import numpy as np
+
+from . import _library
+from ._norm import add_up
+from ._safetensors import size_of
+
+_CODES = {
+    "F32": _library.FLOAT32, "F64": _library.FLOAT64, "BF16": _library.BF16, "F16": _library.F16, "F8_E4M3": _library.MXFP8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """128 bits that identify parameters, state and step counts. str() gives 32 hexadecimal digits, which parse() reads.
+
+    Fingerprints of parts add up to that of the whole. docs/fingerprint.md says what equal fingerprints prove.
+
+    >>> a = posneg.Fingerprint.parse("00000000000000010000000000000002")
+    >>> str(a + a)
+    '00000000000000020000000000000004'
+    """
+
+    words: Tuple[int, int] = (0, 0)  # from 0 to 2**64 - 1
+
+    @staticmethod
+    def parse(text: str) -> Fingerprint:
+        if not isinstance(text, str) or not re.fullmatch("[0-9A-Fa-f]{32}", text):
+            raise ValueError(f"posneg: a fingerprint has 32 hexadecimal digits, not {text!r}")
+        return Fingerprint((int(text[:16], 16), int(text[16:], 16)))
+
+    def __add__(self, other: Fingerprint) -> Fingerprint:
+        a, b = ((x + y) % 2**64 for x, y in zip(self.words, other.words))
+        return Fingerprint((a, b))
+
+    def __str__(self) -> str:
+        return "".join(f"{word:016x}" for word in self.words)
+
+    def shared(self, group: Any) -> Fingerprint:
+        """The sum over the processes of a group."""
+        halves = np.array([half for word in self.words for half in divmod(word, 2**32)])
+        add_up(halves, group)
+        high0, low0, high1, low1 = halves.tolist()
+        return Fingerprint(((high0 * 2**32 + low0) % 2**64, (high1 * 2**32 + low1) % 2**64))
+
+
+def as_fingerprint(given: Union[Fingerprint, str]) -> Fingerprint:
+    return given if isinstance(given, Fingerprint) else Fingerprint.parse(given)
+
+
+class Stream:
+    """Adds the elements of a tensor from number `first` on, whose bytes come piece by piece in little-endian order."""
+
+    def __init__(self, name: str, dtype: str, first: int):
+        self._name = name.encode()
+        if 0 in self._name:
+            raise ValueError(f"posneg: {name!r} has a null character, which a fingerprint cannot have in a name")
+        self._code, self._size = _CODES.get(dtype, _library.BYTES), size_of(dtype)
+        self._at = first * self._size  # in bytes
+        self.sum = Fingerprint()
+
+    def add(self, piece: Any) -> None:
+        """Adds whole elements."""
+        memory = np.frombuffer(piece, np.uint8)
+        first = self._at if self._code == _library.BYTES else self._at // self._size
+        self.sum += Fingerprint(_library.fingerprint_bytes(self._name, self._code, first, memory))
+        self._at += len(memory)
+
+
+def of_count(name: str, steps: int) -> Fingerprint:
+    """The fingerprint of a parameter's count of steps."""
+    stream = Stream(f"step.{name}", "I64", 0)
+    stream.add(steps.to_bytes(8, "little"))
+    return stream.sum
