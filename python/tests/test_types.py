@@ -73,6 +73,9 @@ optimizer.load_state_dict(state)
 exported: Dict[str, Any] = posneg.to_pytorch_optimizer(state)
 try:
     posneg.save_checkpoint("run.safetensors", optimizer, names=model.named_parameters(), metadata={"epoch": "3"})
+    saved: posneg.Fingerprint = posneg.save_checkpoint("run.safetensors", optimizer)
+    same: bool = saved + saved == optimizer.fingerprint(model.named_parameters()) or saved == posneg.read_fingerprint("run.safetensors")
+    posneg.load_checkpoint("run.safetensors", optimizer, fingerprint=posneg.Fingerprint.parse(str(saved)))
     with open("run.safetensors", "rb") as file:
         metadata: Dict[str, str] = posneg.load_checkpoint(file, optimizer, keep_options=True)
     posneg.save_checkpoint("run.safetensors", posneg.offload.Offload(model.named_parameters()))
@@ -97,6 +100,8 @@ posneg.Adam(model.parameters()).step().item()
 posneg.Adam(model.parameters()).clip_norm = "1.0"
 posneg.Adam(model.parameters()).skipped = True
 posneg.Adam(model.parameters()).grad_norm + 1
+posneg.Adam(model.parameters()).fingerprint(model.parameters())
+posneg.read_fingerprint("run.safetensors").words
 posneg.AdamW(model.parameters(), noise_every=10)
 posneg.PNM(model.parameters(), lr=1.0).noise.scale
 posneg.NoiseAverage().add(2.0, 3, 0.9)

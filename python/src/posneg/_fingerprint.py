@@ -37,8 +37,8 @@ class Fingerprint:
         return Fingerprint((int(text[:16], 16), int(text[16:], 16)))
 
     def __add__(self, other: Fingerprint) -> Fingerprint:
-        a, b = ((x + y) % 2**64 for x, y in zip(self.words, other.words))
-        return Fingerprint((a, b))
+        (a, b), (c, d) = self.words, other.words
+        return Fingerprint(((a + c) % 2**64, (b + d) % 2**64))
 
     def __str__(self) -> str:
         return "".join(f"{word:016x}" for word in self.words)
