@@ -70,9 +70,7 @@ func BenchmarkManyTensors(b *testing.B) {
 func BenchmarkReadNoise(b *testing.B) {
 	lengths := []int{50257 * 768, 1024 * 768, 768, 768}
 	for range 12 {
-		for _, n := range []int{768, 768, 768 * 2304, 2304, 768 * 768, 768, 768, 768, 768 * 3072, 3072, 3072 * 768, 768} {
-			lengths = append(lengths, n)
-		}
+		lengths = append(lengths, 768, 768, 768*2304, 2304, 768*768, 768, 768, 768, 768*3072, 3072, 3072*768, 768)
 	}
 	some := lcg[float32](1, 1<<16)
 	for _, r := range []pnm.Rule{pnm.NewPNM(0), with(pnm.NewAdaPNM(), "lr", 0.0)} {
