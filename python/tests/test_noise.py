@@ -15,6 +15,7 @@ from helpers import CLASSES, bits, equal, parameters, saved, set_gradients, twin
 from posneg import _library
 from test_distributed import pytestmark as needs_gloo
 from test_distributed import run
+from test_interrupts import run as interrupt
 
 BOTH = [(posneg.PNM, dict(lr=0.1, betas=(0.8, 1.0))), (posneg.AdaPNM, dict(lr=0.01, betas=(0.8, 0.99, 1.0)))]
 each_rule = pytest.mark.parametrize("ours, how", BOTH, ids=["PNM", "AdaPNM"])
@@ -366,6 +367,27 @@ def test_closures():
         return 7.0
 
     assert [optimizer.step(closure) for _ in range(3)] == [7.0] * 3 and optimizer.noise.readings == 2
+
+
+def test_interrupted_anywhere():
+    """An average has a reading of everything, or not at all. Every 97th instruction of a step will do."""
+    seen, moment, interrupted = set(), 1, True
+    while interrupted:
+        torch.manual_seed(2)
+        a = parameters(30, 3)
+        optimizer = posneg.PNM(a, lr=0.1, noise_every=1)
+        for _ in range(3):
+            set_gradients(a)
+            optimizer.step()
+        interrupted = interrupt(optimizer, a, moment)
+        n, done = optimizer.noise, int(optimizer.state[a[0]]["step"])
+        readings = n and {m.readings for m in (n, *n.groups, *n.params)}
+        seen.add((done, *(readings or ())))
+        set_gradients(a)
+        optimizer.step()
+        assert optimizer.noise.readings == (n.readings if n else 0) + 1
+        moment += 97
+    assert seen == {(3, 2), (4, 2), (4,), (4, 3)}
 
 
 # Averages.
