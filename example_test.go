@@ -240,3 +240,25 @@ func ExampleSumSquares() {
 	// [-0.5 1]
 	// [1 3]
 }
+
+// Two processes have the halves of a tensor. Their fingerprints add up to that of the whole.
+func ExampleSumFingerprint() {
+	weight := []float32{3, -2, 0.5, 1}
+	whole, err := pnm.SumFingerprint(nil, pnm.Portion{Name: "weight", Vector: pnm.Float32(weight)})
+	if err != nil {
+		panic(err)
+	}
+	var sum pnm.Fingerprint
+	for _, first := range []int{0, 2} {
+		f, err := pnm.SumFingerprint(nil, pnm.Portion{Name: "weight", First: uint64(first), Vector: pnm.Float32(weight[first:][:2])})
+		if err != nil {
+			panic(err)
+		}
+		sum.Add(f)
+	}
+	fmt.Println(whole)
+	fmt.Println(sum)
+	// Output:
+	// 61a9392ee2c00000605576e91e800000
+	// 61a9392ee2c00000605576e91e800000
+}

@@ -235,6 +235,23 @@ func TestFloatModesOfRules(t *testing.T) {
 	})
 }
 
+// Parameters that follow an f16 copy are rounded, to compare them with it.
+func TestFloatModesOfFingerprints(t *testing.T) {
+	sharing(t)
+	pool := newTestPool(t, 3)
+	perMode(t, func(t *testing.T, in func(func())) uint64 {
+		params := Float32(delicate[float32](rand.New(rand.NewPCG(54, 55)), 3*hashWords))
+		copied := newVector(f16, params.n)
+		convert(copied, params)
+		var f Fingerprint
+		in(func() { f = mustFingerprint(t, pool, Portion{Vector: params, Copy: copied}) })
+		if plain := mustFingerprint(t, nil, Portion{Vector: params}); f != plain {
+			t.Errorf("%s, want %s", f, plain)
+		}
+		return f[0]
+	})
+}
+
 // What is rounded besides steps.
 func TestFloatModesOfSet(t *testing.T) {
 	perMode(t, func(t *testing.T, in func(func())) uint64 {
