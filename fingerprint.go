@@ -45,7 +45,7 @@ func hashFactor(key, block uint64, j int) uint64 {
 
 // hashKey is the number of a name.
 func hashKey(name string) uint64 {
-	sum := sha256.Sum256([]byte(name))
+	sum := sha256.Sum256(unsafe.Slice(unsafe.StringData(name), len(name))) // []byte(name) would allocate
 	return binary.LittleEndian.Uint64(sum[:])
 }
 
@@ -191,7 +191,7 @@ func (h *hashing) add(p *Portion) {
 func (h *hashing) append(s stream) {
 	s.v.scales = nil // so that elements can be cut anywhere
 	s.before = h.bytes
-	h.bytes += int64(s.v.n * s.size())
+	h.bytes += int64(s.v.n) * int64(s.size())
 	h.streams = append(h.streams, s)
 }
 

@@ -543,6 +543,26 @@ func scaleBy(a []float32, factor float32) {
 	}
 }
 
+// A fingerprint allocates its list of tensors and little else, in all formats.
+func TestFingerprintAllocates(t *testing.T) {
+	perTier(t, func(t *testing.T) {
+		portions := []Portion{{Name: "params.transformer.h.0.ln_1.weight", Vector: newVector(low16, 5000), Copy: newVector(bf16, 5000)}}
+		for i := range 50 {
+			portions = append(portions, Portion{Name: "state.transformer.h.0.ln_1.weight.exp_avg", First: uint64(32 * i), Vector: newVector(f32, 2000)})
+		}
+		if n := testing.AllocsPerRun(20, func() { mustFingerprint(t, nil, portions...) }); n > 2 {
+			t.Errorf("%g allocations", n)
+		}
+		b := make([]byte, 10_001)
+		if n := testing.AllocsPerRun(20, func() {
+			_, err := BytesFingerprint("step.transformer.h.0.ln_1.weight", "float32", 0, b[1:])
+			wantNoError(t, err)
+		}); n > 0 {
+			t.Errorf("%g allocations for bytes", n)
+		}
+	})
+}
+
 // The text of a fingerprint is read back.
 func TestFingerprintText(t *testing.T) {
 	f := Fingerprint{0x0123456789abcdef, 0x00000000000000fe}
