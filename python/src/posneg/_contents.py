@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -48,24 +47,35 @@ class Saved:
     tensor: Tensor
     dtype: torch.dtype
     first: int  # the number of its first element, if it is a part that was loaded from a file
-    master: Optional[Callable[[], Tensor]] = None  # made when needed, since all masters would take much memory
+    master: Optional[Tuple[Callable[[Tensor, Tensor], Tensor], Tensor]] = None  # makes the numbers from the tensor and another one
     in_file: Optional[str] = None  # the type's name in the file, if torch 1 does not have the type
 
     def entry(self) -> Tuple[str, Tuple[int, ...]]:
         real_of = {torch.complex64: torch.float32, torch.complex128: torch.float64}
         return self.in_file or DTYPES[real_of.get(self.dtype, self.dtype)], tuple(real(self.tensor.detach()).shape)
 
-    def rows(self) -> Tensor:
-        """The elements of this process; a copy only if they have another type or order in memory."""
-        return real(local(self.master() if self.master else self.tensor.detach()).to(self.dtype)).contiguous()
-
     def size(self) -> int:
         return local(self.tensor).numel() * self.tensor.element_size()
+
+    def _parts(self) -> Iterator[Tensor]:
+        """The numbers that this process has, one part after the other; copies only if they have another type or order in memory."""
+        t = local(self.tensor.detach())
+        if self.master is None:
+            yield real(t.to(self.dtype)).contiguous().reshape(-1)
+            return
+        master_of, other = self.master
+        flat, others = (x.contiguous().reshape(-1) for x in (t, local(other)))
+        for lo in range(0, len(flat), PIECE // 4):  # small enough for a cache
+            yield master_of(flat[lo : lo + PIECE // 4], others[lo : lo + PIECE // 4])
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes that this process has, in a file's order."""
+        return (piece for part in self._parts() for piece in pieces(part))
 
     def sums(self, key: str) -> Tuple[int, Fingerprint]:
         """The checksum and the fingerprint."""
         crc32, stream = 0, Stream(key, self.entry()[0], self.first)
-        for piece in pieces(self.rows()):
+        for piece in self.pieces():
             crc32 = zlib.crc32(piece, crc32)
             stream.add(piece)
         return crc32, stream.sum
@@ -73,13 +83,18 @@ class Saved:
     def fingerprint(self, key: str) -> Fingerprint:
         """The fingerprint of this process's part of a tensor."""
         length, starts = runs(self.tensor)
-        rows, numbers = self.rows().reshape(-1), 2 if self.tensor.is_complex() else 1
-        total = Fingerprint()
-        for i, start in enumerate(starts):
-            stream = Stream(key, self.entry()[0], self.first + numbers * int(start))
-            for piece in pieces(rows.narrow(0, i * numbers * length, numbers * length)):
-                stream.add(piece)
-            total += stream.sum
+        numbers = 2 if self.tensor.is_complex() else 1
+        total, at = Fingerprint(), 0
+        for part in self._parts():
+            end = at + len(part)
+            while at < end:
+                run, done = divmod(at, numbers * length)
+                n = min(end - at, numbers * length - done)
+                stream = Stream(key, self.entry()[0], self.first + numbers * starts[run] + done)
+                for piece in pieces(part[len(part) - (end - at) :][:n]):
+                    stream.add(piece)
+                total += stream.sum
+                at += n
         return total
 
 
@@ -108,7 +123,7 @@ def _trained(p: Tensor, state: Group, group: Group, params: bool, first: int) ->
     """The parameter, or its master if it has one, if it must be saved."""
     for name, master_of in ((MASTER, followed), (MASTER_LOW, join)):
         if name in state:
-            return Saved(p, torch.float32, first, partial(master_of, p, state[name]))
+            return Saved(p, torch.float32, first, (master_of, state[name]))
     if not params:
         return None
     return Saved(p, torch.float32 if has_master(p, group) else p.dtype, first)

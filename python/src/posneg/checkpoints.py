@@ -32,7 +32,7 @@ from ._mx import scales_name
 from ._optimizer import Optimizer
 from ._plan import Group
 from ._rounding import draws, first_of, packed, rounding
-from ._safetensors import DTYPES, ELEMENTS, PIECE, SCALES, Entry, Source, encode_header, memory, pieces, read_header, swap
+from ._safetensors import DTYPES, ELEMENTS, PIECE, SCALES, Entry, Source, encode_header, memory, read_header, swap
 from ._state import ROUNDING, begun, has_blocks, prepare, state_dtype
 from ._threads import in_threads
 
@@ -125,7 +125,7 @@ def _save(optimizer: Optimizer, names: Names, *, file: File, params: bool, metad
     with _opened_to_write(file) as out:
         _write(out, memoryview(header))
         for name in order:
-            for piece in pieces(tensors[name].rows()):
+            for piece in tensors[name].pieces():
                 _write(out, piece)
     return total
 
