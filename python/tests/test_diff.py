@@ -1,6 +1,7 @@
 """What `python -m posneg diff` finds."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ import posneg
 from posneg import _diff, _library
 from posneg.__main__ import main
 from posneg._compare import Found, indices, number
-from posneg._safetensors import encode_header
+from posneg._safetensors import _BITS, encode_header, size_of
 
 
 def write(path, tensors, metadata=None):
@@ -159,21 +160,41 @@ def test_integers(dtype, diff):
     assert status == 1 and f"by at most {int(most) - int(least)}\n" in said and f": {least} (0x" in said and f" and {most} (0x" in said
 
 
-@pytest.mark.parametrize("dtype, size", [("BOOL", 1), ("F8_E8M0", 1), ("F8_E4M3FNUZ", 1), ("F4", 1), ("C64", 8)])
-def test_others(dtype, size, diff, tmp_path):
-    count = 6 * (2 if dtype == "F4" else 1)
-    bits = np.zeros(6 * size, np.uint8)
-    other = bits.copy()
-    other[4 * size] = 1
-    files = []
-    for data in (bits, other):
-        header, _ = encode_header({}, {"x": ("U8", (6 * size,))})
-        text = header[8:].replace(b'"U8"', f'"{dtype}"'.encode()).replace(b"[%d]" % (6 * size), b"[%d]" % count)
-        (tmp_path / str(len(files))).write_bytes(len(text).to_bytes(8, "little") + text + data.tobytes())
-        files.append(str(len(files)))
-    assert diff("0", "0")[0] == 0
-    status, said = diff(*files)
-    assert status == 1 and ("x[4, 0]" if dtype == "C64" else "x[4]") in said
+def file_of(path, dtype, shape, data):
+    """A file of a tensor x of any dtype, which needs no whole number of bytes for each element."""
+    text = json.dumps({"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.mark.parametrize("dtype", _BITS)
+def test_all_formats(dtype, diff, tmp_path):
+    """The number of elements, the place and the bits of one that differs. Elements of less than a byte count as bytes, complex ones as two."""
+    size = size_of(dtype)
+    counted = {"C64": [24, 2]}.get(dtype, [24 * _BITS[dtype] // 8] if _BITS[dtype] % 8 else [24])
+    of_counted = size // 2 if dtype == "C64" else size
+    bits = bytearray(24 * _BITS[dtype] // 8)
+    file_of(tmp_path / "a", dtype, [24], bits)
+    assert diff("a", "a")[0] == 0
+    bits[5 * size] = 1
+    file_of(tmp_path / "b", dtype, [24], bits)
+    place = "[5, 0]" if dtype == "C64" else "[5]"
+    status, said = diff("a", "b")
+    assert status == 1 and f"first in x{place}\n" in said
+    assert f"1 of {prod(counted)} elements differs" in said and f"first at {place}: " in said
+    assert f" (0x{0:0{2 * of_counted}x}) and " in said and f" (0x{1:0{2 * of_counted}x})\n" in said
+
+
+@pytest.mark.parametrize("dtype, kind, nan", [("F64", "f8", 0xFFF4 << 48), ("F32", "f4", 0xFFC01234), ("F16", "f2", 0xFC01)])
+def test_numbers_of_floats(dtype, kind, nan, diff):
+    bits = f"u{kind[1:]}"
+    a, b = np.array([0, np.nan, np.inf], kind).view(bits), np.array([-0.0, 1, -np.inf], kind).view(bits)
+    status, said = diff({"x": (dtype, [3], a)}, {"x": (dtype, [3], b)})
+    assert status == 1 and "3 of 3 elements differ, by at most " in said and "first at [0]: 0.0 (0x0" in said and " and -0.0 (0x8" in said
+    assert "most at [2]: inf (0x7" in said and "NaN in one file only: 1" in said
+    other = a.copy()
+    other[1] = nan
+    status, said = diff({"x": (dtype, [3], a)}, {"x": (dtype, [3], other)})
+    assert status == 0 and "NaN with other bits, which counts as equal: 1" in said
 
 
 def test_formats_shapes_and_missing_ones(diff):

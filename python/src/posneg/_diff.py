@@ -15,7 +15,7 @@ from ._compare import Found, Scales, indices
 from ._contents import SCALES_SUFFIX, owner_of
 from ._header import PARAMS, Description, SavedGroup, SavedTensor, decode
 from ._library import Refused
-from ._safetensors import ELEMENTS, SCALES, Entry, Source, read_header, size_of
+from ._safetensors import ELEMENTS, SCALES, Entry, Source, bits_of, read_header, size_of
 from .checkpoints import CheckpointError, errors_of, file_fingerprint, opened_to_read
 
 _PIECE = 1 << 22  # bytes that are compared at a time
@@ -81,7 +81,7 @@ def _of_numbers(entry: Entry) -> Entry:
     """Complex numbers as pairs of real ones, and elements of less than a byte as bytes."""
     if entry.dtype == "C64":
         return entry._replace(dtype="F32", shape=(*entry.shape, 2))
-    if entry.dtype.startswith(("F4", "F6")):
+    if bits_of(entry.dtype) % 8:
         return entry._replace(dtype="U8", shape=(entry.end - entry.begin,))
     return entry
 

@@ -160,6 +160,11 @@ def encode_header(metadata: Mapping[str, str], tensors: Mapping[str, Tuple[str, 
     return len(text).to_bytes(8, "little") + text, order
 
 
+def bits_of(dtype: str) -> int:
+    """The bits of an element."""
+    return _BITS[dtype]
+
+
 def size_of(dtype: str) -> int:
     """The bytes of an element; 1 if it has fewer than 8 bits."""
     return max(1, _BITS[dtype] // 8)
