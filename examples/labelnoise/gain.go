@@ -134,13 +134,12 @@ type predictor struct {
 func predictors() (ps []predictor) {
 	ps = []predictor{{"share of wrong labels", func(c condition, _ int) float64 { return c.wrong }}}
 	for phase, when := range [phases]string{"epoch 2", "last epoch at the full LR", "last epoch"} {
+		scale := func(c condition, seed int) float64 { return c.pnm[seed].Kept[phase].Scale() }
 		ps = append(ps,
-			predictor{"noise scale, all gradients, " + when, func(c condition, seed int) float64 { return c.pnm[seed].Kept[phase].Scale() }},
-			// The inverse, since the signal may be 0 or negative.
-			predictor{"noise scale, momenta, " + when, func(c condition, seed int) float64 {
-				r := c.pnm[seed].Readings[phase]
-				return -r.Signal / r.Variance
-			}})
+			predictor{"noise scale, minibatches, " + when, scale},
+			predictor{"noise scale, images, " + when, func(c condition, seed int) float64 { return float64(c.batch) * scale(c, seed) }},
+			// The inverse of the scale, since Signal may be 0 or negative.
+			predictor{"momenta's Signal/Variance, " + when, func(c condition, seed int) float64 { return 1 / c.pnm[seed].Readings[phase].Scale() }})
 	}
 	return ps
 }
@@ -161,7 +160,8 @@ func (e *gains) mean(of func(seed int) float64) (mean, stderr float64) {
 
 func (e *gains) report(w io.Writer) {
 	fmt.Fprintf(w, "Test error in %%, mean of the last three epochs and of %d runs. Gain: of PNM over SGD with equal steps, in points ± standard error.\n"+
-		"Noise scale, in minibatches: of all minibatches' gradients, at the end of an epoch of PNM. Momenta: signal/tr Σ that PNM's momenta tell.\n\n", e.seeds())
+		"Scale: the noise scale in minibatches, from all gradients at the end of epoch 2, of the last epoch at the full LR, and of the last\n"+
+		"epoch of PNM. Momenta: Signal/Variance, which PNM's momenta tell in these epochs.\n\n", e.seeds())
 	fmt.Fprintf(w, "%-36s%8s%8s%16s%30s%30s\n", "", "SGD", "PNM", "gain", "scale: early, middle, late", "momenta: early, middle, late")
 	for _, c := range e.conditions {
 		gain, stderr := e.mean(c.gain)

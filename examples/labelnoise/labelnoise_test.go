@@ -199,7 +199,7 @@ func TestRun(t *testing.T) {
 		{"beta0", beta0Sweep(1), 0.4, 1, 9, "Test error", []string{""}},
 		{"scale", newScaleCheck(1), 0.4, 2, 4, "Noise of a minibatch", []string{""}},
 		{"spread", &spreading{lr: 1, replicas: 2, distance: 3}, 0.4, 2, 12, "theory", []string{""}},
-		{"gain", newGains(1), 0.4, 2, 12, "Gain of PNM", []string{""}},
+		{"gain", newGains(1), 0.4, 1, 12, "Gain of PNM", []string{""}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			prefix := filepath.Join(t.TempDir(), "x")
