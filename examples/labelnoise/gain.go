@@ -105,6 +105,7 @@ func (c contender) trainGauged(ctx context.Context, s settings, seed uint64, tra
 	if err != nil {
 		return gained{}, err
 	}
+	defer g.Close()
 	wrong := train.Select(flipped)
 	rng := rand.New(rand.NewPCG(seed, 2))
 	var r gained

@@ -32,8 +32,8 @@ func (g gauge) read(on bool) error {
 func (g gauge) estimate() optim.NoiseEstimate { return g.NoiseAverages().Total }
 
 // keepAll computes the gradient of every minibatch of an epoch, while the parameters rest. It returns the noise of these gradients:
-// |G|² of their mean, which is the gradient of all images, and tr Σ, their variance. It also returns readings
-// from two momenta that have seen the same gradients.
+// |G|² of their mean, which is the gradient of all images, and tr Σ, their variance. It also returns readings from two momenta that have
+// seen the same gradients.
 func keepAll(net *mlp.Net, set fashionmnist.Set, batch int, order []int) (kept pnm.Noise, resting optim.NoiseEstimate, err error) {
 	rule := pnm.NewPNM(0)
 	rule.Beta1 = beta1

@@ -89,6 +89,7 @@ func (e *spreading) measure(ctx context.Context, s settings, seed uint64, set fa
 	if err != nil {
 		return spread{}, err
 	}
+	defer g.Close()
 	for n := range s.Epochs {
 		if _, err := run.Epoch(e.lr*s.Decay(n), step); err != nil {
 			return spread{}, err
@@ -221,7 +222,7 @@ func (e *spreading) table(lr int) (t spreadTable) {
 
 func (e *spreading) report(w io.Writer) {
 	fmt.Fprintf(w, "Variance between %d replicas of a trained network, after %d steps with minibatches of their own, divided by LR²·tr Σ: mean of\n"+
-		"%d networks ± standard error. Steps: of the last step. Way: of all steps together, divided by their number. Theory: independent\n"+
+		"%d networks ± standard error. Step: of the last step. Way: of all steps together, divided by their number. Theory: independent\n"+
 		"minibatches, and gradients that do not depend on the parameters.\n\n%8s%10s%18s%16s%18s%16s\n",
 		e.replicas, e.distance, len(e.runs), "β0", "LR", "step", "step, theory", "way", "way, theory")
 	for i, factor := range spreadLRs {
