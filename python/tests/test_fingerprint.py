@@ -13,7 +13,7 @@ import torch
 
 import posneg
 from helpers import RULES, equal, parameters, set_gradients, twins, values
-from posneg import _fingerprint, _safetensors
+from posneg import _fingerprint, _library, _safetensors
 from posneg.__main__ import main
 from test_diff import write
 from test_docs import fingerprint_page
@@ -323,9 +323,16 @@ def test_class():
             posneg.Fingerprint.parse(bad)
 
 
+def refuses(*_):
+    raise _library.Forked
+
+
+@pytest.mark.parametrize("forked", [False, True])
 @pytest.mark.parametrize("dtype", ["F32", "F64", "BF16", "F16", "F8_E4M3", "F8_E8M0", "I64", "U8"])
-def test_streams(dtype):
+def test_streams(dtype, forked, monkeypatch):
     """Cuts anywhere add up, and special bits are all there."""
+    if forked:
+        monkeypatch.setattr(_library, "fingerprint_bytes", refuses)
     size, rng = SIZES.get(dtype, 1), np.random.default_rng(1)
     data = rng.integers(0, 256, 3000 * size, np.uint8)
     data[: 400 * size] |= 0x7F

@@ -88,6 +88,19 @@ def test_a_step_in_a_forked_child_is_an_error():
     optimizer.step()  # the parent goes on
 
 
+@needs_fork
+def test_a_forked_child_saves(tmp_path):
+    """As programs do that go on while their run is saved."""
+    params = parameters((7, 11), (5,))
+    optimizer = posneg.AdaPNM(params)
+    set_gradients(params)
+    optimizer.step()
+    expected = optimizer.fingerprint()
+    said, code = in_child(lambda: posneg.save_checkpoint(tmp_path / "run", optimizer))
+    assert (said, code) == (str(expected), 0)
+    posneg.load_checkpoint(tmp_path / "run", optimizer, fingerprint=posneg.read_fingerprint(tmp_path / "run"))
+
+
 FRESH = """
 import os, torch, posneg
 p = torch.nn.Parameter(torch.ones(3))

@@ -229,6 +229,10 @@ class _RefusedProcess(Refused, RuntimeError):
     pass
 
 
+class Forked(_RefusedProcess):
+    """The process is a forked child of one that has used the library."""
+
+
 _NOT_RUN = 2  # the report's skipped before a step
 
 
@@ -294,7 +298,7 @@ class Call:
 
 def _error(status: int, message: str) -> Exception:
     if status == ERROR_FORKED:
-        return _RefusedProcess(
+        return Forked(
             f"posneg: this process was forked from one that had already used the library, which does not work in a forked child; "
             f"use multiprocessing's 'spawn' or 'forkserver' start method ({message})"
         )
