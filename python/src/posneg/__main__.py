@@ -65,7 +65,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     parser.add_argument("--seconds", type=float, default=45, help="with --bench: how long to measure (default: 45)")
     parser.add_argument("--machine", help="with --bench: name of the machine in the results (default: its CPU's name)")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="")
+    commands = parser.add_subparsers(dest="command", title="commands")
     diff = commands.add_parser(
         "diff", help="compare two safetensors files, such as checkpoints",
         description="Compares two safetensors files: tensors, and for checkpoints of posneg also step counts, rules, options and metadata. "
