@@ -186,37 +186,44 @@ func (b *batch) endNoise(sums []NoiseSums) {
 	}
 }
 
-// A piece is what is read at a time, and updated before if it is a step that reads: pieceBytes of a momentum, and at most mostPiece elements,
-// since p and d shall stay in the L1 cache. docs/performance.md has the measurements.
+// A step that reads updates a piece, and then reads it from the L1 cache. Pieces of float32 and float64 have pieceBytes of each momentum: so
+// short, the arithmetic of the sums goes on while memory delivers later pieces. In narrower formats arithmetic takes longer than memory, and
+// pieces of mostPiece elements need fewer calls. pieceAhead is how far ahead of its loads such a step prefetches at most, in bytes. All are
+// measured: see docs/performance.md.
 const (
-	pieceBytes = 2 << 10
+	pieceBytes = 1 << 10
 	mostPiece  = 1 << 10
+	pieceAhead = 3 << 9
 )
 
 // A noiseReader reads the momenta of a part of a tensor.
 type noiseReader struct {
 	t *tensor
 	noiseSum
-	piece int                       // elements
+	piece int                       // its elements
+	fetch bool                      // prefetch the momenta of later pieces
 	c64   scalars[float64]          // k1 and k2 are the inverse sums of the weights
 	b     mixed                     // the same for float32, and the formats
 	room  [2*mostPiece + 16]float32 // for p and d, from the border of a cache line on
 }
 
-// start prepares to read a tensor.
-func (r *noiseReader) start(t *tensor) {
+// start prepares to read a tensor; far says that it is in memory, not in a cache.
+func (r *noiseReader) start(t *tensor, far bool) {
 	r.t = t
 	k, l := updatesOf(t.step)
 	r.c64.k1, r.c64.k2 = 1/emaMass(t.c64.beta1, k), 1/emaMass(t.c64.beta1, l)
 	r.b.c.k1, r.b.c.k2 = float32(r.c64.k1), float32(r.c64.k2)
-	r.piece = min(pieceBytes/t.s[0].size(), mostPiece)
+	r.piece = mostPiece
+	if size := t.s[0].size(); size >= 4 {
+		r.piece, r.fetch = pieceBytes/size, far
+	}
 	r.b.formats = [len(formats)]uint32{bf16: gradBF16 | paramBF16 | stateBF16, mxfp8: momentMX}[t.s[0].format]
 }
 
 // updateNoise performs the step on the elements lo … hi−1 of tensor i, and reads their momenta piece by piece, while they are in the cache.
 func (b *batch) updateNoise(i, lo, hi int) (overflows int) {
 	var r noiseReader
-	r.start(&b.tensors[i])
+	r.start(&b.tensors[i], b.far)
 	overflows = r.t.update(lo, hi, b.far, b.zero, &r)
 	b.addNoise(i, &r.noiseSum)
 	return overflows
@@ -225,14 +232,14 @@ func (b *batch) updateNoise(i, lo, hi int) (overflows int) {
 // readNoise reads the momenta of the elements lo … hi−1 of tensor i.
 func (b *batch) readNoise(i, lo, hi int) {
 	var r noiseReader
-	r.start(&b.tensors[i])
+	r.start(&b.tensors[i], b.far)
 	for end := lo; lo < hi; lo = end {
 		if end = hi; hi-lo > r.piece {
 			if end = lo + r.piece; r.t.s[0].row > 0 {
 				end = r.t.blockBorder(end)
 			}
 		}
-		r.read(lo, end, b.far && end < hi)
+		r.read(lo, end, end < hi)
 	}
 	b.addNoise(i, &r.noiseSum)
 }
@@ -245,12 +252,12 @@ func (b *batch) addNoise(i int, s *noiseSum) {
 	b.noise[i].minus.merge(&s.minus)
 }
 
-// read adds a piece to the sums. Meanwhile, if more says so, it prefetches the momenta of as many elements behind them.
+// read adds a piece to the sums. If there are more, it prefetches the piece behind the next one: the step prefetches much of the next.
 func (r *noiseReader) read(lo, hi int, more bool) {
 	p, d := r.terms(lo, hi)
 	aheadP, aheadD := 0, 0
-	if more {
-		aheadP, aheadD = r.t.s[0].distance(hi, p), r.t.s[1].distance(hi, d)
+	if r.fetch && more {
+		aheadP, aheadD = r.t.s[0].distance(hi+r.piece, p), r.t.s[1].distance(hi+r.piece, d)
 	}
 	r.plus.add(p, aheadP)
 	r.minus.add(d, aheadD)

@@ -74,22 +74,25 @@ func updateShared(t *tensor, working int64, h *floatmode.Hold) {
 // gradients if zero is set. If there is a reader, it reads their momenta. far says that they come from memory. It returns the number of
 // parameters that overflowed in their copy.
 func (t *tensor) update(lo, hi int, far, zero bool, noise *noiseReader) (overflows int) {
-	most := maxCall
+	most, ahead := maxCall, ahead(far)
 	if zero {
 		most = zeroLen
 	}
 	if noise != nil {
 		most = noise.piece
+		if noise.fetch {
+			ahead = min(ahead, pieceAhead)
+		}
 	}
 	if t.isMixed() {
-		return t.updateFormats(lo, hi, most, far, zero, noise)
+		return t.updateFormats(lo, hi, most, ahead, far, zero, noise)
 	}
 	for ; lo < hi; lo += most {
 		end := min(lo+most, hi)
 		t.start(lo, end)
 		if t.form.assembled(kernels) {
 			t.raceAnnotate(lo, end)
-			t.updateAssembly(lo, end, ahead(far))
+			t.updateAssembly(lo, end, ahead)
 		} else {
 			t.updateReference(lo, end)
 		}
@@ -97,7 +100,7 @@ func (t *tensor) update(lo, hi int, far, zero bool, noise *noiseReader) (overflo
 			t.zeroGrads(lo, end)
 		}
 		if noise != nil {
-			noise.read(lo, end, far && end < hi)
+			noise.read(lo, end, end < hi)
 		}
 	}
 	return 0
@@ -171,10 +174,10 @@ func (t *tensor) formats() uint32 {
 }
 
 // updateFormats is update for a mixed tensor, in calls of at most most elements. lo and hi are borders of mxfp8 blocks or the tensor's end.
-func (t *tensor) updateFormats(lo, hi, most int, far, zero bool, noise *noiseReader) int {
+func (t *tensor) updateFormats(lo, hi, most, ahead int, far, zero bool, noise *noiseReader) int {
 	var b mixed
 	t.call(&b, lo)
-	r := run{t, &b, far, t.form.assembled(mixedKernels)}
+	r := run{t, &b, ahead, far, t.form.assembled(mixedKernels)}
 	for end := lo; lo < hi; lo = end {
 		if end = hi; hi-lo > most {
 			end = t.blockBorder(lo + most)
@@ -188,7 +191,7 @@ func (t *tensor) updateFormats(lo, hi, most int, far, zero bool, noise *noiseRea
 			t.zeroGrads(lo, end)
 		}
 		if noise != nil {
-			noise.read(lo, end, far && end < hi)
+			noise.read(lo, end, end < hi)
 		}
 	}
 	return b.overflows
@@ -214,6 +217,7 @@ func (t *tensor) blockBorder(i int) int { return i - int(t.drawIndex(i)%drawBloc
 type run struct {
 	t         *tensor
 	b         *mixed // the next call
+	ahead     int    // how far ahead it prefetches
 	far       bool   // its elements come from memory
 	assembled bool   // the kernels of the active tier run it, else the reference
 }
@@ -292,7 +296,7 @@ func (r *run) whole(n int) {
 	if r.far && r.b.copiesAround() {
 		r.b.formats |= outAround
 	}
-	r.call(r.b, n, ahead(r.far))
+	r.call(r.b, n, r.ahead)
 	r.b.formats &^= outAround
 }
 

@@ -21356,10 +21356,10 @@ scaled2:
 	ORL $0x00001000, CX
 
 unscaled3:
-	// plus
+	// p
 	MOVQ 64(AX), DX
 
-	// minus
+	// grad
 	MOVQ 72(AX), BX
 
 	// m
@@ -35472,10 +35472,10 @@ scaled2:
 	ORL $0x00001000, CX
 
 unscaled3:
-	// plus
+	// p
 	MOVQ 64(AX), DX
 
-	// minus
+	// grad
 	MOVQ 72(AX), BX
 
 	// m

@@ -1,6 +1,7 @@
 package asm
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -11,8 +12,7 @@ import (
 
 // fields are the offsets, in bytes, of the fields of the engine's mixed; its coefficients come first.
 var fields = map[string]int{"formats": 52, "counter": 56, "key": 60,
-	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120, "ms": 128, "ns": 136,
-	"plus": 64, "minus": 72} // of noise
+	"p": 64, "grad": 72, "m": 80, "n": 88, "v": 96, "x": 104, "out": 112, "overflows": 120, "ms": 128, "ns": 136}
 
 // The bits of the engine's sets of formats.
 const (
@@ -107,7 +107,7 @@ func (k Kernel) EmitMixed(isa ISA) {
 		m.findScaled()
 	}
 	for _, name := range append(slices.Clone(k.Streams), "out") {
-		v.streams[name] = m.field(MOVQ, name, GP64())
+		v.streams[name] = m.field(MOVQ, cmp.Or(noiseFields[name], name), GP64())
 	}
 	m.overflows = GP64()
 	XORQ(m.overflows, m.overflows)

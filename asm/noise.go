@@ -20,3 +20,6 @@ var Noise = Kernel{
 
 // mixedNoise is the same for momenta in float32, bf16 and mxfp8.
 var mixedNoise = Kernel{Name: Noise.Name + "Mixed", Streams: Noise.Streams, Scalars: Noise.Scalars, Body: Noise.Body, Doc: Noise.Doc}
+
+// noiseFields are the fields of the engine's mixed that have what mixedNoise writes.
+var noiseFields = map[string]string{"plus": "p", "minus": "grad"}
