@@ -69,6 +69,9 @@
 //     nearest integer, ties to even. T is the exact sum of these integers, rounded once to float64; the norm is √T · √q. So each square
 //     is off by at most 2⁻⁵¹ of the largest one. In an ordinary float64 sum, a single addition may err by as much, once the sum has grown
 //     to four times the largest square.
+//     The sums of [SumNoise] and Options.Noise are such sums of squares: those of the numbers x + y and x − y, where x and y are the
+//     two momenta, each multiplied by the inverse of the sum of its weights, one rounded operation after the other in float32 (float64
+//     for float64 state). noise.go has the definition.
 //  5. Elements of 16 or 8 bits are widened exactly, including denormals. They are updated as float32, and the results are
 //     rounded once, when they are stored: to nearest even, or stochastically. The random numbers are a function of
 //     seed, tensor, step and element ([Rounding]), and never depend on shared random state. format.go, mxfp8.go and rounding.go define
