@@ -9,7 +9,7 @@ import (
 )
 
 // A NoiseReport has a reading of the gradient noise of each tensor. The numbers of a group, and those of Total, are the sums over their
-// tensors. Where there is nothing to read, both numbers are NaN.
+// tensors, rounded once. Where there is nothing to read, both numbers are NaN.
 type NoiseReport struct {
 	Total   pnm.Noise
 	Groups  []pnm.Noise
@@ -50,7 +50,7 @@ func (o *Optimizer) NoiseScale() (NoiseReport, error) {
 		return NoiseReport{}, named(err, o.names)
 	}
 	r := newReadings(len(o.groups), len(o.names))
-	o.readings(r, updates, sums)
+	o.readings(r, updates, sums, 1)
 	return NoiseReport{r.total.orNaN(), orNaN(r.groups), orNaN(r.tensors)}, nil
 }
 
@@ -61,9 +61,9 @@ func (o *Optimizer) NoiseScale() (NoiseReport, error) {
 // Skipped steps do not count. Neither do steps of [Optimizer.StepPart], which are not read: call [Optimizer.NoiseScale] after these. A
 // tensor without a gradient in a step is not read in this step, and is left out of the sums.
 //
-// The averages begin anew with each call of ReadNoise, and when tensors, states or counts of steps change: by [Optimizer.AddGroup],
-// [Optimizer.SetState], [Optimizer.SetSteps], [Optimizer.Load] and [Optimizer.LoadFrom]. Checkpoints do not contain them. Each tensor takes
-// about 6 KiB of memory.
+// The averages, and the count of steps until the next reading, begin anew with each call of ReadNoise, and when tensors, states or counts
+// of steps change: by [Optimizer.AddGroup], [Optimizer.SetState], [Optimizer.SetSteps], [Optimizer.Load] and [Optimizer.LoadFrom].
+// Checkpoints do not contain them. Each tensor takes about 6 KiB of memory.
 //
 // ReadNoise returns a *pnm.ValueError for a number below 0 or for a decay outside [0, 1]. It has then changed nothing.
 func (o *Optimizer) ReadNoise(every int, decay float64) error {
@@ -94,7 +94,7 @@ func (o *Optimizer) NoiseAverages() NoiseEstimates {
 
 // A noise is what steps read.
 type noise struct {
-	every, steps int // steps: those since ReadNoise
+	every, steps int // steps: those since the averages began; they are the clock of groups and of the total
 	decay        float64
 	sums         []pnm.NoiseSums
 	last         *readings
@@ -110,6 +110,7 @@ func (o *Optimizer) restartNoise() {
 	if n.every == 0 {
 		return
 	}
+	n.steps = 0
 	n.sums = make([]pnm.NoiseSums, len(o.names))
 	n.last = newReadings(len(o.groups), len(o.names))
 	fresh := NoiseAverage{Decay: n.decay}
@@ -124,10 +125,12 @@ func (n *noise) due() bool { return n.every > 0 && (n.steps+1)%n.every == 0 }
 // stepDone counts a step, whose updates are still set, and averages what it has read.
 func (o *Optimizer) stepDone(sums []pnm.NoiseSums) {
 	n := &o.noise
-	if n.due() {
+	due := n.due()
+	n.steps++
+	if due {
 		var h floatmode.Hold
 		defer h.Take().Release()
-		o.readings(n.last, o.list.Updates, sums)
+		o.readings(n.last, o.list.Updates, sums, n.steps)
 		n.last.total.addTo(&n.averages.total)
 		for g, r := range n.last.groups {
 			r.addTo(&n.averages.groups[g])
@@ -136,30 +139,23 @@ func (o *Optimizer) stepDone(sums []pnm.NoiseSums) {
 			r.addTo(&n.averages.tensors[i])
 		}
 	}
-	n.steps++
 }
 
 // A reading is one of a tensor, or the sum of those of several.
 type reading struct {
 	pnm.Noise
-	step  int     // the last one of its tensors; 0 if there is no reading
+	at    int     // the tensor's steps, or those of the optimizer for a sum: the tensors of a sum may have had different ones; 0: no reading
 	beta1 float64 // the largest one of its tensors
 }
 
-func (r *reading) plus(other reading) {
-	r.Signal += other.Signal
-	r.Variance += other.Variance
-	r.step, r.beta1 = max(r.step, other.step), max(r.beta1, other.beta1)
-}
-
 func (r *reading) addTo(a *NoiseAverage) {
-	if r.step > 0 {
-		a.add(r.Noise, r.step, r.beta1)
+	if r.at > 0 {
+		a.add(r.Noise, r.at, r.beta1)
 	}
 }
 
 func (r *reading) orNaN() pnm.Noise {
-	if r.step == 0 {
+	if r.at == 0 {
 		return pnm.Noise{Signal: math.NaN(), Variance: math.NaN()}
 	}
 	return r.Noise
@@ -169,21 +165,35 @@ func (r *reading) orNaN() pnm.Noise {
 type readings struct {
 	total           reading
 	groups, tensors []reading
+	sum             exactSum
 }
 
 func newReadings(groups, tensors int) *readings {
 	return &readings{groups: make([]reading, groups), tensors: make([]reading, tensors)}
 }
 
-// readings sets r to the readings of the tensors that are not skipped. Step of an update is the number of the tensor's last step.
-func (o *Optimizer) readings(r *readings, updates []pnm.Update, sums []pnm.NoiseSums) {
+// sumOf returns the sum of the readings of some tensors, as one at a time of the optimizer.
+func (r *readings) sumOf(tensors []reading, at int) reading {
+	var sum reading
+	for i := range tensors {
+		if tensors[i].at > 0 {
+			sum.at, sum.beta1 = at, max(sum.beta1, tensors[i].beta1)
+		}
+	}
+	sum.Signal = r.sum.of(len(tensors), func(i int) float64 { return tensors[i].Signal })
+	sum.Variance = r.sum.of(len(tensors), func(i int) float64 { return tensors[i].Variance })
+	return sum
+}
+
+// readings sets r to the readings of the tensors that are not skipped, at a time of the optimizer. Step of an update is the number of the
+// tensor's last step.
+func (o *Optimizer) readings(r *readings, updates []pnm.Update, sums []pnm.NoiseSums, at int) {
 	var h floatmode.Hold
 	defer h.Take().Release()
-	r.total = reading{}
 	for g := range o.groups {
 		beta1, ok := decayOf(o.groups[g].rule)
-		r.groups[g] = reading{}
-		for i, end := o.members(g); i < end; i++ {
+		first, end := o.members(g)
+		for i := first; i < end; i++ {
 			r.tensors[i] = reading{}
 			u := &updates[i]
 			if !ok || u.Skip || u.Step < 2 {
@@ -194,10 +204,10 @@ func (o *Optimizer) readings(r *readings, updates []pnm.Update, sums []pnm.Noise
 				panic(err) // the rule and the step have been checked
 			}
 			r.tensors[i] = reading{n, u.Step, beta1}
-			r.groups[g].plus(r.tensors[i])
-			r.total.plus(r.tensors[i])
 		}
+		r.groups[g] = r.sumOf(r.tensors[first:end], at)
 	}
+	r.total = r.sumOf(r.tensors, at)
 }
 
 // decayOf returns β1 of a rule with two momenta.

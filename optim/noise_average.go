@@ -37,9 +37,9 @@ type NoiseEstimate struct {
 	SignalError, VarianceError, ScaleError float64
 }
 
-// Add adds the reading after a step. Steps must not go back. beta1 is β1 of the rule, and tells how much readings of nearby steps have in
-// common. For a sum over several tensors, step and beta1 are the largest of theirs. A reading before step 2 does not count: it has
-// nothing to read. A reading that is NaN or infinite makes the averages NaN.
+// Add adds the reading after a step. Each step must be above the one before. beta1 is β1 of the rule, and tells how much readings of nearby
+// steps have in common. For a sum over several tensors, count the steps of the optimizer, and take the largest beta1. A reading before
+// step 2 does not count: it has nothing to read. A reading that is NaN or infinite makes the averages NaN.
 //
 // Add returns a *pnm.ValueError for a Decay, step or beta1 out of its range, and has then changed nothing.
 func (a *NoiseAverage) Add(reading pnm.Noise, step int, beta1 float64) error {
@@ -55,8 +55,8 @@ func (a *NoiseAverage) Add(reading pnm.Noise, step int, beta1 float64) error {
 		return illegal("beta1", beta1, "in [0, 1)")
 	case step < 1:
 		return illegal("step", float64(step), "≥ 1")
-	case step < a.step:
-		return illegal("step", float64(step), fmt.Sprintf("≥ %d, the step of the reading before", a.step))
+	case step <= a.step:
+		return illegal("step", float64(step), fmt.Sprintf("> %d, the step of the reading before", a.step))
 	}
 	if step > 1 {
 		a.add(reading, step, beta1)
@@ -69,8 +69,8 @@ func (a *NoiseAverage) add(reading pnm.Noise, step int, beta1 float64) {
 	b := float64(beta1 * beta1)
 	decay := cmp.Or(a.Decay, 1)
 	left := remaining(b, step-a.step)
-	a.linear.add(decay, left)
-	a.product.add(decay, left*left)
+	a.linear.add(decay, a.weight, left)
+	a.product.add(decay, a.weight, float64(left*left))
 	kept := (1 - b) / (1 + b) // V of docs/noise.md, late
 	a.ratio = kept * kept / 2
 
@@ -111,14 +111,15 @@ func (a *NoiseAverage) Estimate() NoiseEstimate {
 		nan := math.NaN()
 		return NoiseEstimate{pnm.Noise{Signal: nan, Variance: nan}, 0, nan, nan, nan}
 	}
-	linear, product := a.linear.share(a.weight), a.product.share(a.weight)
+	linear, linearLost := a.linear.shares()
+	product, productLost := a.product.shares()
 	// errorOf takes a mean square of deviations, and the variance of the linear part. Without that of their mean, deviations are too small.
 	errorOf := func(square, ofLinear float64) float64 {
-		ofProduct := max(0, square-float64(ofLinear*(1-linear))) / (1 - product)
+		ofProduct := max(0, square-float64(ofLinear*linearLost)) / productLost
 		return math.Sqrt(float64(ofLinear*linear) + float64(ofProduct*product))
 	}
 	ss, sv, vv := a.ss/a.weight, a.sv/a.weight, a.vv/a.weight
-	ofSignal := max(0, ss-float64(a.ratio*vv)) / (1 - linear)
+	ofSignal := max(0, ss-float64(a.ratio*vv)) / linearLost
 	scale := a.mean.Scale()
 	residual := vv - float64(2*scale*sv) + float64(scale*scale*ss) // of Variance − scale·Signal
 	return NoiseEstimate{
@@ -131,17 +132,23 @@ func (a *NoiseAverage) Estimate() NoiseEstimate {
 }
 
 // A serial says how much the errors of readings have in common. Let w(i) be the weight of reading i, and ρ(i, j) the correlation of two.
+// The sums apart are kept for themselves, since differences would lose their digits, and their signs, where ρ is near 1.
 type serial struct {
-	pairs float64 // Σ w(i)·w(j)·ρ(i, j)
-	last  float64 // Σ w(i)·ρ(i, last)
+	pairs, apart       float64 // Σ w(i)·w(j)·ρ(i, j), and Σ w(i)·w(j)·(1−ρ(i, j))
+	withLast, fromLast float64 // Σ w(i)·ρ(i, last), and Σ w(i)·(1−ρ(i, last))
 }
 
-// add adds a reading whose correlation with the one before is rho.
-func (s *serial) add(decay, rho float64) {
-	before := decay * s.last * rho
+// add adds a reading whose correlation with the one before is rho. weight is the sum of the weights so far.
+func (s *serial) add(decay, weight, rho float64) {
+	before := decay * s.withLast * rho
 	s.pairs = float64(decay*decay*s.pairs) + float64(2*before) + 1
-	s.last = float64(before) + 1
+	s.withLast = float64(before) + 1
+	s.fromLast = decay * (float64((1-rho)*weight) + float64(rho*s.fromLast))
+	s.apart = float64(decay*decay*s.apart) + float64(2*s.fromLast)
 }
 
-// share returns the variance of the average, divided by that of one reading.
-func (s *serial) share(weight float64) float64 { return s.pairs / (weight * weight) }
+// shares returns the variance of the average, divided by that of one reading, and what is left of 1: what deviations from it have.
+func (s *serial) shares() (ofMean, ofDeviations float64) {
+	all := s.pairs + s.apart
+	return s.pairs / all, s.apart / all
+}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/posneg/pnm"
@@ -288,10 +290,18 @@ func TestNoiseStandardErrors(t *testing.T) {
 	}
 }
 
-// noiseByHand returns what to read off an optimizer now, from copies of its state. Tensors that are not among these do not count.
-func noiseByHand(t *testing.T, o *Optimizer, count func(tensor int) bool) *readings {
+// noiseByHand returns what to read off an optimizer now, at a time of it, from copies of its state. Only the tensors for which count is true
+// have a reading.
+func noiseByHand(t *testing.T, o *Optimizer, at int, count func(tensor int) bool) *readings {
 	t.Helper()
 	r := newReadings(o.Groups(), o.Tensors())
+	exact := make(map[*float64]*big.Float)
+	add := func(sum *float64, x float64) {
+		if exact[sum] == nil {
+			exact[sum] = new(big.Float).SetPrec(4000)
+		}
+		*sum, _ = exact[sum].Add(exact[sum], big.NewFloat(x)).Float64()
+	}
 	for i, s := range stateOf(t, o) {
 		g := o.Groups() - 1
 		for first, _ := o.members(g); i < first; first, _ = o.members(g) {
@@ -317,9 +327,9 @@ func noiseByHand(t *testing.T, o *Optimizer, count func(tensor int) bool) *readi
 		}
 		r.tensors[i] = reading{n, s.Step, beta1}
 		for _, sum := range []*reading{&r.groups[g], &r.total} {
-			sum.Signal += n.Signal
-			sum.Variance += n.Variance
-			sum.step, sum.beta1 = max(sum.step, s.Step), max(sum.beta1, beta1)
+			add(&sum.Signal, n.Signal)
+			add(&sum.Variance, n.Variance)
+			sum.at, sum.beta1 = at, max(sum.beta1, beta1)
 		}
 	}
 	return r
@@ -344,8 +354,8 @@ func TestNoiseReadings(t *testing.T) {
 		fresh := NoiseAverage{Decay: decay}
 		total, groups, tensors := fresh, []NoiseAverage{fresh, fresh, fresh, fresh}, []NoiseAverage{fresh, fresh, fresh, fresh, fresh}
 		add := func(a *NoiseAverage, r reading) {
-			if r.step > 0 {
-				wantNoError(t, a.Add(r.Noise, r.step, r.beta1))
+			if r.at > 0 {
+				wantNoError(t, a.Add(r.Noise, r.at, r.beta1))
 			}
 		}
 		counted := 0
@@ -368,7 +378,7 @@ func TestNoiseReadings(t *testing.T) {
 			wantNoError(t, err)
 			if !report.Skipped {
 				if counted++; counted%every == 0 {
-					r := noiseByHand(t, o, func(i int) bool { return !grads[i].IsNil() })
+					r := noiseByHand(t, o, counted, func(i int) bool { return !grads[i].IsNil() })
 					add(&total, r.total)
 					for g := range r.groups {
 						add(&groups[g], r.groups[g])
@@ -380,7 +390,7 @@ func TestNoiseReadings(t *testing.T) {
 			}
 			now, err := o.NoiseScale()
 			wantNoError(t, err)
-			want := noiseByHand(t, o, func(int) bool { return true })
+			want := noiseByHand(t, o, 1, func(int) bool { return true })
 			wantSameNoise(t, what+", all", now.Total, want.total.orNaN())
 			for g := range want.groups {
 				wantSameNoise(t, fmt.Sprintf("%s, group %d", what, g), now.Groups[g], want.groups[g].orNaN())
@@ -416,6 +426,23 @@ func TestWorkersReadTheSameNoise(t *testing.T) {
 			if got != want {
 				t.Errorf("%v: with %d workers %s\nwant %s", f, workers, got, want)
 			}
+		}
+	}
+}
+
+// Readings after a restart come at the steps at which they do in a program that begins there.
+func TestNoiseBeginsToCountAnew(t *testing.T) {
+	x := lcg[float32](1, 16)
+	o := optimizerOf(t, groupOf(pnm.NewPNM(0.1), x[:8]))
+	wantNoError(t, o.ReadNoise(10, 0))
+	for range 15 {
+		wantNoError(t, stepOf(o, x[8:]))
+	}
+	wantNoError(t, loadFrom(o, saved(t, o, SaveOptions{}), LoadOptions{}))
+	for step, want := range []int{9: 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2} {
+		wantNoError(t, stepOf(o, x[8:]))
+		if got := o.NoiseAverages().Total.Readings; got != want {
+			t.Errorf("%d steps after a load: %d readings, want %d", step+1, got, want)
 		}
 	}
 }
@@ -544,7 +571,8 @@ func TestNoiseErrors(t *testing.T) {
 		{(&NoiseAverage{Decay: -1}).Add(pnm.Noise{}, 1, 0.9), "pnm: NoiseAverage.Decay is -1, must be in [0, 1]"},
 		{new(NoiseAverage).Add(pnm.Noise{}, 0, 0.9), "pnm: NoiseAverage.step is 0, must be ≥ 1"},
 		{new(NoiseAverage).Add(pnm.Noise{}, 1, 1), "pnm: NoiseAverage.beta1 is 1, must be in [0, 1)"},
-		{(&NoiseAverage{step: 5}).Add(pnm.Noise{}, 4, 0), "pnm: NoiseAverage.step is 4, must be ≥ 5, the step of the reading before"},
+		{(&NoiseAverage{step: 5}).Add(pnm.Noise{}, 4, 0), "pnm: NoiseAverage.step is 4, must be > 5, the step of the reading before"},
+		{(&NoiseAverage{step: 5}).Add(pnm.Noise{}, 5, 0), "pnm: NoiseAverage.step is 5, must be > 5, the step of the reading before"},
 	} {
 		if e := (*pnm.ValueError)(nil); !errors.As(c.err, &e) || c.err.Error() != c.want {
 			t.Errorf("%v, want %s", c.err, c.want)
@@ -563,10 +591,19 @@ func TestBitsOfNoiseAverages(t *testing.T) {
 			0x1.f3937e87d6343p-1, 0x1.72e63cd0fac69p+1, 0x1.a99566f30957bp-2, 0x1.0d1f0a072234fp-2, 0x1.7c1f88cbc4c1ep+1, 0x1.43774a3eee5e7p+0,
 		}},
 		{0.95, 0.9, 10, []float64{
-			0x1.f765b5121e2fap-1, 0x1.797c3636ee25dp+1, 0x1.3033f3931f5a3p-3, 0x1.bd9855344e76fp-4, 0x1.7fefa81cf7cc2p+1, 0x1.cf56c6e733c0fp-2,
+			0x1.f765b5121e2fap-1, 0x1.797c3636ee25dp+1, 0x1.3033f3931f5a0p-3, 0x1.bd9855344e76cp-4, 0x1.7fefa81cf7cc2p+1, 0x1.cf56c6e733c0ap-2,
 		}},
 		{0.7, 0.3, 3, []float64{
-			0x1.c84275eae4415p-1, 0x1.848f6c55441c2p+1, 0x1.23518e03b23d7p-2, 0x1.d0a9acbdcbc3cp-3, 0x1.b407a9757b580p+1, 0x1.eb3bdc6794c9dp-1,
+			0x1.c84275eae4415p-1, 0x1.848f6c55441c2p+1, 0x1.23518e03b23d7p-2, 0x1.d0a9acbdcbc3bp-3, 0x1.b407a9757b580p+1, 0x1.eb3bdc6794c9cp-1,
+		}},
+		{1, 1 - 0x1p-30, 1, []float64{
+			0x1.f3937e87d6343p-1, 0x1.72e63cd0fac69p+1, 0x1.2f0affc888ab5p+12, 0x1.8c5318112f46dp+11, 0x1.7c1f88cbc4c1ep+1, 0x1.cd2a61ca7b7f1p+13,
+		}},
+		{0.9, 1 - 0x1p-53, 1, []float64{
+			0x1.fdea9d8610d60p-1, 0x1.7f92760107686p+1, 0x1.1f19b7effc58fp+24, 0x1.6d7bfd404c16fp+23, 0x1.8123afbb0512cp+1, 0x1.b1b181ec6607ep+25,
+		}},
+		{1, 0, 1, []float64{
+			0x1.f3937e87d6343p-1, 0x1.72e63cd0fac69p+1, 0x1.14e5d7c65c67cp-3, 0x1.a690ca681c347p-4, 0x1.7c1f88cbc4c1ep+1, 0x1.9feb8c0e52618p-2,
 		}},
 	} {
 		a := NoiseAverage{Decay: c.decay}
@@ -580,5 +617,72 @@ func TestBitsOfNoiseAverages(t *testing.T) {
 				t.Errorf("decay %g, β1 %g, every %d: number %d is %x, want %x", c.decay, c.beta1, c.every, i, got, c.want[i])
 			}
 		}
+	}
+}
+
+// Numbers that are not finite, and a signal of 0, do what they do in Python, whose test has the same list.
+func TestNoiseAveragesOfSpecialNumbers(t *testing.T) {
+	inf, nan, zero := math.Inf(1), math.NaN(), math.Copysign(0, -1)
+	for _, c := range []struct {
+		readings [][2]float64 // Signal, Variance
+		want     [6]float64   // Signal, Variance, their errors, Scale and its error
+	}{
+		{[][2]float64{{1, 2}, {nan, nan}, {1, 3}}, [6]float64{nan, nan, nan, nan, nan, nan}},
+		{[][2]float64{{1, 2}, {inf, inf}, {1, 3}}, [6]float64{nan, nan, nan, inf, nan, nan}},
+		{[][2]float64{{1, 2}, {inf, 2}}, [6]float64{inf, 2, nan, 0, 0, nan}},
+		{[][2]float64{{1, 2}, {2, inf}}, [6]float64{1.5, inf, 0x1.2144f81ce5b4fp-1, inf, inf, nan}},
+		{[][2]float64{{1, 2}, {-1, 2}}, [6]float64{0, 2, 0x1.70615e07e8bbfp+0, 0, inf, nan}},
+		{[][2]float64{{zero, 1}, {zero, 1}}, [6]float64{0, 1, 0, 0, inf, nan}},
+		{[][2]float64{{0, -1}, {0, -1}}, [6]float64{0, -1, 0, 0, -inf, nan}},
+		{[][2]float64{{0, 0}, {0, 0}}, [6]float64{0, 0, 0, 0, nan, nan}},
+		{[][2]float64{{1, 2}, {1, 2}}, [6]float64{1, 2, 0, 0, 2, 0}},
+		{[][2]float64{{1, 2}}, [6]float64{1, 2, nan, nan, 2, nan}},
+	} {
+		var a NoiseAverage
+		for i, n := range c.readings {
+			wantNoError(t, a.Add(pnm.Noise{Signal: n[0], Variance: n[1]}, 10*(i+1), 0.9))
+		}
+		e := a.Estimate()
+		for i, got := range [...]float64{e.Signal, e.Variance, e.SignalError, e.VarianceError, e.Scale(), e.ScaleError} {
+			if want := c.want[i]; !(math.IsNaN(got) && math.IsNaN(want) || sameBits(got, want)) {
+				t.Errorf("%v: number %d is %x, want %x", c.readings, i, got, want)
+			}
+		}
+	}
+}
+
+// A tensor that sits out some steps, such as an expert, does not disturb the averages of the others, nor those of its group: readings of a
+// sum are as far apart as the optimizer's steps.
+func TestNoiseOfTensorsThatSitOut(t *testing.T) {
+	params := [][]float64{make([]float64, 7), make([]float64, 9), make([]float64, 8)}
+	o := optimizerOf(t, groupOf(pnm.NewPNM(0.1), params[0]), groupOf(pnm.NewPNM(0.1), params[1:]...))
+	wantNoError(t, o.ReadNoise(1, 0))
+	var total, group NoiseAverage
+	for step := 1; step <= 40; step++ {
+		grads := []pnm.Vector{pnm.Float64(lcg[float64](uint64(step), 7)), pnm.Float64(lcg[float64](uint64(100+step), 9)), {}}
+		if step%4 == 0 {
+			grads[1], grads[2] = pnm.Vector{}, pnm.Float64(lcg[float64](uint64(step), 8))
+		}
+		_, err := o.Step(pnm.Options{}, grads)
+		wantNoError(t, err)
+		r := noiseByHand(t, o, step, func(i int) bool { return !grads[i].IsNil() })
+		for a, r := range map[*NoiseAverage]reading{&total: r.total, &group: r.groups[1]} {
+			if r.at > 0 {
+				wantNoError(t, a.Add(r.Noise, step, r.beta1))
+			}
+		}
+	}
+	got := o.NoiseAverages()
+	for what, e := range map[string][2]NoiseEstimate{"total": {got.Total, total.Estimate()}, "group": {got.Groups[1], group.Estimate()}} {
+		if fmt.Sprintf("%x", e[0]) != fmt.Sprintf("%x", e[1]) || !(e[0].VarianceError > 0) {
+			t.Errorf("%s: %+v, want %+v", what, e[0], e[1])
+		}
+	}
+	readings := []int{got.Total.Readings, got.Groups[0].Readings, got.Groups[1].Readings}
+	for _, e := range got.Tensors {
+		readings = append(readings, e.Readings)
+	}
+	if want := []int{39, 39, 38, 39, 29, 9}; !slices.Equal(readings, want) {
+		t.Errorf("readings %v, want %v", readings, want)
 	}
 }

@@ -64,6 +64,30 @@ def some_without():
         assert reference.noise.readings == 3
 
 
+def experts():
+    """Parameters that each process has alone, without a gradient in some steps. A restart in one process is one in all."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    params, alone = made(), made()
+    optimizer = posneg.AdaPNM(params[rank::world], process_group=dist.group.WORLD, noise_every=1)
+    reference = posneg.AdaPNM(alone, noise_every=1)
+    for step in range(12):
+        for i, (p, q, g) in enumerate(zip(params, alone, whole(step))):
+            rests = (step % 3 == 0) != (i % 2 == 0)
+            p.grad, q.grad = (None, None) if rests else (g, g.clone())
+        if step == 6:
+            reference.noise_decay = 1.0  # begins anew
+            if rank == world - 1:
+                optimizer.noise_decay = 1.0
+            else:
+                assert optimizer.noise.readings == 4
+        optimizer.step()
+        reference.step()
+        assert total(optimizer.noise) == total(reference.noise), step
+    assert reference.noise.readings == 6 and [n.readings for n in optimizer.noise.params] == [
+        n.readings for n in reference.noise.params[rank::world]
+    ]
+
+
 def found_by_one():
     """What GradScaler has found in one process alone: none reads, and none waits for another."""
     p = torch.nn.Parameter(torch.ones(4))
@@ -162,7 +186,7 @@ def pipeline():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    tests = [zero_redundancy, some_without, found_by_one]
+    tests = [zero_redundancy, some_without, experts, found_by_one]
     if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6):
         tests += [dtensors, fully_sharded, pipeline]
     for test in tests:

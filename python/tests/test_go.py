@@ -20,6 +20,7 @@ from helpers import RULES
 
 SHAPES = {"layer.weight": (3, 37), "layer.bias": (17,), 'größe\\ "x".late': (2, 3), "scale": ()}
 LATE = 'größe\\ "x".late'  # has no gradient in the first two steps
+EXPERT = "layer.bias"  # in the test of noise, has one in each third step only
 GROUPS = [["layer.weight", LATE], ["layer.bias", "scale"]]
 
 # What the parameters are here, what the optimizer does with them, and how resume/main.go is told so.
@@ -85,7 +86,7 @@ class Run:
         assert result.returncode == 0, result.stderr
         return out
 
-    def stepped(self, file, first, steps, groups):
+    def stepped(self, file, first, steps, groups, expert=None):
         """An optimizer that has done these steps, and its parameters."""
         named = {name: torch.nn.Parameter(torch.zeros(shape, dtype=self.dtype)) for name, shape in SHAPES.items()}
         optimizer = self.optimizer([{"params": [named[name] for name in names]} for names in groups], lr=1.0, **self.how)
@@ -95,7 +96,8 @@ class Run:
         for step in range(first, first + steps):
             for name, p in named.items():
                 target = (torch.arange(p.numel()) * 7 % 11 - 5) / 4
-                p.grad = None if name == LATE and step < 2 else p.detach() - target.reshape(p.shape).to(p.dtype)
+                rests = name == LATE and step < 2 or name == expert and step % 3
+                p.grad = None if rests else p.detach() - target.reshape(p.shape).to(p.dtype)
             optimizer.step()
         return optimizer, named
 
@@ -145,19 +147,20 @@ def test_runs_that_move(tmp_path, resume, rule, form, legs):
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("rule", [name for name in RULES if "PNM" in name])
 def test_noise(tmp_path, resume, rule, form):
-    """Both read the same numbers, and average them alike."""
+    """Both read the same numbers, and average them alike: for all parameters together, each group and each parameter."""
     run = Run(tmp_path, resume, rule, form, flat=False)
     start = run.start()
-    flags = ["-noise", "-steps=5", f"-late={LATE}", *run.flags]
+    flags = ["-noise", "-steps=12", f"-late={LATE}", f"-expert={EXPERT}", *run.flags]
     said = subprocess.run([resume, *flags, start, run.file()], check=True, stdout=subprocess.PIPE, text=True).stdout
     run.how = dict(run.how, noise_every=1, noise_decay=0.75)
-    optimizer = run.stepped(start, 0, 5, GROUPS)[0]
+    optimizer = run.stepped(start, 0, 12, GROUPS, EXPERT)[0]
+    averages, readings = ([n, *n.groups, *n.params] for n in (optimizer.noise, optimizer.noise_scale()))
     numbers = []
-    for average, now in zip(optimizer.noise.params, optimizer.noise_scale().params):
+    for average, now in zip(averages, readings):
         errors = average.signal_error, average.variance_error, average.scale_error
         numbers.append([average.readings, average.signal, average.variance, *errors, now.signal, now.variance])
     assert str([[int(line.split()[0]), *map(float.fromhex, line.split()[1:])] for line in said.splitlines()]) == str(numbers)
-    assert [n[0] for n in numbers] == [4, 2, 4, 4]
+    assert [n[0] for n in numbers] == [11, 11, 11, 11, 9, 3, 11]
 
 
 # Runs of which Go has the file after an odd step, and that two steps later.

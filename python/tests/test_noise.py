@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import posneg
 import posneg.offload
 from helpers import CLASSES, bits, equal, parameters, saved, set_gradients, twins
 from posneg import _library
+from posneg._noise import exact_sum
 from test_distributed import pytestmark as needs_gloo
 from test_distributed import run
 from test_interrupts import run as interrupt
@@ -174,6 +176,52 @@ def test_a_parameter_without_a_gradient_is_not_read():
     assert [n.readings for n in now.params] == [1, 1]
 
 
+def alternating(step, a):
+    """The gradients of experts: the first parameter has one in each step, the second in three of four, the third in the fourth."""
+    set_gradients(a)
+    for i in (1, 2):
+        if (step % 4 == 0) == (i == 1):
+            a[i].grad = None
+
+
+def test_experts():
+    """The readings of a group and of all are as far apart as the optimizer's steps, whatever the counts of those that have a gradient."""
+    a = parameters(7, 9, 8)
+    optimizer = posneg.PNM([dict(params=a[:1]), dict(params=a[1:])], lr=0.1, noise_every=1)
+    total, group = posneg.NoiseAverage(), posneg.NoiseAverage()
+    for step in range(1, 41):
+        alternating(step, a)
+        optimizer.step()
+        now = optimizer.noise_scale().params
+        read = [n if p.grad is not None else posneg.Noise(0.0, 0.0, 0) for n, p in zip(now, a)]
+        for average, those in ((total, read), (group, read[1:])):
+            if any(n.readings for n in those):
+                there = [n for n in those if n.readings]
+                average.add(posneg.Noise(math.fsum(n.signal for n in there), math.fsum(n.variance for n in there)), step, 0.9)
+    found = optimizer.noise
+    assert [n.readings for n in (found, *found.groups, *found.params)] == [39, 39, 38, 39, 29, 9]
+    for n, expected in ((found, total.estimate()), (found.groups[1], group.estimate())):
+        assert str([n.signal, n.variance, n.signal_error, n.variance_error, n.scale_error]) == str(
+            [expected.signal, expected.variance, expected.signal_error, expected.variance_error, expected.scale_error]
+        )
+        assert n.signal_error > 0 and n.variance_error > 0
+
+
+def test_every_after_a_restart():
+    """Readings come at the steps at which they do in a program that begins there, as in Go."""
+    a = parameters(30)
+    optimizer = posneg.PNM(a, lr=0.1, noise_every=10)
+    restarts = [lambda: optimizer.load_state_dict(optimizer.state_dict()), lambda: optimizer.add_param_group(dict(params=parameters(4)))]
+    for restart in restarts:
+        for _ in range(5):
+            set_gradients(a), optimizer.step()
+        restart()
+        assert optimizer.noise is None
+        for step in range(1, 21):
+            set_gradients(a), optimizer.step()
+            assert (optimizer.noise.readings if optimizer.noise else 0) == step // 10
+
+
 def test_every():
     a = parameters(30)
     optimizer = posneg.AdaPNM(a, noise_every=3, skip_non_finite=True)
@@ -219,8 +267,14 @@ def test_what_begins_a_new_average(tmp_path):
     assert optimizer.noise is None and steps() == 2
     optimizer.state.clear()
     assert steps(3) == 2
+    other = parameters(5)
+    optimizer.param_groups[0]["params"] += other
+    assert steps(3) == 3 and [n.readings for n in optimizer.noise.params] == [3, 2]
+    optimizer.state[other[0]].clear()
+    assert steps(3) == 2 and [n.readings for n in optimizer.noise.params] == [2, 2]
+    del optimizer.param_groups[0]["params"][1]
     optimizer.add_param_group(dict(params=parameters(3)))
-    assert steps(1) == 1 and len(optimizer.noise.groups) == 2
+    assert optimizer.noise is None and steps(1) == 1 and len(optimizer.noise.groups) == 2
 
 
 def test_copies_and_state_dicts():
@@ -438,8 +492,11 @@ def noise_of(seed, n):
 
 @pytest.mark.parametrize("decay, beta1, every, expected", [
     (1.0, 0.9, 1, "0x1.f3937e87d6343p-1 0x1.72e63cd0fac69p+1 0x1.a99566f30957bp-2 0x1.0d1f0a072234fp-2 0x1.7c1f88cbc4c1ep+1 0x1.43774a3eee5e7p+0"),
-    (0.95, 0.9, 10, "0x1.f765b5121e2fap-1 0x1.797c3636ee25dp+1 0x1.3033f3931f5a3p-3 0x1.bd9855344e76fp-4 0x1.7fefa81cf7cc2p+1 0x1.cf56c6e733c0fp-2"),
-    (0.7, 0.3, 3, "0x1.c84275eae4415p-1 0x1.848f6c55441c2p+1 0x1.23518e03b23d7p-2 0x1.d0a9acbdcbc3cp-3 0x1.b407a9757b580p+1 0x1.eb3bdc6794c9dp-1"),
+    (0.95, 0.9, 10, "0x1.f765b5121e2fap-1 0x1.797c3636ee25dp+1 0x1.3033f3931f5a0p-3 0x1.bd9855344e76cp-4 0x1.7fefa81cf7cc2p+1 0x1.cf56c6e733c0ap-2"),
+    (0.7, 0.3, 3, "0x1.c84275eae4415p-1 0x1.848f6c55441c2p+1 0x1.23518e03b23d7p-2 0x1.d0a9acbdcbc3bp-3 0x1.b407a9757b580p+1 0x1.eb3bdc6794c9cp-1"),
+    (1.0, 1 - 2.0**-30, 1, "0x1.f3937e87d6343p-1 0x1.72e63cd0fac69p+1 0x1.2f0affc888ab5p+12 0x1.8c5318112f46dp+11 0x1.7c1f88cbc4c1ep+1 0x1.cd2a61ca7b7f1p+13"),
+    (0.9, 1 - 2.0**-53, 1, "0x1.fdea9d8610d60p-1 0x1.7f92760107686p+1 0x1.1f19b7effc58fp+24 0x1.6d7bfd404c16fp+23 0x1.8123afbb0512cp+1 0x1.b1b181ec6607ep+25"),
+    (1.0, 0.0, 1, "0x1.f3937e87d6343p-1 0x1.72e63cd0fac69p+1 0x1.14e5d7c65c67cp-3 0x1.a690ca681c347p-4 0x1.7c1f88cbc4c1ep+1 0x1.9feb8c0e52618p-2"),
 ])  # fmt: skip
 def test_the_bits_of_averages_are_those_of_go(decay, beta1, every, expected):
     """They are recorded here and in optim/noise_test.go."""
@@ -448,6 +505,40 @@ def test_the_bits_of_averages_are_those_of_go(decay, beta1, every, expected):
         average.add(posneg.Noise(1 + x[2 * i], 3 + x[2 * i + 1]), every * (i + 1), beta1)
     n = average.estimate()
     assert [v.hex() for v in (n.signal, n.variance, n.signal_error, n.variance_error, n.scale, n.scale_error)] == expected.split()
+
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize("readings, expected", [
+    ([(1, 2), (NAN, NAN), (1, 3)], [NAN, NAN, NAN, NAN, NAN, NAN]),
+    ([(1, 2), (INF, INF), (1, 3)], [NAN, NAN, NAN, INF, NAN, NAN]),
+    ([(1, 2), (INF, 2)], [INF, 2, NAN, 0, 0, NAN]),
+    ([(1, 2), (2, INF)], [1.5, INF, 0.5649793181681647, INF, INF, NAN]),
+    ([(1, 2), (-1, 2)], [0, 2, 1.4389857072171564, 0, INF, NAN]),
+    ([(-0.0, 1), (-0.0, 1)], [0, 1, 0, 0, INF, NAN]),
+    ([(0, -1), (0, -1)], [0, -1, 0, 0, -INF, NAN]),
+    ([(0, 0), (0, 0)], [0, 0, 0, 0, NAN, NAN]),
+    ([(1, 2), (1, 2)], [1, 2, 0, 0, 2, 0]),
+    ([(1, 2)], [1, 2, NAN, NAN, 2, NAN]),
+])  # fmt: skip
+def test_averages_of_special_numbers_are_those_of_go(readings, expected):
+    """The list is that of optim/noise_test.go."""
+    average = posneg.NoiseAverage()
+    for i, (s, v) in enumerate(readings, 1):
+        average.add(posneg.Noise(float(s), float(v)), 10 * i, 0.9)
+    n = average.estimate()
+    assert str([n.signal, n.variance, n.signal_error, n.variance_error, n.scale, n.scale_error]) == str(list(map(float, expected)))
+
+
+def test_exact_sums():
+    huge = sys.float_info.max
+    for values, expected in [
+        ([], 0.0), ([1.0, 2.0**-53, 2.0**-106], 1 + 2.0**-52), ([huge, huge, -huge], huge), ([huge, huge], INF), ([INF, -INF], NAN),
+        ([huge, huge, -INF], -INF), ([huge, NAN, huge], NAN), ([INF, 1.0, INF], INF),
+    ]:
+        for order in itertools.permutations(values):
+            assert str(exact_sum(order)) == str(expected)
 
 
 def test_an_average_of_little():
@@ -459,13 +550,12 @@ def test_an_average_of_little():
     one = average.estimate()
     assert (one.signal, one.variance, one.readings, one.scale) == (1.0, 2.0, 1, 2.0)
     assert all(map(math.isnan, (one.signal_error, one.variance_error, one.scale_error)))
-    average.add(posneg.Noise(1.0, 2.0), 2, 0.9)  # the same state again
-    again = average.estimate()
-    assert again.readings == 2 and math.isnan(again.variance_error)
-    for name, step, beta1 in [("step", 1, 0.9), ("step", 0, 0.9), ("beta1", 3, 1.0), ("beta1", 3, -0.1), ("beta1", 3, math.nan)]:
+    for name, step, beta1 in [
+        ("step", 2, 0.9), ("step", 1, 0.9), ("step", 0, 0.9), ("step", math.nan, 0.9), ("beta1", 3, 1.0), ("beta1", 3, -0.1), ("beta1", 3, math.nan),
+    ]:  # fmt: skip
         with pytest.raises(ValueError, match=f"Invalid {name}: "):
             average.add(posneg.Noise(1.0, 2.0), step, beta1)
-    assert average.estimate().readings == 2
+    assert average.estimate().readings == 1
     for decay in (0, 1.5, math.nan, "1"):
         with pytest.raises(ValueError, match="Invalid decay: "):
             posneg.NoiseAverage(decay)

@@ -40,9 +40,7 @@ class Noise:
     @property
     def scale(self) -> float:
         """The gradient noise scale, variance / signal, in minibatches: multiply it by the size of a minibatch."""
-        if self.signal:
-            return self.variance / self.signal
-        return math.inf if self.variance > 0 else math.nan
+        return _divided(self.variance, self.signal)
 
 
 class NoiseAverage:
@@ -71,22 +69,24 @@ class NoiseAverage:
         self._ratio = 0.0  # how much of the variance's mean square error the product in the signal's error has
 
     def add(self, noise: Noise, step: int, beta1: float) -> None:
-        """Adds a reading after a step. Steps are numbered upwards; a reading before step 2 does not count, since there is none.
+        """Adds a reading after a step. Each step must be above the one before; a reading before step 2 does not count, since there is none.
 
-        beta1 is that of the optimizer: it determines how much of their errors two readings share.
+        For a sum over several parameters, count the steps of the optimizer. beta1 is that of the optimizer, the largest one of its groups:
+        it determines how much of their errors two readings share. A reading that is NaN or infinite makes the averages NaN.
         """
         if not 0 <= number("beta1", beta1) < 1:
             raise ValueError(f"Invalid beta1: {beta1}, must be in [0, 1)")
-        if step < max(1, self._step):
-            raise ValueError(f"Invalid step: {step}, must be >= 1 and >= {self._step}, the step of the last reading")
+        if not step > self._step:
+            last = ", the step of the last reading" if self._step else ""
+            raise ValueError(f"Invalid step: {step}, must be > {self._step}{last}")
         if step > 1:
             self._add(noise.signal, noise.variance, int(step), float(beta1))
 
     def _add(self, signal: float, variance: float, step: int, beta1: float) -> None:
         b, decay = beta1 * beta1, self._decay
         left = _remaining(b, step - self._step)
-        self._linear.add(decay, left)
-        self._product.add(decay, left * left)
+        self._linear.add(decay, self._weight, left)
+        self._product.add(decay, self._weight, left * left)
         kept = (1 - b) / (1 + b)  # V of docs/noise.md, late
         self._ratio = kept * kept / 2
         before = decay * self._weight
@@ -106,15 +106,16 @@ class NoiseAverage:
         if not self._readings:
             return Noise(math.nan, math.nan, 0)
         mean = Noise(self._signal, self._variance, self._readings)
-        linear, product = self._linear.share(self._weight), self._product.share(self._weight)
+        linear, linear_lost = self._linear.shares()
+        product, product_lost = self._product.shares()
 
         def error(square: float, of_linear: float) -> float:
             """From a mean square of deviations, and the variance of the linear part. Deviations from an average are too small."""
-            of_product = _divided(max(0.0, square - of_linear * (1 - linear)), 1 - product)
+            of_product = _divided(_at_least_0(square - of_linear * linear_lost), product_lost)
             return math.sqrt(of_linear * linear + of_product * product)
 
         ss, sv, vv = self._ss / self._weight, self._sv / self._weight, self._vv / self._weight
-        of_signal = _divided(max(0.0, ss - self._ratio * vv), 1 - linear)
+        of_signal = _divided(_at_least_0(ss - self._ratio * vv), linear_lost)
         scale = mean.scale
         residual = vv - 2 * scale * sv + scale * scale * ss  # of variance - scale * signal
         return Noise(
@@ -124,19 +125,26 @@ class NoiseAverage:
 
 
 class _Serial:
-    """How much the errors of readings have in common. w(i) is the weight of reading i, rho(i, j) the correlation of two."""
+    """How much the errors of readings have in common. w(i) is the weight of reading i, rho(i, j) the correlation of two.
+
+    The sums apart are kept for themselves, since differences would lose their digits, and their signs, where rho is near 1.
+    """
 
     def __init__(self) -> None:
-        self._pairs = self._last = 0.0  # the sums of w(i)·w(j)·rho(i, j) and of w(i)·rho(i, last)
+        self._pairs = self._apart = 0.0  # the sums of w(i)·w(j)·rho(i, j) and of w(i)·w(j)·(1 - rho(i, j))
+        self._with_last = self._from_last = 0.0  # the sums of w(i)·rho(i, last) and of w(i)·(1 - rho(i, last))
 
-    def add(self, decay: float, rho: float) -> None:
-        before = decay * self._last * rho
+    def add(self, decay: float, weight: float, rho: float) -> None:
+        before = decay * self._with_last * rho
         self._pairs = decay * decay * self._pairs + 2 * before + 1
-        self._last = before + 1
+        self._with_last = before + 1
+        self._from_last = decay * ((1 - rho) * weight + rho * self._from_last)
+        self._apart = decay * decay * self._apart + 2 * self._from_last
 
-    def share(self, weight: float) -> float:
-        """The variance of the average, divided by that of one reading."""
-        return self._pairs / (weight * weight)
+    def shares(self) -> Tuple[float, float]:
+        """The variance of the average, divided by that of one reading, and what is left of 1: what deviations from it have."""
+        both = self._pairs + self._apart
+        return self._pairs / both, self._apart / both
 
 
 def _remaining(b: float, steps: int) -> float:
@@ -154,7 +162,13 @@ def _remaining(b: float, steps: int) -> float:
 
 
 def _divided(a: float, b: float) -> float:
-    return a / b if b else math.nan
+    """a / b, as in other languages: infinite or NaN if b is 0."""
+    return a / b if b else a * math.copysign(math.inf, b)
+
+
+def _at_least_0(x: float) -> float:
+    """The larger one of x and 0; NaN for NaN."""
+    return 0.0 if x <= 0 else x
 
 
 class Reading(NamedTuple):
@@ -162,11 +176,11 @@ class Reading(NamedTuple):
 
     signal: float
     variance: float
-    step: int  # the last one of its parameters; 0 if there is no reading
+    at: int  # the parameter's steps, or those of the optimizer for a sum: its parameters may have had different ones; 0: no reading
     beta1: float  # the largest one of its parameters
 
     def noise(self) -> Noise:
-        return Noise(self.signal, self.variance, bool(self.step) + 0)
+        return Noise(self.signal, self.variance, bool(self.at) + 0)
 
 
 NOTHING = Reading(math.nan, math.nan, 0, 0.0)
@@ -178,6 +192,7 @@ class Readings(NamedTuple):
     total: Reading
     groups: List[Reading]
     params: List[Reading]
+    anew: bool  # the averages of a process do not fit: all must begin anew
 
     def noise(self) -> Noise:
         n = self.total.noise()
@@ -199,24 +214,22 @@ NO_SUMS = Sums((), (), np.zeros((0, _library.NOISE), np.int64))
 
 
 class Averages:
-    """The averages of an optimizer's readings. They begin anew when its parameters are others, or their counts of steps go back."""
+    """The averages of an optimizer's readings."""
 
-    def __init__(self, decay: float):
-        self._decay = decay
-        self._params: List[int] = []
+    def __init__(self, decay: float, params: Sequence[Tensor], readings: Readings):
+        self._params = list(map(id, params))
         self._total = NoiseAverage(decay)
-        self._groups: List[NoiseAverage] = []
-        self._each: List[NoiseAverage] = []
+        self._groups = [NoiseAverage(decay) for _ in readings.groups]
+        self._each = [NoiseAverage(decay) for _ in params]
         self._estimate: Optional[Noise] = None
 
-    def add(self, params: Sequence[Tensor], readings: Readings) -> None:
-        ids, new = list(map(id, params)), (readings.total, *readings.groups, *readings.params)
-        if ids != self._params or len(new) != len(self._all()) or any(r.step and r.step < a._step for r, a in zip(new, self._all())):
-            self._params, self._total = ids, NoiseAverage(self._decay)
-            self._groups = [NoiseAverage(self._decay) for _ in readings.groups]
-            self._each = [NoiseAverage(self._decay) for _ in ids]
-        for average, reading in zip(self._all(), new):
-            if reading.step:
+    def fit(self, params: Sequence[Tensor], of_params: Sequence[Reading]) -> bool:
+        """Whether the parameters are the same, and none that was read has gone back in its count of steps."""
+        return list(map(id, params)) == self._params and not any(r.at and r.at <= a._step for r, a in zip(of_params, self._each))
+
+    def add(self, readings: Readings) -> None:
+        for average, reading in zip(self._all(), (readings.total, *readings.groups, *readings.params)):
+            if reading.at:
                 average._add(*reading)
         self._estimate = None
 
@@ -235,9 +248,13 @@ class Averages:
 
 
 def read(
-    groups: Sequence[Dict[str, Any]], rules: Iterable[Tuple[Any, ...]], sums: Sums, process_group: Any, skip: bool
+    groups: Sequence[Dict[str, Any]], rules: Iterable[Tuple[Any, ...]], sums: Sums, process_group: Any, skip: bool, at: int,
+    averages: Optional[Averages],
 ) -> Optional[Readings]:
-    """The readings of the parameters of all groups, of this process or of a process group. None if one of its processes skips."""
+    """The readings of the parameters of all groups, of this process or of a process group. None if one of its processes skips.
+
+    at: the steps of the optimizer. averages: those so far.
+    """
     params = [p for group in groups for p in group["params"]]
     of_params = _of_params([len(group["params"]) for group in groups], rules, _with_all_parts(params, sums))
     of_groups, first = [], 0
@@ -245,15 +262,17 @@ def read(
         last = first + len(group["params"])
         of_groups.append(of_params[first:last])
         first = last
-    everywhere = [(skip, of_groups)]
+    mine = skip, averages is None or not averages.fit(params, of_params), of_groups
+    everywhere = [mine]
     if process_group is not None:
-        everywhere = [everywhere[0]] * torch.distributed.get_world_size(process_group)
-        torch.distributed.all_gather_object(everywhere, (skip, of_groups), process_group)
-    if any(skipped for skipped, _ in everywhere):
+        everywhere = [mine] * torch.distributed.get_world_size(process_group)
+        torch.distributed.all_gather_object(everywhere, mine, process_group)
+    if any(skipped for skipped, _, _ in everywhere):
         return None
-    count = max(len(parts) for _, parts in everywhere)
-    merged = [[r for _, parts in everywhere for r in (parts[g] if g < len(parts) else ())] for g in range(count)]
-    return Readings(_total([r for part in merged for r in part]), list(map(_total, merged)), of_params)
+    count = max(len(parts) for _, _, parts in everywhere)
+    merged = [[r for _, _, parts in everywhere for r in (parts[g] if g < len(parts) else ())] for g in range(count)]
+    anew = any(anew for _, anew, _ in everywhere) or averages is None or len(averages._groups) != count
+    return Readings(_total([r for part in merged for r in part], at), [_total(part, at) for part in merged], of_params, anew)
 
 
 def _with_all_parts(params: Sequence[Tensor], sums: Sums) -> Sums:
@@ -287,17 +306,19 @@ def _of_params(counts: Sequence[int], rules: Iterable[Tuple[Any, ...]], sums: Su
     return of_params
 
 
-def _total(readings: Sequence[Reading]) -> Reading:
-    """The sum, whose bits do not depend on the order."""
-    there = [r for r in readings if r.step]
+def _total(readings: Sequence[Reading], at: int) -> Reading:
+    there = [r for r in readings if r.at]
     if not there:
         return NOTHING
-    signal, variance = (_sum([r[k] for r in there]) for k in (0, 1))
-    return Reading(signal, variance, max(r.step for r in there), max(r.beta1 for r in there))
+    signal, variance = (exact_sum([r[k] for r in there]) for k in (0, 1))
+    return Reading(signal, variance, at, max(r.beta1 for r in there))
 
 
-def _sum(values: Sequence[float]) -> float:
+def exact_sum(values: Sequence[float]) -> float:
+    """The sum, rounded once, so that its bits do not depend on the order. Only if it is out of range, or not a number, is it not finite."""
     try:
         return math.fsum(values)
-    except (OverflowError, ValueError):  # infinities of both signs, or too large
-        return sum(values)
+    except ValueError:  # infinities of both signs
+        return math.nan
+    except OverflowError:  # of the sum, or of a part of it
+        return exact_sum([math.ldexp(v, -64) for v in values]) * 2.0**64

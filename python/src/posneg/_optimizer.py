@@ -111,6 +111,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         An option out of its range, or a parameter that shares memory with another one, raises a ValueError. Nothing is added then.
         """
         add_group(self, param_group, self._check_added)
+        self._around.begin_noise()
 
     def _check_added(self, group: Group) -> None:
         not_of_a_group(group, self._around)
@@ -149,14 +150,17 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     def _read_noise(self, sums: _noise.Sums) -> None:
         """Adds a reading to the averages. All processes come here, also those that have skipped the step."""
         around = self._around
-        readings = self._readings(sums, around.skipped)
+        readings = self._readings(sums, around.skipped, around.steps + 1, around.averages)
         if readings is not None:
-            averages, around.averages = around.averages or _noise.Averages(around.noise_decay), None  # an interrupt begins them anew
-            averages.add(all_params(self.param_groups), readings)
+            averages, around.averages = around.averages, None  # an interrupt begins them anew
+            if averages is None or readings.anew:
+                averages = _noise.Averages(around.noise_decay, all_params(self.param_groups), readings)
+            averages.add(readings)
             around.averages = averages
 
-    def _readings(self, sums: _noise.Sums, skip: bool) -> Optional[_noise.Readings]:
-        return _noise.read(self.param_groups, map(self._rule, self.param_groups), sums, self.process_group, skip)
+    def _readings(self, sums: _noise.Sums, skip: bool, at: int, averages: Optional[_noise.Averages]) -> Optional[_noise.Readings]:
+        rules = map(self._rule, self.param_groups)
+        return _noise.read(self.param_groups, rules, sums, self.process_group, skip, at, averages)
 
     def _sums(self, which: Optional[Sequence[int]] = None) -> _noise.Sums:
         """Reads the state of the parameters with these numbers, or of all."""
@@ -172,7 +176,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         if not self._two_momenta:
             raise TypeError(f"posneg: {type(self).__name__} has no gradient noise to read: {NO_NOISE}")
         self._check_loaded()
-        readings = self._readings(self._sums(), False)
+        readings = self._readings(self._sums(), False, 1, None)
         assert readings is not None
         return readings.noise()
 

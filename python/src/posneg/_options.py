@@ -209,7 +209,7 @@ class StepOptions:
     def noise(self) -> Optional[Noise]:
         """The gradient noise, as an average over the readings of noise_every; None before the first one.
 
-        Setting noise_every or noise_decay, and load_state_dict, begin a new average.
+        Setting noise_every or noise_decay, load_state_dict, load_checkpoint and add_param_group begin a new average.
         """
         averages = self._around.averages
         return averages.estimate() if averages else None

@@ -21,7 +21,7 @@ type job struct {
 	in, out      string
 	first, steps int
 	flat         bool
-	late         string
+	late, expert string
 	noise        bool
 }
 
@@ -47,7 +47,8 @@ func parse(args []string) job {
 	f.IntVar(&j.steps, "steps", 1, "how many to do")
 	f.BoolVar(&j.flat, "flat", false, "write all tensors with one dimension")
 	f.StringVar(&j.late, "late", "", "name of a tensor that has no gradient in the first two steps of the run")
-	f.BoolVar(&j.noise, "noise", false, "read the noise in every step, and print it for each tensor: the averages and the last reading")
+	f.StringVar(&j.expert, "expert", "", "name of a tensor that has a gradient in each third step only, from the first one on")
+	f.BoolVar(&j.noise, "noise", false, "read the noise in every step, and print the averages and the last reading: of all, each group and each tensor")
 	f.Parse(args)
 	j.in, j.out = f.Arg(0), f.Arg(1)
 	return j
@@ -74,7 +75,7 @@ func (j job) do() error {
 	for s := j.first; s < j.first+j.steps; s++ {
 		grads := make([]pnm.Vector, len(seen))
 		for i, name := range o.Names() {
-			if name == j.late && s < 2 {
+			if name == j.late && s < 2 || name == j.expert && s%3 != 0 {
 				continue
 			}
 			if grads[i], err = gradient(seen[i]); err != nil {
@@ -101,8 +102,10 @@ func printNoise(o *optim.Optimizer) error {
 	if err != nil {
 		return err
 	}
-	for i, e := range o.NoiseAverages().Tensors {
-		n := now.Tensors[i]
+	averages := o.NoiseAverages()
+	all := append(append([]optim.NoiseEstimate{averages.Total}, averages.Groups...), averages.Tensors...)
+	for i, n := range append(append([]pnm.Noise{now.Total}, now.Groups...), now.Tensors...) {
+		e := all[i]
 		fmt.Printf("%d %x %x %x %x %x %x %x\n", e.Readings, e.Signal, e.Variance, e.SignalError, e.VarianceError, e.ScaleError, n.Signal, n.Variance)
 	}
 	return nil
