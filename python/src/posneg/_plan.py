@@ -326,10 +326,12 @@ def _layout(groups: List[Group], slots: Slots) -> List[Any]:
 def _point_state(rows: Any, slots: Sequence[Sequence[str]], params: List[Tensor], states: List[Dict[str, Any]]) -> None:
     """Sets the state of each UPDATE in rows to that of a parameter."""
     for slot in range(max(map(len, slots), default=0)):
-        named = [(k, names[slot]) for k, names in enumerate(slots) if slot < len(names)]
-        plain = [(k, name) for k, name in named if scales_name(name) not in states[k]]
+        plain, scaled = [], []
+        for k, names in enumerate(slots):
+            if slot < len(names):
+                (scaled if scales_name(names[slot]) in states[k] else plain).append((k, names[slot]))
         point(rows["state"][:, slot], [k for k, _ in plain], [real(states[k][name]) for k, name in plain])
-        for k, name in (pair for pair in named if pair not in plain):
+        for k, name in scaled:
             elements, scales = local(states[k][name]), local(states[k][scales_name(name)])
             _mx.point(rows["state"][k, slot], elements, scales, _mx.local_row(params[k]))
 
