@@ -143,8 +143,11 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         elif around.zero_grads:
             self._zero()
         if around.reading:
-            in_backward = self._in_backward is not None and not around.skipped
-            self._read_noise(self._sums() if in_backward else around.sums or _noise.NO_SUMS)
+            sums = around.sums or _noise.NO_SUMS
+            if self._in_backward is not None:
+                updated, own = self._in_backward.updated, set(sums.due)
+                sums = self._sums([i for i, p in enumerate(all_params(self.param_groups)) if id(p) in updated or i in own])
+            self._read_noise(sums)
         around.end()
 
     def _read_noise(self, sums: _noise.Sums) -> None:

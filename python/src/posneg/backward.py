@@ -92,6 +92,7 @@ class _Hooks:
         self.held = 0  # the number of active accumulate() contexts
         self._begun: Any = None  # the optimizer's state after its parameters have been numbered
         self._waiting: Dict[int, List[Tensor]] = {}  # by backward pass, parameters whose gradient is complete
+        self.updated: Dict[int, Tensor] = {}  # by id, the parameters that backward passes have updated since the last call of step()
         self._rest = Plans()
         self._places: Dict[int, Tuple[int, int]] = {}
         self._params = self._params_of(model_or_params)
@@ -193,7 +194,8 @@ class _Hooks:
             around.set(clip_value=optimizer.clip_value)
             plan.step(now, groups, map(optimizer._rule, groups), 1.0, get_num_threads(), around, skip=False)
             for g in groups:
-                g["params"][0].grad = None
+                p = g["params"][0]
+                p.grad, self.updated[id(p)] = None, p
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
         self._waiting.clear()  # of backward passes that an exception has ended
@@ -208,6 +210,7 @@ class _Hooks:
 
     def _after_step(self, *_: Any) -> None:
         """Frees the gradients that step() itself has used, such as those of new parameters."""
+        self.updated.clear()
         for p in self._params():
             p.grad = None
 
