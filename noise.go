@@ -112,8 +112,8 @@ func (s *Squares) value() float64 {
 // It uses Rule, State and Skip of an update, and Step, which is here the number of the tensor's last step: the count of steps performed. The
 // sums of tensors with Skip, of rules without two momenta, and of tensors before step 2 are 0.
 //
-// An error of one tensor is a *[TensorError], as in [UpdateAll]. A step that Options.Noise asks to read the momenta returns the same sums
-// for less than a pass over the momenta costs.
+// An error of one tensor is a *[TensorError], as in [UpdateAll]. A step with Options.Noise reads the same sums while the
+// momenta are in the cache.
 func SumNoise(pool *Pool, updates []Update) ([]NoiseSums, error) {
 	l := takeList()
 	defer l.putBack()
