@@ -263,9 +263,9 @@ func (r *noiseReader) read(lo, hi int, more bool) {
 	r.minus.add(d, aheadD)
 }
 
-// distance is how far element i lies behind the first element of from, in bytes.
+// distance is how far element i lies behind the first element of from, in bytes. Element i may be past the end, where no pointer may point.
 func (v *Vector) distance(i int, from Vector) int {
-	return int(uintptr(v.pointer(i)) - uintptr(from.at))
+	return int(uintptr(v.at) + uintptr(i*v.size()) - uintptr(from.at))
 }
 
 // terms computes p and d.
