@@ -388,6 +388,16 @@ func TestNoiseReadings(t *testing.T) {
 					}
 				}
 			}
+			if opts.Noise != nil && !report.Skipped {
+				r := noiseByHand(t, o, 1, func(i int) bool { return !grads[i].IsNil() })
+				for i, want := range r.tensors {
+					if want.at > 0 {
+						got, err := opts.Noise[i].Noise(pnm.PNM{Beta1: want.beta1}, o.Steps(i))
+						wantNoError(t, err)
+						wantSameNoise(t, fmt.Sprintf("%s, the caller's sums of tensor %d", what, i), got, want.Noise)
+					}
+				}
+			}
 			now, err := o.NoiseScale()
 			wantNoError(t, err)
 			want := noiseByHand(t, o, 1, func(int) bool { return true })
