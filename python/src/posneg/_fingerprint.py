@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -61,8 +62,6 @@ class Stream:
 
     def __init__(self, name: str, dtype: str, first: int):
         self._name = name.encode()
-        if 0 in self._name:
-            raise ValueError(f"posneg: {name!r} has a null character, which a fingerprint cannot have in a name")
         self._dtype = dtype
         self._code, self._size = _CODES.get(dtype, _library.BYTES), size_of(dtype)
         self._at = first * self._size  # in bytes
@@ -71,13 +70,15 @@ class Stream:
     def add(self, piece: Any) -> None:
         """Adds whole elements."""
         memory = np.frombuffer(piece, np.uint8)
-        first = self._at if self._code == _library.BYTES else self._at // self._size
-        try:
-            words = _library.fingerprint_bytes(self._name, self._code, first, memory)
-        except _library.Forked:  # a child may have been forked to save the run
-            words = _without_library(self._name, self._dtype, self._at, memory)
-        self.sum += Fingerprint(words)
+        self.sum += Fingerprint(self._words(memory))
         self._at += len(memory)
+
+    def _words(self, memory: np.ndarray) -> Tuple[int, int]:
+        if 0 not in self._name:  # which the library's names cannot have
+            first = self._at if self._code == _library.BYTES else self._at // self._size
+            with contextlib.suppress(_library.Forked):  # a child may have been forked to save the run
+                return _library.fingerprint_bytes(self._name, self._code, first, memory)
+        return _without_library(self._name, self._dtype, self._at, memory)
 
 
 def of_count(name: str, steps: int) -> Fingerprint:

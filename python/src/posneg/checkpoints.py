@@ -258,8 +258,9 @@ def file_fingerprint(source: Source, entries: Mapping[str, Entry], groups: Seque
         key, entry = item
         name, of = owner_of(key)
         first = begins.get(name, 0)
-        if of.endswith(SCALES_SUFFIX) and first:
-            first = _mx.scale_of(first, _row_of(entries[key[: -len(SCALES_SUFFIX)]], entry))
+        elements = entries.get(key[: -len(SCALES_SUFFIX)]) if of.endswith(SCALES_SUFFIX) else None
+        if elements and first:
+            first = _mx.scale_of(first, _row_of(elements, entry))
         stream = Stream(key, "F32" if entry.dtype == "C64" else entry.dtype, first)
         for piece in source.pieces(entry):
             stream.add(piece)
