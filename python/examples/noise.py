@@ -80,11 +80,13 @@ def main(arguments=None):
             loss.backward()
             optimizer.step()
             if step % 100 == 0 or step == a.steps:
-                noise = optimizer.noise
                 writer.add_scalar("loss", loss.item(), step)
-                for name, value in curves(noise, a.batch).items():
-                    writer.add_scalar(name, value, step)
-                print(f"step {step}: loss {loss:.3f}, noise scale {noise.scale * a.batch:.0f} ± {noise.scale_error * a.batch:.0f} samples")
+                said, noise = f"step {step}: loss {loss:.3f}", optimizer.noise
+                if noise is not None:  # or else no step has read it yet
+                    for name, value in curves(noise, a.batch).items():
+                        writer.add_scalar(name, value, step)
+                    said += f", noise scale {noise.scale * a.batch:.0f} ± {noise.scale_error * a.batch:.0f} samples"
+                print(said)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,11 @@ def test_a_plain_loop(tmp_path, capsys):
     assert f"noise scale {scale:.0f} ± {error:.0f} samples" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_loop_without_a_reading(tmp_path, capsys):
+    noise.main(["--logs", str(tmp_path), "--steps", "5"])
+    assert list(shown(tmp_path)) == ["loss"] and capsys.readouterr().out.startswith("step 5: loss ")
+
+
 def test_lightning(tmp_path):
     lightning = need("lightning.pytorch")
     from test_lightning import Module
