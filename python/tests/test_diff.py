@@ -379,6 +379,11 @@ def test_damaged(runs, tmp_path, diff):
     status, said = diff(str(runs / "run"), str(tmp_path / "header"))
     assert status == 1 and f"{tmp_path / 'header'} has a bad header: the checksum differs: the file is damaged\n" in said
     assert "metadata epoch  '3' and '5'\n" in said
+    at = text.index(b'"posneg.fingerprint":"') + len(b'"posneg.fingerprint":"')
+    (tmp_path / "number").write_bytes(text[:at] + (b"1" if text[at : at + 1] == b"0" else b"0") + text[at + 1 :])
+    for a, b in (("number", runs / "run"), (runs / "run", "number"), ("number", "number")):
+        status, said = diff(str(tmp_path / a), str(tmp_path / b))
+        assert status == 1 and "have equal numbers" in said and "number has a bad header: the checksum differs" in said
 
 
 @pytest.mark.parametrize("name, problem", [("none", "No such file"), ("folder", "is not a file"), ("text", "it is not a safetensors file")])

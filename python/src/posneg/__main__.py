@@ -69,7 +69,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     diff = commands.add_parser(
         "diff", help="compare two safetensors files, such as checkpoints",
         description="Compares two safetensors files: tensors, and for checkpoints of posneg also step counts, rules, options and metadata. "
-        "The exit status is 0 if they are equal, 1 if they differ, 2 if one cannot be read.",
+        "The exit status is 0 if they are equal, 1 if they differ or a checkpoint's header is damaged, 2 if one cannot be read.",
     )
     diff.add_argument("files", nargs=2, metavar="FILE")
     diff.add_argument("--all", action="store_true", help="describe all tensors, and not only the first that differ")

@@ -264,7 +264,8 @@ def report(a: Run, b: Run, every: bool, out: TextIO, progress: TextIO) -> bool:
         bar.end()
     differing = [v for v in verdicts if v.differs]
     others = described(a, b)
-    lines = [_summary(a, b, len(verdicts), differing, bool(others)), *(run.problem for run in (a, b) if run.problem)]
+    problems = [run.problem for run in (a, b) if run.problem]
+    lines = [_summary(a, b, len(verdicts), differing, bool(others or problems)), *problems]
     if others:
         lines.append("")
     width = max(map(len, others), default=0)
@@ -278,7 +279,7 @@ def report(a: Run, b: Run, every: bool, out: TextIO, progress: TextIO) -> bool:
     if not every and len(differing) > _FEW:
         lines += ["", f"{len(differing) - _FEW} more tensors differ: --all describes all of them"]
     print("\n".join(lines), file=out)
-    return bool(differing or others)
+    return bool(differing or others or problems)
 
 
 def _summary(a: Run, b: Run, count: int, differing: List[Verdict], other: bool) -> str:
@@ -292,7 +293,7 @@ def _summary(a: Run, b: Run, count: int, differing: List[Verdict], other: bool) 
 
 
 def diff(names: Sequence[str], every: bool) -> int:
-    """Compares two files. The exit status is 0 if they are equal, 1 if they differ."""
+    """Compares two files. The exit status is 0 if they are equal, 1 if they differ, or if a checkpoint's header is damaged."""
     with contextlib.ExitStack() as opened:
         runs = []
         for name in names:
