@@ -9,7 +9,7 @@ import (
 )
 
 // A NoiseReport has a reading of the gradient noise of each tensor. The numbers of a group, and those of Total, are the sums over their
-// tensors, rounded once. Where there is nothing to read, both numbers are NaN.
+// tensors, rounded once. Where there is nothing to read, both numbers are NaN, which encoding/json refuses to write.
 type NoiseReport struct {
 	Total   pnm.Noise
 	Groups  []pnm.Noise

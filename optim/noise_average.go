@@ -26,7 +26,7 @@ type NoiseAverage struct {
 	ratio      float64 // the variance of Signal's product, divided by that of Variance
 }
 
-// A NoiseEstimate is an average of readings, with standard errors.
+// A NoiseEstimate is an average of readings, with standard errors. Numbers that are NaN cannot be written by encoding/json.
 type NoiseEstimate struct {
 	pnm.Noise     // the averages; NaN before the first reading
 	Readings  int // their number

@@ -318,7 +318,8 @@ def test_offload():
 def test_class():
     a, b = posneg.Fingerprint.parse("f" * 32), posneg.Fingerprint((1, 2))
     assert a + b == posneg.Fingerprint((0, 1)) and str(b) == f"{1:016x}{2:016x}" and posneg.Fingerprint.parse(str(b)) == b
-    assert len({a, b, posneg.Fingerprint((1, 2))}) == 2 and a != b and repr(b) == "Fingerprint(words=(1, 2))"
+    assert len({a, b, posneg.Fingerprint((1, 2))}) == 2 and a != b and repr(b) == f"Fingerprint.parse('{b}')"
+    assert b == str(b) and str(b) == b and b != str(a) and a != (1, 2) and {b: 3}[str(b)] == {str(b): 3}[b] == 3
     for bad in ("", "0" * 31, "0" * 33, "g" * 32, " " + "0" * 31, "0" * 32 + "\n", None):
         with pytest.raises(ValueError, match="32 hexadecimal digits"):
             posneg.Fingerprint.parse(bad)

@@ -19,9 +19,11 @@ _CODES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fingerprint:
     """128 bits that identify parameters, state and step counts. str() gives 32 hexadecimal digits, which parse() reads.
+
+    A fingerprint equals its text.
 
     Fingerprints of parts add up to that of the whole. docs/fingerprint.md says what equal fingerprints prove.
 
@@ -44,6 +46,15 @@ class Fingerprint:
 
     def __str__(self) -> str:
         return "".join(f"{word:016x}" for word in self.words)
+
+    def __repr__(self) -> str:
+        return f"Fingerprint.parse({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (Fingerprint, str)) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
     def shared(self, group: Any) -> Fingerprint:
         """The sum over the processes of a group."""
