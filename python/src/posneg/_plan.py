@@ -326,7 +326,8 @@ def _layout(groups: List[Group], slots: Slots) -> List[Any]:
 def _point_state(rows: Any, slots: Sequence[Sequence[str]], params: List[Tensor], states: List[Dict[str, Any]]) -> None:
     """Sets the state of each UPDATE in rows to that of a parameter."""
     for slot in range(max(map(len, slots), default=0)):
-        plain, scaled = [], []
+        plain: List[Tuple[int, str]] = []
+        scaled: List[Tuple[int, str]] = []
         for k, names in enumerate(slots):
             if slot < len(names):
                 (scaled if scales_name(names[slot]) in states[k] else plain).append((k, names[slot]))
