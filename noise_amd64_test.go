@@ -1,3 +1,5 @@
+//go:build !purego
+
 package pnm
 
 import (
