@@ -14,11 +14,14 @@ from test_processes import in_child, needs_fork
 
 LAYOUT = Path(__file__).resolve().parents[2] / "capi" / "testdata" / "layout.c"  # which the C compiler checks
 STRUCTS = {"vector": _library.VECTOR, "const_vector": _library.VECTOR, "rule": _library.RULE, "update": _library.UPDATE, "report": _library.REPORT}
+NOT_USED = "portion"  # the package hashes bytes piece by piece
 
 
 def test_structs_are_those_of_the_header():
     seen = set()
     for struct, size in re.findall(r"SAME\(sizeof\(pnm_(\w+)\), (\d+)\)", LAYOUT.read_text()):
+        if struct == NOT_USED:
+            continue
         ours = ctypes.sizeof(_library.Options) if struct == "options" else STRUCTS[struct].itemsize
         assert ours == int(size), struct
         seen.add(struct)
@@ -26,6 +29,8 @@ def test_structs_are_those_of_the_header():
     places = re.findall(r"SAME\(offsetof\(pnm_(\w+), (\w+)\), (\d+)\)", LAYOUT.read_text())
     assert len(places) > 25
     for struct, field, place in places:
+        if struct == NOT_USED:
+            continue
         ours = getattr(_library.Options, field).offset if struct == "options" else STRUCTS[struct].fields[field][1]
         assert ours == int(place), (struct, field)
 
