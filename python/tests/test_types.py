@@ -100,7 +100,7 @@ posneg.Adam(model.parameters()).step().item()
 posneg.Adam(model.parameters()).clip_norm = "1.0"
 posneg.Adam(model.parameters()).skipped = True
 posneg.Adam(model.parameters()).grad_norm + 1
-posneg.Adam(model.parameters()).fingerprint(model.parameters())
+posneg.Adam(model.parameters()).fingerprint(5)
 posneg.read_fingerprint("run.safetensors").words
 posneg.AdamW(model.parameters(), noise_every=10)
 posneg.PNM(model.parameters(), lr=1.0).noise.scale
