@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import sys
 import time
@@ -322,7 +323,7 @@ def fingerprints(names: Sequence[str]) -> int:
 
 def run(command: Callable[..., int], *arguments: Any) -> int:
     """The exit status of a command; 2 if it fails."""
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # it may lack characters of the names
     try:
         return command(*arguments)

@@ -241,7 +241,7 @@ class Plan:
             if zero:
                 _tell_autograd(given)
         if words is not None:
-            around.sums = Sums(self._due, steps.tolist(), words)
+            around.sums = Sums(self._due, self._step_numbers.tolist(), words)
         if around.measures:
             found, around.skipped = self.call.report()
             around.grad_norm = found if norm is None else norm
