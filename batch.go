@@ -21,7 +21,7 @@ type batch struct {
 	first int  // the first tensor of the phase allotting
 
 	top    atomic.Int32 // the highest window that a part's sum of squares has needed so far
-	adding sync.Mutex   // guards total
+	adding sync.Mutex   // guards total and noise
 	total  sum          // of the squares of all gradients
 	noise  []noiseSum   // of each tensor, if its momenta are read
 	reads  bool         // they are

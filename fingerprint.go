@@ -184,7 +184,7 @@ func (h *hashing) add(p *Portion) {
 	v := p.Vector
 	h.append(stream{v: v, copied: p.Copy, key: hashKey(p.Name), first: p.First})
 	if v.format == mxfp8 {
-		h.append(stream{v: vectorAs(mxfp8, v.Scales()), key: hashKey(p.Name + scalesSuffix), first: v.blocksBefore(p.First), raw: true})
+		h.append(stream{v: vectorAs(mxfp8, v.Scales()), key: hashKey(p.Name + scalesSuffix), first: blocksOf(p.First, uint64(v.row)), raw: true})
 	}
 }
 

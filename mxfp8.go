@@ -56,21 +56,14 @@ func (v Vector) inRows(row int) (Vector, error) {
 }
 
 // blocks returns the number of mxfp8 blocks that the first i elements take. If a block ends at i, that is the index of the next block.
-func (v Vector) blocks(i int) int {
-	if v.row == 0 {
-		return (i + mxBlock - 1) / mxBlock
-	}
-	row := int(v.row)
-	return i/row*((row+mxBlock-1)/mxBlock) + (i%row+mxBlock-1)/mxBlock
-}
+func (v Vector) blocks(i int) int { return blocksOf(i, int(v.row)) }
 
-// blocksBefore returns the number of mxfp8 blocks before element i of a whole tensor, at which it may be cut.
-func (v Vector) blocksBefore(i uint64) uint64 {
-	if v.row == 0 {
-		return i / mxBlock
+// blocksOf is blocks for rows of so many elements. i may count the elements of a whole tensor, which no memory of this process has.
+func blocksOf[N int | uint64](i, row N) N {
+	if row == 0 {
+		return i/mxBlock + (i%mxBlock+mxBlock-1)/mxBlock
 	}
-	row := uint64(v.row)
-	return i / row * ((row + mxBlock - 1) / mxBlock)
+	return i/row*((row+mxBlock-1)/mxBlock) + (i%row+mxBlock-1)/mxBlock
 }
 
 // block returns the first element of the mxfp8 block of element i, and the one after its last.

@@ -91,10 +91,9 @@ func (in *input) add(u *C.pnm_update) (err error) {
 		return err
 	}
 	to.Rounding = pnm.Rounding{Seed: uint64(u.seed), Tensor: uint64(u.tensor)}
-	if u.first < 0 {
-		return outside("Update", "first", float64(u.first), "≥ 0")
+	if to.Rounding.First, err = firstOf(u.first, "Update"); err != nil {
+		return err
 	}
-	to.Rounding.First = uint64(u.first)
 	if err := checkReserved("Update", nil, u.reserved[:]); err != nil {
 		return err
 	}

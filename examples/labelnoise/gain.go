@@ -17,7 +17,6 @@ import (
 
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/figure"
-	"github.com/posneg/pnm/examples/internal/mlp"
 	"github.com/posneg/pnm/examples/internal/stats"
 	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/examples/internal/trials"
@@ -97,11 +96,7 @@ func (e *gains) train(s settings, train, test fashionmnist.Set, workers int, w *
 func (c contender) trainGauged(ctx context.Context, s settings, seed uint64, train, test fashionmnist.Set, step func(int)) (gained, error) {
 	var flipped []int
 	train.Labels, flipped = flip(train.Labels, s.noise, seed)
-	var g gauge
-	run, err := training.New(train, s.Batch, s.Hidden, seed, func(net *mlp.Net) (opt training.Optimizer, err error) {
-		g, err = newGauge(c.rule.(pnm.PNM), net)
-		return g, err
-	})
+	run, g, err := newGauged(c.rule.(pnm.PNM), train, s.Batch, s.Hidden, seed)
 	if err != nil {
 		return gained{}, err
 	}
@@ -267,7 +262,7 @@ func (e *gains) draw(prefix string) (files []string, err error) {
 		{"Gain of PNM, points: noise scale at the end of the full LR", middle},
 	}, func(d panel) (*plot.Plot, error) {
 		p := figure.ManyLines(d.title, "noise scale, minibatches")
-		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		figure.Log(&p.X)
 		shares := len(e.conditions) / 3
 		for i, color := range []color.NRGBA{figure.Blue, figure.Orange, figure.Green} {
 			var at points

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/mlp"
+	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/internal/fashionmnist"
 	"github.com/posneg/pnm/optim"
 )
@@ -13,6 +14,15 @@ type gauge struct{ *optim.Optimizer }
 func newGauge(rule pnm.PNM, net *mlp.Net) (gauge, error) {
 	opt, err := optim.New(optim.Group{Rule: rule, Params: pnm.Vectors(append(net.Weights(), net.Biases()...)...)})
 	return gauge{opt}, err
+}
+
+// newGauged prepares to train a network with a gauge.
+func newGauged(rule pnm.PNM, set fashionmnist.Set, batch, hidden int, seed uint64) (run *training.Run, g gauge, err error) {
+	run, err = training.New(set, batch, hidden, seed, func(net *mlp.Net) (opt training.Optimizer, err error) {
+		g, err = newGauge(rule, net)
+		return g, err
+	})
+	return run, g, err
 }
 
 func (g gauge) Step(grads [][]float32) error {

@@ -17,8 +17,6 @@ import (
 
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/figure"
-	"github.com/posneg/pnm/examples/internal/mlp"
-	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/examples/internal/trials"
 	"github.com/posneg/pnm/internal/fashionmnist"
 	"github.com/posneg/pnm/optim"
@@ -98,11 +96,7 @@ func isGauged(epoch int) bool { return epoch == 1 || epoch%2 == 0 }
 
 func (c gauged) train(ctx context.Context, s settings, seed uint64, set fashionmnist.Set, step func(int)) (gauging, error) {
 	set.Labels, _ = flip(set.Labels, s.noise, seed)
-	var g gauge
-	run, err := training.New(set, c.batch, s.Hidden, seed, func(net *mlp.Net) (opt training.Optimizer, err error) {
-		g, err = newGauge(c.rule, net)
-		return g, err
-	})
+	run, g, err := newGauged(c.rule, set, c.batch, s.Hidden, seed)
 	if err != nil {
 		return gauging{}, err
 	}
@@ -245,7 +239,7 @@ func (e *scaleCheck) draw(prefix string) (files []string, err error) {
 		{"Noise scale, images", func(s sampled, b int) (float64, float64) { return float64(b) * s.scale(), float64(b) * s.scaleError() }},
 	} {
 		panels[i] = figure.ManyLines(q.title, "epoch")
-		figure.LogY(panels[i])
+		figure.Log(&panels[i].Y)
 		for k, color := range []color.NRGBA{figure.Blue, figure.Orange, figure.Green} {
 			if err := e.contenders[k].draw(panels[i], color, q.of); err != nil {
 				return nil, err

@@ -15,9 +15,7 @@ import (
 
 	"github.com/posneg/pnm"
 	"github.com/posneg/pnm/examples/internal/figure"
-	"github.com/posneg/pnm/examples/internal/mlp"
 	"github.com/posneg/pnm/examples/internal/stats"
-	"github.com/posneg/pnm/examples/internal/training"
 	"github.com/posneg/pnm/examples/internal/trials"
 	"github.com/posneg/pnm/internal/fashionmnist"
 	"github.com/posneg/pnm/optim"
@@ -81,11 +79,7 @@ func (e *spreading) train(s settings, train, _ fashionmnist.Set, workers int, w 
 // measure trains a network, and lets replicas of it part.
 func (e *spreading) measure(ctx context.Context, s settings, seed uint64, set fashionmnist.Set, step func(int)) (spread, error) {
 	set.Labels, _ = flip(set.Labels, s.noise, seed)
-	var g gauge
-	run, err := training.New(set, s.Batch, s.Hidden, seed, func(net *mlp.Net) (opt training.Optimizer, err error) {
-		g, err = newGauge(positiveNegative(e.lr, 1), net)
-		return g, err
-	})
+	run, g, err := newGauged(positiveNegative(e.lr, 1), set, s.Batch, s.Hidden, seed)
 	if err != nil {
 		return spread{}, err
 	}

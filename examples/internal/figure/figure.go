@@ -92,8 +92,8 @@ func ManyLines(title, x string) *plot.Plot {
 	return p
 }
 
-// LogY makes the y axis of a panel logarithmic.
-func LogY(p *plot.Plot) { p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1} }
+// Log makes an axis of a panel logarithmic.
+func Log(a *plot.Axis) { a.Scale, a.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1} }
 
 // AddGlyphs adds points that no line joins to a panel and, if they have a name, to its legend.
 func AddGlyphs(p *plot.Plot, name string, points plotter.XYs, c color.Color, shape draw.GlyphDrawer) {
@@ -102,7 +102,6 @@ func AddGlyphs(p *plot.Plot, name string, points plotter.XYs, c color.Color, sha
 	if name != "" {
 		p.Legend.Add(name, glyphs)
 	}
-
 }
 
 // AddLine adds points joined by a line to a panel and its legend.
