@@ -7,10 +7,8 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ._safetensors import size_of
+from ._safetensors import LARGEST, size_of
 
-# The largest magnitude that is not a NaN, of formats whose highest bit is a sign.
-_FLOATS = {"F64": 0x7FF0 << 48, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80, "F8_E5M2": 0x7C, "F8_E4M3": 0x7E}
 _SIGNED, _UNSIGNED = ("I8", "I16", "I32", "I64"), ("BOOL", "U8", "U16", "U32", "U64")
 
 Scales = Optional[Tuple[np.ndarray, np.ndarray]]  # of mxfp8: those of each element, in both files
@@ -26,7 +24,7 @@ class Found:
     """What differs. NaNs are equal, whatever their bits, and so are zeros of the same sign, whatever their scales."""
 
     def __init__(self, dtype: str):
-        self._dtype, self._limit = dtype, _FLOATS.get(dtype)
+        self._dtype, self._limit = dtype, LARGEST.get(dtype)
         self.differing = 0
         self.first: Optional[Element] = None
         self._most: Optional[Element] = None

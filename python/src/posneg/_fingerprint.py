@@ -12,7 +12,8 @@ import numpy as np
 
 from . import _library
 from ._norm import add_up
-from ._safetensors import size_of
+from ._rounding import scramble
+from ._safetensors import LARGEST, size_of
 
 _CODES = {
     "F32": _library.FLOAT32, "F64": _library.FLOAT64, "BF16": _library.BF16, "F16": _library.F16, "F8_E4M3": _library.MXFP8,
@@ -99,16 +100,14 @@ def of_count(name: str, steps: int) -> Fingerprint:
     return stream.sum
 
 
-_NANS = {  # the largest magnitude that is no NaN, and the one that stands for all NaNs
-    "F32": (0x7F800000, 0x7FC00000), "F64": (0x7FF << 52, 0x7FF8 << 48), "BF16": (0x7F80, 0x7FC0), "F16": (0x7C00, 0x7E00),
-    "F8_E4M3": (0x7E, 0x7F),
-}  # fmt: skip
+# The magnitude that stands for all NaNs.
+_NANS = {"F32": 0x7FC00000, "F64": 0x7FF8 << 48, "BF16": 0x7FC0, "F16": 0x7E00, "F8_E4M3": 0x7F}
 
 
 def _without_library(name: bytes, dtype: str, at: int, data: np.ndarray) -> Tuple[int, int]:
     """The sums of a tensor's bytes from number `at` on, in NumPy: as docs/fingerprint.md has it."""
     if dtype in _NANS:
-        largest, nan = _NANS[dtype]
+        largest, nan = LARGEST[dtype], _NANS[dtype]
         x = data.view(f"<u{size_of(dtype)}")
         data = np.where(x << 1 > largest << 1, x.dtype.type(nan), x).astype(x.dtype).view(np.uint8)
     block, skip = divmod(at, 4096)
@@ -116,15 +115,8 @@ def _without_library(name: bytes, dtype: str, at: int, data: np.ndarray) -> Tupl
     whole[skip : skip + len(data)] = data
     words = whole.view("<u4").reshape(-1, 1024).astype(np.uint64)
     blocks = np.arange(block, block + len(words), dtype=np.uint64)
-    keys = _scramble(np.arange(1024, dtype=np.uint64) + 2**63)
+    keys = scramble(np.arange(1024, dtype=np.uint64) + 2**63)
     key = int.from_bytes(hashlib.sha256(name).digest()[:8], "little")
     halves = keys & 0xFFFFFFFF, keys >> 32
-    a, b = (int((words @ k * (_scramble(_scramble(2 * blocks + j) + key) | 1)).sum()) for j, k in enumerate(halves))
+    a, b = (int((words @ k * (scramble(scramble(2 * blocks + j) + key) | 1)).sum()) for j, k in enumerate(halves))
     return a, b
-
-
-def _scramble(x: Any) -> Any:
-    x = x + 0x9E3779B97F4A7C15
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9
-    x = (x ^ x >> 27) * 0x94D049BB133111EB
-    return x ^ x >> 31

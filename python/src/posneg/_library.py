@@ -160,23 +160,20 @@ def convert(to: np.ndarray, from_: np.ndarray) -> None:
     """Sets the elements of a VECTOR to those of another one. The caller keeps their memory alive."""
     library = load()
     status = library.pnm_convert(to.ctypes.data, from_.ctypes.data, None)
-    if status:
-        raise _error(status, library.pnm_last_error().decode())
+    _check(library, status)
 
 
 def sum_squares(vectors: np.ndarray, workers: int, squares: np.ndarray) -> None:
     """Sets the first SQUARES elements of squares, int64 numbers, to the sum of squares of an array of VECTOR."""
     library = load()
     status = library.pnm_sum_squares(vectors.ctypes.data, len(vectors), workers, squares.ctypes.data)
-    if status:
-        raise _error(status, library.pnm_last_error().decode())
+    _check(library, status)
 
 
 def norm(squares: np.ndarray) -> float:
     library, result = load(), ctypes.c_double()
     status = library.pnm_norm(squares.ctypes.data, ctypes.addressof(result))
-    if status:
-        raise _error(status, library.pnm_last_error().decode())
+    _check(library, status)
     return result.value
 
 
@@ -184,8 +181,7 @@ def sum_noise(updates: np.ndarray, workers: int, sums: np.ndarray) -> None:
     """Sets sums, rows of NOISE int64 numbers, to what is read of an array of UPDATE, whose steps have been done."""
     library = load()
     status = library.pnm_sum_noise(updates.ctypes.data, len(updates), workers, sums.ctypes.data)
-    if status:
-        raise _error(status, library.pnm_last_error().decode())
+    _check(library, status)
 
 
 def noise(rules: np.ndarray, which: Sequence[int], steps: Sequence[int], sums: np.ndarray) -> List[Tuple[float, float]]:
@@ -197,8 +193,7 @@ def noise(rules: np.ndarray, which: Sequence[int], steps: Sequence[int], sums: n
     found = []
     for i, step in zip(which, steps):
         status = library.pnm_noise(addresses[i], step, row, *to)
-        if status:
-            raise _error(status, library.pnm_last_error().decode())
+        _check(library, status)
         found.append((signal.value, variance.value))
         row += size
     return found
@@ -208,8 +203,7 @@ def fingerprint_bytes(name: bytes, dtype: int, first: int, memory: np.ndarray) -
     """The fingerprint of elements of a tensor from number `first` on, as bytes in little-endian order."""
     library, words = load(), (ctypes.c_uint64 * 2)()
     status = library.pnm_fingerprint_bytes(name, dtype, first, memory.ctypes.data, memory.nbytes, ctypes.addressof(words))
-    if status:
-        raise _error(status, library.pnm_last_error().decode())
+    _check(library, status)
     return words[0], words[1]
 
 
@@ -294,6 +288,12 @@ class Call:
     def report(self) -> Tuple[float, bool]:
         """The norm of the gradients, if an option measures it, and whether the last run was skipped."""
         return float(self._report["grad_norm"]), bool(self._skipped)
+
+
+def _check(library: ctypes.CDLL, status: int) -> None:
+    """Raises the error of a call that has failed."""
+    if status:
+        raise _error(status, library.pnm_last_error().decode())
 
 
 def _error(status: int, message: str) -> Exception:

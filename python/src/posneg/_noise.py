@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _library
-from ._norm import Spread, add_up, spread
+from ._norm import Spread, add_over, spread
 from ._options import number, share
 
 
@@ -287,11 +287,8 @@ def _with_all_parts(params: Sequence[Tensor], sums: Sums) -> Sums:
     whole = np.zeros((len(params), _library.NOISE), np.int64)
     whole[due] = sums.words
     for where, those in rows.items():
-        assert where
-        mesh, dimensions = where
         part = whole[those]
-        for d in dimensions:
-            add_up(part, mesh.get_group(d))
+        add_over(part, where)
         whole[those] = part
     return Sums(due, sums.steps, whole[due])
 

@@ -31,9 +31,7 @@ def total(params: Sequence[Tensor], due: Sequence[int], grads: np.ndarray, group
         _library.sum_squares(np.ascontiguousarray(grads[those]), workers, squares)
         if where:
             squares[-1] = skip
-            mesh, dimensions = where
-            for d in dimensions:
-                add_up(squares, mesh.get_group(d))
+            add_over(squares, where)
         result += squares
     if group is not None:
         add_up(result, group)
@@ -45,6 +43,14 @@ def spread(p: Any) -> Spread:
         return None
     dimensions = tuple(d for d, placement in enumerate(p.placements) if not placement.is_replicate())
     return (p.device_mesh, dimensions) if dimensions else None
+
+
+def add_over(sums: np.ndarray, where: Spread) -> None:
+    """Adds up the sums of the processes among which a tensor is cut."""
+    if where is not None:
+        mesh, dimensions = where
+        for d in dimensions:
+            add_up(sums, mesh.get_group(d))
 
 
 def add_up(sums: np.ndarray, group: Any) -> None:

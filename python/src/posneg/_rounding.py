@@ -21,6 +21,7 @@ from ._placements import first_element, is_cut
 from ._state import ROUNDING, as_number, has_blocks, state_dtype
 
 _SAMPLE = 256  # elements that stand for the content
+_MASK = 2**64 - 1
 
 Name = Union[str, int, None]  # an int is the number itself
 
@@ -65,7 +66,8 @@ def packed(saved: Tuple[int, int, int], seed: int) -> int:
     """The ROUNDING of a state that continues with the random numbers of a file under another seed."""
     its_seed, tensor, first = saved
     # The engine draws by scramble(seed) + tensor: rounding.go.
-    return (tensor + _scramble(its_seed) - _scramble(seed)) % 2**64 + (first << 64)
+    ours: int = (tensor + scramble(its_seed) - scramble(seed)) % 2**64
+    return ours + (first << 64)
 
 
 def param_names(group: Dict[str, Any]) -> List[Name]:
@@ -111,9 +113,9 @@ def _digest(*what: Any) -> int:
     return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "little")
 
 
-def _scramble(x: int) -> int:
-    """scramble in rounding.go."""
-    x = (x + 0x9E3779B97F4A7C15) % 2**64
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+def scramble(x: Any) -> Any:
+    """scramble in rounding.go, of a number or of an array of uint64."""
+    x = x + 0x9E3779B97F4A7C15 & _MASK
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & _MASK
     return x ^ x >> 31

@@ -22,6 +22,8 @@ _BITS = {
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
     "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
+# The largest magnitude that is not a NaN, of floating-point formats whose highest bit is a sign.
+LARGEST = {"F64": 0x7FF0 << 48, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80, "F8_E5M2": 0x7C, "F8_E4M3": 0x7E}
 _NAMES = {name: name for name in _BITS}  # one object for each
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16"}
 ELEMENTS, SCALES = "F8_E4M3", "F8_E8M0"  # of mxfp8
